@@ -1,0 +1,586 @@
+//! Every setting: what it means, its unit, its default and what its absence does.
+//!
+//! A value of these types is already right: ranges were checked, names were parsed, time-outs are
+//! consistent. Nothing here reads files, and nothing knows serde: see [`crate::raw`] for the shape
+//! of the file and [`crate::check`] for how one becomes the other.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+/// Everything one sidecar runs by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The local app to register. Absent: nothing is registered, the sidecar only routes.
+    pub service: Option<Service>,
+    /// Where instances are learned from, and where the app is registered.
+    pub registry: Registry,
+    /// How many services are watched, and for how long.
+    pub discovery: Discovery,
+    /// The listener that the app sends its requests to.
+    pub outbound: Outbound,
+    /// What holds for every upstream that does not say otherwise.
+    pub defaults: Policy,
+    /// Services known by name in the file: watched from the start.
+    pub upstreams: Vec<Upstream>,
+    /// The admin listener.
+    pub admin: Admin,
+    /// How long leaving may take.
+    pub drain: Drain,
+    /// Data-plane threads. Default `auto`: min(available cores, 2).
+    pub workers: Workers,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// The local app.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// The name that other services call it by. Required.
+    pub name: String,
+    /// The port the app listens on. Required, 1–65535.
+    pub port: u16,
+    /// The address others reach it at. Absent: the registry agent's own address.
+    pub address: Option<String>,
+    /// The registration's identity. Absent: stable, made from name, host name and port.
+    pub id: Option<String>,
+    /// Tags of the registration. Default none.
+    pub tags: Vec<String>,
+    /// Key-value metadata of the registration. Default none.
+    pub meta: BTreeMap<String, String>,
+    /// Relative share of traffic. Default 1 and 1.
+    pub weights: Weights,
+    /// How the sidecar finds out whether the app is well. Default `tcp: true`.
+    pub health: Health,
+    /// How long a critical registration is kept before the registry removes it. Default 1m; Consul's
+    /// minimum is 1m.
+    pub deregister_after: Duration,
+}
+
+/// Shares of traffic by health, as in Consul's `Weights`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weights {
+    /// While passing. Default 1, range 1–65535.
+    pub passing: u16,
+    /// While warning. Default 1, range 0–65535; 0 takes no traffic while warning.
+    pub warning: u16,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { passing: 1, warning: 1 }
+    }
+}
+
+/// The probe of the local app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// Pause between two probes. Default 2s.
+    pub interval: Duration,
+    /// Longest wait for one probe. Default 1s; not above `interval`.
+    pub timeout: Duration,
+}
+
+/// What a health probe asks of the local app, always on the loopback address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// A connection is accepted.
+    Tcp,
+    /// `GET` of this path answers: 2xx passing, 429 warning, everything else critical.
+    Http(String),
+}
+
+/// Where instances come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Registry {
+    /// A Consul agent. The default.
+    Consul(Consul),
+    /// Static instances in a YAML file, re-read when the file changes. Nothing is registered.
+    File(PathBuf),
+}
+
+/// How to reach the Consul agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Consul {
+    /// `http://` or `https://` and host and port. Default `CONSUL_HTTP_ADDR`, else
+    /// `http://127.0.0.1:8500`.
+    pub address: ConsulAddress,
+    /// Datacenter asked for by default. Absent: the agent's own.
+    pub datacenter: Option<String>,
+    /// Where the ACL token comes from. Absent: no token is sent.
+    pub token: Option<Token>,
+    /// TLS to the agent; used when the address is `https`.
+    pub tls: Tls,
+    /// Longest time one blocking query waits. Default 45s, range 1s–10m.
+    pub wait: Duration,
+    /// Most connections held by watches. Default 100, range 1–180 (an agent closes an address's
+    /// 201st connection, and agent calls hold four of their own).
+    pub max_connections: usize,
+}
+
+/// The agent's address, split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsulAddress {
+    /// `https` was asked for.
+    pub tls: bool,
+    /// Host name or IP (no brackets).
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl fmt::Display for ConsulAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        if self.host.contains(':') {
+            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Where a token comes from. Never printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Token {
+    /// Given in the environment or as a `${VARIABLE}` of the file.
+    Value(Secret),
+    /// Read from this file, and read again when the file changes.
+    File(PathBuf),
+}
+
+/// A string that no log, page or `Debug` shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(value: impl Into<Arc<str>>) -> Self {
+        Self(value.into())
+    }
+
+    /// The secret itself, for the one place that sends it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// TLS as a client.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tls {
+    /// PEM file of the authorities to trust. Absent: the Mozilla roots built in.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of our certificate chain. Absent: none is shown. Needs `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the certificate's key. Needs `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// Name expected in the server's certificate. Absent: the address's host.
+    pub server_name: Option<String>,
+}
+
+/// Which services are watched, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Discovery {
+    /// Longest wait of a first request for the registry's first answer. Default 1s.
+    pub first_answer: Duration,
+    /// An undeclared service is dropped after this long without requests. Default 10m.
+    pub idle: Duration,
+    /// Most services watched at once. Default 256.
+    pub max_services: usize,
+    /// Most names watched that never had an instance. Default 64.
+    pub max_unknown: usize,
+    /// How long such a name is kept. Default 30s.
+    pub unknown_ttl: Duration,
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self {
+            first_answer: Duration::from_secs(1),
+            idle: Duration::from_secs(600),
+            max_services: 256,
+            max_unknown: 64,
+            unknown_ttl: Duration::from_secs(30),
+        }
+    }
+}
+
+/// An address to listen on: `localhost` stands for 127.0.0.1 and ::1 with one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Loopback of both families, or one address.
+    pub host: ListenHost,
+    /// Port; 0 lets the system choose (tests).
+    pub port: u16,
+}
+
+/// The host part of a [`Listen`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenHost {
+    /// 127.0.0.1, and ::1 where the machine has IPv6.
+    Localhost,
+    /// One address.
+    Ip(IpAddr),
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(addr: SocketAddr) -> Self {
+        Self { host: ListenHost::Ip(addr.ip()), port: addr.port() }
+    }
+}
+
+impl Listen {
+    /// Both loopback addresses with this port.
+    pub const fn localhost(port: u16) -> Self {
+        Self { host: ListenHost::Localhost, port }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host {
+            ListenHost::Localhost => write!(f, "localhost:{}", self.port),
+            ListenHost::Ip(ip) => SocketAddr::new(ip, self.port).fmt(f),
+        }
+    }
+}
+
+/// The listener that the app sends its requests to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outbound {
+    /// Where it listens. Default `localhost:7070`.
+    pub listen: Listen,
+    /// Add `X-Forwarded-For`, `-Proto` and `-Host`. Default false.
+    pub x_forwarded: bool,
+    /// Add `Via`. Default false.
+    pub via: bool,
+    /// Origins (`https://host[:port]`) whose browser requests are allowed. Default none.
+    pub allow_origins: Vec<String>,
+    /// Limits towards the app.
+    pub limits: Limits,
+}
+
+/// What one app connection may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of a request's or answer's head. Default 64KiB, range 8KiB–1MiB.
+    pub max_header_bytes: usize,
+    /// Most header fields of a head. Default 100, range 10–1000.
+    pub max_headers: usize,
+    /// Longest time from a head's first byte to its last. Default 10s. Then 408.
+    pub head_timeout: Duration,
+    /// How long an idle app connection is kept. Default 1h.
+    pub idle: Duration,
+    /// Most app connections at once, over all listeners. Default 10000. Then 503 and a close.
+    pub max_connections: usize,
+    /// Silence in both directions that ends a tunnel. Default 1h.
+    pub tunnel_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_header_bytes: 64 * 1024,
+            max_headers: 100,
+            head_timeout: Duration::from_secs(10),
+            idle: Duration::from_secs(3600),
+            max_connections: 10_000,
+            tunnel_idle: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// A service declared in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// Its name in the registry. Required.
+    pub service: String,
+    /// A port of its own. Absent: reached by name only.
+    pub listen: Option<Listen>,
+    /// Only instances that carry all these tags. Default: every instance.
+    pub tags: Vec<String>,
+    /// Datacenter asked for. Absent: `registry.consul.datacenter`, else the agent's own.
+    pub datacenter: Option<String>,
+    /// How it is called: the defaults, with what the upstream says itself laid over them.
+    pub policy: Policy,
+}
+
+/// How a service is called.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// How an instance is chosen. Default `round_robin`.
+    pub balance: Balance,
+    /// From the later of head accepted and last request-body byte to the response head, over all
+    /// attempts. Default 15s.
+    pub timeout: Duration,
+    /// The same for one attempt. Absent (the default): bounded by `timeout` only.
+    pub per_try_timeout: Option<Duration>,
+    /// Longest wait for a connection to an instance. Default 1s.
+    pub connect_timeout: Duration,
+    /// Longest silence in either body. Default 60s.
+    pub body_idle: Duration,
+    /// When a request is tried again.
+    pub retry: Retry,
+    /// When the service is not called at all. Absent (`circuit_breaker: off`): always called.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Connections to each instance.
+    pub pool: Pool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            balance: Balance::RoundRobin,
+            timeout: Duration::from_secs(15),
+            per_try_timeout: None,
+            connect_timeout: Duration::from_secs(1),
+            body_idle: Duration::from_secs(60),
+            retry: Retry::default(),
+            circuit_breaker: Some(CircuitBreaker::default()),
+            pool: Pool::default(),
+        }
+    }
+}
+
+/// How an instance is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Balance {
+    /// Each usable instance in turn.
+    RoundRobin,
+    /// Uniformly at random.
+    Random,
+    /// In turn, by the registry's weights.
+    Weighted,
+}
+
+/// When a request is tried again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// Most attempts after the first. Default 2, range 0–10; 0 turns retries off.
+    pub max_retries: u32,
+    /// First ceiling of the back-off's full jitter. Default 25ms.
+    pub backoff_base: Duration,
+    /// Last ceiling. Default 250ms.
+    pub backoff_max: Duration,
+    /// Statuses of an instance's answer that are retried for idempotent requests. Default 502, 503,
+    /// 504.
+    pub statuses: Vec<u16>,
+    /// Treat every method as safe to repeat. Default false: idempotent methods (RFC 9110 §9.2.2) and
+    /// requests with an `Idempotency-Key` only.
+    pub non_idempotent: bool,
+    /// Most bytes of a request body kept for a replay. Default 64KiB, range 0–1MiB.
+    pub max_body: usize,
+    /// Bounds the retries of requests of which something was sent.
+    pub budget: Budget,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_retries: 2,
+            backoff_base: Duration::from_millis(25),
+            backoff_max: Duration::from_millis(250),
+            statuses: vec![502, 503, 504],
+            non_idempotent: false,
+            max_body: 64 * 1024,
+            budget: Budget::default(),
+        }
+    }
+}
+
+/// A share of the requests that may be spent on retries.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Budget {
+    /// Retries per request. Default 0.2, range 0–1 (the file may say `20%`).
+    pub ratio: f64,
+    /// Retries per second that are always allowed. Default 10.
+    pub min_per_second: u32,
+    /// How long a deposit counts. Default 10s, range 1s–1m.
+    pub window: Duration,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { ratio: 0.2, min_per_second: 10, window: Duration::from_secs(10) }
+    }
+}
+
+/// When a service is not called at all for a while.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CircuitBreaker {
+    /// Share of failed requests in the window that opens it. Default 0.5, range 0.01–1.
+    pub failure_ratio: f64,
+    /// The window. Default 10s, range 1s–10m.
+    pub window: Duration,
+    /// Fewest requests in the window for the ratio to count. Default 20.
+    pub min_requests: u32,
+    /// Failures in a row that open it. Absent (the default): rows are not counted.
+    pub consecutive_failures: Option<u32>,
+    /// How long it stays open the first time. Default 1s. Doubles with each failed probe.
+    pub open: Duration,
+    /// Longest time it stays open. Default 30s.
+    pub open_max: Duration,
+    /// Requests let through at once while half-open, and successes that close it. Default 1,
+    /// range 1–100.
+    pub probes: u32,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            failure_ratio: 0.5,
+            window: Duration::from_secs(10),
+            min_requests: 20,
+            consecutive_failures: None,
+            open: Duration::from_secs(1),
+            open_max: Duration::from_secs(30),
+            probes: 1,
+        }
+    }
+}
+
+/// Connections to one instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// An idle connection is closed after this long. Default 4s, below the 5s of common app servers.
+    pub idle: Duration,
+    /// A request that may not be repeated takes only a connection idle for less than this. Default
+    /// 1s; not above `idle`.
+    pub fresh: Duration,
+    /// Most idle connections kept per instance. Default 128.
+    pub max_idle: usize,
+    /// Most connections per instance. Default 1024.
+    pub max_connections: usize,
+    /// Most requests that wait for one of them. Default 1024; then 503.
+    pub max_waiting: usize,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(4),
+            fresh: Duration::from_secs(1),
+            max_idle: 128,
+            max_connections: 1024,
+            max_waiting: 1024,
+        }
+    }
+}
+
+/// The admin side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where everything is served. Default `localhost:7079`.
+    pub listen: Listen,
+    /// A second listener with metrics and health alone, for the network. Absent: none.
+    pub metrics_listen: Option<Listen>,
+}
+
+/// How leaving goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// Longest wait for requests in flight after the listeners closed. Default 30s. The file may say
+    /// `drain: 30s` for this alone.
+    pub timeout: Duration,
+    /// How long outbound goes on after the registry was told, so that callers can hear of it.
+    /// Default 2s.
+    pub propagation: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30), propagation: Duration::from_secs(2) }
+    }
+}
+
+/// How many data-plane threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// min(available cores, 2).
+    Auto,
+    /// This many, 1–256.
+    Count(usize),
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Filter, as `info` or `warn,outrigger_proxy=debug`. Default `info`; `OUTRIGGER_LOG` wins.
+    pub level: String,
+    /// How. Default `auto`: text on a terminal, JSON otherwise.
+    pub format: LogFormat,
+    /// One line per request. Default false.
+    pub access: bool,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            service: None,
+            registry: Registry::Consul(Consul::default()),
+            discovery: Discovery::default(),
+            outbound: Outbound::default(),
+            defaults: Policy::default(),
+            upstreams: Vec::new(),
+            admin: Admin { listen: Listen::localhost(7079), metrics_listen: None },
+            drain: Drain::default(),
+            workers: Workers::Auto,
+            log: Log { level: "info".into(), format: LogFormat::Auto, access: false },
+        }
+    }
+}
+
+impl Default for Consul {
+    fn default() -> Self {
+        Self {
+            address: ConsulAddress { tls: false, host: "127.0.0.1".into(), port: 8500 },
+            datacenter: None,
+            token: None,
+            tls: Tls::default(),
+            wait: Duration::from_secs(45),
+            max_connections: 100,
+        }
+    }
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self {
+            listen: Listen::localhost(7070),
+            x_forwarded: false,
+            via: false,
+            allow_origins: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { probe: Probe::Tcp, interval: Duration::from_secs(2), timeout: Duration::from_secs(1) }
+    }
+}

@@ -1,0 +1,168 @@
+//! The questions that any registry can be asked. The loops that ask them live elsewhere.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use crate::{Error, Instance};
+
+/// A boxed answer: registries are chosen at run time, off the request's path.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+
+/// Which service is asked about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Query {
+    /// Its name, lower case.
+    pub service: Arc<str>,
+    /// Its datacenter. Absent: the registry's default.
+    pub datacenter: Option<Arc<str>>,
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.datacenter {
+            None => self.service.fmt(f),
+            Some(datacenter) => write!(f, "{}@{datacenter}", self.service),
+        }
+    }
+}
+
+/// How fresh an answer must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Consistency {
+    /// The registry's default: Consul's leader answers.
+    #[default]
+    Default,
+    /// Any server may answer, also while there is no leader.
+    Stale,
+    /// The leader confirms its leadership first.
+    Consistent,
+}
+
+/// Where a watch stands. Opaque to everybody but the registry that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cursor(pub(crate) u64);
+
+impl Cursor {
+    /// The cursor of a watch that has seen nothing: the next question is answered at once.
+    pub const START: Self = Self(0);
+
+    /// The raw index, for a metric.
+    pub fn index(self) -> u64 {
+        self.0
+    }
+
+    /// A cursor at `index`, for tests and for other registries.
+    pub fn at(index: u64) -> Self {
+        Self(index)
+    }
+}
+
+/// One answer of a watch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Watched {
+    /// Every instance of the service, the critical ones too.
+    pub instances: Vec<Instance>,
+    /// Where to go on from; [`Cursor::START`] when the index went back or cannot be trusted.
+    pub cursor: Cursor,
+    /// The registry's index went back: it was restarted, or another server answered.
+    pub went_back: bool,
+    /// How old the answer may be, where the registry says so (Consul: `X-Consul-LastContact` of a
+    /// stale read). `None`: it is current.
+    pub age: Option<Duration>,
+    /// Consul: whether the answering server knows a leader. `true` elsewhere.
+    pub known_leader: bool,
+}
+
+/// A source of instances.
+pub trait Registry: fmt::Debug + Send + Sync + 'static {
+    /// One question: answers when the service's instances may have changed since `cursor`, or after
+    /// about `wait`. Answers at once for [`Cursor::START`]. It never answers later than
+    /// `wait` + `wait`/16 and a margin: a silent registry is an error.
+    fn watch<'a>(&'a self, query: &'a Query, cursor: Cursor, consistency: Consistency, wait: Duration)
+    -> Answer<'a, Watched>;
+
+    /// The word for metrics and logs: `consul`, `file`.
+    fn kind(&self) -> &'static str;
+
+    /// The longest `wait` that the watcher should ask for.
+    fn longest_wait(&self) -> Duration;
+}
+
+/// A place where the local app is registered.
+pub trait Registrar: fmt::Debug + Send + Sync + 'static {
+    /// Registers `registration`, or corrects the one of the same id. Checks that it does not list are
+    /// removed.
+    fn register<'a>(&'a self, registration: &'a Registration) -> Answer<'a, ()>;
+
+    /// Removes a registration and its checks. One that is not there is no error.
+    fn deregister<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
+
+    /// States the health of the check of registration `id`, which also renews its TTL. `output` must
+    /// be constant: a changing one wakes every watcher.
+    fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> Answer<'a, ()>;
+
+    /// Switches maintenance mode.
+    fn maintenance<'a>(&'a self, id: &'a str, on: bool, reason: &'a str) -> Answer<'a, ()>;
+
+    /// What the agent holds under `id`: answers when that changes from `hash`, or after `wait`; at
+    /// once without a hash. `None`: the agent does not know it.
+    fn held<'a>(&'a self, id: &'a str, hash: Option<&'a str>, wait: Duration) -> Answer<'a, Option<Held>>;
+
+    /// The ids, ports and addresses of every service that the agent holds.
+    fn all_held(&self) -> Answer<'_, Vec<Held>>;
+}
+
+/// The local app's registration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    /// Its id, unique on the agent.
+    pub id: String,
+    /// The service's name.
+    pub name: String,
+    /// Absent: the agent's own address.
+    pub address: Option<String>,
+    /// The app's port.
+    pub port: u16,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Metadata.
+    pub meta: std::collections::BTreeMap<String, String>,
+    /// Shares of traffic.
+    pub weights: outrigger_config::Weights,
+    /// The check turns critical when not renewed for this long.
+    pub ttl: Duration,
+    /// The registry removes it after it was critical for this long.
+    pub deregister_after: Duration,
+}
+
+/// A registration as the agent holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Its id.
+    pub id: String,
+    /// The service's name.
+    pub name: String,
+    /// Its own address, when it has one.
+    pub address: Option<String>,
+    /// Its port.
+    pub port: i64,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Metadata.
+    pub meta: std::collections::BTreeMap<String, String>,
+    /// Shares of traffic.
+    pub weights: outrigger_config::Weights,
+    /// Consul's content hash: goes into the next [`Registrar::held`]. Empty from
+    /// [`Registrar::all_held`].
+    pub hash: String,
+}
+
+/// Health that the sidecar states for its app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportedHealth {
+    /// It answers well.
+    Passing,
+    /// It answers, and asks for less (HTTP 429).
+    Warning,
+    /// It does not.
+    Critical,
+}

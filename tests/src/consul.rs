@@ -1,0 +1,440 @@
+//! Real Consul agents for tests: one process each, on loopback, on ports of its own, gone when the
+//! handle is dropped.
+//!
+//! The binary comes from `tests/tools/consul.sh`. Where there is none, a test says so and ends:
+//!
+//! ```no_run
+//! # async fn a_test() -> Result<(), outrigger_tests::consul::Error> {
+//! use outrigger_tests::consul::{self, Consul};
+//! if !consul::available("the watch survives a restart") {
+//!     return Ok(());
+//! }
+//! let consul = Consul::server().await?;
+//! println!("agent at {}", consul.http_addr());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Every wait here is bounded, on the real clock: not for tests with a paused one. It makes no
+//! request about services; a test brings its own client ([`http::exchange`] is a plain one).
+
+use std::{
+    fmt, fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+mod cluster;
+pub mod http;
+mod ports;
+#[cfg(test)]
+mod tests;
+
+pub use cluster::Cluster;
+use ports::Ports;
+
+/// Longest wait for a leader, and for an agent to come up or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Pause between two looks while waiting.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often a start is tried on fresh ports: another process may take one before Consul binds it.
+const STARTS: usize = 4;
+
+/// Why there is no Consul on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What went wrong with an agent.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no binary: ask [`available`] first.
+    #[error("no consul here: {0}")]
+    Skip(Skip),
+    /// The process, its files or its ports.
+    #[error("{doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The process ended by itself.
+    #[error("consul ended with {status}; its log ends with:\n{log}")]
+    Ended {
+        /// How.
+        status: ExitStatus,
+        /// The last lines of its log.
+        log: String,
+    },
+    /// Something did not happen in time.
+    #[error("{what} did not happen within {after:?}; the log ends with:\n{log}")]
+    Late {
+        /// What.
+        what: &'static str,
+        /// How long was waited.
+        after: Duration,
+        /// The last lines of its log.
+        log: String,
+    },
+}
+
+/// Whether there is a Consul. If not, says on stderr that `test` was skipped, and why (past the
+/// test runner's capture).
+pub fn available(test: &str) -> bool {
+    match Consul::find() {
+        Ok(_) => true,
+        Err(why) => {
+            use io::Write as _;
+            // Nobody is left to tell when stderr is gone.
+            let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
+            false
+        }
+    }
+}
+
+/// A Consul agent: a process of ours.
+#[derive(Debug)]
+pub struct Consul {
+    spec: Spec,
+    ports: Ports,
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+/// How an agent is started.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    /// Node name.
+    node: String,
+    /// Where it listens, and its own address.
+    ip: IpAddr,
+    /// `-dev`: in memory, pretty-printed JSON, everything gone at a restart.
+    dev: bool,
+    /// How many servers elect the first leader.
+    expect: usize,
+    /// Serf addresses of the other servers.
+    join: Vec<SocketAddr>,
+    /// More configuration, HCL.
+    extra: String,
+}
+
+impl Spec {
+    fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            dev: false,
+            expect: 1,
+            join: Vec::new(),
+            extra: String::new(),
+        }
+    }
+}
+
+impl Consul {
+    /// The binary, or why there is none. Asked once per process; may take minutes the first time.
+    ///
+    /// # Errors
+    /// [`Skip`] with the sentence that `consul.sh` printed.
+    pub fn find() -> Result<PathBuf, Skip> {
+        static FOUND: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
+        FOUND.get_or_init(find).clone()
+    }
+
+    /// A dev agent (`-dev`): everything in memory, so that a restart forgets all. Has a leader.
+    ///
+    /// # Errors
+    /// No binary, or it did not come up.
+    pub async fn dev() -> Result<Self, Error> {
+        Self::launch(Spec { dev: true, ..Spec::new("dev1") }).await
+    }
+
+    /// A single server with a data directory and `raft_multiplier = 1`. Has a leader.
+    ///
+    /// # Errors
+    /// No binary, or it did not come up.
+    pub async fn server() -> Result<Self, Error> {
+        Self::server_with("").await
+    }
+
+    /// As [`Consul::server`], with `extra` configuration (HCL), for example an `acl` block.
+    ///
+    /// # Errors
+    /// No binary, or it did not come up.
+    pub async fn server_with(extra: &str) -> Result<Self, Error> {
+        Self::launch(Spec { extra: extra.to_owned(), ..Spec::new("lab1") }).await
+    }
+
+    async fn launch(spec: Spec) -> Result<Self, Error> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut consul = Self::prepare(spec.clone())?;
+            match consul.start().await {
+                Ok(()) => return Ok(consul),
+                Err(Error::Ended { .. }) if tries < STARTS => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Ports and directories, but no process yet.
+    pub(crate) fn prepare(spec: Spec) -> Result<Self, Error> {
+        Self::find().map_err(Error::Skip)?;
+        let ports = Ports::pick(spec.ip).map_err(io_error("pick free ports"))?;
+        let dir = tempfile::Builder::new()
+            .prefix("outrigger-consul-")
+            .tempdir()
+            .map_err(io_error("make a directory for consul"))?;
+        Ok(Self { spec, ports, dir, child: None })
+    }
+
+    /// Address of the HTTP API. Stays the same over a restart.
+    pub fn http_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.spec.ip, self.ports.http)
+    }
+
+    /// `http://ADDRESS:PORT` of the HTTP API.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.http_addr())
+    }
+
+    /// Address of the servers' RPC, as `/v1/status/leader` names it.
+    pub fn rpc_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.spec.ip, self.ports.server)
+    }
+
+    pub(crate) fn serf_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.spec.ip, self.ports.serf_lan)
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.spec.node
+    }
+
+    /// The agent's log: all its lives, one after the other.
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.path().join("consul.log")
+    }
+
+    /// Whether the process runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Starts it (again), with the data and the ports that it had, and waits for a leader. Nothing
+    /// happens to one that runs.
+    ///
+    /// # Errors
+    /// It did not come up in 30 s, or ended by itself.
+    pub async fn start(&mut self) -> Result<(), Error> {
+        self.spawn()?;
+        self.wait_until_leader().await
+    }
+
+    /// Starts the process and waits for nothing.
+    ///
+    /// # Errors
+    /// The process could not be started.
+    pub fn spawn(&mut self) -> Result<(), Error> {
+        if self.is_running() {
+            return Ok(());
+        }
+        let binary = Self::find().map_err(Error::Skip)?;
+        fs::create_dir_all(self.data_dir()).map_err(io_error("make consul's data directory"))?;
+        let config = self.dir.path().join("consul.hcl");
+        fs::write(&config, self.config()).map_err(io_error("write consul's configuration"))?;
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .map_err(io_error("open consul's log"))?;
+        let errors = log.try_clone().map_err(io_error("open consul's log"))?;
+
+        let mut command = Command::new(binary);
+        command.arg("agent").arg("-config-file").arg(config);
+        if self.spec.dev {
+            command.arg("-dev");
+        }
+        // Its environment may name another Consul or a token.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONSUL_"))
+        {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        self.child = Some(command.spawn().map_err(io_error("start consul"))?);
+        Ok(())
+    }
+
+    /// Waits until the agent answers and knows a leader that has put the node into the catalog.
+    ///
+    /// # Errors
+    /// Not within 30 s, or the process ended.
+    pub async fn wait_until_leader(&mut self) -> Result<(), Error> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = self.exited()? {
+                return Err(Error::Ended { status, log: self.log_tail() });
+            }
+            if self.leads().await {
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
+        Err(self.late("a leader's election"))
+    }
+
+    /// A leader is known, and has seen this agent's node alive.
+    async fn leads(&self) -> bool {
+        let addr = self.http_addr();
+        let Ok(leader) = http::get(addr, "/v1/status/leader").await else { return false };
+        if !leader.status().is_success() || leader.body().len() <= br#""""#.len() + 1 {
+            return false;
+        }
+        let path = format!("/v1/health/node/{}", self.spec.node);
+        http::get(addr, &path).await.is_ok_and(|checks| {
+            checks.status().is_success() && checks.body().windows(10).any(|part| part == b"serfHealth")
+        })
+    }
+
+    /// Ends it with SIGTERM, and waits for the end. Its data stay. A server does not leave the
+    /// cluster by that.
+    ///
+    /// # Errors
+    /// It did not end within 30 s: then it was killed.
+    pub async fn stop(&mut self) -> Result<(), Error> {
+        let Some(child) = &self.child else { return Ok(()) };
+        terminate(child.id()).map_err(io_error("send SIGTERM to consul"))?;
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if self.exited()?.is_some() {
+                self.child = None;
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
+        let late = self.late("the end after SIGTERM");
+        self.kill()?;
+        Err(late)
+    }
+
+    /// Ends it with SIGKILL, as a crash would. Its data stay.
+    ///
+    /// # Errors
+    /// The process could not be killed.
+    pub fn kill(&mut self) -> Result<(), Error> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        child.kill().map_err(io_error("kill consul"))?;
+        child.wait().map(|_| ()).map_err(io_error("wait for consul's end"))
+    }
+
+    /// Stops it, and removes its data: the next [`Consul::start`] is a new node.
+    ///
+    /// # Errors
+    /// It could not be stopped, or the data not be removed.
+    pub async fn wipe(&mut self) -> Result<(), Error> {
+        self.stop().await?;
+        let data = self.data_dir();
+        if data.exists() {
+            fs::remove_dir_all(data).map_err(io_error("remove consul's data"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn exited(&mut self) -> Result<Option<ExitStatus>, Error> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        child.try_wait().map_err(io_error("look after consul"))
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn config(&self) -> String {
+        let Spec { node, ip, dev, expect, join, extra } = &self.spec;
+        let Ports { http, server, serf_lan, serf_wan } = &self.ports;
+        let join: Vec<String> = join.iter().map(|addr| format!("{:?}", addr.to_string())).collect();
+        let join = join.join(", ");
+        let server_part = if *dev {
+            String::new()
+        } else {
+            let data = self.data_dir();
+            format!("server = true\nbootstrap_expect = {expect}\ndata_dir = {data:?}\n")
+        };
+        format!(
+            "node_name = {node:?}\nbind_addr = \"{ip}\"\nclient_addr = \"{ip}\"\n{server_part}\
+             retry_join = [{join}]\nretry_interval = \"500ms\"\nlog_level = \"INFO\"\n\
+             ports {{ http = {http} https = -1 dns = -1 grpc = -1 server = {server} \
+             serf_lan = {serf_lan} serf_wan = {serf_wan} }}\n\
+             performance {{ raft_multiplier = 1 }}\n\
+             disable_update_check = true\ndisable_anonymous_signature = true\n{extra}\n"
+        )
+    }
+
+    fn late(&self, what: &'static str) -> Error {
+        Error::Late { what, after: PATIENCE, log: self.log_tail() }
+    }
+
+    fn log_tail(&self) -> String {
+        log_tail(&self.log_path())
+    }
+}
+
+impl Drop for Consul {
+    fn drop(&mut self) {
+        // Nothing is left to do about a process that cannot be killed.
+        let _ = self.kill();
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            eprintln!("consul {} is kept for a look: {}", self.spec.node, self.dir.path().display());
+        }
+    }
+}
+
+fn find() -> Result<PathBuf, Skip> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/consul.sh");
+    let output = Command::new("bash")
+        .arg(script)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .map_err(|error| Skip(format!("{script} could not be run: {error}")))?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    match output.status.code() {
+        Some(0) if Path::new(&said).is_file() => Ok(PathBuf::from(said)),
+        Some(3) => Err(Skip(said)),
+        _ => Err(Skip(format!("{script} ended with {}: {said}", output.status))),
+    }
+}
+
+/// SIGTERM by the shell's own `kill`: the call itself would need `unsafe`.
+fn terminate(pid: u32) -> io::Result<()> {
+    let status = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid.to_string()]).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("kill -TERM {pid}: {status}"))) }
+}
+
+fn log_tail(path: &Path) -> String {
+    const LINES: usize = 15;
+    let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
+fn io_error(doing: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Io { doing, source }
+}

@@ -1,0 +1,121 @@
+//! Three Consul servers that elect a leader, to lose it.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep};
+
+use super::{Consul, Error, LOOK, PATIENCE, STARTS, Spec, http};
+
+/// Three servers on 127.0.0.2, 127.0.0.3 and 127.0.0.4, `raft_multiplier = 1`.
+#[derive(Debug)]
+pub struct Cluster {
+    servers: [Consul; 3],
+}
+
+impl Cluster {
+    /// Starts all three and waits until each of them knows the leader.
+    ///
+    /// # Errors
+    /// No binary, or they did not elect a leader within 30 s.
+    pub async fn three() -> Result<Self, Error> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match Self::launch().await {
+                Err(Error::Ended { .. }) if tries < STARTS => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn launch() -> Result<Self, Error> {
+        let prepare = |last: u8| {
+            let mut spec = Spec::new(&format!("server{last}"));
+            spec.ip = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
+            spec.expect = 3;
+            Consul::prepare(spec)
+        };
+        let mut servers = [prepare(2)?, prepare(3)?, prepare(4)?];
+        let serf: Vec<_> = servers.iter().map(Consul::serf_addr).collect();
+        for server in &mut servers {
+            let own = server.serf_addr();
+            server.spec.join = serf.iter().copied().filter(|addr| *addr != own).collect();
+            server.spawn()?;
+        }
+        let mut cluster = Self { servers };
+        for server in &mut cluster.servers {
+            server.wait_until_leader().await?;
+        }
+        Ok(cluster)
+    }
+
+    /// The servers; 127.0.0.2 first.
+    pub fn servers(&self) -> &[Consul; 3] {
+        &self.servers
+    }
+
+    /// One of them, to kill, stop or start.
+    ///
+    /// # Panics
+    /// On an index above 2.
+    pub fn server(&mut self, index: usize) -> &mut Consul {
+        &mut self.servers[index]
+    }
+
+    /// Which server leads, as the running ones agree.
+    ///
+    /// # Errors
+    /// They do not agree within 30 s.
+    pub async fn leader(&mut self) -> Result<usize, Error> {
+        self.leader_within(PATIENCE).await
+    }
+
+    async fn leader_within(&mut self, patience: Duration) -> Result<usize, Error> {
+        let end = Instant::now() + patience;
+        while Instant::now() < end {
+            if let Some(leader) = self.agreed().await {
+                return Ok(leader);
+            }
+            sleep(LOOK).await;
+        }
+        Err(self.servers[0].late("an agreement on the leader"))
+    }
+
+    /// The leader that every running server names, if it runs itself.
+    async fn agreed(&mut self) -> Option<usize> {
+        let mut named = Vec::new();
+        for server in &mut self.servers {
+            if server.is_running() {
+                let answer = http::get(server.http_addr(), "/v1/status/leader").await.ok()?;
+                named.push(String::from_utf8_lossy(answer.body()).trim().trim_matches('"').to_owned());
+            }
+        }
+        let first = named.first()?;
+        let all_agree = named.iter().all(|name| name == first);
+        let index = self.servers.iter().position(|server| server.rpc_addr().to_string() == *first)?;
+        (all_agree && self.servers[index].is_running()).then_some(index)
+    }
+
+    /// Kills the leader with SIGKILL; gives its index, to start it again.
+    ///
+    /// # Errors
+    /// There was no leader, or it could not be killed.
+    pub async fn kill_leader(&mut self) -> Result<usize, Error> {
+        let leader = self.leader().await?;
+        self.servers[leader].kill()?;
+        Ok(leader)
+    }
+
+    /// Stops the leader with SIGTERM; gives its index, to start it again.
+    ///
+    /// # Errors
+    /// There was no leader, or it did not end.
+    pub async fn stop_leader(&mut self) -> Result<usize, Error> {
+        let leader = self.leader().await?;
+        self.servers[leader].stop().await?;
+        Ok(leader)
+    }
+}

@@ -1,0 +1,83 @@
+//! One HTTP exchange on a connection of its own: the plainest client, so that a test sees exactly
+//! what the server said. No pool, no redirects, no retries.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+/// Longest exchange, unless the caller says otherwise.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Largest body that is read.
+const LARGEST: usize = 16 << 20;
+
+/// `GET path`, within 10 s.
+///
+/// # Errors
+/// No connection, no answer, or not in time.
+pub async fn get(addr: SocketAddr, path: &str) -> io::Result<Response<Bytes>> {
+    call(addr, Method::GET, path, "").await
+}
+
+/// `PUT path` with a body, within 10 s.
+///
+/// # Errors
+/// No connection, no answer, or not in time.
+pub async fn put(addr: SocketAddr, path: &str, body: &str) -> io::Result<Response<Bytes>> {
+    call(addr, Method::PUT, path, body).await
+}
+
+/// Any method, within 10 s.
+///
+/// # Errors
+/// No connection, no answer, or not in time.
+pub async fn call(addr: SocketAddr, method: Method, path: &str, body: &str) -> io::Result<Response<Bytes>> {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .body(Bytes::copy_from_slice(body.as_bytes()))
+        .map_err(io::Error::other)?;
+    exchange(addr, request, PATIENCE).await
+}
+
+/// Sends `request` to `addr` and reads the whole answer, all within `patience`. `Host` is `addr`
+/// unless the request has one.
+///
+/// # Errors
+/// No connection, no answer, or not in time.
+pub async fn exchange(
+    addr: SocketAddr,
+    request: Request<Bytes>,
+    patience: Duration,
+) -> io::Result<Response<Bytes>> {
+    match timeout(patience, converse(addr, request)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("{addr} answered too late"))),
+    }
+}
+
+async fn converse(addr: SocketAddr, mut request: Request<Bytes>) -> io::Result<Response<Bytes>> {
+    if !request.headers().contains_key(header::HOST) {
+        let host = HeaderValue::from_str(&addr.to_string()).map_err(io::Error::other)?;
+        request.headers_mut().insert(header::HOST, host);
+    }
+    let stream = TcpStream::connect(addr).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // In this task, so that nothing outlives the exchange.
+    let answer = async {
+        let response = sender.send_request(request.map(Full::new)).await.map_err(io::Error::other)?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, LARGEST).collect().await.map_err(io::Error::other)?.to_bytes();
+        Ok(Response::from_parts(head, body))
+    };
+    tokio::pin!(connection, answer);
+    tokio::select! {
+        answer = &mut answer => answer,
+        // The connection may end just before the answer is taken from it.
+        _ = &mut connection => answer.await,
+    }
+}

@@ -1,0 +1,51 @@
+//! Free ports for an agent. Asking the kernel for port 0 is the only honest way; between the
+//! asking and Consul's own bind another process may take one, so a start is tried again.
+
+use std::{
+    io,
+    net::{IpAddr, TcpListener, UdpSocket},
+};
+
+/// The ports of one agent; DNS and gRPC are off.
+#[derive(Debug, Clone)]
+pub(crate) struct Ports {
+    pub(crate) http: u16,
+    pub(crate) server: u16,
+    pub(crate) serf_lan: u16,
+    pub(crate) serf_wan: u16,
+}
+
+/// A port held for TCP and UDP: Serf speaks both on one number.
+struct Held {
+    tcp: TcpListener,
+    _udp: UdpSocket,
+}
+
+impl Ports {
+    /// Four ports of `ip` that were free a moment ago, all different.
+    pub(crate) fn pick(ip: IpAddr) -> io::Result<Self> {
+        // Held together, so that they differ.
+        let held = [hold(ip)?, hold(ip)?, hold(ip)?, hold(ip)?];
+        let port = |held: &Held| held.tcp.local_addr().map(|addr| addr.port());
+        let [http, server, serf_lan, serf_wan] = &held;
+        Ok(Self {
+            http: port(http)?,
+            server: port(server)?,
+            serf_lan: port(serf_lan)?,
+            serf_wan: port(serf_wan)?,
+        })
+    }
+}
+
+fn hold(ip: IpAddr) -> io::Result<Held> {
+    const TRIES: usize = 20;
+    let mut last = io::Error::other("no port tried");
+    for _ in 0..TRIES {
+        let tcp = TcpListener::bind((ip, 0))?;
+        match UdpSocket::bind((ip, tcp.local_addr()?.port())) {
+            Ok(udp) => return Ok(Held { tcp, _udp: udp }),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

@@ -22,6 +22,16 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// Every connection that may be used was taken for the whole time.
+    #[error("no free connection for {request} within {after:?}, all {limit} are in use")]
+    Busy {
+        /// Method and path.
+        request: String,
+        /// How many connections there are.
+        limit: usize,
+        /// How long was waited.
+        after: Duration,
+    },
     /// The connection broke, or the answer was no HTTP.
     #[error("exchange {request}")]
     Exchange {
@@ -75,6 +85,7 @@ impl Error {
         match self {
             Self::Connect { .. } => "connect",
             Self::Timeout { .. } => "timeout",
+            Self::Busy { .. } => "busy",
             Self::Exchange { .. } => "exchange",
             Self::Refused { status: 403, .. } => "forbidden",
             Self::Refused { status: 429, .. } => "rate_limited",
@@ -83,5 +94,31 @@ impl Error {
             Self::TooLarge { .. } => "too_large",
             Self::File { .. } => "file",
         }
+    }
+
+    /// The agent does not hold the check that was reported on: the registration is gone, register
+    /// again. Consul says so with 500 (404 in newer versions) and differently with ACLs on.
+    pub fn is_unknown_check(&self) -> bool {
+        self.says_missing(&["does not have associated TTL", "Unknown check"])
+    }
+
+    /// The agent does not hold the service that was named.
+    pub fn is_unknown_service(&self) -> bool {
+        self.says_missing(&["Unknown service", "unknown service", "No service registered with ID"])
+    }
+
+    /// No server leads the cluster now: reads with [`crate::Consistency::Stale`] may still be answered.
+    pub fn is_no_leader(&self) -> bool {
+        const WORDS: [&str; 4] = [
+            "No cluster leader",
+            "rpc error getting client",
+            "rpc error making call: EOF",
+            "lead thread didn't",
+        ];
+        matches!(self, Self::Refused { status: 500, text, .. } if WORDS.iter().any(|words| text.contains(words)))
+    }
+
+    fn says_missing(&self, words: &[&str]) -> bool {
+        matches!(self, Self::Refused { status: 404 | 500, text, .. } if words.iter().any(|words| text.contains(words)))
     }
 }

@@ -1,8 +1,16 @@
 //! Asks a registry one question at a time. No loops, no spawns, no memory of answers.
+//!
+//! [`Registry`] is what instances are learned from, [`Registrar`] where the local app is registered.
+//! [`consul::Consul`] is both; [`file::File`] is a registry of static instances. Asking again,
+//! backing off and keeping the last good answer are the `discovery` crate's.
 
+pub mod consul;
 mod error;
+pub mod file;
 mod model;
 mod registry;
+mod resolve;
+mod stamp;
 
 pub use error::Error;
 pub use model::{Instance, InstanceId, Status, Unusable};

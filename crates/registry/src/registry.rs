@@ -77,14 +77,25 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
     /// One question: answers when the service's instances may have changed since `cursor`, or after
     /// about `wait`. Answers at once for [`Cursor::START`]. It never answers later than
     /// `wait` + `wait`/16 and a margin: a silent registry is an error.
-    fn watch<'a>(&'a self, query: &'a Query, cursor: Cursor, consistency: Consistency, wait: Duration)
-    -> Answer<'a, Watched>;
+    fn watch<'a>(
+        &'a self,
+        query: &'a Query,
+        cursor: Cursor,
+        consistency: Consistency,
+        wait: Duration,
+    ) -> Answer<'a, Watched>;
 
     /// The word for metrics and logs: `consul`, `file`.
     fn kind(&self) -> &'static str;
 
     /// The longest `wait` that the watcher should ask for.
     fn longest_wait(&self) -> Duration;
+
+    /// What may be wrong when an answer is empty against expectation, for pages and error bodies.
+    /// `None`: an empty answer means what it says.
+    fn empty_hint(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// A place where the local app is registered.

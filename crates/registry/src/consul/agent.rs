@@ -1,0 +1,138 @@
+//! What is sent to the agent about the local app. Pure.
+//!
+//! Consul refuses a body with a field that it does not know, so that only what 1.8 knows is sent.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use crate::{Registration, ReportedHealth};
+
+/// The id of the one check of registration `id`: also what Consul would call it by itself.
+pub(super) fn check_id(id: &str) -> String {
+    format!("service:{id}")
+}
+
+/// The body of `PUT /v1/agent/service/register`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Register<'a> {
+    #[serde(rename = "ID")]
+    id: &'a str,
+    name: &'a str,
+    tags: &'a [String],
+    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+    meta: &'a BTreeMap<String, String>,
+    weights: Weights,
+    check: Check,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Weights {
+    passing: u16,
+    warning: u16,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Check {
+    #[serde(rename = "CheckID")]
+    id: String,
+    name: String,
+    /// Of a check that is new to the agent; one that it holds keeps its status.
+    status: &'static str,
+    #[serde(rename = "TTL")]
+    ttl: String,
+    deregister_critical_service_after: String,
+}
+
+impl<'a> From<&'a Registration> for Register<'a> {
+    fn from(registration: &'a Registration) -> Self {
+        Self {
+            id: &registration.id,
+            name: &registration.name,
+            tags: &registration.tags,
+            port: registration.port,
+            address: registration.address.as_deref(),
+            meta: &registration.meta,
+            weights: Weights { passing: registration.weights.passing, warning: registration.weights.warning },
+            check: Check {
+                id: check_id(&registration.id),
+                name: format!("Outrigger: health of {}", registration.name),
+                status: "critical",
+                ttl: go_duration(registration.ttl),
+                deregister_critical_service_after: go_duration(registration.deregister_after),
+            },
+        }
+    }
+}
+
+/// The body of `PUT /v1/agent/check/update/:id`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Update<'a> {
+    status: &'static str,
+    output: &'a str,
+}
+
+impl<'a> Update<'a> {
+    pub(super) fn new(health: ReportedHealth, output: &'a str) -> Self {
+        let status = match health {
+            ReportedHealth::Passing => "passing",
+            ReportedHealth::Warning => "warning",
+            ReportedHealth::Critical => "critical",
+        };
+        Self { status, output }
+    }
+}
+
+/// As Go reads one: `45s`, `1500ms`. Never `0s`, which stands for a default of minutes.
+pub(super) fn go_duration(duration: Duration) -> String {
+    let millis = duration.as_millis().max(1);
+    if millis.is_multiple_of(1000) { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_go_reads_them() {
+        for (millis, text) in
+            [(0, "1ms"), (500, "500ms"), (1500, "1500ms"), (45_000, "45s"), (600_000, "600s")]
+        {
+            assert_eq!(go_duration(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn only_fields_that_consul_1_8_accepts_are_sent() {
+        let registration = Registration {
+            id: "orders-1".into(),
+            name: "orders".into(),
+            address: Some("10.0.0.5".into()),
+            port: 8080,
+            tags: vec!["v2".into()],
+            meta: [("version".to_owned(), "2.3.1".to_owned())].into(),
+            weights: outrigger_config::Weights { passing: 10, warning: 1 },
+            ttl: Duration::from_secs(30),
+            deregister_after: Duration::from_secs(60),
+        };
+        let sent = serde_json::to_value(Register::from(&registration)).unwrap();
+        let expected = serde_json::json!({
+            "ID": "orders-1", "Name": "orders", "Tags": ["v2"], "Port": 8080, "Address": "10.0.0.5",
+            "Meta": {"version": "2.3.1"}, "Weights": {"Passing": 10, "Warning": 1},
+            "Check": {
+                "CheckID": "service:orders-1", "Name": "Outrigger: health of orders", "Status": "critical",
+                "TTL": "30s", "DeregisterCriticalServiceAfter": "60s"
+            }
+        });
+        assert_eq!(sent, expected);
+        let plain = Registration { address: None, ..registration };
+        let sent = serde_json::to_value(Register::from(&plain)).unwrap();
+        assert!(sent.get("Address").is_none(), "the agent's own address holds when none is sent");
+    }
+}

@@ -1,0 +1,121 @@
+//! One connection to the agent and one exchange at a time on it.
+//!
+//! The connection is driven by whoever waits for the answer, not by a task of its own: letting go of
+//! the future closes the socket, and an idle connection costs nothing but its file descriptor.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::{Body, Incoming},
+    client::conn::http1::{self, Connection, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use super::dial::Heard;
+
+/// An idle connection older than this is not used again: what stands between may have forgotten it.
+const KEPT_IDLE: Duration = Duration::from_secs(60);
+/// Memory set aside for a body before its bytes are here.
+const RESERVED: u64 = 1 << 20;
+
+/// A whole answer.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The connection ended before a byte of the answer.
+    Unanswered(hyper::Error),
+    /// It broke, or what came was no HTTP.
+    Midway(hyper::Error),
+    /// The body is longer than the limit.
+    TooLarge,
+}
+
+type Driver = Pin<Box<Connection<TokioIo<Heard>, Full<Bytes>>>>;
+
+/// A connection that carries one exchange after the other.
+pub(super) struct Conn {
+    sender: SendRequest<Full<Bytes>>,
+    // `None` once the connection has ended.
+    driver: Option<Driver>,
+    heard: Arc<AtomicBool>,
+    idle_since: Instant,
+}
+
+impl Conn {
+    /// Speaks HTTP over `io`, whose `heard` says whether a byte arrived.
+    pub(super) async fn new(io: Heard, heard: Arc<AtomicBool>) -> hyper::Result<Self> {
+        let (sender, driver) = http1::handshake(TokioIo::new(io)).await?;
+        Ok(Self { sender, driver: Some(Box::pin(driver)), heard, idle_since: Instant::now() })
+    }
+
+    /// Whether an idle connection can carry another exchange. Looks at the socket.
+    pub(super) async fn revive(&mut self) -> bool {
+        self.idle_since.elapsed() < KEPT_IDLE && drive(&mut self.driver, self.sender.ready()).await.is_ok()
+    }
+
+    /// Sends `request` and reads its whole answer, of at most `limit` bytes.
+    pub(super) async fn exchange(
+        &mut self,
+        request: Request<Full<Bytes>>,
+        limit: usize,
+    ) -> Result<Reply, Broken> {
+        self.heard.store(false, Ordering::Relaxed);
+        let answer = self.sender.send_request(request);
+        let response = drive(&mut self.driver, answer).await.map_err(|error| {
+            if self.heard.load(Ordering::Relaxed) { Broken::Midway(error) } else { Broken::Unanswered(error) }
+        })?;
+        let (head, body) = response.into_parts();
+        let body = drive(&mut self.driver, read(body, limit)).await?;
+        self.idle_since = Instant::now();
+        Ok(Reply { status: head.status, headers: head.headers, body })
+    }
+}
+
+/// Polls the connection as long as `answer` is waited for.
+async fn drive<F: Future>(driver: &mut Option<Driver>, answer: F) -> F::Output {
+    let mut answer = pin!(answer);
+    poll_fn(|cx| {
+        let ended = driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready());
+        if ended {
+            // How it ended is told to `answer` as well.
+            *driver = None;
+        }
+        answer.as_mut().poll(cx)
+    })
+    .await
+}
+
+async fn read(mut body: Incoming, limit: usize) -> Result<Vec<u8>, Broken> {
+    let announced = body.size_hint().lower();
+    if usize::try_from(announced).map_or(true, |announced| announced > limit) {
+        return Err(Broken::TooLarge);
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(announced.min(RESERVED)).unwrap_or_default());
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(Broken::Midway)?.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(Broken::TooLarge);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,80 @@
+//! Where a blocking query goes on from. Pure.
+//!
+//! A server that was restarted without its data, or another one, counts from lower numbers. A
+//! query with an index above the server's sleeps through changes until its time is over, so that an
+//! index that went back starts the watch again. Only an answer with status 200 gets here: failed
+//! reads carry an `X-Consul-Index: 1` that means nothing.
+
+use crate::Cursor;
+
+/// What the index of an answer means for the watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Step {
+    /// Where to go on from.
+    pub(super) cursor: Cursor,
+    /// The index is lower than the one that was sent.
+    pub(super) went_back: bool,
+}
+
+/// Judges the `X-Consul-Index` of an answer to a query that was sent with `sent`.
+pub(super) fn step(sent: Cursor, header: Option<&str>) -> Step {
+    match header.and_then(|text| text.parse::<u64>().ok()) {
+        Some(index) if index < sent.0 => Step { cursor: Cursor::START, went_back: true },
+        Some(index) => Step { cursor: Cursor(index), went_back: false },
+        None => Step { cursor: Cursor::START, went_back: false },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(sent: u64, header: Option<&str>, cursor: u64, went_back: bool) {
+        let expected = Step { cursor: Cursor(cursor), went_back };
+        assert_eq!(step(Cursor(sent), header), expected, "sent {sent}, header {header:?}");
+    }
+
+    #[test]
+    fn the_watch_goes_on_from_the_index_of_the_answer() {
+        check(0, Some("23"), 23, false);
+        check(23, Some("24"), 24, false);
+        check(23, Some("23"), 23, false);
+        check(0, Some("18446744073709551615"), u64::MAX, false);
+    }
+
+    #[test]
+    fn an_index_that_went_back_starts_the_watch_again() {
+        check(33, Some("12"), 0, true);
+        check(33, Some("32"), 0, true);
+    }
+
+    #[test]
+    fn a_zero_index_starts_the_watch_again() {
+        check(33, Some("0"), 0, true);
+        check(0, Some("0"), 0, false);
+    }
+
+    #[test]
+    fn an_absent_or_unreadable_index_starts_the_watch_again() {
+        for header in [None, Some(""), Some("x"), Some("-1"), Some("1.5"), Some("18446744073709551616")] {
+            check(33, header, 0, false);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_next_query_never_asks_above_the_server_s_index(sent: u64, index: u64) {
+            let step = step(Cursor(sent), Some(&index.to_string()));
+            prop_assert!(step.cursor.index() <= index);
+            prop_assert_eq!(step.went_back, index < sent);
+            prop_assert!(!step.went_back || step.cursor == Cursor::START);
+        }
+
+        #[test]
+        fn no_header_text_panics(sent: u64, header: String) {
+            step(Cursor(sent), Some(&header));
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What an answer with another status than expected says, and what to do about it. Pure.
+
+use crate::Error;
+
+/// Most characters of Consul's text that are kept.
+const MAX_TEXT: usize = 300;
+
+/// What each known text of Consul's means to the reader. The first that is contained wins.
+const HINTS: &[(u16, &str, &str)] = &[
+    (
+        403,
+        "ACL not found",
+        "the token is unknown or was deleted: check CONSUL_HTTP_TOKEN or registry.consul.token_file",
+    ),
+    (
+        403,
+        "",
+        "the token's policy must allow service:read and node:read to discover, service:write to register",
+    ),
+    (429, "", "the agent limits the rate of requests: see its `limits` settings"),
+    (500, "No path to datacenter", "no such datacenter, or it is not joined: check `datacenter`"),
+    (500, "No known Consul servers", "the agent has not joined a cluster: check its retry_join"),
+    (500, "No cluster leader", "the servers are electing a leader or have lost their quorum"),
+    (500, "Unknown check", "the agent no longer holds the check: register again"),
+    (500, "does not have associated TTL", "the agent no longer holds the check: register again"),
+    (500, "Unknown service", "the agent does not hold this service"),
+    (500, "rpc error", "the agent could not reach a server: usually a server left or an election is on"),
+    (
+        400,
+        "unknown field",
+        "this Consul does not know a field that was sent: its version is too old or too new",
+    ),
+    (301, "", "the name in the path is not one that Consul can serve, as `.`, `..` or `a//b`"),
+];
+
+/// Makes the error of an answer with `status` and `body`.
+pub(super) fn refused(request: String, status: u16, body: &[u8]) -> Error {
+    let text = readable(body);
+    let hint =
+        HINTS.iter().find(|(of, words, _)| *of == status && text.contains(words)).map(|(_, _, hint)| *hint);
+    Error::Refused { request, status, text, hint }
+}
+
+/// One line of at most [`MAX_TEXT`] characters, fit for a log.
+fn readable(body: &[u8]) -> String {
+    // Cut before decoding: an error page may be as long as an answer may be.
+    let start = &body[..body.len().min(MAX_TEXT * 4)];
+    let line: String = String::from_utf8_lossy(start)
+        .split(|c: char| c.is_control() || c.is_whitespace())
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
+    if line.chars().count() <= MAX_TEXT {
+        return line;
+    }
+    line.chars().take(MAX_TEXT - 1).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(status: u16, body: &str, hint: Option<&str>) -> Error {
+        let error = refused("GET /v1/x".into(), status, body.as_bytes());
+        let Error::Refused { hint: given, .. } = &error else { panic!("{error:?}") };
+        match hint {
+            Some(words) => assert!(given.is_some_and(|given| given.contains(words)), "{body}: {given:?}"),
+            None => assert_eq!(*given, None, "{body}"),
+        }
+        error
+    }
+
+    #[test]
+    fn known_texts_come_with_what_to_do() {
+        check(403, "ACL not found", Some("token is unknown"));
+        check(403, "Permission denied", Some("node:read"));
+        check(403, "Permission denied: Missing service:write on web", Some("service:write"));
+        check(500, "No path to datacenter", Some("datacenter"));
+        check(500, "No known Consul servers", Some("retry_join"));
+        check(500, "rpc error making call: No cluster leader", Some("electing"));
+        check(500, "rpc error making call: EOF", Some("server"));
+        check(500, "CheckID \"service:a\" does not have associated TTL", Some("register again"));
+        check(500, "Unknown check \"service:a\"", Some("register again"));
+        check(429, "Your request is rate limited", Some("limits"));
+        check(500, "something new", None);
+        check(418, "", None);
+    }
+
+    #[test]
+    fn the_text_is_one_line_of_at_most_300_characters() {
+        let long = "é\u{1b}[31m\n\t".repeat(1000);
+        let error = check(500, &long, None);
+        let Error::Refused { text, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(text.chars().count(), MAX_TEXT);
+        assert!(!text.contains(char::is_control), "{text:?}");
+        assert!(text.ends_with('…'));
+    }
+
+    #[test]
+    fn the_error_reads_as_one_sentence() {
+        let error = check(403, "ACL not found", Some("unknown"));
+        assert!(error.to_string().starts_with("GET /v1/x answered 403: ACL not found (the token"), "{error}");
+        assert_eq!(error.label(), "forbidden");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_body_panics(status: u16, body: Vec<u8>) {
+            refused(String::new(), status, &body).to_string();
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The shapes of Consul's answers, and what they mean. Pure.
+//!
+//! Consul writes an empty map as `null`, as `{}` or not at all depending on the endpoint, so that
+//! every field but a service's identity may be absent or null. Unknown fields are skipped: newer
+//! versions add some.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use outrigger_config::Weights;
+use serde::{Deserialize, Deserializer};
+
+use crate::{Held, Instance, InstanceId, Status, Unusable, resolve::Listed};
+
+/// Reads the body of `/v1/health/service/:name`.
+pub(super) fn health_service(body: &[u8]) -> serde_json::Result<Vec<Listed>> {
+    let entries: Option<Vec<Entry>> = serde_json::from_slice(body)?;
+    Ok(entries.unwrap_or_default().into_iter().map(Entry::listed).collect())
+}
+
+/// Reads the body of `/v1/agent/service/:id`.
+pub(super) fn agent_service(body: &[u8]) -> serde_json::Result<Held> {
+    serde_json::from_slice::<Service>(body).map(Service::held)
+}
+
+/// Reads the body of `/v1/agent/services`.
+pub(super) fn agent_services(body: &[u8]) -> serde_json::Result<Vec<Held>> {
+    let services: Option<BTreeMap<String, Service>> = serde_json::from_slice(body)?;
+    Ok(services.unwrap_or_default().into_values().map(Service::held).collect())
+}
+
+/// Reads the body of `/v1/status/leader`: empty while there is none.
+pub(super) fn leader(body: &[u8]) -> serde_json::Result<Option<String>> {
+    let leader: Option<String> = serde_json::from_slice(body)?;
+    Ok(leader.filter(|address| !address.is_empty()))
+}
+
+/// Reads the body of `/v1/agent/self`.
+pub(super) fn agent_self(body: &[u8]) -> serde_json::Result<super::AgentSelf> {
+    serde_json::from_slice::<SelfBody>(body).map(|body| super::AgentSelf {
+        node: body.config.node_name,
+        datacenter: body.config.datacenter,
+        version: body.config.version,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    node: Node,
+    service: Service,
+    #[serde(default, deserialize_with = "or_default")]
+    checks: Vec<Check>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Node {
+    node: Arc<str>,
+    #[serde(default, deserialize_with = "or_default")]
+    address: Arc<str>,
+    #[serde(default, deserialize_with = "or_default")]
+    datacenter: Arc<str>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Service {
+    #[serde(rename = "ID")]
+    id: Arc<str>,
+    #[serde(default, deserialize_with = "or_default")]
+    service: String,
+    #[serde(default, deserialize_with = "or_default")]
+    tags: Vec<Arc<str>>,
+    #[serde(default, deserialize_with = "or_default")]
+    meta: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_default")]
+    port: i64,
+    #[serde(default, deserialize_with = "or_default")]
+    address: Arc<str>,
+    #[serde(default, deserialize_with = "or_default")]
+    weights: ListedWeights,
+    #[serde(default, deserialize_with = "or_default")]
+    create_index: u64,
+    #[serde(default, deserialize_with = "or_default")]
+    content_hash: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ListedWeights {
+    passing: i64,
+    warning: i64,
+}
+
+impl Default for ListedWeights {
+    fn default() -> Self {
+        Self { passing: 1, warning: 1 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Check {
+    #[serde(rename = "CheckID", default, deserialize_with = "or_default")]
+    id: String,
+    #[serde(default, deserialize_with = "or_default")]
+    status: String,
+    #[serde(rename = "Type", default, deserialize_with = "or_default")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SelfBody {
+    config: SelfConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SelfConfig {
+    #[serde(default, deserialize_with = "or_default")]
+    node_name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    datacenter: String,
+    #[serde(default, deserialize_with = "or_default")]
+    version: String,
+}
+
+/// `null` is as good as nothing.
+fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(value: D) -> Result<T, D::Error> {
+    Option::deserialize(value).map(Option::unwrap_or_default)
+}
+
+impl Entry {
+    fn listed(self) -> Listed {
+        let status = worst(&self.checks);
+        let service = self.service;
+        let host = if service.address.is_empty() { self.node.address } else { service.address };
+        let id = InstanceId { datacenter: self.node.datacenter, node: self.node.node, id: service.id };
+        let instance = Instance {
+            id,
+            addr: Err(Unusable::NoAddress),
+            tags: service.tags.into(),
+            meta: Arc::new(service.meta),
+            weights: service.weights.settle(),
+            status,
+            create_index: service.create_index,
+        };
+        Listed { host, port: service.port, instance }
+    }
+}
+
+impl Service {
+    fn held(self) -> Held {
+        Held {
+            id: self.id.as_ref().to_owned(),
+            name: self.service,
+            address: Some(self.address.as_ref().to_owned()).filter(|address| !address.is_empty()),
+            port: self.port,
+            tags: self.tags.iter().map(|tag| tag.as_ref().to_owned()).collect(),
+            meta: self.meta,
+            weights: self.weights.settle(),
+            hash: self.content_hash,
+        }
+    }
+}
+
+impl ListedWeights {
+    fn settle(&self) -> Weights {
+        let within = |weight: i64, least: u16| {
+            u16::try_from(weight.clamp(i64::from(least), i64::from(u16::MAX))).unwrap_or(u16::MAX)
+        };
+        Weights { passing: within(self.passing, 1), warning: within(self.warning, 0) }
+    }
+}
+
+/// The worst of all checks, the node's included: a dead node turns only its `serfHealth` critical
+/// and leaves the service's own check at what it last said.
+fn worst(checks: &[Check]) -> Status {
+    checks.iter().map(Check::status).max().unwrap_or(Status::Passing)
+}
+
+impl Check {
+    fn status(&self) -> Status {
+        if self.is_maintenance() {
+            return Status::Maintenance;
+        }
+        match self.status.as_str() {
+            "passing" => Status::Passing,
+            "warning" => Status::Warning,
+            // Also what a newer Consul may come up with: not known to be well is not well.
+            _ => Status::Critical,
+        }
+    }
+
+    fn is_maintenance(&self) -> bool {
+        self.kind == "maintenance"
+            || self.id == "_node_maintenance"
+            || self.id.starts_with("_service_maintenance:")
+    }
+}

@@ -1,0 +1,1 @@
+//! Static instances of a file.

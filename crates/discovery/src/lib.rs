@@ -1,1 +1,36 @@
-//! discovery
+//! Keeps the last good answer for each service and tells followers when it changes.
+//!
+//! [`Discovery::follow`] gives a [`Follower`]: while one lives, one watcher per service asks the
+//! registry again and again ([`watcher`](self) is the loop, [`Registry::watch`] the question) and
+//! puts each new answer behind one swap. Readers load that swap; they never lock, and they never
+//! wait for the registry. An update of one service touches that service's entry and nothing else.
+//!
+//! What it declines to do: it chooses no instance, opens no connection, and does not decide when a
+//! service is no longer needed (that is the last follower's drop). It forgets nothing because the
+//! registry is silent: the last good answer stays for as long as the silence lasts, and
+//! [`ServiceStatus`] says how old it is.
+//!
+//! Metrics are listed in [`metrics`].
+//!
+//! [`Registry::watch`]: outrigger_registry::Registry::watch
+
+mod admit;
+mod discovery;
+mod entry;
+mod follower;
+pub mod metrics;
+mod outage;
+mod pacer;
+mod snapshot;
+mod status;
+mod table;
+mod watcher;
+
+#[cfg(test)]
+mod testing;
+
+pub use discovery::Discovery;
+pub use follower::Follower;
+pub use snapshot::{Counts, Knowledge, Snapshot};
+pub use status::ServiceStatus;
+pub use table::{Kind, Refused};

@@ -1,0 +1,180 @@
+//! What discovery counts.
+//!
+//! Per service, computed when it is scraped, so that an age is true while its watcher is blocked and
+//! a series goes with its service. Only services that are declared or ever had an instance have
+//! series: a made-up name never becomes a label. `datacenter` is empty for the registry's default.
+//!
+//! | metric | labels | meaning |
+//! |---|---|---|
+//! | `outrigger_table_age_seconds` | service, datacenter | time for which the content was not confirmed; absent before the first answer |
+//! | `outrigger_table_index` | service, datacenter | the registry's index of the last good answer |
+//! | `outrigger_table_instances` | service, datacenter, status | instances known: `passing`, `warning`, `critical`, `maintenance` |
+//! | `outrigger_table_updates_total` | service, datacenter, result | answers: `accepted`, `unchanged` |
+//! | `outrigger_watched_services` | kind | services watched: `declared`, `on_demand` |
+//!
+//! For the loop as a whole:
+//!
+//! | metric | labels | meaning |
+//! |---|---|---|
+//! | `outrigger_watch_errors_total` | error | failed questions, by [`Error::label`](outrigger_registry::Error::label) |
+//! | `outrigger_watch_stale_answers_total` | | answers taken from any server while the leader's failed |
+//! | `outrigger_watch_index_resets_total` | | times an index went back |
+//! | `outrigger_watch_limited_total` | | questions held up because answers came too fast |
+//! | `outrigger_watch_refused_total` | reason | follows refused: `too_many_services`, `too_many_unknown`, `shutting_down` |
+
+use std::sync::Arc;
+
+use outrigger_registry::Error;
+use prometheus::{
+    GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use crate::{
+    Kind, Refused,
+    table::{Row, Table, now},
+};
+
+/// The counters of the loop.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    errors: IntCounterVec,
+    refused: IntCounterVec,
+    pub(crate) stale_answers: IntCounter,
+    pub(crate) index_resets: IntCounter,
+    pub(crate) limited: IntCounter,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry, table: Arc<Table>) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            errors: IntCounterVec::new(
+                Opts::new("outrigger_watch_errors_total", "Questions to the registry that failed."),
+                &["error"],
+            )?,
+            refused: IntCounterVec::new(
+                Opts::new("outrigger_watch_refused_total", "Services that were not watched, by reason."),
+                &["reason"],
+            )?,
+            stale_answers: IntCounter::new(
+                "outrigger_watch_stale_answers_total",
+                "Answers taken from any server while the leader's failed.",
+            )?,
+            index_resets: IntCounter::new(
+                "outrigger_watch_index_resets_total",
+                "Times the registry's index went back.",
+            )?,
+            limited: IntCounter::new(
+                "outrigger_watch_limited_total",
+                "Questions held up because answers came too fast.",
+            )?,
+        };
+        registry.register(Box::new(metrics.errors.clone()))?;
+        registry.register(Box::new(metrics.refused.clone()))?;
+        registry.register(Box::new(metrics.stale_answers.clone()))?;
+        registry.register(Box::new(metrics.index_resets.clone()))?;
+        registry.register(Box::new(metrics.limited.clone()))?;
+        let descriptions = Families::new()?.descriptions();
+        registry.register(Box::new(TableCollector { table, descriptions }))?;
+        Ok(metrics)
+    }
+
+    pub(crate) fn failed(&self, error: &Error) {
+        self.errors.with_label_values(&[error.label()]).inc();
+    }
+
+    pub(crate) fn refused(&self, refused: Refused) {
+        self.refused.with_label_values(&[refused.label()]).inc();
+    }
+}
+
+/// Reads the table when it is scraped.
+#[derive(Debug)]
+struct TableCollector {
+    table: Arc<Table>,
+    descriptions: Vec<Desc>,
+}
+
+impl Collector for TableCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Ok(families) = Families::new() else {
+            return Vec::new(); // out of reach: the same call passed at registration
+        };
+        self.table.rows().iter().for_each(|row| families.add(row));
+        families.collect()
+    }
+}
+
+/// One scrape's worth of the metrics per service.
+#[derive(Debug)]
+struct Families {
+    age: GaugeVec,
+    index: GaugeVec,
+    instances: IntGaugeVec,
+    updates: IntCounterVec,
+    watched: IntGaugeVec,
+}
+
+impl Families {
+    fn new() -> Result<Self, prometheus::Error> {
+        let families = Self {
+            age: GaugeVec::new(
+                Opts::new("outrigger_table_age_seconds", "Time for which the content was not confirmed."),
+                &["service", "datacenter"],
+            )?,
+            index: GaugeVec::new(
+                Opts::new("outrigger_table_index", "The registry's index of the last good answer."),
+                &["service", "datacenter"],
+            )?,
+            instances: IntGaugeVec::new(
+                Opts::new("outrigger_table_instances", "Instances known, by health."),
+                &["service", "datacenter", "status"],
+            )?,
+            updates: IntCounterVec::new(
+                Opts::new("outrigger_table_updates_total", "Answers of the registry, by result."),
+                &["service", "datacenter", "result"],
+            )?,
+            watched: IntGaugeVec::new(
+                Opts::new("outrigger_watched_services", "Services watched, by why."),
+                &["kind"],
+            )?,
+        };
+        for kind in [Kind::Declared, Kind::OnDemand] {
+            families.watched.with_label_values(&[kind.label()]); // 0 is a value too
+        }
+        Ok(families)
+    }
+
+    fn add(&self, row: &Row) {
+        self.watched.with_label_values(&[row.kind.label()]).inc();
+        let (entry, query) = (&row.entry, &row.entry.query);
+        let Some(age) = entry.heard_ago(now()).filter(|_| row.named()) else { return };
+        let (service, datacenter) = (&*query.service, query.datacenter.as_deref().unwrap_or_default());
+        self.age.with_label_values(&[service, datacenter]).set(age.as_secs_f64());
+        self.index.with_label_values(&[service, datacenter]).set(entry.index() as f64);
+        for (status, count) in entry.snapshot().counts().by_status() {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.instances.with_label_values(&[service, datacenter, status.label()]).set(count);
+        }
+        for (result, count) in row.updates() {
+            self.updates.with_label_values(&[service, datacenter, result]).inc_by(count);
+        }
+    }
+
+    fn collectors(&self) -> [&dyn Collector; 5] {
+        [&self.age, &self.index, &self.instances, &self.updates, &self.watched]
+    }
+
+    fn descriptions(&self) -> Vec<Desc> {
+        self.collectors().iter().flat_map(|metric| metric.desc()).cloned().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.collectors().iter().flat_map(|metric| metric.collect()).collect()
+    }
+}

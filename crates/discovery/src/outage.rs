@@ -1,0 +1,57 @@
+//! Says once that the registry is gone and once that it is back, for all watchers together: a
+//! hundred watched services lose it at the same moment, and one line is enough.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use outrigger_registry::Error;
+
+/// Whom a failed question is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The registry as a whole: it is gone, mute, or has no leader.
+    Registry,
+    /// This question: it is refused, or its answer cannot be read.
+    Question,
+}
+
+impl Trouble {
+    pub(crate) fn of(error: &Error) -> Self {
+        match error {
+            Error::Connect { .. } | Error::Timeout { .. } | Error::Exchange { .. } => Self::Registry,
+            Error::Refused { status, .. } if *status >= 500 => Self::Registry,
+            Error::Refused { .. } | Error::Malformed { .. } | Error::TooLarge { .. } | Error::File { .. } => {
+                Self::Question
+            }
+        }
+    }
+}
+
+/// Whether the registry is gone, as far as any watcher knows.
+#[derive(Debug, Default)]
+pub(crate) struct Outage {
+    since: Mutex<Option<Instant>>,
+}
+
+impl Outage {
+    /// A question failed by [`Trouble::Registry`]. Whether that is news.
+    pub(crate) fn failed(&self, now: Instant) -> bool {
+        let mut since = self.lock();
+        let news = since.is_none();
+        since.get_or_insert(now);
+        news
+    }
+
+    /// A question of `asked_at` was answered: how long the registry was gone, if that ends an outage.
+    /// One asked before the outage ends none: a stopping server answers what still waits.
+    pub(crate) fn answered(&self, asked_at: Instant, now: Instant) -> Option<Duration> {
+        let mut since = self.lock();
+        since.take_if(|since| asked_at >= *since).map(|since| now.saturating_duration_since(since))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

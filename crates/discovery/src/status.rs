@@ -1,0 +1,39 @@
+//! What the admin pages show of a watched service.
+
+use std::time::Duration;
+
+use outrigger_registry::Query;
+
+use crate::{Counts, Kind, Knowledge};
+
+/// Where the watch of one service stands, at the moment of the call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceStatus {
+    /// Which service.
+    pub query: Query,
+    /// [`Kind::Declared`] while any follower declared it.
+    pub kind: Kind,
+    /// How many followers share its watch.
+    pub followers: usize,
+    /// Whether the registry has answered at all.
+    pub knowledge: Knowledge,
+    /// The snapshot's version.
+    pub version: u64,
+    /// Its instances by health.
+    pub instances: Counts,
+    /// Age of the content. `None` before the first answer.
+    pub learned_ago: Option<Duration>,
+    /// Time for which the content has not been confirmed: since the last good answer, plus the age
+    /// that a stale answer admitted to. `None` before the first answer. Up to the registry's
+    /// longest wait and a little is usual, for an unchanged service is confirmed that rarely.
+    pub heard_ago: Option<Duration>,
+    /// The registry's index in the last good answer; 0 when it has none.
+    pub index: u64,
+    /// Why the last question failed, with its causes. `None`: it did not.
+    pub error: Option<String>,
+    /// Questions in a row that failed with the default consistency. The stale reads made meanwhile
+    /// neither count nor end the row.
+    pub failures: u32,
+    /// Whether the server of the last good answer knew a leader.
+    pub known_leader: bool,
+}

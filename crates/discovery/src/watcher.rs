@@ -1,0 +1,312 @@
+//! The loop that keeps one service's entry current.
+//!
+//! Ask, judge the answer, ask again. The rules, and where they come from:
+//!
+//! - **Wait** between 2/3 and all of the registry's longest wait, so that watches started together
+//!   drift apart. It is bounded at all because some changes wake nobody (an instance re-registered
+//!   under another name).
+//! - **A full re-read** every 5 min ± 20 %, for the same reason: there the blocked answer itself is
+//!   wrong, and only a question without a cursor brings the truth.
+//! - **The cursor is forgotten** when the index went back (a query with an index from the future
+//!   sleeps through every change) and after any error (the index may belong to another life of the
+//!   registry).
+//! - **On an error** the last good answer stays. The next question comes after a back-off of
+//!   250 ms → 30 s with full jitter.
+//! - **No leader**: from the second error in a row on, each error that another server could make
+//!   good is followed by one stale read. The default consistency is asked for again each time,
+//!   because a stale watch hears of changes some 75 ms later.
+//! - **Answers that come too fast** are limited: see [`crate::pacer`].
+
+use std::{
+    error::Error as _,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use outrigger_registry::{Consistency, Cursor, Error, Registry, Watched};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::{
+    Kind, Snapshot,
+    admit::{Held, Offer, Verdict, admit},
+    entry::Entry,
+    metrics::Metrics,
+    outage::{Outage, Trouble},
+    pacer::{Brought, Pacer},
+    table::{Table, now},
+};
+
+/// Declared services are not all asked for in the same instant. A request that waits for its answer
+/// is not made to wait longer.
+const START_JITTER: Duration = Duration::from_millis(100);
+const REREAD: Duration = Duration::from_secs(300);
+const BACKOFF_BASE: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Errors in a row after which a stale read is tried.
+const LEADERLESS: u32 = 2;
+/// Consul takes a wait of 0 for its default, 5 min.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+
+/// What all watchers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    registry: Arc<dyn Registry>,
+    table: Arc<Table>,
+    pub(crate) metrics: Metrics,
+    outage: Outage,
+}
+
+impl Shared {
+    pub(crate) fn new(registry: Arc<dyn Registry>, table: Arc<Table>, metrics: Metrics) -> Self {
+        Self { registry, table, metrics, outage: Outage::default() }
+    }
+}
+
+/// The one writer of an entry.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+    kind: Kind,
+    pacer: Pacer,
+    cursor: Cursor,
+    reread_at: Instant,
+    failures: u32,
+    trouble: Option<Trouble>,
+}
+
+/// One question that is out.
+#[derive(Debug, Clone, Copy)]
+struct Question {
+    cursor: Cursor,
+    consistency: Consistency,
+    wait: Duration,
+    asked_at: Instant,
+}
+
+impl Watcher {
+    pub(crate) fn new(shared: Arc<Shared>, entry: Arc<Entry>, kind: Kind) -> Self {
+        let now = now();
+        Self {
+            shared,
+            entry,
+            kind,
+            pacer: Pacer::new(now),
+            cursor: Cursor::START,
+            reread_at: now,
+            failures: 0,
+            trouble: None,
+        }
+    }
+
+    /// Runs until `stop`; a question that is out is then dropped.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.watch()).await;
+    }
+
+    async fn watch(&mut self) {
+        if self.kind == Kind::Declared {
+            sleep(START_JITTER.mul_f64(fastrand::f64())).await;
+        }
+        loop {
+            self.pace().await;
+            let question = self.next_question();
+            match self.ask(question).await {
+                Ok(answer) => self.heard(question, answer),
+                Err(error) => self.recover(error).await,
+            }
+        }
+    }
+
+    async fn pace(&mut self) {
+        let pause = self.pacer.take(now());
+        if pause > Duration::ZERO {
+            self.shared.metrics.limited.inc();
+            sleep(pause).await;
+        }
+    }
+
+    fn next_question(&mut self) -> Question {
+        let now = now();
+        if now >= self.reread_at {
+            self.cursor = Cursor::START;
+        }
+        let longest = self.shared.registry.longest_wait();
+        let wait = longest.mul_f64(2.0 / 3.0 + fastrand::f64() / 3.0);
+        // Not past the next re-read, however long the waits are set.
+        let wait = match self.reread_at.saturating_duration_since(now) {
+            Duration::ZERO => wait,
+            until_reread => wait.min(until_reread),
+        };
+        let wait = wait.max(SHORTEST_WAIT);
+        Question { cursor: self.cursor, consistency: Consistency::Default, wait, asked_at: now }
+    }
+
+    async fn ask(&self, question: Question) -> Result<Watched, Error> {
+        let Question { cursor, consistency, wait, .. } = question;
+        self.shared.registry.watch(&self.entry.query, cursor, consistency, wait).await
+    }
+
+    /// Takes an answer of the default consistency.
+    fn heard(&mut self, question: Question, answer: Watched) {
+        let now = now();
+        let index = answer.cursor.index();
+        let went_back = answer.went_back || index != 0 && index < self.entry.index();
+        if went_back {
+            self.shared.metrics.index_resets.inc();
+            let (service, was) = (&self.entry.query, self.entry.index());
+            info!(%service, was, index, "the registry's index went back, reading again from the start");
+        }
+        if question.cursor == Cursor::START {
+            self.reread_at = now + REREAD.mul_f64(0.8 + 0.4 * fastrand::f64());
+        }
+        // An answer to a question without a cursor is fresh whatever its index.
+        self.cursor =
+            if went_back && question.cursor != Cursor::START { Cursor::START } else { answer.cursor };
+        let changed = self.take(answer, question.consistency, now);
+        self.pacer.answered(Brought::of(
+            changed,
+            now.saturating_duration_since(question.asked_at),
+            question.wait,
+        ));
+        self.recovered(question.asked_at, now);
+    }
+
+    /// After an error: tell, try another server where that may help, and pause.
+    async fn recover(&mut self, error: Error) {
+        self.cursor = Cursor::START;
+        self.failures = self.failures.saturating_add(1);
+        self.failed(&error);
+        if self.failures >= LEADERLESS && Trouble::of(&error) == Trouble::Registry {
+            self.ask_any_server().await;
+        }
+        sleep(backoff(self.failures)).await;
+    }
+
+    async fn ask_any_server(&mut self) {
+        let question = Question { consistency: Consistency::Stale, ..self.next_question() };
+        match self.ask(question).await {
+            Ok(answer) => {
+                self.shared.metrics.stale_answers.inc();
+                self.take(answer, question.consistency, now());
+            }
+            Err(error) => {
+                self.shared.metrics.failed(&error);
+                debug!(service = %self.entry.query, error = %in_full(&error), "stale read failed");
+            }
+        }
+    }
+
+    /// Judges an answer and keeps it, or not. Whether it changed anything.
+    fn take(&self, answer: Watched, consistency: Consistency, now: Instant) -> bool {
+        let index = answer.cursor.index();
+        let held = self.entry.snapshot();
+        let offer = Offer { instances: answer.instances, index, stale: consistency == Consistency::Stale };
+        let verdict = admit(&Held { snapshot: &held, index: self.entry.index() }, offer);
+        let changed = matches!(verdict, Verdict::Accept(_));
+        match verdict {
+            Verdict::Behind => {
+                debug!(service = %self.entry.query, index, "stale answer is older than the table");
+                return false;
+            }
+            Verdict::Unchanged => {
+                self.entry.unchanged.fetch_add(1, Relaxed);
+            }
+            Verdict::Accept(instances) => self.publish(instances, now),
+        }
+        self.entry.update_contact(|contact| {
+            contact.index = index;
+            contact.known_leader = answer.known_leader;
+            contact.heard_at = now.checked_sub(answer.age.unwrap_or_default()).or(Some(now));
+        });
+        changed
+    }
+
+    fn publish(&self, instances: Arc<[outrigger_registry::Instance]>, now: Instant) {
+        let was_known = self.entry.ever_had_instances();
+        self.entry.accepted.fetch_add(1, Relaxed);
+        let snapshot = self.entry.publish(instances, now);
+        if !was_known && self.entry.ever_had_instances() {
+            self.shared.table.became_known(&self.entry.query);
+        }
+        self.log_change(&snapshot);
+    }
+
+    fn log_change(&self, snapshot: &Snapshot) {
+        let service = &self.entry.query;
+        if !self.entry.ever_had_instances() {
+            debug!(%service, "the registry knows no such service");
+            return;
+        }
+        let counts = snapshot.counts();
+        info!(
+            %service,
+            version = snapshot.version,
+            passing = counts.passing,
+            warning = counts.warning,
+            critical = counts.critical,
+            maintenance = counts.maintenance,
+            "service changed"
+        );
+    }
+
+    /// Counts and shows an error; logs it where it is news.
+    fn failed(&mut self, error: &Error) {
+        self.shared.metrics.failed(error);
+        let (service, text, now) = (&self.entry.query, in_full(error), now());
+        let stale_for = self.entry.heard_ago(now);
+        let trouble = Trouble::of(error);
+        let news = self.trouble.replace(trouble) != Some(trouble);
+        match trouble {
+            Trouble::Registry if news && self.shared.outage.failed(now) => {
+                warn!(%service, error = text, ?stale_for, "registry unreachable, serving last snapshots");
+            }
+            Trouble::Question if news => {
+                warn!(%service, error = text, ?stale_for, "watch failed, serving last snapshot");
+            }
+            Trouble::Registry | Trouble::Question => {
+                debug!(%service, error = text, ?stale_for, "watch failed again")
+            }
+        }
+        self.entry.update_contact(|contact| {
+            contact.error = Some(text);
+            contact.failures = self.failures;
+        });
+    }
+
+    /// Ends whatever trouble there was.
+    fn recovered(&mut self, asked_at: Instant, now: Instant) {
+        if let Some(gone_for) = self.shared.outage.answered(asked_at, now) {
+            info!(service = %self.entry.query, ?gone_for, "registry answers again");
+        }
+        let Some(trouble) = self.trouble.take() else { return };
+        if trouble == Trouble::Question {
+            info!(service = %self.entry.query, failures = self.failures, "watch works again");
+        }
+        self.failures = 0;
+        self.entry.update_contact(|contact| {
+            contact.error = None;
+            contact.failures = 0;
+        });
+    }
+}
+
+/// The pause after the `failures`-th error in a row: full jitter.
+fn backoff(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    let ceiling = BACKOFF_BASE.saturating_mul(1 << doublings).min(BACKOFF_MAX);
+    ceiling.mul_f64(fastrand::f64())
+}
+
+/// An error with its causes: each `Display` is one level.
+fn in_full(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

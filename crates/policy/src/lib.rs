@@ -1,1 +1,32 @@
-//! policy
+//! Decides: which endpoint takes a request, whether a failed attempt is made again, when a service is
+//! not called at all.
+//!
+//! Nothing here acts. There is no I/O, no clock, no log and no source of randomness: `now` and
+//! `random` are arguments, so every decision can be repeated in a test and explained afterwards.
+//! Settings arrive checked (`outrigger_config`); inside, a value is already right.
+//!
+//! | module | its question |
+//! |---|---|
+//! | [`balance`] | which endpoint is next? |
+//! | [`outcome`] | what became of an attempt, and whom does it blame? |
+//! | [`retry`] | is it made again? |
+//! | [`backoff`] | after how long? |
+//! | [`budget`] | can the service afford it? |
+//! | [`deadline`] | until when may the app be kept waiting? |
+//! | [`breaker`] | is the service called at all? |
+
+pub mod backoff;
+pub mod balance;
+pub mod breaker;
+pub mod budget;
+pub mod deadline;
+pub mod outcome;
+pub mod retry;
+mod window;
+
+pub use backoff::Backoff;
+pub use balance::{Balancer, Cursor};
+pub use breaker::Breaker;
+pub use budget::Budget;
+pub use deadline::Deadline;
+pub use outcome::{Outcome, Sent, Verdict};

@@ -1,0 +1,109 @@
+//! In turn, by weight: exact over a cycle, and smooth within it.
+//!
+//! The weights, divided by their greatest common divisor, are turns per cycle. All turns are laid out
+//! once, so that a pick is one read; the usual smooth-weighted recurrence (nginx's) costs a look at
+//! every endpoint per pick, or n·W for a whole cycle.
+//!
+//! **Smooth.** Endpoints of one weight w form a class; m of them have m·w turns, whose ideal places in
+//! a cycle of W are (2k+1)·W/(2mw), and take them one after the other. A counting sort by those places
+//! is the table. Treating each endpoint by itself would be simpler and put all the light ones on the
+//! same ideal place in the middle of the cycle: 1, 1, 3 would become C A B C C rather than C A C B C.
+//! Before any place x each class has had within ½ of its due, so with c different weights no turn is
+//! further than c/2 + 1 from its ideal place, and c is small: W ≥ c(c+1)/2.
+//!
+//! **Bounded.** A cycle has at most 65,536 turns (256 KiB), or as many as there are endpoints. Greater
+//! weights are scaled down, to no less than one turn each, and the error is published.
+
+use super::{cursor::Counter, ring::Ring};
+
+/// Most turns in a cycle whose shares are exact.
+const MAX_TURNS: u64 = 65_536;
+
+/// A cycle with turns by weight.
+#[derive(Debug)]
+pub(super) struct Weighted {
+    ring: Ring,
+    error: f64,
+}
+
+impl Weighted {
+    pub(super) fn new(weights: &[u32]) -> Self {
+        let exact = reduced(weights);
+        let total: u64 = exact.iter().sum();
+        if total <= MAX_TURNS {
+            return Self { ring: Ring::new(lay_out(&exact)), error: 0.0 };
+        }
+        let scaled = scaled(&exact, total);
+        let error = greatest_error(&exact, &scaled);
+        Self { ring: Ring::new(lay_out(&scaled)), error }
+    }
+
+    pub(super) fn error(&self) -> f64 {
+        self.error
+    }
+
+    #[inline]
+    pub(super) fn pick(&self, counter: &Counter, random: u64, ok: impl Fn(usize) -> bool) -> Option<usize> {
+        self.ring.pick(counter, random, ok)
+    }
+}
+
+/// The weights divided by their greatest common divisor.
+fn reduced(weights: &[u32]) -> Vec<u64> {
+    let divisor = weights.iter().fold(0, |divisor, &weight| gcd(divisor, weight)).max(1);
+    weights.iter().map(|&weight| u64::from(weight / divisor)).collect()
+}
+
+fn gcd(mut a: u32, mut b: u32) -> u32 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// Shares of a cycle of about [`MAX_TURNS`], rounded to the nearest; whoever had a share keeps one.
+fn scaled(weights: &[u64], total: u64) -> Vec<u64> {
+    let share = |weight: u64| (weight * MAX_TURNS + total / 2) / total;
+    weights.iter().map(|&weight| if weight == 0 { 0 } else { share(weight).max(1) }).collect()
+}
+
+/// The greatest difference of a share from what it should be, as a part of what it should be.
+fn greatest_error(exact: &[u64], scaled: &[u64]) -> f64 {
+    let total = |weights: &[u64]| weights.iter().sum::<u64>() as f64;
+    let stretch = total(exact) / total(scaled);
+    (exact.iter().zip(scaled))
+        .filter(|&(&exact, _)| exact > 0)
+        .map(|(&exact, &scaled)| (scaled as f64 / exact as f64 * stretch - 1.0).abs())
+        .fold(0.0, f64::max)
+}
+
+/// The cycle: each endpoint's place as often as its weight says, evenly spread. O(W + n log n).
+fn lay_out(weights: &[u64]) -> Vec<u32> {
+    let mut by_weight: Vec<u32> = (0..).take(weights.len()).filter(|&i| weights[i as usize] > 0).collect();
+    // Heavy ones first where places are equal, otherwise in their order in the View (a stable sort).
+    by_weight.sort_by_key(|&index| std::cmp::Reverse(weights[index as usize]));
+
+    let total: u64 = weights.iter().sum();
+    let classes = || by_weight.chunk_by(|&a, &b| weights[a as usize] == weights[b as usize]);
+    let places = |class: &[u32]| {
+        let turns = class.len() as u64 * weights[class[0] as usize];
+        (0..turns).map(move |turn| ((2 * turn + 1) * total / (2 * turns)) as usize)
+    };
+
+    // A counting sort: how many turns want a place, where its run begins, then each to its own.
+    let mut begin = vec![0_usize; total as usize + 1];
+    for place in classes().flat_map(places) {
+        begin[place + 1] += 1;
+    }
+    for place in 1..begin.len() {
+        begin[place] += begin[place - 1];
+    }
+    let mut cycle = vec![0; total as usize];
+    for class in classes() {
+        for (place, &index) in places(class).zip(class.iter().cycle()) {
+            cycle[begin[place]] = index;
+            begin[place] += 1;
+        }
+    }
+    cycle
+}

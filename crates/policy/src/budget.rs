@@ -1,0 +1,87 @@
+//! What a service can afford to spend on retries.
+//!
+//! Retries help while few requests fail, and harm when most do: three attempts each turn an overload
+//! into three times the overload, in every tier at once. A limit per request does not prevent it, a
+//! share of the traffic does. So each request deposits a fraction of a retry, a retry withdraws a
+//! whole one, and both are forgotten after a window. A service with little traffic would never save up
+//! for one, hence the allowance per second.
+//!
+//! The numbers are those of linkerd2 (20 % of requests plus 10 per second, counted over 10 s), in use
+//! there since 2017. Both parts are worth the same: what is available is
+//!
+//! ```text
+//! ratio · requests in the window + min_per_second · window − retries in the window
+//! ```
+//!
+//! Only retries of which something had been sent are charged. One that nobody has seen (connection
+//! refused) adds no load to the instances, and is bounded by the attempts of its request.
+//!
+//! **No lock.** A deposit is on every request's path: it is one compare-and-swap on the current
+//! tenth's word (see the `window` module). A withdrawal takes first and then looks, and puts back what
+//! was too much; so two at the same time can both be refused the last retry, but never both have it.
+//!
+//! **No floats.** A ratio is kept in millionths, so that 100 requests at 29 % are 29 retries and not
+//! 28.999….
+
+use std::time::Instant;
+
+use outrigger_config as config;
+
+use crate::window::{Tally, Ticks};
+
+/// Millionths of one retry: the unit all amounts are kept in.
+const RETRY: u64 = 1_000_000;
+
+/// One service's retry budget.
+#[derive(Debug)]
+pub struct Budget {
+    ticks: Ticks,
+    /// What one request adds, in millionths of a retry.
+    deposit: u64,
+    /// What the window is always worth, in the same unit.
+    reserve: u64,
+    requests: Tally,
+    retries: Tally,
+}
+
+impl Budget {
+    /// An empty budget: nothing deposited, its reserve available.
+    pub fn new(settings: &config::Budget, now: Instant) -> Self {
+        let window = u64::try_from(settings.window.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            ticks: Ticks::new(now, settings.window),
+            deposit: (settings.ratio * RETRY as f64).round() as u64,
+            // Microseconds are millionths of a second, as amounts are millionths of a retry.
+            reserve: u64::from(settings.min_per_second).saturating_mul(window),
+            requests: Tally::default(),
+            retries: Tally::default(),
+        }
+    }
+
+    /// A request came. Once per request, however many attempts it takes.
+    pub fn deposit(&self, now: Instant) {
+        self.requests.add(self.ticks.at(now));
+    }
+
+    /// Pays for a retry of which something had been sent before; false when there is nothing left.
+    #[must_use]
+    pub fn withdraw(&self, now: Instant) -> bool {
+        let tick = self.ticks.at(now);
+        self.retries.add(tick);
+        let affordable = self.earned(tick) >= self.retries.sum(tick).saturating_mul(RETRY);
+        if !affordable {
+            self.retries.take_back(tick);
+        }
+        affordable
+    }
+
+    /// How many retries could be paid for now.
+    pub fn available(&self, now: Instant) -> u64 {
+        let tick = self.ticks.at(now);
+        self.earned(tick).saturating_sub(self.retries.sum(tick).saturating_mul(RETRY)) / RETRY
+    }
+
+    fn earned(&self, tick: u32) -> u64 {
+        self.requests.sum(tick).saturating_mul(self.deposit).saturating_add(self.reserve)
+    }
+}

@@ -1,0 +1,180 @@
+//! Whether an attempt that did not succeed is made again.
+//!
+//! Safety comes before usefulness. A request of which nothing reached a socket may be made again
+//! whatever it is; one of which something did only when repeating it is harmless (RFC 9110 §9.2.2, an
+//! `Idempotency-Key`, or a word in the configuration). Then come the limits: attempts, the body's
+//! replay, the deadline and, for what was sent, the service's [`Budget`]. The budget is asked last, so
+//! that only a retry that will be made is paid for.
+//!
+//! The keep-alive race (a reused connection that closes before any byte of an answer) is not a retry
+//! and is not judged here: the proxy takes another connection, once, at nobody's cost.
+
+use std::time::{Duration, Instant};
+
+use outrigger_config::Retry;
+
+use crate::{
+    backoff::Backoff,
+    budget::Budget,
+    outcome::{Outcome, Sent},
+};
+
+/// What of a request matters to whether it may be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Repeating it is harmless: its method is ([`is_idempotent`]), or it has an `Idempotency-Key`.
+    pub idempotent: bool,
+    /// The app did not forbid it (`x-outrigger-retry: off`).
+    pub allowed: bool,
+}
+
+/// Methods that may be repeated without changing what they mean (RFC 9110 §9.2.2). Case matters, as
+/// in the RFC; a method nobody has heard of is not one of them.
+pub fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+}
+
+/// The attempt just made, and those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tried {
+    /// Attempts made again so far; 0 after the first.
+    pub retries: u32,
+    /// What of the request this attempt had sent.
+    pub sent: Sent,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The body can still be sent from its start, or nothing of it was taken.
+    pub replayable: bool,
+}
+
+/// What to do after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The app gets this answer.
+    Done,
+    /// Another attempt.
+    Again {
+        /// The pause before it; none when nothing had been sent.
+        after: Duration,
+        /// It was paid for from the budget.
+        budgeted: bool,
+    },
+    /// The attempt did not succeed, and there is no other: the app gets the instance's answer if it
+    /// gave one, else an error of ours.
+    GiveUp(GiveUp),
+}
+
+/// Why there is no other attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GiveUp {
+    /// Another attempt could not help, or the instance answered a request that may not be repeated.
+    NotRetryable,
+    /// Retries are off: by the app's header, or by `max_retries: 0`.
+    Off,
+    /// As many were made as are allowed.
+    Attempts,
+    /// The service has no retries left to spend.
+    Budget,
+    /// There is no time for another.
+    Deadline,
+    /// More of the body was streamed than is kept.
+    BodyGone,
+    /// Something was sent, no answer came, and the request may not be repeated: the instance may or
+    /// may not have acted on it.
+    SentUnknown,
+}
+
+impl GiveUp {
+    /// The word for it in metrics and log: a closed list.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NotRetryable => "not_retryable",
+            Self::Off => "off",
+            Self::Attempts => "attempts",
+            Self::Budget => "budget",
+            Self::Deadline => "deadline",
+            Self::BodyGone => "body_gone",
+            Self::SentUnknown => "sent_unknown",
+        }
+    }
+}
+
+/// Decides what follows an attempt that ended at `now`. `random` is uniform over all of `u64`.
+///
+/// [`Decision::Again`] with `budgeted` has already been paid for: make it.
+pub fn judge(
+    settings: &Retry,
+    budget: &Budget,
+    request: &Request,
+    tried: &Tried,
+    now: Instant,
+    deadline: Instant,
+    random: u64,
+) -> Decision {
+    let gave_up = match kind(settings, tried.outcome) {
+        Kind::Final => return Decision::Done,
+        Kind::Hopeless(why) => Some(why),
+        Kind::Answered => forbidden(settings, request, tried, GiveUp::NotRetryable),
+        Kind::Broken => forbidden(settings, request, tried, GiveUp::SentUnknown),
+    };
+    if let Some(why) = gave_up {
+        return Decision::GiveUp(why);
+    }
+    let sent = tried.sent != Sent::Nothing;
+    let after = if sent { Backoff::from(settings).after(tried.retries, random) } else { Duration::ZERO };
+    if deadline.saturating_duration_since(now) <= after {
+        return Decision::GiveUp(GiveUp::Deadline);
+    }
+    if sent && !budget.withdraw(now) {
+        return Decision::GiveUp(GiveUp::Budget);
+    }
+    Decision::Again { after, budgeted: sent }
+}
+
+/// What an outcome means for another attempt.
+enum Kind {
+    /// An answer for the app.
+    Final,
+    /// No other attempt can help.
+    Hopeless(GiveUp),
+    /// An answer that says "not here, not now".
+    Answered,
+    /// No answer.
+    Broken,
+}
+
+fn kind(settings: &Retry, outcome: Outcome) -> Kind {
+    match outcome {
+        Outcome::Status(status) if settings.statuses.contains(&status) => Kind::Answered,
+        Outcome::Status(_) | Outcome::SidecarError(_) => Kind::Final,
+        // Also an unusable answer: nothing of it reached the app, and it may be one instance's alone.
+        Outcome::ConnectRefused
+        | Outcome::ConnectTimeout
+        | Outcome::ConnectFailed
+        | Outcome::Closed
+        | Outcome::ClosedMidHead
+        | Outcome::BadResponse
+        | Outcome::PerTryTimeout => Kind::Broken,
+        // Another endpoint has its own queue, and its own idle connections and ports.
+        Outcome::Overloaded | Outcome::Resource => Kind::Broken,
+        Outcome::Timeout => Kind::Hopeless(GiveUp::Deadline),
+        Outcome::BadRequest | Outcome::ClientGone => Kind::Hopeless(GiveUp::NotRetryable),
+    }
+}
+
+/// Why another attempt is not allowed, if it is not; `unsafe_` is the reason when repeating the
+/// request could do harm. That one comes first: it is the fact a person looks for.
+fn forbidden(settings: &Retry, request: &Request, tried: &Tried, unsafe_: GiveUp) -> Option<GiveUp> {
+    let safe = tried.sent == Sent::Nothing || request.idempotent || settings.non_idempotent;
+    if !safe {
+        Some(unsafe_)
+    } else if !request.allowed || settings.max_retries == 0 {
+        Some(GiveUp::Off)
+    } else if tried.retries >= settings.max_retries {
+        Some(GiveUp::Attempts)
+    } else if !tried.replayable {
+        Some(GiveUp::BodyGone)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,121 @@
+//! Counting over the last while, without a lock: ten buckets that forget one after the other.
+//!
+//! A bucket is one word, the tick it belongs to beside its count, so that a stale bucket is emptied
+//! and counted into by the same compare-and-swap: no count is lost or kept by mistake, whoever comes
+//! second. What is in the window is therefore exact to a tenth of it.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// How many buckets a window has.
+const BUCKETS: u32 = 10;
+
+/// Numbers the tenths of a window from a beginning.
+#[derive(Debug)]
+pub(crate) struct Ticks {
+    origin: Instant,
+    width: u64,
+}
+
+impl Ticks {
+    pub(crate) fn new(origin: Instant, window: Duration) -> Self {
+        Self { origin, width: (nanos(window) / u64::from(BUCKETS)).max(1) }
+    }
+
+    /// The tick of `now`; 0 before the beginning.
+    ///
+    /// It wraps after 2³² ticks (13 years of a window of one second), which [`Tally`] does not mind.
+    pub(crate) fn at(&self, now: Instant) -> u32 {
+        (nanos(now.saturating_duration_since(self.origin)) / self.width) as u32
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A count over the last ten ticks, the current one included.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    buckets: [AtomicU64; BUCKETS as usize],
+}
+
+impl Tally {
+    /// Counts one. A caller whose `tick` is a little behind is counted as well.
+    pub(crate) fn add(&self, tick: u32) {
+        self.update(tick, |bucket| {
+            let count = if bucket.holds(tick) { bucket.count } else { 0 };
+            let tick = if bucket.holds(tick) { bucket.tick } else { tick };
+            Bucket { tick, count: count.saturating_add(1) }
+        });
+    }
+
+    /// Takes one back that was counted at `tick`, unless it has been forgotten meanwhile.
+    pub(crate) fn take_back(&self, tick: u32) {
+        self.update(tick, |bucket| {
+            if bucket.holds(tick) {
+                Bucket { count: bucket.count.saturating_sub(1), ..bucket }
+            } else {
+                bucket
+            }
+        });
+    }
+
+    /// How many are in the window that ends with `tick`.
+    pub(crate) fn sum(&self, tick: u32) -> u64 {
+        self.buckets
+            .iter()
+            .map(|bucket| Bucket::unpack(bucket.load(Relaxed)))
+            .filter(|bucket| bucket.age(tick) < BUCKETS as i32)
+            .map(|bucket| u64::from(bucket.count))
+            .sum()
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&self) {
+        for bucket in &self.buckets {
+            bucket.store(0, Relaxed);
+        }
+    }
+
+    fn update(&self, tick: u32, change: impl Fn(Bucket) -> Bucket) {
+        let bucket = &self.buckets[(tick % BUCKETS) as usize];
+        let mut seen = bucket.load(Relaxed);
+        loop {
+            let next = change(Bucket::unpack(seen)).pack();
+            match bucket.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
+
+/// One bucket's word, taken apart.
+#[derive(Clone, Copy)]
+struct Bucket {
+    tick: u32,
+    count: u32,
+}
+
+impl Bucket {
+    fn unpack(word: u64) -> Self {
+        Self { tick: (word >> 32) as u32, count: word as u32 }
+    }
+
+    fn pack(self) -> u64 {
+        (u64::from(self.tick) << 32) | u64::from(self.count)
+    }
+
+    /// Ticks since it was counted into; negative when `tick` comes from a clock read a little earlier.
+    fn age(self, tick: u32) -> i32 {
+        tick.wrapping_sub(self.tick) as i32
+    }
+
+    /// It is the bucket of `tick`, or of a later one already.
+    fn holds(self, tick: u32) -> bool {
+        self.age(tick) <= 0
+    }
+}

@@ -1,0 +1,398 @@
+//! A real HTTP instance on raw sockets: it answers by a script, and remembers what it saw.
+//!
+//! Every byte is under the test's control, and nothing of it is shared with the code under test.
+//! Everything of an instance ends when its handle is dropped.
+#![allow(clippy::expect_used, reason = "a harness fails its test by panicking")]
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
+
+mod answer;
+mod connection;
+
+pub use answer::{Answer, Gate};
+pub use connection::End;
+
+use crate::{
+    wait,
+    wire::{Head, Received, Wire, lock},
+};
+
+type Script = dyn Fn(&Request) -> Answer + Send + Sync;
+
+/// How an instance is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kill {
+    /// As a process that ends: every connection is closed.
+    Fin,
+    /// As a process that crashes with unread data: every connection is reset.
+    Reset,
+}
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// How many the instance had seen before it.
+    pub nth: usize,
+    /// Which connection it came on, from 0.
+    pub connection: usize,
+    /// How many had come on that connection before.
+    pub nth_on_connection: usize,
+    /// Its head.
+    pub head: Head,
+}
+
+impl Request {
+    /// Its method.
+    pub fn method(&self) -> &str {
+        self.head.words().0
+    }
+
+    /// Its target.
+    pub fn target(&self) -> &str {
+        self.head.words().1
+    }
+}
+
+/// A request that was seen, and what came of its body.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The request.
+    pub request: Request,
+    body: Arc<Mutex<Received>>,
+    sent: Arc<AtomicU64>,
+}
+
+impl Seen {
+    /// Its body, as far as it was read by now.
+    pub fn body(&self) -> Received {
+        lock(&self.body).clone()
+    }
+
+    /// Bytes of its body read by now.
+    pub fn body_len(&self) -> u64 {
+        lock(&self.body).len
+    }
+
+    /// Bytes of the pattern written in answer to it by now.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+struct Shared {
+    name: String,
+    script: Mutex<Arc<Script>>,
+    seen: Mutex<Vec<Seen>>,
+    ends: Mutex<Vec<(usize, End)>>,
+    accepted: AtomicUsize,
+    in_flight: AtomicUsize,
+    kill: watch::Sender<Option<Kill>>,
+}
+
+impl Shared {
+    fn answer(&self, request: &Request) -> Answer {
+        // Called without the lock, so that a script may change the script.
+        let script = Arc::clone(&lock(&self.script));
+        script(request)
+    }
+
+    fn begin(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        InFlight(Arc::clone(self))
+    }
+
+    fn ended(&self, connection: usize, end: End) {
+        lock(&self.ends).push((connection, end));
+    }
+}
+
+struct InFlight(Arc<Shared>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A running instance.
+pub struct Instance {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    listener: Mutex<Option<AbortHandle>>,
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instance").field("name", &self.shared.name).field("addr", &self.addr).finish()
+    }
+}
+
+impl Instance {
+    /// Answers everything with 200 and its name.
+    pub async fn start(name: &str) -> Self {
+        let body = name.to_owned();
+        Self::scripted(name, move |_| Answer::ok(&body)).await
+    }
+
+    /// Answers by `script`, on 127.0.0.1.
+    pub async fn scripted(
+        name: &str,
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::on(SocketAddr::from(([127, 0, 0, 1], 0)), name, script).await
+    }
+
+    /// Answers by `script`, on `addr` (port 0: any).
+    ///
+    /// # Panics
+    /// The address cannot be bound.
+    pub async fn on(
+        addr: SocketAddr,
+        name: &str,
+        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = listen(addr);
+        let addr = listener.local_addr().expect("the address of a bound socket");
+        let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            script: Mutex::new(Arc::new(script)),
+            seen: Mutex::default(),
+            ends: Mutex::default(),
+            accepted: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            kill: watch::channel(None).0,
+        });
+        let instance = Self { addr, shared, listener: Mutex::new(None) };
+        instance.serve(listener);
+        instance
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let task = tokio::spawn(accept(listener, Arc::clone(&self.shared)));
+        *lock(&self.listener) = Some(task.abort_handle());
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its name: in each built answer's `x-instance`.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Another script, for requests from now on.
+    pub fn script(&self, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) {
+        *lock(&self.shared.script) = Arc::new(script);
+    }
+
+    /// Every request seen, in order.
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
+    }
+
+    /// The only request seen.
+    ///
+    /// # Panics
+    /// There were none or several.
+    #[track_caller]
+    pub fn only(&self) -> Seen {
+        let mut seen = self.seen();
+        assert_eq!(seen.len(), 1, "{} saw {:#?}", self.name(), targets(&seen));
+        seen.remove(0)
+    }
+
+    /// How many requests it saw.
+    pub fn count(&self) -> usize {
+        lock(&self.shared.seen).len()
+    }
+
+    /// How many connections it accepted.
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// How many of them are open.
+    pub fn open(&self) -> usize {
+        self.accepted() - lock(&self.shared.ends).len()
+    }
+
+    /// How many requests are neither answered nor given up.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// How connection `number` ended, if it did.
+    pub fn end(&self, number: usize) -> Option<End> {
+        lock(&self.shared.ends).iter().find(|(n, _)| *n == number).map(|(_, end)| end.clone())
+    }
+
+    /// Waits until it has seen `count` requests.
+    pub async fn saw(&self, count: usize) {
+        wait::holds(&format!("{} sees {count} requests", self.name()), || self.count() >= count).await;
+    }
+
+    /// Waits until connection `number` has ended, and says how.
+    pub async fn ended(&self, number: usize) -> End {
+        wait::holds(&format!("connection {number} of {} ends", self.name()), || self.end(number).is_some())
+            .await;
+        self.end(number).expect("just seen")
+    }
+
+    /// Accepts nothing more; open connections go on.
+    pub fn stop_accepting(&self) {
+        if let Some(task) = lock(&self.listener).take() {
+            task.abort();
+        }
+    }
+
+    /// Closes the listener and every connection, and waits until that is done.
+    pub async fn kill(&self, how: Kill) {
+        self.stop_accepting();
+        self.shared.kill.send_replace(Some(how));
+        wait::holds("every connection of a killed instance ends", || self.open() == 0).await;
+    }
+
+    /// Listens again on the same address, after [`Instance::kill`] or [`Instance::stop_accepting`].
+    ///
+    /// # Panics
+    /// Another process has taken the port.
+    pub fn revive(&self) {
+        self.shared.kill.send_replace(None);
+        self.serve(listen(self.addr));
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.stop_accepting();
+        self.shared.kill.send_replace(Some(Kill::Fin));
+    }
+}
+
+fn listen(addr: SocketAddr) -> TcpListener {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.expect("a socket");
+    socket.set_reuseaddr(true).expect("SO_REUSEADDR");
+    socket.bind(addr).expect("bind the instance's address");
+    socket.listen(1024).expect("listen")
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    // The connections outlive the listener: `kill` ends them, and so does the runtime's end.
+    let connections = JoinSet::new();
+    let mut connections = Detached(connections);
+    while let Ok((stream, _)) = listener.accept().await {
+        while connections.0.try_join_next().is_some() {}
+        let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
+        connections.0.spawn(connection::serve(Wire::new(stream), number, Arc::clone(&shared)));
+    }
+}
+
+/// Tasks that go on when their spawner is aborted.
+struct Detached(JoinSet<()>);
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        self.0.detach_all();
+    }
+}
+
+/// An address on 127.0.0.1 that refuses connections.
+///
+/// # Panics
+/// No socket could be bound.
+pub fn refusing() -> SocketAddr {
+    // Bound and never listening: nobody else gets the port while the test runs, and a connect is
+    // refused. Forgotten on purpose: it must outlive whoever asked.
+    let socket = std::mem::ManuallyDrop::new(
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket"),
+    );
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+    socket.local_addr().ok().and_then(|addr| addr.as_socket()).expect("its address")
+}
+
+/// Method and target of each, for a panic's text.
+pub fn targets(seen: &[Seen]) -> Vec<String> {
+    seen.iter().map(|seen| seen.request.head.start.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{client::Client, wire::Cut};
+
+    #[tokio::test]
+    async fn it_answers_by_its_script_and_remembers_what_it_saw() {
+        let instance = Instance::scripted("a", |request| match request.target() {
+            "/chunked" => Answer::chunked(&["ab", "c"], &["x-sum: 3"]),
+            "/pattern" => Answer::chunked_pattern(100_000, 999),
+            _ => Answer::ok("hi").closing(),
+        })
+        .await;
+        let mut client = Client::connect(instance.addr()).await;
+        let chunked = client.post("a", "/chunked", "body").await;
+        assert_eq!((chunked.text().as_str(), chunked.body.chunks), ("abc", 2));
+        assert_eq!(chunked.body.trailers, [("x-sum".to_owned(), "3".to_owned())]);
+        let pattern = client.get("a", "/pattern").await;
+        assert!(pattern.body.is_pattern && pattern.body.len == 100_000 && pattern.body.complete);
+        assert_eq!(client.exchange("HEAD /pattern HTTP/1.1\r\nHost: a\r\n\r\n").await.body.len, 0);
+        assert_eq!(client.get("a", "/").await.text(), "hi");
+        assert_eq!(client.closed().await, Cut::Fin);
+
+        assert_eq!(instance.ended(0).await, End::Script);
+        assert_eq!(instance.seen()[0].body().text(), "body");
+        assert_eq!((instance.count(), instance.accepted(), instance.in_flight()), (4, 1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_killed_one_resets_what_is_under_way_and_can_be_revived() {
+        let instance = Instance::scripted("a", |_| Answer::ok("half").then_hang()).await;
+        let mut client = Client::connect(instance.addr()).await;
+        client.send("GET / HTTP/1.1\r\n\r\n").await;
+        instance.saw(1).await;
+        instance.kill(Kill::Reset).await;
+        client.try_response_to("GET").await.ok();
+        assert_eq!(client.closed().await, Cut::Reset);
+        assert!(tokio::net::TcpStream::connect(instance.addr()).await.is_err());
+        instance.revive();
+        instance.script(|_| Answer::ok("back"));
+        assert_eq!(Client::connect(instance.addr()).await.get("a", "/").await.text(), "back");
+    }
+
+    #[tokio::test]
+    async fn it_sees_a_client_that_goes_away() {
+        let instance = Instance::scripted("a", |_| Answer::never()).await;
+        for (number, reset) in [(0, false), (1, true)] {
+            let mut client = Client::connect(instance.addr()).await;
+            client.send("GET / HTTP/1.1\r\n\r\n").await;
+            instance.saw(number + 1).await;
+            if reset {
+                client.reset();
+            } else {
+                drop(client);
+            }
+            let expected = if reset { Cut::Reset } else { Cut::Fin };
+            assert_eq!(instance.ended(number).await, End::Peer(expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusing_address_refuses() {
+        assert!(tokio::net::TcpStream::connect(refusing()).await.is_err());
+    }
+}

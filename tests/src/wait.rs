@@ -1,0 +1,55 @@
+//! Waiting for something to become true, instead of sleeping and hoping.
+#![allow(clippy::panic, reason = "a harness fails its test by panicking, with a text that says what was awaited")]
+
+use std::{future::Future, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+
+/// Generous: reached only by what is broken, also on a busy machine.
+pub const BOUND: Duration = Duration::from_secs(20);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// It did not within `bound`: the panic names `what`.
+#[track_caller]
+pub fn until<F, C>(what: &str, bound: Duration, mut condition: F) -> impl Future<Output = ()>
+where
+    F: FnMut() -> C,
+    C: Future<Output = bool>,
+{
+    let asked_at = std::panic::Location::caller();
+    async move {
+        let end = Instant::now() + bound;
+        while !condition().await {
+            assert!(Instant::now() < end, "not within {bound:?}: {what} (asked at {asked_at})");
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// [`until`] for a plain condition, within [`BOUND`].
+///
+/// # Panics
+/// It did not hold in time: the panic names `what`.
+#[track_caller]
+pub fn holds<F: FnMut() -> bool>(what: &str, mut condition: F) -> impl Future<Output = ()> {
+    until(what, BOUND, move || std::future::ready(condition()))
+}
+
+/// `future`'s output.
+///
+/// # Panics
+/// It was not ready within [`BOUND`]: the panic names `what`.
+#[track_caller]
+pub fn within<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
+    let asked_at = std::panic::Location::caller();
+    async move {
+        match timeout(BOUND, future).await {
+            Ok(output) => output,
+            Err(_) => panic!("not within {BOUND:?}: {what} (asked at {asked_at})"),
+        }
+    }
+}

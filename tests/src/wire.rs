@@ -1,0 +1,360 @@
+//! HTTP/1 as bytes on a socket, for both ends of the tests: a small strict reader of its own, so that
+//! the code under test is never judged by the library that it is built on.
+//!
+//! It takes CRLF line ends only, exactly one way of framing, and chunk sizes without extensions.
+
+use std::{fmt, io, sync::Mutex};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    net::TcpStream,
+};
+
+use crate::pattern;
+
+/// Body bytes kept verbatim; the rest is counted and compared with [`pattern`].
+const KEPT: usize = 1024 * 1024;
+/// Longest head that is read.
+const MAX_HEAD: usize = 512 * 1024;
+/// Longest line inside a chunked body.
+const MAX_LINE: usize = 16 * 1024;
+
+/// Why a message did not end as it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cut {
+    /// The peer closed in the middle.
+    Fin,
+    /// The connection was reset.
+    Reset,
+    /// Something that is no HTTP/1, and why.
+    Garbage(String),
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fin => f.write_str("closed in the middle"),
+            Self::Reset => f.write_str("reset"),
+            Self::Garbage(why) => write!(f, "no HTTP/1: {why}"),
+        }
+    }
+}
+
+impl From<io::Error> for Cut {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Fin,
+            _ => Self::Reset,
+        }
+    }
+}
+
+/// A message's head.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Head {
+    /// Every byte of it, the empty line included.
+    pub raw: Vec<u8>,
+    /// Request line or status line.
+    pub start: String,
+    /// Fields in their order: name as it came, value trimmed.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Head {
+    fn parse(raw: &[u8]) -> Result<Self, Cut> {
+        let garbage = |why: &str| Cut::Garbage(format!("{why} in {:?}", String::from_utf8_lossy(raw)));
+        let text = raw.strip_suffix(b"\r\n\r\n").ok_or_else(|| garbage("no end"))?;
+        // Bytes beyond ASCII are kept as Latin-1 would read them.
+        let text: String = text.iter().map(|byte| char::from(*byte)).collect();
+        let mut lines = text.split("\r\n");
+        let start = lines.next().unwrap_or_default().to_owned();
+        let fields = lines
+            .map(|line| {
+                let (name, value) = line.split_once(':').ok_or_else(|| garbage("a line without a colon"))?;
+                if name.is_empty() || name.contains(char::is_whitespace) || value.contains(['\r', '\n', '\0'])
+                {
+                    return Err(garbage("a bad field"));
+                }
+                Ok((name.to_owned(), value.trim().to_owned()))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { raw: raw.to_vec(), start, fields })
+    }
+
+    /// The value of the only field of that name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        match *self.all(name) {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// The values of every field of that name.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect()
+    }
+
+    /// Whether there is such a field.
+    pub fn has(&self, name: &str) -> bool {
+        !self.all(name).is_empty()
+    }
+
+    /// The start line's words.
+    pub fn words(&self) -> (&str, &str, &str) {
+        let mut words = self.start.splitn(3, ' ');
+        let mut next = || words.next().unwrap_or_default();
+        (next(), next(), next())
+    }
+
+    /// How the body that follows ends, by the fields alone. `none` is what no field means.
+    ///
+    /// # Errors
+    /// Two ways at once, or none that is known: a strict reader takes neither.
+    pub fn framing(&self, none: Framing) -> Result<Framing, Cut> {
+        let garbage = |why: &str| Cut::Garbage(format!("{why}: {:?}", self.fields));
+        match (self.all("transfer-encoding").as_slice(), self.all("content-length").as_slice()) {
+            ([], []) => Ok(none),
+            ([], [length]) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
+                length.parse().map(Framing::Length).map_err(|_| garbage("a bad content-length"))
+            }
+            ([coding], []) if coding.eq_ignore_ascii_case("chunked") => Ok(Framing::Chunked),
+            _ => Err(garbage("framing in two ways")),
+        }
+    }
+}
+
+/// How a body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// After this many bytes.
+    Length(u64),
+    /// With the last chunk.
+    Chunked,
+    /// With the connection.
+    ToClose,
+}
+
+/// A body as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes of content so far.
+    pub len: u64,
+    /// The first MiB of them.
+    pub kept: Vec<u8>,
+    /// All of them are the [`pattern`]'s.
+    pub is_pattern: bool,
+    /// Chunks, when it was chunked.
+    pub chunks: u64,
+    /// Trailer fields.
+    pub trailers: Vec<(String, String)>,
+    /// It ended as its framing says.
+    pub complete: bool,
+}
+
+impl Default for Received {
+    fn default() -> Self {
+        Self { len: 0, kept: Vec::new(), is_pattern: true, chunks: 0, trailers: Vec::new(), complete: false }
+    }
+}
+
+impl Received {
+    fn add(&mut self, bytes: &[u8]) {
+        self.is_pattern &= pattern::matches(self.len, bytes);
+        self.len += bytes.len() as u64;
+        let room = KEPT - self.kept.len();
+        self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    /// What was kept, as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.kept).into_owned()
+    }
+}
+
+/// Locks a harness's state: a test that panicked while holding it has failed anyway.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A socket with what was read ahead.
+#[derive(Debug)]
+pub struct Wire {
+    /// The socket.
+    pub stream: TcpStream,
+    ahead: Vec<u8>,
+    at: usize,
+    /// Read at most this many bytes at once.
+    pub sip: usize,
+}
+
+impl Wire {
+    /// Around a connected socket.
+    pub fn new(stream: TcpStream) -> Self {
+        // Fails on a socket that is closed already, which the first read will say.
+        let _ = stream.set_nodelay(true);
+        Self { stream, ahead: Vec::new(), at: 0, sip: 64 * 1024 }
+    }
+
+    /// Bytes read and not taken.
+    pub fn ahead(&self) -> &[u8] {
+        &self.ahead[self.at..]
+    }
+
+    fn take(&mut self, len: usize) {
+        self.at += len;
+        if self.at == self.ahead.len() {
+            self.ahead.clear();
+            self.at = 0;
+        }
+    }
+
+    /// Reads once; false at the end of the stream.
+    ///
+    /// # Errors
+    /// The connection was reset.
+    pub async fn fill(&mut self) -> Result<bool, Cut> {
+        if self.at > 0 {
+            self.ahead.drain(..self.at);
+            self.at = 0;
+        }
+        let old = self.ahead.len();
+        self.ahead.resize(old + self.sip, 0);
+        let read = self.stream.read(&mut self.ahead[old..]).await;
+        self.ahead.truncate(old + read.as_ref().copied().unwrap_or(0));
+        Ok(read? > 0)
+    }
+
+    /// The next head; `None` when the peer closed before its first byte.
+    ///
+    /// # Errors
+    /// Cut in the middle, reset, or no head.
+    pub async fn head(&mut self) -> Result<Option<Head>, Cut> {
+        let mut searched: usize = 0;
+        loop {
+            let ahead = self.ahead();
+            let from = searched.saturating_sub(3);
+            if let Some(at) = ahead[from..].windows(4).position(|four| four == b"\r\n\r\n") {
+                let head = Head::parse(&ahead[..from + at + 4])?;
+                self.take(head.raw.len());
+                return Ok(Some(head));
+            }
+            searched = ahead.len();
+            if searched > MAX_HEAD {
+                return Err(Cut::Garbage("a head without an end".into()));
+            }
+            if !self.fill().await? {
+                return if searched == 0 { Ok(None) } else { Err(Cut::Fin) };
+            }
+        }
+    }
+
+    /// Reads a body into `into`, which others may watch.
+    ///
+    /// # Errors
+    /// It did not end as `framing` says; `into` holds what came.
+    pub async fn body(&mut self, framing: Framing, into: &Mutex<Received>) -> Result<(), Cut> {
+        match framing {
+            Framing::Length(length) => self.content(length, into).await?,
+            Framing::Chunked => self.chunks(into).await?,
+            Framing::ToClose => loop {
+                lock(into).add(self.ahead());
+                self.take(self.ahead().len());
+                if !self.fill().await? {
+                    break;
+                }
+            },
+        }
+        lock(into).complete = true;
+        Ok(())
+    }
+
+    async fn content(&mut self, mut left: u64, into: &Mutex<Received>) -> Result<(), Cut> {
+        while left > 0 {
+            if self.ahead().is_empty() && !self.fill().await? {
+                return Err(Cut::Fin);
+            }
+            let ahead = self.ahead();
+            let now = ahead.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            lock(into).add(&ahead[..now]);
+            self.take(now);
+            left -= now as u64;
+        }
+        Ok(())
+    }
+
+    async fn chunks(&mut self, into: &Mutex<Received>) -> Result<(), Cut> {
+        loop {
+            let line = self.line().await?;
+            let size = u64::from_str_radix(&line, 16)
+                .map_err(|_| Cut::Garbage(format!("a chunk size of {line:?}")))?;
+            if size == 0 {
+                break;
+            }
+            self.content(size, into).await?;
+            lock(into).chunks += 1;
+            let end = self.line().await?;
+            if !end.is_empty() {
+                return Err(Cut::Garbage(format!("a chunk that goes on: {end:?}")));
+            }
+        }
+        loop {
+            let line = self.line().await?;
+            if line.is_empty() {
+                return Ok(());
+            }
+            let (name, value) =
+                line.split_once(':').ok_or_else(|| Cut::Garbage(format!("a trailer {line:?}")))?;
+            lock(into).trailers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+
+    async fn line(&mut self) -> Result<String, Cut> {
+        loop {
+            if let Some(end) = self.ahead().windows(2).position(|two| two == b"\r\n") {
+                let line = String::from_utf8_lossy(&self.ahead()[..end]).into_owned();
+                self.take(end + 2);
+                return Ok(line);
+            }
+            if self.ahead().len() > MAX_LINE {
+                return Err(Cut::Garbage("a line without an end".into()));
+            }
+            if !self.fill().await? {
+                return Err(Cut::Fin);
+            }
+        }
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    /// The peer closed or reset.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Cut> {
+        Ok(self.stream.write_all(bytes).await?)
+    }
+
+    /// How the peer ended the connection, once it does; reads nothing, so unread bytes stay unread.
+    pub async fn gone(&self) -> Cut {
+        loop {
+            let Ok(ready) = self.stream.ready(Interest::READABLE | Interest::ERROR).await else {
+                return Cut::Reset;
+            };
+            if ready.is_error() {
+                return Cut::Reset;
+            }
+            if ready.is_read_closed() {
+                // A reset also closes the reading side: ask the socket itself.
+                let reset = matches!(socket2::SockRef::from(&self.stream).take_error(), Ok(Some(_)));
+                return if reset { Cut::Reset } else { Cut::Fin };
+            }
+            // Unread bytes keep the socket ready.
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Closes with a reset.
+    pub fn reset(self) {
+        // A failure means that there is no connection left to reset.
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+        drop(self);
+    }
+}

@@ -1,5 +1,45 @@
-//! Turns a file, the environment and flags into a [`Config`] that cannot be wrong.
+//! Turns a file, the environment and flags into a [`Config`] that cannot be wrong, or into a list of
+//! everything that is wrong, each with its place.
+//!
+//! [`load`] is the way in: it is pure (the file's text, the environment and the flags are arguments),
+//! [`load_path`] reads the file for it. Flags win over the environment, which wins over the file,
+//! which wins over the default.
+//!
+//! | module | its job |
+//! |---|---|
+//! | `raw` | YAML text → a tree of nodes with line and column; the only file that names the YAML crate |
+//! | `expand` | `${NAME}` and `${NAME:-default}` in values |
+//! | `schema` | every key there is, in one table |
+//! | `overrides` | flags and environment variables, and the key that each one sets |
+//! | `check` | tree and overrides → [`Config`]; gathers every problem instead of stopping at the first |
+//! | `units`, `address`, `names` | one value each: durations, sizes, listeners, service names |
+//! | `settings` | [`Config`] → flat list of keys and values, for `render` and `summary` |
+//!
+//! It declines to open what the settings point at (certificates, token files, instance files), to
+//! resolve names and to bind: those fail later, where they are used.
 
+mod address;
+mod check;
+mod error;
+mod expand;
+mod load;
 mod model;
+mod names;
+mod origin;
+mod overrides;
+mod raw;
+mod render;
+mod schema;
+mod settings;
+mod summary;
+mod units;
 
+pub use error::{Problem, Problems};
+pub use load::{Loaded, MAX_FILE_BYTES, load, load_path};
 pub use model::*;
+pub use origin::{Origin, Origins};
+pub use overrides::{Environment, Overrides, VARIABLES};
+pub use render::render;
+pub use schema::keys;
+pub use summary::summary;
+pub use units::{format_duration, format_size};

@@ -1,14 +1,15 @@
 //! Every setting: what it means, its unit, its default and what its absence does.
 //!
 //! A value of these types is already right: ranges were checked, names were parsed, time-outs are
-//! consistent. Nothing here reads files, and nothing knows serde: see [`crate::raw`] for the shape
-//! of the file and [`crate::check`] for how one becomes the other.
+//! consistent. Nothing here reads files, and nothing knows serde: see `raw` for the shape of
+//! the file and `check` for how one becomes the other.
 
 use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -365,6 +366,39 @@ pub enum Balance {
     /// In turn, by the registry's weights.
     Weighted,
 }
+
+impl Balance {
+    /// Every way there is.
+    pub const ALL: [Self; 3] = [Self::RoundRobin, Self::Random, Self::Weighted];
+
+    /// The word for it in a settings file, a metric and a page.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::Weighted => "weighted",
+        }
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Balance {
+    type Err = UnknownBalance;
+
+    fn from_str(text: &str) -> Result<Self, UnknownBalance> {
+        Self::ALL.into_iter().find(|balance| balance.as_str() == text).ok_or(UnknownBalance)
+    }
+}
+
+/// The text names no way to choose an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not one of round_robin, random, weighted")]
+pub struct UnknownBalance;
 
 /// When a request is tried again.
 #[derive(Debug, Clone, PartialEq)]

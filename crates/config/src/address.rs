@@ -1,0 +1,232 @@
+//! Addresses: where we listen, where Consul is, and which browser origins are allowed.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use crate::{ConsulAddress, Listen, ListenHost, error::Wrong, names};
+
+/// `localhost:7070` (both loopbacks), `127.0.0.1:9101`, `[::1]:80`.
+pub(crate) fn listen(text: &str) -> Result<Listen, Wrong> {
+    let hint = "write localhost:7070, 127.0.0.1:7070 or [::1]:7070";
+    if let Some(port) = text.strip_prefix("localhost:") {
+        return port.parse().map(Listen::localhost).map_err(|_| Wrong::new("has no valid port", hint));
+    }
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return Ok(addr.into());
+    }
+    if let Some(port) = text.strip_prefix(':').filter(|port| port.parse::<u16>().is_ok()) {
+        let hint = format!("write localhost:{port}, or 0.0.0.0:{port} to listen for the network");
+        return Err(Wrong::new("has no address", hint));
+    }
+    let what = match text.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() && host.parse::<Ipv6Addr>().is_err() => {
+            "is not an address to listen on"
+        }
+        _ => "is not an address with a port",
+    };
+    Err(Wrong::new(what, hint))
+}
+
+/// Whether the two cannot be bound at once.
+pub(crate) fn overlap(a: &Listen, b: &Listen) -> bool {
+    // Port 0 is a new port each time.
+    a.port == b.port && a.port != 0 && hosts(a).iter().any(|x| hosts(b).iter().any(|y| same_socket(*x, *y)))
+}
+
+/// Whether connections to a loopback address reach this listener.
+pub(crate) fn covers_loopback(listen: &Listen) -> bool {
+    hosts(listen).iter().any(|ip| ip.is_unspecified() || ip.is_loopback())
+}
+
+fn hosts(listen: &Listen) -> Vec<IpAddr> {
+    match listen.host {
+        ListenHost::Localhost => vec![IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()],
+        ListenHost::Ip(ip) => vec![ip],
+    }
+}
+
+fn same_socket(a: IpAddr, b: IpAddr) -> bool {
+    // `[::]` also takes IPv4, unless the system says otherwise.
+    let any = |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());
+    a == b || any(a, b) || any(b, a)
+}
+
+/// A Consul address as written: without a scheme it is not yet known whether TLS is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GivenAddress {
+    pub(crate) address: ConsulAddress,
+    /// `http://` or `https://` was written.
+    pub(crate) explicit: bool,
+}
+
+/// `http://host:port`, `https://host:port`, `host:port`.
+pub(crate) fn consul(text: &str) -> Result<GivenAddress, Wrong> {
+    let hint = "write http://127.0.0.1:8500 or https://consul.example:8501";
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, text),
+    };
+    let tls = match scheme.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("http") => false,
+        Some("https") => true,
+        Some("unix") => return Err(Wrong::new("is a unix socket, which is not supported", hint)),
+        Some(other) => return Err(Wrong::new(format!("has the scheme {other:?}"), hint)),
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.starts_with('/') {
+        return Err(Wrong::new("is a unix socket, which is not supported", hint));
+    }
+    if authority.contains('@') {
+        return Err(Wrong::new("holds a user name", "put the ACL token in token_file or CONSUL_HTTP_TOKEN"));
+    }
+    if authority.contains(['/', '?', '#']) {
+        return Err(Wrong::new("has a path", "only scheme, host and port are supported"));
+    }
+    let (host, port) =
+        host_and_port(authority).ok_or_else(|| Wrong::new("is not an address with a port", hint))?;
+    Ok(GivenAddress { address: ConsulAddress { tls, host, port }, explicit: scheme.is_some() })
+}
+
+fn host_and_port(authority: &str) -> Option<(String, u16)> {
+    if let Ok(addr) = authority.parse::<SocketAddr>() {
+        return (addr.port() != 0).then(|| (addr.ip().to_string(), addr.port()));
+    }
+    let (host, port) = authority.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    // An IPv6 address needs brackets: where would its port begin?
+    names::host(host).ok().filter(|host| !host.contains(':')).map(|host| (host, port))
+}
+
+/// `https://app.example[:port]`, as a browser writes it in `Origin`: lower case, no default port.
+pub(crate) fn origin(text: &str) -> Result<String, Wrong> {
+    let wrong = || Wrong::new("is not an origin", "write https://app.example or http://localhost:3000");
+    let lower = text.to_ascii_lowercase();
+    let (scheme, rest) = lower.split_once("://").ok_or_else(wrong)?;
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return Err(wrong()),
+    };
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let with_port = host_and_port(authority).is_some();
+    let without = authority
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'))
+        .map_or_else(|| names::host(authority).is_ok(), |inner| inner.parse::<Ipv6Addr>().is_ok());
+    if !with_port && !without {
+        return Err(wrong());
+    }
+    let authority = authority.strip_suffix(default_port).unwrap_or(authority);
+    Ok(format!("{scheme}://{authority}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn listeners_are_both_loopbacks_or_one_address() {
+        for text in ["localhost:7070", "127.0.0.1:9101", "[::1]:80", "0.0.0.0:0", "[::]:7070"] {
+            assert_eq!(listen(text).map(|listen| listen.to_string()), Ok(text.to_owned()));
+        }
+        for text in [
+            "",
+            "7070",
+            "localhost",
+            "localhost:",
+            "localhost:70000",
+            "::1:80",
+            "orders:80",
+            "127.0.0.1",
+            "1.2.3.4.5:80",
+        ] {
+            assert!(listen(text).is_err(), "for {text:?}");
+        }
+        assert_eq!(listen(":7070").unwrap_err().what, "has no address");
+    }
+
+    #[test]
+    fn listeners_overlap_when_the_second_bind_would_fail() {
+        let cases = [
+            ("localhost:1", "127.0.0.1:1", true),
+            ("localhost:1", "[::1]:1", true),
+            ("localhost:1", "0.0.0.0:1", true),
+            ("[::]:1", "127.0.0.1:1", true),
+            ("0.0.0.0:1", "[::1]:1", false),
+            ("127.0.0.1:1", "127.0.0.2:1", false),
+            ("localhost:1", "localhost:2", false),
+            ("localhost:0", "localhost:0", false),
+        ];
+        for (a, b, expected) in cases {
+            let (a, b) = (listen(a).unwrap(), listen(b).unwrap());
+            assert_eq!((overlap(&a, &b), overlap(&b, &a)), (expected, expected), "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn consul_is_a_host_and_a_port_with_or_without_a_scheme() {
+        let cases = [
+            ("http://127.0.0.1:8500", "http://127.0.0.1:8500", true),
+            ("https://consul.example:8501/", "https://consul.example:8501", true),
+            ("127.0.0.1:8500", "http://127.0.0.1:8500", false),
+            ("HTTP://[::1]:8500", "http://[::1]:8500", true),
+            ("localhost:8500", "http://localhost:8500", false),
+        ];
+        for (text, address, explicit) in cases {
+            let given = consul(text).unwrap();
+            assert_eq!(
+                (given.address.to_string().as_str(), given.explicit),
+                (address, explicit),
+                "for {text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_consul_address_says_why() {
+        let cases = [
+            ("unix:///run/consul.sock", "is a unix socket, which is not supported"),
+            ("/run/consul.sock", "is a unix socket, which is not supported"),
+            ("tcp://10.0.0.1:8500", "has the scheme \"tcp\""),
+            ("http://me:secret@host:8500", "holds a user name"),
+            ("http://host:8500/consul", "has a path"),
+            ("http://host", "is not an address with a port"),
+            ("host:0", "is not an address with a port"),
+            ("", "is not an address with a port"),
+            ("a b:1", "is not an address with a port"),
+        ];
+        for (text, what) in cases {
+            assert_eq!(consul(text).unwrap_err().what, what, "for {text:?}");
+        }
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_do() {
+        let cases = [
+            ("https://App.Example", "https://app.example"),
+            ("https://app.example:443/", "https://app.example"),
+            ("http://localhost:3000", "http://localhost:3000"),
+            ("http://[::1]", "http://[::1]"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(origin(text).as_deref(), Ok(expected));
+        }
+        for text in ["*", "null", "app.example", "ftp://x", "https://", "https://a/b", "https://a b"] {
+            assert!(origin(text).is_err(), "for {text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".*") {
+            let _ = (listen(&text), consul(&text), origin(&text));
+        }
+
+        #[test]
+        fn listeners_survive_being_written_and_read(ip in any::<IpAddr>(), port in any::<u16>()) {
+            let value = Listen::from(SocketAddr::new(ip, port));
+            prop_assert_eq!(listen(&value.to_string()), Ok(value));
+        }
+    }
+}

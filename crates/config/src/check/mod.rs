@@ -1,0 +1,137 @@
+//! Tree, flags and environment → [`Config`], with every problem gathered.
+//!
+//! Each part reads its keys through a [`reader::Reader`], which knows who wins, expands variables,
+//! notes origins and collects problems. A wrong value leaves the default in its place, so that the
+//! rest is still checked; the result counts only when there is no problem.
+
+mod environment;
+mod listeners;
+mod policy;
+mod reader;
+mod registry;
+mod service;
+mod upstreams;
+
+use std::{sync::Arc, time::Duration};
+
+use reader::{Reader, Section};
+
+use crate::{
+    Admin, Config, Discovery, Drain, Environment, Limits, Log, LogFormat, Origins, Outbound, Problem,
+    Workers, address,
+    error::Wrong,
+    names,
+    overrides::Overlay,
+    raw::Node,
+    schema,
+    units::{duration_in, integer, size_in, switch},
+};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const KIB: usize = 1024;
+const MIB: usize = 1024 * 1024;
+
+/// What came out; `config` counts only when `problems` is empty.
+pub(crate) struct Checked {
+    pub(crate) config: Config,
+    pub(crate) origins: Origins,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
+}
+
+/// Checks everything. `file` is the name that problems show.
+pub(crate) fn check(file: &Arc<str>, tree: Option<&Node>, env: &Environment, overlay: Overlay) -> Checked {
+    let mut r = Reader::new(file, env, overlay);
+    let root = r.root(tree);
+    let mut config = Config::default();
+    config.service = service::service(&mut r, &root);
+    config.registry = registry::registry(&mut r, &root);
+    let section = r.section(&root, "discovery");
+    discovery(&mut r, &section, &mut config.discovery);
+    let section = r.section(&root, "outbound");
+    outbound(&mut r, &section, &mut config.outbound);
+    let section = r.section(&root, "defaults");
+    config.defaults = policy::policy(&mut r, &section, &config.defaults);
+    config.upstreams = upstreams::upstreams(&mut r, &root, &config.defaults);
+    let section = r.section(&root, "admin");
+    admin(&mut r, &section, &mut config.admin);
+    drain(&mut r, &root, &mut config.drain);
+    r.set(&root, "workers", &mut config.workers, workers);
+    let section = r.section(&root, "log");
+    log(&mut r, &section, &mut config.log);
+    listeners::check(&mut r, &config);
+    registry::check_service(&mut r, &config);
+    environment::check(&mut r, tree);
+    let Reader { origins, problems, warnings, .. } = r;
+    Checked { config, origins, problems, warnings }
+}
+
+fn discovery(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Discovery) {
+    r.set(s, "first_answer", &mut out.first_answer, duration_in(MS..=MINUTE));
+    r.set(s, "idle", &mut out.idle, duration_in(SECOND..=DAY));
+    r.set(s, "max_services", &mut out.max_services, integer(1..=10_000));
+    r.set(s, "max_unknown", &mut out.max_unknown, integer(1..=10_000));
+    r.set(s, "unknown_ttl", &mut out.unknown_ttl, duration_in(SECOND..=HOUR));
+}
+
+fn outbound(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outbound) {
+    r.set(s, "listen", &mut out.listen, address::listen);
+    r.set(s, "x_forwarded", &mut out.x_forwarded, switch);
+    r.set(s, "via", &mut out.via, switch);
+    r.set_list(s, "allow_origins", &mut out.allow_origins, address::origin);
+    let section = r.section(s, "limits");
+    limits(r, &section, &mut out.limits);
+}
+
+fn limits(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Limits) {
+    r.set(s, "max_header_bytes", &mut out.max_header_bytes, size_in(8 * KIB..=MIB));
+    r.set(s, "max_headers", &mut out.max_headers, integer(10..=1_000));
+    r.set(s, "head_timeout", &mut out.head_timeout, duration_in(100 * MS..=10 * MINUTE));
+    r.set(s, "idle", &mut out.idle, duration_in(SECOND..=DAY));
+    r.set(s, "max_connections", &mut out.max_connections, integer(1..=1_000_000));
+    r.set(s, "tunnel_idle", &mut out.tunnel_idle, duration_in(SECOND..=7 * DAY));
+}
+
+fn admin(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Admin) {
+    r.set(s, "listen", &mut out.listen, address::listen);
+    r.set_some(s, "metrics_listen", &mut out.metrics_listen, address::listen);
+}
+
+/// `drain: 30s` is short for `drain: {timeout: 30s}`.
+fn drain(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Drain) {
+    let timeout = duration_in(Duration::ZERO..=HOUR);
+    let section = r.section_or_value(root, "drain", "timeout");
+    r.set(&section, "timeout", &mut out.timeout, timeout);
+    r.set(&section, "propagation", &mut out.propagation, duration_in(Duration::ZERO..=5 * MINUTE));
+}
+
+fn workers(text: &str) -> Result<Workers, Wrong> {
+    if text == "auto" {
+        return Ok(Workers::Auto);
+    }
+    integer(1..=256)(text)
+        .map(Workers::Count)
+        .map_err(|wrong| Wrong::new(wrong.what, "allowed: auto, or 1 to 256"))
+}
+
+fn log(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Log) {
+    r.set(s, "level", &mut out.level, names::log_filter);
+    r.set(s, "format", &mut out.format, |text| match text {
+        "auto" => Ok(LogFormat::Auto),
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(one_of(text, &["auto", "text", "json"])),
+    });
+    r.set(s, "access", &mut out.access, switch);
+}
+
+/// A word that is none of a closed list.
+fn one_of(text: &str, words: &[&'static str]) -> Wrong {
+    let nearest = schema::nearest(text, words.iter().copied());
+    let meant = nearest.map(|word| format!("did you mean {word}? ")).unwrap_or_default();
+    Wrong::new("is not a value of this setting", format!("{meant}allowed: {}", words.join(", ")))
+}

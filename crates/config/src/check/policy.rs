@@ -1,0 +1,113 @@
+//! How a service is called: the same keys in `defaults` and in every upstream.
+
+use std::time::Duration;
+
+use super::{
+    DAY, HOUR, MIB, MINUTE, MS, SECOND, one_of,
+    reader::{Reader, Section},
+    service::not_above,
+};
+use crate::{
+    Balance, Budget, CircuitBreaker, Policy, Pool, Retry,
+    error::Wrong,
+    units::{duration_in, integer, ratio_in, size_in, switch},
+};
+
+/// `base` with what the section says laid over it.
+pub(super) fn policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) -> Policy {
+    let mut out = base.clone();
+    r.set(s, "balance", &mut out.balance, balance);
+    r.set(s, "timeout", &mut out.timeout, duration_in(MS..=HOUR));
+    r.set_or_off(s, "per_try_timeout", &mut out.per_try_timeout, duration_in(MS..=HOUR));
+    if let Some(per_try) = out.per_try_timeout {
+        not_above(r, s, ("per_try_timeout", per_try), ("timeout", out.timeout));
+    }
+    r.set(s, "connect_timeout", &mut out.connect_timeout, duration_in(MS..=MINUTE));
+    r.set(s, "body_idle", &mut out.body_idle, duration_in(10 * MS..=DAY));
+    retry(r, s, &mut out.retry);
+    circuit_breaker(r, s, &mut out.circuit_breaker);
+    let section = r.section(s, "pool");
+    pool(r, &section, &mut out.pool);
+    out
+}
+
+fn balance(text: &str) -> Result<Balance, Wrong> {
+    text.parse().map_err(|_| one_of(text, &Balance::ALL.map(Balance::as_str)))
+}
+
+/// `retry: off` is `max_retries: 0`; `retry: on` takes an `off` of the defaults back.
+fn retry(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Retry) {
+    match r.toggle(parent, "retry") {
+        Some(false) => out.max_retries = 0,
+        Some(true) if out.max_retries == 0 => out.max_retries = Retry::default().max_retries,
+        Some(true) => {}
+        None => {
+            let section = r.section(parent, "retry");
+            retry_settings(r, &section, out);
+        }
+    }
+}
+
+fn retry_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Retry) {
+    r.set(s, "max_retries", &mut out.max_retries, integer(0..=10));
+    r.set(s, "backoff_base", &mut out.backoff_base, duration_in(Duration::ZERO..=10 * SECOND));
+    r.set(s, "backoff_max", &mut out.backoff_max, duration_in(Duration::ZERO..=MINUTE));
+    not_above(r, s, ("backoff_base", out.backoff_base), ("backoff_max", out.backoff_max));
+    r.set_list(s, "statuses", &mut out.statuses, integer(400..=599));
+    r.set(s, "non_idempotent", &mut out.non_idempotent, switch);
+    r.set(s, "max_body", &mut out.max_body, size_in(0..=MIB));
+    let section = r.section(s, "budget");
+    budget(r, &section, &mut out.budget);
+}
+
+fn budget(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Budget) {
+    r.set(s, "ratio", &mut out.ratio, ratio_in(0.0..=1.0));
+    r.set(s, "min_per_second", &mut out.min_per_second, integer(0..=10_000));
+    r.set(s, "window", &mut out.window, duration_in(SECOND..=MINUTE));
+}
+
+/// `circuit_breaker: off` takes it away; a mapping (or `on`) brings it back.
+fn circuit_breaker(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<CircuitBreaker>) {
+    match r.toggle(parent, "circuit_breaker") {
+        Some(false) => *out = None,
+        Some(true) => *out = Some(out.unwrap_or_default()),
+        None if parent.node("circuit_breaker").is_none() => {}
+        None => {
+            let section = r.section(parent, "circuit_breaker");
+            // Its presence alone brings the breaker back, so it has an origin even when it is empty.
+            r.origins.set(section.path.clone(), section.origin.clone());
+            let mut settings = out.unwrap_or_default();
+            breaker_settings(r, &section, &mut settings);
+            *out = Some(settings);
+        }
+    }
+}
+
+fn breaker_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut CircuitBreaker) {
+    r.set(s, "failure_ratio", &mut out.failure_ratio, ratio_in(0.01..=1.0));
+    r.set(s, "window", &mut out.window, duration_in(SECOND..=10 * MINUTE));
+    r.set(s, "min_requests", &mut out.min_requests, integer(1..=1_000_000));
+    r.set_or_off(s, "consecutive_failures", &mut out.consecutive_failures, integer(1..=1_000_000));
+    r.set(s, "open", &mut out.open, duration_in(10 * MS..=HOUR));
+    r.set(s, "open_max", &mut out.open_max, duration_in(10 * MS..=HOUR));
+    not_above(r, s, ("open", out.open), ("open_max", out.open_max));
+    r.set(s, "probes", &mut out.probes, integer(1..=100));
+}
+
+fn pool(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Pool) {
+    r.set(s, "idle", &mut out.idle, duration_in(Duration::ZERO..=HOUR));
+    r.set(s, "fresh", &mut out.fresh, duration_in(Duration::ZERO..=HOUR));
+    not_above(r, s, ("fresh", out.fresh), ("idle", out.idle));
+    r.set(s, "max_idle", &mut out.max_idle, integer(0..=100_000));
+    r.set(s, "max_connections", &mut out.max_connections, integer(1..=100_000));
+    r.set(s, "max_waiting", &mut out.max_waiting, integer(0..=100_000));
+    let too_many = out.max_idle > out.max_connections;
+    if too_many && let Some((at, key)) = r.blame(s, &["max_idle", "max_connections"]) {
+        let what = format!("max_idle {} is above max_connections {}", out.max_idle, out.max_connections);
+        r.problem(
+            &at,
+            &key,
+            Wrong::new(what, "an idle connection is one of the connections; lower max_idle"),
+        );
+    }
+}

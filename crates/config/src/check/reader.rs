@@ -1,0 +1,448 @@
+//! Reads one key at a time: who wins, what variables stand for, where it came from, what is wrong.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    Environment, Origin, Origins, Problem,
+    error::Wrong,
+    expand,
+    overrides::Overlay,
+    raw::{At, Node, Value},
+    schema::{self, Holds, Key},
+    units,
+};
+
+/// Longest piece of a wrong value that a message repeats, in characters.
+const SHOWN: usize = 60;
+
+/// The state of one check.
+pub(super) struct Reader<'a> {
+    pub(super) file: Arc<str>,
+    pub(super) env: &'a Environment,
+    pub(super) overlay: Overlay,
+    pub(super) origins: Origins,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
+}
+
+/// A mapping of the file whose keys are known to be valid, or the absence of one.
+pub(super) struct Section<'n> {
+    /// Dotted; empty for the root.
+    pub(super) path: String,
+    /// Where the mapping is; [`Origin::Default`] when the file has none.
+    pub(super) origin: Origin,
+    keys: &'static [Key],
+    entries: Vec<(&'static str, At, &'n Node)>,
+}
+
+impl<'n> Section<'n> {
+    pub(super) fn key(&self, name: &str) -> String {
+        schema::join(&self.path, name)
+    }
+
+    /// The file's value, unless it is nothing.
+    pub(super) fn node(&self, name: &str) -> Option<&'n Node> {
+        self.entries.iter().find(|(key, ..)| *key == name).map(|(.., node)| *node)
+    }
+
+    fn subkeys(&self, name: &str) -> &'static [Key] {
+        let key = self.keys.iter().find(|key| key.name == name);
+        match key.map(|key| key.holds) {
+            Some(Holds::Section(keys) | Holds::Sections(keys)) => keys,
+            Some(Holds::Value) | None => &[],
+        }
+    }
+}
+
+/// A value, its origin, and how a message may show it.
+struct Given {
+    text: String,
+    shown: String,
+    origin: Origin,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(file: &Arc<str>, env: &'a Environment, overlay: Overlay) -> Self {
+        Self {
+            file: Arc::clone(file),
+            env,
+            overlay,
+            origins: Origins::default(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    pub(super) fn problem(&mut self, origin: &Origin, key: &str, wrong: Wrong) {
+        let Wrong { what, hint } = wrong;
+        self.problems.push(Problem { origin: origin.clone(), key: key.to_owned(), what, hint });
+    }
+
+    pub(super) fn warn(
+        &mut self,
+        origin: Origin,
+        key: &str,
+        what: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.warnings.push(Problem { origin, key: key.to_owned(), what: what.into(), hint: hint.into() });
+    }
+
+    pub(super) fn at(&self, at: At) -> Origin {
+        Origin::File { file: Arc::clone(&self.file), line: at.line, col: at.col }
+    }
+
+    pub(super) fn root<'n>(&mut self, tree: Option<&'n Node>) -> Section<'n> {
+        self.open(String::new(), schema::ROOT, tree)
+    }
+
+    /// The section of this name; without any entry when the file does not have it.
+    pub(super) fn section<'n>(&mut self, parent: &Section<'n>, name: &str) -> Section<'n> {
+        self.open(parent.key(name), parent.subkeys(name), parent.node(name))
+    }
+
+    /// A section that may be shortened to the value of one of its keys.
+    pub(super) fn section_or_value<'n>(
+        &mut self,
+        parent: &Section<'n>,
+        name: &str,
+        main: &'static str,
+    ) -> Section<'n> {
+        match parent.node(name) {
+            Some(node @ Node { at, value: Value::Scalar(_) }) => Section {
+                path: parent.key(name),
+                origin: self.at(*at),
+                keys: parent.subkeys(name),
+                entries: vec![(main, *at, node)],
+            },
+            _ => self.section(parent, name),
+        }
+    }
+
+    /// The sections of a list.
+    pub(super) fn sections<'n>(&mut self, parent: &Section<'n>, name: &str) -> Vec<Section<'n>> {
+        let (path, keys) = (parent.key(name), parent.subkeys(name));
+        match parent.node(name).map(|node| (node.at, &node.value)) {
+            None | Some((_, Value::Null)) => Vec::new(),
+            Some((_, Value::Seq(items))) => items
+                .iter()
+                .enumerate()
+                .map(|(n, item)| self.open(format!("{path}[{n}]"), keys, Some(item)))
+                .collect(),
+            Some((at, other)) => {
+                let what = format!("{} is not allowed here", other.kind());
+                self.problem(
+                    &self.at(at),
+                    &path,
+                    Wrong::new(what, format!("write a list: {path}: [{{...}}]")),
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    /// Checks the mapping's keys, so that nobody later meets one that does not exist or exists twice.
+    fn open<'n>(&mut self, path: String, keys: &'static [Key], node: Option<&'n Node>) -> Section<'n> {
+        let mut section = Section { path, origin: Origin::Default, keys, entries: Vec::new() };
+        let Some(node) = node else { return section };
+        section.origin = self.at(node.at);
+        match &node.value {
+            // A section whose keys are all commented out.
+            Value::Null => {}
+            Value::Map(entries) => {
+                for (key, value) in entries {
+                    self.entry(&mut section, key.at, &key.name, value);
+                }
+            }
+            other => {
+                let names = keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", ");
+                let what = format!("{} is not allowed here", other.kind());
+                let wrong = Wrong::new(what, format!("write a mapping with some of: {names}"));
+                self.problem(&section.origin, &section.path, wrong);
+            }
+        }
+        section
+    }
+
+    fn entry<'n>(&mut self, section: &mut Section<'n>, at: At, name: &str, value: &'n Node) {
+        let path = section.key(&show(name));
+        let Some(key) = section.keys.iter().find(|key| key.name == name) else {
+            let wrong = Wrong::new("unknown key", schema::suggest(name, section.keys));
+            return self.problem(&self.at(at), &path, wrong);
+        };
+        match section.entries.iter().find(|(known, ..)| *known == name) {
+            Some((_, first, _)) => {
+                let what = format!("is given twice, first on line {}", first.line);
+                self.problem(&self.at(at), &path, Wrong::new(what, "remove one of them"));
+            }
+            None => section.entries.push((key.name, at, value)),
+        }
+    }
+
+    /// Puts the value that wins into `target`, and says where it came from.
+    pub(super) fn set<T>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        target: &mut T,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) {
+        if let Some(value) = self.get(section, name, parse) {
+            *target = value;
+        }
+    }
+
+    /// As [`Reader::set`], for a setting that may be absent.
+    pub(super) fn set_some<T>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        target: &mut Option<T>,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) {
+        if let Some(value) = self.get(section, name, parse) {
+            *target = Some(value);
+        }
+    }
+
+    /// As [`Reader::set_some`], for a setting that inherits a value: `off` takes it away.
+    pub(super) fn set_or_off<T>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        target: &mut Option<T>,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) {
+        let parse = |text: &str| if is_off(text) { Ok(None) } else { parse(text).map(Some) };
+        self.set(section, name, target, parse);
+    }
+
+    /// The value that wins. The losers are checked too, because they are wrong all the same.
+    pub(super) fn get<T>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        let key = section.key(name);
+        let mut winner = None;
+        let mut decided = false;
+        for given in self.candidates(section, name) {
+            let value = parse(&given.text);
+            if !decided {
+                self.origins.set(key.clone(), given.origin.clone());
+            }
+            match value {
+                Ok(value) if !decided => winner = Some(value),
+                Ok(_) => {}
+                Err(wrong) => self.refuse(&given, &key, wrong),
+            }
+            decided = true;
+        }
+        winner
+    }
+
+    fn refuse(&mut self, given: &Given, key: &str, wrong: Wrong) {
+        let what = format!("{} {}", given.shown, wrong.what);
+        self.problem(&given.origin, key, Wrong { what, hint: wrong.hint });
+    }
+
+    /// Everything said about a key: flag, environment, file.
+    fn candidates(&mut self, section: &Section<'_>, name: &str) -> Vec<Given> {
+        let key = section.key(name);
+        let said = self.overlay.get(&key).iter();
+        let mut all: Vec<_> = said
+            .map(|said| Given {
+                shown: quote(&said.text),
+                text: said.text.clone(),
+                origin: said.origin.clone(),
+            })
+            .collect();
+        if let Some(node) = section.node(name)
+            && let Some(given) = self.scalar(node, &key, !all.is_empty())
+        {
+            all.push(given);
+        }
+        all
+    }
+
+    /// One value of the file, expanded. When it has lost to a flag anyway, a missing variable is fine.
+    fn scalar(&mut self, node: &Node, key: &str, lost: bool) -> Option<Given> {
+        let origin = self.at(node.at);
+        let Value::Scalar(written) = &node.value else {
+            let wrong = match &node.value {
+                Value::Null => Wrong::new("has no value", "give one, or remove the key"),
+                other => Wrong::new(format!("{} is not allowed here", other.kind()), "write a single value"),
+            };
+            self.problem(&origin, key, wrong);
+            return None;
+        };
+        match expand::expand(written, self.env) {
+            // What a variable holds may be a secret: the message shows its name.
+            Ok(expanded) => {
+                let shown = quote(if expanded.from_environment { written } else { &expanded.text });
+                Some(Given { text: expanded.text, shown, origin })
+            }
+            Err(errors) => {
+                for error in errors {
+                    if !lost {
+                        self.problem(&origin, key, Wrong::new(error.what(), error.hint()));
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// A list of values; a flag or variable separates them with commas.
+    pub(super) fn set_list<T>(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        target: &mut Vec<T>,
+        parse: impl Fn(&str) -> Result<T, Wrong>,
+    ) {
+        let key = section.key(name);
+        let said = self.overlay.get(&key).to_vec();
+        for (n, said) in said.iter().enumerate() {
+            let items = said.text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            let given = items.map(|item| Given {
+                text: item.to_owned(),
+                shown: quote(item),
+                origin: said.origin.clone(),
+            });
+            let values = self.parse_all(given.collect(), &key, &parse);
+            if n == 0 {
+                self.origins.set(key.clone(), said.origin.clone());
+                *target = values;
+            }
+        }
+        let Some(node) = section.node(name) else { return };
+        let Value::Seq(items) = &node.value else {
+            let what = match &node.value {
+                Value::Null => "has no value".to_owned(),
+                other => format!("{} is not allowed here", other.kind()),
+            };
+            return self.problem(
+                &self.at(node.at),
+                &key,
+                Wrong::new(what, format!("write a list: {name}: [...]")),
+            );
+        };
+        let given = items.iter().enumerate();
+        let given = given.filter_map(|(n, item)| self.scalar(item, &format!("{key}[{n}]"), !said.is_empty()));
+        let given = given.collect();
+        let values = self.parse_all(given, &key, &parse);
+        if said.is_empty() {
+            self.origins.set(key, self.at(node.at));
+            *target = values;
+        }
+    }
+
+    fn parse_all<T>(
+        &mut self,
+        given: Vec<Given>,
+        key: &str,
+        parse: &impl Fn(&str) -> Result<T, Wrong>,
+    ) -> Vec<T> {
+        let mut values = Vec::with_capacity(given.len());
+        for given in given {
+            match parse(&given.text) {
+                Ok(value) => values.push(value),
+                Err(wrong) => self.refuse(&given, key, wrong),
+            }
+        }
+        values
+    }
+
+    /// A mapping whose keys are free.
+    pub(super) fn set_map(
+        &mut self,
+        section: &Section<'_>,
+        name: &str,
+        target: &mut BTreeMap<String, String>,
+        parse_key: impl Fn(&str) -> Result<String, Wrong>,
+        parse_value: impl Fn(&str) -> Result<String, Wrong>,
+    ) {
+        let path = section.key(name);
+        let Some(node) = section.node(name) else { return };
+        let entries = match &node.value {
+            Value::Map(entries) => entries.as_slice(),
+            Value::Null => &[],
+            other => {
+                let wrong = Wrong::new(format!("{} is not allowed here", other.kind()), "write a mapping");
+                return self.problem(&self.at(node.at), &path, wrong);
+            }
+        };
+        self.origins.set(path.clone(), self.at(node.at));
+        for (key, value) in entries {
+            let at = self.at(key.at);
+            let key_path = schema::join(&path, &show(&key.name));
+            if let Err(wrong) = parse_key(&key.name) {
+                let what = format!("{} {}", quote(&key.name), wrong.what);
+                self.problem(&at, &path, Wrong { what, hint: wrong.hint });
+            }
+            if target.contains_key(&key.name) {
+                self.problem(&at, &key_path, Wrong::new("is given twice", "remove one of them"));
+            }
+            let Some(given) = self.scalar(value, &key_path, false) else { continue };
+            match parse_value(&given.text) {
+                Ok(value) => drop(target.insert(key.name.clone(), value)),
+                Err(wrong) => self.refuse(&given, &key_path, wrong),
+            }
+        }
+    }
+
+    /// Whether the section is a plain `off` or `on` in the file, instead of a mapping.
+    pub(super) fn toggle(&mut self, parent: &Section<'_>, name: &str) -> Option<bool> {
+        let node = parent.node(name)?;
+        let Value::Scalar(_) = node.value else { return None };
+        let key = parent.key(name);
+        let given = self.scalar(node, &key, false)?;
+        self.origins.set(key.clone(), given.origin.clone());
+        match units::switch(&given.text) {
+            Ok(on) => Some(on),
+            Err(_) => {
+                self.refuse(
+                    &given,
+                    &key,
+                    Wrong::new("is not allowed here", "write off, or a mapping of its settings"),
+                );
+                Some(true)
+            }
+        }
+    }
+
+    /// The origin to blame for a contradiction: the first of these keys that somebody set.
+    pub(super) fn blame(&self, section: &Section<'_>, names: &[&str]) -> Option<(Origin, String)> {
+        let mut keys = names.iter().map(|name| section.key(name));
+        let key = keys.find(|key| self.origins.is_set(key))?;
+        Some((self.origins.get(&key).clone(), key))
+    }
+
+    /// Where to point when a required key of the section is missing.
+    pub(super) fn place_of(&self, section: &Section<'_>) -> Origin {
+        match (&section.origin, self.overlay.below(&section.path)) {
+            (Origin::Default, Some(said)) => said.origin.clone(),
+            (origin, _) => origin.clone(),
+        }
+    }
+}
+
+pub(super) fn is_off(text: &str) -> bool {
+    units::switch(text) == Ok(false)
+}
+
+fn quote(text: &str) -> String {
+    format!("{:?}", show(text))
+}
+
+/// A text cut to a length that fits in a message, without what would break a terminal.
+fn show(text: &str) -> String {
+    let clean = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    let mut shown: String = clean.take(SHOWN).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}

@@ -1,0 +1,188 @@
+//! Where instances come from, and how Consul is reached.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    MINUTE, SECOND,
+    reader::{Reader, Section},
+};
+use crate::{
+    Config, Consul, ConsulAddress, Origin, Registry, Secret, Tls, Token,
+    address::{self, GivenAddress},
+    error::Wrong,
+    expand, names,
+    raw::Value,
+    units::{duration_in, integer},
+};
+
+const SSL: &str = "CONSUL_HTTP_SSL";
+
+pub(super) fn registry(r: &mut Reader<'_>, root: &Section<'_>) -> Registry {
+    let s = r.section(root, "registry");
+    let file = path(r, &s, "file");
+    let section = r.section(&s, "consul");
+    let consul = consul(r, &section);
+    let Some(file) = file else { return Registry::Consul(consul) };
+    let file_at = r.origins.get("registry.file").clone();
+    let consul_at = r.origins.get("registry.consul.address").clone();
+    let both_flags = matches!((&file_at, &consul_at), (Origin::Flag(_), Origin::Flag(_)));
+    let both_in_file = matches!(file_at, Origin::File { .. }) && s.node("consul").is_some();
+    if both_flags || both_in_file {
+        let wrong =
+            Wrong::new("contradicts registry.consul", "instances come from one place; keep one of them");
+        r.problem(&file_at, "registry.file", wrong);
+    }
+    // `--consul` on the command line wins over a `file:` in the file.
+    if matches!(consul_at, Origin::Flag(_)) { Registry::Consul(consul) } else { Registry::File(file) }
+}
+
+fn consul(r: &mut Reader<'_>, s: &Section<'_>) -> Consul {
+    let mut out = Consul::default();
+    out.address = consul_address(r, s, out.address);
+    r.set_some(s, "datacenter", &mut out.datacenter, names::datacenter);
+    out.token = token(r, s);
+    let section = r.section(s, "tls");
+    out.tls = tls(r, &section);
+    r.set(s, "wait", &mut out.wait, duration_in(SECOND..=10 * MINUTE));
+    r.set(s, "max_connections", &mut out.max_connections, integer(1..=180));
+    out
+}
+
+/// `CONSUL_HTTP_SSL=true` asks for TLS as in Consul's own tools: an `http://` from environment, file or
+/// default does not take it back, one from a flag does.
+fn consul_address(r: &mut Reader<'_>, s: &Section<'_>, default: ConsulAddress) -> ConsulAddress {
+    let mut given = GivenAddress { address: default, explicit: false };
+    r.set(s, "address", &mut given, address::consul);
+    let Some(ssl) = r.env.given(SSL) else { return given.address };
+    let origin = Origin::Environment(SSL.into());
+    let wanted = match ssl {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
+        _ => {
+            let wrong = Wrong::new("is neither true nor false", "write true or false");
+            r.problem(&origin, "registry.consul.address", wrong);
+            return given.address;
+        }
+    };
+    let by_flag = matches!(r.origins.get(&s.key("address")), Origin::Flag(_));
+    if wanted && !given.address.tls && !(by_flag && given.explicit) {
+        given.address.tls = true;
+        if given.explicit {
+            r.warn(
+                origin,
+                "registry.consul.address",
+                "turns the http:// address into https://",
+                "write https://",
+            );
+        }
+    }
+    given.address
+}
+
+/// The environment beats the file; in the environment the file beats the value, as in Consul's tools.
+fn token(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
+    let literal = token_of_file(r, s);
+    let (value_key, file_key) = (s.key("token"), s.key("token_file"));
+    let value = r.overlay.get(&value_key).first().cloned();
+    let said_file = r.overlay.get(&file_key).first().map(|said| said.origin.clone());
+    let file = path(r, s, "token_file");
+    if literal.is_some() && s.node("token_file").is_some() {
+        let at = r.origins.get(&value_key).clone();
+        r.problem(&at, &value_key, Wrong::new("contradicts token_file", "keep one of them"));
+    }
+    match (file, value, said_file) {
+        (Some(file), value, Some(_)) => {
+            if let Some(value) = value {
+                r.warn(
+                    value.origin,
+                    &value_key,
+                    "is not used: a token file was given too",
+                    "unset one of them",
+                );
+            }
+            Some(Token::File(file))
+        }
+        (_, Some(value), None) => {
+            r.origins.set(value_key, value.origin);
+            Some(Token::Value(Secret::new(value.text)))
+        }
+        (Some(file), None, None) => Some(Token::File(file)),
+        (None, _, _) => literal,
+    }
+}
+
+/// `token: ${VARIABLE}`, and nothing else: a file is copied, committed and shown.
+fn token_of_file(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
+    let node = s.node("token")?;
+    let (key, at) = (s.key("token"), r.at(node.at));
+    let variable = match &node.value {
+        Value::Scalar(text) => expand::whole_variable(text),
+        Value::Null | Value::Seq(_) | Value::Map(_) => None,
+    };
+    let Some(name) = variable else {
+        let hint = "use token_file, CONSUL_HTTP_TOKEN, or a whole ${VARIABLE}";
+        r.problem(&at, &key, Wrong::new("a secret does not belong in this file", hint));
+        return None;
+    };
+    let given_otherwise = !r.overlay.get(&key).is_empty() || !r.overlay.get(&s.key("token_file")).is_empty();
+    match r.env.get(name) {
+        Some(secret) if !secret.is_empty() => {
+            r.origins.set(key, at);
+            Some(Token::Value(Secret::new(secret)))
+        }
+        _ if given_otherwise => None,
+        _ => {
+            let what = format!("environment variable {name} is not set");
+            r.problem(&at, &key, Wrong::new(what, "set it, or remove the key to send no token"));
+            None
+        }
+    }
+}
+
+fn tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {
+    let mut out = Tls {
+        ca_file: path(r, s, "ca_file"),
+        cert_file: path(r, s, "cert_file"),
+        key_file: path(r, s, "key_file"),
+        server_name: None,
+    };
+    r.set_some(s, "server_name", &mut out.server_name, names::host);
+    for (has, lacks, missing) in [
+        ("cert_file", "key_file", out.key_file.is_none()),
+        ("key_file", "cert_file", out.cert_file.is_none()),
+    ] {
+        let lacking = missing && !r.origins.is_set(&s.key(lacks));
+        if lacking && let Some((at, key)) = r.blame(s, &[has]) {
+            r.problem(
+                &at,
+                &key,
+                Wrong::new(format!("needs {lacks} too"), "a certificate and its key go together"),
+            );
+        }
+    }
+    out
+}
+
+/// A path from the file is relative to the file's own folder, any other to the working directory.
+fn path(r: &mut Reader<'_>, s: &Section<'_>, name: &str) -> Option<PathBuf> {
+    let text = r.get(s, name, names::non_empty)?;
+    let path = PathBuf::from(text);
+    let in_file = matches!(r.origins.get(&s.key(name)), Origin::File { .. });
+    match Path::new(&*r.file).parent() {
+        Some(folder) if in_file => Some(folder.join(path)),
+        _ => Some(path),
+    }
+}
+
+/// An app cannot be registered in a file.
+pub(super) fn check_service(r: &mut Reader<'_>, config: &Config) {
+    if let (Some(_), Registry::File(_)) = (&config.service, &config.registry) {
+        let at = r.origins.get("service.name").clone();
+        r.warn(
+            at,
+            "service",
+            "is not registered: the registry is a file",
+            "use registry.consul to register it",
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! What is wrong, where, and what to do about it.
+
+use std::fmt;
+
+use crate::Origin;
+
+/// One thing that is wrong (or, among the warnings, suspicious).
+///
+/// Displays as `FILE:LINE:COL key: what is wrong; hint`; a value from a flag or the environment names
+/// that instead: `--port: what is wrong; hint`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where the wrong value was given.
+    pub origin: Origin,
+    /// The setting, dotted (`upstreams[0].timeout`); empty when the file as a whole is meant.
+    pub key: String,
+    /// What is wrong. Never shows a secret, nor the content of an environment variable.
+    pub what: String,
+    /// What to do: the nearest valid key, the allowed range, an example. May be empty.
+    pub hint: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::File { file, line: 0, .. } => write!(f, "{file}")?,
+            Origin::File { file, line, col } => write!(f, "{file}:{line}:{col}")?,
+            Origin::Flag(name) => f.write_str(name)?,
+            Origin::Environment(name) => f.write_str(name)?,
+            Origin::Default => f.write_str("default")?,
+        }
+        match &self.origin {
+            Origin::File { .. } | Origin::Default if !self.key.is_empty() => write!(f, " {}: ", self.key)?,
+            _ => f.write_str(": ")?,
+        }
+        f.write_str(&self.what)?;
+        if !self.hint.is_empty() {
+            write!(f, "; {}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that is wrong, flags and environment first, then down the file. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    pub(crate) fn new(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by(|a, b| (&a.origin, &a.key).cmp(&(&b.origin, &b.key)));
+        Self(problems)
+    }
+
+    /// The problems, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.0.iter()
+    }
+
+    /// How many.
+    #[expect(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl<'a> IntoIterator for &'a Problems {
+    type Item = &'a Problem;
+    type IntoIter = std::slice::Iter<'a, Problem>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.0.iter().enumerate() {
+            if n > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Why one value was refused, before its place is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wrong {
+    /// Continues a sentence that starts with the quoted value: `is not a duration`.
+    pub(crate) what: String,
+    pub(crate) hint: String,
+}
+
+impl Wrong {
+    pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { what: what.into(), hint: hint.into() }
+    }
+}

@@ -1,0 +1,184 @@
+//! `${NAME}` and `${NAME:-default}` in values.
+//!
+//! As in a shell: the default is taken when the variable is unset or empty; without a default an unset
+//! variable is an error and an empty one is an empty text. `$$` is one dollar; a dollar before
+//! anything but `{` or `$` stays. Keys and comments are left alone, and a default holds no variable.
+
+use crate::overrides::Environment;
+
+/// A value whose variables have been replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Expanded {
+    pub(crate) text: String,
+    /// A variable (or its default) is part of the text, so that it is not to be shown.
+    pub(crate) from_environment: bool,
+}
+
+/// Why a value could not be expanded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ExpandError {
+    Missing(String),
+    Unclosed,
+    BadName(String),
+    Nested(String),
+}
+
+impl ExpandError {
+    pub(crate) fn what(&self) -> String {
+        match self {
+            Self::Missing(name) => format!("environment variable {name} is not set"),
+            Self::Unclosed => "\"${\" has no closing \"}\"".to_owned(),
+            Self::BadName(name) => format!("{name:?} is not a variable's name"),
+            Self::Nested(name) => format!("the default of ${{{name}}} holds another variable"),
+        }
+    }
+
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::Missing(name) => format!("set it, or give a default: ${{{name}:-value}}"),
+            Self::Unclosed => "write ${NAME}, or $${ for a plain \"${\"".to_owned(),
+            Self::BadName(_) => "letters, digits and _ only, as ${NAME} or ${NAME:-default}".to_owned(),
+            Self::Nested(_) => "a default is plain text".to_owned(),
+        }
+    }
+}
+
+/// Replaces every variable, or says all that is wrong with them.
+pub(crate) fn expand(text: &str, env: &Environment) -> Result<Expanded, Vec<ExpandError>> {
+    let mut out = Expanded { text: String::with_capacity(text.len()), from_environment: false };
+    let mut errors = Vec::new();
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        out.text.push_str(&rest[..dollar]);
+        rest = &rest[dollar + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.text.push('$');
+            rest = after;
+        } else if let Some(inside) = rest.strip_prefix('{') {
+            let Some((reference, after)) = inside.split_once('}') else {
+                errors.push(ExpandError::Unclosed);
+                return Err(errors);
+            };
+            out.from_environment = true;
+            match resolve(reference, env) {
+                Ok(value) => out.text.push_str(&value),
+                Err(error) => errors.push(error),
+            }
+            rest = after;
+        } else {
+            out.text.push('$');
+        }
+    }
+    out.text.push_str(rest);
+    if errors.is_empty() { Ok(out) } else { Err(errors) }
+}
+
+/// What `${reference}` stands for.
+fn resolve(reference: &str, env: &Environment) -> Result<String, ExpandError> {
+    let (name, default) = match reference.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (reference, None),
+    };
+    if !is_name(name) {
+        return Err(ExpandError::BadName(name.to_owned()));
+    }
+    if default.is_some_and(|default| default.contains("${")) {
+        return Err(ExpandError::Nested(name.to_owned()));
+    }
+    match (env.get(name), default) {
+        (Some(""), Some(default)) | (None, Some(default)) => Ok(default.to_owned()),
+        (Some(value), _) => Ok(value.to_owned()),
+        (None, None) => Err(ExpandError::Missing(name.to_owned())),
+    }
+}
+
+/// The variable's name when the text is one whole `${NAME}` without a default: the one form in which
+/// a file may hold a secret.
+pub(crate) fn whole_variable(text: &str) -> Option<&str> {
+    let name = text.strip_prefix("${")?.strip_suffix('}')?;
+    is_name(name).then_some(name)
+}
+
+/// Every variable that the text mentions.
+pub(crate) fn mentioned(text: &str) -> impl Iterator<Item = &str> {
+    text.split("${").skip(1).filter_map(|part| {
+        let name = part.split(['}', ':']).next()?;
+        is_name(name).then_some(name)
+    })
+}
+
+/// A text that [`expand`] gives back unchanged.
+pub(crate) fn escape(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn env() -> Environment {
+        [("HOST", "db-1"), ("PORT", "8080"), ("EMPTY", "")].into_iter().collect()
+    }
+
+    fn check(text: &str, expected: Result<&str, &[ExpandError]>) {
+        let got = expand(text, &env()).map(|expanded| expanded.text);
+        assert_eq!(got, expected.map(str::to_owned).map_err(<[_]>::to_vec), "for {text:?}");
+    }
+
+    #[test]
+    fn variables_become_their_values() {
+        check("${HOST}", Ok("db-1"));
+        check("http://${HOST}:${PORT}/", Ok("http://db-1:8080/"));
+        check("${NOPE:-x}", Ok("x"));
+        check("${NOPE:-}", Ok(""));
+        check("${HOST:-x}", Ok("db-1"));
+        check("${EMPTY:-x}", Ok("x"));
+        check("${EMPTY}", Ok(""));
+        check("${NOPE:-a:-b}", Ok("a:-b"));
+    }
+
+    #[test]
+    fn two_dollars_are_one_and_a_lonely_one_stays() {
+        check("$${HOST}", Ok("${HOST}"));
+        check("$$$${HOST}", Ok("$${HOST}"));
+        check("$$${HOST}", Ok("$db-1"));
+        check("5$", Ok("5$"));
+        check("$HOST", Ok("$HOST"));
+    }
+
+    #[test]
+    fn every_missing_variable_is_named() {
+        check("${A} ${B}", Err(&[ExpandError::Missing("A".into()), ExpandError::Missing("B".into())]));
+        check("${A", Err(&[ExpandError::Unclosed]));
+        check("${}", Err(&[ExpandError::BadName(String::new())]));
+        check("${a-b}", Err(&[ExpandError::BadName("a-b".into())]));
+        check("${A:-${B}}", Err(&[ExpandError::Nested("A".into())]));
+    }
+
+    #[test]
+    fn only_a_whole_variable_counts_as_one() {
+        assert_eq!(whole_variable("${HOST}"), Some("HOST"));
+        for text in ["${HOST:-x}", "x${HOST}", "${HOST}x", "$HOST", "${A}${B}", ""] {
+            assert_eq!(whole_variable(text), None, "for {text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn escaped_text_comes_back_as_it_was(text in ".*") {
+            prop_assert_eq!(expand(&escape(&text), &env()).unwrap().text, text);
+        }
+
+        #[test]
+        fn any_text_is_expanded_or_refused(text in "[$a{}:-]{0,20}") {
+            let _ = expand(&text, &env());
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The way in: a file's text, the environment and flags → settings, or all that is wrong.
+
+use std::{io::Read as _, path::Path, sync::Arc};
+
+use crate::{
+    Config, Environment, Origin, Origins, Overrides, Problem, Problems,
+    check::{Checked, check},
+    overrides::Overlay,
+    raw,
+};
+
+/// Largest settings file that is read.
+pub const MAX_FILE_BYTES: usize = 1024 * 1024;
+
+/// Settings that are right, and where each of them comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// What to run by.
+    pub config: Config,
+    /// Where each value comes from.
+    pub origins: Origins,
+    /// What is suspicious but not wrong. To be logged once.
+    pub warnings: Vec<Problem>,
+}
+
+/// Turns the file (its name and text; none is needed), the environment and the flags into settings.
+/// Pure: it reads nothing.
+///
+/// The name is what problems show, and the paths in the file are relative to its folder.
+///
+/// # Errors
+///
+/// Everything that is wrong, not the first thing only; except that a text that is no YAML has nothing
+/// further to check.
+pub fn load(
+    source: Option<(&str, &str)>,
+    env: &Environment,
+    overrides: &Overrides,
+) -> Result<Loaded, Problems> {
+    let (name, text) = source.unwrap_or(("", ""));
+    let file: Arc<str> = name.into();
+    if text.len() > MAX_FILE_BYTES {
+        return Err(too_large(&file));
+    }
+    let tree = raw::parse(text).map_err(|error| {
+        let origin = Origin::File { file: Arc::clone(&file), line: error.at.line, col: error.at.col };
+        one(origin, error.message, "the file is no valid YAML here")
+    })?;
+    let Checked { config, origins, problems, warnings } =
+        check(&file, source.map(|_| &tree), env, Overlay::new(env, overrides));
+    if problems.is_empty() { Ok(Loaded { config, origins, warnings }) } else { Err(Problems::new(problems)) }
+}
+
+/// [`load`] with the text of this file.
+///
+/// # Errors
+///
+/// As [`load`]; also when the file cannot be read, is larger than [`MAX_FILE_BYTES`], or is no UTF-8.
+pub fn load_path(path: &Path, env: &Environment, overrides: &Overrides) -> Result<Loaded, Problems> {
+    let name = path.to_string_lossy();
+    let file: Arc<str> = (&*name).into();
+    let bytes = read(path).map_err(|error| whole_file(&file, format!("cannot be read: {error}"), ""))?;
+    if bytes.len() > MAX_FILE_BYTES {
+        return Err(too_large(&file));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
+        let line = 1 + good.iter().filter(|b| **b == b'\n').count();
+        let start = good.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+        let col = 1 + String::from_utf8_lossy(&good[start..]).chars().count();
+        let fit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let origin = Origin::File { file: Arc::clone(&file), line: fit(line), col: fit(col) };
+        one(origin, "is not UTF-8", "save the file as UTF-8")
+    })?;
+    load(Some((&name, &text)), env, overrides)
+}
+
+/// At most one byte more than [`MAX_FILE_BYTES`], so that it can be told.
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn too_large(file: &Arc<str>) -> Problems {
+    whole_file(file, "is larger than 1MiB", "is it a settings file?")
+}
+
+fn whole_file(file: &Arc<str>, what: impl Into<String>, hint: &str) -> Problems {
+    one(Origin::File { file: Arc::clone(file), line: 0, col: 0 }, what, hint)
+}
+
+fn one(origin: Origin, what: impl Into<String>, hint: &str) -> Problems {
+    Problems::new(vec![Problem { origin, key: String::new(), what: what.into(), hint: hint.to_owned() }])
+}

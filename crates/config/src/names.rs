@@ -1,0 +1,211 @@
+//! Names: services, tags, ids, datacenters, hosts, paths, metadata, log filters.
+//!
+//! A service's and a datacenter's name end up in a `Host` header (`orders.service.dc2.consul`), so
+//! they are DNS labels; what only travels in JSON may be nearly anything.
+
+use std::net::IpAddr;
+
+use crate::error::Wrong;
+
+/// A DNS label of at most 63 letters, digits, `-` and `_`, with a letter or digit at both ends.
+fn is_label(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63 && bytes.iter().all(|b| inner(*b)) && edge(bytes.first()) && edge(bytes.last())
+}
+
+/// A service's name: one DNS label, because a dot would make `v2.orders` ambiguous.
+pub(crate) fn service(text: &str) -> Result<String, Wrong> {
+    if is_label(text) {
+        return Ok(text.to_owned());
+    }
+    let hint = "1 to 63 letters, digits, - and _, without dots: it must fit in a Host header";
+    Err(Wrong::new("cannot be a service's name", hint))
+}
+
+/// As Consul has it: letters, digits, `-` and `_`.
+pub(crate) fn datacenter(text: &str) -> Result<String, Wrong> {
+    let valid = !text.is_empty()
+        && text.len() <= 63
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    if valid {
+        Ok(text.to_owned())
+    } else {
+        Err(Wrong::new("cannot be a datacenter's name", "letters, digits, - and _"))
+    }
+}
+
+/// A tag: any text without control characters; only a label can be used in a `Host` header.
+pub(crate) fn tag(text: &str) -> Result<String, Wrong> {
+    printable(text, 255, "cannot be a tag")
+}
+
+/// A registration's id.
+pub(crate) fn id(text: &str) -> Result<String, Wrong> {
+    if text.contains(char::is_whitespace) {
+        return Err(Wrong::new("cannot be an id", "1 to 255 bytes without spaces"));
+    }
+    printable(text, 255, "cannot be an id")
+}
+
+fn printable(text: &str, most: usize, what: &str) -> Result<String, Wrong> {
+    if text.is_empty() || text.len() > most || text.contains(char::is_control) || text.trim() != text {
+        return Err(Wrong::new(
+            what,
+            format!("1 to {most} bytes, no control characters, no space at the ends"),
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// A host name or an IP address without brackets.
+pub(crate) fn host(text: &str) -> Result<String, Wrong> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let valid = text.parse::<IpAddr>().is_ok()
+        || (text.len() <= 253
+            && name.split('.').all(is_label)
+            && !name.bytes().all(|b| b.is_ascii_digit() || b == b'.'));
+    if valid {
+        Ok(text.to_owned())
+    } else {
+        Err(Wrong::new("is neither a host name nor an IP address", "write 10.0.0.5 or app.example"))
+    }
+}
+
+/// An address that others can reach: a host that is not "any".
+pub(crate) fn reachable(text: &str) -> Result<String, Wrong> {
+    if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
+        return Err(Wrong::new(
+            "is no address that others can reach",
+            "write the address of this machine, or leave it out",
+        ));
+    }
+    host(text)
+}
+
+/// A path that starts with `/`, with or without a query.
+pub(crate) fn path(text: &str) -> Result<String, Wrong> {
+    let valid = text.starts_with('/')
+        && text.len() <= 1024
+        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    if valid {
+        return Ok(text.to_owned());
+    }
+    let hint = "write a path, as /healthz; the app is always asked on the loopback address and its own port";
+    Err(Wrong::new("is not a path", hint))
+}
+
+/// Key of a registration's metadata, by Consul's rules.
+pub(crate) fn meta_key(text: &str) -> Result<String, Wrong> {
+    let valid = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if text.starts_with("consul-") {
+        return Err(Wrong::new("starts with \"consul-\"", "Consul reserves that prefix; choose another key"));
+    }
+    if text.is_empty() || text.len() > 128 || !text.bytes().all(valid) {
+        return Err(Wrong::new("cannot be a metadata key", "1 to 128 letters, digits, - and _"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Value of a registration's metadata, by Consul's rules.
+pub(crate) fn meta_value(text: &str) -> Result<String, Wrong> {
+    if text.len() > 512 {
+        let what = format!("is {} bytes long", text.len());
+        return Err(Wrong::new(what, "Consul allows at most 512 bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+/// `info`, or `warn,outrigger_proxy=debug`.
+pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
+    let level = |word: &str| {
+        ["off", "error", "warn", "info", "debug", "trace"].contains(&word.to_ascii_lowercase().as_str())
+    };
+    let target = |word: &str| {
+        !word.is_empty()
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':' || b == b'-')
+    };
+    let valid = |part: &str| match part.trim().split_once('=') {
+        Some((name, word)) => target(name) && level(word),
+        None => level(part.trim()),
+    };
+    if text.split(',').all(valid) {
+        return Ok(text.to_owned());
+    }
+    let hint = "write off, error, warn, info, debug or trace, or several as warn,outrigger_proxy=debug";
+    Err(Wrong::new("is not a log filter", hint))
+}
+
+/// Any text at all, except none.
+pub(crate) fn non_empty(text: &str) -> Result<String, Wrong> {
+    if text.is_empty() {
+        Err(Wrong::new("is empty", "give a value or leave the key out"))
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T>(parse: fn(&str) -> Result<T, Wrong>, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(parse(text).is_ok(), "{text:?} should be fine");
+        }
+        for text in bad {
+            assert!(parse(text).is_err(), "{text:?} should be refused");
+        }
+    }
+
+    #[test]
+    fn a_service_name_fits_in_a_host_header() {
+        let long = "a".repeat(64);
+        check(
+            service,
+            &["orders", "order-db_2", "7", "Orders"],
+            &["", "a.b", "-a", "a-", "a b", "a/b", "é", &long],
+        );
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses() {
+        check(
+            host,
+            &["10.0.0.5", "::1", "app.example", "app.example.", "a"],
+            &["", "a..b", "1.2.3", "[::1]", "a:80", "a b"],
+        );
+        check(reachable, &["10.0.0.5"], &["0.0.0.0", "::"]);
+    }
+
+    #[test]
+    fn paths_start_with_a_slash() {
+        check(
+            path,
+            &["/", "/healthz", "/h?full=1"],
+            &["", "healthz", "/a b", "/a#b", "http://localhost/x", "/é"],
+        );
+    }
+
+    #[test]
+    fn metadata_keeps_to_the_rules_of_consul() {
+        check(meta_key, &["version", "a-b_c"], &["", "a.b", "a b", "consul-x", &"k".repeat(129)]);
+        check(meta_value, &["", &"v".repeat(512)], &[&"v".repeat(513)]);
+    }
+
+    #[test]
+    fn tags_and_ids_are_printable() {
+        check(tag, &["v2", "urlprefix-/x strip=/x"], &["", " v2", "a\nb"]);
+        check(id, &["orders-1", "orders:host/1"], &["", "a b", "a\tb"]);
+    }
+
+    #[test]
+    fn a_log_filter_is_levels_with_or_without_targets() {
+        check(
+            log_filter,
+            &["info", "WARN", "warn,outrigger_proxy=debug", "off, hyper::proto=trace"],
+            &["", "inof", "info,", "x=loud", "=info"],
+        );
+    }
+}

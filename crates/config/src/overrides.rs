@@ -1,0 +1,250 @@
+//! What flags and the environment say, and the key that each of them sets.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use crate::Origin;
+
+/// What the command line says; it wins over environment and file. The texts are parsed as the file's
+/// values are, so that their problems read alike.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--service NAME`: `service.name`.
+    pub service: Option<String>,
+    /// `--port PORT`: `service.port`.
+    pub port: Option<String>,
+    /// `--address HOST`: `service.address`.
+    pub address: Option<String>,
+    /// `--id ID`: `service.id`.
+    pub id: Option<String>,
+    /// `--tag TAG`, any number of times: `service.tags`. Empty: says nothing.
+    pub tags: Vec<String>,
+    /// `--health-http PATH`: `service.health.http`.
+    pub health_http: Option<String>,
+    /// `--consul URL`: `registry.consul.address`.
+    pub consul: Option<String>,
+    /// `--datacenter NAME`: `registry.consul.datacenter`.
+    pub datacenter: Option<String>,
+    /// `--token-file PATH`: `registry.consul.token_file`.
+    pub token_file: Option<String>,
+    /// `--registry-file PATH`: `registry.file`.
+    pub registry_file: Option<String>,
+    /// `--listen ADDR`: `outbound.listen`.
+    pub listen: Option<String>,
+    /// `--admin-listen ADDR`: `admin.listen`.
+    pub admin_listen: Option<String>,
+    /// `--metrics-listen ADDR`: `admin.metrics_listen`.
+    pub metrics_listen: Option<String>,
+    /// `--workers N|auto`: `workers`.
+    pub workers: Option<String>,
+    /// `--drain DURATION`: `drain.timeout`.
+    pub drain: Option<String>,
+    /// `--log FILTER`: `log.level`.
+    pub log: Option<String>,
+    /// `--log-format auto|text|json`: `log.format`.
+    pub log_format: Option<String>,
+    /// `--access-log`: `log.access`. Absent: says nothing.
+    pub access_log: Option<bool>,
+}
+
+impl Overrides {
+    fn given(&self) -> Vec<(&'static str, &'static str, String)> {
+        let tags = (!self.tags.is_empty()).then(|| self.tags.join(","));
+        let access = self.access_log.map(|on| on.to_string());
+        [
+            ("service.name", "--service", &self.service),
+            ("service.port", "--port", &self.port),
+            ("service.address", "--address", &self.address),
+            ("service.id", "--id", &self.id),
+            ("service.tags", "--tag", &tags),
+            ("service.health.http", "--health-http", &self.health_http),
+            ("registry.consul.address", "--consul", &self.consul),
+            ("registry.consul.datacenter", "--datacenter", &self.datacenter),
+            ("registry.consul.token_file", "--token-file", &self.token_file),
+            ("registry.file", "--registry-file", &self.registry_file),
+            ("outbound.listen", "--listen", &self.listen),
+            ("admin.listen", "--admin-listen", &self.admin_listen),
+            ("admin.metrics_listen", "--metrics-listen", &self.metrics_listen),
+            ("workers", "--workers", &self.workers),
+            ("drain.timeout", "--drain", &self.drain),
+            ("log.level", "--log", &self.log),
+            ("log.format", "--log-format", &self.log_format),
+            ("log.access", "--access-log", &access),
+        ]
+        .into_iter()
+        .filter_map(|(key, flag, text)| text.clone().map(|text| (key, flag, text)))
+        .collect()
+    }
+}
+
+/// Every environment variable that sets a key, with the key. `CONSUL_*` as Consul's own tools have
+/// them (which know none for the datacenter); the rest is ours. An empty one counts as unset.
+pub const VARIABLES: &[(&str, &str)] = &[
+    ("CONSUL_HTTP_ADDR", "registry.consul.address"),
+    ("CONSUL_HTTP_TOKEN", "registry.consul.token"),
+    ("CONSUL_HTTP_TOKEN_FILE", "registry.consul.token_file"),
+    ("CONSUL_CACERT", "registry.consul.tls.ca_file"),
+    ("CONSUL_CLIENT_CERT", "registry.consul.tls.cert_file"),
+    ("CONSUL_CLIENT_KEY", "registry.consul.tls.key_file"),
+    ("CONSUL_TLS_SERVER_NAME", "registry.consul.tls.server_name"),
+    ("OUTRIGGER_SERVICE", "service.name"),
+    ("OUTRIGGER_PORT", "service.port"),
+    ("OUTRIGGER_ADDRESS", "service.address"),
+    ("OUTRIGGER_ID", "service.id"),
+    ("OUTRIGGER_TAGS", "service.tags"),
+    ("OUTRIGGER_HEALTH_HTTP", "service.health.http"),
+    ("OUTRIGGER_DATACENTER", "registry.consul.datacenter"),
+    ("OUTRIGGER_REGISTRY_FILE", "registry.file"),
+    ("OUTRIGGER_LISTEN", "outbound.listen"),
+    ("OUTRIGGER_ADMIN_LISTEN", "admin.listen"),
+    ("OUTRIGGER_METRICS_LISTEN", "admin.metrics_listen"),
+    ("OUTRIGGER_WORKERS", "workers"),
+    ("OUTRIGGER_DRAIN", "drain.timeout"),
+    ("OUTRIGGER_LOG", "log.level"),
+    ("OUTRIGGER_LOG_FORMAT", "log.format"),
+    ("OUTRIGGER_ACCESS_LOG", "log.access"),
+];
+
+/// Variables of ours that set no key: the command line reads them itself.
+pub(crate) const OTHER_VARIABLES: &[&str] = &["OUTRIGGER_CONFIG"];
+
+/// Variables of Consul's own tools that we do not follow, and what to do instead.
+pub(crate) const UNSUPPORTED: &[(&str, &str)] = &[
+    ("CONSUL_HTTP_AUTH", "use an ACL token: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE"),
+    ("CONSUL_CAPATH", "name one file: CONSUL_CACERT"),
+    ("CONSUL_NAMESPACE", "the default namespace is used"),
+    ("CONSUL_PARTITION", "the default partition is used"),
+];
+
+/// The variables of a process, as a value: nothing in this crate asks the process itself.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// The real one. Variables that are no UTF-8 are left out.
+    pub fn of_process() -> Self {
+        let text = |s: std::ffi::OsString| s.into_string().ok();
+        Self(std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect())
+    }
+
+    /// The variable's value; it may be empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The value of a variable that is set and not empty.
+    pub(crate) fn given(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|value| !value.is_empty())
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+impl fmt::Debug for Environment {
+    // Any of the values may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// What flags and environment say about each key, the winner first.
+#[derive(Clone, Default)]
+pub(crate) struct Overlay(BTreeMap<&'static str, Vec<Said>>);
+
+/// One value from a flag or a variable.
+#[derive(Clone)]
+pub(crate) struct Said {
+    pub(crate) origin: Origin,
+    pub(crate) text: String,
+}
+
+impl Overlay {
+    pub(crate) fn new(env: &Environment, overrides: &Overrides) -> Self {
+        let mut overlay = Self::default();
+        for (key, flag, text) in overrides.given() {
+            overlay.add(key, Origin::Flag(flag), text);
+        }
+        for (name, key) in VARIABLES {
+            if let Some(text) = env.given(name) {
+                overlay.add(key, Origin::Environment(Arc::from(*name)), text.to_owned());
+            }
+        }
+        overlay
+    }
+
+    fn add(&mut self, key: &'static str, origin: Origin, text: String) {
+        self.0.entry(key).or_default().push(Said { origin, text });
+    }
+
+    pub(crate) fn get(&self, key: &str) -> &[Said] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The first value said about any key below this section, if there is one.
+    pub(crate) fn below(&self, section: &str) -> Option<&Said> {
+        let inside = |key: &str| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
+        let said = self.0.iter().filter(|(key, _)| inside(key)).flat_map(|(_, said)| said);
+        said.min_by_key(|said| &said.origin)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema;
+
+    #[test]
+    fn every_variable_and_flag_sets_a_key_that_exists() {
+        let keys = schema::keys();
+        let text = || Some("x".to_owned());
+        let all = Overrides {
+            service: text(),
+            port: text(),
+            address: text(),
+            id: text(),
+            tags: vec!["x".to_owned()],
+            health_http: text(),
+            consul: text(),
+            datacenter: text(),
+            token_file: text(),
+            registry_file: text(),
+            listen: text(),
+            admin_listen: text(),
+            metrics_listen: text(),
+            workers: text(),
+            drain: text(),
+            log: text(),
+            log_format: text(),
+            access_log: Some(true),
+        };
+        let flags = all.given();
+        assert_eq!(flags.len(), 18);
+        for key in VARIABLES.iter().map(|(_, key)| key).chain(flags.iter().map(|(key, _, _)| key)) {
+            assert!(keys.iter().any(|k| k == key), "{key} is no key");
+        }
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_an_empty_variable_says_nothing() {
+        let env = [("OUTRIGGER_PORT", "1"), ("OUTRIGGER_SERVICE", "")].into_iter().collect();
+        let overlay = Overlay::new(&env, &Overrides { port: Some("2".into()), ..Overrides::default() });
+        let texts: Vec<_> = overlay.get("service.port").iter().map(|said| said.text.as_str()).collect();
+        assert_eq!(texts, ["2", "1"]);
+        assert!(overlay.get("service.name").is_empty());
+        assert_eq!(overlay.below("service").map(|said| said.text.as_str()), Some("2"));
+        assert!(overlay.below("serv").is_none());
+    }
+
+    #[test]
+    fn debug_shows_names_and_no_values() {
+        let env: Environment = [("TOKEN", "hush")].into_iter().collect();
+        assert_eq!(format!("{env:?}"), "{\"TOKEN\"}");
+    }
+}

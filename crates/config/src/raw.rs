@@ -1,0 +1,294 @@
+//! YAML text → a tree in which every node knows its line and column. The only file that names the
+//! YAML crate.
+//!
+//! Scalars stay text, as written: what `2.30` or `off` means is for the key to say, not for YAML's
+//! guesses. Duplicate keys are kept, so that `check` can name both places. Aliases and merge keys
+//! work, within a budget that an exponential document exceeds early.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Budget, DuplicateKeyPolicy, Spanned};
+
+/// A place in the text, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) line: u32,
+    pub(crate) col: u32,
+}
+
+/// A value and its place (where it is defined, for an alias).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) at: At,
+    pub(crate) value: Value,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Value {
+    /// Nothing after the colon, `~` or `null`.
+    Null,
+    /// Text as written, without its quotes.
+    Scalar(String),
+    Seq(Vec<Node>),
+    /// In the order of the file; a key may be there twice.
+    Map(Vec<(Key, Node)>),
+}
+
+impl Value {
+    /// For messages: `a list is not allowed here`.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "nothing",
+            Self::Scalar(_) => "a single value",
+            Self::Seq(_) => "a list",
+            Self::Map(_) => "a mapping",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) at: At,
+    pub(crate) name: String,
+}
+
+/// A text that is no YAML, or more of it than a settings file needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SyntaxError {
+    pub(crate) at: At,
+    pub(crate) message: String,
+}
+
+/// Parses one document. An empty text is [`Value::Null`].
+pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
+    // A mark that some editors put first; YAML counts it as nothing, its columns do not.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let tree: Spanned<Tree> = serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
+        let at = error.location().map_or(At { line: 1, col: 1 }, |l| at(&l));
+        SyntaxError { at, message: first_line(&error.without_snippet().to_string()) }
+    })?;
+    Ok(node(tree, text))
+}
+
+fn options() -> serde_saphyr::Options {
+    let mut budget = Budget::default();
+    // Far above any settings file, far below what hurts.
+    budget.max_events = 200_000;
+    budget.max_nodes = 100_000;
+    budget.max_depth = 32;
+    budget.max_aliases = 1_000;
+    budget.max_anchors = 1_000;
+    budget.max_merge_keys = 1_000;
+    budget.max_recorded_anchor_events = 100_000;
+    budget.max_documents = 2;
+    let mut options = serde_saphyr::Options::default();
+    options.budget = Some(budget);
+    options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
+    options.reject_unsupported_tags = true;
+    options.with_snippet = false;
+    options
+}
+
+/// What serde hands over; numbers and booleans get their text back from the source afterwards.
+enum Tree {
+    Null,
+    Text(String),
+    Typed(String),
+    Seq(Vec<Spanned<Tree>>),
+    Map(Vec<(Spanned<Name>, Spanned<Tree>)>),
+}
+
+/// A key, which YAML might have taken for a number.
+struct Name(String);
+
+fn node(tree: Spanned<Tree>, source: &str) -> Node {
+    let place = tree.defined;
+    let value = match tree.value {
+        Tree::Null => Value::Null,
+        Tree::Text(text) => Value::Scalar(text),
+        Tree::Typed(text) => Value::Scalar(written(&place, source).unwrap_or(text)),
+        Tree::Seq(items) => Value::Seq(items.into_iter().map(|item| node(item, source)).collect()),
+        Tree::Map(entries) => Value::Map(
+            entries
+                .into_iter()
+                .map(|(key, value)| {
+                    let name = key.value.0;
+                    (Key { at: at(&key.defined), name }, node(value, source))
+                })
+                .collect(),
+        ),
+    };
+    Node { at: at(&place), value }
+}
+
+/// The number or boolean as the file spells it: `0.20`, `off`, `1e3`.
+fn written(place: &serde_saphyr::Location, source: &str) -> Option<String> {
+    let start = usize::try_from(place.span().byte_offset()?).ok()?;
+    let len = usize::try_from(place.span().byte_len()?).ok()?;
+    let text = source.get(start..start.checked_add(len)?)?.trim();
+    let plain = !text.is_empty() && !text.contains(['"', '\'', '!', '\n', '*']);
+    plain.then(|| text.to_owned())
+}
+
+fn at(location: &serde_saphyr::Location) -> At {
+    let fit = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).max(1);
+    At { line: fit(location.line()), col: fit(location.column()) }
+}
+
+/// The parser's message without the place that it repeats (ours is in front) and its later lines.
+fn first_line(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    let line = line.split_once("error: ").map_or(line, |(_, rest)| rest);
+    let cut = line.find(" at line ").map_or(line, |n| &line[..n]);
+    cut.to_owned()
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+struct TreeVisitor;
+
+impl<'de> Visitor<'de> for TreeVisitor {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value, a list or a mapping")
+    }
+
+    fn visit_unit<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Null)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Tree, E> {
+        Ok(Tree::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Tree, E> {
+        Ok(Tree::Text(text))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Typed(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
+        Ok(Tree::Typed(value.to_string()))
+    }
+
+    fn visit_i128<E>(self, value: i128) -> Result<Tree, E> {
+        Ok(Tree::Typed(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
+        Ok(Tree::Typed(value.to_string()))
+    }
+
+    fn visit_u128<E>(self, value: u128) -> Result<Tree, E> {
+        Ok(Tree::Typed(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
+        Ok(Tree::Typed(value.to_string()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tree, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Tree::Seq(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Tree::Map(entries))
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(node: &Node) -> String {
+        let at = format!("{}:{} ", node.at.line, node.at.col);
+        at + &match &node.value {
+            Value::Null => "null".to_owned(),
+            Value::Scalar(text) => format!("{text:?}"),
+            Value::Seq(items) => format!("[{}]", items.iter().map(shape).collect::<Vec<_>>().join(", ")),
+            Value::Map(entries) => {
+                let entries = entries.iter().map(|(key, value)| {
+                    format!("{}:{} {} = {}", key.at.line, key.at.col, key.name, shape(value))
+                });
+                format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
+    fn check(text: &str, expected: &str) {
+        let got = match parse(text) {
+            Ok(node) => shape(&node),
+            Err(error) => format!("{}:{} {}", error.at.line, error.at.col, error.message),
+        };
+        assert_eq!(got, expected, "in {text:?}");
+    }
+
+    #[test]
+    fn every_node_knows_its_place() {
+        check("a:\n  b: [x, 1]\n", "2:3 {}");
+    }
+
+    #[test]
+    fn scalars_stay_as_written() {
+        check("a: 0.20\nb: off\nc: 1_000\nd: \"8080\"\ne: 0x1F\nf: 007\ng: !!int 5\n", "");
+    }
+
+    #[test]
+    fn an_empty_text_is_null() {
+        check("", "1:1 null");
+        check("# nothing\n", "");
+    }
+
+    #[test]
+    fn duplicate_keys_are_kept_with_their_places() {
+        check("a: 1\na: 2\n", "");
+        check("\u{feff}a: 1", "");
+    }
+
+    #[test]
+    fn aliases_point_at_their_definition_and_merges_fill_in() {
+        check("a: &x 5s\nb: *x\n", "");
+        check("a: &x {k: 1, l: 2}\nb:\n  <<: *x\n  k: 3\n", "");
+    }
+
+    #[test]
+    fn syntax_errors_have_a_place() {
+        check("a: [1, 2\nb: 3\n", "");
+        check("a: 1\n\tb: 2\n", "");
+        check("a: *nope\n", "");
+        check("a: !weird 1\n", "");
+        check("a: 1\n---\nb: 2\n", "");
+        check("? [a, b]\n: 1\n", "");
+        check("a: b: c\n", "");
+        check("a: \"x\n", "");
+        check("~: 1\n", "");
+        check("1: 1\n", "");
+        check("a: @x\n", "");
+    }
+}

@@ -1,0 +1,104 @@
+//! Settings → the text of a settings file with every value and where it comes from, for `/config`.
+//!
+//! Reading the text again gives the same settings (a test holds that), but for the secrets, which it
+//! does not show.
+
+use crate::{
+    Config, Origins, expand,
+    settings::{HIDDEN, Setting, Shown, origin, settings},
+};
+
+/// Every setting as YAML, each with its origin as a comment. Secrets read `(hidden)`.
+pub fn render(config: &Config, origins: &Origins) -> String {
+    let mut out = Writer::default();
+    for setting in settings(config, origins) {
+        let origin: String = origin(origins, &setting.key).to_string();
+        out.setting(&setting, &origin.replace(char::is_control, "?"));
+    }
+    out.text
+}
+
+#[derive(Default)]
+struct Writer {
+    text: String,
+    /// Sections that are open: the segments of the last key but its last one.
+    open: Vec<String>,
+}
+
+impl Writer {
+    fn setting(&mut self, setting: &Setting, origin: &str) {
+        let mut path: Vec<String> = setting.key.split('.').map(str::to_owned).collect();
+        let name = path.pop().unwrap_or_default();
+        let known = self.open.iter().zip(&path).take_while(|(a, b)| a == b).count();
+        let mut item = false;
+        for depth in known..path.len() {
+            let segment = &path[depth];
+            match segment.split_once('[') {
+                None => self.line(&path[..depth], &mut item, &format!("{segment}:")),
+                // `upstreams[1]` follows under the heading of `upstreams[0]`.
+                Some((list, "0]")) => {
+                    self.line(&path[..depth], &mut item, &format!("{list}:"));
+                    item = true;
+                }
+                Some(_) => item = true,
+            }
+        }
+        let value = match &setting.value {
+            Shown::Text(text) => scalar(text),
+            Shown::List(items) => {
+                format!("[{}]", items.iter().map(|i| scalar(i)).collect::<Vec<_>>().join(", "))
+            }
+            Shown::Map(entries) => {
+                let entries =
+                    entries.iter().map(|(key, value)| format!("{}: {}", quoted(key), quoted_value(value)));
+                format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+            }
+        };
+        self.line(&path, &mut item, &format!("{name}: {value}  # {origin}"));
+        self.open = path;
+    }
+
+    /// One line inside these sections; the first of a list's item gets the dash.
+    fn line(&mut self, sections: &[String], item: &mut bool, content: &str) {
+        let lists = sections.iter().filter(|segment| segment.contains('[')).count();
+        let indent = 2 * (sections.len() + lists);
+        if std::mem::take(item) {
+            self.text.push_str(&" ".repeat(indent.saturating_sub(2)));
+            self.text.push_str("- ");
+        } else {
+            self.text.push_str(&" ".repeat(indent));
+        }
+        self.text.push_str(content);
+        self.text.push('\n');
+    }
+}
+
+/// Plain where that is safe, else in quotes.
+fn scalar(text: &str) -> String {
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':' | '%');
+    let plain = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
+        && text.len() <= 60
+        && text.chars().all(word)
+        && !text.ends_with(':')
+        && !text.eq_ignore_ascii_case("null");
+    if plain || text == HIDDEN { text.to_owned() } else { quoted_value(text) }
+}
+
+fn quoted_value(text: &str) -> String {
+    quoted(&expand::escape(text))
+}
+
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            ' '..='~' => out.push(c),
+            c if u32::from(c) <= 0xffff => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push_str(&format!("\\U{:08x}", u32::from(c))),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,225 @@
+//! Every key that a settings file may have, in one table.
+//!
+//! `check` reads values by these names and refuses all others; the hints (nearest key, "it belongs
+//! under ..."), and the test that `configs/full.yaml` is complete, come from here too.
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) holds: Holds,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Holds {
+    /// A value, a list of values, or a mapping with free keys.
+    Value,
+    /// Keys of its own.
+    Section(&'static [Key]),
+    /// A list of sections.
+    Sections(&'static [Key]),
+}
+
+const fn value(name: &'static str) -> Key {
+    Key { name, holds: Holds::Value }
+}
+
+const fn section(name: &'static str, keys: &'static [Key]) -> Key {
+    Key { name, holds: Holds::Section(keys) }
+}
+
+pub(crate) const ROOT: &[Key] = &[
+    section("service", SERVICE),
+    section("registry", REGISTRY),
+    section("discovery", DISCOVERY),
+    section("outbound", OUTBOUND),
+    section("defaults", POLICY),
+    Key { name: "upstreams", holds: Holds::Sections(UPSTREAM) },
+    section("admin", ADMIN),
+    section("drain", DRAIN),
+    value("workers"),
+    section("log", LOG),
+];
+
+const SERVICE: &[Key] = &[
+    value("name"),
+    value("port"),
+    value("address"),
+    value("id"),
+    value("tags"),
+    value("meta"),
+    section("weights", &[value("passing"), value("warning")]),
+    section("health", &[value("http"), value("tcp"), value("interval"), value("timeout")]),
+    value("deregister_after"),
+];
+
+const REGISTRY: &[Key] = &[section("consul", CONSUL), value("file")];
+
+const CONSUL: &[Key] = &[
+    value("address"),
+    value("datacenter"),
+    value("token"),
+    value("token_file"),
+    section("tls", &[value("ca_file"), value("cert_file"), value("key_file"), value("server_name")]),
+    value("wait"),
+    value("max_connections"),
+];
+
+const DISCOVERY: &[Key] = &[
+    value("first_answer"),
+    value("idle"),
+    value("max_services"),
+    value("max_unknown"),
+    value("unknown_ttl"),
+];
+
+const OUTBOUND: &[Key] =
+    &[value("listen"), value("x_forwarded"), value("via"), value("allow_origins"), section("limits", LIMITS)];
+
+const LIMITS: &[Key] = &[
+    value("max_header_bytes"),
+    value("max_headers"),
+    value("head_timeout"),
+    value("idle"),
+    value("max_connections"),
+    value("tunnel_idle"),
+];
+
+const POLICY: &[Key] = &[
+    value("balance"),
+    value("timeout"),
+    value("per_try_timeout"),
+    value("connect_timeout"),
+    value("body_idle"),
+    RETRY,
+    CIRCUIT_BREAKER,
+    POOL,
+];
+
+const UPSTREAM: &[Key] = &[
+    value("service"),
+    value("listen"),
+    value("tags"),
+    value("datacenter"),
+    value("balance"),
+    value("timeout"),
+    value("per_try_timeout"),
+    value("connect_timeout"),
+    value("body_idle"),
+    RETRY,
+    CIRCUIT_BREAKER,
+    POOL,
+];
+
+const RETRY: Key = section(
+    "retry",
+    &[
+        value("max_retries"),
+        value("backoff_base"),
+        value("backoff_max"),
+        value("statuses"),
+        value("non_idempotent"),
+        value("max_body"),
+        section("budget", &[value("ratio"), value("min_per_second"), value("window")]),
+    ],
+);
+
+const CIRCUIT_BREAKER: Key = section(
+    "circuit_breaker",
+    &[
+        value("failure_ratio"),
+        value("window"),
+        value("min_requests"),
+        value("consecutive_failures"),
+        value("open"),
+        value("open_max"),
+        value("probes"),
+    ],
+);
+
+const POOL: Key = section(
+    "pool",
+    &[value("idle"), value("fresh"), value("max_idle"), value("max_connections"), value("max_waiting")],
+);
+
+const ADMIN: &[Key] = &[value("listen"), value("metrics_listen")];
+const DRAIN: &[Key] = &[value("timeout"), value("propagation")];
+const LOG: &[Key] = &[value("level"), value("format"), value("access")];
+
+/// Every key that holds a value, dotted, in the order of a settings file; the items of a list are
+/// numbered 0 (`upstreams[0].timeout`).
+pub fn keys() -> Vec<String> {
+    let mut out = Vec::new();
+    collect(ROOT, "", &mut out);
+    out
+}
+
+fn collect(keys: &[Key], prefix: &str, out: &mut Vec<String>) {
+    for key in keys {
+        let path = join(prefix, key.name);
+        match key.holds {
+            Holds::Value => out.push(path),
+            Holds::Section(keys) => collect(keys, &path, out),
+            Holds::Sections(keys) => collect(keys, &format!("{path}[0]"), out),
+        }
+    }
+}
+
+/// `a` and `b` make `a.b`; the root's path is empty.
+pub(crate) fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
+}
+
+/// What to say about a key that is not one of `keys`.
+pub(crate) fn suggest(unknown: &str, keys: &[Key]) -> String {
+    if let Some(name) = nearest(unknown, keys.iter().map(|key| key.name)) {
+        return format!("did you mean {name}?");
+    }
+    let elsewhere = self::keys().into_iter().find(|path| path.rsplit('.').next() == Some(unknown));
+    if let Some(path) = elsewhere {
+        return format!("it belongs at {path}");
+    }
+    format!("valid here: {}", keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", "))
+}
+
+/// The name that was probably meant, if one is near enough.
+pub(crate) fn nearest<'a>(unknown: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    // `connectTimeout` and `connect-timeout` are the same slip as `connect_timout`.
+    let plain = |name: &str| name.to_ascii_lowercase().replace(['_', '-'], "");
+    let unknown = plain(unknown);
+    names
+        .map(|name| (strsim::damerau_levenshtein(&unknown, &plain(name)), name))
+        .filter(|(distance, name)| *distance <= name.len().div_ceil(4))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_answered_with_the_nearest_key() {
+        let cases = [
+            ("time_out", "did you mean timeout?"),
+            ("connectTimeout", "did you mean connect_timeout?"),
+            (
+                "retries",
+                "valid here: balance, timeout, per_try_timeout, connect_timeout, body_idle, retry, circuit_breaker, pool",
+            ),
+            ("blance", "did you mean balance?"),
+            ("deregister_after", "it belongs at service.deregister_after"),
+        ];
+        for (unknown, expected) in cases {
+            assert_eq!(suggest(unknown, POLICY), expected, "for {unknown}");
+        }
+    }
+
+    #[test]
+    fn keys_are_listed_with_their_whole_path() {
+        let keys = keys();
+        for key in ["workers", "service.health.http", "upstreams[0].retry.budget.ratio"] {
+            assert!(keys.iter().any(|k| k == key), "{key} is missing");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! [`Config`] → a flat list of dotted keys and values, in the order of a settings file. What `render`
+//! and `summary` show; a secret never gets this far.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Balance, CircuitBreaker, Config, Consul, LogFormat, Origin, Origins, Policy, Pool, Probe, Registry,
+    Retry, Service, Token, Upstream, Workers, format_duration, format_size, schema::join,
+};
+
+/// Stands for a secret.
+pub(crate) const HIDDEN: &str = "(hidden)";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) value: Shown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Shown {
+    Text(String),
+    List(Vec<String>),
+    Map(BTreeMap<String, String>),
+}
+
+/// Every setting with its value. Of an upstream only what it says itself: the rest is the defaults'.
+pub(crate) fn settings(config: &Config, origins: &Origins) -> Vec<Setting> {
+    let mut list = List(Vec::new());
+    if let Some(service) = &config.service {
+        list.service(service);
+    }
+    match &config.registry {
+        Registry::Consul(consul) => list.consul(consul),
+        Registry::File(path) => list.text("registry.file", path.to_string_lossy()),
+    }
+    list.discovery(config);
+    list.outbound(config);
+    list.policy("defaults", &config.defaults, |_| true);
+    for (n, upstream) in config.upstreams.iter().enumerate() {
+        list.upstream(&format!("upstreams[{n}]"), upstream, origins);
+    }
+    list.rest(config);
+    list.0
+}
+
+/// Where a value comes from: said about the key itself or, as in `retry: off`, about its section.
+pub(crate) fn origin<'a>(origins: &'a Origins, key: &str) -> &'a Origin {
+    let mut key = key;
+    loop {
+        if origins.is_set(key) {
+            return origins.get(key);
+        }
+        match key.rsplit_once('.') {
+            Some((parent, _)) => key = parent,
+            None => return &Origin::Default,
+        }
+    }
+}
+
+struct List(Vec<Setting>);
+
+impl List {
+    fn push(&mut self, key: impl Into<String>, value: Shown) {
+        self.0.push(Setting { key: key.into(), value });
+    }
+
+    fn text(&mut self, key: impl Into<String>, text: impl ToString) {
+        self.push(key, Shown::Text(text.to_string()));
+    }
+
+    fn some(&mut self, key: &str, text: Option<impl ToString>) {
+        if let Some(text) = text {
+            self.text(key, text);
+        }
+    }
+
+    fn list(&mut self, key: impl Into<String>, items: &[impl ToString]) {
+        self.push(key, Shown::List(items.iter().map(ToString::to_string).collect()));
+    }
+
+    fn service(&mut self, service: &Service) {
+        self.text("service.name", &service.name);
+        self.text("service.port", service.port);
+        self.some("service.address", service.address.as_ref());
+        self.some("service.id", service.id.as_ref());
+        self.list("service.tags", &service.tags);
+        self.push("service.meta", Shown::Map(service.meta.clone()));
+        self.text("service.weights.passing", service.weights.passing);
+        self.text("service.weights.warning", service.weights.warning);
+        match &service.health.probe {
+            Probe::Http(path) => self.text("service.health.http", path),
+            Probe::Tcp => self.text("service.health.tcp", true),
+        }
+        self.text("service.health.interval", format_duration(service.health.interval));
+        self.text("service.health.timeout", format_duration(service.health.timeout));
+        self.text("service.deregister_after", format_duration(service.deregister_after));
+    }
+
+    fn consul(&mut self, consul: &Consul) {
+        self.text("registry.consul.address", &consul.address);
+        self.some("registry.consul.datacenter", consul.datacenter.as_ref());
+        match &consul.token {
+            Some(Token::Value(_)) => self.text("registry.consul.token", HIDDEN),
+            Some(Token::File(path)) => self.text("registry.consul.token_file", path.display()),
+            None => {}
+        }
+        let tls = &consul.tls;
+        self.some("registry.consul.tls.ca_file", tls.ca_file.as_ref().map(|path| path.display()));
+        self.some("registry.consul.tls.cert_file", tls.cert_file.as_ref().map(|path| path.display()));
+        self.some("registry.consul.tls.key_file", tls.key_file.as_ref().map(|path| path.display()));
+        self.some("registry.consul.tls.server_name", tls.server_name.as_ref());
+        self.text("registry.consul.wait", format_duration(consul.wait));
+        self.text("registry.consul.max_connections", consul.max_connections);
+    }
+
+    fn discovery(&mut self, config: &Config) {
+        let discovery = &config.discovery;
+        self.text("discovery.first_answer", format_duration(discovery.first_answer));
+        self.text("discovery.idle", format_duration(discovery.idle));
+        self.text("discovery.max_services", discovery.max_services);
+        self.text("discovery.max_unknown", discovery.max_unknown);
+        self.text("discovery.unknown_ttl", format_duration(discovery.unknown_ttl));
+    }
+
+    fn outbound(&mut self, config: &Config) {
+        let (outbound, limits) = (&config.outbound, &config.outbound.limits);
+        self.text("outbound.listen", &outbound.listen);
+        self.text("outbound.x_forwarded", outbound.x_forwarded);
+        self.text("outbound.via", outbound.via);
+        self.list("outbound.allow_origins", &outbound.allow_origins);
+        self.text("outbound.limits.max_header_bytes", format_size(limits.max_header_bytes));
+        self.text("outbound.limits.max_headers", limits.max_headers);
+        self.text("outbound.limits.head_timeout", format_duration(limits.head_timeout));
+        self.text("outbound.limits.idle", format_duration(limits.idle));
+        self.text("outbound.limits.max_connections", limits.max_connections);
+        self.text("outbound.limits.tunnel_idle", format_duration(limits.tunnel_idle));
+    }
+
+    fn upstream(&mut self, path: &str, upstream: &Upstream, origins: &Origins) {
+        self.text(join(path, "service"), &upstream.service);
+        self.some(&join(path, "listen"), upstream.listen.as_ref());
+        if !upstream.tags.is_empty() {
+            self.list(join(path, "tags"), &upstream.tags);
+        }
+        self.some(&join(path, "datacenter"), upstream.datacenter.as_ref());
+        self.policy(path, &upstream.policy, |key| *origin(origins, key) != Origin::Default);
+    }
+
+    /// The settings of a policy that `wanted` picks by their key.
+    fn policy(&mut self, path: &str, policy: &Policy, wanted: impl Fn(&str) -> bool) {
+        let Policy { balance, timeout, per_try_timeout, connect_timeout, body_idle, .. } = policy;
+        let mut all = Self(Vec::new());
+        all.text(join(path, "balance"), Balance::as_str(*balance));
+        all.text(join(path, "timeout"), format_duration(*timeout));
+        all.text(join(path, "per_try_timeout"), per_try_timeout.map_or("off".to_owned(), format_duration));
+        all.text(join(path, "connect_timeout"), format_duration(*connect_timeout));
+        all.text(join(path, "body_idle"), format_duration(*body_idle));
+        all.retry(&join(path, "retry"), &policy.retry);
+        match &policy.circuit_breaker {
+            Some(breaker) => all.circuit_breaker(&join(path, "circuit_breaker"), breaker),
+            None => all.text(join(path, "circuit_breaker"), "off"),
+        }
+        all.pool(&join(path, "pool"), &policy.pool);
+        self.0.extend(all.0.into_iter().filter(|setting| wanted(&setting.key)));
+    }
+
+    fn retry(&mut self, path: &str, retry: &Retry) {
+        self.text(join(path, "max_retries"), retry.max_retries);
+        self.text(join(path, "backoff_base"), format_duration(retry.backoff_base));
+        self.text(join(path, "backoff_max"), format_duration(retry.backoff_max));
+        self.list(join(path, "statuses"), &retry.statuses);
+        self.text(join(path, "non_idempotent"), retry.non_idempotent);
+        self.text(join(path, "max_body"), format_size(retry.max_body));
+        self.text(join(path, "budget.ratio"), retry.budget.ratio);
+        self.text(join(path, "budget.min_per_second"), retry.budget.min_per_second);
+        self.text(join(path, "budget.window"), format_duration(retry.budget.window));
+    }
+
+    fn circuit_breaker(&mut self, path: &str, breaker: &CircuitBreaker) {
+        self.text(join(path, "failure_ratio"), breaker.failure_ratio);
+        self.text(join(path, "window"), format_duration(breaker.window));
+        self.text(join(path, "min_requests"), breaker.min_requests);
+        let row = breaker.consecutive_failures;
+        self.text(join(path, "consecutive_failures"), row.map_or("off".to_owned(), |row| row.to_string()));
+        self.text(join(path, "open"), format_duration(breaker.open));
+        self.text(join(path, "open_max"), format_duration(breaker.open_max));
+        self.text(join(path, "probes"), breaker.probes);
+    }
+
+    fn pool(&mut self, path: &str, pool: &Pool) {
+        self.text(join(path, "idle"), format_duration(pool.idle));
+        self.text(join(path, "fresh"), format_duration(pool.fresh));
+        self.text(join(path, "max_idle"), pool.max_idle);
+        self.text(join(path, "max_connections"), pool.max_connections);
+        self.text(join(path, "max_waiting"), pool.max_waiting);
+    }
+
+    fn rest(&mut self, config: &Config) {
+        self.text("admin.listen", &config.admin.listen);
+        self.some("admin.metrics_listen", config.admin.metrics_listen.as_ref());
+        self.text("drain.timeout", format_duration(config.drain.timeout));
+        self.text("drain.propagation", format_duration(config.drain.propagation));
+        self.text("workers", config.workers);
+        self.text("log.level", &config.log.level);
+        self.text("log.format", config.log.format.as_str());
+        self.text("log.access", config.log.access);
+    }
+}
+
+impl std::fmt::Display for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Count(n) => n.fmt(f),
+        }
+    }
+}
+
+impl LogFormat {
+    /// The word for it in a settings file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}

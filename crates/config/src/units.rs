@@ -1,0 +1,254 @@
+//! Durations, sizes, shares, whole numbers and switches: text ↔ value.
+//!
+//! Every number has a unit, except where it counts things. There is no `KB`, which some read as 1,000
+//! bytes and some as 1,024, and no fraction, which `500ms` says as well.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use crate::error::Wrong;
+
+const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const SIZE_UNITS: [(&str, usize); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+/// `250ms`, `5s`, `1m30s`, `0`: units from large to small, each at most once.
+pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
+    let wrong = || {
+        Wrong::new("is not a duration", "write a whole number and a unit (ms, s, m, h), as 250ms, 5s, 1m30s")
+    };
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Wrong::new("has no unit", format!("write {text}s or {text}ms")));
+    }
+    let mut millis = 0u64;
+    let mut rest = text;
+    let mut last_scale = u64::MAX;
+    while !rest.is_empty() {
+        let (number, after) = split_at_first(rest, |b| !b.is_ascii_digit());
+        let (unit, after) = split_at_first(after, |b| b.is_ascii_digit());
+        let scale = DURATION_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, scale)| *scale);
+        let scale = scale.filter(|scale| *scale < last_scale).ok_or_else(wrong)?;
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        millis = number.checked_mul(scale).and_then(|ms| millis.checked_add(ms)).ok_or_else(wrong)?;
+        last_scale = scale;
+        rest = after;
+    }
+    if last_scale == u64::MAX { Err(wrong()) } else { Ok(Duration::from_millis(millis)) }
+}
+
+fn split_at_first(text: &str, stop: impl Fn(u8) -> bool) -> (&str, &str) {
+    // Both predicates change at an ASCII digit, so that the cut is at a character's border.
+    text.split_at(text.bytes().position(stop).unwrap_or(text.len()))
+}
+
+/// The duration as a settings file says it (`1m30s`); parts below a millisecond are cut.
+pub fn format_duration(value: Duration) -> String {
+    let mut millis = value.as_millis();
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    let mut out = String::new();
+    for (unit, scale) in DURATION_UNITS {
+        let scale = u128::from(scale);
+        if millis >= scale {
+            out.push_str(&format!("{}{unit}", millis / scale));
+            millis %= scale;
+        }
+    }
+    out
+}
+
+/// `64KiB`, `1MiB`, or plain bytes.
+pub(crate) fn size(text: &str) -> Result<usize, Wrong> {
+    let hint = "write bytes, or a whole number with KiB, MiB or GiB, as 64KiB";
+    let digits = text.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit.trim_start() {
+        "" | "B" => 1,
+        unit => SIZE_UNITS
+            .iter()
+            .find(|(name, _)| *name == unit)
+            .map(|(_, scale)| *scale)
+            .ok_or_else(|| Wrong::new("is not a size", hint))?,
+    };
+    let number: usize = number.parse().map_err(|_| Wrong::new("is not a size", hint))?;
+    number.checked_mul(scale).ok_or_else(|| Wrong::new("is not a size", hint))
+}
+
+/// The size as a settings file says it: the largest unit that leaves a whole number.
+pub fn format_size(bytes: usize) -> String {
+    SIZE_UNITS
+        .iter()
+        .find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale))
+        .map_or_else(|| bytes.to_string(), |(unit, scale)| format!("{}{unit}", bytes / scale))
+}
+
+/// `20%` or `0.2`.
+pub(crate) fn ratio(text: &str) -> Result<f64, Wrong> {
+    let wrong = || Wrong::new("is not a share", "write 20% or 0.2");
+    let (number, scale) = match text.strip_suffix('%') {
+        Some(number) => (number.trim_end(), 100.0),
+        None => (text, 1.0),
+    };
+    // `f64` would read `inf` and `1e9` too.
+    if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(wrong());
+    }
+    number.parse::<f64>().map(|number| number / scale).map_err(|_| wrong())
+}
+
+/// A whole number within a range.
+pub(crate) fn integer<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, Wrong>
+where
+    T: TryFrom<u64> + PartialOrd + std::fmt::Display + Copy,
+{
+    move |text| {
+        let (low, high) = (range.start(), range.end());
+        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(Wrong::new("is not a whole number", format!("allowed: {low} to {high}")));
+        }
+        let value = text.parse::<u64>().ok().and_then(|n| T::try_from(n).ok());
+        value
+            .filter(|value| range.contains(value))
+            .ok_or_else(|| Wrong::new("is out of range", format!("allowed: {low} to {high}")))
+    }
+}
+
+/// A duration within a range.
+pub(crate) fn duration_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, Wrong> {
+    in_range(duration, range, format_duration)
+}
+
+/// A size within a range.
+pub(crate) fn size_in(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, Wrong> {
+    in_range(size, range, format_size)
+}
+
+/// A share within a range.
+pub(crate) fn ratio_in(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<f64, Wrong> {
+    in_range(ratio, range, |value| value.to_string())
+}
+
+fn in_range<T: PartialOrd + Copy>(
+    parse: fn(&str) -> Result<T, Wrong>,
+    range: RangeInclusive<T>,
+    format: fn(T) -> String,
+) -> impl Fn(&str) -> Result<T, Wrong> {
+    move |text| {
+        let value = parse(text)?;
+        let allowed = || format!("allowed: {} to {}", format(*range.start()), format(*range.end()));
+        if range.contains(&value) { Ok(value) } else { Err(Wrong::new("is out of range", allowed())) }
+    }
+}
+
+/// `true`/`false` and the other words that YAML 1.1 knew for them.
+pub(crate) fn switch(text: &str) -> Result<bool, Wrong> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" => Ok(true),
+        "false" | "off" | "no" => Ok(false),
+        _ => Err(Wrong::new("is neither true nor false", "write true or false")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ms(text: &str, expected: Option<u64>) {
+        assert_eq!(duration(text).ok(), expected.map(Duration::from_millis), "for {text:?}");
+    }
+
+    #[test]
+    fn durations_have_units_from_large_to_small() {
+        ms("250ms", Some(250));
+        ms("5s", Some(5_000));
+        ms("1m30s", Some(90_000));
+        ms("1h2m3s4ms", Some(3_723_004));
+        ms("0", Some(0));
+        ms("0s", Some(0));
+        for text in
+            ["", "5", "s", "5 s", "1.5s", "-1s", "30s1m", "1s1s", "5d", "5sec", "18446744073709551615h", "5é"]
+        {
+            ms(text, None);
+        }
+    }
+
+    #[test]
+    fn a_bare_number_is_told_which_units_it_could_have() {
+        assert_eq!(duration("5").unwrap_err(), Wrong::new("has no unit", "write 5s or 5ms"));
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_binary_units() {
+        let cases = [
+            ("0", 0),
+            ("65536", 65_536),
+            ("64KiB", 65_536),
+            ("1MiB", 1 << 20),
+            ("2GiB", 2 << 30),
+            ("7B", 7),
+            ("64 KiB", 65_536),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(size(text).ok(), Some(expected), "for {text:?}");
+        }
+        for text in
+            ["", "KiB", "64KB", "64k", "-1", "1.5MiB", "99999999999999999999", "18446744073709551615KiB"]
+        {
+            assert_eq!(size(text).ok(), None, "for {text:?}");
+        }
+    }
+
+    #[test]
+    fn shares_are_per_cent_or_fractions() {
+        for (text, expected) in [("20%", 0.2), ("0.2", 0.2), ("1", 1.0), ("0", 0.0), ("12.5 %", 0.125)] {
+            assert_eq!(ratio(text).ok(), Some(expected), "for {text:?}");
+        }
+        for text in ["", "%", "-1", "inf", "nan", "1e3", ".", "1,5", "a"] {
+            assert_eq!(ratio(text).ok(), None, "for {text:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_out_of_range_is_told_the_range() {
+        let wrong = integer(1u16..=65535)("70000").unwrap_err();
+        assert_eq!(wrong, Wrong::new("is out of range", "allowed: 1 to 65535"));
+        let wrong = duration_in(Duration::from_secs(1)..=Duration::from_secs(60))("2m").unwrap_err();
+        assert_eq!(wrong, Wrong::new("is out of range", "allowed: 1s to 1m"));
+        assert!(ratio_in(0.0..=1.0)("20").is_err());
+        assert!(size_in(0..=1024)("2KiB").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn durations_survive_being_written_and_read(millis in any::<u32>()) {
+            let value = Duration::from_millis(millis.into());
+            prop_assert_eq!(duration(&format_duration(value)), Ok(value));
+        }
+
+        #[test]
+        fn sizes_survive_being_written_and_read(value in any::<usize>(), shift in 0usize..30) {
+            let value = (value >> 32) << shift;
+            prop_assert_eq!(size(&format_size(value)), Ok(value));
+        }
+
+        #[test]
+        fn shares_survive_being_written_and_read(thousandths in 0u32..=1000) {
+            let value = f64::from(thousandths) / 1000.0;
+            prop_assert_eq!(ratio(&value.to_string()), Ok(value));
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".*") {
+            let _ = (duration(&text), size(&text), ratio(&text), switch(&text), integer(0u32..=9)(&text));
+        }
+
+        #[test]
+        fn no_almost_right_text_does_either(text in "[0-9hmsKMGiB.% é]{0,12}") {
+            let _ = (duration(&text), size(&text), ratio(&text));
+        }
+    }
+}

@@ -59,3 +59,100 @@ fn in_order(mut instances: Vec<Instance>) -> Vec<Instance> {
     instances.dedup_by(|later, kept| later.id == kept.id);
     instances
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use outrigger_config::Weights;
+    use outrigger_registry::{InstanceId, Status};
+    use proptest::{collection::vec, prelude::*, sample::select};
+
+    use super::*;
+
+    fn instance(id: u8, status: Status) -> Instance {
+        Instance {
+            id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.to_string().into() },
+            addr: Ok(([127, 0, 0, id], 80).into()),
+            tags: Arc::from([]),
+            meta: Arc::default(),
+            weights: Weights::default(),
+            status,
+            create_index: 1,
+        }
+    }
+
+    fn instances() -> impl Strategy<Value = Vec<Instance>> {
+        let status = select(vec![Status::Passing, Status::Warning, Status::Critical, Status::Maintenance]);
+        vec((0_u8..8, status), 0..12)
+            .prop_map(|all| all.into_iter().map(|(id, status)| instance(id, status)).collect())
+    }
+
+    fn current(instances: Vec<Instance>, index: u64) -> Offer {
+        Offer { instances, index, stale: false }
+    }
+
+    /// What is held after `instances` were accepted from nothing.
+    fn held(now: Instant, instances: Vec<Instance>) -> Snapshot {
+        match admit(&Held { snapshot: &Snapshot::unasked(), index: 0 }, current(instances, 1)) {
+            Verdict::Accept(instances) => Snapshot::unasked().next(instances, now),
+            verdict => panic!("a first answer was judged {verdict:?}"),
+        }
+    }
+
+    fn now() -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    proptest! {
+        #[test]
+        fn a_first_answer_is_accepted_whatever_it_is(offered in instances(), index: u64, stale: bool, at: u64) {
+            let held = Held { snapshot: &Snapshot::unasked(), index: at };
+            let verdict = admit(&held, Offer { instances: offered, index, stale });
+            prop_assert!(matches!(verdict, Verdict::Accept(_)));
+        }
+
+        #[test]
+        fn what_is_accepted_is_sorted_lists_each_identity_once_and_invents_nothing(offered in instances()) {
+            let snapshot = held(now(), offered.clone());
+            prop_assert!(snapshot.instances.windows(2).all(|pair| pair[0].id < pair[1].id));
+            prop_assert!(snapshot.instances.iter().all(|kept| offered.contains(kept)));
+            prop_assert!(offered.iter().all(|one| snapshot.instances.iter().any(|kept| kept.id == one.id)));
+        }
+
+        #[test]
+        fn the_same_content_in_any_order_at_any_index_is_unchanged(
+            (listed, shuffled) in instances().prop_map(in_order).prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle())),
+            at: u64,
+            index: u64,
+        ) {
+            let snapshot = held(now(), listed);
+            let verdict = admit(&Held { snapshot: &snapshot, index: at }, current(shuffled, index));
+            prop_assert_eq!(verdict, Verdict::Unchanged);
+        }
+
+        #[test]
+        fn a_current_answer_replaces_exactly_what_differs(first in instances(), second in instances(), at: u64, index: u64) {
+            let snapshot = held(now(), first);
+            let differs = *snapshot.instances != *in_order(second.clone());
+            let verdict = admit(&Held { snapshot: &snapshot, index: at }, current(second.clone(), index));
+            let expected = if differs { Verdict::Accept(in_order(second).into()) } else { Verdict::Unchanged };
+            prop_assert_eq!(verdict, expected);
+        }
+
+        #[test]
+        fn a_stale_answer_never_turns_the_table_back(first in instances(), second in instances(), at: u64, index: u64) {
+            let snapshot = held(now(), first);
+            let verdict = admit(&Held { snapshot: &snapshot, index: at }, Offer { instances: second, index, stale: true });
+            prop_assert_eq!(verdict == Verdict::Behind, index < at);
+        }
+    }
+
+    #[test]
+    fn another_life_under_the_same_identity_is_a_change() {
+        let snapshot = held(now(), vec![instance(1, Status::Passing)]);
+        let again = Instance { create_index: 2, ..instance(1, Status::Passing) };
+        let verdict = admit(&Held { snapshot: &snapshot, index: 1 }, current(vec![again], 2));
+        assert!(matches!(verdict, Verdict::Accept(_)));
+    }
+}

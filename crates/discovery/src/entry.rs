@@ -37,11 +37,19 @@ pub(crate) struct Contact {
     pub(crate) error: Option<String>,
     pub(crate) failures: u32,
     pub(crate) known_leader: bool,
+    pub(crate) empty_hint: Option<&'static str>,
 }
 
 impl Entry {
     pub(crate) fn new(query: Query) -> Self {
-        let contact = Contact { heard_at: None, index: 0, error: None, failures: 0, known_leader: true };
+        let contact = Contact {
+            heard_at: None,
+            index: 0,
+            error: None,
+            failures: 0,
+            known_leader: true,
+            empty_hint: None,
+        };
         Self {
             query,
             snapshot: ArcSwap::from_pointee(Snapshot::unasked()),

@@ -27,7 +27,7 @@ mod table;
 mod watcher;
 
 #[cfg(test)]
-mod testing;
+mod tests;
 
 pub use discovery::Discovery;
 pub use follower::Follower;

@@ -11,7 +11,7 @@ use outrigger_registry::Error;
 /// Whom a failed question is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// The registry as a whole: it is gone, mute, or has no leader.
+    /// The registry as a whole: it is gone, mute, busy, or has no leader.
     Registry,
     /// This question: it is refused, or its answer cannot be read.
     Question,
@@ -20,7 +20,9 @@ pub(crate) enum Trouble {
 impl Trouble {
     pub(crate) fn of(error: &Error) -> Self {
         match error {
-            Error::Connect { .. } | Error::Timeout { .. } | Error::Exchange { .. } => Self::Registry,
+            Error::Connect { .. } | Error::Timeout { .. } | Error::Busy { .. } | Error::Exchange { .. } => {
+                Self::Registry
+            }
             Error::Refused { status, .. } if *status >= 500 => Self::Registry,
             Error::Refused { .. } | Error::Malformed { .. } | Error::TooLarge { .. } | Error::File { .. } => {
                 Self::Question
@@ -53,5 +55,43 @@ impl Outage {
 
     fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn an_outage_is_news_once_and_so_is_its_end() {
+        let start = tokio::time::Instant::now().into_std();
+        let outage = Outage::default();
+        assert_eq!(outage.answered(start, start), None, "there is none");
+        assert!(outage.failed(start));
+        assert!(!outage.failed(start + SECOND));
+        assert_eq!(outage.answered(start + SECOND, start + 5 * SECOND), Some(5 * SECOND));
+        assert_eq!(outage.answered(start + SECOND, start + 6 * SECOND), None);
+        assert!(outage.failed(start + 7 * SECOND), "another one");
+    }
+
+    #[test]
+    fn an_answer_to_an_older_question_ends_no_outage() {
+        let start = tokio::time::Instant::now().into_std();
+        let outage = Outage::default();
+        assert!(outage.failed(start + SECOND));
+        assert_eq!(outage.answered(start, start + 2 * SECOND), None);
+        assert!(!outage.failed(start + 2 * SECOND));
+    }
+
+    #[test]
+    fn a_refusal_is_about_the_question_and_a_500_about_the_registry() {
+        let refused = |status| {
+            let error = Error::Refused { request: "GET /".into(), status, text: String::new(), hint: None };
+            Trouble::of(&error)
+        };
+        assert_eq!([400, 403, 429].map(refused), [Trouble::Question; 3]);
+        assert_eq!([500, 503].map(refused), [Trouble::Registry; 2]);
     }
 }

@@ -22,9 +22,9 @@ const CHANGED: Duration = Duration::from_millis(100);
 const CHANGED_MAX: Duration = Duration::from_secs(1);
 const EARLY: Duration = Duration::from_millis(250);
 const EARLY_MAX: Duration = Duration::from_secs(15);
-/// An unchanged answer that took longer is never early, however long the wait was to be: the
-/// registry may cut waits, and one question in 5 s hurts nobody.
-const PROPER: Duration = Duration::from_secs(5);
+/// An unchanged answer that took longer is never early, however long the wait was to be: a registry
+/// with more watches than connections cuts waits down to 1 s, and that pace is its own choice.
+const PROPER: Duration = Duration::from_millis(900);
 
 /// What an answer brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,94 @@ impl Pacer {
         }
         if self.tokens == BURST {
             self.since = now; // a full bucket saves nothing up
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// The pauses of a watch of which each question is answered after `took`, bringing `brought`.
+    fn pauses(took: Duration, brought: &[Brought]) -> Vec<Duration> {
+        let mut now = tokio::time::Instant::now().into_std();
+        let mut pacer = Pacer::new(now);
+        let mut pauses = Vec::new();
+        for brought in brought {
+            let pause = pacer.take(now);
+            pauses.push(pause);
+            now += pause + took;
+            pacer.answered(*brought);
+        }
+        pauses
+    }
+
+    #[test]
+    fn two_questions_are_free_and_nothings_double_to_15_s() {
+        let expected = [0, 0, 500, 1000, 2000, 4000, 8000, 15_000, 15_000].map(|ms| ms * MS);
+        assert_eq!(pauses(Duration::ZERO, &[Brought::NothingEarly; 9]), expected);
+    }
+
+    #[test]
+    fn changes_double_to_1_s_once_they_are_held_up() {
+        let expected = [0, 0, 100, 200, 400, 800, 1000, 1000].map(|ms| ms * MS);
+        assert_eq!(pauses(Duration::ZERO, &[Brought::Change; 8]), expected);
+    }
+
+    #[test]
+    fn ten_changes_a_second_are_not_held_up() {
+        assert!(pauses(100 * MS, &[Brought::Change; 50]).iter().all(Duration::is_zero));
+    }
+
+    #[test]
+    fn the_time_of_the_answer_counts_towards_the_pause() {
+        assert_eq!(pauses(400 * MS, &[Brought::NothingEarly; 4])[2], Duration::ZERO);
+        assert!(pauses(20_000 * MS, &[Brought::NothingEarly; 50]).iter().all(Duration::is_zero));
+    }
+
+    #[test]
+    fn a_proper_wait_lifts_the_limit() {
+        let mut brought = vec![Brought::NothingEarly; 12];
+        brought.push(Brought::Nothing);
+        brought.push(Brought::Change);
+        let last = pauses(Duration::ZERO, &brought)[13];
+        assert!(last <= CHANGED, "{last:?}");
+    }
+
+    #[test]
+    fn an_answer_is_early_before_half_its_wait_and_never_after_900_ms() {
+        let cases = [
+            (0, 45_000, Brought::NothingEarly),
+            (899, 45_000, Brought::NothingEarly),
+            (900, 45_000, Brought::Nothing),
+            (499, 1000, Brought::NothingEarly),
+            (500, 1000, Brought::Nothing),
+        ];
+        for (took, wait, expected) in cases {
+            assert_eq!(Brought::of(false, took * MS, wait * MS), expected, "{took} of {wait} ms");
+            assert_eq!(Brought::of(true, took * MS, wait * MS), Brought::Change);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_two_are_free_and_the_rest_at_least_100_ms_apart(
+            steps in prop::collection::vec((0_u32..300, 0_usize..3), 1..200),
+        ) {
+            let start = tokio::time::Instant::now().into_std();
+            let (mut now, mut pacer) = (start, Pacer::new(start));
+            for (n, (took, brought)) in (0_u32..).zip(steps) {
+                let pause = pacer.take(now);
+                prop_assert!(pause <= EARLY_MAX, "{:?}", pause);
+                now += pause;
+                prop_assert!(now - start >= CHANGED * n.saturating_sub(1), "{} questions in {:?}", n + 1, now - start);
+                now += took * MS;
+                pacer.answered([Brought::Change, Brought::NothingEarly, Brought::Nothing][brought]);
+            }
         }
     }
 }

@@ -36,4 +36,6 @@ pub struct ServiceStatus {
     pub failures: u32,
     /// Whether the server of the last good answer knew a leader.
     pub known_leader: bool,
+    /// While the last good answer was empty: what may be wrong, as far as the registry can tell.
+    pub empty_hint: Option<&'static str>,
 }

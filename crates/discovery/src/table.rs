@@ -243,6 +243,7 @@ impl Row {
             error: contact.error,
             failures: contact.failures,
             known_leader: contact.known_leader,
+            empty_hint: contact.empty_hint,
         }
     }
 }

@@ -23,7 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outrigger_registry::{Consistency, Cursor, Error, Registry, Watched};
+use outrigger_policy::Backoff;
+use outrigger_registry::{Consistency, Cursor, Error, Instance, Registry, Watched};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -42,8 +43,7 @@ use crate::{
 /// is not made to wait longer.
 const START_JITTER: Duration = Duration::from_millis(100);
 const REREAD: Duration = Duration::from_secs(300);
-const BACKOFF_BASE: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+const BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(30) };
 /// Errors in a row after which a stale read is tried.
 const LEADERLESS: u32 = 2;
 /// Consul takes a wait of 0 for its default, 5 min.
@@ -179,10 +179,10 @@ impl Watcher {
         self.cursor = Cursor::START;
         self.failures = self.failures.saturating_add(1);
         self.failed(&error);
-        if self.failures >= LEADERLESS && Trouble::of(&error) == Trouble::Registry {
+        if self.failures >= LEADERLESS && another_server_may_answer(&error) {
             self.ask_any_server().await;
         }
-        sleep(backoff(self.failures)).await;
+        sleep(BACKOFF.after(self.failures - 1, fastrand::u64(..))).await;
     }
 
     async fn ask_any_server(&mut self) {
@@ -202,6 +202,7 @@ impl Watcher {
     /// Judges an answer and keeps it, or not. Whether it changed anything.
     fn take(&self, answer: Watched, consistency: Consistency, now: Instant) -> bool {
         let index = answer.cursor.index();
+        let hint = if answer.instances.is_empty() { self.shared.registry.empty_hint() } else { None };
         let held = self.entry.snapshot();
         let offer = Offer { instances: answer.instances, index, stale: consistency == Consistency::Stale };
         let verdict = admit(&Held { snapshot: &held, index: self.entry.index() }, offer);
@@ -219,12 +220,13 @@ impl Watcher {
         self.entry.update_contact(|contact| {
             contact.index = index;
             contact.known_leader = answer.known_leader;
+            contact.empty_hint = hint;
             contact.heard_at = now.checked_sub(answer.age.unwrap_or_default()).or(Some(now));
         });
         changed
     }
 
-    fn publish(&self, instances: Arc<[outrigger_registry::Instance]>, now: Instant) {
+    fn publish(&self, instances: Arc<[Instance]>, now: Instant) {
         let was_known = self.entry.ever_had_instances();
         self.entry.accepted.fetch_add(1, Relaxed);
         let snapshot = self.entry.publish(instances, now);
@@ -261,7 +263,7 @@ impl Watcher {
         let news = self.trouble.replace(trouble) != Some(trouble);
         match trouble {
             Trouble::Registry if news && self.shared.outage.failed(now) => {
-                warn!(%service, error = text, ?stale_for, "registry unreachable, serving last snapshots");
+                warn!(%service, error = text, ?stale_for, "registry does not answer, serving last snapshots");
             }
             Trouble::Question if news => {
                 warn!(%service, error = text, ?stale_for, "watch failed, serving last snapshot");
@@ -293,11 +295,18 @@ impl Watcher {
     }
 }
 
-/// The pause after the `failures`-th error in a row: full jitter.
-fn backoff(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    let ceiling = BACKOFF_BASE.saturating_mul(1 << doublings).min(BACKOFF_MAX);
-    ceiling.mul_f64(fastrand::f64())
+/// Whether the agent is there and it is a server behind it that fails: without a leader, questions of
+/// the default consistency end in 500 or in silence.
+fn another_server_may_answer(error: &Error) -> bool {
+    match error {
+        Error::Timeout { .. } | Error::Exchange { .. } => true,
+        Error::Refused { status, .. } => *status >= 500,
+        Error::Connect { .. }
+        | Error::Busy { .. }
+        | Error::Malformed { .. }
+        | Error::TooLarge { .. }
+        | Error::File { .. } => false,
+    }
 }
 
 /// An error with its causes: each `Display` is one level.

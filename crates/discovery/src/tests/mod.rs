@@ -1,0 +1,179 @@
+//! Discovery against a registry that answers when the test says so, on tokio's paused clock.
+
+mod limits;
+mod metrics;
+mod outages;
+mod sharing;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_config::Weights;
+use outrigger_registry::{
+    Answer, Consistency, Cursor, Error, Instance, InstanceId, Query, Registry, Status, Watched,
+};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{Discovery, Follower, Kind};
+
+const LONGEST_WAIT: Duration = Duration::from_secs(45);
+
+/// Hands every question to the test.
+#[derive(Debug)]
+struct Scripted(mpsc::UnboundedSender<Asked>);
+
+/// A question, to be answered by the test. Dropped: never answered.
+#[derive(Debug)]
+struct Asked {
+    query: Query,
+    cursor: Cursor,
+    consistency: Consistency,
+    wait: Duration,
+    at: Instant,
+    reply: oneshot::Sender<Result<Watched, Error>>,
+}
+
+impl Registry for Scripted {
+    fn watch<'a>(
+        &'a self,
+        query: &'a Query,
+        cursor: Cursor,
+        consistency: Consistency,
+        wait: Duration,
+    ) -> Answer<'a, Watched> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            let asked = Asked { query: query.clone(), cursor, consistency, wait, at: Instant::now(), reply };
+            if self.0.send(asked).is_err() {
+                return std::future::pending().await;
+            }
+            match answer.await {
+                Ok(answer) => answer,
+                Err(_) => std::future::pending().await,
+            }
+        })
+    }
+
+    fn kind(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn longest_wait(&self) -> Duration {
+        LONGEST_WAIT
+    }
+
+    fn empty_hint(&self) -> Option<&'static str> {
+        Some("may be the token")
+    }
+}
+
+impl Asked {
+    fn answer(self, watched: Watched) {
+        self.reply.send(Ok(watched)).expect("the watcher still waits");
+    }
+
+    fn fail(self, error: Error) {
+        self.reply.send(Err(error)).expect("the watcher still waits");
+    }
+}
+
+/// A discovery and its registry's other end.
+struct Rig {
+    discovery: Arc<Discovery>,
+    asked: mpsc::UnboundedReceiver<Asked>,
+    metrics: prometheus::Registry,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(outrigger_config::Discovery::default())
+    }
+
+    fn with(settings: outrigger_config::Discovery) -> Self {
+        let (questions, asked) = mpsc::unbounded_channel();
+        let metrics = prometheus::Registry::new();
+        let discovery = Discovery::new(Arc::new(Scripted(questions)), settings, Handle::current(), &metrics);
+        Self { discovery: discovery.expect("metrics are new"), asked, metrics }
+    }
+
+    fn follow(&self, service: &str) -> Follower {
+        self.discovery.follow(query(service), Kind::OnDemand).expect("within the quotas")
+    }
+
+    fn declare(&self, service: &str) -> Follower {
+        self.discovery.follow(query(service), Kind::Declared).expect("never refused")
+    }
+
+    /// The next question; an hour without one fails the test.
+    async fn next(&mut self) -> Asked {
+        timeout(Duration::from_secs(3600), self.asked.recv()).await.expect("a question").expect("a registry")
+    }
+
+    /// Follows `service` and answers its first question; the next one is out, unanswered.
+    async fn learned(&mut self, service: &str, answer: Watched) -> (Follower, Asked) {
+        let follower = self.follow(service);
+        self.next().await.answer(answer);
+        let next = self.next().await;
+        (follower, next)
+    }
+
+    fn scrape(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.metrics.gather()).expect("text")
+    }
+
+    /// The value of the series that starts with `name` up to its last space.
+    fn metric(&self, name: &str) -> Option<f64> {
+        let scrape = self.scrape();
+        let line = scrape.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        Some(line.parse().expect("a number"))
+    }
+}
+
+fn query(service: &str) -> Query {
+    Query { service: service.into(), datacenter: None }
+}
+
+fn instance(id: &str, status: Status) -> Instance {
+    Instance {
+        id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.into() },
+        addr: Ok(([127, 0, 0, 1], 8080).into()),
+        tags: Arc::from([]),
+        meta: Arc::default(),
+        weights: Weights::default(),
+        status,
+        create_index: 7,
+    }
+}
+
+/// An answer that lists these ids, all passing.
+fn list(index: u64, ids: &[&str]) -> Watched {
+    Watched {
+        instances: ids.iter().map(|id| instance(id, Status::Passing)).collect(),
+        cursor: Cursor::at(index),
+        went_back: false,
+        age: None,
+        known_leader: true,
+    }
+}
+
+fn ids(follower: &Follower) -> Vec<String> {
+    follower.snapshot().instances.iter().map(|instance| instance.id.id.to_string()).collect()
+}
+
+fn unreachable() -> Error {
+    Error::Connect { address: "127.0.0.1:8500".into(), source: std::io::Error::other("refused by the test") }
+}
+
+fn no_leader() -> Error {
+    let (request, text) = ("GET /v1/health/service/orders".into(), "No cluster leader".into());
+    Error::Refused { request, status: 500, text, hint: None }
+}
+
+/// Lets every task that can run do so, without moving the clock by more than a timer's grain.
+async fn settle() {
+    sleep(Duration::from_millis(1)).await;
+}

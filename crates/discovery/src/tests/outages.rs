@@ -1,0 +1,155 @@
+//! What a watch does when the registry fails.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_registry::{Consistency, Cursor, Error};
+use tokio::time::{Instant, sleep};
+
+use super::{Rig, ids, list, no_leader, settle, unreachable};
+
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_registry_leaves_the_last_answer_in_place() {
+    let mut rig = Rig::new();
+    let (follower, _asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+    let before = follower.snapshot();
+    sleep(WEEK).await;
+    assert!(Arc::ptr_eq(&before, &follower.snapshot()));
+    assert!(follower.status().heard_ago >= Some(WEEK));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_registry_leaves_the_last_answer_in_place() {
+    let mut rig = Rig::new();
+    let (follower, mut asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+    let before = follower.snapshot();
+    let since = Instant::now();
+    while since.elapsed() < WEEK / 7 {
+        asked.fail(unreachable());
+        asked = rig.next().await;
+        assert_eq!((asked.cursor, asked.consistency), (Cursor::START, Consistency::Default));
+    }
+    assert!(Arc::ptr_eq(&before, &follower.snapshot()));
+    let status = follower.status();
+    assert_eq!(status.error.as_deref(), Some("connect to 127.0.0.1:8500: refused by the test"));
+    assert!(status.failures > 1000, "{}", status.failures);
+
+    asked.answer(list(8, &["a", "b"]));
+    settle().await;
+    let status = follower.status();
+    assert_eq!((status.error, status.failures, status.index), (None, 0, 8));
+    assert!(Arc::ptr_eq(&before, &follower.snapshot()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_back_off_to_half_a_minute_with_full_jitter() {
+    let mut rig = Rig::new();
+    let _follower = rig.follow("orders");
+    let mut pauses = Vec::new();
+    let mut asked = rig.next().await;
+    for n in 0..220 {
+        let failed_at = asked.at;
+        asked.fail(unreachable());
+        asked = rig.next().await;
+        let pause = asked.at - failed_at;
+        let ceiling = Duration::from_millis(250 << n.min(7)).min(Duration::from_secs(30));
+        // The pacer may hold a question up that a short pause let through: by 100 ms at most.
+        assert!(pause <= ceiling + Duration::from_millis(102), "{pause:?} after error {n}");
+        pauses.push(pause);
+    }
+    let late = pauses[20..].iter().sum::<Duration>() / 200;
+    assert!((10..20).contains(&late.as_secs()), "{late:?} on average, not about 15 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_error_the_cursor_is_forgotten() {
+    let mut rig = Rig::new();
+    let (_follower, asked) = rig.learned("orders", list(33, &["a"])).await;
+    assert_eq!(asked.cursor, Cursor::at(33));
+    asked.fail(unreachable());
+    let asked = rig.next().await;
+    assert_eq!(asked.cursor, Cursor::START);
+    asked.answer(list(33, &["a"]));
+    assert_eq!(rig.next().await.cursor, Cursor::at(33));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_leader_any_server_s_answer_is_taken_with_its_age() {
+    let mut rig = Rig::new();
+    let (follower, asked) = rig.learned("orders", list(33, &["a"])).await;
+    asked.fail(no_leader());
+    let asked = rig.next().await;
+    assert_eq!(asked.consistency, Consistency::Default, "one error is no outage");
+    asked.fail(no_leader());
+
+    let asked = rig.next().await;
+    assert_eq!((asked.consistency, asked.cursor), (Consistency::Stale, Cursor::START));
+    let mut answer = list(34, &["a", "b"]);
+    (answer.age, answer.known_leader) = (Some(Duration::from_secs(21)), false);
+    asked.answer(answer);
+
+    let asked = rig.next().await;
+    assert_eq!((asked.consistency, asked.cursor), (Consistency::Default, Cursor::START));
+    assert_eq!(ids(&follower), ["a", "b"]);
+    let status = follower.status();
+    assert!(status.heard_ago >= Some(Duration::from_secs(21)), "{:?}", status.heard_ago);
+    assert_eq!((status.known_leader, status.failures, status.error.is_some()), (false, 2, true));
+    assert_eq!(rig.metric("outrigger_watch_stale_answers_total"), Some(1.0));
+
+    asked.answer(list(35, &["a", "b"]));
+    let asked = rig.next().await;
+    assert_eq!((asked.consistency, asked.cursor), (Consistency::Default, Cursor::at(35)));
+    let status = follower.status();
+    assert_eq!((status.known_leader, status.failures, status.error), (true, 0, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_older_than_the_table_is_no_news() {
+    let mut rig = Rig::new();
+    let (follower, mut asked) = rig.learned("orders", list(33, &["a"])).await;
+    while asked.consistency == Consistency::Default {
+        asked.fail(no_leader());
+        asked = rig.next().await;
+    }
+    asked.answer(list(32, &[]));
+    settle().await;
+    assert_eq!((ids(&follower), follower.status().index), (vec!["a".into()], 33));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_read_that_fails_too_changes_nothing() {
+    let mut rig = Rig::new();
+    let (follower, mut asked) = rig.learned("orders", list(33, &["a"])).await;
+    for expected in [Consistency::Default, Consistency::Default, Consistency::Stale] {
+        assert_eq!(asked.consistency, expected);
+        asked.fail(no_leader());
+        asked = rig.next().await;
+    }
+    assert_eq!(asked.consistency, Consistency::Default);
+    assert_eq!((ids(&follower), follower.status().failures), (vec!["a".into()], 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_that_no_other_server_cures_are_not_asked_elsewhere() {
+    let cases: [fn() -> Error; 4] = [
+        unreachable,
+        || Error::Refused {
+            request: "GET /".into(),
+            status: 403,
+            text: "Permission denied".into(),
+            hint: None,
+        },
+        || Error::Malformed { request: "GET /".into(), reason: "no JSON".into() },
+        || Error::TooLarge { request: "GET /".into(), limit: 1 },
+    ];
+    for error in cases {
+        let mut rig = Rig::new();
+        let _follower = rig.follow("orders");
+        for _ in 0..10 {
+            let asked = rig.next().await;
+            assert_eq!(asked.consistency, Consistency::Default);
+            asked.fail(error());
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Who shares a watch, how long it lives, and how many there may be.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_registry::{Cursor, Query};
+use tokio::{
+    runtime::{Builder, Handle},
+    time::{sleep, timeout},
+};
+
+use super::{Rig, Scripted, ids, list, query, settle};
+use crate::{Discovery, Kind, Knowledge, Refused};
+
+fn quotas(max_services: usize, max_unknown: usize) -> outrigger_config::Discovery {
+    outrigger_config::Discovery { max_services, max_unknown, ..Default::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn followers_of_one_service_share_one_watch() {
+    let mut rig = Rig::new();
+    let (one, _asked) = rig.learned("orders", list(7, &["a"])).await;
+    let other = rig.follow("orders");
+    assert!(Arc::ptr_eq(&one.snapshot(), &other.snapshot()));
+    assert_eq!(other.status().followers, 2);
+    settle().await;
+    assert!(rig.asked.try_recv().is_err(), "a second watch");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_datacenter_is_another_service() {
+    let mut rig = Rig::new();
+    let _one = rig.follow("orders");
+    let elsewhere = Query { datacenter: Some("dc2".into()), ..query("orders") };
+    let _other = rig.discovery.follow(elsewhere.clone(), Kind::OnDemand).unwrap();
+    assert_eq!(rig.next().await.query, query("orders"));
+    assert_eq!(rig.next().await.query, elsewhere);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_follower_s_drop_stops_the_watcher() {
+    let mut rig = Rig::new();
+    let (one, mut asked) = rig.learned("orders", list(7, &["a"])).await;
+    let other = rig.follow("orders");
+    drop(one);
+    settle().await;
+    assert!(!asked.reply.is_closed(), "one follower is left");
+    drop(other);
+    timeout(Duration::from_secs(1), asked.reply.closed()).await.expect("the question is dropped");
+    assert!(rig.discovery.services().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_followed_again_starts_from_nothing() {
+    let mut rig = Rig::new();
+    let (first, asked) = rig.learned("orders", list(7, &["a"])).await;
+    drop((first, asked));
+    let again = rig.follow("orders");
+    assert_eq!((again.snapshot().knowledge, again.snapshot().version), (Knowledge::Unasked, 0));
+    rig.next().await.answer(list(7, &["b"]));
+    again.first_answer().await;
+    assert_eq!(ids(&again), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_of_one_service_touches_no_other() {
+    const SERVICES: usize = 10_000;
+    let mut rig = Rig::new();
+    let followers: Vec<_> = (0..SERVICES).map(|n| rig.declare(&format!("s{n}"))).collect();
+    let mut blocked = Vec::new();
+    while blocked.len() < SERVICES {
+        let asked = rig.next().await;
+        if asked.cursor == Cursor::START {
+            asked.answer(list(7, &["a"]));
+        } else {
+            blocked.push(asked);
+        }
+    }
+    let before: Vec<_> = followers.iter().map(|follower| follower.snapshot()).collect();
+
+    let target = blocked.iter().position(|asked| *asked.query.service == *"s4711").expect("watched");
+    blocked.swap_remove(target).answer(list(8, &["a", "b"]));
+    assert_eq!(*rig.next().await.query.service, *"s4711");
+    for (n, (follower, before)) in followers.iter().zip(&before).enumerate() {
+        assert_eq!(Arc::ptr_eq(before, &follower.snapshot()), n != 4711, "s{n}");
+    }
+    settle().await;
+    assert!(rig.asked.try_recv().is_err(), "another watch woke up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_beyond_the_quota_are_refused_and_declared_ones_never() {
+    let rig = Rig::with(quotas(2, 100));
+    let on_demand = |service: &str| rig.discovery.follow(query(service), Kind::OnDemand);
+    let _declared = rig.declare("declared");
+    let one = on_demand("one").expect("the second of two");
+    assert_eq!(on_demand("two").unwrap_err(), Refused::TooManyServices { limit: 2 });
+    let _shared = on_demand("declared").expect("watched already");
+    let _more = rig.declare("more");
+    assert_eq!(on_demand("two").unwrap_err(), Refused::TooManyServices { limit: 2 });
+    assert_eq!(rig.metric("outrigger_watch_refused_total{reason=\"too_many_services\"}"), Some(2.0));
+    drop((one, _more));
+    on_demand("two").expect("one left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_without_instances_have_a_quota_of_their_own() {
+    let mut rig = Rig::with(quotas(100, 2));
+    let refused = |rig: &Rig| rig.discovery.follow(query("next"), Kind::OnDemand).err();
+    let full = Some(Refused::TooManyUnknown { limit: 2 });
+    let (known, _a) = rig.learned("known", list(7, &["a"])).await;
+    let (unknown, b) = rig.learned("unknown", list(7, &[])).await;
+    let (other, _c) = rig.learned("other", list(7, &[])).await;
+    assert!(known.ever_had_instances() && !unknown.ever_had_instances());
+    assert_eq!(refused(&rig), full);
+
+    let declared = rig.declare("unknown");
+    assert_eq!(refused(&rig), None, "a declared name has no quota");
+    drop(declared);
+    assert_eq!(refused(&rig), full, "on demand again");
+
+    b.answer(list(8, &["b"]));
+    settle().await;
+    assert_eq!(refused(&rig), None, "it has an instance now");
+    let next = rig.follow("next");
+    assert_eq!(rig.discovery.follow(query("last"), Kind::OnDemand).err(), full);
+    drop(other);
+    let _last = rig.follow("last");
+    drop(next);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_lost_its_instances_is_no_unknown_name() {
+    let mut rig = Rig::with(quotas(100, 1));
+    let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;
+    asked.answer(list(8, &[]));
+    settle().await;
+    assert!(follower.snapshot().instances.is_empty() && follower.ever_had_instances());
+    let _other = rig.follow("other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_ends_every_watcher_and_leaves_what_was_learned() {
+    let mut rig = Rig::new();
+    let (mut follower, asked) = rig.learned("orders", list(7, &["a"])).await;
+    follower.changed().await;
+    let _unanswered = rig.declare("payments");
+    timeout(Duration::from_secs(1), rig.discovery.shutdown()).await.expect("at once");
+    assert!(asked.reply.is_closed());
+    assert_eq!(rig.discovery.follow(query("new"), Kind::Declared).unwrap_err(), Refused::ShuttingDown);
+    assert_eq!(ids(&follower), ["a"]);
+    assert!(timeout(Duration::from_secs(3600), follower.changed()).await.is_err());
+    assert_eq!(rig.discovery.services().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_discovery_stops_its_watchers() {
+    let mut rig = Rig::new();
+    let (follower, mut asked) = rig.learned("orders", list(7, &["a"])).await;
+    drop(rig.discovery);
+    timeout(Duration::from_secs(1), asked.reply.closed()).await.expect("the question is dropped");
+    assert_eq!(ids(&follower), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_are_listed_by_name_with_where_they_stand() {
+    let mut rig = Rig::new();
+    let (_b, _asked) = rig.learned("b", list(7, &["x", "y"])).await;
+    let _a = rig.declare("a");
+    sleep(Duration::from_secs(3)).await;
+    let [a, b] = &rig.discovery.services()[..] else { panic!("two services") };
+    assert_eq!((&*a.query.service, a.kind, a.knowledge), ("a", Kind::Declared, Knowledge::Unasked));
+    assert_eq!((a.learned_ago, a.heard_ago, a.index), (None, None, 0));
+    assert_eq!((&*b.query.service, b.kind, b.version), ("b", Kind::OnDemand, 1));
+    assert_eq!((b.instances.passing, b.index, b.heard_ago), (2, 7, Some(Duration::from_secs(3))));
+}
+
+#[test]
+fn callers_need_not_be_on_the_runtime_of_the_watchers() {
+    let control = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+    let (questions, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let discovery = Discovery::new(
+        Arc::new(Scripted(questions)),
+        outrigger_config::Discovery::default(),
+        control.handle().clone(),
+        &prometheus::Registry::new(),
+    )
+    .unwrap();
+    assert!(Handle::try_current().is_err(), "this thread has no runtime");
+    let mut follower = discovery.follow(query("orders"), Kind::OnDemand).unwrap();
+    asked.blocking_recv().unwrap().answer(list(7, &["a"]));
+
+    let data = Builder::new_current_thread().enable_time().build().unwrap();
+    let changed = data.block_on(async {
+        timeout(Duration::from_secs(30), follower.first_answer()).await.expect("an answer");
+        follower.changed().await
+    });
+    assert_eq!(changed.version, 1);
+    data.block_on(discovery.shutdown());
+}

@@ -6,8 +6,7 @@
 //! whole one, and both are forgotten after a window. A service with little traffic would never save up
 //! for one, hence the allowance per second.
 //!
-//! The numbers are those of linkerd2 (20 % of requests plus 10 per second, counted over 10 s), in use
-//! there since 2017. Both parts are worth the same: what is available is
+//! The numbers are those of linkerd2 (`retryRatio` 0.2, `minRetriesPerSecond` 10, `ttl` 10 s). Both parts are worth the same: what is available is
 //!
 //! ```text
 //! ratio · requests in the window + min_per_second · window − retries in the window

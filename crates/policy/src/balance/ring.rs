@@ -2,6 +2,9 @@
 
 use super::cursor::Counter;
 
+/// How many turns beyond a cycle a pick takes because other threads came first.
+const OVERTAKEN: usize = 64;
+
 /// Whose turn it is, over and over.
 #[derive(Debug)]
 pub(super) struct Ring {
@@ -32,14 +35,14 @@ impl Ring {
 
     /// Takes turns until one falls on an endpoint that is `ok`.
     ///
-    /// A cycle's worth of turns passes everyone, unless other threads took the good ones meanwhile;
-    /// then any that is `ok` will do. That one is looked for first, so that a View whose endpoints
+    /// A cycle's worth of turns passes everyone, unless other threads keep taking the good ones; after
+    /// a few more any that is `ok` will do. That one is looked for first, so that a View whose endpoints
     /// have all gone bad costs one look around and no turns.
     #[cold]
     fn go_on(&self, counter: &Counter, random: u64, ok: impl Fn(usize) -> bool) -> Option<usize> {
         let spare = find_from(&self.turns, random, &ok)?;
-        let next = (1..self.turns.len()).map(|_| self.turn(counter)).find(|&index| ok(index));
-        next.or(Some(spare))
+        let turns = self.turns.len() + OVERTAKEN;
+        (0..turns).map(|_| self.turn(counter)).find(|&index| ok(index)).or(Some(spare))
     }
 
     #[inline]
@@ -64,7 +67,7 @@ pub(super) fn draw(random: u64, length: usize) -> usize {
 ///
 /// With c = ⌈2¹²⁸/d⌉, the low 128 bits of c·n are the fraction of n/d, and the fraction times d is the
 /// remainder. Exact while 128 bits hold n and d together, which two `u64` always do: D. Lemire,
-/// O. Kaser, N. Kurz, "Faster remainder by direct computation" (2019), theorem 1. Four multiplications
+/// O. Kaser, N. Kurz, "Faster remainder by direct computation" (2019). Four multiplications
 /// instead of a 64-bit division of 20 to 40 cycles on the processors that are slow at it.
 #[derive(Debug, Clone, Copy)]
 struct Divisor {
@@ -86,5 +89,30 @@ impl Divisor {
         let low = ((fraction & u128::from(u64::MAX)) * divisor) >> 64;
         let high = (fraction >> 64) * divisor;
         ((high + low) >> 64) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_remainder_without_a_division_is_the_remainder(number: u64, divisor in 1..=u64::MAX) {
+            prop_assert_eq!(Divisor::new(divisor).remainder(number), number % divisor);
+        }
+
+        #[test]
+        fn also_by_small_divisors_and_near_their_multiples(divisor in 1..100_000_u64, multiple: u64, off in 0..3_u64) {
+            let number = (multiple / divisor * divisor).wrapping_add(off).wrapping_sub(1);
+            prop_assert_eq!(Divisor::new(divisor).remainder(number), number % divisor);
+        }
+    }
+
+    #[test]
+    fn a_draw_reaches_both_ends_and_stays_inside() {
+        assert_eq!((draw(0, 10), draw(u64::MAX, 10), draw(u64::MAX, 0)), (0, 9, 0));
     }
 }

@@ -107,3 +107,93 @@ fn lay_out(weights: &[u64]) -> Vec<u32> {
     }
     cycle
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cycle(weights: &[u32]) -> String {
+        let names = |&index: &u32| char::from(b'A' + index as u8);
+        Weighted::new(weights).ring.turns().iter().map(names).collect()
+    }
+
+    #[test]
+    fn heavy_endpoints_take_turns_with_light_ones() {
+        assert_eq!(cycle(&[1, 1, 3]), "CACBC");
+        assert_eq!(cycle(&[10, 10, 30]), "CACBC");
+        assert_eq!(cycle(&[5, 1, 1]), "ABAAACA");
+        assert_eq!(cycle(&[2, 1]), "ABA");
+        assert_eq!(cycle(&[7, 7, 7]), "ABC");
+        assert_eq!(cycle(&[0, 3, 0, 3]), "BD");
+    }
+
+    /// Every endpoint's turns, against the places that its class and its rank in it entitle it to.
+    fn furthest_from_its_ideal_place(weights: &[u64]) -> (f64, usize) {
+        let total: u64 = weights.iter().sum();
+        let mut classes = BTreeMap::<u64, Vec<u32>>::new();
+        for (index, &weight) in (0..).zip(weights).filter(|&(_, &weight)| weight > 0) {
+            classes.entry(weight).or_default().push(index);
+        }
+        let mut taken = vec![0; weights.len()];
+        let mut furthest = 0.0_f64;
+        for (place, &index) in lay_out(weights).iter().enumerate() {
+            let weight = weights[index as usize];
+            let class = &classes[&weight];
+            let rank = class.iter().position(|&member| member == index).unwrap();
+            let turn = rank + taken[index as usize] * class.len();
+            let ideal = (turn as f64 + 0.5) * total as f64 / (class.len() as f64 * weight as f64);
+            furthest = furthest.max((place as f64 + 0.5 - ideal).abs());
+            taken[index as usize] += 1;
+        }
+        (furthest, classes.len())
+    }
+
+    proptest! {
+        #[test]
+        fn no_turn_is_far_from_its_ideal_place(weights in prop::collection::vec(0..40_u64, 1..60)) {
+            let (furthest, classes) = furthest_from_its_ideal_place(&weights);
+            prop_assert!(furthest <= classes as f64 / 2.0 + 1.0, "{furthest} with {classes} classes");
+        }
+
+        #[test]
+        fn scaling_down_keeps_everyone_and_says_how_much_it_costs(
+            weights in prop::collection::vec(prop_oneof![Just(0), 1..10_u32, 1..=u32::MAX], 1..50),
+        ) {
+            let weighted = Weighted::new(&weights);
+            let turns = weighted.ring.turns();
+            prop_assert!(turns.len() as u64 <= MAX_TURNS + weights.len() as u64);
+            let total: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();
+            let mut error = 0.0_f64;
+            for (index, &weight) in (0..).zip(&weights) {
+                let got = turns.iter().filter(|&&turn| turn == index).count();
+                prop_assert_eq!(got > 0, weight > 0);
+                if weight > 0 {
+                    let due = f64::from(weight) / total as f64;
+                    error = error.max((got as f64 / turns.len() as f64 / due - 1.0).abs());
+                }
+            }
+            prop_assert!((weighted.error() - error).abs() <= 1e-9 * error.max(1.0), "{} {error}", weighted.error());
+        }
+    }
+
+    #[test]
+    fn shares_that_fit_are_exact_and_say_so() {
+        assert_eq!(Weighted::new(&[65_535, 1]).error(), 0.0);
+        assert_eq!(Weighted::new(&[u32::MAX, u32::MAX]).error(), 0.0);
+        assert!(Weighted::new(&[65_536, 1]).error() > 0.0);
+    }
+
+    #[test]
+    fn more_endpoints_than_turns_get_one_each() {
+        let many: Vec<u32> = (1..=70_000).collect();
+        let weighted = Weighted::new(&many);
+        let mut turns = weighted.ring.turns().to_vec();
+        turns.sort_unstable();
+        turns.dedup();
+        assert_eq!(turns.len(), many.len());
+    }
+}

@@ -23,9 +23,9 @@
 //! not cover: a verdict that passed the generation check, then slept through a whole open spell before
 //! it was counted, is counted in the new window. It is one count among `min_requests`.
 //!
-//! **Numbers.** The window and the ratio are those of the resilience libraries (Hystrix: 10 s, 50 %,
-//! 20 requests, until 2018 at Netflix's scale); the pause grows as linkerd2's failure accrual does
-//! (1 s doubling, theirs to 60 s; here 30 s, since one probe is cheap).
+//! **Numbers.** The window and the ratio are those of Hystrix (10 s, 50 %, 20 requests); the pause
+//! grows as in linkerd2's failure accrual (from 1 s, doubling; there to 60 s, here to 30 s, since a
+//! probe is one request).
 //!
 //! It declines to know about endpoints, to count attempts and to start timers: an open breaker becomes
 //! half-open when somebody asks after its time.

@@ -1,0 +1,399 @@
+//! The breaker's life, in single steps and against a model that keeps every event.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use outrigger_config::CircuitBreaker;
+use outrigger_policy::{
+    Breaker, Verdict,
+    breaker::{Open, Permit, State},
+};
+use proptest::prelude::*;
+
+use crate::{millis, origin};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Admits and ends `count` requests.
+fn run(breaker: &Breaker, now: Instant, count: u32, verdict: Verdict) {
+    for _ in 0..count {
+        breaker.admit(now).unwrap().record(now, verdict);
+    }
+}
+
+/// A breaker with default settings that opened at the moment returned.
+fn opened() -> (Breaker, Instant) {
+    opened_with(CircuitBreaker::default())
+}
+
+fn opened_with(settings: CircuitBreaker) -> (Breaker, Instant) {
+    let now = origin();
+    let breaker = Breaker::new(Some(&settings), now);
+    run(&breaker, now, settings.min_requests, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Open);
+    (breaker, now)
+}
+
+#[test]
+fn half_of_twenty_requests_open_it() {
+    let now = origin();
+    let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+    run(&breaker, now, 10, Verdict::Success);
+    run(&breaker, now, 9, Verdict::Failure);
+    assert_eq!((breaker.state(now), breaker.trips()), (State::Closed, 0));
+    run(&breaker, now, 1, Verdict::Failure);
+    assert_eq!((breaker.state(now), breaker.trips()), (State::Open, 1));
+    assert_eq!(breaker.admit(now + millis(300)).unwrap_err(), Open { retry_after: millis(700) });
+}
+
+#[test]
+fn what_blames_nobody_is_not_counted() {
+    let now = origin();
+    let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+    run(&breaker, now, 19, Verdict::Failure);
+    run(&breaker, now, 100, Verdict::Ignore);
+    drop(breaker.admit(now).unwrap());
+    assert_eq!(breaker.state(now), State::Closed);
+}
+
+#[test]
+fn failures_are_forgotten_after_the_window() {
+    let now = origin();
+    let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+    run(&breaker, now, 19, Verdict::Failure);
+    run(&breaker, now + 10 * SECOND, 19, Verdict::Failure);
+    assert_eq!(breaker.state(now + 10 * SECOND), State::Closed);
+    run(&breaker, now + 19 * SECOND, 1, Verdict::Failure);
+    assert_eq!(breaker.state(now + 19 * SECOND), State::Open);
+}
+
+#[test]
+fn rows_of_failures_count_only_when_asked_for() {
+    let settings = CircuitBreaker { consecutive_failures: Some(3), ..CircuitBreaker::default() };
+    let now = origin();
+    let breaker = Breaker::new(Some(&settings), now);
+    run(&breaker, now, 2, Verdict::Failure);
+    run(&breaker, now, 1, Verdict::Success);
+    run(&breaker, now, 2, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Closed);
+    run(&breaker, now, 1, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Open);
+}
+
+#[test]
+fn one_good_probe_closes_it_and_the_window_is_forgotten() {
+    let (breaker, now) = opened();
+    let now = now + SECOND;
+    assert_eq!(breaker.state(now), State::HalfOpen);
+    let probe = breaker.admit(now).unwrap();
+    assert!(probe.is_probe());
+    assert_eq!(breaker.admit(now).unwrap_err().retry_after, SECOND);
+    probe.record(now, Verdict::Success);
+    assert_eq!(breaker.state(now), State::Closed);
+    run(&breaker, now, 19, Verdict::Failure);
+    assert_eq!((breaker.state(now), breaker.trips()), (State::Closed, 1));
+}
+
+#[test]
+fn each_failed_probe_doubles_the_pause_up_to_its_limit() {
+    let (breaker, mut now) = opened();
+    for seconds in [1, 2, 4, 8, 16, 30, 30] {
+        now += seconds * SECOND - millis(1);
+        assert_eq!(breaker.admit(now).unwrap_err().retry_after, millis(1));
+        now += millis(1);
+        breaker.admit(now).unwrap().record(now, Verdict::Failure);
+    }
+    assert_eq!(breaker.trips(), 1);
+    now += 30 * SECOND;
+    breaker.admit(now).unwrap().record(now, Verdict::Success);
+    run(&breaker, now, 20, Verdict::Failure);
+    assert_eq!(breaker.admit(now).unwrap_err().retry_after, SECOND);
+    assert_eq!(breaker.trips(), 2);
+}
+
+#[test]
+fn a_probe_without_a_verdict_gives_its_place_to_the_next() {
+    let (breaker, now) = opened();
+    let now = now + SECOND;
+    drop(breaker.admit(now).unwrap());
+    breaker.admit(now).unwrap().record(now, Verdict::Ignore);
+    assert_eq!(breaker.state(now), State::HalfOpen);
+    assert!(breaker.admit(now).unwrap().is_probe());
+}
+
+#[test]
+fn a_verdict_from_before_it_opened_neither_closes_nor_reopens_it() {
+    let now = origin();
+    let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+    let early: Vec<Permit<'_>> = (0..3).map(|_| breaker.admit(now).unwrap()).collect();
+    run(&breaker, now, 20, Verdict::Failure);
+    let probe = breaker.admit(now + SECOND).unwrap();
+    for (permit, verdict) in early.into_iter().zip([Verdict::Success, Verdict::Failure, Verdict::Ignore]) {
+        permit.record(now + SECOND, verdict);
+        assert_eq!(breaker.state(now + SECOND), State::HalfOpen);
+    }
+    assert!(breaker.admit(now + SECOND).is_err(), "the one probe is still out");
+    probe.record(now + SECOND, Verdict::Success);
+    assert_eq!(breaker.state(now + SECOND), State::Closed);
+}
+
+#[test]
+fn a_probe_of_an_earlier_spell_has_no_say_in_this_one() {
+    let (breaker, now) = opened_with(CircuitBreaker { probes: 2, ..CircuitBreaker::default() });
+    let now = now + SECOND;
+    let (failing, late) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
+    failing.record(now, Verdict::Failure);
+    let now = now + 2 * SECOND;
+    let _probes = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
+    drop(late);
+    assert!(breaker.admit(now).is_err(), "a place that is not its own was given back");
+}
+
+#[test]
+fn several_probes_must_all_succeed() {
+    let (breaker, now) = opened_with(CircuitBreaker { probes: 3, ..CircuitBreaker::default() });
+    let now = now + SECOND;
+    let probes: Vec<_> = (0..3).map(|_| breaker.admit(now).unwrap()).collect();
+    assert!(breaker.admit(now).is_err());
+    for probe in probes {
+        assert_eq!(breaker.state(now), State::HalfOpen);
+        probe.record(now, Verdict::Success);
+    }
+    assert_eq!(breaker.state(now), State::Closed);
+}
+
+#[test]
+fn without_settings_it_admits_whatever_happens() {
+    let now = origin();
+    let breaker = Breaker::new(None, now);
+    run(&breaker, now, 1_000, Verdict::Failure);
+    assert_eq!((breaker.state(now), breaker.trips()), (State::Closed, 0));
+}
+
+#[test]
+fn a_clock_that_steps_back_is_no_reason_to_panic() {
+    let start = origin() + 100 * SECOND;
+    let breaker = Breaker::new(Some(&CircuitBreaker::default()), start);
+    run(&breaker, start - SECOND, 20, Verdict::Failure);
+    assert_eq!(breaker.admit(start - 2 * SECOND).unwrap_err().retry_after, SECOND);
+    assert_eq!(breaker.state(start - 3 * SECOND), State::Open);
+    let probe = breaker.admit(start + SECOND).unwrap();
+    probe.record(start, Verdict::Failure);
+    assert!(breaker.admit(start - SECOND).is_err());
+}
+
+#[test]
+fn threads_that_see_enough_at_the_same_time_trip_it_once() {
+    for _ in 0..50 {
+        let now = origin();
+        let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        if let Ok(permit) = breaker.admit(now) {
+                            permit.record(now, Verdict::Failure);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!((breaker.state(now), breaker.trips()), (State::Open, 1));
+    }
+}
+
+#[test]
+fn threads_together_get_no_more_probes_than_there_are() {
+    let (breaker, now) = opened_with(CircuitBreaker { probes: 5, ..CircuitBreaker::default() });
+    let now = now + SECOND;
+    let ask = || (0..50).filter_map(|_| breaker.admit(now).ok()).collect::<Vec<_>>();
+    let admitted: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(admitted.len(), 5);
+    assert!(admitted.iter().all(Permit::is_probe));
+}
+
+/// The same promises in the plainest words: a list of all that ended, and no generations but the
+/// moment of the last change.
+struct Model {
+    settings: CircuitBreaker,
+    state: State,
+    /// (tenth of the window, failed), since it last closed.
+    ended: Vec<(u128, bool)>,
+    since: Duration,
+    pause: Duration,
+    out: u32,
+    successes: u32,
+    changes: u32,
+    trips: u64,
+}
+
+impl Model {
+    fn new(settings: CircuitBreaker) -> Self {
+        let (since, pause) = (Duration::ZERO, settings.open);
+        Self {
+            settings,
+            state: State::Closed,
+            ended: vec![],
+            since,
+            pause,
+            out: 0,
+            successes: 0,
+            changes: 0,
+            trips: 0,
+        }
+    }
+
+    fn state(&self, now: Duration) -> State {
+        let over = self.state == State::Open && now >= self.since + self.pause;
+        if over { State::HalfOpen } else { self.state }
+    }
+
+    /// Whether it is a probe; or the pause.
+    fn admit(&mut self, now: Duration) -> Result<bool, Duration> {
+        if self.state == State::Open && self.state(now) == State::HalfOpen {
+            self.turn(State::HalfOpen);
+        }
+        match self.state {
+            State::Closed => Ok(false),
+            State::Open => Err(self.since + self.pause - now),
+            State::HalfOpen if self.out == self.settings.probes => Err(self.settings.open),
+            State::HalfOpen => {
+                self.out += 1;
+                Ok(true)
+            }
+        }
+    }
+
+    /// `changes` as it was when the request was admitted; no verdict for one that was cancelled.
+    fn end(&mut self, changes: u32, now: Duration, verdict: Option<Verdict>) {
+        if changes != self.changes {
+            return;
+        }
+        let failed = match verdict {
+            Some(Verdict::Success) => Some(false),
+            Some(Verdict::Failure) => Some(true),
+            Some(Verdict::Ignore) | None => None,
+        };
+        self.out -= u32::from(self.state == State::HalfOpen);
+        match (self.state, failed) {
+            (State::Closed, Some(failed)) => {
+                self.ended.push((now.as_nanos() / (self.settings.window.as_nanos() / 10), failed));
+                if failed && self.is_enough() {
+                    self.trips += 1;
+                    self.pause = self.settings.open;
+                    self.since = now;
+                    self.turn(State::Open);
+                }
+            }
+            (State::HalfOpen, Some(true)) => {
+                self.pause = (self.pause * 2).min(self.settings.open_max);
+                self.since = now;
+                self.turn(State::Open);
+            }
+            (State::HalfOpen, Some(false)) => {
+                self.successes += 1;
+                if self.successes == self.settings.probes {
+                    self.ended.clear();
+                    self.turn(State::Closed);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn is_enough(&self) -> bool {
+        let newest = self.ended.last().map_or(0, |&(tenth, _)| tenth);
+        let window: Vec<bool> =
+            self.ended.iter().filter(|&&(tenth, _)| tenth + 10 > newest).map(|&(_, failed)| failed).collect();
+        let failed = window.iter().filter(|&&failed| failed).count();
+        let row = self.ended.iter().rev().take_while(|&&(_, failed)| failed).count();
+        window.len() >= self.settings.min_requests as usize
+            && failed as f64 >= self.settings.failure_ratio * window.len() as f64
+            || self.settings.consecutive_failures.is_some_and(|most| row >= most as usize)
+    }
+
+    fn turn(&mut self, state: State) {
+        self.state = state;
+        self.changes += 1;
+        (self.out, self.successes) = (0, 0);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Pass(u64),
+    Admit,
+    /// One of those in flight ends, or is cancelled.
+    End(prop::sample::Index, Option<Verdict>),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let verdict = prop_oneof![
+        6 => Just(Some(Verdict::Failure)),
+        4 => Just(Some(Verdict::Success)),
+        1 => Just(Some(Verdict::Ignore)),
+        1 => Just(None),
+    ];
+    let event = prop_oneof![
+        2 => (0..300_u64).prop_map(Event::Pass),
+        1 => (300..8_000_u64).prop_map(Event::Pass),
+        8 => Just(Event::Admit),
+        8 => (any::<prop::sample::Index>(), verdict).prop_map(|(which, verdict)| Event::End(which, verdict)),
+    ];
+    prop::collection::vec(event, 0..400)
+}
+
+fn settings() -> impl Strategy<Value = CircuitBreaker> {
+    let row = prop::option::weighted(0.3, 1..8_u32);
+    (1..=10_u32, 1..8_u64, 1..12_u32, row, 1..4_u64, 1..4_u32).prop_map(
+        |(ratio, window, min_requests, consecutive_failures, open, probes)| CircuitBreaker {
+            failure_ratio: f64::from(ratio) / 10.0,
+            window: Duration::from_secs(window),
+            min_requests,
+            consecutive_failures,
+            open: millis(open * 500),
+            open_max: millis(3_000),
+            probes,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn it_lives_as_a_model_that_keeps_every_event(settings in settings(), events in events()) {
+        let start = origin();
+        let breaker = Breaker::new(Some(&settings), start);
+        let mut model = Model::new(settings);
+        let mut now = Duration::ZERO;
+        let mut in_flight: Vec<(Permit<'_>, u32)> = vec![];
+        for event in events {
+            match event {
+                Event::Pass(time) => now += millis(time),
+                Event::Admit => match (breaker.admit(start + now), model.admit(now)) {
+                    (Ok(permit), Ok(probe)) => {
+                        prop_assert_eq!(permit.is_probe(), probe);
+                        in_flight.push((permit, model.changes));
+                    }
+                    (Err(open), Err(pause)) => prop_assert_eq!(open.retry_after, pause),
+                    (admitted, expected) => prop_assert!(false, "{:?} where {:?} was due", admitted, expected),
+                },
+                Event::End(which, verdict) if !in_flight.is_empty() => {
+                    let (permit, changes) = in_flight.swap_remove(which.index(in_flight.len()));
+                    match verdict {
+                        Some(verdict) => permit.record(start + now, verdict),
+                        None => drop(permit),
+                    }
+                    model.end(changes, now, verdict);
+                }
+                Event::End(..) => {}
+            }
+            prop_assert_eq!(breaker.state(start + now), model.state(now));
+            prop_assert_eq!(breaker.trips(), model.trips);
+        }
+    }
+}

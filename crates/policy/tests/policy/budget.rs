@@ -1,0 +1,146 @@
+//! The retry budget, against one that keeps every event in a list.
+
+use std::{thread, time::Duration};
+
+use outrigger_config::Budget as Settings;
+use outrigger_policy::Budget;
+use proptest::prelude::*;
+
+use crate::{millis, origin};
+
+/// In hundred-thousandths of a retry, so that whole percents and milliseconds come out even.
+struct Model {
+    percent: u64,
+    min_per_second: u64,
+    window: u64,
+    requests: Vec<u64>,
+    retries: Vec<u64>,
+}
+
+impl Model {
+    const RETRY: u64 = 100_000;
+
+    fn available(&self, now: u64) -> u64 {
+        let width = self.window / 10;
+        let within =
+            |events: &[u64]| events.iter().filter(|&&at| at / width + 10 > now / width).count() as u64;
+        let earned = within(&self.requests) * self.percent * Self::RETRY / 100
+            + self.min_per_second * self.window * 100;
+        earned.saturating_sub(within(&self.retries) * Self::RETRY) / Self::RETRY
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Pass(u64),
+    Requests(u8),
+    Retry,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        2 => (0..3_000_u64).prop_map(Event::Pass),
+        1 => (10_000..100_000_u64).prop_map(Event::Pass),
+        4 => any::<u8>().prop_map(Event::Requests),
+        8 => Just(Event::Retry),
+    ];
+    prop::collection::vec(event, 0..300)
+}
+
+proptest! {
+    #[test]
+    fn it_allows_what_a_list_of_all_events_would_allow(
+        percent in 0..=100_u64, min_per_second in 0..4_u64, tenths in 1..60_u64, events in events(),
+    ) {
+        let window = tenths * 1_000;
+        let settings = Settings {
+            ratio: percent as f64 / 100.0, min_per_second: min_per_second as u32, window: millis(window),
+        };
+        let mut model = Model { percent, min_per_second, window, requests: vec![], retries: vec![] };
+        let (start, mut now) = (origin(), 0);
+        let budget = Budget::new(&settings, start);
+        for event in events {
+            match event {
+                Event::Pass(millis) => now += millis,
+                Event::Requests(count) => for _ in 0..count {
+                    budget.deposit(start + millis(now));
+                    model.requests.push(now);
+                },
+                Event::Retry => {
+                    let allowed = model.available(now) > 0;
+                    prop_assert_eq!(budget.withdraw(start + millis(now)), allowed);
+                    if allowed {
+                        model.retries.push(now);
+                    }
+                }
+            }
+            prop_assert_eq!(budget.available(start + millis(now)), model.available(now));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_is_no_reason_to_panic_or_to_lose_count(steps in prop::collection::vec(0..2_000_u64, 1..100)) {
+        let settings = Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(60) };
+        let start = origin() + Duration::from_secs(1);
+        let budget = Budget::new(&settings, start);
+        for &step in &steps {
+            // From a second before its beginning to a second after it.
+            budget.deposit(start + millis(step) - Duration::from_secs(1));
+        }
+        prop_assert_eq!(budget.available(start), steps.len() as u64);
+    }
+}
+
+fn spent(settings: Settings, requests: u64) -> u64 {
+    let now = origin();
+    let budget = Budget::new(&settings, now);
+    (0..requests).for_each(|_| budget.deposit(now));
+    (0..).take_while(|_| budget.withdraw(now)).count() as u64
+}
+
+#[test]
+fn by_default_it_is_a_fifth_of_the_requests_and_a_hundred_in_ten_seconds() {
+    assert_eq!(spent(Settings::default(), 0), 100);
+    assert_eq!(spent(Settings::default(), 1_000), 300);
+}
+
+#[test]
+fn percents_are_exact() {
+    for percent in 0..=100 {
+        let ratio = f64::from(percent) / 100.0;
+        let settings = Settings { ratio, min_per_second: 0, window: Duration::from_secs(10) };
+        assert_eq!(spent(settings, 100), u64::from(percent as u32), "{percent} %");
+    }
+}
+
+#[test]
+fn what_was_deposited_is_forgotten_after_the_window() {
+    let now = origin();
+    let budget =
+        Budget::new(&Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(10) }, now);
+    budget.deposit(now);
+    assert_eq!(budget.available(now + millis(9_999)), 1);
+    assert_eq!(budget.available(now + millis(10_000)), 0);
+    assert_eq!(budget.available(now + Duration::from_secs(86_400)), 0);
+}
+
+#[test]
+fn threads_together_never_spend_more_than_there_is_and_lose_no_deposit() {
+    let now = origin();
+    let budget =
+        Budget::new(&Settings { ratio: 0.5, min_per_second: 0, window: Duration::from_secs(10) }, now);
+    let spend = || (0..5_000).filter(|_| budget.withdraw(now)).count() as u64;
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..5_000).for_each(|_| budget.deposit(now)));
+        }
+    });
+    assert_eq!(budget.available(now), 10_000);
+    let spent: u64 = thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(spend)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    // Two at the same time may both be refused the last one; afterwards whoever asks gets it.
+    assert!(spent <= 10_000);
+    assert_eq!(budget.available(now), 10_000 - spent);
+}

@@ -1,0 +1,281 @@
+//! Who is tried again: what is safe, while it helps, as long as it can be afforded.
+
+use std::time::Duration;
+
+use outrigger_config::{Budget as BudgetSettings, Retry};
+use outrigger_policy::{
+    Budget, Outcome, Sent,
+    retry::{Decision, GiveUp, Request, Tried, is_idempotent, judge},
+};
+use proptest::prelude::*;
+
+use crate::{millis, origin};
+
+const GET: Request = Request { idempotent: true, allowed: true };
+const POST: Request = Request { idempotent: false, allowed: true };
+
+fn affordable(retries: u32) -> BudgetSettings {
+    BudgetSettings { ratio: 0.0, min_per_second: retries, window: Duration::from_secs(1) }
+}
+
+fn first(outcome: Outcome, sent: Sent) -> Tried {
+    Tried { retries: 0, sent, outcome, replayable: true }
+}
+
+/// With default settings, a full budget and all the time in the world.
+fn decide(request: Request, tried: Tried) -> Decision {
+    let now = origin();
+    let budget = Budget::new(&BudgetSettings::default(), now);
+    judge(&Retry::default(), &budget, &request, &tried, now, now + Duration::from_secs(15), 0)
+}
+
+fn check(request: Request, cases: &[(Outcome, Sent, Decision)]) {
+    for &(outcome, sent, expected) in cases {
+        assert_eq!(decide(request, first(outcome, sent)), expected, "{outcome:?}, sent {sent:?}");
+    }
+}
+
+const AT_ONCE: Decision = Decision::Again { after: Duration::ZERO, budgeted: false };
+/// The random number of these cases is 0, and with it the pause.
+const PAID: Decision = Decision::Again { after: Duration::ZERO, budgeted: true };
+const fn no(why: GiveUp) -> Decision {
+    Decision::GiveUp(why)
+}
+
+#[test]
+fn whatever_it_is_a_request_of_which_nothing_was_sent_is_tried_again_at_once() {
+    for request in [GET, POST] {
+        check(
+            request,
+            &[
+                (Outcome::ConnectRefused, Sent::Nothing, AT_ONCE),
+                (Outcome::ConnectTimeout, Sent::Nothing, AT_ONCE),
+                (Outcome::ConnectFailed, Sent::Nothing, AT_ONCE),
+                (Outcome::Closed, Sent::Nothing, AT_ONCE),
+                (Outcome::PerTryTimeout, Sent::Nothing, AT_ONCE),
+                (Outcome::Overloaded, Sent::Nothing, AT_ONCE),
+                (Outcome::Resource, Sent::Nothing, AT_ONCE),
+            ],
+        );
+    }
+}
+
+#[test]
+fn an_idempotent_request_is_tried_again_after_a_lost_connection_a_gateway_status_or_a_per_try_timeout() {
+    check(
+        GET,
+        &[
+            (Outcome::Closed, Sent::Head, PAID),
+            (Outcome::Closed, Sent::Body, PAID),
+            (Outcome::ClosedMidHead, Sent::Head, PAID),
+            (Outcome::BadResponse, Sent::Head, PAID),
+            (Outcome::PerTryTimeout, Sent::Head, PAID),
+            (Outcome::Resource, Sent::Head, PAID),
+            (Outcome::Status(502), Sent::Head, PAID),
+            (Outcome::Status(503), Sent::Body, PAID),
+            (Outcome::Status(504), Sent::Head, PAID),
+        ],
+    );
+}
+
+#[test]
+fn a_post_that_was_sent_is_not_repeated_and_the_reason_says_whether_its_fate_is_known() {
+    check(
+        POST,
+        &[
+            (Outcome::Closed, Sent::Head, no(GiveUp::SentUnknown)),
+            (Outcome::Closed, Sent::Body, no(GiveUp::SentUnknown)),
+            (Outcome::ClosedMidHead, Sent::Body, no(GiveUp::SentUnknown)),
+            (Outcome::BadResponse, Sent::Body, no(GiveUp::SentUnknown)),
+            (Outcome::PerTryTimeout, Sent::Body, no(GiveUp::SentUnknown)),
+            (Outcome::Status(503), Sent::Body, no(GiveUp::NotRetryable)),
+        ],
+    );
+}
+
+#[test]
+fn an_answer_for_the_app_is_the_end_of_it() {
+    for request in [GET, POST] {
+        check(
+            request,
+            &[
+                (Outcome::Status(200), Sent::Body, Decision::Done),
+                (Outcome::Status(404), Sent::Head, Decision::Done),
+                (Outcome::Status(500), Sent::Head, Decision::Done),
+                (Outcome::SidecarError(503), Sent::Head, Decision::Done),
+            ],
+        );
+    }
+}
+
+#[test]
+fn nothing_helps_a_request_whose_time_is_over_or_whose_app_is_gone() {
+    check(
+        GET,
+        &[
+            (Outcome::Timeout, Sent::Head, no(GiveUp::Deadline)),
+            (Outcome::Timeout, Sent::Nothing, no(GiveUp::Deadline)),
+            (Outcome::BadRequest, Sent::Body, no(GiveUp::NotRetryable)),
+            (Outcome::ClientGone, Sent::Nothing, no(GiveUp::NotRetryable)),
+        ],
+    );
+}
+
+#[test]
+fn the_app_can_forbid_it_and_the_body_can_be_gone() {
+    let refused = first(Outcome::ConnectRefused, Sent::Nothing);
+    let forbidden = Request { allowed: false, ..GET };
+    assert_eq!(decide(forbidden, refused), no(GiveUp::Off));
+    assert_eq!(decide(GET, Tried { replayable: false, ..refused }), no(GiveUp::BodyGone));
+    assert_eq!(decide(GET, Tried { retries: 2, ..refused }), no(GiveUp::Attempts));
+}
+
+#[test]
+fn idempotent_methods_are_those_of_rfc_9110() {
+    for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
+        assert!(is_idempotent(method), "{method}");
+    }
+    for method in ["POST", "PATCH", "CONNECT", "get", "", "PROPFIND"] {
+        assert!(!is_idempotent(method), "{method}");
+    }
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        (100..600_u16).prop_map(Outcome::Status),
+        (500..506_u16).prop_map(Outcome::Status),
+        prop::sample::select(vec![
+            Outcome::SidecarError(503),
+            Outcome::ConnectRefused,
+            Outcome::ConnectTimeout,
+            Outcome::ConnectFailed,
+            Outcome::Closed,
+            Outcome::ClosedMidHead,
+            Outcome::BadResponse,
+            Outcome::PerTryTimeout,
+            Outcome::Timeout,
+            Outcome::Overloaded,
+            Outcome::Resource,
+            Outcome::BadRequest,
+            Outcome::ClientGone,
+        ]),
+    ]
+}
+
+fn tried() -> impl Strategy<Value = Tried> {
+    let sent = prop::sample::select(vec![Sent::Nothing, Sent::Head, Sent::Body]);
+    (0..5_u32, sent, outcome(), prop::bool::weighted(0.8))
+        .prop_map(|(retries, sent, outcome, replayable)| Tried { retries, sent, outcome, replayable })
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    (any::<bool>(), prop::bool::weighted(0.8))
+        .prop_map(|(idempotent, allowed)| Request { idempotent, allowed })
+}
+
+fn settings() -> impl Strategy<Value = Retry> {
+    (0..5_u32, 0..100_u64, 0..500_u64, prop::bool::weighted(0.2)).prop_map(
+        |(max_retries, base, max, non_idempotent)| Retry {
+            max_retries,
+            backoff_base: millis(base),
+            backoff_max: millis(max),
+            non_idempotent,
+            ..Retry::default()
+        },
+    )
+}
+
+/// Another attempt could help, whether or not it is allowed.
+fn could_help(settings: &Retry, outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Status(status) => settings.statuses.contains(&status),
+        Outcome::SidecarError(_) | Outcome::Timeout | Outcome::BadRequest | Outcome::ClientGone => false,
+        _ => true,
+    }
+}
+
+proptest! {
+    #[test]
+    fn it_is_tried_again_exactly_when_that_is_safe_helpful_in_time_and_affordable(
+        settings in settings(), request in request(), tried in tried(),
+        left in 0..1_000_u64, funds in 0..3_u32, random: u64,
+    ) {
+        let now = origin();
+        let budget = Budget::new(&affordable(funds), now);
+        let deadline = now + millis(left);
+        let decision = judge(&settings, &budget, &request, &tried, now, deadline, random);
+
+        let sent = tried.sent != Sent::Nothing;
+        let safe = !sent || request.idempotent || settings.non_idempotent;
+        let allowed = request.allowed && tried.retries < settings.max_retries && tried.replayable;
+        let pause = settings.backoff_base.saturating_mul(1 << tried.retries).min(settings.backoff_max);
+        let paid = u64::from(funds) - budget.available(now);
+        match decision {
+            Decision::Again { after, budgeted } => {
+                prop_assert!(safe && allowed && could_help(&settings, tried.outcome));
+                prop_assert!(now + after < deadline);
+                let longest = if sent { pause } else { Duration::ZERO };
+                prop_assert!(after <= longest);
+                prop_assert_eq!(budgeted, sent);
+                prop_assert_eq!(paid, u64::from(budgeted));
+            }
+            Decision::GiveUp(why) => {
+                prop_assert_eq!(paid, 0);
+                let reason = match why {
+                    GiveUp::SentUnknown => !safe,
+                    GiveUp::NotRetryable => !safe || !could_help(&settings, tried.outcome),
+                    GiveUp::Off => !request.allowed || settings.max_retries == 0,
+                    GiveUp::Attempts => tried.retries >= settings.max_retries,
+                    GiveUp::BodyGone => !tried.replayable,
+                    GiveUp::Deadline => tried.outcome == Outcome::Timeout || millis(left) <= pause,
+                    GiveUp::Budget => sent && funds == 0,
+                };
+                prop_assert!(reason, "{}", why.label());
+            }
+            Decision::Done => {
+                prop_assert!(matches!(tried.outcome, Outcome::Status(_) | Outcome::SidecarError(_)));
+                prop_assert!(!could_help(&settings, tried.outcome));
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_that_keeps_failing_ends_within_its_attempts_and_its_deadline(
+        settings in settings(), attempts in prop::collection::vec((tried(), 0..200_u64, any::<u64>()), 10),
+        request in request(), timeout in 0..2_000_u64,
+    ) {
+        let start = origin();
+        let (mut now, deadline) = (start, start + millis(timeout));
+        let budget = Budget::new(&affordable(100), now);
+        let mut retries = 0;
+        for (tried, took, random) in attempts {
+            let tried = Tried { retries, ..tried };
+            now += millis(took);
+            match judge(&settings, &budget, &request, &tried, now, deadline, random) {
+                Decision::Again { after, .. } => {
+                    retries += 1;
+                    now += after;
+                    prop_assert!(now < deadline);
+                }
+                Decision::Done | Decision::GiveUp(_) => break,
+            }
+        }
+        prop_assert!(retries <= settings.max_retries);
+    }
+}
+
+#[test]
+fn every_reason_to_give_up_has_a_word_of_its_own() {
+    let all = [
+        (GiveUp::NotRetryable, "not_retryable"),
+        (GiveUp::Off, "off"),
+        (GiveUp::Attempts, "attempts"),
+        (GiveUp::Budget, "budget"),
+        (GiveUp::Deadline, "deadline"),
+        (GiveUp::BodyGone, "body_gone"),
+        (GiveUp::SentUnknown, "sent_unknown"),
+    ];
+    for (why, word) in all {
+        assert_eq!(why.label(), word);
+    }
+}

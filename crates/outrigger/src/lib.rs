@@ -1,1 +1,4 @@
-//! One process.
+//! temp
+mod http_client;
+mod lifecycle;
+pub mod telemetry;

@@ -1,0 +1,125 @@
+//! One HTTP/1.1 exchange on a connection of its own: for health probes, `outrigger drain` and the
+//! demo's registrations. No pool, no redirects, no TLS: everything asked is on this machine.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+/// Largest answer that is read, bytes.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// Why an exchange failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("connect to {addr}")]
+    Connect {
+        addr: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("exchange with {addr}")]
+    Exchange {
+        addr: SocketAddr,
+        #[source]
+        source: hyper::Error,
+    },
+    #[error("read the answer of {addr}: {reason}")]
+    Answer { addr: SocketAddr, reason: String },
+    #[error("no answer of {addr} within {after:?}")]
+    Timeout { addr: SocketAddr, after: Duration },
+}
+
+/// Sends `request` to `addr` and reads the whole answer, all within `limit`.
+pub(crate) async fn exchange(
+    addr: SocketAddr,
+    request: Request<Full<Bytes>>,
+    limit: Duration,
+) -> Result<Response<Bytes>, Error> {
+    timeout(limit, unbounded(addr, request)).await.unwrap_or(Err(Error::Timeout { addr, after: limit }))
+}
+
+async fn unbounded(addr: SocketAddr, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Error> {
+    let stream = TcpStream::connect(addr).await.map_err(|source| Error::Connect { addr, source })?;
+    let exchange = |source| Error::Exchange { addr, source };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(exchange)?;
+    let answer = async {
+        let (head, body) = sender.send_request(request).await.map_err(exchange)?.into_parts();
+        let body = Limited::new(body, MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| Error::Answer { addr, reason: error.to_string() })?;
+        Ok(Response::from_parts(head, body.to_bytes()))
+    };
+    // Driven here rather than in a task: whoever drops this future closes the connection.
+    tokio::pin!(answer);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        ended = connection => match ended {
+            // The connection may end together with the answer that it has already handed over.
+            Ok(()) => answer.await,
+            Err(source) => Err(exchange(source)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    async fn ask(answer: &'static str) -> Result<Response<Bytes>, Error> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let _ = socket.read(&mut head).await.unwrap();
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let request = Request::get("/x").header("host", "localhost").body(Full::default()).unwrap();
+        let answer = exchange(addr, request, LONG).await;
+        server.await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_ends_with_its_connection_is_read_whole() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+            "HTTP/1.0 200 OK\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello",
+        ] {
+            let response = ask(answer).await.unwrap();
+            assert_eq!((response.status().as_u16(), &response.body()[..]), (200, &b"hello"[..]), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cut_answer_is_an_error() {
+        assert!(ask("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello").await.is_err());
+        assert!(ask("").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_a_connect_error_that_names_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        drop(listener);
+        let request = Request::get("/").body(Full::default()).unwrap();
+        let error = exchange(addr, request, LONG).await.unwrap_err();
+        assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+        assert!(error.to_string().contains(&addr.port().to_string()));
+    }
+}

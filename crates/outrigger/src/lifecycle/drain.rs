@@ -1,0 +1,119 @@
+//! Leaving, in an order that no caller notices:
+//!
+//! 1. readiness fails;
+//! 2. the registry is told that the app is critical, then the app is deregistered;
+//! 3. requests are routed on for `drain.propagation`, while callers hear of it;
+//! 4. now it is safe to stop: a drain that was asked for by `POST /drain` rests here, and goes on
+//!    routing, until a signal comes;
+//! 5. listeners close;
+//! 6. requests in flight end, or run out of `drain.timeout`.
+//!
+//! Steps 1–4 are [`Drain::leave`], 5–6 are [`finish`]. Each is bounded.
+
+use std::{future::Future, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+/// How far leaving has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// It has not begun.
+    Serving,
+    /// The registry is being told.
+    Leaving,
+    /// Callers are hearing of it.
+    Propagating,
+    /// The app may be stopped.
+    Safe,
+    /// Listeners are closed; requests in flight are ending.
+    Closing,
+    /// All is over.
+    Gone,
+}
+
+impl Phase {
+    /// The word for pages and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Leaving => "leaving",
+            Self::Propagating => "propagating",
+            Self::Safe => "safe",
+            Self::Closing => "closing",
+            Self::Gone => "gone",
+        }
+    }
+
+    /// Whether the app may be stopped: nobody calls it any more.
+    pub fn is_safe_to_stop(self) -> bool {
+        self >= Self::Safe
+    }
+}
+
+/// What is carried for the app while it leaves.
+pub(crate) trait Traffic {
+    /// Accepts nothing more.
+    fn close_listeners(&self);
+
+    /// Waits for what is in flight, `grace` at most, and ends the rest: how many those were.
+    fn end(&self, grace: Duration) -> impl Future<Output = usize> + Send;
+}
+
+/// One drain: asked for by anybody, any number of times, and done once.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    asked: CancellationToken,
+    phase: watch::Sender<Phase>,
+}
+
+impl Drain {
+    pub(crate) fn new() -> Self {
+        Self { asked: CancellationToken::new(), phase: watch::Sender::new(Phase::Serving) }
+    }
+
+    /// Asks for it.
+    pub(crate) fn begin(&self) {
+        self.asked.cancel();
+    }
+
+    /// Resolves when somebody asked.
+    pub(crate) async fn begun(&self) {
+        self.asked.cancelled().await;
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Steps 2–4. `deregister` says whether callers have anything to hear of.
+    pub(crate) async fn leave(&self, deregister: impl Future<Output = bool>, propagation: Duration) {
+        self.enter(Phase::Leaving);
+        if deregister.await {
+            self.enter(Phase::Propagating);
+            sleep(propagation).await;
+        }
+        self.enter(Phase::Safe);
+    }
+
+    /// Resolves once it is safe to stop.
+    pub(crate) async fn safe(&self) {
+        // An error means that the sender is gone, and we hold it.
+        let _ = self.phase.subscribe().wait_for(|phase| phase.is_safe_to_stop()).await;
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        let news = self.phase.send_if_modified(|now| std::mem::replace(now, phase) != phase);
+        if news {
+            info!(phase = phase.label(), "draining");
+        }
+    }
+}
+
+/// Steps 5 and 6: how many requests were cut off.
+pub(crate) async fn finish(drain: &Drain, traffic: &impl Traffic, grace: Duration) -> usize {
+    drain.enter(Phase::Closing);
+    traffic.close_listeners();
+    traffic.end(grace).await
+}

@@ -1,0 +1,266 @@
+//! Asks the local app how it is, and publishes the answer when it changes. One probe at a time; it
+//! tells nobody but the channel: the registry hears of it through [`super::report`].
+
+use std::{
+    future::Future,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::Full;
+use outrigger_config::{Health, Probe};
+use outrigger_registry::ReportedHealth;
+use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tracing::{info, warn};
+
+use crate::http_client;
+
+/// Pause between probes while the app has never been well: it is starting, and everybody waits.
+const EAGER: Duration = Duration::from_millis(500);
+
+/// The loopback addresses, in the order in which they are tried. An app may listen on one of them
+/// alone.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+
+/// What one probe found, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) health: ReportedHealth,
+    pub(crate) why: String,
+}
+
+/// Probes for ever (its task is aborted). `None` in the channel: not probed yet.
+pub(crate) async fn watch(settings: Health, port: u16, told: watch::Sender<Option<ReportedHealth>>) {
+    run(settings.interval, told, || probe(&settings, port)).await;
+}
+
+async fn run<F, Fut>(interval: Duration, told: watch::Sender<Option<ReportedHealth>>, mut probe: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Finding>,
+{
+    let mut ever_well = false;
+    loop {
+        let Finding { health, why } = probe().await;
+        ever_well |= health != ReportedHealth::Critical;
+        let changed = told.send_if_modified(|last| last.replace(health) != Some(health));
+        if changed && health == ReportedHealth::Critical {
+            warn!(%why, "the local app is not healthy");
+        } else if changed {
+            info!(%why, health = label(health), "the local app answers");
+        }
+        tokio::time::sleep(if ever_well { interval } else { interval.min(EAGER) }).await;
+    }
+}
+
+/// The word for pages and logs.
+pub(crate) fn label(health: ReportedHealth) -> &'static str {
+    match health {
+        ReportedHealth::Passing => "passing",
+        ReportedHealth::Warning => "warning",
+        ReportedHealth::Critical => "critical",
+    }
+}
+
+/// One probe, over both loopback addresses within the one time-out.
+async fn probe(settings: &Health, port: u16) -> Finding {
+    timeout(settings.timeout, ask(&settings.probe, port, settings.timeout))
+        .await
+        .unwrap_or_else(|_| critical(format!("no answer on port {port} within {:?}", settings.timeout)))
+}
+
+async fn ask(probe: &Probe, port: u16, limit: Duration) -> Finding {
+    let mut refused = Vec::new();
+    for ip in LOOPBACK {
+        let addr = SocketAddr::new(ip, port);
+        let found = match probe {
+            Probe::Tcp => connect(addr).await,
+            Probe::Http(path) => get(addr, path, limit).await,
+        };
+        match found {
+            Ok(finding) => return finding,
+            Err(why) => refused.push(why),
+        }
+    }
+    critical(refused.join("; "))
+}
+
+/// `Err`: nobody listens there, so the other address is worth a try.
+async fn connect(addr: SocketAddr) -> Result<Finding, String> {
+    match TcpStream::connect(addr).await {
+        Ok(_) => Ok(Finding { health: ReportedHealth::Passing, why: format!("{addr} accepts connections") }),
+        Err(error) => Err(format!("connect to {addr}: {error}")),
+    }
+}
+
+async fn get(addr: SocketAddr, path: &str, limit: Duration) -> Result<Finding, String> {
+    let request = Request::get(path)
+        .header(header::HOST, format!("localhost:{}", addr.port()))
+        .header(header::USER_AGENT, concat!("outrigger-health/", env!("CARGO_PKG_VERSION")))
+        .header(header::CONNECTION, "close")
+        .body(Full::<Bytes>::default());
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => return Ok(critical(format!("{path} is no path: {error}"))),
+    };
+    match http_client::exchange(addr, request, limit).await {
+        Ok(answer) => Ok(judge(addr, path, answer.status())),
+        Err(http_client::Error::Connect { addr, source }) => Err(format!("connect to {addr}: {source}")),
+        Err(error) => Ok(critical(crate::telemetry::causes(&error))),
+    }
+}
+
+/// As Consul judges an HTTP check: 2xx passing, 429 warning, everything else critical.
+fn judge(addr: SocketAddr, path: &str, status: StatusCode) -> Finding {
+    let health = match status {
+        status if status.is_success() => ReportedHealth::Passing,
+        StatusCode::TOO_MANY_REQUESTS => ReportedHealth::Warning,
+        _ => ReportedHealth::Critical,
+    };
+    Finding { health, why: format!("GET http://{addr}{path} answered {status}") }
+}
+
+fn critical(why: String) -> Finding {
+    Finding { health: ReportedHealth::Critical, why }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        time::Instant,
+    };
+
+    use super::*;
+
+    fn settings(probe: Probe) -> Health {
+        Health { probe, interval: Duration::from_secs(2), timeout: Duration::from_secs(10) }
+    }
+
+    /// An app that answers every request with `status`; bound to `ip`.
+    async fn app(ip: &str, status: u16) -> Option<(u16, tokio::task::JoinHandle<()>)> {
+        let listener = TcpListener::bind((ip, 0)).await.ok()?;
+        let port = listener.local_addr().ok()?.port();
+        let task = tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut head = [0; 1024];
+                let _ = socket.read(&mut head).await;
+                let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 0\r\n\r\n");
+                let _ = socket.write_all(answer.as_bytes()).await;
+            }
+        });
+        Some((port, task))
+    }
+
+    #[tokio::test]
+    async fn the_status_decides_as_in_consul() {
+        for (status, health) in [
+            (200, ReportedHealth::Passing),
+            (204, ReportedHealth::Passing),
+            (429, ReportedHealth::Warning),
+            (302, ReportedHealth::Critical),
+            (404, ReportedHealth::Critical),
+            (503, ReportedHealth::Critical),
+        ] {
+            let (port, task) = app("127.0.0.1", status).await.unwrap();
+            let finding = probe(&settings(Probe::Http("/healthz".into())), port).await;
+            assert_eq!(finding.health, health, "{finding:?}");
+            assert!(finding.why.contains(&status.to_string()), "{finding:?}");
+            task.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_app_on_one_of_the_two_loopback_addresses_is_found() {
+        for ip in ["127.0.0.1", "::1"] {
+            // A machine without IPv6 has nothing to find there.
+            let Some((port, task)) = app(ip, 200).await else { continue };
+            for kind in [Probe::Tcp, Probe::Http("/".into())] {
+                let finding = probe(&settings(kind), port).await;
+                assert_eq!(finding.health, ReportedHealth::Passing, "{ip}: {finding:?}");
+            }
+            task.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_critical_and_says_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        for kind in [Probe::Tcp, Probe::Http("/".into())] {
+            let finding = probe(&settings(kind), port).await;
+            assert_eq!(finding.health, ReportedHealth::Critical);
+            assert!(finding.why.contains(&format!("127.0.0.1:{port}")), "{finding:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_app_that_accepts_and_never_answers_is_critical_after_the_time_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let silent = Health { timeout: Duration::from_millis(50), ..settings(Probe::Http("/".into())) };
+        let finding = probe(&silent, port).await;
+        assert_eq!(finding.health, ReportedHealth::Critical);
+        assert!(finding.why.contains("50ms"), "{finding:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_never_overlap_and_the_pause_comes_between_them() {
+        let (told, _keep) = watch::channel(None);
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let starts = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let task = tokio::spawn(run(Duration::from_secs(2), told, {
+            let (running, most, starts) = (running.clone(), most.clone(), starts.clone());
+            move || {
+                let (running, most) = (running.clone(), most.clone());
+                starts.lock().unwrap().push(Instant::now());
+                async move {
+                    most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    tokio::time::sleep(Duration::from_secs(5)).await; // slower than the interval
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    Finding { health: ReportedHealth::Passing, why: String::new() }
+                }
+            }
+        }));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        task.abort();
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+        let starts = starts.lock().unwrap();
+        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] == Duration::from_secs(7)), "{starts:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_changes_are_published() {
+        let (told, mut hears) = watch::channel(None);
+        let probes = Arc::new(AtomicUsize::new(0));
+        let task = tokio::spawn(run(Duration::from_secs(2), told, {
+            let probes = probes.clone();
+            move || {
+                let health = match probes.fetch_add(1, Ordering::SeqCst) {
+                    0..3 => ReportedHealth::Critical,
+                    _ => ReportedHealth::Passing,
+                };
+                async move { Finding { health, why: String::new() } }
+            }
+        }));
+        let mut heard = Vec::new();
+        let _ = timeout(Duration::from_secs(60), async {
+            while hears.changed().await.is_ok() {
+                heard.push(*hears.borrow_and_update());
+            }
+        })
+        .await;
+        task.abort();
+        assert_eq!(heard, [Some(ReportedHealth::Critical), Some(ReportedHealth::Passing)]);
+        assert!(probes.load(Ordering::SeqCst) > 20);
+    }
+}

@@ -1,0 +1,76 @@
+//! Who the local app is in the registry: one id that is the same after every restart.
+
+use std::time::Duration;
+
+use outrigger_config::Service;
+use outrigger_registry::Registration;
+
+/// The check turns critical when not renewed for this long: three missed renewals
+/// ([`super::report`] renews every 10 s).
+pub(crate) const TTL: Duration = Duration::from_secs(30);
+
+/// What is told to the registry about `service`, on the machine called `host`.
+pub(crate) fn registration(service: &Service, host: &str) -> Registration {
+    Registration {
+        id: service.id.clone().unwrap_or_else(|| id(&service.name, host, service.port)),
+        name: service.name.clone(),
+        address: service.address.clone(),
+        port: service.port,
+        tags: service.tags.clone(),
+        meta: service.meta.clone(),
+        weights: service.weights,
+        ttl: TTL,
+        deregister_after: service.deregister_after,
+    }
+}
+
+/// Stable: a restart corrects the registration of the life before instead of adding a second one.
+fn id(name: &str, host: &str, port: u16) -> String {
+    format!("{name}-{host}-{port}")
+}
+
+/// This machine's (or container's) name; `localhost` where it has none.
+pub(crate) fn host_name() -> String {
+    ["/proc/sys/kernel/hostname", "/etc/hostname"]
+        .into_iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .chain(std::env::var("HOSTNAME").ok())
+        .map(|name| name.trim().to_owned())
+        .find(|name| !name.is_empty() && name != "(none)")
+        .unwrap_or_else(|| "localhost".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn orders(id: Option<&str>) -> Service {
+        Service {
+            name: "orders".into(),
+            port: 8080,
+            address: None,
+            id: id.map(Into::into),
+            tags: vec!["v2".into()],
+            meta: Default::default(),
+            weights: Default::default(),
+            health: Default::default(),
+            deregister_after: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn the_id_is_made_from_name_host_and_port() {
+        assert_eq!(registration(&orders(None), "web-7").id, "orders-web-7-8080");
+    }
+
+    #[test]
+    fn a_configured_id_wins() {
+        assert_eq!(registration(&orders(Some("orders-1")), "web-7").id, "orders-1");
+    }
+
+    #[test]
+    fn this_machine_has_a_name_without_white_space() {
+        let name = host_name();
+        assert!(!name.is_empty() && !name.contains(char::is_whitespace), "{name:?}");
+    }
+}

@@ -1,0 +1,411 @@
+//! The registration's life against an agent of the tests' own, on a paused clock.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard},
+};
+
+use outrigger_config::Weights;
+use outrigger_registry::{Answer, Error, Held};
+use tokio::{sync::Notify, time::Instant};
+
+use super::*;
+
+/// What was asked of the agent, and when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Call {
+    Register,
+    Deregister,
+    Report(ReportedHealth, String),
+}
+
+#[derive(Debug, Default)]
+struct Agent {
+    held: Option<Held>,
+    registers: u64,
+    calls: Vec<(Instant, Call)>,
+    /// These calls, in order, never answer.
+    stalls: VecDeque<&'static str>,
+    /// These calls fail with a broken connection while this is set.
+    down: bool,
+}
+
+/// An agent that answers at once unless told otherwise, and whose `held` blocks on the hash.
+#[derive(Debug, Default)]
+struct Fake {
+    agent: Mutex<Agent>,
+    changed: Notify,
+}
+
+impl Fake {
+    fn agent(&self) -> MutexGuard<'_, Agent> {
+        self.agent.lock().unwrap()
+    }
+
+    /// Counts the call, and stalls for ever when it is its turn to.
+    async fn called(&self, name: &'static str, call: Option<Call>) -> Result<(), Error> {
+        let stall = {
+            let mut agent = self.agent();
+            if let Some(call) = call {
+                agent.calls.push((Instant::now(), call));
+            }
+            let stall = agent.stalls.front() == Some(&name);
+            if stall {
+                agent.stalls.pop_front();
+            } else if agent.down {
+                return Err(Error::Connect {
+                    address: "agent".into(),
+                    source: std::io::ErrorKind::ConnectionRefused.into(),
+                });
+            }
+            stall
+        };
+        if stall {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Agent)) {
+        change(&mut self.agent());
+        self.changed.notify_waiters();
+    }
+
+    fn forget(&self) {
+        self.change(|agent| agent.held = None);
+    }
+
+    fn times(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Instant> {
+        self.agent().calls.iter().filter(|(_, call)| wanted(call)).map(|(at, _)| *at).collect()
+    }
+
+    fn registers(&self) -> usize {
+        self.times(|call| *call == Call::Register).len()
+    }
+}
+
+fn reports(call: &Call) -> bool {
+    matches!(call, Call::Report(..))
+}
+
+impl Registrar for Fake {
+    fn register<'a>(&'a self, wanted: &'a Registration) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.called("register", Some(Call::Register)).await?;
+            self.change(|agent| {
+                agent.registers += 1;
+                agent.held = Some(Held {
+                    id: wanted.id.clone(),
+                    name: wanted.name.clone(),
+                    address: wanted.address.clone(),
+                    port: wanted.port.into(),
+                    tags: wanted.tags.clone(),
+                    meta: wanted.meta.clone(),
+                    weights: wanted.weights,
+                    hash: format!("h{}", agent.registers),
+                });
+            });
+            Ok(())
+        })
+    }
+
+    fn deregister<'a>(&'a self, _id: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.called("deregister", Some(Call::Deregister)).await?;
+            self.forget();
+            Ok(())
+        })
+    }
+
+    fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            self.called("report", Some(Call::Report(health, output.to_owned()))).await?;
+            match self.agent().held {
+                Some(_) => Ok(()),
+                None => Err(Error::Refused {
+                    request: "PUT /check".into(),
+                    status: 500,
+                    text: format!("CheckID {id:?} does not have associated TTL"),
+                    hint: None,
+                }),
+            }
+        })
+    }
+
+    fn maintenance<'a>(&'a self, _id: &'a str, _on: bool, _reason: &'a str) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn held<'a>(&'a self, _id: &'a str, hash: Option<&'a str>, wait: Duration) -> Answer<'a, Option<Held>> {
+        Box::pin(async move {
+            let until = Instant::now() + wait;
+            loop {
+                let changed = self.changed.notified();
+                self.called("held", None).await?;
+                let held = self.agent().held.clone();
+                if held.as_ref().map(|held| &*held.hash) != hash || Instant::now() >= until {
+                    return Ok(held);
+                }
+                let _ = tokio::time::timeout_at(until, changed).await;
+            }
+        })
+    }
+
+    fn all_held(&self) -> Answer<'_, Vec<Held>> {
+        Box::pin(async { Ok(self.agent().held.clone().into_iter().collect()) })
+    }
+}
+
+struct Life {
+    fake: Arc<Fake>,
+    health: watch::Sender<Option<ReportedHealth>>,
+    board: Board,
+    keeper: Keeper,
+    start: Instant,
+}
+
+fn wanted() -> Registration {
+    Registration {
+        id: "orders-1".into(),
+        name: "orders".into(),
+        address: None,
+        port: 8080,
+        tags: vec!["v2".into()],
+        meta: Default::default(),
+        weights: Weights::default(),
+        ttl: Duration::from_secs(30),
+        deregister_after: Duration::from_secs(60),
+    }
+}
+
+/// A life whose app is `health` from the start.
+fn live(health: Option<ReportedHealth>) -> Life {
+    let fake = Arc::new(Fake::default());
+    let sender = watch::Sender::new(health);
+    let board = Board::new(Phase::AwaitingApp, "orders-1");
+    let probe = tokio::spawn(std::future::pending());
+    let keeper = Keeper::with_health(fake.clone(), wanted(), sender.subscribe(), probe, board.clone());
+    Life { fake, health: sender, board, keeper, start: Instant::now() }
+}
+
+impl Life {
+    /// Waits on the paused clock until `is` holds; how long that took.
+    async fn until(&self, is: impl Fn(&Agent) -> bool) -> Duration {
+        let from = Instant::now();
+        while !is(&self.fake.agent()) {
+            assert!(from.elapsed() < Duration::from_secs(300), "it never came true: {:?}", self.fake.agent());
+            sleep(Duration::from_millis(10)).await;
+        }
+        from.elapsed()
+    }
+}
+
+const PASSING: Option<ReportedHealth> = Some(ReportedHealth::Passing);
+
+#[tokio::test(start_paused = true)]
+async fn the_app_is_registered_when_it_is_well_and_not_before() {
+    let life = live(None);
+    sleep(Duration::from_secs(60)).await;
+    life.health.send_replace(Some(ReportedHealth::Critical));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(life.fake.agent().calls, []);
+    assert_eq!(life.board.now().phase, Phase::AwaitingApp);
+
+    life.health.send_replace(PASSING);
+    life.until(|agent| agent.calls.len() == 2).await;
+    let calls: Vec<_> = life.fake.agent().calls.iter().map(|(_, call)| call.clone()).collect();
+    assert_eq!(calls, [Call::Register, Call::Report(ReportedHealth::Passing, report::OUTPUT.into())]);
+    assert_eq!(life.board.now().phase, Phase::Registered);
+    assert_eq!(life.board.now().told, PASSING);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ttl_is_renewed_every_ten_seconds_with_a_constant_text() {
+    let life = live(PASSING);
+    sleep(Duration::from_secs(3600)).await;
+    let reports = life.fake.times(reports);
+    assert_eq!(reports.len(), 361 - 1, "one at once, then one every 10 s");
+    assert!(reports.windows(2).all(|pair| pair[1] - pair[0] <= RENEW_AND_A_TICK));
+    let agent = life.fake.agent();
+    let outputs: std::collections::HashSet<_> = agent
+        .calls
+        .iter()
+        .filter_map(|(_, call)| match call {
+            Call::Report(_, output) => Some(output.clone()),
+            Call::Register | Call::Deregister => None,
+        })
+        .collect();
+    assert_eq!(outputs.len(), 1, "{outputs:?}");
+}
+
+const RENEW_AND_A_TICK: Duration = Duration::from_millis(10_010);
+
+#[tokio::test(start_paused = true)]
+async fn a_stalling_call_of_another_kind_delays_no_renewal() {
+    let life = live(PASSING);
+    life.until(|agent| agent.calls.len() >= 2).await;
+    // The look stalls for ever, and so does the registration that follows a wiped agent.
+    life.fake.change(|agent| {
+        agent.stalls = ["held", "register", "register"].into();
+        agent.held = None;
+    });
+    sleep(Duration::from_secs(120)).await;
+    let reports = life.fake.times(reports);
+    let longest = reports.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    assert!(longest <= RENEW_AND_A_TICK, "{longest:?}");
+    assert!(reports.len() >= 12, "{}", reports.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_health_is_told_at_once() {
+    let life = live(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    for health in [ReportedHealth::Critical, ReportedHealth::Warning, ReportedHealth::Passing] {
+        life.health.send_replace(Some(health));
+        let told = life
+            .until(|agent| matches!(agent.calls.last(), Some((_, Call::Report(last, _))) if *last == health))
+            .await;
+        assert!(told <= Duration::from_millis(20), "{health:?} took {told:?}");
+    }
+    assert_eq!(life.fake.registers(), 1, "a sick app stays registered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_forgets_gets_the_registration_again_within_seconds() {
+    for health in [PASSING, Some(ReportedHealth::Critical)] {
+        let life = live(PASSING);
+        sleep(Duration::from_secs(100)).await;
+        life.health.send_replace(health);
+        for round in 2..5 {
+            life.fake.forget();
+            let took = life.until(|agent| agent.held.is_some()).await;
+            assert!(took <= Duration::from_secs(3), "{took:?}");
+            assert_eq!(life.fake.registers(), round);
+            sleep(Duration::from_secs(100)).await;
+            assert_eq!(life.board.now().phase, Phase::Registered);
+            assert_eq!(life.board.now().told, health);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_was_restarted_empty_gets_it_again_soon_after_it_is_back() {
+    let life = live(PASSING);
+    sleep(Duration::from_secs(100)).await;
+    life.fake.change(|agent| {
+        agent.down = true;
+        agent.held = None;
+    });
+    // The look that is blocked ends with its connection; here it is woken by the change above.
+    sleep(Duration::from_secs(600)).await;
+    assert!(life.board.now().error.is_some());
+    life.fake.change(|agent| agent.down = false);
+    let took = life.until(|agent| agent.held.is_some()).await;
+    assert!(took <= Duration::from_secs(4), "{took:?}");
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(life.board.now().error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_report_brings_the_registration_back_even_when_the_look_stalls() {
+    let life = live(PASSING);
+    life.until(|agent| agent.calls.len() >= 2).await;
+    life.fake.change(|agent| {
+        agent.stalls = ["held"].into();
+        agent.held = None;
+    });
+    let took = life.until(|agent| agent.held.is_some()).await;
+    assert!(took <= RENEW_AND_A_TICK, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_changed_is_corrected() {
+    let life = live(PASSING);
+    sleep(Duration::from_secs(100)).await;
+    let changes: [fn(&mut Held); 6] = [
+        |held| held.port = 1,
+        |held| held.name = "other".into(),
+        |held| held.tags.clear(),
+        |held| held.weights.passing = 9,
+        |held| held.address = Some("10.9.9.9".into()),
+        |held| drop(held.meta.insert("a".into(), "b".into())),
+    ];
+    for (n, change) in changes.into_iter().enumerate() {
+        life.fake.change(|agent| {
+            let held = agent.held.as_mut().unwrap();
+            change(held);
+            held.hash = format!("changed-{n}");
+        });
+        let took = life.until(|agent| agent.registers == n as u64 + 2).await;
+        assert!(took <= Duration::from_secs(3), "change {n} took {took:?}");
+        sleep(Duration::from_secs(100)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quarrel_over_one_id_does_not_become_a_storm() {
+    let life = live(PASSING);
+    for n in 0..36_000 {
+        life.fake.change(|agent| {
+            if let Some(held) = &mut agent.held {
+                held.port = 1;
+                held.hash = format!("theirs-{n}");
+            }
+        });
+        sleep(Duration::from_millis(100)).await;
+    }
+    let registers = life.fake.registers();
+    assert!((10..1_000).contains(&registers), "{registers} in {:?}", life.start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_reports_critical_then_deregisters_and_nothing_follows() {
+    let life = live(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    let before = life.fake.agent().calls.len();
+    assert!(life.keeper.leave().await);
+    life.health.send_replace(Some(ReportedHealth::Critical));
+    sleep(Duration::from_secs(300)).await;
+    let calls: Vec<_> = life.fake.agent().calls[before..].iter().map(|(_, call)| call.clone()).collect();
+    assert_eq!(calls, [Call::Report(ReportedHealth::Critical, report::OUTPUT.into()), Call::Deregister]);
+    assert_eq!(life.board.now().phase, Phase::Left);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_before_the_app_was_well_asks_nothing_of_the_registry() {
+    let life = live(Some(ReportedHealth::Critical));
+    sleep(Duration::from_secs(15)).await;
+    assert!(!life.keeper.leave().await);
+    assert_eq!(life.fake.agent().calls, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn leaving_is_bounded_whatever_the_agent_does() {
+    let stalled = live(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    stalled.fake.agent().stalls = ["report", "deregister", "deregister", "deregister"].into();
+    let from = Instant::now();
+    assert!(stalled.keeper.leave().await);
+    assert!(from.elapsed() <= LEAVE, "{:?}", from.elapsed());
+
+    let down = live(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    down.fake.agent().down = true;
+    let from = Instant::now();
+    assert!(down.keeper.leave().await);
+    assert!(from.elapsed() <= Duration::from_secs(5), "{:?}", from.elapsed());
+    let tries = down.fake.times(|call| *call == Call::Deregister).len();
+    assert_eq!(tries, TRIES as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_without_an_answer_is_taken_back_too() {
+    let life = live(PASSING);
+    life.fake.agent().stalls = ["register"].into();
+    life.until(|agent| !agent.calls.is_empty()).await;
+    // No answer ever comes, so it may or may not be there: it is taken back either way.
+    let from = Instant::now();
+    assert!(life.keeper.leave().await);
+    assert!(from.elapsed() <= LEAVE, "{:?}", from.elapsed());
+    assert_eq!(life.fake.times(|call| *call == Call::Deregister).len(), 1);
+}

@@ -1,0 +1,80 @@
+//! A life as gauges: one series per state, 1 for the one it is in.
+//!
+//! | metric | labels | what it says |
+//! |---|---|---|
+//! | `outrigger_lifecycle_state` | `state` | 1 for the state of the process |
+//! | `outrigger_registration_state` | `state` | 1 for the state of the app's registration |
+//! | `outrigger_registrations_total` | – | how often the registry took the registration |
+//! | `outrigger_app_health` | `health` | 1 for what the registry was last told about the app |
+
+use std::{fmt, sync::Mutex};
+
+use outrigger_registry::ReportedHealth;
+use prometheus::{
+    IntCounter, IntGaugeVec, Opts,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use super::{RegistrationPhase, State, Vitals, health_label};
+
+struct Gauges {
+    vitals: Vitals,
+    state: IntGaugeVec,
+    registration: IntGaugeVec,
+    /// Counted up at a scrape by what has happened since the last one.
+    registrations: Mutex<IntCounter>,
+    health: IntGaugeVec,
+}
+
+impl fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gauges").field("vitals", &self.vitals).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn register(metrics: &prometheus::Registry, vitals: Vitals) -> Result<(), prometheus::Error> {
+    let gauges = |name, help, label| IntGaugeVec::new(Opts::new(name, help), &[label]);
+    metrics.register(Box::new(Gauges {
+        vitals,
+        state: gauges("outrigger_lifecycle_state", "1 for the state that the process is in.", "state")?,
+        registration: gauges(
+            "outrigger_registration_state",
+            "1 for the state that the registration of the local app is in.",
+            "state",
+        )?,
+        registrations: Mutex::new(IntCounter::new(
+            "outrigger_registrations_total",
+            "How often the registry took the registration of the local app.",
+        )?),
+        health: gauges(
+            "outrigger_app_health",
+            "1 for the health that the registry was last told of the local app.",
+            "health",
+        )?,
+    }))
+}
+
+impl Collector for Gauges {
+    fn desc(&self) -> Vec<&Desc> {
+        [&self.state, &self.registration, &self.health].into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let (state, standing) = (self.vitals.state(), self.vitals.standing());
+        for each in State::ALL {
+            self.state.with_label_values(&[each.label()]).set((each == state).into());
+        }
+        for each in RegistrationPhase::ALL {
+            self.registration.with_label_values(&[each.label()]).set((each == standing.phase).into());
+        }
+        for each in [ReportedHealth::Passing, ReportedHealth::Warning, ReportedHealth::Critical] {
+            let is = standing.told == Some(each);
+            self.health.with_label_values(&[health_label(each)]).set(is.into());
+        }
+        let registrations = self.registrations.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        registrations.inc_by(standing.generation.saturating_sub(registrations.get()));
+        [self.state.collect(), self.registration.collect(), self.health.collect(), registrations.collect()]
+            .concat()
+    }
+}

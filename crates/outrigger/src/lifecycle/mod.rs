@@ -1,0 +1,219 @@
+//! One process's life: learn, register, be ready, leave.
+//!
+//! | module | its job |
+//! |---|---|
+//! | `state` | the states and what moves them, a pure table |
+//! | `identity` | what the registry is told about the app |
+//! | `health` | asks the local app how it is |
+//! | `register` | keeps the registration true |
+//! | `report` | tells the registry how the app is, renews the TTL |
+//! | `keeper` | owns those three, and leaves |
+//! | `standing` | what is known about the registration |
+//! | `drain` | the order of leaving |
+//! | `metrics` | all of it as gauges |
+//!
+//! It opens no listener and carries no request: [`crate::app`] wires those to it.
+
+pub(crate) mod drain;
+mod health;
+mod identity;
+mod keeper;
+mod metrics;
+mod register;
+mod report;
+mod standing;
+mod state;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use outrigger_registry::{Registrar, Registration, ReportedHealth};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
+use tracing::{info, warn};
+
+pub use drain::Phase as DrainPhase;
+pub use standing::{Phase as RegistrationPhase, Standing};
+pub use state::{Event, State};
+
+pub(crate) use health::label as health_label;
+pub(crate) use identity::{host_name, registration};
+
+use drain::{Drain, Traffic};
+use keeper::Keeper;
+use standing::Board;
+
+/// Longest wait for the first answers at start. Then it goes on: a request for a service that is
+/// still unknown has a bounded wait of its own.
+const LEARN: Duration = Duration::from_secs(5);
+
+/// What is to be registered, where, and what is asked of the app before.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) registrar: Arc<dyn Registrar>,
+    pub(crate) registration: Registration,
+    pub(crate) probe: outrigger_config::Health,
+}
+
+/// What the admin pages and the metrics see of a life.
+#[derive(Debug, Clone)]
+pub(crate) struct Vitals(Arc<Organs>);
+
+#[derive(Debug)]
+struct Organs {
+    state: watch::Sender<State>,
+    board: Board,
+    drain: Drain,
+}
+
+impl Vitals {
+    fn new(plan: Option<&Plan>) -> Self {
+        let board = match plan {
+            Some(plan) => Board::new(standing::Phase::AwaitingApp, &plan.registration.id),
+            None => Board::new(standing::Phase::Off, ""),
+        };
+        Self(Arc::new(Organs { state: watch::Sender::new(State::Starting), board, drain: Drain::new() }))
+    }
+
+    pub(crate) fn state(&self) -> State {
+        *self.0.state.borrow()
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.0.board.now()
+    }
+
+    pub(crate) fn drain_phase(&self) -> drain::Phase {
+        self.0.drain.phase()
+    }
+
+    /// Asks to leave; returns at once.
+    pub(crate) fn begin_drain(&self) {
+        self.0.drain.begin();
+    }
+
+    /// Resolves once the state is at least as far as `wanted`.
+    pub(crate) async fn reached(&self, wanted: impl FnMut(&State) -> bool) {
+        // An error means that the sender is gone, and we hold it.
+        let _ = self.0.state.subscribe().wait_for(wanted).await;
+    }
+
+    fn apply(&self, event: Event) {
+        let mut next = None;
+        self.0.state.send_if_modified(|state| {
+            let after = state.after(event);
+            let changed = after != *state;
+            *state = after;
+            next = changed.then_some(after);
+            changed
+        });
+        if let Some(state) = next {
+            info!(state = state.label(), "life goes on");
+        }
+    }
+}
+
+/// A life under way. Dropping it ends its tasks without leaving the registry.
+#[derive(Debug)]
+pub(crate) struct Life {
+    vitals: Vitals,
+    task: JoinHandle<()>,
+}
+
+impl Life {
+    /// A life whose sockets are bound. `first_answers` resolves once the registry has answered for
+    /// every declared service.
+    pub(crate) fn start(
+        first_answers: impl Future<Output = ()> + Send + 'static,
+        plan: Option<Plan>,
+        propagation: Duration,
+    ) -> Self {
+        let vitals = Vitals::new(plan.as_ref());
+        vitals.apply(Event::Bound);
+        let task = tokio::spawn(live(vitals.clone(), first_answers, plan, propagation));
+        Self { vitals, task }
+    }
+
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.vitals
+    }
+
+    /// Leaves the registry, goes on routing, and returns when it is safe to stop.
+    pub(crate) async fn drain(&self) {
+        self.vitals.begin_drain();
+        self.vitals.0.drain.safe().await;
+    }
+
+    /// All of it, to the end: how many requests were cut off.
+    pub(crate) async fn end(&self, traffic: &impl Traffic, grace: Duration) -> usize {
+        self.drain().await;
+        let aborted = drain::finish(&self.vitals.0.drain, traffic, grace).await;
+        self.vitals.apply(Event::Ended);
+        self.vitals.0.drain.enter(drain::Phase::Gone);
+        aborted
+    }
+
+    /// Registers the gauges of this life.
+    pub(crate) fn observe(&self, metrics: &prometheus::Registry) -> Result<(), prometheus::Error> {
+        metrics::register(metrics, self.vitals.clone())
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn live(
+    vitals: Vitals,
+    first_answers: impl Future<Output = ()> + Send + 'static,
+    plan: Option<Plan>,
+    propagation: Duration,
+) {
+    let mut keeper = None;
+    tokio::select! {
+        () = vitals.0.drain.begun() => {}
+        () = rise(&vitals, first_answers, plan, &mut keeper) => vitals.0.drain.begun().await,
+    }
+    // Before the registry hears of it: whoever asks whether we are ready must not be told yes by now.
+    vitals.apply(Event::Drain);
+    let leave = async {
+        match keeper {
+            Some(keeper) => keeper.leave().await,
+            None => false,
+        }
+    };
+    vitals.0.drain.leave(leave, propagation).await;
+}
+
+/// From Learning to Ready.
+async fn rise(
+    vitals: &Vitals,
+    first_answers: impl Future<Output = ()>,
+    plan: Option<Plan>,
+    keeper: &mut Option<Keeper>,
+) {
+    if timeout(LEARN, first_answers).await.is_err() {
+        warn!(after = ?LEARN, "the registry has not answered for every declared service, going on without");
+    }
+    vitals.apply(Event::Learned);
+    let Some(Plan { registrar, registration, probe }) = plan else {
+        return vitals.apply(Event::NothingToRegister);
+    };
+    let board = vitals.0.board.clone();
+    let mut standing = board.subscribe();
+    *keeper = Some(Keeper::start(registrar, registration, probe, board));
+    let _ = standing.wait_for(|standing| standing.generation > 0).await;
+    vitals.apply(Event::Registered);
+    let well = |standing: &Standing| {
+        matches!(standing.told, Some(ReportedHealth::Passing | ReportedHealth::Warning))
+    };
+    let _ = standing.wait_for(well).await;
+    vitals.apply(Event::Told);
+}
+
+#[cfg(test)]
+mod tests;

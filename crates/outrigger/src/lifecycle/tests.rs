@@ -1,0 +1,191 @@
+//! A whole life against recorded traffic and a recorded registry: what happens in which order.
+
+use std::sync::Mutex;
+
+use outrigger_config::Weights;
+use outrigger_registry::{Answer, Held};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
+
+use super::*;
+
+/// What happened, in order, with the state that `/readyz` would have shown.
+#[derive(Debug, Default)]
+struct Record {
+    lines: Mutex<Vec<(String, Instant)>>,
+    vitals: Mutex<Option<Vitals>>,
+}
+
+impl Record {
+    fn note(&self, what: &str) {
+        let ready = self.vitals.lock().unwrap().as_ref().is_some_and(|vitals| vitals.state().is_ready());
+        let line = format!("{what}{}", if ready { " (ready)" } else { "" });
+        self.lines.lock().unwrap().push((line, Instant::now()));
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    }
+
+    fn at(&self, line: &str) -> Instant {
+        self.lines.lock().unwrap().iter().rev().find(|(l, _)| l == line).unwrap().1
+    }
+}
+
+#[derive(Debug)]
+struct Registry(Arc<Record>);
+
+impl Registrar for Registry {
+    fn register<'a>(&'a self, _: &'a Registration) -> Answer<'a, ()> {
+        self.0.note("register");
+        Box::pin(async { Ok(()) })
+    }
+    fn deregister<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+        self.0.note("deregister");
+        Box::pin(async { Ok(()) })
+    }
+    fn report<'a>(&'a self, _: &'a str, health: ReportedHealth, _: &'a str) -> Answer<'a, ()> {
+        self.0.note(health_label(health));
+        Box::pin(async { Ok(()) })
+    }
+    fn maintenance<'a>(&'a self, _: &'a str, _: bool, _: &'a str) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn held<'a>(&'a self, _: &'a str, _: Option<&'a str>, _: Duration) -> Answer<'a, Option<Held>> {
+        Box::pin(std::future::pending())
+    }
+    fn all_held(&self) -> Answer<'_, Vec<Held>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+struct Recorded(Arc<Record>);
+
+impl Traffic for Recorded {
+    fn close_listeners(&self) {
+        self.0.note("listeners closed");
+    }
+
+    async fn end(&self, grace: Duration) -> usize {
+        sleep(grace / 2).await;
+        self.0.note("in-flight ended");
+        0
+    }
+}
+
+const PROPAGATION: Duration = Duration::from_secs(2);
+
+struct World {
+    record: Arc<Record>,
+    life: Life,
+    app: TcpListener,
+}
+
+/// A life with an app that accepts connections.
+async fn world() -> World {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let record = Arc::new(Record::default());
+    let plan = Plan {
+        registrar: Arc::new(Registry(record.clone())),
+        registration: Registration {
+            id: "orders-1".into(),
+            name: "orders".into(),
+            address: None,
+            port: app.local_addr().unwrap().port(),
+            tags: Vec::new(),
+            meta: Default::default(),
+            weights: Weights::default(),
+            ttl: Duration::from_secs(30),
+            deregister_after: Duration::from_secs(60),
+        },
+        probe: outrigger_config::Health::default(),
+    };
+    let life = Life::start(std::future::ready(()), Some(plan), PROPAGATION);
+    *record.vitals.lock().unwrap() = Some(life.vitals().clone());
+    World { record, life, app }
+}
+
+#[tokio::test]
+async fn a_life_leaves_in_the_order_that_no_caller_notices() {
+    let World { record, life, app } = world().await;
+    timeout(Duration::from_secs(20), life.vitals().reached(|state| state.is_ready())).await.unwrap();
+    tokio::time::pause();
+    let aborted = life.end(&Recorded(record.clone()), Duration::from_secs(8)).await;
+    drop(app);
+    assert_eq!(aborted, 0);
+    let lines = record.lines();
+    assert_eq!(
+        lines,
+        ["register", "passing", "critical", "deregister", "listeners closed", "in-flight ended"],
+        "and none of the last four while ready"
+    );
+    let routed_on = record.at("listeners closed") - record.at("deregister");
+    assert!(routed_on >= PROPAGATION, "{routed_on:?}");
+    assert_eq!(life.vitals().state(), State::Gone);
+    assert_eq!(life.vitals().drain_phase(), DrainPhase::Gone);
+}
+
+#[tokio::test]
+async fn a_drain_by_page_rests_when_it_is_safe_to_stop_and_goes_on_routing() {
+    let World { record, life, app } = world().await;
+    timeout(Duration::from_secs(20), life.vitals().reached(|state| state.is_ready())).await.unwrap();
+    tokio::time::pause();
+    life.vitals().begin_drain();
+    life.vitals().begin_drain();
+    life.drain().await;
+    sleep(Duration::from_secs(3600)).await;
+    drop(app);
+    assert_eq!(record.lines(), ["register", "passing", "critical", "deregister"]);
+    assert_eq!(life.vitals().drain_phase(), DrainPhase::Safe);
+    assert_eq!(life.vitals().state(), State::Draining);
+
+    life.end(&Recorded(record.clone()), Duration::from_secs(8)).await;
+    assert_eq!(record.lines()[4..], ["listeners closed", "in-flight ended"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_without_an_app_is_ready_at_once_and_has_nobody_to_wait_for() {
+    let life = Life::start(std::future::ready(()), None, PROPAGATION);
+    timeout(Duration::from_secs(1), life.vitals().reached(|state| state.is_ready())).await.unwrap();
+    assert_eq!(life.vitals().standing().phase, RegistrationPhase::Off);
+    let from = Instant::now();
+    life.drain().await;
+    assert!(from.elapsed() < PROPAGATION);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
+    let from = Instant::now();
+    let life = Life::start(std::future::pending(), None, PROPAGATION);
+    assert_eq!(life.vitals().state(), State::Learning);
+    timeout(Duration::from_secs(60), life.vitals().reached(|state| state.is_ready())).await.unwrap();
+    assert_eq!(from.elapsed(), LEARN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_while_learning_leaves_at_once() {
+    let life = Life::start(std::future::pending(), None, PROPAGATION);
+    let from = Instant::now();
+    life.drain().await;
+    assert!(from.elapsed() < LEARN);
+    assert_eq!(life.vitals().state(), State::Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_gauge_shows_one_state() {
+    let metrics = prometheus::Registry::new();
+    let life = Life::start(std::future::ready(()), None, PROPAGATION);
+    life.observe(&metrics).unwrap();
+    life.vitals().reached(|state| state.is_ready()).await;
+    let text = prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap();
+    for line in [
+        "outrigger_lifecycle_state{state=\"ready\"} 1",
+        "outrigger_lifecycle_state{state=\"learning\"} 0",
+        "outrigger_registration_state{state=\"off\"} 1",
+        "outrigger_registrations_total 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+    }
+}

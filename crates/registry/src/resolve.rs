@@ -94,7 +94,8 @@ fn settle(entry: Listed, names: &BTreeMap<Arc<str>, Found>) -> Instance {
 fn address(host: &Arc<str>, port: i64, names: &BTreeMap<Arc<str>, Found>) -> Result<SocketAddr, Unusable> {
     let port = u16::try_from(port).ok().filter(|port| *port != 0).ok_or(Unusable::Port(port))?;
     let ip = match (host.parse::<IpAddr>(), names.get(host)) {
-        (Ok(ip), _) | (Err(_), Some(Ok(ip))) => ip.to_owned(),
+        (Ok(ip), _) => ip,
+        (Err(_), Some(Ok(ip))) => *ip,
         (Err(_), Some(Err(reason))) => {
             return Err(Unusable::Unresolved { host: host.clone(), reason: reason.clone() });
         }

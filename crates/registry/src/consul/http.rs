@@ -76,12 +76,18 @@ impl Http {
         })
     }
 
-    /// Asks, and reads the whole answer whatever its status.
-    pub(super) async fn ask(&self, place: Place<'_>, ask: Ask) -> Result<Reply, Error> {
+    /// Asks, and has `judge` make something of the whole answer, whatever its status.
+    pub(super) async fn ask<T>(
+        &self,
+        place: Place<'_>,
+        ask: Ask,
+        judge: impl FnOnce(Reply) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut watching = Watching::new(&self.observer, ask.operation);
-        let exchanged = timeout(ask.longest, Box::pin(self.exchange(&place, &ask))).await;
-        let result =
-            exchanged.unwrap_or_else(|_| Err(Error::Timeout { request: ask.name(), after: ask.longest }));
+        let result = timeout(ask.longest, Box::pin(self.exchange(&place, &ask)))
+            .await
+            .unwrap_or_else(|_| Err(Error::Timeout { request: ask.name(), after: ask.longest }))
+            .and_then(judge);
         watching.ended(&result);
         result
     }

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::conn::Conn;
@@ -35,6 +35,7 @@ pub(super) struct Lane {
 /// The right to one connection.
 pub(super) struct Place<'a> {
     lane: &'a Lane,
+    waited: Duration,
     _permit: SemaphorePermit<'a>,
 }
 
@@ -52,11 +53,12 @@ impl Lane {
     /// A place, in the order of asking; `None` when there was none for `longest`.
     pub(super) async fn place(&self, longest: Duration) -> Option<Place<'_>> {
         if let Ok(permit) = self.places.try_acquire() {
-            return Some(Place { lane: self, _permit: permit });
+            return Some(Place { lane: self, waited: Duration::ZERO, _permit: permit });
         }
         let _counted = Counted::new(&self.waiting);
+        let since = Instant::now();
         let permit = timeout(longest, self.places.acquire()).await.ok()?.ok()?;
-        Some(Place { lane: self, _permit: permit })
+        Some(Place { lane: self, waited: since.elapsed(), _permit: permit })
     }
 
     /// The limit.
@@ -86,9 +88,10 @@ impl Place<'_> {
         self.lane.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
     }
 
-    /// How long a watch that wants to wait for `wait` may do so.
+    /// How long a watch may wait that was allowed `wait`, the time in line included.
     pub(super) fn turn(&self, wait: Duration) -> Duration {
-        turn(wait, self.lane.in_use(), self.lane.waiting(), self.lane.limit)
+        let turn = turn(wait, self.lane.in_use(), self.lane.waiting(), self.lane.limit);
+        turn.min(wait.saturating_sub(self.waited))
     }
 }
 

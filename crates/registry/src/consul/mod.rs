@@ -28,7 +28,6 @@ use std::{fmt, fmt::Write as _, time::Duration};
 use ::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 use outrigger_config as config;
-use tokio::time::Instant;
 
 use self::{
     agent::{Register, Update, check_id, go_duration},
@@ -38,7 +37,8 @@ use self::{
 };
 use crate::{
     Answer, Consistency, Cursor, Error, Held, Query, Registrar, Registration, Registry, ReportedHealth,
-    Watched, resolve::resolve,
+    Watched,
+    resolve::{Listed, resolve},
 };
 
 pub use observe::{Observation, Observer};
@@ -140,17 +140,17 @@ impl Consul {
             let place = self.place(self.reads.as_ref().unwrap_or(&self.watches), &ask, wait).await?;
             (ask, place)
         } else {
-            let asked = Instant::now();
             let ask = self.blocking(query, cursor, consistency, wait);
             let place = self.place(&self.watches, &ask, wait).await?;
-            // The time in line is part of the wait that the caller allowed.
-            let left = wait.saturating_sub(asked.elapsed()).max(SHORTEST_WAIT);
-            let turn = place.turn(wait).min(left);
+            let turn = place.turn(wait).max(SHORTEST_WAIT);
             (self.blocking(query, cursor, consistency, turn), place)
         };
         let request = ask.name();
-        let reply = ok(self.http.ask(place, ask).await?, &request)?;
-        watched(&reply, cursor, consistency, request).await
+        let (listed, watched) = self
+            .http
+            .ask(place, ask, |reply| watched(&ok(reply, &request)?, cursor, consistency, &request))
+            .await?;
+        Ok(Watched { instances: resolve(listed).await, ..watched })
     }
 
     fn read(&self, query: &Query, consistency: Consistency) -> Ask {
@@ -202,13 +202,19 @@ impl Consul {
     ) -> Result<T, Error> {
         let ask = Ask { operation, method, target, body, longest: AGENT_CALL };
         let request = ask.name();
-        let reply = ok(self.ask_agent(ask).await?, &request)?;
-        read(&reply.body).map_err(|error| malformed(request, &error))
+        self.ask_agent(ask, |reply| {
+            read(&ok(reply, &request)?.body).map_err(|error| malformed(&request, &error))
+        })
+        .await
     }
 
-    async fn ask_agent(&self, ask: Ask) -> Result<Reply, Error> {
+    async fn ask_agent<T>(
+        &self,
+        ask: Ask,
+        judge: impl FnOnce(Reply) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let place = self.place(&self.agent, &ask, AGENT_CALL).await?;
-        self.http.ask(place, ask).await
+        self.http.ask(place, ask, judge).await
     }
 
     /// An agent call that says nothing but yes.
@@ -227,12 +233,14 @@ impl Consul {
         }
         let ask = Ask { operation: "held", method: Method::GET, target, body: Bytes::new(), longest };
         let request = ask.name();
-        let reply = self.ask_agent(ask).await?;
-        if reply.status == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
-        let reply = ok(reply, &request)?;
-        wire::agent_service(&reply.body).map(Some).map_err(|error| malformed(request, &error))
+        self.ask_agent(ask, |reply| {
+            if reply.status == StatusCode::NOT_FOUND {
+                return Ok(None);
+            }
+            let reply = ok(reply, &request)?;
+            wire::agent_service(&reply.body).map(Some).map_err(|error| malformed(&request, &error))
+        })
+        .await
     }
 }
 
@@ -334,33 +342,35 @@ fn ok(reply: Reply, request: &str) -> Result<Reply, Error> {
     Err(refusal::refused(request.to_owned(), reply.status.as_u16(), &reply.body))
 }
 
-async fn watched(
+/// The entries of an answer, still to be resolved, and everything else that it says.
+fn watched(
     reply: &Reply,
     sent: Cursor,
     consistency: Consistency,
-    request: String,
-) -> Result<Watched, Error> {
+    request: &str,
+) -> Result<(Vec<Listed>, Watched), Error> {
     let listed = wire::health_service(&reply.body).map_err(|error| malformed(request, &error))?;
     let step = cursor::step(sent, text(&reply.headers, "x-consul-index"));
     let age = text(&reply.headers, "x-consul-lastcontact").and_then(|text| text.parse().ok());
-    Ok(Watched {
-        instances: resolve(listed).await,
+    let watched = Watched {
+        instances: Vec::new(),
         cursor: step.cursor,
         went_back: step.went_back,
         // The leader's own answers carry a 0 that says nothing.
         age: age.filter(|_| consistency == Consistency::Stale).map(Duration::from_millis),
         known_leader: text(&reply.headers, "x-consul-knownleader") != Some("false"),
-    })
+    };
+    Ok((listed, watched))
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-fn malformed(request: String, error: &serde_json::Error) -> Error {
-    Error::Malformed { request, reason: error.to_string() }
+fn malformed(request: &str, error: &serde_json::Error) -> Error {
+    Error::Malformed { request: request.to_owned(), reason: error.to_string() }
 }
 
 fn json(body: &impl serde::Serialize) -> Result<Bytes, Error> {
-    serde_json::to_vec(body).map(Bytes::from).map_err(|error| malformed("our own request".into(), &error))
+    serde_json::to_vec(body).map(Bytes::from).map_err(|error| malformed("our own request", &error))
 }

@@ -1,0 +1,196 @@
+//! An agent that answers with given bytes, and remembers what it was asked.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_rustls::TlsAcceptor;
+
+/// What the agent does with a request.
+#[derive(Clone)]
+pub(super) enum Act {
+    /// Sends these bytes and waits for the next request.
+    Send(Vec<u8>),
+    /// Sends these bytes and closes; none: closes without a word.
+    SendAndClose(Vec<u8>),
+    /// Says nothing until the client goes.
+    Hang,
+}
+
+/// The script: the number of the request, from 0 over all connections, and its text.
+type Script = dyn Fn(usize, &str) -> Act + Send + Sync;
+
+/// The agent. Ends when dropped.
+pub(super) struct Agent {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    script: Box<Script>,
+    tls: Option<TlsAcceptor>,
+    asked: Mutex<Vec<String>>,
+    connections: AtomicUsize,
+}
+
+impl Agent {
+    pub(super) async fn start(script: impl Fn(usize, &str) -> Act + Send + Sync + 'static) -> Self {
+        Self::start_with(None, script).await
+    }
+
+    /// Always the same answer.
+    pub(super) async fn always(answer: Vec<u8>) -> Self {
+        Self::start(move |_, _| Act::Send(answer.clone())).await
+    }
+
+    pub(super) async fn start_with(
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(usize, &str) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            script: Box::new(script),
+            tls,
+            asked: Mutex::default(),
+            connections: AtomicUsize::new(0),
+        });
+        let task = tokio::spawn(accept(listener, shared.clone()));
+        Self { addr, shared, task }
+    }
+
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Every request so far, head and body.
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.shared.asked.lock().unwrap().clone()
+    }
+
+    /// The request lines so far.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.asked().iter().map(|text| text.lines().next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// How many connections were accepted so far.
+    pub(super) fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Returns once `count` requests have been asked.
+    pub(super) async fn until_asked(&self, count: usize) {
+        let all = async {
+            while self.asked().len() < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(super::LONG, all).await.expect("the requests do not come");
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    // Dropped, and so aborted, with this task.
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        shared.connections.fetch_add(1, Ordering::SeqCst);
+        connections.spawn(welcome(stream, shared.clone()));
+    }
+}
+
+async fn welcome(stream: TcpStream, shared: Arc<Shared>) {
+    match &shared.tls {
+        None => converse(stream, &shared).await,
+        Some(tls) => {
+            if let Ok(stream) = tls.accept(stream).await {
+                converse(stream, &shared).await;
+            }
+        }
+    }
+}
+
+async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) {
+    let mut buffer = Vec::new();
+    while let Some(request) = request(&mut stream, &mut buffer).await {
+        let number = {
+            let mut asked = shared.asked.lock().unwrap();
+            asked.push(request.clone());
+            asked.len() - 1
+        };
+        match (shared.script)(number, &request) {
+            Act::Send(bytes) => {
+                if stream.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+            Act::SendAndClose(bytes) => {
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.shutdown().await;
+                return;
+            }
+            Act::Hang => {
+                let _ = stream.read_to_end(&mut buffer).await;
+                return;
+            }
+        }
+    }
+}
+
+/// The next request's head and body.
+async fn request(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Option<String> {
+    loop {
+        let text = String::from_utf8_lossy(buffer).into_owned();
+        if let Some(end) = text.find("\r\n\r\n").map(|end| end + 4) {
+            let length = text[..end]
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok())
+                .unwrap_or_default();
+            if buffer.len() >= end + length {
+                return Some(
+                    String::from_utf8_lossy(&buffer.drain(..end + length).collect::<Vec<_>>()).into(),
+                );
+            }
+        }
+        if stream.read_buf(buffer).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+/// An answer's bytes, as Consul writes them.
+pub(super) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let mut text = format!("HTTP/1.1 {status} Whatever\r\nVary: Accept-Encoding\r\n");
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str(&format!("Content-Length: {}\r\n\r\n{body}", body.len()));
+    text.into_bytes()
+}
+
+/// A good answer to a health query.
+pub(super) fn health(index: &str, body: &str) -> Vec<u8> {
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("X-Consul-Effective-Consistency", "leader"),
+        ("X-Consul-Index", index),
+        ("X-Consul-Knownleader", "true"),
+        ("X-Consul-Lastcontact", "0"),
+    ];
+    answer(200, &headers, body)
+}

@@ -1,0 +1,162 @@
+//! Whatever an agent sends is an answer or a typed error.
+
+use std::sync::{Arc, Mutex};
+
+use super::{
+    canned::{Act, answer, health},
+    *,
+};
+
+#[tokio::test]
+async fn nobody_there_is_an_error_that_names_the_address() {
+    let agent = Agent::always(Vec::new()).await;
+    let settings = settings(&agent);
+    drop(agent);
+    // The listener's task is aborted soon, not at once.
+    let consul = Consul::new(&settings).unwrap();
+    let refused = async {
+        loop {
+            match watch(&consul, 0).await {
+                Err(error) if error.label() == "connect" => return error,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let error = tokio::time::timeout(LONG, refused).await.unwrap();
+    assert!(error.to_string().contains(&settings.address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn broken_json_says_where() {
+    for (body, place) in [
+        ("[{", "line 1 column 2"),
+        ("[\n{\"Node\":7}]", "line 2 column"),
+        ("", "EOF"),
+        ("true", "invalid type"),
+    ] {
+        let agent = Agent::always(health("5", body)).await;
+        let error = watch(&client(&agent), 0).await.unwrap_err();
+        assert_eq!(error.label(), "malformed", "{error:?}");
+        assert!(error.to_string().contains(place), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_not_read() {
+    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n".to_vec();
+    let chunked =
+        [chunked, vec![b' '; 1024], b"\r\n400\r\n".to_vec(), vec![b' '; 1024], b"\r\n0\r\n\r\n".to_vec()];
+    for bytes in [health("5", &" ".repeat(2000)), chunked.concat()] {
+        let agent = Agent::always(bytes).await;
+        let mut consul = client(&agent);
+        consul.http = consul.http.with_max_body(1500);
+        let error = watch(&consul, 0).await.unwrap_err();
+        assert!(matches!(error, Error::TooLarge { limit: 1500, .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_announced_length_beyond_64_mib_is_refused_before_it_is_read() {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", (64 << 20) + 1);
+    let agent = Agent::always(head.into_bytes()).await;
+    let error = tokio::time::timeout(LONG, watch(&client(&agent), 0)).await.unwrap().unwrap_err();
+    assert_eq!(error.label(), "too_large");
+}
+
+#[tokio::test]
+async fn a_body_that_ends_early_is_an_error() {
+    let agent = Agent::start(|_, _| {
+        Act::SendAndClose(b"HTTP/1.1 200 OK\r\nX-Consul-Index: 5\r\nContent-Length: 10\r\n\r\n[]".to_vec())
+    })
+    .await;
+    assert_eq!(watch(&client(&agent), 0).await.unwrap_err().label(), "exchange");
+}
+
+#[tokio::test]
+async fn something_that_is_no_http_is_an_error() {
+    for bytes in [
+        &b"\x15\x03\x01\x00\x02\x02\x16"[..],
+        b"SSH-2.0-x\r\n\r\n",
+        b"\r\n\r\n\r\n\r\n",
+        b"HTTP/9.9 200 OK\r\n\r\n",
+    ] {
+        let bytes = bytes.to_vec();
+        let agent = Agent::start(move |_, _| Act::SendAndClose(bytes.clone())).await;
+        assert_eq!(watch(&client(&agent), 0).await.unwrap_err().label(), "exchange");
+    }
+}
+
+#[tokio::test]
+async fn an_endless_head_is_an_error() {
+    let agent = Agent::start(|_, _| {
+        let mut bytes = b"HTTP/1.1 200 OK\r\n".to_vec();
+        bytes.extend(b"a: b\r\n".repeat(1 << 18));
+        Act::SendAndClose(bytes)
+    })
+    .await;
+    assert_eq!(watch(&client(&agent), 0).await.unwrap_err().label(), "exchange");
+}
+
+#[tokio::test]
+async fn a_refusal_carries_consul_s_words_and_what_to_do() {
+    let agent = Agent::always(answer(403, &[], "ACL not found")).await;
+    let error = watch(&client(&agent), 0).await.unwrap_err().to_string();
+    assert!(
+        error.starts_with("GET /v1/health/service/orders answered 403: ACL not found (the token"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_lost_leader_can_be_told_from_other_refusals() {
+    for (body, no_leader) in [
+        ("No cluster leader", true),
+        ("rpc error making call: No cluster leader", true),
+        ("rpc error making call: EOF", true),
+        (
+            "rpc error getting client: failed to get conn: dial tcp 127.0.0.2:18300: connect: connection refused",
+            true,
+        ),
+        ("rpc error getting client: failed to get conn: rpc error: lead thread didn't get connection", true),
+        ("No path to datacenter", false),
+    ] {
+        let agent = Agent::always(answer(500, &[("X-Consul-Index", "1")], body)).await;
+        assert_eq!(watch(&client(&agent), 9).await.unwrap_err().is_no_leader(), no_leader, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn every_exchange_is_told_with_its_outcome() {
+    let agent = Agent::start(|number, _| match number {
+        0 => Act::Send(health("5", "[]")),
+        1 => Act::Send(answer(200, &[], "\"127.0.0.1:8300\"")),
+        4 => Act::Send(health("5", "{")),
+        _ => Act::Send(answer(403, &[], "Permission denied")),
+    })
+    .await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let told = seen.clone();
+    let observer = Observer::new(move |o| told.lock().unwrap().push((o.operation, o.outcome)));
+    let consul = Consul::with_observer(&settings(&agent), observer).unwrap();
+    watch(&consul, 0).await.unwrap();
+    consul.leader().await.unwrap();
+    consul.deregister("orders-1").await.unwrap_err();
+    watch(&consul, 3).await.unwrap_err();
+    watch(&consul, 0).await.unwrap_err();
+    let expected = [
+        ("read", "ok"),
+        ("leader", "ok"),
+        ("deregister", "forbidden"),
+        ("watch", "forbidden"),
+        ("read", "malformed"),
+    ];
+    assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+#[test]
+fn debug_shows_no_token() {
+    let token = config::Token::Value(config::Secret::new("s3cret"));
+    let settings = config::Consul { token: Some(token), ..config::Consul::default() };
+    let shown = format!("{:?}", Consul::new(&settings).unwrap());
+    assert!(shown.contains("127.0.0.1:8500") && !shown.contains("s3cret"), "{shown}");
+}

@@ -1,0 +1,150 @@
+//! Agent calls about the local app.
+
+use super::{
+    canned::{Act, answer},
+    *,
+};
+
+fn registration() -> Registration {
+    Registration {
+        id: "orders/1".into(),
+        name: "orders".into(),
+        address: None,
+        port: 8080,
+        tags: vec!["v2".into()],
+        meta: [("version".to_owned(), "2.3.1".to_owned())].into(),
+        weights: config::Weights { passing: 10, warning: 1 },
+        ttl: Duration::from_secs(30),
+        deregister_after: Duration::from_secs(60),
+    }
+}
+
+async fn yes() -> Agent {
+    Agent::always(answer(200, &[], "")).await
+}
+
+#[tokio::test]
+async fn a_registration_replaces_the_checks_of_an_earlier_one() {
+    let agent = yes().await;
+    client(&agent).register(&registration()).await.unwrap();
+    assert_eq!(agent.lines(), ["PUT /v1/agent/service/register?replace-existing-checks HTTP/1.1"]);
+    let asked = agent.asked();
+    let body: serde_json::Value = serde_json::from_str(asked[0].split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(body["Check"]["CheckID"], "service:orders/1");
+    assert_eq!(body["Check"]["Status"], "critical");
+}
+
+#[tokio::test]
+async fn health_is_told_on_the_check_of_the_registration() {
+    let agent = yes().await;
+    let consul = client(&agent);
+    for health in [ReportedHealth::Passing, ReportedHealth::Warning, ReportedHealth::Critical] {
+        consul.report("orders/1", health, "seen").await.unwrap();
+    }
+    let asked = agent.asked();
+    for (text, status) in asked.iter().zip(["passing", "warning", "critical"]) {
+        assert!(text.starts_with("PUT /v1/agent/check/update/service:orders%2F1 HTTP/1.1\r\n"), "{text}");
+        assert!(text.ends_with(&format!(r#"{{"Status":"{status}","Output":"seen"}}"#)), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_forgotten_check_can_be_told_from_other_refusals() {
+    for (status, body, unknown) in [
+        (500, r#"CheckID "service:orders/1" does not have associated TTL"#, true),
+        (500, r#"Unknown check "service:orders/1""#, true),
+        (
+            404,
+            r#"Unknown check ID "service:orders/1". Ensure that the check ID is passed, not the check name."#,
+            true,
+        ),
+        (500, "No cluster leader", false),
+        (403, "ACL not found", false),
+    ] {
+        let agent = Agent::always(answer(status, &[], body)).await;
+        let error = client(&agent).report("orders/1", ReportedHealth::Passing, "").await.unwrap_err();
+        assert_eq!(error.is_unknown_check(), unknown, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_already_gone_is_no_error() {
+    for (status, body) in
+        [(200, ""), (500, r#"Unknown service {"nope" {}}"#), (404, "Unknown service ID \"nope\"")]
+    {
+        let agent = Agent::always(answer(status, &[], body)).await;
+        client(&agent).deregister("nope").await.unwrap();
+        assert_eq!(agent.lines(), ["PUT /v1/agent/service/deregister/nope HTTP/1.1"]);
+    }
+    let agent = Agent::always(answer(403, &[], "Permission denied: Missing service:write on web")).await;
+    assert_eq!(client(&agent).deregister("web").await.unwrap_err().label(), "forbidden");
+}
+
+#[tokio::test]
+async fn maintenance_says_why() {
+    let agent = yes().await;
+    let consul = client(&agent);
+    consul.maintenance("orders/1", true, "a new disk & more").await.unwrap();
+    consul.maintenance("orders/1", false, "").await.unwrap();
+    let path = "PUT /v1/agent/service/maintenance/orders%2F1";
+    let expected = [
+        format!("{path}?enable=true&reason=a%20new%20disk%20%26%20more HTTP/1.1"),
+        format!("{path}?enable=false&reason= HTTP/1.1"),
+    ];
+    assert_eq!(agent.lines(), expected);
+}
+
+#[tokio::test]
+async fn what_the_agent_holds_is_read_and_watched_by_its_hash() {
+    let body = r#"{"ID":"ttl-1","Service":"ttlsvc","Tags":[],"Meta":{},"Port":1234,"Address":"","Weights":{"Passing":1,"Warning":1},"EnableTagOverride":false,"ContentHash":"b2df7cd7bc03d93b"}"#;
+    let agent = Agent::always(answer(200, &[("X-Consul-Contenthash", "b2df7cd7bc03d93b")], body)).await;
+    let consul = client(&agent);
+    let held = consul.held("ttl-1", None, LONG).await.unwrap().unwrap();
+    assert_eq!((held.name.as_str(), held.port, held.address.as_deref()), ("ttlsvc", 1234, None));
+    consul.held("ttl-1", Some(&held.hash), LONG).await.unwrap();
+    let path = "GET /v1/agent/service/ttl-1";
+    let expected = [format!("{path} HTTP/1.1"), format!("{path}?hash=b2df7cd7bc03d93b&wait=20s HTTP/1.1")];
+    assert_eq!(agent.lines(), expected);
+}
+
+#[tokio::test]
+async fn a_service_that_the_agent_does_not_hold_is_none() {
+    let agent = Agent::always(answer(404, &[], "unknown service ID: ttl-1")).await;
+    assert_eq!(client(&agent).held("ttl-1", None, LONG).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn everything_the_agent_holds_is_listed() {
+    let body = r#"{"ttl-1":{"ID":"ttl-1","Service":"ttlsvc","Tags":null,"Meta":null,"Port":70000,"Address":"10.0.0.1"},"ttl-2":{"ID":"ttl-2","Service":"ttlsvc"}}"#;
+    let agent = Agent::start(move |n, _| Act::Send(answer(200, &[], if n == 0 { body } else { "{}" }))).await;
+    let consul = client(&agent);
+    let held = consul.all_held().await.unwrap();
+    let seen: Vec<_> =
+        held.iter().map(|held| (held.id.as_str(), held.port, held.address.as_deref())).collect();
+    assert_eq!(seen, [("ttl-1", 70000, Some("10.0.0.1")), ("ttl-2", 0, None)]);
+    assert_eq!(consul.all_held().await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_call_outlasts_an_election() {
+    let agent = Agent::start(|_, _| Act::Hang).await;
+    let before = Instant::now();
+    let error = client(&agent).register(&registration()).await.unwrap_err();
+    assert_eq!((error.label(), before.elapsed().as_secs()), ("timeout", 15));
+}
+
+#[tokio::test]
+async fn the_leader_may_be_nobody() {
+    for (body, leader) in [("\"127.0.0.1:18300\"", Some("127.0.0.1:18300".to_owned())), ("\"\"\n", None)] {
+        let agent = Agent::always(answer(200, &[], body)).await;
+        assert_eq!(client(&agent).leader().await.unwrap(), leader);
+    }
+}
+
+#[tokio::test]
+async fn the_agent_says_who_it_is() {
+    let body = r#"{"Config":{"Datacenter":"dc1","NodeName":"prod1","NodeID":"b5","Revision":"","Server":true,"Version":"1.8.7"},"Coord":null}"#;
+    let agent = Agent::always(answer(200, &[], body)).await;
+    let expected = AgentSelf { node: "prod1".into(), datacenter: "dc1".into(), version: "1.8.7".into() };
+    assert_eq!(client(&agent).agent_self().await.unwrap(), expected);
+}

@@ -1,0 +1,174 @@
+//! TLS towards the agent.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    canned::{Act, health},
+    *,
+};
+
+/// An authority and a folder for its files.
+struct Authority {
+    dir: tempfile::TempDir,
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self { dir: tempfile::tempdir().unwrap(), issuer }
+    }
+
+    /// A certificate for `name` and its key, as PEM.
+    fn issue(&self, name: &str) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Accepts connections as `name`, with a client certificate of this authority if `ask` says so.
+    fn acceptor(&self, name: &str, ask: bool) -> TlsAcceptor {
+        let provider = Arc::new(ring::default_provider());
+        let builder =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let builder = builder.unwrap();
+        let (cert, key) = self.issue(name);
+        let chain = vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let builder = if ask {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.issuer.der().clone()).unwrap();
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+            builder.with_client_cert_verifier(verifier)
+        } else {
+            builder.with_no_client_auth()
+        };
+        TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
+    }
+
+    /// An agent called `name`.
+    async fn agent(&self, name: &str, ask: bool) -> Agent {
+        Agent::start_with(Some(self.acceptor(name, ask)), |_, _| Act::Send(health("5", "[]"))).await
+    }
+
+    /// What trusts this authority.
+    fn tls(&self) -> config::Tls {
+        config::Tls { ca_file: Some(self.file("ca.pem", &self.issuer.pem())), ..config::Tls::default() }
+    }
+
+    /// The same with a certificate of its own.
+    fn tls_with_certificate(&self) -> config::Tls {
+        let (cert, key) = self.issue("sidecar");
+        config::Tls {
+            cert_file: Some(self.file("cert.pem", &cert)),
+            key_file: Some(self.file("key.pem", &key)),
+            ..self.tls()
+        }
+    }
+}
+
+fn secure(agent: &Agent, tls: config::Tls) -> Result<Consul, Error> {
+    let plain = settings(agent);
+    Consul::new(&config::Consul {
+        address: config::ConsulAddress { tls: true, ..plain.address },
+        tls,
+        ..plain
+    })
+}
+
+async fn fails(agent: &Agent, tls: config::Tls) -> String {
+    let error = watch(&secure(agent, tls).unwrap(), 0).await.unwrap_err();
+    let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    format!("{}: {error}: {source}", error.label())
+}
+
+#[tokio::test]
+async fn an_agent_of_a_trusted_authority_is_talked_to() {
+    let authority = Authority::new();
+    let agent = authority.agent("127.0.0.1", false).await;
+    let consul = secure(&agent, authority.tls()).unwrap();
+    assert_eq!(watch(&consul, 0).await.unwrap().cursor, Cursor::at(5));
+    watch(&consul, 0).await.unwrap();
+    assert_eq!(agent.connections(), 1, "used again");
+}
+
+#[tokio::test]
+async fn an_agent_of_another_authority_is_refused() {
+    let authority = Authority::new();
+    let agent = authority.agent("127.0.0.1", false).await;
+    let told = fails(&agent, Authority::new().tls()).await;
+    assert!(told.starts_with("connect:") && told.contains("invalid peer certificate"), "{told}");
+    let told = fails(&agent, config::Tls::default()).await;
+    assert!(told.contains("UnknownIssuer"), "the built-in roots do not know it either: {told}");
+    assert!(agent.asked().is_empty());
+}
+
+#[tokio::test]
+async fn the_name_in_the_certificate_must_be_the_expected_one() {
+    let authority = Authority::new();
+    let agent = authority.agent("server.dc1.consul", false).await;
+    let told = fails(&agent, authority.tls()).await;
+    assert!(told.starts_with("connect:") && told.contains("not valid for name"), "{told}");
+    let tls = config::Tls { server_name: Some("server.dc1.consul".into()), ..authority.tls() };
+    watch(&secure(&agent, tls).unwrap(), 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_where_one_is_asked_for() {
+    let authority = Authority::new();
+    let agent = authority.agent("127.0.0.1", true).await;
+    watch(&secure(&agent, authority.tls_with_certificate()).unwrap(), 0).await.unwrap();
+    // With TLS 1.3 the refusal comes after the handshake, in place of the answer.
+    let told = fails(&agent, authority.tls()).await;
+    assert!(told.starts_with("exchange:") || told.starts_with("connect:"), "{told}");
+    assert_eq!(agent.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn rotated_files_hold_for_the_next_connection() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let tls = old.tls();
+    let agent = new.agent("127.0.0.1", false).await;
+    let consul = secure(&agent, tls.clone()).unwrap();
+    assert_eq!(watch(&consul, 0).await.unwrap_err().label(), "connect");
+    fs::write(tls.ca_file.unwrap(), new.issuer.pem()).unwrap();
+    watch(&consul, 0).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_used_is_told_at_start() {
+    let authority = Authority::new();
+    let agent = authority.agent("127.0.0.1", false).await;
+    let good = authority.tls_with_certificate();
+    let bad = authority.file("bad.pem", "not PEM\n");
+    let missing = authority.dir.path().join("missing.pem");
+    for tls in [
+        config::Tls { ca_file: Some(bad.clone()), ..good.clone() },
+        config::Tls { ca_file: Some(missing.clone()), ..good.clone() },
+        config::Tls { cert_file: Some(bad.clone()), ..good.clone() },
+        config::Tls { key_file: Some(bad.clone()), ..good.clone() },
+        config::Tls { key_file: Some(missing.clone()), ..good.clone() },
+        config::Tls { server_name: Some("not a name".into()), ..good.clone() },
+    ] {
+        let error = secure(&agent, tls.clone()).unwrap_err();
+        assert_eq!(error.label(), "file", "{tls:?}: {error}");
+    }
+    // A key of another certificate.
+    let (_, key) = authority.issue("other");
+    let tls = config::Tls { key_file: Some(authority.file("other.pem", &key)), ..good };
+    assert_eq!(secure(&agent, tls).unwrap_err().label(), "file");
+}

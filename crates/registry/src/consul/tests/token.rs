@@ -1,0 +1,79 @@
+//! The token that goes with a request.
+
+use std::fs;
+
+use super::{canned::health, *};
+
+fn with_token(agent: &Agent, token: config::Token) -> Consul {
+    Consul::new(&config::Consul { token: Some(token), ..settings(agent) }).unwrap()
+}
+
+fn tokens(agent: &Agent) -> Vec<Option<String>> {
+    let token =
+        |text: &String| text.lines().find_map(|line| Some(line.strip_prefix("x-consul-token: ")?.to_owned()));
+    agent.asked().iter().map(token).collect()
+}
+
+#[tokio::test]
+async fn a_given_token_goes_with_every_request() {
+    let agent = Agent::always(health("5", "[]")).await;
+    let consul = with_token(&agent, config::Token::Value(config::Secret::new("abc")));
+    watch(&consul, 0).await.unwrap();
+    watch(&consul, 5).await.unwrap();
+    assert_eq!(tokens(&agent), [Some("abc".into()), Some("abc".into())]);
+}
+
+#[tokio::test]
+async fn no_token_and_an_empty_one_send_no_header() {
+    let agent = Agent::always(health("5", "[]")).await;
+    watch(&client(&agent), 0).await.unwrap();
+    watch(&with_token(&agent, config::Token::Value(config::Secret::new("\n"))), 0).await.unwrap();
+    assert_eq!(tokens(&agent), [None, None]);
+}
+
+#[tokio::test]
+async fn a_token_file_is_read_again_when_it_changes() {
+    let agent = Agent::always(health("5", "[]")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    fs::write(&path, "first\n").unwrap();
+    let consul = with_token(&agent, config::Token::File(path.clone()));
+    watch(&consul, 0).await.unwrap();
+    watch(&consul, 0).await.unwrap();
+    let next = dir.path().join("next");
+    fs::write(&next, "other\n").unwrap();
+    fs::rename(&next, &path).unwrap();
+    watch(&consul, 0).await.unwrap();
+    fs::write(&path, "the third").unwrap();
+    watch(&consul, 0).await.unwrap();
+    let expected = ["first", "first", "other", "the third"].map(|token| Some(token.to_owned()));
+    assert_eq!(tokens(&agent), expected);
+}
+
+#[tokio::test]
+async fn a_token_file_that_cannot_be_used_is_an_error_that_names_it() {
+    let agent = Agent::always(health("5", "[]")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let consul = with_token(&agent, config::Token::File(path.clone()));
+    for content in [None, Some("two\nlines".to_owned()), Some("x".repeat(5000))] {
+        if let Some(content) = content {
+            fs::write(&path, content).unwrap();
+        }
+        let error = watch(&consul, 0).await.unwrap_err();
+        assert_eq!(error.label(), "file");
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    }
+    fs::write(&path, "good").unwrap();
+    watch(&consul, 0).await.unwrap();
+    assert_eq!(tokens(&agent), [Some("good".into())], "nothing was asked without the token");
+}
+
+#[test]
+fn a_given_token_that_no_header_can_carry_is_refused_at_start() {
+    let token = config::Token::Value(config::Secret::new("a\nb"));
+    let settings = config::Consul { token: Some(token), ..config::Consul::default() };
+    let error = Consul::new(&settings).unwrap_err();
+    assert_eq!(error.label(), "file");
+    assert!(!format!("{error:?} {error}").contains("a\nb"));
+}

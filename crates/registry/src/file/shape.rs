@@ -1,0 +1,343 @@
+//! The shape of a file of static instances, and what is wrong with one. Pure.
+//!
+//! ```yaml
+//! services:
+//!   orders:
+//!     - {address: 127.0.0.1, port: 9001, id: orders-1, weight: 3, tags: [v2], meta: {zone: a}, status: passing}
+//!     - 127.0.0.1:9002
+//! ```
+//!
+//! Only `address` and `port` are required. Absent: `id` is `address:port`, `weight` 1 (range 1–65535;
+//! a `warning` instance has weight 1 whatever it says, as in Consul), no tags, no meta, `status` passing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use outrigger_config::Weights;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
+use serde_saphyr::{Location, Spanned};
+
+use crate::Status;
+
+/// What a file lists: instances by service, whose names are lower case.
+pub(super) type Services = BTreeMap<String, Vec<Entry>>;
+
+/// One instance as the file states it, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) id: String,
+    /// IP address or host name.
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) weights: Weights,
+    pub(super) tags: Vec<String>,
+    pub(super) meta: BTreeMap<String, String>,
+    pub(super) status: Status,
+}
+
+/// What is wrong, and where: line and column count from 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wrong {
+    line: u64,
+    column: u64,
+    what: String,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.line, self.column, self.what)
+    }
+}
+
+impl Wrong {
+    /// Line and column.
+    pub(super) fn place(&self) -> (u64, u64) {
+        (self.line, self.column)
+    }
+
+    /// What is wrong there.
+    pub(super) fn what(&self) -> &str {
+        &self.what
+    }
+
+    fn at(location: Location, what: impl Into<String>) -> Self {
+        Self { line: location.line().max(1), column: location.column().max(1), what: what.into() }
+    }
+}
+
+/// Reads and checks a whole file. The first problem is the answer.
+pub(super) fn parse(text: &str) -> Result<Services, Wrong> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let document: Option<Document> =
+        serde_saphyr::from_str_with_options(text, options()).map_err(unreadable)?;
+    // A file that is just being written is empty for a moment: that must not read as "no instances".
+    let Some(listed) = document.unwrap_or_default().services else {
+        return Err(Wrong::at(
+            Location::UNKNOWN,
+            "lists no `services`; if that is meant, write `services: {}`",
+        ));
+    };
+    let mut services = Services::new();
+    for (name, listed) in listed {
+        let place = listed.referenced;
+        let name = service_name(&name).map_err(|what| Wrong::at(place, what))?;
+        let entries = check_all(&name, listed.value.unwrap_or_default())?;
+        if services.contains_key(&name) {
+            return Err(Wrong::at(
+                place,
+                format!("service {name} is listed twice: case does not tell names apart"),
+            ));
+        }
+        services.insert(name, entries);
+    }
+    Ok(services)
+}
+
+fn options() -> serde_saphyr::Options {
+    let mut options = serde_saphyr::Options::default();
+    options.with_snippet = false;
+    options
+}
+
+/// The parser's own words, without the place: ours is in front of them.
+fn unreadable(error: serde_saphyr::Error) -> Wrong {
+    let location = error.location().unwrap_or(Location::UNKNOWN);
+    let message = error.without_snippet().to_string();
+    let line = message.lines().next().unwrap_or_default();
+    let line = line.split_once("error: ").map_or(line, |(_, rest)| rest);
+    Wrong::at(location, line.split(" at line ").next().unwrap_or(line))
+}
+
+fn service_name(name: &str) -> Result<String, String> {
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        return Err(format!("{name:?} is no name of a service"));
+    }
+    Ok(name.to_ascii_lowercase())
+}
+
+fn check_all(service: &str, listed: Vec<Spanned<Raw>>) -> Result<Vec<Entry>, Wrong> {
+    let mut ids = BTreeSet::new();
+    let mut entries = Vec::with_capacity(listed.len());
+    for raw in listed {
+        let place = raw.referenced;
+        let entry = check(raw)?;
+        if !ids.insert(entry.id.clone()) {
+            return Err(Wrong::at(
+                place,
+                format!("a second instance of {service} with id {:?}: give it an `id` of its own", entry.id),
+            ));
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+fn check(raw: Spanned<Raw>) -> Result<Entry, Wrong> {
+    match raw.value {
+        Raw::Short(text) => short(&text).map_err(|what| Wrong::at(raw.referenced, what)),
+        Raw::Full(full) => check_full(*full),
+    }
+}
+
+fn short(text: &str) -> Result<Entry, String> {
+    let expected = || format!("{text:?} is not `address:port`, as 127.0.0.1:9001 or \"[::1]:9001\"");
+    let (address, port) = text.rsplit_once(':').ok_or_else(expected)?;
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(expected)?;
+    let host = host(address).ok_or_else(expected)?;
+    Ok(plain(host, port))
+}
+
+fn plain(host: String, port: u16) -> Entry {
+    let id = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    Entry {
+        id,
+        host,
+        port,
+        weights: Weights::default(),
+        tags: Vec::new(),
+        meta: BTreeMap::new(),
+        status: Status::Passing,
+    }
+}
+
+fn check_full(full: Full) -> Result<Entry, Wrong> {
+    let host = host(&full.address.value).ok_or_else(|| {
+        let what = format!("address: {:?} is neither an IP address nor a host name", full.address.value);
+        Wrong::at(full.address.referenced, what)
+    })?;
+    let port = between_1_and_65535("port", &full.port)?;
+    let mut entry = plain(host, port);
+    if let Some(id) = full.id {
+        if id.value.is_empty() {
+            return Err(Wrong::at(id.referenced, "id: an id is not empty; leave it out for address:port"));
+        }
+        entry.id = id.value;
+    }
+    if let Some(weight) = full.weight {
+        entry.weights.passing = between_1_and_65535("weight", &weight)?;
+    }
+    if let Some(word) = full.status {
+        entry.status = status(&word)?;
+    }
+    entry.tags = full.tags.unwrap_or_default();
+    entry.meta = full.meta.unwrap_or_default();
+    Ok(entry)
+}
+
+fn between_1_and_65535(key: &str, number: &Spanned<i64>) -> Result<u16, Wrong> {
+    u16::try_from(number.value).ok().filter(|number| *number != 0).ok_or_else(|| {
+        Wrong::at(number.referenced, format!("{key}: {} is not between 1 and 65535", number.value))
+    })
+}
+
+fn status(word: &Spanned<String>) -> Result<Status, Wrong> {
+    [Status::Passing, Status::Warning, Status::Critical, Status::Maintenance]
+        .into_iter()
+        .find(|status| status.label() == word.value)
+        .ok_or_else(|| {
+            let what = format!("status: {:?} is not passing, warning, critical or maintenance", word.value);
+            Wrong::at(word.referenced, what)
+        })
+}
+
+/// An IP address, in brackets or not, or something that may be a host name.
+fn host(text: &str) -> Option<String> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Some(ip.to_string());
+    }
+    let name = !text.is_empty()
+        && text.len() <= 253
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
+    name.then(|| text.to_owned())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    services: Option<BTreeMap<String, Spanned<Option<Vec<Spanned<Raw>>>>>>,
+}
+
+enum Raw {
+    Short(String),
+    Full(Box<Full>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Full {
+    address: Spanned<String>,
+    port: Spanned<i64>,
+    id: Option<Spanned<String>>,
+    weight: Option<Spanned<i64>>,
+    tags: Option<Vec<String>>,
+    meta: Option<BTreeMap<String, String>>,
+    status: Option<Spanned<String>>,
+}
+
+/// By hand: serde's untagged enums forget the places.
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = Raw;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an instance: `address:port`, or a map with address and port")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Raw, E> {
+                Ok(Raw::Short(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Raw, A::Error> {
+                Full::deserialize(MapAccessDeserializer::new(map)).map(|full| Raw::Full(Box::new(full)))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fails(text: &str, place: &str, words: &str) {
+        let wrong = parse(text).expect_err(text).to_string();
+        assert!(wrong.starts_with(place) && wrong.contains(words), "{text:?}: {wrong}");
+        assert!(!wrong.contains('\n'), "{wrong:?}");
+    }
+
+    #[test]
+    fn an_instance_is_a_map_or_address_and_port() {
+        let services = parse(
+            "services:\n  Orders:\n    - {address: 10.0.0.1, port: 9001, id: o1, weight: 3, tags: [v2], \
+             meta: {zone: a}, status: warning}\n    - 127.0.0.1:9002\n    - db-1.internal:9003\n    - \"[::1]:9004\"\n  none:\n",
+        )
+        .unwrap();
+        let orders = &services["orders"];
+        let full = Entry {
+            id: "o1".into(),
+            weights: Weights { passing: 3, warning: 1 },
+            tags: vec!["v2".into()],
+            meta: [("zone".to_owned(), "a".to_owned())].into(),
+            status: Status::Warning,
+            ..plain("10.0.0.1".into(), 9001)
+        };
+        assert_eq!(orders[0], full);
+        let ids: Vec<_> = orders.iter().map(|entry| entry.id.as_str()).collect();
+        assert_eq!(ids, ["o1", "127.0.0.1:9002", "db-1.internal:9003", "[::1]:9004"]);
+        assert_eq!(orders[3].host, "::1");
+        assert_eq!(services["none"], []);
+    }
+
+    #[test]
+    fn no_services_at_all_must_be_said() {
+        assert_eq!(parse("services: {}\n").unwrap(), Services::new());
+        for text in ["", "services:\n", "# nothing\n", "{}"] {
+            fails(text, "1:1:", "lists no `services`");
+        }
+    }
+
+    #[test]
+    fn a_problem_says_where_it_is_and_what_is_wrong() {
+        let list = "services:\n  orders:\n    - ";
+        fails(&format!("{list}{{address: a, port: 70000}}\n"), "3:26:", "port: 70000 is not between");
+        fails(&format!("{list}{{address: a, port: 0}}\n"), "3:26:", "port: 0 is not between");
+        fails(&format!("{list}{{address: a, port: 1, weight: -1}}\n"), "3:37:", "weight: -1");
+        fails(&format!("{list}{{address: a, port: 1, status: well}}\n"), "3:37:", "status: \"well\"");
+        fails(&format!("{list}{{address: 'a b', port: 1}}\n"), "3:17:", "neither an IP address nor a host");
+        fails(&format!("{list}{{address: a, port: 1, id: ''}}\n"), "3:33:", "id:");
+        fails(&format!("{list}a:1\n    - a:1\n"), "4:7:", "a second instance of orders");
+        fails(&format!("{list}a\n"), "3:7:", "`address:port`");
+        fails(&format!("{list}a:0\n"), "3:7:", "`address:port`");
+        fails(&format!("{list}a:1\n  ORDERS:\n    - b:1\n"), "", "twice");
+    }
+
+    #[test]
+    fn unknown_and_missing_keys_are_problems_with_a_place() {
+        let list = "services:\n  orders:\n    - ";
+        fails(&format!("{list}{{address: a, prot: 1}}\n"), "3:", "prot");
+        fails(&format!("{list}{{address: a}}\n"), "3:", "port");
+        fails("servces: {}\n", "1:1:", "servces");
+        fails("services:\n  orders: 7\n", "2:", "");
+        fails("services: [\n", "", "");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text: String) {
+            let _ = parse(&text);
+            let _ = parse(&format!("services:\n  a:\n    - {text}\n"));
+        }
+    }
+}

@@ -1,9 +1,9 @@
 //! Keeps the last good answer for each service and tells followers when it changes.
 //!
 //! [`Discovery::follow`] gives a [`Follower`]: while one lives, one watcher per service asks the
-//! registry again and again ([`watcher`](self) is the loop, [`Registry::watch`] the question) and
-//! puts each new answer behind one swap. Readers load that swap; they never lock, and they never
-//! wait for the registry. An update of one service touches that service's entry and nothing else.
+//! registry again and again ([`Registry::watch`] is the question, `watcher.rs` the loop) and puts
+//! each new answer behind one swap. Readers load that swap; they never lock, and they never wait for
+//! the registry. An update of one service touches that service's entry and nothing else.
 //!
 //! What it declines to do: it chooses no instance, opens no connection, and does not decide when a
 //! service is no longer needed (that is the last follower's drop). It forgets nothing because the

@@ -11,22 +11,23 @@ use outrigger_registry::Error;
 /// Whom a failed question is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// The registry as a whole: it is gone, mute, busy, or has no leader.
+    /// The registry as a whole: it is gone, mute, busy, without a leader, refuses our token, or one
+    /// of its files is bad.
     Registry,
-    /// This question: it is refused, or its answer cannot be read.
-    Question,
+    /// This service alone: its answer cannot be read.
+    Service,
 }
 
 impl Trouble {
     pub(crate) fn of(error: &Error) -> Self {
         match error {
-            Error::Connect { .. } | Error::Timeout { .. } | Error::Busy { .. } | Error::Exchange { .. } => {
-                Self::Registry
-            }
-            Error::Refused { status, .. } if *status >= 500 => Self::Registry,
-            Error::Refused { .. } | Error::Malformed { .. } | Error::TooLarge { .. } | Error::File { .. } => {
-                Self::Question
-            }
+            Error::Connect { .. }
+            | Error::Timeout { .. }
+            | Error::Busy { .. }
+            | Error::Exchange { .. }
+            | Error::Refused { .. }
+            | Error::File { .. } => Self::Registry,
+            Error::Malformed { .. } | Error::TooLarge { .. } => Self::Service,
         }
     }
 }
@@ -83,15 +84,5 @@ mod tests {
         assert!(outage.failed(start + SECOND));
         assert_eq!(outage.answered(start, start + 2 * SECOND), None);
         assert!(!outage.failed(start + 2 * SECOND));
-    }
-
-    #[test]
-    fn a_refusal_is_about_the_question_and_a_500_about_the_registry() {
-        let refused = |status| {
-            let error = Error::Refused { request: "GET /".into(), status, text: String::new(), hint: None };
-            Trouble::of(&error)
-        };
-        assert_eq!([400, 403, 429].map(refused), [Trouble::Question; 3]);
-        assert_eq!([500, 503].map(refused), [Trouble::Registry; 2]);
     }
 }

@@ -165,13 +165,10 @@ impl Watcher {
         // An answer to a question without a cursor is fresh whatever its index.
         self.cursor =
             if went_back && question.cursor != Cursor::START { Cursor::START } else { answer.cursor };
-        let changed = self.take(answer, question.consistency, now);
-        self.pacer.answered(Brought::of(
-            changed,
-            now.saturating_duration_since(question.asked_at),
-            question.wait,
-        ));
         self.recovered(question.asked_at, now);
+        let changed = self.take(answer, question.consistency, now);
+        let took = now.saturating_duration_since(question.asked_at);
+        self.pacer.answered(Brought::of(changed, took, question.wait));
     }
 
     /// After an error: tell, try another server where that may help, and pause.
@@ -206,24 +203,23 @@ impl Watcher {
         let held = self.entry.snapshot();
         let offer = Offer { instances: answer.instances, index, stale: consistency == Consistency::Stale };
         let verdict = admit(&Held { snapshot: &held, index: self.entry.index() }, offer);
-        let changed = matches!(verdict, Verdict::Accept(_));
-        match verdict {
-            Verdict::Behind => {
-                debug!(service = %self.entry.query, index, "stale answer is older than the table");
-                return false;
-            }
-            Verdict::Unchanged => {
-                self.entry.unchanged.fetch_add(1, Relaxed);
-            }
-            Verdict::Accept(instances) => self.publish(instances, now),
+        if verdict == Verdict::Behind {
+            debug!(service = %self.entry.query, index, "stale answer is older than the table");
+            return false;
         }
+        // Before the swap: whom it wakes finds these facts already told.
         self.entry.update_contact(|contact| {
             contact.index = index;
             contact.known_leader = answer.known_leader;
             contact.empty_hint = hint;
             contact.heard_at = now.checked_sub(answer.age.unwrap_or_default()).or(Some(now));
         });
-        changed
+        let Verdict::Accept(instances) = verdict else {
+            self.entry.unchanged.fetch_add(1, Relaxed);
+            return false;
+        };
+        self.publish(instances, now);
+        true
     }
 
     fn publish(&self, instances: Arc<[Instance]>, now: Instant) {
@@ -263,13 +259,13 @@ impl Watcher {
         let news = self.trouble.replace(trouble) != Some(trouble);
         match trouble {
             Trouble::Registry if news && self.shared.outage.failed(now) => {
-                warn!(%service, error = text, ?stale_for, "registry does not answer, serving last snapshots");
+                warn!(%service, error = text, ?stale_for, "registry gives no answer, serving last snapshots");
             }
-            Trouble::Question if news => {
-                warn!(%service, error = text, ?stale_for, "watch failed, serving last snapshot");
+            Trouble::Service if news => {
+                warn!(%service, error = text, ?stale_for, "answer cannot be read, serving last snapshot");
             }
-            Trouble::Registry | Trouble::Question => {
-                debug!(%service, error = text, ?stale_for, "watch failed again")
+            Trouble::Registry | Trouble::Service => {
+                debug!(%service, error = text, ?stale_for, "watch failed");
             }
         }
         self.entry.update_contact(|contact| {
@@ -284,8 +280,8 @@ impl Watcher {
             info!(service = %self.entry.query, ?gone_for, "registry answers again");
         }
         let Some(trouble) = self.trouble.take() else { return };
-        if trouble == Trouble::Question {
-            info!(service = %self.entry.query, failures = self.failures, "watch works again");
+        if trouble == Trouble::Service {
+            info!(service = %self.entry.query, failures = self.failures, "answer can be read again");
         }
         self.failures = 0;
         self.entry.update_contact(|contact| {

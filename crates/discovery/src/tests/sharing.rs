@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{Rig, Scripted, ids, list, query, settle};
-use crate::{Discovery, Kind, Knowledge, Refused};
+use crate::{Discovery, Follower, Kind, Knowledge, Refused};
 
 fn quotas(max_services: usize, max_unknown: usize) -> outrigger_config::Discovery {
     outrigger_config::Discovery { max_services, max_unknown, ..Default::default() }
@@ -196,4 +196,14 @@ fn callers_need_not_be_on_the_runtime_of_the_watchers() {
     });
     assert_eq!(changed.version, 1);
     data.block_on(discovery.shutdown());
+}
+
+#[test]
+fn a_follower_goes_to_any_thread() {
+    fn anywhere<T: Send + Sync>() {}
+    fn sent<T: Send>(_: impl Fn(&'static mut Follower) -> T) {}
+    anywhere::<Follower>();
+    anywhere::<Discovery>();
+    sent(|follower| follower.changed());
+    sent(|follower| follower.first_answer());
 }

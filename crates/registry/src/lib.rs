@@ -1,4 +1,5 @@
-//! Asks a registry one question at a time. No loops, no spawns, no memory of answers.
+//! Asks a registry one question at a time. No loops, no spawns, no memory of answers (but for the
+//! file's last good content).
 //!
 //! [`Registry`] is what instances are learned from, [`Registrar`] where the local app is registered.
 //! [`consul::Consul`] is both; [`file::File`] is a registry of static instances. Asking again,

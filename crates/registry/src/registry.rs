@@ -76,7 +76,8 @@ pub struct Watched {
 pub trait Registry: fmt::Debug + Send + Sync + 'static {
     /// One question: answers when the service's instances may have changed since `cursor`, or after
     /// about `wait`. Answers at once for [`Cursor::START`]. It never answers later than
-    /// `wait` + `wait`/16 and a margin: a silent registry is an error.
+    /// `wait` + `wait`/16 and a margin: a silent registry is an error. Time spent in line for a
+    /// connection counts as waiting; where `wait` ends there, the error is [`Error::Busy`].
     fn watch<'a>(
         &'a self,
         query: &'a Query,

@@ -5,6 +5,7 @@
 //! told once in the log with line and column. Nothing can be registered here, and the datacenter of a
 //! query is not looked at. The shape of the file is in `shape`'s documentation and in the manual.
 
+mod raw;
 mod shape;
 mod table;
 

@@ -17,12 +17,9 @@ use std::{
 };
 
 use outrigger_config::Weights;
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
-};
 use serde_saphyr::{Location, Spanned};
 
+use super::raw::{self, Full, Raw};
 use crate::Status;
 
 /// What a file lists: instances by service, whose names are lower case.
@@ -73,11 +70,9 @@ impl Wrong {
 
 /// Reads and checks a whole file. The first problem is the answer.
 pub(super) fn parse(text: &str) -> Result<Services, Wrong> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let document: Option<Document> =
-        serde_saphyr::from_str_with_options(text, options()).map_err(unreadable)?;
+    let document = raw::document(text).map_err(unreadable)?;
     // A file that is just being written is empty for a moment: that must not read as "no instances".
-    let Some(listed) = document.unwrap_or_default().services else {
+    let Some(listed) = document.services else {
         return Err(Wrong::at(
             Location::UNKNOWN,
             "lists no `services`; if that is meant, write `services: {}`",
@@ -97,12 +92,6 @@ pub(super) fn parse(text: &str) -> Result<Services, Wrong> {
         services.insert(name, entries);
     }
     Ok(services)
-}
-
-fn options() -> serde_saphyr::Options {
-    let mut options = serde_saphyr::Options::default();
-    options.with_snippet = false;
-    options
 }
 
 /// The parser's own words, without the place: ours is in front of them.
@@ -216,55 +205,6 @@ fn host(text: &str) -> Option<String> {
         && text.len() <= 253
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
     name.then(|| text.to_owned())
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    #[serde(default)]
-    services: Option<BTreeMap<String, Spanned<Option<Vec<Spanned<Raw>>>>>>,
-}
-
-enum Raw {
-    Short(String),
-    Full(Box<Full>),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Full {
-    address: Spanned<String>,
-    port: Spanned<i64>,
-    id: Option<Spanned<String>>,
-    weight: Option<Spanned<i64>>,
-    tags: Option<Vec<String>>,
-    meta: Option<BTreeMap<String, String>>,
-    status: Option<Spanned<String>>,
-}
-
-/// By hand: serde's untagged enums forget the places.
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = Raw;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an instance: `address:port`, or a map with address and port")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Raw, E> {
-                Ok(Raw::Short(text.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Raw, A::Error> {
-                Full::deserialize(MapAccessDeserializer::new(map)).map(|full| Raw::Full(Box::new(full)))
-            }
-        }
-
-        deserializer.deserialize_any(Either)
-    }
 }
 
 #[cfg(test)]

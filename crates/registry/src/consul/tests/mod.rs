@@ -16,6 +16,9 @@ use outrigger_config as config;
 use tokio::time::Instant;
 
 use super::*;
+use crate::{
+    Consistency, Cursor, Query, Registrar, Registration, Registry, ReportedHealth, Watched, resolve::resolve,
+};
 
 /// More than any test needs.
 const LONG: Duration = Duration::from_secs(20);
@@ -36,4 +39,21 @@ fn query(service: &str) -> Query {
 /// One watch of `orders` from `index`.
 async fn watch(consul: &Consul, index: u64) -> Result<Watched, Error> {
     consul.watch(&query("orders"), Cursor::at(index), Consistency::Default, Duration::from_secs(1)).await
+}
+
+/// A client with a connection to an agent that answered once and is silent from now on, and the
+/// clock paused: it runs on only while everybody waits for it.
+async fn silenced() -> (Agent, Consul) {
+    let agent = Agent::start(|number, _| match number {
+        0 => canned::Act::Send(canned::health("5", "[]")),
+        1 => canned::Act::Send(canned::answer(200, &[], "\"127.0.0.1:8300\"")),
+        _ => canned::Act::Hang,
+    })
+    .await;
+    // One connection for all watches, so that the one that is there is used.
+    let consul = Consul::new(&config::Consul { max_connections: 1, ..settings(&agent) }).unwrap();
+    watch(&consul, 0).await.unwrap();
+    consul.leader().await.unwrap();
+    tokio::time::pause();
+    (agent, consul)
 }

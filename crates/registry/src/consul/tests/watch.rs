@@ -1,7 +1,7 @@
 //! Blocking queries: what is asked, and what an answer means.
 
 use super::{
-    canned::{Act, answer, health},
+    canned::{answer, health},
     *,
 };
 
@@ -103,19 +103,31 @@ async fn a_stale_answer_says_its_age_and_whether_there_is_a_leader() {
     assert_eq!(default.age, None, "only a stale read has an age");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_silent_agent_is_an_error_only_after_wait_and_a_sixteenth_and_a_margin() {
-    let agent = Agent::start(|_, _| Act::Hang).await;
-    let consul = client(&agent);
-    for (index, seconds, expected) in [(7, 32, 32 + 2 + 5), (7, 160, 160 + 10 + 5), (0, 160, 10)] {
+    // The only connection is taken: a wait is 10 s at most.
+    for (index, millis, expected) in
+        [(7, 8_000, 8_500 + 5_000), (7, 160_000, 10_625 + 5_000), (0, 160_000, 10_000)]
+    {
+        let (agent, consul) = silenced().await;
         let before = Instant::now();
-        let wait = Duration::from_secs(seconds);
-        // The paused clock runs on while the agent says nothing, but not before it was asked.
+        let wait = Duration::from_millis(millis);
         let error =
             consul.watch(&query("orders"), Cursor::at(index), Consistency::Default, wait).await.unwrap_err();
         assert_eq!(error.label(), "timeout", "{error:?}");
-        assert_eq!(before.elapsed().as_secs(), expected, "index {index}, wait {seconds}");
+        assert_eq!(before.elapsed().as_millis() / 10, expected / 10, "index {index}, wait {wait:?}");
+        assert_eq!(agent.connections(), 2, "on the connection that was there");
+        tokio::time::resume();
     }
+}
+
+#[tokio::test]
+async fn an_empty_answer_may_have_a_reason() {
+    let token = Some(config::Token::Value(config::Secret::new("x")));
+    let with = Consul::new(&config::Consul { token, ..config::Consul::default() }).unwrap();
+    assert!(with.empty_hint().is_some_and(|hint| hint.contains("node:read")));
+    let without = Consul::new(&config::Consul::default()).unwrap();
+    assert!(without.empty_hint().is_some_and(|hint| hint.contains("no token")));
 }
 
 #[tokio::test]

@@ -1,0 +1,89 @@
+//! A Consul agent as the place where the local app is registered.
+//!
+//! A blocking [`Registrar::held`] keeps one of the four connections for agent calls for as long as it
+//! waits: one registration needs one.
+
+use std::{fmt::Write as _, time::Duration};
+
+use ::http::{Method, StatusCode};
+use bytes::Bytes;
+
+use super::{
+    AGENT_CALL, Consul, LONGEST_WAIT, SHORTEST_WAIT,
+    agent::{Register, Update, check_id, go_duration},
+    http::{Ask, encoded},
+    malformed, ok, wire,
+};
+use crate::{Answer, Error, Held, Registrar, Registration, ReportedHealth};
+
+impl Registrar for Consul {
+    fn register<'a>(&'a self, registration: &'a Registration) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let body = json(&Register::from(registration))?;
+            // Without it checks of an earlier registration under this id would stay and count.
+            self.put("register", "/v1/agent/service/register?replace-existing-checks".into(), body).await
+        })
+    }
+
+    fn deregister<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let target = format!("/v1/agent/service/deregister/{}", encoded(id));
+            match self.put("deregister", target, Bytes::new()).await {
+                // What the agent says of an unknown id where ACLs are on.
+                Err(error) if error.is_unknown_service() => Ok(()),
+                other => other,
+            }
+        })
+    }
+
+    fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let body = json(&Update::new(health, output))?;
+            self.put("report", format!("/v1/agent/check/update/{}", encoded(&check_id(id))), body).await
+        })
+    }
+
+    fn maintenance<'a>(&'a self, id: &'a str, on: bool, reason: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let (id, reason) = (encoded(id), encoded(reason));
+            let target = format!("/v1/agent/service/maintenance/{id}?enable={on}&reason={reason}");
+            self.put("maintenance", target, Bytes::new()).await
+        })
+    }
+
+    fn held<'a>(&'a self, id: &'a str, hash: Option<&'a str>, wait: Duration) -> Answer<'a, Option<Held>> {
+        Box::pin(self.ask_held(id, hash, wait))
+    }
+
+    fn all_held(&self) -> Answer<'_, Vec<Held>> {
+        let target = "/v1/agent/services".into();
+        Box::pin(self.call("all_held", Method::GET, target, Bytes::new(), wire::agent_services))
+    }
+}
+
+impl Consul {
+    async fn ask_held(&self, id: &str, hash: Option<&str>, wait: Duration) -> Result<Option<Held>, Error> {
+        let mut target = format!("/v1/agent/service/{}", encoded(id));
+        let mut longest = AGENT_CALL;
+        if let Some(hash) = hash.filter(|hash| !hash.is_empty()) {
+            let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+            // Writing to a `String` cannot fail.
+            let _ = write!(target, "?hash={}&wait={}", encoded(hash), go_duration(wait));
+            longest = wait + wait / 16 + AGENT_CALL;
+        }
+        let ask = Ask { operation: "held", method: Method::GET, target, body: Bytes::new(), longest };
+        let request = ask.name();
+        self.ask_agent(ask, |reply| {
+            if reply.status == StatusCode::NOT_FOUND {
+                return Ok(None);
+            }
+            let reply = ok(reply, &request)?;
+            wire::agent_service(&reply.body).map(Some).map_err(|error| malformed(&request, &error))
+        })
+        .await
+    }
+}
+
+fn json(body: &impl serde::Serialize) -> Result<Bytes, Error> {
+    serde_json::to_vec(body).map(Bytes::from).map_err(|error| malformed("our own request", &error))
+}

@@ -42,7 +42,7 @@ pub struct Config {
 /// The local app.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Service {
-    /// The name that other services call it by. Required.
+    /// The name that other services call it by: one DNS label. Required.
     pub name: String,
     /// The port the app listens on. Required, 1–65535.
     pub port: u16,
@@ -50,16 +50,17 @@ pub struct Service {
     pub address: Option<String>,
     /// The registration's identity. Absent: stable, made from name, host name and port.
     pub id: Option<String>,
-    /// Tags of the registration. Default none.
+    /// Tags of the registration, each at most 255 bytes. Default none.
     pub tags: Vec<String>,
-    /// Key-value metadata of the registration. Default none.
+    /// Key-value metadata of the registration, by Consul's rules: at most 64 pairs, keys of at most
+    /// 128 letters, digits, `-` and `_`, values of at most 512 bytes. Default none.
     pub meta: BTreeMap<String, String>,
     /// Relative share of traffic. Default 1 and 1.
     pub weights: Weights,
     /// How the sidecar finds out whether the app is well. Default `tcp: true`.
     pub health: Health,
-    /// How long a critical registration is kept before the registry removes it. Default 1m; Consul's
-    /// minimum is 1m.
+    /// How long a critical registration is kept before the registry removes it. Default 1m, range
+    /// 1m–720h; Consul's minimum is 1m.
     pub deregister_after: Duration,
 }
 
@@ -83,9 +84,9 @@ impl Default for Weights {
 pub struct Health {
     /// What is asked.
     pub probe: Probe,
-    /// Pause between two probes. Default 2s.
+    /// Pause between two probes. Default 2s, range 100ms–1h.
     pub interval: Duration,
-    /// Longest wait for one probe. Default 1s; not above `interval`.
+    /// Longest wait for one probe. Default 1s, range 10ms–1m; not above `interval`.
     pub timeout: Duration,
 }
 
@@ -195,15 +196,16 @@ pub struct Tls {
 /// Which services are watched, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Discovery {
-    /// Longest wait of a first request for the registry's first answer. Default 1s.
+    /// Longest wait of a first request for the registry's first answer. Default 1s, range
+    /// 1ms–1m.
     pub first_answer: Duration,
-    /// An undeclared service is dropped after this long without requests. Default 10m.
+    /// An undeclared service is dropped after this long without requests. Default 10m, range 1s–24h.
     pub idle: Duration,
-    /// Most services watched at once. Default 256.
+    /// Most services watched at once. Default 256, range 1–10000; not below the declared ones.
     pub max_services: usize,
-    /// Most names watched that never had an instance. Default 64.
+    /// Most names watched that never had an instance. Default 64, range 1–10000.
     pub max_unknown: usize,
-    /// How long such a name is kept. Default 30s.
+    /// How long such a name is kept. Default 30s, range 1s–1h.
     pub unknown_ttl: Duration,
 }
 
@@ -281,13 +283,14 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// Most header fields of a head. Default 100, range 10–1000.
     pub max_headers: usize,
-    /// Longest time from a head's first byte to its last. Default 10s. Then 408.
+    /// Longest time from a head's first byte to its last. Default 10s, range 100ms–10m. Then 408.
     pub head_timeout: Duration,
-    /// How long an idle app connection is kept. Default 1h.
+    /// How long an idle app connection is kept. Default 1h, range 1s–24h.
     pub idle: Duration,
-    /// Most app connections at once, over all listeners. Default 10000. Then 503 and a close.
+    /// Most app connections at once, over all listeners. Default 10000, range 1–1000000. Then 503
+    /// and a close.
     pub max_connections: usize,
-    /// Silence in both directions that ends a tunnel. Default 1h.
+    /// Silence in both directions that ends a tunnel. Default 1h, range 1s–168h.
     pub tunnel_idle: Duration,
 }
 
@@ -325,13 +328,14 @@ pub struct Policy {
     /// How an instance is chosen. Default `round_robin`.
     pub balance: Balance,
     /// From the later of head accepted and last request-body byte to the response head, over all
-    /// attempts. Default 15s.
+    /// attempts. Default 15s, range 1ms–1h.
     pub timeout: Duration,
-    /// The same for one attempt. Absent (the default): bounded by `timeout` only.
+    /// The same for one attempt, range 1ms–1h, not above `timeout`. Absent (the default, or `off`):
+    /// bounded by `timeout` only.
     pub per_try_timeout: Option<Duration>,
-    /// Longest wait for a connection to an instance. Default 1s.
+    /// Longest wait for a connection to an instance. Default 1s, range 1ms–1m.
     pub connect_timeout: Duration,
-    /// Longest silence in either body. Default 60s.
+    /// Longest silence in either body. Default 60s, range 10ms–24h.
     pub body_idle: Duration,
     /// When a request is tried again.
     pub retry: Retry,
@@ -405,12 +409,13 @@ pub struct UnknownBalance;
 pub struct Retry {
     /// Most attempts after the first. Default 2, range 0–10; 0 turns retries off.
     pub max_retries: u32,
-    /// First ceiling of the back-off's full jitter. Default 25ms.
+    /// First ceiling of the back-off's full jitter. Default 25ms, range 0s–10s; not above
+    /// `backoff_max`.
     pub backoff_base: Duration,
-    /// Last ceiling. Default 250ms.
+    /// Last ceiling. Default 250ms, range 0s–1m.
     pub backoff_max: Duration,
     /// Statuses of an instance's answer that are retried for idempotent requests. Default 502, 503,
-    /// 504.
+    /// 504, range 400–599; an empty list retries none.
     pub statuses: Vec<u16>,
     /// Treat every method as safe to repeat. Default false: idempotent methods (RFC 9110 §9.2.2) and
     /// requests with an `Idempotency-Key` only.
@@ -440,7 +445,7 @@ impl Default for Retry {
 pub struct Budget {
     /// Retries per request. Default 0.2, range 0–1 (the file may say `20%`).
     pub ratio: f64,
-    /// Retries per second that are always allowed. Default 10.
+    /// Retries per second that are always allowed. Default 10, range 0–10000.
     pub min_per_second: u32,
     /// How long a deposit counts. Default 10s, range 1s–1m.
     pub window: Duration,
@@ -459,13 +464,15 @@ pub struct CircuitBreaker {
     pub failure_ratio: f64,
     /// The window. Default 10s, range 1s–10m.
     pub window: Duration,
-    /// Fewest requests in the window for the ratio to count. Default 20.
+    /// Fewest requests in the window for the ratio to count. Default 20, range 1–1000000.
     pub min_requests: u32,
-    /// Failures in a row that open it. Absent (the default): rows are not counted.
+    /// Failures in a row that open it, range 1–1000000. Absent (the default, or `off`): rows are not
+    /// counted.
     pub consecutive_failures: Option<u32>,
-    /// How long it stays open the first time. Default 1s. Doubles with each failed probe.
+    /// How long it stays open the first time. Default 1s, range 10ms–1h; not above `open_max`.
+    /// Doubles with each failed probe.
     pub open: Duration,
-    /// Longest time it stays open. Default 30s.
+    /// Longest time it stays open. Default 30s, range 10ms–1h.
     pub open_max: Duration,
     /// Requests let through at once while half-open, and successes that close it. Default 1,
     /// range 1–100.
@@ -489,16 +496,17 @@ impl Default for CircuitBreaker {
 /// Connections to one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pool {
-    /// An idle connection is closed after this long. Default 4s, below the 5s of common app servers.
+    /// An idle connection is closed after this long. Default 4s, below the 5s of common app servers;
+    /// range 0s–1h.
     pub idle: Duration,
     /// A request that may not be repeated takes only a connection idle for less than this. Default
     /// 1s; not above `idle`.
     pub fresh: Duration,
-    /// Most idle connections kept per instance. Default 128.
+    /// Most idle connections kept per instance. Default 128; not above `max_connections`.
     pub max_idle: usize,
-    /// Most connections per instance. Default 1024.
+    /// Most connections per instance. Default 1024, range 1–100000.
     pub max_connections: usize,
-    /// Most requests that wait for one of them. Default 1024; then 503.
+    /// Most requests that wait for one of them. Default 1024, range 0–100000; then 503.
     pub max_waiting: usize,
 }
 
@@ -526,11 +534,11 @@ pub struct Admin {
 /// How leaving goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
-    /// Longest wait for requests in flight after the listeners closed. Default 30s. The file may say
-    /// `drain: 30s` for this alone.
+    /// Longest wait for requests in flight after the listeners closed. Default 30s, range 0s–1h. The file
+    /// may say `drain: 30s` for this alone.
     pub timeout: Duration,
     /// How long outbound goes on after the registry was told, so that callers can hear of it.
-    /// Default 2s.
+    /// Default 2s, range 0s–5m.
     pub propagation: Duration,
 }
 

@@ -115,6 +115,15 @@ pub(crate) const UNSUPPORTED: &[(&str, &str)] = &[
     ("CONSUL_PARTITION", "the default partition is used"),
 ];
 
+/// What Kubernetes sets in every pod beside a Service called `outrigger`; nobody wrote it.
+pub(crate) fn is_service_link(name: &str, text: &str) -> bool {
+    let digit = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
+    name.starts_with("OUTRIGGER_SERVICE_HOST")
+        || name.starts_with("OUTRIGGER_SERVICE_PORT")
+        || name.strip_prefix("OUTRIGGER_PORT_").is_some_and(digit)
+        || (name == "OUTRIGGER_PORT" && text.starts_with("tcp://"))
+}
+
 /// The variables of a process, as a value: nothing in this crate asks the process itself.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment(BTreeMap<String, String>);
@@ -136,8 +145,8 @@ impl Environment {
         self.get(name).filter(|value| !value.is_empty())
     }
 
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, text)| (name.as_str(), text.as_str()))
     }
 }
 
@@ -172,7 +181,7 @@ impl Overlay {
             overlay.add(key, Origin::Flag(flag), text);
         }
         for (name, key) in VARIABLES {
-            if let Some(text) = env.given(name) {
+            if let Some(text) = env.given(name).filter(|text| !is_service_link(name, text)) {
                 overlay.add(key, Origin::Environment(Arc::from(*name)), text.to_owned());
             }
         }

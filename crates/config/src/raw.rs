@@ -8,7 +8,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Budget, DuplicateKeyPolicy, Spanned};
+use serde_saphyr::{Budget, DuplicateKeyPolicy, Error, Spanned};
 
 /// A place in the text, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tree: Spanned<Tree> = serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
         let at = error.location().map_or(At { line: 1, col: 1 }, |l| at(&l));
-        SyntaxError { at, message: first_line(&error.without_snippet().to_string()) }
+        SyntaxError { at, message: message(error.without_snippet()) }
     })?;
     Ok(node(tree, text))
 }
@@ -134,6 +134,21 @@ fn written(place: &serde_saphyr::Location, source: &str) -> Option<String> {
 fn at(location: &serde_saphyr::Location) -> At {
     let fit = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).max(1);
     At { line: fit(location.line()), col: fit(location.column()) }
+}
+
+/// What is wrong, in words for somebody who writes a file; the crate's own are for Rust programmers
+/// where a type is concerned.
+fn message(error: &Error) -> String {
+    match error {
+        Error::MultipleDocuments { .. } => {
+            "a second document starts, but settings are one document".to_owned()
+        }
+        // The only typed thing that is asked for is a key.
+        Error::NullIntoString { .. } | Error::Unexpected { expected: "string scalar", .. } => {
+            "a key must be a word".to_owned()
+        }
+        other => first_line(&other.to_string()),
+    }
 }
 
 /// The parser's message without the place that it repeats (ours is in front) and its later lines.
@@ -224,6 +239,8 @@ impl<'de> Deserialize<'de> for Name {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn shape(node: &Node) -> String {
@@ -251,44 +268,81 @@ mod tests {
 
     #[test]
     fn every_node_knows_its_place() {
-        check("a:\n  b: [x, 1]\n", "2:3 {}");
+        check("a:\n  b: [x, 1]\n", r#"1:1 {1:1 a = 2:3 {2:3 b = 2:6 [2:7 "x", 2:10 "1"]}}"#);
+        check("é: ü\n", r#"1:1 {1:1 é = 1:4 "ü"}"#);
+        check("\u{feff}a: 1", r#"1:1 {1:1 a = 1:4 "1"}"#);
     }
 
     #[test]
     fn scalars_stay_as_written() {
-        check("a: 0.20\nb: off\nc: 1_000\nd: \"8080\"\ne: 0x1F\nf: 007\ng: !!int 5\n", "");
+        for text in
+            ["0.20", "off", "No", "1_000", "0x1F", "007", "1e3", "+5", "20%", "5s", "99999999999999999999"]
+        {
+            check(&format!("a: {text}\n"), &format!("1:1 {{1:1 a = 1:4 {text:?}}}"));
+        }
+        check("a: \"8080\"\nb: '8080'\n", r#"1:1 {1:1 a = 1:4 "8080", 2:1 b = 2:4 "8080"}"#);
+        check("a: !!int 5\n", r#"1:1 {1:1 a = 1:10 "5"}"#);
+        check("1: |\n  x\n  y\n", r#"1:1 {1:1 1 = 2:3 "x\ny\n"}"#);
     }
 
     #[test]
-    fn an_empty_text_is_null() {
+    fn nothing_is_null() {
         check("", "1:1 null");
-        check("# nothing\n", "");
+        check("# nothing\n", "2:1 null");
+        check("a:\nb: ~\n", "1:1 {1:1 a = 1:2 null, 2:1 b = 2:4 null}");
     }
 
     #[test]
     fn duplicate_keys_are_kept_with_their_places() {
-        check("a: 1\na: 2\n", "");
-        check("\u{feff}a: 1", "");
+        check("a: 1\na: 2\n", r#"1:1 {1:1 a = 1:4 "1", 2:1 a = 2:4 "2"}"#);
     }
 
     #[test]
     fn aliases_point_at_their_definition_and_merges_fill_in() {
-        check("a: &x 5s\nb: *x\n", "");
-        check("a: &x {k: 1, l: 2}\nb:\n  <<: *x\n  k: 3\n", "");
+        check("a: &x 5s\nb: *x\n", r#"1:1 {1:1 a = 1:7 "5s", 2:1 b = 1:7 "5s"}"#);
+        check("a: &x 5\nb: *x\n", r#"1:1 {1:1 a = 1:7 "5", 2:1 b = 1:7 "5"}"#);
+        check(
+            "a: &x {k: 1, l: 2}\nb:\n  <<: *x\n  k: 3\n",
+            r#"1:1 {1:1 a = 1:7 {1:8 k = 1:11 "1", 1:14 l = 1:17 "2"}, 2:1 b = 3:3 {4:3 k = 4:6 "3", 1:14 l = 1:17 "2"}}"#,
+        );
     }
 
     #[test]
     fn syntax_errors_have_a_place() {
-        check("a: [1, 2\nb: 3\n", "");
-        check("a: 1\n\tb: 2\n", "");
-        check("a: *nope\n", "");
-        check("a: !weird 1\n", "");
-        check("a: 1\n---\nb: 2\n", "");
-        check("? [a, b]\n: 1\n", "");
-        check("a: b: c\n", "");
-        check("a: \"x\n", "");
-        check("~: 1\n", "");
-        check("1: 1\n", "");
-        check("a: @x\n", "");
+        check("a: [1, 2\nb: 3\n", "2:2 illegal placement of ':' indicator");
+        check("a: 1\n\tb: 2\n", "1:4 while scanning a plain scalar, found a tab");
+        check("a: *nope\n", "1:4 alias references unknown anchor");
+        check("a: !weird 1\n", "1:11 unsupported tag `!weird`");
+        check("a: 1\n---\nb: 2\n", "3:1 a second document starts, but settings are one document");
+        check("? [a, b]\n: 1\n", "1:3 a key must be a word");
+        check("~: 1\n", "1:1 a key must be a word");
+        check("a: b: c\n", "1:5 mapping values are not allowed in this context");
+        check("a: \"x\n", "2:1 invalid indentation in multiline quoted scalar");
+        check("a: @x\n", "1:4 unexpected character: `@'");
+    }
+
+    #[test]
+    fn a_document_that_multiplies_itself_is_refused_early() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for n in 1..20 {
+            let aliases = vec![format!("*a{}", n - 1); 9].join(", ");
+            text.push_str(&format!("a{n}: &a{n} [{aliases}]\n"));
+        }
+        assert!(parse(&text).is_err());
+        assert!(parse(&"[".repeat(100_000)).is_err());
+        assert!(parse(&"- ".repeat(10_000)).is_err());
+        assert!(parse("a: &a [*a]\n").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".*") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn no_text_that_is_nearly_yaml_does_either(text in "[ab:\\-\\[\\]{}&*!|>'\"%@\n #?,~<1é]{0,60}") {
+            let _ = parse(&text);
+        }
     }
 }

@@ -175,9 +175,13 @@ pub(crate) fn suggest(unknown: &str, keys: &[Key]) -> String {
     if let Some(name) = nearest(unknown, keys.iter().map(|key| key.name)) {
         return format!("did you mean {name}?");
     }
-    let elsewhere = self::keys().into_iter().find(|path| path.rsplit('.').next() == Some(unknown));
-    if let Some(path) = elsewhere {
-        return format!("it belongs at {path}");
+    let mut elsewhere = self::keys();
+    elsewhere.retain(|path| path.rsplit('.').next() == Some(unknown));
+    if !elsewhere.is_empty() {
+        // The least nested ones are the likeliest.
+        elsewhere.sort_by_key(|path| path.matches('.').count());
+        elsewhere.truncate(3);
+        return format!("it belongs at {}", elsewhere.join(" or "));
     }
     format!("valid here: {}", keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", "))
 }
@@ -209,6 +213,10 @@ mod tests {
             ),
             ("blance", "did you mean balance?"),
             ("deregister_after", "it belongs at service.deregister_after"),
+            (
+                "window",
+                "it belongs at defaults.circuit_breaker.window or upstreams[0].circuit_breaker.window or defaults.retry.budget.window",
+            ),
         ];
         for (unknown, expected) in cases {
             assert_eq!(suggest(unknown, POLICY), expected, "for {unknown}");

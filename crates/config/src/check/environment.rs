@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::reader::Reader;
 use crate::{
     Origin, expand,
-    overrides::{OTHER_VARIABLES, UNSUPPORTED, VARIABLES},
+    overrides::{OTHER_VARIABLES, UNSUPPORTED, VARIABLES, is_service_link},
     raw::{Node, Value},
     schema,
 };
@@ -21,10 +21,10 @@ pub(super) fn check(r: &mut Reader<'_>, tree: Option<&Node>) {
     let ours = || VARIABLES.iter().map(|(name, _)| *name).chain(OTHER_VARIABLES.iter().copied());
     let unknown: Vec<_> = r
         .env
-        .names()
-        .filter(|name| name.starts_with(PREFIX) && !ours().any(|known| known == *name))
-        .filter(|name| !used.contains(*name) && !is_service_link(name))
-        .map(str::to_owned)
+        .iter()
+        .filter(|(name, text)| name.starts_with(PREFIX) && !is_service_link(name, text))
+        .filter(|(name, _)| !used.contains(*name) && !ours().any(|known| known == *name))
+        .map(|(name, _)| name.to_owned())
         .collect();
     for name in unknown {
         let end = |name: &str| name.strip_prefix(PREFIX).unwrap_or_default().to_owned();
@@ -53,15 +53,6 @@ fn unsupported(r: &mut Reader<'_>) {
             hint,
         );
     }
-}
-
-/// What Kubernetes sets for a Service called `outrigger`; nobody wrote it.
-fn is_service_link(name: &str) -> bool {
-    name.starts_with("OUTRIGGER_SERVICE_HOST")
-        || name.starts_with("OUTRIGGER_SERVICE_PORT")
-        || name
-            .strip_prefix("OUTRIGGER_PORT_")
-            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn mentioned(node: &Node, out: &mut BTreeSet<String>) {

@@ -8,22 +8,27 @@ pub(super) fn check(r: &mut Reader<'_>, config: &Config) {
     for (n, (key, listen)) in listeners.iter().enumerate() {
         if let Some((other, taken)) = listeners[..n].iter().find(|(_, other)| address::overlap(other, listen))
         {
-            clash(r, key, other, &format!("{listen} overlaps with {other} ({taken})"));
+            clash(r, (key, listen), (other, taken));
         } else if let Some(service) = &config.service
             && service.port == listen.port
             && address::covers_loopback(listen)
         {
             // The health probe would ask the sidecar, and one of the two could not bind.
-            clash(r, key, "service.port", &format!("{listen} is the port of the app (service.port)"));
+            let blamed = if *r.origins.get(key) == Origin::Default { "service.port" } else { key };
+            let at = r.origins.get(blamed).clone();
+            let what = format!("{} is the port of both the app and {key}", service.port);
+            r.problem(&at, blamed, Wrong::new(what, "choose another port"));
         }
     }
 }
 
-/// Points at whichever of the two was set by somebody.
-fn clash(r: &mut Reader<'_>, key: &str, other: &str, what: &str) {
-    let key = if *r.origins.get(key) == Origin::Default { other } else { key };
-    let at = r.origins.get(key).clone();
-    r.problem(&at, key, Wrong::new(what, "choose another port"));
+/// Points at the later of the two, unless nobody set that one.
+fn clash(r: &mut Reader<'_>, later: (&str, &Listen), earlier: (&str, &Listen)) {
+    let (blamed, other) =
+        if *r.origins.get(later.0) == Origin::Default { (earlier, later) } else { (later, earlier) };
+    let at = r.origins.get(blamed.0).clone();
+    let what = format!("{} overlaps with {} ({})", blamed.1, other.0, other.1);
+    r.problem(&at, blamed.0, Wrong::new(what, "choose another port"));
 }
 
 fn listeners(config: &Config) -> Vec<(String, &Listen)> {

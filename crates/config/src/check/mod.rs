@@ -9,12 +9,15 @@ mod listeners;
 mod policy;
 mod reader;
 mod registry;
+mod section;
 mod service;
+mod shown;
 mod upstreams;
 
 use std::{sync::Arc, time::Duration};
 
-use reader::{Reader, Section};
+use reader::Reader;
+use section::Section;
 
 use crate::{
     Admin, Config, Discovery, Drain, Environment, Limits, Log, LogFormat, Origins, Outbound, Problem,
@@ -47,9 +50,11 @@ pub(crate) struct Checked {
 pub(crate) fn check(file: &Arc<str>, tree: Option<&Node>, env: &Environment, overlay: Overlay) -> Checked {
     let mut r = Reader::new(file, env, overlay);
     let root = r.root(tree);
-    let mut config = Config::default();
-    config.service = service::service(&mut r, &root);
-    config.registry = registry::registry(&mut r, &root);
+    let mut config = Config {
+        service: service::service(&mut r, &root),
+        registry: registry::registry(&mut r, &root),
+        ..Config::default()
+    };
     let section = r.section(&root, "discovery");
     discovery(&mut r, &section, &mut config.discovery);
     let section = r.section(&root, "outbound");
@@ -64,6 +69,7 @@ pub(crate) fn check(file: &Arc<str>, tree: Option<&Node>, env: &Environment, ove
     let section = r.section(&root, "log");
     log(&mut r, &section, &mut config.log);
     listeners::check(&mut r, &config);
+    upstreams::check_count(&mut r, &root, &config);
     registry::check_service(&mut r, &config);
     environment::check(&mut r, tree);
     let Reader { origins, problems, warnings, .. } = r;

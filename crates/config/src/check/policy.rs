@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    DAY, HOUR, MIB, MINUTE, MS, SECOND, one_of,
-    reader::{Reader, Section},
-    service::not_above,
+    DAY, HOUR, MIB, MINUTE, MS, SECOND, one_of, reader::Reader, section::Section, service::not_above,
 };
 use crate::{
     Balance, Budget, CircuitBreaker, Policy, Pool, Retry,

@@ -2,18 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::{
+    section::Section,
+    shown::{quote, show},
+};
 use crate::{
     Environment, Origin, Origins, Problem,
     error::Wrong,
     expand,
     overrides::Overlay,
     raw::{At, Node, Value},
-    schema::{self, Holds, Key},
-    units,
+    schema, units,
 };
-
-/// Longest piece of a wrong value that a message repeats, in characters.
-const SHOWN: usize = 60;
 
 /// The state of one check.
 pub(super) struct Reader<'a> {
@@ -23,35 +23,6 @@ pub(super) struct Reader<'a> {
     pub(super) origins: Origins,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<Problem>,
-}
-
-/// A mapping of the file whose keys are known to be valid, or the absence of one.
-pub(super) struct Section<'n> {
-    /// Dotted; empty for the root.
-    pub(super) path: String,
-    /// Where the mapping is; [`Origin::Default`] when the file has none.
-    pub(super) origin: Origin,
-    keys: &'static [Key],
-    entries: Vec<(&'static str, At, &'n Node)>,
-}
-
-impl<'n> Section<'n> {
-    pub(super) fn key(&self, name: &str) -> String {
-        schema::join(&self.path, name)
-    }
-
-    /// The file's value, unless it is nothing.
-    pub(super) fn node(&self, name: &str) -> Option<&'n Node> {
-        self.entries.iter().find(|(key, ..)| *key == name).map(|(.., node)| *node)
-    }
-
-    fn subkeys(&self, name: &str) -> &'static [Key] {
-        let key = self.keys.iter().find(|key| key.name == name);
-        match key.map(|key| key.holds) {
-            Some(Holds::Section(keys) | Holds::Sections(keys)) => keys,
-            Some(Holds::Value) | None => &[],
-        }
-    }
 }
 
 /// A value, its origin, and how a message may show it.
@@ -90,93 +61,6 @@ impl<'a> Reader<'a> {
 
     pub(super) fn at(&self, at: At) -> Origin {
         Origin::File { file: Arc::clone(&self.file), line: at.line, col: at.col }
-    }
-
-    pub(super) fn root<'n>(&mut self, tree: Option<&'n Node>) -> Section<'n> {
-        self.open(String::new(), schema::ROOT, tree)
-    }
-
-    /// The section of this name; without any entry when the file does not have it.
-    pub(super) fn section<'n>(&mut self, parent: &Section<'n>, name: &str) -> Section<'n> {
-        self.open(parent.key(name), parent.subkeys(name), parent.node(name))
-    }
-
-    /// A section that may be shortened to the value of one of its keys.
-    pub(super) fn section_or_value<'n>(
-        &mut self,
-        parent: &Section<'n>,
-        name: &str,
-        main: &'static str,
-    ) -> Section<'n> {
-        match parent.node(name) {
-            Some(node @ Node { at, value: Value::Scalar(_) }) => Section {
-                path: parent.key(name),
-                origin: self.at(*at),
-                keys: parent.subkeys(name),
-                entries: vec![(main, *at, node)],
-            },
-            _ => self.section(parent, name),
-        }
-    }
-
-    /// The sections of a list.
-    pub(super) fn sections<'n>(&mut self, parent: &Section<'n>, name: &str) -> Vec<Section<'n>> {
-        let (path, keys) = (parent.key(name), parent.subkeys(name));
-        match parent.node(name).map(|node| (node.at, &node.value)) {
-            None | Some((_, Value::Null)) => Vec::new(),
-            Some((_, Value::Seq(items))) => items
-                .iter()
-                .enumerate()
-                .map(|(n, item)| self.open(format!("{path}[{n}]"), keys, Some(item)))
-                .collect(),
-            Some((at, other)) => {
-                let what = format!("{} is not allowed here", other.kind());
-                self.problem(
-                    &self.at(at),
-                    &path,
-                    Wrong::new(what, format!("write a list: {path}: [{{...}}]")),
-                );
-                Vec::new()
-            }
-        }
-    }
-
-    /// Checks the mapping's keys, so that nobody later meets one that does not exist or exists twice.
-    fn open<'n>(&mut self, path: String, keys: &'static [Key], node: Option<&'n Node>) -> Section<'n> {
-        let mut section = Section { path, origin: Origin::Default, keys, entries: Vec::new() };
-        let Some(node) = node else { return section };
-        section.origin = self.at(node.at);
-        match &node.value {
-            // A section whose keys are all commented out.
-            Value::Null => {}
-            Value::Map(entries) => {
-                for (key, value) in entries {
-                    self.entry(&mut section, key.at, &key.name, value);
-                }
-            }
-            other => {
-                let names = keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", ");
-                let what = format!("{} is not allowed here", other.kind());
-                let wrong = Wrong::new(what, format!("write a mapping with some of: {names}"));
-                self.problem(&section.origin, &section.path, wrong);
-            }
-        }
-        section
-    }
-
-    fn entry<'n>(&mut self, section: &mut Section<'n>, at: At, name: &str, value: &'n Node) {
-        let path = section.key(&show(name));
-        let Some(key) = section.keys.iter().find(|key| key.name == name) else {
-            let wrong = Wrong::new("unknown key", schema::suggest(name, section.keys));
-            return self.problem(&self.at(at), &path, wrong);
-        };
-        match section.entries.iter().find(|(known, ..)| *known == name) {
-            Some((_, first, _)) => {
-                let what = format!("is given twice, first on line {}", first.line);
-                self.problem(&self.at(at), &path, Wrong::new(what, "remove one of them"));
-            }
-            None => section.entries.push((key.name, at, value)),
-        }
     }
 
     /// Puts the value that wins into `target`, and says where it came from.
@@ -303,40 +187,37 @@ impl<'a> Reader<'a> {
         parse: impl Fn(&str) -> Result<T, Wrong>,
     ) {
         let key = section.key(name);
-        let said = self.overlay.get(&key).to_vec();
-        for (n, said) in said.iter().enumerate() {
+        let mut lists = Vec::new();
+        for said in self.overlay.get(&key).to_vec() {
             let items = said.text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            let given = items.map(|item| Given {
-                text: item.to_owned(),
-                shown: quote(item),
-                origin: said.origin.clone(),
-            });
-            let values = self.parse_all(given.collect(), &key, &parse);
-            if n == 0 {
-                self.origins.set(key.clone(), said.origin.clone());
-                *target = values;
-            }
+            let given =
+                |item: &str| Given { text: item.to_owned(), shown: quote(item), origin: said.origin.clone() };
+            lists.push((said.origin.clone(), self.parse_all(items.map(given).collect(), &key, &parse)));
         }
-        let Some(node) = section.node(name) else { return };
-        let Value::Seq(items) = &node.value else {
-            let what = match &node.value {
-                Value::Null => "has no value".to_owned(),
-                other => format!("{} is not allowed here", other.kind()),
-            };
-            return self.problem(
-                &self.at(node.at),
-                &key,
-                Wrong::new(what, format!("write a list: {name}: [...]")),
-            );
-        };
-        let given = items.iter().enumerate();
-        let given = given.filter_map(|(n, item)| self.scalar(item, &format!("{key}[{n}]"), !said.is_empty()));
-        let given = given.collect();
-        let values = self.parse_all(given, &key, &parse);
-        if said.is_empty() {
-            self.origins.set(key, self.at(node.at));
+        if let Some(node) = section.node(name) {
+            let given = self.scalars(node, name, &key, !lists.is_empty());
+            lists.push((self.at(node.at), self.parse_all(given, &key, &parse)));
+        }
+        if let Some((origin, values)) = lists.into_iter().next() {
+            self.origins.set(key, origin);
             *target = values;
         }
+    }
+
+    /// The values of a list of the file.
+    fn scalars(&mut self, node: &Node, name: &str, key: &str, lost: bool) -> Vec<Given> {
+        let what = match &node.value {
+            Value::Seq(items) => {
+                let items = items.iter().enumerate();
+                return items
+                    .filter_map(|(n, item)| self.scalar(item, &format!("{key}[{n}]"), lost))
+                    .collect();
+            }
+            Value::Null => "has no value".to_owned(),
+            other => format!("{} is not allowed here", other.kind()),
+        };
+        self.problem(&self.at(node.at), key, Wrong::new(what, format!("write a list: {name}: [...]")));
+        Vec::new()
     }
 
     fn parse_all<T>(
@@ -398,7 +279,8 @@ impl<'a> Reader<'a> {
         let node = parent.node(name)?;
         let Value::Scalar(_) = node.value else { return None };
         let key = parent.key(name);
-        let given = self.scalar(node, &key, false)?;
+        // What cannot be read was said already; it is not to be opened as a mapping as well.
+        let Some(given) = self.scalar(node, &key, false) else { return Some(true) };
         self.origins.set(key.clone(), given.origin.clone());
         match units::switch(&given.text) {
             Ok(on) => Some(on),
@@ -419,30 +301,8 @@ impl<'a> Reader<'a> {
         let key = keys.find(|key| self.origins.is_set(key))?;
         Some((self.origins.get(&key).clone(), key))
     }
-
-    /// Where to point when a required key of the section is missing.
-    pub(super) fn place_of(&self, section: &Section<'_>) -> Origin {
-        match (&section.origin, self.overlay.below(&section.path)) {
-            (Origin::Default, Some(said)) => said.origin.clone(),
-            (origin, _) => origin.clone(),
-        }
-    }
 }
 
-pub(super) fn is_off(text: &str) -> bool {
+fn is_off(text: &str) -> bool {
     units::switch(text) == Ok(false)
-}
-
-fn quote(text: &str) -> String {
-    format!("{:?}", show(text))
-}
-
-/// A text cut to a length that fits in a message, without what would break a terminal.
-fn show(text: &str) -> String {
-    let clean = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
-    let mut shown: String = clean.take(SHOWN).collect();
-    if text.chars().nth(SHOWN).is_some() {
-        shown.push('…');
-    }
-    shown
 }

@@ -2,10 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{
-    MINUTE, SECOND,
-    reader::{Reader, Section},
-};
+use super::{MINUTE, SECOND, reader::Reader, section::Section};
 use crate::{
     Config, Consul, ConsulAddress, Origin, Registry, Secret, Tls, Token,
     address::{self, GivenAddress},
@@ -103,8 +100,8 @@ fn token(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
             Some(Token::File(file))
         }
         (_, Some(value), None) => {
-            r.origins.set(value_key, value.origin);
-            Some(Token::Value(Secret::new(value.text)))
+            r.origins.set(value_key.clone(), value.origin.clone());
+            secret(r, &value.origin, &value_key, &value.text)
         }
         (Some(file), None, None) => Some(Token::File(file)),
         (None, _, _) => literal,
@@ -127,8 +124,8 @@ fn token_of_file(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
     let given_otherwise = !r.overlay.get(&key).is_empty() || !r.overlay.get(&s.key("token_file")).is_empty();
     match r.env.get(name) {
         Some(secret) if !secret.is_empty() => {
-            r.origins.set(key, at);
-            Some(Token::Value(Secret::new(secret)))
+            r.origins.set(key.clone(), at.clone());
+            self::secret(r, &at, &key, secret)
         }
         _ if given_otherwise => None,
         _ => {
@@ -137,6 +134,16 @@ fn token_of_file(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
             None
         }
     }
+}
+
+/// A token that can be sent in a header. The message does not repeat it.
+fn secret(r: &mut Reader<'_>, at: &Origin, key: &str, text: &str) -> Option<Token> {
+    if text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Some(Token::Value(Secret::new(text)));
+    }
+    let hint = "a token is visible ASCII without spaces; was a line end copied with it?";
+    r.problem(at, key, Wrong::new("the token cannot be sent", hint));
+    None
 }
 
 fn tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {

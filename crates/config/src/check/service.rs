@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    DAY, HOUR, MINUTE, MS,
-    reader::{Reader, Section},
-};
+use super::{DAY, HOUR, MINUTE, MS, reader::Reader, section::Section};
 use crate::{
     Health, Origin, Probe, Service, Weights,
     error::Wrong,
@@ -70,7 +67,12 @@ pub(super) fn required<T>(
         _ => "add it",
     };
     let place = r.place_of(s);
-    r.problem(&place, &key, Wrong::new(format!("{key} is missing"), hint));
+    let what = match place {
+        Origin::File { .. } => "is missing".to_owned(),
+        // The name of a flag or variable is not the key's.
+        _ => format!("{key} is missing"),
+    };
+    r.problem(&place, &key, Wrong::new(what, hint));
     None
 }
 

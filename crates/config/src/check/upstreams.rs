@@ -1,11 +1,7 @@
 //! The declared services.
 
-use super::{
-    policy::policy,
-    reader::{Reader, Section},
-    service::required,
-};
-use crate::{Policy, Upstream, address, error::Wrong, names};
+use super::{policy::policy, reader::Reader, section::Section, service::required};
+use crate::{Config, Policy, Upstream, address, error::Wrong, names};
 
 pub(super) fn upstreams(r: &mut Reader<'_>, root: &Section<'_>, defaults: &Policy) -> Vec<Upstream> {
     let sections = r.sections(root, "upstreams");
@@ -51,4 +47,18 @@ fn same(a: &Upstream, b: &Upstream) -> bool {
         tags
     };
     a.service.eq_ignore_ascii_case(&b.service) && a.datacenter == b.datacenter && tags(a) == tags(b)
+}
+
+/// Declared services are watched for as long as we run, so that they must fit.
+pub(super) fn check_count(r: &mut Reader<'_>, root: &Section<'_>, config: &Config) {
+    let (declared, most) = (config.upstreams.len(), config.discovery.max_services);
+    if declared > most
+        && let Some(node) = root.node("upstreams")
+    {
+        let wrong = Wrong::new(
+            format!("{declared} services are declared, above discovery.max_services ({most})"),
+            "raise discovery.max_services",
+        );
+        r.problem(&r.at(node.at), "upstreams", wrong);
+    }
 }

@@ -1,0 +1,112 @@
+//! The files in `configs/` load, and `full.yaml` is complete and says the truth about defaults.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use outrigger_config::{Environment, Loaded, Origin, Overrides, keys, load, load_path, render};
+
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name)
+}
+
+fn text(name: &str) -> String {
+    std::fs::read_to_string(path(name)).unwrap()
+}
+
+fn loaded(name: &str) -> Loaded {
+    load_path(&path(name), &Environment::default(), &Overrides::default())
+        .unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// Each key of a rendered configuration with its value.
+fn values(loaded: &Loaded) -> BTreeMap<String, String> {
+    let mut open: Vec<(usize, String)> = Vec::new();
+    let mut out = BTreeMap::new();
+    for line in render(&loaded.config, &loaded.origins).lines() {
+        let indent = line.len() - line.trim_start_matches([' ', '-']).len();
+        open.retain(|(at, _)| *at < indent);
+        let (name, rest) = line[indent..].split_once(':').unwrap();
+        let path: String = open.iter().map(|(_, name)| format!("{name}.")).collect::<String>() + name;
+        match rest.split("  # ").next().unwrap().trim() {
+            "" => open.push((indent, name.to_owned())),
+            value => drop(out.insert(path, value.to_owned())),
+        }
+    }
+    out
+}
+
+#[test]
+fn every_example_loads_without_a_warning() {
+    for name in ["minimal.yaml", "development.yaml", "full.yaml"] {
+        assert_eq!(loaded(name).warnings, [], "in {name}");
+    }
+}
+
+#[test]
+fn full_yaml_has_every_key() {
+    let (full, text) = (loaded("full.yaml"), text("full.yaml"));
+    for key in keys() {
+        // The one of two that exclude each other is there as a comment.
+        let name = key.rsplit('.').next().unwrap();
+        let alternative = ["http", "token", "file"].contains(&name) && text.contains(&format!("# {name}: "));
+        assert!(full.origins.is_set(&key) || alternative, "{key} is missing from configs/full.yaml");
+    }
+}
+
+#[test]
+fn full_yaml_gives_a_default_or_an_example_and_a_word_for_each_key() {
+    let text = text("full.yaml");
+    for (key, origin) in loaded("full.yaml").origins.iter() {
+        let Origin::File { line, .. } = origin else { panic!("{key} comes from {origin}") };
+        let line = text.lines().nth(*line as usize - 1).unwrap();
+        let marked = ["# default. ", "# example. ", "# example.", "# example, required."];
+        let section = key.ends_with("circuit_breaker");
+        assert!(section || marked.iter().any(|mark| line.contains(mark)), "{key}: {line}");
+    }
+}
+
+#[test]
+fn what_full_yaml_calls_a_default_is_one() {
+    let text = text("full.yaml");
+    let full = loaded("full.yaml");
+    let minimal = values(&loaded("minimal.yaml"));
+    let mut checked = 0;
+    for (key, value) in values(&full) {
+        let Origin::File { line, .. } = full.origins.get(&key) else { continue };
+        if text.lines().nth(*line as usize - 1).unwrap().contains("# default") {
+            assert_eq!(Some(&value), minimal.get(&key), "{key} in configs/full.yaml");
+            checked += 1;
+        }
+    }
+    assert!(checked > 50, "only {checked} defaults were found");
+}
+
+#[test]
+fn the_alternatives_in_the_comments_are_valid_too() {
+    let text = text("full.yaml");
+    let swap = |text: &str, out: &str, comment: &str| {
+        assert!(text.contains(out) && text.contains(comment), "{out} or {comment} is not there");
+        let with = comment.strip_prefix("# ").unwrap();
+        text.replace(out, &format!("# {out}")).replace(comment, with)
+    };
+    let http = swap(&text, "tcp: true ", "# http: /healthz");
+    let token = swap(&text, "token_file: ", "# token: ${");
+    let from = text.find("  consul:\n").unwrap();
+    let to = text.find("  # file: ").unwrap();
+    let file = format!("{}{}", &text[..from], &text[to..]).replace("  # file: ", "  file: ");
+    let env: Environment = [("CONSUL_TOKEN", "hush")].into_iter().collect();
+    for text in [http, token, file] {
+        load(Some(("full.yaml", &text)), &env, &Overrides::default())
+            .unwrap_or_else(|problems| panic!("{problems}"));
+    }
+}
+
+#[test]
+fn nothing_at_all_is_a_configuration() {
+    let nothing = load(None, &Environment::default(), &Overrides::default()).unwrap();
+    assert_eq!(nothing.config, outrigger_config::Config::default());
+    assert_eq!(nothing.origins.iter().count(), 0);
+    let empty = load(Some(("empty.yaml", "")), &Environment::default(), &Overrides::default()).unwrap();
+    assert_eq!(empty, nothing);
+}

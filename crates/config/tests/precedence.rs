@@ -1,0 +1,246 @@
+//! Who wins, what is warned about, and what the summary says.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+
+use outrigger_config::{
+    Consul, Environment, Loaded, Origin, Overrides, Probe, Registry, Token, load, render, summary,
+};
+
+fn loaded(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Loaded {
+    let env: Environment = env.iter().copied().collect();
+    load(Some(("conf/o.yaml", text)), &env, overrides).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn in_env(env: &[(&str, &str)]) -> Loaded {
+    loaded("", env, &Overrides::default())
+}
+
+fn consul(loaded: &Loaded) -> &Consul {
+    match &loaded.config.registry {
+        Registry::Consul(consul) => consul,
+        Registry::File(path) => panic!("a file: {path:?}"),
+    }
+}
+
+fn warnings(loaded: &Loaded) -> Vec<String> {
+    loaded.warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_over_the_file_over_the_default() {
+    let file = "service: {name: file, port: 1}\nworkers: 3\n";
+    let env = [("OUTRIGGER_SERVICE", "env"), ("OUTRIGGER_PORT", "2")];
+    let flags = Overrides { service: Some("flag".into()), ..Overrides::default() };
+    let got = loaded(file, &env, &flags);
+    let service = got.config.service.as_ref().unwrap();
+    assert_eq!((service.name.as_str(), service.port), ("flag", 2));
+    assert_eq!(got.config.workers.to_string(), "3");
+    let origins =
+        ["service.name", "service.port", "workers", "log.level"].map(|key| got.origins.get(key).to_string());
+    assert_eq!(origins, ["flag --service", "environment OUTRIGGER_PORT", "conf/o.yaml:2", "default"]);
+}
+
+#[test]
+fn no_file_is_needed_to_register_an_app() {
+    let flags =
+        Overrides { service: Some("orders".into()), port: Some("8080".into()), ..Overrides::default() };
+    let got = load(None, &Environment::default(), &flags).unwrap();
+    let service = got.config.service.unwrap();
+    assert_eq!((service.name.as_str(), service.port, service.health.probe), ("orders", 8080, Probe::Tcp));
+}
+
+#[test]
+fn a_probe_from_a_flag_wins_over_the_probe_of_the_file() {
+    let flags = Overrides { health_http: Some("/up".into()), ..Overrides::default() };
+    let got = loaded("service: {name: a, port: 1, health: {tcp: true}}\n", &[], &flags);
+    assert_eq!(got.config.service.unwrap().health.probe, Probe::Http("/up".into()));
+}
+
+#[test]
+fn a_missing_variable_does_not_matter_where_a_flag_wins() {
+    let flags = Overrides { port: Some("2".into()), ..Overrides::default() };
+    let got = loaded("service: {name: a, port: '${PORT}'}\n", &[], &flags);
+    assert_eq!(got.config.service.unwrap().port, 2);
+}
+
+#[test]
+fn tags_of_flags_and_variables_are_a_list() {
+    let env = [("OUTRIGGER_TAGS", "v1, v2,")];
+    let got = loaded("service: {name: a, port: 1, tags: [file]}\n", &env, &Overrides::default());
+    assert_eq!(got.config.service.unwrap().tags, ["v1", "v2"]);
+    let flags = Overrides { tags: vec!["x".into(), "y".into()], ..Overrides::default() };
+    let got = loaded("service: {name: a, port: 1}\n", &env, &flags);
+    assert_eq!(got.config.service.unwrap().tags, ["x", "y"]);
+}
+
+/// Variables with their values.
+type Vars<'a> = &'a [(&'a str, &'a str)];
+
+#[test]
+fn the_address_of_consul_follows_its_own_tools() {
+    let cases: [(Vars<'_>, &str); 7] = [
+        (&[], "http://127.0.0.1:8500"),
+        (&[("CONSUL_HTTP_ADDR", "10.0.0.1:8500")], "http://10.0.0.1:8500"),
+        (&[("CONSUL_HTTP_ADDR", "10.0.0.1:8500"), ("CONSUL_HTTP_SSL", "true")], "https://10.0.0.1:8500"),
+        (&[("CONSUL_HTTP_ADDR", "http://10.0.0.1:8500"), ("CONSUL_HTTP_SSL", "1")], "https://10.0.0.1:8500"),
+        (
+            &[("CONSUL_HTTP_ADDR", "https://10.0.0.1:8501"), ("CONSUL_HTTP_SSL", "false")],
+            "https://10.0.0.1:8501",
+        ),
+        (&[("CONSUL_HTTP_SSL", "true")], "https://127.0.0.1:8500"),
+        (&[("CONSUL_HTTP_ADDR", "")], "http://127.0.0.1:8500"),
+    ];
+    for (env, expected) in cases {
+        assert_eq!(consul(&in_env(env)).address.to_string(), expected, "for {env:?}");
+    }
+    let flags = Overrides { consul: Some("http://10.0.0.2:8500".into()), ..Overrides::default() };
+    let got = loaded("", &[("CONSUL_HTTP_SSL", "true")], &flags);
+    assert_eq!(consul(&got).address.to_string(), "http://10.0.0.2:8500");
+}
+
+#[test]
+fn the_token_comes_from_the_environment_first_and_from_a_file_before_a_value() {
+    let secret = |got: &Loaded| match &consul(got).token {
+        Some(Token::Value(secret)) => secret.reveal().to_owned(),
+        Some(Token::File(path)) => path.display().to_string(),
+        None => "none".to_owned(),
+    };
+    let in_file = "registry: {consul: {token_file: t}}\n";
+    let variable = "registry: {consul: {token: '${MINE}'}}\n";
+    let cases: [(&str, Vars<'_>, &str); 7] = [
+        ("", &[], "none"),
+        (in_file, &[], "conf/t"),
+        (in_file, &[("CONSUL_HTTP_TOKEN", "v")], "v"),
+        (in_file, &[("CONSUL_HTTP_TOKEN_FILE", "f")], "f"),
+        (in_file, &[("CONSUL_HTTP_TOKEN_FILE", "f"), ("CONSUL_HTTP_TOKEN", "v")], "f"),
+        (variable, &[("MINE", "m")], "m"),
+        (variable, &[("CONSUL_HTTP_TOKEN", "v")], "v"),
+    ];
+    for (text, env, expected) in cases {
+        assert_eq!(secret(&loaded(text, env, &Overrides::default())), expected, "for {text} {env:?}");
+    }
+}
+
+#[test]
+fn paths_of_the_file_are_relative_to_it_and_others_are_not() {
+    let file = |got: &Loaded| match &got.config.registry {
+        Registry::File(path) => path.clone(),
+        Registry::Consul(_) => panic!("Consul"),
+    };
+    let text = "registry: {file: services.yaml}\n";
+    assert_eq!(file(&loaded(text, &[], &Overrides::default())), Path::new("conf/services.yaml"));
+    assert_eq!(file(&in_env(&[("OUTRIGGER_REGISTRY_FILE", "s.yaml")])), Path::new("s.yaml"));
+    let absolute = "registry: {file: /etc/services.yaml}\n";
+    assert_eq!(file(&loaded(absolute, &[], &Overrides::default())), Path::new("/etc/services.yaml"));
+}
+
+#[test]
+fn a_flag_for_consul_wins_over_a_registry_file() {
+    let flags = Overrides { consul: Some("http://10.0.0.2:8500".into()), ..Overrides::default() };
+    let got = loaded("registry: {file: services.yaml}\n", &[], &flags);
+    assert_eq!(consul(&got).address.host, "10.0.0.2");
+}
+
+#[test]
+fn an_upstream_lays_its_settings_over_the_defaults() {
+    let text = "defaults: {timeout: 3s, retry: {max_retries: 1}, circuit_breaker: off}\n\
+                upstreams:\n- {service: a, retry: {max_body: 0}}\n- {service: b, retry: off, circuit_breaker: {window: 20s}}\n\
+                - {service: c, circuit_breaker: on, per_try_timeout: 1s}\n";
+    let config = loaded(text, &[], &Overrides::default()).config;
+    let [a, b, c] = config.upstreams.as_slice() else { panic!("three upstreams") };
+    assert_eq!((a.policy.timeout.as_secs(), a.policy.retry.max_retries, a.policy.retry.max_body), (3, 1, 0));
+    assert!(a.policy.circuit_breaker.is_none());
+    assert_eq!(b.policy.retry.max_retries, 0);
+    assert_eq!(b.policy.circuit_breaker.unwrap().window.as_secs(), 20);
+    assert!(c.policy.circuit_breaker.is_some() && c.policy.per_try_timeout.is_some());
+}
+
+#[test]
+fn a_drain_may_be_its_time_out_alone() {
+    for text in ["drain: 5s\n", "drain: {timeout: 5s}\n"] {
+        let drain = loaded(text, &[], &Overrides::default()).config.drain;
+        assert_eq!((drain.timeout.as_secs(), drain.propagation.as_secs()), (5, 2));
+    }
+    let got = loaded("drain: 5s\n", &[("OUTRIGGER_DRAIN", "7s")], &Overrides::default());
+    assert_eq!(got.config.drain.timeout.as_secs(), 7);
+}
+
+#[test]
+fn variables_that_do_nothing_are_pointed_out() {
+    let got = loaded(
+        "workers: ${OUTRIGGER_MINE:-1}\n",
+        &[
+            ("OUTRIGGER_PROT", "1"),
+            ("OUTRIGGER_WHATEVER", "1"),
+            ("OUTRIGGER_MINE", "2"),
+            ("OUTRIGGER_CONFIG", "x"),
+            ("OUTRIGGER_SERVICE_HOST", "10.0.0.1"),
+            ("OUTRIGGER_PORT", "tcp://10.0.0.1:7079"),
+            ("OUTRIGGER_PORT_7079_TCP", "tcp://10.0.0.1:7079"),
+            ("CONSUL_NAMESPACE", "a"),
+            ("CONSUL_HTTP_SSL_VERIFY", "false"),
+        ],
+        &Overrides::default(),
+    );
+    assert_eq!(
+        warnings(&got),
+        [
+            "OUTRIGGER_PROT: unknown variable; did you mean OUTRIGGER_PORT?",
+            "OUTRIGGER_WHATEVER: unknown variable; it is ignored",
+            "CONSUL_NAMESPACE: is not supported and ignored; the default namespace is used",
+            "CONSUL_HTTP_SSL_VERIFY: is ignored: certificates are always verified; name the authority to trust: CONSUL_CACERT",
+        ]
+    );
+}
+
+#[test]
+fn an_app_beside_a_registry_file_is_warned_about() {
+    let got = loaded("service: {name: a, port: 1}\nregistry: {file: s.yaml}\n", &[], &Overrides::default());
+    assert_eq!(
+        warnings(&got),
+        [
+            "conf/o.yaml:1:17 service: is not registered: the registry is a file; use registry.consul to register it"
+        ]
+    );
+}
+
+#[test]
+fn no_secret_is_shown_anywhere() {
+    let got = in_env(&[("CONSUL_HTTP_TOKEN", "s3cret")]);
+    let page = render(&got.config, &got.origins);
+    for text in [page.clone(), summary(&got), format!("{got:?}")] {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    assert!(page.contains("    token: (hidden)  # environment CONSUL_HTTP_TOKEN\n"), "{page}");
+    assert_eq!(*got.origins.get("registry.consul.token"), Origin::Environment("CONSUL_HTTP_TOKEN".into()));
+}
+
+#[test]
+fn the_summary_is_one_screen_that_says_what_would_run() {
+    let text = "service: {name: orders, port: 8080, health: {http: /healthz}}\n\
+                upstreams:\n- {service: payments, timeout: 2s, balance: weighted}\n- service: stock\n";
+    let flags = Overrides { port: Some("8081".into()), ..Overrides::default() };
+    let got = loaded(text, &[("OUTRIGGER_WORKRS", "1")], &flags);
+    let expected = "\
+register   orders at the agent's address, port 8081; health: GET /healthz every 2s
+registry   Consul at http://127.0.0.1:8500, no token
+outbound   localhost:7070, any service by its name
+upstreams  payments: balance weighted, timeout 2s
+           stock: the defaults
+admin      localhost:7079
+workers    auto
+
+Set (all else is at its default):
+  service.name          orders    conf/o.yaml:1
+  service.port          8081      flag --port
+  service.health.http   /healthz  conf/o.yaml:1
+  upstreams[0].service  payments  conf/o.yaml:3
+  upstreams[0].balance  weighted  conf/o.yaml:3
+  upstreams[0].timeout  2s        conf/o.yaml:3
+  upstreams[1].service  stock     conf/o.yaml:4
+warning: OUTRIGGER_WORKRS: unknown variable; did you mean OUTRIGGER_WORKERS?
+";
+    assert_eq!(summary(&got), expected);
+}

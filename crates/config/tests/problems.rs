@@ -1,0 +1,467 @@
+//! Bad files, variables and flags, and exactly what is said about each.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use outrigger_config::{Environment, Overrides, load, load_path};
+
+/// The problems of this file, a line each, in a fixed environment.
+fn problems(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Vec<String> {
+    let env: Environment = env.iter().copied().collect();
+    match load(Some(("o.yaml", text)), &env, overrides) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn check(text: &str, expected: &[&str]) {
+    let env = [("TEXT", "abc"), ("HUSH", "s3cret"), ("EMPTY", "")];
+    assert_eq!(problems(text, &env, &Overrides::default()), expected, "for:\n{text}");
+}
+
+#[test]
+fn keys_that_do_not_exist_are_answered_with_one_that_does() {
+    check("outbond: {}\n", &["o.yaml:1:1 outbond: unknown key; did you mean outbound?"]);
+    check("defaults:\n  timeOut: 2s\n", &["o.yaml:2:3 defaults.timeOut: unknown key; did you mean timeout?"]);
+    check(
+        "timeout: 2s\n",
+        &[
+            "o.yaml:1:1 timeout: unknown key; it belongs at defaults.timeout or upstreams[0].timeout or drain.timeout",
+        ],
+    );
+    check("drain: {grace: 1s}\n", &["o.yaml:1:9 drain.grace: unknown key; valid here: timeout, propagation"]);
+    check(
+        "upstreams:\n  - service: a\n  - service: b\n    retry: {budget: {rat: 1}}\n",
+        &["o.yaml:4:22 upstreams[1].retry.budget.rat: unknown key; did you mean ratio?"],
+    );
+}
+
+#[test]
+fn keys_given_twice_name_the_first_place() {
+    check(
+        "workers: 1\nworkers: 2\n",
+        &["o.yaml:2:1 workers: is given twice, first on line 1; remove one of them"],
+    );
+    check(
+        "service: {name: a, port: 1, meta: {k: a, k: b}}\n",
+        &["o.yaml:1:42 service.meta.k: is given twice; remove one of them"],
+    );
+}
+
+#[test]
+fn everything_wrong_is_said_at_once_and_in_order() {
+    check(
+        "service:\n  port: 70000\n  weights: {passing: 0}\noutbound: {listen: 7070}\nworkers: many\nnope: 1\n",
+        &[
+            "o.yaml:2:3 service.name: is missing; add service.name to the file, --service NAME or OUTRIGGER_SERVICE",
+            "o.yaml:2:9 service.port: \"70000\" is out of range; allowed: 1 to 65535",
+            "o.yaml:3:22 service.weights.passing: \"0\" is out of range; allowed: 1 to 65535",
+            "o.yaml:4:20 outbound.listen: \"7070\" is not an address with a port; write localhost:7070, 127.0.0.1:7070 or [::1]:7070",
+            "o.yaml:5:10 workers: \"many\" is not a whole number; allowed: auto, or 1 to 256",
+            "o.yaml:6:1 nope: unknown key; valid here: service, registry, discovery, outbound, defaults, upstreams, admin, drain, workers, log",
+        ],
+    );
+}
+
+#[test]
+fn the_wrong_kind_of_value_is_told_the_right_one() {
+    check(
+        "- a\n",
+        &[
+            "o.yaml:1:1: a list is not allowed here; write a mapping with some of: service, registry, discovery, outbound, defaults, upstreams, admin, drain, workers, log",
+        ],
+    );
+    check(
+        "admin: x\n",
+        &[
+            "o.yaml:1:8 admin: a single value is not allowed here; write a mapping with some of: listen, metrics_listen",
+        ],
+    );
+    check("workers: [1]\n", &["o.yaml:1:10 workers: a list is not allowed here; write a single value"]);
+    check("workers:\n", &["o.yaml:1:8 workers: has no value; give one, or remove the key"]);
+    check(
+        "upstreams: {service: a}\n",
+        &["o.yaml:1:12 upstreams: a mapping is not allowed here; write a list: upstreams: [{...}]"],
+    );
+    check(
+        "service: {name: a, port: 1, tags: v2}\n",
+        &["o.yaml:1:35 service.tags: a single value is not allowed here; write a list: tags: [...]"],
+    );
+    check(
+        "service: {name: a, port: 1, meta: [v2]}\n",
+        &["o.yaml:1:35 service.meta: a list is not allowed here; write a mapping"],
+    );
+    check(
+        "defaults: {retry: maybe}\n",
+        &[
+            "o.yaml:1:19 defaults.retry: \"maybe\" is not allowed here; write off, or a mapping of its settings",
+        ],
+    );
+}
+
+#[test]
+fn values_that_cannot_be_read_get_an_example_or_the_range() {
+    check("defaults: {timeout: 5}\n", &["o.yaml:1:21 defaults.timeout: \"5\" has no unit; write 5s or 5ms"]);
+    check(
+        "defaults: {timeout: 2h}\n",
+        &["o.yaml:1:21 defaults.timeout: \"2h\" is out of range; allowed: 1ms to 1h"],
+    );
+    check(
+        "defaults: {balance: roundrobin}\n",
+        &[
+            "o.yaml:1:21 defaults.balance: \"roundrobin\" is not a value of this setting; did you mean round_robin? allowed: round_robin, random, weighted",
+        ],
+    );
+    check(
+        "defaults: {retry: {max_body: 64KB}}\n",
+        &[
+            "o.yaml:1:30 defaults.retry.max_body: \"64KB\" is not a size; write bytes, or a whole number with KiB, MiB or GiB, as 64KiB",
+        ],
+    );
+    check(
+        "defaults: {retry: {budget: {ratio: 20}}}\n",
+        &["o.yaml:1:36 defaults.retry.budget.ratio: \"20\" is out of range; allowed: 0 to 1"],
+    );
+    check(
+        "defaults: {retry: {statuses: [503, 99]}}\n",
+        &["o.yaml:1:36 defaults.retry.statuses: \"99\" is out of range; allowed: 400 to 599"],
+    );
+    check(
+        "outbound: {via: maybe}\n",
+        &["o.yaml:1:17 outbound.via: \"maybe\" is neither true nor false; write true or false"],
+    );
+    check(
+        "outbound: {allow_origins: ['*']}\n",
+        &[
+            "o.yaml:1:28 outbound.allow_origins: \"*\" is not an origin; write https://app.example or http://localhost:3000",
+        ],
+    );
+    check(
+        "log: {format: jason}\n",
+        &[
+            "o.yaml:1:15 log.format: \"jason\" is not a value of this setting; did you mean json? allowed: auto, text, json",
+        ],
+    );
+    check(
+        "log: {level: inof}\n",
+        &[
+            "o.yaml:1:14 log.level: \"inof\" is not a log filter; write off, error, warn, info, debug or trace, or several as warn,outrigger_proxy=debug",
+        ],
+    );
+    check(
+        "upstreams: [{service: a.b}]\n",
+        &[
+            "o.yaml:1:23 upstreams[0].service: \"a.b\" cannot be a service's name; 1 to 63 letters, digits, - and _, without dots: it must fit in a Host header",
+        ],
+    );
+}
+
+#[test]
+fn what_is_shown_of_a_value_is_short_and_harmless() {
+    let long = "x".repeat(100);
+    check(
+        &format!("workers: {long}\n"),
+        &[&format!(
+            "o.yaml:1:10 workers: \"{}…\" is not a whole number; allowed: auto, or 1 to 256",
+            &long[..60]
+        )],
+    );
+    check(
+        "workers: \"\\e[31m\"\n",
+        &["o.yaml:1:10 workers: \"\u{fffd}[31m\" is not a whole number; allowed: auto, or 1 to 256"],
+    );
+}
+
+#[test]
+fn values_that_contradict_each_other_are_told_how_to_agree() {
+    check(
+        "defaults: {timeout: 1s, per_try_timeout: 2s}\n",
+        &["o.yaml:1:42 defaults.per_try_timeout: 2s is above timeout (1s); at most 1s, or raise timeout"],
+    );
+    check(
+        "defaults: {pool: {idle: 500ms}}\n",
+        &["o.yaml:1:25 defaults.pool.idle: 500ms is below fresh (1s); at least 1s, or set fresh too"],
+    );
+    check(
+        "defaults: {per_try_timeout: 5s}\nupstreams: [{service: a, timeout: 2s}]\n",
+        &[
+            "o.yaml:2:35 upstreams[0].timeout: 2s is below per_try_timeout (5s); at least 5s, or set per_try_timeout too",
+        ],
+    );
+    check(
+        "defaults: {pool: {max_connections: 100}}\n",
+        &[
+            "o.yaml:1:36 defaults.pool.max_connections: max_idle 128 is above max_connections 100; an idle connection is one of the connections; lower max_idle",
+        ],
+    );
+    check(
+        "defaults: {circuit_breaker: {open: 1m}}\n",
+        &[
+            "o.yaml:1:36 defaults.circuit_breaker.open: 1m is above open_max (30s); at most 30s, or raise open_max",
+        ],
+    );
+    check(
+        "defaults: {retry: {backoff_max: 1ms}}\n",
+        &[
+            "o.yaml:1:33 defaults.retry.backoff_max: 1ms is below backoff_base (25ms); at least 25ms, or set backoff_base too",
+        ],
+    );
+    check(
+        "service: {name: a, port: 1, health: {interval: 500ms}}\n",
+        &[
+            "o.yaml:1:48 service.health.interval: 500ms is below timeout (1s); at least 1s, or set timeout too",
+        ],
+    );
+    check(
+        "service: {name: a, port: 1, health: {http: /x, tcp: true}}\n",
+        &["o.yaml:1:53 service.health.tcp: contradicts http; keep one of them"],
+    );
+    check(
+        "service: {name: a, port: 1, health: {tcp: false}}\n",
+        &["o.yaml:1:43 service.health.tcp: leaves nothing to probe; set http: /path, or remove the key"],
+    );
+    check(
+        "registry: {file: a.yaml, consul: {wait: 1m}}\n",
+        &[
+            "o.yaml:1:18 registry.file: contradicts registry.consul; instances come from one place; keep one of them",
+        ],
+    );
+    check(
+        "registry: {consul: {tls: {cert_file: c.pem}}}\n",
+        &[
+            "o.yaml:1:38 registry.consul.tls.cert_file: needs key_file too; a certificate and its key go together",
+        ],
+    );
+    check(
+        "registry: {consul: {tls: {key_file: k.pem}}}\n",
+        &[
+            "o.yaml:1:37 registry.consul.tls.key_file: needs cert_file too; a certificate and its key go together",
+        ],
+    );
+}
+
+#[test]
+fn an_error_of_the_defaults_is_said_once_and_not_for_each_upstream() {
+    check(
+        "defaults: {timeout: 1s, per_try_timeout: 2s}\nupstreams: [{service: a}, {service: b, body_idle: 1s}]\n",
+        &["o.yaml:1:42 defaults.per_try_timeout: 2s is above timeout (1s); at most 1s, or raise timeout"],
+    );
+}
+
+#[test]
+fn listeners_do_not_share_an_address() {
+    check(
+        "admin: {listen: '127.0.0.1:7070'}\n",
+        &[
+            "o.yaml:1:17 admin.listen: 127.0.0.1:7070 overlaps with outbound.listen (localhost:7070); choose another port",
+        ],
+    );
+    check(
+        "outbound: {listen: '0.0.0.0:7079'}\n",
+        &[
+            "o.yaml:1:20 outbound.listen: 0.0.0.0:7079 overlaps with admin.listen (localhost:7079); choose another port",
+        ],
+    );
+    check(
+        "upstreams:\n- {service: a, listen: '127.0.0.1:9000'}\n- {service: b, listen: '127.0.0.1:9000'}\n",
+        &[
+            "o.yaml:3:24 upstreams[1].listen: 127.0.0.1:9000 overlaps with upstreams[0].listen (127.0.0.1:9000); choose another port",
+        ],
+    );
+    check(
+        "service: {name: a, port: 7070}\n",
+        &[
+            "o.yaml:1:26 service.port: 7070 is the port of both the app and outbound.listen; choose another port",
+        ],
+    );
+    check("service: {name: a, port: 80}\nupstreams: [{service: b, listen: '10.0.0.1:80'}]\n", &[]);
+}
+
+#[test]
+fn an_upstream_is_declared_once() {
+    check(
+        "upstreams: [{service: a}, {service: b}, {service: A}]\n",
+        &[
+            "o.yaml:1:51 upstreams[2].service: A is declared twice, first as upstreams[0]; merge the two, or tell them apart by tags or datacenter",
+        ],
+    );
+    check(
+        "upstreams: [{service: a, tags: [x, y]}, {service: a, tags: [y, X]}]\n",
+        &[
+            "o.yaml:1:51 upstreams[1].service: a is declared twice, first as upstreams[0]; merge the two, or tell them apart by tags or datacenter",
+        ],
+    );
+    check("upstreams: [{service: a}, {service: a, tags: [x]}, {service: a, datacenter: dc2}]\n", &[]);
+    check(
+        "upstreams: [{timeout: 1s}, {}]\n",
+        &[
+            "o.yaml:1:13 upstreams[0].service: is missing; add it",
+            "o.yaml:1:28 upstreams[1].service: is missing; add it",
+        ],
+    );
+}
+
+#[test]
+fn metadata_keeps_to_the_limits_of_consul() {
+    let pairs: Vec<_> = (0..65).map(|n| format!("k{n}: v")).collect();
+    let text = format!("service: {{name: a, port: 1, meta: {{{}}}}}\n", pairs.join(", "));
+    check(&text, &["o.yaml:1:35 service.meta: has 65 pairs; Consul allows at most 64"]);
+    check(
+        "service: {name: a, port: 1, meta: {consul-x: v}}\n",
+        &[
+            "o.yaml:1:36 service.meta: \"consul-x\" starts with \"consul-\"; Consul reserves that prefix; choose another key",
+        ],
+    );
+    let text = format!("service: {{name: a, port: 1, meta: {{k: {}}}}}\n", "v".repeat(513));
+    let shown = "v".repeat(60);
+    check(
+        &text,
+        &[&format!(
+            "o.yaml:1:39 service.meta.k: \"{shown}…\" is 513 bytes long; Consul allows at most 512 bytes"
+        )],
+    );
+    check(
+        "service: {name: a, port: 1, deregister_after: 30s}\n",
+        &["o.yaml:1:47 service.deregister_after: \"30s\" is out of range; allowed: 1m to 720h"],
+    );
+}
+
+#[test]
+fn a_missing_variable_is_named_with_its_place() {
+    check(
+        "workers: ${NOPE}\n",
+        &[
+            "o.yaml:1:10 workers: environment variable NOPE is not set; set it, or give a default: ${NOPE:-value}",
+        ],
+    );
+    check(
+        "workers: ${TEXT\n",
+        &["o.yaml:1:10 workers: \"${\" has no closing \"}\"; write ${NAME}, or $${ for a plain \"${\""],
+    );
+    check(
+        "service: {name: '${A}${B}', port: 1}\n",
+        &[
+            "o.yaml:1:17 service.name: environment variable A is not set; set it, or give a default: ${A:-value}",
+            "o.yaml:1:17 service.name: environment variable B is not set; set it, or give a default: ${B:-value}",
+        ],
+    );
+}
+
+#[test]
+fn what_a_variable_holds_is_not_shown() {
+    check(
+        "workers: ${TEXT}\n",
+        &["o.yaml:1:10 workers: \"${TEXT}\" is not a whole number; allowed: auto, or 1 to 256"],
+    );
+    check(
+        "defaults: {timeout: '${HUSH}'}\n",
+        &[
+            "o.yaml:1:21 defaults.timeout: \"${HUSH}\" is not a duration; write a whole number and a unit (ms, s, m, h), as 250ms, 5s, 1m30s",
+        ],
+    );
+}
+
+#[test]
+fn a_token_is_no_part_of_a_file() {
+    let hint =
+        "a secret does not belong in this file; use token_file, CONSUL_HTTP_TOKEN, or a whole ${VARIABLE}";
+    for token in ["s3cret", "\"${HUSH:-s3cret}\"", "x${HUSH}", "[a]"] {
+        check(
+            &format!("registry:\n  consul:\n    token: {token}\n"),
+            &[&format!("o.yaml:3:12 registry.consul.token: {hint}")],
+        );
+    }
+    check(
+        "registry: {consul: {token: '${NOPE}'}}\n",
+        &[
+            "o.yaml:1:28 registry.consul.token: environment variable NOPE is not set; set it, or remove the key to send no token",
+        ],
+    );
+    check(
+        "registry: {consul: {token: '${HUSH}', token_file: t}}\n",
+        &["o.yaml:1:28 registry.consul.token: contradicts token_file; keep one of them"],
+    );
+    check("registry: {consul: {token: '${HUSH}'}}\n", &[]);
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let flags = Overrides::default();
+    assert_eq!(
+        problems(
+            "",
+            &[("CONSUL_HTTP_ADDR", "http://me:s3cret@host:8500"), ("CONSUL_HTTP_TOKEN", "s3cret\n")],
+            &flags
+        ),
+        [
+            "CONSUL_HTTP_ADDR: \"http://(hidden)@host:8500\" holds a user name; put the ACL token in token_file or CONSUL_HTTP_TOKEN",
+            "CONSUL_HTTP_TOKEN: the token cannot be sent; a token is visible ASCII without spaces; was a line end copied with it?",
+        ]
+    );
+}
+
+#[test]
+fn declared_services_fit_in_what_is_watched() {
+    check(
+        "discovery: {max_services: 1}\nupstreams: [{service: a}, {service: b}]\n",
+        &[
+            "o.yaml:2:12 upstreams: 2 services are declared, above discovery.max_services (1); raise discovery.max_services",
+        ],
+    );
+}
+
+#[test]
+fn a_text_that_is_no_yaml_has_a_place_too() {
+    check(
+        "a: [1, 2\nb: 3\n",
+        &["o.yaml:2:2: illegal placement of ':' indicator; the file is no valid YAML here"],
+    );
+    check(
+        "workers: 1\n---\nworkers: 2\n",
+        &[
+            "o.yaml:3:1: a second document starts, but settings are one document; the file is no valid YAML here",
+        ],
+    );
+}
+
+#[test]
+fn flags_and_variables_are_named_instead_of_a_place() {
+    let flags = Overrides { port: Some("x".into()), listen: Some("y".into()), ..Overrides::default() };
+    let env = [
+        ("OUTRIGGER_WORKERS", "0"),
+        ("CONSUL_HTTP_ADDR", "unix:///run/consul.sock"),
+        ("CONSUL_HTTP_SSL", "si"),
+    ];
+    assert_eq!(
+        problems("", &env, &flags),
+        [
+            "--listen: \"y\" is not an address with a port; write localhost:7070, 127.0.0.1:7070 or [::1]:7070",
+            "--port: service.name is missing; add service.name to the file, --service NAME or OUTRIGGER_SERVICE",
+            "--port: \"x\" is not a whole number; allowed: 1 to 65535",
+            "CONSUL_HTTP_ADDR: \"unix:///run/consul.sock\" is a unix socket, which is not supported; write http://127.0.0.1:8500 or https://consul.example:8501",
+            "CONSUL_HTTP_SSL: is neither true nor false; write true or false",
+            "OUTRIGGER_WORKERS: \"0\" is out of range; allowed: auto, or 1 to 256",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |name: &str, bytes: Option<&[u8]>| {
+        let path = folder.path().join(name);
+        if let Some(bytes) = bytes {
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let problems = load_path(&path, &Environment::default(), &Overrides::default()).unwrap_err();
+        problems.to_string().replace(path.to_str().unwrap(), "FILE")
+    };
+    assert_eq!(said("none", None), "FILE: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(
+        said("latin1", Some(b"workers: 1\nlog: {level: \xe9}\n")),
+        "FILE:2:14: is not UTF-8; save the file as UTF-8"
+    );
+    assert_eq!(
+        said("huge", Some(&vec![b'#'; 1024 * 1024 + 1])),
+        "FILE: is larger than 1MiB; is it a settings file?"
+    );
+}

@@ -1,0 +1,159 @@
+//! What holds for every file: nothing panics, a broken line is the line that is named, and a rendered
+//! configuration reads back as itself.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use outrigger_config::{Environment, Loaded, Origin, Overrides, Problems, load, render, summary};
+use proptest::prelude::*;
+
+const FULL: &str = include_str!("../../../configs/full.yaml");
+
+fn read(text: &str) -> Result<Loaded, Problems> {
+    load(Some(("o.yaml", text)), &Environment::default(), &Overrides::default())
+}
+
+/// Every line of `full.yaml` that has a key, by its number from 1, with where the key starts.
+fn lines_with_a_key() -> Vec<(usize, usize)> {
+    let key = |line: &str| {
+        let start = line.len() - line.trim_start_matches([' ', '-']).len();
+        line[start..].starts_with(|c: char| c.is_ascii_lowercase()).then_some(start)
+    };
+    FULL.lines().enumerate().filter_map(|(n, line)| Some((n + 1, key(line)?))).collect()
+}
+
+fn with_line(number: usize, change: impl Fn(&str) -> String) -> String {
+    let lines = FULL.lines().enumerate();
+    lines.map(|(n, line)| if n + 1 == number { change(line) } else { line.to_owned() } + "\n").collect()
+}
+
+/// The places that the problems name.
+fn places(text: &str) -> Vec<(u32, u32)> {
+    let problems =
+        read(text).err().map(|problems| problems.iter().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let place = |origin: &Origin| match origin {
+        Origin::File { line, col, .. } => (*line, *col),
+        other => panic!("{other} is no place in the file"),
+    };
+    problems.iter().map(|problem| place(&problem.origin)).collect()
+}
+
+fn ok(text: &str) -> Loaded {
+    read(text).unwrap_or_else(|problems| panic!("{problems}\nin:\n{text}"))
+}
+
+fn text() -> impl Strategy<Value = String> {
+    // Everything that has a meaning in YAML or in ours, between ordinary letters.
+    "[ -~éß\u{2028}\n\t]{0,20}"
+}
+
+fn duration(low: u64, high: u64) -> impl Strategy<Value = String> {
+    (low..=high).prop_map(|ms| format!("{ms}ms"))
+}
+
+fn quoted(text: &str) -> String {
+    text.chars().map(|c| format!("\\U{:08x}", u32::from(c))).collect()
+}
+
+prop_compose! {
+    /// A valid file with free values in many of its keys.
+    fn file()(
+        name in "[a-z][a-z0-9]{0,8}",
+        port in 1u16..7000,
+        metadata in proptest::collection::btree_map("[a-zA-Z0-9_][a-zA-Z0-9_-]{0,6}", text(), 0..4),
+        tags in proptest::collection::vec("[!-~]([ -~]{0,8}[!-~])?", 0..3),
+        timeout in duration(2000, 3_600_000),
+        per_try in proptest::option::of(duration(1, 2000)),
+        ratio in 0u32..=100,
+        size in 0usize..=1_048_576,
+        breaker in prop_oneof![Just("off".to_owned()), Just("{}".to_owned()), duration(1000, 30_000).prop_map(|d| format!("{{open: {d}}}"))],
+        retry in prop_oneof![Just("off"), Just("on"), Just("{max_retries: 3}"), Just("{statuses: []}")],
+        upstreams in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<bool>()), 0..4),
+    ) -> String {
+        let metadata: String = metadata.iter().map(|(key, value)| format!("    \"{key}\": \"{}\"\n", quoted(value))).collect();
+        let tags: Vec<_> = tags.iter().map(|tag| format!("\"{}\"", quoted(&tag.replace('$', "$$")))).collect();
+        let metadata = metadata.replace(&quoted("$"), &quoted("$$"));
+        let mut out = format!("service:\n  name: {name}\n  port: {port}\n  tags: [{}]\n  meta:\n{metadata}", tags.join(", "));
+        out += &format!("defaults:\n  timeout: {timeout}\n  circuit_breaker: {breaker}\n");
+        if let Some(per_try) = per_try {
+            out += &format!("  per_try_timeout: {per_try}\n");
+        }
+        out += &format!("  retry: {{max_body: {size}, budget: {{ratio: {ratio}%}}}}\n");
+        if !upstreams.is_empty() {
+            out += "upstreams:\n";
+        }
+        for (n, (listen, policy, switch)) in upstreams.iter().enumerate() {
+            out += &format!("  - service: s{n}\n");
+            if *listen {
+                out += &format!("    listen: 127.0.0.1:{}\n", 9000 + n);
+            }
+            if *policy {
+                out += &format!("    retry: {retry}\n    per_try_timeout: off\n    pool: {{idle: 9s}}\n");
+            }
+            if *switch {
+                out += "    circuit_breaker: {}\n    datacenter: dc2\n    tags: [v2]\n";
+            }
+        }
+        out
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_loading_panic(text in ".*") {
+        let _ = read(&text);
+    }
+
+    #[test]
+    fn no_damage_to_a_good_file_makes_loading_panic(at in 0..FULL.len(), len in 0usize..40, with in "[ -~\n\t]{0,5}") {
+        let end = (at + len).min(FULL.len());
+        let text = format!("{}{with}{}", FULL.get(..at).unwrap_or_default(), FULL.get(end..).unwrap_or_default());
+        if let Ok(loaded) = read(&text) {
+            let _ = (render(&loaded.config, &loaded.origins), summary(&loaded));
+        }
+    }
+
+    #[test]
+    fn a_key_that_does_not_exist_is_found_where_it_stands(pick in any::<prop::sample::Index>()) {
+        let lines = lines_with_a_key();
+        let (number, start) = lines[pick.index(lines.len())];
+        let text = with_line(number, |line| format!("{}zzz{}", &line[..start], &line[start..]));
+        let found = places(&text);
+        let place = (u32::try_from(number).unwrap(), u32::try_from(start + 1).unwrap());
+        prop_assert!(found.contains(&place), "{place:?} is not among {found:?}");
+    }
+
+    #[test]
+    fn a_value_that_makes_no_sense_is_found_on_its_line(pick in any::<prop::sample::Index>()) {
+        let lines = lines_with_a_key();
+        let (number, _) = lines[pick.index(lines.len())];
+        // The value of a section's line is on the lines below it; of free text nothing is wrong.
+        let free = |line: &str| ["_file:", "  id:"].iter().any(|key| line.contains(key));
+        let line = FULL.lines().nth(number - 1).unwrap();
+        let value = line.split('#').next().unwrap().split_once(':').unwrap().1.trim();
+        prop_assume!(!value.is_empty() && !free(line));
+        let text = with_line(number, |line| format!("{}: \"? ?\"", line.split_once(':').unwrap().0));
+        let found = places(&text);
+        prop_assert!(found.iter().any(|(line, _)| *line as usize == number), "line {number} is not among {found:?}");
+    }
+
+    #[test]
+    fn a_rendered_configuration_reads_back_as_itself(text in file()) {
+        let first = ok(&text);
+        let page = render(&first.config, &first.origins);
+        let second = ok(&page);
+        prop_assert_eq!(&first.config, &second.config, "rendered:\n{}", page);
+    }
+
+    #[test]
+    fn a_summary_stays_on_one_screen(text in file()) {
+        let summary = summary(&ok(&text));
+        prop_assert!(summary.lines().count() <= 48, "{}", summary);
+    }
+}
+
+#[test]
+fn the_full_example_reads_back_as_itself() {
+    let first = ok(FULL);
+    let second = ok(&render(&first.config, &first.origins));
+    assert_eq!(first.config, second.config);
+}

@@ -1,6 +1,7 @@
 //! The breaker's life, in single steps and against a model that keeps every event.
 
 use std::{
+    sync::Barrier,
     thread,
     time::{Duration, Instant},
 };
@@ -186,17 +187,17 @@ fn a_clock_that_steps_back_is_no_reason_to_panic() {
 
 #[test]
 fn threads_that_see_enough_at_the_same_time_trip_it_once() {
-    for _ in 0..50 {
-        let now = origin();
-        let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+    let settings = CircuitBreaker { min_requests: 1, ..CircuitBreaker::default() };
+    let now = origin();
+    for _ in 0..500 {
+        let breaker = Breaker::new(Some(&settings), now);
+        let together = Barrier::new(4);
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    for _ in 0..50 {
-                        if let Ok(permit) = breaker.admit(now) {
-                            permit.record(now, Verdict::Failure);
-                        }
-                    }
+                    let permit = breaker.admit(now).unwrap();
+                    together.wait();
+                    permit.record(now, Verdict::Failure);
                 });
             }
         });

@@ -105,11 +105,11 @@ fn by_default_it_is_a_fifth_of_the_requests_and_a_hundred_in_ten_seconds() {
 }
 
 #[test]
-fn percents_are_exact() {
-    for percent in 0..=100 {
-        let ratio = f64::from(percent) / 100.0;
+fn tenths_of_a_percent_are_exact() {
+    for thousandths in 0..=1_000_u32 {
+        let ratio = f64::from(thousandths) / 1_000.0;
         let settings = Settings { ratio, min_per_second: 0, window: Duration::from_secs(10) };
-        assert_eq!(spent(settings, 100), u64::from(percent as u32), "{percent} %");
+        assert_eq!(spent(settings, 1_000), u64::from(thousandths), "{ratio}");
     }
 }
 

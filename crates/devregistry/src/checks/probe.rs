@@ -1,0 +1,132 @@
+//! One question to a service: an HTTP request or a TCP connection, and the verdict with the words
+//! that Consul finds. Without TLS, and redirects are not followed.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::store::{Probe, Status, Target};
+
+/// Most bytes of an answer that are read; the last ones of these are kept.
+const BODY_MAX: usize = 1 << 20;
+
+/// Asks once, within the probe's time-out.
+pub(super) async fn ask(probe: &Probe) -> (Status, String) {
+    match &probe.target {
+        Target::Tcp(address) => ask_tcp(address, probe.timeout).await,
+        Target::Http { url, method, headers, body } => {
+            let asked = timeout(probe.timeout, ask_http(url, method, headers, body, probe.output_max)).await;
+            let late = || "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into();
+            match asked.unwrap_or_else(|_| Err(late())) {
+                Ok(verdict) => verdict,
+                Err(reason) => (Status::Critical, format!("{} {url:?}: {reason}", verb(method))),
+            }
+        }
+    }
+}
+
+async fn ask_tcp(address: &str, patience: Duration) -> (Status, String) {
+    match timeout(patience, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => (Status::Passing, format!("TCP connect {address}: Success")),
+        Ok(Err(error)) => (Status::Critical, dial(address, &error)),
+        Err(_) => (Status::Critical, format!("dial tcp {address}: i/o timeout")),
+    }
+}
+
+async fn ask_http(
+    url: &str,
+    method: &str,
+    headers: &[(String, String)],
+    body: &str,
+    output_max: usize,
+) -> Result<(Status, String), String> {
+    let uri: Uri = url.parse().map_err(|_| "the URL cannot be used".to_owned())?;
+    let authority = uri.authority().ok_or("unsupported protocol scheme \"\"")?;
+    let address = match authority.port() {
+        Some(_) => authority.to_string(),
+        None => format!("{authority}:80"),
+    };
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, authority.as_str())
+        .header(header::USER_AGENT, "Consul Health Check")
+        .header(header::ACCEPT, "text/plain, text/*, */*")
+        .header(header::CONNECTION, "close");
+    for (name, value) in headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("host")) {
+        request = request.header(name, value);
+    }
+    let mut request =
+        request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).map_err(|e| e.to_string())?;
+    if let Some((_, host)) = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        let host = host.parse().map_err(|_| "the Host header cannot be used".to_owned())?;
+        request.headers_mut().insert(header::HOST, host);
+    }
+    let stream = TcpStream::connect(&address).await.map_err(|error| dial(&address, &error))?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let conversation = async {
+        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        judge(url, method, answer, output_max).await
+    };
+    tokio::pin!(conversation, connection);
+    // In this task: an abandoned probe leaves nothing behind.
+    tokio::select! {
+        verdict = &mut conversation => verdict,
+        _ = &mut connection => conversation.await,
+    }
+}
+
+async fn judge(
+    url: &str,
+    method: &str,
+    answer: Response<Incoming>,
+    output_max: usize,
+) -> Result<(Status, String), String> {
+    let status = answer.status();
+    if status.is_redirection() && !answer.headers().contains_key(header::LOCATION) {
+        return Err(format!("{} response missing Location header", status.as_u16()));
+    }
+    let verdict = match status {
+        StatusCode::TOO_MANY_REQUESTS => Status::Warning,
+        status if status.is_success() => Status::Passing,
+        _ => Status::Critical,
+    };
+    let body = last_bytes(answer.into_body(), output_max).await;
+    let reason = status.canonical_reason().unwrap_or_default();
+    Ok((verdict, format!("HTTP {method} {url}: {} {reason} Output: {body}", status.as_u16())))
+}
+
+/// The end of a body; what breaks off counts as its end.
+async fn last_bytes(mut body: Incoming, max: usize) -> String {
+    let (mut kept, mut read) = (Vec::new(), 0);
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        read += data.len();
+        kept.extend_from_slice(&data);
+        kept.drain(..kept.len().saturating_sub(max));
+        if read >= BODY_MAX {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+fn dial(address: &str, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => format!("dial tcp {address}: connect: connection refused"),
+        _ => format!("dial tcp {address}: {error}"),
+    }
+}
+
+/// `Get`, as Go's client writes a method in an error.
+fn verb(method: &str) -> String {
+    let mut chars = method.chars();
+    chars.next().map_or_else(String::new, |first| format!("{first}{}", chars.as_str().to_lowercase()))
+}

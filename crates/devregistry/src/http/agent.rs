@@ -1,0 +1,202 @@
+//! `/v1/agent/*`: what clients register, report and look up.
+
+use std::collections::BTreeMap;
+
+use http::{HeaderName, StatusCode};
+use serde_json::{Value, json};
+
+use super::{Call, read, reply::Reply};
+use crate::{
+    CONSUL_VERSION, blocking,
+    server::Shared,
+    store::{self, NoService, NoTtl, Status, Store},
+    wire::{
+        answer::{AgentService, Check},
+        request,
+    },
+};
+
+const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash");
+
+/// `agent/self`
+pub(super) fn about(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    let about = shared.read(|store| {
+        let id = own_id(store);
+        json!({
+            "Config": {
+                "Datacenter": shared.options.datacenter, "NodeName": store.own_node(), "NodeID": id,
+                "Revision": "", "Server": true, "Version": CONSUL_VERSION,
+            },
+            "DebugConfig": {},
+            "Coord": {"Vec": [0, 0, 0, 0, 0, 0, 0, 0], "Error": 1.5, "Adjustment": 0, "Height": 0.00001},
+            "Member": member(shared, store),
+            "Stats": {},
+            "Meta": {"consul-network-segment": ""},
+        })
+    });
+    Ok(Reply::json(&about, call))
+}
+
+/// `agent/members`: the one of this cluster; no WAN.
+pub(super) fn members(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    if call.query.first("wan").is_some_and(|wan| !wan.is_empty()) {
+        return Ok(Reply::json(&Value::Null, call));
+    }
+    Ok(Reply::json(&[shared.read(|store| member(shared, store))], call))
+}
+
+fn own_id(store: &Store) -> &str {
+    store.node(store.own_node()).map_or("", |node| &node.about.id)
+}
+
+fn member(shared: &Shared, store: &Store) -> Value {
+    let address = store.node(store.own_node()).map_or("", |node| &node.about.address);
+    json!({
+        "Name": store.own_node(), "Addr": address, "Port": shared.addr.port(),
+        "Tags": {
+            "acls": "0", "bootstrap": "1", "build": format!("{CONSUL_VERSION}:"),
+            "dc": shared.options.datacenter, "ft_fs": "1", "id": own_id(store),
+            "port": store::SERVER_PORT.to_string(), "raft_vsn": "3", "role": "consul", "segment": "",
+            "vsn": "2", "vsn_max": "3", "vsn_min": "2",
+        },
+        "Status": 1, "ProtocolMin": 1, "ProtocolMax": 5, "ProtocolCur": 2,
+        "DelegateMin": 2, "DelegateMax": 5, "DelegateCur": 4,
+    })
+}
+
+/// `agent/services`, by id.
+pub(super) fn services(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    read::no_filter(call)?;
+    Ok(shared.read(|store| {
+        let services: BTreeMap<&str, AgentService<'_>> =
+            store.agent_services().map(|service| (service.id.as_str(), service.into())).collect();
+        Reply::json(&services, call)
+    }))
+}
+
+/// `agent/service/ID`; with `hash`, when the definition is another.
+pub(super) async fn service(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    let wait = read::wait(call)?;
+    let id = call.rest.as_str();
+    if let Some(hash) = call.query.first("hash").filter(|hash| !hash.is_empty()) {
+        let Ok(_place) = shared.blocked.try_acquire() else {
+            let text = "The dev registry holds no more blocking queries at a time";
+            return Err(Reply::text(StatusCode::SERVICE_UNAVAILABLE, text));
+        };
+        let changed = |store: &Store| store.agent_service(id).is_none_or(|found| content_hash(found) != hash);
+        blocking::until(shared, blocking::patience(wait), changed).await;
+    }
+    shared.read(|store| {
+        let Some(service) = store.agent_service(id) else {
+            return Err(Reply::text(StatusCode::NOT_FOUND, &format!("unknown service ID: {id}")));
+        };
+        let hash = content_hash(service);
+        let mut shown = AgentService::from(service);
+        shown.content_hash = Some(hash.clone());
+        Ok(Reply::json(&shown, call).with(CONTENT_HASH, &hash))
+    })
+}
+
+/// Stable for the same definition. Hexadecimal, not padded.
+fn content_hash(service: &store::Service) -> String {
+    // FNV-1a.
+    let definition = format!("{service:?}");
+    let hash = definition.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:x}")
+}
+
+/// `agent/checks`, by id.
+pub(super) fn checks(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    read::no_filter(call)?;
+    Ok(shared.read(|store| {
+        let held: Vec<store::Check> = store.agent_checks().collect();
+        let checks: BTreeMap<&str, Check<'_>> =
+            held.iter().map(|check| (check.id.as_str(), Check::held(store.own_node(), check))).collect();
+        Reply::json(&checks, call)
+    }))
+}
+
+/// `agent/service/register`
+pub(super) fn register(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    let new = request::registration(&call.body)?;
+    let replace = matches!(call.query.first("replace-existing-checks"), Some("" | "1" | "true"));
+    shared.write(|store, now| store.register(new, replace, now));
+    Ok(Reply::empty())
+}
+
+/// `agent/service/deregister/ID`
+pub(super) fn deregister(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    if call.rest.is_empty() {
+        return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "ServiceID missing"));
+    }
+    shared.write(|store, _| store.deregister(&call.rest));
+    Ok(Reply::empty())
+}
+
+/// `agent/check/register`
+pub(super) fn register_check(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    let (new, service) = request::check_registration(&call.body)?;
+    let held = shared.write(|store, now| store.register_check(new, service.as_deref(), now));
+    held.map(|()| Reply::empty()).map_err(|NoService| {
+        let text = format!("ServiceID {:?} does not exist", service.unwrap_or_default());
+        Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
+    })
+}
+
+/// `agent/check/deregister/ID`
+pub(super) fn deregister_check(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    if call.rest.is_empty() {
+        return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "CheckID missing"));
+    }
+    shared.write(|store, _| store.deregister_check(&call.rest));
+    Ok(Reply::empty())
+}
+
+/// `agent/check/{pass,warn,fail}/ID`
+pub(super) fn report(shared: &Shared, call: &Call, status: Status) -> Result<Reply, Reply> {
+    tell(shared, call, status, call.query.first("note").unwrap_or_default())
+}
+
+/// `agent/check/update/ID`
+pub(super) fn update(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    let (status, output) = request::check_update(&call.body)?;
+    tell(shared, call, status, &output)
+}
+
+fn tell(shared: &Shared, call: &Call, status: Status, output: &str) -> Result<Reply, Reply> {
+    let told = shared.write(|store, now| store.report(&call.rest, status, output, now));
+    told.map(|()| Reply::empty()).map_err(|NoTtl| {
+        let text = format!("CheckID {:?} does not have associated TTL", call.rest);
+        Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
+    })
+}
+
+/// `agent/service/maintenance/ID`
+pub(super) fn maintain_service(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    let id = read::named(call, "Missing service ID")?;
+    let reason = maintenance(call)?;
+    shared.write(|store, _| store.maintain_service(id, reason)).map(|()| Reply::empty()).map_err(
+        |NoService| Reply::text(StatusCode::NOT_FOUND, &format!("No service registered with ID {id:?}")),
+    )
+}
+
+/// `agent/maintenance`
+pub(super) fn maintain_node(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    let reason = maintenance(call)?;
+    shared.write(|store, _| store.maintain_node(reason));
+    Ok(Reply::empty())
+}
+
+/// The reason when it is switched on.
+fn maintenance(call: &Call) -> Result<Option<&str>, Reply> {
+    let bad = |text: &str| Reply::text(StatusCode::BAD_REQUEST, text);
+    match call.query.first("enable").ok_or_else(|| bad("Missing value for enable"))? {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => {
+            Ok(Some(call.query.first("reason").unwrap_or_default()))
+        }
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(None),
+        other => Err(bad(&format!("Invalid value for enable: {other:?}"))),
+    }
+}

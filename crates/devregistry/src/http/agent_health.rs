@@ -1,0 +1,129 @@
+//! `/v1/agent/health/service/*`: the verdict on a local service, as a status too, for load
+//! balancers that look at nothing else.
+
+use http::{HeaderName, StatusCode};
+
+use super::{Call, reply::Reply};
+use crate::{
+    server::Shared,
+    store::{self, NODE_MAINTENANCE, SERVICE_MAINTENANCE, Status, Store},
+    wire::answer::{AgentHealth, Check},
+};
+
+const REASON: HeaderName = HeaderName::from_static("x-consul-reason");
+
+/// How a service is, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Verdict {
+    Passing,
+    Warning,
+    Critical,
+    Maintenance,
+}
+
+impl Verdict {
+    fn of(checks: &[store::Check]) -> Self {
+        let one = |check: &store::Check| match check.status {
+            _ if check.id == NODE_MAINTENANCE || check.id.starts_with(SERVICE_MAINTENANCE) => {
+                Self::Maintenance
+            }
+            Status::Passing => Self::Passing,
+            Status::Warning => Self::Warning,
+            Status::Critical => Self::Critical,
+        };
+        checks.iter().map(one).max().unwrap_or(Self::Passing)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+            Self::Maintenance => "maintenance",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Passing => StatusCode::OK,
+            Self::Warning => StatusCode::TOO_MANY_REQUESTS,
+            Self::Critical | Self::Maintenance => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// `agent/health/service/id/ID`
+pub(super) fn by_id(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    let id = call.rest.as_str();
+    if id.is_empty() {
+        return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Bad request: Missing serviceID"));
+    }
+    Ok(shared.read(|store| match store.agent_service(id) {
+        Some(service) => {
+            let checks = checks_of(store, service);
+            let verdict = Verdict::of(&checks);
+            let reply = match wants_word(call) {
+                true => Reply::word(verdict.word()),
+                false => Reply::json(&shown(store, service, &checks), call),
+            };
+            reply.status(verdict.status()).with(REASON, verdict.word())
+        }
+        None => {
+            let reason = format!("ServiceId {id} not found");
+            let nothing = AgentHealth { aggregated_status: "critical", service: None, checks: None };
+            let reply = match wants_word(call) {
+                true => Reply::word(&reason),
+                false => Reply::json(&nothing, call),
+            };
+            reply.status(StatusCode::NOT_FOUND).with(REASON, &reason)
+        }
+    }))
+}
+
+/// `agent/health/service/name/NAME`: the worst of the local instances counts.
+pub(super) fn by_name(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+    let name = call.rest.as_str();
+    if name.is_empty() {
+        return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Bad request: Missing service Name"));
+    }
+    Ok(shared.read(|store| {
+        let found: Vec<(&store::Service, Vec<store::Check>)> = store
+            .agent_services()
+            .filter(|service| service.name == name)
+            .map(|service| (service, checks_of(store, service)))
+            .collect();
+        let worst = found.iter().map(|(_, checks)| Verdict::of(checks)).max();
+        let (status, reason) = match worst {
+            Some(verdict) => (verdict.status(), verdict.word().to_owned()),
+            None => (StatusCode::NOT_FOUND, format!("ServiceName {name} Not Found")),
+        };
+        let reply = if wants_word(call) {
+            Reply::word(&reason)
+        } else {
+            let entries: Vec<_> =
+                found.iter().map(|(service, checks)| shown(store, service, checks)).collect();
+            Reply::json(&entries, call)
+        };
+        reply.status(status).with(REASON, &reason)
+    }))
+}
+
+/// The service's checks, and the node's.
+fn checks_of(store: &Store, service: &store::Service) -> Vec<store::Check> {
+    store
+        .agent_checks()
+        .filter(|check| check.service_id == service.id || check.service_id.is_empty())
+        .collect()
+}
+
+fn shown<'a>(store: &'a Store, service: &'a store::Service, checks: &'a [store::Check]) -> AgentHealth<'a> {
+    AgentHealth {
+        aggregated_status: Verdict::of(checks).word(),
+        service: Some(service.into()),
+        checks: Some(checks.iter().map(|check| Check::of_health(store.own_node(), check)).collect()),
+    }
+}
+
+fn wants_word(call: &Call) -> bool {
+    call.query.first("format") == Some("text") || (call.plain && !call.query.has("format"))
+}

@@ -1,0 +1,124 @@
+//! What every read of the catalog and of health has in common: parameters, blocking, headers.
+
+use http::{HeaderName, StatusCode};
+
+use super::{Call, reply::Reply};
+use crate::{
+    blocking,
+    server::Shared,
+    store::{Node, Store, Topic},
+    wire::duration::{self, Span},
+};
+
+const CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
+const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
+const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
+const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
+
+/// A read's parameters, judged.
+#[derive(Debug)]
+struct Parameters {
+    consistency: &'static str,
+    index: u64,
+    wait: Option<Span>,
+}
+
+/// Waits as the call asks, then answers with what `show` makes of the state.
+pub(super) async fn blocking<F>(shared: &Shared, call: &Call, topic: Topic, show: F) -> Result<Reply, Reply>
+where
+    F: FnOnce(&Store) -> Reply,
+{
+    let parameters = Parameters::judge(shared, call)?;
+    if parameters.index > 0 {
+        let Ok(_place) = shared.blocked.try_acquire() else {
+            let text = "The dev registry holds no more blocking queries at a time";
+            return Err(Reply::text(StatusCode::SERVICE_UNAVAILABLE, text));
+        };
+        let patience = blocking::patience(parameters.wait);
+        blocking::until_past(shared, &topic, parameters.index, patience).await;
+    }
+    // One look for both, or the index would not be the body's.
+    let (reply, mark) = shared.read(|store| (show(store), store.mark(&topic)));
+    Ok(reply
+        .with(CONSISTENCY, parameters.consistency)
+        .with(INDEX, &mark.index.max(1).to_string())
+        .with(KNOWN_LEADER, "true")
+        .with(LAST_CONTACT, "0"))
+}
+
+impl Parameters {
+    fn judge(shared: &Shared, call: &Call) -> Result<Self, Reply> {
+        let bad = |text: &str| Reply::text(StatusCode::BAD_REQUEST, text);
+        let query = &call.query;
+        let consistency = match (query.has("stale"), query.has("consistent")) {
+            (true, true) => {
+                return Err(bad("Cannot specify ?stale with ?consistent, conflicting semantics."));
+            }
+            (true, false) => "stale",
+            (false, true) => "consistent",
+            (false, false) => "leader",
+        };
+        if query.has("cached") && query.has("consistent") {
+            return Err(bad("Cannot specify ?cached with ?consistent, conflicting semantics."));
+        }
+        if let Some(max) = query.first("max_stale").filter(|max| !max.is_empty())
+            && duration::parse(max).is_err()
+        {
+            return Err(bad(&format!("Invalid max_stale value {max:?}")));
+        }
+        let wait = wait(call)?;
+        let index = match query.first("index") {
+            None | Some("") => 0,
+            Some(index) => Some(index)
+                .filter(|index| index.bytes().all(|byte| byte.is_ascii_digit()))
+                .and_then(|index| index.parse().ok())
+                .ok_or_else(|| bad("Invalid index"))?,
+        };
+        if query.first("dc").is_some_and(|dc| !dc.is_empty() && dc != shared.options.datacenter) {
+            return Err(failed(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"));
+        }
+        no_filter(call)?;
+        Ok(Self { consistency, index, wait })
+    }
+}
+
+/// The `wait` parameter.
+pub(super) fn wait(call: &Call) -> Result<Option<Span>, Reply> {
+    match call.query.first("wait").filter(|wait| !wait.is_empty()) {
+        None => Ok(None),
+        Some(wait) => duration::parse(wait)
+            .map(Some)
+            .map_err(|_| Reply::text(StatusCode::BAD_REQUEST, "Invalid wait time")),
+    }
+}
+
+/// Filter expressions are not evaluated: better no answer than an unfiltered one.
+pub(super) fn no_filter(call: &Call) -> Result<(), Reply> {
+    match call.query.first("filter").filter(|filter| !filter.is_empty()) {
+        None => Ok(()),
+        Some(_) => {
+            Err(Reply::text(StatusCode::NOT_IMPLEMENTED, "The dev registry evaluates no filter expressions"))
+        }
+    }
+}
+
+/// A read that failed inside carries an index that nobody must keep.
+fn failed(status: StatusCode, text: &str) -> Reply {
+    Reply::text(status, text).with(INDEX, "1").with(KNOWN_LEADER, "false").with(LAST_CONTACT, "0")
+}
+
+/// Whether a node has what `node-meta` parameters ask for.
+pub(super) fn node_fits(call: &Call, node: &Node) -> bool {
+    call.query.all("node-meta").all(|wanted| {
+        let (key, value) = wanted.split_once(':').unwrap_or((wanted, ""));
+        node.about.meta.get(key).is_some_and(|found| found == value)
+    })
+}
+
+/// A path that ends where a name should follow.
+pub(super) fn named<'a>(call: &'a Call, missing: &str) -> Result<&'a str, Reply> {
+    match call.rest.as_str() {
+        "" => Err(Reply::text(StatusCode::BAD_REQUEST, missing)),
+        name => Ok(name),
+    }
+}

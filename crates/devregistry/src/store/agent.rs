@@ -1,0 +1,360 @@
+//! The agent's own node: what clients register on it, and the checks that it keeps.
+//!
+//! The agent writes through to the catalog at once, but for one thing: a check's output alone is
+//! told late, so that chatty checks wake nobody.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use super::{
+    Store,
+    model::{Check, Kind, NewCheck, NewService, Probe, Row, Service, Status},
+};
+
+/// Longest output of a check that a client reports, bytes.
+const OUTPUT_MAX: usize = 4096;
+/// The id of the check that node maintenance is.
+pub(crate) const NODE_MAINTENANCE: &str = "_node_maintenance";
+/// What the id of the check that service maintenance is begins with.
+pub(crate) const SERVICE_MAINTENANCE: &str = "_service_maintenance:";
+
+/// What the agent keeps.
+#[derive(Debug, Default)]
+pub(super) struct Agent {
+    /// Ids of the services that clients registered.
+    pub(super) services: BTreeSet<String>,
+    /// Its checks, by id. Each has a row in the catalog.
+    pub(super) checks: BTreeMap<String, Held>,
+    /// Counts the probes ever started, so that a late result of an old one is known.
+    generation: u64,
+}
+
+/// What the agent knows of a check beside what the catalog lists.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// The newest output; the catalog's may be older.
+    output: String,
+    /// When the catalog is told the newest output at the latest.
+    pub(super) output_due: Option<Instant>,
+    pub(super) source: Source,
+    /// Remove the service when critical for this long.
+    pub(super) deregister_after: Option<Duration>,
+    /// Since when it is critical; counted from the first news of it, not from a registration.
+    pub(super) critical_since: Option<Instant>,
+}
+
+/// Where a check's status comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Ttl {
+        ttl: Duration,
+        /// When it expires; `None` once it did.
+        expires: Option<Instant>,
+    },
+    Probe {
+        generation: u64,
+        probe: Probe,
+        successes: u32,
+        failures: u32,
+        succeeded: u32,
+        failed: u32,
+        /// No answer has counted yet: the first success counts at once.
+        fresh: bool,
+    },
+    /// By hand.
+    Maintenance,
+}
+
+/// The check cannot be reported on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NoTtl;
+
+/// No such service on this agent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NoService;
+
+impl Store {
+    /// The services that clients registered on the agent, by id.
+    pub(crate) fn agent_services(&self) -> impl Iterator<Item = &Service> {
+        self.agent.services.iter().filter_map(|id| self.agent_service(id))
+    }
+
+    /// One of them.
+    pub(crate) fn agent_service(&self, id: &str) -> Option<&Service> {
+        let row = self.nodes.get(&self.own)?.services.get(id)?;
+        self.agent.services.contains(id).then_some(&row.what)
+    }
+
+    /// The agent's checks, by id, with their newest output.
+    pub(crate) fn agent_checks(&self) -> impl Iterator<Item = Check> {
+        self.agent.checks.iter().filter_map(|(id, held)| {
+            let listed = self.listed_check(id)?;
+            Some(Check { output: held.output.clone(), ..listed.clone() })
+        })
+    }
+
+    /// Holds a service, or corrects the one of the same id. Checks of it that are not among the new
+    /// ones stay, unless `replace`.
+    pub(crate) fn register(&mut self, new: NewService, replace: bool, now: Instant) {
+        let at = self.next_index();
+        let NewService { service, checks } = new;
+        self.agent.services.insert(service.id.clone());
+        self.put_service(&self.own.clone(), service.clone(), at);
+
+        let several = checks.len() > 1;
+        let mut kept = BTreeSet::new();
+        for (place, mut check) in checks.into_iter().enumerate() {
+            let made = || match several {
+                true => format!("service:{}:{}", service.id, place + 1),
+                false => format!("service:{}", service.id),
+            };
+            let id = check.id.take().unwrap_or_else(made);
+            if check.name.is_empty() {
+                check.name = format!("Service '{}' check", service.name);
+            }
+            // A second check of the same id in one body replaces the first.
+            kept.insert(id.clone());
+            self.hold(id, check, Some(&service), at, now);
+        }
+        if replace {
+            self.remove_other_checks(&service.id, &kept);
+        }
+    }
+
+    fn remove_other_checks(&mut self, service: &str, kept: &BTreeSet<String>) {
+        let others: Vec<String> = self
+            .agent_checks()
+            .filter(|check| check.service_id == service && !kept.contains(&check.id))
+            .filter(|check| !check.id.starts_with(SERVICE_MAINTENANCE))
+            .map(|check| check.id)
+            .collect();
+        others.iter().for_each(|id| self.deregister_check(id));
+    }
+
+    /// Starts a check. One of the same id keeps its status and output, whosever it was.
+    fn hold(&mut self, id: String, new: NewCheck, service: Option<&Service>, at: u64, now: Instant) {
+        let listed = self.listed_check(&id).cloned();
+        let held_output = self.agent.checks.get(&id).map(|held| held.output.clone());
+        let check = Check {
+            name: new.name,
+            status: listed.as_ref().map_or(new.status.unwrap_or(Status::Critical), |old| old.status),
+            notes: new.notes,
+            output: listed.map(|old| old.output).unwrap_or_default(),
+            service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
+            service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
+            service_tags: service.map(|service| service.tags.clone()).unwrap_or_default(),
+            kind: new.kind.word(),
+            id: id.clone(),
+        };
+        let held = Held {
+            output: held_output.unwrap_or_default(),
+            output_due: None,
+            source: self.source(new.kind, new.successes, new.failures, now),
+            deregister_after: new.deregister_after,
+            critical_since: None,
+        };
+        self.agent.checks.insert(id, held);
+        self.put_check(&self.own.clone(), check, at);
+    }
+
+    fn source(&mut self, kind: Kind, successes: u32, failures: u32, now: Instant) -> Source {
+        match kind {
+            Kind::Ttl(ttl) => Source::Ttl { ttl, expires: now.checked_add(ttl) },
+            Kind::Probe(probe) => {
+                self.agent.generation += 1;
+                let generation = self.agent.generation;
+                Source::Probe { generation, probe, successes, failures, succeeded: 0, failed: 0, fresh: true }
+            }
+        }
+    }
+
+    /// Lets go of a service and its checks. One that is not there is fine.
+    pub(crate) fn deregister(&mut self, id: &str) {
+        if !self.agent.services.remove(id) {
+            return;
+        }
+        let own = self.own.clone();
+        let at = self.next_index();
+        self.remove_service(&own, id, at);
+        let with_checks = self.agent_checks().any(|check| check.service_id == id);
+        if with_checks {
+            let at = self.next_index();
+            for check in self.remove_checks_of(&own, id, at) {
+                self.agent.checks.remove(&check);
+            }
+        }
+    }
+
+    /// Starts a check of a service, or with no service one of the node.
+    pub(crate) fn register_check(
+        &mut self,
+        new: NewCheck,
+        service: Option<&str>,
+        now: Instant,
+    ) -> Result<(), NoService> {
+        let service = match service {
+            Some(id) => Some(self.agent_service(id).cloned().ok_or(NoService)?),
+            None => None,
+        };
+        let id = new.id.clone().unwrap_or_else(|| new.name.clone());
+        let at = self.next_index();
+        self.hold(id, new, service.as_ref(), at, now);
+        Ok(())
+    }
+
+    /// Stops a check. One that is not there is fine.
+    pub(crate) fn deregister_check(&mut self, id: &str) {
+        if self.agent.checks.remove(id).is_some() {
+            let at = self.next_index();
+            self.remove_check(&self.own.clone(), id, at);
+        }
+    }
+
+    /// A client says how a TTL check is, which also renews it.
+    pub(crate) fn report(
+        &mut self,
+        id: &str,
+        status: Status,
+        output: &str,
+        now: Instant,
+    ) -> Result<(), NoTtl> {
+        let Some(Held { source: Source::Ttl { ttl, expires }, .. }) = self.agent.checks.get_mut(id) else {
+            return Err(NoTtl);
+        };
+        *expires = now.checked_add(*ttl);
+        self.learn(id, status, cut(output), now);
+        Ok(())
+    }
+
+    /// A probe of the agent ended. One of an older registration is not heard.
+    pub(crate) fn probed(&mut self, id: &str, of: u64, status: Status, output: String, now: Instant) {
+        let Some(held) = self.agent.checks.get_mut(id) else { return };
+        let Source::Probe { generation, successes, failures, succeeded, failed, fresh, .. } =
+            &mut held.source
+        else {
+            return;
+        };
+        if *generation != of {
+            return;
+        }
+        let counts = if status == Status::Critical {
+            (*succeeded, *failed) = (0, failed.saturating_add(1));
+            *failed >= *failures
+        } else {
+            (*succeeded, *failed) = (succeeded.saturating_add(1), 0);
+            *fresh || *succeeded >= *successes
+        };
+        if counts {
+            *fresh = false;
+            self.learn(id, status, output, now);
+        }
+    }
+
+    /// News of a check: a new status is told to the catalog at once, with the output; a new output
+    /// alone later.
+    pub(super) fn learn(&mut self, id: &str, status: Status, output: String, now: Instant) {
+        let Some(mut listed) = self.listed_check(id).cloned() else { return };
+        let sync = self.output_sync;
+        let Some(held) = self.agent.checks.get_mut(id) else { return };
+        held.critical_since = match status {
+            Status::Critical => held.critical_since.or(Some(now)),
+            Status::Passing | Status::Warning => None,
+        };
+        held.output.clone_from(&output);
+        if listed.status != status {
+            held.output_due = None;
+            (listed.status, listed.output) = (status, output);
+            let at = self.next_index();
+            self.put_check(&self.own.clone(), listed, at);
+        } else if listed.output == output {
+            held.output_due = None;
+        } else {
+            held.output_due = held.output_due.or(now.checked_add(sync));
+        }
+    }
+
+    /// Tells the catalog the newest output of a check.
+    pub(super) fn tell_output(&mut self, id: &str) {
+        let Some(held) = self.agent.checks.get_mut(id) else { return };
+        held.output_due = None;
+        let output = held.output.clone();
+        let Some(listed) = self.listed_check(id).cloned() else { return };
+        let at = self.next_index();
+        self.put_check(&self.own.clone(), Check { output, ..listed }, at);
+    }
+
+    /// Switches a service's maintenance mode; the reason when on.
+    pub(crate) fn maintain_service(&mut self, id: &str, reason: Option<&str>) -> Result<(), NoService> {
+        let service = self.agent_service(id).cloned().ok_or(NoService)?;
+        let check = format!("{SERVICE_MAINTENANCE}{id}");
+        self.maintain(check, "service", Some(&service), reason);
+        Ok(())
+    }
+
+    /// Switches the node's maintenance mode; the reason when on.
+    pub(crate) fn maintain_node(&mut self, reason: Option<&str>) {
+        self.maintain(NODE_MAINTENANCE.to_owned(), "node", None, reason);
+    }
+
+    fn maintain(&mut self, id: String, what: &str, service: Option<&Service>, reason: Option<&str>) {
+        let Some(reason) = reason else { return self.deregister_check(&id) };
+        // The first reason stays.
+        if self.agent.checks.contains_key(&id) {
+            return;
+        }
+        let told = format!(
+            "Maintenance mode is enabled for this {what}, but no reason was provided. This is a default message."
+        );
+        let notes = if reason.is_empty() { told } else { reason.to_owned() };
+        let title = if service.is_some() { "Service Maintenance Mode" } else { "Node Maintenance Mode" };
+        let check = Check {
+            id: id.clone(),
+            name: title.to_owned(),
+            status: Status::Critical,
+            notes,
+            output: String::new(),
+            service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
+            service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
+            service_tags: service.map(|service| service.tags.clone()).unwrap_or_default(),
+            kind: "maintenance",
+        };
+        let held = Held {
+            output: String::new(),
+            output_due: None,
+            source: Source::Maintenance,
+            deregister_after: None,
+            critical_since: None,
+        };
+        self.agent.checks.insert(id, held);
+        let at = self.next_index();
+        self.put_check(&self.own.clone(), check, at);
+    }
+
+    /// The probes that should run: id, generation, what to ask.
+    pub(crate) fn probes(&self) -> impl Iterator<Item = (&str, u64, &Probe)> {
+        self.agent.checks.iter().filter_map(|(id, held)| match &held.source {
+            Source::Probe { generation, probe, .. } => Some((id.as_str(), *generation, probe)),
+            Source::Ttl { .. } | Source::Maintenance => None,
+        })
+    }
+
+    pub(super) fn listed_check(&self, id: &str) -> Option<&Check> {
+        let row: &Row<Check> = self.nodes.get(&self.own)?.checks.get(id)?;
+        Some(&row.what)
+    }
+
+    pub(super) fn last_output(&self, id: &str) -> &str {
+        self.agent.checks.get(id).map_or("", |held| &held.output)
+    }
+}
+
+/// A reported output, cut as Consul cuts it.
+fn cut(output: &str) -> String {
+    if output.len() <= OUTPUT_MAX {
+        return output.to_owned();
+    }
+    let end = (0..=OUTPUT_MAX).rev().find(|at| output.is_char_boundary(*at)).unwrap_or(0);
+    format!("{} ... (captured {OUTPUT_MAX} of {} bytes)", &output[..end], output.len())
+}

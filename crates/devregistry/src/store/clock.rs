@@ -1,0 +1,79 @@
+//! What happens by itself: TTLs expire, late outputs are told, services that stay critical go.
+//! Nothing here reads a clock: `now` is an argument, and the caller asks when to come again.
+
+use std::time::Instant;
+
+use super::{Store, agent::Source, model::Status};
+
+impl Store {
+    /// When [`Store::tick`] has something to do next, if nothing else happens before.
+    pub(crate) fn next_tick(&self) -> Option<Instant> {
+        let checks = self.agent.checks.values();
+        let own = checks.flat_map(|held| {
+            let expires = match held.source {
+                Source::Ttl { expires, .. } => expires,
+                Source::Probe { .. } | Source::Maintenance => None,
+            };
+            [expires, held.output_due]
+        });
+        let reaping = self.agent.checks.values().any(|held| held.deregister_after.is_some());
+        own.chain([reaping.then_some(self.next_reap)]).flatten().min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.expire(now);
+        self.tell_due_outputs(now);
+        self.reap(now);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let mut due = Vec::new();
+        for (id, held) in &mut self.agent.checks {
+            if let Source::Ttl { expires, .. } = &mut held.source
+                && expires.is_some_and(|expires| expires <= now)
+            {
+                *expires = None;
+                due.push(id.clone());
+            }
+        }
+        for id in due {
+            let output = match self.last_output(&id) {
+                "" => "TTL expired".to_owned(),
+                last => format!("TTL expired (last output before timeout follows): {last}"),
+            };
+            self.learn(&id, Status::Critical, output, now);
+        }
+    }
+
+    fn tell_due_outputs(&mut self, now: Instant) {
+        let checks = self.agent.checks.iter();
+        let due: Vec<String> = checks
+            .filter(|(_, held)| held.output_due.is_some_and(|due| due <= now))
+            .map(|(id, _)| id.clone())
+            .collect();
+        due.iter().for_each(|id| self.tell_output(id));
+    }
+
+    /// Removes services with a check that was critical for too long, on every round of a fixed beat.
+    fn reap(&mut self, now: Instant) {
+        if now < self.next_reap {
+            return;
+        }
+        while self.next_reap <= now {
+            self.next_reap += self.reap_tick;
+        }
+        let least = self.deregister_after_min;
+        let overdue = |id: &String| {
+            let held = self.agent.checks.get(id)?;
+            let after = held.deregister_after?.max(least);
+            let since = held.critical_since?;
+            (now.saturating_duration_since(since) >= after).then(|| self.listed_check(id))?
+        };
+        let services: Vec<String> =
+            self.agent.checks.keys().filter_map(overdue).map(|check| check.service_id.clone()).collect();
+        for id in services {
+            self.deregister(&id);
+        }
+    }
+}

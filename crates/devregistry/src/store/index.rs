@@ -1,0 +1,93 @@
+//! Which index a reader gets, and what wakes a blocked one. The two are not the same: a change may
+//! move an index without waking anybody, as the real one does.
+//!
+//! A service has an index of its own, so that a change of another service does not concern its
+//! watchers. A name that nobody has shares one index with all such names: that of the last time any
+//! service lost its last instance, or, before the first such loss, that of everything.
+
+use std::collections::BTreeMap;
+
+/// When each kind of row last changed. Indexes only grow.
+#[derive(Debug, Default)]
+pub(super) struct Tables {
+    pub(super) nodes: u64,
+    pub(super) services: u64,
+    pub(super) checks: u64,
+    /// When a service last lost its last instance.
+    extinction: Option<u64>,
+    /// By lower-case name, of services with at least one instance.
+    by_service: BTreeMap<String, Changed>,
+}
+
+/// When a service last changed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Changed {
+    /// In any way, the health of its instances included.
+    at_all: u64,
+    /// Its instances themselves.
+    instances: u64,
+}
+
+/// What a reader asks about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Topic {
+    /// `catalog/nodes`
+    Nodes,
+    /// `catalog/node/N`
+    Node(String),
+    /// `catalog/services`
+    Services,
+    /// `catalog/service/S`
+    Instances(String),
+    /// `health/service/S`
+    Health(String),
+    /// `health/checks/S`, `health/state/…`, `health/node/N`
+    Checks,
+}
+
+/// Where a topic stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// What the answer's header says.
+    pub(crate) index: u64,
+    /// A blocked query looks again when this has changed.
+    pub(crate) wake: u64,
+}
+
+impl Tables {
+    /// An instance of `name` came or changed.
+    pub(super) fn instance_changed(&mut self, name: &str, at: u64) {
+        self.services = at;
+        self.by_service.insert(name.to_lowercase(), Changed { at_all: at, instances: at });
+    }
+
+    /// An instance of `name` went; `last`: it was the last one.
+    pub(super) fn instance_gone(&mut self, name: &str, last: bool, at: u64) {
+        self.instance_changed(name, at);
+        if last {
+            self.by_service.remove(&name.to_lowercase());
+            self.extinction = Some(at);
+        }
+    }
+
+    /// The health of an instance of `name` changed.
+    pub(super) fn health_changed(&mut self, name: &str, at: u64) {
+        if let Some(changed) = self.by_service.get_mut(&name.to_lowercase()) {
+            changed.at_all = at;
+        }
+    }
+
+    /// Where `catalog/service` (or, with `health`, `health/service`) of `name` stands.
+    pub(super) fn service(&self, name: &str, health: bool) -> Mark {
+        match (self.by_service.get(&name.to_lowercase()), self.extinction) {
+            (Some(changed), _) => {
+                Mark { index: changed.at_all, wake: if health { changed.at_all } else { changed.instances } }
+            }
+            (None, Some(extinction)) => Mark { index: extinction, wake: extinction },
+            (None, None) => {
+                let rows = self.nodes.max(self.services);
+                Mark { index: if health { rows.max(self.checks) } else { rows }, wake: self.services }
+            }
+        }
+    }
+}

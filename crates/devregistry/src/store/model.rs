@@ -1,0 +1,167 @@
+//! What the catalog lists. Plain data; the rules are next door.
+
+use std::{collections::BTreeMap, time::Duration};
+
+/// Health of one check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Status {
+    Passing,
+    Warning,
+    Critical,
+}
+
+impl Status {
+    /// The word on the wire.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// The status that a client named.
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        [Self::Passing, Self::Warning, Self::Critical].into_iter().find(|status| status.word() == word)
+    }
+}
+
+/// A row of the catalog: what it says, and when it was made and last changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row<T> {
+    pub(crate) what: T,
+    pub(crate) create_index: u64,
+    pub(crate) modify_index: u64,
+}
+
+/// A machine with an agent, or one that a client described.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) about: NodeAbout,
+    pub(crate) create_index: u64,
+    pub(crate) modify_index: u64,
+    /// When a service of this node last came, went or changed.
+    pub(crate) services_changed: u64,
+    pub(crate) services: BTreeMap<String, Row<Service>>,
+    pub(crate) checks: BTreeMap<String, Row<Check>>,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeAbout {
+    /// A UUID; empty for one that a client described.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) address: String,
+    /// `None` for one that a client described.
+    pub(crate) tagged_addresses: Option<BTreeMap<String, String>>,
+    pub(crate) meta: BTreeMap<String, String>,
+}
+
+/// One instance of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Service {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) address: String,
+    pub(crate) tagged_addresses: BTreeMap<String, TaggedAddress>,
+    pub(crate) meta: BTreeMap<String, String>,
+    /// Any number: Consul validates none.
+    pub(crate) port: i64,
+    pub(crate) weights: Weights,
+    pub(crate) enable_tag_override: bool,
+}
+
+/// An address under a name: `lan`, `wan`, `lan_ipv4`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TaggedAddress {
+    pub(crate) address: String,
+    pub(crate) port: i64,
+}
+
+/// Shares of traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Weights {
+    pub(crate) passing: i64,
+    pub(crate) warning: i64,
+}
+
+/// One check, of a service or (with no service id) of the whole node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Check {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) status: Status,
+    pub(crate) notes: String,
+    pub(crate) output: String,
+    pub(crate) service_id: String,
+    pub(crate) service_name: String,
+    pub(crate) service_tags: Vec<String>,
+    /// `ttl`, `http`, `tcp`, `maintenance`, or empty.
+    pub(crate) kind: &'static str,
+}
+
+/// A service as a client asks the agent to hold it.
+#[derive(Debug, Clone)]
+pub(crate) struct NewService {
+    pub(crate) service: Service,
+    pub(crate) checks: Vec<NewCheck>,
+}
+
+/// A check as a client asks the agent to run it.
+#[derive(Debug, Clone)]
+pub(crate) struct NewCheck {
+    /// Absent: made from the service's id, or the check's name.
+    pub(crate) id: Option<String>,
+    /// Empty: made from the service's name.
+    pub(crate) name: String,
+    pub(crate) notes: String,
+    /// Absent: critical.
+    pub(crate) status: Option<Status>,
+    pub(crate) kind: Kind,
+    /// Successes in a row that a failed probe needs to pass again.
+    pub(crate) successes: u32,
+    /// Failures in a row that a passing probe needs to be critical.
+    pub(crate) failures: u32,
+    /// Remove the service when critical for this long. Absent: never.
+    pub(crate) deregister_after: Option<Duration>,
+}
+
+/// Who finds out the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The client tells, at least this often.
+    Ttl(Duration),
+    /// The agent asks.
+    Probe(Probe),
+}
+
+impl Kind {
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Ttl(_) => "ttl",
+            Self::Probe(Probe { target: Target::Http { .. }, .. }) => "http",
+            Self::Probe(Probe { target: Target::Tcp(_), .. }) => "tcp",
+        }
+    }
+}
+
+/// A question that the agent asks again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Probe {
+    pub(crate) target: Target,
+    /// Pause between two.
+    pub(crate) interval: Duration,
+    /// Longest wait for an answer.
+    pub(crate) timeout: Duration,
+    /// Bytes of the answer's body that are kept, the last ones.
+    pub(crate) output_max: usize,
+}
+
+/// Whom a probe asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    Http { url: String, method: String, headers: Vec<(String, String)>, body: String },
+    Tcp(String),
+}

@@ -1,0 +1,360 @@
+//! The store's promises, over any sequence of commands.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use proptest::{collection::vec, prelude::*};
+
+use super::{index::Mark, *};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The only clock here: a moment to count from.
+fn start() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+fn store(now: Instant) -> Store {
+    Store::new(&Options::default(), SocketAddr::from(([127, 0, 0, 1], 8500)), now)
+}
+
+fn service(name: &str, id: &str, port: i64) -> Service {
+    Service {
+        id: id.to_owned(),
+        name: name.to_owned(),
+        tags: Vec::new(),
+        address: String::new(),
+        tagged_addresses: BTreeMap::new(),
+        meta: BTreeMap::new(),
+        port,
+        weights: Weights { passing: 1, warning: 1 },
+        enable_tag_override: false,
+    }
+}
+
+fn ttl(ttl: Duration, status: Option<Status>, deregister_after: Option<Duration>) -> NewCheck {
+    NewCheck {
+        id: None,
+        name: String::new(),
+        notes: String::new(),
+        status,
+        kind: Kind::Ttl(ttl),
+        successes: 0,
+        failures: 0,
+        deregister_after,
+    }
+}
+
+fn registration(name: &str, id: &str, port: i64, checks: Vec<NewCheck>) -> NewService {
+    NewService { service: service(name, id, port), checks }
+}
+
+fn status(store: &Store, check: &str) -> Option<Status> {
+    store.agent_checks().find(|held| held.id == check).map(|held| held.status)
+}
+
+/// One thing that may happen. Ids are never moved to another service: see
+/// `a_service_renamed_wakes_the_watchers_of_both_names`.
+#[derive(Debug, Clone)]
+enum Command {
+    Register { name: &'static str, nth: u8, port: u8, check: bool, replace: bool },
+    Deregister { name: &'static str, nth: u8 },
+    Report { name: &'static str, nth: u8, status: Status, output: &'static str },
+    MaintainService { name: &'static str, nth: u8, on: bool },
+    MaintainNode { on: bool },
+    NodeCheck { on: bool },
+    Wait { seconds: u8 },
+    Elsewhere { name: &'static str, port: u8, on: bool },
+}
+
+fn name() -> impl Strategy<Value = &'static str> {
+    prop_oneof![Just("a"), Just("b"), Just("c")]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let status = prop_oneof![Just(Status::Passing), Just(Status::Warning), Just(Status::Critical)];
+    prop_oneof![
+        4 => (name(), 0..2_u8, 0..3_u8, any::<bool>(), any::<bool>()).prop_map(
+            |(name, nth, port, check, replace)| Command::Register { name, nth, port, check, replace }
+        ),
+        2 => (name(), 0..2_u8).prop_map(|(name, nth)| Command::Deregister { name, nth }),
+        4 => (name(), 0..2_u8, status, prop_oneof![Just(""), Just("note")]).prop_map(
+            |(name, nth, status, output)| Command::Report { name, nth, status, output }
+        ),
+        1 => (name(), 0..2_u8, any::<bool>())
+            .prop_map(|(name, nth, on)| Command::MaintainService { name, nth, on }),
+        1 => any::<bool>().prop_map(|on| Command::MaintainNode { on }),
+        1 => any::<bool>().prop_map(|on| Command::NodeCheck { on }),
+        2 => (0..200_u8).prop_map(|seconds| Command::Wait { seconds }),
+        1 => (name(), 0..3_u8, any::<bool>()).prop_map(|(name, port, on)| Command::Elsewhere { name, port, on }),
+    ]
+}
+
+fn apply(store: &mut Store, command: &Command, now: &mut Instant) {
+    let id = |name: &str, nth: u8| format!("{name}-{nth}");
+    match *command {
+        Command::Register { name, nth, port, check, replace } => {
+            let check = check.then(|| ttl(20 * SECOND, None, Some(60 * SECOND)));
+            let new = registration(name, &id(name, nth), port.into(), check.into_iter().collect());
+            store.register(new, replace, *now);
+        }
+        Command::Deregister { name, nth } => store.deregister(&id(name, nth)),
+        Command::Report { name, nth, status, output } => {
+            let _ = store.report(&format!("service:{}", id(name, nth)), status, output, *now);
+        }
+        Command::MaintainService { name, nth, on } => {
+            let _ = store.maintain_service(&id(name, nth), on.then_some("why"));
+        }
+        Command::MaintainNode { on } => store.maintain_node(on.then_some("why")),
+        Command::NodeCheck { on: true } => {
+            let check = NewCheck { name: "mem".to_owned(), ..ttl(20 * SECOND, None, None) };
+            store.register_check(check, None, *now).unwrap();
+        }
+        Command::NodeCheck { on: false } => store.deregister_check("mem"),
+        Command::Wait { seconds } => {
+            *now += Duration::from_secs(seconds.into());
+            store.tick(*now);
+        }
+        Command::Elsewhere { name, port, on: true } => {
+            let about = NodeAbout {
+                id: String::new(),
+                name: "elsewhere".to_owned(),
+                address: "127.0.0.9".to_owned(),
+                tagged_addresses: None,
+                meta: BTreeMap::new(),
+            };
+            store.catalog_register(about, Some(service(name, &id(name, 9), port.into())), Vec::new());
+        }
+        Command::Elsewhere { name, on: false, .. } => {
+            store.catalog_deregister("elsewhere", Some(&id(name, 9)), None);
+        }
+    }
+}
+
+/// What a watcher of a service sees: its instances, and each one's checks.
+fn view(store: &Store, name: &str) -> Vec<(Service, Vec<Check>)> {
+    let seen = store.instances(name).map(|(node, row)| {
+        let of = |check: &&Row<Check>| ["", &row.what.id].contains(&check.what.service_id.as_str());
+        let checks = node.checks.values().filter(of).map(|row| row.what.clone()).collect();
+        (row.what.clone(), checks)
+    });
+    seen.collect()
+}
+
+fn topics() -> Vec<Topic> {
+    let mut topics = vec![Topic::Nodes, Topic::Services, Topic::Checks];
+    for name in ["a", "b", "c"] {
+        topics.extend([Topic::Instances(name.to_owned()), Topic::Health(name.to_owned())]);
+    }
+    topics
+}
+
+proptest! {
+    #[test]
+    fn no_index_ever_decreases(commands in vec(command(), 1..60)) {
+        let mut now = start();
+        let mut store = store(now);
+        for command in &commands {
+            let before: Vec<Mark> = topics().iter().map(|topic| store.mark(topic)).collect();
+            apply(&mut store, command, &mut now);
+            for (topic, before) in topics().iter().zip(before) {
+                let after = store.mark(topic);
+                prop_assert!(after.index >= before.index, "{topic:?} after {command:?}: {before:?} {after:?}");
+                prop_assert!(after.wake >= before.wake, "{topic:?} after {command:?}: {before:?} {after:?}");
+            }
+        }
+    }
+
+    /// For names with instances before or after: names without share an index, and may wake for
+    /// nothing.
+    #[test]
+    fn a_watcher_is_woken_when_what_it_sees_changed_and_only_then(commands in vec(command(), 1..60)) {
+        let mut now = start();
+        let mut store = store(now);
+        for command in &commands {
+            let look = |store: &Store| ["a", "b", "c"].map(|name| {
+                (name, view(store, name), store.mark(&Topic::Health(name.to_owned())))
+            });
+            let before = look(&store);
+            apply(&mut store, command, &mut now);
+            for ((name, seen, was), (_, sees, is)) in before.into_iter().zip(look(&store)) {
+                if seen.is_empty() && sees.is_empty() {
+                    continue;
+                }
+                let woken = is.wake != was.wake && is.index > was.index;
+                prop_assert_eq!(woken, seen != sees, "{} after {:?}", name, command);
+            }
+        }
+    }
+
+    #[test]
+    fn a_ttl_expires_at_its_end_and_not_before(ttl_ms in 1..100_000_u64, renewed_ms in 0..100_000_u64) {
+        let (ttl_of, renewed) = (Duration::from_millis(ttl_ms), Duration::from_millis(renewed_ms % ttl_ms));
+        let begin = start();
+        let mut store = store(begin);
+        store.register(registration("a", "a", 1, vec![ttl(ttl_of, Some(Status::Passing), None)]), false, begin);
+        store.report("service:a", Status::Passing, "well", begin + renewed).unwrap();
+        let end = begin + renewed + ttl_of;
+        prop_assert_eq!(store.next_tick(), Some(end));
+
+        store.tick(end - Duration::from_nanos(1));
+        prop_assert_eq!(status(&store, "service:a"), Some(Status::Passing));
+        store.tick(end);
+        prop_assert_eq!(status(&store, "service:a"), Some(Status::Critical));
+        prop_assert_eq!(store.next_tick(), None);
+        let output = store.agent_checks().next().map(|check| check.output);
+        prop_assert_eq!(output.as_deref(), Some("TTL expired (last output before timeout follows): well"));
+    }
+
+    #[test]
+    fn a_critical_service_goes_after_its_time_within_one_beat(
+        after_s in 1..300_u64, failed_s in 0..100_u64,
+    ) {
+        let begin = start();
+        let mut store = store(begin);
+        let check = ttl(1000 * SECOND, Some(Status::Passing), Some(Duration::from_secs(after_s)));
+        store.register(registration("a", "a", 1, vec![check]), false, begin);
+        let failed = begin + Duration::from_secs(failed_s);
+        store.report("service:a", Status::Critical, "", failed).unwrap();
+
+        let least = Duration::from_secs(after_s.max(60));
+        let mut gone = None;
+        for second in 0..500 {
+            let now = begin + Duration::from_secs(second);
+            store.tick(now);
+            if store.agent_service("a").is_none() {
+                gone = Some(now);
+                break;
+            }
+        }
+        let gone = gone.ok_or_else(|| TestCaseError::fail("it stayed"))?;
+        let took = gone - failed;
+        prop_assert!(took >= least && took < least + 30 * SECOND, "after {took:?}");
+        prop_assert_eq!(store.agent_checks().count(), 0);
+    }
+}
+
+#[test]
+fn a_service_renamed_wakes_the_watchers_of_both_names() {
+    let now = start();
+    let mut store = store(now);
+    store.register(registration("old", "x", 1, Vec::new()), false, now);
+    let (old, new) = (Topic::Health("old".to_owned()), Topic::Health("new".to_owned()));
+    let before = [store.mark(&old), store.mark(&new)];
+    store.register(registration("new", "x", 1, Vec::new()), false, now);
+    let after = [store.mark(&old), store.mark(&new)];
+    assert!(
+        before.iter().zip(after).all(|(before, after)| after.index > before.index),
+        "{before:?} {after:?}"
+    );
+    assert_eq!(view(&store, "old"), []);
+}
+
+#[test]
+fn a_check_registered_critical_is_not_counted_critical_before_the_first_news() {
+    let now = start();
+    let mut store = store(now);
+    let check = ttl(600 * SECOND, None, Some(60 * SECOND));
+    store.register(registration("a", "a", 1, vec![check.clone()]), false, now);
+    store.tick(now + 300 * SECOND);
+    assert!(store.agent_service("a").is_some());
+    store.report("service:a", Status::Critical, "", now + 300 * SECOND).unwrap();
+    // Registering again starts the count again.
+    store.register(registration("a", "a", 1, vec![check]), false, now + 350 * SECOND);
+    store.tick(now + 390 * SECOND);
+    assert!(store.agent_service("a").is_some());
+}
+
+#[test]
+fn registering_again_keeps_status_and_output_and_restarts_the_ttl() {
+    let now = start();
+    let mut store = store(now);
+    let check = ttl(3 * SECOND, Some(Status::Critical), None);
+    store.register(registration("a", "a", 1, vec![check.clone()]), false, now);
+    store.report("service:a", Status::Passing, "well", now).unwrap();
+    store.register(registration("a", "a", 2, vec![check]), false, now + 2 * SECOND);
+    let held = store.agent_checks().next().unwrap();
+    assert_eq!((held.status, held.output.as_str()), (Status::Passing, "well"));
+    assert_eq!(store.next_tick(), Some(now + 5 * SECOND));
+}
+
+#[test]
+fn an_output_alone_reaches_the_catalog_late_and_a_status_takes_it_along() {
+    let now = start();
+    let mut store = store(now);
+    let check = ttl(1000 * SECOND, Some(Status::Passing), None);
+    store.register(registration("a", "a", 1, vec![check]), false, now);
+    let listed = |store: &Store| view(store, "a")[0].1.iter().find(|check| check.id == "service:a").cloned();
+    let output = |store: &Store| listed(store).map(|check| check.output).unwrap_or_default();
+
+    store.report("service:a", Status::Passing, "one", now).unwrap();
+    assert_eq!(output(&store), "");
+    assert_eq!(store.next_tick(), Some(now + 300 * SECOND));
+    store.tick(now + 300 * SECOND);
+    assert_eq!(output(&store), "one");
+    store.report("service:a", Status::Warning, "two", now).unwrap();
+    assert_eq!(output(&store), "two");
+}
+
+#[test]
+fn a_probe_needs_as_many_answers_in_a_row_as_it_was_told() {
+    let now = start();
+    let mut store = store(now);
+    let probe = Probe {
+        target: Target::Tcp("127.0.0.1:1".to_owned()),
+        interval: SECOND,
+        timeout: SECOND,
+        output_max: 10,
+    };
+    let check = NewCheck { kind: Kind::Probe(probe), successes: 2, failures: 2, ..ttl(SECOND, None, None) };
+    store.register(registration("a", "a", 1, vec![check]), false, now);
+    let generation = store.probes().next().unwrap().1;
+    use Status::{Critical, Passing, Warning};
+    let answers = [
+        (Passing, Passing), // the very first counts at once
+        (Critical, Passing),
+        (Passing, Passing),
+        (Critical, Passing),
+        (Critical, Critical),
+        (Warning, Critical),
+        (Passing, Passing),
+    ];
+    for (nth, (answer, expected)) in answers.into_iter().enumerate() {
+        store.probed("service:a", generation, answer, String::new(), now);
+        assert_eq!(status(&store, "service:a"), Some(expected), "answer {nth}");
+    }
+    store.probed("service:a", generation + 1, Critical, String::new(), now);
+    store.probed("service:a", generation + 1, Critical, String::new(), now);
+    assert_eq!(status(&store, "service:a"), Some(Passing), "an answer of another registration counted");
+}
+
+#[test]
+fn a_check_id_taken_by_another_service_moves_there_with_its_status() {
+    let now = start();
+    let mut store = store(now);
+    let check = NewCheck { id: Some("dup".to_owned()), ..ttl(SECOND, Some(Status::Warning), None) };
+    store.register(registration("a", "a", 1, vec![check.clone()]), false, now);
+    store.register(
+        registration("b", "b", 1, vec![NewCheck { status: Some(Status::Passing), ..check }]),
+        false,
+        now,
+    );
+    let held: Vec<Check> = store.agent_checks().collect();
+    assert_eq!(held.len(), 1);
+    assert_eq!((held[0].service_id.as_str(), held[0].status), ("b", Status::Warning));
+}
+
+#[test]
+fn replacing_removes_the_other_checks_but_not_maintenance() {
+    let now = start();
+    let mut store = store(now);
+    let checks = vec![ttl(SECOND, None, None), ttl(SECOND, None, None)];
+    store.register(registration("a", "a", 1, checks), false, now);
+    store.maintain_service("a", Some("why")).unwrap();
+    store.register(registration("a", "a", 1, vec![ttl(SECOND, None, None)]), true, now);
+    let ids: Vec<String> = store.agent_checks().map(|check| check.id).collect();
+    assert_eq!(ids, ["_service_maintenance:a", "service:a"]);
+}

@@ -1,0 +1,56 @@
+//! Consul's JSON, in and out. Not shared with Outrigger's own Consul client, on purpose: shared types
+//! would be wrong together.
+
+pub(crate) mod answer;
+pub(crate) mod decode;
+pub(crate) mod duration;
+pub(crate) mod request;
+
+use serde::Serialize;
+
+/// `value` as Consul writes it: compact, or (as dev agents and `?pretty` do) indented by four with
+/// a line end. As Go does, `<`, `>`, `&` and two line separators are escaped.
+pub(crate) fn to_json<T: Serialize>(value: &T, pretty: bool) -> serde_json::Result<String> {
+    let mut bytes = Vec::with_capacity(512);
+    if pretty {
+        let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, indent))?;
+        bytes.push(b'\n');
+    } else {
+        serde_json::to_writer(&mut bytes, value)?;
+    }
+    Ok(escape(&String::from_utf8_lossy(&bytes)))
+}
+
+/// None of these occurs in JSON outside a string.
+fn escape(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for char in json.chars() {
+        match char {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_escaped_as_go_does() {
+        let written = to_json(&"a<b>&\u{2028}\u{e9}\"", false).unwrap();
+        assert_eq!(written, r#""a\u003cb\u003e\u0026\u2028é\"""#);
+    }
+
+    #[test]
+    fn pretty_json_is_indented_by_four_and_ends_the_line() {
+        assert_eq!(to_json(&vec![1], true).unwrap(), "[\n    1\n]\n");
+        assert_eq!(to_json(&Vec::<u8>::new(), true).unwrap(), "[]\n");
+    }
+}

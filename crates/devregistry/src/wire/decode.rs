@@ -1,0 +1,260 @@
+//! Reads a JSON object as Go does: keys in any case, `null` is nothing, what comes after the first
+//! value is ignored, a field that nobody asks for is refused. The sentences are Go's.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::duration::{self, Span};
+
+/// The body cannot be used; the sentence for the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Undecodable(pub(crate) String);
+
+type Result<T> = std::result::Result<T, Undecodable>;
+
+/// An object whose fields are taken out one by one.
+#[derive(Debug, Default)]
+pub(crate) struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// The first JSON value of `body`; `null` is an empty object.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self> {
+        let first = serde_json::Deserializer::from_slice(body).into_iter::<Value>().next();
+        match first {
+            None => Err(undecodable("EOF")),
+            Some(Ok(value)) => Self::of(value, || "Go value of type struct".to_owned()),
+            Some(Err(error)) if error.is_eof() => Err(undecodable("unexpected EOF")),
+            Some(Err(error)) => Err(undecodable(&malformed(body, &error))),
+        }
+    }
+
+    fn of(value: Value, into: impl Fn() -> String) -> Result<Self> {
+        match value {
+            Value::Null => Ok(Self::default()),
+            Value::Object(fields) => Ok(Self(fields)),
+            other => Err(undecodable(&format!("json: cannot unmarshal {} into {}", kind(&other), into()))),
+        }
+    }
+
+    /// Takes the field of this name, in any case. `null` counts as absent.
+    fn take(&mut self, name: &str) -> Option<Value> {
+        let key = match self.0.contains_key(name) {
+            true => name.to_owned(),
+            false => self.0.keys().find(|key| key.eq_ignore_ascii_case(name))?.clone(),
+        };
+        self.0.remove(&key).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn string(&mut self, name: &str) -> Result<String> {
+        match self.take(name) {
+            None => Ok(String::new()),
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(mismatch(&other, name, "string")),
+        }
+    }
+
+    pub(crate) fn boolean(&mut self, name: &str) -> Result<bool> {
+        match self.take(name) {
+            None => Ok(false),
+            Some(Value::Bool(value)) => Ok(value),
+            Some(other) => Err(mismatch(&other, name, "bool")),
+        }
+    }
+
+    pub(crate) fn integer(&mut self, name: &str) -> Result<i64> {
+        match self.take(name) {
+            None => Ok(0),
+            Some(value) => value.as_i64().ok_or_else(|| mismatch(&value, name, "int")),
+        }
+    }
+
+    pub(crate) fn strings(&mut self, name: &str) -> Result<Vec<String>> {
+        let items = match self.take(name) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(items)) => items,
+            Some(other) => return Err(mismatch(&other, name, "[]string")),
+        };
+        items.into_iter().map(|item| text(item, name)).collect()
+    }
+
+    pub(crate) fn string_map(&mut self, name: &str) -> Result<BTreeMap<String, String>> {
+        let items = match self.take(name) {
+            None => return Ok(BTreeMap::new()),
+            Some(Value::Object(items)) => items,
+            Some(other) => return Err(mismatch(&other, name, "map[string]string")),
+        };
+        items.into_iter().map(|(key, value)| Ok((key, text(value, name)?))).collect()
+    }
+
+    /// Header lists: one value per pair.
+    pub(crate) fn header_lists(&mut self, name: &str) -> Result<Vec<(String, String)>> {
+        let mut pairs = Vec::new();
+        let mut lists = self.object(name)?;
+        let keys: Vec<String> = lists.0.keys().cloned().collect();
+        for key in keys {
+            let values = lists.strings(&key).map_err(|_| {
+                undecodable(&format!(
+                    "json: cannot unmarshal a header that is no list into Go struct field .{name} of type []string"
+                ))
+            })?;
+            pairs.extend(values.into_iter().map(|value| (key.clone(), value)));
+        }
+        Ok(pairs)
+    }
+
+    /// A duration: Go's notation, or nanoseconds. Absent and zero are the same.
+    pub(crate) fn duration(&mut self, name: &str) -> Result<Span> {
+        match self.take(name) {
+            None => Ok(Span(0)),
+            Some(Value::String(text)) if text.is_empty() => Ok(Span(0)),
+            Some(Value::String(text)) => duration::parse(&text).map_err(|reason| undecodable(&reason)),
+            #[expect(clippy::cast_possible_truncation, reason = "Go truncates here as well")]
+            Some(Value::Number(nanos)) => {
+                Ok(Span(nanos.as_i64().unwrap_or_else(|| nanos.as_f64().unwrap_or(0.0) as i64)))
+            }
+            Some(other) => Err(mismatch(&other, name, "time.Duration")),
+        }
+    }
+
+    /// Whether the field is there and not `null`; the field is taken.
+    pub(crate) fn has(&mut self, name: &str) -> bool {
+        self.take(name).is_some()
+    }
+
+    /// A nested object; absent is empty.
+    pub(crate) fn object(&mut self, name: &str) -> Result<Self> {
+        Ok(self.object_if_any(name)?.unwrap_or_default())
+    }
+
+    /// A nested object, if there is one.
+    pub(crate) fn object_if_any(&mut self, name: &str) -> Result<Option<Self>> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        Self::of(value, || format!("Go struct field .{name} of type struct")).map(Some)
+    }
+
+    /// A list of objects.
+    pub(crate) fn objects(&mut self, name: &str) -> Result<Vec<Self>> {
+        let items = match self.take(name) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(items)) => items,
+            Some(other) => return Err(mismatch(&other, name, "structs.CheckTypes")),
+        };
+        items
+            .into_iter()
+            .map(|item| Self::of(item, || format!("Go struct field .{name} of type struct")))
+            .collect()
+    }
+
+    /// Every entry as a nested object: for maps whose keys are data.
+    pub(crate) fn entries(self, of: &str) -> Result<Vec<(String, Self)>> {
+        let into = || format!("Go struct field .{of} of type structs.ServiceAddress");
+        self.0.into_iter().map(|(key, value)| Ok((key, Self::of(value, into)?))).collect()
+    }
+
+    /// Refuses what is left.
+    pub(crate) fn finish(self) -> Result<()> {
+        match self.0.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(undecodable(&format!("json: unknown field {key:?}"))),
+        }
+    }
+}
+
+fn text(value: Value, field: &str) -> Result<String> {
+    match value {
+        Value::String(text) => Ok(text),
+        Value::Null => Ok(String::new()),
+        other => Err(mismatch(&other, field, "string")),
+    }
+}
+
+fn undecodable(reason: &str) -> Undecodable {
+    Undecodable(format!("Request decode failed: {reason}"))
+}
+
+fn mismatch(value: &Value, field: &str, wanted: &str) -> Undecodable {
+    let shown = match value {
+        // Go shows the number when a whole one was wanted.
+        Value::Number(number) if wanted == "int" => format!("number {number}"),
+        other => kind(other).to_owned(),
+    };
+    undecodable(&format!("json: cannot unmarshal {shown} into Go struct field .{field} of type {wanted}"))
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Names the character at which reading stopped, as Go does.
+fn malformed(body: &[u8], error: &serde_json::Error) -> String {
+    let line = body.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let at = line.get(error.column().saturating_sub(1)..).unwrap_or_default();
+    let found = String::from_utf8_lossy(at).chars().next().unwrap_or(char::REPLACEMENT_CHARACTER);
+    let looking =
+        if error.to_string().starts_with("key must be a string") { "object key string" } else { "value" };
+    format!("invalid character {found:?} looking for beginning of {looking}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(body: &str) -> String {
+        let read = |body: &str| {
+            let mut fields = Fields::parse(body.as_bytes())?;
+            fields.string("Name")?;
+            fields.integer("Port")?;
+            fields.strings("Tags")?;
+            fields.string_map("Meta")?;
+            fields.boolean("EnableTagOverride")?;
+            fields.duration("TTL")?;
+            fields.finish()
+        };
+        read(body).unwrap_err().0
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_refused_in_gos_words() {
+        let cases = [
+            ("", "EOF"),
+            ("{\"Name\":", "unexpected EOF"),
+            ("{Name:\"x\"}", "invalid character 'N' looking for beginning of object key string"),
+            ("nope", "invalid character 'o' looking for beginning of value"),
+            ("{\"Name\":5}", "json: cannot unmarshal number into Go struct field .Name of type string"),
+            ("{\"Port\":\"80\"}", "json: cannot unmarshal string into Go struct field .Port of type int"),
+            ("{\"Port\":80.5}", "json: cannot unmarshal number 80.5 into Go struct field .Port of type int"),
+            ("{\"Tags\":\"a\"}", "json: cannot unmarshal string into Go struct field .Tags of type []string"),
+            ("{\"Tags\":[1]}", "json: cannot unmarshal number into Go struct field .Tags of type string"),
+            (
+                "{\"Meta\":{\"k\":1}}",
+                "json: cannot unmarshal number into Go struct field .Meta of type string",
+            ),
+            (
+                "{\"EnableTagOverride\":\"yes\"}",
+                "json: cannot unmarshal string into Go struct field .EnableTagOverride of type bool",
+            ),
+            ("{\"TTL\":\"bad\"}", "time: invalid duration \"bad\""),
+            ("{\"TTL\":\"30\"}", "time: missing unit in duration \"30\""),
+            ("{\"Bogus\":1}", "json: unknown field \"Bogus\""),
+        ];
+        for (body, reason) in cases {
+            assert_eq!(refusal(body), format!("Request decode failed: {reason}"), "{body}");
+        }
+    }
+
+    #[test]
+    fn keys_have_any_case_and_what_follows_the_first_value_is_ignored() {
+        let mut fields = Fields::parse(br#"{"nAmE":"x","TTL":1000} trailing"#).unwrap();
+        assert_eq!(fields.string("Name").unwrap(), "x");
+        assert_eq!(fields.duration("TTL").unwrap(), Span(1000));
+        fields.finish().unwrap();
+    }
+}

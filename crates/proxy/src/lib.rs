@@ -1,1 +1,43 @@
-//! proxy
+//! Carries a request from a listener to an endpoint and the answer back.
+//!
+//! | file | its story |
+//! |---|---|
+//! | [`proxy`](Proxy) | the handle: bind, start, look, stop |
+//! | `listener`, `worker` | sockets, and the threads they are shared out to |
+//! | `serve`, `session` | one app connection: parked, with a codec, lingering, a tunnel |
+//! | `forward` | **one request's walk** |
+//! | `route`, `host`, `headers` | which service; what of a head travels on |
+//! | `attempt` | one request on one connection |
+//! | `upstream/` | clusters, endpoints, pools, and how a snapshot becomes a View |
+//! | `upload`, `body` | bodies up (replayable) and down |
+//! | `exchange`, `metrics`, `status` | the account, the counts, the page |
+//! | `error`, `respond` | the closed list of reasons, and the one place that answers with them |
+//!
+//! It declines to know any registry, to read files, and to decide: that is `outrigger-policy`.
+
+mod attempt;
+mod body;
+mod error;
+mod exchange;
+mod forward;
+mod headers;
+mod host;
+mod io;
+mod listener;
+mod metrics;
+mod proxy;
+mod respond;
+mod route;
+mod serve;
+mod session;
+mod status;
+mod timer;
+mod tunnel;
+mod upload;
+mod upstream;
+mod worker;
+
+pub use error::Reason;
+pub use listener::BindError;
+pub use proxy::{Proxy, StartError, Stopped, Workers};
+pub use status::{ClusterStatus, EndpointStatus};

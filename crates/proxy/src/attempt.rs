@@ -1,0 +1,210 @@
+//! One attempt: a request written to one connection, and how that ended.
+//!
+//! The instance's codec is driven here, in the request's own task. Whether anything was sent and
+//! whether anything came back is read off the connection's counters.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use outrigger_policy::{Outcome, Sent};
+use tokio::time::Instant;
+
+use crate::{
+    headers,
+    io::Line,
+    timer::LazyTimer,
+    upload::{AttemptBody, Broken, Upload},
+    upstream::pool::Conn,
+};
+
+/// What bounds an attempt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// When the request's head was accepted.
+    pub(crate) accepted: Instant,
+    /// From the later of that and the last byte of the request's body.
+    pub(crate) timeout: Duration,
+    /// The same for this attempt.
+    pub(crate) per_try: Option<(Instant, Duration)>,
+    /// Longest silence in the request's body.
+    pub(crate) body_idle: Duration,
+}
+
+/// What ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// The request's time.
+    Whole,
+    /// The attempt's.
+    Try,
+    /// The patience with a body of which nothing more comes.
+    Body,
+}
+
+impl Bounds {
+    /// What runs out next, and when.
+    pub(crate) fn next(&self, upload: Option<&Upload>) -> (Instant, Due) {
+        let progress = upload.map(Upload::progress);
+        if let Some((last, false)) = progress {
+            return (last + self.body_idle, Due::Body);
+        }
+        let from = |start: Instant| progress.map_or(start, |(last, _)| last.max(start));
+        let whole = from(self.accepted) + self.timeout;
+        match self.per_try.map(|(start, limit)| from(start) + limit) {
+            Some(one) if one < whole => (one, Due::Try),
+            _ => (whole, Due::Whole),
+        }
+    }
+
+    /// The end of the request's time, as far as that is known now.
+    pub(crate) fn deadline(&self, upload: Option<&Upload>) -> Instant {
+        let last = upload.map_or(self.accepted, |upload| upload.progress().0);
+        last.max(self.accepted) + self.timeout
+    }
+}
+
+/// An attempt that brought no usable answer.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) outcome: Outcome,
+    pub(crate) sent: Sent,
+    pub(crate) detail: String,
+    /// The app, not the instance, fell silent.
+    pub(crate) body_timeout: bool,
+    /// A reused connection closed before any byte of an answer.
+    pub(crate) raced: bool,
+}
+
+/// Writes `request` and waits for the answer's head. The connection comes back with the answer;
+/// otherwise it is closed.
+pub(crate) async fn run(
+    mut conn: Box<Conn>,
+    request: Request<AttemptBody>,
+    upload: Option<&Upload>,
+    bounds: Bounds,
+    timer: &mut LazyTimer,
+) -> Result<(Response<Incoming>, Box<Conn>), Failed> {
+    let line = conn.line().clone();
+    let mark = Mark { read: line.read(), written: line.written(), line, reused: conn.reused() };
+    let mut answer = pin!(conn.send(request));
+    let ended = poll_fn(|cx| {
+        let turn = conn.drive(cx);
+        // Only that turn can have brought an answer, so nobody has to be woken for it.
+        if let Poll::Ready(answer) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return Poll::Ready(match answer {
+                Ok(response) => Ok(response),
+                Err(failed) => Err(End::Error(failed.into_error())),
+            });
+        }
+        if turn.is_ready() {
+            return Poll::Ready(Err(End::Closed));
+        }
+        loop {
+            let (at, due) = bounds.next(upload);
+            std::task::ready!(timer.poll_until(at, cx));
+            // The body may have moved the end meanwhile.
+            if bounds.next(upload).0 <= Instant::now() {
+                return Poll::Ready(Err(End::Due(due)));
+            }
+        }
+    })
+    .await;
+    match ended {
+        Ok(response) if headers::ambiguous_response(response.headers()) => Err(mark.failed(
+            Outcome::BadResponse,
+            upload,
+            "the answer's Transfer-Encoding can be read in two ways".to_owned(),
+        )),
+        Ok(response) => Ok((response, conn)),
+        Err(end) => Err(mark.judge(end, upload)),
+    }
+}
+
+/// How it ended without an answer.
+enum End {
+    Error(hyper::Error),
+    Closed,
+    Due(Due),
+}
+
+/// The connection's counters when the attempt began.
+struct Mark {
+    line: Arc<Line>,
+    read: u64,
+    written: u64,
+    reused: bool,
+}
+
+impl Mark {
+    fn sent(&self, upload: Option<&Upload>) -> Sent {
+        if self.line.written() == self.written {
+            Sent::Nothing
+        } else if upload.is_some_and(Upload::started) {
+            Sent::Body
+        } else {
+            Sent::Head
+        }
+    }
+
+    fn answered(&self) -> bool {
+        self.line.read() > self.read
+    }
+
+    fn failed(&self, outcome: Outcome, upload: Option<&Upload>, detail: String) -> Failed {
+        let raced = self.reused && outcome == Outcome::Closed;
+        Failed { outcome, sent: self.sent(upload), detail, body_timeout: false, raced }
+    }
+
+    fn judge(&self, end: End, upload: Option<&Upload>) -> Failed {
+        match (upload.and_then(Upload::broken), end) {
+            (Some(Broken::BadFraming), _) => {
+                self.failed(Outcome::BadRequest, upload, "the request body's framing is broken".to_owned())
+            }
+            (Some(Broken::Gone), _) => {
+                self.failed(Outcome::ClientGone, upload, "the app went away within its body".to_owned())
+            }
+            (None, End::Due(Due::Whole)) => {
+                self.failed(Outcome::Timeout, upload, "no answer in time".to_owned())
+            }
+            (None, End::Due(Due::Try)) => {
+                self.failed(Outcome::PerTryTimeout, upload, "no answer within per_try_timeout".to_owned())
+            }
+            // Full buffers towards the instance: it is the one that does not read.
+            (None, End::Due(Due::Body)) if self.line.write_blocked() => {
+                self.failed(Outcome::Timeout, upload, "the instance stopped reading the body".to_owned())
+            }
+            (None, End::Due(Due::Body)) => Failed {
+                body_timeout: true,
+                ..self.failed(Outcome::ClientGone, upload, "the request body stopped arriving".to_owned())
+            },
+            (None, End::Closed) => self.failed(self.closed(), upload, "the connection ended".to_owned()),
+            (None, End::Error(error)) => {
+                let outcome = if error.is_parse() { Outcome::BadResponse } else { self.closed() };
+                self.failed(outcome, upload, describe(&error))
+            }
+        }
+    }
+
+    fn closed(&self) -> Outcome {
+        if self.answered() { Outcome::ClosedMidHead } else { Outcome::Closed }
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(one) = source {
+        text.push_str(": ");
+        text.push_str(&one.to_string());
+        source = one.source();
+    }
+    text
+}

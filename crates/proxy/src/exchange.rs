@@ -1,0 +1,133 @@
+//! One request's account: begun with its head, closed once, by whichever door it leaves.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use http::{Method, StatusCode};
+use outrigger_registry::InstanceId;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::{error::Reason, metrics::ServiceSeries, session::Session, upload::Upload};
+
+/// Counted and logged when dropped. Without a status by then, the app went away.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    session: Arc<Session>,
+    pub(crate) started: Instant,
+    /// Head accepted to response head.
+    pub(crate) answered: Option<Instant>,
+    pub(crate) status: Option<StatusCode>,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) attempts: u32,
+    pub(crate) upload: Option<Upload>,
+    series: Option<Arc<ServiceSeries>>,
+    line: Option<Box<LogLine>>,
+}
+
+/// What only the access log needs.
+#[derive(Debug)]
+struct LogLine {
+    method: Method,
+    path: String,
+    service: Option<Arc<str>>,
+    instance: Option<InstanceId>,
+}
+
+impl Exchange {
+    pub(crate) fn new(session: &Arc<Session>, started: Instant, method: &Method, path: &str) -> Self {
+        session.begin();
+        let line = session.shared.access_log.then(|| {
+            Box::new(LogLine { method: method.clone(), path: path.to_owned(), service: None, instance: None })
+        });
+        Self {
+            session: session.clone(),
+            started,
+            answered: None,
+            status: None,
+            reason: None,
+            attempts: 0,
+            upload: None,
+            series: None,
+            line,
+        }
+    }
+
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// The service is known now.
+    pub(crate) fn routed(&mut self, series: &Arc<ServiceSeries>, label: &Arc<str>) {
+        series.in_flight.inc();
+        self.series = Some(series.clone());
+        if let Some(line) = &mut self.line {
+            line.service = Some(label.clone());
+        }
+    }
+
+    /// Another instance is tried.
+    pub(crate) fn tries(&mut self, id: &InstanceId) {
+        if let Some(line) = &mut self.line {
+            line.instance = Some(id.clone());
+        }
+    }
+
+    /// The app gets this status.
+    pub(crate) fn answer(&mut self, status: StatusCode, reason: Option<Reason>) {
+        self.answered = Some(Instant::now());
+        self.status = Some(status);
+        self.reason = reason;
+    }
+
+    fn log(&self, line: &LogLine, status: StatusCode, reason: Option<Reason>) {
+        let now = Instant::now();
+        info!(
+            target: "outrigger::access",
+            method = %line.method,
+            path = %line.path,
+            service = line.service.as_deref().unwrap_or("-"),
+            instance = line.instance.as_ref().map_or("-", |id| &id.id),
+            status = status.as_u16(),
+            reason = reason.map_or("-", Reason::label),
+            attempts = self.attempts,
+            head_ms = self.answered.map_or(0.0, |at| millis(at - self.started)),
+            total_ms = millis(now - self.started),
+            "request"
+        );
+    }
+}
+
+fn millis(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let gone = self.status.is_none();
+        if gone && self.reason.is_none() {
+            self.reason = Some(Reason::ClientGone);
+        }
+        let status = self.status.unwrap_or(Reason::ClientGone.status());
+        if let Some(series) = &self.series {
+            series.answered(status);
+            if let Some(reason) = self.reason {
+                series.error(reason);
+            }
+            series.duration.observe(self.started.elapsed().as_secs_f64());
+            series.in_flight.dec();
+        } else if let Some(reason) = self.reason {
+            self.session.shared.metrics.refused(reason);
+        }
+        if let Some(line) = &self.line {
+            self.log(line, status, self.reason);
+        }
+        if let Some(upload) = &self.upload {
+            // An instance that answered early must not keep the app's upload going.
+            upload.stop();
+            if !upload.ended() {
+                self.session.unread_body.store(true, Relaxed);
+            }
+        }
+        self.session.end();
+    }
+}

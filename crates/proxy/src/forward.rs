@@ -1,0 +1,442 @@
+//! A request's walk: judge, route, admit, pick, try, perhaps try again, answer.
+//!
+//! One function read downward. What it decides by lives in `outrigger-policy`; what it answers when it
+//! has no answer of an instance's, in [`crate::respond`].
+
+use std::{convert::Infallible, sync::Arc};
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{CONNECTION, CONTENT_LENGTH, UPGRADE},
+};
+use http_body::Body;
+use hyper::body::Incoming;
+use outrigger_policy::{
+    Outcome, Sent, Verdict,
+    breaker::Permit,
+    retry::{self, Decision, GiveUp},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    attempt::{self, Bounds, Failed},
+    body::{Carried, Driver, ResponseBody},
+    error::{Reason, Refusal},
+    exchange::Exchange,
+    headers::{self, Asked},
+    respond,
+    route::{self, Route},
+    session::Session,
+    tunnel::{Held, Tunnel},
+    upload::{AttemptBody, Upload},
+    upstream::{
+        cluster::{Cluster, Terms},
+        endpoint::{Checkout, CheckoutError, Endpoint, Ticket},
+        pool::Conn,
+    },
+};
+
+/// Carries one request. Every door leads through an answer.
+pub(crate) async fn handle(
+    session: Arc<Session>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let accepted = Instant::now();
+    let (head, body) = request.into_parts();
+    let mut exchange = Exchange::new(&session, accepted, &head.method, head.uri.path());
+    if !body.is_end_stream() {
+        // Held from here on, so that a refusal knows that a body was left unread.
+        exchange.upload = Some(Upload::new(body, 0, accepted));
+    }
+    if let Err(refusal) = headers::judge(&head.method, head.version, &head.headers) {
+        return Ok(respond::refuse(&refusal, exchange));
+    }
+    let route = match route::find(&session, &head.uri, &head.headers).await {
+        Ok(route) => route,
+        Err(refusal) => return Ok(respond::refuse(&refusal, exchange)),
+    };
+    let cluster = route.cluster.clone();
+    cluster.touch(accepted);
+    let terms = cluster.view.load().terms.clone();
+    exchange.routed(&terms.series, &cluster.label);
+    let permit = match cluster.breaker.admit(accepted.into_std()) {
+        Ok(permit) => permit,
+        Err(open) => {
+            let detail = format!("{}: the circuit breaker is open", cluster.label);
+            let refusal =
+                Refusal { retry_after: Some(open.retry_after), ..Refusal::new(Reason::CircuitOpen, detail) };
+            return Ok(respond::refuse(&refusal, exchange));
+        }
+    };
+    cluster.budget.deposit(accepted.into_std());
+    if let Some(upload) = &exchange.upload {
+        upload.keep(terms.policy.retry.max_body);
+    }
+    let call = Call::new(&session, &terms, head, route, exchange.upload.as_ref());
+    let ended = call.attempts(&cluster, &mut exchange).await;
+    Ok(call.finish(ended, permit, exchange))
+}
+
+/// What every attempt of one request shares.
+struct Call<'a> {
+    session: &'a Arc<Session>,
+    terms: &'a Arc<Terms>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    version: Version,
+    asked: Asked,
+    request: retry::Request,
+}
+
+/// An answer, with what it still hangs on.
+struct Answer {
+    response: Response<Incoming>,
+    conn: Box<Conn>,
+    ticket: Ticket,
+    outcome: Outcome,
+}
+
+/// How the attempts ended.
+enum Ended {
+    Answer(Box<Answer>),
+    Refused { refusal: Refusal, verdict: Verdict },
+}
+
+impl<'a> Call<'a> {
+    fn new(
+        session: &'a Arc<Session>,
+        terms: &'a Arc<Terms>,
+        head: http::request::Parts,
+        route: Route,
+        upload: Option<&Upload>,
+    ) -> Self {
+        let mut map = head.headers;
+        let options = &session.shared.outbound;
+        let asked = headers::strip_request(&mut map);
+        if options.x_forwarded {
+            let host = map.get(http::header::HOST).cloned();
+            headers::add_forwarded(&mut map, session.peer.ip(), host.as_ref());
+        }
+        if options.via {
+            headers::add_via(&mut map, head.version);
+        }
+        if let Some(host) = route.host {
+            map.insert(http::header::HOST, host);
+        } else if !map.contains_key(http::header::HOST) {
+            // HTTP/1.0 may leave it out; HTTP/1.1, which we speak to the instance, may not.
+            if let Ok(host) = HeaderValue::from_str(&route.cluster.key.service) {
+                map.insert(http::header::HOST, host);
+            }
+        }
+        headers::frame_request(&mut map, upload.and_then(Upload::length), upload.is_some());
+        let request = retry::Request {
+            idempotent: asked.idempotency_key || retry::is_idempotent(head.method.as_str()),
+            allowed: asked.retries,
+        };
+        Self {
+            session,
+            terms,
+            method: head.method,
+            uri: route.uri.unwrap_or(head.uri),
+            headers: map,
+            version: head.version,
+            asked,
+            request,
+        }
+    }
+
+    /// Tries until there is an answer for the app.
+    async fn attempts(&self, cluster: &Arc<Cluster>, exchange: &mut Exchange) -> Ended {
+        let policy = &self.terms.policy;
+        let upload = exchange.upload.clone();
+        let upload = upload.as_ref();
+        let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+        let mut retries = 0;
+        loop {
+            let Some(endpoint) = cluster.pick(&tried) else {
+                return Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore };
+            };
+            exchange.attempts += 1;
+            exchange.tries(&endpoint.id);
+            endpoint.series.picks.inc();
+            let bounds = Bounds {
+                accepted: exchange.started,
+                timeout: policy.timeout,
+                per_try: policy.per_try_timeout.map(|limit| (Instant::now(), limit)),
+                body_idle: policy.body_idle,
+            };
+            let ended = self.attempt(&endpoint, upload, bounds).await;
+            let (outcome, sent) = match &ended {
+                Ok(answer) => (answer.outcome, Sent::Head),
+                Err(failed) => (failed.outcome, failed.sent),
+            };
+            self.terms.series.attempted(outcome);
+            if outcome.verdict() == Verdict::Failure {
+                endpoint.series.failures.inc();
+            }
+            let now = Instant::now();
+            let made =
+                retry::Tried { retries, sent, outcome, replayable: upload.is_none_or(Upload::replayable) };
+            let deadline = bounds.deadline(upload).into_std();
+            let random = fastrand::u64(..);
+            let (settings, budget) = (&policy.retry, &cluster.budget);
+            match retry::judge(settings, budget, &self.request, &made, now.into_std(), deadline, random) {
+                Decision::Again { after, .. } => {
+                    drop(ended);
+                    self.terms.series.retried.inc();
+                    retries += 1;
+                    tried.push(endpoint);
+                    if !after.is_zero() {
+                        sleep(after).await;
+                    }
+                }
+                decision => return self.decided(ended, decision, cluster),
+            }
+        }
+    }
+
+    /// The answer, or what to say when there is none.
+    fn decided(&self, ended: Result<Box<Answer>, Failed>, decision: Decision, cluster: &Cluster) -> Ended {
+        let gave_up = match decision {
+            Decision::GiveUp(why) => {
+                self.terms.series.gave_up(why.label());
+                Some(why)
+            }
+            Decision::Done | Decision::Again { .. } => None,
+        };
+        match ended {
+            Ok(answer) => Ended::Answer(answer),
+            Err(failed) => {
+                let why = gave_up.map_or("", GiveUp::label);
+                let detail = format!("{}: {}; not tried again: {why}", cluster.label, failed.detail);
+                let refusal = Refusal::new(reason(&failed, gave_up), detail);
+                Ended::Refused { refusal, verdict: failed.outcome.verdict() }
+            }
+        }
+    }
+
+    /// One attempt at one endpoint, with the keep-alive race settled inside: a reused connection that
+    /// closed before any byte of an answer is nobody's failure, once.
+    async fn attempt(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        upload: Option<&Upload>,
+        bounds: Bounds,
+    ) -> Result<Box<Answer>, Failed> {
+        let mut fresh = false;
+        loop {
+            let ended = self.once(endpoint, upload, bounds, fresh).await;
+            let raced = match &ended {
+                Err(failed) => failed.raced && (self.request.idempotent || failed.sent == Sent::Nothing),
+                // Servers that give up on an idle connection say so with a 408 nobody asked for.
+                Ok(answer) => {
+                    answer.response.status() == StatusCode::REQUEST_TIMEOUT
+                        && answer.conn.reused()
+                        && self.request.idempotent
+                }
+            };
+            if fresh || !raced || !upload.is_none_or(Upload::replayable) {
+                return ended;
+            }
+            self.terms.series.raced.inc();
+            fresh = true;
+        }
+    }
+
+    async fn once(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        upload: Option<&Upload>,
+        bounds: Bounds,
+        fresh: bool,
+    ) -> Result<Box<Answer>, Failed> {
+        let (ticket, conn) = self.connection(endpoint, upload, bounds, fresh).await?;
+        let body = upload.map_or_else(AttemptBody::empty, Upload::attempt);
+        let mut timer = self.session.borrow_timer();
+        let (response, conn) = attempt::run(conn, self.head(body), upload, bounds, timer.get()).await?;
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS && !self.switches(&response) {
+            return Err(Failed {
+                outcome: Outcome::BadResponse,
+                sent: Sent::Head,
+                detail: "the instance switched to a protocol that nobody asked for".to_owned(),
+                body_timeout: false,
+                raced: false,
+            });
+        }
+        let outcome = if response.headers().contains_key(headers::ERROR) {
+            Outcome::SidecarError(status.as_u16())
+        } else {
+            Outcome::Status(status.as_u16())
+        };
+        Ok(Box::new(Answer { response, conn, ticket, outcome }))
+    }
+
+    /// A turn at the endpoint and a connection to it, within the request's time.
+    async fn connection(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        upload: Option<&Upload>,
+        bounds: Bounds,
+        fresh: bool,
+    ) -> Result<(Ticket, Box<Conn>), Failed> {
+        let repeatable = self.request.idempotent && upload.is_none_or(Upload::replayable);
+        let policy = &self.terms.policy;
+        let ask = Checkout {
+            worker: self.session.worker,
+            policy,
+            limits: self.session.shared.heads,
+            series: &self.terms.series,
+            repeatable,
+            fresh,
+        };
+        let both = async {
+            let ticket = endpoint.begin(policy).await?;
+            let conn = endpoint.checkout(ask).await?;
+            Ok::<_, CheckoutError>((ticket, conn))
+        };
+        let nothing_sent = |outcome, detail| Failed {
+            outcome,
+            sent: Sent::Nothing,
+            detail,
+            body_timeout: false,
+            raced: false,
+        };
+        match timeout_at(bounds.deadline(upload), both).await {
+            Ok(both) => both.map_err(|error| nothing_sent(error.outcome, error.detail)),
+            Err(_) => Err(nothing_sent(Outcome::Timeout, "no turn at the instance in time".to_owned())),
+        }
+    }
+
+    /// The head of an attempt. Each gets a copy, for the first may not be the last.
+    fn head(&self, body: AttemptBody) -> Request<AttemptBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        *request.version_mut() = Version::HTTP_11;
+        request
+    }
+
+    /// Whether a 101 is the one that was asked for.
+    fn switches(&self, response: &Response<Incoming>) -> bool {
+        let Some(asked) = &self.asked.upgrade else { return false };
+        let listed = |offer: &HeaderValue, one: &HeaderValue| {
+            offer.to_str().is_ok_and(|offer| {
+                offer.split(',').any(|part| part.trim().as_bytes().eq_ignore_ascii_case(one.as_bytes()))
+            })
+        };
+        response.headers().get(UPGRADE).is_some_and(|got| listed(asked, got))
+    }
+
+    /// Tells the breaker what the app sees, and answers.
+    fn finish(&self, ended: Ended, permit: Permit<'_>, mut exchange: Exchange) -> Response<ResponseBody> {
+        let now = Instant::now().into_std();
+        match ended {
+            Ended::Refused { refusal, verdict } => {
+                permit.record(now, verdict);
+                respond::refuse(&refusal, exchange)
+            }
+            Ended::Answer(answer) => {
+                permit.record(now, answer.outcome.verdict());
+                exchange.answer(answer.response.status(), None);
+                if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    self.tunnel(*answer, exchange)
+                } else {
+                    self.carry(*answer, exchange)
+                }
+            }
+        }
+    }
+
+    /// The instance's answer, on its way to the app.
+    fn carry(&self, answer: Answer, exchange: Exchange) -> Response<ResponseBody> {
+        let Answer { response, conn, ticket, .. } = answer;
+        let (mut parts, incoming) = response.into_parts();
+        headers::strip_response(&mut parts.headers);
+        let bodiless = respond::bodiless(&self.method, parts.status);
+        let close_is_end =
+            self.version == Version::HTTP_10 && !bodiless && !parts.headers.contains_key(CONTENT_LENGTH);
+        let unfinished = exchange.upload.as_ref().is_some_and(|upload| !upload.ended());
+        let driver = if unfinished { drive_apart(conn) } else { Driver::Here(conn) };
+        let body = ResponseBody::carried(Carried {
+            incoming,
+            driver,
+            ticket,
+            exchange,
+            idle: self.terms.policy.body_idle,
+            max_idle: self.terms.policy.pool.max_idle,
+            silence: None,
+            ended: false,
+            failed: false,
+            close_is_end,
+        });
+        let mut response = Response::new(body);
+        *response.status_mut() = parts.status;
+        *response.headers_mut() = parts.headers;
+        if self.version == Version::HTTP_11 {
+            keep_reason(&mut response, parts.extensions);
+        }
+        response
+    }
+
+    /// The 101, and the instance's half of the tunnel for the connection's task.
+    fn tunnel(&self, answer: Answer, exchange: Exchange) -> Response<ResponseBody> {
+        let Answer { response, conn, ticket, .. } = answer;
+        let (parts, _) = response.into_parts();
+        let mut map = parts.headers;
+        let protocol = map.get(UPGRADE).cloned();
+        headers::strip_response(&mut map);
+        if let Some(protocol) = protocol {
+            map.insert(UPGRADE, protocol);
+            map.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        let (line, first, open) = conn.into_tunnel();
+        self.session.set_tunnel(Tunnel {
+            line,
+            first,
+            held: Held { _open: open, _ticket: ticket, _exchange: exchange },
+        });
+        let mut response = Response::new(ResponseBody::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = map;
+        response
+    }
+}
+
+/// An instance that answers while the app still sends: a task of its own lets both go on, whichever
+/// the app is slow with. The connection is not used again.
+fn drive_apart(mut conn: Box<Conn>) -> Driver {
+    Driver::Task(tokio::spawn(async move {
+        // How it ended is told by the body.
+        let _ = std::future::poll_fn(|cx| conn.drive(cx)).await;
+    }))
+}
+
+/// Keeps an instance's own reason phrase.
+fn keep_reason(response: &mut Response<ResponseBody>, mut extensions: http::Extensions) {
+    if let Some(phrase) = extensions.remove::<hyper::ext::ReasonPhrase>() {
+        response.extensions_mut().insert(phrase);
+    }
+}
+
+/// What the app is told when no attempt brought an answer.
+fn reason(failed: &Failed, gave_up: Option<GiveUp>) -> Reason {
+    match failed.outcome {
+        Outcome::ConnectRefused | Outcome::ConnectFailed => Reason::ConnectFailed,
+        Outcome::ConnectTimeout => Reason::ConnectTimeout,
+        Outcome::Closed | Outcome::ClosedMidHead if gave_up == Some(GiveUp::SentUnknown) => {
+            Reason::SentUnknown
+        }
+        Outcome::Closed | Outcome::ClosedMidHead => Reason::UpstreamClosed,
+        Outcome::BadResponse => Reason::BadResponse,
+        Outcome::PerTryTimeout | Outcome::Timeout => Reason::Timeout,
+        Outcome::Overloaded => Reason::Overloaded,
+        Outcome::Resource => Reason::LocalResource,
+        Outcome::BadRequest => Reason::BadBody,
+        Outcome::ClientGone if failed.body_timeout => Reason::BodyTimeout,
+        Outcome::ClientGone => Reason::ClientGone,
+        Outcome::Status(_) | Outcome::SidecarError(_) => Reason::Internal,
+    }
+}

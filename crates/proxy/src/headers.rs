@@ -1,0 +1,299 @@
+//! What of a head travels on, and what is made anew.
+//!
+//! Hop-by-hop fields end here (RFC 9110 §7.6.1), also those that `Connection` names; framing fields
+//! are re-made by hyper from what the body really is. No routing, no decisions about services.
+
+use std::net::IpAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Version,
+    header::{
+        CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName as Name, ORIGIN, TE, TRAILER, TRANSFER_ENCODING,
+        UPGRADE, VIA,
+    },
+};
+
+use crate::error::{Reason, Refusal};
+
+/// The word that marks an answer as a sidecar's own.
+pub(crate) const ERROR: HeaderName = Name::from_static("x-outrigger-error");
+/// `off` turns retries off for one request.
+pub(crate) const RETRY: HeaderName = Name::from_static("x-outrigger-retry");
+const IDEMPOTENCY_KEY: HeaderName = Name::from_static("idempotency-key");
+const KEEP_ALIVE: HeaderName = Name::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = Name::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = Name::from_static("http2-settings");
+const SEC_FETCH_SITE: HeaderName = Name::from_static("sec-fetch-site");
+const X_FORWARDED_FOR: HeaderName = Name::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = Name::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = Name::from_static("x-forwarded-host");
+
+/// What the request asked of this hop, read before its fields are taken away.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    /// The protocol it wants to upgrade to.
+    pub(crate) upgrade: Option<HeaderValue>,
+    /// Retries are allowed.
+    pub(crate) retries: bool,
+    /// The app says that repeating it is safe.
+    pub(crate) idempotency_key: bool,
+}
+
+/// Refuses what could be read in two ways, and what is not offered.
+pub(crate) fn judge(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+    if method == Method::CONNECT {
+        return Err(Refusal::new(
+            Reason::MethodNotAllowed,
+            "CONNECT is not offered: send the request itself",
+        ));
+    }
+    if let Some(te) = headers.get(TRANSFER_ENCODING) {
+        let single = headers.get_all(TRANSFER_ENCODING).iter().count() == 1;
+        if !single || !te.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(Refusal::new(
+                Reason::BadRequest,
+                "Transfer-Encoding must be exactly one `chunked` (RFC 9112 §6.1)",
+            ));
+        }
+    }
+    if let Some(expect) = headers.get(EXPECT)
+        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return Err(Refusal::new(Reason::ExpectationFailed, "only `Expect: 100-continue` is understood"));
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err(Refusal::new(Reason::BadRequest, "more than one Host field (RFC 9112 §3.2)")),
+        (None, None) if version == Version::HTTP_11 => {
+            Err(Refusal::new(Reason::BadRequest, "no Host field (RFC 9112 §3.2)"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a browser sent it from another page than one that is allowed.
+///
+/// `own` tells whether an authority is this listener's own. Local is not trusted: any page can make a
+/// browser send requests to localhost.
+pub(crate) fn judge_origin(
+    headers: &HeaderMap,
+    allowed: &[String],
+    own: impl Fn(&str) -> bool,
+) -> Result<(), Refusal> {
+    let refused = |what: String| {
+        Err(Refusal::new(
+            Reason::ForbiddenOrigin,
+            format!("{what}; name the origin in outbound.allow_origins to allow it"),
+        ))
+    };
+    let origin = headers.get(ORIGIN);
+    if let Some(origin) = origin {
+        let text = String::from_utf8_lossy(origin.as_bytes());
+        let listed = allowed.iter().any(|one| one.eq_ignore_ascii_case(&text));
+        let local = text.split_once("://").is_some_and(|(_, authority)| own(authority));
+        if listed || local {
+            return Ok(());
+        }
+        return refused(format!("Origin {text:?} is not allowed"));
+    }
+    match headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes) {
+        None | Some(b"none" | b"same-origin") => Ok(()),
+        Some(site) => {
+            refused(format!("Sec-Fetch-Site {:?} comes from another site", String::from_utf8_lossy(site)))
+        }
+    }
+}
+
+/// Whether the request carries a mark that only browsers set.
+pub(crate) fn from_browser(headers: &HeaderMap) -> bool {
+    headers.contains_key(SEC_FETCH_SITE) || headers.contains_key(ORIGIN)
+}
+
+/// Takes away what ends at this hop, and says what it asked for.
+pub(crate) fn strip_request(headers: &mut HeaderMap) -> Asked {
+    let te_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
+    let upgrade = if headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade")) {
+        // We speak no HTTP/2 on this side; offering it further would promise what we cannot carry.
+        headers.get(UPGRADE).filter(|value| !has_token(value, "h2c")).cloned()
+    } else {
+        None
+    };
+    let asked = Asked {
+        upgrade,
+        retries: !headers.get(RETRY).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"off")),
+        idempotency_key: headers.contains_key(IDEMPOTENCY_KEY),
+    };
+    strip_hop_by_hop(headers);
+    headers.remove(EXPECT);
+    headers.remove(HTTP2_SETTINGS);
+    headers.remove(RETRY);
+    if te_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(protocol) = &asked.upgrade {
+        headers.insert(UPGRADE, protocol.clone());
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    asked
+}
+
+/// Takes away what ends at this hop from an instance's answer.
+pub(crate) fn strip_response(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+            // What a message cannot do without is no hop's own, whatever it says.
+            .filter(|name| ![HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER].contains(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+/// Re-makes the framing of a request: hyper sends no body at all for a GET of unknown length without
+/// it.
+pub(crate) fn frame_request(headers: &mut HeaderMap, length: Option<u64>, has_body: bool) {
+    if !has_body {
+        // `Content-Length: 0` was the app's word, and stays; anything else would be a lie.
+        if headers.get(CONTENT_LENGTH).is_some_and(|value| value.as_bytes() != b"0") {
+            headers.remove(CONTENT_LENGTH);
+        }
+        return;
+    }
+    match length {
+        Some(length) => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        None => {
+            headers.remove(CONTENT_LENGTH);
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+}
+
+/// Adds `X-Forwarded-*`, appending to what is there.
+pub(crate) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr, host: Option<&HeaderValue>) {
+    let mut list = headers
+        .get(X_FORWARDED_FOR)
+        .and_then(|value| value.to_str().ok())
+        .map(|value| format!("{value}, "))
+        .unwrap_or_default();
+    list.push_str(&peer.to_string());
+    if let Ok(value) = HeaderValue::from_str(&list) {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    if let Some(host) = host {
+        headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
+    }
+}
+
+/// Adds this hop to `Via` (RFC 9110 §7.6.3).
+pub(crate) fn add_via(headers: &mut HeaderMap, received: Version) {
+    let version = if received == Version::HTTP_10 { "1.0" } else { "1.1" };
+    if let Ok(value) = HeaderValue::from_str(&format!("{version} outrigger")) {
+        headers.append(VIA, value);
+    }
+}
+
+/// Whether an instance's answer has a framing that two readers could read differently.
+pub(crate) fn ambiguous_response(headers: &HeaderMap) -> bool {
+    let Some(te) = headers.get(TRANSFER_ENCODING) else { return false };
+    headers.contains_key(CONTENT_LENGTH)
+        || headers.get_all(TRANSFER_ENCODING).iter().count() > 1
+        || !te.as_bytes().eq_ignore_ascii_case(b"chunked")
+}
+
+fn has_token(value: &HeaderValue, token: &str) -> bool {
+    value.to_str().is_ok_and(|text| text.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&str, &str)]) -> HeaderMap {
+        list.iter()
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn fields_named_by_connection_end_here() {
+        let mut map =
+            headers(&[("connection", "x-a, close, host"), ("x-a", "1"), ("x-b", "2"), ("host", "o")]);
+        strip_request(&mut map);
+        assert!(!map.contains_key("x-a") && !map.contains_key("connection"));
+        assert!(map.contains_key("x-b"));
+        assert!(map.contains_key("host"), "a message cannot do without Host");
+    }
+
+    #[test]
+    fn te_keeps_trailers_and_nothing_else() {
+        let mut map = headers(&[("te", "gzip, trailers;q=0.5, trailers")]);
+        strip_request(&mut map);
+        assert_eq!(map.get(TE).unwrap(), "trailers");
+        let mut map = headers(&[("te", "gzip")]);
+        strip_request(&mut map);
+        assert!(!map.contains_key(TE));
+    }
+
+    #[test]
+    fn an_upgrade_is_passed_on_and_h2c_is_not() {
+        let mut map = headers(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(strip_request(&mut map).upgrade.unwrap(), "websocket");
+        assert_eq!(map.get(CONNECTION).unwrap(), "upgrade");
+        let mut map = headers(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]);
+        assert!(strip_request(&mut map).upgrade.is_none());
+        assert!(!map.contains_key(UPGRADE));
+    }
+
+    #[test]
+    fn ambiguous_framing_is_refused() {
+        let cases: [(&[(&str, &str)], bool); 8] = [
+            (&[("host", "o")], true),
+            (&[("host", "o"), ("transfer-encoding", "chunked")], true),
+            (&[("host", "o"), ("transfer-encoding", "gzip, chunked")], false),
+            (&[("host", "o"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], false),
+            (&[], false),
+            (&[("host", "a"), ("host", "a")], false),
+            (&[("host", "o"), ("expect", "100-Continue")], true),
+            (&[("host", "o"), ("expect", "tea")], false),
+        ];
+        for (list, fine) in cases {
+            assert_eq!(judge(&Method::GET, Version::HTTP_11, &headers(list)).is_ok(), fine, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_from_elsewhere_is_refused_unless_allowed() {
+        let own = |authority: &str| authority == "localhost:7070";
+        let allowed = ["https://app.example".to_owned()];
+        let cases: [(&[(&str, &str)], bool); 8] = [
+            (&[], true),
+            (&[("origin", "http://localhost:7070")], true),
+            (&[("origin", "https://app.example"), ("sec-fetch-site", "cross-site")], true),
+            (&[("origin", "https://evil.example")], false),
+            (&[("origin", "null")], false),
+            (&[("sec-fetch-site", "cross-site")], false),
+            (&[("sec-fetch-site", "same-site")], false),
+            (&[("sec-fetch-site", "none")], true),
+        ];
+        for (list, fine) in cases {
+            assert_eq!(judge_origin(&headers(list), &allowed, own).is_ok(), fine, "{list:?}");
+        }
+    }
+}

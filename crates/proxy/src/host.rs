@@ -1,0 +1,171 @@
+//! Reads a service's name out of an authority.
+//!
+//! `orders`, `orders:7070`, `orders.service.consul`, `v2.orders.service.consul` (a tag),
+//! `orders.service.dc2.consul`. Everything else is somebody else's name: this is no open proxy.
+
+use std::{borrow::Cow, net::IpAddr};
+
+/// What an authority names.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Named<'a> {
+    /// A service of the registry.
+    Service(Name<'a>),
+    /// An IP address, or `localhost`: perhaps this listener's own.
+    Local,
+    /// A name outside the registry, or an IP of somebody else.
+    Outside,
+    /// No host at all.
+    Invalid,
+}
+
+/// A service, with what its long form narrows it to. All lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Name<'a> {
+    pub(crate) service: Cow<'a, str>,
+    pub(crate) tag: Option<Cow<'a, str>>,
+    pub(crate) datacenter: Option<Cow<'a, str>>,
+}
+
+/// Reads an authority (`host` or `host:port`).
+pub(crate) fn parse(authority: &str) -> Named<'_> {
+    let Some(host) = host_of(authority) else { return Named::Invalid };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return if inner.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| is_local(ip.into())) {
+            Named::Local
+        } else {
+            Named::Outside
+        };
+    }
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return if is_local(ip) { Named::Local } else { Named::Outside };
+    }
+    if host.eq_ignore_ascii_case("localhost") {
+        return Named::Local;
+    }
+    if host.is_empty() || host.len() > 253 || !host.bytes().all(is_name_byte) {
+        return Named::Invalid;
+    }
+    // A number with dots missing is an IPv4 address to some resolvers; it is no service's name.
+    match name(host) {
+        Some(name) => Named::Service(name),
+        None => Named::Outside,
+    }
+}
+
+fn name(host: &str) -> Option<Name<'_>> {
+    let labels: Vec<&str> = host.split('.').collect();
+    if labels.iter().any(|label| label.is_empty() || label.len() > 63) {
+        return None;
+    }
+    let is = |label: &str, word: &str| label.eq_ignore_ascii_case(word);
+    let (tag, service, datacenter) = match labels[..] {
+        [service] => (None, service, None),
+        [service, s, c] if is(s, "service") && is(c, "consul") => (None, service, None),
+        [service, s, dc, c] if is(s, "service") && is(c, "consul") => (None, service, Some(dc)),
+        [tag, service, s, c] if is(s, "service") && is(c, "consul") => (Some(tag), service, None),
+        [tag, service, s, dc, c] if is(s, "service") && is(c, "consul") => (Some(tag), service, Some(dc)),
+        _ => return None,
+    };
+    Some(Name { service: lower(service), tag: tag.map(lower), datacenter: datacenter.map(lower) })
+}
+
+/// Whether a path segment can be a service's name: what Consul's DNS and URLs take, dots included.
+pub(crate) fn is_service_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 128 && text != "." && text != ".." && text.bytes().all(is_name_byte)
+}
+
+/// The host of an authority, without its port; `None` where that is no authority.
+pub(crate) fn host_of(authority: &str) -> Option<&str> {
+    if authority.starts_with('[') {
+        let end = authority.find(']')?;
+        let (host, rest) = authority.split_at(end + 1);
+        return (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port)).then_some(host);
+    }
+    match authority.split_once(':') {
+        None => Some(authority),
+        Some((host, port)) => is_port(port).then_some(host),
+    }
+}
+
+/// Whether an authority is a loopback or unspecified address or `localhost`.
+pub(crate) fn is_own(authority: &str) -> bool {
+    matches!(parse(authority), Named::Local)
+}
+
+/// Lower case, without a copy where it is that already.
+pub(crate) fn lower(text: &str) -> Cow<'_, str> {
+    if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(text.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+fn is_local(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+fn is_port(text: &str) -> bool {
+    text.is_empty() || text.parse::<u16>().is_ok() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(text: &str, service: &str, tag: Option<&str>, datacenter: Option<&str>) {
+        let expected = Name {
+            service: service.into(),
+            tag: tag.map(Into::into),
+            datacenter: datacenter.map(Into::into),
+        };
+        assert_eq!(parse(text), Named::Service(expected), "{text}");
+    }
+
+    #[test]
+    fn every_form_names_its_service() {
+        service("orders", "orders", None, None);
+        service("Orders:7070", "orders", None, None);
+        service("orders.", "orders", None, None);
+        service("orders.service.consul", "orders", None, None);
+        service("orders.service.consul.:80", "orders", None, None);
+        service("v2.orders.service.consul", "orders", Some("v2"), None);
+        service("orders.service.dc2.consul", "orders", None, Some("dc2"));
+        service("v2.orders.service.dc2.consul:7070", "orders", Some("v2"), Some("dc2"));
+    }
+
+    #[test]
+    fn addresses_and_outside_names_are_no_services() {
+        for text in
+            ["10.0.0.5", "10.0.0.5:80", "[2001:db8::1]:80", "example.com", "orders.example.com", "a.b"]
+        {
+            assert_eq!(parse(text), Named::Outside, "{text}");
+        }
+        for text in
+            ["localhost", "LOCALHOST:7070", "127.0.0.1:7070", "127.9.9.9", "[::1]:7070", "[::ffff:127.0.0.1]"]
+        {
+            assert_eq!(parse(text), Named::Local, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_authority_is_invalid() {
+        for text in
+            ["", ":80", "a b", "orders:x", "orders:99999", "[::1", "o/rders", "user@orders", "ord\u{e9}rs"]
+        {
+            assert_eq!(parse(text), Named::Invalid, "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_authority_makes_it_panic(text in "\\PC{0,80}") {
+            let _ = parse(&text);
+        }
+    }
+}

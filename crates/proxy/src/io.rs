@@ -1,0 +1,183 @@
+//! Sockets that count.
+//!
+//! Every byte under a connection is counted, so that "was anything sent" is known and not guessed;
+//! that is what makes a retry safe. A [`Line`] shares its socket with the pool, which peeks at it
+//! while hyper holds the other half. No timers, no HTTP.
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// One TCP connection, with what went over it.
+#[derive(Debug)]
+pub(crate) struct Line {
+    stream: Mutex<TcpStream>,
+    read: AtomicU64,
+    written: AtomicU64,
+    /// The last write found the socket full: bytes are still in somebody's buffer.
+    blocked: AtomicBool,
+    /// The peer has ended its side.
+    ended: AtomicBool,
+}
+
+impl Line {
+    pub(crate) fn new(stream: TcpStream) -> Arc<Self> {
+        Arc::new(Self {
+            stream: Mutex::new(stream),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            blocked: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        })
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    /// Bytes handed to the socket so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+
+    /// Whether the last write had to wait.
+    pub(crate) fn write_blocked(&self) -> bool {
+        self.blocked.load(Relaxed)
+    }
+
+    /// Whether the peer's end was read.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.load(Relaxed)
+    }
+
+    /// Whether an idle connection is no longer what it was: closed, reset, or with bytes that nobody
+    /// asked for. One system call; tokio's own readiness is a cache and would not know.
+    pub(crate) fn is_stale(&self) -> bool {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut byte = [MaybeUninit::uninit()];
+        match SockRef::from(&*stream).peek(&mut byte) {
+            Ok(_) => true,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Makes the close a reset: the only sign of an abort to a reader for whom the close is the end.
+    pub(crate) fn reset_on_close(&self) {
+        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        // A socket that is gone already needs no sign.
+        let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Waits until there is something to read, or the peer's end. Cancel safe.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        std::future::poll_fn(|cx| {
+            self.stream.lock().unwrap_or_else(PoisonError::into_inner).poll_read_ready(cx)
+        })
+        .await
+    }
+
+    fn with<T>(&self, act: impl FnOnce(Pin<&mut TcpStream>) -> T) -> T {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        act(Pin::new(&mut *stream))
+    }
+
+    fn wrote(&self, result: &Poll<io::Result<usize>>) {
+        match result {
+            Poll::Ready(Ok(n)) => {
+                self.written.fetch_add(*n as u64, Relaxed);
+                self.blocked.store(false, Relaxed);
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.blocked.store(true, Relaxed),
+        }
+    }
+}
+
+/// One user's handle on a [`Line`]: what hyper or a tunnel reads and writes.
+#[derive(Debug, Clone)]
+pub(crate) struct LineIo {
+    line: Arc<Line>,
+    /// Bytes read before by somebody else, given out first.
+    first: bytes::Bytes,
+}
+
+impl LineIo {
+    pub(crate) fn new(line: Arc<Line>) -> Self {
+        Self { line, first: bytes::Bytes::new() }
+    }
+
+    /// With bytes that were read already, and come first.
+    pub(crate) fn with_first(line: Arc<Line>, first: bytes::Bytes) -> Self {
+        Self { line, first }
+    }
+}
+
+impl AsyncRead for LineIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let n = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let room = buf.remaining();
+        let result = self.line.with(|stream| stream.poll_read(cx, buf));
+        if let Poll::Ready(Ok(())) = result {
+            let n = buf.filled().len() - before;
+            self.line.read.fetch_add(n as u64, Relaxed);
+            if n == 0 && room > 0 {
+                self.line.ended.store(true, Relaxed);
+            }
+        }
+        result
+    }
+}
+
+impl AsyncWrite for LineIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = self.line.with(|stream| stream.poll_write(cx, buf));
+        self.line.wrote(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = self.line.with(|stream| stream.poll_write_vectored(cx, bufs));
+        self.line.wrote(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.line.with(|stream| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.line.with(|stream| stream.poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,385 @@
+//! What the data path counts, and when a series goes away.
+//!
+//! Handles are resolved when a cluster or an endpoint is made; a request looks none up. A series
+//! belongs to a ref-counted table, for the same service or instance may come back while its former
+//! life is still in flight: the last holder takes the series away. Names that never had an instance
+//! share the label `(unknown)`.
+//!
+//! | metric | labels | what |
+//! |---|---|---|
+//! | `outrigger_requests_total` | service, code | answers to the app, ours included; 499: the app went away |
+//! | `outrigger_request_duration_seconds` | service | head accepted to the last byte of the answer |
+//! | `outrigger_attempts_total` | service, outcome | tries at an instance, by how they ended |
+//! | `outrigger_retries_total` | service, why | attempts made again (`again`, `race`), or why not |
+//! | `outrigger_errors_total` | service, reason | answers that the sidecar made, by reason |
+//! | `outrigger_in_flight` | service | requests and tunnels under way |
+//! | `outrigger_instance_picks_total` | service, instance | first picks and retries |
+//! | `outrigger_instance_failures_total` | service, instance | attempts that blame the instance |
+//! | `outrigger_pool_connections_total` | service, event | `opened`, `reused`, `stale` |
+//! | `outrigger_app_connections` | state | app connections `active` (with a codec) and `parked` |
+//! | `outrigger_refused_total` | reason | what hyper or a limit refused before a request was known |
+//! | `outrigger_worker_lag_seconds` | worker | how late the worker's last tick was |
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::Hash,
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+};
+
+use http::StatusCode;
+use outrigger_policy::Outcome;
+use prometheus::{
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+use crate::error::Reason;
+
+/// The label of names that never had an instance.
+const UNKNOWN: &str = "(unknown)";
+
+/// Seconds; from a loopback answer to the default time-out.
+const BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
+
+/// Every family of the data path.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    attempts: IntCounterVec,
+    retries: IntCounterVec,
+    errors: IntCounterVec,
+    in_flight: IntGaugeVec,
+    picks: IntCounterVec,
+    failures: IntCounterVec,
+    pool: IntCounterVec,
+    refused: IntCounterVec,
+    /// App connections with a codec.
+    pub(crate) active: IntGauge,
+    /// App connections that are a bare socket.
+    pub(crate) parked: IntGauge,
+    lag: GaugeVec,
+    services: Refs<String, ServiceSeries>,
+    instances: Refs<(String, String), InstanceSeries>,
+}
+
+impl Metrics {
+    /// Registers every family.
+    ///
+    /// # Errors
+    /// When `registry` holds families of these names already.
+    pub(crate) fn register(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let duration = HistogramVec::new(
+            HistogramOpts::new(
+                "outrigger_request_duration_seconds",
+                "Seconds from a request's head to the last byte of its answer.",
+            )
+            .buckets(BUCKETS.to_vec()),
+            &["service"],
+        )?;
+        registry.register(Box::new(duration.clone()))?;
+        let lag = GaugeVec::new(
+            Opts::new("outrigger_worker_lag_seconds", "How late the worker's last tick was."),
+            &["worker"],
+        )?;
+        registry.register(Box::new(lag.clone()))?;
+        let connections = gauge("outrigger_app_connections", "App connections, by state.", &["state"])?;
+        Ok(Arc::new(Self {
+            requests: counter("outrigger_requests_total", "Answers to the app.", &["service", "code"])?,
+            duration,
+            attempts: counter("outrigger_attempts_total", "Tries at an instance.", &["service", "outcome"])?,
+            retries: counter(
+                "outrigger_retries_total",
+                "Retries, or why there was none.",
+                &["service", "why"],
+            )?,
+            errors: counter(
+                "outrigger_errors_total",
+                "Answers made by the sidecar.",
+                &["service", "reason"],
+            )?,
+            in_flight: gauge("outrigger_in_flight", "Requests and tunnels under way.", &["service"])?,
+            picks: counter(
+                "outrigger_instance_picks_total",
+                "Picks of an instance.",
+                &["service", "instance"],
+            )?,
+            failures: counter(
+                "outrigger_instance_failures_total",
+                "Attempts that blame the instance.",
+                &["service", "instance"],
+            )?,
+            pool: counter(
+                "outrigger_pool_connections_total",
+                "Connections to instances, by event.",
+                &["service", "event"],
+            )?,
+            refused: counter(
+                "outrigger_refused_total",
+                "Refused before a request was known, by reason.",
+                &["reason"],
+            )?,
+            active: connections.with_label_values(&["active"]),
+            parked: connections.with_label_values(&["parked"]),
+            lag,
+            services: Refs::default(),
+            instances: Refs::default(),
+        }))
+    }
+
+    /// The series of a service; `None`: of the names that never had an instance.
+    pub(crate) fn service(self: &Arc<Self>, service: Option<&str>) -> Arc<ServiceSeries> {
+        let name = service.unwrap_or(UNKNOWN).to_owned();
+        self.services.get(&name, || ServiceSeries::new(self, &name))
+    }
+
+    /// The series of an instance.
+    pub(crate) fn instance(self: &Arc<Self>, service: &str, instance: &str) -> Arc<InstanceSeries> {
+        let key = (service.to_owned(), instance.to_owned());
+        self.instances.get(&key, || InstanceSeries {
+            picks: self.picks.with_label_values(&[service, instance]),
+            failures: self.failures.with_label_values(&[service, instance]),
+            key: key.clone(),
+            owner: self.clone(),
+        })
+    }
+
+    /// Counts what was refused before a request was known.
+    pub(crate) fn refused(&self, reason: Reason) {
+        self.refused.with_label_values(&[reason.label()]).inc();
+    }
+
+    /// How late a worker's tick was.
+    pub(crate) fn lag(&self, worker: usize) -> prometheus::Gauge {
+        self.lag.with_label_values(&[&worker.to_string()])
+    }
+}
+
+/// The handles of one service.
+pub(crate) struct ServiceSeries {
+    name: String,
+    owner: Arc<Metrics>,
+    codes: Box<[OnceLock<IntCounter>]>,
+    pub(crate) duration: Histogram,
+    attempts: [IntCounter; Outcome::LABELS.len()],
+    errors: [OnceLock<IntCounter>; Reason::ALL.len()],
+    pub(crate) in_flight: IntGauge,
+    pub(crate) retried: IntCounter,
+    pub(crate) raced: IntCounter,
+    pub(crate) opened: IntCounter,
+    pub(crate) reused: IntCounter,
+    pub(crate) stale: IntCounter,
+}
+
+impl fmt::Debug for ServiceSeries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceSeries").field("service", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Why a request that failed was not tried again, for the label `why`.
+const GAVE_UP: [&str; 7] =
+    ["not_retryable", "off", "attempts", "budget", "deadline", "body_gone", "sent_unknown"];
+const EVENTS: [&str; 3] = ["opened", "reused", "stale"];
+
+impl ServiceSeries {
+    fn new(owner: &Arc<Metrics>, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            owner: owner.clone(),
+            codes: (100..600).map(|_| OnceLock::new()).collect(),
+            duration: owner.duration.with_label_values(&[name]),
+            attempts: Outcome::LABELS.map(|outcome| owner.attempts.with_label_values(&[name, outcome])),
+            errors: [const { OnceLock::new() }; Reason::ALL.len()],
+            in_flight: owner.in_flight.with_label_values(&[name]),
+            retried: owner.retries.with_label_values(&[name, "again"]),
+            raced: owner.retries.with_label_values(&[name, "race"]),
+            opened: owner.pool.with_label_values(&[name, EVENTS[0]]),
+            reused: owner.pool.with_label_values(&[name, EVENTS[1]]),
+            stale: owner.pool.with_label_values(&[name, EVENTS[2]]),
+        }
+    }
+
+    /// One answer to the app.
+    pub(crate) fn answered(&self, status: StatusCode) {
+        let Some(slot) = self.codes.get(usize::from(status.as_u16()).wrapping_sub(100)) else { return };
+        slot.get_or_init(|| self.owner.requests.with_label_values(&[&self.name, status.as_str()])).inc();
+    }
+
+    /// One answer that the sidecar made.
+    pub(crate) fn error(&self, reason: Reason) {
+        let Some(slot) = Reason::ALL.iter().position(|one| *one == reason).and_then(|at| self.errors.get(at))
+        else {
+            return;
+        };
+        slot.get_or_init(|| self.owner.errors.with_label_values(&[&self.name, reason.label()])).inc();
+    }
+
+    /// One attempt.
+    pub(crate) fn attempted(&self, outcome: Outcome) {
+        let label = outcome.label();
+        if let Some(at) = Outcome::LABELS.iter().position(|one| *one == label) {
+            self.attempts[at].inc();
+        }
+    }
+
+    /// One request that was not tried again.
+    pub(crate) fn gave_up(&self, why: &'static str) {
+        self.owner.retries.with_label_values(&[&self.name, why]).inc();
+    }
+
+    /// Requests answered, retried and failed, for the status page.
+    pub(crate) fn totals(&self) -> (u64, u64, u64) {
+        let sum = |range: std::ops::Range<usize>| -> u64 {
+            self.codes[range].iter().filter_map(OnceLock::get).map(IntCounter::get).sum()
+        };
+        (
+            sum(0..500),
+            self.retried.get(),
+            self.errors.iter().filter_map(OnceLock::get).map(IntCounter::get).sum(),
+        )
+    }
+}
+
+impl Drop for ServiceSeries {
+    fn drop(&mut self) {
+        let name = self.name.as_str();
+        let owner = &self.owner;
+        owner.services.release(&self.name, || {
+            // A family that never had the series says so; nothing is lost.
+            for (at, slot) in self.codes.iter().enumerate() {
+                if slot.get().is_some() {
+                    let _ = owner.requests.remove_label_values(&[name, &(at + 100).to_string()]);
+                }
+            }
+            let _ = owner.duration.remove_label_values(&[name]);
+            let _ = owner.in_flight.remove_label_values(&[name]);
+            for outcome in Outcome::LABELS {
+                let _ = owner.attempts.remove_label_values(&[name, outcome]);
+            }
+            for why in GAVE_UP.iter().chain(&["again", "race"]) {
+                let _ = owner.retries.remove_label_values(&[name, why]);
+            }
+            for reason in Reason::ALL {
+                let _ = owner.errors.remove_label_values(&[name, reason.label()]);
+            }
+            for event in EVENTS {
+                let _ = owner.pool.remove_label_values(&[name, event]);
+            }
+        });
+    }
+}
+
+/// The handles of one instance.
+#[derive(Debug)]
+pub(crate) struct InstanceSeries {
+    key: (String, String),
+    owner: Arc<Metrics>,
+    pub(crate) picks: IntCounter,
+    pub(crate) failures: IntCounter,
+}
+
+impl Drop for InstanceSeries {
+    fn drop(&mut self) {
+        let labels = [self.key.0.as_str(), self.key.1.as_str()];
+        self.owner.instances.release(&self.key, || {
+            let _ = self.owner.picks.remove_label_values(&labels);
+            let _ = self.owner.failures.remove_label_values(&labels);
+        });
+    }
+}
+
+/// Who holds which series.
+struct Refs<K, V>(Mutex<HashMap<K, Weak<V>>>);
+
+impl<K, V> Default for Refs<K, V> {
+    fn default() -> Self {
+        Self(Mutex::new(HashMap::new()))
+    }
+}
+
+impl<K, V> fmt::Debug for Refs<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Refs")
+    }
+}
+
+impl<K: Hash + Eq + Clone, V> Refs<K, V> {
+    fn get(&self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = map.get(key).and_then(Weak::upgrade) {
+            return held;
+        }
+        let made = Arc::new(make());
+        map.insert(key.clone(), Arc::downgrade(&made));
+        made
+    }
+
+    /// Called by the last holder's drop: takes the series away unless a new life holds it.
+    fn release(&self, key: &K, remove: impl FnOnce()) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if map.get(key).is_some_and(|held| held.strong_count() > 0) {
+            return;
+        }
+        map.remove(key);
+        remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(registry: &Registry) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap()
+    }
+
+    #[test]
+    fn the_series_of_a_gone_instance_are_gone() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let first = metrics.instance("orders", "orders-1");
+        first.picks.inc();
+        assert!(text(&registry).contains("orders-1"));
+        drop(first);
+        assert!(!text(&registry).contains("orders-1"));
+    }
+
+    #[test]
+    fn a_life_that_returns_while_the_old_one_is_in_flight_keeps_its_series() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let old = metrics.instance("orders", "orders-1");
+        let new = metrics.instance("orders", "orders-1");
+        new.picks.inc();
+        drop(old);
+        assert!(text(&registry).contains("orders-1"));
+    }
+
+    #[test]
+    fn every_series_of_a_service_goes_with_it() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        let series = metrics.service(Some("orders"));
+        series.answered(StatusCode::OK);
+        series.error(Reason::Timeout);
+        series.attempted(Outcome::Closed);
+        series.gave_up("budget");
+        series.duration.observe(0.1);
+        assert!(text(&registry).contains("service=\"orders\""));
+        drop(series);
+        assert!(!text(&registry).contains("service=\"orders\""), "{}", text(&registry));
+    }
+}

@@ -1,0 +1,158 @@
+//! Which service a request is for, and what its head becomes.
+//!
+//! A service is named by Host, by `/svc/NAME/` when the Host is our own address, by the target of an
+//! absolute-form request, or by the port it came in on. Nothing else is carried: an address or an
+//! outside name is refused, never looked up.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::{
+    HeaderMap, HeaderValue, Uri,
+    header::HOST,
+    uri::{PathAndQuery, Scheme},
+};
+
+use crate::{
+    error::{Reason, Refusal},
+    headers,
+    host::{self, Name, Named},
+    session::Session,
+    upstream::cluster::Cluster,
+};
+
+/// Where the request goes.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) cluster: Arc<Cluster>,
+    /// The target the instance gets, where it is not the one the app sent.
+    pub(crate) uri: Option<Uri>,
+    /// The Host the instance gets, where it is not the one the app sent.
+    pub(crate) host: Option<HeaderValue>,
+}
+
+/// The path prefix that names a service when the Host is our own address.
+const PREFIX: &str = "/svc/";
+
+/// Finds the service. Waits only for a service's first answer, and that within a bound.
+///
+/// # Errors
+/// With the reason and what to do instead.
+pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> Result<Route, Refusal> {
+    let own = |authority: &str| is_own(session, authority);
+    headers::judge_origin(headers, &session.shared.outbound.allow_origins, own)?;
+    if uri.scheme().is_some() {
+        return absolute(session, uri).await;
+    }
+    let host = match headers.get(HOST).map(HeaderValue::to_str) {
+        None => "",
+        Some(Ok(host)) => host,
+        Some(Err(_)) => return Err(invalid_host("not text")),
+    };
+    if let Some(cluster) = &session.entrance.cluster {
+        return own_port(cluster, headers, host);
+    }
+    if host.is_empty() || own(host) {
+        return by_path(session, uri).await;
+    }
+    match host::parse(host) {
+        Named::Service(name) => {
+            let cluster = session.shared.directory.find(&name).await?;
+            Ok(Route { cluster, uri: None, host: None })
+        }
+        // Its own service's name may have dots; the file can declare it.
+        Named::Outside => match dotted(session, host) {
+            Some(cluster) => Ok(Route { cluster, uri: None, host: None }),
+            None => Err(outside(host)),
+        },
+        Named::Local => Err(outside(host)),
+        Named::Invalid => Err(invalid_host(host)),
+    }
+}
+
+/// A port of its own: the Host is the service's business, and stays.
+fn own_port(cluster: &Arc<Cluster>, headers: &HeaderMap, host: &str) -> Result<Route, Refusal> {
+    match host::parse(host) {
+        // A page whose name resolves to this machine must not reach a service by it.
+        Named::Outside if headers::from_browser(headers) => Err(Refusal::new(
+            Reason::ForbiddenOrigin,
+            format!("a browser's request for {host:?} does not belong here"),
+        )),
+        Named::Invalid if !host.is_empty() => Err(invalid_host(host)),
+        _ => Ok(Route { cluster: cluster.clone(), uri: None, host: None }),
+    }
+}
+
+/// `/svc/NAME/rest`: the prefix is taken off, the rest is left as it is.
+async fn by_path(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
+    let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let Some(rest) = target.strip_prefix(PREFIX) else {
+        return Err(Refusal::new(
+            Reason::NoRoute,
+            "name the service in the Host field (`Host: orders`) or in the path (`/svc/orders/...`)",
+        ));
+    };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (service, rest) = rest.split_at(end);
+    if !host::is_service_name(service) {
+        return Err(Refusal::new(Reason::NoRoute, format!("{service:?} cannot be a service's name")));
+    }
+    let name = Name { service: host::lower(service), tag: None, datacenter: None };
+    let cluster = session.shared.directory.find(&name).await?;
+    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    let path = PathAndQuery::try_from(rest).map_err(|error| {
+        Refusal::new(Reason::BadRequest, format!("the target without its prefix: {error}"))
+    })?;
+    let host = HeaderValue::from_str(service)
+        .map_err(|_| Refusal::new(Reason::NoRoute, format!("{service:?} cannot be a Host")))?;
+    Ok(Route { cluster, uri: Some(Uri::from(path)), host: Some(host) })
+}
+
+/// A request as a proxy gets it: the target names the host, and the Host field is made from it
+/// (RFC 9112 §3.2.2).
+async fn absolute(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
+    let authority = uri.authority().map_or("", http::uri::Authority::as_str);
+    if uri.scheme() != Some(&Scheme::HTTP) {
+        return Err(Refusal::new(Reason::OutsideHost, format!("only http:// is carried, not {uri}")));
+    }
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let origin = Uri::from(path);
+    if session.entrance.cluster.is_none() && is_own(session, authority) {
+        return by_path(session, &origin).await;
+    }
+    let cluster = match (&session.entrance.cluster, host::parse(authority)) {
+        (Some(cluster), Named::Service(_) | Named::Local) => cluster.clone(),
+        (None, Named::Service(name)) => session.shared.directory.find(&name).await?,
+        (None, Named::Outside) => dotted(session, authority).ok_or_else(|| outside(authority))?,
+        (_, Named::Invalid) => return Err(invalid_host(authority)),
+        (_, Named::Outside | Named::Local) => return Err(outside(authority)),
+    };
+    let host = HeaderValue::from_str(authority).map_err(|_| invalid_host(authority))?;
+    Ok(Route { cluster, uri: Some(origin), host: Some(host) })
+}
+
+/// A declared service whose name has dots, so that as a Host it looks like an outside name.
+fn dotted(session: &Session, authority: &str) -> Option<Arc<Cluster>> {
+    let service = host::lower(host::host_of(authority)?);
+    let name = Name { service, tag: None, datacenter: None };
+    session.shared.directory.known(&name).filter(|cluster| cluster.declared)
+}
+
+/// Whether an authority is the address that this connection came in on, or loopback.
+fn is_own(session: &Session, authority: &str) -> bool {
+    host::is_own(authority)
+        || host::host_of(authority)
+            .map(|host| host.trim_matches(['[', ']']))
+            .and_then(|host| host.parse::<IpAddr>().ok())
+            .is_some_and(|ip| ip.to_canonical() == session.local.ip().to_canonical())
+}
+
+fn outside(host: &str) -> Refusal {
+    Refusal::new(
+        Reason::OutsideHost,
+        format!("{host:?} is no service of the registry; this is no open proxy. Use a service's name"),
+    )
+}
+
+fn invalid_host(host: &str) -> Refusal {
+    Refusal::new(Reason::BadRequest, format!("Host {host:?} is invalid (RFC 9112 §3.2)"))
+}

@@ -1,0 +1,152 @@
+//! What one app connection and its requests share.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use outrigger_config as config;
+
+use crate::{
+    io::Line,
+    metrics::Metrics,
+    timer::LazyTimer,
+    tunnel::Tunnel,
+    upstream::{cluster::Cluster, directory::Directory, pool::HeadLimits},
+};
+
+/// What every connection of the proxy shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) outbound: config::Outbound,
+    pub(crate) heads: HeadLimits,
+    /// Longest time that an app may leave an answer unread.
+    pub(crate) unread: std::time::Duration,
+    /// One line per request.
+    pub(crate) access_log: bool,
+    /// App connections open.
+    pub(crate) connections: AtomicUsize,
+    /// Requests and tunnels under way.
+    pub(crate) in_flight: AtomicUsize,
+}
+
+/// What one listener is for.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    /// The upstream whose own port it is; `None`: services are told by name.
+    pub(crate) cluster: Option<Arc<Cluster>>,
+}
+
+/// One app connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) entrance: Arc<Entrance>,
+    pub(crate) worker: usize,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) line: Arc<Line>,
+    /// Requests whose answer is not complete yet: 0 or 1 in HTTP/1.
+    busy: AtomicUsize,
+    served: AtomicU64,
+    /// A request body was left unread: the connection ends, lingering.
+    pub(crate) unread_body: AtomicBool,
+    /// An answer was cut whose end only the close would show.
+    pub(crate) reset: AtomicBool,
+    tunnel: Mutex<Option<Tunnel>>,
+    timer: Mutex<Option<LazyTimer>>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        entrance: Arc<Entrance>,
+        worker: usize,
+        peer: SocketAddr,
+        local: SocketAddr,
+        line: Arc<Line>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            entrance,
+            worker,
+            peer,
+            local,
+            line,
+            busy: AtomicUsize::new(0),
+            served: AtomicU64::new(0),
+            unread_body: AtomicBool::new(false),
+            reset: AtomicBool::new(false),
+            tunnel: Mutex::new(None),
+            timer: Mutex::new(None),
+        })
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(&self) {
+        self.busy.fetch_add(1, Relaxed);
+        self.served.fetch_add(1, Relaxed);
+        self.shared.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// A request's answer is over, one way or another.
+    pub(crate) fn end(&self) {
+        self.busy.fetch_sub(1, Relaxed);
+        self.shared.in_flight.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether a request is under way.
+    pub(crate) fn busy(&self) -> bool {
+        self.busy.load(Relaxed) > 0
+    }
+
+    /// Requests begun so far.
+    pub(crate) fn served(&self) -> u64 {
+        self.served.load(Relaxed)
+    }
+
+    /// The connection becomes this tunnel once its codec is done.
+    pub(crate) fn set_tunnel(&self, tunnel: Tunnel) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    }
+
+    /// Whether it becomes a tunnel.
+    pub(crate) fn has_tunnel(&self) -> bool {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// The tunnel that it becomes, if any.
+    pub(crate) fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The connection's one timer, on loan to a request.
+    pub(crate) fn borrow_timer(&self) -> TimerLoan<'_> {
+        let timer = self.timer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        TimerLoan { session: self, timer: Some(timer.unwrap_or_else(LazyTimer::new)) }
+    }
+}
+
+/// Gives the timer back.
+#[derive(Debug)]
+pub(crate) struct TimerLoan<'a> {
+    session: &'a Session,
+    timer: Option<LazyTimer>,
+}
+
+impl TimerLoan<'_> {
+    pub(crate) fn get(&mut self) -> &mut LazyTimer {
+        self.timer.get_or_insert_with(LazyTimer::new)
+    }
+}
+
+impl Drop for TimerLoan<'_> {
+    fn drop(&mut self) {
+        *self.session.timer.lock().unwrap_or_else(PoisonError::into_inner) = self.timer.take();
+    }
+}

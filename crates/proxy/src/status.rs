@@ -1,0 +1,216 @@
+//! What pages and scrapes are told of the clusters.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Weak},
+};
+
+use outrigger_config::Balance;
+use outrigger_discovery::Knowledge;
+use outrigger_policy::breaker::State;
+use prometheus::{
+    IntGaugeVec, Opts,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+use tokio::time::Instant;
+
+use crate::upstream::{cluster::Cluster, directory::Directory, endpoint::Endpoint};
+
+/// One service, as it is called now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// Its name in the registry.
+    pub service: String,
+    /// The datacenter asked for.
+    pub datacenter: Option<String>,
+    /// The tags it is narrowed to.
+    pub tags: Vec<String>,
+    /// Whether the file names it.
+    pub declared: bool,
+    /// How an instance is chosen.
+    pub balance: &'static str,
+    /// Whether the registry has answered.
+    pub answered: bool,
+    /// The snapshot's version.
+    pub version: u64,
+    /// `closed`, `open`, `half_open`.
+    pub breaker: &'static str,
+    /// Times the breaker has opened.
+    pub breaker_trips: u64,
+    /// Retries that the budget allows now.
+    pub retry_budget: u64,
+    /// Answers to the app.
+    pub requests: u64,
+    /// Attempts made again.
+    pub retries: u64,
+    /// Answers that the sidecar made.
+    pub failures: u64,
+    /// Every known instance.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One instance, as it is called now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointStatus {
+    /// Its id in the registry.
+    pub id: String,
+    /// `address:port`, or `-`.
+    pub address: String,
+    /// Health as the registry states it.
+    pub status: &'static str,
+    /// Whether picks go to it.
+    pub usable: bool,
+    /// Why not.
+    pub why_not: Option<String>,
+    /// Its share now.
+    pub weight: u32,
+    /// Requests under way.
+    pub in_flight: usize,
+    /// Connections open.
+    pub connections: usize,
+    /// Of those, idle.
+    pub idle: usize,
+    /// Times it was picked.
+    pub picks: u64,
+    /// Attempts that blame it.
+    pub failures: u64,
+}
+
+/// The words of the configuration.
+fn balance(balance: Balance) -> &'static str {
+    match balance {
+        Balance::RoundRobin => "round_robin",
+        Balance::Random => "random",
+        Balance::Weighted => "weighted",
+    }
+}
+
+fn breaker(state: State) -> &'static str {
+    match state {
+        State::Closed => "closed",
+        State::Open => "open",
+        State::HalfOpen => "half_open",
+    }
+}
+
+/// The status of one cluster.
+pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
+    let now = Instant::now().into_std();
+    let view = cluster.view.load_full();
+    let (requests, retries, failures) = view.terms.series.totals();
+    let live: HashMap<_, &Arc<Endpoint>> = view.endpoints.iter().map(|one| (&one.id, one)).collect();
+    let endpoints = view
+        .snapshot
+        .instances
+        .iter()
+        .map(|instance| {
+            let endpoint = live.get(&instance.id);
+            let why_not = match (&instance.addr, endpoint) {
+                (_, Some(_)) => None,
+                (Err(unusable), None) => Some(unusable.to_string()),
+                (Ok(_), None) if !cluster.takes(instance) => Some("has not the tags asked for".to_owned()),
+                (Ok(_), None) if instance.weight() > 0 => Some("joins".to_owned()),
+                (Ok(_), None) => Some(format!("{} in the registry", instance.status.label())),
+            };
+            EndpointStatus {
+                id: instance.id.id.to_string(),
+                address: instance.addr.as_ref().map_or_else(|_| "-".to_owned(), ToString::to_string),
+                status: instance.status.label(),
+                usable: endpoint.is_some(),
+                why_not,
+                weight: instance.weight(),
+                in_flight: endpoint.map_or(0, |one| one.in_flight()),
+                connections: endpoint.map_or(0, |one| one.pool.open()),
+                idle: endpoint.map_or(0, |one| one.pool.idle()),
+                picks: endpoint.map_or(0, |one| one.series.picks.get()),
+                failures: endpoint.map_or(0, |one| one.series.failures.get()),
+            }
+        })
+        .collect();
+    ClusterStatus {
+        service: cluster.key.service.to_string(),
+        datacenter: cluster.key.datacenter.as_deref().map(str::to_owned),
+        tags: cluster.key.tags.iter().map(ToString::to_string).collect(),
+        declared: cluster.declared,
+        balance: balance(view.terms.policy.balance),
+        answered: view.snapshot.knowledge == Knowledge::Answered,
+        version: view.snapshot.version,
+        breaker: breaker(cluster.breaker.state(now)),
+        breaker_trips: cluster.breaker.trips(),
+        retry_budget: cluster.budget.available(now),
+        requests,
+        retries,
+        failures,
+        endpoints,
+    }
+}
+
+/// Gauges that are read when they are scraped: they would be wrong between two requests otherwise.
+///
+/// `outrigger_breaker_state{service}` (0 closed, 1 half-open, 2 open), `outrigger_breaker_trips_total`,
+/// `outrigger_retry_budget`, `outrigger_pool_idle_connections`.
+pub(crate) struct Gauges {
+    directory: Weak<Directory>,
+    families: [IntGaugeVec; 4],
+}
+
+impl fmt::Debug for Gauges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gauges")
+    }
+}
+
+const GAUGES: [(&str, &str); 4] = [
+    ("outrigger_breaker_state", "0 closed, 1 half-open, 2 open."),
+    ("outrigger_breaker_trips", "Times the breaker has opened since the service is in use."),
+    ("outrigger_retry_budget", "Retries that the budget allows now."),
+    ("outrigger_pool_idle_connections", "Idle connections to instances."),
+];
+
+impl Gauges {
+    /// # Errors
+    /// Never with these names; the signature is the library's.
+    pub(crate) fn new(directory: &Arc<Directory>) -> Result<Self, prometheus::Error> {
+        let family = |(name, help)| IntGaugeVec::new(Opts::new(name, help), &["service"]);
+        let [a, b, c, d] = GAUGES.map(family);
+        Ok(Self { directory: Arc::downgrade(directory), families: [a?, b?, c?, d?] })
+    }
+}
+
+impl Collector for Gauges {
+    fn desc(&self) -> Vec<&Desc> {
+        self.families.iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Some(directory) = self.directory.upgrade() else { return Vec::new() };
+        let now = Instant::now().into_std();
+        for family in &self.families {
+            family.reset();
+        }
+        for cluster in directory.all() {
+            // A name that never had an instance is no label.
+            if !cluster.declared && !cluster.ever_had_instances() {
+                continue;
+            }
+            let state = match cluster.breaker.state(now) {
+                State::Closed => 0,
+                State::HalfOpen => 1,
+                State::Open => 2,
+            };
+            let idle: usize = cluster.view.load_full().endpoints.iter().map(|one| one.pool.idle()).sum();
+            let values = [
+                state,
+                i64::try_from(cluster.breaker.trips()).unwrap_or(i64::MAX),
+                i64::try_from(cluster.budget.available(now)).unwrap_or(i64::MAX),
+                i64::try_from(idle).unwrap_or(i64::MAX),
+            ];
+            for (family, value) in self.families.iter().zip(values) {
+                family.with_label_values(&[&*cluster.label]).set(value);
+            }
+        }
+        self.families.iter().flat_map(Collector::collect).collect()
+    }
+}

@@ -1,0 +1,275 @@
+//! A service's endpoints as a pick reads them, with what belongs to the service as a whole.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use outrigger_config as config;
+use outrigger_discovery::{Follower, Knowledge, Snapshot};
+use outrigger_policy::{Balancer, Breaker, Budget, Cursor};
+use outrigger_registry::{Instance, Query};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    error::{Reason, Refusal},
+    host::Name,
+    metrics::ServiceSeries,
+    upstream::endpoint::Endpoint,
+};
+
+/// What makes one cluster another: the service, and what it is narrowed to. All lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) service: Arc<str>,
+    pub(crate) datacenter: Option<Arc<str>>,
+    /// Sorted, without duplicates.
+    pub(crate) tags: Arc<[Arc<str>]>,
+}
+
+impl Key {
+    pub(crate) fn new(service: &str, datacenter: Option<&str>, tags: &[String]) -> Self {
+        let mut tags: Vec<Arc<str>> = tags.iter().map(|tag| tag.to_ascii_lowercase().into()).collect();
+        tags.sort();
+        tags.dedup();
+        Self {
+            service: service.to_ascii_lowercase().into(),
+            datacenter: datacenter.map(|name| name.to_ascii_lowercase().into()),
+            tags: tags.into(),
+        }
+    }
+
+    pub(crate) fn query(&self) -> Query {
+        Query { service: self.service.clone(), datacenter: self.datacenter.clone() }
+    }
+}
+
+impl From<&Name<'_>> for Key {
+    fn from(name: &Name<'_>) -> Self {
+        Self {
+            service: name.service.as_ref().into(),
+            datacenter: name.datacenter.as_deref().map(Into::into),
+            tags: name.tag.as_deref().map(Arc::from).into_iter().collect(),
+        }
+    }
+}
+
+/// `orders`, `v2.orders`, `orders@dc2`: the label in metrics and logs.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for tag in self.tags.iter() {
+            write!(f, "{tag}.")?;
+        }
+        f.write_str(&self.service)?;
+        match &self.datacenter {
+            Some(datacenter) => write!(f, "@{datacenter}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What holds for every request of a cluster until the next swap.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) policy: config::Policy,
+    pub(crate) series: Arc<ServiceSeries>,
+}
+
+/// What a pick reads: facts that agree, behind one swap.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// The usable ones, in the balancer's order.
+    pub(crate) endpoints: Box<[Arc<Endpoint>]>,
+    pub(crate) balancer: Balancer,
+    pub(crate) terms: Arc<Terms>,
+    /// What the View was made from.
+    pub(crate) snapshot: Arc<Snapshot>,
+}
+
+/// One service's endpoints.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) key: Key,
+    /// Its name for people, metrics and logs.
+    pub(crate) label: Arc<str>,
+    /// The file names it.
+    pub(crate) declared: bool,
+    pub(crate) view: ArcSwap<View>,
+    pub(crate) breaker: Breaker,
+    pub(crate) budget: Budget,
+    cursor: Cursor,
+    follower: Follower,
+    /// Rung after each new View.
+    bell: watch::Sender<u64>,
+    opened: Instant,
+    /// Whole seconds from `opened` to the last request.
+    used: AtomicU64,
+}
+
+impl Cluster {
+    pub(crate) fn new(key: Key, declared: bool, terms: Terms, follower: Follower) -> Self {
+        let opened = Instant::now();
+        let now = opened.into_std();
+        let snapshot = Arc::new(Snapshot {
+            knowledge: Knowledge::Unasked,
+            instances: Arc::from([]),
+            version: 0,
+            learned_at: None,
+        });
+        let policy = &terms.policy;
+        Self {
+            label: key.to_string().into(),
+            key,
+            declared,
+            breaker: Breaker::new(policy.circuit_breaker.as_ref(), now),
+            budget: Budget::new(&policy.retry.budget, now),
+            // A fleet that starts at once must not all begin with the same instance.
+            cursor: Cursor::new(fastrand::u64(..)),
+            view: ArcSwap::from_pointee(View {
+                endpoints: Box::default(),
+                balancer: Balancer::new(policy.balance, &[]),
+                terms: Arc::new(terms),
+                snapshot,
+            }),
+            follower,
+            bell: watch::Sender::new(0),
+            opened,
+            used: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes a request.
+    pub(crate) fn touch(&self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.opened).as_secs();
+        // A store a second, not a store a request: the line stays shared between workers.
+        if self.used.load(Relaxed) != seconds {
+            self.used.store(seconds, Relaxed);
+        }
+    }
+
+    /// Time since the last request, to the second.
+    pub(crate) fn idle_for(&self, now: Instant) -> Duration {
+        let used = self.opened + Duration::from_secs(self.used.load(Relaxed));
+        now.saturating_duration_since(used)
+    }
+
+    /// Whether any answer ever listed an instance.
+    pub(crate) fn ever_had_instances(&self) -> bool {
+        self.follower.ever_had_instances()
+    }
+
+    /// Swaps in a new View and tells who waits for the first. Returns the old one, which must not be
+    /// dropped by a request.
+    pub(crate) fn swap(&self, view: View) -> Arc<View> {
+        let version = view.snapshot.version;
+        let old = self.view.swap(Arc::new(view));
+        self.bell.send_replace(version);
+        old
+    }
+
+    /// Whether the registry has answered and the View shows it.
+    pub(crate) fn answered(&self) -> bool {
+        self.view.load().snapshot.knowledge == Knowledge::Answered
+    }
+
+    /// Resolves when it has. May never: put a time-out around it.
+    pub(crate) async fn first_answer(&self) {
+        // The sender lives as long as self.
+        let _ = self.bell.subscribe().wait_for(|version| *version > 0).await;
+    }
+
+    /// The end of the time in which a request may wait for the first answer.
+    pub(crate) fn first_answer_due(&self, patience: Duration) -> Instant {
+        self.opened + patience
+    }
+
+    /// An endpoint that this request has not tried, or any usable one when it has tried all.
+    pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+        let view = self.view.load();
+        let random = fastrand::u64(..);
+        let at = if tried.is_empty() {
+            view.balancer.first(&self.cursor, random, |at| view.endpoints[at].usable())
+        } else {
+            let fresh = |at: usize| {
+                let endpoint = &view.endpoints[at];
+                endpoint.usable() && !tried.iter().any(|one| Arc::ptr_eq(one, endpoint))
+            };
+            view.balancer
+                .retry(&self.cursor, random, fresh)
+                .or_else(|| view.balancer.retry(&self.cursor, random, |at| view.endpoints[at].usable()))
+        };
+        at.and_then(|at| view.endpoints.get(at)).cloned()
+    }
+
+    /// Why there is no endpoint to pick, with what is known.
+    pub(crate) fn nothing_to_pick(&self) -> Refusal {
+        let view = self.view.load_full();
+        let status = self.follower.status();
+        let heard = match status.heard_ago {
+            Some(ago) => format!("registry last heard {:.0?} ago", Duration::from_secs(ago.as_secs())),
+            None => "registry never heard".to_owned(),
+        };
+        let label = &self.label;
+        if view.snapshot.knowledge == Knowledge::Unasked {
+            let error = status.error.map(|error| format!(": {error}")).unwrap_or_default();
+            return Refusal {
+                retry_after: Some(Duration::from_secs(1)),
+                ..Refusal::new(
+                    Reason::RegistryUnknown,
+                    format!("{label}: no answer from the registry yet{error}"),
+                )
+            };
+        }
+        let counts = view.snapshot.counts();
+        if counts.total() == 0 {
+            return Refusal::new(
+                Reason::UnknownService,
+                format!("{label}: no instance is registered; {heard}"),
+            );
+        }
+        let mut known = format!("{label}: {} instances known", counts.total());
+        for (status, count) in counts.by_status() {
+            if count > 0 {
+                known.push_str(&format!(", {count} {}", status.label()));
+            }
+        }
+        if counts.unusable > 0 {
+            known.push_str(&format!(", {} without a usable address", counts.unusable));
+        }
+        if !self.key.tags.is_empty() {
+            let tagged = view.snapshot.instances.iter().filter(|one| self.takes(one)).count();
+            known.push_str(&format!(", {tagged} with the tags asked for"));
+        }
+        Refusal {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Refusal::new(Reason::NoUsableInstance, format!("{known}; {heard}"))
+        }
+    }
+
+    /// Whether an instance carries the tags that this cluster is narrowed to.
+    pub(crate) fn takes(&self, instance: &Instance) -> bool {
+        instance.has_tags(&self.key.tags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_label_is_the_host_form_of_what_it_is_narrowed_to() {
+        let tags = ["V2".to_owned()];
+        for (key, label) in [
+            (Key::new("Orders", None, &[]), "orders"),
+            (Key::new("orders", None, &tags), "v2.orders"),
+            (Key::new("orders", Some("DC2"), &tags), "v2.orders@dc2"),
+        ] {
+            assert_eq!(key.to_string(), label);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Every cluster by name. Finding one is a lock-free load; opening one is the first request's work.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use outrigger_config as config;
+use outrigger_discovery::{Discovery, Kind, Refused};
+use tokio::{
+    runtime::Handle,
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
+use tracing::debug;
+
+use crate::{
+    error::{Reason, Refusal},
+    host::Name,
+    metrics::Metrics,
+    upstream::{
+        cluster::{Cluster, Key, Terms},
+        reconcile::Reconciler,
+    },
+};
+
+/// How often idle connections and idle clusters are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Clusters by what they are called.
+type Names = HashMap<Box<str>, Arc<Cluster>>;
+
+/// Owns every cluster and its reconcile task.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    names: ArcSwap<Names>,
+    writer: Mutex<Writer>,
+    discovery: Arc<Discovery>,
+    metrics: Arc<Metrics>,
+    control: Handle,
+    workers: usize,
+    settings: config::Discovery,
+    defaults: config::Policy,
+    upstreams: Vec<config::Upstream>,
+}
+
+/// What only one thread at a time may change.
+#[derive(Debug, Default)]
+struct Writer {
+    /// By label; the names map holds these and the plain names of declared ones.
+    clusters: HashMap<Arc<str>, (Arc<Cluster>, JoinHandle<()>)>,
+    closed: bool,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        for (_, task) in self.clusters.values() {
+            task.abort();
+        }
+    }
+}
+
+impl Directory {
+    /// Opens every declared upstream. `control` is where reconcile tasks run.
+    pub(crate) fn new(
+        config: &config::Config,
+        discovery: Arc<Discovery>,
+        metrics: Arc<Metrics>,
+        control: Handle,
+        workers: usize,
+    ) -> Arc<Self> {
+        let directory = Arc::new(Self {
+            names: ArcSwap::default(),
+            writer: Mutex::default(),
+            discovery,
+            metrics,
+            control,
+            workers,
+            settings: config.discovery,
+            defaults: config.defaults.clone(),
+            upstreams: config.upstreams.clone(),
+        });
+        for upstream in &directory.upstreams {
+            // Declared ones are outside the quotas; only a discovery that is shut down refuses.
+            if let Err(refused) = directory.open(key_of(upstream), Some(upstream)) {
+                tracing::error!(service = %upstream.service, error = %refused, "upstream not watched");
+            }
+        }
+        directory
+    }
+
+    /// The cluster of a declared upstream.
+    pub(crate) fn declared(&self, upstream: &config::Upstream) -> Option<Arc<Cluster>> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.clusters.get(key_of(upstream).to_string().as_str()).map(|(cluster, _)| cluster.clone())
+    }
+
+    /// The cluster that `name` means, opened if need be; waits for the first answer within
+    /// `discovery.first_answer` of its opening, and never otherwise.
+    ///
+    /// # Errors
+    /// When a quota refuses another service.
+    pub(crate) async fn find(&self, name: &Name<'_>) -> Result<Arc<Cluster>, Refusal> {
+        let cluster = match self.known(name) {
+            Some(cluster) => cluster,
+            None => self.open(Key::from(name), None).map_err(refusal)?,
+        };
+        if !cluster.answered() {
+            let due = cluster.first_answer_due(self.settings.first_answer);
+            // Late or not, the View says what is known.
+            let _ = tokio::time::timeout_at(due, cluster.first_answer()).await;
+        }
+        Ok(cluster)
+    }
+
+    /// The cluster that `name` means, if it is watched.
+    pub(crate) fn known(&self, name: &Name<'_>) -> Option<Arc<Cluster>> {
+        let names = self.names.load();
+        if name.tag.is_none() && name.datacenter.is_none() {
+            return names.get(name.service.as_ref()).cloned();
+        }
+        names.get(Key::from(name).to_string().as_str()).cloned()
+    }
+
+    /// Every cluster, by label.
+    pub(crate) fn all(&self) -> Vec<Arc<Cluster>> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = writer.clusters.values().map(|(cluster, _)| cluster.clone()).collect();
+        all.sort_by(|a, b| a.label.cmp(&b.label));
+        all
+    }
+
+    fn open(&self, key: Key, declared: Option<&config::Upstream>) -> Result<Arc<Cluster>, Refused> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let label: Arc<str> = key.to_string().into();
+        if let Some((cluster, _)) = writer.clusters.get(&label) {
+            return Ok(cluster.clone());
+        }
+        if writer.closed {
+            return Err(Refused::ShuttingDown);
+        }
+        let kind = if declared.is_some() { Kind::Declared } else { Kind::OnDemand };
+        let mine = self.discovery.follow(key.query(), kind)?;
+        let tasks = self.discovery.follow(key.query(), kind)?;
+        let series = self.metrics.service(declared.is_some().then_some(&*label));
+        let terms = Terms { policy: self.policy(&key, declared), series };
+        let cluster = Arc::new(Cluster::new(key, declared.is_some(), terms, mine));
+        let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers);
+        let task = self.control.spawn(reconciler.run(tasks));
+        writer.clusters.insert(label, (cluster.clone(), task));
+        self.publish(&writer);
+        Ok(cluster)
+    }
+
+    /// An undeclared form of a declared service is called by that service's rules.
+    fn policy(&self, key: &Key, declared: Option<&config::Upstream>) -> config::Policy {
+        let same = |upstream: &&config::Upstream| upstream.service.eq_ignore_ascii_case(&key.service);
+        declared
+            .or_else(|| self.upstreams.iter().find(same))
+            .map_or_else(|| self.defaults.clone(), |upstream| upstream.policy.clone())
+    }
+
+    /// Publishes the names: each cluster's own, and for a service that is declared only in a narrowed
+    /// form the plain name too, for there it is what the file means by it.
+    fn publish(&self, writer: &Writer) {
+        let mut names: Names = writer
+            .clusters
+            .iter()
+            .map(|(label, (cluster, _))| (Box::from(&**label), cluster.clone()))
+            .collect();
+        for upstream in &self.upstreams {
+            let plain: Box<str> = upstream.service.to_ascii_lowercase().into();
+            let label = key_of(upstream).to_string();
+            if let Some((cluster, _)) = writer.clusters.get(label.as_str()) {
+                names.entry(plain).or_insert_with(|| cluster.clone());
+            }
+        }
+        self.names.store(Arc::new(names));
+    }
+
+    /// Closes idle connections and drops idle clusters until the task is aborted.
+    pub(crate) async fn sweep(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(SWEEP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let now = Instant::now();
+            self.drop_idle(now);
+            for cluster in self.all() {
+                let view = cluster.view.load_full();
+                for endpoint in &view.endpoints {
+                    endpoint.pool.sweep(view.terms.policy.pool.idle, now);
+                }
+            }
+        }
+    }
+
+    /// Drops the clusters that nobody asked for in a while.
+    pub(crate) fn drop_idle(&self, now: Instant) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = writer.clusters.len();
+        writer.clusters.retain(|label, (cluster, task)| {
+            let limit =
+                if cluster.ever_had_instances() { self.settings.idle } else { self.settings.unknown_ttl };
+            let keep = cluster.declared || cluster.idle_for(now) < limit;
+            if !keep {
+                debug!(service = %label, "no requests, no longer watched");
+                task.abort();
+            }
+            keep
+        });
+        if writer.clusters.len() != before {
+            self.publish(&writer);
+        }
+    }
+
+    /// Ends every reconcile task and opens nothing more.
+    pub(crate) fn close(&self) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.closed = true;
+        for (_, task) in writer.clusters.values() {
+            task.abort();
+        }
+    }
+}
+
+fn key_of(upstream: &config::Upstream) -> Key {
+    Key::new(&upstream.service, upstream.datacenter.as_deref(), &upstream.tags)
+}
+
+fn refusal(refused: Refused) -> Refusal {
+    let reason = match refused {
+        Refused::TooManyServices { .. } | Refused::TooManyUnknown { .. } => Reason::TooManyServices,
+        Refused::ShuttingDown => Reason::Drained,
+    };
+    Refusal { retry_after: Some(Duration::from_secs(1)), ..Refusal::new(reason, refused.to_string()) }
+}

@@ -1,0 +1,197 @@
+//! An instance that we call: ours and alive. Load, connections and series belong to it and die with
+//! it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use outrigger_config as config;
+use outrigger_policy::Outcome;
+use outrigger_registry::InstanceId;
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    io::Line,
+    metrics::{InstanceSeries, ServiceSeries},
+    upstream::{
+        connect,
+        pool::{Conn, Found, HeadLimits, Pool},
+    },
+};
+
+/// One instance's live side.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) id: InstanceId,
+    pub(crate) addr: SocketAddr,
+    pub(crate) create_index: u64,
+    pub(crate) pool: Pool,
+    pub(crate) series: Arc<InstanceSeries>,
+    retired: AtomicBool,
+    in_flight: AtomicUsize,
+    waiting: AtomicUsize,
+    /// One permit per connection that a request may hold.
+    slots: Semaphore,
+}
+
+/// Why no connection could be had.
+#[derive(Debug)]
+pub(crate) struct CheckoutError {
+    pub(crate) outcome: Outcome,
+    pub(crate) detail: String,
+}
+
+/// What a checkout needs to know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Checkout<'a> {
+    pub(crate) worker: usize,
+    pub(crate) policy: &'a config::Policy,
+    pub(crate) limits: HeadLimits,
+    pub(crate) series: &'a ServiceSeries,
+    /// May the request be sent again if the connection turns out to be dead?
+    pub(crate) repeatable: bool,
+    /// Take no idle connection: the last one raced with its close.
+    pub(crate) fresh: bool,
+}
+
+impl Endpoint {
+    pub(crate) fn new(
+        id: InstanceId,
+        addr: SocketAddr,
+        create_index: u64,
+        workers: usize,
+        most: usize,
+        series: Arc<InstanceSeries>,
+    ) -> Self {
+        Self {
+            id,
+            addr,
+            create_index,
+            pool: Pool::new(workers),
+            series,
+            retired: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            slots: Semaphore::new(most.min(Semaphore::MAX_PERMITS)),
+        }
+    }
+
+    /// Whether a pick may take it: a View may still list one that has left.
+    pub(crate) fn usable(&self) -> bool {
+        !self.retired.load(Relaxed)
+    }
+
+    /// It has left the registry: flagged first, then its idle connections are closed. What is in
+    /// flight finishes.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+        self.pool.close();
+    }
+
+    /// Requests under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Waits for a turn. The ticket is the turn; leaving by any door gives it back.
+    ///
+    /// # Errors
+    /// [`Outcome::Overloaded`] when `pool.max_waiting` requests wait already.
+    pub(crate) async fn begin(self: &Arc<Self>, policy: &config::Policy) -> Result<Ticket, CheckoutError> {
+        if let Ok(permit) = self.slots.try_acquire() {
+            permit.forget();
+            return Ok(Ticket::new(self));
+        }
+        let waiting = Waiting::new(&self.waiting);
+        if waiting.before >= policy.pool.max_waiting {
+            let detail = format!(
+                "{}: {} requests are under way and {} wait, the most that pool.max_connections and \
+                 pool.max_waiting allow",
+                self.id.id, policy.pool.max_connections, policy.pool.max_waiting
+            );
+            return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
+        }
+        match self.slots.acquire().await {
+            Ok(permit) => permit.forget(),
+            // Never closed; a turn without a permit is the harmless reading.
+            Err(_closed) => self.slots.add_permits(0),
+        }
+        Ok(Ticket::new(self))
+    }
+
+    /// A connection: an idle one that is still good, or a new one.
+    pub(crate) async fn checkout(&self, ask: Checkout<'_>) -> Result<Box<Conn>, CheckoutError> {
+        let limit = match (ask.fresh, ask.repeatable) {
+            (true, _) => std::time::Duration::ZERO,
+            (false, true) => ask.policy.pool.idle,
+            (false, false) => ask.policy.pool.fresh,
+        };
+        match self.pool.checkout(ask.worker, limit, Instant::now(), || ask.series.stale.inc()) {
+            Found::Ready(conn) => {
+                ask.series.reused.inc();
+                return Ok(conn);
+            }
+            Found::Socket(line, open) => {
+                if let Ok(conn) = Conn::new(line, true, open, ask.limits).await {
+                    ask.series.reused.inc();
+                    return Ok(conn);
+                }
+            }
+            Found::Nothing => {}
+        }
+        let Some(open) = self.pool.reserve(ask.policy.pool.max_connections) else {
+            let detail = format!("{}: pool.max_connections are open", self.id.id);
+            return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
+        };
+        let stream = connect::connect(self.addr, ask.policy.connect_timeout).await.map_err(|error| {
+            CheckoutError { outcome: error.outcome, detail: format!("{error}: {}", error.source) }
+        })?;
+        ask.series.opened.inc();
+        Conn::new(Line::new(stream), false, open, ask.limits).await.map_err(|error| CheckoutError {
+            outcome: Outcome::ConnectFailed,
+            detail: format!("connect to {}: {error}", self.addr),
+        })
+    }
+}
+
+/// One request's turn at an endpoint: in-flight +1, and −1 when dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) endpoint: Arc<Endpoint>,
+}
+
+impl Ticket {
+    fn new(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.in_flight.fetch_add(1, Relaxed);
+        Self { endpoint: endpoint.clone() }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.endpoint.in_flight.fetch_sub(1, Relaxed);
+        self.endpoint.slots.add_permits(1);
+    }
+}
+
+/// One request in the queue.
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    before: usize,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        Self { count, before: count.fetch_add(1, Relaxed) }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Relaxed);
+    }
+}

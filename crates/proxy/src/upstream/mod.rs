@@ -1,0 +1,8 @@
+//! The services' side: clusters, their endpoints, and the connections to them.
+
+pub(crate) mod cluster;
+pub(crate) mod connect;
+pub(crate) mod directory;
+pub(crate) mod endpoint;
+pub(crate) mod pool;
+pub(crate) mod reconcile;

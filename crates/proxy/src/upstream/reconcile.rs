@@ -1,0 +1,124 @@
+//! Turns a snapshot into a View: the one writer of a cluster.
+//!
+//! The same identity at the same address in the same life keeps its endpoint, with its load and its
+//! connections; a new one joins; one that left is retired. It runs on the control plane, so that
+//! neither building a View nor dropping an old one is a request's work.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use outrigger_discovery::{Follower, Snapshot};
+use outrigger_policy::Balancer;
+use outrigger_registry::InstanceId;
+use tracing::info;
+
+use crate::{
+    metrics::Metrics,
+    upstream::{
+        cluster::{Cluster, Terms, View},
+        endpoint::Endpoint,
+    },
+};
+
+/// Old Views wait this long before they are dropped: no pick holds one longer.
+const GRAVE: Duration = Duration::from_secs(1);
+
+/// The cluster's only writer.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    cluster: Arc<Cluster>,
+    metrics: Arc<Metrics>,
+    workers: usize,
+    known: HashMap<InstanceId, Arc<Endpoint>>,
+    graves: VecDeque<Arc<View>>,
+}
+
+impl Reconciler {
+    pub(crate) fn new(cluster: Arc<Cluster>, metrics: Arc<Metrics>, workers: usize) -> Self {
+        Self { cluster, metrics, workers, known: HashMap::new(), graves: VecDeque::new() }
+    }
+
+    /// Follows the service until the task is aborted by the directory, which owns it.
+    pub(crate) async fn run(mut self, mut follower: Follower) {
+        loop {
+            let snapshot = if self.graves.is_empty() {
+                follower.changed().await
+            } else {
+                tokio::select! {
+                    snapshot = follower.changed() => snapshot,
+                    () = tokio::time::sleep(GRAVE) => {
+                        self.graves.retain(|view| Arc::strong_count(view) > 1);
+                        continue;
+                    }
+                }
+            };
+            self.apply(snapshot);
+        }
+    }
+
+    /// Makes `snapshot` what the next pick reads.
+    pub(crate) fn apply(&mut self, snapshot: Arc<Snapshot>) {
+        let before = self.cluster.view.load_full();
+        let mut left = std::mem::take(&mut self.known);
+        let mut endpoints = Vec::new();
+        let mut weights = Vec::new();
+        let terms = self.terms(&before, &snapshot);
+        for instance in snapshot.instances.iter().filter(|one| self.cluster.takes(one)) {
+            let Ok(addr) = instance.addr else { continue };
+            let endpoint = match left.remove(&instance.id) {
+                Some(old) if old.addr == addr && old.create_index == instance.create_index => old,
+                other => {
+                    if let Some(old) = other {
+                        old.retire();
+                    }
+                    Arc::new(Endpoint::new(
+                        instance.id.clone(),
+                        addr,
+                        instance.create_index,
+                        self.workers,
+                        terms.policy.pool.max_connections,
+                        self.metrics.instance(&self.cluster.label, &instance.id.id),
+                    ))
+                }
+            };
+            self.known.insert(instance.id.clone(), endpoint.clone());
+            if instance.weight() > 0 {
+                endpoints.push(endpoint);
+                weights.push(instance.weight());
+            }
+        }
+        info!(
+            service = %self.cluster.label,
+            usable = endpoints.len(),
+            known = snapshot.instances.len(),
+            left = left.len(),
+            "instances changed"
+        );
+        let view = View {
+            balancer: Balancer::new(terms.policy.balance, &weights),
+            endpoints: endpoints.into(),
+            terms,
+            snapshot,
+        };
+        self.graves.push_back(self.cluster.swap(view));
+        drop(before);
+        for gone in left.values() {
+            gone.retire();
+        }
+    }
+
+    /// The terms go on, but for a name that turns out to be a service: it gets series of its own.
+    fn terms(&self, before: &View, snapshot: &Snapshot) -> Arc<Terms> {
+        let first = before.snapshot.instances.is_empty() && !snapshot.instances.is_empty();
+        if self.cluster.declared || !first {
+            return before.terms.clone();
+        }
+        Arc::new(Terms {
+            policy: before.terms.policy.clone(),
+            series: self.metrics.service(Some(&self.cluster.label)),
+        })
+    }
+}

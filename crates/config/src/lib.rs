@@ -1,7 +1,7 @@
 //! Turns a file, the environment and flags into a [`Config`] that cannot be wrong, or into a list of
 //! everything that is wrong, each with its place.
 //!
-//! [`load`] is the way in: it is pure (the file's text, the environment and the flags are arguments),
+//! [`load()`] is the way in: it is pure (the file's text, the environment and the flags are arguments),
 //! [`load_path`] reads the file for it. Flags win over the environment, which wins over the file,
 //! which wins over the default.
 //!

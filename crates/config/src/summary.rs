@@ -10,6 +10,8 @@ use crate::{
 /// Most upstreams and most set values that are listed one by one.
 const MOST_UPSTREAMS: usize = 8;
 const MOST_SET: usize = 24;
+/// Most settings of its own that are shown beside an upstream.
+const MOST_OWN: usize = 4;
 /// Longest value that is shown whole, in characters.
 const WIDTH: usize = 40;
 
@@ -113,8 +115,13 @@ fn upstreams(config: &Config, all: &[Setting]) -> Vec<String> {
         let own = all.iter().filter_map(|setting| Some((setting.key.strip_prefix(&prefix)?, &setting.value)));
         let own =
             own.filter(|(key, _)| *key != "service").map(|(key, value)| format!("{key} {}", short(value)));
-        let own = own.collect::<Vec<_>>().join(", ");
-        let own = if own.is_empty() { "the defaults".to_owned() } else { own };
+        let mut own: Vec<_> = own.collect();
+        if own.len() > MOST_OWN {
+            let more = format!("and {} more", own.len() - MOST_OWN);
+            own.truncate(MOST_OWN);
+            own.push(more);
+        }
+        let own = if own.is_empty() { "the defaults".to_owned() } else { own.join(", ") };
         lines.push(format!("{}: {own}", upstream.service));
     }
     if config.upstreams.len() > MOST_UPSTREAMS {

@@ -21,6 +21,16 @@ fn lines_with_a_key() -> Vec<(usize, usize)> {
     FULL.lines().enumerate().filter_map(|(n, line)| Some((n + 1, key(line)?))).collect()
 }
 
+/// The lines whose value could be wrong: not a section's, whose value is below, and not free text.
+fn lines_with_a_value() -> Vec<usize> {
+    let wrong_is_possible = |line: &str| {
+        let value = line.split('#').next().unwrap().split_once(':').unwrap().1.trim();
+        !value.is_empty() && !["_file:", "  id:"].iter().any(|key| line.contains(key))
+    };
+    let line = |number: usize| FULL.lines().nth(number - 1).unwrap();
+    lines_with_a_key().into_iter().map(|(number, _)| number).filter(|n| wrong_is_possible(line(*n))).collect()
+}
+
 fn with_line(number: usize, change: impl Fn(&str) -> String) -> String {
     let lines = FULL.lines().enumerate();
     lines.map(|(n, line)| if n + 1 == number { change(line) } else { line.to_owned() } + "\n").collect()
@@ -124,13 +134,8 @@ proptest! {
 
     #[test]
     fn a_value_that_makes_no_sense_is_found_on_its_line(pick in any::<prop::sample::Index>()) {
-        let lines = lines_with_a_key();
-        let (number, _) = lines[pick.index(lines.len())];
-        // The value of a section's line is on the lines below it; of free text nothing is wrong.
-        let free = |line: &str| ["_file:", "  id:"].iter().any(|key| line.contains(key));
-        let line = FULL.lines().nth(number - 1).unwrap();
-        let value = line.split('#').next().unwrap().split_once(':').unwrap().1.trim();
-        prop_assume!(!value.is_empty() && !free(line));
+        let lines = lines_with_a_value();
+        let number = lines[pick.index(lines.len())];
         let text = with_line(number, |line| format!("{}: \"? ?\"", line.split_once(':').unwrap().0));
         let found = places(&text);
         prop_assert!(found.iter().any(|(line, _)| *line as usize == number), "line {number} is not among {found:?}");

@@ -1,4 +1,29 @@
-//! temp
+//! One process's life: bind, learn, register, serve, drain, leave. A library so that tests can start
+//! a whole sidecar in their own process.
+//!
+//! | module | its job |
+//! |---|---|
+//! | [`app`] | all the wiring: settings become objects here and nowhere else |
+//! | `lifecycle` | the states of a life, the registration, the order of leaving |
+//! | `admin` | metrics, health, what is known and why, the drain page |
+//! | `registry` | which registry is asked, and its metrics |
+//! | [`telemetry`] | logs, and the metrics of the process itself |
+//! | `limits` | warns when few files may be opened |
+//! | [`signal`] | SIGTERM and SIGINT |
+//! | [`cmd`] | the command line: `run`, `check`, `drain`, `dev-registry`, `demo` |
+//!
+//! It carries no request (that is `outrigger_proxy`) and decides nothing about one (that is
+//! `outrigger_policy`).
+
+mod admin;
+pub mod app;
+pub mod cmd;
 mod http_client;
 mod lifecycle;
+mod limits;
+mod registry;
+pub mod signal;
 pub mod telemetry;
+
+pub use app::{App, StartError, Stopped};
+pub use lifecycle::{RegistrationPhase, Standing, State};

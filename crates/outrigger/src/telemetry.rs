@@ -3,8 +3,6 @@
 //! | metric | labels | what it says |
 //! |---|---|---|
 //! | `outrigger_build_info` | `version`, `commit` | always 1 |
-//! | `outrigger_registry_requests_total` | `operation`, `outcome` | exchanges with the registry that ended |
-//! | `outrigger_registry_request_duration_seconds` | `operation` | how long they took; blocking queries included |
 //! | `process_*` | – | CPU, memory, open files, threads |
 //!
 //! Each part registers its own metrics beside these; nothing here is global.
@@ -12,8 +10,7 @@
 use std::{error::Error, io::IsTerminal};
 
 use outrigger_config::{Log, LogFormat};
-use outrigger_registry::consul::{Observation, Observer};
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntGaugeVec, Opts, Registry};
 use tracing::warn;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -22,9 +19,6 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The commit it was built from; `unknown` where the build could not tell.
 pub const COMMIT: &str = env!("OUTRIGGER_COMMIT");
-
-/// Bounds of the registry's durations, seconds: from a local answer to a blocking query's end.
-const DURATIONS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 60.0, 300.0];
 
 /// Starts to log to stderr. A second call in one process (tests) changes nothing.
 pub fn log(settings: &Log) {
@@ -66,43 +60,6 @@ pub fn metrics() -> Result<Registry, prometheus::Error> {
     Ok(metrics)
 }
 
-/// Counts the exchanges with the registry.
-#[derive(Debug, Clone)]
-pub(crate) struct RegistryMetrics {
-    requests: IntCounterVec,
-    durations: HistogramVec,
-}
-
-impl RegistryMetrics {
-    pub(crate) fn register(metrics: &Registry) -> Result<Self, prometheus::Error> {
-        let requests = IntCounterVec::new(
-            Opts::new("outrigger_registry_requests_total", "Exchanges with the registry that ended."),
-            &["operation", "outcome"],
-        )?;
-        let durations = HistogramVec::new(
-            HistogramOpts::new(
-                "outrigger_registry_request_duration_seconds",
-                "Time from asking the registry to its answer; a blocking query's wait is part of it.",
-            )
-            .buckets(DURATIONS.to_vec()),
-            &["operation"],
-        )?;
-        metrics.register(Box::new(requests.clone()))?;
-        metrics.register(Box::new(durations.clone()))?;
-        Ok(Self { requests, durations })
-    }
-
-    fn count(&self, Observation { operation, outcome, latency }: Observation) {
-        self.requests.with_label_values(&[operation, outcome]).inc();
-        self.durations.with_label_values(&[operation]).observe(latency.as_secs_f64());
-    }
-
-    /// For the registry to tell.
-    pub(crate) fn observer(self) -> Observer {
-        Observer::new(move |observation| self.count(observation))
-    }
-}
-
 /// An error and all its causes in one line, for logs and pages.
 pub fn causes(error: &dyn Error) -> String {
     let mut line = error.to_string();
@@ -120,8 +77,6 @@ pub fn causes(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn text(metrics: &Registry) -> String {
@@ -142,24 +97,6 @@ mod tests {
         let text = text(&metrics().unwrap());
         for name in ["process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds_total"] {
             assert!(text.contains(name), "{name} in\n{text}");
-        }
-    }
-
-    #[test]
-    fn exchanges_with_the_registry_are_counted_by_operation_and_outcome() {
-        let metrics = metrics().unwrap();
-        let latency = Duration::from_secs(3);
-        RegistryMetrics::register(&metrics).unwrap().count(Observation {
-            operation: "watch",
-            outcome: "ok",
-            latency,
-        });
-        let text = text(&metrics);
-        for line in [
-            "outrigger_registry_requests_total{operation=\"watch\",outcome=\"ok\"} 1",
-            "outrigger_registry_request_duration_seconds_sum{operation=\"watch\"} 3",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
     }
 

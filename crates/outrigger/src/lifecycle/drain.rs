@@ -18,7 +18,7 @@ use tracing::info;
 
 /// How far leaving has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// It has not begun.
     Serving,
     /// The registry is being told.
@@ -35,7 +35,7 @@ pub enum Phase {
 
 impl Phase {
     /// The word for pages and logs.
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Serving => "serving",
             Self::Leaving => "leaving",
@@ -47,7 +47,7 @@ impl Phase {
     }
 
     /// Whether the app may be stopped: nobody calls it any more.
-    pub fn is_safe_to_stop(self) -> bool {
+    pub(crate) fn is_safe_to_stop(self) -> bool {
         self >= Self::Safe
     }
 }

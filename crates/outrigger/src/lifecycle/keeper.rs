@@ -72,8 +72,7 @@ impl Keeper {
         let doubt = report::Doubt::new(0);
         let doubted = doubt.subscribe();
         let stop = CancellationToken::new();
-        let report =
-            tokio::spawn(report::run(registrar.clone(), board.clone(), health.clone(), doubt));
+        let report = tokio::spawn(report::run(registrar.clone(), board.clone(), health.clone(), doubt));
         let id = wanted.id.clone();
         let register = Register {
             registrar: registrar.clone(),
@@ -107,7 +106,10 @@ impl Keeper {
         })
         .await;
         left.unwrap_or_else(|_| {
-            warn!(id = self.id, "gave up leaving the registry after {LEAVE:?}; deregister_after will remove it");
+            warn!(
+                id = self.id,
+                "gave up leaving the registry after {LEAVE:?}; deregister_after will remove it"
+            );
             true
         })
     }

@@ -27,16 +27,11 @@ mod state;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use outrigger_registry::{Registrar, Registration, ReportedHealth};
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tracing::{info, warn};
 
-pub use drain::Phase as DrainPhase;
 pub use standing::{Phase as RegistrationPhase, Standing};
-pub use state::{Event, State};
+pub use state::State;
 
 pub(crate) use health::label as health_label;
 pub(crate) use identity::{host_name, registration};
@@ -44,6 +39,7 @@ pub(crate) use identity::{host_name, registration};
 use drain::{Drain, Traffic};
 use keeper::Keeper;
 use standing::Board;
+use state::Event;
 
 /// Longest wait for the first answers at start. Then it goes on: a request for a service that is
 /// still unknown has a bounded wait of its own.

@@ -132,7 +132,9 @@ impl Register {
         let Registration { id, name, port, .. } = &self.wanted;
         match reason {
             Reason::First => info!(id, service = name, port, "registered the app"),
-            Reason::Forgotten => warn!(id, service = name, "the registry had forgotten the app, registered again"),
+            Reason::Forgotten => {
+                warn!(id, service = name, "the registry had forgotten the app, registered again")
+            }
             Reason::Changed => warn!(id, service = name, "somebody changed the registration, corrected it"),
             Reason::Doubted => warn!(id, service = name, "the registry refused a report, registered again"),
         }

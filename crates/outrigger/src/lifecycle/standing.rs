@@ -63,7 +63,8 @@ pub(crate) struct Board(Arc<watch::Sender<Standing>>);
 
 impl Board {
     pub(crate) fn new(phase: Phase, id: &str) -> Self {
-        let standing = Standing { phase, id: id.to_owned(), asked: false, generation: 0, told: None, error: None };
+        let standing =
+            Standing { phase, id: id.to_owned(), asked: false, generation: 0, told: None, error: None };
         Self(Arc::new(watch::Sender::new(standing)))
     }
 

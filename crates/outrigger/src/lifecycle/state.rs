@@ -34,7 +34,7 @@ pub enum State {
 
 /// What moves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Event {
+pub(crate) enum Event {
     /// Every socket is bound.
     Bound,
     /// The registry answered for every declared service, or the wait for it is over.
@@ -65,7 +65,7 @@ impl State {
 
     /// The state after `event`; the same one where the event changes nothing.
     #[must_use]
-    pub fn after(self, event: Event) -> Self {
+    pub(crate) fn after(self, event: Event) -> Self {
         match (self, event) {
             (Self::Gone, _) | (_, Event::Ended) => Self::Gone,
             (_, Event::Drain) => Self::Draining,
@@ -159,7 +159,8 @@ mod tests {
     #[test]
     fn a_second_answer_of_the_registry_changes_nothing_once_ready() {
         let ready = life(&[Event::Bound, Event::Learned, Event::Registered, Event::Told]);
-        for event in [Event::Bound, Event::Learned, Event::Registered, Event::Told, Event::NothingToRegister] {
+        for event in [Event::Bound, Event::Learned, Event::Registered, Event::Told, Event::NothingToRegister]
+        {
             assert_eq!(ready.after(event), State::Ready);
         }
     }

@@ -124,7 +124,7 @@ async fn a_life_leaves_in_the_order_that_no_caller_notices() {
     let routed_on = record.at("listeners closed") - record.at("deregister");
     assert!(routed_on >= PROPAGATION, "{routed_on:?}");
     assert_eq!(life.vitals().state(), State::Gone);
-    assert_eq!(life.vitals().drain_phase(), DrainPhase::Gone);
+    assert_eq!(life.vitals().drain_phase(), drain::Phase::Gone);
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn a_drain_by_page_rests_when_it_is_safe_to_stop_and_goes_on_routing() {
     sleep(Duration::from_secs(3600)).await;
     drop(app);
     assert_eq!(record.lines(), ["register", "passing", "critical", "deregister"]);
-    assert_eq!(life.vitals().drain_phase(), DrainPhase::Safe);
+    assert_eq!(life.vitals().drain_phase(), drain::Phase::Safe);
     assert_eq!(life.vitals().state(), State::Draining);
 
     life.end(&Recorded(record.clone()), Duration::from_secs(8)).await;

@@ -1,0 +1,163 @@
+//! Who may ask. A page in a browser can reach localhost, and by DNS rebinding even read from it; so
+//! the `Host` must be an address of ours, an `Origin` must be ours, and whatever changes something
+//! needs a header that no page can send without being allowed to.
+//!
+//! Not asked of the listener for metrics and health alone: that one is for the network, and there
+//! is nothing to change.
+
+use std::net::IpAddr;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use outrigger_config::{Listen, ListenHost};
+
+/// The header that every change needs, and its value.
+pub(crate) const CHANGE: (&str, &str) = ("x-outrigger-admin", "1");
+
+/// What counts as our own address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Own(ListenHost);
+
+impl Own {
+    pub(crate) fn new(listen: &Listen) -> Self {
+        Self(listen.host)
+    }
+
+    /// Names are ours only when they are `localhost`: any other can be made to point here.
+    fn is(self, host: &str) -> bool {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        match (bare.parse::<IpAddr>(), self.0) {
+            (Ok(ip), _) if ip.is_loopback() => true,
+            (Ok(ip), ListenHost::Ip(ours)) => ours == ip || ours.is_unspecified(),
+            (Ok(_), ListenHost::Localhost) => false,
+            (Err(_), _) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
+        }
+    }
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("the Host header must be localhost or the address this page listens on")]
+    ForeignHost,
+    #[error("requests from pages of other origins are refused")]
+    ForeignOrigin,
+    #[error(
+        "a change needs the header 'x-outrigger-admin: 1', as in: curl -X POST -H 'x-outrigger-admin: 1'"
+    )]
+    NoHeader,
+}
+
+/// The layer.
+pub(crate) async fn guard(State(own): State<Own>, request: Request, next: Next) -> Response {
+    match judge(own, request.method(), request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => (StatusCode::FORBIDDEN, format!("{refusal}\n")).into_response(),
+    }
+}
+
+fn judge(own: Own, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+    let host = one_host(headers).filter(|host| own.is(host.host())).ok_or(Refusal::ForeignHost)?;
+    if uri.authority().is_some_and(|authority| !own.is(authority.host())) {
+        return Err(Refusal::ForeignHost);
+    }
+    if headers.get_all(header::ORIGIN).iter().any(|origin| !same_origin(origin.as_bytes(), &host)) {
+        return Err(Refusal::ForeignOrigin);
+    }
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let allowed = headers.get(CHANGE.0).is_some_and(|value| value == CHANGE.1);
+    if reads || allowed { Ok(()) } else { Err(Refusal::NoHeader) }
+}
+
+fn one_host(headers: &HeaderMap) -> Option<Authority> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next()?.to_str().ok()?.parse().ok()?;
+    hosts.next().is_none().then_some(host)
+}
+
+fn same_origin(origin: &[u8], host: &Authority) -> bool {
+    origin.strip_prefix(b"http://").is_some_and(|rest| rest.eq_ignore_ascii_case(host.as_str().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCAL: Own = Own(ListenHost::Localhost);
+
+    fn ask(own: Own, method: &str, headers: &[(&str, &str)]) -> Result<(), Refusal> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
+        }
+        judge(own, &method.parse().unwrap(), &Uri::from_static("/services"), &map)
+    }
+
+    #[test]
+    fn only_our_own_addresses_are_answered() {
+        for (host, expected) in [
+            ("localhost", true),
+            ("LOCALHOST:7079", true),
+            ("localhost.:7079", true),
+            ("127.0.0.1:7079", true),
+            ("127.9.9.9", true),
+            ("[::1]:7079", true),
+            ("10.0.0.5:7079", false),
+            ("rebound.example:7079", false),
+            ("localhost.example", false),
+            ("127.0.0.1.example", false),
+            ("user@localhost", true),
+            ("", false),
+        ] {
+            let expected = if expected { Ok(()) } else { Err(Refusal::ForeignHost) };
+            assert_eq!(ask(LOCAL, "GET", &[("host", host)]), expected, "{host:?}");
+        }
+        assert_eq!(ask(LOCAL, "GET", &[]), Err(Refusal::ForeignHost));
+        let two = [("host", "localhost"), ("host", "localhost")];
+        assert_eq!(ask(LOCAL, "GET", &two), Err(Refusal::ForeignHost));
+    }
+
+    #[test]
+    fn a_listener_on_an_address_answers_to_it_and_one_on_all_to_any_address() {
+        let at = |ip: &str| Own(ListenHost::Ip(ip.parse().unwrap()));
+        for (own, host, expected) in [
+            (at("10.0.0.5"), "10.0.0.5:7079", true),
+            (at("10.0.0.5"), "10.0.0.6:7079", false),
+            (at("0.0.0.0"), "10.0.0.6:7079", true),
+            (at("::"), "[2001:db8::1]:7079", true),
+            (at("0.0.0.0"), "rebound.example", false),
+        ] {
+            assert_eq!(ask(own, "GET", &[("host", host)]).is_ok(), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn pages_of_other_origins_are_refused() {
+        for (origin, expected) in [
+            ("http://localhost:7079", true),
+            ("http://localhost:3000", false),
+            ("https://localhost:7079", false),
+            ("https://evil.example", false),
+            ("null", false),
+        ] {
+            let asked = ask(LOCAL, "GET", &[("host", "localhost:7079"), ("origin", origin)]);
+            assert_eq!(asked.is_ok(), expected, "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_change_needs_its_header() {
+        let host = ("host", "localhost:7079");
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+            assert_eq!(ask(LOCAL, method, &[host]), Err(Refusal::NoHeader), "{method}");
+            assert_eq!(ask(LOCAL, method, &[host, ("x-outrigger-admin", "0")]), Err(Refusal::NoHeader));
+            assert_eq!(ask(LOCAL, method, &[host, ("x-outrigger-admin", "1")]), Ok(()), "{method}");
+        }
+        let foreign = [("host", "evil.example"), ("x-outrigger-admin", "1")];
+        assert_eq!(ask(LOCAL, "POST", &foreign), Err(Refusal::ForeignHost));
+    }
+}

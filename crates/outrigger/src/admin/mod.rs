@@ -1,0 +1,19 @@
+//! The admin side: metrics, health, what is known and why, and the drain page.
+//!
+//! | module | its job |
+//! |---|---|
+//! | `server` | listeners, connections and their limits, a graceful stop |
+//! | `guard` | who may ask: a browser can reach localhost, so local is not trusted |
+//! | `routes` | each page |
+//! | `status` | `/services`, `/readyz` and `/drain` as JSON and as text |
+//!
+//! It decides nothing and changes nothing, except that `POST /drain` begins the drain.
+
+mod guard;
+mod routes;
+mod server;
+mod status;
+
+pub(crate) use guard::Own;
+pub(crate) use routes::{Pages, Sources, everything, metrics_alone};
+pub(crate) use server::{Bound, Server};

@@ -1,0 +1,160 @@
+//! Each page of the admin side.
+//!
+//! | page | what it says |
+//! |---|---|
+//! | `GET /metrics` | Prometheus' text format |
+//! | `GET /healthz` | 200 while the process is alive |
+//! | `GET /readyz` | 200 when ready, else 503, with what is missing |
+//! | `GET /services` | what is known of each service and how it is called; text with `?format=text` |
+//! | `GET /config` | every setting and where it comes from, secrets hidden |
+//! | `POST /drain` | leave the registry, keep routing; `GET /drain` says how far that is |
+
+use std::{fmt, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{RawQuery, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware,
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use outrigger_discovery::ServiceStatus;
+use outrigger_proxy::ClusterStatus;
+use prometheus::{TEXT_FORMAT, TextEncoder};
+use tower_http::{
+    catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer, set_header::SetResponseHeaderLayer,
+    trace::TraceLayer,
+};
+use tracing::{error, info};
+
+use super::{
+    guard::{Own, guard},
+    status::{DrainStatus, Readiness, Services},
+};
+use crate::lifecycle::Vitals;
+
+/// Largest request body, bytes. No page reads one.
+const MAX_BODY: usize = 64 * 1024;
+
+/// The parts that the pages ask.
+pub(crate) trait Sources: fmt::Debug + Send + Sync + 'static {
+    /// How each service is called.
+    fn clusters(&self) -> Vec<ClusterStatus>;
+    /// What the registry says of each service.
+    fn services(&self) -> Vec<ServiceStatus>;
+    /// Requests under way.
+    fn in_flight(&self) -> usize;
+}
+
+/// Everything that the pages show.
+#[derive(Debug, Clone)]
+pub(crate) struct Pages {
+    pub(crate) vitals: Vitals,
+    pub(crate) metrics: prometheus::Registry,
+    /// The text of `/config`.
+    pub(crate) config: Arc<str>,
+    pub(crate) sources: Arc<dyn Sources>,
+}
+
+/// All pages, for the machine itself.
+pub(crate) fn everything(pages: Pages, own: Own) -> Router {
+    let router = shared()
+        .route("/", get(index))
+        .route("/services", get(services))
+        .route("/config", get(config))
+        .route("/drain", get(drain).post(begin_drain))
+        .layer(middleware::from_fn_with_state(own, guard));
+    layered(router).with_state(pages)
+}
+
+/// Metrics and health, for the network.
+pub(crate) fn metrics_alone(pages: Pages) -> Router {
+    layered(shared()).with_state(pages)
+}
+
+fn shared() -> Router<Pages> {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .fallback(not_found)
+}
+
+fn layered(router: Router<Pages>) -> Router<Pages> {
+    let set = |name, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
+    router
+        .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .layer(CatchPanicLayer::new())
+        .layer(TraceLayer::new_for_http())
+        .layer(set(header::CACHE_CONTROL, "no-store"))
+        .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+}
+
+async fn index() -> Html<&'static str> {
+    Html(concat!(
+        "<!doctype html><title>outrigger</title><h1>outrigger ",
+        env!("CARGO_PKG_VERSION"),
+        "</h1><ul>",
+        "<li><a href=\"/services?format=text\">/services</a> what is known and how it is called",
+        "<li><a href=\"/metrics\">/metrics</a> for Prometheus",
+        "<li><a href=\"/healthz\">/healthz</a> the process is alive",
+        "<li><a href=\"/readyz\">/readyz</a> ready, or what is missing",
+        "<li><a href=\"/config\">/config</a> every setting and where it comes from",
+        "<li><a href=\"/drain\">/drain</a> how far leaving is; ",
+        "<code>curl -X POST -H 'x-outrigger-admin: 1' localhost:7079/drain</code> begins it",
+        "</ul>\n",
+    ))
+}
+
+async fn metrics(State(pages): State<Pages>) -> Response {
+    match TextEncoder::new().encode_to_string(&pages.metrics.gather()) {
+        Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
+        Err(error) => {
+            error!(%error, "the metrics could not be written");
+            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n").into_response()
+        }
+    }
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(pages): State<Pages>) -> Response {
+    let readiness = Readiness::of(&pages.vitals);
+    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness)).into_response()
+}
+
+async fn services(State(pages): State<Pages>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    let services = Services::merge(pages.sources.clusters(), pages.sources.services());
+    let asks_text = query.is_some_and(|query| query.split('&').any(|pair| pair == "format=text"));
+    let accepts_text = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.trim_start().starts_with("text/plain"));
+    if asks_text || accepts_text { services.text().into_response() } else { Json(services).into_response() }
+}
+
+async fn config(State(pages): State<Pages>) -> String {
+    pages.config.to_string()
+}
+
+async fn drain(State(pages): State<Pages>) -> Json<DrainStatus> {
+    Json(DrainStatus::of(&pages.vitals, pages.sources.in_flight()))
+}
+
+async fn begin_drain(State(pages): State<Pages>) -> Response {
+    info!("asked to drain");
+    pages.vitals.begin_drain();
+    let status = DrainStatus::of(&pages.vitals, pages.sources.in_flight());
+    (StatusCode::ACCEPTED, Json(status)).into_response()
+}
+
+async fn not_found() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "no such page\n")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Every page, asked without a socket.
+
+use std::time::Duration;
+
+use axum::{body::Body, http::Request};
+use http_body_util::BodyExt;
+use outrigger_config::Listen;
+use outrigger_discovery::{Counts, Kind, Knowledge};
+use outrigger_proxy::EndpointStatus;
+use outrigger_registry::Query;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::*;
+use crate::lifecycle::Life;
+
+#[derive(Debug)]
+struct Two;
+
+impl Sources for Two {
+    fn clusters(&self) -> Vec<ClusterStatus> {
+        let endpoint = |id: &str, usable: bool| EndpointStatus {
+            id: id.into(),
+            address: "127.0.0.1:9001".into(),
+            status: if usable { "passing" } else { "critical" },
+            usable,
+            why_not: (!usable).then(|| "its check is critical".into()),
+            weight: 3,
+            in_flight: 1,
+            connections: 2,
+            idle: 1,
+            picks: 40,
+            failures: 1,
+        };
+        vec![ClusterStatus {
+            service: "orders".into(),
+            datacenter: None,
+            tags: vec!["v2".into()],
+            declared: true,
+            balance: "weighted",
+            answered: true,
+            version: 4,
+            breaker: "closed",
+            breaker_trips: 3,
+            retry_budget: 12,
+            requests: 80,
+            retries: 2,
+            failures: 0,
+            endpoints: vec![endpoint("dc1/n/orders-1", true), endpoint("dc1/n/orders-2", false)],
+        }]
+    }
+
+    fn services(&self) -> Vec<ServiceStatus> {
+        ["payments", "orders"]
+            .map(|service| ServiceStatus {
+                query: Query { service: service.into(), datacenter: None },
+                kind: Kind::OnDemand,
+                followers: 1,
+                knowledge: Knowledge::Answered,
+                version: 4,
+                instances: Counts { passing: 1, critical: 1, ..Counts::default() },
+                learned_ago: Some(Duration::from_secs(7)),
+                heard_ago: Some(Duration::from_secs(2)),
+                index: 99,
+                error: None,
+                failures: 0,
+                known_leader: true,
+                empty_hint: None,
+            })
+            .into()
+    }
+
+    fn in_flight(&self) -> usize {
+        7
+    }
+}
+
+struct Admin {
+    life: Life,
+    main: Router,
+    alone: Router,
+}
+
+fn admin() -> Admin {
+    let life = Life::start(std::future::pending(), None, Duration::from_secs(2));
+    let metrics = crate::telemetry::metrics().unwrap();
+    life.observe(&metrics).unwrap();
+    let pages = Pages {
+        vitals: life.vitals().clone(),
+        metrics,
+        config: "outbound:\n  listen: localhost:7070  # default\n".into(),
+        sources: Arc::new(Two),
+    };
+    let main = everything(pages.clone(), Own::new(&Listen::localhost(7079)));
+    Admin { life, main, alone: metrics_alone(pages) }
+}
+
+async fn ask(router: &Router, line: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    let (method, path) = line.split_once(' ').unwrap();
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    let answer = router.clone().oneshot(request).await.unwrap();
+    assert_eq!(answer.headers()["cache-control"], "no-store");
+    let status = answer.status().as_u16();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+const LOCAL: (&str, &str) = ("host", "localhost:7079");
+const CHANGE: (&str, &str) = ("x-outrigger-admin", "1");
+
+#[tokio::test]
+async fn every_page_that_the_index_links_is_there() {
+    let admin = admin();
+    let (status, index) = ask(&admin.main, "GET /", &[LOCAL]).await;
+    assert_eq!(status, 200);
+    let links: Vec<_> = index.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(links.len(), 6);
+    for link in links {
+        let (status, _) = ask(&admin.main, &format!("GET {link}"), &[LOCAL]).await;
+        assert!(status == 200 || link == "/readyz", "{link} answered {status}");
+    }
+}
+
+#[tokio::test]
+async fn the_network_listener_has_metrics_and_health_alone_under_any_name() {
+    let admin = admin();
+    for (page, expected) in [
+        ("/metrics", 200),
+        ("/healthz", 200),
+        ("/readyz", 503),
+        ("/services", 404),
+        ("/config", 404),
+        ("/", 404),
+    ] {
+        let (status, _) = ask(&admin.alone, &format!("GET {page}"), &[("host", "10.0.0.5:9100")]).await;
+        assert_eq!(status, expected, "{page}");
+    }
+    assert_eq!(ask(&admin.alone, "POST /drain", &[LOCAL, CHANGE]).await.0, 404);
+}
+
+#[tokio::test]
+async fn foreign_hosts_are_refused_on_every_page_with_a_sentence() {
+    let admin = admin();
+    for page in ["/", "/metrics", "/services", "/config", "/readyz", "/drain", "/nothing"] {
+        let (status, text) = ask(&admin.main, &format!("GET {page}"), &[("host", "rebound.example")]).await;
+        assert_eq!(status, 403, "{page}");
+        assert!(text.contains("Host header"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn not_ready_names_what_is_missing_and_ready_is_200() {
+    tokio::time::pause();
+    let admin = admin();
+    let (status, body) = ask(&admin.main, "GET /readyz", &[LOCAL]).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status, 503);
+    assert_eq!(body["state"], "learning");
+    assert!(body["missing"][0].as_str().unwrap().contains("declared service"), "{body}");
+
+    admin.life.vitals().reached(|state| state.is_ready()).await;
+    let (status, body) = ask(&admin.main, "GET /readyz", &[LOCAL]).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &body["ready"]), (200, &Value::Bool(true)));
+    assert_eq!(body["registration"]["state"], "off");
+}
+
+#[tokio::test]
+async fn services_merge_what_the_registry_and_the_calls_know() {
+    let admin = admin();
+    let (_, body) = ask(&admin.main, "GET /services", &[LOCAL]).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let names: Vec<_> = body["services"].as_array().unwrap().iter().map(|s| &s["service"]).collect();
+    assert_eq!(names, ["orders", "payments"]);
+    let orders = &body["services"][0];
+    assert_eq!(orders["calls"]["balance"], "weighted");
+    assert_eq!(orders["registry"]["heard_ago_ms"], 2000);
+    assert_eq!(orders["instances"][1]["why_not"], "its check is critical");
+    assert_eq!(body["services"][1].get("calls"), None);
+}
+
+#[tokio::test]
+async fn services_are_text_for_people() {
+    let admin = admin();
+    let by_query = ask(&admin.main, "GET /services?format=text", &[LOCAL]).await.1;
+    let by_header = ask(&admin.main, "GET /services", &[LOCAL, ("accept", "text/plain")]).await.1;
+    assert_eq!(by_query, by_header);
+    for part in ["orders with v2: weighted", "dc1/n/orders-2", "not used: its check is critical", "2.0 s ago"]
+    {
+        assert!(by_query.contains(part), "{part} in\n{by_query}");
+    }
+}
+
+#[tokio::test]
+async fn drain_needs_the_header_begins_once_and_says_when_it_is_safe() {
+    tokio::time::pause();
+    let admin = admin();
+    assert_eq!(ask(&admin.main, "POST /drain", &[LOCAL]).await.0, 403);
+    let (_, body) = ask(&admin.main, "GET /drain", &[LOCAL]).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&body["phase"], &body["safe_to_stop"]), (&"serving".into(), &false.into()));
+
+    for _ in 0..2 {
+        assert_eq!(ask(&admin.main, "POST /drain", &[LOCAL, CHANGE]).await.0, 202);
+    }
+    admin.life.drain().await;
+    let (_, body) = ask(&admin.main, "GET /drain", &[LOCAL]).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&body["phase"], &body["safe_to_stop"]), (&"safe".into(), &true.into()));
+    assert_eq!(body["in_flight"], 7);
+    assert_eq!(ask(&admin.main, "GET /readyz", &[LOCAL]).await.0, 503);
+    assert_eq!(ask(&admin.main, "GET /healthz", &[LOCAL]).await.0, 200);
+}
+
+#[tokio::test]
+async fn metrics_are_in_the_text_format() {
+    let admin = admin();
+    let (status, text) = ask(&admin.main, "GET /metrics", &[LOCAL]).await;
+    assert_eq!(status, 200);
+    assert!(text.contains("# TYPE outrigger_build_info gauge"), "{text}");
+    assert!(text.contains("outrigger_lifecycle_state{state=\"learning\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn wrong_methods_and_unknown_pages_say_so() {
+    let admin = admin();
+    assert_eq!(ask(&admin.main, "GET /nothing", &[LOCAL]).await.0, 404);
+    assert_eq!(ask(&admin.main, "POST /metrics", &[LOCAL, CHANGE]).await.0, 405);
+}

@@ -1,0 +1,257 @@
+//! Listeners and connections of the admin side: how many, how slow, and how they end.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use outrigger_config::{Listen, ListenHost};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Most connections at once, per listener. More wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 128;
+
+/// Longest time for a request's head, and for which an idle connection is kept.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// Longest life of a connection: a client that never reads its answer must not keep it.
+const LIFE: Duration = Duration::from_secs(300);
+
+/// Largest head, bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Longest wait for the answers under way when it stops.
+const STOP: Duration = Duration::from_secs(2);
+
+/// Tries to find a port that is free on both loopback addresses, when the system chooses it.
+const TRIES: usize = 20;
+
+/// A socket that could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} cannot listen on {addr}; {}", advice(source))]
+pub(crate) struct BindError {
+    pub(crate) what: &'static str,
+    pub(crate) addr: SocketAddr,
+    #[source]
+    pub(crate) source: io::Error,
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "something else listens there: stop it, or choose another port",
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher port",
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+        _ => "choose another address",
+    }
+}
+
+/// Sockets held, not yet served.
+#[derive(Debug)]
+pub(crate) struct Bound(Vec<TcpListener>);
+
+impl Bound {
+    /// Binds every address of `listen`. `what` names the listener in errors. `localhost` is both
+    /// loopback addresses where the machine has both, and one port on them.
+    pub(crate) fn bind(what: &'static str, listen: &Listen) -> Result<Self, BindError> {
+        let one = |ip: IpAddr, port| bind(what, SocketAddr::new(ip, port));
+        match listen.host {
+            ListenHost::Ip(ip) => Ok(Self(vec![one(ip, listen.port)?])),
+            ListenHost::Localhost => {
+                let mut tries = if listen.port == 0 { TRIES } else { 1 };
+                loop {
+                    let v4 = one(Ipv4Addr::LOCALHOST.into(), listen.port)?;
+                    let port = v4.local_addr().map_or(listen.port, |addr| addr.port());
+                    tries -= 1;
+                    match one(Ipv6Addr::LOCALHOST.into(), port) {
+                        Ok(v6) => return Ok(Self(vec![v4, v6])),
+                        Err(error) if error.source.kind() != io::ErrorKind::AddrInUse => {
+                            debug!(%error, "no IPv6 loopback, listening on 127.0.0.1 alone");
+                            return Ok(Self(vec![v4]));
+                        }
+                        Err(error) if tries == 0 => return Err(error),
+                        Err(_) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
+        self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+}
+
+fn bind(what: &'static str, addr: SocketAddr) -> Result<TcpListener, BindError> {
+    let bound = || {
+        let listener = std::net::TcpListener::bind(addr)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    bound().map_err(|source| BindError { what, addr, source })
+}
+
+/// A running server. Dropping it cuts everything off; [`Server::stop`] is the kind way.
+#[derive(Debug)]
+pub(crate) struct Server {
+    addrs: Vec<SocketAddr>,
+    stop: CancellationToken,
+    accepting: JoinSet<()>,
+}
+
+impl Server {
+    /// Serves `router` on the sockets of `bound`.
+    pub(crate) fn start(bound: Bound, router: Router) -> Self {
+        let addrs = bound.addrs();
+        let stop = CancellationToken::new();
+        let mut accepting = JoinSet::new();
+        for listener in bound.0 {
+            accepting.spawn(accept(listener, router.clone(), stop.clone()));
+        }
+        Self { addrs, stop, accepting }
+    }
+
+    pub(crate) fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Accepts nothing more, lets the answers under way end (2 s at most), and returns when all has
+    /// ended.
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        while self.accepting.join_next().await.is_some() {}
+    }
+}
+
+async fn accept(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    loop {
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => continue,
+            next = next => next,
+        };
+        match (accepted, place) {
+            (Ok((stream, _)), Ok(place)) => {
+                connections.spawn(serve(stream, router.clone(), &graceful, place));
+            }
+            (Err(error), _) => {
+                warn!(%error, "the admin listener could not accept");
+                // Out of file descriptors, most likely: asking again at once would only burn CPU.
+                sleep(Duration::from_millis(100)).await;
+            }
+            (_, Err(_)) => break, // never: the semaphore is not closed
+        }
+    }
+    drop(listener);
+    let _ = timeout(STOP, graceful.shutdown()).await;
+    connections.shutdown().await;
+}
+
+fn serve(
+    stream: TcpStream,
+    router: Router,
+    graceful: &GracefulShutdown,
+    place: OwnedSemaphorePermit,
+) -> impl Future<Output = ()> + Send + 'static {
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_header_size(MAX_HEAD)
+        .max_buf_size(MAX_HEAD + 16 * 1024)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = graceful.watch(connection);
+    async move {
+        match timeout(LIFE, connection).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "an admin connection ended badly"),
+            Err(_) => debug!("an admin connection was too old and was closed"),
+        }
+        drop(place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn start(listen: Listen) -> Server {
+        let router = Router::new().route("/", get(|| async { "hello" }));
+        Server::start(Bound::bind("test", &listen).unwrap(), router)
+    }
+
+    async fn ask(addr: SocketAddr, text: &str) -> String {
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        socket.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(LONG, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn localhost_is_served_on_each_loopback_address_with_one_port() {
+        let server = start(Listen::localhost(0));
+        assert!(server.addrs().iter().all(|addr| addr.port() == server.addrs()[0].port()));
+        for addr in server.addrs() {
+            let answer = ask(*addr, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+            assert!(answer.ends_with("hello"), "{answer}");
+        }
+        timeout(LONG, server.stop()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_occupied_port_is_an_error_that_names_it_and_says_what_to_do() {
+        let server = start(Listen::localhost(0));
+        let taken = server.addrs()[0];
+        let error = Bound::bind("the admin side", &taken.into()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&taken.to_string()) && text.contains("choose another port"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn stopping_ends_idle_connections_and_frees_the_port() {
+        let server = start(Listen::localhost(0));
+        let addr = server.addrs()[0];
+        let mut idle = TcpStream::connect(addr).await.unwrap();
+        idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut byte = [0];
+        idle.read_exact(&mut byte).await.unwrap(); // it is being served, and then idle
+        timeout(LONG, server.stop()).await.unwrap();
+        let mut rest = Vec::new();
+        timeout(LONG, idle.read_to_end(&mut rest)).await.unwrap().unwrap();
+        Bound::bind("test", &addr.into()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_refused() {
+        let server = start(Listen::localhost(0));
+        let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(70_000));
+        assert!(ask(server.addrs()[0], &head).await.starts_with("HTTP/1.1 431"));
+        server.stop().await;
+    }
+}

@@ -1,0 +1,238 @@
+//! All the wiring: settings become objects here and nowhere else.
+//!
+//! [`App::start`] binds every socket first, so that an occupied port is an error and not a surprise
+//! later; then it learns, registers and becomes ready in the background while it already routes.
+//! [`App::shutdown`] is the way out that no caller notices. The runtime that calls is the control
+//! plane's; the data plane's threads belong to [`Proxy`].
+
+use std::{net::SocketAddr, sync::Arc, thread};
+
+use outrigger_config::{Config, Drain, Origins, Workers as Count};
+use outrigger_discovery::{Discovery, ServiceStatus};
+use outrigger_proxy::{ClusterStatus, Proxy, Workers};
+
+use crate::{
+    admin::{self, Bound, Own, Pages, Server, Sources},
+    lifecycle::{Life, Plan, Standing, State, drain::Traffic, host_name, registration},
+    limits, registry, telemetry,
+};
+
+/// One sidecar, running. Dropping it ends it without leaving the registry.
+#[derive(Debug)]
+pub struct App {
+    life: Life,
+    parts: Arc<Parts>,
+    metrics: prometheus::Registry,
+    /// The admin side, then the listener with metrics alone.
+    servers: Vec<Server>,
+    admin_addrs: Vec<SocketAddr>,
+    metrics_addrs: Vec<SocketAddr>,
+    drain: Drain,
+}
+
+/// Why it could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data plane could not begin: an occupied port, most likely.
+    #[error(transparent)]
+    Outbound(#[from] outrigger_proxy::StartError),
+    /// A listener of the admin side could not be had.
+    #[error("{0}")]
+    Admin(String),
+    /// The registry's settings name something that cannot be used.
+    #[error("open the registry {place}")]
+    Registry {
+        /// Which.
+        place: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Two metrics have one name: a mistake of ours.
+    #[error("set up the metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl StartError {
+    /// Whether another port might do.
+    pub fn is_about_a_port(&self) -> bool {
+        matches!(self, Self::Outbound(outrigger_proxy::StartError::Bind(_)) | Self::Admin(_))
+    }
+}
+
+/// How the proxy's threads follow from the settings.
+pub fn workers(count: Count) -> Workers {
+    Workers::Threads(match count {
+        Count::Auto => thread::available_parallelism().map_or(1, usize::from).min(2),
+        Count::Count(count) => count,
+    })
+}
+
+/// What was cut off at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Requests and tunnels that did not end within `drain.timeout`.
+    pub aborted: usize,
+}
+
+impl App {
+    /// Binds, serves, and begins to learn and to register. `origins` are for the `/config` page.
+    /// Needs a tokio runtime with I/O and time: it becomes the control plane.
+    ///
+    /// # Errors
+    /// When a port is occupied, or a file that the settings name cannot be used.
+    pub fn start(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
+        limits::warn_when_low();
+        let metrics = telemetry::metrics()?;
+        let opened = registry::open(&config.registry, &metrics).map_err(|error| StartError::Registry {
+            place: registry::place(&config.registry),
+            source: Box::new(error),
+        })?;
+        let runtime = tokio::runtime::Handle::current();
+        let discovery = Discovery::new(opened.registry, config.discovery, runtime, &metrics)?;
+
+        let admin = bind("the admin side", &config.admin.listen)?;
+        let network = config.admin.metrics_listen.as_ref().map(|listen| bind("the metrics listener", listen));
+        let network = network.transpose()?;
+        let proxy = Arc::new(Proxy::bind(&config, discovery.clone(), &metrics, workers)?);
+
+        proxy.start();
+        let first_answers = {
+            let proxy = proxy.clone();
+            async move { proxy.first_answers().await }
+        };
+        let plan = config.service.as_ref().zip(opened.registrar).map(|(service, registrar)| Plan {
+            registrar,
+            registration: registration(service, &host_name()),
+            probe: service.health.clone(),
+        });
+        let life = Life::start(first_answers, plan, config.drain.propagation);
+        life.observe(&metrics)?;
+
+        let parts = Arc::new(Parts { proxy, discovery });
+        let pages = Pages {
+            vitals: life.vitals().clone(),
+            metrics: metrics.clone(),
+            config: outrigger_config::render(&config, origins).into(),
+            sources: parts.clone(),
+        };
+        let own = Own::new(&config.admin.listen);
+        let mut servers = vec![Server::start(admin, admin::everything(pages.clone(), own))];
+        servers.extend(network.map(|bound| Server::start(bound, admin::metrics_alone(pages))));
+        let addrs =
+            |n: usize| servers.get(n).map_or_else(Vec::new, |server: &Server| server.addrs().to_vec());
+        let (admin_addrs, metrics_addrs) = (addrs(0), addrs(1));
+        Ok(Self { life, parts, metrics, servers, admin_addrs, metrics_addrs, drain: config.drain })
+    }
+
+    /// Where the app sends its requests.
+    pub fn outbound_addrs(&self) -> &[SocketAddr] {
+        self.parts.proxy.outbound_addrs()
+    }
+
+    /// Upstreams with a port of their own, and where those are.
+    pub fn upstream_addrs(&self) -> &[(String, SocketAddr)] {
+        self.parts.proxy.upstream_addrs()
+    }
+
+    /// The first address of the admin side.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin_addrs().first().copied()
+    }
+
+    /// Every address of the admin side.
+    pub fn admin_addrs(&self) -> &[SocketAddr] {
+        &self.admin_addrs
+    }
+
+    /// Where metrics and health alone are served; empty without `admin.metrics_listen`.
+    pub fn metrics_addrs(&self) -> &[SocketAddr] {
+        &self.metrics_addrs
+    }
+
+    /// Where the process stands.
+    pub fn state(&self) -> State {
+        self.life.vitals().state()
+    }
+
+    /// Where the registration stands.
+    pub fn registration(&self) -> Standing {
+        self.life.vitals().standing()
+    }
+
+    /// Resolves once it is ready, or draining already. It may never: put a time-out around it.
+    pub async fn ready(&self) {
+        self.life
+            .vitals()
+            .reached(|state| matches!(state, State::Ready | State::Draining | State::Gone))
+            .await;
+    }
+
+    /// What is known of each service that is called.
+    pub fn clusters(&self) -> Vec<ClusterStatus> {
+        self.parts.proxy.status()
+    }
+
+    /// Every metric of this sidecar.
+    pub fn metrics(&self) -> &prometheus::Registry {
+        &self.metrics
+    }
+
+    /// Leaves the registry, goes on routing, and returns when it is safe to stop the app: at most
+    /// 25 s and `drain.propagation` later.
+    pub async fn drain(&self) {
+        self.life.drain().await;
+    }
+
+    /// Serves until `signal`, then [`App::shutdown`].
+    pub async fn run_until(self, signal: impl Future<Output = ()>) -> Stopped {
+        signal.await;
+        self.shutdown().await
+    }
+
+    /// Drains, closes the listeners, waits for requests in flight up to `drain.timeout`, and returns
+    /// when every task and thread has ended.
+    pub async fn shutdown(self) -> Stopped {
+        let aborted = self.life.end(&*self.parts, self.drain.timeout).await;
+        for server in self.servers {
+            server.stop().await;
+        }
+        self.parts.discovery.shutdown().await;
+        Stopped { aborted }
+    }
+}
+
+fn bind(what: &'static str, listen: &outrigger_config::Listen) -> Result<Bound, StartError> {
+    Bound::bind(what, listen).map_err(|error| StartError::Admin(telemetry::causes(&error)))
+}
+
+/// What carries requests and knows instances.
+#[derive(Debug)]
+struct Parts {
+    proxy: Arc<Proxy>,
+    discovery: Arc<Discovery>,
+}
+
+impl Traffic for Parts {
+    fn close_listeners(&self) {
+        self.proxy.close_listeners();
+    }
+
+    async fn end(&self, grace: std::time::Duration) -> usize {
+        self.proxy.shutdown(grace).await.aborted
+    }
+}
+
+impl Sources for Parts {
+    fn clusters(&self) -> Vec<ClusterStatus> {
+        self.proxy.status()
+    }
+
+    fn services(&self) -> Vec<ServiceStatus> {
+        self.discovery.services()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.proxy.in_flight()
+    }
+}

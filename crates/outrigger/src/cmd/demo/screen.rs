@@ -1,0 +1,222 @@
+//! What the demo shows: a table that is drawn again in place, or plain lines where stdout is no
+//! terminal. The table itself is a pure function of its rows.
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use crossterm::{cursor, queue, style::Stylize, terminal};
+
+/// One instance at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Row {
+    pub(super) instance: String,
+    pub(super) state: String,
+    pub(super) weight: u32,
+    /// Of the answers of the last two seconds, 0–1.
+    pub(super) share: f64,
+    pub(super) p50: Option<Duration>,
+    pub(super) p99: Option<Duration>,
+    /// Requests that it answered.
+    pub(super) requests: u64,
+    /// Tries on it that failed, and were repeated on another where that was safe.
+    pub(super) failures: u64,
+}
+
+/// The whole at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Frame {
+    pub(super) at: Duration,
+    pub(super) of: Duration,
+    pub(super) rows: Vec<Row>,
+    pub(super) requests: u64,
+    pub(super) retries: u64,
+    pub(super) failures: u64,
+}
+
+impl Frame {
+    /// One line per row, with a heading and a total.
+    fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!(
+            "{:9}  {:11}  {:>6}  {:>5}  {:>8}  {:>8}  {:>8}  {:>12}",
+            "INSTANCE", "STATE", "WEIGHT", "SHARE", "P50", "P99", "REQUESTS", "FAILED TRIES"
+        )];
+        lines.extend(self.rows.iter().map(|row| {
+            let Row { instance, state, weight, share, p50, p99, requests, failures } = row;
+            let share = format!("{:.0} %", share * 100.0);
+            let (p50, p99) = (milliseconds(*p50), milliseconds(*p99));
+            format!(
+                "{instance:9}  {state:11}  {weight:>6}  {share:>5}  {p50:>8}  {p99:>8}  {requests:>8}  {failures:>12}"
+            )
+        }));
+        lines.push(format!(
+            "{:4.1} s of {:.0} s: {} requests, {} retries, {} failed",
+            self.at.as_secs_f64(),
+            self.of.as_secs_f64(),
+            self.requests,
+            self.retries,
+            self.failures
+        ));
+        lines
+    }
+
+    /// One line for the whole.
+    fn line(&self) -> String {
+        let rows: Vec<_> = self
+            .rows
+            .iter()
+            .map(|row| format!("{} {} {:.0} %", row.instance, row.state, row.share * 100.0))
+            .collect();
+        format!(
+            "{:5.1} s  {} requests, {} retries, {} failed | {}",
+            self.at.as_secs_f64(),
+            self.requests,
+            self.retries,
+            self.failures,
+            rows.join(", ")
+        )
+    }
+}
+
+fn milliseconds(value: Option<Duration>) -> String {
+    value.map_or_else(|| "–".to_owned(), |value| format!("{:.1} ms", value.as_secs_f64() * 1_000.0))
+}
+
+/// Pause between two plain lines.
+const PLAIN: Duration = Duration::from_secs(1);
+
+/// Where it is shown. A closed stdout is no failure: the exit code is what counts.
+#[derive(Debug)]
+pub(super) struct Screen {
+    /// A terminal, and how many of its lines the last frame took.
+    table: Option<usize>,
+    next_line: Duration,
+}
+
+impl Screen {
+    pub(super) fn new(table: bool) -> Self {
+        if table {
+            let _ = queue!(io::stdout(), cursor::Hide);
+        }
+        Self { table: table.then_some(0), next_line: Duration::ZERO }
+    }
+
+    /// A line that stays, above the table.
+    pub(super) fn say(&mut self, line: &str) {
+        let _ = self.try_say(line);
+    }
+
+    pub(super) fn show(&mut self, frame: &Frame) {
+        let _ = self.try_show(frame);
+    }
+
+    fn try_say(&mut self, line: &str) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if let Some(drawn) = &mut self.table {
+            erase(&mut out, std::mem::take(drawn))?;
+        }
+        writeln!(out, "{line}")?;
+        out.flush()
+    }
+
+    fn try_show(&mut self, frame: &Frame) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        let Some(drawn) = self.table else {
+            if frame.at >= self.next_line {
+                self.next_line = frame.at + PLAIN;
+                writeln!(out, "{}", frame.line())?;
+            }
+            return out.flush();
+        };
+        let width = terminal::size().map_or(80, |(columns, _)| usize::from(columns));
+        erase(&mut out, drawn)?;
+        let lines = frame.lines();
+        for (n, line) in lines.iter().enumerate() {
+            // A line that wraps would be erased only in part.
+            let line: String = line.chars().take(width.saturating_sub(1)).collect();
+            if n == 0 {
+                writeln!(out, "{}", line.bold())?;
+            } else {
+                writeln!(out, "{line}")?;
+            }
+        }
+        self.table = Some(lines.len());
+        out.flush()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if self.table.is_some() {
+            let _ = crossterm::execute!(io::stdout(), cursor::Show);
+        }
+    }
+}
+
+fn erase(out: &mut impl Write, lines: usize) -> io::Result<()> {
+    if let Ok(lines @ 1..) = u16::try_from(lines) {
+        queue!(out, cursor::MoveToPreviousLine(lines), terminal::Clear(terminal::ClearType::FromCursorDown))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame() -> Frame {
+        let row = |instance: &str, state: &str, share, p50| Row {
+            instance: instance.into(),
+            state: state.into(),
+            weight: 3,
+            share,
+            p50,
+            p99: p50,
+            requests: 1_234,
+            failures: 5,
+        };
+        Frame {
+            at: Duration::from_millis(4_200),
+            of: Duration::from_secs(12),
+            rows: vec![
+                row("orders-1", "passing", 0.5, Some(Duration::from_micros(3_260))),
+                row("orders-2", "critical", 0.0, None),
+            ],
+            requests: 1_700,
+            retries: 6,
+            failures: 0,
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_line_per_instance_in_columns() {
+        let lines = frame().lines();
+        assert_eq!(lines.len(), 4);
+        assert!(lines.iter().all(|line| line.chars().count() < 80), "fits a small terminal");
+        let ends: Vec<_> = lines[..3].iter().map(|line| line.chars().count()).collect();
+        assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{lines:#?}");
+        for part in ["orders-1", "50 %", "3.3 ms", "1234"] {
+            assert!(lines[1].contains(part), "{part} in {}", lines[1]);
+        }
+        assert!(lines[2].contains('–'), "{}", lines[2]);
+        assert_eq!(lines[3], " 4.2 s of 12 s: 1700 requests, 6 retries, 0 failed");
+    }
+
+    #[test]
+    fn a_line_that_stays_does_not_make_a_table_of_plain_lines() {
+        let mut screen = Screen::new(false);
+        screen.say("something happened");
+        screen.show(&frame());
+        assert_eq!(screen.table, None);
+    }
+
+    #[test]
+    fn a_plain_line_says_it_all() {
+        let line = frame().line();
+        assert_eq!(
+            line,
+            "  4.2 s  1700 requests, 6 retries, 0 failed | orders-1 passing 50 %, orders-2 critical 0 %"
+        );
+    }
+}

@@ -1,0 +1,307 @@
+//! What happens in the demo, when, and what was seen of it.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use outrigger_proxy::{ClusterStatus, EndpointStatus};
+use tokio::time::{Instant, interval};
+
+use super::{
+    instance::{Instance, SERVICE},
+    screen::{Frame, Row, Screen},
+    traffic::{Traffic, quantile},
+};
+use crate::App;
+
+/// How often the dead instance's picks are looked at: the error of "how long after".
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How often the table is drawn.
+const DRAW: Duration = Duration::from_millis(200);
+
+/// The instance that is killed, and the one whose weight changes.
+const VICTIM: usize = 1;
+const GROWING: usize = 0;
+
+/// The weight of the first four instances.
+const WEIGHTS: [u16; 4] = [1, 1, 1, 3];
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Kill,
+    Add,
+    Weigh,
+    End,
+}
+
+impl Act {
+    /// When it begins, as a share of the whole: twelfths.
+    fn at(self, whole: Duration) -> Duration {
+        let twelfths = match self {
+            Self::Kill => 4,
+            Self::Add => 7,
+            Self::Weigh => 9,
+            Self::End => 12,
+        };
+        whole * twelfths / 12
+    }
+}
+
+/// The instances and what has become of them.
+#[derive(Debug)]
+pub(super) struct Story {
+    registry: SocketAddr,
+    instances: Vec<Instance>,
+    death: Option<Death>,
+}
+
+#[derive(Debug, Clone)]
+struct Death {
+    instance: String,
+    at: Instant,
+    after_start: Duration,
+    picks: u64,
+    /// When the sidecar last tried it, after its death.
+    last_try: Option<Duration>,
+    tries: u64,
+}
+
+impl Story {
+    /// Starts and registers the first four instances.
+    pub(super) async fn begin(registry: SocketAddr) -> Result<Self, String> {
+        let mut story = Self { registry, instances: Vec::new(), death: None };
+        for weight in WEIGHTS {
+            story.add(weight).await?;
+        }
+        Ok(story)
+    }
+
+    async fn add(&mut self, weight: u16) -> Result<String, String> {
+        let id = format!("{SERVICE}-{}", self.instances.len() + 1);
+        let instance = Instance::start(&id).await.map_err(|error| format!("start {id}: {error}"))?;
+        let registered = instance.register(self.registry, weight).await;
+        registered.map_err(|error| format!("register {id}: {error}"))?;
+        self.instances.push(instance);
+        Ok(id)
+    }
+
+    /// Sends requests to `outbound` for `length`, and lets things happen meanwhile.
+    pub(super) async fn play(
+        &mut self,
+        app: &App,
+        outbound: SocketAddr,
+        length: Duration,
+        screen: &mut Screen,
+    ) -> Result<Ending, String> {
+        let mut traffic = Traffic::start(outbound);
+        let start = Instant::now();
+        let mut looks = interval(LOOK);
+        let mut drawn = start;
+        let mut act = Act::Kill;
+        while act != Act::End || start.elapsed() < length {
+            looks.tick().await;
+            let cluster = orders(app);
+            self.watch_the_dead(cluster.as_ref());
+            if act != Act::End && start.elapsed() >= act.at(length) {
+                let (line, next) = self.perform(act, start, cluster.as_ref()).await?;
+                screen.say(&format!("{:5.1} s  {line}", start.elapsed().as_secs_f64()));
+                act = next;
+            }
+            if drawn.elapsed() >= DRAW {
+                drawn = Instant::now();
+                screen.show(&self.frame(&traffic, cluster.as_ref(), start.elapsed(), length));
+            }
+        }
+        traffic.stop().await;
+        let cluster = orders(app);
+        screen.show(&self.frame(&traffic, cluster.as_ref(), length, length));
+        let seen = traffic.seen();
+        Ok(Ending {
+            requests: seen.requests,
+            failures: seen.failures,
+            reasons: seen.reasons.iter().map(|(reason, count)| format!("{count} × {reason}")).collect(),
+            retries: cluster.map_or(0, |cluster| cluster.retries),
+            length,
+            death: self.death.clone(),
+        })
+    }
+
+    async fn perform(
+        &mut self,
+        act: Act,
+        start: Instant,
+        cluster: Option<&ClusterStatus>,
+    ) -> Result<(String, Act), String> {
+        match act {
+            Act::Kill => {
+                let Some(victim) = self.instances.get_mut(VICTIM) else {
+                    return Ok((String::new(), Act::Add));
+                };
+                let picks = endpoint(cluster, victim.addr).map_or(0, |endpoint| endpoint.picks);
+                victim.kill().await;
+                let instance = victim.id.clone();
+                let line = format!("{instance} is killed; the registry still lists it until its check fails");
+                let at = Instant::now();
+                let after_start = at - start;
+                self.death = Some(Death { instance, at, after_start, picks, last_try: None, tries: 0 });
+                Ok((line, Act::Add))
+            }
+            Act::Add => Ok((format!("{} is added", self.add(1).await?), Act::Weigh)),
+            Act::Weigh => {
+                let Some(growing) = self.instances.get(GROWING) else { return Ok((String::new(), Act::End)) };
+                growing.register(self.registry, 3).await?;
+                Ok((format!("{} gets weight 3", growing.id), Act::End))
+            }
+            Act::End => Ok((String::new(), Act::End)),
+        }
+    }
+
+    fn watch_the_dead(&mut self, cluster: Option<&ClusterStatus>) {
+        let Some(death) = &mut self.death else { return };
+        let addr = self.instances.get(VICTIM).map(|victim| victim.addr);
+        let picks = addr.and_then(|addr| endpoint(cluster, addr)).map_or(0, |endpoint| endpoint.picks);
+        if picks > death.picks {
+            death.tries += picks - death.picks;
+            death.picks = picks;
+            death.last_try = Some(death.at.elapsed());
+        }
+    }
+
+    fn frame(&self, traffic: &Traffic, cluster: Option<&ClusterStatus>, at: Duration, of: Duration) -> Frame {
+        let mut seen = traffic.seen();
+        let now = Instant::now();
+        let recent: Vec<_> = self
+            .instances
+            .iter()
+            .map(|instance| match seen.by_instance.get_mut(&instance.id) {
+                Some(answers) => (answers.recent(now), answers.count),
+                None => (Vec::new(), 0),
+            })
+            .collect();
+        let total = recent.iter().map(|(latencies, _)| latencies.len()).sum::<usize>().max(1);
+        let rows = self.instances.iter().zip(recent).map(|(instance, (latencies, requests))| {
+            let endpoint = endpoint(cluster, instance.addr);
+            Row {
+                instance: instance.id.clone(),
+                state: endpoint.map_or("unknown", |endpoint| endpoint.status).to_owned(),
+                weight: endpoint.map_or(0, |endpoint| endpoint.weight),
+                share: latencies.len() as f64 / total as f64,
+                p50: quantile(&latencies, 0.5),
+                p99: quantile(&latencies, 0.99),
+                requests,
+                failures: endpoint.map_or(0, |endpoint| endpoint.failures),
+            }
+        });
+        Frame {
+            at,
+            of,
+            rows: rows.collect(),
+            requests: seen.requests,
+            retries: cluster.map_or(0, |cluster| cluster.retries),
+            failures: seen.failures,
+        }
+    }
+}
+
+fn orders(app: &App) -> Option<ClusterStatus> {
+    app.clusters().into_iter().find(|cluster| cluster.service == SERVICE)
+}
+
+fn endpoint(cluster: Option<&ClusterStatus>, addr: SocketAddr) -> Option<&EndpointStatus> {
+    let addr = addr.to_string();
+    cluster?.endpoints.iter().find(|endpoint| endpoint.address == addr)
+}
+
+/// What was seen, all in all. Displays as the summary.
+#[derive(Debug)]
+pub(super) struct Ending {
+    requests: u64,
+    failures: u64,
+    reasons: Vec<String>,
+    retries: u64,
+    length: Duration,
+    death: Option<Death>,
+}
+
+impl Ending {
+    /// No request failed, and there were some.
+    pub(super) fn is_good(&self) -> bool {
+        self.failures == 0 && self.requests > 0
+    }
+
+    /// Why it is not good.
+    pub(super) fn verdict(&self) -> String {
+        format!("{} of {} requests failed", self.failures, self.requests)
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, failures, retries, length, .. } = self;
+        write!(f, "\n{requests} requests in {:.0} s, {failures} failed; ", length.as_secs_f64())?;
+        write!(f, "{retries} attempts were repeated on another instance.")?;
+        for reason in &self.reasons {
+            write!(f, "\n  failed: {reason}")?;
+        }
+        let Some(Death { instance, after_start, last_try, tries, .. }) = &self.death else { return Ok(()) };
+        write!(f, "\n{instance} was killed at {:.1} s; ", after_start.as_secs_f64())?;
+        match last_try {
+            Some(last) => write!(
+                f,
+                "{tries} requests tried it after that, the last one {} ms after the kill.",
+                last.as_millis()
+            ),
+            None => f.write_str("no request tried it after that."),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ending(requests: u64, failures: u64) -> Ending {
+        Ending {
+            requests,
+            failures,
+            reasons: if failures > 0 { vec!["2 × 502: no_answer".into()] } else { Vec::new() },
+            retries: 7,
+            length: Duration::from_secs(12),
+            death: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_summary_says_what_failed_and_when_the_dead_was_last_tried() {
+        let mut good = ending(4_800, 0);
+        good.death = Some(Death {
+            instance: "orders-2".into(),
+            at: Instant::now(),
+            after_start: Duration::from_secs(4),
+            picks: 9,
+            last_try: Some(Duration::from_millis(312)),
+            tries: 6,
+        });
+        let text = good.to_string();
+        for part in
+            ["4800 requests in 12 s, 0 failed", "orders-2 was killed at 4.0 s", "312 ms after the kill"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        assert!(good.is_good());
+
+        let bad = ending(4_800, 2);
+        assert!(!bad.is_good());
+        assert!(bad.to_string().contains("failed: 2 × 502: no_answer"));
+        assert_eq!(bad.verdict(), "2 of 4800 requests failed");
+        assert!(!ending(0, 0).is_good(), "nothing sent proves nothing");
+    }
+
+    #[test]
+    fn the_acts_come_in_order_within_the_time() {
+        let whole = Duration::from_secs(12);
+        let times = [Act::Kill, Act::Add, Act::Weigh, Act::End].map(|act| act.at(whole));
+        assert!(times.is_sorted() && times[3] == whole, "{times:?}");
+        assert_eq!(times[0], whole / 3);
+    }
+}

@@ -1,0 +1,234 @@
+//! The demo's app: a steady stream of requests by service name, and a count of every answer.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper::{body::Incoming, client::conn::http1::SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::instance::SERVICE;
+
+/// Connections that the requests are spread over.
+const CLIENTS: u32 = 8;
+
+/// Requests per second over all of them.
+const RATE: u32 = 400;
+
+/// Longest wait for an answer: above the sidecar's own time-out, so that its reason is seen.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// Most latencies kept per instance.
+const SAMPLES: usize = 1024;
+
+/// How long a latency counts.
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// What the app has seen.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) requests: u64,
+    pub(super) failures: u64,
+    /// Failures by reason.
+    pub(super) reasons: BTreeMap<String, u64>,
+    pub(super) by_instance: BTreeMap<String, Answers>,
+}
+
+/// Answers of one instance.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    pub(super) count: u64,
+    recent: VecDeque<(Instant, Duration)>,
+}
+
+impl Answers {
+    fn add(&mut self, now: Instant, latency: Duration) {
+        self.count += 1;
+        if self.recent.len() == SAMPLES {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((now, latency));
+    }
+
+    /// Latencies of the last two seconds, sorted.
+    pub(super) fn recent(&mut self, now: Instant) -> Vec<Duration> {
+        while self.recent.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW) {
+            self.recent.pop_front();
+        }
+        let mut latencies: Vec<_> = self.recent.iter().map(|(_, latency)| *latency).collect();
+        latencies.sort_unstable();
+        latencies
+    }
+}
+
+/// The value below which `share` of the sorted values lie.
+pub(super) fn quantile(sorted: &[Duration], share: f64) -> Option<Duration> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get((last as f64 * share).round() as usize).copied()
+}
+
+/// Traffic under way. Dropping it ends it.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    seen: Arc<Mutex<Seen>>,
+    enough: CancellationToken,
+    clients: JoinSet<()>,
+}
+
+impl Traffic {
+    /// Starts to send to the sidecar at `addr`.
+    pub(super) fn start(addr: SocketAddr) -> Self {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let enough = CancellationToken::new();
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            clients.spawn(client(addr, seen.clone(), enough.clone()));
+        }
+        Self { seen, enough, clients }
+    }
+
+    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
+        lock(&self.seen)
+    }
+
+    /// Sends nothing more, and waits for the answers under way: they count.
+    pub(super) async fn stop(&mut self) {
+        self.enough.cancel();
+        while self.clients.join_next().await.is_some() {}
+    }
+}
+
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn client(addr: SocketAddr, seen: Arc<Mutex<Seen>>, enough: CancellationToken) {
+    // Clients start apart, so that the stream is steady.
+    tokio::time::sleep(Duration::from_millis(fastrand::u64(0..20))).await;
+    let mut turns = interval(Duration::from_secs(1) * CLIENTS / RATE);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connection = None;
+    while enough.run_until_cancelled(turns.tick()).await.is_some() {
+        let started = Instant::now();
+        let answer = timeout(ANSWER, request(addr, &mut connection)).await;
+        let now = Instant::now();
+        let mut seen = lock(&seen);
+        seen.requests += 1;
+        match answer.unwrap_or_else(|_| Err(format!("no answer within {ANSWER:?}"))) {
+            Ok(instance) => {
+                seen.by_instance.entry(instance).or_default().add(now, now - started);
+            }
+            Err(reason) => {
+                connection = None;
+                seen.failures += 1;
+                *seen.reasons.entry(reason).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// A connection to the sidecar, and the task that drives it.
+struct Connection {
+    sender: SendRequest<Empty<Bytes>>,
+    _driver: JoinSet<()>,
+}
+
+/// One request; the name of the instance that answered it.
+async fn request(addr: SocketAddr, kept: &mut Option<Connection>) -> Result<String, String> {
+    let mut connection = match kept.take() {
+        Some(connection) if connection.sender.is_ready() => connection,
+        _ => connect(addr).await?,
+    };
+    let request =
+        Request::get("/").header("host", SERVICE).body(Empty::new()).map_err(|error| error.to_string())?;
+    let answer =
+        connection.sender.send_request(request).await.map_err(|error| format!("the sidecar: {error}"))?;
+    let instance = read(answer).await?;
+    *kept = Some(connection);
+    Ok(instance)
+}
+
+async fn connect(addr: SocketAddr) -> Result<Connection, String> {
+    let stream =
+        TcpStream::connect(addr).await.map_err(|error| format!("connect to the sidecar: {error}"))?;
+    let _ = stream.set_nodelay(true);
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut driver = JoinSet::new();
+    driver.spawn(async move { drop(connection.await) });
+    Ok(Connection { sender, _driver: driver })
+}
+
+async fn read(answer: Response<Incoming>) -> Result<String, String> {
+    let (head, body) = answer.into_parts();
+    let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let body = body.collect().await;
+    if !head.status.is_success() {
+        let reason = header("x-outrigger-error").unwrap_or_else(|| "from the instance".to_owned());
+        return Err(format!("{}: {reason}", head.status.as_u16()));
+    }
+    body.map_err(|error| format!("the answer broke off: {error}"))?;
+    header("x-instance").ok_or_else(|| "an answer without an instance".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_few_values() {
+        let sorted: Vec<_> = (1..=101).map(Duration::from_millis).collect();
+        assert_eq!(quantile(&sorted, 0.5), Some(Duration::from_millis(51)));
+        assert_eq!(quantile(&sorted, 0.99), Some(Duration::from_millis(100)));
+        assert_eq!(quantile(&sorted[..1], 0.99), Some(Duration::from_millis(1)));
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_recent_latencies_count_and_few_are_kept() {
+        let mut answers = Answers::default();
+        for n in 0..5_000 {
+            answers.add(Instant::now(), Duration::from_micros(n));
+        }
+        assert_eq!(answers.recent(Instant::now()).len(), SAMPLES);
+        tokio::time::advance(WINDOW * 2).await;
+        answers.add(Instant::now(), Duration::from_secs(1));
+        assert_eq!(answers.recent(Instant::now()), [Duration::from_secs(1)]);
+        assert_eq!(answers.count, 5_001);
+    }
+
+    #[tokio::test]
+    async fn each_answer_is_counted_for_its_instance_and_a_dead_end_is_a_failure() {
+        let mut instance = super::super::instance::Instance::start("orders-1").await.unwrap();
+        let mut traffic = Traffic::start(instance.addr);
+        let until = |is: fn(&Seen) -> bool| {
+            let seen = traffic.seen.clone();
+            timeout(Duration::from_secs(20), async move {
+                while !is(&lock(&seen)) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+        };
+        until(|seen| seen.by_instance.get("orders-1").is_some_and(|answers| answers.count > 20))
+            .await
+            .unwrap();
+        assert_eq!(traffic.seen().failures, 0);
+        instance.kill().await;
+        until(|seen| seen.failures > 0).await.unwrap();
+        assert!(!traffic.seen().reasons.is_empty());
+        traffic.stop().await;
+    }
+}

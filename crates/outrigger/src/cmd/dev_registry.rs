@@ -1,0 +1,72 @@
+//! `outrigger dev-registry`: the embedded registry alone, for a laptop.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use clap::Args;
+use outrigger_devregistry::{DevRegistry, Options};
+
+use super::{Failure, say};
+use crate::{signal::Signals, telemetry::causes};
+
+/// Start a registry in memory that speaks Consul's HTTP API, until Ctrl-C
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Start a registry in memory that speaks Consul's HTTP API, until Ctrl-C. For a laptop or a test: \
+                  nothing is kept, and there is no cluster.",
+    after_help = "Example:\n  outrigger dev-registry --listen 127.0.0.1:8500"
+)]
+pub(super) struct Arguments {
+    /// Where it listens; port 0 lets the system choose.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500", value_parser = address)]
+    listen: SocketAddr,
+}
+
+/// An address; `localhost` stands for 127.0.0.1.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    text.parse().map_err(|_| "not an address with a port; write 127.0.0.1:8500".to_owned())
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let mut signals =
+        Signals::listen().map_err(|error| Failure::running(format!("listen to signals: {error}")))?;
+    let registry = DevRegistry::bind(arguments.listen, Options::default()).await.map_err(|error| {
+        Failure::running(format!(
+            "the registry cannot listen on {}: {}; stop what listens there, or choose another: --listen 127.0.0.1:0",
+            arguments.listen,
+            causes(&error)
+        ))
+    })?;
+    let addr = registry.addr();
+    say(format!(
+        "A registry in memory listens on http://{addr}; Ctrl-C stops it, and nothing is kept.\n\n\
+         Try, in another terminal:\n  \
+         export CONSUL_HTTP_ADDR=http://{addr}\n  \
+         outrigger run --service orders --port 8080     registers the app that listens on 8080\n  \
+         curl http://{addr}/v1/health/service/orders     shows it"
+    ));
+    signals.next().await;
+    registry.shutdown().await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_port() {
+        for (text, expected) in [
+            ("127.0.0.1:8500", Some("127.0.0.1:8500")),
+            ("localhost:0", Some("127.0.0.1:0")),
+            ("[::1]:8500", Some("[::1]:8500")),
+            ("127.0.0.1", None),
+            ("8500", None),
+            ("registry.example:8500", None),
+        ] {
+            assert_eq!(address(text).ok().map(|addr| addr.to_string()).as_deref(), expected, "{text}");
+        }
+    }
+}

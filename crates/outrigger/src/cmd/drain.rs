@@ -1,0 +1,178 @@
+//! `outrigger drain`: asks the sidecar on this machine to leave the registry; for a pre-stop hook.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use clap::Args;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{Failure, duration, say};
+use crate::{http_client, telemetry::causes};
+
+/// Longest wait for one answer of the sidecar.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Pause between two questions with `--wait`.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Leave the registry, keep carrying requests, say when it is safe to stop
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Ask the sidecar on this machine to leave the registry and to go on carrying requests.\n\nMeant for \
+                  the pre-stop hook of the app: with --wait it returns when no caller sends the app anything any \
+                  more, so that the app may be stopped.",
+    after_help = "Example:\n  outrigger drain --wait && kill -TERM $APP_PID"
+)]
+pub(super) struct Arguments {
+    /// Return only when it is safe to stop the app.
+    #[arg(long)]
+    wait: bool,
+    /// Where the sidecar's admin side listens.
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:7079")]
+    admin: String,
+    /// Longest wait for that; then the exit code is 1.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    timeout: Duration,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let until = Instant::now() + arguments.timeout;
+    let (addr, mut status) = begin(&arguments.admin).await?;
+    if !arguments.wait {
+        say(&status);
+        return Ok(());
+    }
+    loop {
+        if status["safe_to_stop"] == true {
+            say("safe to stop");
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            let phase = status["phase"].as_str().unwrap_or("unknown").to_owned();
+            return Err(Failure::running(format!(
+                "not safe to stop after {:?} (phase: {phase}); give it more with --timeout",
+                arguments.timeout
+            )));
+        }
+        sleep(POLL).await;
+        let answer = http_client::exchange(addr, request(&Method::GET, &arguments.admin)?, ANSWER).await;
+        match answer {
+            Ok(answer) => status = read(&arguments.admin, &answer)?,
+            // It has exited meanwhile: nothing is registered and nothing is carried.
+            Err(http_client::Error::Connect { .. }) => {
+                say("the sidecar is gone");
+                return Ok(());
+            }
+            Err(error) => return Err(unreachable(&arguments.admin, &causes(&error))),
+        }
+    }
+}
+
+/// `POST /drain` at the first address that answers.
+async fn begin(admin: &str) -> Result<(SocketAddr, Value), Failure> {
+    let addrs = tokio::net::lookup_host(admin).await.map_err(|error| {
+        Failure::running(format!(
+            "{admin} is no address of an admin side: {error}; write --admin localhost:7079"
+        ))
+    })?;
+    let mut refused = "it has no address".to_owned();
+    for addr in addrs {
+        match http_client::exchange(addr, request(&Method::POST, admin)?, ANSWER).await {
+            Ok(answer) => return Ok((addr, read(admin, &answer)?)),
+            Err(error) => refused = causes(&error),
+        }
+    }
+    Err(unreachable(admin, &refused))
+}
+
+fn unreachable(admin: &str, why: &str) -> Failure {
+    Failure::running(format!(
+        "no sidecar answers at {admin}: {why}; is it running, and is its admin.listen the address after --admin?"
+    ))
+}
+
+fn request(method: &Method, admin: &str) -> Result<Request<Full<Bytes>>, Failure> {
+    Request::builder()
+        .method(method)
+        .uri("/drain")
+        .header("host", admin)
+        .header("x-outrigger-admin", "1")
+        .body(Full::default())
+        .map_err(|_| Failure::running(format!("{admin} is no address; write --admin localhost:7079")))
+}
+
+fn read(admin: &str, answer: &Response<Bytes>) -> Result<Value, Failure> {
+    let text = String::from_utf8_lossy(answer.body());
+    if !matches!(answer.status(), StatusCode::OK | StatusCode::ACCEPTED) {
+        let status = answer.status();
+        return Err(Failure::running(format!("{admin} answered {status}: {}", text.trim())));
+    }
+    serde_json::from_str(&text).map_err(|_| {
+        Failure::running(format!("{admin} is no admin side of a sidecar: it answered {text:.100}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use axum::{Json, Router, routing::post};
+    use serde_json::json;
+
+    use super::*;
+    use crate::admin::{Bound, Server};
+
+    /// An admin side that is safe to stop at the `safe_after`th question.
+    fn sidecar(safe_after: usize) -> (String, Server) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let page = move || {
+            let safe = asked.fetch_add(1, Ordering::SeqCst) >= safe_after;
+            async move { Json(json!({"phase": "propagating", "safe_to_stop": safe})) }
+        };
+        let router = Router::new().route("/drain", post(page.clone()).get(page));
+        let bound = Bound::bind("test", &outrigger_config::Listen::localhost(0)).unwrap();
+        let server = Server::start(bound, router);
+        (format!("localhost:{}", server.addrs()[0].port()), server)
+    }
+
+    async fn drain(admin: &str, wait: bool, timeout: Duration) -> Result<(), Failure> {
+        run(Arguments { wait, admin: admin.into(), timeout }).await
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn without_wait_it_asks_and_returns() {
+        let (admin, _server) = sidecar(usize::MAX);
+        drain(&admin, false, Duration::ZERO).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn with_wait_it_returns_when_it_is_safe() {
+        let (admin, _server) = sidecar(3);
+        drain(&admin, true, LONG).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_wait_is_bounded() {
+        let (admin, _server) = sidecar(usize::MAX);
+        let failure = drain(&admin, true, Duration::from_millis(300)).await.unwrap_err();
+        assert!(failure.to_string().contains("propagating"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_says_what_to_look_at() {
+        let (admin, server) = sidecar(0);
+        server.stop().await;
+        let failure = drain(&admin, true, LONG).await.unwrap_err();
+        assert!(failure.to_string().contains("--admin"), "{failure}");
+        let failure = drain("nowhere", true, LONG).await.unwrap_err();
+        assert!(failure.to_string().contains("--admin localhost:7079"), "{failure}");
+    }
+}

@@ -1,0 +1,195 @@
+//! The flags that stand for settings, and how they, the environment and the file become a `Config`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use outrigger_config::{Environment, Loaded, Overrides, load, load_path};
+
+use super::Failure;
+
+/// Each wins over its environment variable, which wins over the file.
+#[derive(Debug, Default, Clone, Args)]
+pub(super) struct Settings {
+    /// Settings file (YAML). None is needed.
+    #[arg(short, long, value_name = "FILE", env = "OUTRIGGER_CONFIG")]
+    config: Option<PathBuf>,
+    /// Name under which the local app is registered. Without it, nothing is registered.
+    #[arg(long, value_name = "NAME", help_heading = "The local app")]
+    service: Option<String>,
+    /// Port the local app listens on.
+    #[arg(long, value_name = "PORT", help_heading = "The local app")]
+    port: Option<String>,
+    /// Address others reach it at. Default: the registry agent's own.
+    #[arg(long, value_name = "HOST", help_heading = "The local app")]
+    address: Option<String>,
+    /// Id of its registration. Default: made from name, host name and port.
+    #[arg(long, value_name = "ID", help_heading = "The local app")]
+    id: Option<String>,
+    /// Tag of its registration; may be repeated.
+    #[arg(long = "tag", value_name = "TAG", help_heading = "The local app")]
+    tags: Vec<String>,
+    /// Ask this path for its health. Default: a TCP connection is enough.
+    #[arg(long, value_name = "PATH", help_heading = "The local app")]
+    health_http: Option<String>,
+    /// The Consul agent. Default: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500.
+    #[arg(long, value_name = "URL", help_heading = "Registry")]
+    consul: Option<String>,
+    /// Datacenter asked for. Default: the agent's own.
+    #[arg(long, value_name = "NAME", help_heading = "Registry")]
+    datacenter: Option<String>,
+    /// File with the ACL token.
+    #[arg(long, value_name = "PATH", help_heading = "Registry")]
+    token_file: Option<String>,
+    /// Static instances in a YAML file, instead of Consul.
+    #[arg(long, value_name = "PATH", help_heading = "Registry")]
+    registry_file: Option<String>,
+    /// Where the app sends its requests. Default: localhost:7070.
+    #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
+    listen: Option<String>,
+    /// The admin side. Default: localhost:7079.
+    #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
+    admin_listen: Option<String>,
+    /// Metrics and health alone, for the network. Default: none.
+    #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
+    metrics_listen: Option<String>,
+    /// Data-plane threads. Default: auto, which is min(cores, 2).
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// Longest wait for requests in flight when leaving. Default: 30s.
+    #[arg(long, value_name = "DURATION")]
+    drain: Option<String>,
+    /// Log filter, as info or warn,outrigger_proxy=debug. Default: OUTRIGGER_LOG, else info.
+    #[arg(long, value_name = "FILTER", help_heading = "Log")]
+    log: Option<String>,
+    /// auto, text or json. Default: auto, which is text on a terminal.
+    #[arg(long, value_name = "FORMAT", help_heading = "Log")]
+    log_format: Option<String>,
+    /// One log line per request.
+    #[arg(long, help_heading = "Log")]
+    access_log: bool,
+}
+
+impl Settings {
+    /// Checked settings, from everywhere.
+    pub(super) fn load(&self, environment: &Environment) -> Result<Loaded, Failure> {
+        let overrides = self.overrides();
+        let loaded = match &self.config {
+            Some(path) => load_path(path, environment, &overrides),
+            None => load(None, environment, &overrides),
+        };
+        loaded.map_err(|problems| Failure::Settings(problems.to_string()))
+    }
+
+    fn overrides(&self) -> Overrides {
+        let Self { service, port, address, id, tags, health_http, .. } = self.clone();
+        let Self { consul, datacenter, token_file, registry_file, .. } = self.clone();
+        let Self { listen, admin_listen, metrics_listen, workers, drain, log, log_format, .. } = self.clone();
+        Overrides {
+            service,
+            port,
+            address,
+            id,
+            tags,
+            health_http,
+            consul,
+            datacenter,
+            token_file,
+            registry_file,
+            listen,
+            admin_listen,
+            metrics_listen,
+            workers,
+            drain,
+            log,
+            log_format,
+            access_log: self.access_log.then_some(true),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn loaded(line: &str, environment: &[(&str, &str)]) -> Result<Loaded, Failure> {
+        let line = Line::try_parse_from(["x"].into_iter().chain(line.split_whitespace())).unwrap();
+        line.settings.load(&environment.iter().copied().collect())
+    }
+
+    #[test]
+    fn no_file_and_no_flag_is_a_router() {
+        assert_eq!(loaded("", &[]).unwrap().config, outrigger_config::Config::default());
+    }
+
+    #[test]
+    fn a_service_and_its_port_are_enough_to_register() {
+        let service = loaded("--service orders --port 8080", &[]).unwrap().config.service.unwrap();
+        assert_eq!((&*service.name, service.port), ("orders", 8080));
+    }
+
+    #[test]
+    fn every_flag_reaches_its_setting() {
+        let line = "--service orders --port 8080 --address 10.0.0.5 --id o-1 --tag a --tag b --health-http /up \
+                    --consul http://10.0.0.1:8501 --datacenter dc2 --token-file /t --listen 127.0.0.1:7171 \
+                    --admin-listen 127.0.0.1:7172 --metrics-listen 0.0.0.0:7173 --workers 3 --drain 7s \
+                    --log debug --log-format json --access-log";
+        let config = loaded(line, &[]).unwrap().config;
+        let shown = format!("{config:?}");
+        for part in [
+            "orders",
+            "8080",
+            "10.0.0.5",
+            "o-1",
+            "[\"a\", \"b\"]",
+            "/up",
+            "10.0.0.1",
+            "8501",
+            "dc2",
+            "/t",
+            "7171",
+            "7172",
+            "7173",
+            "Count(3)",
+            "7s",
+            "debug",
+            "Json",
+            "access: true",
+        ] {
+            assert!(shown.contains(part), "{part} in {shown}");
+        }
+        let config = loaded("--registry-file services.yaml", &[]).unwrap().config;
+        assert_eq!(config.registry, outrigger_config::Registry::File("services.yaml".into()));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_which_wins_over_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outrigger.yaml");
+        std::fs::write(&path, "service: {name: file, port: 1}\n").unwrap();
+        let file = format!("-c {}", path.display());
+        let name = |line: &str, environment: &[(&str, &str)]| {
+            loaded(line, environment).unwrap().config.service.unwrap().name
+        };
+        assert_eq!(name(&file, &[]), "file");
+        assert_eq!(name(&file, &[("OUTRIGGER_SERVICE", "environment")]), "environment");
+        let line = format!("{file} --service flag");
+        assert_eq!(name(&line, &[("OUTRIGGER_SERVICE", "environment")]), "flag");
+    }
+
+    #[test]
+    fn what_is_wrong_names_the_flag_and_exits_with_2() {
+        let failure = loaded("--service orders --port eighty", &[]).unwrap_err();
+        assert!(failure.to_string().contains("--port"), "{failure}");
+        assert!(matches!(failure, Failure::Settings(_)));
+        let failure = loaded("-c /no/such/file.yaml", &[]).unwrap_err();
+        assert!(failure.to_string().contains("/no/such/file.yaml"), "{failure}");
+    }
+}

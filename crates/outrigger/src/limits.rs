@@ -1,0 +1,40 @@
+//! How many files this process may open. A sidecar needs one per connection, on both sides; an app
+//! with 10,000 connections and a limit of 1,024 fails in ways that look like the network's.
+
+use tracing::warn;
+
+/// Below this, a busy app runs out.
+const ENOUGH: u64 = 4096;
+
+/// Logs a warning when the limit is low.
+pub(crate) fn warn_when_low() {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    if let Some(limit) = open_files(&limits).filter(|limit| *limit < ENOUGH) {
+        warn!(
+            limit,
+            "few files may be opened, and each connection is one: raise the limit to 65536 \
+             (systemd: LimitNOFILE=65536, a shell: ulimit -n 65536, docker: --ulimit nofile=65536)"
+        );
+    }
+}
+
+/// The soft limit. `None`: unlimited, or a system that does not say.
+fn open_files(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_is_read() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max processes             15000                15000                processes \n\
+                      Max open files            1024                 524288               files     \n";
+        assert_eq!(open_files(limits), Some(1024));
+        assert_eq!(open_files(&limits.replace("1024 ", "unlimited ")), None);
+        assert_eq!(open_files(""), None);
+    }
+}

@@ -1,0 +1,186 @@
+//! `registry:` settings → the registry to ask and, where there is one, the place to register.
+//!
+//! | metric | labels | what it says |
+//! |---|---|---|
+//! | `outrigger_registry_requests_total` | `operation`, `outcome` | exchanges that ended |
+//! | `outrigger_registry_request_duration_seconds` | `operation` | how long they took; a blocking query's wait included |
+//! | `outrigger_registry_watch_connections` | `state` | connections for watches: `in_use`, `limit`; `waiting` above 0 for long means that watches take turns and changes are heard late |
+
+use std::{fmt, sync::Arc};
+
+use outrigger_config as config;
+use outrigger_registry::{
+    Error, Registrar, Registry,
+    consul::{Consul, Observation, Observer},
+    file::File,
+};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+/// Bounds of the durations, seconds: from a local answer to a blocking query's end.
+const DURATIONS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 60.0, 300.0];
+
+/// A registry that can be asked.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) registry: Arc<dyn Registry>,
+    /// Absent: nothing can be registered there.
+    pub(crate) registrar: Option<Arc<dyn Registrar>>,
+}
+
+/// Why it cannot.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Registry(#[from] Error),
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Opens what the settings name. Connects to nothing.
+pub(crate) fn open(settings: &config::Registry, metrics: &prometheus::Registry) -> Result<Opened, OpenError> {
+    match settings {
+        config::Registry::File(path) => Ok(Opened { registry: Arc::new(File::open(path)?), registrar: None }),
+        config::Registry::Consul(settings) => {
+            let observer = Exchanges::register(metrics)?.observer();
+            let consul = Arc::new(Consul::with_observer(settings, observer)?);
+            metrics.register(Box::new(WatchConnections::new(consul.clone())?))?;
+            Ok(Opened { registry: consul.clone(), registrar: Some(consul) })
+        }
+    }
+}
+
+/// Where it is, for people.
+pub(crate) fn place(settings: &config::Registry) -> String {
+    match settings {
+        config::Registry::Consul(consul) => consul.address.to_string(),
+        config::Registry::File(path) => path.display().to_string(),
+    }
+}
+
+/// Counts the exchanges.
+#[derive(Debug)]
+struct Exchanges {
+    requests: IntCounterVec,
+    durations: HistogramVec,
+}
+
+impl Exchanges {
+    fn register(metrics: &prometheus::Registry) -> Result<Self, prometheus::Error> {
+        let requests = IntCounterVec::new(
+            Opts::new("outrigger_registry_requests_total", "Exchanges with the registry that ended."),
+            &["operation", "outcome"],
+        )?;
+        let durations = HistogramVec::new(
+            HistogramOpts::new(
+                "outrigger_registry_request_duration_seconds",
+                "Time from asking the registry to its answer; a blocking query's wait is part of it.",
+            )
+            .buckets(DURATIONS.to_vec()),
+            &["operation"],
+        )?;
+        metrics.register(Box::new(requests.clone()))?;
+        metrics.register(Box::new(durations.clone()))?;
+        Ok(Self { requests, durations })
+    }
+
+    fn count(&self, Observation { operation, outcome, latency }: Observation) {
+        self.requests.with_label_values(&[operation, outcome]).inc();
+        self.durations.with_label_values(&[operation]).observe(latency.as_secs_f64());
+    }
+
+    fn observer(self) -> Observer {
+        Observer::new(move |observation| self.count(observation))
+    }
+}
+
+/// How full the connections for watches are, looked up at a scrape.
+struct WatchConnections {
+    consul: Arc<Consul>,
+    gauge: IntGaugeVec,
+}
+
+impl fmt::Debug for WatchConnections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchConnections").finish_non_exhaustive()
+    }
+}
+
+impl WatchConnections {
+    fn new(consul: Arc<Consul>) -> Result<Self, prometheus::Error> {
+        let opts = Opts::new(
+            "outrigger_registry_watch_connections",
+            "Connections to the agent for watches: in use, waited for, and the limit.",
+        );
+        Ok(Self { consul, gauge: IntGaugeVec::new(opts, &["state"])? })
+    }
+}
+
+impl Collector for WatchConnections {
+    fn desc(&self) -> Vec<&Desc> {
+        self.gauge.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let load = self.consul.watch_load();
+        for (state, count) in [("in_use", load.in_use), ("waiting", load.waiting), ("limit", load.limit)] {
+            self.gauge.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        self.gauge.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn text(metrics: &prometheus::Registry) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap()
+    }
+
+    #[test]
+    fn exchanges_are_counted_by_operation_and_outcome() {
+        let metrics = prometheus::Registry::new();
+        let latency = Duration::from_secs(3);
+        Exchanges::register(&metrics).unwrap().count(Observation {
+            operation: "watch",
+            outcome: "ok",
+            latency,
+        });
+        let text = text(&metrics);
+        for line in [
+            "outrigger_registry_requests_total{operation=\"watch\",outcome=\"ok\"} 1",
+            "outrigger_registry_request_duration_seconds_sum{operation=\"watch\"} 3",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn consul_can_be_registered_at_and_says_how_full_its_connections_are() {
+        let metrics = prometheus::Registry::new();
+        let opened = open(&config::Registry::Consul(config::Consul::default()), &metrics).unwrap();
+        assert_eq!(opened.registry.kind(), "consul");
+        assert!(opened.registrar.is_some());
+        assert!(text(&metrics).contains("outrigger_registry_watch_connections{state=\"limit\"} 100"));
+    }
+
+    #[test]
+    fn nothing_is_registered_in_a_file_and_a_missing_one_is_named() {
+        let metrics = prometheus::Registry::new();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("services.yaml");
+        let error = open(&config::Registry::File(path.clone()), &metrics).unwrap_err();
+        assert!(error.to_string().contains("services.yaml"), "{error}");
+
+        std::fs::write(&path, "services:\n  orders:\n    - address: 127.0.0.1:9001\n").unwrap();
+        if let Ok(opened) = open(&config::Registry::File(path), &metrics) {
+            assert!(opened.registrar.is_none());
+        }
+    }
+}

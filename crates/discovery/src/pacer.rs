@@ -150,6 +150,14 @@ mod tests {
     }
 
     #[test]
+    fn a_long_silence_saves_up_two_questions_and_no_more() {
+        let start = tokio::time::Instant::now().into_std();
+        let mut pacer = Pacer::new(start);
+        let later = start + Duration::from_secs(3600);
+        assert_eq!([0; 3].map(|_| pacer.take(later)), [Duration::ZERO, Duration::ZERO, CHANGED]);
+    }
+
+    #[test]
     fn a_proper_wait_lifts_the_limit() {
         let mut brought = vec![Brought::NothingEarly; 12];
         brought.push(Brought::Nothing);

@@ -86,6 +86,13 @@ struct Question {
     asked_at: Instant,
 }
 
+impl Question {
+    /// What its answer, which came at `now`, is to the pacer.
+    fn brought(&self, changed: bool, now: Instant) -> Brought {
+        Brought::of(changed, now.saturating_duration_since(self.asked_at), self.wait)
+    }
+}
+
 impl Watcher {
     pub(crate) fn new(shared: Arc<Shared>, entry: Arc<Entry>, kind: Kind) -> Self {
         let now = now();
@@ -115,7 +122,7 @@ impl Watcher {
             let question = self.next_question();
             match self.ask(question).await {
                 Ok(answer) => self.heard(question, answer),
-                Err(error) => self.recover(error).await,
+                Err(error) => self.recover(question, error).await,
             }
         }
     }
@@ -167,13 +174,17 @@ impl Watcher {
             if went_back && question.cursor != Cursor::START { Cursor::START } else { answer.cursor };
         self.recovered(question.asked_at, now);
         let changed = self.take(answer, question.consistency, now);
-        let took = now.saturating_duration_since(question.asked_at);
-        self.pacer.answered(Brought::of(changed, took, question.wait));
+        self.pacer.answered(question.brought(changed, now));
     }
 
     /// After an error: tell, try another server where that may help, and pause.
-    async fn recover(&mut self, error: Error) {
+    async fn recover(&mut self, question: Question, error: Error) {
         self.cursor = Cursor::START;
+        // The re-read after each error comes back at once and unchanged. That it follows a question
+        // that was held for a proper time tells a registry that flaps from one that never blocks.
+        if question.brought(false, now()) == Brought::Nothing {
+            self.pacer.answered(Brought::Nothing);
+        }
         self.failures = self.failures.saturating_add(1);
         self.failed(&error);
         if self.failures >= LEADERLESS && another_server_may_answer(&error) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Rig, list};
+use super::{Rig, list, unreachable};
 
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_answers_at_once_without_a_change_is_asked_four_times_a_minute() {
@@ -38,6 +38,20 @@ async fn the_limit_is_gone_once_the_registry_blocks_again() {
         let asked = rig.next().await;
         assert!(asked.at - answered_at < Duration::from_millis(110), "{:?}", asked.at - answered_at);
         asked.answer(list(index, &[&index.to_string()]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_blocks_and_then_fails_is_not_limited_for_it() {
+    let mut rig = Rig::new();
+    let (_follower, mut asked) = rig.learned("orders", list(7, &["a"])).await;
+    for _ in 0..20 {
+        sleep(Duration::from_secs(20)).await;
+        asked.fail(unreachable());
+        rig.next().await.answer(list(7, &["a"]));
+        let answered_at = Instant::now();
+        asked = rig.next().await;
+        assert!(asked.at - answered_at < Duration::from_millis(110), "{:?}", asked.at - answered_at);
     }
 }
 

@@ -68,7 +68,7 @@ async fn a_made_up_name_is_no_label_and_a_declared_one_is() {
 #[tokio::test(start_paused = true)]
 async fn a_second_discovery_on_the_same_metrics_is_an_error() {
     let rig = Rig::new();
-    let registry = std::sync::Arc::new(super::Scripted(tokio::sync::mpsc::unbounded_channel().0));
+    let (registry, _asked) = super::scripted();
     let second = crate::Discovery::new(
         registry,
         outrigger_config::Discovery::default(),

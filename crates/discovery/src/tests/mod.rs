@@ -1,6 +1,7 @@
 //! Discovery against a registry that answers when the test says so, on tokio's paused clock.
 
 mod limits;
+mod logs;
 mod metrics;
 mod outages;
 mod sharing;
@@ -81,6 +82,13 @@ impl Asked {
     }
 }
 
+/// A registry and the end at which its questions come out.
+fn scripted() -> (Arc<Scripted>, mpsc::UnboundedReceiver<Asked>) {
+    logs::install();
+    let (questions, asked) = mpsc::unbounded_channel();
+    (Arc::new(Scripted(questions)), asked)
+}
+
 /// A discovery and its registry's other end.
 struct Rig {
     discovery: Arc<Discovery>,
@@ -94,9 +102,9 @@ impl Rig {
     }
 
     fn with(settings: outrigger_config::Discovery) -> Self {
-        let (questions, asked) = mpsc::unbounded_channel();
+        let (registry, asked) = scripted();
         let metrics = prometheus::Registry::new();
-        let discovery = Discovery::new(Arc::new(Scripted(questions)), settings, Handle::current(), &metrics);
+        let discovery = Discovery::new(registry, settings, Handle::current(), &metrics);
         Self { discovery: discovery.expect("metrics are new"), asked, metrics }
     }
 

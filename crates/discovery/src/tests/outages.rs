@@ -63,6 +63,26 @@ async fn errors_back_off_to_half_a_minute_with_full_jitter() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_starts_the_back_off_over() {
+    let mut rig = Rig::new();
+    let _follower = rig.follow("orders");
+    for round in 0..20 {
+        for _ in 0..12 {
+            rig.next().await.fail(unreachable());
+        }
+        rig.next().await.answer(list(7, &["a"]));
+        let asked = rig.next().await;
+        sleep(Duration::from_secs(1)).await;
+        let failed_at = Instant::now();
+        asked.fail(unreachable());
+        let asked = rig.next().await;
+        let pause = asked.at - failed_at;
+        assert!(pause <= Duration::from_millis(252), "{pause:?} in round {round}");
+        asked.fail(unreachable());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_an_error_the_cursor_is_forgotten() {
     let mut rig = Rig::new();
     let (_follower, asked) = rig.learned("orders", list(33, &["a"])).await;

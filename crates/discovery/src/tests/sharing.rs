@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Rig, Scripted, ids, list, query, settle};
+use super::{Rig, ids, list, query, scripted, settle};
 use crate::{Discovery, Follower, Kind, Knowledge, Refused};
 
 fn quotas(max_services: usize, max_unknown: usize) -> outrigger_config::Discovery {
@@ -177,9 +177,9 @@ async fn services_are_listed_by_name_with_where_they_stand() {
 #[test]
 fn callers_need_not_be_on_the_runtime_of_the_watchers() {
     let control = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
-    let (questions, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let (registry, mut asked) = scripted();
     let discovery = Discovery::new(
-        Arc::new(Scripted(questions)),
+        registry,
         outrigger_config::Discovery::default(),
         control.handle().clone(),
         &prometheus::Registry::new(),

@@ -216,6 +216,16 @@ impl Instance {
         seen.remove(0)
     }
 
+    /// The first request of that method.
+    ///
+    /// # Panics
+    /// There was none.
+    #[track_caller]
+    pub fn first(&self, method: &str) -> Seen {
+        let found = self.seen().into_iter().find(|seen| seen.request.method() == method);
+        found.expect("a request of that method")
+    }
+
     /// How many requests it saw.
     pub fn count(&self) -> usize {
         lock(&self.shared.seen).len()

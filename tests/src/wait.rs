@@ -15,11 +15,11 @@ const LOOK: Duration = Duration::from_millis(10);
 /// # Panics
 /// It did not within `bound`: the panic names `what`.
 #[track_caller]
-pub fn until<F, C>(what: &str, bound: Duration, mut condition: F) -> impl Future<Output = ()>
-where
-    F: FnMut() -> C,
-    C: Future<Output = bool>,
-{
+pub fn until<F: AsyncFnMut() -> bool>(
+    what: &str,
+    bound: Duration,
+    mut condition: F,
+) -> impl Future<Output = ()> {
     let asked_at = std::panic::Location::caller();
     async move {
         let end = Instant::now() + bound;
@@ -36,7 +36,7 @@ where
 /// It did not hold in time: the panic names `what`.
 #[track_caller]
 pub fn holds<F: FnMut() -> bool>(what: &str, mut condition: F) -> impl Future<Output = ()> {
-    until(what, BOUND, move || std::future::ready(condition()))
+    until(what, BOUND, async move || condition())
 }
 
 /// `future`'s output.

@@ -6,7 +6,7 @@
 use std::{fmt, io, sync::Mutex};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, Interest},
+    io::{AsyncWriteExt, Interest},
     net::TcpStream,
 };
 
@@ -16,6 +16,8 @@ use crate::pattern;
 const KEPT: usize = 1024 * 1024;
 /// Longest head that is read.
 const MAX_HEAD: usize = 512 * 1024;
+/// Bytes read at once.
+const SIP: usize = 64 * 1024;
 /// Longest line inside a chunked body.
 const MAX_LINE: usize = 16 * 1024;
 
@@ -50,7 +52,7 @@ impl From<io::Error> for Cut {
 }
 
 /// A message's head.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Head {
     /// Every byte of it, the empty line included.
     pub raw: Vec<u8>,
@@ -58,6 +60,12 @@ pub struct Head {
     pub start: String,
     /// Fields in their order: name as it came, value trimmed.
     pub fields: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?}", self.start, self.fields)
+    }
 }
 
 impl Head {
@@ -135,7 +143,7 @@ pub enum Framing {
 }
 
 /// A body as it came.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Received {
     /// Bytes of content so far.
     pub len: u64,
@@ -154,6 +162,13 @@ pub struct Received {
 impl Default for Received {
     fn default() -> Self {
         Self { len: 0, kept: Vec::new(), is_pattern: true, chunks: 0, trailers: Vec::new(), complete: false }
+    }
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = String::from_utf8_lossy(&self.kept[..self.kept.len().min(400)]).into_owned();
+        f.debug_struct("Received").field("len", &self.len).field("start", &start).finish_non_exhaustive()
     }
 }
 
@@ -183,8 +198,6 @@ pub struct Wire {
     pub stream: TcpStream,
     ahead: Vec<u8>,
     at: usize,
-    /// Read at most this many bytes at once.
-    pub sip: usize,
 }
 
 impl Wire {
@@ -192,7 +205,7 @@ impl Wire {
     pub fn new(stream: TcpStream) -> Self {
         // Fails on a socket that is closed already, which the first read will say.
         let _ = stream.set_nodelay(true);
-        Self { stream, ahead: Vec::new(), at: 0, sip: 64 * 1024 }
+        Self { stream, ahead: Vec::new(), at: 0 }
     }
 
     /// Bytes read and not taken.
@@ -208,20 +221,28 @@ impl Wire {
         }
     }
 
-    /// Reads once; false at the end of the stream.
+    /// Reads once; false at the end of the stream. Given up halfway, it has read nothing.
     ///
     /// # Errors
     /// The connection was reset.
     pub async fn fill(&mut self) -> Result<bool, Cut> {
-        if self.at > 0 {
-            self.ahead.drain(..self.at);
-            self.at = 0;
+        loop {
+            self.stream.readable().await?;
+            match self.try_fill() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Ok(read? > 0),
+            }
         }
+    }
+
+    fn try_fill(&mut self) -> io::Result<usize> {
+        self.ahead.drain(..self.at);
+        self.at = 0;
         let old = self.ahead.len();
-        self.ahead.resize(old + self.sip, 0);
-        let read = self.stream.read(&mut self.ahead[old..]).await;
+        self.ahead.resize(old + SIP, 0);
+        let read = self.stream.try_read(&mut self.ahead[old..]);
         self.ahead.truncate(old + read.as_ref().copied().unwrap_or(0));
-        Ok(read? > 0)
+        read
     }
 
     /// The next head; `None` when the peer closed before its first byte.

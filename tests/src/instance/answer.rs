@@ -155,6 +155,13 @@ impl Answer {
         self
     }
 
+    /// The request's body is read when the gate opens, and not before.
+    #[must_use]
+    pub fn slow_to_read(mut self, gate: &Gate) -> Self {
+        self.before.insert(0, Step::Wait(gate.clone()));
+        self
+    }
+
     /// About this many bytes of the request's body are read, then nothing more.
     #[must_use]
     pub fn after_a_sip(mut self, bytes: usize) -> Self {

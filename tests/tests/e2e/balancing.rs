@@ -1,0 +1,116 @@
+//! Who gets how much.
+
+use std::collections::BTreeMap;
+
+use outrigger_tests::{
+    instance::{Answer, Instance, refusing},
+    sidecar::{Services, Sidecar},
+};
+
+async fn shares(sidecar: &Sidecar, requests: usize) -> BTreeMap<String, usize> {
+    let mut client = sidecar.client().await;
+    let mut shares = BTreeMap::new();
+    for _ in 0..requests {
+        let response = client.get("orders", "/").await;
+        assert_eq!(response.status, 200, "{response:?}");
+        *shares.entry(response.instance().to_owned()).or_default() += 1;
+    }
+    shares
+}
+
+fn expected(list: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    list.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
+
+#[tokio::test]
+async fn round_robin_gives_each_instance_the_same() {
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1], &all[2]]).await;
+    assert_eq!(shares(&sidecar, 300).await, expected(&[("a", 100), ("b", 100), ("c", 100)]));
+}
+
+#[tokio::test]
+async fn round_robin_takes_them_in_turn() {
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1], &all[2]]).await;
+    let mut order = Vec::new();
+    for _ in 0..9 {
+        order.push(sidecar.get("orders", "/").await.instance().to_owned());
+    }
+    assert_eq!(order[..3], order[3..6]);
+    assert_eq!(order[..3], order[6..]);
+}
+
+#[tokio::test]
+async fn weights_of_1_2_and_3_are_shares_of_1_2_and_3() {
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+    let services = Services::default()
+        .and("orders", &all[0], "weight: 10")
+        .and("orders", &all[1], "weight: 20")
+        .and("orders", &all[2], "weight: 30");
+    let sidecar = Sidecar::start("defaults: {balance: weighted}", &services).await;
+    assert_eq!(shares(&sidecar, 60).await, expected(&[("a", 10), ("b", 20), ("c", 30)]));
+    // Smooth: within one cycle of six nobody has his whole share in a row.
+    let mut row = (String::new(), 0);
+    for _ in 0..12 {
+        let name = sidecar.get("orders", "/").await.instance().to_owned();
+        row = if row.0 == name { (name, row.1 + 1) } else { (name, 1) };
+        assert!(row.1 < 3, "{row:?} in a row");
+    }
+}
+
+#[tokio::test]
+async fn a_warning_instance_has_its_warning_weight_and_a_critical_one_none() {
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+    let services = Services::default()
+        .and("orders", &all[0], "weight: 3")
+        .and("orders", &all[1], "weight: 3, status: warning")
+        .and("orders", &all[2], "weight: 3, status: critical");
+    let sidecar = Sidecar::start("defaults: {balance: weighted}", &services).await;
+    assert_eq!(shares(&sidecar, 40).await, expected(&[("a", 30), ("b", 10)]));
+}
+
+#[tokio::test]
+async fn random_leaves_nobody_out() {
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+    let sidecar = Sidecar::orders("defaults: {balance: random}", &[&all[0], &all[1], &all[2]]).await;
+    let shares = shares(&sidecar, 600).await;
+    // Ten standard deviations from 200: never by chance, always when one is left out or preferred.
+    assert!(shares.len() == 3 && shares.values().all(|count| (85..=315).contains(count)), "{shares:?}");
+    assert!(shares.values().any(|count| *count != 200), "in turn, not at random: {shares:?}");
+}
+
+#[tokio::test]
+async fn retries_do_not_move_the_turn() {
+    let all = [Instance::start("a").await, Instance::start("b").await];
+    let broken = Instance::scripted("x", |_| Answer::status(503, "no")).await;
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1], &broken]).await;
+    let mut client = sidecar.client().await;
+    for _ in 0..90 {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+    }
+    assert_eq!(broken.count(), 30, "its own turns and nothing else");
+    assert_eq!(all[0].count() + all[1].count(), 90);
+}
+
+#[tokio::test]
+async fn an_instance_that_is_gone_costs_no_request() {
+    let all = [Instance::start("a").await, Instance::start("b").await];
+    let services = Services::of("orders", &[&all[0], &all[1]]).and_at("orders", "gone", refusing(), "");
+    let sidecar = Sidecar::start("", &services).await;
+    let shares = shares(&sidecar, 90).await;
+    assert_eq!(shares.values().sum::<usize>(), 90);
+}
+
+#[tokio::test]
+async fn each_service_has_its_own_turn() {
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("p").await];
+    let services = Services::of("orders", &[&all[0], &all[1]]).and("payments", &all[2], "");
+    let sidecar = Sidecar::start("", &services).await;
+    let mut client = sidecar.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+        assert_eq!(client.get("payments", "/").await.instance(), "p");
+    }
+    assert_eq!((all[0].count(), all[1].count(), all[2].count()), (10, 10, 20));
+}

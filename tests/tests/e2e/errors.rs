@@ -1,0 +1,126 @@
+//! An error made by the sidecar is never mistaken for a service's, and says what was known.
+
+use outrigger_tests::{
+    instance::{Answer, Instance, refusing},
+    sidecar::{Services, Sidecar},
+};
+use serde_json::Value;
+
+/// One refusal of each kind that a request can bring about by itself.
+#[tokio::test]
+async fn each_reason_has_its_status_its_header_and_its_problem_body() {
+    let hangs = Instance::scripted("hangs", |_| Answer::never()).await;
+    let garbage = Instance::scripted("garbage", |_| Answer::raw("garbage\r\n\r\n").then_close()).await;
+    let closes = Instance::scripted("closes", |_| Answer::raw("").then_close()).await;
+    let services = Services::default()
+        .and("hangs", &hangs, "")
+        .and("garbage", &garbage, "")
+        .and("closes", &closes, "")
+        .and_at("gone", "gone", refusing(), "")
+        .and_at("critical", "c1", refusing(), "status: critical")
+        .and_at("critical", "c2", refusing(), "status: maintenance")
+        .empty("nothing");
+    let sidecar = Sidecar::start("defaults: {timeout: 300ms}", &services).await;
+    let get = |host: &str| format!("GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let post = |host: &str| format!("POST /x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\nhi");
+    let own = sidecar.addr();
+    for (request, status, reason, says) in [
+        (get("unheard-of"), 404, "unknown_service", "unheard-of"),
+        (get("nothing"), 404, "unknown_service", "nothing"),
+        (get(&own.to_string()), 404, "no_route", "/svc/"),
+        (get("10.0.0.1"), 421, "outside_host", "10.0.0.1"),
+        (get("example.com"), 421, "outside_host", "example.com"),
+        (get("critical"), 503, "no_usable_instance", "critical"),
+        (get("gone"), 502, "connect_failed", "gone"),
+        (get("hangs"), 504, "timeout", "hangs"),
+        (post("hangs"), 504, "timeout", "hangs"),
+        (get("garbage"), 502, "bad_response", "garbage"),
+        (get("closes"), 502, "upstream_closed", "closes"),
+        (post("closes"), 502, "sent_unknown", "closes"),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n".to_owned(), 405, "method_not_allowed", ""),
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, "bad_request", "Host"),
+        ("GET / HTTP/1.1\r\nHost: gone\r\nExpect: x\r\n\r\n".to_owned(), 417, "expectation_failed", "100-continue"),
+        ("GET / HTTP/1.1\r\nHost: gone\r\nOrigin: http://evil\r\n\r\n".to_owned(), 403, "forbidden_origin", "evil"),
+    ] {
+        let response = sidecar.exchange(&request).await;
+        assert_eq!((response.status, response.reason()), (status, reason), "{request:?}: {response:?}");
+        assert_eq!(response.field("content-type"), "application/problem+json", "{reason}");
+        assert_eq!(response.broken, None);
+        let problem = response.json();
+        assert_eq!(problem["status"], status, "{problem}");
+        for key in ["type", "title", "detail"] {
+            assert!(problem[key].as_str().is_some_and(|text| !text.is_empty()), "{key} of {problem}");
+        }
+        assert!(problem.to_string().contains(reason), "the reason in the body: {problem}");
+        assert!(problem.to_string().contains(says), "{says:?} in {problem}");
+        assert!(response.head.has("date"), "an origin of answers has a clock: {:?}", response.head);
+    }
+}
+
+#[tokio::test]
+async fn the_body_of_a_service_without_usable_instances_counts_them() {
+    let services = Services::default()
+        .and_at("orders", "a", refusing(), "status: critical")
+        .and_at("orders", "b", refusing(), "status: critical")
+        .and_at("orders", "c", refusing(), "status: maintenance");
+    let sidecar = Sidecar::start("", &services).await;
+    let response = sidecar.get("orders", "/").await;
+    assert_eq!(response.reason(), "no_usable_instance");
+    let problem = response.json();
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains('3') && detail.contains("2 critical"), "{problem}");
+}
+
+#[tokio::test]
+async fn head_gets_an_errors_head_and_no_body() {
+    let sidecar = Sidecar::start("", &Services::default().empty("orders")).await;
+    let mut client = sidecar.client().await;
+    for _ in 0..2 {
+        let response = client.exchange("HEAD / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+        assert_eq!((response.status, response.reason(), response.body.len), (404, "unknown_service", 0));
+    }
+}
+
+#[tokio::test]
+async fn an_instances_own_error_is_passed_on_as_it_is() {
+    let instance = Instance::scripted("a", |_| Answer::status(500, "mine").field("content-type", "x/y")).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let response = sidecar.get("orders", "/").await;
+    assert_eq!((response.status, response.text().as_str()), (500, "mine"));
+    assert_eq!((response.reason(), response.field("content-type")), ("", "x/y"));
+}
+
+#[tokio::test]
+async fn each_error_is_counted_under_its_own_word() {
+    let services = Services::default().and_at("gone", "gone", refusing(), "");
+    let sidecar = Sidecar::start("", &services).await;
+    sidecar.get("gone", "/").await;
+    sidecar.get("gone", "/").await;
+    for _ in 0..3 {
+        sidecar.get("never-heard-of", "/").await;
+    }
+    let count = |labels: &[(&str, &str)]| sidecar.metric("outrigger_errors_total", labels);
+    assert!((count(&[("service", "gone"), ("reason", "connect_failed")]) - 2.0).abs() < 0.1);
+    assert!((count(&[("reason", "unknown_service")]) - 3.0).abs() < 0.1);
+    assert!(count(&[("service", "never-heard-of")]) < 0.1, "an unknown name is no label");
+}
+
+#[tokio::test]
+async fn what_the_app_said_cannot_break_the_body() {
+    let sidecar = Sidecar::start("", &Services::default().empty("orders")).await;
+    let own = sidecar.addr().to_string();
+    let mut ours = 0;
+    for target in ["/\"x\"", "/svc/a\"b/", "/<script>", "/\\u0000", "/svc/%22%0a/", "/svc/%00/", "/svc/{}/"] {
+        let response = sidecar.get(&own, target).await;
+        assert!(response.status >= 400, "{target}");
+        if response.reason().is_empty() {
+            // No target at all: refused before a request was known, with nothing to break.
+            assert_eq!((response.status, response.body.len), (400, 0), "{target}");
+            continue;
+        }
+        ours += 1;
+        assert!(matches!(response.json(), Value::Object(_)), "{target}: {}", response.text());
+        assert_ne!(response.field("content-type"), "text/html");
+    }
+    assert!(ours >= 3, "only {ours} of them got as far as a body");
+}

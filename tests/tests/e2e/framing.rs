@@ -1,0 +1,234 @@
+//! A message that could be read in two ways never reaches an instance so.
+
+use outrigger_tests::{
+    client::Response,
+    instance::{Answer, End, Instance, targets},
+    sidecar::Sidecar,
+    wire::Cut,
+};
+
+/// What would be a second request to whoever frames the first one otherwise.
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: orders\r\n\r\n";
+
+async fn orders() -> (Sidecar, Instance) {
+    let instance = Instance::start("a").await;
+    (Sidecar::orders("", &[&instance]).await, instance)
+}
+
+/// Sends the bytes and waits for the end of the connection.
+async fn refused_and_closed(sidecar: &Sidecar, bytes: impl AsRef<[u8]>) -> Response {
+    let bytes = bytes.as_ref();
+    let said = String::from_utf8_lossy(bytes).into_owned();
+    let mut client = sidecar.client().await;
+    client.send(bytes).await;
+    let response =
+        client.try_response_to("GET").await.unwrap_or_else(|cut| panic!("no answer but {cut:?} to {said:?}"));
+    assert_eq!(response.status, 400, "{said:?}: {response:?}");
+    client.closed().await;
+    response
+}
+
+#[tokio::test]
+async fn a_length_beside_a_transfer_coding_is_refused_or_framed_once() {
+    for fields in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Content-Length: 200\r\nTransfer-Encoding: chunked\r\n",
+    ] {
+        let (sidecar, instance) = orders().await;
+        let mut client = sidecar.client().await;
+        client
+            .send(format!("POST /first HTTP/1.1\r\nHost: orders\r\n{fields}\r\n0\r\n\r\n{SMUGGLED}"))
+            .await;
+        let response = client.response().await;
+        if response.status == 400 {
+            assert_eq!(instance.count(), 0, "{fields}");
+            continue;
+        }
+        instance.saw(1).await;
+        let first = instance.seen().swap_remove(0);
+        let framing = [first.request.head.all("content-length"), first.request.head.all("transfer-encoding")];
+        assert_eq!(framing.concat().len(), 1, "framed once: {:?}", first.request.head);
+        assert_eq!(first.body().len, 0);
+    }
+}
+
+#[tokio::test]
+async fn two_equal_lengths_are_refused_or_sent_as_one() {
+    let (sidecar, instance) = orders().await;
+    let response = sidecar
+        .exchange("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nhi")
+        .await;
+    match response.status {
+        400 => assert_eq!(instance.count(), 0),
+        200 => {
+            let seen = instance.only();
+            assert_eq!(seen.request.head.all("content-length"), ["2"]);
+            assert_eq!(seen.body().text(), "hi");
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn ambiguous_framing_is_refused_with_400_and_the_connection_closed() {
+    let (sidecar, instance) = orders().await;
+    let long_after = format!("0\r\n\r\n{SMUGGLED}");
+    for (version, fields) in [
+        ("1.1", "Content-Length: 2\r\nContent-Length: 3"),
+        ("1.1", "Content-Length: 2, 3"),
+        ("1.1", "Content-Length: 3, 3"),
+        ("1.1", "Content-Length: +3"),
+        ("1.1", "Content-Length: -1"),
+        ("1.1", "Content-Length: 0x3"),
+        ("1.1", "Content-Length: 3 3"),
+        ("1.1", "Content-Length: 99999999999999999999999"),
+        ("1.1", "Transfer-Encoding: gzip, chunked"),
+        ("1.1", "Transfer-Encoding: chunked, chunked"),
+        ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
+        ("1.1", "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked"),
+        ("1.1", "Transfer-Encoding: chunked, identity"),
+        ("1.1", "Transfer-Encoding: identity"),
+        ("1.1", "Transfer-Encoding: xchunked"),
+        ("1.1", "Transfer-Encoding: \"chunked\""),
+        ("1.1", "Transfer-Encoding: chunked;q=1"),
+        ("1.1", "Transfer-Encoding:\u{b}chunked"),
+        ("1.1", "Transfer-Encoding : chunked"),
+        ("1.1", " Transfer-Encoding: chunked"),
+        ("1.1", "X: y\r\n Transfer-Encoding: chunked"),
+        ("1.1", "X: y\rTransfer-Encoding: chunked"),
+        ("1.1", "X: y\0z"),
+        ("1.1", "X\0: y"),
+        ("1.1", "X y"),
+        ("1.1", ": y"),
+        ("1.0", "Transfer-Encoding: chunked"),
+        ("1.0", "Transfer-Encoding: chunked\r\nContent-Length: 3"),
+    ] {
+        let request = format!("POST / HTTP/{version}\r\nHost: orders\r\n{fields}\r\n\r\n{long_after}");
+        refused_and_closed(&sidecar, request).await;
+        assert_eq!(instance.count(), 0, "{fields:?} reached the instance: {:?}", targets(&instance.seen()));
+    }
+}
+
+#[tokio::test]
+async fn a_request_line_that_is_none_is_refused() {
+    let (sidecar, instance) = orders().await;
+    for line in
+        ["GET  / HTTP/1.1", "GET / HTTP/1.1 x", "GET /", "G\0T / HTTP/1.1", "GET /\0 HTTP/1.1", "GET / HTTP/3.0", "\u{1}\u{2}"]
+    {
+        let mut client = sidecar.client().await;
+        client.send(format!("{line}\r\nHost: orders\r\n\r\n")).await;
+        // What is not HTTP/1 at all may be closed without a word.
+        if let Ok(response) = client.try_response_to("GET").await {
+            assert!(matches!(response.status, 400 | 505), "{line:?}: {response:?}");
+        }
+        client.closed().await;
+    }
+    assert_eq!(instance.count(), 0);
+}
+
+#[tokio::test]
+async fn a_chunk_that_is_none_aborts_the_instances_connection_without_a_last_chunk() {
+    for bad in ["zz\r\nxx\r\n", "-1\r\nx\r\n", "5;a\nb\r\nhello\r\n", "5\nhello\r\n", " 5\r\nhello\r\n", "0x5\r\nhello\r\n", "3\r\nhello\r\n", "ffffffffffffffffff\r\nx"] {
+        let (sidecar, instance) = orders().await;
+        let mut client = sidecar.client().await;
+        client
+            .send(format!(
+                "POST / HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n{bad}0\r\n\r\n{SMUGGLED}"
+            ))
+            .await;
+        let response = client.response().await;
+        assert_eq!((response.status, response.reason()), (400, "bad_body"), "{bad:?}: {response:?}");
+        client.closed().await;
+        if instance.count() > 0 {
+            let end = instance.ended(instance.seen()[0].request.connection).await;
+            assert!(matches!(end, End::Peer(Cut::Fin | Cut::Reset)), "{bad:?}: {end:?}");
+            assert!(!instance.only().body().complete, "{bad:?} was ended as if it were whole");
+        }
+        assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "the instance was not at fault: {bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_chunk_after_the_answers_head_closes_the_apps_connection() {
+    let instance =
+        Instance::scripted("a", |_| Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").early().then_hang())
+            .await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n").await;
+    assert_eq!(client.head().await.unwrap().words().1, "200");
+    client.send("zz\r\n").await;
+    client.closed().await;
+    instance.ended(0).await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_their_order() {
+    let instance = Instance::scripted("a", |request| Answer::ok(request.target())).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    let request = |target: &str| format!("GET {target} HTTP/1.1\r\nHost: orders\r\n\r\n");
+    let post = "POST /2 HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbody".to_owned();
+    client.send([request("/1"), post, request("/3")].concat()).await;
+    for expected in ["/1", "/2", "/3"] {
+        assert_eq!(client.response().await.text(), expected);
+    }
+    assert_eq!(instance.count(), 3);
+}
+
+#[tokio::test]
+async fn empty_lines_before_a_request_are_no_request() {
+    let (sidecar, instance) = orders().await;
+    let response = sidecar.exchange("\r\n\r\nGET /x HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    assert!(matches!(response.status, 200 | 400), "{response:?}");
+    assert!(instance.count() <= 1);
+}
+
+#[tokio::test]
+async fn chunk_extensions_do_not_travel_on() {
+    let (sidecar, instance) = orders().await;
+    let response = sidecar
+        .exchange(
+            "POST / HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b;c=\"d\"\r\nhello\r\n0;e\r\n\r\n",
+        )
+        .await;
+    assert_eq!(response.status, 200, "{response:?}");
+    // The instance's reader takes no extension.
+    assert_eq!(instance.only().body().text(), "hello");
+}
+
+#[tokio::test]
+async fn an_answer_that_can_be_read_in_two_ways_is_no_answer() {
+    for raw in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\nab",
+        "HTTP/1.1 200 OK\r\nx: a\0b\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 20 OK\r\ncontent-length: 0\r\n\r\n",
+        "no http at all\r\n\r\n",
+        "\0\u{1}\u{2}",
+    ] {
+        let instance = Instance::scripted("a", move |_| Answer::raw(raw).then_close()).await;
+        let sidecar = Sidecar::orders("", &[&instance]).await;
+        let response = sidecar.exchange("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 2\r\n\r\nhi").await;
+        assert_eq!((response.status, response.reason()), (502, "bad_response"), "{raw:?}: {response:?}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_after_an_answer_are_not_taken_for_the_next_one() {
+    let instance = Instance::scripted("a", |request| match request.nth_on_connection {
+        0 => Answer::ok("first").then_write("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npoisoned"),
+        _ => Answer::ok("second"),
+    })
+    .await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    assert_eq!(client.get("orders", "/").await.text(), "first");
+    for _ in 0..3 {
+        assert_eq!(client.get("orders", "/").await.text(), "first", "each on a connection of its own");
+    }
+}

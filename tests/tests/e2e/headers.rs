@@ -1,0 +1,164 @@
+//! What ends at this hop does not travel on, and everything else does, unchanged.
+
+use outrigger_tests::{
+    instance::{Answer, Gate, Instance},
+    sidecar::Sidecar,
+};
+
+async fn seen_of(settings: &str, request: &str) -> outrigger_tests::wire::Head {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders(settings, &[&instance]).await;
+    let response = sidecar.exchange(request).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    instance.only().request.head
+}
+
+#[tokio::test]
+async fn hop_by_hop_fields_and_those_that_connection_names_end_here() {
+    let head = seen_of(
+        "",
+        "GET / HTTP/1.1\r\nHost: orders\r\nConnection: X-Own, keep-alive\r\nX-Own: 1\r\nKeep-Alive: timeout=5\r\n\
+         Proxy-Connection: keep-alive\r\nTE: gzip\r\nUpgrade: h2c\r\nX-End-To-End: 2\r\n\r\n",
+    )
+    .await;
+    for gone in ["x-own", "keep-alive", "proxy-connection", "te", "upgrade"] {
+        assert!(!head.has(gone), "{gone} in {head:?}");
+    }
+    assert_eq!(head.get("x-end-to-end"), Some("2"));
+    assert!(head.all("connection").iter().all(|value| !value.to_lowercase().contains("x-own")), "{head:?}");
+}
+
+#[tokio::test]
+async fn connection_cannot_take_away_what_a_message_needs() {
+    let head = seen_of(
+        "",
+        "POST / HTTP/1.1\r\nHost: orders\r\nConnection: host, content-length\r\nContent-Length: 2\r\n\r\nhi",
+    )
+    .await;
+    assert_eq!((head.get("host"), head.get("content-length")), (Some("orders"), Some("2")));
+}
+
+#[tokio::test]
+async fn an_answers_hop_by_hop_fields_end_here_too() {
+    let instance = Instance::scripted("a", |_| {
+        Answer::ok("x")
+            .field("connection", "x-own")
+            .field("x-own", "1")
+            .field("keep-alive", "timeout=5")
+            .field("proxy-connection", "keep-alive")
+            .field("set-cookie", "a=1")
+            .field("set-cookie", "b=2")
+    })
+    .await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let response = sidecar.get("orders", "/").await;
+    for gone in ["x-own", "keep-alive", "proxy-connection"] {
+        assert!(!response.head.has(gone), "{gone} in {:?}", response.head);
+    }
+    assert_eq!(response.head.all("set-cookie"), ["a=1", "b=2"]);
+}
+
+#[tokio::test]
+async fn te_trailers_travels_on_and_nothing_else_of_te() {
+    let head = seen_of("", "GET / HTTP/1.1\r\nHost: orders\r\nConnection: TE\r\nTE: gzip, trailers\r\n\r\n").await;
+    assert_eq!(head.get("te"), Some("trailers"));
+}
+
+#[tokio::test]
+async fn the_host_is_kept_as_the_app_sent_it() {
+    for host in ["orders", "Orders:7070", "orders.service.consul"] {
+        let head = seen_of("", &format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(head.get("host"), Some(host));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_added_to_a_request_by_default() {
+    let head = seen_of("", "GET /x HTTP/1.1\r\nHost: orders\r\nAccept: */*\r\nX-A: 1\r\nX-A: 2\r\n\r\n").await;
+    let mut fields: Vec<_> =
+        head.fields.iter().map(|(name, value)| (name.to_lowercase(), value.as_str())).collect();
+    fields.sort_unstable();
+    let expected = [("accept", "*/*"), ("host", "orders"), ("x-a", "1"), ("x-a", "2")];
+    assert_eq!(fields, expected.map(|(name, value)| (name.to_owned(), value)));
+}
+
+#[tokio::test]
+async fn nothing_is_added_to_an_answer_but_what_the_hop_itself_says() {
+    let instance = Instance::scripted("a", |_| Answer::ok("x").field("x-a", "1")).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let response = sidecar.get("orders", "/").await;
+    let mut names: Vec<_> = response.head.fields.iter().map(|(name, _)| name.to_lowercase()).collect();
+    names.sort_unstable();
+    names.retain(|name| name != "date");
+    assert_eq!(names, ["content-length", "x-a", "x-instance"], "{:?}", response.head);
+}
+
+#[tokio::test]
+async fn forwarded_fields_and_via_are_added_when_asked_for() {
+    let settings = "outbound: {listen: \"127.0.0.1:0\", x_forwarded: true, via: true}";
+    let head = seen_of(
+        settings,
+        "GET / HTTP/1.1\r\nHost: orders\r\nX-Forwarded-For: 10.0.0.9\r\nVia: 1.0 other\r\n\r\n",
+    )
+    .await;
+    assert_eq!(head.get("x-forwarded-for"), Some("10.0.0.9, 127.0.0.1"));
+    assert_eq!(head.get("x-forwarded-proto"), Some("http"));
+    assert_eq!(head.get("x-forwarded-host"), Some("orders"));
+    assert!(head.all("via").join(", ").starts_with("1.0 other, 1.1 "), "{head:?}");
+}
+
+#[tokio::test]
+async fn a_body_that_waits_for_100_continue_is_asked_for() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: orders\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").await;
+    assert_eq!(client.head().await.unwrap().words().1, "100");
+    client.send("body").await;
+    assert_eq!(client.response().await.status, 200);
+    let seen = instance.only();
+    assert_eq!(seen.body().text(), "body");
+    assert!(!seen.request.head.has("expect"), "{:?}", seen.request.head);
+    // The connection goes on.
+    assert_eq!(client.get("orders", "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_refused_request_does_not_ask_for_its_body() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: nobody\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").await;
+    assert_eq!(client.head().await.unwrap().words().1, "404");
+}
+
+#[tokio::test]
+async fn an_informational_answer_is_not_taken_for_the_answer() {
+    let gate = Gate::closed();
+    let opened = gate.clone();
+    let instance = Instance::scripted("a", move |_| {
+        Answer::raw("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
+            .then_wait(&opened)
+            .then_write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+    })
+    .await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    instance.saw(1).await;
+    gate.open();
+    assert_eq!(client.response().await.text(), "hi");
+}
+
+#[tokio::test]
+async fn odd_but_valid_values_travel_unchanged() {
+    let head = seen_of(
+        "",
+        "GET / HTTP/1.1\r\nHost: orders\r\nX-Bytes: \u{e4}\u{f6}\r\nX-Empty:\r\nX-Tabs: a\tb\r\nx-lower: 1\r\n\r\n",
+    )
+    .await;
+    assert_eq!(head.get("x-empty"), Some(""));
+    assert_eq!(head.get("x-tabs"), Some("a\tb"));
+    let latin: String = "\u{e4}\u{f6}".bytes().map(char::from).collect();
+    assert_eq!(head.get("x-bytes"), Some(latin.as_str()));
+}

@@ -1,0 +1,207 @@
+//! Connections are kept on both sides, and no request is lost to one that was closed meanwhile.
+
+use std::time::Duration;
+
+use outrigger_tests::{
+    instance::{Answer, End, Instance},
+    load::{Load, Plan},
+    sidecar::Sidecar,
+    wait,
+};
+use tokio::time::{Instant, sleep};
+
+#[tokio::test]
+async fn requests_of_one_app_connection_share_one_connection_to_the_instance() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    for _ in 0..20 {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+    }
+    assert_eq!(instance.accepted(), 1);
+    assert!(sidecar.metric("outrigger_pool_connections_total", &[("event", "reused")]) >= 19.0);
+    assert!((sidecar.metric("outrigger_pool_connections_total", &[("event", "opened")]) - 1.0).abs() < 0.1);
+}
+
+#[tokio::test]
+async fn an_idle_app_connection_is_parked_and_works_again() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+        wait::holds("the connection is parked", || {
+            sidecar.metric("outrigger_app_connections", &[("state", "parked")]) > 0.5
+        })
+        .await;
+    }
+    // Half a request while parked is a whole one later.
+    client.send("GET / HTTP/1.1\r\nHo").await;
+    sleep(Duration::from_millis(50)).await;
+    client.send("st: orders\r\n\r\n").await;
+    assert_eq!(client.response().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_that_never_asked_for_anything_is_kept_too() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    sleep(Duration::from_millis(2500)).await;
+    assert_eq!(client.get("orders", "/").await.status, 200);
+}
+
+/// hyper's own head time-out would close an idle connection after 30 s, without a word.
+#[tokio::test]
+async fn a_post_after_31_idle_seconds_works() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut used = sidecar.client().await;
+    let mut fresh = sidecar.client().await;
+    assert_eq!(used.get("orders", "/").await.status, 200);
+    sleep(Duration::from_secs(31)).await;
+    for client in [&mut used, &mut fresh] {
+        let response = client.post("orders", "/", "body").await;
+        assert_eq!(response.status, 200, "{response:?}");
+    }
+    assert_eq!(instance.seen().last().unwrap().body().text(), "body");
+}
+
+#[tokio::test]
+async fn an_app_connection_is_closed_once_it_was_idle_for_as_long_as_the_limit_says() {
+    let instance = Instance::start("a").await;
+    let settings = "outbound: {listen: \"127.0.0.1:0\", limits: {idle: 1500ms}}";
+    let sidecar = Sidecar::orders(settings, &[&instance]).await;
+    let mut client = sidecar.client().await;
+    assert_eq!(client.get("orders", "/").await.status, 200);
+    let since = Instant::now();
+    client.closed().await;
+    assert!(since.elapsed() > Duration::from_millis(1300), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_connection_that_either_side_wants_closed_is_closed() {
+    let instance = Instance::scripted("a", |request| match request.target() {
+        "/close" => Answer::ok("bye").closing(),
+        _ => Answer::ok("ok"),
+    })
+    .await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    assert_eq!(client.get("orders", "/close").await.text(), "bye");
+    assert_eq!(client.get("orders", "/").await.text(), "ok", "the instance's wish is not the app's");
+    let last = client.exchange("GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(last.text(), "ok");
+    client.closed().await;
+    assert_eq!(client.wire.ahead(), b"");
+    let mut client = sidecar.client().await;
+    assert_eq!(client.get("orders", "/").await.text(), "ok");
+    assert_eq!(instance.accepted(), 2, "the app's wish is not the instance's");
+}
+
+#[tokio::test]
+async fn an_instance_that_closes_after_each_few_requests_without_a_word_costs_no_get() {
+    let all = [scripted_closer("a", 3).await, scripted_closer("b", 1).await];
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
+    let load = Load::start(sidecar.addr(), Plan::get("orders"));
+    load.ok_more(3000).await;
+    load.stop().await.assert_clean(3000);
+}
+
+#[tokio::test]
+async fn an_instance_that_closes_after_each_few_requests_without_a_word_costs_no_get_even_alone() {
+    let only = scripted_closer("a", 2).await;
+    let sidecar = Sidecar::orders("", &[&only]).await;
+    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "PUT", "DELETE", "HEAD"]));
+    load.ok_more(2000).await;
+    load.stop().await.assert_clean(2000);
+}
+
+#[tokio::test]
+async fn an_instance_that_says_that_it_closes_costs_nothing_at_all() {
+    let only = Instance::scripted("a", |request| match request.nth_on_connection {
+        2 => Answer::ok("x").closing(),
+        _ => Answer::ok("x"),
+    })
+    .await;
+    let sidecar = Sidecar::orders("", &[&only]).await;
+    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "POST"]));
+    load.ok_more(2000).await;
+    load.stop().await.assert_clean(2000);
+}
+
+async fn scripted_closer(name: &str, after: usize) -> Instance {
+    Instance::scripted(name, move |request| match request.nth_on_connection + 1 {
+        nth if nth >= after => Answer::ok("x").then_close(),
+        _ => Answer::ok("x"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_post_is_not_sent_on_a_connection_that_the_instance_has_closed() {
+    let instance = scripted_closer("a", 1).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    for nth in 0..10 {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+        // Its FIN is there before the POST is sent.
+        assert_eq!(instance.ended(2 * nth).await, End::Script);
+        let response = client.post("orders", "/", "body").await;
+        assert_eq!(response.status, 200, "{response:?}");
+        assert_eq!(instance.ended(2 * nth + 1).await, End::Script);
+    }
+    assert_eq!(instance.count(), 20, "nothing was sent twice");
+}
+
+#[tokio::test]
+async fn a_post_whose_connection_closes_silently_is_reported_and_not_sent_again() {
+    let all = [silent_on_post("a").await, silent_on_post("b").await];
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
+    let mut client = sidecar.client().await;
+    for nth in 1..=4 {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+        let response = client.post("orders", "/", "body").await;
+        assert_eq!((response.status, response.reason()), (502, "sent_unknown"), "{response:?}");
+        let posts: usize = all
+            .iter()
+            .flat_map(|one| one.seen())
+            .filter(|seen| seen.request.method() == "POST")
+            .count();
+        assert_eq!(posts, nth, "each was sent once");
+    }
+}
+
+async fn silent_on_post(name: &str) -> Instance {
+    Instance::scripted(name, |request| match request.method() {
+        "POST" => Answer::raw("").then_close(),
+        _ => Answer::ok("x"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_408_on_a_reused_connection_is_its_end_and_not_an_answer() {
+    // Some servers say 408 when an idle connection has become too old for them.
+    let instance = Instance::scripted("a", |request| match request.nth_on_connection {
+        0 => Answer::ok("x").then_pause(Duration::from_millis(100)).then_write(
+            "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        ).then_close(),
+        _ => Answer::ok("x"),
+    })
+    .await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "POST"]));
+    load.ok_more(300).await;
+    load.stop().await.assert_clean(300);
+}
+
+#[tokio::test]
+async fn idle_connections_to_an_instance_are_closed_before_it_would() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("defaults: {pool: {idle: 1s, fresh: 500ms}}", &[&instance]).await;
+    assert_eq!(sidecar.get("orders", "/").await.status, 200);
+    let since = Instant::now();
+    assert_eq!(instance.ended(0).await, End::Idle);
+    assert!(since.elapsed() > Duration::from_millis(700), "{:?}", since.elapsed());
+}

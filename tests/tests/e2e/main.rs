@@ -1,0 +1,18 @@
+//! What Outrigger promises, from the app's side of the socket: a module per promise, a test per
+//! sentence.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod balancing;
+mod bodies;
+mod breaker;
+mod browser;
+mod errors;
+mod file_registry;
+mod framing;
+mod headers;
+mod keepalive;
+mod limits;
+mod retries;
+mod routing;
+mod streams_cut;
+mod upgrade;

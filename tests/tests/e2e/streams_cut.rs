@@ -1,0 +1,195 @@
+//! Whoever goes away, the other side is told, and a broken answer never looks whole.
+
+use outrigger_tests::{
+    client::Client,
+    instance::{Answer, End, Gate, Instance, Kill},
+    sidecar::Sidecar,
+    wait,
+    wire::Cut,
+};
+
+fn by_peer(end: &End) -> bool {
+    matches!(end, End::Peer(Cut::Fin | Cut::Reset) | End::Idle)
+}
+
+/// Sends `request`, waits until `reached`, and goes away; then the instance sees its connection end.
+async fn going_away_cancels(
+    request: &str,
+    script: fn() -> Answer,
+    reached: impl AsyncFn(&mut Client, &Instance),
+) {
+    for reset in [false, true] {
+        let instance = Instance::scripted("a", move |_| script()).await;
+        let sidecar = Sidecar::orders("", &[&instance]).await;
+        let mut client = sidecar.client().await;
+        client.send(request).await;
+        instance.saw(1).await;
+        reached(&mut client, &instance).await;
+        if reset {
+            client.reset();
+        } else {
+            drop(client);
+        }
+        let end = instance.ended(0).await;
+        assert!(by_peer(&end), "reset {reset}: {end:?}");
+        wait::holds("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
+        let endpoint = &sidecar.endpoints("orders")[0];
+        assert_eq!((endpoint.in_flight, endpoint.failures), (0, 0), "the instance was not at fault");
+        assert_eq!(instance.count(), 1, "nothing was retried for nobody");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_cancels_the_attempt() {
+    going_away_cancels("GET / HTTP/1.1\r\nHost: orders\r\n\r\n", Answer::never, async |_, _| {}).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_its_body_cancels_the_attempt() {
+    going_away_cancels(
+        "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 100\r\n\r\nhalf",
+        || Answer::ok("ok"),
+        async |_, instance| {
+            wait::holds("half of the body arrives", || instance.seen()[0].body_len() == 4).await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_a_chunked_body_cancels_the_attempt() {
+    going_away_cancels(
+        "POST / HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        || Answer::ok("ok"),
+        async |_, instance| {
+            wait::holds("half of the body arrives", || instance.seen()[0].body_len() == 4).await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_after_its_body_cancels_the_attempt() {
+    going_away_cancels(
+        "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbody",
+        Answer::never,
+        async |_, instance| {
+            wait::holds("the body arrives", || instance.seen()[0].body().complete).await;
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_an_answer_ends_it() {
+    going_away_cancels(
+        "GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
+        || Answer::pattern(1 << 30),
+        async |client, _| {
+            assert_eq!(client.head().await.unwrap().words().1, "200");
+            client.wire.fill().await.unwrap();
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_during_a_silent_answer_ends_it() {
+    going_away_cancels(
+        "GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
+        || Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").then_hang(),
+        async |client, _| {
+            assert_eq!(client.head().await.unwrap().words().1, "200");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_a_retry_waits_ends_the_request() {
+    let dead = outrigger_tests::instance::refusing();
+    let hung = Instance::scripted("hung", |_| Answer::never()).await;
+    let services = outrigger_tests::sidecar::Services::of("orders", &[&hung]).and_at("orders", "dead", dead, "");
+    let sidecar = Sidecar::start("", &services).await;
+    for nth in 0..2 {
+        let mut client = sidecar.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+        hung.saw(nth + 1).await;
+        drop(client);
+        hung.ended(nth).await;
+    }
+    wait::holds("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
+}
+
+/// The answer breaks off after a part of its body.
+async fn cut(head: &'static str, how: Kill, request: &str) -> (outrigger_tests::client::Response, Client) {
+    let gate = Gate::closed();
+    let opened = gate.clone();
+    let instance =
+        Instance::scripted("a", move |_| Answer::raw(head).then_wait(&opened).then_hang()).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send(request).await;
+    instance.saw(1).await;
+    let (response, ()) = tokio::join!(client.response(), async {
+        // The head has been passed on when the instance dies: a retry would be too late.
+        wait::holds("the answer is on its way", || sidecar.proxy.in_flight() == 1).await;
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        instance.kill(how).await;
+    });
+    gate.open();
+    (response, client)
+}
+
+#[tokio::test]
+async fn an_instance_that_dies_in_the_middle_of_an_answer_closes_a_new_clients_connection() {
+    for head in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\nhalf",
+    ] {
+        for how in [Kill::Fin, Kill::Reset] {
+            let (response, mut client) = cut(head, how, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+            assert_eq!(response.status, 200, "{head:?}");
+            assert!(response.broken.is_some(), "{head:?} {how:?}: ended as if it were whole: {response:?}");
+            client.closed().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_dies_in_the_middle_of_an_answer_resets_an_old_clients_connection() {
+    // To a client whose answer ends with the connection, a plain close would look like the end.
+    for head in [
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+    ] {
+        for how in [Kill::Fin, Kill::Reset] {
+            let (response, _client) = cut(head, how, "GET / HTTP/1.0\r\nHost: orders\r\n\r\n").await;
+            assert!(response.broken.is_some(), "{head:?} {how:?}: ended as if it were whole: {response:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_with_a_reset_is_not_whole() {
+    let (response, _client) =
+        cut("HTTP/1.1 200 OK\r\n\r\nhalf", Kill::Reset, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    assert!(response.broken.is_some(), "{response:?}");
+}
+
+#[tokio::test]
+async fn an_answer_cut_in_its_body_is_not_asked_for_again() {
+    let all = [
+        Instance::scripted("a", |_| Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx").then_close()).await,
+        Instance::scripted("b", |_| Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx").then_close()).await,
+    ];
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
+    let mut client = sidecar.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    // The head may be lost with the body.
+    if let Ok(response) = client.try_response_to("GET").await {
+        assert!(response.broken.is_some(), "{response:?}");
+    }
+    assert_eq!(all[0].count() + all[1].count(), 1);
+}

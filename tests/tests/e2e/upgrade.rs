@@ -1,0 +1,166 @@
+//! A WebSocket, or anything else that both sides agree to upgrade to, passes as a tunnel.
+
+use std::time::Duration;
+
+use outrigger_tests::{
+    client::Client,
+    instance::{Answer, End, Instance, Kill},
+    pattern,
+    sidecar::Sidecar,
+    wait,
+    wire::{Cut, Framing},
+};
+
+const ASK: &str = "GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+async fn tunnel(settings: &str, answer: Answer) -> (Sidecar, Instance, Client) {
+    let instance = Instance::scripted("a", move |_| answer.clone()).await;
+    let sidecar = Sidecar::orders(settings, &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send(ASK).await;
+    let head = client.head().await.unwrap();
+    assert_eq!(head.words().1, "101", "{head:?}");
+    assert_eq!(head.get("upgrade"), Some("websocket"), "{head:?}");
+    assert!(head.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")), "{head:?}");
+    (sidecar, instance, client)
+}
+
+async fn reads(client: &mut Client, expected: &[u8]) {
+    wait::until("the echo comes back", wait::BOUND, async || {
+        client.wire.ahead().len() >= expected.len() || {
+            assert!(client.wire.fill().await.unwrap(), "closed after {}", client.wire.ahead().len());
+            false
+        }
+    })
+    .await;
+    assert!(client.wire.ahead() == expected, "something else came back");
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_and_the_request_asked_for_it() {
+    let (sidecar, instance, mut client) = tunnel("", Answer::upgrade("websocket")).await;
+    let head = instance.only().request.head;
+    assert_eq!(head.get("upgrade"), Some("websocket"));
+    assert!(head.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")), "{head:?}");
+    assert!(head.has("sec-websocket-key"));
+
+    client.send(b"\0\xff\r\n\r\nGET / HTTP/1.1\r\n").await;
+    reads(&mut client, b"\0\xff\r\n\r\nGET / HTTP/1.1\r\n").await;
+    assert_eq!(sidecar.proxy.in_flight(), 1, "a tunnel is in flight");
+    drop(client);
+    assert!(matches!(instance.ended(0).await, End::Peer(_)));
+    wait::holds("the tunnel is gone", || sidecar.proxy.in_flight() == 0).await;
+}
+
+#[tokio::test]
+async fn bytes_sent_with_the_request_and_with_the_answer_are_not_lost() {
+    let answer = Answer::raw("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello")
+        .then_half_close();
+    let instance = Instance::scripted("a", move |_| answer.clone()).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send(format!("{ASK}early")).await;
+    assert_eq!(client.head().await.unwrap().words().1, "101");
+    reads(&mut client, b"hello").await;
+    client.send(" and late").await;
+    drop(client);
+    instance.ended(0).await;
+    assert_eq!(instance.only().body().text(), "early and late");
+}
+
+#[tokio::test]
+async fn a_large_echo_is_whole() {
+    let (_sidecar, _instance, client) = tunnel("", Answer::upgrade("websocket")).await;
+    let len = 8 << 20;
+    let Client { wire } = client;
+    let (mut read, mut write) = wire.stream.into_split();
+    let writer = tokio::spawn(async move {
+        tokio::io::AsyncWriteExt::write_all(&mut write, &pattern::bytes(len)).await.unwrap();
+        // Half-close: the echo must still come back whole.
+        tokio::io::AsyncWriteExt::shutdown(&mut write).await.unwrap();
+        write
+    });
+    let mut back = Vec::new();
+    wait::within("the echo", tokio::io::AsyncReadExt::read_to_end(&mut read, &mut back)).await.unwrap();
+    writer.await.unwrap();
+    assert!(back == pattern::bytes(len), "{} bytes came back", back.len());
+}
+
+#[tokio::test]
+async fn a_side_that_stops_sending_can_still_be_sent_to() {
+    let answer = Answer::raw("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nbye")
+        .then_half_close();
+    let instance = Instance::scripted("a", move |_| answer.clone()).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send(ASK).await;
+    assert_eq!(client.head().await.unwrap().words().1, "101");
+    let rest = std::sync::Mutex::default();
+    wait::within("the instance's end arrives", client.wire.body(Framing::ToClose, &rest)).await.unwrap();
+    assert_eq!(rest.into_inner().unwrap().text(), "bye");
+    client.send("after its end").await;
+    drop(client);
+    assert_eq!(instance.ended(0).await, End::Peer(Cut::Fin));
+    assert_eq!(instance.only().body().text(), "after its end");
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_is_an_ordinary_answer_and_the_connection_goes_on() {
+    let instance = Instance::scripted("a", |_| Answer::status(426, "no")).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    let response = client.exchange(ASK).await;
+    assert_eq!((response.status, response.text().as_str()), (426, "no"));
+    assert_eq!(client.get("orders", "/").await.status, 426);
+}
+
+#[tokio::test]
+async fn a_101_that_nobody_asked_for_is_no_answer() {
+    let instance = Instance::scripted("a", |_| Answer::upgrade("websocket")).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    for request in [
+        "GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\n\r\n",
+        // h2c is not offered further, so nobody may accept it.
+        "GET / HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
+    ] {
+        let response = sidecar.exchange(request).await;
+        assert_eq!((response.status, response.reason()), (502, "bad_response"), "{request:?}: {response:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_dies_ends_the_tunnel() {
+    for how in [Kill::Fin, Kill::Reset] {
+        let (sidecar, instance, mut client) = tunnel("", Answer::upgrade("websocket")).await;
+        instance.kill(how).await;
+        client.closed().await;
+        drop(client);
+        wait::holds("the tunnel is gone", || sidecar.proxy.in_flight() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_silent_tunnel_is_closed_once_its_time_is_over_and_not_before() {
+    let settings = "outbound: {listen: \"127.0.0.1:0\", limits: {tunnel_idle: 1500ms}}";
+    let (_sidecar, instance, mut client) = tunnel(settings, Answer::upgrade("websocket")).await;
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        client.send("x").await;
+    }
+    reads(&mut client, b"xxxx").await;
+    let since = tokio::time::Instant::now();
+    client.closed().await;
+    assert!(since.elapsed() > Duration::from_millis(1200), "{:?}", since.elapsed());
+    instance.ended(0).await;
+}
+
+#[tokio::test]
+async fn a_stopping_sidecar_ends_its_tunnels_after_the_grace() {
+    let (sidecar, instance, mut client) = tunnel("", Answer::upgrade("websocket")).await;
+    let aborted = sidecar.stop(Duration::from_millis(300)).await;
+    assert_eq!(aborted, 1);
+    client.closed().await;
+    instance.ended(0).await;
+}

@@ -91,6 +91,20 @@ async fn a_change_is_one_line_with_its_counts_and_an_unchanged_answer_none() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_alone_keeps_failing_is_logged_once() {
+    take();
+    let mut rig = Rig::new();
+    let _followers = [rig.follow("bad"), rig.follow("good")];
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(300) {
+        let asked = rig.next().await;
+        if *asked.query.service == *"bad" { asked.fail(unreachable()) } else { asked.answer(list(7, &["a"])) }
+    }
+    let warnings = take().into_iter().filter(|line| line.starts_with("WARN")).collect::<Vec<_>>();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_made_up_name_is_not_logged() {
     take();
     let mut rig = Rig::new();

@@ -106,7 +106,7 @@ impl Vitals {
             changed
         });
         if let Some(state) = next {
-            info!(state = state.label(), "life goes on");
+            info!(state = state.label(), "state changed");
         }
     }
 }

@@ -10,7 +10,7 @@
 //! | [`telemetry`] | logs, and the metrics of the process itself |
 //! | `limits` | warns when few files may be opened |
 //! | [`signal`] | SIGTERM and SIGINT |
-//! | [`cmd`] | the command line: `run`, `check`, `drain`, `dev-registry`, `demo` |
+//! | [`cmd`] | the command line: `run`, `check`, `drain`, `dev-registry`, `demo`, `copy-to` |
 //!
 //! It carries no request (that is `outrigger_proxy`) and decides nothing about one (that is
 //! `outrigger_policy`).

@@ -4,6 +4,7 @@
 //! during a drain, a failed request in the demo); 2 the command line or the settings are wrong.
 
 mod check;
+mod copy_to;
 mod demo;
 mod dev_registry;
 mod drain;
@@ -35,6 +36,7 @@ enum Command {
     Drain(drain::Arguments),
     DevRegistry(dev_registry::Arguments),
     Demo(demo::Arguments),
+    CopyTo(copy_to::Arguments),
 }
 
 /// Parses the command line, does what it asks, and says with which code to exit.
@@ -45,6 +47,7 @@ pub fn main() -> ExitCode {
         Command::Drain(arguments) => on_runtime(drain::run(arguments)),
         Command::DevRegistry(arguments) => on_runtime(dev_registry::run(arguments)),
         Command::Demo(arguments) => on_runtime(demo::run(arguments)),
+        Command::CopyTo(arguments) => copy_to::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -145,7 +148,7 @@ mod tests {
         let mut root = CommandLine::command();
         root.build();
         let commands: Vec<_> = root.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
-        assert_eq!(commands.len(), 5);
+        assert_eq!(commands.len(), 6);
         for mut command in commands.into_iter().chain([root]) {
             let name = command.get_name().to_owned();
             for help in [command.render_help().to_string(), command.render_long_help().to_string()] {
@@ -177,6 +180,7 @@ mod tests {
             "outrigger drain",
             "outrigger drain --wait --admin localhost:7079 --timeout 25s",
             "outrigger demo --stay --duration 12s --plain",
+            "outrigger copy-to /shared",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }

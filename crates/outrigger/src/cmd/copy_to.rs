@@ -1,0 +1,64 @@
+//! `outrigger copy-to`: puts this binary into a folder. The container image holds nothing but the
+//! binary, so no `cp` could; a pod's app needs it there for its pre-stop hook (`outrigger drain`).
+
+use std::{fs, io, path::PathBuf};
+
+use clap::Args;
+
+use super::{Failure, say};
+
+/// Copy this binary into a folder, for containers without cp
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Copy this binary into a folder. For an init container that hands it to the app's container, whose \
+                  pre-stop hook then runs 'outrigger drain --wait'; the image has no cp.",
+    after_help = "Example:\n  outrigger copy-to /shared"
+)]
+pub(super) struct Arguments {
+    /// The folder; it must exist.
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let target = arguments.folder.join("outrigger");
+    copy(&target).map_err(|error| {
+        Failure::running(format!(
+            "write {}: {error}; is the folder there, and may it be written?",
+            target.display()
+        ))
+    })?;
+    say(format!("copied to {}", target.display()));
+    Ok(())
+}
+
+/// Through a new name: a binary that is running cannot be written to, but it can be replaced.
+fn copy(target: &std::path::Path) -> io::Result<()> {
+    let fresh = target.with_extension("new");
+    fs::copy(std::env::current_exe()?, &fresh)?; // with its permissions
+    fs::rename(&fresh, target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_copy_is_the_same_and_can_be_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = Arguments { folder: folder.path().to_owned() };
+        for _ in 0..2 {
+            run(&arguments).unwrap();
+        }
+        let copied = fs::metadata(folder.path().join("outrigger")).unwrap();
+        let ours = fs::metadata(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!((copied.len(), copied.permissions()), (ours.len(), ours.permissions()));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let failure = run(&Arguments { folder: "/no/such/folder".into() }).unwrap_err();
+        assert!(failure.to_string().contains("/no/such/folder/outrigger"), "{failure}");
+    }
+}

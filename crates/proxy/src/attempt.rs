@@ -31,8 +31,10 @@ pub(crate) struct Bounds {
     pub(crate) accepted: Instant,
     /// From the later of that and the last byte of the request's body.
     pub(crate) timeout: Duration,
+    /// When this attempt began.
+    pub(crate) begun: Instant,
     /// The same for this attempt.
-    pub(crate) per_try: Option<(Instant, Duration)>,
+    pub(crate) per_try: Option<Duration>,
     /// Longest silence in the request's body.
     pub(crate) body_idle: Duration,
 }
@@ -57,7 +59,7 @@ impl Bounds {
         }
         let from = |start: Instant| progress.map_or(start, |(last, _)| last.max(start));
         let whole = from(self.accepted) + self.timeout;
-        match self.per_try.map(|(start, limit)| from(start) + limit) {
+        match self.per_try.map(|limit| from(self.begun) + limit) {
             Some(one) if one < whole => (one, Due::Try),
             _ => (whole, Due::Whole),
         }
@@ -80,6 +82,13 @@ pub(crate) struct Failed {
     pub(crate) body_timeout: bool,
     /// A reused connection closed before any byte of an answer.
     pub(crate) raced: bool,
+}
+
+impl Failed {
+    /// Nothing of the request was sent.
+    pub(crate) fn unsent(outcome: Outcome, detail: String) -> Self {
+        Self { outcome, sent: Sent::Nothing, detail, body_timeout: false, raced: false }
+    }
 }
 
 /// Writes `request` and waits for the answer's head. The connection comes back with the answer;

@@ -181,10 +181,12 @@ impl Carried {
 impl Drop for Carried {
     fn drop(&mut self) {
         let clean = !self.failed && (self.ended || self.incoming.is_end_stream());
+        let now = Instant::now();
+        self.exchange.ended = Some(now);
         match std::mem::replace(&mut self.driver, Driver::Gone) {
             Driver::Here(conn) if clean => {
                 let worker = self.exchange.session().worker;
-                self.ticket.endpoint.pool.check_in(worker, conn, self.max_idle, Instant::now());
+                self.ticket.endpoint.pool.check_in(worker, conn, self.max_idle, now);
             }
             // A dropped connection is a closed one, and that is the instance's sign to stop.
             Driver::Here(_) | Driver::Gone => {}

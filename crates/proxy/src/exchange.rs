@@ -16,6 +16,8 @@ pub(crate) struct Exchange {
     pub(crate) started: Instant,
     /// Head accepted to response head.
     pub(crate) answered: Option<Instant>,
+    /// The last byte of the answer, where somebody has read the clock for it.
+    pub(crate) ended: Option<Instant>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) reason: Option<Reason>,
     pub(crate) attempts: u32,
@@ -43,6 +45,7 @@ impl Exchange {
             session: session.clone(),
             started,
             answered: None,
+            ended: None,
             status: None,
             reason: None,
             attempts: 0,
@@ -74,13 +77,12 @@ impl Exchange {
 
     /// The app gets this status.
     pub(crate) fn answer(&mut self, status: StatusCode, reason: Option<Reason>) {
-        self.answered = Some(Instant::now());
+        self.answered.get_or_insert_with(Instant::now);
         self.status = Some(status);
         self.reason = reason;
     }
 
-    fn log(&self, line: &LogLine, status: StatusCode, reason: Option<Reason>) {
-        let now = Instant::now();
+    fn log(&self, line: &LogLine, status: StatusCode, reason: Option<Reason>, now: Instant) {
         info!(
             target: "outrigger::access",
             method = %line.method,
@@ -103,6 +105,7 @@ fn millis(duration: std::time::Duration) -> f64 {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        let now = self.ended.unwrap_or_else(Instant::now);
         let gone = self.status.is_none();
         if gone && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
@@ -113,13 +116,13 @@ impl Drop for Exchange {
             if let Some(reason) = self.reason {
                 series.error(reason);
             }
-            series.duration.observe(self.started.elapsed().as_secs_f64());
+            series.duration.observe(now.saturating_duration_since(self.started).as_secs_f64());
             series.in_flight.dec();
         } else if let Some(reason) = self.reason {
             self.session.shared.metrics.refused(reason);
         }
         if let Some(line) = &self.line {
-            self.log(line, status, self.reason);
+            self.log(line, status, self.reason, now);
         }
         if let Some(upload) = &self.upload {
             // An instance that answered early must not keep the app's upload going.

@@ -32,7 +32,7 @@ use crate::{
     upstream::{
         cluster::{Cluster, Terms},
         endpoint::{Checkout, CheckoutError, Endpoint, Ticket},
-        pool::Conn,
+        pool::{Conn, Found},
     },
 };
 
@@ -153,6 +153,7 @@ impl<'a> Call<'a> {
         let upload = upload.as_ref();
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut retries = 0;
+        let mut begun = exchange.started;
         loop {
             let Some(endpoint) = cluster.pick(&tried) else {
                 return Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore };
@@ -162,8 +163,9 @@ impl<'a> Call<'a> {
             endpoint.series.picks.inc();
             let bounds = Bounds {
                 accepted: exchange.started,
+                begun,
                 timeout: policy.timeout,
-                per_try: policy.per_try_timeout.map(|limit| (Instant::now(), limit)),
+                per_try: policy.per_try_timeout,
                 body_idle: policy.body_idle,
             };
             let ended = self.attempt(&endpoint, upload, bounds).await;
@@ -190,8 +192,12 @@ impl<'a> Call<'a> {
                     if !after.is_zero() {
                         sleep(after).await;
                     }
+                    begun = Instant::now();
                 }
-                decision => return self.decided(ended, decision, cluster),
+                decision => {
+                    exchange.answered = Some(now);
+                    return self.decided(ended, decision, cluster);
+                }
             }
         }
     }
@@ -257,13 +263,8 @@ impl<'a> Call<'a> {
         let (response, conn) = attempt::run(conn, self.head(body), upload, bounds, timer.get()).await?;
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS && !self.switches(&response) {
-            return Err(Failed {
-                outcome: Outcome::BadResponse,
-                sent: Sent::Head,
-                detail: "the instance switched to a protocol that nobody asked for".to_owned(),
-                body_timeout: false,
-                raced: false,
-            });
+            let detail = "the instance switched to a protocol that nobody asked for".to_owned();
+            return Err(Failed { sent: Sent::Head, ..Failed::unsent(Outcome::BadResponse, detail) });
         }
         let outcome = if response.headers().contains_key(headers::ERROR) {
             Outcome::SidecarError(status.as_u16())
@@ -281,31 +282,39 @@ impl<'a> Call<'a> {
         bounds: Bounds,
         fresh: bool,
     ) -> Result<(Ticket, Box<Conn>), Failed> {
-        let repeatable = self.request.idempotent && upload.is_none_or(Upload::replayable);
-        let policy = &self.terms.policy;
         let ask = Checkout {
             worker: self.session.worker,
-            policy,
+            policy: &self.terms.policy,
             limits: self.session.shared.heads,
             series: &self.terms.series,
-            repeatable,
+            repeatable: self.request.idempotent && upload.is_none_or(Upload::replayable),
             fresh,
+            now: bounds.begun,
         };
-        let both = async {
-            let ticket = endpoint.begin(policy).await?;
-            let conn = endpoint.checkout(ask).await?;
-            Ok::<_, CheckoutError>((ticket, conn))
-        };
-        let nothing_sent = |outcome, detail| Failed {
-            outcome,
-            sent: Sent::Nothing,
-            detail,
-            body_timeout: false,
-            raced: false,
-        };
-        match timeout_at(bounds.deadline(upload), both).await {
-            Ok(both) => both.map_err(|error| nothing_sent(error.outcome, error.detail)),
-            Err(_) => Err(nothing_sent(Outcome::Timeout, "no turn at the instance in time".to_owned())),
+        let ticket = endpoint.try_begin();
+        let found = endpoint.idle(&ask);
+        // The usual case waits for nothing, and needs no timer.
+        match (ticket, found) {
+            (Some(ticket), Found::Ready(conn)) => {
+                self.terms.series.reused.inc();
+                Ok((ticket, conn))
+            }
+            (ticket, found) => {
+                let both = async {
+                    let ticket = match ticket {
+                        Some(ticket) => ticket,
+                        None => endpoint.begin(ask.policy).await?,
+                    };
+                    let conn = endpoint.connect(found, &ask).await?;
+                    Ok::<_, CheckoutError>((ticket, conn))
+                };
+                match timeout_at(bounds.deadline(upload), both).await {
+                    Ok(both) => both.map_err(|error| Failed::unsent(error.outcome, error.detail)),
+                    Err(_) => {
+                        Err(Failed::unsent(Outcome::Timeout, "no turn at the instance in time".to_owned()))
+                    }
+                }
+            }
         }
     }
 
@@ -332,7 +341,7 @@ impl<'a> Call<'a> {
 
     /// Tells the breaker what the app sees, and answers.
     fn finish(&self, ended: Ended, permit: Permit<'_>, mut exchange: Exchange) -> Response<ResponseBody> {
-        let now = Instant::now().into_std();
+        let now = exchange.answered.unwrap_or_else(Instant::now).into_std();
         match ended {
             Ended::Refused { refusal, verdict } => {
                 permit.record(now, verdict);

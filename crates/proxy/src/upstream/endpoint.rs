@@ -5,14 +5,18 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
+    time::Duration,
 };
 
 use outrigger_config as config;
 use outrigger_policy::Outcome;
 use outrigger_registry::InstanceId;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     io::Line,
@@ -32,10 +36,12 @@ pub(crate) struct Endpoint {
     pub(crate) pool: Pool,
     pub(crate) series: Arc<InstanceSeries>,
     retired: AtomicBool,
+    /// Requests under way; each holds one connection.
     in_flight: AtomicUsize,
+    most: usize,
     waiting: AtomicUsize,
-    /// One permit per connection that a request may hold.
-    slots: Semaphore,
+    /// Rung when a turn is given back while somebody waits.
+    bell: Notify,
 }
 
 /// Why no connection could be had.
@@ -56,7 +62,12 @@ pub(crate) struct Checkout<'a> {
     pub(crate) repeatable: bool,
     /// Take no idle connection: the last one raced with its close.
     pub(crate) fresh: bool,
+    pub(crate) now: Instant,
 }
+
+/// A connection idle for less is not looked at before a request that may be repeated: if it was closed
+/// just now, that is the keep-alive race, and the look costs a system call per request.
+const TRUST: Duration = Duration::from_millis(10);
 
 impl Endpoint {
     pub(crate) fn new(
@@ -75,8 +86,9 @@ impl Endpoint {
             series,
             retired: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
+            most,
             waiting: AtomicUsize::new(0),
-            slots: Semaphore::new(most.min(Semaphore::MAX_PERMITS)),
+            bell: Notify::new(),
         }
     }
 
@@ -97,40 +109,52 @@ impl Endpoint {
         self.in_flight.load(Relaxed)
     }
 
+    /// A turn, when there is one now.
+    pub(crate) fn try_begin(self: &Arc<Self>) -> Option<Ticket> {
+        // One too many is taken back at once; meanwhile others at worst wait for a ring.
+        let ticket = Ticket::new(self);
+        (ticket.before < self.most).then_some(ticket)
+    }
+
     /// Waits for a turn. The ticket is the turn; leaving by any door gives it back.
     ///
     /// # Errors
     /// [`Outcome::Overloaded`] when `pool.max_waiting` requests wait already.
     pub(crate) async fn begin(self: &Arc<Self>, policy: &config::Policy) -> Result<Ticket, CheckoutError> {
-        if let Ok(permit) = self.slots.try_acquire() {
-            permit.forget();
-            return Ok(Ticket::new(self));
-        }
         let waiting = Waiting::new(&self.waiting);
         if waiting.before >= policy.pool.max_waiting {
             let detail = format!(
                 "{}: {} requests are under way and {} wait, the most that pool.max_connections and \
                  pool.max_waiting allow",
-                self.id.id, policy.pool.max_connections, policy.pool.max_waiting
+                self.id.id, self.most, policy.pool.max_waiting
             );
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         }
-        match self.slots.acquire().await {
-            Ok(permit) => permit.forget(),
-            // Never closed; a turn without a permit is the harmless reading.
-            Err(_closed) => self.slots.add_permits(0),
+        loop {
+            // Listening before looking: a turn given back in between rings.
+            let rung = self.bell.notified();
+            if let Some(ticket) = self.try_begin() {
+                return Ok(ticket);
+            }
+            rung.await;
         }
-        Ok(Ticket::new(self))
     }
 
-    /// A connection: an idle one that is still good, or a new one.
-    pub(crate) async fn checkout(&self, ask: Checkout<'_>) -> Result<Box<Conn>, CheckoutError> {
+    /// An idle connection that is still good.
+    pub(crate) fn idle(&self, ask: &Checkout<'_>) -> Found {
         let limit = match (ask.fresh, ask.repeatable) {
-            (true, _) => std::time::Duration::ZERO,
+            (true, _) => return Found::Nothing,
             (false, true) => ask.policy.pool.idle,
             (false, false) => ask.policy.pool.fresh,
         };
-        match self.pool.checkout(ask.worker, limit, Instant::now(), || ask.series.stale.inc()) {
+        // A request that may be repeated takes a connection that was in use a moment ago at its word.
+        let trust = if ask.repeatable { TRUST } else { Duration::ZERO };
+        self.pool.checkout(ask.worker, limit, trust, ask.now, || ask.series.stale.inc())
+    }
+
+    /// A connection for what [`Endpoint::idle`] found: itself, a codec for its socket, or a new one.
+    pub(crate) async fn connect(&self, found: Found, ask: &Checkout<'_>) -> Result<Box<Conn>, CheckoutError> {
+        match found {
             Found::Ready(conn) => {
                 ask.series.reused.inc();
                 return Ok(conn);
@@ -162,19 +186,23 @@ impl Endpoint {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) endpoint: Arc<Endpoint>,
+    /// Turns given before this one.
+    before: usize,
 }
 
 impl Ticket {
     fn new(endpoint: &Arc<Endpoint>) -> Self {
-        endpoint.in_flight.fetch_add(1, Relaxed);
-        Self { endpoint: endpoint.clone() }
+        let before = endpoint.in_flight.fetch_add(1, SeqCst);
+        Self { endpoint: endpoint.clone(), before }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.endpoint.in_flight.fetch_sub(1, Relaxed);
-        self.endpoint.slots.add_permits(1);
+        self.endpoint.in_flight.fetch_sub(1, SeqCst);
+        if self.endpoint.waiting.load(SeqCst) > 0 {
+            self.endpoint.bell.notify_one();
+        }
     }
 }
 
@@ -186,12 +214,12 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn new(count: &'a AtomicUsize) -> Self {
-        Self { count, before: count.fetch_add(1, Relaxed) }
+        Self { count, before: count.fetch_add(1, SeqCst) }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Relaxed);
+        self.count.fetch_sub(1, SeqCst);
     }
 }

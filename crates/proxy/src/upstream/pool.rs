@@ -205,11 +205,18 @@ impl Pool {
     }
 
     /// The newest idle connection younger than `limit` that is still what it was; `stale` is called
-    /// for each that is not.
-    pub(crate) fn checkout(&self, worker: usize, limit: Duration, now: Instant, stale: impl Fn()) -> Found {
+    /// for each that is not. One younger than `trust` is not looked at.
+    pub(crate) fn checkout(
+        &self,
+        worker: usize,
+        limit: Duration,
+        trust: Duration,
+        now: Instant,
+        stale: impl Fn(),
+    ) -> Found {
         loop {
             let Some(idle) = self.pop(worker, limit, now) else { return Found::Nothing };
-            if idle.state.line().is_stale() {
+            if now.saturating_duration_since(idle.since) >= trust && idle.state.line().is_stale() {
                 stale();
                 continue;
             }

@@ -174,13 +174,15 @@ fn introduce(app: &App, registry: SocketAddr, outbound: SocketAddr) {
     ));
 }
 
+/// What to try: against this demo while it stays up, else against the next one.
 fn next(app: &App, outbound: SocketAddr, stay: bool) {
-    let admin = app.admin_addr().map_or(0, |addr| addr.port());
-    let port = outbound.port();
-    let heading = if stay {
-        "All of it stays up until Ctrl-C. Try, in another terminal:"
+    let (heading, port, admin) = if stay {
+        let admin = app.admin_addr().map_or(0, |addr| addr.port());
+        ("All of it stays up until Ctrl-C. Try, in another terminal:", outbound.port(), admin)
     } else {
-        "Try next: outrigger demo --stay, and in another terminal:"
+        let usual = Config::default();
+        let (port, admin) = (usual.outbound.listen.port, usual.admin.listen.port);
+        ("Try next: outrigger demo --stay, and then in another terminal:", port, admin)
     };
     say(format!(
         "\n{heading}\n  \

@@ -1,6 +1,6 @@
 //! What happens in the demo, when, and what was seen of it.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
 
 use outrigger_proxy::{ClusterStatus, EndpointStatus};
 use tokio::time::{Instant, interval};
@@ -52,6 +52,8 @@ impl Act {
 pub(super) struct Story {
     registry: SocketAddr,
     instances: Vec<Instance>,
+    /// Failed tries on each instance: the sidecar forgets them with an instance that is not used.
+    failed: BTreeMap<String, u64>,
     death: Option<Death>,
 }
 
@@ -69,7 +71,7 @@ struct Death {
 impl Story {
     /// Starts and registers the first four instances.
     pub(super) async fn begin(registry: SocketAddr) -> Result<Self, String> {
-        let mut story = Self { registry, instances: Vec::new(), death: None };
+        let mut story = Self { registry, instances: Vec::new(), failed: BTreeMap::new(), death: None };
         for weight in WEIGHTS {
             story.add(weight).await?;
         }
@@ -102,6 +104,7 @@ impl Story {
             looks.tick().await;
             let cluster = orders(app);
             self.watch_the_dead(cluster.as_ref());
+            self.count_failed_tries(cluster.as_ref());
             if act != Act::End && start.elapsed() >= act.at(length) {
                 let (line, next) = self.perform(act, start, cluster.as_ref()).await?;
                 screen.say(&format!("{:5.1} s  {line}", start.elapsed().as_secs_f64()));
@@ -156,6 +159,14 @@ impl Story {
         }
     }
 
+    fn count_failed_tries(&mut self, cluster: Option<&ClusterStatus>) {
+        for instance in &self.instances {
+            let now = endpoint(cluster, instance.addr).map_or(0, |endpoint| endpoint.failures);
+            let most = self.failed.entry(instance.id.clone()).or_default();
+            *most = now.max(*most);
+        }
+    }
+
     fn watch_the_dead(&mut self, cluster: Option<&ClusterStatus>) {
         let Some(death) = &mut self.death else { return };
         let addr = self.instances.get(VICTIM).map(|victim| victim.addr);
@@ -189,7 +200,7 @@ impl Story {
                 p50: quantile(&latencies, 0.5),
                 p99: quantile(&latencies, 0.99),
                 requests,
-                failures: endpoint.map_or(0, |endpoint| endpoint.failures),
+                failures: self.failed.get(&instance.id).copied().unwrap_or_default(),
             }
         });
         Frame {

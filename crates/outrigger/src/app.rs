@@ -236,3 +236,6 @@ impl Sources for Parts {
         self.proxy.in_flight()
     }
 }
+
+#[cfg(test)]
+mod tests;

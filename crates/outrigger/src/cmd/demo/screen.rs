@@ -39,7 +39,7 @@ impl Frame {
     /// One line per row, with a heading and a total.
     fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
-            "{:9}  {:11}  {:>6}  {:>5}  {:>8}  {:>8}  {:>8}  {:>12}",
+            "{:9}  {:11}  {:>6}  {:>5}  {:>7}  {:>7}  {:>8}  {:>12}",
             "INSTANCE", "STATE", "WEIGHT", "SHARE", "P50", "P99", "REQUESTS", "FAILED TRIES"
         )];
         lines.extend(self.rows.iter().map(|row| {
@@ -47,7 +47,7 @@ impl Frame {
             let share = format!("{:.0} %", share * 100.0);
             let (p50, p99) = (milliseconds(*p50), milliseconds(*p99));
             format!(
-                "{instance:9}  {state:11}  {weight:>6}  {share:>5}  {p50:>8}  {p99:>8}  {requests:>8}  {failures:>12}"
+                "{instance:9}  {state:11}  {weight:>6}  {share:>5}  {p50:>7}  {p99:>7}  {requests:>8}  {failures:>12}"
             )
         }));
         lines.push(format!(

@@ -1,0 +1,134 @@
+//! A whole sidecar against the embedded registry, in this process.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use http::Request;
+use http_body_util::Full;
+use outrigger_config::{Consul, ConsulAddress, Listen, Registry, Service};
+use outrigger_devregistry::{DevRegistry, Options};
+use tokio::{net::TcpListener, time::timeout};
+
+use super::*;
+use crate::http_client::exchange;
+
+const LONG: Duration = Duration::from_secs(20);
+
+async fn registry() -> DevRegistry {
+    DevRegistry::bind((Ipv4Addr::LOCALHOST, 0).into(), Options::default()).await.unwrap()
+}
+
+/// Free ports everywhere, nothing registered, no wait for callers.
+fn config(registry: SocketAddr) -> Config {
+    let address = ConsulAddress { tls: false, host: registry.ip().to_string(), port: registry.port() };
+    let mut config = Config {
+        registry: Registry::Consul(Consul { address, ..Consul::default() }),
+        drain: Drain { propagation: Duration::ZERO, timeout: LONG },
+        ..Config::default()
+    };
+    config.outbound.listen = Listen::localhost(0);
+    config.admin.listen = Listen::localhost(0);
+    config
+}
+
+fn start(config: Config) -> Result<App, StartError> {
+    App::start(config, &Origins::default(), Workers::Here)
+}
+
+async fn ask(addr: SocketAddr, line: &str) -> (u16, String) {
+    let (method, path) = line.split_once(' ').unwrap();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost")
+        .header("x-outrigger-admin", "1")
+        .body(Full::default())
+        .unwrap();
+    let answer = exchange(addr, request, LONG).await.unwrap();
+    (answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned())
+}
+
+#[tokio::test]
+async fn an_app_is_registered_drained_and_gone() {
+    let registry = registry().await;
+    let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config(registry.addr());
+    config.admin.metrics_listen = Some(Listen::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
+    config.service = Some(Service {
+        name: "orders".into(),
+        port: local.local_addr().unwrap().port(),
+        address: Some("127.0.0.1".into()),
+        id: Some("orders-1".into()),
+        tags: Vec::new(),
+        meta: Default::default(),
+        weights: Default::default(),
+        health: Default::default(),
+        deregister_after: Duration::from_secs(60),
+    });
+    let app = start(config).unwrap();
+    let admin = app.admin_addr().unwrap();
+    timeout(LONG, app.ready()).await.unwrap();
+    assert_eq!(ask(admin, "GET /readyz").await.0, 200);
+    assert_eq!(ask(app.metrics_addrs()[0], "GET /readyz").await.0, 200);
+    assert!(ask(registry.addr(), "GET /v1/health/service/orders?passing").await.1.contains("orders-1"));
+
+    assert_eq!(ask(admin, "POST /drain").await.0, 202);
+    timeout(LONG, app.drain()).await.unwrap();
+    assert_eq!(ask(registry.addr(), "GET /v1/health/service/orders").await.1.trim(), "[]");
+    assert_eq!(ask(admin, "GET /readyz").await.0, 503);
+    assert!(ask(admin, "GET /drain").await.1.contains("\"safe_to_stop\":true"));
+    // It still carries requests: the answer is the sidecar's own, for nobody is registered any more.
+    assert_eq!(ask(app.outbound_addrs()[0], "GET /svc/orders/").await.0, 404);
+
+    let outbound = app.outbound_addrs()[0];
+    let stopped = timeout(LONG, app.run_until(std::future::ready(()))).await.unwrap();
+    assert_eq!(stopped, Stopped { aborted: 0 });
+    for addr in [outbound, admin] {
+        assert!(TcpListener::bind(addr).await.is_ok(), "{addr} is free again");
+    }
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_occupied_port_is_named_whichever_listener_it_is() {
+    let registry = registry().await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = taken.local_addr().unwrap();
+    let cases: [fn(&mut Config, Listen); 3] = [
+        |config, listen| config.outbound.listen = listen,
+        |config, listen| config.admin.listen = listen,
+        |config, listen| config.admin.metrics_listen = Some(listen),
+    ];
+    for case in cases {
+        let mut config = config(registry.addr());
+        case(&mut config, addr.into());
+        let error = start(config).unwrap_err();
+        assert!(error.is_about_a_port(), "{error:?}");
+        let text = telemetry::causes(&error);
+        assert!(text.contains(&addr.to_string()) && text.contains("another port"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_unreachable_registry_is_no_reason_not_to_start() {
+    let gone = registry().await;
+    let addr = gone.addr();
+    gone.shutdown().await;
+    let app = start(config(addr)).unwrap();
+    timeout(LONG, app.ready()).await.unwrap();
+    assert_eq!(ask(app.admin_addr().unwrap(), "GET /healthz").await.0, 200);
+    timeout(LONG, app.shutdown()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_of_instances_that_is_not_there_is_an_error_that_names_it() {
+    let config = Config { registry: Registry::File("/no/such/services.yaml".into()), ..Config::default() };
+    let error = start(config).unwrap_err();
+    assert!(!error.is_about_a_port());
+    assert!(telemetry::causes(&error).contains("/no/such/services.yaml"), "{error:?}");
+}
+
+#[test]
+fn at_most_two_threads_unless_told_otherwise() {
+    assert!(matches!(workers(Count::Auto), Workers::Threads(1..=2)));
+    assert_eq!(workers(Count::Count(7)), Workers::Threads(7));
+}

@@ -28,6 +28,8 @@ struct Agent {
     stalls: VecDeque<&'static str>,
     /// These calls fail with a broken connection while this is set.
     down: bool,
+    /// Every call is answered 403, as with a token that was revoked.
+    forbids: bool,
 }
 
 /// An agent that answers at once unless told otherwise, and whose `held` blocks on the hash.
@@ -57,6 +59,9 @@ impl Fake {
                     address: "agent".into(),
                     source: std::io::ErrorKind::ConnectionRefused.into(),
                 });
+            } else if agent.forbids {
+                let (request, text) = (name.to_owned(), "ACL not found".to_owned());
+                return Err(Error::Refused { request, status: 403, text, hint: None });
             }
             stall
         };
@@ -316,6 +321,26 @@ async fn a_refused_report_brings_the_registration_back_even_when_the_look_stalls
     });
     let took = life.until(|agent| agent.held.is_some()).await;
     assert!(took <= RENEW_AND_A_TICK, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotated_token_brings_the_registration_back_within_seconds() {
+    let life = live(PASSING);
+    sleep(Duration::from_secs(100)).await;
+    life.fake.change(|agent| {
+        agent.forbids = true;
+        agent.held = None; // expired meanwhile, and removed
+    });
+    sleep(Duration::from_secs(600)).await;
+    assert!(life.board.now().error.is_some_and(|error| error.contains("ACL not found")));
+    let calls = life.fake.agent().calls.len();
+    assert!(calls < 2_000, "{calls} calls in ten minutes");
+
+    life.fake.change(|agent| agent.forbids = false);
+    let took = life.until(|agent| agent.held.is_some()).await;
+    assert!(took <= Duration::from_secs(4), "{took:?}");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((life.board.now().told, life.board.now().error), (PASSING, None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -40,6 +40,9 @@ pub(crate) struct Asked {
 }
 
 /// Refuses what could be read in two ways, and what is not offered.
+///
+/// One pass over the fields: most requests carry none of those that matter, and a look-up of each
+/// would cost more than seeing them all go by.
 pub(crate) fn judge(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
     if method == Method::CONNECT {
         return Err(Refusal::new(
@@ -47,28 +50,30 @@ pub(crate) fn judge(method: &Method, version: Version, headers: &HeaderMap) -> R
             "CONNECT is not offered: send the request itself",
         ));
     }
-    if let Some(te) = headers.get(TRANSFER_ENCODING) {
-        let single = headers.get_all(TRANSFER_ENCODING).iter().count() == 1;
-        if !single || !te.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Err(Refusal::new(
-                Reason::BadRequest,
-                "Transfer-Encoding must be exactly one `chunked` (RFC 9112 §6.1)",
-            ));
+    let mut codings = 0;
+    let mut hosts = 0;
+    for (name, value) in headers {
+        if name == TRANSFER_ENCODING {
+            codings += 1;
+            if codings > 1 || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                return Err(Refusal::new(
+                    Reason::BadRequest,
+                    "Transfer-Encoding must be exactly one `chunked` (RFC 9112 §6.1)",
+                ));
+            }
+        } else if name == HOST {
+            hosts += 1;
+            if hosts > 1 {
+                return Err(Refusal::new(Reason::BadRequest, "more than one Host field (RFC 9112 §3.2)"));
+            }
+        } else if name == EXPECT && !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+            return Err(Refusal::new(Reason::ExpectationFailed, "only `Expect: 100-continue` is understood"));
         }
     }
-    if let Some(expect) = headers.get(EXPECT)
-        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
-    {
-        return Err(Refusal::new(Reason::ExpectationFailed, "only `Expect: 100-continue` is understood"));
+    if hosts == 0 && version == Version::HTTP_11 {
+        return Err(Refusal::new(Reason::BadRequest, "no Host field (RFC 9112 §3.2)"));
     }
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => Err(Refusal::new(Reason::BadRequest, "more than one Host field (RFC 9112 §3.2)")),
-        (None, None) if version == Version::HTTP_11 => {
-            Err(Refusal::new(Reason::BadRequest, "no Host field (RFC 9112 §3.2)"))
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Whether a browser sent it from another page than one that is allowed.
@@ -111,18 +116,24 @@ pub(crate) fn from_browser(headers: &HeaderMap) -> bool {
 
 /// Takes away what ends at this hop, and says what it asked for.
 pub(crate) fn strip_request(headers: &mut HeaderMap) -> Asked {
+    let mut asked = Asked { upgrade: None, retries: true, idempotency_key: false };
+    let mut hop = false;
+    for (name, value) in &*headers {
+        hop |= ends_here(name) || name == EXPECT || name == RETRY || name == HTTP2_SETTINGS;
+        if name == RETRY {
+            asked.retries &= !value.as_bytes().eq_ignore_ascii_case(b"off");
+        } else if name == IDEMPOTENCY_KEY {
+            asked.idempotency_key = true;
+        }
+    }
+    if !hop {
+        return asked;
+    }
     let te_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
-    let upgrade = if headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade")) {
+    if headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade")) {
         // We speak no HTTP/2 on this side; offering it further would promise what we cannot carry.
-        headers.get(UPGRADE).filter(|value| !has_token(value, "h2c")).cloned()
-    } else {
-        None
-    };
-    let asked = Asked {
-        upgrade,
-        retries: !headers.get(RETRY).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"off")),
-        idempotency_key: headers.contains_key(IDEMPOTENCY_KEY),
-    };
+        asked.upgrade = headers.get(UPGRADE).filter(|value| !has_token(value, "h2c")).cloned();
+    }
     strip_hop_by_hop(headers);
     headers.remove(EXPECT);
     headers.remove(HTTP2_SETTINGS);
@@ -139,26 +150,35 @@ pub(crate) fn strip_request(headers: &mut HeaderMap) -> Asked {
 
 /// Takes away what ends at this hop from an instance's answer.
 pub(crate) fn strip_response(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
+    if headers.keys().any(ends_here) {
+        strip_hop_by_hop(headers);
+    }
+}
+
+/// The fields that are each hop's own (RFC 9110 §7.6.1).
+fn ends_here(name: &HeaderName) -> bool {
+    name == CONNECTION
+        || name == TRANSFER_ENCODING
+        || name == TE
+        || name == UPGRADE
+        || name == KEEP_ALIVE
+        || name == PROXY_CONNECTION
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
-            // What a message cannot do without is no hop's own, whatever it says.
-            .filter(|name| ![HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER].contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+        // What a message cannot do without is no hop's own, whatever it says.
+        .filter(|name| ![HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER].contains(name))
+        .collect();
+    for name in named {
+        headers.remove(name);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
+    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
 }

@@ -83,7 +83,7 @@ impl Conn {
         if limits.fields != DEFAULT_FIELDS {
             builder.max_headers(limits.fields);
         }
-        let io = TokioIo::new(LineIo::new(line.clone()));
+        let io = TokioIo::new(LineIo::patient(line.clone()));
         let (sender, codec) = builder.handshake(io).await?;
         let mut conn = Box::new(Self { sender, codec, line, reused, over: false, open });
         // The codec announces itself ready in its first turn.
@@ -129,7 +129,7 @@ impl Conn {
 
     /// Whether it can carry another request: its last answer ended cleanly and it was not closed.
     fn settle(&mut self) -> bool {
-        if self.over {
+        if self.over || self.line.deaf() {
             return false;
         }
         // The codec learns in this turn that the answer has ended. Nobody has to be woken: at the next

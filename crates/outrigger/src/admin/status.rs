@@ -24,6 +24,9 @@ struct Registration {
     state: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
     id: String,
+    /// What the last probe of the app found.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    app: String,
     /// What the registry was last told about the app.
     told: Option<&'static str>,
     error: Option<String>,
@@ -36,6 +39,7 @@ impl Readiness {
         let registration = Registration {
             state: standing.phase.label(),
             id: standing.id,
+            app: standing.app,
             told: standing.told.map(health_label),
             error: standing.error,
         };
@@ -62,7 +66,8 @@ fn missing(state: State, standing: &Standing) -> Option<String> {
         State::Starting => Some("the listeners are not bound yet".into()),
         State::Learning => Some("the registry has not answered for every declared service yet".into()),
         State::Waiting if standing.phase == RegistrationPhase::AwaitingApp => {
-            Some("the local app is not healthy yet".into())
+            let why = if standing.app.is_empty() { "it is being asked" } else { &standing.app };
+            Some(format!("the local app is not healthy yet: {why}"))
         }
         State::Waiting => Some(because("the registry has not taken the registration yet")),
         State::Registered => Some(because("the registry has not been told yet that the app is well")),

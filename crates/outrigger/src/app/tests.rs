@@ -30,6 +30,20 @@ fn config(registry: SocketAddr) -> Config {
     config
 }
 
+fn orders(port: u16) -> Service {
+    Service {
+        name: "orders".into(),
+        port,
+        address: Some("127.0.0.1".into()),
+        id: Some("orders-1".into()),
+        tags: Vec::new(),
+        meta: Default::default(),
+        weights: Default::default(),
+        health: Default::default(),
+        deregister_after: Duration::from_secs(60),
+    }
+}
+
 fn start(config: Config) -> Result<App, StartError> {
     App::start(config, &Origins::default(), Workers::Here)
 }
@@ -53,17 +67,7 @@ async fn an_app_is_registered_drained_and_gone() {
     let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config(registry.addr());
     config.admin.metrics_listen = Some(Listen::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
-    config.service = Some(Service {
-        name: "orders".into(),
-        port: local.local_addr().unwrap().port(),
-        address: Some("127.0.0.1".into()),
-        id: Some("orders-1".into()),
-        tags: Vec::new(),
-        meta: Default::default(),
-        weights: Default::default(),
-        health: Default::default(),
-        deregister_after: Duration::from_secs(60),
-    });
+    config.service = Some(orders(local.local_addr().unwrap().port()));
     let app = start(config).unwrap();
     let admin = app.admin_addr().unwrap();
     timeout(LONG, app.ready()).await.unwrap();
@@ -86,6 +90,30 @@ async fn an_app_is_registered_drained_and_gone() {
         assert!(TcpListener::bind(addr).await.is_ok(), "{addr} is free again");
     }
     registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_app_that_is_not_there_is_why_it_is_not_ready() {
+    let registry = registry().await;
+    let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = local.local_addr().unwrap().port();
+    drop(local);
+    let mut config = config(registry.addr());
+    config.service = Some(orders(port));
+    let app = start(config).unwrap();
+    let refused = format!("127.0.0.1:{port}: Connection refused");
+    let seen = timeout(LONG, async {
+        loop {
+            let (status, body) = ask(app.admin_addr().unwrap(), "GET /readyz").await;
+            assert_eq!(status, 503);
+            if body.contains(&refused) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    seen.await.unwrap();
+    timeout(LONG, app.shutdown()).await.unwrap();
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use outrigger_registry::ReportedHealth;
 use tokio::{net::TcpStream, sync::watch, time::timeout};
 use tracing::{info, warn};
 
+use super::standing::Board;
 use crate::http_client;
 
 /// Pause between probes while the app has never been well: it is starting, and everybody waits.
@@ -32,18 +33,28 @@ pub(crate) struct Finding {
 }
 
 /// Probes for ever (its task is aborted). `None` in the channel: not probed yet.
-pub(crate) async fn watch(settings: Health, port: u16, told: watch::Sender<Option<ReportedHealth>>) {
-    run(settings.interval, told, || probe(&settings, port)).await;
+pub(crate) async fn watch(
+    settings: Health,
+    port: u16,
+    told: watch::Sender<Option<ReportedHealth>>,
+    board: Board,
+) {
+    run(settings.interval, told, &board, || probe(&settings, port)).await;
 }
 
-async fn run<F, Fut>(interval: Duration, told: watch::Sender<Option<ReportedHealth>>, mut probe: F)
-where
+async fn run<F, Fut>(
+    interval: Duration,
+    told: watch::Sender<Option<ReportedHealth>>,
+    board: &Board,
+    mut probe: F,
+) where
     F: FnMut() -> Fut,
     Fut: Future<Output = Finding>,
 {
     let mut ever_well = false;
     loop {
         let Finding { health, why } = probe().await;
+        board.probed(&why);
         ever_well |= health != ReportedHealth::Critical;
         let changed = told.send_if_modified(|last| last.replace(health) != Some(health));
         if changed && health == ReportedHealth::Critical {
@@ -160,6 +171,15 @@ mod tests {
         Some((port, task))
     }
 
+    async fn run_alone<F, Fut>(told: watch::Sender<Option<ReportedHealth>>, probe: F)
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Finding>,
+    {
+        let board = Board::new(super::super::RegistrationPhase::AwaitingApp, "orders-1");
+        run(Duration::from_secs(2), told, &board, probe).await;
+    }
+
     #[tokio::test]
     async fn the_status_decides_as_in_consul() {
         for (status, health) in [
@@ -218,7 +238,7 @@ mod tests {
         let (told, _keep) = watch::channel(None);
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let starts = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let task = tokio::spawn(run(Duration::from_secs(2), told, {
+        let task = tokio::spawn(run_alone(told, {
             let (running, most, starts) = (running.clone(), most.clone(), starts.clone());
             move || {
                 let (running, most) = (running.clone(), most.clone());
@@ -242,7 +262,7 @@ mod tests {
     async fn only_changes_are_published() {
         let (told, mut hears) = watch::channel(None);
         let probes = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(run(Duration::from_secs(2), told, {
+        let task = tokio::spawn(run_alone(told, {
             let probes = probes.clone();
             move || {
                 let health = match probes.fetch_add(1, Ordering::SeqCst) {

@@ -56,7 +56,7 @@ impl Keeper {
     ) -> Self {
         let told = watch::Sender::new(None);
         let health = told.subscribe();
-        let probe = tokio::spawn(health::watch(probe, wanted.port, told));
+        let probe = tokio::spawn(health::watch(probe, wanted.port, told, board.clone()));
         Self::with_health(registrar, wanted, health, probe, board)
     }
 

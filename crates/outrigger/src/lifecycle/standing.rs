@@ -51,6 +51,8 @@ pub struct Standing {
     pub asked: bool,
     /// How often the registry took it: another number is another registration to report on.
     pub generation: u64,
+    /// What the last probe of the app found. Empty before the first one.
+    pub app: String,
     /// What the registry was last told about the app, since the current generation began.
     pub told: Option<ReportedHealth>,
     /// Why the last call failed, with its causes. `None`: it did not.
@@ -63,8 +65,15 @@ pub(crate) struct Board(Arc<watch::Sender<Standing>>);
 
 impl Board {
     pub(crate) fn new(phase: Phase, id: &str) -> Self {
-        let standing =
-            Standing { phase, id: id.to_owned(), asked: false, generation: 0, told: None, error: None };
+        let standing = Standing {
+            phase,
+            id: id.to_owned(),
+            asked: false,
+            generation: 0,
+            app: String::new(),
+            told: None,
+            error: None,
+        };
         Self(Arc::new(watch::Sender::new(standing)))
     }
 
@@ -78,6 +87,17 @@ impl Board {
 
     pub(crate) fn enter(&self, phase: Phase) {
         self.0.send_if_modified(|standing| std::mem::replace(&mut standing.phase, phase) != phase);
+    }
+
+    /// The app was probed.
+    pub(crate) fn probed(&self, why: &str) {
+        self.0.send_if_modified(|standing| {
+            let news = standing.app != why;
+            if news {
+                why.clone_into(&mut standing.app);
+            }
+            news
+        });
     }
 
     /// A registration is about to be sent.

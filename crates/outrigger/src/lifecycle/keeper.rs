@@ -21,8 +21,11 @@ use super::{
 };
 use crate::telemetry::causes;
 
-/// Longest wait for each call while leaving. Above the 7 s for which an agent stalls without a
-/// leader.
+/// Longest wait for the last report. An agent that stalls has taken it when it began.
+const REPORT: Duration = Duration::from_secs(3);
+
+/// Longest wait for the registration under way, and for each deregistration. Above the 7 s for which
+/// an agent stalls without a leader.
 const CALL: Duration = Duration::from_secs(8);
 
 /// Most tries of the deregistration.
@@ -118,10 +121,10 @@ impl Keeper {
     /// stay.
     async fn report_critical(&self) {
         let report = self.registrar.report(&self.id, ReportedHealth::Critical, report::OUTPUT);
-        match timeout(CALL, report).await {
+        match timeout(REPORT, report).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(id = self.id, error = causes(&error), "could not report critical"),
-            Err(_) => warn!(id = self.id, "could not report critical within {CALL:?}"),
+            Err(_) => warn!(id = self.id, "could not report critical within {REPORT:?}"),
         }
     }
 

@@ -276,6 +276,18 @@ async fn a_change_of_health_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_of_health_does_not_wait_for_a_report_that_stalls() {
+    let life = live(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    life.fake.agent().stalls = ["report"].into();
+    sleep(Duration::from_secs(6)).await; // the renewal at 20 s stalls
+    assert!(life.fake.agent().stalls.is_empty());
+    life.health.send_replace(Some(ReportedHealth::Critical));
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(life.board.now().told, Some(ReportedHealth::Critical));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_that_forgets_gets_the_registration_again_within_seconds() {
     for health in [PASSING, Some(ReportedHealth::Critical)] {
         let life = live(PASSING);

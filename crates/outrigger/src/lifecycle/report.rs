@@ -56,7 +56,12 @@ pub(crate) async fn run(
             }
             continue;
         };
-        let pause = match call(&*registrar, &id, now).await {
+        let called = tokio::select! {
+            called = call(&*registrar, &id, now) => called,
+            // The news is told without waiting for an answer to what is no longer true.
+            changed = health.changed() => if changed.is_ok() { continue } else { return },
+        };
+        let pause = match called {
             Ok(()) => {
                 if failures > 0 {
                     info!(id, "the registry takes reports again");

@@ -62,7 +62,7 @@ impl Instance {
             "Weights": {"Passing": weight, "Warning": 1},
             "Check": {
                 "HTTP": format!("http://{}/healthz", self.addr),
-                "Interval": "1s",
+                "Interval": "2s",
                 "Timeout": "500ms",
                 "Status": "passing",
                 "DeregisterCriticalServiceAfter": "1m",

@@ -37,7 +37,9 @@ pub(crate) fn parse(authority: &str) -> Named<'_> {
             Named::Outside
         };
     }
-    if let Ok(ip) = host.parse::<IpAddr>() {
+    // Without brackets, only what begins with a digit can be an address.
+    let numeric = host.starts_with(|first: char| first.is_ascii_digit());
+    if numeric && let Ok(ip) = host.parse::<IpAddr>() {
         return if is_local(ip) { Named::Local } else { Named::Outside };
     }
     if host.eq_ignore_ascii_case("localhost") {
@@ -54,6 +56,9 @@ pub(crate) fn parse(authority: &str) -> Named<'_> {
 }
 
 fn name(host: &str) -> Option<Name<'_>> {
+    if !host.contains('.') && host.len() <= 63 {
+        return Some(Name { service: lower(host), tag: None, datacenter: None });
+    }
     let labels: Vec<&str> = host.split('.').collect();
     if labels.iter().any(|label| label.is_empty() || label.len() > 63) {
         return None;

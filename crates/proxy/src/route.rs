@@ -38,8 +38,10 @@ const PREFIX: &str = "/svc/";
 /// # Errors
 /// With the reason and what to do instead.
 pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> Result<Route, Refusal> {
-    let own = |authority: &str| is_own(session, authority);
-    headers::judge_origin(headers, &session.shared.outbound.allow_origins, own)?;
+    if headers::from_browser(headers) {
+        let own = |authority: &str| is_own(session, authority);
+        headers::judge_origin(headers, &session.shared.outbound.allow_origins, own)?;
+    }
     if uri.scheme().is_some() {
         return absolute(session, uri).await;
     }
@@ -51,7 +53,7 @@ pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> R
     if let Some(cluster) = &session.entrance.cluster {
         return own_port(cluster, headers, host);
     }
-    if host.is_empty() || own(host) {
+    if host.is_empty() {
         return by_path(session, uri).await;
     }
     match host::parse(host) {
@@ -59,12 +61,13 @@ pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> R
             let cluster = session.shared.directory.find(&name).await?;
             Ok(Route { cluster, uri: None, host: None })
         }
-        // Its own service's name may have dots; the file can declare it.
+        Named::Local => by_path(session, uri).await,
+        Named::Outside if is_own(session, host) => by_path(session, uri).await,
+        // A declared service's name may have dots.
         Named::Outside => match dotted(session, host) {
             Some(cluster) => Ok(Route { cluster, uri: None, host: None }),
             None => Err(outside(host)),
         },
-        Named::Local => Err(outside(host)),
         Named::Invalid => Err(invalid_host(host)),
     }
 }

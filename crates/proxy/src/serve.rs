@@ -93,9 +93,15 @@ async fn with_codec(session: &Arc<Session>, first: Bytes, drain: &CancellationTo
     let io = TokioIo::new(LineIo::with_first(session.line.clone(), first));
     let mut codec = Box::new(builder.serve_connection(io, service));
     let mut drained = pin!(drain.cancelled());
+    // Polled once, to be woken; after that a look at the flag is enough.
+    let mut listening = false;
     let mut draining = false;
     let ended = poll_fn(|cx| {
-        if !draining && drained.as_mut().poll(cx).is_ready() {
+        if !listening {
+            listening = true;
+            let _ = drained.as_mut().poll(cx);
+        }
+        if !draining && drain.is_cancelled() {
             draining = true;
             Pin::new(&mut *codec).graceful_shutdown();
         }

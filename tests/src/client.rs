@@ -81,11 +81,8 @@ impl Client {
     /// # Panics
     /// It cannot.
     pub async fn connect_narrow(addr: SocketAddr) -> Self {
-        let socket = if addr.is_ipv4() {
-            tokio::net::TcpSocket::new_v4()
-        } else {
-            tokio::net::TcpSocket::new_v6()
-        };
+        let socket =
+            if addr.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
         let socket = socket.expect("a socket");
         socket.set_recv_buffer_size(16 * 1024).expect("SO_RCVBUF");
         let stream = wait::within("connect to the sidecar", socket.connect(addr)).await.expect("connect");

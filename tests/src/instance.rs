@@ -148,10 +148,7 @@ impl Instance {
     }
 
     /// Answers by `script`, on 127.0.0.1.
-    pub async fn scripted(
-        name: &str,
-        script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
-    ) -> Self {
+    pub async fn scripted(name: &str, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         Self::on(SocketAddr::from(([127, 0, 0, 1], 0)), name, script).await
     }
 

@@ -7,7 +7,9 @@
 //! | [`client`], [`load`] | the app: one raw connection, or steady traffic that is counted |
 //! | [`wire`], [`pattern`] | HTTP/1 as bytes, read strictly; bodies of any size whose bytes are known |
 //! | [`sidecar`] | the data path inside the test's process, on a file of static instances |
-//! | [`consul`] | real Consul agents |
+//! | [`process`] | the real binary, with its signals and exit codes |
+//! | [`consul`], [`registry`] | real Consul agents; any agent, spoken to by HTTP |
+//! | [`front`] | stands between a sidecar and its registry, and takes the registry away |
 //! | [`wait`], [`memory`] | waiting for a condition; how much memory a process holds |
 //! | [`skip`] | tests that this machine cannot run |
 //!
@@ -15,10 +17,13 @@
 
 pub mod client;
 pub mod consul;
+pub mod front;
 pub mod instance;
 pub mod load;
 pub mod memory;
 pub mod pattern;
+pub mod process;
+pub mod registry;
 pub mod sidecar;
 pub mod skip;
 pub mod wait;

@@ -180,8 +180,7 @@ async fn one(run: &Run, connection: &mut Option<(Client, usize)>, method: &str) 
     let (mut client, used) = match connection.take() {
         Some(open) => open,
         None => {
-            let stream =
-                TcpStream::connect(run.target).await.map_err(|error| format!("connect: {error}"))?;
+            let stream = TcpStream::connect(run.target).await.map_err(|error| format!("connect: {error}"))?;
             (Client { wire: Wire::new(stream) }, 0)
         }
     };

@@ -4,7 +4,9 @@
 //! (registration, admin side, signals) is missing.
 #![allow(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 
-use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use outrigger_config::{Environment, Overrides};
 use outrigger_discovery::Discovery;
@@ -203,7 +205,8 @@ fn config(settings: &str, file: &std::path::Path) -> outrigger_config::Config {
     let mut text = settings.to_owned();
     text.push('\n');
     let _ = writeln!(text, "registry: {{file: {:?}}}", file.display().to_string());
-    for (section, value) in [("outbound", "{listen: \"127.0.0.1:0\"}"), ("admin", "{listen: \"127.0.0.1:0\"}")]
+    for (section, value) in
+        [("outbound", "{listen: \"127.0.0.1:0\"}"), ("admin", "{listen: \"127.0.0.1:0\"}")]
     {
         if !settings.lines().any(|line| line.starts_with(&format!("{section}:"))) {
             let _ = writeln!(text, "{section}: {value}");

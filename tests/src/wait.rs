@@ -1,5 +1,8 @@
 //! Waiting for something to become true, instead of sleeping and hoping.
-#![allow(clippy::panic, reason = "a harness fails its test by panicking, with a text that says what was awaited")]
+#![allow(
+    clippy::panic,
+    reason = "a harness fails its test by panicking, with a text that says what was awaited"
+)]
 
 use std::{future::Future, time::Duration};
 

@@ -213,6 +213,13 @@ impl Wire {
         &self.ahead[self.at..]
     }
 
+    /// Takes them.
+    pub fn take_ahead(&mut self) -> Vec<u8> {
+        let all = self.ahead().to_vec();
+        self.take(all.len());
+        all
+    }
+
     fn take(&mut self, len: usize) {
         self.at += len;
         if self.at == self.ahead.len() {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     pattern,
-    wire::{self, Cut, Framing, Received, Wire, lock},
+    wire::{Cut, Framing, Received, Wire, lock},
 };
 
 /// Bytes of the pattern written at once.
@@ -82,8 +82,7 @@ async fn requests(wire: &mut Wire, number: usize, shared: &Arc<Shared>) -> Closi
         };
         let keep = !request.head.all("connection").iter().any(|value| value.eq_ignore_ascii_case("close"));
         let answer = shared.answer(&request);
-        let mut exchange =
-            Exchange { wire, shared, framing: Some(framing), body: &body, sent: &sent };
+        let mut exchange = Exchange { wire, shared, framing: Some(framing), body: &body, sent: &sent };
         let is_head = request.method() == "HEAD";
         if let Err(closing) = exchange.play(answer, is_head).await {
             return closing;
@@ -190,15 +189,11 @@ impl Exchange<'_> {
     }
 
     async fn echo(&mut self) -> Result<(), Closing> {
-        let mut back = self.wire.ahead().to_vec();
         loop {
+            let back = self.wire.take_ahead();
             self.write(&back).await?;
-            let mut buffer = [0; 16 * 1024];
-            let read = tokio::io::AsyncReadExt::read(&mut self.wire.stream, &mut buffer).await;
-            match read {
-                Ok(0) => return Err(Closing::End(End::Peer(Cut::Fin))),
-                Ok(read) => back = buffer[..read].to_vec(),
-                Err(error) => return Err(by_peer(wire::Cut::from(error))),
+            if !self.wire.fill().await.map_err(by_peer)? {
+                return Err(by_peer(Cut::Fin));
             }
         }
     }

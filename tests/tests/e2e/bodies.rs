@@ -14,7 +14,9 @@ use outrigger_tests::{
 /// More than every buffer on the way holds.
 const LARGE: u64 = 64 << 20;
 
-async fn with(script: impl Fn(&outrigger_tests::instance::Request) -> Answer + Send + Sync + 'static) -> (Sidecar, Instance) {
+async fn with(
+    script: impl Fn(&outrigger_tests::instance::Request) -> Answer + Send + Sync + 'static,
+) -> (Sidecar, Instance) {
     let instance = Instance::scripted("a", script).await;
     (Sidecar::orders("", &[&instance]).await, instance)
 }
@@ -41,7 +43,11 @@ async fn a_request_body_arrives_byte_for_byte_in_either_framing() {
     let mut expected = Vec::new();
     for len in [0, 1, 4095, 4096, 65_535, 65_536, 65_537, 300_000] {
         let head = format!("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: {len}\r\n\r\n");
-        assert_eq!(client.exchange([head.into_bytes(), pattern::bytes(len)].concat()).await.status, 200, "{len}");
+        assert_eq!(
+            client.exchange([head.into_bytes(), pattern::bytes(len)].concat()).await.status,
+            200,
+            "{len}"
+        );
         expected.push((len, Framing::Length(len as u64)));
     }
     for sizes in [&[][..], &[1], &[1, 2, 3], &[70_000, 1, 70_000]] {
@@ -51,7 +57,11 @@ async fn a_request_body_arrives_byte_for_byte_in_either_framing() {
     }
     for (seen, (len, framing)) in instance.seen().iter().zip(expected) {
         let body = seen.body();
-        assert!(body.complete && body.is_pattern && body.len == len as u64, "{len} {framing:?}: {}", body.len);
+        assert!(
+            body.complete && body.is_pattern && body.len == len as u64,
+            "{len} {framing:?}: {}",
+            body.len
+        );
         let sent = seen.request.head.framing(Framing::Length(0)).unwrap();
         assert!(sent == framing || len == 0, "{len}: {sent:?}, not {framing:?}");
     }
@@ -62,9 +72,10 @@ async fn a_body_of_any_method_travels() {
     let (sidecar, instance) = with(|_| Answer::ok("ok")).await;
     let mut client = sidecar.client().await;
     for (nth, method) in ["GET", "DELETE", "OPTIONS", "PATCH", "PURGE", "HEAD"].into_iter().enumerate() {
-        for (also, body) in ["Content-Length: 2\r\n\r\nhi", "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"]
-            .into_iter()
-            .enumerate()
+        for (also, body) in
+            ["Content-Length: 2\r\n\r\nhi", "Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"]
+                .into_iter()
+                .enumerate()
         {
             let response = client.exchange(format!("{method} / HTTP/1.1\r\nHost: orders\r\n{body}")).await;
             assert_eq!(response.status, 200, "{method}");
@@ -114,7 +125,8 @@ async fn an_old_client_that_asks_for_it_keeps_its_connection() {
     let (sidecar, _instance) = with(|_| Answer::ok("ok")).await;
     let mut client = sidecar.client().await;
     for _ in 0..3 {
-        let response = client.exchange("GET / HTTP/1.0\r\nHost: orders\r\nConnection: keep-alive\r\n\r\n").await;
+        let response =
+            client.exchange("GET / HTTP/1.0\r\nHost: orders\r\nConnection: keep-alive\r\n\r\n").await;
         assert_eq!(response.text(), "ok");
         assert!(response.field("connection").eq_ignore_ascii_case("keep-alive"), "{response:?}");
     }
@@ -290,9 +302,10 @@ async fn an_app_that_falls_silent_in_its_body_is_given_up() {
 
 #[tokio::test]
 async fn an_instance_that_falls_silent_in_its_body_is_given_up() {
-    let instance =
-        Instance::scripted("a", |_| Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").then_hang())
-            .await;
+    let instance = Instance::scripted("a", |_| {
+        Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").then_hang()
+    })
+    .await;
     let sidecar = Sidecar::orders("defaults: {body_idle: 200ms}", &[&instance]).await;
     let response = sidecar.get("orders", "/").await;
     assert_eq!((response.status, response.text().as_str()), (200, "half"));
@@ -302,7 +315,8 @@ async fn an_instance_that_falls_silent_in_its_body_is_given_up() {
 
 #[tokio::test]
 async fn an_early_answer_reaches_an_app_that_is_still_sending() {
-    let (sidecar, instance) = with(|_| Answer::status(413, "too much").after_a_sip(1000).then_half_close()).await;
+    let (sidecar, instance) =
+        with(|_| Answer::status(413, "too much").after_a_sip(1000).then_half_close()).await;
     early_answer_arrives(&sidecar).await;
     assert_eq!(instance.count(), 1);
 }

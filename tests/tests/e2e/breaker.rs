@@ -188,7 +188,8 @@ async fn one_services_breaker_is_nobody_elses_and_it_can_be_off() {
 
 #[tokio::test]
 async fn failures_in_a_row_open_it_where_the_settings_say_so() {
-    let settings = "defaults: {retry: {max_retries: 0}, circuit_breaker: {consecutive_failures: 3, open: 5s}}";
+    let settings =
+        "defaults: {retry: {max_retries: 0}, circuit_breaker: {consecutive_failures: 3, open: 5s}}";
     let (sidecar, instance) = failing(503, settings).await;
     send(&sidecar, 6).await;
     assert_eq!((state(&sidecar), instance.count()), ("open", 3));

@@ -18,14 +18,19 @@ async fn a_page_from_elsewhere_reaches_nothing() {
         "Sec-Fetch-Site: cross-site",
         "Sec-Fetch-Site: same-site",
     ] {
-        for (method, host) in [("GET", "orders".to_owned()), ("POST", "orders".to_owned()), ("GET", sidecar.addr().to_string())]
+        for (method, host) in
+            [("GET", "orders".to_owned()), ("POST", "orders".to_owned()), ("GET", sidecar.addr().to_string())]
         {
             let target = if host == "orders" { "/" } else { "/svc/orders/" };
             let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
             let response = sidecar
                 .exchange(format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{mark}\r\n{length}\r\n"))
                 .await;
-            assert_eq!((response.status, response.reason()), (403, "forbidden_origin"), "{mark}: {response:?}");
+            assert_eq!(
+                (response.status, response.reason()),
+                (403, "forbidden_origin"),
+                "{mark}: {response:?}"
+            );
         }
     }
     assert_eq!(instance.count(), 0);
@@ -45,8 +50,7 @@ async fn a_preflight_from_elsewhere_is_refused_without_permission() {
 
 #[tokio::test]
 async fn an_allowed_origin_and_a_direct_visit_pass() {
-    let settings =
-        "outbound: {listen: \"127.0.0.1:0\", allow_origins: [\"https://app.example\", \"http://dev.example:3000\"]}";
+    let settings = "outbound: {listen: \"127.0.0.1:0\", allow_origins: [\"https://app.example\", \"http://dev.example:3000\"]}";
     let (sidecar, instance) = orders(settings).await;
     for mark in [
         "Origin: https://app.example\r\nSec-Fetch-Site: cross-site",
@@ -57,7 +61,9 @@ async fn an_allowed_origin_and_a_direct_visit_pass() {
         let response = sidecar.exchange(format!("GET / HTTP/1.1\r\nHost: orders\r\n{mark}\r\n\r\n")).await;
         assert_eq!(response.status, 200, "{mark}: {response:?}");
     }
-    for mark in ["Origin: https://app.example:444", "Origin: http://app.example", "Origin: https://app.example.evil"] {
+    for mark in
+        ["Origin: https://app.example:444", "Origin: http://app.example", "Origin: https://app.example.evil"]
+    {
         let response = sidecar.exchange(format!("GET / HTTP/1.1\r\nHost: orders\r\n{mark}\r\n\r\n")).await;
         assert_eq!(response.status, 403, "{mark}: {response:?}");
     }

@@ -39,8 +39,18 @@ async fn each_reason_has_its_status_its_header_and_its_problem_body() {
         (post("closes"), 502, "sent_unknown", "closes"),
         ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n".to_owned(), 405, "method_not_allowed", ""),
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, "bad_request", "Host"),
-        ("GET / HTTP/1.1\r\nHost: gone\r\nExpect: x\r\n\r\n".to_owned(), 417, "expectation_failed", "100-continue"),
-        ("GET / HTTP/1.1\r\nHost: gone\r\nOrigin: http://evil\r\n\r\n".to_owned(), 403, "forbidden_origin", "evil"),
+        (
+            "GET / HTTP/1.1\r\nHost: gone\r\nExpect: x\r\n\r\n".to_owned(),
+            417,
+            "expectation_failed",
+            "100-continue",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: gone\r\nOrigin: http://evil\r\n\r\n".to_owned(),
+            403,
+            "forbidden_origin",
+            "evil",
+        ),
     ] {
         let response = sidecar.exchange(&request).await;
         assert_eq!((response.status, response.reason()), (status, reason), "{request:?}: {response:?}");
@@ -83,7 +93,8 @@ async fn head_gets_an_errors_head_and_no_body() {
 
 #[tokio::test]
 async fn an_instances_own_error_is_passed_on_as_it_is() {
-    let instance = Instance::scripted("a", |_| Answer::status(500, "mine").field("content-type", "x/y")).await;
+    let instance =
+        Instance::scripted("a", |_| Answer::status(500, "mine").field("content-type", "x/y")).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let response = sidecar.get("orders", "/").await;
     assert_eq!((response.status, response.text().as_str()), (500, "mine"));

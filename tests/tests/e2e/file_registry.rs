@@ -58,7 +58,8 @@ async fn a_service_that_appears_is_found_and_one_that_vanishes_is_said_to_be_gon
     let sidecar = Sidecar::start("", &Services::default().empty("other")).await;
     assert_eq!(sidecar.get("orders", "/").await.reason(), "unknown_service");
     sidecar.list(&Services::of("orders", &[&instance]));
-    wait::until("orders is found", wait::BOUND, async || sidecar.get("orders", "/").await.status == 200).await;
+    wait::until("orders is found", wait::BOUND, async || sidecar.get("orders", "/").await.status == 200)
+        .await;
     sidecar.list(&Services::default().empty("orders"));
     wait::until("orders is gone", wait::BOUND, async || sidecar.get("orders", "/").await.status != 200).await;
     let response = sidecar.get("orders", "/").await;
@@ -70,9 +71,11 @@ async fn health_and_weight_follow_the_file() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let sidecar = Sidecar::orders("defaults: {balance: weighted}", &[&all[0], &all[1]]).await;
     sidecar.get("orders", "/").await;
-    sidecar.list(
-        &Services::default().and("orders", &all[0], "status: critical").and("orders", &all[1], "weight: 5"),
-    );
+    sidecar.list(&Services::default().and("orders", &all[0], "status: critical").and(
+        "orders",
+        &all[1],
+        "weight: 5",
+    ));
     wait::holds("the file is read", || {
         sidecar.endpoints("orders").iter().any(|endpoint| endpoint.status == "critical")
     })

@@ -37,9 +37,7 @@ async fn a_length_beside_a_transfer_coding_is_refused_or_framed_once() {
     ] {
         let (sidecar, instance) = orders().await;
         let mut client = sidecar.client().await;
-        client
-            .send(format!("POST /first HTTP/1.1\r\nHost: orders\r\n{fields}\r\n0\r\n\r\n{SMUGGLED}"))
-            .await;
+        client.send(format!("POST /first HTTP/1.1\r\nHost: orders\r\n{fields}\r\n0\r\n\r\n{SMUGGLED}")).await;
         let response = client.response().await;
         if response.status == 400 {
             assert_eq!(instance.count(), 0, "{fields}");
@@ -113,9 +111,15 @@ async fn ambiguous_framing_is_refused_with_400_and_the_connection_closed() {
 #[tokio::test]
 async fn a_request_line_that_is_none_is_refused() {
     let (sidecar, instance) = orders().await;
-    for line in
-        ["GET  / HTTP/1.1", "GET / HTTP/1.1 x", "GET /", "G\0T / HTTP/1.1", "GET /\0 HTTP/1.1", "GET / HTTP/3.0", "\u{1}\u{2}"]
-    {
+    for line in [
+        "GET  / HTTP/1.1",
+        "GET / HTTP/1.1 x",
+        "GET /",
+        "G\0T / HTTP/1.1",
+        "GET /\0 HTTP/1.1",
+        "GET / HTTP/3.0",
+        "\u{1}\u{2}",
+    ] {
         let mut client = sidecar.client().await;
         client.send(format!("{line}\r\nHost: orders\r\n\r\n")).await;
         // What is not HTTP/1 at all may be closed without a word.
@@ -129,7 +133,16 @@ async fn a_request_line_that_is_none_is_refused() {
 
 #[tokio::test]
 async fn a_chunk_that_is_none_aborts_the_instances_connection_without_a_last_chunk() {
-    for bad in ["zz\r\nxx\r\n", "-1\r\nx\r\n", "5;a\nb\r\nhello\r\n", "5\nhello\r\n", " 5\r\nhello\r\n", "0x5\r\nhello\r\n", "3\r\nhello\r\n", "ffffffffffffffffff\r\nx"] {
+    for bad in [
+        "zz\r\nxx\r\n",
+        "-1\r\nx\r\n",
+        "5;a\nb\r\nhello\r\n",
+        "5\nhello\r\n",
+        " 5\r\nhello\r\n",
+        "0x5\r\nhello\r\n",
+        "3\r\nhello\r\n",
+        "ffffffffffffffffff\r\nx",
+    ] {
         let (sidecar, instance) = orders().await;
         let mut client = sidecar.client().await;
         client
@@ -151,9 +164,10 @@ async fn a_chunk_that_is_none_aborts_the_instances_connection_without_a_last_chu
 
 #[tokio::test]
 async fn a_bad_chunk_after_the_answers_head_closes_the_apps_connection() {
-    let instance =
-        Instance::scripted("a", |_| Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").early().then_hang())
-            .await;
+    let instance = Instance::scripted("a", |_| {
+        Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").early().then_hang()
+    })
+    .await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n").await;
@@ -213,7 +227,8 @@ async fn an_answer_that_can_be_read_in_two_ways_is_no_answer() {
     ] {
         let instance = Instance::scripted("a", move |_| Answer::raw(raw).then_close()).await;
         let sidecar = Sidecar::orders("", &[&instance]).await;
-        let response = sidecar.exchange("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 2\r\n\r\nhi").await;
+        let response =
+            sidecar.exchange("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 2\r\n\r\nhi").await;
         assert_eq!((response.status, response.reason()), (502, "bad_response"), "{raw:?}: {response:?}");
     }
 }

@@ -60,7 +60,8 @@ async fn an_answers_hop_by_hop_fields_end_here_too() {
 
 #[tokio::test]
 async fn te_trailers_travels_on_and_nothing_else_of_te() {
-    let head = seen_of("", "GET / HTTP/1.1\r\nHost: orders\r\nConnection: TE\r\nTE: gzip, trailers\r\n\r\n").await;
+    let head =
+        seen_of("", "GET / HTTP/1.1\r\nHost: orders\r\nConnection: TE\r\nTE: gzip, trailers\r\n\r\n").await;
     assert_eq!(head.get("te"), Some("trailers"));
 }
 
@@ -74,7 +75,8 @@ async fn the_host_is_kept_as_the_app_sent_it() {
 
 #[tokio::test]
 async fn nothing_is_added_to_a_request_by_default() {
-    let head = seen_of("", "GET /x HTTP/1.1\r\nHost: orders\r\nAccept: */*\r\nX-A: 1\r\nX-A: 2\r\n\r\n").await;
+    let head =
+        seen_of("", "GET /x HTTP/1.1\r\nHost: orders\r\nAccept: */*\r\nX-A: 1\r\nX-A: 2\r\n\r\n").await;
     let mut fields: Vec<_> =
         head.fields.iter().map(|(name, value)| (name.to_lowercase(), value.as_str())).collect();
     fields.sort_unstable();

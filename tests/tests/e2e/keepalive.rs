@@ -163,11 +163,8 @@ async fn a_post_whose_connection_closes_silently_is_reported_and_not_sent_again(
         assert_eq!(client.get("orders", "/").await.status, 200);
         let response = client.post("orders", "/", "body").await;
         assert_eq!((response.status, response.reason()), (502, "sent_unknown"), "{response:?}");
-        let posts: usize = all
-            .iter()
-            .flat_map(|one| one.seen())
-            .filter(|seen| seen.request.method() == "POST")
-            .count();
+        let posts: usize =
+            all.iter().flat_map(|one| one.seen()).filter(|seen| seen.request.method() == "POST").count();
         assert_eq!(posts, nth, "each was sent once");
     }
 }
@@ -184,9 +181,10 @@ async fn silent_on_post(name: &str) -> Instance {
 async fn a_408_on_a_reused_connection_is_its_end_and_not_an_answer() {
     // Some servers say 408 when an idle connection has become too old for them.
     let instance = Instance::scripted("a", |request| match request.nth_on_connection {
-        0 => Answer::ok("x").then_pause(Duration::from_millis(100)).then_write(
-            "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
-        ).then_close(),
+        0 => Answer::ok("x")
+            .then_pause(Duration::from_millis(100))
+            .then_write("HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            .then_close(),
         _ => Answer::ok("x"),
     })
     .await;

@@ -2,16 +2,20 @@
 //! sentence.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod app;
 mod balancing;
 mod bodies;
 mod breaker;
 mod browser;
+mod cluster;
 mod errors;
 mod file_registry;
 mod framing;
 mod headers;
 mod keepalive;
+mod lifecycle;
 mod limits;
+mod outage;
 mod retries;
 mod routing;
 mod streams_cut;

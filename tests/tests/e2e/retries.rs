@@ -12,7 +12,8 @@ use tokio::time::Instant;
 const OFF: &str = "circuit_breaker: off";
 
 fn request(method: &str, more: &str) -> String {
-    let body = if matches!(method, "POST" | "PUT" | "PATCH") { "Content-Length: 4\r\n\r\nbody" } else { "\r\n" };
+    let body =
+        if matches!(method, "POST" | "PUT" | "PATCH") { "Content-Length: 4\r\n\r\nbody" } else { "\r\n" };
     format!("{method} / HTTP/1.1\r\nHost: orders\r\n{more}{body}")
 }
 
@@ -67,9 +68,12 @@ async fn never_again(sidecar: &Sidecar, all: &[Instance; 3], request: &str, stat
 #[tokio::test]
 async fn a_refused_connection_moves_any_method_to_another_instance() {
     let good = Instance::start("good").await;
-    let services = Services::of("orders", &[&good])
-        .and_at("orders", "gone1", refusing(), "")
-        .and_at("orders", "gone2", refusing(), "");
+    let services = Services::of("orders", &[&good]).and_at("orders", "gone1", refusing(), "").and_at(
+        "orders",
+        "gone2",
+        refusing(),
+        "",
+    );
     let sidecar = Sidecar::start("", &services).await;
     let mut client = sidecar.client().await;
     for method in ["GET", "POST", "PATCH", "PUT", "DELETE", "POST"] {
@@ -107,7 +111,9 @@ async fn other_answers_are_never_retried() {
 
 #[tokio::test]
 async fn a_connection_that_ends_before_the_answer_is_retried_for_idempotent_requests() {
-    for bad in [Answer::raw("").then_close(), Answer::raw("").then_reset(), Answer::raw("HTTP/1.1 20").then_close()] {
+    for bad in
+        [Answer::raw("").then_close(), Answer::raw("").then_reset(), Answer::raw("HTTP/1.1 20").then_close()]
+    {
         for method in ["GET", "PUT", "DELETE"] {
             let bad = bad.clone();
             let (sidecar, all) = one_good("", move |_| bad.clone()).await;
@@ -155,9 +161,11 @@ async fn a_request_can_turn_its_retries_off() {
 async fn settings_can_turn_retries_off_and_choose_the_statuses() {
     let (sidecar, all) = one_good("defaults: {retry: {max_retries: 0}}", |_| Answer::status(503, "no")).await;
     never_again(&sidecar, &all, &request("GET", ""), 503, "").await;
-    let (sidecar, all) = one_good("defaults: {retry: {statuses: [500]}}", |_| Answer::status(500, "no")).await;
+    let (sidecar, all) =
+        one_good("defaults: {retry: {statuses: [500]}}", |_| Answer::status(500, "no")).await;
     always_good(&sidecar, &all, &request("GET", "")).await;
-    let (sidecar, all) = one_good("defaults: {retry: {statuses: [500]}}", |_| Answer::status(503, "no")).await;
+    let (sidecar, all) =
+        one_good("defaults: {retry: {statuses: [500]}}", |_| Answer::status(503, "no")).await;
     never_again(&sidecar, &all, &request("GET", ""), 503, "").await;
 }
 
@@ -169,7 +177,8 @@ async fn the_last_answer_is_passed_on_when_every_attempt_failed() {
         Instance::scripted("c", |_| Answer::status(503, "no").field("retry-after", "7")).await,
         Instance::scripted("d", |_| Answer::status(503, "no").field("retry-after", "7")).await,
     ];
-    let sidecar = Sidecar::orders(&format!("defaults: {{{OFF}}}"), &[&all[0], &all[1], &all[2], &all[3]]).await;
+    let sidecar =
+        Sidecar::orders(&format!("defaults: {{{OFF}}}"), &[&all[0], &all[1], &all[2], &all[3]]).await;
     let response = sidecar.get("orders", "/").await;
     assert_eq!((response.status, response.text().as_str()), (503, "no"));
     assert_eq!((response.reason(), response.field("retry-after")), ("", "7"), "it is the instance's answer");
@@ -287,7 +296,8 @@ async fn retries_of_what_was_sent_end_with_their_budget() {
         Instance::scripted("a", |_| Answer::status(503, "no")).await,
         Instance::scripted("b", |_| Answer::status(503, "no")).await,
     ];
-    let settings = format!("defaults: {{{OFF}, retry: {{budget: {{ratio: 0.1, min_per_second: 0, window: 60s}}}}}}");
+    let settings =
+        format!("defaults: {{{OFF}, retry: {{budget: {{ratio: 0.1, min_per_second: 0, window: 60s}}}}}}");
     let sidecar = Sidecar::orders(&settings, &[&all[0], &all[1]]).await;
     let mut client = sidecar.client().await;
     for _ in 0..200 {

@@ -9,8 +9,10 @@ use outrigger_tests::{
 /// Two services whose instances answer with their name; one instance of orders has the tag v2.
 async fn two_services(settings: &str) -> (Sidecar, [Instance; 3]) {
     let all = [Instance::start("o1").await, Instance::start("o2").await, Instance::start("p1").await];
-    let services =
-        Services::default().and("orders", &all[0], "").and("orders", &all[1], "tags: [v2]").and("payments", &all[2], "");
+    let services = Services::default()
+        .and("orders", &all[0], "")
+        .and("orders", &all[1], "tags: [v2]")
+        .and("payments", &all[2], "");
     (Sidecar::start(settings, &services).await, all)
 }
 
@@ -146,9 +148,14 @@ async fn a_declared_upstream_uses_only_the_instances_with_its_tags() {
 #[tokio::test]
 async fn an_address_or_a_name_outside_the_registry_is_refused() {
     let (sidecar, instances) = two_services("").await;
-    for host in
-        ["10.0.0.5", "10.0.0.5:80", "[2001:db8::1]:80", "example.com", "orders.example.com", "a.b.c.d.e.consul"]
-    {
+    for host in [
+        "10.0.0.5",
+        "10.0.0.5:80",
+        "[2001:db8::1]:80",
+        "example.com",
+        "orders.example.com",
+        "a.b.c.d.e.consul",
+    ] {
         refused(&sidecar.get(host, "/").await, 421, "outside_host");
         let absolute = format!("http://{host}/");
         refused(&sidecar.get("orders", &absolute).await, 421, "outside_host");
@@ -204,8 +211,9 @@ async fn an_old_client_without_a_host_can_use_the_absolute_and_no_other_form() {
 #[tokio::test]
 async fn an_expectation_nobody_knows_is_refused() {
     let (sidecar, instances) = two_services("").await;
-    let response =
-        sidecar.exchange("POST / HTTP/1.1\r\nHost: orders\r\nExpect: tea\r\nContent-Length: 2\r\n\r\nhi").await;
+    let response = sidecar
+        .exchange("POST / HTTP/1.1\r\nHost: orders\r\nExpect: tea\r\nContent-Length: 2\r\n\r\nhi")
+        .await;
     refused(&response, 417, "expectation_failed");
     assert_eq!(instances[0].count() + instances[1].count(), 0);
 }

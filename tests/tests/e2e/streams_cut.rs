@@ -109,7 +109,8 @@ async fn a_client_that_leaves_during_a_silent_answer_ends_it() {
 async fn a_client_that_leaves_while_a_retry_waits_ends_the_request() {
     let dead = outrigger_tests::instance::refusing();
     let hung = Instance::scripted("hung", |_| Answer::never()).await;
-    let services = outrigger_tests::sidecar::Services::of("orders", &[&hung]).and_at("orders", "dead", dead, "");
+    let services =
+        outrigger_tests::sidecar::Services::of("orders", &[&hung]).and_at("orders", "dead", dead, "");
     let sidecar = Sidecar::start("", &services).await;
     for nth in 0..2 {
         let mut client = sidecar.client().await;
@@ -125,8 +126,7 @@ async fn a_client_that_leaves_while_a_retry_waits_ends_the_request() {
 async fn cut(head: &'static str, how: Kill, request: &str) -> (outrigger_tests::client::Response, Client) {
     let gate = Gate::closed();
     let opened = gate.clone();
-    let instance =
-        Instance::scripted("a", move |_| Answer::raw(head).then_wait(&opened).then_hang()).await;
+    let instance = Instance::scripted("a", move |_| Answer::raw(head).then_wait(&opened).then_hang()).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send(request).await;
@@ -181,8 +181,14 @@ async fn an_answer_that_ends_with_a_reset_is_not_whole() {
 #[tokio::test]
 async fn an_answer_cut_in_its_body_is_not_asked_for_again() {
     let all = [
-        Instance::scripted("a", |_| Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx").then_close()).await,
-        Instance::scripted("b", |_| Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx").then_close()).await,
+        Instance::scripted("a", |_| {
+            Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx").then_close()
+        })
+        .await,
+        Instance::scripted("b", |_| {
+            Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx").then_close()
+        })
+        .await,
     ];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
     let mut client = sidecar.client().await;

@@ -55,8 +55,10 @@ async fn bytes_pass_both_ways_and_the_request_asked_for_it() {
 
 #[tokio::test]
 async fn bytes_sent_with_the_request_and_with_the_answer_are_not_lost() {
-    let answer = Answer::raw("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello")
-        .then_half_close();
+    let answer = Answer::raw(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello",
+    )
+    .then_half_close();
     let instance = Instance::scripted("a", move |_| answer.clone()).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
@@ -89,8 +91,10 @@ async fn a_large_echo_is_whole() {
 
 #[tokio::test]
 async fn a_side_that_stops_sending_can_still_be_sent_to() {
-    let answer = Answer::raw("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nbye")
-        .then_half_close();
+    let answer = Answer::raw(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nbye",
+    )
+    .then_half_close();
     let instance = Instance::scripted("a", move |_| answer.clone()).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;

@@ -1,0 +1,131 @@
+//! Stands between a sidecar and its registry, and can take the registry away in every way there is.
+#![allow(clippy::expect_used, reason = "a harness fails its test by panicking")]
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+    time::sleep,
+};
+
+use crate::wire::Wire;
+
+/// What becomes of a connection to the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It reaches the registry.
+    Pass,
+    /// It is reset at once: nobody listens.
+    Refuse,
+    /// It is accepted, and nothing is ever answered.
+    Hang,
+    /// Every request is answered with this status and a sentence.
+    Status(u16),
+    /// Every request is answered with bytes that are no HTTP.
+    Garbage,
+    /// Every request is answered with 200 and JSON that breaks off.
+    BrokenJson,
+    /// Every request is answered with 200, a good index and an empty list.
+    Empty,
+    /// Every answer's head comes, and its body never ends.
+    HalfAnswer,
+}
+
+/// The stand-in's handle. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Front {
+    addr: SocketAddr,
+    mode: watch::Sender<Mode>,
+    task: JoinHandle<()>,
+}
+
+impl Front {
+    /// In front of `registry`, letting everything pass.
+    ///
+    /// # Panics
+    /// No socket could be bound.
+    pub async fn of(registry: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let addr = listener.local_addr().expect("its address");
+        let (mode, watched) = watch::channel(Mode::Pass);
+        Self { addr, mode, task: tokio::spawn(accept(listener, registry, watched)) }
+    }
+
+    /// Where the sidecar looks for its registry.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Changes what happens; every connection of the former mode is reset.
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, registry: SocketAddr, mode: watch::Receiver<Mode>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        let mut changed = mode.clone();
+        let now = *changed.borrow_and_update();
+        connections.spawn(async move {
+            let mut wire = Wire::new(stream);
+            tokio::select! {
+                () = treat(&mut wire, registry, now) => {}
+                _ = changed.changed() => {}
+            }
+            wire.reset();
+        });
+    }
+}
+
+async fn treat(wire: &mut Wire, registry: SocketAddr, mode: Mode) {
+    match mode {
+        Mode::Pass => {
+            if let Ok(mut to) = TcpStream::connect(registry).await {
+                // How it ended is for the sidecar to find out.
+                let _ = copy_bidirectional(&mut wire.stream, &mut to).await;
+            }
+        }
+        Mode::Refuse => {}
+        Mode::Hang => std::future::pending().await,
+        Mode::Status(status) => answers(wire, status, "rpc error: no leader, says the test", true).await,
+        Mode::Garbage => {
+            if let Ok(Some(_)) = wire.head().await {
+                // A failed write is as good.
+                let _ = wire.write(b"\x16\x03\x01 no HTTP \r\n\r\n").await;
+            }
+        }
+        Mode::BrokenJson => answers(wire, 200, r#"[{"Service": {"ID": "#, true).await,
+        Mode::Empty => answers(wire, 200, "[]", true).await,
+        Mode::HalfAnswer => answers(wire, 200, "[", false).await,
+    }
+}
+
+async fn answers(wire: &mut Wire, status: u16, body: &str, whole: bool) {
+    while let Ok(Some(_)) = wire.head().await {
+        let length = if whole { body.len() } else { body.len() + 100 };
+        let head = format!(
+            "HTTP/1.1 {status} Scripted\r\nX-Consul-Index: 1000000\r\nX-Consul-KnownLeader: true\r\n\
+             X-Consul-LastContact: 0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        // A real registry holds a blocking query; one that always answers at once is worth a test,
+        // and a busy loop is not.
+        sleep(Duration::from_millis(5)).await;
+        if wire.write(head.as_bytes()).await.is_err() || wire.write(body.as_bytes()).await.is_err() {
+            return;
+        }
+        if !whole {
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The real binary as a process of its own: what a user starts, with its signals and exit codes.
+#![allow(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use crate::{client, client::Response, wait};
+
+/// The binary: `OUTRIGGER_BIN`, else the one that cargo builds beside the test. Built once, so that
+/// it is never an old one.
+///
+/// # Panics
+/// It cannot be built.
+pub fn binary() -> PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| std::env::var_os("OUTRIGGER_BIN").map_or_else(build, PathBuf::from)).clone()
+}
+
+fn build() -> PathBuf {
+    // target/PROFILE/deps/THIS_TEST-HASH
+    let test = std::env::current_exe().expect("this test's own path");
+    let folder = test.parent().and_then(Path::parent).expect("target/PROFILE").to_owned();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--package", "outrigger", "--target-dir"]);
+    command.arg(folder.parent().expect("target"));
+    if folder.ends_with("release") {
+        command.arg("--release");
+    }
+    let built = command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).status();
+    assert!(built.is_ok_and(|status| status.success()), "cargo build --package outrigger failed");
+    folder.join("outrigger")
+}
+
+/// A running `outrigger`, killed when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Process {
+    /// `outrigger run` by these settings (YAML). Where they say nothing, the listeners take any free
+    /// port. Waits until it serves.
+    pub async fn run(settings: &str) -> Self {
+        let process = Self::start(settings);
+        wait::holds("the admin side is announced", || process.announced("admin side").is_some()).await;
+        process
+    }
+
+    /// As [`Process::run`], and waits for nothing.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn start(settings: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("outrigger-e2e-").tempdir().expect("a directory");
+        let mut text = settings.to_owned();
+        for section in ["outbound", "admin"] {
+            if !settings.lines().any(|line| line.starts_with(&format!("{section}:"))) {
+                let _ = write!(text, "\n{section}: {{listen: \"127.0.0.1:0\"}}");
+            }
+        }
+        let file = dir.path().join("outrigger.yaml");
+        std::fs::write(&file, text).expect("write outrigger.yaml");
+        let log = std::fs::File::create(dir.path().join("log")).expect("create the log");
+        let mut command = Command::new(binary());
+        command.args(["run", "--log-format", "json", "-c"]).arg(file);
+        without_environment(&mut command);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        Self { child: child.expect("start outrigger"), dir }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything that it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Where the app sends its requests.
+    ///
+    /// # Panics
+    /// It has not said so.
+    pub fn outbound(&self) -> SocketAddr {
+        self.announced("carrying requests").unwrap_or_else(|| panic!("no outbound in\n{}", self.log()))
+    }
+
+    /// Where the admin side listens.
+    ///
+    /// # Panics
+    /// It has not said so.
+    pub fn admin(&self) -> SocketAddr {
+        self.announced("admin side").unwrap_or_else(|| panic!("no admin side in\n{}", self.log()))
+    }
+
+    /// The address in the first log line whose message begins with `message`.
+    fn announced(&self, message: &str) -> Option<SocketAddr> {
+        self.log().lines().find_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            line["message"].as_str()?.starts_with(message).then_some(())?;
+            line["addr"].as_str()?.parse().ok()
+        })
+    }
+
+    /// `GET path` of the admin side.
+    pub async fn ask(&self, path: &str) -> Response {
+        let admin = self.admin();
+        client::get(admin, &admin.to_string(), path).await
+    }
+
+    /// `POST path` of the admin side, as somebody who may.
+    pub async fn tell(&self, path: &str) -> Response {
+        let admin = self.admin();
+        client::exchange(
+            admin,
+            format!(
+                "POST {path} HTTP/1.1\r\nHost: {admin}\r\nx-outrigger-admin: 1\r\nContent-Length: 0\r\n\r\n"
+            ),
+        )
+        .await
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&self) {
+        wait::until("it is ready", wait::BOUND, async || self.ask("/readyz").await.status == 200).await;
+    }
+
+    /// Sends a signal: `TERM`, `INT`, `KILL`, `STOP`, `CONT`.
+    ///
+    /// # Panics
+    /// There is no such process any more.
+    pub fn signal(&self, name: &str) {
+        // The shell's own: the call itself would need `unsafe`.
+        let pid = self.pid().to_string();
+        let kill = Command::new("sh").args(["-c", "kill -\"$1\" \"$2\"", "sh", name, &pid]).status();
+        assert!(kill.is_ok_and(|status| status.success()), "kill -{name} {}", self.pid());
+    }
+
+    /// Waits until it has ended, and says how.
+    pub async fn ended(&mut self, bound: Duration) -> ExitStatus {
+        let mut ended = None;
+        wait::until("the process ends", bound, async || {
+            ended = self.child.try_wait().ok().flatten();
+            ended.is_some()
+        })
+        .await;
+        ended.expect("just seen")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let _ = writeln!(std::io::stderr(), "log of outrigger {}:\n{}", self.child.id(), self.log());
+        }
+    }
+}
+
+/// Runs `outrigger` with these arguments to its end.
+///
+/// # Panics
+/// It cannot be started.
+pub async fn outrigger(arguments: &[&str]) -> std::process::Output {
+    let mut command = Command::new(binary());
+    command.args(arguments).stdin(Stdio::null());
+    without_environment(&mut command);
+    let run = tokio::task::spawn_blocking(move || command.output());
+    wait::within("the command ends", run).await.expect("a thread").expect("start outrigger")
+}
+
+/// What the developer's own shell says of Consul is not for tests.
+fn without_environment(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CONSUL_") || text.starts_with("OUTRIGGER_") {
+            command.env_remove(&name);
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! A whole sidecar inside the test's process, on a registry that speaks Consul's HTTP.
+
+use std::net::SocketAddr;
+
+use outrigger::App;
+use outrigger_config::{Environment, Overrides, load};
+use outrigger_proxy::Workers;
+use outrigger_tests::wait;
+
+/// Starts one that only routes, and waits until it is ready.
+pub(crate) async fn routing(consul: SocketAddr, more: &str) -> (App, SocketAddr) {
+    let text = format!(
+        "registry: {{consul: {{address: \"http://{consul}\"}}}}\noutbound: {{listen: \"127.0.0.1:0\"}}\n\
+         admin: {{listen: \"127.0.0.1:0\"}}\n{more}\n"
+    );
+    let loaded = load(Some(("test.yaml", &text)), &Environment::default(), &Overrides::default())
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    let app = App::start(loaded.config, &loaded.origins, Workers::Here).expect("start the app");
+    wait::within("it is ready", app.ready()).await;
+    let addr = app.outbound_addrs()[0];
+    (app, addr)
+}

@@ -1,0 +1,166 @@
+//! The registry may be gone, mute or mad for as long as it likes: no request fails for it.
+
+use std::time::Duration;
+
+use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_tests::{
+    client,
+    front::{Front, Mode},
+    instance::{Instance, Kill},
+    load::{Load, Plan},
+    registry::Agent,
+    wait,
+};
+
+use crate::app;
+
+/// Three instances, a registry that can be taken away, and a sidecar that knows orders from it.
+struct Scene {
+    registry: DevRegistry,
+    front: Front,
+    all: [Instance; 3],
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let registry =
+            DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+        let front = Front::of(registry.addr()).await;
+        let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+        for instance in &all[..2] {
+            Agent(registry.addr()).register("orders", instance).await;
+        }
+        Self { registry, front, all }
+    }
+}
+
+/// Traffic flows through an outage of this kind, in which an instance dies too; afterwards the
+/// sidecar learns again.
+async fn nothing_fails_during(mode: Mode) {
+    let scene = Scene::new().await;
+    let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let load = Load::start(addr, Plan::get("orders").methods(&["GET", "PUT"]));
+    load.ok_more(100).await;
+
+    scene.front.set(mode);
+    load.ok_more(300).await;
+    // Long enough for several questions to fail, by the shortest of the back-off.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    scene.all[0].kill(Kill::Reset).await;
+    load.ok_more(300).await;
+
+    scene.front.set(Mode::Pass);
+    Agent(scene.registry.addr()).register("orders", &scene.all[2]).await;
+    wait::until("it learns again", Duration::from_secs(60), async || scene.all[2].count() > 20).await;
+    load.stop().await.assert_clean(700);
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn no_request_fails_while_the_registry_refuses_connections() {
+    nothing_fails_during(Mode::Refuse).await;
+}
+
+#[tokio::test]
+async fn no_request_fails_while_the_registry_hangs() {
+    nothing_fails_during(Mode::Hang).await;
+}
+
+#[tokio::test]
+async fn no_request_fails_while_the_registry_answers_500() {
+    nothing_fails_during(Mode::Status(500)).await;
+}
+
+#[tokio::test]
+async fn no_request_fails_while_the_registry_answers_403_and_429() {
+    nothing_fails_during(Mode::Status(403)).await;
+    nothing_fails_during(Mode::Status(429)).await;
+}
+
+#[tokio::test]
+async fn no_request_fails_while_the_registry_answers_garbage() {
+    nothing_fails_during(Mode::Garbage).await;
+}
+
+#[tokio::test]
+async fn no_request_fails_while_the_registrys_json_breaks_off() {
+    nothing_fails_during(Mode::BrokenJson).await;
+}
+
+#[tokio::test]
+async fn no_request_fails_while_the_registrys_answers_do_not_end() {
+    nothing_fails_during(Mode::HalfAnswer).await;
+}
+
+#[tokio::test]
+async fn a_registry_that_was_restarted_empty_is_filled_again_and_no_request_fails_of_what_is_left() {
+    let scene = Scene::new().await;
+    let (app, addr) = app::routing(scene.registry.addr(), "upstreams: [{service: orders}]").await;
+    let load = Load::start(addr, Plan::get("orders"));
+    load.ok_more(100).await;
+    let at = scene.registry.addr();
+    scene.registry.shutdown().await;
+    load.ok_more(200).await;
+    // The same port, and nothing remembered: its index begins anew, below what the sidecar has seen.
+    let again = DevRegistry::bind(at, Options::default()).await.expect("the same port");
+    for instance in [&scene.all[1], &scene.all[2]] {
+        Agent(again.addr()).register("orders", instance).await;
+    }
+    wait::until("it learns again", Duration::from_secs(60), async || scene.all[2].count() > 20).await;
+    load.stop().await.assert_clean(300);
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn before_its_first_answer_a_service_is_said_to_be_not_known_yet() {
+    for mode in [Mode::Refuse, Mode::Hang, Mode::Status(500), Mode::Garbage] {
+        let scene = Scene::new().await;
+        scene.front.set(mode);
+        let (app, addr) = app::routing(scene.front.addr(), "discovery: {first_answer: 300ms}").await;
+        let response = client::get(addr, "orders", "/").await;
+        assert_eq!((response.status, response.reason()), (503, "registry_unknown"), "{mode:?}: {response:?}");
+        scene.front.set(Mode::Pass);
+        wait::until("it learns", Duration::from_secs(60), async || {
+            client::get(addr, "orders", "/").await.status == 200
+        })
+        .await;
+        app.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn a_declared_service_is_reached_after_an_outage_at_the_start() {
+    let scene = Scene::new().await;
+    scene.front.set(Mode::Refuse);
+    let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let response = client::get(addr, "orders", "/").await;
+    assert_eq!(response.reason(), "registry_unknown", "{response:?}");
+    scene.front.set(Mode::Pass);
+    wait::until("it learns", Duration::from_secs(60), async || {
+        client::get(addr, "orders", "/").await.status == 200
+    })
+    .await;
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_new_instance_is_used_within_moments_and_a_removed_one_no_more() {
+    let scene = Scene::new().await;
+    let agent = Agent(scene.registry.addr());
+    let (app, addr) = app::routing(scene.registry.addr(), "").await;
+    let load = Load::start(addr, Plan::get("orders").methods(&["GET", "POST"]));
+    load.ok_more(50).await;
+    agent.register("orders", &scene.all[2]).await;
+    scene.all[2].saw(10).await;
+    agent.deregister("a").await;
+    wait::holds("a is gone from the table", || {
+        app.clusters().iter().flat_map(|cluster| &cluster.endpoints).count() == 2
+    })
+    .await;
+    wait::holds("what was in flight to it ends", || scene.all[0].in_flight() == 0).await;
+    let last = scene.all[0].count();
+    load.ok_more(200).await;
+    assert_eq!(scene.all[0].count(), last);
+    load.stop().await.assert_clean(250);
+    app.shutdown().await;
+}

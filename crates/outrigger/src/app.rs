@@ -179,7 +179,7 @@ impl App {
     }
 
     /// Leaves the registry, goes on routing, and returns when it is safe to stop the app: at most
-    /// 25 s and `drain.propagation` later.
+    /// 20 s and `drain.propagation` later.
     pub async fn drain(&self) {
         self.life.drain().await;
     }

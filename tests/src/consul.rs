@@ -298,17 +298,21 @@ impl Consul {
         Err(self.late("a leader's election"))
     }
 
-    /// A leader is known, and has seen this agent's node alive.
+    /// A leader is known, has seen this agent's node alive, and the agent has put its own word in: a
+    /// moment before, the node has no id yet.
     async fn leads(&self) -> bool {
         let addr = self.http_addr();
         let Ok(leader) = http::get(addr, "/v1/status/leader").await else { return false };
         if !leader.status().is_success() || leader.body().len() <= br#""""#.len() + 1 {
             return false;
         }
-        let path = format!("/v1/health/node/{}", self.spec.node);
-        http::get(addr, &path).await.is_ok_and(|checks| {
-            checks.status().is_success() && checks.body().windows(10).any(|part| part == b"serfHealth")
-        })
+        let says = |path: &'static str, word: &'static str| async move {
+            let path = format!("{path}{}", self.spec.node);
+            let answer = http::get(addr, &path).await.ok()?;
+            String::from_utf8_lossy(answer.body()).contains(word).then_some(())
+        };
+        says("/v1/health/node/", "serfHealth").await.is_some()
+            && says("/v1/catalog/node/", "lan_ipv4").await.is_some()
     }
 
     /// Ends it with SIGTERM, and waits for the end. Its data stay. A server does not leave the
@@ -367,7 +371,7 @@ impl Consul {
 
     fn config(&self) -> String {
         let Spec { node, ip, dev, expect, join, extra } = &self.spec;
-        let Ports { http, server, serf_lan, serf_wan } = &self.ports;
+        let Ports { http, server, serf_lan } = &self.ports;
         let join: Vec<String> = join.iter().map(|addr| format!("{:?}", addr.to_string())).collect();
         let join = join.join(", ");
         let server_part = if *dev {
@@ -380,7 +384,7 @@ impl Consul {
             "node_name = {node:?}\nbind_addr = \"{ip}\"\nclient_addr = \"{ip}\"\n{server_part}\
              retry_join = [{join}]\nretry_interval = \"500ms\"\nlog_level = \"INFO\"\n\
              ports {{ http = {http} https = -1 dns = -1 grpc = -1 server = {server} \
-             serf_lan = {serf_lan} serf_wan = {serf_wan} }}\n\
+             serf_lan = {serf_lan} serf_wan = -1 }}\n\
              performance {{ raft_multiplier = 1 }}\n\
              disable_update_check = true\ndisable_anonymous_signature = true\n{extra}\n"
         )

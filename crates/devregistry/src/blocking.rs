@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::{server::Shared, store::Topic, wire::duration::Span};
+use crate::{
+    server::Shared,
+    store::{Mark, Store, Topic},
+    wire::duration::Span,
+};
 
 /// How long a query blocks unless the client says otherwise.
 const DEFAULT: Duration = Duration::from_secs(300);
@@ -20,37 +24,38 @@ pub(crate) fn patience(wait: Option<Span>) -> Duration {
     wait + (wait / JITTER_PART).mul_f64(fastrand::f64())
 }
 
-/// Returns when `topic` is past `index`, after `patience`, or when the registry stops: a return
-/// promises nothing. An index above the topic's blocks to the end even when the topic changes, as
-/// the real one does. 0 does not block.
-pub(crate) async fn until_past(shared: &Shared, topic: &Topic, index: u64, patience: Duration) {
+/// What `look` sees, and where `topic` stands, once it is past `index`, or after `patience`, or when
+/// the registry stops. An index above the topic's blocks to the end even when the topic changes, and
+/// what is seen at the end is what was seen at the last wake, both as the real one does it. 0 does
+/// not block.
+pub(crate) async fn past<T>(
+    shared: &Shared,
+    topic: &Topic,
+    index: u64,
+    patience: Duration,
+    look: impl Fn(&Store) -> T,
+) -> (T, Mark) {
     // Before the first look, so that no change falls between.
     let mut changes = shared.changes();
-    let mut seen = shared.read(|store| store.mark(topic));
-    if index == 0 || seen.index > index {
-        return;
-    }
+    // One look for both, or the index would not be the content's.
+    let look = |store: &Store| (look(store), store.mark(topic));
+    let mut seen = shared.read(look);
     let end = Instant::now() + patience;
-    loop {
+    while index > 0 && seen.1.index <= index {
         tokio::select! {
-            () = shared.stopping.cancelled() => return,
-            () = sleep_until(end) => return,
-            changed = changes.changed() => if changed.is_err() { return },
+            () = shared.stopping.cancelled() => break,
+            () = sleep_until(end) => break,
+            changed = changes.changed() => if changed.is_err() { break },
         }
-        let now = shared.read(|store| store.mark(topic));
-        if now.wake != seen.wake && now.index > index {
-            return;
+        if shared.read(|store| store.mark(topic).wake) != seen.1.wake {
+            seen = shared.read(look);
         }
-        seen = now;
     }
+    seen
 }
 
 /// Returns when `changed` says so of the state, after `patience`, or when the registry stops.
-pub(crate) async fn until(
-    shared: &Shared,
-    patience: Duration,
-    mut changed: impl FnMut(&crate::store::Store) -> bool,
-) {
+pub(crate) async fn until(shared: &Shared, patience: Duration, mut changed: impl FnMut(&Store) -> bool) {
     let mut changes = shared.changes();
     let end = Instant::now() + patience;
     while !shared.read(&mut changed) {

@@ -52,11 +52,11 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Result<Reply, Re
     if let Some(clean) = route::cleaned(&path) {
         return Err(Reply::moved(&clean, &head.method));
     }
+    if let Some(path) = route::with_slash(&path) {
+        return Err(Reply::moved(&path, &head.method));
+    }
     let Some(Route { endpoint, methods, rest }) = route::find(&path) else {
-        return match route::with_slash(&path) {
-            Some(path) => Err(Reply::moved(&path, &head.method)),
-            None => Err(Reply::unknown_path()),
-        };
+        return Err(Reply::unknown_path());
     };
     if head.method == Method::OPTIONS {
         return Ok(Reply::empty().allowing(methods));
@@ -66,7 +66,7 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Result<Reply, Re
         return Err(Reply::text(StatusCode::METHOD_NOT_ALLOWED, &text).allowing(methods));
     }
     let query = Query::parse(head.uri.query().unwrap_or_default())
-        .ok_or_else(|| Reply::bare(StatusCode::INTERNAL_SERVER_ERROR))?;
+        .ok_or_else(|| Reply::empty().status(StatusCode::INTERNAL_SERVER_ERROR))?;
     if query.has("ns") {
         let text =
             "Bad request: Invalid query parameter: \"ns\" - Namespaces are a Consul Enterprise feature";
@@ -88,7 +88,7 @@ async fn handle(shared: &Shared, request: Request<Incoming>) -> Result<Reply, Re
 
 async fn dispatch(shared: &Shared, endpoint: Endpoint, call: &Call) -> Result<Reply, Reply> {
     match endpoint {
-        Endpoint::Root => Ok(Reply::text(StatusCode::OK, "Consul Agent")),
+        Endpoint::Root => Ok(Reply::root()),
         Endpoint::AgentSelf => agent::about(shared, call),
         Endpoint::AgentMembers => agent::members(shared, call),
         Endpoint::AgentServices => agent::services(shared, call),

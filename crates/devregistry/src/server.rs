@@ -21,6 +21,9 @@ use tracing::{debug, warn};
 
 use crate::{checks, http, store::Store};
 
+#[cfg(test)]
+mod tests;
+
 /// Longest wait for open connections when shutting down.
 const GRACE: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: it fails again at once when descriptors have run out.
@@ -66,8 +69,7 @@ impl Default for Options {
 /// [`DevRegistry::shutdown`] is the orderly end.
 #[derive(Debug)]
 pub struct DevRegistry {
-    addr: SocketAddr,
-    stopping: CancellationToken,
+    shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -80,25 +82,24 @@ impl DevRegistry {
     pub async fn bind(addr: SocketAddr, options: Options) -> io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
-        let stopping = CancellationToken::new();
-        let shared = Arc::new(Shared::new(options, addr, stopping.clone()));
+        let shared = Arc::new(Shared::new(options, addr));
         let tasks = vec![
             tokio::spawn(accept(listener, Arc::clone(&shared))),
             tokio::spawn(checks::keep_time(Arc::clone(&shared))),
-            tokio::spawn(checks::keep_probing(shared)),
+            tokio::spawn(checks::keep_probing(Arc::clone(&shared))),
         ];
-        Ok(Self { addr, stopping, tasks })
+        Ok(Self { shared, tasks })
     }
 
     /// Where it listens: the real port.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.shared.addr
     }
 
     /// Stops: blocked queries are answered at once with what they have, open requests get up to 2 s,
     /// then every task has ended.
     pub async fn shutdown(mut self) {
-        self.stopping.cancel();
+        self.shared.stopping.cancel();
         for mut task in std::mem::take(&mut self.tasks) {
             if timeout(GRACE + GRACE, &mut task).await.is_err() {
                 task.abort();
@@ -130,7 +131,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn new(options: Options, addr: SocketAddr, stopping: CancellationToken) -> Self {
+    fn new(options: Options, addr: SocketAddr) -> Self {
         Self {
             store: Mutex::new(Store::new(&options, addr, now())),
             changes: watch::Sender::new(()),
@@ -138,7 +139,7 @@ impl Shared {
             connections: Mutex::default(),
             options,
             addr,
-            stopping,
+            stopping: CancellationToken::new(),
         }
     }
 

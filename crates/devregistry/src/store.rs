@@ -16,7 +16,7 @@ mod model;
 mod tests;
 
 pub(crate) use agent::{NODE_MAINTENANCE, NoService, NoTtl, SERVICE_MAINTENANCE};
-pub(crate) use index::Topic;
+pub(crate) use index::{Mark, Topic};
 pub(crate) use model::{
     Check, Kind, NewCheck, NewService, Node, NodeAbout, Probe, Row, Service, Status, TaggedAddress, Target,
     Weights,

@@ -6,13 +6,12 @@ use std::{
     net::{IpAddr, TcpListener, UdpSocket},
 };
 
-/// The ports of one agent; DNS and gRPC are off.
+/// The ports of one agent; DNS, gRPC and the WAN are off.
 #[derive(Debug, Clone)]
 pub(crate) struct Ports {
     pub(crate) http: u16,
     pub(crate) server: u16,
     pub(crate) serf_lan: u16,
-    pub(crate) serf_wan: u16,
 }
 
 /// A port held for TCP and UDP: Serf speaks both on one number.
@@ -22,18 +21,13 @@ struct Held {
 }
 
 impl Ports {
-    /// Four ports of `ip` that were free a moment ago, all different.
+    /// Three ports of `ip` that were free a moment ago, all different.
     pub(crate) fn pick(ip: IpAddr) -> io::Result<Self> {
         // Held together, so that they differ.
-        let held = [hold(ip)?, hold(ip)?, hold(ip)?, hold(ip)?];
+        let held = [hold(ip)?, hold(ip)?, hold(ip)?];
         let port = |held: &Held| held.tcp.local_addr().map(|addr| addr.port());
-        let [http, server, serf_lan, serf_wan] = &held;
-        Ok(Self {
-            http: port(http)?,
-            server: port(server)?,
-            serf_lan: port(serf_lan)?,
-            serf_wan: port(serf_wan)?,
-        })
+        let [http, server, serf_lan] = &held;
+        Ok(Self { http: port(http)?, server: port(server)?, serf_lan: port(serf_lan)? })
     }
 }
 

@@ -6,7 +6,7 @@ use std::{io, time::Duration};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, client::conn::http1};
+use hyper::{body::Incoming, client::conn::http1, ext::ReasonPhrase};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
@@ -98,8 +98,13 @@ async fn judge(
         status if status.is_success() => Status::Passing,
         _ => Status::Critical,
     };
+    // hyper keeps the reason only when it is another than the usual.
+    let own = answer.extensions().get::<ReasonPhrase>().cloned();
+    let reason = match &own {
+        Some(reason) => String::from_utf8_lossy(reason.as_bytes()),
+        None => status.canonical_reason().unwrap_or_default().into(),
+    };
     let body = last_bytes(answer.into_body(), output_max).await;
-    let reason = status.canonical_reason().unwrap_or_default();
     Ok((verdict, format!("HTTP {method} {url}: {} {reason} Output: {body}", status.as_u16())))
 }
 

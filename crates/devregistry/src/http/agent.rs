@@ -79,10 +79,7 @@ pub(super) async fn service(shared: &Shared, call: &Call) -> Result<Reply, Reply
     let wait = read::wait(call)?;
     let id = call.rest.as_str();
     if let Some(hash) = call.query.first("hash").filter(|hash| !hash.is_empty()) {
-        let Ok(_place) = shared.blocked.try_acquire() else {
-            let text = "The dev registry holds no more blocking queries at a time";
-            return Err(Reply::text(StatusCode::SERVICE_UNAVAILABLE, text));
-        };
+        let _place = read::place(shared)?;
         let changed = |store: &Store| store.agent_service(id).is_none_or(|found| content_hash(found) != hash);
         blocking::until(shared, blocking::patience(wait), changed).await;
     }
@@ -121,7 +118,7 @@ pub(super) fn checks(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
 /// `agent/service/register`
 pub(super) fn register(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
     let new = request::registration(&call.body)?;
-    let replace = matches!(call.query.first("replace-existing-checks"), Some("" | "1" | "true"));
+    let replace = matches!(call.query.first("replace-existing-checks"), Some("" | "true"));
     shared.write(|store, now| store.register(new, replace, now));
     Ok(Reply::empty())
 }

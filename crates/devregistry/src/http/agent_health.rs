@@ -72,7 +72,8 @@ pub(super) fn by_id(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
             let reason = format!("ServiceId {id} not found");
             let nothing = AgentHealth { aggregated_status: "critical", service: None, checks: None };
             let reply = match wants_word(call) {
-                true => Reply::word(&reason),
+                // Consul's own slip: the word is JSON here.
+                true => Reply::json(&reason, call),
                 false => Reply::json(&nothing, call),
             };
             reply.status(StatusCode::NOT_FOUND).with(REASON, &reason)

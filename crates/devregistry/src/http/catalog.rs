@@ -47,10 +47,11 @@ pub(super) async fn node(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
 pub(super) async fn node_services(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
     let name = read::named(call, "Missing node name")?;
     let show = |store: &Store| {
-        let found = store.node(name).map(|node| answer::NodeServiceList {
-            node: answer::Node::new(node, &shared.options.datacenter),
-            services: node.services.values().map(answer::NodeService::from).collect(),
-        });
+        let node = store.node(name);
+        let found = answer::NodeServiceList {
+            node: node.map(|node| answer::Node::new(node, &shared.options.datacenter)),
+            services: node.map(|node| node.services.values().map(answer::NodeService::from).collect()),
+        };
         Reply::json(&found, call)
     };
     read::blocking(shared, call, Topic::Node(name.to_owned()), show).await

@@ -19,11 +19,16 @@ pub(super) async fn service(shared: &Shared, call: &Call) -> Result<Reply, Reply
     };
     let datacenter = &shared.options.datacenter;
     let show = |store: &Store| {
-        let entries: Vec<answer::HealthEntry<'_>> = store
+        let mut found: Vec<_> = store
             .instances(name)
             .filter(|(node, row)| read::node_fits(call, node) && has_tags(call, &row.what))
             .map(|(node, row)| (node, row, checks_of(node, &row.what.id)))
-            .filter(|(.., checks)| !passing || checks.iter().all(|row| row.what.status == Status::Passing))
+            .collect();
+        if passing {
+            keep_passing(&mut found);
+        }
+        let entries: Vec<answer::HealthEntry<'_>> = found
+            .into_iter()
             .map(|(node, row, checks)| answer::HealthEntry {
                 node: answer::Node::new(node, datacenter),
                 service: row.into(),
@@ -38,13 +43,14 @@ pub(super) async fn service(shared: &Shared, call: &Call) -> Result<Reply, Reply
 /// `health/checks/NAME`: the checks of a service.
 pub(super) async fn checks(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
     let name = read::named(call, "Missing service name")?.to_lowercase();
-    list(shared, call, |check| check.service_name.to_lowercase() == name).await
+    let topic = Topic::ChecksOf(name.clone());
+    list(shared, call, topic, |check| check.service_name.to_lowercase() == name).await
 }
 
 /// `health/state/STATUS`: the checks in that state; `any` for all.
 pub(super) async fn state(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
     let state = read::named(call, "Missing check state")?;
-    list(shared, call, |check| state == "any" || check.status.word() == state).await
+    list(shared, call, Topic::Checks, |check| state == "any" || check.status.word() == state).await
 }
 
 /// `health/node/NAME`: the checks of a node, its services' included.
@@ -61,7 +67,12 @@ pub(super) async fn node(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
 }
 
 /// The checks of every node that `fits`.
-async fn list(shared: &Shared, call: &Call, fits: impl Fn(&Check) -> bool) -> Result<Reply, Reply> {
+async fn list(
+    shared: &Shared,
+    call: &Call,
+    topic: Topic,
+    fits: impl Fn(&Check) -> bool,
+) -> Result<Reply, Reply> {
     let show = |store: &Store| {
         let nodes = store.nodes().filter(|node| read::node_fits(call, node));
         let checks = nodes.flat_map(|node| {
@@ -70,7 +81,22 @@ async fn list(shared: &Shared, call: &Call, fits: impl Fn(&Check) -> bool) -> Re
         });
         Reply::json(&checks.collect::<Vec<_>>(), call)
     };
-    read::blocking(shared, call, Topic::Checks, show).await
+    read::blocking(shared, call, topic, show).await
+}
+
+/// An instance: its node, itself, its checks.
+type Found<'a> = (&'a store::Node, &'a Row<Service>, Vec<&'a Row<Check>>);
+
+/// Drops what does not pass. The last entry takes the place of a dropped one: Consul's own order.
+fn keep_passing(entries: &mut Vec<Found<'_>>) {
+    let mut at = 0;
+    while let Some((.., checks)) = entries.get(at) {
+        if checks.iter().all(|row| row.what.status == Status::Passing) {
+            at += 1;
+        } else {
+            entries.swap_remove(at);
+        }
+    }
 }
 
 /// The node's own checks, then those of the service.

@@ -1,6 +1,7 @@
 //! What every read of the catalog and of health has in common: parameters, blocking, headers.
 
 use http::{HeaderName, StatusCode};
+use tokio::sync::SemaphorePermit;
 
 use super::{Call, reply::Reply};
 use crate::{
@@ -26,24 +27,28 @@ struct Parameters {
 /// Waits as the call asks, then answers with what `show` makes of the state.
 pub(super) async fn blocking<F>(shared: &Shared, call: &Call, topic: Topic, show: F) -> Result<Reply, Reply>
 where
-    F: FnOnce(&Store) -> Reply,
+    F: Fn(&Store) -> Reply,
 {
     let parameters = Parameters::judge(shared, call)?;
-    if parameters.index > 0 {
-        let Ok(_place) = shared.blocked.try_acquire() else {
-            let text = "The dev registry holds no more blocking queries at a time";
-            return Err(Reply::text(StatusCode::SERVICE_UNAVAILABLE, text));
-        };
-        let patience = blocking::patience(parameters.wait);
-        blocking::until_past(shared, &topic, parameters.index, patience).await;
-    }
-    // One look for both, or the index would not be the body's.
-    let (reply, mark) = shared.read(|store| (show(store), store.mark(&topic)));
+    let _place = match parameters.index {
+        0 => None,
+        _ => Some(place(shared)?),
+    };
+    let patience = blocking::patience(parameters.wait);
+    let (reply, mark) = blocking::past(shared, &topic, parameters.index, patience, show).await;
     Ok(reply
         .with(CONSISTENCY, parameters.consistency)
         .with(INDEX, &mark.index.max(1).to_string())
         .with(KNOWN_LEADER, "true")
         .with(LAST_CONTACT, "0"))
+}
+
+/// A place among the queries that block.
+pub(super) fn place(shared: &Shared) -> Result<SemaphorePermit<'_>, Reply> {
+    shared.blocked.try_acquire().map_err(|_| {
+        let text = "The dev registry holds no more blocking queries at a time";
+        Reply::text(StatusCode::SERVICE_UNAVAILABLE, text)
+    })
 }
 
 impl Parameters {

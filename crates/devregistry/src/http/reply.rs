@@ -16,6 +16,8 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 pub(super) struct Reply {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// It is a sentence; those name their type last.
+    sentence: bool,
     body: Bytes,
 }
 
@@ -28,6 +30,7 @@ impl Reply {
             Ok(json) => Self {
                 status: StatusCode::OK,
                 headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), VARY],
+                sentence: false,
                 body: json.into(),
             },
             Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -36,12 +39,7 @@ impl Reply {
 
     /// A sentence. No line end, as Consul.
     pub(super) fn text(status: StatusCode, text: &str) -> Self {
-        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
-        Self {
-            status,
-            headers: vec![VARY, (header::CONTENT_TYPE, kind)],
-            body: Bytes::copy_from_slice(text.as_bytes()),
-        }
+        Self { status, headers: vec![VARY], sentence: true, body: Bytes::copy_from_slice(text.as_bytes()) }
     }
 
     /// A bare word of `agent/health`.
@@ -49,18 +47,24 @@ impl Reply {
         Self {
             status: StatusCode::OK,
             headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("text/plain")), VARY],
+            sentence: false,
             body: Bytes::copy_from_slice(word.as_bytes()),
         }
     }
 
     /// Done, nothing to say.
     pub(super) fn empty() -> Self {
-        Self { status: StatusCode::OK, headers: vec![VARY], body: Bytes::new() }
+        Self { headers: vec![VARY], ..Self::bare(StatusCode::OK) }
     }
 
     /// A status and nothing else.
     pub(super) fn bare(status: StatusCode) -> Self {
-        Self { status, headers: Vec::new(), body: Bytes::new() }
+        Self { status, headers: Vec::new(), sentence: false, body: Bytes::new() }
+    }
+
+    /// What stands at the root.
+    pub(super) fn root() -> Self {
+        Self { headers: Vec::new(), ..Self::text(StatusCode::OK, "Consul Agent") }
     }
 
     /// No such path.
@@ -112,6 +116,10 @@ impl Reply {
         *answer.status_mut() = self.status;
         for (name, value) in self.headers {
             answer.headers_mut().append(name, value);
+        }
+        if self.sentence {
+            let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+            answer.headers_mut().append(header::CONTENT_TYPE, kind);
         }
         answer
     }

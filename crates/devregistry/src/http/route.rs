@@ -128,8 +128,9 @@ pub(super) fn find(path: &str) -> Option<Route<'_>> {
 
 /// The path with a `/` at its end, if only that was missing.
 pub(super) fn with_slash(path: &str) -> Option<String> {
-    let path = format!("{path}/");
-    PATHS.iter().any(|(known, ..)| *known == path).then_some(path)
+    let slashed = format!("{path}/");
+    let has = |wanted: &str| PATHS.iter().any(|(known, ..)| *known == wanted);
+    (!has(path) && has(&slashed)).then_some(slashed)
 }
 
 /// The path without `//`, `/./` and `/../`, if it has any.
@@ -170,6 +171,20 @@ mod tests {
         ];
         for (path, expected) in cases {
             assert_eq!(find(path).map(|route| (route.endpoint, route.rest)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_missing_slash_at_the_end_is_seen() {
+        let cases = [
+            ("/v1/agent/service/deregister", Some("/v1/agent/service/deregister/")),
+            ("/v1/health/service", Some("/v1/health/service/")),
+            ("/v1/agent/service/register", None),
+            ("/v1/query", None),
+            ("/v1/nope", None),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(with_slash(path).as_deref(), expected, "{path}");
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Agent {
 pub(super) struct Held {
     /// The newest output; the catalog's may be older.
     output: String,
+    /// The service's tags when the check was registered; the catalog's are the service's newest.
+    tags: Vec<String>,
     /// When the catalog is told the newest output at the latest.
     pub(super) output_due: Option<Instant>,
     pub(super) source: Source,
@@ -91,12 +93,12 @@ impl Store {
     pub(crate) fn agent_checks(&self) -> impl Iterator<Item = Check> {
         self.agent.checks.iter().filter_map(|(id, held)| {
             let listed = self.listed_check(id)?;
-            Some(Check { output: held.output.clone(), ..listed.clone() })
+            Some(Check { output: held.output.clone(), service_tags: held.tags.clone(), ..listed.clone() })
         })
     }
 
     /// Holds a service, or corrects the one of the same id. Checks of it that are not among the new
-    /// ones stay, unless `replace`.
+    /// ones stay, unless `replace`: then maintenance ends, too.
     pub(crate) fn register(&mut self, new: NewService, replace: bool, now: Instant) {
         let at = self.next_index();
         let NewService { service, checks } = new;
@@ -104,7 +106,8 @@ impl Store {
         self.put_service(&self.own.clone(), service.clone(), at);
 
         let several = checks.len() > 1;
-        let mut kept = BTreeSet::new();
+        // By id: of two with the same, the last one counts.
+        let mut wanted = BTreeMap::new();
         for (place, mut check) in checks.into_iter().enumerate() {
             let made = || match several {
                 true => format!("service:{}:{}", service.id, place + 1),
@@ -114,8 +117,10 @@ impl Store {
             if check.name.is_empty() {
                 check.name = format!("Service '{}' check", service.name);
             }
-            // A second check of the same id in one body replaces the first.
-            kept.insert(id.clone());
+            wanted.insert(id, check);
+        }
+        let kept: BTreeSet<String> = wanted.keys().cloned().collect();
+        for (id, check) in wanted {
             self.hold(id, check, Some(&service), at, now);
         }
         if replace {
@@ -127,7 +132,6 @@ impl Store {
         let others: Vec<String> = self
             .agent_checks()
             .filter(|check| check.service_id == service && !kept.contains(&check.id))
-            .filter(|check| !check.id.starts_with(SERVICE_MAINTENANCE))
             .map(|check| check.id)
             .collect();
         others.iter().for_each(|id| self.deregister_check(id));
@@ -150,6 +154,7 @@ impl Store {
         };
         let held = Held {
             output: held_output.unwrap_or_default(),
+            tags: check.service_tags.clone(),
             output_due: None,
             source: self.source(new.kind, new.successes, new.failures, now),
             deregister_after: new.deregister_after,
@@ -322,6 +327,7 @@ impl Store {
         };
         let held = Held {
             output: String::new(),
+            tags: check.service_tags.clone(),
             output_due: None,
             source: Source::Maintenance,
             deregister_after: None,

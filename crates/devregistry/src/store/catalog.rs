@@ -45,6 +45,7 @@ impl Store {
             Topic::Services => Mark { index: tables.services, wake: tables.services },
             Topic::Instances(name) => tables.service(name, false),
             Topic::Health(name) => tables.service(name, true),
+            Topic::ChecksOf(name) => tables.checks_of(name),
             Topic::Checks => Mark { index: tables.checks, wake: tables.checks },
         }
     }
@@ -83,6 +84,15 @@ impl Store {
         }
         let create_index = old.map_or(at, |row| row.create_index);
         let renamed = old.map(|row| row.what.name.clone()).filter(|old| !same(old, &name));
+        for row in node.checks.values_mut().filter(|row| row.what.service_id == id) {
+            let check = &mut row.what;
+            if (&check.service_name, &check.service_tags) != (&service.name, &service.tags) {
+                check.service_name.clone_from(&service.name);
+                check.service_tags.clone_from(&service.tags);
+                row.modify_index = at;
+                self.tables.check_changed(&name, at);
+            }
+        }
         node.services.insert(id, Row { what: service, create_index, modify_index: at });
         node.services_changed = at;
         self.tables.instance_changed(&name, at);
@@ -125,7 +135,7 @@ impl Store {
 
     /// A check of `service` on `node` changed; with no service, every service of the node has.
     fn check_changed(&mut self, node: &str, service: &str, at: u64) {
-        self.tables.checks = at;
+        self.tables.check_changed(service, at);
         if !service.is_empty() {
             self.tables.health_changed(service, at);
         } else if let Some(node) = self.nodes.get(node) {

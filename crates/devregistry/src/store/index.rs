@@ -15,6 +15,8 @@ pub(super) struct Tables {
     pub(super) checks: u64,
     /// When a service last lost its last instance.
     extinction: Option<u64>,
+    /// By lower-case name, when a check of the service last changed.
+    checks_of: BTreeMap<String, u64>,
     /// By lower-case name, of services with at least one instance.
     by_service: BTreeMap<String, Changed>,
 }
@@ -41,7 +43,9 @@ pub(crate) enum Topic {
     Instances(String),
     /// `health/service/S`
     Health(String),
-    /// `health/checks/S`, `health/state/…`, `health/node/N`
+    /// `health/checks/S`; the name in lower case.
+    ChecksOf(String),
+    /// `health/state/…`, `health/node/N`
     Checks,
 }
 
@@ -75,6 +79,19 @@ impl Tables {
         if let Some(changed) = self.by_service.get_mut(&name.to_lowercase()) {
             changed.at_all = at;
         }
+    }
+
+    /// A check of `service` (empty: of a node) changed.
+    pub(super) fn check_changed(&mut self, service: &str, at: u64) {
+        self.checks = at;
+        if !service.is_empty() {
+            self.checks_of.insert(service.to_lowercase(), at);
+        }
+    }
+
+    /// Where `health/checks` of a service stands: the index is everybody's, the wake its own.
+    pub(super) fn checks_of(&self, name: &str) -> Mark {
+        Mark { index: self.checks, wake: self.checks_of.get(name).copied().unwrap_or_default() }
     }
 
     /// Where `catalog/service` (or, with `health`, `health/service`) of `name` stands.

@@ -348,7 +348,7 @@ fn a_check_id_taken_by_another_service_moves_there_with_its_status() {
 }
 
 #[test]
-fn replacing_removes_the_other_checks_but_not_maintenance() {
+fn replacing_removes_the_other_checks_and_maintenance() {
     let now = start();
     let mut store = store(now);
     let checks = vec![ttl(SECOND, None, None), ttl(SECOND, None, None)];
@@ -356,5 +356,5 @@ fn replacing_removes_the_other_checks_but_not_maintenance() {
     store.maintain_service("a", Some("why")).unwrap();
     store.register(registration("a", "a", 1, vec![ttl(SECOND, None, None)]), true, now);
     let ids: Vec<String> = store.agent_checks().map(|check| check.id).collect();
-    assert_eq!(ids, ["_service_maintenance:a", "service:a"]);
+    assert_eq!(ids, ["service:a"]);
 }

@@ -370,8 +370,8 @@ pub(crate) struct NodeServices<'a> {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct NodeServiceList<'a> {
-    pub(crate) node: Node<'a>,
-    pub(crate) services: Vec<NodeService<'a>>,
+    pub(crate) node: Option<Node<'a>>,
+    pub(crate) services: Option<Vec<NodeService<'a>>>,
 }
 
 /// `agent/health/service`.

@@ -1,0 +1,133 @@
+//! The handle's promises, over real sockets.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+
+/// Longest wait for anything that must happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn registry(options: Options) -> DevRegistry {
+    DevRegistry::bind(SocketAddr::from(([127, 0, 0, 1], 0)), options).await.unwrap()
+}
+
+async fn send(addr: SocketAddr, method: &str, path: &str, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn answer(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    // A reset is an end like another.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+async fn ask(addr: SocketAddr, method: &str, path: &str, body: &str) -> String {
+    answer(send(addr, method, path, body).await).await
+}
+
+/// Sends a blocking query, and returns when it blocks.
+async fn block(registry: &DevRegistry) -> TcpStream {
+    let addr = registry.addr();
+    let stream = send(addr, "GET", "/v1/health/service/a?index=1000000&wait=5m", "").await;
+    let taken = async {
+        while registry.shared.blocked.available_permits() == registry.shared.options.blocked_queries {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, taken).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_blocked_queries_and_ends_every_task() {
+    let registry = registry(Options::default()).await;
+    let addr = registry.addr();
+    let blocked = block(&registry).await;
+    timeout(PATIENCE, registry.shutdown()).await.unwrap();
+    let answer = answer(blocked).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("[]"), "{answer}");
+    assert!(TcpStream::connect(addr).await.is_err());
+}
+
+#[tokio::test]
+async fn a_dropped_registry_breaks_off_without_a_word() {
+    let registry = registry(Options::default()).await;
+    let blocked = block(&registry).await;
+    drop(registry);
+    assert_eq!(answer(blocked).await, "");
+}
+
+#[tokio::test]
+async fn a_client_with_too_many_connections_has_the_next_one_closed() {
+    let registry = registry(Options { connections_per_client: 2, ..Options::default() }).await;
+    let addr = registry.addr();
+    let first = block(&registry).await;
+    let second = TcpStream::connect(addr).await.unwrap();
+    let third = TcpStream::connect(addr).await.unwrap();
+    assert_eq!(answer(third).await, "");
+    drop(second);
+    let again = async {
+        while ask(addr, "GET", "/v1/status/leader", "").await.is_empty() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, again).await.unwrap();
+    drop(first);
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn more_blocking_queries_than_it_holds_are_refused() {
+    let registry = registry(Options { blocked_queries: 1, ..Options::default() }).await;
+    let _first = block(&registry).await;
+    let second = ask(registry.addr(), "GET", "/v1/health/service/a?index=1000000", "").await;
+    assert!(second.starts_with("HTTP/1.1 503 "), "{second}");
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_or_not_there_is_refused_with_a_sentence() {
+    let registry = registry(Options::default()).await;
+    let addr = registry.addr();
+    let large = ask(addr, "PUT", "/v1/agent/service/register", &" ".repeat(512 * 1024 + 1)).await;
+    assert!(
+        large.starts_with("HTTP/1.1 413 ") && large.contains("The dev registry reads bodies of"),
+        "{large}"
+    );
+    let absent = ask(addr, "GET", "/v1/kv/a", "").await;
+    assert!(absent.starts_with("HTTP/1.1 501 "), "{absent}");
+    assert!(absent.ends_with("The dev registry has no key-value store"), "{absent}");
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_service_that_stays_critical_is_removed_and_its_watchers_hear_of_it() {
+    let beat = Duration::from_millis(20);
+    let options = Options { deregister_after_min: beat, reap_tick: beat, ..Options::default() };
+    let registry = registry(options).await;
+    let addr = registry.addr();
+    let body = r#"{"Name":"a","Check":{"TTL":"20ms","DeregisterCriticalServiceAfter":"20ms"}}"#;
+    let registered = ask(addr, "PUT", "/v1/agent/service/register", body).await;
+    assert!(registered.starts_with("HTTP/1.1 200 "), "{registered}");
+    let gone = async {
+        let mut index = 1;
+        loop {
+            let path = format!("/v1/health/service/a?index={index}&wait=5s");
+            let seen = ask(addr, "GET", &path, "").await;
+            if seen.ends_with("[]") {
+                return;
+            }
+            let told = seen.split("X-Consul-Index: ").nth(1).and_then(|rest| rest.split('\r').next());
+            index = told.unwrap().parse::<u64>().unwrap();
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+    registry.shutdown().await;
+}

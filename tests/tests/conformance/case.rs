@@ -1,0 +1,124 @@
+//! What a case is made of.
+
+/// A few requests in order. A registry is swept clean after each.
+pub(crate) struct Case {
+    /// Also the name of its recording.
+    pub(crate) name: &'static str,
+    /// It needs a registry in which nothing has ever been.
+    pub(crate) fresh: bool,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// A case on the registry that others use, too.
+pub(crate) fn case(name: &'static str, steps: Vec<Step>) -> Case {
+    Case { name, fresh: false, steps }
+}
+
+/// A case on a registry of its own.
+pub(crate) fn fresh(name: &'static str, steps: Vec<Step>) -> Case {
+    Case { name, fresh: true, steps }
+}
+
+/// One thing done; what is seen of it is compared.
+pub(crate) struct Step {
+    pub(crate) what: What,
+    /// Why the dev registry answers otherwise.
+    pub(crate) differs: Option<&'static str>,
+}
+
+pub(crate) enum What {
+    Request {
+        method: &'static str,
+        path: String,
+        body: String,
+    },
+    /// `GET` again and again until the body has this in it; the last answer counts.
+    Until {
+        path: String,
+        has: &'static str,
+    },
+    /// The part of a JSON answer under this pointer.
+    Part {
+        path: &'static str,
+        pointer: &'static str,
+    },
+    /// The names of the answer's headers, with case and order.
+    HeaderNames {
+        method: &'static str,
+        path: &'static str,
+    },
+    /// Learns the path's index, then asks with it, in the background.
+    Watch {
+        path: String,
+        offset: i64,
+    },
+    /// How the question in the background was answered: woken or slept to its end, and what.
+    Outcome,
+    /// Learns a service's hash, then asks with it, in the background.
+    WatchHash {
+        path: String,
+    },
+}
+
+impl Step {
+    /// The dev registry answers this otherwise, on purpose.
+    pub(crate) fn differs(mut self, why: &'static str) -> Self {
+        self.differs = Some(why);
+        self
+    }
+}
+
+fn step(what: What) -> Step {
+    Step { what, differs: None }
+}
+
+pub(crate) fn get(path: &str) -> Step {
+    call("GET", path, "")
+}
+
+pub(crate) fn put(path: &str, body: &str) -> Step {
+    call("PUT", path, body)
+}
+
+pub(crate) fn call(method: &'static str, path: &str, body: &str) -> Step {
+    step(What::Request { method, path: path.to_owned(), body: body.to_owned() })
+}
+
+/// `PUT agent/service/register`
+pub(crate) fn register(body: &str) -> Step {
+    put("/v1/agent/service/register", body)
+}
+
+/// `PUT agent/service/deregister/ID`
+pub(crate) fn deregister(id: &str) -> Step {
+    put(&format!("/v1/agent/service/deregister/{id}"), "")
+}
+
+pub(crate) fn until(path: &str, has: &'static str) -> Step {
+    step(What::Until { path: path.to_owned(), has })
+}
+
+pub(crate) fn part(path: &'static str, pointer: &'static str) -> Step {
+    step(What::Part { path, pointer })
+}
+
+pub(crate) fn header_names(method: &'static str, path: &'static str) -> Step {
+    step(What::HeaderNames { method, path })
+}
+
+pub(crate) fn watch(path: &str) -> Step {
+    step(What::Watch { path: path.to_owned(), offset: 0 })
+}
+
+/// Watches from an index that the registry has not reached.
+pub(crate) fn watch_ahead(path: &str) -> Step {
+    step(What::Watch { path: path.to_owned(), offset: 1_000_000 })
+}
+
+pub(crate) fn watch_hash(path: &str) -> Step {
+    step(What::WatchHash { path: path.to_owned() })
+}
+
+pub(crate) fn outcome() -> Step {
+    step(What::Outcome)
+}

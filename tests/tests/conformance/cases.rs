@@ -1,0 +1,17 @@
+//! The cases, by what they are about.
+
+use crate::case::Case;
+
+mod agent;
+mod blocking;
+mod catalog;
+mod checks;
+mod http;
+mod refusals;
+
+pub(crate) fn all() -> Vec<Case> {
+    [agent::cases(), checks::cases(), catalog::cases(), blocking::cases(), refusals::cases(), http::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
+}

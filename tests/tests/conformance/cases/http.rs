@@ -1,0 +1,65 @@
+//! The HTTP around it all: paths, methods, headers.
+
+use crate::case::{Case, call, case, get, header_names};
+
+pub(crate) fn cases() -> Vec<Case> {
+    let foreign = "answers 501 with a sentence to what it has not";
+    vec![
+        case(
+            "paths and methods",
+            vec![
+                get("/"),
+                get("/v1/nope"),
+                get("/v1/agent/version"),
+                get("/v1/agent/services/"),
+                get("/V1/agent/services"),
+                get("/v1//agent/services"),
+                get("/v1/./agent/services"),
+                get("/v1/x/../agent/services"),
+                get("/v1/agent/service/nope"),
+                call("POST", "/v1/agent/service/register", "{}"),
+                call("GET", "/v1/agent/service/register", ""),
+                call("DELETE", "/v1/agent/service/register", ""),
+                call("OPTIONS", "/v1/agent/service/register", ""),
+                call("HEAD", "/v1/agent/services", ""),
+                call("PUT", "/v1/agent/services", ""),
+                call("PUT", "/v1/agent/service/register/", "{}"),
+                call("POST", "/v1/agent/check/pass/x", ""),
+                call("PUT", "/v1/health/service/x", ""),
+                call("HEAD", "/v1/nope", ""),
+                get("/v1/status/leader?pretty"),
+                get("/v1/agent/services?pretty"),
+                get("/v1/catalog/datacenters?pretty=false"),
+                get("/v1/catalog/datacenters?PRETTY"),
+                get("/v1/agent/services?dc=nope&index=5&wait=1s"),
+                get("/v1/agent/services?ns=default"),
+                get("/v1/health/service/x?tag=%zz"),
+            ],
+        ),
+        case(
+            "headers as written",
+            vec![
+                header_names("GET", "/v1/health/service/consul"),
+                header_names("GET", "/v1/agent/services"),
+                header_names("GET", "/v1/health/service/x?dc=nope"),
+                header_names("PUT", "/v1/agent/service/deregister/x"),
+                header_names("PUT", "/v1/agent/check/pass/x"),
+                header_names("POST", "/v1/agent/services"),
+                header_names("GET", "/v1/nope"),
+            ],
+        ),
+        case(
+            "what the dev registry has not",
+            vec![
+                get("/v1/kv/a").differs(foreign),
+                call("PUT", "/v1/session/create", "{}").differs(foreign),
+                get("/v1/event/list").differs(foreign),
+                get("/v1/query").differs(foreign),
+                call("PUT", "/v1/txn", "[]").differs(foreign),
+                get("/v1/acl/tokens").differs(foreign),
+                get("/v1/health/connect/x").differs(foreign),
+                get("/v1/operator/raft/configuration").differs(foreign),
+            ],
+        ),
+    ]
+}

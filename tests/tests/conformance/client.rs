@@ -1,0 +1,114 @@
+//! Outrigger's own Consul client through one life of a registration: register, watch, report,
+//! maintenance, deregister.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use outrigger_config::{Consul as Settings, ConsulAddress, Tls, Weights};
+use outrigger_registry::{
+    Consistency, Cursor, Query, Registrar as _, Registration, Registry as _, ReportedHealth, Status, Watched,
+    consul::Consul,
+};
+
+use crate::target::Target;
+
+/// How long a watch may block; what wakes it comes at once.
+const WAIT: Duration = Duration::from_secs(10);
+
+pub(crate) async fn walk(target: &Target) {
+    let consul = client(target);
+    let query = Query { service: "orders".into(), datacenter: None };
+    assert_eq!(consul.agent_self().await.unwrap().version, "1.8.7");
+    assert!(consul.leader().await.unwrap().is_some());
+
+    let nobody = ask(&consul, &query, Cursor::START).await;
+    assert_eq!(nobody.instances, []);
+
+    consul.register(&registration(8080)).await.unwrap();
+    let known = ask(&consul, &query, nobody.cursor).await;
+    let [instance] = known.instances.as_slice() else { panic!("{known:?}") };
+    assert_eq!(instance.id.to_string(), "dc1/lab1/orders-1");
+    assert_eq!(instance.addr, Ok("127.0.0.7:8080".parse().unwrap()));
+    assert_eq!(instance.weights, Weights { passing: 10, warning: 2 });
+    assert_eq!(instance.status, Status::Critical);
+    let life = instance.create_index;
+
+    let steps = [
+        (ReportedHealth::Passing, Status::Passing),
+        (ReportedHealth::Warning, Status::Warning),
+        (ReportedHealth::Critical, Status::Critical),
+        (ReportedHealth::Passing, Status::Passing),
+    ];
+    let mut cursor = known.cursor;
+    for (reported, expected) in steps {
+        consul.report("orders-1", reported, "told by a test").await.unwrap();
+        cursor = expect(&consul, &query, cursor, expected, life).await;
+    }
+    consul.maintenance("orders-1", true, "a test").await.unwrap();
+    cursor = expect(&consul, &query, cursor, Status::Maintenance, life).await;
+    consul.maintenance("orders-1", false, "").await.unwrap();
+    cursor = expect(&consul, &query, cursor, Status::Passing, life).await;
+
+    let held = consul.held("orders-1", None, WAIT).await.unwrap().unwrap();
+    assert_eq!((held.name.as_str(), held.port), ("orders", 8080));
+    let elsewhere = registration(8081);
+    let (changed, registered) =
+        tokio::join!(consul.held("orders-1", Some(&held.hash), WAIT), consul.register(&elsewhere),);
+    registered.unwrap();
+    assert_eq!(changed.unwrap().unwrap().port, 8081);
+    let moved = ask(&consul, &query, cursor).await;
+    assert_eq!(moved.instances[0].addr, Ok("127.0.0.7:8081".parse().unwrap()));
+    assert_eq!(moved.instances[0].status, Status::Passing, "registering again keeps the status");
+    assert_eq!(consul.all_held().await.unwrap().len(), 1);
+
+    consul.deregister("orders-1").await.unwrap();
+    consul.deregister("orders-1").await.unwrap();
+    let gone = ask(&consul, &query, moved.cursor).await;
+    assert_eq!(gone.instances, []);
+    assert_eq!(consul.held("orders-1", None, WAIT).await.unwrap(), None);
+}
+
+fn client(target: &Target) -> Consul {
+    let addr = target.addr();
+    let settings = Settings {
+        address: ConsulAddress { tls: false, host: addr.ip().to_string(), port: addr.port() },
+        datacenter: None,
+        token: None,
+        tls: Tls::default(),
+        wait: WAIT,
+        max_connections: 10,
+    };
+    Consul::new(&settings).unwrap()
+}
+
+fn registration(port: u16) -> Registration {
+    Registration {
+        id: "orders-1".to_owned(),
+        name: "orders".to_owned(),
+        address: Some("127.0.0.7".to_owned()),
+        port,
+        tags: vec!["v2".to_owned()],
+        meta: BTreeMap::from([("version".to_owned(), "2.3.1".to_owned())]),
+        weights: Weights { passing: 10, warning: 2 },
+        ttl: Duration::from_secs(30),
+        deregister_after: Duration::from_secs(60),
+    }
+}
+
+async fn ask(consul: &Consul, query: &Query, cursor: Cursor) -> Watched {
+    consul.watch(query, cursor, Consistency::Default, WAIT).await.unwrap()
+}
+
+/// Watches until the instance's status is `expected`; one change may come in two answers.
+async fn expect(consul: &Consul, query: &Query, from: Cursor, expected: Status, life: u64) -> Cursor {
+    let mut cursor = from;
+    for _ in 0..3 {
+        let seen = ask(consul, query, cursor).await;
+        assert!(!seen.went_back && seen.cursor.index() >= cursor.index(), "{seen:?}");
+        assert_eq!(seen.instances[0].create_index, life, "the same life");
+        if seen.instances[0].status == expected {
+            return seen.cursor;
+        }
+        cursor = seen.cursor;
+    }
+    panic!("{expected:?} was not seen");
+}

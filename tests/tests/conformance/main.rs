@@ -1,0 +1,46 @@
+//! One list of cases against two registries: the real Consul 1.8.7, and the dev registry.
+//!
+//! Every case is a list of requests. What Consul answered stands in `recorded/`, masked where it
+//! cannot be the same twice (indexes, UUIDs, ports); both must answer that, to the letter. So the
+//! dev registry is held against the real one also where there is none, and a recording that went
+//! wrong is found where there is one. Where the dev registry differs on purpose, the step says why;
+//! the differences are printed, and one that is gone must be taken out of the list.
+//!
+//! After a change of the cases: `OUTRIGGER_RECORD=1 cargo test -p outrigger-tests --test
+//! conformance consul_itself`, and read the diff.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong")]
+
+mod case;
+mod cases;
+mod client;
+mod mask;
+mod run;
+mod target;
+
+use outrigger_tests::consul;
+use target::Target;
+
+#[tokio::test]
+async fn the_dev_registry_answers_as_consul_was_recorded() {
+    run::all(Target::dev).await;
+}
+
+#[tokio::test]
+async fn consul_itself_answers_as_it_was_recorded() {
+    if consul::available("conformance against the real Consul") {
+        run::all(Target::consul).await;
+    }
+}
+
+#[tokio::test]
+async fn our_client_walks_through_a_life_on_the_dev_registry() {
+    client::walk(&Target::dev().await).await;
+}
+
+#[tokio::test]
+async fn our_client_walks_through_a_life_on_consul() {
+    if consul::available("our client against the real Consul") {
+        client::walk(&Target::consul().await).await;
+    }
+}

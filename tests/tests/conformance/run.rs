@@ -1,0 +1,218 @@
+//! Runs cases against a target, and compares what is seen with what was recorded.
+
+use std::{fs, future::Future, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use outrigger_tests::consul::http as plain;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    case::{Case, Step, What},
+    cases, mask,
+    target::Target,
+};
+
+/// How long a watch blocks when nothing wakes it.
+const WAIT: Duration = Duration::from_millis(1500);
+/// Time for a watch to arrive before the next request: there is no way to see that it has.
+const ARRIVAL: Duration = Duration::from_millis(150);
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Runs every case; says all that is wrong at the end.
+pub(crate) async fn all<F: Future<Output = Target>>(start: impl Fn() -> F) {
+    let shared = start().await;
+    let mut wrong = Vec::new();
+    for case in cases::all() {
+        let own;
+        let target = if case.fresh {
+            own = start().await;
+            &own
+        } else {
+            &shared
+        };
+        let seen = walk(target, &case).await;
+        if std::env::var_os("OUTRIGGER_RECORD").is_some() && !target.is_dev() {
+            fs::write(recording(&case), seen.join("\n\n") + "\n").unwrap();
+        }
+        wrong.extend(compare(target, &case, &seen));
+        target.sweep().await;
+    }
+    assert!(wrong.is_empty(), "{} steps differ:\n\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+fn recording(case: &Case) -> PathBuf {
+    let file = format!("{}.txt", case.name.replace(|char: char| !char.is_alphanumeric(), "_"));
+    [env!("CARGO_MANIFEST_DIR"), "tests", "conformance", "recorded", &file].iter().collect()
+}
+
+/// The steps that were not seen as recorded.
+fn compare(target: &Target, case: &Case, seen: &[String]) -> Vec<String> {
+    let text = fs::read_to_string(recording(case)).unwrap_or_default();
+    let recorded: Vec<&str> = text.trim_end().split("\n\n").collect();
+    if recorded.len() != seen.len() {
+        return vec![format!("{}: {} steps, {} recorded", case.name, seen.len(), recorded.len())];
+    }
+    let mut wrong = Vec::new();
+    for ((step, seen), recorded) in case.steps.iter().zip(seen).zip(recorded) {
+        let same = seen == recorded;
+        match step.differs.filter(|_| target.is_dev()) {
+            None if same => {}
+            None => wrong.push(format!("{}:\nrecorded: {recorded}\nseen:     {seen}", case.name)),
+            Some(why) if same => {
+                wrong.push(format!("{}: no longer differs ({why}):\n{seen}", case.name));
+            }
+            Some(why) => {
+                let first = seen.lines().next().unwrap_or_default();
+                println!("known difference: {}: {why} [{}: {first}]", case.name, target.addr());
+            }
+        }
+    }
+    wrong
+}
+
+/// What a question in the background was asked with, and its answer.
+struct Background {
+    index: u64,
+    begun: Instant,
+    answer: JoinHandle<Response<Bytes>>,
+}
+
+async fn walk(target: &Target, case: &Case) -> Vec<String> {
+    let mut background = None;
+    let mut seen = Vec::new();
+    for step in &case.steps {
+        let done = timeout(PATIENCE, walk_step(target, step, &mut background)).await;
+        let done = done.unwrap_or_else(|_| format!("nothing within {PATIENCE:?}"));
+        seen.push(done.trim_end().to_owned());
+    }
+    seen
+}
+
+async fn walk_step(target: &Target, step: &Step, background: &mut Option<Background>) -> String {
+    match &step.what {
+        What::Request { method, path, body } => {
+            let answer = ask(target, method, path, body).await;
+            let answer = if path.starts_with("/v1/catalog/services") { sorted(answer) } else { answer };
+            format!("{method} {path} {body}\n{}", show(target, &answer))
+        }
+        What::Until { path, has } => loop {
+            let answer = ask(target, "GET", path, "").await;
+            if String::from_utf8_lossy(answer.body()).contains(has) {
+                break format!("GET {path} until {has:?}\n{}", show(target, &answer));
+            }
+            sleep(Duration::from_millis(20)).await;
+        },
+        What::Part { path, pointer } => {
+            let answer = ask(target, "GET", path, "").await;
+            let json: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+            let part = json.pointer(pointer).map(ToString::to_string).unwrap_or_default();
+            format!("GET {path} at {pointer}\n{}", mask::body(&part, &target.words()))
+        }
+        What::HeaderNames { method, path } => {
+            format!("{method} {path} header names\n{}", header_names(target, method, path).await)
+        }
+        What::Watch { path, offset } => {
+            let index = index(&ask(target, "GET", path, "").await).saturating_add_signed(*offset);
+            *background = Some(begin(target, path, &format!("index={index}"), index).await);
+            format!("WATCH {path} {offset:+}")
+        }
+        What::WatchHash { path } => {
+            let answer = ask(target, "GET", path, "").await;
+            let hash = answer.headers()["x-consul-contenthash"].to_str().unwrap().to_owned();
+            *background = Some(begin(target, path, &format!("hash={hash}"), 0).await);
+            format!("WATCH {path} by hash")
+        }
+        What::Outcome => {
+            let Background { index: sent, begun, answer } = background.take().unwrap();
+            let answer = answer.await.unwrap();
+            let slept = begun.elapsed() >= WAIT;
+            let moved = match index(&answer) {
+                got if got > sent && sent > 0 => ", index up",
+                got if got < sent => ", index down",
+                _ => "",
+            };
+            let how = if slept { "slept" } else { "woken" };
+            format!("OUTCOME {how}{moved}\n{}", show(target, &answer))
+        }
+    }
+}
+
+async fn begin(target: &Target, path: &str, seen: &str, index: u64) -> Background {
+    let join = if path.contains('?') { '&' } else { '?' };
+    let path = format!("{path}{join}{seen}&wait={}ms", WAIT.as_millis());
+    let addr = target.addr();
+    let begun = Instant::now();
+    let answer = tokio::spawn(async move {
+        let request = Request::get(path).body(Bytes::new()).unwrap();
+        plain::exchange(addr, request, PATIENCE).await.unwrap()
+    });
+    sleep(ARRIVAL).await;
+    Background { index, begun, answer }
+}
+
+async fn ask(target: &Target, method: &str, path: &str, body: &str) -> Response<Bytes> {
+    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    plain::call(target.addr(), method, &target.fill(path), &target.fill(body)).await.unwrap()
+}
+
+fn index(answer: &Response<Bytes>) -> u64 {
+    let index = answer.headers().get("x-consul-index");
+    index.and_then(|index| index.to_str().ok()?.parse().ok()).unwrap_or(0)
+}
+
+/// Status, the headers that a client may look at, and the body.
+fn show(target: &Target, answer: &Response<Bytes>) -> String {
+    let counts = |name: &str| {
+        matches!(name, "allow" | "content-type" | "location" | "vary" | "x-cache")
+            || name.starts_with("x-consul-")
+    };
+    let mut headers: Vec<String> = answer
+        .headers()
+        .iter()
+        .filter(|(name, _)| counts(name.as_str()))
+        .map(|(name, value)| {
+            format!("{name}: {}", mask::header(name.as_str(), &String::from_utf8_lossy(value.as_bytes())))
+        })
+        .collect();
+    headers.sort();
+    let body = mask::body(&String::from_utf8_lossy(answer.body()), &target.words());
+    // An empty line ends a step in a recording.
+    let body = body.replace("\n\n", "\n~\n");
+    format!("{} [{}]\n{body}", answer.status().as_u16(), headers.join("; ")).trim_end().to_owned()
+}
+
+/// Consul gives the tags of a service's name in any order.
+fn sorted(answer: Response<Bytes>) -> Response<Bytes> {
+    answer.map(|body| {
+        let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(&body) else { return body };
+        for tags in json.as_object_mut().into_iter().flat_map(|names| names.values_mut()) {
+            if let Some(tags) = tags.as_array_mut() {
+                tags.sort_by_key(ToString::to_string);
+            }
+        }
+        json.to_string().into()
+    })
+}
+
+/// As written on the wire, without those that every server writes in its own way.
+async fn header_names(target: &Target, method: &str, path: &str) -> String {
+    let addr = target.addr();
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let head = answer.split("\r\n\r\n").next().unwrap_or_default();
+    let names = head.lines().skip(1).filter_map(|line| Some(line.split_once(':')?.0));
+    let own = ["Connection", "Content-Length", "Date", "Transfer-Encoding"];
+    names.filter(|name| !own.contains(name)).collect::<Vec<_>>().join(", ")
+}

@@ -19,8 +19,8 @@
 //! request about services; a test brings its own client ([`http::exchange`] is a plain one).
 
 use std::{
-    fmt, fs, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::OnceLock,
@@ -31,13 +31,17 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 mod cluster;
+mod find;
 pub mod http;
 mod ports;
+mod spec;
 #[cfg(test)]
 mod tests;
 
 pub use cluster::Cluster;
+pub use find::{Skip, available};
 use ports::Ports;
+use spec::Spec;
 
 /// Longest wait for a leader, and for an agent to come up or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,16 +49,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 /// How often a start is tried on fresh ports: another process may take one before Consul binds it.
 const STARTS: usize = 4;
-
-/// Why there is no Consul on this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skip(pub String);
-
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// What went wrong with an agent.
 #[derive(Debug, thiserror::Error)]
@@ -91,20 +85,6 @@ pub enum Error {
     },
 }
 
-/// Whether there is a Consul. If not, says on stderr that `test` was skipped, and why (past the
-/// test runner's capture).
-pub fn available(test: &str) -> bool {
-    match Consul::find() {
-        Ok(_) => true,
-        Err(why) => {
-            use io::Write as _;
-            // Nobody is left to tell when stderr is gone.
-            let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
-            false
-        }
-    }
-}
-
 /// A Consul agent: a process of ours.
 #[derive(Debug)]
 pub struct Consul {
@@ -114,36 +94,6 @@ pub struct Consul {
     child: Option<Child>,
 }
 
-/// How an agent is started.
-#[derive(Debug, Clone)]
-pub(crate) struct Spec {
-    /// Node name.
-    node: String,
-    /// Where it listens, and its own address.
-    ip: IpAddr,
-    /// `-dev`: in memory, pretty-printed JSON, everything gone at a restart.
-    dev: bool,
-    /// How many servers elect the first leader.
-    expect: usize,
-    /// Serf addresses of the other servers.
-    join: Vec<SocketAddr>,
-    /// More configuration, HCL.
-    extra: String,
-}
-
-impl Spec {
-    fn new(node: &str) -> Self {
-        Self {
-            node: node.to_owned(),
-            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            dev: false,
-            expect: 1,
-            join: Vec::new(),
-            extra: String::new(),
-        }
-    }
-}
-
 impl Consul {
     /// The binary, or why there is none. Asked once per process; may take minutes the first time.
     ///
@@ -151,7 +101,7 @@ impl Consul {
     /// [`Skip`] with the sentence that `consul.sh` printed.
     pub fn find() -> Result<PathBuf, Skip> {
         static FOUND: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
-        FOUND.get_or_init(find).clone()
+        FOUND.get_or_init(find::find).clone()
     }
 
     /// A dev agent (`-dev`): everything in memory, so that a restart forgets all. Has a leader.
@@ -192,7 +142,7 @@ impl Consul {
     }
 
     /// Ports and directories, but no process yet.
-    pub(crate) fn prepare(spec: Spec) -> Result<Self, Error> {
+    fn prepare(spec: Spec) -> Result<Self, Error> {
         Self::find().map_err(Error::Skip)?;
         let ports = Ports::pick(spec.ip).map_err(io_error("pick free ports"))?;
         let dir = tempfile::Builder::new()
@@ -257,7 +207,8 @@ impl Consul {
         let binary = Self::find().map_err(Error::Skip)?;
         fs::create_dir_all(self.data_dir()).map_err(io_error("make consul's data directory"))?;
         let config = self.dir.path().join("consul.hcl");
-        fs::write(&config, self.config()).map_err(io_error("write consul's configuration"))?;
+        fs::write(&config, self.spec.config(&self.ports, &self.data_dir()))
+            .map_err(io_error("write consul's configuration"))?;
         let log = fs::File::options()
             .create(true)
             .append(true)
@@ -369,27 +320,6 @@ impl Consul {
         self.dir.path().join("data")
     }
 
-    fn config(&self) -> String {
-        let Spec { node, ip, dev, expect, join, extra } = &self.spec;
-        let Ports { http, server, serf_lan } = &self.ports;
-        let join: Vec<String> = join.iter().map(|addr| format!("{:?}", addr.to_string())).collect();
-        let join = join.join(", ");
-        let server_part = if *dev {
-            String::new()
-        } else {
-            let data = self.data_dir();
-            format!("server = true\nbootstrap_expect = {expect}\ndata_dir = {data:?}\n")
-        };
-        format!(
-            "node_name = {node:?}\nbind_addr = \"{ip}\"\nclient_addr = \"{ip}\"\n{server_part}\
-             retry_join = [{join}]\nretry_interval = \"500ms\"\nlog_level = \"INFO\"\n\
-             ports {{ http = {http} https = -1 dns = -1 grpc = -1 server = {server} \
-             serf_lan = {serf_lan} serf_wan = -1 }}\n\
-             performance {{ raft_multiplier = 1 }}\n\
-             disable_update_check = true\ndisable_anonymous_signature = true\n{extra}\n"
-        )
-    }
-
     fn late(&self, what: &'static str) -> Error {
         Error::Late { what, after: PATIENCE, log: self.log_tail() }
     }
@@ -407,22 +337,6 @@ impl Drop for Consul {
             self.dir.disable_cleanup(true);
             eprintln!("consul {} is kept for a look: {}", self.spec.node, self.dir.path().display());
         }
-    }
-}
-
-fn find() -> Result<PathBuf, Skip> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/consul.sh");
-    let output = Command::new("bash")
-        .arg(script)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .map_err(|error| Skip(format!("{script} could not be run: {error}")))?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    match output.status.code() {
-        Some(0) if Path::new(&said).is_file() => Ok(PathBuf::from(said)),
-        Some(3) => Err(Skip(said)),
-        _ => Err(Skip(format!("{script} ended with {}: {said}", output.status))),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{Consul, Error, LOOK, PATIENCE, STARTS, Spec, http};
+use super::{Consul, Error, LOOK, PATIENCE, STARTS, http, spec::Spec};
 
 /// Three servers on 127.0.0.2, 127.0.0.3 and 127.0.0.4, `raft_multiplier = 1`.
 #[derive(Debug)]

@@ -1,0 +1,60 @@
+//! How an agent is started: its configuration file.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+use super::ports::Ports;
+
+/// How an agent is started.
+#[derive(Debug, Clone)]
+pub(super) struct Spec {
+    /// Node name.
+    pub(super) node: String,
+    /// Where it listens, and its own address.
+    pub(super) ip: IpAddr,
+    /// `-dev`: in memory, pretty-printed JSON, everything gone at a restart.
+    pub(super) dev: bool,
+    /// How many servers elect the first leader.
+    pub(super) expect: usize,
+    /// Serf addresses of the other servers.
+    pub(super) join: Vec<SocketAddr>,
+    /// More configuration, HCL.
+    pub(super) extra: String,
+}
+
+impl Spec {
+    /// A single server.
+    pub(super) fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            dev: false,
+            expect: 1,
+            join: Vec::new(),
+            extra: String::new(),
+        }
+    }
+
+    /// The configuration file.
+    pub(super) fn config(&self, ports: &Ports, data: &Path) -> String {
+        let Self { node, ip, dev, expect, join, extra } = self;
+        let Ports { http, server, serf_lan } = ports;
+        let join: Vec<String> = join.iter().map(|addr| format!("{:?}", addr.to_string())).collect();
+        let join = join.join(", ");
+        let server_part = if *dev {
+            String::new()
+        } else {
+            format!("server = true\nbootstrap_expect = {expect}\ndata_dir = {data:?}\n")
+        };
+        format!(
+            "node_name = {node:?}\nbind_addr = \"{ip}\"\nclient_addr = \"{ip}\"\n{server_part}\
+             retry_join = [{join}]\nretry_interval = \"500ms\"\nlog_level = \"INFO\"\n\
+             ports {{ http = {http} https = -1 dns = -1 grpc = -1 server = {server} \
+             serf_lan = {serf_lan} serf_wan = -1 }}\n\
+             performance {{ raft_multiplier = 1 }}\n\
+             disable_update_check = true\ndisable_anonymous_signature = true\n{extra}\n"
+        )
+    }
+}

@@ -291,30 +291,28 @@ impl<'a> Call<'a> {
             fresh,
             now: bounds.begun,
         };
-        let ticket = endpoint.try_begin();
-        let found = endpoint.idle(&ask);
+        let begun = endpoint.try_begin().map(|ticket| (ticket, endpoint.idle(&ask)));
         // The usual case waits for nothing, and needs no timer.
-        match (ticket, found) {
-            (Some(ticket), Found::Ready(conn)) => {
-                self.terms.series.reused.inc();
-                Ok((ticket, conn))
-            }
-            (ticket, found) => {
-                let both = async {
-                    let ticket = match ticket {
-                        Some(ticket) => ticket,
-                        None => endpoint.begin(ask.policy).await?,
-                    };
-                    let conn = endpoint.connect(found, &ask).await?;
-                    Ok::<_, CheckoutError>((ticket, conn))
-                };
-                match timeout_at(bounds.deadline(upload), both).await {
-                    Ok(both) => both.map_err(|error| Failed::unsent(error.outcome, error.detail)),
-                    Err(_) => {
-                        Err(Failed::unsent(Outcome::Timeout, "no turn at the instance in time".to_owned()))
-                    }
+        if let Some((ticket, Found::Ready(conn))) = begun {
+            self.terms.series.reused.inc();
+            return Ok((ticket, conn));
+        }
+        let both = async {
+            let (ticket, found) = match begun {
+                Some(begun) => begun,
+                None => {
+                    let ticket = endpoint.begin(ask.policy).await?;
+                    // Whoever gave the turn back has brought a connection home before.
+                    let now = Instant::now();
+                    (ticket, endpoint.idle(&Checkout { now, ..ask }))
                 }
-            }
+            };
+            let conn = endpoint.connect(found, &ask).await?;
+            Ok::<_, CheckoutError>((ticket, conn))
+        };
+        match timeout_at(bounds.deadline(upload), both).await {
+            Ok(both) => both.map_err(|error| Failed::unsent(error.outcome, error.detail)),
+            Err(_) => Err(Failed::unsent(Outcome::Timeout, "no turn at the instance in time".to_owned())),
         }
     }
 

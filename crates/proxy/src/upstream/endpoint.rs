@@ -111,9 +111,9 @@ impl Endpoint {
 
     /// A turn, when there is one now.
     pub(crate) fn try_begin(self: &Arc<Self>) -> Option<Ticket> {
-        // One too many is taken back at once; meanwhile others at worst wait for a ring.
-        let ticket = Ticket::new(self);
-        (ticket.before < self.most).then_some(ticket)
+        let below = |count: usize| (count < self.most).then_some(count + 1);
+        self.in_flight.fetch_update(SeqCst, SeqCst, below).ok()?;
+        Some(Ticket { endpoint: self.clone() })
     }
 
     /// Waits for a turn. The ticket is the turn; leaving by any door gives it back.
@@ -186,15 +186,6 @@ impl Endpoint {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub(crate) endpoint: Arc<Endpoint>,
-    /// Turns given before this one.
-    before: usize,
-}
-
-impl Ticket {
-    fn new(endpoint: &Arc<Endpoint>) -> Self {
-        let before = endpoint.in_flight.fetch_add(1, SeqCst);
-        Self { endpoint: endpoint.clone(), before }
-    }
 }
 
 impl Drop for Ticket {

@@ -1,0 +1,144 @@
+//! Measures Outrigger. `bench all` also writes the table in `benches/README.md`.
+
+use std::{
+    env,
+    error::Error as _,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use clap::{Parser, ValueEnum};
+use outrigger_benches::{
+    Effort, Error,
+    machine::{Machine, Noise},
+    peers, picks, propagation,
+    report::{self, Section, Summary},
+    update,
+};
+
+/// Measures picks, table updates, requests beside other proxies, and the way from Consul to the table.
+#[derive(Debug, Parser)]
+#[command(after_help = "Example: bench peers --quick")]
+struct Arguments {
+    /// What to measure. `all` also writes benches/README.md.
+    #[arg(value_enum, default_value_t = Part::All)]
+    part: Part,
+    /// Few and short rounds, to see that it works. Writes nothing.
+    #[arg(long)]
+    quick: bool,
+    /// The binary to measure. Absent: this checkout's release build, brought up to date first.
+    #[arg(long, value_name = "PATH")]
+    outrigger: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Nanoseconds per pick.
+    Picks,
+    /// An update of 10,000 instances.
+    Update,
+    /// Requests through Outrigger, nginx, HAProxy and Envoy.
+    Peers,
+    /// From a change in Consul to the table.
+    Propagation,
+    /// All of these.
+    All,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {}", in_full(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
+    let parts = match arguments.part {
+        Part::All => vec![Part::Picks, Part::Update, Part::Propagation, Part::Peers],
+        part => vec![part],
+    };
+    let machine = Machine::look();
+    let mut sections = Vec::new();
+    for part in parts {
+        eprintln!("measuring {}", name(part));
+        let noise = Noise::begin(&[])?;
+        let section = measure(part, arguments, effort)?;
+        let noise = match part {
+            // Says so itself: servers of its own would count as others here.
+            Part::Peers | Part::Propagation => None,
+            _ => Some(noise.end()?),
+        };
+        sections.push(match noise {
+            Some(share) => {
+                section.remark(format!("Others used {:.0} % of the machine meanwhile.", share * 100.0))
+            }
+            None => section,
+        });
+    }
+    let text = page(&machine, arguments, &sections);
+    // Nobody is left to tell when stdout is gone.
+    let _ = writeln!(io::stdout(), "{text}");
+    if arguments.part == Part::All && effort == Effort::Full {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        report::write(&file, &text)?;
+        eprintln!("written to {}", file.display());
+    }
+    Ok(())
+}
+
+fn measure(part: Part, arguments: &Arguments, effort: Effort) -> Result<Section, Error> {
+    match part {
+        Part::Picks => picks::run(effort),
+        Part::Update => update::run(effort),
+        Part::Propagation => propagation::run(effort),
+        Part::Peers | Part::All => peers::run(&binary(arguments)?, effort),
+    }
+}
+
+fn name(part: Part) -> String {
+    part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+fn page(machine: &Machine, arguments: &Arguments, sections: &[Section]) -> String {
+    let quick = if arguments.quick { " --quick" } else { "" };
+    let sections_text: Vec<String> = sections.iter().map(ToString::to_string).collect();
+    format!(
+        "Machine: {machine}. Command: `bench {}{quick}`.\n\n{}\n{}",
+        name(arguments.part),
+        Summary(sections),
+        sections_text.join("\n")
+    )
+}
+
+/// The binary that is measured, built if need be.
+fn binary(arguments: &Arguments) -> Result<PathBuf, Error> {
+    if let Some(given) = &arguments.outrigger {
+        return Ok(given.clone());
+    }
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut build = Command::new(cargo);
+    build.args(["build", "--release", "--package", "outrigger"]).current_dir(&workspace);
+    let status = build.status().map_err(|error| Error::at("run cargo", error))?;
+    if !status.success() {
+        return Err(Error::new("build outrigger: see above"));
+    }
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    Ok(target.join("release/outrigger"))
+}
+
+/// An error with its causes: each `Display` is one level.
+fn in_full(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

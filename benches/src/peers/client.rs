@@ -1,0 +1,65 @@
+//! The plainest client: is a proxy there, and what does it hold for connections that do nothing?
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, header};
+use outrigger_tests::consul::http::exchange;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use super::{BODY, SERVICE, process::Process};
+use crate::{Error, error::doing};
+
+/// Longest wait for a server to come up, and for one answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until the server answers as it should.
+pub(super) async fn until_it_answers(process: &mut Process, addr: SocketAddr) -> Result<(), Error> {
+    let answers = async {
+        loop {
+            process.still_runs()?;
+            let request = Request::get("/").header(header::HOST, SERVICE).body(Bytes::new());
+            let request = request.map_err(doing("make a request"))?;
+            if exchange(addr, request, PATIENCE).await.is_ok_and(|answer| answer.body().len() == BODY) {
+                return Ok(());
+            }
+            sleep(LOOK).await;
+        }
+    };
+    timeout(PATIENCE, answers).await.map_err(doing(format!("wait until {addr} answers")))?
+}
+
+/// Opens `count` connections one after the other, each with one request and its answer.
+pub(super) async fn idle_connections(addr: SocketAddr, count: usize) -> Result<Vec<TcpStream>, Error> {
+    let mut connections = Vec::with_capacity(count);
+    for n in 0..count {
+        let connection = timeout(PATIENCE, used_once(addr)).await;
+        let connection = connection.map_err(doing(format!("wait for the answer on connection {n}")))?;
+        connections.push(connection.map_err(doing(format!("use connection {n}")))?);
+    }
+    Ok(connections)
+}
+
+async fn used_once(addr: SocketAddr) -> std::io::Result<TcpStream> {
+    let mut connection = TcpStream::connect(addr).await?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {SERVICE}\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    while !is_whole(&answer) {
+        if connection.read_buf(&mut answer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(connection)
+}
+
+/// Bodies here all have one length, and are never chunked.
+fn is_whole(answer: &[u8]) -> bool {
+    let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
+    head.is_some_and(|at| answer.len() >= at + 4 + BODY)
+}

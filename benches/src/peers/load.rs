@@ -1,0 +1,169 @@
+//! The load generators, and what they say.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use super::{SERVICE, process::pinned};
+use crate::{Error, error::doing, stats::Samples};
+
+/// Connections of a load.
+pub(super) const CONNECTIONS: usize = 32;
+/// Requests per second of the steady load, all connections together: what every proxy here can carry.
+pub(super) const STEADY: usize = 8_000;
+
+/// What a load generator saw.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Seen {
+    /// Answered requests.
+    pub(super) requests: u64,
+    /// Of those, answered with an error; and those without an answer.
+    pub(super) failed: u64,
+    pub(super) seconds: f64,
+    /// Milliseconds.
+    pub(super) p50: f64,
+    /// Milliseconds.
+    pub(super) p99: f64,
+}
+
+/// Where load comes from and goes to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load<'a> {
+    pub(super) wrk: &'a Path,
+    pub(super) h2load: &'a Path,
+    pub(super) core: usize,
+    pub(super) to: SocketAddr,
+    pub(super) dir: &'a Path,
+}
+
+impl Load<'_> {
+    /// As many requests as 32 connections carry one after the other.
+    pub(super) fn full(&self, time: Duration) -> Result<Seen, Error> {
+        let mut command = pinned(self.core, self.wrk);
+        command.args(["--threads", "1", "--latency", "--timeout", "5s"]);
+        command.args([
+            "--connections",
+            &CONNECTIONS.to_string(),
+            "--duration",
+            &format!("{}s", time.as_secs()),
+        ]);
+        command.args(["--header", &format!("Host: {SERVICE}"), &format!("http://{}/", self.to)]);
+        let said = output("wrk", &mut command)?;
+        wrk(&said).ok_or_else(|| Error::new(format!("read what wrk says: {said}")))
+    }
+
+    /// The same number of requests for everybody.
+    pub(super) fn steady(&self, time: Duration) -> Result<Seen, Error> {
+        let log = self.dir.join("h2load.log");
+        // It adds to a file that is there.
+        let _ = fs::remove_file(&log);
+        let mut command = pinned(self.core, self.h2load);
+        command.args(["--h1", "--threads", "1", "--clients", &CONNECTIONS.to_string()]);
+        command.args([
+            "--rps",
+            &(STEADY / CONNECTIONS).to_string(),
+            "--duration",
+            &time.as_secs().to_string(),
+        ]);
+        command.arg("--log-file").arg(&log).arg(format!("--connect-to={}", self.to));
+        command.arg(format!("http://{SERVICE}/"));
+        let said = output("h2load", &mut command)?;
+        let text = fs::read_to_string(&log).map_err(doing(format!("read h2load's log; it said: {said}")))?;
+        h2load(&text).ok_or_else(|| Error::new(format!("read h2load's log; it said: {said}")))
+    }
+}
+
+fn output(name: &str, command: &mut Command) -> Result<String, Error> {
+    let output = command.stderr(Stdio::piped()).output().map_err(doing(format!("run {name}")))?;
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() {
+        Ok(said)
+    } else {
+        Err(Error::new(format!("{name} ended with {}: {said}", output.status)))
+    }
+}
+
+/// wrk's report.
+fn wrk(text: &str) -> Option<Seen> {
+    let after = |key: &str| text.lines().find_map(|line| line.trim().strip_prefix(key).map(str::trim));
+    let ending = |key: &str| text.lines().find_map(|line| line.trim().split_once(key));
+    let (requests, rest) = ending(" requests in ")?;
+    let (time, _) = rest.split_once(',')?;
+    let bad = after("Non-2xx or 3xx responses:").map_or(Some(0), |count| count.parse().ok())?;
+    let broken = after("Socket errors:").map_or(Some(0), |errors| {
+        errors.split(',').map(|part| part.trim().split_once(' ')?.1.parse::<u64>().ok()).sum()
+    })?;
+    Some(Seen {
+        requests: requests.parse().ok()?,
+        failed: bad + broken,
+        seconds: millis(time)? / 1e3,
+        p50: millis(after("50%")?)?,
+        p99: millis(after("99%")?)?,
+    })
+}
+
+/// `1.25ms` and the like.
+fn millis(text: &str) -> Option<f64> {
+    let units = [("us", 1e-3), ("ms", 1.0), ("s", 1e3), ("m", 6e4), ("h", 3.6e6)];
+    let (number, factor) =
+        units.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
+    Some(number.parse::<f64>().ok()? * factor)
+}
+
+/// h2load's log: a line per request with its start since the epoch (microseconds), its status and its
+/// duration (microseconds).
+fn h2load(text: &str) -> Option<Seen> {
+    let lines: Vec<[i64; 3]> = text
+        .lines()
+        .map(|line| {
+            let mut fields = line.split('\t').map(|field| field.parse().ok());
+            Some([fields.next()??, fields.next()??, fields.next()??])
+        })
+        .collect::<Option<_>>()?;
+    let first = lines.iter().map(|[start, ..]| start).min()?;
+    let last = lines.iter().map(|[start, _, took]| start + took).max()?;
+    let times = Samples::new(lines.iter().map(|[.., took]| *took as f64 / 1e3));
+    Some(Seen {
+        requests: lines.len() as u64,
+        failed: lines.iter().filter(|[_, status, _]| *status != 200).count() as u64,
+        seconds: (last - first) as f64 / 1e6,
+        p50: times.median(),
+        p99: times.percentile(0.99),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRK: &str = "Running 3s test @ http://127.0.0.1:1/\n  1 threads and 32 connections\n\
+        \x20 Thread Stats   Avg      Stdev     Max   +/- Stdev\n    Latency     1.30ms  210.00us  9.00ms   90.00%\n\
+        \x20 Latency Distribution\n     50%    1.25ms\n     75%    1.40ms\n     90%    1.60ms\n     99%    850.00us\n\
+        \x20 73561 requests in 3.10s, 92.61MB read\n";
+
+    #[test]
+    fn a_report_of_wrk_is_read() {
+        let seen = Seen { requests: 73_561, failed: 0, seconds: 3.1, p50: 1.25, p99: 0.85 };
+        assert_eq!(wrk(WRK), Some(seen));
+    }
+
+    #[test]
+    fn errors_of_any_kind_are_failed_requests() {
+        let text = format!(
+            "{WRK}  Socket errors: connect 1, read 2, write 0, timeout 4\n  Non-2xx or 3xx responses: 8\n"
+        );
+        assert_eq!(wrk(&text).map(|seen| seen.failed), Some(15));
+        assert_eq!(wrk("unable to connect"), None);
+    }
+
+    #[test]
+    fn a_log_of_h2load_is_read() {
+        let seen = Seen { requests: 3, failed: 1, seconds: 2.0, p50: 2.0, p99: 3.0 };
+        assert_eq!(h2load("1000000\t200\t1000\n2000000\t-1\t2000\n2997000\t200\t3000\n"), Some(seen));
+        assert_eq!(h2load(""), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! The turns of all rounds as a table.
+
+use super::{
+    load::{CONNECTIONS, STEADY},
+    proxy::Proxy,
+    turn::{Cost, Turn},
+};
+use crate::{
+    report::{Finding, Section, Table},
+    stats::{Samples, Shown},
+};
+
+/// MiB.
+const MEMORY: f64 = 15.0;
+
+/// A proxy and its turns, one per round.
+#[derive(Debug)]
+pub(super) struct Contestant {
+    pub(super) proxy: Proxy,
+    pub(super) version: String,
+    pub(super) turns: Vec<Turn>,
+}
+
+impl Contestant {
+    fn samples(&self, of: impl Fn(&Turn) -> f64) -> Samples {
+        Samples::new(self.turns.iter().map(of))
+    }
+}
+
+/// Which of a turn's two loads.
+type OfLoad = fn(&Turn) -> &Cost;
+
+/// A line of the table.
+struct Line {
+    what: String,
+    of: fn(&Turn) -> f64,
+}
+
+fn lines() -> Vec<Line> {
+    let line = |what: String, of| Line { what, of };
+    let full = |what| format!("{what}, {CONNECTIONS} connections in a row");
+    let steady = |what| format!("{what}, {STEADY} requests/s");
+    vec![
+        line(full("CPU per request, µs"), |turn| turn.full.cpu),
+        line(steady("CPU per request, µs"), |turn| turn.steady.cpu),
+        line(full("requests/s"), |turn| turn.full.seen.requests as f64 / turn.full.seen.seconds),
+        line(full("p50, ms"), |turn| turn.full.seen.p50),
+        line(full("p99, ms"), |turn| turn.full.seen.p99),
+        line(steady("requests/s carried"), |turn| {
+            turn.steady.seen.requests as f64 / turn.steady.seen.seconds
+        }),
+        line(steady("p50, ms"), |turn| turn.steady.seen.p50),
+        line(steady("p99, ms"), |turn| turn.steady.seen.p99),
+        line("memory when idle, MiB".into(), |turn| turn.idle_memory),
+        line("memory per idle connection, KiB".into(), |turn| turn.per_connection),
+        line("failed requests".into(), |turn| (turn.full.seen.failed + turn.steady.seen.failed) as f64),
+    ]
+}
+
+/// What is said of `contestants`; the first is Outrigger.
+pub(super) fn section(contestants: &[Contestant], absent: &[String], connections: usize) -> Section {
+    let heads = contestants.iter().map(|one| format!("{} {}", one.proxy, one.version));
+    let mut table =
+        Table::new("Median (least to greatest) over the rounds", ["".to_owned()].into_iter().chain(heads));
+    for Line { what, of } in lines() {
+        table.row([what].into_iter().chain(contestants.iter().map(|one| one.samples(of).spread())));
+    }
+    let mut section = Section::new("Peers");
+    for finding in findings(contestants) {
+        section = section.finding(finding);
+    }
+    let rounds = contestants.first().map_or(0, |one| one.turns.len());
+    section = section.table(table).remark(format!(
+        "{rounds} rounds, in turns; {connections} idle connections; others used {} of the machine while load was on.",
+        noise(contestants)
+    ));
+    absent.iter().fold(section, |section, why| section.remark(format!("Left out: {why}.")))
+}
+
+fn findings(contestants: &[Contestant]) -> Vec<Finding> {
+    let find = |proxy| contestants.iter().find(|one| one.proxy == proxy);
+    let Some(ours) = find(Proxy::Outrigger) else { return Vec::new() };
+    let memory = ours.samples(|turn| turn.idle_memory).median();
+    let mut findings = vec![Finding::below("memory when idle", memory, "MiB", MEMORY)];
+    let loads: [(_, OfLoad); 2] =
+        [("in a row", |turn| &turn.full), ("at a steady rate", |turn| &turn.steady)];
+    for (load, of) in loads {
+        if let Some(haproxy) = find(Proxy::Haproxy) {
+            let cpu = |one: &Contestant| one.samples(|turn| of(turn).cpu).median();
+            findings.push(Finding::below(
+                format!("CPU per request {load}, HAProxy's as the target"),
+                cpu(ours),
+                "µs",
+                cpu(haproxy),
+            ));
+        }
+        for peer in contestants.iter().filter(|one| one.proxy != Proxy::Outrigger) {
+            // Within a round, so that what slows one down slows the other.
+            let ratios =
+                ours.turns.iter().zip(&peer.turns).map(|(ours, theirs)| of(ours).cpu / of(theirs).cpu);
+            let what = format!("CPU per request {load}, as a multiple of {}'s of the same round", peer.proxy);
+            findings.push(Finding::plain(what, Samples::new(ratios).spread()));
+        }
+    }
+    findings
+}
+
+fn noise(contestants: &[Contestant]) -> String {
+    let turns = contestants.iter().flat_map(|one| &one.turns);
+    let shares =
+        Samples::new(turns.flat_map(|turn| [turn.full.noise, turn.steady.noise]).map(|share| share * 100.0));
+    format!("{} % (median; at most {} %)", Shown(shares.median()), Shown(shares.max()))
+}

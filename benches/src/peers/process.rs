@@ -1,0 +1,75 @@
+//! A program of ours on one core, gone when its handle is dropped.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use crate::{Error, error::doing};
+
+/// `taskset` replaces itself by the program, so the child's id is the program's.
+pub(super) fn pinned(core: usize, program: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.arg("-c").arg(core.to_string()).arg(program).stdin(Stdio::null());
+    command
+}
+
+/// A running server.
+#[derive(Debug)]
+pub(super) struct Process {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it; what it says goes to a file in `dir`.
+    pub(super) fn start<A: AsRef<OsStr>>(
+        name: &'static str,
+        dir: &Path,
+        core: usize,
+        program: &Path,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self, Error> {
+        let log = dir.join(format!("{name}.log"));
+        let out = File::create(&log).map_err(doing(format!("make {}", log.display())))?;
+        let errors = out.try_clone().map_err(doing(format!("open {} again", log.display())))?;
+        let mut command = pinned(core, program);
+        command.args(arguments).stdout(out).stderr(errors);
+        // Logs of a server that nobody reads cost it nothing, and its settings are the files here.
+        command.env_remove("OUTRIGGER_LOG");
+        let child = command.spawn().map_err(doing(format!("start {name}")))?;
+        Ok(Self { name, child, log })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Fails when it has ended, with the beginning of its log: that is where settings are complained of.
+    pub(super) fn still_runs(&mut self) -> Result<(), Error> {
+        match self.child.try_wait().map_err(doing(format!("look after {}", self.name)))? {
+            None => Ok(()),
+            Some(status) => {
+                Err(Error::new(format!("{} ended with {status}: {}", self.name, self.log_head())))
+            }
+        }
+    }
+
+    fn log_head(&self) -> String {
+        const LINES: usize = 8;
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        text.lines().take(LINES).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // One that has ended by itself cannot be killed, and nothing else can fail.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,183 @@
+//! The table, and its place in `benches/README.md`.
+
+use std::{fmt, fs, path::Path};
+
+use crate::{Error, error::doing, stats::Shown};
+
+const BEGIN: &str = "<!-- results: begin (written by `bench all`, not by hand) -->";
+const END: &str = "<!-- results: end -->";
+
+/// What one part of the bench has to say.
+#[derive(Debug, Clone, Default)]
+pub struct Section {
+    title: &'static str,
+    findings: Vec<Finding>,
+    tables: Vec<Table>,
+    remarks: Vec<String>,
+}
+
+impl Section {
+    /// One without content.
+    pub fn new(title: &'static str) -> Self {
+        Self { title, ..Self::default() }
+    }
+
+    /// With one more line in the table of all parts.
+    #[must_use]
+    pub fn finding(mut self, finding: Finding) -> Self {
+        self.findings.push(finding);
+        self
+    }
+
+    /// With one more table of details.
+    #[must_use]
+    pub fn table(mut self, table: Table) -> Self {
+        self.tables.push(table);
+        self
+    }
+
+    /// With one more sentence.
+    #[must_use]
+    pub fn remark(mut self, remark: impl Into<String>) -> Self {
+        self.remarks.push(remark.into());
+        self
+    }
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "### {}", self.title)?;
+        for table in &self.tables {
+            writeln!(f, "\n{table}")?;
+        }
+        if !self.remarks.is_empty() {
+            writeln!(f)?;
+        }
+        self.remarks.iter().try_for_each(|remark| writeln!(f, "- {remark}"))
+    }
+}
+
+/// A figure that somebody asked for.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    what: String,
+    measured: String,
+    target: String,
+    met: Option<bool>,
+}
+
+impl Finding {
+    /// A figure without a target.
+    pub fn plain(what: impl Into<String>, measured: impl Into<String>) -> Self {
+        Self { what: what.into(), measured: measured.into(), target: String::new(), met: None }
+    }
+
+    /// A figure that should be below `target`, both in `unit`.
+    pub fn below(what: impl Into<String>, measured: f64, unit: &str, target: f64) -> Self {
+        Self {
+            what: what.into(),
+            measured: format!("{} {unit}", Shown(measured)),
+            target: format!("< {} {unit}", Shown(target)),
+            met: Some(measured < target),
+        }
+    }
+}
+
+/// All findings of all sections as one table.
+#[derive(Debug)]
+pub struct Summary<'a>(pub &'a [Section]);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new("", ["part", "what", "measured", "target", "met"]);
+        for section in self.0 {
+            for Finding { what, measured, target, met } in &section.findings {
+                let met = met.map_or("", |met| if met { "yes" } else { "**no**" });
+                table.row([section.title, what, measured, target, met]);
+            }
+        }
+        table.fmt(f)
+    }
+}
+
+/// A table in Markdown.
+#[derive(Debug, Clone)]
+pub struct Table {
+    caption: String,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// With a caption (may be empty) and the heads of its columns.
+    pub fn new<T: Into<String>>(caption: impl Into<String>, heads: impl IntoIterator<Item = T>) -> Self {
+        let mut table = Self { caption: caption.into(), rows: Vec::new() };
+        table.row(heads);
+        table
+    }
+
+    /// Adds a row, to be as long as the heads.
+    pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.caption.is_empty() {
+            writeln!(f, "{}:\n", self.caption)?;
+        }
+        for (at, row) in self.rows.iter().enumerate() {
+            writeln!(f, "| {} |", row.join(" | "))?;
+            if at == 0 {
+                writeln!(f, "|{}", "---|".repeat(row.len()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts `text` between the marks of the file.
+///
+/// # Errors
+/// The file cannot be read or written, or has not both marks.
+pub fn write(file: &Path, text: &str) -> Result<(), Error> {
+    let name = file.display();
+    let old = fs::read_to_string(file).map_err(doing(format!("read {name}")))?;
+    let new = between_marks(&old, text).ok_or_else(|| {
+        Error::new(format!("find the place for the results in {name}: it needs the lines {BEGIN} and {END}"))
+    })?;
+    fs::write(file, new).map_err(doing(format!("write {name}")))
+}
+
+fn between_marks(old: &str, text: &str) -> Option<String> {
+    let (before, rest) = old.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", text.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_replace_the_old_ones_and_nothing_else() {
+        let once = between_marks(&format!("top\n{BEGIN}\nold\n{END}\nbottom"), "new\n").unwrap();
+        assert_eq!(once, format!("top\n{BEGIN}\n\nnew\n\n{END}\nbottom"));
+        assert_eq!(between_marks(&once, "new"), Some(once));
+    }
+
+    #[test]
+    fn a_file_without_marks_is_left_alone() {
+        assert_eq!(between_marks("no marks", "new"), None);
+    }
+
+    #[test]
+    fn the_summary_says_which_targets_are_missed() {
+        let section = Section::new("Picks")
+            .finding(Finding::below("a pick", 70.0, "ns", 60.0))
+            .finding(Finding::plain("another", "7"));
+        let text = Summary(&[section]).to_string();
+        assert!(text.contains("| Picks | a pick | 70.0 ns | < 60.0 ns | **no** |"), "{text}");
+        assert!(text.contains("| Picks | another | 7 |  |  |"), "{text}");
+    }
+}

@@ -1,0 +1,88 @@
+//! What a handful of samples say.
+
+use std::fmt;
+
+/// Samples in one unit, in order of size.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Sorts them. What is no number is left out.
+    pub fn new(samples: impl IntoIterator<Item = f64>) -> Self {
+        let mut samples: Vec<f64> = samples.into_iter().filter(|sample| !sample.is_nan()).collect();
+        samples.sort_by(f64::total_cmp);
+        Self(samples)
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The smallest sample that at least `share` of all do not exceed (nearest rank); NaN of none.
+    pub fn percentile(&self, share: f64) -> f64 {
+        let rank = (share * self.0.len() as f64).ceil() as usize;
+        let last = self.0.len().saturating_sub(1);
+        self.0.get(rank.saturating_sub(1).min(last)).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The middle one; of an even number the lower of the two.
+    pub fn median(&self) -> f64 {
+        self.percentile(0.5)
+    }
+
+    /// The least; NaN of none.
+    pub fn min(&self) -> f64 {
+        self.percentile(0.0)
+    }
+
+    /// The greatest; NaN of none.
+    pub fn max(&self) -> f64 {
+        self.percentile(1.0)
+    }
+
+    /// `median (min to max)`, with as many digits as the median deserves.
+    pub fn spread(&self) -> String {
+        format!("{} ({} to {})", Shown(self.median()), Shown(self.min()), Shown(self.max()))
+    }
+}
+
+/// A figure with about three digits that mean something.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown(pub f64);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = match self.0.abs() {
+            size if size >= 100.0 => 0,
+            size if size >= 10.0 => 1,
+            _ => 2,
+        };
+        write!(f, "{:.digits$}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_samples_by_nearest_rank() {
+        let hundred = Samples::new((1..=100).rev().map(f64::from));
+        let cases = [(0.0, 1.0), (0.5, 50.0), (0.99, 99.0), (0.991, 100.0), (1.0, 100.0)];
+        for (share, expected) in cases {
+            assert_eq!(hundred.percentile(share), expected, "{share}");
+        }
+    }
+
+    #[test]
+    fn of_no_samples_nothing_is_said() {
+        assert!(Samples::new([f64::NAN]).median().is_nan());
+    }
+
+    #[test]
+    fn a_figure_has_three_digits_that_mean_something() {
+        let shown = [0.123_4, 1.234, 12.34, 123.4, 12_340.0].map(|figure| Shown(figure).to_string());
+        assert_eq!(shown, ["0.12", "1.23", "12.3", "123", "12340"]);
+    }
+}

@@ -1,0 +1,119 @@
+//! What an update takes, and whether the number of services matters.
+//!
+//! A registry made for this hands over 10,000 instances that were made beforehand, so reading an
+//! answer is not in the figures. One thread runs everything, and its processor time is the cost.
+
+mod fixture;
+mod registry;
+mod rig;
+
+use std::time::Duration;
+
+use tokio::runtime;
+
+use self::rig::Rig;
+use crate::{
+    Effort, Error,
+    clock::Start,
+    error::doing,
+    report::{Finding, Section, Table},
+    stats::{Samples, Shown},
+};
+
+/// Instances of the service that changes.
+const INSTANCES: u32 = 10_000;
+/// Milliseconds.
+const TARGET: f64 = 10.0;
+
+/// Where an update has to arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// A follower of the service has the new snapshot.
+    Snapshot,
+    /// The proxy picks by it.
+    View,
+}
+
+/// What differs from the answer before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// The health of one instance.
+    One,
+    /// The health of every instance.
+    Health,
+    /// Every instance is another one.
+    Others,
+}
+
+/// The kinds of [`Change`], for people.
+const KINDS: [&str; 3] = ["one instance's health", "every instance's health", "all instances replaced"];
+
+/// How one line is measured.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    reach: Reach,
+    /// Watched services, the one that changes among them.
+    services: u32,
+    rounds: u32,
+}
+
+/// What one line says.
+#[derive(Debug)]
+struct Measured {
+    /// Milliseconds of processor time, for each kind of change.
+    updates: [Samples; 3],
+    /// Until every service had its first answer.
+    start: Duration,
+}
+
+impl Measured {
+    fn worst(&self) -> f64 {
+        self.updates.iter().map(Samples::median).fold(0.0, f64::max)
+    }
+}
+
+/// Measures updates of one service of 10,000 instances, alone and beside many others.
+///
+/// # Errors
+/// The table cannot be set up, or an update does not arrive.
+pub fn run(effort: Effort) -> Result<Section, Error> {
+    let (rounds, many) = (effort.of(9, 2), effort.of(10_000, 200));
+    let heads = ["until", "services"].into_iter().chain(KINDS).chain(["start, s"]);
+    let caption = "Milliseconds of processor time per update of 10,000 instances, median (least to greatest); \
+                   seconds until all services had their first answer";
+    let (mut table, mut section) = (Table::new(caption, heads), Section::new("Updates"));
+    for (reach, until) in [(Reach::Snapshot, "a follower has it"), (Reach::View, "the proxy picks by it")] {
+        let (alone, among) = (Plan { reach, services: 1, rounds }, Plan { reach, services: many, rounds });
+        let (alone, among) = (measure(alone)?, measure(among)?);
+        for (services, line) in [(1, &alone), (many, &among)] {
+            let cells = line.updates.iter().map(Samples::spread);
+            let start = Shown(line.start.as_secs_f64()).to_string();
+            table.row([until.to_owned(), services.to_string()].into_iter().chain(cells).chain([start]));
+        }
+        for (kind, samples) in KINDS.into_iter().zip(&among.updates) {
+            let what = format!("{kind} of 10,000, among {many} services, until {until}");
+            section = section.finding(Finding::below(what, samples.median(), "ms", TARGET));
+        }
+        let ratio = format!("{:.2}", among.worst() / alone.worst());
+        let what = "the slowest of these, as a multiple of it without other services";
+        section = section.finding(Finding::plain(what, ratio));
+    }
+    Ok(section.table(table).remark(format!("{rounds} updates of each kind, after one that is not counted.")))
+}
+
+/// Starts a table and changes it.
+fn measure(plan: Plan) -> Result<Measured, Error> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(doing("build a runtime"))?.block_on(async {
+        let began = Start::now();
+        let rig = Rig::start(plan).await?;
+        let start = began.took().wall;
+        let updates = [
+            rig.samples(Change::One, plan.rounds).await?,
+            rig.samples(Change::Health, plan.rounds).await?,
+            rig.samples(Change::Others, plan.rounds).await?,
+        ];
+        rig.stop().await;
+        Ok(Measured { updates, start })
+    })
+}

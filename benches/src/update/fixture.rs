@@ -1,0 +1,52 @@
+//! Instances by the thousand, as a registry would list them.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use outrigger_config::Weights;
+use outrigger_registry::{Instance, InstanceId, Status};
+
+use super::{Change, INSTANCES};
+
+/// The service that changes.
+pub(super) const LARGE: &str = "large";
+
+/// The name of the `n`-th of the other services.
+pub(super) fn other(n: u32) -> String {
+    format!("other-{n}")
+}
+
+/// What any other service lists.
+pub(super) fn small() -> Vec<Instance> {
+    (0..3).map(|n| instance(n, "small", Status::Passing)).collect()
+}
+
+/// What the large service lists after `round` changes of this kind: each differs from the last one.
+pub(super) fn large(change: Change, round: u32) -> Vec<Instance> {
+    let odd = round % 2 == 1;
+    let flipped = if odd { Status::Warning } else { Status::Passing };
+    (0..INSTANCES)
+        .map(|n| match change {
+            Change::One if n == INSTANCES / 2 => instance(n, "large", flipped),
+            Change::One => instance(n, "large", Status::Passing),
+            Change::Health => instance(n, "large", flipped),
+            Change::Others => instance(n, if odd { "blue" } else { "green" }, Status::Passing),
+        })
+        .collect()
+}
+
+fn instance(n: u32, name: &str, status: Status) -> Instance {
+    let [_, a, b, c] = n.to_be_bytes();
+    Instance {
+        id: InstanceId {
+            datacenter: "dc1".into(),
+            node: format!("node-{n:05}").into(),
+            id: format!("{name}-{n:05}").into(),
+        },
+        addr: Ok((Ipv4Addr::new(10, a, b, c), 8080).into()),
+        tags: Arc::from(["v2".into()]),
+        meta: Arc::default(),
+        weights: Weights::default(),
+        status,
+        create_index: 7,
+    }
+}

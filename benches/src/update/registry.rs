@@ -1,0 +1,87 @@
+//! A registry whose one large service changes when it is told to, and whose others never do.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use outrigger_registry::{Answer, Consistency, Cursor, Instance, Query, Registry, Watched};
+use tokio::sync::Notify;
+
+use super::fixture::{LARGE, small};
+
+/// Answers a first question at once. Later ones wait: for ever, or for [`Scripted::release`].
+#[derive(Debug)]
+pub(super) struct Scripted {
+    next: Mutex<Vec<Instance>>,
+    released: Notify,
+    asked: Notify,
+    index: AtomicU64,
+}
+
+impl Scripted {
+    /// Its large service begins with `instances`.
+    pub(super) fn new(instances: Vec<Instance>) -> Self {
+        let released = Notify::new();
+        released.notify_one();
+        Self { next: Mutex::new(instances), released, asked: Notify::new(), index: AtomicU64::new(1) }
+    }
+
+    /// Lays the next answer ready. Nobody hears of it before [`Scripted::release`].
+    pub(super) fn prepare(&self, instances: Vec<Instance>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = instances;
+    }
+
+    /// Gives the answer that was prepared.
+    pub(super) fn release(&self) {
+        self.released.notify_one();
+    }
+
+    /// Resolves, once per question, when one about the large service waits for a change.
+    pub(super) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    async fn large(&self, cursor: Cursor) -> Watched {
+        if cursor != Cursor::START {
+            self.asked.notify_one();
+        }
+        self.released.notified().await;
+        let instances = std::mem::take(&mut *self.next.lock().unwrap_or_else(PoisonError::into_inner));
+        self.watched(instances)
+    }
+
+    fn watched(&self, instances: Vec<Instance>) -> Watched {
+        let cursor = Cursor::at(self.index.fetch_add(1, Relaxed));
+        Watched { instances, cursor, went_back: false, age: None, known_leader: true }
+    }
+}
+
+impl Registry for Scripted {
+    fn watch<'a>(
+        &'a self,
+        query: &'a Query,
+        cursor: Cursor,
+        _: Consistency,
+        _: Duration,
+    ) -> Answer<'a, Watched> {
+        Box::pin(async move {
+            match (&*query.service == LARGE, cursor) {
+                (true, cursor) => Ok(self.large(cursor).await),
+                (false, Cursor::START) => Ok(self.watched(small())),
+                (false, _) => std::future::pending().await,
+            }
+        })
+    }
+
+    fn kind(&self) -> &'static str {
+        "scripted"
+    }
+
+    fn longest_wait(&self) -> Duration {
+        Duration::from_secs(600)
+    }
+}

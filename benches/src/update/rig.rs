@@ -1,0 +1,145 @@
+//! The table that is updated, with or without a proxy that picks by it.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_config as config;
+use outrigger_discovery::{Discovery, Follower, Kind};
+use outrigger_proxy::{Proxy, Workers};
+use outrigger_registry::Query;
+use tokio::{
+    runtime::Handle,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Change, Plan, Reach,
+    fixture::{LARGE, large, other},
+    registry::Scripted,
+};
+use crate::{Error, clock::Start, error::doing, stats::Samples};
+
+/// Between two updates: a watch that hears of more than ten changes a second is slowed down on
+/// purpose, and the proxy buries old Views after a second.
+const PAUSE: Duration = Duration::from_millis(1300);
+/// Long enough for every task that an update wakes; the thread sleeps for the rest of it.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Everything that one update touches, on the runtime of the calling thread.
+#[derive(Debug)]
+pub(super) struct Rig {
+    registry: Arc<Scripted>,
+    discovery: Arc<Discovery>,
+    large: Follower,
+    /// Keep the other services watched.
+    others: Vec<Follower>,
+    proxy: Option<Proxy>,
+}
+
+impl Rig {
+    /// Starts and waits for the first answers of all services.
+    pub(super) async fn start(plan: Plan) -> Result<Self, Error> {
+        let registry = Arc::new(Scripted::new(large(Change::One, 0)));
+        let metrics = prometheus::Registry::new();
+        let discovery = Discovery::new(registry.clone(), settings(), Handle::current(), &metrics)
+            .map_err(doing("set up discovery"))?;
+        let proxy = match plan.reach {
+            Reach::Snapshot => None,
+            Reach::View => {
+                let config = config(plan.services);
+                let proxy = Proxy::bind(&config, discovery.clone(), &metrics, Workers::Threads(1));
+                Some(proxy.map_err(doing("set up the proxy"))?)
+            }
+        };
+        let follow = |service: &str| {
+            let query = Query { service: service.into(), datacenter: None };
+            discovery.follow(query, Kind::Declared).map_err(doing("follow a service"))
+        };
+        let others = (1..plan.services).map(|n| follow(&other(n))).collect::<Result<_, _>>()?;
+        let rig = Self { registry, large: follow(LARGE)?, others, proxy, discovery };
+        timeout(PATIENCE, rig.first_answers()).await.map_err(doing("wait for the first answers"))?;
+        Ok(rig)
+    }
+
+    async fn first_answers(&self) {
+        for follower in self.others.iter().chain([&self.large]) {
+            follower.first_answer().await;
+        }
+        if let Some(proxy) = &self.proxy {
+            proxy.first_answers().await;
+        }
+    }
+
+    /// Milliseconds of processor time of each of `rounds` updates, after one that is not counted.
+    pub(super) async fn samples(&self, change: Change, rounds: u32) -> Result<Samples, Error> {
+        self.update(change, 0).await?;
+        let mut samples = Vec::new();
+        for round in 1..=rounds {
+            samples.push(self.update(change, round).await?);
+        }
+        Ok(Samples::new(samples))
+    }
+
+    async fn update(&self, change: Change, round: u32) -> Result<f64, Error> {
+        let asked = timeout(PATIENCE, self.registry.asked());
+        asked.await.map_err(doing("wait for the watch's next question"))?;
+        sleep(PAUSE).await;
+        self.registry.prepare(large(change, round + 1));
+        let version = self.large.snapshot().version + 1;
+
+        let start = Start::now();
+        self.registry.release();
+        sleep(SETTLE).await;
+        let took = start.took();
+
+        self.arrived(version)?;
+        Ok(took.cpu.as_secs_f64() * 1e3)
+    }
+
+    /// An update that is still under way would be measured too small.
+    fn arrived(&self, version: u64) -> Result<(), Error> {
+        let snapshot = self.large.snapshot().version;
+        let view = self.proxy.as_ref().map_or(version, |proxy| {
+            let clusters = proxy.status();
+            clusters.iter().find(|cluster| cluster.service == LARGE).map_or(0, |cluster| cluster.version)
+        });
+        if (snapshot, view) == (version, version) {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "find update {version} in the table {SETTLE:?} after it: version {snapshot} is there, {view} in the View"
+        )))
+    }
+
+    /// Ends every task and thread of it.
+    pub(super) async fn stop(self) {
+        if let Some(proxy) = &self.proxy {
+            proxy.shutdown(Duration::ZERO).await;
+        }
+        self.discovery.shutdown().await;
+    }
+}
+
+/// Every service declared, and sockets of the system's choice.
+fn config(services: u32) -> config::Config {
+    let upstream = |service: String| config::Upstream {
+        service,
+        listen: None,
+        tags: Vec::new(),
+        datacenter: None,
+        policy: config::Policy { balance: config::Balance::Weighted, ..config::Policy::default() },
+    };
+    let base = config::Config::default();
+    let listen = config::Listen { host: config::ListenHost::Ip([127, 0, 0, 1].into()), port: 0 };
+    config::Config {
+        discovery: settings(),
+        outbound: config::Outbound { listen, ..base.outbound },
+        upstreams: (1..services).map(other).chain([LARGE.to_owned()]).map(upstream).collect(),
+        ..base
+    }
+}
+
+fn settings() -> config::Discovery {
+    config::Discovery { max_services: 10_000, max_unknown: 10_000, ..config::Discovery::default() }
+}

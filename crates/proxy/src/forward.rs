@@ -3,11 +3,11 @@
 //! One function read downward. What it decides by lives in `outrigger-policy`; what it answers when it
 //! has no answer of an instance's, in [`crate::respond`].
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, UPGRADE},
 };
 use http_body::Body;
 use hyper::body::Incoming;
@@ -48,12 +48,15 @@ pub(crate) async fn handle(
         // Held from here on, so that a refusal knows that a body was left unread.
         exchange.upload = Some(Upload::new(body, 0, accepted));
     }
-    if let Err(refusal) = headers::judge(&head.method, head.version, &head.headers) {
-        return Ok(respond::refuse(&refusal, exchange));
-    }
-    let route = match route::find(&session, &head.uri, &head.headers).await {
+    // A body that waits for our word is not asked for, only to be thrown away.
+    let waits = head.headers.contains_key(EXPECT);
+    let found = match headers::judge(&head.method, &head.uri, head.version, &head.headers) {
+        Ok(()) => route::find(&session, &head.uri, &head.headers).await,
+        Err(refusal) => Err(refusal),
+    };
+    let route = match found {
         Ok(route) => route,
-        Err(refusal) => return Ok(respond::refuse(&refusal, exchange)),
+        Err(refusal) => return Ok(refuse(&refusal, exchange, waits).await),
     };
     let cluster = route.cluster.clone();
     cluster.touch(accepted);
@@ -65,7 +68,7 @@ pub(crate) async fn handle(
             let detail = format!("{}: the circuit breaker is open", cluster.label);
             let refusal =
                 Refusal { retry_after: Some(open.retry_after), ..Refusal::new(Reason::CircuitOpen, detail) };
-            return Ok(respond::refuse(&refusal, exchange));
+            return Ok(refuse(&refusal, exchange, waits).await);
         }
     };
     cluster.budget.deposit(accepted.into_std());
@@ -76,6 +79,22 @@ pub(crate) async fn handle(
     let ended = call.attempts(&cluster, &mut exchange).await;
     Ok(call.finish(ended, permit, exchange))
 }
+
+/// Refuses a request before any instance has seen it. A short body is read first: the app's connection
+/// can then go on.
+async fn refuse(refusal: &Refusal, exchange: Exchange, waits: bool) -> Response<ResponseBody> {
+    if let Some(upload) = &exchange.upload
+        && !waits
+        && !refusal.reason.closes()
+    {
+        upload.discard(SHORT_BODY, SHORT_WAIT).await;
+    }
+    respond::refuse(refusal, exchange)
+}
+
+/// The longest body that is read only to keep a connection, and how long for.
+const SHORT_BODY: u64 = 64 * 1024;
+const SHORT_WAIT: Duration = Duration::from_millis(50);
 
 /// What every attempt of one request shares.
 struct Call<'a> {
@@ -113,7 +132,9 @@ impl<'a> Call<'a> {
     ) -> Self {
         let mut map = head.headers;
         let options = &session.shared.outbound;
-        let asked = headers::strip_request(&mut map);
+        // HTTP/1.0 cannot upgrade (RFC 9110 §7.8), and a body would be in the tunnel's way.
+        let upgrades = head.version == Version::HTTP_11 && upload.is_none();
+        let asked = headers::strip_request(&mut map, upgrades);
         if options.x_forwarded {
             let host = map.get(http::header::HOST).cloned();
             headers::add_forwarded(&mut map, session.peer.ip(), host.as_ref());
@@ -365,7 +386,14 @@ impl<'a> Call<'a> {
         let bodiless = respond::bodiless(&self.method, parts.status);
         let close_is_end =
             self.version == Version::HTTP_10 && !bodiless && !parts.headers.contains_key(CONTENT_LENGTH);
-        let unfinished = exchange.upload.as_ref().is_some_and(|upload| !upload.ended());
+        let unfinished = exchange.unread();
+        if unfinished {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        // The length is said anew, once, from what the codec made of it.
+        if let (false, Some(length)) = (bodiless, incoming.size_hint().exact()) {
+            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
         let driver = if unfinished { drive_apart(conn) } else { Driver::Here(conn) };
         let body = ResponseBody::carried(Carried {
             incoming,

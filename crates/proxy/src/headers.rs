@@ -6,10 +6,10 @@
 use std::net::IpAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
     header::{
         CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName as Name, ORIGIN, TE, TRAILER, TRANSFER_ENCODING,
-        UPGRADE, VIA,
+        UPGRADE, USER_AGENT, VIA,
     },
 };
 
@@ -43,11 +43,23 @@ pub(crate) struct Asked {
 ///
 /// One pass over the fields: most requests carry none of those that matter, and a look-up of each
 /// would cost more than seeing them all go by.
-pub(crate) fn judge(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn judge(
+    method: &Method,
+    uri: &Uri,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
     if method == Method::CONNECT {
         return Err(Refusal::new(
             Reason::MethodNotAllowed,
             "CONNECT is not offered: send the request itself",
+        ));
+    }
+    let authority_form = uri.scheme().is_none() && uri.authority().is_some();
+    if authority_form || (uri.path() == "*" && method != Method::OPTIONS) {
+        return Err(Refusal::new(
+            Reason::BadRequest,
+            format!("{uri} is no target of {method} (RFC 9112 §3.2)"),
         ));
     }
     let mut codings = 0;
@@ -111,11 +123,16 @@ pub(crate) fn judge_origin(
 
 /// Whether the request carries a mark that only browsers set.
 pub(crate) fn from_browser(headers: &HeaderMap) -> bool {
-    headers.contains_key(SEC_FETCH_SITE) || headers.contains_key(ORIGIN)
+    // Plain http is no trustworthy origin: a same-origin GET then has neither of the first two.
+    headers.contains_key(SEC_FETCH_SITE)
+        || headers.contains_key(ORIGIN)
+        || headers.get(USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
 }
 
 /// Takes away what ends at this hop, and says what it asked for.
-pub(crate) fn strip_request(headers: &mut HeaderMap) -> Asked {
+///
+/// `upgrades`: whether the request may ask for another protocol at all.
+pub(crate) fn strip_request(headers: &mut HeaderMap, upgrades: bool) -> Asked {
     let mut asked = Asked { upgrade: None, retries: true, idempotency_key: false };
     let mut hop = false;
     for (name, value) in &*headers {
@@ -130,7 +147,7 @@ pub(crate) fn strip_request(headers: &mut HeaderMap) -> Asked {
         return asked;
     }
     let te_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
-    if headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade")) {
+    if upgrades && headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade")) {
         // We speak no HTTP/2 on this side; offering it further would promise what we cannot carry.
         asked.upgrade = headers.get(UPGRADE).filter(|value| !has_token(value, "h2c")).cloned();
     }
@@ -218,11 +235,11 @@ pub(crate) fn frame_request(headers: &mut HeaderMap, length: Option<u64>, has_bo
 
 /// Adds `X-Forwarded-*`, appending to what is there.
 pub(crate) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr, host: Option<&HeaderValue>) {
-    let mut list = headers
-        .get(X_FORWARDED_FOR)
-        .and_then(|value| value.to_str().ok())
-        .map(|value| format!("{value}, "))
-        .unwrap_or_default();
+    let mut list = String::new();
+    for value in headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()) {
+        list.push_str(value);
+        list.push_str(", ");
+    }
     list.push_str(&peer.to_string());
     if let Ok(value) = HeaderValue::from_str(&list) {
         headers.insert(X_FORWARDED_FOR, value);
@@ -243,7 +260,14 @@ pub(crate) fn add_via(headers: &mut HeaderMap, received: Version) {
 
 /// Whether an instance's answer has a framing that two readers could read differently.
 pub(crate) fn ambiguous_response(headers: &HeaderMap) -> bool {
-    let Some(te) = headers.get(TRANSFER_ENCODING) else { return false };
+    let Some(te) = headers.get(TRANSFER_ENCODING) else {
+        // To HEAD, and with 304, a length is said without a body that would prove it.
+        return headers
+            .get_all(CONTENT_LENGTH)
+            .iter()
+            .any(|length| length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit))
+            || headers.get_all(CONTENT_LENGTH).iter().count() > 1;
+    };
     headers.contains_key(CONTENT_LENGTH)
         || headers.get_all(TRANSFER_ENCODING).iter().count() > 1
         || !te.as_bytes().eq_ignore_ascii_case(b"chunked")
@@ -267,7 +291,7 @@ mod tests {
     fn fields_named_by_connection_end_here() {
         let mut map =
             headers(&[("connection", "x-a, close, host"), ("x-a", "1"), ("x-b", "2"), ("host", "o")]);
-        strip_request(&mut map);
+        strip_request(&mut map, true);
         assert!(!map.contains_key("x-a") && !map.contains_key("connection"));
         assert!(map.contains_key("x-b"));
         assert!(map.contains_key("host"), "a message cannot do without Host");
@@ -276,20 +300,20 @@ mod tests {
     #[test]
     fn te_keeps_trailers_and_nothing_else() {
         let mut map = headers(&[("te", "gzip, trailers;q=0.5, trailers")]);
-        strip_request(&mut map);
+        strip_request(&mut map, true);
         assert_eq!(map.get(TE).unwrap(), "trailers");
         let mut map = headers(&[("te", "gzip")]);
-        strip_request(&mut map);
+        strip_request(&mut map, true);
         assert!(!map.contains_key(TE));
     }
 
     #[test]
     fn an_upgrade_is_passed_on_and_h2c_is_not() {
         let mut map = headers(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
-        assert_eq!(strip_request(&mut map).upgrade.unwrap(), "websocket");
+        assert_eq!(strip_request(&mut map, true).upgrade.unwrap(), "websocket");
         assert_eq!(map.get(CONNECTION).unwrap(), "upgrade");
         let mut map = headers(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]);
-        assert!(strip_request(&mut map).upgrade.is_none());
+        assert!(strip_request(&mut map, true).upgrade.is_none());
         assert!(!map.contains_key(UPGRADE));
     }
 
@@ -306,7 +330,11 @@ mod tests {
             (&[("host", "o"), ("expect", "tea")], false),
         ];
         for (list, fine) in cases {
-            assert_eq!(judge(&Method::GET, Version::HTTP_11, &headers(list)).is_ok(), fine, "{list:?}");
+            assert_eq!(
+                judge(&Method::GET, &Uri::from_static("/"), Version::HTTP_11, &headers(list)).is_ok(),
+                fine,
+                "{list:?}"
+            );
         }
     }
 

@@ -34,6 +34,9 @@ fn problem(refusal: &Refusal, attempts: u32) -> Bytes {
 /// Answers the app with a refusal.
 pub(crate) fn refuse(refusal: &Refusal, mut exchange: Exchange) -> Response<ResponseBody> {
     exchange.answer(refusal.reason.status(), Some(refusal.reason));
+    // hyper closes after an answer to a body that was not read; the app must hear of it, or its next
+    // request goes out on a connection that is about to end.
+    let unread = exchange.unread();
     let data = problem(refusal, exchange.attempts);
     let mut response = Response::new(ResponseBody::made(data, exchange));
     *response.status_mut() = refusal.reason.status();
@@ -49,7 +52,7 @@ pub(crate) fn refuse(refusal: &Refusal, mut exchange: Exchange) -> Response<Resp
     if refusal.reason == Reason::MethodNotAllowed {
         map.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
-    if refusal.reason.closes() {
+    if refusal.reason.closes() || unread {
         map.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -39,7 +39,8 @@ const PREFIX: &str = "/svc/";
 /// With the reason and what to do instead.
 pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> Result<Route, Refusal> {
     if headers::from_browser(headers) {
-        let own = |authority: &str| is_own(session, authority);
+        // Another port of this machine is another web app, and as foreign as any.
+        let own = |authority: &str| is_own(session, authority) && port(authority) == session.local.port();
         headers::judge_origin(headers, &session.shared.outbound.allow_origins, own)?;
     }
     if uri.scheme().is_some() {
@@ -147,6 +148,12 @@ fn is_own(session: &Session, authority: &str) -> bool {
             .map(|host| host.trim_matches(['[', ']']))
             .and_then(|host| host.parse::<IpAddr>().ok())
             .is_some_and(|ip| ip.to_canonical() == session.local.ip().to_canonical())
+}
+
+/// The port of an origin's authority; 80 where it says none.
+fn port(authority: &str) -> u16 {
+    let after = authority.rfind(']').map_or(0, |end| end + 1);
+    authority[after..].rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(80)
 }
 
 fn outside(host: &str) -> Refusal {

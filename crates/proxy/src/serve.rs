@@ -111,7 +111,11 @@ async fn with_codec(session: &Arc<Session>, first: Bytes, drain: &CancellationTo
         watch.poll(session, cx)
     })
     .await;
-    let rest = codec.into_parts().read_buf;
+    let mut rest = codec.into_parts().read_buf;
+    if rest.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+        // An empty line between requests is none (RFC 9112 §2.2).
+        rest.clear();
+    }
     after(session, ended, rest).await
 }
 
@@ -130,6 +134,7 @@ enum Ended {
 async fn after(session: &Session, ended: Ended, rest: Bytes) -> Next {
     match ended {
         Ended::Idle => Next::Park(rest),
+        Ended::SlowHead if rest.is_empty() => Next::Park(rest),
         Ended::Unread => {
             session.line.reset_on_close();
             Next::Close
@@ -221,6 +226,9 @@ impl Watch {
             self.head_since = None;
             self.resumed = false;
             self.read = session.line.read();
+        } else if session.line.write_blocked() {
+            // What is read while an answer waits to be read is not a head that we wait for.
+            self.read = session.line.read();
         } else if self.head_since.is_none() && (self.resumed || session.line.read() > self.read) {
             // Bytes came, and no request yet: a head has begun.
             let now = Instant::now();
@@ -243,9 +251,6 @@ impl Watch {
     }
 
     fn judge(&mut self, session: &Session, busy: bool, served: u64, now: Instant) -> Option<Ended> {
-        if let Some(since) = self.head_since {
-            return (now >= since + self.head_timeout).then_some(Ended::SlowHead);
-        }
         if session.line.write_blocked() {
             let written = session.line.written();
             let (since, before) = *self.blocked.get_or_insert((now, written));
@@ -257,6 +262,9 @@ impl Watch {
             return None;
         }
         self.blocked = None;
+        if let Some(since) = self.head_since {
+            return (now >= since + self.head_timeout).then_some(Ended::SlowHead);
+        }
         let quiet = !busy && served == self.ticked;
         self.ticked = served;
         // A body left unread is hyper's to drain or to close; nothing may be taken from it.

@@ -89,6 +89,8 @@ impl Session {
 
     /// A request begins.
     pub(crate) fn begin(&self) {
+        // hyper has read this head, so it has got rid of the body before.
+        self.unread_body.store(false, Relaxed);
         self.busy.fetch_add(1, Relaxed);
         self.served.fetch_add(1, Relaxed);
         self.shared.in_flight.fetch_add(1, Relaxed);

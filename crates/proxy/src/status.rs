@@ -101,13 +101,15 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
     let view = cluster.view.load_full();
     let (requests, retries, failures) = view.terms.series.totals();
     let live: HashMap<_, &Arc<Endpoint>> = view.endpoints.iter().map(|one| (&one.id, one)).collect();
+    let resting: HashMap<_, &Arc<Endpoint>> = view.resting.iter().map(|one| (&one.id, one)).collect();
     let endpoints = view
         .snapshot
         .instances
         .iter()
         .map(|instance| {
-            let endpoint = live.get(&instance.id);
-            let why_not = match (&instance.addr, endpoint) {
+            let usable = live.get(&instance.id);
+            let endpoint = usable.or_else(|| resting.get(&instance.id));
+            let why_not = match (&instance.addr, usable) {
                 (_, Some(_)) => None,
                 (Err(unusable), None) => Some(unusable.to_string()),
                 (Ok(_), None) if !cluster.takes(instance) => Some("has not the tags asked for".to_owned()),
@@ -118,7 +120,7 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
                 id: instance.id.id.to_string(),
                 address: instance.addr.as_ref().map_or_else(|_| "-".to_owned(), ToString::to_string),
                 status: instance.status.label(),
-                usable: endpoint.is_some(),
+                usable: usable.is_some(),
                 why_not,
                 weight: instance.weight(),
                 in_flight: endpoint.map_or(0, |one| one.in_flight()),

@@ -15,6 +15,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -130,6 +131,26 @@ impl Upload {
     pub(crate) fn progress(&self) -> (Instant, bool) {
         let state = self.lock();
         (state.last_byte, state.ended)
+    }
+
+    /// Reads and forgets a short rest, so that the app's connection can go on. False: some is left.
+    pub(crate) async fn discard(&self, most: u64, within: Duration) -> bool {
+        if self.length().is_none_or(|length| length > most) {
+            return self.ended();
+        }
+        let read = std::future::poll_fn(|cx| {
+            let mut state = self.lock();
+            while !state.ended {
+                match std::task::ready!(state.read(cx)) {
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => break,
+                }
+            }
+            Poll::Ready(())
+        });
+        // Late or broken, what is left is told by how far it got.
+        let _ = tokio::time::timeout(within, read).await;
+        self.ended()
     }
 
     /// The request is over: whatever still holds a body of it must let go.

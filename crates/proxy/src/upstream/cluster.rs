@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -59,13 +59,14 @@ impl From<&Name<'_>> for Key {
     }
 }
 
-/// `orders`, `v2.orders`, `orders@dc2`: the label in metrics and logs.
+/// `orders`, `orders[v2]`, `orders@dc2`: the label in metrics and logs. No service's name has brackets
+/// or an `@`, so no two keys share a label.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for tag in self.tags.iter() {
-            write!(f, "{tag}.")?;
-        }
         f.write_str(&self.service)?;
+        if !self.tags.is_empty() {
+            write!(f, "[{}]", self.tags.join(","))?;
+        }
         match &self.datacenter {
             Some(datacenter) => write!(f, "@{datacenter}"),
             None => Ok(()),
@@ -85,6 +86,8 @@ pub(crate) struct Terms {
 pub(crate) struct View {
     /// The usable ones, in the balancer's order.
     pub(crate) endpoints: Box<[Arc<Endpoint>]>,
+    /// Known, and not usable now: they keep their load and series, and their idle connections age.
+    pub(crate) resting: Box<[Arc<Endpoint>]>,
     pub(crate) balancer: Balancer,
     pub(crate) terms: Arc<Terms>,
     /// What the View was made from.
@@ -109,6 +112,8 @@ pub(crate) struct Cluster {
     opened: Instant,
     /// Whole seconds from `opened` to the last request.
     used: AtomicU64,
+    /// Whether an instance that it takes was ever listed.
+    seen: AtomicBool,
 }
 
 impl Cluster {
@@ -132,6 +137,7 @@ impl Cluster {
             cursor: Cursor::new(fastrand::u64(..)),
             view: ArcSwap::from_pointee(View {
                 endpoints: Box::default(),
+                resting: Box::default(),
                 balancer: Balancer::new(policy.balance, &[]),
                 terms: Arc::new(terms),
                 snapshot,
@@ -140,6 +146,7 @@ impl Cluster {
             bell: watch::Sender::new(0),
             opened,
             used: AtomicU64::new(0),
+            seen: AtomicBool::new(false),
         }
     }
 
@@ -158,9 +165,14 @@ impl Cluster {
         now.saturating_duration_since(used)
     }
 
-    /// Whether any answer ever listed an instance.
+    /// Whether any answer ever listed an instance of this cluster.
     pub(crate) fn ever_had_instances(&self) -> bool {
-        self.follower.ever_had_instances()
+        self.seen.load(Relaxed)
+    }
+
+    /// An instance of this cluster was listed.
+    pub(crate) fn saw_instances(&self) {
+        self.seen.store(true, Relaxed);
     }
 
     /// Swaps in a new View and tells who waits for the first. Returns the old one, which must not be
@@ -262,12 +274,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_label_is_the_host_form_of_what_it_is_narrowed_to() {
+    fn the_label_says_what_it_is_narrowed_to() {
         let tags = ["V2".to_owned()];
         for (key, label) in [
             (Key::new("Orders", None, &[]), "orders"),
-            (Key::new("orders", None, &tags), "v2.orders"),
-            (Key::new("orders", Some("DC2"), &tags), "v2.orders@dc2"),
+            (Key::new("orders", None, &tags), "orders[v2]"),
+            (Key::new("orders", Some("DC2"), &tags), "orders[v2]@dc2"),
         ] {
             assert_eq!(key.to_string(), label);
         }

@@ -30,7 +30,13 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Clusters by what they are called.
-type Names = HashMap<Box<str>, Arc<Cluster>>;
+#[derive(Debug, Default)]
+struct Names {
+    /// By a service's name alone: the usual request makes no key.
+    plain: HashMap<Box<str>, Arc<Cluster>>,
+    /// By everything that it is narrowed to.
+    narrowed: HashMap<Key, Arc<Cluster>>,
+}
 
 /// Owns every cluster and its reconcile task.
 #[derive(Debug)]
@@ -49,8 +55,7 @@ pub(crate) struct Directory {
 /// What only one thread at a time may change.
 #[derive(Debug, Default)]
 struct Writer {
-    /// By label; the names map holds these and the plain names of declared ones.
-    clusters: HashMap<Arc<str>, (Arc<Cluster>, JoinHandle<()>)>,
+    clusters: HashMap<Key, (Arc<Cluster>, JoinHandle<()>)>,
     closed: bool,
 }
 
@@ -94,7 +99,7 @@ impl Directory {
     /// The cluster of a declared upstream.
     pub(crate) fn declared(&self, upstream: &config::Upstream) -> Option<Arc<Cluster>> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.clusters.get(key_of(upstream).to_string().as_str()).map(|(cluster, _)| cluster.clone())
+        writer.clusters.get(&key_of(upstream)).map(|(cluster, _)| cluster.clone())
     }
 
     /// The cluster that `name` means, opened if need be; waits for the first answer within
@@ -119,9 +124,9 @@ impl Directory {
     pub(crate) fn known(&self, name: &Name<'_>) -> Option<Arc<Cluster>> {
         let names = self.names.load();
         if name.tag.is_none() && name.datacenter.is_none() {
-            return names.get(name.service.as_ref()).cloned();
+            return names.plain.get(name.service.as_ref()).cloned();
         }
-        names.get(Key::from(name).to_string().as_str()).cloned()
+        names.narrowed.get(&Key::from(name)).cloned()
     }
 
     /// Every cluster, by label.
@@ -134,24 +139,45 @@ impl Directory {
 
     fn open(&self, key: Key, declared: Option<&config::Upstream>) -> Result<Arc<Cluster>, Refused> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let label: Arc<str> = key.to_string().into();
-        if let Some((cluster, _)) = writer.clusters.get(&label) {
+        if let Some((cluster, _)) = writer.clusters.get(&key) {
             return Ok(cluster.clone());
         }
         if writer.closed {
             return Err(Refused::ShuttingDown);
         }
+        if declared.is_none() {
+            self.quota(&writer)?;
+        }
         let kind = if declared.is_some() { Kind::Declared } else { Kind::OnDemand };
         let mine = self.discovery.follow(key.query(), kind)?;
         let tasks = self.discovery.follow(key.query(), kind)?;
+        let label = key.to_string();
         let series = self.metrics.service(declared.is_some().then_some(&*label));
         let terms = Terms { policy: self.policy(&key, declared), series };
-        let cluster = Arc::new(Cluster::new(key, declared.is_some(), terms, mine));
+        let cluster = Arc::new(Cluster::new(key.clone(), declared.is_some(), terms, mine));
         let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers);
         let task = self.control.spawn(reconciler.run(tasks));
-        writer.clusters.insert(label, (cluster.clone(), task));
+        writer.clusters.insert(key, (cluster.clone(), task));
         self.publish(&writer);
         Ok(cluster)
+    }
+
+    /// Discovery counts what it watches; here every narrowed form counts, for each costs a task and an
+    /// endpoint for each instance, and made-up tags are as easily made up as made-up names.
+    fn quota(&self, writer: &Writer) -> Result<(), Refused> {
+        let on_demand = writer.clusters.values().filter(|(cluster, _)| !cluster.declared);
+        let (mut all, mut unknown) = (0, 0);
+        for (cluster, _) in on_demand {
+            all += 1;
+            unknown += usize::from(!cluster.ever_had_instances());
+        }
+        if all >= self.settings.max_services {
+            return Err(Refused::TooManyServices { limit: self.settings.max_services });
+        }
+        if unknown >= self.settings.max_unknown {
+            return Err(Refused::TooManyUnknown { limit: self.settings.max_unknown });
+        }
+        Ok(())
     }
 
     /// An undeclared form of a declared service is called by that service's rules.
@@ -165,16 +191,18 @@ impl Directory {
     /// Publishes the names: each cluster's own, and for a service that is declared only in a narrowed
     /// form the plain name too, for there it is what the file means by it.
     fn publish(&self, writer: &Writer) {
-        let mut names: Names = writer
-            .clusters
-            .iter()
-            .map(|(label, (cluster, _))| (Box::from(&**label), cluster.clone()))
-            .collect();
+        let mut names = Names::default();
+        for (key, (cluster, _)) in &writer.clusters {
+            if key.tags.is_empty() && key.datacenter.is_none() {
+                names.plain.insert(Box::from(&*key.service), cluster.clone());
+            } else {
+                names.narrowed.insert(key.clone(), cluster.clone());
+            }
+        }
         for upstream in &self.upstreams {
-            let plain: Box<str> = upstream.service.to_ascii_lowercase().into();
-            let label = key_of(upstream).to_string();
-            if let Some((cluster, _)) = writer.clusters.get(label.as_str()) {
-                names.entry(plain).or_insert_with(|| cluster.clone());
+            if let Some((cluster, _)) = writer.clusters.get(&key_of(upstream)) {
+                let plain = Box::from(&*cluster.key.service);
+                names.plain.entry(plain).or_insert_with(|| cluster.clone());
             }
         }
         self.names.store(Arc::new(names));
@@ -190,7 +218,7 @@ impl Directory {
             self.drop_idle(now);
             for cluster in self.all() {
                 let view = cluster.view.load_full();
-                for endpoint in &view.endpoints {
+                for endpoint in view.endpoints.iter().chain(&view.resting) {
                     endpoint.pool.sweep(view.terms.policy.pool.idle, now);
                 }
             }
@@ -201,12 +229,12 @@ impl Directory {
     pub(crate) fn drop_idle(&self, now: Instant) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let before = writer.clusters.len();
-        writer.clusters.retain(|label, (cluster, task)| {
+        writer.clusters.retain(|key, (cluster, task)| {
             let limit =
                 if cluster.ever_had_instances() { self.settings.idle } else { self.settings.unknown_ttl };
             let keep = cluster.declared || cluster.idle_for(now) < limit;
             if !keep {
-                debug!(service = %label, "no requests, no longer watched");
+                debug!(service = %key, "no requests, no longer watched");
                 task.abort();
             }
             keep

@@ -39,6 +39,7 @@ pub(crate) struct Conn {
     line: Arc<Line>,
     reused: bool,
     over: bool,
+    single: bool,
     open: Open,
 }
 
@@ -85,7 +86,7 @@ impl Conn {
         }
         let io = TokioIo::new(LineIo::patient(line.clone()));
         let (sender, codec) = builder.handshake(io).await?;
-        let mut conn = Box::new(Self { sender, codec, line, reused, over: false, open });
+        let mut conn = Box::new(Self { sender, codec, line, reused, over: false, single: false, open });
         // The codec announces itself ready in its first turn.
         let _ = conn.drive(&mut Context::from_waker(Waker::noop()));
         Ok(conn)
@@ -98,6 +99,12 @@ impl Conn {
     /// Whether another request used it before.
     pub(crate) fn reused(&self) -> bool {
         self.reused
+    }
+
+    /// Carries no other request. An answer of HTTP/1.0 is a reason: the codec would speak 1.0 from then
+    /// on, and drop the body of a chunked request without a word.
+    pub(crate) fn retire(&mut self) {
+        self.single = true;
     }
 
     /// Hands a request to the codec; [`Conn::drive`] does the rest.
@@ -129,7 +136,7 @@ impl Conn {
 
     /// Whether it can carry another request: its last answer ended cleanly and it was not closed.
     fn settle(&mut self) -> bool {
-        if self.over || self.line.deaf() {
+        if self.over || self.single || self.line.deaf() {
             return false;
         }
         // The codec learns in this turn that the answer has ended. Nobody has to be woken: at the next

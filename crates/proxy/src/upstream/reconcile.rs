@@ -64,6 +64,7 @@ impl Reconciler {
         let before = self.cluster.view.load_full();
         let mut left = std::mem::take(&mut self.known);
         let mut endpoints = Vec::new();
+        let mut resting = Vec::new();
         let mut weights = Vec::new();
         let terms = self.terms(&before, &snapshot);
         for instance in snapshot.instances.iter().filter(|one| self.cluster.takes(one)) {
@@ -88,6 +89,8 @@ impl Reconciler {
             if instance.weight() > 0 {
                 endpoints.push(endpoint);
                 weights.push(instance.weight());
+            } else {
+                resting.push(endpoint);
             }
         }
         info!(
@@ -100,6 +103,7 @@ impl Reconciler {
         let view = View {
             balancer: Balancer::new(terms.policy.balance, &weights),
             endpoints: endpoints.into(),
+            resting: resting.into(),
             terms,
             snapshot,
         };
@@ -112,8 +116,12 @@ impl Reconciler {
 
     /// The terms go on, but for a name that turns out to be a service: it gets series of its own.
     fn terms(&self, before: &View, snapshot: &Snapshot) -> Arc<Terms> {
-        let first = before.snapshot.instances.is_empty() && !snapshot.instances.is_empty();
-        if self.cluster.declared || !first {
+        let seen = self.cluster.ever_had_instances();
+        if seen || !snapshot.instances.iter().any(|one| self.cluster.takes(one)) {
+            return before.terms.clone();
+        }
+        self.cluster.saw_instances();
+        if self.cluster.declared {
             return before.terms.clone();
         }
         Arc::new(Terms {

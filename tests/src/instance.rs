@@ -5,7 +5,7 @@
 #![allow(clippy::expect_used, reason = "a harness fails its test by panicking")]
 
 use std::{
-    fmt,
+    fmt, io,
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -16,7 +16,7 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::watch,
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
 };
 
 mod answer;
@@ -131,7 +131,7 @@ impl Drop for InFlight {
 pub struct Instance {
     addr: SocketAddr,
     shared: Arc<Shared>,
-    listener: Mutex<Option<AbortHandle>>,
+    listener: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl fmt::Debug for Instance {
@@ -161,7 +161,7 @@ impl Instance {
         name: &str,
         script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = listen(addr);
+        let listener = listen(addr).expect("bind the instance's address");
         let addr = listener.local_addr().expect("the address of a bound socket");
         let shared = Arc::new(Shared {
             name: name.to_owned(),
@@ -179,7 +179,7 @@ impl Instance {
 
     fn serve(&self, listener: TcpListener) {
         let task = tokio::spawn(accept(listener, Arc::clone(&self.shared)));
-        *lock(&self.listener) = Some(task.abort_handle());
+        *lock(&self.listener) = Some(task);
     }
 
     /// Where it listens.
@@ -261,42 +261,50 @@ impl Instance {
     }
 
     /// Accepts nothing more; open connections go on.
-    pub fn stop_accepting(&self) {
-        if let Some(task) = lock(&self.listener).take() {
+    pub async fn stop_accepting(&self) {
+        let listener = lock(&self.listener).take();
+        if let Some(task) = listener {
             task.abort();
+            // Only that it has ended matters: then the port is free.
+            let _ = task.await;
         }
     }
 
     /// Closes the listener and every connection, and waits until that is done.
     pub async fn kill(&self, how: Kill) {
-        self.stop_accepting();
+        self.stop_accepting().await;
         self.shared.kill.send_replace(Some(how));
         wait::holds("every connection of a killed instance ends", || self.open() == 0).await;
     }
 
     /// Listens again on the same address, after [`Instance::kill`] or [`Instance::stop_accepting`].
-    ///
-    /// # Panics
-    /// Another process has taken the port.
-    pub fn revive(&self) {
+    pub async fn revive(&self) {
         self.shared.kill.send_replace(None);
-        self.serve(listen(self.addr));
+        // For a moment the port may be a client's of somebody else.
+        wait::holds("the port is free again", || {
+            listen(self.addr).is_ok_and(|listener| {
+                self.serve(listener);
+                true
+            })
+        })
+        .await;
     }
 }
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        self.stop_accepting();
+        if let Some(task) = lock(&self.listener).take() {
+            task.abort();
+        }
         self.shared.kill.send_replace(Some(Kill::Fin));
     }
 }
 
-fn listen(addr: SocketAddr) -> TcpListener {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let socket = socket.expect("a socket");
-    socket.set_reuseaddr(true).expect("SO_REUSEADDR");
-    socket.bind(addr).expect("bind the instance's address");
-    socket.listen(1024).expect("listen")
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(1024)
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
@@ -376,7 +384,7 @@ mod tests {
         client.try_response_to("GET").await.ok();
         assert_eq!(client.closed().await, Cut::Reset);
         assert!(tokio::net::TcpStream::connect(instance.addr()).await.is_err());
-        instance.revive();
+        instance.revive().await;
         instance.script(|_| Answer::ok("back"));
         assert_eq!(Client::connect(instance.addr()).await.get("a", "/").await.text(), "back");
     }

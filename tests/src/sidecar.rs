@@ -5,7 +5,12 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 
 use std::{
-    collections::BTreeMap, fmt::Write as _, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration,
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 
 use outrigger_config::{Environment, Overrides};
@@ -83,6 +88,14 @@ impl Sidecar {
     /// # Panics
     /// The settings are wrong, or something could not be started.
     pub async fn start(settings: &str, services: &Services) -> Self {
+        Self::on(Workers::Here, settings, services).await
+    }
+
+    /// As [`Sidecar::start`], on these workers.
+    ///
+    /// # Panics
+    /// The settings are wrong, or something could not be started.
+    pub async fn on(workers: Workers, settings: &str, services: &Services) -> Self {
         let dir = tempfile::Builder::new().prefix("outrigger-e2e-").tempdir().expect("a directory");
         let file = dir.path().join("services.yaml");
         std::fs::write(&file, services.yaml()).expect("write services.yaml");
@@ -92,7 +105,7 @@ impl Sidecar {
         let runtime = tokio::runtime::Handle::current();
         let discovery = Discovery::new(Arc::new(registry), config.discovery, runtime, &metrics)
             .expect("a discovery of our own metrics");
-        let proxy = Proxy::bind(&config, Arc::clone(&discovery), &metrics, Workers::Here)
+        let proxy = Proxy::bind(&config, Arc::clone(&discovery), &metrics, workers)
             .unwrap_or_else(|error| panic!("bind: {error}"));
         proxy.start();
         wait::within("the first answers of the declared services", proxy.first_answers()).await;
@@ -186,6 +199,14 @@ impl Sidecar {
                     + f64::from(u32::try_from(metric.get_histogram().get_sample_count()).unwrap_or(u32::MAX))
             })
             .sum()
+    }
+
+    /// The values that a label has in a metric's series.
+    pub fn label_values(&self, name: &str, label: &str) -> BTreeSet<String> {
+        let families = self.metrics.gather();
+        let series = families.iter().filter(|family| family.name() == name).flat_map(|f| f.get_metric());
+        let labels = series.flat_map(|metric| metric.get_label());
+        labels.filter(|pair| pair.name() == label).map(|pair| pair.value().to_owned()).collect()
     }
 
     /// Stops it, as at the end of a process, and says how many requests were cut.

@@ -27,7 +27,7 @@ echo "${consul:-none}"
 
 # The binary first: tests that start it look for it beside themselves.
 say "building"
-if ! "$cargo" build --package outrigger || ! "$cargo" test "${selection[@]}" --no-run; then
+if ! "$cargo" build --package outrigger || ! "$cargo" test --no-run "${selection[@]}"; then
     echo "0 passed, 1 failed, 0 skipped"
     exit 1
 fi
@@ -36,7 +36,7 @@ say "testing"
 begun=$SECONDS
 # Four at once, also on two cores: the end-to-end tests mostly wait.
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} RUST_BACKTRACE=${RUST_BACKTRACE:-0} \
-    "$cargo" test "${selection[@]}" --no-fail-fast 2>&1 | tee "$log"
+    "$cargo" test --no-fail-fast "${selection[@]}" 2>&1 | tee "$log"
 ended=${PIPESTATUS[0]}
 took=$((SECONDS - begun))
 

@@ -113,6 +113,20 @@ async fn a_request_in_flight_to_a_removed_instance_is_finished() {
 }
 
 #[tokio::test]
+async fn the_series_of_a_removed_instance_go_with_it() {
+    let all = [Instance::start("a").await, Instance::start("b").await];
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
+    for _ in 0..4 {
+        sidecar.get("orders", "/").await;
+    }
+    let instances = || sidecar.label_values("outrigger_instance_picks_total", "instance");
+    assert_eq!(instances().len(), 2, "{:?}", instances());
+    sidecar.list(&Services::of("orders", &[&all[0]]));
+    wait::holds("the removed one's series are gone", || instances().len() == 1).await;
+    assert_eq!(sidecar.get("orders", "/").await.instance(), "a");
+}
+
+#[tokio::test]
 async fn an_instance_that_moves_is_used_at_its_new_address() {
     let old = Instance::start("same").await;
     let sidecar = Sidecar::orders("", &[&old]).await;

@@ -200,6 +200,22 @@ async fn empty_lines_before_a_request_are_no_request() {
 }
 
 #[tokio::test]
+async fn bare_line_feeds_do_not_travel_on() {
+    let (sidecar, instance) = orders().await;
+    for request in [
+        "GET /1 HTTP/1.1\nHost: orders\nX-A: 1\n\n",
+        "POST /2 HTTP/1.1\r\nHost: orders\nContent-Length: 2\n\r\nhi",
+    ] {
+        let response = sidecar.exchange(request).await;
+        assert!(matches!(response.status, 200 | 400), "{request:?}: {response:?}");
+    }
+    // The instance's reader ends its lines with CRLF only: what was passed on was made anew.
+    for seen in instance.seen() {
+        assert_eq!(seen.request.head.get("host"), Some("orders"), "{:?}", seen.request.head);
+    }
+}
+
+#[tokio::test]
 async fn chunk_extensions_do_not_travel_on() {
     let (sidecar, instance) = orders().await;
     let response = sidecar

@@ -367,7 +367,7 @@ async fn an_instance_that_dies_under_traffic_costs_no_request() {
     for how in [outrigger_tests::instance::Kill::Reset, outrigger_tests::instance::Kill::Fin] {
         all[1].kill(how).await;
         load.ok_more(500).await;
-        all[1].revive();
+        all[1].revive().await;
         load.ok_more(500).await;
     }
     load.stop().await.assert_clean(2000);

@@ -105,6 +105,19 @@ async fn a_client_that_leaves_during_a_silent_answer_ends_it() {
     .await;
 }
 
+/// Documented: an app that shuts down its writing side while it waits counts as gone.
+#[tokio::test]
+async fn a_client_that_half_closes_while_it_waits_counts_as_gone() {
+    let instance = Instance::scripted("a", |_| Answer::never()).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    instance.saw(1).await;
+    tokio::io::AsyncWriteExt::shutdown(&mut client.wire.stream).await.unwrap();
+    assert!(by_peer(&instance.ended(0).await));
+    client.closed().await;
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_while_a_retry_waits_ends_the_request() {
     let dead = outrigger_tests::instance::refusing();

@@ -56,7 +56,7 @@ pub(crate) async fn handle(
     };
     let route = match found {
         Ok(route) => route,
-        Err(refusal) => return Ok(refuse(&refusal, exchange, waits).await),
+        Err(refusal) => return Ok(Box::pin(refuse(&refusal, exchange, waits)).await),
     };
     let cluster = route.cluster.clone();
     cluster.touch(accepted);
@@ -68,7 +68,7 @@ pub(crate) async fn handle(
             let detail = format!("{}: the circuit breaker is open", cluster.label);
             let refusal =
                 Refusal { retry_after: Some(open.retry_after), ..Refusal::new(Reason::CircuitOpen, detail) };
-            return Ok(refuse(&refusal, exchange, waits).await);
+            return Ok(Box::pin(refuse(&refusal, exchange, waits)).await);
         }
     };
     cluster.budget.deposit(accepted.into_std());
@@ -211,7 +211,7 @@ impl<'a> Call<'a> {
                     retries += 1;
                     tried.push(endpoint);
                     if !after.is_zero() {
-                        sleep(after).await;
+                        Box::pin(sleep(after)).await;
                     }
                     begun = Instant::now();
                 }
@@ -331,7 +331,8 @@ impl<'a> Call<'a> {
             let conn = endpoint.connect(found, &ask).await?;
             Ok::<_, CheckoutError>((ticket, conn))
         };
-        match timeout_at(bounds.deadline(upload), both).await {
+        // Boxed, for the usual request has left above and need not carry the room for this.
+        match Box::pin(timeout_at(bounds.deadline(upload), both)).await {
             Ok(both) => both.map_err(|error| Failed::unsent(error.outcome, error.detail)),
             Err(_) => Err(Failed::unsent(Outcome::Timeout, "no turn at the instance in time".to_owned())),
         }

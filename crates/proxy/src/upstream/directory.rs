@@ -114,8 +114,9 @@ impl Directory {
         };
         if !cluster.answered() {
             let due = cluster.first_answer_due(self.settings.first_answer);
-            // Late or not, the View says what is known.
-            let _ = tokio::time::timeout_at(due, cluster.first_answer()).await;
+            // Boxed, for nearly no request waits here and each would carry the room for it. Late or
+            // not, the View says what is known.
+            let _ = Box::pin(tokio::time::timeout_at(due, cluster.first_answer())).await;
         }
         Ok(cluster)
     }

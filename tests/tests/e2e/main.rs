@@ -9,6 +9,7 @@ mod breaker;
 mod browser;
 mod chaos;
 mod cluster;
+mod demo;
 mod errors;
 mod file_registry;
 mod framing;

@@ -101,11 +101,17 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
 
 /// A place where the local app is registered.
 pub trait Registrar: fmt::Debug + Send + Sync + 'static {
-    /// Registers `registration`, or corrects the one of the same id. Checks that it does not list are
-    /// removed.
+    /// Registers `registration`, or corrects the one of the same id. Its check starts critical; one
+    /// that is there already keeps its status. Every other check stays: maintenance mode, and also
+    /// what an earlier registration left ([`Registrar::remove_other_checks`]).
     fn register<'a>(&'a self, registration: &'a Registration) -> Answer<'a, ()>;
 
-    /// Removes a registration and its checks. One that is not there is no error.
+    /// Removes the checks of registration `id` that [`Registrar::register`] does not make, and says
+    /// how many: left by an earlier registration under this id, nobody renews them, and they count.
+    /// Maintenance mode stays: it is somebody's order. None for an id that is not there.
+    fn remove_other_checks<'a>(&'a self, id: &'a str) -> Answer<'a, usize>;
+
+    /// Removes a registration and its checks, maintenance mode too. One that is not there is no error.
     fn deregister<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
 
     /// States the health of the check of registration `id`, which also renews its TTL. `output` must

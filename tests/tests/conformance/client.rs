@@ -8,6 +8,7 @@ use outrigger_registry::{
     Consistency, Cursor, Query, Registrar as _, Registration, Registry as _, ReportedHealth, Status, Watched,
     consul::Consul,
 };
+use outrigger_tests::consul::http as plain;
 
 use crate::target::Target;
 
@@ -30,7 +31,7 @@ pub(crate) async fn walk(target: &Target) {
     assert_eq!(instance.addr, Ok("127.0.0.7:8080".parse().unwrap()));
     assert_eq!(instance.weights, Weights { passing: 10, warning: 2 });
     assert_eq!(instance.status, Status::Critical);
-    let life = instance.create_index;
+    let life = Some(instance.create_index);
 
     let steps = [
         (ReportedHealth::Passing, Status::Passing),
@@ -67,6 +68,51 @@ pub(crate) async fn walk(target: &Target) {
     assert_eq!(consul.held("orders-1", None, WAIT).await.unwrap(), None);
 }
 
+/// Somebody took the instance out; a correction of its registration, and the clearing up of checks
+/// that another registrar left, do not put it back.
+pub(crate) async fn correct_in_maintenance(target: &Target) {
+    let consul = client(target);
+    let query = Query { service: "orders".into(), datacenter: None };
+    let left = r#"{"Name":"orders","ID":"orders-1","Checks":[{"TTL":"1h","Status":"passing"},
+        {"CheckID":"old","TTL":"1h","Status":"passing"}]}"#;
+    let put = plain::put(target.addr(), "/v1/agent/service/register", left).await.unwrap();
+    assert_eq!(put.status(), 200);
+    consul.register(&registration(8080)).await.unwrap();
+    consul.report("orders-1", ReportedHealth::Passing, "told by a test").await.unwrap();
+    let mut cursor = expect(&consul, &query, Cursor::START, Status::Passing, None).await;
+
+    consul.maintenance("orders-1", true, "a new disk").await.unwrap();
+    cursor = expect(&consul, &query, cursor, Status::Maintenance, None).await;
+    let correct = async {
+        consul.register(&registration(8081)).await.unwrap();
+        assert_eq!(consul.remove_other_checks("orders-1").await.unwrap(), 2);
+        consul.report("orders-1", ReportedHealth::Passing, "told by a test").await.unwrap();
+        consul.register(&registration(8082)).await.unwrap();
+    };
+    let watch = async {
+        loop {
+            let seen = ask(&consul, &query, cursor).await;
+            assert_eq!(seen.instances[0].status, Status::Maintenance, "{seen:?}");
+            cursor = seen.cursor;
+            if seen.instances[0].addr == Ok("127.0.0.7:8082".parse().unwrap()) {
+                break;
+            }
+        }
+    };
+    tokio::join!(correct, watch);
+    let checks = plain::get(target.addr(), "/v1/agent/checks").await.unwrap();
+    let checks: serde_json::Value = serde_json::from_slice(checks.body()).unwrap();
+    let ids: Vec<_> = checks.as_object().unwrap().keys().collect();
+    assert_eq!(ids, ["_service_maintenance:orders-1", "service:orders-1"]);
+    assert_eq!(checks["_service_maintenance:orders-1"]["Notes"], "a new disk", "and its reason");
+    assert_eq!(consul.remove_other_checks("orders-1").await.unwrap(), 0);
+
+    consul.maintenance("orders-1", false, "").await.unwrap();
+    expect(&consul, &query, cursor, Status::Passing, None).await;
+    consul.deregister("orders-1").await.unwrap();
+    assert_eq!(consul.remove_other_checks("orders-1").await.unwrap(), 0, "nothing is there");
+}
+
 fn client(target: &Target) -> Consul {
     let addr = target.addr();
     let settings = Settings {
@@ -99,12 +145,19 @@ async fn ask(consul: &Consul, query: &Query, cursor: Cursor) -> Watched {
 }
 
 /// Watches until the instance's status is `expected`; one change may come in two answers.
-async fn expect(consul: &Consul, query: &Query, from: Cursor, expected: Status, life: u64) -> Cursor {
+async fn expect(
+    consul: &Consul,
+    query: &Query,
+    from: Cursor,
+    expected: Status,
+    life: Option<u64>,
+) -> Cursor {
     let mut cursor = from;
     for _ in 0..3 {
         let seen = ask(consul, query, cursor).await;
         assert!(!seen.went_back && seen.cursor.index() >= cursor.index(), "{seen:?}");
-        assert_eq!(seen.instances[0].create_index, life, "the same life");
+        let index = seen.instances[0].create_index;
+        assert_eq!(index, life.unwrap_or(index), "the same life");
         if seen.instances[0].status == expected {
             return seen.cursor;
         }

@@ -44,3 +44,15 @@ async fn our_client_walks_through_a_life_on_consul() {
         client::walk(&Target::consul().await).await;
     }
 }
+
+#[tokio::test]
+async fn a_correction_does_not_end_maintenance_on_the_dev_registry() {
+    client::correct_in_maintenance(&Target::dev().await).await;
+}
+
+#[tokio::test]
+async fn a_correction_does_not_end_maintenance_on_consul() {
+    if consul::available("a correction in maintenance mode, on the real Consul") {
+        client::correct_in_maintenance(&Target::consul().await).await;
+    }
+}

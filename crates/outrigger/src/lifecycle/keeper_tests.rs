@@ -30,6 +30,8 @@ struct Agent {
     down: bool,
     /// Every call is answered 403, as with a token that was revoked.
     forbids: bool,
+    /// Checks of an earlier registration.
+    left: usize,
 }
 
 /// An agent that answers at once unless told otherwise, and whose `held` blocks on the hash.
@@ -111,6 +113,13 @@ impl Registrar for Fake {
                 });
             });
             Ok(())
+        })
+    }
+
+    fn remove_other_checks<'a>(&'a self, _id: &'a str) -> Answer<'a, usize> {
+        Box::pin(async move {
+            self.called("tidy", None).await?;
+            Ok(std::mem::take(&mut self.agent().left))
         })
     }
 
@@ -377,6 +386,34 @@ async fn what_somebody_changed_is_corrected() {
         assert!(took <= Duration::from_secs(3), "change {n} took {took:?}");
         sleep(Duration::from_secs(100)).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_of_an_earlier_registration_are_removed_after_each_of_ours() {
+    let life = live(PASSING);
+    life.fake.agent().left = 2;
+    life.until(|agent| agent.left == 0).await;
+    life.fake.change(|agent| {
+        agent.left = 1;
+        agent.held = None;
+    });
+    let took = life.until(|agent| agent.left == 0).await;
+    assert!(took <= Duration::from_secs(3), "{took:?}");
+    assert_eq!(life.fake.registers(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalling_clear_up_delays_neither_renewals_nor_the_next_try_for_ever() {
+    let life = live(PASSING);
+    life.fake.change(|agent| {
+        agent.stalls = ["tidy"].into();
+        agent.left = 1;
+    });
+    let took = life.until(|agent| agent.left == 0).await;
+    assert!(took <= Duration::from_secs(60), "{took:?}");
+    let reports = life.fake.times(reports);
+    assert!(reports.windows(2).all(|pair| pair[1] - pair[0] <= RENEW_AND_A_TICK), "{reports:?}");
+    assert_eq!(life.fake.registers(), 1, "it is no reason to register again");
 }
 
 #[tokio::test(start_paused = true)]

@@ -140,16 +140,20 @@ impl Register {
         }
     }
 
-    /// Looks until the registration is not what it should be.
+    /// Looks until the registration is not what it should be. Clears up first what an earlier one left.
     async fn look(&self) -> Reason {
         let generation = self.board.now().generation;
+        let mut untidy = Some(0);
         let mut hash: Option<String> = None;
         let mut failures = 0;
         loop {
             let started = Instant::now();
             let held = tokio::select! {
                 () = self.doubted(generation) => return Reason::Doubted,
-                held = self.held(hash.as_deref()) => held,
+                held = async {
+                    untidy = self.tidy(untidy).await;
+                    self.held(hash.as_deref()).await
+                } => held,
             };
             let pause = match held {
                 Ok(None) => return Reason::Forgotten,
@@ -173,6 +177,26 @@ impl Register {
                 () = sleep_until(Instant::now() + pause) => {}
             }
         }
+    }
+
+    /// Removes the checks that are not ours, unless that is done (`None`). Tried again with the next
+    /// look: meanwhile they can only make the app look worse than it is.
+    async fn tidy(&self, failures: Option<u32>) -> Option<u32> {
+        let failures = failures?;
+        let id = &self.wanted.id;
+        let failure = match timeout(CALL, self.registrar.remove_other_checks(id)).await {
+            Ok(Ok(0)) => return None,
+            Ok(Ok(removed)) => {
+                warn!(id, removed, "removed checks that an earlier registration under this id had left");
+                return None;
+            }
+            Ok(Err(error)) => causes(&error),
+            Err(_) => format!("no answer within {CALL:?}"),
+        };
+        if failures == 0 {
+            warn!(id, error = failure, "could not look for checks of an earlier registration, trying on");
+        }
+        Some(failures.saturating_add(1))
     }
 
     /// Resolves when a report of this registration was refused.

@@ -42,6 +42,9 @@ impl Registrar for Registry {
         self.0.note("register");
         Box::pin(async { Ok(()) })
     }
+    fn remove_other_checks<'a>(&'a self, _: &'a str) -> Answer<'a, usize> {
+        Box::pin(async { Ok(0) })
+    }
     fn deregister<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
         self.0.note("deregister");
         Box::pin(async { Ok(()) })

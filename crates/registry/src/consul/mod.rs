@@ -181,6 +181,7 @@ fn ok(reply: Reply, request: &str) -> Result<Reply, Error> {
     Err(refusal::refused(request.to_owned(), reply.status.as_u16(), &reply.body))
 }
 
+/// The reason quotes what was found, which may be as long as an answer may be: it is cut.
 fn malformed(request: &str, error: &serde_json::Error) -> Error {
-    Error::Malformed { request: request.to_owned(), reason: error.to_string() }
+    Error::Malformed { request: request.to_owned(), reason: refusal::readable(error.to_string().as_bytes()) }
 }

@@ -42,7 +42,7 @@ pub(super) fn refused(request: String, status: u16, body: &[u8]) -> Error {
 }
 
 /// One line of at most [`MAX_TEXT`] characters, fit for a log.
-fn readable(body: &[u8]) -> String {
+pub(super) fn readable(body: &[u8]) -> String {
     // Cut before decoding: an error page may be as long as an answer may be.
     let start = &body[..body.len().min(MAX_TEXT * 4)];
     let line: String = String::from_utf8_lossy(start)

@@ -20,8 +20,19 @@ impl Registrar for Consul {
     fn register<'a>(&'a self, registration: &'a Registration) -> Answer<'a, ()> {
         Box::pin(async move {
             let body = json(&Register::from(registration))?;
-            // Without it checks of an earlier registration under this id would stay and count.
-            self.put("register", "/v1/agent/service/register?replace-existing-checks".into(), body).await
+            // Not with `replace-existing-checks`: that removes the check of maintenance mode as well, so
+            // that a correction would send traffic to what somebody took out (seen on 1.8.7).
+            self.put("register", "/v1/agent/service/register".into(), body).await
+        })
+    }
+
+    fn remove_other_checks<'a>(&'a self, id: &'a str) -> Answer<'a, usize> {
+        Box::pin(async move {
+            let others = self.other_checks(id).await?;
+            for check in &others {
+                self.remove_check(check).await?;
+            }
+            Ok(others.len())
         })
     }
 
@@ -62,6 +73,36 @@ impl Registrar for Consul {
 }
 
 impl Consul {
+    /// The checks of service `id` that are neither ours nor maintenance mode.
+    async fn other_checks(&self, id: &str) -> Result<Vec<String>, Error> {
+        let target = format!("/v1/agent/health/service/id/{}", encoded(id));
+        let ask =
+            Ask { operation: "checks", method: Method::GET, target, body: Bytes::new(), longest: AGENT_CALL };
+        let request = ask.name();
+        let own = check_id(id);
+        self.ask_agent(ask, |reply| match (reply.status.as_u16(), wire::agent_health(&reply.body)) {
+            (404, _) => Ok(Vec::new()),
+            // The status says how the service is: 429 is a warning, 503 critical. Unless it comes with
+            // something else than the answer: then it is a refusal.
+            (200 | 429 | 503, Ok(checks)) => {
+                let other = |check: &wire::HeldCheck| check.is_removable() && check.of(id) && check.id != own;
+                Ok(checks.into_iter().filter(other).map(|check| check.id).collect())
+            }
+            (200, Err(error)) => Err(malformed(&request, &error)),
+            _ => ok(reply, &request).map(|_| Vec::new()),
+        })
+        .await
+    }
+
+    async fn remove_check(&self, id: &str) -> Result<(), Error> {
+        let target = format!("/v1/agent/check/deregister/{}", encoded(id));
+        match self.put("remove_check", target, Bytes::new()).await {
+            // What the agent says of an unknown id where ACLs are on.
+            Err(error) if error.is_unknown_check() => Ok(()),
+            other => other,
+        }
+    }
+
     async fn ask_held(&self, id: &str, hash: Option<&str>, wait: Duration) -> Result<Option<Held>, Error> {
         let mut target = format!("/v1/agent/service/{}", encoded(id));
         let mut longest = AGENT_CALL;

@@ -28,6 +28,11 @@ pub(super) fn agent_services(body: &[u8]) -> serde_json::Result<Vec<Held>> {
     Ok(services.unwrap_or_default().into_values().map(Service::held).collect())
 }
 
+/// Reads the body of `/v1/agent/health/service/id/:id`: the checks of the service and of its node.
+pub(super) fn agent_health(body: &[u8]) -> serde_json::Result<Vec<HeldCheck>> {
+    serde_json::from_slice::<Health>(body).map(|health| health.checks)
+}
+
 /// Reads the body of `/v1/status/leader`: empty while there is none.
 pub(super) fn leader(body: &[u8]) -> serde_json::Result<Option<String>> {
     let leader: Option<String> = serde_json::from_slice(body)?;
@@ -111,6 +116,23 @@ struct Check {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
+struct Health {
+    #[serde(deserialize_with = "or_default")]
+    checks: Vec<HeldCheck>,
+}
+
+/// A check that the agent holds.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct HeldCheck {
+    #[serde(rename = "CheckID")]
+    pub(super) id: String,
+    #[serde(rename = "ServiceID", default, deserialize_with = "or_default")]
+    service: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
 struct SelfBody {
     config: SelfConfig,
 }
@@ -180,6 +202,22 @@ fn worst(checks: &[Check]) -> Status {
     checks.iter().map(Check::status).max().unwrap_or(Status::Passing)
 }
 
+impl HeldCheck {
+    /// Whether it belongs to service `id`; to none: it is the node's.
+    pub(super) fn of(&self, id: &str) -> bool {
+        self.service == id
+    }
+
+    /// Whether it is a check like any other. Here the agent does not say which type a check is of.
+    pub(super) fn is_removable(&self) -> bool {
+        !is_maintenance(&self.id)
+    }
+}
+
+fn is_maintenance(id: &str) -> bool {
+    id == "_node_maintenance" || id.starts_with("_service_maintenance:")
+}
+
 impl Check {
     fn status(&self) -> Status {
         if self.is_maintenance() {
@@ -194,8 +232,6 @@ impl Check {
     }
 
     fn is_maintenance(&self) -> bool {
-        self.kind == "maintenance"
-            || self.id == "_node_maintenance"
-            || self.id.starts_with("_service_maintenance:")
+        self.kind == "maintenance" || is_maintenance(&self.id)
     }
 }

@@ -24,14 +24,70 @@ async fn yes() -> Agent {
 }
 
 #[tokio::test]
-async fn a_registration_replaces_the_checks_of_an_earlier_one() {
+async fn a_registration_leaves_other_checks_alone_and_so_maintenance() {
     let agent = yes().await;
     client(&agent).register(&registration()).await.unwrap();
-    assert_eq!(agent.lines(), ["PUT /v1/agent/service/register?replace-existing-checks HTTP/1.1"]);
+    assert_eq!(agent.lines(), ["PUT /v1/agent/service/register HTTP/1.1"]);
     let asked = agent.asked();
     let body: serde_json::Value = serde_json::from_str(asked[0].split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!(body["Check"]["CheckID"], "service:orders/1");
     assert_eq!(body["Check"]["Status"], "critical");
+}
+
+#[tokio::test]
+async fn checks_that_an_earlier_registration_left_are_removed_and_maintenance_and_the_nodes_are_not() {
+    let body = r#"{"AggregatedStatus":"maintenance","Service":{"ID":"orders/1"},"Checks":[
+        {"CheckID":"service:orders/1","ServiceID":"orders/1"},{"CheckID":"own http","ServiceID":"orders/1"},
+        {"CheckID":"service:orders/1:2","ServiceID":"orders/1"},
+        {"CheckID":"_service_maintenance:orders/1","ServiceID":"orders/1"},
+        {"CheckID":"mem","ServiceID":""},{"CheckID":"_node_maintenance"}]}"#;
+    for status in [200, 429, 503] {
+        let agent = Agent::start(move |n, _| {
+            Act::Send(if n == 0 { answer(status, &[], body) } else { answer(200, &[], "") })
+        })
+        .await;
+        assert_eq!(client(&agent).remove_other_checks("orders/1").await.unwrap(), 2);
+        let expected = [
+            "GET /v1/agent/health/service/id/orders%2F1 HTTP/1.1",
+            "PUT /v1/agent/check/deregister/own%20http HTTP/1.1",
+            "PUT /v1/agent/check/deregister/service:orders%2F1:2 HTTP/1.1",
+        ];
+        assert_eq!(agent.lines(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_service_without_checks_or_without_a_trace_has_none_to_remove() {
+    let nothing = r#"{"AggregatedStatus":"critical","Service":null,"Checks":null}"#;
+    for (status, body) in [(200, r#"{"Checks":[]}"#), (404, nothing), (404, "unknown service ID")] {
+        let agent = Agent::always(answer(status, &[], body)).await;
+        assert_eq!(client(&agent).remove_other_checks("orders/1").await.unwrap(), 0);
+        assert_eq!(agent.lines().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_to_list_checks_is_not_taken_for_a_list() {
+    for (status, body, label) in [
+        (403, "Permission denied", "forbidden"),
+        (429, "Your request is rate limited", "rate_limited"),
+        (503, "over capacity", "refused"),
+        (200, "{}", "malformed"),
+    ] {
+        let agent = Agent::always(answer(status, &[], body)).await;
+        let error = client(&agent).remove_other_checks("orders/1").await.unwrap_err();
+        assert_eq!(error.label(), label, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_check_that_went_by_itself_is_no_error() {
+    let body = r#"{"Checks":[{"CheckID":"a","ServiceID":"orders/1"}]}"#;
+    let agent = Agent::start(move |n, _| {
+        Act::Send(if n == 0 { answer(200, &[], body) } else { answer(500, &[], r#"Unknown check "a""#) })
+    })
+    .await;
+    assert_eq!(client(&agent).remove_other_checks("orders/1").await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -15,14 +15,14 @@ use tempfile::TempDir;
 
 use crate::{client, client::Response, wait};
 
-/// The binary: `OUTRIGGER_BIN`, else the one that cargo builds beside the test. Built once, so that
+/// The binary: `OUTRIGGER_TEST_BIN`, else the one that cargo builds beside the test. Built once, so that
 /// it is never an old one.
 ///
 /// # Panics
 /// It cannot be built.
 pub fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| std::env::var_os("OUTRIGGER_BIN").map_or_else(build, PathBuf::from)).clone()
+    BINARY.get_or_init(|| std::env::var_os("OUTRIGGER_TEST_BIN").map_or_else(build, PathBuf::from)).clone()
 }
 
 fn build() -> PathBuf {

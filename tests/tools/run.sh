@@ -25,12 +25,16 @@ say "the real Consul"
 consul=$(tests/tools/consul.sh) || true
 echo "${consul:-none}"
 
-# The binary first: tests that start it look for it beside themselves.
+# The binary first: some tests start it.
 say "building"
 if ! "$cargo" build --package outrigger || ! "$cargo" test --no-run "${selection[@]}"; then
     echo "0 passed, 1 failed, 0 skipped"
     exit 1
 fi
+
+# Just built: no test needs to ask cargo again.
+OUTRIGGER_TEST_BIN=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/debug/outrigger
+export OUTRIGGER_TEST_BIN
 
 say "testing"
 begun=$SECONDS

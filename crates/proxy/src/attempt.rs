@@ -14,7 +14,7 @@ use std::{
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use outrigger_policy::{Outcome, Sent};
-use tokio::time::Instant;
+use tokio::{task::coop::unconstrained, time::Instant};
 
 use crate::{
     headers,
@@ -65,6 +65,15 @@ impl Bounds {
         }
     }
 
+    /// Until when a turn and a connection may be waited for.
+    pub(crate) fn turn(&self, upload: Option<&Upload>) -> (Instant, Due) {
+        let whole = self.deadline(upload);
+        match self.per_try.map(|limit| self.begun + limit) {
+            Some(one) if one < whole => (one, Due::Try),
+            _ => (whole, Due::Whole),
+        }
+    }
+
     /// The end of the request's time, as far as that is known now.
     pub(crate) fn deadline(&self, upload: Option<&Upload>) -> Instant {
         let last = upload.map_or(self.accepted, |upload| upload.progress().0);
@@ -99,10 +108,12 @@ pub(crate) async fn run(
     upload: Option<&Upload>,
     bounds: Bounds,
     timer: &mut LazyTimer,
-) -> Result<(Response<Incoming>, Box<Conn>), Failed> {
+) -> Result<(Response<Incoming>, Box<Conn>, Sent), Failed> {
     let line = conn.line().clone();
     let mark = Mark { read: line.read(), written: line.written(), line, reused: conn.reused() };
-    let mut answer = pin!(conn.send(request));
+    // Without a budget: an answer that lies there and is not given for want of one would be lost, for
+    // nobody is woken for it.
+    let mut answer = pin!(unconstrained(conn.send(request)));
     let ended = poll_fn(|cx| {
         let turn = conn.drive(cx);
         // Only that turn can have brought an answer, so nobody has to be woken for it.
@@ -135,7 +146,7 @@ pub(crate) async fn run(
             if response.version() != Version::HTTP_11 {
                 conn.retire();
             }
-            Ok((response, conn))
+            Ok((response, conn, mark.sent(upload)))
         }
         Err(end) => Err(mark.judge(end, upload)),
     }

@@ -8,7 +8,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -16,6 +16,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use outrigger_policy::Verdict;
 use tokio::time::Instant;
 
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
     exchange::Exchange,
     timer::LazyTimer,
     upload::{Broken, Upload},
-    upstream::{endpoint::Ticket, pool::Conn},
+    upstream::{cluster::Cluster, endpoint::Ticket, pool::Conn},
 };
 
 /// Why an answer's body ended before its end. hyper then closes the app's connection, which is how
@@ -72,6 +73,7 @@ pub(crate) struct Carried {
     pub(crate) incoming: Incoming,
     pub(crate) driver: Driver,
     pub(crate) ticket: Ticket,
+    pub(crate) cluster: Arc<Cluster>,
     pub(crate) exchange: Exchange,
     /// Longest silence.
     pub(crate) idle: Duration,
@@ -167,7 +169,15 @@ impl Carried {
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let idle = self.idle;
         let (timer, since) = self.silence.get_or_insert_with(|| (LazyTimer::new(), Instant::now()));
-        std::task::ready!(timer.poll_until(*since + idle, cx));
+        loop {
+            // An instance that is still being told something may well be silent.
+            let told = self.exchange.upload.as_ref().map(|upload| upload.progress().0);
+            let due = told.map_or(*since, |told| told.max(*since)) + idle;
+            std::task::ready!(timer.poll_until(due, cx));
+            if self.exchange.upload.as_ref().is_none_or(|upload| upload.progress().0 + idle <= due) {
+                break;
+            }
+        }
         self.fail();
         Poll::Ready(Some(Err(Cut::Silent(idle))))
     }
@@ -201,6 +211,10 @@ impl Drop for Carried {
             (true, Some(Broken::Gone)) => Some(Reason::ClientGone),
             (true, None) => {
                 self.ticket.endpoint.series.failures.inc();
+                // The head was a success; what the app sees is a failure.
+                if let Ok(permit) = self.cluster.breaker.admit(now.into_std()) {
+                    permit.record(now.into_std(), Verdict::Failure);
+                }
                 Some(Reason::UpstreamClosed)
             }
             (false, _) if clean => None,

@@ -39,7 +39,7 @@ impl Exchange {
     pub(crate) fn new(session: &Arc<Session>, started: Instant, method: &Method, path: &str) -> Self {
         session.begin();
         let line = session.shared.access_log.then(|| {
-            Box::new(LogLine { method: method.clone(), path: path.to_owned(), service: None, instance: None })
+            Box::new(LogLine { method: method.clone(), path: printable(path), service: None, instance: None })
         });
         Self {
             session: session.clone(),
@@ -101,6 +101,15 @@ impl Exchange {
             total_ms = millis(now - self.started),
             "request"
         );
+    }
+}
+
+/// A path as a terminal may see it.
+fn printable(path: &str) -> String {
+    if path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        path.to_owned()
+    } else {
+        path.escape_default().to_string()
     }
 }
 

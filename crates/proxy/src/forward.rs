@@ -3,7 +3,7 @@
 //! One function read downward. What it decides by lives in `outrigger-policy`; what it answers when it
 //! has no answer of an instance's, in [`crate::respond`].
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
@@ -19,7 +19,7 @@ use outrigger_policy::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    attempt::{self, Bounds, Failed},
+    attempt::{self, Bounds, Due, Failed},
     body::{Carried, Driver, ResponseBody},
     error::{Reason, Refusal},
     exchange::Exchange,
@@ -40,7 +40,7 @@ use crate::{
 pub(crate) async fn handle(
     session: Arc<Session>,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> Result<Response<ResponseBody>, Gone> {
     let accepted = Instant::now();
     let (head, body) = request.into_parts();
     let mut exchange = Exchange::new(&session, accepted, &head.method, head.uri.path());
@@ -77,8 +77,17 @@ pub(crate) async fn handle(
     }
     let call = Call::new(&session, &terms, head, route, exchange.upload.as_ref());
     let ended = call.attempts(&cluster, &mut exchange).await;
-    Ok(call.finish(ended, permit, exchange))
+    if let Ended::Refused { refusal: Refusal { reason: Reason::ClientGone, .. }, verdict } = &ended {
+        permit.record(Instant::now().into_std(), *verdict);
+        return Err(Gone);
+    }
+    Ok(call.finish(&cluster, ended, permit, exchange))
 }
+
+/// The app went away: there is nobody to answer, and the connection ends.
+#[derive(Debug, thiserror::Error)]
+#[error("the app went away")]
+pub(crate) struct Gone;
 
 /// Refuses a request before any instance has seen it. A short body is read first: the app's connection
 /// can then go on.
@@ -114,6 +123,7 @@ struct Answer {
     conn: Box<Conn>,
     ticket: Ticket,
     outcome: Outcome,
+    sent: Sent,
 }
 
 /// How the attempts ended.
@@ -174,11 +184,20 @@ impl<'a> Call<'a> {
         let upload = upload.as_ref();
         let mut tried: Vec<Arc<Endpoint>> = Vec::new();
         let mut retries = 0;
-        let mut begun = exchange.started;
+        // A try's time does not begin before its turn to be tried, whatever was waited for.
+        let mut begun = if policy.per_try_timeout.is_some() { Instant::now() } else { exchange.started };
+        let mut raced = false;
+        let mut before: Option<Result<Box<Answer>, Failed>> = None;
         loop {
             let Some(endpoint) = cluster.pick(&tried) else {
-                return Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore };
+                return match before {
+                    // The last ones have left meanwhile: what was seen of them is the answer.
+                    Some(ended) => self.decided(ended, Decision::GiveUp(GiveUp::Attempts), cluster),
+                    None => Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore },
+                };
             };
+            // Its turn is given back before another is asked for: there may be one only.
+            drop(before.take());
             exchange.attempts += 1;
             exchange.tries(&endpoint.id);
             endpoint.series.picks.inc();
@@ -189,9 +208,9 @@ impl<'a> Call<'a> {
                 per_try: policy.per_try_timeout,
                 body_idle: policy.body_idle,
             };
-            let ended = self.attempt(&endpoint, upload, bounds).await;
+            let ended = self.attempt(&endpoint, upload, bounds, &mut raced).await;
             let (outcome, sent) = match &ended {
-                Ok(answer) => (answer.outcome, Sent::Head),
+                Ok(answer) => (answer.outcome, answer.sent.max(Sent::Head)),
                 Err(failed) => (failed.outcome, failed.sent),
             };
             self.terms.series.attempted(outcome);
@@ -206,7 +225,7 @@ impl<'a> Call<'a> {
             let (settings, budget) = (&policy.retry, &cluster.budget);
             match retry::judge(settings, budget, &self.request, &made, now.into_std(), deadline, random) {
                 Decision::Again { after, .. } => {
-                    drop(ended);
+                    before = Some(ended);
                     self.terms.series.retried.inc();
                     retries += 1;
                     tried.push(endpoint);
@@ -250,25 +269,25 @@ impl<'a> Call<'a> {
         endpoint: &Arc<Endpoint>,
         upload: Option<&Upload>,
         bounds: Bounds,
+        raced: &mut bool,
     ) -> Result<Box<Answer>, Failed> {
-        let mut fresh = false;
-        loop {
-            let ended = self.once(endpoint, upload, bounds, fresh).await;
-            let raced = match &ended {
-                Err(failed) => failed.raced && (self.request.idempotent || failed.sent == Sent::Nothing),
-                // Servers that give up on an idle connection say so with a 408 nobody asked for.
-                Ok(answer) => {
-                    answer.response.status() == StatusCode::REQUEST_TIMEOUT
-                        && answer.conn.reused()
-                        && self.request.idempotent
-                }
-            };
-            if fresh || !raced || !upload.is_none_or(Upload::replayable) {
-                return ended;
+        let ended = self.once(endpoint, upload, bounds, false).await;
+        let (race, sent) = match &ended {
+            Err(failed) => (failed.raced, failed.sent),
+            // Servers that give up on an idle connection say so with a 408 nobody asked for.
+            Ok(answer) => {
+                let gave_up = answer.response.status() == StatusCode::REQUEST_TIMEOUT;
+                (gave_up && answer.conn.reused(), answer.sent)
             }
-            self.terms.series.raced.inc();
-            fresh = true;
+        };
+        let safe = sent == Sent::Nothing || (self.request.idempotent && self.request.allowed);
+        if *raced || !race || !safe || !upload.is_none_or(Upload::replayable) {
+            return ended;
         }
+        *raced = true;
+        drop(ended);
+        self.terms.series.raced.inc();
+        self.once(endpoint, upload, bounds, true).await
     }
 
     async fn once(
@@ -281,7 +300,7 @@ impl<'a> Call<'a> {
         let (ticket, conn) = self.connection(endpoint, upload, bounds, fresh).await?;
         let body = upload.map_or_else(AttemptBody::empty, Upload::attempt);
         let mut timer = self.session.borrow_timer();
-        let (response, conn) = attempt::run(conn, self.head(body), upload, bounds, timer.get()).await?;
+        let (response, conn, sent) = attempt::run(conn, self.head(body), upload, bounds, timer.get()).await?;
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS && !self.switches(&response) {
             let detail = "the instance switched to a protocol that nobody asked for".to_owned();
@@ -292,7 +311,7 @@ impl<'a> Call<'a> {
         } else {
             Outcome::Status(status.as_u16())
         };
-        Ok(Box::new(Answer { response, conn, ticket, outcome }))
+        Ok(Box::new(Answer { response, conn, ticket, outcome, sent }))
     }
 
     /// A turn at the endpoint and a connection to it, within the request's time.
@@ -308,7 +327,7 @@ impl<'a> Call<'a> {
             policy: &self.terms.policy,
             limits: self.session.shared.heads,
             series: &self.terms.series,
-            repeatable: self.request.idempotent && upload.is_none_or(Upload::replayable),
+            repeatable: self.request.idempotent && self.request.allowed && self.fits(upload),
             fresh,
             now: bounds.begun,
         };
@@ -332,10 +351,23 @@ impl<'a> Call<'a> {
             Ok::<_, CheckoutError>((ticket, conn))
         };
         // Boxed, for the usual request has left above and need not carry the room for this.
-        match Box::pin(timeout_at(bounds.deadline(upload), both)).await {
+        let (due, what) = bounds.turn(upload);
+        match Box::pin(timeout_at(due, both)).await {
+            // A connection that comes with the last moment is of no use: nothing is sent for nobody.
+            Ok(Ok(_)) | Err(_) if Instant::now() >= due => {
+                let outcome = if what == Due::Try { Outcome::PerTryTimeout } else { Outcome::Timeout };
+                Err(Failed::unsent(outcome, "no turn at the instance in time".to_owned()))
+            }
             Ok(both) => both.map_err(|error| Failed::unsent(error.outcome, error.detail)),
             Err(_) => Err(Failed::unsent(Outcome::Timeout, "no turn at the instance in time".to_owned())),
         }
+    }
+
+    /// Whether all of the body can be kept for a replay.
+    fn fits(&self, upload: Option<&Upload>) -> bool {
+        let most = self.terms.policy.retry.max_body as u64;
+        upload
+            .is_none_or(|upload| upload.replayable() && upload.length().is_some_and(|length| length <= most))
     }
 
     /// The head of an attempt. Each gets a copy, for the first may not be the last.
@@ -360,7 +392,13 @@ impl<'a> Call<'a> {
     }
 
     /// Tells the breaker what the app sees, and answers.
-    fn finish(&self, ended: Ended, permit: Permit<'_>, mut exchange: Exchange) -> Response<ResponseBody> {
+    fn finish(
+        &self,
+        cluster: &Arc<Cluster>,
+        ended: Ended,
+        permit: Permit<'_>,
+        mut exchange: Exchange,
+    ) -> Response<ResponseBody> {
         let now = exchange.answered.unwrap_or_else(Instant::now).into_std();
         match ended {
             Ended::Refused { refusal, verdict } => {
@@ -373,17 +411,17 @@ impl<'a> Call<'a> {
                 if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     self.tunnel(*answer, exchange)
                 } else {
-                    self.carry(*answer, exchange)
+                    self.carry(cluster, *answer, exchange)
                 }
             }
         }
     }
 
     /// The instance's answer, on its way to the app.
-    fn carry(&self, answer: Answer, exchange: Exchange) -> Response<ResponseBody> {
+    fn carry(&self, cluster: &Arc<Cluster>, answer: Answer, exchange: Exchange) -> Response<ResponseBody> {
         let Answer { response, conn, ticket, .. } = answer;
         let (mut parts, incoming) = response.into_parts();
-        headers::strip_response(&mut parts.headers);
+        headers::strip_response(&mut parts.headers, parts.status);
         let bodiless = respond::bodiless(&self.method, parts.status);
         let close_is_end =
             self.version == Version::HTTP_10 && !bodiless && !parts.headers.contains_key(CONTENT_LENGTH);
@@ -400,6 +438,7 @@ impl<'a> Call<'a> {
             incoming,
             driver,
             ticket,
+            cluster: cluster.clone(),
             exchange,
             idle: self.terms.policy.body_idle,
             max_idle: self.terms.policy.pool.max_idle,
@@ -423,7 +462,7 @@ impl<'a> Call<'a> {
         let (parts, _) = response.into_parts();
         let mut map = parts.headers;
         let protocol = map.get(UPGRADE).cloned();
-        headers::strip_response(&mut map);
+        headers::strip_response(&mut map, StatusCode::SWITCHING_PROTOCOLS);
         if let Some(protocol) = protocol {
             map.insert(UPGRADE, protocol);
             map.insert(CONNECTION, HeaderValue::from_static("upgrade"));

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version,
     header::{
         CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName as Name, ORIGIN, TE, TRAILER, TRANSFER_ENCODING,
         UPGRADE, USER_AGENT, VIA,
@@ -157,18 +157,27 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, upgrades: bool) -> Asked {
     headers.remove(RETRY);
     if te_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+        // TE is this hop's own, and says so (RFC 9110 §10.1.4).
+        headers.append(CONNECTION, HeaderValue::from_static("te"));
     }
     if let Some(protocol) = &asked.upgrade {
         headers.insert(UPGRADE, protocol.clone());
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.append(CONNECTION, HeaderValue::from_static("upgrade"));
     }
     asked
 }
 
 /// Takes away what ends at this hop from an instance's answer.
-pub(crate) fn strip_response(headers: &mut HeaderMap) {
-    if headers.keys().any(ends_here) {
-        strip_hop_by_hop(headers);
+pub(crate) fn strip_response(headers: &mut HeaderMap, status: StatusCode) {
+    if !headers.keys().any(ends_here) {
+        return;
+    }
+    // "Use this protocol instead" is worth nothing without saying which (RFC 9110 §15.5.22).
+    let wanted = (status == StatusCode::UPGRADE_REQUIRED).then(|| headers.get(UPGRADE).cloned()).flatten();
+    strip_hop_by_hop(headers);
+    if let Some(wanted) = wanted {
+        headers.insert(UPGRADE, wanted);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     }
 }
 
@@ -204,9 +213,8 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     headers
         .get_all(CONNECTION)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim().as_bytes()).ok())
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
         // What a message cannot do without is no hop's own, whatever it says.
         .filter(|name| ![HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER].contains(name))
         .collect()

@@ -55,7 +55,7 @@ pub(crate) struct Metrics {
     picks: IntCounterVec,
     failures: IntCounterVec,
     pool: IntCounterVec,
-    refused: IntCounterVec,
+    refused: [IntCounter; Reason::ALL.len()],
     /// App connections with a codec.
     pub(crate) active: IntGauge,
     /// App connections that are a bare socket.
@@ -95,6 +95,11 @@ impl Metrics {
             &["worker"],
         )?;
         registry.register(Box::new(lag.clone()))?;
+        let refused = counter(
+            "outrigger_refused_total",
+            "Refused before a service was known, by reason.",
+            &["reason"],
+        )?;
         let connections = gauge("outrigger_app_connections", "App connections, by state.", &["state"])?;
         Ok(Arc::new(Self {
             requests: counter("outrigger_requests_total", "Answers to the app.", &["service", "code"])?,
@@ -126,11 +131,7 @@ impl Metrics {
                 "Connections to instances, by event.",
                 &["service", "event"],
             )?,
-            refused: counter(
-                "outrigger_refused_total",
-                "Refused before a request was known, by reason.",
-                &["reason"],
-            )?,
+            refused: Reason::ALL.map(|reason| refused.with_label_values(&[reason.label()])),
             active: connections.with_label_values(&["active"]),
             parked: connections.with_label_values(&["parked"]),
             lag,
@@ -158,13 +159,23 @@ impl Metrics {
 
     /// Counts what was refused before a request was known.
     pub(crate) fn refused(&self, reason: Reason) {
-        self.refused.with_label_values(&[reason.label()]).inc();
+        if let Some(at) = Reason::ALL.iter().position(|one| *one == reason) {
+            self.refused[at].inc();
+        }
     }
 
     /// How late a worker's tick was.
     pub(crate) fn lag(&self, worker: usize) -> prometheus::Gauge {
         self.lag.with_label_values(&[&worker.to_string()])
     }
+}
+
+/// The slot of statuses beyond 599, which HTTP does not know and hyper lets through.
+const OTHER: usize = 500;
+
+/// A slot's label.
+fn code(at: usize) -> String {
+    if at == OTHER { "other".to_owned() } else { (at + 100).to_string() }
 }
 
 /// The handles of one service.
@@ -176,6 +187,7 @@ pub(crate) struct ServiceSeries {
     attempts: [IntCounter; Outcome::LABELS.len()],
     errors: [OnceLock<IntCounter>; Reason::ALL.len()],
     pub(crate) in_flight: IntGauge,
+    gave_up: [IntCounter; GAVE_UP.len()],
     pub(crate) retried: IntCounter,
     pub(crate) raced: IntCounter,
     pub(crate) opened: IntCounter,
@@ -199,11 +211,12 @@ impl ServiceSeries {
         Self {
             name: name.to_owned(),
             owner: owner.clone(),
-            codes: (100..600).map(|_| OnceLock::new()).collect(),
+            codes: (0..=OTHER).map(|_| OnceLock::new()).collect(),
             duration: owner.duration.with_label_values(&[name]),
             attempts: Outcome::LABELS.map(|outcome| owner.attempts.with_label_values(&[name, outcome])),
             errors: [const { OnceLock::new() }; Reason::ALL.len()],
             in_flight: owner.in_flight.with_label_values(&[name]),
+            gave_up: GAVE_UP.map(|why| owner.retries.with_label_values(&[name, why])),
             retried: owner.retries.with_label_values(&[name, "again"]),
             raced: owner.retries.with_label_values(&[name, "race"]),
             opened: owner.pool.with_label_values(&[name, EVENTS[0]]),
@@ -214,8 +227,8 @@ impl ServiceSeries {
 
     /// One answer to the app.
     pub(crate) fn answered(&self, status: StatusCode) {
-        let Some(slot) = self.codes.get(usize::from(status.as_u16()).wrapping_sub(100)) else { return };
-        slot.get_or_init(|| self.owner.requests.with_label_values(&[&self.name, status.as_str()])).inc();
+        let at = usize::from(status.as_u16()).wrapping_sub(100).min(OTHER);
+        self.codes[at].get_or_init(|| self.owner.requests.with_label_values(&[&self.name, &code(at)])).inc();
     }
 
     /// One answer that the sidecar made.
@@ -237,19 +250,17 @@ impl ServiceSeries {
 
     /// One request that was not tried again.
     pub(crate) fn gave_up(&self, why: &'static str) {
-        self.owner.retries.with_label_values(&[&self.name, why]).inc();
+        if let Some(at) = GAVE_UP.iter().position(|one| *one == why) {
+            self.gave_up[at].inc();
+        }
     }
 
     /// Requests answered, retried and failed, for the status page.
     pub(crate) fn totals(&self) -> (u64, u64, u64) {
-        let sum = |range: std::ops::Range<usize>| -> u64 {
-            self.codes[range].iter().filter_map(OnceLock::get).map(IntCounter::get).sum()
+        let sum = |slots: &[OnceLock<IntCounter>]| -> u64 {
+            slots.iter().filter_map(OnceLock::get).map(IntCounter::get).sum()
         };
-        (
-            sum(0..500),
-            self.retried.get(),
-            self.errors.iter().filter_map(OnceLock::get).map(IntCounter::get).sum(),
-        )
+        (sum(&self.codes), self.retried.get(), sum(&self.errors))
     }
 }
 
@@ -261,7 +272,7 @@ impl Drop for ServiceSeries {
             // A family that never had the series says so; nothing is lost.
             for (at, slot) in self.codes.iter().enumerate() {
                 if slot.get().is_some() {
-                    let _ = owner.requests.remove_label_values(&[name, &(at + 100).to_string()]);
+                    let _ = owner.requests.remove_label_values(&[name, &code(at)]);
                 }
             }
             let _ = owner.duration.remove_label_values(&[name]);

@@ -113,7 +113,11 @@ impl Proxy {
             metrics: families,
             heads: HeadLimits { bytes: limits.max_header_bytes, fields: limits.max_headers },
             outbound: config.outbound.clone(),
-            unread: config.defaults.body_idle,
+            unread: config
+                .upstreams
+                .iter()
+                .map(|upstream| upstream.policy.body_idle)
+                .fold(config.defaults.body_idle, Duration::max),
             access_log: config.log.access,
             connections: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),

@@ -20,10 +20,11 @@ use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    task::coop::unconstrained,
     time::{Instant, Sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::{
     attempt::describe,
@@ -44,6 +45,7 @@ const LINGER_BYTES: u64 = 256 * 1024;
 
 /// Serves `session` until either side ends it.
 pub(crate) async fn serve(session: Arc<Session>, drain: CancellationToken) {
+    let _untangled = Untangle(&session);
     let mut first = Bytes::new();
     loop {
         if first.is_empty() && !parked(&session, &drain).await {
@@ -55,6 +57,15 @@ pub(crate) async fn serve(session: Arc<Session>, drain: CancellationToken) {
             Next::Linger => return linger(&session.line).await,
             Next::Tunnel(rest) => return tunnel(&session, rest).await,
         }
+    }
+}
+
+/// A tunnel that nobody takes holds the session, which holds the tunnel.
+struct Untangle<'a>(&'a Session);
+
+impl Drop for Untangle<'_> {
+    fn drop(&mut self) {
+        drop(self.0.take_tunnel());
     }
 }
 
@@ -154,6 +165,10 @@ async fn after(session: &Session, ended: Ended, rest: Bytes) -> Next {
             let refused = result.as_ref().err().and_then(refused);
             if let Some(reason) = refused {
                 session.shared.metrics.refused(reason);
+                if session.shared.access_log {
+                    let (peer, reason) = (session.peer, reason.label());
+                    info!(target: "outrigger::access", %peer, reason, "request refused before it was one");
+                }
             }
             if let Err(error) = &result {
                 let reason = refused.map_or("connection", Reason::label);
@@ -171,7 +186,10 @@ async fn after(session: &Session, ended: Ended, rest: Bytes) -> Next {
 
 /// The word for what hyper refused by itself, with a bare status.
 fn refused(error: &hyper::Error) -> Option<Reason> {
-    if error.is_parse_too_large() {
+    // Both are "too large" to the library; only its text tells a target from a head.
+    if error.is_parse_too_large() && error.to_string().contains("URI") {
+        Some(Reason::UriTooLong)
+    } else if error.is_parse_too_large() {
         Some(Reason::HeadTooLarge)
     } else if error.is_parse() {
         Some(Reason::BadRequest)
@@ -241,12 +259,14 @@ impl Watch {
                 return Poll::Pending;
             }
             self.polled = true;
-            std::task::ready!(self.timer.as_mut().poll(cx));
+            // Without a budget: see `timer.rs`.
+            std::task::ready!(pin!(unconstrained(self.timer.as_mut())).poll(cx));
             let now = Instant::now();
             if let Some(ended) = self.judge(session, busy, served, now) {
                 return Poll::Ready(ended);
             }
             self.timer.as_mut().reset(now + self.tick);
+            self.polled = false;
         }
     }
 

@@ -10,7 +10,7 @@ use outrigger_config::Balance;
 use outrigger_discovery::Knowledge;
 use outrigger_policy::breaker::State;
 use prometheus::{
-    IntGaugeVec, Opts,
+    IntCounterVec, IntGaugeVec, Opts,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -149,13 +149,13 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
     }
 }
 
-/// Gauges that are read when they are scraped: they would be wrong between two requests otherwise.
+/// Families that are read when they are scraped: they would be wrong between two requests otherwise.
 ///
 /// `outrigger_breaker_state{service}` (0 closed, 1 half-open, 2 open), `outrigger_breaker_trips_total`,
 /// `outrigger_retry_budget`, `outrigger_pool_idle_connections`.
 pub(crate) struct Gauges {
     directory: Weak<Directory>,
-    families: [IntGaugeVec; 4],
+    descs: Vec<Desc>,
 }
 
 impl fmt::Debug for Gauges {
@@ -164,55 +164,72 @@ impl fmt::Debug for Gauges {
     }
 }
 
-const GAUGES: [(&str, &str); 4] = [
-    ("outrigger_breaker_state", "0 closed, 1 half-open, 2 open."),
-    ("outrigger_breaker_trips", "Times the breaker has opened since the service is in use."),
-    ("outrigger_retry_budget", "Retries that the budget allows now."),
-    ("outrigger_pool_idle_connections", "Idle connections to instances."),
-];
+/// One scrape's own families, so that two scrapes at once do not see each other's holes.
+struct Families {
+    state: IntGaugeVec,
+    trips: IntCounterVec,
+    budget: IntGaugeVec,
+    idle: IntGaugeVec,
+}
+
+impl Families {
+    fn new() -> Result<Self, prometheus::Error> {
+        let service = &["service"];
+        let gauge = |name, help| IntGaugeVec::new(Opts::new(name, help), service);
+        let trips = Opts::new("outrigger_breaker_trips_total", "Times the breaker has opened.");
+        Ok(Self {
+            state: gauge("outrigger_breaker_state", "0 closed, 1 half-open, 2 open.")?,
+            trips: IntCounterVec::new(trips, service)?,
+            budget: gauge("outrigger_retry_budget", "Retries that the budget allows now.")?,
+            idle: gauge("outrigger_pool_idle_connections", "Idle connections to instances.")?,
+        })
+    }
+
+    fn set(&self, cluster: &Cluster, now: std::time::Instant) {
+        let service = &[&*cluster.label];
+        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let view = cluster.view.load_full();
+        let idle: usize = view.endpoints.iter().chain(&view.resting).map(|one| one.pool.idle()).sum();
+        self.state.with_label_values(service).set(match cluster.breaker.state(now) {
+            State::Closed => 0,
+            State::HalfOpen => 1,
+            State::Open => 2,
+        });
+        self.trips.with_label_values(service).inc_by(cluster.breaker.trips());
+        self.budget.with_label_values(service).set(signed(cluster.budget.available(now)));
+        self.idle.with_label_values(service).set(signed(idle as u64));
+    }
+
+    fn all(&self) -> [&dyn Collector; 4] {
+        [&self.state, &self.trips, &self.budget, &self.idle]
+    }
+}
 
 impl Gauges {
     /// # Errors
     /// Never with these names; the signature is the library's.
     pub(crate) fn new(directory: &Arc<Directory>) -> Result<Self, prometheus::Error> {
-        let family = |(name, help)| IntGaugeVec::new(Opts::new(name, help), &["service"]);
-        let [a, b, c, d] = GAUGES.map(family);
-        Ok(Self { directory: Arc::downgrade(directory), families: [a?, b?, c?, d?] })
+        let descs = Families::new()?.all().iter().flat_map(|one| one.desc()).cloned().collect();
+        Ok(Self { directory: Arc::downgrade(directory), descs })
     }
 }
 
 impl Collector for Gauges {
     fn desc(&self) -> Vec<&Desc> {
-        self.families.iter().flat_map(Collector::desc).collect()
+        self.descs.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let Some(directory) = self.directory.upgrade() else { return Vec::new() };
+        let (Some(directory), Ok(families)) = (self.directory.upgrade(), Families::new()) else {
+            return Vec::new();
+        };
         let now = Instant::now().into_std();
-        for family in &self.families {
-            family.reset();
-        }
         for cluster in directory.all() {
             // A name that never had an instance is no label.
-            if !cluster.declared && !cluster.ever_had_instances() {
-                continue;
-            }
-            let state = match cluster.breaker.state(now) {
-                State::Closed => 0,
-                State::HalfOpen => 1,
-                State::Open => 2,
-            };
-            let idle: usize = cluster.view.load_full().endpoints.iter().map(|one| one.pool.idle()).sum();
-            let values = [
-                state,
-                i64::try_from(cluster.breaker.trips()).unwrap_or(i64::MAX),
-                i64::try_from(cluster.budget.available(now)).unwrap_or(i64::MAX),
-                i64::try_from(idle).unwrap_or(i64::MAX),
-            ];
-            for (family, value) in self.families.iter().zip(values) {
-                family.with_label_values(&[&*cluster.label]).set(value);
+            if cluster.declared || cluster.ever_had_instances() {
+                families.set(&cluster, now);
             }
         }
-        self.families.iter().flat_map(Collector::collect).collect()
+        families.all().iter().flat_map(|one| one.collect()).collect()
     }
 }

@@ -6,12 +6,15 @@
 
 use std::{
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::coop::unconstrained,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// One reusable timer. Rings never before the deadline asked for, and at most once per call after.
 #[derive(Debug)]
@@ -39,7 +42,8 @@ impl LazyTimer {
             self.sleep.as_mut().reset(deadline);
         }
         self.registered = true;
-        self.sleep.as_mut().poll(cx)
+        // Without a budget: a timer that is not polled for want of one is not armed either.
+        pin!(unconstrained(self.sleep.as_mut())).poll(cx)
     }
 }
 
@@ -59,6 +63,19 @@ mod tests {
         poll_fn(|cx| timer.poll_until(late, cx)).await;
         assert!(Instant::now() >= late);
         assert!(Instant::now() < late + Duration::from_millis(50));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rings_also_when_it_was_armed_with_the_tasks_budget_used_up() {
+        let mut timer = LazyTimer::new();
+        let at = Instant::now() + Duration::from_secs(1);
+        let mut burnt = false;
+        let rung = poll_fn(|cx| {
+            while !burnt && pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+            burnt = true;
+            timer.poll_until(at, cx)
+        });
+        tokio::time::timeout(Duration::from_secs(5), rung).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -170,7 +170,8 @@ impl Directory {
         let (mut all, mut unknown) = (0, 0);
         for (cluster, _) in on_demand {
             all += 1;
-            unknown += usize::from(!cluster.ever_had_instances());
+            // One that the registry has not answered for yet is not known to be unknown.
+            unknown += usize::from(cluster.answered() && !cluster.ever_had_instances());
         }
         if all >= self.settings.max_services {
             return Err(Refused::TooManyServices { limit: self.settings.max_services });

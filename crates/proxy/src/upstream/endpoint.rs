@@ -5,10 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{
-            AtomicBool, AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -16,7 +13,10 @@ use std::{
 use outrigger_config as config;
 use outrigger_policy::Outcome;
 use outrigger_registry::InstanceId;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 use crate::{
     io::Line,
@@ -36,12 +36,11 @@ pub(crate) struct Endpoint {
     pub(crate) pool: Pool,
     pub(crate) series: Arc<InstanceSeries>,
     retired: AtomicBool,
-    /// Requests under way; each holds one connection.
     in_flight: AtomicUsize,
     most: usize,
     waiting: AtomicUsize,
-    /// Rung when a turn is given back while somebody waits.
-    bell: Notify,
+    /// One permit for each connection that a request may hold; whoever waits longest gets the next.
+    turns: Semaphore,
 }
 
 /// Why no connection could be had.
@@ -88,7 +87,7 @@ impl Endpoint {
             in_flight: AtomicUsize::new(0),
             most,
             waiting: AtomicUsize::new(0),
-            bell: Notify::new(),
+            turns: Semaphore::new(most.min(Semaphore::MAX_PERMITS)),
         }
     }
 
@@ -111,9 +110,7 @@ impl Endpoint {
 
     /// A turn, when there is one now.
     pub(crate) fn try_begin(self: &Arc<Self>) -> Option<Ticket> {
-        let below = |count: usize| (count < self.most).then_some(count + 1);
-        self.in_flight.fetch_update(SeqCst, SeqCst, below).ok()?;
-        Some(Ticket { endpoint: self.clone() })
+        self.turns.try_acquire().ok().map(|permit| Ticket::new(self, permit))
     }
 
     /// Waits for a turn. The ticket is the turn; leaving by any door gives it back.
@@ -130,14 +127,11 @@ impl Endpoint {
             );
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         }
-        loop {
-            // Listening before looking: a turn given back in between rings.
-            let rung = self.bell.notified();
-            if let Some(ticket) = self.try_begin() {
-                return Ok(ticket);
-            }
-            rung.await;
-        }
+        let permit = self.turns.acquire().await.map_err(|closed| CheckoutError {
+            outcome: Outcome::Overloaded,
+            detail: format!("{}: {closed}", self.id.id),
+        })?;
+        Ok(Ticket::new(self, permit))
     }
 
     /// An idle connection that is still good.
@@ -188,12 +182,18 @@ pub(crate) struct Ticket {
     pub(crate) endpoint: Arc<Endpoint>,
 }
 
+impl Ticket {
+    fn new(endpoint: &Arc<Endpoint>, permit: SemaphorePermit<'_>) -> Self {
+        permit.forget();
+        endpoint.in_flight.fetch_add(1, Relaxed);
+        Self { endpoint: endpoint.clone() }
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.endpoint.in_flight.fetch_sub(1, SeqCst);
-        if self.endpoint.waiting.load(SeqCst) > 0 {
-            self.endpoint.bell.notify_one();
-        }
+        self.endpoint.in_flight.fetch_sub(1, Relaxed);
+        self.endpoint.turns.add_permits(1);
     }
 }
 
@@ -205,12 +205,12 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn new(count: &'a AtomicUsize) -> Self {
-        Self { count, before: count.fetch_add(1, SeqCst) }
+        Self { count, before: count.fetch_add(1, Relaxed) }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, SeqCst);
+        self.count.fetch_sub(1, Relaxed);
     }
 }

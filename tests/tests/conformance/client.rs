@@ -145,13 +145,7 @@ async fn ask(consul: &Consul, query: &Query, cursor: Cursor) -> Watched {
 }
 
 /// Watches until the instance's status is `expected`; one change may come in two answers.
-async fn expect(
-    consul: &Consul,
-    query: &Query,
-    from: Cursor,
-    expected: Status,
-    life: Option<u64>,
-) -> Cursor {
+async fn expect(consul: &Consul, query: &Query, from: Cursor, expected: Status, life: Option<u64>) -> Cursor {
     let mut cursor = from;
     for _ in 0..3 {
         let seen = ask(consul, query, cursor).await;

@@ -1,17 +1,122 @@
-//! A cluster of three Consul servers loses its leader under traffic.
+//! A cluster of three Consul servers loses its leader under traffic, or its quorum for good.
 
 use std::time::Duration;
 
 use outrigger_tests::{
+    client,
     consul::{self, Cluster},
     instance::Instance,
     load::{Load, Plan},
+    process::Process,
     registry::Agent,
     wait,
 };
+use tokio::time::Instant;
 
 use crate::app;
 
+/// A sidecar that registers `own` and knows `payments` from the start.
+async fn registered(agent: Agent, own: &Instance) -> Process {
+    let settings = format!(
+        "registry: {{consul: {{address: \"http://{}\"}}}}\n\
+         service: {{name: orders, id: orders-1, port: {}, address: 127.0.0.1, \
+         health: {{interval: 100ms, timeout: 100ms}}}}\n\
+         upstreams: [{{service: payments}}]\ndrain: {{propagation: 500ms, timeout: 10s}}",
+        agent.0,
+        own.addr().port(),
+    );
+    let process = Process::run(&settings).await;
+    process.ready().await;
+    agent.shows("orders", &[("orders-1", "passing")]).await;
+    process
+}
+
+/// The value of a metric's one series that begins so.
+async fn metric(process: &Process, series: &str) -> Option<f64> {
+    let metrics = process.ask("/metrics").await;
+    let text = metrics.text();
+    let line = text.lines().find(|line| line.starts_with(series))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+#[tokio::test]
+async fn a_sidecar_stays_registered_while_the_leader_is_killed_and_loses_no_request() {
+    if !consul::available("a sidecar stays registered while the leader is killed and loses no request") {
+        return;
+    }
+    let mut cluster = Cluster::three().await.expect("three servers");
+    let leader = cluster.leader().await.expect("a leader");
+    let agent = Agent(cluster.servers()[(leader + 1) % 3].http_addr());
+    let own = Instance::start("own").await;
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+    for instance in &all[..2] {
+        agent.register("payments", instance).await;
+    }
+    let process = registered(agent, &own).await;
+    let life = |entries: serde_json::Value| entries[0]["Service"]["CreateIndex"].as_u64().expect("an index");
+    let born = life(agent.get("/v1/health/service/orders").await);
+    let load = Load::start(process.outbound(), Plan::get("payments").methods(&["GET", "POST"]));
+    load.ok_more(200).await;
+
+    assert_eq!(cluster.kill_leader().await.expect("it was killed"), leader);
+    load.ok_more(200).await;
+    let age = metric(&process, "outrigger_table_age_seconds{").await;
+    assert!(age.is_some_and(|age| age >= 0.0), "{age:?}");
+    cluster.leader().await.expect("another leader");
+    load.ok_more(500).await;
+    // Longer than the TTL of 30 s: a renewal that was missed would show.
+    let end = Instant::now() + Duration::from_secs(35);
+    while Instant::now() < end {
+        assert_eq!(agent.health("orders").await, [("orders-1".to_owned(), "passing".to_owned())]);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    agent.register("payments", &all[2]).await;
+    wait::until("the new instance is used", Duration::from_secs(90), async || all[2].count() > 20).await;
+    load.stop().await.assert_clean(900);
+
+    assert_eq!(life(agent.get("/v1/health/service/orders").await), born, "the same life");
+    let times = metric(&process, "outrigger_registrations_total").await;
+    assert_eq!(times, Some(1.0), "registered once:\n{}", process.log());
+    let age = metric(&process, "outrigger_table_age_seconds{").await;
+    assert!(age.is_some_and(|age| age < 60.0), "the table is confirmed again: {age:?}");
+    assert_eq!(process.ask("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn sigterm_while_there_is_no_leader_is_bounded_and_the_app_is_gone_once_there_is_one() {
+    if !consul::available("sigterm while there is no leader is bounded") {
+        return;
+    }
+    let mut cluster = Cluster::three().await.expect("three servers");
+    let agent = Agent(cluster.servers()[0].http_addr());
+    let (own, other) = (Instance::start("own").await, Instance::start("other").await);
+    agent.register("payments", &other).await;
+    let mut process = registered(agent, &own).await;
+
+    for killed in 1..3 {
+        cluster.server(killed).kill().expect("it was killed");
+    }
+    wait::until("the last server notices", Duration::from_secs(30), async || {
+        agent.get("/v1/status/leader").await == ""
+    })
+    .await;
+    let load = Load::start(process.outbound(), Plan::get("payments"));
+    load.ok_more(50).await;
+    process.signal("TERM");
+    let from = Instant::now();
+    wait::holds("it says that it leaves", || process.log().contains("leaving; a second signal")).await;
+    assert_eq!(client::get(process.outbound(), "payments", "/").await.status, 200, "outbound goes on");
+    load.stop().await.assert_clean(50);
+    let status = process.ended(Duration::from_secs(40)).await;
+    assert_eq!(status.code(), Some(0), "{}", process.log());
+    // 3 s for the report and 3 s for the deregistration, the propagation, and a slow machine.
+    assert!(from.elapsed() < Duration::from_secs(9), "{:?}\n{}", from.elapsed(), process.log());
+
+    for back in 1..3 {
+        cluster.server(back).start().await.expect("it comes back");
+    }
+    agent.shows("orders", &[]).await;
+}
 #[tokio::test]
 async fn a_leader_that_is_killed_under_traffic_costs_no_request() {
     if !consul::available("a leader that is killed under traffic costs no request") {

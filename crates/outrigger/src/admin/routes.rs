@@ -23,10 +23,12 @@ use outrigger_discovery::ServiceStatus;
 use outrigger_proxy::ClusterStatus;
 use prometheus::{TEXT_FORMAT, TextEncoder};
 use tower_http::{
-    catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer, set_header::SetResponseHeaderLayer,
-    trace::TraceLayer,
+    catch_panic::CatchPanicLayer,
+    limit::RequestBodyLimitLayer,
+    set_header::SetResponseHeaderLayer,
+    trace::{DefaultOnFailure, TraceLayer},
 };
-use tracing::{error, info};
+use tracing::{Level, error, info};
 
 use super::{
     guard::{Own, guard},
@@ -86,7 +88,8 @@ fn layered(router: Router<Pages>) -> Router<Pages> {
     router
         .layer(RequestBodyLimitLayer::new(MAX_BODY))
         .layer(CatchPanicLayer::new())
-        .layer(TraceLayer::new_for_http())
+        // Its own word for a 5xx is an error; here 503 is the usual answer of `/readyz` while starting.
+        .layer(TraceLayer::new_for_http().on_failure(DefaultOnFailure::new().level(Level::DEBUG)))
         .layer(set(header::CACHE_CONTROL, "no-store"))
         .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
 }

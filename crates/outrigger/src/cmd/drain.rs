@@ -1,13 +1,13 @@
 //! `outrigger drain`: asks the sidecar on this machine to leave the registry; for a pre-stop hook.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use clap::Args;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Failure, duration, say};
 use crate::{http_client, telemetry::causes};
@@ -66,14 +66,17 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
                 say("the sidecar is gone");
                 return Ok(());
             }
-            Err(error) => return Err(unreachable(&arguments.admin, &causes(&error))),
+            // It is stopping, or busy: the next question tells.
+            Err(error) => tracing::debug!(error = causes(&error), "no answer, asking again"),
         }
     }
 }
 
 /// `POST /drain` at the first address that answers.
 async fn begin(admin: &str) -> Result<(SocketAddr, Value), Failure> {
-    let addrs = tokio::net::lookup_host(admin).await.map_err(|error| {
+    let found = timeout(ANSWER, tokio::net::lookup_host(admin)).await;
+    let found = found.unwrap_or_else(|_| Err(io::Error::other("the name is not resolved in time")));
+    let addrs = found.map_err(|error| {
         Failure::running(format!(
             "{admin} is no address of an admin side: {error}; write --admin localhost:7079"
         ))
@@ -124,6 +127,7 @@ mod tests {
 
     use axum::{Json, Router, routing::post};
     use serde_json::json;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::admin::{Bound, Server};
@@ -157,6 +161,26 @@ mod tests {
     async fn with_wait_it_returns_when_it_is_safe() {
         let (admin, _server) = sidecar(3);
         drain(&admin, true, LONG).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_while_waiting_is_asked_for_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = listener.local_addr().unwrap().to_string();
+        let stopping = tokio::spawn(async move {
+            for answer in [r#"{"phase":"closing","safe_to_stop":false}"#, "", r#"{"safe_to_stop":true}"#] {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut head = [0; 4096];
+                let _ = socket.read(&mut head).await.unwrap();
+                if !answer.is_empty() {
+                    let length = answer.len();
+                    let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{answer}");
+                    socket.write_all(text.as_bytes()).await.unwrap();
+                }
+            }
+        });
+        drain(&admin, true, LONG).await.unwrap();
+        stopping.await.unwrap();
     }
 
     #[tokio::test]

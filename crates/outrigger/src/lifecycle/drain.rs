@@ -8,7 +8,21 @@
 //! 5. listeners close;
 //! 6. requests in flight end, or run out of `drain.timeout`.
 //!
-//! Steps 1–4 are [`Drain::leave`], 5–6 are [`finish`]. Each is bounded.
+//! Steps 1–4 are [`Drain::leave`], 5–6 are [`finish`]. Each is bounded:
+//!
+//! | step | usually | without a leader | at most |
+//! |---|---|---|---|
+//! | a registration under way is waited for | – | 7 s | 8 s |
+//! | critical is reported | ms | 3 s, given up | 3 s |
+//! | the app is deregistered | ms | 3 s, given up | 8 s per try, 3 tries |
+//! | all of step 2 | ms | 6 s, 14 s while registering | 20 s |
+//! | step 3 | `drain.propagation` | the same | the same |
+//! | step 6 | as long as requests take | the same | `drain.timeout` |
+//!
+//! Giving up is sound: without a leader an agent stalls a call for 7 s and more, but has acted on it
+//! when the call began, and tells the catalog once there is a leader (seen on Consul 1.8.7: a killed
+//! quorum that came back listed the app no more). Where even that fails, the check is no longer
+//! renewed, turns critical and is removed after `deregister_after`.
 
 use std::{future::Future, time::Duration};
 

@@ -28,6 +28,11 @@ const REPORT: Duration = Duration::from_secs(3);
 /// an agent stalls without a leader.
 const CALL: Duration = Duration::from_secs(8);
 
+/// Longest wait for the deregistration when the report before it stalled: there is no leader, then, and
+/// it would stall too. It is sent for its effect alone: the agent has forgotten the app when the call
+/// begins, and tells the catalog when there is a leader (seen on Consul 1.8.7).
+const TOLD: Duration = Duration::from_secs(3);
+
 /// Most tries of the deregistration.
 const TRIES: u32 = 3;
 
@@ -103,8 +108,8 @@ impl Keeper {
             if !self.board.now().asked {
                 return false;
             }
-            self.report_critical().await;
-            self.deregister().await;
+            let within = if self.report_critical().await { CALL } else { TOLD };
+            self.deregister(within).await;
             true
         })
         .await;
@@ -118,19 +123,22 @@ impl Keeper {
     }
 
     /// Watchers learn it from the check before the registration is gone; a failure is no reason to
-    /// stay.
-    async fn report_critical(&self) {
+    /// stay. False: it stalled.
+    async fn report_critical(&self) -> bool {
         let report = self.registrar.report(&self.id, ReportedHealth::Critical, report::OUTPUT);
-        match timeout(REPORT, report).await {
+        let answer = timeout(REPORT, report).await;
+        match &answer {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(id = self.id, error = causes(&error), "could not report critical"),
+            Ok(Err(error)) => warn!(id = self.id, error = causes(error), "could not report critical"),
             Err(_) => warn!(id = self.id, "could not report critical within {REPORT:?}"),
         }
+        answer.is_ok()
     }
 
-    async fn deregister(&self) {
+    /// `within`: longest wait for each try.
+    async fn deregister(&self, within: Duration) {
         for n in 0..TRIES {
-            let error = match timeout(CALL, self.registrar.deregister(&self.id)).await {
+            let error = match timeout(within, self.registrar.deregister(&self.id)).await {
                 Ok(Ok(())) => {
                     self.board.enter(Phase::Left);
                     info!(id = self.id, "left the registry");
@@ -138,10 +146,9 @@ impl Keeper {
                 }
                 Ok(Err(error)) => causes(&error),
                 Err(_) => {
-                    // Not again: an agent without a leader has forgotten the app when the call began,
-                    // and tells the catalog when there is one (seen on Consul 1.8.7).
-                    self.board.failed(format!("no answer within {CALL:?}"));
-                    warn!(id = self.id, "the registry has not confirmed within {CALL:?} that the app left");
+                    // Not again: see [`TOLD`].
+                    self.board.failed(format!("no answer within {within:?}"));
+                    warn!(id = self.id, "the registry has not confirmed within {within:?} that the app left");
                     return;
                 }
             };

@@ -6,7 +6,8 @@
 //! are more watches than connections they take turns, with shorter waits: see [`WatchLoad`].
 //!
 //! What is known of Consul's behaviour was seen on 1.8.7; newer versions answer the same questions
-//! with more fields. Nothing here remembers an answer, asks again or logs.
+//! with more fields. Nothing here remembers an answer or asks again, and nothing is logged but a token
+//! file that goes bad.
 
 mod agent;
 mod conn;
@@ -84,7 +85,8 @@ pub struct AgentSelf {
 }
 
 impl Consul {
-    /// Checks the token and the TLS files; a file that cannot be used is [`Error::File`].
+    /// Reads the token's file and the TLS files; one that cannot be used is [`Error::File`]. A token's
+    /// file that goes bad later leaves the last token in use, and is logged.
     pub fn new(config: &config::Consul) -> Result<Self, Error> {
         Self::with_observer(config, Observer::none())
     }

@@ -500,9 +500,9 @@ pub struct Pool {
     /// range 0s–1h.
     pub idle: Duration,
     /// A request that may not be repeated takes only a connection idle for less than this. Default
-    /// 1s; not above `idle`.
+    /// 1s, or `idle` where that is less; not above `idle`.
     pub fresh: Duration,
-    /// Most idle connections kept per instance. Default 128; not above `max_connections`.
+    /// Most idle connections kept per instance. Default 128, or `max_connections` where that is less; not above `max_connections`.
     pub max_idle: usize,
     /// Most connections per instance. Default 1024, range 1–100000.
     pub max_connections: usize,

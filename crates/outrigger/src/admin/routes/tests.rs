@@ -64,8 +64,8 @@ impl Sources for Two {
                 index: 99,
                 error: None,
                 failures: 0,
-                known_leader: true,
-                empty_hint: None,
+                known_leader: service == "orders",
+                empty_hint: (service == "payments").then_some("the token may lack node:read"),
             })
             .into()
     }

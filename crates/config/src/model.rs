@@ -122,8 +122,8 @@ pub struct Consul {
     pub tls: Tls,
     /// Longest time one blocking query waits. Default 45s, range 1s–10m.
     pub wait: Duration,
-    /// Most connections held by watches. Default 100, range 1–180 (an agent closes an address's
-    /// 201st connection, and agent calls hold four of their own).
+    /// Most connections held by watches. Default 96, range 1–180: with the four that agent calls hold,
+    /// half of what an agent allows an address (it closes the 201st without a word).
     pub max_connections: usize,
 }
 
@@ -604,7 +604,7 @@ impl Default for Consul {
             token: None,
             tls: Tls::default(),
             wait: Duration::from_secs(45),
-            max_connections: 100,
+            max_connections: 96,
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     health,
@@ -128,7 +128,11 @@ impl Keeper {
         let report = self.registrar.report(&self.id, ReportedHealth::Critical, report::OUTPUT);
         let answer = timeout(REPORT, report).await;
         match &answer {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => self.board.told(self.board.now().generation, ReportedHealth::Critical),
+            // It was never registered, or the agent has lost it: gone is what we want it to be.
+            Ok(Err(error)) if error.is_unknown_check() => {
+                debug!(id = self.id, error = causes(error), "nothing to report critical");
+            }
             Ok(Err(error)) => warn!(id = self.id, error = causes(error), "could not report critical"),
             Err(_) => warn!(id = self.id, "could not report critical within {REPORT:?}"),
         }

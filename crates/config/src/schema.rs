@@ -230,7 +230,7 @@ mod tests {
             ("deregister_after", "it belongs at service.deregister_after"),
             (
                 "window",
-                "it belongs at defaults.circuit_breaker.window or upstreams[0].circuit_breaker.window or defaults.retry.budget.window",
+                "it belongs at defaults.circuit_breaker.window or defaults.outlier.window or upstreams[0].circuit_breaker.window",
             ),
         ];
         for (unknown, expected) in cases {

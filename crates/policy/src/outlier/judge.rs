@@ -1,6 +1,7 @@
 //! Decides for all endpoints of a cluster at once: who is taken out, who comes back, who is tried.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -115,20 +116,19 @@ impl Judge {
         known: impl IntoIterator<Item = (Arc<Record>, bool)>,
         now: Instant,
     ) -> Vec<Event> {
-        let mut before = std::mem::take(&mut self.members);
+        let before = std::mem::take(&mut self.members).into_iter();
+        let mut before: HashMap<_, _> = before.map(|one| (Arc::as_ptr(&one.record), one)).collect();
         if self.settings.is_some() {
             for (record, listed) in known {
-                let at = before.iter().position(|member| Arc::ptr_eq(&member.record, &record));
-                let mut member = match at {
-                    Some(at) => before.swap_remove(at),
-                    None => Member::new(record, now),
-                };
+                let old = before.remove(&Arc::as_ptr(&record));
+                let mut member = old.unwrap_or_else(|| Member::new(record, now));
                 member.listed = listed;
                 self.members.push(member);
             }
         }
         let mut events = Vec::new();
-        self.settle(&mut events);
+        self.look_for_panic(&mut events);
+        self.show_all();
         events
     }
 
@@ -147,7 +147,7 @@ impl Judge {
             Says::Well => self.restore(at, ReturnedBy::Request, now, &mut events),
             Says::Fails(why) => self.fails(at, why, &settings, now, random, &mut events),
         }
-        self.settle(&mut events);
+        self.show(at, &mut events);
         events
     }
 
@@ -160,9 +160,11 @@ impl Judge {
                 if member.advance(now) {
                     due.events.push(Event::Probation { record: member.record.clone() });
                 }
+                if matches!(member.life, Life::Probation { .. }) {
+                    member.record.show(member.standing(false));
+                }
             }
         }
-        self.settle(&mut due.events);
         self.start_probes(now, breaker_open, &mut due.probes);
         due.next = self.next(breaker_open);
         due
@@ -189,7 +191,7 @@ impl Judge {
         {
             member.eject(true, &settings, now, random);
         }
-        self.settle(&mut events);
+        self.show(at, &mut events);
         events
     }
 
@@ -272,15 +274,32 @@ impl Judge {
         (out + 1) as f64 <= accepting as f64 * settings.max_ejected + 1e-9
     }
 
-    /// Looks whether it is panic, and makes every record show where its endpoint stands. Who may be
-    /// chosen is written first: there is always one.
-    fn settle(&mut self, events: &mut Vec<Event>) {
+    /// Makes the record at `at` show where its endpoint stands now; all of them when panic begins or
+    /// ends with it.
+    fn show(&mut self, at: usize, events: &mut Vec<Event>) {
+        if self.look_for_panic(events) {
+            self.show_all();
+        } else {
+            let member = &self.members[at];
+            member.record.show(member.standing(self.panic && member.listed));
+        }
+    }
+
+    /// Whether panic has begun or ended.
+    fn look_for_panic(&mut self, events: &mut Vec<Event>) -> bool {
         let panic = self.listed().next().is_some() && !self.listed().any(Member::is_trusted);
-        if panic != self.panic {
+        let changed = panic != self.panic;
+        if changed {
             self.panic = panic;
             events.push(Event::Panic(panic));
         }
-        let standing = |member: &Member| member.standing(panic && member.listed);
+        changed
+    }
+
+    /// Makes every record show where its endpoint stands. Who may be chosen is written first: there is
+    /// always one.
+    fn show_all(&self) {
+        let standing = |member: &Member| member.standing(self.panic && member.listed);
         for usable in [true, false] {
             for member in self.members.iter().filter(|member| standing(member).admits(false) == usable) {
                 member.record.show(standing(member));

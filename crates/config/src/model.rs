@@ -341,6 +341,9 @@ pub struct Policy {
     pub retry: Retry,
     /// When the service is not called at all. Absent (`circuit_breaker: off`): always called.
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// When one instance is not chosen for a while. Absent (`outlier: off`): every instance that the
+    /// registry calls healthy is.
+    pub outlier: Option<Outlier>,
     /// Connections to each instance.
     pub pool: Pool,
 }
@@ -355,6 +358,7 @@ impl Default for Policy {
             body_idle: Duration::from_secs(60),
             retry: Retry::default(),
             circuit_breaker: Some(CircuitBreaker::default()),
+            outlier: Some(Outlier::default()),
             pool: Pool::default(),
         }
     }
@@ -489,6 +493,48 @@ impl Default for CircuitBreaker {
             open: Duration::from_secs(1),
             open_max: Duration::from_secs(30),
             probes: 1,
+        }
+    }
+}
+
+/// When one instance is not chosen for a while, ahead of the registry.
+///
+/// One that cannot be connected to is out at once, whatever is set here; these are the limits for one
+/// that answers badly, and how long either is out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outlier {
+    /// Requests in a row that it failed (502, 503, 504, a connection that ended, `per_try_timeout`),
+    /// range 1–1000000. Default 5. Absent (`off`): rows are not counted.
+    pub consecutive_failures: Option<u32>,
+    /// Share of successes below which it is out, if it is also 30 points below the median of at least
+    /// two siblings; a 500 is no success here. Default 0.8, range 0.01–1. Absent (`off`): shares are
+    /// not compared.
+    pub success_rate: Option<f64>,
+    /// The window of that share. Default 10s, range 1s–10m. As long a time of trust takes one doubling
+    /// of `base` back.
+    pub window: Duration,
+    /// Fewest requests in the window for an instance's share to count. Default 20, range 1–1000000.
+    pub min_requests: u32,
+    /// Most of the instances that accept connections that may be out for how they answer. Default 0.5,
+    /// range 0–1 (the file may say `50%`).
+    pub max_ejected: f64,
+    /// Longest time out at first; half of it is the shortest. Default 1s, range 10ms–1h; not above
+    /// `max`. Doubles each time.
+    pub base: Duration,
+    /// Longest time out. Default 1m, range 10ms–1h.
+    pub max: Duration,
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: Some(5),
+            success_rate: Some(0.8),
+            window: Duration::from_secs(10),
+            min_requests: 20,
+            max_ejected: 0.5,
+            base: Duration::from_secs(1),
+            max: Duration::from_secs(60),
         }
     }
 }

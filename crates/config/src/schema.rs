@@ -93,6 +93,7 @@ const POLICY: &[Key] = &[
     value("body_idle"),
     RETRY,
     CIRCUIT_BREAKER,
+    OUTLIER,
     POOL,
 ];
 
@@ -108,6 +109,7 @@ const UPSTREAM: &[Key] = &[
     value("body_idle"),
     RETRY,
     CIRCUIT_BREAKER,
+    OUTLIER,
     POOL,
 ];
 
@@ -134,6 +136,19 @@ const CIRCUIT_BREAKER: Key = section(
         value("open"),
         value("open_max"),
         value("probes"),
+    ],
+);
+
+const OUTLIER: Key = section(
+    "outlier",
+    &[
+        value("consecutive_failures"),
+        value("success_rate"),
+        value("window"),
+        value("min_requests"),
+        value("max_ejected"),
+        value("base"),
+        value("max"),
     ],
 );
 
@@ -209,13 +224,13 @@ mod tests {
             ("connectTimeout", "did you mean connect_timeout?"),
             (
                 "retries",
-                "valid here: balance, timeout, per_try_timeout, connect_timeout, body_idle, retry, circuit_breaker, pool",
+                "valid here: balance, timeout, per_try_timeout, connect_timeout, body_idle, retry, circuit_breaker, outlier, pool",
             ),
             ("blance", "did you mean balance?"),
             ("deregister_after", "it belongs at service.deregister_after"),
             (
                 "window",
-                "it belongs at defaults.circuit_breaker.window or upstreams[0].circuit_breaker.window or defaults.retry.budget.window",
+                "it belongs at defaults.circuit_breaker.window or defaults.outlier.window or upstreams[0].circuit_breaker.window",
             ),
         ];
         for (unknown, expected) in cases {

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Balance, CircuitBreaker, Config, Consul, LogFormat, Origin, Origins, Policy, Pool, Probe, Registry,
-    Retry, Service, Token, Upstream, Workers, format_duration, format_size, schema::join,
+    Balance, CircuitBreaker, Config, Consul, LogFormat, Origin, Origins, Outlier, Policy, Pool, Probe,
+    Registry, Retry, Service, Token, Upstream, Workers, format_duration, format_size, schema::join,
 };
 
 /// Stands for a secret.
@@ -161,6 +161,10 @@ impl List {
             Some(breaker) => all.circuit_breaker(&join(path, "circuit_breaker"), breaker),
             None => all.text(join(path, "circuit_breaker"), "off"),
         }
+        match &policy.outlier {
+            Some(outlier) => all.outlier(&join(path, "outlier"), outlier),
+            None => all.text(join(path, "outlier"), "off"),
+        }
         all.pool(&join(path, "pool"), &policy.pool);
         self.0.extend(all.0.into_iter().filter(|setting| wanted(&setting.key)));
     }
@@ -186,6 +190,18 @@ impl List {
         self.text(join(path, "open"), format_duration(breaker.open));
         self.text(join(path, "open_max"), format_duration(breaker.open_max));
         self.text(join(path, "probes"), breaker.probes);
+    }
+
+    fn outlier(&mut self, path: &str, outlier: &Outlier) {
+        let row = outlier.consecutive_failures;
+        self.text(join(path, "consecutive_failures"), row.map_or("off".to_owned(), |row| row.to_string()));
+        let rate = outlier.success_rate;
+        self.text(join(path, "success_rate"), rate.map_or("off".to_owned(), |rate| rate.to_string()));
+        self.text(join(path, "window"), format_duration(outlier.window));
+        self.text(join(path, "min_requests"), outlier.min_requests);
+        self.text(join(path, "max_ejected"), outlier.max_ejected);
+        self.text(join(path, "base"), format_duration(outlier.base));
+        self.text(join(path, "max"), format_duration(outlier.max));
     }
 
     fn pool(&mut self, path: &str, pool: &Pool) {

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use outrigger_config::{
-    Consul, Environment, Loaded, Origin, Overrides, Probe, Registry, Token, load, render, summary,
+    Consul, Environment, Loaded, Origin, Outlier, Overrides, Probe, Registry, Token, load, render, summary,
 };
 
 fn loaded(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Loaded {
@@ -147,12 +147,13 @@ fn a_flag_for_consul_wins_over_a_registry_file() {
 fn an_upstream_lays_its_settings_over_the_defaults() {
     let text = "defaults: {timeout: 3s, retry: {max_retries: 1}, circuit_breaker: off}\n\
                 upstreams:\n- {service: a, retry: {max_body: 0}}\n- {service: b, retry: off, circuit_breaker: {window: 20s}}\n\
-                - {service: c, circuit_breaker: on, per_try_timeout: 1s}\n";
+                - {service: c, circuit_breaker: on, per_try_timeout: 1s, outlier: off}\n";
     let config = loaded(text, &[], &Overrides::default()).config;
     let [a, b, c] = config.upstreams.as_slice() else { panic!("three upstreams") };
     assert_eq!((a.policy.timeout.as_secs(), a.policy.retry.max_retries, a.policy.retry.max_body), (3, 1, 0));
     assert!(a.policy.circuit_breaker.is_none());
     assert_eq!(b.policy.retry.max_retries, 0);
+    assert_eq!((b.policy.outlier, c.policy.outlier), (Some(Outlier::default()), None));
     assert_eq!(b.policy.circuit_breaker.unwrap().window.as_secs(), 20);
     assert!(c.policy.circuit_breaker.is_some() && c.policy.per_try_timeout.is_some());
 }

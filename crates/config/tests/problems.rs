@@ -206,6 +206,10 @@ fn values_that_contradict_each_other_are_told_how_to_agree() {
         ],
     );
     check(
+        "defaults: {outlier: {base: 2m}}\n",
+        &["o.yaml:1:28 defaults.outlier.base: 2m is above max (1m); at most 1m, or raise max"],
+    );
+    check(
         "defaults: {circuit_breaker: {open: 1m}}\n",
         &[
             "o.yaml:1:36 defaults.circuit_breaker.open: 1m is above open_max (30s); at most 30s, or raise open_max",

@@ -76,6 +76,7 @@ prop_compose! {
         ratio in 0u32..=100,
         size in 0usize..=1_048_576,
         breaker in prop_oneof![Just("off".to_owned()), Just("{}".to_owned()), duration(1000, 30_000).prop_map(|d| format!("{{open: {d}}}"))],
+        outlier in prop_oneof![Just("off".to_owned()), Just("{}".to_owned()), Just("{success_rate: off}".to_owned()), duration(1000, 60_000).prop_map(|d| format!("{{base: {d}}}"))],
         retry in prop_oneof![Just("off"), Just("on"), Just("{max_retries: 3}"), Just("{statuses: []}")],
         upstreams in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<bool>()), 0..4),
     ) -> String {
@@ -83,7 +84,7 @@ prop_compose! {
         let tags: Vec<_> = tags.iter().map(|tag| format!("\"{}\"", quoted(&tag.replace('$', "$$")))).collect();
         let metadata = metadata.replace(&quoted("$"), &quoted("$$"));
         let mut out = format!("service:\n  name: {name}\n  port: {port}\n  tags: [{}]\n  meta:\n{metadata}", tags.join(", "));
-        out += &format!("defaults:\n  timeout: {timeout}\n  circuit_breaker: {breaker}\n");
+        out += &format!("defaults:\n  timeout: {timeout}\n  circuit_breaker: {breaker}\n  outlier: {outlier}\n");
         if let Some(per_try) = per_try {
             out += &format!("  per_try_timeout: {per_try}\n");
         }
@@ -100,7 +101,7 @@ prop_compose! {
                 out += &format!("    retry: {retry}\n    per_try_timeout: off\n    pool: {{idle: 9s}}\n");
             }
             if *switch {
-                out += "    circuit_breaker: {}\n    datacenter: dc2\n    tags: [v2]\n";
+                out += "    circuit_breaker: {}\n    outlier: {}\n    datacenter: dc2\n    tags: [v2]\n";
             }
         }
         out

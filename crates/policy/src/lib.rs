@@ -1,5 +1,5 @@
-//! Decides: which endpoint takes a request, whether a failed attempt is made again, when a service is
-//! not called at all.
+//! Decides: which endpoint takes a request, whether a failed attempt is made again, when an endpoint is
+//! not chosen, when a service is not called at all.
 //!
 //! Nothing here acts. There is no I/O, no clock, no log and no source of randomness: `now` and
 //! `random` are arguments, so every decision can be repeated in a test and explained afterwards.
@@ -14,6 +14,7 @@
 //! | [`budget`] | can the service afford it? |
 //! | [`deadline`] | until when may the app be kept waiting? |
 //! | [`breaker`] | is the service called at all? |
+//! | [`outlier`] | is this endpoint chosen at all? |
 
 pub mod backoff;
 pub mod balance;
@@ -21,6 +22,7 @@ pub mod breaker;
 pub mod budget;
 pub mod deadline;
 pub mod outcome;
+pub mod outlier;
 pub mod retry;
 mod window;
 

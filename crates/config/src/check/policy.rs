@@ -6,7 +6,7 @@ use super::{
     DAY, HOUR, MIB, MINUTE, MS, SECOND, one_of, reader::Reader, section::Section, service::not_above,
 };
 use crate::{
-    Balance, Budget, CircuitBreaker, Policy, Pool, Retry,
+    Balance, Budget, CircuitBreaker, Outlier, Policy, Pool, Retry,
     error::Wrong,
     units::{duration_in, integer, ratio_in, size_in, switch},
 };
@@ -24,6 +24,7 @@ pub(super) fn policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) -> Poli
     r.set(s, "body_idle", &mut out.body_idle, duration_in(10 * MS..=DAY));
     retry(r, s, &mut out.retry);
     circuit_breaker(r, s, &mut out.circuit_breaker);
+    outlier(r, s, &mut out.outlier);
     let section = r.section(s, "pool");
     pool(r, &section, &mut out.pool);
     out
@@ -70,19 +71,46 @@ fn budget(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Budget) {
 
 /// `circuit_breaker: off` takes it away; a mapping (or `on`) brings it back.
 fn circuit_breaker(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<CircuitBreaker>) {
-    match r.toggle(parent, "circuit_breaker") {
+    switched(r, parent, "circuit_breaker", out, breaker_settings);
+}
+
+/// `outlier: off` takes it away; a mapping (or `on`) brings it back.
+fn outlier(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<Outlier>) {
+    switched(r, parent, "outlier", out, outlier_settings);
+}
+
+/// A section that may be `off`; a mapping (or `on`) brings it back.
+fn switched<T: Copy + Default>(
+    r: &mut Reader<'_>,
+    parent: &Section<'_>,
+    name: &str,
+    out: &mut Option<T>,
+    read: impl Fn(&mut Reader<'_>, &Section<'_>, &mut T),
+) {
+    match r.toggle(parent, name) {
         Some(false) => *out = None,
         Some(true) => *out = Some(out.unwrap_or_default()),
-        None if parent.node("circuit_breaker").is_none() => {}
+        None if parent.node(name).is_none() => {}
         None => {
-            let section = r.section(parent, "circuit_breaker");
-            // Its presence alone brings the breaker back, so it has an origin even when it is empty.
+            let section = r.section(parent, name);
+            // Its presence alone brings it back, so it has an origin even when it is empty.
             r.origins.set(section.path.clone(), section.origin.clone());
             let mut settings = out.unwrap_or_default();
-            breaker_settings(r, &section, &mut settings);
+            read(r, &section, &mut settings);
             *out = Some(settings);
         }
     }
+}
+
+fn outlier_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outlier) {
+    r.set_or_off(s, "consecutive_failures", &mut out.consecutive_failures, integer(1..=1_000_000));
+    r.set_or_off(s, "success_rate", &mut out.success_rate, ratio_in(0.01..=1.0));
+    r.set(s, "window", &mut out.window, duration_in(SECOND..=10 * MINUTE));
+    r.set(s, "min_requests", &mut out.min_requests, integer(1..=1_000_000));
+    r.set(s, "max_ejected", &mut out.max_ejected, ratio_in(0.0..=1.0));
+    r.set(s, "base", &mut out.base, duration_in(10 * MS..=HOUR));
+    r.set(s, "max", &mut out.max, duration_in(10 * MS..=HOUR));
+    not_above(r, s, ("base", out.base), ("max", out.max));
 }
 
 fn breaker_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut CircuitBreaker) {

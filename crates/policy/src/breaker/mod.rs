@@ -28,7 +28,7 @@
 //! probe is one request).
 //!
 //! It declines to know about endpoints, to count attempts and to start timers: an open breaker becomes
-//! half-open when somebody asks after its time.
+//! half-open when somebody asks after its time, or says that the time need not be waited for.
 
 mod permit;
 mod phase;
@@ -100,6 +100,15 @@ impl Breaker {
         match &self.armed {
             None => State::Closed,
             Some(armed) => armed.life().state(now),
+        }
+    }
+
+    /// Ends an open spell at once: something else has shown that the service may be there again (an
+    /// instance that could not be connected to accepts connections). The next requests are probes; if
+    /// one fails, the next spell is twice as long, as ever. Changes nothing unless it is open.
+    pub fn half_open(&self) {
+        if let Some(armed) = &self.armed {
+            armed.half_open();
         }
     }
 
@@ -229,6 +238,13 @@ impl Armed {
         let mut life = self.life();
         if self.word.load(Relaxed) == word {
             life.give_back();
+        }
+    }
+
+    fn half_open(&self) {
+        let mut life = self.life();
+        if life.half_open() {
+            self.begin(0);
         }
     }
 

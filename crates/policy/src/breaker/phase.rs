@@ -90,6 +90,13 @@ impl Life {
         }
     }
 
+    /// Ends an open spell before its time; false when there is none.
+    pub(super) fn half_open(&mut self) -> bool {
+        let Self::Open { pause, .. } = *self else { return false };
+        *self = Self::HalfOpen { out: 0, successes: 0, paused: pause };
+        true
+    }
+
     /// A probe ended with nothing to say.
     pub(super) fn give_back(&mut self) {
         if let Self::HalfOpen { out, .. } = self {

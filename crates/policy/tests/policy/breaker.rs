@@ -398,3 +398,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn half_opened_it_lets_probes_pass_before_its_time() {
+    let (breaker, now) = opened();
+    breaker.half_open();
+    assert_eq!(breaker.state(now), State::HalfOpen);
+    let probe = breaker.admit(now).unwrap();
+    assert!(probe.is_probe() && breaker.admit(now).is_err(), "one at a time, as ever");
+    probe.record(now, Verdict::Success);
+    assert_eq!((breaker.state(now), breaker.trips()), (State::Closed, 1));
+}
+
+#[test]
+fn a_probe_that_fails_before_its_time_doubles_the_spell() {
+    let (breaker, now) = opened();
+    breaker.half_open();
+    breaker.admit(now).unwrap().record(now, Verdict::Failure);
+    assert_eq!(breaker.admit(now).unwrap_err(), Open { retry_after: 2 * SECOND });
+}
+
+#[test]
+fn half_opening_what_is_not_open_changes_nothing() {
+    let now = origin();
+    let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+    let early = breaker.admit(now).unwrap();
+    breaker.half_open();
+    assert_eq!(breaker.state(now), State::Closed);
+    // Its verdict still counts: no new generation has begun.
+    early.record(now, Verdict::Failure);
+    run(&breaker, now, 19, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Open);
+    breaker.half_open();
+    let probe = breaker.admit(now).unwrap();
+    breaker.half_open();
+    assert!(breaker.admit(now).is_err(), "the place is taken still");
+    probe.record(now, Verdict::Success);
+    assert_eq!(breaker.state(now), State::Closed);
+    Breaker::new(None, now).half_open();
+}

@@ -8,6 +8,7 @@ mod breaker;
 mod budget;
 mod deadline;
 mod outcome;
+mod outlier;
 mod retry;
 
 use std::time::{Duration, Instant};

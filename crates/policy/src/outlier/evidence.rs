@@ -1,0 +1,60 @@
+//! What the end of an attempt says about its endpoint alone.
+
+use crate::outcome::{Outcome, Sent};
+
+/// Whether a request has blamed an endpoint already. One per request, for all its attempts.
+#[derive(Debug, Default)]
+pub struct Blame {
+    spent: bool,
+}
+
+impl Blame {
+    /// True once.
+    pub(super) fn spend(&mut self) -> bool {
+        !std::mem::replace(&mut self.spent, true)
+    }
+}
+
+/// What an attempt's end says about its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// It answered, and not badly.
+    Good,
+    /// It failed the request: a mark in its row, and in its rate.
+    Bad,
+    /// It may have failed the request: a mark in its rate, where its siblings are the measure.
+    Doubtful,
+    /// No connection can be made.
+    Unreachable,
+    /// A connection was not made in time.
+    ConnectTimeout,
+    /// Nothing.
+    None,
+}
+
+impl Evidence {
+    /// A 500 may be the request's, and the deadline of a request may have been too short for anybody:
+    /// both only count where they happen much more often than at the siblings. A 501 or 505 is an
+    /// answer to what was asked.
+    pub(super) fn of(outcome: Outcome, sent: Sent) -> Self {
+        match outcome {
+            Outcome::Status(502..=504) => Self::Bad,
+            Outcome::Status(501 | 505) => Self::Good,
+            Outcome::Status(500..=599) => Self::Doubtful,
+            Outcome::Status(_) => Self::Good,
+            Outcome::Closed | Outcome::ClosedMidHead | Outcome::BadResponse | Outcome::PerTryTimeout => {
+                Self::Bad
+            }
+            // Before anything was sent it was our queue that took the time.
+            Outcome::Timeout if sent == Sent::Nothing => Self::None,
+            Outcome::Timeout => Self::Doubtful,
+            Outcome::ConnectRefused | Outcome::ConnectFailed => Self::Unreachable,
+            Outcome::ConnectTimeout => Self::ConnectTimeout,
+            Outcome::SidecarError(_)
+            | Outcome::Overloaded
+            | Outcome::Resource
+            | Outcome::BadRequest
+            | Outcome::ClientGone => Self::None,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! One endpoint as its judge knows it: where it stands and since when.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use outrigger_config::Outlier;
+
+use super::{Record, word::Standing};
+use crate::backoff::Backoff;
+
+/// Where an endpoint stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    Trusted {
+        since: Instant,
+    },
+    Out {
+        /// For not accepting connections.
+        hard: bool,
+        /// The end of its time out.
+        until: Instant,
+        spell: Duration,
+    },
+    /// A request decides.
+    Probation {
+        /// Any request does from here on.
+        any_from: Instant,
+        any: bool,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) record: Arc<Record>,
+    /// The registry lets it be chosen.
+    pub(super) listed: bool,
+    pub(super) life: Life,
+    /// Doublings of its next time out.
+    doublings: u32,
+    /// When it was last tried by a probe or, before the first, taken out.
+    pub(super) asked: Instant,
+    /// A probe of it is under way.
+    pub(super) probing: bool,
+}
+
+impl Member {
+    pub(super) fn new(record: Arc<Record>, now: Instant) -> Self {
+        Self {
+            record,
+            listed: true,
+            life: Life::Trusted { since: now },
+            doublings: 0,
+            asked: now,
+            probing: false,
+        }
+    }
+
+    /// Takes it out, for longer each time. Returns for how long.
+    pub(super) fn eject(&mut self, hard: bool, settings: &Outlier, now: Instant, random: u64) -> Duration {
+        if let Life::Trusted { since } = self.life {
+            let served = now.saturating_duration_since(since).as_nanos() / settings.window.as_nanos().max(1);
+            self.doublings = self.doublings.saturating_sub(u32::try_from(served).unwrap_or(u32::MAX));
+        }
+        let spell = spell(settings, self.doublings, random);
+        self.doublings = self.doublings.saturating_add(1);
+        self.asked = now;
+        self.life = Life::Out { hard, until: now + spell, spell };
+        spell
+    }
+
+    pub(super) fn trust(&mut self, now: Instant) {
+        self.life = Life::Trusted { since: now };
+    }
+
+    pub(super) fn is_trusted(&self) -> bool {
+        matches!(self.life, Life::Trusted { .. })
+    }
+
+    /// Out for not accepting connections.
+    pub(super) fn is_hard(&self) -> bool {
+        matches!(self.life, Life::Out { hard: true, .. })
+    }
+
+    /// Out for its answers, or not yet trusted again.
+    pub(super) fn is_soft(&self) -> bool {
+        !self.is_trusted() && !self.is_hard()
+    }
+
+    /// Lets time pass; true when its probation has begun.
+    pub(super) fn advance(&mut self, now: Instant) -> bool {
+        match &mut self.life {
+            Life::Out { hard: false, until, spell } if *until <= now => {
+                self.life = Life::Probation { any_from: now + *spell, any: false };
+                true
+            }
+            Life::Probation { any_from, any } if *any_from <= now => {
+                *any = true;
+                false
+            }
+            Life::Trusted { .. } | Life::Out { .. } | Life::Probation { .. } => false,
+        }
+    }
+
+    /// When [`advance`](Self::advance) has something to do.
+    pub(super) fn advances(&self) -> Option<Instant> {
+        match self.life {
+            Life::Out { hard: false, until, .. } => Some(until),
+            Life::Probation { any_from, any: false } => Some(any_from),
+            Life::Trusted { .. } | Life::Out { .. } | Life::Probation { .. } => None,
+        }
+    }
+
+    /// What its record is to show.
+    pub(super) fn standing(&self, panic: bool) -> Standing {
+        match self.life {
+            Life::Trusted { .. } => Standing::Trusted,
+            Life::Out { hard: true, .. } if panic => Standing::PanicHard,
+            Life::Out { .. } | Life::Probation { .. } if panic => Standing::PanicSoft,
+            Life::Out { .. } => Standing::Ejected,
+            Life::Probation { any: true, .. } => Standing::ProbationAny,
+            Life::Probation { any: false, .. } => Standing::Probation,
+        }
+    }
+}
+
+/// A time out: its ceiling doubles from `base` to `max`, and chance takes up to a half of it away.
+fn spell(settings: &Outlier, doublings: u32, random: u64) -> Duration {
+    let ceiling = Backoff { base: settings.base, max: settings.max }.ceiling(doublings);
+    let less = Backoff { base: ceiling / 2, max: ceiling / 2 }.after(0, random);
+    ceiling - less
+}

@@ -1,0 +1,185 @@
+//! How long an endpoint is out, and how it comes back.
+
+use std::time::Duration;
+
+use outrigger_config::Outlier;
+use outrigger_policy::{
+    Outcome, Sent,
+    outlier::{Blame, Event, Trust},
+};
+use proptest::prelude::*;
+
+use super::{BAD, GOOD, Rig, SECOND, spell, words};
+use crate::millis;
+
+/// Takes the first of three out for its answers.
+fn soft(rig: &mut Rig) -> Vec<Event> {
+    rig.requests(0, 5, BAD)
+}
+
+/// The first of two, in probation.
+fn in_probation() -> Rig {
+    let mut rig = Rig::new(2);
+    soft(&mut rig);
+    assert_eq!(words(&rig.pass(SECOND).events), ["probation"]);
+    rig
+}
+
+#[test]
+fn each_failed_probation_doubles_the_time_out() {
+    let mut rig = Rig::new(2);
+    let mut spells = vec![spell(&soft(&mut rig))];
+    for _ in 0..8 {
+        rig.pass(spells[spells.len() - 1]);
+        let events = rig.request(0, BAD);
+        assert_eq!(words(&events), ["ejected probation"]);
+        spells.push(spell(&events));
+    }
+    assert_eq!(spells, [1, 2, 4, 8, 16, 32, 60, 60, 60].map(Duration::from_secs));
+}
+
+#[test]
+fn each_failed_probe_doubles_the_time_out() {
+    let mut rig = Rig::new(2);
+    rig.request(0, Outcome::ConnectRefused);
+    for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+        let early = rig.pass(seconds * SECOND - millis(1));
+        assert_eq!((early.probes.len(), early.next), (0, Some(rig.now + millis(1))));
+        assert_eq!(rig.pass(millis(1)).probes.len(), 1, "after {seconds} s");
+        assert!(rig.probed(0, false).is_empty());
+    }
+    assert_eq!(rig.shown(), "ET");
+}
+
+#[test]
+fn a_window_in_trust_takes_one_doubling_back() {
+    for (trusted, seconds) in [(0, 8), (9, 8), (10, 4), (29, 2), (30, 1), (1000, 1)] {
+        // Three times in a row with no trust between.
+        let mut rig = Rig::new(2);
+        for _ in 0..3 {
+            rig.request(0, Outcome::ConnectRefused);
+            rig.pass(millis(8000));
+            rig.probed(0, true);
+        }
+        rig.pass(trusted * SECOND);
+        assert_eq!(spell(&rig.request(0, Outcome::ConnectRefused)), seconds * SECOND, "{trusted} s");
+    }
+}
+
+proptest! {
+    #[test]
+    fn chance_takes_up_to_a_half_away(random: u64, base in 10_u64..5000, doublings in 0_u32..12) {
+        let settings = Outlier { base: millis(base), max: millis(60_000), ..Outlier::default() };
+        let mut rig = Rig::with(2, settings);
+        rig.random = random;
+        let mut got = spell(&soft(&mut rig));
+        for _ in 0..doublings {
+            rig.pass(got);
+            got = spell(&rig.request(0, BAD));
+        }
+        let ceiling = millis(base.saturating_mul(1 << doublings).min(60_000));
+        prop_assert!(got <= ceiling && got >= ceiling / 2, "{got:?} of {ceiling:?}");
+    }
+}
+
+#[test]
+fn the_ends_of_chance_are_a_half_and_the_whole() {
+    for (random, expected) in [(0, 1000), (u64::MAX / 2, 750), (u64::MAX, 500)] {
+        let mut rig = Rig::new(2);
+        rig.random = random;
+        let spell = spell(&soft(&mut rig));
+        assert!(spell.abs_diff(millis(expected)) < millis(1), "{spell:?} for {random}");
+    }
+}
+
+#[test]
+fn one_good_answer_in_probation_is_enough() {
+    let mut rig = in_probation();
+    assert_eq!(words(&rig.request(0, GOOD)), ["returned by request"]);
+    assert_eq!(rig.shown(), "TT");
+    // And it begins with a clean slate.
+    rig.requests(0, 4, BAD);
+    assert_eq!(rig.shown(), "TT");
+}
+
+#[test]
+fn one_request_at_a_time_is_in_probation_and_only_one_that_may_be_repeated() {
+    let rig = in_probation();
+    let record = &rig.records[0];
+    assert!(record.admits(true) && !record.admits(false));
+    assert!(record.begin(false).is_none());
+    let mark = record.begin(true).unwrap();
+    assert!(mark.is_probation() && !record.admits(true) && record.begin(true).is_none());
+    assert_eq!(record.trust(), Trust::Probation);
+}
+
+#[test]
+fn what_says_nothing_gives_the_place_back() {
+    let mut rig = in_probation();
+    let record = rig.records[0].clone();
+    drop(record.begin(true).unwrap());
+    assert!(record.admits(true));
+    for outcome in [Outcome::ClientGone, Outcome::Overloaded, Outcome::Resource, Outcome::SidecarError(503)] {
+        assert!(rig.request(0, outcome).is_empty());
+        assert!(record.admits(true), "{outcome:?}");
+    }
+    // A request that another has failed before cannot show that this one is ill.
+    let mut blame = Blame::default();
+    rig.attempt(1, BAD, &mut blame);
+    assert!(rig.attempt(0, BAD, &mut blame).is_empty());
+    assert!(record.admits(true) && !record.admits(false));
+}
+
+#[test]
+fn a_place_of_an_old_probation_is_not_given_back_to_a_new_one() {
+    let mut rig = in_probation();
+    let record = rig.records[0].clone();
+    let old = record.begin(true).unwrap();
+    // The other one fails: panic, in which everybody may be chosen; it ends with a success of this.
+    rig.request(1, Outcome::ConnectRefused);
+    rig.request(0, GOOD);
+    rig.requests(0, 5, BAD);
+    rig.pass(SECOND);
+    rig.probed(1, true);
+    rig.requests(0, 5, BAD);
+    rig.pass(4 * SECOND);
+    assert_eq!(rig.shown(), "BT");
+    let new = record.begin(true).unwrap();
+    drop(old);
+    assert!(!record.admits(true), "the new one's place is still taken");
+    drop(new);
+    assert!(record.admits(true));
+}
+
+#[test]
+fn without_requests_that_may_be_repeated_any_request_decides_after_a_while() {
+    let mut rig = in_probation();
+    let due = rig.judge.due(rig.now, false);
+    assert_eq!(due.next, Some(rig.now + SECOND));
+    assert!(!rig.records[0].admits(false));
+    assert_eq!(rig.pass(SECOND).next, None);
+    let record = rig.records[0].clone();
+    let mark = record.begin(false).unwrap();
+    assert!(mark.is_probation() && record.begin(false).is_none());
+    drop(mark);
+    assert!(record.begin(false).is_some(), "still for any");
+}
+
+#[test]
+fn the_place_stays_taken_when_the_probation_opens_to_any_request() {
+    let mut rig = in_probation();
+    let record = rig.records[0].clone();
+    let mark = record.begin(true).unwrap();
+    rig.pass(SECOND);
+    assert!(!record.admits(true), "one at a time, still");
+    let report = mark.end(&mut Blame::default(), GOOD, Sent::Head, rig.now).unwrap();
+    assert_eq!(words(&rig.judge.ask(&record, report, rig.now, 0)), ["returned by request"]);
+}
+
+#[test]
+fn a_refused_connection_in_probation_makes_it_a_hard_case() {
+    let mut rig = in_probation();
+    assert_eq!(words(&rig.request(0, Outcome::ConnectRefused)), ["ejected unreachable"]);
+    let due = rig.pass(2 * SECOND);
+    assert_eq!((due.probes.len(), rig.shown().as_str()), (1, "ET"));
+}

@@ -47,6 +47,7 @@ fn instance(n: u32, name: &str, status: Status) -> Instance {
         meta: Arc::default(),
         weights: Weights::default(),
         status,
+        node_lost: false,
         create_index: 7,
     }
 }

@@ -23,6 +23,11 @@ pub struct Config {
     pub registry: Registry,
     /// How many services are watched, and for how long.
     pub discovery: Discovery,
+    /// Folder in which the last good answers outlive a restart. Default: the first folder of
+    /// `$STATE_DIRECTORY` (which systemd sets), else `outrigger` under `$XDG_STATE_HOME`, else
+    /// `.local/state/outrigger` under `$HOME`. Absent (none of the three, or `off`): a restart
+    /// forgets them.
+    pub state_dir: Option<PathBuf>,
     /// The listener that the app sends its requests to.
     pub outbound: Outbound,
     /// What holds for every upstream that does not say otherwise.
@@ -207,6 +212,32 @@ pub struct Discovery {
     pub max_unknown: usize,
     /// How long such a name is kept. Default 30s, range 1s–1h.
     pub unknown_ttl: Duration,
+    /// Doubt about answers in which many instances are gone at once. Absent (`guard: off`): every
+    /// answer is believed as it comes.
+    pub guard: Option<Guard>,
+}
+
+/// How long instances are kept that a suspect answer no longer lists, while they still answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guard {
+    /// Their loss is believed once consistent answers have confirmed it over more than this. Default
+    /// 1s, range 0s–1m; not above `hold`.
+    pub confirm: Duration,
+    /// Their loss is believed after this long whatever speaks for them, unless the registry is
+    /// silent. Default 10s, range 0s–10m.
+    pub hold: Duration,
+    /// Longest wait for an instance's answer to a connection attempt. Default 300ms, range 10ms–5s.
+    pub probe: Duration,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            confirm: Duration::from_secs(1),
+            hold: Duration::from_secs(10),
+            probe: Duration::from_millis(300),
+        }
+    }
 }
 
 impl Default for Discovery {
@@ -217,6 +248,7 @@ impl Default for Discovery {
             max_services: 256,
             max_unknown: 64,
             unknown_ttl: Duration::from_secs(30),
+            guard: Some(Guard::default()),
         }
     }
 }
@@ -631,6 +663,7 @@ impl Default for Config {
             service: None,
             registry: Registry::Consul(Consul::default()),
             discovery: Discovery::default(),
+            state_dir: None,
             outbound: Outbound::default(),
             defaults: Policy::default(),
             upstreams: Vec::new(),

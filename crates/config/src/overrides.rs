@@ -94,6 +94,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OUTRIGGER_HEALTH_HTTP", "service.health.http"),
     ("OUTRIGGER_DATACENTER", "registry.consul.datacenter"),
     ("OUTRIGGER_REGISTRY_FILE", "registry.file"),
+    ("OUTRIGGER_STATE_DIR", "state_dir"),
     ("OUTRIGGER_LISTEN", "outbound.listen"),
     ("OUTRIGGER_ADMIN_LISTEN", "admin.listen"),
     ("OUTRIGGER_METRICS_LISTEN", "admin.metrics_listen"),

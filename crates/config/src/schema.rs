@@ -32,6 +32,7 @@ pub(crate) const ROOT: &[Key] = &[
     section("service", SERVICE),
     section("registry", REGISTRY),
     section("discovery", DISCOVERY),
+    value("state_dir"),
     section("outbound", OUTBOUND),
     section("defaults", POLICY),
     Key { name: "upstreams", holds: Holds::Sections(UPSTREAM) },
@@ -71,6 +72,7 @@ const DISCOVERY: &[Key] = &[
     value("max_services"),
     value("max_unknown"),
     value("unknown_ttl"),
+    section("guard", &[value("confirm"), value("hold"), value("probe")]),
 ];
 
 const OUTBOUND: &[Key] =

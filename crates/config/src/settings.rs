@@ -121,6 +121,18 @@ impl List {
         self.text("discovery.max_services", discovery.max_services);
         self.text("discovery.max_unknown", discovery.max_unknown);
         self.text("discovery.unknown_ttl", format_duration(discovery.unknown_ttl));
+        match &discovery.guard {
+            Some(guard) => {
+                self.text("discovery.guard.confirm", format_duration(guard.confirm));
+                self.text("discovery.guard.hold", format_duration(guard.hold));
+                self.text("discovery.guard.probe", format_duration(guard.probe));
+            }
+            None => self.text("discovery.guard", "off"),
+        }
+        match &config.state_dir {
+            Some(folder) => self.text("state_dir", folder.display()),
+            None => self.text("state_dir", "off"),
+        }
     }
 
     fn outbound(&mut self, config: &Config) {

@@ -1,8 +1,8 @@
 //! Decides whether an answer may replace what is held. Pure: no clock, no I/O, no memory.
 //!
-//! Every answer passes through here before it is seen by anybody, so this is the place for a guard
-//! on answers that are too bad to be believed at once (all instances gone, more than half gone): it
-//! becomes a further [`Verdict`], and the watcher the one that asks again.
+//! Every answer passes through here before it is seen by anybody. What is too bad to be believed at
+//! once (all instances gone, more than half gone) is for [`crate::guard`] to say, which is asked on
+//! the way.
 
 use std::sync::Arc;
 
@@ -37,19 +37,27 @@ pub(crate) enum Verdict {
     Accept(Arc<[Instance]>),
 }
 
-/// Judges one answer.
-pub(crate) fn admit(held: &Held<'_>, offer: Offer) -> Verdict {
+/// Judges one answer. `screen` is shown its instances in order, and may say what is to be known
+/// instead of just these.
+pub(crate) fn admit(
+    held: &Held<'_>,
+    offer: Offer,
+    screen: impl FnOnce(&[Instance]) -> Option<Arc<[Instance]>>,
+) -> Verdict {
     let answered = held.snapshot.knowledge == Knowledge::Answered;
+    let known = held.snapshot.knowledge != Knowledge::Unasked;
     // A stale read must not turn the table back to a state that it has moved on from. A current one
     // may: there an index that went back means that the registry itself started over.
-    if answered && offer.stale && offer.index < held.index {
+    if known && offer.stale && offer.index < held.index {
         return Verdict::Behind;
     }
     let instances = in_order(offer.instances);
-    if answered && *held.snapshot.instances == *instances {
+    let kept = screen(&instances);
+    let same = kept.as_deref().unwrap_or(&instances) == &*held.snapshot.instances;
+    if answered && same {
         return Verdict::Unchanged;
     }
-    Verdict::Accept(instances.into())
+    Verdict::Accept(kept.unwrap_or_else(|| instances.into()))
 }
 
 /// Registries list in any order; the same content must compare equal. Of entries that claim one
@@ -70,6 +78,11 @@ mod tests {
 
     use super::*;
 
+    /// Without a guard.
+    fn admit(held: &Held<'_>, offer: Offer) -> Verdict {
+        super::admit(held, offer, |_| None)
+    }
+
     fn instance(id: u8, status: Status) -> Instance {
         Instance {
             id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.to_string().into() },
@@ -78,6 +91,7 @@ mod tests {
             meta: Arc::default(),
             weights: Weights::default(),
             status,
+            node_lost: false,
             create_index: 1,
         }
     }

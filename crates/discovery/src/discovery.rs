@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::{
-    Follower, Kind, Refused, ServiceStatus,
+    Evidence, Follower, Kind, Memory, Refused, ServiceStatus,
     metrics::Metrics,
     table::{Table, now},
     watcher::{Shared, Watcher},
@@ -41,10 +41,45 @@ impl Discovery {
         runtime: Handle,
         metrics: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
+        Self::build(registry, settings, runtime, metrics, None)
+    }
+
+    /// As [`Discovery::new`]; what is learned is kept in `memory` too, and what that holds serves until
+    /// the registry's first answer where that is long in coming.
+    ///
+    /// # Errors
+    /// As [`Discovery::new`].
+    pub fn with_memory(
+        registry: Arc<dyn Registry>,
+        settings: outrigger_config::Discovery,
+        runtime: Handle,
+        metrics: &prometheus::Registry,
+        memory: Memory,
+    ) -> Result<Arc<Self>, prometheus::Error> {
+        Self::build(registry, settings, runtime, metrics, Some(Arc::new(memory)))
+    }
+
+    fn build(
+        registry: Arc<dyn Registry>,
+        settings: outrigger_config::Discovery,
+        runtime: Handle,
+        metrics: &prometheus::Registry,
+        memory: Option<Arc<Memory>>,
+    ) -> Result<Arc<Self>, prometheus::Error> {
         let table = Arc::new(Table::new(settings));
         let metrics = Metrics::register(metrics, table.clone())?;
-        let shared = Arc::new(Shared::new(registry, table.clone(), metrics));
-        Ok(Arc::new(Self { table, shared, runtime, watchers: TaskTracker::new() }))
+        let shared = Arc::new(Shared::new(registry, table.clone(), metrics, memory.clone()));
+        let watchers = TaskTracker::new();
+        if let Some(memory) = memory {
+            watchers.spawn_on(memory.run(table.stopping()), &runtime);
+        }
+        Ok(Arc::new(Self { table, shared, runtime, watchers }))
+    }
+
+    /// Says who speaks for instances that the registry suddenly no longer lists. Until then, and
+    /// where nobody calls this, they are asked for a connection.
+    pub fn set_evidence(&self, evidence: Arc<dyn Evidence>) {
+        self.shared.examiner.set(evidence);
     }
 
     /// Follows `query`: starts to watch it, or shares the watch that is there. Never waits: what is
@@ -72,8 +107,8 @@ impl Discovery {
         services
     }
 
-    /// Ends every watcher and returns when they have ended, after 5 s at most. Followers keep what
-    /// they last knew; new ones are refused.
+    /// Ends every watcher, writes what is known to the memory, and returns when that is done, after
+    /// 5 s at most. Followers keep what they last knew; new ones are refused.
     pub async fn shutdown(&self) {
         self.table.close();
         self.watchers.close();

@@ -9,10 +9,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use outrigger_registry::{Instance, Query};
+use outrigger_registry::{Instance, InstanceId, Query};
 use tokio::sync::watch;
 
-use crate::Snapshot;
+use crate::{Knowledge, Snapshot, guard::Reason, memory::Recalled};
 
 /// Written by exactly one watcher; dropped with it and the last follower.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct Entry {
     ever_had_instances: AtomicBool,
     pub(crate) accepted: AtomicU64,
     pub(crate) unchanged: AtomicU64,
+    /// Answers that were suspect, in the order of [`Reason::ALL`].
+    suspect: [AtomicU64; Reason::ALL.len()],
 }
 
 /// What moves while the content stays.
@@ -38,6 +40,8 @@ pub(crate) struct Contact {
     pub(crate) failures: u32,
     pub(crate) known_leader: bool,
     pub(crate) empty_hint: Option<&'static str>,
+    /// Who is known although the registry does not list them, sorted.
+    pub(crate) suspects: Arc<[InstanceId]>,
 }
 
 impl Entry {
@@ -49,6 +53,7 @@ impl Entry {
             failures: 0,
             known_leader: true,
             empty_hint: None,
+            suspects: Arc::from([]),
         };
         Self {
             query,
@@ -58,6 +63,7 @@ impl Entry {
             ever_had_instances: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             unchanged: AtomicU64::new(0),
+            suspect: Default::default(),
         }
     }
 
@@ -75,11 +81,40 @@ impl Entry {
 
     /// Swaps `instances` in and rings. For the one watcher: two writers could reuse a version.
     pub(crate) fn publish(&self, instances: Arc<[Instance]>, now: Instant) -> Arc<Snapshot> {
-        let next = Arc::new(self.snapshot.load().next(instances, now));
+        self.swap(self.snapshot.load().next(instances, now))
+    }
+
+    /// Swaps in what an earlier life of the process knew, unless something is known already.
+    pub(crate) fn recall(&self, recalled: &Recalled) -> Option<Arc<Snapshot>> {
+        let current = self.snapshot();
+        if current.knowledge != Knowledge::Unasked {
+            return None;
+        }
+        self.update_contact(|contact| {
+            contact.index = recalled.index;
+            contact.heard_at = Some(recalled.heard_at);
+        });
+        Some(self.swap(current.remembered(recalled.instances.clone(), recalled.heard_at)))
+    }
+
+    fn swap(&self, next: Snapshot) -> Arc<Snapshot> {
+        let next = Arc::new(next);
         self.ever_had_instances.fetch_or(!next.instances.is_empty(), Relaxed);
         self.snapshot.store(next.clone());
         self.bell.send_replace(next.version);
         next
+    }
+
+    /// Counts an answer that was suspect.
+    pub(crate) fn suspected(&self, reason: Reason) {
+        for (count, of) in self.suspect.iter().zip(Reason::ALL) {
+            count.fetch_add(u64::from(of == reason), Relaxed);
+        }
+    }
+
+    /// How many answers were suspect, by reason.
+    pub(crate) fn suspect_updates(&self) -> impl Iterator<Item = (Reason, u64)> {
+        Reason::ALL.into_iter().zip(&self.suspect).map(|(reason, count)| (reason, count.load(Relaxed)))
     }
 
     pub(crate) fn contact(&self) -> Contact {

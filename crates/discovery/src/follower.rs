@@ -43,7 +43,7 @@ impl Follower {
     }
 
     /// The next snapshot newer than the last that this method returned; the first call returns at
-    /// once when the registry has already answered. Changes in between are skipped, never the
+    /// once when there is one already. Changes in between are skipped, never the
     /// latest. Cancel-safe. Pending for ever once discovery has been shut down.
     pub async fn changed(&mut self) -> Arc<Snapshot> {
         loop {
@@ -60,8 +60,8 @@ impl Follower {
         }
     }
 
-    /// Resolves once the registry has answered at least once, also with an empty list. It may never:
-    /// put a time-out around it.
+    /// Resolves once the registry has answered at least once, also with an empty list, or once what
+    /// was known before a restart serves in its place. It may never: put a time-out around it.
     pub async fn first_answer(&self) {
         if self.entry.subscribe().wait_for(|version| *version > 0).await.is_err() {
             pending().await

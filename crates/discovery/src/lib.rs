@@ -8,7 +8,8 @@
 //! What it declines to do: it chooses no instance, opens no connection, and does not decide when a
 //! service is no longer needed (that is the last follower's drop). It forgets nothing because the
 //! registry is silent: the last good answer stays for as long as the silence lasts, and
-//! [`ServiceStatus`] says how old it is.
+//! [`ServiceStatus`] says how old it is. Nor is it forgotten because the registry suddenly says that
+//! nobody is there, while those it listed still answer (`guard.rs`), nor by a restart ([`Memory`]).
 //!
 //! Metrics are listed in [`metrics`].
 //!
@@ -17,7 +18,10 @@
 mod admit;
 mod discovery;
 mod entry;
+mod evidence;
 mod follower;
+mod guard;
+mod memory;
 pub mod metrics;
 mod outage;
 mod pacer;
@@ -30,7 +34,9 @@ mod watcher;
 mod tests;
 
 pub use discovery::Discovery;
+pub use evidence::{Answers, Evidence};
 pub use follower::Follower;
+pub use memory::Memory;
 pub use snapshot::{Counts, Knowledge, Snapshot};
 pub use status::ServiceStatus;
 pub use table::{Kind, Refused};

@@ -9,6 +9,8 @@
 //! | `outrigger_table_age_seconds` | service, datacenter | time for which the content was not confirmed; absent before the first answer |
 //! | `outrigger_table_index` | service, datacenter | the registry's index of the last good answer |
 //! | `outrigger_table_instances` | service, datacenter, status | instances known: `passing`, `warning`, `critical`, `maintenance` |
+//! | `outrigger_suspect_instances` | service, datacenter | instances known although the registry no longer lists them |
+//! | `outrigger_registry_suspect_updates_total` | service, datacenter, reason | answers not believed at once: `empty`, `index_went_back`, `collapsed`, `nodes_lost` |
 //! | `outrigger_table_updates_total` | service, datacenter, result | answers: `accepted`, `unchanged` |
 //! | `outrigger_watched_services` | kind | services watched: `declared`, `on_demand` |
 //!
@@ -117,6 +119,8 @@ struct Families {
     index: GaugeVec,
     instances: IntGaugeVec,
     updates: IntCounterVec,
+    suspects: IntGaugeVec,
+    suspect_updates: IntCounterVec,
     watched: IntGaugeVec,
 }
 
@@ -138,6 +142,20 @@ impl Families {
             updates: IntCounterVec::new(
                 Opts::new("outrigger_table_updates_total", "Answers of the registry, by result."),
                 &["service", "datacenter", "result"],
+            )?,
+            suspects: IntGaugeVec::new(
+                Opts::new(
+                    "outrigger_suspect_instances",
+                    "Instances known although the registry no longer lists them.",
+                ),
+                &["service", "datacenter"],
+            )?,
+            suspect_updates: IntCounterVec::new(
+                Opts::new(
+                    "outrigger_registry_suspect_updates_total",
+                    "Answers of the registry that were not believed at once, by reason.",
+                ),
+                &["service", "datacenter", "reason"],
             )?,
             watched: IntGaugeVec::new(
                 Opts::new("outrigger_watched_services", "Services watched, by why."),
@@ -164,10 +182,23 @@ impl Families {
         for (result, count) in row.updates() {
             self.updates.with_label_values(&[service, datacenter, result]).inc_by(count);
         }
+        let suspects = i64::try_from(entry.contact().suspects.len()).unwrap_or(i64::MAX);
+        self.suspects.with_label_values(&[service, datacenter]).set(suspects);
+        for (reason, count) in entry.suspect_updates() {
+            self.suspect_updates.with_label_values(&[service, datacenter, reason.label()]).inc_by(count);
+        }
     }
 
-    fn collectors(&self) -> [&dyn Collector; 5] {
-        [&self.age, &self.index, &self.instances, &self.updates, &self.watched]
+    fn collectors(&self) -> [&dyn Collector; 7] {
+        [
+            &self.age,
+            &self.index,
+            &self.instances,
+            &self.updates,
+            &self.suspects,
+            &self.suspect_updates,
+            &self.watched,
+        ]
     }
 
     fn descriptions(&self) -> Vec<Desc> {

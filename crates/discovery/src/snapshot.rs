@@ -11,7 +11,9 @@ use outrigger_registry::{Instance, Status};
 pub struct Snapshot {
     /// Whether the registry has answered at all: without it, no instances means nothing.
     pub knowledge: Knowledge,
-    /// Every instance that the registry lists, critical ones too, each identity once, sorted by it.
+    /// Every instance that the registry lists, critical ones too, each identity once, sorted by it;
+    /// and those that it no longer lists but whose loss is not believed yet
+    /// ([`ServiceStatus::suspects`](crate::ServiceStatus::suspects)).
     pub instances: Arc<[Instance]>,
     /// 0 while unasked, then one more with each change. Compares only within one watch: a service
     /// that was dropped and is followed again starts over.
@@ -25,6 +27,9 @@ pub struct Snapshot {
 pub enum Knowledge {
     /// No answer yet.
     Unasked,
+    /// No answer in this life of the process; what is known was learned before it was restarted, and
+    /// serves while the registry is silent.
+    Remembered,
     /// At least one; an empty list then means that there is no such service.
     Answered,
 }
@@ -38,6 +43,11 @@ impl Snapshot {
     /// The next one, with content learned at `now`.
     pub(crate) fn next(&self, instances: Arc<[Instance]>, now: Instant) -> Self {
         Self { knowledge: Knowledge::Answered, instances, version: self.version + 1, learned_at: Some(now) }
+    }
+
+    /// The next one, with content that an earlier life of the process learned at `learned_at`.
+    pub(crate) fn remembered(&self, instances: Arc<[Instance]>, learned_at: Instant) -> Self {
+        Self { knowledge: Knowledge::Remembered, ..self.next(instances, learned_at) }
     }
 
     /// Its instances, counted by health.

@@ -1,8 +1,8 @@
 //! What the admin pages show of a watched service.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use outrigger_registry::Query;
+use outrigger_registry::{InstanceId, Query};
 
 use crate::{Counts, Kind, Knowledge};
 
@@ -38,4 +38,7 @@ pub struct ServiceStatus {
     pub known_leader: bool,
     /// While the last good answer was empty: what may be wrong, as far as the registry can tell.
     pub empty_hint: Option<&'static str>,
+    /// Instances that are known although the registry no longer lists them, sorted: their loss is
+    /// not believed yet.
+    pub suspects: Arc<[InstanceId]>,
 }

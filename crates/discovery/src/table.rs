@@ -4,7 +4,8 @@
 //! follower, by the admin pages and a scrape. Never by an update and never by a pick.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Instant,
 };
@@ -12,7 +13,7 @@ use std::{
 use outrigger_registry::Query;
 use tokio_util::sync::CancellationToken;
 
-use crate::{ServiceStatus, entry::Entry};
+use crate::{Knowledge, ServiceStatus, entry::Entry};
 
 /// Why a service is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,6 +101,10 @@ impl Table {
         Self { settings, stop: CancellationToken::new(), state: Mutex::default() }
     }
 
+    pub(crate) fn settings(&self) -> &outrigger_config::Discovery {
+        &self.settings
+    }
+
     /// Counts one more follower of `query`. For its first one, `start` is called to start the
     /// watcher, under the lock: a shutdown then sees either no watcher or one that it awaits.
     pub(crate) fn join(
@@ -169,9 +174,32 @@ impl Table {
         self.stop.cancel();
     }
 
+    /// Cancelled by [`Table::close`].
+    pub(crate) fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
     /// Every watched service, in no order.
     pub(crate) fn rows(&self) -> Vec<Row> {
         self.lock().slots.values().map(Slot::row).collect()
+    }
+
+    /// Those of `addrs` at which another service than `service` takes traffic by the registry's word.
+    pub(crate) fn taken_by_others(&self, service: &str, addrs: &HashSet<SocketAddr>) -> HashSet<SocketAddr> {
+        let mut taken = HashSet::new();
+        for row in self.rows().iter().filter(|row| *row.entry.query.service != *service) {
+            let snapshot = row.entry.snapshot();
+            if snapshot.knowledge != Knowledge::Answered {
+                continue;
+            }
+            let suspects = row.entry.contact().suspects;
+            let listed = snapshot
+                .instances
+                .iter()
+                .filter(|one| one.weight() > 0 && suspects.binary_search(&one.id).is_err());
+            taken.extend(listed.filter_map(|one| one.addr.clone().ok()).filter(|addr| addrs.contains(addr)));
+        }
+        taken
     }
 
     pub(crate) fn status(&self, entry: &Arc<Entry>, now: Instant) -> ServiceStatus {
@@ -244,6 +272,7 @@ impl Row {
             failures: contact.failures,
             known_leader: contact.known_leader,
             empty_hint: contact.empty_hint,
+            suspects: contact.suspects,
         }
     }
 }

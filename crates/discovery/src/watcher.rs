@@ -15,6 +15,8 @@
 //! - **No leader**: from the second error in a row on, each error that another server could make
 //!   good is followed by one stale read. The default consistency is asked for again each time,
 //!   because a stale watch hears of changes some 75 ms later.
+//! - **Suspect answers** are followed by consistent reads: see `watcher/doubt.rs`.
+//! - **What was known before a restart** serves while the registry is silent: see `watcher/recall.rs`.
 //! - **Answers that come too fast** are limited: see [`crate::pacer`].
 
 use std::{
@@ -33,11 +35,17 @@ use crate::{
     Kind, Snapshot,
     admit::{Held, Offer, Verdict, admit},
     entry::Entry,
+    evidence::Examiner,
+    guard::{Answer, Guard, Reason},
+    memory::{Memory, Recalled},
     metrics::Metrics,
     outage::{Outage, Trouble},
     pacer::{Brought, Pacer},
     table::{Table, now},
 };
+
+mod doubt;
+mod recall;
 
 /// Declared services are not all asked for in the same instant. A request that waits for its answer
 /// is not made to wait longer.
@@ -56,11 +64,20 @@ pub(crate) struct Shared {
     table: Arc<Table>,
     pub(crate) metrics: Metrics,
     outage: Outage,
+    pub(crate) examiner: Examiner,
+    memory: Option<Arc<Memory>>,
 }
 
 impl Shared {
-    pub(crate) fn new(registry: Arc<dyn Registry>, table: Arc<Table>, metrics: Metrics) -> Self {
-        Self { registry, table, metrics, outage: Outage::default() }
+    pub(crate) fn new(
+        registry: Arc<dyn Registry>,
+        table: Arc<Table>,
+        metrics: Metrics,
+        memory: Option<Arc<Memory>>,
+    ) -> Self {
+        let probe = table.settings().guard.unwrap_or_default().probe;
+        let (outage, examiner) = (Outage::default(), Examiner::new(probe));
+        Self { registry, table, metrics, outage, examiner, memory }
     }
 }
 
@@ -75,6 +92,13 @@ pub(crate) struct Watcher {
     reread_at: Instant,
     failures: u32,
     trouble: Option<Trouble>,
+    guard: Guard,
+    /// A suspect answer that was not told of yet.
+    untold: Option<(Reason, usize)>,
+    /// When a suspect answer is asked about again.
+    recheck_at: Instant,
+    /// What was known before a restart, until the registry's first answer.
+    recalled: Option<Recalled>,
 }
 
 /// One question that is out.
@@ -96,7 +120,9 @@ impl Question {
 impl Watcher {
     pub(crate) fn new(shared: Arc<Shared>, entry: Arc<Entry>, kind: Kind) -> Self {
         let now = now();
+        let recalled = shared.memory.as_ref().and_then(|memory| memory.recall(&entry.query, now));
         Self {
+            guard: Guard::new(shared.table.settings().guard),
             shared,
             entry,
             kind,
@@ -105,6 +131,9 @@ impl Watcher {
             reread_at: now,
             failures: 0,
             trouble: None,
+            untold: None,
+            recheck_at: now,
+            recalled,
         }
     }
 
@@ -118,9 +147,12 @@ impl Watcher {
             sleep(START_JITTER.mul_f64(fastrand::f64())).await;
         }
         loop {
-            self.pace().await;
+            self.examine().await;
+            if !self.guard.doubts() {
+                self.pace().await;
+            }
             let question = self.next_question();
-            match self.ask(question).await {
+            match self.ask_and_recall(question).await {
                 Ok(answer) => self.heard(question, answer),
                 Err(error) => self.recover(question, error).await,
             }
@@ -137,7 +169,7 @@ impl Watcher {
 
     fn next_question(&mut self) -> Question {
         let now = now();
-        if now >= self.reread_at {
+        if now >= self.reread_at || self.guard.doubts() {
             self.cursor = Cursor::START;
         }
         let longest = self.shared.registry.longest_wait();
@@ -148,7 +180,7 @@ impl Watcher {
             until_reread => wait.min(until_reread),
         };
         let wait = wait.max(SHORTEST_WAIT);
-        Question { cursor: self.cursor, consistency: Consistency::Default, wait, asked_at: now }
+        Question { cursor: self.cursor, consistency: self.consistency(), wait, asked_at: now }
     }
 
     async fn ask(&self, question: Question) -> Result<Watched, Error> {
@@ -160,10 +192,11 @@ impl Watcher {
     fn heard(&mut self, question: Question, answer: Watched) {
         let now = now();
         let index = answer.cursor.index();
-        let went_back = answer.went_back || index != 0 && index < self.entry.index();
+        let was = self.last_index();
+        let went_back = answer.went_back || index != 0 && index < was;
         if went_back {
             self.shared.metrics.index_resets.inc();
-            let (service, was) = (&self.entry.query, self.entry.index());
+            let service = &self.entry.query;
             info!(%service, was, index, "the registry's index went back, reading again from the start");
         }
         if question.cursor == Cursor::START {
@@ -173,13 +206,18 @@ impl Watcher {
         self.cursor =
             if went_back && question.cursor != Cursor::START { Cursor::START } else { answer.cursor };
         self.recovered(question.asked_at, now);
-        let changed = self.take(answer, question.consistency, now);
-        self.pacer.answered(question.brought(changed, now));
+        let doubted = self.guard.doubts();
+        let changed = self.take(answer, question.consistency, went_back, now);
+        // Questions about a suspect answer have a pace of their own.
+        if !doubted {
+            self.pacer.answered(question.brought(changed, now));
+        }
     }
 
     /// After an error: tell, try another server where that may help, and pause.
     async fn recover(&mut self, question: Question, error: Error) {
         self.cursor = Cursor::START;
+        self.serve_recalled();
         // The re-read after each error comes back at once and unchanged. That it follows a question
         // that was held for a proper time tells a registry that flaps from one that never blocks.
         if question.brought(false, now()) == Brought::Nothing {
@@ -198,7 +236,7 @@ impl Watcher {
         match self.ask(question).await {
             Ok(answer) => {
                 self.shared.metrics.stale_answers.inc();
-                self.take(answer, question.consistency, now());
+                self.take(answer, question.consistency, false, now());
             }
             Err(error) => {
                 self.shared.metrics.failed(&error);
@@ -208,16 +246,21 @@ impl Watcher {
     }
 
     /// Judges an answer and keeps it, or not. Whether it changed anything.
-    fn take(&self, answer: Watched, consistency: Consistency, now: Instant) -> bool {
+    fn take(&mut self, answer: Watched, consistency: Consistency, went_back: bool, now: Instant) -> bool {
         let index = answer.cursor.index();
         let hint = if answer.instances.is_empty() { self.shared.registry.empty_hint() } else { None };
-        let held = self.entry.snapshot();
+        let (held, was) = (self.held(), self.last_index());
         let offer = Offer { instances: answer.instances, index, stale: consistency == Consistency::Stale };
-        let verdict = admit(&Held { snapshot: &held, index: self.entry.index() }, offer);
+        // Consul's indexes start at 1: without any, a server has nothing to go by.
+        let went_back = went_back || index == 0 && was > 0;
+        let verdict = admit(&Held { snapshot: &held, index: was }, offer, |instances| {
+            self.doubt(&held, &Answer { instances, consistency, went_back, now })
+        });
         if verdict == Verdict::Behind {
             debug!(service = %self.entry.query, index, "stale answer is older than the table");
             return false;
         }
+        self.recalled = None;
         // Before the swap: whom it wakes finds these facts already told.
         self.entry.update_contact(|contact| {
             contact.index = index;
@@ -239,6 +282,9 @@ impl Watcher {
         let snapshot = self.entry.publish(instances, now);
         if !was_known && self.entry.ever_had_instances() {
             self.shared.table.became_known(&self.entry.query);
+        }
+        if let Some(memory) = &self.shared.memory {
+            memory.changed(&self.entry);
         }
         self.log_change(&snapshot);
     }

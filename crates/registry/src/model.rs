@@ -20,6 +20,9 @@ pub struct Instance {
     pub weights: Weights,
     /// The worst of all its checks, the node's included.
     pub status: Status,
+    /// It is critical for one reason alone: the registry has lost sight of its node (Consul:
+    /// `serfHealth`), while its own checks say that it takes traffic. False with any other status.
+    pub node_lost: bool,
     /// The registry's index of this life's first registration: another one is another life.
     pub create_index: u64,
 }

@@ -12,6 +12,7 @@ mod registry;
 mod section;
 mod service;
 mod shown;
+mod state_dir;
 mod upstreams;
 
 use std::{sync::Arc, time::Duration};
@@ -20,7 +21,7 @@ use reader::Reader;
 use section::Section;
 
 use crate::{
-    Admin, Config, Discovery, Drain, Environment, Limits, Log, LogFormat, Origins, Outbound, Problem,
+    Admin, Config, Discovery, Drain, Environment, Guard, Limits, Log, LogFormat, Origins, Outbound, Problem,
     Workers, address,
     error::Wrong,
     names,
@@ -57,6 +58,7 @@ pub(crate) fn check(file: &Arc<str>, tree: Option<&Node>, env: &Environment, ove
     };
     let section = r.section(&root, "discovery");
     discovery(&mut r, &section, &mut config.discovery);
+    state_dir::state_dir(&mut r, &root, &mut config.state_dir);
     let section = r.section(&root, "outbound");
     outbound(&mut r, &section, &mut config.outbound);
     let section = r.section(&root, "defaults");
@@ -82,6 +84,27 @@ fn discovery(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Discovery) {
     r.set(s, "max_services", &mut out.max_services, integer(1..=10_000));
     r.set(s, "max_unknown", &mut out.max_unknown, integer(1..=10_000));
     r.set(s, "unknown_ttl", &mut out.unknown_ttl, duration_in(SECOND..=HOUR));
+    out.guard = guard(r, s);
+}
+
+/// `guard: off` takes it away; `guard: on` is the default.
+fn guard(r: &mut Reader<'_>, parent: &Section<'_>) -> Option<Guard> {
+    let mut out = Guard::default();
+    match r.toggle(parent, "guard") {
+        Some(false) => return None,
+        Some(true) => return Some(out),
+        None => {}
+    }
+    let section = r.section(parent, "guard");
+    r.set(&section, "confirm", &mut out.confirm, duration_in(Duration::ZERO..=MINUTE));
+    r.set(&section, "hold", &mut out.hold, duration_in(Duration::ZERO..=10 * MINUTE));
+    r.set(&section, "probe", &mut out.probe, duration_in(10 * MS..=5 * SECOND));
+    if out.confirm > out.hold
+        && let Some((at, key)) = r.blame(&section, &["confirm", "hold"])
+    {
+        r.problem(&at, &key, Wrong::new("confirm is above hold", "lower confirm, or raise hold"));
+    }
+    Some(out)
 }
 
 fn outbound(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outbound) {

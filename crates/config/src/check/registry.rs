@@ -170,11 +170,15 @@ fn tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {
     out
 }
 
-/// A path from the file is relative to the file's own folder, any other to the working directory.
+/// The path that a key holds, if any.
 fn path(r: &mut Reader<'_>, s: &Section<'_>, name: &str) -> Option<PathBuf> {
     let text = r.get(s, name, names::non_empty)?;
-    let path = PathBuf::from(text);
-    let in_file = matches!(r.origins.get(&s.key(name)), Origin::File { .. });
+    placed(r, &s.key(name), PathBuf::from(text))
+}
+
+/// A path from the file is relative to the file's own folder, any other to the working directory.
+pub(super) fn placed(r: &Reader<'_>, key: &str, path: PathBuf) -> Option<PathBuf> {
+    let in_file = matches!(r.origins.get(key), Origin::File { .. });
     match Path::new(&*r.file).parent() {
         Some(folder) if in_file => Some(folder.join(path)),
         _ => Some(path),

@@ -153,6 +153,7 @@ fn instance(id: &str, status: Status) -> Instance {
         meta: Arc::default(),
         weights: Weights::default(),
         status,
+        node_lost: false,
         create_index: 7,
     }
 }

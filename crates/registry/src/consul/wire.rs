@@ -11,6 +11,9 @@ use serde::{Deserialize, Deserializer};
 
 use crate::{Held, Instance, InstanceId, Status, Unusable, resolve::Listed};
 
+/// The check by which Consul's servers say whether they hear a node's agent.
+const SERF_HEALTH: &str = "serfHealth";
+
 /// Reads the body of `/v1/health/service/:name`.
 pub(super) fn health_service(body: &[u8]) -> serde_json::Result<Vec<Listed>> {
     let entries: Option<Vec<Entry>> = serde_json::from_slice(body)?;
@@ -156,6 +159,7 @@ fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(value: D
 impl Entry {
     fn listed(self) -> Listed {
         let status = worst(&self.checks);
+        let node_lost = is_node_lost(&self.checks);
         let service = self.service;
         let host = if service.address.is_empty() { self.node.address } else { service.address };
         let id = InstanceId { datacenter: self.node.datacenter, node: self.node.node, id: service.id };
@@ -166,6 +170,7 @@ impl Entry {
             meta: Arc::new(service.meta),
             weights: service.weights.settle(),
             status,
+            node_lost,
             create_index: service.create_index,
         };
         Listed { host, port: service.port, instance }
@@ -200,6 +205,14 @@ impl ListedWeights {
 /// and leaves the service's own check at what it last said.
 fn worst(checks: &[Check]) -> Status {
     checks.iter().map(Check::status).max().unwrap_or(Status::Passing)
+}
+
+/// Whether the node's own health is all that is critical: the servers do not hear its agent, and
+/// nobody has said that the service is unwell.
+fn is_node_lost(checks: &[Check]) -> bool {
+    let (node, others): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.id == SERF_HEALTH);
+    node.iter().any(|check| check.status() == Status::Critical)
+        && others.iter().all(|check| check.status() <= Status::Warning)
 }
 
 impl HeldCheck {

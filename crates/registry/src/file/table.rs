@@ -94,6 +94,7 @@ fn listed(entry: &Entry, life: u64) -> Listed {
         meta: Arc::new(entry.meta.clone()),
         weights: entry.weights,
         status: entry.status,
+        node_lost: false,
         create_index: life,
     };
     Listed { host: entry.host.as_str().into(), port: entry.port.into(), instance }

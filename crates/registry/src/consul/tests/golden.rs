@@ -108,6 +108,21 @@ async fn the_worst_check_counts_the_node_s_too() {
 }
 
 #[tokio::test]
+async fn a_lost_node_is_told_from_an_unwell_service() {
+    for (checks, lost) in [
+        (&[][..], false),
+        (&[("serfHealth", "passing"), ("service:a", "critical")], false),
+        (&[("serfHealth", "critical"), ("service:a", "passing")], true),
+        (&[("serfHealth", "critical"), ("service:a", "warning")], true),
+        (&[("serfHealth", "critical")], true),
+        (&[("serfHealth", "critical"), ("service:a", "critical")], false),
+        (&[("serfHealth", "critical"), ("_service_maintenance:a", "critical")], false),
+    ] {
+        assert_eq!(made("", checks).await.node_lost, lost, "{checks:?}");
+    }
+}
+
+#[tokio::test]
 async fn impossible_ports_and_addresses_are_known_and_unusable() {
     for (service, addr) in [
         (r#","Port":70000"#, Err(Unusable::Port(70_000))),

@@ -1,0 +1,154 @@
+//! What speaks for an instance that the registry no longer lists: it accepts a connection, or real
+//! traffic to it succeeds.
+//!
+//! It asks and reports; what follows from it is decided in `guard.rs`.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use outrigger_registry::InstanceId;
+use tokio::{
+    net::TcpStream,
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
+
+/// Probes under way at once, over all services: a suspect answer must not become a burst of
+/// connections.
+const AT_ONCE: usize = 8;
+/// Longest time for one round of probes. Who was not reached in it is asked in the next.
+const ROUND: Duration = Duration::from_secs(2);
+
+/// A boxed answer: evidence is asked for rarely, and never by a request.
+pub type Answers<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+
+/// Who can say whether an instance is there. The default of each method holds without a proxy.
+pub trait Evidence: fmt::Debug + Send + Sync + 'static {
+    /// Whether something at `addr` accepts a connection; cancelled after
+    /// [`probe`](outrigger_config::Guard::probe), which counts as no. When our own resources do not
+    /// allow the attempt, the answer is yes: that blames nobody.
+    fn answers(&self, addr: SocketAddr) -> Answers<'_> {
+        Box::pin(connects(addr))
+    }
+
+    /// Whether real traffic to this instance succeeded lately. Must not block.
+    fn traffic_ok(&self, _id: &InstanceId) -> bool {
+        false
+    }
+}
+
+/// Connection attempts alone.
+#[derive(Debug)]
+pub(crate) struct Connections;
+
+impl Evidence for Connections {}
+
+async fn connects(addr: SocketAddr) -> bool {
+    match TcpStream::connect(addr).await {
+        Ok(_) => true,
+        Err(error) => !says_absent(error.kind()),
+    }
+}
+
+/// Whether the error is the network's word on the instance, and not our own lack of something.
+fn says_absent(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
+    };
+    matches!(
+        kind,
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | NetworkUnreachable
+            | TimedOut
+    )
+}
+
+/// Asks for evidence, a few at a time.
+#[derive(Debug)]
+pub(crate) struct Examiner {
+    /// Replaced once, by the proxy, which is made after discovery.
+    evidence: Mutex<Arc<dyn Evidence>>,
+    permits: Semaphore,
+    probe: Duration,
+}
+
+impl Examiner {
+    pub(crate) fn new(probe: Duration) -> Self {
+        Self { evidence: Mutex::new(Arc::new(Connections)), permits: Semaphore::new(AT_ONCE), probe }
+    }
+
+    pub(crate) fn set(&self, evidence: Arc<dyn Evidence>) {
+        *self.evidence.lock().unwrap_or_else(PoisonError::into_inner) = evidence;
+    }
+
+    pub(crate) fn traffic_ok(&self, id: &InstanceId) -> bool {
+        self.evidence().traffic_ok(id)
+    }
+
+    /// Those for whom nothing speaks. `only_traffic`: that they accept connections says nothing.
+    pub(crate) async fn silent(&self, mut who: Vec<(InstanceId, SocketAddr, bool)>) -> Vec<InstanceId> {
+        // When there are more than a round can take, each round takes others.
+        fastrand::shuffle(&mut who);
+        let evidence = self.evidence();
+        let end = Instant::now() + ROUND;
+        let mut asked = stream::iter(who)
+            .map(|(id, addr, only_traffic)| {
+                let evidence = evidence.clone();
+                async move {
+                    let there =
+                        evidence.traffic_ok(&id) || !only_traffic && self.answers(&*evidence, addr).await;
+                    (!there).then_some(id)
+                }
+            })
+            .buffer_unordered(AT_ONCE);
+        let mut silent = Vec::new();
+        while let Ok(Some(one)) = timeout_at(end, asked.next()).await {
+            silent.extend(one);
+        }
+        silent
+    }
+
+    async fn answers(&self, evidence: &dyn Evidence, addr: SocketAddr) -> bool {
+        // Never closed; if it were, nobody would be blamed for it.
+        let Ok(_permit) = self.permits.acquire().await else { return true };
+        timeout(self.probe, evidence.answers(addr)).await.unwrap_or(false)
+    }
+
+    fn evidence(&self) -> Arc<dyn Evidence> {
+        self.evidence.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_network_s_word_counts_against_an_instance() {
+        let of = |errno: i32| says_absent(io::Error::from_raw_os_error(errno).kind());
+        // ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT, ECONNRESET
+        assert!([111, 113, 101, 110, 104].into_iter().all(of));
+        // EMFILE, ENFILE, ENOMEM, ENOBUFS, EADDRNOTAVAIL, EACCES
+        assert!(![24, 23, 12, 105, 99, 13].into_iter().any(of));
+    }
+
+    #[tokio::test]
+    async fn a_listener_answers_and_a_closed_port_does_not() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        assert!(Connections.answers(addr).await);
+        drop(listener);
+        assert!(!Connections.answers(addr).await);
+    }
+}

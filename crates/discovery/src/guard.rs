@@ -1,0 +1,266 @@
+//! Doubts answers in which many instances are gone at once. Pure: `now` is an argument, and what
+//! speaks for an instance comes in from outside.
+//!
+//! A registry says by mistake that nobody is there: Consul answers `200 []` when a token is not yet
+//! known to the server that is asked, when a follower has fallen behind, when an agent or a cluster
+//! has lost its data. It says the same when the instances really have left. What tells the two apart
+//! is whether they still answer.
+//!
+//! | in an answer | believed |
+//! |---|---|
+//! | an instance that takes no traffic (critical, in maintenance) is gone | at once: an orderly drain is never held up |
+//! | at most half of those that take traffic are gone | at once |
+//! | all are gone, or more than half, or any while the index went back | suspect |
+//! | instances turned critical | at once: a statement |
+//! | more than half turned critical by their nodes' health alone, and traffic to them succeeds | suspect |
+//! | everything else that it says (who is new, what changed) | at once |
+//!
+//! A suspect is kept as it was last listed until one of these:
+//!
+//! - it is listed again, or said to be critical: the registry's word is believed,
+//! - it does not answer ([`Guard::dismiss`]; a service that was scaled to zero is gone in a moment),
+//! - its address is listed for somebody else,
+//! - consistent answers confirm the loss over more than [`confirm`](outrigger_config::Guard::confirm).
+//!   Not where the index went back: a registry that has lost its data confirms that it has none, and
+//!   those who are to register again need a moment,
+//! - any answer that is not stale comes after [`hold`](outrigger_config::Guard::hold). While the
+//!   registry is silent nobody is dropped.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
+
+use outrigger_registry::{Consistency, Instance, InstanceId};
+
+/// Why an answer is suspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It is empty.
+    Empty,
+    /// Its index is lower than the last.
+    IndexWentBack,
+    /// More than half of those that took traffic are gone.
+    Collapsed,
+    /// More than half turned critical by their nodes' health alone.
+    NodesLost,
+}
+
+impl Reason {
+    pub(crate) const ALL: [Self; 4] = [Self::Empty, Self::IndexWentBack, Self::Collapsed, Self::NodesLost];
+
+    /// The word for metrics and logs.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::IndexWentBack => "index_went_back",
+            Self::Collapsed => "collapsed",
+            Self::NodesLost => "nodes_lost",
+        }
+    }
+
+    /// Whether consistent answers can confirm the loss.
+    fn can_be_confirmed(self) -> bool {
+        match self {
+            Self::Empty | Self::Collapsed | Self::NodesLost => true,
+            Self::IndexWentBack => false,
+        }
+    }
+}
+
+/// An answer, with what matters for how far it is believed.
+#[derive(Debug)]
+pub(crate) struct Answer<'a> {
+    /// Sorted by identity, each once.
+    pub(crate) instances: &'a [Instance],
+    pub(crate) consistency: Consistency,
+    pub(crate) went_back: bool,
+    pub(crate) now: Instant,
+}
+
+/// What an answer led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Findings {
+    /// Why it is suspect, and how many are suspect for it that were not before.
+    pub(crate) suspected: Option<(Reason, usize)>,
+    /// Suspects of which the registry speaks again.
+    pub(crate) listed_again: usize,
+    /// Suspects whose loss is now believed.
+    pub(crate) accepted: usize,
+}
+
+/// The suspects of one service.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    rules: Option<outrigger_config::Guard>,
+    suspects: BTreeMap<InstanceId, Suspect>,
+    /// What the last answer lists, while there are suspects.
+    listed: Arc<[Instance]>,
+}
+
+#[derive(Debug)]
+struct Suspect {
+    /// As it was last listed.
+    instance: Instance,
+    reason: Reason,
+    since: Instant,
+    /// When the first consistent answer confirmed its loss.
+    confirmed: Option<Instant>,
+}
+
+impl Guard {
+    /// Without rules it believes everything.
+    pub(crate) fn new(rules: Option<outrigger_config::Guard>) -> Self {
+        Self { rules, suspects: BTreeMap::new(), listed: Arc::from([]) }
+    }
+
+    /// Whether anybody is kept against the registry's word.
+    pub(crate) fn doubts(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
+    /// Who is kept, sorted.
+    pub(crate) fn suspects(&self) -> impl ExactSizeIterator<Item = &InstanceId> {
+        self.suspects.keys()
+    }
+
+    /// Who is kept, where, and whether only traffic speaks for it: a node that the registry has lost
+    /// may well accept connections.
+    pub(crate) fn to_examine(&self) -> Vec<(InstanceId, SocketAddr, bool)> {
+        let examined = self.suspects.iter().filter_map(|(id, suspect)| {
+            let addr = suspect.instance.addr.as_ref().ok()?;
+            Some((id.clone(), *addr, suspect.reason == Reason::NodesLost))
+        });
+        examined.collect()
+    }
+
+    /// Judges `answer`, when `held` was known before. What is known now: the answer as it is
+    /// (`None`), or the answer and who is kept against it, sorted. `vouched` says whether real
+    /// traffic to an instance succeeds.
+    pub(crate) fn review(
+        &mut self,
+        held: &[Instance],
+        answer: &Answer<'_>,
+        vouched: impl Fn(&InstanceId) -> bool,
+    ) -> (Option<Arc<[Instance]>>, Findings) {
+        let Some(rules) = self.rules else { return (None, Findings::default()) };
+        let before = self.suspects.len();
+        self.suspects.retain(|_, suspect| !suspect.is_spoken_of(answer));
+        let listed_again = before - self.suspects.len();
+        let given_up = self.give_up(answer, &rules);
+        let suspected = self.suspect(held, answer, &given_up, vouched);
+        let findings = Findings { suspected, listed_again, accepted: given_up.len() };
+        if !self.doubts() {
+            self.listed = Arc::from([]);
+            return (None, findings);
+        }
+        self.listed = answer.instances.into();
+        (Some(self.known()), findings)
+    }
+
+    /// Believes the loss of these: nothing speaks for them.
+    pub(crate) fn dismiss(&mut self, ids: &[InstanceId]) {
+        for id in ids {
+            self.suspects.remove(id);
+        }
+    }
+
+    /// What the last answer lists, and the suspects.
+    pub(crate) fn known(&self) -> Arc<[Instance]> {
+        let listed = self.listed.iter().filter(|one| !self.suspects.contains_key(&one.id));
+        let kept = self.suspects.values().map(|suspect| &suspect.instance);
+        let mut known: Vec<_> = listed.chain(kept).cloned().collect();
+        known.sort_by(|a, b| a.id.cmp(&b.id));
+        known.into()
+    }
+
+    /// Believes the losses that are confirmed, or have been doubted for long enough.
+    fn give_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::Guard) -> Vec<InstanceId> {
+        let mut given_up = Vec::new();
+        self.suspects.retain(|id, suspect| {
+            let gone = suspect.is_given_up(answer, rules);
+            if gone {
+                given_up.push(id.clone());
+            }
+            !gone
+        });
+        given_up
+    }
+
+    /// Takes in those whose loss is not to be believed yet: why, and how many.
+    fn suspect(
+        &mut self,
+        held: &[Instance],
+        answer: &Answer<'_>,
+        given_up: &[InstanceId],
+        vouched: impl Fn(&InstanceId) -> bool,
+    ) -> Option<(Reason, usize)> {
+        let believed = |one: &&Instance| {
+            one.weight() > 0 && !self.suspects.contains_key(&one.id) && !given_up.contains(&one.id)
+        };
+        let trusted: Vec<_> = held.iter().filter(believed).collect();
+        let most = |some: &[&Instance]| some.len() * 2 > trusted.len();
+        let (mut gone, mut lost) = (Vec::new(), Vec::new());
+        for one in &trusted {
+            match find(answer.instances, &one.id) {
+                None => gone.push(*one),
+                Some(now) if now.node_lost => lost.push(*one),
+                Some(_) => {}
+            }
+        }
+        let (reason, who) = if !gone.is_empty() && answer.went_back {
+            (Reason::IndexWentBack, gone)
+        } else if !gone.is_empty() && answer.instances.is_empty() {
+            (Reason::Empty, gone)
+        } else if most(&gone) {
+            (Reason::Collapsed, gone)
+        } else if most(&lost) {
+            lost.retain(|one| vouched(&one.id));
+            (Reason::NodesLost, lost)
+        } else {
+            return None;
+        };
+        let who: Vec<_> = who.into_iter().cloned().collect();
+        let count = who.len();
+        for instance in who {
+            let suspect = Suspect::new(instance, reason, answer);
+            self.suspects.insert(suspect.instance.id.clone(), suspect);
+        }
+        (count > 0).then_some((reason, count))
+    }
+}
+
+impl Suspect {
+    fn new(instance: Instance, reason: Reason, answer: &Answer<'_>) -> Self {
+        let confirmed = (answer.consistency == Consistency::Consistent).then_some(answer.now);
+        Self { instance, reason, since: answer.now, confirmed }
+    }
+
+    /// Whether the registry has something to say of it, other than that it lost sight of its node.
+    fn is_spoken_of(&self, answer: &Answer<'_>) -> bool {
+        find(answer.instances, &self.instance.id)
+            .is_some_and(|listed| self.reason != Reason::NodesLost || !listed.node_lost)
+    }
+
+    /// Whether its loss is to be believed after `answer`, which still does not list it.
+    fn is_given_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::Guard) -> bool {
+        if answer.went_back {
+            self.reason = Reason::IndexWentBack;
+        }
+        let for_long = |since: Instant| answer.now.saturating_duration_since(since);
+        match answer.consistency {
+            // Of a server that may have fallen behind: it neither confirms nor refutes.
+            Consistency::Stale => false,
+            _ if for_long(self.since) >= rules.hold => true,
+            Consistency::Consistent if self.reason.can_be_confirmed() => {
+                for_long(*self.confirmed.get_or_insert(answer.now)) > rules.confirm
+            }
+            Consistency::Default | Consistency::Consistent => false,
+        }
+    }
+}
+
+/// The instance of this identity in a sorted list.
+fn find<'a>(sorted: &'a [Instance], id: &InstanceId) -> Option<&'a Instance> {
+    sorted.binary_search_by(|one| one.id.cmp(id)).ok().and_then(|at| sorted.get(at))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! The care for the file: one process has it, a write replaces it as a whole or not at all, and what
+//! cannot be used is set aside.
+//!
+//! All of it blocks; the callers are the start and a thread for such work.
+
+use std::{
+    error::Error as _,
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use outrigger_registry::{Instance, Query};
+use tracing::{debug, info, warn};
+
+use super::shape::{self, Bad, Record};
+
+/// Largest file that is read or written.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// Only we read and write it: who can write it decides where the app's requests go.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+/// The file, and what was last written to it.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    path: PathBuf,
+    registry: String,
+    /// Held for as long as the file is ours.
+    _lock: File,
+    written: Option<Vec<(Query, Arc<[Instance]>)>>,
+    failing: bool,
+}
+
+/// Why there can be no file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("{doing} {}", path.display())]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is in use by another sidecar; give each a state_dir of its own", path.display())]
+    InUse { path: PathBuf },
+    #[error("{size} bytes are more than the {MAX_BYTES} that are written at most")]
+    TooLarge { size: usize },
+    #[error("put it into words")]
+    Json(#[from] serde_json::Error),
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unusable {
+    let path = path.to_owned();
+    move |source| Unusable::Io { doing, path, source }
+}
+
+/// An error with its causes: each `Display` is one level.
+pub(super) fn in_full(error: &Unusable) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+impl StateFile {
+    /// Makes the folder and takes the file, without reading it.
+    pub(super) fn open(folder: &Path, name: &str, registry: &str) -> Result<Self, Unusable> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(FOLDER_MODE)
+            .create(folder)
+            .map_err(io_error("create the folder", folder))?;
+        let path = folder.join(file_name(name));
+        let lock_path = beside(&path, ".lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(FILE_MODE)
+            .open(&lock_path)
+            .map_err(io_error("open", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Unusable::InUse { path }),
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", &lock_path)(error)),
+        }
+        Ok(Self { path, registry: registry.to_owned(), _lock: lock, written: None, failing: false })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the file says and is not older than `max_age` at `wall`. A file of no use is set aside.
+    pub(super) fn load(&mut self, wall: Duration, max_age: Duration) -> Vec<Record> {
+        let mut records = match self.read() {
+            Ok(Some(records)) => records,
+            Ok(None) => return Vec::new(),
+            Err(bad) => {
+                self.set_aside(&bad);
+                return Vec::new();
+            }
+        };
+        let all = records.len();
+        records.retain(|record| !record.instances.is_empty() && wall.saturating_sub(record.heard) <= max_age);
+        let dropped = all - records.len();
+        if dropped > 0 {
+            info!(file = %self.path.display(), services = dropped, "some of what was known before is too old to be used");
+        }
+        records
+    }
+
+    fn read(&self) -> Result<Option<Vec<Record>>, Bad> {
+        let damaged = |error: io::Error| Bad::Damaged(error.to_string());
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(damaged(error)),
+        };
+        let about = file.metadata().map_err(damaged)?;
+        if !about.is_file() {
+            return Err(Bad::Foreign("it is no plain file".to_owned()));
+        }
+        let mode = about.permissions().mode() & 0o777;
+        if mode & 0o022 != 0 {
+            return Err(Bad::Foreign(format!("others may write it (mode {mode:03o})")));
+        }
+        let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX);
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(damaged)?;
+        if bytes.len() > MAX_BYTES {
+            return Err(Bad::Damaged(format!("it has more than {MAX_BYTES} bytes")));
+        }
+        shape::read(&self.registry, &bytes).map(Some)
+    }
+
+    fn set_aside(&self, bad: &Bad) {
+        let aside = beside(&self.path, &format!(".bad-{}", bad.label()));
+        let (file, reason) = (self.path.display(), bad.to_string());
+        match std::fs::rename(&self.path, &aside) {
+            Ok(()) => {
+                warn!(%file, reason, aside = %aside.display(), "the state file cannot be used, starting without it")
+            }
+            Err(error) => {
+                warn!(%file, reason, %error, "the state file cannot be used nor set aside, starting without it")
+            }
+        }
+    }
+
+    /// Replaces the file when content has changed; with `refresh` also when only ages have. A failure
+    /// is told once, until it works again.
+    pub(super) fn save(&mut self, records: Vec<Record>, refresh: bool) {
+        let content: Vec<_> = records.iter().map(|one| (one.query.clone(), one.instances.clone())).collect();
+        let same = match &self.written {
+            Some(written) => *written == content,
+            None => content.is_empty(), // nothing to say yet
+        };
+        if same && (!refresh || content.is_empty()) {
+            return;
+        }
+        match self.replace(&records) {
+            Ok(bytes) => {
+                debug!(file = %self.path.display(), services = content.len(), bytes, "wrote down what is known");
+                self.written = Some(content);
+                self.failing = false;
+            }
+            Err(error) if !self.failing => {
+                let reason = in_full(&error);
+                warn!(reason, "what is known cannot be written down, a restart would forget it");
+                self.failing = true;
+            }
+            Err(error) => debug!(reason = in_full(&error), "what is known cannot be written down"),
+        }
+    }
+
+    /// Whole or not at all: written beside it, made durable, and renamed over it.
+    fn replace(&self, records: &[Record]) -> Result<usize, Unusable> {
+        let bytes = shape::write(&self.registry, records)?;
+        if bytes.len() > MAX_BYTES {
+            return Err(Unusable::TooLarge { size: bytes.len() });
+        }
+        let temporary = beside(&self.path, ".tmp");
+        self.write_new(&temporary, &bytes).inspect_err(|_| {
+            let _ = std::fs::remove_file(&temporary); // a full disk is not to stay so for our sake
+        })?;
+        std::fs::rename(&temporary, &self.path).map_err(io_error("replace", &self.path))?;
+        if let Some(folder) = self.path.parent() {
+            // The new name is durable once its folder is.
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder))?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<(), Unusable> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("remove", path)(error));
+            }
+            _ => {}
+        }
+        // New, so that a link that somebody put there is not followed, and the mode is ours.
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(path)
+            .map_err(io_error("create", path))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error("write", path))
+    }
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// A name is made from settings; a file's name has no room for some of their characters.
+fn file_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
+    let name: String = name.chars().take(100).map(plain).collect();
+    format!("{name}.state")
+}

@@ -1,0 +1,216 @@
+//! What the file says. Pure.
+//!
+//! One line of header, `outrigger-state VERSION CHECKSUM LENGTH`, and that many bytes of JSON. The
+//! checksum (FNV-1a, 64 bits) finds a torn or rotten file; it is no seal against a forger, for whom
+//! the file's mode is.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use outrigger_config::Weights;
+use outrigger_registry::{Instance, InstanceId, Query, Status};
+use serde::{Deserialize, Serialize};
+
+const MAGIC: &str = "outrigger-state";
+/// Goes up when an older reader would misread what is written.
+const VERSION: u32 = 1;
+
+/// The last good answer about one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) query: Query,
+    pub(super) instances: Arc<[Instance]>,
+    pub(super) index: u64,
+    /// When the registry last confirmed it, since 1970.
+    pub(super) heard: Duration,
+}
+
+/// Why a file's content is of no use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Bad {
+    /// Not as it was written.
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+    /// Written by another version.
+    #[error("it is of version {found}, and this program reads version {VERSION}")]
+    Version {
+        /// As the file says.
+        found: String,
+    },
+    /// Well, but not ours.
+    #[error("it is foreign: {0}")]
+    Foreign(String),
+}
+
+impl Bad {
+    /// The end of the name under which it is set aside: a closed list, so that such files do not
+    /// pile up.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Damaged(_) => "damaged",
+            Self::Version { .. } => "version",
+            Self::Foreign(_) => "foreign",
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body<'a> {
+    registry: std::borrow::Cow<'a, str>,
+    services: Vec<Service>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Service {
+    service: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    datacenter: Option<Arc<str>>,
+    index: u64,
+    heard_unix_ms: u64,
+    instances: Vec<Listed>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Listed {
+    datacenter: Arc<str>,
+    node: Arc<str>,
+    id: Arc<str>,
+    addr: SocketAddr,
+    tags: Vec<Arc<str>>,
+    meta: BTreeMap<String, String>,
+    /// While passing, and while warning.
+    weights: (u16, u16),
+    status: Health,
+    node_lost: bool,
+    create_index: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Health {
+    Passing,
+    Warning,
+    Critical,
+    Maintenance,
+}
+
+/// The whole file.
+pub(super) fn write(registry: &str, records: &[Record]) -> serde_json::Result<Vec<u8>> {
+    let services = records.iter().map(Service::of).collect();
+    let body = serde_json::to_vec(&Body { registry: registry.into(), services })?;
+    let mut file = format!("{MAGIC} {VERSION} {:016x} {}\n", checksum(&body), body.len()).into_bytes();
+    file.extend(body);
+    Ok(file)
+}
+
+/// The records of a file about `registry`.
+pub(super) fn read(registry: &str, file: &[u8]) -> Result<Vec<Record>, Bad> {
+    let body = unframe(file)?;
+    let body: Body<'_> = serde_json::from_slice(body).map_err(|error| Bad::Damaged(error.to_string()))?;
+    if body.registry != registry {
+        return Err(Bad::Foreign(format!("it is about the registry {}, not {registry}", body.registry)));
+    }
+    Ok(body.services.into_iter().map(Service::record).collect())
+}
+
+fn unframe(file: &[u8]) -> Result<&[u8], Bad> {
+    let damaged = |what: &str| Bad::Damaged(what.to_owned());
+    let end = file.iter().take(128).position(|byte| *byte == b'\n');
+    let (header, body) = match end {
+        Some(end) => (&file[..end], &file[end + 1..]),
+        None => return Err(damaged("no header")),
+    };
+    let header = std::str::from_utf8(header).map_err(|_| damaged("no header"))?;
+    let words: Vec<_> = header.split(' ').collect();
+    let (version, sum, len) = match words[..] {
+        [MAGIC, version, sum, len] => (version, sum, len),
+        [MAGIC, version, ..] if version != VERSION.to_string() => {
+            return Err(Bad::Version { found: version.to_owned() });
+        }
+        _ => return Err(damaged("no header")),
+    };
+    if version != VERSION.to_string() {
+        return Err(Bad::Version { found: version.to_owned() });
+    }
+    if len.parse() != Ok(body.len()) {
+        return Err(damaged("it is cut short, or too long"));
+    }
+    if u64::from_str_radix(sum, 16) != Ok(checksum(body)) {
+        return Err(damaged("the checksum is another"));
+    }
+    Ok(body)
+}
+
+/// FNV-1a.
+fn checksum(bytes: &[u8]) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    bytes.iter().fold(BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
+}
+
+impl Service {
+    fn of(record: &Record) -> Self {
+        Self {
+            service: record.query.service.clone(),
+            datacenter: record.query.datacenter.clone(),
+            index: record.index,
+            heard_unix_ms: u64::try_from(record.heard.as_millis()).unwrap_or(u64::MAX),
+            // One that cannot be called is of no use to anybody who starts without a registry.
+            instances: record.instances.iter().filter_map(Listed::of).collect(),
+        }
+    }
+
+    fn record(self) -> Record {
+        let mut instances: Vec<_> = self.instances.into_iter().map(Listed::instance).collect();
+        // As every snapshot is, whatever the file says.
+        instances.sort_by(|a, b| a.id.cmp(&b.id));
+        instances.dedup_by(|later, kept| later.id == kept.id);
+        Record {
+            query: Query { service: self.service, datacenter: self.datacenter },
+            instances: instances.into(),
+            index: self.index,
+            heard: Duration::from_millis(self.heard_unix_ms),
+        }
+    }
+}
+
+impl Listed {
+    fn of(instance: &Instance) -> Option<Self> {
+        let InstanceId { datacenter, node, id } = instance.id.clone();
+        Some(Self {
+            datacenter,
+            node,
+            id,
+            addr: *instance.addr.as_ref().ok()?,
+            tags: instance.tags.to_vec(),
+            meta: (*instance.meta).clone(),
+            weights: (instance.weights.passing, instance.weights.warning),
+            status: match instance.status {
+                Status::Passing => Health::Passing,
+                Status::Warning => Health::Warning,
+                Status::Critical => Health::Critical,
+                Status::Maintenance => Health::Maintenance,
+            },
+            node_lost: instance.node_lost,
+            create_index: instance.create_index,
+        })
+    }
+
+    fn instance(self) -> Instance {
+        let (passing, warning) = self.weights;
+        Instance {
+            id: InstanceId { datacenter: self.datacenter, node: self.node, id: self.id },
+            addr: Ok(self.addr),
+            tags: self.tags.into(),
+            meta: Arc::new(self.meta),
+            weights: Weights { passing: passing.max(1), warning },
+            status: match self.status {
+                Health::Passing => Status::Passing,
+                Health::Warning => Status::Warning,
+                Health::Critical => Status::Critical,
+                Health::Maintenance => Status::Maintenance,
+            },
+            node_lost: self.node_lost,
+            create_index: self.create_index,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What a watch does about a suspect answer: examine the suspects, ask again, tell.
+//!
+//! The next questions are consistent reads, at once and then every 400 ms, so that their answers can
+//! confirm the loss; the pacer has no say in them, because [`hold`](outrigger_config::Guard::hold)
+//! bounds them. When one fails the back-off takes over and the default consistency is asked for until
+//! something is answered. Before each of them whoever is kept is asked for a sign of life.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use outrigger_registry::{Consistency, Instance, InstanceId};
+use tokio::time::sleep_until;
+use tracing::{debug, info, warn};
+
+use super::Watcher;
+use crate::{
+    Snapshot,
+    guard::{Answer, Findings},
+    table::now,
+};
+
+/// Pause between two questions about a suspect answer.
+const RECHECK: Duration = Duration::from_millis(400);
+
+impl Watcher {
+    pub(super) fn consistency(&self) -> Consistency {
+        if self.guard.doubts() && self.failures == 0 { Consistency::Consistent } else { Consistency::Default }
+    }
+
+    /// What is known after `answer` instead of just that, if it is not believed as a whole.
+    pub(super) fn doubt(&mut self, held: &Snapshot, answer: &Answer<'_>) -> Option<Arc<[Instance]>> {
+        let doubted = self.guard.doubts();
+        let examiner = &self.shared.examiner;
+        let (mut known, findings) = self.guard.review(&held.instances, answer, |id| examiner.traffic_ok(id));
+        if self.guard.doubts() {
+            let taken = self.taken(answer.instances);
+            if !taken.is_empty() {
+                debug!(service = %self.entry.query, instances = taken.len(), "the addresses of suspect instances are listed for others");
+                self.guard.dismiss(&taken);
+                known = self.guard.doubts().then(|| self.guard.known());
+            }
+        }
+        if findings.suspected.is_some() && !doubted {
+            self.recheck_at = now();
+        }
+        self.note(findings);
+        self.show_suspects();
+        known
+    }
+
+    /// Asks for signs of life, tells what is kept, and waits until the registry is to be asked again.
+    /// Returns at once when nobody is kept.
+    pub(super) async fn examine(&mut self) {
+        if !self.guard.doubts() {
+            return;
+        }
+        let silent = self.shared.examiner.silent(self.guard.to_examine()).await;
+        if !silent.is_empty() {
+            self.let_go(&silent);
+        }
+        self.tell();
+        if self.guard.doubts() {
+            sleep_until(self.recheck_at.into()).await;
+            self.recheck_at = now() + RECHECK;
+        }
+    }
+
+    /// Believes the loss of these.
+    fn let_go(&mut self, silent: &[InstanceId]) {
+        let known = {
+            self.guard.dismiss(silent);
+            self.guard.known()
+        };
+        info!(
+            service = %self.entry.query,
+            instances = silent.len(),
+            kept = self.guard.suspects().len(),
+            "instances that the registry no longer lists do not answer either, believing it"
+        );
+        self.show_suspects();
+        if *known != *self.entry.snapshot().instances {
+            self.publish(known, now());
+        }
+    }
+
+    /// Suspects whose address belongs to somebody else: to another instance that this answer lists, or
+    /// to another service. What answers there is not them.
+    fn taken(&self, listed: &[Instance]) -> Vec<InstanceId> {
+        let suspects = self.guard.to_examine();
+        let addrs: HashSet<_> = suspects.iter().map(|(_, addr, _)| *addr).collect();
+        let mut taken = self.shared.table.taken_by_others(&self.entry.query.service, &addrs);
+        let known: HashSet<_> = self.guard.suspects().collect();
+        let listed = listed.iter().filter(|one| one.weight() > 0 && !known.contains(&one.id));
+        taken.extend(listed.filter_map(|one| one.addr.clone().ok()));
+        suspects.into_iter().filter(|(_, addr, _)| taken.contains(addr)).map(|(id, ..)| id).collect()
+    }
+
+    fn note(&mut self, findings: Findings) {
+        let service = &self.entry.query;
+        if let Some((reason, count)) = findings.suspected {
+            self.entry.suspected(reason);
+            let before = self.untold.map_or(0, |(_, before)| before);
+            self.untold = Some((reason, before + count));
+        }
+        if findings.listed_again > 0 {
+            info!(%service, instances = findings.listed_again, "suspect instances are listed again");
+        }
+        if findings.accepted > 0 {
+            info!(%service, instances = findings.accepted, "the loss of suspect instances is confirmed, believing it");
+        }
+    }
+
+    /// Once for each suspect answer, and not for one whose suspects are all gone in truth.
+    fn tell(&mut self) {
+        let Some((reason, vanished)) = self.untold.take() else { return };
+        let kept = self.guard.suspects().len();
+        if kept > 0 {
+            warn!(
+                service = %self.entry.query,
+                reason = reason.label(),
+                vanished,
+                kept,
+                "the registry's answer is suspect, keeping instances that still answer"
+            );
+        }
+    }
+
+    fn show_suspects(&self) {
+        let kept = self.guard.suspects();
+        if kept.len() == 0 && self.entry.contact().suspects.is_empty() {
+            return;
+        }
+        let suspects: Arc<[InstanceId]> = kept.cloned().collect();
+        self.entry.update_contact(|contact| contact.suspects = suspects);
+    }
+}

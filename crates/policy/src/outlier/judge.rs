@@ -30,6 +30,8 @@ pub struct Judge {
     settings: Option<Outlier>,
     members: Vec<Member>,
     panic: bool,
+    /// The View may still be the one from before the last [`follow`](Judge::follow).
+    unsettled: bool,
 }
 
 /// What has changed, for log and metrics.
@@ -104,13 +106,16 @@ pub struct Counts {
 impl Judge {
     /// A judge of nobody yet; without settings it never takes anybody out.
     pub fn new(settings: Option<&Outlier>) -> Self {
-        Self { settings: settings.copied(), members: Vec::new(), panic: false }
+        Self { settings: settings.copied(), members: Vec::new(), panic: false, unsettled: false }
     }
 
     /// Who is known, from the cluster's one writer, before a new View is swapped in. True beside a
     /// record: the registry lets it be chosen (passing, warning). The others keep their standing until
     /// they are listed again, but count for nothing, and are neither tried nor brought back.
     /// Who is missing is forgotten; a record seen for the first time is trusted.
+    ///
+    /// It lets endpoints be chosen and takes none away, so that in the old View, too, there is always
+    /// one. What it ends is ended by [`due`](Self::due), to be called when the new View is there.
     pub fn follow(
         &mut self,
         known: impl IntoIterator<Item = (Arc<Record>, bool)>,
@@ -126,9 +131,10 @@ impl Judge {
                 self.members.push(member);
             }
         }
+        self.unsettled = true;
         let mut events = Vec::new();
         self.look_for_panic(&mut events);
-        self.show_all();
+        self.show_those(true);
         events
     }
 
@@ -155,6 +161,10 @@ impl Judge {
     /// breaker lets no request pass, so that only probes can find out.
     pub fn due(&mut self, now: Instant, breaker_open: bool) -> Due {
         let mut due = Due::default();
+        if std::mem::take(&mut self.unsettled) {
+            self.look_for_panic(&mut due.events);
+            self.show_all();
+        }
         if !self.panic {
             for member in self.members.iter_mut().filter(|member| member.listed) {
                 if member.advance(now) {
@@ -287,7 +297,9 @@ impl Judge {
 
     /// Whether panic has begun or ended.
     fn look_for_panic(&mut self, events: &mut Vec<Event>) -> bool {
-        let panic = self.listed().next().is_some() && !self.listed().any(Member::is_trusted);
+        let nobody = self.listed().next().is_some() && !self.listed().any(Member::is_trusted);
+        // Who ends it may not be in the View yet.
+        let panic = nobody || (self.unsettled && self.panic);
         let changed = panic != self.panic;
         if changed {
             self.panic = panic;
@@ -299,10 +311,16 @@ impl Judge {
     /// Makes every record show where its endpoint stands. Who may be chosen is written first: there is
     /// always one.
     fn show_all(&self) {
-        let standing = |member: &Member| member.standing(self.panic && member.listed);
-        for usable in [true, false] {
-            for member in self.members.iter().filter(|member| standing(member).admits(false) == usable) {
-                member.record.show(standing(member));
+        self.show_those(true);
+        self.show_those(false);
+    }
+
+    /// The part of [`show_all`](Self::show_all) for those who may be chosen, or may not.
+    fn show_those(&self, usable: bool) {
+        for member in &self.members {
+            let standing = member.standing(self.panic && member.listed);
+            if standing.admits(false) == usable {
+                member.record.show(standing);
             }
         }
     }

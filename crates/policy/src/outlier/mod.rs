@@ -22,7 +22,7 @@
 //! **Never nobody.** When the last trusted endpoint would go, all that are out may be chosen again
 //! (*panic*): a wrong guess about where to send a request costs less than not sending it. It ends with
 //! the first success, by a request or a probe. The words are written so that there is no moment between
-//! in which nothing can be chosen.
+//! in which nothing can be chosen, not even between two Views.
 //!
 //! **Coming back.** Out for `base`, doubling up to `max`, each less up to a half by chance, so that
 //! sidecars that saw the same failure do not return at the same time. Then one request at a time, and

@@ -44,11 +44,20 @@ impl Rig {
         let mut judge = Judge::new(Some(&settings));
         let events = judge.follow(records.iter().map(|one| (one.clone(), true)), now);
         assert!(events.is_empty(), "{events:?}");
+        let due = judge.due(now, false);
+        assert!(due.events.is_empty() && due.next.is_none(), "{due:?}");
         Self { now, records, judge, random: 0 }
     }
 
-    /// The registry says who may be chosen.
+    /// The registry says who may be chosen, and a new View shows it.
     fn list(&mut self, listed: &[bool]) -> Vec<Event> {
+        let mut events = self.follow(listed);
+        events.extend(self.judge.due(self.now, false).events);
+        events
+    }
+
+    /// The registry says who may be chosen; the old View is still there.
+    fn follow(&mut self, listed: &[bool]) -> Vec<Event> {
         let known = self.records.iter().cloned().zip(listed.iter().copied());
         self.judge.follow(known, self.now)
     }

@@ -245,10 +245,11 @@ fn apply(rig: &mut Rig, model: &mut Model, step: &Step) {
         }
         Step::List(mask) => {
             let listed: Vec<bool> = (0..rig.records.len()).map(|at| mask & (1 << at) != 0).collect();
-            rig.list(&listed);
+            rig.follow(&listed);
             for (one, listed) in model.all.iter_mut().zip(listed) {
                 one.listed = listed;
             }
+            apply(rig, model, &Step::Pass { time: Duration::ZERO, breaker_open: false, up: 0 });
         }
     }
 }

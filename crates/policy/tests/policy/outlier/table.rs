@@ -158,3 +158,22 @@ fn trust_survives_an_update_and_a_new_life_begins_without_a_past() {
     rig.list(&[true, true, true]);
     assert_eq!(rig.shown(), "TTT");
 }
+
+#[test]
+fn while_the_old_view_is_still_there_an_update_takes_nobody_away() {
+    // The only one there was gives way to another.
+    let mut rig = after("hx");
+    assert_eq!(rig.shown(), "PT");
+    assert!(rig.follow(&[false, true]).is_empty());
+    assert_eq!(rig.shown(), "PT");
+    // Not even by somebody else's evidence.
+    rig.request(0, Outcome::ConnectRefused);
+    rig.request(1, Outcome::ConnectTimeout);
+    assert_eq!(rig.shown(), "PT");
+    assert_eq!(words(&rig.judge.due(rig.now, false).events), ["panic false"]);
+    assert_eq!(rig.shown(), "ET");
+    // The other way round it is panic before the new View is there.
+    let mut rig = after("h-");
+    assert_eq!(words(&rig.follow(&[true, false])), ["panic true"]);
+    assert_eq!(rig.shown(), "PT");
+}

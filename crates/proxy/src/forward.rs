@@ -4,7 +4,10 @@
 //! has no answer of an instance's, in [`crate::respond`].
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -17,6 +20,7 @@ use hyper::body::Incoming;
 use outrigger_policy::{
     Outcome, Sent, Verdict,
     breaker::Permit,
+    outlier::Blame,
     retry::{self, Decision, GiveUp},
 };
 use tokio::time::{Instant, sleep, timeout_at};
@@ -104,6 +108,9 @@ async fn refuse(refusal: &Refusal, exchange: Exchange, waits: bool) -> Response<
     respond::refuse(refusal, exchange)
 }
 
+/// Picks in a row that may fall on an endpoint which another request is trying out.
+const PASSED: u32 = 16;
+
 /// The longest body that is read only to keep a connection, and how long for.
 const SHORT_BODY: u64 = 64 * 1024;
 const SHORT_WAIT: Duration = Duration::from_millis(50);
@@ -190,14 +197,25 @@ impl<'a> Call<'a> {
         // A try's time does not begin before its turn to be tried, whatever was waited for.
         let mut begun = if policy.per_try_timeout.is_some() { Instant::now() } else { exchange.started };
         let mut raced = false;
+        let mut blame = Blame::default();
+        // Endpoints that somebody else is trying out just now: passed over, not tried.
+        let mut passed = 0;
         let mut before: Option<Result<Box<Answer>, Failed>> = None;
         loop {
-            let Some(endpoint) = cluster.pick(&tried) else {
+            let retryable = self.retryable(retries, upload);
+            let Some(endpoint) = cluster.pick(&tried, retryable) else {
                 return match before {
                     // The last ones have left meanwhile: what was seen of them is the answer.
                     Some(ended) => self.decided(ended, Decision::GiveUp(GiveUp::Attempts), cluster),
                     None => Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore },
                 };
+            };
+            let Some(mark) = endpoint.record.begin(retryable) else {
+                passed += 1;
+                if passed <= PASSED {
+                    continue;
+                }
+                return Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore };
             };
             // Its turn is given back before another is asked for: there may be one only.
             drop(before.take());
@@ -221,6 +239,9 @@ impl<'a> Call<'a> {
                 endpoint.blame();
             }
             let now = Instant::now();
+            if let Some(report) = mark.end(&mut blame, outcome, sent, now.into_std()) {
+                cluster.trust.report(cluster, &endpoint.record, report, now);
+            }
             let made =
                 retry::Tried { retries, sent, outcome, replayable: upload.is_none_or(Upload::replayable) };
             let deadline = bounds.deadline(upload).into_std();
@@ -340,6 +361,7 @@ impl<'a> Call<'a> {
             self.terms.series.reused.inc();
             return Ok((ticket, conn));
         }
+        let connecting = AtomicBool::new(false);
         let both = async {
             let (ticket, found) = match begun {
                 Some(begun) => begun,
@@ -350,6 +372,7 @@ impl<'a> Call<'a> {
                     (ticket, endpoint.idle(&Checkout { now, ..ask }))
                 }
             };
+            connecting.store(true, Relaxed);
             let conn = endpoint.connect(found, &ask).await?;
             Ok::<_, CheckoutError>((ticket, conn))
         };
@@ -358,12 +381,25 @@ impl<'a> Call<'a> {
         match Box::pin(timeout_at(due, both)).await {
             // A connection that comes with the last moment is of no use: nothing is sent for nobody.
             Ok(Ok(_)) | Err(_) if Instant::now() >= due => {
-                let outcome = if what == Due::Try { Outcome::PerTryTimeout } else { Outcome::Timeout };
+                let outcome = match what {
+                    // Nobody accepted for as long as there was: that is the instance, not the queue.
+                    Due::Try if connecting.load(Relaxed) => Outcome::ConnectTimeout,
+                    Due::Try => Outcome::PerTryTimeout,
+                    Due::Whole | Due::Body => Outcome::Timeout,
+                };
                 Err(Failed::unsent(outcome, "no turn at the instance in time".to_owned()))
             }
             Ok(both) => both.map_err(|error| Failed::unsent(error.outcome, error.detail)),
             Err(_) => Err(Failed::unsent(Outcome::Timeout, "no turn at the instance in time".to_owned())),
         }
+    }
+
+    /// Whether another attempt could follow one that fails: such a request may try out an endpoint that
+    /// has lost its trust.
+    fn retryable(&self, retries: u32, upload: Option<&Upload>) -> bool {
+        let settings = &self.terms.policy.retry;
+        let safe = self.request.idempotent || settings.non_idempotent;
+        safe && self.request.allowed && retries < settings.max_retries && self.fits(upload)
     }
 
     /// Whether all of the body can be kept for a replay.
@@ -406,10 +442,17 @@ impl<'a> Call<'a> {
         match ended {
             Ended::Refused { refusal, verdict } => {
                 permit.record(now, verdict);
+                if verdict == Verdict::Failure {
+                    // It may have opened the breaker, and then only probes can find out.
+                    cluster.trust.ring();
+                }
                 respond::refuse(&refusal, exchange)
             }
             Ended::Answer(answer) => {
                 permit.record(now, answer.outcome.verdict());
+                if answer.outcome.verdict() == Verdict::Failure {
+                    cluster.trust.ring();
+                }
                 exchange.answer(answer.response.status(), None);
                 if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     self.tunnel(*answer, exchange)

@@ -64,6 +64,8 @@ pub struct EndpointStatus {
     pub usable: bool,
     /// Why not.
     pub why_not: Option<String>,
+    /// How far it is trusted: `trusted`, `ejected`, `probation`, `panic`.
+    pub trust: &'static str,
     /// Its share now.
     pub weight: u32,
     /// Requests under way.
@@ -122,6 +124,7 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
                 status: instance.status.label(),
                 usable: usable.is_some(),
                 why_not,
+                trust: endpoint.map_or("-", |one| one.record.trust().label()),
                 weight: instance.weight(),
                 in_flight: endpoint.map_or(0, |one| one.in_flight()),
                 connections: endpoint.map_or(0, |one| one.pool.open()),
@@ -153,7 +156,8 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
 ///
 /// `outrigger_breaker_state{service}` (0 closed, 1 half-open, 2 open), `outrigger_breaker_trips_total`,
 /// `outrigger_retry_budget`, `outrigger_pool_idle_connections`, and by instance
-/// `outrigger_instance_picks_total` and `outrigger_instance_failures_total`.
+/// `outrigger_instance_picks_total` and `outrigger_instance_failures_total`; of the trust in instances
+/// `outrigger_instances_trust`, `outrigger_panic` and `outrigger_ejections_total`.
 pub(crate) struct Gauges {
     directory: Weak<Directory>,
     descs: Vec<Desc>,
@@ -173,6 +177,9 @@ struct Families {
     idle: IntGaugeVec,
     picks: IntCounterVec,
     failures: IntCounterVec,
+    trust: IntGaugeVec,
+    panic: IntGaugeVec,
+    ejections: IntCounterVec,
 }
 
 impl Families {
@@ -186,6 +193,16 @@ impl Families {
             trips: counter("outrigger_breaker_trips_total", "Times the breaker has opened.", service)?,
             budget: gauge("outrigger_retry_budget", "Retries that the budget allows now.")?,
             idle: gauge("outrigger_pool_idle_connections", "Idle connections to instances.")?,
+            trust: IntGaugeVec::new(
+                Opts::new("outrigger_instances_trust", "Usable instances by how far they are trusted."),
+                &["service", "trust"],
+            )?,
+            panic: gauge("outrigger_panic", "1 while no instance is trusted and all may be chosen.")?,
+            ejections: counter(
+                "outrigger_ejections_total",
+                "Instances taken out, by kind of evidence; `spared`: only the cap kept it in.",
+                &["service", "kind"],
+            )?,
             picks: counter("outrigger_instance_picks_total", "Picks of an instance.", instance)?,
             failures: counter(
                 "outrigger_instance_failures_total",
@@ -208,6 +225,16 @@ impl Families {
         self.trips.with_label_values(service).inc_by(cluster.breaker.trips());
         self.budget.with_label_values(service).set(signed(cluster.budget.available(now)));
         self.idle.with_label_values(service).set(signed(idle as u64));
+        let counts = cluster.trust.counts();
+        let stand =
+            [("trusted", counts.trusted), ("ejected", counts.ejected), ("probation", counts.probation)];
+        for (trust, count) in stand {
+            self.trust.with_label_values(&[&*cluster.label, trust]).set(signed(count as u64));
+        }
+        self.panic.with_label_values(service).set(i64::from(counts.panic));
+        for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(cluster.trust.ejected()) {
+            self.ejections.with_label_values(&[&*cluster.label, kind]).inc_by(count);
+        }
         for endpoint in view.endpoints.iter().chain(&view.resting) {
             let instance = &[&*cluster.label, &*endpoint.id.id];
             self.picks.with_label_values(instance).inc_by(endpoint.picks.load(Relaxed));
@@ -215,8 +242,18 @@ impl Families {
         }
     }
 
-    fn all(&self) -> [&dyn Collector; 6] {
-        [&self.state, &self.trips, &self.budget, &self.idle, &self.picks, &self.failures]
+    fn all(&self) -> [&dyn Collector; 9] {
+        [
+            &self.state,
+            &self.trips,
+            &self.budget,
+            &self.idle,
+            &self.picks,
+            &self.failures,
+            &self.trust,
+            &self.panic,
+            &self.ejections,
+        ]
     }
 }
 

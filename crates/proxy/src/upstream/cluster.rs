@@ -20,7 +20,7 @@ use crate::{
     error::{Reason, Refusal},
     host::Name,
     metrics::ServiceSeries,
-    upstream::endpoint::Endpoint,
+    upstream::{endpoint::Endpoint, trust::Trust},
 };
 
 /// What makes one cluster another: the service, and what it is narrowed to. All lower case.
@@ -105,6 +105,8 @@ pub(crate) struct Cluster {
     pub(crate) view: ArcSwap<View>,
     pub(crate) breaker: Breaker,
     pub(crate) budget: Budget,
+    /// Who is not to be chosen for now, and when they are tried again.
+    pub(crate) trust: Trust,
     cursor: Cursor,
     follower: Follower,
     /// Rung after each new View.
@@ -133,6 +135,7 @@ impl Cluster {
             declared,
             breaker: Breaker::new(policy.circuit_breaker.as_ref(), now),
             budget: Budget::new(&policy.retry.budget, now),
+            trust: Trust::new(policy.outlier.as_ref()),
             // A fleet that starts at once must not all begin with the same instance.
             cursor: Cursor::new(fastrand::u64(..)),
             view: ArcSwap::from_pointee(View {
@@ -201,27 +204,28 @@ impl Cluster {
     }
 
     /// An endpoint that this request has not tried, or any usable one when it has tried all.
-    pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+    /// `retryable`: the request can be tried again if this attempt fails.
+    pub(crate) fn pick(&self, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
         let view = self.view.load();
-        self.pick_from(&view, tried).or_else(|| {
+        self.pick_from(&view, tried, retryable).or_else(|| {
             // All of them may have retired since the load; then there is a newer View.
             let newer = self.view.load();
-            (!Arc::ptr_eq(&view, &newer)).then(|| self.pick_from(&newer, tried)).flatten()
+            (!Arc::ptr_eq(&view, &newer)).then(|| self.pick_from(&newer, tried, retryable)).flatten()
         })
     }
 
-    fn pick_from(&self, view: &View, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+    fn pick_from(&self, view: &View, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
         let random = fastrand::u64(..);
         let at = if tried.is_empty() {
-            view.balancer.first(&self.cursor, random, |at| view.endpoints[at].usable())
+            view.balancer.first(&self.cursor, random, |at| view.endpoints[at].usable(retryable))
         } else {
             let fresh = |at: usize| {
                 let endpoint = &view.endpoints[at];
-                endpoint.usable() && !tried.iter().any(|one| Arc::ptr_eq(one, endpoint))
+                endpoint.usable(retryable) && !tried.iter().any(|one| Arc::ptr_eq(one, endpoint))
             };
-            view.balancer
-                .retry(&self.cursor, random, fresh)
-                .or_else(|| view.balancer.retry(&self.cursor, random, |at| view.endpoints[at].usable()))
+            view.balancer.retry(&self.cursor, random, fresh).or_else(|| {
+                view.balancer.retry(&self.cursor, random, |at| view.endpoints[at].usable(retryable))
+            })
         };
         at.and_then(|at| view.endpoints.get(at)).cloned()
     }

@@ -23,6 +23,7 @@ use crate::{
     upstream::{
         cluster::{Cluster, Key, Terms},
         reconcile::Reconciler,
+        trust,
     },
 };
 
@@ -158,7 +159,10 @@ impl Directory {
         let terms = Terms { policy: self.policy(&key, declared), series };
         let cluster = Arc::new(Cluster::new(key.clone(), declared.is_some(), terms, mine));
         let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers);
-        let task = self.control.spawn(reconciler.run(tasks));
+        let trusted = trust::watch(cluster.clone());
+        let task = self.control.spawn(async move {
+            tokio::join!(reconciler.run(tasks), trusted);
+        });
         writer.clusters.insert(key, (cluster.clone(), task));
         if declared.is_none() {
             self.publish(&writer);

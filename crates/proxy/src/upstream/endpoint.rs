@@ -11,7 +11,7 @@ use std::{
 };
 
 use outrigger_config as config;
-use outrigger_policy::Outcome;
+use outrigger_policy::{Outcome, outlier::Record};
 use outrigger_registry::InstanceId;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -34,6 +34,8 @@ pub(crate) struct Endpoint {
     pub(crate) addr: SocketAddr,
     pub(crate) create_index: u64,
     pub(crate) pool: Pool,
+    /// What its attempts came to; the cluster's judge reads it.
+    pub(crate) record: Arc<Record>,
     /// Times it was picked, and attempts that blame it: read when scraped, gone with the endpoint.
     pub(crate) picks: AtomicU64,
     pub(crate) failures: AtomicU64,
@@ -76,13 +78,15 @@ impl Endpoint {
         addr: SocketAddr,
         create_index: u64,
         workers: usize,
-        most: usize,
+        policy: &config::Policy,
     ) -> Self {
+        let most = policy.pool.max_connections;
         Self {
             id,
             addr,
             create_index,
             pool: Pool::new(workers),
+            record: Arc::new(Record::new(policy.outlier.as_ref(), Instant::now().into_std())),
             picks: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             retired: AtomicBool::new(false),
@@ -98,9 +102,10 @@ impl Endpoint {
         self.failures.fetch_add(1, Relaxed);
     }
 
-    /// Whether a pick may take it: a View may still list one that has left.
-    pub(crate) fn usable(&self) -> bool {
-        !self.retired.load(Relaxed)
+    /// Whether a pick may take it: a View may still list one that has left, or that has lost its trust.
+    /// `retryable`: the request can be tried again, so it may be the one that tries the endpoint out.
+    pub(crate) fn usable(&self, retryable: bool) -> bool {
+        !self.retired.load(Relaxed) && self.record.admits(retryable)
     }
 
     /// It has left the registry: flagged first, then its idle connections are closed. What is in

@@ -6,3 +6,4 @@ pub(crate) mod directory;
 pub(crate) mod endpoint;
 pub(crate) mod pool;
 pub(crate) mod reconcile;
+pub(crate) mod trust;

@@ -79,7 +79,7 @@ impl Reconciler {
                         addr,
                         instance.create_index,
                         self.workers,
-                        terms.policy.pool.max_connections,
+                        &terms.policy,
                     ))
                 }
             };
@@ -91,6 +91,13 @@ impl Reconciler {
                 resting.push(endpoint);
             }
         }
+        let standing = |(listed, all): (bool, &[Arc<Endpoint>])| {
+            all.iter().map(|one| (one.record.clone(), listed)).collect::<Vec<_>>()
+        };
+        let members: Vec<_> =
+            [(true, &endpoints[..]), (false, &resting[..])].into_iter().flat_map(standing).collect();
+        // Before the swap, so that no pick meets an endpoint that nobody judges.
+        self.cluster.trust.follow(&self.cluster, members);
         let (usable, known) = (endpoints.len(), snapshot.instances.len());
         let view = View {
             balancer: Balancer::new(terms.policy.balance, &weights),
@@ -100,6 +107,7 @@ impl Reconciler {
             snapshot,
         };
         self.graves.push_back(self.cluster.swap(view));
+        self.cluster.trust.ring();
         drop(before);
         info!(
             service = %self.cluster.label,

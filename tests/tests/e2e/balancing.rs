@@ -84,7 +84,7 @@ async fn random_leaves_nobody_out() {
 async fn retries_do_not_move_the_turn() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let broken = Instance::scripted("x", |_| Answer::status(503, "no")).await;
-    let sidecar = Sidecar::orders("", &[&all[0], &all[1], &broken]).await;
+    let sidecar = Sidecar::orders("defaults: {outlier: off}", &[&all[0], &all[1], &broken]).await;
     let mut client = sidecar.client().await;
     for _ in 0..90 {
         assert_eq!(client.get("orders", "/").await.status, 200);

@@ -174,10 +174,10 @@ fn a_write_that_fails_leaves_the_last_one_and_is_made_up_for() {
     let mut file = place.open();
     let blocked = place.folder.path().join("table.state.tmp");
     fs::create_dir(&blocked).unwrap();
-    file.save(vec![record("orders", &["b"], DAY)], false);
+    assert!(!file.save(vec![record("orders", &["b"], DAY)], false));
     assert_eq!(file.load(DAY, MAX_AGE), [record("orders", &["a"], DAY)]);
     fs::remove_dir(&blocked).unwrap();
-    file.save(vec![record("orders", &["b"], DAY)], false);
+    assert!(file.save(vec![record("orders", &["b"], DAY)], false));
     assert_eq!(file.load(DAY, MAX_AGE), [record("orders", &["b"], DAY)]);
 }
 

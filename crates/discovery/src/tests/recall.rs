@@ -186,3 +186,18 @@ async fn a_memory_that_cannot_be_used_stops_nobody() {
     assert!(!folder.path().join("test.state").exists());
     drop(taken);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_was_dropped_is_remembered_within_the_same_life_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let (follower, asked) = rig.learned("orders", list(100, &["a"])).await;
+    drop((follower, asked));
+    settle().await;
+    sleep(Duration::from_secs(600)).await;
+    let follower = rig.follow("orders");
+    rig.next().await.fail(unreachable());
+    settle().await;
+    assert_eq!((ids(&follower), follower.snapshot().knowledge), (vec!["a".into()], Knowledge::Remembered));
+    assert!(follower.status().heard_ago >= Some(Duration::from_secs(600)));
+}

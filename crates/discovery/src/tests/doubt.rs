@@ -323,3 +323,21 @@ async fn a_suspect_answer_is_one_warning_and_a_true_departure_none() {
     assert!(!logged.iter().any(|line| line.contains("WARN")), "{logged:?}");
     assert!(logged.iter().any(|line| line.contains("do not answer either")), "{logged:?}");
 }
+
+#[tokio::test]
+async fn without_a_proxy_s_word_a_real_connection_decides() {
+    let mut rig = Rig::new();
+    rig.discovery.set_evidence(std::sync::Arc::new(crate::evidence::Connections));
+    let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = |id, listener: &std::net::TcpListener| Instance {
+        addr: Ok(listener.local_addr().unwrap()),
+        ..instance(id, Status::Passing)
+    };
+    let both = vec![at("gone", &gone), at("there", &there)];
+    let (follower, asked) = rig.learned("orders", Watched { instances: both, ..list(7, &[]) }).await;
+    drop(gone);
+    asked.answer(list(8, &[]));
+    rig.next().await;
+    assert_eq!((ids(&follower), suspects(&follower)), (vec!["there".into()], vec!["there".into()]));
+}

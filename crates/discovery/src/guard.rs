@@ -171,7 +171,7 @@ impl Guard {
         known.into()
     }
 
-    /// Believes the losses that are confirmed, or have been doubted for long enough.
+    /// Believes the losses that are confirmed, or have been doubted for long enough: whose, sorted.
     fn give_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::Guard) -> Vec<InstanceId> {
         let mut given_up = Vec::new();
         self.suspects.retain(|id, suspect| {
@@ -192,19 +192,22 @@ impl Guard {
         given_up: &[InstanceId],
         vouched: impl Fn(&InstanceId) -> bool,
     ) -> Option<(Reason, usize)> {
-        let believed = |one: &&Instance| {
-            one.weight() > 0 && !self.suspects.contains_key(&one.id) && !given_up.contains(&one.id)
-        };
-        let trusted: Vec<_> = held.iter().filter(believed).collect();
-        let most = |some: &[&Instance]| some.len() * 2 > trusted.len();
-        let (mut gone, mut lost) = (Vec::new(), Vec::new());
-        for one in &trusted {
-            match find(answer.instances, &one.id) {
-                None => gone.push(*one),
-                Some(now) if now.node_lost => lost.push(*one),
+        // Both lists are sorted, and may be long: one walk over the two.
+        let mut listed = answer.instances.iter().peekable();
+        let (mut trusted, mut gone, mut lost) = (0_usize, Vec::new(), Vec::new());
+        for one in held.iter().filter(|one| one.weight() > 0) {
+            if self.suspects.contains_key(&one.id) || given_up.binary_search(&one.id).is_ok() {
+                continue;
+            }
+            trusted += 1;
+            while listed.next_if(|listed| listed.id < one.id).is_some() {}
+            match listed.peek().filter(|listed| listed.id == one.id) {
+                None => gone.push(one),
+                Some(listed) if listed.node_lost => lost.push(one),
                 Some(_) => {}
             }
         }
+        let most = |some: &[&Instance]| some.len() * 2 > trusted;
         let (reason, who) = if !gone.is_empty() && answer.went_back {
             (Reason::IndexWentBack, gone)
         } else if !gone.is_empty() && answer.instances.is_empty() {

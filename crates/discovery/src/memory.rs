@@ -48,6 +48,8 @@ const PACE: Duration = Duration::from_secs(1);
 /// How often the file is written although no content changed: a service that never changes must not
 /// look as if nobody had heard of it for a week.
 const REFRESH: Duration = Duration::from_secs(3600);
+/// When a write that failed is tried again, should nothing change before.
+const RETRY: Duration = Duration::from_secs(60);
 /// Older answers are not used.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Most services in the file: as many as can be watched at all. The longest unheard go first.
@@ -146,25 +148,26 @@ impl Memory {
     }
 
     async fn write_changes(&self, file: &Arc<Mutex<StateFile>>) {
+        let mut rest = REFRESH;
         loop {
             let refresh = tokio::select! {
                 () = self.changed.notified() => false,
-                () = sleep(REFRESH) => true,
+                () = sleep(rest) => true,
             };
             let began = tokio::time::Instant::now();
-            self.write(file, refresh).await;
+            rest = if self.write(file, refresh).await { REFRESH } else { RETRY };
             sleep_until(began + PACE).await;
         }
     }
 
-    /// `refresh`: also when only ages have moved.
-    async fn write(&self, file: &Arc<Mutex<StateFile>>, refresh: bool) {
+    /// Whether the file says what is known now. `refresh`: also when only ages have moved.
+    async fn write(&self, file: &Arc<Mutex<StateFile>>, refresh: bool) -> bool {
         let (records, file) = (self.records(), file.clone());
         let written = spawn_blocking(move || {
-            file.lock().unwrap_or_else(PoisonError::into_inner).save(records, refresh);
+            file.lock().unwrap_or_else(PoisonError::into_inner).save(records, refresh)
         });
         // A stopping runtime takes no more work; there is nobody left to tell.
-        let _ = written.await;
+        written.await.unwrap_or(false)
     }
 
     /// What is to be written.

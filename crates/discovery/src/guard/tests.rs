@@ -1,1 +1,369 @@
+//! Which losses are believed, and when.
 
+use std::{collections::BTreeSet, time::Duration};
+
+use outrigger_config::Weights;
+use outrigger_registry::Status;
+use proptest::{
+    collection::{btree_map, vec},
+    prelude::*,
+    sample::select,
+};
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+fn id(id: u8) -> InstanceId {
+    InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: format!("{id:03}").into() }
+}
+
+fn instance(n: u8, status: Status) -> Instance {
+    Instance {
+        id: id(n),
+        addr: Ok(([127, 0, 0, n], 80).into()),
+        tags: Arc::from([]),
+        meta: Arc::default(),
+        weights: Weights::default(),
+        status,
+        node_lost: false,
+        create_index: 1,
+    }
+}
+
+fn passing(ids: &[u8]) -> Vec<Instance> {
+    ids.iter().map(|id| instance(*id, Status::Passing)).collect()
+}
+
+fn with_lost_nodes(ids: &[u8]) -> Vec<Instance> {
+    ids.iter().map(|id| Instance { node_lost: true, ..instance(*id, Status::Critical) }).collect()
+}
+
+/// A service under a guard.
+struct Case {
+    guard: Guard,
+    known: Arc<[Instance]>,
+    now: Instant,
+    vouched: Vec<u8>,
+}
+
+impl Case {
+    fn new(known: Vec<Instance>) -> Self {
+        let now = tokio::time::Instant::now().into_std();
+        let guard = Guard::new(Some(outrigger_config::Guard::default()));
+        Self { guard, known: known.into(), now, vouched: Vec::new() }
+    }
+
+    fn answer_of(&mut self, instances: &[Instance], consistency: Consistency, went_back: bool) -> Findings {
+        let answer = Answer { instances, consistency, went_back, now: self.now };
+        let vouched = self.vouched.clone();
+        let vouched = move |one: &InstanceId| vouched.iter().any(|n| id(*n) == *one);
+        let (known, findings) = self.guard.review(&self.known, &answer, vouched);
+        self.known = known.unwrap_or_else(|| instances.into());
+        findings
+    }
+
+    fn answer(&mut self, instances: &[Instance]) -> Findings {
+        self.answer_of(instances, Consistency::Default, false)
+    }
+
+    fn confirm(&mut self, instances: &[Instance]) -> Findings {
+        self.answer_of(instances, Consistency::Consistent, false)
+    }
+
+    fn known(&self) -> Vec<u8> {
+        self.known.iter().map(|one| one.id.id.parse().unwrap()).collect()
+    }
+
+    fn passing(&self) -> Vec<u8> {
+        let passing = self.known.iter().filter(|one| one.status == Status::Passing);
+        passing.map(|one| one.id.id.parse().unwrap()).collect()
+    }
+}
+
+#[test]
+fn a_loss_is_suspect_when_all_or_most_are_gone_or_the_index_went_back() {
+    use Reason::{Collapsed, Empty, IndexWentBack};
+    for (before, after, went_back, expected) in [
+        (&[1][..], &[][..], false, Some((Empty, 1))),
+        (&[1, 2, 3], &[], false, Some((Empty, 3))),
+        (&[1, 2, 3], &[], true, Some((IndexWentBack, 3))),
+        (&[1, 2, 3], &[1, 2], true, Some((IndexWentBack, 1))),
+        (&[1, 2, 3], &[1, 2, 3], true, None),
+        (&[1, 2, 3], &[3], false, Some((Collapsed, 2))),
+        (&[1, 2, 3], &[2, 3], false, None),
+        (&[1, 2], &[1], false, None),
+        (&[1, 2, 3, 4], &[1, 2], false, None),
+        (&[1, 2, 3, 4], &[1, 7, 8, 9], false, Some((Collapsed, 3))),
+        (&[], &[], true, None),
+    ] {
+        let mut case = Case::new(passing(before));
+        let findings = case.answer_of(&passing(after), Consistency::Default, went_back);
+        assert_eq!(findings.suspected, expected, "{before:?} then {after:?}, went back: {went_back}");
+        let all: BTreeSet<_> = match expected {
+            Some(_) => before.iter().chain(after).copied().collect(),
+            None => after.iter().copied().collect(),
+        };
+        assert_eq!(case.known(), Vec::from_iter(all), "{before:?} then {after:?}");
+    }
+}
+
+#[test]
+fn whoever_took_no_traffic_is_gone_at_once_and_does_not_count() {
+    for status in [Status::Critical, Status::Maintenance] {
+        let mut case = Case::new(vec![instance(1, status), instance(2, status)]);
+        assert_eq!(case.answer(&[]), Findings::default());
+        assert!(case.known().is_empty());
+
+        // One of two that take traffic is no mass, whatever else leaves with it.
+        let drained = instance(3, status);
+        let mut case = Case::new([passing(&[1, 2]), vec![drained]].concat());
+        assert_eq!(case.answer(&passing(&[2])), Findings::default());
+        assert_eq!(case.known(), [2]);
+    }
+    let nowhere =
+        Instance { addr: Err(outrigger_registry::Unusable::NoAddress), ..instance(1, Status::Passing) };
+    let mut case = Case::new(vec![nowhere]);
+    assert_eq!(case.answer(&[]), Findings::default(), "nothing can speak for it");
+}
+
+#[test]
+fn a_loss_is_believed_when_consistent_answers_confirm_it_for_more_than_a_second() {
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.answer(&[]);
+    let start = case.now;
+    for (at, accepted) in [(100, 0), (600, 0), (1100, 0), (1101, 3)] {
+        case.now = start + at * MS;
+        assert_eq!(case.confirm(&[]).accepted, accepted, "after {at} ms");
+        assert_eq!(case.known().len(), 3 - accepted);
+    }
+}
+
+#[test]
+fn only_consistent_answers_confirm() {
+    for consistency in [Consistency::Default, Consistency::Stale] {
+        let mut case = Case::new(passing(&[1]));
+        case.answer(&[]);
+        let start = case.now;
+        for at in 1..=9 {
+            case.now = start + at * SECOND;
+            assert_eq!(case.answer_of(&[], consistency, false).accepted, 0, "{consistency:?} after {at} s");
+        }
+        assert_eq!(case.known(), [1]);
+    }
+}
+
+#[test]
+fn an_answer_that_lists_them_again_ends_the_doubt_and_the_count_starts_over() {
+    let mut case = Case::new(passing(&[1, 2]));
+    case.answer(&[]);
+    case.confirm(&[]);
+    case.now += 900 * MS;
+    assert_eq!(case.confirm(&passing(&[1, 2])).listed_again, 2);
+    assert!(!case.guard.doubts());
+    case.answer(&[]);
+    case.now += 900 * MS;
+    assert_eq!(case.confirm(&[]).accepted, 0);
+    assert_eq!(case.known(), [1, 2]);
+}
+
+#[test]
+fn a_registry_that_lost_its_data_confirms_nothing_and_is_believed_after_ten_seconds() {
+    for later in [false, true] {
+        let mut case = Case::new(passing(&[1, 2]));
+        case.answer_of(&[], Consistency::Default, !later);
+        let start = case.now;
+        case.confirm(&[]);
+        case.now = start + 500 * MS;
+        case.answer_of(&[], Consistency::Consistent, later);
+        for at in [2_000, 5_000, 9_999] {
+            case.now = start + at * MS;
+            assert_eq!(case.confirm(&[]).accepted, 0, "after {at} ms");
+        }
+        case.now = start + 10 * SECOND;
+        assert_eq!(case.confirm(&[]).accepted, 2);
+        assert!(case.known().is_empty());
+    }
+}
+
+#[test]
+fn after_ten_seconds_the_default_consistency_is_believed_too_and_a_stale_server_never() {
+    let mut case = Case::new(passing(&[1]));
+    case.answer(&[]);
+    case.now += 3600 * SECOND;
+    assert_eq!(case.answer_of(&[], Consistency::Stale, false).accepted, 0);
+    assert_eq!(case.answer(&[]).accepted, 1);
+}
+
+#[test]
+fn each_loss_has_a_time_of_its_own() {
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.answer(&passing(&[3]));
+    case.now += 8 * SECOND;
+    assert_eq!(case.answer(&[]).suspected, Some((Reason::Empty, 1)));
+    case.now += 2 * SECOND;
+    assert_eq!(case.answer(&[]).accepted, 2);
+    assert_eq!(case.known(), [3]);
+}
+
+#[test]
+fn what_else_the_answer_says_is_believed_at_once() {
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.answer(&[instance(3, Status::Critical), instance(4, Status::Passing)]);
+    assert_eq!((case.known(), case.passing()), (vec![1, 2, 3, 4], vec![1, 2, 4]));
+}
+
+#[test]
+fn a_suspect_that_is_said_to_be_unwell_is_believed_to_be() {
+    let mut case = Case::new(passing(&[1, 2]));
+    case.answer(&[]);
+    let findings = case.answer(&[instance(1, Status::Critical), instance(2, Status::Maintenance)]);
+    assert_eq!((findings.listed_again, case.passing(), case.guard.doubts()), (2, vec![], false));
+}
+
+#[test]
+fn whoever_is_dismissed_is_gone() {
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.answer(&[]);
+    case.guard.dismiss(&[id(1), id(3)]);
+    let known: Vec<_> = case.guard.known().iter().map(|one| one.id.clone()).collect();
+    assert_eq!(known, [id(2)]);
+    assert_eq!(case.guard.to_examine().len(), 1);
+}
+
+#[test]
+fn a_mass_turn_to_critical_is_a_statement() {
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.vouched = vec![1, 2, 3];
+    let critical: Vec<_> = [1, 2, 3].map(|n| instance(n, Status::Critical)).into();
+    assert_eq!(case.answer(&critical), Findings::default());
+    assert!(case.passing().is_empty());
+}
+
+#[test]
+fn nodes_lost_in_a_mass_are_suspect_where_traffic_succeeds() {
+    for (lost, vouched, suspected, passing_after) in [
+        (&[1, 2, 3][..], &[][..], None, &[][..]),
+        (&[1, 2, 3], &[1, 2, 3], Some((Reason::NodesLost, 3)), &[1, 2, 3]),
+        (&[1, 2, 3], &[2], Some((Reason::NodesLost, 1)), &[2]),
+        (&[1, 2], &[1, 2], Some((Reason::NodesLost, 2)), &[1, 2, 3]),
+        (&[1], &[1], None, &[2, 3]),
+    ] {
+        let mut case = Case::new(passing(&[1, 2, 3]));
+        case.vouched = vouched.into();
+        let well: Vec<_> = [1, 2, 3].into_iter().filter(|n| !lost.contains(n)).collect();
+        let mut answer = [with_lost_nodes(lost), passing(&well)].concat();
+        answer.sort_by(|a, b| a.id.cmp(&b.id));
+        assert_eq!(case.answer(&answer).suspected, suspected, "lost {lost:?}, vouched {vouched:?}");
+        assert_eq!(case.passing(), passing_after, "lost {lost:?}, vouched {vouched:?}");
+        assert_eq!(case.known(), [1, 2, 3]);
+    }
+}
+
+#[test]
+fn a_lost_node_is_held_like_an_absence() {
+    let mut case = Case::new(passing(&[1, 2]));
+    case.vouched = vec![1, 2];
+    let lost = with_lost_nodes(&[1, 2]);
+    case.answer(&lost);
+    case.confirm(&lost);
+    assert_eq!(case.passing(), [1, 2]);
+    case.now += 1001 * MS;
+    assert_eq!(case.confirm(&lost).accepted, 2);
+    assert!(case.passing().is_empty());
+
+    let mut case = Case::new(passing(&[1, 2]));
+    case.vouched = vec![1, 2];
+    case.answer(&lost);
+    let mut unwell = lost.clone();
+    unwell[0].node_lost = false;
+    assert_eq!(case.answer(&unwell).listed_again, 1, "now its own check says so too");
+    assert_eq!(case.passing(), [2]);
+    case.guard.dismiss(&[id(2)]);
+    assert!(case.guard.known().iter().all(|one| one.status == Status::Critical), "as the registry lists it");
+}
+
+#[test]
+fn without_rules_everything_is_believed() {
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.guard = Guard::new(None);
+    assert_eq!(case.answer_of(&[], Consistency::Default, true), Findings::default());
+    assert!(case.known().is_empty());
+}
+
+fn listing() -> impl Strategy<Value = Vec<Instance>> {
+    let status = select(vec![Status::Passing, Status::Warning, Status::Critical, Status::Maintenance]);
+    btree_map(0_u8..8, (status, any::<bool>()), 0..8).prop_map(|all| {
+        let listed = all.into_iter().map(|(n, (status, lost))| Instance {
+            node_lost: lost && status == Status::Critical,
+            ..instance(n, status)
+        });
+        listed.collect()
+    })
+}
+
+fn consistency() -> impl Strategy<Value = Consistency> {
+    select(vec![Consistency::Default, Consistency::Stale, Consistency::Consistent])
+}
+
+proptest! {
+    #[test]
+    fn nobody_is_invented_forgotten_or_altered(
+        steps in vec((listing(), consistency(), any::<bool>(), 0_u32..3_000, vec(0_u8..8, 0..4), any::<bool>()), 1..30),
+    ) {
+        let mut case = Case::new(Vec::new());
+        for (answer, consistency, went_back, pause, vouched, dismissing) in steps {
+            (case.now, case.vouched) = (case.now + pause * MS, vouched);
+            let before = case.known.clone();
+            let suspects: Vec<_> = case.guard.suspects().cloned().collect();
+            case.answer_of(&answer, consistency, went_back);
+            let kept: Vec<_> = case.guard.suspects().cloned().collect();
+
+            prop_assert!(case.known.windows(2).all(|pair| pair[0].id < pair[1].id), "sorted, each once");
+            for one in &answer {
+                let now = find(&case.known, &one.id).expect("whoever is listed is known");
+                let lost = one.node_lost && kept.contains(&one.id);
+                prop_assert!(now == one || lost, "as it is listed, unless only its node is lost");
+            }
+            for one in case.known.iter() {
+                let kept = kept.contains(&one.id);
+                prop_assert_eq!(kept, !answer.contains(one), "either listed so or kept");
+                if kept {
+                    prop_assert_eq!(Some(one), find(&before, &one.id), "as it was known before");
+                    prop_assert!(one.weight() > 0, "only who took traffic is kept");
+                }
+            }
+            for gone in before.iter().filter(|one| one.weight() > 0 && find(&case.known, &one.id).is_none()) {
+                // An unlisted one is let go by a mass rule that does not hold, or in time.
+                let was_suspect = suspects.contains(&gone.id);
+                prop_assert!(was_suspect || (!went_back && !answer.is_empty()), "{} vanished", gone.id);
+                prop_assert!(!was_suspect || consistency != Consistency::Stale, "a stale answer confirmed it");
+            }
+            if dismissing && case.guard.doubts() {
+                case.guard.dismiss(&kept);
+                prop_assert!(!case.guard.doubts());
+                case.known = case.guard.known();
+                prop_assert_eq!(&*case.known, &*answer);
+            }
+        }
+    }
+
+    #[test]
+    fn a_loss_that_every_answer_repeats_is_believed_within_ten_seconds_and_a_question(
+        before in listing(), after in listing(), went_back: bool, pauses in vec(50_u32..1_000, 250),
+    ) {
+        let mut case = Case::new(before);
+        case.vouched = (0..8).collect();
+        case.answer_of(&after, Consistency::Default, went_back);
+        let start = case.now;
+        for pause in pauses {
+            case.now += pause * MS;
+            case.confirm(&after);
+            if case.now >= start + 10 * SECOND {
+                prop_assert_eq!(&*case.known, &*after);
+                break;
+            }
+        }
+    }
+}

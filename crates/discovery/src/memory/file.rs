@@ -154,30 +154,32 @@ impl StateFile {
         }
     }
 
-    /// Replaces the file when content has changed; with `refresh` also when only ages have. A failure
-    /// is told once, until it works again.
-    pub(super) fn save(&mut self, records: Vec<Record>, refresh: bool) {
+    /// Replaces the file when content has changed; with `refresh` also when only ages have. Whether it
+    /// is now as it should be; a failure is told once, until it works again.
+    pub(super) fn save(&mut self, records: Vec<Record>, refresh: bool) -> bool {
         let content: Vec<_> = records.iter().map(|one| (one.query.clone(), one.instances.clone())).collect();
         let same = match &self.written {
             Some(written) => *written == content,
             None => content.is_empty(), // nothing to say yet
         };
         if same && (!refresh || content.is_empty()) {
-            return;
+            return true;
         }
-        match self.replace(&records) {
+        let written = self.replace(&records);
+        let news = written.is_err() && !self.failing;
+        self.failing = written.is_err();
+        match written {
             Ok(bytes) => {
                 debug!(file = %self.path.display(), services = content.len(), bytes, "wrote down what is known");
                 self.written = Some(content);
-                self.failing = false;
             }
-            Err(error) if !self.failing => {
+            Err(error) if news => {
                 let reason = in_full(&error);
                 warn!(reason, "what is known cannot be written down, a restart would forget it");
-                self.failing = true;
             }
             Err(error) => debug!(reason = in_full(&error), "what is known cannot be written down"),
         }
+        !self.failing
     }
 
     /// Whole or not at all: written beside it, made durable, and renamed over it.

@@ -1,1 +1,248 @@
+//! The file: its format, its mode, and what becomes of one that is of no use.
 
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+
+use outrigger_config::Weights;
+use outrigger_registry::{InstanceId, Status, Unusable};
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+use shape::Bad;
+
+const HERE: &str = "consul http://127.0.0.1:8500";
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn instance(id: &str) -> Instance {
+    Instance {
+        id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.into() },
+        addr: Ok(([10, 0, 0, 1], 80).into()),
+        tags: Arc::from(["v2".into()]),
+        meta: Arc::new([("k".to_owned(), "\u{fc}\"\n".to_owned())].into()),
+        weights: Weights { passing: 3, warning: 0 },
+        status: Status::Warning,
+        node_lost: false,
+        create_index: 7,
+    }
+}
+
+fn record(service: &str, ids: &[&str], heard: Duration) -> Record {
+    let query = Query { service: service.into(), datacenter: Some("dc1".into()) };
+    Record { query, instances: ids.iter().map(|id| instance(id)).collect(), index: 9, heard }
+}
+
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn open(&self) -> StateFile {
+        StateFile::open(self.folder.path(), "table", HERE).unwrap()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("table.state")
+    }
+
+    /// A file as it is after `records` were saved.
+    fn with(records: Vec<Record>) -> Self {
+        let place = Self::new();
+        place.open().save(records, false);
+        place
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(self.folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !name.ends_with(".lock"))
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn what_was_saved_is_loaded() {
+    let records = vec![record("orders", &["a", "b"], DAY), record("payments", &["p"], 2 * DAY)];
+    let place = Place::with(records.clone());
+    assert_eq!(place.open().load(3 * DAY, MAX_AGE), records);
+    assert_eq!(place.names(), ["table.state"], "nothing else is left behind");
+}
+
+#[test]
+fn only_we_may_read_and_write_it() {
+    let place = Place::with(vec![record("orders", &["a"], DAY)]);
+    assert_eq!(fs::metadata(place.path()).unwrap().permissions().mode() & 0o777, 0o600);
+    let deep = place.folder.path().join("not/there/yet");
+    StateFile::open(&deep, "table", HERE).unwrap();
+    assert_eq!(fs::metadata(deep).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn an_address_that_cannot_be_called_is_not_kept() {
+    let mut orders = record("orders", &["a", "b"], DAY);
+    let bad = Instance { addr: Err(Unusable::Port(0)), ..instance("c") };
+    orders.instances = orders.instances.iter().cloned().chain([bad]).collect();
+    let place = Place::with(vec![orders]);
+    assert_eq!(place.open().load(DAY, MAX_AGE), [record("orders", &["a", "b"], DAY)]);
+}
+
+#[test]
+fn what_was_not_confirmed_for_a_week_is_not_used() {
+    let place = Place::with(vec![record("old", &["a"], DAY), record("new", &["b"], 2 * DAY)]);
+    let mut file = place.open();
+    assert_eq!(file.load(8 * DAY, MAX_AGE).len(), 2);
+    assert_eq!(file.load(8 * DAY + Duration::from_millis(1), MAX_AGE), [record("new", &["b"], 2 * DAY)]);
+    assert_eq!(file.load(Duration::ZERO, MAX_AGE).len(), 2, "a clock that went back makes nothing old");
+}
+
+#[test]
+fn a_file_of_no_use_is_set_aside_and_the_next_one_is_good() {
+    let good = shape::write(HERE, &[record("orders", &["a"], DAY)]).unwrap();
+    let text = String::from_utf8(good.clone()).unwrap();
+    let foreign = shape::write("consul http://elsewhere:8500", &[]).unwrap();
+    for (content, aside) in [
+        (Vec::new(), "damaged"),
+        (b"\n".to_vec(), "damaged"),
+        (vec![0xff; 4096], "damaged"),
+        (good[..good.len() - 1].to_vec(), "damaged"),
+        ([&good[..], b" "].concat(), "damaged"),
+        (text.replace("10.0.0.1", "10.0.0.2").into_bytes(), "damaged"),
+        (text.replacen("state 1", "state 2", 1).into_bytes(), "version"),
+        (b"outrigger-state 9 something else entirely\n".to_vec(), "version"),
+        (foreign, "foreign"),
+    ] {
+        let place = Place::new();
+        fs::write(place.path(), &content).unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o600)).unwrap();
+        let mut file = place.open();
+        assert_eq!(file.load(DAY, MAX_AGE), [], "{aside}");
+        assert_eq!(place.names(), [format!("table.state.bad-{aside}")]);
+        file.save(vec![record("orders", &["a"], DAY)], false);
+        assert_eq!(file.load(DAY, MAX_AGE).len(), 1);
+    }
+}
+
+#[test]
+fn a_file_that_others_may_write_and_a_folder_in_its_place_are_foreign() {
+    let place = Place::with(vec![record("orders", &["a"], DAY)]);
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o622)).unwrap();
+    assert_eq!(place.open().load(DAY, MAX_AGE), []);
+    assert_eq!(place.names(), ["table.state.bad-foreign"]);
+
+    let place = Place::new();
+    fs::create_dir(place.path()).unwrap();
+    assert_eq!(place.open().load(DAY, MAX_AGE), []);
+    assert_eq!(place.names(), ["table.state.bad-foreign"]);
+}
+
+#[test]
+fn one_process_at_a_time_has_it() {
+    let place = Place::new();
+    let first = place.open();
+    let second = StateFile::open(place.folder.path(), "table", HERE);
+    assert!(matches!(second, Err(file::Unusable::InUse { .. })));
+    assert!(StateFile::open(place.folder.path(), "another", HERE).is_ok());
+    drop(first);
+    place.open();
+}
+
+#[test]
+fn unchanged_content_is_not_written_again_but_for_its_ages_when_asked() {
+    let place = Place::new();
+    let mut file = place.open();
+    let read = || fs::read(place.path()).ok();
+    file.save(Vec::new(), false);
+    assert_eq!(read(), None, "nothing to say");
+    file.save(vec![record("orders", &["a"], DAY)], false);
+    let first = read();
+    file.save(vec![record("orders", &["a"], 2 * DAY)], false);
+    assert_eq!(read(), first);
+    file.save(vec![record("orders", &["a"], 2 * DAY)], true);
+    assert_ne!(read(), first);
+    file.save(Vec::new(), false);
+    assert_eq!(file.load(DAY, MAX_AGE), [], "that nothing is left is worth writing down");
+}
+
+#[test]
+fn a_write_that_fails_leaves_the_last_one_and_is_made_up_for() {
+    let place = Place::with(vec![record("orders", &["a"], DAY)]);
+    let mut file = place.open();
+    let blocked = place.folder.path().join("table.state.tmp");
+    fs::create_dir(&blocked).unwrap();
+    assert!(!file.save(vec![record("orders", &["b"], DAY)], false));
+    assert_eq!(file.load(DAY, MAX_AGE), [record("orders", &["a"], DAY)]);
+    fs::remove_dir(&blocked).unwrap();
+    assert!(file.save(vec![record("orders", &["b"], DAY)], false));
+    assert_eq!(file.load(DAY, MAX_AGE), [record("orders", &["b"], DAY)]);
+}
+
+#[test]
+fn a_link_in_the_temporary_file_s_place_is_not_followed() {
+    let place = Place::new();
+    let mut file = place.open();
+    let victim = place.folder.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, place.folder.path().join("table.state.tmp")).unwrap();
+    file.save(vec![record("orders", &["a"], DAY)], false);
+    assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
+    assert_eq!(file.load(DAY, MAX_AGE).len(), 1);
+}
+
+#[test]
+fn a_folder_that_cannot_be_is_a_memory_of_nothing() {
+    let place = Place::new();
+    fs::write(place.folder.path().join("file"), "").unwrap();
+    let memory = Memory::open(&place.folder.path().join("file/below"), "table", HERE);
+    assert!(memory.file.is_none() && memory.lock().is_empty());
+}
+
+fn records() -> impl Strategy<Value = Vec<Record>> {
+    let status = select(vec![Status::Passing, Status::Warning, Status::Critical, Status::Maintenance]);
+    let one = ("[a-z]{1,8}", any::<[u8; 16]>(), any::<(u16, u64, u16, bool)>(), status, vec(".*", 0..3));
+    let one = one.prop_map(|(id, ip, (port, life, weight, lost), status, words)| Instance {
+        addr: Ok((ip, port).into()),
+        tags: words.iter().map(|word| word.as_str().into()).collect(),
+        meta: Arc::new(words.into_iter().map(|word| (word.clone(), word)).collect()),
+        weights: Weights { passing: weight.max(1), warning: weight },
+        status,
+        node_lost: lost,
+        create_index: life,
+        ..instance(&id)
+    });
+    let service =
+        (vec(one, 0..5), ".*", any::<(u64, u32, bool)>()).prop_map(|(mut all, name, (index, ms, dc))| {
+            all.sort_by(|a, b| a.id.cmp(&b.id));
+            all.dedup_by(|later, kept| later.id == kept.id);
+            let query = Query { service: name.into(), datacenter: dc.then(|| "dc2".into()) };
+            Record { query, instances: all.into(), index, heard: Duration::from_millis(ms.into()) }
+        });
+    vec(service, 0..5)
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_written_reads_the_same(records in records(), registry: String) {
+        let file = shape::write(&registry, &records).unwrap();
+        prop_assert_eq!(shape::read(&registry, &file), Ok(records));
+    }
+
+    #[test]
+    fn a_file_with_a_byte_changed_or_cut_off_is_refused(records in records(), at: prop::sample::Index, by in 1_u8.., cut: bool) {
+        let mut file = shape::write(HERE, &records).unwrap();
+        let at = at.index(file.len());
+        if cut { file.truncate(at) } else { file[at] ^= by }
+        // A checksum may be written in capitals as well.
+        if let Ok(read) = shape::read(HERE, &file) { prop_assert_eq!(read, records) }
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes: Vec<u8>) {
+        let refused = matches!(shape::read(HERE, &bytes), Err(Bad::Damaged(_) | Bad::Version { .. }));
+        prop_assert!(refused);
+    }
+}

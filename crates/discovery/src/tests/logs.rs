@@ -38,7 +38,7 @@ impl io::Write for Logged {
 }
 
 /// The lines since the last call.
-fn take() -> Vec<String> {
+pub(super) fn take() -> Vec<String> {
     let logged = String::from_utf8(LOGGED.take()).unwrap();
     logged.lines().map(|line| line.trim().to_owned()).collect()
 }

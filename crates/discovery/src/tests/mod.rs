@@ -1,13 +1,23 @@
 //! Discovery against a registry that answers when the test says so, on tokio's paused clock.
 
+mod doubt;
 mod limits;
 mod logs;
 mod metrics;
 mod outages;
+mod recall;
 mod sharing;
 mod watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use outrigger_config::Weights;
 use outrigger_registry::{
@@ -19,7 +29,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{Discovery, Follower, Kind};
+use crate::{Answers, Discovery, Evidence, Follower, Kind, Memory};
 
 const LONGEST_WAIT: Duration = Duration::from_secs(45);
 
@@ -82,6 +92,63 @@ impl Asked {
     }
 }
 
+/// Speaks for whom the test says: for nobody at first.
+#[derive(Debug, Default)]
+struct Witness {
+    answering: Mutex<HashSet<SocketAddr>>,
+    in_traffic: Mutex<HashSet<String>>,
+    asked: AtomicUsize,
+    at_once: AtomicUsize,
+    most_at_once: AtomicUsize,
+    /// How long it takes to say so.
+    takes: Mutex<Duration>,
+}
+
+impl Witness {
+    fn answering(&self, ids: &[&str]) {
+        *self.answering.lock().unwrap() = ids.iter().map(|id| addr(id)).collect();
+    }
+
+    fn in_traffic(&self, ids: &[&str]) {
+        *self.in_traffic.lock().unwrap() = ids.iter().map(ToString::to_string).collect();
+    }
+}
+
+/// A question to the witness, which may be cut off.
+struct UnderWay<'a>(&'a Witness);
+
+impl<'a> UnderWay<'a> {
+    fn begin(witness: &'a Witness) -> Self {
+        let at_once = witness.at_once.fetch_add(1, Relaxed) + 1;
+        witness.most_at_once.fetch_max(at_once, Relaxed);
+        Self(witness)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.at_once.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Evidence for Witness {
+    fn answers(&self, addr: SocketAddr) -> Answers<'_> {
+        self.asked.fetch_add(1, Relaxed);
+        Box::pin(async move {
+            let _under_way = UnderWay::begin(self);
+            let takes = *self.takes.lock().unwrap();
+            if takes > Duration::ZERO {
+                sleep(takes).await;
+            }
+            self.answering.lock().unwrap().contains(&addr)
+        })
+    }
+
+    fn traffic_ok(&self, id: &InstanceId) -> bool {
+        self.in_traffic.lock().unwrap().contains(&*id.id)
+    }
+}
+
 /// A registry and the end at which its questions come out.
 fn scripted() -> (Arc<Scripted>, mpsc::UnboundedReceiver<Asked>) {
     logs::install();
@@ -94,6 +161,7 @@ struct Rig {
     discovery: Arc<Discovery>,
     asked: mpsc::UnboundedReceiver<Asked>,
     metrics: prometheus::Registry,
+    witness: Arc<Witness>,
 }
 
 impl Rig {
@@ -102,10 +170,25 @@ impl Rig {
     }
 
     fn with(settings: outrigger_config::Discovery) -> Self {
+        Self::of(|registry, metrics| Discovery::new(registry, settings, Handle::current(), metrics))
+    }
+
+    fn remembering(memory: Memory) -> Self {
+        let settings = outrigger_config::Discovery::default();
+        Self::of(|registry, metrics| {
+            Discovery::with_memory(registry, settings, Handle::current(), metrics, memory)
+        })
+    }
+
+    fn of(
+        make: impl FnOnce(Arc<Scripted>, &prometheus::Registry) -> Result<Arc<Discovery>, prometheus::Error>,
+    ) -> Self {
         let (registry, asked) = scripted();
         let metrics = prometheus::Registry::new();
-        let discovery = Discovery::new(registry, settings, Handle::current(), &metrics);
-        Self { discovery: discovery.expect("metrics are new"), asked, metrics }
+        let discovery = make(registry, &metrics).expect("metrics are new");
+        let witness = Arc::new(Witness::default());
+        discovery.set_evidence(witness.clone());
+        Self { discovery, asked, metrics, witness }
     }
 
     fn follow(&self, service: &str) -> Follower {
@@ -145,10 +228,16 @@ fn query(service: &str) -> Query {
     Query { service: service.into(), datacenter: None }
 }
 
+/// Each id has an address of its own.
+fn addr(id: &str) -> SocketAddr {
+    let port = id.bytes().fold(1_u16, |port, byte| port.wrapping_mul(31).wrapping_add(byte.into()));
+    ([127, 0, 0, 1], port.max(1)).into()
+}
+
 fn instance(id: &str, status: Status) -> Instance {
     Instance {
         id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.into() },
-        addr: Ok(([127, 0, 0, 1], 8080).into()),
+        addr: Ok(addr(id)),
         tags: Arc::from([]),
         meta: Arc::default(),
         weights: Weights::default(),

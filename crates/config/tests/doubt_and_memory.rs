@@ -1,0 +1,56 @@
+//! The settings of the guard, and where state is kept.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{path::PathBuf, time::Duration};
+
+use outrigger_config::{Config, Environment, Guard, Overrides, load};
+
+fn loaded(text: &str, env: &[(&str, &str)]) -> Config {
+    let env: Environment = env.iter().copied().collect();
+    load(Some(("conf/o.yaml", text)), &env, &Overrides::default())
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .config
+}
+
+fn refused(text: &str) -> String {
+    load(Some(("o.yaml", text)), &Environment::default(), &Overrides::default()).unwrap_err().to_string()
+}
+
+#[test]
+fn the_guard_is_on_unless_it_is_off() {
+    let second = Duration::from_secs(1);
+    for (text, expected) in [
+        ("{}", Some(Guard::default())),
+        ("{guard: on}", Some(Guard::default())),
+        ("{guard: off}", None),
+        ("{guard: {hold: 20s, confirm: 1s}}", Some(Guard { hold: 20 * second, ..Guard::default() })),
+    ] {
+        assert_eq!(loaded(&format!("discovery: {text}"), &[]).discovery.guard, expected, "{text}");
+    }
+}
+
+#[test]
+fn a_confirmation_longer_than_the_hold_is_refused() {
+    let problems = refused("discovery:\n  guard: {confirm: 11s}\n");
+    assert!(problems.contains("o.yaml:2:20 discovery.guard.confirm: confirm is above hold"), "{problems}");
+    assert!(refused("discovery: {guard: {probe: 1ms}}").contains("discovery.guard.probe"));
+}
+
+#[test]
+fn state_is_kept_where_it_is_said_else_where_the_environment_implies_else_nowhere() {
+    let home = ("HOME", "/home/u");
+    for (text, env, expected) in [
+        ("{}", &[][..], None),
+        ("{}", &[home], Some("/home/u/.local/state/outrigger")),
+        ("{}", &[home, ("STATE_DIRECTORY", "/var/lib/outrigger")], Some("/var/lib/outrigger")),
+        ("{state_dir: off}", &[home], None),
+        ("{state_dir: /srv/state}", &[home], Some("/srv/state")),
+        ("{state_dir: state}", &[home], Some("conf/state")),
+        ("{}", &[home, ("OUTRIGGER_STATE_DIR", "off")], None),
+        ("{state_dir: /srv/state}", &[("OUTRIGGER_STATE_DIR", "here")], Some("here")),
+    ] {
+        assert_eq!(loaded(text, env).state_dir, expected.map(PathBuf::from), "{text} with {env:?}");
+    }
+    assert!(refused("state_dir: \"\"").contains("state_dir"));
+}

@@ -1,0 +1,343 @@
+//! What a watch does about answers in which many instances are gone at once.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use outrigger_registry::{Consistency, Cursor, Instance, Status, Watched};
+use tokio::time::{Instant, sleep};
+
+use super::{Asked, Rig, addr, ids, instance, list, logs, no_leader, settle};
+use crate::Follower;
+
+const MS: Duration = Duration::from_millis(1);
+const ORDERS: &str = "datacenter=\"\",service=\"orders\"";
+
+/// A service of which `listed` were listed and `answering` still answer, and which vanishes.
+async fn vanishing(rig: &mut Rig, listed: &[&str], answering: &[&str]) -> (Follower, Asked) {
+    let (follower, asked) = rig.learned("orders", list(7, listed)).await;
+    rig.witness.answering(answering);
+    asked.answer(list(8, &[]));
+    let asked = rig.next().await;
+    (follower, asked)
+}
+
+fn updates(rig: &Rig, reason: &str) -> f64 {
+    let name = format!(
+        "outrigger_registry_suspect_updates_total{{datacenter=\"\",reason=\"{reason}\",service=\"orders\"}}"
+    );
+    rig.metric(&name).unwrap()
+}
+
+fn suspects(follower: &Follower) -> Vec<String> {
+    follower.status().suspects.iter().map(|id| id.id.to_string()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_answer_is_asked_about_at_once_and_consistently() {
+    let mut rig = Rig::new();
+    let start = Instant::now();
+    let (follower, asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    assert_eq!((asked.cursor, asked.consistency), (Cursor::START, Consistency::Consistent));
+    assert!(asked.at - start < 10 * MS, "{:?}", asked.at - start);
+    assert_eq!(ids(&follower), ["a", "b"]);
+    assert_eq!(suspects(&follower), ["a", "b"]);
+    assert_eq!(updates(&rig, "empty"), 1.0);
+    assert_eq!(rig.metric(&format!("outrigger_suspect_instances{{{ORDERS}}}")), Some(2.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_race_costs_nobody_and_the_watch_goes_on() {
+    let mut rig = Rig::new();
+    let (mut follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+    let before = follower.changed().await;
+    rig.witness.answering(&["a", "b"]);
+    asked.answer(list(8, &[]));
+    rig.next().await.answer(list(9, &["a", "b"]));
+    let asked = rig.next().await;
+    assert_eq!((asked.cursor, asked.consistency), (Cursor::at(9), Consistency::Default));
+    assert!(std::sync::Arc::ptr_eq(&before, &follower.snapshot()), "nobody was woken for it");
+    assert!(suspects(&follower).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_scaled_to_zero_is_gone_in_a_moment() {
+    let mut rig = Rig::new();
+    let (mut follower, asked) = rig.learned("orders", list(7, &["a", "b", "c"])).await;
+    follower.changed().await;
+    let start = Instant::now();
+    asked.answer(list(8, &[]));
+    assert!(follower.changed().await.instances.is_empty());
+    assert!(start.elapsed() < 10 * MS, "{:?}", start.elapsed());
+    let asked = rig.next().await;
+    assert_eq!((asked.cursor, asked.consistency), (Cursor::at(8), Consistency::Default));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_answer_is_gone_and_the_others_stay() {
+    let mut rig = Rig::new();
+    let (follower, _asked) = vanishing(&mut rig, &["a", "b", "c"], &["b"]).await;
+    assert_eq!(ids(&follower), ["b"]);
+    assert_eq!(suspects(&follower), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_that_stops_answering_is_gone_before_the_next_question() {
+    let mut rig = Rig::new();
+    let (follower, asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    rig.witness.answering(&["b"]);
+    asked.answer(list(8, &[]));
+    let asked = rig.next().await;
+    assert_eq!((ids(&follower), asked.consistency), (vec!["b".into()], Consistency::Consistent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_is_confirmed_for_more_than_a_second_is_believed() {
+    let mut rig = Rig::new();
+    let start = Instant::now();
+    let (follower, mut asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    let mut reads = Vec::new();
+    while asked.consistency == Consistency::Consistent {
+        assert_eq!(ids(&follower), ["a", "b"]);
+        reads.push((asked.at - start).as_millis());
+        asked.answer(list(8, &[]));
+        asked = rig.next().await;
+    }
+    assert!(ids(&follower).is_empty());
+    assert_eq!(reads.len(), 4, "at once and every 400 ms: {reads:?}");
+    assert!((1_000..1_500).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    assert_eq!(asked.cursor, Cursor::at(8));
+    assert_eq!(updates(&rig, "empty"), 1.0, "one suspect answer, however often it is repeated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_without_its_data_is_given_ten_seconds() {
+    for flagged in [true, false] {
+        let mut rig = Rig::new();
+        let (follower, asked) = rig.learned("orders", list(700, &["a", "b", "c"])).await;
+        rig.witness.answering(&["a", "b", "c"]);
+        let start = Instant::now();
+        let forgotten = || Watched { went_back: flagged, ..list(if flagged { 0 } else { 15 }, &["a"]) };
+        asked.answer(forgotten());
+        loop {
+            let asked = rig.next().await;
+            if asked.consistency == Consistency::Default {
+                break;
+            }
+            assert_eq!(ids(&follower), ["a", "b", "c"], "after {:?}", start.elapsed());
+            asked.answer(list(16, &["a"]));
+        }
+        assert_eq!(ids(&follower), ["a"]);
+        let took = start.elapsed();
+        assert!((10_000..11_000).contains(&took.as_millis()), "{took:?}, flagged: {flagged}");
+        assert_eq!(updates(&rig, "index_went_back"), 1.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_an_index_is_of_a_registry_without_its_data() {
+    let mut rig = Rig::new();
+    let (_follower, asked) = rig.learned("orders", list(700, &["a"])).await;
+    rig.witness.answering(&["a"]);
+    asked.answer(list(0, &[]));
+    rig.next().await;
+    assert_eq!(updates(&rig, "index_went_back"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collapse_is_suspect_and_half_is_none() {
+    let mut rig = Rig::new();
+    let (follower, asked) = rig.learned("orders", list(7, &["a", "b", "c", "d"])).await;
+    rig.witness.answering(&["a", "b", "c", "d"]);
+    asked.answer(list(8, &["c", "d"]));
+    let asked = rig.next().await;
+    assert_eq!((ids(&follower), asked.consistency), (vec!["c".into(), "d".into()], Consistency::Default));
+
+    asked.answer(list(9, &["e"]));
+    let asked = rig.next().await;
+    assert_eq!(asked.consistency, Consistency::Consistent);
+    assert_eq!(
+        (ids(&follower), suspects(&follower)),
+        (["c", "d", "e"].map(String::from).into(), ["c", "d"].map(String::from).into(),)
+    );
+    assert_eq!(updates(&rig, "collapsed"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orderly_drain_is_never_held_up() {
+    for status in [Status::Critical, Status::Maintenance] {
+        let mut rig = Rig::new();
+        let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;
+        rig.witness.answering(&["a"]);
+        asked.answer(Watched { instances: vec![instance("a", status)], ..list(8, &[]) });
+        rig.next().await.answer(list(9, &[]));
+        let asked = rig.next().await;
+        assert_eq!((ids(&follower).len(), asked.consistency), (0, Consistency::Default));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_was_registered_again_under_another_id_is_not_listed_twice() {
+    let mut rig = Rig::new();
+    let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;
+    rig.witness.answering(&["a"]);
+    let renamed = Instance { addr: Ok(addr("a")), ..instance("z", Status::Passing) };
+    asked.answer(Watched { instances: vec![renamed], ..list(8, &[]) });
+    rig.next().await;
+    assert_eq!((ids(&follower), suspects(&follower).len()), (vec!["z".into()], 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_another_service_lists_now_is_gone_at_once() {
+    let mut rig = Rig::new();
+    let (follower, orders) = rig.learned("orders", list(7, &["a", "b"])).await;
+    let reused = Instance { addr: Ok(addr("a")), ..instance("p", Status::Passing) };
+    let payments = Watched { instances: vec![reused], ..list(8, &[]) };
+    let (_payments, _asked) = rig.learned("payments", payments).await;
+    rig.witness.answering(&["a", "b"]);
+    orders.answer(list(9, &[]));
+    rig.next().await;
+    assert_eq!(ids(&follower), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_services_of_one_address_that_both_vanish_keep_each_other_no_witness() {
+    let mut rig = Rig::new();
+    let (orders, asked_orders) = rig.learned("orders", list(7, &["a"])).await;
+    let (admin, asked_admin) = rig.learned("admin", list(7, &["a"])).await;
+    rig.witness.answering(&["a"]);
+    // Known to both: what the first to vanish loses to the other is the price of the rule before.
+    asked_orders.answer(list(8, &[]));
+    rig.next().await;
+    assert!(ids(&orders).is_empty());
+    asked_admin.answer(list(8, &[]));
+    let asked = rig.next().await;
+    assert_eq!((ids(&admin), asked.consistency), (vec!["a".into()], Consistency::Consistent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn real_traffic_speaks_for_an_instance_that_takes_no_connection() {
+    let mut rig = Rig::new();
+    rig.witness.in_traffic(&["b"]);
+    let (follower, _asked) = vanishing(&mut rig, &["a", "b"], &[]).await;
+    assert_eq!(ids(&follower), ["b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_nodes_are_kept_while_traffic_to_them_succeeds() {
+    let lost = |index| {
+        let one = |id| Instance { node_lost: true, ..instance(id, Status::Critical) };
+        Watched { instances: vec![one("a"), one("b")], ..list(index, &[]) }
+    };
+    let mut rig = Rig::new();
+    let (follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+    rig.witness.in_traffic(&["a", "b"]);
+    asked.answer(lost(8));
+    let asked = rig.next().await;
+    assert_eq!(follower.status().instances.passing, 2);
+    assert_eq!(updates(&rig, "nodes_lost"), 1.0);
+
+    rig.witness.in_traffic(&["b"]);
+    rig.witness.answering(&["a", "b"]);
+    asked.answer(lost(8));
+    rig.next().await;
+    let counts = follower.status().instances;
+    assert_eq!((counts.passing, counts.critical), (1, 1), "a connection is no word against a lost node");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_registry_fails_suspects_stay_and_the_default_is_asked_for() {
+    let mut rig = Rig::new();
+    let start = Instant::now();
+    let (follower, mut asked) = vanishing(&mut rig, &["a"], &["a"]).await;
+    assert_eq!(asked.consistency, Consistency::Consistent);
+    while start.elapsed() < Duration::from_secs(60) {
+        asked.fail(no_leader());
+        asked = rig.next().await;
+        assert_ne!(asked.consistency, Consistency::Consistent, "what failed is not insisted on");
+        assert_eq!(ids(&follower), ["a"]);
+    }
+    while asked.consistency == Consistency::Stale {
+        asked.fail(no_leader());
+        asked = rig.next().await;
+    }
+    asked.answer(list(9, &[]));
+    rig.next().await;
+    assert!(ids(&follower).is_empty(), "ten seconds are long over, and the registry speaks");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_registry_drops_no_suspect() {
+    let mut rig = Rig::new();
+    let (follower, _asked) = vanishing(&mut rig, &["a"], &["a"]).await;
+    sleep(Duration::from_secs(24 * 3600)).await;
+    assert_eq!(ids(&follower), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_are_eight_at_once_over_all_services_and_cut_off_after_300_ms() {
+    let mut rig = Rig::new();
+    let names: Vec<_> = (0..20).map(|n| format!("i{n}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let (follower, orders) = rig.learned("orders", list(7, &names)).await;
+    let others: Vec<_> = names.iter().map(|name| format!("p-{name}")).collect();
+    let others: Vec<_> = others.iter().map(String::as_str).collect();
+    let (other, payments) = rig.learned("payments", list(7, &others)).await;
+    rig.witness.answering(&[names, others].concat());
+    *rig.witness.takes.lock().unwrap() = Duration::from_secs(3600);
+    let start = Instant::now();
+    orders.answer(list(8, &[]));
+    payments.answer(list(8, &[]));
+    while !ids(&follower).is_empty() || !ids(&other).is_empty() {
+        settle().await;
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    }
+    assert_eq!(rig.witness.asked.load(Relaxed), 40);
+    assert_eq!(rig.witness.most_at_once.load(Relaxed), 8);
+    // 40 in five rounds of eight, 300 ms each.
+    assert!((1_500..1_600).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_is_off_believes_everything() {
+    let mut rig = Rig::with(outrigger_config::Discovery { guard: None, ..Default::default() });
+    let (follower, asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    assert_eq!((ids(&follower).len(), asked.consistency), (0, Consistency::Default));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_answer_is_one_warning_and_a_true_departure_none() {
+    logs::take();
+    let mut rig = Rig::new();
+    let (_follower, asked) = vanishing(&mut rig, &["a", "b", "c"], &["a", "b"]).await;
+    asked.answer(list(8, &[]));
+    rig.next().await.answer(list(9, &["a", "b"]));
+    rig.next().await;
+    let logged = logs::take();
+    let of = |what: &str| logged.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(of("WARN"), 1, "{logged:?}");
+    assert_eq!(of("the registry's answer is suspect"), 1, "{logged:?}");
+    assert_eq!(of("suspect instances are listed again"), 1, "{logged:?}");
+
+    let mut rig = Rig::new();
+    vanishing(&mut rig, &["a", "b"], &[]).await;
+    let logged = logs::take();
+    assert!(!logged.iter().any(|line| line.contains("WARN")), "{logged:?}");
+    assert!(logged.iter().any(|line| line.contains("do not answer either")), "{logged:?}");
+}
+
+#[tokio::test]
+async fn without_a_proxy_s_word_a_real_connection_decides() {
+    let mut rig = Rig::new();
+    rig.discovery.set_evidence(std::sync::Arc::new(crate::evidence::Connections));
+    let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = |id, listener: &std::net::TcpListener| Instance {
+        addr: Ok(listener.local_addr().unwrap()),
+        ..instance(id, Status::Passing)
+    };
+    let both = vec![at("gone", &gone), at("there", &there)];
+    let (follower, asked) = rig.learned("orders", Watched { instances: both, ..list(7, &[]) }).await;
+    drop(gone);
+    asked.answer(list(8, &[]));
+    rig.next().await;
+    assert_eq!((ids(&follower), suspects(&follower)), (vec!["there".into()], vec!["there".into()]));
+}

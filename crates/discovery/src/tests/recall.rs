@@ -1,0 +1,203 @@
+//! What was known before a restart, and how long it serves.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_registry::{Consistency, Cursor};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Asked, Rig, ids, list, logs, settle, unreachable};
+use crate::{Follower, Knowledge, Memory};
+
+const REGISTRY: &str = "consul http://127.0.0.1:8500";
+
+/// Where an earlier life left `orders` with these instances at index 100.
+async fn left_behind(instances: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let (_follower, _asked) = rig.learned("orders", list(100, instances)).await;
+    rig.discovery.shutdown().await;
+    folder
+}
+
+/// The life after it, with its first question out.
+async fn restarted(folder: &tempfile::TempDir) -> (Rig, Follower, Asked) {
+    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let follower = rig.follow("orders");
+    let asked = rig.next().await;
+    (rig, follower, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_answers_is_believed_and_not_the_past() {
+    let folder = left_behind(&["a", "b"]).await;
+    let (mut rig, mut follower, asked) = restarted(&folder).await;
+    assert_eq!((follower.snapshot().knowledge, ids(&follower).len()), (Knowledge::Unasked, 0));
+    asked.answer(list(101, &["a", "c"]));
+    let snapshot = follower.changed().await;
+    assert_eq!((snapshot.version, snapshot.knowledge), (1, Knowledge::Answered));
+    assert_eq!(ids(&follower), ["a", "c"]);
+    assert_eq!(rig.next().await.cursor, Cursor::at(101));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_past_serves_as_soon_as_the_first_question_fails() {
+    logs::take();
+    let folder = left_behind(&["a", "b"]).await;
+    let (rig, mut follower, asked) = restarted(&folder).await;
+    let start = Instant::now();
+    asked.fail(unreachable());
+    follower.first_answer().await;
+    let snapshot = follower.changed().await;
+    assert!(start.elapsed() < Duration::from_millis(10));
+    assert_eq!((snapshot.version, snapshot.knowledge), (1, Knowledge::Remembered));
+    assert_eq!(ids(&follower), ["a", "b"]);
+    let status = follower.status();
+    assert_eq!((status.knowledge, status.index), (Knowledge::Remembered, 100));
+    assert!(follower.ever_had_instances() && status.heard_ago.is_some() && status.learned_ago.is_some());
+    assert!(rig.metric("outrigger_table_age_seconds{datacenter=\"\",service=\"orders\"}").is_some());
+    let logged = logs::take();
+    let lines = logged.iter().filter(|line| line.contains("serving what was known before the restart"));
+    assert_eq!(lines.count(), 1, "{logged:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_past_serves_while_a_mute_registry_is_waited_for_and_gives_way_to_its_answer() {
+    let folder = left_behind(&["a", "b"]).await;
+    let (_rig, mut follower, asked) = restarted(&folder).await;
+    let start = Instant::now();
+    assert_eq!(follower.changed().await.knowledge, Knowledge::Remembered);
+    assert_eq!(start.elapsed().as_millis(), 250);
+    sleep(Duration::from_secs(5)).await;
+    asked.answer(list(101, &["a", "b"]));
+    let snapshot = follower.changed().await;
+    assert_eq!(
+        (snapshot.version, snapshot.knowledge),
+        (2, Knowledge::Answered),
+        "the same content, confirmed"
+    );
+    assert_eq!(follower.status().heard_ago, Some(Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspect_first_answer_is_compared_with_the_past() {
+    for silent_before in [false, true] {
+        let folder = left_behind(&["a", "b"]).await;
+        let (mut rig, follower, mut asked) = restarted(&folder).await;
+        rig.witness.answering(&["a"]);
+        if silent_before {
+            asked.fail(unreachable());
+            asked = rig.next().await;
+        }
+        asked.answer(list(101, &[]));
+        let asked = rig.next().await;
+        assert_eq!(asked.consistency, Consistency::Consistent);
+        assert_eq!((ids(&follower), follower.snapshot().knowledge), (vec!["a".into()], Knowledge::Answered));
+        assert_eq!(follower.status().suspects.len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_lower_than_the_past_s_is_one_that_went_back() {
+    let folder = left_behind(&["a", "b", "c"]).await;
+    let (mut rig, follower, asked) = restarted(&folder).await;
+    rig.witness.answering(&["a", "b", "c"]);
+    asked.answer(list(12, &["a", "b"]));
+    let asked = rig.next().await;
+    assert_eq!((ids(&follower).len(), asked.consistency), (3, Consistency::Consistent));
+    assert_eq!(rig.metric("outrigger_watch_index_resets_total"), Some(1.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_nobody_knew_has_no_past() {
+    let folder = left_behind(&["a"]).await;
+    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let follower = rig.follow("payments");
+    rig.next().await.fail(unreachable());
+    settle().await;
+    assert_eq!(follower.snapshot().knowledge, Knowledge::Unasked);
+    assert!(timeout(Duration::from_secs(9), follower.first_answer()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_was_empty_at_the_end_has_no_past() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let (_follower, asked) = rig.learned("orders", list(100, &["a"])).await;
+    sleep(Duration::from_secs(3)).await;
+    asked.answer(list(101, &[]));
+    rig.next().await;
+    rig.discovery.shutdown().await;
+    drop(rig);
+    let (_rig, follower, asked) = restarted(&folder).await;
+    asked.fail(unreachable());
+    settle().await;
+    assert_eq!(follower.snapshot().knowledge, Knowledge::Unasked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_past_outlives_a_life_in_which_nobody_asked_for_it() {
+    let folder = left_behind(&["a"]).await;
+    for _ in 0..2 {
+        let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+        let (_follower, _asked) = rig.learned("payments", list(5, &["p"])).await;
+        rig.discovery.shutdown().await;
+    }
+    let (_rig, follower, asked) = restarted(&folder).await;
+    asked.fail(unreachable());
+    settle().await;
+    assert_eq!(ids(&follower), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_learned_is_on_disk_after_a_second_without_a_shutdown() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let (_follower, asked) = rig.learned("orders", list(100, &["a"])).await;
+    let file = folder.path().join("test.state");
+    let text = || std::fs::read_to_string(&file).unwrap_or_default();
+    written(|| text().contains("\"a\"")).await;
+    let before = text();
+    asked.answer(list(101, &["a", "b"]));
+    written(|| text() != before).await;
+    assert!(text().contains("\"b\""));
+    drop(rig);
+}
+
+/// Writing is a thread's work, which the paused clock does not wait for.
+async fn written(done: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if done() {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+    }
+    panic!("nothing was written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_memory_that_cannot_be_used_stops_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = Arc::new(Memory::open(folder.path(), "test", REGISTRY));
+    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let (follower, _asked) = rig.learned("orders", list(100, &["a"])).await;
+    assert_eq!(ids(&follower), ["a"]);
+    rig.discovery.shutdown().await;
+    assert!(!folder.path().join("test.state").exists());
+    drop(taken);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_was_dropped_is_remembered_within_the_same_life_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let (follower, asked) = rig.learned("orders", list(100, &["a"])).await;
+    drop((follower, asked));
+    settle().await;
+    sleep(Duration::from_secs(600)).await;
+    let follower = rig.follow("orders");
+    rig.next().await.fail(unreachable());
+    settle().await;
+    assert_eq!((ids(&follower), follower.snapshot().knowledge), (vec!["a".into()], Knowledge::Remembered));
+    assert!(follower.status().heard_ago >= Some(Duration::from_secs(600)));
+}

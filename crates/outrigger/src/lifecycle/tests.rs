@@ -90,7 +90,10 @@ struct World {
 async fn world() -> World {
     let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let record = Arc::new(Record::default());
+    let started = CancellationToken::new();
+    started.cancel();
     let plan = Plan {
+        started,
         registrar: Arc::new(Registry(record.clone())),
         registration: Registration {
             id: "orders-1".into(),
@@ -105,7 +108,7 @@ async fn world() -> World {
         },
         probe: outrigger_config::Health::default(),
     };
-    let life = Life::start(std::future::ready(()), Some(plan), PROPAGATION);
+    let life = Life::start(std::future::ready(()), Some(plan), Callers::fixed(PROPAGATION));
     *record.vitals.lock().unwrap() = Some(life.vitals().clone());
     World { record, life, app }
 }
@@ -150,7 +153,7 @@ async fn a_drain_by_page_rests_when_it_is_safe_to_stop_and_goes_on_routing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_router_without_an_app_is_ready_at_once_and_has_nobody_to_wait_for() {
-    let life = Life::start(std::future::ready(()), None, PROPAGATION);
+    let life = Life::start(std::future::ready(()), None, Callers::fixed(PROPAGATION));
     timeout(Duration::from_secs(1), life.vitals().reached(|state| state.is_ready())).await.unwrap();
     assert_eq!(life.vitals().standing().phase, RegistrationPhase::Off);
     let from = Instant::now();
@@ -161,7 +164,7 @@ async fn a_router_without_an_app_is_ready_at_once_and_has_nobody_to_wait_for() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
     let from = Instant::now();
-    let life = Life::start(std::future::pending(), None, PROPAGATION);
+    let life = Life::start(std::future::pending(), None, Callers::fixed(PROPAGATION));
     assert_eq!(life.vitals().state(), State::Learning);
     timeout(Duration::from_secs(60), life.vitals().reached(|state| state.is_ready())).await.unwrap();
     assert_eq!(from.elapsed(), LEARN);
@@ -169,7 +172,7 @@ async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_while_learning_leaves_at_once() {
-    let life = Life::start(std::future::pending(), None, PROPAGATION);
+    let life = Life::start(std::future::pending(), None, Callers::fixed(PROPAGATION));
     let from = Instant::now();
     life.drain().await;
     assert!(from.elapsed() < LEARN);
@@ -179,7 +182,7 @@ async fn a_drain_while_learning_leaves_at_once() {
 #[tokio::test(start_paused = true)]
 async fn each_gauge_shows_one_state() {
     let metrics = prometheus::Registry::new();
-    let life = Life::start(std::future::ready(()), None, PROPAGATION);
+    let life = Life::start(std::future::ready(()), None, Callers::fixed(PROPAGATION));
     life.observe(&metrics).unwrap();
     life.vitals().reached(|state| state.is_ready()).await;
     let text = prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
-use crate::lifecycle::Life;
+use crate::lifecycle::{Life, callers::Callers};
 
 #[derive(Debug)]
 struct Two;
@@ -82,7 +82,7 @@ struct Admin {
 }
 
 fn admin() -> Admin {
-    let life = Life::start(std::future::pending(), None, Duration::from_secs(2));
+    let life = Life::start(std::future::pending(), None, Callers::fixed(Duration::from_secs(2)));
     let metrics = crate::telemetry::metrics().unwrap();
     life.observe(&metrics).unwrap();
     let pages = Pages {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::{
     AwaitApp, Balance, CircuitBreaker, Config, Consul, LogFormat, OnAppExit, Origin, Origins, Policy, Pool,
-    Probe, Propagation, Registry, Retry, Service, Token, Upstream, Workers, format_duration, format_size, schema::join,
+    Probe, Propagation, Registry, Retry, Service, Token, Upstream, Workers, format_duration, format_size,
+    schema::join,
 };
 
 /// Stands for a secret.

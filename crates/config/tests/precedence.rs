@@ -5,7 +5,8 @@
 use std::path::Path;
 
 use outrigger_config::{
-    Consul, Environment, Loaded, Propagation, Origin, Overrides, Probe, Registry, Token, load, render, summary,
+    Consul, Environment, Loaded, Origin, Overrides, Probe, Propagation, Registry, Token, load, render,
+    summary,
 };
 
 fn loaded(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Loaded {

@@ -28,7 +28,12 @@ fn keys_that_do_not_exist_are_answered_with_one_that_does() {
             "o.yaml:1:1 timeout: unknown key; it belongs at defaults.timeout or upstreams[0].timeout or drain.timeout",
         ],
     );
-    check("drain: {grace: 1s}\n", &["o.yaml:1:9 drain.grace: unknown key; valid here: timeout, propagation, margin, cap, blind, await_app"]);
+    check(
+        "drain: {grace: 1s}\n",
+        &[
+            "o.yaml:1:9 drain.grace: unknown key; valid here: timeout, propagation, margin, cap, blind, await_app",
+        ],
+    );
     check(
         "upstreams:\n  - service: a\n  - service: b\n    retry: {budget: {rat: 1}}\n",
         &["o.yaml:4:22 upstreams[1].retry.budget.rat: unknown key; did you mean ratio?"],

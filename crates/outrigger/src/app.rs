@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Bound, Own, Pages, Server, Sources},
-    lifecycle::{Life, Plan, Standing, State, callers::Callers, drain::Traffic, host_name, port, registration},
+    lifecycle::{
+        Life, Plan, Standing, State, callers::Callers, drain::Traffic, host_name, port, registration,
+    },
     limits, registry, telemetry,
 };
 

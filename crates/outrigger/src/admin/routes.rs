@@ -178,7 +178,8 @@ struct Order {
 async fn order_maintenance(State(pages): State<Pages>, Query(order): Query<Order>) -> Response {
     let reason = order.reason.filter(|reason| !reason.is_empty());
     if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
-        return (StatusCode::BAD_REQUEST, format!("a reason has at most {MAX_REASON} bytes\n")).into_response();
+        return (StatusCode::BAD_REQUEST, format!("a reason has at most {MAX_REASON} bytes\n"))
+            .into_response();
     }
     let reason = order.enable.then(|| reason.unwrap_or_else(|| "outrigger maintenance".into()));
     let refused = pages.vitals.order_maintenance(reason).await.err();

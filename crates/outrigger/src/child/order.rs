@@ -132,7 +132,10 @@ mod tests {
             for on_exit in [OnAppExit::Exit, OnAppExit::Restart] {
                 let (_, acts) = story(on_exit, &story_of);
                 let at = |act| acts.iter().position(|each| *each == act);
-                assert!(at(PassOn).is_none_or(|pass| at(Drain).is_some_and(|drain| drain < pass)), "{acts:?}");
+                assert!(
+                    at(PassOn).is_none_or(|pass| at(Drain).is_some_and(|drain| drain < pass)),
+                    "{acts:?}"
+                );
                 assert!(at(Kill).is_none_or(|kill| at(PassOn).is_some_and(|pass| pass < kill)), "{acts:?}");
                 let asked = at(Drain).unwrap_or(acts.len());
                 assert!(!acts[asked..].contains(&Start), "{acts:?}");

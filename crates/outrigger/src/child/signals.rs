@@ -73,7 +73,8 @@ fn in_turn(signal: Signal, terminal: bool) -> Signal {
 
 /// Whether the terminal would have sent it: to the whole process group, the app with it.
 fn at_the_terminal() -> bool {
-    File::open("/dev/tty").is_ok_and(|tty| rustix::termios::tcgetpgrp(tty).is_ok_and(|group| group == getpgrp()))
+    File::open("/dev/tty")
+        .is_ok_and(|tty| rustix::termios::tcgetpgrp(tty).is_ok_and(|group| group == getpgrp()))
 }
 
 /// The name for logs.

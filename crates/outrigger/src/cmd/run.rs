@@ -55,8 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 /// Beside an app that somebody else starts.
 async fn beside(config: Config, origins: Origins) -> Result<(), Failure> {
-    let mut signals =
-        Signals::listen().map_err(no_signals)?;
+    let mut signals = Signals::listen().map_err(no_signals)?;
     info!(version = VERSION, commit = COMMIT, "outrigger starts");
     let threads = workers(config.workers);
     let app =
@@ -107,9 +106,7 @@ async fn around(config: Config, origins: Origins, command: &[OsString]) -> Resul
         .map_err(|error| Failure::running(causes(&error)))?;
     announce(&app, &config);
     let patience = config.drain.timeout;
-    let ended = child::supervise(&app, command, config.on_app_exit, patience)
-        .await
-        .map_err(no_signals)?;
+    let ended = child::supervise(&app, command, config.on_app_exit, patience).await.map_err(no_signals)?;
     app.hurry();
     let code = match ended {
         Supervised::Ended(code) => code,

@@ -86,7 +86,9 @@ impl Settings {
     fn overrides(&self) -> Overrides {
         let Self { service, port, address, id, tags, health_http, .. } = self.clone();
         let Self { consul, datacenter, token_file, registry_file, .. } = self.clone();
-        let Self { listen, admin_listen, metrics_listen, workers, drain, on_app_exit, log, log_format, .. } = self.clone();
+        let Self {
+            listen, admin_listen, metrics_listen, workers, drain, on_app_exit, log, log_format, ..
+        } = self.clone();
         Overrides {
             service,
             port,

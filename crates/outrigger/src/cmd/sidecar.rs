@@ -28,7 +28,12 @@ impl Sidecar {
     ///
     /// # Errors
     /// A sentence: why there is none.
-    pub(super) async fn ask(&self, method: &Method, path: &str, limit: Duration) -> Result<Response<Bytes>, String> {
+    pub(super) async fn ask(
+        &self,
+        method: &Method,
+        path: &str,
+        limit: Duration,
+    ) -> Result<Response<Bytes>, String> {
         let admin = &self.admin;
         let found = timeout(RESOLVE, tokio::net::lookup_host(admin)).await;
         let found = found.unwrap_or_else(|_| Err(io::Error::other("the name is not resolved in time")));

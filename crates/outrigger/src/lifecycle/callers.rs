@@ -133,11 +133,10 @@ impl Watch {
             if is(seen) {
                 return End::Done;
             }
-            let (never, limit) = (seen == Seen::Never, if seen == Seen::Never { sight.min(until) } else { until });
+            let (never, limit) =
+                (seen == Seen::Never, if seen == Seen::Never { sight.min(until) } else { until });
             // The version of what was just looked at, or newer: nothing is missed in between.
-            let changed = async {
-                while self.follower.changed().await.version <= snapshot.version {}
-            };
+            let changed = async { while self.follower.changed().await.version <= snapshot.version {} };
             if timeout_at(limit, changed).await.is_err() {
                 return if never { End::Failed } else { End::OutOfTime };
             }

@@ -87,7 +87,11 @@ pub(crate) struct Drain {
 
 impl Drain {
     pub(crate) fn new() -> Self {
-        Self { asked: CancellationToken::new(), hurry: CancellationToken::new(), phase: watch::Sender::new(Phase::Serving) }
+        Self {
+            asked: CancellationToken::new(),
+            hurry: CancellationToken::new(),
+            phase: watch::Sender::new(Phase::Serving),
+        }
     }
 
     /// Asks for it.

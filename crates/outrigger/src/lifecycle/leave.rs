@@ -131,9 +131,7 @@ async fn take(step: Step, keeper: &mut Keeper, callers: &mut Callers, until: Ins
     let told = |done: bool| if done { End::Done } else { End::Failed };
     match step {
         Step::Report => timeout_at(until, keeper.report_critical()).await.map_or(End::OutOfTime, told),
-        Step::HearCritical => {
-            timeout_at(until, callers.hear_critical()).await.unwrap_or(End::OutOfTime)
-        }
+        Step::HearCritical => timeout_at(until, callers.hear_critical()).await.unwrap_or(End::OutOfTime),
         Step::Deregister => match timeout_at(until, keeper.deregister()).await {
             Ok(done) => told(done),
             Err(_) => {
@@ -175,11 +173,7 @@ mod tests {
         use Step::{Blind, Deregister, HearCritical, HearGone, Margin, Report, Safe};
         let cases: [(&str, fn(Step) -> End, &[Step]); 8] = [
             ("nothing", |_| End::Done, &[Report, HearCritical, Deregister, HearGone, Margin, Safe]),
-            (
-                "the registry is gone",
-                |_| End::Failed,
-                &[Report, Deregister, Blind, Safe],
-            ),
+            ("the registry is gone", |_| End::Failed, &[Report, Deregister, Blind, Safe]),
             ("the registry stalls", |_| End::OutOfTime, &[Report, Deregister, Blind, Safe]),
             (
                 "the report fails and the rest does not",

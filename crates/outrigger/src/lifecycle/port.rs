@@ -3,8 +3,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::{net::TcpStream, time::sleep};
 use tokio::time::timeout;
+use tokio::{net::TcpStream, time::sleep};
 
 use super::health::LOOPBACK;
 

@@ -17,8 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    maintenance,
-    orphans,
+    maintenance, orphans,
     standing::{Board, Phase},
 };
 use crate::telemetry::causes;

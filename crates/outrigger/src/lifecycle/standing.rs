@@ -115,7 +115,9 @@ impl Board {
 
     /// Maintenance was ordered, or ended.
     pub(crate) fn order(&self, reason: Option<String>) {
-        self.0.send_if_modified(|standing| std::mem::replace(&mut standing.maintenance, reason.clone()) != reason);
+        self.0.send_if_modified(|standing| {
+            std::mem::replace(&mut standing.maintenance, reason.clone()) != reason
+        });
     }
 
     /// A registration is about to be sent.

@@ -118,7 +118,7 @@ async fn every_page_that_the_index_links_is_there() {
     let (status, index) = ask(&admin.main, "GET /", &[LOCAL]).await;
     assert_eq!(status, 200);
     let links: Vec<_> = index.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-    assert_eq!(links.len(), 6);
+    assert_eq!(links.len(), 7);
     for link in links {
         let (status, _) = ask(&admin.main, &format!("GET {link}"), &[LOCAL]).await;
         assert!(status == 200 || link == "/readyz", "{link} answered {status}");

@@ -239,7 +239,7 @@ mod tests {
             access_log: Some(true),
         };
         let flags = all.given();
-        assert_eq!(flags.len(), 18);
+        assert_eq!(flags.len(), 19);
         for key in VARIABLES.iter().map(|(_, key)| key).chain(flags.iter().map(|(key, _, _)| key)) {
             assert!(keys.iter().any(|k| k == key), "{key} is no key");
         }

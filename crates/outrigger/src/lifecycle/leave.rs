@@ -171,7 +171,8 @@ mod tests {
     #[test]
     fn the_order_of_leaving_by_what_goes_wrong() {
         use Step::{Blind, Deregister, HearCritical, HearGone, Margin, Report, Safe};
-        let cases: [(&str, fn(Step) -> End, &[Step]); 8] = [
+        type Ends = fn(Step) -> End;
+        let cases: [(&str, Ends, &[Step]); 8] = [
             ("nothing", |_| End::Done, &[Report, HearCritical, Deregister, HearGone, Margin, Safe]),
             ("the registry is gone", |_| End::Failed, &[Report, Deregister, Blind, Safe]),
             ("the registry stalls", |_| End::OutOfTime, &[Report, Deregister, Blind, Safe]),

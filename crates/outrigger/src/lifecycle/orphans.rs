@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn an_orphan_is_another_id_of_ours_at_the_same_place() {
-        let cases: [(&str, fn(&mut Held), bool); 8] = [
+        type Change = fn(&mut Held);
+        let cases: [(&str, Change, bool); 8] = [
             ("left by an earlier version", |_| {}, true),
             ("our own", |held| held.id = "orders-new-8080".into(), false),
             ("another service", |held| held.name = "payments".into(), false),

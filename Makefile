@@ -12,7 +12,8 @@ help: ## Say what there is to make
 # of a release, which is what somebody who tries it for the first time waits for.
 .PHONY: demo
 demo: ## Watch it work: an embedded registry, four instances, a sidecar, traffic, a death
-	$(CARGO) run --quiet --package outrigger -- demo
+	$(CARGO) build --package outrigger
+	@$(CARGO) run --quiet --package outrigger -- demo
 
 .PHONY: build
 build: ## The binary as it is shipped: target/release/outrigger

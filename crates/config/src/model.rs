@@ -125,8 +125,8 @@ pub struct Consul {
     pub tls: Tls,
     /// Longest time one blocking query waits. Default 45s, range 1s–10m.
     pub wait: Duration,
-    /// Most connections held by watches. Default 100, range 1–180 (an agent closes an address's
-    /// 201st connection, and agent calls hold four of their own).
+    /// Most connections held by watches. Default 96, range 1–180: with the four that agent calls hold,
+    /// half of what an agent allows an address (it closes the 201st without a word).
     pub max_connections: usize,
 }
 
@@ -503,9 +503,9 @@ pub struct Pool {
     /// range 0s–1h.
     pub idle: Duration,
     /// A request that may not be repeated takes only a connection idle for less than this. Default
-    /// 1s; not above `idle`.
+    /// 1s, or `idle` where that is less; not above `idle`.
     pub fresh: Duration,
-    /// Most idle connections kept per instance. Default 128; not above `max_connections`.
+    /// Most idle connections kept per instance. Default 128, or `max_connections` where that is less; not above `max_connections`.
     pub max_idle: usize,
     /// Most connections per instance. Default 1024, range 1–100000.
     pub max_connections: usize,
@@ -657,7 +657,7 @@ impl Default for Consul {
             token: None,
             tls: Tls::default(),
             wait: Duration::from_secs(45),
-            max_connections: 100,
+            max_connections: 96,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::Duration;
+
 use outrigger_config::{Environment, Overrides, load, load_path};
 
 /// The problems of this file, a line each, in a fixed environment.
@@ -177,14 +179,24 @@ fn what_is_shown_of_a_value_is_short_and_harmless() {
 }
 
 #[test]
+fn an_unwritten_smaller_limit_follows_the_larger_one() {
+    let text = "defaults: {pool: {idle: 500ms, max_connections: 2}, retry: {backoff_max: 1ms}}\n";
+    let environment = Environment::default();
+    let loaded = load(Some(("o.yaml", text)), &environment, &Overrides::default()).unwrap();
+    let policy = loaded.config.defaults;
+    assert_eq!((policy.pool.fresh, policy.pool.max_idle), (Duration::from_millis(500), 2));
+    assert_eq!(policy.retry.backoff_base, Duration::from_millis(1));
+}
+
+#[test]
 fn values_that_contradict_each_other_are_told_how_to_agree() {
     check(
         "defaults: {timeout: 1s, per_try_timeout: 2s}\n",
         &["o.yaml:1:42 defaults.per_try_timeout: 2s is above timeout (1s); at most 1s, or raise timeout"],
     );
     check(
-        "defaults: {pool: {idle: 500ms}}\n",
-        &["o.yaml:1:25 defaults.pool.idle: 500ms is below fresh (1s); at least 1s, or set fresh too"],
+        "defaults: {pool: {idle: 500ms, fresh: 1s}}\n",
+        &["o.yaml:1:39 defaults.pool.fresh: 1s is above idle (500ms); at most 500ms, or raise idle"],
     );
     check(
         "defaults: {per_try_timeout: 5s}\nupstreams: [{service: a, timeout: 2s}]\n",
@@ -193,9 +205,9 @@ fn values_that_contradict_each_other_are_told_how_to_agree() {
         ],
     );
     check(
-        "defaults: {pool: {max_connections: 100}}\n",
+        "defaults: {pool: {max_idle: 128, max_connections: 100}}\n",
         &[
-            "o.yaml:1:36 defaults.pool.max_connections: max_idle 128 is above max_connections 100; an idle connection is one of the connections; lower max_idle",
+            "o.yaml:1:29 defaults.pool.max_idle: max_idle 128 is above max_connections 100; an idle connection is one of the connections; lower max_idle",
         ],
     );
     check(
@@ -205,9 +217,9 @@ fn values_that_contradict_each_other_are_told_how_to_agree() {
         ],
     );
     check(
-        "defaults: {retry: {backoff_max: 1ms}}\n",
+        "defaults: {retry: {backoff_base: 25ms, backoff_max: 1ms}}\n",
         &[
-            "o.yaml:1:33 defaults.retry.backoff_max: 1ms is below backoff_base (25ms); at least 25ms, or set backoff_base too",
+            "o.yaml:1:34 defaults.retry.backoff_base: 25ms is above backoff_max (1ms); at most 1ms, or raise backoff_max",
         ],
     );
     check(

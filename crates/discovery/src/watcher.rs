@@ -265,18 +265,19 @@ impl Watcher {
     fn failed(&mut self, error: &Error) {
         self.shared.metrics.failed(error);
         let (service, text, now) = (&self.entry.query, in_full(error), now());
-        let stale_for = self.entry.heard_ago(now);
+        let stale_for =
+            self.entry.heard_ago(now).map_or("never heard".to_owned(), |ago| format!("{ago:.1?}"));
         let trouble = Trouble::of(error);
         let news = self.trouble.replace(trouble) != Some(trouble);
         match trouble {
             Trouble::Registry if news && self.shared.outage.failed(now) => {
-                warn!(%service, error = text, ?stale_for, "registry gives no answer, serving last snapshots");
+                warn!(%service, error = text, %stale_for, "registry gives no answer, serving last snapshots");
             }
             Trouble::Service if news => {
-                warn!(%service, error = text, ?stale_for, "answer cannot be read, serving last snapshot");
+                warn!(%service, error = text, %stale_for, "answer cannot be read, serving last snapshot");
             }
             Trouble::Registry | Trouble::Service => {
-                debug!(%service, error = text, ?stale_for, "watch failed");
+                debug!(%service, error = text, %stale_for, "watch failed");
             }
         }
         self.entry.update_contact(|contact| {

@@ -10,6 +10,7 @@ use std::{net::SocketAddr, sync::Arc, thread};
 use outrigger_config::{Config, Drain, Origins, Workers as Count};
 use outrigger_discovery::{Discovery, ServiceStatus};
 use outrigger_proxy::{ClusterStatus, Proxy, Workers};
+use prometheus::IntCounter;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -33,6 +34,8 @@ pub struct App {
     drain: Drain,
     /// The local app's.
     port: Option<u16>,
+    /// `outrigger_app_starts_total`
+    starts: IntCounter,
     /// See [`Plan::started`].
     started: CancellationToken,
 }
@@ -113,6 +116,8 @@ impl App {
     fn begin(config: Config, origins: &Origins, workers: Workers, app: Local) -> Result<Self, StartError> {
         limits::warn_when_low();
         let metrics = telemetry::metrics()?;
+        let starts = IntCounter::new("outrigger_app_starts_total", "How often the sidecar started the app.")?;
+        metrics.register(Box::new(starts.clone()))?;
         let opened = registry::open(&config.registry, &metrics).map_err(|error| StartError::Registry {
             place: registry::place(&config.registry),
             source: Box::new(error),
@@ -157,7 +162,7 @@ impl App {
             |n: usize| servers.get(n).map_or_else(Vec::new, |server: &Server| server.addrs().to_vec());
         let (admin_addrs, metrics_addrs) = (addrs(0), addrs(1));
         let (drain, port) = (config.drain, config.service.map(|service| service.port));
-        Ok(Self { life, parts, metrics, servers, admin_addrs, metrics_addrs, drain, port, started })
+        Ok(Self { life, parts, metrics, servers, admin_addrs, metrics_addrs, drain, port, starts, started })
     }
 
     /// Where the app sends its requests.
@@ -221,6 +226,7 @@ impl App {
 
     /// The app was started (again): it is asked how it is from now on.
     pub fn app_started(&self) {
+        self.starts.inc();
         self.started.cancel();
         self.life.vitals().probe_now();
     }

@@ -9,13 +9,18 @@ const ENOUGH: u64 = 4096;
 /// Logs a warning when the limit is low.
 pub(crate) fn warn_when_low() {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    if let Some(limit) = open_files(&limits).filter(|limit| *limit < ENOUGH) {
+    if let Some(limit) = low(&limits) {
         warn!(
             limit,
             "few files may be opened, and each connection is one: raise the limit to 65536 \
              (systemd: LimitNOFILE=65536, a shell: ulimit -n 65536, docker: --ulimit nofile=65536)"
         );
     }
+}
+
+/// The limit, when it is low.
+fn low(limits: &str) -> Option<u64> {
+    open_files(limits).filter(|limit| *limit < ENOUGH)
 }
 
 /// The soft limit. `None`: unlimited, or a system that does not say.
@@ -36,5 +41,9 @@ mod tests {
         assert_eq!(open_files(limits), Some(1024));
         assert_eq!(open_files(&limits.replace("1024 ", "unlimited ")), None);
         assert_eq!(open_files(""), None);
+        for (soft, expected) in [("1024", Some(1024)), ("4095", Some(4095)), ("4096", None), ("65536", None)]
+        {
+            assert_eq!(low(&limits.replace("1024 ", &format!("{soft} "))), expected);
+        }
     }
 }

@@ -167,7 +167,7 @@ mod tests {
         let opened = open(&config::Registry::Consul(config::Consul::default()), &metrics).unwrap();
         assert_eq!(opened.registry.kind(), "consul");
         assert!(opened.registrar.is_some());
-        assert!(text(&metrics).contains("outrigger_registry_watch_connections{state=\"limit\"} 100"));
+        assert!(text(&metrics).contains("outrigger_registry_watch_connections{state=\"limit\"} 96"));
     }
 
     #[test]

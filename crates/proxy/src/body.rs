@@ -210,7 +210,7 @@ impl Drop for Carried {
             (true, Some(Broken::BadFraming)) => Some(Reason::BadBody),
             (true, Some(Broken::Gone)) => Some(Reason::ClientGone),
             (true, None) => {
-                self.ticket.endpoint.series.failures.inc();
+                self.ticket.endpoint.blame();
                 // The head was a success; what the app sees is a failure.
                 if let Ok(permit) = self.cluster.breaker.admit(now.into_std()) {
                     permit.record(now.into_std(), Verdict::Failure);

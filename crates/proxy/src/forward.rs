@@ -3,7 +3,10 @@
 //! One function read downward. What it decides by lives in `outrigger-policy`; what it answers when it
 //! has no answer of an instance's, in [`crate::respond`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
@@ -200,7 +203,7 @@ impl<'a> Call<'a> {
             drop(before.take());
             exchange.attempts += 1;
             exchange.tries(&endpoint.id);
-            endpoint.series.picks.inc();
+            endpoint.picks.fetch_add(1, Relaxed);
             let bounds = Bounds {
                 accepted: exchange.started,
                 begun,
@@ -215,7 +218,7 @@ impl<'a> Call<'a> {
             };
             self.terms.series.attempted(outcome);
             if outcome.verdict() == Verdict::Failure {
-                endpoint.series.failures.inc();
+                endpoint.blame();
             }
             let now = Instant::now();
             let made =

@@ -1,9 +1,10 @@
 //! What the data path counts, and when a series goes away.
 //!
-//! Handles are resolved when a cluster or an endpoint is made; a request looks none up. A series
-//! belongs to a ref-counted table, for the same service or instance may come back while its former
-//! life is still in flight: the last holder takes the series away. Names that never had an instance
-//! share the label `(unknown)`.
+//! Handles are resolved when a cluster is made; a request looks none up. A service's series belong to a
+//! ref-counted table, for the same service may come back while its former life is still in flight: the
+//! last holder takes them away. What is counted by instance lies in the endpoint, is read when scraped
+//! ([`crate::status`]), and is gone with it. Names that never had an instance share the label
+//! `(unknown)`.
 //!
 //! | metric | labels | what |
 //! |---|---|---|
@@ -11,7 +12,7 @@
 //! | `outrigger_request_duration_seconds` | service | head accepted to the last byte of the answer |
 //! | `outrigger_attempts_total` | service, outcome | tries at an instance, by how they ended |
 //! | `outrigger_retries_total` | service, why | attempts made again (`again`, `race`), or why not |
-//! | `outrigger_errors_total` | service, reason | answers that the sidecar made, by reason |
+//! | `outrigger_errors_total` | service, reason | requests that ended with one of our reasons, the app's leaving among them |
 //! | `outrigger_in_flight` | service | requests and tunnels under way |
 //! | `outrigger_instance_picks_total` | service, instance | first picks and retries |
 //! | `outrigger_instance_failures_total` | service, instance | attempts that blame the instance |
@@ -52,8 +53,6 @@ pub(crate) struct Metrics {
     retries: IntCounterVec,
     errors: IntCounterVec,
     in_flight: IntGaugeVec,
-    picks: IntCounterVec,
-    failures: IntCounterVec,
     pool: IntCounterVec,
     refused: [IntCounter; Reason::ALL.len()],
     /// App connections with a codec.
@@ -62,7 +61,6 @@ pub(crate) struct Metrics {
     pub(crate) parked: IntGauge,
     lag: GaugeVec,
     services: Refs<String, ServiceSeries>,
-    instances: Refs<(String, String), InstanceSeries>,
 }
 
 impl Metrics {
@@ -112,20 +110,10 @@ impl Metrics {
             )?,
             errors: counter(
                 "outrigger_errors_total",
-                "Answers made by the sidecar.",
+                "Requests that ended with one of our reasons.",
                 &["service", "reason"],
             )?,
             in_flight: gauge("outrigger_in_flight", "Requests and tunnels under way.", &["service"])?,
-            picks: counter(
-                "outrigger_instance_picks_total",
-                "Picks of an instance.",
-                &["service", "instance"],
-            )?,
-            failures: counter(
-                "outrigger_instance_failures_total",
-                "Attempts that blame the instance.",
-                &["service", "instance"],
-            )?,
             pool: counter(
                 "outrigger_pool_connections_total",
                 "Connections to instances, by event.",
@@ -136,7 +124,6 @@ impl Metrics {
             parked: connections.with_label_values(&["parked"]),
             lag,
             services: Refs::default(),
-            instances: Refs::default(),
         }))
     }
 
@@ -144,17 +131,6 @@ impl Metrics {
     pub(crate) fn service(self: &Arc<Self>, service: Option<&str>) -> Arc<ServiceSeries> {
         let name = service.unwrap_or(UNKNOWN).to_owned();
         self.services.get(&name, || ServiceSeries::new(self, &name))
-    }
-
-    /// The series of an instance.
-    pub(crate) fn instance(self: &Arc<Self>, service: &str, instance: &str) -> Arc<InstanceSeries> {
-        let key = (service.to_owned(), instance.to_owned());
-        self.instances.get(&key, || InstanceSeries {
-            picks: self.picks.with_label_values(&[service, instance]),
-            failures: self.failures.with_label_values(&[service, instance]),
-            key: key.clone(),
-            owner: self.clone(),
-        })
     }
 
     /// Counts what was refused before a request was known.
@@ -260,7 +236,10 @@ impl ServiceSeries {
         let sum = |slots: &[OnceLock<IntCounter>]| -> u64 {
             slots.iter().filter_map(OnceLock::get).map(IntCounter::get).sum()
         };
-        (sum(&self.codes), self.retried.get(), sum(&self.errors))
+        // An app that leaves is no failure of anybody's.
+        let gone = Reason::ALL.iter().position(|one| *one == Reason::ClientGone);
+        let gone = gone.and_then(|at| self.errors[at].get()).map_or(0, IntCounter::get);
+        (sum(&self.codes), self.retried.get(), sum(&self.errors) - gone)
     }
 }
 
@@ -289,25 +268,6 @@ impl Drop for ServiceSeries {
             for event in EVENTS {
                 let _ = owner.pool.remove_label_values(&[name, event]);
             }
-        });
-    }
-}
-
-/// The handles of one instance.
-#[derive(Debug)]
-pub(crate) struct InstanceSeries {
-    key: (String, String),
-    owner: Arc<Metrics>,
-    pub(crate) picks: IntCounter,
-    pub(crate) failures: IntCounter,
-}
-
-impl Drop for InstanceSeries {
-    fn drop(&mut self) {
-        let labels = [self.key.0.as_str(), self.key.1.as_str()];
-        self.owner.instances.release(&self.key, || {
-            let _ = self.owner.picks.remove_label_values(&labels);
-            let _ = self.owner.failures.remove_label_values(&labels);
         });
     }
 }
@@ -358,25 +318,14 @@ mod tests {
     }
 
     #[test]
-    fn the_series_of_a_gone_instance_are_gone() {
-        let registry = Registry::new();
-        let metrics = Metrics::register(&registry).unwrap();
-        let first = metrics.instance("orders", "orders-1");
-        first.picks.inc();
-        assert!(text(&registry).contains("orders-1"));
-        drop(first);
-        assert!(!text(&registry).contains("orders-1"));
-    }
-
-    #[test]
     fn a_life_that_returns_while_the_old_one_is_in_flight_keeps_its_series() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        let old = metrics.instance("orders", "orders-1");
-        let new = metrics.instance("orders", "orders-1");
-        new.picks.inc();
+        let old = metrics.service(Some("orders"));
+        let new = metrics.service(Some("orders"));
+        new.answered(StatusCode::OK);
         drop(old);
-        assert!(text(&registry).contains("orders-1"));
+        assert!(text(&registry).contains("service=\"orders\""));
     }
 
     #[test]

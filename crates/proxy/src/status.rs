@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
 };
 
 use outrigger_config::Balance;
@@ -45,7 +45,7 @@ pub struct ClusterStatus {
     pub requests: u64,
     /// Attempts made again.
     pub retries: u64,
-    /// Answers that the sidecar made.
+    /// Requests that ended with an error of ours: refused, failed or cut, not those whose app left.
     pub failures: u64,
     /// Every known instance.
     pub endpoints: Vec<EndpointStatus>,
@@ -126,8 +126,8 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
                 in_flight: endpoint.map_or(0, |one| one.in_flight()),
                 connections: endpoint.map_or(0, |one| one.pool.open()),
                 idle: endpoint.map_or(0, |one| one.pool.idle()),
-                picks: endpoint.map_or(0, |one| one.series.picks.get()),
-                failures: endpoint.map_or(0, |one| one.series.failures.get()),
+                picks: endpoint.map_or(0, |one| one.picks.load(Relaxed)),
+                failures: endpoint.map_or(0, |one| one.failures.load(Relaxed)),
             }
         })
         .collect();
@@ -152,7 +152,8 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
 /// Families that are read when they are scraped: they would be wrong between two requests otherwise.
 ///
 /// `outrigger_breaker_state{service}` (0 closed, 1 half-open, 2 open), `outrigger_breaker_trips_total`,
-/// `outrigger_retry_budget`, `outrigger_pool_idle_connections`.
+/// `outrigger_retry_budget`, `outrigger_pool_idle_connections`, and by instance
+/// `outrigger_instance_picks_total` and `outrigger_instance_failures_total`.
 pub(crate) struct Gauges {
     directory: Weak<Directory>,
     descs: Vec<Desc>,
@@ -170,18 +171,27 @@ struct Families {
     trips: IntCounterVec,
     budget: IntGaugeVec,
     idle: IntGaugeVec,
+    picks: IntCounterVec,
+    failures: IntCounterVec,
 }
 
 impl Families {
     fn new() -> Result<Self, prometheus::Error> {
         let service = &["service"];
         let gauge = |name, help| IntGaugeVec::new(Opts::new(name, help), service);
-        let trips = Opts::new("outrigger_breaker_trips_total", "Times the breaker has opened.");
+        let counter = |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
+        let instance = &["service", "instance"];
         Ok(Self {
             state: gauge("outrigger_breaker_state", "0 closed, 1 half-open, 2 open.")?,
-            trips: IntCounterVec::new(trips, service)?,
+            trips: counter("outrigger_breaker_trips_total", "Times the breaker has opened.", service)?,
             budget: gauge("outrigger_retry_budget", "Retries that the budget allows now.")?,
             idle: gauge("outrigger_pool_idle_connections", "Idle connections to instances.")?,
+            picks: counter("outrigger_instance_picks_total", "Picks of an instance.", instance)?,
+            failures: counter(
+                "outrigger_instance_failures_total",
+                "Attempts that blame the instance.",
+                instance,
+            )?,
         })
     }
 
@@ -198,10 +208,15 @@ impl Families {
         self.trips.with_label_values(service).inc_by(cluster.breaker.trips());
         self.budget.with_label_values(service).set(signed(cluster.budget.available(now)));
         self.idle.with_label_values(service).set(signed(idle as u64));
+        for endpoint in view.endpoints.iter().chain(&view.resting) {
+            let instance = &[&*cluster.label, &*endpoint.id.id];
+            self.picks.with_label_values(instance).inc_by(endpoint.picks.load(Relaxed));
+            self.failures.with_label_values(instance).inc_by(endpoint.failures.load(Relaxed));
+        }
     }
 
-    fn all(&self) -> [&dyn Collector; 4] {
-        [&self.state, &self.trips, &self.budget, &self.idle]
+    fn all(&self) -> [&dyn Collector; 6] {
+        [&self.state, &self.trips, &self.budget, &self.idle, &self.picks, &self.failures]
     }
 }
 

@@ -50,6 +50,10 @@ fn retry_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Retry) {
     r.set(s, "max_retries", &mut out.max_retries, integer(0..=10));
     r.set(s, "backoff_base", &mut out.backoff_base, duration_in(Duration::ZERO..=10 * SECOND));
     r.set(s, "backoff_max", &mut out.backoff_max, duration_in(Duration::ZERO..=MINUTE));
+    // Who writes only the larger one means no more than that: an unwritten smaller one follows.
+    if s.node("backoff_base").is_none() {
+        out.backoff_base = out.backoff_base.min(out.backoff_max);
+    }
     not_above(r, s, ("backoff_base", out.backoff_base), ("backoff_max", out.backoff_max));
     r.set_list(s, "statuses", &mut out.statuses, integer(400..=599));
     r.set(s, "non_idempotent", &mut out.non_idempotent, switch);
@@ -95,10 +99,16 @@ fn breaker_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut CircuitBreake
 fn pool(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Pool) {
     r.set(s, "idle", &mut out.idle, duration_in(Duration::ZERO..=HOUR));
     r.set(s, "fresh", &mut out.fresh, duration_in(Duration::ZERO..=HOUR));
+    if s.node("fresh").is_none() {
+        out.fresh = out.fresh.min(out.idle);
+    }
     not_above(r, s, ("fresh", out.fresh), ("idle", out.idle));
     r.set(s, "max_idle", &mut out.max_idle, integer(0..=100_000));
     r.set(s, "max_connections", &mut out.max_connections, integer(1..=100_000));
     r.set(s, "max_waiting", &mut out.max_waiting, integer(0..=100_000));
+    if s.node("max_idle").is_none() {
+        out.max_idle = out.max_idle.min(out.max_connections);
+    }
     let too_many = out.max_idle > out.max_connections;
     if too_many && let Some((at, key)) = r.blame(s, &["max_idle", "max_connections"]) {
         let what = format!("max_idle {} is above max_connections {}", out.max_idle, out.max_connections);

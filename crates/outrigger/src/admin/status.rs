@@ -264,9 +264,10 @@ impl Service {
         out.push('\n');
         match &self.registry {
             Some(watch) if !watch.answered => out.push_str("  the registry has not answered yet\n"),
-            Some(Watch { heard_ago_ms: Some(ago), .. }) => {
+            Some(Watch { heard_ago_ms: Some(ago), known_leader, .. }) => {
                 let ago = Duration::from_millis(u64::try_from(*ago).unwrap_or(u64::MAX));
-                let _ = writeln!(out, "  registry last heard {:.1} s ago", ago.as_secs_f64());
+                let leader = if *known_leader { "" } else { ", and had no leader then" };
+                let _ = writeln!(out, "  registry last heard {:.1} s ago{leader}", ago.as_secs_f64());
             }
             Some(_) | None => {}
         }

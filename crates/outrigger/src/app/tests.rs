@@ -49,13 +49,17 @@ fn start(config: Config) -> Result<App, StartError> {
 }
 
 async fn ask(addr: SocketAddr, line: &str) -> (u16, String) {
+    send(addr, line, "").await
+}
+
+async fn send(addr: SocketAddr, line: &str, body: &str) -> (u16, String) {
     let (method, path) = line.split_once(' ').unwrap();
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", "localhost")
         .header("x-outrigger-admin", "1")
-        .body(Full::default())
+        .body(Full::from(body.to_owned()))
         .unwrap();
     let answer = exchange(addr, request, LONG).await.unwrap();
     (answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned())
@@ -89,6 +93,38 @@ async fn an_app_is_registered_drained_and_gone() {
     for addr in [outbound, admin] {
         assert!(TcpListener::bind(addr).await.is_ok(), "{addr} is free again");
     }
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_somebody_took_out_for_maintenance_stays_out_when_its_registration_is_corrected() {
+    let registry = registry().await;
+    let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = local.local_addr().unwrap().port();
+    let mut config = config(registry.addr());
+    config.service = Some(orders(port));
+    let app = start(config).unwrap();
+    timeout(LONG, app.ready()).await.unwrap();
+    let agent = registry.addr();
+    let line = "PUT /v1/agent/service/maintenance/orders-1?enable=true&reason=disk";
+    assert_eq!(ask(agent, line).await.0, 200);
+    let other = r#"{"Name":"orders","ID":"orders-1","Port":1,"Check":{"CheckID":"other","TTL":"60s"}}"#;
+    assert_eq!(send(agent, "PUT /v1/agent/service/register", other).await.0, 200);
+
+    let corrected = timeout(LONG, async {
+        loop {
+            let (_, health) = ask(agent, "GET /v1/health/service/orders").await;
+            assert!(health.contains("_service_maintenance:orders-1"), "{health}");
+            assert_eq!(ask(agent, "GET /v1/health/service/orders?passing").await.1.trim(), "[]");
+            if health.contains(&format!("\"Port\":{port},")) && !health.contains("\"other\"") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    corrected.await.unwrap();
+    assert_eq!(app.registration().generation, 2);
+    timeout(LONG, app.shutdown()).await.unwrap();
     registry.shutdown().await;
 }
 
@@ -153,6 +189,18 @@ async fn a_file_of_instances_that_is_not_there_is_an_error_that_names_it() {
     let error = start(config).unwrap_err();
     assert!(!error.is_about_a_port());
     assert!(telemetry::causes(&error).contains("/no/such/services.yaml"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_token_file_that_is_not_there_is_an_error_that_names_it_and_says_so_of_the_start() {
+    let registry = registry().await;
+    let mut config = config(registry.addr());
+    let Registry::Consul(consul) = &mut config.registry else { unreachable!() };
+    consul.token = Some(outrigger_config::Token::File("/no/such/token".into()));
+    let error = start(config).unwrap_err();
+    assert!(!error.is_about_a_port());
+    let text = telemetry::causes(&error);
+    assert!(text.contains("/no/such/token") && text.contains("at start"), "{text}");
 }
 
 #[test]

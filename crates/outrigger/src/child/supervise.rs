@@ -4,7 +4,6 @@ use std::{ffi::OsString, io, time::Duration};
 
 use outrigger_config::OnAppExit;
 use outrigger_policy::backoff::Backoff;
-use prometheus::IntCounter;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -72,7 +71,6 @@ pub(crate) async fn supervise(
         asked: Signal::TERM,
         limit: None,
         short_lived: 0,
-        starts: starts(sidecar),
     };
     supervisor.runs(first);
     Ok(Supervised::Ended(supervisor.run().await))
@@ -89,13 +87,6 @@ async fn before_the_start(sidecar: &App, signals: &mut Signals) -> Option<Signal
             },
         }
     }
-}
-
-/// `outrigger_app_starts_total`.
-fn starts(sidecar: &App) -> Option<IntCounter> {
-    let counter = IntCounter::new("outrigger_app_starts_total", "How often the app was started.").ok()?;
-    sidecar.metrics().register(Box::new(counter.clone())).ok()?;
-    Some(counter)
 }
 
 struct Supervisor<'a> {
@@ -115,7 +106,6 @@ struct Supervisor<'a> {
     limit: Option<Instant>,
     /// Runs in a row that did not last.
     short_lived: u32,
-    starts: Option<IntCounter>,
 }
 
 impl Supervisor<'_> {
@@ -193,7 +183,6 @@ impl Supervisor<'_> {
 
     fn runs(&mut self, process: Process) {
         self.app = Some((process, Instant::now()));
-        self.starts.iter().for_each(IntCounter::inc);
         self.sidecar.app_started();
     }
 

@@ -48,8 +48,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
          curl http://{addr}/v1/health/service/orders     shows it"
     ));
     signals.next().await;
-    registry.shutdown().await;
-    Ok(())
+    tokio::select! {
+        () = registry.shutdown() => Ok(()),
+        signal = signals.next() => Err(Failure::running(format!("a second {signal}, exiting at once"))),
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     health,
@@ -117,7 +117,14 @@ impl Keeper {
         let report = self.registrar.report(&self.wanted.id, ReportedHealth::Critical, report::OUTPUT);
         let id = &self.wanted.id;
         match timeout(REPORT, report).await {
-            Ok(Ok(())) => return true,
+            Ok(Ok(())) => {
+                self.board.told(self.board.now().generation, ReportedHealth::Critical);
+                return true;
+            }
+            // It was never registered, or the agent has lost it: gone is what we want it to be.
+            Ok(Err(error)) if error.is_unknown_check() => {
+                debug!(id, error = causes(&error), "nothing to report critical");
+            }
             Ok(Err(error)) => warn!(id, error = causes(&error), "could not report critical"),
             Err(_) => {
                 self.patience = TOLD;

@@ -31,8 +31,8 @@ struct Agent {
     stalls: VecDeque<&'static str>,
     /// These calls fail with a broken connection while this is set.
     down: bool,
-    /// Every call is answered 403, as with a token that was revoked.
-    forbids: bool,
+    /// Every call is answered so.
+    refuses: Option<(u16, &'static str)>,
     /// Checks of an earlier registration.
     left: usize,
 }
@@ -64,9 +64,9 @@ impl Fake {
                     address: "agent".into(),
                     source: std::io::ErrorKind::ConnectionRefused.into(),
                 });
-            } else if agent.forbids {
-                let (request, text) = (name.to_owned(), "ACL not found".to_owned());
-                return Err(Error::Refused { request, status: 403, text, hint: None });
+            } else if let Some((status, text)) = agent.refuses {
+                let (request, text) = (name.to_owned(), text.to_owned());
+                return Err(Error::Refused { request, status, text, hint: None });
             }
             stall
         };
@@ -360,7 +360,7 @@ async fn a_rotated_token_brings_the_registration_back_within_seconds() {
     let life = live(PASSING);
     sleep(Duration::from_secs(100)).await;
     life.fake.change(|agent| {
-        agent.forbids = true;
+        agent.refuses = Some((403, "ACL not found"));
         agent.held = None; // expired meanwhile, and removed
     });
     sleep(Duration::from_secs(600)).await;
@@ -368,11 +368,26 @@ async fn a_rotated_token_brings_the_registration_back_within_seconds() {
     let calls = life.fake.agent().calls.len();
     assert!(calls < 2_000, "{calls} calls in ten minutes");
 
-    life.fake.change(|agent| agent.forbids = false);
+    life.fake.change(|agent| agent.refuses = None);
     let took = life.until(|agent| agent.held.is_some()).await;
     assert!(took <= Duration::from_secs(4), "{took:?}");
     sleep(Duration::from_secs(1)).await;
     assert_eq!((life.board.now().told, life.board.now().error), (PASSING, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_says_nothing_of_the_registration_is_no_reason_to_register_again() {
+    for refusal in [(429, "Your request is rate limited"), (500, "No cluster leader")] {
+        let life = live(PASSING);
+        sleep(Duration::from_secs(15)).await;
+        life.fake.agent().refuses = Some(refusal);
+        sleep(Duration::from_secs(300)).await;
+        assert_eq!((life.fake.registers(), life.board.now().phase), (1, Phase::Registered), "{refusal:?}");
+        assert!(life.board.now().error.is_some_and(|error| error.contains(refusal.1)));
+        life.fake.agent().refuses = None;
+        sleep(Duration::from_secs(20)).await;
+        assert_eq!((life.board.now().told, life.board.now().error), (PASSING, None), "{refusal:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

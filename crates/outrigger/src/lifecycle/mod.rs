@@ -209,6 +209,7 @@ async fn live(
     plan: Option<Plan>,
     mut callers: Callers,
 ) {
+    let _end = EndOfLife(vitals.clone());
     let mut keeper = None;
     tokio::select! {
         () = vitals.0.drain.begun() => {}
@@ -221,6 +222,18 @@ async fn live(
         leave::run(keeper, &mut callers, drain, drain.hurried()).await;
     }
     drain.enter(drain::Phase::Safe);
+}
+
+/// Nobody waits for ever for a life that ended by a mistake of ours: it counts as safe to stop.
+struct EndOfLife(Vitals);
+
+impl Drop for EndOfLife {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.apply(Event::Drain);
+            self.0.0.drain.enter(drain::Phase::Safe);
+        }
+    }
 }
 
 /// From Learning to Ready.

@@ -113,9 +113,17 @@ struct Failure {
 async fn call(registrar: &dyn Registrar, id: &str, health: ReportedHealth) -> Result<(), Failure> {
     match timeout(CALL, registrar.report(id, health, OUTPUT)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            Err(Failure { refused: matches!(error, Error::Refused { .. }), text: causes(&error) })
-        }
+        Ok(Err(error)) => Err(Failure { refused: may_be_forgotten(&error), text: causes(&error) }),
         Err(_) => Err(Failure { text: format!("no answer within {CALL:?}"), refused: false }),
+    }
+}
+
+/// Every refusal but those that are about something else: agents differ in their words for a check
+/// that they do not know.
+fn may_be_forgotten(error: &Error) -> bool {
+    match error {
+        Error::Refused { status: 429, .. } => false,
+        Error::Refused { .. } => !error.is_no_leader(),
+        _ => false,
     }
 }

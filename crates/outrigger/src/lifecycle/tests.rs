@@ -180,6 +180,13 @@ async fn a_drain_while_learning_leaves_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_life_that_ended_by_a_mistake_can_still_be_stopped() {
+    let life = Life::start(async { panic!("a mistake") }, None, Callers::fixed(PROPAGATION));
+    timeout(Duration::from_secs(60), life.drain()).await.unwrap();
+    assert_eq!(life.vitals().state(), State::Draining);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_gauge_shows_one_state() {
     let metrics = prometheus::Registry::new();
     let life = Life::start(std::future::ready(()), None, Callers::fixed(PROPAGATION));

@@ -203,6 +203,14 @@ impl Cluster {
     /// An endpoint that this request has not tried, or any usable one when it has tried all.
     pub(crate) fn pick(&self, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
         let view = self.view.load();
+        self.pick_from(&view, tried).or_else(|| {
+            // All of them may have retired since the load; then there is a newer View.
+            let newer = self.view.load();
+            (!Arc::ptr_eq(&view, &newer)).then(|| self.pick_from(&newer, tried)).flatten()
+        })
+    }
+
+    fn pick_from(&self, view: &View, tried: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
         let random = fastrand::u64(..);
         let at = if tried.is_empty() {
             view.balancer.first(&self.cursor, random, |at| view.endpoints[at].usable())
@@ -223,7 +231,7 @@ impl Cluster {
         let view = self.view.load_full();
         let status = self.follower.status();
         let heard = match status.heard_ago {
-            Some(ago) => format!("registry last heard {:.0?} ago", Duration::from_secs(ago.as_secs())),
+            Some(ago) => format!("registry last heard {} s ago", ago.as_secs()),
             None => "registry never heard".to_owned(),
         };
         let label = &self.label;
@@ -239,10 +247,9 @@ impl Cluster {
         }
         let counts = view.snapshot.counts();
         if counts.total() == 0 {
-            return Refusal::new(
-                Reason::UnknownService,
-                format!("{label}: no instance is registered; {heard}"),
-            );
+            let hint = status.empty_hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            let detail = format!("{label}: no instance is registered; {heard}{hint}");
+            return Refusal::new(Reason::UnknownService, detail);
         }
         let mut known = format!("{label}: {} instances known", counts.total());
         for (status, count) in counts.by_status() {

@@ -88,11 +88,12 @@ impl Directory {
             upstreams: config.upstreams.clone(),
         });
         for upstream in &directory.upstreams {
-            // Declared ones are outside the quotas; only a discovery that is shut down refuses.
+            // Published once, below: every publishing copies the names. Declared ones are outside the quotas; only a discovery that is shut down refuses.
             if let Err(refused) = directory.open(key_of(upstream), Some(upstream)) {
                 tracing::error!(service = %upstream.service, error = %refused, "upstream not watched");
             }
         }
+        directory.publish(&directory.writer.lock().unwrap_or_else(PoisonError::into_inner));
         directory
     }
 
@@ -159,7 +160,9 @@ impl Directory {
         let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers);
         let task = self.control.spawn(reconciler.run(tasks));
         writer.clusters.insert(key, (cluster.clone(), task));
-        self.publish(&writer);
+        if declared.is_none() {
+            self.publish(&writer);
+        }
         Ok(cluster)
     }
 

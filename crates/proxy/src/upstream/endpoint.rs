@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     io::Line,
-    metrics::{InstanceSeries, ServiceSeries},
+    metrics::ServiceSeries,
     upstream::{
         connect,
         pool::{Conn, Found, HeadLimits, Pool},
@@ -34,7 +34,9 @@ pub(crate) struct Endpoint {
     pub(crate) addr: SocketAddr,
     pub(crate) create_index: u64,
     pub(crate) pool: Pool,
-    pub(crate) series: Arc<InstanceSeries>,
+    /// Times it was picked, and attempts that blame it: read when scraped, gone with the endpoint.
+    pub(crate) picks: AtomicU64,
+    pub(crate) failures: AtomicU64,
     retired: AtomicBool,
     in_flight: AtomicUsize,
     most: usize,
@@ -75,20 +77,25 @@ impl Endpoint {
         create_index: u64,
         workers: usize,
         most: usize,
-        series: Arc<InstanceSeries>,
     ) -> Self {
         Self {
             id,
             addr,
             create_index,
             pool: Pool::new(workers),
-            series,
+            picks: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             most,
             waiting: AtomicUsize::new(0),
             turns: Semaphore::new(most.min(Semaphore::MAX_PERMITS)),
         }
+    }
+
+    /// An attempt failed, and it is to blame.
+    pub(crate) fn blame(&self) {
+        self.failures.fetch_add(1, Relaxed);
     }
 
     /// Whether a pick may take it: a View may still list one that has left.

@@ -63,6 +63,7 @@ impl Reconciler {
     pub(crate) fn apply(&mut self, snapshot: Arc<Snapshot>) {
         let before = self.cluster.view.load_full();
         let mut left = std::mem::take(&mut self.known);
+        let mut replaced = Vec::new();
         let mut endpoints = Vec::new();
         let mut resting = Vec::new();
         let mut weights = Vec::new();
@@ -72,16 +73,13 @@ impl Reconciler {
             let endpoint = match left.remove(&instance.id) {
                 Some(old) if old.addr == addr && old.create_index == instance.create_index => old,
                 other => {
-                    if let Some(old) = other {
-                        old.retire();
-                    }
+                    replaced.extend(other);
                     Arc::new(Endpoint::new(
                         instance.id.clone(),
                         addr,
                         instance.create_index,
                         self.workers,
                         terms.policy.pool.max_connections,
-                        self.metrics.instance(&self.cluster.label, &instance.id.id),
                     ))
                 }
             };
@@ -93,13 +91,7 @@ impl Reconciler {
                 resting.push(endpoint);
             }
         }
-        info!(
-            service = %self.cluster.label,
-            usable = endpoints.len(),
-            known = snapshot.instances.len(),
-            left = left.len(),
-            "instances changed"
-        );
+        let (usable, known) = (endpoints.len(), snapshot.instances.len());
         let view = View {
             balancer: Balancer::new(terms.policy.balance, &weights),
             endpoints: endpoints.into(),
@@ -109,7 +101,15 @@ impl Reconciler {
         };
         self.graves.push_back(self.cluster.swap(view));
         drop(before);
-        for gone in left.values() {
+        info!(
+            service = %self.cluster.label,
+            usable,
+            known,
+            left = left.len(),
+            "instances changed"
+        );
+        // Not before the swap: a pick in between would find nobody.
+        for gone in left.values().chain(&replaced) {
             gone.retire();
         }
     }

@@ -155,7 +155,7 @@ impl Http {
             .uri(&ask.target)
             .header(header::HOST, &self.host)
             .header(header::USER_AGENT, concat!("outrigger/", env!("CARGO_PKG_VERSION")));
-        if let Some(token) = self.token.header().await? {
+        if let Some(token) = self.token.header().await {
             request = request.header("x-consul-token", token);
         }
         if !ask.body.is_empty() {

@@ -6,7 +6,8 @@
 //! are more watches than connections they take turns, with shorter waits: see [`WatchLoad`].
 //!
 //! What is known of Consul's behaviour was seen on 1.8.7; newer versions answer the same questions
-//! with more fields. Nothing here remembers an answer, asks again or logs.
+//! with more fields. Nothing here remembers an answer (but what host names came to) or asks again, and nothing is logged but a token
+//! file that goes bad.
 
 mod agent;
 mod conn;
@@ -36,7 +37,7 @@ use self::{
     http::{Ask, Http},
     lane::{Lane, Place},
 };
-use crate::Error;
+use crate::{Error, resolve::Resolver};
 
 pub use observe::{Observation, Observer};
 
@@ -52,6 +53,7 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 /// A Consul agent. Cheap to make; it connects with its first question.
 pub struct Consul {
     http: Http,
+    names: Resolver,
     datacenter: Option<String>,
     wait: Duration,
     agent: Lane,
@@ -84,7 +86,8 @@ pub struct AgentSelf {
 }
 
 impl Consul {
-    /// Checks the token and the TLS files; a file that cannot be used is [`Error::File`].
+    /// Reads the token's file and the TLS files; one that cannot be used is [`Error::File`]. A token's
+    /// file that goes bad later leaves the last token in use, and is logged.
     pub fn new(config: &config::Consul) -> Result<Self, Error> {
         Self::with_observer(config, Observer::none())
     }
@@ -94,6 +97,7 @@ impl Consul {
         let (watches, reads) = shares(config.max_connections);
         Ok(Self {
             http: Http::new(config, observer)?,
+            names: Resolver::new(),
             datacenter: config.datacenter.clone(),
             wait: config.wait,
             agent: Lane::new(AGENT_CONNECTIONS),

@@ -1,12 +1,18 @@
 //! The ACL token that goes with every request. A token file is read again when it changes.
+//!
+//! A file that is missing or bad at start is an error. One that goes missing later, or is empty while
+//! somebody writes it, leaves the last good token in place: a request without one would be answered
+//! with an empty list where ACLs filter, and that would be believed.
 
 use std::{
+    fs::Metadata,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use http::HeaderValue;
 use outrigger_config::Token;
+use tracing::{info, warn};
 
 use crate::{Error, stamp::Stamp};
 
@@ -23,15 +29,22 @@ pub(super) enum Source {
     File(TokenFile),
 }
 
-/// A token file, and what it held when it was last read.
+/// A token file, and what it held when it was last good.
 pub(super) struct TokenFile {
     path: PathBuf,
     // Held for a look and a replacement, never over an await.
-    read: Mutex<Option<(Stamp, Option<HeaderValue>)>>,
+    read: Mutex<Read>,
+}
+
+struct Read {
+    stamp: Stamp,
+    value: HeaderValue,
+    /// It has become unusable since, and that was told.
+    failing: bool,
 }
 
 impl Source {
-    /// Checks a token given by value. A file is read with the first request.
+    /// Checks a token, and reads the file of one.
     pub(super) fn new(token: Option<&Token>) -> Result<Self, Error> {
         match token {
             None => Ok(Self::None),
@@ -42,18 +55,16 @@ impl Source {
                 })?;
                 Ok(value.map_or(Self::None, Self::Fixed))
             }
-            Some(Token::File(path)) => {
-                Ok(Self::File(TokenFile { path: path.clone(), read: Mutex::new(None) }))
-            }
+            Some(Token::File(path)) => TokenFile::open(path).map(Self::File),
         }
     }
 
     /// The value of `X-Consul-Token`; none where no token is set, or an empty one.
-    pub(super) async fn header(&self) -> Result<Option<HeaderValue>, Error> {
+    pub(super) async fn header(&self) -> Option<HeaderValue> {
         match self {
-            Self::None => Ok(None),
-            Self::Fixed(value) => Ok(Some(value.clone())),
-            Self::File(file) => file.header().await,
+            Self::None => None,
+            Self::Fixed(value) => Some(value.clone()),
+            Self::File(file) => Some(file.header().await),
         }
     }
 
@@ -64,33 +75,74 @@ impl Source {
 }
 
 impl TokenFile {
-    async fn header(&self) -> Result<Option<HeaderValue>, Error> {
-        let metadata =
-            tokio::fs::metadata(&self.path).await.map_err(|error| self.unusable(error.to_string()))?;
-        let stamp = Stamp::from(&metadata);
-        if let Some((last, value)) = &*self.read.lock().unwrap_or_else(PoisonError::into_inner)
-            && *last == stamp
-        {
-            return Ok(value.clone());
-        }
-        if metadata.len() > MAX_FILE {
-            return Err(self.unusable(format!("{} bytes are no token", metadata.len())));
-        }
-        let text =
-            tokio::fs::read_to_string(&self.path).await.map_err(|error| self.unusable(error.to_string()))?;
-        let value = header(&text).map_err(|reason| self.unusable(reason.into()))?;
-        // A write between the two looks leaves the older stamp: the next request reads again.
-        *self.read.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, value.clone()));
-        Ok(value)
+    /// Reads it at start, where a wrong path should be told at once.
+    fn open(path: &Path) -> Result<Self, Error> {
+        let read = || {
+            let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
+            let stamp = judge(&metadata)?;
+            let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+            Ok(Read { stamp, value: token(&text)?, failing: false })
+        };
+        let read = read().map_err(|reason: String| Error::File {
+            path: path.display().to_string(),
+            reason: format!("{reason}; the token's file must be there at start"),
+        })?;
+        Ok(Self { path: path.to_owned(), read: Mutex::new(read) })
     }
 
-    fn unusable(&self, reason: String) -> Error {
-        unusable(&self.path, reason)
+    async fn header(&self) -> HeaderValue {
+        let news = self.news().await;
+        let mut read = self.lock();
+        match news {
+            Ok(None) => {}
+            Ok(Some((stamp, value))) => {
+                if std::mem::take(&mut read.failing) {
+                    info!(path = %self.path.display(), "the token file can be read again");
+                }
+                // A write between the two looks leaves the older stamp: the next request reads again.
+                (read.stamp, read.value) = (stamp, value);
+            }
+            Err(reason) if !std::mem::replace(&mut read.failing, true) => {
+                let path = self.path.display();
+                warn!(%path, reason, "the token file cannot be used any more, keeping the last token");
+            }
+            Err(_) => {}
+        }
+        read.value.clone()
+    }
+
+    /// What it holds, if that may be something new.
+    async fn news(&self) -> Result<Option<(Stamp, HeaderValue)>, String> {
+        let metadata = tokio::fs::metadata(&self.path).await.map_err(|error| error.to_string())?;
+        let stamp = judge(&metadata)?;
+        {
+            let read = self.lock();
+            if read.stamp == stamp && !read.failing {
+                return Ok(None);
+            }
+        }
+        let text = tokio::fs::read_to_string(&self.path).await.map_err(|error| error.to_string())?;
+        Ok(Some((stamp, token(&text)?)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Read> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn unusable(path: &Path, reason: String) -> Error {
-    Error::File { path: path.display().to_string(), reason }
+/// Whether a file may hold a token, before it is read.
+fn judge(file: &Metadata) -> Result<Stamp, String> {
+    if !file.is_file() {
+        return Err("it is no file".into());
+    }
+    if file.len() > MAX_FILE {
+        return Err(format!("{} bytes are no token", file.len()));
+    }
+    Ok(Stamp::from(file))
+}
+
+fn token(text: &str) -> Result<HeaderValue, String> {
+    header(text)?.ok_or_else(|| "it is empty".into())
 }
 
 fn header(text: &str) -> Result<Option<HeaderValue>, &'static str> {

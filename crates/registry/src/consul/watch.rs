@@ -13,10 +13,7 @@ use super::{
     http::{Ask, encoded},
     malformed, ok, wire,
 };
-use crate::{
-    Answer, Consistency, Cursor, Error, Query, Registry, Watched,
-    resolve::{Listed, resolve},
-};
+use crate::{Answer, Consistency, Cursor, Error, Query, Registry, Watched, resolve::Listed};
 
 /// Reads stall for seven seconds while there is no leader, before they fail.
 const READ: Duration = Duration::from_secs(10);
@@ -75,7 +72,7 @@ impl Consul {
             .http
             .ask(place, ask, |reply| watched(&ok(reply, &request)?, cursor, consistency, &request))
             .await?;
-        Ok(Watched { instances: resolve(listed).await, ..watched })
+        Ok(Watched { instances: self.names.resolve(listed).await, ..watched })
     }
 
     fn read(&self, query: &Query, consistency: Consistency) -> Ask {

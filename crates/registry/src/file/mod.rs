@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use self::table::Table;
-use crate::{Answer, Consistency, Cursor, Error, Query, Registry, Watched, resolve::resolve, stamp::Stamp};
+use crate::{Answer, Consistency, Cursor, Error, Query, Registry, Watched, resolve::Resolver, stamp::Stamp};
 
 /// How often a watch looks for a change.
 const POLL: Duration = Duration::from_millis(250);
@@ -34,6 +34,7 @@ const WAIT: Duration = Duration::from_secs(45);
 #[derive(Debug)]
 pub struct File {
     path: PathBuf,
+    names: Resolver,
     // Held for a look or a replacement, never over an await.
     state: Mutex<State>,
 }
@@ -54,7 +55,7 @@ impl File {
         let (stamp, text) = read(&path).map_err(|reason| unusable(&path, reason))?;
         let services = shape::parse(&text).map_err(|wrong| wrong_at(&path, &wrong))?;
         let state = State { table: Table::new(services), judged: Some(stamp), looked_at: Instant::now() };
-        Ok(Self { path, state: Mutex::new(state) })
+        Ok(Self { path, names: Resolver::new(), state: Mutex::new(state) })
     }
 
     /// The file.
@@ -80,7 +81,7 @@ impl File {
             let state = self.state();
             (state.table.cursor(service), state.table.listed(service))
         };
-        let instances = resolve(listed).await;
+        let instances = self.names.resolve(listed).await;
         Watched { instances, cursor, went_back: false, age: None, known_leader: true }
     }
 

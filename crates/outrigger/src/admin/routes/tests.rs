@@ -64,8 +64,8 @@ impl Sources for Two {
                 index: 99,
                 error: None,
                 failures: 0,
-                known_leader: true,
-                empty_hint: None,
+                known_leader: service == "orders",
+                empty_hint: (service == "payments").then_some("the token may lack node:read"),
             })
             .into()
     }
@@ -189,8 +189,14 @@ async fn services_are_text_for_people() {
     let by_query = ask(&admin.main, "GET /services?format=text", &[LOCAL]).await.1;
     let by_header = ask(&admin.main, "GET /services", &[LOCAL, ("accept", "text/plain")]).await.1;
     assert_eq!(by_query, by_header);
-    for part in ["orders with v2: weighted", "dc1/n/orders-2", "not used: its check is critical", "2.0 s ago"]
-    {
+    for part in [
+        "orders with v2: weighted",
+        "dc1/n/orders-2",
+        "not used: its check is critical",
+        "2.0 s ago\n",
+        "2.0 s ago, and had no leader then",
+        "registry: the token may lack node:read",
+    ] {
         assert!(by_query.contains(part), "{part} in\n{by_query}");
     }
 }

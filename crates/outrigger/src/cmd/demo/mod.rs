@@ -104,10 +104,15 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
             signals.next().await;
         }
     }
-    app.shutdown().await;
-    drop(story);
-    registry.shutdown().await;
-    judge(ending)
+    let end = async {
+        app.shutdown().await;
+        drop(story);
+        registry.shutdown().await;
+    };
+    tokio::select! {
+        () = end => judge(ending),
+        signal = signals.next() => Err(Failure::running(format!("a second {signal}, exiting at once"))),
+    }
 }
 
 fn judge(ending: Result<Ending, String>) -> Result<(), Failure> {

@@ -64,6 +64,15 @@ async fn an_announced_length_beyond_64_mib_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
+async fn what_an_unreadable_answer_quotes_is_cut() {
+    let body = format!("[{{\"Node\":\"{}\"}}]", "x".repeat(1 << 20));
+    let agent = Agent::always(health("5", &body)).await;
+    let error = watch(&client(&agent), 0).await.unwrap_err();
+    assert_eq!(error.label(), "malformed");
+    assert!(error.to_string().len() < 1000, "{} bytes", error.to_string().len());
+}
+
+#[tokio::test]
 async fn a_body_that_ends_early_is_an_error() {
     let agent = Agent::start(|_, _| {
         Act::SendAndClose(b"HTTP/1.1 200 OK\r\nX-Consul-Index: 5\r\nContent-Length: 10\r\n\r\n[]".to_vec())

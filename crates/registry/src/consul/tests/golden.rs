@@ -16,7 +16,7 @@ const EXTERNAL_NODE: &str = include_str!("../testdata/external_node.json");
 const ALL_FIELDS: &str = include_str!("../testdata/all_fields.json");
 
 async fn instances(body: &str) -> Vec<Instance> {
-    resolve(wire::health_service(body.as_bytes()).unwrap()).await
+    Resolver::new().resolve(wire::health_service(body.as_bytes()).unwrap()).await
 }
 
 async fn one(body: &str) -> Instance {

@@ -16,9 +16,7 @@ use outrigger_config as config;
 use tokio::time::Instant;
 
 use super::*;
-use crate::{
-    Consistency, Cursor, Query, Registrar, Registration, Registry, ReportedHealth, Watched, resolve::resolve,
-};
+use crate::{Consistency, Cursor, Query, Registrar, Registration, Registry, ReportedHealth, Watched};
 
 /// More than any test needs.
 const LONG: Duration = Duration::from_secs(20);

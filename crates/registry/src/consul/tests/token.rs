@@ -51,22 +51,46 @@ async fn a_token_file_is_read_again_when_it_changes() {
 }
 
 #[tokio::test]
-async fn a_token_file_that_cannot_be_used_is_an_error_that_names_it() {
+async fn a_token_file_that_goes_bad_leaves_the_last_token_in_place() {
     let agent = Agent::always(health("5", "[]")).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
+    fs::write(&path, "good").unwrap();
     let consul = with_token(&agent, config::Token::File(path.clone()));
-    for content in [None, Some("two\nlines".to_owned()), Some("x".repeat(5000))] {
-        if let Some(content) = content {
-            fs::write(&path, content).unwrap();
-        }
-        let error = watch(&consul, 0).await.unwrap_err();
+    watch(&consul, 0).await.unwrap();
+    fs::remove_file(&path).unwrap();
+    watch(&consul, 0).await.unwrap();
+    for content in ["", "two\nlines", &"x".repeat(5000)] {
+        fs::write(&path, content).unwrap();
+        watch(&consul, 0).await.unwrap();
+    }
+    assert_eq!(tokens(&agent), [const { Some("good") }; 5].map(|token| token.map(str::to_owned)));
+    fs::write(&path, "better").unwrap();
+    watch(&consul, 0).await.unwrap();
+    assert_eq!(tokens(&agent)[5], Some("better".into()));
+}
+
+#[test]
+fn a_token_file_that_cannot_be_used_at_start_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let open = |path: &std::path::Path| {
+        let token = Some(config::Token::File(path.to_owned()));
+        Consul::new(&config::Consul { token, ..config::Consul::default() })
+    };
+    let fails = |path: &std::path::Path| {
+        let error = open(path).unwrap_err();
         assert_eq!(error.label(), "file");
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    };
+    fails(&path);
+    fails(dir.path());
+    for content in ["", " \n", "two\nlines", &"x".repeat(5000)] {
+        fs::write(&path, content).unwrap();
+        fails(&path);
     }
     fs::write(&path, "good").unwrap();
-    watch(&consul, 0).await.unwrap();
-    assert_eq!(tokens(&agent), [Some("good".into())], "nothing was asked without the token");
+    assert!(open(&path).is_ok());
 }
 
 #[test]

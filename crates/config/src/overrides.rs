@@ -102,6 +102,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OUTRIGGER_METRICS_LISTEN", "admin.metrics_listen"),
     ("OUTRIGGER_WORKERS", "workers"),
     ("OUTRIGGER_DRAIN", "drain.timeout"),
+    ("OUTRIGGER_AWAIT_APP", "drain.await_app"),
     ("OUTRIGGER_ON_APP_EXIT", "on_app_exit"),
     ("OUTRIGGER_LOG", "log.level"),
     ("OUTRIGGER_LOG_FORMAT", "log.format"),

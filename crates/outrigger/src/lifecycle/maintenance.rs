@@ -81,3 +81,7 @@ pub(super) async fn restore(registrar: &dyn Registrar, id: &str, board: &Board) 
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "maintenance_tests.rs"]
+mod tests;

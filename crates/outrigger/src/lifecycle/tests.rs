@@ -88,10 +88,18 @@ struct World {
 
 /// A life with an app that accepts connections.
 async fn world() -> World {
-    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let record = Arc::new(Record::default());
+    world_with(Callers::fixed(PROPAGATION)).await
+}
+
+async fn world_with(callers: Callers) -> World {
     let started = CancellationToken::new();
     started.cancel();
+    world_of(started, callers).await
+}
+
+async fn world_of(started: CancellationToken, callers: Callers) -> World {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let record = Arc::new(Record::default());
     let plan = Plan {
         started,
         registrar: Arc::new(Registry(record.clone())),
@@ -108,7 +116,7 @@ async fn world() -> World {
         },
         probe: outrigger_config::Health::default(),
     };
-    let life = Life::start(std::future::ready(()), Some(plan), Callers::fixed(PROPAGATION));
+    let life = Life::start(std::future::ready(()), Some(plan), callers);
     *record.vitals.lock().unwrap() = Some(life.vitals().clone());
     World { record, life, app }
 }
@@ -201,4 +209,30 @@ async fn each_gauge_shows_one_state() {
     ] {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn hurry_ends_the_wait_for_callers_and_not_what_the_registry_is_told() {
+    let World { record, life, app } = world_with(Callers::fixed(Duration::from_secs(300))).await;
+    timeout(Duration::from_secs(20), life.vitals().reached(|state| state.is_ready())).await.unwrap();
+    tokio::time::pause();
+    life.vitals().hurry();
+    let from = Instant::now();
+    life.drain().await;
+    drop(app);
+    assert!(from.elapsed() < Duration::from_secs(1), "{:?}", from.elapsed());
+    assert_eq!(record.lines(), ["register", "passing", "critical", "deregister"]);
+}
+
+#[tokio::test]
+async fn an_app_that_is_still_to_be_started_is_not_asked_and_not_registered() {
+    let started = CancellationToken::new();
+    let World { record, life, app } = world_of(started.clone(), Callers::fixed(PROPAGATION)).await;
+    timeout(Duration::from_secs(20), life.vitals().reached(|state| *state == State::Waiting)).await.unwrap();
+    // The port is open, as an earlier run's might be.
+    let probed = timeout(Duration::from_millis(300), app.accept()).await;
+    assert!(probed.is_err() && record.lines().is_empty(), "{:?}", record.lines());
+    started.cancel();
+    timeout(Duration::from_secs(20), life.vitals().reached(|state| state.is_ready())).await.unwrap();
+    assert_eq!(record.lines(), ["register", "passing"]);
 }

@@ -1,4 +1,4 @@
-//! A Consul agent as [`Registry`] and [`Registrar`].
+//! A Consul agent as [`Registry`](crate::Registry) and [`Registrar`](crate::Registrar).
 //!
 //! Every method is one HTTP exchange. Two kinds of connections are kept apart: agent calls have four
 //! of their own, so that a renewal of a TTL never stands in line behind watches; watches share at most

@@ -38,6 +38,9 @@ pub struct Config {
     pub admin: Admin,
     /// How long leaving may take.
     pub drain: Drain,
+    /// What becomes of the sidecar when the app that it started (`outrigger run -- app`) ends by itself.
+    /// Default `exit`. Means nothing where the app is started by somebody else.
+    pub on_app_exit: OnAppExit,
     /// Data-plane threads. Default `auto`: min(available cores, 2).
     pub workers: Workers,
     /// What is logged, and how.
@@ -615,15 +618,64 @@ pub struct Drain {
     /// Longest wait for requests in flight after the listeners closed. Default 30s, range 0s–1h. The file
     /// may say `drain: 30s` for this alone.
     pub timeout: Duration,
-    /// How long outbound goes on after the registry was told, so that callers can hear of it.
-    /// Default 2s, range 0s–5m.
-    pub propagation: Duration,
+    /// How it is known that callers have heard, after the registry was told. Default `measured`.
+    pub propagation: Propagation,
+    /// Added to what was measured, because callers ask other servers than we do. Default 1s, range
+    /// 0s–1m.
+    pub margin: Duration,
+    /// Longest measured wait, from the first call that told the registry, [`Drain::margin`] included.
+    /// Default 5s, range 0s–5m.
+    pub cap: Duration,
+    /// The wait where nothing can be measured: the registry is unreachable, or does not show us our own
+    /// registration. Default 5s, range 0s–5m.
+    pub blind: Duration,
+    /// Whether a sidecar that did not start the app goes on carrying requests after SIGTERM until the
+    /// app's port is closed, [`Drain::timeout`] at most. Default `auto`.
+    pub await_app: AwaitApp,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(30), propagation: Duration::from_secs(2) }
+        Self {
+            timeout: Duration::from_secs(30),
+            propagation: Propagation::Measured,
+            margin: Duration::from_secs(1),
+            cap: Duration::from_secs(5),
+            blind: Duration::from_secs(5),
+            await_app: AwaitApp::Auto,
+        }
     }
+}
+
+/// How it is known that callers have heard that the app is leaving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// A watch of our own on our own service is a caller like any other: when it has seen the app leave,
+    /// so have they, give or take [`Drain::margin`].
+    Measured,
+    /// Nothing is measured, this is how long it takes. Range 0s–5m.
+    Fixed(Duration),
+}
+
+/// Whether the end of an app that somebody else started is awaited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AwaitApp {
+    /// When the sidecar is process 1: it has a container of its own, and whoever stops that container
+    /// stops the app's at the same time.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// What becomes of the sidecar when its app ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnAppExit {
+    /// It deregisters the app and ends with the app's exit code.
+    Exit,
+    /// It starts the app again, after a pause that grows from 500ms to 30s while the app keeps ending.
+    Restart,
 }
 
 /// How many data-plane threads.
@@ -669,6 +721,7 @@ impl Default for Config {
             upstreams: Vec::new(),
             admin: Admin { listen: Listen::localhost(7079), metrics_listen: None },
             drain: Drain::default(),
+            on_app_exit: OnAppExit::Exit,
             workers: Workers::Auto,
             log: Log { level: "info".into(), format: LogFormat::Auto, access: false },
         }

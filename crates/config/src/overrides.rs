@@ -38,6 +38,8 @@ pub struct Overrides {
     pub workers: Option<String>,
     /// `--drain DURATION`: `drain.timeout`.
     pub drain: Option<String>,
+    /// `--on-app-exit exit|restart`: `on_app_exit`.
+    pub on_app_exit: Option<String>,
     /// `--log FILTER`: `log.level`.
     pub log: Option<String>,
     /// `--log-format auto|text|json`: `log.format`.
@@ -66,6 +68,7 @@ impl Overrides {
             ("admin.metrics_listen", "--metrics-listen", &self.metrics_listen),
             ("workers", "--workers", &self.workers),
             ("drain.timeout", "--drain", &self.drain),
+            ("on_app_exit", "--on-app-exit", &self.on_app_exit),
             ("log.level", "--log", &self.log),
             ("log.format", "--log-format", &self.log_format),
             ("log.access", "--access-log", &access),
@@ -100,6 +103,8 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OUTRIGGER_METRICS_LISTEN", "admin.metrics_listen"),
     ("OUTRIGGER_WORKERS", "workers"),
     ("OUTRIGGER_DRAIN", "drain.timeout"),
+    ("OUTRIGGER_AWAIT_APP", "drain.await_app"),
+    ("OUTRIGGER_ON_APP_EXIT", "on_app_exit"),
     ("OUTRIGGER_LOG", "log.level"),
     ("OUTRIGGER_LOG_FORMAT", "log.format"),
     ("OUTRIGGER_ACCESS_LOG", "log.access"),
@@ -230,12 +235,13 @@ mod tests {
             metrics_listen: text(),
             workers: text(),
             drain: text(),
+            on_app_exit: text(),
             log: text(),
             log_format: text(),
             access_log: Some(true),
         };
         let flags = all.given();
-        assert_eq!(flags.len(), 18);
+        assert_eq!(flags.len(), 19);
         for key in VARIABLES.iter().map(|(_, key)| key).chain(flags.iter().map(|(key, _, _)| key)) {
             assert!(keys.iter().any(|k| k == key), "{key} is no key");
         }

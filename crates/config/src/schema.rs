@@ -38,6 +38,7 @@ pub(crate) const ROOT: &[Key] = &[
     Key { name: "upstreams", holds: Holds::Sections(UPSTREAM) },
     section("admin", ADMIN),
     section("drain", DRAIN),
+    value("on_app_exit"),
     value("workers"),
     section("log", LOG),
 ];
@@ -160,7 +161,14 @@ const POOL: Key = section(
 );
 
 const ADMIN: &[Key] = &[value("listen"), value("metrics_listen")];
-const DRAIN: &[Key] = &[value("timeout"), value("propagation")];
+const DRAIN: &[Key] = &[
+    value("timeout"),
+    value("propagation"),
+    value("margin"),
+    value("cap"),
+    value("blind"),
+    value("await_app"),
+];
 const LOG: &[Key] = &[value("level"), value("format"), value("access")];
 
 /// Every key that holds a value, dotted, in the order of a settings file; the items of a list are

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Balance, CircuitBreaker, Config, Consul, LogFormat, Origin, Origins, Outlier, Policy, Pool, Probe,
-    Registry, Retry, Service, Token, Upstream, Workers, format_duration, format_size, schema::join,
+    AwaitApp, Balance, CircuitBreaker, Config, Consul, LogFormat, OnAppExit, Origin, Origins, Outlier,
+    Policy, Pool, Probe, Propagation, Registry, Retry, Service, Token, Upstream, Workers, format_duration,
+    format_size, schema::join,
 };
 
 /// Stands for a secret.
@@ -228,7 +229,12 @@ impl List {
         self.text("admin.listen", &config.admin.listen);
         self.some("admin.metrics_listen", config.admin.metrics_listen.as_ref());
         self.text("drain.timeout", format_duration(config.drain.timeout));
-        self.text("drain.propagation", format_duration(config.drain.propagation));
+        self.text("drain.propagation", config.drain.propagation);
+        self.text("drain.margin", format_duration(config.drain.margin));
+        self.text("drain.cap", format_duration(config.drain.cap));
+        self.text("drain.blind", format_duration(config.drain.blind));
+        self.text("drain.await_app", config.drain.await_app.as_str());
+        self.text("on_app_exit", config.on_app_exit.as_str());
         self.text("workers", config.workers);
         self.text("log.level", &config.log.level);
         self.text("log.format", config.log.format.as_str());
@@ -241,6 +247,36 @@ impl std::fmt::Display for Workers {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Count(n) => n.fmt(f),
+        }
+    }
+}
+
+impl std::fmt::Display for Propagation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Measured => f.write_str("measured"),
+            Self::Fixed(wait) => f.write_str(&format_duration(*wait)),
+        }
+    }
+}
+
+impl AwaitApp {
+    /// The word for it in a settings file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl OnAppExit {
+    /// The word for it in a settings file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Restart => "restart",
         }
     }
 }

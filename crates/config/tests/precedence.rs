@@ -5,7 +5,8 @@
 use std::path::Path;
 
 use outrigger_config::{
-    Consul, Environment, Loaded, Origin, Outlier, Overrides, Probe, Registry, Token, load, render, summary,
+    Consul, Environment, Loaded, Origin, Outlier, Overrides, Probe, Propagation, Registry, Token, load,
+    render, summary,
 };
 
 fn loaded(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Loaded {
@@ -162,7 +163,7 @@ fn an_upstream_lays_its_settings_over_the_defaults() {
 fn a_drain_may_be_its_time_out_alone() {
     for text in ["drain: 5s\n", "drain: {timeout: 5s}\n"] {
         let drain = loaded(text, &[], &Overrides::default()).config.drain;
-        assert_eq!((drain.timeout.as_secs(), drain.propagation.as_secs()), (5, 2));
+        assert_eq!((drain.timeout.as_secs(), drain.propagation), (5, Propagation::Measured));
     }
     let got = loaded("drain: 5s\n", &[("OUTRIGGER_DRAIN", "7s")], &Overrides::default());
     assert_eq!(got.config.drain.timeout.as_secs(), 7);

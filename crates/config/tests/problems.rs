@@ -30,7 +30,12 @@ fn keys_that_do_not_exist_are_answered_with_one_that_does() {
             "o.yaml:1:1 timeout: unknown key; it belongs at defaults.timeout or upstreams[0].timeout or drain.timeout",
         ],
     );
-    check("drain: {grace: 1s}\n", &["o.yaml:1:9 drain.grace: unknown key; valid here: timeout, propagation"]);
+    check(
+        "drain: {grace: 1s}\n",
+        &[
+            "o.yaml:1:9 drain.grace: unknown key; valid here: timeout, propagation, margin, cap, blind, await_app",
+        ],
+    );
     check(
         "upstreams:\n  - service: a\n  - service: b\n    retry: {budget: {rat: 1}}\n",
         &["o.yaml:4:22 upstreams[1].retry.budget.rat: unknown key; did you mean ratio?"],
@@ -59,7 +64,7 @@ fn everything_wrong_is_said_at_once_and_in_order() {
             "o.yaml:3:22 service.weights.passing: \"0\" is out of range; allowed: 1 to 65535",
             "o.yaml:4:20 outbound.listen: \"7070\" is not an address with a port; write localhost:7070, 127.0.0.1:7070 or [::1]:7070",
             "o.yaml:5:10 workers: \"many\" is not a whole number; allowed: auto, or 1 to 256",
-            "o.yaml:6:1 nope: unknown key; valid here: service, registry, discovery, state_dir, outbound, defaults, upstreams, admin, drain, workers, log",
+            "o.yaml:6:1 nope: unknown key; valid here: service, registry, discovery, state_dir, outbound, defaults, upstreams, admin, drain, on_app_exit, workers, log",
         ],
     );
 }
@@ -69,7 +74,7 @@ fn the_wrong_kind_of_value_is_told_the_right_one() {
     check(
         "- a\n",
         &[
-            "o.yaml:1:1: a list is not allowed here; write a mapping with some of: service, registry, discovery, state_dir, outbound, defaults, upstreams, admin, drain, workers, log",
+            "o.yaml:1:1: a list is not allowed here; write a mapping with some of: service, registry, discovery, state_dir, outbound, defaults, upstreams, admin, drain, on_app_exit, workers, log",
         ],
     );
     check(

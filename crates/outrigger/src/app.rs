@@ -10,10 +10,14 @@ use std::{net::SocketAddr, sync::Arc, thread};
 use outrigger_config::{Config, Drain, Origins, Workers as Count};
 use outrigger_discovery::{Discovery, ServiceStatus};
 use outrigger_proxy::{ClusterStatus, Proxy, Workers};
+use prometheus::IntCounter;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Bound, Own, Pages, Server, Sources},
-    lifecycle::{Life, Plan, Standing, State, drain::Traffic, host_name, registration},
+    lifecycle::{
+        Life, Plan, Standing, State, callers::Callers, drain::Traffic, host_name, port, registration,
+    },
     limits, registry, telemetry,
 };
 
@@ -28,6 +32,21 @@ pub struct App {
     admin_addrs: Vec<SocketAddr>,
     metrics_addrs: Vec<SocketAddr>,
     drain: Drain,
+    /// The local app's.
+    port: Option<u16>,
+    /// `outrigger_app_starts_total`
+    starts: IntCounter,
+    /// See [`Plan::started`].
+    started: CancellationToken,
+}
+
+/// Where the local app is when its sidecar starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Local {
+    /// Somebody else starts it.
+    Runs,
+    /// It waits for the sidecar.
+    ToBeStarted,
 }
 
 /// Why it could not start.
@@ -82,8 +101,23 @@ impl App {
     /// # Errors
     /// When a port is occupied, or a file that the settings name cannot be used.
     pub fn start(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
+        Self::begin(config, origins, workers, Local::Runs)
+    }
+
+    /// The same for an app that is still to be started: it is not asked how it is, and so not registered,
+    /// before [`App::app_started`].
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub fn start_first(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
+        Self::begin(config, origins, workers, Local::ToBeStarted)
+    }
+
+    fn begin(config: Config, origins: &Origins, workers: Workers, app: Local) -> Result<Self, StartError> {
         limits::warn_when_low();
         let metrics = telemetry::metrics()?;
+        let starts = IntCounter::new("outrigger_app_starts_total", "How often the sidecar started the app.")?;
+        metrics.register(Box::new(starts.clone()))?;
         let opened = registry::open(&config.registry, &metrics).map_err(|error| StartError::Registry {
             place: registry::place(&config.registry),
             source: Box::new(error),
@@ -101,12 +135,17 @@ impl App {
             let proxy = proxy.clone();
             async move { proxy.first_answers().await }
         };
+        let started = CancellationToken::new();
+        if app == Local::Runs {
+            started.cancel();
+        }
         let plan = config.service.as_ref().zip(opened.registrar).map(|(service, registrar)| Plan {
+            started: started.clone(),
             registrar,
             registration: registration(service, &host_name()),
             probe: service.health.clone(),
         });
-        let life = Life::start(first_answers, plan, config.drain.propagation);
+        let life = Life::start(first_answers, plan, Callers::new(config.drain, discovery.clone()));
         life.observe(&metrics)?;
 
         let parts = Arc::new(Parts { proxy, discovery });
@@ -122,7 +161,8 @@ impl App {
         let addrs =
             |n: usize| servers.get(n).map_or_else(Vec::new, |server: &Server| server.addrs().to_vec());
         let (admin_addrs, metrics_addrs) = (addrs(0), addrs(1));
-        Ok(Self { life, parts, metrics, servers, admin_addrs, metrics_addrs, drain: config.drain })
+        let (drain, port) = (config.drain, config.service.map(|service| service.port));
+        Ok(Self { life, parts, metrics, servers, admin_addrs, metrics_addrs, drain, port, starts, started })
     }
 
     /// Where the app sends its requests.
@@ -178,8 +218,40 @@ impl App {
         &self.metrics
     }
 
-    /// Leaves the registry, goes on routing, and returns when it is safe to stop the app: at most
-    /// 20 s and `drain.propagation` later.
+    /// Resolves once requests are carried: the registry has answered for every declared service, or 5 s
+    /// have passed.
+    pub async fn carries(&self) {
+        self.life.vitals().reached(|state| !matches!(state, State::Starting | State::Learning)).await;
+    }
+
+    /// The app was started (again): it is asked how it is from now on.
+    pub fn app_started(&self) {
+        self.starts.inc();
+        self.started.cancel();
+        self.life.vitals().probe_now();
+    }
+
+    /// The app has ended and will be started again: it is asked at once, so that the registry hears of it.
+    pub fn app_ended(&self) {
+        self.life.vitals().probe_now();
+    }
+
+    /// Callers need not be waited for while it leaves: the app has ended for good, or somebody insists.
+    pub fn hurry(&self) {
+        self.life.vitals().hurry();
+    }
+
+    /// Resolves when nobody listens on the app's port any more, `drain.timeout` later at most; at once
+    /// where there is no app.
+    pub async fn app_closed(&self) {
+        let Some(port) = self.port else { return };
+        if tokio::time::timeout(self.drain.timeout, port::closed(port)).await.is_err() {
+            tracing::warn!(port, after = ?self.drain.timeout, "the app still listens, stopping all the same");
+        }
+    }
+
+    /// Leaves the registry, goes on routing, and returns when it is safe to stop the app: at most 20 s,
+    /// and `drain.cap` or `drain.blind`, later.
     pub async fn drain(&self) {
         self.life.drain().await;
     }

@@ -6,17 +6,19 @@
 //! | [`app`] | all the wiring: settings become objects here and nowhere else |
 //! | `lifecycle` | the states of a life, the registration, the order of leaving |
 //! | `admin` | metrics, health, what is known and why, the drain page |
+//! | `child` | the local app as a child: started after the sidecar, stopped before it |
 //! | `registry` | which registry is asked, and its metrics |
 //! | [`telemetry`] | logs, and the metrics of the process itself |
 //! | `limits` | warns when few files may be opened |
 //! | [`signal`] | SIGTERM and SIGINT |
-//! | [`cmd`] | the command line: `run`, `check`, `drain`, `dev-registry`, `demo`, `copy-to` |
+//! | [`cmd`] | the command line: `run`, `check`, `wait`, `drain`, `maintenance`, `dev-registry`, ... |
 //!
 //! It carries no request (that is `outrigger_proxy`) and decides nothing about one (that is
 //! `outrigger_policy`).
 
 mod admin;
 pub mod app;
+mod child;
 pub mod cmd;
 mod http_client;
 mod lifecycle;

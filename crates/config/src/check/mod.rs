@@ -21,8 +21,8 @@ use reader::Reader;
 use section::Section;
 
 use crate::{
-    Admin, Config, Discovery, Drain, Environment, Guard, Limits, Log, LogFormat, Origins, Outbound, Problem,
-    Workers, address,
+    Admin, AwaitApp, Config, Discovery, Drain, Environment, Guard, Limits, Log, LogFormat, OnAppExit,
+    Origins, Outbound, Problem, Propagation, Workers, address,
     error::Wrong,
     names,
     overrides::Overlay,
@@ -67,6 +67,11 @@ pub(crate) fn check(file: &Arc<str>, tree: Option<&Node>, env: &Environment, ove
     let section = r.section(&root, "admin");
     admin(&mut r, &section, &mut config.admin);
     drain(&mut r, &root, &mut config.drain);
+    r.set(&root, "on_app_exit", &mut config.on_app_exit, |text| match text {
+        "exit" => Ok(OnAppExit::Exit),
+        "restart" => Ok(OnAppExit::Restart),
+        _ => Err(one_of(text, &["exit", "restart"])),
+    });
     r.set(&root, "workers", &mut config.workers, workers);
     let section = r.section(&root, "log");
     log(&mut r, &section, &mut config.log);
@@ -135,7 +140,26 @@ fn drain(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Drain) {
     let timeout = duration_in(Duration::ZERO..=HOUR);
     let section = r.section_or_value(root, "drain", "timeout");
     r.set(&section, "timeout", &mut out.timeout, timeout);
-    r.set(&section, "propagation", &mut out.propagation, duration_in(Duration::ZERO..=5 * MINUTE));
+    r.set(&section, "propagation", &mut out.propagation, propagation);
+    r.set(&section, "margin", &mut out.margin, duration_in(Duration::ZERO..=MINUTE));
+    r.set(&section, "cap", &mut out.cap, duration_in(Duration::ZERO..=5 * MINUTE));
+    r.set(&section, "blind", &mut out.blind, duration_in(Duration::ZERO..=5 * MINUTE));
+    r.set(&section, "await_app", &mut out.await_app, |text| match text {
+        "auto" => Ok(AwaitApp::Auto),
+        // As YAML and the other switches of this file have it.
+        "on" | "true" => Ok(AwaitApp::On),
+        "off" | "false" => Ok(AwaitApp::Off),
+        _ => Err(one_of(text, &["auto", "on", "off"])),
+    });
+}
+
+fn propagation(text: &str) -> Result<Propagation, Wrong> {
+    if text == "measured" {
+        return Ok(Propagation::Measured);
+    }
+    duration_in(Duration::ZERO..=5 * MINUTE)(text)
+        .map(Propagation::Fixed)
+        .map_err(|wrong| Wrong::new(wrong.what, "allowed: measured, or a duration of 0s to 5m"))
 }
 
 fn workers(text: &str) -> Result<Workers, Wrong> {

@@ -1,4 +1,4 @@
-//! The admin side: metrics, health, what is known and why, and the drain page.
+//! The admin side: metrics, health, what is known and why, the drain and the maintenance page.
 //!
 //! | module | its job |
 //! |---|---|
@@ -7,13 +7,14 @@
 //! | `routes` | each page |
 //! | `status` | `/services`, `/readyz` and `/drain` as JSON and as text |
 //!
-//! It decides nothing and changes nothing, except that `POST /drain` begins the drain.
+//! It decides nothing and changes nothing, except that `POST /drain` begins the drain and
+//! `POST /maintenance` gives an order.
 
 mod guard;
 mod routes;
 mod server;
 mod status;
 
-pub(crate) use guard::Own;
+pub(crate) use guard::{CHANGE, Own};
 pub(crate) use routes::{Pages, Sources, everything, metrics_alone};
 pub(crate) use server::{Bound, Server};

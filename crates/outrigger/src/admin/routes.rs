@@ -7,13 +7,14 @@
 //! | `GET /readyz` | 200 when ready, else 503, with what is missing |
 //! | `GET /services` | what is known of each service and how it is called; text with `?format=text` |
 //! | `GET /config` | every setting and where it comes from, secrets hidden |
+//! | `POST /maintenance?enable=true&reason=..` | take the app out of service; `enable=false` back; `GET` says how it stands |
 //! | `POST /drain` | leave the registry, keep routing; `GET /drain` says how far that is |
 
 use std::{fmt, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{RawQuery, State},
+    extract::{Query, RawQuery, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware,
     response::{Html, IntoResponse, Response},
@@ -22,6 +23,7 @@ use axum::{
 use outrigger_discovery::ServiceStatus;
 use outrigger_proxy::ClusterStatus;
 use prometheus::{TEXT_FORMAT, TextEncoder};
+use serde::Deserialize;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     limit::RequestBodyLimitLayer,
@@ -32,12 +34,15 @@ use tracing::{Level, error, info};
 
 use super::{
     guard::{Own, guard},
-    status::{DrainStatus, Readiness, Services},
+    status::{DrainStatus, MaintenanceStatus, Readiness, Services},
 };
-use crate::lifecycle::Vitals;
+use crate::lifecycle::{Refused, Vitals};
 
 /// Largest request body, bytes. No page reads one.
 const MAX_BODY: usize = 64 * 1024;
+
+/// Longest reason of an order, bytes.
+const MAX_REASON: usize = 512;
 
 /// The parts that the pages ask.
 pub(crate) trait Sources: fmt::Debug + Send + Sync + 'static {
@@ -65,6 +70,7 @@ pub(crate) fn everything(pages: Pages, own: Own) -> Router {
         .route("/", get(index))
         .route("/services", get(services))
         .route("/config", get(config))
+        .route("/maintenance", get(maintenance).post(order_maintenance))
         .route("/drain", get(drain).post(begin_drain))
         .layer(middleware::from_fn_with_state(own, guard));
     layered(router).with_state(pages)
@@ -104,6 +110,8 @@ async fn index() -> Html<&'static str> {
         "<li><a href=\"/healthz\">/healthz</a> the process is alive",
         "<li><a href=\"/readyz\">/readyz</a> ready, or what is missing",
         "<li><a href=\"/config\">/config</a> every setting and where it comes from",
+        "<li><a href=\"/maintenance\">/maintenance</a> whether the app is taken out of service by hand; ",
+        "<code>outrigger maintenance on</code> does",
         "<li><a href=\"/drain\">/drain</a> how far leaving is; ",
         "<code>curl -X POST -H 'x-outrigger-admin: 1' localhost:7079/drain</code> begins it",
         "</ul>\n",
@@ -153,6 +161,34 @@ async fn begin_drain(State(pages): State<Pages>) -> Response {
     pages.vitals.begin_drain();
     let status = DrainStatus::of(&pages.vitals, pages.sources.in_flight());
     (StatusCode::ACCEPTED, Json(status)).into_response()
+}
+
+async fn maintenance(State(pages): State<Pages>) -> Json<MaintenanceStatus> {
+    Json(MaintenanceStatus::of(&pages.vitals, None))
+}
+
+/// The query of `POST /maintenance`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    enable: bool,
+    reason: Option<String>,
+}
+
+async fn order_maintenance(State(pages): State<Pages>, Query(order): Query<Order>) -> Response {
+    let reason = order.reason.filter(|reason| !reason.is_empty());
+    if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
+        return (StatusCode::BAD_REQUEST, format!("a reason has at most {MAX_REASON} bytes\n"))
+            .into_response();
+    }
+    let reason = order.enable.then(|| reason.unwrap_or_else(|| "outrigger maintenance".into()));
+    let refused = pages.vitals.order_maintenance(reason).await.err();
+    let status = match &refused {
+        None => StatusCode::OK,
+        Some(Refused::NothingToRegister | Refused::Leaving) => StatusCode::CONFLICT,
+        Some(Refused::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
+    };
+    (status, Json(MaintenanceStatus::of(&pages.vitals, refused.as_ref()))).into_response()
 }
 
 async fn not_found() -> (StatusCode, &'static str) {

@@ -7,7 +7,7 @@ use outrigger_discovery::{Kind, Knowledge, ServiceStatus};
 use outrigger_proxy::{ClusterStatus, EndpointStatus};
 use serde::Serialize;
 
-use crate::lifecycle::{RegistrationPhase, Standing, State, Vitals, health_label};
+use crate::lifecycle::{Refused, RegistrationPhase, Standing, State, Vitals, health_label};
 
 /// `/readyz`.
 #[derive(Debug, Serialize)]
@@ -30,6 +30,9 @@ struct Registration {
     /// What the registry was last told about the app.
     told: Option<&'static str>,
     error: Option<String>,
+    /// Why the app is to be in maintenance; absent where nobody ordered it here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maintenance: Option<String>,
 }
 
 impl Readiness {
@@ -42,6 +45,7 @@ impl Readiness {
             app: standing.app,
             told: standing.told.map(health_label),
             error: standing.error,
+            maintenance: standing.maintenance,
         };
         Self {
             ready: state.is_ready(),
@@ -73,6 +77,29 @@ fn missing(state: State, standing: &Standing) -> Option<String> {
         State::Registered => Some(because("the registry has not been told yet that the app is well")),
         State::Draining => Some("it is draining".into()),
         State::Gone => Some("it has stopped".into()),
+    }
+}
+
+/// `GET /maintenance`, and the answer to `POST /maintenance`.
+#[derive(Debug, Serialize)]
+pub(crate) struct MaintenanceStatus {
+    enabled: bool,
+    reason: Option<String>,
+    registration: &'static str,
+    /// Why an order was not carried out, or is not confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl MaintenanceStatus {
+    pub(crate) fn of(vitals: &Vitals, refused: Option<&Refused>) -> Self {
+        let standing = vitals.standing();
+        Self {
+            enabled: standing.maintenance.is_some(),
+            reason: standing.maintenance,
+            registration: standing.phase.label(),
+            error: refused.map(ToString::to_string),
+        }
     }
 }
 

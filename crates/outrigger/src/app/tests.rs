@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use http::Request;
 use http_body_util::Full;
-use outrigger_config::{Consul, ConsulAddress, Listen, Registry, Service};
+use outrigger_config::{Consul, ConsulAddress, Listen, Propagation, Registry, Service};
 use outrigger_devregistry::{DevRegistry, Options};
 use tokio::{net::TcpListener, time::timeout};
 
@@ -22,7 +22,7 @@ fn config(registry: SocketAddr) -> Config {
     let address = ConsulAddress { tls: false, host: registry.ip().to_string(), port: registry.port() };
     let mut config = Config {
         registry: Registry::Consul(Consul { address, ..Consul::default() }),
-        drain: Drain { propagation: Duration::ZERO, timeout: LONG },
+        drain: Drain { propagation: Propagation::Fixed(Duration::ZERO), timeout: LONG, ..Drain::default() },
         ..Config::default()
     };
     config.outbound.listen = Listen::localhost(0);

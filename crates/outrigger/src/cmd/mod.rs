@@ -1,15 +1,19 @@
 //! The command line. Each command is a file; what they share is here: version, exit codes, durations.
 //!
 //! Exit codes: 0 all went well; 1 something failed while running (an occupied port, a second signal
-//! during a drain, a failed request in the demo); 2 the command line or the settings are wrong.
+//! during a drain, a failed request in the demo); 2 the command line or the settings are wrong. `run -- app`
+//! ends with the app's code; 127 and 126, as in a shell, where the app is not there or cannot be run.
 
 mod check;
 mod copy_to;
 mod demo;
 mod dev_registry;
 mod drain;
+mod maintenance;
 mod run;
 mod settings;
+mod sidecar;
+mod wait;
 
 use std::{fmt, io::Write as _, process::ExitCode, time::Duration};
 
@@ -33,7 +37,9 @@ struct CommandLine {
 enum Command {
     Run(run::Arguments),
     Check(check::Arguments),
+    Wait(wait::Arguments),
     Drain(drain::Arguments),
+    Maintenance(maintenance::Arguments),
     DevRegistry(dev_registry::Arguments),
     Demo(demo::Arguments),
     CopyTo(copy_to::Arguments),
@@ -42,9 +48,15 @@ enum Command {
 /// Parses the command line, does what it asks, and says with which code to exit.
 pub fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
-        Command::Run(arguments) => run::run(&arguments),
+        Command::Run(arguments) => match run::run(&arguments) {
+            // The app's own, where there is one.
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Command::Check(arguments) => check::run(&arguments),
+        Command::Wait(arguments) => on_runtime(wait::run(arguments)),
         Command::Drain(arguments) => on_runtime(drain::run(arguments)),
+        Command::Maintenance(arguments) => on_runtime(maintenance::run(arguments)),
         Command::DevRegistry(arguments) => on_runtime(dev_registry::run(arguments)),
         Command::Demo(arguments) => on_runtime(demo::run(arguments)),
         Command::CopyTo(arguments) => copy_to::run(&arguments),
@@ -94,7 +106,7 @@ impl fmt::Display for Failure {
 const LINGER: Duration = Duration::from_millis(500);
 
 /// Runs a command on a runtime of its own: the control plane's single thread.
-fn on_runtime(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn on_runtime<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -148,7 +160,7 @@ mod tests {
         let mut root = CommandLine::command();
         root.build();
         let commands: Vec<_> = root.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
-        assert_eq!(commands.len(), 6);
+        assert_eq!(commands.len(), 8);
         for mut command in commands.into_iter().chain([root]) {
             let name = command.get_name().to_owned();
             for help in [command.render_help().to_string(), command.render_long_help().to_string()] {
@@ -177,6 +189,13 @@ mod tests {
             "outrigger check --service orders --port 8080",
             "outrigger dev-registry",
             "outrigger dev-registry --listen 127.0.0.1:0",
+            "outrigger run --service orders --port 8080 -- ./orders --verbose --port 8080",
+            "outrigger run --on-app-exit restart -- ./orders",
+            "outrigger wait",
+            "outrigger wait --registered --admin localhost:7079 --timeout 25s",
+            "outrigger maintenance on --reason upgrade",
+            "outrigger maintenance off",
+            "outrigger maintenance status --admin localhost:7079",
             "outrigger drain",
             "outrigger drain --wait --admin localhost:7079 --timeout 25s",
             "outrigger demo --stay --duration 12s --plain",

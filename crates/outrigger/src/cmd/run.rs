@@ -1,13 +1,16 @@
-//! `outrigger run`: one sidecar, from its settings to its exit.
+//! `outrigger run`: one sidecar, from its settings to its exit; with `-- app` the app's life, too.
+
+use std::{ffi::OsString, io, process::ExitCode};
 
 use clap::Args;
-use outrigger_config::{Config, Environment, Loaded, Probe};
-use tracing::{info, warn};
+use outrigger_config::{AwaitApp, Config, Environment, Loaded, Origins, Probe};
+use tracing::{error, info, warn};
 
 use super::{Failure, on_runtime, settings::Settings};
 use crate::{
     App,
     app::workers,
+    child::{self, Supervised},
     registry,
     signal::Signals,
     telemetry::{self, COMMIT, VERSION, causes},
@@ -18,28 +21,41 @@ use crate::{
 #[command(
     long_about = "Register the local app and carry its requests, until SIGTERM or Ctrl-C.\n\nThen it leaves in \
                   order: readiness fails, the registry is told, outbound goes on until callers have heard, \
-                  listeners close, requests in flight end. A second signal exits at once, with code 1.",
+                  listeners close, requests in flight end. A second signal exits at once, with code 1.\n\nWith -- \
+                  APP it starts the app once requests are carried, stops it when no caller calls it any more, \
+                  keeps outbound open until it has ended, and exits with its code (128 and the signal, where \
+                  one ended it). TERM, INT and QUIT reach the app in that order; HUP, USR1, USR2, WINCH and ALRM \
+                  at once. As process 1 it collects orphans.",
     after_help = "Example:\n  outrigger run --service orders --port 8080      no file needed\n  \
                   outrigger run -c outrigger.yaml --log debug     flags win over the file\n  \
-                  outrigger run                                   only carries requests, registers nothing"
+                  outrigger run                                   only carries requests, registers nothing\n  \
+                  outrigger run --service orders --port 8080 -- ./orders --verbose"
 )]
 pub(super) struct Arguments {
     #[command(flatten)]
     settings: Settings,
+    /// The app to start, and its arguments. Default: somebody else starts it.
+    #[arg(last = true, value_name = "APP")]
+    app: Vec<OsString>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let loaded = arguments.settings.load(&Environment::of_process())?;
     telemetry::log(&loaded.config.log);
     for warning in &loaded.warnings {
         warn!(%warning, "settings");
     }
-    on_runtime(live(loaded))
+    let Loaded { config, origins, .. } = loaded;
+    if arguments.app.is_empty() {
+        on_runtime(beside(config, origins)).map(|()| ExitCode::SUCCESS)
+    } else {
+        on_runtime(around(config, origins, &arguments.app))
+    }
 }
 
-async fn live(Loaded { config, origins, .. }: Loaded) -> Result<(), Failure> {
-    let mut signals =
-        Signals::listen().map_err(|error| Failure::running(format!("listen to signals: {error}")))?;
+/// Beside an app that somebody else starts.
+async fn beside(config: Config, origins: Origins) -> Result<(), Failure> {
+    let mut signals = Signals::listen().map_err(no_signals)?;
     info!(version = VERSION, commit = COMMIT, "outrigger starts");
     let threads = workers(config.workers);
     let app =
@@ -48,8 +64,16 @@ async fn live(Loaded { config, origins, .. }: Loaded) -> Result<(), Failure> {
 
     let signal = signals.next().await;
     info!(signal, "leaving; a second signal exits at once");
+    let leave = async {
+        app.drain().await;
+        // Ctrl-C is a person, who waits for nothing but this.
+        if signal == "SIGTERM" && awaits_app(config.drain.await_app) {
+            app.app_closed().await;
+        }
+        app.shutdown().await
+    };
     tokio::select! {
-        stopped = app.shutdown() => {
+        stopped = leave => {
             info!(aborted = stopped.aborted, "gone");
             Ok(())
         }
@@ -59,6 +83,48 @@ async fn live(Loaded { config, origins, .. }: Loaded) -> Result<(), Failure> {
             std::process::exit(1)
         }
     }
+}
+
+fn no_signals(error: io::Error) -> Failure {
+    Failure::running(format!("listen to signals: {error}"))
+}
+
+/// `auto`: as process 1 it has a container of its own, and the app's is being stopped like it.
+fn awaits_app(setting: AwaitApp) -> bool {
+    match setting {
+        AwaitApp::On => true,
+        AwaitApp::Off => false,
+        AwaitApp::Auto => std::process::id() == 1,
+    }
+}
+
+/// Around an app of its own: started after the sidecar, ended before it.
+async fn around(config: Config, origins: Origins, command: &[OsString]) -> Result<ExitCode, Failure> {
+    info!(version = VERSION, commit = COMMIT, "outrigger starts");
+    let threads = workers(config.workers);
+    let app = App::start_first(config.clone(), &origins, threads)
+        .map_err(|error| Failure::running(causes(&error)))?;
+    announce(&app, &config);
+    let patience = config.drain.timeout;
+    let ended = child::supervise(&app, command, config.on_app_exit, patience).await.map_err(no_signals)?;
+    app.hurry();
+    let code = match ended {
+        Supervised::Ended(code) => code,
+        Supervised::NotStarted(error) => {
+            error!(error = causes(&error), "the app could not be started");
+            error.exit_code()
+        }
+    };
+    // Only now: it hears nothing of the signals before.
+    let mut signals = Signals::listen().map_err(no_signals)?;
+    tokio::select! {
+        stopped = app.shutdown() => info!(aborted = stopped.aborted, code, "gone"),
+        signal = signals.next() => {
+            warn!(signal, "exiting at once");
+            std::process::exit(code.into())
+        }
+    }
+    Ok(code.into())
 }
 
 /// One line per fact that somebody who starts it wants to know.

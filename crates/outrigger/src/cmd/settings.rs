@@ -58,6 +58,9 @@ pub(super) struct Settings {
     /// Longest wait for requests in flight when leaving. Default: 30s.
     #[arg(long, value_name = "DURATION")]
     drain: Option<String>,
+    /// When the app started with -- ends by itself: exit or restart. Default: exit.
+    #[arg(long, value_name = "WHAT", help_heading = "The local app")]
+    on_app_exit: Option<String>,
     /// Log filter, as info or warn,outrigger_proxy=debug. Default: OUTRIGGER_LOG, else info.
     #[arg(long, value_name = "FILTER", help_heading = "Log")]
     log: Option<String>,
@@ -83,7 +86,9 @@ impl Settings {
     fn overrides(&self) -> Overrides {
         let Self { service, port, address, id, tags, health_http, .. } = self.clone();
         let Self { consul, datacenter, token_file, registry_file, .. } = self.clone();
-        let Self { listen, admin_listen, metrics_listen, workers, drain, log, log_format, .. } = self.clone();
+        let Self {
+            listen, admin_listen, metrics_listen, workers, drain, on_app_exit, log, log_format, ..
+        } = self.clone();
         Overrides {
             service,
             port,
@@ -100,6 +105,7 @@ impl Settings {
             metrics_listen,
             workers,
             drain,
+            on_app_exit,
             log,
             log_format,
             access_log: self.access_log.then_some(true),
@@ -140,7 +146,7 @@ mod tests {
         let line = "--service orders --port 8080 --address 10.0.0.5 --id o-1 --tag a --tag b --health-http /up \
                     --consul http://10.0.0.1:8501 --datacenter dc2 --token-file /t --listen 127.0.0.1:7171 \
                     --admin-listen 127.0.0.1:7172 --metrics-listen 0.0.0.0:7173 --workers 3 --drain 7s \
-                    --log debug --log-format json --access-log";
+                    --on-app-exit restart --log debug --log-format json --access-log";
         let config = loaded(line, &[]).unwrap().config;
         let shown = format!("{config:?}");
         for part in [
@@ -159,6 +165,7 @@ mod tests {
             "7173",
             "Count(3)",
             "7s",
+            "Restart",
             "debug",
             "Json",
             "access: true",

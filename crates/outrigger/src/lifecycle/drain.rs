@@ -1,22 +1,24 @@
 //! Leaving, in an order that no caller notices:
 //!
 //! 1. readiness fails;
-//! 2. the registry is told that the app is critical, then the app is deregistered;
-//! 3. requests are routed on for `drain.propagation`, while callers hear of it;
+//! 2. the registry is told that the app is critical, and when callers have heard that ([`super::callers`])
+//!    the app is deregistered;
+//! 3. requests are routed on until callers have heard that too;
 //! 4. now it is safe to stop: a drain that was asked for by `POST /drain` rests here, and goes on
 //!    routing, until a signal comes;
 //! 5. listeners close;
 //! 6. requests in flight end, or run out of `drain.timeout`.
 //!
-//! Steps 1–4 are [`Drain::leave`], 5–6 are [`finish`]. Each is bounded:
+//! Steps 2–4 are [`super::leave`], 5–6 are [`finish`]. Each is bounded:
 //!
 //! | step | usually | without a leader | at most |
 //! |---|---|---|---|
 //! | a registration under way is waited for | – | 7 s | 8 s |
 //! | critical is reported | ms | 3 s, given up | 3 s |
+//! | callers hear it | ms | not waited for | half of `drain.cap` |
 //! | the app is deregistered | ms | 3 s, given up | 8 s per try, 3 tries |
 //! | all of step 2 | ms | 6 s, 14 s while registering | 20 s |
-//! | step 3 | `drain.propagation` | the same | the same |
+//! | step 3 | ms and `drain.margin` | `drain.blind` | `drain.cap` since the first call, or `drain.blind` |
 //! | step 6 | as long as requests take | the same | `drain.timeout` |
 //!
 //! Giving up is sound: without a leader an agent stalls a call for 7 s and more, but has acted on it
@@ -26,7 +28,7 @@
 
 use std::{future::Future, time::Duration};
 
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -79,12 +81,17 @@ pub(crate) trait Traffic {
 #[derive(Debug)]
 pub(crate) struct Drain {
     asked: CancellationToken,
+    hurry: CancellationToken,
     phase: watch::Sender<Phase>,
 }
 
 impl Drain {
     pub(crate) fn new() -> Self {
-        Self { asked: CancellationToken::new(), phase: watch::Sender::new(Phase::Serving) }
+        Self {
+            asked: CancellationToken::new(),
+            hurry: CancellationToken::new(),
+            phase: watch::Sender::new(Phase::Serving),
+        }
     }
 
     /// Asks for it.
@@ -101,14 +108,14 @@ impl Drain {
         *self.phase.borrow()
     }
 
-    /// Steps 2–4. `deregister` says whether callers have anything to hear of.
-    pub(crate) async fn leave(&self, deregister: impl Future<Output = bool>, propagation: Duration) {
-        self.enter(Phase::Leaving);
-        if deregister.await {
-            self.enter(Phase::Propagating);
-            sleep(propagation).await;
-        }
-        self.enter(Phase::Safe);
+    /// Says that callers need not be waited for: the app has ended, or somebody insists.
+    pub(crate) fn hurry(&self) {
+        self.hurry.cancel();
+    }
+
+    /// Cancelled by [`Drain::hurry`].
+    pub(crate) fn hurried(&self) -> &CancellationToken {
+        &self.hurry
     }
 
     /// Resolves once it is safe to stop.

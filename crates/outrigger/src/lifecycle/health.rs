@@ -23,7 +23,7 @@ const EAGER: Duration = Duration::from_millis(500);
 
 /// The loopback addresses, in the order in which they are tried. An app may listen on one of them
 /// alone.
-const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+pub(super) const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// What one probe found, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,10 @@ async fn run<F, Fut>(
         } else if changed {
             info!(%why, health = label(health), "the local app answers");
         }
-        tokio::time::sleep(if ever_well { interval } else { interval.min(EAGER) }).await;
+        tokio::select! {
+            () = tokio::time::sleep(if ever_well { interval } else { interval.min(EAGER) }) => {}
+            () = board.probe_asked() => {}
+        }
     }
 }
 

@@ -5,19 +5,23 @@ use std::time::Duration;
 use outrigger_config::Service;
 use outrigger_registry::Registration;
 
+use super::orphans;
+
 /// The check turns critical when not renewed for this long: three missed renewals
 /// ([`super::report`] renews every 10 s).
 pub(crate) const TTL: Duration = Duration::from_secs(30);
 
 /// What is told to the registry about `service`, on the machine called `host`.
 pub(crate) fn registration(service: &Service, host: &str) -> Registration {
+    let mut meta = service.meta.clone();
+    orphans::mark(&mut meta);
     Registration {
         id: service.id.clone().unwrap_or_else(|| id(&service.name, host, service.port)),
         name: service.name.clone(),
         address: service.address.clone(),
         port: service.port,
         tags: service.tags.clone(),
-        meta: service.meta.clone(),
+        meta,
         weights: service.weights,
         ttl: TTL,
         deregister_after: service.deregister_after,

@@ -1,4 +1,5 @@
-//! The tasks around one registration, and how they end: probe, register, report; then leave.
+//! The tasks around one registration, and how they end: probe, register, report; then the calls of
+//! leaving, in the order of [`super::leave`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,9 +37,6 @@ const TOLD: Duration = Duration::from_secs(3);
 /// Most tries of the deregistration.
 const TRIES: u32 = 3;
 
-/// Longest time that leaving takes in all; then `deregister_after` has to do it.
-const LEAVE: Duration = Duration::from_secs(20);
-
 /// Pauses between those tries.
 const AGAIN: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(1) };
 
@@ -46,8 +44,10 @@ const AGAIN: Backoff = Backoff { base: Duration::from_millis(250), max: Duration
 #[derive(Debug)]
 pub(crate) struct Keeper {
     registrar: Arc<dyn Registrar>,
-    id: String,
+    wanted: Registration,
     board: Board,
+    /// Longest wait for each try of the deregistration.
+    patience: Duration,
     stop: CancellationToken,
     probe: JoinHandle<()>,
     report: JoinHandle<()>,
@@ -81,86 +81,83 @@ impl Keeper {
         let doubted = doubt.subscribe();
         let stop = CancellationToken::new();
         let report = tokio::spawn(report::run(registrar.clone(), board.clone(), health.clone(), doubt));
-        let id = wanted.id.clone();
         let register = Register {
             registrar: registrar.clone(),
-            wanted,
+            wanted: wanted.clone(),
             board: board.clone(),
             health,
             doubt: doubted,
             stop: stop.clone(),
         };
         let register = tokio::spawn(register.run());
-        Self { registrar, id, board, stop, probe, report, register }
+        Self { registrar, wanted, board, patience: CALL, stop, probe, report, register }
     }
 
-    /// Reports critical, deregisters, and ends the tasks. True when the app was (or may have been)
-    /// registered, so that callers have something to hear of. Takes 20 s at most.
-    pub(crate) async fn leave(mut self) -> bool {
+    /// What is registered.
+    pub(crate) fn wanted(&self) -> &Registration {
+        &self.wanted
+    }
+
+    /// Ends the tasks, the registration under way excepted: cut off, it could arrive after what follows.
+    /// True when the app was (or may have been) registered, so that callers have something to hear of.
+    /// Takes 8 s at most.
+    pub(crate) async fn stop(&mut self) -> bool {
         self.probe.abort();
         self.report.abort();
         self.stop.cancel();
-        let left = timeout(LEAVE, async {
-            // A registration under way is waited for: cut off, it could arrive after what follows.
-            if timeout(CALL, &mut self.register).await.is_err() {
-                self.register.abort();
-            }
-            if !self.board.now().asked {
-                return false;
-            }
-            let within = if self.report_critical().await { CALL } else { TOLD };
-            self.deregister(within).await;
-            true
-        })
-        .await;
-        left.unwrap_or_else(|_| {
-            warn!(
-                id = self.id,
-                "gave up leaving the registry after {LEAVE:?}; deregister_after will remove it"
-            );
-            true
-        })
+        if timeout(CALL, &mut self.register).await.is_err() {
+            self.register.abort();
+        }
+        self.board.now().asked
     }
 
     /// Watchers learn it from the check before the registration is gone; a failure is no reason to
-    /// stay. False: it stalled.
-    async fn report_critical(&self) -> bool {
-        let report = self.registrar.report(&self.id, ReportedHealth::Critical, report::OUTPUT);
-        let answer = timeout(REPORT, report).await;
-        match &answer {
-            Ok(Ok(())) => self.board.told(self.board.now().generation, ReportedHealth::Critical),
+    /// stay. True: the registry took it.
+    pub(crate) async fn report_critical(&mut self) -> bool {
+        let report = self.registrar.report(&self.wanted.id, ReportedHealth::Critical, report::OUTPUT);
+        let id = &self.wanted.id;
+        match timeout(REPORT, report).await {
+            Ok(Ok(())) => {
+                self.board.told(self.board.now().generation, ReportedHealth::Critical);
+                return true;
+            }
             // It was never registered, or the agent has lost it: gone is what we want it to be.
             Ok(Err(error)) if error.is_unknown_check() => {
-                debug!(id = self.id, error = causes(error), "nothing to report critical");
+                debug!(id, error = causes(&error), "nothing to report critical");
             }
-            Ok(Err(error)) => warn!(id = self.id, error = causes(error), "could not report critical"),
-            Err(_) => warn!(id = self.id, "could not report critical within {REPORT:?}"),
+            Ok(Err(error)) => warn!(id, error = causes(&error), "could not report critical"),
+            Err(_) => {
+                self.patience = TOLD;
+                warn!(id, "could not report critical within {REPORT:?}");
+            }
         }
-        answer.is_ok()
+        false
     }
 
-    /// `within`: longest wait for each try.
-    async fn deregister(&self, within: Duration) {
+    /// True: the registry has confirmed it.
+    pub(crate) async fn deregister(&self) -> bool {
+        let (id, within) = (&self.wanted.id, self.patience);
         for n in 0..TRIES {
-            let error = match timeout(within, self.registrar.deregister(&self.id)).await {
+            let error = match timeout(within, self.registrar.deregister(id)).await {
                 Ok(Ok(())) => {
                     self.board.enter(Phase::Left);
-                    info!(id = self.id, "left the registry");
-                    return;
+                    info!(id, "left the registry");
+                    return true;
                 }
                 Ok(Err(error)) => causes(&error),
                 Err(_) => {
                     // Not again: see [`TOLD`].
                     self.board.failed(format!("no answer within {within:?}"));
-                    warn!(id = self.id, "the registry has not confirmed within {within:?} that the app left");
-                    return;
+                    warn!(id, "the registry has not confirmed within {within:?} that the app left");
+                    return false;
                 }
             };
-            warn!(id = self.id, error, attempt = n + 1, "could not deregister the app");
+            warn!(id, error, attempt = n + 1, "could not deregister the app");
             self.board.failed(error);
             sleep(AGAIN.after(n, fastrand::u64(..))).await;
         }
-        warn!(id = self.id, "the registration stays; the registry removes it after deregister_after");
+        warn!(id, "the registration stays; the registry removes it after deregister_after");
+        false
     }
 }
 

@@ -5,13 +5,14 @@
 //! | `outrigger_lifecycle_state` | `state` | 1 for the state of the process |
 //! | `outrigger_registration_state` | `state` | 1 for the state of the app's registration |
 //! | `outrigger_registrations_total` | – | how often the registry took the registration |
+//! | `outrigger_maintenance` | – | 1 while the app is to be in maintenance, by an order given here |
 //! | `outrigger_app_health` | `health` | 1 for what the registry was last told about the app |
 
 use std::{fmt, sync::Mutex};
 
 use outrigger_registry::ReportedHealth;
 use prometheus::{
-    IntCounter, IntGaugeVec, Opts,
+    IntCounter, IntGauge, IntGaugeVec, Opts,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -25,6 +26,7 @@ struct Gauges {
     /// Counted up at a scrape by what has happened since the last one.
     registrations: Mutex<IntCounter>,
     health: IntGaugeVec,
+    maintenance: IntGauge,
 }
 
 impl fmt::Debug for Gauges {
@@ -47,6 +49,10 @@ pub(super) fn register(metrics: &prometheus::Registry, vitals: Vitals) -> Result
             "outrigger_registrations_total",
             "How often the registry took the registration of the local app.",
         )?),
+        maintenance: IntGauge::new(
+            "outrigger_maintenance",
+            "1 while the local app is to be in maintenance, by an order given to this sidecar.",
+        )?,
         health: gauges(
             "outrigger_app_health",
             "1 for the health that the registry was last told of the local app.",
@@ -72,9 +78,16 @@ impl Collector for Gauges {
             let is = standing.told == Some(each);
             self.health.with_label_values(&[health_label(each)]).set(is.into());
         }
+        self.maintenance.set(standing.maintenance.is_some().into());
         let registrations = self.registrations.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         registrations.inc_by(standing.generation.saturating_sub(registrations.get()));
-        [self.state.collect(), self.registration.collect(), self.health.collect(), registrations.collect()]
-            .concat()
+        [
+            self.state.collect(),
+            self.registration.collect(),
+            self.health.collect(),
+            self.maintenance.collect(),
+            registrations.collect(),
+        ]
+        .concat()
     }
 }

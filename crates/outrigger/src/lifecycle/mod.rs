@@ -7,18 +7,28 @@
 //! | `health` | asks the local app how it is |
 //! | `register` | keeps the registration true |
 //! | `report` | tells the registry how the app is, renews the TTL |
-//! | `keeper` | owns those three, and leaves |
+//! | `keeper` | owns those three, and takes them back |
+//! | `leave` | which step of leaving comes after which, a pure table |
+//! | `callers` | whether callers have heard of it |
 //! | `standing` | what is known about the registration |
 //! | `drain` | the order of leaving |
+//! | `maintenance` | takes the app out of service by hand, and keeps it out |
+//! | `orphans` | removes what earlier runs left in the registry |
+//! | `port` | whether the app still listens |
 //! | `metrics` | all of it as gauges |
 //!
 //! It opens no listener and carries no request: [`crate::app`] wires those to it.
 
+pub(crate) mod callers;
 pub(crate) mod drain;
 mod health;
 mod identity;
 mod keeper;
+mod leave;
+mod maintenance;
 mod metrics;
+mod orphans;
+pub(crate) mod port;
 mod register;
 mod report;
 mod standing;
@@ -28,6 +38,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use outrigger_registry::{Registrar, Registration, ReportedHealth};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use standing::{Phase as RegistrationPhase, Standing};
@@ -35,9 +46,12 @@ pub use state::State;
 
 pub(crate) use health::label as health_label;
 pub(crate) use identity::{host_name, registration};
+pub(crate) use maintenance::Refused;
 
+use callers::Callers;
 use drain::{Drain, Traffic};
 use keeper::Keeper;
+use maintenance::Office;
 use standing::Board;
 use state::Event;
 
@@ -48,6 +62,9 @@ const LEARN: Duration = Duration::from_secs(5);
 /// What is to be registered, where, and what is asked of the app before.
 #[derive(Debug)]
 pub(crate) struct Plan {
+    /// Cancelled once the app may be asked how it is. One that is still to be started must not be
+    /// mistaken for an earlier one that has not ended yet.
+    pub(crate) started: CancellationToken,
     pub(crate) registrar: Arc<dyn Registrar>,
     pub(crate) registration: Registration,
     pub(crate) probe: outrigger_config::Health,
@@ -62,6 +79,8 @@ struct Organs {
     state: watch::Sender<State>,
     board: Board,
     drain: Drain,
+    /// Absent: there is nothing to register.
+    office: Option<Office>,
 }
 
 impl Vitals {
@@ -70,7 +89,9 @@ impl Vitals {
             Some(plan) => Board::new(standing::Phase::AwaitingApp, &plan.registration.id),
             None => Board::new(standing::Phase::Off, ""),
         };
-        Self(Arc::new(Organs { state: watch::Sender::new(State::Starting), board, drain: Drain::new() }))
+        let office = plan.map(|plan| Office { registrar: plan.registrar.clone(), board: board.clone() });
+        let state = watch::Sender::new(State::Starting);
+        Self(Arc::new(Organs { state, board, drain: Drain::new(), office }))
     }
 
     pub(crate) fn state(&self) -> State {
@@ -85,9 +106,28 @@ impl Vitals {
         self.0.drain.phase()
     }
 
+    /// Takes the app out of service, for this reason, or puts it back.
+    pub(crate) async fn order_maintenance(&self, reason: Option<String>) -> Result<(), Refused> {
+        let office = self.0.office.as_ref().ok_or(Refused::NothingToRegister)?;
+        if self.drain_phase() != drain::Phase::Serving {
+            return Err(Refused::Leaving);
+        }
+        office.order(reason).await
+    }
+
+    /// Says that callers need not be waited for when it leaves: the app has ended, or somebody insists.
+    pub(crate) fn hurry(&self) {
+        self.0.drain.hurry();
+    }
+
     /// Asks to leave; returns at once.
     pub(crate) fn begin_drain(&self) {
         self.0.drain.begin();
+    }
+
+    /// Has the app asked how it is at once, not only when the next probe is due.
+    pub(crate) fn probe_now(&self) {
+        self.0.board.probe_now();
     }
 
     /// Resolves once the state is at least as far as `wanted`.
@@ -124,11 +164,11 @@ impl Life {
     pub(crate) fn start(
         first_answers: impl Future<Output = ()> + Send + 'static,
         plan: Option<Plan>,
-        propagation: Duration,
+        callers: Callers,
     ) -> Self {
         let vitals = Vitals::new(plan.as_ref());
         vitals.apply(Event::Bound);
-        let task = tokio::spawn(live(vitals.clone(), first_answers, plan, propagation));
+        let task = tokio::spawn(live(vitals.clone(), first_answers, plan, callers));
         Self { vitals, task }
     }
 
@@ -167,7 +207,7 @@ async fn live(
     vitals: Vitals,
     first_answers: impl Future<Output = ()> + Send + 'static,
     plan: Option<Plan>,
-    propagation: Duration,
+    mut callers: Callers,
 ) {
     let _end = EndOfLife(vitals.clone());
     let mut keeper = None;
@@ -177,13 +217,11 @@ async fn live(
     }
     // Before the registry hears of it: whoever asks whether we are ready must not be told yes by now.
     vitals.apply(Event::Drain);
-    let leave = async {
-        match keeper {
-            Some(keeper) => keeper.leave().await,
-            None => false,
-        }
-    };
-    vitals.0.drain.leave(leave, propagation).await;
+    let drain = &vitals.0.drain;
+    if let Some(keeper) = keeper {
+        leave::run(keeper, &mut callers, drain, drain.hurried()).await;
+    }
+    drain.enter(drain::Phase::Safe);
 }
 
 /// Nobody waits for ever for a life that ended by a mistake of ours: it counts as safe to stop.
@@ -209,9 +247,10 @@ async fn rise(
         warn!(after = ?LEARN, "the registry has not answered for every declared service, going on without");
     }
     vitals.apply(Event::Learned);
-    let Some(Plan { registrar, registration, probe }) = plan else {
+    let Some(Plan { started, registrar, registration, probe }) = plan else {
         return vitals.apply(Event::NothingToRegister);
     };
+    started.cancelled().await;
     let board = vitals.0.board.clone();
     let mut standing = board.subscribe();
     *keeper = Some(Keeper::start(registrar, registration, probe, board));

@@ -16,7 +16,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::standing::{Board, Phase};
+use super::{
+    maintenance, orphans,
+    standing::{Board, Phase},
+};
 use crate::telemetry::causes;
 
 /// Longest wait of one look. Below a minute, because the wake-up of an agent that was restarted in
@@ -37,6 +40,9 @@ const AGAIN: Backoff = Backoff { base: Duration::from_millis(250), max: Duration
 
 /// Pauses between registrations that do not last: somebody else may be writing the same id.
 const QUARREL: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(60) };
+
+/// Most tries to remove what earlier runs left: a token may not be allowed to look.
+const ORPHANS: u32 = 3;
 
 /// A registration that lasted this long has settled.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -108,7 +114,12 @@ impl Register {
                 return false;
             }
             self.board.asked();
-            let failure = match timeout(CALL, self.registrar.register(&self.wanted)).await {
+            let registered = async {
+                self.registrar.register(&self.wanted).await?;
+                // Before it is told that the app is well: an agent that forgot the app forgot this too.
+                maintenance::restore(&*self.registrar, &self.wanted.id, &self.board).await
+            };
+            let failure = match timeout(CALL, registered).await {
                 Ok(Ok(())) => {
                     self.board.registered();
                     self.say_registered(reason);
@@ -144,6 +155,7 @@ impl Register {
     async fn look(&self) -> Reason {
         let generation = self.board.now().generation;
         let mut untidy = Some(0);
+        let mut orphans = if generation == 1 { ORPHANS } else { 0 };
         let mut hash: Option<String> = None;
         let mut failures = 0;
         loop {
@@ -152,6 +164,10 @@ impl Register {
                 () = self.doubted(generation) => return Reason::Doubted,
                 held = async {
                     untidy = self.tidy(untidy).await;
+                    if orphans > 0 {
+                        let removed = orphans::remove(&*self.registrar, &self.wanted).await;
+                        orphans = if removed { 0 } else { orphans - 1 };
+                    }
                     self.held(hash.as_deref()).await
                 } => held,
             };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outrigger_registry::ReportedHealth;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Where the registration stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,11 +57,13 @@ pub struct Standing {
     pub told: Option<ReportedHealth>,
     /// Why the last call failed, with its causes. `None`: it did not.
     pub error: Option<String>,
+    /// Why the app is to be in maintenance. `None`: nobody ordered it here.
+    pub maintenance: Option<String>,
 }
 
 /// The one copy of it, shared.
 #[derive(Debug, Clone)]
-pub(crate) struct Board(Arc<watch::Sender<Standing>>);
+pub(crate) struct Board(Arc<watch::Sender<Standing>>, Arc<Notify>);
 
 impl Board {
     pub(crate) fn new(phase: Phase, id: &str) -> Self {
@@ -73,8 +75,9 @@ impl Board {
             app: String::new(),
             told: None,
             error: None,
+            maintenance: None,
         };
-        Self(Arc::new(watch::Sender::new(standing)))
+        Self(Arc::new(watch::Sender::new(standing)), Arc::default())
     }
 
     pub(crate) fn now(&self) -> Standing {
@@ -89,6 +92,16 @@ impl Board {
         self.0.send_if_modified(|standing| std::mem::replace(&mut standing.phase, phase) != phase);
     }
 
+    /// Asks for a probe out of turn.
+    pub(crate) fn probe_now(&self) {
+        self.1.notify_one();
+    }
+
+    /// Resolves when one is asked for.
+    pub(crate) async fn probe_asked(&self) {
+        self.1.notified().await;
+    }
+
     /// The app was probed.
     pub(crate) fn probed(&self, why: &str) {
         self.0.send_if_modified(|standing| {
@@ -97,6 +110,13 @@ impl Board {
                 why.clone_into(&mut standing.app);
             }
             news
+        });
+    }
+
+    /// Maintenance was ordered, or ended.
+    pub(crate) fn order(&self, reason: Option<String>) {
+        self.0.send_if_modified(|standing| {
+            std::mem::replace(&mut standing.maintenance, reason.clone()) != reason
         });
     }
 

@@ -88,9 +88,20 @@ struct World {
 
 /// A life with an app that accepts connections.
 async fn world() -> World {
+    world_with(Callers::fixed(PROPAGATION)).await
+}
+
+async fn world_with(callers: Callers) -> World {
+    let started = CancellationToken::new();
+    started.cancel();
+    world_of(started, callers).await
+}
+
+async fn world_of(started: CancellationToken, callers: Callers) -> World {
     let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let record = Arc::new(Record::default());
     let plan = Plan {
+        started,
         registrar: Arc::new(Registry(record.clone())),
         registration: Registration {
             id: "orders-1".into(),
@@ -105,7 +116,7 @@ async fn world() -> World {
         },
         probe: outrigger_config::Health::default(),
     };
-    let life = Life::start(std::future::ready(()), Some(plan), PROPAGATION);
+    let life = Life::start(std::future::ready(()), Some(plan), callers);
     *record.vitals.lock().unwrap() = Some(life.vitals().clone());
     World { record, life, app }
 }
@@ -150,7 +161,7 @@ async fn a_drain_by_page_rests_when_it_is_safe_to_stop_and_goes_on_routing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_router_without_an_app_is_ready_at_once_and_has_nobody_to_wait_for() {
-    let life = Life::start(std::future::ready(()), None, PROPAGATION);
+    let life = Life::start(std::future::ready(()), None, Callers::fixed(PROPAGATION));
     timeout(Duration::from_secs(1), life.vitals().reached(|state| state.is_ready())).await.unwrap();
     assert_eq!(life.vitals().standing().phase, RegistrationPhase::Off);
     let from = Instant::now();
@@ -161,7 +172,7 @@ async fn a_router_without_an_app_is_ready_at_once_and_has_nobody_to_wait_for() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
     let from = Instant::now();
-    let life = Life::start(std::future::pending(), None, PROPAGATION);
+    let life = Life::start(std::future::pending(), None, Callers::fixed(PROPAGATION));
     assert_eq!(life.vitals().state(), State::Learning);
     timeout(Duration::from_secs(60), life.vitals().reached(|state| state.is_ready())).await.unwrap();
     assert_eq!(from.elapsed(), LEARN);
@@ -169,7 +180,7 @@ async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_while_learning_leaves_at_once() {
-    let life = Life::start(std::future::pending(), None, PROPAGATION);
+    let life = Life::start(std::future::pending(), None, Callers::fixed(PROPAGATION));
     let from = Instant::now();
     life.drain().await;
     assert!(from.elapsed() < LEARN);
@@ -178,7 +189,7 @@ async fn a_drain_while_learning_leaves_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_life_that_ended_by_a_mistake_can_still_be_stopped() {
-    let life = Life::start(async { panic!("a mistake") }, None, PROPAGATION);
+    let life = Life::start(async { panic!("a mistake") }, None, Callers::fixed(PROPAGATION));
     timeout(Duration::from_secs(60), life.drain()).await.unwrap();
     assert_eq!(life.vitals().state(), State::Draining);
 }
@@ -186,7 +197,7 @@ async fn a_life_that_ended_by_a_mistake_can_still_be_stopped() {
 #[tokio::test(start_paused = true)]
 async fn each_gauge_shows_one_state() {
     let metrics = prometheus::Registry::new();
-    let life = Life::start(std::future::ready(()), None, PROPAGATION);
+    let life = Life::start(std::future::ready(()), None, Callers::fixed(PROPAGATION));
     life.observe(&metrics).unwrap();
     life.vitals().reached(|state| state.is_ready()).await;
     let text = prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap();
@@ -198,4 +209,30 @@ async fn each_gauge_shows_one_state() {
     ] {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn hurry_ends_the_wait_for_callers_and_not_what_the_registry_is_told() {
+    let World { record, life, app } = world_with(Callers::fixed(Duration::from_secs(300))).await;
+    timeout(Duration::from_secs(20), life.vitals().reached(|state| state.is_ready())).await.unwrap();
+    tokio::time::pause();
+    life.vitals().hurry();
+    let from = Instant::now();
+    life.drain().await;
+    drop(app);
+    assert!(from.elapsed() < Duration::from_secs(1), "{:?}", from.elapsed());
+    assert_eq!(record.lines(), ["register", "passing", "critical", "deregister"]);
+}
+
+#[tokio::test]
+async fn an_app_that_is_still_to_be_started_is_not_asked_and_not_registered() {
+    let started = CancellationToken::new();
+    let World { record, life, app } = world_of(started.clone(), Callers::fixed(PROPAGATION)).await;
+    timeout(Duration::from_secs(20), life.vitals().reached(|state| *state == State::Waiting)).await.unwrap();
+    // The port is open, as an earlier run's might be.
+    let probed = timeout(Duration::from_millis(300), app.accept()).await;
+    assert!(probed.is_err() && record.lines().is_empty(), "{:?}", record.lines());
+    started.cancel();
+    timeout(Duration::from_secs(20), life.vitals().reached(|state| state.is_ready())).await.unwrap();
+    assert_eq!(record.lines(), ["register", "passing"]);
 }

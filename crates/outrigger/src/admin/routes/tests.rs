@@ -12,7 +12,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
-use crate::lifecycle::Life;
+use crate::lifecycle::{Life, callers::Callers};
 
 #[derive(Debug)]
 struct Two;
@@ -82,7 +82,7 @@ struct Admin {
 }
 
 fn admin() -> Admin {
-    let life = Life::start(std::future::pending(), None, Duration::from_secs(2));
+    let life = Life::start(std::future::pending(), None, Callers::fixed(Duration::from_secs(2)));
     let metrics = crate::telemetry::metrics().unwrap();
     life.observe(&metrics).unwrap();
     let pages = Pages {
@@ -118,7 +118,7 @@ async fn every_page_that_the_index_links_is_there() {
     let (status, index) = ask(&admin.main, "GET /", &[LOCAL]).await;
     assert_eq!(status, 200);
     let links: Vec<_> = index.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
-    assert_eq!(links.len(), 6);
+    assert_eq!(links.len(), 7);
     for link in links {
         let (status, _) = ask(&admin.main, &format!("GET {link}"), &[LOCAL]).await;
         assert!(status == 200 || link == "/readyz", "{link} answered {status}");

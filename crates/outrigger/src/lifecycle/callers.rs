@@ -1,0 +1,175 @@
+//! Whether callers have heard that the app is leaving: measured with a watch of our own on our own
+//! service. It is a blocking query like theirs, through the same loop as theirs, so what it has seen
+//! they have seen, give or take `drain.margin`.
+//!
+//! The watch begins when leaving begins: for the rest of a life it would cost the agent a connection
+//! and tell nobody anything. Where it shows nothing (the token may not read the service, another
+//! datacenter is asked by default, two nodes have the same id), nothing is measured and
+//! `drain.blind` holds. It tells the registry nothing: [`super::keeper`] does.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_config::{Drain, Propagation};
+use outrigger_discovery::{Discovery, Follower, Kind, Snapshot};
+use outrigger_registry::{Instance, InstanceId, Query, Registration, Status};
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+
+use super::leave::End;
+
+/// Longest wait for the watch to show the app at all.
+const SIGHT: Duration = Duration::from_secs(1);
+
+/// What callers hear, and how long that may take.
+#[derive(Debug)]
+pub(crate) struct Callers {
+    settings: Drain,
+    /// Absent: nothing is measured.
+    discovery: Option<Arc<Discovery>>,
+    watch: Option<Watch>,
+    /// When the registry was first told.
+    told: Instant,
+}
+
+/// How the app looks from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// Not listed, and never was.
+    Never,
+    /// Listed, and it may be called.
+    Well,
+    /// Listed, and nobody calls it: critical, or in maintenance.
+    Out,
+    /// Listed no more.
+    Gone,
+}
+
+impl Callers {
+    /// Callers that are measured with `discovery`, unless the settings say how long they take.
+    pub(crate) fn new(settings: Drain, discovery: Arc<Discovery>) -> Self {
+        let measured = settings.propagation == Propagation::Measured;
+        Self { settings, discovery: measured.then_some(discovery), watch: None, told: Instant::now() }
+    }
+
+    /// Callers that have heard after `wait`.
+    #[cfg(test)]
+    pub(crate) fn fixed(wait: Duration) -> Self {
+        let settings = Drain { propagation: Propagation::Fixed(wait), ..Drain::default() };
+        Self { settings, discovery: None, watch: None, told: Instant::now() }
+    }
+
+    /// Begins to watch; never waits.
+    pub(crate) fn begin(&mut self, us: &Registration) {
+        let Some(discovery) = &self.discovery else { return };
+        let query = Query { service: us.name.to_ascii_lowercase().into(), datacenter: None };
+        match discovery.follow(query, Kind::Declared) {
+            Ok(follower) => {
+                self.watch = Some(Watch { follower, id: us.id.clone(), port: us.port, sighted: None });
+            }
+            Err(refused) => warn!(%refused, "cannot watch when callers hear that the app leaves"),
+        }
+    }
+
+    /// The registry is being told from now on.
+    pub(crate) fn told(&mut self) {
+        self.told = Instant::now();
+    }
+
+    /// Until callers see the app critical: half of `drain.cap` at most, for there is more to hear.
+    pub(crate) async fn hear_critical(&mut self) -> End {
+        let until = self.told + self.settings.cap / 2;
+        match &mut self.watch {
+            Some(watch) => watch.until(until, |seen| matches!(seen, Seen::Out | Seen::Gone)).await,
+            None => End::Failed,
+        }
+    }
+
+    /// Until they see it no more: up to `drain.cap`.
+    pub(crate) async fn hear_gone(&mut self) -> End {
+        let until = self.told + self.settings.cap;
+        let Some(watch) = &mut self.watch else { return End::Failed };
+        let end = watch.until(until, |seen| seen == Seen::Gone).await;
+        let after = self.told.elapsed();
+        match end {
+            End::Done => info!(?after, "callers have heard that the app left"),
+            End::OutOfTime => warn!(?after, "callers may not all have heard yet that the app left"),
+            End::Failed | End::Hurried => warn!("the registry does not show when callers hear of it"),
+        }
+        end
+    }
+
+    /// What is left of `drain.margin` within `drain.cap`.
+    pub(crate) fn margin(&self) -> Duration {
+        let left = (self.told + self.settings.cap).saturating_duration_since(Instant::now());
+        self.settings.margin.min(left)
+    }
+
+    /// The wait where nothing was measured.
+    pub(crate) fn blind(&self) -> Duration {
+        match self.settings.propagation {
+            Propagation::Fixed(wait) => wait,
+            Propagation::Measured => self.settings.blind,
+        }
+    }
+}
+
+/// The watch on our own service.
+#[derive(Debug)]
+struct Watch {
+    follower: Follower,
+    id: String,
+    port: u16,
+    /// Which of the instances is ours, once that is known.
+    sighted: Option<InstanceId>,
+}
+
+impl Watch {
+    /// Waits until `is` holds of what is seen. `Failed`: the app was never seen at all.
+    async fn until(&mut self, until: Instant, is: impl Fn(Seen) -> bool) -> End {
+        let sight = Instant::now() + SIGHT;
+        loop {
+            let snapshot = self.follower.snapshot();
+            let seen = self.look(&snapshot);
+            if is(seen) {
+                return End::Done;
+            }
+            let (never, limit) =
+                (seen == Seen::Never, if seen == Seen::Never { sight.min(until) } else { until });
+            // The version of what was just looked at, or newer: nothing is missed in between.
+            let changed = async { while self.follower.changed().await.version <= snapshot.version {} };
+            if timeout_at(limit, changed).await.is_err() {
+                return if never { End::Failed } else { End::OutOfTime };
+            }
+        }
+    }
+
+    fn look(&mut self, snapshot: &Snapshot) -> Seen {
+        let found = match &self.sighted {
+            Some(ours) => snapshot.instances.iter().find(|instance| instance.id == *ours),
+            None => self.recognise(&snapshot.instances),
+        };
+        match found {
+            Some(instance) => {
+                let status = instance.status;
+                self.sighted = Some(instance.id.clone());
+                if matches!(status, Status::Critical | Status::Maintenance) { Seen::Out } else { Seen::Well }
+            }
+            None if self.sighted.is_some() => Seen::Gone,
+            None => Seen::Never,
+        }
+    }
+
+    /// The one instance with our id and port. Several: ids are unique on one agent only, and the wrong
+    /// one would never leave.
+    fn recognise<'a>(&self, instances: &'a [Instance]) -> Option<&'a Instance> {
+        let ours = |instance: &&Instance| {
+            *instance.id.id == *self.id && instance.addr.as_ref().is_ok_and(|addr| addr.port() == self.port)
+        };
+        let mut found = instances.iter().filter(ours);
+        found.next().filter(|_| found.next().is_none())
+    }
+}
+
+#[cfg(test)]
+#[path = "callers_tests.rs"]
+mod tests;

@@ -1,0 +1,184 @@
+//! Against a registry that lists what the test says, on a paused clock.
+
+use outrigger_registry::{Answer, Consistency, Cursor, Registry, Watched};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::*;
+
+/// A registry that lists what was last put into it. `None`: it never answers.
+#[derive(Debug)]
+struct Listing(watch::Sender<(u64, Option<Vec<Instance>>)>);
+
+impl Listing {
+    fn list(&self, instances: &[Instance]) {
+        self.0.send_modify(|(index, listed)| {
+            *index += 1;
+            *listed = Some(instances.to_vec());
+        });
+    }
+}
+
+impl Registry for Listing {
+    fn watch<'a>(
+        &'a self,
+        _: &'a Query,
+        cursor: Cursor,
+        _: Consistency,
+        wait: Duration,
+    ) -> Answer<'a, Watched> {
+        Box::pin(async move {
+            let mut news = self.0.subscribe();
+            let new = |(index, listed): &(u64, Option<_>)| listed.is_some() && *index != cursor.index();
+            let _ = timeout(wait, news.wait_for(new)).await;
+            let (index, listed) = news.borrow().clone();
+            match listed {
+                Some(instances) => Ok(Watched {
+                    instances,
+                    cursor: Cursor::at(index),
+                    went_back: false,
+                    age: None,
+                    known_leader: true,
+                }),
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn kind(&self) -> &'static str {
+        "test"
+    }
+
+    fn longest_wait(&self) -> Duration {
+        Duration::from_secs(45)
+    }
+}
+
+fn instance(node: &str, id: &str, status: Status) -> Instance {
+    Instance {
+        id: InstanceId { datacenter: "dc1".into(), node: node.into(), id: id.into() },
+        addr: Ok(([127, 0, 0, 1], 8080).into()),
+        tags: Arc::from([]),
+        meta: Arc::default(),
+        weights: Default::default(),
+        status,
+        create_index: 1,
+    }
+}
+
+fn us() -> Registration {
+    Registration {
+        id: "orders-1".into(),
+        name: "Orders".into(),
+        address: None,
+        port: 8080,
+        tags: Vec::new(),
+        meta: Default::default(),
+        weights: Default::default(),
+        ttl: Duration::from_secs(30),
+        deregister_after: Duration::from_secs(60),
+    }
+}
+
+/// Callers that watch, and the registry that they ask.
+fn callers(settings: Drain) -> (Callers, Arc<Listing>) {
+    let listing = Arc::new(Listing(watch::Sender::new((0, None))));
+    let runtime = tokio::runtime::Handle::current();
+    let metrics = prometheus::Registry::new();
+    let discovery = Discovery::new(listing.clone(), Default::default(), runtime, &metrics).unwrap();
+    let mut callers = Callers::new(settings, discovery);
+    callers.begin(&us());
+    callers.told();
+    (callers, listing)
+}
+
+const OTHER: (&str, &str) = ("node-2", "orders-2");
+
+#[tokio::test(start_paused = true)]
+async fn each_step_is_heard_when_it_is_listed_and_not_before() {
+    let (mut callers, listing) = callers(Drain::default());
+    let other = instance(OTHER.0, OTHER.1, Status::Passing);
+    listing.list(&[other.clone(), instance("node-1", "orders-1", Status::Passing)]);
+    let later = Duration::from_millis(700);
+    let from = Instant::now();
+    let critical = async {
+        sleep(later).await;
+        listing.list(&[other.clone(), instance("node-1", "orders-1", Status::Critical)]);
+    };
+    let (end, ()) = tokio::join!(callers.hear_critical(), critical);
+    assert_eq!(end, End::Done);
+    assert!(from.elapsed() >= later, "{:?}", from.elapsed());
+
+    let gone = async {
+        sleep(later).await;
+        listing.list(std::slice::from_ref(&other));
+    };
+    let (end, ()) = tokio::join!(callers.hear_gone(), gone);
+    assert_eq!(end, End::Done);
+    assert!(from.elapsed() >= 2 * later && from.elapsed() < Duration::from_secs(2), "{:?}", from.elapsed());
+    assert_eq!(callers.margin(), Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_is_critical_already_or_in_maintenance_is_not_waited_for() {
+    for status in [Status::Critical, Status::Maintenance] {
+        let (mut callers, listing) = callers(Drain::default());
+        listing.list(&[instance("node-1", "orders-1", status)]);
+        let from = Instant::now();
+        assert_eq!(callers.hear_critical().await, End::Done);
+        assert!(from.elapsed() < Duration::from_millis(100), "{status:?}: {:?}", from.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_callers_do_not_hear_is_waited_for_up_to_the_cap() {
+    let (mut callers, listing) = callers(Drain::default());
+    listing.list(&[instance("node-1", "orders-1", Status::Passing)]);
+    let from = Instant::now();
+    assert_eq!(callers.hear_critical().await, End::OutOfTime);
+    assert_eq!(from.elapsed().as_millis() / 10, 250, "half of the cap");
+    assert_eq!(callers.hear_gone().await, End::OutOfTime);
+    assert_eq!(from.elapsed().as_millis() / 10, 500, "the cap");
+    assert_eq!(callers.margin(), Duration::ZERO, "nothing is left of it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_does_not_show_the_app_measures_nothing() {
+    let cases: [(&str, Option<Vec<Instance>>); 4] = [
+        ("silent", None),
+        ("empty, as for a token that may not read", Some(Vec::new())),
+        ("others only", Some(vec![instance(OTHER.0, OTHER.1, Status::Passing)])),
+        (
+            "two with our id, on two nodes",
+            Some(vec![
+                instance("node-1", "orders-1", Status::Passing),
+                instance("node-2", "orders-1", Status::Passing),
+            ]),
+        ),
+    ];
+    for (what, listed) in cases {
+        let (mut callers, listing) = callers(Drain::default());
+        if let Some(listed) = listed {
+            listing.list(&listed);
+        }
+        let from = Instant::now();
+        assert_eq!(callers.hear_critical().await, End::Failed, "{what}");
+        assert_eq!(callers.hear_gone().await, End::Failed, "{what}");
+        assert_eq!(from.elapsed().as_millis() / 10, 200, "{what}: a second each");
+        assert_eq!(callers.blind(), Duration::from_secs(5));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_wait_asks_nobody() {
+    let wait = Duration::from_secs(2);
+    let settings = Drain { propagation: Propagation::Fixed(wait), ..Drain::default() };
+    let (mut callers, listing) = callers(settings);
+    listing.list(&[instance("node-1", "orders-1", Status::Passing)]);
+    let from = Instant::now();
+    assert_eq!(callers.hear_critical().await, End::Failed);
+    assert_eq!(callers.hear_gone().await, End::Failed);
+    assert_eq!((from.elapsed(), callers.blind()), (Duration::ZERO, wait));
+}

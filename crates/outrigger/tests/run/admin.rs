@@ -1,0 +1,118 @@
+//! `outrigger wait` and `outrigger maintenance`, orphans, and a sidecar in a container of its own.
+
+use std::process::{Command, Output};
+
+use rustix::process::Signal;
+
+use crate::harness::{Plan, Sidecar, ask, lists, registry, until};
+
+async fn outrigger(sidecar: &Sidecar, line: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(line.split_whitespace()).arg("--admin").arg(sidecar.admin.to_string());
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn wait_returns_when_requests_are_carried_and_with_registered_when_the_app_is_well() {
+    let registry = registry().await;
+    let sidecar = Plan::new(&registry, "").start();
+    assert_eq!(stdout(&outrigger(&sidecar, "wait --timeout 60s").await), "ready\n");
+    let late = outrigger(&sidecar, "wait --registered --timeout 300ms").await;
+    assert_eq!(late.status.code(), Some(1));
+    let why = String::from_utf8(late.stderr).unwrap();
+    assert!(why.contains("not healthy yet"), "{why}");
+
+    let _app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
+    assert_eq!(stdout(&outrigger(&sidecar, "wait --registered --timeout 60s").await), "ready\n");
+}
+
+#[tokio::test]
+async fn maintenance_survives_a_registration_that_was_lost_and_ends_when_it_is_told_to() {
+    let registry = registry().await;
+    let sidecar = Plan::new(&registry, "").start();
+    let _app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
+    lists(&registry, &[("orders-1", "passing")]).await;
+    sidecar.ready().await;
+
+    let on = outrigger(&sidecar, "maintenance on --reason disk&swap").await;
+    assert!(stdout(&on).contains("in maintenance: disk&swap"), "{on:?}");
+    lists(&registry, &[("orders-1", "critical")]).await;
+    let page = sidecar.page("/readyz").await;
+    assert_eq!(page["registration"]["maintenance"], "disk&swap");
+    assert_eq!(page["ready"], true, "it still carries requests");
+    let (_, metrics) = ask(sidecar.admin, "GET /metrics", "").await.unwrap();
+    assert!(metrics.lines().any(|line| line == "outrigger_maintenance 1"), "{metrics}");
+
+    ask(registry.addr(), "PUT /v1/agent/service/deregister/orders-1", "").await.unwrap();
+    until("it is registered again", async || {
+        let (_, body) = ask(registry.addr(), "GET /v1/health/service/orders", "").await.unwrap();
+        body.contains("_service_maintenance:orders-1") && body.contains("passing")
+    })
+    .await;
+
+    assert!(stdout(&outrigger(&sidecar, "maintenance status").await).contains("disk&swap"));
+    assert!(stdout(&outrigger(&sidecar, "maintenance off").await).contains("not in maintenance"));
+    lists(&registry, &[("orders-1", "passing")]).await;
+}
+
+#[tokio::test]
+async fn maintenance_ordered_before_the_app_is_there_holds_from_its_first_moment() {
+    let registry = registry().await;
+    let sidecar = Plan::new(&registry, "").start();
+    stdout(&outrigger(&sidecar, "wait").await);
+    stdout(&outrigger(&sidecar, "maintenance on").await);
+    let _app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
+    sidecar.ready().await;
+    lists(&registry, &[("orders-1", "critical")]).await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_left_is_removed_and_what_others_registered_is_not() {
+    let registry = registry().await;
+    let sidecar = Plan::new(&registry, "");
+    let port = sidecar.port;
+    for (id, meta, port) in [
+        ("left", r#"{"outrigger": "0.0.1"}"#, port),
+        ("theirs", "{}", port),
+        ("elsewhere", r#"{"outrigger": "0.0.1"}"#, 1),
+    ] {
+        let body = format!(
+            r#"{{"ID": "{id}", "Name": "orders", "Address": "127.0.0.1", "Port": {port}, "Meta": {meta}}}"#
+        );
+        ask(registry.addr(), "PUT /v1/agent/service/register", &body).await.unwrap();
+    }
+    let _app = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let _sidecar = sidecar.start();
+    lists(&registry, &[("elsewhere", "passing"), ("orders-1", "passing"), ("theirs", "passing")]).await;
+}
+
+#[tokio::test]
+async fn a_sidecar_of_its_own_carries_requests_until_the_apps_port_is_closed() {
+    let registry = registry().await;
+    let mut sidecar = Plan::new(&registry, "drain: {await_app: on, propagation: 0s, timeout: 50s}").start();
+    let app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
+    sidecar.ready().await;
+    sidecar.signal(Signal::TERM);
+    until("callers have heard", async || sidecar.page("/drain").await["phase"] == "safe").await;
+    for _ in 0..3 {
+        assert!(ask(sidecar.outbound, "GET /svc/nobody/", "").await.is_some(), "the app may still call");
+        assert!(sidecar.child.try_wait().unwrap().is_none());
+    }
+    drop(app);
+    assert_eq!(sidecar.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_app_that_stays_does_not_keep_its_sidecar_for_ever() {
+    let registry = registry().await;
+    let mut sidecar = Plan::new(&registry, "drain: {await_app: on, propagation: 0s, timeout: 300ms}").start();
+    let _app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
+    sidecar.ready().await;
+    sidecar.signal(Signal::TERM);
+    assert_eq!(sidecar.ended().await.code(), Some(0));
+}

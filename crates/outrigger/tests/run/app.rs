@@ -1,0 +1,90 @@
+//! The app of these tests: this very test binary, started again with orders in its environment. No
+//! second binary has to be built, and no interpreter has to be installed.
+//!
+//! It listens on `APP_PORT`, and writes what happens to `APP_LOG`, a line each.
+
+use std::{
+    fs::OpenOptions,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+fn log(line: &str) {
+    let path = std::env::var("APP_LOG").unwrap();
+    let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+    file.write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+fn order(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The answer to `GET path`, or why there is none.
+fn get(addr: &str, path: &str) -> String {
+    let asked = || {
+        let mut socket = TcpStream::connect(addr)?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        std::io::Result::Ok(answer)
+    };
+    asked().unwrap_or_else(|error| error.to_string())
+}
+
+/// What the world looks like to the app: is outbound open, and is the app listed?
+fn look(when: &str) {
+    if let Some(outbound) = order("APP_OUTBOUND") {
+        let answer = get(&outbound, "/svc/nobody/");
+        log(&format!("{when}: outbound {}", answer.lines().next().unwrap_or_default()));
+    }
+    if let Some(registry) = order("APP_REGISTRY") {
+        let listed = get(&registry, "/v1/health/service/orders").contains("orders-1");
+        log(&format!("{when}: {}", if listed { "listed" } else { "not listed" }));
+    }
+}
+
+#[tokio::test]
+#[ignore = "not a test: the app that the tests start"]
+async fn the_app() {
+    let Some(port) = order("APP_PORT") else { return };
+    let mut terminate = signal(SignalKind::terminate()).unwrap();
+    let mut interrupt = signal(SignalKind::interrupt()).unwrap();
+    let mut quit = signal(SignalKind::quit()).unwrap();
+    let others = [
+        ("HUP", SignalKind::hangup()),
+        ("USR1", SignalKind::user_defined1()),
+        ("USR2", SignalKind::user_defined2()),
+        ("WINCH", SignalKind::window_change()),
+        ("ALRM", SignalKind::alarm()),
+    ]
+    .map(|(name, kind)| (name, signal(kind).unwrap()));
+    for (name, mut other) in others {
+        tokio::spawn(async move {
+            while other.recv().await.is_some() {
+                log(&format!("got {name}"));
+            }
+        });
+    }
+    look("start");
+    let listener = TcpListener::bind(("127.0.0.1", port.parse::<u16>().unwrap())).await.unwrap();
+    log(&format!("started {}", std::process::id()));
+    let signal = loop {
+        tokio::select! {
+            accepted = listener.accept() => drop(accepted),
+            _ = terminate.recv() => break "TERM",
+            _ = interrupt.recv() => break "INT",
+            _ = quit.recv() => break "QUIT",
+        }
+    };
+    log(&format!("got {signal}"));
+    look("stop");
+    log("ended");
+    std::process::exit(order("APP_EXIT").map_or(0, |code| code.parse().unwrap()));
+}

@@ -1,0 +1,142 @@
+//! How the app ends, and with which code the sidecar does.
+
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{Plan, Sidecar, ask, lists, registry, until};
+
+async fn code(app: &[&str]) -> Option<i32> {
+    let registry = registry().await;
+    Plan::new(&registry, "").around(app).start().ended().await.code()
+}
+
+#[tokio::test]
+async fn the_code_is_the_apps() {
+    assert_eq!(code(&["sh", "-c", "exit 0"]).await, Some(0));
+    assert_eq!(code(&["sh", "-c", "exit 3"]).await, Some(3));
+    assert_eq!(code(&["sh", "-c", "kill -9 $$"]).await, Some(137), "128 and the signal");
+    assert_eq!(code(&["sh", "-c", "kill -SEGV $$"]).await, Some(139));
+}
+
+#[tokio::test]
+async fn an_app_that_cannot_be_started_is_said_as_a_shell_says_it() {
+    assert_eq!(code(&["/no/such/app"]).await, Some(127));
+    assert_eq!(code(&["/etc/passwd"]).await, Some(126));
+}
+
+fn pid(sidecar: &Sidecar) -> Pid {
+    let pid = sidecar.app().iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok());
+    Pid::from_raw(pid.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn an_app_that_dies_is_deregistered_at_once_and_takes_the_sidecar_along() {
+    let registry = registry().await;
+    // Nobody waits for callers of an app that is gone.
+    let mut sidecar = Plan::new(&registry, "drain: {propagation: 5m}").around_the_app(&[]).start();
+    lists(&registry, &[("orders-1", "passing")]).await;
+    kill_process(pid(&sidecar), Signal::KILL).unwrap();
+    assert_eq!(sidecar.ended().await.code(), Some(137));
+    lists(&registry, &[]).await;
+}
+
+#[tokio::test]
+async fn an_app_that_dies_is_started_again_where_the_settings_say_so() {
+    let registry = registry().await;
+    let mut sidecar = Plan::new(&registry, "on_app_exit: restart").around_the_app(&[]).start();
+    for round in 1..=2 {
+        sidecar.ready().await;
+        lists(&registry, &[("orders-1", "passing")]).await;
+        kill_process(pid(&sidecar), Signal::KILL).unwrap();
+        until("it is started again", async || {
+            sidecar.app().iter().filter(|line| line.starts_with("started ")).count() == round + 1
+        })
+        .await;
+    }
+    lists(&registry, &[("orders-1", "passing")]).await;
+    let (_, metrics) = ask(sidecar.admin, "GET /metrics", "").await.unwrap();
+    assert!(metrics.lines().any(|line| line == "outrigger_app_starts_total 3"), "{metrics}");
+    sidecar.signal(Signal::TERM);
+    assert_eq!(sidecar.ended().await.code(), Some(0), "and it can be stopped");
+    lists(&registry, &[]).await;
+}
+
+#[tokio::test]
+async fn the_registry_hears_at_once_of_an_app_that_is_being_restarted() {
+    let registry = registry().await;
+    let settings = "on_app_exit: restart";
+    let mut plan = Plan::new(&registry, settings);
+    // A probe an hour: only the end itself can tell.
+    let path = plan.dir.path().join("outrigger.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("interval: 100ms", "interval: 1h")).unwrap();
+    let once = plan.dir.path().join("once");
+    plan.command.env("ONCE", &once);
+    let port = plan.port;
+    let sidecar =
+        plan.around(&["sh", "-c", "test -e $ONCE && exec sleep 60; touch $ONCE; exec sleep 60"]).start();
+    let app = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    lists(&registry, &[("orders-1", "passing")]).await;
+    drop(app);
+    let children = format!("/proc/{0}/task/{0}/children", sidecar.child.id());
+    let children = std::fs::read_to_string(children).unwrap();
+    kill_process(Pid::from_raw(children.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    lists(&registry, &[("orders-1", "critical")]).await;
+}
+
+#[tokio::test]
+async fn an_app_that_does_not_end_is_killed_after_its_time() {
+    let registry = registry().await;
+    let plan = Plan::new(&registry, "drain: {timeout: 300ms, propagation: 0s}");
+    let marker = plan.dir.path().join("deaf");
+    let script = format!("trap '' TERM; touch {}; while :; do sleep 1; done", marker.display());
+    let mut sidecar = plan.around(&["sh", "-c", &script]).start();
+    until("it is deaf", async || marker.exists()).await;
+    sidecar.signal(Signal::TERM);
+    assert_eq!(sidecar.ended().await.code(), Some(137));
+}
+
+#[tokio::test]
+async fn standard_streams_are_the_apps() {
+    let registry = registry().await;
+    let mut plan = Plan::new(&registry, "");
+    plan.command.stdin(Stdio::piped());
+    let mut sidecar = plan.around(&["sh", "-c", "cat; echo to-stderr >&2"]).start();
+    let mut stdin = sidecar.child.stdin.take().unwrap();
+    let text = "a line\nand the rest without an end";
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    assert_eq!(sidecar.ended().await.code(), Some(0));
+    let mut out = String::new();
+    sidecar.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    assert_eq!(out, text, "nothing of ours on stdout");
+    assert!(sidecar.log().lines().any(|line| line == "to-stderr"), "{}", sidecar.log());
+}
+
+#[tokio::test]
+async fn process_one_collects_orphans() {
+    let isolate = ["unshare", "-Urpf", "--mount-proc", "--kill-child"];
+    let may =
+        std::process::Command::new(isolate[0]).args(&isolate[1..]).arg("true").stderr(Stdio::null()).status();
+    if !may.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this machine allows no process namespaces");
+        return;
+    }
+    let registry = registry().await;
+    let plan = Plan::new(&registry, "drain: {propagation: 0s}");
+    // Twenty orphans; then none of them is left as a zombie. 8: they are never collected.
+    let orphans = "test $PPID = 1 || exit 7; cd \"$0\"; \
+                   for n in $(seq 20); do (sh -c \"touch orphan-$n\" &); done; \
+                   tries=0; while [ $(ls | grep -c orphan-) -lt 20 ] || grep -q '^State:.Z' /proc/[0-9]*/status; do \
+                   tries=$((tries+1)); [ $tries -lt 300 ] || exit 8; sleep 0.1; done; exit 0";
+    let folder = plan.dir.path().to_string_lossy().into_owned();
+    let mut command = std::process::Command::new(isolate[0]);
+    command.args(&isolate[1..]).arg(env!("CARGO_BIN_EXE_outrigger"));
+    command.args(plan.command.get_args()).args(["--", "sh", "-c", orphans, &folder]);
+    let log = std::fs::File::create(plan.dir.path().join("log")).unwrap();
+    command.stdin(Stdio::null()).stderr(log);
+    let status = tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+}

@@ -1,0 +1,242 @@
+//! A sidecar around an app, a registry for it, and waits that have a bound.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use outrigger_devregistry::{DevRegistry, Options};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+/// Longest wait for anything; far above what it takes.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+pub(crate) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let from = Instant::now();
+    while !is().await {
+        assert!(from.elapsed() < LONG, "never came true: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) async fn registry() -> DevRegistry {
+    DevRegistry::bind((Ipv4Addr::LOCALHOST, 0).into(), Options::default()).await.unwrap()
+}
+
+/// Status and body of an exchange; `None` where nobody answers.
+pub(crate) async fn ask(addr: SocketAddr, line: &str, body: &str) -> Option<(u16, String)> {
+    let (method, path) = line.split_once(' ').unwrap();
+    let exchange = async {
+        let mut socket = TcpStream::connect(addr).await.ok()?;
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nx-outrigger-admin: 1\r\nConnection: close\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
+        socket.write_all(head.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
+    };
+    timeout(LONG, exchange).await.unwrap()
+}
+
+/// Ids of the service's instances with their worst status, as the registry lists them.
+pub(crate) async fn listed(registry: &DevRegistry) -> Vec<(String, String)> {
+    let (_, body) = ask(registry.addr(), "GET /v1/health/service/orders", "").await.unwrap();
+    let entries: Value = serde_json::from_str(&body).unwrap();
+    let mut out: Vec<_> = entries
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            let statuses: Vec<_> = entry["Checks"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|check| check["Status"].as_str().unwrap())
+                .collect();
+            let worst =
+                ["critical", "warning"].into_iter().find(|s| statuses.contains(s)).unwrap_or("passing");
+            (entry["Service"]["ID"].as_str().unwrap().to_owned(), worst.to_owned())
+        })
+        .collect();
+    out.sort();
+    out
+}
+
+/// Waits until exactly these are listed.
+pub(crate) async fn lists(registry: &DevRegistry, wanted: &[(&str, &str)]) {
+    let wanted: Vec<_> = wanted.iter().map(|(id, status)| ((*id).to_owned(), (*status).to_owned())).collect();
+    until(&format!("the registry lists {wanted:?}"), async || listed(registry).await == wanted).await;
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// How a sidecar is started.
+pub(crate) struct Plan {
+    pub(crate) dir: TempDir,
+    pub(crate) port: u16,
+    outbound: u16,
+    admin: u16,
+    registry: SocketAddr,
+    pub(crate) command: Command,
+    app: Vec<String>,
+}
+
+impl Plan {
+    /// A sidecar of the service `orders`, whose instance is `orders-1`; `more` settings in YAML.
+    pub(crate) fn new(registry: &DevRegistry, more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (port, outbound, admin, registry) = (free_port(), free_port(), free_port(), registry.addr());
+        let settings = format!(
+            "registry: {{consul: {{address: \"http://{registry}\"}}}}\n\
+             service: {{name: orders, id: orders-1, port: {port}, address: 127.0.0.1, \
+             health: {{interval: 100ms, timeout: 100ms}}}}\n\
+             outbound: {{listen: \"127.0.0.1:{outbound}\"}}\nadmin: {{listen: \"127.0.0.1:{admin}\"}}\n{more}\n"
+        );
+        std::fs::write(dir.path().join("outrigger.yaml"), settings).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CONSUL_") || text.starts_with("OUTRIGGER_") {
+                command.env_remove(&name);
+            }
+        }
+        command.arg("run").arg("-c").arg(dir.path().join("outrigger.yaml")).args(["--log-format", "json"]);
+        command.stdin(Stdio::null());
+        Self { dir, port, outbound, admin, registry, command, app: Vec::new() }
+    }
+
+    /// Around the tests' own app.
+    pub(crate) fn around_the_app(mut self, orders: &[(&str, &str)]) -> Self {
+        self.command
+            .env("APP_PORT", self.port.to_string())
+            .env("APP_LOG", self.dir.path().join("app"))
+            .env("APP_OUTBOUND", format!("127.0.0.1:{}", self.outbound))
+            .env("APP_REGISTRY", self.registry.to_string())
+            .envs(orders.iter().copied());
+        let this = std::env::current_exe().unwrap();
+        self.app = [&this.to_string_lossy(), "app::the_app", "--exact", "--ignored", "--nocapture"]
+            .map(ToString::to_string)
+            .into();
+        self
+    }
+
+    /// Around any other.
+    pub(crate) fn around(mut self, app: &[&str]) -> Self {
+        self.app = app.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    pub(crate) fn start(mut self) -> Sidecar {
+        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
+        if !self.app.is_empty() {
+            self.command.arg("--").args(&self.app);
+        }
+        let child = self.command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        Sidecar {
+            child,
+            dir: self.dir,
+            outbound: loopback(self.outbound),
+            admin: loopback(self.admin),
+            port: self.port,
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// A running sidecar, killed when it is dropped.
+pub(crate) struct Sidecar {
+    pub(crate) child: Child,
+    dir: TempDir,
+    pub(crate) outbound: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) port: u16,
+}
+
+impl Sidecar {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn read(path: &Path) -> String {
+        std::fs::read_to_string(path).unwrap_or_default()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        Self::read(&self.path("log"))
+    }
+
+    /// What the app wrote.
+    pub(crate) fn app(&self) -> Vec<String> {
+        Self::read(&self.path("app")).lines().map(ToOwned::to_owned).collect()
+    }
+
+    /// Waits until the app has written a line that begins so.
+    pub(crate) async fn app_says(&self, line: &str) {
+        until(&format!("the app says {line:?}"), async || self.app().iter().any(|l| l.starts_with(line)))
+            .await;
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let mut ended = None;
+        until("the sidecar ends", async || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        })
+        .await;
+        ended.unwrap()
+    }
+
+    /// Waits until `/readyz` says 200.
+    pub(crate) async fn ready(&self) {
+        until("it is ready", async || {
+            ask(self.admin, "GET /readyz", "").await.is_some_and(|(s, _)| s == 200)
+        })
+        .await;
+    }
+
+    pub(crate) async fn page(&self, path: &str) -> Value {
+        let (_, body) = ask(self.admin, &format!("GET {path}"), "").await.unwrap();
+        serde_json::from_str(&body).unwrap()
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        // The app it leaves behind on SIGKILL ends by its own id.
+        let app = self.app().iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok());
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            if let Some(pid) = app.and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("log of the sidecar:\n{}\nof the app: {:?}", self.log(), self.app());
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! `outrigger run -- app` as a user starts it: the real binary, a real app, real signals.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod admin;
+mod app;
+mod ends;
+mod harness;
+mod order;
+mod signals;

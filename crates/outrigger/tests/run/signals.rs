@@ -1,0 +1,53 @@
+//! What reaches the app of what the sidecar is sent.
+
+use rustix::process::Signal;
+
+use crate::harness::{Plan, registry, until};
+
+#[tokio::test]
+async fn signals_that_mean_something_to_the_app_are_passed_on_at_once() {
+    let registry = registry().await;
+    let mut sidecar = Plan::new(&registry, "").around_the_app(&[]).start();
+    sidecar.app_says("started").await;
+    for (signal, line) in [
+        (Signal::HUP, "got HUP"),
+        (Signal::USR1, "got USR1"),
+        (Signal::USR2, "got USR2"),
+        (Signal::WINCH, "got WINCH"),
+        (Signal::ALARM, "got ALRM"),
+    ] {
+        sidecar.signal(signal);
+        sidecar.app_says(line).await;
+    }
+    assert!(sidecar.child.try_wait().unwrap().is_none(), "none of them ends it");
+}
+
+#[tokio::test]
+async fn the_signal_that_asks_to_leave_is_the_one_that_the_app_gets() {
+    for (signal, line) in [(Signal::TERM, "got TERM"), (Signal::INT, "got INT"), (Signal::QUIT, "got QUIT")] {
+        let registry = registry().await;
+        let mut plan = Plan::new(&registry, "drain: {propagation: 0s}").around_the_app(&[]);
+        // Away from a terminal that the tests may be run at: its Ctrl-C is another story.
+        std::os::unix::process::CommandExt::process_group(&mut plan.command, 0);
+        let mut sidecar = plan.start();
+        sidecar.ready().await;
+        sidecar.signal(signal);
+        assert_eq!(sidecar.ended().await.code(), Some(0));
+        let app = sidecar.app();
+        let got: Vec<_> = app.iter().filter(|line| line.starts_with("got ")).collect();
+        assert_eq!(got, [line], "once");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_waits_for_callers_no_longer_and_still_leaves_the_registry() {
+    let registry = registry().await;
+    let mut sidecar = Plan::new(&registry, "drain: {propagation: 5m}").around_the_app(&[]).start();
+    sidecar.ready().await;
+    sidecar.signal(Signal::TERM);
+    until("callers are waited for", async || sidecar.page("/drain").await["phase"] == "propagating").await;
+    assert!(!sidecar.app().iter().any(|line| line.starts_with("got")), "{:?}", sidecar.app());
+    sidecar.signal(Signal::TERM);
+    assert_eq!(sidecar.ended().await.code(), Some(0));
+    assert!(sidecar.app().contains(&"stop: not listed".to_owned()), "{:?}", sidecar.app());
+}

@@ -6,6 +6,8 @@
 //! 3. requests are routed on until callers have heard that too;
 //! 4. now it is safe to stop: a drain that was asked for by `POST /drain` rests here, and goes on
 //!    routing, until a signal comes;
+//!    an app of our own (`run -- app`) gets its signal here, and somebody else's is awaited
+//!    (`drain.await_app`), while outbound stays open until it has ended;
 //! 5. listeners close;
 //! 6. requests in flight end, or run out of `drain.timeout`.
 //!

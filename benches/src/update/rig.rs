@@ -141,5 +141,10 @@ fn config(services: u32) -> config::Config {
 }
 
 fn settings() -> config::Discovery {
-    config::Discovery { max_services: 10_000, max_unknown: 10_000, ..config::Discovery::default() }
+    config::Discovery {
+        max_services: 10_000,
+        max_unknown: 10_000,
+        guard: None,
+        ..config::Discovery::default()
+    }
 }

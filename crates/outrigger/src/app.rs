@@ -123,12 +123,18 @@ impl App {
             source: Box::new(error),
         })?;
         let runtime = tokio::runtime::Handle::current();
-        let discovery = Discovery::new(opened.registry, config.discovery, runtime, &metrics)?;
+        let discovery = match registry::memory(&config) {
+            Some(memory) => {
+                Discovery::with_memory(opened.registry, config.discovery, runtime, &metrics, memory)?
+            }
+            None => Discovery::new(opened.registry, config.discovery, runtime, &metrics)?,
+        };
 
         let admin = bind("the admin side", &config.admin.listen)?;
         let network = config.admin.metrics_listen.as_ref().map(|listen| bind("the metrics listener", listen));
         let network = network.transpose()?;
         let proxy = Arc::new(Proxy::bind(&config, discovery.clone(), &metrics, workers)?);
+        discovery.set_evidence(proxy.evidence());
 
         proxy.start();
         let first_answers = {

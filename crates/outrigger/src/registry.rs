@@ -9,6 +9,7 @@
 use std::{fmt, sync::Arc};
 
 use outrigger_config as config;
+use outrigger_discovery::Memory;
 use outrigger_registry::{
     Error, Registrar, Registry,
     consul::{Consul, Observation, Observer},
@@ -51,6 +52,21 @@ pub(crate) fn open(settings: &config::Registry, metrics: &prometheus::Registry) 
             Ok(Opened { registry: consul.clone(), registrar: Some(consul) })
         }
     }
+}
+
+/// What is remembered across a restart: the answers of a Consul. A file of static instances is on disk
+/// already. Each sidecar of a machine has a file of its own, named after what it carries.
+pub(crate) fn memory(config: &config::Config) -> Option<Memory> {
+    let config::Registry::Consul(consul) = &config.registry else { return None };
+    let folder = config.state_dir.as_deref()?;
+    let name = match &config.service {
+        Some(service) => format!("table-{}-{}", service.name, service.port),
+        // With a port that the system chooses, no two runs could share a file.
+        None if config.outbound.listen.port == 0 => return None,
+        None => format!("table-{}", config.outbound.listen.port),
+    };
+    let datacenter = consul.datacenter.as_deref().unwrap_or("-");
+    Some(Memory::open(folder, &name, &format!("consul {} {datacenter}", consul.address)))
 }
 
 /// Where it is, for people.

@@ -235,10 +235,12 @@ impl<'a> Call<'a> {
                 Err(failed) => (failed.outcome, failed.sent),
             };
             self.terms.series.attempted(outcome);
-            if outcome.verdict() == Verdict::Failure {
-                endpoint.blame();
-            }
             let now = Instant::now();
+            match outcome.verdict() {
+                Verdict::Failure => endpoint.blame(),
+                Verdict::Success => endpoint.went_well(now),
+                Verdict::Ignore => {}
+            }
             if let Some(report) = mark.end(&mut blame, outcome, sent, now.into_std()) {
                 cluster.trust.report(cluster, &endpoint.record, report, now);
             }

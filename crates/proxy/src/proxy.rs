@@ -3,15 +3,16 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use outrigger_config as config;
-use outrigger_discovery::Discovery;
-use tokio::{runtime::Handle, task::JoinHandle};
+use outrigger_discovery::{Discovery, Evidence};
+use outrigger_registry::InstanceId;
+use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
 
 use crate::{
     listener::{self, BindError, Bound},
@@ -162,6 +163,11 @@ impl Proxy {
         self.shared.directory.all().iter().map(|cluster| status::of(cluster)).collect()
     }
 
+    /// What the traffic knows of instances, for discovery's guard against answers that lose them.
+    pub fn evidence(&self) -> Arc<dyn Evidence> {
+        Arc::new(Traffic(Arc::downgrade(&self.shared.directory)))
+    }
+
     /// Requests and tunnels under way.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Relaxed)
@@ -187,6 +193,19 @@ impl Proxy {
         self.shared.directory.close();
         self.sweep.abort();
         Stopped { aborted }
+    }
+}
+
+/// An answer this long ago still shows that an instance is there.
+const LATELY: Duration = Duration::from_secs(5);
+
+/// The proxy's word on instances. Weak: discovery must not keep alive what follows it.
+#[derive(Debug)]
+struct Traffic(Weak<Directory>);
+
+impl Evidence for Traffic {
+    fn traffic_ok(&self, id: &InstanceId) -> bool {
+        self.0.upgrade().is_some_and(|directory| directory.well_within(id, LATELY, Instant::now()))
     }
 }
 

@@ -65,6 +65,7 @@ fn instance(node: &str, id: &str, status: Status) -> Instance {
         weights: Default::default(),
         status,
         create_index: 1,
+        node_lost: false,
     }
 }
 

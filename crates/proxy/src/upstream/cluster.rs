@@ -187,9 +187,9 @@ impl Cluster {
         old
     }
 
-    /// Whether the registry has answered and the View shows it.
+    /// Whether the View shows an answer of the registry's, be it one from before a restart.
     pub(crate) fn answered(&self) -> bool {
-        self.view.load().snapshot.knowledge == Knowledge::Answered
+        self.view.load().snapshot.knowledge != Knowledge::Unasked
     }
 
     /// Resolves when it has. May never: put a time-out around it.

@@ -9,6 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Kind, Refused};
+use outrigger_registry::InstanceId;
 use tokio::{
     runtime::Handle,
     task::JoinHandle,
@@ -187,6 +188,15 @@ impl Directory {
             return Err(Refused::TooManyUnknown { limit: self.settings.max_unknown });
         }
         Ok(())
+    }
+
+    /// Whether real traffic to this instance succeeded within `lately`.
+    pub(crate) fn well_within(&self, id: &InstanceId, lately: Duration, now: Instant) -> bool {
+        self.all().iter().any(|cluster| {
+            let view = cluster.view.load_full();
+            let mut all = view.endpoints.iter().chain(&view.resting);
+            all.any(|one| one.id == *id && one.well_within(lately, now))
+        })
     }
 
     /// An undeclared form of a declared service is called by that service's rules.

@@ -39,6 +39,9 @@ pub(crate) struct Endpoint {
     /// Times it was picked, and attempts that blame it: read when scraped, gone with the endpoint.
     pub(crate) picks: AtomicU64,
     pub(crate) failures: AtomicU64,
+    made: Instant,
+    /// Seconds since then, plus one, of the last answer; 0: none.
+    well: AtomicU64,
     retired: AtomicBool,
     in_flight: AtomicUsize,
     most: usize,
@@ -89,12 +92,29 @@ impl Endpoint {
             record: Arc::new(Record::new(policy.outlier.as_ref(), Instant::now().into_std())),
             picks: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            made: Instant::now(),
+            well: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             most,
             waiting: AtomicUsize::new(0),
             turns: Semaphore::new(most.min(Semaphore::MAX_PERMITS)),
         }
+    }
+
+    /// It answered. Whole seconds are enough for the one who asks, and spare a store per request.
+    pub(crate) fn went_well(&self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.made).as_secs() + 1;
+        if self.well.load(Relaxed) != seconds {
+            self.well.store(seconds, Relaxed);
+        }
+    }
+
+    /// Whether it answered within `lately`.
+    pub(crate) fn well_within(&self, lately: Duration, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.made).as_secs() + 1;
+        let well = self.well.load(Relaxed);
+        well > 0 && since.saturating_sub(well) <= lately.as_secs()
     }
 
     /// An attempt failed, and it is to blame.

@@ -7,6 +7,8 @@ use http_body_util::BodyExt;
 use outrigger_config::Listen;
 use outrigger_discovery::{Counts, Kind, Knowledge};
 use outrigger_proxy::EndpointStatus;
+use std::sync::Arc;
+
 use outrigger_registry::Query;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -25,6 +27,7 @@ impl Sources for Two {
             status: if usable { "passing" } else { "critical" },
             usable,
             why_not: (!usable).then(|| "its check is critical".into()),
+            trust: "trusted",
             weight: 3,
             in_flight: 1,
             connections: 2,
@@ -65,6 +68,7 @@ impl Sources for Two {
                 error: None,
                 failures: 0,
                 known_leader: service == "orders",
+                suspects: Arc::from([]),
                 empty_hint: (service == "payments").then_some("the token may lack node:read"),
             })
             .into()

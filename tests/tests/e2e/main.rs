@@ -10,6 +10,7 @@ mod browser;
 mod chaos;
 mod cluster;
 mod demo;
+mod ejection;
 mod errors;
 mod file_registry;
 mod framing;

@@ -129,7 +129,8 @@ async fn an_app_that_is_critical_already_or_in_maintenance_is_not_waited_for() {
         listing.list(&[instance("node-1", "orders-1", status)]);
         let from = Instant::now();
         assert_eq!(callers.hear_critical().await, End::Done);
-        assert!(from.elapsed() < Duration::from_millis(100), "{status:?}: {:?}", from.elapsed());
+        // A declared watch begins up to 100 ms late by chance; waiting in vain would take 2.5 s.
+        assert!(from.elapsed() < Duration::from_millis(200), "{status:?}: {:?}", from.elapsed());
     }
 }
 

@@ -203,7 +203,7 @@ impl<'a> Call<'a> {
         let mut before: Option<Result<Box<Answer>, Failed>> = None;
         loop {
             let retryable = self.retryable(retries, upload);
-            let Some(endpoint) = cluster.pick(&tried, retryable) else {
+            let Some(endpoint) = cluster.pick(&tried, retryable).filter(|_| passed <= PASSED) else {
                 return match before {
                     // The last ones have left meanwhile: what was seen of them is the answer.
                     Some(ended) => self.decided(ended, Decision::GiveUp(GiveUp::Attempts), cluster),
@@ -212,10 +212,7 @@ impl<'a> Call<'a> {
             };
             let Some(mark) = endpoint.record.begin(retryable) else {
                 passed += 1;
-                if passed <= PASSED {
-                    continue;
-                }
-                return Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore };
+                continue;
             };
             // Its turn is given back before another is asked for: there may be one only.
             drop(before.take());

@@ -8,7 +8,7 @@ use std::{
 
 use outrigger_config::Balance;
 use outrigger_discovery::Knowledge;
-use outrigger_policy::breaker::State;
+use outrigger_policy::{breaker::State, outlier::Trust};
 use prometheus::{
     IntCounterVec, IntGaugeVec, Opts,
     core::{Collector, Desc},
@@ -60,9 +60,9 @@ pub struct EndpointStatus {
     pub address: String,
     /// Health as the registry states it.
     pub status: &'static str,
-    /// Whether picks go to it.
+    /// Whether the registry lets picks go to it.
     pub usable: bool,
-    /// Why not.
+    /// Why picks do not go to it, or why they hardly should.
     pub why_not: Option<String>,
     /// How far it is trusted: `trusted`, `ejected`, `probation`, `panic`.
     pub trust: &'static str,
@@ -112,7 +112,12 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
             let usable = live.get(&instance.id);
             let endpoint = usable.or_else(|| resting.get(&instance.id));
             let why_not = match (&instance.addr, usable) {
-                (_, Some(_)) => None,
+                (_, Some(one)) => match one.record.trust() {
+                    Trust::Trusted => None,
+                    Trust::Ejected => Some("ejected: it refused connections or failed requests".to_owned()),
+                    Trust::Probation => Some("ejected before, the next request decides".to_owned()),
+                    Trust::Panic => Some("ejected, and used all the same: so are all others".to_owned()),
+                },
                 (Err(unusable), None) => Some(unusable.to_string()),
                 (Ok(_), None) if !cluster.takes(instance) => Some("has not the tags asked for".to_owned()),
                 (Ok(_), None) if instance.weight() > 0 => Some("joins".to_owned()),

@@ -36,6 +36,8 @@ async fn an_instance_that_refuses_connections_is_tried_once_and_comes_back_by_it
         sidecar.metric("outrigger_attempts_total", &[("service", "orders"), ("outcome", "connect_refused")]);
     assert!((1.0..=2.0).contains(&refused), "tried {refused} times after its death");
     assert_eq!((ejected(&sidecar, "hard"), trust(&sidecar, "ejected")), (1.0, 1.0));
+    let told = sidecar.endpoints("orders").into_iter().filter_map(|one| one.why_not).collect::<Vec<_>>();
+    assert!(told.len() == 1 && told[0].starts_with("ejected: "), "the page says why: {told:?}");
 
     all[1].revive().await;
     let before = all[1].count();

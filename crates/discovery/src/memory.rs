@@ -39,7 +39,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{entry::Entry, table::now};
+use crate::{entry::Entry, status::in_full, table::now};
 use file::StateFile;
 use shape::Record;
 
@@ -100,7 +100,7 @@ impl Memory {
         let mut file = match StateFile::open(folder, name, registry) {
             Ok(file) => file,
             Err(error) => {
-                let (folder, reason) = (folder.display(), file::in_full(&error));
+                let (folder, reason) = (folder.display(), in_full(&error));
                 warn!(%folder, reason, "what is learned will not outlive a restart; state_dir: off says that this is fine");
                 return memory;
             }

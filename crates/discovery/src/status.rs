@@ -42,3 +42,14 @@ pub struct ServiceStatus {
     /// not believed yet.
     pub suspects: Arc<[InstanceId]>,
 }
+
+/// An error with its causes, on one line: each `Display` is one level.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -20,7 +20,6 @@
 //! - **Answers that come too fast** are limited: see [`crate::pacer`].
 
 use std::{
-    error::Error as _,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -41,6 +40,7 @@ use crate::{
     metrics::Metrics,
     outage::{Outage, Trouble},
     pacer::{Brought, Pacer},
+    status::in_full,
     table::{Table, now},
 };
 
@@ -361,15 +361,4 @@ fn another_server_may_answer(error: &Error) -> bool {
         | Error::TooLarge { .. }
         | Error::File { .. } => false,
     }
-}
-
-/// An error with its causes: each `Display` is one level.
-fn in_full(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -4,7 +4,6 @@
 //! All of it blocks; the callers are the start and a thread for such work.
 
 use std::{
-    error::Error as _,
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
@@ -17,6 +16,7 @@ use outrigger_registry::{Instance, Query};
 use tracing::{debug, info, warn};
 
 use super::shape::{self, Bad, Record};
+use crate::status::in_full;
 
 /// Largest file that is read or written.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -56,17 +56,6 @@ pub(super) enum Unusable {
 fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unusable {
     let path = path.to_owned();
     move |source| Unusable::Io { doing, path, source }
-}
-
-/// An error with its causes: each `Display` is one level.
-pub(super) fn in_full(error: &Unusable) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl StateFile {

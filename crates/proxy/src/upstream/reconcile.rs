@@ -91,11 +91,8 @@ impl Reconciler {
                 resting.push(endpoint);
             }
         }
-        let standing = |(listed, all): (bool, &[Arc<Endpoint>])| {
-            all.iter().map(|one| (one.record.clone(), listed)).collect::<Vec<_>>()
-        };
-        let members: Vec<_> =
-            [(true, &endpoints[..]), (false, &resting[..])].into_iter().flat_map(standing).collect();
+        let listed = endpoints.iter().map(|one| (one.record.clone(), true));
+        let members = listed.chain(resting.iter().map(|one| (one.record.clone(), false))).collect();
         // Before the swap, so that no pick meets an endpoint that nobody judges.
         self.cluster.trust.follow(&self.cluster, members);
         let (usable, known) = (endpoints.len(), snapshot.instances.len());

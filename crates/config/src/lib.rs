@@ -42,4 +42,4 @@ pub use overrides::{Environment, Overrides, VARIABLES};
 pub use render::render;
 pub use schema::keys;
 pub use summary::summary;
-pub use units::{format_duration, format_size};
+pub use units::{format_duration, format_size, parse_duration};

@@ -368,12 +368,25 @@ pub struct Policy {
     /// The same for one attempt, range 1ms–1h, not above `timeout`. Absent (the default, or `off`):
     /// bounded by `timeout` only.
     pub per_try_timeout: Option<Duration>,
+    /// From head accepted to the answer's last byte: over all attempts, pauses and both bodies, streams
+    /// included; each instance is told what is left of it. Range 1ms–24h. Absent (the default, or
+    /// `off`): only a request that brings one has one.
+    pub deadline: Option<Duration>,
     /// Longest wait for a connection to an instance. Default 1s, range 1ms–1m.
     pub connect_timeout: Duration,
     /// Longest silence in either body. Default 60s, range 10ms–24h.
     pub body_idle: Duration,
+    /// Most requests and tunnels under way at once, over all instances, range 1–1000000. Absent (the
+    /// default, or `off`): not counted, each instance's [`Pool`] is the limit.
+    pub max_in_flight: Option<usize>,
+    /// Most requests that wait for one of `max_in_flight` to end. Default 128, range 0–100000; then 503.
+    pub max_pending: usize,
+    /// Longest such wait. Default 1s, range 1ms–1h; then 503.
+    pub pending_timeout: Duration,
     /// When a request is tried again.
     pub retry: Retry,
+    /// When a second attempt is made beside one that is slow. Absent (the default, or `off`): never.
+    pub hedge: Option<Hedge>,
     /// When the service is not called at all. Absent (`circuit_breaker: off`): always called.
     pub circuit_breaker: Option<CircuitBreaker>,
     /// When one instance is not chosen for a while. Absent (`outlier: off`): every instance that the
@@ -389,9 +402,14 @@ impl Default for Policy {
             balance: Balance::RoundRobin,
             timeout: Duration::from_secs(15),
             per_try_timeout: None,
+            deadline: None,
             connect_timeout: Duration::from_secs(1),
             body_idle: Duration::from_secs(60),
+            max_in_flight: None,
+            max_pending: 128,
+            pending_timeout: Duration::from_secs(1),
             retry: Retry::default(),
+            hedge: None,
             circuit_breaker: Some(CircuitBreaker::default()),
             outlier: Some(Outlier::default()),
             pool: Pool::default(),
@@ -476,6 +494,24 @@ impl Default for Retry {
             max_body: 64 * 1024,
             budget: Budget::default(),
         }
+    }
+}
+
+/// When a second attempt is made beside one that is slow: the first answer is taken, the other attempt
+/// is cancelled. For idempotent requests whose body, if any, has been read and is kept; to another
+/// instance; each one is paid for from the retry budget.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hedge {
+    /// The share of recent answers that came sooner than the attempt has taken. Default 0.95, range
+    /// 0.5–0.999 (the file may say `95%`).
+    pub percentile: f64,
+    /// However fast they came, no sooner than this. Default 5ms, range 0s–1m.
+    pub min_delay: Duration,
+}
+
+impl Default for Hedge {
+    fn default() -> Self {
+        Self { percentile: 0.95, min_delay: Duration::from_millis(5) }
     }
 }
 

@@ -92,9 +92,14 @@ const POLICY: &[Key] = &[
     value("balance"),
     value("timeout"),
     value("per_try_timeout"),
+    value("deadline"),
     value("connect_timeout"),
     value("body_idle"),
+    value("max_in_flight"),
+    value("max_pending"),
+    value("pending_timeout"),
     RETRY,
+    HEDGE,
     CIRCUIT_BREAKER,
     OUTLIER,
     POOL,
@@ -108,9 +113,14 @@ const UPSTREAM: &[Key] = &[
     value("balance"),
     value("timeout"),
     value("per_try_timeout"),
+    value("deadline"),
     value("connect_timeout"),
     value("body_idle"),
+    value("max_in_flight"),
+    value("max_pending"),
+    value("pending_timeout"),
     RETRY,
+    HEDGE,
     CIRCUIT_BREAKER,
     OUTLIER,
     POOL,
@@ -128,6 +138,8 @@ const RETRY: Key = section(
         section("budget", &[value("ratio"), value("min_per_second"), value("window")]),
     ],
 );
+
+const HEDGE: Key = section("hedge", &[value("percentile"), value("min_delay")]);
 
 const CIRCUIT_BREAKER: Key = section(
     "circuit_breaker",
@@ -234,7 +246,7 @@ mod tests {
             ("connectTimeout", "did you mean connect_timeout?"),
             (
                 "retries",
-                "valid here: balance, timeout, per_try_timeout, connect_timeout, body_idle, retry, circuit_breaker, outlier, pool",
+                "valid here: balance, timeout, per_try_timeout, deadline, connect_timeout, body_idle, max_in_flight, max_pending, pending_timeout, retry, hedge, circuit_breaker, outlier, pool",
             ),
             ("blance", "did you mean balance?"),
             ("deregister_after", "it belongs at service.deregister_after"),

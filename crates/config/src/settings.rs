@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    AwaitApp, Balance, CircuitBreaker, Config, Consul, LogFormat, OnAppExit, Origin, Origins, Outlier,
+    AwaitApp, Balance, CircuitBreaker, Config, Consul, Hedge, LogFormat, OnAppExit, Origin, Origins, Outlier,
     Policy, Pool, Probe, Propagation, Registry, Retry, Service, Token, Upstream, Workers, format_duration,
     format_size, schema::join,
 };
@@ -167,9 +167,18 @@ impl List {
         all.text(join(path, "balance"), Balance::as_str(*balance));
         all.text(join(path, "timeout"), format_duration(*timeout));
         all.text(join(path, "per_try_timeout"), per_try_timeout.map_or("off".to_owned(), format_duration));
+        all.text(join(path, "deadline"), policy.deadline.map_or("off".to_owned(), format_duration));
         all.text(join(path, "connect_timeout"), format_duration(*connect_timeout));
         all.text(join(path, "body_idle"), format_duration(*body_idle));
+        let most = policy.max_in_flight;
+        all.text(join(path, "max_in_flight"), most.map_or("off".to_owned(), |most| most.to_string()));
+        all.text(join(path, "max_pending"), policy.max_pending);
+        all.text(join(path, "pending_timeout"), format_duration(policy.pending_timeout));
         all.retry(&join(path, "retry"), &policy.retry);
+        match &policy.hedge {
+            Some(hedge) => all.hedge(&join(path, "hedge"), hedge),
+            None => all.text(join(path, "hedge"), "off"),
+        }
         match &policy.circuit_breaker {
             Some(breaker) => all.circuit_breaker(&join(path, "circuit_breaker"), breaker),
             None => all.text(join(path, "circuit_breaker"), "off"),
@@ -192,6 +201,11 @@ impl List {
         self.text(join(path, "budget.ratio"), retry.budget.ratio);
         self.text(join(path, "budget.min_per_second"), retry.budget.min_per_second);
         self.text(join(path, "budget.window"), format_duration(retry.budget.window));
+    }
+
+    fn hedge(&mut self, path: &str, hedge: &Hedge) {
+        self.text(join(path, "percentile"), hedge.percentile);
+        self.text(join(path, "min_delay"), format_duration(hedge.min_delay));
     }
 
     fn circuit_breaker(&mut self, path: &str, breaker: &CircuitBreaker) {

@@ -37,6 +37,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
     if last_scale == u64::MAX { Err(wrong()) } else { Ok(Duration::from_millis(millis)) }
 }
 
+/// A duration as a settings file has it, for a text that comes from elsewhere.
+///
+/// # Errors
+/// A sentence that quotes the text and says what to write.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration(text).map_err(|Wrong { what, hint }| format!("{text:?} {what}; {hint}"))
+}
+
 fn split_at_first(text: &str, stop: impl Fn(u8) -> bool) -> (&str, &str) {
     // Both predicates change at an ASCII digit, so that the cut is at a character's border.
     text.split_at(text.bytes().position(stop).unwrap_or(text.len()))

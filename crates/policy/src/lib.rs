@@ -12,6 +12,7 @@
 //! | [`retry`] | is it made again? |
 //! | [`backoff`] | after how long? |
 //! | [`budget`] | can the service afford it? |
+//! | [`latency`] | how long does the service usually take? |
 //! | [`deadline`] | until when may the app be kept waiting? |
 //! | [`breaker`] | is the service called at all? |
 //! | [`outlier`] | is this endpoint chosen at all? |
@@ -21,6 +22,7 @@ pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod deadline;
+pub mod latency;
 pub mod outcome;
 pub mod outlier;
 pub mod retry;
@@ -31,4 +33,5 @@ pub use balance::{Balancer, Cursor};
 pub use breaker::Breaker;
 pub use budget::Budget;
 pub use deadline::Deadline;
+pub use latency::Latency;
 pub use outcome::{Outcome, Sent, Verdict};

@@ -36,8 +36,11 @@ pub enum Outcome {
     BadResponse,
     /// No response head within `per_try_timeout`.
     PerTryTimeout,
-    /// No response head before the request's deadline.
+    /// No response head within `timeout`.
     Timeout,
+    /// No response head before the deadline, the app's own or a set one, which may have been too short for
+    /// anybody.
+    Deadline,
     /// The endpoint's own connection limit and queue are full. Nothing was sent, nobody is to blame.
     Overloaded,
     /// The sidecar itself lacks something: file descriptors, ports, buffers.
@@ -77,6 +80,7 @@ impl Outcome {
             | Self::PerTryTimeout
             | Self::Timeout => Verdict::Failure,
             Self::SidecarError(_)
+            | Self::Deadline
             | Self::Overloaded
             | Self::Resource
             | Self::BadRequest
@@ -102,6 +106,7 @@ impl Outcome {
             Self::BadResponse => "bad_response",
             Self::PerTryTimeout => "per_try_timeout",
             Self::Timeout => "timeout",
+            Self::Deadline => "deadline",
             Self::Overloaded => "overloaded",
             Self::Resource => "resource",
             Self::BadRequest => "bad_request",
@@ -121,6 +126,7 @@ impl Outcome {
             | Self::BadResponse
             | Self::PerTryTimeout
             | Self::Timeout
+            | Self::Deadline
             | Self::Overloaded
             | Self::Resource
             | Self::BadRequest
@@ -129,7 +135,7 @@ impl Outcome {
     }
 
     /// Every value that [`label`](Self::label) can have, for metrics that make their series at start.
-    pub const LABELS: [&'static str; 19] = [
+    pub const LABELS: [&'static str; 20] = [
         "1xx",
         "2xx",
         "3xx",
@@ -145,6 +151,7 @@ impl Outcome {
         "bad_response",
         "per_try_timeout",
         "timeout",
+        "deadline",
         "overloaded",
         "resource",
         "bad_request",

@@ -6,6 +6,11 @@
 //! replay, the deadline and, for what was sent, the service's [`Budget`]. The budget is asked last, so
 //! that only a retry that will be made is paid for.
 //!
+//! An instance that fails a request may say when to come back ([`Pushback`]). `Retry-After` is the word
+//! of one instance about itself, so it does not keep the request from another one; when a second one
+//! says it too, or there is no other, it is the service's word and is waited for, up to the deadline.
+//! gRPC's pushback is about the call (gRFC A6), whoever it goes to: it is waited for as it is.
+//!
 //! The keep-alive race (a reused connection that closes before any byte of an answer) is not a retry
 //! and is not judged here: the proxy takes another connection, once, at nobody's cost.
 
@@ -45,6 +50,23 @@ pub struct Tried {
     pub outcome: Outcome,
     /// The body can still be sent from its start, or nothing of it was taken.
     pub replayable: bool,
+    /// When the instance said to come back, if it said so.
+    pub pushback: Option<Pushback>,
+    /// An instance that this request has not tried could take it.
+    pub elsewhere: bool,
+    /// Another instance has told this request before to come back later.
+    pub pushed_before: bool,
+}
+
+/// What an instance that does not carry out a request says about trying again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushback {
+    /// `Retry-After`: this instance, not before.
+    Instance(Duration),
+    /// `grpc-retry-pushback-ms`: nobody, not before.
+    Call(Duration),
+    /// The same, negative or no number: not at all.
+    Never,
 }
 
 /// What to do after an attempt.
@@ -79,12 +101,26 @@ pub enum GiveUp {
     Deadline,
     /// More of the body was streamed than is kept.
     BodyGone,
+    /// The instance said that the call is not to be made again.
+    Pushback,
     /// Something was sent, no answer came, and the request may not be repeated: the instance may or
     /// may not have acted on it.
     SentUnknown,
 }
 
 impl GiveUp {
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
+        Self::NotRetryable,
+        Self::Off,
+        Self::Attempts,
+        Self::Budget,
+        Self::Deadline,
+        Self::BodyGone,
+        Self::Pushback,
+        Self::SentUnknown,
+    ];
+
     /// The word for it in metrics and log: a closed list.
     pub fn label(self) -> &'static str {
         match self {
@@ -94,6 +130,7 @@ impl GiveUp {
             Self::Budget => "budget",
             Self::Deadline => "deadline",
             Self::BodyGone => "body_gone",
+            Self::Pushback => "pushback",
             Self::SentUnknown => "sent_unknown",
         }
     }
@@ -121,8 +158,20 @@ pub fn judge(
         return Decision::GiveUp(why);
     }
     let sent = tried.sent != Sent::Nothing;
-    let after = if sent { Backoff::from(settings).after(tried.retries, random) } else { Duration::ZERO };
-    if deadline.saturating_duration_since(now) <= after {
+    let pause = if sent { Backoff::from(settings).after(tried.retries, random) } else { Duration::ZERO };
+    let left = deadline.saturating_duration_since(now);
+    let after = match tried.pushback {
+        None => pause,
+        Some(Pushback::Never) => return Decision::GiveUp(GiveUp::Pushback),
+        Some(Pushback::Call(wait)) => wait,
+        Some(Pushback::Instance(wait)) => {
+            let wait = wait.max(pause);
+            // Alone with its wish, or too long away: the others are asked first.
+            let aside = tried.elsewhere && (!tried.pushed_before || wait >= left);
+            if aside { pause } else { wait }
+        }
+    };
+    if left <= after {
         return Decision::GiveUp(GiveUp::Deadline);
     }
     if sent && !budget.withdraw(now) {
@@ -157,7 +206,7 @@ fn kind(settings: &Retry, outcome: Outcome) -> Kind {
         | Outcome::PerTryTimeout => Kind::Broken,
         // Another endpoint has its own queue, and its own idle connections and ports.
         Outcome::Overloaded | Outcome::Resource => Kind::Broken,
-        Outcome::Timeout => Kind::Hopeless(GiveUp::Deadline),
+        Outcome::Timeout | Outcome::Deadline => Kind::Hopeless(GiveUp::Deadline),
         Outcome::BadRequest | Outcome::ClientGone => Kind::Hopeless(GiveUp::NotRetryable),
     }
 }

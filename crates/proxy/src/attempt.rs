@@ -13,7 +13,7 @@ use std::{
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use outrigger_policy::{Outcome, Sent};
+use outrigger_policy::{Deadline, Outcome, Sent, deadline::By};
 use tokio::{task::coop::unconstrained, time::Instant};
 
 use crate::{
@@ -27,13 +27,11 @@ use crate::{
 /// What bounds an attempt.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// When the request's head was accepted.
-    pub(crate) accepted: Instant,
-    /// From the later of that and the last byte of the request's body.
-    pub(crate) timeout: Duration,
+    /// The request's time.
+    pub(crate) deadline: Deadline,
     /// When this attempt began.
     pub(crate) begun: Instant,
-    /// The same for this attempt.
+    /// This attempt's time, counted as the service's time-out is.
     pub(crate) per_try: Option<Duration>,
     /// Longest silence in the request's body.
     pub(crate) body_idle: Duration,
@@ -42,8 +40,10 @@ pub(crate) struct Bounds {
 /// What ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
-    /// The request's time.
+    /// The service's time-out.
     Whole,
+    /// The deadline, the app's own or a set one.
+    Deadline,
     /// The attempt's.
     Try,
     /// The patience with a body of which nothing more comes.
@@ -55,29 +55,42 @@ impl Bounds {
     pub(crate) fn next(&self, upload: Option<&Upload>) -> (Instant, Due) {
         let progress = upload.map(Upload::progress);
         if let Some((last, false)) = progress {
-            return (last + self.body_idle, Due::Body);
+            let idle = last + self.body_idle;
+            return match self.deadline.cap().map(Instant::from_std) {
+                Some(cap) if cap < idle => (cap, Due::Deadline),
+                _ => (idle, Due::Body),
+            };
         }
-        let from = |start: Instant| progress.map_or(start, |(last, _)| last.max(start));
-        let whole = from(self.accepted) + self.timeout;
-        match self.per_try.map(|limit| from(self.begun) + limit) {
-            Some(one) if one < whole => (one, Due::Try),
-            _ => (whole, Due::Whole),
-        }
+        let last = progress.map(|(last, _)| last);
+        let from = last.map_or(self.begun, |last| last.max(self.begun));
+        self.sooner(self.whole(last), from)
     }
 
     /// Until when a turn and a connection may be waited for.
     pub(crate) fn turn(&self, upload: Option<&Upload>) -> (Instant, Due) {
-        let whole = self.deadline(upload);
-        match self.per_try.map(|limit| self.begun + limit) {
-            Some(one) if one < whole => (one, Due::Try),
-            _ => (whole, Due::Whole),
-        }
+        self.sooner(self.whole(upload.map(|upload| upload.progress().0)), self.begun)
     }
 
     /// The end of the request's time, as far as that is known now.
-    pub(crate) fn deadline(&self, upload: Option<&Upload>) -> Instant {
-        let last = upload.map_or(self.accepted, |upload| upload.progress().0);
-        last.max(self.accepted) + self.timeout
+    pub(crate) fn ends(&self, upload: Option<&Upload>) -> Instant {
+        self.whole(upload.map(|upload| upload.progress().0)).0
+    }
+
+    fn whole(&self, last_byte: Option<Instant>) -> (Instant, Due) {
+        let (at, by) = self.deadline.at(last_byte.map(Instant::into_std));
+        let due = match by {
+            By::Timeout => Due::Whole,
+            By::Deadline => Due::Deadline,
+        };
+        (at.into(), due)
+    }
+
+    /// The attempt's end, when its own time is over before `whole`.
+    fn sooner(&self, whole: (Instant, Due), from: Instant) -> (Instant, Due) {
+        match self.per_try.map(|limit| from + limit) {
+            Some(one) if one < whole.0 => (one, Due::Try),
+            _ => whole,
+        }
     }
 }
 
@@ -197,6 +210,9 @@ impl Mark {
             }
             (None, End::Due(Due::Whole)) => {
                 self.failed(Outcome::Timeout, upload, "no answer in time".to_owned())
+            }
+            (None, End::Due(Due::Deadline)) => {
+                self.failed(Outcome::Deadline, upload, "no answer before the deadline".to_owned())
             }
             (None, End::Due(Due::Try)) => {
                 self.failed(Outcome::PerTryTimeout, upload, "no answer within per_try_timeout".to_owned())

@@ -37,6 +37,9 @@ pub(crate) enum Cut {
     /// The instance fell silent.
     #[error("the instance sent nothing for {0:?}")]
     Silent(Duration),
+    /// The deadline passed.
+    #[error("the deadline passed within the answer")]
+    Late,
 }
 
 /// An answer's body, as it is given to hyper.
@@ -79,6 +82,9 @@ pub(crate) struct Carried {
     pub(crate) idle: Duration,
     pub(crate) max_idle: usize,
     pub(crate) silence: Option<(LazyTimer, Instant)>,
+    /// The deadline: an answer is of no use to the app after that.
+    pub(crate) ends: Option<Instant>,
+    pub(crate) late: bool,
     pub(crate) ended: bool,
     pub(crate) failed: bool,
     /// The app reads HTTP/1.0, and only the close will show it the end.
@@ -138,6 +144,9 @@ impl Carried {
         }
         match polled {
             Poll::Pending => self.poll_silence(cx),
+            Poll::Ready(Some(Ok(_))) if self.ends.is_some_and(|ends| ends <= Instant::now()) => {
+                self.too_late()
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some((_, since)) = &mut self.silence {
                     *since = Instant::now();
@@ -173,13 +182,23 @@ impl Carried {
             // An instance that is still being told something may well be silent.
             let told = self.exchange.upload.as_ref().map(|upload| upload.progress().0);
             let due = told.map_or(*since, |told| told.max(*since)) + idle;
-            std::task::ready!(timer.poll_until(due, cx));
+            let ends = self.ends.filter(|ends| *ends < due);
+            std::task::ready!(timer.poll_until(ends.unwrap_or(due), cx));
+            if ends.is_some() {
+                return self.too_late();
+            }
             if self.exchange.upload.as_ref().is_none_or(|upload| upload.progress().0 + idle <= due) {
                 break;
             }
         }
         self.fail();
         Poll::Ready(Some(Err(Cut::Silent(idle))))
+    }
+
+    fn too_late(&mut self) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.late = true;
+        self.fail();
+        Poll::Ready(Some(Err(Cut::Late)))
     }
 
     fn fail(&mut self) {
@@ -209,6 +228,8 @@ impl Drop for Carried {
             // The codec ends when the app's body does; that is not the instance's fault.
             (true, Some(Broken::BadFraming)) => Some(Reason::BadBody),
             (true, Some(Broken::Gone)) => Some(Reason::ClientGone),
+            // Nor is it the instance's that the app had no more time.
+            (true, None) if self.late => Some(Reason::DeadlineExceeded),
             (true, None) => {
                 self.ticket.endpoint.blame();
                 // The head was a success; what the app sees is a failure.

@@ -40,6 +40,8 @@ pub enum Reason {
     CircuitOpen,
     /// As many requests wait for the instance as may.
     Overloaded,
+    /// As many requests to the service are under way as may, and this one got none of their places.
+    BulkheadFull,
     /// As many app connections are open as may be.
     TooManyConnections,
     /// This machine is out of something: files, ports, memory.
@@ -57,6 +59,8 @@ pub enum Reason {
     BadResponse,
     /// No response head in time.
     Timeout,
+    /// The deadline has passed: the app's own, or the service's `deadline`.
+    DeadlineExceeded,
     /// The app fell silent in the middle of its request body.
     BodyTimeout,
     /// The app went away. Never sent; in metrics and logs.
@@ -69,7 +73,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::BadRequest,
         Self::BadBody,
         Self::SlowHead,
@@ -86,6 +90,7 @@ impl Reason {
         Self::TooManyServices,
         Self::CircuitOpen,
         Self::Overloaded,
+        Self::BulkheadFull,
         Self::TooManyConnections,
         Self::LocalResource,
         Self::ConnectFailed,
@@ -94,6 +99,7 @@ impl Reason {
         Self::SentUnknown,
         Self::BadResponse,
         Self::Timeout,
+        Self::DeadlineExceeded,
         Self::BodyTimeout,
         Self::ClientGone,
         Self::Drained,
@@ -119,6 +125,7 @@ impl Reason {
             Self::TooManyServices => "too_many_services",
             Self::CircuitOpen => "circuit_open",
             Self::Overloaded => "overloaded",
+            Self::BulkheadFull => "bulkhead_full",
             Self::TooManyConnections => "too_many_connections",
             Self::LocalResource => "local_resource",
             Self::ConnectFailed => "connect_failed",
@@ -127,6 +134,7 @@ impl Reason {
             Self::SentUnknown => "sent_unknown",
             Self::BadResponse => "bad_response",
             Self::Timeout => "timeout",
+            Self::DeadlineExceeded => "deadline_exceeded",
             Self::BodyTimeout => "body_timeout",
             Self::ClientGone => "client_gone",
             Self::Drained => "drained",
@@ -151,13 +159,14 @@ impl Reason {
             | Self::TooManyServices
             | Self::CircuitOpen
             | Self::Overloaded
+            | Self::BulkheadFull
             | Self::TooManyConnections
             | Self::LocalResource
             | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectFailed | Self::UpstreamClosed | Self::SentUnknown | Self::BadResponse => {
                 StatusCode::BAD_GATEWAY
             }
-            Self::ConnectTimeout | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ConnectTimeout | Self::Timeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientGone => CLIENT_GONE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -182,6 +191,7 @@ impl Reason {
             Self::TooManyServices => "Too many services are in use",
             Self::CircuitOpen => "The service's circuit breaker is open",
             Self::Overloaded => "Too many requests wait for the instance",
+            Self::BulkheadFull => "Too many requests to the service are under way",
             Self::TooManyConnections => "Too many connections are open",
             Self::LocalResource => "This machine has run out of a resource",
             Self::ConnectFailed => "No instance could be connected to",
@@ -190,6 +200,7 @@ impl Reason {
             Self::SentUnknown => "The instance closed the connection; whether it acted is not known",
             Self::BadResponse => "The instance's answer is no valid HTTP",
             Self::Timeout => "The service did not answer in time",
+            Self::DeadlineExceeded => "The request's deadline has passed",
             Self::BodyTimeout => "The request body stopped arriving",
             Self::ClientGone => "The app went away",
             Self::Drained => "The sidecar is stopping",

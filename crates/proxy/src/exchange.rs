@@ -7,7 +7,9 @@ use outrigger_registry::InstanceId;
 use tokio::time::Instant;
 use tracing::info;
 
-use crate::{error::Reason, metrics::ServiceSeries, session::Session, upload::Upload};
+use crate::{
+    error::Reason, metrics::ServiceSeries, session::Session, upload::Upload, upstream::bulkhead::Place,
+};
 
 /// Counted and logged when dropped. Without a status by then, the app went away.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(crate) struct Exchange {
     pub(crate) reason: Option<Reason>,
     pub(crate) attempts: u32,
     pub(crate) upload: Option<Upload>,
+    /// Its place in the service's bulkhead, held to the end.
+    pub(crate) place: Option<Place>,
     series: Option<Arc<ServiceSeries>>,
     line: Option<Box<LogLine>>,
 }
@@ -50,6 +54,7 @@ impl Exchange {
             reason: None,
             attempts: 0,
             upload: None,
+            place: None,
             series: None,
             line,
         }

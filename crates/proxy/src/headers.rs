@@ -13,7 +13,10 @@ use http::{
     },
 };
 
-use crate::error::{Reason, Refusal};
+use crate::{
+    deadline::Own,
+    error::{Reason, Refusal},
+};
 
 /// The word that marks an answer as a sidecar's own.
 pub(crate) const ERROR: HeaderName = Name::from_static("x-outrigger-error");
@@ -39,7 +42,7 @@ pub(crate) struct Asked {
     pub(crate) idempotency_key: bool,
 }
 
-/// Refuses what could be read in two ways, and what is not offered.
+/// Refuses what could be read in two ways, and what is not offered; says how long the app waits.
 ///
 /// One pass over the fields: most requests carry none of those that matter, and a look-up of each
 /// would cost more than seeing them all go by.
@@ -48,7 +51,7 @@ pub(crate) fn judge(
     uri: &Uri,
     version: Version,
     headers: &HeaderMap,
-) -> Result<(), Refusal> {
+) -> Result<Own, Refusal> {
     if method == Method::CONNECT {
         return Err(Refusal::new(
             Reason::MethodNotAllowed,
@@ -64,6 +67,7 @@ pub(crate) fn judge(
     }
     let mut codings = 0;
     let mut hosts = 0;
+    let mut own = Own::default();
     for (name, value) in headers {
         if name == TRANSFER_ENCODING {
             codings += 1;
@@ -80,12 +84,14 @@ pub(crate) fn judge(
             }
         } else if name == EXPECT && !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
             return Err(Refusal::new(Reason::ExpectationFailed, "only `Expect: 100-continue` is understood"));
+        } else {
+            own.take(name, value)?;
         }
     }
     if hosts == 0 && version == Version::HTTP_11 {
         return Err(Refusal::new(Reason::BadRequest, "no Host field (RFC 9112 §3.2)"));
     }
-    Ok(())
+    Ok(own)
 }
 
 /// Whether a browser sent it from another page than one that is allowed.

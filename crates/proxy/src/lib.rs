@@ -6,6 +6,8 @@
 //! | `listener`, `worker` | sockets, and the threads they are shared out to |
 //! | `serve`, `session` | one app connection: parked, with a codec, lingering, a tunnel |
 //! | `forward` | **one request's walk** |
+//! | `call`, `hedge` | its attempts: pick, try, try again; a second one beside a slow one |
+//! | `deadline`, `pushback` | what the app and the instance say about time |
 //! | `route`, `host`, `headers` | which service; what of a head travels on |
 //! | `attempt` | one request on one connection |
 //! | `upstream/` | clusters, endpoints, pools, and how a snapshot becomes a View |
@@ -17,15 +19,19 @@
 
 mod attempt;
 mod body;
+mod call;
+mod deadline;
 mod error;
 mod exchange;
 mod forward;
 mod headers;
+mod hedge;
 mod host;
 mod io;
 mod listener;
 mod metrics;
 mod proxy;
+mod pushback;
 mod respond;
 mod route;
 mod serve;

@@ -13,6 +13,8 @@
 //! | `outrigger_attempts_total` | service, outcome | tries at an instance, by how they ended |
 //! | `outrigger_retries_total` | service, why | attempts made again (`again`, `race`), or why not |
 //! | `outrigger_errors_total` | service, reason | requests that ended with one of our reasons, the app's leaving among them |
+//! | `outrigger_hedges_total` | service, result | second attempts beside a slow one: `won`, `lost`, `failed`; `budget`: not made |
+//! | `outrigger_shed_total` | service, why | refused by the bulkhead: `max_pending`, `pending_timeout` |
 //! | `outrigger_in_flight` | service | requests and tunnels under way |
 //! | `outrigger_instance_picks_total` | service, instance | first picks and retries |
 //! | `outrigger_instance_failures_total` | service, instance | attempts that blame the instance |
@@ -29,13 +31,13 @@ use std::{
 };
 
 use http::StatusCode;
-use outrigger_policy::Outcome;
+use outrigger_policy::{Outcome, retry::GiveUp};
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
 };
 
-use crate::error::Reason;
+use crate::{error::Reason, hedge::Hedged, upstream::bulkhead::Shed};
 
 /// The label of names that never had an instance.
 const UNKNOWN: &str = "(unknown)";
@@ -52,6 +54,8 @@ pub(crate) struct Metrics {
     attempts: IntCounterVec,
     retries: IntCounterVec,
     errors: IntCounterVec,
+    hedges: IntCounterVec,
+    shed: IntCounterVec,
     in_flight: IntGaugeVec,
     pool: IntCounterVec,
     refused: [IntCounter; Reason::ALL.len()],
@@ -113,6 +117,16 @@ impl Metrics {
                 "Requests that ended with one of our reasons.",
                 &["service", "reason"],
             )?,
+            hedges: counter(
+                "outrigger_hedges_total",
+                "Second attempts beside a slow one, by what came of them.",
+                &["service", "result"],
+            )?,
+            shed: counter(
+                "outrigger_shed_total",
+                "Requests refused because too many were under way, by limit.",
+                &["service", "why"],
+            )?,
             in_flight: gauge("outrigger_in_flight", "Requests and tunnels under way.", &["service"])?,
             pool: counter(
                 "outrigger_pool_connections_total",
@@ -163,7 +177,9 @@ pub(crate) struct ServiceSeries {
     attempts: [IntCounter; Outcome::LABELS.len()],
     errors: [OnceLock<IntCounter>; Reason::ALL.len()],
     pub(crate) in_flight: IntGauge,
-    gave_up: [IntCounter; GAVE_UP.len()],
+    gave_up: [IntCounter; GiveUp::ALL.len()],
+    hedges: [IntCounter; HEDGES.len()],
+    shed: [IntCounter; SHED.len()],
     pub(crate) retried: IntCounter,
     pub(crate) raced: IntCounter,
     pub(crate) opened: IntCounter,
@@ -177,9 +193,8 @@ impl fmt::Debug for ServiceSeries {
     }
 }
 
-/// Why a request that failed was not tried again, for the label `why`.
-const GAVE_UP: [&str; 7] =
-    ["not_retryable", "off", "attempts", "budget", "deadline", "body_gone", "sent_unknown"];
+const HEDGES: [&str; 4] = ["won", "lost", "failed", "budget"];
+const SHED: [&str; 2] = ["max_pending", "pending_timeout"];
 const EVENTS: [&str; 3] = ["opened", "reused", "stale"];
 
 impl ServiceSeries {
@@ -192,7 +207,9 @@ impl ServiceSeries {
             attempts: Outcome::LABELS.map(|outcome| owner.attempts.with_label_values(&[name, outcome])),
             errors: [const { OnceLock::new() }; Reason::ALL.len()],
             in_flight: owner.in_flight.with_label_values(&[name]),
-            gave_up: GAVE_UP.map(|why| owner.retries.with_label_values(&[name, why])),
+            gave_up: GiveUp::ALL.map(|why| owner.retries.with_label_values(&[name, why.label()])),
+            hedges: HEDGES.map(|result| owner.hedges.with_label_values(&[name, result])),
+            shed: SHED.map(|why| owner.shed.with_label_values(&[name, why])),
             retried: owner.retries.with_label_values(&[name, "again"]),
             raced: owner.retries.with_label_values(&[name, "race"]),
             opened: owner.pool.with_label_values(&[name, EVENTS[0]]),
@@ -225,10 +242,24 @@ impl ServiceSeries {
     }
 
     /// One request that was not tried again.
-    pub(crate) fn gave_up(&self, why: &'static str) {
-        if let Some(at) = GAVE_UP.iter().position(|one| *one == why) {
+    pub(crate) fn gave_up(&self, why: GiveUp) {
+        if let Some(at) = GiveUp::ALL.iter().position(|one| *one == why) {
             self.gave_up[at].inc();
         }
+    }
+
+    /// One attempt beside a slow one, or the lack of one.
+    pub(crate) fn hedged(&self, result: Hedged) {
+        self.hedges[result as usize].inc();
+    }
+
+    /// One request that found no place.
+    pub(crate) fn shed(&self, why: Shed) {
+        let at = match why {
+            Shed::Full => 0,
+            Shed::Waited => 1,
+        };
+        self.shed[at].inc();
     }
 
     /// Requests answered, retried and failed, for the status page.
@@ -259,8 +290,14 @@ impl Drop for ServiceSeries {
             for outcome in Outcome::LABELS {
                 let _ = owner.attempts.remove_label_values(&[name, outcome]);
             }
-            for why in GAVE_UP.iter().chain(&["again", "race"]) {
+            for why in GiveUp::ALL.map(GiveUp::label).iter().chain(&["again", "race"]) {
                 let _ = owner.retries.remove_label_values(&[name, why]);
+            }
+            for result in HEDGES {
+                let _ = owner.hedges.remove_label_values(&[name, result]);
+            }
+            for why in SHED {
+                let _ = owner.shed.remove_label_values(&[name, why]);
             }
             for reason in Reason::ALL {
                 let _ = owner.errors.remove_label_values(&[name, reason.label()]);
@@ -336,7 +373,7 @@ mod tests {
         series.answered(StatusCode::OK);
         series.error(Reason::Timeout);
         series.attempted(Outcome::Closed);
-        series.gave_up("budget");
+        series.gave_up(GiveUp::Budget);
         series.duration.observe(0.1);
         assert!(text(&registry).contains("service=\"orders\""));
         drop(series);

@@ -160,7 +160,7 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
 /// Families that are read when they are scraped: they would be wrong between two requests otherwise.
 ///
 /// `outrigger_breaker_state{service}` (0 closed, 1 half-open, 2 open), `outrigger_breaker_trips_total`,
-/// `outrigger_retry_budget`, `outrigger_pool_idle_connections`, and by instance
+/// `outrigger_retry_budget`, `outrigger_pool_idle_connections`, `outrigger_pending`, and by instance
 /// `outrigger_instance_picks_total` and `outrigger_instance_failures_total`; of the trust in instances
 /// `outrigger_instances_trust`, `outrigger_panic` and `outrigger_ejections_total`.
 pub(crate) struct Gauges {
@@ -180,6 +180,7 @@ struct Families {
     trips: IntCounterVec,
     budget: IntGaugeVec,
     idle: IntGaugeVec,
+    pending: IntGaugeVec,
     picks: IntCounterVec,
     failures: IntCounterVec,
     trust: IntGaugeVec,
@@ -198,6 +199,7 @@ impl Families {
             trips: counter("outrigger_breaker_trips_total", "Times the breaker has opened.", service)?,
             budget: gauge("outrigger_retry_budget", "Retries that the budget allows now.")?,
             idle: gauge("outrigger_pool_idle_connections", "Idle connections to instances.")?,
+            pending: gauge("outrigger_pending", "Requests that wait for one of max_in_flight to end.")?,
             trust: IntGaugeVec::new(
                 Opts::new("outrigger_instances_trust", "Usable instances by how far they are trusted."),
                 &["service", "trust"],
@@ -230,6 +232,8 @@ impl Families {
         self.trips.with_label_values(service).inc_by(cluster.breaker.trips());
         self.budget.with_label_values(service).set(signed(cluster.budget.available(now)));
         self.idle.with_label_values(service).set(signed(idle as u64));
+        let pending = view.terms.bulkhead.as_ref().map_or(0, |bulkhead| bulkhead.pending());
+        self.pending.with_label_values(service).set(signed(pending as u64));
         let counts = cluster.trust.counts();
         let stand =
             [("trusted", counts.trusted), ("ejected", counts.ejected), ("probation", counts.probation)];
@@ -247,12 +251,13 @@ impl Families {
         }
     }
 
-    fn all(&self) -> [&dyn Collector; 9] {
+    fn all(&self) -> [&dyn Collector; 10] {
         [
             &self.state,
             &self.trips,
             &self.budget,
             &self.idle,
+            &self.pending,
             &self.picks,
             &self.failures,
             &self.trust,

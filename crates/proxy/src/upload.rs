@@ -3,7 +3,7 @@
 //! hyper owns the body of every attempt until that attempt is over, so the source is shared: an
 //! [`Upload`] holds the app's body and a tape of what was read from it; each attempt gets an
 //! [`AttemptBody`] with a place on the tape. A new attempt raises the generation, which makes the old
-//! one's body fail and with it its connection. The tape keeps up to the retry setting's limit, by copy
+//! one's body fail and with it its connection, unless all of it is on the tape. The tape keeps up to the retry setting's limit, by copy
 //! (a small chunk must not pin the 8 KiB buffer it came in), and at most [`TAPES`] bytes in the whole
 //! process; past either, the body streams on and cannot be replayed.
 
@@ -274,7 +274,9 @@ impl Body for AttemptBody {
             return Poll::Ready(None);
         }
         let mut state = upload.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.generation != *generation || state.stopped {
+        // What is on the tape to its end can be sent by two attempts at once, beside each other.
+        let whole = state.ended && !state.overflowed;
+        if state.stopped || (state.generation != *generation && !whole) {
             return Poll::Ready(Some(Err(BodyError::Superseded)));
         }
         if *at < state.tape.len() && !state.overflowed {

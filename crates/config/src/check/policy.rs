@@ -6,7 +6,7 @@ use super::{
     DAY, HOUR, MIB, MINUTE, MS, SECOND, one_of, reader::Reader, section::Section, service::not_above,
 };
 use crate::{
-    Balance, Budget, CircuitBreaker, Outlier, Policy, Pool, Retry,
+    Balance, Budget, CircuitBreaker, Hedge, Outlier, Policy, Pool, Retry,
     error::Wrong,
     units::{duration_in, integer, ratio_in, size_in, switch},
 };
@@ -20,9 +20,14 @@ pub(super) fn policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) -> Poli
     if let Some(per_try) = out.per_try_timeout {
         not_above(r, s, ("per_try_timeout", per_try), ("timeout", out.timeout));
     }
+    r.set_or_off(s, "deadline", &mut out.deadline, duration_in(MS..=DAY));
     r.set(s, "connect_timeout", &mut out.connect_timeout, duration_in(MS..=MINUTE));
     r.set(s, "body_idle", &mut out.body_idle, duration_in(10 * MS..=DAY));
+    r.set_or_off(s, "max_in_flight", &mut out.max_in_flight, integer(1..=1_000_000));
+    r.set(s, "max_pending", &mut out.max_pending, integer(0..=100_000));
+    r.set(s, "pending_timeout", &mut out.pending_timeout, duration_in(MS..=HOUR));
     retry(r, s, &mut out.retry);
+    switched(r, s, "hedge", &mut out.hedge, hedge_settings);
     circuit_breaker(r, s, &mut out.circuit_breaker);
     outlier(r, s, &mut out.outlier);
     let section = r.section(s, "pool");
@@ -100,6 +105,11 @@ fn switched<T: Copy + Default>(
             *out = Some(settings);
         }
     }
+}
+
+fn hedge_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Hedge) {
+    r.set(s, "percentile", &mut out.percentile, ratio_in(0.5..=0.999));
+    r.set(s, "min_delay", &mut out.min_delay, duration_in(Duration::ZERO..=MINUTE));
 }
 
 fn outlier_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outlier) {

@@ -46,8 +46,8 @@ impl Evidence {
                 Self::Bad
             }
             // Before anything was sent it was our queue that took the time.
-            Outcome::Timeout if sent == Sent::Nothing => Self::None,
-            Outcome::Timeout => Self::Doubtful,
+            Outcome::Timeout | Outcome::Deadline if sent == Sent::Nothing => Self::None,
+            Outcome::Timeout | Outcome::Deadline => Self::Doubtful,
             Outcome::ConnectRefused | Outcome::ConnectFailed => Self::Unreachable,
             Outcome::ConnectTimeout => Self::ConnectTimeout,
             Outcome::SidecarError(_)

@@ -1,51 +1,51 @@
-//! The end of the app's patience: moved by its own bytes, never past its own deadline.
+//! The table of "until when", in milliseconds after the head was accepted.
 
 use std::time::Duration;
 
-use outrigger_policy::Deadline;
-use proptest::prelude::*;
+use outrigger_policy::deadline::{By, Deadline, later};
 
 use crate::{millis, origin};
 
-proptest! {
-    #[test]
-    fn it_is_the_later_of_head_and_last_body_byte_plus_the_timeout_up_to_the_cap(
-        bytes in prop::collection::vec(0..10_000_u64, 0..10), timeout in 0..20_000_u64,
-        cap in prop::option::of(0..20_000_u64),
-    ) {
-        let accepted = origin();
+#[test]
+fn the_time_out_starts_over_with_each_body_byte_and_the_cap_stays() {
+    let accepted = origin();
+    let cases = [
+        // time-out, cap, last body byte, ends at, by which
+        (1_000, None, None, 1_000, By::Timeout),
+        (1_000, None, Some(400), 1_400, By::Timeout),
+        (1_000, Some(300), None, 300, By::Deadline),
+        (1_000, Some(1_200), None, 1_000, By::Timeout),
+        (1_000, Some(1_200), Some(400), 1_200, By::Deadline),
+        (1_000, Some(1_000), None, 1_000, By::Timeout),
+        (1_000, Some(0), Some(900), 0, By::Deadline),
+    ];
+    for (timeout, cap, last, at, whose) in cases {
         let deadline = Deadline::new(accepted, millis(timeout)).capped(cap.map(|cap| accepted + millis(cap)));
-        for &byte in &bytes {
-            deadline.body_byte(accepted + millis(byte));
-        }
-        let uncapped = bytes.into_iter().max().unwrap_or(0) + timeout;
-        let expected = accepted + millis(cap.map_or(uncapped, |cap| cap.min(uncapped)));
-        prop_assert_eq!(deadline.at(), expected);
-        prop_assert_eq!(deadline.left(accepted), expected - accepted);
-        prop_assert_eq!(deadline.left(expected + millis(1)), Duration::ZERO);
+        let got = deadline.at(last.map(|last| accepted + millis(last)));
+        assert_eq!(got, (accepted + millis(at), whose), "{timeout} {cap:?} {last:?}");
     }
 }
 
 #[test]
-fn a_byte_seen_before_the_head_was_accepted_moves_nothing() {
+fn a_byte_from_before_the_head_moves_nothing() {
     let accepted = origin() + millis(100);
     let deadline = Deadline::new(accepted, millis(5));
-    deadline.body_byte(accepted - millis(50));
-    assert_eq!(deadline.at(), accepted + millis(5));
+    assert_eq!(deadline.at(Some(accepted - millis(50))).0, accepted + millis(5));
 }
 
 #[test]
-fn of_two_caps_the_earlier_counts_and_no_cap_lifts_none() {
+fn of_several_caps_the_earliest_counts() {
     let accepted = origin();
-    let cap = |millis| Some(accepted + crate::millis(millis));
+    let cap = |n| Some(accepted + millis(n));
     let deadline = Deadline::new(accepted, millis(1_000)).capped(cap(300)).capped(None).capped(cap(700));
-    assert_eq!(deadline.at(), accepted + millis(300));
+    assert_eq!(deadline.cap(), cap(300));
+    assert_eq!(deadline.at(None), (accepted + millis(300), By::Deadline));
 }
 
 #[test]
-fn a_timeout_beyond_all_time_is_only_very_long() {
+fn a_time_out_beyond_all_clocks_does_not_overflow() {
     let accepted = origin();
-    let deadline = Deadline::new(accepted, Duration::MAX);
-    deadline.body_byte(accepted + millis(1));
-    assert!(deadline.left(accepted) > Duration::from_secs(365 * 24 * 3600));
+    let (at, _) = Deadline::new(accepted, Duration::MAX).at(None);
+    assert!(at > accepted + Duration::from_secs(3600));
+    assert_eq!(later(accepted, Duration::MAX), at);
 }

@@ -7,6 +7,7 @@ mod balance;
 mod breaker;
 mod budget;
 mod deadline;
+mod latency;
 mod outcome;
 mod outlier;
 mod retry;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use outrigger_policy::{Outcome, Verdict};
 
 /// Every outcome with the verdict and the word that are promised for it.
-const OUTCOMES: [(Outcome, Verdict, &str); 26] = [
+const OUTCOMES: [(Outcome, Verdict, &str); 27] = [
     (Outcome::Status(101), Verdict::Success, "1xx"),
     (Outcome::Status(200), Verdict::Success, "2xx"),
     (Outcome::Status(304), Verdict::Success, "3xx"),
@@ -28,6 +28,7 @@ const OUTCOMES: [(Outcome, Verdict, &str); 26] = [
     (Outcome::BadResponse, Verdict::Failure, "bad_response"),
     (Outcome::PerTryTimeout, Verdict::Failure, "per_try_timeout"),
     (Outcome::Timeout, Verdict::Failure, "timeout"),
+    (Outcome::Deadline, Verdict::Ignore, "deadline"),
     (Outcome::Overloaded, Verdict::Ignore, "overloaded"),
     (Outcome::Resource, Verdict::Ignore, "resource"),
     (Outcome::BadRequest, Verdict::Ignore, "bad_request"),

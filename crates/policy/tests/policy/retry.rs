@@ -5,7 +5,7 @@ use std::time::Duration;
 use outrigger_config::{Budget as BudgetSettings, Retry};
 use outrigger_policy::{
     Budget, Outcome, Sent,
-    retry::{Decision, GiveUp, Request, Tried, is_idempotent, judge},
+    retry::{Decision, GiveUp, Pushback, Request, Tried, is_idempotent, judge},
 };
 use proptest::prelude::*;
 
@@ -19,7 +19,15 @@ fn affordable(retries: u32) -> BudgetSettings {
 }
 
 fn first(outcome: Outcome, sent: Sent) -> Tried {
-    Tried { retries: 0, sent, outcome, replayable: true }
+    Tried {
+        retries: 0,
+        sent,
+        outcome,
+        replayable: true,
+        pushback: None,
+        elsewhere: true,
+        pushed_before: false,
+    }
 }
 
 /// With default settings, a full budget and all the time in the world.
@@ -115,6 +123,7 @@ fn nothing_helps_a_request_whose_time_is_over_or_whose_app_is_gone() {
         &[
             (Outcome::Timeout, Sent::Head, no(GiveUp::Deadline)),
             (Outcome::Timeout, Sent::Nothing, no(GiveUp::Deadline)),
+            (Outcome::Deadline, Sent::Head, no(GiveUp::Deadline)),
             (Outcome::BadRequest, Sent::Body, no(GiveUp::NotRetryable)),
             (Outcome::ClientGone, Sent::Nothing, no(GiveUp::NotRetryable)),
         ],
@@ -154,6 +163,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             Outcome::BadResponse,
             Outcome::PerTryTimeout,
             Outcome::Timeout,
+            Outcome::Deadline,
             Outcome::Overloaded,
             Outcome::Resource,
             Outcome::BadRequest,
@@ -164,8 +174,26 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 
 fn tried() -> impl Strategy<Value = Tried> {
     let sent = prop::sample::select(vec![Sent::Nothing, Sent::Head, Sent::Body]);
-    (0..5_u32, sent, outcome(), prop::bool::weighted(0.8))
-        .prop_map(|(retries, sent, outcome, replayable)| Tried { retries, sent, outcome, replayable })
+    (0..5_u32, sent, outcome(), prop::bool::weighted(0.8), pushback(), any::<bool>(), any::<bool>()).prop_map(
+        |(retries, sent, outcome, replayable, pushback, elsewhere, pushed_before)| Tried {
+            retries,
+            sent,
+            outcome,
+            replayable,
+            pushback,
+            elsewhere,
+            pushed_before,
+        },
+    )
+}
+
+fn pushback() -> impl Strategy<Value = Option<Pushback>> {
+    prop_oneof![
+        4 => Just(None),
+        1 => Just(Some(Pushback::Never)),
+        1 => (0..1_500_u64).prop_map(|n| Some(Pushback::Call(millis(n)))),
+        1 => (0..1_500_u64).prop_map(|n| Some(Pushback::Instance(millis(n)))),
+    ]
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -189,7 +217,11 @@ fn settings() -> impl Strategy<Value = Retry> {
 fn could_help(settings: &Retry, outcome: Outcome) -> bool {
     match outcome {
         Outcome::Status(status) => settings.statuses.contains(&status),
-        Outcome::SidecarError(_) | Outcome::Timeout | Outcome::BadRequest | Outcome::ClientGone => false,
+        Outcome::SidecarError(_)
+        | Outcome::Timeout
+        | Outcome::Deadline
+        | Outcome::BadRequest
+        | Outcome::ClientGone => false,
         _ => true,
     }
 }
@@ -214,7 +246,12 @@ proptest! {
             Decision::Again { after, budgeted } => {
                 prop_assert!(safe && allowed && could_help(&settings, tried.outcome));
                 prop_assert!(now + after < deadline);
-                let longest = if sent { pause } else { Duration::ZERO };
+                let asked = match tried.pushback {
+                    Some(Pushback::Instance(wait) | Pushback::Call(wait)) => wait,
+                    Some(Pushback::Never) | None => Duration::ZERO,
+                };
+                prop_assert!(tried.pushback != Some(Pushback::Never));
+                let longest = if sent { pause.max(asked) } else { asked };
                 prop_assert!(after <= longest);
                 prop_assert_eq!(budgeted, sent);
                 prop_assert_eq!(paid, u64::from(budgeted));
@@ -227,7 +264,15 @@ proptest! {
                     GiveUp::Off => !request.allowed || settings.max_retries == 0,
                     GiveUp::Attempts => tried.retries >= settings.max_retries,
                     GiveUp::BodyGone => !tried.replayable,
-                    GiveUp::Deadline => tried.outcome == Outcome::Timeout || millis(left) <= pause,
+                    GiveUp::Deadline => {
+                        let asked = match tried.pushback {
+                            Some(Pushback::Instance(wait) | Pushback::Call(wait)) => wait,
+                            Some(Pushback::Never) | None => Duration::ZERO,
+                        };
+                        matches!(tried.outcome, Outcome::Timeout | Outcome::Deadline)
+                            || millis(left) <= pause.max(asked)
+                    }
+                    GiveUp::Pushback => tried.pushback == Some(Pushback::Never),
                     GiveUp::Budget => sent && funds == 0,
                 };
                 prop_assert!(reason, "{}", why.label());
@@ -266,16 +311,39 @@ proptest! {
 
 #[test]
 fn every_reason_to_give_up_has_a_word_of_its_own() {
-    let all = [
-        (GiveUp::NotRetryable, "not_retryable"),
-        (GiveUp::Off, "off"),
-        (GiveUp::Attempts, "attempts"),
-        (GiveUp::Budget, "budget"),
-        (GiveUp::Deadline, "deadline"),
-        (GiveUp::BodyGone, "body_gone"),
-        (GiveUp::SentUnknown, "sent_unknown"),
+    let words: Vec<&str> = GiveUp::ALL.iter().map(|why| why.label()).collect();
+    let expected =
+        ["not_retryable", "off", "attempts", "budget", "deadline", "body_gone", "pushback", "sent_unknown"];
+    assert_eq!(words, expected);
+}
+
+#[test]
+fn an_instance_that_asks_for_time_gets_it_unless_another_can_take_the_request() {
+    let (now, left) = (origin(), millis(5_000));
+    let budget = Budget::new(&BudgetSettings::default(), now);
+    let again = |after| Decision::Again { after: millis(after), budgeted: true };
+    let late = no(GiveUp::Deadline);
+    let instance = |after| Some(Pushback::Instance(millis(after)));
+    let call = |after| Some(Pushback::Call(millis(after)));
+    // The random number is 0, and with it the usual pause.
+    let cases = [
+        // what it says, another could take it, another said so before, decision
+        (None, false, false, again(0)),
+        (instance(1_000), false, false, again(1_000)),
+        (instance(1_000), true, false, again(0)),
+        (instance(1_000), true, true, again(1_000)),
+        (instance(1_000), false, true, again(1_000)),
+        (instance(60_000), true, true, again(0)),
+        (instance(60_000), false, false, late),
+        (call(1_000), true, false, again(1_000)),
+        (call(0), false, false, again(0)),
+        (call(60_000), true, false, late),
+        (Some(Pushback::Never), true, false, no(GiveUp::Pushback)),
     ];
-    for (why, word) in all {
-        assert_eq!(why.label(), word);
+    for (pushback, elsewhere, pushed_before, expected) in cases {
+        let tried = first(Outcome::Status(503), Sent::Head);
+        let tried = Tried { pushback, elsewhere, pushed_before, ..tried };
+        let got = judge(&Retry::default(), &budget, &GET, &tried, now, now + left, 0);
+        assert_eq!(got, expected, "{pushback:?}, elsewhere {elsewhere}, before {pushed_before}");
     }
 }

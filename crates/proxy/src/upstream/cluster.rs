@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Follower, Knowledge, Snapshot};
-use outrigger_policy::{Balancer, Breaker, Budget, Cursor};
+use outrigger_policy::{Balancer, Breaker, Budget, Cursor, Latency};
 use outrigger_registry::{Instance, Query};
 use tokio::{sync::watch, time::Instant};
 
@@ -20,7 +20,7 @@ use crate::{
     error::{Reason, Refusal},
     host::Name,
     metrics::ServiceSeries,
-    upstream::{endpoint::Endpoint, trust::Trust},
+    upstream::{bulkhead::Bulkhead, endpoint::Endpoint, trust::Trust},
 };
 
 /// What makes one cluster another: the service, and what it is narrowed to. All lower case.
@@ -79,6 +79,19 @@ impl fmt::Display for Key {
 pub(crate) struct Terms {
     pub(crate) policy: config::Policy,
     pub(crate) series: Arc<ServiceSeries>,
+    /// `None`: requests under way are not limited.
+    pub(crate) bulkhead: Option<Arc<Bulkhead>>,
+}
+
+impl Terms {
+    pub(crate) fn new(policy: config::Policy, series: Arc<ServiceSeries>) -> Self {
+        Self { bulkhead: Bulkhead::new(&policy), policy, series }
+    }
+
+    /// The same terms, counted elsewhere.
+    pub(crate) fn counted_by(&self, series: Arc<ServiceSeries>) -> Self {
+        Self { policy: self.policy.clone(), series, bulkhead: self.bulkhead.clone() }
+    }
 }
 
 /// What a pick reads: facts that agree, behind one swap.
@@ -105,6 +118,8 @@ pub(crate) struct Cluster {
     pub(crate) view: ArcSwap<View>,
     pub(crate) breaker: Breaker,
     pub(crate) budget: Budget,
+    /// How long its answers take; kept only while `hedge` is on.
+    pub(crate) latency: Latency,
     /// Who is not to be chosen for now, and when they are tried again.
     pub(crate) trust: Trust,
     cursor: Cursor,
@@ -135,6 +150,7 @@ impl Cluster {
             declared,
             breaker: Breaker::new(policy.circuit_breaker.as_ref(), now),
             budget: Budget::new(&policy.retry.budget, now),
+            latency: Latency::new(now),
             trust: Trust::new(policy.outlier.as_ref()),
             // A fleet that starts at once must not all begin with the same instance.
             cursor: Cursor::new(fastrand::u64(..)),
@@ -212,6 +228,17 @@ impl Cluster {
             let newer = self.view.load();
             (!Arc::ptr_eq(&view, &newer)).then(|| self.pick_from(&newer, tried, retryable)).flatten()
         })
+    }
+
+    /// An endpoint that is none of these, for a request that can be tried again.
+    pub(crate) fn pick_other(&self, tried: &[Arc<Endpoint>], now: &Arc<Endpoint>) -> Option<Arc<Endpoint>> {
+        let view = self.view.load();
+        let other = |at: usize| {
+            let one = &view.endpoints[at];
+            one.usable(true) && !Arc::ptr_eq(one, now) && !tried.iter().any(|other| Arc::ptr_eq(one, other))
+        };
+        let at = view.balancer.retry(&self.cursor, fastrand::u64(..), other);
+        at.and_then(|at| view.endpoints.get(at)).cloned()
     }
 
     fn pick_from(&self, view: &View, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {

@@ -157,7 +157,7 @@ impl Directory {
         let tasks = self.discovery.follow(key.query(), kind)?;
         let label = key.to_string();
         let series = self.metrics.service(declared.is_some().then_some(&*label));
-        let terms = Terms { policy: self.policy(&key, declared), series };
+        let terms = Terms::new(self.policy(&key, declared), series);
         let cluster = Arc::new(Cluster::new(key.clone(), declared.is_some(), terms, mine));
         let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers);
         let trusted = trust::watch(cluster.clone());

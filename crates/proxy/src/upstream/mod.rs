@@ -1,5 +1,6 @@
 //! The services' side: clusters, their endpoints, and the connections to them.
 
+pub(crate) mod bulkhead;
 pub(crate) mod cluster;
 pub(crate) mod connect;
 pub(crate) mod directory;

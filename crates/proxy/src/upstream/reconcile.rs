@@ -129,9 +129,6 @@ impl Reconciler {
         if self.cluster.declared {
             return before.terms.clone();
         }
-        Arc::new(Terms {
-            policy: before.terms.policy.clone(),
-            series: self.metrics.service(Some(&self.cluster.label)),
-        })
+        Arc::new(before.terms.counted_by(self.metrics.service(Some(&self.cluster.label))))
     }
 }

@@ -262,7 +262,7 @@ impl fmt::Display for Ending {
                 "{tries} requests tried it after that, the last one {} ms after the kill.",
                 last.as_millis()
             ),
-            None => f.write_str("no request tried it after that."),
+            None => f.write_str("no request tried it after the kill."),
         }
     }
 }

@@ -1,0 +1,465 @@
+//! The attempts of one request: pick, try, perhaps try again.
+//!
+//! One loop read downward. What it decides by lives in `outrigger-policy`; a second attempt beside a slow
+//! one is [`crate::hedge`]'s.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header::UPGRADE};
+use hyper::body::Incoming;
+use outrigger_policy::{
+    Deadline, Outcome, Sent, Verdict,
+    outlier::{Blame, Mark},
+    retry::{self, Decision, GiveUp, Pushback},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    attempt::{self, Bounds, Due, Failed},
+    deadline::Own,
+    error::{Reason, Refusal},
+    exchange::Exchange,
+    headers::{self, Asked},
+    pushback,
+    route::Route,
+    session::Session,
+    upload::{AttemptBody, Upload},
+    upstream::{
+        cluster::{Cluster, Terms},
+        endpoint::{Checkout, CheckoutError, Endpoint, Ticket},
+        pool::{Conn, Found},
+    },
+};
+
+/// Picks in a row that may fall on an endpoint which another request is trying out.
+const PASSED: u32 = 16;
+
+/// What every attempt of one request shares.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) session: &'a Arc<Session>,
+    pub(crate) terms: &'a Arc<Terms>,
+    pub(crate) method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    pub(crate) version: Version,
+    asked: Asked,
+    request: retry::Request,
+    own: Own,
+    pub(crate) deadline: Deadline,
+}
+
+/// An answer, with what it still hangs on.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) conn: Box<Conn>,
+    pub(crate) ticket: Ticket,
+    pub(crate) outcome: Outcome,
+    sent: Sent,
+}
+
+/// One attempt at one endpoint: the attempt's mark on it, and when it began.
+pub(crate) struct Try<'e> {
+    pub(crate) endpoint: &'e Arc<Endpoint>,
+    pub(crate) mark: Mark<'e>,
+    pub(crate) bounds: Bounds,
+}
+
+/// How an attempt ended.
+pub(crate) type Attempted = Result<Box<Answer>, Failed>;
+
+/// How the attempts ended.
+pub(crate) enum Ended {
+    Answer(Box<Answer>),
+    Refused { refusal: Refusal, verdict: Verdict },
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(
+        session: &'a Arc<Session>,
+        terms: &'a Arc<Terms>,
+        head: http::request::Parts,
+        route: Route,
+        own: Own,
+        deadline: Deadline,
+        upload: Option<&Upload>,
+    ) -> Self {
+        let mut map = head.headers;
+        let options = &session.shared.outbound;
+        // HTTP/1.0 cannot upgrade (RFC 9110 §7.8), and a body would be in the tunnel's way.
+        let upgrades = head.version == Version::HTTP_11 && upload.is_none();
+        let asked = headers::strip_request(&mut map, upgrades);
+        if options.x_forwarded {
+            let host = map.get(http::header::HOST).cloned();
+            headers::add_forwarded(&mut map, session.peer.ip(), host.as_ref());
+        }
+        if options.via {
+            headers::add_via(&mut map, head.version);
+        }
+        if let Some(host) = route.host {
+            map.insert(http::header::HOST, host);
+        } else if !map.contains_key(http::header::HOST) {
+            // HTTP/1.0 may leave it out; HTTP/1.1, which we speak to the instance, may not.
+            if let Ok(host) = HeaderValue::from_str(&route.cluster.key.service) {
+                map.insert(http::header::HOST, host);
+            }
+        }
+        headers::frame_request(&mut map, upload.and_then(Upload::length), upload.is_some());
+        let request = retry::Request {
+            idempotent: asked.idempotency_key || retry::is_idempotent(head.method.as_str()),
+            allowed: asked.retries,
+        };
+        Self {
+            session,
+            terms,
+            method: head.method,
+            uri: route.uri.unwrap_or(head.uri),
+            headers: map,
+            version: head.version,
+            asked,
+            request,
+            own,
+            deadline,
+        }
+    }
+
+    /// Tries until there is an answer for the app.
+    pub(crate) async fn attempts(&self, cluster: &Arc<Cluster>, exchange: &mut Exchange) -> Ended {
+        let policy = &self.terms.policy;
+        let upload = exchange.upload.clone();
+        let upload = upload.as_ref();
+        let mut tried: Vec<Arc<Endpoint>> = Vec::new();
+        let mut retries = 0;
+        // A try's time does not begin before its turn to be tried, whatever was waited for.
+        let mut begun = if policy.per_try_timeout.is_some() { Instant::now() } else { exchange.started };
+        let mut raced = false;
+        let mut pushed_before = false;
+        let mut blame = Blame::default();
+        // Endpoints that somebody else is trying out just now: passed over, not tried.
+        let mut passed = 0;
+        let mut before: Option<Attempted> = None;
+        if self.deadline.cap().is_some_and(|ends| Instant::now() >= ends.into()) {
+            return self.too_late(cluster);
+        }
+        loop {
+            let retryable = self.retryable(retries, upload);
+            let Some(endpoint) = cluster.pick(&tried, retryable).filter(|_| passed <= PASSED) else {
+                return match before {
+                    // The last ones have left meanwhile: what was seen of them is the answer.
+                    Some(ended) => self.decided(ended, Decision::GiveUp(GiveUp::Attempts), cluster),
+                    None => Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore },
+                };
+            };
+            let Some(mark) = endpoint.record.begin(retryable) else {
+                passed += 1;
+                continue;
+            };
+            // Its turn is given back before another is asked for: there may be one only.
+            drop(before.take());
+            let bounds = Bounds {
+                deadline: self.deadline,
+                begun,
+                per_try: policy.per_try_timeout,
+                body_idle: policy.body_idle,
+            };
+            begin(&endpoint, exchange);
+            let one = Try { endpoint: &endpoint, mark, bounds };
+            let (ended, now, second) = match self.hedge_after(cluster, retries) {
+                Some(after) => {
+                    Box::pin(self.hedged(cluster, one, upload, after, &tried, &mut blame, exchange)).await
+                }
+                None => {
+                    let ended = self.attempt(&endpoint, upload, bounds, &mut raced).await;
+                    let now = Instant::now();
+                    self.account(cluster, one, &ended, &mut blame, now);
+                    (ended, now, None)
+                }
+            };
+            let (outcome, sent) = told(&ended);
+            let pushback = match &ended {
+                Ok(answer) if outcome.verdict() == Verdict::Failure => {
+                    pushback::read(answer.response.headers())
+                }
+                _ => None,
+            };
+            tried.extend(second);
+            let made = retry::Tried {
+                retries,
+                sent,
+                outcome,
+                replayable: upload.is_none_or(Upload::replayable),
+                pushback,
+                elsewhere: pushback.is_some() && cluster.pick_other(&tried, &endpoint).is_some(),
+                pushed_before,
+            };
+            let ends = bounds.ends(upload).into_std();
+            let random = fastrand::u64(..);
+            let (settings, budget) = (&policy.retry, &cluster.budget);
+            match retry::judge(settings, budget, &self.request, &made, now.into_std(), ends, random) {
+                Decision::Again { after, .. } => {
+                    before = Some(ended);
+                    self.terms.series.retried.inc();
+                    retries += 1;
+                    pushed_before |= matches!(pushback, Some(Pushback::Instance(_)));
+                    tried.push(endpoint);
+                    if !after.is_zero() {
+                        Box::pin(sleep(after)).await;
+                    }
+                    begun = Instant::now();
+                }
+                decision => {
+                    exchange.answered = Some(now);
+                    return self.decided(ended, decision, cluster);
+                }
+            }
+        }
+    }
+
+    /// Notes an attempt's end wherever it counts.
+    pub(crate) fn account(
+        &self,
+        cluster: &Arc<Cluster>,
+        one: Try<'_>,
+        ended: &Attempted,
+        blame: &mut Blame,
+        now: Instant,
+    ) {
+        let (outcome, sent) = told(ended);
+        let Try { endpoint, mark, bounds } = one;
+        self.terms.series.attempted(outcome);
+        match outcome.verdict() {
+            Verdict::Failure => endpoint.blame(),
+            Verdict::Success => {
+                endpoint.went_well(now);
+                if self.terms.policy.hedge.is_some() {
+                    cluster.latency.record(now - bounds.begun, now.into_std());
+                }
+            }
+            Verdict::Ignore => {}
+        }
+        if let Some(report) = mark.end(blame, outcome, sent, now.into_std()) {
+            cluster.trust.report(cluster, &endpoint.record, report, now);
+        }
+    }
+
+    /// The deadline was over before anything could be sent.
+    fn too_late(&self, cluster: &Cluster) -> Ended {
+        let detail = format!("{}: the deadline had passed, nothing was sent", cluster.label);
+        let refusal = Refusal::new(Reason::DeadlineExceeded, detail);
+        Ended::Refused { refusal, verdict: Verdict::Ignore }
+    }
+
+    /// The answer, or what to say when there is none.
+    fn decided(&self, ended: Attempted, decision: Decision, cluster: &Cluster) -> Ended {
+        let gave_up = match decision {
+            Decision::GiveUp(why) => {
+                self.terms.series.gave_up(why);
+                Some(why)
+            }
+            Decision::Done | Decision::Again { .. } => None,
+        };
+        match ended {
+            Ok(answer) => Ended::Answer(answer),
+            Err(failed) => {
+                let why = gave_up.map_or("", GiveUp::label);
+                let detail = format!("{}: {}; not tried again: {why}", cluster.label, failed.detail);
+                let refusal = Refusal::new(reason(&failed, gave_up), detail);
+                Ended::Refused { refusal, verdict: failed.outcome.verdict() }
+            }
+        }
+    }
+
+    /// One attempt at one endpoint, with the keep-alive race settled inside: a reused connection that
+    /// closed before any byte of an answer is nobody's failure, once.
+    pub(crate) async fn attempt(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        upload: Option<&Upload>,
+        bounds: Bounds,
+        raced: &mut bool,
+    ) -> Attempted {
+        let ended = self.once(endpoint, upload, bounds, false).await;
+        let (race, sent) = match &ended {
+            Err(failed) => (failed.raced, failed.sent),
+            // Servers that give up on an idle connection say so with a 408 nobody asked for.
+            Ok(answer) => {
+                let gave_up = answer.response.status() == StatusCode::REQUEST_TIMEOUT;
+                (gave_up && answer.conn.reused(), answer.sent)
+            }
+        };
+        let safe = sent == Sent::Nothing || (self.request.idempotent && self.request.allowed);
+        if *raced || !race || !safe || !upload.is_none_or(Upload::replayable) {
+            return ended;
+        }
+        *raced = true;
+        drop(ended);
+        self.terms.series.raced.inc();
+        self.once(endpoint, upload, bounds, true).await
+    }
+
+    async fn once(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        upload: Option<&Upload>,
+        bounds: Bounds,
+        fresh: bool,
+    ) -> Attempted {
+        let (ticket, conn) = self.connection(endpoint, upload, bounds, fresh).await?;
+        let body = upload.map_or_else(AttemptBody::empty, Upload::attempt);
+        let mut timer = self.session.borrow_timer();
+        let (response, conn, sent) =
+            attempt::run(conn, self.head(body, upload, bounds), upload, bounds, timer.get()).await?;
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS && !self.switches(&response) {
+            let detail = "the instance switched to a protocol that nobody asked for".to_owned();
+            return Err(Failed { sent: Sent::Head, ..Failed::unsent(Outcome::BadResponse, detail) });
+        }
+        let outcome = if response.headers().contains_key(headers::ERROR) {
+            Outcome::SidecarError(status.as_u16())
+        } else {
+            Outcome::Status(status.as_u16())
+        };
+        Ok(Box::new(Answer { response, conn, ticket, outcome, sent }))
+    }
+
+    /// A turn at the endpoint and a connection to it, within the request's time.
+    async fn connection(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        upload: Option<&Upload>,
+        bounds: Bounds,
+        fresh: bool,
+    ) -> Result<(Ticket, Box<Conn>), Failed> {
+        let ask = Checkout {
+            worker: self.session.worker,
+            policy: &self.terms.policy,
+            limits: self.session.shared.heads,
+            series: &self.terms.series,
+            repeatable: self.request.idempotent && self.request.allowed && self.fits(upload),
+            fresh,
+            now: bounds.begun,
+        };
+        let begun = endpoint.try_begin().map(|ticket| (ticket, endpoint.idle(&ask)));
+        // The usual case waits for nothing, and needs no timer.
+        if let Some((ticket, Found::Ready(conn))) = begun {
+            self.terms.series.reused.inc();
+            return Ok((ticket, conn));
+        }
+        let connecting = AtomicBool::new(false);
+        let both = async {
+            let (ticket, found) = match begun {
+                Some(begun) => begun,
+                None => {
+                    let ticket = endpoint.begin(ask.policy).await?;
+                    // Whoever gave the turn back has brought a connection home before.
+                    let now = Instant::now();
+                    (ticket, endpoint.idle(&Checkout { now, ..ask }))
+                }
+            };
+            connecting.store(true, Relaxed);
+            let conn = endpoint.connect(found, &ask).await?;
+            Ok::<_, CheckoutError>((ticket, conn))
+        };
+        // Boxed, for the usual request has left above and need not carry the room for this.
+        let (due, what) = bounds.turn(upload);
+        match Box::pin(timeout_at(due, both)).await {
+            // A connection that comes with the last moment is of no use: nothing is sent for nobody.
+            Ok(Ok(_)) | Err(_) if Instant::now() >= due => {
+                let outcome = match what {
+                    // Nobody accepted for as long as there was: that is the instance, not the queue.
+                    Due::Try if connecting.load(Relaxed) => Outcome::ConnectTimeout,
+                    Due::Try => Outcome::PerTryTimeout,
+                    Due::Deadline => Outcome::Deadline,
+                    Due::Whole | Due::Body => Outcome::Timeout,
+                };
+                Err(Failed::unsent(outcome, "no turn at the instance in time".to_owned()))
+            }
+            Ok(both) => both.map_err(|error| Failed::unsent(error.outcome, error.detail)),
+            Err(_) => Err(Failed::unsent(Outcome::Timeout, "no turn at the instance in time".to_owned())),
+        }
+    }
+
+    /// Whether another attempt could follow one that fails: such a request may try out an endpoint that
+    /// has lost its trust.
+    fn retryable(&self, retries: u32, upload: Option<&Upload>) -> bool {
+        self.repeatable() && retries < self.terms.policy.retry.max_retries && self.fits(upload)
+    }
+
+    /// Whether carrying it out twice does no harm, and the app did not forbid it.
+    pub(crate) fn repeatable(&self) -> bool {
+        (self.request.idempotent || self.terms.policy.retry.non_idempotent) && self.request.allowed
+    }
+
+    /// Whether all of the body can be kept for a replay.
+    fn fits(&self, upload: Option<&Upload>) -> bool {
+        let most = self.terms.policy.retry.max_body as u64;
+        upload
+            .is_none_or(|upload| upload.replayable() && upload.length().is_some_and(|length| length <= most))
+    }
+
+    /// The head of an attempt. Each gets a copy, for the first may not be the last. Where there is a
+    /// deadline it says what is left; with a body under way the time-out's end is not known yet.
+    fn head(&self, body: AttemptBody, upload: Option<&Upload>, bounds: Bounds) -> Request<AttemptBody> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        *request.version_mut() = Version::HTTP_11;
+        if let Some(cap) = self.deadline.cap() {
+            let under_way = upload.is_some_and(|upload| !upload.ended());
+            let ends = if under_way { cap.into() } else { bounds.ends(upload) };
+            self.own.pass_on(request.headers_mut(), ends, Instant::now());
+        }
+        request
+    }
+
+    /// Whether a 101 is the one that was asked for.
+    fn switches(&self, response: &Response<Incoming>) -> bool {
+        let Some(asked) = &self.asked.upgrade else { return false };
+        let listed = |offer: &HeaderValue, one: &HeaderValue| {
+            offer.to_str().is_ok_and(|offer| {
+                offer.split(',').any(|part| part.trim().as_bytes().eq_ignore_ascii_case(one.as_bytes()))
+            })
+        };
+        response.headers().get(UPGRADE).is_some_and(|got| listed(asked, got))
+    }
+}
+
+/// What the app is told when no attempt brought an answer.
+fn reason(failed: &Failed, gave_up: Option<GiveUp>) -> Reason {
+    match failed.outcome {
+        Outcome::ConnectRefused | Outcome::ConnectFailed => Reason::ConnectFailed,
+        Outcome::ConnectTimeout => Reason::ConnectTimeout,
+        Outcome::Closed | Outcome::ClosedMidHead if gave_up == Some(GiveUp::SentUnknown) => {
+            Reason::SentUnknown
+        }
+        Outcome::Closed | Outcome::ClosedMidHead => Reason::UpstreamClosed,
+        Outcome::BadResponse => Reason::BadResponse,
+        Outcome::PerTryTimeout | Outcome::Timeout => Reason::Timeout,
+        Outcome::Deadline => Reason::DeadlineExceeded,
+        Outcome::Overloaded => Reason::Overloaded,
+        Outcome::Resource => Reason::LocalResource,
+        Outcome::BadRequest => Reason::BadBody,
+        Outcome::ClientGone if failed.body_timeout => Reason::BodyTimeout,
+        Outcome::ClientGone => Reason::ClientGone,
+        Outcome::Status(_) | Outcome::SidecarError(_) => Reason::Internal,
+    }
+}
+
+/// An attempt at an endpoint begins.
+pub(crate) fn begin(endpoint: &Endpoint, exchange: &mut Exchange) {
+    exchange.attempts += 1;
+    exchange.tries(&endpoint.id);
+    endpoint.picks.fetch_add(1, Relaxed);
+}
+
+/// What became of an attempt, and what of it was sent.
+fn told(ended: &Attempted) -> (Outcome, Sent) {
+    match ended {
+        Ok(answer) => (answer.outcome, answer.sent.max(Sent::Head)),
+        Err(failed) => (failed.outcome, failed.sent),
+    }
+}

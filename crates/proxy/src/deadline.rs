@@ -1,0 +1,157 @@
+//! The app's own deadline: read from its request, and passed on as what is left of it.
+//!
+//! `x-outrigger-timeout` is a duration as a settings file has it (`500ms`, `1m30s`); `grpc-timeout` is
+//! gRPC's (at most eight digits and a unit, "PROTOCOL-HTTP2" of its documentation). Both count from the
+//! moment at which the head was accepted, the earlier one holds, and the service's `timeout` and
+//! `deadline` hold beside them.
+//!
+//! An instance is told in the same two fields: what is left until its caller gives up is what it, or the
+//! sidecar that it calls through, may spend. Where there is no deadline nothing is added.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+use crate::error::{Reason, Refusal};
+
+/// How long the app waits for its answer, all of it.
+pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("x-outrigger-timeout");
+/// gRPC's word for the same.
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// What the app said of its patience.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Own {
+    /// The shortest that it said.
+    pub(crate) patience: Option<Duration>,
+    /// It said so in gRPC's words.
+    grpc: bool,
+}
+
+impl Own {
+    /// Takes in one field. Others than the two are not its business.
+    ///
+    /// # Errors
+    /// A field of ours that is no duration. A `grpc-timeout` that is none is passed over: it may be read
+    /// differently where it goes, and we are not asked.
+    pub(crate) fn take(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Refusal> {
+        let said = if name == TIMEOUT {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            let wrong = |what| Refusal::new(Reason::BadRequest, format!("{TIMEOUT}: {what}"));
+            Some(outrigger_config::parse_duration(text.trim()).map_err(wrong)?)
+        } else if name == GRPC_TIMEOUT {
+            let said = grpc(value.as_bytes());
+            self.grpc |= said.is_some();
+            said
+        } else {
+            None
+        };
+        self.patience = match (self.patience, said) {
+            (Some(before), Some(said)) => Some(before.min(said)),
+            (before, said) => before.or(said),
+        };
+        Ok(())
+    }
+
+    /// Tells an instance what is left until `ends`.
+    pub(crate) fn pass_on(self, headers: &mut HeaderMap, ends: Instant, now: Instant) {
+        let left = ends.saturating_duration_since(now);
+        // Rounded down, but never to nothing: somebody still waits.
+        let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+        if let Ok(value) = HeaderValue::try_from(format!("{millis}ms")) {
+            headers.insert(TIMEOUT, value);
+        }
+        if self.grpc
+            && let Ok(value) = HeaderValue::try_from(grpc_text(millis))
+        {
+            headers.insert(GRPC_TIMEOUT, value);
+        }
+    }
+}
+
+/// `1S`, `250m`, `100u`: at most eight digits and a unit.
+fn grpc(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let amount = digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(amount * 3600),
+        b'M' => Duration::from_secs(amount * 60),
+        b'S' => Duration::from_secs(amount),
+        b'm' => Duration::from_millis(amount),
+        b'u' => Duration::from_micros(amount),
+        b'n' => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// The finest unit in which eight digits are enough.
+fn grpc_text(millis: u64) -> String {
+    const MOST: u64 = 99_999_999;
+    match millis {
+        0..=MOST => format!("{millis}m"),
+        _ => format!("{}S", (millis / 1000).min(MOST)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(fields: &[(&'static str, &'static str)]) -> Result<Own, Refusal> {
+        let mut own = Own::default();
+        for (name, value) in fields {
+            own.take(&HeaderName::from_static(name), &HeaderValue::from_static(value))?;
+        }
+        Ok(own)
+    }
+
+    #[test]
+    fn both_fields_are_read_and_the_shorter_one_holds() {
+        type Case = (&'static [(&'static str, &'static str)], Option<Duration>);
+        let cases: [Case; 10] = [
+            (&[("x-outrigger-timeout", "500ms")], Some(Duration::from_millis(500))),
+            (&[("x-outrigger-timeout", "1m30s")], Some(Duration::from_secs(90))),
+            (&[("x-outrigger-timeout", "0")], Some(Duration::ZERO)),
+            (&[("grpc-timeout", "2S")], Some(Duration::from_secs(2))),
+            (&[("grpc-timeout", "100u")], Some(Duration::from_micros(100))),
+            (&[("grpc-timeout", "99999999H")], Some(Duration::from_secs(99_999_999 * 3600))),
+            (&[("grpc-timeout", "1S"), ("x-outrigger-timeout", "3s")], Some(Duration::from_secs(1))),
+            (&[("grpc-timeout", "123456789S")], None),
+            (&[("grpc-timeout", "S")], None),
+            (&[("timeout", "1s")], None),
+        ];
+        for (fields, expected) in cases {
+            assert_eq!(own(fields).unwrap().patience, expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_field_is_refused_when_it_is_no_duration() {
+        let refusal = own(&[("x-outrigger-timeout", "5")]).unwrap_err();
+        assert_eq!(refusal.reason, Reason::BadRequest);
+        assert_eq!(refusal.detail, "x-outrigger-timeout: \"5\" has no unit; write 5s or 5ms");
+    }
+
+    #[test]
+    fn what_is_left_is_passed_on_in_the_words_it_came_in() {
+        let now = Instant::now();
+        let passed = |own: Own, left| {
+            let mut map = HeaderMap::new();
+            own.pass_on(&mut map, now + left, now);
+            let text = |name| map.get(name).map(|value: &HeaderValue| value.to_str().unwrap().to_owned());
+            (text(TIMEOUT), text(GRPC_TIMEOUT))
+        };
+        let plain = Own::default();
+        let grpc = own(&[("grpc-timeout", "1S")]).unwrap();
+        let said = |text: &str| Some(text.to_owned());
+        assert_eq!(passed(plain, Duration::from_micros(250_900)), (said("250ms"), None));
+        assert_eq!(passed(plain, Duration::ZERO), (said("1ms"), None));
+        assert_eq!(passed(grpc, Duration::from_millis(250)), (said("250ms"), said("250m")));
+        let long = Duration::from_secs(200_000);
+        assert_eq!(passed(grpc, long), (said("200000000ms"), said("200000S")));
+    }
+}

@@ -1,0 +1,68 @@
+//! When an instance that did not carry out a request says to come back.
+//!
+//! `Retry-After` (RFC 9110 §10.2.3) in seconds, or as a date, which is compared with the answer's own
+//! `Date`: both are the instance's clock, and ours is not asked. `grpc-retry-pushback-ms` is gRPC's
+//! (gRFC A6); it wins, for it is about the very call.
+
+use std::time::Duration;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{DATE, RETRY_AFTER},
+};
+use outrigger_policy::retry::Pushback;
+
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// What the head of an answer says about trying again.
+pub(crate) fn read(headers: &HeaderMap) -> Option<Pushback> {
+    if let Some(value) = headers.get(GRPC_PUSHBACK) {
+        let millis = value.to_str().ok().and_then(|text| text.trim().parse::<i64>().ok());
+        let millis = millis.and_then(|millis| u64::try_from(millis).ok());
+        return Some(millis.map_or(Pushback::Never, |millis| Pushback::Call(Duration::from_millis(millis))));
+    }
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = headers.get(DATE).map(HeaderValue::to_str)?.ok()?;
+            let (then, now) = (httpdate::parse_http_date(text).ok()?, httpdate::parse_http_date(date).ok()?);
+            then.duration_since(now).unwrap_or_default()
+        }
+    };
+    Some(Pushback::Instance(wait))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_a_date_and_grpcs_milliseconds_are_read() {
+        let instance = |seconds| Some(Pushback::Instance(Duration::from_secs(seconds)));
+        let date = ("date", "Thu, 01 Jan 2026 00:00:00 GMT");
+        type Case<'a> = (&'a [(&'static str, &'static str)], Option<Pushback>);
+        let cases: [Case; 10] = [
+            (&[], None),
+            (&[("retry-after", "3")], instance(3)),
+            (&[("retry-after", "soon")], None),
+            (&[("retry-after", "-1")], None),
+            (&[("retry-after", "Thu, 01 Jan 2026 00:01:00 GMT"), date], instance(60)),
+            (&[("retry-after", "Wed, 31 Dec 2025 23:59:00 GMT"), date], instance(0)),
+            (&[("retry-after", "Thu, 01 Jan 2026 00:01:00 GMT")], None),
+            (
+                &[("retry-after", "3"), ("grpc-retry-pushback-ms", "250")],
+                Some(Pushback::Call(Duration::from_millis(250))),
+            ),
+            (&[("grpc-retry-pushback-ms", "-1")], Some(Pushback::Never)),
+            (&[("grpc-retry-pushback-ms", "x")], Some(Pushback::Never)),
+        ];
+        for (fields, expected) in cases {
+            let map = fields
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect();
+            assert_eq!(read(&map), expected, "{fields:?}");
+        }
+    }
+}

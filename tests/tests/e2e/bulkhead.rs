@@ -1,0 +1,131 @@
+//! A service that hangs holds as many requests as it may, and no more.
+
+use std::time::Duration;
+
+use outrigger_tests::{
+    client::Client,
+    instance::{Answer, Gate, Instance},
+    sidecar::{Services, Sidecar},
+    wait,
+};
+use tokio::time::Instant;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: orders\r\n\r\n";
+
+async fn gated() -> (Instance, Gate) {
+    let gate = Gate::closed();
+    let instance = Instance::scripted("a", {
+        let gate = gate.clone();
+        move |_| Answer::ok("x").when(&gate)
+    })
+    .await;
+    (instance, gate)
+}
+
+/// Requests whose answers are not read yet.
+async fn sent(sidecar: &Sidecar, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        let mut client = sidecar.client().await;
+        client.send(GET).await;
+        clients.push(client);
+    }
+    clients
+}
+
+#[tokio::test]
+async fn beyond_max_in_flight_requests_wait_and_beyond_max_pending_they_are_shed() {
+    let (instance, gate) = gated().await;
+    let settings = "defaults: {max_in_flight: 2, max_pending: 1, pending_timeout: 10s}";
+    let sidecar = Sidecar::orders(settings, &[&instance]).await;
+    let mut clients = sent(&sidecar, 2).await;
+    instance.saw(2).await;
+    clients.extend(sent(&sidecar, 1).await);
+    wait::holds("one waits", || sidecar.metric("outrigger_pending", &[("service", "orders")]) == 1.0).await;
+    let shed = sidecar.exchange(GET).await;
+    assert_eq!((shed.status, shed.reason(), shed.field("retry-after")), (503, "bulkhead_full", "1"));
+    assert!(shed.text().contains("max_pending"), "{}", shed.text());
+    assert_eq!(instance.count(), 2, "the service has what it may have");
+    assert_eq!(sidecar.metric("outrigger_shed_total", &[("why", "max_pending")]), 1.0);
+    gate.open();
+    for mut client in clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    assert_eq!(sidecar.metric("outrigger_pending", &[]), 0.0);
+    assert_eq!(sidecar.exchange(GET).await.status, 200, "places are given back");
+}
+
+#[tokio::test]
+async fn the_wait_is_bounded_by_its_time_out_and_by_the_apps_deadline() {
+    let (instance, gate) = gated().await;
+    let settings = "defaults: {max_in_flight: 1, pending_timeout: 300ms}";
+    let sidecar = Sidecar::orders(settings, &[&instance]).await;
+    let _held = sent(&sidecar, 1).await;
+    instance.saw(1).await;
+    let since = Instant::now();
+    let shed = sidecar.exchange(GET).await;
+    assert_eq!((shed.status, shed.reason()), (503, "bulkhead_full"), "{shed:?}");
+    assert!(shed.text().contains("pending_timeout"), "{}", shed.text());
+    assert!(since.elapsed() >= Duration::from_millis(300));
+    let since = Instant::now();
+    let shed = sidecar.exchange("GET / HTTP/1.1\r\nHost: orders\r\nx-outrigger-timeout: 50ms\r\n\r\n").await;
+    assert_eq!(shed.status, 503);
+    assert!(since.elapsed() < Duration::from_millis(290), "{:?}", since.elapsed());
+    assert_eq!(sidecar.metric("outrigger_shed_total", &[("why", "pending_timeout")]), 2.0);
+    gate.open();
+}
+
+#[tokio::test]
+async fn one_services_wall_is_not_the_others() {
+    let (stuck, gate) = gated().await;
+    let well = Instance::start("well").await;
+    let services = Services::of("orders", &[&stuck]).and("stock", &well, "");
+    let settings = "defaults: {max_in_flight: 1, max_pending: 0}";
+    let sidecar = Sidecar::start(settings, &services).await;
+    let _held = sent(&sidecar, 1).await;
+    stuck.saw(1).await;
+    assert_eq!(sidecar.exchange(GET).await.status, 503);
+    assert_eq!(sidecar.get("stock", "/").await.status, 200);
+    assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 0.0, "nobody is to blame");
+    gate.open();
+}
+
+#[tokio::test]
+async fn an_app_that_goes_away_gives_its_place_back() {
+    let (instance, gate) = gated().await;
+    let settings = "defaults: {max_in_flight: 1, max_pending: 1, pending_timeout: 20s}";
+    let sidecar = Sidecar::orders(settings, &[&instance]).await;
+    let held = sent(&sidecar, 1).await;
+    instance.saw(1).await;
+    let waiting = sent(&sidecar, 1).await;
+    let pending = || sidecar.metric("outrigger_pending", &[]);
+    wait::holds("one waits", || pending() == 1.0).await;
+    drop(waiting);
+    wait::holds("nobody waits", || pending() == 0.0).await;
+    drop(held);
+    gate.open();
+    assert_eq!(sidecar.exchange(GET).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_place_is_held_to_the_last_byte_of_the_answer() {
+    let gate = Gate::closed();
+    let instance = Instance::scripted("a", {
+        let gate = gate.clone();
+        move |_| {
+            Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npart")
+                .then_wait(&gate)
+                .then_write("rest")
+        }
+    })
+    .await;
+    let settings = "defaults: {max_in_flight: 1, max_pending: 0}";
+    let sidecar = Sidecar::orders(settings, &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send(GET).await;
+    assert_eq!(client.head().await.unwrap().words().1, "200");
+    assert_eq!(sidecar.exchange(GET).await.status, 503);
+    gate.open();
+    wait::holds("the place is free", || sidecar.proxy.in_flight() == 0).await;
+    assert_eq!(sidecar.exchange(GET).await.status, 200);
+}

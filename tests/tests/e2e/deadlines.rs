@@ -1,0 +1,239 @@
+//! The app's own deadline holds over everything, and what is left of it travels on.
+
+use std::time::Duration;
+
+use outrigger_tests::{
+    instance::{Answer, Gate, Instance, Request},
+    sidecar::Sidecar,
+    wait,
+};
+use tokio::time::Instant;
+
+fn get(fields: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: orders\r\n{fields}\r\n")
+}
+
+/// Milliseconds that an instance was told are left, by its latest request.
+fn told(instance: &Instance, field: &str, unit: &str) -> Option<u64> {
+    let seen = instance.seen();
+    let value = seen.last().unwrap().request.head.get(field).unwrap_or_default().to_owned();
+    if value.is_empty() {
+        return None;
+    }
+    let number = value.strip_suffix(unit);
+    Some(number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{field}: {value:?}")))
+}
+
+#[tokio::test]
+async fn a_request_ends_with_the_apps_own_deadline() {
+    let slow = Instance::scripted("slow", |_| Answer::never()).await;
+    let sidecar = Sidecar::orders("", &[&slow]).await;
+    for field in ["x-outrigger-timeout: 300ms\r\n", "grpc-timeout: 300m\r\n", "grpc-timeout: 300000u\r\n"] {
+        let since = Instant::now();
+        let response = sidecar.exchange(get(field)).await;
+        assert_eq!((response.status, response.reason()), (504, "deadline_exceeded"), "{response:?}");
+        let took = since.elapsed();
+        assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(5), "{took:?}");
+    }
+    assert_eq!(sidecar.metric("outrigger_errors_total", &[("reason", "deadline_exceeded")]), 3.0);
+    assert_eq!(sidecar.metric("outrigger_attempts_total", &[("outcome", "deadline")]), 3.0);
+}
+
+#[tokio::test]
+async fn deadlines_that_are_too_short_do_not_open_the_breaker() {
+    let slow = Instance::scripted("slow", |_| Answer::ok("x").delayed(Duration::from_millis(50))).await;
+    let sidecar = Sidecar::orders("", &[&slow]).await;
+    let mut client = sidecar.client().await;
+    for _ in 0..30 {
+        let response = client.exchange(get("x-outrigger-timeout: 1ms\r\n")).await;
+        assert_eq!(response.reason(), "deadline_exceeded");
+    }
+    assert_eq!(client.get("orders", "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_route_s_time_out_is_not_lengthened() {
+    let slow = Instance::scripted("slow", |_| Answer::never()).await;
+    let sidecar = Sidecar::orders("defaults: {timeout: 200ms}", &[&slow]).await;
+    let response = sidecar.exchange(get("x-outrigger-timeout: 1m\r\n")).await;
+    assert_eq!((response.status, response.reason()), (504, "timeout"), "{response:?}");
+}
+
+#[tokio::test]
+async fn it_holds_over_all_attempts_and_the_pauses_between() {
+    let bad =
+        Instance::scripted("bad", |_| Answer::status(503, "no").delayed(Duration::from_millis(80))).await;
+    let settings = "defaults: {retry: {max_retries: 10, backoff_base: 50ms, backoff_max: 50ms}}";
+    let sidecar = Sidecar::orders(settings, &[&bad]).await;
+    let since = Instant::now();
+    let response = sidecar.exchange(get("x-outrigger-timeout: 300ms\r\n")).await;
+    // Either the last attempt is cut, or there is no time for another pause: the 503 is then the answer.
+    assert!(matches!(response.status, 503 | 504), "{response:?}");
+    assert!(since.elapsed() < Duration::from_secs(5));
+    assert!(bad.count() >= 2 && bad.count() <= 4, "{} attempts", bad.count());
+}
+
+#[tokio::test]
+async fn each_attempt_is_told_what_is_left() {
+    let first = Gate::closed();
+    let gate = first.clone();
+    let instance = Instance::scripted("a", move |request| match request.nth {
+        0 => Answer::raw("").when(&gate).then_close(),
+        _ => Answer::ok("x"),
+    })
+    .await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send(get("x-outrigger-timeout: 5s\r\ngrpc-timeout: 4S\r\n")).await;
+    instance.saw(1).await;
+    let before = told(&instance, "x-outrigger-timeout", "ms").unwrap();
+    assert!(before <= 4_000, "the shorter one holds: {before}");
+    assert_eq!(told(&instance, "grpc-timeout", "m"), Some(before));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    first.open();
+    assert_eq!(client.response().await.status, 200);
+    let after = told(&instance, "x-outrigger-timeout", "ms").unwrap();
+    assert!(after <= before - 100, "{after} after {before}");
+    assert_eq!(told(&instance, "grpc-timeout", "m"), Some(after));
+}
+
+#[tokio::test]
+async fn the_routes_deadline_is_passed_on_as_well_and_its_time_out_is_not() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("defaults: {timeout: 3s}", &[&instance]).await;
+    sidecar.get("orders", "/").await;
+    assert_eq!(told(&instance, "x-outrigger-timeout", "ms"), None, "nothing is added without a deadline");
+
+    let settings = "defaults: {timeout: 3s, deadline: 5s}";
+    let sidecar = Sidecar::orders(settings, &[&instance]).await;
+    sidecar.get("orders", "/").await;
+    let left = told(&instance, "x-outrigger-timeout", "ms").unwrap();
+    assert!(left <= 3_000 && left > 1_000, "the time-out comes first: {left}");
+    assert_eq!(told(&instance, "grpc-timeout", "m"), None);
+    // While a body is under way the end of the time-out is not known.
+    let mut client = sidecar.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbo").await;
+    instance.saw(3).await;
+    let left = told(&instance, "x-outrigger-timeout", "ms").unwrap();
+    assert!(left <= 5_000 && left > 3_000, "{left}");
+    client.send("dy").await;
+    assert_eq!(client.response_to("POST").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_routes_deadline_ends_a_stream() {
+    let instance = Instance::scripted("a", |_| {
+        Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npart").then_hang()
+    })
+    .await;
+    let sidecar = Sidecar::orders("defaults: {deadline: 300ms}", &[&instance]).await;
+    let response = sidecar.exchange(get("")).await;
+    assert!(response.status == 200 && response.broken.is_some(), "{response:?}");
+}
+
+#[tokio::test]
+async fn one_that_is_over_sends_nothing_and_one_that_is_none_is_refused() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let response = sidecar.exchange(get("x-outrigger-timeout: 0\r\n")).await;
+    assert_eq!((response.status, response.reason()), (504, "deadline_exceeded"), "{response:?}");
+    let response = sidecar.exchange(get("x-outrigger-timeout: soon\r\n")).await;
+    assert_eq!((response.status, response.reason()), (400, "bad_request"), "{response:?}");
+    assert!(response.text().contains("x-outrigger-timeout"), "{response:?}");
+    assert_eq!(instance.count(), 0);
+    // Not ours to judge: it goes on as it is.
+    assert_eq!(sidecar.exchange(get("grpc-timeout: soon\r\n")).await.status, 200);
+    assert_eq!(instance.only().request.head.get("grpc-timeout"), Some("soon"));
+}
+
+#[tokio::test]
+async fn an_answer_that_goes_on_beyond_it_is_cut() {
+    let gate = Gate::closed();
+    let instance = Instance::scripted("a", {
+        let gate = gate.clone();
+        move |_| Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npart").then_wait(&gate)
+    })
+    .await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send(get("x-outrigger-timeout: 300ms\r\n")).await;
+    let response = client.response().await;
+    assert_eq!(response.status, 200);
+    assert!(response.broken.is_some(), "{response:?}");
+    wait::holds("it is counted", || {
+        sidecar.metric("outrigger_errors_total", &[("reason", "deadline_exceeded")]) == 1.0
+    })
+    .await;
+    assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "that is not the instance's fault");
+    gate.open();
+}
+
+#[tokio::test]
+async fn an_upload_that_stalls_beyond_it_is_cut() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    let head =
+        "POST / HTTP/1.1\r\nHost: orders\r\nx-outrigger-timeout: 300ms\r\nContent-Length: 9\r\n\r\nsome";
+    client.send(head).await;
+    let response = client.response_to("POST").await;
+    assert_eq!((response.status, response.reason()), (504, "deadline_exceeded"), "{response:?}");
+}
+
+#[tokio::test]
+async fn retry_after_is_waited_for_when_nobody_else_can_take_it() {
+    let busy = Instance::scripted("busy", |request| match request.nth {
+        0 => Answer::status(503, "later").field("retry-after", "1"),
+        _ => Answer::ok("x"),
+    })
+    .await;
+    let sidecar = Sidecar::orders("", &[&busy]).await;
+    let since = Instant::now();
+    assert_eq!(sidecar.get("orders", "/").await.status, 200);
+    assert!(since.elapsed() >= Duration::from_secs(1), "{:?}", since.elapsed());
+    assert_eq!(busy.count(), 2);
+}
+
+#[tokio::test]
+async fn retry_after_beyond_the_deadline_is_the_apps_to_honour() {
+    let busy = Instance::scripted("busy", |_| Answer::status(503, "later").field("retry-after", "60")).await;
+    let sidecar = Sidecar::orders("", &[&busy]).await;
+    let response = sidecar.get("orders", "/").await;
+    assert_eq!((response.status, response.field("retry-after")), (503, "60"));
+    assert_eq!(busy.count(), 1);
+    assert_eq!(sidecar.metric("outrigger_retries_total", &[("why", "deadline")]), 1.0);
+}
+
+#[tokio::test]
+async fn one_instances_retry_after_does_not_keep_a_request_from_the_others() {
+    let busy = Instance::scripted("busy", |_| Answer::status(503, "later").field("retry-after", "60")).await;
+    let good = Instance::start("good").await;
+    let sidecar = Sidecar::orders("", &[&busy, &good]).await;
+    let since = Instant::now();
+    for _ in 0..4 {
+        assert_eq!(sidecar.get("orders", "/").await.instance(), "good");
+    }
+    assert!(busy.count() >= 1);
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn grpcs_pushback_is_waited_for_or_ends_it() {
+    let wait = |millis: &'static str| {
+        move |request: &Request| match request.nth {
+            0 => Answer::status(503, "later").field("grpc-retry-pushback-ms", millis),
+            _ => Answer::ok("x"),
+        }
+    };
+    let busy = Instance::scripted("busy", wait("400")).await;
+    let sidecar = Sidecar::orders("", &[&busy]).await;
+    let since = Instant::now();
+    assert_eq!(sidecar.get("orders", "/").await.status, 200);
+    assert!(since.elapsed() >= Duration::from_millis(400));
+
+    let over = Instance::scripted("over", wait("-1")).await;
+    let sidecar = Sidecar::orders("", &[&over]).await;
+    assert_eq!(sidecar.get("orders", "/").await.status, 503);
+    assert_eq!(over.count(), 1);
+    assert_eq!(sidecar.metric("outrigger_retries_total", &[("why", "pushback")]), 1.0);
+}

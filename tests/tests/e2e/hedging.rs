@@ -1,0 +1,134 @@
+//! A second attempt beside a slow one: when it is made, whose answer is taken, what it may cost.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use outrigger_tests::{
+    client::Client,
+    instance::{Answer, End, Instance, Request},
+    sidecar::Sidecar,
+    wait,
+};
+use tokio::time::Instant;
+
+const ON: &str = "defaults: {hedge: {min_delay: 50ms}}";
+
+/// Enough quick answers for a percentile, and the tenth of a second after which it is worked out anew.
+async fn learn(client: &mut Client) {
+    for _ in 0..40 {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+    }
+    tokio::time::sleep(Duration::from_millis(150)).await;
+}
+
+/// Which instance was slow, and on which of its connections.
+type Stuck = Arc<OnceLock<(usize, usize)>>;
+
+/// Two instances; the first request for `/slow` at either of them is never answered.
+async fn pair() -> ([Instance; 2], Stuck) {
+    let stuck = Stuck::default();
+    let script = |nth: usize| {
+        let stuck = stuck.clone();
+        move |request: &Request| {
+            let first = request.target() == "/slow" && stuck.set((nth, request.connection)).is_ok();
+            if first { Answer::never() } else { Answer::ok("x") }
+        }
+    };
+    let all = [Instance::scripted("a", script(0)).await, Instance::scripted("b", script(1)).await];
+    (all, stuck)
+}
+
+fn slow(all: &[Instance; 2]) -> usize {
+    all.iter().flat_map(Instance::seen).filter(|seen| seen.request.target().starts_with("/slow")).count()
+}
+
+#[tokio::test]
+async fn the_second_attempt_answers_and_the_first_is_cancelled() {
+    let (all, stuck) = pair().await;
+    let sidecar = Sidecar::orders(ON, &[&all[0], &all[1]]).await;
+    let mut client = sidecar.client().await;
+    learn(&mut client).await;
+    let since = Instant::now();
+    assert_eq!(client.get("orders", "/slow").await.status, 200);
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert_eq!(slow(&all), 2);
+    assert_eq!(sidecar.metric("outrigger_hedges_total", &[("result", "won")]), 1.0);
+    assert_eq!(sidecar.metric("outrigger_retries_total", &[("why", "again")]), 0.0);
+    let (nth, connection) = *stuck.get().unwrap();
+    let end = all[nth].ended(connection).await;
+    assert!(matches!(end, End::Peer(_)), "the attempt that lost is cancelled: {end:?}");
+    wait::holds("nothing is left over", || {
+        sidecar.endpoints("orders").iter().all(|endpoint| endpoint.in_flight == 0)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_put_whose_body_is_there_is_sent_twice_whole() {
+    let (all, _) = pair().await;
+    let sidecar = Sidecar::orders(ON, &[&all[0], &all[1]]).await;
+    let mut client = sidecar.client().await;
+    learn(&mut client).await;
+    let put = "PUT /slow HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbody";
+    assert_eq!(client.exchange(put).await.status, 200);
+    assert_eq!(slow(&all), 2);
+    for one in &all {
+        let seen = one.seen();
+        let put = seen.iter().find(|seen| seen.request.target() == "/slow").unwrap();
+        assert_eq!((put.body_len(), put.body().complete), (4, true));
+    }
+}
+
+#[tokio::test]
+async fn it_is_never_made_by_default_nor_for_a_post() {
+    for (settings, method) in [("", "GET"), (ON, "POST")] {
+        let (all, _) = pair().await;
+        let settings = format!("{settings}\nupstreams: [{{service: orders, timeout: 600ms}}]");
+        let sidecar = Sidecar::orders(&settings, &[&all[0], &all[1]]).await;
+        let mut client = sidecar.client().await;
+        learn(&mut client).await;
+        let request = format!("{method} /slow HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(client.exchange(request).await.status, 504, "{method}");
+        assert_eq!(slow(&all), 1, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_paid_for_from_the_budget() {
+    let (all, _) = pair().await;
+    let settings = "defaults: {timeout: 600ms, hedge: {min_delay: 50ms}, \
+                    retry: {budget: {ratio: 0, min_per_second: 0}}}";
+    let sidecar = Sidecar::orders(settings, &[&all[0], &all[1]]).await;
+    let mut client = sidecar.client().await;
+    learn(&mut client).await;
+    assert_eq!(client.get("orders", "/slow").await.status, 504);
+    assert_eq!(slow(&all), 1);
+    assert_eq!(sidecar.metric("outrigger_hedges_total", &[("result", "budget")]), 1.0);
+}
+
+#[tokio::test]
+async fn a_second_attempt_that_fails_leaves_the_first_its_time() {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let script = move |request: &Request| {
+        if request.target() != "/slow" {
+            return Answer::ok("x");
+        }
+        match taken.fetch_add(1, Ordering::SeqCst) {
+            0 => Answer::ok("late").delayed(Duration::from_millis(600)),
+            _ => Answer::status(503, "no"),
+        }
+    };
+    let all = [Instance::scripted("a", script.clone()).await, Instance::scripted("b", script).await];
+    let sidecar = Sidecar::orders(ON, &[&all[0], &all[1]]).await;
+    let mut client = sidecar.client().await;
+    learn(&mut client).await;
+    let response = client.get("orders", "/slow").await;
+    assert_eq!((response.status, response.text().as_str()), (200, "late"));
+    assert_eq!(slow(&all), 2);
+    assert_eq!(sidecar.metric("outrigger_hedges_total", &[("result", "lost")]), 1.0);
+}

@@ -33,6 +33,8 @@ pub(crate) struct Bounds {
     pub(crate) begun: Instant,
     /// This attempt's time, counted as the service's time-out is.
     pub(crate) per_try: Option<Duration>,
+    /// No other attempt can follow.
+    pub(crate) last: bool,
     /// Longest silence in the request's body.
     pub(crate) body_idle: Duration,
 }

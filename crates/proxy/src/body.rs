@@ -20,6 +20,7 @@ use outrigger_policy::Verdict;
 use tokio::time::Instant;
 
 use crate::{
+    call::Rest,
     error::Reason,
     exchange::Exchange,
     timer::LazyTimer,
@@ -77,6 +78,8 @@ pub(crate) struct Carried {
     pub(crate) driver: Driver,
     pub(crate) ticket: Ticket,
     pub(crate) cluster: Arc<Cluster>,
+    /// How its end is counted for the instance.
+    pub(crate) rest: Option<Rest>,
     pub(crate) exchange: Exchange,
     /// Longest silence.
     pub(crate) idle: Duration,
@@ -209,11 +212,26 @@ impl Carried {
     }
 }
 
+impl Carried {
+    /// The instance cut its answer.
+    fn blame(&mut self, now: Instant) {
+        let endpoint = &self.ticket.endpoint;
+        endpoint.blame();
+        let Some(Rest { began, mut blame }) = self.rest else { return };
+        if let Some(report) = endpoint.record.body_cut(began, &mut blame, now.into_std()) {
+            self.cluster.trust.report(&self.cluster, &endpoint.record, report, now);
+        }
+    }
+}
+
 impl Drop for Carried {
     fn drop(&mut self) {
         let clean = !self.failed && (self.ended || self.incoming.is_end_stream());
         let now = Instant::now();
         self.exchange.ended = Some(now);
+        if let (true, Some(rest)) = (clean, self.rest) {
+            self.ticket.endpoint.record.body_ended(rest.began, now.into_std());
+        }
         match std::mem::replace(&mut self.driver, Driver::Gone) {
             Driver::Here(conn) if clean => {
                 let worker = self.exchange.session().worker;
@@ -231,7 +249,7 @@ impl Drop for Carried {
             // Nor is it the instance's that the app had no more time.
             (true, None) if self.late => Some(Reason::DeadlineExceeded),
             (true, None) => {
-                self.ticket.endpoint.blame();
+                self.blame(now);
                 // The head was a success; what the app sees is a failure.
                 if let Ok(permit) = self.cluster.breaker.admit(now.into_std()) {
                     permit.record(now.into_std(), Verdict::Failure);

@@ -3,16 +3,20 @@
 //! One loop read downward. What it decides by lives in `outrigger-policy`; a second attempt beside a slow
 //! one is [`crate::hedge`]'s.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header::UPGRADE};
+use http_body::Body;
 use hyper::body::Incoming;
 use outrigger_policy::{
     Deadline, Outcome, Sent, Verdict,
-    outlier::{Blame, Mark},
+    outlier::{Began, Blame, Mark},
     retry::{self, Decision, GiveUp, Pushback},
 };
 use tokio::time::{Instant, sleep, timeout_at};
@@ -37,6 +41,11 @@ use crate::{
 /// Picks in a row that may fall on an endpoint which another request is trying out.
 const PASSED: u32 = 16;
 
+/// A connection that was given less time than this, and `connect_timeout`, says nothing about the instance:
+/// it is the request that was in a hurry. (A handshake within a datacenter takes a hundredth of it; a lost
+/// first packet, five times as long.)
+const CONNECT_ENOUGH: Duration = Duration::from_millis(200);
+
 /// What every attempt of one request shares.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
@@ -59,6 +68,21 @@ pub(crate) struct Answer {
     pub(crate) ticket: Ticket,
     pub(crate) outcome: Outcome,
     sent: Sent,
+    /// What its body is to be counted with; `None`: it has none.
+    pub(crate) rest: Option<Rest>,
+}
+
+/// What the end of an answer's body says about its instance, and whether the request may still blame one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rest {
+    pub(crate) began: Began,
+    pub(crate) blame: Blame,
+}
+
+impl Answer {
+    fn has_body(&self) -> bool {
+        self.response.status() != StatusCode::SWITCHING_PROTOCOLS && !self.response.body().is_end_stream()
+    }
 }
 
 /// One attempt at one endpoint: the attempt's mark on it, and when it began.
@@ -163,6 +187,7 @@ impl<'a> Call<'a> {
                 deadline: self.deadline,
                 begun,
                 per_try: policy.per_try_timeout,
+                last: !self.request.allowed || retries >= policy.retry.max_retries,
                 body_idle: policy.body_idle,
             };
             begin(&endpoint, exchange);
@@ -172,9 +197,9 @@ impl<'a> Call<'a> {
                     Box::pin(self.hedged(cluster, one, upload, after, &tried, &mut blame, exchange)).await
                 }
                 None => {
-                    let ended = self.attempt(&endpoint, upload, bounds, &mut raced).await;
+                    let mut ended = self.attempt(&endpoint, upload, bounds, &mut raced).await;
                     let now = Instant::now();
-                    self.account(cluster, one, &ended, &mut blame, now);
+                    self.account(cluster, one, &mut ended, &mut blame, now);
                     (ended, now, None)
                 }
             };
@@ -223,7 +248,7 @@ impl<'a> Call<'a> {
         &self,
         cluster: &Arc<Cluster>,
         one: Try<'_>,
-        ended: &Attempted,
+        ended: &mut Attempted,
         blame: &mut Blame,
         now: Instant,
     ) {
@@ -240,7 +265,16 @@ impl<'a> Call<'a> {
             }
             Verdict::Ignore => {}
         }
-        if let Some(report) = mark.end(blame, outcome, sent, now.into_std()) {
+        let began = mark.began();
+        let report = match ended {
+            Ok(answer) if answer.has_body() => {
+                let report = mark.head(blame, outcome, sent, now.into_std());
+                answer.rest = Some(Rest { began, blame: *blame });
+                report
+            }
+            _ => mark.end(blame, outcome, sent, now.into_std()),
+        };
+        if let Some(report) = report {
             cluster.trust.report(cluster, &endpoint.record, report, now);
         }
     }
@@ -322,7 +356,7 @@ impl<'a> Call<'a> {
         } else {
             Outcome::Status(status.as_u16())
         };
-        Ok(Box::new(Answer { response, conn, ticket, outcome, sent }))
+        Ok(Box::new(Answer { response, conn, ticket, outcome, sent, rest: None }))
     }
 
     /// A turn at the endpoint and a connection to it, within the request's time.
@@ -339,6 +373,7 @@ impl<'a> Call<'a> {
             limits: self.session.shared.heads,
             series: &self.terms.series,
             repeatable: self.request.idempotent && self.request.allowed && self.fits(upload),
+            connect_within: self.terms.policy.connect_timeout,
             fresh,
             now: bounds.begun,
         };
@@ -349,6 +384,16 @@ impl<'a> Call<'a> {
             return Ok((ticket, conn));
         }
         let connecting = AtomicBool::new(false);
+        let (due, what) = bounds.turn(upload);
+        let within = due.saturating_duration_since(bounds.begun);
+        let most = ask.connect_within;
+        // Where another attempt can follow, it is left as much time.
+        let connect_within = if bounds.last { most } else { most.min(within / 2) };
+        // Nobody accepted for as long as there was: that is the instance, not the queue.
+        let refused = |given: Duration| match given < most.min(CONNECT_ENOUGH) {
+            true => Outcome::PerTryTimeout,
+            false => Outcome::ConnectTimeout,
+        };
         let both = async {
             let (ticket, found) = match begun {
                 Some(begun) => begun,
@@ -360,22 +405,23 @@ impl<'a> Call<'a> {
                 }
             };
             connecting.store(true, Relaxed);
-            let conn = endpoint.connect(found, &ask).await?;
+            let conn = endpoint.connect(found, &Checkout { connect_within, ..ask }).await?;
             Ok::<_, CheckoutError>((ticket, conn))
         };
         // Boxed, for the usual request has left above and need not carry the room for this.
-        let (due, what) = bounds.turn(upload);
         match Box::pin(timeout_at(due, both)).await {
             // A connection that comes with the last moment is of no use: nothing is sent for nobody.
             Ok(Ok(_)) | Err(_) if Instant::now() >= due => {
                 let outcome = match what {
-                    // Nobody accepted for as long as there was: that is the instance, not the queue.
-                    Due::Try if connecting.load(Relaxed) => Outcome::ConnectTimeout,
+                    Due::Try if connecting.load(Relaxed) => refused(within),
                     Due::Try => Outcome::PerTryTimeout,
                     Due::Deadline => Outcome::Deadline,
                     Due::Whole | Due::Body => Outcome::Timeout,
                 };
                 Err(Failed::unsent(outcome, "no turn at the instance in time".to_owned()))
+            }
+            Ok(Err(CheckoutError { outcome: Outcome::ConnectTimeout, detail })) => {
+                Err(Failed::unsent(refused(connect_within), detail))
             }
             Ok(both) => both.map_err(|error| Failed::unsent(error.outcome, error.detail)),
             Err(_) => Err(Failed::unsent(Outcome::Timeout, "no turn at the instance in time".to_owned())),

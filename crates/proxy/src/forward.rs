@@ -185,7 +185,7 @@ impl Call<'_> {
 
     /// The instance's answer, on its way to the app.
     fn carry(&self, cluster: &Arc<Cluster>, answer: Answer, exchange: Exchange) -> Response<ResponseBody> {
-        let Answer { response, conn, ticket, .. } = answer;
+        let Answer { response, conn, ticket, rest, .. } = answer;
         let (mut parts, incoming) = response.into_parts();
         headers::strip_response(&mut parts.headers, parts.status);
         let bodiless = respond::bodiless(&self.method, parts.status);
@@ -205,6 +205,7 @@ impl Call<'_> {
             driver,
             ticket,
             cluster: cluster.clone(),
+            rest,
             exchange,
             idle: self.terms.policy.body_idle,
             max_idle: self.terms.policy.pool.max_idle,

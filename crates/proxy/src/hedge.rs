@@ -61,23 +61,23 @@ impl Call<'_> {
         let mut raced = (false, false);
         let bounds = first.bounds;
         let mut one = pin!(self.attempt(first.endpoint, upload, bounds, &mut raced.0));
-        if let Ok(ended) = timeout_at(Instant::now() + after, one.as_mut()).await {
+        if let Ok(mut ended) = timeout_at(Instant::now() + after, one.as_mut()).await {
             let now = Instant::now();
-            self.account(cluster, first, &ended, blame, now);
+            self.account(cluster, first, &mut ended, blame, now);
             return (ended, now, None);
         }
         let other = self.second(cluster, first.endpoint, upload, tried);
         let Some((other, mark)) = other.as_ref().and_then(|one| Some((one, one.record.begin(true)?))) else {
-            let ended = one.await;
+            let mut ended = one.await;
             let now = Instant::now();
-            self.account(cluster, first, &ended, blame, now);
+            self.account(cluster, first, &mut ended, blame, now);
             return (ended, now, None);
         };
         begin(other, exchange);
         let bounds = Bounds { begun: Instant::now(), ..bounds };
         let second = Try { endpoint: other, mark, bounds };
         let mut two = pin!(self.attempt(other, upload, bounds, &mut raced.1));
-        let (ended, is_second) = tokio::select! {
+        let (mut ended, is_second) = tokio::select! {
             ended = one.as_mut() => (ended, false),
             ended = two.as_mut() => (ended, true),
         };
@@ -89,21 +89,21 @@ impl Call<'_> {
             self.terms.series.hedged(if is_second { Hedged::Won } else { Hedged::Lost });
             // The other took at least this long: without it, only the quick ones would be remembered.
             cluster.latency.record(now - rest.bounds.begun, now.into_std());
-            self.account(cluster, done, &ended, blame, now);
+            self.account(cluster, done, &mut ended, blame, now);
             return (ended, now, Some(other.clone()));
         }
         // Not what the app is waiting for; the other one may bring it.
-        self.account(cluster, done, &ended, blame, now);
+        self.account(cluster, done, &mut ended, blame, now);
         drop(ended);
         exchange.tries(&rest.endpoint.id);
-        let ended = if is_second { one.await } else { two.await };
+        let mut ended = if is_second { one.await } else { two.await };
         let now = Instant::now();
         self.terms.series.hedged(match (self.is_answer(&ended), is_second) {
             (true, true) => Hedged::Lost,
             (true, false) => Hedged::Won,
             (false, _) => Hedged::Failed,
         });
-        self.account(cluster, rest, &ended, blame, now);
+        self.account(cluster, rest, &mut ended, blame, now);
         (ended, now, Some(other.clone()))
     }
 

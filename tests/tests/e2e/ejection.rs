@@ -1,13 +1,14 @@
 //! An instance that fails is not chosen any more, ahead of the registry, and is chosen again when it is
 //! well. The last one never goes.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use outrigger_tests::{
     instance::{Answer, Instance, Kill},
-    sidecar::Sidecar,
+    sidecar::{Services, Sidecar},
     wait,
 };
+use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 
 async fn all_well(sidecar: &Sidecar, requests: usize) {
@@ -97,4 +98,73 @@ async fn with_ejection_off_an_instance_keeps_its_turns() {
     let sidecar = Sidecar::orders("defaults: {outlier: off}", &[&well, &ill]).await;
     all_well(&sidecar, 40).await;
     assert_eq!(ill.count(), 20);
+}
+
+#[tokio::test]
+async fn an_instance_that_cuts_its_answers_is_out_after_five() {
+    let well = Instance::start("a").await;
+    let cut = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\npart").then_close();
+    let ill = Instance::scripted("b", move |_| cut.clone()).await;
+    let settings = "defaults: {outlier: {base: 30s}, circuit_breaker: off}";
+    let sidecar = Sidecar::orders(settings, &[&well, &ill]).await;
+    let mut broken = 0;
+    for _ in 0..60 {
+        let mut client = sidecar.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+        // The cut may come before the head has been passed on.
+        broken += usize::from(!client.try_response_to("GET").await.is_ok_and(|got| got.broken.is_none()));
+    }
+    assert_eq!((ill.count(), broken, ejected(&sidecar, "soft")), (5, 5, 1.0));
+}
+
+#[tokio::test]
+async fn an_instance_that_lets_the_whole_time_out_pass_is_out_after_five() {
+    let well = Instance::start("a").await;
+    let hung = Instance::scripted("b", |_| Answer::never()).await;
+    let settings = "defaults: {timeout: 100ms, outlier: {base: 30s}, circuit_breaker: off}";
+    let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
+    let mut late = 0;
+    for _ in 0..40 {
+        late += usize::from(sidecar.get("orders", "/").await.status == 504);
+    }
+    assert_eq!((hung.count(), late, ejected(&sidecar, "soft")), (5, 5, 1.0));
+}
+
+/// A socket that listens and whose queue is full: a connection to it is neither accepted nor refused.
+struct Full {
+    addr: SocketAddr,
+    _held: (Socket, Vec<Socket>),
+}
+
+impl Full {
+    fn new() -> Self {
+        let open = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let listener = open();
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        listener.bind(&any.into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        loop {
+            let socket = open();
+            let connected = socket.connect_timeout(&addr.into(), Duration::from_millis(300));
+            queued.push(socket);
+            if connected.is_err() {
+                return Self { addr, _held: (listener, queued) };
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_accepts_nothing_costs_two_attempts_and_no_request() {
+    for settings in ["", "defaults: {timeout: 600ms}"] {
+        let well = Instance::start("a").await;
+        let full = Full::new();
+        let services = Services::of("orders", &[&well]).and_at("orders", "full", full.addr, "");
+        let sidecar = Sidecar::start(settings, &services).await;
+        all_well(&sidecar, 20).await;
+        let attempts = sidecar.metric("outrigger_attempts_total", &[("outcome", "connect_timeout")]);
+        assert_eq!((attempts, ejected(&sidecar, "hard")), (2.0, 1.0), "{settings:?}");
+    }
 }

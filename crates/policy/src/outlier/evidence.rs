@@ -3,15 +3,22 @@
 use crate::outcome::{Outcome, Sent};
 
 /// Whether a request has blamed an endpoint already. One per request, for all its attempts.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Blame {
     spent: bool,
+    /// An attempt of the request has ended before.
+    again: bool,
 }
 
 impl Blame {
     /// True once.
     pub(super) fn spend(&mut self) -> bool {
         !std::mem::replace(&mut self.spent, true)
+    }
+
+    /// An attempt ends; whether it is the request's first.
+    pub(super) fn is_first(&mut self) -> bool {
+        !std::mem::replace(&mut self.again, true)
     }
 }
 
@@ -35,18 +42,22 @@ pub(super) enum Evidence {
 impl Evidence {
     /// A 500 may be the request's, and the deadline of a request may have been too short for anybody:
     /// both only count where they happen much more often than at the siblings. A 501 or 505 is an
-    /// answer to what was asked.
-    pub(super) fn of(outcome: Outcome, sent: Sent) -> Self {
+    /// answer to what was asked. Whoever had the whole time-out (the `first` attempt) and let it pass
+    /// failed as if it had been the attempt's own.
+    pub(super) fn of(outcome: Outcome, sent: Sent, first: bool) -> Self {
         match outcome {
             Outcome::Status(502..=504) => Self::Bad,
             Outcome::Status(501 | 505) => Self::Good,
             Outcome::Status(500..=599) => Self::Doubtful,
             Outcome::Status(_) => Self::Good,
+            // Before anything was sent it was our queue that took the time.
+            Outcome::PerTryTimeout | Outcome::Timeout | Outcome::Deadline if sent == Sent::Nothing => {
+                Self::None
+            }
             Outcome::Closed | Outcome::ClosedMidHead | Outcome::BadResponse | Outcome::PerTryTimeout => {
                 Self::Bad
             }
-            // Before anything was sent it was our queue that took the time.
-            Outcome::Timeout | Outcome::Deadline if sent == Sent::Nothing => Self::None,
+            Outcome::Timeout if first => Self::Bad,
             Outcome::Timeout | Outcome::Deadline => Self::Doubtful,
             Outcome::ConnectRefused | Outcome::ConnectFailed => Self::Unreachable,
             Outcome::ConnectTimeout => Self::ConnectTimeout,

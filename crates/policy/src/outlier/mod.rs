@@ -57,7 +57,7 @@ mod word;
 
 pub use evidence::Blame;
 pub use judge::{Counts, Due, Event, Judge, ReturnedBy};
-pub use record::{Mark, Record, Report};
+pub use record::{Began, Mark, Record, Report};
 pub use word::Trust;
 
 /// Why an endpoint was taken out.

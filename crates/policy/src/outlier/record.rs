@@ -124,19 +124,50 @@ impl Record {
                 if timeouts >= CONNECT_TIMEOUTS { Some(Why::ConnectTimeouts) } else { rate }
             }
             Evidence::Good => {
-                clear(&self.row);
-                self.ended.add(self.ticks.at(now));
+                self.succeed(now);
                 None
             }
-            Evidence::Bad => {
-                let row = self.row.fetch_add(1, Relaxed).saturating_add(1);
-                let rate = self.fail(settings, now);
-                // Again with each further row: the cap may have refused this one.
-                let is_row = settings.consecutive_failures.is_some_and(|most| row.is_multiple_of(most));
-                if is_row { Some(Why::Row) } else { rate }
-            }
+            Evidence::Bad => self.bad(settings, now),
             Evidence::Doubtful => self.fail(settings, now),
         }
+    }
+
+    fn succeed(&self, now: Instant) {
+        clear(&self.row);
+        self.ended.add(self.ticks.at(now));
+    }
+
+    /// One more in a row, and in the rate.
+    fn bad(&self, settings: &Outlier, now: Instant) -> Option<Why> {
+        let row = self.row.fetch_add(1, Relaxed).saturating_add(1);
+        let rate = self.fail(settings, now);
+        // Again with each further row: the cap may have refused this one.
+        let is_row = settings.consecutive_failures.is_some_and(|most| row.is_multiple_of(most));
+        if is_row { Some(Why::Row) } else { rate }
+    }
+
+    /// The body came to its end, of an answer whose head was counted by [`Mark::head`].
+    #[inline]
+    pub fn body_ended(&self, since: Began, now: Instant) {
+        if self.settings.is_some() && self.trusted_since(since) {
+            self.succeed(now);
+        }
+    }
+
+    /// The same body was cut, or fell silent: a failure like a connection that ends before the head.
+    /// With a report, the cluster's [`Judge`](super::Judge) is to be asked.
+    pub fn body_cut(&self, since: Began, blame: &mut Blame, now: Instant) -> Option<Report> {
+        let settings = self.settings.as_ref()?;
+        if !blame.spend() || !self.trusted_since(since) {
+            return None;
+        }
+        let says = Says::Fails(self.bad(settings, now)?);
+        Some(Report { generation: since.0.generation(), says })
+    }
+
+    fn trusted_since(&self, since: Began) -> bool {
+        let now = self.word.load();
+        now.standing() == Standing::Trusted && now.generation() == since.0.generation()
     }
 
     /// Counts a failure in the rate, and says whether the rate is to be compared.
@@ -163,6 +194,10 @@ fn clear(count: &AtomicU32) {
     }
 }
 
+/// How far an endpoint was trusted when an attempt began, for what its body says later.
+#[derive(Debug, Clone, Copy)]
+pub struct Began(Seen);
+
 /// One attempt at an endpoint. Dropped without its end it says nothing, and a probation's place is free
 /// again.
 #[must_use = "a mark dropped at once says nothing about the endpoint"]
@@ -180,12 +215,36 @@ impl Mark<'_> {
         self.probation
     }
 
-    /// Says how the attempt ended: once per attempt, when its answer's head is there or cannot come.
+    /// What a body that follows the head is to be counted with.
+    pub fn began(&self) -> Began {
+        Began(self.seen)
+    }
+
+    /// Says how the attempt ended: once per attempt, when its answer is there or cannot come.
     /// With a report, the cluster's [`Judge`](super::Judge) is to be asked.
     #[inline]
-    pub fn end(mut self, blame: &mut Blame, outcome: Outcome, sent: Sent, now: Instant) -> Option<Report> {
+    pub fn end(self, blame: &mut Blame, outcome: Outcome, sent: Sent, now: Instant) -> Option<Report> {
+        self.judged(blame, outcome, sent, true, now)
+    }
+
+    /// The same for an answer whose body is still to come: a good head alone ends no row, for
+    /// [`Record::body_ended`] or [`Record::body_cut`] follows. It does end a probation, which cannot
+    /// wait for a body without end.
+    #[inline]
+    pub fn head(self, blame: &mut Blame, outcome: Outcome, sent: Sent, now: Instant) -> Option<Report> {
+        self.judged(blame, outcome, sent, false, now)
+    }
+
+    fn judged(
+        mut self,
+        blame: &mut Blame,
+        outcome: Outcome,
+        sent: Sent,
+        whole: bool,
+        now: Instant,
+    ) -> Option<Report> {
         let settings = self.record.settings.as_ref()?;
-        let evidence = Evidence::of(outcome, sent);
+        let evidence = Evidence::of(outcome, sent, blame.is_first());
         if matches!(evidence, Evidence::Bad | Evidence::Doubtful) && !blame.spend() {
             return None;
         }
@@ -195,6 +254,9 @@ impl Mark<'_> {
         let says = if self.seen.standing() == Standing::Trusted {
             if outcome.status().is_some() {
                 clear(&self.record.timeouts);
+            }
+            if evidence == Evidence::Good && !whole {
+                return None;
             }
             Says::Fails(self.record.count(settings, evidence, now)?)
         } else {

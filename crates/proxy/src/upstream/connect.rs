@@ -36,10 +36,12 @@ pub(crate) async fn connect(addr: SocketAddr, within: Duration) -> Result<TcpStr
     let socket = SockRef::from(&stream);
     let keepalive =
         TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(3);
-    socket.set_tcp_nodelay(true).map_err(failed)?;
-    socket.set_tcp_keepalive(&keepalive).map_err(failed)?;
+    // It was accepted: what fails from here on is our side's.
+    let ours = |source: io::Error| ConnectError { addr, outcome: Outcome::Resource, source };
+    socket.set_tcp_nodelay(true).map_err(ours)?;
+    socket.set_tcp_keepalive(&keepalive).map_err(ours)?;
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT)).map_err(failed)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT)).map_err(ours)?;
     Ok(stream)
 }
 
@@ -53,9 +55,10 @@ pub(crate) fn judge(error: &io::Error) -> Outcome {
     }
 }
 
-/// EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM (Linux numbers).
+/// EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM, and EPERM and EACCES, by which this machine's own
+/// firewall forbids it (Linux numbers).
 pub(crate) fn is_local(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(24 | 23 | 99 | 105 | 12))
+    matches!(error.raw_os_error(), Some(24 | 23 | 99 | 105 | 12 | 1 | 13))
 }
 
 #[cfg(test)]
@@ -67,6 +70,8 @@ mod tests {
         for (number, outcome) in [
             (24, Outcome::Resource),
             (99, Outcome::Resource),
+            (1, Outcome::Resource),
+            (13, Outcome::Resource),
             (111, Outcome::ConnectRefused),
             (110, Outcome::ConnectTimeout),
             (113, Outcome::ConnectFailed),

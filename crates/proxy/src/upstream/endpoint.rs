@@ -66,6 +66,8 @@ pub(crate) struct Checkout<'a> {
     pub(crate) series: &'a ServiceSeries,
     /// May the request be sent again if the connection turns out to be dead?
     pub(crate) repeatable: bool,
+    /// Longest time for a new connection.
+    pub(crate) connect_within: Duration,
     /// Take no idle connection: the last one raced with its close.
     pub(crate) fresh: bool,
     pub(crate) now: Instant,
@@ -197,7 +199,7 @@ impl Endpoint {
             let detail = format!("{}: pool.max_connections are open", self.id.id);
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
-        let stream = connect::connect(self.addr, ask.policy.connect_timeout).await.map_err(|error| {
+        let stream = connect::connect(self.addr, ask.connect_within).await.map_err(|error| {
             CheckoutError { outcome: error.outcome, detail: format!("{error}: {}", error.source) }
         })?;
         ask.series.opened.inc();

@@ -3,7 +3,7 @@
 use outrigger_config::Outlier;
 use outrigger_policy::{
     Outcome, Sent,
-    outlier::{Blame, Event},
+    outlier::{Blame, Event, Trust},
 };
 
 use super::{BAD, GOOD, Rig, SECOND, words};
@@ -35,10 +35,11 @@ fn each_outcome_blames_as_much_as_it_proves() {
         (Outcome::ClosedMidHead, Some(5)),
         (Outcome::BadResponse, Some(5)),
         (Outcome::PerTryTimeout, Some(5)),
+        (Outcome::Timeout, Some(5)),
         // By their share alone, from twenty requests on.
         (Outcome::Status(500), Some(20)),
         (Outcome::Status(599), Some(20)),
-        (Outcome::Timeout, Some(20)),
+        (Outcome::Deadline, Some(20)),
         (Outcome::Status(200), None),
         (Outcome::Status(404), None),
         (Outcome::Status(429), None),
@@ -68,9 +69,91 @@ fn without_rows_and_rates_only_hard_evidence_counts() {
 fn a_request_that_waited_for_its_turn_blames_nobody() {
     let rig = Rig::new(3);
     for _ in 0..100 {
-        let mark = rig.records[0].begin(true).unwrap();
-        assert_eq!(mark.end(&mut Blame::default(), Outcome::Timeout, Sent::Nothing, rig.now), None);
+        for outcome in [Outcome::Timeout, Outcome::Deadline, Outcome::PerTryTimeout] {
+            let mark = rig.records[0].begin(true).unwrap();
+            assert_eq!(mark.end(&mut Blame::default(), outcome, Sent::Nothing, rig.now), None);
+        }
     }
+    assert_eq!(rig.records[0].trust(), Trust::Trusted);
+}
+
+#[test]
+fn whoever_gets_the_rest_of_a_time_out_is_not_blamed_as_one_who_had_all_of_it() {
+    for (before, shown) in [(false, "ET"), (true, "TT")] {
+        let mut rig = Rig::new(2);
+        for _ in 0..5 {
+            let mut blame = Blame::default();
+            if before {
+                rig.attempt(1, Outcome::Resource, &mut blame);
+            }
+            rig.attempt(0, Outcome::Timeout, &mut blame);
+        }
+        assert_eq!(rig.shown(), shown, "another attempt before: {before}");
+    }
+}
+
+/// One answer with a good head, and what becomes of its body.
+fn answer(rig: &mut Rig, at: usize, cut: bool) -> Vec<Event> {
+    let record = rig.records[at].clone();
+    let mark = record.begin(true).unwrap();
+    let (began, mut blame) = (mark.began(), Blame::default());
+    assert_eq!(mark.head(&mut blame, GOOD, Sent::Head, rig.now), None);
+    if !cut {
+        record.body_ended(began, rig.now);
+        return Vec::new();
+    }
+    let report = record.body_cut(began, &mut blame, rig.now);
+    report.map(|report| rig.judge.ask(&record, report, rig.now, 0)).unwrap_or_default()
+}
+
+#[test]
+fn five_answers_cut_in_a_row_take_an_endpoint_out_and_a_whole_one_ends_the_row() {
+    let mut rig = Rig::new(2);
+    for _ in 0..4 {
+        answer(&mut rig, 0, true);
+    }
+    answer(&mut rig, 0, false);
+    for _ in 0..4 {
+        answer(&mut rig, 0, true);
+    }
+    assert_eq!(rig.shown(), "TT");
+    answer(&mut rig, 0, true);
+    assert_eq!(rig.shown(), "ET");
+}
+
+#[test]
+fn a_cut_answer_and_a_gateway_status_are_one_row() {
+    let mut rig = Rig::new(2);
+    for _ in 0..2 {
+        answer(&mut rig, 0, true);
+        rig.request(0, BAD);
+    }
+    assert_eq!(rig.shown(), "TT");
+    answer(&mut rig, 0, true);
+    assert_eq!(rig.shown(), "ET");
+}
+
+#[test]
+fn a_body_that_is_cut_after_its_endpoint_went_out_says_nothing_new() {
+    let mut rig = Rig::new(2);
+    let record = rig.records[0].clone();
+    let begun: Vec<_> = (0..5)
+        .map(|_| {
+            let mark = record.begin(true).unwrap();
+            let began = mark.began();
+            assert_eq!(mark.head(&mut Blame::default(), GOOD, Sent::Head, rig.now), None);
+            began
+        })
+        .collect();
+    rig.requests(0, 5, BAD);
+    rig.pass(2 * SECOND);
+    rig.request(0, GOOD);
+    assert_eq!(rig.shown(), "TT");
+    for began in begun {
+        assert_eq!(record.body_cut(began, &mut Blame::default(), rig.now), None);
+    }
+    rig.requests(0, 4, BAD);
+    assert_eq!(rig.shown(), "TT", "what was cut before counts in no later row");
 }
 
 #[test]

@@ -115,20 +115,27 @@ impl Failed {
     }
 }
 
+/// How long an answer may be waited for without a doubt whether anybody is there, and how often the doubt is
+/// looked at from then on.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(250);
+
 /// Writes `request` and waits for the answer's head. The connection comes back with the answer;
-/// otherwise it is closed.
+/// otherwise it is closed. `doubt` is asked when nothing has come for a while: true, and nobody is there.
 pub(crate) async fn run(
     mut conn: Box<Conn>,
     request: Request<AttemptBody>,
     upload: Option<&Upload>,
     bounds: Bounds,
     timer: &mut LazyTimer,
+    doubt: impl Fn() -> bool,
 ) -> Result<(Response<Incoming>, Box<Conn>, Sent), Failed> {
     let line = conn.line().clone();
     let mark = Mark { read: line.read(), written: line.written(), line, reused: conn.reused() };
     // Without a budget: an answer that lies there and is not given for want of one would be lost, for
     // nobody is woken for it.
     let mut answer = pin!(unconstrained(conn.send(request)));
+    let mut doubt_at = bounds.begun + PATIENCE;
     let ended = poll_fn(|cx| {
         let turn = conn.drive(cx);
         // Only that turn can have brought an answer, so nobody has to be woken for it.
@@ -143,10 +150,18 @@ pub(crate) async fn run(
         }
         loop {
             let (at, due) = bounds.next(upload);
-            std::task::ready!(timer.poll_until(at, cx));
+            std::task::ready!(timer.poll_until(at.min(doubt_at), cx));
+            let now = Instant::now();
             // The body may have moved the end meanwhile.
-            if bounds.next(upload).0 <= Instant::now() {
+            if bounds.next(upload).0 <= now {
                 return Poll::Ready(Err(End::Due(due)));
+            }
+            if doubt_at <= now {
+                // While the app still sends, it is not the instance's turn to speak.
+                if due != Due::Body && doubt() {
+                    return Poll::Ready(Err(End::Lost));
+                }
+                doubt_at = now + LOOK;
             }
         }
     })
@@ -172,6 +187,8 @@ enum End {
     Error(hyper::Error),
     Closed,
     Due(Due),
+    /// Nobody is there any more.
+    Lost,
 }
 
 /// The connection's counters when the attempt began.
@@ -227,6 +244,11 @@ impl Mark {
                 body_timeout: true,
                 ..self.failed(Outcome::ClientGone, upload, "the request body stopped arriving".to_owned())
             },
+            (None, End::Lost) => {
+                let detail = "no answer, and the instance accepts no connections any more";
+                // No race with a close: a new connection to it would not be made.
+                Failed { raced: false, ..self.failed(self.closed(), upload, detail.to_owned()) }
+            }
             (None, End::Closed) => self.failed(self.closed(), upload, "the connection ended".to_owned()),
             (None, End::Error(error)) => {
                 let outcome = if error.is_parse() { Outcome::BadResponse } else { self.closed() };

@@ -197,7 +197,7 @@ impl<'a> Call<'a> {
                     Box::pin(self.hedged(cluster, one, upload, after, &tried, &mut blame, exchange)).await
                 }
                 None => {
-                    let mut ended = self.attempt(&endpoint, upload, bounds, &mut raced).await;
+                    let mut ended = self.attempt(cluster, &endpoint, upload, bounds, &mut raced).await;
                     let now = Instant::now();
                     self.account(cluster, one, &mut ended, &mut blame, now);
                     (ended, now, None)
@@ -310,12 +310,13 @@ impl<'a> Call<'a> {
     /// closed before any byte of an answer is nobody's failure, once.
     pub(crate) async fn attempt(
         &self,
+        cluster: &Cluster,
         endpoint: &Arc<Endpoint>,
         upload: Option<&Upload>,
         bounds: Bounds,
         raced: &mut bool,
     ) -> Attempted {
-        let ended = self.once(endpoint, upload, bounds, false).await;
+        let ended = self.once(cluster, endpoint, upload, bounds, false).await;
         let (race, sent) = match &ended {
             Err(failed) => (failed.raced, failed.sent),
             // Servers that give up on an idle connection say so with a 408 nobody asked for.
@@ -331,11 +332,12 @@ impl<'a> Call<'a> {
         *raced = true;
         drop(ended);
         self.terms.series.raced.inc();
-        self.once(endpoint, upload, bounds, true).await
+        self.once(cluster, endpoint, upload, bounds, true).await
     }
 
     async fn once(
         &self,
+        cluster: &Cluster,
         endpoint: &Arc<Endpoint>,
         upload: Option<&Upload>,
         bounds: Bounds,
@@ -345,7 +347,11 @@ impl<'a> Call<'a> {
         let body = upload.map_or_else(AttemptBody::empty, Upload::attempt);
         let mut timer = self.session.borrow_timer();
         let (response, conn, sent) =
-            attempt::run(conn, self.head(body, upload, bounds), upload, bounds, timer.get()).await?;
+            attempt::run(conn, self.head(body, upload, bounds), upload, bounds, timer.get(), || {
+                // Only a request that can go elsewhere gives up for it; a POST waits for as long as it may.
+                cluster.trust.doubt(endpoint, bounds.begun) && self.repeatable() && !bounds.last
+            })
+            .await?;
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS && !self.switches(&response) {
             let detail = "the instance switched to a protocol that nobody asked for".to_owned();

@@ -60,7 +60,7 @@ impl Call<'_> {
     ) -> (Attempted, Instant, Option<Arc<Endpoint>>) {
         let mut raced = (false, false);
         let bounds = first.bounds;
-        let mut one = pin!(self.attempt(first.endpoint, upload, bounds, &mut raced.0));
+        let mut one = pin!(self.attempt(cluster, first.endpoint, upload, bounds, &mut raced.0));
         if let Ok(mut ended) = timeout_at(Instant::now() + after, one.as_mut()).await {
             let now = Instant::now();
             self.account(cluster, first, &mut ended, blame, now);
@@ -76,7 +76,7 @@ impl Call<'_> {
         begin(other, exchange);
         let bounds = Bounds { begun: Instant::now(), ..bounds };
         let second = Try { endpoint: other, mark, bounds };
-        let mut two = pin!(self.attempt(other, upload, bounds, &mut raced.1));
+        let mut two = pin!(self.attempt(cluster, other, upload, bounds, &mut raced.1));
         let (mut ended, is_second) = tokio::select! {
             ended = one.as_mut() => (ended, false),
             ended = two.as_mut() => (ended, true),

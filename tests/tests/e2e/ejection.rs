@@ -1,7 +1,11 @@
 //! An instance that fails is not chosen any more, ahead of the registry, and is chosen again when it is
 //! well. The last one never goes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use outrigger_tests::{
     instance::{Answer, Instance, Kill},
@@ -130,27 +134,30 @@ async fn an_instance_that_lets_the_whole_time_out_pass_is_out_after_five() {
     assert_eq!((hung.count(), late, ejected(&sidecar, "soft")), (5, 5, 1.0));
 }
 
-/// A socket that listens and whose queue is full: a connection to it is neither accepted nor refused.
+/// A socket that listens and whose queue gets full: then a connection to it is neither accepted nor refused.
 struct Full {
     addr: SocketAddr,
-    _held: (Socket, Vec<Socket>),
+    listener: Socket,
+    queued: Vec<Socket>,
 }
 
 impl Full {
-    fn new() -> Self {
-        let open = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let listener = open();
+    fn not_yet() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         listener.bind(&any.into()).unwrap();
         listener.listen(0).unwrap();
         let addr = listener.local_addr().unwrap().as_socket().unwrap();
-        let mut queued = Vec::new();
+        Self { addr, listener, queued: Vec::new() }
+    }
+
+    fn filled(mut self) -> Self {
         loop {
-            let socket = open();
-            let connected = socket.connect_timeout(&addr.into(), Duration::from_millis(300));
-            queued.push(socket);
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            let connected = socket.connect_timeout(&self.addr.into(), Duration::from_millis(300));
+            self.queued.push(socket);
             if connected.is_err() {
-                return Self { addr, _held: (listener, queued) };
+                return self;
             }
         }
     }
@@ -160,11 +167,40 @@ impl Full {
 async fn an_instance_that_accepts_nothing_costs_two_attempts_and_no_request() {
     for settings in ["", "defaults: {timeout: 600ms}"] {
         let well = Instance::start("a").await;
-        let full = Full::new();
+        let full = Full::not_yet().filled();
         let services = Services::of("orders", &[&well]).and_at("orders", "full", full.addr, "");
         let sidecar = Sidecar::start(settings, &services).await;
         all_well(&sidecar, 20).await;
         let attempts = sidecar.metric("outrigger_attempts_total", &[("outcome", "connect_timeout")]);
         assert_eq!((attempts, ejected(&sidecar, "hard")), (2.0, 1.0), "{settings:?}");
     }
+}
+
+#[tokio::test]
+async fn a_request_leaves_a_host_that_has_vanished_long_before_its_time_is_over() {
+    let vanishing = Full::not_yet();
+    let listener = vanishing.listener.try_clone().unwrap();
+    // Answers one request on one connection, and is never heard of again.
+    let answering = tokio::task::spawn_blocking(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut head = [0; 1024];
+        assert!(socket.read(&mut head).unwrap() > 0);
+        socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlast").unwrap();
+        socket
+    });
+    let good = Instance::start("good").await;
+    let services = Services::of("orders", &[&good]).and_at("orders", "gone", vanishing.addr, "");
+    let sidecar = Sidecar::start("defaults: {connect_timeout: 200ms}", &services).await;
+    while sidecar.get("orders", "/").await.text() != "last" {}
+    let _silent = answering.await.unwrap();
+    let _full = tokio::task::spawn_blocking(|| vanishing.filled()).await.unwrap();
+
+    let since = Instant::now();
+    let mut posts = sidecar.client().await;
+    all_well(&sidecar, 4).await;
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    assert_eq!(ejected(&sidecar, "hard"), 1.0);
+    assert_eq!(sidecar.metric("outrigger_attempts_total", &[("outcome", "closed")]), 1.0);
+    // Its idle connection is not believed in, nor is it chosen.
+    assert_eq!(posts.post("orders", "/", "x").await.instance(), "good");
 }

@@ -43,6 +43,10 @@ pub(crate) struct Endpoint {
     /// Seconds since then, plus one, of the last answer; 0: none.
     well: AtomicU64,
     retired: AtomicBool,
+    /// Somebody looks whether it is there.
+    doubted: AtomicBool,
+    /// Milliseconds since it was made, plus one, of the last time that nobody was there; 0: never.
+    lost: AtomicU64,
     in_flight: AtomicUsize,
     most: usize,
     waiting: AtomicUsize,
@@ -97,6 +101,8 @@ impl Endpoint {
             made: Instant::now(),
             well: AtomicU64::new(0),
             retired: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             most,
             waiting: AtomicUsize::new(0),
@@ -117,6 +123,28 @@ impl Endpoint {
         let since = now.saturating_duration_since(self.made).as_secs() + 1;
         let well = self.well.load(Relaxed);
         well > 0 && since.saturating_sub(well) <= lately.as_secs()
+    }
+
+    /// True for the one who is to look whether it is there.
+    pub(crate) fn begin_doubt(&self) -> bool {
+        !self.doubted.swap(true, Relaxed)
+    }
+
+    /// What the look has shown.
+    pub(crate) fn end_doubt(&self, lost: bool, now: Instant) {
+        if lost {
+            self.lost.store(self.millis(now), Relaxed);
+        }
+        self.doubted.store(false, Relaxed);
+    }
+
+    /// Whether nobody was there at some time after `since`.
+    pub(crate) fn lost_after(&self, since: Instant) -> bool {
+        self.lost.load(Relaxed) > self.millis(since)
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.made).as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 
     /// An attempt failed, and it is to blame.

@@ -14,14 +14,14 @@ use std::{
 
 use outrigger_config as config;
 use outrigger_policy::{
-    Outcome,
+    Outcome, Sent,
     breaker::State,
-    outlier::{Counts, Event, Judge, Record, Report, ReturnedBy},
+    outlier::{Blame, Counts, Event, Judge, Record, Report, ReturnedBy},
 };
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tracing::{info, warn};
 
-use crate::upstream::{cluster::Cluster, connect};
+use crate::upstream::{cluster::Cluster, connect, endpoint::Endpoint};
 
 /// With nothing due, the breaker is looked at this often: while it is open, probes are due.
 const LOOK: Duration = Duration::from_millis(250);
@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct Trust {
     judge: Mutex<Judge>,
+    /// Endpoints whose silence is to be looked into.
+    doubted: Mutex<Vec<Arc<Endpoint>>>,
     /// Rung when something has changed, so that the task asks again what is due.
     bell: Notify,
     /// Endpoints taken out: because nobody accepts there, and because of what they answered.
@@ -42,6 +44,7 @@ impl Trust {
     pub(crate) fn new(settings: Option<&config::Outlier>) -> Self {
         Self {
             judge: Mutex::new(Judge::new(settings)),
+            doubted: Mutex::default(),
             bell: Notify::new(),
             hard: AtomicU64::new(0),
             soft: AtomicU64::new(0),
@@ -52,6 +55,19 @@ impl Trust {
     /// The breaker may have opened: ask again what is due.
     pub(crate) fn ring(&self) {
         self.bell.notify_one();
+    }
+
+    /// A request has waited long for this endpoint's answer: is anybody there at all? True once that is
+    /// known, and nobody is.
+    pub(crate) fn doubt(&self, endpoint: &Arc<Endpoint>, since: Instant) -> bool {
+        if endpoint.lost_after(since) {
+            return true;
+        }
+        if endpoint.begin_doubt() {
+            self.doubted.lock().unwrap_or_else(PoisonError::into_inner).push(endpoint.clone());
+            self.bell.notify_one();
+        }
+        false
     }
 
     fn judge(&self) -> MutexGuard<'_, Judge> {
@@ -131,6 +147,11 @@ pub(crate) async fn watch(cluster: Arc<Cluster>) {
         for record in due.probes {
             probes.spawn(probe(cluster.clone(), record));
         }
+        let doubted =
+            std::mem::take(&mut *cluster.trust.doubted.lock().unwrap_or_else(PoisonError::into_inner));
+        for endpoint in doubted {
+            probes.spawn(examine(cluster.clone(), endpoint));
+        }
         let look = Instant::now() + LOOK;
         let next = due.next.map_or(look, |next| Instant::from_std(next).min(look));
         // Nobody out, nothing open: only a ring can change that.
@@ -141,6 +162,33 @@ pub(crate) async fn watch(cluster: Arc<Cluster>) {
             () = tokio::time::sleep_until(next), if !quiet => {}
         }
     }
+}
+
+/// Looks whether anybody is there, at the other end of requests that wait. A host that has vanished sends
+/// no reset, so each connection to it would be believed in until its request's time is over. What is
+/// found counts as any attempt's connect: two time-outs with no answer between take the endpoint out.
+async fn examine(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
+    let within = cluster.view.load().terms.policy.connect_timeout;
+    let mut silent = 0;
+    while silent < 2 {
+        let Err(error) = connect::connect(endpoint.addr, within).await else { break };
+        let now = Instant::now();
+        if let Some(mark) = endpoint.record.begin(true)
+            && let Some(report) =
+                mark.end(&mut Blame::default(), error.outcome, Sent::Nothing, now.into_std())
+        {
+            cluster.trust.report(&cluster, &endpoint.record, report, now);
+        }
+        // One that refuses is there: what it has begun it may well be ending.
+        if !matches!(error.outcome, Outcome::ConnectTimeout | Outcome::ConnectFailed) {
+            break;
+        }
+        silent += 1;
+    }
+    if silent == 2 {
+        warn!(service = %cluster.label, instance = %endpoint.id.id, "instance does not answer, nor accept connections");
+    }
+    endpoint.end_doubt(silent == 2, Instant::now());
 }
 
 /// Tries a connection, which is closed at once.

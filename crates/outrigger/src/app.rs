@@ -172,12 +172,12 @@ impl App {
     }
 
     /// Where the app sends its requests.
-    pub fn outbound_addrs(&self) -> &[SocketAddr] {
+    pub fn outbound_addrs(&self) -> Vec<SocketAddr> {
         self.parts.proxy.outbound_addrs()
     }
 
     /// Upstreams with a port of their own, and where those are.
-    pub fn upstream_addrs(&self) -> &[(String, SocketAddr)] {
+    pub fn upstream_addrs(&self) -> Vec<(String, SocketAddr)> {
         self.parts.proxy.upstream_addrs()
     }
 

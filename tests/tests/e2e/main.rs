@@ -19,6 +19,8 @@ mod keepalive;
 mod lifecycle;
 mod limits;
 mod outage;
+mod reload;
+mod reload_listeners;
 mod retries;
 mod routing;
 mod streams_cut;

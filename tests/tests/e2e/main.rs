@@ -21,6 +21,7 @@ mod limits;
 mod outage;
 mod reload;
 mod reload_listeners;
+mod reload_process;
 mod retries;
 mod routing;
 mod streams_cut;

@@ -201,7 +201,7 @@ fn live(health: Option<ReportedHealth>) -> Life {
     let sender = watch::Sender::new(health);
     let board = Board::new(Phase::AwaitingApp, "orders-1");
     let probe = tokio::spawn(std::future::pending());
-    let keeper = Keeper::with_health(fake.clone(), wanted(), sender.subscribe(), probe, board.clone());
+    let keeper = Keeper::with_health(fake.clone(), wanted(), sender.clone(), probe, board.clone());
     Life { fake, health: sender, board, keeper, start: Instant::now() }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use outrigger_config::{Config, Listen, Loaded, OnAppExit, Origins, Service, Workers as Count};
 use outrigger_discovery::{Discovery, ServiceStatus};
-use outrigger_proxy::{ClusterStatus, Proxy, Workers};
+use outrigger_proxy::{BindError, ClusterStatus, Proxy, Workers};
 use outrigger_registry::Registrar;
 use prometheus::IntCounter;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -395,6 +395,20 @@ impl Parts {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A wider or narrower form of an address that is listened on cannot be had beside it.
+    fn no_address(&self, error: &BindError) -> Refused {
+        let ours = self.proxy.outbound_addrs().into_iter();
+        let mut ours = ours.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr));
+        let text = telemetry::causes(error);
+        let overlaps = ours.find(|addr| addr.port() == error.addr.port());
+        Refused::Address(match overlaps {
+            Some(addr) => {
+                format!("{text}; this sidecar listens on {addr}: choose another port, or restart it")
+            }
+            None => text,
+        })
+    }
+
     /// One reload: first all that can fail, then all that cannot.
     async fn reload(self: Arc<Self>, network: Network, pages: Pages) -> Outcome {
         let read = match self.source.get() {
@@ -407,14 +421,15 @@ impl Parts {
         let running = self.running().loaded.clone();
         let outrigger_config::Reload { next, changed, needs_restart } =
             outrigger_config::reload(&running, read);
-        let address = |error: &dyn std::error::Error| Refused::Address(telemetry::causes(error));
         let (old, new) = (&running.config.admin.metrics_listen, &next.config.admin.metrics_listen);
         let moves = old != new;
         let bound = match new {
-            Some(listen) if moves => Some(bind_network(listen).map_err(|error| address(&error))?),
+            Some(listen) if moves => {
+                Some(bind_network(listen).map_err(|error| Refused::Address(telemetry::causes(&error)))?)
+            }
             Some(_) | None => None,
         };
-        let prepared = self.proxy.prepare(&next.config).map_err(|error| address(&error))?;
+        let prepared = self.proxy.prepare(&next.config).map_err(|error| self.no_address(&error))?;
 
         for warning in &next.warnings {
             warn!(%warning, "settings");

@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use outrigger_config::{Config, Listen, ListenHost, Upstream};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::{
     listener::{BindError, bind},
@@ -131,6 +131,8 @@ impl Places {
                 Held::Door(old) => {
                     // The socket is the accept task's, and goes on; what it reads is swapped.
                     let now = Entrance::new(cluster, token());
+                    let service = upstream.map(|upstream| &*upstream.service);
+                    info!(addr = %old.addr, service, "carrying requests to another service");
                     moved.retired.push(old.entrance.swap(now));
                     moved.doors.push(old);
                 }
@@ -147,6 +149,7 @@ impl Places {
             }
         }
         for gone in before.iter().filter(|door| !moved.doors.iter().any(|one| Arc::ptr_eq(one, door))) {
+            info!(addr = %gone.addr, "no longer listening; connections there end with their next answer");
             gone.closing.cancel();
             moved.retired.push(gone.entrance.load_full());
         }

@@ -18,6 +18,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
+use tracing::info;
 
 use crate::{
     doors::{Door, Moved, Places},
@@ -152,7 +153,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When an address is taken.
-    pub fn prepare(&self, config: &config::Config) -> Result<Prepared, StartError> {
+    pub fn prepare(&self, config: &config::Config) -> Result<Prepared, BindError> {
         let open = lock(&self.doors).clone();
         Ok(Prepared { places: Places::hold(config, &open)?, config: config.clone() })
     }
@@ -166,6 +167,9 @@ impl Proxy {
         self.shared.directory.adopt(&config).await;
         self.shared.rules.store(Arc::new(Rules::new(&config)));
         let opened = self.move_to(places, &config);
+        for Bound { door, .. } in &opened {
+            info!(addr = %door.addr, service = door.service(), "listening");
+        }
         self.listen(opened);
     }
 

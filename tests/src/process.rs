@@ -63,14 +63,8 @@ impl Process {
     /// It cannot be started.
     pub fn start(settings: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("outrigger-e2e-").tempdir().expect("a directory");
-        let mut text = settings.to_owned();
-        for section in ["outbound", "admin"] {
-            if !settings.lines().any(|line| line.starts_with(&format!("{section}:"))) {
-                let _ = write!(text, "\n{section}: {{listen: \"127.0.0.1:0\"}}");
-            }
-        }
         let file = dir.path().join("outrigger.yaml");
-        std::fs::write(&file, text).expect("write outrigger.yaml");
+        std::fs::write(&file, with_listeners(settings)).expect("write outrigger.yaml");
         let log = std::fs::File::create(dir.path().join("log")).expect("create the log");
         let mut command = Command::new(binary());
         command.args(["run", "--log-format", "json", "-c"]).arg(file);
@@ -137,7 +131,26 @@ impl Process {
         wait::until("it is ready", wait::BOUND, async || self.ask("/readyz").await.status == 200).await;
     }
 
-    /// Sends a signal: `TERM`, `INT`, `KILL`, `STOP`, `CONT`.
+    /// Replaces its settings file; nobody is told.
+    ///
+    /// # Panics
+    /// It cannot be written.
+    pub fn write(&self, settings: &str) {
+        let file = self.dir.path().join("outrigger.yaml");
+        std::fs::write(file, with_listeners(settings)).expect("write outrigger.yaml");
+    }
+
+    /// The value of a metric without labels, or of a series as it is printed.
+    ///
+    /// # Panics
+    /// There is no such series.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let page = self.ask("/metrics").await.text();
+        let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
+        value.unwrap_or_else(|| panic!("no {series} in\n{page}"))
+    }
+
+    /// Sends a signal: `TERM`, `INT`, `HUP`, `KILL`, `STOP`, `CONT`.
     ///
     /// # Panics
     /// There is no such process any more.
@@ -169,6 +182,17 @@ impl Drop for Process {
             let _ = writeln!(std::io::stderr(), "log of outrigger {}:\n{}", self.child.id(), self.log());
         }
     }
+}
+
+/// The settings, and any free port for the listeners of which they say nothing.
+fn with_listeners(settings: &str) -> String {
+    let mut text = settings.to_owned();
+    for section in ["outbound", "admin"] {
+        if !settings.lines().any(|line| line.starts_with(&format!("{section}:"))) {
+            let _ = write!(text, "\n{section}: {{listen: \"127.0.0.1:0\"}}");
+        }
+    }
+    text
 }
 
 /// Runs `outrigger` with these arguments to its end.

@@ -113,6 +113,17 @@ impl Sidecar {
         Self { proxy, discovery, metrics, addr, dir }
     }
 
+    /// Goes on by other settings, written as for [`Sidecar::start`].
+    ///
+    /// # Panics
+    /// They are wrong, or an address of theirs cannot be had.
+    pub async fn adopt(&self, settings: &str) {
+        let config = config(settings, &self.file());
+        let prepared = self.proxy.prepare(&config).unwrap_or_else(|error| panic!("prepare: {error}"));
+        self.discovery.adopt(config.discovery);
+        wait::within("it goes by other settings", self.proxy.adopt(prepared)).await;
+    }
+
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr

@@ -13,7 +13,8 @@
 //! | `overrides` | flags and environment variables, and the key that each one sets |
 //! | `check` | tree and overrides → [`Config`]; gathers every problem instead of stopping at the first |
 //! | `units`, `address`, `names` | one value each: durations, sizes, listeners, service names |
-//! | `settings` | [`Config`] → flat list of keys and values, for `render` and `summary` |
+//! | `settings` | [`Config`] → flat list of keys and values, for `render`, `summary` and `reload` |
+//! | `reload` | what runs and what was read → what runs next, and what that changes |
 //!
 //! It declines to open what the settings point at (certificates, token files, instance files), to
 //! resolve names and to bind: those fail later, where they are used.
@@ -28,6 +29,7 @@ mod names;
 mod origin;
 mod overrides;
 mod raw;
+mod reload;
 mod render;
 mod schema;
 mod settings;
@@ -39,6 +41,7 @@ pub use load::{Loaded, MAX_FILE_BYTES, load, load_path};
 pub use model::*;
 pub use origin::{Origin, Origins};
 pub use overrides::{Environment, Overrides, VARIABLES};
+pub use reload::{Change, FIXED, Reload, fingerprint, reload};
 pub use render::render;
 pub use schema::keys;
 pub use summary::summary;

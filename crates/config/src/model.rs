@@ -2,7 +2,8 @@
 //!
 //! A value of these types is already right: ranges were checked, names were parsed, time-outs are
 //! consistent. Nothing here reads files, and nothing knows serde: see `raw` for the shape of
-//! the file and `check` for how one becomes the other.
+//! the file and `check` for how one becomes the other. A reload follows every setting that does not say
+//! that it needs a restart.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +20,14 @@ use std::{
 pub struct Config {
     /// The local app to register. Absent: nothing is registered, the sidecar only routes.
     pub service: Option<Service>,
-    /// Where instances are learned from, and where the app is registered.
+    /// Where instances are learned from, and where the app is registered. Needs a restart.
     pub registry: Registry,
     /// How many services are watched, and for how long.
     pub discovery: Discovery,
     /// Folder in which the last good answers outlive a restart. Default: the first folder of
     /// `$STATE_DIRECTORY` (which systemd sets), else `outrigger` under `$XDG_STATE_HOME`, else
     /// `.local/state/outrigger` under `$HOME`. Absent (none of the three, or `off`): a restart
-    /// forgets them.
+    /// forgets them. Needs a restart.
     pub state_dir: Option<PathBuf>,
     /// The listener that the app sends its requests to.
     pub outbound: Outbound,
@@ -41,7 +42,7 @@ pub struct Config {
     /// What becomes of the sidecar when the app that it started (`outrigger run -- app`) ends by itself.
     /// Default `exit`. Means nothing where the app is started by somebody else.
     pub on_app_exit: OnAppExit,
-    /// Data-plane threads. Default `auto`: min(available cores, 2).
+    /// Data-plane threads. Default `auto`: min(available cores, 2). Needs a restart.
     pub workers: Workers,
     /// What is logged, and how.
     pub log: Log,
@@ -642,7 +643,7 @@ impl Default for Pool {
 /// The admin side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where everything is served. Default `localhost:7079`.
+    /// Where everything is served. Default `localhost:7079`. Needs a restart.
     pub listen: Listen,
     /// A second listener with metrics and health alone, for the network. Absent: none.
     pub metrics_listen: Option<Listen>,
@@ -728,7 +729,7 @@ pub enum Workers {
 pub struct Log {
     /// Filter, as `info` or `warn,outrigger_proxy=debug`. Default `info`; `OUTRIGGER_LOG` wins.
     pub level: String,
-    /// How. Default `auto`: text on a terminal, JSON otherwise.
+    /// How. Default `auto`: text on a terminal, JSON otherwise. Needs a restart.
     pub format: LogFormat,
     /// One line per request. Default false.
     pub access: bool,

@@ -1,7 +1,7 @@
 //! [`Config`] → a flat list of dotted keys and values, in the order of a settings file. What `render`
 //! and `summary` show; a secret never gets this far.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use crate::{
     AwaitApp, Balance, CircuitBreaker, Config, Consul, Hedge, LogFormat, OnAppExit, Origin, Origins, Outlier,
@@ -25,8 +25,31 @@ pub(crate) enum Shown {
     Map(BTreeMap<String, String>),
 }
 
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::List(items) => write!(f, "[{}]", items.join(", ")),
+            Self::Map(entries) => {
+                let entries = entries.iter().map(|(key, value)| format!("{key}: {value}"));
+                write!(f, "{{{}}}", entries.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
 /// Every setting with its value. Of an upstream only what it says itself: the rest is the defaults'.
 pub(crate) fn settings(config: &Config, origins: &Origins) -> Vec<Setting> {
+    those(config, |key| *origin(origins, key) != Origin::Default)
+}
+
+/// Every setting with its value, of an upstream too.
+pub(crate) fn every_setting(config: &Config) -> Vec<Setting> {
+    those(config, |_| true)
+}
+
+/// `wanted`: which of an upstream's policy.
+fn those(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<Setting> {
     let mut list = List(Vec::new());
     if let Some(service) = &config.service {
         list.service(service);
@@ -39,7 +62,7 @@ pub(crate) fn settings(config: &Config, origins: &Origins) -> Vec<Setting> {
     list.outbound(config);
     list.policy("defaults", &config.defaults, |_| true);
     for (n, upstream) in config.upstreams.iter().enumerate() {
-        list.upstream(&format!("upstreams[{n}]"), upstream, origins);
+        list.upstream(&format!("upstreams[{n}]"), upstream, &wanted);
     }
     list.rest(config);
     list.0
@@ -150,14 +173,14 @@ impl List {
         self.text("outbound.limits.tunnel_idle", format_duration(limits.tunnel_idle));
     }
 
-    fn upstream(&mut self, path: &str, upstream: &Upstream, origins: &Origins) {
+    fn upstream(&mut self, path: &str, upstream: &Upstream, wanted: impl Fn(&str) -> bool) {
         self.text(join(path, "service"), &upstream.service);
         self.some(&join(path, "listen"), upstream.listen.as_ref());
         if !upstream.tags.is_empty() {
             self.list(join(path, "tags"), &upstream.tags);
         }
         self.some(&join(path, "datacenter"), upstream.datacenter.as_ref());
-        self.policy(path, &upstream.policy, |key| *origin(origins, key) != Origin::Default);
+        self.policy(path, &upstream.policy, wanted);
     }
 
     /// The settings of a policy that `wanted` picks by their key.
@@ -256,8 +279,8 @@ impl List {
     }
 }
 
-impl std::fmt::Display for Workers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Count(n) => n.fmt(f),
@@ -265,8 +288,8 @@ impl std::fmt::Display for Workers {
     }
 }
 
-impl std::fmt::Display for Propagation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Propagation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Measured => f.write_str("measured"),
             Self::Fixed(wait) => f.write_str(&format_duration(*wait)),

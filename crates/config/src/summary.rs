@@ -50,15 +50,7 @@ fn table(out: &mut String, set: &[&Setting], loaded: &Loaded) {
 }
 
 fn short(value: &Shown) -> String {
-    let text = match value {
-        Shown::Text(text) => text.clone(),
-        Shown::List(items) => format!("[{}]", items.join(", ")),
-        Shown::Map(entries) => {
-            let entries = entries.iter().map(|(key, value)| format!("{key}: {value}"));
-            format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
-        }
-    };
-    let text = text.replace(char::is_control, "?");
+    let text = value.to_string().replace(char::is_control, "?");
     match text.char_indices().nth(WIDTH) {
         Some((cut, _)) => format!("{}…", &text[..cut]),
         None => text,

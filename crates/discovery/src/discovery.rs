@@ -82,6 +82,13 @@ impl Discovery {
         self.shared.examiner.set(evidence);
     }
 
+    /// Goes on by other settings. Nobody who is watched is dropped; answers are doubted by the new rules
+    /// from each watch's next one on.
+    pub fn adopt(&self, settings: outrigger_config::Discovery) {
+        self.table.adopt(settings);
+        self.shared.examiner.adopt(settings.guard.unwrap_or_default().probe);
+    }
+
     /// Follows `query`: starts to watch it, or shares the watch that is there. Never waits: what is
     /// known at once is [`Follower::snapshot`], and [`Follower::first_answer`] waits for more.
     ///

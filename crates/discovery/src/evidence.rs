@@ -9,7 +9,10 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -80,12 +83,19 @@ pub(crate) struct Examiner {
     /// Replaced once, by the proxy, which is made after discovery.
     evidence: Mutex<Arc<dyn Evidence>>,
     permits: Semaphore,
-    probe: Duration,
+    /// Longest wait for an answer, in milliseconds.
+    probe: AtomicU64,
 }
 
 impl Examiner {
     pub(crate) fn new(probe: Duration) -> Self {
+        let probe = AtomicU64::new(millis(probe));
         Self { evidence: Mutex::new(Arc::new(Connections)), permits: Semaphore::new(AT_ONCE), probe }
+    }
+
+    /// From the next question on, an answer is waited for this long.
+    pub(crate) fn adopt(&self, probe: Duration) {
+        self.probe.store(millis(probe), Relaxed);
     }
 
     pub(crate) fn set(&self, evidence: Arc<dyn Evidence>) {
@@ -122,12 +132,17 @@ impl Examiner {
     async fn answers(&self, evidence: &dyn Evidence, addr: SocketAddr) -> bool {
         // Never closed; if it were, nobody would be blamed for it.
         let Ok(_permit) = self.permits.acquire().await else { return true };
-        timeout(self.probe, evidence.answers(addr)).await.unwrap_or(false)
+        let probe = Duration::from_millis(self.probe.load(Relaxed));
+        timeout(probe, evidence.answers(addr)).await.unwrap_or(false)
     }
 
     fn evidence(&self) -> Arc<dyn Evidence> {
         self.evidence.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! A share in the watch of one service.
 
-use std::{future::pending, sync::Arc};
+use std::{
+    future::pending,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use outrigger_registry::Query;
 use tokio::sync::watch;
@@ -19,7 +22,7 @@ use crate::{
 pub struct Follower {
     entry: Arc<Entry>,
     table: Arc<Table>,
-    kind: Kind,
+    kind: Mutex<Kind>,
     bell: watch::Receiver<u64>,
     /// The version last returned by [`Follower::changed`].
     seen: u64,
@@ -29,12 +32,19 @@ impl Follower {
     /// A share that [`Table::join`] has already counted.
     pub(crate) fn new(entry: Arc<Entry>, table: Arc<Table>, kind: Kind) -> Self {
         let bell = entry.subscribe();
-        Self { entry, table, kind, bell, seen: 0 }
+        Self { entry, table, kind: Mutex::new(kind), bell, seen: 0 }
     }
 
     /// What is followed.
     pub fn query(&self) -> &Query {
         &self.entry.query
+    }
+
+    /// Follows for another reason from now on: the settings name the service, or no longer do.
+    pub fn set_kind(&self, kind: Kind) {
+        let mut now = self.kind.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *now, kind);
+        self.table.change_kind(&self.entry.query, before, kind);
     }
 
     /// What is known now. One atomic load; never waits.
@@ -82,6 +92,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.table.leave(&self.entry.query, self.kind);
+        let kind = *self.kind.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.table.leave(&self.entry.query, kind);
     }
 }

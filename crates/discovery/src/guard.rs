@@ -111,6 +111,14 @@ impl Guard {
         Self { rules, suspects: BTreeMap::new(), listed: Arc::from([]) }
     }
 
+    /// Goes on by other rules. Without any, nobody is kept any longer than the next answer.
+    pub(crate) fn adopt(&mut self, rules: Option<outrigger_config::Guard>) {
+        self.rules = rules;
+        if rules.is_none() {
+            self.suspects.clear();
+        }
+    }
+
     /// Whether anybody is kept against the registry's word.
     pub(crate) fn doubts(&self) -> bool {
         !self.suspects.is_empty()

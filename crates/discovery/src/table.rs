@@ -70,7 +70,7 @@ impl Refused {
 /// Every watched service.
 #[derive(Debug)]
 pub(crate) struct Table {
-    settings: outrigger_config::Discovery,
+    settings: Mutex<outrigger_config::Discovery>,
     /// Parent of every watcher's token.
     stop: CancellationToken,
     state: Mutex<State>,
@@ -98,11 +98,17 @@ struct Slot {
 
 impl Table {
     pub(crate) fn new(settings: outrigger_config::Discovery) -> Self {
-        Self { settings, stop: CancellationToken::new(), state: Mutex::default() }
+        Self { settings: Mutex::new(settings), stop: CancellationToken::new(), state: Mutex::default() }
     }
 
-    pub(crate) fn settings(&self) -> &outrigger_config::Discovery {
-        &self.settings
+    /// What holds now.
+    pub(crate) fn settings(&self) -> outrigger_config::Discovery {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Other settings hold from now on. Who is watched stays: a lower quota refuses whoever comes.
+    pub(crate) fn adopt(&self, settings: outrigger_config::Discovery) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     /// Counts one more follower of `query`. For its first one, `start` is called to start the
@@ -134,7 +140,7 @@ impl Table {
 
     /// Whether one more service may be watched.
     fn admit(&self, state: &State, kind: Kind) -> Result<(), Refused> {
-        let outrigger_config::Discovery { max_services, max_unknown, .. } = self.settings;
+        let outrigger_config::Discovery { max_services, max_unknown, .. } = self.settings();
         if kind == Kind::Declared {
             return Ok(());
         }
@@ -145,6 +151,14 @@ impl Table {
             return Err(Refused::TooManyUnknown { limit: max_unknown });
         }
         Ok(())
+    }
+
+    /// One of the followers is of another kind from now on.
+    pub(crate) fn change_kind(&self, query: &Query, from: Kind, to: Kind) {
+        self.lock().count(query, |slot| {
+            slot.declared -= usize::from(from == Kind::Declared);
+            slot.declared += usize::from(to == Kind::Declared);
+        });
     }
 
     /// Takes one follower off; with the last one the entry goes and its watcher is told to stop.

@@ -2,38 +2,45 @@
 //!
 //! [`App::start`] binds every socket first, so that an occupied port is an error and not a surprise
 //! later; then it learns, registers and becomes ready in the background while it already routes.
-//! [`App::shutdown`] is the way out that no caller notices. The runtime that calls is the control
+//! [`App::reload`] is the start again, with something to keep. [`App::shutdown`] is the way out that no
+//! caller notices. The runtime that calls is the control
 //! plane's; the data plane's threads belong to [`Proxy`].
 
-use std::{net::SocketAddr, sync::Arc, thread};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    thread,
+};
 
-use outrigger_config::{Config, Drain, Origins, Workers as Count};
+use outrigger_config::{Config, Listen, Loaded, OnAppExit, Origins, Service, Workers as Count};
 use outrigger_discovery::{Discovery, ServiceStatus};
-use outrigger_proxy::{ClusterStatus, Proxy, Workers};
+use outrigger_proxy::{BindError, ClusterStatus, Proxy, Workers};
+use outrigger_registry::Registrar;
 use prometheus::IntCounter;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::warn;
 
 use crate::{
     admin::{self, Bound, Own, Pages, Server, Sources},
     lifecycle::{
         Life, Plan, Standing, State, callers::Callers, drain::Traffic, host_name, port, registration,
     },
-    limits, registry, telemetry,
+    limits, registry,
+    reload::{self, Applied, Desk, Outcome, Refused, Source},
+    telemetry::{self, Logs},
 };
 
 /// One sidecar, running. Dropping it ends it without leaving the registry.
 #[derive(Debug)]
 pub struct App {
-    life: Life,
     parts: Arc<Parts>,
     metrics: prometheus::Registry,
-    /// The admin side, then the listener with metrics alone.
-    servers: Vec<Server>,
-    admin_addrs: Vec<SocketAddr>,
-    metrics_addrs: Vec<SocketAddr>,
-    drain: Drain,
-    /// The local app's.
-    port: Option<u16>,
+    admin: Server,
+    network: Network,
+    /// Runs the reloads that are asked for.
+    reloads: AbortOnDropHandle<()>,
     /// `outrigger_app_starts_total`
     starts: IntCounter,
     /// See [`Plan::started`].
@@ -118,6 +125,7 @@ impl App {
         let metrics = telemetry::metrics()?;
         let starts = IntCounter::new("outrigger_app_starts_total", "How often the sidecar started the app.")?;
         metrics.register(Box::new(starts.clone()))?;
+        let meters = reload::Meters::register(&metrics, &config)?;
         let opened = registry::open(&config.registry, &metrics).map_err(|error| StartError::Registry {
             place: registry::place(&config.registry),
             source: Box::new(error),
@@ -131,8 +139,7 @@ impl App {
         };
 
         let admin = bind("the admin side", &config.admin.listen)?;
-        let network = config.admin.metrics_listen.as_ref().map(|listen| bind("the metrics listener", listen));
-        let network = network.transpose()?;
+        let network = config.admin.metrics_listen.as_ref().map(bind_network).transpose()?;
         let proxy = Arc::new(Proxy::bind(&config, discovery.clone(), &metrics, workers)?);
         discovery.set_evidence(proxy.evidence());
 
@@ -145,39 +152,73 @@ impl App {
         if app == Local::Runs {
             started.cancel();
         }
-        let plan = config.service.as_ref().zip(opened.registrar).map(|(service, registrar)| Plan {
-            started: started.clone(),
-            registrar,
-            registration: registration(service, &host_name()),
-            probe: service.health.clone(),
-        });
+        let registrar = opened.registrar;
+        let plan = plan(&config, registrar.as_ref(), &started);
         let life = Life::start(first_answers, plan, Callers::new(config.drain, discovery.clone()));
         life.observe(&metrics)?;
 
-        let parts = Arc::new(Parts { proxy, discovery });
-        let pages = Pages {
-            vitals: life.vitals().clone(),
-            metrics: metrics.clone(),
-            config: outrigger_config::render(&config, origins).into(),
-            sources: parts.clone(),
-        };
+        let (desk, turns) = reload::desk();
         let own = Own::new(&config.admin.listen);
-        let mut servers = vec![Server::start(admin, admin::everything(pages.clone(), own))];
-        servers.extend(network.map(|bound| Server::start(bound, admin::metrics_alone(pages))));
-        let addrs =
-            |n: usize| servers.get(n).map_or_else(Vec::new, |server: &Server| server.addrs().to_vec());
-        let (admin_addrs, metrics_addrs) = (addrs(0), addrs(1));
-        let (drain, port) = (config.drain, config.service.map(|service| service.port));
-        Ok(Self { life, parts, metrics, servers, admin_addrs, metrics_addrs, drain, port, starts, started })
+        let running = Running::new(Loaded { config, origins: origins.clone(), warnings: Vec::new() });
+        let parts = Arc::new(Parts {
+            proxy,
+            discovery,
+            life,
+            registrar,
+            started: started.clone(),
+            desk,
+            source: OnceLock::new(),
+            logs: OnceLock::new(),
+            running: Mutex::new(running),
+        });
+        let pages =
+            Pages { vitals: parts.life.vitals().clone(), metrics: metrics.clone(), sources: parts.clone() };
+        let network = network.map(|bound| Server::start(bound, admin::metrics_alone(pages.clone())));
+        let network = Network(Arc::new(Mutex::new(network)));
+        let admin = Server::start(admin, admin::everything(pages.clone(), own));
+        let reloads = {
+            let (parts, network) = (parts.clone(), network.clone());
+            turns.run(meters, move || parts.clone().reload(network.clone(), pages.clone()))
+        };
+        let reloads = AbortOnDropHandle::new(tokio::spawn(reloads));
+        Ok(Self { parts, metrics, admin, network, reloads, starts, started })
+    }
+
+    /// Says where settings are read again for a reload and, where the process logs by them, how to change
+    /// that. Without it, or a second time, nothing changes.
+    pub fn reload_from(&self, source: Source, logs: Option<Logs>) {
+        let _ = self.parts.source.set(source);
+        if let Some(logs) = logs {
+            let _ = self.parts.logs.set(logs);
+        }
+    }
+
+    /// Reads the settings again and goes on by them: no connection is dropped, and nothing that was
+    /// learned is forgotten.
+    ///
+    /// # Errors
+    /// When the settings are wrong, or an address of theirs cannot be had; everything is as it was, then.
+    pub async fn reload(&self) -> Outcome {
+        self.parts.desk.reload().await
+    }
+
+    /// The settings that it goes by.
+    pub fn config(&self) -> Config {
+        self.parts.running().loaded.config.clone()
+    }
+
+    /// What becomes of it when the app ends by itself.
+    pub fn on_app_exit(&self) -> OnAppExit {
+        self.parts.running().loaded.config.on_app_exit
     }
 
     /// Where the app sends its requests.
-    pub fn outbound_addrs(&self) -> &[SocketAddr] {
+    pub fn outbound_addrs(&self) -> Vec<SocketAddr> {
         self.parts.proxy.outbound_addrs()
     }
 
     /// Upstreams with a port of their own, and where those are.
-    pub fn upstream_addrs(&self) -> &[(String, SocketAddr)] {
+    pub fn upstream_addrs(&self) -> Vec<(String, SocketAddr)> {
         self.parts.proxy.upstream_addrs()
     }
 
@@ -188,27 +229,28 @@ impl App {
 
     /// Every address of the admin side.
     pub fn admin_addrs(&self) -> &[SocketAddr] {
-        &self.admin_addrs
+        self.admin.addrs()
     }
 
     /// Where metrics and health alone are served; empty without `admin.metrics_listen`.
-    pub fn metrics_addrs(&self) -> &[SocketAddr] {
-        &self.metrics_addrs
+    pub fn metrics_addrs(&self) -> Vec<SocketAddr> {
+        self.network.lock().as_ref().map_or_else(Vec::new, |server| server.addrs().to_vec())
     }
 
     /// Where the process stands.
     pub fn state(&self) -> State {
-        self.life.vitals().state()
+        self.parts.life.vitals().state()
     }
 
     /// Where the registration stands.
     pub fn registration(&self) -> Standing {
-        self.life.vitals().standing()
+        self.parts.life.vitals().standing()
     }
 
     /// Resolves once it is ready, or draining already. It may never: put a time-out around it.
     pub async fn ready(&self) {
-        self.life
+        self.parts
+            .life
             .vitals()
             .reached(|state| matches!(state, State::Ready | State::Draining | State::Gone))
             .await;
@@ -227,39 +269,39 @@ impl App {
     /// Resolves once requests are carried: the registry has answered for every declared service, or 5 s
     /// have passed.
     pub async fn carries(&self) {
-        self.life.vitals().reached(|state| !matches!(state, State::Starting | State::Learning)).await;
+        self.parts.life.vitals().reached(|state| !matches!(state, State::Starting | State::Learning)).await;
     }
 
     /// The app was started (again): it is asked how it is from now on.
     pub fn app_started(&self) {
         self.starts.inc();
         self.started.cancel();
-        self.life.vitals().probe_now();
+        self.parts.life.vitals().probe_now();
     }
 
     /// The app has ended and will be started again: it is asked at once, so that the registry hears of it.
     pub fn app_ended(&self) {
-        self.life.vitals().probe_now();
+        self.parts.life.vitals().probe_now();
     }
 
     /// Callers need not be waited for while it leaves: the app has ended for good, or somebody insists.
     pub fn hurry(&self) {
-        self.life.vitals().hurry();
+        self.parts.life.vitals().hurry();
     }
 
     /// Resolves when nobody listens on the app's port any more, `drain.timeout` later at most; at once
     /// where there is no app.
     pub async fn app_closed(&self) {
-        let Some(port) = self.port else { return };
-        if tokio::time::timeout(self.drain.timeout, port::closed(port)).await.is_err() {
-            tracing::warn!(port, after = ?self.drain.timeout, "the app still listens, stopping all the same");
+        let Config { service: Some(Service { port, .. }), drain, .. } = self.config() else { return };
+        if tokio::time::timeout(drain.timeout, port::closed(port)).await.is_err() {
+            warn!(port, after = ?drain.timeout, "the app still listens, stopping all the same");
         }
     }
 
     /// Leaves the registry, goes on routing, and returns when it is safe to stop the app: at most 20 s,
     /// and `drain.cap` or `drain.blind`, later.
     pub async fn drain(&self) {
-        self.life.drain().await;
+        self.parts.life.drain().await;
     }
 
     /// Serves until `signal`, then [`App::shutdown`].
@@ -271,8 +313,14 @@ impl App {
     /// Drains, closes the listeners, waits for requests in flight up to `drain.timeout`, and returns
     /// when every task and thread has ended.
     pub async fn shutdown(self) -> Stopped {
-        let aborted = self.life.end(&*self.parts, self.drain.timeout).await;
-        for server in self.servers {
+        let grace = self.config().drain.timeout;
+        let aborted = self.parts.life.end(&*self.parts, grace).await;
+        // It could open what is closed here.
+        self.reloads.abort();
+        let _ = self.reloads.await;
+        let network = self.network.lock().take();
+        self.admin.stop().await;
+        if let Some(server) = network {
             server.stop().await;
         }
         self.parts.discovery.shutdown().await;
@@ -284,11 +332,125 @@ fn bind(what: &'static str, listen: &outrigger_config::Listen) -> Result<Bound, 
     Bound::bind(what, listen).map_err(|error| StartError::Admin(telemetry::causes(&error)))
 }
 
-/// What carries requests and knows instances.
+fn bind_network(listen: &Listen) -> Result<Bound, StartError> {
+    bind("the metrics listener", listen)
+}
+
+/// What is to be registered by these settings, where there is a place to register at.
+fn plan(
+    config: &Config,
+    registrar: Option<&Arc<dyn Registrar>>,
+    started: &CancellationToken,
+) -> Option<Plan> {
+    config.service.as_ref().zip(registrar).map(|(service, registrar)| Plan {
+        started: started.clone(),
+        registrar: registrar.clone(),
+        registration: registration(service, &host_name()),
+        probe: service.health.clone(),
+    })
+}
+
+/// The settings that hold.
+#[derive(Debug)]
+struct Running {
+    loaded: Loaded,
+    /// The text of `/config`.
+    page: Arc<str>,
+}
+
+impl Running {
+    fn new(loaded: Loaded) -> Self {
+        let page = outrigger_config::render(&loaded.config, &loaded.origins).into();
+        Self { loaded, page }
+    }
+}
+
+/// The listener with metrics and health alone, for the network. Not among [`Parts`], which its pages ask:
+/// it would keep itself alive.
+#[derive(Debug, Clone)]
+struct Network(Arc<Mutex<Option<Server>>>);
+
+impl Network {
+    fn lock(&self) -> MutexGuard<'_, Option<Server>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What carries requests, knows instances and keeps the registration.
 #[derive(Debug)]
 struct Parts {
     proxy: Arc<Proxy>,
     discovery: Arc<Discovery>,
+    life: Life,
+    registrar: Option<Arc<dyn Registrar>>,
+    started: CancellationToken,
+    desk: Desk,
+    source: OnceLock<Source>,
+    logs: OnceLock<Logs>,
+    running: Mutex<Running>,
+}
+
+impl Parts {
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A wider or narrower form of an address that is listened on cannot be had beside it.
+    fn no_address(&self, error: &BindError) -> Refused {
+        let ours = self.proxy.outbound_addrs().into_iter();
+        let mut ours = ours.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr));
+        let text = telemetry::causes(error);
+        let overlaps = ours.find(|addr| addr.port() == error.addr.port());
+        Refused::Address(match overlaps {
+            Some(addr) => {
+                format!("{text}; this sidecar listens on {addr}: choose another port, or restart it")
+            }
+            None => text,
+        })
+    }
+
+    /// One reload: first all that can fail, then all that cannot.
+    async fn reload(self: Arc<Self>, network: Network, pages: Pages) -> Outcome {
+        let read = match self.source.get() {
+            Some(source) => source.read().await?,
+            None => return Err(Refused::NoFile),
+        };
+        if self.life.vitals().is_leaving() {
+            return Err(Refused::Leaving);
+        }
+        let running = self.running().loaded.clone();
+        let outrigger_config::Reload { next, changed, needs_restart } =
+            outrigger_config::reload(&running, read);
+        let (old, new) = (&running.config.admin.metrics_listen, &next.config.admin.metrics_listen);
+        let moves = old != new;
+        let bound = match new {
+            Some(listen) if moves => {
+                Some(bind_network(listen).map_err(|error| Refused::Address(telemetry::causes(&error)))?)
+            }
+            Some(_) | None => None,
+        };
+        let prepared = self.proxy.prepare(&next.config).map_err(|error| self.no_address(&error))?;
+
+        for warning in &next.warnings {
+            warn!(%warning, "settings");
+        }
+        if let Some(logs) = self.logs.get().filter(|_| running.config.log.level != next.config.log.level) {
+            logs.set_level(&next.config.log.level);
+        }
+        self.discovery.adopt(next.config.discovery);
+        self.proxy.adopt(prepared).await;
+        self.life.adopt(plan(&next.config, self.registrar.as_ref(), &self.started), next.config.drain);
+        if moves {
+            let server = bound.map(|bound| Server::start(bound, admin::metrics_alone(pages)));
+            let before = std::mem::replace(&mut *network.lock(), server);
+            if let Some(server) = before {
+                server.stop().await;
+            }
+        }
+        let hash = outrigger_config::fingerprint(&next.config);
+        *self.running() = Running::new(next);
+        Ok(Applied { changed, needs_restart, hash })
+    }
 }
 
 impl Traffic for Parts {
@@ -312,6 +474,15 @@ impl Sources for Parts {
 
     fn in_flight(&self) -> usize {
         self.proxy.in_flight()
+    }
+
+    fn config(&self) -> Arc<str> {
+        self.running().page.clone()
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+        let desk = self.desk.clone();
+        Box::pin(async move { desk.reload().await })
     }
 }
 

@@ -8,10 +8,11 @@
 //! | `admin` | metrics, health, what is known and why, the drain page |
 //! | `child` | the local app as a child: started after the sidecar, stopped before it |
 //! | `registry` | which registry is asked, and its metrics |
+//! | [`reload`] | settings read again: who asks, what came of it |
 //! | [`telemetry`] | logs, and the metrics of the process itself |
 //! | `limits` | warns when few files may be opened |
-//! | [`signal`] | SIGTERM and SIGINT |
-//! | [`cmd`] | the command line: `run`, `check`, `wait`, `drain`, `maintenance`, `dev-registry`, ... |
+//! | [`signal`] | SIGTERM and SIGINT, SIGHUP |
+//! | [`cmd`] | the command line: `run`, `check`, `wait`, `drain`, `maintenance`, `reload`, `dev-registry`, ... |
 //!
 //! It carries no request (that is `outrigger_proxy`) and decides nothing about one (that is
 //! `outrigger_policy`).
@@ -24,6 +25,7 @@ mod http_client;
 mod lifecycle;
 mod limits;
 mod registry;
+pub mod reload;
 pub mod signal;
 pub mod telemetry;
 

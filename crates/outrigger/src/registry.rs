@@ -55,7 +55,8 @@ pub(crate) fn open(settings: &config::Registry, metrics: &prometheus::Registry) 
 }
 
 /// What is remembered across a restart: the answers of a Consul. A file of static instances is on disk
-/// already. Each sidecar of a machine has a file of its own, named after what it carries.
+/// already. Each sidecar of a machine has a file of its own, named after what it carries when it starts:
+/// a reload that renames that leaves the file where it is.
 pub(crate) fn memory(config: &config::Config) -> Option<Memory> {
     let config::Registry::Consul(consul) = &config.registry else { return None };
     let folder = config.state_dir.as_deref()?;

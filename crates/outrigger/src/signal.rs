@@ -1,4 +1,5 @@
-//! The signals that end a process: SIGTERM (from whoever runs it) and SIGINT (Ctrl-C).
+//! The signals that end a process, SIGTERM (from whoever runs it) and SIGINT (Ctrl-C), and the one that has it
+//! read its settings again, SIGHUP.
 
 use std::io;
 
@@ -26,6 +27,27 @@ impl Signals {
             Some(()) = self.terminate.recv() => "SIGTERM",
             Some(()) = self.interrupt.recv() => "SIGINT",
             else => std::future::pending().await,
+        }
+    }
+}
+
+/// SIGHUP, from now on: it does not kill the process any more, not even when its terminal goes away.
+#[derive(Debug)]
+pub struct Hangup(Signal);
+
+impl Hangup {
+    /// Starts to listen. Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// When the system refuses to install a handler.
+    pub fn listen() -> io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// The next one; several at once may be one. Cancel-safe.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending().await // out of reach: the runtime is ours
         }
     }
 }

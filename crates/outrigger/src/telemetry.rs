@@ -10,9 +10,9 @@
 use std::{error::Error, io::IsTerminal};
 
 use outrigger_config::{Log, LogFormat};
-use prometheus::{IntGaugeVec, Opts, Registry};
+use prometheus::{IntGaugeVec, Opts};
 use tracing::warn;
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// This version, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -20,8 +20,24 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The commit it was built from; `unknown` where the build could not tell.
 pub const COMMIT: &str = env!("OUTRIGGER_COMMIT");
 
-/// Starts to log to stderr. A second call in one process (tests) changes nothing.
-pub fn log(settings: &Log) {
+/// Changes what is logged, while it is.
+#[derive(Debug, Clone)]
+pub struct Logs(reload::Handle<EnvFilter, Registry>);
+
+impl Logs {
+    /// Logs what this filter lets through from now on.
+    pub fn set_level(&self, level: &str) {
+        let Ok(filter) = EnvFilter::try_new(level) else {
+            return warn!(filter = level, "log.level is no filter, logging as before");
+        };
+        if let Err(error) = self.0.reload(filter) {
+            warn!(%error, "log.level could not be changed");
+        }
+    }
+}
+
+/// Starts to log to stderr. A second call in one process (tests) changes nothing: `None`.
+pub fn log(settings: &Log) -> Option<Logs> {
     let (filter, wrong) = match EnvFilter::try_new(&settings.level) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
@@ -32,23 +48,34 @@ pub fn log(settings: &Log) {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
     let lines = fmt::layer().with_writer(std::io::stderr);
+    let (filter, handle) = reload::Layer::new(filter);
     let subscriber = tracing_subscriber::registry().with(filter);
     let started = if json {
         subscriber.with(lines.json().flatten_event(true)).try_init()
     } else {
         subscriber.with(lines.with_target(false).with_ansi(std::io::stderr().is_terminal())).try_init()
     };
-    if let (Ok(()), Some(error)) = (started, wrong) {
+    started.ok()?;
+    if let Some(error) = wrong {
         warn!(filter = settings.level, %error, "log.level is no filter, logging at info");
     }
+    Some(Logs(handle))
+}
+
+/// Seconds since 1970: for people, and for metrics that are moments.
+#[allow(clippy::disallowed_methods, reason = "the one place where this crate reads the wall clock")]
+pub(crate) fn unix_time() -> f64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// A metrics registry with what every process has.
 ///
 /// # Errors
 /// Never in practice: when two metrics have one name.
-pub fn metrics() -> Result<Registry, prometheus::Error> {
-    let metrics = Registry::new();
+pub fn metrics() -> Result<prometheus::Registry, prometheus::Error> {
+    let metrics = prometheus::Registry::new();
     let build = IntGaugeVec::new(
         Opts::new("outrigger_build_info", "Version and commit of this process; always 1."),
         &["version", "commit"],
@@ -79,7 +106,7 @@ pub fn causes(error: &dyn Error) -> String {
 mod tests {
     use super::*;
 
-    fn text(metrics: &Registry) -> String {
+    fn text(metrics: &prometheus::Registry) -> String {
         prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap()
     }
 

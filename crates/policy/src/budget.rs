@@ -21,8 +21,14 @@
 //!
 //! **No floats.** A ratio is kept in millionths, so that 100 requests at 29 % are 29 retries and not
 //! 28.999….
+//!
+//! **Settings can change under it** ([`Budget::adopt`]): they are words that every request reads, never a
+//! lock. What was saved up stays, unless the window has another length: then it begins empty.
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use outrigger_config as config;
 
@@ -36,9 +42,9 @@ const RETRY: u64 = 1_000_000;
 pub struct Budget {
     ticks: Ticks,
     /// What one request adds, in millionths of a retry.
-    deposit: u64,
+    deposit: AtomicU64,
     /// What the window is always worth, in the same unit.
-    reserve: u64,
+    reserve: AtomicU64,
     requests: Tally,
     retries: Tally,
 }
@@ -46,14 +52,22 @@ pub struct Budget {
 impl Budget {
     /// An empty budget: nothing deposited, its reserve available.
     pub fn new(settings: &config::Budget, now: Instant) -> Self {
-        let window = u64::try_from(settings.window.as_micros()).unwrap_or(u64::MAX);
         Self {
             ticks: Ticks::new(now, settings.window),
-            deposit: (settings.ratio * RETRY as f64).round() as u64,
-            // Microseconds are millionths of a second, as amounts are millionths of a retry.
-            reserve: u64::from(settings.min_per_second).saturating_mul(window),
+            deposit: AtomicU64::new(deposit(settings)),
+            reserve: AtomicU64::new(reserve(settings)),
             requests: Tally::default(),
             retries: Tally::default(),
+        }
+    }
+
+    /// Goes on by other settings, with what was saved up.
+    pub fn adopt(&self, settings: &config::Budget) {
+        self.deposit.store(deposit(settings), Relaxed);
+        self.reserve.store(reserve(settings), Relaxed);
+        if self.ticks.set_window(settings.window) {
+            self.requests.clear();
+            self.retries.clear();
         }
     }
 
@@ -81,6 +95,20 @@ impl Budget {
     }
 
     fn earned(&self, tick: u32) -> u64 {
-        self.requests.sum(tick).saturating_mul(self.deposit).saturating_add(self.reserve)
+        let deposits = self.requests.sum(tick).saturating_mul(self.deposit.load(Relaxed));
+        deposits.saturating_add(self.reserve.load(Relaxed))
     }
+}
+
+fn deposit(settings: &config::Budget) -> u64 {
+    (settings.ratio * RETRY as f64).round() as u64
+}
+
+/// Microseconds are millionths of a second, as amounts are millionths of a retry.
+fn reserve(settings: &config::Budget) -> u64 {
+    u64::from(settings.min_per_second).saturating_mul(micros(settings.window))
+}
+
+fn micros(window: Duration) -> u64 {
+    u64::try_from(window.as_micros()).unwrap_or(u64::MAX)
 }

@@ -3,6 +3,9 @@
 //! A bucket is one word, the tick it belongs to beside its count, so that a stale bucket is emptied
 //! and counted into by the same compare-and-swap: no count is lost or kept by mistake, whoever comes
 //! second. What is in the window is therefore exact to a tenth of it.
+//!
+//! A window's length can change while others count ([`Ticks::set_window`]). Ticks numbered by the old
+//! length then lie far from the new ones, ahead or behind, and count for nothing.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -16,20 +19,31 @@ const BUCKETS: u32 = 10;
 #[derive(Debug)]
 pub(crate) struct Ticks {
     origin: Instant,
-    width: u64,
+    width: AtomicU64,
 }
 
 impl Ticks {
     pub(crate) fn new(origin: Instant, window: Duration) -> Self {
-        Self { origin, width: (nanos(window) / u64::from(BUCKETS)).max(1) }
+        Self { origin, width: AtomicU64::new(width(window)) }
+    }
+
+    /// Numbers the tenths of another window from now on; true when it is another. What was counted by
+    /// the old numbers is then to be cleared.
+    pub(crate) fn set_window(&self, window: Duration) -> bool {
+        let width = width(window);
+        self.width.swap(width, Relaxed) != width
     }
 
     /// The tick of `now`; 0 before the beginning.
     ///
     /// It wraps after 2³² ticks (13 years of a window of one second), which [`Tally`] does not mind.
     pub(crate) fn at(&self, now: Instant) -> u32 {
-        (nanos(now.saturating_duration_since(self.origin)) / self.width) as u32
+        (nanos(now.saturating_duration_since(self.origin)) / self.width.load(Relaxed)) as u32
     }
+}
+
+fn width(window: Duration) -> u64 {
+    (nanos(window) / u64::from(BUCKETS)).max(1)
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -71,7 +85,7 @@ impl Tally {
         self.buckets
             .iter()
             .map(|bucket| Bucket::unpack(bucket.load(Relaxed)))
-            .filter(|bucket| bucket.age(tick) < BUCKETS as i32)
+            .filter(|bucket| bucket.age(tick) < BUCKETS as i32 && !bucket.is_of_another_window(tick))
             .map(|bucket| u64::from(bucket.count))
             .sum()
     }
@@ -117,8 +131,47 @@ impl Bucket {
         tick.wrapping_sub(self.tick) as i32
     }
 
+    /// It is so far ahead that no slow caller explains it: it was numbered by the tenths of another window.
+    fn is_of_another_window(self, tick: u32) -> bool {
+        self.age(tick) < -2 * BUCKETS as i32
+    }
+
     /// It is the bucket of `tick`, or of a later one already.
     fn holds(self, tick: u32) -> bool {
-        self.age(tick) <= 0
+        self.age(tick) <= 0 && !self.is_of_another_window(tick)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Instant {
+        #[expect(clippy::disallowed_methods, reason = "an `Instant` has no other source")]
+        Instant::now()
+    }
+
+    #[test]
+    fn a_count_by_the_tenths_of_an_earlier_window_is_not_kept_for_ever() {
+        let (origin, tally) = (origin(), Tally::default());
+        let ticks = Ticks::new(origin, Duration::from_secs(1));
+        let now = origin + Duration::from_secs(1000);
+        let late = ticks.at(now);
+        assert!(ticks.set_window(Duration::from_secs(10)) && !ticks.set_window(Duration::from_secs(10)));
+        // Whoever read the tick before counts after everything was cleared.
+        tally.add(late);
+        let tick = ticks.at(now);
+        assert!(tick < late && late.is_multiple_of(BUCKETS) && tick.is_multiple_of(BUCKETS), "one bucket");
+        assert_eq!(tally.sum(tick), 0);
+        tally.add(tick);
+        assert_eq!(tally.sum(tick), 1);
+    }
+
+    #[test]
+    fn a_caller_that_is_a_window_late_is_counted_all_the_same() {
+        let tally = Tally::default();
+        tally.add(30);
+        tally.add(20);
+        assert_eq!(tally.sum(30), 2);
     }
 }

@@ -112,7 +112,8 @@ impl<'a> Call<'a> {
         upload: Option<&Upload>,
     ) -> Self {
         let mut map = head.headers;
-        let options = &session.shared.outbound;
+        let rules = session.shared.rules.load();
+        let options = &rules.outbound;
         // HTTP/1.0 cannot upgrade (RFC 9110 §7.8), and a body would be in the tunnel's way.
         let upgrades = head.version == Version::HTTP_11 && upload.is_none();
         let asked = headers::strip_request(&mut map, upgrades);
@@ -376,7 +377,7 @@ impl<'a> Call<'a> {
         let ask = Checkout {
             worker: self.session.worker,
             policy: &self.terms.policy,
-            limits: self.session.shared.heads,
+            limits: self.session.shared.rules.load().heads,
             series: &self.terms.series,
             repeatable: self.request.idempotent && self.request.allowed && self.fits(upload),
             connect_within: self.terms.policy.connect_timeout,

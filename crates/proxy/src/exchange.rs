@@ -42,7 +42,7 @@ struct LogLine {
 impl Exchange {
     pub(crate) fn new(session: &Arc<Session>, started: Instant, method: &Method, path: &str) -> Self {
         session.begin();
-        let line = session.shared.access_log.then(|| {
+        let line = session.shared.rules.load().access_log.then(|| {
             Box::new(LogLine { method: method.clone(), path: printable(path), service: None, instance: None })
         });
         Self {

@@ -3,7 +3,7 @@
 //! | file | its story |
 //! |---|---|
 //! | [`proxy`](Proxy) | the handle: bind, start, look, stop |
-//! | `listener`, `worker` | sockets, and the threads they are shared out to |
+//! | `doors`, `listener`, `worker` | addresses, sockets, and the threads they are shared out to |
 //! | `serve`, `session` | one app connection: parked, with a codec, lingering, a tunnel |
 //! | `forward` | **one request's walk** |
 //! | `call`, `hedge` | its attempts: pick, try, try again; a second one beside a slow one |
@@ -21,6 +21,7 @@ mod attempt;
 mod body;
 mod call;
 mod deadline;
+mod doors;
 mod error;
 mod exchange;
 mod forward;
@@ -45,5 +46,5 @@ mod worker;
 
 pub use error::Reason;
 pub use listener::BindError;
-pub use proxy::{Proxy, StartError, Stopped, Workers};
+pub use proxy::{Prepared, Proxy, StartError, Stopped, Workers};
 pub use status::{ClusterStatus, EndpointStatus};

@@ -2,21 +2,20 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use outrigger_config::{Listen, ListenHost};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::{
+    doors::Door,
     io::Line,
     serve,
-    session::{Entrance, Shared},
+    session::Shared,
     upstream::connect::is_local,
     worker::{Order, Worker},
 };
@@ -28,11 +27,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Connections turned away at once with an answer; beyond, without.
 const TURNED_AWAY: usize = 64;
 
-/// A socket that listens, and what it is for.
+/// A socket that listens, and the door that it is of.
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) socket: std::net::TcpListener,
-    pub(crate) entrance: Arc<Entrance>,
+    pub(crate) door: Arc<Door>,
 }
 
 /// A socket could not be bound.
@@ -46,6 +45,13 @@ pub struct BindError {
     pub source: io::Error,
 }
 
+impl BindError {
+    /// Somebody else has the address.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -57,28 +63,11 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Binds an address, or both loopback ones with one port.
+/// Binds an address: the socket, and where it really is.
 ///
 /// # Errors
-/// When an address cannot be had. Without IPv6 on the machine, `localhost` is 127.0.0.1 alone.
-pub(crate) fn bind(listen: &Listen) -> Result<Vec<(std::net::TcpListener, SocketAddr)>, BindError> {
-    match listen.host {
-        ListenHost::Ip(ip) => Ok(vec![bind_one(SocketAddr::new(ip, listen.port))?]),
-        ListenHost::Localhost => {
-            let v4 = bind_one((Ipv4Addr::LOCALHOST, listen.port).into())?;
-            match bind_one((Ipv6Addr::LOCALHOST, v4.1.port()).into()) {
-                Ok(v6) => Ok(vec![v4, v6]),
-                Err(error) if error.source.kind() == io::ErrorKind::AddrInUse => Err(error),
-                Err(error) => {
-                    debug!(%error, "no IPv6 loopback here");
-                    Ok(vec![v4])
-                }
-            }
-        }
-    }
-}
-
-fn bind_one(addr: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), BindError> {
+/// When it cannot be had.
+pub(crate) fn bind(addr: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), BindError> {
     let open = || {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -95,14 +84,10 @@ fn bind_one(addr: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), Bin
     open().map_err(|source| BindError { addr, source })
 }
 
-/// Accepts until we drain, and gives each connection to the worker that has the fewest.
-pub(crate) async fn accept(
-    bound: Bound,
-    workers: Arc<[Arc<Worker>]>,
-    shared: Arc<Shared>,
-    drain: CancellationToken,
-) {
-    let listener = match TcpListener::from_std(bound.socket) {
+/// Accepts until its door is closed, and gives each connection to the worker that has the fewest.
+pub(crate) async fn accept(bound: Bound, workers: Arc<[Arc<Worker>]>, shared: Arc<Shared>) {
+    let Bound { socket, door } = bound;
+    let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return warn!(%error, "listener could not be set up"),
     };
@@ -111,37 +96,62 @@ pub(crate) async fn accept(
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = turned_away.join_next() => continue,
-            () = drain.cancelled() => break,
+            () = door.closing.cancelled() => break,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, peer)) => match admit(&shared) {
+                Ok(()) => hand_over(stream.into_std(), peer, &door, &workers, &shared),
+                Err(most) => {
+                    shared.metrics.refused(crate::error::Reason::TooManyConnections);
+                    if turned_away.len() < TURNED_AWAY {
+                        turned_away.spawn(serve::turn_away(Line::new(stream), most));
+                    }
+                }
+            },
             Err(error) => {
                 warn!(%error, "accept failed");
                 if is_local(&error) {
                     tokio::time::sleep(PAUSE).await;
                 }
-                continue;
             }
-        };
-        let most = shared.outbound.limits.max_connections;
-        if shared.connections.fetch_add(1, Relaxed) >= most {
-            shared.connections.fetch_sub(1, Relaxed);
-            shared.metrics.refused(crate::error::Reason::TooManyConnections);
-            if turned_away.len() < TURNED_AWAY {
-                turned_away.spawn(serve::turn_away(Line::new(stream), most));
-            }
-            continue;
-        }
-        let fewest = workers.iter().min_by_key(|worker| worker.connections.load(Relaxed));
-        let handed = fewest.is_some_and(|worker| {
-            worker.connections.fetch_add(1, Relaxed);
-            let entrance = bound.entrance.clone();
-            stream.into_std().is_ok_and(|stream| worker.order(Order::Serve { stream, peer, entrance }))
-        });
-        if !handed {
-            shared.connections.fetch_sub(1, Relaxed);
         }
     }
-    drop(listener);
+    // Whoever the kernel has let in already must not find a reset.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, peer)) = listener.accept() {
+            if admit(&shared).is_ok() {
+                let stream = stream.set_nonblocking(true).map(|()| stream);
+                hand_over(stream, peer, &door, &workers, &shared);
+            }
+        }
+    }
     turned_away.shutdown().await;
+}
+
+/// Counts one connection more; with the limit where there are as many as there may be.
+fn admit(shared: &Shared) -> Result<(), usize> {
+    let most = shared.rules.load().outbound.limits.max_connections;
+    if shared.connections.fetch_add(1, Relaxed) < most {
+        return Ok(());
+    }
+    shared.connections.fetch_sub(1, Relaxed);
+    Err(most)
+}
+
+/// Gives a counted connection to a worker.
+fn hand_over(
+    stream: io::Result<std::net::TcpStream>,
+    peer: SocketAddr,
+    door: &Door,
+    workers: &[Arc<Worker>],
+    shared: &Shared,
+) {
+    let fewest = workers.iter().min_by_key(|worker| worker.connections.load(Relaxed));
+    let handed = fewest.zip(stream.ok()).is_some_and(|(worker, stream)| {
+        worker.connections.fetch_add(1, Relaxed);
+        worker.order(Order::Serve { stream, peer, entrance: door.entrance.load_full() })
+    });
+    if !handed {
+        shared.connections.fetch_sub(1, Relaxed);
+    }
 }

@@ -3,23 +3,30 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Evidence};
 use outrigger_registry::InstanceId;
-use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
+use tracing::info;
 
 use crate::{
-    listener::{self, BindError, Bound},
+    doors::{Door, Moved, Places},
+    listener::{BindError, Bound},
     metrics::Metrics,
-    session::{Entrance, Shared},
+    session::{Rules, Shared},
     status::{self, ClusterStatus},
-    upstream::{directory::Directory, pool::HeadLimits},
+    upstream::directory::Directory,
     worker::{Crew, Order},
 };
 
@@ -27,6 +34,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(10);
 /// Longest wait for workers to end after everything they carried has.
 const STOP: Duration = Duration::from_secs(5);
+/// How long connections of a listener that is gone may wait for their last request.
+const LAST_CALL: Duration = Duration::from_secs(60);
 
 /// Where the data plane runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,10 +72,20 @@ pub struct Stopped {
 pub struct Proxy {
     shared: Arc<Shared>,
     crew: Crew,
+    /// Sockets that are held and not served yet.
     bound: Mutex<Vec<Bound>>,
-    outbound: Vec<SocketAddr>,
-    upstreams: Vec<(String, SocketAddr)>,
+    doors: Mutex<Vec<Arc<Door>>>,
+    /// Each ends the connections of a listener that is gone.
+    closing: Mutex<JoinSet<()>>,
+    control: Handle,
     sweep: JoinHandle<()>,
+}
+
+/// Settings that can be put in place: every new socket is held.
+#[derive(Debug)]
+pub struct Prepared {
+    config: config::Config,
+    places: Places,
 }
 
 impl Proxy {
@@ -85,62 +104,43 @@ impl Proxy {
             Workers::Here => 0,
             Workers::Threads(count) => count.max(1),
         };
-        let listening = listener::bind(&config.outbound.listen)?;
-        let outbound = listening.iter().map(|(_, addr)| *addr).collect();
-        let mut own_ports = Vec::new();
-        for upstream in &config.upstreams {
-            if let Some(listen) = &upstream.listen {
-                own_ports.push((upstream, listener::bind(listen)?));
-            }
-        }
+        let places = Places::hold(config, &[])?;
         let families = Metrics::register(metrics)?;
         let control = Handle::current();
         let directory = Directory::new(config, discovery, families.clone(), control.clone(), threads.max(1));
         metrics.register(Box::new(status::Gauges::new(&directory)?))?;
-        let by_name = Arc::new(Entrance { cluster: None });
-        let mut bound: Vec<Bound> =
-            listening.into_iter().map(|(socket, _)| Bound { socket, entrance: by_name.clone() }).collect();
-        let mut upstreams = Vec::new();
-        for (upstream, sockets) in own_ports {
-            let entrance = Arc::new(Entrance { cluster: directory.declared(upstream) });
-            for (socket, addr) in sockets {
-                upstreams.push((upstream.service.clone(), addr));
-                bound.push(Bound { socket, entrance: entrance.clone() });
-            }
-        }
-        let limits = &config.outbound.limits;
         let shared = Arc::new(Shared {
             directory: directory.clone(),
             metrics: families,
-            heads: HeadLimits { bytes: limits.max_header_bytes, fields: limits.max_headers },
-            outbound: config.outbound.clone(),
-            unread: config
-                .upstreams
-                .iter()
-                .map(|upstream| upstream.policy.body_idle)
-                .fold(config.defaults.body_idle, Duration::max),
-            access_log: config.log.access,
+            rules: ArcSwap::from_pointee(Rules::new(config)),
             connections: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
         });
         let crew = Crew::start(threads, &shared).map_err(StartError::Worker)?;
         let sweep = control.spawn(directory.sweep());
-        Ok(Self { shared, crew, bound: Mutex::new(bound), outbound, upstreams, sweep })
+        let (bound, doors, closing) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let proxy = Self { shared, crew, bound, doors, closing, control, sweep };
+        let opened = proxy.move_to(places, config);
+        lock(&proxy.bound).extend(opened);
+        Ok(proxy)
     }
 
     /// Where requests by name are taken.
-    pub fn outbound_addrs(&self) -> &[SocketAddr] {
-        &self.outbound
+    pub fn outbound_addrs(&self) -> Vec<SocketAddr> {
+        lock(&self.doors).iter().filter(|door| door.service().is_none()).map(|door| door.addr).collect()
     }
 
     /// The upstreams' own ports.
-    pub fn upstream_addrs(&self) -> &[(String, SocketAddr)] {
-        &self.upstreams
+    pub fn upstream_addrs(&self) -> Vec<(String, SocketAddr)> {
+        lock(&self.doors).iter().filter_map(|door| Some((door.service()?, door.addr))).collect()
     }
 
     /// Begins to serve. A second call does nothing.
     pub fn start(&self) {
-        let bound = std::mem::take(&mut *self.bound.lock().unwrap_or_else(PoisonError::into_inner));
+        self.listen(std::mem::take(&mut *lock(&self.bound)));
+    }
+
+    fn listen(&self, bound: Vec<Bound>) {
         for one in bound {
             if let Some(worker) = self.crew.workers.first() {
                 worker.order(Order::Listen(one));
@@ -148,11 +148,56 @@ impl Proxy {
         }
     }
 
+    /// Holds every socket that other settings need, so that what follows cannot fail; dropped, nothing
+    /// has happened. One at a time: between this and [`Proxy::adopt`] no other may come.
+    ///
+    /// # Errors
+    /// When an address is taken.
+    pub fn prepare(&self, config: &config::Config) -> Result<Prepared, BindError> {
+        let open = lock(&self.doors).clone();
+        Ok(Prepared { places: Places::hold(config, &open)?, config: config.clone() })
+    }
+
+    /// Goes on by other settings: requests under way by those that they began with, the next ones by the
+    /// new ones. Connections to instances, and what is known of these, stay; so do the app's connections,
+    /// and where a listener is gone they end with an answer that says so. Takes 5 s at most, and that
+    /// only where the registry does not answer for a service that is new.
+    pub async fn adopt(&self, prepared: Prepared) {
+        let Prepared { config, places } = prepared;
+        self.shared.directory.adopt(&config).await;
+        self.shared.rules.store(Arc::new(Rules::new(&config)));
+        let opened = self.move_to(places, &config);
+        for Bound { door, .. } in &opened {
+            info!(addr = %door.addr, service = door.service(), "listening");
+        }
+        self.listen(opened);
+    }
+
+    /// Opens new doors and closes those that are none any more: what is to be listened on.
+    fn move_to(&self, places: Places, config: &config::Config) -> Vec<Bound> {
+        let before = lock(&self.doors).clone();
+        let token = || self.crew.drain.child_token();
+        let declared = |upstream: &config::Upstream| self.shared.directory.declared(upstream);
+        let Moved { doors, opened, retired } = places.open(&config.upstreams, &before, declared, token);
+        *lock(&self.doors) = doors;
+        let mut closing = lock(&self.closing);
+        while closing.try_join_next().is_some() {}
+        for entrance in retired {
+            entrance.retire();
+            let last_call = async move {
+                tokio::time::sleep(LAST_CALL).await;
+                entrance.gate.cancel();
+            };
+            closing.spawn_on(last_call, &self.control);
+        }
+        opened.into_iter().map(|(door, socket)| Bound { socket, door }).collect()
+    }
+
     /// Resolves when the registry has answered for every declared upstream. May never: put a time-out
     /// around it.
     pub async fn first_answers(&self) {
         for cluster in self.shared.directory.all() {
-            if cluster.declared {
+            if cluster.is_declared() {
                 cluster.first_answer().await;
             }
         }
@@ -176,7 +221,7 @@ impl Proxy {
     /// Accepts nothing more; idle app connections are closed, the others end with their request.
     pub fn close_listeners(&self) {
         self.crew.drain.cancel();
-        self.bound.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.bound).clear();
     }
 
     /// Closes the listeners, waits up to `grace` for what is under way, and ends everything.
@@ -194,6 +239,10 @@ impl Proxy {
         self.sweep.abort();
         Stopped { aborted }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An answer this long ago still shows that an instance is there.

@@ -41,7 +41,7 @@ pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> R
     if headers::from_browser(headers) {
         // Another port of this machine is another web app, and as foreign as any.
         let own = |authority: &str| is_own(session, authority) && port(authority) == session.local.port();
-        headers::judge_origin(headers, &session.shared.outbound.allow_origins, own)?;
+        headers::judge_origin(headers, &session.shared.rules.load().outbound.allow_origins, own)?;
     }
     if uri.scheme().is_some() {
         return absolute(session, uri).await;
@@ -138,7 +138,7 @@ async fn absolute(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
 fn dotted(session: &Session, authority: &str) -> Option<Arc<Cluster>> {
     let service = host::lower(host::host_of(authority)?);
     let name = Name { service, tag: None, datacenter: None };
-    session.shared.directory.known(&name).filter(|cluster| cluster.declared)
+    session.shared.directory.known(&name).filter(|cluster| cluster.is_declared())
 }
 
 /// Whether an authority is the address that this connection came in on, or loopback.

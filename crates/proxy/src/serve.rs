@@ -81,7 +81,7 @@ enum Next {
 /// Waits for a first byte. False: the app closed, the hour is over, or we are stopping.
 async fn parked(session: &Session, drain: &CancellationToken) -> bool {
     let _parked = Held::new(&session.shared.metrics.parked);
-    let idle = session.shared.outbound.limits.idle;
+    let idle = session.shared.rules.load().outbound.limits.idle;
     tokio::select! {
         ready = session.line.readable() => ready.is_ok(),
         () = tokio::time::sleep(idle) => false,
@@ -94,7 +94,7 @@ async fn with_codec(session: &Arc<Session>, first: Bytes, drain: &CancellationTo
     let _active = Held::new(&session.shared.metrics.active);
     let handler = session.clone();
     let service = hyper::service::service_fn(move |request| forward::handle(handler.clone(), request));
-    let heads = session.shared.heads;
+    let heads = session.shared.rules.load().heads;
     let mut builder = http1::Builder::new();
     builder.max_header_size(heads.bytes).max_buf_size(heads.bytes + BUFFER_SLACK);
     if heads.fields != DEFAULT_FIELDS {
@@ -107,12 +107,13 @@ async fn with_codec(session: &Arc<Session>, first: Bytes, drain: &CancellationTo
     // Polled once, to be woken; after that a look at the flag is enough.
     let mut listening = false;
     let mut draining = false;
+    let mut last = LastCall::default();
     let ended = poll_fn(|cx| {
         if !listening {
             listening = true;
             let _ = drained.as_mut().poll(cx);
         }
-        if !draining && drain.is_cancelled() {
+        if !draining && (drain.is_cancelled() || last.is_now(session)) {
             draining = true;
             Pin::new(&mut *codec).graceful_shutdown();
         }
@@ -128,6 +129,22 @@ async fn with_codec(session: &Arc<Session>, first: Bytes, drain: &CancellationTo
         rest.clear();
     }
     after(session, ended, rest).await
+}
+
+/// On a connection whose listener is gone, the next request's answer says that it is the last. Not the
+/// answer under way: its head is out, and a close that was not announced would meet the app's next
+/// request.
+#[derive(Default)]
+struct LastCall {
+    /// Requests begun when it was noticed.
+    begun: Option<u64>,
+}
+
+impl LastCall {
+    fn is_now(&mut self, session: &Session) -> bool {
+        session.entrance.is_retired()
+            && session.served() > *self.begun.get_or_insert_with(|| session.served())
+    }
 }
 
 /// How a codec's time ended.
@@ -151,7 +168,7 @@ async fn after(session: &Session, ended: Ended, rest: Bytes) -> Next {
             Next::Close
         }
         Ended::SlowHead => {
-            let limit = session.shared.outbound.limits.head_timeout;
+            let limit = session.shared.rules.load().outbound.limits.head_timeout;
             session.shared.metrics.refused(Reason::SlowHead);
             let refusal = Refusal::new(Reason::SlowHead, format!("the head did not end within {limit:?}"));
             say(&session.line, &refusal).await;
@@ -165,7 +182,7 @@ async fn after(session: &Session, ended: Ended, rest: Bytes) -> Next {
             let refused = result.as_ref().err().and_then(refused);
             if let Some(reason) = refused {
                 session.shared.metrics.refused(reason);
-                if session.shared.access_log {
+                if session.shared.rules.load().access_log {
                     let (peer, reason) = (session.peer, reason.label());
                     info!(target: "outrigger::access", %peer, reason, "request refused before it was one");
                 }
@@ -219,7 +236,7 @@ struct Watch {
 
 impl Watch {
     fn new(session: &Session, resumed: bool) -> Self {
-        let head_timeout = session.shared.outbound.limits.head_timeout;
+        let head_timeout = session.shared.rules.load().outbound.limits.head_timeout;
         let tick = TICK.min(head_timeout);
         Self {
             timer: Box::pin(sleep_until(Instant::now() + tick)),
@@ -276,7 +293,7 @@ impl Watch {
             let (since, before) = *self.blocked.get_or_insert((now, written));
             if before != written {
                 self.blocked = Some((now, written));
-            } else if now >= since + session.shared.unread {
+            } else if now >= since + session.shared.rules.load().unread {
                 return Some(Ended::Unread);
             }
             return None;
@@ -320,7 +337,7 @@ async fn linger(line: &Arc<Line>) {
 /// The connection's last part as a tunnel.
 async fn tunnel(session: &Session, rest: Bytes) {
     let Some(tunnel) = session.take_tunnel() else { return };
-    let idle = session.shared.outbound.limits.tunnel_idle;
+    let idle = session.shared.rules.load().outbound.limits.tunnel_idle;
     if let Err(error) = tunnel.run(session.line.clone(), rest, idle).await {
         debug!(peer = %session.peer, %error, "tunnel ended");
     }

@@ -6,9 +6,13 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
+use arc_swap::ArcSwap;
+
 use outrigger_config as config;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     io::Line,
@@ -23,23 +27,62 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) directory: Arc<Directory>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) outbound: config::Outbound,
-    pub(crate) heads: HeadLimits,
-    /// Longest time that an app may leave an answer unread.
-    pub(crate) unread: std::time::Duration,
-    /// One line per request.
-    pub(crate) access_log: bool,
+    /// What holds towards the app until the next reload.
+    pub(crate) rules: ArcSwap<Rules>,
     /// App connections open.
     pub(crate) connections: AtomicUsize,
     /// Requests and tunnels under way.
     pub(crate) in_flight: AtomicUsize,
 }
 
-/// What one listener is for.
+/// Settings towards the app, as connections and requests read them.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) outbound: config::Outbound,
+    pub(crate) heads: HeadLimits,
+    /// Longest time that an app may leave an answer unread.
+    pub(crate) unread: Duration,
+    /// One line per request.
+    pub(crate) access_log: bool,
+}
+
+impl Rules {
+    pub(crate) fn new(config: &config::Config) -> Self {
+        let limits = &config.outbound.limits;
+        let idle = config.upstreams.iter().map(|upstream| upstream.policy.body_idle);
+        Self {
+            outbound: config.outbound.clone(),
+            heads: HeadLimits { bytes: limits.max_header_bytes, fields: limits.max_headers },
+            unread: idle.fold(config.defaults.body_idle, Duration::max),
+            access_log: config.log.access,
+        }
+    }
+}
+
+/// What one listener is for, and what became of it.
 #[derive(Debug)]
 pub(crate) struct Entrance {
     /// The upstream whose own port it is; `None`: services are told by name.
     pub(crate) cluster: Option<Arc<Cluster>>,
+    /// Cancelled: connections that came in here end, idle ones at once, the others with their request.
+    pub(crate) gate: CancellationToken,
+    /// The listener is gone, or is for something else now.
+    retired: AtomicBool,
+}
+
+impl Entrance {
+    pub(crate) fn new(cluster: Option<Arc<Cluster>>, gate: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { cluster, gate, retired: AtomicBool::new(false) })
+    }
+
+    /// From now on, whoever asks again here is told to come in by another connection.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
 }
 
 /// One app connection.

@@ -143,7 +143,7 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
         service: cluster.key.service.to_string(),
         datacenter: cluster.key.datacenter.as_deref().map(str::to_owned),
         tags: cluster.key.tags.iter().map(ToString::to_string).collect(),
-        declared: cluster.declared,
+        declared: cluster.is_declared(),
         balance: balance(view.terms.policy.balance),
         answered: view.snapshot.knowledge == Knowledge::Answered,
         version: view.snapshot.version,
@@ -288,7 +288,7 @@ impl Collector for Gauges {
         let now = Instant::now().into_std();
         for cluster in directory.all() {
             // A name that never had an instance is no label.
-            if cluster.declared || cluster.ever_had_instances() {
+            if cluster.is_declared() || cluster.ever_had_instances() {
                 families.set(&cluster, now);
             }
         }

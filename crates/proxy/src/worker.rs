@@ -81,7 +81,6 @@ struct Start {
     all: Arc<[Arc<Worker>]>,
     orders: UnboundedReceiver<Order>,
     shared: Arc<Shared>,
-    drain: CancellationToken,
     kill: CancellationToken,
 }
 
@@ -107,7 +106,6 @@ impl Crew {
                 all: workers.clone(),
                 orders,
                 shared: shared.clone(),
-                drain: drain.clone(),
                 kill: kill.clone(),
             };
             hands.push(if threads == 0 {
@@ -167,17 +165,15 @@ impl Start {
     fn obey(&self, order: Order, tasks: &mut JoinSet<()>) {
         match order {
             Order::Listen(bound) => {
-                let accept =
-                    listener::accept(bound, self.all.clone(), self.shared.clone(), self.drain.clone());
-                tasks.spawn(accept);
+                tasks.spawn(listener::accept(bound, self.all.clone(), self.shared.clone()));
             }
             Order::Serve { stream, peer, entrance } => {
                 let counted = Counted::new(&self.me, &self.shared);
                 match self.session(stream, peer, entrance) {
                     Ok(session) => {
-                        let drain = self.drain.clone();
+                        let gate = session.entrance.gate.clone();
                         tasks.spawn(async move {
-                            serve::serve(session, drain).await;
+                            serve::serve(session, gate).await;
                             drop(counted);
                         });
                     }

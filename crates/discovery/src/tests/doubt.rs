@@ -341,3 +341,15 @@ async fn without_a_proxy_s_word_a_real_connection_decides() {
     rig.next().await;
     assert_eq!((ids(&follower), suspects(&follower)), (vec!["there".into()], vec!["there".into()]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_is_turned_off_keeps_nobody_beyond_the_next_answer() {
+    let mut rig = Rig::new();
+    let (follower, asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    assert_eq!(suspects(&follower), ["a", "b"]);
+    rig.discovery.adopt(outrigger_config::Discovery { guard: None, ..Default::default() });
+    asked.answer(list(8, &[]));
+    let asked = rig.next().await;
+    assert!(ids(&follower).is_empty() && suspects(&follower).is_empty());
+    assert_eq!(asked.consistency, Consistency::Default);
+}

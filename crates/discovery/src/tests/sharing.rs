@@ -129,6 +129,36 @@ async fn names_without_instances_have_a_quota_of_their_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_declares_a_service_can_change_while_it_is_watched() {
+    let mut rig = Rig::with(quotas(100, 1));
+    let refused = |rig: &Rig| rig.discovery.follow(query("next"), Kind::OnDemand).err();
+    let (unknown, asked) = rig.learned("unknown", list(7, &[])).await;
+    unknown.set_kind(Kind::Declared);
+    assert_eq!((refused(&rig), unknown.status().kind), (None, Kind::Declared));
+    unknown.set_kind(Kind::OnDemand);
+    unknown.set_kind(Kind::OnDemand);
+    assert_eq!(refused(&rig), Some(Refused::TooManyUnknown { limit: 1 }));
+    assert!(!asked.reply.is_closed(), "the watch goes on");
+    unknown.set_kind(Kind::Declared);
+    drop(unknown);
+    assert!(rig.discovery.services().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_quotas_refuse_whoever_comes_and_drop_nobody() {
+    let mut rig = Rig::with(quotas(2, 100));
+    let (_one, _a) = rig.learned("one", list(7, &["a"])).await;
+    let (_two, _b) = rig.learned("two", list(7, &["b"])).await;
+    let refused = |rig: &Rig| rig.discovery.follow(query("next"), Kind::OnDemand).err();
+    assert_eq!(refused(&rig), Some(Refused::TooManyServices { limit: 2 }));
+    rig.discovery.adopt(quotas(3, 100));
+    assert_eq!(refused(&rig), None);
+    rig.discovery.adopt(quotas(1, 100));
+    assert_eq!(refused(&rig), Some(Refused::TooManyServices { limit: 1 }));
+    assert_eq!(rig.discovery.services().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_that_lost_its_instances_is_no_unknown_name() {
     let mut rig = Rig::with(quotas(100, 1));
     let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;

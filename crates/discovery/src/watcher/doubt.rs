@@ -28,6 +28,7 @@ impl Watcher {
 
     /// What is known after `answer` instead of just that, if it is not believed as a whole.
     pub(super) fn doubt(&mut self, held: &Snapshot, answer: &Answer<'_>) -> Option<Arc<[Instance]>> {
+        self.guard.adopt(self.shared.table.settings().guard);
         let doubted = self.guard.doubts();
         let examiner = &self.shared.examiner;
         let (mut known, findings) = self.guard.review(&held.instances, answer, |id| examiner.traffic_ok(id));

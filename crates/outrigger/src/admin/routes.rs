@@ -8,9 +8,10 @@
 //! | `GET /services` | what is known of each service and how it is called; text with `?format=text` |
 //! | `GET /config` | every setting and where it comes from, secrets hidden |
 //! | `POST /maintenance?enable=true&reason=..` | take the app out of service; `enable=false` back; `GET` says how it stands |
+//! | `POST /reload` | read the settings again: what changed, or every problem (422) |
 //! | `POST /drain` | leave the registry, keep routing; `GET /drain` says how far that is |
 
-use std::{fmt, sync::Arc};
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -18,7 +19,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware,
     response::{Html, IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use outrigger_discovery::ServiceStatus;
 use outrigger_proxy::ClusterStatus;
@@ -34,9 +35,12 @@ use tracing::{Level, error, info};
 
 use super::{
     guard::{Own, guard},
-    status::{DrainStatus, MaintenanceStatus, Readiness, Services},
+    status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus, Services},
 };
-use crate::lifecycle::{Refused, Vitals};
+use crate::{
+    lifecycle::{self, Vitals},
+    reload::{Outcome, Refused},
+};
 
 /// Largest request body, bytes. No page reads one.
 const MAX_BODY: usize = 64 * 1024;
@@ -52,6 +56,10 @@ pub(crate) trait Sources: fmt::Debug + Send + Sync + 'static {
     fn services(&self) -> Vec<ServiceStatus>;
     /// Requests under way.
     fn in_flight(&self) -> usize;
+    /// The text of `/config`.
+    fn config(&self) -> Arc<str>;
+    /// Reads the settings again.
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
 }
 
 /// Everything that the pages show.
@@ -59,8 +67,6 @@ pub(crate) trait Sources: fmt::Debug + Send + Sync + 'static {
 pub(crate) struct Pages {
     pub(crate) vitals: Vitals,
     pub(crate) metrics: prometheus::Registry,
-    /// The text of `/config`.
-    pub(crate) config: Arc<str>,
     pub(crate) sources: Arc<dyn Sources>,
 }
 
@@ -71,6 +77,7 @@ pub(crate) fn everything(pages: Pages, own: Own) -> Router {
         .route("/services", get(services))
         .route("/config", get(config))
         .route("/maintenance", get(maintenance).post(order_maintenance))
+        .route("/reload", post(reload))
         .route("/drain", get(drain).post(begin_drain))
         .layer(middleware::from_fn_with_state(own, guard));
     layered(router).with_state(pages)
@@ -112,6 +119,7 @@ async fn index() -> Html<&'static str> {
         "<li><a href=\"/config\">/config</a> every setting and where it comes from",
         "<li><a href=\"/maintenance\">/maintenance</a> whether the app is taken out of service by hand; ",
         "<code>outrigger maintenance on</code> does",
+        "<li>/reload <code>outrigger reload</code> has the settings read again",
         "<li><a href=\"/drain\">/drain</a> how far leaving is; ",
         "<code>curl -X POST -H 'x-outrigger-admin: 1' localhost:7079/drain</code> begins it",
         "</ul>\n",
@@ -149,7 +157,7 @@ async fn services(State(pages): State<Pages>, RawQuery(query): RawQuery, headers
 }
 
 async fn config(State(pages): State<Pages>) -> String {
-    pages.config.to_string()
+    pages.sources.config().to_string()
 }
 
 async fn drain(State(pages): State<Pages>) -> Json<DrainStatus> {
@@ -185,10 +193,22 @@ async fn order_maintenance(State(pages): State<Pages>, Query(order): Query<Order
     let refused = pages.vitals.order_maintenance(reason).await.err();
     let status = match &refused {
         None => StatusCode::OK,
-        Some(Refused::NothingToRegister | Refused::Leaving) => StatusCode::CONFLICT,
-        Some(Refused::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
+        Some(lifecycle::Refused::NothingToRegister | lifecycle::Refused::Leaving) => StatusCode::CONFLICT,
+        Some(lifecycle::Refused::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
     };
     (status, Json(MaintenanceStatus::of(&pages.vitals, refused.as_ref()))).into_response()
+}
+
+async fn reload(State(pages): State<Pages>) -> Response {
+    info!("asked to reload");
+    let outcome = pages.sources.reload().await;
+    let status = match &outcome {
+        Ok(_) => StatusCode::OK,
+        Err(Refused::Problems(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+        Err(Refused::NoFile | Refused::Address(_) | Refused::Leaving) => StatusCode::CONFLICT,
+        Err(Refused::Busy) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(ReloadStatus::of(&outcome))).into_response()
 }
 
 async fn not_found() -> (StatusCode, &'static str) {

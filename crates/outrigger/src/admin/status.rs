@@ -3,11 +3,15 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use outrigger_config::Change;
 use outrigger_discovery::{Kind, Knowledge, ServiceStatus};
 use outrigger_proxy::{ClusterStatus, EndpointStatus};
 use serde::Serialize;
 
-use crate::lifecycle::{Refused, RegistrationPhase, Standing, State, Vitals, health_label};
+use crate::{
+    lifecycle::{Refused, RegistrationPhase, Standing, State, Vitals, health_label},
+    reload::{self, Outcome},
+};
 
 /// `/readyz`.
 #[derive(Debug, Serialize)]
@@ -122,6 +126,56 @@ impl DrainStatus {
             safe_to_stop: phase.is_safe_to_stop(),
             in_flight,
             registration: vitals.standing().phase.label(),
+        }
+    }
+}
+
+/// The answer to `POST /reload`.
+#[derive(Debug, Serialize)]
+pub(crate) struct ReloadStatus {
+    applied: bool,
+    /// As `defaults.timeout: 15s → 5s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed: Option<Vec<String>>,
+    /// What was read and is not followed before a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needs_restart: Option<Vec<String>>,
+    /// As the metric of that name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_hash: Option<u64>,
+    /// Why nothing was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Everything that is wrong with the settings, each with its place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
+}
+
+impl ReloadStatus {
+    pub(crate) fn of(outcome: &Outcome) -> Self {
+        let lines = |changes: &[Change]| Some(changes.iter().map(ToString::to_string).collect());
+        let refused = Self {
+            applied: false,
+            changed: None,
+            needs_restart: None,
+            config_hash: None,
+            error: None,
+            problems: Vec::new(),
+        };
+        match outcome {
+            Ok(applied) => Self {
+                applied: true,
+                changed: lines(&applied.changed),
+                needs_restart: lines(&applied.needs_restart),
+                config_hash: Some(applied.hash),
+                ..refused
+            },
+            Err(reload::Refused::Problems(problems)) => Self {
+                error: Some("the settings are wrong, going on as before".to_owned()),
+                problems: problems.clone(),
+                ..refused
+            },
+            Err(error) => Self { error: Some(error.to_string()), ..refused },
         }
     }
 }

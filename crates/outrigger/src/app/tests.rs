@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use http::Request;
 use http_body_util::Full;
-use outrigger_config::{Consul, ConsulAddress, Listen, Propagation, Registry, Service};
+use outrigger_config::{Consul, ConsulAddress, Drain, Listen, Propagation, Registry, Service};
 use outrigger_devregistry::{DevRegistry, Options};
 use tokio::{net::TcpListener, time::timeout};
 

@@ -6,7 +6,8 @@
 //! | HUP, USR1, USR2, WINCH, ALRM | passed on at once |
 //! | INT, QUIT from the terminal | the app has got it already; if it still runs when callers have heard, it gets TERM |
 //!
-//! KILL and STOP cannot be seen; TSTP, TTIN, TTOU and CONT are the terminal's, and reach the app with the
+//! HUP is the app's here, so that a reload of the sidecar is asked for by `outrigger reload` or
+//! `POST /reload`. KILL and STOP cannot be seen; TSTP, TTIN, TTOU and CONT are the terminal's, and reach the app with the
 //! process group.
 
 use std::{fs::File, io};

@@ -38,16 +38,11 @@ pub(crate) enum Supervised {
 /// Starts the app once `sidecar` carries requests, and keeps it until it has ended for good. The sidecar
 /// is left running, so that the caller shuts it down: nobody needs it any more.
 ///
-/// `patience`: longest wait for an app that was asked to end.
+/// An app that was asked to end is waited for `drain.timeout`.
 ///
 /// # Errors
 /// When the system refuses to install a signal handler.
-pub(crate) async fn supervise(
-    sidecar: &App,
-    command: &[OsString],
-    on_exit: OnAppExit,
-    patience: Duration,
-) -> io::Result<Supervised> {
+pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result<Supervised> {
     let (mut signals, reaper) = (Signals::listen()?, Reaper::listen()?);
     let Some((path, arguments)) = command.split_first() else { return Ok(Supervised::Ended(0)) };
     let program = Program { path: path.clone(), arguments: arguments.to_vec() };
@@ -62,8 +57,6 @@ pub(crate) async fn supervise(
     let mut supervisor = Supervisor {
         sidecar,
         program,
-        on_exit,
-        patience,
         signals,
         reaper,
         app: None,
@@ -92,8 +85,6 @@ async fn before_the_start(sidecar: &App, signals: &mut Signals) -> Option<Signal
 struct Supervisor<'a> {
     sidecar: &'a App,
     program: Program,
-    on_exit: OnAppExit,
-    patience: Duration,
     signals: Signals,
     reaper: Reaper,
     /// Absent while it does not run.
@@ -113,7 +104,7 @@ impl Supervisor<'_> {
         let mut state = State::Running;
         while state != State::Over {
             let event = self.event(state).await;
-            let (next, acts) = state.after(event, self.on_exit);
+            let (next, acts) = state.after(event, self.sidecar.on_app_exit());
             debug!(?state, ?event, ?next, "the app's life");
             state = next;
             for act in acts {
@@ -164,7 +155,7 @@ impl Supervisor<'_> {
             Act::Hurry => self.sidecar.hurry(),
             Act::PassOn => {
                 self.send(self.asked);
-                self.limit = Some(Instant::now() + self.patience);
+                self.limit = Some(Instant::now() + self.sidecar.config().drain.timeout);
             }
             Act::Kill => {
                 warn!("the app has not ended, killing it");

@@ -10,6 +10,7 @@ mod demo;
 mod dev_registry;
 mod drain;
 mod maintenance;
+mod reload;
 mod run;
 mod settings;
 mod sidecar;
@@ -40,6 +41,7 @@ enum Command {
     Wait(wait::Arguments),
     Drain(drain::Arguments),
     Maintenance(maintenance::Arguments),
+    Reload(reload::Arguments),
     DevRegistry(dev_registry::Arguments),
     Demo(demo::Arguments),
     CopyTo(copy_to::Arguments),
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
         Command::Wait(arguments) => on_runtime(wait::run(arguments)),
         Command::Drain(arguments) => on_runtime(drain::run(arguments)),
         Command::Maintenance(arguments) => on_runtime(maintenance::run(arguments)),
+        Command::Reload(arguments) => on_runtime(reload::run(arguments)),
         Command::DevRegistry(arguments) => on_runtime(dev_registry::run(arguments)),
         Command::Demo(arguments) => on_runtime(demo::run(arguments)),
         Command::CopyTo(arguments) => copy_to::run(&arguments),
@@ -160,7 +163,7 @@ mod tests {
         let mut root = CommandLine::command();
         root.build();
         let commands: Vec<_> = root.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
-        assert_eq!(commands.len(), 8);
+        assert_eq!(commands.len(), 9);
         for mut command in commands.into_iter().chain([root]) {
             let name = command.get_name().to_owned();
             for help in [command.render_help().to_string(), command.render_long_help().to_string()] {

@@ -1,19 +1,21 @@
 //! `outrigger run`: one sidecar, from its settings to its exit; with `-- app` the app's life, too.
 
-use std::{ffi::OsString, io, process::ExitCode};
+use std::{convert::Infallible, ffi::OsString, io, process::ExitCode};
 
 use clap::Args;
 use outrigger_config::{AwaitApp, Config, Environment, Loaded, Origins, Probe};
+use outrigger_proxy::Workers;
 use tracing::{error, info, warn};
 
 use super::{Failure, on_runtime, settings::Settings};
 use crate::{
-    App,
+    App, StartError,
     app::workers,
     child::{self, Supervised},
     registry,
-    signal::Signals,
-    telemetry::{self, COMMIT, VERSION, causes},
+    reload::Source,
+    signal::{Hangup, Signals},
+    telemetry::{self, COMMIT, Logs, VERSION, causes},
 };
 
 /// Register the local app and carry its requests, until SIGTERM or Ctrl-C
@@ -21,7 +23,8 @@ use crate::{
 #[command(
     long_about = "Register the local app and carry its requests, until SIGTERM or Ctrl-C.\n\nThen it leaves in \
                   order: readiness fails, the registry is told, outbound goes on until callers have heard, \
-                  listeners close, requests in flight end. A second signal exits at once, with code 1.\n\nWith -- \
+                  listeners close, requests in flight end. A second signal exits at once, with code 1. SIGHUP (or \
+                  'outrigger reload') has the file read again.\n\nWith -- \
                   APP it starts the app once requests are carried, stops it when no caller calls it any more, \
                   keeps outbound open until it has ended, and exits with its code (128 and the signal, where \
                   one ended it). TERM, INT and QUIT reach the app in that order; HUP, USR1, USR2, WINCH and ALRM \
@@ -40,34 +43,60 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let loaded = arguments.settings.load(&Environment::of_process())?;
-    telemetry::log(&loaded.config.log);
+    let environment = Environment::of_process();
+    let loaded = arguments.settings.load(&environment)?;
+    let logs = telemetry::log(&loaded.config.log);
     for warning in &loaded.warnings {
         warn!(%warning, "settings");
     }
-    let Loaded { config, origins, .. } = loaded;
+    let from = From { loaded, source: arguments.settings.source(&environment), logs };
     if arguments.app.is_empty() {
-        on_runtime(beside(config, origins)).map(|()| ExitCode::SUCCESS)
+        on_runtime(beside(from)).map(|()| ExitCode::SUCCESS)
     } else {
-        on_runtime(around(config, origins, &arguments.app))
+        on_runtime(around(from, &arguments.app))
+    }
+}
+
+/// What a sidecar is started from, and where a reload reads it again.
+struct From {
+    loaded: Loaded,
+    source: Option<Source>,
+    logs: Option<Logs>,
+}
+
+impl From {
+    fn start(
+        self,
+        start: impl FnOnce(Config, &Origins, Workers) -> Result<App, StartError>,
+    ) -> Result<App, Failure> {
+        info!(version = VERSION, commit = COMMIT, "outrigger starts");
+        let Loaded { config, origins, .. } = self.loaded;
+        let threads = workers(config.workers);
+        let app =
+            start(config.clone(), &origins, threads).map_err(|error| Failure::running(causes(&error)))?;
+        if let Some(source) = self.source {
+            app.reload_from(source, self.logs);
+        }
+        announce(&app, &config);
+        Ok(app)
     }
 }
 
 /// Beside an app that somebody else starts.
-async fn beside(config: Config, origins: Origins) -> Result<(), Failure> {
+async fn beside(from: From) -> Result<(), Failure> {
     let mut signals = Signals::listen().map_err(no_signals)?;
-    info!(version = VERSION, commit = COMMIT, "outrigger starts");
-    let threads = workers(config.workers);
-    let app =
-        App::start(config.clone(), &origins, threads).map_err(|error| Failure::running(causes(&error)))?;
-    announce(&app, &config);
+    let mut hangup = Hangup::listen().map_err(no_signals)?;
+    let app = from.start(App::start)?;
 
-    let signal = signals.next().await;
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        never = reloads(&app, &mut hangup) => match never {},
+    };
     info!(signal, "leaving; a second signal exits at once");
     let leave = async {
         app.drain().await;
         // Ctrl-C is a person, who waits for nothing but this.
-        if signal == "SIGTERM" && awaits_app(config.drain.await_app) {
+        if signal == "SIGTERM" && awaits_app(app.config().drain.await_app) {
             app.app_closed().await;
         }
         app.shutdown().await
@@ -85,6 +114,15 @@ async fn beside(config: Config, origins: Origins) -> Result<(), Failure> {
     }
 }
 
+/// Reads the settings again at each SIGHUP. What comes of it is logged.
+async fn reloads(app: &App, hangup: &mut Hangup) -> Infallible {
+    loop {
+        hangup.next().await;
+        info!(signal = "SIGHUP", "asked to reload");
+        let _ = app.reload().await;
+    }
+}
+
 fn no_signals(error: io::Error) -> Failure {
     Failure::running(format!("listen to signals: {error}"))
 }
@@ -99,14 +137,9 @@ fn awaits_app(setting: AwaitApp) -> bool {
 }
 
 /// Around an app of its own: started after the sidecar, ended before it.
-async fn around(config: Config, origins: Origins, command: &[OsString]) -> Result<ExitCode, Failure> {
-    info!(version = VERSION, commit = COMMIT, "outrigger starts");
-    let threads = workers(config.workers);
-    let app = App::start_first(config.clone(), &origins, threads)
-        .map_err(|error| Failure::running(causes(&error)))?;
-    announce(&app, &config);
-    let patience = config.drain.timeout;
-    let ended = child::supervise(&app, command, config.on_app_exit, patience).await.map_err(no_signals)?;
+async fn around(from: From, command: &[OsString]) -> Result<ExitCode, Failure> {
+    let app = from.start(App::start_first)?;
+    let ended = child::supervise(&app, command).await.map_err(no_signals)?;
     app.hurry();
     let code = match ended {
         Supervised::Ended(code) => code,
@@ -136,7 +169,7 @@ fn announce(app: &App, config: &Config) {
         info!(service, %addr, "carrying requests to one service");
     }
     for addr in app.admin_addrs() {
-        info!(%addr, "admin side: /metrics /healthz /readyz /services /config /drain");
+        info!(%addr, "admin side: /metrics /healthz /readyz /services /config /reload /drain");
     }
     for addr in app.metrics_addrs() {
         info!(%addr, "metrics and health for the network");

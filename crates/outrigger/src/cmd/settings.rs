@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use outrigger_config::{Environment, Loaded, Overrides, load, load_path};
+use outrigger_config::{Environment, Loaded, Overrides, Problems, load, load_path};
 
 use super::Failure;
+use crate::reload::Source;
 
 /// Each wins over its environment variable, which wins over the file.
 #[derive(Debug, Default, Clone, Args)]
@@ -75,12 +76,23 @@ pub(super) struct Settings {
 impl Settings {
     /// Checked settings, from everywhere.
     pub(super) fn load(&self, environment: &Environment) -> Result<Loaded, Failure> {
+        self.read(environment).map_err(|problems| Failure::Settings(problems.to_string()))
+    }
+
+    /// The same, again and again: the file as it is then, and the same flags and environment over it.
+    /// `None`: there is no file.
+    pub(super) fn source(&self, environment: &Environment) -> Option<Source> {
+        self.config.as_ref()?;
+        let (settings, environment) = (self.clone(), environment.clone());
+        Some(Source::new(move || settings.read(&environment)))
+    }
+
+    fn read(&self, environment: &Environment) -> Result<Loaded, Problems> {
         let overrides = self.overrides();
-        let loaded = match &self.config {
+        match &self.config {
             Some(path) => load_path(path, environment, &overrides),
             None => load(None, environment, &overrides),
-        };
-        loaded.map_err(|problems| Failure::Settings(problems.to_string()))
+        }
     }
 
     fn overrides(&self) -> Overrides {

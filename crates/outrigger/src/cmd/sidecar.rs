@@ -1,4 +1,4 @@
-//! Asks the admin side of a sidecar on this machine: what `wait` and `maintenance` share.
+//! Asks the admin side of a sidecar on this machine: what `wait`, `maintenance` and `reload` share.
 
 use std::{io, time::Duration};
 

@@ -24,7 +24,7 @@ const SIGHT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Callers {
     settings: Drain,
-    /// Absent: nothing is measured.
+    /// Absent: nothing can be measured.
     discovery: Option<Arc<Discovery>>,
     watch: Option<Watch>,
     /// When the registry was first told.
@@ -47,8 +47,12 @@ enum Seen {
 impl Callers {
     /// Callers that are measured with `discovery`, unless the settings say how long they take.
     pub(crate) fn new(settings: Drain, discovery: Arc<Discovery>) -> Self {
-        let measured = settings.propagation == Propagation::Measured;
-        Self { settings, discovery: measured.then_some(discovery), watch: None, told: Instant::now() }
+        Self { settings, discovery: Some(discovery), watch: None, told: Instant::now() }
+    }
+
+    /// Goes on by other settings: for a leave that has not begun.
+    pub(crate) fn adopt(&mut self, settings: Drain) {
+        self.settings = settings;
     }
 
     /// Callers that have heard after `wait`.
@@ -60,7 +64,8 @@ impl Callers {
 
     /// Begins to watch; never waits.
     pub(crate) fn begin(&mut self, us: &Registration) {
-        let Some(discovery) = &self.discovery else { return };
+        let measured = self.settings.propagation == Propagation::Measured;
+        let Some(discovery) = self.discovery.as_ref().filter(|_| measured) else { return };
         let query = Query { service: us.name.to_ascii_lowercase().into(), datacenter: None };
         match discovery.follow(query, Kind::Declared) {
             Ok(follower) => {

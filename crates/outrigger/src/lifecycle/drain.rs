@@ -101,6 +101,11 @@ impl Drain {
         self.asked.cancel();
     }
 
+    /// Whether somebody asked.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.asked.is_cancelled()
+    }
+
     /// Resolves when somebody asked.
     pub(crate) async fn begun(&self) {
         self.asked.cancelled().await;

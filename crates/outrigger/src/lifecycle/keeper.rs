@@ -44,8 +44,11 @@ const AGAIN: Backoff = Backoff { base: Duration::from_millis(250), max: Duration
 #[derive(Debug)]
 pub(crate) struct Keeper {
     registrar: Arc<dyn Registrar>,
-    wanted: Registration,
+    wanted: watch::Sender<Registration>,
     board: Board,
+    /// What the probe finds.
+    told: watch::Sender<Option<ReportedHealth>>,
+    settings: Option<Health>,
     /// Longest wait for each try of the deregistration.
     patience: Duration,
     stop: CancellationToken,
@@ -63,39 +66,71 @@ impl Keeper {
         board: Board,
     ) -> Self {
         let told = watch::Sender::new(None);
-        let health = told.subscribe();
-        let probe = tokio::spawn(health::watch(probe, wanted.port, told, board.clone()));
-        Self::with_health(registrar, wanted, health, probe, board)
+        let task = tokio::spawn(health::watch(probe.clone(), wanted.port, told.clone(), board.clone()));
+        let mut keeper = Self::with_health(registrar, wanted, told, task, board);
+        keeper.settings = Some(probe);
+        keeper
+    }
+
+    /// Whether `other` can replace the registration in place: to callers it is the same instance.
+    pub(crate) fn is_of(&self, other: &Registration) -> bool {
+        let wanted = self.wanted.borrow();
+        (&wanted.id, &wanted.name, wanted.port) == (&other.id, &other.name, other.port)
+    }
+
+    /// Registers the app by other settings, in place, and asks it how it is by others.
+    pub(crate) fn adopt(&mut self, wanted: Registration, probe: Health) {
+        if self.settings.as_ref() != Some(&probe) {
+            self.probe.abort();
+            let (told, board) = (self.told.clone(), self.board.clone());
+            self.probe = tokio::spawn(health::watch(probe.clone(), wanted.port, told, board));
+            self.settings = Some(probe);
+        }
+        self.wanted.send_if_modified(|now| {
+            let news = *now != wanted;
+            *now = wanted;
+            news
+        });
+    }
+
+    /// Takes the app out of the registry because another registration follows, or none.
+    pub(crate) async fn leave(mut self) {
+        if self.stop().await {
+            self.report_critical().await;
+            self.deregister().await;
+        }
     }
 
     /// The same with a probe of the caller's.
     fn with_health(
         registrar: Arc<dyn Registrar>,
         wanted: Registration,
-        health: watch::Receiver<Option<ReportedHealth>>,
+        told: watch::Sender<Option<ReportedHealth>>,
         probe: JoinHandle<()>,
         board: Board,
     ) -> Self {
         board.enter(Phase::AwaitingApp);
+        let (health, wanted) = (told.subscribe(), watch::Sender::new(wanted));
         let doubt = report::Doubt::new(0);
         let doubted = doubt.subscribe();
         let stop = CancellationToken::new();
         let report = tokio::spawn(report::run(registrar.clone(), board.clone(), health.clone(), doubt));
         let register = Register {
             registrar: registrar.clone(),
-            wanted: wanted.clone(),
+            wanted: wanted.subscribe(),
             board: board.clone(),
             health,
             doubt: doubted,
             stop: stop.clone(),
         };
         let register = tokio::spawn(register.run());
-        Self { registrar, wanted, board, patience: CALL, stop, probe, report, register }
+        let (settings, patience) = (None, CALL);
+        Self { registrar, wanted, board, told, settings, patience, stop, probe, report, register }
     }
 
     /// What is registered.
-    pub(crate) fn wanted(&self) -> &Registration {
-        &self.wanted
+    pub(crate) fn wanted(&self) -> Registration {
+        self.wanted.borrow().clone()
     }
 
     /// Ends the tasks, the registration under way excepted: cut off, it could arrive after what follows.
@@ -114,8 +149,8 @@ impl Keeper {
     /// Watchers learn it from the check before the registration is gone; a failure is no reason to
     /// stay. True: the registry took it.
     pub(crate) async fn report_critical(&mut self) -> bool {
-        let report = self.registrar.report(&self.wanted.id, ReportedHealth::Critical, report::OUTPUT);
-        let id = &self.wanted.id;
+        let id = &self.wanted().id;
+        let report = self.registrar.report(id, ReportedHealth::Critical, report::OUTPUT);
         match timeout(REPORT, report).await {
             Ok(Ok(())) => {
                 self.board.told(self.board.now().generation, ReportedHealth::Critical);
@@ -136,7 +171,7 @@ impl Keeper {
 
     /// True: the registry has confirmed it.
     pub(crate) async fn deregister(&self) -> bool {
-        let (id, within) = (&self.wanted.id, self.patience);
+        let (id, within) = (&self.wanted().id, self.patience);
         for n in 0..TRIES {
             let error = match timeout(within, self.registrar.deregister(id)).await {
                 Ok(Ok(())) => {

@@ -201,7 +201,7 @@ fn live(health: Option<ReportedHealth>) -> Life {
     let sender = watch::Sender::new(health);
     let board = Board::new(Phase::AwaitingApp, "orders-1");
     let probe = tokio::spawn(std::future::pending());
-    let keeper = Keeper::with_health(fake.clone(), wanted(), sender.subscribe(), probe, board.clone());
+    let keeper = Keeper::with_health(fake.clone(), wanted(), sender.clone(), probe, board.clone());
     Life { fake, health: sender, board, keeper, start: Instant::now() }
 }
 
@@ -517,4 +517,41 @@ async fn a_registration_without_an_answer_is_taken_back_too() {
     assert!(leave(life.keeper).await);
     assert_eq!(from.elapsed().as_secs(), 14, "8 for the registration, 3 and 3 for what takes it back");
     assert_eq!(life.fake.times(|call| *call == Call::Deregister).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_settings_are_registered_in_place_at_once_and_it_is_never_lost() {
+    let mut life = live(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    let tagged = |tag: &str| Registration { tags: vec![tag.into()], ..wanted() };
+    assert!(life.keeper.is_of(&tagged("v3")) && !life.keeper.is_of(&Registration { port: 1, ..wanted() }));
+    life.keeper.adopt(tagged("v3"), Health::default());
+    let holds = |tag: &'static str| move |agent: &Agent| agent.held.as_ref().is_some_and(|h| h.tags == [tag]);
+    assert!(life.until(holds("v3")).await <= Duration::from_millis(20));
+    assert_eq!((life.fake.registers(), life.board.now().phase), (2, Phase::Registered));
+    assert_eq!(life.fake.times(|call| *call == Call::Deregister), []);
+
+    // What the agent does not compare is sent all the same.
+    let slower = Registration { deregister_after: Duration::from_secs(90), ..tagged("v3") };
+    life.keeper.adopt(slower.clone(), Health::default());
+    life.until(|agent| agent.registers == 3).await;
+    life.keeper.adopt(slower, Health::default());
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(life.fake.registers(), 3, "the same settings are no news");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_settings_that_change_while_the_agent_is_away_the_last_ones_are_registered() {
+    let mut life = live(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    life.fake.change(|agent| agent.down = true);
+    for tag in ["v3", "v4", "v5"] {
+        life.keeper.adopt(Registration { tags: vec![tag.into()], ..wanted() }, Health::default());
+        sleep(Duration::from_secs(5)).await;
+    }
+    assert_eq!(life.fake.agent().registers, 1);
+    life.fake.change(|agent| agent.down = false);
+    life.until(|agent| agent.held.as_ref().is_some_and(|held| held.tags == ["v5"])).await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(life.fake.agent().registers, 2);
 }

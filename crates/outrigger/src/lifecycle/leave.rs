@@ -108,7 +108,7 @@ pub(crate) async fn run(mut keeper: Keeper, callers: &mut Callers, drain: &Drain
     let until = Instant::now() + LEAVE;
     drain.enter(Phase::Leaving);
     // Meanwhile, so that it has seen the app well before it can see it leave.
-    callers.begin(keeper.wanted());
+    callers.begin(&keeper.wanted());
     let asked = timeout_at(until, keeper.stop()).await;
     if let Ok(false) = asked {
         return; // never registered: there is nothing to tell, and nobody to hear it

@@ -33,7 +33,7 @@ pub(crate) enum Refused {
 }
 
 /// Where orders are given.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Office {
     pub(super) registrar: Arc<dyn Registrar>,
     pub(super) board: Board,

@@ -34,7 +34,12 @@ mod report;
 mod standing;
 mod state;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use outrigger_registry::{Registrar, Registration, ReportedHealth};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
@@ -60,7 +65,7 @@ use state::Event;
 const LEARN: Duration = Duration::from_secs(5);
 
 /// What is to be registered, where, and what is asked of the app before.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// Cancelled once the app may be asked how it is. One that is still to be started must not be
     /// mistaken for an earlier one that has not ended yet.
@@ -68,6 +73,15 @@ pub(crate) struct Plan {
     pub(crate) registrar: Arc<dyn Registrar>,
     pub(crate) registration: Registration,
     pub(crate) probe: outrigger_config::Health,
+}
+
+/// What a life is to keep true, until a reload wants something else.
+#[derive(Debug, Clone)]
+struct Wanted {
+    /// Absent: there is nothing to register.
+    plan: Option<Plan>,
+    /// Absent: as [`Callers`] were made.
+    drain: Option<outrigger_config::Drain>,
 }
 
 /// What the admin pages and the metrics see of a life.
@@ -79,19 +93,18 @@ struct Organs {
     state: watch::Sender<State>,
     board: Board,
     drain: Drain,
-    /// Absent: there is nothing to register.
-    office: Option<Office>,
+    wanted: watch::Sender<Wanted>,
 }
 
 impl Vitals {
-    fn new(plan: Option<&Plan>) -> Self {
-        let board = match plan {
+    fn new(plan: Option<Plan>) -> Self {
+        let board = match &plan {
             Some(plan) => Board::new(standing::Phase::AwaitingApp, &plan.registration.id),
             None => Board::new(standing::Phase::Off, ""),
         };
-        let office = plan.map(|plan| Office { registrar: plan.registrar.clone(), board: board.clone() });
         let state = watch::Sender::new(State::Starting);
-        Self(Arc::new(Organs { state, board, drain: Drain::new(), office }))
+        let wanted = watch::Sender::new(Wanted { plan, drain: None });
+        Self(Arc::new(Organs { state, board, drain: Drain::new(), wanted }))
     }
 
     pub(crate) fn state(&self) -> State {
@@ -108,11 +121,17 @@ impl Vitals {
 
     /// Takes the app out of service, for this reason, or puts it back.
     pub(crate) async fn order_maintenance(&self, reason: Option<String>) -> Result<(), Refused> {
-        let office = self.0.office.as_ref().ok_or(Refused::NothingToRegister)?;
+        let plan = self.0.wanted.borrow().plan.clone().ok_or(Refused::NothingToRegister)?;
+        let office = Office { registrar: plan.registrar, board: self.0.board.clone() };
         if self.drain_phase() != drain::Phase::Serving {
             return Err(Refused::Leaving);
         }
         office.order(reason).await
+    }
+
+    /// Whether somebody has asked to leave.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.0.drain.is_begun()
     }
 
     /// Says that callers need not be waited for when it leaves: the app has ended, or somebody insists.
@@ -166,14 +185,19 @@ impl Life {
         plan: Option<Plan>,
         callers: Callers,
     ) -> Self {
-        let vitals = Vitals::new(plan.as_ref());
+        let vitals = Vitals::new(plan);
         vitals.apply(Event::Bound);
-        let task = tokio::spawn(live(vitals.clone(), first_answers, plan, callers));
+        let task = tokio::spawn(live(vitals.clone(), first_answers, callers));
         Self { vitals, task }
     }
 
     pub(crate) fn vitals(&self) -> &Vitals {
         &self.vitals
+    }
+
+    /// Keeps another registration true from now on, or none, and leaves by other settings.
+    pub(crate) fn adopt(&self, plan: Option<Plan>, drain: outrigger_config::Drain) {
+        self.vitals.0.wanted.send_replace(Wanted { plan, drain: Some(drain) });
     }
 
     /// Leaves the registry, goes on routing, and returns when it is safe to stop.
@@ -206,14 +230,23 @@ impl Drop for Life {
 async fn live(
     vitals: Vitals,
     first_answers: impl Future<Output = ()> + Send + 'static,
-    plan: Option<Plan>,
     mut callers: Callers,
 ) {
     let _end = EndOfLife(vitals.clone());
+    let first_answers = pin!(first_answers);
+    let mut first_answers = Some(first_answers);
+    let mut wanted = vitals.0.wanted.subscribe();
     let mut keeper = None;
-    tokio::select! {
-        () = vitals.0.drain.begun() => {}
-        () = rise(&vitals, first_answers, plan, &mut keeper) => vitals.0.drain.begun().await,
+    loop {
+        let Wanted { plan, drain } = wanted.borrow_and_update().clone();
+        drain.into_iter().for_each(|drain| callers.adopt(drain));
+        follow(&vitals, plan.as_ref(), &mut keeper).await;
+        tokio::select! {
+            () = vitals.0.drain.begun() => break,
+            () = rise(&vitals, &mut first_answers, plan, &mut keeper) => {}
+            // The sender is ours.
+            _ = wanted.changed() => {}
+        }
     }
     // Before the registry hears of it: whoever asks whether we are ready must not be told yes by now.
     vitals.apply(Event::Drain);
@@ -222,6 +255,29 @@ async fn live(
         leave::run(keeper, &mut callers, drain, drain.hurried()).await;
     }
     drain.enter(drain::Phase::Safe);
+}
+
+/// Makes a registration under way the one that is wanted: in place where it is the same instance, else
+/// the old one leaves before the new one comes. Takes [`leave::LEAVE`] at most.
+async fn follow(vitals: &Vitals, plan: Option<&Plan>, keeper: &mut Option<Keeper>) {
+    match (keeper.as_mut(), plan) {
+        (Some(keeper), Some(plan)) if keeper.is_of(&plan.registration) => {
+            return keeper.adopt(plan.registration.clone(), plan.probe.clone());
+        }
+        (Some(_), _) => {
+            info!("the app is to be registered otherwise, or not at all: leaving first");
+            if let Some(keeper) = keeper.take()
+                && timeout(leave::LEAVE, keeper.leave()).await.is_err()
+            {
+                warn!("gave up leaving the registry; deregister_after will remove the app");
+            }
+        }
+        (None, _) => {}
+    }
+    match plan {
+        Some(plan) => vitals.0.board.begin(standing::Phase::AwaitingApp, &plan.registration.id),
+        None => vitals.0.board.begin(standing::Phase::Off, ""),
+    }
 }
 
 /// Nobody waits for ever for a life that ended by a mistake of ours: it counts as safe to stop.
@@ -236,25 +292,38 @@ impl Drop for EndOfLife {
     }
 }
 
-/// From Learning to Ready.
-async fn rise(
+/// From Learning to Ready, from wherever it stands; then for ever.
+async fn rise<F: Future<Output = ()>>(
     vitals: &Vitals,
-    first_answers: impl Future<Output = ()>,
+    first_answers: &mut Option<Pin<&mut F>>,
     plan: Option<Plan>,
     keeper: &mut Option<Keeper>,
 ) {
-    if timeout(LEARN, first_answers).await.is_err() {
-        warn!(after = ?LEARN, "the registry has not answered for every declared service, going on without");
+    if let Some(answers) = first_answers {
+        if timeout(LEARN, answers.as_mut()).await.is_err() {
+            warn!(after = ?LEARN, "the registry has not answered for every declared service, going on without");
+        }
+        *first_answers = None;
     }
     vitals.apply(Event::Learned);
-    let Some(Plan { started, registrar, registration, probe }) = plan else {
-        return vitals.apply(Event::NothingToRegister);
-    };
+    if let Some(plan) = plan {
+        register_app(vitals, plan, keeper).await;
+    } else {
+        vitals.apply(Event::NothingToRegister);
+    }
+    std::future::pending().await
+}
+
+/// Until the registry has been told that the app is well.
+async fn register_app(vitals: &Vitals, plan: Plan, keeper: &mut Option<Keeper>) {
+    let Plan { started, registrar, registration, probe } = plan;
     started.cancelled().await;
     let board = vitals.0.board.clone();
     let mut standing = board.subscribe();
-    *keeper = Some(Keeper::start(registrar, registration, probe, board));
-    let _ = standing.wait_for(|standing| standing.generation > 0).await;
+    if keeper.is_none() {
+        *keeper = Some(Keeper::start(registrar, registration, probe, board));
+    }
+    let _ = standing.wait_for(Standing::is_taken).await;
     vitals.apply(Event::Registered);
     let well = |standing: &Standing| {
         matches!(standing.told, Some(ReportedHealth::Passing | ReportedHealth::Warning))

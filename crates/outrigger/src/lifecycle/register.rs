@@ -54,12 +54,14 @@ enum Reason {
     Forgotten,
     Changed,
     Doubted,
+    Settings,
 }
 
 /// Owns the registration from the first healthy answer of the app until `stop`.
 pub(crate) struct Register {
     pub(crate) registrar: Arc<dyn Registrar>,
-    pub(crate) wanted: Registration,
+    /// Another one replaces it in place: same id, name and port.
+    pub(crate) wanted: watch::Receiver<Registration>,
     pub(crate) board: Board,
     pub(crate) health: watch::Receiver<Option<ReportedHealth>>,
     /// See [`super::report::Doubt`].
@@ -83,8 +85,11 @@ impl Register {
                 return;
             }
             let since = Instant::now();
-            let Some(next) = stop.run_until_cancelled(self.look()).await else { return };
+            let Some(next) = stop.run_until_cancelled(self.look(reason)).await else { return };
             reason = next;
+            if reason == Reason::Settings {
+                continue;
+            }
             self.board.enter(Phase::Lost);
             if since.elapsed() >= SETTLED {
                 short_lived = 0;
@@ -104,7 +109,7 @@ impl Register {
     }
 
     /// Until the registry has taken it. False: stopped.
-    async fn register(&self, reason: Reason) -> bool {
+    async fn register(&mut self, reason: Reason) -> bool {
         if reason == Reason::First {
             self.board.enter(Phase::Registering);
         }
@@ -114,22 +119,23 @@ impl Register {
                 return false;
             }
             self.board.asked();
+            let wanted = self.wanted.borrow_and_update().clone();
             let registered = async {
-                self.registrar.register(&self.wanted).await?;
+                self.registrar.register(&wanted).await?;
                 // Before it is told that the app is well: an agent that forgot the app forgot this too.
-                maintenance::restore(&*self.registrar, &self.wanted.id, &self.board).await
+                maintenance::restore(&*self.registrar, &wanted.id, &self.board).await
             };
             let failure = match timeout(CALL, registered).await {
                 Ok(Ok(())) => {
                     self.board.registered();
-                    self.say_registered(reason);
+                    say_registered(&wanted, reason);
                     return true;
                 }
                 Ok(Err(error)) => causes(&error),
                 Err(_) => format!("no answer within {CALL:?}"),
             };
             if self.board.failed(failure.clone()) {
-                warn!(id = self.wanted.id, error = failure, "could not register the app, trying on");
+                warn!(id = wanted.id, error = failure, "could not register the app, trying on");
             }
             let pause = sleep(AGAIN.after(failures, fastrand::u64(..)));
             failures += 1;
@@ -139,41 +145,33 @@ impl Register {
         }
     }
 
-    fn say_registered(&self, reason: Reason) {
-        let Registration { id, name, port, .. } = &self.wanted;
-        match reason {
-            Reason::First => info!(id, service = name, port, "registered the app"),
-            Reason::Forgotten => {
-                warn!(id, service = name, "the registry had forgotten the app, registered again")
-            }
-            Reason::Changed => warn!(id, service = name, "somebody changed the registration, corrected it"),
-            Reason::Doubted => warn!(id, service = name, "the registry refused a report, registered again"),
-        }
-    }
-
     /// Looks until the registration is not what it should be. Clears up first what an earlier one left.
-    async fn look(&self) -> Reason {
+    async fn look(&self, reason: Reason) -> Reason {
         let generation = self.board.now().generation;
         let mut untidy = Some(0);
-        let mut orphans = if generation == 1 { ORPHANS } else { 0 };
+        let mut orphans = if reason == Reason::First { ORPHANS } else { 0 };
+        let mut settings = self.wanted.clone();
+        let wanted = settings.borrow().clone();
         let mut hash: Option<String> = None;
         let mut failures = 0;
         loop {
             let started = Instant::now();
             let held = tokio::select! {
+                biased;
                 () = self.doubted(generation) => return Reason::Doubted,
+                Ok(()) = settings.changed() => return Reason::Settings,
                 held = async {
-                    untidy = self.tidy(untidy).await;
+                    untidy = self.tidy(&wanted.id, untidy).await;
                     if orphans > 0 {
-                        let removed = orphans::remove(&*self.registrar, &self.wanted).await;
+                        let removed = orphans::remove(&*self.registrar, &wanted).await;
                         orphans = if removed { 0 } else { orphans - 1 };
                     }
-                    self.held(hash.as_deref()).await
+                    self.held(&wanted.id, hash.as_deref()).await
                 } => held,
             };
             let pause = match held {
                 Ok(None) => return Reason::Forgotten,
-                Ok(Some(held)) if !agrees(&held, &self.wanted) => return Reason::Changed,
+                Ok(Some(held)) if !agrees(&held, &wanted) => return Reason::Changed,
                 Ok(Some(held)) => {
                     failures = 0;
                     hash = Some(held.hash).filter(|hash| !hash.is_empty());
@@ -181,7 +179,7 @@ impl Register {
                 }
                 Err(error) => {
                     if self.board.failed(error.clone()) {
-                        warn!(id = self.wanted.id, error, "could not look at the registration, trying on");
+                        warn!(id = wanted.id, error, "could not look at the registration, trying on");
                     }
                     hash = None;
                     failures += 1;
@@ -190,6 +188,7 @@ impl Register {
             };
             tokio::select! {
                 () = self.doubted(generation) => return Reason::Doubted,
+                Ok(()) = settings.changed() => return Reason::Settings,
                 () = sleep_until(Instant::now() + pause) => {}
             }
         }
@@ -197,9 +196,8 @@ impl Register {
 
     /// Removes the checks that are not ours, unless that is done (`None`). Tried again with the next
     /// look: meanwhile they can only make the app look worse than it is.
-    async fn tidy(&self, failures: Option<u32>) -> Option<u32> {
+    async fn tidy(&self, id: &str, failures: Option<u32>) -> Option<u32> {
         let failures = failures?;
-        let id = &self.wanted.id;
         let failure = match timeout(CALL, self.registrar.remove_other_checks(id)).await {
             Ok(Ok(0)) => return None,
             Ok(Ok(removed)) => {
@@ -222,14 +220,27 @@ impl Register {
         }
     }
 
-    async fn held(&self, hash: Option<&str>) -> Result<Option<Held>, String> {
-        match timeout(LOOK + LOOK_MARGIN, self.registrar.held(&self.wanted.id, hash, LOOK)).await {
+    async fn held(&self, id: &str, hash: Option<&str>) -> Result<Option<Held>, String> {
+        match timeout(LOOK + LOOK_MARGIN, self.registrar.held(id, hash, LOOK)).await {
             Ok(Ok(held)) => Ok(held),
             // An agent with ACLs says so of an id that it does not know.
             Ok(Err(Error::Refused { status: 404, .. })) => Ok(None),
             Ok(Err(error)) => Err(causes(&error)),
             Err(_) => Err(format!("no answer within {:?}", LOOK + LOOK_MARGIN)),
         }
+    }
+}
+
+fn say_registered(wanted: &Registration, reason: Reason) {
+    let Registration { id, name, port, .. } = wanted;
+    match reason {
+        Reason::First => info!(id, service = name, port, "registered the app"),
+        Reason::Forgotten => {
+            warn!(id, service = name, "the registry had forgotten the app, registered again")
+        }
+        Reason::Changed => warn!(id, service = name, "somebody changed the registration, corrected it"),
+        Reason::Doubted => warn!(id, service = name, "the registry refused a report, registered again"),
+        Reason::Settings => info!(id, service = name, port, "registered the app by its new settings"),
     }
 }
 

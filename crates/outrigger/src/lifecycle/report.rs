@@ -92,7 +92,7 @@ pub(crate) async fn run(
 
 /// The registration to report on; waits while there is none.
 async fn registration(standing: &mut watch::Receiver<Standing>) -> Option<(String, u64)> {
-    let standing = standing.wait_for(|standing| standing.generation > 0).await.ok()?;
+    let standing = standing.wait_for(Standing::is_taken).await.ok()?;
     Some((standing.id.clone(), standing.generation))
 }
 

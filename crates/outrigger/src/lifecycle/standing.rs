@@ -61,6 +61,16 @@ pub struct Standing {
     pub maintenance: Option<String>,
 }
 
+impl Standing {
+    /// Whether the registry has taken it, and so can be told how the app is.
+    pub(crate) fn is_taken(&self) -> bool {
+        match self.phase {
+            Phase::Registered | Phase::Lost => true,
+            Phase::Off | Phase::AwaitingApp | Phase::Registering | Phase::Left => false,
+        }
+    }
+}
+
 /// The one copy of it, shared.
 #[derive(Debug, Clone)]
 pub(crate) struct Board(Arc<watch::Sender<Standing>>, Arc<Notify>);
@@ -90,6 +100,23 @@ impl Board {
 
     pub(crate) fn enter(&self, phase: Phase) {
         self.0.send_if_modified(|standing| std::mem::replace(&mut standing.phase, phase) != phase);
+    }
+
+    /// Another registration is to be kept from now on, or none (an empty id). An order of maintenance holds
+    /// for it too: it is the same app.
+    pub(crate) fn begin(&self, phase: Phase, id: &str) {
+        self.0.send_if_modified(|standing| {
+            let news = standing.id != id || standing.phase != phase;
+            if news {
+                id.clone_into(&mut standing.id);
+                standing.phase = phase;
+                standing.asked = false;
+                standing.app.clear();
+                standing.told = None;
+                standing.error = None;
+            }
+            news
+        });
     }
 
     /// Asks for a probe out of turn.

@@ -71,7 +71,8 @@ impl State {
             (_, Event::Drain) => Self::Draining,
             (Self::Starting, Event::Bound) => Self::Learning,
             (Self::Learning, Event::Learned) => Self::Waiting,
-            (Self::Waiting, Event::NothingToRegister) => Self::Ready,
+            // Registered: a reload took the app out of the settings before it was well.
+            (Self::Waiting | Self::Registered, Event::NothingToRegister) => Self::Ready,
             (Self::Waiting, Event::Registered) => Self::Registered,
             (Self::Registered, Event::Told) => Self::Ready,
             (state, _) => state,

@@ -116,6 +116,29 @@ async fn standard_streams_are_the_apps() {
 }
 
 #[tokio::test]
+async fn what_becomes_of_an_app_that_dies_follows_a_reload() {
+    let registry = registry().await;
+    let mut sidecar = Plan::new(&registry, "drain: {propagation: 0s}").around_the_app(&[]).start();
+    sidecar.ready().await;
+    let file = sidecar.path("outrigger.yaml");
+    let before = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{before}on_app_exit: restart\n")).unwrap();
+    let (status, answer) = ask(sidecar.admin, "POST /reload", "").await.unwrap();
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer.contains("on_app_exit: exit → restart"), "{answer}");
+    kill_process(pid(&sidecar), Signal::KILL).unwrap();
+    until("it is started again", async || {
+        sidecar.app().iter().filter(|line| line.starts_with("started ")).count() == 2
+    })
+    .await;
+    sidecar.ready().await;
+    std::fs::write(&file, before).unwrap();
+    assert_eq!(ask(sidecar.admin, "POST /reload", "").await.unwrap().0, 200);
+    kill_process(pid(&sidecar), Signal::KILL).unwrap();
+    assert_eq!(sidecar.ended().await.code(), Some(137));
+}
+
+#[tokio::test]
 async fn process_one_collects_orphans() {
     let isolate = ["unshare", "-Urpf", "--mount-proc", "--kill-child"];
     let may =

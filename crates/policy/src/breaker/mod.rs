@@ -27,6 +27,10 @@
 //! grows as in linkerd2's failure accrual (from 1 s, doubling; there to 60 s, here to 30 s, since a
 //! probe is one request).
 //!
+//! **Settings can change under it** ([`Breaker::adopt`]). What a request reads are words of their own;
+//! the rest lies behind the lock. An open spell goes on, at most as long as it may be now; the counts
+//! stay, unless the window has another length. Turned off it admits by the same one load.
+//!
 //! It declines to know about endpoints, to count attempts and to start timers: an open breaker becomes
 //! half-open when somebody asks after its time, or says that the time need not be waited for.
 
@@ -76,97 +80,134 @@ pub struct Open {
 /// One service's circuit breaker.
 #[derive(Debug)]
 pub struct Breaker {
-    /// `None`: turned off.
-    armed: Option<Armed>,
-}
-
-impl Breaker {
-    /// A closed breaker; without settings it admits everything for ever.
-    pub fn new(settings: Option<&CircuitBreaker>, now: Instant) -> Self {
-        Self { armed: settings.map(|settings| Armed::new(settings, now)) }
-    }
-
-    /// Lets a request pass, or says when to ask again.
-    #[inline]
-    pub fn admit(&self, now: Instant) -> Result<Permit<'_>, Open> {
-        match &self.armed {
-            None => Ok(Permit::free()),
-            Some(armed) => armed.admit(now),
-        }
-    }
-
-    /// What it would do with a request at `now`.
-    pub fn state(&self, now: Instant) -> State {
-        match &self.armed {
-            None => State::Closed,
-            Some(armed) => armed.life().state(now),
-        }
-    }
-
-    /// Ends an open spell at once: something else has shown that the service may be there again (an
-    /// instance that could not be connected to accepts connections). The next requests are probes; if
-    /// one fails, the next spell is twice as long, as ever. Changes nothing unless it is open.
-    pub fn half_open(&self) {
-        if let Some(armed) = &self.armed {
-            armed.half_open();
-        }
-    }
-
-    /// How often it has opened from closed. A failed probe prolongs a spell, and is not counted again.
-    pub fn trips(&self) -> u64 {
-        self.armed.as_ref().map_or(0, |armed| armed.trips.load(Relaxed))
-    }
-}
-
-/// A breaker that is not turned off.
-#[derive(Debug)]
-struct Armed {
-    settings: CircuitBreaker,
     ticks: Ticks,
-    /// The generation, with [`CLOSED`] in its lowest bit: all that an admission reads while closed.
-    /// Written under the lock of `life`.
+    /// The generation, with [`CLOSED`] or [`OFF`] in its lowest bits: all that an admission reads while
+    /// closed. Written under the lock of `life`.
     word: AtomicU64,
     ended: Tally,
     failed: Tally,
     /// Failures since the last success, when rows are counted.
     row: AtomicU32,
     trips: AtomicU64,
-    life: Mutex<Life>,
+    /// The settings that a request's end reads.
+    limits: Limits,
+    life: Mutex<Held>,
 }
 
 /// Set in the word of a generation in which the breaker is closed.
 const CLOSED: u64 = 1;
+/// Set in the word of a generation in which it is turned off.
+const OFF: u64 = 2;
+/// The bits of a word below its generation.
+const FLAGS: u32 = 2;
 
-impl Armed {
-    fn new(settings: &CircuitBreaker, now: Instant) -> Self {
+/// When the counts are reason to open.
+#[derive(Debug)]
+struct Limits {
+    /// As bits.
+    failure_ratio: AtomicU64,
+    min_requests: AtomicU32,
+    /// 0: rows are not counted.
+    row: AtomicU32,
+}
+
+/// What only its lock's holder reads.
+#[derive(Debug)]
+struct Held {
+    life: Life,
+    settings: CircuitBreaker,
+}
+
+impl Breaker {
+    /// A closed breaker; without settings it admits everything for ever.
+    pub fn new(settings: Option<&CircuitBreaker>, now: Instant) -> Self {
+        let word = if settings.is_some() { CLOSED } else { OFF };
+        let settings = settings.copied().unwrap_or_default();
         Self {
-            settings: *settings,
             ticks: Ticks::new(now, settings.window),
-            word: AtomicU64::new(CLOSED),
+            word: AtomicU64::new(word),
             ended: Tally::default(),
             failed: Tally::default(),
             row: AtomicU32::new(0),
             trips: AtomicU64::new(0),
-            life: Mutex::new(Life::Closed),
+            limits: Limits::new(&settings),
+            life: Mutex::new(Held { life: Life::Closed, settings }),
         }
     }
 
+    /// Goes on by other settings, in the state that it is in. Turned off (`None`) it admits everything;
+    /// turned on again it begins closed, with nothing counted.
+    pub fn adopt(&self, settings: Option<&CircuitBreaker>) {
+        let mut held = self.held();
+        let was_off = self.word.load(Relaxed) & OFF != 0;
+        let Some(settings) = settings else {
+            if !was_off {
+                held.life = Life::Closed;
+                self.begin(OFF);
+            }
+            return;
+        };
+        held.settings = *settings;
+        held.life.shorten(settings.open_max);
+        self.limits.adopt(settings);
+        if self.ticks.set_window(settings.window) || was_off {
+            self.forget();
+        }
+        if was_off {
+            self.begin(CLOSED);
+        }
+    }
+
+    /// Lets a request pass, or says when to ask again.
     #[inline]
-    fn admit(&self, now: Instant) -> Result<Permit<'_>, Open> {
+    pub fn admit(&self, now: Instant) -> Result<Permit<'_>, Open> {
         let word = self.word.load(Acquire);
-        if word & CLOSED != 0 { Ok(Permit::closed(self, word)) } else { self.ask(now) }
+        if word & CLOSED != 0 {
+            Ok(Permit::closed(self, word))
+        } else if word & OFF != 0 {
+            Ok(Permit::free())
+        } else {
+            self.ask(now)
+        }
+    }
+
+    /// What it would do with a request at `now`.
+    pub fn state(&self, now: Instant) -> State {
+        self.held().life.state(now)
+    }
+
+    /// Ends an open spell at once: something else has shown that the service may be there again (an
+    /// instance that could not be connected to accepts connections). The next requests are probes; if
+    /// one fails, the next spell is twice as long, as ever. Changes nothing unless it is open.
+    pub fn half_open(&self) {
+        let mut held = self.held();
+        if held.life.half_open() {
+            self.begin(0);
+        }
+    }
+
+    /// How often it has opened from closed. A failed probe prolongs a spell, and is not counted again.
+    pub fn trips(&self) -> u64 {
+        self.trips.load(Relaxed)
     }
 
     /// Admits while not closed.
     #[cold]
     fn ask(&self, now: Instant) -> Result<Permit<'_>, Open> {
-        let mut life = self.life();
-        match life.enter(now, &self.settings) {
-            Entry::Free => Ok(Permit::closed(self, self.word.load(Relaxed))),
+        let mut held = self.held();
+        let Held { life, settings } = &mut *held;
+        match life.enter(now, settings) {
+            Entry::Free => Ok(self.let_in()),
             Entry::FirstProbe => Ok(Permit::probe(self, self.begin(0))),
             Entry::Probe => Ok(Permit::probe(self, self.word.load(Relaxed))),
             Entry::Refused(retry_after) => Err(Open { retry_after }),
         }
+    }
+
+    /// It was closed, or turned off, since the word was read.
+    fn let_in(&self) -> Permit<'_> {
+        let word = self.word.load(Relaxed);
+        if word & OFF != 0 { Permit::free() } else { Permit::closed(self, word) }
     }
 
     /// The end of a request that was admitted while closed, in the generation `word`.
@@ -179,7 +220,7 @@ impl Armed {
             Verdict::Ignore => {}
             Verdict::Success => {
                 self.ended.add(tick);
-                if self.settings.consecutive_failures.is_some() {
+                if self.limits.row.load(Relaxed) > 0 {
                     self.row.store(0, Relaxed);
                 }
             }
@@ -197,17 +238,18 @@ impl Armed {
     /// The failures counted are reason to open.
     fn is_enough(&self, tick: u32, row: u32) -> bool {
         let (ended, failed) = (self.ended.sum(tick), self.failed.sum(tick));
-        let by_ratio = ended >= u64::from(self.settings.min_requests)
-            && failed as f64 >= self.settings.failure_ratio * ended as f64;
-        by_ratio || self.settings.consecutive_failures.is_some_and(|most| row >= most)
+        let least = u64::from(self.limits.min_requests.load(Relaxed));
+        let ratio = f64::from_bits(self.limits.failure_ratio.load(Relaxed));
+        let most = self.limits.row.load(Relaxed);
+        (ended >= least && failed as f64 >= ratio * ended as f64) || (most > 0 && row >= most)
     }
 
     #[cold]
     fn trip(&self, word: u64, now: Instant) {
-        let mut life = self.life();
+        let mut held = self.held();
         // Of several that saw enough at the same time, the first one opens it.
         if self.word.load(Relaxed) == word {
-            *life = Life::opened(now, &self.settings);
+            held.life = Life::opened(now, &held.settings);
             self.trips.fetch_add(1, Relaxed);
             self.begin(0);
         }
@@ -215,19 +257,18 @@ impl Armed {
 
     /// The end of a probe, in the generation `word`; without a verdict it gives its place back.
     fn settle(&self, word: u64, now: Instant, verdict: Verdict) {
-        let mut life = self.life();
+        let mut held = self.held();
         if self.word.load(Relaxed) != word {
             return;
         }
-        match life.settle(now, verdict, &self.settings) {
+        let Held { life, settings } = &mut *held;
+        match life.settle(now, verdict, settings) {
             Settled::Unchanged => {}
             Settled::Reopened => {
                 self.begin(0);
             }
             Settled::Closed => {
-                self.ended.clear();
-                self.failed.clear();
-                self.row.store(0, Relaxed);
+                self.forget();
                 self.begin(CLOSED);
             }
         }
@@ -235,28 +276,47 @@ impl Armed {
 
     /// A probe ended without anybody's word.
     fn give_back(&self, word: u64) {
-        let mut life = self.life();
+        let mut held = self.held();
         if self.word.load(Relaxed) == word {
-            life.give_back();
+            held.life.give_back();
         }
     }
 
-    fn half_open(&self) {
-        let mut life = self.life();
-        if life.half_open() {
-            self.begin(0);
-        }
+    /// What was counted says nothing any more.
+    fn forget(&self) {
+        self.ended.clear();
+        self.failed.clear();
+        self.row.store(0, Relaxed);
     }
 
     /// Starts a generation, and returns its word. Called with the lock of `life` held.
-    fn begin(&self, closed: u64) -> u64 {
-        let word = (((self.word.load(Relaxed) >> 1) + 1) << 1) | closed;
+    fn begin(&self, flag: u64) -> u64 {
+        let word = (((self.word.load(Relaxed) >> FLAGS) + 1) << FLAGS) | flag;
         self.word.store(word, Release);
         word
     }
 
-    fn life(&self) -> MutexGuard<'_, Life> {
+    fn held(&self) -> MutexGuard<'_, Held> {
         // Nothing panics while it is held, and a half-made change is not possible: each is one store.
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Limits {
+    fn new(settings: &CircuitBreaker) -> Self {
+        let none = Self {
+            failure_ratio: AtomicU64::new(0),
+            min_requests: AtomicU32::new(0),
+            row: AtomicU32::new(0),
+        };
+        none.adopt(settings);
+        none
+    }
+
+    /// Word by word: an end that comes in between is judged by some of each, once.
+    fn adopt(&self, settings: &CircuitBreaker) {
+        self.failure_ratio.store(settings.failure_ratio.to_bits(), Relaxed);
+        self.min_requests.store(settings.min_requests, Relaxed);
+        self.row.store(settings.consecutive_failures.unwrap_or(0), Relaxed);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::Armed;
+use super::Breaker;
 use crate::outcome::Verdict;
 
 /// One admitted request. A request that is tried again keeps its permit.
@@ -12,7 +12,7 @@ use crate::outcome::Verdict;
 #[derive(Debug)]
 pub struct Permit<'a> {
     /// `None`: the breaker is off, or the verdict was given.
-    breaker: Option<&'a Armed>,
+    breaker: Option<&'a Breaker>,
     /// The generation it was given in.
     word: u64,
     probe: bool,
@@ -23,11 +23,11 @@ impl<'a> Permit<'a> {
         Self { breaker: None, word: 0, probe: false }
     }
 
-    pub(super) fn closed(breaker: &'a Armed, word: u64) -> Self {
+    pub(super) fn closed(breaker: &'a Breaker, word: u64) -> Self {
         Self { breaker: Some(breaker), word, probe: false }
     }
 
-    pub(super) fn probe(breaker: &'a Armed, word: u64) -> Self {
+    pub(super) fn probe(breaker: &'a Breaker, word: u64) -> Self {
         Self { breaker: Some(breaker), word, probe: true }
     }
 

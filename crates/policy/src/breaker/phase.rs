@@ -97,6 +97,13 @@ impl Life {
         true
     }
 
+    /// An open spell lasts no longer than this any more.
+    pub(super) fn shorten(&mut self, most: Duration) {
+        if let Self::Open { pause, .. } = self {
+            *pause = (*pause).min(most);
+        }
+    }
+
     /// A probe ended with nothing to say.
     pub(super) fn give_back(&mut self) {
         if let Self::HalfOpen { out, .. } = self {

@@ -13,6 +13,7 @@ use super::{
     member::{Life, Member},
     rate,
     record::Says,
+    word::Standing,
 };
 
 /// Pause between two probes of an endpoint while a success is waited for.
@@ -107,6 +108,23 @@ impl Judge {
     /// A judge of nobody yet; without settings it never takes anybody out.
     pub fn new(settings: Option<&Outlier>) -> Self {
         Self { settings: settings.copied(), members: Vec::new(), panic: false, unsettled: false }
+    }
+
+    /// Goes on by other settings; whoever is out stays out for as long as was said. Turned off (`None`)
+    /// everybody is trusted and nobody is known any more; turned on, [`follow`](Self::follow) has to say
+    /// again who there is.
+    pub fn adopt(&mut self, settings: Option<&Outlier>) -> Vec<Event> {
+        self.settings = settings.copied();
+        let mut events = Vec::new();
+        if settings.is_none() {
+            for member in self.members.drain(..) {
+                member.record.show(Standing::Trusted);
+            }
+            if std::mem::take(&mut self.panic) {
+                events.push(Event::Panic(false));
+            }
+        }
+        events
     }
 
     /// Who is known, from the cluster's one writer, before a new View is swapped in. True beside a

@@ -1,7 +1,7 @@
 //! What an endpoint's attempts came to. Lock-free: every request writes here.
 
 use std::{
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Instant,
 };
 
@@ -28,8 +28,7 @@ const RATE_STEP: u32 = 4;
 /// over into another life of it.
 #[derive(Debug)]
 pub struct Record {
-    /// `None`: turned off, it is trusted for ever.
-    settings: Option<Outlier>,
+    limits: Limits,
     ticks: Ticks,
     word: Word,
     /// Requests failed since the last success.
@@ -47,7 +46,7 @@ impl Record {
     pub fn new(settings: Option<&Outlier>, now: Instant) -> Self {
         let window = settings.copied().unwrap_or_default().window;
         Self {
-            settings: settings.copied(),
+            limits: Limits::new(settings),
             ticks: Ticks::new(now, window),
             word: Word::new(),
             row: AtomicU32::new(0),
@@ -55,6 +54,16 @@ impl Record {
             unshown: AtomicU32::new(0),
             ended: Tally::default(),
             failed: Tally::default(),
+        }
+    }
+
+    /// Goes on by other settings, with what was counted, unless the window has another length. Its
+    /// standing is the judge's business: [`Judge::adopt`](super::Judge::adopt).
+    pub fn adopt(&self, settings: Option<&Outlier>) {
+        self.limits.adopt(settings);
+        if settings.is_some_and(|settings| self.ticks.set_window(settings.window)) {
+            self.ended.clear();
+            self.failed.clear();
         }
     }
 
@@ -114,21 +123,21 @@ impl Record {
     }
 
     /// An end while trusted: counts it, and says whether it is reason to ask the judge.
-    fn count(&self, settings: &Outlier, evidence: Evidence, now: Instant) -> Option<Why> {
+    fn count(&self, evidence: Evidence, now: Instant) -> Option<Why> {
         match evidence {
             Evidence::None => None,
             Evidence::Unreachable => Some(Why::Unreachable),
             Evidence::ConnectTimeout => {
                 let timeouts = self.timeouts.fetch_add(1, Relaxed).saturating_add(1);
-                let rate = self.fail(settings, now);
+                let rate = self.fail(now);
                 if timeouts >= CONNECT_TIMEOUTS { Some(Why::ConnectTimeouts) } else { rate }
             }
             Evidence::Good => {
                 self.succeed(now);
                 None
             }
-            Evidence::Bad => self.bad(settings, now),
-            Evidence::Doubtful => self.fail(settings, now),
+            Evidence::Bad => self.bad(now),
+            Evidence::Doubtful => self.fail(now),
         }
     }
 
@@ -138,18 +147,18 @@ impl Record {
     }
 
     /// One more in a row, and in the rate.
-    fn bad(&self, settings: &Outlier, now: Instant) -> Option<Why> {
+    fn bad(&self, now: Instant) -> Option<Why> {
         let row = self.row.fetch_add(1, Relaxed).saturating_add(1);
-        let rate = self.fail(settings, now);
+        let rate = self.fail(now);
         // Again with each further row: the cap may have refused this one.
-        let is_row = settings.consecutive_failures.is_some_and(|most| row.is_multiple_of(most));
-        if is_row { Some(Why::Row) } else { rate }
+        let most = self.limits.row.load(Relaxed);
+        if most > 0 && row.is_multiple_of(most) { Some(Why::Row) } else { rate }
     }
 
     /// The body came to its end, of an answer whose head was counted by [`Mark::head`].
     #[inline]
     pub fn body_ended(&self, since: Began, now: Instant) {
-        if self.settings.is_some() && self.trusted_since(since) {
+        if self.limits.on.load(Relaxed) && self.trusted_since(since) {
             self.succeed(now);
         }
     }
@@ -157,11 +166,10 @@ impl Record {
     /// The same body was cut, or fell silent: a failure like a connection that ends before the head.
     /// With a report, the cluster's [`Judge`](super::Judge) is to be asked.
     pub fn body_cut(&self, since: Began, blame: &mut Blame, now: Instant) -> Option<Report> {
-        let settings = self.settings.as_ref()?;
-        if !blame.spend() || !self.trusted_since(since) {
+        if !self.limits.on.load(Relaxed) || !blame.spend() || !self.trusted_since(since) {
             return None;
         }
-        let says = Says::Fails(self.bad(settings, now)?);
+        let says = Says::Fails(self.bad(now)?);
         Some(Report { generation: since.0.generation(), says })
     }
 
@@ -171,19 +179,58 @@ impl Record {
     }
 
     /// Counts a failure in the rate, and says whether the rate is to be compared.
-    fn fail(&self, settings: &Outlier, now: Instant) -> Option<Why> {
+    fn fail(&self, now: Instant) -> Option<Why> {
         let tick = self.ticks.at(now);
         self.ended.add(tick);
         self.failed.add(tick);
-        let least = settings.success_rate?;
+        let least = self.limits.success_rate()?;
         if self.unshown.fetch_add(1, Relaxed).saturating_add(1) < RATE_STEP {
             return None;
         }
-        let low = self.rate(now, settings.min_requests).is_some_and(|rate| rate < least);
+        let enough = self.limits.min_requests.load(Relaxed);
+        let low = self.rate(now, enough).is_some_and(|rate| rate < least);
         low.then(|| {
             self.unshown.store(0, Relaxed);
             Why::Rate
         })
+    }
+}
+
+/// The settings that an attempt's end reads: words, so that they can change under it without a lock.
+#[derive(Debug)]
+struct Limits {
+    /// False: turned off, it is trusted for ever.
+    on: AtomicBool,
+    /// 0: rows are not counted.
+    row: AtomicU32,
+    /// As bits; not a number: shares are not compared.
+    success_rate: AtomicU64,
+    min_requests: AtomicU32,
+}
+
+impl Limits {
+    fn new(settings: Option<&Outlier>) -> Self {
+        let limits = Self {
+            on: AtomicBool::new(false),
+            row: AtomicU32::new(0),
+            success_rate: AtomicU64::new(f64::NAN.to_bits()),
+            min_requests: AtomicU32::new(0),
+        };
+        limits.adopt(settings);
+        limits
+    }
+
+    fn adopt(&self, settings: Option<&Outlier>) {
+        if let Some(settings) = settings {
+            self.row.store(settings.consecutive_failures.unwrap_or(0), Relaxed);
+            self.success_rate.store(settings.success_rate.unwrap_or(f64::NAN).to_bits(), Relaxed);
+            self.min_requests.store(settings.min_requests, Relaxed);
+        }
+        self.on.store(settings.is_some(), Relaxed);
+    }
+
+    fn success_rate(&self) -> Option<f64> {
+        Some(f64::from_bits(self.success_rate.load(Relaxed))).filter(|rate| !rate.is_nan())
     }
 }
 
@@ -243,7 +290,9 @@ impl Mark<'_> {
         whole: bool,
         now: Instant,
     ) -> Option<Report> {
-        let settings = self.record.settings.as_ref()?;
+        if !self.record.limits.on.load(Relaxed) {
+            return None;
+        }
         let evidence = Evidence::of(outcome, sent, blame.is_first());
         if matches!(evidence, Evidence::Bad | Evidence::Doubtful) && !blame.spend() {
             return None;
@@ -258,7 +307,7 @@ impl Mark<'_> {
             if evidence == Evidence::Good && !whole {
                 return None;
             }
-            Says::Fails(self.record.count(settings, evidence, now)?)
+            Says::Fails(self.record.count(evidence, now)?)
         } else {
             self.untrusted(evidence)?
         };

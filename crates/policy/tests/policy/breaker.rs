@@ -437,3 +437,67 @@ fn half_opening_what_is_not_open_changes_nothing() {
     assert_eq!(breaker.state(now), State::Closed);
     Breaker::new(None, now).half_open();
 }
+
+#[test]
+fn other_settings_leave_an_open_breaker_open_for_as_long_as_it_may_be_now() {
+    let (breaker, now) = opened_with(CircuitBreaker { open: 20 * SECOND, ..CircuitBreaker::default() });
+    breaker.adopt(Some(&CircuitBreaker { open: 5 * SECOND, open_max: 8 * SECOND, ..Default::default() }));
+    assert_eq!(breaker.admit(now).unwrap_err(), Open { retry_after: 8 * SECOND });
+    assert_eq!((breaker.state(now), breaker.trips()), (State::Open, 1));
+    assert_eq!(breaker.state(now + 8 * SECOND), State::HalfOpen);
+}
+
+#[test]
+fn what_was_counted_is_judged_by_the_new_settings() {
+    let now = origin();
+    let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+    run(&breaker, now, 9, Verdict::Failure);
+    breaker.adopt(Some(&CircuitBreaker { min_requests: 10, ..Default::default() }));
+    assert_eq!(breaker.state(now), State::Closed, "nothing has failed since");
+    run(&breaker, now, 1, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Open);
+
+    let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+    run(&breaker, now, 19, Verdict::Failure);
+    breaker.adopt(Some(&CircuitBreaker { window: 20 * SECOND, ..Default::default() }));
+    run(&breaker, now, 19, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Closed, "another window begins empty");
+    run(&breaker, now, 1, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Open);
+}
+
+#[test]
+fn rows_are_counted_from_the_moment_that_they_are_asked_for() {
+    let now = origin();
+    let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+    breaker.adopt(Some(&CircuitBreaker { consecutive_failures: Some(3), ..Default::default() }));
+    run(&breaker, now, 3, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Open);
+}
+
+#[test]
+fn turned_off_it_admits_everything_and_turned_on_again_it_knows_nothing_of_before() {
+    let (breaker, now) = opened();
+    breaker.adopt(None);
+    run(&breaker, now, 100, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Closed);
+    breaker.adopt(None);
+    let before = breaker.admit(now).unwrap();
+    breaker.adopt(Some(&CircuitBreaker { min_requests: 1, ..Default::default() }));
+    before.record(now, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Closed, "it was admitted while nobody counted");
+    run(&breaker, now, 1, Verdict::Failure);
+    assert_eq!((breaker.state(now), breaker.trips()), (State::Open, 2));
+}
+
+#[test]
+fn a_probe_from_before_it_was_turned_off_changes_nothing() {
+    let (breaker, now) = opened();
+    let later = now + SECOND;
+    let probe = breaker.admit(later).unwrap();
+    assert!(probe.is_probe());
+    breaker.adopt(None);
+    breaker.adopt(Some(&CircuitBreaker::default()));
+    probe.record(later, Verdict::Failure);
+    assert_eq!(breaker.state(later), State::Closed);
+}

@@ -144,3 +144,17 @@ fn threads_together_never_spend_more_than_there_is_and_lose_no_deposit() {
     assert!(spent <= 10_000);
     assert_eq!(budget.available(now), 10_000 - spent);
 }
+
+#[test]
+fn other_settings_go_on_with_what_was_saved_up() {
+    let now = origin();
+    let settings = Settings { ratio: 0.1, min_per_second: 0, window: Duration::from_secs(10) };
+    let budget = Budget::new(&settings, now);
+    (0..100).for_each(|_| budget.deposit(now));
+    assert!(budget.withdraw(now));
+    budget.adopt(&Settings { ratio: 0.2, min_per_second: 1, ..settings });
+    assert_eq!(budget.available(now), 20 + 10 - 1);
+    // Another window begins with its reserve.
+    budget.adopt(&Settings { ratio: 0.2, min_per_second: 1, window: Duration::from_secs(20) });
+    assert_eq!(budget.available(now), 20);
+}

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
-use outrigger_discovery::{Follower, Knowledge, Snapshot};
+use outrigger_discovery::{Follower, Kind, Knowledge, Snapshot};
 use outrigger_policy::{Balancer, Breaker, Budget, Cursor, Latency};
 use outrigger_registry::{Instance, Query};
 use tokio::{sync::watch, time::Instant};
@@ -88,6 +88,15 @@ impl Terms {
         Self { bulkhead: Bulkhead::new(&policy), policy, series }
     }
 
+    /// Other terms. A bulkhead whose numbers stay goes on with the places that are taken.
+    pub(crate) fn replaced_by(&self, policy: config::Policy, series: Arc<ServiceSeries>) -> Self {
+        let numbers = |one: &config::Policy| (one.max_in_flight, one.max_pending, one.pending_timeout);
+        if numbers(&self.policy) == numbers(&policy) {
+            return Self { bulkhead: self.bulkhead.clone(), policy, series };
+        }
+        Self::new(policy, series)
+    }
+
     /// The same terms, counted elsewhere.
     pub(crate) fn counted_by(&self, series: Arc<ServiceSeries>) -> Self {
         Self { policy: self.policy.clone(), series, bulkhead: self.bulkhead.clone() }
@@ -114,7 +123,7 @@ pub(crate) struct Cluster {
     /// Its name for people, metrics and logs.
     pub(crate) label: Arc<str>,
     /// The file names it.
-    pub(crate) declared: bool,
+    declared: AtomicBool,
     pub(crate) view: ArcSwap<View>,
     pub(crate) breaker: Breaker,
     pub(crate) budget: Budget,
@@ -147,7 +156,7 @@ impl Cluster {
         Self {
             label: key.to_string().into(),
             key,
-            declared,
+            declared: AtomicBool::new(declared),
             breaker: Breaker::new(policy.circuit_breaker.as_ref(), now),
             budget: Budget::new(&policy.retry.budget, now),
             latency: Latency::new(now),
@@ -167,6 +176,29 @@ impl Cluster {
             used: AtomicU64::new(0),
             seen: AtomicBool::new(false),
         }
+    }
+
+    /// Goes on by other settings: everything that a cluster holds gets its own here, and keeps what it
+    /// has learned. What a request reads for itself comes with the next View. Called by the cluster's
+    /// one writer, with the View that holds now.
+    pub(crate) fn adopt(&self, policy: &config::Policy, view: &View) {
+        self.breaker.adopt(policy.circuit_breaker.as_ref());
+        self.budget.adopt(&policy.retry.budget);
+        self.trust.adopt(self, policy.outlier.as_ref());
+        for endpoint in view.endpoints.iter().chain(&view.resting) {
+            endpoint.adopt(policy);
+        }
+    }
+
+    /// Whether the file names it.
+    pub(crate) fn is_declared(&self) -> bool {
+        self.declared.load(Relaxed)
+    }
+
+    /// The file names it from now on, or no longer does.
+    pub(crate) fn declare(&self, declared: bool) {
+        self.declared.store(declared, Relaxed);
+        self.follower.set_kind(kind(declared));
     }
 
     /// Notes a request.
@@ -305,6 +337,11 @@ impl Cluster {
     pub(crate) fn takes(&self, instance: &Instance) -> bool {
         instance.has_tags(&self.key.tags)
     }
+}
+
+/// Why a service is followed.
+pub(crate) fn kind(declared: bool) -> Kind {
+    if declared { Kind::Declared } else { Kind::OnDemand }
 }
 
 #[cfg(test)]

@@ -2,18 +2,19 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
-use outrigger_discovery::{Discovery, Kind, Refused};
+use outrigger_discovery::{Discovery, Refused};
 use outrigger_registry::InstanceId;
 use tokio::{
     runtime::Handle,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior},
+    time::{Instant, MissedTickBehavior, timeout},
 };
 use tracing::debug;
 
@@ -22,14 +23,16 @@ use crate::{
     host::Name,
     metrics::Metrics,
     upstream::{
-        cluster::{Cluster, Key, Terms},
-        reconcile::Reconciler,
+        cluster::{Cluster, Key, Terms, kind},
+        reconcile::{Order, Reconciler},
         trust,
     },
 };
 
 /// How often idle connections and idle clusters are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// Longest wait for the first answers of services that a reload adds. Then they are used all the same.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
 
 /// Clusters by what they are called.
 #[derive(Debug, Default)]
@@ -49,22 +52,69 @@ pub(crate) struct Directory {
     metrics: Arc<Metrics>,
     control: Handle,
     workers: usize,
-    settings: config::Discovery,
+    settings: ArcSwap<Settings>,
+}
+
+/// What holds until the next reload.
+#[derive(Debug)]
+struct Settings {
+    discovery: config::Discovery,
     defaults: config::Policy,
     upstreams: Vec<config::Upstream>,
+}
+
+impl Settings {
+    fn new(config: &config::Config) -> Self {
+        let (defaults, upstreams) = (config.defaults.clone(), config.upstreams.clone());
+        Self { discovery: config.discovery, defaults, upstreams }
+    }
+
+    fn declared(&self, key: &Key) -> Option<&config::Upstream> {
+        self.upstreams.iter().find(|upstream| key_of(upstream) == *key)
+    }
+
+    /// An undeclared form of a declared service is called by that service's rules.
+    fn policy(&self, key: &Key) -> &config::Policy {
+        let same = |upstream: &&config::Upstream| upstream.service.eq_ignore_ascii_case(&key.service);
+        let declared = self.declared(key).or_else(|| self.upstreams.iter().find(same));
+        declared.map_or(&self.defaults, |upstream| &upstream.policy)
+    }
 }
 
 /// What only one thread at a time may change.
 #[derive(Debug, Default)]
 struct Writer {
-    clusters: HashMap<Key, (Arc<Cluster>, JoinHandle<()>)>,
+    clusters: HashMap<Key, Kept>,
     closed: bool,
+}
+
+/// A cluster with its one writer.
+#[derive(Debug)]
+struct Kept {
+    cluster: Arc<Cluster>,
+    task: JoinHandle<()>,
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Kept {
+    /// Has its writer put these settings in place, unless they hold already; resolves when it has.
+    fn adopt(&self, policy: &config::Policy, declared: bool) -> Option<oneshot::Receiver<()>> {
+        let same = self.cluster.view.load().terms.policy == *policy && self.cluster.is_declared() == declared;
+        if same {
+            return None;
+        }
+        self.cluster.declare(declared);
+        let (done, adopted) = oneshot::channel();
+        // A writer that has ended has nobody left to write for.
+        let _ = self.orders.send(Order { policy: policy.clone(), done });
+        Some(adopted)
+    }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        for (_, task) in self.clusters.values() {
-            task.abort();
+        for kept in self.clusters.values() {
+            kept.task.abort();
         }
     }
 }
@@ -85,24 +135,73 @@ impl Directory {
             metrics,
             control,
             workers,
-            settings: config.discovery,
-            defaults: config.defaults.clone(),
-            upstreams: config.upstreams.clone(),
+            settings: ArcSwap::from_pointee(Settings::new(config)),
         });
-        for upstream in &directory.upstreams {
-            // Published once, below: every publishing copies the names. Declared ones are outside the quotas; only a discovery that is shut down refuses.
-            if let Err(refused) = directory.open(key_of(upstream), Some(upstream)) {
-                tracing::error!(service = %upstream.service, error = %refused, "upstream not watched");
+        let mut writer = directory.writer();
+        directory.open_declared(&mut writer);
+        directory.publish(&writer);
+        drop(writer);
+        directory
+    }
+
+    /// Goes on by other settings: clusters that stay keep their connections and all that they have
+    /// learned, new ones are opened, and those that the file no longer names are on demand from now on.
+    /// Returns when the next request to each goes by them. A new one is waited for until it has an answer
+    /// of the registry's, [`FIRST_ANSWER`] at most, before its name leads to it.
+    pub(crate) async fn adopt(&self, config: &config::Config) {
+        let (opened, adopted) = self.begin_to_adopt(config);
+        for one in adopted {
+            // An error: it was dropped meanwhile.
+            let _ = one.await;
+        }
+        let answers = async {
+            for cluster in &opened {
+                cluster.first_answer().await;
+            }
+        };
+        let _ = timeout(FIRST_ANSWER, answers).await;
+        self.publish(&self.writer());
+    }
+
+    fn begin_to_adopt(&self, config: &config::Config) -> (Vec<Arc<Cluster>>, Vec<oneshot::Receiver<()>>) {
+        let mut writer = self.writer();
+        let settings = Arc::new(Settings::new(config));
+        self.settings.store(settings.clone());
+        let kept = writer.clusters.iter();
+        let adopted = kept
+            .filter_map(|(key, kept)| kept.adopt(settings.policy(key), settings.declared(key).is_some()))
+            .collect();
+        (self.open_declared(&mut writer), adopted)
+    }
+
+    /// Opens the declared upstreams that are not open yet: those. Publishes nothing, for every publishing
+    /// copies the names.
+    fn open_declared(&self, writer: &mut Writer) -> Vec<Arc<Cluster>> {
+        let settings = self.settings.load_full();
+        let mut opened = Vec::new();
+        for upstream in &settings.upstreams {
+            let key = key_of(upstream);
+            if writer.clusters.contains_key(&key) {
+                continue;
+            }
+            // Declared ones are outside the quotas; only a discovery that is shut down refuses.
+            match self.open(writer, key, true) {
+                Ok(cluster) => opened.push(cluster),
+                Err(error) => {
+                    tracing::error!(service = %upstream.service, %error, "upstream not watched");
+                }
             }
         }
-        directory.publish(&directory.writer.lock().unwrap_or_else(PoisonError::into_inner));
-        directory
+        opened
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cluster of a declared upstream.
     pub(crate) fn declared(&self, upstream: &config::Upstream) -> Option<Arc<Cluster>> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.clusters.get(&key_of(upstream)).map(|(cluster, _)| cluster.clone())
+        self.writer().clusters.get(&key_of(upstream)).map(|kept| kept.cluster.clone())
     }
 
     /// The cluster that `name` means, opened if need be; waits for the first answer within
@@ -113,10 +212,10 @@ impl Directory {
     pub(crate) async fn find(&self, name: &Name<'_>) -> Result<Arc<Cluster>, Refusal> {
         let cluster = match self.known(name) {
             Some(cluster) => cluster,
-            None => self.open(Key::from(name), None).map_err(refusal)?,
+            None => self.open_on_demand(Key::from(name)).map_err(refusal)?,
         };
         if !cluster.answered() {
-            let due = cluster.first_answer_due(self.settings.first_answer);
+            let due = cluster.first_answer_due(self.settings.load().discovery.first_answer);
             // Boxed, for nearly no request waits here and each would carry the room for it. Late or
             // not, the View says what is known.
             let _ = Box::pin(tokio::time::timeout_at(due, cluster.first_answer())).await;
@@ -135,57 +234,59 @@ impl Directory {
 
     /// Every cluster, by label.
     pub(crate) fn all(&self) -> Vec<Arc<Cluster>> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = writer.clusters.values().map(|(cluster, _)| cluster.clone()).collect();
+        let mut all: Vec<_> = self.writer().clusters.values().map(|kept| kept.cluster.clone()).collect();
         all.sort_by(|a, b| a.label.cmp(&b.label));
         all
     }
 
-    fn open(&self, key: Key, declared: Option<&config::Upstream>) -> Result<Arc<Cluster>, Refused> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((cluster, _)) = writer.clusters.get(&key) {
-            return Ok(cluster.clone());
+    fn open_on_demand(&self, key: Key) -> Result<Arc<Cluster>, Refused> {
+        let mut writer = self.writer();
+        if let Some(kept) = writer.clusters.get(&key) {
+            return Ok(kept.cluster.clone());
         }
+        self.quota(&writer)?;
+        let cluster = self.open(&mut writer, key, false)?;
+        self.publish(&writer);
+        Ok(cluster)
+    }
+
+    fn open(&self, writer: &mut Writer, key: Key, declared: bool) -> Result<Arc<Cluster>, Refused> {
         if writer.closed {
             return Err(Refused::ShuttingDown);
         }
-        if declared.is_none() {
-            self.quota(&writer)?;
-        }
-        let kind = if declared.is_some() { Kind::Declared } else { Kind::OnDemand };
+        let kind = kind(declared);
         let mine = self.discovery.follow(key.query(), kind)?;
         let tasks = self.discovery.follow(key.query(), kind)?;
         let label = key.to_string();
-        let series = self.metrics.service(declared.is_some().then_some(&*label));
-        let terms = Terms::new(self.policy(&key, declared), series);
-        let cluster = Arc::new(Cluster::new(key.clone(), declared.is_some(), terms, mine));
+        let series = self.metrics.service(declared.then_some(&*label));
+        let terms = Terms::new(self.settings.load().policy(&key).clone(), series);
+        let cluster = Arc::new(Cluster::new(key.clone(), declared, terms, mine));
+        let (orders, ordered) = mpsc::unbounded_channel();
         let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers);
         let trusted = trust::watch(cluster.clone());
         let task = self.control.spawn(async move {
-            tokio::join!(reconciler.run(tasks), trusted);
+            tokio::join!(reconciler.run(tasks, ordered), trusted);
         });
-        writer.clusters.insert(key, (cluster.clone(), task));
-        if declared.is_none() {
-            self.publish(&writer);
-        }
+        writer.clusters.insert(key, Kept { cluster: cluster.clone(), task, orders });
         Ok(cluster)
     }
 
     /// Discovery counts what it watches; here every narrowed form counts, for each costs a task and an
     /// endpoint for each instance, and made-up tags are as easily made up as made-up names.
     fn quota(&self, writer: &Writer) -> Result<(), Refused> {
-        let on_demand = writer.clusters.values().filter(|(cluster, _)| !cluster.declared);
+        let settings = self.settings.load().discovery;
+        let clusters = writer.clusters.values().map(|kept| &kept.cluster);
         let (mut all, mut unknown) = (0, 0);
-        for (cluster, _) in on_demand {
+        for cluster in clusters.filter(|cluster| !cluster.is_declared()) {
             all += 1;
             // One that the registry has not answered for yet is not known to be unknown.
             unknown += usize::from(cluster.answered() && !cluster.ever_had_instances());
         }
-        if all >= self.settings.max_services {
-            return Err(Refused::TooManyServices { limit: self.settings.max_services });
+        if all >= settings.max_services {
+            return Err(Refused::TooManyServices { limit: settings.max_services });
         }
-        if unknown >= self.settings.max_unknown {
-            return Err(Refused::TooManyUnknown { limit: self.settings.max_unknown });
+        if unknown >= settings.max_unknown {
+            return Err(Refused::TooManyUnknown { limit: settings.max_unknown });
         }
         Ok(())
     }
@@ -199,29 +300,27 @@ impl Directory {
         })
     }
 
-    /// An undeclared form of a declared service is called by that service's rules.
-    fn policy(&self, key: &Key, declared: Option<&config::Upstream>) -> config::Policy {
-        let same = |upstream: &&config::Upstream| upstream.service.eq_ignore_ascii_case(&key.service);
-        declared
-            .or_else(|| self.upstreams.iter().find(same))
-            .map_or_else(|| self.defaults.clone(), |upstream| upstream.policy.clone())
-    }
-
     /// Publishes the names: each cluster's own, and for a service that is declared only in a narrowed
     /// form the plain name too, for there it is what the file means by it.
     fn publish(&self, writer: &Writer) {
         let mut names = Names::default();
-        for (key, (cluster, _)) in &writer.clusters {
+        for (key, Kept { cluster, .. }) in &writer.clusters {
             if key.tags.is_empty() && key.datacenter.is_none() {
                 names.plain.insert(Box::from(&*key.service), cluster.clone());
             } else {
                 names.narrowed.insert(key.clone(), cluster.clone());
             }
         }
-        for upstream in &self.upstreams {
-            if let Some((cluster, _)) = writer.clusters.get(&key_of(upstream)) {
-                let plain = Box::from(&*cluster.key.service);
-                names.plain.entry(plain).or_insert_with(|| cluster.clone());
+        let settings = self.settings.load();
+        // The last one said is put in first, so that of several forms the first one stays.
+        for upstream in settings.upstreams.iter().rev() {
+            let plain = &*key_of(upstream).service;
+            // One that was on demand before the file named a form of it is no longer what is meant.
+            let declared = names.plain.get(plain).is_some_and(|cluster| {
+                cluster.is_declared() && cluster.key.tags.is_empty() && cluster.key.datacenter.is_none()
+            });
+            if !declared && let Some(kept) = writer.clusters.get(&key_of(upstream)) {
+                names.plain.insert(plain.into(), kept.cluster.clone());
             }
         }
         self.names.store(Arc::new(names));
@@ -246,12 +345,12 @@ impl Directory {
 
     /// Drops the clusters that nobody asked for in a while.
     pub(crate) fn drop_idle(&self, now: Instant) {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let settings = self.settings.load().discovery;
+        let mut writer = self.writer();
         let before = writer.clusters.len();
-        writer.clusters.retain(|key, (cluster, task)| {
-            let limit =
-                if cluster.ever_had_instances() { self.settings.idle } else { self.settings.unknown_ttl };
-            let keep = cluster.declared || cluster.idle_for(now) < limit;
+        writer.clusters.retain(|key, Kept { cluster, task, .. }| {
+            let limit = if cluster.ever_had_instances() { settings.idle } else { settings.unknown_ttl };
+            let keep = cluster.is_declared() || cluster.idle_for(now) < limit;
             if !keep {
                 debug!(service = %key, "no requests, no longer watched");
                 task.abort();
@@ -265,15 +364,16 @@ impl Directory {
 
     /// Ends every reconcile task and opens nothing more.
     pub(crate) fn close(&self) {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer();
         writer.closed = true;
-        for (_, task) in writer.clusters.values() {
-            task.abort();
+        for kept in writer.clusters.values() {
+            kept.task.abort();
         }
     }
 }
 
-fn key_of(upstream: &config::Upstream) -> Key {
+/// What makes an upstream's cluster one.
+pub(crate) fn key_of(upstream: &config::Upstream) -> Key {
     Key::new(&upstream.service, upstream.datacenter.as_deref(), &upstream.tags)
 }
 

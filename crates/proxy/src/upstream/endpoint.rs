@@ -48,7 +48,10 @@ pub(crate) struct Endpoint {
     /// Milliseconds since it was made, plus one, of the last time that nobody was there; 0: never.
     lost: AtomicU64,
     in_flight: AtomicUsize,
-    most: usize,
+    /// Most requests under way at once.
+    most: AtomicUsize,
+    /// Turns to be kept when they are given back, since fewer are allowed than were given out.
+    excess: AtomicUsize,
     waiting: AtomicUsize,
     /// One permit for each connection that a request may hold; whoever waits longest gets the next.
     turns: Semaphore,
@@ -89,7 +92,7 @@ impl Endpoint {
         workers: usize,
         policy: &config::Policy,
     ) -> Self {
-        let most = policy.pool.max_connections;
+        let most = turns(policy);
         Self {
             id,
             addr,
@@ -104,9 +107,34 @@ impl Endpoint {
             doubted: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
-            most,
+            most: AtomicUsize::new(most),
+            excess: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            turns: Semaphore::new(most.min(Semaphore::MAX_PERMITS)),
+            turns: Semaphore::new(most),
+        }
+    }
+
+    /// Goes on by other settings, with its load and connections. Called by the cluster's one writer.
+    pub(crate) fn adopt(&self, policy: &config::Policy) {
+        self.record.adopt(policy.outlier.as_ref());
+        let most = turns(policy);
+        let before = self.most.swap(most, Relaxed);
+        if most < before {
+            let fewer = before - most;
+            self.excess.fetch_add(fewer - self.turns.forget_permits(fewer), Relaxed);
+        } else {
+            let more = most - before;
+            let kept = self.excess.fetch_update(Relaxed, Relaxed, |excess| Some(excess.saturating_sub(more)));
+            self.turns.add_permits(more - kept.unwrap_or(0).min(more));
+        }
+    }
+
+    /// One turn more to be had, unless too many are out.
+    fn give_back(&self) {
+        let kept = self.excess.load(Relaxed) > 0
+            && self.excess.fetch_update(Relaxed, Relaxed, |excess| excess.checked_sub(1)).is_ok();
+        if !kept {
+            self.turns.add_permits(1);
         }
     }
 
@@ -185,7 +213,9 @@ impl Endpoint {
             let detail = format!(
                 "{}: {} requests are under way and {} wait, the most that pool.max_connections and \
                  pool.max_waiting allow",
-                self.id.id, self.most, policy.pool.max_waiting
+                self.id.id,
+                self.most.load(Relaxed),
+                policy.pool.max_waiting
             );
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         }
@@ -223,7 +253,9 @@ impl Endpoint {
             }
             Found::Nothing => {}
         }
-        let Some(open) = self.pool.reserve(ask.policy.pool.max_connections) else {
+        // Whoever has a turn has room, also where fewer are allowed since it was given.
+        let most = self.most.load(Relaxed).max(self.in_flight());
+        let Some(open) = self.pool.reserve(most) else {
             let detail = format!("{}: pool.max_connections are open", self.id.id);
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
@@ -236,6 +268,11 @@ impl Endpoint {
             detail: format!("connect to {}: {error}", self.addr),
         })
     }
+}
+
+/// Turns that a policy allows.
+fn turns(policy: &config::Policy) -> usize {
+    policy.pool.max_connections.min(Semaphore::MAX_PERMITS)
 }
 
 /// One request's turn at an endpoint: in-flight +1, and −1 when dropped.
@@ -255,7 +292,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
-        self.endpoint.turns.add_permits(1);
+        self.endpoint.give_back();
     }
 }
 

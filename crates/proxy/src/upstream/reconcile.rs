@@ -10,21 +10,31 @@ use std::{
     time::Duration,
 };
 
+use outrigger_config as config;
 use outrigger_discovery::{Follower, Snapshot};
 use outrigger_policy::Balancer;
 use outrigger_registry::InstanceId;
+use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use crate::{
     metrics::Metrics,
     upstream::{
-        cluster::{Cluster, Terms, View},
+        cluster::{Cluster, Terms, View, kind},
         endpoint::Endpoint,
     },
 };
 
 /// Old Views wait this long before they are dropped: no pick holds one longer.
 const GRAVE: Duration = Duration::from_secs(1);
+
+/// Other settings for a cluster.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) policy: config::Policy,
+    /// Told when the next pick reads them. Dropped: there is no such cluster any more.
+    pub(crate) done: oneshot::Sender<()>,
+}
 
 /// The cluster's only writer.
 #[derive(Debug)]
@@ -42,32 +52,51 @@ impl Reconciler {
     }
 
     /// Follows the service until the task is aborted by the directory, which owns it.
-    pub(crate) async fn run(mut self, mut follower: Follower) {
+    pub(crate) async fn run(mut self, mut follower: Follower, mut orders: mpsc::UnboundedReceiver<Order>) {
         loop {
-            let snapshot = if self.graves.is_empty() {
-                follower.changed().await
-            } else {
-                tokio::select! {
-                    snapshot = follower.changed() => snapshot,
-                    () = tokio::time::sleep(GRAVE) => {
-                        self.graves.retain(|view| Arc::strong_count(view) > 1);
-                        continue;
-                    }
+            tokio::select! {
+                snapshot = follower.changed() => self.apply(snapshot),
+                Some(Order { policy, done }) = orders.recv() => {
+                    follower.set_kind(kind(self.cluster.is_declared()));
+                    self.adopt(policy);
+                    // Whoever waited may have given up.
+                    let _ = done.send(());
                 }
-            };
-            self.apply(snapshot);
+                () = tokio::time::sleep(GRAVE), if !self.graves.is_empty() => {
+                    self.graves.retain(|view| Arc::strong_count(view) > 1);
+                }
+            }
         }
+    }
+
+    /// Makes `policy` what the next request goes by: same endpoints, same connections, same trust.
+    fn adopt(&mut self, policy: config::Policy) {
+        let before = self.cluster.view.load_full();
+        self.cluster.adopt(&policy, &before);
+        let series = if self.cluster.is_declared() || self.cluster.ever_had_instances() {
+            self.metrics.service(Some(&self.cluster.label))
+        } else {
+            before.terms.series.clone()
+        };
+        self.rebuild(before.snapshot.clone(), Arc::new(before.terms.replaced_by(policy, series)));
+        info!(service = %self.cluster.label, "settings changed");
     }
 
     /// Makes `snapshot` what the next pick reads.
     pub(crate) fn apply(&mut self, snapshot: Arc<Snapshot>) {
-        let before = self.cluster.view.load_full();
+        let terms = self.terms(&self.cluster.view.load_full(), &snapshot);
+        let known = snapshot.instances.len();
+        let (usable, left) = self.rebuild(snapshot, terms);
+        info!(service = %self.cluster.label, usable, known, left, "instances changed");
+    }
+
+    /// Swaps in a View of `snapshot` by these terms: how many are usable, and how many have left.
+    fn rebuild(&mut self, snapshot: Arc<Snapshot>, terms: Arc<Terms>) -> (usize, usize) {
         let mut left = std::mem::take(&mut self.known);
         let mut replaced = Vec::new();
         let mut endpoints = Vec::new();
         let mut resting = Vec::new();
         let mut weights = Vec::new();
-        let terms = self.terms(&before, &snapshot);
         for instance in snapshot.instances.iter().filter(|one| self.cluster.takes(one)) {
             let Ok(addr) = instance.addr else { continue };
             let endpoint = match left.remove(&instance.id) {
@@ -95,7 +124,7 @@ impl Reconciler {
         let members = listed.chain(resting.iter().map(|one| (one.record.clone(), false))).collect();
         // Before the swap, so that no pick meets an endpoint that nobody judges.
         self.cluster.trust.follow(&self.cluster, members);
-        let (usable, known) = (endpoints.len(), snapshot.instances.len());
+        let usable = endpoints.len();
         let view = View {
             balancer: Balancer::new(terms.policy.balance, &weights),
             endpoints: endpoints.into(),
@@ -105,18 +134,11 @@ impl Reconciler {
         };
         self.graves.push_back(self.cluster.swap(view));
         self.cluster.trust.ring();
-        drop(before);
-        info!(
-            service = %self.cluster.label,
-            usable,
-            known,
-            left = left.len(),
-            "instances changed"
-        );
         // Not before the swap: a pick in between would find nobody.
         for gone in left.values().chain(&replaced) {
             gone.retire();
         }
+        (usable, left.len())
     }
 
     /// The terms go on, but for a name that turns out to be a service: it gets series of its own.
@@ -126,7 +148,7 @@ impl Reconciler {
             return before.terms.clone();
         }
         self.cluster.saw_instances();
-        if self.cluster.declared {
+        if self.cluster.is_declared() {
             return before.terms.clone();
         }
         Arc::new(before.terms.counted_by(self.metrics.service(Some(&self.cluster.label))))

@@ -52,6 +52,12 @@ impl Trust {
         }
     }
 
+    /// Goes on by other settings; whoever is out stays out.
+    pub(crate) fn adopt(&self, cluster: &Cluster, settings: Option<&config::Outlier>) {
+        let events = self.judge().adopt(settings);
+        self.tell(cluster, events);
+    }
+
     /// The breaker may have opened: ask again what is due.
     pub(crate) fn ring(&self) {
         self.bell.notify_one();

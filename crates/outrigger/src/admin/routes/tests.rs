@@ -16,8 +16,9 @@ use tower::ServiceExt;
 use super::*;
 use crate::lifecycle::{Life, callers::Callers};
 
+/// Two services, and how a reload ends.
 #[derive(Debug)]
-struct Two;
+struct Two(Outcome);
 
 impl Sources for Two {
     fn clusters(&self) -> Vec<ClusterStatus> {
@@ -77,6 +78,15 @@ impl Sources for Two {
     fn in_flight(&self) -> usize {
         7
     }
+
+    fn config(&self) -> Arc<str> {
+        "outbound:\n  listen: localhost:7070  # default\n".into()
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+        let outcome = self.0.clone();
+        Box::pin(async move { outcome })
+    }
 }
 
 struct Admin {
@@ -86,15 +96,14 @@ struct Admin {
 }
 
 fn admin() -> Admin {
+    admin_with(Err(Refused::NoFile))
+}
+
+fn admin_with(outcome: Outcome) -> Admin {
     let life = Life::start(std::future::pending(), None, Callers::fixed(Duration::from_secs(2)));
     let metrics = crate::telemetry::metrics().unwrap();
     life.observe(&metrics).unwrap();
-    let pages = Pages {
-        vitals: life.vitals().clone(),
-        metrics,
-        config: "outbound:\n  listen: localhost:7070  # default\n".into(),
-        sources: Arc::new(Two),
-    };
+    let pages = Pages { vitals: life.vitals().clone(), metrics, sources: Arc::new(Two(outcome)) };
     let main = everything(pages.clone(), Own::new(&Listen::localhost(7079)));
     Admin { life, main, alone: metrics_alone(pages) }
 }
@@ -240,4 +249,53 @@ async fn wrong_methods_and_unknown_pages_say_so() {
     let admin = admin();
     assert_eq!(ask(&admin.main, "GET /nothing", &[LOCAL]).await.0, 404);
     assert_eq!(ask(&admin.main, "POST /metrics", &[LOCAL, CHANGE]).await.0, 405);
+}
+
+#[tokio::test]
+async fn a_reload_says_what_it_changed_or_all_that_is_wrong() {
+    let change = |key: &str, old: &str, new: &str| outrigger_config::Change {
+        key: key.into(),
+        old: Some(old.into()),
+        new: Some(new.into()),
+    };
+    let applied = crate::reload::Applied {
+        changed: vec![change("defaults.timeout", "15s", "5s")],
+        needs_restart: vec![change("workers", "1", "2")],
+        hash: 42,
+    };
+    let problems = vec!["a.yaml:1:2 x: is wrong".to_owned(), "a.yaml:3:4 y: is wrong".to_owned()];
+    let cases: [(Outcome, u16, Value); 3] = [
+        (
+            Ok(applied),
+            200,
+            serde_json::json!({
+                "applied": true,
+                "changed": ["defaults.timeout: 15s → 5s"],
+                "needs_restart": ["workers: 1 → 2"],
+                "config_hash": 42,
+            }),
+        ),
+        (
+            Err(Refused::Problems(problems.clone())),
+            422,
+            serde_json::json!({
+                "applied": false,
+                "error": "the settings are wrong, going on as before",
+                "problems": problems,
+            }),
+        ),
+        (
+            Err(Refused::NoFile),
+            409,
+            serde_json::json!({"applied": false, "error": Refused::NoFile.to_string()}),
+        ),
+    ];
+    for (outcome, status, expected) in cases {
+        let admin = admin_with(outcome);
+        let headers = [("host", "localhost:7079"), ("x-outrigger-admin", "1")];
+        let (got, body) = ask(&admin.main, "POST /reload", &headers).await;
+        assert_eq!((got, serde_json::from_str::<Value>(&body).unwrap()), (status, expected));
+        assert_eq!(ask(&admin.main, "POST /reload", &headers[..1]).await.0, 403, "a page of a browser");
+        assert_eq!(ask(&admin.alone, "POST /reload", &headers).await.0, 404, "not for the network");
+    }
 }

@@ -84,7 +84,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         .await
         .map_err(|error| Failure::running(format!("start the registry: {}", causes(&error))))?;
     let app = sidecar(registry.addr())?;
-    let outbound = first(app.outbound_addrs())?;
+    let outbound = first(&app.outbound_addrs())?;
     introduce(&app, registry.addr(), outbound);
 
     let mut story = Story::begin(registry.addr()).await.map_err(Failure::Running)?;

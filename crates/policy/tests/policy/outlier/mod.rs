@@ -1,5 +1,6 @@
 //! The trust in a cluster's endpoints, through the calls that the proxy makes.
 
+mod adopt;
 mod evidence;
 mod model;
 mod probes;

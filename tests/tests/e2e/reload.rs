@@ -1,0 +1,266 @@
+//! Other settings are followed at once, and cost nobody a connection, a request or what was learned.
+
+use std::time::Duration;
+
+use outrigger_tests::{
+    client::Client,
+    instance::{Answer, Gate, Instance, Kill},
+    load::{Load, Plan},
+    sidecar::{Services, Sidecar},
+    wait,
+};
+
+const UPGRADE: &str =
+    "GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+/// Settings that differ in everything that a running data path follows.
+const EVERYTHING: &str = "defaults:\n  timeout: 5s\n  per_try_timeout: 4s\n  connect_timeout: 2s\n  body_idle: 30s\n  \
+     balance: random\n  retry: {max_retries: 1, budget: {ratio: 50%, window: 20s}}\n  \
+     circuit_breaker: {min_requests: 50, window: 20s}\n  outlier: {consecutive_failures: 9, window: 20s}\n  \
+     pool: {max_connections: 64, max_idle: 32, idle: 5s}\n\
+     discovery: {first_answer: 2s, guard: off}\n\
+     log: {access: true}";
+
+#[tokio::test]
+async fn under_load_nothing_fails_however_often_everything_changes() {
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1], &all[2]]).await;
+    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "POST"]));
+    load.ok_more(200).await;
+    for _ in 0..10 {
+        sidecar.adopt(EVERYTHING).await;
+        load.ok_more(50).await;
+        sidecar.adopt("").await;
+        load.ok_more(50).await;
+    }
+    load.stop().await.assert_clean(1200);
+}
+
+#[tokio::test]
+async fn connections_to_instances_and_of_the_app_are_kept() {
+    let all = [Instance::start("a").await, Instance::start("b").await];
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
+    let mut client = sidecar.client().await;
+    for n in 0..8 {
+        if n % 2 == 0 {
+            sidecar.adopt(if n % 4 == 0 { "defaults: {timeout: 3s, pool: {idle: 10s}}" } else { "" }).await;
+        }
+        let answer = client.get("orders", "/").await;
+        assert_eq!((answer.status, answer.field("connection")), (200, ""));
+        client.get("orders", "/").await;
+    }
+    assert_eq!([all[0].accepted(), all[1].accepted()], [1, 1], "one connection to each, from first to last");
+    assert_eq!(all[0].count() + all[1].count(), 16);
+}
+
+#[tokio::test]
+async fn what_is_under_way_ends_as_it_began() {
+    const LENGTH: u64 = 8 * 1024 * 1024;
+    let gate = Gate::closed();
+    let opened = gate.clone();
+    let instance = Instance::scripted("a", move |request| match request.target() {
+        "/down" => Answer::pattern(LENGTH),
+        "/chat" => Answer::upgrade("websocket"),
+        "/slow" => Answer::ok("late").when(&opened),
+        _ => Answer::ok("got it"),
+    })
+    .await;
+    let sidecar = Sidecar::orders("defaults: {timeout: 15s}", &[&instance]).await;
+    // A reader that stops: the download waits in its middle.
+    let mut download = Client::connect_narrow(sidecar.addr()).await;
+    download.send("GET /down HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    let mut upload = sidecar.client().await;
+    upload.send("POST /up HTTP/1.1\r\nHost: orders\r\nContent-Length: 1048576\r\n\r\n").await;
+    upload.send_pattern(512 * 1024).await.unwrap();
+    let mut tunnel = sidecar.client().await;
+    tunnel.send(UPGRADE).await;
+    assert_eq!(tunnel.head().await.unwrap().words().1, "101");
+    let mut slow = sidecar.client().await;
+    slow.send("GET /slow HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    instance.saw(4).await;
+
+    // Its time-out would be over at once, were it to hold for the request under way.
+    sidecar.adopt("defaults: {timeout: 1ms, body_idle: 10ms}\noutbound: {listen: \"127.0.0.1:0\", limits: {tunnel_idle: 1s}}").await;
+    let refused = sidecar.get("orders", "/slow").await;
+    assert_eq!(refused.reason(), "timeout", "the next request goes by the new settings");
+    sidecar.adopt("").await;
+
+    gate.open();
+    assert_eq!(slow.response().await.text(), "late");
+    let body = download.response().await.body;
+    assert!(body.complete && body.is_pattern && body.len == LENGTH, "{body:?}");
+    upload.send_pattern(512 * 1024).await.unwrap();
+    assert_eq!(upload.response().await.status, 200);
+    tunnel.send("still there").await;
+    wait::until("the echo comes back", wait::BOUND, async || {
+        tunnel.wire.ahead() == b"still there" || !tunnel.wire.fill().await.unwrap()
+    })
+    .await;
+    assert_eq!(tunnel.wire.ahead(), b"still there");
+}
+
+#[tokio::test]
+async fn an_ejected_instance_stays_out() {
+    let well = Instance::start("a").await;
+    let ill = Instance::scripted("b", |_| Answer::status(503, "no")).await;
+    let sidecar = Sidecar::orders("defaults: {outlier: {base: 1h, max: 1h}}", &[&well, &ill]).await;
+    let mut client = sidecar.client().await;
+    let trust =
+        |trust| sidecar.metric("outrigger_instances_trust", &[("service", "orders"), ("trust", trust)]);
+    for _ in 0..40 {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+    }
+    assert_eq!((ill.count(), trust("ejected")), (5, 1.0));
+    for settings in [EVERYTHING, "", "defaults: {outlier: {base: 1s}}"] {
+        sidecar.adopt(settings).await;
+        for _ in 0..10 {
+            assert_eq!(client.get("orders", "/").await.status, 200);
+        }
+        assert_eq!((ill.count(), trust("ejected")), (5, 1.0), "after {settings}");
+    }
+    // And is let in by who says that nobody is to be kept out.
+    sidecar.adopt("defaults: {outlier: off}").await;
+    for _ in 0..10 {
+        client.get("orders", "/").await;
+    }
+    assert!(ill.count() > 5);
+}
+
+#[tokio::test]
+async fn an_open_breaker_stays_open_and_can_be_turned_off() {
+    let instance = Instance::scripted("a", |_| Answer::status(503, "no")).await;
+    let settings = "defaults: {retry: off, outlier: off, circuit_breaker: {open: 1h, open_max: 1h}}";
+    let sidecar = Sidecar::orders(settings, &[&instance]).await;
+    let mut client = sidecar.client().await;
+    for _ in 0..20 {
+        client.get("orders", "/").await;
+    }
+    assert_eq!(client.get("orders", "/").await.reason(), "circuit_open");
+    sidecar.adopt("defaults: {retry: off, outlier: off, circuit_breaker: {min_requests: 1000, open: 1h, open_max: 1h}}").await;
+    assert_eq!(client.get("orders", "/").await.reason(), "circuit_open");
+    assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 1.0);
+    sidecar.adopt("defaults: {retry: off, outlier: off, circuit_breaker: off}").await;
+    instance.script(|_| Answer::ok("well"));
+    assert_eq!(client.get("orders", "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_most_connections_of_an_instance_follow_also_while_requests_wait_for_one() {
+    let gate = Gate::closed();
+    let opened = gate.clone();
+    let instance = Instance::scripted("a", move |_| Answer::ok("ok").when(&opened)).await;
+    let pool = |most: usize| format!("defaults: {{pool: {{max_connections: {most}, max_idle: 1}}}}");
+    let sidecar = Sidecar::orders(&pool(1), &[&instance]).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let mut client = sidecar.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+        clients.push(client);
+    }
+    instance.saw(1).await;
+    wait::holds("the others wait", || sidecar.proxy.in_flight() == 4).await;
+    assert_eq!(instance.count(), 1);
+    sidecar.adopt(&pool(3)).await;
+    instance.saw(3).await;
+    // Fewer again: those under way end, and each that ends makes no room for another until it is due.
+    sidecar.adopt(&pool(1)).await;
+    gate.open();
+    for mut client in clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    wait::holds("all have ended", || sidecar.endpoints("orders")[0].in_flight == 0).await;
+    let shut = Gate::closed();
+    let closed = shut.clone();
+    instance.script(move |_| Answer::ok("ok").when(&closed));
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = sidecar.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+        clients.push(client);
+    }
+    instance.saw(5).await;
+    wait::holds("the others wait", || sidecar.proxy.in_flight() == 3).await;
+    assert_eq!((instance.count(), sidecar.endpoints("orders")[0].in_flight), (5, 1));
+    shut.open();
+    for mut client in clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_declared_or_no_longer_keeps_its_connections() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    let declared = || sidecar.proxy.status().iter().filter(|one| one.declared).count();
+    assert_eq!((client.get("orders", "/").await.status, declared()), (200, 0));
+    for (settings, count) in [
+        ("upstreams: [{service: orders, timeout: 2s}]", 1),
+        ("upstreams: [{service: orders}, {service: others}]", 2),
+        ("", 0),
+    ] {
+        sidecar.adopt(settings).await;
+        assert_eq!((client.get("orders", "/").await.status, declared()), (200, count), "{settings}");
+    }
+    assert_eq!(instance.accepted(), 1);
+    assert_eq!(sidecar.metric("outrigger_requests_total", &[("service", "orders")]), 4.0);
+}
+
+#[tokio::test]
+async fn a_name_leads_where_the_new_settings_say() {
+    let (old, new) = (Instance::start("old").await, Instance::start("new").await);
+    let services = Services::default().and("orders", &old, "tags: [v1]").and("orders", &new, "tags: [v2]");
+    let narrowed = |tag: &str| format!("upstreams: [{{service: orders, tags: [{tag}]}}]");
+    let sidecar = Sidecar::start("", &services).await;
+    let mut client = sidecar.client().await;
+    // On demand first: the plain name has a cluster of its own.
+    client.get("orders", "/").await;
+    for tag in ["v1", "v2", "v1"] {
+        sidecar.adopt(&narrowed(tag)).await;
+        let expected = if tag == "v1" { "old" } else { "new" };
+        for _ in 0..4 {
+            assert_eq!(client.get("orders", "/").await.text(), expected, "narrowed to {tag}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn limits_towards_the_app_follow() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.get("orders", "/").await;
+    sidecar
+        .adopt("outbound: {listen: \"127.0.0.1:0\", via: true, x_forwarded: true, limits: {max_connections: 1, max_headers: 10}}")
+        .await;
+    assert_eq!(client.get("orders", "/").await.status, 200, "who is there stays");
+    let head = instance.seen()[1].request.head.clone();
+    assert!(head.has("via") && head.has("x-forwarded-for"), "{head:?}");
+    assert_eq!(sidecar.get("orders", "/").await.reason(), "too_many_connections");
+    sidecar.adopt("").await;
+    assert_eq!(sidecar.get("orders", "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_instance_that_died_before_is_found_out_by_the_new_settings() {
+    let (well, dead) = (Instance::start("a").await, Instance::start("b").await);
+    let sidecar = Sidecar::orders("defaults: {outlier: off}", &[&well, &dead]).await;
+    dead.kill(Kill::Reset).await;
+    let mut client = sidecar.client().await;
+    for _ in 0..4 {
+        assert_eq!(client.get("orders", "/").await.status, 200, "a retry saves it");
+    }
+    sidecar.adopt("").await;
+    for _ in 0..4 {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+    }
+    let ejected = || sidecar.metric("outrigger_ejections_total", &[("service", "orders"), ("kind", "hard")]);
+    assert_eq!(ejected(), 1.0);
+    // Probed, and back by itself: the judge knows everybody again.
+    dead.revive().await;
+    wait::until("it is chosen again", Duration::from_secs(20), async || {
+        client.get("orders", "/").await;
+        sidecar.endpoints("orders").iter().all(|one| one.trust == "trusted")
+    })
+    .await;
+}

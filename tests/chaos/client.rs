@@ -78,6 +78,11 @@ impl Answer {
     pub(crate) fn ended(&self) -> Duration {
         self.due + self.took
     }
+
+    /// Whether this is what it failed by.
+    pub(crate) fn is(&self, class: &str) -> bool {
+        self.failed.as_deref() == Some(class)
+    }
 }
 
 /// Everything that a load came to, or a part of it.
@@ -203,8 +208,9 @@ impl Load {
         }
     }
 
-    /// Goes on for a while. The load is what takes its time here; nothing is proven by the wait.
+    /// Goes on for a while.
     pub(crate) async fn goes_on(&self, time: Duration) {
+        // It is the load that is waited for, and not that something has happened meanwhile.
         sleep(time).await;
     }
 

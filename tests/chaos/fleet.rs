@@ -10,7 +10,7 @@ use std::{
 };
 
 use outrigger_tests::{process, registry::Agent, wait};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -23,6 +23,9 @@ use crate::{
     nginx,
     row::Row,
 };
+
+/// Pause of a loop that watches something closely.
+pub(crate) const GLANCE: Duration = Duration::from_millis(5);
 
 /// Below the ports that the kernel gives to outgoing connections: those of a killed instance stay free.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -207,18 +210,34 @@ impl Fleet {
     /// Registers all of them at the agent, which then connects to each once a second, and waits until
     /// all are passing.
     pub(crate) async fn register(&self, agent: Agent) {
+        self.register_by(agent, |member| {
+            json!([{ "TCP": member.addr.to_string(), "Interval": "1s", "Timeout": "1s", "Status": "passing" }])
+        })
+        .await;
+    }
+
+    /// Registers all of them without a check: the agent never notices anything.
+    pub(crate) async fn register_unchecked(&self, agent: Agent) {
+        self.register_by(agent, |_| json!([])).await;
+    }
+
+    async fn register_by(&self, agent: Agent, checks: impl Fn(&Member) -> Value) {
         for member in &self.members {
-            let check = json!({
-                "TCP": member.addr.to_string(), "Interval": "1s", "Timeout": "1s", "Status": "passing",
-            });
             let service = json!({
                 "Name": self.service, "ID": member.name, "Address": member.addr.ip().to_string(),
-                "Port": member.addr.port(), "Check": check,
+                "Port": member.addr.port(), "Checks": checks(member),
             });
             agent.put("/v1/agent/service/register", &service).await;
         }
         let all: Vec<_> = self.members.iter().map(|member| (member.name.as_str(), "passing")).collect();
         agent.shows(&self.service, &all).await;
+    }
+
+    /// Takes all of them out of the registry.
+    pub(crate) async fn deregister(&self, agent: Agent) {
+        for member in &self.members {
+            agent.deregister(&member.name).await;
+        }
     }
 
     /// What must hold in every case: no POST was done twice, and what was answered well was done.
@@ -235,6 +254,3 @@ impl Fleet {
         row.promise(lost == 0, || format!("{lost} POSTs were answered and never done"));
     }
 }
-
-/// Pause of a loop that watches something closely.
-pub(crate) const GLANCE: Duration = Duration::from_millis(5);

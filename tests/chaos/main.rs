@@ -17,14 +17,14 @@
 //! | [`client`] | the app: requests at a fixed rate, whatever the answers take, each answer counted |
 //! | [`fleet`], [`instance`], [`nginx`] | the instances: processes of their own, to kill, stop and make ill |
 //! | [`sidecar`] | the binary under test, as a caller beside the app |
-//! | [`row`] | what a case came to |
+//! | [`scene`] | all of these together |
+//! | [`row`], [`runner`] | what a case came to; one after the other |
 //! | [`guard`] | nothing is left running, however this program ends |
 //!
 //! Nothing is judged from inside the sidecar: what counts is what the client got, what the instances
 //! wrote down (a POST that two of them have seen is a broken promise in every case) and the sidecar's own
 //! metrics.
 #![allow(clippy::expect_used, clippy::panic, reason = "a case that panics is a promise that was not kept")]
-#![allow(dead_code, reason = "the cases that use all of it come one by one")]
 
 mod cases;
 mod client;
@@ -34,6 +34,7 @@ mod instance;
 mod nginx;
 mod row;
 mod runner;
+mod scene;
 mod sidecar;
 
 use std::process::ExitCode;

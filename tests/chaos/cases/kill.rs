@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use outrigger_tests::{consul::Consul, registry::Agent};
 use tokio::time::{Instant, sleep};
 
-use super::{Case, Form, Need, Trouble};
+use super::{Case, Form, Need, Trouble, no_get_failed, posts_only_unknown};
 use crate::{
     client::{Load, Plan, Tally},
-    fleet::{Fleet, GLANCE},
+    fleet::GLANCE,
     row::{Row, millis},
+    scene::{SERVICE, Scene},
     sidecar::Caller,
 };
 
@@ -39,53 +39,46 @@ const LATEST: Duration = Duration::from_millis(100);
 const WATCHED: Duration = Duration::from_millis(1500);
 
 async fn one(form: Form) -> Result<Row, Trouble> {
-    let consul = Consul::server().await?;
-    let agent = Agent(consul.http_addr());
-    let mut fleet = Fleet::three("orders", agent).await;
-    let caller = Caller::start(consul.http_addr(), "orders", "").await;
-    let load = Load::start(caller.addr(), Plan::mixed("orders", form.pick([400, 300])));
+    let mut scene = Scene::of_three("").await?;
+    let load = Load::start(scene.caller.addr(), Plan::mixed(SERVICE, form.pick([400, 300])));
     load.reaches(200).await;
     let mut last = Duration::ZERO;
     for nth in 0..form.pick([10, 2]) {
         let victim = nth % 3;
-        last = last.max(killed(&mut fleet, &caller, &[victim]).await);
-        fleet.members[victim].start().await;
-        back(&fleet, &caller, agent, &load).await;
+        last = last.max(killed(&mut scene, &[victim]).await);
+        scene.fleet.members[victim].start().await;
+        scene.all_trusted().await;
+        load.reaches(load.requests() + 50).await;
     }
-    let tally = load.stop().await;
-    Ok(judge(&tally, &caller, &fleet, last).await)
+    Ok(judge(&load.stop().await, &scene, last).await)
 }
 
 async fn two(form: Form) -> Result<Row, Trouble> {
-    let consul = Consul::server().await?;
-    let agent = Agent(consul.http_addr());
-    let mut fleet = Fleet::three("orders", agent).await;
-    let caller = Caller::start(consul.http_addr(), "orders", "").await;
-    let load = Load::start(caller.addr(), Plan::mixed("orders", 1000));
+    let mut scene = Scene::of_three("").await?;
+    let load = Load::start(scene.caller.addr(), Plan::mixed(SERVICE, 1000));
     load.reaches(form.pick([3000, 1000])).await;
-    let last = killed(&mut fleet, &caller, &[0, 2]).await;
+    let last = killed(&mut scene, &[0, 2]).await;
     load.reaches(form.pick([10_000, 4000])).await;
-    let tally = load.stop().await;
-    Ok(judge(&tally, &caller, &fleet, last).await)
+    Ok(judge(&load.stop().await, &scene, last).await)
 }
 
 /// Kills these at once, and says when the sidecar last picked one of them, counted from the kill.
-async fn killed(fleet: &mut Fleet, caller: &Caller, victims: &[usize]) -> Duration {
-    let names: Vec<String> = victims.iter().map(|at| fleet.members[*at].name.clone()).collect();
-    let picks = async || -> f64 {
+async fn killed(scene: &mut Scene, victims: &[usize]) -> Duration {
+    let names: Vec<String> = victims.iter().map(|at| scene.fleet.members[*at].name.clone()).collect();
+    let picks = async |caller: &Caller| -> f64 {
         let metrics = caller.metrics().await;
         names.iter().map(|name| metrics.sum("outrigger_instance_picks_total", &[("instance", name)])).sum()
     };
     for at in victims {
-        fleet.members[*at].kill();
+        scene.fleet.members[*at].kill();
     }
     let at = Instant::now();
-    let mut seen = picks().await;
+    let mut seen = picks(&scene.caller).await;
     // Nothing is known of before the first look: it is counted as a pick.
     let mut last = at.elapsed();
     while at.elapsed() < WATCHED {
         sleep(GLANCE).await;
-        let now = picks().await;
+        let now = picks(&scene.caller).await;
         // One that has left the table has no series any more: less is no pick.
         if now > seen {
             last = at.elapsed();
@@ -95,29 +88,11 @@ async fn killed(fleet: &mut Fleet, caller: &Caller, victims: &[usize]) -> Durati
     last
 }
 
-/// Waits until everybody is registered as passing and gets requests again.
-async fn back(fleet: &Fleet, caller: &Caller, agent: Agent, load: &Load) {
-    let all: Vec<_> = fleet.members.iter().map(|member| (member.name.as_str(), "passing")).collect();
-    agent.shows(&fleet.service, &all).await;
-    loop {
-        let metrics = caller.metrics().await;
-        if metrics.sum("outrigger_instances_trust", &[("trust", "trusted")]) >= fleet.members.len() as f64 {
-            break;
-        }
-        sleep(GLANCE).await;
-    }
-    load.reaches(load.requests() + 50).await;
-}
-
-async fn judge(tally: &Tally, caller: &Caller, fleet: &Fleet, last: Duration) -> Row {
-    let mut row = Row::of(tally, caller.retried().await);
-    let gets = tally.method("GET").failed().requests();
-    row.promise(gets == 0, || format!("{gets} GETs failed"));
-    let others =
-        tally.method("POST").only(|one| one.failed.as_deref().is_some_and(|why| why != "502 sent_unknown"));
-    row.promise(others.requests() == 0, || format!("POSTs failed otherwise: {}", others.failed_by_class()));
+async fn judge(tally: &Tally, scene: &Scene, last: Duration) -> Row {
+    let mut row = scene.row(tally).await;
+    no_get_failed(tally, &mut row);
+    posts_only_unknown(tally, &mut row);
     row.promise(last < LATEST, || format!("the dead one was tried {} after", millis(last)));
     row.note(format!("last attempt on a dead one {} after the kill", millis(last)));
-    fleet.audit(tally, &mut row);
     row
 }

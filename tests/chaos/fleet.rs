@@ -171,6 +171,8 @@ pub(crate) struct Fleet {
     pub(crate) service: String,
     /// Its instances.
     pub(crate) members: Vec<Member>,
+    /// Names given so far.
+    named: usize,
     dir: TempDir,
 }
 
@@ -178,7 +180,7 @@ impl Fleet {
     /// Nobody yet.
     pub(crate) fn of(service: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("chaos-fleet-").tempdir().expect("a directory");
-        Self { service: service.to_owned(), members: Vec::new(), dir }
+        Self { service: service.to_owned(), members: Vec::new(), named: 0, dir }
     }
 
     /// Three of our own servers, started and registered.
@@ -199,7 +201,8 @@ impl Fleet {
 
     /// One more, not started.
     pub(crate) fn add(&mut self, kind: Kind) -> &mut Member {
-        let name = format!("{}-{}", self.service, self.members.len() + 1);
+        self.named += 1;
+        let name = format!("{}-{}", self.service, self.named);
         let dir = self.dir.path().join(&name);
         fs::create_dir(&dir).expect("a directory");
         let book = dir.join("book");

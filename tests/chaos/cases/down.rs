@@ -22,10 +22,11 @@ pub(crate) const KILLED: Case = Case {
     run: |form| Box::pin(killed(form)),
 };
 
-/// They die and nobody notices, until they are registered anew: by then the breaker waits for long.
+/// They die and nobody notices, until others are there in their place: by then the breaker waits for long,
+/// and those it could ask are gone.
 pub(crate) const REPLACED: Case = Case {
     name: "all-replaced",
-    promise: "all instances die, stay in Consul as passing, and are replaced by new registrations: the same",
+    promise: "all instances die, stay in Consul as passing, and are replaced by new ones elsewhere: the same",
     needs: &[Need::Consul],
     limit: [Duration::from_secs(120), Duration::from_secs(60)],
     run: |form| Box::pin(replaced(form)),
@@ -56,14 +57,18 @@ async fn replaced(form: Form) -> Result<Row, Trouble> {
     scene.fleet.deregister(scene.agent).await;
     scene.fleet.register_unchecked(scene.agent).await;
     let mut trial = Trial::start(&mut scene).await;
-    trial.load.goes_on(form.pick([Duration::from_secs(15), Duration::from_secs(5)])).await;
+    // In the middle of one of the breaker's spells, which double from 1 s.
+    trial.load.goes_on(form.pick([Duration::from_secs(10), Duration::from_secs(5)])).await;
     scene.fleet.deregister(scene.agent).await;
+    let dead = std::mem::take(&mut scene.fleet.members);
     trial.starting = trial.load.elapsed();
-    for member in &mut scene.fleet.members {
-        member.start().await;
+    for _ in &dead {
+        scene.fleet.add_ours().start().await;
     }
     let registered = scene.fleet.register_unchecked(scene.agent);
     ((), trial.back) = tokio::join!(registered, first_back(&scene, &trial.load));
+    // For the audit.
+    scene.fleet.members.extend(dead);
     trial.judge(&scene, form).await
 }
 
@@ -94,7 +99,7 @@ impl Trial {
     }
 
     async fn judge(self, scene: &Scene, form: Form) -> Result<Row, Trouble> {
-        self.load.goes_on(form.pick([Duration::from_secs(40), Duration::from_secs(5)])).await;
+        self.load.goes_on(form.pick([Duration::from_secs(15), Duration::from_secs(5)])).await;
         let Self { load, killing, down, starting, back } = self;
         let tally = load.stop().await;
         let mut row = scene.row(&tally).await;

@@ -43,7 +43,7 @@ const REASONS: [&str; 4] =
 async fn killed(form: Form) -> Result<Row, Trouble> {
     let mut scene = Scene::of_three("").await?;
     let mut trial = Trial::start(&mut scene).await;
-    trial.load.goes_on(form.pick([Duration::from_secs(15), Duration::from_secs(4)])).await;
+    trial.load.goes_on(form.pick([Duration::from_secs(15), Duration::from_secs(3)])).await;
     trial.starting = trial.load.elapsed();
     for member in &mut scene.fleet.members {
         member.start().await;
@@ -99,7 +99,7 @@ impl Trial {
     }
 
     async fn judge(self, scene: &Scene, form: Form) -> Result<Row, Trouble> {
-        self.load.goes_on(form.pick([Duration::from_secs(15), Duration::from_secs(5)])).await;
+        self.load.goes_on(form.pick([Duration::from_secs(15), Duration::from_secs(2)])).await;
         let Self { load, killing, down, starting, back } = self;
         let tally = load.stop().await;
         let mut row = scene.row(&tally).await;

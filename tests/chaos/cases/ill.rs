@@ -43,15 +43,16 @@ pub(crate) const SLOW: Case = Case {
 async fn busy(form: Form) -> Result<Row, Trouble> {
     let scene = Scene::of_three("").await?;
     let busy = Manners { status: 503, ..Manners::default() };
-    let (tally, out) = under(&scene, &busy, Plan::mixed(SERVICE, 300), form.pick([9000, 3000])).await;
+    let (tally, out) =
+        under(&scene, &busy, Plan::mixed(SERVICE, form.pick([300, 600])), form.pick([9000, 2400])).await;
     Ok(judge(&scene, &tally, out).await)
 }
 
 async fn slow(form: Form) -> Result<Row, Trouble> {
     let scene = Scene::of_three("defaults: {per_try_timeout: 300ms}").await?;
     let slow = Manners { delay_ms: 2000, ..Manners::default() };
-    let plan = Plan { connections: 160, ..Plan::mixed(SERVICE, 300) };
-    let (tally, out) = under(&scene, &slow, plan, form.pick([9000, 3000])).await;
+    let plan = Plan { connections: 160, ..Plan::mixed(SERVICE, form.pick([300, 600])) };
+    let (tally, out) = under(&scene, &slow, plan, form.pick([9000, 2400])).await;
     Ok(judge(&scene, &tally, out).await)
 }
 
@@ -59,7 +60,7 @@ async fn broken(form: Form) -> Result<Row, Trouble> {
     let scene = Scene::of_three("").await?;
     let broken = Manners { status: 500, ..Manners::default() };
     // The share is of 60 s: in less time it takes as many requests.
-    let (rate, count) = form.pick([(200, 60 * 200), (500, 6000)]);
+    let (rate, count) = form.pick([(200, 60 * 200), (800, 4800)]);
     let (tally, out) = under(&scene, &broken, Plan::mixed(SERVICE, rate), count).await;
     let mut row = scene.row(&tally).await;
     let share = tally.failed_share();

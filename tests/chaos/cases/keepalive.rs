@@ -36,7 +36,7 @@ async fn nginx(form: Form) -> Result<Row, Trouble> {
         fleet.add(Kind::Nginx("keepalive_requests 10;".to_owned()));
     }
     let scene = Scene::of(fleet, "").await?;
-    let tally = loaded(&scene, form.pick([1500, 800]), form.pick([100_000, 8000])).await;
+    let tally = loaded(&scene, form.pick([1500, 800]), form.pick([100_000, 4000])).await;
     let mut row = scene.row(&tally).await;
     let failed = tally.failed();
     row.promise(failed.0.is_empty(), || format!("failed: {}", failed.failed_by_class()));
@@ -49,7 +49,7 @@ async fn unannounced(form: Form) -> Result<Row, Trouble> {
     for member in &scene.fleet.members {
         member.behave(&Manners { close_after: 10, ..Manners::default() }).await;
     }
-    let tally = loaded(&scene, form.pick([1000, 600]), form.pick([30_000, 6000])).await;
+    let tally = loaded(&scene, form.pick([1000, 600]), form.pick([30_000, 3000])).await;
     let mut row = scene.row(&tally).await;
     no_get_failed(&tally, &mut row);
     posts_only_unknown(&tally, &mut row);

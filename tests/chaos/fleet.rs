@@ -232,7 +232,13 @@ impl Fleet {
             });
             agent.put("/v1/agent/service/register", &service).await;
         }
-        let all: Vec<_> = self.members.iter().map(|member| (member.name.as_str(), "passing")).collect();
+        self.passes(agent).await;
+    }
+
+    /// Waits until the registry shows all of them, and as passing.
+    pub(crate) async fn passes(&self, agent: Agent) {
+        let mut all: Vec<_> = self.members.iter().map(|one| (one.name.as_str(), "passing")).collect();
+        all.sort_unstable();
         agent.shows(&self.service, &all).await;
     }
 

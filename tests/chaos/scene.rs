@@ -48,9 +48,8 @@ impl Scene {
 
     /// Waits until the registry shows every instance as passing, and the sidecar trusts them all.
     pub(crate) async fn all_trusted(&self) {
-        let all: Vec<_> = self.fleet.members.iter().map(|one| (one.name.as_str(), "passing")).collect();
-        self.agent.shows(SERVICE, &all).await;
-        self.trusts(all.len(), wait::BOUND).await;
+        self.fleet.passes(self.agent).await;
+        self.trusts(self.fleet.members.len(), wait::BOUND).await;
     }
 
     /// Waits until the sidecar trusts this many.

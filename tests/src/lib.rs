@@ -11,7 +11,8 @@
 //! | [`consul`], [`registry`] | real Consul agents; any agent, spoken to by HTTP |
 //! | [`front`] | stands between a sidecar and its registry, and takes the registry away |
 //! | [`wait`], [`memory`] | waiting for a condition; how much memory a process holds |
-//! | [`skip`] | tests that this machine cannot run |
+//! | [`scrape`] | a page of metrics, taken apart |
+//! | [`skip`], [`tool`] | tests that this machine cannot run; programs that are not ours |
 //!
 //! A failed expectation of the harness is a panic with a text that says what was awaited.
 
@@ -24,7 +25,9 @@ pub mod memory;
 pub mod pattern;
 pub mod process;
 pub mod registry;
+pub mod scrape;
 pub mod sidecar;
 pub mod skip;
+pub mod tool;
 pub mod wait;
 pub mod wire;

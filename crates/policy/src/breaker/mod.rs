@@ -186,6 +186,16 @@ impl Breaker {
         }
     }
 
+    /// Somebody has joined who was not asked when it opened. The next requests are probes, whatever it
+    /// waited for, and if one fails the next spell is as short as the first: what lengthened the last one
+    /// was said about others. Changes nothing when it is closed.
+    pub fn joined(&self) {
+        let mut held = self.held();
+        if held.life.begin_again() {
+            self.begin(0);
+        }
+    }
+
     /// How often it has opened from closed. A failed probe prolongs a spell, and is not counted again.
     pub fn trips(&self) -> u64 {
         self.trips.load(Relaxed)

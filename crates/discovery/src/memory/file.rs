@@ -23,6 +23,8 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Only we read and write it: who can write it decides where the app's requests go.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
+/// A pipe in a file's place would keep its opener, and with it the whole start, waiting for another.
+const AT_ONCE: i32 = libc::O_NONBLOCK;
 
 /// The file, and what was last written to it.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ pub(super) enum Unusable {
         #[source]
         source: io::Error,
     },
+    #[error("{} is no plain file", path.display())]
+    NoFile { path: PathBuf },
     #[error("{} is in use by another sidecar; give each a state_dir of its own", path.display())]
     InUse { path: PathBuf },
     #[error("{size} bytes are more than the {MAX_BYTES} that are written at most")]
@@ -68,13 +72,19 @@ impl StateFile {
             .map_err(io_error("create the folder", folder))?;
         let path = folder.join(file_name(name));
         let lock_path = beside(&path, ".lock");
+        // Read and write, for a pipe can be opened so without an other end, and then told from a file.
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .mode(FILE_MODE)
+            .custom_flags(AT_ONCE)
             .open(&lock_path)
             .map_err(io_error("open", &lock_path))?;
+        if !lock.metadata().map_err(io_error("look at", &lock_path))?.is_file() {
+            return Err(Unusable::NoFile { path: lock_path });
+        }
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Unusable::InUse { path }),
@@ -108,7 +118,7 @@ impl StateFile {
 
     fn read(&self) -> Result<Option<Vec<Record>>, Bad> {
         let damaged = |error: io::Error| Bad::Damaged(error.to_string());
-        let file = match File::open(&self.path) {
+        let file = match OpenOptions::new().read(true).custom_flags(AT_ONCE).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(damaged(error)),

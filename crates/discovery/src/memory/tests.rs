@@ -140,6 +140,36 @@ fn a_file_that_others_may_write_and_a_folder_in_its_place_are_foreign() {
     assert_eq!(place.names(), ["table.state.bad-foreign"]);
 }
 
+/// What `work` comes to, if it comes to anything: a thread that waits for a pipe's other end never does.
+fn at_once<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    result.recv_timeout(Duration::from_secs(30)).expect("it does not wait for a pipe's other end")
+}
+
+fn pipe(path: &std::path::Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success());
+}
+
+#[test]
+fn a_pipe_in_its_place_is_foreign_and_nobody_waits_for_its_other_end() {
+    let place = Place::new();
+    pipe(&place.path());
+    let mut file = place.open();
+    assert_eq!(at_once(move || file.load(DAY, MAX_AGE)), []);
+    assert_eq!(place.names(), ["table.state.bad-foreign"]);
+}
+
+#[test]
+fn a_pipe_in_the_lock_s_place_is_a_memory_of_nothing() {
+    let place = Place::new();
+    pipe(&place.folder.path().join("table.state.lock"));
+    let folder = place.folder.path().to_owned();
+    let opened = at_once(move || StateFile::open(&folder, "table", HERE));
+    assert!(matches!(opened, Err(file::Unusable::NoFile { .. })), "{opened:?}");
+}
+
 #[test]
 fn one_process_at_a_time_has_it() {
     let place = Place::new();

@@ -33,8 +33,23 @@ pub(super) struct StateFile {
     registry: String,
     /// Held for as long as the file is ours.
     _lock: File,
-    written: Option<Vec<(Query, Arc<[Instance]>)>>,
+    written: Option<Vec<Content>>,
     failing: bool,
+}
+
+/// What of a record is worth a write when it changes.
+#[derive(Debug, PartialEq, Eq)]
+struct Content {
+    query: Query,
+    instances: Arc<[Instance]>,
+    lost: Option<Arc<[Instance]>>,
+}
+
+impl Content {
+    fn of(record: &Record) -> Self {
+        let lost = record.lost.as_ref().map(|lost| lost.instances.clone());
+        Self { query: record.query.clone(), instances: record.instances.clone(), lost }
+    }
 }
 
 /// Why there can be no file.
@@ -108,7 +123,7 @@ impl StateFile {
             }
         };
         let all = records.len();
-        records.retain(|record| !record.instances.is_empty() && wall.saturating_sub(record.heard) <= max_age);
+        records.retain(|record| record.lists_any(wall) && wall.saturating_sub(record.heard) <= max_age);
         let dropped = all - records.len();
         if dropped > 0 {
             info!(file = %self.path.display(), services = dropped, "some of what was known before is too old to be used");
@@ -156,7 +171,7 @@ impl StateFile {
     /// Replaces the file when content has changed; with `refresh` also when only ages have. Whether it
     /// is now as it should be; a failure is told once, until it works again.
     pub(super) fn save(&mut self, records: Vec<Record>, refresh: bool) -> bool {
-        let content: Vec<_> = records.iter().map(|one| (one.query.clone(), one.instances.clone())).collect();
+        let content: Vec<_> = records.iter().map(Content::of).collect();
         let same = match &self.written {
             Some(written) => *written == content,
             None => content.is_empty(), // nothing to say yet

@@ -27,7 +27,7 @@ fn instance(id: &str) -> Instance {
 
 fn record(service: &str, ids: &[&str], heard: Duration) -> Record {
     let query = Query { service: service.into(), datacenter: Some("dc1".into()) };
-    Record { query, instances: ids.iter().map(|id| instance(id)).collect(), index: 9, heard }
+    Record { query, instances: ids.iter().map(|id| instance(id)).collect(), index: 9, heard, lost: None }
 }
 
 struct Place {
@@ -147,9 +147,10 @@ fn at_once<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     result.recv_timeout(Duration::from_secs(30)).expect("it does not wait for a pipe's other end")
 }
 
+/// Not by a command: a child holds this process's locks between fork and exec.
 fn pipe(path: &std::path::Path) {
-    let made = std::process::Command::new("mkfifo").arg(path).status();
-    assert!(made.unwrap().success());
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
 }
 
 #[test]
@@ -249,7 +250,9 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
             all.sort_by(|a, b| a.id.cmp(&b.id));
             all.dedup_by(|later, kept| later.id == kept.id);
             let query = Query { service: name.into(), datacenter: dc.then(|| "dc2".into()) };
-            Record { query, instances: all.into(), index, heard: Duration::from_millis(ms.into()) }
+            let instances: Arc<[_]> = all.into();
+            let lost = dc.then(|| shape::Lost { instances: instances.clone(), index: 3, at: DAY });
+            Record { query, instances, index, heard: Duration::from_millis(ms.into()), lost }
         });
     vec(service, 0..5)
 }

@@ -40,4 +40,4 @@ mod worker;
 pub use error::Reason;
 pub use listener::BindError;
 pub use proxy::{Proxy, StartError, Stopped, Workers};
-pub use status::{ClusterStatus, EndpointStatus};
+pub use status::{ClusterStatus, EjectedStatus, EndpointStatus};

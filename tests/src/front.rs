@@ -103,7 +103,9 @@ async fn treat(wire: &mut Wire, registry: SocketAddr, mode: Mode) {
         }
         Mode::Refuse => {}
         Mode::Hang => std::future::pending().await,
-        Mode::Status(status) => answers(wire, status, HIGH, "rpc error: no leader, says the test", true).await,
+        Mode::Status(status) => {
+            answers(wire, status, HIGH, "rpc error: no leader, says the test", true).await
+        }
         Mode::Garbage => {
             if let Ok(Some(_)) = wire.head().await {
                 // A failed write is as good.

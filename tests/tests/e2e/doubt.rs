@@ -7,6 +7,7 @@ use outrigger::App;
 use outrigger_devregistry::{DevRegistry, Options};
 use outrigger_tests::{
     client::Client,
+    consul,
     front::{Front, Mode},
     instance::Instance,
     registry::Agent,
@@ -100,6 +101,35 @@ async fn real_traffic_speaks_for_an_instance_that_takes_no_new_connection() {
     all_well(&mut client, Duration::from_secs(3)).await;
     assert_eq!(instance.accepted(), 1, "all on one connection");
     app.shutdown().await;
+}
+
+/// One that leaves by the registry's own word, and goes on accepting connections.
+async fn a_leaving_is_believed_well_before_the_hold_ends(at: std::net::SocketAddr) {
+    let instance = Instance::start("a").await;
+    Agent(at).register("orders", &instance).await;
+    let (app, addr) = app::routing(at, "upstreams: [{service: orders}]").await;
+    all_well(&mut Client::connect(addr).await, Duration::from_millis(50)).await;
+    Agent(at).deregister("a").await;
+    let left = Instant::now();
+    wait::holds("it is gone", || app.clusters()[0].endpoints.is_empty()).await;
+    assert_eq!(metric(&app, "outrigger_registry_suspect_updates_total"), 1.0);
+    // Four reads in 1.2 s; the hold is 10 s.
+    assert!(left.elapsed() < Duration::from_secs(6), "{:?}", left.elapsed());
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_leaving_is_believed_well_before_the_hold_ends_on_the_dev_registry() {
+    let scene = Scene::of(&[]).await;
+    a_leaving_is_believed_well_before_the_hold_ends(scene.registry.addr()).await;
+}
+
+#[tokio::test]
+async fn a_leaving_is_believed_well_before_the_hold_ends_on_consul() {
+    if consul::available("a leaving is believed well before the hold ends, on the real Consul") {
+        let consul = consul::Consul::server().await.expect("a server");
+        a_leaving_is_believed_well_before_the_hold_ends(consul.http_addr()).await;
+    }
 }
 
 /// Both instances on one node, whose own health is `serf`.

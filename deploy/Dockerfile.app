@@ -11,6 +11,8 @@ FROM outrigger:latest AS outrigger
 
 FROM nginx:stable
 COPY --from=outrigger /outrigger /usr/local/bin/outrigger
+# In the container's own layer, which its restarts keep; a volume keeps it longer.
+ENV OUTRIGGER_STATE_DIR=/var/lib/outrigger
 ENV OUTRIGGER_SERVICE=orders OUTRIGGER_PORT=80
 # The app gets the signal that the container got: nginx ends its requests on QUIT, and drops them on TERM.
 STOPSIGNAL SIGQUIT

@@ -30,9 +30,14 @@ pub enum Mode {
     BrokenJson,
     /// Every request is answered with 200, a good index and an empty list.
     Empty,
+    /// The same with this index.
+    EmptyAt(u64),
     /// Every answer's head comes, and its body never ends.
     HalfAnswer,
 }
+
+/// An index that no registry of a test reaches.
+const HIGH: u64 = 1_000_000;
 
 /// The stand-in's handle. Ends when it is dropped.
 #[derive(Debug)]
@@ -98,24 +103,27 @@ async fn treat(wire: &mut Wire, registry: SocketAddr, mode: Mode) {
         }
         Mode::Refuse => {}
         Mode::Hang => std::future::pending().await,
-        Mode::Status(status) => answers(wire, status, "rpc error: no leader, says the test", true).await,
+        Mode::Status(status) => {
+            answers(wire, status, HIGH, "rpc error: no leader, says the test", true).await
+        }
         Mode::Garbage => {
             if let Ok(Some(_)) = wire.head().await {
                 // A failed write is as good.
                 let _ = wire.write(b"\x16\x03\x01 no HTTP \r\n\r\n").await;
             }
         }
-        Mode::BrokenJson => answers(wire, 200, r#"[{"Service": {"ID": "#, true).await,
-        Mode::Empty => answers(wire, 200, "[]", true).await,
-        Mode::HalfAnswer => answers(wire, 200, "[", false).await,
+        Mode::BrokenJson => answers(wire, 200, HIGH, r#"[{"Service": {"ID": "#, true).await,
+        Mode::Empty => answers(wire, 200, HIGH, "[]", true).await,
+        Mode::EmptyAt(index) => answers(wire, 200, index, "[]", true).await,
+        Mode::HalfAnswer => answers(wire, 200, HIGH, "[", false).await,
     }
 }
 
-async fn answers(wire: &mut Wire, status: u16, body: &str, whole: bool) {
+async fn answers(wire: &mut Wire, status: u16, index: u64, body: &str, whole: bool) {
     while let Ok(Some(_)) = wire.head().await {
         let length = if whole { body.len() } else { body.len() + 100 };
         let head = format!(
-            "HTTP/1.1 {status} Scripted\r\nX-Consul-Index: 1000000\r\nX-Consul-KnownLeader: true\r\n\
+            "HTTP/1.1 {status} Scripted\r\nX-Consul-Index: {index}\r\nX-Consul-KnownLeader: true\r\n\
              X-Consul-LastContact: 0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
         );
         // A real registry holds a blocking query; one that always answers at once is worth a test,

@@ -20,6 +20,16 @@ impl Agent {
         self.try_get(path).await.unwrap_or_else(|why| panic!("GET {path}: {why}"))
     }
 
+    /// The index of `service`, as its watchers see it.
+    ///
+    /// # Panics
+    /// No answer with one.
+    pub async fn index(self, service: &str) -> u64 {
+        let answer = http::get(self.0, &format!("/v1/health/service/{service}")).await.expect("an answer");
+        let index = answer.headers().get("x-consul-index").and_then(|text| text.to_str().ok());
+        index.and_then(|text| text.parse().ok()).expect("an index")
+    }
+
     async fn try_get(self, path: &str) -> Result<Value, String> {
         let answer = http::get(self.0, path).await.map_err(|error| error.to_string())?;
         if answer.status() != 200 {

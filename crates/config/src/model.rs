@@ -224,7 +224,8 @@ pub struct Discovery {
 /// How long instances are kept that a suspect answer no longer lists, while they still answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guard {
-    /// Their loss is believed once consistent answers have confirmed it over more than this. Default
+    /// Their loss is believed once consistent answers, with an index above that of their last listing,
+    /// have confirmed it over more than this. Default
     /// 1s, range 0s–1m; not above `hold`.
     pub confirm: Duration,
     /// Their loss is believed after this long whatever speaks for them, unless the registry is

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use outrigger_registry::{Instance, InstanceId, Query};
 use tokio::sync::watch;
 
-use crate::{Knowledge, Snapshot, guard::Reason, memory::Recalled};
+use crate::{Knowledge, Snapshot, guard::Reason, lost::Lost, memory::Recalled};
 
 /// Written by exactly one watcher; dropped with it and the last follower.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub(crate) struct Contact {
     pub(crate) empty_hint: Option<&'static str>,
     /// Who is known although the registry does not list them, sorted.
     pub(crate) suspects: Arc<[InstanceId]>,
+    /// Who was believed gone by the registry's word alone.
+    pub(crate) lost: Option<Lost>,
 }
 
 impl Entry {
@@ -54,6 +56,7 @@ impl Entry {
             known_leader: true,
             empty_hint: None,
             suspects: Arc::from([]),
+            lost: None,
         };
         Self {
             query,

@@ -20,11 +20,17 @@
 //! - it is listed again, or said to be critical: the registry's word is believed,
 //! - it does not answer ([`Guard::dismiss`]; a service that was scaled to zero is gone in a moment),
 //! - its address is listed for somebody else,
-//! - consistent answers confirm the loss over more than [`confirm`](outrigger_config::Guard::confirm).
-//!   Not where the index went back: a registry that has lost its data confirms that it has none, and
-//!   those who are to register again need a moment,
+//! - consistent answers confirm the loss over more than [`confirm`](outrigger_config::Guard::confirm),
+//!   without one between them that does not, and without an error,
 //! - any answer that is not stale comes after [`hold`](outrigger_config::Guard::hold). While the
 //!   registry is silent nobody is dropped.
+//!
+//! What confirms a loss is an answer of a server that knows a leader, with an index higher than when
+//! the instance was last listed. In Consul each removal raises its service's index (held to that by
+//! the conformance suite), so that an answer at the same index says nothing of anybody's leaving: it
+//! is what a read shows that a token does not allow, and what something in between makes up. Nor does
+//! an answer count after the index went back: a registry that has lost its data confirms that it has
+//! none, and those who are to register again need a moment. For both only `hold` remains.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
 
@@ -71,8 +77,33 @@ pub(crate) struct Answer<'a> {
     /// Sorted by identity, each once.
     pub(crate) instances: &'a [Instance],
     pub(crate) consistency: Consistency,
+    pub(crate) index: u64,
+    /// The index of the answer before it.
+    pub(crate) was: u64,
     pub(crate) went_back: bool,
+    pub(crate) known_leader: bool,
     pub(crate) now: Instant,
+}
+
+/// A suspect whose loss is now believed.
+#[derive(Debug)]
+pub(crate) struct GivenUp {
+    /// As it was last listed.
+    pub(crate) instance: Instance,
+    /// The index of the last answer that listed it.
+    pub(crate) listed_at: u64,
+    /// It is listed as critical, and not gone.
+    pub(crate) is_listed: bool,
+}
+
+/// What is to be known after an answer, and what that did to the suspects.
+#[derive(Debug, Default)]
+pub(crate) struct Review {
+    /// `None`: the answer as it is. Else who is listed and who is kept against it, sorted.
+    pub(crate) known: Option<Arc<[Instance]>>,
+    pub(crate) findings: Findings,
+    /// Sorted by identity.
+    pub(crate) given_up: Vec<GivenUp>,
 }
 
 /// What an answer led to.
@@ -82,7 +113,7 @@ pub(crate) struct Findings {
     pub(crate) suspected: Option<(Reason, usize)>,
     /// Suspects of which the registry speaks again.
     pub(crate) listed_again: usize,
-    /// Suspects whose loss is now believed.
+    /// Suspects whose loss is now believed: how many [`Review::given_up`] lists.
     pub(crate) accepted: usize,
 }
 
@@ -100,8 +131,10 @@ struct Suspect {
     /// As it was last listed.
     instance: Instance,
     reason: Reason,
+    /// The index of the last answer that listed it.
+    listed_at: u64,
     since: Instant,
-    /// When the first consistent answer confirmed its loss.
+    /// When the first of the answers that confirm its loss came.
     confirmed: Option<Instant>,
 }
 
@@ -139,16 +172,15 @@ impl Guard {
         examined.collect()
     }
 
-    /// Judges `answer`, when `held` was known before. What is known now: the answer as it is
-    /// (`None`), or the answer and who is kept against it, sorted. `vouched` says whether real
-    /// traffic to an instance succeeds.
+    /// Judges `answer`, when `held` was known before. `vouched` says whether real traffic to an
+    /// instance succeeds.
     pub(crate) fn review(
         &mut self,
         held: &[Instance],
         answer: &Answer<'_>,
         vouched: impl Fn(&InstanceId) -> bool,
-    ) -> (Option<Arc<[Instance]>>, Findings) {
-        let Some(rules) = self.rules else { return (None, Findings::default()) };
+    ) -> Review {
+        let Some(rules) = self.rules else { return Review::default() };
         let before = self.suspects.len();
         self.suspects.retain(|_, suspect| !suspect.is_spoken_of(answer));
         let listed_again = before - self.suspects.len();
@@ -157,10 +189,17 @@ impl Guard {
         let findings = Findings { suspected, listed_again, accepted: given_up.len() };
         if !self.doubts() {
             self.listed = Arc::from([]);
-            return (None, findings);
+            return Review { known: None, findings, given_up };
         }
         self.listed = answer.instances.into();
-        (Some(self.known()), findings)
+        Review { known: Some(self.known()), findings, given_up }
+    }
+
+    /// A question failed: what confirms a loss has to come from a registry that answers throughout.
+    pub(crate) fn interrupted(&mut self) {
+        for suspect in self.suspects.values_mut() {
+            suspect.confirmed = None;
+        }
     }
 
     /// Believes the loss of these: nothing speaks for them.
@@ -180,12 +219,16 @@ impl Guard {
     }
 
     /// Believes the losses that are confirmed, or have been doubted for long enough: whose, sorted.
-    fn give_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::Guard) -> Vec<InstanceId> {
+    fn give_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::Guard) -> Vec<GivenUp> {
         let mut given_up = Vec::new();
-        self.suspects.retain(|id, suspect| {
+        self.suspects.retain(|_, suspect| {
             let gone = suspect.is_given_up(answer, rules);
             if gone {
-                given_up.push(id.clone());
+                given_up.push(GivenUp {
+                    instance: suspect.instance.clone(),
+                    listed_at: suspect.listed_at,
+                    is_listed: suspect.reason == Reason::NodesLost,
+                });
             }
             !gone
         });
@@ -197,14 +240,15 @@ impl Guard {
         &mut self,
         held: &[Instance],
         answer: &Answer<'_>,
-        given_up: &[InstanceId],
+        given_up: &[GivenUp],
         vouched: impl Fn(&InstanceId) -> bool,
     ) -> Option<(Reason, usize)> {
         // Both lists are sorted, and may be long: one walk over the two.
         let mut listed = answer.instances.iter().peekable();
         let (mut trusted, mut gone, mut lost) = (0_usize, Vec::new(), Vec::new());
         for one in held.iter().filter(|one| one.weight() > 0) {
-            if self.suspects.contains_key(&one.id) || given_up.binary_search(&one.id).is_ok() {
+            let is_given_up = given_up.binary_search_by(|gone| gone.instance.id.cmp(&one.id)).is_ok();
+            if is_given_up || self.suspects.contains_key(&one.id) {
                 continue;
             }
             trusted += 1;
@@ -238,10 +282,19 @@ impl Guard {
     }
 }
 
+impl Answer<'_> {
+    /// Whether that an instance is missing is the registry's word, when it was listed at `index`.
+    fn states_a_loss_since(&self, index: u64) -> bool {
+        self.known_leader && self.index > index
+    }
+}
+
 impl Suspect {
     fn new(instance: Instance, reason: Reason, answer: &Answer<'_>) -> Self {
-        let confirmed = (answer.consistency == Consistency::Consistent).then_some(answer.now);
-        Self { instance, reason, since: answer.now, confirmed }
+        let confirms =
+            answer.consistency == Consistency::Consistent && answer.states_a_loss_since(answer.was);
+        let confirmed = confirms.then_some(answer.now);
+        Self { instance, reason, listed_at: answer.was, since: answer.now, confirmed }
     }
 
     /// Whether the registry has something to say of it, other than that it lost sight of its node.
@@ -260,10 +313,16 @@ impl Suspect {
             // Of a server that may have fallen behind: it neither confirms nor refutes.
             Consistency::Stale => false,
             _ if for_long(self.since) >= rules.hold => true,
-            Consistency::Consistent if self.reason.can_be_confirmed() => {
+            Consistency::Default => false,
+            Consistency::Consistent
+                if self.reason.can_be_confirmed() && answer.states_a_loss_since(self.listed_at) =>
+            {
                 for_long(*self.confirmed.get_or_insert(answer.now)) > rules.confirm
             }
-            Consistency::Default | Consistency::Consistent => false,
+            Consistency::Consistent => {
+                self.confirmed = None;
+                false
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ mod entry;
 mod evidence;
 mod follower;
 mod guard;
+mod lost;
 mod memory;
 pub mod metrics;
 mod outage;

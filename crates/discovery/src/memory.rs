@@ -6,6 +6,9 @@
 //! file holds is used only while the registry does not answer (`watcher/recall.rs`), and an answer
 //! that contradicts it goes through the same guard as any other.
 //!
+//! Instances that were believed gone by the registry's word alone are kept for a while too
+//! ([`crate::lost`]): a sidecar that is restarted while the registry is wrong doubts it once more.
+//!
 //! Answers not confirmed for a week are not used: that is the longest outage that the design means to
 //! survive, and after it an address is likelier to be somebody else's. A file that is damaged, of
 //! another version or about another registry is set aside with a warning; nothing here can keep a
@@ -39,7 +42,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{entry::Entry, status::in_full, table::now};
+use crate::{
+    entry::Entry,
+    lost::{KEEP, union},
+    status::in_full,
+    table::now,
+};
 use file::StateFile;
 use shape::Record;
 
@@ -117,11 +125,13 @@ impl Memory {
 
     /// What was known of a service before it was followed.
     pub(crate) fn recall(&self, query: &Query, now: Instant) -> Option<Recalled> {
-        let record = self.lock().get(query)?.record(wall::now(), now)?;
-        let ago = wall::now().saturating_sub(record.heard);
+        let wall = wall::now();
+        let record = self.lock().get(query)?.record(wall, now)?;
+        let ago = wall.saturating_sub(record.heard);
         // Without an instant that far back the age reads as nothing; the content is right all the same.
         let heard_at = now.checked_sub(ago).unwrap_or(now);
-        Some(Recalled { instances: record.instances, index: record.index, heard_at })
+        let (instances, index) = record.known(wall);
+        Some(Recalled { instances, index, heard_at })
     }
 
     /// Whether this is the first time that it serves in the registry's place.
@@ -174,8 +184,13 @@ impl Memory {
     fn records(&self) -> Vec<Record> {
         let (wall, now) = (wall::now(), now());
         let mut known = self.lock();
-        known.retain(|_, one| one.lists_any());
-        let mut records: Vec<_> = known.values().filter_map(|one| one.record(wall, now)).collect();
+        let mut records = Vec::new();
+        known.retain(|_, one| {
+            let record = one.record(wall, now).filter(|record| record.lists_any(wall));
+            let keep = record.is_some();
+            records.extend(record);
+            keep
+        });
         if records.len() > MAX_SERVICES {
             records.sort_by_key(|record| std::cmp::Reverse(record.heard));
             for record in records.drain(MAX_SERVICES..) {
@@ -191,13 +206,6 @@ impl Memory {
 }
 
 impl Known {
-    fn lists_any(&self) -> bool {
-        match self {
-            Self::Before(record) => !record.instances.is_empty(),
-            Self::Now(entry) => !entry.snapshot().instances.is_empty(),
-        }
-    }
-
     /// `wall` and `now` are the same moment.
     fn record(&self, wall: Duration, now: Instant) -> Option<Record> {
         match self {
@@ -205,8 +213,33 @@ impl Known {
             Self::Now(entry) => {
                 let instances = entry.snapshot().instances.clone();
                 let heard = wall.saturating_sub(entry.heard_ago(now)?);
-                Some(Record { query: entry.query.clone(), instances, index: entry.index(), heard })
+                let lost = entry.contact().lost.map(|lost| shape::Lost {
+                    instances: lost.instances,
+                    index: lost.index,
+                    at: wall.saturating_sub(now.saturating_duration_since(lost.at)),
+                });
+                Some(Record { query: entry.query.clone(), instances, index: entry.index(), heard, lost })
             }
         }
+    }
+}
+
+impl Record {
+    /// Whether it is of use to anybody at `wall`.
+    fn lists_any(&self, wall: Duration) -> bool {
+        !self.instances.is_empty() || self.lost(wall).is_some()
+    }
+
+    /// Who is known, also of those who were believed gone not long ago, and at which index all of them
+    /// were listed.
+    fn known(&self, wall: Duration) -> (Arc<[Instance]>, u64) {
+        match self.lost(wall) {
+            Some(lost) => (union(&self.instances, &lost.instances), self.index.min(lost.index)),
+            None => (self.instances.clone(), self.index),
+        }
+    }
+
+    fn lost(&self, wall: Duration) -> Option<&shape::Lost> {
+        self.lost.as_ref().filter(|lost| wall.saturating_sub(lost.at) <= KEEP)
     }
 }

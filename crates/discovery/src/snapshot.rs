@@ -34,6 +34,17 @@ pub enum Knowledge {
     Answered,
 }
 
+impl Knowledge {
+    /// The word for pages.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unasked => "unasked",
+            Self::Remembered => "remembered",
+            Self::Answered => "answered",
+        }
+    }
+}
+
 impl Snapshot {
     /// What is known before the first answer.
     pub(crate) fn unasked() -> Self {

@@ -41,6 +41,9 @@ pub struct ServiceStatus {
     /// Instances that are known although the registry no longer lists them, sorted: their loss is
     /// not believed yet.
     pub suspects: Arc<[InstanceId]>,
+    /// How many were believed gone within the last minutes by the registry's word alone, while they
+    /// still answered, and how long ago that was.
+    pub believed_gone: Option<(usize, Duration)>,
 }
 
 /// An error with its causes, on one line: each `Display` is one level.

@@ -287,6 +287,10 @@ impl Row {
             known_leader: contact.known_leader,
             empty_hint: contact.empty_hint,
             suspects: contact.suspects,
+            believed_gone: contact
+                .lost
+                .filter(|lost| lost.is_fresh(now))
+                .map(|lost| (lost.instances.len(), ago(lost.at))),
         }
     }
 }

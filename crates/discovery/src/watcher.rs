@@ -90,6 +90,8 @@ pub(crate) struct Watcher {
     pacer: Pacer,
     cursor: Cursor,
     reread_at: Instant,
+    /// The pause before the re-read after that; below [`REREAD`] only after a loss (`watcher/doubt.rs`).
+    reread: Duration,
     failures: u32,
     trouble: Option<Trouble>,
     guard: Guard,
@@ -129,6 +131,7 @@ impl Watcher {
             pacer: Pacer::new(now),
             cursor: Cursor::START,
             reread_at: now,
+            reread: REREAD,
             failures: 0,
             trouble: None,
             untold: None,
@@ -200,7 +203,8 @@ impl Watcher {
             info!(%service, was, index, "the registry's index went back, reading again from the start");
         }
         if question.cursor == Cursor::START {
-            self.reread_at = now + REREAD.mul_f64(0.8 + 0.4 * fastrand::f64());
+            self.reread_at = now + self.reread.mul_f64(0.8 + 0.4 * fastrand::f64());
+            self.reread = REREAD.min(self.reread * 2);
         }
         // An answer to a question without a cursor is fresh whatever its index.
         self.cursor =
@@ -217,6 +221,7 @@ impl Watcher {
     /// After an error: tell, try another server where that may help, and pause.
     async fn recover(&mut self, question: Question, error: Error) {
         self.cursor = Cursor::START;
+        self.guard.interrupted();
         self.serve_recalled();
         // The re-read after each error comes back at once and unchanged. That it follows a question
         // that was held for a proper time tells a registry that flaps from one that never blocks.
@@ -254,7 +259,8 @@ impl Watcher {
         // Consul's indexes start at 1: without any, a server has nothing to go by.
         let went_back = went_back || index == 0 && was > 0;
         let verdict = admit(&Held { snapshot: &held, index: was }, offer, |instances| {
-            self.doubt(&held, &Answer { instances, consistency, went_back, now })
+            let known_leader = answer.known_leader;
+            self.doubt(&held, &Answer { instances, consistency, index, was, went_back, known_leader, now })
         });
         if verdict == Verdict::Behind {
             debug!(service = %self.entry.query, index, "stale answer is older than the table");

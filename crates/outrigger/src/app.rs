@@ -131,7 +131,7 @@ impl App {
             source: Box::new(error),
         })?;
         let runtime = tokio::runtime::Handle::current();
-        let discovery = match registry::memory(&config) {
+        let discovery = match registry::memory(&config, origins) {
             Some(memory) => {
                 Discovery::with_memory(opened.registry, config.discovery, runtime, &metrics, memory)?
             }

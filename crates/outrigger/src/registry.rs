@@ -20,6 +20,7 @@ use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
 };
+use tracing::warn;
 
 /// Bounds of the durations, seconds: from a local answer to a blocking query's end.
 const DURATIONS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 60.0, 300.0];
@@ -54,11 +55,21 @@ pub(crate) fn open(settings: &config::Registry, metrics: &prometheus::Registry) 
     }
 }
 
+/// Why nothing would be remembered across a restart, where nobody has said that nothing is to be.
+pub(crate) fn forgets(config: &config::Config, origins: &config::Origins) -> Option<&'static str> {
+    let config::Registry::Consul(_) = config.registry else { return None };
+    (config.state_dir.is_none() && !origins.is_set("state_dir"))
+        .then_some("no state_dir is set, and none of STATE_DIRECTORY, XDG_STATE_HOME and HOME names a folder")
+}
+
 /// What is remembered across a restart: the answers of a Consul. A file of static instances is on disk
 /// already. Each sidecar of a machine has a file of its own, named after what it carries when it starts:
 /// a reload that renames that leaves the file where it is.
-pub(crate) fn memory(config: &config::Config) -> Option<Memory> {
+pub(crate) fn memory(config: &config::Config, origins: &config::Origins) -> Option<Memory> {
     let config::Registry::Consul(consul) = &config.registry else { return None };
+    if let Some(reason) = forgets(config, origins) {
+        warn!(reason, "what is learned will not outlive a restart; state_dir: off says that this is fine");
+    }
     let folder = config.state_dir.as_deref()?;
     let name = match &config.service {
         Some(service) => format!("table-{}-{}", service.name, service.port),
@@ -158,6 +169,24 @@ mod tests {
 
     fn text(metrics: &prometheus::Registry) -> String {
         prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap()
+    }
+
+    #[test]
+    fn what_nobody_turned_off_and_nobody_has_a_folder_for_is_said_to_be_forgotten() {
+        let file = "registry: {file: services.yaml}";
+        for (text, env, forgotten) in [
+            ("{}", vec![], true),
+            ("{}", vec![("HOME", "/h")], false),
+            ("{}", vec![("HOME", "relative")], true),
+            ("state_dir: off", vec![], false),
+            ("state_dir: /s", vec![], false),
+            (file, vec![], false),
+        ] {
+            let env = env.iter().copied().collect();
+            let loaded = config::load(Some(("c.yaml", text)), &env, &config::Overrides::default()).unwrap();
+            let why = forgets(&loaded.config, &loaded.origins);
+            assert_eq!(why.is_some(), forgotten, "{text} with {env:?}: {why:?}");
+        }
     }
 
     #[test]

@@ -47,4 +47,4 @@ mod worker;
 pub use error::Reason;
 pub use listener::BindError;
 pub use proxy::{Prepared, Proxy, StartError, Stopped, Workers};
-pub use status::{ClusterStatus, EndpointStatus};
+pub use status::{ClusterStatus, EjectedStatus, EndpointStatus};

@@ -4,11 +4,15 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use outrigger_config::Balance;
 use outrigger_discovery::Knowledge;
-use outrigger_policy::{breaker::State, outlier::Trust};
+use outrigger_policy::{
+    breaker::State,
+    outlier::{Ejected, Trust, Why},
+};
 use prometheus::{
     IntCounterVec, IntGaugeVec, Opts,
     core::{Collector, Desc},
@@ -16,7 +20,11 @@ use prometheus::{
 };
 use tokio::time::Instant;
 
-use crate::upstream::{cluster::Cluster, directory::Directory, endpoint::Endpoint};
+use crate::upstream::{
+    cluster::{Cluster, Terms},
+    directory::Directory,
+    endpoint::Endpoint,
+};
 
 /// One service, as it is called now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,12 +68,16 @@ pub struct EndpointStatus {
     pub address: String,
     /// Health as the registry states it.
     pub status: &'static str,
-    /// Whether the registry lets picks go to it.
+    /// Whether picks may go to it: the registry lets it be chosen, and it is not ejected.
     pub usable: bool,
     /// Why picks do not go to it, or why they hardly should.
     pub why_not: Option<String>,
+    /// It is kept although the registry no longer lists it, or says that its node is lost.
+    pub suspect: bool,
     /// How far it is trusted: `trusted`, `ejected`, `probation`, `panic`.
     pub trust: &'static str,
+    /// Where it is not.
+    pub ejected: Option<EjectedStatus>,
     /// Its share now.
     pub weight: u32,
     /// Requests under way.
@@ -78,6 +90,17 @@ pub struct EndpointStatus {
     pub picks: u64,
     /// Attempts that blame it.
     pub failures: u64,
+}
+
+/// Why an instance is not trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EjectedStatus {
+    /// The word for it: [`Why::label`].
+    pub why: &'static str,
+    /// How long it has not been trusted.
+    pub ago: Duration,
+    /// When it is tried again; zero once it is.
+    pub tried_in: Duration,
 }
 
 /// The words of the configuration.
@@ -97,12 +120,46 @@ fn breaker(state: State) -> &'static str {
     }
 }
 
+/// Why it was taken out, for people.
+fn told(why: Why, terms: &Terms) -> String {
+    match why {
+        Why::Unreachable => "it refused connections or could not be reached".to_owned(),
+        Why::ConnectTimeouts => "connections to it timed out".to_owned(),
+        Why::Row => {
+            let most = terms.policy.outlier.and_then(|outlier| outlier.consecutive_failures);
+            format!("it failed {} requests in a row", most.unwrap_or_default())
+        }
+        Why::Rate => "it failed far more requests than the others".to_owned(),
+        Why::Probation => "it failed the request that tried it out".to_owned(),
+    }
+}
+
+/// Why an endpoint that the registry lets be chosen is not trusted, and what becomes of it.
+fn distrust(
+    endpoint: &Endpoint,
+    ejected: &Ejected,
+    terms: &Terms,
+    now: std::time::Instant,
+) -> Option<String> {
+    let left = ejected.until.saturating_duration_since(now);
+    let next = match endpoint.record.trust() {
+        Trust::Trusted => return None,
+        Trust::Ejected if left.is_zero() => "is being tried again".to_owned(),
+        Trust::Ejected => format!("tried again in {:.1} s", left.as_secs_f64()),
+        Trust::Probation => "the next request that may be retried decides".to_owned(),
+        Trust::Panic => "used all the same, for none is trusted".to_owned(),
+    };
+    let ago = now.saturating_duration_since(ejected.since).as_secs_f64();
+    Some(format!("ejected {ago:.1} s ago ({}), {next}", told(ejected.why, terms)))
+}
+
 /// The status of one cluster.
 pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
     let now = Instant::now().into_std();
     let view = cluster.view.load_full();
     let (requests, retries, failures) = view.terms.series.totals();
     let live: HashMap<_, &Arc<Endpoint>> = view.endpoints.iter().map(|one| (&one.id, one)).collect();
+    let suspects = cluster.suspects();
     let resting: HashMap<_, &Arc<Endpoint>> = view.resting.iter().map(|one| (&one.id, one)).collect();
     let endpoints = view
         .snapshot
@@ -111,13 +168,19 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
         .map(|instance| {
             let usable = live.get(&instance.id);
             let endpoint = usable.or_else(|| resting.get(&instance.id));
+            let ejected = usable.and_then(|one| cluster.trust.why_not(&one.record));
+            let suspect = suspects.binary_search(&instance.id).is_ok();
             let why_not = match (&instance.addr, usable) {
-                (_, Some(one)) => match one.record.trust() {
-                    Trust::Trusted => None,
-                    Trust::Ejected => Some("ejected: it refused connections or failed requests".to_owned()),
-                    Trust::Probation => Some("ejected before, the next request decides".to_owned()),
-                    Trust::Panic => Some("ejected, and used all the same: so are all others".to_owned()),
-                },
+                (_, Some(one)) => {
+                    let distrust =
+                        ejected.as_ref().and_then(|ejected| distrust(one, ejected, &view.terms, now));
+                    let doubt = suspect.then(|| {
+                        "suspect: the registry no longer lists it, or has lost its node; kept while it answers"
+                            .to_owned()
+                    });
+                    let both: Vec<_> = distrust.into_iter().chain(doubt).collect();
+                    (!both.is_empty()).then(|| both.join("; "))
+                }
                 (Err(unusable), None) => Some(unusable.to_string()),
                 (Ok(_), None) if !cluster.takes(instance) => Some("has not the tags asked for".to_owned()),
                 (Ok(_), None) if instance.weight() > 0 => Some("joins".to_owned()),
@@ -127,9 +190,15 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
                 id: instance.id.id.to_string(),
                 address: instance.addr.as_ref().map_or_else(|_| "-".to_owned(), ToString::to_string),
                 status: instance.status.label(),
-                usable: usable.is_some(),
+                usable: usable.is_some_and(|one| one.record.trust() != Trust::Ejected),
                 why_not,
+                suspect,
                 trust: endpoint.map_or("-", |one| one.record.trust().label()),
+                ejected: ejected.map(|ejected| EjectedStatus {
+                    why: ejected.why.label(),
+                    ago: now.saturating_duration_since(ejected.since),
+                    tried_in: ejected.until.saturating_duration_since(now),
+                }),
                 weight: instance.weight(),
                 in_flight: endpoint.map_or(0, |one| one.in_flight()),
                 connections: endpoint.map_or(0, |one| one.pool.open()),

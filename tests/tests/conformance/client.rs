@@ -113,6 +113,50 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     assert_eq!(consul.remove_other_checks("orders-1").await.unwrap(), 0, "nothing is there");
 }
 
+/// What the guard over mass losses rests on: whoever leaves, by whichever door, raises the index of its
+/// service for every consistency, while what others do moves it not below. An empty list at the index of
+/// the last listing is therefore no word on anybody's leaving.
+pub(crate) async fn a_removal_raises_the_index(target: &Target) {
+    let consul = client(target);
+    let query = Query { service: "orders".into(), datacenter: None };
+    let register = "/v1/agent/service/register";
+    let one = r#"{"Name":"orders","ID":"orders-1","Port":1}"#;
+    let checked = r#"{"Name":"orders","ID":"orders-1","Port":1,"Check":{"TTL":"1h","Status":"passing"}}"#;
+    let listed = r#"{"Node":"ext1","Address":"127.0.0.9","Service":{"ID":"orders-1","Service":"orders"}}"#;
+    let other = r#"{"Name":"payments","ID":"payments-1","Port":2}"#;
+    for (come, body, go, gone) in [
+        (register, one, "/v1/agent/service/deregister/orders-1", ""),
+        (register, checked, "/v1/agent/service/deregister/orders-1", ""),
+        (
+            "/v1/catalog/register",
+            listed,
+            "/v1/catalog/deregister",
+            r#"{"Node":"ext1","ServiceID":"orders-1"}"#,
+        ),
+        ("/v1/catalog/register", listed, "/v1/catalog/deregister", r#"{"Node":"ext1"}"#),
+    ] {
+        put(target, come, body).await;
+        put(target, register, other).await;
+        let before = ask(&consul, &query, Cursor::START).await;
+        assert_eq!(before.instances.len(), 1);
+        put(target, go, gone).await;
+        put(target, "/v1/agent/service/deregister/payments-1", "").await;
+        // Woken by the removal, and so seen by each server and in any consistency.
+        ask(&consul, &query, before.cursor).await;
+        for consistency in [Consistency::Default, Consistency::Consistent, Consistency::Stale] {
+            let after = consul.watch(&query, Cursor::START, consistency, WAIT).await.unwrap();
+            assert_eq!(after.instances, []);
+            let (before, after) = (before.cursor.index(), after.cursor.index());
+            assert!(after > before, "{go} {gone}, {consistency:?}: {before} and then {after}");
+        }
+    }
+}
+
+async fn put(target: &Target, path: &str, body: &str) {
+    let answer = plain::put(target.addr(), path, body).await.unwrap();
+    assert_eq!(answer.status(), 200, "{path} {body}: {:?}", answer.body());
+}
+
 fn client(target: &Target) -> Consul {
     let addr = target.addr();
     let settings = Settings {

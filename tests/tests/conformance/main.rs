@@ -56,3 +56,15 @@ async fn a_correction_does_not_end_maintenance_on_consul() {
         client::correct_in_maintenance(&Target::consul().await).await;
     }
 }
+
+#[tokio::test]
+async fn a_removal_raises_the_index_of_the_dev_registry() {
+    client::a_removal_raises_the_index(&Target::dev().await).await;
+}
+
+#[tokio::test]
+async fn a_removal_raises_the_index_of_consul() {
+    if consul::available("a removal raises the index, on the real Consul") {
+        client::a_removal_raises_the_index(&Target::consul().await).await;
+    }
+}

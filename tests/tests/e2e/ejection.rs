@@ -7,13 +7,20 @@ use std::{
     time::Duration,
 };
 
+use outrigger_devregistry::{DevRegistry, Options};
 use outrigger_tests::{
+    client::Client,
+    front::{Front, Mode},
     instance::{Answer, Instance, Kill},
+    registry::Agent,
     sidecar::{Services, Sidecar},
     wait,
 };
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
+
+use crate::app;
 
 async fn all_well(sidecar: &Sidecar, requests: usize) {
     let mut client = sidecar.client().await;
@@ -41,8 +48,11 @@ async fn an_instance_that_refuses_connections_is_tried_once_and_comes_back_by_it
         sidecar.metric("outrigger_attempts_total", &[("service", "orders"), ("outcome", "connect_refused")]);
     assert!((1.0..=2.0).contains(&refused), "tried {refused} times after its death");
     assert_eq!((ejected(&sidecar, "hard"), trust(&sidecar, "ejected")), (1.0, 1.0));
-    let told = sidecar.endpoints("orders").into_iter().filter_map(|one| one.why_not).collect::<Vec<_>>();
-    assert!(told.len() == 1 && told[0].starts_with("ejected: "), "the page says why: {told:?}");
+    let out: Vec<_> = sidecar.endpoints("orders").into_iter().filter(|one| !one.usable).collect();
+    let [out] = &out[..] else { panic!("{out:?}") };
+    let told = out.why_not.clone().unwrap_or_default();
+    assert!(told.starts_with("ejected 0.") && told.contains("(it refused connections"), "{told}");
+    assert_eq!((out.trust, out.ejected.map(|ejected| ejected.why)), ("ejected", Some("unreachable")));
 
     all[1].revive().await;
     let before = all[1].count();
@@ -61,6 +71,8 @@ async fn an_instance_that_answers_503_is_out_after_five_and_the_last_one_never()
     let sidecar = Sidecar::orders("defaults: {outlier: {base: 30s}}", &[&well, &ill]).await;
     all_well(&sidecar, 60).await;
     assert_eq!((ill.count(), ejected(&sidecar, "soft")), (5, 1.0));
+    let told = sidecar.endpoints("orders").into_iter().find_map(|one| one.why_not).unwrap_or_default();
+    assert!(told.contains("(it failed 5 requests in a row), tried again in "), "{told}");
 
     let alone = Instance::scripted("x", |_| Answer::status(503, "no")).await;
     let settings = "defaults: {circuit_breaker: off, retry: off}";
@@ -203,4 +215,44 @@ async fn a_request_leaves_a_host_that_has_vanished_long_before_its_time_is_over(
     assert_eq!(sidecar.metric("outrigger_attempts_total", &[("outcome", "closed")]), 1.0);
     // Its idle connection is not believed in, nor is it chosen.
     assert_eq!(posts.post("orders", "/", "x").await.instance(), "good");
+}
+
+#[tokio::test]
+async fn trust_goes_with_a_life_and_outlives_every_other_change() {
+    let registry =
+        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+    let (agent, front) = (Agent(registry.addr()), Front::of(registry.addr()).await);
+    let well = Instance::start("a").await;
+    let ill = Instance::scripted("b", |_| Answer::status(503, "no")).await;
+    for instance in [&well, &ill] {
+        agent.register("orders", instance).await;
+    }
+    let settings = "defaults: {outlier: {base: 60s}}\nupstreams: [{service: orders}]";
+    let (app, addr) = app::routing(front.addr(), settings).await;
+    let of_ill = || app.clusters()[0].endpoints.iter().find(|one| one.id == "b").cloned().expect("b");
+    let mut client = Client::connect(addr).await;
+    wait::until("b is out", wait::BOUND, async || {
+        assert_eq!(client.get("orders", "/").await.status, 200);
+        of_ill().trust == "ejected"
+    })
+    .await;
+
+    // The same life, with other weights: what is known of it stays.
+    let version = app.clusters()[0].version;
+    let (ip, port) = (ill.addr().ip().to_string(), ill.addr().port());
+    let weights = json!({"Passing": 7, "Warning": 1});
+    let changed = json!({"Name": "orders", "ID": "b", "Address": ip, "Port": port, "Weights": weights});
+    agent.put("/v1/agent/service/register", &changed).await;
+    wait::holds("the change is known", || of_ill().weight == 7 && app.clusters()[0].version > version).await;
+    assert_eq!((of_ill().trust, of_ill().picks > 0), ("ejected", true));
+
+    // Another life under the same id, at the same address, between two answers of the registry.
+    front.set(Mode::Refuse);
+    agent.deregister("b").await;
+    agent.put("/v1/agent/service/register", &changed).await;
+    front.set(Mode::Pass);
+    // Its time out is 30 s at least: nothing else makes it trusted before.
+    wait::until("it begins anew", Duration::from_secs(20), async || of_ill().trust == "trusted").await;
+    assert_eq!(of_ill().picks, 0);
+    app.shutdown().await;
 }

@@ -46,21 +46,36 @@ struct Case {
     known: Arc<[Instance]>,
     now: Instant,
     vouched: Vec<u8>,
+    /// Of the last answer.
+    index: u64,
+    /// Of the next one.
+    next: u64,
+    leaderless: bool,
 }
 
 impl Case {
     fn new(known: Vec<Instance>) -> Self {
         let now = tokio::time::Instant::now().into_std();
         let guard = Guard::new(Some(outrigger_config::Guard::default()));
-        Self { guard, known: known.into(), now, vouched: Vec::new() }
+        Self { guard, known: known.into(), now, vouched: Vec::new(), index: 7, next: 8, leaderless: false }
     }
 
     fn answer_of(&mut self, instances: &[Instance], consistency: Consistency, went_back: bool) -> Findings {
-        let answer = Answer { instances, consistency, went_back, now: self.now };
+        let answer = Answer {
+            instances,
+            consistency,
+            index: self.next,
+            was: self.index,
+            went_back,
+            known_leader: !self.leaderless,
+            now: self.now,
+        };
         let vouched = self.vouched.clone();
         let vouched = move |one: &InstanceId| vouched.iter().any(|n| id(*n) == *one);
-        let (known, findings) = self.guard.review(&self.known, &answer, vouched);
+        let Review { known, findings, given_up } = self.guard.review(&self.known, &answer, vouched);
+        self.index = self.next;
         self.known = known.unwrap_or_else(|| instances.into());
+        assert_eq!(given_up.len(), findings.accepted);
         findings
     }
 
@@ -155,6 +170,62 @@ fn only_consistent_answers_confirm() {
 }
 
 #[test]
+fn an_answer_at_the_index_of_the_last_listing_or_below_confirms_nothing() {
+    for index in [0, 6, 7] {
+        let mut case = Case::new(passing(&[1, 2]));
+        case.next = index;
+        case.answer(&[]);
+        let start = case.now;
+        for at in [0, 400, 1_200, 5_000, 9_999] {
+            case.now = start + at * MS;
+            assert_eq!(case.confirm(&[]).accepted, 0, "index {index} after {at} ms");
+        }
+        case.now = start + 10 * SECOND;
+        assert_eq!(case.confirm(&[]).accepted, 2, "index {index}");
+    }
+}
+
+#[test]
+fn the_index_that_counts_is_that_of_each_one_s_own_last_listing() {
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.answer(&passing(&[3]));
+    case.now += 500 * MS;
+    case.answer(&[]);
+    let start = case.now;
+    for at in [0, 1_100] {
+        case.now = start + at * MS;
+        case.confirm(&[]);
+    }
+    assert_eq!(case.known(), [3], "3 was still listed at the index at which it is missing now");
+    case.next = 9;
+    case.confirm(&[]);
+    case.now += 1_001 * MS;
+    case.confirm(&[]);
+    assert!(case.known().is_empty());
+}
+
+#[test]
+fn a_row_of_confirmations_is_broken_by_a_server_without_a_leader_and_by_an_error() {
+    for leaderless in [true, false] {
+        let mut case = Case::new(passing(&[1]));
+        case.answer(&[]);
+        case.confirm(&[]);
+        case.now += 900 * MS;
+        if leaderless {
+            case.leaderless = true;
+            case.confirm(&[]);
+            case.leaderless = false;
+        } else {
+            case.guard.interrupted();
+        }
+        case.now += 900 * MS;
+        assert_eq!(case.confirm(&[]).accepted, 0, "the first of a new row");
+        case.now += 1_001 * MS;
+        assert_eq!(case.confirm(&[]).accepted, 1);
+    }
+}
+
+#[test]
 fn an_answer_that_lists_them_again_ends_the_doubt_and_the_count_starts_over() {
     let mut case = Case::new(passing(&[1, 2]));
     case.answer(&[]);
@@ -162,6 +233,7 @@ fn an_answer_that_lists_them_again_ends_the_doubt_and_the_count_starts_over() {
     case.now += 900 * MS;
     assert_eq!(case.confirm(&passing(&[1, 2])).listed_again, 2);
     assert!(!case.guard.doubts());
+    case.next = 9;
     case.answer(&[]);
     case.now += 900 * MS;
     assert_eq!(case.confirm(&[]).accepted, 0);

@@ -23,6 +23,8 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Only we read and write it: who can write it decides where the app's requests go.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
+/// A pipe in a file's place would keep its opener, and with it the whole start, waiting for another.
+const AT_ONCE: i32 = libc::O_NONBLOCK;
 
 /// The file, and what was last written to it.
 #[derive(Debug)]
@@ -31,8 +33,23 @@ pub(super) struct StateFile {
     registry: String,
     /// Held for as long as the file is ours.
     _lock: File,
-    written: Option<Vec<(Query, Arc<[Instance]>)>>,
+    written: Option<Vec<Content>>,
     failing: bool,
+}
+
+/// What of a record is worth a write when it changes.
+#[derive(Debug, PartialEq, Eq)]
+struct Content {
+    query: Query,
+    instances: Arc<[Instance]>,
+    lost: Option<Arc<[Instance]>>,
+}
+
+impl Content {
+    fn of(record: &Record) -> Self {
+        let lost = record.lost.as_ref().map(|lost| lost.instances.clone());
+        Self { query: record.query.clone(), instances: record.instances.clone(), lost }
+    }
 }
 
 /// Why there can be no file.
@@ -45,6 +62,8 @@ pub(super) enum Unusable {
         #[source]
         source: io::Error,
     },
+    #[error("{} is no plain file", path.display())]
+    NoFile { path: PathBuf },
     #[error("{} is in use by another sidecar; give each a state_dir of its own", path.display())]
     InUse { path: PathBuf },
     #[error("{size} bytes are more than the {MAX_BYTES} that are written at most")]
@@ -68,13 +87,19 @@ impl StateFile {
             .map_err(io_error("create the folder", folder))?;
         let path = folder.join(file_name(name));
         let lock_path = beside(&path, ".lock");
+        // Read and write, for a pipe can be opened so without an other end, and then told from a file.
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .mode(FILE_MODE)
+            .custom_flags(AT_ONCE)
             .open(&lock_path)
             .map_err(io_error("open", &lock_path))?;
+        if !lock.metadata().map_err(io_error("look at", &lock_path))?.is_file() {
+            return Err(Unusable::NoFile { path: lock_path });
+        }
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Unusable::InUse { path }),
@@ -98,7 +123,7 @@ impl StateFile {
             }
         };
         let all = records.len();
-        records.retain(|record| !record.instances.is_empty() && wall.saturating_sub(record.heard) <= max_age);
+        records.retain(|record| record.lists_any(wall) && wall.saturating_sub(record.heard) <= max_age);
         let dropped = all - records.len();
         if dropped > 0 {
             info!(file = %self.path.display(), services = dropped, "some of what was known before is too old to be used");
@@ -108,7 +133,7 @@ impl StateFile {
 
     fn read(&self) -> Result<Option<Vec<Record>>, Bad> {
         let damaged = |error: io::Error| Bad::Damaged(error.to_string());
-        let file = match File::open(&self.path) {
+        let file = match OpenOptions::new().read(true).custom_flags(AT_ONCE).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(damaged(error)),
@@ -146,7 +171,7 @@ impl StateFile {
     /// Replaces the file when content has changed; with `refresh` also when only ages have. Whether it
     /// is now as it should be; a failure is told once, until it works again.
     pub(super) fn save(&mut self, records: Vec<Record>, refresh: bool) -> bool {
-        let content: Vec<_> = records.iter().map(|one| (one.query.clone(), one.instances.clone())).collect();
+        let content: Vec<_> = records.iter().map(Content::of).collect();
         let same = match &self.written {
             Some(written) => *written == content,
             None => content.is_empty(), // nothing to say yet

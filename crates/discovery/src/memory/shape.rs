@@ -22,6 +22,18 @@ pub(super) struct Record {
     pub(super) index: u64,
     /// When the registry last confirmed it, since 1970.
     pub(super) heard: Duration,
+    /// Who was believed gone by the registry's word alone.
+    pub(super) lost: Option<Lost>,
+}
+
+/// Instances that were believed gone while they still answered (`lost.rs`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) instances: Arc<[Instance]>,
+    /// The index of the last answer that listed them.
+    pub(super) index: u64,
+    /// When that was, since 1970.
+    pub(super) at: Duration,
 }
 
 /// Why a file's content is of no use.
@@ -66,6 +78,15 @@ struct Service {
     datacenter: Option<Arc<str>>,
     index: u64,
     heard_unix_ms: u64,
+    instances: Vec<Listed>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    lost: Option<Gone>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Gone {
+    index: u64,
+    unix_ms: u64,
     instances: Vec<Listed>,
 }
 
@@ -153,24 +174,46 @@ impl Service {
             service: record.query.service.clone(),
             datacenter: record.query.datacenter.clone(),
             index: record.index,
-            heard_unix_ms: u64::try_from(record.heard.as_millis()).unwrap_or(u64::MAX),
-            // One that cannot be called is of no use to anybody who starts without a registry.
-            instances: record.instances.iter().filter_map(Listed::of).collect(),
+            heard_unix_ms: millis(record.heard),
+            instances: listed(&record.instances),
+            lost: record.lost.as_ref().map(|lost| Gone {
+                index: lost.index,
+                unix_ms: millis(lost.at),
+                instances: listed(&lost.instances),
+            }),
         }
     }
 
     fn record(self) -> Record {
-        let mut instances: Vec<_> = self.instances.into_iter().map(Listed::instance).collect();
-        // As every snapshot is, whatever the file says.
-        instances.sort_by(|a, b| a.id.cmp(&b.id));
-        instances.dedup_by(|later, kept| later.id == kept.id);
         Record {
             query: Query { service: self.service, datacenter: self.datacenter },
-            instances: instances.into(),
+            instances: instances(self.instances),
             index: self.index,
             heard: Duration::from_millis(self.heard_unix_ms),
+            lost: self.lost.map(|gone| Lost {
+                instances: instances(gone.instances),
+                index: gone.index,
+                at: Duration::from_millis(gone.unix_ms),
+            }),
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One that cannot be called is of no use to anybody who starts without a registry.
+fn listed(instances: &[Instance]) -> Vec<Listed> {
+    instances.iter().filter_map(Listed::of).collect()
+}
+
+/// As every snapshot is, whatever the file says.
+fn instances(listed: Vec<Listed>) -> Arc<[Instance]> {
+    let mut instances: Vec<_> = listed.into_iter().map(Listed::instance).collect();
+    instances.sort_by(|a, b| a.id.cmp(&b.id));
+    instances.dedup_by(|later, kept| later.id == kept.id);
+    instances.into()
 }
 
 impl Listed {

@@ -27,7 +27,7 @@ fn instance(id: &str) -> Instance {
 
 fn record(service: &str, ids: &[&str], heard: Duration) -> Record {
     let query = Query { service: service.into(), datacenter: Some("dc1".into()) };
-    Record { query, instances: ids.iter().map(|id| instance(id)).collect(), index: 9, heard }
+    Record { query, instances: ids.iter().map(|id| instance(id)).collect(), index: 9, heard, lost: None }
 }
 
 struct Place {
@@ -140,6 +140,37 @@ fn a_file_that_others_may_write_and_a_folder_in_its_place_are_foreign() {
     assert_eq!(place.names(), ["table.state.bad-foreign"]);
 }
 
+/// What `work` comes to, if it comes to anything: a thread that waits for a pipe's other end never does.
+fn at_once<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, result) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    result.recv_timeout(Duration::from_secs(30)).expect("it does not wait for a pipe's other end")
+}
+
+/// Not by a command: a child holds this process's locks between fork and exec.
+fn pipe(path: &std::path::Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+}
+
+#[test]
+fn a_pipe_in_its_place_is_foreign_and_nobody_waits_for_its_other_end() {
+    let place = Place::new();
+    pipe(&place.path());
+    let mut file = place.open();
+    assert_eq!(at_once(move || file.load(DAY, MAX_AGE)), []);
+    assert_eq!(place.names(), ["table.state.bad-foreign"]);
+}
+
+#[test]
+fn a_pipe_in_the_lock_s_place_is_a_memory_of_nothing() {
+    let place = Place::new();
+    pipe(&place.folder.path().join("table.state.lock"));
+    let folder = place.folder.path().to_owned();
+    let opened = at_once(move || StateFile::open(&folder, "table", HERE));
+    assert!(matches!(opened, Err(file::Unusable::NoFile { .. })), "{opened:?}");
+}
+
 #[test]
 fn one_process_at_a_time_has_it() {
     let place = Place::new();
@@ -219,7 +250,9 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
             all.sort_by(|a, b| a.id.cmp(&b.id));
             all.dedup_by(|later, kept| later.id == kept.id);
             let query = Query { service: name.into(), datacenter: dc.then(|| "dc2".into()) };
-            Record { query, instances: all.into(), index, heard: Duration::from_millis(ms.into()) }
+            let instances: Arc<[_]> = all.into();
+            let lost = dc.then(|| shape::Lost { instances: instances.clone(), index: 3, at: DAY });
+            Record { query, instances, index, heard: Duration::from_millis(ms.into()), lost }
         });
     vec(service, 0..5)
 }

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use outrigger_registry::{Consistency, Cursor, Instance, Status, Watched};
 use tokio::time::{Instant, sleep};
 
-use super::{Asked, Rig, addr, ids, instance, list, logs, no_leader, settle};
+use super::{Asked, Rig, addr, ids, instance, list, logs, no_leader, settle, unreachable};
 use crate::Follower;
 
 const MS: Duration = Duration::from_millis(1);
@@ -106,6 +106,115 @@ async fn a_loss_that_is_confirmed_for_more_than_a_second_is_believed() {
     assert!((1_000..1_500).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     assert_eq!(asked.cursor, Cursor::at(8));
     assert_eq!(updates(&rig, "empty"), 1.0, "one suspect answer, however often it is repeated");
+}
+
+/// Answers `[]` at `index` for as long as it is asked about; when the loss was believed, and the question
+/// after that.
+async fn insisted(rig: &mut Rig, mut asked: Asked, index: u64) -> (Instant, Asked) {
+    while asked.consistency == Consistency::Consistent {
+        asked.answer(list(index, &[]));
+        asked = rig.next().await;
+    }
+    (asked.at, asked)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_list_at_the_index_of_the_last_listing_is_given_ten_seconds() {
+    for index in [7, 6] {
+        let mut rig = Rig::new();
+        let (follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+        rig.witness.answering(&["a", "b"]);
+        let start = Instant::now();
+        asked.answer(list(index, &[]));
+        let asked = rig.next().await;
+        let (believed, _asked) = insisted(&mut rig, asked, index).await;
+        let took = (believed - start).as_millis();
+        assert!((10_000..10_800).contains(&took), "index {index}: {took} ms");
+        assert!(ids(&follower).is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_that_ends_in_time_costs_nobody() {
+    let mut rig = Rig::new();
+    let (follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+    rig.witness.answering(&["a", "b"]);
+    let start = Instant::now();
+    asked.answer(list(7, &[]));
+    let mut asked = rig.next().await;
+    while start.elapsed() < Duration::from_millis(9_500) {
+        assert_eq!(ids(&follower), ["a", "b"], "after {:?}", start.elapsed());
+        asked.answer(list(7, &[]));
+        asked = rig.next().await;
+    }
+    asked.answer(list(7, &["a", "b"]));
+    rig.next().await;
+    assert_eq!((ids(&follower), follower.status().believed_gone), (vec!["a".into(), "b".into()], None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_begins_the_second_of_confirmations_anew() {
+    let mut rig = Rig::new();
+    let (follower, mut asked) = vanishing(&mut rig, &["a"], &["a"]).await;
+    for _ in 0..5 {
+        // 400 ms, and an error with its pause: each row is shorter than a second.
+        for _ in 0..2 {
+            asked.answer(list(8, &[]));
+            asked = rig.next().await;
+        }
+        assert_eq!(ids(&follower), ["a"]);
+        asked.fail(unreachable());
+        asked = rig.next().await;
+    }
+    assert_eq!(ids(&follower), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_was_believed_gone_is_told_of_until_listed_again() {
+    let mut rig = Rig::new();
+    let (follower, asked) = vanishing(&mut rig, &["a", "b", "c"], &["a", "b"]).await;
+    let (_, asked) = insisted(&mut rig, asked, 8).await;
+    sleep(Duration::from_secs(3)).await;
+    let told = |follower: &Follower| {
+        follower.status().believed_gone.map(|(instances, ago)| (instances, ago.as_secs()))
+    };
+    assert_eq!(told(&follower), Some((2, 3)), "not c, which did not answer");
+    asked.answer(list(9, &["b"]));
+    let asked = rig.next().await;
+    assert_eq!(told(&follower).map(|(instances, _)| instances), Some(1));
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(told(&follower), None, "old news");
+    drop(asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_lost_its_instances_by_mistake_is_found_again_at_the_same_index() {
+    let mut rig = Rig::new();
+    let (follower, asked) = vanishing(&mut rig, &["a"], &["a"]).await;
+    let (believed, mut asked) = insisted(&mut rig, asked, 8).await;
+    let mut reads = Vec::new();
+    while reads.len() < 6 {
+        if asked.cursor == Cursor::START {
+            reads.push((asked.at - believed).as_secs_f64());
+            asked.answer(list(8, &[]));
+        } else {
+            assert_eq!(asked.cursor, Cursor::at(8));
+            sleep(asked.wait).await;
+            asked.answer(list(8, &[]));
+        }
+        asked = rig.next().await;
+    }
+    assert!(reads[0] < 1.5 && reads[1] < 4.0, "{reads:?}");
+    let pauses: Vec<_> = reads.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(pauses.windows(2).all(|pair| pair[1] > pair[0]), "longer each time: {pauses:?}");
+    while asked.cursor != Cursor::START {
+        sleep(asked.wait).await;
+        asked.answer(list(8, &[]));
+        asked = rig.next().await;
+    }
+    asked.answer(list(8, &["a"]));
+    rig.next().await;
+    assert_eq!(ids(&follower), ["a"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -134,6 +134,58 @@ async fn a_service_that_was_empty_at_the_end_has_no_past() {
     assert_eq!(follower.snapshot().knowledge, Knowledge::Unasked);
 }
 
+/// Where an earlier life left `orders` after a registry without a mind had insisted that both of its
+/// instances, which answered, were gone, this long before its end.
+async fn left_behind_by_a_mistake(ago: Duration) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let (follower, asked) = rig.learned("orders", list(100, &["a", "b"])).await;
+    rig.witness.answering(&["a", "b"]);
+    asked.answer(list(100, &[]));
+    let mut asked = rig.next().await;
+    while !ids(&follower).is_empty() {
+        asked.answer(list(100, &[]));
+        asked = rig.next().await;
+    }
+    sleep(ago).await;
+    rig.discovery.shutdown().await;
+    folder
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_restarted_while_the_registry_is_wrong_doubts_it_once_more() {
+    let folder = left_behind_by_a_mistake(Duration::from_secs(60)).await;
+    let (mut rig, follower, asked) = restarted(&folder).await;
+    rig.witness.answering(&["a", "b"]);
+    let start = Instant::now();
+    asked.answer(list(100, &[]));
+    let mut asked = rig.next().await;
+    while asked.consistency == Consistency::Consistent {
+        assert_eq!(ids(&follower), ["a", "b"], "after {:?}", start.elapsed());
+        asked.answer(list(100, &[]));
+        asked = rig.next().await;
+    }
+    assert!((10_000..10_800).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_restarted_after_a_mistake_serves_while_the_registry_is_silent() {
+    let folder = left_behind_by_a_mistake(Duration::from_secs(60)).await;
+    let (_rig, follower, asked) = restarted(&folder).await;
+    asked.fail(unreachable());
+    settle().await;
+    assert_eq!((ids(&follower), follower.status().index), (vec!["a".into(), "b".into()], 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_lost_long_ago_is_no_past() {
+    let folder = left_behind_by_a_mistake(Duration::from_secs(601)).await;
+    let (_rig, follower, asked) = restarted(&folder).await;
+    asked.fail(unreachable());
+    settle().await;
+    assert_eq!(follower.snapshot().knowledge, Knowledge::Unasked);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_past_outlives_a_life_in_which_nobody_asked_for_it() {
     let folder = left_behind(&["a"]).await;
@@ -161,6 +213,29 @@ async fn what_is_learned_is_on_disk_after_a_second_without_a_shutdown() {
     written(|| text() != before).await;
     assert!(text().contains("\"b\""));
     drop(rig);
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_much_changes_the_file_is_written_once_a_second() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let file = folder.path().join("test.state");
+    let (mut followers, mut writes, mut last) = (Vec::new(), Vec::new(), None);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        let service = format!("s{}", followers.len());
+        followers.push(rig.learned(&service, list(100, &["a"])).await);
+        // The clock stands still while a thread works: a write that has begun is over after this.
+        sleep(Duration::from_millis(100)).await;
+        let seen =
+            std::fs::metadata(&file).ok().map(|about| (about.ino(), about.mtime(), about.mtime_nsec()));
+        if seen != last {
+            writes.push(start.elapsed());
+            last = seen;
+        }
+    }
+    assert!((3..=5).contains(&writes.len()), "{} changes: {writes:?}", followers.len());
 }
 
 /// Writing is a thread's work, which the paused clock does not wait for.

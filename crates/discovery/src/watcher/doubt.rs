@@ -4,6 +4,10 @@
 //! confirm the loss; the pacer has no say in them, because [`hold`](outrigger_config::Guard::hold)
 //! bounds them. When one fails the back-off takes over and the default consistency is asked for until
 //! something is answered. Before each of them whoever is kept is asked for a sign of life.
+//!
+//! A loss that was believed in the end may still be a mistake. Then the right answer may have the very
+//! index of the wrong one, or a lower, and a question that waits for a higher one would sleep through
+//! it: such a service is read from the start again after 1 s, 2 s, 4 s and so on.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -14,12 +18,15 @@ use tracing::{debug, info, warn};
 use super::Watcher;
 use crate::{
     Snapshot,
-    guard::{Answer, Findings},
+    guard::{Answer, Findings, GivenUp, Review},
+    lost::Lost,
     table::now,
 };
 
 /// Pause between two questions about a suspect answer.
 const RECHECK: Duration = Duration::from_millis(400);
+/// The first pause before a service that has lost instances in a mass is read from the start again.
+const REREAD_AFTER_LOSS: Duration = Duration::from_secs(1);
 
 impl Watcher {
     pub(super) fn consistency(&self) -> Consistency {
@@ -31,7 +38,9 @@ impl Watcher {
         self.guard.adopt(self.shared.table.settings().guard);
         let doubted = self.guard.doubts();
         let examiner = &self.shared.examiner;
-        let (mut known, findings) = self.guard.review(&held.instances, answer, |id| examiner.traffic_ok(id));
+        let Review { mut known, findings, given_up } =
+            self.guard.review(&held.instances, answer, |id| examiner.traffic_ok(id));
+        self.remember_lost(given_up, answer);
         if self.guard.doubts() {
             let taken = self.taken(answer.instances);
             if !taken.is_empty() {
@@ -63,6 +72,28 @@ impl Watcher {
             sleep_until(self.recheck_at.into()).await;
             self.recheck_at = now() + RECHECK;
         }
+    }
+
+    /// Notes who is believed gone by this answer although nothing else speaks against them, and who was
+    /// before and is listed again.
+    fn remember_lost(&mut self, given_up: Vec<GivenUp>, answer: &Answer<'_>) {
+        let given_up: Vec<_> = given_up.into_iter().filter(|one| !one.is_listed).collect();
+        if given_up.is_empty() {
+            if self.entry.contact().lost.is_some() {
+                self.entry.update_contact(|contact| {
+                    contact.lost = contact.lost.as_ref().and_then(|lost| lost.without(answer.instances));
+                });
+            }
+            return;
+        }
+        let index = given_up.iter().map(|one| one.listed_at).min().unwrap_or(answer.index);
+        let instances = given_up.into_iter().map(|one| one.instance).collect();
+        self.entry.update_contact(|contact| {
+            let lost = Lost::join(contact.lost.as_ref(), instances, index, answer.now);
+            contact.lost = lost.without(answer.instances);
+        });
+        self.reread = REREAD_AFTER_LOSS;
+        self.reread_at = answer.now + REREAD_AFTER_LOSS;
     }
 
     /// Believes the loss of these.
@@ -106,7 +137,8 @@ impl Watcher {
             info!(%service, instances = findings.listed_again, "suspect instances are listed again");
         }
         if findings.accepted > 0 {
-            info!(%service, instances = findings.accepted, "the loss of suspect instances is confirmed, believing it");
+            // A warning, for they still answer: it is the registry's word alone.
+            warn!(%service, instances = findings.accepted, "the registry insists that suspect instances are gone, believing it");
         }
     }
 

@@ -5,14 +5,18 @@
 //! | `server` | listeners, connections and their limits, a graceful stop |
 //! | `guard` | who may ask: a browser can reach localhost, so local is not trusted |
 //! | `routes` | each page |
-//! | `status` | `/services`, `/readyz` and `/drain` as JSON and as text |
+//! | `services` | `/services`, as JSON and as text |
+//! | `status` | `/readyz`, `/maintenance` and `/drain` |
+//! | `heard` | what `/readyz` says of the registry |
 //!
 //! It decides nothing and changes nothing, except that `POST /drain` begins the drain and
 //! `POST /maintenance` gives an order.
 
 mod guard;
+mod heard;
 mod routes;
 mod server;
+mod services;
 mod status;
 
 pub(crate) use guard::{CHANGE, Own};

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /metrics` | Prometheus' text format |
 //! | `GET /healthz` | 200 while the process is alive |
-//! | `GET /readyz` | 200 when ready, else 503, with what is missing |
+//! | `GET /readyz` | 200 when ready, else 503, with what is missing; and from where what is known comes |
 //! | `GET /services` | what is known of each service and how it is called; text with `?format=text` |
 //! | `GET /config` | every setting and where it comes from, secrets hidden |
 //! | `POST /maintenance?enable=true&reason=..` | take the app out of service; `enable=false` back; `GET` says how it stands |
@@ -35,7 +35,8 @@ use tracing::{Level, error, info};
 
 use super::{
     guard::{Own, guard},
-    status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus, Services},
+    services::Services,
+    status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus},
 };
 use crate::{
     lifecycle::{self, Vitals},
@@ -141,7 +142,7 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(pages): State<Pages>) -> Response {
-    let readiness = Readiness::of(&pages.vitals);
+    let readiness = Readiness::of(&pages.vitals, &pages.sources.services());
     let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }

@@ -22,6 +22,12 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let loaded = arguments.settings.load(&Environment::of_process())?;
     say(summary(&loaded).trim_end());
+    if let Some(why) = registry::forgets(&loaded.config, &loaded.origins) {
+        say(format!(
+            "\nWhat is learned would not outlive a restart: {why}. A start without the registry would know nobody; \
+             state_dir: off says that this is fine."
+        ));
+    }
     if let Some(why) = cannot_start(&loaded.config.registry) {
         say(format!("\nOn this machine it would not start: {why}"));
     }

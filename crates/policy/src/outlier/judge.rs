@@ -92,6 +92,17 @@ pub struct Due {
     pub next: Option<Instant>,
 }
 
+/// Why an endpoint is not trusted, for pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejected {
+    /// What it was taken out for, the last time if there were several in a row.
+    pub why: Why,
+    /// When it lost its trust.
+    pub since: Instant,
+    /// When it is tried again, or has been since.
+    pub until: Instant,
+}
+
 /// How many of the endpoints that the registry lets be chosen stand where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -214,13 +225,14 @@ impl Judge {
             } else if member.listed && member.accepts(now) {
                 events.push(Event::Probation { record: record.clone() });
             }
-        } else if let Life::Out { hard, until, .. } = member.life
+        } else if let Life::Out { hard, why, until, .. } = member.life
             && until <= now
             && !panic
         {
-            let spell = member.eject(true, &settings, now, random);
+            let why = if hard { why } else { Why::Unreachable };
+            let spell = member.eject(why, &settings, now, random);
             if !hard {
-                events.push(Event::Ejected { record: record.clone(), why: Why::Unreachable, spell });
+                events.push(Event::Ejected { record: record.clone(), why, spell });
             }
         }
         self.show(at, &mut events);
@@ -238,6 +250,11 @@ impl Judge {
             }
         }
         counts
+    }
+
+    /// Why an endpoint is not trusted; `None`: it is.
+    pub fn ejected(&self, record: &Arc<Record>) -> Option<Ejected> {
+        self.find(record).and_then(|at| self.members[at].ejected())
     }
 
     fn find(&self, record: &Arc<Record>) -> Option<usize> {
@@ -277,10 +294,12 @@ impl Judge {
         let member = &mut self.members[at];
         match &mut member.life {
             // In panic: it is worse than was known. It is not out for longer, since it is not out.
-            Life::Out { hard, .. } if panic => *hard |= why.is_hard(),
+            Life::Out { hard, why: known, .. } if panic && why.is_hard() && !*hard => {
+                (*hard, *known) = (true, why);
+            }
             Life::Out { .. } => {}
             Life::Trusted { .. } | Life::Probation { .. } => {
-                let spell = member.eject(why.is_hard(), settings, now, random);
+                let spell = member.eject(why, settings, now, random);
                 events.push(Event::Ejected { record: member.record.clone(), why, spell });
             }
         }

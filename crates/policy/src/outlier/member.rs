@@ -7,7 +7,7 @@ use std::{
 
 use outrigger_config::Outlier;
 
-use super::{Record, word::Standing};
+use super::{Record, Why, judge::Ejected, word::Standing};
 use crate::backoff::Backoff;
 
 /// Where an endpoint stands.
@@ -19,12 +19,20 @@ pub(super) enum Life {
     Out {
         /// For not accepting connections.
         hard: bool,
+        why: Why,
+        /// When it lost its trust.
+        since: Instant,
         /// The end of its time out.
         until: Instant,
         spell: Duration,
     },
     /// A request decides.
     Probation {
+        /// Why it was out, and when it lost its trust.
+        why: Why,
+        since: Instant,
+        /// When that began.
+        from: Instant,
         /// Any request does from here on.
         any_from: Instant,
         any: bool,
@@ -58,16 +66,30 @@ impl Member {
     }
 
     /// Takes it out, for longer each time. Returns for how long.
-    pub(super) fn eject(&mut self, hard: bool, settings: &Outlier, now: Instant, random: u64) -> Duration {
-        if let Life::Trusted { since } = self.life {
-            let served = now.saturating_duration_since(since).as_nanos() / settings.window.as_nanos().max(1);
-            self.doublings = self.doublings.saturating_sub(u32::try_from(served).unwrap_or(u32::MAX));
-        }
+    pub(super) fn eject(&mut self, why: Why, settings: &Outlier, now: Instant, random: u64) -> Duration {
+        let lost_trust = match self.life {
+            Life::Trusted { since } => {
+                let served =
+                    now.saturating_duration_since(since).as_nanos() / settings.window.as_nanos().max(1);
+                self.doublings = self.doublings.saturating_sub(u32::try_from(served).unwrap_or(u32::MAX));
+                now
+            }
+            Life::Out { since, .. } | Life::Probation { since, .. } => since,
+        };
         let spell = spell(settings, self.doublings, random);
         self.doublings = self.doublings.saturating_add(1);
         self.asked = now;
-        self.life = Life::Out { hard, until: now + spell, spell };
+        self.life = Life::Out { hard: why.is_hard(), why, since: lost_trust, until: now + spell, spell };
         spell
+    }
+
+    /// Why it is not trusted, since when, and until when it is out.
+    pub(super) fn ejected(&self) -> Option<Ejected> {
+        match self.life {
+            Life::Trusted { .. } => None,
+            Life::Out { why, since, until, .. } => Some(Ejected { why, since, until }),
+            Life::Probation { why, since, from, .. } => Some(Ejected { why, since, until: from }),
+        }
     }
 
     pub(super) fn trust(&mut self, now: Instant) {
@@ -90,7 +112,7 @@ impl Member {
 
     /// Lets time pass: after a while in probation any request decides.
     pub(super) fn advance(&mut self, now: Instant) {
-        if let Life::Probation { any_from, any } = &mut self.life
+        if let Life::Probation { any_from, any, .. } = &mut self.life
             && *any_from <= now
         {
             *any = true;
@@ -99,10 +121,10 @@ impl Member {
 
     /// It accepts connections; true when its time out was over, and its probation has begun with that.
     pub(super) fn accepts(&mut self, now: Instant) -> bool {
-        let Life::Out { hard: false, until, spell } = self.life else { return false };
+        let Life::Out { hard: false, why, since, until, spell } = self.life else { return false };
         let over = until <= now;
         if over {
-            self.life = Life::Probation { any_from: now + spell, any: false };
+            self.life = Life::Probation { why, since, from: now, any_from: now + spell, any: false };
         }
         over
     }
@@ -110,7 +132,7 @@ impl Member {
     /// When [`advance`](Self::advance) has something to do.
     pub(super) fn advances(&self) -> Option<Instant> {
         match self.life {
-            Life::Probation { any_from, any: false } => Some(any_from),
+            Life::Probation { any_from, any: false, .. } => Some(any_from),
             Life::Trusted { .. } | Life::Out { .. } | Life::Probation { .. } => None,
         }
     }

@@ -57,7 +57,7 @@ mod record;
 mod word;
 
 pub use evidence::Blame;
-pub use judge::{Counts, Due, Event, Judge, ReturnedBy};
+pub use judge::{Counts, Due, Ejected, Event, Judge, ReturnedBy};
 pub use record::{Began, Mark, Record, Report};
 pub use word::Trust;
 

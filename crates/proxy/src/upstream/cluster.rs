@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Follower, Kind, Knowledge, Snapshot};
 use outrigger_policy::{Balancer, Breaker, Budget, Cursor, Latency, breaker::State};
-use outrigger_registry::{Instance, Query};
+use outrigger_registry::{Instance, InstanceId, Query};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -306,6 +306,11 @@ impl Cluster {
         at.and_then(|at| view.endpoints.get(at)).cloned()
     }
 
+    /// Which instances are known although the registry no longer lists them, sorted.
+    pub(crate) fn suspects(&self) -> Arc<[InstanceId]> {
+        self.follower.status().suspects
+    }
+
     /// Why there is no endpoint to pick, with what is known.
     pub(crate) fn nothing_to_pick(&self) -> Refusal {
         let view = self.view.load_full();
@@ -313,6 +318,12 @@ impl Cluster {
         let heard = match status.heard_ago {
             Some(ago) => format!("registry last heard {} s ago", ago.as_secs()),
             None => "registry never heard".to_owned(),
+        };
+        let heard = match status.believed_gone {
+            Some((instances, ago)) => {
+                format!("{heard}; {instances} instances were believed gone {} s ago", ago.as_secs())
+            }
+            None => heard,
         };
         let label = &self.label;
         if view.snapshot.knowledge == Knowledge::Unasked {

@@ -16,7 +16,7 @@ use outrigger_config as config;
 use outrigger_policy::{
     Outcome, Sent,
     breaker::State,
-    outlier::{Blame, Counts, Event, Judge, Record, Report, ReturnedBy},
+    outlier::{Blame, Counts, Ejected, Event, Judge, Record, Report, ReturnedBy},
 };
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tracing::{info, warn};
@@ -83,6 +83,11 @@ impl Trust {
     /// How many stand where.
     pub(crate) fn counts(&self) -> Counts {
         self.judge().counts()
+    }
+
+    /// Why an endpoint is not trusted; `None`: it is.
+    pub(crate) fn why_not(&self, record: &Arc<Record>) -> Option<Ejected> {
+        self.judge().ejected(record)
     }
 
     /// Taken out so far: hard, soft, and those whom only the cap kept in.

@@ -9,12 +9,16 @@ use outrigger_discovery::{Counts, Kind, Knowledge};
 use outrigger_proxy::EndpointStatus;
 use std::sync::Arc;
 
-use outrigger_registry::Query;
+use outrigger_registry::{InstanceId, Query};
 use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
 use crate::lifecycle::{Life, callers::Callers};
+
+fn suspects() -> Arc<[InstanceId]> {
+    Arc::from([InstanceId { datacenter: "dc1".into(), node: "n".into(), id: "orders-3".into() }])
+}
 
 /// Two services, and how a reload ends.
 #[derive(Debug)]
@@ -28,7 +32,9 @@ impl Sources for Two {
             status: if usable { "passing" } else { "critical" },
             usable,
             why_not: (!usable).then(|| "its check is critical".into()),
+            suspect: false,
             trust: "trusted",
+            ejected: None,
             weight: 3,
             in_flight: 1,
             connections: 2,
@@ -50,17 +56,31 @@ impl Sources for Two {
             requests: 80,
             retries: 2,
             failures: 0,
-            endpoints: vec![endpoint("dc1/n/orders-1", true), endpoint("dc1/n/orders-2", false)],
+            endpoints: vec![
+                endpoint("dc1/n/orders-1", true),
+                endpoint("dc1/n/orders-2", false),
+                EndpointStatus {
+                    suspect: true,
+                    trust: "probation",
+                    why_not: Some("ejected 3.2 s ago, the next request decides; suspect".into()),
+                    ejected: Some(outrigger_proxy::EjectedStatus {
+                        why: "unreachable",
+                        ago: Duration::from_millis(3_200),
+                        tried_in: Duration::ZERO,
+                    }),
+                    ..endpoint("dc1/n/orders-3", true)
+                },
+            ],
         }]
     }
 
     fn services(&self) -> Vec<ServiceStatus> {
-        ["payments", "orders"]
+        ["payments", "orders", "search"]
             .map(|service| ServiceStatus {
                 query: Query { service: service.into(), datacenter: None },
                 kind: Kind::OnDemand,
                 followers: 1,
-                knowledge: Knowledge::Answered,
+                knowledge: if service == "search" { Knowledge::Remembered } else { Knowledge::Answered },
                 version: 4,
                 instances: Counts { passing: 1, critical: 1, ..Counts::default() },
                 learned_ago: Some(Duration::from_secs(7)),
@@ -69,7 +89,8 @@ impl Sources for Two {
                 error: None,
                 failures: 0,
                 known_leader: service == "orders",
-                suspects: Arc::from([]),
+                suspects: if service == "orders" { suspects() } else { Arc::from([]) },
+                believed_gone: (service == "payments").then_some((2, Duration::from_millis(3_000))),
                 empty_hint: (service == "payments").then_some("the token may lack node:read"),
             })
             .into()
@@ -180,6 +201,8 @@ async fn not_ready_names_what_is_missing_and_ready_is_200() {
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &body["ready"]), (200, &Value::Bool(true)));
     assert_eq!(body["registration"]["state"], "off");
+    assert_eq!(body["registry"]["answered"], false);
+    assert_eq!(body["registry"]["remembered"][0]["service"], "search");
 }
 
 #[tokio::test]
@@ -188,12 +211,20 @@ async fn services_merge_what_the_registry_and_the_calls_know() {
     let (_, body) = ask(&admin.main, "GET /services", &[LOCAL]).await;
     let body: Value = serde_json::from_str(&body).unwrap();
     let names: Vec<_> = body["services"].as_array().unwrap().iter().map(|s| &s["service"]).collect();
-    assert_eq!(names, ["orders", "payments"]);
+    assert_eq!(names, ["orders", "payments", "search"]);
     let orders = &body["services"][0];
     assert_eq!(orders["calls"]["balance"], "weighted");
     assert_eq!(orders["registry"]["heard_ago_ms"], 2000);
     assert_eq!(orders["instances"][1]["why_not"], "its check is critical");
     assert_eq!(body["services"][1].get("calls"), None);
+    assert_eq!(orders["registry"]["suspects"][0], "orders-3");
+    let suspect = &orders["instances"][2];
+    assert_eq!((&suspect["suspect"], &suspect["trust"]), (&true.into(), &"probation".into()));
+    let ejected = serde_json::json!({"why": "unreachable", "ago_ms": 3_200, "tried_in_ms": 0});
+    assert_eq!(suspect["ejected"], ejected);
+    let gone = serde_json::json!({"instances": 2, "ago_ms": 3_000});
+    assert_eq!(body["services"][1]["registry"]["believed_gone"], gone);
+    assert_eq!(body["services"][2]["registry"]["knowledge"], "remembered");
 }
 
 #[tokio::test]
@@ -205,7 +236,11 @@ async fn services_are_text_for_people() {
     for part in [
         "orders with v2: weighted",
         "dc1/n/orders-2",
-        "not used: its check is critical",
+        "  not used: its check is critical",
+        "         1  ejected 3.2 s ago, the next request decides; suspect",
+        "1 suspects, kept against the registry's word while they answer: orders-3",
+        "2 instances were believed gone 3.0 s ago; they answered until then",
+        "remembered from before the restart, 2.0 s old; the registry has not answered since",
         "2.0 s ago\n",
         "2.0 s ago, and had no leader then",
         "registry: the token may lack node:read",

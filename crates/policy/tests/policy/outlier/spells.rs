@@ -5,7 +5,7 @@ use std::time::Duration;
 use outrigger_config::Outlier;
 use outrigger_policy::{
     Outcome, Sent,
-    outlier::{Blame, Event, Trust},
+    outlier::{Blame, Event, Trust, Why},
 };
 use proptest::prelude::*;
 
@@ -23,6 +23,46 @@ fn in_probation() -> Rig {
     soft(&mut rig);
     assert_eq!(words(&rig.pass_up(SECOND)), ["probation"]);
     rig
+}
+
+#[test]
+fn an_endpoint_that_is_out_says_why_since_when_and_until_when() {
+    let mut rig = Rig::new(3);
+    let start = rig.now;
+    let told = |rig: &Rig, at: usize| {
+        let ejected = rig.judge.ejected(&rig.records[at])?;
+        Some((ejected.why, (ejected.since - start).as_millis(), (ejected.until - start).as_millis()))
+    };
+    soft(&mut rig);
+    rig.pass(millis(200));
+    rig.request(1, Outcome::ConnectRefused);
+    assert_eq!(told(&rig, 0), Some((Why::Row, 0, 1_000)));
+    assert_eq!(told(&rig, 1), Some((Why::Unreachable, 200, 1_200)));
+    assert_eq!(told(&rig, 2), None);
+
+    rig.pass(millis(900));
+    assert_eq!(told(&rig, 0), Some((Why::Row, 0, 1_100)), "in probation from when that was seen");
+    rig.request(0, BAD);
+    assert_eq!(told(&rig, 0), Some((Why::Probation, 0, 3_100)), "out since it was first out");
+    rig.pass(millis(100));
+    rig.probed(1, false);
+    assert_eq!(told(&rig, 1), Some((Why::Unreachable, 200, 3_200)), "a probe finds what was found before");
+    rig.pass(SECOND * 2);
+    rig.probed(1, true);
+    assert_eq!(told(&rig, 1), None);
+    rig.request(0, GOOD);
+    assert_eq!(told(&rig, 0), None);
+}
+
+#[test]
+fn in_panic_that_nobody_accepts_there_is_the_better_reason() {
+    let mut rig = Rig::new(2);
+    soft(&mut rig);
+    rig.request(1, Outcome::ConnectRefused);
+    assert_eq!(rig.judge.ejected(&rig.records[0]).map(|ejected| ejected.why), Some(Why::Row));
+    rig.request(0, Outcome::ConnectRefused);
+    let ejected = rig.judge.ejected(&rig.records[0]);
+    assert_eq!(ejected.map(|ejected| ejected.why), Some(Why::Unreachable));
 }
 
 #[test]

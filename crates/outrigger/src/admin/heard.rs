@@ -1,0 +1,143 @@
+//! What `/readyz` says of the registry: whether what is served comes from its answers, or from before
+//! a restart, or from before it fell silent. None of it makes a sidecar less ready: it carries requests
+//! by what is known, and that is what it is there for.
+
+use std::time::Duration;
+
+use outrigger_discovery::{Knowledge, ServiceStatus};
+use serde::Serialize;
+
+/// The registry's part of `/readyz`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Heard {
+    /// No watched service is without an answer of the registry's in this life of the process.
+    answered: bool,
+    /// Services that are served from before the restart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    remembered: Vec<Remembered>,
+    /// Why the last question about any service failed.
+    error: Option<String>,
+    /// All of that for people.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Remembered {
+    service: String,
+    /// Since the registry last confirmed it.
+    age_ms: u128,
+}
+
+impl Heard {
+    pub(crate) fn of(services: &[ServiceStatus]) -> Self {
+        let remembered: Vec<_> = of(services, Knowledge::Remembered).map(remembered).collect();
+        let error = services.iter().find_map(|service| service.error.clone());
+        let because = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let mut notes = Vec::new();
+        if let Some(oldest) = of(services, Knowledge::Remembered).filter_map(|one| one.heard_ago).max() {
+            let (count, age) = (remembered.len(), seconds(oldest));
+            notes.push(format!(
+                "{count} services are served from before the restart, the oldest {age} s old; \
+                 the registry does not answer{because}"
+            ));
+        }
+        let failing = of(services, Knowledge::Answered).filter(|service| service.failures > 0);
+        if let Some(longest) = failing.clone().filter_map(|service| service.heard_ago).max() {
+            let (count, age) = (failing.count(), seconds(longest));
+            notes.push(format!(
+                "{count} services are served from the last answers, the oldest {age} s old; \
+                 the registry does not answer now{because}"
+            ));
+        }
+        let answered = services.iter().all(|service| service.knowledge == Knowledge::Answered);
+        Self { answered, remembered, error, notes }
+    }
+}
+
+fn of(services: &[ServiceStatus], knowledge: Knowledge) -> impl Iterator<Item = &ServiceStatus> + Clone {
+    services.iter().filter(move |service| service.knowledge == knowledge)
+}
+
+fn remembered(service: &ServiceStatus) -> Remembered {
+    Remembered {
+        service: service.query.to_string(),
+        age_ms: service.heard_ago.unwrap_or_default().as_millis(),
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use outrigger_discovery::{Counts, Kind};
+    use outrigger_registry::Query;
+
+    use super::*;
+
+    fn service(name: &str, knowledge: Knowledge, heard_ago: u64, failures: u32) -> ServiceStatus {
+        ServiceStatus {
+            query: Query { service: name.into(), datacenter: None },
+            kind: Kind::Declared,
+            followers: 1,
+            knowledge,
+            version: 1,
+            instances: Counts::default(),
+            learned_ago: None,
+            heard_ago: Some(Duration::from_millis(heard_ago)),
+            index: 9,
+            error: (failures > 0).then(|| "connect to 127.0.0.1:8500: refused".to_owned()),
+            failures,
+            known_leader: true,
+            empty_hint: None,
+            suspects: Arc::from([]),
+            believed_gone: None,
+        }
+    }
+
+    fn shown(services: &[ServiceStatus]) -> serde_json::Value {
+        serde_json::to_value(Heard::of(services)).unwrap()
+    }
+
+    #[test]
+    fn a_registry_that_answers_needs_no_words() {
+        for services in [&[][..], &[service("orders", Knowledge::Answered, 9, 0)]] {
+            assert_eq!(shown(services), serde_json::json!({"answered": true, "error": null}));
+        }
+    }
+
+    #[test]
+    fn what_is_served_from_before_a_restart_is_named_with_its_age_and_the_registry_s_trouble() {
+        let heard = shown(&[
+            service("orders", Knowledge::Remembered, 12_345, 3),
+            service("payments", Knowledge::Remembered, 900, 0),
+            service("search", Knowledge::Answered, 10, 0),
+        ]);
+        assert_eq!(heard["answered"], false);
+        assert_eq!(
+            heard["remembered"],
+            serde_json::json!([{"service": "orders", "age_ms": 12_345}, {"service": "payments", "age_ms": 900}])
+        );
+        let note = "2 services are served from before the restart, the oldest 12.3 s old; the registry does not \
+                    answer: connect to 127.0.0.1:8500: refused";
+        assert_eq!(heard["notes"], serde_json::json!([note]));
+    }
+
+    #[test]
+    fn a_registry_that_fell_silent_is_told_of_though_it_has_answered() {
+        let heard = shown(&[
+            service("orders", Knowledge::Answered, 60_000, 7),
+            service("search", Knowledge::Answered, 1, 0),
+        ]);
+        assert_eq!((&heard["answered"], heard.get("remembered")), (&true.into(), None));
+        let note = heard["notes"][0].as_str().unwrap();
+        assert!(
+            note.starts_with("1 services are served from the last answers, the oldest 60.0 s old"),
+            "{note}"
+        );
+    }
+}

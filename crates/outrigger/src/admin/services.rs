@@ -1,0 +1,300 @@
+//! `/services`: what is known of each service, how it is called, and why an instance is not used; as
+//! JSON and as text. It computes nothing that a part does not know.
+
+use std::{fmt::Write as _, time::Duration};
+
+use outrigger_discovery::{Kind, Knowledge, ServiceStatus};
+use outrigger_proxy::{ClusterStatus, EndpointStatus};
+use serde::Serialize;
+
+/// `/services`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Services {
+    services: Vec<Service>,
+}
+
+#[derive(Debug, Serialize)]
+struct Service {
+    service: String,
+    datacenter: Option<String>,
+    tags: Vec<String>,
+    declared: bool,
+    /// How it is called; absent where it is watched and not yet called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calls: Option<Calls>,
+    /// What the registry says; absent where it is no longer watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registry: Option<Watch>,
+    instances: Vec<Instance>,
+}
+
+#[derive(Debug, Serialize)]
+struct Calls {
+    balance: &'static str,
+    breaker: &'static str,
+    breaker_trips: u64,
+    retry_budget: u64,
+    requests: u64,
+    retries: u64,
+    failures: u64,
+    /// The version of the registry's answer that is in use.
+    version: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Watch {
+    answered: bool,
+    /// `unasked`, `remembered` from before a restart, `answered`.
+    knowledge: &'static str,
+    version: u64,
+    index: u64,
+    learned_ago_ms: Option<u128>,
+    heard_ago_ms: Option<u128>,
+    passing: usize,
+    warning: usize,
+    critical: usize,
+    maintenance: usize,
+    known_leader: bool,
+    /// Questions in a row that failed, and why the last one did.
+    failed: u32,
+    error: Option<String>,
+    /// Why an empty answer may be less than the truth.
+    hint: Option<&'static str>,
+    /// Who is kept although the registry no longer lists it, or says that its node is lost.
+    suspects: Vec<String>,
+    /// Who answered and was believed gone not long ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    believed_gone: Option<BelievedGone>,
+}
+
+#[derive(Debug, Serialize)]
+struct BelievedGone {
+    instances: usize,
+    ago_ms: u128,
+}
+
+#[derive(Debug, Serialize)]
+struct Instance {
+    id: String,
+    address: String,
+    status: &'static str,
+    /// Whether requests may go to it: as the registry says, and as far as it is trusted.
+    usable: bool,
+    why_not: Option<String>,
+    suspect: bool,
+    trust: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ejected: Option<Ejected>,
+    weight: u32,
+    in_flight: usize,
+    connections: usize,
+    /// Of those, the ones that wait for a request.
+    idle: usize,
+    picks: u64,
+    failures: u64,
+}
+
+/// Why it is not trusted.
+#[derive(Debug, Serialize)]
+struct Ejected {
+    why: &'static str,
+    ago_ms: u128,
+    tried_in_ms: u128,
+}
+
+impl Services {
+    /// Each cluster with the watch it hangs on, then the watches that no cluster uses; by name.
+    pub(crate) fn merge(clusters: Vec<ClusterStatus>, watches: Vec<ServiceStatus>) -> Self {
+        let watch_of = |cluster: &ClusterStatus| {
+            watches.iter().find(|watch| {
+                *watch.query.service == *cluster.service
+                    && watch.query.datacenter.as_deref() == cluster.datacenter.as_deref()
+            })
+        };
+        let unused = watches.iter().filter(|watch| {
+            !clusters.iter().any(|cluster| watch_of(cluster).is_some_and(|w| w.query == watch.query))
+        });
+        let mut services: Vec<_> = unused.map(watched_only).collect();
+        services.extend(clusters.iter().map(|cluster| Service {
+            service: cluster.service.clone(),
+            datacenter: cluster.datacenter.clone(),
+            tags: cluster.tags.clone(),
+            declared: cluster.declared,
+            calls: Some(Calls {
+                balance: cluster.balance,
+                breaker: cluster.breaker,
+                breaker_trips: cluster.breaker_trips,
+                retry_budget: cluster.retry_budget,
+                requests: cluster.requests,
+                retries: cluster.retries,
+                failures: cluster.failures,
+                version: cluster.version,
+            }),
+            registry: watch_of(cluster).map(watch),
+            instances: cluster.endpoints.iter().map(instance).collect(),
+        }));
+        services
+            .sort_by(|a, b| (&a.service, &a.datacenter, &a.tags).cmp(&(&b.service, &b.datacenter, &b.tags)));
+        Self { services }
+    }
+
+    /// For people: one block per service, one line per instance.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        for service in &self.services {
+            service.text(&mut text);
+        }
+        if text.is_empty() {
+            text.push_str("no service has been called or declared yet\n");
+        }
+        text
+    }
+}
+
+impl Service {
+    // Writing to a `String` cannot fail.
+    fn text(&self, out: &mut String) {
+        out.push_str(&self.service);
+        if let Some(datacenter) = &self.datacenter {
+            let _ = write!(out, " in {datacenter}");
+        }
+        if !self.tags.is_empty() {
+            let _ = write!(out, " with {}", self.tags.join(", "));
+        }
+        if let Some(calls) = &self.calls {
+            let Calls { balance, breaker, requests, retries, failures, .. } = calls;
+            let _ = write!(
+                out,
+                ": {balance}, breaker {breaker}, {requests} requests, {retries} retries, {failures} failures"
+            );
+        }
+        out.push('\n');
+        if let Some(watch) = &self.registry {
+            watch.text(out);
+        }
+        if self.instances.is_empty() {
+            out.push_str("  no instances\n");
+            return;
+        }
+        let widest =
+            |of: fn(&Instance) -> &str| self.instances.iter().map(|i| of(i).len()).max().unwrap_or(0);
+        let (ids, addresses) = (widest(|i| &i.id).max(8), widest(|i| &i.address).max(7));
+        let _ = writeln!(
+            out,
+            "  {:ids$}  {:addresses$}  {:11}  {:>6}  {:>9}  {:>10}  {:>8}",
+            "INSTANCE", "ADDRESS", "STATE", "WEIGHT", "IN-FLIGHT", "PICKS", "FAILURES"
+        );
+        for instance in &self.instances {
+            let Instance { id, address, status, weight, in_flight, picks, failures, .. } = instance;
+            let _ = write!(
+                out,
+                "  {id:ids$}  {address:addresses$}  {status:11}  {weight:>6}  {in_flight:>9}  {picks:>10}  {failures:>8}"
+            );
+            if let Some(why) = &instance.why_not {
+                let _ = write!(out, "  {}{why}", if instance.usable { "" } else { "not used: " });
+            }
+            out.push('\n');
+        }
+    }
+}
+
+impl Watch {
+    fn text(&self, out: &mut String) {
+        let heard = self.heard_ago_ms.map(seconds);
+        let _ = match (self.answered, heard) {
+            (false, Some(ago)) => writeln!(
+                out,
+                "  remembered from before the restart, {ago} s old; the registry has not answered since"
+            ),
+            (true, Some(ago)) => {
+                let leader = if self.known_leader { "" } else { ", and had no leader then" };
+                writeln!(out, "  registry last heard {ago} s ago{leader}")
+            }
+            (_, None) => writeln!(out, "  the registry has not answered yet"),
+        };
+        if let Some(error) = &self.error {
+            let _ = writeln!(out, "  registry: {error}");
+        }
+        if let Some(hint) = self.hint {
+            let _ = writeln!(out, "  registry: {hint}");
+        }
+        if !self.suspects.is_empty() {
+            let _ = writeln!(
+                out,
+                "  {} suspects, kept against the registry's word while they answer: {}",
+                self.suspects.len(),
+                self.suspects.join(", ")
+            );
+        }
+        if let Some(BelievedGone { instances, ago_ms }) = self.believed_gone {
+            let ago = seconds(ago_ms);
+            let _ = writeln!(
+                out,
+                "  {instances} instances were believed gone {ago} s ago; they answered until then"
+            );
+        }
+    }
+}
+
+fn seconds(ms: u128) -> String {
+    let time = Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX));
+    format!("{:.1}", time.as_secs_f64())
+}
+
+fn watched_only(status: &ServiceStatus) -> Service {
+    Service {
+        service: status.query.service.to_string(),
+        datacenter: status.query.datacenter.as_ref().map(ToString::to_string),
+        tags: Vec::new(),
+        declared: status.kind == Kind::Declared,
+        calls: None,
+        registry: Some(watch(status)),
+        instances: Vec::new(),
+    }
+}
+
+fn watch(status: &ServiceStatus) -> Watch {
+    Watch {
+        answered: status.knowledge == Knowledge::Answered,
+        knowledge: status.knowledge.label(),
+        version: status.version,
+        index: status.index,
+        learned_ago_ms: status.learned_ago.map(|ago| ago.as_millis()),
+        heard_ago_ms: status.heard_ago.map(|ago| ago.as_millis()),
+        passing: status.instances.passing,
+        warning: status.instances.warning,
+        critical: status.instances.critical,
+        maintenance: status.instances.maintenance,
+        known_leader: status.known_leader,
+        failed: status.failures,
+        error: status.error.clone(),
+        hint: status.empty_hint,
+        suspects: status.suspects.iter().map(|id| id.id.to_string()).collect(),
+        believed_gone: status
+            .believed_gone
+            .map(|(instances, ago)| BelievedGone { instances, ago_ms: ago.as_millis() }),
+    }
+}
+
+fn instance(endpoint: &EndpointStatus) -> Instance {
+    Instance {
+        id: endpoint.id.clone(),
+        address: endpoint.address.clone(),
+        status: endpoint.status,
+        usable: endpoint.usable,
+        why_not: endpoint.why_not.clone(),
+        suspect: endpoint.suspect,
+        trust: endpoint.trust,
+        ejected: endpoint.ejected.map(|ejected| Ejected {
+            why: ejected.why,
+            ago_ms: ejected.ago.as_millis(),
+            tried_in_ms: ejected.tried_in.as_millis(),
+        }),
+        weight: endpoint.weight,
+        in_flight: endpoint.in_flight,
+        connections: endpoint.connections,
+        idle: endpoint.idle,
+        picks: endpoint.picks,
+        failures: endpoint.failures,
+    }
+}

@@ -1,0 +1,169 @@
+//! A registry that says by mistake that nobody is there: no request fails for it while the instances
+//! answer, for ten seconds where its index does not rise.
+
+use std::time::Duration;
+
+use outrigger::App;
+use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_tests::{
+    client::Client,
+    consul,
+    front::{Front, Mode},
+    instance::Instance,
+    registry::Agent,
+    wait,
+};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::app;
+
+struct Scene {
+    registry: DevRegistry,
+    front: Front,
+}
+
+impl Scene {
+    async fn of(instances: &[&Instance]) -> Self {
+        let registry =
+            DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+        let front = Front::of(registry.addr()).await;
+        for instance in instances {
+            Agent(registry.addr()).register("orders", instance).await;
+        }
+        Self { registry, front }
+    }
+
+    fn agent(&self) -> Agent {
+        Agent(self.registry.addr())
+    }
+}
+
+fn metric(app: &App, name: &str) -> f64 {
+    let families = app.metrics().gather();
+    let all = families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+    all.map(|metric| metric.get_gauge().get_value() + metric.get_counter().get_value()).sum()
+}
+
+/// One request after the other for this long; every answer is an instance's.
+async fn all_well(client: &mut Client, time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        let answer = client.get("orders", "/").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_empty_list_at_an_unchanged_index_costs_nothing_for_nine_seconds_and_is_told_of_after_that() {
+    let all = [Instance::start("a").await, Instance::start("b").await];
+    let scene = Scene::of(&[&all[0], &all[1]]).await;
+    let index = scene.agent().index("orders").await;
+    let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let mut client = Client::connect(addr).await;
+    all_well(&mut client, Duration::from_millis(100)).await;
+
+    scene.front.set(Mode::EmptyAt(index));
+    all_well(&mut client, Duration::from_secs(9)).await;
+    assert_eq!(metric(&app, "outrigger_suspect_instances"), 2.0);
+    wait::until("the hold ends", wait::BOUND, async || client.get("orders", "/").await.status == 404).await;
+    let refused = client.get("orders", "/").await;
+    assert_eq!(refused.reason(), "unknown_service");
+    assert!(refused.text().contains("2 instances were believed gone "), "{}", refused.text());
+
+    // The right answer has the very index of the wrong one: a blocking question would not hear of it.
+    scene.front.set(Mode::Pass);
+    let right = Instant::now();
+    wait::until("they are found again", wait::BOUND, async || client.get("orders", "/").await.status == 200)
+        .await;
+    assert!(right.elapsed() < Duration::from_secs(15), "{:?}", right.elapsed());
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn real_traffic_speaks_for_an_instance_that_takes_no_new_connection() {
+    let instance = Instance::start("a").await;
+    let scene = Scene::of(&[&instance]).await;
+    let index = scene.agent().index("orders").await;
+    let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let mut client = Client::connect(addr).await;
+    all_well(&mut client, Duration::from_millis(50)).await;
+
+    instance.stop_accepting().await;
+    scene.front.set(Mode::EmptyAt(index));
+    // Each look at the suspect finds that nobody listens, and that requests succeed on what is open.
+    wait::until("it is suspect", wait::BOUND, async || {
+        all_well(&mut client, Duration::from_millis(5)).await;
+        metric(&app, "outrigger_suspect_instances") == 1.0
+    })
+    .await;
+    all_well(&mut client, Duration::from_secs(3)).await;
+    assert_eq!(instance.accepted(), 1, "all on one connection");
+    app.shutdown().await;
+}
+
+/// One that leaves by the registry's own word, and goes on accepting connections.
+async fn a_leaving_is_believed_well_before_the_hold_ends(at: std::net::SocketAddr) {
+    let instance = Instance::start("a").await;
+    Agent(at).register("orders", &instance).await;
+    let (app, addr) = app::routing(at, "upstreams: [{service: orders}]").await;
+    all_well(&mut Client::connect(addr).await, Duration::from_millis(50)).await;
+    Agent(at).deregister("a").await;
+    let left = Instant::now();
+    wait::holds("it is gone", || app.clusters()[0].endpoints.is_empty()).await;
+    assert_eq!(metric(&app, "outrigger_registry_suspect_updates_total"), 1.0);
+    // Four reads in 1.2 s; the hold is 10 s.
+    assert!(left.elapsed() < Duration::from_secs(6), "{:?}", left.elapsed());
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_leaving_is_believed_well_before_the_hold_ends_on_the_dev_registry() {
+    let scene = Scene::of(&[]).await;
+    a_leaving_is_believed_well_before_the_hold_ends(scene.registry.addr()).await;
+}
+
+#[tokio::test]
+async fn a_leaving_is_believed_well_before_the_hold_ends_on_consul() {
+    if consul::available("a leaving is believed well before the hold ends, on the real Consul") {
+        let consul = consul::Consul::server().await.expect("a server");
+        a_leaving_is_believed_well_before_the_hold_ends(consul.http_addr()).await;
+    }
+}
+
+/// Both instances on one node, whose own health is `serf`.
+async fn on_a_node(agent: Agent, all: &[&Instance], serf: &str) {
+    for one in all {
+        let service =
+            json!({"ID": one.name(), "Service": "orders", "Address": "127.0.0.1", "Port": one.addr().port()});
+        let check =
+            json!({"Node": "far", "CheckID": "serfHealth", "Name": "Serf Health Status", "Status": serf});
+        let body = json!({"Node": "far", "Address": "127.0.0.1", "Service": service, "Check": check});
+        agent.put("/v1/catalog/register", &body).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_the_registry_lost_is_doubted_where_real_traffic_succeeds_and_only_there() {
+    for traffic in [true, false] {
+        let all = [Instance::start("a").await, Instance::start("b").await];
+        let all = [&all[0], &all[1]];
+        let scene = Scene::of(&[]).await;
+        on_a_node(scene.agent(), &all, "passing").await;
+        let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+        if traffic {
+            let mut client = Client::connect(addr).await;
+            while all.iter().any(|one| one.count() == 0) {
+                all_well(&mut client, Duration::from_millis(5)).await;
+            }
+        }
+        on_a_node(scene.agent(), &all, "critical").await;
+        let critical =
+            || app.clusters()[0].endpoints.iter().filter(|one| one.status == "critical").count() == 2;
+        wait::holds("the registry's word is believed in the end", critical).await;
+        let doubts = metric(&app, "outrigger_registry_suspect_updates_total");
+        assert_eq!(doubts, if traffic { 1.0 } else { 0.0 }, "traffic: {traffic}");
+        app.shutdown().await;
+    }
+}

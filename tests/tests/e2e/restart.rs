@@ -1,0 +1,101 @@
+//! A sidecar that is started while the registry is gone carries requests by what it knew, says so, and
+//! goes over to the registry's answers when it is back: with the real binary and its state file.
+
+use std::{net::TcpListener, path::Path, time::Duration};
+
+use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_tests::{client, instance::Instance, process::Process, registry::Agent, wait};
+use serde_json::Value;
+
+async fn readyz(process: &Process) -> (u16, Value) {
+    let answer = process.ask("/readyz").await;
+    (answer.status, serde_json::from_str(&answer.text()).expect("JSON"))
+}
+
+/// A port for the sidecar, which names the state file: one that the system chooses at each start would
+/// be another file.
+fn a_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
+}
+
+#[tokio::test]
+async fn a_sidecar_that_starts_without_its_registry_serves_from_before_and_catches_up() {
+    let registry =
+        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+    let at = registry.addr();
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+    for instance in &all[..2] {
+        Agent(at).register("orders", instance).await;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = format!(
+        "registry: {{consul: {{address: \"http://{at}\"}}}}\nstate_dir: {:?}\nupstreams: [{{service: orders}}]\n\
+         outbound: {{listen: \"127.0.0.1:{}\"}}\ndrain: {{timeout: 1s}}",
+        folder.path().display().to_string(),
+        a_port(),
+    );
+    let mut first = Process::run(&settings).await;
+    first.ready().await;
+    let (_, said) = readyz(&first).await;
+    assert_eq!((&said["registry"]["answered"], said["registry"].get("remembered")), (&true.into(), None));
+    first.signal("TERM");
+    first.ended(Duration::from_secs(30)).await;
+    assert_eq!(states(folder.path()), 1, "{}", first.log());
+
+    registry.shutdown().await;
+    let second = Process::run(&settings).await;
+    second.ready().await;
+    for _ in 0..10 {
+        assert_eq!(client::get(second.outbound(), "orders", "/").await.status, 200, "{}", second.log());
+    }
+    let (status, said) = readyz(&second).await;
+    assert_eq!((status, &said["registry"]["answered"]), (200, &false.into()), "{said}");
+    assert_eq!(said["registry"]["remembered"][0]["service"], "orders");
+    assert!(
+        said["registry"]["notes"][0].as_str().is_some_and(|note| note.contains("from before the restart"))
+    );
+    let page = second.ask("/services?format=text").await.text();
+    assert!(page.contains("remembered from before the restart, "), "{page}");
+    assert!(second.log().contains("serving what was known before the restart"), "{}", second.log());
+    let aged = second.ask("/metrics").await.text();
+    assert!(aged.contains("outrigger_table_age_seconds{datacenter=\"\",service=\"orders\"}"), "{aged}");
+
+    let again = DevRegistry::bind(at, Options::default()).await.expect("the same port");
+    for instance in &all[1..] {
+        Agent(again.addr()).register("orders", instance).await;
+    }
+    wait::until("the new instance is used", Duration::from_secs(60), async || {
+        client::get(second.outbound(), "orders", "/").await;
+        all[2].count() > 0
+    })
+    .await;
+    let (_, said) = readyz(&second).await;
+    assert_eq!((&said["registry"]["answered"], said["registry"].get("remembered")), (&true.into(), None));
+}
+
+/// How many state files are in a folder.
+fn states(folder: &Path) -> usize {
+    let names = std::fs::read_dir(folder).expect("the folder").filter_map(Result::ok);
+    names.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "state")).count()
+}
+
+#[tokio::test]
+async fn a_pipe_in_the_state_file_s_place_does_not_keep_a_sidecar_from_starting() {
+    let registry =
+        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+    for ending in ["state", "state.lock"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = a_port();
+        let pipe = folder.path().join(format!("table-{port}.{ending}"));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|made| made.success()));
+        let settings = format!(
+            "registry: {{consul: {{address: \"http://{}\"}}}}\nstate_dir: {:?}\n\
+             outbound: {{listen: \"127.0.0.1:{port}\"}}",
+            registry.addr(),
+            folder.path().display().to_string(),
+        );
+        let process = Process::run(&settings).await;
+        process.ready().await;
+        assert!(process.log().contains("no plain file"), "{ending}: {}", process.log());
+    }
+}

@@ -9,28 +9,27 @@
 use std::{
     future::Future,
     net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock},
     thread,
 };
 
 use outrigger_config::{Config, Listen, Loaded, OnAppExit, Origins, Service, Workers as Count};
-use outrigger_discovery::{Discovery, ServiceStatus};
-use outrigger_proxy::{BindError, ClusterStatus, Proxy, Workers};
-use outrigger_registry::Registrar;
+use outrigger_discovery::Discovery;
+use outrigger_proxy::{ClusterStatus, Proxy, Workers};
 use prometheus::IntCounter;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::warn;
 
 use crate::{
-    admin::{self, Bound, Own, Pages, Server, Sources},
-    lifecycle::{
-        Life, Plan, Standing, State, callers::Callers, drain::Traffic, host_name, port, registration,
-    },
+    admin::{self, Bound, Own, Pages, Server},
+    lifecycle::{Life, Standing, State, callers::Callers, port},
     limits, registry,
-    reload::{self, Applied, Desk, Outcome, Refused, Source},
+    reload::{self, Outcome, Source},
     telemetry::{self, Logs},
 };
+use parts::{Network, Parts, Running, plan};
+
+mod parts;
 
 /// One sidecar, running. Dropping it ends it without leaving the registry.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ pub struct App {
     reloads: AbortOnDropHandle<()>,
     /// `outrigger_app_starts_total`
     starts: IntCounter,
-    /// See [`Plan::started`].
+    /// See [`Plan::started`](crate::lifecycle::Plan::started).
     started: CancellationToken,
 }
 
@@ -334,156 +333,6 @@ fn bind(what: &'static str, listen: &outrigger_config::Listen) -> Result<Bound, 
 
 fn bind_network(listen: &Listen) -> Result<Bound, StartError> {
     bind("the metrics listener", listen)
-}
-
-/// What is to be registered by these settings, where there is a place to register at.
-fn plan(
-    config: &Config,
-    registrar: Option<&Arc<dyn Registrar>>,
-    started: &CancellationToken,
-) -> Option<Plan> {
-    config.service.as_ref().zip(registrar).map(|(service, registrar)| Plan {
-        started: started.clone(),
-        registrar: registrar.clone(),
-        registration: registration(service, &host_name()),
-        probe: service.health.clone(),
-    })
-}
-
-/// The settings that hold.
-#[derive(Debug)]
-struct Running {
-    loaded: Loaded,
-    /// The text of `/config`.
-    page: Arc<str>,
-}
-
-impl Running {
-    fn new(loaded: Loaded) -> Self {
-        let page = outrigger_config::render(&loaded.config, &loaded.origins).into();
-        Self { loaded, page }
-    }
-}
-
-/// The listener with metrics and health alone, for the network. Not among [`Parts`], which its pages ask:
-/// it would keep itself alive.
-#[derive(Debug, Clone)]
-struct Network(Arc<Mutex<Option<Server>>>);
-
-impl Network {
-    fn lock(&self) -> MutexGuard<'_, Option<Server>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What carries requests, knows instances and keeps the registration.
-#[derive(Debug)]
-struct Parts {
-    proxy: Arc<Proxy>,
-    discovery: Arc<Discovery>,
-    life: Life,
-    registrar: Option<Arc<dyn Registrar>>,
-    started: CancellationToken,
-    desk: Desk,
-    source: OnceLock<Source>,
-    logs: OnceLock<Logs>,
-    running: Mutex<Running>,
-}
-
-impl Parts {
-    fn running(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A wider or narrower form of an address that is listened on cannot be had beside it.
-    fn no_address(&self, error: &BindError) -> Refused {
-        let ours = self.proxy.outbound_addrs().into_iter();
-        let mut ours = ours.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr));
-        let text = telemetry::causes(error);
-        let overlaps = ours.find(|addr| addr.port() == error.addr.port());
-        Refused::Address(match overlaps {
-            Some(addr) => {
-                format!("{text}; this sidecar listens on {addr}: choose another port, or restart it")
-            }
-            None => text,
-        })
-    }
-
-    /// One reload: first all that can fail, then all that cannot.
-    async fn reload(self: Arc<Self>, network: Network, pages: Pages) -> Outcome {
-        let read = match self.source.get() {
-            Some(source) => source.read().await?,
-            None => return Err(Refused::NoFile),
-        };
-        if self.life.vitals().is_leaving() {
-            return Err(Refused::Leaving);
-        }
-        let running = self.running().loaded.clone();
-        let outrigger_config::Reload { next, changed, needs_restart } =
-            outrigger_config::reload(&running, read);
-        let (old, new) = (&running.config.admin.metrics_listen, &next.config.admin.metrics_listen);
-        let moves = old != new;
-        let bound = match new {
-            Some(listen) if moves => {
-                Some(bind_network(listen).map_err(|error| Refused::Address(telemetry::causes(&error)))?)
-            }
-            Some(_) | None => None,
-        };
-        let prepared = self.proxy.prepare(&next.config).map_err(|error| self.no_address(&error))?;
-
-        for warning in &next.warnings {
-            warn!(%warning, "settings");
-        }
-        if let Some(logs) = self.logs.get().filter(|_| running.config.log.level != next.config.log.level) {
-            logs.set_level(&next.config.log.level);
-        }
-        self.discovery.adopt(next.config.discovery);
-        self.proxy.adopt(prepared).await;
-        self.life.adopt(plan(&next.config, self.registrar.as_ref(), &self.started), next.config.drain);
-        if moves {
-            let server = bound.map(|bound| Server::start(bound, admin::metrics_alone(pages)));
-            let before = std::mem::replace(&mut *network.lock(), server);
-            if let Some(server) = before {
-                server.stop().await;
-            }
-        }
-        let hash = outrigger_config::fingerprint(&next.config);
-        *self.running() = Running::new(next);
-        Ok(Applied { changed, needs_restart, hash })
-    }
-}
-
-impl Traffic for Parts {
-    fn close_listeners(&self) {
-        self.proxy.close_listeners();
-    }
-
-    async fn end(&self, grace: std::time::Duration) -> usize {
-        self.proxy.shutdown(grace).await.aborted
-    }
-}
-
-impl Sources for Parts {
-    fn clusters(&self) -> Vec<ClusterStatus> {
-        self.proxy.status()
-    }
-
-    fn services(&self) -> Vec<ServiceStatus> {
-        self.discovery.services()
-    }
-
-    fn in_flight(&self) -> usize {
-        self.proxy.in_flight()
-    }
-
-    fn config(&self) -> Arc<str> {
-        self.running().page.clone()
-    }
-
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
-        let desk = self.desk.clone();
-        Box::pin(async move { desk.reload().await })
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use outrigger::{App, reload::Refused};
 use outrigger_devregistry::{DevRegistry, Options};
 use outrigger_tests::{
     client,
+    consul::{self, Consul},
     instance::{Answer, Instance},
     load::{Load, Plan},
     process::{self, Process},
@@ -193,7 +194,19 @@ fn registered(agent: Agent, app: &Instance, service: &str) -> String {
 #[tokio::test]
 async fn the_registration_is_changed_in_place_and_callers_never_miss_it() {
     let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
-    let agent = Agent(registry.addr());
+    changed_in_place(Agent(registry.addr())).await;
+}
+
+#[tokio::test]
+async fn the_registration_is_changed_in_place_at_a_real_agent_too() {
+    if !consul::available("the registration is changed in place at a real agent") {
+        return;
+    }
+    let consul = Consul::dev().await.expect("an agent");
+    changed_in_place(Agent(consul.http_addr())).await;
+}
+
+async fn changed_in_place(agent: Agent) {
     let app = Instance::start("app").await;
     let process = Process::run(&registered(agent, &app, "name: orders, id: orders-1")).await;
     process.ready().await;

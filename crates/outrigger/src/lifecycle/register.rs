@@ -101,8 +101,11 @@ impl Register {
                     QUARREL.after(short_lived - 1, fastrand::u64(..))
                 };
                 short_lived += 1;
-                if stop.run_until_cancelled(sleep(pause)).await.is_none() {
-                    return;
+                // Other settings are no part of a quarrel.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    Ok(()) = self.wanted.changed() => {}
+                    () = sleep(pause) => {}
                 }
             }
         }

@@ -1,0 +1,173 @@
+//! What a running sidecar is made of, and how other settings reach it: [`App::start`](super::App::start)
+//! again, with something to keep.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use outrigger_config::{Config, Loaded};
+use outrigger_discovery::{Discovery, ServiceStatus};
+use outrigger_proxy::{BindError, ClusterStatus, Proxy};
+use outrigger_registry::Registrar;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::bind_network;
+use crate::{
+    admin::{self, Pages, Server, Sources},
+    lifecycle::{Life, Plan, drain::Traffic, host_name, registration},
+    reload::{Applied, Desk, Outcome, Refused, Source},
+    telemetry::{self, Logs},
+};
+
+/// What is to be registered by these settings, where there is a place to register at.
+pub(super) fn plan(
+    config: &Config,
+    registrar: Option<&Arc<dyn Registrar>>,
+    started: &CancellationToken,
+) -> Option<Plan> {
+    config.service.as_ref().zip(registrar).map(|(service, registrar)| Plan {
+        started: started.clone(),
+        registrar: registrar.clone(),
+        registration: registration(service, &host_name()),
+        probe: service.health.clone(),
+    })
+}
+
+/// The settings that hold.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) loaded: Loaded,
+    /// The text of `/config`.
+    page: Arc<str>,
+}
+
+impl Running {
+    pub(super) fn new(loaded: Loaded) -> Self {
+        let page = outrigger_config::render(&loaded.config, &loaded.origins).into();
+        Self { loaded, page }
+    }
+}
+
+/// The listener with metrics and health alone, for the network. Not among [`Parts`], which its pages ask:
+/// it would keep itself alive.
+#[derive(Debug, Clone)]
+pub(super) struct Network(pub(super) Arc<Mutex<Option<Server>>>);
+
+impl Network {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Server>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What carries requests, knows instances and keeps the registration.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) proxy: Arc<Proxy>,
+    pub(super) discovery: Arc<Discovery>,
+    pub(super) life: Life,
+    pub(super) registrar: Option<Arc<dyn Registrar>>,
+    pub(super) started: CancellationToken,
+    pub(super) desk: Desk,
+    pub(super) source: OnceLock<Source>,
+    pub(super) logs: OnceLock<Logs>,
+    pub(super) running: Mutex<Running>,
+}
+
+impl Parts {
+    pub(super) fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A wider or narrower form of an address that is listened on cannot be had beside it.
+    fn no_address(&self, error: &BindError) -> Refused {
+        let ours = self.proxy.outbound_addrs().into_iter();
+        let mut ours = ours.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr));
+        let text = telemetry::causes(error);
+        let overlaps = ours.find(|addr| addr.port() == error.addr.port());
+        Refused::Address(match overlaps {
+            Some(addr) => {
+                format!("{text}; this sidecar listens on {addr}: choose another port, or restart it")
+            }
+            None => text,
+        })
+    }
+
+    /// One reload: first all that can fail, then all that cannot.
+    pub(super) async fn reload(self: Arc<Self>, network: Network, pages: Pages) -> Outcome {
+        let read = match self.source.get() {
+            Some(source) => source.read().await?,
+            None => return Err(Refused::NoFile),
+        };
+        if self.life.vitals().is_leaving() {
+            return Err(Refused::Leaving);
+        }
+        let running = self.running().loaded.clone();
+        let outrigger_config::Reload { next, changed, needs_restart } =
+            outrigger_config::reload(&running, read);
+        let (old, new) = (&running.config.admin.metrics_listen, &next.config.admin.metrics_listen);
+        let moves = old != new;
+        let bound = match new {
+            Some(listen) if moves => {
+                Some(bind_network(listen).map_err(|error| Refused::Address(telemetry::causes(&error)))?)
+            }
+            Some(_) | None => None,
+        };
+        let prepared = self.proxy.prepare(&next.config).map_err(|error| self.no_address(&error))?;
+
+        for warning in &next.warnings {
+            warn!(%warning, "settings");
+        }
+        if let Some(logs) = self.logs.get().filter(|_| running.config.log.level != next.config.log.level) {
+            logs.set_level(&next.config.log.level);
+        }
+        self.discovery.adopt(next.config.discovery);
+        self.proxy.adopt(prepared).await;
+        self.life.adopt(plan(&next.config, self.registrar.as_ref(), &self.started), next.config.drain);
+        if moves {
+            let server = bound.map(|bound| Server::start(bound, admin::metrics_alone(pages)));
+            let before = std::mem::replace(&mut *network.lock(), server);
+            if let Some(server) = before {
+                server.stop().await;
+            }
+        }
+        let hash = outrigger_config::fingerprint(&next.config);
+        *self.running() = Running::new(next);
+        Ok(Applied { changed, needs_restart, hash })
+    }
+}
+
+impl Traffic for Parts {
+    fn close_listeners(&self) {
+        self.proxy.close_listeners();
+    }
+
+    async fn end(&self, grace: std::time::Duration) -> usize {
+        self.proxy.shutdown(grace).await.aborted
+    }
+}
+
+impl Sources for Parts {
+    fn clusters(&self) -> Vec<ClusterStatus> {
+        self.proxy.status()
+    }
+
+    fn services(&self) -> Vec<ServiceStatus> {
+        self.discovery.services()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.proxy.in_flight()
+    }
+
+    fn config(&self) -> Arc<str> {
+        self.running().page.clone()
+    }
+
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+        let desk = self.desk.clone();
+        Box::pin(async move { desk.reload().await })
+    }
+}

@@ -22,6 +22,7 @@ fn an_ejected_one_stays_out_for_as_long_as_was_said() {
     assert_eq!(rig.records[1].trust(), Trust::Ejected);
     rig.now += SECOND;
     rig.judge.due(rig.now, false);
+    rig.probed(1, true);
     assert_eq!(rig.records[1].trust(), Trust::Probation);
 }
 

@@ -41,6 +41,7 @@ fn an_endpoint_that_is_out_says_why_since_when_and_until_when() {
     assert_eq!(told(&rig, 2), None);
 
     rig.pass(millis(900));
+    rig.probed(0, true);
     assert_eq!(told(&rig, 0), Some((Why::Row, 0, 1_100)), "in probation from when that was seen");
     rig.request(0, BAD);
     assert_eq!(told(&rig, 0), Some((Why::Probation, 0, 3_100)), "out since it was first out");

@@ -10,7 +10,8 @@
 //! | [`process`] | the real binary, with its signals and exit codes |
 //! | [`consul`], [`registry`] | real Consul agents; any agent, spoken to by HTTP |
 //! | [`front`] | stands between a sidecar and its registry, and takes the registry away |
-//! | [`wait`], [`memory`] | waiting for a condition; how much memory a process holds |
+//! | [`wait`] | waiting for a condition |
+//! | [`memory`], [`usage`] | how much memory a process holds; its open files, its CPU time |
 //! | [`skip`] | tests that this machine cannot run |
 //!
 //! A failed expectation of the harness is a panic with a text that says what was awaited.
@@ -26,5 +27,6 @@ pub mod process;
 pub mod registry;
 pub mod sidecar;
 pub mod skip;
+pub mod usage;
 pub mod wait;
 pub mod wire;

@@ -23,6 +23,15 @@ build: ## The binary as it is shipped: target/release/outrigger
 test: ## Every test; fetches the real Consul for those that need it
 	@tests/tools/run.sh
 
+# One row per promise, against the real Consul and real server processes; some minutes. The arguments
+# of one's own: make chaos ARGS="--short --rounds 5 kill-two".
+.PHONY: chaos
+chaos: ## Deaths, deploys and outages under load: what is promised, and whether it was kept
+	$(CARGO) build --package outrigger
+	$(CARGO) build --package outrigger-tests --bin chaos
+	@target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && \
+	    OUTRIGGER_TEST_BIN="$$target/debug/outrigger" "$$target/debug/chaos" $(ARGS)
+
 .PHONY: lint
 lint: ## Format, clippy, documentation, shell scripts: warnings are errors
 	$(CARGO) fmt --all --check

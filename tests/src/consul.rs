@@ -31,7 +31,6 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 mod cluster;
-mod find;
 pub mod http;
 mod ports;
 mod spec;
@@ -39,9 +38,11 @@ mod spec;
 mod tests;
 
 pub use cluster::Cluster;
-pub use find::{Skip, available};
 use ports::Ports;
 use spec::Spec;
+
+pub use crate::tool::Skip;
+use crate::{process, skip, tool};
 
 /// Longest wait for a leader, and for an agent to come up or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,6 +50,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 /// How often a start is tried on fresh ports: another process may take one before Consul binds it.
 const STARTS: usize = 4;
+
+/// Whether there is a Consul. If not, says on stderr that `test` was skipped, and why (past the
+/// test runner's capture).
+pub fn available(test: &str) -> bool {
+    match Consul::find() {
+        Ok(_) => true,
+        Err(why) => {
+            skip::skipped(test, &why.to_string());
+            false
+        }
+    }
+}
 
 /// What went wrong with an agent.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +114,7 @@ impl Consul {
     /// [`Skip`] with the sentence that `consul.sh` printed.
     pub fn find() -> Result<PathBuf, Skip> {
         static FOUND: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
-        FOUND.get_or_init(find::find).clone()
+        FOUND.get_or_init(|| tool::find("consul.sh")).clone()
     }
 
     /// A dev agent (`-dev`): everything in memory, so that a restart forgets all. Has a leader.
@@ -273,7 +286,7 @@ impl Consul {
     /// It did not end within 30 s: then it was killed.
     pub async fn stop(&mut self) -> Result<(), Error> {
         let Some(child) = &self.child else { return Ok(()) };
-        terminate(child.id()).map_err(io_error("send SIGTERM to consul"))?;
+        process::signal(child.id(), "TERM").map_err(io_error("send SIGTERM to consul"))?;
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if self.exited()?.is_some() {
@@ -338,12 +351,6 @@ impl Drop for Consul {
             eprintln!("consul {} is kept for a look: {}", self.spec.node, self.dir.path().display());
         }
     }
-}
-
-/// SIGTERM by the shell's own `kill`: the call itself would need `unsafe`.
-fn terminate(pid: u32) -> io::Result<()> {
-    let status = Command::new("sh").args(["-c", "kill -TERM \"$1\"", "sh", &pid.to_string()]).status()?;
-    if status.success() { Ok(()) } else { Err(io::Error::other(format!("kill -TERM {pid}: {status}"))) }
 }
 
 fn log_tail(path: &Path) -> String {

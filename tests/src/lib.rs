@@ -12,7 +12,8 @@
 //! | [`front`] | stands between a sidecar and its registry, and takes the registry away |
 //! | [`wait`] | waiting for a condition |
 //! | [`memory`], [`usage`] | how much memory a process holds; its open files, its CPU time |
-//! | [`skip`] | tests that this machine cannot run |
+//! | [`scrape`] | a page of metrics, taken apart |
+//! | [`skip`], [`tool`] | tests that this machine cannot run; programs that are not ours |
 //!
 //! A failed expectation of the harness is a panic with a text that says what was awaited.
 
@@ -25,8 +26,10 @@ pub mod memory;
 pub mod pattern;
 pub mod process;
 pub mod registry;
+pub mod scrape;
 pub mod sidecar;
 pub mod skip;
+pub mod tool;
 pub mod usage;
 pub mod wait;
 pub mod wire;

@@ -3,9 +3,9 @@
 
 use std::{
     fmt::Write as _,
-    io::Write as _,
+    io::{self, Write as _},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::OnceLock,
     time::Duration,
@@ -26,9 +26,10 @@ pub fn binary() -> PathBuf {
 }
 
 fn build() -> PathBuf {
-    // target/PROFILE/deps/THIS_TEST-HASH
+    // target/PROFILE/deps/THIS_TEST-HASH, or a program: target/PROFILE/PROGRAM
     let test = std::env::current_exe().expect("this test's own path");
-    let folder = test.parent().and_then(Path::parent).expect("target/PROFILE").to_owned();
+    let folder = test.parent().expect("a folder");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("target/PROFILE") } else { folder };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--package", "outrigger", "--target-dir"]);
@@ -156,10 +157,7 @@ impl Process {
     /// # Panics
     /// There is no such process any more.
     pub fn signal(&self, name: &str) {
-        // The shell's own: the call itself would need `unsafe`.
-        let pid = self.pid().to_string();
-        let kill = Command::new("sh").args(["-c", "kill -\"$1\" \"$2\"", "sh", name, &pid]).status();
-        assert!(kill.is_ok_and(|status| status.success()), "kill -{name} {}", self.pid());
+        signal(self.pid(), name).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Waits until it has ended, and says how.
@@ -183,6 +181,17 @@ impl Drop for Process {
             let _ = writeln!(std::io::stderr(), "log of outrigger {}:\n{}", self.child.id(), self.log());
         }
     }
+}
+
+/// Sends a signal to a process: `TERM`, `INT`, `KILL`, `STOP`, `CONT`.
+///
+/// # Errors
+/// There is no such process.
+pub fn signal(pid: u32, name: &str) -> io::Result<()> {
+    // The shell's own: the call itself would need `unsafe`.
+    let kill = ["-c", "kill -\"$1\" \"$2\"", "sh", name, &pid.to_string()];
+    let status = Command::new("sh").args(kill).stderr(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("kill -{name} {pid}: {status}"))) }
 }
 
 /// Runs `outrigger` with these arguments to its end.

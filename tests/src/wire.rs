@@ -16,7 +16,7 @@ use crate::pattern;
 const KEPT: usize = 1024 * 1024;
 /// Longest head that is read.
 const MAX_HEAD: usize = 512 * 1024;
-/// Bytes read at once.
+/// Bytes read at once, at least.
 const SIP: usize = 64 * 1024;
 /// Longest line inside a chunked body.
 const MAX_LINE: usize = 16 * 1024;
@@ -245,11 +245,8 @@ impl Wire {
     fn try_fill(&mut self) -> io::Result<usize> {
         self.ahead.drain(..self.at);
         self.at = 0;
-        let old = self.ahead.len();
-        self.ahead.resize(old + SIP, 0);
-        let read = self.stream.try_read(&mut self.ahead[old..]);
-        self.ahead.truncate(old + read.as_ref().copied().unwrap_or(0));
-        read
+        self.ahead.reserve(SIP);
+        self.stream.try_read_buf(&mut self.ahead)
     }
 
     /// The next head; `None` when the peer closed before its first byte.

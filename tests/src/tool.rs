@@ -1,15 +1,12 @@
-//! Whether this machine has a Consul, and where.
+//! Programs that are not ours, found or fetched by the scripts of `tests/tools`.
 
 use std::{
     fmt,
-    io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use super::Consul;
-
-/// Why there is no Consul on this machine.
+/// Why this machine has no such program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skip(pub String);
 
@@ -19,24 +16,14 @@ impl fmt::Display for Skip {
     }
 }
 
-/// Whether there is a Consul. If not, says on stderr that `test` was skipped, and why (past the
-/// test runner's capture).
-pub fn available(test: &str) -> bool {
-    match Consul::find() {
-        Ok(_) => true,
-        Err(why) => {
-            // Nobody is left to tell when stderr is gone.
-            let _ = writeln!(io::stderr(), "skipped: {test}: {why}");
-            false
-        }
-    }
-}
-
-/// Asks `consul.sh`.
-pub(super) fn find() -> Result<PathBuf, Skip> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/consul.sh");
+/// The path that a script of `tests/tools` prints. May take minutes the first time.
+///
+/// # Errors
+/// The sentence that it printed instead.
+pub fn find(script: &str) -> Result<PathBuf, Skip> {
+    let script = format!("{}/tools/{script}", env!("CARGO_MANIFEST_DIR"));
     let output = Command::new("bash")
-        .arg(script)
+        .arg(&script)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()

@@ -1,0 +1,277 @@
+//! The app: a steady load that does not wait for anybody.
+//!
+//! Requests are due at a fixed rate, whatever the answers take (an open loop), and each is counted from
+//! when it was due: a stall cannot hide behind the requests that were not sent during it. A request goes
+//! out on the next connection that is free; there have to be enough of them. Each carries a number of its
+//! own (`x-chaos-id`), by which the instances' books show what was done twice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use outrigger_tests::{
+    client::Client,
+    wire::{Cut, Wire},
+};
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+/// Longest wait for one answer: longer than any time-out of the sidecar's.
+const PATIENCE: Duration = Duration::from_secs(25);
+/// A load ends by itself after this.
+const LONGEST: Duration = Duration::from_secs(20 * 60);
+
+/// Numbers are given out once per process, so that two loads on one fleet share a book.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// What is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The `Host` of each request.
+    pub(crate) host: String,
+    /// Requests due in a second.
+    pub(crate) rate: u32,
+    /// Keep-alive connections.
+    pub(crate) connections: usize,
+    /// Methods in turn; all but GET carry a short body.
+    pub(crate) methods: &'static [&'static str],
+}
+
+impl Plan {
+    /// GETs and POSTs in turn.
+    pub(crate) fn mixed(host: &str, rate: u32) -> Self {
+        Self { host: host.to_owned(), rate, connections: 64, methods: &["GET", "POST"] }
+    }
+
+    fn due(&self, nth: u64) -> Duration {
+        Duration::from_nanos(nth.saturating_mul(1_000_000_000) / u64::from(self.rate.max(1)))
+    }
+}
+
+/// What one request came to.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    /// Its number.
+    pub(crate) id: u64,
+    /// Its method.
+    pub(crate) method: &'static str,
+    /// When it was due, from the load's beginning.
+    pub(crate) due: Duration,
+    /// From then to the last byte of the answer, or to what it failed by.
+    pub(crate) took: Duration,
+    /// What it failed by: `502 sent_unknown`, `503` (an instance's own), `cut`, `refused`, ….
+    /// `None`: a whole answer below 400.
+    pub(crate) failed: Option<String>,
+}
+
+impl Answer {
+    /// When it ended, from the load's beginning.
+    pub(crate) fn ended(&self) -> Duration {
+        self.due + self.took
+    }
+}
+
+/// Everything that a load came to, or a part of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tally(pub(crate) Vec<Answer>);
+
+impl Tally {
+    /// The part for which `chosen` holds.
+    pub(crate) fn only(&self, chosen: impl Fn(&Answer) -> bool) -> Self {
+        Self(self.0.iter().filter(|one| chosen(one)).cloned().collect())
+    }
+
+    /// The part with this method.
+    pub(crate) fn method(&self, method: &str) -> Self {
+        self.only(|one| one.method == method)
+    }
+
+    /// How many requests.
+    pub(crate) fn requests(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Those that failed.
+    pub(crate) fn failed(&self) -> Self {
+        self.only(|one| one.failed.is_some())
+    }
+
+    /// Share of the requests that failed.
+    pub(crate) fn failed_share(&self) -> f64 {
+        self.failed().0.len() as f64 / self.0.len().max(1) as f64
+    }
+
+    /// How many failed, by method and what they failed by.
+    pub(crate) fn classes(&self) -> BTreeMap<(&'static str, String), u64> {
+        let mut classes = BTreeMap::new();
+        for one in &self.0 {
+            if let Some(why) = &one.failed {
+                *classes.entry((one.method, why.clone())).or_default() += 1;
+            }
+        }
+        classes
+    }
+
+    /// The same in words.
+    pub(crate) fn failed_by_class(&self) -> String {
+        let classes = self.classes();
+        let words = classes.iter().map(|((method, why), count)| format!("{count} {method} {why}"));
+        if classes.is_empty() { "0".to_owned() } else { words.collect::<Vec<_>>().join(", ") }
+    }
+
+    /// The longest that a request took.
+    pub(crate) fn longest(&self) -> Duration {
+        self.0.iter().map(|one| one.took).max().unwrap_or_default()
+    }
+
+    /// Numbers of the POSTs that were answered well.
+    pub(crate) fn posted(&self) -> BTreeSet<u64> {
+        self.0.iter().filter(|one| one.method == "POST" && one.failed.is_none()).map(|one| one.id).collect()
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    plan: Plan,
+    target: SocketAddr,
+    begun: Instant,
+    next: AtomicU64,
+    stop: AtomicBool,
+    answers: Mutex<Vec<Answer>>,
+}
+
+impl Shared {
+    fn answers(&self) -> MutexGuard<'_, Vec<Answer>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A load under way. Ends when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Load {
+    shared: Arc<Shared>,
+    connections: JoinSet<()>,
+}
+
+impl Load {
+    /// Begins it.
+    pub(crate) fn start(target: SocketAddr, plan: Plan) -> Self {
+        let connections = plan.connections;
+        let shared = Arc::new(Shared {
+            plan,
+            target,
+            begun: Instant::now(),
+            next: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            answers: Mutex::default(),
+        });
+        let mut tasks = JoinSet::new();
+        for _ in 0..connections {
+            tasks.spawn(connection(Arc::clone(&shared)));
+        }
+        Self { shared, connections: tasks }
+    }
+
+    /// Time since its beginning.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.shared.begun.elapsed()
+    }
+
+    /// What it has come to so far.
+    pub(crate) fn tally(&self) -> Tally {
+        Tally(self.shared.answers().clone())
+    }
+
+    /// How many requests have ended so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.shared.answers().len() as u64
+    }
+
+    /// Waits until `count` requests have ended.
+    pub(crate) async fn reaches(&self, count: u64) {
+        while self.requests() < count {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Goes on for a while. The load is what takes its time here; nothing is proven by the wait.
+    pub(crate) async fn goes_on(&self, time: Duration) {
+        sleep(time).await;
+    }
+
+    /// Ends it: every request under way has its answer first.
+    pub(crate) async fn stop(mut self) -> Tally {
+        self.shared.stop.store(true, Relaxed);
+        while let Some(ended) = self.connections.join_next().await {
+            ended.expect("a load's connection does not panic");
+        }
+        self.tally()
+    }
+}
+
+async fn connection(shared: Arc<Shared>) {
+    let mut open: Option<Client> = None;
+    loop {
+        let nth = shared.next.fetch_add(1, Relaxed);
+        let due = shared.plan.due(nth);
+        sleep_until(shared.begun + due).await;
+        if shared.stop.load(Relaxed) || due > LONGEST {
+            return;
+        }
+        let method = shared.plan.methods[usize::try_from(nth).unwrap_or(0) % shared.plan.methods.len()];
+        let id = NEXT_ID.fetch_add(1, Relaxed);
+        let failed = match timeout(PATIENCE, one(&shared, &mut open, method, id)).await {
+            Ok(ended) => ended.err(),
+            Err(_) => Some(format!("no answer in {} s", PATIENCE.as_secs())),
+        };
+        if failed.is_some() {
+            open = None;
+        }
+        let took = shared.begun.elapsed().saturating_sub(due);
+        shared.answers().push(Answer { id, method, due, took, failed });
+    }
+}
+
+/// One exchange, or what it failed by.
+async fn one(shared: &Shared, open: &mut Option<Client>, method: &str, id: u64) -> Result<(), String> {
+    let mut client = match open.take() {
+        Some(client) => client,
+        None => {
+            let stream = TcpStream::connect(shared.target).await;
+            let stream = stream.map_err(|error| format!("connect: {}", error.kind()))?;
+            Client { wire: Wire::new(stream) }
+        }
+    };
+    let (framing, body) = match method {
+        "GET" => ("", ""),
+        _ => ("Content-Length: 4\r\n", "body"),
+    };
+    let host = &shared.plan.host;
+    let request = format!("{method} / HTTP/1.1\r\nHost: {host}\r\nx-chaos-id: {id}\r\n{framing}\r\n{body}");
+    let cut = |cut: Cut| match cut {
+        Cut::Fin => "closed".to_owned(),
+        Cut::Reset => "reset".to_owned(),
+        Cut::Garbage(why) => format!("no HTTP: {why}"),
+    };
+    client.try_send(request).await.map_err(cut)?;
+    let response = client.try_response_to(method).await.map_err(cut)?;
+    if response.broken.is_some() {
+        return Err("cut".to_owned());
+    }
+    if response.status >= 400 {
+        return Err(format!("{} {}", response.status, response.reason()).trim_end().to_owned());
+    }
+    if !response.field("connection").eq_ignore_ascii_case("close") {
+        *open = Some(client);
+    }
+    Ok(())
+}

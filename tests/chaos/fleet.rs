@@ -1,0 +1,240 @@
+//! The instances of a service: processes to kill, stop and make ill.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use outrigger_tests::{process, registry::Agent, wait};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
+};
+
+use crate::{
+    client::Tally,
+    instance::{Manners, Report},
+    nginx,
+    row::Row,
+};
+
+/// Below the ports that the kernel gives to outgoing connections: those of a killed instance stay free.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A port of 127.0.0.1 that was free a moment ago, and is not given out by the kernel.
+pub(crate) fn free_addr() -> SocketAddr {
+    for _ in 0..1000 {
+        let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), fastrand::u16(PORTS));
+        if std::net::TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
+    panic!("no free port in {PORTS:?}")
+}
+
+/// What an instance is.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    /// Our own server, with a control port.
+    Ours {
+        /// Where it takes orders.
+        control: SocketAddr,
+    },
+    /// nginx, with these lines in its `server`.
+    Nginx(String),
+}
+
+/// An instance. Killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// Its id in the registry.
+    pub(crate) name: String,
+    /// Where it serves.
+    pub(crate) addr: SocketAddr,
+    /// What it is.
+    pub(crate) kind: Kind,
+    book: PathBuf,
+    dir: PathBuf,
+    child: Option<Child>,
+}
+
+impl Member {
+    /// The command that serves as this instance, for whoever wants to start it (a sidecar:
+    /// `outrigger run -- …`); its standard input may be empty.
+    pub(crate) fn command(&self) -> Vec<String> {
+        match &self.kind {
+            Kind::Ours { control } => {
+                let program = std::env::current_exe().expect("this program's own path");
+                [
+                    program.display().to_string(),
+                    "instance".into(),
+                    format!("--name={}", self.name),
+                    format!("--listen={}", self.addr),
+                    format!("--control={control}"),
+                    format!("--book={}", self.book.display()),
+                ]
+                .into()
+            }
+            Kind::Nginx(server) => nginx::command(&self.dir, self.addr, &self.book, server),
+        }
+    }
+
+    /// Starts it (again), and waits until it accepts connections.
+    pub(crate) async fn start(&mut self) {
+        let words = self.command();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Kind::Ours { .. } = self.kind {
+            command.arg("--stdin").stdin(Stdio::piped());
+        }
+        self.child = Some(command.spawn().unwrap_or_else(|error| panic!("start {}: {error}", words[0])));
+        self.accepts().await;
+    }
+
+    /// Waits until it accepts connections.
+    pub(crate) async fn accepts(&self) {
+        let what = format!("{} accepts connections", self.name);
+        wait::until(&what, wait::BOUND, async || TcpStream::connect(self.addr).await.is_ok()).await;
+    }
+
+    /// `kill -9`. It has ended when this returns.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("kill an instance");
+            child.wait().expect("wait for an instance's end");
+        }
+    }
+
+    /// Sends a signal: `STOP`, `CONT`, `TERM`, `QUIT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let child = self.child.as_ref().expect("an instance that runs");
+        process::signal(child.id(), name).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// From now on it behaves like this.
+    pub(crate) async fn behave(&self, manners: &Manners) -> Report {
+        self.order(&serde_json::to_string(manners).expect("plain data")).await
+    }
+
+    /// What it has seen in this life.
+    pub(crate) async fn report(&self) -> Report {
+        self.order("").await
+    }
+
+    async fn order(&self, line: &str) -> Report {
+        let Kind::Ours { control } = &self.kind else { panic!("{} takes no orders", self.name) };
+        let told = async {
+            let mut stream = TcpStream::connect(control).await?;
+            stream.write_all(format!("{line}\n").as_bytes()).await?;
+            let mut answer = String::new();
+            BufReader::new(stream).read_line(&mut answer).await?;
+            Ok::<_, std::io::Error>(serde_json::from_str(&answer)?)
+        };
+        let told = wait::within(&format!("{} takes an order", self.name), told).await;
+        told.unwrap_or_else(|error| panic!("order {}: {error}", self.name))
+    }
+
+    /// Requests in its book, of all its lives: method and number.
+    pub(crate) fn book(&self) -> Vec<(String, u64)> {
+        let text = fs::read_to_string(&self.book).unwrap_or_default();
+        let line = |line: &str| {
+            let (method, id) = line.split_once(' ')?;
+            Some((method.to_owned(), id.parse().ok()?))
+        };
+        text.lines().filter_map(line).collect()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// All instances of a service.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    /// The service's name.
+    pub(crate) service: String,
+    /// Its instances.
+    pub(crate) members: Vec<Member>,
+    dir: TempDir,
+}
+
+impl Fleet {
+    /// Nobody yet.
+    pub(crate) fn of(service: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("chaos-fleet-").tempdir().expect("a directory");
+        Self { service: service.to_owned(), members: Vec::new(), dir }
+    }
+
+    /// Three of our own servers, started and registered.
+    pub(crate) async fn three(service: &str, agent: Agent) -> Self {
+        let mut fleet = Self::of(service);
+        for _ in 0..3 {
+            let member = fleet.add_ours();
+            member.start().await;
+        }
+        fleet.register(agent).await;
+        fleet
+    }
+
+    /// One more of our own, not started.
+    pub(crate) fn add_ours(&mut self) -> &mut Member {
+        self.add(Kind::Ours { control: free_addr() })
+    }
+
+    /// One more, not started.
+    pub(crate) fn add(&mut self, kind: Kind) -> &mut Member {
+        let name = format!("{}-{}", self.service, self.members.len() + 1);
+        let dir = self.dir.path().join(&name);
+        fs::create_dir(&dir).expect("a directory");
+        let book = dir.join("book");
+        self.members.push(Member { name, addr: free_addr(), kind, book, dir, child: None });
+        self.members.last_mut().expect("just added")
+    }
+
+    /// Registers all of them at the agent, which then connects to each once a second, and waits until
+    /// all are passing.
+    pub(crate) async fn register(&self, agent: Agent) {
+        for member in &self.members {
+            let check = json!({
+                "TCP": member.addr.to_string(), "Interval": "1s", "Timeout": "1s", "Status": "passing",
+            });
+            let service = json!({
+                "Name": self.service, "ID": member.name, "Address": member.addr.ip().to_string(),
+                "Port": member.addr.port(), "Check": check,
+            });
+            agent.put("/v1/agent/service/register", &service).await;
+        }
+        let all: Vec<_> = self.members.iter().map(|member| (member.name.as_str(), "passing")).collect();
+        agent.shows(&self.service, &all).await;
+    }
+
+    /// What must hold in every case: no POST was done twice, and what was answered well was done.
+    pub(crate) fn audit(&self, tally: &Tally, row: &mut Row) {
+        let mut seen: HashMap<u64, u32> = HashMap::new();
+        for (method, id) in self.members.iter().flat_map(Member::book) {
+            if method == "POST" {
+                *seen.entry(id).or_default() += 1;
+            }
+        }
+        let twice = seen.values().filter(|count| **count > 1).count();
+        row.promise(twice == 0, || format!("{twice} POSTs were done twice"));
+        let lost = tally.posted().iter().filter(|id| !seen.contains_key(id)).count();
+        row.promise(lost == 0, || format!("{lost} POSTs were answered and never done"));
+    }
+}
+
+/// Pause of a loop that watches something closely.
+pub(crate) const GLANCE: Duration = Duration::from_millis(5);

@@ -1,0 +1,133 @@
+//! Nothing is left running, however this program ends.
+//!
+//! The program starts itself once more: the inner one runs the cases, and its children (agents,
+//! sidecars, their apps) inherit a mark in their environment. The outer one waits, and whatever still
+//! carries the mark when the inner one has ended, even by SIGKILL, is killed by its process id. The
+//! inner one ends, in turn, when its standard input does.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    process::{Child, Command, ExitCode, Stdio},
+    time::Duration,
+};
+
+use outrigger_tests::process;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+/// The mark. Not `OUTRIGGER_…`: those are kept from the sidecars.
+const MARK: &str = "CHAOS_RUN";
+/// Longest wait for the inner one after a signal.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Whether this is the inner one.
+pub(crate) fn is_guarded() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
+/// The outer one: runs the inner one, and cleans up after it.
+pub(crate) fn run() -> ExitCode {
+    let mark = format!("{}-{:x}", std::process::id(), fastrand::u64(..));
+    let inner = Command::new(std::env::current_exe().expect("this program's own path"))
+        .args(std::env::args_os().skip(1))
+        .env(MARK, &mark)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("start this program again");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let ended = runtime.block_on(watch_over(inner));
+    let left = sweep(&mark);
+    // After a crash there is nothing to be surprised about.
+    match ended {
+        Some(code @ 0..=1) if !left.is_empty() => {
+            eprintln!("left running, and killed now: {left:#?}");
+            ExitCode::from(u8::try_from(code.max(1)).unwrap_or(1))
+        }
+        Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        None => ExitCode::from(1),
+    }
+}
+
+/// Its exit code; `None` when a signal ended it.
+async fn watch_over(mut inner: Child) -> Option<i32> {
+    let mut terminate = signal(SignalKind::terminate()).expect("listen for SIGTERM");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("listen for SIGINT");
+    let mut kill_at: Option<Instant> = None;
+    loop {
+        match inner.try_wait() {
+            Ok(None) => {}
+            Ok(Some(status)) => return status.code(),
+            Err(error) => panic!("wait for the runner: {error}"),
+        }
+        if kill_at.is_some_and(|at| Instant::now() >= at) {
+            // It is gone by itself when this fails.
+            let _ = inner.kill();
+        }
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = sleep(LOOK) => continue,
+        }
+        // The end of its input is the word for it.
+        drop(inner.stdin.take());
+        kill_at.get_or_insert(Instant::now() + PATIENCE);
+    }
+}
+
+/// Kills what carries the mark, and says what that was.
+fn sweep(mark: &str) -> Vec<String> {
+    let mark = format!("{MARK}={mark}");
+    let mut left = Vec::new();
+    // An app may start another while its sidecar is killed.
+    for _ in 0..3 {
+        let found = marked(&mark);
+        for pid in &found {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            left.push(format!("{pid} {}", String::from_utf8_lossy(&line).replace('\0', " ")));
+            // It has ended meanwhile when this fails.
+            let _ = process::signal(*pid, "KILL");
+        }
+        if found.is_empty() {
+            break;
+        }
+    }
+    left
+}
+
+fn marked(mark: &str) -> Vec<u32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let carries = |pid: &u32| {
+        // Empty for a zombie, which is dead enough.
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|one| one == mark.as_bytes())
+    };
+    pids.filter(carries).collect()
+}
+
+/// In the inner one: turns true when it is to end, because of a signal or because the outer one has gone.
+pub(crate) fn end() -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    let by_input = sender.clone();
+    std::thread::spawn(move || {
+        // Nothing is ever written: it only ends.
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        by_input.send_replace(true);
+    });
+    tokio::spawn(async move {
+        let mut terminate = signal(SignalKind::terminate()).expect("listen for SIGTERM");
+        let mut interrupt = signal(SignalKind::interrupt()).expect("listen for SIGINT");
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let _ = writeln!(std::io::stderr(), "interrupted: everything is stopped");
+        sender.send_replace(true);
+    });
+    receiver
+}

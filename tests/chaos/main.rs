@@ -1,0 +1,90 @@
+//! Deaths, deploys and outages under a steady load, against the real binary, a real Consul and real
+//! server processes. One row per case: what was promised, and whether it was kept.
+//!
+//! ```text
+//! make chaos                       every case in full
+//! chaos --short                    fewer requests and less time, the same promises: what CI runs
+//! chaos --rounds 5 CASE ...        these cases, five times over
+//! chaos --list                     what there is
+//! ```
+//!
+//! It ends with `N kept, N broken, N skipped`; its exit code is 1 when a promise was broken. A case that
+//! this machine cannot run (no Consul, no nginx) is skipped, and the row says why: that is no promise kept.
+//!
+//! | module | its job |
+//! |---|---|
+//! | [`cases`] | a file per promise, and the list of them |
+//! | [`client`] | the app: requests at a fixed rate, whatever the answers take, each answer counted |
+//! | [`fleet`], [`instance`], [`nginx`] | the instances: processes of their own, to kill, stop and make ill |
+//! | [`sidecar`] | the binary under test, as a caller beside the app |
+//! | [`row`] | what a case came to |
+//! | [`guard`] | nothing is left running, however this program ends |
+//!
+//! Nothing is judged from inside the sidecar: what counts is what the client got, what the instances
+//! wrote down (a POST that two of them have seen is a broken promise in every case) and the sidecar's own
+//! metrics.
+#![allow(clippy::expect_used, clippy::panic, reason = "a case that panics is a promise that was not kept")]
+#![allow(dead_code, reason = "the cases that use all of it come one by one")]
+
+mod cases;
+mod client;
+mod fleet;
+mod guard;
+mod instance;
+mod nginx;
+mod row;
+mod runner;
+mod sidecar;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Deaths, deploys and outages under load.
+#[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// A server process for the cases.
+    #[command(hide = true)]
+    Instance(instance::Options),
+}
+
+/// Which cases, and how.
+#[derive(Debug, Args)]
+struct Run {
+    /// Fewer requests and less time; the promises are the same
+    #[arg(long)]
+    short: bool,
+    /// Every case this many times
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    rounds: u32,
+    /// Say what cases there are
+    #[arg(long)]
+    list: bool,
+    /// Only these cases
+    #[arg(value_name = "CASE")]
+    cases: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Instance(options)) => instance::run(&options),
+        None if cli.run.list => {
+            for case in cases::ALL {
+                println!("{:<18} {}", case.name, case.promise);
+            }
+            ExitCode::SUCCESS
+        }
+        None if guard::is_guarded() => runner::run(&cli.run),
+        None => guard::run(),
+    }
+}

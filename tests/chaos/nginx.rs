@@ -1,0 +1,33 @@
+//! nginx as an instance: somebody else's server, with its own ideas of when a connection ends.
+
+use std::{fs, net::SocketAddr, path::Path, path::PathBuf, sync::OnceLock};
+
+use outrigger_tests::tool::{self, Skip};
+
+/// The binary, or why there is none. Asked once; may take minutes the first time.
+pub(crate) fn find() -> Result<PathBuf, Skip> {
+    static FOUND: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
+    FOUND.get_or_init(|| tool::find("nginx.sh")).clone()
+}
+
+/// The command that serves on `addr`, with these lines in its `server`, and writes requests down in
+/// `book`. Its files are in `dir`. One process, so that one signal is enough.
+pub(crate) fn command(dir: &Path, addr: SocketAddr, book: &Path, server: &str) -> Vec<String> {
+    let (at, book) = (dir.display(), book.display());
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|name| format!("    {name}_temp_path {at}/{name};\n"))
+        .collect();
+    let text = format!(
+        "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/errors;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{\n{temporary}    log_format book '$request_method $http_x_chaos_id';\n\
+         \x20   access_log {book} book;\n    server {{\n        listen {addr} backlog=1024;\n        {server}\n\
+         \x20       location / {{ return 200 done; }}\n    }}\n}}\n"
+    );
+    let file = dir.join("nginx.conf");
+    fs::write(&file, text).expect("write nginx.conf");
+    let program = find().expect("a case without nginx is skipped");
+    [program.display().to_string(), "-p".into(), at.to_string(), "-c".into(), file.display().to_string()]
+        .into()
+}

@@ -1,0 +1,130 @@
+//! What a case came to, in one row of a table.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use crate::client::Tally;
+
+/// How a case ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Every promise held.
+    Kept,
+    /// One did not.
+    Broken,
+    /// It could not be tried on this machine.
+    Skipped,
+}
+
+/// A row. Without a broken promise it is one that was kept.
+#[derive(Debug)]
+pub(crate) struct Row {
+    requests: u64,
+    failed: String,
+    retried: Option<f64>,
+    longest: Option<Duration>,
+    broken: Vec<String>,
+    skipped: Option<String>,
+    notes: Vec<String>,
+}
+
+impl Row {
+    /// Of what the client got. `retried`: attempts made again, by the sidecar's own count.
+    pub(crate) fn of(tally: &Tally, retried: f64) -> Self {
+        Self {
+            requests: tally.requests(),
+            failed: tally.failed_by_class(),
+            retried: Some(retried),
+            longest: Some(tally.longest()),
+            ..Self::empty()
+        }
+    }
+
+    /// Nothing was counted, because of `why`.
+    pub(crate) fn broken(why: &str) -> Self {
+        Self { broken: vec![why.to_owned()], ..Self::empty() }
+    }
+
+    /// Nothing was tried, because of `why`.
+    pub(crate) fn skipped(why: &str) -> Self {
+        Self { skipped: Some(why.to_owned()), ..Self::empty() }
+    }
+
+    fn empty() -> Self {
+        Self {
+            requests: 0,
+            failed: "-".to_owned(),
+            retried: None,
+            longest: None,
+            broken: Vec::new(),
+            skipped: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// A part of the promise, and what was seen instead if it did not hold.
+    pub(crate) fn promise(&mut self, held: bool, otherwise: impl FnOnce() -> String) {
+        if !held {
+            self.broken.push(otherwise());
+        }
+    }
+
+    /// Something that was measured.
+    pub(crate) fn note(&mut self, what: String) {
+        self.notes.push(what);
+    }
+
+    /// How it ended.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match (&self.skipped, self.broken.is_empty()) {
+            (Some(_), _) => Verdict::Skipped,
+            (None, true) => Verdict::Kept,
+            (None, false) => Verdict::Broken,
+        }
+    }
+
+    /// Prints it.
+    pub(crate) fn print(&self, case: &str) {
+        let verdict = match (&self.skipped, self.verdict()) {
+            (Some(why), _) => format!("skipped: {why}"),
+            (None, Verdict::Broken) => format!("BROKEN: {}", self.broken.join("; ")),
+            (None, _) => "kept".to_owned(),
+        };
+        let retried = self.retried.map_or_else(|| "-".to_owned(), |count| count.to_string());
+        let longest = self.longest.map_or_else(|| "-".to_owned(), millis);
+        let mut line = format!(
+            "| {case:<18} | {:>8} | {} | {retried} | {longest} | {}",
+            self.requests,
+            self.failed,
+            cell(&verdict)
+        );
+        if !self.notes.is_empty() {
+            let _ = write!(line, " ({})", cell(&self.notes.join(", ")));
+        }
+        say(&format!("{line} |"));
+    }
+}
+
+/// Prints what stands above the rows.
+pub(crate) fn print_head() {
+    say("| case | requests | failed | retried | longest | promise |");
+    say("|---|--:|---|--:|--:|---|");
+}
+
+/// Nobody is left to tell when stdout is gone.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// One line that ends no cell.
+fn cell(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/")
+}
+
+/// For people.
+pub(crate) fn millis(time: Duration) -> String {
+    format!("{} ms", time.as_millis())
+}

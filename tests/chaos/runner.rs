@@ -1,0 +1,110 @@
+//! Runs the cases one after the other, each within its time, and prints their rows.
+
+use std::{any::Any, process::ExitCode, time::Duration};
+
+use outrigger_tests::consul::Consul;
+use tokio::{sync::watch, task::LocalSet};
+
+use crate::{
+    Run,
+    cases::{self, Case, Form, Need},
+    guard, nginx,
+    row::{self, Row, Verdict},
+};
+
+/// Exit code when a signal ended it, as a shell has it.
+const INTERRUPTED: u8 = 130;
+
+/// Runs what was asked for.
+pub(crate) fn run(asked: &Run) -> ExitCode {
+    let mut chosen = Vec::new();
+    for name in &asked.cases {
+        let Some(case) = cases::ALL.iter().find(|case| case.name == name) else {
+            eprintln!("no case is called {name:?}; chaos --list says what there is");
+            return ExitCode::from(2);
+        };
+        chosen.push(*case);
+    }
+    if chosen.is_empty() {
+        chosen = cases::ALL.to_vec();
+    }
+    // A panic is told in the row: twice would be noise.
+    std::panic::set_hook(Box::new(|_| {}));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let cases = LocalSet::new();
+    let code = cases.block_on(&runtime.expect("a runtime"), all(asked, &chosen));
+    ExitCode::from(code)
+}
+
+async fn all(asked: &Run, chosen: &[&'static Case]) -> u8 {
+    let mut end = guard::end();
+    let form = if asked.short { Form::Short } else { Form::Full };
+    let (mut kept, mut broken, mut skipped) = (0, 0, 0);
+    row::print_head();
+    for round in 1..=asked.rounds {
+        for case in chosen {
+            let mut row = match missing(case) {
+                Some(why) => Row::skipped(&why),
+                None => match one(case, form, &mut end).await {
+                    Some(row) => row,
+                    None => return INTERRUPTED,
+                },
+            };
+            match row.verdict() {
+                Verdict::Kept => kept += 1,
+                Verdict::Broken => broken += 1,
+                Verdict::Skipped => skipped += 1,
+            }
+            if asked.rounds > 1 {
+                row.note(format!("round {round}"));
+            }
+            row.print(case.name);
+        }
+    }
+    println!("\n{kept} kept, {broken} broken, {skipped} skipped");
+    u8::from(broken > 0)
+}
+
+/// What this machine has not got.
+fn missing(case: &Case) -> Option<String> {
+    case.needs
+        .iter()
+        .find_map(|need| match need {
+            Need::Consul => Consul::find().err(),
+            Need::Nginx => nginx::find().err(),
+        })
+        .map(|why| why.to_string())
+}
+
+/// Runs a case in a task of its own, so that all it has started ends with it. `None`: interrupted.
+async fn one(case: &Case, form: Form, end: &mut watch::Receiver<bool>) -> Option<Row> {
+    let limit = form.pick(case.limit);
+    let mut task = tokio::task::spawn_local((case.run)(form));
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(limit, &mut task) => ended,
+        _ = end.wait_for(|end| *end) => {
+            task.abort();
+            // Waited for, so that its children are gone.
+            let _ = task.await;
+            return None;
+        }
+    };
+    Some(match ended {
+        Ok(Ok(Ok(row))) => row,
+        Ok(Ok(Err(trouble))) => Row::broken(&format!("could not be tried: {trouble}")),
+        Ok(Err(panicked)) => Row::broken(&panicked.try_into_panic().map_or_else(|e| e.to_string(), said)),
+        Err(_) => {
+            task.abort();
+            // Only that it has ended matters.
+            let _ = task.await;
+            Row::broken(&format!("not over within {} s", Duration::as_secs(&limit)))
+        }
+    })
+}
+
+/// The text of a panic.
+fn said(payload: Box<dyn Any + Send>) -> String {
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string))
+        .unwrap_or_else(|| "a panic".into())
+}

@@ -1,0 +1,45 @@
+//! The binary under test, as a caller beside the app.
+
+use std::net::SocketAddr;
+
+use outrigger_tests::{process::Process, scrape::Scrape};
+use tempfile::TempDir;
+
+/// A sidecar that only routes. Killed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// The process.
+    pub(crate) process: Process,
+    _state: TempDir,
+}
+
+impl Caller {
+    /// One that asks the Consul agent at `consul` and calls `service`, by the defaults and `settings`
+    /// (lines of YAML). Waits until it is ready.
+    pub(crate) async fn start(consul: SocketAddr, service: &str, settings: &str) -> Self {
+        let state = tempfile::Builder::new().prefix("chaos-state-").tempdir().expect("a directory");
+        let process = Process::run(&format!(
+            "registry: {{consul: {{address: \"http://{consul}\"}}}}\nstate_dir: {:?}\n\
+             upstreams: [{{service: {service}}}]\n{settings}\n",
+            state.path()
+        ))
+        .await;
+        process.ready().await;
+        Self { process, _state: state }
+    }
+
+    /// Where the app sends its requests.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.process.outbound()
+    }
+
+    /// What its metrics say now.
+    pub(crate) async fn metrics(&self) -> Scrape {
+        Scrape::parse(&self.process.ask("/metrics").await.text())
+    }
+
+    /// Attempts made again so far.
+    pub(crate) async fn retried(&self) -> f64 {
+        self.metrics().await.sum("outrigger_retries_total", &[("why", "again")])
+    }
+}

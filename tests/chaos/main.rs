@@ -16,7 +16,9 @@
 //! | [`cases`] | a file per promise, and the list of them |
 //! | [`client`] | the app: requests at a fixed rate, whatever the answers take, each answer counted |
 //! | [`fleet`], [`instance`], [`nginx`] | the instances: processes of their own, to kill, stop and make ill |
+//! | [`deployed`] | an instance as it is deployed: under a sidecar that registers it and runs it |
 //! | [`sidecar`] | the binary under test, as a caller beside the app |
+//! | [`held`] | a caller whose files, memory and requests in flight are counted |
 //! | [`row`] | what a case came to |
 //! | [`guard`] | nothing is left running, however this program ends |
 //!
@@ -28,8 +30,10 @@
 
 mod cases;
 mod client;
+mod deployed;
 mod fleet;
 mod guard;
+mod held;
 mod instance;
 mod nginx;
 mod row;

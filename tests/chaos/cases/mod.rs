@@ -4,7 +4,10 @@ use std::{pin::Pin, time::Duration};
 
 use crate::row::Row;
 
+mod cut;
+mod deploy;
 mod kill;
+mod slow;
 
 /// A promise, and how it is put to the test.
 #[derive(Debug)]
@@ -56,4 +59,5 @@ impl Form {
 }
 
 /// All of them, in the order in which they run.
-pub(crate) const ALL: &[&Case] = &[&kill::ONE, &kill::TWO];
+pub(crate) const ALL: &[&Case] =
+    &[&kill::ONE, &kill::TWO, &deploy::ROLLING, &deploy::ONE, &slow::SLOW, &cut::CUT];

@@ -217,6 +217,7 @@ impl Watcher {
     /// After an error: tell, try another server where that may help, and pause.
     async fn recover(&mut self, question: Question, error: Error) {
         self.cursor = Cursor::START;
+        self.guard.interrupted();
         self.serve_recalled();
         // The re-read after each error comes back at once and unchanged. That it follows a question
         // that was held for a proper time tells a registry that flaps from one that never blocks.

@@ -131,13 +131,57 @@ fn whoever_took_no_traffic_is_gone_at_once_and_does_not_count() {
 #[test]
 fn a_loss_is_believed_when_consistent_answers_confirm_it_for_more_than_a_second() {
     let mut case = Case::new(passing(&[1, 2, 3]));
-    case.answer(&[]);
+    let left = passing(&[3]);
+    case.answer(&left);
     let start = case.now;
-    for (at, accepted) in [(100, 0), (600, 0), (1100, 0), (1101, 3)] {
+    for (at, accepted) in [(100, 0), (600, 0), (1100, 0), (1101, 2)] {
         case.now = start + at * MS;
-        assert_eq!(case.confirm(&[]).accepted, accepted, "after {at} ms");
+        assert_eq!(case.confirm(&left).accepted, accepted, "after {at} ms");
         assert_eq!(case.known().len(), 3 - accepted);
     }
+}
+
+#[test]
+fn a_loss_that_leaves_nobody_is_not_confirmed_and_believed_after_ten_seconds() {
+    // At once, or one after the other.
+    for first in [passing(&[]), passing(&[3])] {
+        let mut case = Case::new(passing(&[1, 2, 3]));
+        let start = case.now;
+        case.answer(&first);
+        case.confirm(&[]);
+        for at in [2_000, 5_000, 9_999] {
+            case.now = start + at * MS;
+            assert_eq!(case.confirm(&[]).accepted, 0, "after {at} ms");
+            assert_eq!(case.known(), [1, 2, 3]);
+        }
+        case.now = start + 10 * SECOND;
+        case.confirm(&[]);
+        assert!(case.known().is_empty());
+    }
+}
+
+#[test]
+fn a_silence_begins_the_time_anew() {
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.answer(&[]);
+    case.now += 30 * SECOND;
+    case.guard.interrupted();
+    case.answer_of(&[], Consistency::Stale, false);
+    assert_eq!(case.confirm(&[]).accepted, 0, "a stale answer is not the end of the silence");
+    case.now += 9_999 * MS;
+    assert_eq!(case.confirm(&[]).accepted, 0);
+    case.now += MS;
+    assert_eq!(case.confirm(&[]).accepted, 3);
+
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    let left = passing(&[3]);
+    case.answer(&left);
+    case.confirm(&left);
+    case.guard.interrupted();
+    case.now += 1001 * MS;
+    assert_eq!(case.confirm(&left).accepted, 0, "what was confirmed before it counts no more");
+    case.now += 1001 * MS;
+    assert_eq!(case.confirm(&left).accepted, 2);
 }
 
 #[test]
@@ -156,16 +200,17 @@ fn only_consistent_answers_confirm() {
 
 #[test]
 fn an_answer_that_lists_them_again_ends_the_doubt_and_the_count_starts_over() {
-    let mut case = Case::new(passing(&[1, 2]));
-    case.answer(&[]);
-    case.confirm(&[]);
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    let left = passing(&[3]);
+    case.answer(&left);
+    case.confirm(&left);
     case.now += 900 * MS;
-    assert_eq!(case.confirm(&passing(&[1, 2])).listed_again, 2);
+    assert_eq!(case.confirm(&passing(&[1, 2, 3])).listed_again, 2);
     assert!(!case.guard.doubts());
-    case.answer(&[]);
+    case.answer(&left);
     case.now += 900 * MS;
-    assert_eq!(case.confirm(&[]).accepted, 0);
-    assert_eq!(case.known(), [1, 2]);
+    assert_eq!(case.confirm(&left).accepted, 0);
+    assert_eq!(case.known(), [1, 2, 3]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use outrigger_tests::{process::Process, registry::Agent, wait};
+use outrigger_tests::{process::Process, registry::Agent, scrape::Scrape, wait};
 
 use crate::fleet::Member;
 
@@ -42,6 +42,11 @@ impl Deployed {
             Agent(agent).health(service).await.contains(&(self.id.clone(), "passing".to_owned()))
         })
         .await;
+    }
+
+    /// What its metrics say now.
+    pub(crate) async fn metrics(&self) -> Scrape {
+        Scrape::parse(&self.process.ask("/metrics").await.text())
     }
 
     /// SIGTERM, and nothing else. It has ended when this returns, and the app before it.

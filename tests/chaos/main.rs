@@ -18,6 +18,8 @@
 //! | [`fleet`], [`instance`], [`nginx`] | the instances: processes of their own, to kill, stop and make ill |
 //! | [`deployed`] | an instance as it is deployed: under a sidecar that registers it and runs it |
 //! | [`sidecar`] | the binary under test, as a caller beside the app |
+//! | [`cluster`] | such instances behind an agent and three servers |
+//! | [`fault`] | what stands between a caller and its registry, and spoils answers |
 //! | [`held`] | a caller whose files, memory and requests in flight are counted |
 //! | [`row`] | what a case came to |
 //! | [`guard`] | nothing is left running, however this program ends |
@@ -30,7 +32,9 @@
 
 mod cases;
 mod client;
+mod cluster;
 mod deployed;
+mod fault;
 mod fleet;
 mod guard;
 mod held;

@@ -4,9 +4,12 @@ use std::{pin::Pin, time::Duration};
 
 use crate::row::Row;
 
+mod agent;
 mod cut;
 mod deploy;
+mod faults;
 mod kill;
+mod servers;
 mod slow;
 
 /// A promise, and how it is put to the test.
@@ -59,5 +62,15 @@ impl Form {
 }
 
 /// All of them, in the order in which they run.
-pub(crate) const ALL: &[&Case] =
-    &[&kill::ONE, &kill::TWO, &deploy::ROLLING, &deploy::ONE, &slow::SLOW, &cut::CUT];
+pub(crate) const ALL: &[&Case] = &[
+    &kill::ONE,
+    &kill::TWO,
+    &deploy::ROLLING,
+    &deploy::ONE,
+    &slow::SLOW,
+    &cut::CUT,
+    &servers::LEADER,
+    &servers::ALL,
+    &agent::EMPTIED,
+    &faults::ALL,
+];

@@ -45,7 +45,8 @@ bench: ## Measurements, not tests; the table is in benches/README.md
 	$(CARGO) run --release --package outrigger-benches
 
 .PHONY: check
-check: lint test ## All that CI runs
+check: lint test ## All that CI runs: with the cases of chaos in their short form
+	@$(MAKE) --no-print-directory chaos ARGS=--short
 
 .PHONY: doc
 doc: ## The crates' documentation, in target/doc

@@ -78,6 +78,11 @@ impl Answer {
     pub(crate) fn ended(&self) -> Duration {
         self.due + self.took
     }
+
+    /// Whether this is what it failed by.
+    pub(crate) fn is(&self, class: &str) -> bool {
+        self.failed.as_deref() == Some(class)
+    }
 }
 
 /// Everything that a load came to, or a part of it.
@@ -203,8 +208,9 @@ impl Load {
         }
     }
 
-    /// Goes on for a while. The load is what takes its time here; nothing is proven by the wait.
+    /// Goes on for a while.
     pub(crate) async fn goes_on(&self, time: Duration) {
+        // It is the load that is waited for, and not that something has happened meanwhile.
         sleep(time).await;
     }
 
@@ -274,4 +280,51 @@ async fn one(shared: &Shared, open: &mut Option<Client>, method: &str, id: u64) 
         *open = Some(client);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_tests::instance::{self, Gate, Instance};
+
+    use super::*;
+
+    fn plan(connections: usize) -> Plan {
+        Plan { connections, ..Plan::mixed("a", 100) }
+    }
+
+    #[tokio::test]
+    async fn a_stall_is_counted_for_each_request_that_was_due_in_it() {
+        let gate = Gate::closed();
+        let opened = gate.clone();
+        let server = Instance::scripted("a", move |_| instance::Answer::ok("late").when(&opened)).await;
+        let load = Load::start(server.addr(), plan(2));
+        while load.elapsed() < Duration::from_millis(500) {
+            sleep(Duration::from_millis(10)).await;
+        }
+        gate.open();
+        load.reaches(50).await;
+        let tally = load.stop().await;
+        // Two connections could be stalled; what was due behind them was stalled too.
+        let stalled = tally.only(|one| one.took >= Duration::from_millis(100));
+        assert!(stalled.requests() >= 30, "{tally:?}");
+        assert!(tally.failed().0.is_empty() && tally.longest() >= Duration::from_millis(450), "{tally:?}");
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_counted_by_method_and_by_what_it_was() {
+        let server = Instance::scripted("a", |request| match request.method() {
+            "GET" => instance::Answer::status(503, "no").field("x-outrigger-error", "circuit_open"),
+            _ => instance::Answer::raw("").then_close(),
+        })
+        .await;
+        let load = Load::start(server.addr(), plan(4));
+        load.reaches(4).await;
+        let classes = load.stop().await.classes();
+        let classes: Vec<_> = classes.keys().map(|(method, why)| (*method, why.as_str())).collect();
+        assert_eq!(classes, [("GET", "503 circuit_open"), ("POST", "closed")]);
+
+        let load = Load::start(instance::refusing(), plan(1));
+        load.reaches(1).await;
+        assert_eq!(load.stop().await.0[0].failed.as_deref(), Some("connect: connection refused"));
+    }
 }

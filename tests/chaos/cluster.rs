@@ -26,7 +26,7 @@ pub(crate) const AGAIN: Duration = Duration::from_secs(10);
 const CONFIRMED: Duration = Duration::from_secs(60);
 
 /// A cluster with an agent, three instances under sidecars, a caller with load.
-pub(crate) struct Scene {
+pub(crate) struct Site {
     running: Vec<Deployed>,
     pub(crate) caller: Caller,
     fleet: Fleet,
@@ -34,7 +34,7 @@ pub(crate) struct Scene {
     pub(crate) cluster: Cluster,
 }
 
-impl Scene {
+impl Site {
     /// With everybody passing.
     pub(crate) async fn new() -> Result<Self, Trouble> {
         let cluster = Cluster::three().await?;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use outrigger_tests::{process, registry::Agent, wait};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -23,6 +23,9 @@ use crate::{
     nginx,
     row::Row,
 };
+
+/// Pause of a loop that watches something closely.
+pub(crate) const GLANCE: Duration = Duration::from_millis(5);
 
 /// Below the ports that the kernel gives to outgoing connections: those of a killed instance stay free.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -168,6 +171,8 @@ pub(crate) struct Fleet {
     pub(crate) service: String,
     /// Its instances.
     pub(crate) members: Vec<Member>,
+    /// Names given so far.
+    named: usize,
     dir: TempDir,
 }
 
@@ -175,7 +180,7 @@ impl Fleet {
     /// Nobody yet.
     pub(crate) fn of(service: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("chaos-fleet-").tempdir().expect("a directory");
-        Self { service: service.to_owned(), members: Vec::new(), dir }
+        Self { service: service.to_owned(), members: Vec::new(), named: 0, dir }
     }
 
     /// Three of our own servers, started and registered.
@@ -196,7 +201,8 @@ impl Fleet {
 
     /// One more, not started.
     pub(crate) fn add(&mut self, kind: Kind) -> &mut Member {
-        let name = format!("{}-{}", self.service, self.members.len() + 1);
+        self.named += 1;
+        let name = format!("{}-{}", self.service, self.named);
         let dir = self.dir.path().join(&name);
         fs::create_dir(&dir).expect("a directory");
         let book = dir.join("book");
@@ -207,18 +213,40 @@ impl Fleet {
     /// Registers all of them at the agent, which then connects to each once a second, and waits until
     /// all are passing.
     pub(crate) async fn register(&self, agent: Agent) {
+        self.register_by(agent, |member| {
+            json!([{ "TCP": member.addr.to_string(), "Interval": "1s", "Timeout": "1s", "Status": "passing" }])
+        })
+        .await;
+    }
+
+    /// Registers all of them without a check: the agent never notices anything.
+    pub(crate) async fn register_unchecked(&self, agent: Agent) {
+        self.register_by(agent, |_| json!([])).await;
+    }
+
+    async fn register_by(&self, agent: Agent, checks: impl Fn(&Member) -> Value) {
         for member in &self.members {
-            let check = json!({
-                "TCP": member.addr.to_string(), "Interval": "1s", "Timeout": "1s", "Status": "passing",
-            });
             let service = json!({
                 "Name": self.service, "ID": member.name, "Address": member.addr.ip().to_string(),
-                "Port": member.addr.port(), "Check": check,
+                "Port": member.addr.port(), "Checks": checks(member),
             });
             agent.put("/v1/agent/service/register", &service).await;
         }
-        let all: Vec<_> = self.members.iter().map(|member| (member.name.as_str(), "passing")).collect();
+        self.passes(agent).await;
+    }
+
+    /// Waits until the registry shows all of them, and as passing.
+    pub(crate) async fn passes(&self, agent: Agent) {
+        let mut all: Vec<_> = self.members.iter().map(|one| (one.name.as_str(), "passing")).collect();
+        all.sort_unstable();
         agent.shows(&self.service, &all).await;
+    }
+
+    /// Takes all of them out of the registry.
+    pub(crate) async fn deregister(&self, agent: Agent) {
+        for member in &self.members {
+            agent.deregister(&member.name).await;
+        }
     }
 
     /// What must hold in every case: no POST was done twice, and what was answered well was done.
@@ -235,6 +263,3 @@ impl Fleet {
         row.promise(lost == 0, || format!("{lost} POSTs were answered and never done"));
     }
 }
-
-/// Pause of a loop that watches something closely.
-pub(crate) const GLANCE: Duration = Duration::from_millis(5);

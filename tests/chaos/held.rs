@@ -53,13 +53,13 @@ impl Held {
 }
 
 /// The sidecar, and three instances of `orders`.
-pub(crate) struct Scene {
+pub(crate) struct Subject {
     pub(crate) process: Process,
     _instances: Vec<Instance>,
     _dir: TempDir,
 }
 
-impl Scene {
+impl Subject {
     /// Instances that answer by `script`, a sidecar by the defaults and `settings` (lines of YAML).
     pub(crate) async fn of(settings: &str, script: fn(&Request) -> Answer) -> Self {
         let mut instances = Vec::new();

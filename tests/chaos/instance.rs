@@ -57,6 +57,8 @@ pub(crate) struct Manners {
     pub(crate) close_after: u64,
     /// The last answer before that says so.
     pub(crate) announce: bool,
+    /// Pause between that answer and the close, into which the next request may fall.
+    pub(crate) linger_ms: u64,
     /// Half of each answer's body, then the end of the connection.
     pub(crate) half: bool,
     /// Answers before it has read a request's body, then closes.
@@ -72,6 +74,7 @@ impl Default for Manners {
             delay_ms: 0,
             close_after: 0,
             announce: false,
+            linger_ms: 0,
             half: false,
             early: false,
             refuse: false,
@@ -197,6 +200,9 @@ async fn connection(mut wire: Wire, server: &Server) -> Result<(), Cut> {
             .as_bytes(),
         )
         .await?;
+        if last && manners.linger_ms > 0 {
+            sleep(Duration::from_millis(manners.linger_ms)).await;
+        }
         if last || manners.half || manners.early {
             return Ok(());
         }

@@ -18,17 +18,17 @@
 //! | [`fleet`], [`instance`], [`nginx`] | the instances: processes of their own, to kill, stop and make ill |
 //! | [`deployed`] | an instance as it is deployed: under a sidecar that registers it and runs it |
 //! | [`sidecar`] | the binary under test, as a caller beside the app |
+//! | [`scene`] | all of these together |
 //! | [`cluster`] | such instances behind an agent and three servers |
 //! | [`fault`] | what stands between a caller and its registry, and spoils answers |
 //! | [`held`] | a caller whose files, memory and requests in flight are counted |
-//! | [`row`] | what a case came to |
+//! | [`row`], [`runner`] | what a case came to; one after the other |
 //! | [`guard`] | nothing is left running, however this program ends |
 //!
 //! Nothing is judged from inside the sidecar: what counts is what the client got, what the instances
 //! wrote down (a POST that two of them have seen is a broken promise in every case) and the sidecar's own
 //! metrics.
 #![allow(clippy::expect_used, clippy::panic, reason = "a case that panics is a promise that was not kept")]
-#![allow(dead_code, reason = "the cases that use all of it come one by one")]
 
 mod cases;
 mod client;
@@ -42,6 +42,7 @@ mod instance;
 mod nginx;
 mod row;
 mod runner;
+mod scene;
 mod sidecar;
 
 use std::process::ExitCode;

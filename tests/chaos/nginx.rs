@@ -27,7 +27,8 @@ pub(crate) fn command(dir: &Path, addr: SocketAddr, book: &Path, server: &str) -
     );
     let file = dir.join("nginx.conf");
     fs::write(&file, text).expect("write nginx.conf");
-    let program = find().expect("a case without nginx is skipped");
-    [program.display().to_string(), "-p".into(), at.to_string(), "-c".into(), file.display().to_string()]
+    let program = find().expect("a case without nginx is skipped").display().to_string();
+    [&program, "-p", &at.to_string(), "-e", &format!("{at}/errors"), "-c", &file.display().to_string()]
+        .map(str::to_owned)
         .into()
 }

@@ -88,6 +88,10 @@ impl Row {
 
     /// Prints it.
     pub(crate) fn print(&self, case: &str) {
+        say(&self.line(case));
+    }
+
+    fn line(&self, case: &str) -> String {
         let verdict = match (&self.skipped, self.verdict()) {
             (Some(why), _) => format!("skipped: {why}"),
             (None, Verdict::Broken) => format!("BROKEN: {}", self.broken.join("; ")),
@@ -104,7 +108,7 @@ impl Row {
         if !self.notes.is_empty() {
             let _ = write!(line, " ({})", cell(&self.notes.join(", ")));
         }
-        say(&format!("{line} |"));
+        line + " |"
     }
 }
 
@@ -127,4 +131,31 @@ fn cell(text: &str) -> String {
 /// For people.
 pub(crate) fn millis(time: Duration) -> String {
     format!("{} ms", time.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_broken_promise_breaks_the_row_and_the_others_do_not_mend_it() {
+        let mut row = Row::of(&Tally::default(), 3.0);
+        row.promise(true, || "not said".to_owned());
+        assert_eq!(row.verdict(), Verdict::Kept);
+        row.promise(false, || "7 GETs | failed".to_owned());
+        row.promise(true, || "not said".to_owned());
+        row.note("seen".to_owned());
+        assert_eq!(row.verdict(), Verdict::Broken);
+        assert_eq!(
+            row.line("a"),
+            "| a                  |        0 | 0 | 3 | 0 ms | BROKEN: 7 GETs / failed (seen) |"
+        );
+    }
+
+    #[test]
+    fn what_was_not_tried_is_not_kept() {
+        let row = Row::skipped("no consul");
+        assert_eq!(row.verdict(), Verdict::Skipped);
+        assert_eq!(row.line("a"), "| a                  |        0 | - | - | - | skipped: no consul |");
+    }
 }

@@ -8,7 +8,7 @@ use tokio::{net::TcpStream, time::Instant};
 use super::{Case, Form, Need, Trouble};
 use crate::{
     client::{Load, Plan},
-    cluster::{AGAIN, Scene, usable},
+    cluster::{AGAIN, Site, usable},
     row::{Row, millis},
 };
 
@@ -32,8 +32,8 @@ enum Loss {
 }
 
 async fn agent(form: Form) -> Result<Row, Trouble> {
-    let mut scene = Scene::new().await?;
-    let load = Load::start(scene.caller.addr(), Plan::mixed("orders", form.pick([400, 200])));
+    let mut site = Site::new().await?;
+    let load = Load::start(site.caller.addr(), Plan::mixed("orders", form.pick([400, 200])));
     load.reaches(200).await;
     let at_once = Duration::ZERO;
     let losses = [
@@ -44,11 +44,11 @@ async fn agent(form: Form) -> Result<Row, Trouble> {
     ];
     let (mut slowest, mut fewest) = (Duration::ZERO, usize::MAX);
     for loss in losses.into_iter().take(form.pick([4, 2])) {
-        let (again, usable) = forgotten(&mut scene, loss, &load).await?;
+        let (again, usable) = forgotten(&mut site, loss, &load).await?;
         (slowest, fewest) = (slowest.max(again), fewest.min(usable));
     }
     let tally = load.stop().await;
-    let mut row = scene.row(&tally).await;
+    let mut row = site.row(&tally).await;
     row.promise(slowest < AGAIN, || format!("registered again only after {}", millis(slowest)));
     row.promise(fewest == 3, || format!("{fewest} of three in the table"));
     row.note(format!("registered again within {}", millis(slowest)));
@@ -57,30 +57,30 @@ async fn agent(form: Form) -> Result<Row, Trouble> {
 
 /// Loses the agent and its data. How long everybody took to be registered again, from when it answered
 /// anything at all, and the fewest that the caller could choose from.
-async fn forgotten(scene: &mut Scene, loss: Loss, load: &Load) -> Result<(Duration, usize), Trouble> {
+async fn forgotten(site: &mut Site, loss: Loss, load: &Load) -> Result<(Duration, usize), Trouble> {
     let away = match loss {
         Loss::Stopped(away) => away,
         Loss::Killed(away) => {
-            scene.agent.kill()?;
+            site.agent.kill()?;
             away
         }
     };
-    scene.agent.wipe().await?;
+    site.agent.wipe().await?;
     load.goes_on(away).await;
-    scene.agent.spawn()?;
-    let at = scene.agent.http_addr();
+    site.agent.spawn()?;
+    let at = site.agent.http_addr();
     wait::until("the agent answers", wait::BOUND, async || TcpStream::connect(at).await.is_ok()).await;
     let back = Instant::now();
     let mut fewest = usize::MAX;
-    while !scene.passing().await && back.elapsed() < AGAIN * 3 {
-        fewest = fewest.min(usable(&scene.caller.process).await);
+    while !site.passing().await && back.elapsed() < AGAIN * 3 {
+        fewest = fewest.min(usable(&site.caller.process).await);
         load.goes_on(Duration::from_millis(20)).await;
     }
     let again = back.elapsed();
     // Whatever is believed late would be believed by then.
     let late = load.elapsed() + Duration::from_secs(12);
     while load.elapsed() < late {
-        fewest = fewest.min(usable(&scene.caller.process).await);
+        fewest = fewest.min(usable(&site.caller.process).await);
         load.goes_on(Duration::from_millis(100)).await;
     }
     Ok((again, fewest))

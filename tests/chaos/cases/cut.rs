@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::{Case, Form, Trouble};
 use crate::{
     client::Tally,
-    held::{Held, Scene},
+    held::{Held, Subject},
     row::Row,
 };
 
@@ -93,33 +93,33 @@ fn script(request: &Request) -> Answer {
 async fn cut(form: Form) -> Result<Row, Trouble> {
     let count = form.pick([500, 100]);
     // So that every request meets what it is sent into.
-    let scene = Scene::of("defaults: {circuit_breaker: off, outlier: off}", script).await;
+    let subject = Subject::of("defaults: {circuit_breaker: off, outlier: off}", script).await;
     // Once through all, so that what is made once is there.
     for way in Way::ALL {
-        crowd(&scene, way, 20).await;
+        crowd(&subject, way, 20).await;
     }
-    let before = scene.at_rest().await;
+    let before = subject.at_rest().await;
     let mut all = Tally::default();
     let mut broken = Vec::new();
     for way in Way::ALL {
-        let (tally, peak) = crowd(&scene, way, count).await;
+        let (tally, peak) = crowd(&subject, way, count).await;
         if tally.failed().requests() > 0 {
             broken.push(format!("{way:?}: {}", tally.failed_by_class()));
         }
         all.0.extend(tally.0);
-        broken.extend(scene.lets_go(before, peak).await.err().map(|left| format!("{way:?}: {left}")));
+        broken.extend(subject.lets_go(before, peak).await.err().map(|left| format!("{way:?}: {left}")));
     }
-    let mut row = Row::of(&all, scene.retried().await);
+    let mut row = Row::of(&all, subject.retried().await);
     row.promise(broken.is_empty(), || broken.join("; "));
     row.note(format!("{count} at once of each of {}", Way::ALL.len()));
     Ok(row)
 }
 
 /// So many at once.
-async fn crowd(scene: &Scene, way: Way, count: usize) -> (Tally, Held) {
-    let to = scene.process.outbound();
+async fn crowd(subject: &Subject, way: Way, count: usize) -> (Tally, Held) {
+    let to = subject.process.outbound();
     let method = if way.uploads() { "POST" } else { "GET" };
-    scene.crowd(count, method, || client(to, way)).await
+    subject.crowd(count, method, || client(to, way)).await
 }
 
 /// One exchange that ends in the middle. An error: the client did not see what it should.

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use outrigger_tests::{consul::Consul, registry::Agent};
 use tokio::time::{Instant, sleep};
 
-use super::{Case, Form, Need, Trouble};
+use super::{Case, Form, Need, Trouble, no_get_failed, posts_only_unknown};
 use crate::{
     client::{Load, Plan, Tally},
-    fleet::{Fleet, GLANCE},
+    fleet::GLANCE,
+    instance::Manners,
     row::{Row, millis},
-    sidecar::Caller,
+    scene::{SERVICE, Scene},
 };
 
 /// One of three, again and again.
@@ -34,90 +34,98 @@ pub(crate) const TWO: Case = Case {
 
 /// The last attempt on a dead instance comes before this.
 const LATEST: Duration = Duration::from_millis(100);
+/// Looks that are further apart show nothing.
+const COARSE: Duration = Duration::from_millis(250);
 /// For this long its attempts are watched: longer than any back-off, shorter than its first new trial by
 /// a request could be.
 const WATCHED: Duration = Duration::from_millis(1500);
 
 async fn one(form: Form) -> Result<Row, Trouble> {
-    let consul = Consul::server().await?;
-    let agent = Agent(consul.http_addr());
-    let mut fleet = Fleet::three("orders", agent).await;
-    let caller = Caller::start(consul.http_addr(), "orders", "").await;
-    let load = Load::start(caller.addr(), Plan::mixed("orders", form.pick([400, 300])));
-    load.reaches(200).await;
-    let mut last = Duration::ZERO;
+    let mut scene = Scene::of_three("").await?;
+    let load = loaded(&scene, form.pick([400, 300])).await;
+    let mut last = Attempts::default();
     for nth in 0..form.pick([10, 2]) {
         let victim = nth % 3;
-        last = last.max(killed(&mut fleet, &caller, &[victim]).await);
-        fleet.members[victim].start().await;
-        back(&fleet, &caller, agent, &load).await;
+        last.and(&killed(&mut scene, &[victim]).await);
+        scene.fleet.members[victim].start().await;
+        scene.fleet.members[victim].behave(&busy()).await;
+        scene.all_trusted().await;
+        load.reaches(load.requests() + 50).await;
     }
-    let tally = load.stop().await;
-    Ok(judge(&tally, &caller, &fleet, last).await)
+    Ok(judge(&load.stop().await, &scene, &last).await)
 }
 
 async fn two(form: Form) -> Result<Row, Trouble> {
-    let consul = Consul::server().await?;
-    let agent = Agent(consul.http_addr());
-    let mut fleet = Fleet::three("orders", agent).await;
-    let caller = Caller::start(consul.http_addr(), "orders", "").await;
-    let load = Load::start(caller.addr(), Plan::mixed("orders", 1000));
+    let mut scene = Scene::of_three("").await?;
+    let load = loaded(&scene, 1000).await;
     load.reaches(form.pick([3000, 1000])).await;
-    let last = killed(&mut fleet, &caller, &[0, 2]).await;
+    let last = killed(&mut scene, &[0, 2]).await;
     load.reaches(form.pick([10_000, 4000])).await;
-    let tally = load.stop().await;
-    Ok(judge(&tally, &caller, &fleet, last).await)
+    Ok(judge(&load.stop().await, &scene, &last).await)
 }
 
-/// Kills these at once, and says when the sidecar last picked one of them, counted from the kill.
-async fn killed(fleet: &mut Fleet, caller: &Caller, victims: &[usize]) -> Duration {
-    let names: Vec<String> = victims.iter().map(|at| fleet.members[*at].name.clone()).collect();
-    let picks = async || -> f64 {
-        let metrics = caller.metrics().await;
-        names.iter().map(|name| metrics.sum("outrigger_instance_picks_total", &[("instance", name)])).sum()
-    };
-    for at in victims {
-        fleet.members[*at].kill();
+/// Answers take a while, so that requests are under way wherever the kill falls.
+fn busy() -> Manners {
+    Manners { delay_ms: 20, ..Manners::default() }
+}
+
+async fn loaded(scene: &Scene, rate: u32) -> Load {
+    for member in &scene.fleet.members {
+        member.behave(&busy()).await;
     }
-    let at = Instant::now();
-    let mut seen = picks().await;
-    // Nothing is known of before the first look: it is counted as a pick.
-    let mut last = at.elapsed();
-    while at.elapsed() < WATCHED {
-        sleep(GLANCE).await;
-        let now = picks().await;
+    let load = Load::start(scene.caller.addr(), Plan::mixed(SERVICE, rate));
+    load.reaches(200).await;
+    load
+}
+
+/// When a dead instance was picked for the last time, counted from just before its kill.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// Not before this: a look that began then did not see it yet.
+    after: Duration,
+    /// Not after this: a look that ended then saw it.
+    by: Duration,
+}
+
+impl Attempts {
+    fn and(&mut self, other: &Self) {
+        self.after = self.after.max(other.after);
+        self.by = self.by.max(other.by);
+    }
+}
+
+/// Kills these at once, and watches the sidecar's picks of them.
+async fn killed(scene: &mut Scene, victims: &[usize]) -> Attempts {
+    let names: Vec<String> = victims.iter().map(|at| scene.fleet.members[*at].name.clone()).collect();
+    let kill = Instant::now();
+    for at in victims {
+        scene.fleet.members[*at].kill();
+    }
+    let mut seen = 0.0;
+    let mut began_before = Duration::ZERO;
+    let mut last = Attempts::default();
+    while kill.elapsed() < WATCHED {
+        let began = kill.elapsed();
+        let metrics = scene.caller.metrics().await;
+        let picks = |name| metrics.sum("outrigger_instance_picks_total", &[("instance", name)]);
+        let now: f64 = names.iter().map(|name| picks(name)).sum();
         // One that has left the table has no series any more: less is no pick.
         if now > seen {
-            last = at.elapsed();
+            last = Attempts { after: began_before, by: kill.elapsed() };
         }
-        seen = now;
+        (seen, began_before) = (now, began);
+        sleep(GLANCE).await;
     }
     last
 }
 
-/// Waits until everybody is registered as passing and gets requests again.
-async fn back(fleet: &Fleet, caller: &Caller, agent: Agent, load: &Load) {
-    let all: Vec<_> = fleet.members.iter().map(|member| (member.name.as_str(), "passing")).collect();
-    agent.shows(&fleet.service, &all).await;
-    loop {
-        let metrics = caller.metrics().await;
-        if metrics.sum("outrigger_instances_trust", &[("trust", "trusted")]) >= fleet.members.len() as f64 {
-            break;
-        }
-        sleep(GLANCE).await;
-    }
-    load.reaches(load.requests() + 50).await;
-}
-
-async fn judge(tally: &Tally, caller: &Caller, fleet: &Fleet, last: Duration) -> Row {
-    let mut row = Row::of(tally, caller.retried().await);
-    let gets = tally.method("GET").failed().requests();
-    row.promise(gets == 0, || format!("{gets} GETs failed"));
-    let others =
-        tally.method("POST").only(|one| one.failed.as_deref().is_some_and(|why| why != "502 sent_unknown"));
-    row.promise(others.requests() == 0, || format!("POSTs failed otherwise: {}", others.failed_by_class()));
-    row.promise(last < LATEST, || format!("the dead one was tried {} after", millis(last)));
-    row.note(format!("last attempt on a dead one {} after the kill", millis(last)));
-    fleet.audit(tally, &mut row);
+async fn judge(tally: &Tally, scene: &Scene, last: &Attempts) -> Row {
+    let mut row = scene.row(tally).await;
+    no_get_failed(tally, &mut row);
+    posts_only_unknown(tally, &mut row);
+    row.promise(last.after < LATEST, || format!("a dead one was tried later than {}", millis(last.after)));
+    let seen = last.by.saturating_sub(last.after) < COARSE;
+    row.promise(seen, || format!("the last attempt fell into {} without a look", millis(last.by)));
+    row.note(format!("last attempt on a dead one at most {} after the kill", millis(last.by)));
     row
 }

@@ -2,13 +2,17 @@
 
 use std::{pin::Pin, time::Duration};
 
-use crate::row::Row;
+use crate::{client::Tally, row::Row};
 
 mod agent;
 mod cut;
 mod deploy;
+mod down;
 mod faults;
+mod ill;
+mod keepalive;
 mod kill;
+mod pause;
 mod servers;
 mod slow;
 
@@ -65,12 +69,33 @@ impl Form {
 pub(crate) const ALL: &[&Case] = &[
     &kill::ONE,
     &kill::TWO,
+    &pause::CASE,
+    &keepalive::NGINX,
+    &keepalive::UNANNOUNCED,
+    &ill::BUSY,
+    &ill::BROKEN,
+    &ill::SLOW,
+    &down::KILLED,
+    &down::REPLACED,
     &deploy::ROLLING,
     &deploy::ONE,
-    &slow::SLOW,
-    &cut::CUT,
     &servers::LEADER,
     &servers::ALL,
     &agent::EMPTIED,
     &faults::ALL,
+    &slow::SLOW,
+    &cut::CUT,
 ];
+
+/// No GET failed: it can always be repeated.
+pub(crate) fn no_get_failed(tally: &Tally, row: &mut Row) {
+    let failed = tally.method("GET").failed();
+    row.promise(failed.0.is_empty(), || format!("GETs failed: {}", failed.failed_by_class()));
+}
+
+/// A POST failed only where it was sent, and the instance's death left open what came of it.
+pub(crate) fn posts_only_unknown(tally: &Tally, row: &mut Row) {
+    let others =
+        tally.only(|one| one.method == "POST" && one.failed.is_some() && !one.is("502 sent_unknown"));
+    row.promise(others.0.is_empty(), || format!("POSTs failed otherwise: {}", others.failed_by_class()));
+}

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Case, Form, Need, Trouble};
 use crate::{
     client::{Load, Plan},
-    cluster::{AGAIN, Scene, confirmed, usable},
+    cluster::{AGAIN, Site, confirmed, usable},
     fleet::free_addr,
     row::{Row, millis},
 };
@@ -33,21 +33,21 @@ pub(crate) const ALL: Case = Case {
 };
 
 async fn leader(form: Form) -> Result<Row, Trouble> {
-    let mut scene = Scene::new().await?;
-    let load = Load::start(scene.caller.addr(), Plan::mixed("orders", form.pick([400, 200])));
+    let mut site = Site::new().await?;
+    let load = Load::start(site.caller.addr(), Plan::mixed("orders", form.pick([400, 200])));
     load.reaches(200).await;
-    let killed = scene.cluster.kill_leader().await?;
+    let killed = site.cluster.kill_leader().await?;
     let at = Instant::now();
-    scene.cluster.leader().await?;
+    site.cluster.leader().await?;
     let elected = at.elapsed();
     // Longer than the checks live without being renewed.
     load.goes_on(Duration::from_secs(form.pick([40, 5]))).await;
-    scene.cluster.server(killed).start().await?;
+    site.cluster.server(killed).start().await?;
     load.goes_on(Duration::from_secs(3)).await;
     let tally = load.stop().await;
     let (passing, times, usable) =
-        (scene.passing().await, scene.registrations().await, usable(&scene.caller.process).await);
-    let mut row = scene.row(&tally).await;
+        (site.passing().await, site.registrations().await, usable(&site.caller.process).await);
+    let mut row = site.row(&tally).await;
     row.promise(passing, || "not everybody is passing".to_owned());
     row.promise(times == 3.0, || format!("{times} registrations of three"));
     row.promise(usable == 3, || format!("{usable} of three in the table"));
@@ -56,17 +56,17 @@ async fn leader(form: Form) -> Result<Row, Trouble> {
 }
 
 async fn servers(form: Form) -> Result<Row, Trouble> {
-    let mut scene = Scene::new().await?;
-    let load = Load::start(scene.caller.addr(), Plan::mixed("orders", form.pick([300, 150])));
+    let mut site = Site::new().await?;
+    let load = Load::start(site.caller.addr(), Plan::mixed("orders", form.pick([300, 150])));
     let state = tempfile::Builder::new().prefix("chaos-state-").tempdir()?;
-    let (agent, listen) = (scene.agent.http_addr(), free_addr());
+    let (agent, listen) = (site.agent.http_addr(), free_addr());
     // A second caller, with a load of its own: what is sent to it while it is away would say nothing.
     let other = restartable(agent, listen, state.path()).await;
     let before = Load::start(listen, Plan::mixed("orders", 100));
     load.reaches(200).await;
     before.reaches(100).await;
 
-    scene.cluster.kill_all()?;
+    site.cluster.kill_all()?;
     let gone = Instant::now();
     before.reaches(before.requests() + 200).await;
     let mut tally = before.stop().await;
@@ -77,13 +77,13 @@ async fn servers(form: Form) -> Result<Row, Trouble> {
     let recalled = usable(&other).await;
     let away = Duration::from_secs(form.pick([120, 15]));
     load.goes_on(away.saturating_sub(gone.elapsed())).await;
-    let kept = usable(&scene.caller.process).await;
+    let kept = usable(&site.caller.process).await;
 
-    scene.cluster.start_all().await?;
+    site.cluster.start_all().await?;
     let back = Instant::now();
-    wait::until("everybody is passing", AGAIN * 3, async || scene.passing().await).await;
+    wait::until("everybody is passing", AGAIN * 3, async || site.passing().await).await;
     let passing = back.elapsed();
-    for process in [&scene.caller.process, &other] {
+    for process in [&site.caller.process, &other] {
         confirmed(process, back).await;
     }
     let heard = back.elapsed();
@@ -92,7 +92,7 @@ async fn servers(form: Form) -> Result<Row, Trouble> {
     tally.0.extend(load.stop().await.0);
     stop(other).await;
 
-    let mut row = scene.row(&tally).await;
+    let mut row = site.row(&tally).await;
     row.promise(kept == 3, || format!("{kept} of three in the table"));
     row.promise(recalled == 3, || format!("{recalled} of three in the table of the restarted one"));
     row.promise(passing < AGAIN, || format!("passing again only after {}", millis(passing)));

@@ -22,7 +22,7 @@ use tokio::{
 use super::{Case, Form, Trouble};
 use crate::{
     client::Tally,
-    held::{Held, Scene},
+    held::{Held, Subject},
     row::Row,
 };
 
@@ -56,7 +56,7 @@ enum Kind {
 
 async fn slow(form: Form) -> Result<Row, Trouble> {
     let count = form.pick([1000, 500]);
-    let scene = Scene::of("", |request| match request.target() {
+    let subject = Subject::of("", |request| match request.target() {
         "/big" => Answer::pattern(BIG),
         _ => Answer::ok("ok"),
     })
@@ -64,13 +64,13 @@ async fn slow(form: Form) -> Result<Row, Trouble> {
     let kinds = [Kind::Heads, Kind::Bodies, Kind::Readers];
     // Once through all, so that what is made once is there.
     for kind in kinds {
-        crowd(&scene, kind, 20).await;
+        crowd(&subject, kind, 20).await;
     }
     let mut all = Tally::default();
     let (mut notes, mut broken) = (Vec::new(), Vec::new());
     for kind in kinds {
-        let before = scene.at_rest().await;
-        let (tally, peak) = crowd(&scene, kind, count).await;
+        let before = subject.at_rest().await;
+        let (tally, peak) = crowd(&subject, kind, count).await;
         all.0.extend(tally.0);
         let each = peak.kib_each_since(&before, count);
         notes.push(format!("{kind:?} {each} KiB each"));
@@ -81,9 +81,9 @@ async fn slow(form: Form) -> Result<Row, Trouble> {
         if peak.files < before.files + count {
             broken.push(format!("{kind:?}: no more than {} files, they were not there at once", peak.files));
         }
-        broken.extend(scene.lets_go(before, peak).await.err().map(|left| format!("{kind:?}: {left}")));
+        broken.extend(subject.lets_go(before, peak).await.err().map(|left| format!("{kind:?}: {left}")));
     }
-    let mut row = Row::of(&all, scene.retried().await);
+    let mut row = Row::of(&all, subject.retried().await);
     row.promise(all.failed().requests() == 0, || format!("{} failed", all.failed_by_class()));
     row.promise(broken.is_empty(), || broken.join("; "));
     row.note(format!("{count} at once: {}", notes.join(", ")));
@@ -91,11 +91,11 @@ async fn slow(form: Form) -> Result<Row, Trouble> {
 }
 
 /// So many of a kind. They hurry once all are half done and have been for a while.
-async fn crowd(scene: &Scene, kind: Kind, count: usize) -> (Tally, Held) {
-    let to = scene.process.outbound();
+async fn crowd(subject: &Subject, kind: Kind, count: usize) -> (Tally, Held) {
+    let to = subject.process.outbound();
     let half_done = Arc::new(AtomicUsize::new(0));
     let method = if kind == Kind::Bodies { "POST" } else { "GET" };
-    scene.crowd(count, method, || client(to, kind, Arc::clone(&half_done), count)).await
+    subject.crowd(count, method, || client(to, kind, Arc::clone(&half_done), count)).await
 }
 
 /// One slow client among `count`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outrigger_tests::{
     instance::{Answer, Gate, Instance},
-    sidecar::Sidecar,
+    sidecar::{Services, Sidecar},
     wait,
 };
 
@@ -193,4 +193,28 @@ async fn failures_in_a_row_open_it_where_the_settings_say_so() {
     let (sidecar, instance) = failing(503, settings).await;
     send(&sidecar, 6).await;
     assert_eq!((state(&sidecar), instance.count()), ("open", 3));
+}
+
+#[tokio::test]
+async fn an_open_one_does_not_wait_before_it_asks_an_instance_that_joins() {
+    // Without the guard, which would keep the ill one.
+    let settings = "discovery: {guard: off}\n\
+                    defaults: {circuit_breaker: {min_requests: 10, open: 1h, open_max: 1h}, retry: off}";
+    let (sidecar, ill) = failing(503, settings).await;
+    send(&sidecar, 10).await;
+    assert_eq!(sidecar.get("orders", "/").await.reason(), "circuit_open");
+
+    // Fewer of the same is nothing new.
+    let other = Instance::start("b").await;
+    sidecar.list(&Services::of("orders", &[&ill]).and("elsewhere", &other, ""));
+    wait::until("the list is read", wait::BOUND, async || sidecar.get("elsewhere", "/").await.status == 200)
+        .await;
+    assert_eq!(sidecar.get("orders", "/").await.reason(), "circuit_open");
+
+    sidecar.list(&Services::of("orders", &[&other]));
+    wait::until("the one that joined is asked", wait::BOUND, async || {
+        sidecar.get("orders", "/").await.status == 200
+    })
+    .await;
+    assert_eq!((state(&sidecar), ill.count()), ("closed", 10));
 }

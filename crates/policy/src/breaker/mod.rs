@@ -112,6 +112,15 @@ impl Breaker {
         }
     }
 
+    /// Somebody has joined who was not asked when it opened. The next requests are probes, whatever it
+    /// waited for, and if one fails the next spell is as short as the first: what lengthened the last one
+    /// was said about others. Changes nothing when it is closed.
+    pub fn joined(&self) {
+        if let Some(armed) = &self.armed {
+            armed.joined();
+        }
+    }
+
     /// How often it has opened from closed. A failed probe prolongs a spell, and is not counted again.
     pub fn trips(&self) -> u64 {
         self.armed.as_ref().map_or(0, |armed| armed.trips.load(Relaxed))
@@ -244,6 +253,13 @@ impl Armed {
     fn half_open(&self) {
         let mut life = self.life();
         if life.half_open() {
+            self.begin(0);
+        }
+    }
+
+    fn joined(&self) {
+        let mut life = self.life();
+        if life.begin_again() {
             self.begin(0);
         }
     }

@@ -19,7 +19,7 @@ pub(super) enum Life {
         /// Probes without a verdict so far.
         out: u32,
         successes: u32,
-        /// How long it had been open: the next spell is twice as long.
+        /// How long it had been open: the next spell is twice as long. Zero: it is the first again.
         paused: Duration,
     },
 }
@@ -83,7 +83,7 @@ impl Life {
                 Settled::Closed
             }
             Verdict::Failure => {
-                let pause = paused.saturating_mul(2).min(settings.open_max);
+                let pause = paused.saturating_mul(2).max(settings.open).min(settings.open_max);
                 *self = Self::Open { since: now, pause };
                 Settled::Reopened
             }
@@ -94,6 +94,15 @@ impl Life {
     pub(super) fn half_open(&mut self) -> bool {
         let Self::Open { pause, .. } = *self else { return false };
         *self = Self::HalfOpen { out: 0, successes: 0, paused: pause };
+        true
+    }
+
+    /// Half-open as after no spell at all; false when it is closed.
+    pub(super) fn begin_again(&mut self) -> bool {
+        if matches!(self, Self::Closed) {
+            return false;
+        }
+        *self = Self::HalfOpen { out: 0, successes: 0, paused: Duration::ZERO };
         true
     }
 

@@ -437,3 +437,44 @@ fn half_opening_what_is_not_open_changes_nothing() {
     assert_eq!(breaker.state(now), State::Closed);
     Breaker::new(None, now).half_open();
 }
+
+#[test]
+fn somebody_who_joins_is_asked_at_once_and_the_next_spell_is_the_first_again() {
+    let (breaker, now) = opened();
+    for _ in 0..3 {
+        breaker.half_open();
+        breaker.admit(now).unwrap().record(now, Verdict::Failure);
+    }
+    assert_eq!(breaker.admit(now).unwrap_err(), Open { retry_after: 8 * SECOND });
+    breaker.joined();
+    breaker.admit(now).unwrap().record(now, Verdict::Failure);
+    assert_eq!(breaker.admit(now).unwrap_err(), Open { retry_after: SECOND });
+    breaker.joined();
+    breaker.admit(now).unwrap().record(now, Verdict::Success);
+    assert_eq!(breaker.state(now), State::Closed);
+}
+
+#[test]
+fn somebody_who_joins_does_not_wait_for_the_probe_that_is_out() {
+    let (breaker, now) = opened();
+    breaker.half_open();
+    let hangs = breaker.admit(now).unwrap();
+    assert!(breaker.admit(now).is_err());
+    breaker.joined();
+    let probe = breaker.admit(now).unwrap();
+    hangs.record(now, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::HalfOpen, "what the others came to says nothing now");
+    probe.record(now, Verdict::Success);
+    assert_eq!(breaker.state(now), State::Closed);
+}
+
+#[test]
+fn a_closed_one_forgets_nothing_when_somebody_joins() {
+    let now = origin();
+    let breaker = Breaker::new(Some(&CircuitBreaker::default()), now);
+    run(&breaker, now, 19, Verdict::Failure);
+    breaker.joined();
+    run(&breaker, now, 1, Verdict::Failure);
+    assert_eq!(breaker.state(now), State::Open);
+    Breaker::new(None, now).joined();
+}

@@ -1,6 +1,7 @@
 //! A service's endpoints as a pick reads them, with what belongs to the service as a whole.
 
 use std::{
+    collections::HashSet,
     fmt,
     sync::{
         Arc,
@@ -12,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Follower, Knowledge, Snapshot};
-use outrigger_policy::{Balancer, Breaker, Budget, Cursor};
+use outrigger_policy::{Balancer, Breaker, Budget, Cursor, breaker::State};
 use outrigger_registry::{Instance, Query};
 use tokio::{sync::watch, time::Instant};
 
@@ -92,6 +93,14 @@ pub(crate) struct View {
     pub(crate) terms: Arc<Terms>,
     /// What the View was made from.
     pub(crate) snapshot: Arc<Snapshot>,
+}
+
+impl View {
+    /// Whether one is usable here that was not in the other.
+    fn has_more_than(&self, other: &Self) -> bool {
+        let before: HashSet<_> = other.endpoints.iter().map(Arc::as_ptr).collect();
+        self.endpoints.iter().any(|one| !before.contains(&Arc::as_ptr(one)))
+    }
 }
 
 /// One service's endpoints.
@@ -180,9 +189,17 @@ impl Cluster {
 
     /// Swaps in a new View and tells who waits for the first. Returns the old one, which must not be
     /// dropped by a request.
+    ///
+    /// Whoever joins was not asked when the breaker opened: then its time is not waited for.
     pub(crate) fn swap(&self, view: View) -> Arc<View> {
         let version = view.snapshot.version;
-        let old = self.view.swap(Arc::new(view));
+        let view = Arc::new(view);
+        let old = self.view.swap(view.clone());
+        // Only compared when it matters. One that opens this moment has heard of the old ones only, and
+        // waits a second more.
+        if self.breaker.state(Instant::now().into_std()) != State::Closed && view.has_more_than(&old) {
+            self.breaker.joined();
+        }
         self.bell.send_replace(version);
         old
     }

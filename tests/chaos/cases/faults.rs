@@ -47,7 +47,7 @@ struct Spell {
 
 /// How long every other fault lasts.
 fn long(form: Form) -> Duration {
-    Duration::from_secs(form.pick([20, 5]))
+    Duration::from_secs(form.pick([20, 3]))
 }
 
 fn spells(form: Form) -> Vec<Spell> {

@@ -64,7 +64,7 @@ async fn slow(form: Form) -> Result<Row, Trouble> {
     let kinds = [Kind::Heads, Kind::Bodies, Kind::Readers];
     // Once through all, so that what is made once is there.
     for kind in kinds {
-        crowd(&subject, kind, 20).await;
+        crowd(&subject, kind, 100).await;
     }
     let mut all = Tally::default();
     let (mut notes, mut broken) = (Vec::new(), Vec::new());

@@ -16,8 +16,12 @@
 //! | [`cases`] | a file per promise, and the list of them |
 //! | [`client`] | the app: requests at a fixed rate, whatever the answers take, each answer counted |
 //! | [`fleet`], [`instance`], [`nginx`] | the instances: processes of their own, to kill, stop and make ill |
+//! | [`deployed`] | an instance as it is deployed: under a sidecar that registers it and runs it |
 //! | [`sidecar`] | the binary under test, as a caller beside the app |
 //! | [`scene`] | all of these together |
+//! | [`cluster`] | such instances behind an agent and three servers |
+//! | [`fault`] | what stands between a caller and its registry, and spoils answers |
+//! | [`held`] | a caller whose files, memory and requests in flight are counted |
 //! | [`row`], [`runner`] | what a case came to; one after the other |
 //! | [`guard`] | nothing is left running, however this program ends |
 //!
@@ -28,8 +32,12 @@
 
 mod cases;
 mod client;
+mod cluster;
+mod deployed;
+mod fault;
 mod fleet;
 mod guard;
+mod held;
 mod instance;
 mod nginx;
 mod row;

@@ -10,7 +10,8 @@
 //! | [`process`] | the real binary, with its signals and exit codes |
 //! | [`consul`], [`registry`] | real Consul agents; any agent, spoken to by HTTP |
 //! | [`front`] | stands between a sidecar and its registry, and takes the registry away |
-//! | [`wait`], [`memory`] | waiting for a condition; how much memory a process holds |
+//! | [`wait`] | waiting for a condition |
+//! | [`memory`], [`usage`] | how much memory a process holds; its open files, its CPU time |
 //! | [`scrape`] | a page of metrics, taken apart |
 //! | [`skip`], [`tool`] | tests that this machine cannot run; programs that are not ours |
 //!
@@ -29,5 +30,6 @@ pub mod scrape;
 pub mod sidecar;
 pub mod skip;
 pub mod tool;
+pub mod usage;
 pub mod wait;
 pub mod wire;

@@ -63,12 +63,26 @@ impl Process {
     /// # Panics
     /// It cannot be started.
     pub fn start(settings: &str) -> Self {
+        Self::around(settings, &[])
+    }
+
+    /// `outrigger run -- app`, with the app's standard streams at nothing. Waits for nothing.
+    ///
+    /// The app outlives a sidecar that is killed, as at the end of this handle: let it look after its
+    /// parent.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn around(settings: &str, app: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("outrigger-e2e-").tempdir().expect("a directory");
         let file = dir.path().join("outrigger.yaml");
         std::fs::write(&file, with_listeners(settings)).expect("write outrigger.yaml");
         let log = std::fs::File::create(dir.path().join("log")).expect("create the log");
         let mut command = Command::new(binary());
         command.args(["run", "--log-format", "json", "-c"]).arg(file);
+        if !app.is_empty() {
+            command.arg("--").args(app);
+        }
         without_environment(&mut command);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         Self { child: child.expect("start outrigger"), dir }

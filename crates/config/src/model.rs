@@ -225,11 +225,11 @@ pub struct Discovery {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Guard {
     /// Their loss is believed once consistent answers, with an index above that of their last listing,
-    /// have confirmed it over more than this. Default
-    /// 1s, range 0s–1m; not above `hold`.
+    /// have confirmed it over more than this, if others are left. Default 1s, range 0s–1m; not above
+    /// `hold`.
     pub confirm: Duration,
-    /// Their loss is believed after this long whatever speaks for them, unless the registry is
-    /// silent. Default 10s, range 0s–10m.
+    /// Their loss is believed after this long whatever speaks for them; a silence of the registry
+    /// begins it anew. Default 10s, range 0s–10m.
     pub hold: Duration,
     /// Longest wait for an instance's answer to a connection attempt. Default 300ms, range 10ms–5s.
     pub probe: Duration,

@@ -21,9 +21,13 @@
 //! - it does not answer ([`Guard::dismiss`]; a service that was scaled to zero is gone in a moment),
 //! - its address is listed for somebody else,
 //! - consistent answers confirm the loss over more than [`confirm`](outrigger_config::Guard::confirm),
-//!   without one between them that does not, and without an error,
-//! - any answer that is not stale comes after [`hold`](outrigger_config::Guard::hold). While the
-//!   registry is silent nobody is dropped.
+//!   without one between them that does not, and without an error. Not where it leaves nobody: an agent
+//!   that is stopped takes along whatever it had registered, all servers confirm that for the seconds
+//!   until it is back, and without the suspects every request would fail for certain,
+//! - any answer that is not stale comes after the registry has answered for
+//!   [`hold`](outrigger_config::Guard::hold). While it is silent nobody is dropped, and after a silence
+//!   ([`Guard::interrupted`]) the time begins anew, for those who have to register again notice the end
+//!   of the silence no sooner than we do.
 //!
 //! What confirms a loss is an answer of a server that knows a leader, with an index higher than when
 //! the instance was last listed. In Consul each removal raises its service's index (held to that by
@@ -65,8 +69,8 @@ impl Reason {
     /// Whether consistent answers can confirm the loss.
     fn can_be_confirmed(self) -> bool {
         match self {
-            Self::Empty | Self::Collapsed | Self::NodesLost => true,
-            Self::IndexWentBack => false,
+            Self::Collapsed | Self::NodesLost => true,
+            Self::Empty | Self::IndexWentBack => false,
         }
     }
 }
@@ -124,6 +128,8 @@ pub(crate) struct Guard {
     suspects: BTreeMap<InstanceId, Suspect>,
     /// What the last answer lists, while there are suspects.
     listed: Arc<[Instance]>,
+    /// The registry has failed since the last answer that counts.
+    interrupted: bool,
 }
 
 #[derive(Debug)]
@@ -141,7 +147,7 @@ struct Suspect {
 impl Guard {
     /// Without rules it believes everything.
     pub(crate) fn new(rules: Option<outrigger_config::Guard>) -> Self {
-        Self { rules, suspects: BTreeMap::new(), listed: Arc::from([]) }
+        Self { rules, suspects: BTreeMap::new(), listed: Arc::from([]), interrupted: false }
     }
 
     /// Goes on by other rules. Without any, nobody is kept any longer than the next answer.
@@ -181,6 +187,9 @@ impl Guard {
         vouched: impl Fn(&InstanceId) -> bool,
     ) -> Review {
         let Some(rules) = self.rules else { return Review::default() };
+        if answer.consistency != Consistency::Stale && std::mem::take(&mut self.interrupted) {
+            self.suspects.values_mut().for_each(|suspect| suspect.begin_anew(answer.now));
+        }
         let before = self.suspects.len();
         self.suspects.retain(|_, suspect| !suspect.is_spoken_of(answer));
         let listed_again = before - self.suspects.len();
@@ -195,11 +204,9 @@ impl Guard {
         Review { known: Some(self.known()), findings, given_up }
     }
 
-    /// A question failed: what confirms a loss has to come from a registry that answers throughout.
+    /// The registry has failed: how long it has been saying something begins anew.
     pub(crate) fn interrupted(&mut self) {
-        for suspect in self.suspects.values_mut() {
-            suspect.confirmed = None;
-        }
+        self.interrupted = true;
     }
 
     /// Believes the loss of these: nothing speaks for them.
@@ -297,6 +304,11 @@ impl Suspect {
         Self { instance, reason, listed_at: answer.was, since: answer.now, confirmed }
     }
 
+    /// What was said before counts no more.
+    fn begin_anew(&mut self, now: Instant) {
+        (self.since, self.confirmed) = (now, None);
+    }
+
     /// Whether the registry has something to say of it, other than that it lost sight of its node.
     fn is_spoken_of(&self, answer: &Answer<'_>) -> bool {
         find(answer.instances, &self.instance.id)
@@ -307,6 +319,8 @@ impl Suspect {
     fn is_given_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::Guard) -> bool {
         if answer.went_back {
             self.reason = Reason::IndexWentBack;
+        } else if answer.instances.is_empty() && self.reason != Reason::IndexWentBack {
+            self.reason = Reason::Empty;
         }
         let for_long = |since: Instant| answer.now.saturating_duration_since(since);
         match answer.consistency {

@@ -4,11 +4,17 @@ use std::{pin::Pin, time::Duration};
 
 use crate::{client::Tally, row::Row};
 
+mod agent;
+mod cut;
+mod deploy;
 mod down;
+mod faults;
 mod ill;
 mod keepalive;
 mod kill;
 mod pause;
+mod servers;
+mod slow;
 
 /// A promise, and how it is put to the test.
 #[derive(Debug)]
@@ -71,6 +77,14 @@ pub(crate) const ALL: &[&Case] = &[
     &ill::SLOW,
     &down::KILLED,
     &down::REPLACED,
+    &deploy::ROLLING,
+    &deploy::ONE,
+    &servers::LEADER,
+    &servers::ALL,
+    &agent::EMPTIED,
+    &faults::ALL,
+    &slow::SLOW,
+    &cut::CUT,
 ];
 
 /// No GET failed: it can always be repeated.

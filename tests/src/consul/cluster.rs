@@ -52,6 +52,40 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Starts an agent that is no server, on 127.0.0.1: what runs beside an app. It leaves the
+    /// cluster, with all that it registered, when it is stopped with SIGTERM.
+    ///
+    /// # Errors
+    /// No binary, or it did not come up.
+    pub async fn agent(&self) -> Result<Consul, Error> {
+        Consul::launch(Spec {
+            server: false,
+            join: self.servers.iter().map(Consul::serf_addr).collect(),
+            ..Spec::new("agent1")
+        })
+        .await
+    }
+
+    /// Stops all servers, as a power cut does. Their data stay.
+    ///
+    /// # Errors
+    /// One could not be killed.
+    pub fn kill_all(&mut self) -> Result<(), Error> {
+        self.servers.iter_mut().try_for_each(Consul::kill)
+    }
+
+    /// Starts those that do not run, and waits until all know a leader.
+    ///
+    /// # Errors
+    /// They did not elect one within 30 s.
+    pub async fn start_all(&mut self) -> Result<(), Error> {
+        self.servers.iter_mut().try_for_each(Consul::spawn)?;
+        for server in &mut self.servers {
+            server.wait_until_leader().await?;
+        }
+        Ok(())
+    }
+
     /// The servers; 127.0.0.2 first.
     pub fn servers(&self) -> &[Consul; 3] {
         &self.servers

@@ -16,6 +16,8 @@ pub(super) struct Spec {
     pub(super) ip: IpAddr,
     /// `-dev`: in memory, pretty-printed JSON, everything gone at a restart.
     pub(super) dev: bool,
+    /// A server; else an agent that only speaks for its node.
+    pub(super) server: bool,
     /// How many servers elect the first leader.
     pub(super) expect: usize,
     /// Serf addresses of the other servers.
@@ -31,6 +33,7 @@ impl Spec {
             node: node.to_owned(),
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
             dev: false,
+            server: true,
             expect: 1,
             join: Vec::new(),
             extra: String::new(),
@@ -39,14 +42,16 @@ impl Spec {
 
     /// The configuration file.
     pub(super) fn config(&self, ports: &Ports, data: &Path) -> String {
-        let Self { node, ip, dev, expect, join, extra } = self;
+        let Self { node, ip, dev, server: is_server, expect, join, extra } = self;
         let Ports { http, server, serf_lan } = ports;
         let join: Vec<String> = join.iter().map(|addr| format!("{:?}", addr.to_string())).collect();
         let join = join.join(", ");
         let server_part = if *dev {
             String::new()
-        } else {
+        } else if *is_server {
             format!("server = true\nbootstrap_expect = {expect}\ndata_dir = {data:?}\n")
+        } else {
+            format!("data_dir = {data:?}\n")
         };
         format!(
             "node_name = {node:?}\nbind_addr = \"{ip}\"\nclient_addr = \"{ip}\"\n{server_part}\

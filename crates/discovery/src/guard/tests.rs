@@ -146,13 +146,57 @@ fn whoever_took_no_traffic_is_gone_at_once_and_does_not_count() {
 #[test]
 fn a_loss_is_believed_when_consistent_answers_confirm_it_for_more_than_a_second() {
     let mut case = Case::new(passing(&[1, 2, 3]));
-    case.answer(&[]);
+    let left = passing(&[3]);
+    case.answer(&left);
     let start = case.now;
-    for (at, accepted) in [(100, 0), (600, 0), (1100, 0), (1101, 3)] {
+    for (at, accepted) in [(100, 0), (600, 0), (1100, 0), (1101, 2)] {
         case.now = start + at * MS;
-        assert_eq!(case.confirm(&[]).accepted, accepted, "after {at} ms");
+        assert_eq!(case.confirm(&left).accepted, accepted, "after {at} ms");
         assert_eq!(case.known().len(), 3 - accepted);
     }
+}
+
+#[test]
+fn a_loss_that_leaves_nobody_is_not_confirmed_and_believed_after_ten_seconds() {
+    // At once, or one after the other.
+    for first in [passing(&[]), passing(&[3])] {
+        let mut case = Case::new(passing(&[1, 2, 3]));
+        let start = case.now;
+        case.answer(&first);
+        case.confirm(&[]);
+        for at in [2_000, 5_000, 9_999] {
+            case.now = start + at * MS;
+            assert_eq!(case.confirm(&[]).accepted, 0, "after {at} ms");
+            assert_eq!(case.known(), [1, 2, 3]);
+        }
+        case.now = start + 10 * SECOND;
+        case.confirm(&[]);
+        assert!(case.known().is_empty());
+    }
+}
+
+#[test]
+fn a_silence_begins_the_time_anew() {
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.answer(&[]);
+    case.now += 30 * SECOND;
+    case.guard.interrupted();
+    case.answer_of(&[], Consistency::Stale, false);
+    assert_eq!(case.confirm(&[]).accepted, 0, "a stale answer is not the end of the silence");
+    case.now += 9_999 * MS;
+    assert_eq!(case.confirm(&[]).accepted, 0);
+    case.now += MS;
+    assert_eq!(case.confirm(&[]).accepted, 3);
+
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    let left = passing(&[3]);
+    case.answer(&left);
+    case.confirm(&left);
+    case.guard.interrupted();
+    case.now += 1001 * MS;
+    assert_eq!(case.confirm(&left).accepted, 0, "what was confirmed before it counts no more");
+    case.now += 1001 * MS;
+    assert_eq!(case.confirm(&left).accepted, 2);
 }
 
 #[test]
@@ -187,57 +231,63 @@ fn an_answer_at_the_index_of_the_last_listing_or_below_confirms_nothing() {
 
 #[test]
 fn the_index_that_counts_is_that_of_each_one_s_own_last_listing() {
-    let mut case = Case::new(passing(&[1, 2, 3]));
-    case.answer(&passing(&[3]));
+    let mut case = Case::new(passing(&[1, 2, 3, 4, 5, 6, 7, 8, 9]));
+    case.answer(&passing(&[7, 8, 9]));
     case.now += 500 * MS;
-    case.answer(&[]);
+    let left = passing(&[9]);
+    case.answer(&left);
     let start = case.now;
     for at in [0, 1_100] {
         case.now = start + at * MS;
-        case.confirm(&[]);
+        case.confirm(&left);
     }
-    assert_eq!(case.known(), [3], "3 was still listed at the index at which it is missing now");
+    assert_eq!(
+        case.known(),
+        [7, 8, 9],
+        "7 and 8 were still listed at the index at which they are missing now"
+    );
     case.next = 9;
-    case.confirm(&[]);
+    case.confirm(&left);
     case.now += 1_001 * MS;
-    case.confirm(&[]);
-    assert!(case.known().is_empty());
+    case.confirm(&left);
+    assert_eq!(case.known(), [9]);
 }
 
 #[test]
 fn a_row_of_confirmations_is_broken_by_a_server_without_a_leader_and_by_an_error() {
     for leaderless in [true, false] {
-        let mut case = Case::new(passing(&[1]));
-        case.answer(&[]);
-        case.confirm(&[]);
+        let mut case = Case::new(passing(&[1, 2, 3]));
+        case.answer(&passing(&[3]));
+        case.confirm(&passing(&[3]));
         case.now += 900 * MS;
         if leaderless {
             case.leaderless = true;
-            case.confirm(&[]);
+            case.confirm(&passing(&[3]));
             case.leaderless = false;
         } else {
             case.guard.interrupted();
         }
         case.now += 900 * MS;
-        assert_eq!(case.confirm(&[]).accepted, 0, "the first of a new row");
+        assert_eq!(case.confirm(&passing(&[3])).accepted, 0, "the first of a new row");
         case.now += 1_001 * MS;
-        assert_eq!(case.confirm(&[]).accepted, 1);
+        assert_eq!(case.confirm(&passing(&[3])).accepted, 2);
     }
 }
 
 #[test]
 fn an_answer_that_lists_them_again_ends_the_doubt_and_the_count_starts_over() {
-    let mut case = Case::new(passing(&[1, 2]));
-    case.answer(&[]);
-    case.confirm(&[]);
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    let left = passing(&[3]);
+    case.answer(&left);
+    case.confirm(&left);
     case.now += 900 * MS;
-    assert_eq!(case.confirm(&passing(&[1, 2])).listed_again, 2);
+    assert_eq!(case.confirm(&passing(&[1, 2, 3])).listed_again, 2);
     assert!(!case.guard.doubts());
     case.next = 9;
-    case.answer(&[]);
+    case.answer(&left);
     case.now += 900 * MS;
-    assert_eq!(case.confirm(&[]).accepted, 0);
-    assert_eq!(case.known(), [1, 2]);
+    assert_eq!(case.confirm(&left).accepted, 0);
+    assert_eq!(case.known(), [1, 2, 3]);
 }
 
 #[test]

@@ -92,20 +92,49 @@ async fn a_suspect_that_stops_answering_is_gone_before_the_next_question() {
 #[tokio::test(start_paused = true)]
 async fn a_loss_that_is_confirmed_for_more_than_a_second_is_believed() {
     let mut rig = Rig::new();
+    let (follower, asked) = rig.learned("orders", list(7, &["a", "b", "c"])).await;
+    rig.witness.answering(&["a", "b"]);
     let start = Instant::now();
-    let (follower, mut asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    asked.answer(list(8, &["c"]));
+    let mut asked = rig.next().await;
     let mut reads = Vec::new();
     while asked.consistency == Consistency::Consistent {
-        assert_eq!(ids(&follower), ["a", "b"]);
+        assert_eq!(ids(&follower), ["a", "b", "c"]);
         reads.push((asked.at - start).as_millis());
-        asked.answer(list(8, &[]));
+        asked.answer(list(8, &["c"]));
         asked = rig.next().await;
     }
-    assert!(ids(&follower).is_empty());
+    assert_eq!(ids(&follower), ["c"]);
     assert_eq!(reads.len(), 4, "at once and every 400 ms: {reads:?}");
     assert!((1_000..1_500).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     assert_eq!(asked.cursor, Cursor::at(8));
-    assert_eq!(updates(&rig, "empty"), 1.0, "one suspect answer, however often it is repeated");
+    assert_eq!(updates(&rig, "collapsed"), 1.0, "one suspect answer, however often it is repeated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_took_everybody_along_is_given_ten_seconds_of_answers_to_come_back() {
+    let mut rig = Rig::new();
+    let (follower, mut asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    let stopping = Instant::now();
+    while stopping.elapsed() < Duration::from_secs(5) {
+        assert_eq!(asked.consistency, Consistency::Consistent);
+        asked.answer(list(8, &[]));
+        asked = rig.next().await;
+    }
+    let away = Instant::now();
+    while away.elapsed() < Duration::from_secs(60) || asked.consistency == Consistency::Stale {
+        asked.fail(no_leader());
+        asked = rig.next().await;
+    }
+    let back = Instant::now();
+    while back.elapsed() < Duration::from_secs(9) {
+        asked.answer(list(9, &[]));
+        asked = rig.next().await;
+        assert_eq!(ids(&follower), ["a", "b"], "{:?} after it is back", back.elapsed());
+    }
+    asked.answer(list(10, &["a", "b"]));
+    rig.next().await;
+    assert_eq!((ids(&follower).len(), suspects(&follower).len()), (2, 0));
 }
 
 /// Answers `[]` at `index` for as long as it is asked about; when the loss was believed, and the question
@@ -368,9 +397,16 @@ async fn while_the_registry_fails_suspects_stay_and_the_default_is_asked_for() {
         asked.fail(no_leader());
         asked = rig.next().await;
     }
+    let back = Instant::now();
     asked.answer(list(9, &[]));
-    rig.next().await;
-    assert!(ids(&follower).is_empty(), "ten seconds are long over, and the registry speaks");
+    asked = rig.next().await;
+    while asked.consistency == Consistency::Consistent {
+        assert_eq!(ids(&follower), ["a"]);
+        asked.answer(list(9, &[]));
+        asked = rig.next().await;
+    }
+    assert!(ids(&follower).is_empty());
+    assert!((10_000..11_000).contains(&back.elapsed().as_millis()), "{:?} of answers", back.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,178 @@
+//! Exchanges that end in the middle: clients that leave while they upload, instances that send half an
+//! answer, answers that come before the upload has ended. Nothing of them stays.
+
+use std::{net::SocketAddr, sync::Mutex, time::Duration};
+
+use outrigger_tests::{
+    instance::{Answer, Request},
+    pattern,
+    wire::{Cut, Framing, Received, Wire},
+};
+use tokio::net::TcpStream;
+
+use super::{Case, Form, Trouble};
+use crate::{
+    client::Tally,
+    held::{Held, Subject},
+    row::Row,
+};
+
+/// Each of them many times over, at once.
+pub(crate) const CUT: Case = Case {
+    name: "cut-exchanges",
+    promise: "clients that leave in the middle, instances that send half an answer, early answers to uploads: \
+              half an answer never looks whole, an early one arrives, and nothing leaks",
+    needs: &[],
+    limit: [Duration::from_secs(300), Duration::from_secs(150)],
+    run: |form| Box::pin(cut(form)),
+};
+
+/// Of an upload.
+const UPLOAD: u64 = 1 << 20;
+/// What the client sends before it leaves.
+const PART: u64 = 200_000;
+
+/// What ends in the middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// The client closes while it uploads.
+    ClientCloses,
+    /// It resets.
+    ClientResets,
+    /// It leaves while the instance has half an answer to go.
+    ClientLeavesAnswer,
+    /// The instance closes after half an answer.
+    HalfAnswer,
+    /// It resets.
+    HalfAnswerReset,
+    /// The instance answers before it has read the upload, and closes.
+    Early,
+    /// It answers, and reads on.
+    EarlyAndOn,
+}
+
+impl Way {
+    const ALL: [Self; 7] = [
+        Self::ClientCloses,
+        Self::ClientResets,
+        Self::ClientLeavesAnswer,
+        Self::HalfAnswer,
+        Self::HalfAnswerReset,
+        Self::Early,
+        Self::EarlyAndOn,
+    ];
+
+    fn target(self) -> &'static str {
+        match self {
+            Self::ClientCloses | Self::ClientResets => "/upload",
+            Self::ClientLeavesAnswer => "/half-and-hang",
+            Self::HalfAnswer => "/half",
+            Self::HalfAnswerReset => "/half-reset",
+            Self::Early => "/early",
+            Self::EarlyAndOn => "/early-and-on",
+        }
+    }
+
+    fn uploads(self) -> bool {
+        matches!(self, Self::ClientCloses | Self::ClientResets | Self::Early | Self::EarlyAndOn)
+    }
+}
+
+fn script(request: &Request) -> Answer {
+    let half = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf of it";
+    match request.target() {
+        "/half" => Answer::raw(half).then_close(),
+        "/half-reset" => Answer::raw(half).then_reset(),
+        "/half-and-hang" => Answer::raw(half).then_hang(),
+        "/early" => Answer::status(413, "too much").early().closing(),
+        "/early-and-on" => Answer::status(413, "too much").early().then_half_close(),
+        _ => Answer::ok("ok"),
+    }
+}
+
+async fn cut(form: Form) -> Result<Row, Trouble> {
+    let count = form.pick([500, 100]);
+    // So that every request meets what it is sent into.
+    let subject = Subject::of("defaults: {circuit_breaker: off, outlier: off}", script).await;
+    // Once through all, so that what is made once is there.
+    for way in Way::ALL {
+        crowd(&subject, way, 20).await;
+    }
+    let before = subject.at_rest().await;
+    let mut all = Tally::default();
+    let (mut broken, mut peak) = (Vec::new(), before);
+    for way in Way::ALL {
+        let (tally, held) = crowd(&subject, way, count).await;
+        peak = peak.max(held);
+        if tally.failed().requests() > 0 {
+            broken.push(format!("{way:?}: {}", tally.failed_by_class()));
+        }
+        all.0.extend(tally.0);
+        // Each look waits until connections to instances have aged out: in short, one for all.
+        if form == Form::Full || way == Way::EarlyAndOn {
+            broken.extend(subject.lets_go(before, peak).await.err().map(|left| format!("{way:?}: {left}")));
+        }
+    }
+    let mut row = Row::of(&all, subject.retried().await);
+    row.promise(broken.is_empty(), || broken.join("; "));
+    row.note(format!("{count} at once of each of {}", Way::ALL.len()));
+    Ok(row)
+}
+
+/// So many at once.
+async fn crowd(subject: &Subject, way: Way, count: usize) -> (Tally, Held) {
+    let to = subject.process.outbound();
+    let method = if way.uploads() { "POST" } else { "GET" };
+    subject.crowd(count, method, || client(to, way)).await
+}
+
+/// One exchange that ends in the middle. An error: the client did not see what it should.
+async fn client(to: SocketAddr, way: Way) -> Result<(), String> {
+    let stream = TcpStream::connect(to).await.map_err(|error| format!("connect: {error}"))?;
+    let mut wire = Wire::new(stream);
+    let (method, length) = if way.uploads() { ("POST", UPLOAD) } else { ("GET", 0) };
+    let head =
+        format!("{method} {} HTTP/1.1\r\nHost: orders\r\nContent-Length: {length}\r\n\r\n", way.target());
+    wire.write(head.as_bytes()).await.map_err(|cut| format!("the head: {cut}"))?;
+    match way {
+        Way::ClientCloses | Way::ClientResets => {
+            upload(&mut wire, PART).await.map_err(|cut| format!("the upload: {cut}"))?;
+            if way == Way::ClientResets {
+                wire.reset();
+            }
+            return Ok(());
+        }
+        // That it breaks is the point.
+        Way::Early | Way::EarlyAndOn => drop(upload(&mut wire, UPLOAD).await),
+        Way::ClientLeavesAnswer | Way::HalfAnswer | Way::HalfAnswerReset => {}
+    }
+    let answer = match wire.head().await {
+        Ok(Some(answer)) => answer,
+        // The half of the answer may be lost together with the connection: that is no whole one.
+        Ok(None) | Err(_) if matches!(way, Way::HalfAnswer | Way::HalfAnswerReset) => return Ok(()),
+        Ok(None) => return Err("closed".to_owned()),
+        Err(cut) => return Err(format!("the answer: {cut}")),
+    };
+    let (_, status, _) = answer.words();
+    let body = Mutex::new(Received::default());
+    let framing = answer.framing(Framing::ToClose).map_err(|cut| cut.to_string())?;
+    match way {
+        Way::ClientLeavesAnswer => {
+            wire.body(Framing::Length(4), &body).await.map_err(|cut| format!("half the body: {cut}"))
+        }
+        Way::HalfAnswer | Way::HalfAnswerReset if wire.body(framing, &body).await.is_err() => Ok(()),
+        Way::HalfAnswer | Way::HalfAnswerReset => Err(format!("half an answer looked whole: {status}")),
+        _ if status == "413" => Ok(()),
+        _ => Err(format!("{status} {}", answer.get("x-outrigger-error").unwrap_or_default())),
+    }
+}
+
+async fn upload(wire: &mut Wire, len: u64) -> Result<(), Cut> {
+    let mut at = 0;
+    while at < len {
+        let piece = pattern::at(at, usize::try_from(len - at).unwrap_or(usize::MAX).min(16 * 1024));
+        wire.write(piece).await?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}

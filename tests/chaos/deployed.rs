@@ -1,0 +1,62 @@
+//! Instances as they are deployed: each under a sidecar of its own that registers it, `outrigger run --
+//! app`. The app ends at once when it is told to, with whatever it has under way.
+
+use std::{net::SocketAddr, time::Duration};
+
+use outrigger_tests::{process::Process, registry::Agent, scrape::Scrape, wait};
+
+use crate::fleet::Member;
+
+/// Longest that a sidecar may take to leave: measured, it is about two seconds.
+const LEAVE: Duration = Duration::from_secs(30);
+
+/// A sidecar that runs an instance.
+#[derive(Debug)]
+pub(crate) struct Deployed {
+    pub(crate) id: String,
+    pub(crate) process: Process,
+}
+
+impl Deployed {
+    /// Starts `member` under a sidecar, and waits until the registry at `agent` lists it as passing.
+    pub(crate) async fn start(member: &Member, service: &str, agent: SocketAddr) -> Self {
+        let settings = format!(
+            "registry: {{consul: {{address: \"http://{agent}\"}}}}\nstate_dir: off\n\
+             service: {{name: {service}, id: {id}, port: {port}, address: \"{ip}\", \
+             health: {{interval: 500ms, timeout: 500ms}}}}",
+            id = member.name,
+            port = member.addr.port(),
+            ip = member.addr.ip(),
+        );
+        let command = member.command();
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let deployed = Self { id: member.name.clone(), process: Process::around(&settings, &words) };
+        deployed.passes(service, agent).await;
+        deployed
+    }
+
+    /// Waits until the registry lists it as passing.
+    async fn passes(&self, service: &str, agent: SocketAddr) {
+        let what = format!("{} is passing in the registry", self.id);
+        wait::until(&what, wait::BOUND, async || {
+            Agent(agent).health(service).await.contains(&(self.id.clone(), "passing".to_owned()))
+        })
+        .await;
+    }
+
+    /// What its metrics say now.
+    pub(crate) async fn metrics(&self) -> Scrape {
+        Scrape::parse(&self.process.ask("/metrics").await.text())
+    }
+
+    /// SIGTERM, and nothing else. It has ended when this returns, and the app before it.
+    pub(crate) async fn stop(mut self) {
+        self.process.signal("TERM");
+        self.process.ended(LEAVE).await;
+    }
+}
+
+/// Stops all of them at once: a sidecar that is only dropped would leave its app behind.
+pub(crate) async fn stop_all(all: Vec<Deployed>) {
+    futures_util::future::join_all(all.into_iter().map(Deployed::stop)).await;
+}

@@ -1,0 +1,238 @@
+//! A fault proxy in front of a registry. Unlike [`outrigger_tests::front`] it reads what it carries, so that
+//! it can count the questions, and answer one that is being held already in a way that is wrong.
+//!
+//! It plays no registry: what it does not spoil comes from the real one.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use outrigger_tests::wire::{Cut, Framing, Head, Received, Wire};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+
+/// What becomes of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The registry answers it.
+    None,
+    /// Bytes that are no HTTP.
+    Garbage,
+    /// This status, and a sentence.
+    Status(u16),
+    /// Nothing; when that is over, the end of the connection.
+    Hang,
+    /// The connection is closed in the middle of the answer's body.
+    HalfBody,
+    /// A whole answer with JSON that breaks off.
+    HalfJson,
+    /// Nobody is there: 200 and an empty list. Only where instances are asked for; the agent's own
+    /// side goes on working, as it does for a follower that has fallen behind.
+    Nobody(Index),
+}
+
+/// The index that an empty list comes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Index {
+    /// The next one: everything was deregistered.
+    Next,
+    /// A low one: the registry has started over.
+    Back,
+    /// None at all.
+    Missing,
+}
+
+struct Shared {
+    registry: SocketAddr,
+    fault: watch::Sender<Fault>,
+    questions: AtomicU64,
+    spoiled: AtomicU64,
+    /// The highest index that the registry has answered with.
+    index: AtomicU64,
+}
+
+impl Shared {
+    /// Higher than any that was answered before.
+    fn next_index(&self) -> u64 {
+        self.index.fetch_add(1, Relaxed) + 1
+    }
+}
+
+/// The proxy's handle. It ends when this is dropped.
+pub(crate) struct FaultProxy {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl FaultProxy {
+    pub(crate) async fn before(registry: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind the fault proxy");
+        let addr = listener.local_addr().expect("its address");
+        let shared = Arc::new(Shared {
+            registry,
+            fault: watch::Sender::new(Fault::None),
+            questions: AtomicU64::new(0),
+            spoiled: AtomicU64::new(0),
+            index: AtomicU64::new(1),
+        });
+        Self { addr, shared: shared.clone(), task: tokio::spawn(accept(listener, shared)) }
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// From now on, and also for the questions that are out.
+    pub(crate) fn set(&self, fault: Fault) {
+        self.shared.fault.send_replace(fault);
+    }
+
+    /// Questions that came, so far.
+    pub(crate) fn questions(&self) -> u64 {
+        self.shared.questions.load(Relaxed)
+    }
+
+    /// Questions that were not answered by the registry, so far.
+    pub(crate) fn spoiled(&self) -> u64 {
+        self.shared.spoiled.load(Relaxed)
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        let shared = shared.clone();
+        connections.spawn(async move {
+            // How it ended is for the sidecar to find out.
+            let _ = serve(Wire::new(stream), &shared).await;
+        });
+    }
+}
+
+struct Question {
+    head: Head,
+    body: Vec<u8>,
+}
+
+impl Question {
+    fn asks_for_instances(&self) -> bool {
+        self.head.words().1.starts_with("/v1/health/service/")
+    }
+}
+
+async fn serve(mut wire: Wire, shared: &Shared) -> Result<(), Cut> {
+    let mut registry = None;
+    while let Some(head) = wire.head().await? {
+        let body = Mutex::new(Received::default());
+        wire.body(head.framing(Framing::Length(0))?, &body).await?;
+        let body = body.into_inner().expect("a reader does not panic").kept;
+        shared.questions.fetch_add(1, Relaxed);
+        let (answer, goes_on) = answer(&wire, &mut registry, &Question { head, body }, shared).await?;
+        wire.write(&answer).await?;
+        if !goes_on {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The answer, by the fault that holds when it is there, and whether the connection outlives it.
+async fn answer(
+    wire: &Wire,
+    registry: &mut Option<Wire>,
+    question: &Question,
+    shared: &Shared,
+) -> Result<(Vec<u8>, bool), Cut> {
+    let mut changes = shared.fault.subscribe();
+    let mut spoiled = false;
+    loop {
+        let fault = match *changes.borrow_and_update() {
+            Fault::Nobody(_) if !question.asks_for_instances() => Fault::None,
+            fault => fault,
+        };
+        if fault != Fault::None && !std::mem::replace(&mut spoiled, true) {
+            shared.spoiled.fetch_add(1, Relaxed);
+        }
+        tokio::select! {
+            made = made(registry, question, shared, fault) => return made,
+            cut = wire.gone() => return Err(cut),
+            _ = changes.changed() => *registry = None, // half an answer may be under way there
+        }
+        if fault == Fault::Hang {
+            return Err(Cut::Fin); // as of an agent that is replaced
+        }
+    }
+}
+
+async fn made(
+    registry: &mut Option<Wire>,
+    question: &Question,
+    shared: &Shared,
+    fault: Fault,
+) -> Result<(Vec<u8>, bool), Cut> {
+    const BROKEN: &str = r#"[{"Node": {"ID": "#;
+    const WORDS: &str = "no answer, says the fault proxy";
+    match fault {
+        Fault::None => Ok((relayed(registry, question, shared).await?, true)),
+        Fault::Hang => std::future::pending().await,
+        Fault::Garbage => Ok((b"\x16\x03\x01\x02 no HTTP \r\n\r\n".to_vec(), false)),
+        Fault::Status(status) => Ok((said(status, None, WORDS, 0), true)),
+        Fault::HalfBody => Ok((said(200, Some(shared.next_index()), BROKEN, 500), false)),
+        Fault::HalfJson => Ok((said(200, Some(shared.next_index()), BROKEN, 0), true)),
+        Fault::Nobody(Index::Next) => Ok((said(200, Some(shared.next_index()), "[]", 0), true)),
+        Fault::Nobody(Index::Back) => Ok((said(200, Some(3), "[]", 0), true)),
+        Fault::Nobody(Index::Missing) => Ok((said(200, None, "[]", 0), true)),
+    }
+}
+
+/// An answer of ours; `missing` bytes of its body never come.
+fn said(status: u16, index: Option<u64>, body: &str, missing: usize) -> Vec<u8> {
+    let length = body.len() + missing;
+    let index = index.map(|index| format!("X-Consul-Index: {index}\r\n")).unwrap_or_default();
+    format!(
+        "HTTP/1.1 {status} Spoiled\r\nContent-Type: application/json\r\nX-Consul-Knownleader: true\r\n\
+         X-Consul-Lastcontact: 0\r\n{index}Content-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// The registry's own answer, framed by its length.
+async fn relayed(registry: &mut Option<Wire>, question: &Question, shared: &Shared) -> Result<Vec<u8>, Cut> {
+    let mut there = match registry.take() {
+        Some(open) => open,
+        None => Wire::new(TcpStream::connect(shared.registry).await?),
+    };
+    there.write(&[&question.head.raw[..], &question.body].concat()).await?;
+    let head = there.head().await?.ok_or(Cut::Fin)?;
+    let body = Mutex::new(Received::default());
+    there.body(head.framing(Framing::Length(0))?, &body).await?;
+    let body = body.into_inner().expect("a reader does not panic").kept;
+    let ok = head.words().1 == "200";
+    if let Some(index) = head.get("x-consul-index").and_then(|text| text.parse().ok()).filter(|_| ok) {
+        shared.index.fetch_max(index, Relaxed);
+    }
+    *registry = Some(there);
+    let mut answer = format!("{}\r\n", head.start);
+    for (name, value) in &head.fields {
+        if !["transfer-encoding", "content-length"].contains(&name.to_ascii_lowercase().as_str()) {
+            answer.push_str(&format!("{name}: {value}\r\n"));
+        }
+    }
+    answer.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+    Ok([answer.into_bytes(), body].concat())
+}

@@ -1,0 +1,190 @@
+//! A sidecar whose possessions are counted: open files, memory, requests in flight. Looked at from outside,
+//! before, during and after something that it should get over.
+//!
+//! Its instances come from a file, so that no connection to a registry comes and goes meanwhile: the count
+//! of its files is exact.
+
+use std::{future::Future, time::Duration};
+
+use outrigger_tests::{
+    instance::{Answer, Instance, Request},
+    memory::resident,
+    process::Process,
+    scrape::Scrape,
+    usage, wait,
+};
+use tempfile::TempDir;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::client::{self, Tally};
+
+/// Longest wait until all is let go: idle connections to instances are closed after 4 s, and the
+/// allocator gives back within a second.
+const LET_GO: Duration = Duration::from_secs(30);
+/// Of memory, what may stay for good: tables have grown, and the allocator keeps some pages.
+const KEPT: u64 = 4 << 20;
+/// Longest exchange.
+const PATIENCE: Duration = Duration::from_secs(100);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What it held at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    /// Open files.
+    pub(crate) files: usize,
+    /// Resident memory, bytes.
+    pub(crate) memory: u64,
+}
+
+impl Held {
+    /// The more of each.
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self { files: self.files.max(other.files), memory: self.memory.max(other.memory) }
+    }
+
+    /// KiB more than `before` for each of `count`.
+    pub(crate) fn kib_each_since(&self, before: &Self, count: usize) -> u64 {
+        self.memory.saturating_sub(before.memory) / 1024 / count.max(1) as u64
+    }
+}
+
+/// The sidecar, and three instances of `orders`.
+pub(crate) struct Subject {
+    pub(crate) process: Process,
+    _instances: Vec<Instance>,
+    _dir: TempDir,
+}
+
+impl Subject {
+    /// Instances that answer by `script`, a sidecar by the defaults and `settings` (lines of YAML).
+    pub(crate) async fn of(settings: &str, script: fn(&Request) -> Answer) -> Self {
+        let mut instances = Vec::new();
+        for name in ["a", "b", "c"] {
+            instances.push(Instance::scripted(name, script).await);
+        }
+        let dir = tempfile::Builder::new().prefix("chaos-held-").tempdir().expect("a directory");
+        let file = dir.path().join("services.yaml");
+        let list: Vec<_> = instances.iter().map(|one| one.addr().to_string()).collect();
+        std::fs::write(&file, format!("services: {{orders: {list:?}}}")).expect("write the instances");
+        let process = Process::run(&format!(
+            "registry: {{file: {file:?}}}\nupstreams: [{{service: orders}}]\n{settings}"
+        ))
+        .await;
+        process.ready().await;
+        Self { process, _instances: instances, _dir: dir }
+    }
+
+    /// What it holds now.
+    pub(crate) fn held(&self) -> Held {
+        let pid = self.process.pid();
+        Held { files: usage::files(pid), memory: resident(Some(pid)) }
+    }
+
+    /// What it holds once nothing is open or under way, and its memory has come to rest.
+    pub(crate) async fn at_rest(&self) -> Held {
+        let mut last = self.held();
+        let mut since = Instant::now();
+        wait::until("the sidecar comes to rest", LET_GO, async || {
+            let now = self.held();
+            if now.files != last.files || now.memory.abs_diff(last.memory) > 256 * 1024 {
+                (last, since) = (now, Instant::now());
+            }
+            since.elapsed() > Duration::from_secs(1) && self.busy().await.is_empty()
+        })
+        .await;
+        last
+    }
+
+    /// Waits until no more is held than `before`, when `peak` was held meanwhile: of the growth a quarter may
+    /// stay. Else what is left.
+    pub(crate) async fn lets_go(&self, before: Held, peak: Held) -> Result<(), String> {
+        let most = before.memory + peak.memory.saturating_sub(before.memory) / 4 + KEPT;
+        let end = Instant::now() + LET_GO;
+        loop {
+            let (now, busy) = (self.held(), self.busy().await);
+            if now.files <= before.files && now.memory <= most && busy.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(format!(
+                    "still held after {} s: {} files ({} before), {} KiB ({} before, {} meanwhile), {busy:?}",
+                    LET_GO.as_secs(),
+                    now.files,
+                    before.files,
+                    now.memory / 1024,
+                    before.memory / 1024,
+                    peak.memory / 1024
+                ));
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Attempts made again so far.
+    pub(crate) async fn retried(&self) -> f64 {
+        let metrics = Scrape::parse(&self.process.ask("/metrics").await.text());
+        metrics.sum("outrigger_retries_total", &[("why", "again")])
+    }
+
+    /// What is still open or under way, by the sidecar's own word; empty when nothing is.
+    async fn busy(&self) -> Vec<String> {
+        let metrics = Scrape::parse(&self.process.ask("/metrics").await.text());
+        let gauges = [
+            ("outrigger_in_flight", &[][..]),
+            ("outrigger_app_connections", &[("state", "active")][..]),
+            ("outrigger_app_connections", &[("state", "parked")][..]),
+            ("outrigger_pool_idle_connections", &[][..]),
+        ];
+        let open = gauges.iter().filter(|(gauge, labels)| metrics.sum(gauge, labels) != 0.0);
+        let mut busy: Vec<_> = open.map(|(gauge, labels)| format!("{gauge} {labels:?}")).collect();
+        let services = self.process.ask("/services").await.json();
+        let instances: Vec<_> = services["services"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|service| service["instances"].as_array().into_iter().flatten())
+            .collect();
+        assert_eq!(instances.len(), 3, "the page shows all instances: {services}");
+        for one in instances.iter().filter(|one| one["in_flight"] != 0 || one["connections"] != 0) {
+            busy.push(format!("{}: {} in flight on {}", one["id"], one["in_flight"], one["connections"]));
+        }
+        busy
+    }
+
+    /// `count` exchanges at once, each by a `client` of its own: what came of them, and the most that was held
+    /// meanwhile.
+    pub(crate) async fn crowd<C>(
+        &self,
+        count: usize,
+        method: &'static str,
+        client: impl Fn() -> C,
+    ) -> (Tally, Held)
+    where
+        C: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let begun = Instant::now();
+        let mut clients = JoinSet::new();
+        for _ in 0..count {
+            let client = client();
+            clients.spawn(async move {
+                let ended = timeout(PATIENCE, client).await;
+                let failed = ended.unwrap_or_else(|_| Err(format!("not over within {PATIENCE:?}"))).err();
+                (begun.elapsed(), failed)
+            });
+        }
+        let (mut answers, mut peak) = (Vec::new(), self.held());
+        while !clients.is_empty() {
+            if let Ok(Some(ended)) = timeout(LOOK, clients.join_next()).await {
+                let (took, failed) = ended.expect("a client does not panic");
+                answers.push(client::Answer { id: 0, method, due: Duration::ZERO, took, failed });
+            } else {
+                peak = peak.max(self.held());
+            }
+        }
+        (Tally(answers), peak)
+    }
+}

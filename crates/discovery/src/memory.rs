@@ -150,23 +150,24 @@ impl Memory {
         }
     }
 
-    /// Writes what changes until `stop`, and then once more.
+    /// Writes what changes until `stop`, and then once more. A write that has begun is waited for: when
+    /// this returns, nobody has the file any more.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let Some(file) = self.file.clone() else { return };
-        stop.run_until_cancelled(self.write_changes(&file)).await;
+        let mut rest = REFRESH;
+        while let Some(refresh) = stop.run_until_cancelled(self.news(rest)).await {
+            let began = tokio::time::Instant::now();
+            rest = if self.write(&file, refresh).await { REFRESH } else { RETRY };
+            stop.run_until_cancelled(sleep_until(began + PACE)).await;
+        }
         self.write(&file, true).await;
     }
 
-    async fn write_changes(&self, file: &Arc<Mutex<StateFile>>) {
-        let mut rest = REFRESH;
-        loop {
-            let refresh = tokio::select! {
-                () = self.changed.notified() => false,
-                () = sleep(rest) => true,
-            };
-            let began = tokio::time::Instant::now();
-            rest = if self.write(file, refresh).await { REFRESH } else { RETRY };
-            sleep_until(began + PACE).await;
+    /// Waits for a change, or for `rest`: then true.
+    async fn news(&self, rest: Duration) -> bool {
+        tokio::select! {
+            () = self.changed.notified() => false,
+            () = sleep(rest) => true,
         }
     }
 

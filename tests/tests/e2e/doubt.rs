@@ -67,6 +67,10 @@ async fn an_empty_list_at_an_unchanged_index_costs_nothing_for_nine_seconds_and_
     scene.front.set(Mode::EmptyAt(index));
     all_well(&mut client, Duration::from_secs(9)).await;
     assert_eq!(metric(&app, "outrigger_suspect_instances"), 2.0);
+    for one in &app.clusters()[0].endpoints {
+        let told = one.why_not.clone().unwrap_or_default();
+        assert!(one.suspect && one.usable && told.starts_with("suspect: "), "{one:?}");
+    }
     wait::until("the hold ends", wait::BOUND, async || client.get("orders", "/").await.status == 404).await;
     let refused = client.get("orders", "/").await;
     assert_eq!(refused.reason(), "unknown_service");

@@ -58,6 +58,20 @@ pub struct Tried {
     pub pushed_before: bool,
 }
 
+impl Tried {
+    /// Whether the next attempt is not counted as a retry: nobody accepted there, and
+    /// somebody else may. Nothing was sent, nobody has more to do for it, and the dead one is out by
+    /// now; counted, the death of most instances would fail requests that those left could carry.
+    /// Bounded by the deadline, and by the number of instances.
+    pub fn is_free(&self) -> bool {
+        let refused = matches!(
+            self.outcome,
+            Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout
+        );
+        refused && self.sent == Sent::Nothing && self.elsewhere
+    }
+}
+
 /// What an instance that does not carry out a request says about trying again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushback {
@@ -219,7 +233,7 @@ fn forbidden(settings: &Retry, request: &Request, tried: &Tried, unsafe_: GiveUp
         Some(unsafe_)
     } else if !request.allowed || settings.max_retries == 0 {
         Some(GiveUp::Off)
-    } else if tried.retries >= settings.max_retries {
+    } else if tried.retries >= settings.max_retries && !tried.is_free() {
         Some(GiveUp::Attempts)
     } else if !tried.replayable {
         Some(GiveUp::BodyGone)

@@ -218,7 +218,8 @@ impl<'a> Call<'a> {
                 outcome,
                 replayable: upload.is_none_or(Upload::replayable),
                 pushback,
-                elsewhere: pushback.is_some() && cluster.pick_other(&tried, &endpoint).is_some(),
+                elsewhere: (pushback.is_some() || sent == Sent::Nothing)
+                    && cluster.pick_other(&tried, &endpoint).is_some(),
                 pushed_before,
             };
             let ends = bounds.ends(upload).into_std();
@@ -228,7 +229,7 @@ impl<'a> Call<'a> {
                 Decision::Again { after, .. } => {
                     before = Some(ended);
                     self.terms.series.retried.inc();
-                    retries += 1;
+                    retries += u32::from(!made.is_free());
                     pushed_before |= matches!(pushback, Some(Pushback::Instance(_)));
                     tried.push(endpoint);
                     if !after.is_zero() {

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::{Case, Form, Need, Trouble, no_get_failed, posts_only_unknown};
 use crate::{
     client::{Load, Plan, Tally},
-    fleet::GLANCE,
+    fleet::{Fleet, GLANCE},
     instance::Manners,
     row::{Row, millis},
     scene::{SERVICE, Scene},
@@ -30,6 +30,15 @@ pub(crate) const TWO: Case = Case {
     needs: &[Need::Consul],
     limit: [Duration::from_secs(60), Duration::from_secs(40)],
     run: |form| Box::pin(two(form)),
+};
+
+/// Most of many.
+pub(crate) const MOST: Case = Case {
+    name: "kill-most",
+    promise: "kill -9 of seven of nine at once at 1,000 requests a second: the same",
+    needs: &[Need::Consul],
+    limit: [Duration::from_secs(60), Duration::from_secs(40)],
+    run: |form| Box::pin(most(form)),
 };
 
 /// The last attempt on a dead instance comes before this.
@@ -56,10 +65,21 @@ async fn one(form: Form) -> Result<Row, Trouble> {
 }
 
 async fn two(form: Form) -> Result<Row, Trouble> {
-    let mut scene = Scene::of_three("").await?;
+    at_once(Scene::of_three("").await?, &[0, 2], form).await
+}
+
+async fn most(form: Form) -> Result<Row, Trouble> {
+    let mut fleet = Fleet::of(SERVICE);
+    for _ in 0..9 {
+        fleet.add_ours();
+    }
+    at_once(Scene::of(fleet, "").await?, &[0, 2, 3, 4, 5, 6, 8], form).await
+}
+
+async fn at_once(mut scene: Scene, victims: &[usize], form: Form) -> Result<Row, Trouble> {
     let load = loaded(&scene, 1000).await;
     load.reaches(form.pick([3000, 1000])).await;
-    let last = killed(&mut scene, &[0, 2]).await;
+    let last = killed(&mut scene, victims).await;
     load.reaches(form.pick([10_000, 4000])).await;
     Ok(judge(&load.stop().await, &scene, &last).await)
 }

@@ -69,6 +69,7 @@ impl Form {
 pub(crate) const ALL: &[&Case] = &[
     &kill::ONE,
     &kill::TWO,
+    &kill::MOST,
     &pause::CASE,
     &keepalive::NGINX,
     &keepalive::UNANNOUNCED,

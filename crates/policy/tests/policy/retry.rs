@@ -136,7 +136,25 @@ fn the_app_can_forbid_it_and_the_body_can_be_gone() {
     let forbidden = Request { allowed: false, ..GET };
     assert_eq!(decide(forbidden, refused), no(GiveUp::Off));
     assert_eq!(decide(GET, Tried { replayable: false, ..refused }), no(GiveUp::BodyGone));
-    assert_eq!(decide(GET, Tried { retries: 2, ..refused }), no(GiveUp::Attempts));
+    let alone = Tried { elsewhere: false, ..refused };
+    assert_eq!(decide(GET, Tried { retries: 2, ..alone }), no(GiveUp::Attempts));
+}
+
+#[test]
+fn a_refused_connection_is_not_counted_while_somebody_else_may_accept() {
+    for outcome in [Outcome::ConnectRefused, Outcome::ConnectFailed, Outcome::ConnectTimeout] {
+        let refused = Tried { retries: 2, ..first(outcome, Sent::Nothing) };
+        for request in [GET, POST] {
+            assert_eq!(decide(request, refused), AT_ONCE, "{outcome:?}");
+        }
+        assert!(refused.is_free() && !Tried { elsewhere: false, ..refused }.is_free());
+    }
+    for (outcome, sent) in [(Outcome::Closed, Sent::Nothing), (Outcome::Overloaded, Sent::Nothing)] {
+        let other = Tried { retries: 2, ..first(outcome, sent) };
+        assert_eq!(decide(GET, other), no(GiveUp::Attempts), "{outcome:?}");
+    }
+    let off = Request { allowed: false, ..GET };
+    assert_eq!(decide(off, first(Outcome::ConnectRefused, Sent::Nothing)), no(GiveUp::Off));
 }
 
 #[test]
@@ -239,7 +257,8 @@ proptest! {
 
         let sent = tried.sent != Sent::Nothing;
         let safe = !sent || request.idempotent || settings.non_idempotent;
-        let allowed = request.allowed && tried.retries < settings.max_retries && tried.replayable;
+        let left_to_make = tried.retries < settings.max_retries || (tried.is_free() && settings.max_retries > 0);
+        let allowed = request.allowed && left_to_make && tried.replayable;
         let pause = settings.backoff_base.saturating_mul(1 << tried.retries).min(settings.backoff_max);
         let paid = u64::from(funds) - budget.available(now);
         match decision {
@@ -298,7 +317,7 @@ proptest! {
             now += millis(took);
             match judge(&settings, &budget, &request, &tried, now, deadline, random) {
                 Decision::Again { after, .. } => {
-                    retries += 1;
+                    retries += u32::from(!tried.is_free());
                     now += after;
                     prop_assert!(now < deadline);
                 }

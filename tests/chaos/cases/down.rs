@@ -105,8 +105,10 @@ impl Trial {
         let mut row = scene.row(&tally).await;
 
         // What was under way at the kill can have been sent.
-        let at_the_kill =
-            |one: &Answer| one.due <= down && one.ended() >= killing && one.is("502 sent_unknown");
+        let at_the_kill = |one: &Answer| {
+            let cut = one.is("502 sent_unknown") || one.is("502 upstream_closed");
+            cut && one.due <= down && one.ended() >= killing
+        };
         let wrong = tally.only(|one| {
             let said = REASONS.iter().any(|reason| one.is(reason));
             one.failed.is_some() && !said && !at_the_kill(one)

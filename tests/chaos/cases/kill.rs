@@ -64,16 +64,17 @@ async fn two(form: Form) -> Result<Row, Trouble> {
     Ok(judge(&load.stop().await, &scene, &last).await)
 }
 
-/// Answers take a while, so that requests are under way wherever the kill falls.
+/// Answers take a while, so that many requests are under way wherever the kill falls: at 1,000 a second, enough
+/// to take an instance out for its answers before anybody is refused.
 fn busy() -> Manners {
-    Manners { delay_ms: 20, ..Manners::default() }
+    Manners { delay_ms: 60, ..Manners::default() }
 }
 
 async fn loaded(scene: &Scene, rate: u32) -> Load {
     for member in &scene.fleet.members {
         member.behave(&busy()).await;
     }
-    let load = Load::start(scene.caller.addr(), Plan::mixed(SERVICE, rate));
+    let load = Load::start(scene.caller.addr(), Plan { connections: 160, ..Plan::mixed(SERVICE, rate) });
     load.reaches(200).await;
     load
 }

@@ -53,7 +53,8 @@ pub enum Event {
         /// Why it would have been.
         why: Why,
     },
-    /// Its time out has ended, and the next request on which a retry is allowed decides.
+    /// Its time out has ended and it accepts connections: the next request on which a retry is allowed
+    /// decides.
     Probation {
         /// Whose.
         record: Arc<Record>,
@@ -167,9 +168,7 @@ impl Judge {
         }
         if !self.panic {
             for member in self.members.iter_mut().filter(|member| member.listed) {
-                if member.advance(now) {
-                    due.events.push(Event::Probation { record: member.record.clone() });
-                }
+                member.advance(now);
                 if matches!(member.life, Life::Probation { .. }) {
                     member.record.show(member.standing(false));
                 }
@@ -191,15 +190,20 @@ impl Judge {
         member.probing = false;
         if connected {
             // That it accepts connections shows nothing about one that was out for its answers, unless
-            // there is nobody better.
+            // there is nobody better: but then a request can find out.
             if member.listed && (member.is_hard() || panic) {
                 self.restore(at, ReturnedBy::Probe, now, &mut events);
+            } else if member.listed && member.accepts(now) {
+                events.push(Event::Probation { record: record.clone() });
             }
-        } else if let Life::Out { hard: true, until, .. } = member.life
+        } else if let Life::Out { hard, until, .. } = member.life
             && until <= now
             && !panic
         {
-            member.eject(true, &settings, now, random);
+            let spell = member.eject(true, &settings, now, random);
+            if !hard {
+                events.push(Event::Ejected { record: record.clone(), why: Why::Unreachable, spell });
+            }
         }
         self.show(at, &mut events);
         events
@@ -333,8 +337,9 @@ impl Judge {
             Life::Trusted { .. } => None,
             _ if self.panic => Some(often),
             Life::Out { hard: true, until, .. } if breaker_open => Some(often.min(until)),
-            Life::Out { hard: true, until, .. } => Some(until),
-            Life::Out { .. } | Life::Probation { .. } => None,
+            // Also before a request is spent on one that was out for its answers: it may have died.
+            Life::Out { until, .. } => Some(until),
+            Life::Probation { .. } => None,
         }
     }
 

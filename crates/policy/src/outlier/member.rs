@@ -88,25 +88,28 @@ impl Member {
         !self.is_trusted() && !self.is_hard()
     }
 
-    /// Lets time pass; true when its probation has begun.
-    pub(super) fn advance(&mut self, now: Instant) -> bool {
-        match &mut self.life {
-            Life::Out { hard: false, until, spell } if *until <= now => {
-                self.life = Life::Probation { any_from: now + *spell, any: false };
-                true
-            }
-            Life::Probation { any_from, any } if *any_from <= now => {
-                *any = true;
-                false
-            }
-            Life::Trusted { .. } | Life::Out { .. } | Life::Probation { .. } => false,
+    /// Lets time pass: after a while in probation any request decides.
+    pub(super) fn advance(&mut self, now: Instant) {
+        if let Life::Probation { any_from, any } = &mut self.life
+            && *any_from <= now
+        {
+            *any = true;
         }
+    }
+
+    /// It accepts connections; true when its time out was over, and its probation has begun with that.
+    pub(super) fn accepts(&mut self, now: Instant) -> bool {
+        let Life::Out { hard: false, until, spell } = self.life else { return false };
+        let over = until <= now;
+        if over {
+            self.life = Life::Probation { any_from: now + spell, any: false };
+        }
+        over
     }
 
     /// When [`advance`](Self::advance) has something to do.
     pub(super) fn advances(&self) -> Option<Instant> {
         match self.life {
-            Life::Out { hard: false, until, .. } => Some(until),
             Life::Probation { any_from, any: false } => Some(any_from),
             Life::Trusted { .. } | Life::Out { .. } | Life::Probation { .. } => None,
         }

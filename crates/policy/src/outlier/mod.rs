@@ -25,10 +25,11 @@
 //! in which nothing can be chosen, not even between two Views.
 //!
 //! **Coming back.** Out for `base`, doubling up to `max`, each less up to a half by chance, so that
-//! sidecars that saw the same failure do not return at the same time. Then one request at a time, and
-//! one on which a retry is allowed, decides for an endpoint that was out for its answers; if none such
-//! comes for as long again, any request does. For one that could not be connected to, a TCP connection
-//! decides, at nobody's risk. While in panic or with the service's breaker open, no request may come to
+//! sidecars that saw the same failure do not return at the same time. Then a TCP connection is tried, at
+//! nobody's risk. For an endpoint that could not be connected to, it decides; for one that was out for its
+//! answers, it only shows that it has not died meanwhile (a killed one that had many requests under way is
+//! out for these before anybody is refused), and one request at a time, one on which a retry is allowed,
+//! decides; if none such comes for as long again, any request does. While in panic or with the service's breaker open, no request may come to
 //! find out, so connections are tried every 250 ms, eight at a time. With the breaker open that is done
 //! for those that were out for not accepting, since of others an open port is no news. Each `window` in
 //! trust takes one doubling back, as Envoy does with its multiplier.

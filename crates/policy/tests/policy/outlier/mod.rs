@@ -84,6 +84,17 @@ impl Rig {
         self.judge.due(self.now, false)
     }
 
+    /// Time passes, and whoever is tried then accepts the connection.
+    fn pass_up(&mut self, time: Duration) -> Vec<Event> {
+        let due = self.pass(time);
+        let probed = self.places(&due.probes).into_iter().flat_map(|at| self.probed(at, true));
+        let mut events = due.events;
+        events.extend(probed);
+        // What begins with that is due now.
+        self.judge.due(self.now, false);
+        events
+    }
+
     fn probed(&mut self, at: usize, connected: bool) -> Vec<Event> {
         self.judge.probed(&self.records[at], connected, self.now, self.random)
     }

@@ -174,19 +174,14 @@ impl Model {
     fn due(&mut self, breaker_open: bool) -> Vec<usize> {
         let (now, panic) = (self.now, self.panic());
         for one in self.all.iter_mut().filter(|one| one.listed && !panic) {
-            match one.probation {
-                Some(any) => one.any |= any <= now,
-                None if one.trusted.is_none() && !one.hard && one.until <= now => {
-                    one.probation = Some(now + one.spell);
-                }
-                None => {}
-            }
+            one.any |= one.probation.is_some_and(|any| any <= now);
         }
         let often = |one: &Plain| one.tried + millis(250) <= now;
         let is_due = |one: &Plain| match (one.listed && one.trusted.is_none(), panic) {
             (false, _) => false,
             (true, true) => often(one),
-            (true, false) => one.hard && (one.until <= now || (breaker_open && often(one))),
+            (true, false) if one.probation.is_some() => false,
+            (true, false) => one.until <= now || (one.hard && breaker_open && often(one)),
         };
         let due: Vec<usize> = (0..self.all.len()).filter(|at| is_due(&self.all[*at])).collect();
         for at in &due {
@@ -197,11 +192,14 @@ impl Model {
 
     fn probed(&mut self, at: usize, up: bool) {
         let panic = self.panic();
-        let one = &self.all[at];
-        let hard = one.trusted.is_none() && one.hard;
-        if up && (hard || (panic && one.trusted.is_none())) {
+        let one = &mut self.all[at];
+        let out = one.trusted.is_none();
+        let over = one.probation.is_none() && one.until <= self.now;
+        if up && out && (one.hard || panic) {
             self.back(at);
-        } else if !up && hard && !panic && one.until <= self.now {
+        } else if up && out && over {
+            one.probation = Some(self.now + one.spell);
+        } else if !up && out && over && !panic {
             self.out(at, true);
         }
     }

@@ -106,9 +106,10 @@ fn a_probe_that_never_ends_is_taken_as_lost() {
 #[test]
 fn with_the_breaker_open_those_that_did_not_accept_are_tried_often() {
     let mut rig = Rig::new(4);
-    rig.requests(0, 5, BAD);
     rig.request(1, REFUSED);
-    rig.now += millis(250);
+    rig.now += millis(200);
+    rig.requests(0, 5, BAD);
+    rig.now += millis(50);
     assert!(rig.judge.due(rig.now, false).probes.is_empty());
     for _ in 0..3 {
         let due = rig.judge.due(rig.now, true);

@@ -21,7 +21,7 @@ fn soft(rig: &mut Rig) -> Vec<Event> {
 fn in_probation() -> Rig {
     let mut rig = Rig::new(2);
     soft(&mut rig);
-    assert_eq!(words(&rig.pass(SECOND).events), ["probation"]);
+    assert_eq!(words(&rig.pass_up(SECOND)), ["probation"]);
     rig
 }
 
@@ -30,7 +30,7 @@ fn each_failed_probation_doubles_the_time_out() {
     let mut rig = Rig::new(2);
     let mut spells = vec![spell(&soft(&mut rig))];
     for _ in 0..8 {
-        rig.pass(spells[spells.len() - 1]);
+        rig.pass_up(spells[spells.len() - 1]);
         let events = rig.request(0, BAD);
         assert_eq!(words(&events), ["ejected probation"]);
         spells.push(spell(&events));
@@ -74,7 +74,7 @@ proptest! {
         rig.random = random;
         let mut got = spell(&soft(&mut rig));
         for _ in 0..doublings {
-            rig.pass(got);
+            rig.pass_up(got);
             got = spell(&rig.request(0, BAD));
         }
         let ceiling = millis(base.saturating_mul(1 << doublings).min(60_000));
@@ -142,7 +142,7 @@ fn a_place_of_an_old_probation_is_not_given_back_to_a_new_one() {
     rig.pass(SECOND);
     rig.probed(1, true);
     rig.requests(0, 5, BAD);
-    rig.pass(4 * SECOND);
+    rig.pass_up(4 * SECOND);
     assert_eq!(rig.shown(), "BT");
     let new = record.begin(true).unwrap();
     drop(old);
@@ -182,4 +182,16 @@ fn a_refused_connection_in_probation_makes_it_a_hard_case() {
     assert_eq!(words(&rig.request(0, Outcome::ConnectRefused)), ["ejected unreachable"]);
     let due = rig.pass(2 * SECOND);
     assert_eq!((due.probes.len(), rig.shown().as_str()), (1, "ET"));
+}
+
+#[test]
+fn one_that_has_died_while_it_was_out_for_its_answers_costs_no_request() {
+    let mut rig = Rig::new(2);
+    soft(&mut rig);
+    let due = rig.pass(SECOND);
+    assert_eq!((rig.places(&due.probes), due.events.len()), (vec![0], 0));
+    assert!(!rig.records[0].admits(true), "not before it has accepted a connection");
+    assert_eq!(words(&rig.probed(0, false)), ["ejected unreachable"]);
+    assert_eq!(rig.shown(), "ET");
+    assert_eq!(words(&rig.pass_up(2 * SECOND)), ["returned by probe"], "as any that refused");
 }

@@ -75,7 +75,7 @@ fn of_many_requests_one_has_the_probation() {
     for _ in 0..100 {
         let mut rig = Rig::new(2);
         rig.requests(0, 5, BAD);
-        rig.pass(SECOND);
+        rig.pass_up(SECOND);
         let (record, start, count) = (&rig.records[0], Barrier::new(4), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..4 {

@@ -33,7 +33,7 @@ use crate::{
     io::{Line, LineIo},
     respond,
     session::Session,
-    upstream::pool::{BUFFER_SLACK, DEFAULT_FIELDS},
+    upstream::pool::DEFAULT_FIELDS,
 };
 
 /// A codec without a request for one to two of these is taken away.
@@ -96,7 +96,7 @@ async fn with_codec(session: &Arc<Session>, first: Bytes, drain: &CancellationTo
     let service = hyper::service::service_fn(move |request| forward::handle(handler.clone(), request));
     let heads = session.shared.rules.load().heads;
     let mut builder = http1::Builder::new();
-    builder.max_header_size(heads.bytes).max_buf_size(heads.bytes + BUFFER_SLACK);
+    builder.max_header_size(heads.bytes).max_buf_size(heads.bytes);
     if heads.fields != DEFAULT_FIELDS {
         builder.max_headers(heads.fields);
     }

@@ -66,8 +66,6 @@ pub(crate) struct HeadLimits {
     pub(crate) fields: usize,
 }
 
-/// Room beside the largest head, for the first of what follows it.
-pub(crate) const BUFFER_SLACK: usize = 16 * 1024;
 /// hyper's own default; saying it aloud would move header arrays to the heap.
 pub(crate) const DEFAULT_FIELDS: usize = 100;
 
@@ -80,7 +78,9 @@ impl Conn {
         limits: HeadLimits,
     ) -> Result<Box<Self>, hyper::Error> {
         let mut builder = hyper::client::conn::http1::Builder::new();
-        builder.max_header_size(limits.bytes).max_buf_size(limits.bytes + BUFFER_SLACK);
+        // As large as the largest head, and no larger: an app that reads slowly holds one such buffer full
+        // of its answer on this side, and one on the other.
+        builder.max_header_size(limits.bytes).max_buf_size(limits.bytes);
         if limits.fields != DEFAULT_FIELDS {
             builder.max_headers(limits.fields);
         }

@@ -206,9 +206,7 @@ impl<'a> Call<'a> {
             };
             let (outcome, sent) = told(&ended);
             let pushback = match &ended {
-                Ok(answer) if outcome.verdict() == Verdict::Failure => {
-                    pushback::read(answer.response.headers())
-                }
+                Ok(answer) if self.is_retried(outcome) => pushback::read(answer.response.headers()),
                 _ => None,
             };
             tried.extend(second);
@@ -440,6 +438,11 @@ impl<'a> Call<'a> {
     /// has lost its trust.
     fn retryable(&self, retries: u32, upload: Option<&Upload>) -> bool {
         self.repeatable() && retries < self.terms.policy.retry.max_retries && self.fits(upload)
+    }
+
+    /// Whether the answer is one that another attempt follows, where that is allowed.
+    pub(crate) fn is_retried(&self, outcome: Outcome) -> bool {
+        matches!(outcome, Outcome::Status(status) if self.terms.policy.retry.statuses.contains(&status))
     }
 
     /// Whether carrying it out twice does no harm, and the app did not forbid it.

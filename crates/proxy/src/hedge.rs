@@ -10,7 +10,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use outrigger_policy::{Outcome, outlier::Blame};
+use outrigger_policy::outlier::Blame;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -129,12 +129,6 @@ impl Call<'_> {
 
     /// Whether the app is to have it, and not another attempt.
     fn is_answer(&self, ended: &Attempted) -> bool {
-        match ended {
-            Ok(answer) => match answer.outcome {
-                Outcome::Status(status) => !self.terms.policy.retry.statuses.contains(&status),
-                _ => true,
-            },
-            Err(_) => false,
-        }
+        ended.as_ref().is_ok_and(|answer| !self.is_retried(answer.outcome))
     }
 }

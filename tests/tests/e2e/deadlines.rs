@@ -195,6 +195,19 @@ async fn retry_after_is_waited_for_when_nobody_else_can_take_it() {
 }
 
 #[tokio::test]
+async fn so_it_is_on_any_status_that_is_retried() {
+    let busy = Instance::scripted("busy", |request| match request.nth {
+        0 => Answer::status(429, "later").field("retry-after", "1"),
+        _ => Answer::ok("x"),
+    })
+    .await;
+    let sidecar = Sidecar::orders("defaults: {retry: {statuses: [429]}}", &[&busy]).await;
+    let since = Instant::now();
+    assert_eq!(sidecar.get("orders", "/").await.status, 200);
+    assert!(since.elapsed() >= Duration::from_secs(1), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
 async fn retry_after_beyond_the_deadline_is_the_apps_to_honour() {
     let busy = Instance::scripted("busy", |_| Answer::status(503, "later").field("retry-after", "60")).await;
     let sidecar = Sidecar::orders("", &[&busy]).await;

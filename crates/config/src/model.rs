@@ -23,7 +23,7 @@ pub struct Config {
     pub registry: Registry,
     /// How many services are watched, and for how long.
     pub discovery: Discovery,
-    /// Folder in which the last good answers outlive a restart. Default: the first folder of
+    /// Folder in which the last good answers, and maintenance, outlive a restart. Default: the first folder of
     /// `$STATE_DIRECTORY` (which systemd sets), else `outrigger` under `$XDG_STATE_HOME`, else
     /// `.local/state/outrigger` under `$HOME`. Absent (none of the three, or `off`): a restart
     /// forgets them.

@@ -150,6 +150,7 @@ impl App {
             registrar,
             registration: registration(service, &host_name()),
             probe: service.health.clone(),
+            note: registry::note(&config, service),
         });
         let life = Life::start(first_answers, plan, Callers::new(config.drain, discovery.clone()));
         life.observe(&metrics)?;

@@ -21,6 +21,8 @@ use prometheus::{
     proto::MetricFamily,
 };
 
+use crate::lifecycle::Note;
+
 /// Bounds of the durations, seconds: from a local answer to a blocking query's end.
 const DURATIONS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 60.0, 300.0];
 
@@ -67,6 +69,11 @@ pub(crate) fn memory(config: &config::Config) -> Option<Memory> {
     };
     let datacenter = consul.datacenter.as_deref().unwrap_or("-");
     Some(Memory::open(folder, &name, &format!("consul {} {datacenter}", consul.address)))
+}
+
+/// Where it is written down that the app is in maintenance.
+pub(crate) fn note(config: &config::Config, service: &config::Service) -> Note {
+    Note::new(config.state_dir.as_deref(), &service.name, service.port)
 }
 
 /// Where it is, for people.

@@ -1,9 +1,8 @@
-//! The tasks around one registration, and how they end: probe, register, report; then the calls of
-//! leaving, in the order of [`super::leave`].
+//! The tasks around one registration, and how they end: probe, register, report, clear up; then the calls
+//! of leaving, in the order of [`super::leave`].
 
 use std::{sync::Arc, time::Duration};
 
-use outrigger_config::Health;
 use outrigger_policy::backoff::Backoff;
 use outrigger_registry::{Registrar, Registration, ReportedHealth};
 use tokio::{
@@ -15,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    health,
+    Plan, health,
+    maintenance::Office,
+    orphans,
     register::Register,
     report,
     standing::{Board, Phase},
@@ -46,51 +47,56 @@ pub(crate) struct Keeper {
     registrar: Arc<dyn Registrar>,
     wanted: Registration,
     board: Board,
+    credentials: watch::Receiver<u64>,
     /// Longest wait for each try of the deregistration.
     patience: Duration,
     stop: CancellationToken,
     probe: JoinHandle<()>,
     report: JoinHandle<()>,
     register: JoinHandle<()>,
+    orphans: JoinHandle<()>,
 }
 
 impl Keeper {
     /// Starts to probe the app, and registers it once it is well.
-    pub(crate) fn start(
-        registrar: Arc<dyn Registrar>,
-        wanted: Registration,
-        probe: Health,
-        board: Board,
-    ) -> Self {
+    pub(super) fn start(plan: Plan, office: Office) -> Self {
+        let Plan { started, registration, probe, .. } = plan;
         let told = watch::Sender::new(None);
-        let health = told.subscribe();
-        let probe = tokio::spawn(health::watch(probe, wanted.port, told, board.clone()));
-        Self::with_health(registrar, wanted, health, probe, board)
+        let (health, port, board) = (told.subscribe(), registration.port, office.board.clone());
+        let probe = tokio::spawn(async move {
+            started.cancelled().await;
+            health::watch(probe, port, told, board).await;
+        });
+        Self::with_health(registration, health, probe, office)
     }
 
     /// The same with a probe of the caller's.
-    fn with_health(
-        registrar: Arc<dyn Registrar>,
+    pub(super) fn with_health(
         wanted: Registration,
         health: watch::Receiver<Option<ReportedHealth>>,
         probe: JoinHandle<()>,
-        board: Board,
+        office: Office,
     ) -> Self {
+        let Office { registrar, board, .. } = office.clone();
         board.enter(Phase::AwaitingApp);
         let doubt = report::Doubt::new(0);
         let doubted = doubt.subscribe();
         let stop = CancellationToken::new();
+        let credentials = registrar.credentials();
         let report = tokio::spawn(report::run(registrar.clone(), board.clone(), health.clone(), doubt));
+        let orphans = tokio::spawn(orphans::run(registrar.clone(), wanted.clone(), board.clone()));
         let register = Register {
             registrar: registrar.clone(),
             wanted: wanted.clone(),
             board: board.clone(),
+            office,
             health,
             doubt: doubted,
+            credentials: credentials.clone(),
             stop: stop.clone(),
         };
         let register = tokio::spawn(register.run());
-        Self { registrar, wanted, board, patience: CALL, stop, probe, report, register }
+        Self { registrar, wanted, board, credentials, patience: CALL, stop, probe, report, register, orphans }
     }
 
     /// What is registered.
@@ -104,6 +110,7 @@ impl Keeper {
     pub(crate) async fn stop(&mut self) -> bool {
         self.probe.abort();
         self.report.abort();
+        self.orphans.abort();
         self.stop.cancel();
         if timeout(CALL, &mut self.register).await.is_err() {
             self.register.abort();
@@ -114,6 +121,27 @@ impl Keeper {
     /// Watchers learn it from the check before the registration is gone; a failure is no reason to
     /// stay. True: the registry took it.
     pub(crate) async fn report_critical(&mut self) -> bool {
+        let taken = self.tell_critical().await;
+        // The agent takes it all the same, and could pass on neither this nor the end.
+        if taken && *self.credentials.borrow() != self.board.now().credentials && self.register_again().await
+        {
+            return self.tell_critical().await;
+        }
+        taken
+    }
+
+    /// With the credentials that have replaced those of the registration.
+    async fn register_again(&self) -> bool {
+        let error = match timeout(REPORT, self.registrar.register(&self.wanted)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => causes(&error),
+            Err(_) => format!("no answer within {REPORT:?}"),
+        };
+        warn!(id = self.wanted.id, error, "could not register with the new token before leaving");
+        false
+    }
+
+    async fn tell_critical(&mut self) -> bool {
         let report = self.registrar.report(&self.wanted.id, ReportedHealth::Critical, report::OUTPUT);
         let id = &self.wanted.id;
         match timeout(REPORT, report).await {
@@ -166,6 +194,7 @@ impl Drop for Keeper {
         self.probe.abort();
         self.report.abort();
         self.register.abort();
+        self.orphans.abort();
     }
 }
 

@@ -6,13 +6,15 @@
 //! | `identity` | what the registry is told about the app |
 //! | `health` | asks the local app how it is |
 //! | `register` | keeps the registration true |
+//! | `look` | what the agent holds of it, and whether that is right |
 //! | `report` | tells the registry how the app is, renews the TTL |
-//! | `keeper` | owns those three, and takes them back |
+//! | `keeper` | owns those, and takes the registration back |
 //! | `leave` | which step of leaving comes after which, a pure table |
 //! | `callers` | whether callers have heard of it |
 //! | `standing` | what is known about the registration |
 //! | `drain` | the order of leaving |
 //! | `maintenance` | takes the app out of service by hand, and keeps it out |
+//! | `note` | remembers that across a restart |
 //! | `orphans` | removes what earlier runs left in the registry |
 //! | `port` | whether the app still listens |
 //! | `metrics` | all of it as gauges |
@@ -21,12 +23,16 @@
 
 pub(crate) mod callers;
 pub(crate) mod drain;
+#[cfg(test)]
+mod fake;
 mod health;
 mod identity;
 mod keeper;
 mod leave;
+mod look;
 mod maintenance;
 mod metrics;
+mod note;
 mod orphans;
 pub(crate) mod port;
 mod register;
@@ -41,12 +47,13 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use standing::{Phase as RegistrationPhase, Standing};
+pub use standing::{Order, Phase as RegistrationPhase, Standing};
 pub use state::State;
 
 pub(crate) use health::label as health_label;
 pub(crate) use identity::{host_name, registration};
 pub(crate) use maintenance::Refused;
+pub(crate) use note::Note;
 
 use callers::Callers;
 use drain::{Drain, Traffic};
@@ -68,6 +75,8 @@ pub(crate) struct Plan {
     pub(crate) registrar: Arc<dyn Registrar>,
     pub(crate) registration: Registration,
     pub(crate) probe: outrigger_config::Health,
+    /// Where maintenance is written down.
+    pub(crate) note: Note,
 }
 
 /// What the admin pages and the metrics see of a life.
@@ -89,7 +98,7 @@ impl Vitals {
             Some(plan) => Board::new(standing::Phase::AwaitingApp, &plan.registration.id),
             None => Board::new(standing::Phase::Off, ""),
         };
-        let office = plan.map(|plan| Office { registrar: plan.registrar.clone(), board: board.clone() });
+        let office = plan.map(|plan| Office::open(plan.registrar.clone(), board.clone(), plan.note.clone()));
         let state = watch::Sender::new(State::Starting);
         Self(Arc::new(Organs { state, board, drain: Drain::new(), office }))
     }
@@ -106,13 +115,21 @@ impl Vitals {
         self.0.drain.phase()
     }
 
-    /// Takes the app out of service, for this reason, or puts it back.
-    pub(crate) async fn order_maintenance(&self, reason: Option<String>) -> Result<(), Refused> {
+    /// Takes the app out of service, or puts it back.
+    pub(crate) async fn order_maintenance(&self, order: Order) -> Result<(), Refused> {
         let office = self.0.office.as_ref().ok_or(Refused::NothingToRegister)?;
         if self.drain_phase() != drain::Phase::Serving {
             return Err(Refused::Leaving);
         }
-        office.order(reason).await
+        office.order(order).await
+    }
+
+    /// Asks the registry whether the app is in maintenance. `Err`: what was seen last stands.
+    pub(crate) async fn look_at_maintenance(&self) -> Result<(), String> {
+        match &self.0.office {
+            Some(office) => office.look().await,
+            None => Ok(()),
+        }
     }
 
     /// Says that callers need not be waited for when it leaves: the app has ended, or somebody insists.
@@ -247,13 +264,11 @@ async fn rise(
         warn!(after = ?LEARN, "the registry has not answered for every declared service, going on without");
     }
     vitals.apply(Event::Learned);
-    let Some(Plan { started, registrar, registration, probe }) = plan else {
+    let Some((plan, office)) = plan.zip(vitals.0.office.clone()) else {
         return vitals.apply(Event::NothingToRegister);
     };
-    started.cancelled().await;
-    let board = vitals.0.board.clone();
-    let mut standing = board.subscribe();
-    *keeper = Some(Keeper::start(registrar, registration, probe, board));
+    let mut standing = vitals.0.board.subscribe();
+    *keeper = Some(Keeper::start(plan, office));
     let _ = standing.wait_for(|standing| standing.generation > 0).await;
     vitals.apply(Event::Registered);
     let well = |standing: &Standing| {

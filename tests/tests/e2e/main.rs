@@ -19,6 +19,7 @@ mod keepalive;
 mod lifecycle;
 mod limits;
 mod outage;
+mod registration;
 mod retries;
 mod routing;
 mod streams_cut;

@@ -92,7 +92,8 @@ impl Default for Weights {
 pub struct Health {
     /// What is asked.
     pub probe: Probe,
-    /// Pause between two probes. Default 2s, range 100ms–1h.
+    /// Within this a change is found: a probe begins `interval` - `timeout` after the last one, at least
+    /// half of `interval`. Default 2s, range 100ms–1h.
     pub interval: Duration,
     /// Longest wait for one probe. Default 1s, range 10ms–1m; not above `interval`.
     pub timeout: Duration,

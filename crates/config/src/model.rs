@@ -628,7 +628,8 @@ pub struct Drain {
     /// Default 5s, range 0s–5m.
     pub cap: Duration,
     /// The wait where nothing can be measured: the registry is unreachable, or does not show us our own
-    /// registration. Default 5s, range 0s–5m.
+    /// registration. From the first call that would tell it, as far as those do not take longer. Default 5s,
+    /// range 0s–5m.
     pub blind: Duration,
     /// Whether a sidecar that did not start the app goes on carrying requests after SIGTERM until the
     /// app's port is closed, [`Drain::timeout`] at most. Default `auto`.

@@ -20,7 +20,7 @@
 //! | callers hear it | ms | not waited for | half of `drain.cap` |
 //! | the app is deregistered | ms | 3 s, given up | 8 s per try, 3 tries |
 //! | all of step 2 | ms | 6 s, 14 s while registering | 20 s |
-//! | step 3 | ms and `drain.margin` | `drain.blind` | `drain.cap` since the first call, or `drain.blind` |
+//! | step 3 | ms and `drain.margin` | nothing is left of `drain.blind` | `drain.cap` or `drain.blind` since the first call |
 //! | step 6 | as long as requests take | the same | `drain.timeout` |
 //!
 //! Giving up is sound: without a leader an agent stalls a call for 7 s and more, but has acted on it

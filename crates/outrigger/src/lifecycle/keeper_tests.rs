@@ -3,7 +3,10 @@
 use outrigger_registry::ReportedHealth;
 use tokio::time::Instant;
 
-use super::{super::fake::*, *};
+use super::{
+    super::{callers::Callers, fake::*},
+    *,
+};
 
 #[tokio::test(start_paused = true)]
 async fn the_app_is_registered_when_it_is_well_and_not_before() {
@@ -154,4 +157,22 @@ async fn with_a_token_that_was_just_replaced_it_registers_once_more_before_it_le
     let calls: Vec<_> = life.fake.agent().calls[before..].iter().map(|(_, call)| call.clone()).collect();
     let critical = Call::Report(ReportedHealth::Critical, report::OUTPUT.into());
     assert_eq!(calls, [critical.clone(), Call::Register, critical, Call::Deregister]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_registry_leaving_takes_the_time_of_the_blind_and_not_that_of_the_failures_too() {
+    type Fault = fn(&mut Agent);
+    let down: Fault = |agent| agent.down = true;
+    let stalls: Fault = |agent| agent.stalls = ["report", "deregister"].into();
+    // One that stalls takes two time-outs of 3 s.
+    for (fault, seconds) in [(down, 5), (stalls, 6)] {
+        let life = live(PASSING);
+        sleep(Duration::from_secs(15)).await;
+        life.fake.change(fault);
+        let mut callers = Callers::blind_for(Duration::from_secs(5));
+        let from = Instant::now();
+        let drain = super::super::drain::Drain::new();
+        super::super::leave::run(life.keeper, &mut callers, &drain, &CancellationToken::new()).await;
+        assert_eq!(from.elapsed().as_secs(), seconds, "{:?}", from.elapsed());
+    }
 }

@@ -205,16 +205,10 @@ pub struct OwnCheck {
     pub as_made: bool,
     /// What it says.
     pub health: ReportedHealth,
-    /// The text of whoever said so last: of [`Registrar::report`], of the agent where
-    /// [`OwnCheck::expired`], empty in the beginning.
+    /// The text of whoever said so last; empty in the beginning.
     pub output: String,
-}
-
-impl OwnCheck {
-    /// Whether the agent has turned it critical, because nobody renewed it.
-    pub fn expired(&self) -> bool {
-        self.output.starts_with("TTL expired")
-    }
+    /// That was the agent, because nobody renewed it.
+    pub expired: bool,
 }
 
 /// Health that the sidecar states for its app.

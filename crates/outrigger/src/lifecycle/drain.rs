@@ -15,7 +15,7 @@
 //!
 //! | step | usually | without a leader | at most |
 //! |---|---|---|---|
-//! | a registration under way is waited for | – | 7 s | 8 s |
+//! | a registration under way is waited for, one of an earlier run looked for | ms | 7 s | 11 s |
 //! | critical is reported | ms | 3 s, given up | 3 s |
 //! | callers hear it | ms | not waited for | half of `drain.cap` |
 //! | the app is deregistered | ms | 3 s, given up | 8 s per try, 3 tries |

@@ -182,7 +182,7 @@ impl Registrar for Fake {
             self.called("report", Some(Call::Report(health, output.to_owned()))).await?;
             match &mut self.agent().checks.own {
                 Some(own) => {
-                    (own.health, own.output) = (health, output.to_owned());
+                    *own = OwnCheck { as_made: own.as_made, ..own_check(health, output) };
                     Ok(())
                 }
                 None => Err(Error::Refused {
@@ -229,7 +229,13 @@ impl Registrar for Fake {
 }
 
 pub(super) fn own_check(health: ReportedHealth, output: &str) -> OwnCheck {
-    OwnCheck { id: "service:orders-1".into(), as_made: true, health, output: output.into() }
+    OwnCheck {
+        id: "service:orders-1".into(),
+        as_made: true,
+        health,
+        output: output.into(),
+        expired: output == "TTL expired",
+    }
 }
 
 pub(super) struct Life {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Plan, health,
+    Plan, health, look,
     maintenance::Office,
     orphans,
     register::Register,
@@ -105,8 +105,8 @@ impl Keeper {
     }
 
     /// Ends the tasks, the registration under way excepted: cut off, it could arrive after what follows.
-    /// True when the app was (or may have been) registered, so that callers have something to hear of.
-    /// Takes 8 s at most.
+    /// True when the app was (or may have been) registered, by this run or an earlier one, so that callers
+    /// have something to hear of. Takes 11 s at most.
     pub(crate) async fn stop(&mut self) -> bool {
         self.probe.abort();
         self.report.abort();
@@ -115,7 +115,14 @@ impl Keeper {
         if timeout(CALL, &mut self.register).await.is_err() {
             self.register.abort();
         }
-        self.board.now().asked
+        self.board.now().asked || self.is_left_over().await
+    }
+
+    /// Whether the registry holds what this run has not registered: for one that is over before it has
+    /// looked.
+    async fn is_left_over(&self) -> bool {
+        let held = look::held(&*self.registrar, &self.wanted.id, None);
+        matches!(timeout(REPORT, held).await, Ok(Ok(Some(_))))
     }
 
     /// Watchers learn it from the check before the registration is gone; a failure is no reason to

@@ -159,7 +159,7 @@ async fn changed(credentials: &mut watch::Receiver<u64>) {
 
 /// Whether our check is what we made and says what we said; before we said anything, whatever it says.
 fn is_ours(own: &OwnCheck, told: Option<ReportedHealth>) -> bool {
-    own.as_made && (told.is_none() || own.expired() || [OUTPUT, KNOCK].contains(&&*own.output))
+    own.as_made && (told.is_none() || own.expired || [OUTPUT, KNOCK].contains(&&*own.output))
 }
 
 /// Whether the agent holds what is wanted. Its own additions (an address of its own) are no change.

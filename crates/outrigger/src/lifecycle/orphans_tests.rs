@@ -55,7 +55,7 @@ impl Agent {
 
 fn check(as_made: bool) -> Option<OwnCheck> {
     let (id, output) = ("service:orders-old-8080".into(), OUTPUT.into());
-    Some(OwnCheck { id, as_made, health: ReportedHealth::Warning, output })
+    Some(OwnCheck { id, as_made, health: ReportedHealth::Warning, output, expired: false })
 }
 
 impl Registrar for Agent {

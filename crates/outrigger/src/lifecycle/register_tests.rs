@@ -245,12 +245,11 @@ async fn what_an_earlier_run_left_of_an_app_that_is_down_is_told_critical_and_ta
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_earlier_run_left_is_taken_back_also_by_a_run_that_never_knew_how_the_app_is() {
+async fn what_an_earlier_run_left_is_taken_back_also_by_a_run_that_ends_at_once() {
     let left = Fake::default();
     left.register(&wanted()).await.unwrap();
     let life = live_at(left, None, Default::default());
-    sleep(Duration::from_secs(1)).await;
-    assert!(leave(life.keeper, &life.board).await);
+    leave(life.keeper, &life.board).await;
     assert_eq!(life.fake.agent().held, None);
 }
 

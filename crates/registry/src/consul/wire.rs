@@ -253,6 +253,7 @@ impl HeldCheck {
                 _ => ReportedHealth::Critical,
             },
             id: self.id,
+            expired: self.output.starts_with("TTL expired"),
             output: self.output,
         }
     }

@@ -50,6 +50,7 @@ async fn the_checks_of_a_registration_are_ours_maintenance_and_others_whatever_i
             as_made: true,
             health: ReportedHealth::Warning,
             output: "told".into(),
+            expired: false,
         };
         let others = ["own http", "service:orders/1:2"].map(str::to_owned).to_vec();
         assert_eq!(checks, Checks { own: Some(own), others, maintenance: Some("disk".into()) });
@@ -63,7 +64,10 @@ async fn what_somebody_put_in_the_place_of_our_check_is_not_as_we_make_it() {
         "Name":"theirs","Status":"critical","Output":"connection refused"}]}"#;
     let agent = Agent::always(answer(503, &[], body)).await;
     let own = client(&agent).checks("orders/1").await.unwrap().own.unwrap();
-    assert!(!own.as_made && !own.expired(), "{own:?}");
+    assert!(!own.as_made && !own.expired, "{own:?}");
+    let body = body.replace("connection refused", "TTL expired (last output before timeout follows): told");
+    let agent = Agent::always(answer(503, &[], &body)).await;
+    assert!(client(&agent).checks("orders/1").await.unwrap().own.unwrap().expired);
 }
 
 #[tokio::test]

@@ -84,6 +84,8 @@ impl Process {
             command.arg("--").args(app);
         }
         without_environment(&mut command);
+        // Of its own, unless the settings say otherwise: what one test leaves is nothing to another.
+        command.env("XDG_STATE_HOME", dir.path()).env_remove("STATE_DIRECTORY");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         Self { child: child.expect("start outrigger"), dir }
     }

@@ -24,7 +24,7 @@ pub struct Config {
     pub registry: Registry,
     /// How many services are watched, and for how long.
     pub discovery: Discovery,
-    /// Folder in which the last good answers outlive a restart. Default: the first folder of
+    /// Folder in which the last good answers, and maintenance, outlive a restart. Default: the first folder of
     /// `$STATE_DIRECTORY` (which systemd sets), else `outrigger` under `$XDG_STATE_HOME`, else
     /// `.local/state/outrigger` under `$HOME`. Absent (none of the three, or `off`): a restart
     /// forgets them. Needs a restart.
@@ -93,7 +93,8 @@ impl Default for Weights {
 pub struct Health {
     /// What is asked.
     pub probe: Probe,
-    /// Pause between two probes. Default 2s, range 100ms–1h.
+    /// Within this a change is found: a probe begins `interval` - `timeout` after the last one, at least
+    /// half of `interval`. Default 2s, range 100ms–1h.
     pub interval: Duration,
     /// Longest wait for one probe. Default 1s, range 10ms–1m; not above `interval`.
     pub timeout: Duration,
@@ -665,7 +666,8 @@ pub struct Drain {
     /// Default 5s, range 0s–5m.
     pub cap: Duration,
     /// The wait where nothing can be measured: the registry is unreachable, or does not show us our own
-    /// registration. Default 5s, range 0s–5m.
+    /// registration. From the first call that would tell it, as far as those do not take longer. Default 5s,
+    /// range 0s–5m.
     pub blind: Duration,
     /// Whether a sidecar that did not start the app goes on carrying requests after SIGTERM until the
     /// app's port is closed, [`Drain::timeout`] at most. Default `auto`.

@@ -30,4 +30,4 @@ pub mod signal;
 pub mod telemetry;
 
 pub use app::{App, StartError, Stopped};
-pub use lifecycle::{RegistrationPhase, Standing, State};
+pub use lifecycle::{Order, RegistrationPhase, Standing, State};

@@ -6,7 +6,7 @@
 //! | `outrigger_registry_request_duration_seconds` | `operation` | how long they took; a blocking query's wait included |
 //! | `outrigger_registry_watch_connections` | `state` | connections for watches: `in_use`, `limit`; `waiting` above 0 for long means that watches take turns and changes are heard late |
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use outrigger_config as config;
 use outrigger_discovery::Memory;
@@ -21,6 +21,8 @@ use prometheus::{
     proto::MetricFamily,
 };
 use tracing::warn;
+
+use crate::lifecycle::note_place;
 
 /// Bounds of the durations, seconds: from a local answer to a blocking query's end.
 const DURATIONS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 60.0, 300.0];
@@ -79,6 +81,11 @@ pub(crate) fn memory(config: &config::Config, origins: &config::Origins) -> Opti
     };
     let datacenter = consul.datacenter.as_deref().unwrap_or("-");
     Some(Memory::open(folder, &name, &format!("consul {} {datacenter}", consul.address)))
+}
+
+/// Where it is written down that the app is in maintenance.
+pub(crate) fn note(config: &config::Config, service: &config::Service) -> Option<PathBuf> {
+    config.state_dir.as_deref().map(|folder| note_place(folder, &service.name, service.port))
 }
 
 /// Where it is, for people.

@@ -16,5 +16,6 @@ mod stamp;
 pub use error::Error;
 pub use model::{Instance, InstanceId, Status, Unusable};
 pub use registry::{
-    Answer, Consistency, Cursor, Held, Query, Registrar, Registration, Registry, ReportedHealth, Watched,
+    Answer, Checks, Consistency, Cursor, Held, OwnCheck, Query, Registrar, Registration, Registry,
+    ReportedHealth, Watched,
 };

@@ -2,6 +2,8 @@
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
+use tokio::sync::watch;
+
 use crate::{Error, Instance};
 
 /// A boxed answer: registries are chosen at run time, off the request's path.
@@ -103,13 +105,15 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
 pub trait Registrar: fmt::Debug + Send + Sync + 'static {
     /// Registers `registration`, or corrects the one of the same id. Its check starts critical; one
     /// that is there already keeps its status. Every other check stays: maintenance mode, and also
-    /// what an earlier registration left ([`Registrar::remove_other_checks`]).
+    /// what an earlier registration left ([`Registrar::checks`]). The registry goes on to vouch for it
+    /// with the credentials of this call ([`Registrar::credentials`]).
     fn register<'a>(&'a self, registration: &'a Registration) -> Answer<'a, ()>;
 
-    /// Removes the checks of registration `id` that [`Registrar::register`] does not make, and says
-    /// how many: left by an earlier registration under this id, nobody renews them, and they count.
-    /// Maintenance mode stays: it is somebody's order. None for an id that is not there.
-    fn remove_other_checks<'a>(&'a self, id: &'a str) -> Answer<'a, usize>;
+    /// The checks of registration `id`; none for one that is not there.
+    fn checks<'a>(&'a self, id: &'a str) -> Answer<'a, Checks>;
+
+    /// Removes a check by its own id. One that is not there is no error.
+    fn remove_check<'a>(&'a self, check: &'a str) -> Answer<'a, ()>;
 
     /// Removes a registration and its checks, maintenance mode too. One that is not there is no error.
     fn deregister<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
@@ -127,6 +131,11 @@ pub trait Registrar: fmt::Debug + Send + Sync + 'static {
 
     /// The ids, ports and addresses of every service that the agent holds.
     fn all_held(&self) -> Answer<'_, Vec<Held>>;
+
+    /// A number that changes with the credentials (Consul: a token file that was written anew): what was
+    /// registered with others has to be registered again, for when those end, the registry hears no more
+    /// of it. The change is seen by the next question, whatever it is.
+    fn credentials(&self) -> watch::Receiver<u64>;
 }
 
 /// The local app's registration.
@@ -169,9 +178,37 @@ pub struct Held {
     pub meta: std::collections::BTreeMap<String, String>,
     /// Shares of traffic.
     pub weights: outrigger_config::Weights,
+    /// Whether others may change its tags in the catalog.
+    pub tag_override: bool,
     /// Consul's content hash: goes into the next [`Registrar::held`]. Empty from
     /// [`Registrar::all_held`].
     pub hash: String,
+}
+
+/// The checks of one registration, as the agent holds them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checks {
+    /// The one that [`Registrar::register`] makes, or what somebody put in its place.
+    pub own: Option<OwnCheck>,
+    /// The ids of those that it does not make; they count all the same.
+    pub others: Vec<String>,
+    /// Why the registration is in maintenance. `None`: it is not.
+    pub maintenance: Option<String>,
+}
+
+/// What is held where our check belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnCheck {
+    /// Its id.
+    pub id: String,
+    /// It bears the name that [`Registrar::register`] gives.
+    pub as_made: bool,
+    /// What it says.
+    pub health: ReportedHealth,
+    /// The text of whoever said so last; empty in the beginning.
+    pub output: String,
+    /// That was the agent, because nobody renewed it.
+    pub expired: bool,
 }
 
 /// Health that the sidecar states for its app.

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use outrigger_config::{Consul as Settings, ConsulAddress, Tls, Weights};
 use outrigger_registry::{
-    Consistency, Cursor, Query, Registrar as _, Registration, Registry as _, ReportedHealth, Status, Watched,
-    consul::Consul,
+    Checks, Consistency, Cursor, Query, Registrar as _, Registration, Registry as _, ReportedHealth, Status,
+    Watched, consul::Consul,
 };
 use outrigger_tests::consul::http as plain;
 
@@ -85,7 +85,11 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     cursor = expect(&consul, &query, cursor, Status::Maintenance, None).await;
     let correct = async {
         consul.register(&registration(8081)).await.unwrap();
-        assert_eq!(consul.remove_other_checks("orders-1").await.unwrap(), 2);
+        let others = consul.checks("orders-1").await.unwrap().others;
+        assert_eq!(others.len(), 2, "{others:?}");
+        for other in &others {
+            consul.remove_check(other).await.unwrap();
+        }
         consul.report("orders-1", ReportedHealth::Passing, "told by a test").await.unwrap();
         consul.register(&registration(8082)).await.unwrap();
     };
@@ -105,12 +109,17 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     let ids: Vec<_> = checks.as_object().unwrap().keys().collect();
     assert_eq!(ids, ["_service_maintenance:orders-1", "service:orders-1"]);
     assert_eq!(checks["_service_maintenance:orders-1"]["Notes"], "a new disk", "and its reason");
-    assert_eq!(consul.remove_other_checks("orders-1").await.unwrap(), 0);
+    let held = consul.checks("orders-1").await.unwrap();
+    assert_eq!((held.others, held.maintenance.as_deref()), (Vec::new(), Some("a new disk")));
+    let own = held.own.expect("our check");
+    assert!(own.as_made, "{own:?}");
+    assert_eq!((own.health, &*own.output), (ReportedHealth::Passing, "told by a test"));
 
     consul.maintenance("orders-1", false, "").await.unwrap();
     expect(&consul, &query, cursor, Status::Passing, None).await;
     consul.deregister("orders-1").await.unwrap();
-    assert_eq!(consul.remove_other_checks("orders-1").await.unwrap(), 0, "nothing is there");
+    assert_eq!(consul.checks("orders-1").await.unwrap(), Checks::default(), "nothing is there");
+    consul.remove_check("service:orders-1").await.unwrap();
 }
 
 /// What the guard over mass losses rests on: whoever leaves, by whichever door, raises the index of its

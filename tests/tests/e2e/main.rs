@@ -23,6 +23,7 @@ mod keepalive;
 mod lifecycle;
 mod limits;
 mod outage;
+mod registration;
 mod reload;
 mod reload_listeners;
 mod reload_process;

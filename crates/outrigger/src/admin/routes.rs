@@ -39,7 +39,7 @@ use super::{
     status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus},
 };
 use crate::{
-    lifecycle::{self, Vitals},
+    lifecycle::{self, Order, Vitals},
     reload::{Outcome, Refused},
 };
 
@@ -173,31 +173,36 @@ async fn begin_drain(State(pages): State<Pages>) -> Response {
 }
 
 async fn maintenance(State(pages): State<Pages>) -> Json<MaintenanceStatus> {
-    Json(MaintenanceStatus::of(&pages.vitals, None))
+    let error = pages.vitals.look_at_maintenance().await.err();
+    Json(MaintenanceStatus::of(&pages.vitals, error))
 }
 
 /// The query of `POST /maintenance`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Order {
+struct Asked {
     enable: bool,
     reason: Option<String>,
 }
 
-async fn order_maintenance(State(pages): State<Pages>, Query(order): Query<Order>) -> Response {
-    let reason = order.reason.filter(|reason| !reason.is_empty());
+async fn order_maintenance(State(pages): State<Pages>, Query(asked): Query<Asked>) -> Response {
+    let reason = asked.reason.filter(|reason| !reason.is_empty());
     if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
         return (StatusCode::BAD_REQUEST, format!("a reason has at most {MAX_REASON} bytes\n"))
             .into_response();
     }
-    let reason = order.enable.then(|| reason.unwrap_or_else(|| "outrigger maintenance".into()));
-    let refused = pages.vitals.order_maintenance(reason).await.err();
+    let order = match (asked.enable, reason) {
+        (true, reason) => Order::On(reason.unwrap_or_else(|| "outrigger maintenance".into())),
+        (false, _) => Order::Off,
+    };
+    let refused = pages.vitals.order_maintenance(order).await.err();
     let status = match &refused {
         None => StatusCode::OK,
         Some(lifecycle::Refused::NothingToRegister | lifecycle::Refused::Leaving) => StatusCode::CONFLICT,
         Some(lifecycle::Refused::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
     };
-    (status, Json(MaintenanceStatus::of(&pages.vitals, refused.as_ref()))).into_response()
+    (status, Json(MaintenanceStatus::of(&pages.vitals, refused.map(|refused| refused.to_string()))))
+        .into_response()
 }
 
 async fn reload(State(pages): State<Pages>) -> Response {

@@ -3,11 +3,12 @@
 
 use outrigger_config::Change;
 use outrigger_discovery::ServiceStatus;
+use outrigger_registry::ReportedHealth;
 use serde::Serialize;
 
 use super::heard::Heard;
 use crate::{
-    lifecycle::{Refused, RegistrationPhase, Standing, State, Vitals, health_label},
+    lifecycle::{Order, RegistrationPhase, Standing, State, Vitals, health_label},
     reload::{self, Outcome},
 };
 
@@ -33,7 +34,7 @@ struct Registration {
     /// What the registry was last told about the app.
     told: Option<&'static str>,
     error: Option<String>,
-    /// Why the app is to be in maintenance; absent where nobody ordered it here.
+    /// Why the app is in maintenance, whoever ordered it; absent where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     maintenance: Option<String>,
 }
@@ -78,6 +79,10 @@ fn missing(state: State, standing: &Standing) -> Option<String> {
             Some(format!("the local app is not healthy yet: {why}"))
         }
         State::Waiting => Some(because("the registry has not taken the registration yet")),
+        // An earlier run had registered it.
+        State::Registered if standing.told == Some(ReportedHealth::Critical) => {
+            Some(format!("the local app is not healthy yet: {}", standing.app))
+        }
         State::Registered => Some(because("the registry has not been told yet that the app is well")),
         State::Draining => Some("it is draining".into()),
         State::Gone => Some("it has stopped".into()),
@@ -87,22 +92,36 @@ fn missing(state: State, standing: &Standing) -> Option<String> {
 /// `GET /maintenance`, and the answer to `POST /maintenance`.
 #[derive(Debug, Serialize)]
 pub(crate) struct MaintenanceStatus {
+    /// Whether the registry holds the app in maintenance, whoever ordered it.
     enabled: bool,
     reason: Option<String>,
+    /// What was ordered here and the registry has not taken yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ordered: Option<Ordered>,
     registration: &'static str,
-    /// Why an order was not carried out, or is not confirmed.
+    /// Why an order was not carried out, or the registry could not be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct Ordered {
+    enable: bool,
+    reason: Option<String>,
+}
+
 impl MaintenanceStatus {
-    pub(crate) fn of(vitals: &Vitals, refused: Option<&Refused>) -> Self {
+    pub(crate) fn of(vitals: &Vitals, error: Option<String>) -> Self {
         let standing = vitals.standing();
         Self {
             enabled: standing.maintenance.is_some(),
             reason: standing.maintenance,
+            ordered: standing.order.map(|order| match order {
+                Order::On(reason) => Ordered { enable: true, reason: Some(reason) },
+                Order::Off => Ordered { enable: false, reason: None },
+            }),
             registration: standing.phase.label(),
-            error: refused.map(ToString::to_string),
+            error,
         }
     }
 }

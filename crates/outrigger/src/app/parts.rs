@@ -18,6 +18,7 @@ use super::bind_network;
 use crate::{
     admin::{self, Pages, Server, Sources},
     lifecycle::{Life, Plan, drain::Traffic, host_name, registration},
+    registry,
     reload::{Applied, Desk, Outcome, Refused, Source},
     telemetry::{self, Logs},
 };
@@ -33,6 +34,7 @@ pub(super) fn plan(
         registrar: registrar.clone(),
         registration: registration(service, &host_name()),
         probe: service.health.clone(),
+        note: registry::note(config, service),
     })
 }
 

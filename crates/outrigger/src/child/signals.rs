@@ -3,17 +3,45 @@
 //! | signal | what it does |
 //! |---|---|
 //! | TERM, INT, QUIT | leave in order; the app gets the same one when callers have heard |
-//! | HUP, USR1, USR2, WINCH, ALRM | passed on at once |
+//! | HUP, USR1, USR2, WINCH, ALRM, VTALRM, PROF, IO, PWR, STKFLT | passed on at once |
 //! | INT, QUIT from the terminal | the app has got it already; if it still runs when callers have heard, it gets TERM |
+//! | real-time signals | caught and named in the log: there is no way to send one on without `unsafe` |
 //!
 //! HUP is the app's here, so that a reload of the sidecar is asked for by `outrigger reload` or
-//! `POST /reload`. KILL and STOP cannot be seen; TSTP, TTIN, TTOU and CONT are the terminal's, and reach the app with the
-//! process group.
+//! `POST /reload`. KILL and STOP cannot be seen; TSTP, TTIN, TTOU and CONT are the terminal's, and reach the
+//! app with the process group. What is left (SEGV, ABRT, ..) says that something is wrong with the sidecar
+//! itself.
 
-use std::{fs::File, io};
+use std::{
+    fs::File,
+    future::poll_fn,
+    io,
+    task::{Context, Poll},
+};
 
 use rustix::process::{Signal, getpgrp};
 use tokio::signal::unix::{self, SignalKind, signal};
+use tracing::warn;
+
+/// Those that ask to leave.
+const LEAVE: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
+
+/// Those that are the app's alone. Each would end the sidecar, but for WINCH.
+const PASS_ON: [Signal; 10] = [
+    Signal::HUP,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::WINCH,
+    Signal::ALARM,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::IO,
+    Signal::POWER,
+    Signal::STKFLT,
+];
+
+/// Numbers of real-time signals. The C library keeps the first ones for itself, and refuses them.
+const REAL_TIME: std::ops::RangeInclusive<i32> = 32..=64;
 
 /// What a signal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,43 +55,42 @@ pub(super) enum Meaning {
 /// All of them, from now on: none ends the sidecar by itself any more.
 #[derive(Debug)]
 pub(super) struct Signals {
-    terminate: unix::Signal,
-    interrupt: unix::Signal,
-    quit: unix::Signal,
-    hangup: unix::Signal,
-    user1: unix::Signal,
-    user2: unix::Signal,
-    window: unix::Signal,
-    alarm: unix::Signal,
+    known: Vec<(Meaning, unix::Signal)>,
+    real_time: Vec<(i32, unix::Signal)>,
 }
 
 impl Signals {
     pub(super) fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            hangup: signal(SignalKind::hangup())?,
-            user1: signal(SignalKind::user_defined1())?,
-            user2: signal(SignalKind::user_defined2())?,
-            window: signal(SignalKind::window_change())?,
-            alarm: signal(SignalKind::alarm())?,
-        })
+        let meanings = LEAVE.map(Meaning::Leave).into_iter().chain(PASS_ON.map(Meaning::PassOn));
+        let known = meanings.map(|meaning| {
+            let (Meaning::Leave(of) | Meaning::PassOn(of)) = meaning;
+            Ok((meaning, signal(SignalKind::from_raw(of.as_raw()))?))
+        });
+        let real_time = REAL_TIME.filter_map(|n| Some((n, signal(SignalKind::from_raw(n)).ok()?)));
+        Ok(Self { known: known.collect::<io::Result<_>>()?, real_time: real_time.collect() })
     }
 
     /// The next one. Cancel-safe.
     pub(super) async fn next(&mut self) -> Meaning {
-        tokio::select! {
-            Some(()) = self.terminate.recv() => Meaning::Leave(Signal::TERM),
-            Some(()) = self.interrupt.recv() => Meaning::Leave(in_turn(Signal::INT, at_the_terminal())),
-            Some(()) = self.quit.recv() => Meaning::Leave(in_turn(Signal::QUIT, at_the_terminal())),
-            Some(()) = self.hangup.recv() => Meaning::PassOn(Signal::HUP),
-            Some(()) = self.user1.recv() => Meaning::PassOn(Signal::USR1),
-            Some(()) = self.user2.recv() => Meaning::PassOn(Signal::USR2),
-            Some(()) = self.window.recv() => Meaning::PassOn(Signal::WINCH),
-            Some(()) = self.alarm.recv() => Meaning::PassOn(Signal::ALARM),
-            else => std::future::pending().await,
+        match poll_fn(|cx| self.poll(cx)).await {
+            Meaning::Leave(signal @ (Signal::INT | Signal::QUIT)) => {
+                Meaning::Leave(in_turn(signal, at_the_terminal()))
+            }
+            other => other,
         }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Meaning> {
+        for (number, stream) in &mut self.real_time {
+            while let Poll::Ready(Some(())) = stream.poll_recv(cx) {
+                warn!(signal = *number, "a real-time signal cannot be passed on to the app, ignoring it");
+            }
+        }
+        let ready = self.known.iter_mut().find_map(|(meaning, stream)| match stream.poll_recv(cx) {
+            Poll::Ready(Some(())) => Some(*meaning),
+            Poll::Ready(None) | Poll::Pending => None,
+        });
+        ready.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -84,13 +111,37 @@ pub(super) fn name(signal: Signal) -> &'static str {
         (Signal::TERM, "SIGTERM"),
         (Signal::INT, "SIGINT"),
         (Signal::QUIT, "SIGQUIT"),
+        (Signal::KILL, "SIGKILL"),
         (Signal::HUP, "SIGHUP"),
         (Signal::USR1, "SIGUSR1"),
         (Signal::USR2, "SIGUSR2"),
         (Signal::WINCH, "SIGWINCH"),
         (Signal::ALARM, "SIGALRM"),
+        (Signal::VTALARM, "SIGVTALRM"),
+        (Signal::PROF, "SIGPROF"),
+        (Signal::IO, "SIGIO"),
+        (Signal::POWER, "SIGPWR"),
+        (Signal::STKFLT, "SIGSTKFLT"),
     ]
     .into_iter()
     .find_map(|(each, name)| (each == signal).then_some(name))
     .unwrap_or("a signal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_signal_that_is_sent_or_received_has_a_name() {
+        for signal in LEAVE.into_iter().chain(PASS_ON).chain([Signal::KILL]) {
+            assert!(name(signal).starts_with("SIG"), "{signal:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_terminal_has_sent_already_becomes_term() {
+        assert_eq!(in_turn(Signal::INT, true), Signal::TERM);
+        assert_eq!(in_turn(Signal::INT, false), Signal::INT);
+    }
 }

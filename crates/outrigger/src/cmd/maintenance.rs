@@ -16,8 +16,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 #[derive(Debug, Args)]
 #[command(
     long_about = "Take the app out of service, and back. Callers stop sending to it once they have heard; it stays \
-                  registered, and its own calls go on. The sidecar keeps it so when it has to register the app \
-                  again, until 'off', or until it leaves the registry.",
+                  registered, and its own calls go on. It stays so when the registry forgets it or the sidecar is \
+                  restarted (with a state_dir), until 'off'. What others order at the registry is seen and kept \
+                  like that, too.",
     after_help = "Example:\n  outrigger maintenance on --reason 'disk is being replaced'\n  \
                   outrigger maintenance off"
 )]
@@ -68,10 +69,20 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 fn sentence(page: &Value) -> String {
     let registration = page["registration"].as_str().unwrap_or("unknown");
-    match page["reason"].as_str() {
-        Some(reason) => format!("in maintenance: {reason} (registration: {registration})"),
-        None => format!("not in maintenance by this sidecar's order (registration: {registration})"),
-    }
+    let held = match page["reason"].as_str() {
+        Some(reason) => format!("in maintenance: {reason}"),
+        None => "not in maintenance".to_owned(),
+    };
+    let (ordered, error) = (&page["ordered"], page["error"].as_str());
+    let more = match (ordered["enable"].as_bool(), error) {
+        (Some(true), _) => {
+            format!("; ordered and to be carried out: on, {}", ordered["reason"].as_str().unwrap_or("?"))
+        }
+        (Some(false), _) => "; ordered and to be carried out: off".to_owned(),
+        (None, Some(error)) => format!(", as last seen; the registry does not say: {error}"),
+        (None, None) => String::new(),
+    };
+    format!("{held}{more} (registration: {registration})")
 }
 
 #[cfg(test)]
@@ -82,8 +93,32 @@ mod tests {
 
     #[test]
     fn how_it_stands_in_a_sentence() {
-        let page = |reason: Option<&str>| json!({"reason": reason, "registration": "registered"});
-        assert_eq!(sentence(&page(Some("disk"))), "in maintenance: disk (registration: registered)");
-        assert!(sentence(&page(None)).starts_with("not in maintenance"));
+        let (on, off) = (json!({"enable": true, "reason": "disk"}), json!({"enable": false}));
+        for (reason, ordered, error, sentence_of) in [
+            (Some("disk"), Value::Null, None, "in maintenance: disk (registration: registered)"),
+            (None, Value::Null, None, "not in maintenance (registration: registered)"),
+            (
+                None,
+                on,
+                None,
+                "not in maintenance; ordered and to be carried out: on, disk (registration: registered)",
+            ),
+            (
+                Some("disk"),
+                off,
+                Some("refused"),
+                "in maintenance: disk; ordered and to be carried out: off (registration: registered)",
+            ),
+            (
+                Some("disk"),
+                Value::Null,
+                Some("refused"),
+                "in maintenance: disk, as last seen; the registry does not say: refused (registration: registered)",
+            ),
+        ] {
+            let page =
+                json!({"reason": reason, "ordered": ordered, "error": error, "registration": "registered"});
+            assert_eq!(sentence(&page), sentence_of);
+        }
     }
 }

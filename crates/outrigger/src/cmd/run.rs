@@ -27,8 +27,8 @@ use crate::{
                   'outrigger reload') has the file read again.\n\nWith -- \
                   APP it starts the app once requests are carried, stops it when no caller calls it any more, \
                   keeps outbound open until it has ended, and exits with its code (128 and the signal, where \
-                  one ended it). TERM, INT and QUIT reach the app in that order; HUP, USR1, USR2, WINCH and ALRM \
-                  at once. As process 1 it collects orphans.",
+                  one ended it). TERM, INT and QUIT reach the app in that order; HUP, USR1, USR2, WINCH, ALRM, \
+                  VTALRM, PROF, IO, PWR and STKFLT at once; real-time signals are ignored. As process 1 it collects orphans.",
     after_help = "Example:\n  outrigger run --service orders --port 8080      no file needed\n  \
                   outrigger run -c outrigger.yaml --log debug     flags win over the file\n  \
                   outrigger run                                   only carries requests, registers nothing\n  \

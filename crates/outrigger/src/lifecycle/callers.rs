@@ -62,6 +62,13 @@ impl Callers {
         Self { settings, discovery: None, watch: None, told: Instant::now() }
     }
 
+    /// Callers that nothing is known of for `wait`.
+    #[cfg(test)]
+    pub(crate) fn blind_for(wait: Duration) -> Self {
+        let settings = Drain { blind: wait, ..Drain::default() };
+        Self { settings, discovery: None, watch: None, told: Instant::now() }
+    }
+
     /// Begins to watch; never waits.
     pub(crate) fn begin(&mut self, us: &Registration) {
         let measured = self.settings.propagation == Propagation::Measured;
@@ -109,11 +116,12 @@ impl Callers {
         self.settings.margin.min(left)
     }
 
-    /// The wait where nothing was measured.
+    /// The wait where nothing was measured: what is left of `drain.blind`, for trying to tell a registry
+    /// that does not answer took time, too.
     pub(crate) fn blind(&self) -> Duration {
         match self.settings.propagation {
             Propagation::Fixed(wait) => wait,
-            Propagation::Measured => self.settings.blind,
+            Propagation::Measured => self.settings.blind.saturating_sub(self.told.elapsed()),
         }
     }
 }

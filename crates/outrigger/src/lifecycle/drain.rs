@@ -15,12 +15,12 @@
 //!
 //! | step | usually | without a leader | at most |
 //! |---|---|---|---|
-//! | a registration under way is waited for | – | 7 s | 8 s |
+//! | a registration under way is waited for, one of an earlier run looked for | ms | 7 s | 11 s |
 //! | critical is reported | ms | 3 s, given up | 3 s |
 //! | callers hear it | ms | not waited for | half of `drain.cap` |
 //! | the app is deregistered | ms | 3 s, given up | 8 s per try, 3 tries |
 //! | all of step 2 | ms | 6 s, 14 s while registering | 20 s |
-//! | step 3 | ms and `drain.margin` | `drain.blind` | `drain.cap` since the first call, or `drain.blind` |
+//! | step 3 | ms and `drain.margin` | nothing is left of `drain.blind` | `drain.cap` or `drain.blind` since the first call |
 //! | step 6 | as long as requests take | the same | `drain.timeout` |
 //!
 //! Giving up is sound: without a leader an agent stalls a call for 7 s and more, but has acted on it

@@ -12,13 +12,17 @@ use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use outrigger_config::{Health, Probe};
 use outrigger_registry::ReportedHealth;
-use tokio::{net::TcpStream, sync::watch, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 use tracing::{info, warn};
 
 use super::standing::Board;
 use crate::http_client;
 
-/// Pause between probes while the app has never been well: it is starting, and everybody waits.
+/// From one probe to the next while the app has never been well: it is starting, and everybody waits.
 const EAGER: Duration = Duration::from_millis(500);
 
 /// The loopback addresses, in the order in which they are tried. An app may listen on one of them
@@ -39,20 +43,25 @@ pub(crate) async fn watch(
     told: watch::Sender<Option<ReportedHealth>>,
     board: Board,
 ) {
-    run(settings.interval, told, &board, || probe(&settings, port)).await;
+    let pace = pace(settings.interval, settings.timeout);
+    run(pace, told, &board, || probe(&settings, port)).await;
 }
 
-async fn run<F, Fut>(
-    interval: Duration,
-    told: watch::Sender<Option<ReportedHealth>>,
-    board: &Board,
-    mut probe: F,
-) where
+/// From the begin of a probe to the begin of the next one: so that also an app that hangs, which takes a
+/// time-out to see, is found out within `interval`. Half of it at least, so that the app is not asked all
+/// the time; then a time-out of more than the other half comes on top.
+fn pace(interval: Duration, timeout: Duration) -> Duration {
+    interval.saturating_sub(timeout).max(interval / 2)
+}
+
+async fn run<F, Fut>(pace: Duration, told: watch::Sender<Option<ReportedHealth>>, board: &Board, mut probe: F)
+where
     F: FnMut() -> Fut,
     Fut: Future<Output = Finding>,
 {
     let mut ever_well = false;
     loop {
+        let began = Instant::now();
         let Finding { health, why } = probe().await;
         board.probed(&why);
         ever_well |= health != ReportedHealth::Critical;
@@ -63,7 +72,7 @@ async fn run<F, Fut>(
             info!(%why, health = label(health), "the local app answers");
         }
         tokio::select! {
-            () = tokio::time::sleep(if ever_well { interval } else { interval.min(EAGER) }) => {}
+            () = sleep_until(began + if ever_well { pace } else { pace.min(EAGER) }) => {}
             () = board.probe_asked() => {}
         }
     }
@@ -150,7 +159,6 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
-        time::Instant,
     };
 
     use super::*;
@@ -180,7 +188,7 @@ mod tests {
         Fut: Future<Output = Finding>,
     {
         let board = Board::new(super::super::RegistrationPhase::AwaitingApp, "orders-1");
-        run(Duration::from_secs(2), told, &board, probe).await;
+        run(Duration::from_secs(1), told, &board, probe).await;
     }
 
     #[tokio::test]
@@ -237,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn probes_never_overlap_and_the_pause_comes_between_them() {
+    async fn probes_never_overlap_and_slow_ones_follow_each_other() {
         let (told, _keep) = watch::channel(None);
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let starts = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -258,7 +266,43 @@ mod tests {
         task.abort();
         assert_eq!(most.load(Ordering::SeqCst), 1);
         let starts = starts.lock().unwrap();
-        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] == Duration::from_secs(7)), "{starts:?}");
+        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] == Duration::from_secs(5)), "{starts:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_that_hangs_is_found_out_within_the_interval_whenever_it_begins_to() {
+        let settings = Health::default();
+        for after in (0..4000).step_by(50).map(Duration::from_millis) {
+            let (told, mut hears) = watch::channel(None);
+            let hangs = Instant::now() + Duration::from_secs(10) + after;
+            let limit = settings.timeout;
+            let board = Board::new(super::super::RegistrationPhase::AwaitingApp, "orders-1");
+            let task = tokio::spawn(async move {
+                run(pace(settings.interval, limit), told, &board, || async move {
+                    if Instant::now() < hangs {
+                        return Finding { health: ReportedHealth::Passing, why: String::new() };
+                    }
+                    tokio::time::sleep(limit).await;
+                    critical("hung".into())
+                })
+                .await;
+            });
+            hears.wait_for(|health| *health == Some(ReportedHealth::Critical)).await.unwrap();
+            task.abort();
+            assert!(
+                hangs.elapsed() <= settings.interval,
+                "{:?} when it hangs after {after:?}",
+                hangs.elapsed()
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_time_out_does_not_have_the_app_asked_all_the_time() {
+        let seconds = Duration::from_secs;
+        for (interval, timeout, expected) in [(10, 1, 9), (10, 5, 5), (10, 9, 5), (2, 2, 1)] {
+            assert_eq!(pace(seconds(interval), seconds(timeout)), seconds(expected));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
-//! The tasks around one registration, and how they end: probe, register, report; then the calls of
-//! leaving, in the order of [`super::leave`].
+//! The tasks around one registration, and how they end: probe, register, report, clear up; then the calls
+//! of leaving, in the order of [`super::leave`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    health,
+    Plan, health, look,
+    maintenance::Office,
+    orphans,
     register::Register,
     report,
     standing::{Board, Phase},
@@ -46,30 +48,92 @@ pub(crate) struct Keeper {
     registrar: Arc<dyn Registrar>,
     wanted: watch::Sender<Registration>,
     board: Board,
-    /// What the probe finds.
-    told: watch::Sender<Option<ReportedHealth>>,
-    settings: Option<Health>,
+    probing: Probing,
+    credentials: watch::Receiver<u64>,
     /// Longest wait for each try of the deregistration.
     patience: Duration,
     stop: CancellationToken,
-    probe: JoinHandle<()>,
     report: JoinHandle<()>,
     register: JoinHandle<()>,
+    orphans: JoinHandle<()>,
+}
+
+/// The task that asks the app how it is, by settings that may change.
+#[derive(Debug)]
+pub(super) struct Probing {
+    /// See [`Plan::started`].
+    pub(super) started: CancellationToken,
+    pub(super) settings: Health,
+    /// What it finds.
+    pub(super) told: watch::Sender<Option<ReportedHealth>>,
+    pub(super) task: JoinHandle<()>,
+}
+
+impl Probing {
+    fn start(
+        started: CancellationToken,
+        settings: Health,
+        port: u16,
+        told: watch::Sender<Option<ReportedHealth>>,
+        board: Board,
+    ) -> Self {
+        let task = tokio::spawn({
+            let (started, settings, told) = (started.clone(), settings.clone(), told.clone());
+            async move {
+                started.cancelled().await;
+                health::watch(settings, port, told, board).await;
+            }
+        });
+        Self { started, settings, told, task }
+    }
+
+    /// Goes on by other settings, from what was found last.
+    fn adopt(&mut self, settings: Health, port: u16, board: Board) {
+        if self.settings != settings {
+            self.task.abort();
+            *self = Self::start(self.started.clone(), settings, port, self.told.clone(), board);
+        }
+    }
 }
 
 impl Keeper {
     /// Starts to probe the app, and registers it once it is well.
-    pub(crate) fn start(
-        registrar: Arc<dyn Registrar>,
-        wanted: Registration,
-        probe: Health,
-        board: Board,
-    ) -> Self {
+    pub(super) fn start(plan: Plan, office: Office) -> Self {
+        let Plan { started, registration, probe, .. } = plan;
         let told = watch::Sender::new(None);
-        let task = tokio::spawn(health::watch(probe.clone(), wanted.port, told.clone(), board.clone()));
-        let mut keeper = Self::with_health(registrar, wanted, told, task, board);
-        keeper.settings = Some(probe);
-        keeper
+        let probing = Probing::start(started, probe, registration.port, told, office.board.clone());
+        Self::with_probing(registration, probing, office)
+    }
+
+    /// The same with a probe of the caller's.
+    pub(super) fn with_probing(wanted: Registration, probing: Probing, office: Office) -> Self {
+        let Office { registrar, board, .. } = office.clone();
+        board.enter(Phase::AwaitingApp);
+        let (health, wanted) = (probing.told.subscribe(), watch::Sender::new(wanted));
+        let doubt = report::Doubt::new(0);
+        let doubted = doubt.subscribe();
+        let stop = CancellationToken::new();
+        let credentials = registrar.credentials();
+        let report = tokio::spawn(report::run(registrar.clone(), board.clone(), health.clone(), doubt));
+        let orphans = tokio::spawn(orphans::run(registrar.clone(), wanted.subscribe(), board.clone()));
+        let register = Register {
+            registrar: registrar.clone(),
+            wanted: wanted.subscribe(),
+            board: board.clone(),
+            office,
+            health,
+            doubt: doubted,
+            credentials: credentials.clone(),
+            stop: stop.clone(),
+        };
+        let register = tokio::spawn(register.run());
+        let patience = CALL;
+        Self { registrar, wanted, board, probing, credentials, patience, stop, report, register, orphans }
+    }
+
+    /// What is registered.
+    pub(crate) fn wanted(&self) -> Registration {
+        self.wanted.borrow().clone()
     }
 
     /// Whether `other` can replace the registration in place: to callers it is the same instance.
@@ -80,12 +144,7 @@ impl Keeper {
 
     /// Registers the app by other settings, in place, and asks it how it is by others.
     pub(crate) fn adopt(&mut self, wanted: Registration, probe: Health) {
-        if self.settings.as_ref() != Some(&probe) {
-            self.probe.abort();
-            let (told, board) = (self.told.clone(), self.board.clone());
-            self.probe = tokio::spawn(health::watch(probe.clone(), wanted.port, told, board));
-            self.settings = Some(probe);
-        }
+        self.probing.adopt(probe, wanted.port, self.board.clone());
         self.wanted.send_if_modified(|now| {
             let news = *now != wanted;
             *now = wanted;
@@ -101,54 +160,53 @@ impl Keeper {
         }
     }
 
-    /// The same with a probe of the caller's.
-    fn with_health(
-        registrar: Arc<dyn Registrar>,
-        wanted: Registration,
-        told: watch::Sender<Option<ReportedHealth>>,
-        probe: JoinHandle<()>,
-        board: Board,
-    ) -> Self {
-        board.enter(Phase::AwaitingApp);
-        let (health, wanted) = (told.subscribe(), watch::Sender::new(wanted));
-        let doubt = report::Doubt::new(0);
-        let doubted = doubt.subscribe();
-        let stop = CancellationToken::new();
-        let report = tokio::spawn(report::run(registrar.clone(), board.clone(), health.clone(), doubt));
-        let register = Register {
-            registrar: registrar.clone(),
-            wanted: wanted.subscribe(),
-            board: board.clone(),
-            health,
-            doubt: doubted,
-            stop: stop.clone(),
-        };
-        let register = tokio::spawn(register.run());
-        let (settings, patience) = (None, CALL);
-        Self { registrar, wanted, board, told, settings, patience, stop, probe, report, register }
-    }
-
-    /// What is registered.
-    pub(crate) fn wanted(&self) -> Registration {
-        self.wanted.borrow().clone()
-    }
-
     /// Ends the tasks, the registration under way excepted: cut off, it could arrive after what follows.
-    /// True when the app was (or may have been) registered, so that callers have something to hear of.
-    /// Takes 8 s at most.
+    /// True when the app was (or may have been) registered, by this run or an earlier one, so that callers
+    /// have something to hear of. Takes 11 s at most.
     pub(crate) async fn stop(&mut self) -> bool {
-        self.probe.abort();
+        self.probing.task.abort();
         self.report.abort();
+        self.orphans.abort();
         self.stop.cancel();
         if timeout(CALL, &mut self.register).await.is_err() {
             self.register.abort();
         }
-        self.board.now().asked
+        self.board.now().asked || self.is_left_over().await
+    }
+
+    /// Whether the registry holds what this run has not registered: for one that is over before it has
+    /// looked.
+    async fn is_left_over(&self) -> bool {
+        let id = self.wanted().id;
+        let held = look::held(&*self.registrar, &id, None);
+        matches!(timeout(REPORT, held).await, Ok(Ok(Some(_))))
     }
 
     /// Watchers learn it from the check before the registration is gone; a failure is no reason to
     /// stay. True: the registry took it.
     pub(crate) async fn report_critical(&mut self) -> bool {
+        let taken = self.tell_critical().await;
+        // The agent takes it all the same, and could pass on neither this nor the end.
+        if taken && *self.credentials.borrow() != self.board.now().credentials && self.register_again().await
+        {
+            return self.tell_critical().await;
+        }
+        taken
+    }
+
+    /// With the credentials that have replaced those of the registration.
+    async fn register_again(&self) -> bool {
+        let wanted = self.wanted();
+        let error = match timeout(REPORT, self.registrar.register(&wanted)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => causes(&error),
+            Err(_) => format!("no answer within {REPORT:?}"),
+        };
+        warn!(id = wanted.id, error, "could not register with the new token before leaving");
+        false
+    }
+
+    async fn tell_critical(&mut self) -> bool {
         let id = &self.wanted().id;
         let report = self.registrar.report(id, ReportedHealth::Critical, report::OUTPUT);
         match timeout(REPORT, report).await {
@@ -198,9 +256,10 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.probe.abort();
+        self.probing.task.abort();
         self.report.abort();
         self.register.abort();
+        self.orphans.abort();
     }
 }
 

@@ -5,7 +5,7 @@
 //! | `outrigger_lifecycle_state` | `state` | 1 for the state of the process |
 //! | `outrigger_registration_state` | `state` | 1 for the state of the app's registration |
 //! | `outrigger_registrations_total` | – | how often the registry took the registration |
-//! | `outrigger_maintenance` | – | 1 while the app is to be in maintenance, by an order given here |
+//! | `outrigger_maintenance` | – | 1 while the app is in maintenance, whoever ordered it |
 //! | `outrigger_app_health` | `health` | 1 for what the registry was last told about the app |
 
 use std::{fmt, sync::Mutex};
@@ -51,7 +51,7 @@ pub(super) fn register(metrics: &prometheus::Registry, vitals: Vitals) -> Result
         )?),
         maintenance: IntGauge::new(
             "outrigger_maintenance",
-            "1 while the local app is to be in maintenance, by an order given to this sidecar.",
+            "1 while the local app is in maintenance, whoever ordered it.",
         )?,
         health: gauges(
             "outrigger_app_health",

@@ -3,16 +3,19 @@
 //! | module | its job |
 //! |---|---|
 //! | `state` | the states and what moves them, a pure table |
+//! | `live` | the one task that walks through them, and follows a reload |
 //! | `identity` | what the registry is told about the app |
 //! | `health` | asks the local app how it is |
 //! | `register` | keeps the registration true |
+//! | `look` | what the agent holds of it, and whether that is right |
 //! | `report` | tells the registry how the app is, renews the TTL |
-//! | `keeper` | owns those three, and takes them back |
+//! | `keeper` | owns those, and takes the registration back |
 //! | `leave` | which step of leaving comes after which, a pure table |
 //! | `callers` | whether callers have heard of it |
 //! | `standing` | what is known about the registration |
 //! | `drain` | the order of leaving |
 //! | `maintenance` | takes the app out of service by hand, and keeps it out |
+//! | `note` | remembers that across a restart |
 //! | `orphans` | removes what earlier runs left in the registry |
 //! | `port` | whether the app still listens |
 //! | `metrics` | all of it as gauges |
@@ -21,48 +24,47 @@
 
 pub(crate) mod callers;
 pub(crate) mod drain;
+#[cfg(test)]
+mod fake;
 mod health;
 mod identity;
 mod keeper;
 mod leave;
+mod live;
+mod look;
 mod maintenance;
 mod metrics;
+mod note;
 mod orphans;
 pub(crate) mod port;
 mod register;
+#[cfg(test)]
+mod reload_tests;
 mod report;
 mod standing;
 mod state;
 
-use std::{
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
-use outrigger_registry::{Registrar, Registration, ReportedHealth};
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use outrigger_registry::{Registrar, Registration};
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-pub use standing::{Phase as RegistrationPhase, Standing};
+pub use standing::{Order, Phase as RegistrationPhase, Standing};
 pub use state::State;
 
 pub(crate) use health::label as health_label;
 pub(crate) use identity::{host_name, registration};
 pub(crate) use maintenance::Refused;
+pub(crate) use note::place as note_place;
 
 use callers::Callers;
 use drain::{Drain, Traffic};
-use keeper::Keeper;
 use maintenance::Office;
+use note::Note;
 use standing::Board;
 use state::Event;
-
-/// Longest wait for the first answers at start. Then it goes on: a request for a service that is
-/// still unknown has a bounded wait of its own.
-const LEARN: Duration = Duration::from_secs(5);
 
 /// What is to be registered, where, and what is asked of the app before.
 #[derive(Debug, Clone)]
@@ -73,6 +75,8 @@ pub(crate) struct Plan {
     pub(crate) registrar: Arc<dyn Registrar>,
     pub(crate) registration: Registration,
     pub(crate) probe: outrigger_config::Health,
+    /// Where maintenance is written down. Absent: nowhere.
+    pub(crate) note: Option<PathBuf>,
 }
 
 /// What a life is to keep true, until a reload wants something else.
@@ -93,6 +97,7 @@ struct Organs {
     state: watch::Sender<State>,
     board: Board,
     drain: Drain,
+    note: Note,
     wanted: watch::Sender<Wanted>,
 }
 
@@ -102,9 +107,25 @@ impl Vitals {
             Some(plan) => Board::new(standing::Phase::AwaitingApp, &plan.registration.id),
             None => Board::new(standing::Phase::Off, ""),
         };
+        let note = Note::new(plan.as_ref().and_then(|plan| plan.note.clone()));
+        if let Some(plan) = &plan {
+            // For what an earlier run has written down.
+            Office::open(plan.registrar.clone(), board.clone(), note.clone());
+        }
         let state = watch::Sender::new(State::Starting);
         let wanted = watch::Sender::new(Wanted { plan, drain: None });
-        Self(Arc::new(Organs { state, board, drain: Drain::new(), wanted }))
+        Self(Arc::new(Organs { state, board, drain: Drain::new(), note, wanted }))
+    }
+
+    /// Absent: there is nothing to register.
+    fn office(&self) -> Option<Office> {
+        let registrar = self.0.wanted.borrow().plan.as_ref()?.registrar.clone();
+        Some(self.office_at(registrar))
+    }
+
+    /// One office, whatever a reload makes of the registration: the board and the note are the life's.
+    fn office_at(&self, registrar: Arc<dyn Registrar>) -> Office {
+        Office { registrar, board: self.0.board.clone(), note: self.0.note.clone() }
     }
 
     pub(crate) fn state(&self) -> State {
@@ -119,14 +140,21 @@ impl Vitals {
         self.0.drain.phase()
     }
 
-    /// Takes the app out of service, for this reason, or puts it back.
-    pub(crate) async fn order_maintenance(&self, reason: Option<String>) -> Result<(), Refused> {
-        let plan = self.0.wanted.borrow().plan.clone().ok_or(Refused::NothingToRegister)?;
-        let office = Office { registrar: plan.registrar, board: self.0.board.clone() };
+    /// Takes the app out of service, or puts it back.
+    pub(crate) async fn order_maintenance(&self, order: Order) -> Result<(), Refused> {
+        let office = self.office().ok_or(Refused::NothingToRegister)?;
         if self.drain_phase() != drain::Phase::Serving {
             return Err(Refused::Leaving);
         }
-        office.order(reason).await
+        office.order(order).await
+    }
+
+    /// Asks the registry whether the app is in maintenance. `Err`: what was seen last stands.
+    pub(crate) async fn look_at_maintenance(&self) -> Result<(), String> {
+        match self.office() {
+            Some(office) => office.look().await,
+            None => Ok(()),
+        }
     }
 
     /// Whether somebody has asked to leave.
@@ -187,7 +215,7 @@ impl Life {
     ) -> Self {
         let vitals = Vitals::new(plan);
         vitals.apply(Event::Bound);
-        let task = tokio::spawn(live(vitals.clone(), first_answers, callers));
+        let task = tokio::spawn(live::live(vitals.clone(), first_answers, callers));
         Self { vitals, task }
     }
 
@@ -225,111 +253,6 @@ impl Drop for Life {
     fn drop(&mut self) {
         self.task.abort();
     }
-}
-
-async fn live(
-    vitals: Vitals,
-    first_answers: impl Future<Output = ()> + Send + 'static,
-    mut callers: Callers,
-) {
-    let _end = EndOfLife(vitals.clone());
-    let first_answers = pin!(first_answers);
-    let mut first_answers = Some(first_answers);
-    let mut wanted = vitals.0.wanted.subscribe();
-    let mut keeper = None;
-    loop {
-        let Wanted { plan, drain } = wanted.borrow_and_update().clone();
-        drain.into_iter().for_each(|drain| callers.adopt(drain));
-        follow(&vitals, plan.as_ref(), &mut keeper).await;
-        tokio::select! {
-            () = vitals.0.drain.begun() => break,
-            () = rise(&vitals, &mut first_answers, plan, &mut keeper) => {}
-            // The sender is ours.
-            _ = wanted.changed() => {}
-        }
-    }
-    // Before the registry hears of it: whoever asks whether we are ready must not be told yes by now.
-    vitals.apply(Event::Drain);
-    let drain = &vitals.0.drain;
-    if let Some(keeper) = keeper {
-        leave::run(keeper, &mut callers, drain, drain.hurried()).await;
-    }
-    drain.enter(drain::Phase::Safe);
-}
-
-/// Makes a registration under way the one that is wanted: in place where it is the same instance, else
-/// the old one leaves before the new one comes. Takes [`leave::LEAVE`] at most.
-async fn follow(vitals: &Vitals, plan: Option<&Plan>, keeper: &mut Option<Keeper>) {
-    match (keeper.as_mut(), plan) {
-        (Some(keeper), Some(plan)) if keeper.is_of(&plan.registration) => {
-            return keeper.adopt(plan.registration.clone(), plan.probe.clone());
-        }
-        (Some(_), _) => {
-            info!("the app is to be registered otherwise, or not at all: leaving first");
-            if let Some(keeper) = keeper.take()
-                && timeout(leave::LEAVE, keeper.leave()).await.is_err()
-            {
-                warn!("gave up leaving the registry; deregister_after will remove the app");
-            }
-        }
-        (None, _) => {}
-    }
-    match plan {
-        Some(plan) => vitals.0.board.begin(standing::Phase::AwaitingApp, &plan.registration.id),
-        None => vitals.0.board.begin(standing::Phase::Off, ""),
-    }
-}
-
-/// Nobody waits for ever for a life that ended by a mistake of ours: it counts as safe to stop.
-struct EndOfLife(Vitals);
-
-impl Drop for EndOfLife {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.apply(Event::Drain);
-            self.0.0.drain.enter(drain::Phase::Safe);
-        }
-    }
-}
-
-/// From Learning to Ready, from wherever it stands; then for ever.
-async fn rise<F: Future<Output = ()>>(
-    vitals: &Vitals,
-    first_answers: &mut Option<Pin<&mut F>>,
-    plan: Option<Plan>,
-    keeper: &mut Option<Keeper>,
-) {
-    if let Some(answers) = first_answers {
-        if timeout(LEARN, answers.as_mut()).await.is_err() {
-            warn!(after = ?LEARN, "the registry has not answered for every declared service, going on without");
-        }
-        *first_answers = None;
-    }
-    vitals.apply(Event::Learned);
-    if let Some(plan) = plan {
-        register_app(vitals, plan, keeper).await;
-    } else {
-        vitals.apply(Event::NothingToRegister);
-    }
-    std::future::pending().await
-}
-
-/// Until the registry has been told that the app is well.
-async fn register_app(vitals: &Vitals, plan: Plan, keeper: &mut Option<Keeper>) {
-    let Plan { started, registrar, registration, probe } = plan;
-    started.cancelled().await;
-    let board = vitals.0.board.clone();
-    let mut standing = board.subscribe();
-    if keeper.is_none() {
-        *keeper = Some(Keeper::start(registrar, registration, probe, board));
-    }
-    let _ = standing.wait_for(Standing::is_taken).await;
-    vitals.apply(Event::Registered);
-    let well = |standing: &Standing| {
-        matches!(standing.told, Some(ReportedHealth::Passing | ReportedHealth::Warning))
-    };
-    let _ = standing.wait_for(well).await;
-    vitals.apply(Event::Told);
 }
 
 #[cfg(test)]

@@ -1,27 +1,49 @@
-//! Removes what earlier runs left: registrations of the same service at the same address and port, under
-//! another id. They appear where the id changed (a new host name of a container) and the run before was
-//! killed; callers would count this instance twice until the check of the orphan runs out.
+//! Removes what earlier runs left: registrations at the same address and port under another id. They appear
+//! where the id changed (a new host name of a container, another service name) and the run before was
+//! killed; until their check runs out callers would count this instance twice, or take it for another service.
 //!
-//! Only what carries our mark, [`MARK`] in its metadata: everybody else's registration is theirs. And
-//! only once, when the app is first registered: two that live, on machines which an agent takes for
-//! one, would otherwise remove each other for ever.
+//! Only what bears our mark, [`MARK`] in its metadata, and our check: everybody else's registration is
+//! theirs. Only what nobody keeps: another sidecar may rightly live there (an app under two names; old and
+//! new on one port). The registry does not say when a check was last renewed, so it is asked: the check gets
+//! the same health with another text, [`KNOCK`]. Whoever lives writes over that with its next renewal. And
+//! only once, when the app is first registered.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use outrigger_registry::{Held, Registrar, Registration};
-use tokio::time::timeout;
+use outrigger_policy::backoff::Backoff;
+use outrigger_registry::{Answer, Held, Registrar, Registration};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{info, warn};
 
+use super::{
+    report::RENEW,
+    standing::{Board, Standing},
+};
 use crate::telemetry::{VERSION, causes};
 
 /// The key of the metadata that says who registered it; its value is our version.
 const MARK: &str = "outrigger";
+
+/// The text that asks whether anybody renews a check.
+pub(super) const KNOCK: &str = "outrigger: does anybody renew this?";
+
+/// How long an answer to it may take: a renewal, and time for one that has to be repeated.
+const ANSWER: Duration = RENEW.saturating_add(Duration::from_secs(5));
 
 /// Consul's limit of pairs in metadata.
 const MOST_PAIRS: usize = 64;
 
 /// Longest wait for one call; the registry's own time-out comes first (Consul: 15 s).
 const CALL: Duration = Duration::from_secs(20);
+
+/// Most tries: a token may not be allowed to look.
+const TRIES: u32 = 3;
+
+/// Pauses between those tries.
+const AGAIN: Backoff = Backoff { base: Duration::from_secs(5), max: Duration::from_secs(30) };
 
 /// Puts the mark on a registration, unless the settings say that key or leave no room: then it is
 /// registered without, and its orphans stay until their check runs out.
@@ -31,32 +53,56 @@ pub(super) fn mark(meta: &mut BTreeMap<String, String>) {
     }
 }
 
-/// Removes them. False: the registry did not say; to be tried again.
-pub(super) async fn remove(registrar: &dyn Registrar, ours: &Registration) -> bool {
-    let held = match timeout(CALL, registrar.all_held()).await {
-        Ok(Ok(held)) => held,
-        Ok(Err(error)) => return failed(ours, &causes(&error)),
-        Err(_) => return failed(ours, &format!("no answer within {CALL:?}")),
-    };
-    for orphan in held.iter().filter(|held| is_orphan(held, ours)) {
-        match timeout(CALL, registrar.deregister(&orphan.id)).await {
-            Ok(Ok(())) => info!(id = orphan.id, service = ours.name, "removed what an earlier run had left"),
-            Ok(Err(error)) => return failed(ours, &causes(&error)),
-            Err(_) => return failed(ours, &format!("no answer within {CALL:?}")),
+/// Removes them once the app is registered.
+pub(super) async fn run(registrar: Arc<dyn Registrar>, ours: watch::Receiver<Registration>, board: Board) {
+    let mut standing = board.subscribe();
+    if standing.wait_for(Standing::is_taken).await.is_err() {
+        return;
+    }
+    for n in 0..TRIES {
+        let ours = ours.borrow().clone();
+        let Err(error) = remove(&*registrar, &ours).await else { return };
+        warn!(id = ours.id, error, "could not remove what earlier runs had left");
+        sleep(AGAIN.after(n, fastrand::u64(..))).await;
+    }
+}
+
+async fn remove(registrar: &dyn Registrar, ours: &Registration) -> Result<(), String> {
+    let held = call(registrar.all_held()).await?;
+    let mut asked = Vec::new();
+    for held in held.iter().filter(|held| is_like_ours(held, ours)) {
+        let Some(own) = call(registrar.checks(&held.id)).await?.own else { continue };
+        if own.as_made {
+            call(registrar.report(&held.id, own.health, KNOCK)).await?;
+            asked.push(held);
         }
     }
-    true
+    if asked.is_empty() {
+        return Ok(());
+    }
+    sleep(ANSWER).await;
+    for held in asked {
+        // Not there any more: somebody else removed it.
+        let own = call(registrar.checks(&held.id)).await?.own;
+        if own.is_some_and(|own| own.output == KNOCK) {
+            call(registrar.deregister(&held.id)).await?;
+            info!(id = held.id, service = held.name, "removed what an earlier run had left");
+        }
+    }
+    Ok(())
 }
 
-fn failed(ours: &Registration, error: &str) -> bool {
-    warn!(id = ours.id, error, "could not remove what earlier runs had left, trying on");
-    false
+async fn call<T>(answer: Answer<'_, T>) -> Result<T, String> {
+    match timeout(CALL, answer).await {
+        Ok(done) => done.map_err(|error| causes(&error)),
+        Err(_) => Err(format!("no answer within {CALL:?}")),
+    }
 }
 
-fn is_orphan(held: &Held, ours: &Registration) -> bool {
+/// At our place, and marked as ours are.
+fn is_like_ours(held: &Held, ours: &Registration) -> bool {
     let address = |address: &Option<String>| address.clone().unwrap_or_default();
     held.id != ours.id
-        && held.name == ours.name
         && held.port == i64::from(ours.port)
         && address(&held.address) == address(&ours.address)
         && held.meta.contains_key(MARK)
@@ -65,77 +111,5 @@ fn is_orphan(held: &Held, ours: &Registration) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use outrigger_config::Weights;
-
-    use super::*;
-
-    fn ours() -> Registration {
-        let mut meta = BTreeMap::new();
-        mark(&mut meta);
-        Registration {
-            id: "orders-new-8080".into(),
-            name: "orders".into(),
-            address: Some("10.0.0.5".into()),
-            port: 8080,
-            tags: Vec::new(),
-            meta,
-            weights: Weights::default(),
-            ttl: Duration::from_secs(30),
-            deregister_after: Duration::from_secs(60),
-        }
-    }
-
-    fn left() -> Held {
-        Held {
-            id: "orders-old-8080".into(),
-            name: "orders".into(),
-            address: Some("10.0.0.5".into()),
-            port: 8080,
-            tags: vec!["old".into()],
-            meta: [(MARK.to_owned(), "0.0.1".to_owned())].into(),
-            weights: Weights::default(),
-            hash: String::new(),
-        }
-    }
-
-    #[test]
-    fn an_orphan_is_another_id_of_ours_at_the_same_place() {
-        type Change = fn(&mut Held);
-        let cases: [(&str, Change, bool); 8] = [
-            ("left by an earlier version", |_| {}, true),
-            ("our own", |held| held.id = "orders-new-8080".into(), false),
-            ("another service", |held| held.name = "payments".into(), false),
-            ("another port", |held| held.port = 8081, false),
-            ("another address", |held| held.address = Some("10.0.0.6".into()), false),
-            ("the agent's address", |held| held.address = None, false),
-            ("somebody else's", |held| held.meta.clear(), false),
-            ("somebody else's with metadata", |held| held.meta = [("a".into(), "b".into())].into(), false),
-        ];
-        for (what, change, expected) in cases {
-            let mut held = left();
-            change(&mut held);
-            assert_eq!(is_orphan(&held, &ours()), expected, "{what}");
-        }
-    }
-
-    #[test]
-    fn no_address_and_an_empty_one_are_the_same() {
-        let (mut held, mut ours) = (left(), ours());
-        (held.address, ours.address) = (Some(String::new()), None);
-        assert!(is_orphan(&held, &ours));
-    }
-
-    #[test]
-    fn the_settings_may_take_the_key_or_all_the_room() {
-        let mut taken: BTreeMap<_, _> = [(MARK.to_owned(), "mine".to_owned())].into();
-        mark(&mut taken);
-        assert_eq!(taken[MARK], "mine");
-        assert!(!is_orphan(&left(), &Registration { meta: taken, ..ours() }));
-
-        let mut full: BTreeMap<_, _> = (0..MOST_PAIRS).map(|n| (format!("k{n}"), String::new())).collect();
-        mark(&mut full);
-        assert_eq!(full.len(), MOST_PAIRS);
-        assert!(!is_orphan(&left(), &Registration { meta: full, ..ours() }));
-    }
-}
+#[path = "orphans_tests.rs"]
+mod tests;

@@ -57,11 +57,36 @@ pub struct Standing {
     pub told: Option<ReportedHealth>,
     /// Why the last call failed, with its causes. `None`: it did not.
     pub error: Option<String>,
-    /// Why the app is to be in maintenance. `None`: nobody ordered it here.
+    /// Why the app is in maintenance, whoever ordered it: as the registry was last seen to hold it, or is
+    /// to hold it again with the next registration. `None`: it is not.
     pub maintenance: Option<String>,
+    /// The last order given here, until the registry has taken it.
+    pub order: Option<Order>,
+    /// How many orders were given here.
+    pub orders: u64,
+    /// The number of the credentials with which the registry took the registration.
+    pub credentials: u64,
+}
+
+/// An order to go into maintenance, or out of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Into it, for this reason.
+    On(String),
+    /// Out of it.
+    Off,
 }
 
 impl Standing {
+    /// How it is to be with maintenance, once every order is carried out.
+    pub fn to_be(&self) -> Option<&str> {
+        match &self.order {
+            Some(Order::On(reason)) => Some(reason),
+            Some(Order::Off) => None,
+            None => self.maintenance.as_deref(),
+        }
+    }
+
     /// Whether the registry has taken it, and so can be told how the app is.
     pub(crate) fn is_taken(&self) -> bool {
         match self.phase {
@@ -86,6 +111,9 @@ impl Board {
             told: None,
             error: None,
             maintenance: None,
+            order: None,
+            orders: 0,
+            credentials: 0,
         };
         Self(Arc::new(watch::Sender::new(standing)), Arc::default())
     }
@@ -140,11 +168,42 @@ impl Board {
         });
     }
 
-    /// Maintenance was ordered, or ended.
-    pub(crate) fn order(&self, reason: Option<String>) {
-        self.0.send_if_modified(|standing| {
-            std::mem::replace(&mut standing.maintenance, reason.clone()) != reason
+    /// Maintenance was ordered here, or ended.
+    pub(crate) fn order(&self, order: Order) {
+        self.0.send_modify(|standing| {
+            standing.order = Some(order);
+            standing.orders += 1;
         });
+    }
+
+    /// The registry has taken what was to be at `before`. False: there was another order since, or it is
+    /// another registration.
+    pub(crate) fn confirmed(&self, before: &Standing) -> bool {
+        let mut last = false;
+        self.0.send_if_modified(|standing| {
+            last = (standing.orders, &standing.id) == (before.orders, &before.id);
+            if last {
+                standing.maintenance = standing.to_be().map(str::to_owned);
+            }
+            last && standing.order.take().is_some()
+        });
+        last
+    }
+
+    /// The registry was seen to hold this, in an answer to a question asked at `before`. True: that is
+    /// news. What was ordered here meanwhile stays, and what is to be restored: the answer may be older.
+    pub(crate) fn saw(&self, before: &Standing, maintenance: Option<String>) -> bool {
+        self.0.send_if_modified(|standing| {
+            let settled = before.order.is_none()
+                && (before.orders, before.generation) == (standing.orders, standing.generation)
+                && standing.phase == Phase::Registered;
+            settled && std::mem::replace(&mut standing.maintenance, maintenance.clone()) != maintenance
+        })
+    }
+
+    /// What an earlier run wrote down.
+    pub(crate) fn recall(&self, maintenance: Option<String>) {
+        self.0.send_modify(|standing| standing.maintenance = maintenance);
     }
 
     /// A registration is about to be sent.
@@ -152,9 +211,10 @@ impl Board {
         self.0.send_if_modified(|standing| !std::mem::replace(&mut standing.asked, true));
     }
 
-    /// The registry took it.
-    pub(crate) fn registered(&self) {
+    /// The registry took it, with these credentials.
+    pub(crate) fn registered(&self, credentials: u64) {
         self.0.send_modify(|standing| {
+            standing.credentials = credentials;
             standing.phase = Phase::Registered;
             standing.generation += 1;
             standing.told = None;

@@ -3,13 +3,13 @@
 use std::sync::Mutex;
 
 use outrigger_config::Weights;
-use outrigger_registry::{Answer, Held};
+use outrigger_registry::{Answer, Checks, Held, ReportedHealth};
 use tokio::{
     net::TcpListener,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
-use super::*;
+use super::{live::LEARN, *};
 
 /// What happened, in order, with the state that `/readyz` would have shown.
 #[derive(Debug, Default)]
@@ -42,8 +42,11 @@ impl Registrar for Registry {
         self.0.note("register");
         Box::pin(async { Ok(()) })
     }
-    fn remove_other_checks<'a>(&'a self, _: &'a str) -> Answer<'a, usize> {
-        Box::pin(async { Ok(0) })
+    fn checks<'a>(&'a self, _: &'a str) -> Answer<'a, Checks> {
+        Box::pin(std::future::pending())
+    }
+    fn remove_check<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
     }
     fn deregister<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
         self.0.note("deregister");
@@ -57,10 +60,14 @@ impl Registrar for Registry {
         Box::pin(async { Ok(()) })
     }
     fn held<'a>(&'a self, _: &'a str, _: Option<&'a str>, _: Duration) -> Answer<'a, Option<Held>> {
-        Box::pin(std::future::pending())
+        let registered = self.0.lines.lock().unwrap().iter().any(|(line, _)| line == "register");
+        Box::pin(async move { if registered { std::future::pending().await } else { Ok(None) } })
     }
     fn all_held(&self) -> Answer<'_, Vec<Held>> {
         Box::pin(async { Ok(Vec::new()) })
+    }
+    fn credentials(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
     }
 }
 
@@ -115,6 +122,7 @@ async fn world_of(started: CancellationToken, callers: Callers) -> World {
             deregister_after: Duration::from_secs(60),
         },
         probe: outrigger_config::Health::default(),
+        note: None,
     };
     let life = Life::start(std::future::ready(()), Some(plan), callers);
     *record.vitals.lock().unwrap() = Some(life.vitals().clone());

@@ -82,13 +82,18 @@ async fn what_an_earlier_run_left_is_removed_and_what_others_registered_is_not()
         ("elsewhere", r#"{"outrigger": "0.0.1"}"#, 1),
     ] {
         let body = format!(
-            r#"{{"ID": "{id}", "Name": "orders", "Address": "127.0.0.1", "Port": {port}, "Meta": {meta}}}"#
+            r#"{{"ID": "{id}", "Name": "orders", "Address": "127.0.0.1", "Port": {port}, "Meta": {meta},
+            "Check": {{"CheckID": "service:{id}", "Name": "Outrigger: health of orders", "TTL": "10m",
+            "Status": "passing"}}}}"#
         );
         ask(registry.addr(), "PUT /v1/agent/service/register", &body).await.unwrap();
     }
-    let _app = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let app = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    // For longer than the queue of a listener that takes nobody in.
+    let accepts = tokio::spawn(async move { while app.accept().await.is_ok() {} });
     let _sidecar = sidecar.start();
     lists(&registry, &[("elsewhere", "passing"), ("orders-1", "passing"), ("theirs", "passing")]).await;
+    accepts.abort();
 }
 
 #[tokio::test]

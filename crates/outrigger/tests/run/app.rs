@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -63,6 +64,10 @@ async fn the_app() {
         ("USR2", SignalKind::user_defined2()),
         ("WINCH", SignalKind::window_change()),
         ("ALRM", SignalKind::alarm()),
+        ("VTALRM", SignalKind::from_raw(Signal::VTALARM.as_raw())),
+        ("PROF", SignalKind::from_raw(Signal::PROF.as_raw())),
+        ("IO", SignalKind::io()),
+        ("PWR", SignalKind::from_raw(Signal::POWER.as_raw())),
     ]
     .map(|(name, kind)| (name, signal(kind).unwrap()));
     for (name, mut other) in others {

@@ -117,6 +117,7 @@ impl Plan {
             }
         }
         command.arg("run").arg("-c").arg(dir.path().join("outrigger.yaml")).args(["--log-format", "json"]);
+        command.env("XDG_STATE_HOME", dir.path()).env_remove("STATE_DIRECTORY");
         command.stdin(Stdio::null());
         Self { dir, port, outbound, admin, registry, command, app: Vec::new() }
     }

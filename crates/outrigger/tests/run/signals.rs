@@ -15,11 +15,31 @@ async fn signals_that_mean_something_to_the_app_are_passed_on_at_once() {
         (Signal::USR2, "got USR2"),
         (Signal::WINCH, "got WINCH"),
         (Signal::ALARM, "got ALRM"),
+        (Signal::VTALARM, "got VTALRM"),
+        (Signal::PROF, "got PROF"),
+        (Signal::IO, "got IO"),
+        (Signal::POWER, "got PWR"),
     ] {
         sidecar.signal(signal);
         sidecar.app_says(line).await;
     }
     assert!(sidecar.child.try_wait().unwrap().is_none(), "none of them ends it");
+}
+
+#[tokio::test]
+async fn a_real_time_signal_ends_neither_and_is_named_in_the_log() {
+    let registry = registry().await;
+    let mut sidecar = Plan::new(&registry, "").around_the_app(&[]).start();
+    sidecar.app_says("started").await;
+    for number in [36, 60] {
+        // The shell's own: the call itself would need `unsafe`.
+        let kill = format!("kill -{number} {}", sidecar.child.id());
+        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+    until("both are named", async || sidecar.log().matches("a real-time signal cannot").count() == 2).await;
+    sidecar.signal(Signal::USR1);
+    sidecar.app_says("got USR1").await;
+    assert!(sidecar.child.try_wait().unwrap().is_none());
 }
 
 #[tokio::test]

@@ -13,6 +13,11 @@ pub(super) fn check_id(id: &str) -> String {
     format!("service:{id}")
 }
 
+/// The name of that check, for a registration of service `name`.
+pub(super) fn check_name(name: &str) -> String {
+    format!("Outrigger: health of {name}")
+}
+
 /// The body of `PUT /v1/agent/service/register`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -26,6 +31,7 @@ pub(super) struct Register<'a> {
     address: Option<&'a str>,
     meta: &'a BTreeMap<String, String>,
     weights: Weights,
+    enable_tag_override: bool,
     check: Check,
 }
 
@@ -59,9 +65,10 @@ impl<'a> From<&'a Registration> for Register<'a> {
             address: registration.address.as_deref(),
             meta: &registration.meta,
             weights: Weights { passing: registration.weights.passing, warning: registration.weights.warning },
+            enable_tag_override: false,
             check: Check {
                 id: check_id(&registration.id),
-                name: format!("Outrigger: health of {}", registration.name),
+                name: check_name(&registration.name),
                 status: "critical",
                 ttl: go_duration(registration.ttl),
                 deregister_critical_service_after: go_duration(registration.deregister_after),
@@ -125,6 +132,7 @@ mod tests {
         let expected = serde_json::json!({
             "ID": "orders-1", "Name": "orders", "Tags": ["v2"], "Port": 8080, "Address": "10.0.0.5",
             "Meta": {"version": "2.3.1"}, "Weights": {"Passing": 10, "Warning": 1},
+            "EnableTagOverride": false,
             "Check": {
                 "CheckID": "service:orders-1", "Name": "Outrigger: health of orders", "Status": "critical",
                 "TTL": "30s", "DeregisterCriticalServiceAfter": "60s"

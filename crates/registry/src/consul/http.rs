@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, header};
 use http_body_util::Full;
 use outrigger_config as config;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     conn::{Broken, Conn, Reply},
@@ -122,6 +122,11 @@ impl Http {
     /// Whether a token is configured.
     pub(super) fn sends_token(&self) -> bool {
         self.token.is_set()
+    }
+
+    /// Counts the tokens, where they change.
+    pub(super) fn rotations(&self) -> watch::Receiver<u64> {
+        self.token.rotations()
     }
 
     async fn exchange(&self, place: &Place<'_>, ask: &Ask) -> Result<Reply, Error> {

@@ -7,6 +7,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use ::http::{Method, StatusCode};
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::{
     AGENT_CALL, Consul, LONGEST_WAIT, SHORTEST_WAIT,
@@ -14,7 +15,7 @@ use super::{
     http::{Ask, encoded},
     malformed, ok, wire,
 };
-use crate::{Answer, Error, Held, Registrar, Registration, ReportedHealth};
+use crate::{Answer, Checks, Error, Held, Registrar, Registration, ReportedHealth};
 
 impl Registrar for Consul {
     fn register<'a>(&'a self, registration: &'a Registration) -> Answer<'a, ()> {
@@ -26,13 +27,18 @@ impl Registrar for Consul {
         })
     }
 
-    fn remove_other_checks<'a>(&'a self, id: &'a str) -> Answer<'a, usize> {
+    fn checks<'a>(&'a self, id: &'a str) -> Answer<'a, Checks> {
+        Box::pin(self.ask_checks(id))
+    }
+
+    fn remove_check<'a>(&'a self, check: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
-            let others = self.other_checks(id).await?;
-            for check in &others {
-                self.remove_check(check).await?;
+            let target = format!("/v1/agent/check/deregister/{}", encoded(check));
+            match self.put("remove_check", target, Bytes::new()).await {
+                // What the agent says of an unknown id where ACLs are on.
+                Err(error) if error.is_unknown_check() => Ok(()),
+                other => other,
             }
-            Ok(others.len())
         })
     }
 
@@ -70,37 +76,27 @@ impl Registrar for Consul {
         let target = "/v1/agent/services".into();
         Box::pin(self.call("all_held", Method::GET, target, Bytes::new(), wire::agent_services))
     }
+
+    fn credentials(&self) -> watch::Receiver<u64> {
+        self.http.rotations()
+    }
 }
 
 impl Consul {
-    /// The checks of service `id` that are neither ours nor maintenance mode.
-    async fn other_checks(&self, id: &str) -> Result<Vec<String>, Error> {
+    async fn ask_checks(&self, id: &str) -> Result<Checks, Error> {
         let target = format!("/v1/agent/health/service/id/{}", encoded(id));
         let ask =
             Ask { operation: "checks", method: Method::GET, target, body: Bytes::new(), longest: AGENT_CALL };
         let request = ask.name();
-        let own = check_id(id);
-        self.ask_agent(ask, |reply| match (reply.status.as_u16(), wire::agent_health(&reply.body)) {
-            (404, _) => Ok(Vec::new()),
+        self.ask_agent(ask, |reply| match (reply.status.as_u16(), wire::agent_health(id, &reply.body)) {
+            (404, _) => Ok(Checks::default()),
             // The status says how the service is: 429 is a warning, 503 critical. Unless it comes with
             // something else than the answer: then it is a refusal.
-            (200 | 429 | 503, Ok(checks)) => {
-                let other = |check: &wire::HeldCheck| check.is_removable() && check.of(id) && check.id != own;
-                Ok(checks.into_iter().filter(other).map(|check| check.id).collect())
-            }
+            (200 | 429 | 503, Ok(checks)) => Ok(checks),
             (200, Err(error)) => Err(malformed(&request, &error)),
-            _ => ok(reply, &request).map(|_| Vec::new()),
+            _ => ok(reply, &request).map(|_| Checks::default()),
         })
         .await
-    }
-
-    async fn remove_check(&self, id: &str) -> Result<(), Error> {
-        let target = format!("/v1/agent/check/deregister/{}", encoded(id));
-        match self.put("remove_check", target, Bytes::new()).await {
-            // What the agent says of an unknown id where ACLs are on.
-            Err(error) if error.is_unknown_check() => Ok(()),
-            other => other,
-        }
     }
 
     async fn ask_held(&self, id: &str, hash: Option<&str>, wait: Duration) -> Result<Option<Held>, Error> {

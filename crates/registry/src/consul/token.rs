@@ -12,6 +12,7 @@ use std::{
 
 use http::HeaderValue;
 use outrigger_config::Token;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::{Error, stamp::Stamp};
@@ -34,6 +35,8 @@ pub(super) struct TokenFile {
     path: PathBuf,
     // Held for a look and a replacement, never over an await.
     read: Mutex<Read>,
+    /// How often it held another token than before.
+    rotations: watch::Sender<u64>,
 }
 
 struct Read {
@@ -68,6 +71,14 @@ impl Source {
         }
     }
 
+    /// Counts the tokens; never changes where there is no file.
+    pub(super) fn rotations(&self) -> watch::Receiver<u64> {
+        match self {
+            Self::None | Self::Fixed(_) => watch::channel(0).1,
+            Self::File(file) => file.rotations.subscribe(),
+        }
+    }
+
     /// Whether a token is configured.
     pub(super) fn is_set(&self) -> bool {
         !matches!(self, Self::None)
@@ -87,7 +98,7 @@ impl TokenFile {
             path: path.display().to_string(),
             reason: format!("{reason}; the token's file must be there at start"),
         })?;
-        Ok(Self { path: path.to_owned(), read: Mutex::new(read) })
+        Ok(Self { path: path.to_owned(), read: Mutex::new(read), rotations: watch::Sender::new(0) })
     }
 
     async fn header(&self) -> HeaderValue {
@@ -98,6 +109,10 @@ impl TokenFile {
             Ok(Some((stamp, value))) => {
                 if std::mem::take(&mut read.failing) {
                     info!(path = %self.path.display(), "the token file can be read again");
+                }
+                if read.value != value {
+                    info!(path = %self.path.display(), "the token file holds another token");
+                    self.rotations.send_modify(|rotations| *rotations += 1);
                 }
                 // A write between the two looks leaves the older stamp: the next request reads again.
                 (read.stamp, read.value) = (stamp, value);

@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use outrigger_config::Weights;
 use serde::{Deserialize, Deserializer};
 
-use crate::{Held, Instance, InstanceId, Status, Unusable, resolve::Listed};
+use super::agent::{check_id, check_name};
+use crate::{
+    Checks, Held, Instance, InstanceId, OwnCheck, ReportedHealth, Status, Unusable, resolve::Listed,
+};
 
 /// The check by which Consul's servers say whether they hear a node's agent.
 const SERF_HEALTH: &str = "serfHealth";
@@ -31,9 +34,21 @@ pub(super) fn agent_services(body: &[u8]) -> serde_json::Result<Vec<Held>> {
     Ok(services.unwrap_or_default().into_values().map(Service::held).collect())
 }
 
-/// Reads the body of `/v1/agent/health/service/id/:id`: the checks of the service and of its node.
-pub(super) fn agent_health(body: &[u8]) -> serde_json::Result<Vec<HeldCheck>> {
-    serde_json::from_slice::<Health>(body).map(|health| health.checks)
+/// Reads the body of `/v1/agent/health/service/id/:id`: the checks of service `id`, and its node's, which
+/// are left out. What type a check is of is not said there.
+pub(super) fn agent_health(id: &str, body: &[u8]) -> serde_json::Result<Checks> {
+    let (own, mut checks) = (check_id(id), Checks::default());
+    let held = serde_json::from_slice::<Health>(body)?.checks;
+    for check in held.into_iter().filter(|check| check.service == id) {
+        if is_maintenance(&check.id) {
+            checks.maintenance = Some(check.notes);
+        } else if check.id == own {
+            checks.own = Some(check.own());
+        } else {
+            checks.others.push(check.id);
+        }
+    }
+    Ok(checks)
 }
 
 /// Reads the body of `/v1/status/leader`: empty while there is none.
@@ -88,6 +103,8 @@ struct Service {
     #[serde(default, deserialize_with = "or_default")]
     weights: ListedWeights,
     #[serde(default, deserialize_with = "or_default")]
+    enable_tag_override: bool,
+    #[serde(default, deserialize_with = "or_default")]
     create_index: u64,
     #[serde(default, deserialize_with = "or_default")]
     content_hash: String,
@@ -127,11 +144,21 @@ struct Health {
 /// A check that the agent holds.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct HeldCheck {
+struct HeldCheck {
     #[serde(rename = "CheckID")]
-    pub(super) id: String,
+    id: String,
+    #[serde(default, deserialize_with = "or_default")]
+    name: String,
+    #[serde(default, deserialize_with = "or_default")]
+    status: String,
+    #[serde(default, deserialize_with = "or_default")]
+    notes: String,
+    #[serde(default, deserialize_with = "or_default")]
+    output: String,
     #[serde(rename = "ServiceID", default, deserialize_with = "or_default")]
     service: String,
+    #[serde(default, deserialize_with = "or_default")]
+    service_name: String,
 }
 
 #[derive(Deserialize)]
@@ -187,6 +214,7 @@ impl Service {
             tags: self.tags.iter().map(|tag| tag.as_ref().to_owned()).collect(),
             meta: self.meta,
             weights: self.weights.settle(),
+            tag_override: self.enable_tag_override,
             hash: self.content_hash,
         }
     }
@@ -216,14 +244,18 @@ fn is_node_lost(checks: &[Check]) -> bool {
 }
 
 impl HeldCheck {
-    /// Whether it belongs to service `id`; to none: it is the node's.
-    pub(super) fn of(&self, id: &str) -> bool {
-        self.service == id
-    }
-
-    /// Whether it is a check like any other. Here the agent does not say which type a check is of.
-    pub(super) fn is_removable(&self) -> bool {
-        !is_maintenance(&self.id)
+    fn own(self) -> OwnCheck {
+        OwnCheck {
+            as_made: self.name == check_name(&self.service_name),
+            health: match self.status.as_str() {
+                "passing" => ReportedHealth::Passing,
+                "warning" => ReportedHealth::Warning,
+                _ => ReportedHealth::Critical,
+            },
+            id: self.id,
+            expired: self.output.starts_with("TTL expired"),
+            output: self.output,
+        }
     }
 }
 

@@ -16,7 +16,9 @@ use outrigger_config as config;
 use tokio::time::Instant;
 
 use super::*;
-use crate::{Consistency, Cursor, Query, Registrar, Registration, Registry, ReportedHealth, Watched};
+use crate::{
+    Checks, Consistency, Cursor, OwnCheck, Query, Registrar, Registration, Registry, ReportedHealth, Watched,
+};
 
 /// More than any test needs.
 const LONG: Duration = Duration::from_secs(20);

@@ -35,34 +35,47 @@ async fn a_registration_leaves_other_checks_alone_and_so_maintenance() {
 }
 
 #[tokio::test]
-async fn checks_that_an_earlier_registration_left_are_removed_and_maintenance_and_the_nodes_are_not() {
+async fn the_checks_of_a_registration_are_ours_maintenance_and_others_whatever_its_health() {
     let body = r#"{"AggregatedStatus":"maintenance","Service":{"ID":"orders/1"},"Checks":[
-        {"CheckID":"service:orders/1","ServiceID":"orders/1"},{"CheckID":"own http","ServiceID":"orders/1"},
-        {"CheckID":"service:orders/1:2","ServiceID":"orders/1"},
-        {"CheckID":"_service_maintenance:orders/1","ServiceID":"orders/1"},
+        {"CheckID":"service:orders/1","ServiceID":"orders/1","ServiceName":"orders",
+         "Name":"Outrigger: health of orders","Status":"warning","Output":"told"},
+        {"CheckID":"own http","ServiceID":"orders/1"},{"CheckID":"service:orders/1:2","ServiceID":"orders/1"},
+        {"CheckID":"_service_maintenance:orders/1","ServiceID":"orders/1","Notes":"disk"},
         {"CheckID":"mem","ServiceID":""},{"CheckID":"_node_maintenance"}]}"#;
     for status in [200, 429, 503] {
-        let agent = Agent::start(move |n, _| {
-            Act::Send(if n == 0 { answer(status, &[], body) } else { answer(200, &[], "") })
-        })
-        .await;
-        assert_eq!(client(&agent).remove_other_checks("orders/1").await.unwrap(), 2);
-        let expected = [
-            "GET /v1/agent/health/service/id/orders%2F1 HTTP/1.1",
-            "PUT /v1/agent/check/deregister/own%20http HTTP/1.1",
-            "PUT /v1/agent/check/deregister/service:orders%2F1:2 HTTP/1.1",
-        ];
-        assert_eq!(agent.lines(), expected);
+        let agent = Agent::always(answer(status, &[], body)).await;
+        let checks = client(&agent).checks("orders/1").await.unwrap();
+        let own = OwnCheck {
+            id: "service:orders/1".into(),
+            as_made: true,
+            health: ReportedHealth::Warning,
+            output: "told".into(),
+            expired: false,
+        };
+        let others = ["own http", "service:orders/1:2"].map(str::to_owned).to_vec();
+        assert_eq!(checks, Checks { own: Some(own), others, maintenance: Some("disk".into()) });
+        assert_eq!(agent.lines(), ["GET /v1/agent/health/service/id/orders%2F1 HTTP/1.1"]);
     }
 }
 
 #[tokio::test]
-async fn a_service_without_checks_or_without_a_trace_has_none_to_remove() {
+async fn what_somebody_put_in_the_place_of_our_check_is_not_as_we_make_it() {
+    let body = r#"{"Checks":[{"CheckID":"service:orders/1","ServiceID":"orders/1","ServiceName":"orders",
+        "Name":"theirs","Status":"critical","Output":"connection refused"}]}"#;
+    let agent = Agent::always(answer(503, &[], body)).await;
+    let own = client(&agent).checks("orders/1").await.unwrap().own.unwrap();
+    assert!(!own.as_made && !own.expired, "{own:?}");
+    let body = body.replace("connection refused", "TTL expired (last output before timeout follows): told");
+    let agent = Agent::always(answer(503, &[], &body)).await;
+    assert!(client(&agent).checks("orders/1").await.unwrap().own.unwrap().expired);
+}
+
+#[tokio::test]
+async fn a_service_without_checks_or_without_a_trace_has_none() {
     let nothing = r#"{"AggregatedStatus":"critical","Service":null,"Checks":null}"#;
     for (status, body) in [(200, r#"{"Checks":[]}"#), (404, nothing), (404, "unknown service ID")] {
         let agent = Agent::always(answer(status, &[], body)).await;
-        assert_eq!(client(&agent).remove_other_checks("orders/1").await.unwrap(), 0);
-        assert_eq!(agent.lines().len(), 1);
+        assert_eq!(client(&agent).checks("orders/1").await.unwrap(), Checks::default());
     }
 }
 
@@ -75,19 +88,18 @@ async fn a_refusal_to_list_checks_is_not_taken_for_a_list() {
         (200, "{}", "malformed"),
     ] {
         let agent = Agent::always(answer(status, &[], body)).await;
-        let error = client(&agent).remove_other_checks("orders/1").await.unwrap_err();
+        let error = client(&agent).checks("orders/1").await.unwrap_err();
         assert_eq!(error.label(), label, "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_check_that_went_by_itself_is_no_error() {
-    let body = r#"{"Checks":[{"CheckID":"a","ServiceID":"orders/1"}]}"#;
-    let agent = Agent::start(move |n, _| {
-        Act::Send(if n == 0 { answer(200, &[], body) } else { answer(500, &[], r#"Unknown check "a""#) })
-    })
-    .await;
-    assert_eq!(client(&agent).remove_other_checks("orders/1").await.unwrap(), 1);
+async fn a_check_is_removed_and_one_that_went_by_itself_is_no_error() {
+    for (status, body) in [(200, ""), (500, r#"Unknown check "own http""#)] {
+        let agent = Agent::always(answer(status, &[], body)).await;
+        client(&agent).remove_check("own http").await.unwrap();
+        assert_eq!(agent.lines(), ["PUT /v1/agent/check/deregister/own%20http HTTP/1.1"]);
+    }
 }
 
 #[tokio::test]

@@ -51,6 +51,22 @@ async fn a_token_file_is_read_again_when_it_changes() {
 }
 
 #[tokio::test]
+async fn another_token_is_told_with_the_next_question_and_the_same_one_written_again_is_not() {
+    let agent = Agent::always(health("5", "[]")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    fs::write(&path, "first").unwrap();
+    let consul = with_token(&agent, config::Token::File(path.clone()));
+    let mut credentials = consul.credentials();
+    for (text, changed) in [("first\n", false), ("other", true), ("other\n\n", false), ("the third", true)] {
+        fs::write(&path, text).unwrap();
+        watch(&consul, 0).await.unwrap();
+        assert_eq!(credentials.has_changed().unwrap(), changed, "{text:?}");
+        credentials.mark_unchanged();
+    }
+}
+
+#[tokio::test]
 async fn a_token_file_that_goes_bad_leaves_the_last_token_in_place() {
     let agent = Agent::always(health("5", "[]")).await;
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,185 @@
+//! What is an orphan, and what is not, against an agent of the tests' own on a paused clock.
+
+use std::sync::Mutex;
+
+use outrigger_config::Weights;
+use outrigger_registry::{Checks, OwnCheck, ReportedHealth};
+use tokio::{sync::watch, time::Instant};
+
+use super::{super::report::OUTPUT, super::standing::Phase, *};
+
+fn ours() -> Registration {
+    let mut meta = BTreeMap::new();
+    mark(&mut meta);
+    Registration {
+        id: "orders-new-8080".into(),
+        name: "orders".into(),
+        address: Some("10.0.0.5".into()),
+        port: 8080,
+        tags: Vec::new(),
+        meta,
+        weights: Weights::default(),
+        ttl: Duration::from_secs(30),
+        deregister_after: Duration::from_secs(60),
+    }
+}
+
+/// Left by an earlier version.
+fn left() -> Held {
+    Held {
+        id: "orders-old-8080".into(),
+        name: "orders".into(),
+        address: Some("10.0.0.5".into()),
+        port: 8080,
+        tags: vec!["old".into()],
+        meta: [(MARK.to_owned(), "0.0.1".to_owned())].into(),
+        weights: Weights::default(),
+        tag_override: false,
+        hash: String::new(),
+    }
+}
+
+/// It holds one registration and its check.
+#[derive(Debug)]
+struct Agent {
+    held: Held,
+    own: Mutex<Option<OwnCheck>>,
+    removed: Mutex<bool>,
+}
+
+impl Agent {
+    fn holding(held: Held, own: Option<OwnCheck>) -> Arc<Self> {
+        Arc::new(Self { held, own: Mutex::new(own), removed: Mutex::new(false) })
+    }
+}
+
+fn check(as_made: bool) -> Option<OwnCheck> {
+    let (id, output) = ("service:orders-old-8080".into(), OUTPUT.into());
+    Some(OwnCheck { id, as_made, health: ReportedHealth::Warning, output, expired: false })
+}
+
+impl Registrar for Agent {
+    fn register<'a>(&'a self, _: &'a Registration) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn checks<'a>(&'a self, _: &'a str) -> Answer<'a, Checks> {
+        let own = self.own.lock().unwrap().clone();
+        Box::pin(async { Ok(Checks { own, ..Checks::default() }) })
+    }
+    fn remove_check<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn deregister<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+        assert_eq!(id, self.held.id);
+        *self.removed.lock().unwrap() = true;
+        Box::pin(async { Ok(()) })
+    }
+    fn report<'a>(&'a self, _: &'a str, health: ReportedHealth, output: &'a str) -> Answer<'a, ()> {
+        if let Some(own) = &mut *self.own.lock().unwrap() {
+            (own.health, own.output) = (health, output.to_owned());
+        }
+        Box::pin(async { Ok(()) })
+    }
+    fn maintenance<'a>(&'a self, _: &'a str, _: bool, _: &'a str) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+    fn held<'a>(&'a self, _: &'a str, _: Option<&'a str>, _: Duration) -> Answer<'a, Option<Held>> {
+        Box::pin(async { Ok(None) })
+    }
+    fn all_held(&self) -> Answer<'_, Vec<Held>> {
+        Box::pin(async { Ok(vec![self.held.clone()]) })
+    }
+    fn credentials(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
+}
+
+/// Whether it is removed.
+async fn is_removed(agent: &Arc<Agent>, ours: Registration) -> bool {
+    let board = Board::new(Phase::Registered, &ours.id);
+    board.registered(0);
+    run(agent.clone(), watch::channel(ours).1, board).await;
+    *agent.removed.lock().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orphan_is_another_id_of_ours_at_the_same_place() {
+    type Change = fn(&mut Held);
+    let cases: [(&str, Change, Option<OwnCheck>, bool); 10] = [
+        ("left by an earlier version", |_| {}, check(true), true),
+        ("left under another name", |held| held.name = "payments".into(), check(true), true),
+        ("our own", |held| held.id = "orders-new-8080".into(), check(true), false),
+        ("another port", |held| held.port = 8081, check(true), false),
+        ("another address", |held| held.address = Some("10.0.0.6".into()), check(true), false),
+        ("the agent's address", |held| held.address = None, check(true), false),
+        ("somebody else's", |held| held.meta.clear(), check(true), false),
+        ("with other metadata", |held| held.meta = [("a".into(), "b".into())].into(), check(true), false),
+        ("a note of theirs under our mark", |_| {}, None, false),
+        ("and a check of theirs", |_| {}, check(false), false),
+    ];
+    for (what, change, own, expected) in cases {
+        let mut held = left();
+        change(&mut held);
+        let agent = Agent::holding(held, own.clone());
+        assert_eq!(is_removed(&agent, ours()).await, expected, "{what}");
+        let said = agent.own.lock().unwrap().clone().map(|own| own.health);
+        assert_eq!(said, own.map(|own| own.health), "{what}: its health is nobody's to change");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_somebody_renews_stays() {
+    let agent = Agent::holding(left(), check(true));
+    let keeper = tokio::spawn({
+        let agent = agent.clone();
+        async move {
+            loop {
+                sleep(RENEW).await;
+                let _ = agent.report("orders-old-8080", ReportedHealth::Passing, OUTPUT).await;
+            }
+        }
+    });
+    let from = Instant::now();
+    assert!(!is_removed(&agent, ours()).await);
+    assert!(from.elapsed() >= RENEW, "it was given the time");
+    keeper.abort();
+    assert!(is_removed(&agent, ours()).await, "and goes when nobody does any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_address_and_an_empty_one_are_the_same() {
+    let mut held = left();
+    held.address = Some(String::new());
+    let agent = Agent::holding(held, check(true));
+    assert!(is_removed(&agent, Registration { address: None, ..ours() }).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_waits_for_the_registration_that_is_to_come_and_asks_by_its_settings() {
+    let agent = Agent::holding(left(), check(true));
+    let board = Board::new(Phase::Registered, "orders-1");
+    board.registered(0);
+    // A reload: the registration before has left, and this one is still to be made.
+    board.begin(Phase::AwaitingApp, &ours().id);
+    let (sender, hears) = watch::channel(Registration { address: None, ..ours() });
+    let task = tokio::spawn(run(agent.clone(), hears, board.clone()));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(*agent.own.lock().unwrap(), check(true), "nobody was asked yet");
+    sender.send_replace(ours());
+    board.registered(0);
+    task.await.unwrap();
+    assert!(*agent.removed.lock().unwrap());
+}
+
+#[test]
+fn the_settings_may_take_the_key_or_all_the_room() {
+    let mut taken: BTreeMap<_, _> = [(MARK.to_owned(), "mine".to_owned())].into();
+    mark(&mut taken);
+    assert_eq!(taken[MARK], "mine");
+    assert!(!is_like_ours(&left(), &Registration { meta: taken, ..ours() }));
+
+    let mut full: BTreeMap<_, _> = (0..MOST_PAIRS).map(|n| (format!("k{n}"), String::new())).collect();
+    mark(&mut full);
+    assert_eq!(full.len(), MOST_PAIRS);
+    assert!(!is_like_ours(&left(), &Registration { meta: full, ..ours() }));
+}

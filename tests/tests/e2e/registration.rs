@@ -1,0 +1,275 @@
+//! The registration against a real Consul: whatever comes between, the catalog says what is true.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use outrigger_tests::{
+    consul::{self, Consul, http},
+    instance::{Instance, Kill},
+    process::{self, Process},
+    registry::Agent,
+    wait,
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// Above a renewal, a look and what a busy machine adds.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Settings of a sidecar of service `name` for the app on this instance.
+fn settings(consul: SocketAddr, name: &str, id: &str, app: &Instance, more: &str) -> String {
+    format!(
+        "registry: {{consul: {{address: \"http://{consul}\"{more}}}}}\ndrain: {{propagation: 0s}}\n\
+         service: {{name: {name}, id: {id}, port: {}, address: 127.0.0.1, \
+         health: {{http: /health, interval: 200ms, timeout: 200ms}}}}\n",
+        app.addr().port(),
+    )
+}
+
+async fn orders(agent: Agent, app: &Instance) -> Process {
+    let process = Process::run(&settings(agent.0, "orders", "orders-1", app, "")).await;
+    agent.shows("orders", &[("orders-1", "passing")]).await;
+    process
+}
+
+/// Waits until `service` has exactly these ids and statuses.
+async fn shows(agent: Agent, service: &str, expected: &[(&str, &str)]) {
+    let expected: Vec<_> = expected.iter().map(|(id, status)| ((*id).into(), (*status).into())).collect();
+    wait::until(&format!("{service} is {expected:?}"), SOON, async || {
+        let mut health = agent.health(service).await;
+        health.sort();
+        health == expected
+    })
+    .await;
+}
+
+async fn kill_9(mut process: Process) {
+    process.signal("KILL");
+    process.ended(wait::BOUND).await;
+}
+
+async fn terminate(mut process: Process) {
+    process.signal("TERM");
+    assert_eq!(process.ended(SOON).await.code(), Some(0), "{}", process.log());
+}
+
+/// A token for the service, and the accessor by which it is deleted.
+async fn token(consul: &Consul) -> (String, String) {
+    let body = json!({"ServiceIdentities": [{"ServiceName": "orders"}]}).to_string();
+    let mut made = None;
+    wait::until("the agent makes tokens", SOON, async || {
+        let answer = http::put(consul.http_addr(), "/v1/acl/token?token=root", &body).await;
+        let answer = answer.ok().filter(|answer| answer.status() == 200);
+        made = answer.and_then(|answer| serde_json::from_slice::<Value>(answer.body()).ok());
+        made.is_some()
+    })
+    .await;
+    let made = made.unwrap();
+    let word = |key: &str| made[key].as_str().unwrap().to_owned();
+    (word("SecretID"), word("AccessorID"))
+}
+
+async fn delete(consul: &Consul, accessor: &str) {
+    let path = format!("/v1/acl/token/{accessor}?token=root");
+    let answer = http::call(consul.http_addr(), ::http::Method::DELETE, &path, "").await.unwrap();
+    assert_eq!(answer.status(), 200, "{answer:?}");
+}
+
+#[tokio::test]
+async fn with_a_rotated_token_the_catalog_hears_of_an_app_that_dies_and_of_the_end() {
+    if !consul::available("the catalog hears of an app after its token was rotated") {
+        return;
+    }
+    let acl = "acl { enabled = true default_policy = \"allow\" tokens { master = \"root\" } }";
+    let consul = Consul::server_with(acl).await.expect("a server");
+    let agent = Agent(consul.http_addr());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let (secret, mut accessor) = token(&consul).await;
+    std::fs::write(&file, secret).unwrap();
+    let app = Instance::start("app").await;
+    let more = format!(", token_file: {}", file.display());
+    let process = Process::run(&settings(agent.0, "orders", "orders-1", &app, &more)).await;
+    agent.shows("orders", &[("orders-1", "passing")]).await;
+
+    let rotate = async |old: &mut String| {
+        let (secret, accessor) = token(&consul).await;
+        std::fs::write(&file, secret).unwrap();
+        delete(&consul, old).await;
+        *old = accessor;
+    };
+    rotate(&mut accessor).await;
+    app.kill(Kill::Reset).await;
+    shows(agent, "orders", &[("orders-1", "critical")]).await;
+    // And once more just before it leaves.
+    rotate(&mut accessor).await;
+    terminate(process).await;
+    shows(agent, "orders", &[]).await;
+}
+
+#[tokio::test]
+async fn an_app_that_died_with_its_sidecar_is_told_critical_by_the_next_one_and_taken_back() {
+    if !consul::available("an app that died with its sidecar is told critical by the next one") {
+        return;
+    }
+    let consul = Consul::dev().await.expect("an agent");
+    let agent = Agent(consul.http_addr());
+    let app = Instance::start("app").await;
+    kill_9(orders(agent, &app).await).await;
+    app.kill(Kill::Reset).await;
+    let from = Instant::now();
+    let process = Process::run(&settings(agent.0, "orders", "orders-1", &app, "")).await;
+    shows(agent, "orders", &[("orders-1", "critical")]).await;
+    assert!(from.elapsed() < Duration::from_secs(20), "not by the check's own end, 30 s after");
+    let page: Value = serde_json::from_str(&process.ask("/readyz").await.text()).unwrap();
+    assert!(page["missing"][0].as_str().unwrap().contains("not healthy yet"), "{page}");
+    terminate(process).await;
+    shows(agent, "orders", &[]).await;
+}
+
+#[tokio::test]
+async fn checks_that_somebody_put_on_the_app_are_removed_and_what_they_replaced_is_ours_again() {
+    if !consul::available("checks that somebody put on the app are removed") {
+        return;
+    }
+    let consul = Consul::dev().await.expect("an agent");
+    let agent = Agent(consul.http_addr());
+    let app = Instance::start("app").await;
+    let _process = orders(agent, &app).await;
+
+    let theirs = json!({"ID": "theirs", "Name": "theirs", "ServiceID": "orders-1", "TTL": "1h"});
+    agent.put("/v1/agent/check/register", &theirs).await;
+    shows(agent, "orders", &[("orders-1", "passing")]).await;
+
+    // Consul goes on with this check under our id, whatever is registered over it.
+    let replaced = json!({"ID": "orders-1", "Name": "orders", "Port": app.addr().port(), "EnableTagOverride": true,
+        "Check": {"CheckID": "service:orders-1", "Name": "theirs", "HTTP": "http://127.0.0.1:1/", "Interval": "1s"}});
+    agent.put("/v1/agent/service/register", &replaced).await;
+    let mut well_since = None;
+    wait::until("it is ours and passing, and stays so for longer than their check takes", SOON, async || {
+        let entry = agent.get("/v1/health/service/orders").await[0].clone();
+        let passing = agent.health("orders").await == [("orders-1".to_owned(), "passing".to_owned())];
+        let well = passing && entry["Service"]["EnableTagOverride"] == false;
+        well_since = if well { well_since.or(Some(Instant::now())) } else { None };
+        well_since.is_some_and(|since| since.elapsed() > Duration::from_secs(3))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn orphans_are_removed_whatever_their_name_and_neither_the_living_nor_strangers() {
+    if !consul::available("orphans are removed, and neither the living nor strangers") {
+        return;
+    }
+    let consul = Consul::dev().await.expect("an agent");
+    let agent = Agent(consul.http_addr());
+    let app = Instance::start("app").await;
+    let run = async |name, id| {
+        let process = Process::run(&settings(agent.0, name, id, &app, "")).await;
+        process.ready().await;
+        process
+    };
+    let _living = run("orders", "living").await;
+    let _named = run("invoices", "named").await;
+    kill_9(run("orders", "old").await).await;
+    kill_9(run("payments", "renamed").await).await;
+    let stranger = json!({"ID": "theirs", "Name": "orders", "Address": "127.0.0.1", "Port": app.addr().port(),
+        "Meta": {"outrigger": "no, this is a note of ours"}});
+    agent.put("/v1/agent/service/register", &stranger).await;
+
+    let from = Instant::now();
+    let new = run("orders", "new").await;
+    shows(agent, "orders", &[("living", "passing"), ("new", "passing"), ("theirs", "passing")]).await;
+    shows(agent, "payments", &[]).await;
+    assert!(from.elapsed() < Duration::from_secs(60), "not by deregister_after");
+    shows(agent, "invoices", &[("named", "passing")]).await;
+    // None of the living was removed even for a moment: it would have registered again.
+    for process in [&_living, &_named, &new] {
+        assert!(!process.log().contains("had forgotten"), "{}", process.log());
+    }
+}
+
+/// A sidecar whose state outlives it in `folder`.
+async fn keeping(agent: Agent, app: &Instance, folder: &Path) -> Process {
+    let state = format!("state_dir: {}\n", folder.display());
+    let process = Process::run(&(settings(agent.0, "orders", "orders-1", app, "") + &state)).await;
+    process.ready().await;
+    process
+}
+
+/// `outrigger maintenance`: exit code and what it said.
+async fn maintenance(process: &Process, words: &[&str]) -> (Option<i32>, String) {
+    let admin = process.admin().to_string();
+    let done = process::outrigger(&[&["maintenance"], words, &["--admin", &admin]].concat()).await;
+    (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
+}
+
+async fn is_said(process: &Process, beginning: &str) {
+    let (code, said) = maintenance(process, &["status"]).await;
+    assert!(code == Some(0) && said.starts_with(beginning), "{said}");
+}
+
+/// Why the catalog has the app in maintenance.
+async fn catalog_says(agent: Agent, reason: Option<&str>) {
+    wait::until(&format!("the catalog says {reason:?}"), SOON, async || {
+        let entries = agent.get("/v1/health/service/orders").await;
+        let checks = entries[0]["Checks"].as_array().cloned().unwrap_or_default();
+        let said = checks.iter().find(|check| check["CheckID"] == "_service_maintenance:orders-1");
+        let told = checks.iter().any(|c| c["CheckID"] == "service:orders-1" && c["Status"] == "passing");
+        told && said.map(|check| check["Notes"].as_str().unwrap()) == reason
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn maintenance_is_what_consul_says_and_an_order_outlives_outages_and_restarts() {
+    if !consul::available("maintenance is what Consul says") {
+        return;
+    }
+    let mut consul = Consul::server().await.expect("a server");
+    let agent = Agent(consul.http_addr());
+    let app = Instance::start("app").await;
+    let folder = tempfile::tempdir().unwrap();
+    let process = keeping(agent, &app, folder.path()).await;
+
+    // Somebody else's, and somebody else ends ours.
+    let theirs = |on| format!("/v1/agent/service/maintenance/orders-1?enable={on}&reason=theirs");
+    agent.put(&theirs(true), &Value::Null).await;
+    is_said(&process, "in maintenance: theirs").await;
+    let page = process.ask("/readyz").await.text();
+    assert!(page.contains("\"maintenance\":\"theirs\""), "{page}");
+    agent.put(&theirs(false), &Value::Null).await;
+    is_said(&process, "not in maintenance (").await;
+    assert_eq!(maintenance(&process, &["on", "--reason", "ours"]).await.0, Some(0));
+    catalog_says(agent, Some("ours")).await;
+    agent.put(&theirs(false), &Value::Null).await;
+    is_said(&process, "not in maintenance (").await;
+    catalog_says(agent, None).await;
+
+    // Orders that Consul could not take.
+    for (order, said, reason) in [
+        (&["on", "--reason", "while down"][..], "not in maintenance; ordered", Some("while down")),
+        (&["off"], "in maintenance: while down; ordered", None),
+    ] {
+        consul.stop().await.expect("it stops");
+        assert_eq!(maintenance(&process, order).await.0, Some(1));
+        is_said(&process, said).await;
+        consul.start().await.expect("it starts");
+        catalog_says(agent, reason).await;
+    }
+
+    // Runs that end, in order and not.
+    assert_eq!(maintenance(&process, &["on", "--reason", "kept"]).await.0, Some(0));
+    kill_9(process).await;
+    let process = keeping(agent, &app, folder.path()).await;
+    is_said(&process, "in maintenance: kept").await;
+    agent.deregister("orders-1").await;
+    catalog_says(agent, Some("kept")).await;
+    terminate(process).await;
+    let process = keeping(agent, &app, folder.path()).await;
+    catalog_says(agent, Some("kept")).await;
+    assert_eq!(maintenance(&process, &["off"]).await.0, Some(0));
+    terminate(process).await;
+    let process = keeping(agent, &app, folder.path()).await;
+    catalog_says(agent, None).await;
+    is_said(&process, "not in maintenance (").await;
+}

@@ -45,7 +45,7 @@ pub use crate::tool::Skip;
 use crate::{process, skip, tool};
 
 /// Longest wait for a leader, and for an agent to come up or to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause between two looks while waiting.
 const LOOK: Duration = Duration::from_millis(20);
 /// How often a start is tried on fresh ports: another process may take one before Consul binds it.
@@ -203,7 +203,7 @@ impl Consul {
     /// happens to one that runs.
     ///
     /// # Errors
-    /// It did not come up in 30 s, or ended by itself.
+    /// It did not come up in 60 s, or ended by itself.
     pub async fn start(&mut self) -> Result<(), Error> {
         self.spawn()?;
         self.wait_until_leader().await
@@ -247,7 +247,7 @@ impl Consul {
     /// Waits until the agent answers and knows a leader that has put the node into the catalog.
     ///
     /// # Errors
-    /// Not within 30 s, or the process ended.
+    /// Not within 60 s, or the process ended.
     pub async fn wait_until_leader(&mut self) -> Result<(), Error> {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
@@ -283,7 +283,7 @@ impl Consul {
     /// cluster by that.
     ///
     /// # Errors
-    /// It did not end within 30 s: then it was killed.
+    /// It did not end within 60 s: then it was killed.
     pub async fn stop(&mut self) -> Result<(), Error> {
         let Some(child) = &self.child else { return Ok(()) };
         process::signal(child.id(), "TERM").map_err(io_error("send SIGTERM to consul"))?;

@@ -19,7 +19,7 @@ impl Cluster {
     /// Starts all three and waits until each of them knows the leader.
     ///
     /// # Errors
-    /// No binary, or they did not elect a leader within 30 s.
+    /// No binary, or they did not elect a leader within 60 s.
     pub async fn three() -> Result<Self, Error> {
         let mut tries = 0;
         loop {
@@ -77,7 +77,7 @@ impl Cluster {
     /// Starts those that do not run, and waits until all know a leader.
     ///
     /// # Errors
-    /// They did not elect one within 30 s.
+    /// They did not elect one within 60 s.
     pub async fn start_all(&mut self) -> Result<(), Error> {
         self.servers.iter_mut().try_for_each(Consul::spawn)?;
         for server in &mut self.servers {
@@ -102,7 +102,7 @@ impl Cluster {
     /// Which server leads, as the running ones agree.
     ///
     /// # Errors
-    /// They do not agree within 30 s.
+    /// They do not agree within 60 s.
     pub async fn leader(&mut self) -> Result<usize, Error> {
         self.leader_within(PATIENCE).await
     }

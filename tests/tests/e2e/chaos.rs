@@ -60,10 +60,9 @@ async fn client(sidecar: Arc<Sidecar>, number: usize) -> usize {
         }
         if method != "POST" && !response.reason().is_empty() {
             let said = response.text();
-            assert!(
-                said.contains("\"attempts\":3") || said.contains("budget"),
-                "given up early: {target}: {said}"
-            );
+            // A refused connection is not counted as one of the three.
+            let attempts = response.json()["attempts"].as_u64().unwrap_or(0);
+            assert!(attempts >= 3 || said.contains("budget"), "given up early: {target}: {said}");
         }
         answered += usize::from(response.status == 200);
         if !response.field("connection").eq_ignore_ascii_case("close") {

@@ -107,15 +107,21 @@ async fn real_traffic_speaks_for_an_instance_that_takes_no_new_connection() {
     app.shutdown().await;
 }
 
-/// One that leaves by the registry's own word, and goes on accepting connections.
+/// Two of three that leave at once by the registry's own word, and go on accepting connections.
 async fn a_leaving_is_believed_well_before_the_hold_ends(at: std::net::SocketAddr) {
-    let instance = Instance::start("a").await;
-    Agent(at).register("orders", &instance).await;
+    let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
+    Agent(at).register("orders", &all[0]).await;
+    on_a_node(Agent(at), &[&all[1], &all[2]], "passing").await;
     let (app, addr) = app::routing(at, "upstreams: [{service: orders}]").await;
-    all_well(&mut Client::connect(addr).await, Duration::from_millis(50)).await;
-    Agent(at).deregister("a").await;
+    let mut client = Client::connect(addr).await;
+    wait::until("each is called", wait::BOUND, async || {
+        all_well(&mut client, Duration::from_millis(50)).await;
+        all.iter().all(|one| one.count() > 0)
+    })
+    .await;
+    Agent(at).put("/v1/catalog/deregister", &json!({"Node": "far"})).await;
     let left = Instant::now();
-    wait::holds("it is gone", || app.clusters()[0].endpoints.is_empty()).await;
+    wait::holds("they are gone", || app.clusters()[0].endpoints.len() == 1).await;
     assert_eq!(metric(&app, "outrigger_registry_suspect_updates_total"), 1.0);
     // Four reads in 1.2 s; the hold is 10 s.
     assert!(left.elapsed() < Duration::from_secs(6), "{:?}", left.elapsed());

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | an instance that takes no traffic (critical, in maintenance) is gone | at once: an orderly drain is never held up |
 //! | at most half of those that take traffic are gone | at once |
-//! | all are gone, or more than half, or any while the index went back | suspect |
+//! | all are gone, or more than half, within 2 s; or any while the index went back | suspect |
 //! | instances turned critical | at once: a statement |
 //! | more than half turned critical by their nodes' health alone, and traffic to them succeeds | suspect |
 //! | everything else that it says (who is new, what changed) | at once |
@@ -36,7 +36,12 @@
 //! an answer count after the index went back: a registry that has lost its data confirms that it has
 //! none, and those who are to register again need a moment. For both only `hold` remains.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use outrigger_registry::{Consistency, Instance, InstanceId};
 
@@ -130,6 +135,20 @@ pub(crate) struct Guard {
     listed: Arc<[Instance]>,
     /// The registry has failed since the last answer that counts.
     interrupted: bool,
+    /// Who was let go without a doubt in the last [`TOGETHER`].
+    let_go: Vec<LetGo>,
+}
+
+/// Losses within this time are one loss: an agent that was wiped takes its services out one by one.
+const TOGETHER: Duration = Duration::from_secs(2);
+
+/// An instance whose loss was no mass by itself.
+#[derive(Debug)]
+struct LetGo {
+    instance: Instance,
+    /// The index of the last answer that listed it.
+    listed_at: u64,
+    at: Instant,
 }
 
 #[derive(Debug)]
@@ -147,7 +166,13 @@ struct Suspect {
 impl Guard {
     /// Without rules it believes everything.
     pub(crate) fn new(rules: Option<outrigger_config::Guard>) -> Self {
-        Self { rules, suspects: BTreeMap::new(), listed: Arc::from([]), interrupted: false }
+        Self {
+            rules,
+            suspects: BTreeMap::new(),
+            listed: Arc::from([]),
+            interrupted: false,
+            let_go: Vec::new(),
+        }
     }
 
     /// Goes on by other rules. Without any, nobody is kept any longer than the next answer.
@@ -155,6 +180,7 @@ impl Guard {
         self.rules = rules;
         if rules.is_none() {
             self.suspects.clear();
+            self.let_go.clear();
         }
     }
 
@@ -250,6 +276,10 @@ impl Guard {
         given_up: &[GivenUp],
         vouched: impl Fn(&InstanceId) -> bool,
     ) -> Option<(Reason, usize)> {
+        self.let_go.retain(|one| {
+            let fresh = answer.now.saturating_duration_since(one.at) < TOGETHER;
+            fresh && find(answer.instances, &one.instance.id).is_none()
+        });
         // Both lists are sorted, and may be long: one walk over the two.
         let mut listed = answer.instances.iter().peekable();
         let (mut trusted, mut gone, mut lost) = (0_usize, Vec::new(), Vec::new());
@@ -266,23 +296,33 @@ impl Guard {
                 Some(_) => {}
             }
         }
-        let most = |some: &[&Instance]| some.len() * 2 > trusted;
+        let before = self.let_go.len();
+        let most = |some: &[&Instance]| !some.is_empty() && (some.len() + before) * 2 > trusted + before;
         let (reason, who) = if !gone.is_empty() && answer.went_back {
             (Reason::IndexWentBack, gone)
         } else if !gone.is_empty() && answer.instances.is_empty() {
             (Reason::Empty, gone)
         } else if most(&gone) {
             (Reason::Collapsed, gone)
-        } else if most(&lost) {
+        } else if lost.len() * 2 > trusted {
             lost.retain(|one| vouched(&one.id));
             (Reason::NodesLost, lost)
         } else {
+            let gone = gone.into_iter().cloned();
+            self.let_go.extend(gone.map(|instance| LetGo {
+                instance,
+                listed_at: answer.was,
+                at: answer.now,
+            }));
             return None;
         };
-        let who: Vec<_> = who.into_iter().cloned().collect();
+        let mut who: Vec<_> = who.into_iter().map(|one| (one.clone(), answer.was)).collect();
+        if reason != Reason::NodesLost && !who.is_empty() {
+            who.extend(self.let_go.drain(..).map(|one| (one.instance, one.listed_at)));
+        }
         let count = who.len();
-        for instance in who {
-            let suspect = Suspect::new(instance, reason, answer);
+        for (instance, listed_at) in who {
+            let suspect = Suspect::new(instance, reason, listed_at, answer);
             self.suspects.insert(suspect.instance.id.clone(), suspect);
         }
         (count > 0).then_some((reason, count))
@@ -297,11 +337,10 @@ impl Answer<'_> {
 }
 
 impl Suspect {
-    fn new(instance: Instance, reason: Reason, answer: &Answer<'_>) -> Self {
-        let confirms =
-            answer.consistency == Consistency::Consistent && answer.states_a_loss_since(answer.was);
+    fn new(instance: Instance, reason: Reason, listed_at: u64, answer: &Answer<'_>) -> Self {
+        let confirms = answer.consistency == Consistency::Consistent && answer.states_a_loss_since(listed_at);
         let confirmed = confirms.then_some(answer.now);
-        Self { instance, reason, listed_at: answer.was, since: answer.now, confirmed }
+        Self { instance, reason, listed_at, since: answer.now, confirmed }
     }
 
     /// What was said before counts no more.

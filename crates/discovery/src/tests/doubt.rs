@@ -289,6 +289,8 @@ async fn a_collapse_is_suspect_and_half_is_none() {
     let asked = rig.next().await;
     assert_eq!((ids(&follower), asked.consistency), (vec!["c".into(), "d".into()], Consistency::Default));
 
+    // Sooner, and the two losses would be one.
+    sleep(Duration::from_secs(2)).await;
     asked.answer(list(9, &["e"]));
     let asked = rig.next().await;
     assert_eq!(asked.consistency, Consistency::Consistent);

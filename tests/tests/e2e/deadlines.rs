@@ -195,6 +195,25 @@ async fn retry_after_is_waited_for_when_nobody_else_can_take_it() {
 }
 
 #[tokio::test]
+async fn who_waits_for_retry_after_holds_no_connection_that_others_could_use() {
+    let busy = Instance::scripted("busy", |request| match request.method() {
+        "GET" => Answer::status(503, "later").field("retry-after", "30"),
+        _ => Answer::ok("x"),
+    })
+    .await;
+    let settings = "defaults: {timeout: 1m, pool: {max_connections: 1, max_idle: 1, max_waiting: 1}}";
+    let sidecar = Sidecar::orders(settings, &[&busy]).await;
+    let mut waits = sidecar.client().await;
+    waits.send(get("")).await;
+    busy.saw(1).await;
+    // Well before the thirty seconds are over.
+    let post = sidecar.exchange("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 1\r\n\r\nx");
+    let response = wait::within("another request is carried", post).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    assert_eq!(sidecar.proxy.in_flight(), 1, "the first one still waits");
+}
+
+#[tokio::test]
 async fn retry_after_beyond_the_deadline_is_the_apps_to_honour() {
     let busy = Instance::scripted("busy", |_| Answer::status(503, "later").field("retry-after", "60")).await;
     let sidecar = Sidecar::orders("", &[&busy]).await;

@@ -169,6 +169,25 @@ async fn an_answer_that_goes_on_beyond_it_is_cut() {
 }
 
 #[tokio::test]
+async fn an_answer_that_the_app_does_not_read_is_cut_too() {
+    // More than the sockets in between take up.
+    let instance = Instance::scripted("a", |_| Answer::pattern(64 << 20)).await;
+    let sidecar = Sidecar::orders("defaults: {deadline: 300ms}", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send(get("")).await;
+    wait::holds("it is counted", || {
+        sidecar.metric("outrigger_errors_total", &[("reason", "deadline_exceeded")]) == 1.0
+    })
+    .await;
+    wait::holds("nothing is held for it", || sidecar.proxy.in_flight() == 0 && instance.in_flight() == 0)
+        .await;
+    assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "that is not the instance's fault");
+    // The next answer on another connection has a deadline of its own.
+    instance.script(|_| Answer::ok("x"));
+    assert_eq!(sidecar.get("orders", "/").await.status, 200);
+}
+
+#[tokio::test]
 async fn an_upload_that_stalls_beyond_it_is_cut() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;

@@ -229,6 +229,9 @@ impl Drop for Carried {
         let clean = !self.failed && (self.ended || self.incoming.is_end_stream());
         let now = Instant::now();
         self.exchange.ended = Some(now);
+        if self.ends.is_some() {
+            self.exchange.session().set_ends(None);
+        }
         if let (true, Some(rest)) = (clean, self.rest) {
             self.ticket.endpoint.record.body_ended(rest.began, now.into_std());
         }
@@ -257,6 +260,8 @@ impl Drop for Carried {
                 Some(Reason::UpstreamClosed)
             }
             (false, _) if clean => None,
+            // The app has not read it in time; that it is then gone as well is only what we did.
+            (false, _) if self.ends.is_some_and(|ends| ends <= now) => Some(Reason::DeadlineExceeded),
             (false, _) => Some(Reason::ClientGone),
         };
     }

@@ -225,7 +225,9 @@ impl<'a> Call<'a> {
             let (settings, budget) = (&policy.retry, &cluster.budget);
             match retry::judge(settings, budget, &self.request, &made, now.into_std(), ends, random) {
                 Decision::Again { after, .. } => {
-                    before = Some(ended);
+                    // Whom an instance told to wait holds none of its connections meanwhile: others have use for
+                    // them.
+                    before = (after <= settings.backoff_max).then_some(ended);
                     self.terms.series.retried.inc();
                     retries += u32::from(!made.is_free());
                     pushed_before |= matches!(pushback, Some(Pushback::Instance(_)));

@@ -200,6 +200,10 @@ impl Call<'_> {
             parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         let driver = if unfinished { drive_apart(conn) } else { Driver::Here(conn) };
+        let ends = self.deadline.cap().map(Instant::from_std);
+        if ends.is_some() {
+            self.session.set_ends(ends);
+        }
         let body = ResponseBody::carried(Carried {
             incoming,
             driver,
@@ -213,7 +217,7 @@ impl Call<'_> {
             late: false,
             ended: false,
             failed: false,
-            ends: self.deadline.cap().map(Instant::from_std),
+            ends,
             close_is_end,
         });
         let mut response = Response::new(body);

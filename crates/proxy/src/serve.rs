@@ -155,7 +155,7 @@ enum Ended {
     Idle,
     /// A head began and did not end.
     SlowHead,
-    /// The app has left an answer unread for too long.
+    /// The app has left an answer unread for too long, or beyond its deadline.
     Unread,
 }
 
@@ -289,6 +289,10 @@ impl Watch {
 
     fn judge(&mut self, session: &Session, busy: bool, served: u64, now: Instant) -> Option<Ended> {
         if session.line.write_blocked() {
+            // A body that is not asked for cannot say so itself.
+            if session.is_late(now) {
+                return Some(Ended::Unread);
+            }
             let written = session.line.written();
             let (since, before) = *self.blocked.get_or_insert((now, written));
             if before != written {

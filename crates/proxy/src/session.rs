@@ -12,6 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use outrigger_config as config;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -101,6 +102,8 @@ pub(crate) struct Session {
     pub(crate) unread_body: AtomicBool,
     /// An answer was cut whose end only the close would show.
     pub(crate) reset: AtomicBool,
+    /// The deadline of the answer that the app reads now, if it has one.
+    ends: Mutex<Option<Instant>>,
     tunnel: Mutex<Option<Tunnel>>,
     timer: Mutex<Option<LazyTimer>>,
 }
@@ -125,6 +128,7 @@ impl Session {
             served: AtomicU64::new(0),
             unread_body: AtomicBool::new(false),
             reset: AtomicBool::new(false),
+            ends: Mutex::new(None),
             tunnel: Mutex::new(None),
             timer: Mutex::new(None),
         })
@@ -153,6 +157,16 @@ impl Session {
     /// Requests begun so far.
     pub(crate) fn served(&self) -> u64 {
         self.served.load(Relaxed)
+    }
+
+    /// When the answer that the app reads from now on has to have ended.
+    pub(crate) fn set_ends(&self, ends: Option<Instant>) {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+    }
+
+    /// Whether it should have.
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|ends| ends <= now)
     }
 
     /// The connection becomes this tunnel once its codec is done.

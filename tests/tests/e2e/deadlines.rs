@@ -169,6 +169,25 @@ async fn an_answer_that_goes_on_beyond_it_is_cut() {
 }
 
 #[tokio::test]
+async fn an_answer_that_the_app_does_not_read_is_cut_too() {
+    // More than the sockets in between take up.
+    let instance = Instance::scripted("a", |_| Answer::pattern(64 << 20)).await;
+    let sidecar = Sidecar::orders("defaults: {deadline: 300ms}", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send(get("")).await;
+    wait::holds("it is counted", || {
+        sidecar.metric("outrigger_errors_total", &[("reason", "deadline_exceeded")]) == 1.0
+    })
+    .await;
+    wait::holds("nothing is held for it", || sidecar.proxy.in_flight() == 0 && instance.in_flight() == 0)
+        .await;
+    assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "that is not the instance's fault");
+    // The next answer on another connection has a deadline of its own.
+    instance.script(|_| Answer::ok("x"));
+    assert_eq!(sidecar.get("orders", "/").await.status, 200);
+}
+
+#[tokio::test]
 async fn an_upload_that_stalls_beyond_it_is_cut() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
@@ -205,6 +224,25 @@ async fn so_it_is_on_any_status_that_is_retried() {
     let since = Instant::now();
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
     assert!(since.elapsed() >= Duration::from_secs(1), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn who_waits_for_retry_after_holds_no_connection_that_others_could_use() {
+    let busy = Instance::scripted("busy", |request| match request.method() {
+        "GET" => Answer::status(503, "later").field("retry-after", "30"),
+        _ => Answer::ok("x"),
+    })
+    .await;
+    let settings = "defaults: {timeout: 1m, pool: {max_connections: 1, max_idle: 1, max_waiting: 1}}";
+    let sidecar = Sidecar::orders(settings, &[&busy]).await;
+    let mut waits = sidecar.client().await;
+    waits.send(get("")).await;
+    busy.saw(1).await;
+    // Well before the thirty seconds are over.
+    let post = sidecar.exchange("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 1\r\n\r\nx");
+    let response = wait::within("another request is carried", post).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    assert_eq!(sidecar.proxy.in_flight(), 1, "the first one still waits");
 }
 
 #[tokio::test]

@@ -189,6 +189,23 @@ async fn an_instance_that_accepts_nothing_costs_two_attempts_and_no_request() {
 }
 
 #[tokio::test]
+async fn an_instance_that_is_only_slow_is_looked_at_once_a_second_at_most() {
+    let slow = Instance::scripted("slow", |_| Answer::never()).await;
+    let sidecar = Sidecar::orders("defaults: {timeout: 4500ms, retry: {max_retries: 1}}", &[&slow]).await;
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let mut client = sidecar.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+        all.push(client);
+    }
+    for mut client in all {
+        assert_eq!(client.response().await.status, 504);
+    }
+    let looks = slow.accepted() - 3;
+    assert!((1..=4).contains(&looks), "{looks} looks within 3.5 s");
+}
+
+#[tokio::test]
 async fn a_request_leaves_a_host_that_has_vanished_long_before_its_time_is_over() {
     let vanishing = Full::not_yet();
     let listener = vanishing.listener.try_clone().unwrap();

@@ -47,6 +47,8 @@ pub(crate) struct Endpoint {
     doubted: AtomicBool,
     /// Milliseconds since it was made, plus one, of the last time that nobody was there; 0: never.
     lost: AtomicU64,
+    /// The same of the last look that found somebody.
+    found: AtomicU64,
     in_flight: AtomicUsize,
     /// Most requests under way at once.
     most: AtomicUsize,
@@ -84,6 +86,10 @@ pub(crate) struct Checkout<'a> {
 /// just now, that is the keep-alive race, and the look costs a system call per request.
 const TRUST: Duration = Duration::from_millis(10);
 
+/// Milliseconds for which a look that found somebody is enough. Requests may wait for minutes by intent,
+/// and each look is a connection that the instance accepts in vain.
+const REST: u64 = 1_000;
+
 impl Endpoint {
     pub(crate) fn new(
         id: InstanceId,
@@ -106,6 +112,7 @@ impl Endpoint {
             retired: AtomicBool::new(false),
             doubted: AtomicBool::new(false),
             lost: AtomicU64::new(0),
+            found: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             most: AtomicUsize::new(most),
             excess: AtomicUsize::new(0),
@@ -154,15 +161,16 @@ impl Endpoint {
     }
 
     /// True for the one who is to look whether it is there.
-    pub(crate) fn begin_doubt(&self) -> bool {
-        !self.doubted.swap(true, Relaxed)
+    pub(crate) fn begin_doubt(&self, now: Instant) -> bool {
+        let found = self.found.load(Relaxed);
+        let rests = found > 0 && self.millis(now) < found + REST;
+        !rests && !self.doubted.swap(true, Relaxed)
     }
 
     /// What the look has shown.
     pub(crate) fn end_doubt(&self, lost: bool, now: Instant) {
-        if lost {
-            self.lost.store(self.millis(now), Relaxed);
-        }
+        let last = if lost { &self.lost } else { &self.found };
+        last.store(self.millis(now), Relaxed);
         self.doubted.store(false, Relaxed);
     }
 

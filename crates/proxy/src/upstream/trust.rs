@@ -69,7 +69,7 @@ impl Trust {
         if endpoint.lost_after(since) {
             return true;
         }
-        if endpoint.begin_doubt() {
+        if endpoint.begin_doubt(Instant::now()) {
             self.doubted.lock().unwrap_or_else(PoisonError::into_inner).push(endpoint.clone());
             self.bell.notify_one();
         }

@@ -147,7 +147,10 @@ impl Table {
         if state.slots.len() >= max_services {
             return Err(Refused::TooManyServices { limit: max_services });
         }
-        if state.unknown >= max_unknown {
+        // One that the registry has not answered for yet is not known to be unknown; `max_services` is the
+        // limit for those. Looked at only where the count of both says so.
+        let unknown = |slot: &&Slot| slot.unknown && slot.entry.snapshot().knowledge != Knowledge::Unasked;
+        if state.unknown >= max_unknown && state.slots.values().filter(unknown).count() >= max_unknown {
             return Err(Refused::TooManyUnknown { limit: max_unknown });
         }
         Ok(())

@@ -179,7 +179,8 @@ pub fn judge(
         Some(Pushback::Never) => return Decision::GiveUp(GiveUp::Pushback),
         Some(Pushback::Call(wait)) => wait,
         Some(Pushback::Instance(wait)) => {
-            let wait = wait.max(pause);
+            // Those who were told the same do not come back in the same instant.
+            let wait = wait.saturating_add(pause);
             // Alone with its wish, or too long away: the others are asked first.
             let aside = tried.elsewhere && (!tried.pushed_before || wait >= left);
             if aside { pause } else { wait }

@@ -174,7 +174,7 @@ impl<'a> Call<'a> {
             let Some(endpoint) = cluster.pick(&tried, retryable).filter(|_| passed <= PASSED) else {
                 return match before {
                     // The last ones have left meanwhile: what was seen of them is the answer.
-                    Some(ended) => self.decided(ended, Decision::GiveUp(GiveUp::Attempts), cluster),
+                    Some(ended) => self.decided(ended, Decision::GiveUp(GiveUp::Attempts), cluster, None),
                     None => Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore },
                 };
             };
@@ -239,7 +239,7 @@ impl<'a> Call<'a> {
                 }
                 decision => {
                     exchange.answered = Some(now);
-                    return self.decided(ended, decision, cluster);
+                    return self.decided(ended, decision, cluster, Some(&endpoint));
                 }
             }
         }
@@ -257,6 +257,9 @@ impl<'a> Call<'a> {
         let (outcome, sent) = told(ended);
         let Try { endpoint, mark, bounds } = one;
         self.terms.series.attempted(outcome);
+        if outcome.status().is_some() {
+            endpoint.spoke();
+        }
         match outcome.verdict() {
             Verdict::Failure => endpoint.blame(),
             Verdict::Success => {
@@ -288,8 +291,14 @@ impl<'a> Call<'a> {
         Ended::Refused { refusal, verdict: Verdict::Ignore }
     }
 
-    /// The answer, or what to say when there is none.
-    fn decided(&self, ended: Attempted, decision: Decision, cluster: &Cluster) -> Ended {
+    /// The answer, or what to say when there is none. `on`: who was tried last.
+    fn decided(
+        &self,
+        ended: Attempted,
+        decision: Decision,
+        cluster: &Cluster,
+        on: Option<&Arc<Endpoint>>,
+    ) -> Ended {
         let gave_up = match decision {
             Decision::GiveUp(why) => {
                 self.terms.series.gave_up(why);
@@ -303,7 +312,14 @@ impl<'a> Call<'a> {
                 let why = gave_up.map_or("", GiveUp::label);
                 let detail = format!("{}: {}; not tried again: {why}", cluster.label, failed.detail);
                 let refusal = Refusal::new(reason(&failed, gave_up), detail);
-                Ended::Refused { refusal, verdict: failed.outcome.verdict() }
+                // An instance that is out by now, while others are in: that is no news of the service.
+                let is_out =
+                    |one: &&Arc<Endpoint>| !one.record.admits(true) && cluster.pick_other(&[], one).is_some();
+                let verdict = match on.filter(is_out) {
+                    Some(_) => Verdict::Ignore,
+                    None => failed.outcome.verdict(),
+                };
+                Ended::Refused { refusal, verdict }
             }
         }
     }
@@ -350,6 +366,7 @@ impl<'a> Call<'a> {
         let mut timer = self.session.borrow_timer();
         let (response, conn, sent) =
             attempt::run(conn, self.head(body, upload, bounds), upload, bounds, timer.get(), || {
+                endpoint.keeps_waiting(Instant::now());
                 // Only a request that can go elsewhere gives up for it; a POST waits for as long as it may.
                 cluster.trust.doubt(endpoint, bounds.begun) && self.repeatable() && !bounds.last
             })

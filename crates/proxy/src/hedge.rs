@@ -66,8 +66,10 @@ impl Call<'_> {
             self.account(cluster, first, &mut ended, blame, now);
             return (ended, now, None);
         }
-        let other = self.second(cluster, first.endpoint, upload, tried);
-        let Some((other, mark)) = other.as_ref().and_then(|one| Some((one, one.record.begin(true)?))) else {
+        let other = self.other(cluster, first.endpoint, upload, tried);
+        let mark = other.as_ref().and_then(|one| Some((one, one.record.begin(true)?)));
+        // Paid for last, when it will be made.
+        let Some((other, mark)) = mark.filter(|_| self.pays(cluster)) else {
             let mut ended = one.await;
             let now = Instant::now();
             self.account(cluster, first, &mut ended, blame, now);
@@ -109,22 +111,23 @@ impl Call<'_> {
 
     /// Who takes the second attempt, if it can be made at all: the body is read by one attempt only, until
     /// it is there as a whole.
-    fn second(
+    fn other(
         &self,
         cluster: &Cluster,
         first: &Arc<Endpoint>,
         upload: Option<&Upload>,
         tried: &[Arc<Endpoint>],
     ) -> Option<Arc<Endpoint>> {
-        if upload.is_some_and(|upload| !upload.ended() || !upload.replayable()) {
-            return None;
+        let whole = upload.is_none_or(|upload| upload.ended() && upload.replayable());
+        whole.then(|| cluster.pick_other(tried, first)).flatten()
+    }
+
+    fn pays(&self, cluster: &Cluster) -> bool {
+        let paid = cluster.budget.withdraw(Instant::now().into_std());
+        if !paid {
+            self.terms.series.hedged(Hedged::Budget);
         }
-        let other = cluster.pick_other(tried, first)?;
-        if cluster.budget.withdraw(Instant::now().into_std()) {
-            return Some(other);
-        }
-        self.terms.series.hedged(Hedged::Budget);
-        None
+        paid
     }
 
     /// Whether the app is to have it, and not another attempt.

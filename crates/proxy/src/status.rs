@@ -178,8 +178,11 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
                         "suspect: the registry no longer lists it, or has lost its node; kept while it answers"
                             .to_owned()
                     });
-                    let both: Vec<_> = distrust.into_iter().chain(doubt).collect();
-                    (!both.is_empty()).then(|| both.join("; "))
+                    let hung = one.is_hung().then(|| {
+                        "passed over: requests wait for it for more than a second, and it answers nobody".to_owned()
+                    });
+                    let all: Vec<_> = distrust.into_iter().chain(doubt).chain(hung).collect();
+                    (!all.is_empty()).then(|| all.join("; "))
                 }
                 (Err(unusable), None) => Some(unusable.to_string()),
                 (Ok(_), None) if !cluster.takes(instance) => Some("has not the tags asked for".to_owned()),

@@ -11,7 +11,7 @@ use outrigger_devregistry::{DevRegistry, Options};
 use outrigger_tests::{
     client::Client,
     front::{Front, Mode},
-    instance::{Answer, Instance, Kill},
+    instance::{Answer, Gate, Instance, Kill},
     registry::Agent,
     sidecar::{Services, Sidecar},
     wait,
@@ -272,4 +272,62 @@ async fn trust_goes_with_a_life_and_outlives_every_other_change() {
     wait::until("it begins anew", Duration::from_secs(20), async || of_ill().trust == "trusted").await;
     assert_eq!(of_ill().picks, 0);
     app.shutdown().await;
+}
+
+/// Sends a GET that nobody answers within the test's patience, and gives it up when it is dropped.
+async fn hanging(sidecar: &Sidecar) -> Client {
+    let mut client = sidecar.client().await;
+    client.send("GET /hang HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    client
+}
+
+#[tokio::test]
+async fn an_instance_that_answers_nobody_is_passed_over_until_it_speaks() {
+    let gate = Gate::closed();
+    let hung = Instance::scripted("hung", {
+        let gate = gate.clone();
+        move |_| Answer::ok("late").when(&gate)
+    })
+    .await;
+    let well = Instance::start("well").await;
+    let sidecar = Sidecar::orders("", &[&well, &hung]).await;
+    // Two clients, so that one of them is on the hung one.
+    let mut waiting = Vec::new();
+    while hung.count() < 2 {
+        waiting.push(hanging(&sidecar).await);
+        wait::holds("it has arrived", || hung.count() + well.count() >= waiting.len()).await;
+    }
+    wait::holds("it is passed over", || {
+        let why = |one: outrigger_proxy::EndpointStatus| one.why_not.unwrap_or_default();
+        sidecar.endpoints("orders").into_iter().any(|one| why(one).starts_with("passed over"))
+    })
+    .await;
+    let before = hung.count();
+    all_well(&sidecar, 40).await;
+    assert_eq!(hung.count(), before, "nobody else was sent there");
+    assert_eq!(ejected(&sidecar, "soft") + ejected(&sidecar, "hard"), 0.0, "it may only be slow");
+
+    gate.open();
+    wait::until("it is chosen again", wait::BOUND, async || {
+        all_well(&sidecar, 2).await;
+        hung.count() > before
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_hung_instance_does_not_open_the_breaker_of_the_others() {
+    let hung = Instance::scripted("hung", |_| Answer::never()).await;
+    let well = Instance::start("well").await;
+    let settings = "defaults: {timeout: 500ms, circuit_breaker: {min_requests: 10}, outlier: {base: 30s}}";
+    let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
+    let mut waiting = Vec::new();
+    while hung.count() < 20 {
+        waiting.push(hanging(&sidecar).await);
+        wait::holds("it has arrived", || hung.count() + well.count() >= waiting.len()).await;
+    }
+    wait::holds("all of them have ended", || sidecar.proxy.in_flight() == 0).await;
+    assert_eq!(ejected(&sidecar, "soft"), 1.0);
+    assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 0.0);
+    all_well(&sidecar, 10).await;
 }

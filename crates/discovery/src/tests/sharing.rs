@@ -121,7 +121,11 @@ async fn names_without_instances_have_a_quota_of_their_own() {
     b.answer(list(8, &["b"]));
     settle().await;
     assert_eq!(refused(&rig), None, "it has an instance now");
-    let next = rig.follow("next");
+    let unanswered = rig.follow("unanswered");
+    assert_eq!(refused(&rig), None, "who was not answered for is not known to have none");
+    rig.next().await.answer(list(7, &[]));
+    settle().await;
+    let next = unanswered;
     assert_eq!(rig.discovery.follow(query("last"), Kind::OnDemand).err(), full);
     drop(other);
     let _last = rig.follow("last");

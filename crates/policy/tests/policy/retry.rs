@@ -270,7 +270,7 @@ proptest! {
                     Some(Pushback::Never) | None => Duration::ZERO,
                 };
                 prop_assert!(tried.pushback != Some(Pushback::Never));
-                let longest = if sent { pause.max(asked) } else { asked };
+                let longest = if sent { pause + asked } else { asked };
                 prop_assert!(after <= longest);
                 prop_assert_eq!(budgeted, sent);
                 prop_assert_eq!(paid, u64::from(budgeted));
@@ -289,7 +289,7 @@ proptest! {
                             Some(Pushback::Never) | None => Duration::ZERO,
                         };
                         matches!(tried.outcome, Outcome::Timeout | Outcome::Deadline)
-                            || millis(left) <= pause.max(asked)
+                            || millis(left) <= pause + asked
                     }
                     GiveUp::Pushback => tried.pushback == Some(Pushback::Never),
                     GiveUp::Budget => sent && funds == 0,

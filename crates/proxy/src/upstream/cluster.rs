@@ -292,16 +292,19 @@ impl Cluster {
 
     fn pick_from(&self, view: &View, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
         let random = fastrand::u64(..);
+        let usable = |at: usize| view.endpoints[at].usable(retryable);
+        // One that answers nobody is passed over, unless there is no other.
+        let speaks = |at: usize| usable(at) && !view.endpoints[at].is_hung();
         let at = if tried.is_empty() {
-            view.balancer.first(&self.cursor, random, |at| view.endpoints[at].usable(retryable))
+            view.balancer
+                .first(&self.cursor, random, speaks)
+                .or_else(|| view.balancer.first(&self.cursor, random, usable))
         } else {
-            let fresh = |at: usize| {
-                let endpoint = &view.endpoints[at];
-                endpoint.usable(retryable) && !tried.iter().any(|one| Arc::ptr_eq(one, endpoint))
-            };
-            view.balancer.retry(&self.cursor, random, fresh).or_else(|| {
-                view.balancer.retry(&self.cursor, random, |at| view.endpoints[at].usable(retryable))
-            })
+            let fresh = |at: usize| !tried.iter().any(|one| Arc::ptr_eq(one, &view.endpoints[at]));
+            let retry = |wanted: &dyn Fn(usize) -> bool| view.balancer.retry(&self.cursor, random, wanted);
+            retry(&|at| speaks(at) && fresh(at))
+                .or_else(|| retry(&|at| usable(at) && fresh(at)))
+                .or_else(|| retry(&usable))
         };
         at.and_then(|at| view.endpoints.get(at)).cloned()
     }

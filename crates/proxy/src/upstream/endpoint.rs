@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -49,6 +49,10 @@ pub(crate) struct Endpoint {
     lost: AtomicU64,
     /// The same of the last look that found somebody.
     found: AtomicU64,
+    /// Looks of requests that wait long for its answer, since it last answered anybody.
+    silent: AtomicU32,
+    /// Milliseconds since it was made, plus one, of the last of them.
+    looked: AtomicU64,
     in_flight: AtomicUsize,
     /// Most requests under way at once.
     most: AtomicUsize,
@@ -90,6 +94,12 @@ const TRUST: Duration = Duration::from_millis(10);
 /// and each look is a connection that the instance accepts in vain.
 const REST: u64 = 1_000;
 
+/// Looks, four a second for each request that has waited for a second, after which nobody is sent to an
+/// endpoint that answers nothing: five requests that wait for a second, or one for two.
+const HUNG: u32 = 5;
+/// Without another look for this many milliseconds nobody waits any more, and nothing is known.
+const STALE: u64 = 600;
+
 impl Endpoint {
     pub(crate) fn new(
         id: InstanceId,
@@ -113,6 +123,8 @@ impl Endpoint {
             doubted: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             found: AtomicU64::new(0),
+            silent: AtomicU32::new(0),
+            looked: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             most: AtomicUsize::new(most),
             excess: AtomicUsize::new(0),
@@ -151,6 +163,29 @@ impl Endpoint {
         if self.well.load(Relaxed) != seconds {
             self.well.store(seconds, Relaxed);
         }
+    }
+
+    /// A request has waited long for its answer, and waits on.
+    pub(crate) fn keeps_waiting(&self, now: Instant) {
+        self.looked.store(self.millis(now), Relaxed);
+        self.silent.fetch_add(1, Relaxed);
+    }
+
+    /// It has answered somebody, whatever it said.
+    pub(crate) fn spoke(&self) {
+        if self.silent.load(Relaxed) != 0 {
+            self.silent.store(0, Relaxed);
+        }
+    }
+
+    /// Whether requests wait long for it and it answers nobody. Its kernel may accept connections all the
+    /// same: only what waits there shows that a process has stopped.
+    pub(crate) fn is_hung(&self) -> bool {
+        if self.silent.load(Relaxed) < HUNG {
+            return false;
+        }
+        let now = self.millis(Instant::now());
+        now.saturating_sub(self.looked.load(Relaxed)) < STALE
     }
 
     /// Whether it answered within `lately`.

@@ -366,9 +366,10 @@ impl<'a> Call<'a> {
         let mut timer = self.session.borrow_timer();
         let (response, conn, sent) =
             attempt::run(conn, self.head(body, upload, bounds), upload, bounds, timer.get(), || {
-                endpoint.keeps_waiting(Instant::now());
+                let now = Instant::now();
+                endpoint.keeps_waiting(now);
                 // Only a request that can go elsewhere gives up for it; a POST waits for as long as it may.
-                cluster.trust.doubt(endpoint, bounds.begun) && self.repeatable() && !bounds.last
+                cluster.trust.doubt(endpoint, now) && self.repeatable() && !bounds.last
             })
             .await?;
         let status = response.status();

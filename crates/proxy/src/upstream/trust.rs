@@ -26,6 +26,10 @@ use crate::upstream::{cluster::Cluster, connect, endpoint::Endpoint};
 /// With nothing due, the breaker is looked at this often: while it is open, probes are due.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// For how long it is said to those who wait that nobody is there. Whoever asks has waited for as long, so
+/// that it is their own time in which it was lost.
+const NEWS: Duration = Duration::from_secs(1);
+
 /// The judge of a cluster's endpoints.
 #[derive(Debug)]
 pub(crate) struct Trust {
@@ -65,11 +69,11 @@ impl Trust {
 
     /// A request has waited long for this endpoint's answer: is anybody there at all? True once that is
     /// known, and nobody is.
-    pub(crate) fn doubt(&self, endpoint: &Arc<Endpoint>, since: Instant) -> bool {
-        if endpoint.lost_after(since) {
+    pub(crate) fn doubt(&self, endpoint: &Arc<Endpoint>, now: Instant) -> bool {
+        if now.checked_sub(NEWS).is_some_and(|since| endpoint.lost_after(since)) {
             return true;
         }
-        if endpoint.begin_doubt(Instant::now()) {
+        if endpoint.begin_doubt(now) {
             self.doubted.lock().unwrap_or_else(PoisonError::into_inner).push(endpoint.clone());
             self.bell.notify_one();
         }

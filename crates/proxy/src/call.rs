@@ -68,7 +68,7 @@ pub(crate) struct Answer {
     pub(crate) ticket: Ticket,
     pub(crate) outcome: Outcome,
     sent: Sent,
-    /// What its body is to be counted with; `None`: it has none.
+    /// What its body is to be counted with; `None`: all is counted.
     pub(crate) rest: Option<Rest>,
 }
 
@@ -270,11 +270,10 @@ impl<'a> Call<'a> {
             }
             Verdict::Ignore => {}
         }
-        let began = mark.began();
         let report = match ended {
             Ok(answer) if answer.has_body() => {
-                let report = mark.head(blame, outcome, sent, now.into_std());
-                answer.rest = Some(Rest { began, blame: *blame });
+                let (report, began) = mark.head(blame, outcome, sent, now.into_std());
+                answer.rest = began.map(|began| Rest { began, blame: *blame });
                 report
             }
             _ => mark.end(blame, outcome, sent, now.into_std()),

@@ -117,6 +117,19 @@ async fn with_ejection_off_an_instance_keeps_its_turns() {
 }
 
 #[tokio::test]
+async fn a_bad_answer_with_a_body_counts_as_one_without() {
+    let well = Instance::start("a").await;
+    let ill = Instance::scripted("b", |_| Answer::status(503, "with a body")).await;
+    let sidecar = Sidecar::orders("defaults: {outlier: {base: 30s}}", &[&well, &ill]).await;
+    let mut client = sidecar.client().await;
+    for _ in 0..60 {
+        // A POST is not repeated: the answer is carried to its end.
+        client.post("orders", "/", "x").await;
+    }
+    assert_eq!((ill.count(), ejected(&sidecar, "soft")), (5, 1.0));
+}
+
+#[tokio::test]
 async fn an_instance_that_cuts_its_answers_is_out_after_five() {
     let well = Instance::start("a").await;
     let cut = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\npart").then_close();

@@ -262,11 +262,6 @@ impl Mark<'_> {
         self.probation
     }
 
-    /// What a body that follows the head is to be counted with.
-    pub fn began(&self) -> Began {
-        Began(self.seen)
-    }
-
     /// Says how the attempt ended: once per attempt, when its answer is there or cannot come.
     /// With a report, the cluster's [`Judge`](super::Judge) is to be asked.
     #[inline]
@@ -274,12 +269,20 @@ impl Mark<'_> {
         self.judged(blame, outcome, sent, true, now)
     }
 
-    /// The same for an answer whose body is still to come: a good head alone ends no row, for
-    /// [`Record::body_ended`] or [`Record::body_cut`] follows. It does end a probation, which cannot
-    /// wait for a body without end.
+    /// The same for an answer whose body is still to come. A good head alone ends no row: with a
+    /// [`Began`], [`Record::body_ended`] or [`Record::body_cut`] says the rest. It does end a probation,
+    /// which cannot wait for a body without end.
     #[inline]
-    pub fn head(self, blame: &mut Blame, outcome: Outcome, sent: Sent, now: Instant) -> Option<Report> {
-        self.judged(blame, outcome, sent, false, now)
+    pub fn head(
+        self,
+        blame: &mut Blame,
+        outcome: Outcome,
+        sent: Sent,
+        now: Instant,
+    ) -> (Option<Report>, Option<Began>) {
+        let is_good = Evidence::of(outcome, sent, false) == Evidence::Good;
+        let began = (is_good && self.seen.standing() == Standing::Trusted).then_some(Began(self.seen));
+        (self.judged(blame, outcome, sent, false, now), began)
     }
 
     fn judged(

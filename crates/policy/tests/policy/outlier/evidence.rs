@@ -96,8 +96,10 @@ fn whoever_gets_the_rest_of_a_time_out_is_not_blamed_as_one_who_had_all_of_it() 
 fn answer(rig: &mut Rig, at: usize, cut: bool) -> Vec<Event> {
     let record = rig.records[at].clone();
     let mark = record.begin(true).unwrap();
-    let (began, mut blame) = (mark.began(), Blame::default());
-    assert_eq!(mark.head(&mut blame, GOOD, Sent::Head, rig.now), None);
+    let mut blame = Blame::default();
+    let (report, began) = mark.head(&mut blame, GOOD, Sent::Head, rig.now);
+    assert_eq!(report, None);
+    let began = began.unwrap();
     if !cut {
         record.body_ended(began, rig.now);
         return Vec::new();
@@ -134,15 +136,22 @@ fn a_cut_answer_and_a_gateway_status_are_one_row() {
 }
 
 #[test]
+fn the_body_of_a_bad_answer_says_nothing_more() {
+    for outcome in [BAD, Outcome::Status(500), Outcome::SidecarError(503)] {
+        let rig = Rig::new(2);
+        let mark = rig.records[0].begin(true).unwrap();
+        assert!(mark.head(&mut Blame::default(), outcome, Sent::Head, rig.now).1.is_none(), "{outcome:?}");
+    }
+}
+
+#[test]
 fn a_body_that_is_cut_after_its_endpoint_went_out_says_nothing_new() {
     let mut rig = Rig::new(2);
     let record = rig.records[0].clone();
     let begun: Vec<_> = (0..5)
         .map(|_| {
             let mark = record.begin(true).unwrap();
-            let began = mark.began();
-            assert_eq!(mark.head(&mut Blame::default(), GOOD, Sent::Head, rig.now), None);
-            began
+            mark.head(&mut Blame::default(), GOOD, Sent::Head, rig.now).1.unwrap()
         })
         .collect();
     rig.requests(0, 5, BAD);

@@ -106,12 +106,14 @@ pub(crate) struct Failed {
     pub(crate) body_timeout: bool,
     /// A reused connection closed before any byte of an answer.
     pub(crate) raced: bool,
+    /// The instance got the request late: the time that passed was not its own.
+    pub(crate) late: bool,
 }
 
 impl Failed {
     /// Nothing of the request was sent.
     pub(crate) fn unsent(outcome: Outcome, detail: String) -> Self {
-        Self { outcome, sent: Sent::Nothing, detail, body_timeout: false, raced: false }
+        Self { outcome, sent: Sent::Nothing, detail, body_timeout: false, raced: false, late: false }
     }
 }
 
@@ -128,14 +130,14 @@ pub(crate) async fn run(
     upload: Option<&Upload>,
     bounds: Bounds,
     timer: &mut LazyTimer,
-    doubt: impl Fn() -> bool,
+    doubt: impl Fn(Instant) -> bool,
 ) -> Result<(Response<Incoming>, Box<Conn>, Sent), Failed> {
     let line = conn.line().clone();
     let mark = Mark { read: line.read(), written: line.written(), line, reused: conn.reused() };
     // Without a budget: an answer that lies there and is not given for want of one would be lost, for
     // nobody is woken for it.
     let mut answer = pin!(unconstrained(conn.send(request)));
-    let mut doubt_at = bounds.begun + PATIENCE;
+    let mut doubt_at = Instant::now() + PATIENCE;
     let ended = poll_fn(|cx| {
         let turn = conn.drive(cx);
         // Only that turn can have brought an answer, so nobody has to be woken for it.
@@ -157,8 +159,12 @@ pub(crate) async fn run(
                 return Poll::Ready(Err(End::Due(due)));
             }
             if doubt_at <= now {
-                // While the app still sends, it is not the instance's turn to speak.
-                if due != Due::Body && doubt() {
+                if due == Due::Body {
+                    // While the app still sends, it is not the instance's turn to speak.
+                    doubt_at = now + PATIENCE;
+                    continue;
+                }
+                if doubt(now) {
                     return Poll::Ready(Err(End::Lost));
                 }
                 doubt_at = now + LOOK;
@@ -216,7 +222,7 @@ impl Mark {
 
     fn failed(&self, outcome: Outcome, upload: Option<&Upload>, detail: String) -> Failed {
         let raced = self.reused && outcome == Outcome::Closed;
-        Failed { outcome, sent: self.sent(upload), detail, body_timeout: false, raced }
+        Failed { outcome, sent: self.sent(upload), detail, body_timeout: false, raced, late: false }
     }
 
     fn judge(&self, end: End, upload: Option<&Upload>) -> Failed {

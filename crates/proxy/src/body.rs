@@ -88,6 +88,8 @@ pub(crate) struct Carried {
     /// The deadline: an answer is of no use to the app after that.
     pub(crate) ends: Option<Instant>,
     pub(crate) late: bool,
+    /// Some of it came.
+    pub(crate) moved: bool,
     pub(crate) ended: bool,
     pub(crate) failed: bool,
     /// The app reads HTTP/1.0, and only the close will show it the end.
@@ -151,6 +153,7 @@ impl Carried {
                 self.too_late()
             }
             Poll::Ready(Some(Ok(frame))) => {
+                self.moved = true;
                 if let Some((_, since)) = &mut self.silence {
                     *since = Instant::now();
                 }
@@ -232,7 +235,9 @@ impl Drop for Carried {
         if self.ends.is_some() {
             self.exchange.session().set_ends(None);
         }
-        if let (true, Some(rest)) = (clean, self.rest) {
+        // An app that leaves in the middle says nothing against it: what came was well.
+        let well = clean || (self.moved && !self.failed && !self.late);
+        if let (true, Some(rest)) = (well, self.rest) {
             self.ticket.endpoint.record.body_ended(rest.began, now.into_std());
         }
         match std::mem::replace(&mut self.driver, Driver::Gone) {
@@ -253,8 +258,9 @@ impl Drop for Carried {
             (true, None) if self.late => Some(Reason::DeadlineExceeded),
             (true, None) => {
                 self.blame(now);
-                // The head was a success; what the app sees is a failure.
-                if let Ok(permit) = self.cluster.breaker.admit(now.into_std()) {
+                // The head was a success, unless it was counted as none; what the app sees is a failure.
+                let counted = self.exchange.status.is_some_and(|status| matches!(status.as_u16(), 502..=504));
+                if !counted && let Ok(permit) = self.cluster.breaker.admit(now.into_std()) {
                     permit.record(now.into_std(), Verdict::Failure);
                 }
                 Some(Reason::UpstreamClosed)

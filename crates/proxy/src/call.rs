@@ -4,10 +4,7 @@
 //! one is [`crate::hedge`]'s.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -43,8 +40,9 @@ const PASSED: u32 = 16;
 
 /// A connection that was given less time than this, and `connect_timeout`, says nothing about the instance:
 /// it is the request that was in a hurry. (A handshake within a datacenter takes a hundredth of it; a lost
-/// first packet, five times as long.)
-const CONNECT_ENOUGH: Duration = Duration::from_millis(200);
+/// first packet, five times as long.) And a request that was given to the instance later than this has
+/// spent its time elsewhere.
+const HURRY: Duration = Duration::from_millis(200);
 
 /// What every attempt of one request shares.
 #[derive(Debug)]
@@ -59,6 +57,8 @@ pub(crate) struct Call<'a> {
     request: retry::Request,
     own: Own,
     pub(crate) deadline: Deadline,
+    /// It finds out for the breaker whether the service is there again.
+    pub(crate) probe: bool,
 }
 
 /// An answer, with what it still hangs on.
@@ -148,6 +148,7 @@ impl<'a> Call<'a> {
             request,
             own,
             deadline,
+            probe: false,
         }
     }
 
@@ -209,6 +210,15 @@ impl<'a> Call<'a> {
                 Ok(answer) if self.is_retried(outcome) => pushback::read(answer.response.headers()),
                 _ => None,
             };
+            // The breaker waits for its probe's word, and everybody for the breaker.
+            let pushback = match pushback {
+                Some(Pushback::Instance(wait) | Pushback::Call(wait))
+                    if self.probe && wait > policy.retry.backoff_max =>
+                {
+                    Some(Pushback::Never)
+                }
+                said => said,
+            };
             tried.extend(second);
             let made = retry::Tried {
                 retries,
@@ -256,6 +266,9 @@ impl<'a> Call<'a> {
     ) {
         let (outcome, sent) = told(ended);
         let Try { endpoint, mark, bounds } = one;
+        if ended.as_ref().is_err_and(|failed| failed.late) {
+            blame.late();
+        }
         self.terms.series.attempted(outcome);
         if outcome.status().is_some() {
             endpoint.spoke();
@@ -363,14 +376,18 @@ impl<'a> Call<'a> {
         let (ticket, conn) = self.connection(endpoint, upload, bounds, fresh).await?;
         let body = upload.map_or_else(AttemptBody::empty, Upload::attempt);
         let mut timer = self.session.borrow_timer();
-        let (response, conn, sent) =
-            attempt::run(conn, self.head(body, upload, bounds), upload, bounds, timer.get(), || {
-                let now = Instant::now();
+        let got = Instant::now();
+        let head = self.head(body, upload, bounds);
+        let ended = attempt::run(conn, head, upload, bounds, timer.get(), |now| {
+            if cluster.is_unusual(now - got) {
                 endpoint.keeps_waiting(now);
-                // Only a request that can go elsewhere gives up for it; a POST waits for as long as it may.
-                cluster.trust.doubt(endpoint, now) && self.repeatable() && !bounds.last
-            })
-            .await?;
+            }
+            // Only a request that can go elsewhere gives up for it; a POST waits for as long as it may.
+            cluster.trust.doubt(endpoint, now) && self.repeatable() && !bounds.last
+        });
+        let late = got - bounds.begun > HURRY;
+        let (response, conn, sent) = ended.await.map_err(|failed| Failed { late, ..failed })?;
+        cluster.took(got.elapsed());
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS && !self.switches(&response) {
             let detail = "the instance switched to a protocol that nobody asked for".to_owned();
@@ -408,14 +425,14 @@ impl<'a> Call<'a> {
             self.terms.series.reused.inc();
             return Ok((ticket, conn));
         }
-        let connecting = AtomicBool::new(false);
+        let connecting = OnceLock::new();
         let (due, what) = bounds.turn(upload);
         let within = due.saturating_duration_since(bounds.begun);
         let most = ask.connect_within;
         // Where another attempt can follow, it is left as much time.
         let connect_within = if bounds.last { most } else { most.min(within / 2) };
         // Nobody accepted for as long as there was: that is the instance, not the queue.
-        let refused = |given: Duration| match given < most.min(CONNECT_ENOUGH) {
+        let refused = |given: Duration| match given < most.min(HURRY) {
             true => Outcome::PerTryTimeout,
             false => Outcome::ConnectTimeout,
         };
@@ -429,17 +446,21 @@ impl<'a> Call<'a> {
                     (ticket, endpoint.idle(&Checkout { now, ..ask }))
                 }
             };
-            connecting.store(true, Relaxed);
+            let _ = connecting.set(Instant::now());
             let conn = endpoint.connect(found, &Checkout { connect_within, ..ask }).await?;
             Ok::<_, CheckoutError>((ticket, conn))
         };
         // Boxed, for the usual request has left above and need not carry the room for this.
-        match Box::pin(timeout_at(due, both)).await {
+        let both = Box::pin(timeout_at(due, both)).await;
+        let accepted = matches!(both, Ok(Ok(_)));
+        match both {
             // A connection that comes with the last moment is of no use: nothing is sent for nobody.
             Ok(Ok(_)) | Err(_) if Instant::now() >= due => {
                 let outcome = match what {
-                    Due::Try if connecting.load(Relaxed) => refused(within),
-                    Due::Try => Outcome::PerTryTimeout,
+                    Due::Try => match connecting.get() {
+                        Some(at) if !accepted => refused(due.saturating_duration_since(*at)),
+                        _ => Outcome::PerTryTimeout,
+                    },
                     Due::Deadline => Outcome::Deadline,
                     Due::Whole | Due::Body => Outcome::Timeout,
                 };

@@ -26,7 +26,7 @@ use crate::{
     tunnel::{Held, Tunnel},
     upload::Upload,
     upstream::{
-        bulkhead::{Bulkhead, Place},
+        bulkhead::{Bulkhead, Place, Shed},
         cluster::Cluster,
         pool::Conn,
     },
@@ -80,7 +80,8 @@ pub(crate) async fn handle(
     if let Some(upload) = &exchange.upload {
         upload.keep(terms.policy.retry.max_body);
     }
-    let call = Call::new(&session, &terms, head, route, own, deadline, exchange.upload.as_ref());
+    let mut call = Call::new(&session, &terms, head, route, own, deadline, exchange.upload.as_ref());
+    call.probe = permit.is_probe();
     let ended = call.attempts(&cluster, &mut exchange).await;
     if let Ended::Refused { refusal: Refusal { reason: Reason::ClientGone, .. }, verdict } = &ended {
         permit.record(Instant::now().into_std(), *verdict);
@@ -126,6 +127,10 @@ async fn place(bulkhead: &Bulkhead, cluster: &Cluster, deadline: Deadline) -> Re
     }
     let (ends, _) = deadline.at(None);
     Box::pin(bulkhead.enter(ends.into())).await.map_err(|shed| {
+        if shed == Shed::Waited && deadline.cap().is_some_and(|cap| Instant::now() >= cap.into()) {
+            let detail = format!("{}: no place in max_in_flight before the deadline", cluster.label);
+            return Refusal::new(Reason::DeadlineExceeded, detail);
+        }
         cluster.view.load().terms.series.shed(shed);
         let detail = format!("{}: {}", cluster.label, bulkhead.explain(shed));
         let retry_after = Some(Duration::from_secs(1));
@@ -215,6 +220,7 @@ impl Call<'_> {
             max_idle: self.terms.policy.pool.max_idle,
             silence: None,
             late: false,
+            moved: false,
             ended: false,
             failed: false,
             ends,

@@ -11,7 +11,7 @@ use outrigger_devregistry::{DevRegistry, Options};
 use outrigger_tests::{
     client::Client,
     front::{Front, Mode},
-    instance::{Answer, Gate, Instance, Kill},
+    instance::{Answer, Gate, Instance, Kill, Request},
     registry::Agent,
     sidecar::{Services, Sidecar},
     wait,
@@ -343,4 +343,22 @@ async fn one_hung_instance_does_not_open_the_breaker_of_the_others() {
     assert_eq!(ejected(&sidecar, "soft"), 1.0);
     assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 0.0);
     all_well(&sidecar, 10).await;
+}
+
+#[tokio::test]
+async fn one_that_is_only_as_slow_as_ever_is_not_passed_over() {
+    let slow = |_: &Request| Answer::ok("x").delayed(Duration::from_millis(1_500));
+    let all = [Instance::scripted("a", slow).await, Instance::scripted("b", slow).await];
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
+    all_well(&sidecar, 2).await;
+    let mut waiting = Vec::new();
+    for _ in 0..12 {
+        waiting.push(hanging(&sidecar).await);
+    }
+    for mut client in waiting {
+        assert_eq!(client.response().await.status, 200);
+        let why = |one: &outrigger_proxy::EndpointStatus| one.why_not.clone();
+        assert!(sidecar.endpoints("orders").iter().all(|one| why(one).is_none()));
+    }
+    assert_eq!(all[0].count(), all[1].count(), "each in turn");
 }

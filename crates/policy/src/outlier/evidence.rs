@@ -6,7 +6,7 @@ use crate::outcome::{Outcome, Sent};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Blame {
     spent: bool,
-    /// An attempt of the request has ended before.
+    /// An attempt of the request has ended before, or it waited: the time-out is not one instance's alone.
     again: bool,
 }
 
@@ -14,6 +14,11 @@ impl Blame {
     /// True once.
     pub(super) fn spend(&mut self) -> bool {
         !std::mem::replace(&mut self.spent, true)
+    }
+
+    /// What has passed of the request's time so far was nobody's: it waited for its turn.
+    pub fn late(&mut self) {
+        self.again = true;
     }
 
     /// An attempt ends; whether it is the request's first.

@@ -136,6 +136,8 @@ pub(crate) struct Cluster {
     pub(crate) view: ArcSwap<View>,
     pub(crate) breaker: Breaker,
     pub(crate) budget: Budget,
+    /// The longest that an answer took lately, in milliseconds: an eighth is forgotten every second.
+    slowest: AtomicU64,
     /// How long its answers take; kept only while `hedge` is on.
     pub(crate) latency: Latency,
     /// Who is not to be chosen for now, and when they are tried again.
@@ -168,6 +170,7 @@ impl Cluster {
             declared: AtomicBool::new(declared),
             breaker: Breaker::new(policy.circuit_breaker.as_ref(), now),
             budget: Budget::new(&policy.retry.budget, now),
+            slowest: AtomicU64::new(0),
             latency: Latency::new(now),
             trust: Trust::new(policy.outlier.as_ref()),
             // A fleet that starts at once must not all begin with the same instance.
@@ -217,6 +220,28 @@ impl Cluster {
         if self.used.load(Relaxed) != seconds {
             self.used.store(seconds, Relaxed);
         }
+    }
+
+    /// An answer took this long.
+    pub(crate) fn took(&self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        // A load for nearly all of them: the line stays shared between workers.
+        if self.slowest.load(Relaxed) < millis {
+            self.slowest.fetch_max(millis, Relaxed);
+        }
+    }
+
+    /// A second has passed.
+    pub(crate) fn forget(&self) {
+        let slowest = self.slowest.load(Relaxed);
+        if slowest > 0 {
+            self.slowest.store(slowest - slowest.div_ceil(8), Relaxed);
+        }
+    }
+
+    /// Whether a wait of this long is no usual one: twice the longest that was needed lately.
+    pub(crate) fn is_unusual(&self, wait: Duration) -> bool {
+        wait > Duration::from_millis(self.slowest.load(Relaxed).saturating_mul(2))
     }
 
     /// Time since the last request, to the second.
@@ -286,7 +311,9 @@ impl Cluster {
             let one = &view.endpoints[at];
             one.usable(true) && !Arc::ptr_eq(one, now) && !tried.iter().any(|other| Arc::ptr_eq(one, other))
         };
-        let at = view.balancer.retry(&self.cursor, fastrand::u64(..), other);
+        let retry =
+            |wanted: &dyn Fn(usize) -> bool| view.balancer.retry(&self.cursor, fastrand::u64(..), wanted);
+        let at = retry(&|at| other(at) && !view.endpoints[at].is_hung()).or_else(|| retry(&other));
         at.and_then(|at| view.endpoints.get(at)).cloned()
     }
 

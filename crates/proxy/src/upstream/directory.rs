@@ -335,6 +335,7 @@ impl Directory {
             let now = Instant::now();
             self.drop_idle(now);
             for cluster in self.all() {
+                cluster.forget();
                 let view = cluster.view.load_full();
                 for endpoint in view.endpoints.iter().chain(&view.resting) {
                     endpoint.pool.sweep(view.terms.policy.pool.idle, now);

@@ -79,16 +79,19 @@ fn a_request_that_waited_for_its_turn_blames_nobody() {
 
 #[test]
 fn whoever_gets_the_rest_of_a_time_out_is_not_blamed_as_one_who_had_all_of_it() {
-    for (before, shown) in [(false, "ET"), (true, "TT")] {
+    for (before, late, shown) in [(false, false, "ET"), (true, false, "TT"), (false, true, "TT")] {
         let mut rig = Rig::new(2);
         for _ in 0..5 {
             let mut blame = Blame::default();
             if before {
                 rig.attempt(1, Outcome::Resource, &mut blame);
             }
+            if late {
+                blame.late();
+            }
             rig.attempt(0, Outcome::Timeout, &mut blame);
         }
-        assert_eq!(rig.shown(), shown, "another attempt before: {before}");
+        assert_eq!(rig.shown(), shown, "another attempt before: {before}, got it late: {late}");
     }
 }
 

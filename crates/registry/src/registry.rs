@@ -159,6 +159,9 @@ pub struct Registration {
     pub ttl: Duration,
     /// The registry removes it after it was critical for this long.
     pub deregister_after: Duration,
+    /// What its check says from the start, where the agent does not hold it yet: callers would otherwise
+    /// see an app that is well as critical until the first report.
+    pub initial: ReportedHealth,
 }
 
 /// A registration as the agent holds it.

@@ -190,6 +190,7 @@ fn registration(port: u16) -> Registration {
         weights: Weights { passing: 10, warning: 2 },
         ttl: Duration::from_secs(30),
         deregister_after: Duration::from_secs(60),
+        initial: ReportedHealth::Critical,
     }
 }
 

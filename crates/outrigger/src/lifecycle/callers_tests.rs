@@ -1,6 +1,6 @@
 //! Against a registry that lists what the test says, on a paused clock.
 
-use outrigger_registry::{Answer, Consistency, Cursor, Registry, Watched};
+use outrigger_registry::{Answer, Consistency, Cursor, Registry, ReportedHealth, Watched};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -80,6 +80,7 @@ fn us() -> Registration {
         weights: Default::default(),
         ttl: Duration::from_secs(30),
         deregister_after: Duration::from_secs(60),
+        initial: ReportedHealth::Critical,
     }
 }
 

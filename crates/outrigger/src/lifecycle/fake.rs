@@ -37,6 +37,8 @@ pub(super) enum Call {
 pub(super) struct Agent {
     pub(super) held: Option<Held>,
     pub(super) registers: u64,
+    /// What the check of the last registration was to say from the start.
+    pub(super) initial: Option<ReportedHealth>,
     pub(super) calls: Vec<(Instant, Call)>,
     /// These calls, in order, never answer.
     pub(super) stalls: VecDeque<&'static str>,
@@ -145,8 +147,9 @@ impl Registrar for Fake {
                     hash: format!("h{}", agent.registers),
                 });
                 agent.held_with = agent.with;
-                let own = agent.checks.own.get_or_insert_with(|| own_check(ReportedHealth::Critical, ""));
+                let own = agent.checks.own.get_or_insert_with(|| own_check(wanted.initial, ""));
                 own.as_made = true;
+                agent.initial = Some(wanted.initial);
             });
             Ok(())
         })
@@ -258,6 +261,7 @@ pub(super) fn wanted() -> Registration {
         weights: Weights::default(),
         ttl: Duration::from_secs(30),
         deregister_after: Duration::from_secs(60),
+        initial: ReportedHealth::Critical,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger_config::Service;
-use outrigger_registry::Registration;
+use outrigger_registry::{Registration, ReportedHealth};
 
 use super::orphans;
 
@@ -25,6 +25,7 @@ pub(crate) fn registration(service: &Service, host: &str) -> Registration {
         weights: service.weights,
         ttl: TTL,
         deregister_after: service.deregister_after,
+        initial: ReportedHealth::Critical,
     }
 }
 

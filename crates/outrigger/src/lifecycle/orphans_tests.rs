@@ -21,6 +21,7 @@ fn ours() -> Registration {
         weights: Weights::default(),
         ttl: Duration::from_secs(30),
         deregister_after: Duration::from_secs(60),
+        initial: ReportedHealth::Critical,
     }
 }
 

@@ -159,7 +159,12 @@ impl Register {
             }
         }
         self.board.asked();
-        self.registrar.register(wanted).await.map_err(|error| causes(&error))?;
+        // Well from the start, unless an order of maintenance follows: that must not be overtaken.
+        let in_order = self.board.now().to_be().is_none();
+        let health = *self.health.borrow();
+        let initial = health.filter(|_| in_order).unwrap_or(ReportedHealth::Critical);
+        let wanted = Registration { initial, ..wanted.clone() };
+        self.registrar.register(&wanted).await.map_err(|error| causes(&error))?;
         // Before it is told that the app is well: an agent that forgot the app forgot this too.
         self.office.restore(*fresh).await
     }

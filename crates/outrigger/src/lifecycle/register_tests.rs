@@ -23,6 +23,23 @@ async fn an_agent_that_forgets_gets_the_registration_again_within_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_app_that_is_well_is_registered_as_well_unless_it_is_to_be_in_maintenance() {
+    let life = live(PASSING);
+    life.until(|agent| agent.initial == PASSING).await;
+    life.health.send_replace(Some(ReportedHealth::Critical));
+    sleep(Duration::from_secs(30)).await;
+    life.fake.forget();
+    life.until(|agent| agent.initial == Some(ReportedHealth::Critical)).await;
+
+    let life = live(PASSING);
+    sleep(Duration::from_secs(30)).await;
+    life.board.order(crate::Order::On("by hand".into()));
+    life.fake.forget();
+    life.until(|agent| agent.registers == 2).await;
+    assert_eq!(life.fake.agent().initial, Some(ReportedHealth::Critical), "maintenance comes first");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_that_was_restarted_empty_gets_it_again_soon_after_it_is_back() {
     let life = live(PASSING);
     sleep(Duration::from_secs(100)).await;

@@ -120,6 +120,7 @@ async fn world_of(started: CancellationToken, callers: Callers) -> World {
             weights: Weights::default(),
             ttl: Duration::from_secs(30),
             deregister_after: Duration::from_secs(60),
+            initial: ReportedHealth::Critical,
         },
         probe: outrigger_config::Health::default(),
         note: None,

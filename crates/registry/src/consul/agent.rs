@@ -69,7 +69,7 @@ impl<'a> From<&'a Registration> for Register<'a> {
             check: Check {
                 id: check_id(&registration.id),
                 name: check_name(&registration.name),
-                status: "critical",
+                status: status(registration.initial),
                 ttl: go_duration(registration.ttl),
                 deregister_critical_service_after: go_duration(registration.deregister_after),
             },
@@ -87,12 +87,15 @@ pub(super) struct Update<'a> {
 
 impl<'a> Update<'a> {
     pub(super) fn new(health: ReportedHealth, output: &'a str) -> Self {
-        let status = match health {
-            ReportedHealth::Passing => "passing",
-            ReportedHealth::Warning => "warning",
-            ReportedHealth::Critical => "critical",
-        };
-        Self { status, output }
+        Self { status: status(health), output }
+    }
+}
+
+fn status(health: ReportedHealth) -> &'static str {
+    match health {
+        ReportedHealth::Passing => "passing",
+        ReportedHealth::Warning => "warning",
+        ReportedHealth::Critical => "critical",
     }
 }
 
@@ -127,6 +130,7 @@ mod tests {
             weights: outrigger_config::Weights { passing: 10, warning: 1 },
             ttl: Duration::from_secs(30),
             deregister_after: Duration::from_secs(60),
+            initial: ReportedHealth::Critical,
         };
         let sent = serde_json::to_value(Register::from(&registration)).unwrap();
         let expected = serde_json::json!({

@@ -16,6 +16,7 @@ fn registration() -> Registration {
         weights: config::Weights { passing: 10, warning: 1 },
         ttl: Duration::from_secs(30),
         deregister_after: Duration::from_secs(60),
+        initial: ReportedHealth::Critical,
     }
 }
 

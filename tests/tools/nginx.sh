@@ -15,6 +15,7 @@ place() {
     rm -rf "$beside"
     mv "$1" "$beside"
     local libraries
+    # shellcheck disable=SC2016  # for the wrapper to expand, where it is moved to
     libraries=$(cd "$beside" && find . -name '*.so.*' -printf '%h\n' | sort -u | sed 's:^\.:$beside:' | paste -sd:)
     cat >"$work/wrapper" <<SCRIPT
 #!/bin/sh

@@ -8,7 +8,7 @@
 #
 # Arguments go to `cargo test`, for example: tests/tools/run.sh --package outrigger-tests
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 
 cargo=${CARGO:-cargo}
 log=$(mktemp)

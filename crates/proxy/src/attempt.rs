@@ -123,13 +123,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Writes `request` and waits for the answer's head. The connection comes back with the answer;
-/// otherwise it is closed. `doubt` is asked when nothing has come for a while: true, and nobody is there.
+/// otherwise it is closed. `got` is when the connection was had; `doubt` is asked when nothing has come for
+/// a while: true, and nobody is there.
 pub(crate) async fn run(
     mut conn: Box<Conn>,
     request: Request<AttemptBody>,
     upload: Option<&Upload>,
     bounds: Bounds,
     timer: &mut LazyTimer,
+    got: Instant,
     doubt: impl Fn(Instant) -> bool,
 ) -> Result<(Response<Incoming>, Box<Conn>, Sent), Failed> {
     let line = conn.line().clone();
@@ -137,7 +139,7 @@ pub(crate) async fn run(
     // Without a budget: an answer that lies there and is not given for want of one would be lost, for
     // nobody is woken for it.
     let mut answer = pin!(unconstrained(conn.send(request)));
-    let mut doubt_at = Instant::now() + PATIENCE;
+    let mut doubt_at = got + PATIENCE;
     let ended = poll_fn(|cx| {
         let turn = conn.drive(cx);
         // Only that turn can have brought an answer, so nobody has to be woken for it.

@@ -68,6 +68,8 @@ pub(crate) struct Answer {
     pub(crate) ticket: Ticket,
     pub(crate) outcome: Outcome,
     sent: Sent,
+    /// When the instance was given the request.
+    got: Instant,
     /// What its body is to be counted with; `None`: all is counted.
     pub(crate) rest: Option<Rest>,
 }
@@ -270,8 +272,9 @@ impl<'a> Call<'a> {
             blame.late();
         }
         self.terms.series.attempted(outcome);
-        if outcome.status().is_some() {
+        if let Ok(answer) = ended {
             endpoint.spoke();
+            cluster.took(now - answer.got);
         }
         match outcome.verdict() {
             Verdict::Failure => endpoint.blame(),
@@ -378,7 +381,7 @@ impl<'a> Call<'a> {
         let mut timer = self.session.borrow_timer();
         let got = Instant::now();
         let head = self.head(body, upload, bounds);
-        let ended = attempt::run(conn, head, upload, bounds, timer.get(), |now| {
+        let ended = attempt::run(conn, head, upload, bounds, timer.get(), got, |now| {
             if cluster.is_unusual(now - got) {
                 endpoint.keeps_waiting(now);
             }
@@ -387,7 +390,6 @@ impl<'a> Call<'a> {
         });
         let late = got - bounds.begun > HURRY;
         let (response, conn, sent) = ended.await.map_err(|failed| Failed { late, ..failed })?;
-        cluster.took(got.elapsed());
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS && !self.switches(&response) {
             let detail = "the instance switched to a protocol that nobody asked for".to_owned();
@@ -398,7 +400,7 @@ impl<'a> Call<'a> {
         } else {
             Outcome::Status(status.as_u16())
         };
-        Ok(Box::new(Answer { response, conn, ticket, outcome, sent, rest: None }))
+        Ok(Box::new(Answer { response, conn, ticket, outcome, sent, got, rest: None }))
     }
 
     /// A turn at the endpoint and a connection to it, within the request's time.

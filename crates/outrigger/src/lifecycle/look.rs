@@ -141,7 +141,8 @@ pub(super) async fn held(
     }
 }
 
-async fn call<T>(answer: Answer<'_, T>) -> Result<T, String> {
+/// One call within [`CALL`]; a sentence when it fails.
+pub(super) async fn call<T>(answer: Answer<'_, T>) -> Result<T, String> {
     match timeout(CALL, answer).await {
         Ok(done) => done.map_err(|error| causes(&error)),
         Err(_) => Err(format!("no answer within {CALL:?}")),

@@ -11,18 +11,16 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use outrigger_policy::backoff::Backoff;
-use outrigger_registry::{Answer, Held, Registrar, Registration};
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use outrigger_registry::{Held, Registrar, Registration};
+use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use super::{
+    look::call,
     report::RENEW,
     standing::{Board, Standing},
 };
-use crate::telemetry::{VERSION, causes};
+use crate::telemetry::VERSION;
 
 /// The key of the metadata that says who registered it; its value is our version.
 const MARK: &str = "outrigger";
@@ -35,9 +33,6 @@ const ANSWER: Duration = RENEW.saturating_add(Duration::from_secs(5));
 
 /// Consul's limit of pairs in metadata.
 const MOST_PAIRS: usize = 64;
-
-/// Longest wait for one call; the registry's own time-out comes first (Consul: 15 s).
-const CALL: Duration = Duration::from_secs(20);
 
 /// Most tries: a token may not be allowed to look.
 const TRIES: u32 = 3;
@@ -90,13 +85,6 @@ async fn remove(registrar: &dyn Registrar, ours: &Registration) -> Result<(), St
         }
     }
     Ok(())
-}
-
-async fn call<T>(answer: Answer<'_, T>) -> Result<T, String> {
-    match timeout(CALL, answer).await {
-        Ok(done) => done.map_err(|error| causes(&error)),
-        Err(_) => Err(format!("no answer within {CALL:?}")),
-    }
 }
 
 /// At our place, and marked as ours are.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use outrigger_config::Weights;
-use outrigger_registry::{Checks, OwnCheck, ReportedHealth};
+use outrigger_registry::{Answer, Checks, OwnCheck, ReportedHealth};
 use tokio::{sync::watch, time::Instant};
 
 use super::{super::report::OUTPUT, super::standing::Phase, *};

@@ -54,9 +54,11 @@ impl Site {
         let at_agent = at_agent.map(|answer| String::from_utf8_lossy(answer.body()).into_owned());
         let known =
             |one: &Deployed| at_agent.as_ref().is_ok_and(|all| all.contains(&format!("{:?}", one.id)));
-        if !self.running.iter().all(known) {
-            return false;
-        }
+        self.running.iter().all(known) && self.listed().await
+    }
+
+    /// Whether the servers do.
+    pub(crate) async fn listed(&self) -> bool {
         let health = Agent(self.agent.http_addr()).health("orders").await;
         self.running.iter().all(|one| health.contains(&(one.id.clone(), "passing".to_owned())))
     }

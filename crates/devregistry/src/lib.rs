@@ -5,7 +5,8 @@
 //! holds it against the real one. Nothing is kept over a restart, as with a Consul dev agent.
 //!
 //! What it does not do answers 501 with a sentence: KV, sessions, events, prepared queries,
-//! transactions, ACLs, Connect, several datacenters, filter expressions, script and gRPC checks.
+//! transactions, ACLs, Connect, several datacenters, filter expressions (but one on a service's id), script
+//! and gRPC checks.
 //! There is no DNS, and no cluster: the one node always leads.
 
 mod blocking;

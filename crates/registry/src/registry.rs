@@ -129,6 +129,15 @@ pub trait Registrar: fmt::Debug + Send + Sync + 'static {
     /// once without a hash. `None`: the agent does not know it.
     fn held<'a>(&'a self, id: &'a str, hash: Option<&'a str>, wait: Duration) -> Answer<'a, Option<Held>>;
 
+    /// What callers find under the name and id of `registration`, on whatever agent: blocks as
+    /// [`Registry::watch`] does. The catalog may have lost what the agent holds.
+    fn listed<'a>(
+        &'a self,
+        registration: &'a Registration,
+        cursor: Cursor,
+        wait: Duration,
+    ) -> Answer<'a, Watched>;
+
     /// The ids, ports and addresses of every service that the agent holds.
     fn all_held(&self) -> Answer<'_, Vec<Held>>;
 

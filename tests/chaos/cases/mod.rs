@@ -82,6 +82,7 @@ pub(crate) const ALL: &[&Case] = &[
     &deploy::ONE,
     &servers::LEADER,
     &servers::ALL,
+    &servers::REAPED,
     &agent::EMPTIED,
     &faults::ALL,
     &slow::SLOW,

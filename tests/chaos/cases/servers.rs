@@ -1,8 +1,9 @@
-//! The registry's servers go away: the leader, or all of them.
+//! The registry's servers go away, the leader or all of them, or forget.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use outrigger_tests::{process::Process, wait};
+use outrigger_tests::{process::Process, registry::Agent, wait};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::{Case, Form, Need, Trouble};
@@ -30,6 +31,16 @@ pub(crate) const ALL: Case = Case {
     needs: &[Need::Consul],
     limit: [Duration::from_secs(300), Duration::from_secs(150)],
     run: |form| Box::pin(servers(form)),
+};
+
+/// They go on, and have lost the node.
+pub(crate) const REAPED: Case = Case {
+    name: "node-reaped",
+    promise: "the servers lose the node and all its services, while its agent thinks that they know it: 0 failed, \
+              the table is kept, everybody is listed again in less than 10 s",
+    needs: &[Need::Consul],
+    limit: [Duration::from_secs(180), Duration::from_secs(90)],
+    run: |form| Box::pin(reaped(form)),
 };
 
 async fn leader(form: Form) -> Result<Row, Trouble> {
@@ -80,6 +91,7 @@ async fn servers(form: Form) -> Result<Row, Trouble> {
     let kept = usable(&site.caller.process).await;
 
     site.cluster.start_all().await?;
+    site.cluster.join(&site.agent).await?;
     let back = Instant::now();
     wait::until("everybody is passing", AGAIN * 3, async || site.passing().await).await;
     let passing = back.elapsed();
@@ -102,6 +114,37 @@ async fn servers(form: Form) -> Result<Row, Trouble> {
         millis(passing),
         millis(heard)
     ));
+    Ok(row)
+}
+
+async fn reaped(form: Form) -> Result<Row, Trouble> {
+    let mut site = Site::new().await?;
+    let load = Load::start(site.caller.addr(), Plan::mixed("orders", form.pick([400, 200])));
+    load.reaches(200).await;
+    let (mut slowest, mut fewest) = (Duration::ZERO, usize::MAX);
+    for _ in 0..form.pick([5, 2]) {
+        let leader = site.cluster.leader().await?;
+        // What the leader does to a node that is no member any more.
+        let server = Agent(site.cluster.servers()[leader].http_addr());
+        server.put("/v1/catalog/deregister", &json!({"Node": "agent1"})).await;
+        let lost = Instant::now();
+        while !site.listed().await && lost.elapsed() < AGAIN * 3 {
+            fewest = fewest.min(usable(&site.caller.process).await);
+            load.goes_on(Duration::from_millis(20)).await;
+        }
+        slowest = slowest.max(lost.elapsed());
+        // Whatever is believed late would be believed by then.
+        let late = load.elapsed() + Duration::from_secs(12);
+        while load.elapsed() < late {
+            fewest = fewest.min(usable(&site.caller.process).await);
+            load.goes_on(Duration::from_millis(100)).await;
+        }
+    }
+    let tally = load.stop().await;
+    let mut row = site.row(&tally).await;
+    row.promise(slowest < AGAIN, || format!("listed again only after {}", millis(slowest)));
+    row.promise(fewest == 3, || format!("{fewest} of three in the table"));
+    row.note(format!("listed again within {}", millis(slowest)));
     Ok(row)
 }
 

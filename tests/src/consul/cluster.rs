@@ -86,6 +86,25 @@ impl Cluster {
         Ok(())
     }
 
+    /// Has every server join `agent`, as an operator would. Servers that were killed remember an agent that
+    /// had come shortly before by luck alone: serf writes such things down late.
+    ///
+    /// # Errors
+    /// One did not within 60 s.
+    pub async fn join(&self, agent: &Consul) -> Result<(), Error> {
+        let path = format!("/v1/agent/join/{}", agent.serf_addr());
+        for server in &self.servers {
+            let end = Instant::now() + PATIENCE;
+            while !http::put(server.http_addr(), &path, "").await.is_ok_and(|answer| answer.status() == 200) {
+                if Instant::now() >= end {
+                    return Err(server.late("joining an agent"));
+                }
+                sleep(LOOK).await;
+            }
+        }
+        Ok(())
+    }
+
     /// The servers; 127.0.0.2 first.
     pub fn servers(&self) -> &[Consul; 3] {
         &self.servers

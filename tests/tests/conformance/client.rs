@@ -61,7 +61,15 @@ pub(crate) async fn walk(target: &Target) {
     assert_eq!(moved.instances[0].status, Status::Passing, "registering again keeps the status");
     assert_eq!(consul.all_held().await.unwrap().len(), 1);
 
-    consul.deregister("orders-1").await.unwrap();
+    put(target, "/v1/agent/service/register", r#"{"Name":"orders","ID":"orders-2","Port":1}"#).await;
+    let listed = consul.listed(&elsewhere, Cursor::START, WAIT).await.unwrap();
+    assert_eq!(listed.instances, moved.instances, "the others are none of its business");
+    let (gone, deregistered) =
+        tokio::join!(consul.listed(&elsewhere, listed.cursor, WAIT), consul.deregister("orders-1"));
+    deregistered.unwrap();
+    assert_eq!(gone.unwrap().instances, []);
+    put(target, "/v1/agent/service/deregister/orders-2", "").await;
+
     consul.deregister("orders-1").await.unwrap();
     let gone = ask(&consul, &query, moved.cursor).await;
     assert_eq!(gone.instances, []);

@@ -17,11 +17,13 @@ pub(super) async fn service(shared: &Shared, call: &Call) -> Result<Reply, Reply
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => false,
         Some(_) => return Err(Reply::text(StatusCode::BAD_REQUEST, "Invalid value for ?passing")),
     };
+    let wanted = read::wanted_id(call)?;
     let datacenter = &shared.options.datacenter;
     let show = |store: &Store| {
         let mut found: Vec<_> = store
             .instances(name)
             .filter(|(node, row)| read::node_fits(call, node) && has_tags(call, &row.what))
+            .filter(|(_, row)| wanted.is_none_or(|id| row.what.id == id))
             .map(|(node, row)| (node, row, checks_of(node, &row.what.id)))
             .collect();
         if passing {

@@ -30,6 +30,9 @@ where
     F: Fn(&Store) -> Reply,
 {
     let parameters = Parameters::judge(shared, call)?;
+    if !matches!(topic, Topic::Health(_)) {
+        no_filter(call)?;
+    }
     let _place = match parameters.index {
         0 => None,
         _ => Some(place(shared)?),
@@ -82,7 +85,6 @@ impl Parameters {
         if query.first("dc").is_some_and(|dc| !dc.is_empty() && dc != shared.options.datacenter) {
             return Err(failed(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"));
         }
-        no_filter(call)?;
         Ok(Self { consistency, index, wait })
     }
 }
@@ -101,10 +103,26 @@ pub(super) fn wait(call: &Call) -> Result<Option<Span>, Reply> {
 pub(super) fn no_filter(call: &Call) -> Result<(), Reply> {
     match call.query.first("filter").filter(|filter| !filter.is_empty()) {
         None => Ok(()),
-        Some(_) => {
-            Err(Reply::text(StatusCode::NOT_IMPLEMENTED, "The dev registry evaluates no filter expressions"))
-        }
+        Some(_) => Err(not_evaluated()),
     }
+}
+
+/// The id in the one filter expression that is evaluated, `Service.ID == "ID"`. `None`: there is no filter.
+pub(super) fn wanted_id(call: &Call) -> Result<Option<&str>, Reply> {
+    let Some(filter) = call.query.first("filter").filter(|filter| !filter.is_empty()) else {
+        return Ok(None);
+    };
+    let id = || {
+        let (selector, value) = filter.split_once("==")?;
+        let id = value.trim().strip_prefix('"')?.strip_suffix('"')?;
+        (selector.trim() == "Service.ID" && !id.contains(['"', '\\'])).then_some(id)
+    };
+    id().map(Some).ok_or_else(not_evaluated)
+}
+
+fn not_evaluated() -> Reply {
+    let text = "The dev registry evaluates no filter expressions but Service.ID == \"ID\" on health/service";
+    Reply::text(StatusCode::NOT_IMPLEMENTED, text)
 }
 
 /// A read that failed inside carries an index that nobody must keep.

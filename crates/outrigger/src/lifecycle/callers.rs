@@ -2,20 +2,22 @@
 //! service. It is a blocking query like theirs, through the same loop as theirs, so what it has seen
 //! they have seen, give or take `drain.margin`.
 //!
-//! The watch begins when leaving begins: for the rest of a life it would cost the agent a connection
-//! and tell nobody anything. Where it shows nothing (the token may not read the service, another
+//! The watch begins when leaving begins: before, nobody needs its table. Where it shows nothing (the token may not read the service, another
 //! datacenter is asked by default, two nodes have the same id), nothing is measured and
 //! `drain.blind` holds. It tells the registry nothing: [`super::keeper`] does.
 
 use std::{sync::Arc, time::Duration};
 
 use outrigger_config::{Drain, Propagation};
-use outrigger_discovery::{Discovery, Follower, Kind, Snapshot};
-use outrigger_registry::{Instance, InstanceId, Query, Registration, Status};
+use outrigger_discovery::{Discovery, Follower, Kind};
+use outrigger_registry::{Query, Registration};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use super::leave::End;
+use super::{
+    leave::End,
+    sight::{Seen, Sight},
+};
 
 /// Longest wait for the watch to show the app at all.
 const SIGHT: Duration = Duration::from_secs(1);
@@ -29,19 +31,6 @@ pub(crate) struct Callers {
     watch: Option<Watch>,
     /// When the registry was first told.
     told: Instant,
-}
-
-/// How the app looks from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    /// Not listed, and never was.
-    Never,
-    /// Listed, and it may be called.
-    Well,
-    /// Listed, and nobody calls it: critical, or in maintenance.
-    Out,
-    /// Listed no more.
-    Gone,
 }
 
 impl Callers {
@@ -76,7 +65,7 @@ impl Callers {
         let query = Query { service: us.name.to_ascii_lowercase().into(), datacenter: None };
         match discovery.follow(query, Kind::Declared) {
             Ok(follower) => {
-                self.watch = Some(Watch { follower, id: us.id.clone(), port: us.port, sighted: None });
+                self.watch = Some(Watch { follower, sight: Sight::of(us) });
             }
             Err(refused) => warn!(%refused, "cannot watch when callers hear that the app leaves"),
         }
@@ -130,10 +119,7 @@ impl Callers {
 #[derive(Debug)]
 struct Watch {
     follower: Follower,
-    id: String,
-    port: u16,
-    /// Which of the instances is ours, once that is known.
-    sighted: Option<InstanceId>,
+    sight: Sight,
 }
 
 impl Watch {
@@ -142,7 +128,7 @@ impl Watch {
         let sight = Instant::now() + SIGHT;
         loop {
             let snapshot = self.follower.snapshot();
-            let seen = self.look(&snapshot);
+            let seen = self.sight.look(&snapshot.instances);
             if is(seen) {
                 return End::Done;
             }
@@ -154,32 +140,6 @@ impl Watch {
                 return if never { End::Failed } else { End::OutOfTime };
             }
         }
-    }
-
-    fn look(&mut self, snapshot: &Snapshot) -> Seen {
-        let found = match &self.sighted {
-            Some(ours) => snapshot.instances.iter().find(|instance| instance.id == *ours),
-            None => self.recognise(&snapshot.instances),
-        };
-        match found {
-            Some(instance) => {
-                let status = instance.status;
-                self.sighted = Some(instance.id.clone());
-                if matches!(status, Status::Critical | Status::Maintenance) { Seen::Out } else { Seen::Well }
-            }
-            None if self.sighted.is_some() => Seen::Gone,
-            None => Seen::Never,
-        }
-    }
-
-    /// The one instance with our id and port. Several: ids are unique on one agent only, and the wrong
-    /// one would never leave.
-    fn recognise<'a>(&self, instances: &'a [Instance]) -> Option<&'a Instance> {
-        let ours = |instance: &&Instance| {
-            *instance.id.id == *self.id && instance.addr.as_ref().is_ok_and(|addr| addr.port() == self.port)
-        };
-        let mut found = instances.iter().filter(ours);
-        found.next().filter(|_| found.next().is_none())
     }
 }
 

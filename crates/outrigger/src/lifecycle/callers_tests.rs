@@ -1,12 +1,12 @@
 //! Against a registry that lists what the test says, on a paused clock.
 
-use outrigger_registry::{Answer, Consistency, Cursor, Registry, ReportedHealth, Watched};
+use outrigger_registry::{Answer, Consistency, Cursor, Instance, Registry, ReportedHealth, Status, Watched};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 
-use super::*;
+use super::{super::fake::instance, *};
 
 /// A registry that lists what was last put into it. `None`: it never answers.
 #[derive(Debug)]
@@ -53,19 +53,6 @@ impl Registry for Listing {
 
     fn longest_wait(&self) -> Duration {
         Duration::from_secs(45)
-    }
-}
-
-fn instance(node: &str, id: &str, status: Status) -> Instance {
-    Instance {
-        id: InstanceId { datacenter: "dc1".into(), node: node.into(), id: id.into() },
-        addr: Ok(([127, 0, 0, 1], 8080).into()),
-        tags: Arc::from([]),
-        meta: Arc::default(),
-        weights: Default::default(),
-        status,
-        create_index: 1,
-        node_lost: false,
     }
 }
 

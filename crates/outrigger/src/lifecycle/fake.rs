@@ -7,7 +7,10 @@ use std::{
 };
 
 use outrigger_config::{Health, Weights};
-use outrigger_registry::{Answer, Checks, Error, Held, OwnCheck, Registrar, Registration, ReportedHealth};
+use outrigger_registry::{
+    Answer, Checks, Cursor, Error, Held, Instance, InstanceId, OwnCheck, Registrar, Registration,
+    ReportedHealth, Status, Watched,
+};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep},
@@ -51,6 +54,14 @@ pub(super) struct Agent {
     /// The credentials of what is held, and of the calls.
     pub(super) held_with: u64,
     pub(super) with: u64,
+    /// Callers find nobody, whatever the agent holds, until it is registered again.
+    pub(super) unlisted: bool,
+    /// Callers find nobody, whatever happens.
+    pub(super) blind: bool,
+    /// Rises with every change of others of the service.
+    pub(super) index: u64,
+    /// How often the list was asked for.
+    pub(super) looks: usize,
 }
 
 impl Agent {
@@ -150,6 +161,7 @@ impl Registrar for Fake {
                 let own = agent.checks.own.get_or_insert_with(|| own_check(wanted.initial, ""));
                 own.as_made = true;
                 agent.initial = Some(wanted.initial);
+                agent.unlisted = false;
             });
             Ok(())
         })
@@ -222,6 +234,29 @@ impl Registrar for Fake {
         })
     }
 
+    fn listed<'a>(&'a self, us: &'a Registration, cursor: Cursor, wait: Duration) -> Answer<'a, Watched> {
+        Box::pin(async move {
+            let until = Instant::now() + wait;
+            self.called("listed", None).await?;
+            self.agent().looks += 1;
+            loop {
+                let changed = self.changed.notified();
+                let (index, listed) = {
+                    let agent = self.agent();
+                    let listed = agent.held.is_some() && !agent.unlisted && !agent.blind;
+                    (2 * agent.index + 1 + u64::from(listed), listed)
+                };
+                if Cursor::at(index) != cursor || Instant::now() >= until {
+                    let instances =
+                        listed.then(|| instance("web-7", &us.id, Status::Passing)).into_iter().collect();
+                    let (cursor, went_back, age, known_leader) = (Cursor::at(index), false, None, true);
+                    return Ok(Watched { instances, cursor, went_back, age, known_leader });
+                }
+                let _ = tokio::time::timeout_at(until, changed).await;
+            }
+        })
+    }
+
     fn all_held(&self) -> Answer<'_, Vec<Held>> {
         Box::pin(async { Ok(self.agent().held.clone().into_iter().collect()) })
     }
@@ -238,6 +273,20 @@ pub(super) fn own_check(health: ReportedHealth, output: &str) -> OwnCheck {
         health,
         output: output.into(),
         expired: output == "TTL expired",
+    }
+}
+
+/// An entry of a list.
+pub(super) fn instance(node: &str, id: &str, status: Status) -> Instance {
+    Instance {
+        id: InstanceId { datacenter: "dc1".into(), node: node.into(), id: id.into() },
+        addr: Ok(([127, 0, 0, 1], 8080).into()),
+        tags: Arc::from([]),
+        meta: Arc::default(),
+        weights: Default::default(),
+        status,
+        create_index: 1,
+        node_lost: false,
     }
 }
 

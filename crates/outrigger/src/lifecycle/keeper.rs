@@ -1,4 +1,4 @@
-//! The tasks around one registration, and how they end: probe, register, report, clear up; then the calls
+//! The tasks around one registration, and how they end: probe, register, report, watch over it, clear up; then the calls
 //! of leaving, in the order of [`super::leave`].
 
 use std::{sync::Arc, time::Duration};
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Plan, health, look,
+    Plan, health, listed, look,
     maintenance::Office,
     orphans,
     register::Register,
@@ -56,6 +56,7 @@ pub(crate) struct Keeper {
     report: JoinHandle<()>,
     register: JoinHandle<()>,
     orphans: JoinHandle<()>,
+    listed: JoinHandle<()>,
 }
 
 /// The task that asks the app how it is, by settings that may change.
@@ -112,10 +113,13 @@ impl Keeper {
         let (health, wanted) = (probing.told.subscribe(), watch::Sender::new(wanted));
         let doubt = report::Doubt::new(0);
         let doubted = doubt.subscribe();
+        let missing = report::Doubt::new(0);
+        let unlisted = missing.subscribe();
         let stop = CancellationToken::new();
         let credentials = registrar.credentials();
         let report = tokio::spawn(report::run(registrar.clone(), board.clone(), health.clone(), doubt));
         let orphans = tokio::spawn(orphans::run(registrar.clone(), wanted.subscribe(), board.clone()));
+        let listed = tokio::spawn(listed::run(registrar.clone(), wanted.subscribe(), board.clone(), missing));
         let register = Register {
             registrar: registrar.clone(),
             wanted: wanted.subscribe(),
@@ -123,12 +127,25 @@ impl Keeper {
             office,
             health,
             doubt: doubted,
+            unlisted,
             credentials: credentials.clone(),
             stop: stop.clone(),
         };
         let register = tokio::spawn(register.run());
         let patience = CALL;
-        Self { registrar, wanted, board, probing, credentials, patience, stop, report, register, orphans }
+        Self {
+            registrar,
+            wanted,
+            board,
+            probing,
+            credentials,
+            patience,
+            stop,
+            report,
+            register,
+            orphans,
+            listed,
+        }
     }
 
     /// What is registered.
@@ -167,6 +184,7 @@ impl Keeper {
         self.probing.task.abort();
         self.report.abort();
         self.orphans.abort();
+        self.listed.abort();
         self.stop.cancel();
         if timeout(CALL, &mut self.register).await.is_err() {
             self.register.abort();
@@ -260,6 +278,7 @@ impl Drop for Keeper {
         self.report.abort();
         self.register.abort();
         self.orphans.abort();
+        self.listed.abort();
     }
 }
 

@@ -56,8 +56,9 @@ impl Register {
                 biased;
                 () = changed(&mut settings) => return Reason::Settings,
                 () = changed(&mut credentials) => return Reason::Rotated,
+                () = raised(&self.unlisted, generation) => return Reason::Unlisted,
                 // Asked again at once: it may be forgotten.
-                () = self.doubted(generation), if !doubted => {
+                () = raised(&self.doubt, generation), if !doubted => {
                     doubted = true;
                     continue;
                 }
@@ -81,12 +82,13 @@ impl Register {
             };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = self.doubted(generation), if !doubted => {
+                () = raised(&self.doubt, generation), if !doubted => {
                     doubted = true;
                     hash = None;
                 }
                 () = changed(&mut settings) => return Reason::Settings,
                 () = changed(&mut credentials) => return Reason::Rotated,
+                () = raised(&self.unlisted, generation) => return Reason::Unlisted,
             }
         }
     }
@@ -117,13 +119,6 @@ impl Register {
         }
         Ok(Seen::Right(Some(held.hash).filter(|hash| !hash.is_empty())))
     }
-
-    /// Resolves when a report of this registration was refused.
-    async fn doubted(&self, generation: u64) {
-        if self.doubt.clone().wait_for(|doubted| *doubted >= generation).await.is_err() {
-            std::future::pending().await
-        }
-    }
 }
 
 /// What the agent holds under `id`.
@@ -146,6 +141,13 @@ pub(super) async fn call<T>(answer: Answer<'_, T>) -> Result<T, String> {
     match timeout(CALL, answer).await {
         Ok(done) => done.map_err(|error| causes(&error)),
         Err(_) => Err(format!("no answer within {CALL:?}")),
+    }
+}
+
+/// Resolves when there is a doubt of registration `generation`, or of a newer one.
+async fn raised(doubt: &watch::Receiver<u64>, generation: u64) {
+    if doubt.clone().wait_for(|doubted| *doubted >= generation).await.is_err() {
+        std::future::pending().await
     }
 }
 

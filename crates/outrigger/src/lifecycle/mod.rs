@@ -8,10 +8,12 @@
 //! | `health` | asks the local app how it is |
 //! | `register` | keeps the registration true |
 //! | `look` | what the agent holds of it, and whether that is right |
+//! | `listed` | whether callers find it |
 //! | `report` | tells the registry how the app is, renews the TTL |
 //! | `keeper` | owns those, and takes the registration back |
 //! | `leave` | which step of leaving comes after which, a pure table |
 //! | `callers` | whether callers have heard of it |
+//! | `sight` | which instance in a list it is |
 //! | `standing` | what is known about the registration |
 //! | `drain` | the order of leaving |
 //! | `maintenance` | takes the app out of service by hand, and keeps it out |
@@ -30,6 +32,7 @@ mod health;
 mod identity;
 mod keeper;
 mod leave;
+mod listed;
 mod live;
 mod look;
 mod maintenance;
@@ -41,6 +44,7 @@ mod register;
 #[cfg(test)]
 mod reload_tests;
 mod report;
+mod sight;
 mod standing;
 mod state;
 

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use outrigger_config::Weights;
-use outrigger_registry::{Answer, Checks, OwnCheck, ReportedHealth};
+use outrigger_registry::{Answer, Checks, Cursor, OwnCheck, ReportedHealth, Watched};
 use tokio::{sync::watch, time::Instant};
 
 use super::{super::report::OUTPUT, super::standing::Phase, *};
@@ -86,6 +86,9 @@ impl Registrar for Agent {
     }
     fn held<'a>(&'a self, _: &'a str, _: Option<&'a str>, _: Duration) -> Answer<'a, Option<Held>> {
         Box::pin(async { Ok(None) })
+    }
+    fn listed<'a>(&'a self, _: &'a Registration, _: Cursor, _: Duration) -> Answer<'a, Watched> {
+        Box::pin(std::future::pending())
     }
     fn all_held(&self) -> Answer<'_, Vec<Held>> {
         Box::pin(async { Ok(vec![self.held.clone()]) })

@@ -1,8 +1,8 @@
 //! Keeps the registration true: registers once the app is healthy, and again when the agent holds
-//! nothing, or something else, or holds it with credentials that were replaced, or when other settings are
-//! to hold.
+//! nothing, or something else, or holds it with credentials that were replaced, or when callers do not find
+//! it, or when other settings are to hold.
 //!
-//! What the agent holds is looked at in [`super::look`]. It never says how the app is
+//! What the agent holds is looked at in [`super::look`], what callers find in [`super::listed`]. It never says how the app is
 //! ([`super::report`]), and it does not leave ([`super::keeper`]).
 
 use std::{sync::Arc, time::Duration};
@@ -52,6 +52,8 @@ pub(super) enum Reason {
     Changed,
     /// The agent holds it, and has refused a report all the same.
     Doubted,
+    /// The agent holds it, and callers do not find it all the same.
+    Unlisted,
     /// The credentials were replaced.
     Rotated,
     /// Other settings are to hold.
@@ -68,6 +70,8 @@ pub(super) struct Register {
     pub(super) health: watch::Receiver<Option<ReportedHealth>>,
     /// See [`super::report::Doubt`].
     pub(super) doubt: watch::Receiver<u64>,
+    /// The last generation that callers did not find: see [`super::listed`].
+    pub(super) unlisted: watch::Receiver<u64>,
     /// See [`Registrar::credentials`].
     pub(super) credentials: watch::Receiver<u64>,
     /// Ends the waits. A registration that has been sent is waited for: cut off, it could still
@@ -180,6 +184,7 @@ fn say_registered(wanted: &Registration, reason: Reason) {
         }
         Reason::Changed => warn!(id, service = name, "somebody changed the registration, corrected it"),
         Reason::Doubted => warn!(id, service = name, "the registry refused a report, registered again"),
+        Reason::Unlisted => warn!(id, service = name, "callers did not find the app, registered again"),
         Reason::Rotated => info!(id, service = name, "the token was replaced, registered again with it"),
         Reason::Settings => info!(id, service = name, port, "registered the app by its new settings"),
     }
@@ -190,11 +195,11 @@ fn pause(reason: Reason, lasted: Duration, quarrels: &mut u32) -> Duration {
     match reason {
         Reason::First | Reason::Found | Reason::Rotated | Reason::Settings => Duration::ZERO,
         Reason::Forgotten => FORGOTTEN.saturating_sub(lasted),
-        Reason::Changed | Reason::Doubted if lasted >= SETTLED => {
+        Reason::Changed | Reason::Doubted | Reason::Unlisted if lasted >= SETTLED => {
             *quarrels = 0;
             Duration::ZERO
         }
-        Reason::Changed | Reason::Doubted => {
+        Reason::Changed | Reason::Doubted | Reason::Unlisted => {
             let before = *quarrels;
             *quarrels += 1;
             // The first one is corrected at once.

@@ -34,8 +34,8 @@ const CALL: Duration = Duration::from_secs(20);
 /// Pauses after a failed report: well within the TTL.
 const AGAIN: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(5) };
 
-/// The last generation of the registration of which the agent refused a report: it may have
-/// forgotten it. A doubt of a generation that was replaced meanwhile means nothing.
+/// The last generation of the registration that was doubted: the agent refused a report and may have
+/// forgotten it, or callers do not find it. A doubt of a generation that was replaced meanwhile means nothing.
 pub(crate) type Doubt = watch::Sender<u64>;
 
 /// Reports for ever (its task is aborted), once there is a registration.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use outrigger_config::Weights;
-use outrigger_registry::{Answer, Checks, Held, ReportedHealth};
+use outrigger_registry::{Answer, Checks, Cursor, Held, ReportedHealth, Watched};
 use tokio::{
     net::TcpListener,
     time::{Instant, sleep, timeout},
@@ -62,6 +62,9 @@ impl Registrar for Registry {
     fn held<'a>(&'a self, _: &'a str, _: Option<&'a str>, _: Duration) -> Answer<'a, Option<Held>> {
         let registered = self.0.lines.lock().unwrap().iter().any(|(line, _)| line == "register");
         Box::pin(async move { if registered { std::future::pending().await } else { Ok(None) } })
+    }
+    fn listed<'a>(&'a self, _: &'a Registration, _: Cursor, _: Duration) -> Answer<'a, Watched> {
+        Box::pin(std::future::pending())
     }
     fn all_held(&self) -> Answer<'_, Vec<Held>> {
         Box::pin(async { Ok(Vec::new()) })

@@ -1,6 +1,6 @@
 //! A Consul agent as [`Registry`](crate::Registry) and [`Registrar`](crate::Registrar).
 //!
-//! Every method is one HTTP exchange. Two kinds of connections are kept apart: agent calls have four
+//! Every method is one HTTP exchange. Two kinds of connections are kept apart: agent calls have five
 //! of their own, so that a renewal of a TTL never stands in line behind watches; watches share at most
 //! `max_connections`, a tenth of them for the questions that are answered at once. Where there
 //! are more watches than connections they take turns, with shorter waits: see [`WatchLoad`].
@@ -42,7 +42,7 @@ use crate::{Error, resolve::Resolver};
 pub use observe::{Observation, Observer};
 
 /// Connections of their own for agent calls.
-const AGENT_CONNECTIONS: usize = 4;
+const AGENT_CONNECTIONS: usize = 5;
 /// Agent calls stall for seven seconds while there is no leader, and then succeed.
 const AGENT_CALL: Duration = Duration::from_secs(15);
 /// Consul takes longer waits for this one.

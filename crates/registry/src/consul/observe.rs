@@ -8,8 +8,8 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
     /// What was asked, a closed list: `watch` (a blocking query), `read` (the same answered at once),
-    /// `register`, `checks`, `remove_check`, `deregister`, `report`, `maintenance`, `held`, `all_held`,
-    /// `leader`, `self`.
+    /// `register`, `checks`, `remove_check`, `deregister`, `report`, `maintenance`, `held`, `listed`,
+    /// `all_held`, `leader`, `self`.
     pub operation: &'static str,
     /// `ok`, a word of [`crate::Error::label`], or `cancelled` when the caller let go.
     pub outcome: &'static str,

@@ -1,7 +1,7 @@
 //! A Consul agent as the place where the local app is registered.
 //!
-//! A blocking [`Registrar::held`] keeps one of the four connections for agent calls for as long as it
-//! waits: one registration needs one.
+//! [`Registrar::held`] and [`Registrar::listed`] keep one of the connections for agent calls each for as
+//! long as they wait: one registration needs two.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
     http::{Ask, encoded},
     malformed, ok, wire,
 };
-use crate::{Answer, Checks, Error, Held, Registrar, Registration, ReportedHealth};
+use crate::{Answer, Checks, Cursor, Error, Held, Registrar, Registration, ReportedHealth, Watched};
 
 impl Registrar for Consul {
     fn register<'a>(&'a self, registration: &'a Registration) -> Answer<'a, ()> {
@@ -70,6 +70,15 @@ impl Registrar for Consul {
 
     fn held<'a>(&'a self, id: &'a str, hash: Option<&'a str>, wait: Duration) -> Answer<'a, Option<Held>> {
         Box::pin(self.ask_held(id, hash, wait))
+    }
+
+    fn listed<'a>(
+        &'a self,
+        registration: &'a Registration,
+        cursor: Cursor,
+        wait: Duration,
+    ) -> Answer<'a, Watched> {
+        Box::pin(self.ask_listed(registration, cursor, wait))
     }
 
     fn all_held(&self) -> Answer<'_, Vec<Held>> {

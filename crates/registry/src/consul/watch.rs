@@ -13,7 +13,7 @@ use super::{
     http::{Ask, encoded},
     malformed, ok, wire,
 };
-use crate::{Answer, Consistency, Cursor, Error, Query, Registry, Watched, resolve::Listed};
+use crate::{Answer, Consistency, Cursor, Error, Query, Registration, Registry, Watched, resolve::Listed};
 
 /// Reads stall for seven seconds while there is no leader, before they fail.
 const READ: Duration = Duration::from_secs(10);
@@ -75,6 +75,29 @@ impl Consul {
         Ok(Watched { instances: self.names.resolve(listed).await, ..watched })
     }
 
+    /// Only what bears the id is sent: the answers to all sidecars of a service would otherwise grow with
+    /// the square of its instances.
+    pub(super) async fn ask_listed(
+        &self,
+        registration: &Registration,
+        cursor: Cursor,
+        wait: Duration,
+    ) -> Result<Watched, Error> {
+        let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+        let (mut options, mut longest) = (Vec::new(), READ);
+        if cursor != Cursor::START {
+            options.extend(blocking(cursor, wait));
+            longest = wait + wait / 16 + MARGIN;
+        }
+        options.extend(has_id(&registration.id));
+        let target = health_target(&registration.name, &options);
+        let ask = Ask { operation: "listed", method: Method::GET, target, body: Bytes::new(), longest };
+        let request = ask.name();
+        let judge = |reply| watched(&ok(reply, &request)?, cursor, Consistency::Default, &request);
+        let (listed, watched) = self.ask_agent(ask, judge).await?;
+        Ok(Watched { instances: self.names.resolve(listed).await, ..watched })
+    }
+
     fn read(&self, query: &Query, consistency: Consistency) -> Ask {
         let target = self.health_target(query, consistency, None);
         Ask { operation: "read", method: Method::GET, target, body: Bytes::new(), longest: READ }
@@ -94,8 +117,7 @@ impl Consul {
     ) -> String {
         let mut options = Vec::new();
         if let Some((cursor, wait)) = from {
-            options.push(format!("index={}", cursor.index()));
-            options.push(format!("wait={}", go_duration(wait)));
+            options.extend(blocking(cursor, wait));
         }
         if let Some(datacenter) = query.datacenter.as_deref().or(self.datacenter.as_deref()) {
             options.push(format!("dc={}", encoded(datacenter)));
@@ -105,9 +127,23 @@ impl Consul {
             Consistency::Stale => options.push("stale".into()),
             Consistency::Consistent => options.push("consistent".into()),
         }
-        let path = format!("/v1/health/service/{}", encoded(&query.service));
-        if options.is_empty() { path } else { format!("{path}?{}", options.join("&")) }
+        health_target(&query.service, &options)
     }
+}
+
+fn health_target(service: &str, options: &[String]) -> String {
+    let path = format!("/v1/health/service/{}", encoded(service));
+    if options.is_empty() { path } else { format!("{path}?{}", options.join("&")) }
+}
+
+fn blocking(cursor: Cursor, wait: Duration) -> [String; 2] {
+    [format!("index={}", cursor.index()), format!("wait={}", go_duration(wait))]
+}
+
+/// Consul's filter on an id. None for one that would need escapes: everything is sent then.
+fn has_id(id: &str) -> Option<String> {
+    let plain = !id.contains(['"', '\\']);
+    plain.then(|| format!("filter={}", encoded(&format!("Service.ID == \"{id}\""))))
 }
 
 /// The entries of an answer, still to be resolved, and everything else that it says.

@@ -35,7 +35,10 @@ pub(crate) fn cases() -> Vec<Case> {
                 get("/v1/health/service/api?cached&tag=v1")
                     .differs("answers ?cached afresh, without X-Cache"),
                 get("/v1/health/service/api?filter=Service.Port==2")
-                    .differs("evaluates no filter expressions"),
+                    .differs("evaluates no filter expression but one"),
+                get("/v1/health/service/api?filter=Service.ID+%3D%3D+%22api-2%22"),
+                get("/v1/health/service/api?filter=Service.ID==%22api-2%22&passing"),
+                get("/v1/health/service/api?filter=Service.ID==%22nope%22"),
                 get("/v1/health/service/"),
                 get("/v1/health/service"),
                 get("/v1/health/service/nope"),

@@ -5,7 +5,7 @@ use super::{
     *,
 };
 
-fn registration() -> Registration {
+pub(super) fn registration() -> Registration {
     Registration {
         id: "orders/1".into(),
         name: "orders".into(),

@@ -22,6 +22,28 @@ async fn a_later_question_blocks_from_the_cursor() {
 }
 
 #[tokio::test]
+async fn a_registration_is_looked_for_by_its_id_in_the_agents_own_datacenter() {
+    let agent = Agent::always(health("24", "[]")).await;
+    let settings = config::Consul { datacenter: Some("dc2".into()), ..settings(&agent) };
+    let consul = Consul::new(&settings).unwrap();
+    let wait = Duration::from_secs(2);
+    for (id, cursor) in [("o-1", Cursor::START), ("o-1", Cursor::at(7)), ("o\"1", Cursor::at(7))] {
+        let us = Registration { id: id.into(), ..super::registration::registration() };
+        let listed = consul.listed(&us, cursor, wait).await.unwrap();
+        assert_eq!((listed.instances, listed.cursor), (Vec::new(), Cursor::at(24)));
+    }
+    let path = "GET /v1/health/service/orders";
+    let filter = "filter=Service.ID%20%3D%3D%20%22o-1%22";
+    let expected = [
+        format!("{path}?{filter} HTTP/1.1"),
+        format!("{path}?index=7&wait=2s&{filter} HTTP/1.1"),
+        // It could not be written in an expression without escapes.
+        format!("{path}?index=7&wait=2s HTTP/1.1"),
+    ];
+    assert_eq!(agent.lines(), expected);
+}
+
+#[tokio::test]
 async fn datacenter_consistency_and_odd_names_are_in_the_question() {
     let agent = Agent::always(health("24", "[]")).await;
     let consul = client(&agent);

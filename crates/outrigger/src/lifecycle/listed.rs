@@ -1,0 +1,102 @@
+//! Whether callers find the app: what the agent holds may be missing from the catalog.
+//!
+//! Consul's agent tells the servers what it holds when that changes, and else compares the two every one or
+//! two minutes. Servers that lose a node in between (all were stopped and came back not knowing it: the
+//! leader reaps it) leave its apps unlisted for that long, while the agent says that all is well (seen on
+//! 1.8.7). Registering again repairs it at once. This raises a [`Doubt`]; [`super::register`] acts on it.
+//!
+//! A list that never showed the app says nothing (the token may not read it, two nodes have the same id).
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_policy::backoff::Backoff;
+use outrigger_registry::{Cursor, Registrar, Registration};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tracing::debug;
+
+use super::{
+    report::Doubt,
+    sight::{Seen, Sight},
+    standing::{Board, Phase},
+};
+use crate::telemetry::causes;
+
+/// Longest wait of one question.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Added to [`WAIT`] before a question is given up: the registry's own time-out comes first.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// Fewest time between two questions: every change of any instance of the service answers one.
+const PACE: Duration = Duration::from_secs(2);
+
+/// For how long it must be missing: a registration takes its time to be listed.
+const MISSING: Duration = Duration::from_secs(1);
+
+/// Pauses after a failed question: a registry that is back is asked within seconds.
+const AGAIN: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(3) };
+
+/// Looks for ever (its task is aborted), while there is a registration.
+pub(super) async fn run(
+    registrar: Arc<dyn Registrar>,
+    wanted: watch::Receiver<Registration>,
+    board: Board,
+    unlisted: Doubt,
+) {
+    let mut standing = board.subscribe();
+    // A registration that replaces it in place has its id and port.
+    let mut sight = Sight::of(&wanted.borrow());
+    let (mut cursor, mut missing, mut failures) = (Cursor::START, None, 0);
+    loop {
+        let Ok(generation) =
+            standing.wait_for(|now| now.phase == Phase::Registered).await.map(|now| now.generation)
+        else {
+            return;
+        };
+        let us = wanted.borrow().clone();
+        let asked = Instant::now();
+        let pause = match ask(&*registrar, &us, &mut sight, cursor).await {
+            Ok((Seen::Gone, _)) => {
+                let (since, of) = *missing.get_or_insert((Instant::now(), generation));
+                if of != generation {
+                    missing = None;
+                } else if since.elapsed() >= MISSING {
+                    missing = None;
+                    unlisted.send_replace(generation);
+                }
+                (cursor, failures) = (Cursor::START, 0);
+                MISSING
+            }
+            Ok((_, next)) => {
+                (cursor, missing, failures) = (next, None, 0);
+                PACE.saturating_sub(asked.elapsed())
+            }
+            Err(error) => {
+                debug!(id = us.id, error, "could not look whether callers find the app");
+                (cursor, missing, failures) = (Cursor::START, None, failures + 1);
+                AGAIN.after(failures - 1, fastrand::u64(..))
+            }
+        };
+        sleep(pause).await;
+    }
+}
+
+/// How it is listed, and where to go on from.
+async fn ask(
+    registrar: &dyn Registrar,
+    us: &Registration,
+    sight: &mut Sight,
+    cursor: Cursor,
+) -> Result<(Seen, Cursor), String> {
+    let answer = timeout(WAIT + MARGIN, registrar.listed(us, cursor, WAIT)).await;
+    let listed = answer.map_err(|_| format!("no answer within {:?}", WAIT + MARGIN))?;
+    let listed = listed.map_err(|error| causes(&error))?;
+    Ok((sight.look(&listed.instances), listed.cursor))
+}
+
+#[cfg(test)]
+#[path = "listed_tests.rs"]
+mod tests;

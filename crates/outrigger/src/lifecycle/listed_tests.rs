@@ -1,0 +1,66 @@
+//! A registration that callers do not find, on a paused clock.
+
+use super::{super::fake::*, *};
+
+const LONG: Duration = Duration::from_secs(100);
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_the_catalog_lost_is_registered_again_within_seconds() {
+    let life = live(PASSING);
+    sleep(LONG).await;
+    for registrations in 2..5 {
+        life.fake.change(|agent| agent.unlisted = true);
+        let took = life.until(|agent| !agent.unlisted).await;
+        assert!((MISSING..Duration::from_secs(4)).contains(&took), "{took:?}");
+        sleep(LONG).await;
+        assert_eq!(life.fake.registers(), registrations, "once each time");
+        assert_eq!(life.board.now().phase, Phase::Registered);
+        assert_eq!(life.board.now().told, PASSING);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_was_never_listed_is_not_missing() {
+    let life = live(PASSING);
+    life.fake.change(|agent| agent.blind = true);
+    sleep(LONG * 10).await;
+    assert_eq!(life.fake.registers(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_is_listed_again_by_itself_is_left_alone() {
+    let life = live(PASSING);
+    sleep(LONG).await;
+    for _ in 0..3 {
+        life.fake.change(|agent| agent.unlisted = true);
+        sleep(MISSING / 2).await;
+        life.fake.change(|agent| agent.unlisted = false);
+        sleep(LONG).await;
+    }
+    assert_eq!(life.fake.registers(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_goes_on_to_lie_is_believed_less_and_less() {
+    let life = live(PASSING);
+    sleep(LONG).await;
+    life.fake.change(|agent| agent.blind = true);
+    sleep(LONG * 10).await;
+    let registers = life.fake.registers();
+    assert!((10..40).contains(&registers), "{registers} within {:?}", LONG * 10);
+    assert_eq!(life.board.now().told, PASSING, "the reports go on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_registry_is_not_asked_in_a_tight_loop() {
+    let life = live(PASSING);
+    sleep(LONG).await;
+    let before = life.fake.agent().looks;
+    for _ in 0..1000 {
+        // Somebody else of the service comes or goes.
+        life.fake.change(|agent| agent.index += 1);
+        sleep(LONG / 1000).await;
+    }
+    let looks = life.fake.agent().looks - before;
+    assert!(looks <= 60, "{looks} within {LONG:?}");
+}

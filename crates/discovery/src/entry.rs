@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_registry::{Instance, InstanceId, Query};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{Knowledge, Snapshot, guard::Reason, lost::Lost, memory::Recalled};
 
@@ -23,6 +23,8 @@ pub(crate) struct Entry {
     /// place to read it from.
     bell: watch::Sender<u64>,
     contact: Mutex<Contact>,
+    /// Rings when a request of the service fails for want of an instance that answers.
+    need: Notify,
     ever_had_instances: AtomicBool,
     pub(crate) accepted: AtomicU64,
     pub(crate) unchanged: AtomicU64,
@@ -63,6 +65,7 @@ impl Entry {
             snapshot: ArcSwap::from_pointee(Snapshot::unasked()),
             bell: watch::Sender::new(0),
             contact: Mutex::new(contact),
+            need: Notify::new(),
             ever_had_instances: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             unchanged: AtomicU64::new(0),
@@ -118,6 +121,16 @@ impl Entry {
     /// How many answers were suspect, by reason.
     pub(crate) fn suspect_updates(&self) -> impl Iterator<Item = (Reason, u64)> {
         Reason::ALL.into_iter().zip(&self.suspect).map(|(reason, count)| (reason, count.load(Relaxed)))
+    }
+
+    /// A request fails for want of an instance.
+    pub(crate) fn need(&self) {
+        self.need.notify_one();
+    }
+
+    /// Resolves when one has failed, or did since this resolved last.
+    pub(crate) async fn in_need(&self) {
+        self.need.notified().await;
     }
 
     pub(crate) fn contact(&self) -> Contact {

@@ -84,6 +84,12 @@ impl Follower {
         self.entry.ever_had_instances()
     }
 
+    /// Says that a request of the service failed for want of an instance that answers: while the registry
+    /// gives no answer either, it is asked again within 1 s. Cheap, and never waits.
+    pub fn need(&self) {
+        self.entry.need();
+    }
+
     /// Where its watch stands.
     pub fn status(&self) -> ServiceStatus {
         self.table.status(&self.entry, now())

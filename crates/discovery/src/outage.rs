@@ -1,5 +1,6 @@
 //! Says once that the registry is gone and once that it is back, for all watchers together: a
-//! hundred watched services lose it at the same moment, and one line is enough.
+//! hundred watched services lose it at the same moment, and one line is enough. Whoever still backs off when
+//! it is back is told.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,6 +8,7 @@ use std::{
 };
 
 use outrigger_registry::Error;
+use tokio::sync::watch;
 
 /// Whom a failed question is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,8 @@ impl Trouble {
 #[derive(Debug, Default)]
 pub(crate) struct Outage {
     since: Mutex<Option<Instant>>,
+    /// Rings when one ends.
+    over: watch::Sender<()>,
 }
 
 impl Outage {
@@ -51,7 +55,16 @@ impl Outage {
     /// One asked before the outage ends none: a stopping server answers what still waits.
     pub(crate) fn answered(&self, asked_at: Instant, now: Instant) -> Option<Duration> {
         let mut since = self.lock();
-        since.take_if(|since| asked_at >= *since).map(|since| now.saturating_duration_since(since))
+        let ended = since.take_if(|since| asked_at >= *since);
+        if ended.is_some() {
+            self.over.send_replace(());
+        }
+        ended.map(|since| now.saturating_duration_since(since))
+    }
+
+    /// Changes when an outage ends.
+    pub(crate) fn over(&self) -> watch::Receiver<()> {
+        self.over.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Instant>> {

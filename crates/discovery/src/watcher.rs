@@ -11,7 +11,8 @@
 //!   sleeps through every change) and after any error (the index may belong to another life of the
 //!   registry).
 //! - **On an error** the last good answer stays. The next question comes after a back-off of
-//!   250 ms → 30 s with full jitter.
+//!   250 ms → 30 s with full jitter; after 1 s of it already where requests of the service fail, or once
+//!   the registry has answered for another service.
 //! - **No leader**: from the second error in a row on, each error that another server could make
 //!   good is followed by one stale read. The default consistency is asked for again each time,
 //!   because a stale watch hears of changes some 75 ms later.
@@ -26,7 +27,7 @@ use std::{
 
 use outrigger_policy::Backoff;
 use outrigger_registry::{Consistency, Cursor, Error, Instance, Registry, Watched};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -52,6 +53,8 @@ mod recall;
 const START_JITTER: Duration = Duration::from_millis(100);
 const REREAD: Duration = Duration::from_secs(300);
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(30) };
+/// Fewest time between an error and a question that does not wait for the end of the back-off.
+const EARLY: Duration = Duration::from_secs(1);
 /// Errors in a row after which a stale read is tried.
 const LEADERLESS: u32 = 2;
 /// Consul takes a wait of 0 for its default, 5 min.
@@ -233,7 +236,22 @@ impl Watcher {
         if self.failures >= LEADERLESS && another_server_may_answer(&error) {
             self.ask_any_server().await;
         }
-        sleep(BACKOFF.after(self.failures - 1, fastrand::u64(..))).await;
+        self.back_off().await;
+    }
+
+    async fn back_off(&self) {
+        let pause = BACKOFF.after(self.failures - 1, fastrand::u64(..));
+        let mut over = self.shared.outage.over();
+        let early = async {
+            sleep(EARLY).await;
+            tokio::select! {
+                () = self.entry.in_need() => {}
+                // An error means that nobody is left to tell.
+                _ = over.changed() => {}
+            }
+        };
+        // Elapsed or not: it is time.
+        let _ = timeout(pause, early).await;
     }
 
     async fn ask_any_server(&mut self) {

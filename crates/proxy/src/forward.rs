@@ -61,6 +61,7 @@ pub(crate) async fn handle(
     let permit = match cluster.breaker.admit(accepted.into_std()) {
         Ok(permit) => permit,
         Err(open) => {
+            cluster.need();
             let detail = format!("{}: the circuit breaker is open", cluster.label);
             let refusal =
                 Refusal { retry_after: Some(open.retry_after), ..Refusal::new(Reason::CircuitOpen, detail) };
@@ -168,15 +169,14 @@ impl Call<'_> {
             Ended::Refused { refusal, verdict } => {
                 permit.record(now, verdict);
                 if verdict == Verdict::Failure {
-                    // It may have opened the breaker, and then only probes can find out.
-                    cluster.trust.ring();
+                    cluster.failed();
                 }
                 respond::refuse(&refusal, exchange)
             }
             Ended::Answer(answer) => {
                 permit.record(now, answer.outcome.verdict());
                 if answer.outcome.verdict() == Verdict::Failure {
-                    cluster.trust.ring();
+                    cluster.failed();
                 }
                 exchange.answer(answer.response.status(), None);
                 if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {

@@ -11,6 +11,7 @@ use outrigger_tests::{
     registry::Agent,
     wait,
 };
+use tokio::time::{Instant, sleep};
 
 use crate::app;
 
@@ -45,7 +46,7 @@ async fn nothing_fails_during(mode: Mode) {
     scene.front.set(mode);
     load.ok_more(300).await;
     // Long enough for several questions to fail, by the shortest of the back-off.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    sleep(Duration::from_millis(1500)).await;
     scene.all[0].kill(Kill::Reset).await;
     load.ok_more(300).await;
 
@@ -140,6 +141,36 @@ async fn a_declared_service_is_reached_after_an_outage_at_the_start() {
         client::get(addr, "orders", "/").await.status == 200
     })
     .await;
+    app.shutdown().await;
+}
+
+/// By then the back-off may be as long as it gets, and is 15 s on average.
+const LONG: Duration = Duration::from_secs(16);
+
+#[tokio::test]
+async fn instances_that_all_moved_during_an_outage_are_found_soon_after_it() {
+    let scene = Scene::new().await;
+    let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    assert_eq!(client::get(addr, "orders", "/").await.status, 200);
+    scene.front.set(Mode::Refuse);
+    for gone in &scene.all[..2] {
+        gone.kill(Kill::Reset).await;
+        Agent(scene.registry.addr()).deregister(gone.name()).await;
+    }
+    Agent(scene.registry.addr()).register("orders", &scene.all[2]).await;
+    let since = Instant::now();
+    while since.elapsed() < LONG {
+        assert_ne!(client::get(addr, "orders", "/").await.status, 200);
+        // No need to keep a core busy with it.
+        sleep(Duration::from_millis(20)).await;
+    }
+    scene.front.set(Mode::Pass);
+    let back = Instant::now();
+    wait::until("it learns", Duration::from_secs(60), async || {
+        client::get(addr, "orders", "/").await.status == 200
+    })
+    .await;
+    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
     app.shutdown().await;
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_registry::{Consistency, Cursor, Error};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Rig, ids, list, no_leader, settle, unreachable};
 
@@ -60,6 +60,59 @@ async fn errors_back_off_to_half_a_minute_with_full_jitter() {
     }
     let late = pauses[20..].iter().sum::<Duration>() / 200;
     assert!((10..20).contains(&late.as_secs()), "{late:?} on average, not about 15 s");
+}
+
+/// Fails until the next pause can be long. When the last question failed.
+async fn backed_off(rig: &mut Rig) -> Instant {
+    for _ in 0..20 {
+        rig.next().await.fail(unreachable());
+    }
+    Instant::now()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_in_need_is_asked_for_every_second_for_as_long() {
+    let mut rig = Rig::new();
+    let follower = rig.follow("orders");
+    let begun = backed_off(&mut rig).await;
+    let mut failed_at = begun;
+    for _ in 0..200 {
+        // Requests fail all the time.
+        let asked = loop {
+            follower.need();
+            match timeout(Duration::from_millis(10), rig.next()).await {
+                Ok(asked) => break asked,
+                Err(_) => continue,
+            }
+        };
+        let pause = asked.at - failed_at;
+        assert!(pause <= Duration::from_millis(1_200), "{pause:?}");
+        failed_at = Instant::now();
+        asked.fail(unreachable());
+    }
+    assert!(failed_at - begun >= Duration::from_secs(100), "not in a tight loop");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_answers_for_one_service_is_asked_for_the_others() {
+    for _ in 0..50 {
+        let mut rig = Rig::new();
+        let _orders = rig.follow("orders");
+        backed_off(&mut rig).await;
+        let _payments = rig.follow("payments");
+        let asked = loop {
+            let asked = rig.next().await;
+            if &*asked.query.service == "payments" {
+                break asked;
+            }
+            asked.fail(unreachable());
+        };
+        asked.answer(list(7, &["a"]));
+        let since = Instant::now();
+        let services = [rig.next().await, rig.next().await].map(|asked| asked.query.service);
+        assert!(services.contains(&"orders".into()), "{services:?}");
+        assert!(since.elapsed() <= Duration::from_millis(1_200), "{:?}", since.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]

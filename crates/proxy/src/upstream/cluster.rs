@@ -341,8 +341,20 @@ impl Cluster {
         self.follower.status().suspects
     }
 
+    /// A request has failed. It may have opened the breaker, and then only probes can find out.
+    pub(crate) fn failed(&self) {
+        self.trust.ring();
+        self.need();
+    }
+
+    /// A request has failed, or could not be tried: a registry that was silent is asked for others soon.
+    pub(crate) fn need(&self) {
+        self.follower.need();
+    }
+
     /// Why there is no endpoint to pick, with what is known.
     pub(crate) fn nothing_to_pick(&self) -> Refusal {
+        self.need();
         let view = self.view.load_full();
         let status = self.follower.status();
         let heard = match status.heard_ago {

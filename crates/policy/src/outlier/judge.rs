@@ -10,7 +10,7 @@ use outrigger_config::Outlier;
 
 use super::{
     Record, Report, Why,
-    member::{Life, Member},
+    member::{Ejected, Life, Member},
     rate,
     record::Says,
     word::Standing,
@@ -90,17 +90,6 @@ pub struct Due {
     pub events: Vec<Event>,
     /// When to ask again. `None`: not before something else happens.
     pub next: Option<Instant>,
-}
-
-/// Why an endpoint is not trusted, for pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ejected {
-    /// What it was taken out for, the last time if there were several in a row.
-    pub why: Why,
-    /// When it lost its trust.
-    pub since: Instant,
-    /// When it is tried again, or has been since.
-    pub until: Instant,
 }
 
 /// How many of the endpoints that the registry lets be chosen stand where.

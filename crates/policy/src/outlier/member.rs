@@ -7,7 +7,7 @@ use std::{
 
 use outrigger_config::Outlier;
 
-use super::{Record, Why, judge::Ejected, word::Standing};
+use super::{Record, Why, word::Standing};
 use crate::backoff::Backoff;
 
 /// Where an endpoint stands.
@@ -37,6 +37,17 @@ pub(super) enum Life {
         any_from: Instant,
         any: bool,
     },
+}
+
+/// Why an endpoint is not trusted, for pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejected {
+    /// What it was taken out for, the last time if there were several in a row.
+    pub why: Why,
+    /// When it lost its trust.
+    pub since: Instant,
+    /// When it is tried again, or has been since.
+    pub until: Instant,
 }
 
 #[derive(Debug)]

@@ -57,7 +57,8 @@ mod record;
 mod word;
 
 pub use evidence::Blame;
-pub use judge::{Counts, Due, Ejected, Event, Judge, ReturnedBy};
+pub use judge::{Counts, Due, Event, Judge, ReturnedBy};
+pub use member::Ejected;
 pub use record::{Began, Mark, Record, Report};
 pub use word::Trust;
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    Plan, health, listed, look,
+    Plan, calls, health, listed,
     maintenance::Office,
     orphans,
     register::Register,
@@ -196,7 +196,7 @@ impl Keeper {
     /// looked.
     async fn is_left_over(&self) -> bool {
         let id = self.wanted().id;
-        let held = look::held(&*self.registrar, &id, None);
+        let held = calls::held(&*self.registrar, &id, None);
         matches!(timeout(REPORT, held).await, Ok(Ok(Some(_))))
     }
 

@@ -33,8 +33,10 @@ const MARGIN: Duration = Duration::from_secs(30);
 /// Fewest time between two questions: every change of any instance of the service answers one.
 const PACE: Duration = Duration::from_secs(2);
 
-/// For how long it must be missing: a registration takes its time to be listed.
+/// For how long it must be missing: a registration takes its time to be listed. And eight times as long after
+/// each that did not help, up to [`MOST`]: then it is the list that is wrong.
 const MISSING: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(60);
 
 /// Pauses after a failed question: a registry that is back is asked within seconds.
 const AGAIN: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(3) };
@@ -49,7 +51,7 @@ pub(super) async fn run(
     let mut standing = board.subscribe();
     // A registration that replaces it in place has its id and port.
     let mut sight = Sight::of(&wanted.borrow());
-    let (mut cursor, mut missing, mut failures) = (Cursor::START, None, 0);
+    let (mut cursor, mut missing, mut failures, mut patience) = (Cursor::START, None, 0, MISSING);
     loop {
         let Ok(generation) =
             standing.wait_for(|now| now.phase == Phase::Registered).await.map(|now| now.generation)
@@ -63,15 +65,16 @@ pub(super) async fn run(
                 let (since, of) = *missing.get_or_insert((Instant::now(), generation));
                 if of != generation {
                     missing = None;
-                } else if since.elapsed() >= MISSING {
+                } else if since.elapsed() >= patience {
                     missing = None;
                     unlisted.send_replace(generation);
+                    patience = MOST.min(patience * 8);
                 }
                 (cursor, failures) = (Cursor::START, 0);
-                MISSING
+                MISSING.max(patience / 2)
             }
             Ok((_, next)) => {
-                (cursor, missing, failures) = (next, None, 0);
+                (cursor, missing, failures, patience) = (next, None, 0, MISSING);
                 PACE.saturating_sub(asked.elapsed())
             }
             Err(error) => {

@@ -6,31 +6,21 @@
 
 use std::time::Duration;
 
-use outrigger_registry::{Answer, Error, Held, OwnCheck, Registrar, Registration, ReportedHealth};
+use outrigger_registry::{Held, OwnCheck, Registration, ReportedHealth};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 use tracing::warn;
 
 use super::{
-    orphans::KNOCK,
-    register::{AGAIN, Reason, Register},
-    report::OUTPUT,
+    calls::{Trouble, call, held},
+    register::{Reason, Register},
+    report::{KNOCK, OUTPUT},
 };
-use crate::telemetry::causes;
-
-/// Longest wait of one look: how long a check that somebody added may count.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// Added to [`LOOK`] before a look is given up: the registry's own time-out comes first.
-const LOOK_MARGIN: Duration = Duration::from_secs(20);
 
 /// Fewest time between two looks: an agent that answers at once must not be asked in a tight loop.
 const PACE: Duration = Duration::from_secs(1);
-
-/// Longest wait for one other call; the registry's own time-out comes first (Consul: 15 s).
-const CALL: Duration = Duration::from_secs(20);
 
 /// What was seen.
 enum Seen {
@@ -72,12 +62,13 @@ impl Register {
                     hash = held;
                     PACE.saturating_sub(started.elapsed())
                 }
-                Err(error) => {
+                Err(trouble) => {
+                    let error = &trouble.text;
                     if self.board.failed(error.clone()) {
                         warn!(id = wanted.id, error, "could not look at the registration, trying on");
                     }
                     failures += 1;
-                    AGAIN.after(failures - 1, fastrand::u64(..))
+                    trouble.pause(failures - 1)
                 }
             };
             tokio::select! {
@@ -93,7 +84,7 @@ impl Register {
         }
     }
 
-    async fn look_once(&self, wanted: &Registration, hash: Option<String>) -> Result<Seen, String> {
+    async fn look_once(&self, wanted: &Registration, hash: Option<String>) -> Result<Seen, Trouble> {
         let Some(held) = held(&*self.registrar, &wanted.id, hash.as_deref()).await? else {
             return Ok(Seen::Wrong(Reason::Forgotten));
         };
@@ -118,29 +109,6 @@ impl Register {
             return Ok(Seen::Wrong(Reason::Changed));
         }
         Ok(Seen::Right(Some(held.hash).filter(|hash| !hash.is_empty())))
-    }
-}
-
-/// What the agent holds under `id`.
-pub(super) async fn held(
-    registrar: &dyn Registrar,
-    id: &str,
-    hash: Option<&str>,
-) -> Result<Option<Held>, String> {
-    match timeout(LOOK + LOOK_MARGIN, registrar.held(id, hash, LOOK)).await {
-        Ok(Ok(held)) => Ok(held),
-        // An agent with ACLs says so of an id that it does not know.
-        Ok(Err(Error::Refused { status: 404, .. })) => Ok(None),
-        Ok(Err(error)) => Err(causes(&error)),
-        Err(_) => Err(format!("no answer within {:?}", LOOK + LOOK_MARGIN)),
-    }
-}
-
-/// One call within [`CALL`]; a sentence when it fails.
-pub(super) async fn call<T>(answer: Answer<'_, T>) -> Result<T, String> {
-    match timeout(CALL, answer).await {
-        Ok(done) => done.map_err(|error| causes(&error)),
-        Err(_) => Err(format!("no answer within {CALL:?}")),
     }
 }
 

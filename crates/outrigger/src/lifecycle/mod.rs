@@ -7,6 +7,7 @@
 //! | `identity` | what the registry is told about the app |
 //! | `health` | asks the local app how it is |
 //! | `register` | keeps the registration true |
+//! | `calls` | calls to the agent, and the pauses between those that fail |
 //! | `look` | what the agent holds of it, and whether that is right |
 //! | `listed` | whether callers find it |
 //! | `report` | tells the registry how the app is, renews the TTL |
@@ -25,6 +26,7 @@
 //! It opens no listener and carries no request: [`crate::app`] wires those to it.
 
 pub(crate) mod callers;
+mod calls;
 pub(crate) mod drain;
 #[cfg(test)]
 mod fake;

@@ -16,17 +16,14 @@ use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
 use super::{
-    look::call,
-    report::RENEW,
+    calls::{Trouble, call},
+    report::{KNOCK, RENEW},
     standing::{Board, Standing},
 };
 use crate::telemetry::VERSION;
 
 /// The key of the metadata that says who registered it; its value is our version.
 const MARK: &str = "outrigger";
-
-/// The text that asks whether anybody renews a check.
-pub(super) const KNOCK: &str = "outrigger: does anybody renew this?";
 
 /// How long an answer to it may take: a renewal, and time for one that has to be repeated.
 const ANSWER: Duration = RENEW.saturating_add(Duration::from_secs(5));
@@ -56,13 +53,13 @@ pub(super) async fn run(registrar: Arc<dyn Registrar>, ours: watch::Receiver<Reg
     }
     for n in 0..TRIES {
         let ours = ours.borrow().clone();
-        let Err(error) = remove(&*registrar, &ours).await else { return };
-        warn!(id = ours.id, error, "could not remove what earlier runs had left");
+        let Err(trouble) = remove(&*registrar, &ours).await else { return };
+        warn!(id = ours.id, error = trouble.text, "could not remove what earlier runs had left");
         sleep(AGAIN.after(n, fastrand::u64(..))).await;
     }
 }
 
-async fn remove(registrar: &dyn Registrar, ours: &Registration) -> Result<(), String> {
+async fn remove(registrar: &dyn Registrar, ours: &Registration) -> Result<(), Trouble> {
     let held = call(registrar.all_held()).await?;
     let mut asked = Vec::new();
     for held in held.iter().filter(|held| is_like_ours(held, ours)) {

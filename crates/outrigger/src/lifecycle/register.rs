@@ -17,17 +17,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    look,
+    calls::{self, Trouble},
     maintenance::Office,
     standing::{Board, Phase},
 };
-use crate::telemetry::causes;
 
 /// Longest wait for one registration; the registry's own time-out comes first (Consul: 15 s).
 const CALL: Duration = Duration::from_secs(20);
-
-/// Pauses after a failed call: an agent that is back is used within seconds.
-pub(super) const AGAIN: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(3) };
 
 /// Pauses between corrections that do not last: somebody else may be writing the same id.
 const QUARREL: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(60) };
@@ -133,19 +129,20 @@ impl Register {
             // Before the call: one that is replaced meanwhile is seen by the next look.
             let credentials = *self.credentials.borrow_and_update();
             let wanted = self.wanted.borrow_and_update().clone();
-            let failure = match timeout(CALL, self.send(&wanted, &mut fresh)).await {
+            let trouble = match timeout(CALL, self.send(&wanted, &mut fresh)).await {
                 Ok(Ok(())) => {
                     self.board.registered(credentials);
                     say_registered(&wanted, reason);
                     return true;
                 }
-                Ok(Err(failure)) => failure,
-                Err(_) => format!("no answer within {CALL:?}"),
+                Ok(Err(trouble)) => trouble,
+                Err(_) => format!("no answer within {CALL:?}").into(),
             };
-            if self.board.failed(failure.clone()) {
-                warn!(id = wanted.id, error = failure, "could not register the app, trying on");
+            let error = &trouble.text;
+            if self.board.failed(error.clone()) {
+                warn!(id = wanted.id, error, "could not register the app, trying on");
             }
-            let pause = sleep(AGAIN.after(failures, fastrand::u64(..)));
+            let pause = sleep(trouble.pause(failures));
             failures += 1;
             if self.stop.run_until_cancelled(pause).await.is_none() {
                 return false;
@@ -153,10 +150,10 @@ impl Register {
         }
     }
 
-    async fn send(&self, wanted: &Registration, fresh: &mut bool) -> Result<(), String> {
+    async fn send(&self, wanted: &Registration, fresh: &mut bool) -> Result<(), Trouble> {
         // Asked with each try as long as it is held: an agent may lose it between two of them. And once not:
         // a registration without an answer may have arrived.
-        if !*fresh && look::held(&*self.registrar, &wanted.id, None).await?.is_none() {
+        if !*fresh && calls::held(&*self.registrar, &wanted.id, None).await?.is_none() {
             *fresh = true;
             if self.board.now().phase == Phase::Registered {
                 self.board.enter(Phase::Lost);
@@ -168,9 +165,9 @@ impl Register {
         let health = *self.health.borrow();
         let initial = health.filter(|_| in_order).unwrap_or(ReportedHealth::Critical);
         let wanted = Registration { initial, ..wanted.clone() };
-        self.registrar.register(&wanted).await.map_err(|error| causes(&error))?;
+        self.registrar.register(&wanted).await?;
         // Before it is told that the app is well: an agent that forgot the app forgot this too.
-        self.office.restore(*fresh).await
+        Ok(self.office.restore(*fresh).await?)
     }
 }
 
@@ -194,12 +191,13 @@ fn say_registered(wanted: &Registration, reason: Reason) {
 fn pause(reason: Reason, lasted: Duration, quarrels: &mut u32) -> Duration {
     match reason {
         Reason::First | Reason::Found | Reason::Rotated | Reason::Settings => Duration::ZERO,
-        Reason::Forgotten => FORGOTTEN.saturating_sub(lasted),
-        Reason::Changed | Reason::Doubted | Reason::Unlisted if lasted >= SETTLED => {
+        // The second has a patience of its own.
+        Reason::Forgotten | Reason::Unlisted => FORGOTTEN.saturating_sub(lasted),
+        Reason::Changed | Reason::Doubted if lasted >= SETTLED => {
             *quarrels = 0;
             Duration::ZERO
         }
-        Reason::Changed | Reason::Doubted | Reason::Unlisted => {
+        Reason::Changed | Reason::Doubted => {
             let before = *quarrels;
             *quarrels += 1;
             // The first one is corrected at once.
@@ -212,11 +210,11 @@ fn pause(reason: Reason, lasted: Duration, quarrels: &mut u32) -> Duration {
 async fn found(registrar: &dyn Registrar, id: &str) {
     let mut failures = 0;
     loop {
-        match look::held(registrar, id, None).await {
+        match calls::held(registrar, id, None).await {
             Ok(Some(_)) => return,
             Ok(None) => std::future::pending().await,
             // Said when the app is registered: until then nobody needs it.
-            Err(_) => sleep(AGAIN.after(failures, fastrand::u64(..))).await,
+            Err(trouble) => sleep(trouble.pause(failures)).await,
         }
         failures += 1;
     }

@@ -28,6 +28,9 @@ pub(crate) const RENEW: Duration = Duration::from_secs(10);
 /// The check's output. Constant, because a changing output wakes every watcher of the service.
 pub(crate) const OUTPUT: &str = "outrigger: reported by the sidecar";
 
+/// The text that asks whether anybody renews a check: see [`super::orphans`].
+pub(super) const KNOCK: &str = "outrigger: does anybody renew this?";
+
 /// Longest wait for one call; the registry's own time-out comes first (Consul: 15 s).
 const CALL: Duration = Duration::from_secs(20);
 

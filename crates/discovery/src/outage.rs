@@ -10,6 +10,10 @@ use std::{
 use outrigger_registry::Error;
 use tokio::sync::watch;
 
+/// The return of a registry that was gone for less ends nobody's pause: pauses are short by then, and a
+/// question that fails for reasons of its own must not be asked again with each answer to another.
+const LASTING: Duration = Duration::from_secs(5);
+
 /// Whom a failed question is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
@@ -38,7 +42,7 @@ impl Trouble {
 #[derive(Debug, Default)]
 pub(crate) struct Outage {
     since: Mutex<Option<Instant>>,
-    /// Rings when one ends.
+    /// Rings when one ends that has lasted.
     over: watch::Sender<()>,
 }
 
@@ -56,13 +60,14 @@ impl Outage {
     pub(crate) fn answered(&self, asked_at: Instant, now: Instant) -> Option<Duration> {
         let mut since = self.lock();
         let ended = since.take_if(|since| asked_at >= *since);
-        if ended.is_some() {
+        let gone_for = ended.map(|since| now.saturating_duration_since(since));
+        if gone_for >= Some(LASTING) {
             self.over.send_replace(());
         }
-        ended.map(|since| now.saturating_duration_since(since))
+        gone_for
     }
 
-    /// Changes when an outage ends.
+    /// Changes when an outage ends that has lasted.
     pub(crate) fn over(&self) -> watch::Receiver<()> {
         self.over.subscribe()
     }
@@ -88,6 +93,18 @@ mod tests {
         assert_eq!(outage.answered(start + SECOND, start + 5 * SECOND), Some(5 * SECOND));
         assert_eq!(outage.answered(start + SECOND, start + 6 * SECOND), None);
         assert!(outage.failed(start + 7 * SECOND), "another one");
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_outage_is_told_to_those_who_wait() {
+        for (lasted, told) in [(LASTING - SECOND, false), (LASTING, true)] {
+            let start = tokio::time::Instant::now().into_std();
+            let outage = Outage::default();
+            let over = outage.over();
+            outage.failed(start);
+            outage.answered(start, start + lasted);
+            assert_eq!(over.has_changed().is_ok_and(|changed| changed), told, "after {lasted:?}");
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ use crate::{
 mod doubt;
 mod recall;
 
-/// Declared services are not all asked for in the same instant. A request that waits for its answer
+/// Services are not all asked for in the same instant, neither at the start nor when an outage ends. A request that waits for its answer
 /// is not made to wait longer.
 const START_JITTER: Duration = Duration::from_millis(100);
 const REREAD: Duration = Duration::from_secs(300);
@@ -247,7 +247,7 @@ impl Watcher {
             tokio::select! {
                 () = self.entry.in_need() => {}
                 // An error means that nobody is left to tell.
-                _ = over.changed() => {}
+                _ = over.changed() => sleep(START_JITTER.mul_f64(fastrand::f64())).await,
             }
         };
         // Elapsed or not: it is time.

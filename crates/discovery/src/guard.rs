@@ -21,9 +21,10 @@
 //! - it does not answer ([`Guard::dismiss`]; a service that was scaled to zero is gone in a moment),
 //! - its address is listed for somebody else,
 //! - consistent answers confirm the loss over more than [`confirm`](outrigger_config::Guard::confirm),
-//!   without one between them that does not, and without an error. Not where it leaves nobody: an agent
-//!   that is stopped takes along whatever it had registered, all servers confirm that for the seconds
-//!   until it is back, and without the suspects every request would fail for certain,
+//!   without one between them that does not, and without an error. Not where it leaves nobody who takes
+//!   traffic: an agent that is stopped takes along whatever it had registered, one that is killed is said
+//!   to be lost with its node, all servers confirm that for the seconds until it is back, and without the
+//!   suspects every request would fail for certain,
 //! - any answer that is not stale comes after the registry has answered for
 //!   [`hold`](outrigger_config::Guard::hold). While it is silent nobody is dropped, and after a silence
 //!   ([`Guard::interrupted`]) the time begins anew, for those who have to register again notice the end
@@ -330,16 +331,23 @@ impl Guard {
 }
 
 impl Answer<'_> {
-    /// Whether that an instance is missing is the registry's word, when it was listed at `index`.
-    fn states_a_loss_since(&self, index: u64) -> bool {
-        self.known_leader && self.index > index
+    /// Whether it confirms that an instance is gone that was listed at `index`.
+    fn confirms_a_loss_since(&self, index: u64) -> bool {
+        self.consistency == Consistency::Consistent
+            && self.known_leader
+            && self.index > index
+            && self.leaves_somebody()
+    }
+
+    /// Whether there would be anybody to call, were it believed as it is.
+    fn leaves_somebody(&self) -> bool {
+        self.instances.iter().any(|one| one.weight() > 0)
     }
 }
 
 impl Suspect {
     fn new(instance: Instance, reason: Reason, listed_at: u64, answer: &Answer<'_>) -> Self {
-        let confirms = answer.consistency == Consistency::Consistent && answer.states_a_loss_since(listed_at);
-        let confirmed = confirms.then_some(answer.now);
+        let confirmed = answer.confirms_a_loss_since(listed_at).then_some(answer.now);
         Self { instance, reason, listed_at, since: answer.now, confirmed }
     }
 
@@ -368,7 +376,7 @@ impl Suspect {
             _ if for_long(self.since) >= rules.hold => true,
             Consistency::Default => false,
             Consistency::Consistent
-                if self.reason.can_be_confirmed() && answer.states_a_loss_since(self.listed_at) =>
+                if self.reason.can_be_confirmed() && answer.confirms_a_loss_since(self.listed_at) =>
             {
                 for_long(*self.confirmed.get_or_insert(answer.now)) > rules.confirm
             }

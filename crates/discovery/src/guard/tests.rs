@@ -193,21 +193,40 @@ fn a_loss_is_believed_when_consistent_answers_confirm_it_for_more_than_a_second(
 
 #[test]
 fn a_loss_that_leaves_nobody_is_not_confirmed_and_believed_after_ten_seconds() {
-    // At once, or one after the other.
-    for first in [passing(&[]), passing(&[3])] {
+    let unwell = vec![instance(4, Status::Critical), instance(5, Status::Maintenance)];
+    // At once, one after the other, all but those who take no traffic, or with their nodes.
+    for (first, then) in [
+        (vec![], vec![]),
+        (passing(&[3]), vec![]),
+        (unwell.clone(), unwell),
+        (with_lost_nodes(&[1, 2, 3]), with_lost_nodes(&[1, 2, 3])),
+    ] {
         let mut case = Case::new(passing(&[1, 2, 3]));
+        case.vouched = vec![1, 2, 3];
         let start = case.now;
         case.answer(&first);
-        case.confirm(&[]);
+        case.confirm(&then);
         for at in [2_000, 5_000, 9_999] {
             case.now = start + at * MS;
-            assert_eq!(case.confirm(&[]).accepted, 0, "after {at} ms");
-            assert_eq!(case.known(), [1, 2, 3]);
+            assert_eq!(case.confirm(&then).accepted, 0, "{then:?} after {at} ms");
+            assert_eq!(case.passing(), [1, 2, 3], "{then:?} after {at} ms");
         }
         case.now = start + 10 * SECOND;
-        case.confirm(&[]);
-        assert!(case.known().is_empty());
+        case.confirm(&then);
+        assert!(case.passing().is_empty(), "{then:?}");
     }
+}
+
+#[test]
+fn the_row_of_confirmations_begins_when_somebody_is_left() {
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.answer(&[instance(4, Status::Critical)]);
+    case.confirm(&[instance(4, Status::Critical)]);
+    case.now += 2 * SECOND;
+    let left = passing(&[4]);
+    assert_eq!(case.confirm(&left).accepted, 0);
+    case.now += 1_001 * MS;
+    assert_eq!(case.confirm(&left).accepted, 3);
 }
 
 #[test]
@@ -420,16 +439,17 @@ fn nodes_lost_in_a_mass_are_suspect_where_traffic_succeeds() {
 
 #[test]
 fn a_lost_node_is_held_like_an_absence() {
-    let mut case = Case::new(passing(&[1, 2]));
-    case.vouched = vec![1, 2];
-    let lost = with_lost_nodes(&[1, 2]);
-    case.answer(&lost);
-    case.confirm(&lost);
-    assert_eq!(case.passing(), [1, 2]);
+    let mut case = Case::new(passing(&[1, 2, 3]));
+    case.vouched = vec![1, 2, 3];
+    let most = [with_lost_nodes(&[1, 2]), passing(&[3])].concat();
+    case.answer(&most);
+    case.confirm(&most);
+    assert_eq!(case.passing(), [1, 2, 3]);
     case.now += 1001 * MS;
-    assert_eq!(case.confirm(&lost).accepted, 2);
-    assert!(case.passing().is_empty());
+    assert_eq!(case.confirm(&most).accepted, 2);
+    assert_eq!(case.passing(), [3]);
 
+    let lost = with_lost_nodes(&[1, 2]);
     let mut case = Case::new(passing(&[1, 2]));
     case.vouched = vec![1, 2];
     case.answer(&lost);

@@ -9,7 +9,7 @@ use outrigger_tests::{
     client::Client,
     consul,
     front::{Front, Mode},
-    instance::Instance,
+    instance::{Instance, Kill},
     registry::Agent,
     wait,
 };
@@ -104,6 +104,31 @@ async fn real_traffic_speaks_for_an_instance_that_takes_no_new_connection() {
     .await;
     all_well(&mut client, Duration::from_secs(3)).await;
     assert_eq!(instance.accepted(), 1, "all on one connection");
+    app.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_went_well_before_does_not_speak_for_an_instance_that_refuses_now() {
+    let all = [Instance::start("a").await, Instance::start("b").await];
+    let scene = Scene::of(&[&all[0], &all[1]]).await;
+    let index = scene.agent().index("orders").await;
+    let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let mut client = Client::connect(addr).await;
+    while all.iter().any(|one| one.count() == 0) {
+        all_well(&mut client, Duration::from_millis(5)).await;
+    }
+    all[1].kill(Kill::Fin).await;
+    let killed = Instant::now();
+    wait::until("it is ejected", wait::BOUND, async || {
+        all_well(&mut client, Duration::from_millis(5)).await;
+        app.clusters()[0].endpoints.iter().any(|one| one.trust == "ejected")
+    })
+    .await;
+    scene.front.set(Mode::EmptyAt(index));
+    wait::holds("it is gone", || app.clusters()[0].endpoints.len() == 1).await;
+    // An answer speaks for whoever gave it for five seconds.
+    assert!(killed.elapsed() < Duration::from_secs(4), "{:?}", killed.elapsed());
+    assert_eq!(metric(&app, "outrigger_suspect_instances"), 1.0, "the other one is kept");
     app.shutdown().await;
 }
 

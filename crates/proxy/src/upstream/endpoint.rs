@@ -188,8 +188,11 @@ impl Endpoint {
         now.saturating_sub(self.looked.load(Relaxed)) < STALE
     }
 
-    /// Whether it answered within `lately`.
+    /// Whether it answered within `lately`, and nothing since has cost it its trust.
     pub(crate) fn well_within(&self, lately: Duration, now: Instant) -> bool {
+        if !self.record.admits(true) {
+            return false;
+        }
         let since = now.saturating_duration_since(self.made).as_secs() + 1;
         let well = self.well.load(Relaxed);
         well > 0 && since.saturating_sub(well) <= lately.as_secs()

@@ -17,10 +17,11 @@ use crate::{
 /// The check by which Consul's servers say whether they hear a node's agent.
 const SERF_HEALTH: &str = "serfHealth";
 
-/// Reads the body of `/v1/health/service/:name`.
+/// Reads the body of `/v1/health/service/:name`. Where there is nobody, Consul says `[]`: a `null` is
+/// somebody else's, and not to be taken for the loss of everybody.
 pub(super) fn health_service(body: &[u8]) -> serde_json::Result<Vec<Listed>> {
-    let entries: Option<Vec<Entry>> = serde_json::from_slice(body)?;
-    Ok(entries.unwrap_or_default().into_iter().map(Entry::listed).collect())
+    let entries: Vec<Entry> = serde_json::from_slice(body)?;
+    Ok(entries.into_iter().map(Entry::listed).collect())
 }
 
 /// Reads the body of `/v1/agent/service/:id`.

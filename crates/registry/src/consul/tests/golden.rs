@@ -167,7 +167,14 @@ async fn null_and_absent_fields_are_empty_ones() {
     assert_eq!(made("", &[]).await.weights, config::Weights { passing: 1, warning: 1 });
     let without_checks = r#"[{"Node":{"Node":"n"},"Service":{"ID":"a"},"Checks":null}]"#;
     assert_eq!(one(without_checks).await.status, Status::Passing);
-    assert_eq!(instances("null").await, []);
+}
+
+#[tokio::test]
+async fn nobody_is_an_empty_list_and_nothing_else() {
+    assert_eq!(instances("[]").await, []);
+    for body in ["null", "{}", "", "\"\"", "0", "false", "[null]", "[{}]"] {
+        assert!(wire::health_service(body.as_bytes()).is_err(), "{body}");
+    }
 }
 
 #[tokio::test]

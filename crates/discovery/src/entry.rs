@@ -145,6 +145,11 @@ impl Entry {
         self.lock().index
     }
 
+    /// Whether instances were believed gone that may be there.
+    pub(crate) fn has_lost_lately(&self, now: Instant) -> bool {
+        self.lock().lost.as_ref().is_some_and(|lost| lost.is_fresh(now))
+    }
+
     pub(crate) fn update_contact(&self, change: impl FnOnce(&mut Contact)) {
         change(&mut self.lock());
     }

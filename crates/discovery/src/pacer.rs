@@ -13,6 +13,8 @@
 //! | unchanged, and early | 250 ms, then twice the last, up to 15 s | nothing is learned from them, so what they cost is what counts: 4 a minute at the end |
 //! | unchanged, after a proper wait | 100 ms | the registry blocks as it should |
 //!
+//! Where an early answer may be a mistake that somebody mends, its pace has a lower end ([`Pacer::hurry`]).
+//!
 //! An interval, not a pause: what the registry took to answer counts.
 
 use std::time::{Duration, Instant};
@@ -93,6 +95,11 @@ impl Pacer {
         self.last = brought;
     }
 
+    /// The next token comes within `longest`, whatever the last answer was.
+    pub(crate) fn hurry(&mut self, longest: Duration) {
+        self.interval = self.interval.min(longest);
+    }
+
     fn refill(&mut self, now: Instant) {
         while self.tokens < BURST && now.saturating_duration_since(self.since) >= self.interval {
             self.tokens += 1;
@@ -155,6 +162,20 @@ mod tests {
         let mut pacer = Pacer::new(start);
         let later = start + Duration::from_secs(3600);
         assert_eq!([0; 3].map(|_| pacer.take(later)), [Duration::ZERO, Duration::ZERO, CHANGED]);
+    }
+
+    #[test]
+    fn whoever_is_in_a_hurry_is_held_up_for_no_longer_than_said() {
+        let mut now = tokio::time::Instant::now().into_std();
+        let mut pacer = Pacer::new(now);
+        for n in 0..20 {
+            let pause = pacer.take(now);
+            assert!(pause <= 4000 * MS, "{pause:?} before question {n}");
+            now += pause;
+            pacer.answered(Brought::NothingEarly);
+            pacer.hurry(4000 * MS);
+        }
+        assert_eq!(pacer.take(now), 4000 * MS);
     }
 
     #[test]

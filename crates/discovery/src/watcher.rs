@@ -6,7 +6,8 @@
 //!   drift apart. It is bounded at all because some changes wake nobody (an instance re-registered
 //!   under another name).
 //! - **A full re-read** every 5 min ± 20 %, for the same reason: there the blocked answer itself is
-//!   wrong, and only a question without a cursor brings the truth.
+//!   wrong, and only a question without a cursor brings the truth. Every few seconds where instances were
+//!   lost that may be there: see `watcher/doubt.rs`.
 //! - **The cursor is forgotten** when the index went back (a query with an index from the future
 //!   sleeps through every change) and after any error (the index may belong to another life of the
 //!   registry).
@@ -31,6 +32,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::doubt::REREAD_WHILE_LOST;
 use crate::{
     Kind, Snapshot,
     admit::{Held, Offer, Verdict, admit},
@@ -206,8 +208,9 @@ impl Watcher {
             info!(%service, was, index, "the registry's index went back, reading again from the start");
         }
         if question.cursor == Cursor::START {
+            let longest = if self.entry.has_lost_lately(now) { REREAD_WHILE_LOST } else { REREAD };
             self.reread_at = now + self.reread.mul_f64(0.8 + 0.4 * fastrand::f64());
-            self.reread = REREAD.min(self.reread * 2);
+            self.reread = longest.min(self.reread * 2);
         }
         // An answer to a question without a cursor is fresh whatever its index.
         self.cursor =
@@ -218,6 +221,9 @@ impl Watcher {
         // Questions about a suspect answer have a pace of their own.
         if !doubted {
             self.pacer.answered(question.brought(changed, now));
+        }
+        if self.entry.has_lost_lately(now) {
+            self.pacer.hurry(REREAD_WHILE_LOST);
         }
     }
 

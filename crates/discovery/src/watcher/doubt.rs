@@ -7,7 +7,8 @@
 //!
 //! A loss that was believed in the end may still be a mistake. Then the right answer may have the very
 //! index of the wrong one, or a lower, and a question that waits for a higher one would sleep through
-//! it: such a service is read from the start again after 1 s, 2 s, 4 s and so on.
+//! it: such a service is read from the start again after 1 s, 2 s, and then every 4 s for as long as the
+//! loss is spoken of ([`crate::lost`]). A mistake that lasted for a minute is not to last for another.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -27,6 +28,8 @@ use crate::{
 const RECHECK: Duration = Duration::from_millis(400);
 /// The first pause before a service that has lost instances in a mass is read from the start again.
 const REREAD_AFTER_LOSS: Duration = Duration::from_secs(1);
+/// The longest, for as long as it may have been a mistake.
+pub(super) const REREAD_WHILE_LOST: Duration = Duration::from_secs(4);
 
 impl Watcher {
     pub(super) fn consistency(&self) -> Consistency {

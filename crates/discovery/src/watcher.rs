@@ -14,9 +14,9 @@
 //! - **On an error** the last good answer stays. The next question comes after a back-off of
 //!   250 ms → 30 s with full jitter; after 1 s of it already where requests of the service fail, or once
 //!   the registry has answered for another service.
-//! - **No leader**: from the second error in a row on, each error that another server could make
-//!   good is followed by one stale read. The default consistency is asked for again each time,
-//!   because a stale watch hears of changes some 75 ms later.
+//! - **No leader**: from the second error in a row on, or the first where the registry has never
+//!   answered, each error that another server could make good is followed by one stale read. The default
+//!   consistency is asked for again each time, because a stale watch hears of changes some 75 ms later.
 //! - **Suspect answers** are followed by consistent reads: see `watcher/doubt.rs`.
 //! - **What was known before a restart** serves while the registry is silent: see `watcher/recall.rs`.
 //! - **Answers that come too fast** are limited: see [`crate::pacer`].
@@ -34,7 +34,7 @@ use tracing::{debug, info, warn};
 
 use self::doubt::REREAD_WHILE_LOST;
 use crate::{
-    Kind, Snapshot,
+    Kind, Knowledge, Snapshot,
     admit::{Held, Offer, Verdict, admit},
     entry::Entry,
     evidence::Examiner,
@@ -239,7 +239,8 @@ impl Watcher {
         }
         self.failures = self.failures.saturating_add(1);
         self.failed(&error);
-        if self.failures >= LEADERLESS && another_server_may_answer(&error) {
+        let has_answered = self.entry.snapshot().knowledge == Knowledge::Answered;
+        if (self.failures >= LEADERLESS || !has_answered) && another_server_may_answer(&error) {
             self.ask_any_server().await;
         }
         self.back_off().await;

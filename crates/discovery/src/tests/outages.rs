@@ -178,6 +178,18 @@ async fn without_a_leader_any_server_s_answer_is_taken_with_its_age() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_whom_nothing_is_known_any_server_is_asked_after_the_first_error() {
+    let mut rig = Rig::new();
+    let follower = rig.follow("orders");
+    rig.next().await.fail(no_leader());
+    let asked = rig.next().await;
+    assert_eq!(asked.consistency, Consistency::Stale);
+    asked.answer(list(7, &["a"]));
+    assert_eq!(rig.next().await.consistency, Consistency::Default);
+    assert_eq!(ids(&follower), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stale_answer_older_than_the_table_is_no_news() {
     let mut rig = Rig::new();
     let (follower, mut asked) = rig.learned("orders", list(33, &["a"])).await;

@@ -66,7 +66,7 @@ const MAX_SERVICES: usize = 10_000;
 /// The last good answers, on disk.
 #[derive(Debug)]
 pub struct Memory {
-    /// Absent: it cannot be used, and a warning said why. Only a writer holds the lock for long.
+    /// Absent: it cannot be written, and a warning said why. Only a writer holds the lock for long.
     file: Option<Arc<Mutex<StateFile>>>,
     known: Mutex<BTreeMap<Query, Known>>,
     changed: Notify,
@@ -97,7 +97,8 @@ impl Memory {
     /// most 64 MiB, and blocks for as long as that takes.
     ///
     /// It never fails: where nothing can be read or written, a warning says so, and it remembers
-    /// nothing. One process at a time uses a file.
+    /// nothing; where only nothing can be written, what is there is used. One process at a time uses a
+    /// file.
     pub fn open(folder: &Path, name: &str, registry: &str) -> Self {
         let mut memory = Self {
             file: None,
@@ -105,21 +106,25 @@ impl Memory {
             changed: Notify::new(),
             served: AtomicBool::new(false),
         };
-        let mut file = match StateFile::open(folder, name, registry) {
-            Ok(file) => file,
+        let age = (wall::now(), MAX_AGE);
+        let (taken, records) = match StateFile::open(folder, name, registry) {
+            Ok(mut file) => {
+                let records = file.load(age.0, age.1);
+                (Some(file), records)
+            }
             Err(error) => {
-                let (folder, reason) = (folder.display(), in_full(&error));
-                warn!(%folder, reason, "what is learned will not outlive a restart; state_dir: off says that this is fine");
-                return memory;
+                let reason = in_full(&error);
+                warn!(folder = %folder.display(), reason, "what is learned will not outlive a restart; state_dir: off says that this is fine");
+                (None, StateFile::glance(folder, name, registry, &error, age))
             }
         };
-        let records = file.load(wall::now(), MAX_AGE);
         if !records.is_empty() {
-            info!(file = %file.path().display(), services = records.len(), "read what was known before the restart");
+            let file = file::path_of(folder, name);
+            info!(file = %file.display(), services = records.len(), "read what was known before the restart");
         }
         let known = records.into_iter().map(|record| (record.query.clone(), Known::Before(record)));
         memory.known = Mutex::new(known.collect());
-        memory.file = Some(Arc::new(Mutex::new(file)));
+        memory.file = taken.map(|file| Arc::new(Mutex::new(file)));
         memory
     }
 

@@ -32,7 +32,7 @@ pub(super) struct StateFile {
     path: PathBuf,
     registry: String,
     /// Held for as long as the file is ours.
-    _lock: File,
+    _lock: Option<File>,
     written: Option<Vec<Content>>,
     failing: bool,
 }
@@ -85,7 +85,7 @@ impl StateFile {
             .mode(FOLDER_MODE)
             .create(folder)
             .map_err(io_error("create the folder", folder))?;
-        let path = folder.join(file_name(name));
+        let path = path_of(folder, name);
         let lock_path = beside(&path, ".lock");
         // Read and write, for a pipe can be opened so without an other end, and then told from a file.
         let lock = OpenOptions::new()
@@ -105,23 +105,42 @@ impl StateFile {
             Err(TryLockError::WouldBlock) => return Err(Unusable::InUse { path }),
             Err(TryLockError::Error(error)) => return Err(io_error("lock", &lock_path)(error)),
         }
-        Ok(Self { path, registry: registry.to_owned(), _lock: lock, written: None, failing: false })
+        Ok(Self { path, registry: registry.to_owned(), _lock: Some(lock), written: None, failing: false })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// What the file says that could not be taken for `error`, where it can still be read: what was
+    /// learned before a disk became read-only is as good as ever.
+    pub(super) fn glance(
+        folder: &Path,
+        name: &str,
+        registry: &str,
+        error: &Unusable,
+        (wall, max_age): (Duration, Duration),
+    ) -> Vec<Record> {
+        let Unusable::Io { .. } = error else { return Vec::new() };
+        let path = path_of(folder, name);
+        let file = Self { path, registry: registry.to_owned(), _lock: None, written: None, failing: false };
+        match file.read() {
+            Ok(records) => file.of_use(records.unwrap_or_default(), wall, max_age),
+            Err(bad) => {
+                warn!(file = %file.path.display(), reason = %bad, "the state file cannot be used, starting without it");
+                Vec::new()
+            }
+        }
     }
 
     /// What the file says and is not older than `max_age` at `wall`. A file of no use is set aside.
     pub(super) fn load(&mut self, wall: Duration, max_age: Duration) -> Vec<Record> {
-        let mut records = match self.read() {
-            Ok(Some(records)) => records,
-            Ok(None) => return Vec::new(),
+        match self.read() {
+            Ok(records) => self.of_use(records.unwrap_or_default(), wall, max_age),
             Err(bad) => {
                 self.set_aside(&bad);
-                return Vec::new();
+                Vec::new()
             }
-        };
+        }
+    }
+
+    fn of_use(&self, mut records: Vec<Record>, wall: Duration, max_age: Duration) -> Vec<Record> {
         let all = records.len();
         records.retain(|record| record.lists_any(wall) && wall.saturating_sub(record.heard) <= max_age);
         let dropped = all - records.len();
@@ -230,6 +249,11 @@ impl StateFile {
             .map_err(io_error("create", path))?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_error("write", path))
     }
+}
+
+/// Where the file is.
+pub(super) fn path_of(folder: &Path, name: &str) -> PathBuf {
+    folder.join(file_name(name))
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {

@@ -83,6 +83,25 @@ fn only_we_may_read_and_write_it() {
 }
 
 #[test]
+fn a_file_that_can_only_be_read_is_read() {
+    let records = vec![record("orders", &["a"], wall::now())];
+    let place = Place::with(records.clone());
+    // Cannot be opened for writing, by root neither.
+    let lock = place.folder.path().join("table.state.lock");
+    fs::remove_file(&lock).unwrap();
+    fs::create_dir(&lock).unwrap();
+    let memory = Memory::open(place.folder.path(), "table", HERE);
+    assert!(memory.file.is_none());
+    let recalled = memory.recall(&records[0].query, now()).expect("what was known");
+    assert_eq!(recalled.instances, records[0].instances);
+
+    fs::write(place.path(), "rotten").unwrap();
+    let memory = Memory::open(place.folder.path(), "table", HERE);
+    assert!(memory.recall(&records[0].query, now()).is_none());
+    assert_eq!(place.names(), ["table.state"], "it stays where it is");
+}
+
+#[test]
 fn an_address_that_cannot_be_called_is_not_kept() {
     let mut orders = record("orders", &["a", "b"], DAY);
     let bad = Instance { addr: Err(Unusable::Port(0)), ..instance("c") };

@@ -34,7 +34,7 @@ impl Watcher {
         let Some(snapshot) = self.entry.recall(recalled) else { return };
         self.shared.table.became_known(&self.entry.query);
         let instances = snapshot.instances.len();
-        let age = self.entry.heard_ago(super::now());
+        let age = self.entry.heard_ago(super::now()).unwrap_or_default();
         let service = &self.entry.query;
         if self.shared.memory.as_ref().is_some_and(|memory| memory.serves_first()) {
             warn!(%service, instances, ?age, "the registry does not answer, serving what was known before the restart");

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use outrigger_registry::{Instance, InstanceId, Query};
 use tokio::sync::{Notify, watch};
 
-use crate::{Knowledge, Snapshot, guard::Reason, lost::Lost, memory::Recalled};
+use crate::{Knowledge, Snapshot, guard::Reason, lost::Lost};
 
 /// Written by exactly one watcher; dropped with it and the last follower.
 #[derive(Debug)]
@@ -91,16 +91,21 @@ impl Entry {
     }
 
     /// Swaps in what an earlier life of the process knew, unless something is known already.
-    pub(crate) fn recall(&self, recalled: &Recalled) -> Option<Arc<Snapshot>> {
+    pub(crate) fn recall(
+        &self,
+        instances: Arc<[Instance]>,
+        index: u64,
+        heard_at: Instant,
+    ) -> Option<Arc<Snapshot>> {
         let current = self.snapshot();
         if current.knowledge != Knowledge::Unasked {
             return None;
         }
         self.update_contact(|contact| {
-            contact.index = recalled.index;
-            contact.heard_at = Some(recalled.heard_at);
+            contact.index = index;
+            contact.heard_at = Some(heard_at);
         });
-        Some(self.swap(current.remembered(recalled.instances.clone(), recalled.heard_at)))
+        Some(self.swap(current.remembered(instances, heard_at)))
     }
 
     fn swap(&self, next: Snapshot) -> Arc<Snapshot> {

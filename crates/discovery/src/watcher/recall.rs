@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::{Question, Watcher};
-use crate::{Knowledge, Snapshot};
+use crate::{Knowledge, Snapshot, memory::Recalled};
 
 /// Longest wait for the first answer before what was known serves in its place; at most half of what
 /// a request waits.
@@ -30,8 +30,8 @@ impl Watcher {
 
     /// Lets what was known before the restart serve, if the registry has not answered yet.
     pub(super) fn serve_recalled(&self) {
-        let Some(recalled) = &self.recalled else { return };
-        let Some(snapshot) = self.entry.recall(recalled) else { return };
+        let Some(Recalled { instances, index, heard_at }) = &self.recalled else { return };
+        let Some(snapshot) = self.entry.recall(instances.clone(), *index, *heard_at) else { return };
         self.shared.table.became_known(&self.entry.query);
         let instances = snapshot.instances.len();
         let age = self.entry.heard_ago(super::now()).unwrap_or_default();

@@ -191,6 +191,9 @@ impl Call<'_> {
     /// The instance's answer, on its way to the app.
     fn carry(&self, cluster: &Arc<Cluster>, answer: Answer, exchange: Exchange) -> Response<ResponseBody> {
         let Answer { response, conn, ticket, rest, .. } = answer;
+        if let Some(upload) = &exchange.upload {
+            upload.keep_no_more();
+        }
         let (mut parts, incoming) = response.into_parts();
         headers::strip_response(&mut parts.headers, parts.status);
         let bodiless = respond::bodiless(&self.method, parts.status);

@@ -53,6 +53,8 @@ struct State {
     trailers: Option<HeaderMap>,
     broken: Option<Broken>,
     generation: u32,
+    /// How much of the tape the newest attempt has.
+    sent: usize,
     stopped: bool,
     last_byte: Instant,
 }
@@ -87,6 +89,7 @@ impl Upload {
             trailers: None,
             broken: None,
             generation: 0,
+            sent: 0,
             stopped: false,
             last_byte: now,
         })))
@@ -153,6 +156,15 @@ impl Upload {
         self.ended()
     }
 
+    /// No other attempt follows: what was kept for one is let go, unless the last has yet to send it. An
+    /// answer that is read slowly would hold it for as long.
+    pub(crate) fn keep_no_more(&self) {
+        let mut state = self.lock();
+        if state.sent == state.tape.len() {
+            state.forget();
+        }
+    }
+
     /// The request is over: whatever still holds a body of it must let go.
     pub(crate) fn stop(&self) {
         self.lock().stopped = true;
@@ -162,6 +174,7 @@ impl Upload {
     pub(crate) fn attempt(&self) -> AttemptBody {
         let mut state = self.lock();
         state.generation += 1;
+        state.sent = 0;
         let generation = state.generation;
         let ended = state.ended && state.given == 0;
         drop(state);
@@ -205,15 +218,22 @@ impl State {
             && ON_TAPES.fetch_add(data.len(), Relaxed) + data.len() <= TAPES;
         if fits {
             self.tape.extend_from_slice(data);
+            // It was read for the newest attempt.
+            self.sent = self.tape.len();
             return;
         }
         if self.tape.len() + data.len() <= self.limit {
             ON_TAPES.fetch_sub(data.len(), Relaxed);
         }
-        // Nothing will be replayed any more: what is kept is of no use. The attempt under way has read
-        // all of it already, for only the newest attempt reads on.
+        // The attempt under way has read all of it already, for only the newest attempt reads on.
+        self.forget();
+    }
+
+    /// Nothing will be replayed any more: what is kept is of no use.
+    fn forget(&mut self) {
         ON_TAPES.fetch_sub(self.tape.len(), Relaxed);
         self.tape = BytesMut::new();
+        self.sent = 0;
         self.overflowed = true;
     }
 }
@@ -282,6 +302,9 @@ impl Body for AttemptBody {
         if *at < state.tape.len() && !state.overflowed {
             let data = Bytes::copy_from_slice(&state.tape[*at..]);
             *at = state.tape.len();
+            if state.generation == *generation {
+                state.sent = *at;
+            }
             *done = state.ended && state.trailers.is_none();
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }

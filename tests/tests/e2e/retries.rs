@@ -339,6 +339,34 @@ async fn a_body_the_app_breaks_off_is_not_tried_elsewhere() {
     assert!(all.iter().map(Instance::count).sum::<usize>() <= 3);
 }
 
+/// What is kept of bodies is bounded for the whole process.
+#[tokio::test]
+async fn a_body_whose_answer_is_on_its_way_keeps_no_other_from_being_sent_again() {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let slow = Instance::scripted("slow", move |_| {
+        Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").then_wait(&held).then_write("late")
+    })
+    .await;
+    let all = [Instance::start("good").await, Instance::scripted("bad", |_| Answer::status(503, "no")).await];
+    let services = Services::of("slow", &[&slow]).and("orders", &all[0], "").and("orders", &all[1], "");
+    let sidecar = Sidecar::start("defaults: {retry: {max_body: 1MiB}}", &services).await;
+    let mut clients = Vec::new();
+    for _ in 0..16 {
+        let mut client = sidecar.client().await;
+        client.send(format!("PUT / HTTP/1.1\r\nHost: slow\r\nContent-Length: {}\r\n\r\n", 1 << 20)).await;
+        client.send_pattern(1 << 20).await.unwrap();
+        assert_eq!(client.head().await.unwrap().words().1, "200");
+        clients.push(client);
+    }
+    for _ in 0..2 {
+        let response = sidecar.exchange(request("PUT", "")).await;
+        assert_eq!((response.status, response.instance()), (200, "good"), "{response:?}");
+    }
+    assert_eq!(all[1].count(), 1);
+    gate.open();
+}
+
 #[tokio::test]
 async fn every_attempt_is_counted_once() {
     let (sidecar, all) = one_good("", |_| Answer::status(503, "no")).await;

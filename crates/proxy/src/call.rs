@@ -4,7 +4,10 @@
 //! one is [`crate::hedge`]'s.
 
 use std::{
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{Arc, OnceLock, atomic::Ordering::Relaxed},
+    task::Poll,
     time::Duration,
 };
 
@@ -201,10 +204,25 @@ impl<'a> Call<'a> {
                     Box::pin(self.hedged(cluster, one, upload, after, &tried, &mut blame, exchange)).await
                 }
                 None => {
-                    let mut ended = self.attempt(cluster, &endpoint, upload, bounds, &mut raced).await;
-                    let now = Instant::now();
-                    self.account(cluster, one, &mut ended, &mut blame, now);
-                    (ended, now, None)
+                    let mut first = pin!(self.attempt(cluster, &endpoint, upload, bounds, &mut raced));
+                    let ended = poll_fn(|cx| match first.as_mut().poll(cx) {
+                        Poll::Ready(ended) => Poll::Ready(Ok(ended)),
+                        Poll::Pending => match self.rescue(cluster, &endpoint, upload, &tried) {
+                            Some(other) => Poll::Ready(Err(other)),
+                            None => Poll::Pending,
+                        },
+                    });
+                    match ended.await {
+                        Ok(mut ended) => {
+                            let now = Instant::now();
+                            self.account(cluster, one, &mut ended, &mut blame, now);
+                            (ended, now, None)
+                        }
+                        Err(other) => {
+                            let both = self.beside(cluster, one, first, &other, upload, &mut blame, exchange);
+                            Box::pin(both).await
+                        }
+                    }
                 }
             };
             let (outcome, sent) = told(&ended);

@@ -1,16 +1,24 @@
 //! A second attempt beside one that is slow: the first answer is taken, the other attempt is cancelled.
 //!
+//! Where `hedge` is off, too, one is made beside an attempt at an instance that answers nobody, while others
+//! answer: a stopped process keeps its connections open, and nothing else would tell it from a slow one before
+//! the request's time is over. The first attempt goes on, for it may be slow all the same.
+//!
 //! "The Tail at Scale" (J. Dean, L. A. Barroso, CACM 2013) sends it once the first has taken longer than
 //! the 95th percentile, which costs a twentieth more requests and takes the slowest ones' time away. It
 //! goes to another instance, is paid for from the retry budget, so that a service that is slow
 //! altogether is not asked twice for everything, and is made beside a request's first attempt only.
 //!
-//! Off by default: it doubles work where it is needed least, and only the app's people know whether an
-//! answer's latency is worth that.
+//! Hedging proper is off by default: it doubles work where it is needed least, and only the app's people know
+//! whether an answer's latency is worth that.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
-use outrigger_policy::outlier::Blame;
+use outrigger_policy::{Outcome, Sent, outlier::Blame};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -20,6 +28,9 @@ use crate::{
     upload::Upload,
     upstream::{cluster::Cluster, endpoint::Endpoint},
 };
+
+/// An instance that answered within this answers: in whole seconds, as [`Endpoint::well_within`] has it.
+const LATELY: Duration = Duration::from_secs(2);
 
 /// What came of a second attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,27 +69,63 @@ impl Call<'_> {
         blame: &mut Blame,
         exchange: &mut Exchange,
     ) -> (Attempted, Instant, Option<Arc<Endpoint>>) {
-        let mut raced = (false, false);
+        let mut raced = false;
         let bounds = first.bounds;
-        let mut one = pin!(self.attempt(cluster, first.endpoint, upload, bounds, &mut raced.0));
+        let mut one = pin!(self.attempt(cluster, first.endpoint, upload, bounds, &mut raced));
         if let Ok(mut ended) = timeout_at(Instant::now() + after, one.as_mut()).await {
             let now = Instant::now();
             self.account(cluster, first, &mut ended, blame, now);
             return (ended, now, None);
         }
-        let other = self.other(cluster, first.endpoint, upload, tried);
-        let mark = other.as_ref().and_then(|one| Some((one, one.record.begin(true)?)));
+        let Some(other) = self.other(cluster, first.endpoint, upload, tried) else {
+            let mut ended = one.await;
+            let now = Instant::now();
+            self.account(cluster, first, &mut ended, blame, now);
+            return (ended, now, None);
+        };
+        self.beside(cluster, first, one, &other, upload, blame, exchange).await
+    }
+
+    /// Who answers, while `endpoint`, at which this request waits, answers nobody: `None` when there is no
+    /// such endpoint, or when the request may not be sent twice.
+    pub(crate) fn rescue(
+        &self,
+        cluster: &Cluster,
+        endpoint: &Arc<Endpoint>,
+        upload: Option<&Upload>,
+        tried: &[Arc<Endpoint>],
+    ) -> Option<Arc<Endpoint>> {
+        if !endpoint.is_hung() || !self.repeatable() || self.terms.policy.retry.max_retries == 0 {
+            return None;
+        }
+        let answers = |one: &Arc<Endpoint>| !one.is_hung() && one.well_within(LATELY, Instant::now());
+        self.other(cluster, endpoint, upload, tried).filter(answers)
+    }
+
+    /// The first attempt, which is under way as `one`, and a second one at `other` beside it.
+    #[expect(clippy::too_many_arguments, reason = "the callers have all of this at hand")]
+    pub(crate) async fn beside(
+        &self,
+        cluster: &Arc<Cluster>,
+        first: Try<'_>,
+        mut one: Pin<&mut impl Future<Output = Attempted>>,
+        other: &Arc<Endpoint>,
+        upload: Option<&Upload>,
+        blame: &mut Blame,
+        exchange: &mut Exchange,
+    ) -> (Attempted, Instant, Option<Arc<Endpoint>>) {
         // Paid for last, when it will be made.
-        let Some((other, mark)) = mark.filter(|_| self.pays(cluster)) else {
+        let Some(mark) = other.record.begin(true).filter(|_| self.pays(cluster)) else {
             let mut ended = one.await;
             let now = Instant::now();
             self.account(cluster, first, &mut ended, blame, now);
             return (ended, now, None);
         };
         begin(other, exchange);
-        let bounds = Bounds { begun: Instant::now(), ..bounds };
+        let mut raced = false;
+        let bounds = Bounds { begun: Instant::now(), ..first.bounds };
         let second = Try { endpoint: other, mark, bounds };
-        let mut two = pin!(self.attempt(cluster, other, upload, bounds, &mut raced.1));
+        let mut two = pin!(self.attempt(cluster, other, upload, bounds, &mut raced));
         let (mut ended, is_second) = tokio::select! {
             ended = one.as_mut() => (ended, false),
             ended = two.as_mut() => (ended, true),
@@ -89,9 +136,14 @@ impl Call<'_> {
         if self.is_answer(&ended) {
             exchange.tries(id);
             self.terms.series.hedged(if is_second { Hedged::Won } else { Hedged::Lost });
-            // The other took at least this long: without it, only the quick ones would be remembered.
-            cluster.latency.record(now - rest.bounds.begun, now.into_std());
+            if self.terms.policy.hedge.is_some() {
+                // The other took at least this long: without it, only the quick ones would be remembered.
+                cluster.latency.record(now - rest.bounds.begun, now.into_std());
+            }
             self.account(cluster, done, &mut ended, blame, now);
+            if is_second && rest.endpoint.is_hung() {
+                self.left(cluster, rest, blame, now);
+            }
             return (ended, now, Some(other.clone()));
         }
         // Not what the app is waiting for; the other one may bring it.
@@ -107,6 +159,15 @@ impl Call<'_> {
         });
         self.account(cluster, rest, &mut ended, blame, now);
         (ended, now, Some(other.clone()))
+    }
+
+    /// It answered nobody, and another one answered its request: what an attempt says whose time is over.
+    fn left(&self, cluster: &Arc<Cluster>, one: Try<'_>, blame: &mut Blame, now: Instant) {
+        one.endpoint.blame();
+        let report = one.mark.end(blame, Outcome::PerTryTimeout, Sent::Head, now.into_std());
+        if let Some(report) = report {
+            cluster.trust.report(cluster, &one.endpoint.record, report, now);
+        }
     }
 
     /// Who takes the second attempt, if it can be made at all: the body is read by one attempt only, until

@@ -13,7 +13,7 @@
 //! | `outrigger_attempts_total` | service, outcome | tries at an instance, by how they ended |
 //! | `outrigger_retries_total` | service, why | attempts made again (`again`, `race`), or why not |
 //! | `outrigger_errors_total` | service, reason | requests that ended with one of our reasons, the app's leaving among them |
-//! | `outrigger_hedges_total` | service, result | second attempts beside a slow one: `won`, `lost`, `failed`; `budget`: not made |
+//! | `outrigger_hedges_total` | service, result | second attempts beside a slow one, or one at an instance that answers nobody: `won`, `lost`, `failed`; `budget`: not made |
 //! | `outrigger_shed_total` | service, why | refused by the bulkhead: `max_pending`, `pending_timeout` |
 //! | `outrigger_in_flight` | service | requests and tunnels under way |
 //! | `outrigger_instance_picks_total` | service, instance | first picks and retries |

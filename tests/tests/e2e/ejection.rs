@@ -12,6 +12,7 @@ use outrigger_tests::{
     client::Client,
     front::{Front, Mode},
     instance::{Answer, Gate, Instance, Kill, Request},
+    load::{Load, Plan},
     registry::Agent,
     sidecar::{Services, Sidecar},
     wait,
@@ -287,10 +288,10 @@ async fn trust_goes_with_a_life_and_outlives_every_other_change() {
     app.shutdown().await;
 }
 
-/// Sends a GET that nobody answers within the test's patience, and gives it up when it is dropped.
-async fn hanging(sidecar: &Sidecar) -> Client {
+/// Sends a request that nobody answers within the test's patience, and gives it up when it is dropped.
+async fn hanging(sidecar: &Sidecar, method: &str) -> Client {
     let mut client = sidecar.client().await;
-    client.send("GET /hang HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    client.send(format!("{method} /hang HTTP/1.1\r\nHost: orders\r\ncontent-length: 0\r\n\r\n")).await;
     client
 }
 
@@ -307,7 +308,7 @@ async fn an_instance_that_answers_nobody_is_passed_over_until_it_speaks() {
     // Two clients, so that one of them is on the hung one.
     let mut waiting = Vec::new();
     while hung.count() < 2 {
-        waiting.push(hanging(&sidecar).await);
+        waiting.push(hanging(&sidecar, "POST").await);
         wait::holds("it has arrived", || hung.count() + well.count() >= waiting.len()).await;
     }
     wait::holds("it is passed over", || {
@@ -329,6 +330,27 @@ async fn an_instance_that_answers_nobody_is_passed_over_until_it_speaks() {
 }
 
 #[tokio::test]
+async fn what_waits_for_an_instance_that_answers_nobody_is_answered_by_another() {
+    let hung = Instance::scripted("hung", |_| Answer::never()).await;
+    let well = Instance::start("well").await;
+    let settings = "defaults: {timeout: 5s, outlier: {base: 30s}}";
+    let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
+    let mut posts = [hanging(&sidecar, "POST").await, hanging(&sidecar, "POST").await];
+    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "PUT", "DELETE"]));
+    wait::holds("those that wait there count against it", || ejected(&sidecar, "soft") > 0.5).await;
+    load.ok_more(100).await;
+    load.stop().await.assert_clean(100);
+    assert!(sidecar.metric("outrigger_hedges_total", &[("result", "won")]) >= 5.0);
+
+    let mut late = 0;
+    for post in &mut posts {
+        late += usize::from(post.response().await.status == 504);
+    }
+    let sent = |one: &Instance| one.seen().iter().filter(|seen| seen.request.method() == "POST").count();
+    assert_eq!((late, sent(&hung), sent(&well)), (1, 1, 1), "a POST is not repeated");
+}
+
+#[tokio::test]
 async fn one_hung_instance_does_not_open_the_breaker_of_the_others() {
     let hung = Instance::scripted("hung", |_| Answer::never()).await;
     let well = Instance::start("well").await;
@@ -336,7 +358,7 @@ async fn one_hung_instance_does_not_open_the_breaker_of_the_others() {
     let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
     let mut waiting = Vec::new();
     while hung.count() < 20 {
-        waiting.push(hanging(&sidecar).await);
+        waiting.push(hanging(&sidecar, "GET").await);
         wait::holds("it has arrived", || hung.count() + well.count() >= waiting.len()).await;
     }
     wait::holds("all of them have ended", || sidecar.proxy.in_flight() == 0).await;
@@ -353,7 +375,7 @@ async fn one_that_is_only_as_slow_as_ever_is_not_passed_over() {
     all_well(&sidecar, 2).await;
     let mut waiting = Vec::new();
     for _ in 0..12 {
-        waiting.push(hanging(&sidecar).await);
+        waiting.push(hanging(&sidecar, "GET").await);
     }
     for mut client in waiting {
         assert_eq!(client.response().await.status, 200);

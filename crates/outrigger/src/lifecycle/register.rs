@@ -28,6 +28,10 @@ const CALL: Duration = Duration::from_secs(20);
 /// Pauses between corrections that do not last: somebody else may be writing the same id.
 const QUARREL: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(60) };
 
+/// As many corrections in a row are somebody's who tries things out, and none of them waits for long.
+/// Another sidecar with the same id makes more of them within seconds.
+const FEW: u32 = 10;
+
 /// Fewest time between two registrations that the agent forgot: it is restarted again and again, and each
 /// time callers wait for the app.
 const FORGOTTEN: Duration = Duration::from_secs(3);
@@ -201,7 +205,11 @@ fn pause(reason: Reason, lasted: Duration, quarrels: &mut u32) -> Duration {
             let before = *quarrels;
             *quarrels += 1;
             // The first one is corrected at once.
-            if before == 0 { Duration::ZERO } else { QUARREL.after(before - 1, fastrand::u64(..)) }
+            if before == 0 {
+                Duration::ZERO
+            } else {
+                QUARREL.after(before.saturating_sub(FEW), fastrand::u64(..))
+            }
         }
     }
 }

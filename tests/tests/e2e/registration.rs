@@ -267,6 +267,11 @@ async fn maintenance_is_what_consul_says_and_an_order_outlives_outages_and_resta
     terminate(process).await;
     let process = keeping(agent, &app, folder.path()).await;
     catalog_says(agent, Some("kept")).await;
+    let (code, said) = maintenance(&process, &["on", "--reason", "another"]).await;
+    assert!(
+        code == Some(0) && said.starts_with("in maintenance: kept"),
+        "Consul keeps the first reason: {said}"
+    );
     assert_eq!(maintenance(&process, &["off"]).await.0, Some(0));
     terminate(process).await;
     let process = keeping(agent, &app, folder.path()).await;

@@ -31,7 +31,8 @@ pub(super) struct Arguments {
 enum What {
     /// Take it out
     On {
-        /// Shown to whoever looks: in the registry, and in the sidecar's pages.
+        /// Shown to whoever looks: in the registry, and in the sidecar's pages. Consul keeps the first one
+        /// until 'off'.
         #[arg(long, value_name = "TEXT", default_value = "outrigger maintenance on")]
         reason: String,
         #[command(flatten)]

@@ -80,16 +80,22 @@ impl Office {
     }
 
     /// Takes an order, and tries to carry it out. Before the app is registered it is noted, and carried out
-    /// with the registration. Takes 24 s at most.
+    /// with the registration. Takes 27 s at most.
     pub(super) async fn order(&self, order: Order) -> Result<(), Refused> {
         let standing = self.board.now();
         if standing.phase == Phase::Left {
             return Err(Refused::Leaving);
         }
         info!(id = standing.id, ?order, "maintenance was ordered");
+        let again = standing.maintenance.is_some() && order != Order::Off;
         self.board.order(order);
         self.write_down().await;
-        self.carry_out().await.map_err(Refused::Unconfirmed)
+        self.carry_out().await.map_err(Refused::Unconfirmed)?;
+        if again {
+            // Consul keeps the first reason, and its word is what is said. A failure: the next look tells.
+            let _ = self.look().await;
+        }
+        Ok(())
     }
 
     /// Sends what is to be, until the registry has taken the last order; to nobody as long as nothing is

@@ -10,6 +10,7 @@
 //! | `registry` | which registry is asked, and its metrics |
 //! | [`reload`] | settings read again: who asks, what came of it |
 //! | [`telemetry`] | logs, and the metrics of the process itself |
+//! | `lines` | writes log lines, and waits for nobody to read them |
 //! | `limits` | warns when few files may be opened |
 //! | [`signal`] | SIGTERM and SIGINT, SIGHUP |
 //! | [`cmd`] | the command line: `run`, `check`, `wait`, `drain`, `maintenance`, `reload`, `dev-registry`, ... |
@@ -24,6 +25,7 @@ pub mod cmd;
 mod http_client;
 mod lifecycle;
 mod limits;
+mod lines;
 mod registry;
 pub mod reload;
 pub mod signal;

@@ -14,6 +14,8 @@ use prometheus::{IntGaugeVec, Opts};
 use tracing::warn;
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
+use crate::lines::Lines;
+
 /// This version, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -22,7 +24,10 @@ pub const COMMIT: &str = env!("OUTRIGGER_COMMIT");
 
 /// Changes what is logged, while it is.
 #[derive(Debug, Clone)]
-pub struct Logs(reload::Handle<EnvFilter, Registry>);
+pub struct Logs {
+    filter: reload::Handle<EnvFilter, Registry>,
+    lines: Lines,
+}
 
 impl Logs {
     /// Logs what this filter lets through from now on.
@@ -30,9 +35,17 @@ impl Logs {
         let Ok(filter) = EnvFilter::try_new(level) else {
             return warn!(filter = level, "log.level is no filter, logging as before");
         };
-        if let Err(error) = self.0.reload(filter) {
+        if let Err(error) = self.filter.reload(filter) {
             warn!(%error, "log.level could not be changed");
         }
+    }
+
+    /// Registers how many lines were lost.
+    ///
+    /// # Errors
+    /// When they are registered there already.
+    pub fn observe(&self, metrics: &prometheus::Registry) -> Result<(), prometheus::Error> {
+        metrics.register(Box::new(self.lines.lost()))
     }
 }
 
@@ -47,7 +60,8 @@ pub fn log(settings: &Log) -> Option<Logs> {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let to = Lines::to_stderr().ok()?;
+    let lines = fmt::layer().with_writer(to.clone());
     let (filter, handle) = reload::Layer::new(filter);
     let subscriber = tracing_subscriber::registry().with(filter);
     let started = if json {
@@ -59,7 +73,7 @@ pub fn log(settings: &Log) -> Option<Logs> {
     if let Some(error) = wrong {
         warn!(filter = settings.level, %error, "log.level is no filter, logging at info");
     }
-    Some(Logs(handle))
+    Some(Logs { filter: handle, lines: to })
 }
 
 /// Seconds since 1970: for people, and for metrics that are moments.

@@ -74,6 +74,9 @@ impl From {
         let threads = workers(config.workers);
         let app =
             start(config.clone(), &origins, threads).map_err(|error| Failure::running(causes(&error)))?;
+        if let Some(logs) = &self.logs {
+            logs.observe(app.metrics()).map_err(|error| Failure::running(causes(&error)))?;
+        }
         if let Some(source) = self.source {
             app.reload_from(source, self.logs);
         }

@@ -3,12 +3,14 @@
 //! A blocking query limits its loop by itself only while the registry blocks. It does not when a
 //! server is stopping (it answers at once, unchanged), when an index moves without a change (the
 //! index of a name that Consul never knew follows every write), or when a service really changes all
-//! the time. So questions take tokens from a bucket of two: the usual pair, one answer and the next
-//! question, is never held up. How fast tokens come back depends on what the last answer was:
+//! the time. So questions take tokens from a bucket. It holds enough for the changes of a deploy, which come
+//! together: whoever leaves is critical for a moment and then gone, and a caller that is held up in between
+//! has seen nobody leave in order. Answers that bring nothing are given two. How fast tokens come back
+//! depends on what the last answer was:
 //!
 //! | answer | a token comes back every | because |
 //! |---|---|---|
-//! | changed | 100 ms | a change should be in the table in milliseconds: up to ten a second nothing is held up |
+//! | changed | 100 ms | a change should be in the table in milliseconds: up to ten a second, and twenty at once, nothing is held up |
 //! | changed, and the question had been held up | twice the last, up to 1 s | more than ten a second: reading a large service that often costs the agent and us a core, and one read brings all changes since the last; 1 s is the most that a real change is late |
 //! | unchanged, and early | 250 ms, then twice the last, up to 15 s | nothing is learned from them, so what they cost is what counts: 4 a minute at the end |
 //! | unchanged, after a proper wait | 100 ms | the registry blocks as it should |
@@ -19,7 +21,10 @@
 
 use std::time::{Duration, Instant};
 
-const BURST: u32 = 2;
+/// Tokens of a full bucket.
+const BURST: u32 = 20;
+/// What is left of them after an answer that brought nothing: the next question is never held up.
+const IDLE: u32 = 1;
 const CHANGED: Duration = Duration::from_millis(100);
 const CHANGED_MAX: Duration = Duration::from_secs(1);
 const EARLY: Duration = Duration::from_millis(250);
@@ -92,6 +97,9 @@ impl Pacer {
             Brought::NothingEarly => EARLY,
             Brought::Change | Brought::Nothing => CHANGED,
         };
+        if brought == Brought::NothingEarly {
+            self.tokens = self.tokens.min(IDLE);
+        }
         self.last = brought;
     }
 
@@ -141,8 +149,10 @@ mod tests {
 
     #[test]
     fn changes_double_to_1_s_once_they_are_held_up() {
-        let expected = [0, 0, 100, 200, 400, 800, 1000, 1000].map(|ms| ms * MS);
-        assert_eq!(pauses(Duration::ZERO, &[Brought::Change; 8]), expected);
+        let pauses = pauses(Duration::ZERO, &[Brought::Change; 26]);
+        let (free, held_up) = pauses.split_at(BURST as usize);
+        assert!(free.iter().all(Duration::is_zero), "{free:?}");
+        assert_eq!(held_up, [100, 200, 400, 800, 1000, 1000].map(|ms| ms * MS));
     }
 
     #[test]
@@ -157,11 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn a_long_silence_saves_up_two_questions_and_no_more() {
+    fn a_long_silence_saves_up_a_full_bucket_and_no_more() {
         let start = tokio::time::Instant::now().into_std();
         let mut pacer = Pacer::new(start);
         let later = start + Duration::from_secs(3600);
-        assert_eq!([0; 3].map(|_| pacer.take(later)), [Duration::ZERO, Duration::ZERO, CHANGED]);
+        assert!((0..BURST).all(|_| pacer.take(later).is_zero()));
+        assert_eq!(pacer.take(later), CHANGED);
     }
 
     #[test]
@@ -204,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_happens_two_are_free_and_the_rest_at_least_100_ms_apart(
+        fn whatever_happens_the_bucket_is_free_and_the_rest_at_least_100_ms_apart(
             steps in prop::collection::vec((0_u32..300, 0_usize..3), 1..200),
         ) {
             let start = tokio::time::Instant::now().into_std();
@@ -213,7 +224,7 @@ mod tests {
                 let pause = pacer.take(now);
                 prop_assert!(pause <= EARLY_MAX, "{:?}", pause);
                 now += pause;
-                prop_assert!(now - start >= CHANGED * n.saturating_sub(1), "{} questions in {:?}", n + 1, now - start);
+                prop_assert!(now - start >= CHANGED * (n + 1).saturating_sub(BURST), "{} questions in {:?}", n + 1, now - start);
                 now += took * MS;
                 pacer.answered([Brought::Change, Brought::NothingEarly, Brought::Nothing][brought]);
             }

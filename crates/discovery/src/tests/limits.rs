@@ -81,5 +81,5 @@ async fn a_service_that_changes_all_the_time_is_read_once_a_second() {
         (last, questions, index) = (asked.at, questions + 1, index + 1);
         asked.answer(list(index, &[&index.to_string()]));
     }
-    assert!((60..=70).contains(&questions), "{questions} questions in a minute");
+    assert!((60..=85).contains(&questions), "{questions} questions in a minute");
 }

@@ -6,7 +6,10 @@ use http::Request;
 use http_body_util::Full;
 use outrigger_config::{Consul, ConsulAddress, Drain, Listen, Propagation, Registry, Service};
 use outrigger_devregistry::{DevRegistry, Options};
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, timeout},
+};
 
 use super::*;
 use crate::http_client::exchange;
@@ -93,6 +96,37 @@ async fn an_app_is_registered_drained_and_gone() {
     for addr in [outbound, admin] {
         assert!(TcpListener::bind(addr).await.is_ok(), "{addr} is free again");
     }
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_leaves_is_shown_as_critical_before_it_is_gone() {
+    let registry = registry().await;
+    let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = config(registry.addr());
+    config.service = Some(orders(local.local_addr().unwrap().port()));
+    config.drain = Drain::default();
+    let app = start(config).unwrap();
+    timeout(LONG, app.ready()).await.unwrap();
+
+    let agent = registry.addr();
+    let watched = async {
+        let mut critical: Option<Instant> = None;
+        loop {
+            let (_, health) = ask(agent, "GET /v1/health/service/orders").await;
+            if health.trim() == "[]" {
+                return critical.expect("it was critical before").elapsed();
+            }
+            if health.contains("\"critical\"") {
+                critical.get_or_insert_with(Instant::now);
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let (shown, ()) = timeout(LONG, async { tokio::join!(watched, app.drain()) }).await.unwrap();
+    // Half of it: the machine may be busy.
+    assert!(shown >= Duration::from_millis(250), "{shown:?}");
+    timeout(LONG, app.shutdown()).await.unwrap();
     registry.shutdown().await;
 }
 

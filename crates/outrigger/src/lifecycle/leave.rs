@@ -8,7 +8,8 @@
 //!
 //! Critical is waited for before the registration goes, because a caller that only ever sees an
 //! instance vanish has to wonder whether the registry lost it; one that saw it turn critical first
-//! lets it go at once. The app is deregistered whatever else fails, and however much somebody hurries.
+//! lets it go at once. What our own watch has seen, a busier one may not have: so it is shown as critical
+//! for a moment before it goes. The app is deregistered whatever else fails, and however much somebody hurries.
 //!
 //! It stops nothing and carries nothing: [`super::drain`] says what follows.
 
@@ -26,6 +27,10 @@ use super::{
 
 /// Longest time until the app is deregistered, in all; then `deregister_after` has to do it.
 pub(super) const LEAVE: Duration = Duration::from_secs(20);
+
+/// For how long an app is shown as critical that our own watch has seen so, before it is deregistered; at most
+/// `drain.margin`. Callers whose watch is held up meanwhile would only see it vanish.
+const SHOWN: Duration = Duration::from_millis(500);
 
 /// One thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,7 +136,13 @@ async fn take(step: Step, keeper: &mut Keeper, callers: &mut Callers, until: Ins
     let told = |done: bool| if done { End::Done } else { End::Failed };
     match step {
         Step::Report => timeout_at(until, keeper.report_critical()).await.map_or(End::OutOfTime, told),
-        Step::HearCritical => timeout_at(until, callers.hear_critical()).await.unwrap_or(End::OutOfTime),
+        Step::HearCritical => {
+            let end = timeout_at(until, callers.hear_critical()).await.unwrap_or(End::OutOfTime);
+            if end == End::Done {
+                sleep(SHOWN.min(callers.margin())).await;
+            }
+            end
+        }
         Step::Deregister => match timeout_at(until, keeper.deregister()).await {
             Ok(done) => told(done),
             Err(_) => {

@@ -157,6 +157,14 @@ impl Process {
         std::fs::write(file, with_listeners(settings)).expect("write outrigger.yaml");
     }
 
+    /// Empties its settings file, as whoever writes it anew does first.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn empty(&self) {
+        std::fs::write(self.dir.path().join("outrigger.yaml"), "").expect("write outrigger.yaml");
+    }
+
     /// The value of a metric without labels, or of a series as it is printed.
     ///
     /// # Panics

@@ -132,6 +132,13 @@ async fn a_bad_file_is_refused_as_a_whole_with_all_its_problems() {
     assert!(is_as_before().await);
     assert_eq!(client::get(rig.process.outbound(), "orders", "/").await.status, 200);
 
+    // Emptied by whoever is about to write it anew.
+    rig.process.empty();
+    let output = process::outrigger(&["reload", "--admin", &admin]).await;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && text.contains("sets nothing any more"), "{text}");
+    assert!(is_as_before().await);
+
     rig.write("defaults: {timeout: 8s}");
     let output = process::outrigger(&["reload", "--admin", &admin]).await;
     assert_eq!(String::from_utf8_lossy(&output.stdout), "defaults.timeout: 9s → 8s\n");

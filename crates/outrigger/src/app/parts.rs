@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use outrigger_config::{Config, Loaded};
+use outrigger_config::{Config, Loaded, Origin};
 use outrigger_discovery::{Discovery, ServiceStatus};
 use outrigger_proxy::{BindError, ClusterStatus, Proxy};
 use outrigger_registry::Registrar;
@@ -35,6 +35,14 @@ pub(super) fn plan(
         registration: registration(service, &host_name()),
         probe: service.health.clone(),
         note: registry::note(config, service),
+    })
+}
+
+/// The file that some of these settings come from.
+fn file_of(loaded: &Loaded) -> Option<&str> {
+    loaded.origins.iter().find_map(|(_, origin)| match origin {
+        Origin::File { file, .. } => Some(&**file),
+        _ => None,
     })
 }
 
@@ -107,6 +115,12 @@ impl Parts {
             return Err(Refused::Leaving);
         }
         let running = self.running().loaded.clone();
+        // Whoever writes a file anew empties it first, and what it says then would deregister the app.
+        if let (Some(file), None) = (file_of(&running), file_of(&read)) {
+            return Err(Refused::Problems(vec![format!(
+                "{file}: sets nothing any more; if that is meant, restart the sidecar"
+            )]));
+        }
         let outrigger_config::Reload { next, changed, needs_restart } =
             outrigger_config::reload(&running, read);
         let (old, new) = (&running.config.admin.metrics_listen, &next.config.admin.metrics_listen);

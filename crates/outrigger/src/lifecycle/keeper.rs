@@ -42,6 +42,15 @@ const TRIES: u32 = 3;
 /// Pauses between those tries.
 const AGAIN: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(1) };
 
+/// What came of the last report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Yes,
+    No,
+    /// The registry does not hold the app.
+    ToNobody,
+}
+
 /// Owns the tasks that register the app and keep it registered.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -203,38 +212,43 @@ impl Keeper {
     /// Watchers learn it from the check before the registration is gone; a failure is no reason to
     /// stay. True: the registry took it.
     pub(crate) async fn report_critical(&mut self) -> bool {
-        let taken = self.tell_critical().await;
-        // The agent takes it all the same, and could pass on neither this nor the end.
-        if taken && *self.credentials.borrow() != self.board.now().credentials && self.register_again().await
-        {
-            return self.tell_critical().await;
+        let told = self.tell_critical().await;
+        let anew = match told {
+            // The agent takes it all the same, and could pass on neither this nor the end.
+            Told::Yes => *self.credentials.borrow() != self.board.now().credentials,
+            // An agent that has lost the app says nothing of its leaving, and callers keep it meanwhile.
+            Told::ToNobody => true,
+            Told::No => false,
+        };
+        if anew && self.register_again().await {
+            return self.tell_critical().await == Told::Yes;
         }
-        taken
+        told == Told::Yes
     }
 
-    /// With the credentials that have replaced those of the registration.
+    /// As critical, with the credentials that hold now.
     async fn register_again(&self) -> bool {
-        let wanted = self.wanted();
+        let wanted = Registration { initial: ReportedHealth::Critical, ..self.wanted() };
         let error = match timeout(REPORT, self.registrar.register(&wanted)).await {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => causes(&error),
             Err(_) => format!("no answer within {REPORT:?}"),
         };
-        warn!(id = wanted.id, error, "could not register with the new token before leaving");
+        warn!(id = wanted.id, error, "could not register again before leaving");
         false
     }
 
-    async fn tell_critical(&mut self) -> bool {
+    async fn tell_critical(&mut self) -> Told {
         let id = &self.wanted().id;
         let report = self.registrar.report(id, ReportedHealth::Critical, report::OUTPUT);
         match timeout(REPORT, report).await {
             Ok(Ok(())) => {
                 self.board.told(self.board.now().generation, ReportedHealth::Critical);
-                return true;
+                return Told::Yes;
             }
-            // It was never registered, or the agent has lost it: gone is what we want it to be.
             Ok(Err(error)) if error.is_unknown_check() => {
                 debug!(id, error = causes(&error), "nothing to report critical");
+                return Told::ToNobody;
             }
             Ok(Err(error)) => warn!(id, error = causes(&error), "could not report critical"),
             Err(_) => {
@@ -242,7 +256,7 @@ impl Keeper {
                 warn!(id, "could not report critical within {REPORT:?}");
             }
         }
-        false
+        Told::No
     }
 
     /// True: the registry has confirmed it.

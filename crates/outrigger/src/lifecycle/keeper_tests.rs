@@ -148,15 +148,17 @@ async fn a_registration_without_an_answer_is_taken_back_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_token_that_was_just_replaced_it_registers_once_more_before_it_leaves() {
-    let life = live(PASSING);
-    sleep(Duration::from_secs(15)).await;
-    let before = life.fake.agent().calls.len();
-    life.fake.rotate();
-    assert!(leave(life.keeper, &life.board).await);
-    let calls: Vec<_> = life.fake.agent().calls[before..].iter().map(|(_, call)| call.clone()).collect();
-    let critical = Call::Report(ReportedHealth::Critical, report::OUTPUT.into());
-    assert_eq!(calls, [critical.clone(), Call::Register, critical, Call::Deregister]);
+async fn with_a_new_token_or_an_agent_that_has_just_lost_it_it_registers_once_more_before_it_leaves() {
+    for happens in [Fake::rotate, Fake::forget] {
+        let life = live(PASSING);
+        sleep(Duration::from_secs(15)).await;
+        let before = life.fake.agent().calls.len();
+        happens(&life.fake);
+        assert!(leave(life.keeper, &life.board).await);
+        let calls: Vec<_> = life.fake.agent().calls[before..].iter().map(|(_, call)| call.clone()).collect();
+        let critical = Call::Report(ReportedHealth::Critical, report::OUTPUT.into());
+        assert_eq!(calls, [critical.clone(), Call::Register, critical, Call::Deregister]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -60,8 +60,7 @@ impl Callers {
 
     /// Begins to watch; never waits.
     pub(crate) fn begin(&mut self, us: &Registration) {
-        let measured = self.settings.propagation == Propagation::Measured;
-        let Some(discovery) = self.discovery.as_ref().filter(|_| measured) else { return };
+        let Some(discovery) = self.discovery.as_ref().filter(|_| self.are_measured()) else { return };
         let query = Query { service: us.name.to_ascii_lowercase().into(), datacenter: None };
         match discovery.follow(query, Kind::Declared) {
             Ok(follower) => {
@@ -69,6 +68,11 @@ impl Callers {
             }
             Err(refused) => warn!(%refused, "cannot watch when callers hear that the app leaves"),
         }
+    }
+
+    /// Whether the settings leave it to the watch how long callers take.
+    pub(crate) fn are_measured(&self) -> bool {
+        self.settings.propagation == Propagation::Measured
     }
 
     /// The registry is being told from now on.

@@ -31,9 +31,9 @@ const REPORT: Duration = Duration::from_secs(3);
 /// an agent stalls without a leader.
 const CALL: Duration = Duration::from_secs(8);
 
-/// Longest wait for the deregistration when the report before it stalled: there is no leader, then, and
-/// it would stall too. It is sent for its effect alone: the agent has forgotten the app when the call
-/// begins, and tells the catalog when there is a leader (seen on Consul 1.8.7).
+/// Longest wait for the deregistration when the report before it stalled, or nobody heard it: there is no
+/// leader, then, and it would stall too. It is sent for its effect alone: the agent has forgotten the app when
+/// the call begins, and tells the catalog when there is a leader (seen on Consul 1.8.7).
 const TOLD: Duration = Duration::from_secs(3);
 
 /// Most tries of the deregistration.
@@ -252,11 +252,16 @@ impl Keeper {
             }
             Ok(Err(error)) => warn!(id, error = causes(&error), "could not report critical"),
             Err(_) => {
-                self.patience = TOLD;
+                self.expect_no_answer();
                 warn!(id, "could not report critical within {REPORT:?}");
             }
         }
         Told::No
+    }
+
+    /// The deregistration will stall: see [`TOLD`].
+    pub(crate) fn expect_no_answer(&mut self) {
+        self.patience = TOLD;
     }
 
     /// True: the registry has confirmed it.

@@ -166,8 +166,10 @@ async fn without_a_registry_leaving_takes_the_time_of_the_blind_and_not_that_of_
     type Fault = fn(&mut Agent);
     let down: Fault = |agent| agent.down = true;
     let stalls: Fault = |agent| agent.stalls = ["report", "deregister"].into();
+    // An agent takes a report before it has noticed that there is no leader.
+    let stalls_then: Fault = |agent| agent.stalls = ["deregister"].into();
     // One that stalls takes two time-outs of 3 s.
-    for (fault, seconds) in [(down, 5), (stalls, 6)] {
+    for (fault, seconds) in [(down, 5), (stalls, 6), (stalls_then, 5)] {
         let life = live(PASSING);
         sleep(Duration::from_secs(15)).await;
         life.fake.change(fault);

@@ -138,8 +138,11 @@ async fn take(step: Step, keeper: &mut Keeper, callers: &mut Callers, until: Ins
         Step::Report => timeout_at(until, keeper.report_critical()).await.map_or(End::OutOfTime, told),
         Step::HearCritical => {
             let end = timeout_at(until, callers.hear_critical()).await.unwrap_or(End::OutOfTime);
-            if end == End::Done {
-                sleep(SHOWN.min(callers.margin())).await;
+            match end {
+                End::Done => sleep(SHOWN.min(callers.margin())).await,
+                // The agent took the report and nobody has heard it: there may be no leader.
+                End::Failed | End::OutOfTime if callers.are_measured() => keeper.expect_no_answer(),
+                End::Failed | End::OutOfTime | End::Hurried => {}
             }
             end
         }

@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use super::{
-    leave::End,
     sight::{Seen, Sight},
+    step::End,
 };
 
 /// Longest wait for the watch to show the app at all.

@@ -1,5 +1,5 @@
 //! The tasks around one registration, and how they end: probe, register, report, watch over it, clear up; then the calls
-//! of leaving, in the order of [`super::leave`].
+//! of leaving, in the order of [`super::step`].
 
 use std::{sync::Arc, time::Duration};
 

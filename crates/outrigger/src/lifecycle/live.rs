@@ -1,5 +1,5 @@
 //! The one task of a life: learns, registers the app, keeps what a reload makes of its settings, and leaves when
-//! it is asked to. It decides no order of its own: [`super::state`] and [`super::leave`] are the tables.
+//! it is asked to. It decides no order of its own: [`super::state`] and [`super::step`] are the tables.
 
 use std::{
     future::Future,

@@ -12,7 +12,8 @@
 //! | `listed` | whether callers find it |
 //! | `report` | tells the registry how the app is, renews the TTL |
 //! | `keeper` | owns those, and takes the registration back |
-//! | `leave` | which step of leaving comes after which, a pure table |
+//! | `step` | which step of leaving comes after which, a pure table |
+//! | `leave` | walks through them |
 //! | `callers` | whether callers have heard of it |
 //! | `sight` | which instance in a list it is |
 //! | `standing` | what is known about the registration |
@@ -49,6 +50,7 @@ mod report;
 mod sight;
 mod standing;
 mod state;
+mod step;
 
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 

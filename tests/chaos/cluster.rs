@@ -63,6 +63,14 @@ impl Site {
         self.running.iter().all(|one| health.contains(&(one.id.clone(), "passing".to_owned())))
     }
 
+    /// Says on stderr what everybody logged: for a promise that is broken.
+    pub(crate) fn tell(&self) {
+        eprintln!("the caller:\n{}", self.caller.process.log());
+        for one in &self.running {
+            eprintln!("{}:\n{}", one.id, one.process.log());
+        }
+    }
+
     /// How often the registry took a registration of theirs.
     pub(crate) async fn registrations(&self) -> f64 {
         let mut all = 0.0;

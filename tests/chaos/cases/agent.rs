@@ -48,6 +48,9 @@ async fn agent(form: Form) -> Result<Row, Trouble> {
         (slowest, fewest) = (slowest.max(again), fewest.min(usable));
     }
     let tally = load.stop().await;
+    if slowest >= AGAIN || fewest < 3 {
+        site.tell();
+    }
     let mut row = site.row(&tally).await;
     row.promise(slowest < AGAIN, || format!("registered again only after {}", millis(slowest)));
     row.promise(fewest == 3, || format!("{fewest} of three in the table"));

@@ -11,7 +11,7 @@ async fn an_app_that_the_catalog_lost_is_registered_again_within_seconds() {
     for registrations in 2..5 {
         life.fake.change(|agent| agent.unlisted = true);
         let took = life.until(|agent| !agent.unlisted).await;
-        assert!((MISSING..Duration::from_secs(4)).contains(&took), "{took:?}");
+        assert!((MISSING..MISSING + Duration::from_secs(2)).contains(&took), "{took:?}");
         sleep(LONG).await;
         assert_eq!(life.fake.registers(), registrations, "once each time");
         assert_eq!(life.board.now().phase, Phase::Registered);
@@ -47,7 +47,7 @@ async fn a_list_that_goes_on_to_lie_is_believed_less_and_less() {
     life.fake.change(|agent| agent.blind = true);
     sleep(LONG * 10).await;
     let registers = life.fake.registers();
-    assert!((8..20).contains(&registers), "{registers} within {:?}", LONG * 10);
+    assert!((10..20).contains(&registers), "{registers} within {:?}", LONG * 10);
     assert_eq!(life.board.now().told, PASSING, "the reports go on");
 }
 

@@ -58,9 +58,12 @@ pub(super) struct Agent {
     pub(super) unlisted: bool,
     /// Callers find nobody, whatever happens.
     pub(super) blind: bool,
+    /// The node's name, where it is another one by now.
+    pub(super) node: Option<&'static str>,
     /// Rises with every change of others of the service.
     pub(super) index: u64,
-    /// How often the list was asked for.
+    /// How often the list was asked for, and how often it answered.
+    pub(super) asked: usize,
     pub(super) looks: usize,
 }
 
@@ -237,18 +240,19 @@ impl Registrar for Fake {
     fn listed<'a>(&'a self, us: &'a Registration, cursor: Cursor, wait: Duration) -> Answer<'a, Watched> {
         Box::pin(async move {
             let until = Instant::now() + wait;
+            self.agent().asked += 1;
             self.called("listed", None).await?;
             self.agent().looks += 1;
             loop {
                 let changed = self.changed.notified();
-                let (index, listed) = {
+                let (index, listed, node) = {
                     let agent = self.agent();
                     let listed = agent.held.is_some() && !agent.unlisted && !agent.blind;
-                    (2 * agent.index + 1 + u64::from(listed), listed)
+                    (2 * agent.index + 1 + u64::from(listed), listed, agent.node.unwrap_or("web-7"))
                 };
                 if Cursor::at(index) != cursor || Instant::now() >= until {
                     let instances =
-                        listed.then(|| instance("web-7", &us.id, Status::Passing)).into_iter().collect();
+                        listed.then(|| instance(node, &us.id, Status::Passing)).into_iter().collect();
                     let (cursor, went_back, age, known_leader) = (Cursor::at(index), false, None, true);
                     return Ok(Watched { instances, cursor, went_back, age, known_leader });
                 }

@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_policy::backoff::Backoff;
-use outrigger_registry::{Cursor, Registrar, Registration};
+use outrigger_registry::{Cursor, Error, Registrar, Registration};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -25,13 +25,13 @@ use super::{
 use crate::telemetry::causes;
 
 /// Longest wait of one question.
-const WAIT: Duration = Duration::from_secs(60);
+const WAIT: Duration = Duration::from_secs(30);
 
 /// Added to [`WAIT`] before a question is given up: the registry's own time-out comes first.
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// Fewest time between two questions: every change of any instance of the service answers one.
-const PACE: Duration = Duration::from_secs(2);
+const PACE: Duration = Duration::from_secs(3);
 
 /// For how long it must be missing: longer than an agent that is told to stop stays after it has taken its node
 /// out of the catalog (3 to 5 s, seen on 1.8.7), for who registers there comes back only to vanish again; and
@@ -45,8 +45,11 @@ const MOST: Duration = Duration::from_secs(60);
 /// Pause between two questions while it is missing.
 const RECHECK: Duration = Duration::from_secs(1);
 
-/// Pauses after a failed question: a registry that is back is asked within seconds.
+/// Pauses after a question that nobody answered: a registry that is back is asked within a second.
 const AGAIN: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(1) };
+
+/// The same after one that was refused: by a token, or by a registry that has too much to do.
+const REFUSED: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(30) };
 
 /// Looks for ever (its task is aborted), while there is a registration.
 pub(super) async fn run(
@@ -85,9 +88,10 @@ pub(super) async fn run(
                 PACE.saturating_sub(asked.elapsed())
             }
             Err(error) => {
-                debug!(id = us.id, error, "could not look whether callers find the app");
+                debug!(id = us.id, error = causes(&error), "could not look whether callers find the app");
                 (cursor, missing, failures) = (Cursor::START, None, failures + 1);
-                AGAIN.after(failures - 1, fastrand::u64(..))
+                let backoff = if is_refused(&error) { REFUSED } else { AGAIN };
+                backoff.after(failures - 1, fastrand::u64(..))
             }
         };
         sleep(pause).await;
@@ -100,11 +104,24 @@ async fn ask(
     us: &Registration,
     sight: &mut Sight,
     cursor: Cursor,
-) -> Result<(Seen, Cursor), String> {
-    let answer = timeout(WAIT + MARGIN, registrar.listed(us, cursor, WAIT)).await;
-    let listed = answer.map_err(|_| format!("no answer within {:?}", WAIT + MARGIN))?;
-    let listed = listed.map_err(|error| causes(&error))?;
-    Ok((sight.look(&listed.instances), listed.cursor))
+) -> Result<(Seen, Cursor), Error> {
+    let after = WAIT + MARGIN;
+    let answer = timeout(after, registrar.listed(us, cursor, WAIT)).await;
+    let listed = answer.unwrap_or_else(|_| Err(Error::Timeout { request: "listed".into(), after }))?;
+    let mut seen = sight.look(&listed.instances);
+    if seen == Seen::Gone {
+        // It may be another one to the list: its agent has come back under another node's name.
+        let mut anew = Sight::of(us);
+        let again = anew.look(&listed.instances);
+        if again != Seen::Never {
+            (*sight, seen) = (anew, again);
+        }
+    }
+    Ok((seen, listed.cursor))
+}
+
+fn is_refused(error: &Error) -> bool {
+    matches!(error, Error::Refused { status, .. } if *status < 500)
 }
 
 #[cfg(test)]

@@ -52,6 +52,30 @@ async fn a_list_that_goes_on_to_lie_is_believed_less_and_less() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_under_another_name_is_no_reason_to_register_again_and_again() {
+    let life = live(PASSING);
+    sleep(LONG).await;
+    life.fake.change(|agent| {
+        agent.wipe();
+        agent.node = Some("web-8");
+        agent.index += 1;
+    });
+    sleep(LONG * 10).await;
+    assert_eq!(life.fake.registers(), 2, "once, for the agent had forgotten it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_refuses_to_say_is_left_alone() {
+    let life = live(PASSING);
+    sleep(LONG).await;
+    let before = life.fake.agent().asked;
+    life.fake.change(|agent| agent.refuses = Some((403, "Permission denied")));
+    sleep(LONG * 10).await;
+    let asked = life.fake.agent().asked - before;
+    assert!((30..120).contains(&asked), "{asked} times within {:?}", LONG * 10);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_registry_is_not_asked_in_a_tight_loop() {
     let life = live(PASSING);
     sleep(LONG).await;

@@ -2,15 +2,20 @@
 //!
 //! Stderr is a pipe, most often, and a pipe that nobody reads is full after some hundred lines. A write would
 //! then hold the thread that carries requests until somebody reads, and with it every request. So a line is
-//! written when there is room for it: the first that finds none waits a moment, for a reader that is only
-//! slow, and those after it do not wait until there is room again. What is lost is counted.
+//! written when there is room for it. One that finds none waits a moment, for a reader that is only slow, but
+//! only one a second does. What is lost is counted.
 //!
-//! It does not make the pipe non-blocking: the app writes to the same one (`run -- app`).
+//! The app writes to the same pipe (`run -- app`), so the pipe is not made non-blocking for both: it is opened
+//! once more, for us. What cannot be opened so (a socket; another user's) is asked whether it has room.
 
 use std::{
     borrow::Cow,
+    fs::OpenOptions,
     io::{self, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::{FileTypeExt, OpenOptionsExt},
+    },
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,12 +23,15 @@ use std::{
 use prometheus::IntCounter;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
     io::Errno,
 };
+use tokio::time::Instant;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Longest wait of the first line that finds no room.
+/// Longest wait of a line that finds no room, and how often one waits.
 const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENT_EVERY: Duration = Duration::from_secs(1);
 
 /// Most bytes of one write: there is room for all of them in a pipe that has any (`PIPE_BUF`).
 const PIECE: usize = 4096;
@@ -42,8 +50,8 @@ struct Place {
 /// How the last line went.
 #[derive(Debug, Default)]
 struct Last {
-    /// There was no room for it.
-    stalled: bool,
+    /// When one waited for room.
+    waited: Option<Instant>,
     /// A piece of it was written, and not its end.
     cut: bool,
 }
@@ -54,6 +62,7 @@ impl Lines {
     }
 
     fn to(out: OwnedFd) -> io::Result<Self> {
+        let out = opened_for_us(&out).unwrap_or(out);
         let lost = IntCounter::new(
             "outrigger_log_lines_lost_total",
             "Log lines that were not written because nobody reads stderr.",
@@ -73,34 +82,54 @@ impl Place {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // What was broken off is ended first.
         let line = if last.cut { Cow::Owned([b"\n", line].concat()) } else { Cow::Borrowed(line) };
-        for (n, piece) in line.chunks(PIECE).enumerate() {
-            last.stalled = !self.has_room(if last.stalled { Duration::ZERO } else { PATIENCE });
-            if last.stalled || self.write(piece) == Err(Errno::AGAIN) {
-                last.cut |= n > 0;
-                return self.lost.inc();
+        let mut rest = &line[..];
+        while !rest.is_empty() {
+            let written = match self.has_room(&mut last) {
+                true => rustix::io::write(&self.out, &rest[..rest.len().min(PIECE)]),
+                false => Err(Errno::AGAIN),
+            };
+            match written {
+                Ok(written) => rest = &rest[written..],
+                Err(Errno::INTR) => {}
+                Err(_) => {
+                    last.cut |= rest.len() < line.len();
+                    return self.lost.inc();
+                }
             }
         }
         last.cut = false;
     }
 
-    fn has_room(&self, wait: Duration) -> bool {
-        let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
-        let mut out = [PollFd::new(&self.out, PollFlags::OUT)];
-        // An error is no lack of room: the write tells.
-        poll(&mut out, Some(&wait)) != Ok(0)
+    fn has_room(&self, last: &mut Last) -> bool {
+        if self.is_writable(Duration::ZERO) {
+            return true;
+        }
+        let now = Instant::now();
+        if last.waited.is_some_and(|waited| now < waited + PATIENT_EVERY) {
+            return false;
+        }
+        last.waited = Some(now);
+        self.is_writable(PATIENCE)
     }
 
-    fn write(&self, piece: &[u8]) -> Result<(), Errno> {
-        let mut rest = piece;
-        while !rest.is_empty() {
-            match rustix::io::write(&self.out, rest) {
-                Ok(written) => rest = &rest[written..],
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    fn is_writable(&self, wait: Duration) -> bool {
+        let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+        let mut out = [PollFd::new(&self.out, PollFlags::OUT)];
+        // Any other error is no lack of room: the write tells.
+        !matches!(poll(&mut out, Some(&wait)), Ok(0) | Err(Errno::INTR))
     }
+}
+
+/// The same pipe or terminal, with a way of its own to be written without waiting. `None`: it cannot be had, or
+/// it is a file, which has a place to write at that everybody must share.
+fn opened_for_us(out: &OwnedFd) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", out.as_raw_fd());
+    let kind = std::fs::metadata(&path).ok()?.file_type();
+    if !kind.is_fifo() && !kind.is_char_device() {
+        return None;
+    }
+    let without_waiting = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    OpenOptions::new().write(true).custom_flags(without_waiting).open(path).ok().map(Into::into)
 }
 
 /// One whole line at a time, as the subscriber has it.
@@ -183,9 +212,43 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_is_no_error() {
+    fn a_reader_that_is_only_slow_holds_nobody_up_for_as_long() {
+        let (mut reader, lines) = pipe();
+        let read = thread::spawn(move || {
+            let mut page = [0; PIECE];
+            // Each page after a moment in which a patient writer would wait.
+            while reader.read(&mut page).is_ok_and(|read| read > 0) {
+                thread::park_timeout(PATIENCE / 2);
+            }
+        });
+        let before = std::time::SystemTime::now();
+        for n in 0..MANY {
+            (&lines).write_all(line(n).as_bytes()).unwrap();
+        }
+        let took = before.elapsed().unwrap();
+        assert!(lines.lost().get() > 0, "the reader was quick");
+        assert!(took < PATIENCE * MANY as u32 / 10, "{took:?}");
+        drop(lines);
+        read.join().unwrap();
+    }
+
+    #[test]
+    fn a_write_that_would_wait_loses_the_line_although_there_seemed_to_be_room() {
+        let (_reader, lines) = pipe();
+        // A pipe's writers share its room: here somebody else has taken all of it.
+        let shared = lines.0.out.try_clone().unwrap();
+        while rustix::io::write(&shared, &[b'x'; PIECE]).is_ok() {}
+        (&lines).write_all(b"lost\n").unwrap();
+        assert_eq!(lines.lost().get(), 1);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_costs_the_line_and_no_more() {
         let (reader, lines) = pipe();
         drop(reader);
-        (&lines).write_all(b"to nobody\n").unwrap();
+        for n in 1..3 {
+            (&lines).write_all(b"to nobody\n").unwrap();
+            assert_eq!(lines.lost().get(), n);
+        }
     }
 }

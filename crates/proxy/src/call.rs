@@ -219,7 +219,8 @@ impl<'a> Call<'a> {
                             (ended, now, None)
                         }
                         Err(other) => {
-                            let both = self.beside(cluster, one, first, &other, upload, &mut blame, exchange);
+                            let both = self
+                                .beside(cluster, one, first, &other, upload, &tried, &mut blame, exchange);
                             Box::pin(both).await
                         }
                     }

@@ -83,11 +83,11 @@ impl Call<'_> {
             self.account(cluster, first, &mut ended, blame, now);
             return (ended, now, None);
         };
-        self.beside(cluster, first, one, &other, upload, blame, exchange).await
+        self.beside(cluster, first, one, &other, upload, tried, blame, exchange).await
     }
 
     /// Who answers, while `endpoint`, at which this request waits, answers nobody: `None` when there is no
-    /// such endpoint, or when the request may not be sent twice.
+    /// such endpoint, when the request may not be sent twice, or when that cannot be paid for now.
     pub(crate) fn rescue(
         &self,
         cluster: &Cluster,
@@ -98,7 +98,11 @@ impl Call<'_> {
         if !endpoint.is_hung() || !self.repeatable() || self.terms.policy.retry.max_retries == 0 {
             return None;
         }
-        let answers = |one: &Arc<Endpoint>| !one.is_hung() && one.well_within(LATELY, Instant::now());
+        let now = Instant::now();
+        if cluster.budget.available(now.into_std()) == 0 {
+            return None;
+        }
+        let answers = |one: &Arc<Endpoint>| !one.is_hung() && one.well_within(LATELY, now);
         self.other(cluster, endpoint, upload, tried).filter(answers)
     }
 
@@ -111,6 +115,7 @@ impl Call<'_> {
         mut one: Pin<&mut impl Future<Output = Attempted>>,
         other: &Arc<Endpoint>,
         upload: Option<&Upload>,
+        tried: &[Arc<Endpoint>],
         blame: &mut Blame,
         exchange: &mut Exchange,
     ) -> (Attempted, Instant, Option<Arc<Endpoint>>) {
@@ -146,8 +151,12 @@ impl Call<'_> {
             }
             return (ended, now, Some(other.clone()));
         }
-        // Not what the app is waiting for; the other one may bring it.
+        // Not what the app is waiting for; the other one may bring it, unless it answers nobody.
         self.account(cluster, done, &mut ended, blame, now);
+        if is_second && self.has_third(cluster, &rest, other, tried) {
+            self.terms.series.hedged(Hedged::Failed);
+            return (ended, now, Some(other.clone()));
+        }
         drop(ended);
         exchange.tries(&rest.endpoint.id);
         let mut ended = if is_second { one.await } else { two.await };
@@ -159,6 +168,21 @@ impl Call<'_> {
         });
         self.account(cluster, rest, &mut ended, blame, now);
         (ended, now, Some(other.clone()))
+    }
+
+    /// Whether the first attempt waits for one that answers nobody, and a third may be tried in its place.
+    fn has_third(
+        &self,
+        cluster: &Cluster,
+        first: &Try<'_>,
+        second: &Arc<Endpoint>,
+        tried: &[Arc<Endpoint>],
+    ) -> bool {
+        if !first.endpoint.is_hung() || first.bounds.last {
+            return false;
+        }
+        let tried = [tried, std::slice::from_ref(second)].concat();
+        cluster.pick_other(&tried, first.endpoint).is_some_and(|one| !one.is_hung())
     }
 
     /// It answered nobody, and another one answered its request: what an attempt says whose time is over.

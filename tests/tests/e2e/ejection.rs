@@ -351,6 +351,30 @@ async fn what_waits_for_an_instance_that_answers_nobody_is_answered_by_another()
 }
 
 #[tokio::test]
+async fn what_is_sent_to_another_as_well_goes_on_to_a_third_when_that_one_fails() {
+    let hung = Instance::scripted("hung", |_| Answer::never()).await;
+    let busy = Instance::scripted("busy", |request| match request.target() {
+        "/hang" => Answer::status(503, ""),
+        _ => Answer::ok("busy"),
+    })
+    .await;
+    let well = Instance::start("well").await;
+    let settings = "defaults: {timeout: 10s, outlier: off, circuit_breaker: off}";
+    let sidecar = Sidecar::orders(settings, &[&hung, &busy, &well]).await;
+    // Others are answered all the time, except by the hung one.
+    let load = Load::start(sidecar.addr(), Plan::get("orders"));
+    let mut waiting = Vec::new();
+    for _ in 0..12 {
+        waiting.push(hanging(&sidecar, "GET").await);
+    }
+    for client in &mut waiting {
+        assert_eq!(client.response().await.status, 200);
+    }
+    load.stop().await.assert_clean(1);
+    assert!(hung.count() > 0 && busy.count() > 0);
+}
+
+#[tokio::test]
 async fn one_hung_instance_does_not_open_the_breaker_of_the_others() {
     let hung = Instance::scripted("hung", |_| Answer::never()).await;
     let well = Instance::start("well").await;

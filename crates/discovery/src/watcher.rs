@@ -28,7 +28,10 @@ use std::{
 
 use outrigger_policy::Backoff;
 use outrigger_registry::{Consistency, Cursor, Error, Instance, Registry, Watched};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -98,6 +101,8 @@ pub(crate) struct Watcher {
     /// The pause before the re-read after that; below [`REREAD`] only after a loss (`watcher/doubt.rs`).
     reread: Duration,
     failures: u32,
+    /// Seen when a question is asked: an outage that ends meanwhile ends the pause after it.
+    over: watch::Receiver<()>,
     trouble: Option<Trouble>,
     guard: Guard,
     /// A suspect answer that was not told of yet.
@@ -130,6 +135,7 @@ impl Watcher {
         let recalled = shared.memory.as_ref().and_then(|memory| memory.recall(&entry.query, now));
         Self {
             guard: Guard::new(shared.table.settings().guard),
+            over: shared.outage.over(),
             shared,
             entry,
             kind,
@@ -160,6 +166,7 @@ impl Watcher {
                 self.pace().await;
             }
             let question = self.next_question();
+            self.over.mark_unchanged();
             match self.ask_and_recall(question).await {
                 Ok(answer) => self.heard(question, answer),
                 Err(error) => self.recover(question, error).await,
@@ -246,15 +253,14 @@ impl Watcher {
         self.back_off().await;
     }
 
-    async fn back_off(&self) {
+    async fn back_off(&mut self) {
         let pause = BACKOFF.after(self.failures - 1, fastrand::u64(..));
-        let mut over = self.shared.outage.over();
         let early = async {
             sleep(EARLY).await;
             tokio::select! {
                 () = self.entry.in_need() => {}
                 // An error means that nobody is left to tell.
-                _ = over.changed() => sleep(START_JITTER.mul_f64(fastrand::f64())).await,
+                _ = self.over.changed() => sleep(START_JITTER.mul_f64(fastrand::f64())).await,
             }
         };
         // Elapsed or not: it is time.

@@ -116,6 +116,24 @@ async fn a_registry_that_answers_for_one_service_is_asked_for_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_question_that_was_out_when_the_registry_was_back_is_asked_again_soon_when_it_fails() {
+    for _ in 0..50 {
+        let mut rig = Rig::new();
+        let _orders = rig.follow("orders");
+        backed_off(&mut rig).await;
+        let out = rig.next().await;
+        let _payments = rig.follow("payments");
+        rig.next().await.answer(list(7, &["a"]));
+        let _next = rig.next().await;
+        sleep(Duration::from_secs(5)).await;
+        out.fail(unreachable());
+        let failed_at = Instant::now();
+        assert_eq!(&*rig.next().await.query.service, "orders");
+        assert!(failed_at.elapsed() <= Duration::from_millis(1_300), "{:?}", failed_at.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_starts_the_back_off_over() {
     let mut rig = Rig::new();
     let _follower = rig.follow("orders");

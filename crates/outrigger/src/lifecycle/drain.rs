@@ -16,8 +16,8 @@
 //! | step | usually | without a leader | at most |
 //! |---|---|---|---|
 //! | a registration under way is waited for, one of an earlier run looked for | ms | 7 s | 11 s |
-//! | critical is reported | ms | 3 s, given up | 3 s |
-//! | callers hear it | ms, and 0.5 s | not waited for | half of `drain.cap`, and 0.5 s |
+//! | critical is reported (with a new token, or to an agent that has lost the app: registered before) | ms | 3 s, given up | 9 s |
+//! | callers hear it | ms, and 0.5 s | not waited for, or half of `drain.cap` where the report was taken | half of `drain.cap`, and 0.5 s |
 //! | the app is deregistered | ms | 3 s, given up | 8 s per try, 3 tries |
 //! | all of step 2 | ms | 6 s, 14 s while registering | 20 s |
 //! | step 3 | ms and `drain.margin` | nothing is left of `drain.blind` | `drain.cap` or `drain.blind` since the first call |

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::{net::TcpStream, time::sleep};
 
-use super::{Case, Form, Need, Trouble};
+use super::{Case, Form, Need, Trouble, kill::LATEST};
 use crate::{
     client::{Answer, Load, Plan},
     fleet::GLANCE,
@@ -104,16 +104,20 @@ impl Trial {
         let tally = load.stop().await;
         let mut row = scene.row(&tally).await;
 
-        // What was under way at the kill can have been sent.
+        // What was under way at the kill can have been sent, and to a dead one for a moment after it.
         let at_the_kill = |one: &Answer| {
             let cut = one.is("502 sent_unknown") || one.is("502 upstream_closed");
-            cut && one.due <= down && one.ended() >= killing
+            cut && one.due <= down + LATEST && one.ended() >= killing
         };
         let wrong = tally.only(|one| {
             let said = REASONS.iter().any(|reason| one.is(reason));
             one.failed.is_some() && !said && !at_the_kill(one)
         });
-        row.promise(wrong.0.is_empty(), || format!("not the right reason: {}", wrong.failed_by_class()));
+        let after = wrong.0.iter().map(|one| one.due.saturating_sub(down)).max().unwrap_or_default();
+        row.promise(wrong.0.is_empty(), || {
+            let wrong = wrong.failed_by_class();
+            format!("not the right reason: {wrong}, the last {} after all were killed", millis(after))
+        });
         let meanwhile = tally.only(|one| one.due > down && one.ended() < starting);
         let well = meanwhile.requests() - meanwhile.failed().requests();
         row.promise(well == 0, || format!("{well} were answered by nobody"));

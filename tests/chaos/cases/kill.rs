@@ -42,7 +42,7 @@ pub(crate) const MOST: Case = Case {
 };
 
 /// The last attempt on a dead instance comes before this.
-const LATEST: Duration = Duration::from_millis(100);
+pub(super) const LATEST: Duration = Duration::from_millis(100);
 /// Looks that are further apart show nothing.
 const COARSE: Duration = Duration::from_millis(250);
 /// For this long its attempts are watched: longer than any back-off, shorter than its first new trial by

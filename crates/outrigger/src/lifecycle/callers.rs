@@ -2,9 +2,9 @@
 //! service. It is a blocking query like theirs, through the same loop as theirs, so what it has seen
 //! they have seen, give or take `drain.margin`.
 //!
-//! The watch begins when leaving begins: before, nobody needs its table. Where it shows nothing (the token may not read the service, another
-//! datacenter is asked by default, two nodes have the same id), nothing is measured and
-//! `drain.blind` holds. It tells the registry nothing: [`super::keeper`] does.
+//! The watch begins when leaving begins: before, nobody needs its table. Where it shows nothing (the token
+//! may not read the service, another datacenter is asked by default, two nodes have the same id), nothing
+//! is measured and `drain.blind` holds. It tells the registry nothing: [`super::keeper`] does.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Calls to the agent: each within a bound of its own, and how long to wait after one that failed.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use outrigger_policy::backoff::Backoff;
 use outrigger_registry::{Answer, Error, Held, Registrar};
@@ -59,19 +59,28 @@ pub(super) async fn held(
     id: &str,
     hash: Option<&str>,
 ) -> Result<Option<Held>, Trouble> {
-    match timeout(LOOK + LOOK_MARGIN, registrar.held(id, hash, LOOK)).await {
-        Ok(Ok(held)) => Ok(held),
-        // An agent with ACLs says so of an id that it does not know.
-        Ok(Err(Error::Refused { status: 404, .. })) => Ok(None),
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(format!("no answer within {:?}", LOOK + LOOK_MARGIN).into()),
-    }
+    let answer = async {
+        match registrar.held(id, hash, LOOK).await {
+            // An agent with ACLs says so of an id that it does not know.
+            Err(Error::Refused { status: 404, .. }) => Ok(None),
+            other => other,
+        }
+    };
+    within(LOOK + LOOK_MARGIN, answer).await
 }
 
-/// Any other call.
+/// Any other call, within [`CALL`].
 pub(super) async fn call<T>(answer: Answer<'_, T>) -> Result<T, Trouble> {
-    match timeout(CALL, answer).await {
+    within(CALL, answer).await
+}
+
+/// A call within a bound of the caller's.
+pub(super) async fn within<T>(
+    bound: Duration,
+    answer: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Trouble> {
+    match timeout(bound, answer).await {
         Ok(done) => Ok(done?),
-        Err(_) => Err(format!("no answer within {CALL:?}").into()),
+        Err(_) => Err(format!("no answer within {bound:?}").into()),
     }
 }

@@ -229,12 +229,8 @@ impl Keeper {
     /// As critical, with the credentials that hold now.
     async fn register_again(&self) -> bool {
         let wanted = Registration { initial: ReportedHealth::Critical, ..self.wanted() };
-        let error = match timeout(REPORT, self.registrar.register(&wanted)).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => causes(&error),
-            Err(_) => format!("no answer within {REPORT:?}"),
-        };
-        warn!(id = wanted.id, error, "could not register again before leaving");
+        let Err(trouble) = calls::within(REPORT, self.registrar.register(&wanted)).await else { return true };
+        warn!(id = wanted.id, error = trouble.text, "could not register again before leaving");
         false
     }
 

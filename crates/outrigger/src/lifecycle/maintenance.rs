@@ -10,14 +10,13 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use outrigger_registry::Registrar;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{
+    calls::within,
     note::Note,
     standing::{Board, Order, Phase, Standing},
 };
-use crate::telemetry::causes;
 
 /// Longest wait for one order. Above the 7 s for which an agent stalls without a leader.
 const CALL: Duration = Duration::from_secs(8);
@@ -122,10 +121,7 @@ impl Office {
 
     async fn send(&self, id: &str, reason: Option<&str>) -> Result<(), String> {
         let call = self.registrar.maintenance(id, reason.is_some(), reason.unwrap_or_default());
-        match timeout(CALL, call).await {
-            Ok(done) => done.map_err(|error| causes(&error)),
-            Err(_) => Err(format!("no answer within {CALL:?}")),
-        }
+        within(CALL, call).await.map_err(|trouble| trouble.text)
     }
 
     /// After a registration: carries out an order that waits for it; and where the registry held nothing
@@ -156,16 +152,12 @@ impl Office {
         if before.phase != Phase::Registered {
             return Ok(());
         }
-        match timeout(LOOK, self.registrar.checks(&before.id)).await {
-            // Without our check it is no registration of ours, and says nothing.
-            Ok(Ok(checks)) if checks.own.is_none() => Ok(()),
-            Ok(Ok(checks)) => {
-                self.saw(&before, checks.maintenance).await;
-                Ok(())
-            }
-            Ok(Err(error)) => Err(causes(&error)),
-            Err(_) => Err(format!("no answer within {LOOK:?}")),
+        let checks = within(LOOK, self.registrar.checks(&before.id)).await.map_err(|trouble| trouble.text)?;
+        // Without our check it is no registration of ours, and says nothing.
+        if checks.own.is_some() {
+            self.saw(&before, checks.maintenance).await;
         }
+        Ok(())
     }
 
     async fn write_down(&self) {

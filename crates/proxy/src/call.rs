@@ -100,6 +100,9 @@ pub(crate) struct Try<'e> {
 /// How an attempt ended.
 pub(crate) type Attempted = Result<Box<Answer>, Failed>;
 
+/// How it ended, when, and who else was tried meanwhile ([`crate::hedge`]).
+pub(crate) type Made = (Attempted, Instant, Option<Arc<Endpoint>>);
+
 /// How the attempts ended.
 pub(crate) enum Ended {
     Answer(Box<Answer>),
@@ -213,11 +216,7 @@ impl<'a> Call<'a> {
                         },
                     });
                     match ended.await {
-                        Ok(mut ended) => {
-                            let now = Instant::now();
-                            self.account(cluster, one, &mut ended, &mut blame, now);
-                            (ended, now, None)
-                        }
+                        Ok(ended) => self.alone(cluster, one, ended, &mut blame),
                         Err(other) => {
                             let both = self
                                 .beside(cluster, one, first, &other, upload, &tried, &mut blame, exchange);
@@ -274,6 +273,19 @@ impl<'a> Call<'a> {
                 }
             }
         }
+    }
+
+    /// The end of an attempt that was made alone, noted.
+    pub(crate) fn alone(
+        &self,
+        cluster: &Arc<Cluster>,
+        one: Try<'_>,
+        mut ended: Attempted,
+        blame: &mut Blame,
+    ) -> Made {
+        let now = Instant::now();
+        self.account(cluster, one, &mut ended, blame, now);
+        (ended, now, None)
     }
 
     /// Notes an attempt's end wherever it counts.

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     attempt::Bounds,
-    call::{Attempted, Call, Try, begin},
+    call::{Attempted, Call, Made, Try, begin},
     exchange::Exchange,
     upload::Upload,
     upstream::{cluster::Cluster, endpoint::Endpoint},
@@ -68,20 +68,15 @@ impl Call<'_> {
         tried: &[Arc<Endpoint>],
         blame: &mut Blame,
         exchange: &mut Exchange,
-    ) -> (Attempted, Instant, Option<Arc<Endpoint>>) {
+    ) -> Made {
         let mut raced = false;
         let bounds = first.bounds;
         let mut one = pin!(self.attempt(cluster, first.endpoint, upload, bounds, &mut raced));
-        if let Ok(mut ended) = timeout_at(Instant::now() + after, one.as_mut()).await {
-            let now = Instant::now();
-            self.account(cluster, first, &mut ended, blame, now);
-            return (ended, now, None);
+        if let Ok(ended) = timeout_at(Instant::now() + after, one.as_mut()).await {
+            return self.alone(cluster, first, ended, blame);
         }
         let Some(other) = self.other(cluster, first.endpoint, upload, tried) else {
-            let mut ended = one.await;
-            let now = Instant::now();
-            self.account(cluster, first, &mut ended, blame, now);
-            return (ended, now, None);
+            return self.alone(cluster, first, one.await, blame);
         };
         self.beside(cluster, first, one, &other, upload, tried, blame, exchange).await
     }
@@ -118,13 +113,10 @@ impl Call<'_> {
         tried: &[Arc<Endpoint>],
         blame: &mut Blame,
         exchange: &mut Exchange,
-    ) -> (Attempted, Instant, Option<Arc<Endpoint>>) {
+    ) -> Made {
         // Paid for last, when it will be made.
         let Some(mark) = other.record.begin(true).filter(|_| self.pays(cluster)) else {
-            let mut ended = one.await;
-            let now = Instant::now();
-            self.account(cluster, first, &mut ended, blame, now);
-            return (ended, now, None);
+            return self.alone(cluster, first, one.await, blame);
         };
         begin(other, exchange);
         let mut raced = false;

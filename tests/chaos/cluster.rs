@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     cases::Trouble,
-    client::Tally,
+    client::{Load, Tally},
     deployed::{Deployed, stop_all},
     fleet::Fleet,
     row::Row,
@@ -22,6 +22,8 @@ use crate::{
 
 /// Everybody is registered and passing before this, once the registry is back.
 pub(crate) const AGAIN: Duration = Duration::from_secs(10);
+/// Whatever the registry says of a loss is believed by then: the hold is 10 s.
+const BELIEVED: Duration = Duration::from_secs(12);
 /// Longest wait until a table is confirmed again: the longest pause of a watch is 30 s.
 const CONFIRMED: Duration = Duration::from_secs(60);
 
@@ -61,6 +63,29 @@ impl Site {
     pub(crate) async fn listed(&self) -> bool {
         let health = Agent(self.agent.http_addr()).health("orders").await;
         self.running.iter().all(|one| health.contains(&(one.id.clone(), "passing".to_owned())))
+    }
+
+    /// Waits until `again` holds, for three times [`AGAIN`] at most, and then for as long as whatever is believed
+    /// late takes to be believed. How long the first took `since`, and the fewest that the caller could choose
+    /// from meanwhile.
+    pub(crate) async fn watched(
+        &self,
+        load: &Load,
+        since: Instant,
+        again: impl AsyncFn(&Self) -> bool,
+    ) -> (Duration, usize) {
+        let mut fewest = usize::MAX;
+        while !again(self).await && since.elapsed() < AGAIN * 3 {
+            fewest = fewest.min(usable(&self.caller.process).await);
+            load.goes_on(Duration::from_millis(20)).await;
+        }
+        let took = since.elapsed();
+        let late = load.elapsed() + BELIEVED;
+        while load.elapsed() < late {
+            fewest = fewest.min(usable(&self.caller.process).await);
+            load.goes_on(Duration::from_millis(100)).await;
+        }
+        (took, fewest)
     }
 
     /// Says on stderr what everybody logged: for a promise that is broken.

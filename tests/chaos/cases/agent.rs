@@ -8,7 +8,7 @@ use tokio::{net::TcpStream, time::Instant};
 use super::{Case, Form, Need, Trouble};
 use crate::{
     client::{Load, Plan},
-    cluster::{AGAIN, Site, usable},
+    cluster::{AGAIN, Site},
     row::{Row, millis},
 };
 
@@ -74,17 +74,5 @@ async fn forgotten(site: &mut Site, loss: Loss, load: &Load) -> Result<(Duration
     let at = site.agent.http_addr();
     wait::until("the agent answers", wait::BOUND, async || TcpStream::connect(at).await.is_ok()).await;
     let back = Instant::now();
-    let mut fewest = usize::MAX;
-    while !site.passing().await && back.elapsed() < AGAIN * 3 {
-        fewest = fewest.min(usable(&site.caller.process).await);
-        load.goes_on(Duration::from_millis(20)).await;
-    }
-    let again = back.elapsed();
-    // Whatever is believed late would be believed by then.
-    let late = load.elapsed() + Duration::from_secs(12);
-    while load.elapsed() < late {
-        fewest = fewest.min(usable(&site.caller.process).await);
-        load.goes_on(Duration::from_millis(100)).await;
-    }
-    Ok((again, fewest))
+    Ok(site.watched(load, back, Site::passing).await)
 }

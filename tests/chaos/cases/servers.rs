@@ -128,17 +128,8 @@ async fn reaped(form: Form) -> Result<Row, Trouble> {
         let server = Agent(site.cluster.servers()[leader].http_addr());
         server.put("/v1/catalog/deregister", &json!({"Node": "agent1"})).await;
         let lost = Instant::now();
-        while !site.listed().await && lost.elapsed() < AGAIN * 3 {
-            fewest = fewest.min(usable(&site.caller.process).await);
-            load.goes_on(Duration::from_millis(20)).await;
-        }
-        slowest = slowest.max(lost.elapsed());
-        // Whatever is believed late would be believed by then.
-        let late = load.elapsed() + Duration::from_secs(12);
-        while load.elapsed() < late {
-            fewest = fewest.min(usable(&site.caller.process).await);
-            load.goes_on(Duration::from_millis(100)).await;
-        }
+        let (again, usable) = site.watched(&load, lost, Site::listed).await;
+        (slowest, fewest) = (slowest.max(again), fewest.min(usable));
     }
     let tally = load.stop().await;
     let mut row = site.row(&tally).await;

@@ -5,8 +5,8 @@
 //! index of a name that Consul never knew follows every write), or when a service really changes all
 //! the time. So questions take tokens from a bucket. It holds enough for the changes of a deploy, which come
 //! together: whoever leaves is critical for a moment and then gone, and a caller that is held up in between
-//! has seen nobody leave in order. Answers that bring nothing are given two. How fast tokens come back
-//! depends on what the last answer was:
+//! has seen nobody leave in order. After an answer that came early and brought nothing one is left. How fast
+//! tokens come back depends on what the last answer was:
 //!
 //! | answer | a token comes back every | because |
 //! |---|---|---|

@@ -53,8 +53,8 @@ use crate::{
 mod doubt;
 mod recall;
 
-/// Services are not all asked for in the same instant, neither at the start nor when an outage ends. A request that waits for its answer
-/// is not made to wait longer.
+/// Services are not all asked for in the same instant, neither at the start nor when an outage ends. A request
+/// that waits for its answer is not made to wait longer.
 const START_JITTER: Duration = Duration::from_millis(100);
 const REREAD: Duration = Duration::from_secs(300);
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(30) };

@@ -101,23 +101,22 @@ pub(super) fn wait(call: &Call) -> Result<Option<Span>, Reply> {
 
 /// Filter expressions are not evaluated: better no answer than an unfiltered one.
 pub(super) fn no_filter(call: &Call) -> Result<(), Reply> {
-    match call.query.first("filter").filter(|filter| !filter.is_empty()) {
-        None => Ok(()),
-        Some(_) => Err(not_evaluated()),
-    }
+    filter(call).map_or(Ok(()), |_| Err(not_evaluated()))
 }
 
 /// The id in the one filter expression that is evaluated, `Service.ID == "ID"`. `None`: there is no filter.
 pub(super) fn wanted_id(call: &Call) -> Result<Option<&str>, Reply> {
-    let Some(filter) = call.query.first("filter").filter(|filter| !filter.is_empty()) else {
-        return Ok(None);
-    };
+    let Some(filter) = filter(call) else { return Ok(None) };
     let id = || {
         let (selector, value) = filter.split_once("==")?;
         let id = value.trim().strip_prefix('"')?.strip_suffix('"')?;
         (selector.trim() == "Service.ID" && !id.contains(['"', '\\'])).then_some(id)
     };
     id().map(Some).ok_or_else(not_evaluated)
+}
+
+fn filter(call: &Call) -> Option<&str> {
+    call.query.first("filter").filter(|filter| !filter.is_empty())
 }
 
 fn not_evaluated() -> Reply {

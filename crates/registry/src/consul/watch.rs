@@ -87,7 +87,7 @@ impl Consul {
         let (mut options, mut longest) = (Vec::new(), READ);
         if cursor != Cursor::START {
             options.extend(blocking(cursor, wait));
-            longest = wait + wait / 16 + MARGIN;
+            longest = longest_of(wait);
         }
         options.extend(has_id(&registration.id));
         let target = health_target(&registration.name, &options);
@@ -105,7 +105,7 @@ impl Consul {
 
     fn blocking(&self, query: &Query, cursor: Cursor, consistency: Consistency, wait: Duration) -> Ask {
         let target = self.health_target(query, consistency, Some((cursor, wait)));
-        let longest = wait + wait / 16 + MARGIN;
+        let longest = longest_of(wait);
         Ask { operation: "watch", method: Method::GET, target, body: Bytes::new(), longest }
     }
 
@@ -134,6 +134,11 @@ impl Consul {
 fn health_target(service: &str, options: &[String]) -> String {
     let path = format!("/v1/health/service/{}", encoded(service));
     if options.is_empty() { path } else { format!("{path}?{}", options.join("&")) }
+}
+
+/// Longest time until a blocking query is answered.
+fn longest_of(wait: Duration) -> Duration {
+    wait + wait / 16 + MARGIN
 }
 
 fn blocking(cursor: Cursor, wait: Duration) -> [String; 2] {

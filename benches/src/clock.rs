@@ -21,7 +21,7 @@ pub fn thread_cpu() -> Duration {
 
 /// What something took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Took {
+pub struct Elapsed {
     /// Processor time of the thread that did it.
     pub cpu: Duration,
     /// Time on the wall's clock.
@@ -30,19 +30,19 @@ pub struct Took {
 
 /// A moment on both clocks of one thread.
 #[derive(Debug, Clone, Copy)]
-pub struct Start {
+pub struct Stopwatch {
     cpu: Duration,
     wall: Instant,
 }
 
-impl Start {
+impl Stopwatch {
     /// This moment.
-    pub fn now() -> Self {
+    pub fn start() -> Self {
         Self { wall: now(), cpu: thread_cpu() }
     }
 
     /// Since then; to be asked on the same thread.
-    pub fn took(self) -> Took {
-        Took { cpu: thread_cpu().saturating_sub(self.cpu), wall: now() - self.wall }
+    pub fn elapsed(self) -> Elapsed {
+        Elapsed { cpu: thread_cpu().saturating_sub(self.cpu), wall: now() - self.wall }
     }
 }

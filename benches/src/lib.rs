@@ -35,7 +35,7 @@ pub enum Effort {
 
 impl Effort {
     /// One of two values.
-    pub fn of<T>(self, full: T, quick: T) -> T {
+    pub fn choose<T>(self, full: T, quick: T) -> T {
         match self {
             Self::Full => full,
             Self::Quick => quick,

@@ -22,7 +22,7 @@ pub struct Machine {
 
 impl Machine {
     /// This one. What cannot be found out is `unknown`.
-    pub fn look() -> Self {
+    pub fn detect() -> Self {
         let cpu = line_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into());
         let memory = line_of("/proc/meminfo", "MemTotal").and_then(|text| {
             let kib: u64 = text.split_whitespace().next()?.parse().ok()?;

@@ -16,10 +16,10 @@ use std::{net::SocketAddr, path::Path};
 use tokio::runtime;
 
 use self::{
-    outcome::Contestant,
-    proxy::Proxy,
+    outcome::ProxyResults,
+    proxy::ProxyProgram,
     tools::Tools,
-    turn::{Scene, free_address},
+    turn::{PeerSetup, free_address},
 };
 use crate::{Effort, Error, error::doing, machine, report::Section};
 
@@ -47,7 +47,7 @@ pub fn run(outrigger: &Path, effort: Effort) -> Result<Section, Error> {
     let backends: Vec<SocketAddr> = (0..BACKENDS).map(|_| free_address()).collect::<Result<_, _>>()?;
     let ports: Vec<u16> = backends.iter().map(SocketAddr::port).collect();
     let mut server = proxy::backends(tools.require("nginx")?, dir.path(), other_core, &ports, BODY)?;
-    let scene = Scene {
+    let scene = PeerSetup {
         dir: dir.path(),
         wrk: tools.require("wrk")?,
         h2load: tools.require("h2load")?,
@@ -55,7 +55,7 @@ pub fn run(outrigger: &Path, effort: Effort) -> Result<Section, Error> {
         other_core,
         backends: &backends,
         backend_pid: server.pid(),
-        connections: effort.of(5000, 500).min(machine::file_limit()?.saturating_sub(SPARE_FILES)),
+        connections: effort.choose(5000, 500).min(machine::file_limit()?.saturating_sub(SPARE_FILES)),
         effort,
     };
     let runtime =
@@ -68,17 +68,17 @@ pub fn run(outrigger: &Path, effort: Effort) -> Result<Section, Error> {
     })
 }
 
-async fn rounds(scene: &Scene<'_>, outrigger: &Path, tools: &Tools) -> Result<Section, Error> {
+async fn rounds(scene: &PeerSetup<'_>, outrigger: &Path, tools: &Tools) -> Result<Section, Error> {
     let mut absent = Vec::new();
     let mut present = Vec::new();
-    for proxy in Proxy::ALL {
+    for proxy in ProxyProgram::ALL {
         match proxy.program(outrigger, tools) {
             Ok(program) => present
-                .push((Contestant { proxy, version: proxy.version(&program), turns: Vec::new() }, program)),
+                .push((ProxyResults { proxy, version: proxy.version(&program), turns: Vec::new() }, program)),
             Err(why) => absent.push(format!("{proxy}, because {why}")),
         }
     }
-    let rounds = scene.effort.of(5, 1);
+    let rounds = scene.effort.choose(5, 1);
     for round in 1..=rounds {
         for (contestant, program) in &mut present {
             let turn = scene.turn(contestant.proxy, program).await?;
@@ -89,6 +89,6 @@ async fn rounds(scene: &Scene<'_>, outrigger: &Path, tools: &Tools) -> Result<Se
             contestant.turns.push(turn);
         }
     }
-    let contestants: Vec<Contestant> = present.into_iter().map(|(contestant, _)| contestant).collect();
+    let contestants: Vec<ProxyResults> = present.into_iter().map(|(contestant, _)| contestant).collect();
     Ok(outcome::section(&contestants, &absent, scene.connections))
 }

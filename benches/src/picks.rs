@@ -18,7 +18,7 @@ use outrigger_policy::{Balancer, Cursor};
 
 use crate::{
     Effort, Error,
-    clock::{Start, Took},
+    clock::{Elapsed, Stopwatch},
     report::{Finding, Section, Table},
     stats::Samples,
 };
@@ -37,13 +37,13 @@ struct Endpoint {
 
 /// What a pick needs: the View's side and the cluster's.
 #[derive(Debug)]
-struct Bench {
+struct PickBench {
     balancer: Balancer,
     cursor: Cursor,
     endpoints: Box<[Arc<Endpoint>]>,
 }
 
-impl Bench {
+impl PickBench {
     fn new(balance: Balance, size: usize) -> Self {
         // Ten different weights, so that the weighted table is longer than the list of endpoints.
         let weights: Vec<u32> = (1..=10).cycle().take(size).collect();
@@ -60,18 +60,18 @@ impl Bench {
         self.balancer.first(&self.cursor, random, |at| !self.endpoints[at].retired.load(Relaxed))
     }
 
-    fn picks(&self, count: u32) -> Took {
-        let start = Start::now();
+    fn picks(&self, count: u32) -> Elapsed {
+        let start = Stopwatch::start();
         for _ in 0..count {
             black_box(black_box(self).pick());
         }
-        start.took()
+        start.elapsed()
     }
 
     /// One round of `threads` at once on one cursor.
-    fn round(&self, threads: usize, count: u32) -> Round {
+    fn round(&self, threads: usize, count: u32) -> PickRound {
         let barrier = Barrier::new(threads);
-        let took: Vec<Took> = thread::scope(|scope| {
+        let took: Vec<Elapsed> = thread::scope(|scope| {
             let run = || {
                 barrier.wait();
                 self.picks(count)
@@ -81,13 +81,13 @@ impl Bench {
         });
         let cpu: f64 = took.iter().map(|took| took.cpu.as_secs_f64()).sum();
         let wall = took.iter().map(|took| took.wall.as_secs_f64()).fold(0.0, f64::max);
-        Round { nanos: cpu * 1e9 / f64::from(count) / threads as f64, cores: cpu / wall }
+        PickRound { nanos: cpu * 1e9 / f64::from(count) / threads as f64, cores: cpu / wall }
     }
 }
 
 /// What a round of picks took.
 #[derive(Debug, Clone, Copy)]
-struct Round {
+struct PickRound {
     /// Of a thread's processor time per pick, the mean of the threads.
     nanos: f64,
     /// How many cores the threads really had at once.
@@ -99,7 +99,7 @@ struct Round {
 /// # Errors
 /// None so far; the signature is that of every part.
 pub fn run(effort: Effort) -> Result<Section, Error> {
-    let (rounds, count) = (effort.of(11, 3), effort.of(3_000_000, 50_000));
+    let (rounds, count) = (effort.choose(11, 3), effort.choose(3_000_000, 50_000));
     let mut table = Table::new(
         "Nanoseconds of processor time per pick, median (least to greatest)",
         ["balancer", "instances", "1 thread", "2 threads on one cursor"],
@@ -108,10 +108,10 @@ pub fn run(effort: Effort) -> Result<Section, Error> {
     let mut cores = Vec::new();
     for balance in Balance::ALL {
         for size in SIZES {
-            let bench = Bench::new(balance, size);
+            let bench = PickBench::new(balance, size);
             let measured = THREADS.map(|threads| {
                 bench.round(threads, count); // warm-up
-                let all: Vec<Round> = (0..rounds).map(|_| bench.round(threads, count)).collect();
+                let all: Vec<PickRound> = (0..rounds).map(|_| bench.round(threads, count)).collect();
                 cores.extend(all.iter().filter(|_| threads > 1).map(|round| round.cores));
                 Samples::new(all.iter().map(|round| round.nanos))
             });

@@ -19,26 +19,26 @@ use crate::{
     Effort, Error, clock,
     error::doing,
     report::{Finding, Section, Table},
-    stats::{Samples, Shown},
+    stats::{Samples, ThreeDigits},
 };
 
 const SERVICE: &str = "orders";
 /// Longest wait for one change.
-const PATIENCE: Duration = Duration::from_secs(20);
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two changes, and as much again at random: a watch that hears of more than ten a second is
 /// slowed down on purpose.
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// One kind of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+enum ConsulChange {
     Register,
     Critical,
     Passing,
     Deregister,
 }
 
-impl Change {
+impl ConsulChange {
     const ALL: [Self; 4] = [Self::Register, Self::Critical, Self::Passing, Self::Deregister];
 
     fn path(self, id: &str) -> String {
@@ -59,7 +59,7 @@ impl Change {
     }
 
     /// What the table has once the change is there.
-    fn leaves(self) -> Option<Status> {
+    fn expected_status(self) -> Option<Status> {
         match self {
             Self::Register | Self::Passing => Some(Status::Passing),
             Self::Critical => Some(Status::Critical),
@@ -68,7 +68,7 @@ impl Change {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for ConsulChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Register => "an instance is registered",
@@ -96,18 +96,18 @@ pub fn run(effort: Effort) -> Result<Section, Error> {
         return Ok(Section::new("Propagation").remark(format!("Not measured: {why}")));
     }
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(doing("build a runtime"))?.block_on(measure(effort.of(60, 5)))
+    runtime.map_err(doing("build a runtime"))?.block_on(measure(effort.choose(60, 5)))
 }
 
 async fn measure(rounds: u32) -> Result<Section, Error> {
     let consul = Consul::server().await.map_err(doing("start Consul"))?;
-    let table = Watch::start(consul.http_addr())?;
+    let table = ServiceWatch::start(consul.http_addr())?;
     let mut follower = table.follower;
-    change(&consul, &mut follower, Change::Register, "orders-0").await?; // the service stays known
-    let mut samples = Change::ALL.map(|_| Vec::new());
+    change(&consul, &mut follower, ConsulChange::Register, "orders-0").await?; // the service stays known
+    let mut samples = ConsulChange::ALL.map(|_| Vec::new());
     for round in 1..=rounds {
         let id = format!("{SERVICE}-{round}");
-        for (kind, samples) in Change::ALL.into_iter().zip(&mut samples) {
+        for (kind, samples) in ConsulChange::ALL.into_iter().zip(&mut samples) {
             sleep(PAUSE + PAUSE.mul_f64(fastrand::f64())).await;
             samples.push(change(&consul, &mut follower, kind, &id).await?);
         }
@@ -123,7 +123,7 @@ fn section(samples: [Vec<f64>; 4]) -> Section {
         ["change", "samples", "p50", "p99", "greatest"],
     );
     let mut row = |what: &str, samples: &Samples| {
-        let [p50, p99, max] = [samples.median(), samples.percentile(0.99), samples.max()].map(Shown);
+        let [p50, p99, max] = [samples.median(), samples.percentile(0.99), samples.max()].map(ThreeDigits);
         table.row([
             what.to_owned(),
             samples.count().to_string(),
@@ -132,12 +132,13 @@ fn section(samples: [Vec<f64>; 4]) -> Section {
             max.to_string(),
         ]);
     };
-    for (kind, samples) in Change::ALL.into_iter().zip(&samples) {
+    for (kind, samples) in ConsulChange::ALL.into_iter().zip(&samples) {
         row(&kind.to_string(), &Samples::new(samples.iter().copied()));
     }
     let all = Samples::new(samples.into_iter().flatten());
     row("all of them", &all);
-    let figures = format!("p50 {} ms, p99 {} ms", Shown(all.median()), Shown(all.percentile(0.99)));
+    let figures =
+        format!("p50 {} ms, p99 {} ms", ThreeDigits(all.median()), ThreeDigits(all.percentile(0.99)));
     Section::new("Propagation")
         .finding(Finding::plain("a change in Consul until the table has it", figures))
         .table(table)
@@ -145,12 +146,12 @@ fn section(samples: [Vec<f64>; 4]) -> Section {
 
 /// A follower of the service, and what keeps it up to date.
 #[derive(Debug)]
-struct Watch {
+struct ServiceWatch {
     discovery: Arc<Discovery>,
     follower: Follower,
 }
 
-impl Watch {
+impl ServiceWatch {
     fn start(agent: SocketAddr) -> Result<Self, Error> {
         let address = config::ConsulAddress { tls: false, host: agent.ip().to_string(), port: agent.port() };
         let client = Client::new(&config::Consul { address, ..config::Consul::default() });
@@ -166,12 +167,17 @@ impl Watch {
 }
 
 /// Milliseconds until the table has the change.
-async fn change(consul: &Consul, follower: &mut Follower, change: Change, id: &str) -> Result<f64, Error> {
+async fn change(
+    consul: &Consul,
+    follower: &mut Follower,
+    change: ConsulChange,
+    id: &str,
+) -> Result<f64, Error> {
     let (path, body) = (change.path(id), change.body(id));
     let start = clock::now();
     let (sent, seen) = tokio::join!(
         http::put(consul.http_addr(), &path, &body),
-        timeout(PATIENCE, arrival(follower, id, change.leaves())),
+        timeout(ARRIVAL_TIMEOUT, arrival(follower, id, change.expected_status())),
     );
     let sent = sent.map_err(doing(format!("PUT {path}")))?;
     if !sent.status().is_success() {

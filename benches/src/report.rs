@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, path::Path};
 
-use crate::{Error, error::doing, stats::Shown};
+use crate::{Error, error::doing, stats::ThreeDigits};
 
 const BEGIN: &str = "<!-- results: begin (written by `bench all`, not by hand) -->";
 const END: &str = "<!-- results: end -->";
@@ -76,8 +76,8 @@ impl Finding {
     pub fn below(what: impl Into<String>, measured: f64, unit: &str, target: f64) -> Self {
         Self {
             what: what.into(),
-            measured: format!("{} {unit}", Shown(measured)).trim_end().to_owned(),
-            target: format!("< {} {unit}", Shown(target)).trim_end().to_owned(),
+            measured: format!("{} {unit}", ThreeDigits(measured)).trim_end().to_owned(),
+            target: format!("< {} {unit}", ThreeDigits(target)).trim_end().to_owned(),
             met: Some(measured < target),
         }
     }

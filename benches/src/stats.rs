@@ -43,15 +43,15 @@ impl Samples {
 
     /// `median (min to max)`, with as many digits as the median deserves.
     pub fn spread(&self) -> String {
-        format!("{} ({} to {})", Shown(self.median()), Shown(self.min()), Shown(self.max()))
+        format!("{} ({} to {})", ThreeDigits(self.median()), ThreeDigits(self.min()), ThreeDigits(self.max()))
     }
 }
 
 /// A figure with about three digits that mean something.
 #[derive(Debug, Clone, Copy)]
-pub struct Shown(pub f64);
+pub struct ThreeDigits(pub f64);
 
-impl fmt::Display for Shown {
+impl fmt::Display for ThreeDigits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = match self.0.abs() {
             size if size >= 100.0 => 0,
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_figure_has_three_digits_that_mean_something() {
-        let shown = [0.123_4, 1.234, 12.34, 123.4, 12_340.0].map(|figure| Shown(figure).to_string());
+        let shown = [0.123_4, 1.234, 12.34, 123.4, 12_340.0].map(|figure| ThreeDigits(figure).to_string());
         assert_eq!(shown, ["0.12", "1.23", "12.3", "123", "12340"]);
     }
 }

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio::runtime;
 
-use self::rig::Rig;
+use self::rig::UpdateRig;
 use crate::{
     Effort, Error,
-    clock::Start,
+    clock::Stopwatch,
     error::doing,
     report::{Finding, Section, Table},
-    stats::{Samples, Shown},
+    stats::{Samples, ThreeDigits},
 };
 
 /// Instances of the service that changes.
@@ -36,7 +36,7 @@ enum Reach {
 
 /// What differs from the answer before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+enum UpdateKind {
     /// The health of one instance.
     One,
     /// The health of every instance.
@@ -45,12 +45,12 @@ enum Change {
     Others,
 }
 
-/// The kinds of [`Change`], for people.
+/// The kinds of [`UpdateKind`], for people.
 const KINDS: [&str; 3] = ["one instance's health", "every instance's health", "all instances replaced"];
 
 /// How one line is measured.
 #[derive(Debug, Clone, Copy)]
-struct Plan {
+struct UpdatePlan {
     reach: Reach,
     /// Watched services, the one that changes among them.
     services: u32,
@@ -59,14 +59,14 @@ struct Plan {
 
 /// What one line says.
 #[derive(Debug)]
-struct Measured {
+struct UpdateResult {
     /// Milliseconds of processor time, for each kind of change.
     updates: [Samples; 3],
     /// Until every service had its first answer.
     start: Duration,
 }
 
-impl Measured {
+impl UpdateResult {
     fn worst(&self) -> f64 {
         self.updates.iter().map(Samples::median).fold(0.0, f64::max)
     }
@@ -77,17 +77,18 @@ impl Measured {
 /// # Errors
 /// The table cannot be set up, or an update does not arrive.
 pub fn run(effort: Effort) -> Result<Section, Error> {
-    let (rounds, many) = (effort.of(9, 2), effort.of(10_000, 200));
+    let (rounds, many) = (effort.choose(9, 2), effort.choose(10_000, 200));
     let heads = ["until", "services"].into_iter().chain(KINDS).chain(["start, s"]);
     let caption = "Milliseconds of processor time per update of 10,000 instances, median (least to greatest); \
                    seconds until all services had their first answer";
     let (mut table, mut section) = (Table::new(caption, heads), Section::new("Updates"));
     for (reach, until) in [(Reach::Snapshot, "a follower has it"), (Reach::View, "the proxy picks by it")] {
-        let (alone, among) = (Plan { reach, services: 1, rounds }, Plan { reach, services: many, rounds });
+        let (alone, among) =
+            (UpdatePlan { reach, services: 1, rounds }, UpdatePlan { reach, services: many, rounds });
         let (alone, among) = (measure(alone)?, measure(among)?);
         for (services, line) in [(1, &alone), (many, &among)] {
             let cells = line.updates.iter().map(Samples::spread);
-            let start = Shown(line.start.as_secs_f64()).to_string();
+            let start = ThreeDigits(line.start.as_secs_f64()).to_string();
             table.row([until.to_owned(), services.to_string()].into_iter().chain(cells).chain([start]));
         }
         for (kind, samples) in KINDS.into_iter().zip(&among.updates) {
@@ -102,18 +103,18 @@ pub fn run(effort: Effort) -> Result<Section, Error> {
 }
 
 /// Starts a table and changes it.
-fn measure(plan: Plan) -> Result<Measured, Error> {
+fn measure(plan: UpdatePlan) -> Result<UpdateResult, Error> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(doing("build a runtime"))?.block_on(async {
-        let began = Start::now();
-        let rig = Rig::start(plan).await?;
-        let start = began.took().wall;
+        let began = Stopwatch::start();
+        let rig = UpdateRig::start(plan).await?;
+        let start = began.elapsed().wall;
         let updates = [
-            rig.samples(Change::One, plan.rounds).await?,
-            rig.samples(Change::Health, plan.rounds).await?,
-            rig.samples(Change::Others, plan.rounds).await?,
+            rig.samples(UpdateKind::One, plan.rounds).await?,
+            rig.samples(UpdateKind::Health, plan.rounds).await?,
+            rig.samples(UpdateKind::Others, plan.rounds).await?,
         ];
         rig.stop().await;
-        Ok(Measured { updates, start })
+        Ok(UpdateResult { updates, start })
     })
 }

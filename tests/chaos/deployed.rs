@@ -3,21 +3,21 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use outrigger_tests::{process::Process, registry::Agent, scrape::Scrape, wait};
+use outrigger_tests::{process::Process, registry::ConsulAgent, scrape::Scrape, wait};
 
 use crate::fleet::Member;
 
 /// Longest that a sidecar may take to leave: measured, it is about two seconds.
-const LEAVE: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A sidecar that runs an instance.
 #[derive(Debug)]
-pub(crate) struct Deployed {
+pub(crate) struct DeployedInstance {
     pub(crate) id: String,
     pub(crate) process: Process,
 }
 
-impl Deployed {
+impl DeployedInstance {
     /// Starts `member` under a sidecar, and waits until the registry at `agent` lists it as passing.
     pub(crate) async fn start(member: &Member, service: &str, agent: SocketAddr) -> Self {
         let settings = format!(
@@ -30,33 +30,33 @@ impl Deployed {
         );
         let command = member.command();
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let deployed = Self { id: member.name.clone(), process: Process::around(&settings, &words) };
-        deployed.passes(service, agent).await;
+        let deployed = Self { id: member.name.clone(), process: Process::start_with_app(&settings, &words) };
+        deployed.wait_passing(service, agent).await;
         deployed
     }
 
     /// Waits until the registry lists it as passing.
-    async fn passes(&self, service: &str, agent: SocketAddr) {
+    async fn wait_passing(&self, service: &str, agent: SocketAddr) {
         let what = format!("{} is passing in the registry", self.id);
-        wait::until(&what, wait::BOUND, async || {
-            Agent(agent).health(service).await.contains(&(self.id.clone(), "passing".to_owned()))
+        wait::until(&what, wait::TIMEOUT, async || {
+            ConsulAgent(agent).health(service).await.contains(&(self.id.clone(), "passing".to_owned()))
         })
         .await;
     }
 
     /// What its metrics say now.
     pub(crate) async fn metrics(&self) -> Scrape {
-        Scrape::parse(&self.process.ask("/metrics").await.text())
+        Scrape::parse(&self.process.admin_get("/metrics").await.text())
     }
 
     /// SIGTERM, and nothing else. It has ended when this returns, and the app before it.
     pub(crate) async fn stop(mut self) {
         self.process.signal("TERM");
-        self.process.ended(LEAVE).await;
+        self.process.wait_exit(STOP_TIMEOUT).await;
     }
 }
 
 /// Stops all of them at once: a sidecar that is only dropped would leave its app behind.
-pub(crate) async fn stop_all(all: Vec<Deployed>) {
-    futures_util::future::join_all(all.into_iter().map(Deployed::stop)).await;
+pub(crate) async fn stop_all(all: Vec<DeployedInstance>) {
+    futures_util::future::join_all(all.into_iter().map(DeployedInstance::stop)).await;
 }

@@ -1,4 +1,4 @@
-//! A fault proxy in front of a registry. Unlike [`outrigger_tests::front`] it reads what it carries, so that
+//! A fault proxy in front of a registry. Unlike [`outrigger_tests::registry_proxy`] it reads what it carries, so that
 //! it can count the questions, and answer one that is being held already in a way that is wrong.
 //!
 //! It plays no registry: what it does not spoil comes from the real one.
@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use outrigger_tests::wire::{Cut, Framing, Head, Received, Wire};
+use outrigger_tests::wire::{Framing, Head, ReceivedBody, Wire, WireError};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -35,12 +35,12 @@ pub(crate) enum Fault {
     HalfJson,
     /// Nobody is there: 200 and an empty list. Only where instances are asked for; the agent's own
     /// side goes on working, as it does for a follower that has fallen behind.
-    Nobody(Index),
+    EmptyList(EmptyListIndex),
 }
 
 /// The index that an empty list comes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Index {
+pub(crate) enum EmptyListIndex {
     /// The next one: everything was deregistered.
     Next,
     /// A low one: the registry has started over.
@@ -49,16 +49,16 @@ pub(crate) enum Index {
     Missing,
 }
 
-struct Shared {
+struct FaultProxyState {
     registry: SocketAddr,
     fault: watch::Sender<Fault>,
-    questions: AtomicU64,
+    queries: AtomicU64,
     spoiled: AtomicU64,
     /// The highest index that the registry has answered with.
     index: AtomicU64,
 }
 
-impl Shared {
+impl FaultProxyState {
     /// Higher than any that was answered before.
     fn next_index(&self) -> u64 {
         self.index.fetch_add(1, Relaxed) + 1
@@ -68,18 +68,18 @@ impl Shared {
 /// The proxy's handle. It ends when this is dropped.
 pub(crate) struct FaultProxy {
     addr: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<FaultProxyState>,
     task: JoinHandle<()>,
 }
 
 impl FaultProxy {
-    pub(crate) async fn before(registry: SocketAddr) -> Self {
+    pub(crate) async fn start(registry: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind the fault proxy");
         let addr = listener.local_addr().expect("its address");
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(FaultProxyState {
             registry,
             fault: watch::Sender::new(Fault::None),
-            questions: AtomicU64::new(0),
+            queries: AtomicU64::new(0),
             spoiled: AtomicU64::new(0),
             index: AtomicU64::new(1),
         });
@@ -96,12 +96,12 @@ impl FaultProxy {
     }
 
     /// Questions that came, so far.
-    pub(crate) fn questions(&self) -> u64 {
-        self.shared.questions.load(Relaxed)
+    pub(crate) fn query_count(&self) -> u64 {
+        self.shared.queries.load(Relaxed)
     }
 
     /// Questions that were not answered by the registry, so far.
-    pub(crate) fn spoiled(&self) -> u64 {
+    pub(crate) fn spoiled_count(&self) -> u64 {
         self.shared.spoiled.load(Relaxed)
     }
 }
@@ -112,7 +112,7 @@ impl Drop for FaultProxy {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<FaultProxyState>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
@@ -124,25 +124,25 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-struct Question {
+struct RegistryQuery {
     head: Head,
     body: Vec<u8>,
 }
 
-impl Question {
+impl RegistryQuery {
     fn asks_for_instances(&self) -> bool {
-        self.head.words().1.starts_with("/v1/health/service/")
+        self.head.split_start_line().1.starts_with("/v1/health/service/")
     }
 }
 
-async fn serve(mut wire: Wire, shared: &Shared) -> Result<(), Cut> {
+async fn serve(mut wire: Wire, shared: &FaultProxyState) -> Result<(), WireError> {
     let mut registry = None;
-    while let Some(head) = wire.head().await? {
-        let body = Mutex::new(Received::default());
-        wire.body(head.framing(Framing::Length(0))?, &body).await?;
+    while let Some(head) = wire.read_head().await? {
+        let body = Mutex::new(ReceivedBody::default());
+        wire.read_body(head.framing(Framing::Length(0))?, &body).await?;
         let body = body.into_inner().expect("a reader does not panic").kept;
-        shared.questions.fetch_add(1, Relaxed);
-        let (answer, goes_on) = answer(&wire, &mut registry, &Question { head, body }, shared).await?;
+        shared.queries.fetch_add(1, Relaxed);
+        let (answer, goes_on) = answer(&wire, &mut registry, &RegistryQuery { head, body }, shared).await?;
         wire.write(&answer).await?;
         if !goes_on {
             return Ok(());
@@ -155,53 +155,55 @@ async fn serve(mut wire: Wire, shared: &Shared) -> Result<(), Cut> {
 async fn answer(
     wire: &Wire,
     registry: &mut Option<Wire>,
-    question: &Question,
-    shared: &Shared,
-) -> Result<(Vec<u8>, bool), Cut> {
+    question: &RegistryQuery,
+    shared: &FaultProxyState,
+) -> Result<(Vec<u8>, bool), WireError> {
     let mut changes = shared.fault.subscribe();
     let mut spoiled = false;
     loop {
         let fault = match *changes.borrow_and_update() {
-            Fault::Nobody(_) if !question.asks_for_instances() => Fault::None,
+            Fault::EmptyList(_) if !question.asks_for_instances() => Fault::None,
             fault => fault,
         };
         if fault != Fault::None && !std::mem::replace(&mut spoiled, true) {
             shared.spoiled.fetch_add(1, Relaxed);
         }
         tokio::select! {
-            made = made(registry, question, shared, fault) => return made,
-            cut = wire.gone() => return Err(cut),
+            made = produce_answer(registry, question, shared, fault) => return made,
+            cut = wire.wait_closed() => return Err(cut),
             _ = changes.changed() => *registry = None, // half an answer may be under way there
         }
         if fault == Fault::Hang {
-            return Err(Cut::Fin); // as of an agent that is replaced
+            return Err(WireError::Closed); // as of an agent that is replaced
         }
     }
 }
 
-async fn made(
+async fn produce_answer(
     registry: &mut Option<Wire>,
-    question: &Question,
-    shared: &Shared,
+    question: &RegistryQuery,
+    shared: &FaultProxyState,
     fault: Fault,
-) -> Result<(Vec<u8>, bool), Cut> {
+) -> Result<(Vec<u8>, bool), WireError> {
     const BROKEN: &str = r#"[{"Node": {"ID": "#;
     const WORDS: &str = "no answer, says the fault proxy";
     match fault {
-        Fault::None => Ok((relayed(registry, question, shared).await?, true)),
+        Fault::None => Ok((relay(registry, question, shared).await?, true)),
         Fault::Hang => std::future::pending().await,
         Fault::Garbage => Ok((b"\x16\x03\x01\x02 no HTTP \r\n\r\n".to_vec(), false)),
-        Fault::Status(status) => Ok((said(status, None, WORDS, 0), true)),
-        Fault::HalfBody => Ok((said(200, Some(shared.next_index()), BROKEN, 500), false)),
-        Fault::HalfJson => Ok((said(200, Some(shared.next_index()), BROKEN, 0), true)),
-        Fault::Nobody(Index::Next) => Ok((said(200, Some(shared.next_index()), "[]", 0), true)),
-        Fault::Nobody(Index::Back) => Ok((said(200, Some(3), "[]", 0), true)),
-        Fault::Nobody(Index::Missing) => Ok((said(200, None, "[]", 0), true)),
+        Fault::Status(status) => Ok((build_answer(status, None, WORDS, 0), true)),
+        Fault::HalfBody => Ok((build_answer(200, Some(shared.next_index()), BROKEN, 500), false)),
+        Fault::HalfJson => Ok((build_answer(200, Some(shared.next_index()), BROKEN, 0), true)),
+        Fault::EmptyList(EmptyListIndex::Next) => {
+            Ok((build_answer(200, Some(shared.next_index()), "[]", 0), true))
+        }
+        Fault::EmptyList(EmptyListIndex::Back) => Ok((build_answer(200, Some(3), "[]", 0), true)),
+        Fault::EmptyList(EmptyListIndex::Missing) => Ok((build_answer(200, None, "[]", 0), true)),
     }
 }
 
 /// An answer of ours; `missing` bytes of its body never come.
-fn said(status: u16, index: Option<u64>, body: &str, missing: usize) -> Vec<u8> {
+fn build_answer(status: u16, index: Option<u64>, body: &str, missing: usize) -> Vec<u8> {
     let length = body.len() + missing;
     let index = index.map(|index| format!("X-Consul-Index: {index}\r\n")).unwrap_or_default();
     format!(
@@ -212,22 +214,26 @@ fn said(status: u16, index: Option<u64>, body: &str, missing: usize) -> Vec<u8> 
 }
 
 /// The registry's own answer, framed by its length.
-async fn relayed(registry: &mut Option<Wire>, question: &Question, shared: &Shared) -> Result<Vec<u8>, Cut> {
+async fn relay(
+    registry: &mut Option<Wire>,
+    question: &RegistryQuery,
+    shared: &FaultProxyState,
+) -> Result<Vec<u8>, WireError> {
     let mut there = match registry.take() {
         Some(open) => open,
         None => Wire::new(TcpStream::connect(shared.registry).await?),
     };
     there.write(&[&question.head.raw[..], &question.body].concat()).await?;
-    let head = there.head().await?.ok_or(Cut::Fin)?;
-    let body = Mutex::new(Received::default());
-    there.body(head.framing(Framing::Length(0))?, &body).await?;
+    let head = there.read_head().await?.ok_or(WireError::Closed)?;
+    let body = Mutex::new(ReceivedBody::default());
+    there.read_body(head.framing(Framing::Length(0))?, &body).await?;
     let body = body.into_inner().expect("a reader does not panic").kept;
-    let ok = head.words().1 == "200";
+    let ok = head.split_start_line().1 == "200";
     if let Some(index) = head.get("x-consul-index").and_then(|text| text.parse().ok()).filter(|_| ok) {
         shared.index.fetch_max(index, Relaxed);
     }
     *registry = Some(there);
-    let mut answer = format!("{}\r\n", head.start);
+    let mut answer = format!("{}\r\n", head.start_line);
     for (name, value) in &head.fields {
         if !["transfer-encoding", "content-length"].contains(&name.to_ascii_lowercase().as_str()) {
             answer.push_str(&format!("{name}: {value}\r\n"));

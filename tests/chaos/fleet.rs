@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_tests::{process, registry::Agent, wait};
+use outrigger_tests::{process, registry::ConsulAgent, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -18,14 +18,14 @@ use tokio::{
 };
 
 use crate::{
-    client::Tally,
-    instance::{Manners, Report},
+    case_report::CaseReport,
+    instance::{Behaviour, InstanceReport},
+    load::RequestResults,
     nginx,
-    row::Row,
 };
 
 /// Pause of a loop that watches something closely.
-pub(crate) const GLANCE: Duration = Duration::from_millis(5);
+pub(crate) const FINE_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Below the ports that the kernel gives to outgoing connections: those of a killed instance stay free.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
@@ -43,9 +43,9 @@ pub(crate) fn free_addr() -> SocketAddr {
 
 /// What an instance is.
 #[derive(Debug, Clone)]
-pub(crate) enum Kind {
+pub(crate) enum MemberKind {
     /// Our own server, with a control port.
-    Ours {
+    OwnServer {
         /// Where it takes orders.
         control: SocketAddr,
     },
@@ -61,8 +61,8 @@ pub(crate) struct Member {
     /// Where it serves.
     pub(crate) addr: SocketAddr,
     /// What it is.
-    pub(crate) kind: Kind,
-    book: PathBuf,
+    pub(crate) kind: MemberKind,
+    request_log: PathBuf,
     dir: PathBuf,
     child: Option<Child>,
 }
@@ -72,7 +72,7 @@ impl Member {
     /// `outrigger run -- …`); its standard input may be empty.
     pub(crate) fn command(&self) -> Vec<String> {
         match &self.kind {
-            Kind::Ours { control } => {
+            MemberKind::OwnServer { control } => {
                 let program = std::env::current_exe().expect("this program's own path");
                 [
                     program.display().to_string(),
@@ -80,11 +80,11 @@ impl Member {
                     format!("--name={}", self.name),
                     format!("--listen={}", self.addr),
                     format!("--control={control}"),
-                    format!("--book={}", self.book.display()),
+                    format!("--request-log={}", self.request_log.display()),
                 ]
                 .into()
             }
-            Kind::Nginx(server) => nginx::command(&self.dir, self.addr, &self.book, server),
+            MemberKind::Nginx(server) => nginx::command(&self.dir, self.addr, &self.request_log, server),
         }
     }
 
@@ -93,17 +93,17 @@ impl Member {
         let words = self.command();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        if let Kind::Ours { .. } = self.kind {
+        if let MemberKind::OwnServer { .. } = self.kind {
             command.arg("--stdin").stdin(Stdio::piped());
         }
         self.child = Some(command.spawn().unwrap_or_else(|error| panic!("start {}: {error}", words[0])));
-        self.accepts().await;
+        self.wait_accepting().await;
     }
 
     /// Waits until it accepts connections.
-    pub(crate) async fn accepts(&self) {
+    pub(crate) async fn wait_accepting(&self) {
         let what = format!("{} accepts connections", self.name);
-        wait::until(&what, wait::BOUND, async || TcpStream::connect(self.addr).await.is_ok()).await;
+        wait::until(&what, wait::TIMEOUT, async || TcpStream::connect(self.addr).await.is_ok()).await;
     }
 
     /// `kill -9`. It has ended when this returns.
@@ -117,21 +117,21 @@ impl Member {
     /// Sends a signal: `STOP`, `CONT`, `TERM`, `QUIT`.
     pub(crate) fn signal(&self, name: &str) {
         let child = self.child.as_ref().expect("an instance that runs");
-        process::signal(child.id(), name).unwrap_or_else(|error| panic!("{error}"));
+        process::send_signal(child.id(), name).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// From now on it behaves like this.
-    pub(crate) async fn behave(&self, manners: &Manners) -> Report {
-        self.order(&serde_json::to_string(manners).expect("plain data")).await
+    pub(crate) async fn set_behaviour(&self, manners: &Behaviour) -> InstanceReport {
+        self.send_command(&serde_json::to_string(manners).expect("plain data")).await
     }
 
     /// What it has seen in this life.
-    pub(crate) async fn report(&self) -> Report {
-        self.order("").await
+    pub(crate) async fn report(&self) -> InstanceReport {
+        self.send_command("").await
     }
 
-    async fn order(&self, line: &str) -> Report {
-        let Kind::Ours { control } = &self.kind else { panic!("{} takes no orders", self.name) };
+    async fn send_command(&self, line: &str) -> InstanceReport {
+        let MemberKind::OwnServer { control } = &self.kind else { panic!("{} takes no orders", self.name) };
         let told = async {
             let mut stream = TcpStream::connect(control).await?;
             stream.write_all(format!("{line}\n").as_bytes()).await?;
@@ -144,8 +144,8 @@ impl Member {
     }
 
     /// Requests in its book, of all its lives: method and number.
-    pub(crate) fn book(&self) -> Vec<(String, u64)> {
-        let text = fs::read_to_string(&self.book).unwrap_or_default();
+    pub(crate) fn logged_requests(&self) -> Vec<(String, u64)> {
+        let text = fs::read_to_string(&self.request_log).unwrap_or_default();
         let line = |line: &str| {
             let (method, id) = line.split_once(' ')?;
             Some((method.to_owned(), id.parse().ok()?))
@@ -172,22 +172,22 @@ pub(crate) struct Fleet {
     /// Its instances.
     pub(crate) members: Vec<Member>,
     /// Names given so far.
-    named: usize,
+    names_given: usize,
     dir: TempDir,
 }
 
 impl Fleet {
     /// Nobody yet.
-    pub(crate) fn of(service: &str) -> Self {
+    pub(crate) fn new(service: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("chaos-fleet-").tempdir().expect("a directory");
-        Self { service: service.to_owned(), members: Vec::new(), named: 0, dir }
+        Self { service: service.to_owned(), members: Vec::new(), names_given: 0, dir }
     }
 
     /// Three of our own servers, started and registered.
-    pub(crate) async fn three(service: &str, agent: Agent) -> Self {
-        let mut fleet = Self::of(service);
+    pub(crate) async fn start_three(service: &str, agent: ConsulAgent) -> Self {
+        let mut fleet = Self::new(service);
         for _ in 0..3 {
-            let member = fleet.add_ours();
+            let member = fleet.add_own_server();
             member.start().await;
         }
         fleet.register(agent).await;
@@ -195,24 +195,24 @@ impl Fleet {
     }
 
     /// One more of our own, not started.
-    pub(crate) fn add_ours(&mut self) -> &mut Member {
-        self.add(Kind::Ours { control: free_addr() })
+    pub(crate) fn add_own_server(&mut self) -> &mut Member {
+        self.add(MemberKind::OwnServer { control: free_addr() })
     }
 
     /// One more, not started.
-    pub(crate) fn add(&mut self, kind: Kind) -> &mut Member {
-        self.named += 1;
-        let name = format!("{}-{}", self.service, self.named);
+    pub(crate) fn add(&mut self, kind: MemberKind) -> &mut Member {
+        self.names_given += 1;
+        let name = format!("{}-{}", self.service, self.names_given);
         let dir = self.dir.path().join(&name);
         fs::create_dir(&dir).expect("a directory");
         let book = dir.join("book");
-        self.members.push(Member { name, addr: free_addr(), kind, book, dir, child: None });
+        self.members.push(Member { name, addr: free_addr(), kind, request_log: book, dir, child: None });
         self.members.last_mut().expect("just added")
     }
 
     /// Registers all of them at the agent, which then connects to each once a second, and waits until
     /// all are passing.
-    pub(crate) async fn register(&self, agent: Agent) {
+    pub(crate) async fn register(&self, agent: ConsulAgent) {
         self.register_by(agent, |member| {
             json!([{ "TCP": member.addr.to_string(), "Interval": "1s", "Timeout": "1s", "Status": "passing" }])
         })
@@ -220,11 +220,11 @@ impl Fleet {
     }
 
     /// Registers all of them without a check: the agent never notices anything.
-    pub(crate) async fn register_unchecked(&self, agent: Agent) {
+    pub(crate) async fn register_unchecked(&self, agent: ConsulAgent) {
         self.register_by(agent, |_| json!([])).await;
     }
 
-    async fn register_by(&self, agent: Agent, checks: impl Fn(&Member) -> Value) {
+    async fn register_by(&self, agent: ConsulAgent, checks: impl Fn(&Member) -> Value) {
         for member in &self.members {
             let service = json!({
                 "Name": self.service, "ID": member.name, "Address": member.addr.ip().to_string(),
@@ -232,34 +232,34 @@ impl Fleet {
             });
             agent.put("/v1/agent/service/register", &service).await;
         }
-        self.passes(agent).await;
+        self.wait_passing(agent).await;
     }
 
     /// Waits until the registry shows all of them, and as passing.
-    pub(crate) async fn passes(&self, agent: Agent) {
+    pub(crate) async fn wait_passing(&self, agent: ConsulAgent) {
         let mut all: Vec<_> = self.members.iter().map(|one| (one.name.as_str(), "passing")).collect();
         all.sort_unstable();
-        agent.shows(&self.service, &all).await;
+        agent.wait_health(&self.service, &all).await;
     }
 
     /// Takes all of them out of the registry.
-    pub(crate) async fn deregister(&self, agent: Agent) {
+    pub(crate) async fn deregister(&self, agent: ConsulAgent) {
         for member in &self.members {
             agent.deregister(&member.name).await;
         }
     }
 
     /// What must hold in every case: no POST was done twice, and what was answered well was done.
-    pub(crate) fn audit(&self, tally: &Tally, row: &mut Row) {
+    pub(crate) fn check_posts(&self, tally: &RequestResults, row: &mut CaseReport) {
         let mut seen: HashMap<u64, u32> = HashMap::new();
-        for (method, id) in self.members.iter().flat_map(Member::book) {
+        for (method, id) in self.members.iter().flat_map(Member::logged_requests) {
             if method == "POST" {
                 *seen.entry(id).or_default() += 1;
             }
         }
         let twice = seen.values().filter(|count| **count > 1).count();
-        row.promise(twice == 0, || format!("{twice} POSTs were done twice"));
-        let lost = tally.posted().iter().filter(|id| !seen.contains_key(id)).count();
-        row.promise(lost == 0, || format!("{lost} POSTs were answered and never done"));
+        row.require(twice == 0, || format!("{twice} POSTs were done twice"));
+        let lost = tally.successful_posts().iter().filter(|id| !seen.contains_key(id)).count();
+        row.require(lost == 0, || format!("{lost} POSTs were answered and never done"));
     }
 }

@@ -22,8 +22,8 @@ use tokio::{
 /// The mark. Not `OUTRIGGER_…`: those are kept from the sidecars.
 const MARK: &str = "CHAOS_RUN";
 /// Longest wait for the inner one after a signal.
-const PATIENCE: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_millis(50);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Whether this is the inner one.
 pub(crate) fn is_guarded() -> bool {
@@ -40,8 +40,8 @@ pub(crate) fn run() -> ExitCode {
         .spawn()
         .expect("start this program again");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let ended = runtime.block_on(watch_over(inner));
-    let left = sweep(&mark);
+    let ended = runtime.block_on(wait_for_inner(inner));
+    let left = kill_leftovers(&mark);
     // After a crash there is nothing to be surprised about.
     match ended {
         Some(code @ 0..=1) if !left.is_empty() => {
@@ -54,7 +54,7 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// Its exit code; `None` when a signal ended it.
-async fn watch_over(mut inner: Child) -> Option<i32> {
+async fn wait_for_inner(mut inner: Child) -> Option<i32> {
     let mut terminate = signal(SignalKind::terminate()).expect("listen for SIGTERM");
     let mut interrupt = signal(SignalKind::interrupt()).expect("listen for SIGINT");
     let mut kill_at: Option<Instant> = None;
@@ -71,26 +71,26 @@ async fn watch_over(mut inner: Child) -> Option<i32> {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            () = sleep(LOOK) => continue,
+            () = sleep(POLL_INTERVAL) => continue,
         }
         // The end of its input is the word for it.
         drop(inner.stdin.take());
-        kill_at.get_or_insert(Instant::now() + PATIENCE);
+        kill_at.get_or_insert(Instant::now() + EXIT_TIMEOUT);
     }
 }
 
 /// Kills what carries the mark, and says what that was.
-fn sweep(mark: &str) -> Vec<String> {
+fn kill_leftovers(mark: &str) -> Vec<String> {
     let mark = format!("{MARK}={mark}");
     let mut left = Vec::new();
     // An app may start another while its sidecar is killed.
     for _ in 0..3 {
-        let found = marked(&mark);
+        let found = processes_with_mark(&mark);
         for pid in &found {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             left.push(format!("{pid} {}", String::from_utf8_lossy(&line).replace('\0', " ")));
             // It has ended meanwhile when this fails.
-            let _ = process::signal(*pid, "KILL");
+            let _ = process::send_signal(*pid, "KILL");
         }
         if found.is_empty() {
             break;
@@ -99,7 +99,7 @@ fn sweep(mark: &str) -> Vec<String> {
     left
 }
 
-fn marked(mark: &str) -> Vec<u32> {
+fn processes_with_mark(mark: &str) -> Vec<u32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let carries = |pid: &u32| {
@@ -111,7 +111,7 @@ fn marked(mark: &str) -> Vec<u32> {
 }
 
 /// In the inner one: turns true when it is to end, because of a signal or because the outer one has gone.
-pub(crate) fn end() -> watch::Receiver<bool> {
+pub(crate) fn watch_for_end() -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     let by_input = sender.clone();
     std::thread::spawn(move || {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use clap::Args;
-use outrigger_tests::wire::{Cut, Framing, Received, Wire};
+use outrigger_tests::wire::{Framing, ReceivedBody, Wire, WireError};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -28,7 +28,7 @@ use tokio::{
 
 /// How it is started.
 #[derive(Debug, Args)]
-pub(crate) struct Options {
+pub(crate) struct InstanceOptions {
     /// Its name, in `x-instance` of each answer
     #[arg(long)]
     pub(crate) name: String,
@@ -40,7 +40,7 @@ pub(crate) struct Options {
     pub(crate) control: SocketAddr,
     /// The file it writes every request down in
     #[arg(long)]
-    pub(crate) book: PathBuf,
+    pub(crate) request_log: PathBuf,
     /// End with the standard input: not under a sidecar, which gives its app none
     #[arg(long)]
     pub(crate) stdin: bool,
@@ -48,7 +48,7 @@ pub(crate) struct Options {
 
 /// What it does with requests. The default is well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Manners {
+pub(crate) struct Behaviour {
     /// Every answer's status.
     pub(crate) status: u16,
     /// Every answer's pause before.
@@ -67,7 +67,7 @@ pub(crate) struct Manners {
     pub(crate) refuse: bool,
 }
 
-impl Default for Manners {
+impl Default for Behaviour {
     fn default() -> Self {
         Self {
             status: 200,
@@ -84,7 +84,7 @@ impl Default for Manners {
 
 /// What it has seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Report {
+pub(crate) struct InstanceReport {
     /// Requests so far.
     pub(crate) requests: u64,
     /// Connections so far.
@@ -95,10 +95,10 @@ pub(crate) struct Report {
     pub(crate) quiet_ms: u64,
 }
 
-struct Server {
+struct ServerState {
     name: String,
-    book: Mutex<File>,
-    manners: watch::Sender<Manners>,
+    request_log: Mutex<File>,
+    behaviour: watch::Sender<Behaviour>,
     requests: AtomicU64,
     accepted: AtomicU64,
     open: AtomicU64,
@@ -106,7 +106,7 @@ struct Server {
 }
 
 /// Serves until it is killed, or until its standard input ends.
-pub(crate) fn run(options: &Options) -> ExitCode {
+pub(crate) fn run(options: &InstanceOptions) -> ExitCode {
     if options.stdin {
         std::thread::spawn(|| {
             // Nothing is ever written: it only ends.
@@ -119,20 +119,20 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn serve(options: &Options) {
-    let book = File::options().create(true).append(true).open(&options.book).expect("open the book");
-    let server = Arc::new(Server {
+async fn serve(options: &InstanceOptions) {
+    let book = File::options().create(true).append(true).open(&options.request_log).expect("open the book");
+    let server = Arc::new(ServerState {
         name: options.name.clone(),
-        book: Mutex::new(book),
-        manners: watch::channel(Manners::default()).0,
+        request_log: Mutex::new(book),
+        behaviour: watch::channel(Behaviour::default()).0,
         requests: AtomicU64::new(0),
         accepted: AtomicU64::new(0),
         open: AtomicU64::new(0),
         last: Mutex::new(Instant::now()),
     });
     let control = listen(options.control).await;
-    tokio::spawn(orders(control, Arc::clone(&server)));
-    let mut manners = server.manners.subscribe();
+    tokio::spawn(accept_commands(control, Arc::clone(&server)));
+    let mut manners = server.behaviour.subscribe();
     loop {
         let listener = listen(options.listen).await;
         tokio::select! {
@@ -157,7 +157,7 @@ async fn listen(addr: SocketAddr) -> TcpListener {
     }
 }
 
-async fn accept(listener: TcpListener, server: &Arc<Server>) {
+async fn accept(listener: TcpListener, server: &Arc<ServerState>) {
     loop {
         // Out of files for a moment: the next one may be accepted.
         let Ok((stream, _)) = listener.accept().await else { continue };
@@ -166,25 +166,25 @@ async fn accept(listener: TcpListener, server: &Arc<Server>) {
         let server = Arc::clone(server);
         tokio::spawn(async move {
             // How it ended is the client's to tell.
-            let _ = connection(Wire::new(stream), &server).await;
+            let _ = serve_connection(Wire::new(stream), &server).await;
             server.open.fetch_sub(1, Relaxed);
         });
     }
 }
 
-async fn connection(mut wire: Wire, server: &Server) -> Result<(), Cut> {
+async fn serve_connection(mut wire: Wire, server: &ServerState) -> Result<(), WireError> {
     let mut answers = 0;
-    while let Some(head) = wire.head().await? {
-        let manners = server.manners.borrow().clone();
-        let (method, _, _) = head.words();
+    while let Some(head) = wire.read_head().await? {
+        let manners = server.behaviour.borrow().clone();
+        let (method, _, _) = head.split_start_line();
         if !manners.early {
-            wire.body(head.framing(Framing::Length(0))?, &Mutex::new(Received::default())).await?;
+            wire.read_body(head.framing(Framing::Length(0))?, &Mutex::new(ReceivedBody::default())).await?;
         }
-        server.write_down(method, head.get("x-chaos-id").unwrap_or("-"));
+        server.log_request(method, head.get("x-chaos-id").unwrap_or("-"));
         if manners.delay_ms > 0 {
             tokio::select! {
                 () = sleep(Duration::from_millis(manners.delay_ms)) => {}
-                cut = wire.gone() => return Err(cut),
+                cut = wire.wait_closed() => return Err(cut),
             }
         }
         answers += 1;
@@ -210,18 +210,18 @@ async fn connection(mut wire: Wire, server: &Server) -> Result<(), Cut> {
     Ok(())
 }
 
-impl Server {
+impl ServerState {
     /// Before the answer: what is written down can have been done, what is not cannot.
-    fn write_down(&self, method: &str, id: &str) {
+    fn log_request(&self, method: &str, id: &str) {
         self.requests.fetch_add(1, Relaxed);
         *self.last.lock().expect("the time of the last request") = Instant::now();
         let line = format!("{method} {id}\n");
-        self.book.lock().expect("the book").write_all(line.as_bytes()).expect("write into the book");
+        self.request_log.lock().expect("the book").write_all(line.as_bytes()).expect("write into the book");
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> InstanceReport {
         let last = *self.last.lock().expect("the time of the last request");
-        Report {
+        InstanceReport {
             requests: self.requests.load(Relaxed),
             accepted: self.accepted.load(Relaxed),
             open: self.open.load(Relaxed),
@@ -230,22 +230,22 @@ impl Server {
     }
 }
 
-async fn orders(listener: TcpListener, server: Arc<Server>) {
+async fn accept_commands(listener: TcpListener, server: Arc<ServerState>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         // One at a time: there is one who orders.
-        let _ = order(stream, &server).await;
+        let _ = handle_command(stream, &server).await;
     }
 }
 
 /// A line: new manners, or nothing for a report only.
-async fn order(stream: TcpStream, server: &Server) -> std::io::Result<()> {
+async fn handle_command(stream: TcpStream, server: &ServerState) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     if !line.trim().is_empty() {
-        let manners: Manners = serde_json::from_str(&line)?;
-        server.manners.send_replace(manners);
+        let manners: Behaviour = serde_json::from_str(&line)?;
+        server.behaviour.send_replace(manners);
     }
     let report = serde_json::to_string(&server.report())?;
     stream.get_mut().write_all(format!("{report}\n").as_bytes()).await

@@ -14,15 +14,15 @@
 //! | module | its job |
 //! |---|---|
 //! | [`cases`] | a file per promise, and the list of them |
-//! | [`client`] | the app: requests at a fixed rate, whatever the answers take, each answer counted |
+//! | [`load`] | the app: requests at a fixed rate, whatever the answers take, each answer counted |
 //! | [`fleet`], [`instance`], [`nginx`] | the instances: processes of their own, to kill, stop and make ill |
 //! | [`deployed`] | an instance as it is deployed: under a sidecar that registers it and runs it |
-//! | [`sidecar`] | the binary under test, as a caller beside the app |
-//! | [`scene`] | all of these together |
-//! | [`cluster`] | such instances behind an agent and three servers |
+//! | [`caller`] | the binary under test, as a caller beside the app |
+//! | [`testbed`] | all of these together |
+//! | [`cluster_testbed`] | such instances behind an agent and three servers |
 //! | [`fault`] | what stands between a caller and its registry, and spoils answers |
-//! | [`held`] | a caller whose files, memory and requests in flight are counted |
-//! | [`row`], [`runner`] | what a case came to; one after the other |
+//! | [`resource_use`] | a caller whose files, memory and requests in flight are counted |
+//! | [`case_report`], [`runner`] | what a case came to; one after the other |
 //! | [`guard`] | nothing is left running, however this program ends |
 //!
 //! Nothing is judged from inside the sidecar: what counts is what the client got, what the instances
@@ -30,20 +30,20 @@
 //! metrics.
 #![allow(clippy::expect_used, clippy::panic, reason = "a case that panics is a promise that was not kept")]
 
+mod caller;
+mod case_report;
 mod cases;
-mod client;
-mod cluster;
+mod cluster_testbed;
 mod deployed;
 mod fault;
 mod fleet;
 mod guard;
-mod held;
 mod instance;
+mod load;
 mod nginx;
-mod row;
+mod resource_use;
 mod runner;
-mod scene;
-mod sidecar;
+mod testbed;
 
 use std::process::ExitCode;
 
@@ -56,19 +56,19 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: Run,
+    run: RunOptions,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// A server process for the cases.
     #[command(hide = true)]
-    Instance(instance::Options),
+    Instance(instance::InstanceOptions),
 }
 
 /// Which cases, and how.
 #[derive(Debug, Args)]
-struct Run {
+struct RunOptions {
     /// Fewer requests and less time; the promises are the same
     #[arg(long)]
     short: bool,

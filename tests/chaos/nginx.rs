@@ -2,11 +2,11 @@
 
 use std::{fs, net::SocketAddr, path::Path, path::PathBuf, sync::OnceLock};
 
-use outrigger_tests::tool::{self, Skip};
+use outrigger_tests::tool::{self, ToolMissing};
 
 /// The binary, or why there is none. Asked once; may take minutes the first time.
-pub(crate) fn find() -> Result<PathBuf, Skip> {
-    static FOUND: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
+pub(crate) fn find() -> Result<PathBuf, ToolMissing> {
+    static FOUND: OnceLock<Result<PathBuf, ToolMissing>> = OnceLock::new();
     FOUND.get_or_init(|| tool::find("nginx.sh")).clone()
 }
 

@@ -6,17 +6,17 @@ use outrigger_tests::consul::Consul;
 use tokio::{sync::watch, task::LocalSet};
 
 use crate::{
-    Run,
-    cases::{self, Case, Form, Need},
+    RunOptions,
+    case_report::{self, CaseReport, Verdict},
+    cases::{self, Case, Requirement, RunLength},
     guard, nginx,
-    row::{self, Row, Verdict},
 };
 
 /// Exit code when a signal ended it, as a shell has it.
 const INTERRUPTED: u8 = 130;
 
 /// Runs what was asked for.
-pub(crate) fn run(asked: &Run) -> ExitCode {
+pub(crate) fn run(asked: &RunOptions) -> ExitCode {
     let mut chosen = Vec::new();
     for name in &asked.cases {
         let Some(case) = cases::ALL.iter().find(|case| case.name == name) else {
@@ -32,20 +32,20 @@ pub(crate) fn run(asked: &Run) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let cases = LocalSet::new();
-    let code = cases.block_on(&runtime.expect("a runtime"), all(asked, &chosen));
+    let code = cases.block_on(&runtime.expect("a runtime"), run_cases(asked, &chosen));
     ExitCode::from(code)
 }
 
-async fn all(asked: &Run, chosen: &[&'static Case]) -> u8 {
-    let mut end = guard::end();
-    let form = if asked.short { Form::Short } else { Form::Full };
+async fn run_cases(asked: &RunOptions, chosen: &[&'static Case]) -> u8 {
+    let mut end = guard::watch_for_end();
+    let form = if asked.short { RunLength::Short } else { RunLength::Full };
     let (mut kept, mut broken, mut skipped) = (0, 0, 0);
-    row::print_head();
+    case_report::print_head();
     for round in 1..=asked.rounds {
         for case in chosen {
-            let mut row = match missing(case) {
-                Some(why) => Row::skipped(&why),
-                None => match one(case, form, &mut end).await {
+            let mut row = match missing_tool(case) {
+                Some(why) => CaseReport::skipped(&why),
+                None => match run_case(case, form, &mut end).await {
                     Some(row) => row,
                     None => return INTERRUPTED,
                 },
@@ -66,18 +66,18 @@ async fn all(asked: &Run, chosen: &[&'static Case]) -> u8 {
 }
 
 /// What this machine has not got.
-fn missing(case: &Case) -> Option<String> {
+fn missing_tool(case: &Case) -> Option<String> {
     case.needs
         .iter()
         .find_map(|need| match need {
-            Need::Consul => Consul::find().err(),
-            Need::Nginx => nginx::find().err(),
+            Requirement::Consul => Consul::find().err(),
+            Requirement::Nginx => nginx::find().err(),
         })
         .map(|why| why.to_string())
 }
 
 /// Runs a case in a task of its own, so that all it has started ends with it. `None`: interrupted.
-async fn one(case: &Case, form: Form, end: &mut watch::Receiver<bool>) -> Option<Row> {
+async fn run_case(case: &Case, form: RunLength, end: &mut watch::Receiver<bool>) -> Option<CaseReport> {
     let limit = form.pick(case.limit);
     let mut task = tokio::task::spawn_local((case.run)(form));
     let ended = tokio::select! {
@@ -91,19 +91,21 @@ async fn one(case: &Case, form: Form, end: &mut watch::Receiver<bool>) -> Option
     };
     Some(match ended {
         Ok(Ok(Ok(row))) => row,
-        Ok(Ok(Err(trouble))) => Row::broken(&format!("could not be tried: {trouble}")),
-        Ok(Err(panicked)) => Row::broken(&panicked.try_into_panic().map_or_else(|e| e.to_string(), said)),
+        Ok(Ok(Err(trouble))) => CaseReport::broken(&format!("could not be tried: {trouble}")),
+        Ok(Err(panicked)) => {
+            CaseReport::broken(&panicked.try_into_panic().map_or_else(|e| e.to_string(), panic_text))
+        }
         Err(_) => {
             task.abort();
             // Only that it has ended matters.
             let _ = task.await;
-            Row::broken(&format!("not over within {} s", Duration::as_secs(&limit)))
+            CaseReport::broken(&format!("not over within {} s", Duration::as_secs(&limit)))
         }
     })
 }
 
 /// The text of a panic.
-fn said(payload: Box<dyn Any + Send>) -> String {
+fn panic_text(payload: Box<dyn Any + Send>) -> String {
     let text = payload.downcast_ref::<String>().cloned();
     text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string))
         .unwrap_or_else(|| "a panic".into())

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     pattern, wait,
-    wire::{Cut, Framing, Head, Received, Wire},
+    wire::{Framing, Head, ReceivedBody, Wire, WireError},
 };
 
 /// An answer, read to its end.
@@ -18,11 +18,11 @@ pub struct Response {
     /// Its status.
     pub status: u16,
     /// What came of its body.
-    pub body: Received,
+    pub body: ReceivedBody,
     /// Its framing.
     pub framing: Framing,
     /// How it broke off. `None`: it ended as its framing says.
-    pub broken: Option<Cut>,
+    pub body_error: Option<WireError>,
 }
 
 impl Response {
@@ -80,7 +80,7 @@ impl Client {
     ///
     /// # Panics
     /// It cannot.
-    pub async fn connect_narrow(addr: SocketAddr) -> Self {
+    pub async fn connect_small_buffer(addr: SocketAddr) -> Self {
         let socket =
             if addr.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };
         let socket = socket.expect("a socket");
@@ -102,7 +102,7 @@ impl Client {
     ///
     /// # Errors
     /// It is not.
-    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), Cut> {
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> Result<(), WireError> {
         wait::within("write to the sidecar", self.wire.write(bytes.as_ref())).await
     }
 
@@ -110,11 +110,11 @@ impl Client {
     ///
     /// # Errors
     /// The connection went.
-    pub async fn send_pattern(&mut self, len: u64) -> Result<(), Cut> {
+    pub async fn send_pattern(&mut self, len: u64) -> Result<(), WireError> {
         let mut at = 0;
         while at < len {
             let left = usize::try_from(len - at).unwrap_or(usize::MAX);
-            let bytes = pattern::at(at, left.min(64 * 1024));
+            let bytes = pattern::slice_at(at, left.min(64 * 1024));
             wait::within("write a piece to the sidecar", self.wire.write(bytes)).await?;
             at += bytes.len() as u64;
         }
@@ -125,32 +125,32 @@ impl Client {
     ///
     /// # Errors
     /// There is none.
-    pub async fn head(&mut self) -> Result<Head, Cut> {
-        wait::within("an answer's head", self.wire.head()).await?.ok_or(Cut::Fin)
+    pub async fn head(&mut self) -> Result<Head, WireError> {
+        wait::within("an answer's head", self.wire.read_head()).await?.ok_or(WireError::Closed)
     }
 
     /// The next answer, to a request of this method; 1xx are skipped.
     ///
     /// # Errors
-    /// No head came. A body that breaks off is no error: see [`Response::broken`].
-    pub async fn try_response_to(&mut self, method: &str) -> Result<Response, Cut> {
+    /// No head came. A body that breaks off is no error: see [`Response::body_error`].
+    pub async fn try_response_to(&mut self, method: &str) -> Result<Response, WireError> {
         loop {
             let head = self.head().await?;
-            let status = status(&head)?;
+            let status = parse_status(&head)?;
             if !(100..200).contains(&status) || status == 101 {
-                return self.rest(method, head, status).await;
+                return self.read_rest(method, head, status).await;
             }
         }
     }
 
-    async fn rest(&mut self, method: &str, head: Head, status: u16) -> Result<Response, Cut> {
-        let framing = head.framing(Framing::ToClose)?;
+    async fn read_rest(&mut self, method: &str, head: Head, status: u16) -> Result<Response, WireError> {
+        let framing = head.framing(Framing::UntilClose)?;
         let bodiless = method == "HEAD" || matches!(status, 101 | 204 | 304);
-        let body = Mutex::new(Received::default());
+        let body = Mutex::new(ReceivedBody::default());
         let read = if bodiless { Framing::Length(0) } else { framing };
-        let broken = wait::within("an answer's body", self.wire.body(read, &body)).await.err();
+        let body_error = wait::within("an answer's body", self.wire.read_body(read, &body)).await.err();
         let body = body.into_inner().expect("a reader does not panic");
-        Ok(Response { head, status, body, framing, broken })
+        Ok(Response { head, status, body, framing, body_error })
     }
 
     /// The next answer, to a request of this method.
@@ -201,10 +201,10 @@ impl Client {
     }
 
     /// Waits until the sidecar closes, and says how; what it sends before is thrown away.
-    pub async fn closed(&mut self) -> Cut {
-        let rest = Mutex::new(Received::default());
-        match wait::within("the sidecar closes", self.wire.body(Framing::ToClose, &rest)).await {
-            Ok(()) => Cut::Fin,
+    pub async fn wait_closed(&mut self) -> WireError {
+        let rest = Mutex::new(ReceivedBody::default());
+        match wait::within("the sidecar closes", self.wire.read_body(Framing::UntilClose, &rest)).await {
+            Ok(()) => WireError::Closed,
             Err(cut) => cut,
         }
     }
@@ -216,11 +216,11 @@ impl Client {
 }
 
 /// The status that a head states.
-pub(crate) fn status(head: &Head) -> Result<u16, Cut> {
-    let (version, status, _) = head.words();
+pub(crate) fn parse_status(head: &Head) -> Result<u16, WireError> {
+    let (version, status, _) = head.split_start_line();
     match status.parse() {
         Ok(status) if version.starts_with("HTTP/1.") => Ok(status),
-        _ => Err(Cut::Garbage(format!("a status line {:?}", head.start))),
+        _ => Err(WireError::Malformed(format!("a status line {:?}", head.start_line))),
     }
 }
 

@@ -37,19 +37,19 @@ mod spec;
 #[cfg(test)]
 mod tests;
 
-pub use cluster::Cluster;
-use ports::Ports;
-use spec::Spec;
+pub use cluster::ConsulCluster;
+use ports::AgentPorts;
+use spec::AgentSpec;
 
-pub use crate::tool::Skip;
+pub use crate::tool::ToolMissing;
 use crate::{process, skip, tool};
 
 /// Longest wait for a leader, and for an agent to come up or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause between two looks while waiting.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How often a start is tried on fresh ports: another process may take one before Consul binds it.
-const STARTS: usize = 4;
+const MAX_START_TRIES: usize = 4;
 
 /// Whether there is a Consul. If not, says on stderr that `test` was skipped, and why (past the
 /// test runner's capture).
@@ -57,7 +57,7 @@ pub fn available(test: &str) -> bool {
     match Consul::find() {
         Ok(_) => true,
         Err(why) => {
-            skip::skipped(test, &why.to_string());
+            skip::report_skipped(test, &why.to_string());
             false
         }
     }
@@ -68,7 +68,7 @@ pub fn available(test: &str) -> bool {
 pub enum Error {
     /// There is no binary: ask [`available`] first.
     #[error("no consul here: {0}")]
-    Skip(Skip),
+    ToolMissing(ToolMissing),
     /// The process, its files or its ports.
     #[error("{doing}")]
     Io {
@@ -80,7 +80,7 @@ pub enum Error {
     },
     /// The process ended by itself.
     #[error("consul ended with {status}; its log ends with:\n{log}")]
-    Ended {
+    Exited {
         /// How.
         status: ExitStatus,
         /// The last lines of its log.
@@ -88,7 +88,7 @@ pub enum Error {
     },
     /// Something did not happen in time.
     #[error("{what} did not happen within {after:?}; the log ends with:\n{log}")]
-    Late {
+    Timeout {
         /// What.
         what: &'static str,
         /// How long was waited.
@@ -101,8 +101,8 @@ pub enum Error {
 /// A Consul agent: a process of ours.
 #[derive(Debug)]
 pub struct Consul {
-    spec: Spec,
-    ports: Ports,
+    spec: AgentSpec,
+    ports: AgentPorts,
     dir: TempDir,
     child: Option<Child>,
 }
@@ -111,9 +111,9 @@ impl Consul {
     /// The binary, or why there is none. Asked once per process; may take minutes the first time.
     ///
     /// # Errors
-    /// [`Skip`] with the sentence that `consul.sh` printed.
-    pub fn find() -> Result<PathBuf, Skip> {
-        static FOUND: OnceLock<Result<PathBuf, Skip>> = OnceLock::new();
+    /// [`ToolMissing`] with the sentence that `consul.sh` printed.
+    pub fn find() -> Result<PathBuf, ToolMissing> {
+        static FOUND: OnceLock<Result<PathBuf, ToolMissing>> = OnceLock::new();
         FOUND.get_or_init(|| tool::find("consul.sh")).clone()
     }
 
@@ -122,7 +122,7 @@ impl Consul {
     /// # Errors
     /// No binary, or it did not come up.
     pub async fn dev() -> Result<Self, Error> {
-        Self::launch(Spec { dev: true, ..Spec::new("dev1") }).await
+        Self::launch(AgentSpec { dev: true, ..AgentSpec::new("dev1") }).await
     }
 
     /// A single server with a data directory and `raft_multiplier = 1`. Has a leader.
@@ -138,26 +138,26 @@ impl Consul {
     /// # Errors
     /// No binary, or it did not come up.
     pub async fn server_with(extra: &str) -> Result<Self, Error> {
-        Self::launch(Spec { extra: extra.to_owned(), ..Spec::new("lab1") }).await
+        Self::launch(AgentSpec { extra: extra.to_owned(), ..AgentSpec::new("lab1") }).await
     }
 
-    async fn launch(spec: Spec) -> Result<Self, Error> {
+    async fn launch(spec: AgentSpec) -> Result<Self, Error> {
         let mut tries = 0;
         loop {
             tries += 1;
             let mut consul = Self::prepare(spec.clone())?;
             match consul.start().await {
                 Ok(()) => return Ok(consul),
-                Err(Error::Ended { .. }) if tries < STARTS => {}
+                Err(Error::Exited { .. }) if tries < MAX_START_TRIES => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
     /// Ports and directories, but no process yet.
-    fn prepare(spec: Spec) -> Result<Self, Error> {
-        Self::find().map_err(Error::Skip)?;
-        let ports = Ports::pick(spec.ip).map_err(io_error("pick free ports"))?;
+    fn prepare(spec: AgentSpec) -> Result<Self, Error> {
+        Self::find().map_err(Error::ToolMissing)?;
+        let ports = AgentPorts::pick(spec.ip).map_err(io_error("pick free ports"))?;
         let dir = tempfile::Builder::new()
             .prefix("outrigger-consul-")
             .tempdir()
@@ -217,10 +217,10 @@ impl Consul {
         if self.is_running() {
             return Ok(());
         }
-        let binary = Self::find().map_err(Error::Skip)?;
+        let binary = Self::find().map_err(Error::ToolMissing)?;
         fs::create_dir_all(self.data_dir()).map_err(io_error("make consul's data directory"))?;
         let config = self.dir.path().join("consul.hcl");
-        fs::write(&config, self.spec.config(&self.ports, &self.data_dir()))
+        fs::write(&config, self.spec.to_hcl(&self.ports, &self.data_dir()))
             .map_err(io_error("write consul's configuration"))?;
         let log = fs::File::options()
             .create(true)
@@ -249,34 +249,34 @@ impl Consul {
     /// # Errors
     /// Not within 60 s, or the process ended.
     pub async fn wait_until_leader(&mut self) -> Result<(), Error> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
-            if let Some(status) = self.exited()? {
-                return Err(Error::Ended { status, log: self.log_tail() });
+            if let Some(status) = self.exit_status()? {
+                return Err(Error::Exited { status, log: self.log_tail() });
             }
-            if self.leads().await {
+            if self.has_leader().await {
                 return Ok(());
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
-        Err(self.late("a leader's election"))
+        Err(self.timeout_error("a leader's election"))
     }
 
     /// A leader is known, has seen this agent's node alive, and the agent has put its own word in: a
     /// moment before, the node has no id yet.
-    async fn leads(&self) -> bool {
+    async fn has_leader(&self) -> bool {
         let addr = self.http_addr();
         let Ok(leader) = http::get(addr, "/v1/status/leader").await else { return false };
         if !leader.status().is_success() || leader.body().len() <= br#""""#.len() + 1 {
             return false;
         }
-        let says = |path: &'static str, word: &'static str| async move {
+        let contains = |path: &'static str, word: &'static str| async move {
             let path = format!("{path}{}", self.spec.node);
             let answer = http::get(addr, &path).await.ok()?;
             String::from_utf8_lossy(answer.body()).contains(word).then_some(())
         };
-        says("/v1/health/node/", "serfHealth").await.is_some()
-            && says("/v1/catalog/node/", "lan_ipv4").await.is_some()
+        contains("/v1/health/node/", "serfHealth").await.is_some()
+            && contains("/v1/catalog/node/", "lan_ipv4").await.is_some()
     }
 
     /// Ends it with SIGTERM, and waits for the end. Its data stay. A server does not leave the
@@ -286,16 +286,16 @@ impl Consul {
     /// It did not end within 60 s: then it was killed.
     pub async fn stop(&mut self) -> Result<(), Error> {
         let Some(child) = &self.child else { return Ok(()) };
-        process::signal(child.id(), "TERM").map_err(io_error("send SIGTERM to consul"))?;
-        let end = Instant::now() + PATIENCE;
+        process::send_signal(child.id(), "TERM").map_err(io_error("send SIGTERM to consul"))?;
+        let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
-            if self.exited()?.is_some() {
+            if self.exit_status()?.is_some() {
                 self.child = None;
                 return Ok(());
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
-        let late = self.late("the end after SIGTERM");
+        let late = self.timeout_error("the end after SIGTERM");
         self.kill()?;
         Err(late)
     }
@@ -324,7 +324,7 @@ impl Consul {
         }
     }
 
-    fn exited(&mut self) -> Result<Option<ExitStatus>, Error> {
+    fn exit_status(&mut self) -> Result<Option<ExitStatus>, Error> {
         let Some(child) = &mut self.child else { return Ok(None) };
         child.try_wait().map_err(io_error("look after consul"))
     }
@@ -333,8 +333,8 @@ impl Consul {
         self.dir.path().join("data")
     }
 
-    fn late(&self, what: &'static str) -> Error {
-        Error::Late { what, after: PATIENCE, log: self.log_tail() }
+    fn timeout_error(&self, what: &'static str) -> Error {
+        Error::Timeout { what, after: TIMEOUT, log: self.log_tail() }
     }
 
     fn log_tail(&self) -> String {

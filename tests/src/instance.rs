@@ -23,11 +23,11 @@ mod answer;
 mod connection;
 
 pub use answer::{Answer, Gate};
-pub use connection::End;
+pub use connection::ConnectionEnd;
 
 use crate::{
     wait,
-    wire::{Head, Received, Wire, lock},
+    wire::{Head, ReceivedBody, Wire, lock},
 };
 
 type Script = dyn Fn(&Request) -> Answer + Send + Sync;
@@ -57,27 +57,27 @@ pub struct Request {
 impl Request {
     /// Its method.
     pub fn method(&self) -> &str {
-        self.head.words().0
+        self.head.split_start_line().0
     }
 
     /// Its target.
     pub fn target(&self) -> &str {
-        self.head.words().1
+        self.head.split_start_line().1
     }
 }
 
 /// A request that was seen, and what came of its body.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct SeenRequest {
     /// The request.
     pub request: Request,
-    body: Arc<Mutex<Received>>,
+    body: Arc<Mutex<ReceivedBody>>,
     sent: Arc<AtomicU64>,
 }
 
-impl Seen {
+impl SeenRequest {
     /// Its body, as far as it was read by now.
-    pub fn body(&self) -> Received {
+    pub fn body(&self) -> ReceivedBody {
         lock(&self.body).clone()
     }
 
@@ -92,36 +92,36 @@ impl Seen {
     }
 }
 
-struct Shared {
+struct InstanceState {
     name: String,
     script: Mutex<Arc<Script>>,
-    seen: Mutex<Vec<Seen>>,
-    ends: Mutex<Vec<(usize, End)>>,
+    seen: Mutex<Vec<SeenRequest>>,
+    ends: Mutex<Vec<(usize, ConnectionEnd)>>,
     accepted: AtomicUsize,
     in_flight: AtomicUsize,
     kill: watch::Sender<Option<Kill>>,
 }
 
-impl Shared {
+impl InstanceState {
     fn answer(&self, request: &Request) -> Answer {
         // Called without the lock, so that a script may change the script.
         let script = Arc::clone(&lock(&self.script));
         script(request)
     }
 
-    fn begin(self: &Arc<Self>) -> InFlight {
+    fn begin(self: &Arc<Self>) -> InFlightGuard {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
-        InFlight(Arc::clone(self))
+        InFlightGuard(Arc::clone(self))
     }
 
-    fn ended(&self, connection: usize, end: End) {
+    fn record_end(&self, connection: usize, end: ConnectionEnd) {
         lock(&self.ends).push((connection, end));
     }
 }
 
-struct InFlight(Arc<Shared>);
+struct InFlightGuard(Arc<InstanceState>);
 
-impl Drop for InFlight {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
@@ -130,7 +130,7 @@ impl Drop for InFlight {
 /// A running instance.
 pub struct Instance {
     addr: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<InstanceState>,
     listener: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -149,21 +149,21 @@ impl Instance {
 
     /// Answers by `script`, on 127.0.0.1.
     pub async fn scripted(name: &str, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        Self::on(SocketAddr::from(([127, 0, 0, 1], 0)), name, script).await
+        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), name, script).await
     }
 
     /// Answers by `script`, on `addr` (port 0: any).
     ///
     /// # Panics
     /// The address cannot be bound.
-    pub async fn on(
+    pub async fn start_on(
         addr: SocketAddr,
         name: &str,
         script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
         let listener = listen(addr).expect("bind the instance's address");
         let addr = listener.local_addr().expect("the address of a bound socket");
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(InstanceState {
             name: name.to_owned(),
             script: Mutex::new(Arc::new(script)),
             seen: Mutex::default(),
@@ -193,12 +193,12 @@ impl Instance {
     }
 
     /// Another script, for requests from now on.
-    pub fn script(&self, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) {
+    pub fn set_script(&self, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) {
         *lock(&self.shared.script) = Arc::new(script);
     }
 
     /// Every request seen, in order.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<SeenRequest> {
         lock(&self.shared.seen).clone()
     }
 
@@ -207,9 +207,9 @@ impl Instance {
     /// # Panics
     /// There were none or several.
     #[track_caller]
-    pub fn only(&self) -> Seen {
+    pub fn only_request(&self) -> SeenRequest {
         let mut seen = self.seen();
-        assert_eq!(seen.len(), 1, "{} saw {:#?}", self.name(), targets(&seen));
+        assert_eq!(seen.len(), 1, "{} saw {:#?}", self.name(), start_lines(&seen));
         seen.remove(0)
     }
 
@@ -218,7 +218,7 @@ impl Instance {
     /// # Panics
     /// There was none.
     #[track_caller]
-    pub fn first(&self, method: &str) -> Seen {
+    pub fn first_with_method(&self, method: &str) -> SeenRequest {
         let found = self.seen().into_iter().find(|seen| seen.request.method() == method);
         found.expect("a request of that method")
     }
@@ -244,20 +244,22 @@ impl Instance {
     }
 
     /// How connection `number` ended, if it did.
-    pub fn end(&self, number: usize) -> Option<End> {
+    pub fn connection_end(&self, number: usize) -> Option<ConnectionEnd> {
         lock(&self.shared.ends).iter().find(|(n, _)| *n == number).map(|(_, end)| end.clone())
     }
 
     /// Waits until it has seen `count` requests.
-    pub async fn saw(&self, count: usize) {
-        wait::holds(&format!("{} sees {count} requests", self.name()), || self.count() >= count).await;
+    pub async fn wait_requests(&self, count: usize) {
+        wait::until_true(&format!("{} sees {count} requests", self.name()), || self.count() >= count).await;
     }
 
     /// Waits until connection `number` has ended, and says how.
-    pub async fn ended(&self, number: usize) -> End {
-        wait::holds(&format!("connection {number} of {} ends", self.name()), || self.end(number).is_some())
-            .await;
-        self.end(number).expect("just seen")
+    pub async fn wait_connection_end(&self, number: usize) -> ConnectionEnd {
+        wait::until_true(&format!("connection {number} of {} ends", self.name()), || {
+            self.connection_end(number).is_some()
+        })
+        .await;
+        self.connection_end(number).expect("just seen")
     }
 
     /// Accepts nothing more; open connections go on.
@@ -274,14 +276,14 @@ impl Instance {
     pub async fn kill(&self, how: Kill) {
         self.stop_accepting().await;
         self.shared.kill.send_replace(Some(how));
-        wait::holds("every connection of a killed instance ends", || self.open() == 0).await;
+        wait::until_true("every connection of a killed instance ends", || self.open() == 0).await;
     }
 
     /// Listens again on the same address, after [`Instance::kill`] or [`Instance::stop_accepting`].
-    pub async fn revive(&self) {
+    pub async fn listen_again(&self) {
         self.shared.kill.send_replace(None);
         // For a moment the port may be a client's of somebody else.
-        wait::holds("the port is free again", || {
+        wait::until_true("the port is free again", || {
             listen(self.addr).is_ok_and(|listener| {
                 self.serve(listener);
                 true
@@ -307,10 +309,10 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(1024)
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<InstanceState>) {
     // The connections outlive the listener: `kill` ends them, and so does the runtime's end.
     let connections = JoinSet::new();
-    let mut connections = Detached(connections);
+    let mut connections = DetachedTasks(connections);
     while let Ok((stream, _)) = listener.accept().await {
         while connections.0.try_join_next().is_some() {}
         let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
@@ -319,9 +321,9 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 /// Tasks that go on when their spawner is aborted.
-struct Detached(JoinSet<()>);
+struct DetachedTasks(JoinSet<()>);
 
-impl Drop for Detached {
+impl Drop for DetachedTasks {
     fn drop(&mut self) {
         self.0.detach_all();
     }
@@ -331,7 +333,7 @@ impl Drop for Detached {
 ///
 /// # Panics
 /// No socket could be bound.
-pub fn refusing() -> SocketAddr {
+pub fn refusing_addr() -> SocketAddr {
     // Bound and never listening: nobody else gets the port while the test runs, and a connect is
     // refused. Forgotten on purpose: it must outlive whoever asked.
     let socket = std::mem::ManuallyDrop::new(
@@ -342,14 +344,14 @@ pub fn refusing() -> SocketAddr {
 }
 
 /// Method and target of each, for a panic's text.
-pub fn targets(seen: &[Seen]) -> Vec<String> {
-    seen.iter().map(|seen| seen.request.head.start.clone()).collect()
+pub fn start_lines(seen: &[SeenRequest]) -> Vec<String> {
+    seen.iter().map(|seen| seen.request.head.start_line.clone()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{client::Client, wire::Cut};
+    use crate::{client::Client, wire::WireError};
 
     #[tokio::test]
     async fn it_answers_by_its_script_and_remembers_what_it_saw() {
@@ -367,9 +369,9 @@ mod tests {
         assert!(pattern.body.is_pattern && pattern.body.len == 100_000 && pattern.body.complete);
         assert_eq!(client.exchange("HEAD /pattern HTTP/1.1\r\nHost: a\r\n\r\n").await.body.len, 0);
         assert_eq!(client.get("a", "/").await.text(), "hi");
-        assert_eq!(client.closed().await, Cut::Fin);
+        assert_eq!(client.wait_closed().await, WireError::Closed);
 
-        assert_eq!(instance.ended(0).await, End::Script);
+        assert_eq!(instance.wait_connection_end(0).await, ConnectionEnd::ByScript);
         assert_eq!(instance.seen()[0].body().text(), "body");
         assert_eq!((instance.count(), instance.accepted(), instance.in_flight()), (4, 1, 0));
     }
@@ -379,35 +381,35 @@ mod tests {
         let instance = Instance::scripted("a", |_| Answer::ok("half").then_hang()).await;
         let mut client = Client::connect(instance.addr()).await;
         client.send("GET / HTTP/1.1\r\n\r\n").await;
-        instance.saw(1).await;
+        instance.wait_requests(1).await;
         instance.kill(Kill::Reset).await;
         client.try_response_to("GET").await.ok();
-        assert_eq!(client.closed().await, Cut::Reset);
+        assert_eq!(client.wait_closed().await, WireError::Reset);
         assert!(tokio::net::TcpStream::connect(instance.addr()).await.is_err());
-        instance.revive().await;
-        instance.script(|_| Answer::ok("back"));
+        instance.listen_again().await;
+        instance.set_script(|_| Answer::ok("back"));
         assert_eq!(Client::connect(instance.addr()).await.get("a", "/").await.text(), "back");
     }
 
     #[tokio::test]
     async fn it_sees_a_client_that_goes_away() {
-        let instance = Instance::scripted("a", |_| Answer::never()).await;
+        let instance = Instance::scripted("a", |_| Answer::no_answer()).await;
         for (number, reset) in [(0, false), (1, true)] {
             let mut client = Client::connect(instance.addr()).await;
             client.send("GET / HTTP/1.1\r\n\r\n").await;
-            instance.saw(number + 1).await;
+            instance.wait_requests(number + 1).await;
             if reset {
                 client.reset();
             } else {
                 drop(client);
             }
-            let expected = if reset { Cut::Reset } else { Cut::Fin };
-            assert_eq!(instance.ended(number).await, End::Peer(expected));
+            let expected = if reset { WireError::Reset } else { WireError::Closed };
+            assert_eq!(instance.wait_connection_end(number).await, ConnectionEnd::ByPeer(expected));
         }
     }
 
     #[tokio::test]
     async fn a_refusing_address_refuses() {
-        assert!(tokio::net::TcpStream::connect(refusing()).await.is_err());
+        assert!(tokio::net::TcpStream::connect(refusing_addr()).await.is_err());
     }
 }

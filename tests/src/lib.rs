@@ -9,7 +9,7 @@
 //! | [`sidecar`] | the data path inside the test's process, on a file of static instances |
 //! | [`process`] | the real binary, with its signals and exit codes |
 //! | [`consul`], [`registry`] | real Consul agents; any agent, spoken to by HTTP |
-//! | [`front`] | stands between a sidecar and its registry, and takes the registry away |
+//! | [`registry_proxy`] | stands between a sidecar and its registry, and takes the registry away |
 //! | [`wait`] | waiting for a condition |
 //! | [`memory`], [`usage`] | how much memory a process holds; its open files, its CPU time |
 //! | [`scrape`] | a page of metrics, taken apart |
@@ -19,13 +19,13 @@
 
 pub mod client;
 pub mod consul;
-pub mod front;
 pub mod instance;
 pub mod load;
 pub mod memory;
 pub mod pattern;
 pub mod process;
 pub mod registry;
+pub mod registry_proxy;
 pub mod scrape;
 pub mod sidecar;
 pub mod skip;

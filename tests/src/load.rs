@@ -24,13 +24,13 @@ use crate::{
 };
 
 /// Longest wait for one exchange: longer than any time-out of the sidecar's.
-const PATIENCE: Duration = Duration::from_secs(25);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(25);
 /// A run ends by itself after this many requests.
-const MOST: u64 = 2_000_000;
+const MAX_REQUESTS: u64 = 2_000_000;
 
 /// What a run sends.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct LoadPlan {
     /// The `Host` of each request.
     pub host: String,
     /// Connections at once, each with one request after the other.
@@ -43,7 +43,7 @@ pub struct Plan {
     pub per_connection: usize,
 }
 
-impl Plan {
+impl LoadPlan {
     /// Eight clients that GET from `host` without much of a pause.
     pub fn get(host: &str) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl Plan {
 
 /// What came of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct LoadTally {
     /// Whole answers with a status below 500.
     pub ok: u64,
     /// Everything else, by what it was.
@@ -74,7 +74,7 @@ pub struct Tally {
     pub by_instance: BTreeMap<String, u64>,
 }
 
-impl Tally {
+impl LoadTally {
     fn add(&mut self, outcome: Result<String, String>) {
         match outcome {
             Ok(instance) => {
@@ -102,26 +102,26 @@ impl Tally {
 }
 
 #[derive(Debug)]
-struct Run {
-    plan: Plan,
+struct LoadRun {
+    plan: LoadPlan,
     target: SocketAddr,
     stop: AtomicBool,
     sent: AtomicU64,
-    tally: Mutex<Tally>,
+    tally: Mutex<LoadTally>,
 }
 
 /// A run in progress.
 #[derive(Debug)]
 pub struct Load {
-    run: Arc<Run>,
+    run: Arc<LoadRun>,
     clients: JoinSet<()>,
 }
 
 impl Load {
     /// Begins it.
-    pub fn start(target: SocketAddr, plan: Plan) -> Self {
+    pub fn start(target: SocketAddr, plan: LoadPlan) -> Self {
         let clients = plan.clients;
-        let run = Arc::new(Run {
+        let run = Arc::new(LoadRun {
             plan,
             target,
             stop: AtomicBool::new(false),
@@ -130,24 +130,24 @@ impl Load {
         });
         let mut tasks = JoinSet::new();
         for _ in 0..clients {
-            tasks.spawn(client(Arc::clone(&run)));
+            tasks.spawn(run_client(Arc::clone(&run)));
         }
         Self { run, clients: tasks }
     }
 
     /// What came of it so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> LoadTally {
         lock(&self.run.tally).clone()
     }
 
     /// Waits until `more` requests have succeeded from now on.
-    pub async fn ok_more(&self, more: u64) {
+    pub async fn wait_successes(&self, more: u64) {
         let goal = self.tally().ok + more;
-        wait::holds(&format!("{more} more requests succeed"), || self.tally().ok >= goal).await;
+        wait::until_true(&format!("{more} more requests succeed"), || self.tally().ok >= goal).await;
     }
 
     /// Ends it: every exchange under way is finished first.
-    pub async fn stop(mut self) -> Tally {
+    pub async fn stop(mut self) -> LoadTally {
         self.run.stop.store(true, Ordering::SeqCst);
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("a load client does not panic");
@@ -156,17 +156,17 @@ impl Load {
     }
 }
 
-async fn client(run: Arc<Run>) {
+async fn run_client(run: Arc<LoadRun>) {
     let mut connection: Option<(Client, usize)> = None;
     while !run.stop.load(Ordering::SeqCst) {
         let nth = run.sent.fetch_add(1, Ordering::SeqCst);
-        if nth >= MOST {
+        if nth >= MAX_REQUESTS {
             return;
         }
         let method = run.plan.methods[usize::try_from(nth).unwrap_or(0) % run.plan.methods.len()];
-        let outcome = match timeout(PATIENCE, one(&run, &mut connection, method)).await {
+        let outcome = match timeout(EXCHANGE_TIMEOUT, send_request(&run, &mut connection, method)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(format!("{method}: nothing within {PATIENCE:?}")),
+            Err(_) => Err(format!("{method}: nothing within {EXCHANGE_TIMEOUT:?}")),
         };
         if outcome.is_err() {
             connection = None;
@@ -176,7 +176,11 @@ async fn client(run: Arc<Run>) {
     }
 }
 
-async fn one(run: &Run, connection: &mut Option<(Client, usize)>, method: &str) -> Result<String, String> {
+async fn send_request(
+    run: &LoadRun,
+    connection: &mut Option<(Client, usize)>,
+    method: &str,
+) -> Result<String, String> {
     let (mut client, used) = match connection.take() {
         Some(open) => open,
         None => {
@@ -192,7 +196,7 @@ async fn one(run: &Run, connection: &mut Option<(Client, usize)>, method: &str) 
     let failed = |why: &dyn std::fmt::Display| format!("{method}: {why}");
     client.try_send(request).await.map_err(|cut| failed(&cut))?;
     let response = client.try_response_to(method).await.map_err(|cut| failed(&cut))?;
-    if let Some(cut) = &response.broken {
+    if let Some(cut) = &response.body_error {
         return Err(failed(cut));
     }
     if response.status >= 500 {

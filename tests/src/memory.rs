@@ -5,7 +5,7 @@
 ///
 /// # Panics
 /// There is no such process, or no Linux `/proc`.
-pub fn resident(pid: Option<u32>) -> u64 {
+pub fn resident_memory(pid: Option<u32>) -> u64 {
     let of = pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
     let status = std::fs::read_to_string(format!("/proc/{of}/status")).expect("read /proc/PID/status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");

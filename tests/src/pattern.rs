@@ -21,7 +21,7 @@ static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 /// At most `want` bytes of the pattern from `position` on; never empty unless `want` is 0.
-pub fn at(position: u64, want: usize) -> &'static [u8] {
+pub fn slice_at(position: u64, want: usize) -> &'static [u8] {
     let start = offset(position);
     &TABLE[start..start + want.min(PERIOD)]
 }
@@ -30,7 +30,7 @@ pub fn at(position: u64, want: usize) -> &'static [u8] {
 pub fn bytes(len: usize) -> Vec<u8> {
     let mut all = Vec::with_capacity(len);
     while all.len() < len {
-        all.extend_from_slice(at(all.len() as u64, len - all.len()));
+        all.extend_from_slice(slice_at(all.len() as u64, len - all.len()));
     }
     all
 }
@@ -38,7 +38,7 @@ pub fn bytes(len: usize) -> Vec<u8> {
 /// Whether `bytes` are what the pattern has from `position` on.
 pub fn matches(mut position: u64, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
-        let expected = at(position, bytes.len());
+        let expected = slice_at(position, bytes.len());
         let (now, later) = bytes.split_at(expected.len());
         if now != expected {
             return false;

@@ -22,10 +22,12 @@ use crate::{client, client::Response, wait};
 /// It cannot be built.
 pub fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| std::env::var_os("OUTRIGGER_TEST_BIN").map_or_else(build, PathBuf::from)).clone()
+    BINARY
+        .get_or_init(|| std::env::var_os("OUTRIGGER_TEST_BIN").map_or_else(build_binary, PathBuf::from))
+        .clone()
 }
 
-fn build() -> PathBuf {
+fn build_binary() -> PathBuf {
     // target/PROFILE/deps/THIS_TEST-HASH, or a program: target/PROFILE/PROGRAM
     let test = std::env::current_exe().expect("this test's own path");
     let folder = test.parent().expect("a folder");
@@ -54,7 +56,7 @@ impl Process {
     /// port. Waits until it serves.
     pub async fn run(settings: &str) -> Self {
         let process = Self::start(settings);
-        wait::holds("the admin side is announced", || process.announced("admin side").is_some()).await;
+        wait::until_true("the admin side is announced", || process.logged_addr("admin side").is_some()).await;
         process
     }
 
@@ -63,7 +65,7 @@ impl Process {
     /// # Panics
     /// It cannot be started.
     pub fn start(settings: &str) -> Self {
-        Self::around(settings, &[])
+        Self::start_with_app(settings, &[])
     }
 
     /// `outrigger run -- app`, with the app's standard streams at nothing. Waits for nothing.
@@ -73,7 +75,7 @@ impl Process {
     ///
     /// # Panics
     /// It cannot be started.
-    pub fn around(settings: &str, app: &[&str]) -> Self {
+    pub fn start_with_app(settings: &str, app: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("outrigger-e2e-").tempdir().expect("a directory");
         let file = dir.path().join("outrigger.yaml");
         std::fs::write(&file, with_listeners(settings)).expect("write outrigger.yaml");
@@ -83,7 +85,7 @@ impl Process {
         if !app.is_empty() {
             command.arg("--").args(app);
         }
-        without_environment(&mut command);
+        remove_environment(&mut command);
         // Of its own, unless the settings say otherwise: what one test leaves is nothing to another.
         command.env("XDG_STATE_HOME", dir.path()).env_remove("STATE_DIRECTORY");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
@@ -105,7 +107,7 @@ impl Process {
     /// # Panics
     /// It has not said so.
     pub fn outbound(&self) -> SocketAddr {
-        self.announced("carrying requests").unwrap_or_else(|| panic!("no outbound in\n{}", self.log()))
+        self.logged_addr("carrying requests").unwrap_or_else(|| panic!("no outbound in\n{}", self.log()))
     }
 
     /// Where the admin side listens.
@@ -113,11 +115,11 @@ impl Process {
     /// # Panics
     /// It has not said so.
     pub fn admin(&self) -> SocketAddr {
-        self.announced("admin side").unwrap_or_else(|| panic!("no admin side in\n{}", self.log()))
+        self.logged_addr("admin side").unwrap_or_else(|| panic!("no admin side in\n{}", self.log()))
     }
 
     /// The address in the first log line whose message begins with `message`.
-    fn announced(&self, message: &str) -> Option<SocketAddr> {
+    fn logged_addr(&self, message: &str) -> Option<SocketAddr> {
         self.log().lines().find_map(|line| {
             let line: serde_json::Value = serde_json::from_str(line).ok()?;
             line["message"].as_str()?.starts_with(message).then_some(())?;
@@ -126,13 +128,13 @@ impl Process {
     }
 
     /// `GET path` of the admin side.
-    pub async fn ask(&self, path: &str) -> Response {
+    pub async fn admin_get(&self, path: &str) -> Response {
         let admin = self.admin();
         client::get(admin, &admin.to_string(), path).await
     }
 
     /// `POST path` of the admin side, as somebody who may.
-    pub async fn tell(&self, path: &str) -> Response {
+    pub async fn admin_post(&self, path: &str) -> Response {
         let admin = self.admin();
         client::exchange(
             admin,
@@ -144,15 +146,16 @@ impl Process {
     }
 
     /// Waits until it is ready.
-    pub async fn ready(&self) {
-        wait::until("it is ready", wait::BOUND, async || self.ask("/readyz").await.status == 200).await;
+    pub async fn wait_ready(&self) {
+        wait::until("it is ready", wait::TIMEOUT, async || self.admin_get("/readyz").await.status == 200)
+            .await;
     }
 
     /// Replaces its settings file; nobody is told.
     ///
     /// # Panics
     /// It cannot be written.
-    pub fn write(&self, settings: &str) {
+    pub fn write_settings(&self, settings: &str) {
         let file = self.dir.path().join("outrigger.yaml");
         std::fs::write(file, with_listeners(settings)).expect("write outrigger.yaml");
     }
@@ -161,7 +164,7 @@ impl Process {
     ///
     /// # Panics
     /// When the file cannot be written.
-    pub fn empty(&self) {
+    pub fn empty_settings(&self) {
         std::fs::write(self.dir.path().join("outrigger.yaml"), "").expect("write outrigger.yaml");
     }
 
@@ -170,7 +173,7 @@ impl Process {
     /// # Panics
     /// There is no such series.
     pub async fn metric(&self, series: &str) -> f64 {
-        let page = self.ask("/metrics").await.text();
+        let page = self.admin_get("/metrics").await.text();
         let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or_else(|| panic!("no {series} in\n{page}"))
     }
@@ -180,11 +183,11 @@ impl Process {
     /// # Panics
     /// There is no such process any more.
     pub fn signal(&self, name: &str) {
-        signal(self.pid(), name).unwrap_or_else(|error| panic!("{error}"));
+        send_signal(self.pid(), name).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Waits until it has ended, and says how.
-    pub async fn ended(&mut self, bound: Duration) -> ExitStatus {
+    pub async fn wait_exit(&mut self, bound: Duration) -> ExitStatus {
         let mut ended = None;
         wait::until("the process ends", bound, async || {
             ended = self.child.try_wait().ok().flatten();
@@ -221,7 +224,7 @@ fn with_listeners(settings: &str) -> String {
 ///
 /// # Errors
 /// There is no such process.
-pub fn signal(pid: u32, name: &str) -> io::Result<()> {
+pub fn send_signal(pid: u32, name: &str) -> io::Result<()> {
     // The shell's own: the call itself would need `unsafe`.
     let kill = ["-c", "kill -\"$1\" \"$2\"", "sh", name, &pid.to_string()];
     let status = Command::new("sh").args(kill).stderr(Stdio::null()).status()?;
@@ -232,16 +235,16 @@ pub fn signal(pid: u32, name: &str) -> io::Result<()> {
 ///
 /// # Panics
 /// It cannot be started.
-pub async fn outrigger(arguments: &[&str]) -> std::process::Output {
+pub async fn run_outrigger(arguments: &[&str]) -> std::process::Output {
     let mut command = Command::new(binary());
     command.args(arguments).stdin(Stdio::null());
-    without_environment(&mut command);
+    remove_environment(&mut command);
     let run = tokio::task::spawn_blocking(move || command.output());
     wait::within("the command ends", run).await.expect("a thread").expect("start outrigger")
 }
 
 /// What the developer's own shell says of Consul is not for tests.
-fn without_environment(command: &mut Command) {
+fn remove_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CONSUL_") || text.starts_with("OUTRIGGER_") {

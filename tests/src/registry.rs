@@ -9,9 +9,9 @@ use crate::{consul::http, instance::Instance, wait};
 
 /// The HTTP address of a Consul agent, real or not.
 #[derive(Debug, Clone, Copy)]
-pub struct Agent(pub SocketAddr);
+pub struct ConsulAgent(pub SocketAddr);
 
-impl Agent {
+impl ConsulAgent {
     /// `GET path`, its body as JSON.
     ///
     /// # Panics
@@ -24,7 +24,7 @@ impl Agent {
     ///
     /// # Panics
     /// No answer with one.
-    pub async fn index(self, service: &str) -> u64 {
+    pub async fn service_index(self, service: &str) -> u64 {
         let answer = http::get(self.0, &format!("/v1/health/service/{service}")).await.expect("an answer");
         let index = answer.headers().get("x-consul-index").and_then(|text| text.to_str().ok());
         index.and_then(|text| text.parse().ok()).expect("an index")
@@ -69,13 +69,16 @@ impl Agent {
         let Ok(Value::Array(entries)) = self.try_get(&format!("/v1/health/service/{service}")).await else {
             return Vec::new();
         };
-        entries.iter().map(|entry| (word(&entry["Service"]["ID"]), worst(&entry["Checks"]))).collect()
+        entries
+            .iter()
+            .map(|entry| (text_of(&entry["Service"]["ID"]), worst_status(&entry["Checks"])))
+            .collect()
     }
 
     /// Waits until `service` has exactly these ids and statuses.
-    pub async fn shows(self, service: &str, expected: &[(&str, &str)]) {
+    pub async fn wait_health(self, service: &str, expected: &[(&str, &str)]) {
         let expected: Vec<_> = expected.iter().map(|(id, status)| ((*id).into(), (*status).into())).collect();
-        wait::until(&format!("{service} is {expected:?} in the registry"), wait::BOUND, async || {
+        wait::until(&format!("{service} is {expected:?} in the registry"), wait::TIMEOUT, async || {
             let mut health = self.health(service).await;
             health.sort();
             health == expected
@@ -84,13 +87,13 @@ impl Agent {
     }
 }
 
-fn word(value: &Value) -> String {
+fn text_of(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-fn worst(checks: &Value) -> String {
+fn worst_status(checks: &Value) -> String {
     let statuses: Vec<_> =
-        checks.as_array().into_iter().flatten().map(|check| word(&check["Status"])).collect();
+        checks.as_array().into_iter().flatten().map(|check| text_of(&check["Status"])).collect();
     let found =
         ["critical", "warning", "passing"].into_iter().find(|status| statuses.iter().any(|s| s == status));
     found.unwrap_or("passing").to_owned()

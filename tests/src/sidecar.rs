@@ -56,7 +56,7 @@ impl Services {
         self
     }
 
-    fn yaml(&self) -> String {
+    fn to_yaml(&self) -> String {
         let mut text = String::from("services:\n");
         for (service, entries) in &self.0 {
             let _ = writeln!(text, "  {service}: [{}]", entries.join(", "));
@@ -88,18 +88,18 @@ impl Sidecar {
     /// # Panics
     /// The settings are wrong, or something could not be started.
     pub async fn start(settings: &str, services: &Services) -> Self {
-        Self::on(Workers::Here, settings, services).await
+        Self::start_on(Workers::Here, settings, services).await
     }
 
     /// As [`Sidecar::start`], on these workers.
     ///
     /// # Panics
     /// The settings are wrong, or something could not be started.
-    pub async fn on(workers: Workers, settings: &str, services: &Services) -> Self {
+    pub async fn start_on(workers: Workers, settings: &str, services: &Services) -> Self {
         let dir = tempfile::Builder::new().prefix("outrigger-e2e-").tempdir().expect("a directory");
         let file = dir.path().join("services.yaml");
-        std::fs::write(&file, services.yaml()).expect("write services.yaml");
-        let config = config(settings, &file);
+        std::fs::write(&file, services.to_yaml()).expect("write services.yaml");
+        let config = load_config(settings, &file);
         let registry = outrigger_registry::file::File::open(&file).unwrap_or_else(|error| panic!("{error}"));
         let metrics = prometheus::Registry::new();
         let runtime = tokio::runtime::Handle::current();
@@ -117,8 +117,8 @@ impl Sidecar {
     ///
     /// # Panics
     /// They are wrong, or an address of theirs cannot be had.
-    pub async fn adopt(&self, settings: &str) {
-        let config = config(settings, &self.file());
+    pub async fn apply_settings(&self, settings: &str) {
+        let config = load_config(settings, &self.services_file());
         let prepared = self.proxy.prepare(&config).unwrap_or_else(|error| panic!("prepare: {error}"));
         self.discovery.adopt(config.discovery);
         wait::within("it goes by other settings", self.proxy.adopt(prepared)).await;
@@ -154,7 +154,7 @@ impl Sidecar {
     }
 
     /// The file of instances.
-    pub fn file(&self) -> PathBuf {
+    pub fn services_file(&self) -> PathBuf {
         self.dir.path().join("services.yaml")
     }
 
@@ -162,15 +162,15 @@ impl Sidecar {
     ///
     /// # Panics
     /// It cannot be written.
-    pub fn write_file(&self, text: &str) {
+    pub fn write_services_file(&self, text: &str) {
         let new = self.dir.path().join("services.yaml.new");
         std::fs::write(&new, text).expect("write services.yaml");
-        std::fs::rename(new, self.file()).expect("replace services.yaml");
+        std::fs::rename(new, self.services_file()).expect("replace services.yaml");
     }
 
     /// Lists other instances.
-    pub fn list(&self, services: &Services) {
-        self.write_file(&services.yaml());
+    pub fn write_services(&self, services: &Services) {
+        self.write_services_file(&services.to_yaml());
     }
 
     /// The endpoints of a service, as the status page would show them.
@@ -184,10 +184,11 @@ impl Sidecar {
     }
 
     /// Waits until `service` has exactly these endpoints.
-    pub async fn has_endpoints(&self, service: &str, mut names: Vec<&str>) {
+    pub async fn wait_endpoints(&self, service: &str, mut names: Vec<&str>) {
         names.sort_unstable();
-        wait::holds(&format!("{service} has the endpoints {names:?}"), || {
-            let mut ids: Vec<String> = self.endpoints(service).into_iter().map(|e| last(&e.id)).collect();
+        wait::until_true(&format!("{service} has the endpoints {names:?}"), || {
+            let mut ids: Vec<String> =
+                self.endpoints(service).into_iter().map(|e| instance_id(&e.id)).collect();
             ids.sort();
             ids == names
         })
@@ -229,11 +230,11 @@ impl Sidecar {
 }
 
 /// Node and datacenter of a static instance say nothing.
-fn last(id: &str) -> String {
+fn instance_id(id: &str) -> String {
     id.rsplit('/').next().unwrap_or(id).to_owned()
 }
 
-fn config(settings: &str, file: &std::path::Path) -> outrigger_config::Config {
+fn load_config(settings: &str, file: &std::path::Path) -> outrigger_config::Config {
     let mut text = settings.to_owned();
     text.push('\n');
     let _ = writeln!(text, "registry: {{file: {:?}}}", file.display().to_string());

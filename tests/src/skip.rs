@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 /// Says on stderr that `test` was skipped and why, past the test runner's capture: `make test` counts
 /// these lines.
-pub fn skipped(test: &str, why: &str) {
+pub fn report_skipped(test: &str, why: &str) {
     // Nobody is left to tell when stderr is gone.
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {why}");
 }

@@ -8,9 +8,9 @@ use std::{
 
 /// Why this machine has no such program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skip(pub String);
+pub struct ToolMissing(pub String);
 
-impl fmt::Display for Skip {
+impl fmt::Display for ToolMissing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -20,18 +20,18 @@ impl fmt::Display for Skip {
 ///
 /// # Errors
 /// The sentence that it printed instead.
-pub fn find(script: &str) -> Result<PathBuf, Skip> {
+pub fn find(script: &str) -> Result<PathBuf, ToolMissing> {
     let script = format!("{}/tools/{script}", env!("CARGO_MANIFEST_DIR"));
     let output = Command::new("bash")
         .arg(&script)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()
-        .map_err(|error| Skip(format!("{script} could not be run: {error}")))?;
+        .map_err(|error| ToolMissing(format!("{script} could not be run: {error}")))?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     match output.status.code() {
         Some(0) if Path::new(&said).is_file() => Ok(PathBuf::from(said)),
-        Some(3) => Err(Skip(said)),
-        _ => Err(Skip(format!("{script} ended with {}: {said}", output.status))),
+        Some(3) => Err(ToolMissing(said)),
+        _ => Err(ToolMissing(format!("{script} ended with {}: {said}", output.status))),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 ///
 /// # Panics
 /// There is no such process, or no Linux `/proc`.
-pub fn files(pid: u32) -> usize {
+pub fn open_files(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).expect("read /proc/PID/fd").count()
 }
 
@@ -15,7 +15,7 @@ pub fn files(pid: u32) -> usize {
 ///
 /// # Panics
 /// There is no such process, or no Linux `/proc`.
-pub fn cpu(pid: u32) -> Duration {
+pub fn cpu_time(pid: u32) -> Duration {
     // USER_HZ is 100 on every Linux: what /proc shows does not depend on the kernel's own clock.
     const TICK: Duration = Duration::from_millis(10);
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("read /proc/PID/stat");
@@ -35,11 +35,11 @@ mod tests {
         let us = std::process::id();
         let held: Vec<_> = (0..50).map(|_| std::fs::File::open("/proc/self/stat").expect("open")).collect();
         // Other tests of this process open and close some meanwhile.
-        assert!(files(us) > held.len());
-        let before = cpu(us);
+        assert!(open_files(us) > held.len());
+        let before = cpu_time(us);
         let mut sum = 0_u64;
-        let end = tokio::time::Instant::now() + crate::wait::BOUND;
-        while cpu(us) < before + Duration::from_millis(50) {
+        let end = tokio::time::Instant::now() + crate::wait::TIMEOUT;
+        while cpu_time(us) < before + Duration::from_millis(50) {
             sum = std::hint::black_box(sum + (0..10_000).sum::<u64>());
             assert!(tokio::time::Instant::now() < end, "no work is seen: {sum}");
         }

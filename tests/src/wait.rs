@@ -9,9 +9,9 @@ use std::{future::Future, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Generous: reached only by what is broken, also on a busy machine.
-pub const BOUND: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause between two looks.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Waits until `condition` holds.
 ///
@@ -28,31 +28,31 @@ pub fn until<F: AsyncFnMut() -> bool>(
         let end = Instant::now() + bound;
         while !condition().await {
             assert!(Instant::now() < end, "not within {bound:?}: {what} (asked at {asked_at})");
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }
 
-/// [`until`] for a plain condition, within [`BOUND`].
+/// [`until`] for a plain condition, within [`TIMEOUT`].
 ///
 /// # Panics
 /// It did not hold in time: the panic names `what`.
 #[track_caller]
-pub fn holds<F: FnMut() -> bool>(what: &str, mut condition: F) -> impl Future<Output = ()> {
-    until(what, BOUND, async move || condition())
+pub fn until_true<F: FnMut() -> bool>(what: &str, mut condition: F) -> impl Future<Output = ()> {
+    until(what, TIMEOUT, async move || condition())
 }
 
 /// `future`'s output.
 ///
 /// # Panics
-/// It was not ready within [`BOUND`]: the panic names `what`.
+/// It was not ready within [`TIMEOUT`]: the panic names `what`.
 #[track_caller]
 pub fn within<F: Future>(what: &str, future: F) -> impl Future<Output = F::Output> {
     let asked_at = std::panic::Location::caller();
     async move {
-        match timeout(BOUND, future).await {
+        match timeout(TIMEOUT, future).await {
             Ok(output) => output,
-            Err(_) => panic!("not within {BOUND:?}: {what} (asked at {asked_at})"),
+            Err(_) => panic!("not within {TIMEOUT:?}: {what} (asked at {asked_at})"),
         }
     }
 }

@@ -13,39 +13,39 @@ use tokio::{
 use crate::pattern;
 
 /// Body bytes kept verbatim; the rest is counted and compared with [`pattern`].
-const KEPT: usize = 1024 * 1024;
+const MAX_KEPT: usize = 1024 * 1024;
 /// Longest head that is read.
 const MAX_HEAD: usize = 512 * 1024;
 /// Bytes read at once, at least.
-const SIP: usize = 64 * 1024;
+const READ_SIZE: usize = 64 * 1024;
 /// Longest line inside a chunked body.
 const MAX_LINE: usize = 16 * 1024;
 
 /// Why a message did not end as it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Cut {
+pub enum WireError {
     /// The peer closed in the middle.
-    Fin,
+    Closed,
     /// The connection was reset.
     Reset,
     /// Something that is no HTTP/1, and why.
-    Garbage(String),
+    Malformed(String),
 }
 
-impl fmt::Display for Cut {
+impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fin => f.write_str("closed in the middle"),
+            Self::Closed => f.write_str("closed in the middle"),
             Self::Reset => f.write_str("reset"),
-            Self::Garbage(why) => write!(f, "no HTTP/1: {why}"),
+            Self::Malformed(why) => write!(f, "no HTTP/1: {why}"),
         }
     }
 }
 
-impl From<io::Error> for Cut {
+impl From<io::Error> for WireError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::UnexpectedEof => Self::Fin,
+            io::ErrorKind::UnexpectedEof => Self::Closed,
             _ => Self::Reset,
         }
     }
@@ -57,20 +57,21 @@ pub struct Head {
     /// Every byte of it, the empty line included.
     pub raw: Vec<u8>,
     /// Request line or status line.
-    pub start: String,
+    pub start_line: String,
     /// Fields in their order: name as it came, value trimmed.
     pub fields: Vec<(String, String)>,
 }
 
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {:?}", self.start, self.fields)
+        write!(f, "{:?} {:?}", self.start_line, self.fields)
     }
 }
 
 impl Head {
-    fn parse(raw: &[u8]) -> Result<Self, Cut> {
-        let garbage = |why: &str| Cut::Garbage(format!("{why} in {:?}", String::from_utf8_lossy(raw)));
+    fn parse(raw: &[u8]) -> Result<Self, WireError> {
+        let garbage =
+            |why: &str| WireError::Malformed(format!("{why} in {:?}", String::from_utf8_lossy(raw)));
         let text = raw.strip_suffix(b"\r\n\r\n").ok_or_else(|| garbage("no end"))?;
         // Bytes beyond ASCII are kept as Latin-1 would read them.
         let text: String = text.iter().map(|byte| char::from(*byte)).collect();
@@ -86,30 +87,30 @@ impl Head {
                 Ok((name.to_owned(), value.trim().to_owned()))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { raw: raw.to_vec(), start, fields })
+        Ok(Self { raw: raw.to_vec(), start_line: start, fields })
     }
 
     /// The value of the only field of that name.
     pub fn get(&self, name: &str) -> Option<&str> {
-        match *self.all(name) {
+        match *self.values(name) {
             [only] => Some(only),
             _ => None,
         }
     }
 
     /// The values of every field of that name.
-    pub fn all(&self, name: &str) -> Vec<&str> {
+    pub fn values(&self, name: &str) -> Vec<&str> {
         self.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect()
     }
 
     /// Whether there is such a field.
     pub fn has(&self, name: &str) -> bool {
-        !self.all(name).is_empty()
+        !self.values(name).is_empty()
     }
 
     /// The start line's words.
-    pub fn words(&self) -> (&str, &str, &str) {
-        let mut words = self.start.splitn(3, ' ');
+    pub fn split_start_line(&self) -> (&str, &str, &str) {
+        let mut words = self.start_line.splitn(3, ' ');
         let mut next = || words.next().unwrap_or_default();
         (next(), next(), next())
     }
@@ -118,9 +119,9 @@ impl Head {
     ///
     /// # Errors
     /// Two ways at once, or none that is known: a strict reader takes neither.
-    pub fn framing(&self, none: Framing) -> Result<Framing, Cut> {
-        let garbage = |why: &str| Cut::Garbage(format!("{why}: {:?}", self.fields));
-        match (self.all("transfer-encoding").as_slice(), self.all("content-length").as_slice()) {
+    pub fn framing(&self, none: Framing) -> Result<Framing, WireError> {
+        let garbage = |why: &str| WireError::Malformed(format!("{why}: {:?}", self.fields));
+        match (self.values("transfer-encoding").as_slice(), self.values("content-length").as_slice()) {
             ([], []) => Ok(none),
             ([], [length]) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
                 length.parse().map(Framing::Length).map_err(|_| garbage("a bad content-length"))
@@ -139,12 +140,12 @@ pub enum Framing {
     /// With the last chunk.
     Chunked,
     /// With the connection.
-    ToClose,
+    UntilClose,
 }
 
 /// A body as it came.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Received {
+pub struct ReceivedBody {
     /// Bytes of content so far.
     pub len: u64,
     /// The first MiB of them.
@@ -159,24 +160,24 @@ pub struct Received {
     pub complete: bool,
 }
 
-impl Default for Received {
+impl Default for ReceivedBody {
     fn default() -> Self {
         Self { len: 0, kept: Vec::new(), is_pattern: true, chunks: 0, trailers: Vec::new(), complete: false }
     }
 }
 
-impl fmt::Debug for Received {
+impl fmt::Debug for ReceivedBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let start = String::from_utf8_lossy(&self.kept[..self.kept.len().min(400)]).into_owned();
         f.debug_struct("Received").field("len", &self.len).field("start", &start).finish_non_exhaustive()
     }
 }
 
-impl Received {
-    fn add(&mut self, bytes: &[u8]) {
+impl ReceivedBody {
+    fn append(&mut self, bytes: &[u8]) {
         self.is_pattern &= pattern::matches(self.len, bytes);
         self.len += bytes.len() as u64;
-        let room = KEPT - self.kept.len();
+        let room = MAX_KEPT - self.kept.len();
         self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
@@ -196,8 +197,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub struct Wire {
     /// The socket.
     pub stream: TcpStream,
-    ahead: Vec<u8>,
-    at: usize,
+    buffer: Vec<u8>,
+    position: usize,
 }
 
 impl Wire {
@@ -205,26 +206,26 @@ impl Wire {
     pub fn new(stream: TcpStream) -> Self {
         // Fails on a socket that is closed already, which the first read will say.
         let _ = stream.set_nodelay(true);
-        Self { stream, ahead: Vec::new(), at: 0 }
+        Self { stream, buffer: Vec::new(), position: 0 }
     }
 
     /// Bytes read and not taken.
-    pub fn ahead(&self) -> &[u8] {
-        &self.ahead[self.at..]
+    pub fn buffered(&self) -> &[u8] {
+        &self.buffer[self.position..]
     }
 
     /// Takes them.
-    pub fn take_ahead(&mut self) -> Vec<u8> {
-        let all = self.ahead().to_vec();
-        self.take(all.len());
+    pub fn take_buffered(&mut self) -> Vec<u8> {
+        let all = self.buffered().to_vec();
+        self.consume(all.len());
         all
     }
 
-    fn take(&mut self, len: usize) {
-        self.at += len;
-        if self.at == self.ahead.len() {
-            self.ahead.clear();
-            self.at = 0;
+    fn consume(&mut self, len: usize) {
+        self.position += len;
+        if self.position == self.buffer.len() {
+            self.buffer.clear();
+            self.position = 0;
         }
     }
 
@@ -232,7 +233,7 @@ impl Wire {
     ///
     /// # Errors
     /// The connection was reset.
-    pub async fn fill(&mut self) -> Result<bool, Cut> {
+    pub async fn fill(&mut self) -> Result<bool, WireError> {
         loop {
             self.stream.readable().await?;
             match self.try_fill() {
@@ -243,32 +244,32 @@ impl Wire {
     }
 
     fn try_fill(&mut self) -> io::Result<usize> {
-        self.ahead.drain(..self.at);
-        self.at = 0;
-        self.ahead.reserve(SIP);
-        self.stream.try_read_buf(&mut self.ahead)
+        self.buffer.drain(..self.position);
+        self.position = 0;
+        self.buffer.reserve(READ_SIZE);
+        self.stream.try_read_buf(&mut self.buffer)
     }
 
     /// The next head; `None` when the peer closed before its first byte.
     ///
     /// # Errors
     /// Cut in the middle, reset, or no head.
-    pub async fn head(&mut self) -> Result<Option<Head>, Cut> {
+    pub async fn read_head(&mut self) -> Result<Option<Head>, WireError> {
         let mut searched: usize = 0;
         loop {
-            let ahead = self.ahead();
+            let ahead = self.buffered();
             let from = searched.saturating_sub(3);
             if let Some(at) = ahead[from..].windows(4).position(|four| four == b"\r\n\r\n") {
                 let head = Head::parse(&ahead[..from + at + 4])?;
-                self.take(head.raw.len());
+                self.consume(head.raw.len());
                 return Ok(Some(head));
             }
             searched = ahead.len();
             if searched > MAX_HEAD {
-                return Err(Cut::Garbage("a head without an end".into()));
+                return Err(WireError::Malformed("a head without an end".into()));
             }
             if !self.fill().await? {
-                return if searched == 0 { Ok(None) } else { Err(Cut::Fin) };
+                return if searched == 0 { Ok(None) } else { Err(WireError::Closed) };
             }
         }
     }
@@ -277,13 +278,13 @@ impl Wire {
     ///
     /// # Errors
     /// It did not end as `framing` says; `into` holds what came.
-    pub async fn body(&mut self, framing: Framing, into: &Mutex<Received>) -> Result<(), Cut> {
+    pub async fn read_body(&mut self, framing: Framing, into: &Mutex<ReceivedBody>) -> Result<(), WireError> {
         match framing {
-            Framing::Length(length) => self.content(length, into).await?,
-            Framing::Chunked => self.chunks(into).await?,
-            Framing::ToClose => loop {
-                lock(into).add(self.ahead());
-                self.take(self.ahead().len());
+            Framing::Length(length) => self.read_content(length, into).await?,
+            Framing::Chunked => self.read_chunks(into).await?,
+            Framing::UntilClose => loop {
+                lock(into).append(self.buffered());
+                self.consume(self.buffered().len());
                 if !self.fill().await? {
                     break;
                 }
@@ -293,58 +294,58 @@ impl Wire {
         Ok(())
     }
 
-    async fn content(&mut self, mut left: u64, into: &Mutex<Received>) -> Result<(), Cut> {
+    async fn read_content(&mut self, mut left: u64, into: &Mutex<ReceivedBody>) -> Result<(), WireError> {
         while left > 0 {
-            if self.ahead().is_empty() && !self.fill().await? {
-                return Err(Cut::Fin);
+            if self.buffered().is_empty() && !self.fill().await? {
+                return Err(WireError::Closed);
             }
-            let ahead = self.ahead();
+            let ahead = self.buffered();
             let now = ahead.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            lock(into).add(&ahead[..now]);
-            self.take(now);
+            lock(into).append(&ahead[..now]);
+            self.consume(now);
             left -= now as u64;
         }
         Ok(())
     }
 
-    async fn chunks(&mut self, into: &Mutex<Received>) -> Result<(), Cut> {
+    async fn read_chunks(&mut self, into: &Mutex<ReceivedBody>) -> Result<(), WireError> {
         loop {
-            let line = self.line().await?;
+            let line = self.read_line().await?;
             let size = u64::from_str_radix(&line, 16)
-                .map_err(|_| Cut::Garbage(format!("a chunk size of {line:?}")))?;
+                .map_err(|_| WireError::Malformed(format!("a chunk size of {line:?}")))?;
             if size == 0 {
                 break;
             }
-            self.content(size, into).await?;
+            self.read_content(size, into).await?;
             lock(into).chunks += 1;
-            let end = self.line().await?;
+            let end = self.read_line().await?;
             if !end.is_empty() {
-                return Err(Cut::Garbage(format!("a chunk that goes on: {end:?}")));
+                return Err(WireError::Malformed(format!("a chunk that goes on: {end:?}")));
             }
         }
         loop {
-            let line = self.line().await?;
+            let line = self.read_line().await?;
             if line.is_empty() {
                 return Ok(());
             }
             let (name, value) =
-                line.split_once(':').ok_or_else(|| Cut::Garbage(format!("a trailer {line:?}")))?;
+                line.split_once(':').ok_or_else(|| WireError::Malformed(format!("a trailer {line:?}")))?;
             lock(into).trailers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
     }
 
-    async fn line(&mut self) -> Result<String, Cut> {
+    async fn read_line(&mut self) -> Result<String, WireError> {
         loop {
-            if let Some(end) = self.ahead().windows(2).position(|two| two == b"\r\n") {
-                let line = String::from_utf8_lossy(&self.ahead()[..end]).into_owned();
-                self.take(end + 2);
+            if let Some(end) = self.buffered().windows(2).position(|two| two == b"\r\n") {
+                let line = String::from_utf8_lossy(&self.buffered()[..end]).into_owned();
+                self.consume(end + 2);
                 return Ok(line);
             }
-            if self.ahead().len() > MAX_LINE {
-                return Err(Cut::Garbage("a line without an end".into()));
+            if self.buffered().len() > MAX_LINE {
+                return Err(WireError::Malformed("a line without an end".into()));
             }
             if !self.fill().await? {
-                return Err(Cut::Fin);
+                return Err(WireError::Closed);
             }
         }
     }
@@ -353,23 +354,23 @@ impl Wire {
     ///
     /// # Errors
     /// The peer closed or reset.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Cut> {
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         Ok(self.stream.write_all(bytes).await?)
     }
 
     /// How the peer ended the connection, once it does; reads nothing, so unread bytes stay unread.
-    pub async fn gone(&self) -> Cut {
+    pub async fn wait_closed(&self) -> WireError {
         loop {
             let Ok(ready) = self.stream.ready(Interest::READABLE | Interest::ERROR).await else {
-                return Cut::Reset;
+                return WireError::Reset;
             };
             if ready.is_error() {
-                return Cut::Reset;
+                return WireError::Reset;
             }
             if ready.is_read_closed() {
                 // A reset also closes the reading side: ask the socket itself.
                 let reset = matches!(socket2::SockRef::from(&self.stream).take_error(), Ok(Some(_)));
-                return if reset { Cut::Reset } else { Cut::Fin };
+                return if reset { WireError::Reset } else { WireError::Closed };
             }
             // Unread bytes keep the socket ready.
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use outrigger_devregistry::{DevRegistry, Options};
 use outrigger_proxy::Reason;
-use outrigger_tests::{client, client::Client, instance::Instance, process::Process, registry::Agent};
+use outrigger_tests::{client, client::Client, instance::Instance, process::Process, registry::ConsulAgent};
 
 const ERRORS: &str = include_str!("../../docs/errors.md");
 const METRICS: &str = include_str!("../../docs/metrics.md");
@@ -35,7 +35,7 @@ fn errors_md_names_no_reason_that_is_none() {
 async fn scraped() -> BTreeSet<String> {
     let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
     let app = Instance::start("app").await;
-    Agent(registry.addr()).register("payments", &app).await;
+    ConsulAgent(registry.addr()).register("payments", &app).await;
     let process = Process::run(&format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
          service: {{name: orders, port: {}, address: 127.0.0.1}}\n\
@@ -45,7 +45,7 @@ async fn scraped() -> BTreeSet<String> {
         app.addr().port(),
     ))
     .await;
-    process.ready().await;
+    process.wait_ready().await;
     let outbound = process.outbound();
     assert_eq!(client::get(outbound, "payments", "/").await.status, 200);
     assert_eq!(client::get(outbound, "nobody", "/").await.reason(), "unknown_service");
@@ -53,7 +53,7 @@ async fn scraped() -> BTreeSet<String> {
     // Refused before a service is known.
     let mut broken = Client::connect(outbound).await;
     assert_eq!(broken.exchange("no HTTP\r\n\r\n").await.status, 400);
-    let page = process.ask("/metrics").await.text();
+    let page = process.admin_get("/metrics").await.text();
     page.lines()
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
         .map(str::to_owned)

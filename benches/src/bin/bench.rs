@@ -66,7 +66,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         // Before anything is measured: it takes minutes of both cores.
         build_outrigger()?;
     }
-    let (machine, load) = (Machine::look(), load_average());
+    let (machine, load) = (Machine::detect(), load_average());
     let mut sections = Vec::new();
     for part in parts {
         eprintln!("measuring {}", name(part));

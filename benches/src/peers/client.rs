@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{BODY, SERVICE, process::Process};
+use super::{BODY, SERVICE, process::PinnedProcess};
 use crate::{Error, error::doing};
 
 /// Longest wait for a server to come up, and for one answer.
@@ -19,10 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Waits until the server answers as it should.
-pub(super) async fn until_it_answers(process: &mut Process, addr: SocketAddr) -> Result<(), Error> {
+pub(super) async fn until_it_answers(process: &mut PinnedProcess, addr: SocketAddr) -> Result<(), Error> {
     let answers = async {
         loop {
-            process.still_runs()?;
+            process.check_running()?;
             let request = Request::get("/").header(header::HOST, SERVICE).body(Bytes::new());
             let request = request.map_err(doing("make a request"))?;
             if exchange(addr, request, PATIENCE).await.is_ok_and(|answer| answer.body().len() == BODY) {

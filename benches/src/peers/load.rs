@@ -18,7 +18,7 @@ pub(super) const STEADY: usize = 8_000;
 
 /// What a load generator saw.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Seen {
+pub(super) struct LoadResult {
     /// Answered requests.
     pub(super) requests: u64,
     /// Of those, answered with an error; and those without an answer.
@@ -32,7 +32,7 @@ pub(super) struct Seen {
 
 /// Where load comes from and goes to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Load<'a> {
+pub(super) struct LoadGenerators<'a> {
     pub(super) wrk: &'a Path,
     pub(super) h2load: &'a Path,
     pub(super) core: usize,
@@ -40,9 +40,9 @@ pub(super) struct Load<'a> {
     pub(super) dir: &'a Path,
 }
 
-impl Load<'_> {
+impl LoadGenerators<'_> {
     /// As many requests as 32 connections carry one after the other.
-    pub(super) fn full(&self, time: Duration) -> Result<Seen, Error> {
+    pub(super) fn full(&self, time: Duration) -> Result<LoadResult, Error> {
         let mut command = pinned(self.core, self.wrk);
         command.args(["--threads", "1", "--latency", "--timeout", "5s"]);
         command.args([
@@ -52,12 +52,12 @@ impl Load<'_> {
             &format!("{}s", time.as_secs()),
         ]);
         command.args(["--header", &format!("Host: {SERVICE}"), &format!("http://{}/", self.to)]);
-        let said = output("wrk", &mut command)?;
-        wrk(&said).ok_or_else(|| Error::new(format!("read what wrk says: {said}")))
+        let said = run_generator("wrk", &mut command)?;
+        parse_wrk(&said).ok_or_else(|| Error::new(format!("read what wrk says: {said}")))
     }
 
     /// The same number of requests for everybody.
-    pub(super) fn steady(&self, time: Duration) -> Result<Seen, Error> {
+    pub(super) fn steady(&self, time: Duration) -> Result<LoadResult, Error> {
         let log = self.dir.join("h2load.log");
         // It adds to a file that is there.
         let _ = fs::remove_file(&log);
@@ -71,13 +71,13 @@ impl Load<'_> {
         ]);
         command.arg("--log-file").arg(&log).arg(format!("--connect-to={}", self.to));
         command.arg(format!("http://{SERVICE}/"));
-        let said = output("h2load", &mut command)?;
+        let said = run_generator("h2load", &mut command)?;
         let text = fs::read_to_string(&log).map_err(doing(format!("read h2load's log; it said: {said}")))?;
-        h2load(&text).ok_or_else(|| Error::new(format!("read h2load's log; it said: {said}")))
+        parse_h2load(&text).ok_or_else(|| Error::new(format!("read h2load's log; it said: {said}")))
     }
 }
 
-fn output(name: &str, command: &mut Command) -> Result<String, Error> {
+fn run_generator(name: &str, command: &mut Command) -> Result<String, Error> {
     let output = command.stderr(Stdio::piped()).output().map_err(doing(format!("run {name}")))?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     if output.status.success() {
@@ -88,7 +88,7 @@ fn output(name: &str, command: &mut Command) -> Result<String, Error> {
 }
 
 /// wrk's report.
-fn wrk(text: &str) -> Option<Seen> {
+fn parse_wrk(text: &str) -> Option<LoadResult> {
     let after = |key: &str| text.lines().find_map(|line| line.trim().strip_prefix(key).map(str::trim));
     let ending = |key: &str| text.lines().find_map(|line| line.trim().split_once(key));
     let (requests, rest) = ending(" requests in ")?;
@@ -97,7 +97,7 @@ fn wrk(text: &str) -> Option<Seen> {
     let broken = after("Socket errors:").map_or(Some(0), |errors| {
         errors.split(',').map(|part| part.trim().split_once(' ')?.1.parse::<u64>().ok()).sum()
     })?;
-    Some(Seen {
+    Some(LoadResult {
         requests: requests.parse().ok()?,
         failed: bad + broken,
         seconds: millis(time)? / 1e3,
@@ -116,7 +116,7 @@ fn millis(text: &str) -> Option<f64> {
 
 /// h2load's log: a line per request with its start since the epoch (microseconds), its status and its
 /// duration (microseconds).
-fn h2load(text: &str) -> Option<Seen> {
+fn parse_h2load(text: &str) -> Option<LoadResult> {
     let lines: Vec<[i64; 3]> = text
         .lines()
         .map(|line| {
@@ -127,7 +127,7 @@ fn h2load(text: &str) -> Option<Seen> {
     let first = lines.iter().map(|[start, ..]| start).min()?;
     let last = lines.iter().map(|[start, _, took]| start + took).max()?;
     let times = Samples::new(lines.iter().map(|[.., took]| *took as f64 / 1e3));
-    Some(Seen {
+    Some(LoadResult {
         requests: lines.len() as u64,
         failed: lines.iter().filter(|[_, status, _]| *status != 200).count() as u64,
         seconds: (last - first) as f64 / 1e6,
@@ -147,8 +147,8 @@ mod tests {
 
     #[test]
     fn a_report_of_wrk_is_read() {
-        let seen = Seen { requests: 73_561, failed: 0, seconds: 3.1, p50: 1.25, p99: 0.85 };
-        assert_eq!(wrk(WRK), Some(seen));
+        let seen = LoadResult { requests: 73_561, failed: 0, seconds: 3.1, p50: 1.25, p99: 0.85 };
+        assert_eq!(parse_wrk(WRK), Some(seen));
     }
 
     #[test]
@@ -156,14 +156,14 @@ mod tests {
         let text = format!(
             "{WRK}  Socket errors: connect 1, read 2, write 0, timeout 4\n  Non-2xx or 3xx responses: 8\n"
         );
-        assert_eq!(wrk(&text).map(|seen| seen.failed), Some(15));
-        assert_eq!(wrk("unable to connect"), None);
+        assert_eq!(parse_wrk(&text).map(|seen| seen.failed), Some(15));
+        assert_eq!(parse_wrk("unable to connect"), None);
     }
 
     #[test]
     fn a_log_of_h2load_is_read() {
-        let seen = Seen { requests: 3, failed: 1, seconds: 2.0, p50: 2.0, p99: 3.0 };
-        assert_eq!(h2load("1000000\t200\t1000\n2000000\t-1\t2000\n2997000\t200\t3000\n"), Some(seen));
-        assert_eq!(h2load(""), None);
+        let seen = LoadResult { requests: 3, failed: 1, seconds: 2.0, p50: 2.0, p99: 3.0 };
+        assert_eq!(parse_h2load("1000000\t200\t1000\n2000000\t-1\t2000\n2997000\t200\t3000\n"), Some(seen));
+        assert_eq!(parse_h2load(""), None);
     }
 }

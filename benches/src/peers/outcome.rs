@@ -2,12 +2,12 @@
 
 use super::{
     load::{CONNECTIONS, STEADY},
-    proxy::Proxy,
-    turn::{Cost, Turn},
+    proxy::ProxyProgram,
+    turn::{LoadCost, TurnResult},
 };
 use crate::{
     report::{Finding, Section, Table},
-    stats::{Samples, Shown},
+    stats::{Samples, ThreeDigits},
 };
 
 /// MiB.
@@ -15,29 +15,29 @@ const MEMORY: f64 = 15.0;
 
 /// A proxy and its turns, one per round.
 #[derive(Debug)]
-pub(super) struct Contestant {
-    pub(super) proxy: Proxy,
+pub(super) struct ProxyResults {
+    pub(super) proxy: ProxyProgram,
     pub(super) version: String,
-    pub(super) turns: Vec<Turn>,
+    pub(super) turns: Vec<TurnResult>,
 }
 
-impl Contestant {
-    fn samples(&self, of: impl Fn(&Turn) -> f64) -> Samples {
+impl ProxyResults {
+    fn samples(&self, of: impl Fn(&TurnResult) -> f64) -> Samples {
         Samples::new(self.turns.iter().map(of))
     }
 }
 
 /// Which of a turn's two loads.
-type OfLoad = fn(&Turn) -> &Cost;
+type OfLoad = fn(&TurnResult) -> &LoadCost;
 
 /// A line of the table.
-struct Line {
+struct TableLine {
     what: String,
-    of: fn(&Turn) -> f64,
+    of: fn(&TurnResult) -> f64,
 }
 
-fn lines() -> Vec<Line> {
-    let line = |what: String, of| Line { what, of };
+fn lines() -> Vec<TableLine> {
+    let line = |what: String, of| TableLine { what, of };
     let full = |what| format!("{what}, {CONNECTIONS} connections in a row");
     let steady = |what| format!("{what}, {STEADY} requests/s");
     vec![
@@ -58,11 +58,11 @@ fn lines() -> Vec<Line> {
 }
 
 /// What is said of `contestants`; the first is Outrigger.
-pub(super) fn section(contestants: &[Contestant], absent: &[String], connections: usize) -> Section {
+pub(super) fn section(contestants: &[ProxyResults], absent: &[String], connections: usize) -> Section {
     let heads = contestants.iter().map(|one| format!("{} {}", one.proxy, one.version));
     let mut table =
         Table::new("Median (least to greatest) over the rounds", ["".to_owned()].into_iter().chain(heads));
-    for Line { what, of } in lines() {
+    for TableLine { what, of } in lines() {
         table.row([what].into_iter().chain(contestants.iter().map(|one| one.samples(of).spread())));
     }
     let mut section = Section::new("Peers");
@@ -77,32 +77,32 @@ pub(super) fn section(contestants: &[Contestant], absent: &[String], connections
     absent.iter().fold(section, |section, why| section.remark(format!("Left out: {why}.")))
 }
 
-fn findings(contestants: &[Contestant]) -> Vec<Finding> {
+fn findings(contestants: &[ProxyResults]) -> Vec<Finding> {
     let find = |proxy| contestants.iter().find(|one| one.proxy == proxy);
-    let Some(ours) = find(Proxy::Outrigger) else { return Vec::new() };
+    let Some(ours) = find(ProxyProgram::Outrigger) else { return Vec::new() };
     let memory = ours.samples(|turn| turn.idle_memory).median();
     let mut findings = vec![Finding::below("memory when idle", memory, "MiB", MEMORY)];
     let loads: [(_, OfLoad); 2] =
         [("in a row", |turn| &turn.full), ("at a steady rate", |turn| &turn.steady)];
     for (load, of) in loads {
-        for peer in contestants.iter().filter(|one| one.proxy != Proxy::Outrigger) {
+        for peer in contestants.iter().filter(|one| one.proxy != ProxyProgram::Outrigger) {
             // Within a round, so that what slows one down slows the other.
             let ratios =
                 ours.turns.iter().zip(&peer.turns).map(|(ours, theirs)| of(ours).cpu / of(theirs).cpu);
             let ratio = Samples::new(ratios);
             let what = format!("CPU per request {load}, as a multiple of {}'s in the same round", peer.proxy);
             findings.push(match peer.proxy {
-                Proxy::Haproxy => Finding::below(what, ratio.median(), "", 1.0),
-                _ => Finding::plain(what, Shown(ratio.median()).to_string()),
+                ProxyProgram::Haproxy => Finding::below(what, ratio.median(), "", 1.0),
+                _ => Finding::plain(what, ThreeDigits(ratio.median()).to_string()),
             });
         }
     }
     findings
 }
 
-fn noise(contestants: &[Contestant]) -> String {
+fn noise(contestants: &[ProxyResults]) -> String {
     let turns = contestants.iter().flat_map(|one| &one.turns);
     let shares =
         Samples::new(turns.flat_map(|turn| [turn.full.noise, turn.steady.noise]).map(|share| share * 100.0));
-    format!("{} % (median; at most {} %)", Shown(shares.median()), Shown(shares.max()))
+    format!("{} % (median; at most {} %)", ThreeDigits(shares.median()), ThreeDigits(shares.max()))
 }

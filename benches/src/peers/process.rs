@@ -18,13 +18,13 @@ pub(super) fn pinned(core: usize, program: &Path) -> Command {
 
 /// A running server.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct PinnedProcess {
     name: &'static str,
     child: Child,
     log: PathBuf,
 }
 
-impl Process {
+impl PinnedProcess {
     /// Starts it; what it says goes to a file in `dir`.
     pub(super) fn start<A: AsRef<OsStr>>(
         name: &'static str,
@@ -49,7 +49,7 @@ impl Process {
     }
 
     /// Fails when it has ended, with the beginning of its log: that is where settings are complained of.
-    pub(super) fn still_runs(&mut self) -> Result<(), Error> {
+    pub(super) fn check_running(&mut self) -> Result<(), Error> {
         match self.child.try_wait().map_err(doing(format!("look after {}", self.name)))? {
             None => Ok(()),
             Some(status) => {
@@ -66,7 +66,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for PinnedProcess {
     fn drop(&mut self) {
         // One that has ended by itself cannot be killed, and nothing else can fail.
         let _ = self.child.kill();

@@ -8,12 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{SERVICE, process::Process, tools::Tools};
+use super::{SERVICE, process::PinnedProcess, tools::Tools};
 use crate::{Error, error::doing, machine::first_line_of};
 
 /// One of those that are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Proxy {
+pub(super) enum ProxyProgram {
     Outrigger,
     Nginx,
     Haproxy,
@@ -22,7 +22,7 @@ pub(super) enum Proxy {
 
 /// Where it stands and what it reaches.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct ProxySetup<'a> {
     /// Its files.
     pub(super) dir: &'a Path,
     pub(super) core: usize,
@@ -33,7 +33,7 @@ pub(super) struct Place<'a> {
     pub(super) connections: usize,
 }
 
-impl Proxy {
+impl ProxyProgram {
     pub(super) const ALL: [Self; 4] = [Self::Outrigger, Self::Nginx, Self::Haproxy, Self::Envoy];
 
     /// The name of its program for `peers.sh`, and of its files.
@@ -64,7 +64,7 @@ impl Proxy {
     }
 
     /// Writes its settings and starts it.
-    pub(super) fn start(self, program: &Path, place: Place<'_>) -> Result<Process, Error> {
+    pub(super) fn start(self, program: &Path, place: ProxySetup<'_>) -> Result<PinnedProcess, Error> {
         // Envoy goes by the ending; to the others it is a name.
         let file = place.dir.join(format!("{}.yaml", self.label()));
         let text = match self {
@@ -81,11 +81,11 @@ impl Proxy {
             Self::Haproxy => vec!["-db", "-f", &file],
             Self::Envoy => vec!["-c", &file, "--concurrency", "1", "--disable-hot-restart", "-l", "warn"],
         };
-        Process::start(self.label(), place.dir, place.core, program, arguments)
+        PinnedProcess::start(self.label(), place.dir, place.core, program, arguments)
     }
 }
 
-impl fmt::Display for Proxy {
+impl fmt::Display for ProxyProgram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Outrigger => "Outrigger",
@@ -103,7 +103,7 @@ pub(super) fn backends(
     core: usize,
     ports: &[u16],
     body: usize,
-) -> Result<Process, Error> {
+) -> Result<PinnedProcess, Error> {
     let body = "x".repeat(body);
     let servers: String = ports
         .iter()
@@ -111,11 +111,11 @@ pub(super) fn backends(
         .collect();
     let file = dir.join("backends.conf");
     write(&file, &nginx_around(dir, "backends", 4096, &servers))?;
-    Process::start("backends", dir, core, program, ["-c", &file.display().to_string()])
+    PinnedProcess::start("backends", dir, core, program, ["-c", &file.display().to_string()])
 }
 
-fn outrigger(place: Place<'_>) -> Result<String, Error> {
-    let Place { dir, port, backends, .. } = place;
+fn outrigger(place: ProxySetup<'_>) -> Result<String, Error> {
+    let ProxySetup { dir, port, backends, .. } = place;
     let instances: String = backends
         .iter()
         .map(|addr| format!("    - {{address: \"{}\", port: {}}}\n", addr.ip(), addr.port()))
@@ -131,7 +131,7 @@ fn outrigger(place: Place<'_>) -> Result<String, Error> {
     ))
 }
 
-fn nginx(place: Place<'_>) -> String {
+fn nginx(place: ProxySetup<'_>) -> String {
     let servers: String = place.backends.iter().map(|addr| format!("server {addr}; ")).collect();
     let http = format!(
         "    upstream {SERVICE} {{ {servers}keepalive 128; keepalive_requests 1000000000; }}\n\
@@ -158,8 +158,8 @@ fn nginx_around(dir: &Path, name: &str, connections: usize, http: &str) -> Strin
     )
 }
 
-fn haproxy(place: Place<'_>) -> String {
-    let Place { port, backends, connections, .. } = place;
+fn haproxy(place: ProxySetup<'_>) -> String {
+    let ProxySetup { port, backends, connections, .. } = place;
     let servers: String =
         backends.iter().enumerate().map(|(n, addr)| format!("    server s{n} {addr}\n")).collect();
     format!(
@@ -172,7 +172,7 @@ fn haproxy(place: Place<'_>) -> String {
     )
 }
 
-fn envoy(place: Place<'_>) -> String {
+fn envoy(place: ProxySetup<'_>) -> String {
     let address = |ip: &str, port: u16| format!("{{socket_address: {{address: {ip}, port_value: {port}}}}}");
     let endpoints: Vec<String> = place
         .backends

@@ -10,9 +10,9 @@ use tokio::time::sleep;
 
 use super::{
     client,
-    load::{Load, Seen},
-    process::Process,
-    proxy::{Place, Proxy},
+    load::{LoadGenerators, LoadResult},
+    process::PinnedProcess,
+    proxy::{ProxyProgram, ProxySetup},
 };
 use crate::{
     Effort, Error,
@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_millis(2500);
 
 /// What a run has set up.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scene<'a> {
+pub(super) struct PeerSetup<'a> {
     pub(super) dir: &'a Path,
     pub(super) wrk: &'a Path,
     pub(super) h2load: &'a Path,
@@ -42,42 +42,47 @@ pub(super) struct Scene<'a> {
 
 /// What one turn gave.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Turn {
+pub(super) struct TurnResult {
     /// MiB, after its first request.
     pub(super) idle_memory: f64,
     /// KiB.
     pub(super) per_connection: f64,
-    pub(super) full: Cost,
-    pub(super) steady: Cost,
+    pub(super) full: LoadCost,
+    pub(super) steady: LoadCost,
 }
 
 /// What one load cost.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Cost {
+pub(super) struct LoadCost {
     /// Microseconds of processor time per request, user and system.
     pub(super) cpu: f64,
     /// Share of the machine's time that others had, 0 to 1.
     pub(super) noise: f64,
-    pub(super) seen: Seen,
+    pub(super) seen: LoadResult,
 }
 
-impl Scene<'_> {
+impl PeerSetup<'_> {
     /// Starts the proxy twice: once for its memory, once for its load.
-    pub(super) async fn turn(&self, proxy: Proxy, program: &Path) -> Result<Turn, Error> {
+    pub(super) async fn turn(&self, proxy: ProxyProgram, program: &Path) -> Result<TurnResult, Error> {
         let (idle_memory, per_connection) = self.memory(proxy, program).await?;
         let (process, addr) = self.start(proxy, program).await?;
-        let load =
-            Load { wrk: self.wrk, h2load: self.h2load, core: self.other_core, to: addr, dir: self.dir };
-        let (time, warm_up) = (Duration::from_secs(self.effort.of(4, 1)), Duration::from_secs(1));
+        let load = LoadGenerators {
+            wrk: self.wrk,
+            h2load: self.h2load,
+            core: self.other_core,
+            to: addr,
+            dir: self.dir,
+        };
+        let (time, warm_up) = (Duration::from_secs(self.effort.choose(4, 1)), Duration::from_secs(1));
         load.full(warm_up)?;
         let full = self.cost(&process, || load.full(time))?;
         let steady = self.cost(&process, || load.steady(time))?;
-        Ok(Turn { idle_memory, per_connection, full, steady })
+        Ok(TurnResult { idle_memory, per_connection, full, steady })
     }
 
-    async fn start(&self, proxy: Proxy, program: &Path) -> Result<(Process, SocketAddr), Error> {
+    async fn start(&self, proxy: ProxyProgram, program: &Path) -> Result<(PinnedProcess, SocketAddr), Error> {
         let addr = free_address()?;
-        let place = Place {
+        let place = ProxySetup {
             dir: self.dir,
             core: self.core,
             port: addr.port(),
@@ -90,7 +95,7 @@ impl Scene<'_> {
     }
 
     /// MiB when idle, and KiB per idle connection.
-    async fn memory(&self, proxy: Proxy, program: &Path) -> Result<(f64, f64), Error> {
+    async fn memory(&self, proxy: ProxyProgram, program: &Path) -> Result<(f64, f64), Error> {
         let (process, addr) = self.start(proxy, program).await?;
         sleep(SETTLE).await;
         let before = resident(process.pid())? as f64;
@@ -101,13 +106,17 @@ impl Scene<'_> {
     }
 
     /// Runs a load and charges the proxy for it.
-    fn cost(&self, process: &Process, load: impl FnOnce() -> Result<Seen, Error>) -> Result<Cost, Error> {
+    fn cost(
+        &self,
+        process: &PinnedProcess,
+        load: impl FnOnce() -> Result<LoadResult, Error>,
+    ) -> Result<LoadCost, Error> {
         let pids = [process.pid(), self.backend_pid];
         let noise = Noise::begin(&pids)?;
         let before = cpu_time(process.pid())?;
         let seen = load()?;
         let used = cpu_time(process.pid())?.saturating_sub(before);
-        Ok(Cost { cpu: used.as_secs_f64() * 1e6 / seen.requests as f64, noise: noise.end()?, seen })
+        Ok(LoadCost { cpu: used.as_secs_f64() * 1e6 / seen.requests as f64, noise: noise.end()?, seen })
     }
 }
 

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 use outrigger_config::Weights;
 use outrigger_registry::{Instance, InstanceId, Status};
 
-use super::{Change, INSTANCES};
+use super::{INSTANCES, UpdateKind};
 
 /// The service that changes.
 pub(super) const LARGE: &str = "large";
@@ -21,15 +21,15 @@ pub(super) fn small() -> Vec<Instance> {
 }
 
 /// What the large service lists after `round` changes of this kind: each differs from the last one.
-pub(super) fn large(change: Change, round: u32) -> Vec<Instance> {
+pub(super) fn large(change: UpdateKind, round: u32) -> Vec<Instance> {
     let odd = round % 2 == 1;
     let flipped = if odd { Status::Warning } else { Status::Passing };
     (0..INSTANCES)
         .map(|n| match change {
-            Change::One if n == INSTANCES / 2 => instance(n, "large", flipped),
-            Change::One => instance(n, "large", Status::Passing),
-            Change::Health => instance(n, "large", flipped),
-            Change::Others => instance(n, if odd { "blue" } else { "green" }, Status::Passing),
+            UpdateKind::One if n == INSTANCES / 2 => instance(n, "large", flipped),
+            UpdateKind::One => instance(n, "large", Status::Passing),
+            UpdateKind::Health => instance(n, "large", flipped),
+            UpdateKind::Others => instance(n, if odd { "blue" } else { "green" }, Status::Passing),
         })
         .collect()
 }

@@ -13,16 +13,16 @@ use tokio::sync::Notify;
 
 use super::fixture::{LARGE, small};
 
-/// Answers a first question at once. Later ones wait: for ever, or for [`Scripted::release`].
+/// Answers a first question at once. Later ones wait: for ever, or for [`ScriptedRegistry::release`].
 #[derive(Debug)]
-pub(super) struct Scripted {
+pub(super) struct ScriptedRegistry {
     next: Mutex<Vec<Instance>>,
     released: Notify,
     asked: Notify,
     index: AtomicU64,
 }
 
-impl Scripted {
+impl ScriptedRegistry {
     /// Its large service begins with `instances`.
     pub(super) fn new(instances: Vec<Instance>) -> Self {
         let released = Notify::new();
@@ -30,7 +30,7 @@ impl Scripted {
         Self { next: Mutex::new(instances), released, asked: Notify::new(), index: AtomicU64::new(1) }
     }
 
-    /// Lays the next answer ready. Nobody hears of it before [`Scripted::release`].
+    /// Lays the next answer ready. Nobody hears of it before [`ScriptedRegistry::release`].
     pub(super) fn prepare(&self, instances: Vec<Instance>) {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = instances;
     }
@@ -41,7 +41,7 @@ impl Scripted {
     }
 
     /// Resolves, once per question, when one about the large service waits for a change.
-    pub(super) async fn asked(&self) {
+    pub(super) async fn wait_asked(&self) {
         self.asked.notified().await;
     }
 
@@ -60,7 +60,7 @@ impl Scripted {
     }
 }
 
-impl Registry for Scripted {
+impl Registry for ScriptedRegistry {
     fn watch<'a>(
         &'a self,
         query: &'a Query,

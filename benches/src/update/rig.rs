@@ -12,11 +12,11 @@ use tokio::{
 };
 
 use super::{
-    Change, Plan, Reach,
+    Reach, UpdateKind, UpdatePlan,
     fixture::{LARGE, large, other},
-    registry::Scripted,
+    registry::ScriptedRegistry,
 };
-use crate::{Error, clock::Start, error::doing, stats::Samples};
+use crate::{Error, clock::Stopwatch, error::doing, stats::Samples};
 
 /// Between two updates: a watch that hears of more than ten changes a second is slowed down on
 /// purpose, and the proxy buries old Views after a second.
@@ -24,12 +24,12 @@ const PAUSE: Duration = Duration::from_millis(1300);
 /// Long enough for every task that an update wakes; the thread sleeps for the rest of it.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Everything that one update touches, on the runtime of the calling thread.
 #[derive(Debug)]
-pub(super) struct Rig {
-    registry: Arc<Scripted>,
+pub(super) struct UpdateRig {
+    registry: Arc<ScriptedRegistry>,
     discovery: Arc<Discovery>,
     large: Follower,
     /// Keep the other services watched.
@@ -37,10 +37,10 @@ pub(super) struct Rig {
     proxy: Option<Proxy>,
 }
 
-impl Rig {
+impl UpdateRig {
     /// Starts and waits for the first answers of all services.
-    pub(super) async fn start(plan: Plan) -> Result<Self, Error> {
-        let registry = Arc::new(Scripted::new(large(Change::One, 0)));
+    pub(super) async fn start(plan: UpdatePlan) -> Result<Self, Error> {
+        let registry = Arc::new(ScriptedRegistry::new(large(UpdateKind::One, 0)));
         let metrics = prometheus::Registry::new();
         let discovery = Discovery::new(registry.clone(), settings(), Handle::current(), &metrics)
             .map_err(doing("set up discovery"))?;
@@ -58,7 +58,7 @@ impl Rig {
         };
         let others = (1..plan.services).map(|n| follow(&other(n))).collect::<Result<_, _>>()?;
         let rig = Self { registry, large: follow(LARGE)?, others, proxy, discovery };
-        timeout(PATIENCE, rig.first_answers()).await.map_err(doing("wait for the first answers"))?;
+        timeout(TIMEOUT, rig.first_answers()).await.map_err(doing("wait for the first answers"))?;
         Ok(rig)
     }
 
@@ -72,7 +72,7 @@ impl Rig {
     }
 
     /// Milliseconds of processor time of each of `rounds` updates, after one that is not counted.
-    pub(super) async fn samples(&self, change: Change, rounds: u32) -> Result<Samples, Error> {
+    pub(super) async fn samples(&self, change: UpdateKind, rounds: u32) -> Result<Samples, Error> {
         self.update(change, 0).await?;
         let mut samples = Vec::new();
         for round in 1..=rounds {
@@ -81,24 +81,24 @@ impl Rig {
         Ok(Samples::new(samples))
     }
 
-    async fn update(&self, change: Change, round: u32) -> Result<f64, Error> {
-        let asked = timeout(PATIENCE, self.registry.asked());
+    async fn update(&self, change: UpdateKind, round: u32) -> Result<f64, Error> {
+        let asked = timeout(TIMEOUT, self.registry.wait_asked());
         asked.await.map_err(doing("wait for the watch's next question"))?;
         sleep(PAUSE).await;
         self.registry.prepare(large(change, round + 1));
         let version = self.large.snapshot().version + 1;
 
-        let start = Start::now();
+        let start = Stopwatch::start();
         self.registry.release();
         sleep(SETTLE).await;
-        let took = start.took();
+        let took = start.elapsed();
 
-        self.arrived(version)?;
+        self.check_arrived(version)?;
         Ok(took.cpu.as_secs_f64() * 1e3)
     }
 
     /// An update that is still under way would be measured too small.
-    fn arrived(&self, version: u64) -> Result<(), Error> {
+    fn check_arrived(&self, version: u64) -> Result<(), Error> {
         let snapshot = self.large.snapshot().version;
         let view = self.proxy.as_ref().map_or(version, |proxy| {
             let clusters = proxy.status();

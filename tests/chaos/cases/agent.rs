@@ -5,11 +5,11 @@ use std::time::Duration;
 use outrigger_tests::wait;
 use tokio::{net::TcpStream, time::Instant};
 
-use super::{Case, Form, Need, Trouble};
+use super::{Case, Requirement, RunLength, SetupError};
 use crate::{
-    client::{Load, Plan},
-    cluster::{AGAIN, Site},
-    row::{Row, millis},
+    case_report::{CaseReport, format_millis},
+    cluster_testbed::{ClusterTestbed, RECOVERY_LIMIT},
+    load::{RateLoad, RatePlan},
 };
 
 /// The agent forgets.
@@ -17,62 +17,68 @@ pub(crate) const EMPTIED: Case = Case {
     name: "agent-emptied",
     promise: "the agent is restarted with empty data: 0 failed, the table is kept, everybody is registered again \
               less than 10 s after it is back",
-    needs: &[Need::Consul],
+    needs: &[Requirement::Consul],
     limit: [Duration::from_secs(240), Duration::from_secs(120)],
     run: |form| Box::pin(agent(form)),
 };
 
 /// How the agent ends, and how long it is away.
 #[derive(Debug, Clone, Copy)]
-enum Loss {
+enum AgentLoss {
     /// SIGTERM: it leaves the cluster first, and its node and all its services with it.
     Stopped(Duration),
     /// SIGKILL: the servers list everybody until they notice.
     Killed(Duration),
 }
 
-async fn agent(form: Form) -> Result<Row, Trouble> {
-    let mut site = Site::new().await?;
-    let load = Load::start(site.caller.addr(), Plan::mixed("orders", form.pick([400, 200])));
-    load.reaches(200).await;
+async fn agent(form: RunLength) -> Result<CaseReport, SetupError> {
+    let mut site = ClusterTestbed::start().await?;
+    let load = RateLoad::start(site.caller.addr(), RatePlan::mixed("orders", form.pick([400, 200])));
+    load.wait_requests(200).await;
     let at_once = Duration::ZERO;
     let losses = [
-        Loss::Stopped(at_once),
-        Loss::Killed(at_once),
-        Loss::Stopped(Duration::from_secs(15)),
-        Loss::Killed(Duration::from_secs(15)),
+        AgentLoss::Stopped(at_once),
+        AgentLoss::Killed(at_once),
+        AgentLoss::Stopped(Duration::from_secs(15)),
+        AgentLoss::Killed(Duration::from_secs(15)),
     ];
     let (mut slowest, mut fewest) = (Duration::ZERO, usize::MAX);
     for loss in losses.into_iter().take(form.pick([4, 2])) {
-        let (again, usable) = forgotten(&mut site, loss, &load).await?;
+        let (again, usable) = lose_agent(&mut site, loss, &load).await?;
         (slowest, fewest) = (slowest.max(again), fewest.min(usable));
     }
     let tally = load.stop().await;
-    if slowest >= AGAIN || fewest < 3 {
-        site.tell();
+    if slowest >= RECOVERY_LIMIT || fewest < 3 {
+        site.print_logs();
     }
-    let mut row = site.row(&tally).await;
-    row.promise(slowest < AGAIN, || format!("registered again only after {}", millis(slowest)));
-    row.promise(fewest == 3, || format!("{fewest} of three in the table"));
-    row.note(format!("registered again within {}", millis(slowest)));
+    let mut row = site.report(&tally).await;
+    row.require(slowest < RECOVERY_LIMIT, || {
+        format!("registered again only after {}", format_millis(slowest))
+    });
+    row.require(fewest == 3, || format!("{fewest} of three in the table"));
+    row.note(format!("registered again within {}", format_millis(slowest)));
     Ok(row)
 }
 
 /// Loses the agent and its data. How long everybody took to be registered again, from when it answered
 /// anything at all, and the fewest that the caller could choose from.
-async fn forgotten(site: &mut Site, loss: Loss, load: &Load) -> Result<(Duration, usize), Trouble> {
+async fn lose_agent(
+    site: &mut ClusterTestbed,
+    loss: AgentLoss,
+    load: &RateLoad,
+) -> Result<(Duration, usize), SetupError> {
     let away = match loss {
-        Loss::Stopped(away) => away,
-        Loss::Killed(away) => {
+        AgentLoss::Stopped(away) => away,
+        AgentLoss::Killed(away) => {
             site.agent.kill()?;
             away
         }
     };
     site.agent.wipe().await?;
-    load.goes_on(away).await;
+    load.run_for(away).await;
     site.agent.spawn()?;
     let at = site.agent.http_addr();
-    wait::until("the agent answers", wait::BOUND, async || TcpStream::connect(at).await.is_ok()).await;
+    wait::until("the agent answers", wait::TIMEOUT, async || TcpStream::connect(at).await.is_ok()).await;
     let back = Instant::now();
-    Ok(site.watched(load, back, Site::passing).await)
+    Ok(site.observe_recovery(load, back, ClusterTestbed::all_passing).await)
 }

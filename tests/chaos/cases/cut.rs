@@ -6,15 +6,15 @@ use std::{net::SocketAddr, sync::Mutex, time::Duration};
 use outrigger_tests::{
     instance::{Answer, Request},
     pattern,
-    wire::{Cut, Framing, Received, Wire},
+    wire::{Framing, ReceivedBody, Wire, WireError},
 };
 use tokio::net::TcpStream;
 
-use super::{Case, Form, Trouble};
+use super::{Case, RunLength, SetupError};
 use crate::{
-    client::Tally,
-    held::{Held, Subject},
-    row::Row,
+    case_report::CaseReport,
+    load::RequestResults,
+    resource_use::{MeasuredSidecar, ResourceUse},
 };
 
 /// Each of them many times over, at once.
@@ -34,7 +34,7 @@ const PART: u64 = 200_000;
 
 /// What ends in the middle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum CutKind {
     /// The client closes while it uploads.
     ClientCloses,
     /// It resets.
@@ -51,7 +51,7 @@ enum Way {
     EarlyAndOn,
 }
 
-impl Way {
+impl CutKind {
     const ALL: [Self; 7] = [
         Self::ClientCloses,
         Self::ClientResets,
@@ -90,44 +90,46 @@ fn script(request: &Request) -> Answer {
     }
 }
 
-async fn cut(form: Form) -> Result<Row, Trouble> {
+async fn cut(form: RunLength) -> Result<CaseReport, SetupError> {
     let count = form.pick([500, 100]);
     // So that every request meets what it is sent into.
-    let subject = Subject::of("defaults: {circuit_breaker: off, outlier: off}", script).await;
+    let subject = MeasuredSidecar::start("defaults: {circuit_breaker: off, outlier: off}", script).await;
     // Once through all, so that what is made once is there.
-    for way in Way::ALL {
-        crowd(&subject, way, 20).await;
+    for way in CutKind::ALL {
+        run_clients(&subject, way, 20).await;
     }
-    let before = subject.at_rest().await;
-    let mut all = Tally::default();
+    let before = subject.wait_idle().await;
+    let mut all = RequestResults::default();
     let (mut broken, mut peak) = (Vec::new(), before);
-    for way in Way::ALL {
-        let (tally, held) = crowd(&subject, way, count).await;
+    for way in CutKind::ALL {
+        let (tally, held) = run_clients(&subject, way, count).await;
         peak = peak.max(held);
-        if tally.failed().requests() > 0 {
-            broken.push(format!("{way:?}: {}", tally.failed_by_class()));
+        if tally.failures().requests() > 0 {
+            broken.push(format!("{way:?}: {}", tally.describe_failures()));
         }
         all.0.extend(tally.0);
         // Each look waits until connections to instances have aged out: in short, one for all.
-        if form == Form::Full || way == Way::EarlyAndOn {
-            broken.extend(subject.lets_go(before, peak).await.err().map(|left| format!("{way:?}: {left}")));
+        if form == RunLength::Full || way == CutKind::EarlyAndOn {
+            broken.extend(
+                subject.wait_released(before, peak).await.err().map(|left| format!("{way:?}: {left}")),
+            );
         }
     }
-    let mut row = Row::of(&all, subject.retried().await);
-    row.promise(broken.is_empty(), || broken.join("; "));
-    row.note(format!("{count} at once of each of {}", Way::ALL.len()));
+    let mut row = CaseReport::from_load(&all, subject.retried().await);
+    row.require(broken.is_empty(), || broken.join("; "));
+    row.note(format!("{count} at once of each of {}", CutKind::ALL.len()));
     Ok(row)
 }
 
 /// So many at once.
-async fn crowd(subject: &Subject, way: Way, count: usize) -> (Tally, Held) {
+async fn run_clients(subject: &MeasuredSidecar, way: CutKind, count: usize) -> (RequestResults, ResourceUse) {
     let to = subject.process.outbound();
     let method = if way.uploads() { "POST" } else { "GET" };
-    subject.crowd(count, method, || client(to, way)).await
+    subject.run_clients(count, method, || run_client(to, way)).await
 }
 
 /// One exchange that ends in the middle. An error: the client did not see what it should.
-async fn client(to: SocketAddr, way: Way) -> Result<(), String> {
+async fn run_client(to: SocketAddr, way: CutKind) -> Result<(), String> {
     let stream = TcpStream::connect(to).await.map_err(|error| format!("connect: {error}"))?;
     let mut wire = Wire::new(stream);
     let (method, length) = if way.uploads() { ("POST", UPLOAD) } else { ("GET", 0) };
@@ -135,42 +137,46 @@ async fn client(to: SocketAddr, way: Way) -> Result<(), String> {
         format!("{method} {} HTTP/1.1\r\nHost: orders\r\nContent-Length: {length}\r\n\r\n", way.target());
     wire.write(head.as_bytes()).await.map_err(|cut| format!("the head: {cut}"))?;
     match way {
-        Way::ClientCloses | Way::ClientResets => {
+        CutKind::ClientCloses | CutKind::ClientResets => {
             upload(&mut wire, PART).await.map_err(|cut| format!("the upload: {cut}"))?;
-            if way == Way::ClientResets {
+            if way == CutKind::ClientResets {
                 wire.reset();
             }
             return Ok(());
         }
         // That it breaks is the point.
-        Way::Early | Way::EarlyAndOn => drop(upload(&mut wire, UPLOAD).await),
-        Way::ClientLeavesAnswer | Way::HalfAnswer | Way::HalfAnswerReset => {}
+        CutKind::Early | CutKind::EarlyAndOn => drop(upload(&mut wire, UPLOAD).await),
+        CutKind::ClientLeavesAnswer | CutKind::HalfAnswer | CutKind::HalfAnswerReset => {}
     }
-    let answer = match wire.head().await {
+    let answer = match wire.read_head().await {
         Ok(Some(answer)) => answer,
         // The half of the answer may be lost together with the connection: that is no whole one.
-        Ok(None) | Err(_) if matches!(way, Way::HalfAnswer | Way::HalfAnswerReset) => return Ok(()),
+        Ok(None) | Err(_) if matches!(way, CutKind::HalfAnswer | CutKind::HalfAnswerReset) => return Ok(()),
         Ok(None) => return Err("closed".to_owned()),
         Err(cut) => return Err(format!("the answer: {cut}")),
     };
-    let (_, status, _) = answer.words();
-    let body = Mutex::new(Received::default());
-    let framing = answer.framing(Framing::ToClose).map_err(|cut| cut.to_string())?;
+    let (_, status, _) = answer.split_start_line();
+    let body = Mutex::new(ReceivedBody::default());
+    let framing = answer.framing(Framing::UntilClose).map_err(|cut| cut.to_string())?;
     match way {
-        Way::ClientLeavesAnswer => {
-            wire.body(Framing::Length(4), &body).await.map_err(|cut| format!("half the body: {cut}"))
+        CutKind::ClientLeavesAnswer => {
+            wire.read_body(Framing::Length(4), &body).await.map_err(|cut| format!("half the body: {cut}"))
         }
-        Way::HalfAnswer | Way::HalfAnswerReset if wire.body(framing, &body).await.is_err() => Ok(()),
-        Way::HalfAnswer | Way::HalfAnswerReset => Err(format!("half an answer looked whole: {status}")),
+        CutKind::HalfAnswer | CutKind::HalfAnswerReset if wire.read_body(framing, &body).await.is_err() => {
+            Ok(())
+        }
+        CutKind::HalfAnswer | CutKind::HalfAnswerReset => {
+            Err(format!("half an answer looked whole: {status}"))
+        }
         _ if status == "413" => Ok(()),
         _ => Err(format!("{status} {}", answer.get("x-outrigger-error").unwrap_or_default())),
     }
 }
 
-async fn upload(wire: &mut Wire, len: u64) -> Result<(), Cut> {
+async fn upload(wire: &mut Wire, len: u64) -> Result<(), WireError> {
     let mut at = 0;
     while at < len {
-        let piece = pattern::at(at, usize::try_from(len - at).unwrap_or(usize::MAX).min(16 * 1024));
+        let piece = pattern::slice_at(at, usize::try_from(len - at).unwrap_or(usize::MAX).min(16 * 1024));
         wire.write(piece).await?;
         at += piece.len() as u64;
     }

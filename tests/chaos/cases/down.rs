@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::{net::TcpStream, time::sleep};
 
-use super::{Case, Form, Need, Trouble, kill::LATEST};
+use super::{Case, Requirement, RunLength, SetupError, kill::MAX_ATTEMPT_DELAY};
 use crate::{
-    client::{Answer, Load, Plan},
-    fleet::GLANCE,
-    row::{Row, millis},
-    scene::{SERVICE, Scene},
+    case_report::{CaseReport, format_millis},
+    fleet::FINE_POLL_INTERVAL,
+    load::{RateLoad, RatePlan, RequestResult},
+    testbed::{SERVICE, Testbed},
 };
 
 /// They die, and come back under their old registration.
@@ -17,7 +17,7 @@ pub(crate) const KILLED: Case = Case {
     name: "all-down",
     promise: "all instances die and come back: requests fail fast and say why meanwhile, and succeed within 1 s \
               of the first one accepting and passing in Consul",
-    needs: &[Need::Consul],
+    needs: &[Requirement::Consul],
     limit: [Duration::from_secs(120), Duration::from_secs(60)],
     run: |form| Box::pin(killed(form)),
 };
@@ -27,54 +27,54 @@ pub(crate) const KILLED: Case = Case {
 pub(crate) const REPLACED: Case = Case {
     name: "all-replaced",
     promise: "all instances die, stay in Consul as passing, and are replaced by new ones elsewhere: the same",
-    needs: &[Need::Consul],
+    needs: &[Requirement::Consul],
     limit: [Duration::from_secs(120), Duration::from_secs(60)],
     run: |form| Box::pin(replaced(form)),
 };
 
 /// Nothing is waited for: the rest is room for a busy machine.
-const FAST: Duration = Duration::from_millis(500);
+const MAX_FAILURE_TIME: Duration = Duration::from_millis(500);
 /// From the first instance that accepts and is passing, to the last request that fails.
-const RECOVERED: Duration = Duration::from_secs(1);
+const MAX_RECOVERY_TIME: Duration = Duration::from_secs(1);
 /// What may be said while all are down.
-const REASONS: [&str; 4] =
+const ALLOWED_REASONS: [&str; 4] =
     ["502 connect_failed", "503 circuit_open", "503 no_usable_instance", "404 unknown_service"];
 
-async fn killed(form: Form) -> Result<Row, Trouble> {
-    let mut scene = Scene::of_three("").await?;
-    let mut trial = Trial::start(&mut scene).await;
-    trial.load.goes_on(form.pick([Duration::from_secs(15), Duration::from_secs(3)])).await;
+async fn killed(form: RunLength) -> Result<CaseReport, SetupError> {
+    let mut scene = Testbed::with_three("").await?;
+    let mut trial = Outage::start(&mut scene).await;
+    trial.load.run_for(form.pick([Duration::from_secs(15), Duration::from_secs(3)])).await;
     trial.starting = trial.load.elapsed();
     for member in &mut scene.fleet.members {
         member.start().await;
     }
-    trial.back = first_back(&scene, &trial.load).await;
-    trial.judge(&scene, form).await
+    trial.back = wait_first_back(&scene, &trial.load).await;
+    trial.report(&scene, form).await
 }
 
-async fn replaced(form: Form) -> Result<Row, Trouble> {
-    let mut scene = Scene::of_three("").await?;
+async fn replaced(form: RunLength) -> Result<CaseReport, SetupError> {
+    let mut scene = Testbed::with_three("").await?;
     scene.fleet.deregister(scene.agent).await;
     scene.fleet.register_unchecked(scene.agent).await;
-    let mut trial = Trial::start(&mut scene).await;
+    let mut trial = Outage::start(&mut scene).await;
     // In the middle of one of the breaker's spells, which double from 1 s.
-    trial.load.goes_on(form.pick([Duration::from_secs(10), Duration::from_secs(5)])).await;
+    trial.load.run_for(form.pick([Duration::from_secs(10), Duration::from_secs(5)])).await;
     scene.fleet.deregister(scene.agent).await;
     let dead = std::mem::take(&mut scene.fleet.members);
     trial.starting = trial.load.elapsed();
     for _ in &dead {
-        scene.fleet.add_ours().start().await;
+        scene.fleet.add_own_server().start().await;
     }
     let registered = scene.fleet.register_unchecked(scene.agent);
-    ((), trial.back) = tokio::join!(registered, first_back(&scene, &trial.load));
+    ((), trial.back) = tokio::join!(registered, wait_first_back(&scene, &trial.load));
     // For the audit.
     scene.fleet.members.extend(dead);
-    trial.judge(&scene, form).await
+    trial.report(&scene, form).await
 }
 
 /// A load, and what happened when, counted from its beginning.
-struct Trial {
-    load: Load,
+struct Outage {
+    load: RateLoad,
     /// The killing began.
     killing: Duration,
     /// All were dead.
@@ -85,11 +85,11 @@ struct Trial {
     back: Duration,
 }
 
-impl Trial {
+impl Outage {
     /// Kills them all, under a load.
-    async fn start(scene: &mut Scene) -> Self {
-        let load = Load::start(scene.caller.addr(), Plan::mixed(SERVICE, 200));
-        load.reaches(200).await;
+    async fn start(scene: &mut Testbed) -> Self {
+        let load = RateLoad::start(scene.caller.addr(), RatePlan::mixed(SERVICE, 200));
+        load.wait_requests(200).await;
         let killing = load.elapsed();
         for member in &mut scene.fleet.members {
             member.kill();
@@ -98,43 +98,45 @@ impl Trial {
         Self { load, killing, down, starting: Duration::MAX, back: Duration::MAX }
     }
 
-    async fn judge(self, scene: &Scene, form: Form) -> Result<Row, Trouble> {
-        self.load.goes_on(form.pick([Duration::from_secs(15), Duration::from_secs(2)])).await;
+    async fn report(self, scene: &Testbed, form: RunLength) -> Result<CaseReport, SetupError> {
+        self.load.run_for(form.pick([Duration::from_secs(15), Duration::from_secs(2)])).await;
         let Self { load, killing, down, starting, back } = self;
         let tally = load.stop().await;
-        let mut row = scene.row(&tally).await;
+        let mut row = scene.report(&tally).await;
 
         // What was under way at the kill can have been sent, and to a dead one for a moment after it.
-        let at_the_kill = |one: &Answer| {
-            let cut = one.is("502 sent_unknown") || one.is("502 upstream_closed");
-            cut && one.due <= down + LATEST && one.ended() >= killing
+        let at_the_kill = |one: &RequestResult| {
+            let cut = one.failed_with("502 sent_unknown") || one.failed_with("502 upstream_closed");
+            cut && one.due <= down + MAX_ATTEMPT_DELAY && one.ended() >= killing
         };
-        let wrong = tally.only(|one| {
-            let said = REASONS.iter().any(|reason| one.is(reason));
+        let wrong = tally.filter(|one| {
+            let said = ALLOWED_REASONS.iter().any(|reason| one.failed_with(reason));
             one.failed.is_some() && !said && !at_the_kill(one)
         });
         let after = wrong.0.iter().map(|one| one.due.saturating_sub(down)).max().unwrap_or_default();
-        row.promise(wrong.0.is_empty(), || {
-            let wrong = wrong.failed_by_class();
-            format!("not the right reason: {wrong}, the last {} after all were killed", millis(after))
+        row.require(wrong.0.is_empty(), || {
+            let wrong = wrong.describe_failures();
+            format!("not the right reason: {wrong}, the last {} after all were killed", format_millis(after))
         });
-        let meanwhile = tally.only(|one| one.due > down && one.ended() < starting);
-        let well = meanwhile.requests() - meanwhile.failed().requests();
-        row.promise(well == 0, || format!("{well} were answered by nobody"));
+        let meanwhile = tally.filter(|one| one.due > down && one.ended() < starting);
+        let well = meanwhile.requests() - meanwhile.failures().requests();
+        row.require(well == 0, || format!("{well} were answered by nobody"));
         let longest = meanwhile.longest();
-        row.promise(longest < FAST, || format!("a failure took {}", millis(longest)));
+        row.require(longest < MAX_FAILURE_TIME, || format!("a failure took {}", format_millis(longest)));
 
-        let last = tally.failed().0.iter().map(Answer::ended).max().unwrap_or_default();
+        let last = tally.failures().0.iter().map(RequestResult::ended).max().unwrap_or_default();
         let recovered = last.saturating_sub(back);
-        row.promise(recovered < RECOVERED, || format!("recovered after {}", millis(recovered)));
-        row.note(format!("longest failure {}", millis(longest)));
-        row.note(format!("recovered {} after the first was back", millis(recovered)));
+        row.require(recovered < MAX_RECOVERY_TIME, || {
+            format!("recovered after {}", format_millis(recovered))
+        });
+        row.note(format!("longest failure {}", format_millis(longest)));
+        row.note(format!("recovered {} after the first was back", format_millis(recovered)));
         Ok(row)
     }
 }
 
 /// When the first of them accepts connections and is passing in Consul.
-async fn first_back(scene: &Scene, load: &Load) -> Duration {
+async fn wait_first_back(scene: &Testbed, load: &RateLoad) -> Duration {
     loop {
         let health = scene.agent.health(SERVICE).await;
         for (id, _) in health.iter().filter(|(_, status)| status == "passing") {
@@ -144,6 +146,6 @@ async fn first_back(scene: &Scene, load: &Load) -> Duration {
                 return load.elapsed();
             }
         }
-        sleep(GLANCE).await;
+        sleep(FINE_POLL_INTERVAL).await;
     }
 }

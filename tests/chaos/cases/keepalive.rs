@@ -3,20 +3,20 @@
 
 use std::time::Duration;
 
-use super::{Case, Form, Need, Trouble, no_get_failed, posts_only_unknown};
+use super::{Case, Requirement, RunLength, SetupError, require_no_failed_get, require_only_unknown_posts};
 use crate::{
-    client::{Load, Plan, Tally},
-    fleet::{Fleet, Kind},
-    instance::Manners,
-    row::Row,
-    scene::{SERVICE, Scene},
+    case_report::CaseReport,
+    fleet::{Fleet, MemberKind},
+    instance::Behaviour,
+    load::{RateLoad, RatePlan, RequestResults},
+    testbed::{SERVICE, Testbed},
 };
 
 /// With a word, as nginx does.
 pub(crate) const NGINX: Case = Case {
     name: "close-nginx",
     promise: "three nginx with keepalive_requests 10, 100,000 requests: none fails, GET or POST",
-    needs: &[Need::Consul, Need::Nginx],
+    needs: &[Requirement::Consul, Requirement::Nginx],
     limit: [Duration::from_secs(400), Duration::from_secs(60)],
     run: |form| Box::pin(nginx(form)),
 };
@@ -26,53 +26,54 @@ pub(crate) const UNANNOUNCED: Case = Case {
     name: "close-unannounced",
     promise: "three instances that close after 10 requests and do not say so: no GET fails, a POST only as \
               sent_unknown",
-    needs: &[Need::Consul],
+    needs: &[Requirement::Consul],
     limit: [Duration::from_secs(120), Duration::from_secs(60)],
     run: |form| Box::pin(unannounced(form)),
 };
 
-async fn nginx(form: Form) -> Result<Row, Trouble> {
-    let mut fleet = Fleet::of(SERVICE);
+async fn nginx(form: RunLength) -> Result<CaseReport, SetupError> {
+    let mut fleet = Fleet::new(SERVICE);
     for _ in 0..3 {
-        fleet.add(Kind::Nginx("keepalive_requests 10;".to_owned()));
+        fleet.add(MemberKind::Nginx("keepalive_requests 10;".to_owned()));
     }
-    let scene = Scene::of(fleet, "").await?;
-    let tally = loaded(&scene, form.pick([1500, 800]), form.pick([100_000, 4000])).await;
-    let mut row = scene.row(&tally).await;
-    let failed = tally.failed();
-    row.promise(failed.0.is_empty(), || format!("failed: {}", failed.failed_by_class()));
-    closes_were_seen(&scene, &tally, &mut row).await;
+    let scene = Testbed::with_fleet(fleet, "").await?;
+    let tally = run_load(&scene, form.pick([1500, 800]), form.pick([100_000, 4000])).await;
+    let mut row = scene.report(&tally).await;
+    let failed = tally.failures();
+    row.require(failed.0.is_empty(), || format!("failed: {}", failed.describe_failures()));
+    require_closes(&scene, &tally, &mut row).await;
     Ok(row)
 }
 
-async fn unannounced(form: Form) -> Result<Row, Trouble> {
-    let scene = Scene::of_three("").await?;
+async fn unannounced(form: RunLength) -> Result<CaseReport, SetupError> {
+    let scene = Testbed::with_three("").await?;
     for member in &scene.fleet.members {
-        member.behave(&Manners { close_after: 10, linger_ms: 2, ..Manners::default() }).await;
+        member.set_behaviour(&Behaviour { close_after: 10, linger_ms: 2, ..Behaviour::default() }).await;
     }
-    let tally = loaded(&scene, form.pick([1000, 600]), form.pick([30_000, 3000])).await;
-    let mut row = scene.row(&tally).await;
-    no_get_failed(&tally, &mut row);
-    posts_only_unknown(&tally, &mut row);
-    closes_were_seen(&scene, &tally, &mut row).await;
+    let tally = run_load(&scene, form.pick([1000, 600]), form.pick([30_000, 3000])).await;
+    let mut row = scene.report(&tally).await;
+    require_no_failed_get(&tally, &mut row);
+    require_only_unknown_posts(&tally, &mut row);
+    require_closes(&scene, &tally, &mut row).await;
     let metrics = scene.caller.metrics().await;
     let races = metrics.sum("outrigger_retries_total", &[("why", "race")]);
     row.note(format!("{races} requests met a close half-way"));
     Ok(row)
 }
 
-async fn loaded(scene: &Scene, rate: u32, count: u64) -> Tally {
-    let load = Load::start(scene.caller.addr(), Plan { connections: 32, ..Plan::mixed(SERVICE, rate) });
-    load.reaches(count).await;
+async fn run_load(scene: &Testbed, rate: u32, count: u64) -> RequestResults {
+    let load =
+        RateLoad::start(scene.caller.addr(), RatePlan { connections: 32, ..RatePlan::mixed(SERVICE, rate) });
+    load.wait_requests(count).await;
     load.stop().await
 }
 
 /// Without a connection for about every ten requests, nothing was tried.
-async fn closes_were_seen(scene: &Scene, tally: &Tally, row: &mut Row) {
+async fn require_closes(scene: &Testbed, tally: &RequestResults, row: &mut CaseReport) {
     let metrics = scene.caller.metrics().await;
     let opened = metrics.sum("outrigger_pool_connections_total", &[("event", "opened")]);
     // Of its last request a connection may see the beginning only.
     let least = tally.requests() as f64 / 12.0;
-    row.promise(opened >= least, || format!("only {opened} connections were opened"));
+    row.require(opened >= least, || format!("only {opened} connections were opened"));
     row.note(format!("{opened} connections"));
 }

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::{Case, Form, Need, Trouble, no_get_failed, posts_only_unknown};
+use super::{Case, Requirement, RunLength, SetupError, require_no_failed_get, require_only_unknown_posts};
 use crate::{
-    client::{Load, Plan, Tally},
-    fleet::{Fleet, GLANCE},
-    instance::Manners,
-    row::{Row, millis},
-    scene::{SERVICE, Scene},
+    case_report::{CaseReport, format_millis},
+    fleet::{FINE_POLL_INTERVAL, Fleet},
+    instance::Behaviour,
+    load::{RateLoad, RatePlan, RequestResults},
+    testbed::{SERVICE, Testbed},
 };
 
 /// One of three, again and again.
@@ -18,7 +18,7 @@ pub(crate) const ONE: Case = Case {
     name: "kill-one",
     promise: "kill -9 of one of three, ten times: no GET fails, a POST only as sent_unknown; \
               the dead one is not tried later than 100 ms after",
-    needs: &[Need::Consul],
+    needs: &[Requirement::Consul],
     limit: [Duration::from_secs(180), Duration::from_secs(60)],
     run: |form| Box::pin(one(form)),
 };
@@ -27,7 +27,7 @@ pub(crate) const ONE: Case = Case {
 pub(crate) const TWO: Case = Case {
     name: "kill-two",
     promise: "kill -9 of two of three at once at 1,000 requests a second: the same",
-    needs: &[Need::Consul],
+    needs: &[Requirement::Consul],
     limit: [Duration::from_secs(60), Duration::from_secs(40)],
     run: |form| Box::pin(two(form)),
 };
@@ -36,87 +36,88 @@ pub(crate) const TWO: Case = Case {
 pub(crate) const MOST: Case = Case {
     name: "kill-most",
     promise: "kill -9 of seven of nine at once at 1,000 requests a second: the same",
-    needs: &[Need::Consul],
+    needs: &[Requirement::Consul],
     limit: [Duration::from_secs(60), Duration::from_secs(40)],
     run: |form| Box::pin(most(form)),
 };
 
 /// The last attempt on a dead instance comes before this.
-pub(super) const LATEST: Duration = Duration::from_millis(100);
+pub(super) const MAX_ATTEMPT_DELAY: Duration = Duration::from_millis(100);
 /// Looks that are further apart show nothing.
-const COARSE: Duration = Duration::from_millis(250);
+const MAX_POLL_GAP: Duration = Duration::from_millis(250);
 /// For this long its attempts are watched: longer than any back-off, shorter than its first new trial by
 /// a request could be.
-const WATCHED: Duration = Duration::from_millis(1500);
+const WATCH_TIME: Duration = Duration::from_millis(1500);
 
-async fn one(form: Form) -> Result<Row, Trouble> {
-    let mut scene = Scene::of_three("").await?;
-    let load = loaded(&scene, form.pick([400, 300])).await;
-    let mut last = Attempts::default();
+async fn one(form: RunLength) -> Result<CaseReport, SetupError> {
+    let mut scene = Testbed::with_three("").await?;
+    let load = start_load(&scene, form.pick([400, 300])).await;
+    let mut last = LastAttempt::default();
     for nth in 0..form.pick([10, 2]) {
         let victim = nth % 3;
-        last.and(&killed(&mut scene, &[victim]).await);
+        last.merge(&kill_and_watch(&mut scene, &[victim]).await);
         scene.fleet.members[victim].start().await;
-        scene.fleet.members[victim].behave(&busy()).await;
-        scene.all_trusted().await;
-        load.reaches(load.requests() + 50).await;
+        scene.fleet.members[victim].set_behaviour(&slow_behaviour()).await;
+        scene.wait_all_trusted().await;
+        load.wait_requests(load.requests() + 50).await;
     }
-    Ok(judge(&load.stop().await, &scene, &last).await)
+    Ok(report(&load.stop().await, &scene, &last).await)
 }
 
-async fn two(form: Form) -> Result<Row, Trouble> {
-    at_once(Scene::of_three("").await?, &[0, 2], form).await
+async fn two(form: RunLength) -> Result<CaseReport, SetupError> {
+    at_once(Testbed::with_three("").await?, &[0, 2], form).await
 }
 
-async fn most(form: Form) -> Result<Row, Trouble> {
-    let mut fleet = Fleet::of(SERVICE);
+async fn most(form: RunLength) -> Result<CaseReport, SetupError> {
+    let mut fleet = Fleet::new(SERVICE);
     for _ in 0..9 {
-        fleet.add_ours();
+        fleet.add_own_server();
     }
-    at_once(Scene::of(fleet, "").await?, &[0, 2, 3, 4, 5, 6, 8], form).await
+    at_once(Testbed::with_fleet(fleet, "").await?, &[0, 2, 3, 4, 5, 6, 8], form).await
 }
 
-async fn at_once(mut scene: Scene, victims: &[usize], form: Form) -> Result<Row, Trouble> {
-    let load = loaded(&scene, 1000).await;
-    load.reaches(form.pick([3000, 1000])).await;
-    let last = killed(&mut scene, victims).await;
-    load.reaches(form.pick([10_000, 4000])).await;
-    Ok(judge(&load.stop().await, &scene, &last).await)
+async fn at_once(mut scene: Testbed, victims: &[usize], form: RunLength) -> Result<CaseReport, SetupError> {
+    let load = start_load(&scene, 1000).await;
+    load.wait_requests(form.pick([3000, 1000])).await;
+    let last = kill_and_watch(&mut scene, victims).await;
+    load.wait_requests(form.pick([10_000, 4000])).await;
+    Ok(report(&load.stop().await, &scene, &last).await)
 }
 
 /// Answers take a while, so that many requests are under way wherever the kill falls: at 1,000 a second, enough
 /// to take an instance out for its answers before anybody is refused.
-fn busy() -> Manners {
-    Manners { delay_ms: 60, ..Manners::default() }
+fn slow_behaviour() -> Behaviour {
+    Behaviour { delay_ms: 60, ..Behaviour::default() }
 }
 
-async fn loaded(scene: &Scene, rate: u32) -> Load {
+async fn start_load(scene: &Testbed, rate: u32) -> RateLoad {
     for member in &scene.fleet.members {
-        member.behave(&busy()).await;
+        member.set_behaviour(&slow_behaviour()).await;
     }
-    let load = Load::start(scene.caller.addr(), Plan { connections: 160, ..Plan::mixed(SERVICE, rate) });
-    load.reaches(200).await;
+    let load =
+        RateLoad::start(scene.caller.addr(), RatePlan { connections: 160, ..RatePlan::mixed(SERVICE, rate) });
+    load.wait_requests(200).await;
     load
 }
 
 /// When a dead instance was picked for the last time, counted from just before its kill.
 #[derive(Debug, Default)]
-struct Attempts {
+struct LastAttempt {
     /// Not before this: a look that began then did not see it yet.
-    after: Duration,
+    earliest: Duration,
     /// Not after this: a look that ended then saw it.
-    by: Duration,
+    latest: Duration,
 }
 
-impl Attempts {
-    fn and(&mut self, other: &Self) {
-        self.after = self.after.max(other.after);
-        self.by = self.by.max(other.by);
+impl LastAttempt {
+    fn merge(&mut self, other: &Self) {
+        self.earliest = self.earliest.max(other.earliest);
+        self.latest = self.latest.max(other.latest);
     }
 }
 
 /// Kills these at once, and watches the sidecar's picks of them.
-async fn killed(scene: &mut Scene, victims: &[usize]) -> Attempts {
+async fn kill_and_watch(scene: &mut Testbed, victims: &[usize]) -> LastAttempt {
     let names: Vec<String> = victims.iter().map(|at| scene.fleet.members[*at].name.clone()).collect();
     let kill = Instant::now();
     for at in victims {
@@ -124,29 +125,31 @@ async fn killed(scene: &mut Scene, victims: &[usize]) -> Attempts {
     }
     let mut seen = 0.0;
     let mut began_before = Duration::ZERO;
-    let mut last = Attempts::default();
-    while kill.elapsed() < WATCHED {
+    let mut last = LastAttempt::default();
+    while kill.elapsed() < WATCH_TIME {
         let began = kill.elapsed();
         let metrics = scene.caller.metrics().await;
         let picks = |name| metrics.sum("outrigger_instance_picks_total", &[("instance", name)]);
         let now: f64 = names.iter().map(|name| picks(name)).sum();
         // One that has left the table has no series any more: less is no pick.
         if now > seen {
-            last = Attempts { after: began_before, by: kill.elapsed() };
+            last = LastAttempt { earliest: began_before, latest: kill.elapsed() };
         }
         (seen, began_before) = (now, began);
-        sleep(GLANCE).await;
+        sleep(FINE_POLL_INTERVAL).await;
     }
     last
 }
 
-async fn judge(tally: &Tally, scene: &Scene, last: &Attempts) -> Row {
-    let mut row = scene.row(tally).await;
-    no_get_failed(tally, &mut row);
-    posts_only_unknown(tally, &mut row);
-    row.promise(last.after < LATEST, || format!("a dead one was tried later than {}", millis(last.after)));
-    let seen = last.by.saturating_sub(last.after) < COARSE;
-    row.promise(seen, || format!("the last attempt fell into {} without a look", millis(last.by)));
-    row.note(format!("last attempt on a dead one at most {} after the kill", millis(last.by)));
+async fn report(tally: &RequestResults, scene: &Testbed, last: &LastAttempt) -> CaseReport {
+    let mut row = scene.report(tally).await;
+    require_no_failed_get(tally, &mut row);
+    require_only_unknown_posts(tally, &mut row);
+    row.require(last.earliest < MAX_ATTEMPT_DELAY, || {
+        format!("a dead one was tried later than {}", format_millis(last.earliest))
+    });
+    let seen = last.latest.saturating_sub(last.earliest) < MAX_POLL_GAP;
+    row.require(seen, || format!("the last attempt fell into {} without a look", format_millis(last.latest)));
+    row.note(format!("last attempt on a dead one at most {} after the kill", format_millis(last.latest)));
     row
 }

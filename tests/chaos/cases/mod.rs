@@ -2,19 +2,19 @@
 
 use std::{pin::Pin, time::Duration};
 
-use crate::{client::Tally, row::Row};
+use crate::{case_report::CaseReport, load::RequestResults};
 
 mod agent;
 mod cut;
 mod deploy;
 mod down;
 mod faults;
-mod ill;
 mod keepalive;
 mod kill;
 mod pause;
 mod servers;
 mod slow;
+mod unhealthy;
 
 /// A promise, and how it is put to the test.
 #[derive(Debug)]
@@ -24,22 +24,22 @@ pub(crate) struct Case {
     /// What is promised.
     pub(crate) promise: &'static str,
     /// What it cannot be tried without.
-    pub(crate) needs: &'static [Need],
+    pub(crate) needs: &'static [Requirement],
     /// The longest it may take: in full, and in its short form.
     pub(crate) limit: [Duration; 2],
     /// Tries it. What it starts ends when it is dropped.
-    pub(crate) run: fn(Form) -> Trial,
+    pub(crate) run: fn(RunLength) -> CaseRun,
 }
 
 /// A case under way. It stays on one thread, which the load does not use.
-pub(crate) type Trial = Pin<Box<dyn Future<Output = Result<Row, Trouble>>>>;
+pub(crate) type CaseRun = Pin<Box<dyn Future<Output = Result<CaseReport, SetupError>>>>;
 
 /// Why a case could not be tried, although everything that it needs is there.
-pub(crate) type Trouble = Box<dyn std::error::Error>;
+pub(crate) type SetupError = Box<dyn std::error::Error>;
 
 /// What a case cannot be tried without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Need {
+pub(crate) enum Requirement {
     /// A Consul binary.
     Consul,
     /// An nginx.
@@ -48,14 +48,14 @@ pub(crate) enum Need {
 
 /// How much of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum RunLength {
     /// All.
     Full,
     /// Fewer requests and less time.
     Short,
 }
 
-impl Form {
+impl RunLength {
     /// The one for this form: in full, and in short.
     pub(crate) fn pick<T>(self, [full, short]: [T; 2]) -> T {
         match self {
@@ -74,9 +74,9 @@ pub(crate) const ALL: &[&Case] = &[
     &pause::DEFAULT,
     &keepalive::NGINX,
     &keepalive::UNANNOUNCED,
-    &ill::BUSY,
-    &ill::BROKEN,
-    &ill::SLOW,
+    &unhealthy::BUSY,
+    &unhealthy::BROKEN,
+    &unhealthy::SLOW,
     &down::KILLED,
     &down::REPLACED,
     &deploy::ROLLING,
@@ -91,14 +91,14 @@ pub(crate) const ALL: &[&Case] = &[
 ];
 
 /// No GET failed: it can always be repeated.
-pub(crate) fn no_get_failed(tally: &Tally, row: &mut Row) {
-    let failed = tally.method("GET").failed();
-    row.promise(failed.0.is_empty(), || format!("GETs failed: {}", failed.failed_by_class()));
+pub(crate) fn require_no_failed_get(tally: &RequestResults, row: &mut CaseReport) {
+    let failed = tally.with_method("GET").failures();
+    row.require(failed.0.is_empty(), || format!("GETs failed: {}", failed.describe_failures()));
 }
 
 /// A POST failed only where it was sent, and the instance's death left open what came of it.
-pub(crate) fn posts_only_unknown(tally: &Tally, row: &mut Row) {
-    let others =
-        tally.only(|one| one.method == "POST" && one.failed.is_some() && !one.is("502 sent_unknown"));
-    row.promise(others.0.is_empty(), || format!("POSTs failed otherwise: {}", others.failed_by_class()));
+pub(crate) fn require_only_unknown_posts(tally: &RequestResults, row: &mut CaseReport) {
+    let others = tally
+        .filter(|one| one.method == "POST" && one.failed.is_some() && !one.failed_with("502 sent_unknown"));
+    row.require(others.0.is_empty(), || format!("POSTs failed otherwise: {}", others.describe_failures()));
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use outrigger_tests::wait;
 use tokio::time::Instant;
 
-use super::{Case, Form, Need, Trouble, no_get_failed};
+use super::{Case, Requirement, RunLength, SetupError, require_no_failed_get};
 use crate::{
-    client::{Load, Plan},
-    row::{Row, millis},
-    scene::{SERVICE, Scene},
+    case_report::{CaseReport, format_millis},
+    load::{RateLoad, RatePlan},
+    testbed::{SERVICE, Testbed},
 };
 
 /// One of three, each try with a time of its own.
@@ -17,9 +17,9 @@ pub(crate) const TRIES: Case = Case {
     name: "stop-one",
     promise: "SIGSTOP of one of three, SIGCONT later, per_try_timeout 500 ms: no GET fails or takes longer than \
               two tries; the stopped one is ejected, and comes back",
-    needs: &[Need::Consul],
+    needs: &[Requirement::Consul],
     limit: [Duration::from_secs(120), Duration::from_secs(60)],
-    run: |form| Box::pin(case(form, "defaults: {per_try_timeout: 500ms}", TWO_TRIES)),
+    run: |form| Box::pin(stop_one(form, "defaults: {per_try_timeout: 500ms}", TWO_TRIES)),
 };
 
 /// The same by default.
@@ -27,54 +27,54 @@ pub(crate) const DEFAULT: Case = Case {
     name: "stop-default",
     promise: "the same with the default settings: no GET fails or takes longer than 3 s; the stopped one is \
               ejected, and comes back",
-    needs: &[Need::Consul],
+    needs: &[Requirement::Consul],
     limit: [Duration::from_secs(120), Duration::from_secs(60)],
-    run: |form| Box::pin(case(form, "", HANGS)),
+    run: |form| Box::pin(stop_one(form, "", MAX_DEFAULT_TIME)),
 };
 
 /// Two tries of 500 ms, the pause between them, and room for a busy machine. One try of a stopped instance
 /// and one of another take half of it.
 const TWO_TRIES: Duration = Duration::from_millis(2 * 500 + 25 + 75);
 /// A second's patience, a second until it is known that nobody is answered, and room for a busy machine.
-const HANGS: Duration = Duration::from_secs(3);
+const MAX_DEFAULT_TIME: Duration = Duration::from_secs(3);
 /// A spell of the ejection that the pause has led to, and the trial after it.
-const BACK: Duration = Duration::from_secs(30);
+const RETURN_TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn case(form: Form, settings: &str, most: Duration) -> Result<Row, Trouble> {
-    let scene = Scene::of_three(settings).await?;
+async fn stop_one(form: RunLength, settings: &str, most: Duration) -> Result<CaseReport, SetupError> {
+    let scene = Testbed::with_three(settings).await?;
     let victim = &scene.fleet.members[1];
-    let plan = Plan { connections: 160, ..Plan::mixed(SERVICE, 200) };
-    let load = Load::start(scene.caller.addr(), plan);
-    load.reaches(200).await;
+    let plan = RatePlan { connections: 160, ..RatePlan::mixed(SERVICE, 200) };
+    let load = RateLoad::start(scene.caller.addr(), plan);
+    load.wait_requests(200).await;
 
     let stopped = Instant::now();
     victim.signal("STOP");
-    wait::until("the stopped instance is ejected", wait::BOUND, async || scene.ejections().await >= 1.0)
+    wait::until("the stopped instance is ejected", wait::TIMEOUT, async || scene.ejections().await >= 1.0)
         .await;
     let ejected = stopped.elapsed();
-    load.goes_on(form.pick([Duration::from_secs(10), Duration::from_secs(2)])).await;
+    load.run_for(form.pick([Duration::from_secs(10), Duration::from_secs(2)])).await;
 
     let before = scene.caller.metrics().await;
     victim.signal("CONT");
     let continued = Instant::now();
-    scene.trusts(3, BACK).await;
+    scene.wait_trusted(3, RETURN_TIMEOUT).await;
     let back = continued.elapsed();
-    wait::until("it gets requests again", wait::BOUND, async || {
+    wait::until("it gets requests again", wait::TIMEOUT, async || {
         let picks = [("instance", victim.name.as_str())];
         let picks =
             |metrics: &outrigger_tests::scrape::Scrape| metrics.sum("outrigger_instance_picks_total", &picks);
         picks(&scene.caller.metrics().await) > picks(&before) + 20.0
     })
     .await;
-    load.reaches(load.requests() + form.pick([1000, 200])).await;
+    load.wait_requests(load.requests() + form.pick([1000, 200])).await;
 
     let tally = load.stop().await;
-    let mut row = scene.row(&tally).await;
-    no_get_failed(&tally, &mut row);
-    let longest = tally.method("GET").longest();
-    row.promise(longest <= most, || format!("a GET took {}", millis(longest)));
-    row.note(format!("longest GET {}", millis(longest)));
-    row.note(format!("ejected {} after SIGSTOP", millis(ejected)));
-    row.note(format!("back {} after SIGCONT", millis(back)));
+    let mut row = scene.report(&tally).await;
+    require_no_failed_get(&tally, &mut row);
+    let longest = tally.with_method("GET").longest();
+    row.require(longest <= most, || format!("a GET took {}", format_millis(longest)));
+    row.note(format!("longest GET {}", format_millis(longest)));
+    row.note(format!("ejected {} after SIGSTOP", format_millis(ejected)));
+    row.note(format!("back {} after SIGCONT", format_millis(back)));
     Ok(row)
 }

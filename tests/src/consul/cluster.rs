@@ -7,25 +7,25 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{Consul, Error, LOOK, PATIENCE, STARTS, http, spec::Spec};
+use super::{Consul, Error, MAX_START_TRIES, POLL_INTERVAL, TIMEOUT, http, spec::AgentSpec};
 
 /// Three servers on 127.0.0.2, 127.0.0.3 and 127.0.0.4, `raft_multiplier = 1`.
 #[derive(Debug)]
-pub struct Cluster {
+pub struct ConsulCluster {
     servers: [Consul; 3],
 }
 
-impl Cluster {
+impl ConsulCluster {
     /// Starts all three and waits until each of them knows the leader.
     ///
     /// # Errors
     /// No binary, or they did not elect a leader within 60 s.
-    pub async fn three() -> Result<Self, Error> {
+    pub async fn start_three() -> Result<Self, Error> {
         let mut tries = 0;
         loop {
             tries += 1;
             match Self::launch().await {
-                Err(Error::Ended { .. }) if tries < STARTS => {}
+                Err(Error::Exited { .. }) if tries < MAX_START_TRIES => {}
                 other => return other,
             }
         }
@@ -33,7 +33,7 @@ impl Cluster {
 
     async fn launch() -> Result<Self, Error> {
         let prepare = |last: u8| {
-            let mut spec = Spec::new(&format!("server{last}"));
+            let mut spec = AgentSpec::new(&format!("server{last}"));
             spec.ip = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));
             spec.expect = 3;
             Consul::prepare(spec)
@@ -57,11 +57,11 @@ impl Cluster {
     ///
     /// # Errors
     /// No binary, or it did not come up.
-    pub async fn agent(&self) -> Result<Consul, Error> {
-        Consul::launch(Spec {
+    pub async fn start_agent(&self) -> Result<Consul, Error> {
+        Consul::launch(AgentSpec {
             server: false,
             join: self.servers.iter().map(Consul::serf_addr).collect(),
-            ..Spec::new("agent1")
+            ..AgentSpec::new("agent1")
         })
         .await
     }
@@ -91,15 +91,15 @@ impl Cluster {
     ///
     /// # Errors
     /// One did not within 60 s.
-    pub async fn join(&self, agent: &Consul) -> Result<(), Error> {
+    pub async fn join_agent(&self, agent: &Consul) -> Result<(), Error> {
         let path = format!("/v1/agent/join/{}", agent.serf_addr());
         for server in &self.servers {
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + TIMEOUT;
             while !http::put(server.http_addr(), &path, "").await.is_ok_and(|answer| answer.status() == 200) {
                 if Instant::now() >= end {
-                    return Err(server.late("joining an agent"));
+                    return Err(server.timeout_error("joining an agent"));
                 }
-                sleep(LOOK).await;
+                sleep(POLL_INTERVAL).await;
             }
         }
         Ok(())
@@ -123,22 +123,22 @@ impl Cluster {
     /// # Errors
     /// They do not agree within 60 s.
     pub async fn leader(&mut self) -> Result<usize, Error> {
-        self.leader_within(PATIENCE).await
+        self.leader_within(TIMEOUT).await
     }
 
     async fn leader_within(&mut self, patience: Duration) -> Result<usize, Error> {
         let end = Instant::now() + patience;
         while Instant::now() < end {
-            if let Some(leader) = self.agreed().await {
+            if let Some(leader) = self.agreed_leader().await {
                 return Ok(leader);
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
-        Err(self.servers[0].late("an agreement on the leader"))
+        Err(self.servers[0].timeout_error("an agreement on the leader"))
     }
 
     /// The leader that every running server names, if it runs itself.
-    async fn agreed(&mut self) -> Option<usize> {
+    async fn agreed_leader(&mut self) -> Option<usize> {
         let mut named = Vec::new();
         for server in &mut self.servers {
             if server.is_running() {

@@ -11,9 +11,9 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
 /// Longest exchange, unless the caller says otherwise.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest body that is read.
-const LARGEST: usize = 16 << 20;
+const MAX_BODY: usize = 16 << 20;
 
 /// `GET path`, within 10 s.
 ///
@@ -41,7 +41,7 @@ pub async fn call(addr: SocketAddr, method: Method, path: &str, body: &str) -> i
         .uri(path)
         .body(Bytes::copy_from_slice(body.as_bytes()))
         .map_err(io::Error::other)?;
-    exchange(addr, request, PATIENCE).await
+    exchange(addr, request, TIMEOUT).await
 }
 
 /// Sends `request` to `addr` and reads the whole answer, all within `patience`. `Host` is `addr`
@@ -54,13 +54,13 @@ pub async fn exchange(
     request: Request<Bytes>,
     patience: Duration,
 ) -> io::Result<Response<Bytes>> {
-    match timeout(patience, converse(addr, request)).await {
+    match timeout(patience, send_and_read(addr, request)).await {
         Ok(answer) => answer,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("{addr} answered too late"))),
     }
 }
 
-async fn converse(addr: SocketAddr, mut request: Request<Bytes>) -> io::Result<Response<Bytes>> {
+async fn send_and_read(addr: SocketAddr, mut request: Request<Bytes>) -> io::Result<Response<Bytes>> {
     if !request.headers().contains_key(header::HOST) {
         let host = HeaderValue::from_str(&addr.to_string()).map_err(io::Error::other)?;
         request.headers_mut().insert(header::HOST, host);
@@ -71,7 +71,7 @@ async fn converse(addr: SocketAddr, mut request: Request<Bytes>) -> io::Result<R
     let answer = async {
         let response = sender.send_request(request.map(Full::new)).await.map_err(io::Error::other)?;
         let (head, body) = response.into_parts();
-        let body = Limited::new(body, LARGEST).collect().await.map_err(io::Error::other)?.to_bytes();
+        let body = Limited::new(body, MAX_BODY).collect().await.map_err(io::Error::other)?.to_bytes();
         Ok(Response::from_parts(head, body))
     };
     tokio::pin!(connection, answer);

@@ -8,36 +8,36 @@ use std::{
 
 /// The ports of one agent; DNS, gRPC and the WAN are off.
 #[derive(Debug, Clone)]
-pub(crate) struct Ports {
+pub(crate) struct AgentPorts {
     pub(crate) http: u16,
     pub(crate) server: u16,
     pub(crate) serf_lan: u16,
 }
 
 /// A port held for TCP and UDP: Serf speaks both on one number.
-struct Held {
+struct HeldPort {
     tcp: TcpListener,
     _udp: UdpSocket,
 }
 
-impl Ports {
+impl AgentPorts {
     /// Three ports of `ip` that were free a moment ago, all different.
     pub(crate) fn pick(ip: IpAddr) -> io::Result<Self> {
         // Held together, so that they differ.
-        let held = [hold(ip)?, hold(ip)?, hold(ip)?];
-        let port = |held: &Held| held.tcp.local_addr().map(|addr| addr.port());
+        let held = [hold_port(ip)?, hold_port(ip)?, hold_port(ip)?];
+        let port = |held: &HeldPort| held.tcp.local_addr().map(|addr| addr.port());
         let [http, server, serf_lan] = &held;
         Ok(Self { http: port(http)?, server: port(server)?, serf_lan: port(serf_lan)? })
     }
 }
 
-fn hold(ip: IpAddr) -> io::Result<Held> {
+fn hold_port(ip: IpAddr) -> io::Result<HeldPort> {
     const TRIES: usize = 20;
     let mut last = io::Error::other("no port tried");
     for _ in 0..TRIES {
         let tcp = TcpListener::bind((ip, 0))?;
         match UdpSocket::bind((ip, tcp.local_addr()?.port())) {
-            Ok(udp) => return Ok(Held { tcp, _udp: udp }),
+            Ok(udp) => return Ok(HeldPort { tcp, _udp: udp }),
             Err(error) => last = error,
         }
     }

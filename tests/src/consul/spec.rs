@@ -5,11 +5,11 @@ use std::{
     path::Path,
 };
 
-use super::ports::Ports;
+use super::ports::AgentPorts;
 
 /// How an agent is started.
 #[derive(Debug, Clone)]
-pub(super) struct Spec {
+pub(super) struct AgentSpec {
     /// Node name.
     pub(super) node: String,
     /// Where it listens, and its own address.
@@ -26,7 +26,7 @@ pub(super) struct Spec {
     pub(super) extra: String,
 }
 
-impl Spec {
+impl AgentSpec {
     /// A single server.
     pub(super) fn new(node: &str) -> Self {
         Self {
@@ -41,9 +41,9 @@ impl Spec {
     }
 
     /// The configuration file.
-    pub(super) fn config(&self, ports: &Ports, data: &Path) -> String {
+    pub(super) fn to_hcl(&self, ports: &AgentPorts, data: &Path) -> String {
         let Self { node, ip, dev, server: is_server, expect, join, extra } = self;
-        let Ports { http, server, serf_lan } = ports;
+        let AgentPorts { http, server, serf_lan } = ports;
         let join: Vec<String> = join.iter().map(|addr| format!("{:?}", addr.to_string())).collect();
         let join = join.join(", ");
         let server_part = if *dev {

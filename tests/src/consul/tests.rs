@@ -42,7 +42,7 @@ async fn a_cluster_elects_another_leader_and_takes_the_killed_one_back() {
     if !available("a cluster elects another leader") {
         return;
     }
-    let mut cluster = Cluster::three().await.unwrap();
+    let mut cluster = ConsulCluster::start_three().await.unwrap();
     let killed = cluster.kill_leader().await.unwrap();
     let next = cluster.leader().await.unwrap();
     assert_ne!(killed, next);

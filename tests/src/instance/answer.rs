@@ -6,11 +6,11 @@ use tokio::sync::watch;
 
 /// One thing to do.
 #[derive(Debug, Clone)]
-pub(super) enum Step {
+pub(super) enum AnswerStep {
     /// Read the rest of the request's body.
     Read,
     /// Read this much of it, without taking it apart.
-    Sip(usize),
+    ReadPart(usize),
     /// Write these bytes.
     Write(Arc<[u8]>),
     /// Write this many bytes of the pattern, in chunks of this size if one is given.
@@ -20,11 +20,11 @@ pub(super) enum Step {
     /// Do nothing until the gate opens.
     Wait(Gate),
     /// Close.
-    Fin,
+    Close,
     /// Reset.
-    Rst,
+    Reset,
     /// Do nothing until the peer has gone.
-    Hang,
+    WaitForPeer,
     /// Write back everything that comes, until the peer has shut down its side; then close.
     Echo,
     /// Close the writing side, then read until the peer closes.
@@ -35,16 +35,16 @@ pub(super) enum Step {
 /// kept if the request asked for that.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    pub(super) before: Vec<Step>,
-    pub(super) head: Head,
+    pub(super) before: Vec<AnswerStep>,
+    pub(super) head: AnswerHead,
     /// Left out for HEAD.
-    pub(super) body: Vec<Step>,
-    pub(super) after: Vec<Step>,
+    pub(super) body: Vec<AnswerStep>,
+    pub(super) after: Vec<AnswerStep>,
 }
 
 /// The head of an answer.
 #[derive(Debug, Clone)]
-pub(super) enum Head {
+pub(super) enum AnswerHead {
     /// Status and fields; `x-instance` and the empty line are added.
     Built { status: u16, fields: Vec<(String, String)>, version: &'static str },
     /// None: everything is in the steps.
@@ -54,8 +54,8 @@ pub(super) enum Head {
 impl Answer {
     fn built(status: u16) -> Self {
         Self {
-            before: vec![Step::Read],
-            head: Head::Built { status, fields: Vec::new(), version: "HTTP/1.1" },
+            before: vec![AnswerStep::Read],
+            head: AnswerHead::Built { status, fields: Vec::new(), version: "HTTP/1.1" },
             body: Vec::new(),
             after: Vec::new(),
         }
@@ -70,27 +70,27 @@ impl Answer {
     pub fn status(status: u16, body: impl AsRef<[u8]>) -> Self {
         let body = body.as_ref();
         let mut answer = Self::built(status).field("content-length", &body.len().to_string());
-        answer.body.push(Step::Write(body.into()));
+        answer.body.push(AnswerStep::Write(body.into()));
         answer
     }
 
     /// This status, and neither body nor framing: 204, 304.
-    pub fn bare(status: u16) -> Self {
+    pub fn without_body(status: u16) -> Self {
         Self::built(status)
     }
 
     /// 200 with this many bytes of the pattern, by length.
     pub fn pattern(len: u64) -> Self {
         let mut answer = Self::built(200).field("content-length", &len.to_string());
-        answer.body.push(Step::Pattern { len, chunk: None });
+        answer.body.push(AnswerStep::Pattern { len, chunk: None });
         answer
     }
 
     /// 200 with this many bytes of the pattern, in chunks.
     pub fn chunked_pattern(len: u64, chunk: usize) -> Self {
         let mut answer = Self::built(200).field("transfer-encoding", "chunked");
-        answer.body.push(Step::Pattern { len, chunk: Some(chunk) });
-        answer.body.push(Step::Write((*b"0\r\n\r\n").into()));
+        answer.body.push(AnswerStep::Pattern { len, chunk: Some(chunk) });
+        answer.body.push(AnswerStep::Write((*b"0\r\n\r\n").into()));
         answer
     }
 
@@ -106,43 +106,43 @@ impl Answer {
         }
         text.push_str("\r\n");
         let mut answer = Self::built(200).field("transfer-encoding", "chunked");
-        answer.body.push(Step::Write(text.into_bytes().into()));
+        answer.body.push(AnswerStep::Write(text.into_bytes().into()));
         answer
     }
 
     /// An HTTP/1.0 answer whose end is the connection's.
-    pub fn old(body: impl AsRef<[u8]>) -> Self {
+    pub fn http10(body: impl AsRef<[u8]>) -> Self {
         let mut answer = Self::built(200);
-        if let Head::Built { version, .. } = &mut answer.head {
+        if let AnswerHead::Built { version, .. } = &mut answer.head {
             *version = "HTTP/1.0";
         }
-        answer.body.push(Step::Write(body.as_ref().into()));
-        answer.after.push(Step::Fin);
+        answer.body.push(AnswerStep::Write(body.as_ref().into()));
+        answer.after.push(AnswerStep::Close);
         answer
     }
 
     /// Exactly these bytes, the body read before.
     pub fn raw(bytes: impl AsRef<[u8]>) -> Self {
         let mut answer = Self::built(0);
-        answer.head = Head::None;
-        answer.body.push(Step::Write(bytes.as_ref().into()));
+        answer.head = AnswerHead::None;
+        answer.body.push(AnswerStep::Write(bytes.as_ref().into()));
         answer
     }
 
     /// Nothing: the body is read, and the connection left open.
-    pub fn never() -> Self {
-        Self::raw("").then(Step::Hang)
+    pub fn no_answer() -> Self {
+        Self::raw("").then(AnswerStep::WaitForPeer)
     }
 
     /// 101, then everything that comes is written back.
     pub fn upgrade(protocol: &str) -> Self {
-        Self::built(101).field("connection", "upgrade").field("upgrade", protocol).then(Step::Echo)
+        Self::built(101).field("connection", "upgrade").field("upgrade", protocol).then(AnswerStep::Echo)
     }
 
     /// One more field.
     #[must_use]
     pub fn field(mut self, name: &str, value: &str) -> Self {
-        if let Head::Built { fields, .. } = &mut self.head {
+        if let AnswerHead::Built { fields, .. } = &mut self.head {
             fields.push((name.to_owned(), value.to_owned()));
         }
         self
@@ -151,94 +151,94 @@ impl Answer {
     /// The request's body is not read before the answer (and not after it).
     #[must_use]
     pub fn early(mut self) -> Self {
-        self.before.retain(|step| !matches!(step, Step::Read));
+        self.before.retain(|step| !matches!(step, AnswerStep::Read));
         self
     }
 
     /// The request's body is read when the gate opens, and not before.
     #[must_use]
-    pub fn slow_to_read(mut self, gate: &Gate) -> Self {
-        self.before.insert(0, Step::Wait(gate.clone()));
+    pub fn read_body_when(mut self, gate: &Gate) -> Self {
+        self.before.insert(0, AnswerStep::Wait(gate.clone()));
         self
     }
 
     /// About this many bytes of the request's body are read, then nothing more.
     #[must_use]
-    pub fn after_a_sip(mut self, bytes: usize) -> Self {
+    pub fn after_partial_body(mut self, bytes: usize) -> Self {
         self = self.early();
-        self.before.push(Step::Sip(bytes));
+        self.before.push(AnswerStep::ReadPart(bytes));
         self
     }
 
     /// The head comes this much later.
     #[must_use]
     pub fn delayed(mut self, by: Duration) -> Self {
-        self.before.push(Step::Pause(by));
+        self.before.push(AnswerStep::Pause(by));
         self
     }
 
     /// The head comes when the gate opens.
     #[must_use]
     pub fn when(mut self, gate: &Gate) -> Self {
-        self.before.push(Step::Wait(gate.clone()));
+        self.before.push(AnswerStep::Wait(gate.clone()));
         self
     }
 
     /// The connection is closed after it, and the answer says so.
     #[must_use]
     pub fn closing(self) -> Self {
-        self.field("connection", "close").then(Step::Fin)
+        self.field("connection", "close").then(AnswerStep::Close)
     }
 
     /// The connection is closed after it without a word.
     #[must_use]
     pub fn then_close(self) -> Self {
-        self.then(Step::Fin)
+        self.then(AnswerStep::Close)
     }
 
     /// The connection is reset after it.
     #[must_use]
     pub fn then_reset(self) -> Self {
-        self.then(Step::Rst)
+        self.then(AnswerStep::Reset)
     }
 
     /// Nothing happens after it until the peer has gone.
     #[must_use]
     pub fn then_hang(self) -> Self {
-        self.then(Step::Hang)
+        self.then(AnswerStep::WaitForPeer)
     }
 
     /// The writing side is closed after it; what the peer still sends is read.
     #[must_use]
     pub fn then_half_close(self) -> Self {
-        self.then(Step::HalfClose)
+        self.then(AnswerStep::HalfClose)
     }
 
     /// These bytes come after it.
     #[must_use]
     pub fn then_write(self, bytes: impl AsRef<[u8]>) -> Self {
-        self.then(Step::Write(bytes.as_ref().into()))
+        self.then(AnswerStep::Write(bytes.as_ref().into()))
     }
 
     /// This much of the pattern comes after it, without framing.
     #[must_use]
     pub fn then_pattern(self, len: u64) -> Self {
-        self.then(Step::Pattern { len, chunk: None })
+        self.then(AnswerStep::Pattern { len, chunk: None })
     }
 
     /// Everything waits here until the gate opens.
     #[must_use]
     pub fn then_wait(self, gate: &Gate) -> Self {
-        self.then(Step::Wait(gate.clone()))
+        self.then(AnswerStep::Wait(gate.clone()))
     }
 
     /// Everything waits here for a while.
     #[must_use]
     pub fn then_pause(self, pause: Duration) -> Self {
-        self.then(Step::Pause(pause))
+        self.then(AnswerStep::Pause(pause))
     }
 
-    fn then(mut self, step: Step) -> Self {
+    fn then(mut self, step: AnswerStep) -> Self {
         self.after.push(step);
         self
     }
@@ -260,7 +260,7 @@ impl Gate {
     }
 
     /// Waits until it is open.
-    pub async fn passed(&self) {
+    pub async fn wait_open(&self) {
         // The sender lives in `self`: the wait cannot fail.
         let _ = self.0.subscribe().wait_for(|open| *open).await;
     }

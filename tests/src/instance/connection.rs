@@ -6,24 +6,24 @@ use std::sync::{
 };
 
 use super::{
-    Request, Seen, Shared,
-    answer::{Answer, Head, Step},
+    InstanceState, Request, SeenRequest,
+    answer::{Answer, AnswerHead, AnswerStep},
 };
 use crate::{
     pattern,
-    wire::{Cut, Framing, Received, Wire, lock},
+    wire::{Framing, ReceivedBody, Wire, WireError, lock},
 };
 
 /// Bytes of the pattern written at once.
-const WRITE: usize = 64 * 1024;
+const WRITE_SIZE: usize = 64 * 1024;
 
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum End {
+pub enum ConnectionEnd {
     /// The peer closed or broke it, or sent no HTTP/1.
-    Peer(Cut),
+    ByPeer(WireError),
     /// The script closed it.
-    Script,
+    ByScript,
     /// The peer closed between two requests.
     Idle,
     /// The instance was killed.
@@ -31,83 +31,89 @@ pub enum End {
 }
 
 /// What the script ends a connection by.
-enum Closing {
-    End(End),
+enum CloseAction {
+    End(ConnectionEnd),
     Reset,
 }
 
-pub(super) async fn serve(mut wire: Wire, number: usize, shared: Arc<Shared>) {
+pub(super) async fn serve(mut wire: Wire, number: usize, shared: Arc<InstanceState>) {
     let mut killed = shared.kill.subscribe();
     let closing = tokio::select! {
-        closing = requests(&mut wire, number, &shared) => closing,
+        closing = serve_requests(&mut wire, number, &shared) => closing,
         how = killed.wait_for(Option::is_some) => match how.ok().and_then(|how| *how) {
-            Some(super::Kill::Reset) => Closing::Reset,
-            _ => Closing::End(End::Killed),
+            Some(super::Kill::Reset) => CloseAction::Reset,
+            _ => CloseAction::End(ConnectionEnd::Killed),
         },
     };
     let end = match closing {
-        Closing::Reset => {
+        CloseAction::Reset => {
             wire.reset();
-            End::Killed
+            ConnectionEnd::Killed
         }
-        Closing::End(end) => end,
+        CloseAction::End(end) => end,
     };
-    shared.ended(number, end);
+    shared.record_end(number, end);
 }
 
-async fn requests(wire: &mut Wire, number: usize, shared: &Arc<Shared>) -> Closing {
+async fn serve_requests(wire: &mut Wire, number: usize, shared: &Arc<InstanceState>) -> CloseAction {
     let mut on_connection = 0;
     loop {
-        let head = match wire.head().await {
+        let head = match wire.read_head().await {
             Ok(Some(head)) => head,
-            Ok(None) => return Closing::End(End::Idle),
+            Ok(None) => return CloseAction::End(ConnectionEnd::Idle),
             // Nothing had come: a pool throws its connections away like this, too.
-            Err(Cut::Reset) if wire.ahead().is_empty() => return Closing::End(End::Idle),
-            Err(cut) => return Closing::End(End::Peer(cut)),
+            Err(WireError::Reset) if wire.buffered().is_empty() => {
+                return CloseAction::End(ConnectionEnd::Idle);
+            }
+            Err(cut) => return CloseAction::End(ConnectionEnd::ByPeer(cut)),
         };
-        let body = Arc::new(Mutex::new(Received::default()));
+        let body = Arc::new(Mutex::new(ReceivedBody::default()));
         let sent = Arc::new(AtomicU64::new(0));
         let request = {
             let mut seen = lock(&shared.seen);
             let request =
                 Request { nth: seen.len(), connection: number, nth_on_connection: on_connection, head };
-            seen.push(Seen { request: request.clone(), body: Arc::clone(&body), sent: Arc::clone(&sent) });
+            seen.push(SeenRequest {
+                request: request.clone(),
+                body: Arc::clone(&body),
+                sent: Arc::clone(&sent),
+            });
             request
         };
         on_connection += 1;
         let in_flight = shared.begin();
         let framing = match request.head.framing(Framing::Length(0)) {
             Ok(framing) => framing,
-            Err(cut) => return Closing::End(End::Peer(cut)),
+            Err(cut) => return CloseAction::End(ConnectionEnd::ByPeer(cut)),
         };
-        let keep = !request.head.all("connection").iter().any(|value| value.eq_ignore_ascii_case("close"));
+        let keep = !request.head.values("connection").iter().any(|value| value.eq_ignore_ascii_case("close"));
         let answer = shared.answer(&request);
         let mut exchange = Exchange { wire, shared, framing: Some(framing), body: &body, sent: &sent };
         let is_head = request.method() == "HEAD";
-        if let Err(closing) = exchange.play(answer, is_head).await {
+        if let Err(closing) = exchange.write_answer(answer, is_head).await {
             return closing;
         }
         let unread = exchange.framing.is_some_and(|framing| framing != Framing::Length(0));
         drop(in_flight);
         if !keep || unread {
-            return Closing::End(End::Script);
+            return CloseAction::End(ConnectionEnd::ByScript);
         }
     }
 }
 
 struct Exchange<'a> {
     wire: &'a mut Wire,
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<InstanceState>,
     /// How the unread body of the request ends; `None` once it was read.
     framing: Option<Framing>,
-    body: &'a Mutex<Received>,
+    body: &'a Mutex<ReceivedBody>,
     sent: &'a AtomicU64,
 }
 
 impl Exchange<'_> {
-    async fn play(&mut self, answer: Answer, is_head: bool) -> Result<(), Closing> {
-        self.steps(&answer.before).await?;
-        if let Head::Built { status, fields, version } = &answer.head {
+    async fn write_answer(&mut self, answer: Answer, is_head: bool) -> Result<(), CloseAction> {
+        self.run_steps(&answer.before).await?;
+        if let AnswerHead::Built { status, fields, version } = &answer.head {
             let mut head = format!("{version} {status} Scripted\r\nx-instance: {}\r\n", self.shared.name);
             for (name, value) in fields {
                 head.push_str(&format!("{name}: {value}\r\n"));
@@ -116,57 +122,57 @@ impl Exchange<'_> {
             self.write(head.as_bytes()).await?;
         }
         if !is_head {
-            self.steps(&answer.body).await?;
+            self.run_steps(&answer.body).await?;
         }
-        self.steps(&answer.after).await
+        self.run_steps(&answer.after).await
     }
 
-    async fn steps(&mut self, steps: &[Step]) -> Result<(), Closing> {
+    async fn run_steps(&mut self, steps: &[AnswerStep]) -> Result<(), CloseAction> {
         for step in steps {
-            self.step(step).await?;
+            self.run_step(step).await?;
         }
         Ok(())
     }
 
-    async fn step(&mut self, step: &Step) -> Result<(), Closing> {
+    async fn run_step(&mut self, step: &AnswerStep) -> Result<(), CloseAction> {
         match step {
-            Step::Read => self.read().await,
-            Step::Sip(bytes) => self.sip(*bytes).await,
-            Step::Write(bytes) => self.write(bytes).await,
-            Step::Pattern { len, chunk } => self.pattern(*len, *chunk).await,
-            Step::Pause(pause) => self.unless_gone(tokio::time::sleep(*pause)).await,
-            Step::Wait(gate) => self.unless_gone(gate.passed()).await,
-            Step::Hang => self.unless_gone(std::future::pending()).await,
-            Step::Fin => Err(Closing::End(End::Script)),
-            Step::Rst => Err(Closing::Reset),
-            Step::Echo => self.echo().await,
-            Step::HalfClose => self.half_close().await,
+            AnswerStep::Read => self.read_body().await,
+            AnswerStep::ReadPart(bytes) => self.read_part(*bytes).await,
+            AnswerStep::Write(bytes) => self.write(bytes).await,
+            AnswerStep::Pattern { len, chunk } => self.write_pattern(*len, *chunk).await,
+            AnswerStep::Pause(pause) => self.until_peer_closes(tokio::time::sleep(*pause)).await,
+            AnswerStep::Wait(gate) => self.until_peer_closes(gate.wait_open()).await,
+            AnswerStep::WaitForPeer => self.until_peer_closes(std::future::pending()).await,
+            AnswerStep::Close => Err(CloseAction::End(ConnectionEnd::ByScript)),
+            AnswerStep::Reset => Err(CloseAction::Reset),
+            AnswerStep::Echo => self.echo().await,
+            AnswerStep::HalfClose => self.half_close().await,
         }
     }
 
-    async fn read(&mut self) -> Result<(), Closing> {
+    async fn read_body(&mut self) -> Result<(), CloseAction> {
         let Some(framing) = self.framing.take() else { return Ok(()) };
-        self.wire.body(framing, self.body).await.map_err(by_peer)
+        self.wire.read_body(framing, self.body).await.map_err(closed_by_peer)
     }
 
-    async fn sip(&mut self, bytes: usize) -> Result<(), Closing> {
-        while self.wire.ahead().len() < bytes {
-            if !self.wire.fill().await.map_err(by_peer)? {
-                return Err(by_peer(Cut::Fin));
+    async fn read_part(&mut self, bytes: usize) -> Result<(), CloseAction> {
+        while self.wire.buffered().len() < bytes {
+            if !self.wire.fill().await.map_err(closed_by_peer)? {
+                return Err(closed_by_peer(WireError::Closed));
             }
         }
         Ok(())
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), Closing> {
-        self.wire.write(bytes).await.map_err(by_peer)
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), CloseAction> {
+        self.wire.write(bytes).await.map_err(closed_by_peer)
     }
 
-    async fn pattern(&mut self, len: u64, chunk: Option<usize>) -> Result<(), Closing> {
+    async fn write_pattern(&mut self, len: u64, chunk: Option<usize>) -> Result<(), CloseAction> {
         let mut at = 0;
         while at < len {
             let left = usize::try_from(len - at).unwrap_or(usize::MAX);
-            let bytes = pattern::at(at, left.min(chunk.unwrap_or(WRITE)));
+            let bytes = pattern::slice_at(at, left.min(chunk.unwrap_or(WRITE_SIZE)));
             if chunk.is_some() {
                 self.write(format!("{:x}\r\n", bytes.len()).as_bytes()).await?;
             }
@@ -181,34 +187,34 @@ impl Exchange<'_> {
     }
 
     /// Waits for `what`, and gives up when the peer goes first.
-    async fn unless_gone(&mut self, what: impl Future<Output = ()>) -> Result<(), Closing> {
+    async fn until_peer_closes(&mut self, what: impl Future<Output = ()>) -> Result<(), CloseAction> {
         tokio::select! {
             () = what => Ok(()),
-            cut = self.wire.gone() => Err(by_peer(cut)),
+            cut = self.wire.wait_closed() => Err(closed_by_peer(cut)),
         }
     }
 
-    async fn echo(&mut self) -> Result<(), Closing> {
+    async fn echo(&mut self) -> Result<(), CloseAction> {
         loop {
-            let back = self.wire.take_ahead();
+            let back = self.wire.take_buffered();
             self.write(&back).await?;
-            if !self.wire.fill().await.map_err(by_peer)? {
-                return Err(by_peer(Cut::Fin));
+            if !self.wire.fill().await.map_err(closed_by_peer)? {
+                return Err(closed_by_peer(WireError::Closed));
             }
         }
     }
 
-    async fn half_close(&mut self) -> Result<(), Closing> {
+    async fn half_close(&mut self) -> Result<(), CloseAction> {
         // Fails only when the peer has gone, which the read says better.
         let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.wire.stream).await;
-        let mut rest = Mutex::new(Received::default());
-        let read = self.wire.body(Framing::ToClose, &rest).await;
+        let mut rest = Mutex::new(ReceivedBody::default());
+        let read = self.wire.read_body(Framing::UntilClose, &rest).await;
         lock(self.body).kept.append(&mut rest.get_mut().unwrap_or_else(|e| e.into_inner()).kept);
-        read.map_err(by_peer)?;
-        Err(Closing::End(End::Peer(Cut::Fin)))
+        read.map_err(closed_by_peer)?;
+        Err(CloseAction::End(ConnectionEnd::ByPeer(WireError::Closed)))
     }
 }
 
-fn by_peer(cut: Cut) -> Closing {
-    Closing::End(End::Peer(cut))
+fn closed_by_peer(cut: WireError) -> CloseAction {
+    CloseAction::End(ConnectionEnd::ByPeer(cut))
 }

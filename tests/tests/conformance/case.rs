@@ -15,18 +15,18 @@ pub(crate) fn case(name: &'static str, steps: Vec<Step>) -> Case {
 }
 
 /// A case on a registry of its own.
-pub(crate) fn fresh(name: &'static str, steps: Vec<Step>) -> Case {
+pub(crate) fn fresh_case(name: &'static str, steps: Vec<Step>) -> Case {
     Case { name, fresh: true, steps }
 }
 
 /// One thing done; what is seen of it is compared.
 pub(crate) struct Step {
-    pub(crate) what: What,
+    pub(crate) action: Action,
     /// Why the dev registry answers otherwise.
     pub(crate) differs: Option<&'static str>,
 }
 
-pub(crate) enum What {
+pub(crate) enum Action {
     Request {
         method: &'static str,
         path: String,
@@ -68,8 +68,8 @@ impl Step {
     }
 }
 
-fn step(what: What) -> Step {
-    Step { what, differs: None }
+fn step(what: Action) -> Step {
+    Step { action: what, differs: None }
 }
 
 pub(crate) fn get(path: &str) -> Step {
@@ -81,7 +81,7 @@ pub(crate) fn put(path: &str, body: &str) -> Step {
 }
 
 pub(crate) fn call(method: &'static str, path: &str, body: &str) -> Step {
-    step(What::Request { method, path: path.to_owned(), body: body.to_owned() })
+    step(Action::Request { method, path: path.to_owned(), body: body.to_owned() })
 }
 
 /// `PUT agent/service/register`
@@ -95,30 +95,30 @@ pub(crate) fn deregister(id: &str) -> Step {
 }
 
 pub(crate) fn until(path: &str, has: &'static str) -> Step {
-    step(What::Until { path: path.to_owned(), has })
+    step(Action::Until { path: path.to_owned(), has })
 }
 
 pub(crate) fn part(path: &'static str, pointer: &'static str) -> Step {
-    step(What::Part { path, pointer })
+    step(Action::Part { path, pointer })
 }
 
 pub(crate) fn header_names(method: &'static str, path: &'static str) -> Step {
-    step(What::HeaderNames { method, path })
+    step(Action::HeaderNames { method, path })
 }
 
 pub(crate) fn watch(path: &str) -> Step {
-    step(What::Watch { path: path.to_owned(), offset: 0 })
+    step(Action::Watch { path: path.to_owned(), offset: 0 })
 }
 
 /// Watches from an index that the registry has not reached.
 pub(crate) fn watch_ahead(path: &str) -> Step {
-    step(What::Watch { path: path.to_owned(), offset: 1_000_000 })
+    step(Action::Watch { path: path.to_owned(), offset: 1_000_000 })
 }
 
 pub(crate) fn watch_hash(path: &str) -> Step {
-    step(What::WatchHash { path: path.to_owned() })
+    step(Action::WatchHash { path: path.to_owned() })
 }
 
 pub(crate) fn outcome() -> Step {
-    step(What::Outcome)
+    step(Action::Outcome)
 }

@@ -15,17 +15,17 @@ use crate::target::Target;
 /// How long a watch may block; what wakes it comes at once.
 const WAIT: Duration = Duration::from_secs(10);
 
-pub(crate) async fn walk(target: &Target) {
+pub(crate) async fn run_lifecycle(target: &Target) {
     let consul = client(target);
     let query = Query { service: "orders".into(), datacenter: None };
     assert_eq!(consul.agent_self().await.unwrap().version, "1.8.7");
     assert!(consul.leader().await.unwrap().is_some());
 
-    let nobody = ask(&consul, &query, Cursor::START).await;
+    let nobody = watch_once(&consul, &query, Cursor::START).await;
     assert_eq!(nobody.instances, []);
 
     consul.register(&registration(8080)).await.unwrap();
-    let known = ask(&consul, &query, nobody.cursor).await;
+    let known = watch_once(&consul, &query, nobody.cursor).await;
     let [instance] = known.instances.as_slice() else { panic!("{known:?}") };
     assert_eq!(instance.id.to_string(), "dc1/lab1/orders-1");
     assert_eq!(instance.addr, Ok("127.0.0.7:8080".parse().unwrap()));
@@ -42,12 +42,12 @@ pub(crate) async fn walk(target: &Target) {
     let mut cursor = known.cursor;
     for (reported, expected) in steps {
         consul.report("orders-1", reported, "told by a test").await.unwrap();
-        cursor = expect(&consul, &query, cursor, expected, life).await;
+        cursor = watch_until(&consul, &query, cursor, expected, life).await;
     }
     consul.maintenance("orders-1", true, "a test").await.unwrap();
-    cursor = expect(&consul, &query, cursor, Status::Maintenance, life).await;
+    cursor = watch_until(&consul, &query, cursor, Status::Maintenance, life).await;
     consul.maintenance("orders-1", false, "").await.unwrap();
-    cursor = expect(&consul, &query, cursor, Status::Passing, life).await;
+    cursor = watch_until(&consul, &query, cursor, Status::Passing, life).await;
 
     let held = consul.held("orders-1", None, WAIT).await.unwrap().unwrap();
     assert_eq!((held.name.as_str(), held.port), ("orders", 8080));
@@ -56,7 +56,7 @@ pub(crate) async fn walk(target: &Target) {
         tokio::join!(consul.held("orders-1", Some(&held.hash), WAIT), consul.register(&elsewhere),);
     registered.unwrap();
     assert_eq!(changed.unwrap().unwrap().port, 8081);
-    let moved = ask(&consul, &query, cursor).await;
+    let moved = watch_once(&consul, &query, cursor).await;
     assert_eq!(moved.instances[0].addr, Ok("127.0.0.7:8081".parse().unwrap()));
     assert_eq!(moved.instances[0].status, Status::Passing, "registering again keeps the status");
     assert_eq!(consul.all_held().await.unwrap().len(), 1);
@@ -71,7 +71,7 @@ pub(crate) async fn walk(target: &Target) {
     put(target, "/v1/agent/service/deregister/orders-2", "").await;
 
     consul.deregister("orders-1").await.unwrap();
-    let gone = ask(&consul, &query, moved.cursor).await;
+    let gone = watch_once(&consul, &query, moved.cursor).await;
     assert_eq!(gone.instances, []);
     assert_eq!(consul.held("orders-1", None, WAIT).await.unwrap(), None);
 }
@@ -87,10 +87,10 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     assert_eq!(put.status(), 200);
     consul.register(&registration(8080)).await.unwrap();
     consul.report("orders-1", ReportedHealth::Passing, "told by a test").await.unwrap();
-    let mut cursor = expect(&consul, &query, Cursor::START, Status::Passing, None).await;
+    let mut cursor = watch_until(&consul, &query, Cursor::START, Status::Passing, None).await;
 
     consul.maintenance("orders-1", true, "a new disk").await.unwrap();
-    cursor = expect(&consul, &query, cursor, Status::Maintenance, None).await;
+    cursor = watch_until(&consul, &query, cursor, Status::Maintenance, None).await;
     let correct = async {
         consul.register(&registration(8081)).await.unwrap();
         let others = consul.checks("orders-1").await.unwrap().others;
@@ -103,7 +103,7 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     };
     let watch = async {
         loop {
-            let seen = ask(&consul, &query, cursor).await;
+            let seen = watch_once(&consul, &query, cursor).await;
             assert_eq!(seen.instances[0].status, Status::Maintenance, "{seen:?}");
             cursor = seen.cursor;
             if seen.instances[0].addr == Ok("127.0.0.7:8082".parse().unwrap()) {
@@ -124,7 +124,7 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     assert_eq!((own.health, &*own.output), (ReportedHealth::Passing, "told by a test"));
 
     consul.maintenance("orders-1", false, "").await.unwrap();
-    expect(&consul, &query, cursor, Status::Passing, None).await;
+    watch_until(&consul, &query, cursor, Status::Passing, None).await;
     consul.deregister("orders-1").await.unwrap();
     assert_eq!(consul.checks("orders-1").await.unwrap(), Checks::default(), "nothing is there");
     consul.remove_check("service:orders-1").await.unwrap();
@@ -154,12 +154,12 @@ pub(crate) async fn a_removal_raises_the_index(target: &Target) {
     ] {
         put(target, come, body).await;
         put(target, register, other).await;
-        let before = ask(&consul, &query, Cursor::START).await;
+        let before = watch_once(&consul, &query, Cursor::START).await;
         assert_eq!(before.instances.len(), 1);
         put(target, go, gone).await;
         put(target, "/v1/agent/service/deregister/payments-1", "").await;
         // Woken by the removal, and so seen by each server and in any consistency.
-        ask(&consul, &query, before.cursor).await;
+        watch_once(&consul, &query, before.cursor).await;
         for consistency in [Consistency::Default, Consistency::Consistent, Consistency::Stale] {
             let after = consul.watch(&query, Cursor::START, consistency, WAIT).await.unwrap();
             assert_eq!(after.instances, []);
@@ -202,15 +202,21 @@ fn registration(port: u16) -> Registration {
     }
 }
 
-async fn ask(consul: &Consul, query: &Query, cursor: Cursor) -> Watched {
+async fn watch_once(consul: &Consul, query: &Query, cursor: Cursor) -> Watched {
     consul.watch(query, cursor, Consistency::Default, WAIT).await.unwrap()
 }
 
 /// Watches until the instance's status is `expected`; one change may come in two answers.
-async fn expect(consul: &Consul, query: &Query, from: Cursor, expected: Status, life: Option<u64>) -> Cursor {
+async fn watch_until(
+    consul: &Consul,
+    query: &Query,
+    from: Cursor,
+    expected: Status,
+    life: Option<u64>,
+) -> Cursor {
     let mut cursor = from;
     for _ in 0..3 {
-        let seen = ask(consul, query, cursor).await;
+        let seen = watch_once(consul, query, cursor).await;
         assert!(!seen.went_back && seen.cursor.index() >= cursor.index(), "{seen:?}");
         let index = seen.instances[0].create_index;
         assert_eq!(index, life.unwrap_or(index), "the same life");

@@ -23,25 +23,25 @@ use target::Target;
 
 #[tokio::test]
 async fn the_dev_registry_answers_as_consul_was_recorded() {
-    run::all(Target::dev).await;
+    run::run_all(Target::dev).await;
 }
 
 #[tokio::test]
 async fn consul_itself_answers_as_it_was_recorded() {
     if consul::available("conformance against the real Consul") {
-        run::all(Target::consul).await;
+        run::run_all(Target::consul).await;
     }
 }
 
 #[tokio::test]
 async fn our_client_walks_through_a_life_on_the_dev_registry() {
-    client::walk(&Target::dev().await).await;
+    client::run_lifecycle(&Target::dev().await).await;
 }
 
 #[tokio::test]
 async fn our_client_walks_through_a_life_on_consul() {
     if consul::available("our client against the real Consul") {
-        client::walk(&Target::consul().await).await;
+        client::run_lifecycle(&Target::consul().await).await;
     }
 }
 

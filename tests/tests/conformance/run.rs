@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    case::{Case, Step, What},
+    case::{Action, Case, Step},
     cases, mask,
     target::Target,
 };
@@ -29,10 +29,10 @@ const WAIT: Duration = Duration::from_millis(1500);
 /// Time for a watch to arrive before the next request: there is no way to see that it has.
 const ARRIVAL: Duration = Duration::from_millis(150);
 /// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs every case; says all that is wrong at the end.
-pub(crate) async fn all<F: Future<Output = Target>>(start: impl Fn() -> F) {
+pub(crate) async fn run_all<F: Future<Output = Target>>(start: impl Fn() -> F) {
     let shared = start().await;
     let mut wrong = Vec::new();
     for case in cases::all() {
@@ -43,12 +43,12 @@ pub(crate) async fn all<F: Future<Output = Target>>(start: impl Fn() -> F) {
         } else {
             &shared
         };
-        let seen = walk(target, &case).await;
+        let seen = run_case(target, &case).await;
         if std::env::var_os("OUTRIGGER_RECORD").is_some() && !target.is_dev() {
             fs::write(recording(&case), seen.join("\n\n") + "\n").unwrap();
         }
         wrong.extend(compare(target, &case, &seen));
-        target.sweep().await;
+        target.clear().await;
     }
     assert!(wrong.is_empty(), "{} steps differ:\n\n{}", wrong.len(), wrong.join("\n\n"));
 }
@@ -85,59 +85,59 @@ fn compare(target: &Target, case: &Case, seen: &[String]) -> Vec<String> {
 }
 
 /// What a question in the background was asked with, and its answer.
-struct Background {
+struct BackgroundQuery {
     index: u64,
     begun: Instant,
     answer: JoinHandle<Response<Bytes>>,
 }
 
-async fn walk(target: &Target, case: &Case) -> Vec<String> {
+async fn run_case(target: &Target, case: &Case) -> Vec<String> {
     let mut background = None;
     let mut seen = Vec::new();
     for step in &case.steps {
-        let done = timeout(PATIENCE, walk_step(target, step, &mut background)).await;
-        let done = done.unwrap_or_else(|_| format!("nothing within {PATIENCE:?}"));
+        let done = timeout(TIMEOUT, run_step(target, step, &mut background)).await;
+        let done = done.unwrap_or_else(|_| format!("nothing within {TIMEOUT:?}"));
         seen.push(done.trim_end().to_owned());
     }
     seen
 }
 
-async fn walk_step(target: &Target, step: &Step, background: &mut Option<Background>) -> String {
-    match &step.what {
-        What::Request { method, path, body } => {
+async fn run_step(target: &Target, step: &Step, background: &mut Option<BackgroundQuery>) -> String {
+    match &step.action {
+        Action::Request { method, path, body } => {
             let answer = ask(target, method, path, body).await;
-            let answer = if path.starts_with("/v1/catalog/services") { sorted(answer) } else { answer };
-            format!("{method} {path} {body}\n{}", show(target, &answer))
+            let answer = if path.starts_with("/v1/catalog/services") { sort_tags(answer) } else { answer };
+            format!("{method} {path} {body}\n{}", format_answer(target, &answer))
         }
-        What::Until { path, has } => loop {
+        Action::Until { path, has } => loop {
             let answer = ask(target, "GET", path, "").await;
             if String::from_utf8_lossy(answer.body()).contains(has) {
-                break format!("GET {path} until {has:?}\n{}", show(target, &answer));
+                break format!("GET {path} until {has:?}\n{}", format_answer(target, &answer));
             }
             sleep(Duration::from_millis(20)).await;
         },
-        What::Part { path, pointer } => {
+        Action::Part { path, pointer } => {
             let answer = ask(target, "GET", path, "").await;
             let json: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
             let part = json.pointer(pointer).map(ToString::to_string).unwrap_or_default();
-            format!("GET {path} at {pointer}\n{}", mask::body(&part, &target.words()))
+            format!("GET {path} at {pointer}\n{}", mask::body(&part, &target.variable_parts()))
         }
-        What::HeaderNames { method, path } => {
+        Action::HeaderNames { method, path } => {
             format!("{method} {path} header names\n{}", header_names(target, method, path).await)
         }
-        What::Watch { path, offset } => {
+        Action::Watch { path, offset } => {
             let index = index(&ask(target, "GET", path, "").await).saturating_add_signed(*offset);
-            *background = Some(begin(target, path, &format!("index={index}"), index).await);
+            *background = Some(start_background(target, path, &format!("index={index}"), index).await);
             format!("WATCH {path} {offset:+}")
         }
-        What::WatchHash { path } => {
+        Action::WatchHash { path } => {
             let answer = ask(target, "GET", path, "").await;
             let hash = answer.headers()["x-consul-contenthash"].to_str().unwrap().to_owned();
-            *background = Some(begin(target, path, &format!("hash={hash}"), 0).await);
+            *background = Some(start_background(target, path, &format!("hash={hash}"), 0).await);
             format!("WATCH {path} by hash")
         }
-        What::Outcome => {
-            let Background { index: sent, begun, answer } = background.take().unwrap();
+        Action::Outcome => {
+            let BackgroundQuery { index: sent, begun, answer } = background.take().unwrap();
             let answer = answer.await.unwrap();
             let slept = begun.elapsed() >= WAIT;
             let moved = match index(&answer) {
@@ -146,27 +146,29 @@ async fn walk_step(target: &Target, step: &Step, background: &mut Option<Backgro
                 _ => "",
             };
             let how = if slept { "slept" } else { "woken" };
-            format!("OUTCOME {how}{moved}\n{}", show(target, &answer))
+            format!("OUTCOME {how}{moved}\n{}", format_answer(target, &answer))
         }
     }
 }
 
-async fn begin(target: &Target, path: &str, seen: &str, index: u64) -> Background {
+async fn start_background(target: &Target, path: &str, seen: &str, index: u64) -> BackgroundQuery {
     let join = if path.contains('?') { '&' } else { '?' };
     let path = format!("{path}{join}{seen}&wait={}ms", WAIT.as_millis());
     let addr = target.addr();
     let begun = Instant::now();
     let answer = tokio::spawn(async move {
         let request = Request::get(path).body(Bytes::new()).unwrap();
-        plain::exchange(addr, request, PATIENCE).await.unwrap()
+        plain::exchange(addr, request, TIMEOUT).await.unwrap()
     });
     sleep(ARRIVAL).await;
-    Background { index, begun, answer }
+    BackgroundQuery { index, begun, answer }
 }
 
 async fn ask(target: &Target, method: &str, path: &str, body: &str) -> Response<Bytes> {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
-    plain::call(target.addr(), method, &target.fill(path), &target.fill(body)).await.unwrap()
+    plain::call(target.addr(), method, &target.fill_addresses(path), &target.fill_addresses(body))
+        .await
+        .unwrap()
 }
 
 fn index(answer: &Response<Bytes>) -> u64 {
@@ -175,7 +177,7 @@ fn index(answer: &Response<Bytes>) -> u64 {
 }
 
 /// Status, the headers that a client may look at, and the body.
-fn show(target: &Target, answer: &Response<Bytes>) -> String {
+fn format_answer(target: &Target, answer: &Response<Bytes>) -> String {
     let counts = |name: &str| {
         matches!(name, "allow" | "content-type" | "location" | "vary" | "x-cache")
             || name.starts_with("x-consul-")
@@ -189,14 +191,14 @@ fn show(target: &Target, answer: &Response<Bytes>) -> String {
         })
         .collect();
     headers.sort();
-    let body = mask::body(&String::from_utf8_lossy(answer.body()), &target.words());
+    let body = mask::body(&String::from_utf8_lossy(answer.body()), &target.variable_parts());
     // An empty line ends a step in a recording.
     let body = body.replace("\n\n", "\n~\n");
     format!("{} [{}]\n{body}", answer.status().as_u16(), headers.join("; ")).trim_end().to_owned()
 }
 
 /// Consul gives the tags of a service's name in any order.
-fn sorted(answer: Response<Bytes>) -> Response<Bytes> {
+fn sort_tags(answer: Response<Bytes>) -> Response<Bytes> {
     answer.map(|body| {
         let Ok(mut json) = serde_json::from_slice::<serde_json::Value>(&body) else { return body };
         for tags in json.as_object_mut().into_iter().flat_map(|names| names.values_mut()) {

@@ -15,11 +15,11 @@ const NODE: &str = "lab1";
 
 /// A registry to ask.
 pub(crate) struct Target {
-    registry: Registry,
-    checked: Checked,
+    registry: TargetRegistry,
+    check_targets: CheckTargets,
 }
 
-enum Registry {
+enum TargetRegistry {
     Dev(DevRegistry),
     Consul(Box<Consul>),
 }
@@ -28,40 +28,43 @@ impl Target {
     pub(crate) async fn dev() -> Self {
         let options = Options { node_name: NODE.to_owned(), ..Options::default() };
         let registry = DevRegistry::bind(localhost(), options).await.unwrap();
-        Self { registry: Registry::Dev(registry), checked: Checked::start().await }
+        Self { registry: TargetRegistry::Dev(registry), check_targets: CheckTargets::start().await }
     }
 
     pub(crate) async fn consul() -> Self {
         let consul = Consul::server().await.unwrap();
         assert_eq!(consul.node(), NODE);
-        Self { registry: Registry::Consul(Box::new(consul)), checked: Checked::start().await }
+        Self {
+            registry: TargetRegistry::Consul(Box::new(consul)),
+            check_targets: CheckTargets::start().await,
+        }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         match &self.registry {
-            Registry::Dev(registry) => registry.addr(),
-            Registry::Consul(consul) => consul.http_addr(),
+            TargetRegistry::Dev(registry) => registry.addr(),
+            TargetRegistry::Consul(consul) => consul.http_addr(),
         }
     }
 
     pub(crate) fn is_dev(&self) -> bool {
-        matches!(self.registry, Registry::Dev(_))
+        matches!(self.registry, TargetRegistry::Dev(_))
     }
 
     /// `{http}`, `{open}` and `{closed}` in a request become the addresses of the checked servers.
-    pub(crate) fn fill(&self, text: &str) -> String {
-        let Checked { http, open, closed, .. } = &self.checked;
+    pub(crate) fn fill_addresses(&self, text: &str) -> String {
+        let CheckTargets { http, open, closed, .. } = &self.check_targets;
         text.replace("{http}", &http.to_string())
             .replace("{open}", &open.to_string())
             .replace("{closed}", &closed.to_string())
     }
 
     /// What differs from run to run in this target's answers.
-    pub(crate) fn words(&self) -> Vec<(String, &'static str)> {
-        let Checked { http, open, closed, .. } = &self.checked;
+    pub(crate) fn variable_parts(&self) -> Vec<(String, &'static str)> {
+        let CheckTargets { http, open, closed, .. } = &self.check_targets;
         let server = match &self.registry {
-            Registry::Dev(_) => "8300".to_owned(),
-            Registry::Consul(consul) => consul.rpc_addr().port().to_string(),
+            TargetRegistry::Dev(_) => "8300".to_owned(),
+            TargetRegistry::Consul(consul) => consul.rpc_addr().port().to_string(),
         };
         vec![
             (http.to_string(), "{http}"),
@@ -72,7 +75,7 @@ impl Target {
     }
 
     /// Removes everything that a case may have left.
-    pub(crate) async fn sweep(&self) {
+    pub(crate) async fn clear(&self) {
         let addr = self.addr();
         let list = |path: &'static str| async move {
             let answer = http::get(addr, path).await.unwrap();
@@ -105,14 +108,14 @@ fn escape(id: &str) -> String {
 
 /// What checks ask: an HTTP server whose path is the status that it answers, an open port and a
 /// closed one.
-struct Checked {
+struct CheckTargets {
     http: SocketAddr,
     open: SocketAddr,
     closed: SocketAddr,
     tasks: [JoinHandle<()>; 2],
 }
 
-impl Checked {
+impl CheckTargets {
     async fn start() -> Self {
         let http = TcpListener::bind(localhost()).await.unwrap();
         let open = TcpListener::bind(localhost()).await.unwrap();
@@ -129,7 +132,7 @@ impl Checked {
     }
 }
 
-impl Drop for Checked {
+impl Drop for CheckTargets {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }

@@ -8,7 +8,7 @@ use outrigger_proxy::Workers;
 use outrigger_tests::wait;
 
 /// Starts one that only routes, and waits until it is ready.
-pub(crate) async fn routing(consul: SocketAddr, more: &str) -> (App, SocketAddr) {
+pub(crate) async fn start_router(consul: SocketAddr, more: &str) -> (App, SocketAddr) {
     let text = format!(
         "registry: {{consul: {{address: \"http://{consul}\"}}}}\noutbound: {{listen: \"127.0.0.1:0\"}}\n\
          admin: {{listen: \"127.0.0.1:0\"}}\n{more}\n"

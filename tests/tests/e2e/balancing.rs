@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use outrigger_tests::{
-    instance::{Answer, Instance, refusing},
+    instance::{Answer, Instance, refusing_addr},
     sidecar::{Services, Sidecar},
 };
 
@@ -96,7 +96,7 @@ async fn retries_do_not_move_the_turn() {
 #[tokio::test]
 async fn an_instance_that_is_gone_costs_no_request() {
     let all = [Instance::start("a").await, Instance::start("b").await];
-    let services = Services::of("orders", &[&all[0], &all[1]]).and_at("orders", "gone", refusing(), "");
+    let services = Services::of("orders", &[&all[0], &all[1]]).and_at("orders", "gone", refusing_addr(), "");
     let sidecar = Sidecar::start("", &services).await;
     let shares = shares(&sidecar, 90).await;
     assert_eq!(shares.values().sum::<usize>(), 90);

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use outrigger_tests::{
     client::Client,
-    instance::{Answer, End, Gate, Instance},
+    instance::{Answer, ConnectionEnd, Gate, Instance},
     pattern,
     sidecar::Sidecar,
     wait,
-    wire::{Cut, Framing},
+    wire::{Framing, WireError},
 };
 
 /// More than every buffer on the way holds.
@@ -90,7 +90,7 @@ async fn an_answer_arrives_byte_for_byte_in_every_framing() {
         "/length" => Answer::pattern(300_000),
         "/chunked" => Answer::chunked_pattern(300_000, 7_777),
         "/tiny" => Answer::chunked_pattern(2_000, 1),
-        "/old" => Answer::old(pattern::bytes(300_000)),
+        "/old" => Answer::http10(pattern::bytes(300_000)),
         _ => Answer::raw([&b"HTTP/1.1 200 OK\r\n\r\n"[..], &pattern::bytes(300_000)].concat()).then_close(),
     })
     .await;
@@ -98,9 +98,9 @@ async fn an_answer_arrives_byte_for_byte_in_every_framing() {
     for target in ["/length", "/chunked", "/tiny", "/old", "/to-close", "/length"] {
         let response = client.get("orders", target).await;
         let len = if target == "/tiny" { 2_000 } else { 300_000 };
-        assert_eq!((response.status, response.broken.as_ref()), (200, None), "{target}");
+        assert_eq!((response.status, response.body_error.as_ref()), (200, None), "{target}");
         assert!(response.body.is_pattern && response.body.len == len, "{target}: {}", response.body.len);
-        assert_ne!(response.framing, Framing::ToClose, "a 1.1 client keeps its connection: {target}");
+        assert_ne!(response.framing, Framing::UntilClose, "a 1.1 client keeps its connection: {target}");
     }
 }
 
@@ -109,14 +109,14 @@ async fn an_old_client_gets_every_answer_whole_and_no_chunks() {
     let (sidecar, _instance) = with(|request| match request.target() {
         "/length" => Answer::pattern(100_000),
         "/chunked" => Answer::chunked_pattern(100_000, 7_777),
-        _ => Answer::old(pattern::bytes(100_000)),
+        _ => Answer::http10(pattern::bytes(100_000)),
     })
     .await;
     for target in ["/length", "/chunked", "/old"] {
         let response = sidecar.exchange(format!("GET {target} HTTP/1.0\r\nHost: orders\r\n\r\n")).await;
         assert!(!response.head.has("transfer-encoding"), "{target}: {:?}", response.head);
         assert!(response.body.is_pattern && response.body.len == 100_000, "{target}: {response:?}");
-        assert_eq!(response.broken, None, "{target}");
+        assert_eq!(response.body_error, None, "{target}");
     }
 }
 
@@ -131,14 +131,14 @@ async fn an_old_client_that_asks_for_it_keeps_its_connection() {
         assert!(response.field("connection").eq_ignore_ascii_case("keep-alive"), "{response:?}");
     }
     client.exchange("GET / HTTP/1.0\r\nHost: orders\r\n\r\n").await;
-    assert_eq!(client.closed().await, Cut::Fin);
+    assert_eq!(client.wait_closed().await, WireError::Closed);
 }
 
 #[tokio::test]
 async fn answers_without_a_body_have_none_and_the_connection_goes_on() {
     let (sidecar, _instance) = with(|request| match request.target() {
-        "/204" => Answer::bare(204),
-        "/304" => Answer::bare(304).field("content-length", "77").field("etag", "\"x\""),
+        "/204" => Answer::without_body(204),
+        "/304" => Answer::without_body(304).field("content-length", "77").field("etag", "\"x\""),
         "/205" => Answer::status(205, ""),
         "/length" => Answer::ok("12345"),
         _ => Answer::chunked(&["12345"], &[]),
@@ -183,20 +183,20 @@ async fn trailers_of_a_request_pass_to_the_instance() {
     let request = "POST / HTTP/1.1\r\nHost: orders\r\nTE: trailers\r\nConnection: TE\r\nTrailer: X-Sum\r\n\
                    Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-Sum: 2\r\n\r\n";
     assert_eq!(sidecar.exchange(request).await.status, 200);
-    let body = instance.only().body();
+    let body = instance.only_request().body();
     assert_eq!((body.text().as_str(), body.trailers), ("ab", vec![("x-sum".to_owned(), "2".to_owned())]));
 }
 
 #[tokio::test]
 async fn a_slow_reader_stops_the_instance() {
     let (sidecar, instance) = with(|_| Answer::pattern(LARGE)).await;
-    let mut client = Client::connect_narrow(sidecar.addr()).await;
+    let mut client = Client::connect_small_buffer(sidecar.addr()).await;
     client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-    instance.saw(1).await;
+    instance.wait_requests(1).await;
     let stopped_at = settled("the instance stops writing", || instance.seen()[0].sent()).await;
     assert!(stopped_at < LARGE / 2, "{stopped_at} bytes were taken from the instance for nobody");
     let response = client.response().await;
-    assert!(response.body.is_pattern && response.body.len == LARGE && response.broken.is_none());
+    assert!(response.body.is_pattern && response.body.len == LARGE && response.body_error.is_none());
 }
 
 #[tokio::test]
@@ -204,16 +204,16 @@ async fn a_slow_instance_stops_the_app() {
     let gate = Gate::closed();
     let opened = gate.clone();
     // Waits before it reads the body.
-    let (sidecar, instance) = with(move |_| Answer::ok("ok").slow_to_read(&opened)).await;
+    let (sidecar, instance) = with(move |_| Answer::ok("ok").read_body_when(&opened)).await;
     let mut client = sidecar.client().await;
     client.send(format!("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: {LARGE}\r\n\r\n")).await;
-    instance.saw(1).await;
+    instance.wait_requests(1).await;
     let written = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
     let counter = std::sync::Arc::clone(&written);
     let upload = tokio::spawn(async move {
         let mut at = 0;
         while at < LARGE {
-            let piece = pattern::at(at, 32 * 1024);
+            let piece = pattern::slice_at(at, 32 * 1024);
             let piece = &piece[..piece.len().min(usize::try_from(LARGE - at).unwrap())];
             client.wire.write(piece).await.unwrap();
             at += piece.len() as u64;
@@ -227,14 +227,14 @@ async fn a_slow_instance_stops_the_app() {
     gate.open();
     let mut client = wait::within("the upload", upload).await.unwrap();
     assert_eq!(client.response().await.status, 200);
-    let body = instance.only().body();
+    let body = instance.only_request().body();
     assert!(body.complete && body.is_pattern && body.len == LARGE);
 }
 
 /// Waits until a counter has moved, and then stands still for half a second.
 async fn settled(what: &str, counter: impl Fn() -> u64) -> u64 {
     let mut last = (0, tokio::time::Instant::now());
-    wait::holds(what, || {
+    wait::until_true(what, || {
         let now = counter();
         if now != last.0 {
             last = (now, tokio::time::Instant::now());
@@ -254,7 +254,7 @@ async fn a_dribbled_upload_arrives_as_it_is_sent_and_no_time_out_counts_it() {
     client.send("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 12\r\n\r\n").await;
     for nth in 1..=12 {
         client.send("x").await;
-        wait::holds("each byte arrives by itself", || {
+        wait::until_true("each byte arrives by itself", || {
             instance.seen().first().is_some_and(|seen| seen.body_len() == nth)
         })
         .await;
@@ -275,16 +275,16 @@ async fn a_dribbled_download_arrives_as_it_is_sent() {
     .await;
     let mut client = sidecar.client().await;
     client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-    assert_eq!(client.head().await.unwrap().words().1, "200", "the head before the body");
-    wait::until("five pieces arrive though the answer has no end", wait::BOUND, async || {
-        client.wire.ahead().iter().filter(|byte| **byte == b'x').count() == 5 || {
+    assert_eq!(client.head().await.unwrap().split_start_line().1, "200", "the head before the body");
+    wait::until("five pieces arrive though the answer has no end", wait::TIMEOUT, async || {
+        client.wire.buffered().iter().filter(|byte| **byte == b'x').count() == 5 || {
             client.wire.fill().await.unwrap();
             false
         }
     })
     .await;
     drop(client);
-    assert!(matches!(instance.ended(0).await, End::Peer(_)));
+    assert!(matches!(instance.wait_connection_end(0).await, ConnectionEnd::ByPeer(_)));
 }
 
 #[tokio::test]
@@ -295,8 +295,8 @@ async fn an_app_that_falls_silent_in_its_body_is_given_up() {
     client.send("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 10\r\n\r\nhalf").await;
     let response = client.response().await;
     assert_eq!((response.status, response.reason()), (408, "body_timeout"), "{response:?}");
-    client.closed().await;
-    assert!(matches!(instance.ended(0).await, End::Peer(_)));
+    client.wait_closed().await;
+    assert!(matches!(instance.wait_connection_end(0).await, ConnectionEnd::ByPeer(_)));
     assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "the instance was not at fault");
 }
 
@@ -309,21 +309,22 @@ async fn an_instance_that_falls_silent_in_its_body_is_given_up() {
     let sidecar = Sidecar::orders("defaults: {body_idle: 200ms}", &[&instance]).await;
     let response = sidecar.get("orders", "/").await;
     assert_eq!((response.status, response.text().as_str()), (200, "half"));
-    assert!(response.broken.is_some(), "not ended as if it were whole");
-    instance.ended(0).await;
+    assert!(response.body_error.is_some(), "not ended as if it were whole");
+    instance.wait_connection_end(0).await;
 }
 
 #[tokio::test]
 async fn an_early_answer_reaches_an_app_that_is_still_sending() {
     let (sidecar, instance) =
-        with(|_| Answer::status(413, "too much").after_a_sip(1000).then_half_close()).await;
+        with(|_| Answer::status(413, "too much").after_partial_body(1000).then_half_close()).await;
     early_answer_arrives(&sidecar).await;
     assert_eq!(instance.count(), 1);
 }
 
 #[tokio::test]
 async fn an_early_answer_reaches_the_app_also_from_an_instance_that_resets_what_it_has_not_read() {
-    let (sidecar, instance) = with(|_| Answer::status(413, "too much").after_a_sip(1000).closing()).await;
+    let (sidecar, instance) =
+        with(|_| Answer::status(413, "too much").after_partial_body(1000).closing()).await;
     for _ in 0..5 {
         early_answer_arrives(&sidecar).await;
     }
@@ -339,7 +340,7 @@ async fn early_answer_arrives(sidecar: &Sidecar) {
     assert_eq!(sent, Ok(()), "the app's write must not fail before it can read the answer");
     let response = client.response().await;
     assert_eq!((response.status, response.text().as_str()), (413, "too much"), "{response:?}");
-    client.closed().await;
+    client.wait_closed().await;
 }
 
 #[tokio::test]
@@ -406,7 +407,7 @@ async fn an_upload_still_under_way_follows_the_retry() {
         let mut client = sidecar.client().await;
         client.send("PUT / HTTP/1.1\r\nHost: orders\r\nContent-Length: 2000\r\n\r\n").await;
         client.send(&pattern::bytes(1000)).await;
-        all[2].saw(before + 1).await;
+        all[2].wait_requests(before + 1).await;
         client.send(&pattern::bytes(2000)[1000..]).await;
         let response = client.response().await;
         assert_eq!(response.instance(), "good", "{response:?}");

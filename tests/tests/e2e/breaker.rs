@@ -43,14 +43,14 @@ async fn it_opens_says_so_probes_and_closes() {
     assert_eq!(instance.count(), 10, "the service is left alone");
 
     // A probe that fails opens it again, for longer.
-    wait::until("a probe is let through", wait::BOUND, async || {
+    wait::until("a probe is let through", wait::TIMEOUT, async || {
         sidecar.get("orders", "/").await.reason().is_empty()
     })
     .await;
     assert_eq!((state(&sidecar), instance.count()), ("open", 11));
 
-    instance.script(|_| Answer::ok("well"));
-    wait::until("it closes", wait::BOUND, async || sidecar.get("orders", "/").await.status == 200).await;
+    instance.set_script(|_| Answer::ok("well"));
+    wait::until("it closes", wait::TIMEOUT, async || sidecar.get("orders", "/").await.status == 200).await;
     assert_eq!(state(&sidecar), "closed");
     send(&sidecar, 5).await;
     assert_eq!(instance.count(), 17);
@@ -62,9 +62,9 @@ async fn half_open_lets_one_probe_through_at_a_time() {
     send(&sidecar, 10).await;
     let gate = Gate::closed();
     let opened = gate.clone();
-    instance.script(move |_| Answer::ok("well").when(&opened));
+    instance.set_script(move |_| Answer::ok("well").when(&opened));
     let mut probe = sidecar.client().await;
-    wait::until("a probe is under way", wait::BOUND, async || {
+    wait::until("a probe is under way", wait::TIMEOUT, async || {
         if instance.in_flight() == 1 {
             return true;
         }
@@ -73,7 +73,7 @@ async fn half_open_lets_one_probe_through_at_a_time() {
         // Either it is refused at once, or it is the probe.
         tokio::select! {
             _ = probe.wire.fill() => false,
-            () = instance.saw(11) => true,
+            () = instance.wait_requests(11) => true,
         }
     })
     .await;
@@ -83,23 +83,23 @@ async fn half_open_lets_one_probe_through_at_a_time() {
     assert_eq!(instance.count(), 11);
     gate.open();
     assert_eq!(probe.response().await.status, 200);
-    wait::holds("it is closed", || state(&sidecar) == "closed").await;
+    wait::until_true("it is closed", || state(&sidecar) == "closed").await;
 }
 
 #[tokio::test]
 async fn a_probe_whose_client_left_gives_no_verdict_and_its_place_back() {
     let (sidecar, instance) = failing(503, QUICK).await;
     send(&sidecar, 10).await;
-    instance.script(|_| Answer::never());
-    wait::until("a probe is under way", wait::BOUND, async || {
+    instance.set_script(|_| Answer::no_answer());
+    wait::until("a probe is under way", wait::TIMEOUT, async || {
         let mut probe = sidecar.client().await;
         probe.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
         tokio::time::timeout(Duration::from_millis(200), probe.wire.fill()).await.is_err()
     })
     .await;
-    wait::holds("the probe is gone", || sidecar.proxy.in_flight() == 0).await;
-    instance.script(|_| Answer::ok("well"));
-    wait::until("the next probe closes it", wait::BOUND, async || {
+    wait::until_true("the probe is gone", || sidecar.proxy.in_flight() == 0).await;
+    instance.set_script(|_| Answer::ok("well"));
+    wait::until("the next probe closes it", wait::TIMEOUT, async || {
         sidecar.get("orders", "/").await.status == 200
     })
     .await;
@@ -123,7 +123,7 @@ async fn gateway_answers_broken_connections_and_time_outs_open_it() {
         ("closed", Answer::raw("").then_close()),
         ("reset", Answer::raw("").then_reset()),
         ("garbage", Answer::raw("garbage\r\n\r\n").then_close()),
-        ("silence", Answer::never()),
+        ("silence", Answer::no_answer()),
     ] {
         let instance = Instance::scripted("a", move |_| bad.clone()).await;
         let sidecar = Sidecar::orders(settings, &[&instance]).await;
@@ -136,13 +136,13 @@ async fn gateway_answers_broken_connections_and_time_outs_open_it() {
 #[tokio::test]
 async fn clients_that_leave_never_open_it() {
     let (sidecar, instance) = failing(503, QUICK).await;
-    instance.script(|_| Answer::never());
+    instance.set_script(|_| Answer::no_answer());
     for nth in 0..30 {
         let mut client = sidecar.client().await;
         client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-        instance.saw(nth + 1).await;
+        instance.wait_requests(nth + 1).await;
         drop(client);
-        instance.ended(nth).await;
+        instance.wait_connection_end(nth).await;
     }
     assert_eq!(state(&sidecar), "closed");
 }
@@ -206,13 +206,15 @@ async fn an_open_one_does_not_wait_before_it_asks_an_instance_that_joins() {
 
     // Fewer of the same is nothing new.
     let other = Instance::start("b").await;
-    sidecar.list(&Services::of("orders", &[&ill]).and("elsewhere", &other, ""));
-    wait::until("the list is read", wait::BOUND, async || sidecar.get("elsewhere", "/").await.status == 200)
-        .await;
+    sidecar.write_services(&Services::of("orders", &[&ill]).and("elsewhere", &other, ""));
+    wait::until("the list is read", wait::TIMEOUT, async || {
+        sidecar.get("elsewhere", "/").await.status == 200
+    })
+    .await;
     assert_eq!(sidecar.get("orders", "/").await.reason(), "circuit_open");
 
-    sidecar.list(&Services::of("orders", &[&other]));
-    wait::until("the one that joined is asked", wait::BOUND, async || {
+    sidecar.write_services(&Services::of("orders", &[&other]));
+    wait::until("the one that joined is asked", wait::TIMEOUT, async || {
         sidecar.get("orders", "/").await.status == 200
     })
     .await;

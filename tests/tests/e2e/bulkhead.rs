@@ -39,9 +39,10 @@ async fn beyond_max_in_flight_requests_wait_and_beyond_max_pending_they_are_shed
     let settings = "defaults: {max_in_flight: 2, max_pending: 1, pending_timeout: 10s}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
     let mut clients = sent(&sidecar, 2).await;
-    instance.saw(2).await;
+    instance.wait_requests(2).await;
     clients.extend(sent(&sidecar, 1).await);
-    wait::holds("one waits", || sidecar.metric("outrigger_pending", &[("service", "orders")]) == 1.0).await;
+    wait::until_true("one waits", || sidecar.metric("outrigger_pending", &[("service", "orders")]) == 1.0)
+        .await;
     let shed = sidecar.exchange(GET).await;
     assert_eq!((shed.status, shed.reason(), shed.field("retry-after")), (503, "bulkhead_full", "1"));
     assert!(shed.text().contains("max_pending"), "{}", shed.text());
@@ -61,7 +62,7 @@ async fn the_wait_is_bounded_by_its_time_out_and_by_the_apps_deadline() {
     let settings = "defaults: {max_in_flight: 1, pending_timeout: 300ms}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
     let _held = sent(&sidecar, 1).await;
-    instance.saw(1).await;
+    instance.wait_requests(1).await;
     let since = Instant::now();
     let shed = sidecar.exchange(GET).await;
     assert_eq!((shed.status, shed.reason()), (503, "bulkhead_full"), "{shed:?}");
@@ -83,7 +84,7 @@ async fn one_services_wall_is_not_the_others() {
     let settings = "defaults: {max_in_flight: 1, max_pending: 0}";
     let sidecar = Sidecar::start(settings, &services).await;
     let _held = sent(&sidecar, 1).await;
-    stuck.saw(1).await;
+    stuck.wait_requests(1).await;
     assert_eq!(sidecar.exchange(GET).await.status, 503);
     assert_eq!(sidecar.get("stock", "/").await.status, 200);
     assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 0.0, "nobody is to blame");
@@ -96,12 +97,12 @@ async fn an_app_that_goes_away_gives_its_place_back() {
     let settings = "defaults: {max_in_flight: 1, max_pending: 1, pending_timeout: 20s}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
     let held = sent(&sidecar, 1).await;
-    instance.saw(1).await;
+    instance.wait_requests(1).await;
     let waiting = sent(&sidecar, 1).await;
     let pending = || sidecar.metric("outrigger_pending", &[]);
-    wait::holds("one waits", || pending() == 1.0).await;
+    wait::until_true("one waits", || pending() == 1.0).await;
     drop(waiting);
-    wait::holds("nobody waits", || pending() == 0.0).await;
+    wait::until_true("nobody waits", || pending() == 0.0).await;
     drop(held);
     gate.open();
     assert_eq!(sidecar.exchange(GET).await.status, 200);
@@ -123,9 +124,9 @@ async fn a_place_is_held_to_the_last_byte_of_the_answer() {
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send(GET).await;
-    assert_eq!(client.head().await.unwrap().words().1, "200");
+    assert_eq!(client.head().await.unwrap().split_start_line().1, "200");
     assert_eq!(sidecar.exchange(GET).await.status, 503);
     gate.open();
-    wait::holds("the place is free", || sidecar.proxy.in_flight() == 0).await;
+    wait::until_true("the place is free", || sidecar.proxy.in_flight() == 0).await;
     assert_eq!(sidecar.exchange(GET).await.status, 200);
 }

@@ -52,7 +52,7 @@ async fn client(sidecar: Arc<Sidecar>, number: usize) -> usize {
         }
         // A cut answer is an honest failure of what was already on its way.
         let Ok(response) = open.try_response_to(method).await else { continue };
-        if response.broken.is_some() {
+        if response.body_error.is_some() {
             continue;
         }
         if response.reason().is_empty() {
@@ -80,7 +80,7 @@ async fn nothing_is_mixed_up_or_sent_twice_whatever_the_instances_do() {
     }
     let services = Services::of("orders", &all.iter().collect::<Vec<_>>());
     let settings = "defaults: {circuit_breaker: off, timeout: 5s}";
-    let sidecar = Arc::new(Sidecar::on(Workers::Threads(2), settings, &services).await);
+    let sidecar = Arc::new(Sidecar::start_on(Workers::Threads(2), settings, &services).await);
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
         clients.spawn(client(Arc::clone(&sidecar), number));
@@ -98,7 +98,7 @@ async fn nothing_is_mixed_up_or_sent_twice_whatever_the_instances_do() {
                 nth += 1;
                 let how = if nth.is_multiple_of(2) { Kill::Reset } else { Kill::Fin };
                 all[nth % 4].kill(how).await;
-                all[nth % 4].revive().await;
+                all[nth % 4].listen_again().await;
             }
         }
     }
@@ -113,7 +113,7 @@ async fn nothing_is_mixed_up_or_sent_twice_whatever_the_instances_do() {
     assert!(twice.is_empty(), "POSTs seen more than once: {twice:?}");
     assert!(answered > CLIENTS * REQUESTS / 2, "only {answered} were answered");
     assert!(seen.values().any(|count| *count > 1), "nothing was retried");
-    wait::holds("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
+    wait::until_true("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
     let left: usize = sidecar.endpoints("orders").iter().map(|endpoint| endpoint.in_flight).sum();
     assert_eq!(left, 0);
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use outrigger_tests::{
     client,
-    consul::{self, Cluster},
+    consul::{self, ConsulCluster},
     instance::Instance,
-    load::{Load, Plan},
+    load::{Load, LoadPlan},
     process::Process,
-    registry::Agent,
+    registry::ConsulAgent,
     wait,
 };
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::app;
 
 /// A sidecar that registers `own` and knows `payments` from the start.
-async fn registered(agent: Agent, own: &Instance) -> Process {
+async fn registered(agent: ConsulAgent, own: &Instance) -> Process {
     let settings = format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
          service: {{name: orders, id: orders-1, port: {}, address: 127.0.0.1, \
@@ -26,14 +26,14 @@ async fn registered(agent: Agent, own: &Instance) -> Process {
         own.addr().port(),
     );
     let process = Process::run(&settings).await;
-    process.ready().await;
-    agent.shows("orders", &[("orders-1", "passing")]).await;
+    process.wait_ready().await;
+    agent.wait_health("orders", &[("orders-1", "passing")]).await;
     process
 }
 
 /// The value of a metric's one series that begins so.
 async fn metric(process: &Process, series: &str) -> Option<f64> {
-    let metrics = process.ask("/metrics").await;
+    let metrics = process.admin_get("/metrics").await;
     let text = metrics.text();
     let line = text.lines().find(|line| line.starts_with(series))?;
     line.rsplit(' ').next()?.parse().ok()
@@ -44,9 +44,9 @@ async fn a_sidecar_stays_registered_while_the_leader_is_killed_and_loses_no_requ
     if !consul::available("a sidecar stays registered while the leader is killed and loses no request") {
         return;
     }
-    let mut cluster = Cluster::three().await.expect("three servers");
+    let mut cluster = ConsulCluster::start_three().await.expect("three servers");
     let leader = cluster.leader().await.expect("a leader");
-    let agent = Agent(cluster.servers()[(leader + 1) % 3].http_addr());
+    let agent = ConsulAgent(cluster.servers()[(leader + 1) % 3].http_addr());
     let own = Instance::start("own").await;
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     for instance in &all[..2] {
@@ -55,15 +55,15 @@ async fn a_sidecar_stays_registered_while_the_leader_is_killed_and_loses_no_requ
     let process = registered(agent, &own).await;
     let life = |entries: serde_json::Value| entries[0]["Service"]["CreateIndex"].as_u64().expect("an index");
     let born = life(agent.get("/v1/health/service/orders").await);
-    let load = Load::start(process.outbound(), Plan::get("payments").methods(&["GET", "POST"]));
-    load.ok_more(200).await;
+    let load = Load::start(process.outbound(), LoadPlan::get("payments").methods(&["GET", "POST"]));
+    load.wait_successes(200).await;
 
     assert_eq!(cluster.kill_leader().await.expect("it was killed"), leader);
-    load.ok_more(200).await;
+    load.wait_successes(200).await;
     let age = metric(&process, "outrigger_table_age_seconds{").await;
     assert!(age.is_some_and(|age| age >= 0.0), "{age:?}");
     cluster.leader().await.expect("another leader");
-    load.ok_more(500).await;
+    load.wait_successes(500).await;
     // Longer than the TTL of 30 s: a renewal that was missed would show.
     let end = Instant::now() + Duration::from_secs(35);
     while Instant::now() < end {
@@ -79,7 +79,7 @@ async fn a_sidecar_stays_registered_while_the_leader_is_killed_and_loses_no_requ
     assert_eq!(times, Some(1.0), "registered once:\n{}", process.log());
     let age = metric(&process, "outrigger_table_age_seconds{").await;
     assert!(age.is_some_and(|age| age < 60.0), "the table is confirmed again: {age:?}");
-    assert_eq!(process.ask("/readyz").await.status, 200);
+    assert_eq!(process.admin_get("/readyz").await.status, 200);
 }
 
 #[tokio::test]
@@ -87,8 +87,8 @@ async fn sigterm_while_there_is_no_leader_is_bounded_and_the_app_is_gone_once_th
     if !consul::available("sigterm while there is no leader is bounded") {
         return;
     }
-    let mut cluster = Cluster::three().await.expect("three servers");
-    let agent = Agent(cluster.servers()[0].http_addr());
+    let mut cluster = ConsulCluster::start_three().await.expect("three servers");
+    let agent = ConsulAgent(cluster.servers()[0].http_addr());
     let (own, other) = (Instance::start("own").await, Instance::start("other").await);
     agent.register("payments", &other).await;
     let mut process = registered(agent, &own).await;
@@ -100,14 +100,14 @@ async fn sigterm_while_there_is_no_leader_is_bounded_and_the_app_is_gone_once_th
         agent.get("/v1/status/leader").await == ""
     })
     .await;
-    let load = Load::start(process.outbound(), Plan::get("payments"));
-    load.ok_more(50).await;
+    let load = Load::start(process.outbound(), LoadPlan::get("payments"));
+    load.wait_successes(50).await;
     process.signal("TERM");
     let from = Instant::now();
-    wait::holds("it says that it leaves", || process.log().contains("leaving; a second signal")).await;
+    wait::until_true("it says that it leaves", || process.log().contains("leaving; a second signal")).await;
     assert_eq!(client::get(process.outbound(), "payments", "/").await.status, 200, "outbound goes on");
     load.stop().await.assert_clean(50);
-    let status = process.ended(Duration::from_secs(40)).await;
+    let status = process.wait_exit(Duration::from_secs(40)).await;
     assert_eq!(status.code(), Some(0), "{}", process.log());
     // 3 s for the report and 3 s for the deregistration, the propagation, and a slow machine.
     assert!(from.elapsed() < Duration::from_secs(9), "{:?}\n{}", from.elapsed(), process.log());
@@ -115,37 +115,37 @@ async fn sigterm_while_there_is_no_leader_is_bounded_and_the_app_is_gone_once_th
     for back in 1..3 {
         cluster.server(back).start().await.expect("it comes back");
     }
-    agent.shows("orders", &[]).await;
+    agent.wait_health("orders", &[]).await;
 }
 #[tokio::test]
 async fn a_leader_that_is_killed_under_traffic_costs_no_request() {
     if !consul::available("a leader that is killed under traffic costs no request") {
         return;
     }
-    let mut cluster = Cluster::three().await.expect("three servers");
+    let mut cluster = ConsulCluster::start_three().await.expect("three servers");
     let leader = cluster.leader().await.expect("a leader");
-    let agent = Agent(cluster.servers()[(leader + 1) % 3].http_addr());
+    let agent = ConsulAgent(cluster.servers()[(leader + 1) % 3].http_addr());
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     for instance in &all[..2] {
         agent.register("orders", instance).await;
     }
-    agent.shows("orders", &[("a", "passing"), ("b", "passing")]).await;
+    agent.wait_health("orders", &[("a", "passing"), ("b", "passing")]).await;
 
-    let (app, addr) = app::routing(agent.0, "upstreams: [{service: orders}]").await;
-    let load = Load::start(addr, Plan::get("orders").methods(&["GET", "POST"]));
-    load.ok_more(200).await;
+    let (app, addr) = app::start_router(agent.0, "upstreams: [{service: orders}]").await;
+    let load = Load::start(addr, LoadPlan::get("orders").methods(&["GET", "POST"]));
+    load.wait_successes(200).await;
 
     assert_eq!(cluster.kill_leader().await.expect("it was killed"), leader);
     let next = cluster.leader().await.expect("another leader");
     assert_ne!(next, leader);
-    load.ok_more(500).await;
+    load.wait_successes(500).await;
 
     // It learns from the new leader, too.
     agent.register("orders", &all[2]).await;
     wait::until("the new instance is used", Duration::from_secs(90), async || all[2].count() > 20).await;
 
     cluster.server(leader).start().await.expect("the killed one comes back");
-    load.ok_more(500).await;
+    load.wait_successes(500).await;
     load.stop().await.assert_clean(1200);
     app.shutdown().await;
 }

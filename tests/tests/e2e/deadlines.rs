@@ -26,7 +26,7 @@ fn told(instance: &Instance, field: &str, unit: &str) -> Option<u64> {
 
 #[tokio::test]
 async fn a_request_ends_with_the_apps_own_deadline() {
-    let slow = Instance::scripted("slow", |_| Answer::never()).await;
+    let slow = Instance::scripted("slow", |_| Answer::no_answer()).await;
     let sidecar = Sidecar::orders("", &[&slow]).await;
     for field in ["x-outrigger-timeout: 300ms\r\n", "grpc-timeout: 300m\r\n", "grpc-timeout: 300000u\r\n"] {
         let since = Instant::now();
@@ -53,7 +53,7 @@ async fn deadlines_that_are_too_short_do_not_open_the_breaker() {
 
 #[tokio::test]
 async fn the_route_s_time_out_is_not_lengthened() {
-    let slow = Instance::scripted("slow", |_| Answer::never()).await;
+    let slow = Instance::scripted("slow", |_| Answer::no_answer()).await;
     let sidecar = Sidecar::orders("defaults: {timeout: 200ms}", &[&slow]).await;
     let response = sidecar.exchange(get("x-outrigger-timeout: 1m\r\n")).await;
     assert_eq!((response.status, response.reason()), (504, "timeout"), "{response:?}");
@@ -85,7 +85,7 @@ async fn each_attempt_is_told_what_is_left() {
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send(get("x-outrigger-timeout: 5s\r\ngrpc-timeout: 4S\r\n")).await;
-    instance.saw(1).await;
+    instance.wait_requests(1).await;
     let before = told(&instance, "x-outrigger-timeout", "ms").unwrap();
     assert!(before <= 4_000, "the shorter one holds: {before}");
     assert_eq!(told(&instance, "grpc-timeout", "m"), Some(before));
@@ -113,7 +113,7 @@ async fn the_routes_deadline_is_passed_on_as_well_and_its_time_out_is_not() {
     // While a body is under way the end of the time-out is not known.
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbo").await;
-    instance.saw(3).await;
+    instance.wait_requests(3).await;
     let left = told(&instance, "x-outrigger-timeout", "ms").unwrap();
     assert!(left <= 5_000 && left > 3_000, "{left}");
     client.send("dy").await;
@@ -128,7 +128,7 @@ async fn the_routes_deadline_ends_a_stream() {
     .await;
     let sidecar = Sidecar::orders("defaults: {deadline: 300ms}", &[&instance]).await;
     let response = sidecar.exchange(get("")).await;
-    assert!(response.status == 200 && response.broken.is_some(), "{response:?}");
+    assert!(response.status == 200 && response.body_error.is_some(), "{response:?}");
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn one_that_is_over_sends_nothing_and_one_that_is_none_is_refused() {
     assert_eq!(instance.count(), 0);
     // Not ours to judge: it goes on as it is.
     assert_eq!(sidecar.exchange(get("grpc-timeout: soon\r\n")).await.status, 200);
-    assert_eq!(instance.only().request.head.get("grpc-timeout"), Some("soon"));
+    assert_eq!(instance.only_request().request.head.get("grpc-timeout"), Some("soon"));
 }
 
 #[tokio::test]
@@ -159,8 +159,8 @@ async fn an_answer_that_goes_on_beyond_it_is_cut() {
     client.send(get("x-outrigger-timeout: 300ms\r\n")).await;
     let response = client.response().await;
     assert_eq!(response.status, 200);
-    assert!(response.broken.is_some(), "{response:?}");
-    wait::holds("it is counted", || {
+    assert!(response.body_error.is_some(), "{response:?}");
+    wait::until_true("it is counted", || {
         sidecar.metric("outrigger_errors_total", &[("reason", "deadline_exceeded")]) == 1.0
     })
     .await;
@@ -175,15 +175,17 @@ async fn an_answer_that_the_app_does_not_read_is_cut_too() {
     let sidecar = Sidecar::orders("defaults: {deadline: 300ms}", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send(get("")).await;
-    wait::holds("it is counted", || {
+    wait::until_true("it is counted", || {
         sidecar.metric("outrigger_errors_total", &[("reason", "deadline_exceeded")]) == 1.0
     })
     .await;
-    wait::holds("nothing is held for it", || sidecar.proxy.in_flight() == 0 && instance.in_flight() == 0)
-        .await;
+    wait::until_true("nothing is held for it", || {
+        sidecar.proxy.in_flight() == 0 && instance.in_flight() == 0
+    })
+    .await;
     assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "that is not the instance's fault");
     // The next answer on another connection has a deadline of its own.
-    instance.script(|_| Answer::ok("x"));
+    instance.set_script(|_| Answer::ok("x"));
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
 }
 
@@ -237,7 +239,7 @@ async fn who_waits_for_retry_after_holds_no_connection_that_others_could_use() {
     let sidecar = Sidecar::orders(settings, &[&busy]).await;
     let mut waits = sidecar.client().await;
     waits.send(get("")).await;
-    busy.saw(1).await;
+    busy.wait_requests(1).await;
     // Well before the thirty seconds are over.
     let post = sidecar.exchange("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 1\r\n\r\nx");
     let response = wait::within("another request is carried", post).await;

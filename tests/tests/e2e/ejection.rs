@@ -10,10 +10,10 @@ use std::{
 use outrigger_devregistry::{DevRegistry, Options};
 use outrigger_tests::{
     client::Client,
-    front::{Front, Mode},
     instance::{Answer, Gate, Instance, Kill, Request},
-    load::{Load, Plan},
-    registry::Agent,
+    load::{Load, LoadPlan},
+    registry::ConsulAgent,
+    registry_proxy::{RegistryMode, RegistryProxy},
     sidecar::{Services, Sidecar},
     wait,
 };
@@ -55,9 +55,9 @@ async fn an_instance_that_refuses_connections_is_tried_once_and_comes_back_by_it
     assert!(told.starts_with("ejected 0.") && told.contains("(it refused connections"), "{told}");
     assert_eq!((out.trust, out.ejected.map(|ejected| ejected.why)), ("ejected", Some("unreachable")));
 
-    all[1].revive().await;
+    all[1].listen_again().await;
     let before = all[1].count();
-    wait::until("it is chosen again", wait::BOUND, async || {
+    wait::until("it is chosen again", wait::TIMEOUT, async || {
         all_well(&sidecar, 3).await;
         all[1].count() > before
     })
@@ -98,9 +98,9 @@ async fn when_all_were_dead_the_first_one_back_is_used_within_a_second() {
         let answer = sidecar.get("orders", "/").await;
         assert!(matches!(answer.reason(), "connect_failed" | "circuit_open"), "{answer:?}");
     }
-    all[0].revive().await;
+    all[0].listen_again().await;
     let back = Instant::now();
-    wait::until("a request is answered", wait::BOUND, async || {
+    wait::until("a request is answered", wait::TIMEOUT, async || {
         sidecar.get("orders", "/").await.status == 200
     })
     .await;
@@ -142,7 +142,7 @@ async fn an_instance_that_cuts_its_answers_is_out_after_five() {
         let mut client = sidecar.client().await;
         client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
         // The cut may come before the head has been passed on.
-        broken += usize::from(!client.try_response_to("GET").await.is_ok_and(|got| got.broken.is_none()));
+        broken += usize::from(!client.try_response_to("GET").await.is_ok_and(|got| got.body_error.is_none()));
     }
     assert_eq!((ill.count(), broken, ejected(&sidecar, "soft")), (5, 5, 1.0));
 }
@@ -150,7 +150,7 @@ async fn an_instance_that_cuts_its_answers_is_out_after_five() {
 #[tokio::test]
 async fn an_instance_that_lets_the_whole_time_out_pass_is_out_after_five() {
     let well = Instance::start("a").await;
-    let hung = Instance::scripted("b", |_| Answer::never()).await;
+    let hung = Instance::scripted("b", |_| Answer::no_answer()).await;
     let settings = "defaults: {timeout: 100ms, outlier: {base: 30s}, circuit_breaker: off}";
     let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
     let mut late = 0;
@@ -161,14 +161,14 @@ async fn an_instance_that_lets_the_whole_time_out_pass_is_out_after_five() {
 }
 
 /// A socket that listens and whose queue gets full: then a connection to it is neither accepted nor refused.
-struct Full {
+struct FullBacklog {
     addr: SocketAddr,
     listener: Socket,
     queued: Vec<Socket>,
 }
 
-impl Full {
-    fn not_yet() -> Self {
+impl FullBacklog {
+    fn listening() -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         listener.bind(&any.into()).unwrap();
@@ -177,7 +177,7 @@ impl Full {
         Self { addr, listener, queued: Vec::new() }
     }
 
-    fn filled(mut self) -> Self {
+    fn fill(mut self) -> Self {
         loop {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             let connected = socket.connect_timeout(&self.addr.into(), Duration::from_millis(300));
@@ -193,7 +193,7 @@ impl Full {
 async fn an_instance_that_accepts_nothing_costs_two_attempts_and_no_request() {
     for settings in ["", "defaults: {timeout: 600ms}"] {
         let well = Instance::start("a").await;
-        let full = Full::not_yet().filled();
+        let full = FullBacklog::listening().fill();
         let services = Services::of("orders", &[&well]).and_at("orders", "full", full.addr, "");
         let sidecar = Sidecar::start(settings, &services).await;
         all_well(&sidecar, 20).await;
@@ -204,7 +204,7 @@ async fn an_instance_that_accepts_nothing_costs_two_attempts_and_no_request() {
 
 #[tokio::test]
 async fn an_instance_that_is_only_slow_is_looked_at_once_a_second_at_most() {
-    let slow = Instance::scripted("slow", |_| Answer::never()).await;
+    let slow = Instance::scripted("slow", |_| Answer::no_answer()).await;
     let sidecar = Sidecar::orders("defaults: {timeout: 4500ms, retry: {max_retries: 1}}", &[&slow]).await;
     let mut all = Vec::new();
     for _ in 0..3 {
@@ -221,7 +221,7 @@ async fn an_instance_that_is_only_slow_is_looked_at_once_a_second_at_most() {
 
 #[tokio::test]
 async fn a_request_leaves_a_host_that_has_vanished_long_before_its_time_is_over() {
-    let vanishing = Full::not_yet();
+    let vanishing = FullBacklog::listening();
     let listener = vanishing.listener.try_clone().unwrap();
     // Answers one request on one connection, and is never heard of again.
     let answering = tokio::task::spawn_blocking(move || {
@@ -236,7 +236,7 @@ async fn a_request_leaves_a_host_that_has_vanished_long_before_its_time_is_over(
     let sidecar = Sidecar::start("defaults: {connect_timeout: 200ms}", &services).await;
     while sidecar.get("orders", "/").await.text() != "last" {}
     let _silent = answering.await.unwrap();
-    let _full = tokio::task::spawn_blocking(|| vanishing.filled()).await.unwrap();
+    let _full = tokio::task::spawn_blocking(|| vanishing.fill()).await.unwrap();
 
     let since = Instant::now();
     let mut posts = sidecar.client().await;
@@ -252,17 +252,17 @@ async fn a_request_leaves_a_host_that_has_vanished_long_before_its_time_is_over(
 async fn trust_goes_with_a_life_and_outlives_every_other_change() {
     let registry =
         DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
-    let (agent, front) = (Agent(registry.addr()), Front::of(registry.addr()).await);
+    let (agent, front) = (ConsulAgent(registry.addr()), RegistryProxy::start(registry.addr()).await);
     let well = Instance::start("a").await;
     let ill = Instance::scripted("b", |_| Answer::status(503, "no")).await;
     for instance in [&well, &ill] {
         agent.register("orders", instance).await;
     }
     let settings = "defaults: {outlier: {base: 60s}}\nupstreams: [{service: orders}]";
-    let (app, addr) = app::routing(front.addr(), settings).await;
+    let (app, addr) = app::start_router(front.addr(), settings).await;
     let of_ill = || app.clusters()[0].endpoints.iter().find(|one| one.id == "b").cloned().expect("b");
     let mut client = Client::connect(addr).await;
-    wait::until("b is out", wait::BOUND, async || {
+    wait::until("b is out", wait::TIMEOUT, async || {
         assert_eq!(client.get("orders", "/").await.status, 200);
         of_ill().trust == "ejected"
     })
@@ -274,14 +274,15 @@ async fn trust_goes_with_a_life_and_outlives_every_other_change() {
     let weights = json!({"Passing": 7, "Warning": 1});
     let changed = json!({"Name": "orders", "ID": "b", "Address": ip, "Port": port, "Weights": weights});
     agent.put("/v1/agent/service/register", &changed).await;
-    wait::holds("the change is known", || of_ill().weight == 7 && app.clusters()[0].version > version).await;
+    wait::until_true("the change is known", || of_ill().weight == 7 && app.clusters()[0].version > version)
+        .await;
     assert_eq!((of_ill().trust, of_ill().picks > 0), ("ejected", true));
 
     // Another life under the same id, at the same address, between two answers of the registry.
-    front.set(Mode::Refuse);
+    front.set(RegistryMode::Refuse);
     agent.deregister("b").await;
     agent.put("/v1/agent/service/register", &changed).await;
-    front.set(Mode::Pass);
+    front.set(RegistryMode::Pass);
     // Its time out is 30 s at least: nothing else makes it trusted before.
     wait::until("it begins anew", Duration::from_secs(20), async || of_ill().trust == "trusted").await;
     assert_eq!(of_ill().picks, 0);
@@ -309,9 +310,9 @@ async fn an_instance_that_answers_nobody_is_passed_over_until_it_speaks() {
     let mut waiting = Vec::new();
     while hung.count() < 2 {
         waiting.push(hanging(&sidecar, "POST").await);
-        wait::holds("it has arrived", || hung.count() + well.count() >= waiting.len()).await;
+        wait::until_true("it has arrived", || hung.count() + well.count() >= waiting.len()).await;
     }
-    wait::holds("it is passed over", || {
+    wait::until_true("it is passed over", || {
         let why = |one: outrigger_proxy::EndpointStatus| one.why_not.unwrap_or_default();
         sidecar.endpoints("orders").into_iter().any(|one| why(one).starts_with("passed over"))
     })
@@ -322,7 +323,7 @@ async fn an_instance_that_answers_nobody_is_passed_over_until_it_speaks() {
     assert_eq!(ejected(&sidecar, "soft") + ejected(&sidecar, "hard"), 0.0, "it may only be slow");
 
     gate.open();
-    wait::until("it is chosen again", wait::BOUND, async || {
+    wait::until("it is chosen again", wait::TIMEOUT, async || {
         all_well(&sidecar, 2).await;
         hung.count() > before
     })
@@ -331,14 +332,14 @@ async fn an_instance_that_answers_nobody_is_passed_over_until_it_speaks() {
 
 #[tokio::test]
 async fn what_waits_for_an_instance_that_answers_nobody_is_answered_by_another() {
-    let hung = Instance::scripted("hung", |_| Answer::never()).await;
+    let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     let well = Instance::start("well").await;
     let settings = "defaults: {timeout: 5s, outlier: {base: 30s}}";
     let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
     let mut posts = [hanging(&sidecar, "POST").await, hanging(&sidecar, "POST").await];
-    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "PUT", "DELETE"]));
-    wait::holds("those that wait there count against it", || ejected(&sidecar, "soft") > 0.5).await;
-    load.ok_more(100).await;
+    let load = Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "PUT", "DELETE"]));
+    wait::until_true("those that wait there count against it", || ejected(&sidecar, "soft") > 0.5).await;
+    load.wait_successes(100).await;
     load.stop().await.assert_clean(100);
     assert!(sidecar.metric("outrigger_hedges_total", &[("result", "won")]) >= 5.0);
 
@@ -352,7 +353,7 @@ async fn what_waits_for_an_instance_that_answers_nobody_is_answered_by_another()
 
 #[tokio::test]
 async fn what_is_sent_to_another_as_well_goes_on_to_a_third_when_that_one_fails() {
-    let hung = Instance::scripted("hung", |_| Answer::never()).await;
+    let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     let busy = Instance::scripted("busy", |request| match request.target() {
         "/hang" => Answer::status(503, ""),
         _ => Answer::ok("busy"),
@@ -362,7 +363,7 @@ async fn what_is_sent_to_another_as_well_goes_on_to_a_third_when_that_one_fails(
     let settings = "defaults: {timeout: 10s, outlier: off, circuit_breaker: off}";
     let sidecar = Sidecar::orders(settings, &[&hung, &busy, &well]).await;
     // Others are answered all the time, except by the hung one.
-    let load = Load::start(sidecar.addr(), Plan::get("orders"));
+    let load = Load::start(sidecar.addr(), LoadPlan::get("orders"));
     let mut waiting = Vec::new();
     for _ in 0..12 {
         waiting.push(hanging(&sidecar, "GET").await);
@@ -376,16 +377,16 @@ async fn what_is_sent_to_another_as_well_goes_on_to_a_third_when_that_one_fails(
 
 #[tokio::test]
 async fn one_hung_instance_does_not_open_the_breaker_of_the_others() {
-    let hung = Instance::scripted("hung", |_| Answer::never()).await;
+    let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     let well = Instance::start("well").await;
     let settings = "defaults: {timeout: 500ms, circuit_breaker: {min_requests: 10}, outlier: {base: 30s}}";
     let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
     let mut waiting = Vec::new();
     while hung.count() < 20 {
         waiting.push(hanging(&sidecar, "GET").await);
-        wait::holds("it has arrived", || hung.count() + well.count() >= waiting.len()).await;
+        wait::until_true("it has arrived", || hung.count() + well.count() >= waiting.len()).await;
     }
-    wait::holds("all of them have ended", || sidecar.proxy.in_flight() == 0).await;
+    wait::until_true("all of them have ended", || sidecar.proxy.in_flight() == 0).await;
     assert_eq!(ejected(&sidecar, "soft"), 1.0);
     assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 0.0);
     all_well(&sidecar, 10).await;

@@ -1,7 +1,7 @@
 //! An error made by the sidecar is never mistaken for a service's, and says what was known.
 
 use outrigger_tests::{
-    instance::{Answer, Instance, refusing},
+    instance::{Answer, Instance, refusing_addr},
     sidecar::{Services, Sidecar},
 };
 use serde_json::Value;
@@ -9,16 +9,16 @@ use serde_json::Value;
 /// One refusal of each kind that a request can bring about by itself.
 #[tokio::test]
 async fn each_reason_has_its_status_its_header_and_its_problem_body() {
-    let hangs = Instance::scripted("hangs", |_| Answer::never()).await;
+    let hangs = Instance::scripted("hangs", |_| Answer::no_answer()).await;
     let garbage = Instance::scripted("garbage", |_| Answer::raw("garbage\r\n\r\n").then_close()).await;
     let closes = Instance::scripted("closes", |_| Answer::raw("").then_close()).await;
     let services = Services::default()
         .and("hangs", &hangs, "")
         .and("garbage", &garbage, "")
         .and("closes", &closes, "")
-        .and_at("gone", "gone", refusing(), "")
-        .and_at("critical", "c1", refusing(), "status: critical")
-        .and_at("critical", "c2", refusing(), "status: maintenance")
+        .and_at("gone", "gone", refusing_addr(), "")
+        .and_at("critical", "c1", refusing_addr(), "status: critical")
+        .and_at("critical", "c2", refusing_addr(), "status: maintenance")
         .empty("nothing");
     let sidecar = Sidecar::start("defaults: {timeout: 300ms}", &services).await;
     let get = |host: &str| format!("GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n");
@@ -55,7 +55,7 @@ async fn each_reason_has_its_status_its_header_and_its_problem_body() {
         let response = sidecar.exchange(&request).await;
         assert_eq!((response.status, response.reason()), (status, reason), "{request:?}: {response:?}");
         assert_eq!(response.field("content-type"), "application/problem+json", "{reason}");
-        assert_eq!(response.broken, None);
+        assert_eq!(response.body_error, None);
         let problem = response.json();
         assert_eq!(problem["status"], status, "{problem}");
         for key in ["type", "title", "detail"] {
@@ -70,9 +70,9 @@ async fn each_reason_has_its_status_its_header_and_its_problem_body() {
 #[tokio::test]
 async fn the_body_of_a_service_without_usable_instances_counts_them() {
     let services = Services::default()
-        .and_at("orders", "a", refusing(), "status: critical")
-        .and_at("orders", "b", refusing(), "status: critical")
-        .and_at("orders", "c", refusing(), "status: maintenance");
+        .and_at("orders", "a", refusing_addr(), "status: critical")
+        .and_at("orders", "b", refusing_addr(), "status: critical")
+        .and_at("orders", "c", refusing_addr(), "status: maintenance");
     let sidecar = Sidecar::start("", &services).await;
     let response = sidecar.get("orders", "/").await;
     assert_eq!(response.reason(), "no_usable_instance");
@@ -103,7 +103,7 @@ async fn an_instances_own_error_is_passed_on_as_it_is() {
 
 #[tokio::test]
 async fn each_error_is_counted_under_its_own_word() {
-    let services = Services::default().and_at("gone", "gone", refusing(), "");
+    let services = Services::default().and_at("gone", "gone", refusing_addr(), "");
     let sidecar = Sidecar::start("", &services).await;
     sidecar.get("gone", "/").await;
     sidecar.get("gone", "/").await;

@@ -2,7 +2,7 @@
 
 use outrigger_tests::{
     instance::{Answer, Instance, Kill},
-    load::{Load, Plan},
+    load::{Load, LoadPlan},
     sidecar::{Services, Sidecar},
     wait,
 };
@@ -11,19 +11,19 @@ use outrigger_tests::{
 async fn instances_come_and_go_with_the_file_and_no_request_fails() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
-    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "POST"]));
-    load.ok_more(200).await;
+    let load = Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "POST"]));
+    load.wait_successes(200).await;
     assert_eq!(all[2].count(), 0);
 
-    sidecar.list(&Services::of("orders", &[&all[0], &all[1], &all[2]]));
-    all[2].saw(50).await;
+    sidecar.write_services(&Services::of("orders", &[&all[0], &all[1], &all[2]]));
+    all[2].wait_requests(50).await;
 
-    sidecar.list(&Services::of("orders", &[&all[1], &all[2]]));
-    sidecar.has_endpoints("orders", vec!["b", "c"]).await;
-    wait::holds("what was in flight to it is finished", || all[0].in_flight() == 0).await;
+    sidecar.write_services(&Services::of("orders", &[&all[1], &all[2]]));
+    sidecar.wait_endpoints("orders", vec!["b", "c"]).await;
+    wait::until_true("what was in flight to it is finished", || all[0].in_flight() == 0).await;
     let last = all[0].count();
     all[0].kill(Kill::Reset).await;
-    load.ok_more(500).await;
+    load.wait_successes(500).await;
     assert_eq!(all[0].count(), last, "a removed instance gets nothing more");
     load.stop().await.assert_clean(700);
 }
@@ -32,23 +32,23 @@ async fn instances_come_and_go_with_the_file_and_no_request_fails() {
 async fn a_bad_file_keeps_the_last_good_one_until_a_good_one_comes() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let sidecar = Sidecar::orders("", &[&all[0]]).await;
-    let load = Load::start(sidecar.addr(), Plan::get("orders"));
+    let load = Load::start(sidecar.addr(), LoadPlan::get("orders"));
     for bad in [
         "services: [",
         "services:\n  orders:\n    - {address: 127.0.0.1, port: 99999}\n",
         "services:\n  orders:\n    - {adress: 127.0.0.1, port: 80}\n",
         "\0\u{1}",
     ] {
-        sidecar.write_file(bad);
+        sidecar.write_services_file(bad);
         // Several looks of the registry later.
         tokio::time::sleep(std::time::Duration::from_millis(700)).await;
         assert_eq!(sidecar.get("orders", "/").await.instance(), "a", "{bad:?}");
     }
-    std::fs::remove_file(sidecar.file()).unwrap();
+    std::fs::remove_file(sidecar.services_file()).unwrap();
     tokio::time::sleep(std::time::Duration::from_millis(700)).await;
     assert_eq!(sidecar.get("orders", "/").await.instance(), "a");
-    sidecar.list(&Services::of("orders", &[&all[1]]));
-    all[1].saw(10).await;
+    sidecar.write_services(&Services::of("orders", &[&all[1]]));
+    all[1].wait_requests(10).await;
     load.stop().await.assert_clean(100);
 }
 
@@ -57,11 +57,12 @@ async fn a_service_that_appears_is_found_and_one_that_vanishes_is_said_to_be_gon
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::start("", &Services::default().empty("other")).await;
     assert_eq!(sidecar.get("orders", "/").await.reason(), "unknown_service");
-    sidecar.list(&Services::of("orders", &[&instance]));
-    wait::until("orders is found", wait::BOUND, async || sidecar.get("orders", "/").await.status == 200)
+    sidecar.write_services(&Services::of("orders", &[&instance]));
+    wait::until("orders is found", wait::TIMEOUT, async || sidecar.get("orders", "/").await.status == 200)
         .await;
-    sidecar.list(&Services::default().empty("orders"));
-    wait::until("orders is gone", wait::BOUND, async || sidecar.get("orders", "/").await.status != 200).await;
+    sidecar.write_services(&Services::default().empty("orders"));
+    wait::until("orders is gone", wait::TIMEOUT, async || sidecar.get("orders", "/").await.status != 200)
+        .await;
     let response = sidecar.get("orders", "/").await;
     assert!(matches!(response.reason(), "unknown_service" | "no_usable_instance"), "{response:?}");
 }
@@ -71,12 +72,12 @@ async fn health_and_weight_follow_the_file() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let sidecar = Sidecar::orders("defaults: {balance: weighted}", &[&all[0], &all[1]]).await;
     sidecar.get("orders", "/").await;
-    sidecar.list(&Services::default().and("orders", &all[0], "status: critical").and(
+    sidecar.write_services(&Services::default().and("orders", &all[0], "status: critical").and(
         "orders",
         &all[1],
         "weight: 5",
     ));
-    wait::holds("the file is read", || {
+    wait::until_true("the file is read", || {
         sidecar.endpoints("orders").iter().any(|endpoint| endpoint.status == "critical")
     })
     .await;
@@ -100,16 +101,16 @@ async fn a_request_in_flight_to_a_removed_instance_is_finished() {
     let sidecar = Sidecar::orders("", &[&old]).await;
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\n\r\n").await;
-    old.saw(1).await;
-    sidecar.list(&Services::of("orders", &[&new]));
-    wait::until("the new one is used", wait::BOUND, async || {
+    old.wait_requests(1).await;
+    sidecar.write_services(&Services::of("orders", &[&new]));
+    wait::until("the new one is used", wait::TIMEOUT, async || {
         sidecar.get("orders", "/").await.instance() == "new"
     })
     .await;
     gate.open();
     assert_eq!(client.response().await.text(), "finished");
     // And its connections are not kept for anybody.
-    wait::holds("its connections are closed", || old.open() == 0).await;
+    wait::until_true("its connections are closed", || old.open() == 0).await;
 }
 
 #[tokio::test]
@@ -121,8 +122,8 @@ async fn the_series_of_a_removed_instance_go_with_it() {
     }
     let instances = || sidecar.label_values("outrigger_instance_picks_total", "instance");
     assert_eq!(instances().len(), 2, "{:?}", instances());
-    sidecar.list(&Services::of("orders", &[&all[0]]));
-    wait::holds("the removed one's series are gone", || instances().len() == 1).await;
+    sidecar.write_services(&Services::of("orders", &[&all[0]]));
+    wait::until_true("the removed one's series are gone", || instances().len() == 1).await;
     assert_eq!(sidecar.get("orders", "/").await.instance(), "a");
 }
 
@@ -132,8 +133,8 @@ async fn an_instance_that_moves_is_used_at_its_new_address() {
     let sidecar = Sidecar::orders("", &[&old]).await;
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
     let new = Instance::start("same").await;
-    sidecar.list(&Services::of("orders", &[&new]));
-    wait::until("the new address is used", wait::BOUND, async || {
+    sidecar.write_services(&Services::of("orders", &[&new]));
+    wait::until("the new address is used", wait::TIMEOUT, async || {
         sidecar.get("orders", "/").await;
         new.count() > 0
     })

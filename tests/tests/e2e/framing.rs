@@ -2,9 +2,9 @@
 
 use outrigger_tests::{
     client::Response,
-    instance::{Answer, End, Instance, targets},
+    instance::{Answer, ConnectionEnd, Instance, start_lines},
     sidecar::Sidecar,
-    wire::Cut,
+    wire::WireError,
 };
 
 /// What would be a second request to whoever frames the first one otherwise.
@@ -24,7 +24,7 @@ async fn refused_and_closed(sidecar: &Sidecar, bytes: impl AsRef<[u8]>) -> Respo
     let response =
         client.try_response_to("GET").await.unwrap_or_else(|cut| panic!("no answer but {cut:?} to {said:?}"));
     assert_eq!(response.status, 400, "{said:?}: {response:?}");
-    client.closed().await;
+    client.wait_closed().await;
     response
 }
 
@@ -43,9 +43,10 @@ async fn a_length_beside_a_transfer_coding_is_refused_or_framed_once() {
             assert_eq!(instance.count(), 0, "{fields}");
             continue;
         }
-        instance.saw(1).await;
+        instance.wait_requests(1).await;
         let first = instance.seen().swap_remove(0);
-        let framing = [first.request.head.all("content-length"), first.request.head.all("transfer-encoding")];
+        let framing =
+            [first.request.head.values("content-length"), first.request.head.values("transfer-encoding")];
         assert_eq!(framing.concat().len(), 1, "framed once: {:?}", first.request.head);
         assert_eq!(first.body().len, 0);
     }
@@ -60,8 +61,8 @@ async fn two_equal_lengths_are_refused_or_sent_as_one() {
     match response.status {
         400 => assert_eq!(instance.count(), 0),
         200 => {
-            let seen = instance.only();
-            assert_eq!(seen.request.head.all("content-length"), ["2"]);
+            let seen = instance.only_request();
+            assert_eq!(seen.request.head.values("content-length"), ["2"]);
             assert_eq!(seen.body().text(), "hi");
         }
         other => panic!("{other}"),
@@ -104,7 +105,12 @@ async fn ambiguous_framing_is_refused_with_400_and_the_connection_closed() {
     ] {
         let request = format!("POST / HTTP/{version}\r\nHost: orders\r\n{fields}\r\n\r\n{long_after}");
         refused_and_closed(&sidecar, request).await;
-        assert_eq!(instance.count(), 0, "{fields:?} reached the instance: {:?}", targets(&instance.seen()));
+        assert_eq!(
+            instance.count(),
+            0,
+            "{fields:?} reached the instance: {:?}",
+            start_lines(&instance.seen())
+        );
     }
 }
 
@@ -126,7 +132,7 @@ async fn a_request_line_that_is_none_is_refused() {
         if let Ok(response) = client.try_response_to("GET").await {
             assert!(matches!(response.status, 400 | 505), "{line:?}: {response:?}");
         }
-        client.closed().await;
+        client.wait_closed().await;
     }
     assert_eq!(instance.count(), 0);
 }
@@ -152,11 +158,14 @@ async fn a_chunk_that_is_none_aborts_the_instances_connection_without_a_last_chu
             .await;
         let response = client.response().await;
         assert_eq!((response.status, response.reason()), (400, "bad_body"), "{bad:?}: {response:?}");
-        client.closed().await;
+        client.wait_closed().await;
         if instance.count() > 0 {
-            let end = instance.ended(instance.seen()[0].request.connection).await;
-            assert!(matches!(end, End::Peer(Cut::Fin | Cut::Reset)), "{bad:?}: {end:?}");
-            assert!(!instance.only().body().complete, "{bad:?} was ended as if it were whole");
+            let end = instance.wait_connection_end(instance.seen()[0].request.connection).await;
+            assert!(
+                matches!(end, ConnectionEnd::ByPeer(WireError::Closed | WireError::Reset)),
+                "{bad:?}: {end:?}"
+            );
+            assert!(!instance.only_request().body().complete, "{bad:?} was ended as if it were whole");
         }
         assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "the instance was not at fault: {bad:?}");
     }
@@ -171,10 +180,10 @@ async fn a_bad_chunk_after_the_answers_head_closes_the_apps_connection() {
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n").await;
-    assert_eq!(client.head().await.unwrap().words().1, "200");
+    assert_eq!(client.head().await.unwrap().split_start_line().1, "200");
     client.send("zz\r\n").await;
-    client.closed().await;
-    instance.ended(0).await;
+    client.wait_closed().await;
+    instance.wait_connection_end(0).await;
 }
 
 #[tokio::test]
@@ -225,7 +234,7 @@ async fn chunk_extensions_do_not_travel_on() {
         .await;
     assert_eq!(response.status, 200, "{response:?}");
     // The instance's reader takes no extension.
-    assert_eq!(instance.only().body().text(), "hello");
+    assert_eq!(instance.only_request().body().text(), "hello");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ async fn seen_of(settings: &str, request: &str) -> outrigger_tests::wire::Head {
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
     let response = sidecar.exchange(request).await;
     assert_eq!(response.status, 200, "{response:?}");
-    instance.only().request.head
+    instance.only_request().request.head
 }
 
 #[tokio::test]
@@ -25,7 +25,10 @@ async fn hop_by_hop_fields_and_those_that_connection_names_end_here() {
         assert!(!head.has(gone), "{gone} in {head:?}");
     }
     assert_eq!(head.get("x-end-to-end"), Some("2"));
-    assert!(head.all("connection").iter().all(|value| !value.to_lowercase().contains("x-own")), "{head:?}");
+    assert!(
+        head.values("connection").iter().all(|value| !value.to_lowercase().contains("x-own")),
+        "{head:?}"
+    );
 }
 
 #[tokio::test]
@@ -55,7 +58,7 @@ async fn an_answers_hop_by_hop_fields_end_here_too() {
     for gone in ["x-own", "keep-alive", "proxy-connection"] {
         assert!(!response.head.has(gone), "{gone} in {:?}", response.head);
     }
-    assert_eq!(response.head.all("set-cookie"), ["a=1", "b=2"]);
+    assert_eq!(response.head.values("set-cookie"), ["a=1", "b=2"]);
 }
 
 #[tokio::test]
@@ -106,7 +109,7 @@ async fn forwarded_fields_and_via_are_added_when_asked_for() {
     assert_eq!(head.get("x-forwarded-for"), Some("10.0.0.9, 127.0.0.1"));
     assert_eq!(head.get("x-forwarded-proto"), Some("http"));
     assert_eq!(head.get("x-forwarded-host"), Some("orders"));
-    assert!(head.all("via").join(", ").starts_with("1.0 other, 1.1 "), "{head:?}");
+    assert!(head.values("via").join(", ").starts_with("1.0 other, 1.1 "), "{head:?}");
 }
 
 #[tokio::test]
@@ -115,10 +118,10 @@ async fn a_body_that_waits_for_100_continue_is_asked_for() {
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nHost: orders\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").await;
-    assert_eq!(client.head().await.unwrap().words().1, "100");
+    assert_eq!(client.head().await.unwrap().split_start_line().1, "100");
     client.send("body").await;
     assert_eq!(client.response().await.status, 200);
-    let seen = instance.only();
+    let seen = instance.only_request();
     assert_eq!(seen.body().text(), "body");
     assert!(!seen.request.head.has("expect"), "{:?}", seen.request.head);
     // The connection goes on.
@@ -131,7 +134,7 @@ async fn a_refused_request_does_not_ask_for_its_body() {
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nHost: nobody\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").await;
-    assert_eq!(client.head().await.unwrap().words().1, "404");
+    assert_eq!(client.head().await.unwrap().split_start_line().1, "404");
 }
 
 #[tokio::test]
@@ -147,7 +150,7 @@ async fn an_informational_answer_is_not_taken_for_the_answer() {
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-    instance.saw(1).await;
+    instance.wait_requests(1).await;
     gate.open();
     assert_eq!(client.response().await.text(), "hi");
 }

@@ -10,7 +10,7 @@ use std::{
 
 use outrigger_tests::{
     client::Client,
-    instance::{Answer, End, Instance, Request},
+    instance::{Answer, ConnectionEnd, Instance, Request},
     sidecar::Sidecar,
     wait,
 };
@@ -27,16 +27,16 @@ async fn learn(client: &mut Client) {
 }
 
 /// Which instance was slow, and on which of its connections.
-type Stuck = Arc<OnceLock<(usize, usize)>>;
+type StuckRequest = Arc<OnceLock<(usize, usize)>>;
 
 /// Two instances; the first request for `/slow` at either of them is never answered.
-async fn pair() -> ([Instance; 2], Stuck) {
-    let stuck = Stuck::default();
+async fn pair() -> ([Instance; 2], StuckRequest) {
+    let stuck = StuckRequest::default();
     let script = |nth: usize| {
         let stuck = stuck.clone();
         move |request: &Request| {
             let first = request.target() == "/slow" && stuck.set((nth, request.connection)).is_ok();
-            if first { Answer::never() } else { Answer::ok("x") }
+            if first { Answer::no_answer() } else { Answer::ok("x") }
         }
     };
     let all = [Instance::scripted("a", script(0)).await, Instance::scripted("b", script(1)).await];
@@ -60,9 +60,9 @@ async fn the_second_attempt_answers_and_the_first_is_cancelled() {
     assert_eq!(sidecar.metric("outrigger_hedges_total", &[("result", "won")]), 1.0);
     assert_eq!(sidecar.metric("outrigger_retries_total", &[("why", "again")]), 0.0);
     let (nth, connection) = *stuck.get().unwrap();
-    let end = all[nth].ended(connection).await;
-    assert!(matches!(end, End::Peer(_)), "the attempt that lost is cancelled: {end:?}");
-    wait::holds("nothing is left over", || {
+    let end = all[nth].wait_connection_end(connection).await;
+    assert!(matches!(end, ConnectionEnd::ByPeer(_)), "the attempt that lost is cancelled: {end:?}");
+    wait::until_true("nothing is left over", || {
         sidecar.endpoints("orders").iter().all(|endpoint| endpoint.in_flight == 0)
     })
     .await;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outrigger_tests::{
-    instance::{Answer, End, Instance},
-    load::{Load, Plan},
+    instance::{Answer, ConnectionEnd, Instance},
+    load::{Load, LoadPlan},
     sidecar::Sidecar,
     wait,
 };
@@ -30,7 +30,7 @@ async fn an_idle_app_connection_is_parked_and_works_again() {
     let mut client = sidecar.client().await;
     for _ in 0..3 {
         assert_eq!(client.get("orders", "/").await.status, 200);
-        wait::holds("the connection is parked", || {
+        wait::until_true("the connection is parked", || {
             sidecar.metric("outrigger_app_connections", &[("state", "parked")]) > 0.5
         })
         .await;
@@ -75,7 +75,7 @@ async fn an_app_connection_is_closed_once_it_was_idle_for_as_long_as_the_limit_s
     let mut client = sidecar.client().await;
     assert_eq!(client.get("orders", "/").await.status, 200);
     let since = Instant::now();
-    client.closed().await;
+    client.wait_closed().await;
     assert!(since.elapsed() > Duration::from_millis(1300), "{:?}", since.elapsed());
 }
 
@@ -92,8 +92,8 @@ async fn a_connection_that_either_side_wants_closed_is_closed() {
     assert_eq!(client.get("orders", "/").await.text(), "ok", "the instance's wish is not the app's");
     let last = client.exchange("GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n").await;
     assert_eq!(last.text(), "ok");
-    client.closed().await;
-    assert_eq!(client.wire.ahead(), b"");
+    client.wait_closed().await;
+    assert_eq!(client.wire.buffered(), b"");
     let mut client = sidecar.client().await;
     assert_eq!(client.get("orders", "/").await.text(), "ok");
     assert_eq!(instance.accepted(), 2, "the app's wish is not the instance's");
@@ -103,8 +103,8 @@ async fn a_connection_that_either_side_wants_closed_is_closed() {
 async fn an_instance_that_closes_after_each_few_requests_without_a_word_costs_no_get() {
     let all = [scripted_closer("a", 3).await, scripted_closer("b", 1).await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
-    let load = Load::start(sidecar.addr(), Plan::get("orders"));
-    load.ok_more(3000).await;
+    let load = Load::start(sidecar.addr(), LoadPlan::get("orders"));
+    load.wait_successes(3000).await;
     load.stop().await.assert_clean(3000);
 }
 
@@ -112,8 +112,9 @@ async fn an_instance_that_closes_after_each_few_requests_without_a_word_costs_no
 async fn an_instance_that_closes_after_each_few_requests_without_a_word_costs_no_get_even_alone() {
     let only = scripted_closer("a", 2).await;
     let sidecar = Sidecar::orders("", &[&only]).await;
-    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "PUT", "DELETE", "HEAD"]));
-    load.ok_more(2000).await;
+    let load =
+        Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "PUT", "DELETE", "HEAD"]));
+    load.wait_successes(2000).await;
     load.stop().await.assert_clean(2000);
 }
 
@@ -125,8 +126,8 @@ async fn an_instance_that_says_that_it_closes_costs_nothing_at_all() {
     })
     .await;
     let sidecar = Sidecar::orders("", &[&only]).await;
-    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "POST"]));
-    load.ok_more(2000).await;
+    let load = Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "POST"]));
+    load.wait_successes(2000).await;
     load.stop().await.assert_clean(2000);
 }
 
@@ -146,10 +147,10 @@ async fn a_post_is_not_sent_on_a_connection_that_the_instance_has_closed() {
     for nth in 0..10 {
         assert_eq!(client.get("orders", "/").await.status, 200);
         // Its FIN is there before the POST is sent.
-        assert_eq!(instance.ended(2 * nth).await, End::Script);
+        assert_eq!(instance.wait_connection_end(2 * nth).await, ConnectionEnd::ByScript);
         let response = client.post("orders", "/", "body").await;
         assert_eq!(response.status, 200, "{response:?}");
-        assert_eq!(instance.ended(2 * nth + 1).await, End::Script);
+        assert_eq!(instance.wait_connection_end(2 * nth + 1).await, ConnectionEnd::ByScript);
     }
     assert_eq!(instance.count(), 20, "nothing was sent twice");
 }
@@ -189,8 +190,8 @@ async fn a_408_on_a_reused_connection_is_its_end_and_not_an_answer() {
     })
     .await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
-    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "POST"]));
-    load.ok_more(300).await;
+    let load = Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "POST"]));
+    load.wait_successes(300).await;
     load.stop().await.assert_clean(300);
 }
 
@@ -200,6 +201,6 @@ async fn idle_connections_to_an_instance_are_closed_before_it_would() {
     let sidecar = Sidecar::orders("defaults: {pool: {idle: 1s, fresh: 500ms}}", &[&instance]).await;
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
     let since = Instant::now();
-    assert_eq!(instance.ended(0).await, End::Idle);
+    assert_eq!(instance.wait_connection_end(0).await, ConnectionEnd::Idle);
     assert!(since.elapsed() > Duration::from_millis(700), "{:?}", since.elapsed());
 }

@@ -7,23 +7,23 @@ use outrigger_tests::{
     client::{self, Client},
     consul::{self, Consul},
     instance::{Answer, Gate, Instance, Kill},
-    load::{Load, Plan},
+    load::{Load, LoadPlan},
     process::{self, Process},
-    registry::Agent,
+    registry::ConsulAgent,
     wait,
 };
 
 use crate::app;
 
-async fn registry() -> (DevRegistry, Agent) {
+async fn registry() -> (DevRegistry, ConsulAgent) {
     let registry =
         DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
-    let agent = Agent(registry.addr());
+    let agent = ConsulAgent(registry.addr());
     (registry, agent)
 }
 
 /// Settings of a sidecar for the app on this instance.
-fn settings(agent: Agent, app: &Instance, more: &str) -> String {
+fn settings(agent: ConsulAgent, app: &Instance, more: &str) -> String {
     format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
          service: {{name: orders, id: orders-1, port: {}, address: 127.0.0.1, tags: [v2], meta: {{a: b}}, \
@@ -38,8 +38,8 @@ async fn it_registers_the_app_as_the_settings_say_and_becomes_ready() {
     let (_registry, agent) = registry().await;
     let app = Instance::start("app").await;
     let process = Process::run(&settings(agent, &app, "")).await;
-    process.ready().await;
-    agent.shows("orders", &[("orders-1", "passing")]).await;
+    process.wait_ready().await;
+    agent.wait_health("orders", &[("orders-1", "passing")]).await;
     let entry = &agent.get("/v1/health/service/orders").await[0]["Service"].clone();
     assert_eq!(entry["Port"], app.addr().port());
     assert_eq!(entry["Address"], "127.0.0.1");
@@ -54,20 +54,20 @@ async fn an_app_that_is_not_well_is_not_registered_and_one_that_falls_ill_is_cri
     let (_registry, agent) = registry().await;
     let app = Instance::scripted("app", |_| Answer::status(503, "starting")).await;
     let process = Process::run(&settings(agent, &app, "")).await;
-    app.saw(3).await;
+    app.wait_requests(3).await;
     assert_eq!(agent.health("orders").await, []);
-    assert_eq!(process.ask("/readyz").await.status, 503);
-    assert_eq!(process.ask("/healthz").await.status, 200, "the sidecar itself is well");
+    assert_eq!(process.admin_get("/readyz").await.status, 503);
+    assert_eq!(process.admin_get("/healthz").await.status, 200, "the sidecar itself is well");
 
-    app.script(|_| Answer::ok("well"));
-    process.ready().await;
-    agent.shows("orders", &[("orders-1", "passing")]).await;
+    app.set_script(|_| Answer::ok("well"));
+    process.wait_ready().await;
+    agent.wait_health("orders", &[("orders-1", "passing")]).await;
     for (status, health) in [(429, "warning"), (500, "critical"), (200, "passing")] {
-        app.script(move |_| Answer::status(status, "x"));
-        agent.shows("orders", &[("orders-1", health)]).await;
+        app.set_script(move |_| Answer::status(status, "x"));
+        agent.wait_health("orders", &[("orders-1", health)]).await;
     }
     app.kill(Kill::Reset).await;
-    agent.shows("orders", &[("orders-1", "critical")]).await;
+    agent.wait_health("orders", &[("orders-1", "critical")]).await;
 }
 
 #[tokio::test]
@@ -75,9 +75,9 @@ async fn a_registry_that_forgot_the_app_is_told_again() {
     let (registry, agent) = registry().await;
     let app = Instance::start("app").await;
     let process = Process::run(&settings(agent, &app, "")).await;
-    process.ready().await;
+    process.wait_ready().await;
     agent.deregister("orders-1").await;
-    agent.shows("orders", &[("orders-1", "passing")]).await;
+    agent.wait_health("orders", &[("orders-1", "passing")]).await;
 
     registry.shutdown().await;
     let again = DevRegistry::bind(agent.0, Options::default()).await.expect("the same port");
@@ -94,18 +94,18 @@ async fn a_real_agent_that_was_restarted_without_its_data_is_told_again() {
         return;
     }
     let mut consul = Consul::dev().await.expect("an agent");
-    let agent = Agent(consul.http_addr());
+    let agent = ConsulAgent(consul.http_addr());
     let app = Instance::start("app").await;
     let process = Process::run(&settings(agent, &app, "")).await;
-    process.ready().await;
-    agent.shows("orders", &[("orders-1", "passing")]).await;
+    process.wait_ready().await;
+    agent.wait_health("orders", &[("orders-1", "passing")]).await;
     consul.stop().await.expect("it stops");
     consul.start().await.expect("it starts, with nothing");
     wait::until("it is registered again", Duration::from_secs(40), async || {
         agent.health("orders").await == [("orders-1".to_owned(), "passing".to_owned())]
     })
     .await;
-    assert_eq!(process.ask("/readyz").await.status, 200);
+    assert_eq!(process.admin_get("/readyz").await.status, 200);
 }
 
 #[tokio::test]
@@ -113,17 +113,17 @@ async fn sigterm_leaves_the_registry_first_and_then_ends_with_0() {
     let (_registry, agent) = registry().await;
     let app = Instance::start("app").await;
     let mut process = Process::run(&settings(agent, &app, "drain: {propagation: 1s, timeout: 10s}")).await;
-    process.ready().await;
+    process.wait_ready().await;
     let other = Instance::start("other").await;
     agent.register("payments", &other).await;
     assert_eq!(client::get(process.outbound(), "payments", "/").await.status, 200);
 
     process.signal("TERM");
-    wait::until("it has left the registry", wait::BOUND, async || agent.health("orders").await.is_empty())
+    wait::until("it has left the registry", wait::TIMEOUT, async || agent.health("orders").await.is_empty())
         .await;
-    assert_eq!(process.ask("/readyz").await.status, 503);
+    assert_eq!(process.admin_get("/readyz").await.status, 503);
     assert_eq!(client::get(process.outbound(), "payments", "/").await.status, 200, "outbound goes on");
-    let status = process.ended(wait::BOUND).await;
+    let status = process.wait_exit(wait::TIMEOUT).await;
     assert_eq!(status.code(), Some(0), "{}", process.log());
 }
 
@@ -136,36 +136,36 @@ async fn a_request_in_flight_at_sigterm_is_finished() {
     let slow = Instance::scripted("slow", move |_| Answer::ok("finished").when(&opened)).await;
     agent.register("payments", &slow).await;
     let mut process = Process::run(&settings(agent, &app, "drain: {propagation: 100ms, timeout: 15s}")).await;
-    process.ready().await;
+    process.wait_ready().await;
     let mut client = Client::connect(process.outbound()).await;
     client.send("POST / HTTP/1.1\r\nHost: payments\r\nContent-Length: 0\r\n\r\n").await;
-    slow.saw(1).await;
+    slow.wait_requests(1).await;
     let outbound = process.outbound();
     process.signal("TERM");
-    wait::until("the listener is closed", wait::BOUND, async || {
+    wait::until("the listener is closed", wait::TIMEOUT, async || {
         tokio::net::TcpStream::connect(outbound).await.is_err()
     })
     .await;
     gate.open();
     assert_eq!(client.response().await.text(), "finished");
-    assert_eq!(process.ended(wait::BOUND).await.code(), Some(0));
+    assert_eq!(process.wait_exit(wait::TIMEOUT).await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let (_registry, agent) = registry().await;
     let app = Instance::start("app").await;
-    let hung = Instance::scripted("hung", |_| Answer::never()).await;
+    let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     agent.register("payments", &hung).await;
     let mut process = Process::run(&settings(agent, &app, "drain: {propagation: 100ms, timeout: 1m}")).await;
-    process.ready().await;
+    process.wait_ready().await;
     let mut client = Client::connect(process.outbound()).await;
     client.send("GET / HTTP/1.1\r\nHost: payments\r\n\r\n").await;
-    hung.saw(1).await;
+    hung.wait_requests(1).await;
     process.signal("TERM");
-    wait::until("it is leaving", wait::BOUND, async || agent.health("orders").await.is_empty()).await;
+    wait::until("it is leaving", wait::TIMEOUT, async || agent.health("orders").await.is_empty()).await;
     process.signal("INT");
-    assert_eq!(process.ended(Duration::from_secs(5)).await.code(), Some(1));
+    assert_eq!(process.wait_exit(Duration::from_secs(5)).await.code(), Some(1));
 }
 
 /// Callers go through a sidecar of their own; the callee drains, and its app is killed as soon as
@@ -176,20 +176,20 @@ async fn a_drain_under_load_costs_the_callers_no_request() {
     let all = [Instance::start("app").await, Instance::start("other").await];
     agent.register("orders", &all[1]).await;
     let callee = Process::run(&settings(agent, &all[0], "drain: {propagation: 2s}")).await;
-    callee.ready().await;
-    agent.shows("orders", &[("orders-1", "passing"), ("other", "passing")]).await;
-    let (app, addr) = app::routing(agent.0, "upstreams: [{service: orders}]").await;
+    callee.wait_ready().await;
+    agent.wait_health("orders", &[("orders-1", "passing"), ("other", "passing")]).await;
+    let (app, addr) = app::start_router(agent.0, "upstreams: [{service: orders}]").await;
     // Three methods over two instances: each gets all of them.
-    let load = Load::start(addr, Plan::get("orders").methods(&["GET", "POST", "POST"]));
-    load.ok_more(200).await;
+    let load = Load::start(addr, LoadPlan::get("orders").methods(&["GET", "POST", "POST"]));
+    load.wait_successes(200).await;
     assert!(all[0].seen().iter().any(|seen| seen.request.method() == "POST"), "it has its share");
 
     let admin = callee.admin().to_string();
-    let drained = process::outrigger(&["drain", "--wait", "--admin", &admin]).await;
+    let drained = process::run_outrigger(&["drain", "--wait", "--admin", &admin]).await;
     assert!(drained.status.success(), "{drained:?}");
     assert_eq!(String::from_utf8_lossy(&drained.stdout).trim(), "safe to stop");
     all[0].kill(Kill::Reset).await;
-    load.ok_more(300).await;
+    load.wait_successes(300).await;
     load.stop().await.assert_clean(500);
     // It goes on routing for its own app until it is told to end.
     assert_eq!(client::get(callee.outbound(), "orders", "/").await.status, 200);
@@ -201,7 +201,7 @@ async fn a_post_to_drain_needs_the_mark_that_no_browser_sets() {
     let (_registry, agent) = registry().await;
     let app = Instance::start("app").await;
     let process = Process::run(&settings(agent, &app, "drain: {propagation: 100ms}")).await;
-    process.ready().await;
+    process.wait_ready().await;
     let admin = process.admin();
     let bare = format!("POST /drain HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(client::exchange(admin, bare).await.status, 403);
@@ -209,9 +209,9 @@ async fn a_post_to_drain_needs_the_mark_that_no_browser_sets() {
         "POST /drain HTTP/1.1\r\nHost: evil.example\r\nx-outrigger-admin: 1\r\nContent-Length: 0\r\n\r\n";
     assert!(client::exchange(admin, rebound).await.status >= 400);
     assert_eq!(client::get(admin, &admin.to_string(), "/drain").await.status, 200, "a look changes nothing");
-    agent.shows("orders", &[("orders-1", "passing")]).await;
-    assert!(process.tell("/drain").await.status < 300);
-    wait::until("it has left", wait::BOUND, async || agent.health("orders").await.is_empty()).await;
+    agent.wait_health("orders", &[("orders-1", "passing")]).await;
+    assert!(process.admin_post("/drain").await.status < 300);
+    wait::until("it has left", wait::TIMEOUT, async || agent.health("orders").await.is_empty()).await;
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn an_occupied_port_is_an_error_that_names_it() {
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = held.local_addr().unwrap();
     let mut process = Process::start(&format!("outbound: {{listen: \"{addr}\"}}"));
-    let status = process.ended(wait::BOUND).await;
+    let status = process.wait_exit(wait::TIMEOUT).await;
     assert_eq!(status.code(), Some(1));
     assert!(process.log().contains(&addr.to_string()), "{}", process.log());
 }
@@ -230,13 +230,13 @@ async fn a_crash_leaves_a_check_that_turns_critical_by_itself() {
         return;
     }
     let consul = Consul::dev().await.expect("an agent");
-    let agent = Agent(consul.http_addr());
+    let agent = ConsulAgent(consul.http_addr());
     let app = Instance::start("app").await;
     let mut process = Process::run(&settings(agent, &app, "")).await;
-    process.ready().await;
-    agent.shows("orders", &[("orders-1", "passing")]).await;
+    process.wait_ready().await;
+    agent.wait_health("orders", &[("orders-1", "passing")]).await;
     process.signal("KILL");
-    process.ended(wait::BOUND).await;
+    process.wait_exit(wait::TIMEOUT).await;
     // TTL 30 s.
     wait::until("the check turns critical", Duration::from_secs(60), async || {
         agent.health("orders").await == [("orders-1".to_owned(), "critical".to_owned())]
@@ -249,7 +249,7 @@ async fn without_a_file_the_flags_and_the_environment_are_enough() {
     let (_registry, agent) = registry().await;
     let app = Instance::start("app").await;
     let port = app.addr().port().to_string();
-    let check = process::outrigger(&[
+    let check = process::run_outrigger(&[
         "check",
         "--service",
         "orders",

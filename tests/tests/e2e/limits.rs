@@ -30,7 +30,7 @@ async fn a_head_of_more_than_64_kib_is_refused() {
         let _ = client.try_send(with_field_of(bytes)).await;
         let response = client.response().await;
         assert_eq!(response.status, 431, "{bytes}: {response:?}");
-        client.closed().await;
+        client.wait_closed().await;
     }
     assert_eq!(instance.count(), 1);
 }
@@ -90,7 +90,7 @@ async fn a_slow_head_is_refused_once_its_time_is_over_counted_from_its_first_byt
     let took = since.elapsed();
     assert_eq!((response.status, response.reason()), (408, "slow_head"), "{response:?}");
     assert!(took >= Duration::from_millis(550) && took < Duration::from_secs(5), "{took:?}");
-    client.closed().await;
+    client.wait_closed().await;
     assert_eq!(instance.count(), 0);
 }
 
@@ -120,11 +120,11 @@ async fn one_connection_too_many_is_told_so_and_closed() {
     one_more.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
     let response = one_more.response().await;
     assert_eq!((response.status, response.reason()), (503, "too_many_connections"), "{response:?}");
-    one_more.closed().await;
+    one_more.wait_closed().await;
     assert_eq!(held[0].get("orders", "/").await.status, 200, "the others go on");
 
     held.pop();
-    wait::until("a freed place can be taken", wait::BOUND, async || {
+    wait::until("a freed place can be taken", wait::TIMEOUT, async || {
         let mut client = Client::connect(sidecar.addr()).await;
         client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
         client.try_response_to("GET").await.is_ok_and(|response| response.status == 200)
@@ -144,8 +144,8 @@ async fn requests_beyond_an_instances_connections_wait_and_those_beyond_the_queu
     for nth in 1..=5 {
         let mut client = sidecar.client().await;
         client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-        instance.saw(nth.min(2)).await;
-        wait::holds("it is in flight", || sidecar.proxy.in_flight() == nth).await;
+        instance.wait_requests(nth.min(2)).await;
+        wait::until_true("it is in flight", || sidecar.proxy.in_flight() == nth).await;
         held.push(client);
     }
     let response = sidecar.get("orders", "/").await;
@@ -160,12 +160,12 @@ async fn requests_beyond_an_instances_connections_wait_and_those_beyond_the_queu
 
 #[tokio::test]
 async fn a_request_that_waits_for_a_connection_too_long_is_told_so() {
-    let instance = Instance::scripted("a", |_| Answer::never()).await;
+    let instance = Instance::scripted("a", |_| Answer::no_answer()).await;
     let settings = "defaults: {timeout: 400ms, pool: {max_connections: 1, max_idle: 1}}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
     let mut first = sidecar.client().await;
     first.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-    instance.saw(1).await;
+    instance.wait_requests(1).await;
     let response = sidecar.exchange("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\n\r\n").await;
     assert!(matches!(response.status, 503 | 504), "{response:?}");
     assert!(!response.reason().is_empty());

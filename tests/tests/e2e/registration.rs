@@ -6,7 +6,7 @@ use outrigger_tests::{
     consul::{self, Consul, http},
     instance::{Instance, Kill},
     process::{self, Process},
-    registry::Agent,
+    registry::ConsulAgent,
     wait,
 };
 use serde_json::{Value, json};
@@ -25,14 +25,14 @@ fn settings(consul: SocketAddr, name: &str, id: &str, app: &Instance, more: &str
     )
 }
 
-async fn orders(agent: Agent, app: &Instance) -> Process {
+async fn orders(agent: ConsulAgent, app: &Instance) -> Process {
     let process = Process::run(&settings(agent.0, "orders", "orders-1", app, "")).await;
-    agent.shows("orders", &[("orders-1", "passing")]).await;
+    agent.wait_health("orders", &[("orders-1", "passing")]).await;
     process
 }
 
 /// Waits until `service` has exactly these ids and statuses.
-async fn shows(agent: Agent, service: &str, expected: &[(&str, &str)]) {
+async fn wait_health(agent: ConsulAgent, service: &str, expected: &[(&str, &str)]) {
     let expected: Vec<_> = expected.iter().map(|(id, status)| ((*id).into(), (*status).into())).collect();
     wait::until(&format!("{service} is {expected:?}"), SOON, async || {
         let mut health = agent.health(service).await;
@@ -44,12 +44,12 @@ async fn shows(agent: Agent, service: &str, expected: &[(&str, &str)]) {
 
 async fn kill_9(mut process: Process) {
     process.signal("KILL");
-    process.ended(wait::BOUND).await;
+    process.wait_exit(wait::TIMEOUT).await;
 }
 
 async fn terminate(mut process: Process) {
     process.signal("TERM");
-    assert_eq!(process.ended(SOON).await.code(), Some(0), "{}", process.log());
+    assert_eq!(process.wait_exit(SOON).await.code(), Some(0), "{}", process.log());
 }
 
 /// A token for the service, and the accessor by which it is deleted.
@@ -81,7 +81,7 @@ async fn with_a_rotated_token_the_catalog_hears_of_an_app_that_dies_and_of_the_e
     }
     let acl = "acl { enabled = true default_policy = \"allow\" tokens { master = \"root\" } }";
     let consul = Consul::server_with(acl).await.expect("a server");
-    let agent = Agent(consul.http_addr());
+    let agent = ConsulAgent(consul.http_addr());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     let (secret, mut accessor) = token(&consul).await;
@@ -89,7 +89,7 @@ async fn with_a_rotated_token_the_catalog_hears_of_an_app_that_dies_and_of_the_e
     let app = Instance::start("app").await;
     let more = format!(", token_file: {}", file.display());
     let process = Process::run(&settings(agent.0, "orders", "orders-1", &app, &more)).await;
-    agent.shows("orders", &[("orders-1", "passing")]).await;
+    agent.wait_health("orders", &[("orders-1", "passing")]).await;
 
     let rotate = async |old: &mut String| {
         let (secret, accessor) = token(&consul).await;
@@ -99,11 +99,11 @@ async fn with_a_rotated_token_the_catalog_hears_of_an_app_that_dies_and_of_the_e
     };
     rotate(&mut accessor).await;
     app.kill(Kill::Reset).await;
-    shows(agent, "orders", &[("orders-1", "critical")]).await;
+    wait_health(agent, "orders", &[("orders-1", "critical")]).await;
     // And once more just before it leaves.
     rotate(&mut accessor).await;
     terminate(process).await;
-    shows(agent, "orders", &[]).await;
+    wait_health(agent, "orders", &[]).await;
 }
 
 #[tokio::test]
@@ -112,18 +112,18 @@ async fn an_app_that_died_with_its_sidecar_is_told_critical_by_the_next_one_and_
         return;
     }
     let consul = Consul::dev().await.expect("an agent");
-    let agent = Agent(consul.http_addr());
+    let agent = ConsulAgent(consul.http_addr());
     let app = Instance::start("app").await;
     kill_9(orders(agent, &app).await).await;
     app.kill(Kill::Reset).await;
     let from = Instant::now();
     let process = Process::run(&settings(agent.0, "orders", "orders-1", &app, "")).await;
-    shows(agent, "orders", &[("orders-1", "critical")]).await;
+    wait_health(agent, "orders", &[("orders-1", "critical")]).await;
     assert!(from.elapsed() < Duration::from_secs(20), "not by the check's own end, 30 s after");
-    let page: Value = serde_json::from_str(&process.ask("/readyz").await.text()).unwrap();
+    let page: Value = serde_json::from_str(&process.admin_get("/readyz").await.text()).unwrap();
     assert!(page["missing"][0].as_str().unwrap().contains("not healthy yet"), "{page}");
     terminate(process).await;
-    shows(agent, "orders", &[]).await;
+    wait_health(agent, "orders", &[]).await;
 }
 
 #[tokio::test]
@@ -132,13 +132,13 @@ async fn checks_that_somebody_put_on_the_app_are_removed_and_what_they_replaced_
         return;
     }
     let consul = Consul::dev().await.expect("an agent");
-    let agent = Agent(consul.http_addr());
+    let agent = ConsulAgent(consul.http_addr());
     let app = Instance::start("app").await;
     let _process = orders(agent, &app).await;
 
     let theirs = json!({"ID": "theirs", "Name": "theirs", "ServiceID": "orders-1", "TTL": "1h"});
     agent.put("/v1/agent/check/register", &theirs).await;
-    shows(agent, "orders", &[("orders-1", "passing")]).await;
+    wait_health(agent, "orders", &[("orders-1", "passing")]).await;
 
     // Consul goes on with this check under our id, whatever is registered over it.
     let replaced = json!({"ID": "orders-1", "Name": "orders", "Port": app.addr().port(), "EnableTagOverride": true,
@@ -161,11 +161,11 @@ async fn orphans_are_removed_whatever_their_name_and_neither_the_living_nor_stra
         return;
     }
     let consul = Consul::dev().await.expect("an agent");
-    let agent = Agent(consul.http_addr());
+    let agent = ConsulAgent(consul.http_addr());
     let app = Instance::start("app").await;
     let run = async |name, id| {
         let process = Process::run(&settings(agent.0, name, id, &app, "")).await;
-        process.ready().await;
+        process.wait_ready().await;
         process
     };
     let _living = run("orders", "living").await;
@@ -178,10 +178,10 @@ async fn orphans_are_removed_whatever_their_name_and_neither_the_living_nor_stra
 
     let from = Instant::now();
     let new = run("orders", "new").await;
-    shows(agent, "orders", &[("living", "passing"), ("new", "passing"), ("theirs", "passing")]).await;
-    shows(agent, "payments", &[]).await;
+    wait_health(agent, "orders", &[("living", "passing"), ("new", "passing"), ("theirs", "passing")]).await;
+    wait_health(agent, "payments", &[]).await;
     assert!(from.elapsed() < Duration::from_secs(60), "not by deregister_after");
-    shows(agent, "invoices", &[("named", "passing")]).await;
+    wait_health(agent, "invoices", &[("named", "passing")]).await;
     // None of the living was removed even for a moment: it would have registered again.
     for process in [&_living, &_named, &new] {
         assert!(!process.log().contains("had forgotten"), "{}", process.log());
@@ -189,27 +189,27 @@ async fn orphans_are_removed_whatever_their_name_and_neither_the_living_nor_stra
 }
 
 /// A sidecar whose state outlives it in `folder`.
-async fn keeping(agent: Agent, app: &Instance, folder: &Path) -> Process {
+async fn start_with_state(agent: ConsulAgent, app: &Instance, folder: &Path) -> Process {
     let state = format!("state_dir: {}\n", folder.display());
     let process = Process::run(&(settings(agent.0, "orders", "orders-1", app, "") + &state)).await;
-    process.ready().await;
+    process.wait_ready().await;
     process
 }
 
 /// `outrigger maintenance`: exit code and what it said.
 async fn maintenance(process: &Process, words: &[&str]) -> (Option<i32>, String) {
     let admin = process.admin().to_string();
-    let done = process::outrigger(&[&["maintenance"], words, &["--admin", &admin]].concat()).await;
+    let done = process::run_outrigger(&[&["maintenance"], words, &["--admin", &admin]].concat()).await;
     (done.status.code(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
 }
 
-async fn is_said(process: &Process, beginning: &str) {
+async fn wait_status(process: &Process, beginning: &str) {
     let (code, said) = maintenance(process, &["status"]).await;
     assert!(code == Some(0) && said.starts_with(beginning), "{said}");
 }
 
 /// Why the catalog has the app in maintenance.
-async fn catalog_says(agent: Agent, reason: Option<&str>) {
+async fn wait_catalog_maintenance(agent: ConsulAgent, reason: Option<&str>) {
     wait::until(&format!("the catalog says {reason:?}"), SOON, async || {
         let entries = agent.get("/v1/health/service/orders").await;
         let checks = entries[0]["Checks"].as_array().cloned().unwrap_or_default();
@@ -226,24 +226,24 @@ async fn maintenance_is_what_consul_says_and_an_order_outlives_outages_and_resta
         return;
     }
     let mut consul = Consul::server().await.expect("a server");
-    let agent = Agent(consul.http_addr());
+    let agent = ConsulAgent(consul.http_addr());
     let app = Instance::start("app").await;
     let folder = tempfile::tempdir().unwrap();
-    let process = keeping(agent, &app, folder.path()).await;
+    let process = start_with_state(agent, &app, folder.path()).await;
 
     // Somebody else's, and somebody else ends ours.
     let theirs = |on| format!("/v1/agent/service/maintenance/orders-1?enable={on}&reason=theirs");
     agent.put(&theirs(true), &Value::Null).await;
-    is_said(&process, "in maintenance: theirs").await;
-    let page = process.ask("/readyz").await.text();
+    wait_status(&process, "in maintenance: theirs").await;
+    let page = process.admin_get("/readyz").await.text();
     assert!(page.contains("\"maintenance\":\"theirs\""), "{page}");
     agent.put(&theirs(false), &Value::Null).await;
-    is_said(&process, "not in maintenance (").await;
+    wait_status(&process, "not in maintenance (").await;
     assert_eq!(maintenance(&process, &["on", "--reason", "ours"]).await.0, Some(0));
-    catalog_says(agent, Some("ours")).await;
+    wait_catalog_maintenance(agent, Some("ours")).await;
     agent.put(&theirs(false), &Value::Null).await;
-    is_said(&process, "not in maintenance (").await;
-    catalog_says(agent, None).await;
+    wait_status(&process, "not in maintenance (").await;
+    wait_catalog_maintenance(agent, None).await;
 
     // Orders that Consul could not take.
     for (order, said, reason) in [
@@ -252,21 +252,21 @@ async fn maintenance_is_what_consul_says_and_an_order_outlives_outages_and_resta
     ] {
         consul.stop().await.expect("it stops");
         assert_eq!(maintenance(&process, order).await.0, Some(1));
-        is_said(&process, said).await;
+        wait_status(&process, said).await;
         consul.start().await.expect("it starts");
-        catalog_says(agent, reason).await;
+        wait_catalog_maintenance(agent, reason).await;
     }
 
     // Runs that end, in order and not.
     assert_eq!(maintenance(&process, &["on", "--reason", "kept"]).await.0, Some(0));
     kill_9(process).await;
-    let process = keeping(agent, &app, folder.path()).await;
-    is_said(&process, "in maintenance: kept").await;
+    let process = start_with_state(agent, &app, folder.path()).await;
+    wait_status(&process, "in maintenance: kept").await;
     agent.deregister("orders-1").await;
-    catalog_says(agent, Some("kept")).await;
+    wait_catalog_maintenance(agent, Some("kept")).await;
     terminate(process).await;
-    let process = keeping(agent, &app, folder.path()).await;
-    catalog_says(agent, Some("kept")).await;
+    let process = start_with_state(agent, &app, folder.path()).await;
+    wait_catalog_maintenance(agent, Some("kept")).await;
     let (code, said) = maintenance(&process, &["on", "--reason", "another"]).await;
     assert!(
         code == Some(0) && said.starts_with("in maintenance: kept"),
@@ -274,7 +274,7 @@ async fn maintenance_is_what_consul_says_and_an_order_outlives_outages_and_resta
     );
     assert_eq!(maintenance(&process, &["off"]).await.0, Some(0));
     terminate(process).await;
-    let process = keeping(agent, &app, folder.path()).await;
-    catalog_says(agent, None).await;
-    is_said(&process, "not in maintenance (").await;
+    let process = start_with_state(agent, &app, folder.path()).await;
+    wait_catalog_maintenance(agent, None).await;
+    wait_status(&process, "not in maintenance (").await;
 }

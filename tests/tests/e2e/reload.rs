@@ -5,7 +5,7 @@ use std::time::Duration;
 use outrigger_tests::{
     client::Client,
     instance::{Answer, Gate, Instance, Kill},
-    load::{Load, Plan},
+    load::{Load, LoadPlan},
     sidecar::{Services, Sidecar},
     wait,
 };
@@ -25,13 +25,13 @@ const EVERYTHING: &str = "defaults:\n  timeout: 5s\n  per_try_timeout: 4s\n  con
 async fn under_load_nothing_fails_however_often_everything_changes() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1], &all[2]]).await;
-    let load = Load::start(sidecar.addr(), Plan::get("orders").methods(&["GET", "POST"]));
-    load.ok_more(200).await;
+    let load = Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "POST"]));
+    load.wait_successes(200).await;
     for _ in 0..10 {
-        sidecar.adopt(EVERYTHING).await;
-        load.ok_more(50).await;
-        sidecar.adopt("").await;
-        load.ok_more(50).await;
+        sidecar.apply_settings(EVERYTHING).await;
+        load.wait_successes(50).await;
+        sidecar.apply_settings("").await;
+        load.wait_successes(50).await;
     }
     load.stop().await.assert_clean(1200);
 }
@@ -43,7 +43,9 @@ async fn connections_to_instances_and_of_the_app_are_kept() {
     let mut client = sidecar.client().await;
     for n in 0..8 {
         if n % 2 == 0 {
-            sidecar.adopt(if n % 4 == 0 { "defaults: {timeout: 3s, pool: {idle: 10s}}" } else { "" }).await;
+            sidecar
+                .apply_settings(if n % 4 == 0 { "defaults: {timeout: 3s, pool: {idle: 10s}}" } else { "" })
+                .await;
         }
         let answer = client.get("orders", "/").await;
         assert_eq!((answer.status, answer.field("connection")), (200, ""));
@@ -67,23 +69,23 @@ async fn what_is_under_way_ends_as_it_began() {
     .await;
     let sidecar = Sidecar::orders("defaults: {timeout: 15s}", &[&instance]).await;
     // A reader that stops: the download waits in its middle.
-    let mut download = Client::connect_narrow(sidecar.addr()).await;
+    let mut download = Client::connect_small_buffer(sidecar.addr()).await;
     download.send("GET /down HTTP/1.1\r\nHost: orders\r\n\r\n").await;
     let mut upload = sidecar.client().await;
     upload.send("POST /up HTTP/1.1\r\nHost: orders\r\nContent-Length: 1048576\r\n\r\n").await;
     upload.send_pattern(512 * 1024).await.unwrap();
     let mut tunnel = sidecar.client().await;
     tunnel.send(UPGRADE).await;
-    assert_eq!(tunnel.head().await.unwrap().words().1, "101");
+    assert_eq!(tunnel.head().await.unwrap().split_start_line().1, "101");
     let mut slow = sidecar.client().await;
     slow.send("GET /slow HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-    instance.saw(4).await;
+    instance.wait_requests(4).await;
 
     // Its time-out would be over at once, were it to hold for the request under way.
-    sidecar.adopt("defaults: {timeout: 1ms, body_idle: 10ms}\noutbound: {listen: \"127.0.0.1:0\", limits: {tunnel_idle: 1s}}").await;
+    sidecar.apply_settings("defaults: {timeout: 1ms, body_idle: 10ms}\noutbound: {listen: \"127.0.0.1:0\", limits: {tunnel_idle: 1s}}").await;
     let refused = sidecar.get("orders", "/slow").await;
     assert_eq!(refused.reason(), "timeout", "the next request goes by the new settings");
-    sidecar.adopt("").await;
+    sidecar.apply_settings("").await;
 
     gate.open();
     assert_eq!(slow.response().await.text(), "late");
@@ -92,11 +94,11 @@ async fn what_is_under_way_ends_as_it_began() {
     upload.send_pattern(512 * 1024).await.unwrap();
     assert_eq!(upload.response().await.status, 200);
     tunnel.send("still there").await;
-    wait::until("the echo comes back", wait::BOUND, async || {
-        tunnel.wire.ahead() == b"still there" || !tunnel.wire.fill().await.unwrap()
+    wait::until("the echo comes back", wait::TIMEOUT, async || {
+        tunnel.wire.buffered() == b"still there" || !tunnel.wire.fill().await.unwrap()
     })
     .await;
-    assert_eq!(tunnel.wire.ahead(), b"still there");
+    assert_eq!(tunnel.wire.buffered(), b"still there");
 }
 
 #[tokio::test]
@@ -112,14 +114,14 @@ async fn an_ejected_instance_stays_out() {
     }
     assert_eq!((ill.count(), trust("ejected")), (5, 1.0));
     for settings in [EVERYTHING, "", "defaults: {outlier: {base: 1s}}"] {
-        sidecar.adopt(settings).await;
+        sidecar.apply_settings(settings).await;
         for _ in 0..10 {
             assert_eq!(client.get("orders", "/").await.status, 200);
         }
         assert_eq!((ill.count(), trust("ejected")), (5, 1.0), "after {settings}");
     }
     // And is let in by who says that nobody is to be kept out.
-    sidecar.adopt("defaults: {outlier: off}").await;
+    sidecar.apply_settings("defaults: {outlier: off}").await;
     for _ in 0..10 {
         client.get("orders", "/").await;
     }
@@ -136,11 +138,11 @@ async fn an_open_breaker_stays_open_and_can_be_turned_off() {
         client.get("orders", "/").await;
     }
     assert_eq!(client.get("orders", "/").await.reason(), "circuit_open");
-    sidecar.adopt("defaults: {retry: off, outlier: off, circuit_breaker: {min_requests: 1000, open: 1h, open_max: 1h}}").await;
+    sidecar.apply_settings("defaults: {retry: off, outlier: off, circuit_breaker: {min_requests: 1000, open: 1h, open_max: 1h}}").await;
     assert_eq!(client.get("orders", "/").await.reason(), "circuit_open");
     assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 1.0);
-    sidecar.adopt("defaults: {retry: off, outlier: off, circuit_breaker: off}").await;
-    instance.script(|_| Answer::ok("well"));
+    sidecar.apply_settings("defaults: {retry: off, outlier: off, circuit_breaker: off}").await;
+    instance.set_script(|_| Answer::ok("well"));
     assert_eq!(client.get("orders", "/").await.status, 200);
 }
 
@@ -157,29 +159,29 @@ async fn the_most_connections_of_an_instance_follow_also_while_requests_wait_for
         client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
         clients.push(client);
     }
-    instance.saw(1).await;
-    wait::holds("the others wait", || sidecar.proxy.in_flight() == 4).await;
+    instance.wait_requests(1).await;
+    wait::until_true("the others wait", || sidecar.proxy.in_flight() == 4).await;
     assert_eq!(instance.count(), 1);
-    sidecar.adopt(&pool(3)).await;
-    instance.saw(3).await;
+    sidecar.apply_settings(&pool(3)).await;
+    instance.wait_requests(3).await;
     // Fewer again: those under way end, and each that ends makes no room for another until it is due.
-    sidecar.adopt(&pool(1)).await;
+    sidecar.apply_settings(&pool(1)).await;
     gate.open();
     for mut client in clients {
         assert_eq!(client.response().await.status, 200);
     }
-    wait::holds("all have ended", || sidecar.endpoints("orders")[0].in_flight == 0).await;
+    wait::until_true("all have ended", || sidecar.endpoints("orders")[0].in_flight == 0).await;
     let shut = Gate::closed();
     let closed = shut.clone();
-    instance.script(move |_| Answer::ok("ok").when(&closed));
+    instance.set_script(move |_| Answer::ok("ok").when(&closed));
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = sidecar.client().await;
         client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
         clients.push(client);
     }
-    instance.saw(5).await;
-    wait::holds("the others wait", || sidecar.proxy.in_flight() == 3).await;
+    instance.wait_requests(5).await;
+    wait::until_true("the others wait", || sidecar.proxy.in_flight() == 3).await;
     assert_eq!((instance.count(), sidecar.endpoints("orders")[0].in_flight), (5, 1));
     shut.open();
     for mut client in clients {
@@ -199,7 +201,7 @@ async fn a_service_that_is_declared_or_no_longer_keeps_its_connections() {
         ("upstreams: [{service: orders}, {service: others}]", 2),
         ("", 0),
     ] {
-        sidecar.adopt(settings).await;
+        sidecar.apply_settings(settings).await;
         assert_eq!((client.get("orders", "/").await.status, declared()), (200, count), "{settings}");
     }
     assert_eq!(instance.accepted(), 1);
@@ -216,7 +218,7 @@ async fn a_name_leads_where_the_new_settings_say() {
     // On demand first: the plain name has a cluster of its own.
     client.get("orders", "/").await;
     for tag in ["v1", "v2", "v1"] {
-        sidecar.adopt(&narrowed(tag)).await;
+        sidecar.apply_settings(&narrowed(tag)).await;
         let expected = if tag == "v1" { "old" } else { "new" };
         for _ in 0..4 {
             assert_eq!(client.get("orders", "/").await.text(), expected, "narrowed to {tag}");
@@ -231,13 +233,13 @@ async fn limits_towards_the_app_follow() {
     let mut client = sidecar.client().await;
     client.get("orders", "/").await;
     sidecar
-        .adopt("outbound: {listen: \"127.0.0.1:0\", via: true, x_forwarded: true, limits: {max_connections: 1, max_headers: 10}}")
+        .apply_settings("outbound: {listen: \"127.0.0.1:0\", via: true, x_forwarded: true, limits: {max_connections: 1, max_headers: 10}}")
         .await;
     assert_eq!(client.get("orders", "/").await.status, 200, "who is there stays");
     let head = instance.seen()[1].request.head.clone();
     assert!(head.has("via") && head.has("x-forwarded-for"), "{head:?}");
     assert_eq!(sidecar.get("orders", "/").await.reason(), "too_many_connections");
-    sidecar.adopt("").await;
+    sidecar.apply_settings("").await;
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
 }
 
@@ -250,14 +252,14 @@ async fn an_instance_that_died_before_is_found_out_by_the_new_settings() {
     for _ in 0..4 {
         assert_eq!(client.get("orders", "/").await.status, 200, "a retry saves it");
     }
-    sidecar.adopt("").await;
+    sidecar.apply_settings("").await;
     for _ in 0..4 {
         assert_eq!(client.get("orders", "/").await.status, 200);
     }
     let ejected = || sidecar.metric("outrigger_ejections_total", &[("service", "orders"), ("kind", "hard")]);
     assert_eq!(ejected(), 1.0);
     // Probed, and back by itself: the judge knows everybody again.
-    dead.revive().await;
+    dead.listen_again().await;
     wait::until("it is chosen again", Duration::from_secs(20), async || {
         client.get("orders", "/").await;
         sidecar.endpoints("orders").iter().all(|one| one.trust == "trusted")

@@ -3,7 +3,7 @@
 use outrigger_tests::{
     client::{self, Client},
     instance::{Answer, Gate, Instance},
-    load::{Load, Plan},
+    load::{Load, LoadPlan},
     sidecar::{Services, Sidecar},
     wait,
 };
@@ -30,17 +30,17 @@ async fn a_listener_is_added_and_removed_and_who_came_in_by_it_is_served_to_the_
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let addr = free();
     assert!(TcpStream::connect(addr).await.is_err());
-    sidecar.adopt(&own_port("orders", addr)).await;
+    sidecar.apply_settings(&own_port("orders", addr)).await;
     assert_eq!(sidecar.proxy.upstream_addrs(), [("orders".to_owned(), addr)]);
     let mut idle = Client::connect(addr).await;
     assert_eq!(idle.get("whatever", "/").await.text(), "a");
     let mut busy = Client::connect(addr).await;
     busy.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await;
     let mut new = Client::connect(addr).await;
-    instance.saw(2).await;
+    instance.wait_requests(2).await;
 
-    sidecar.adopt("").await;
-    wait::until("nobody comes in any more", wait::BOUND, async || TcpStream::connect(addr).await.is_err())
+    sidecar.apply_settings("").await;
+    wait::until("nobody comes in any more", wait::TIMEOUT, async || TcpStream::connect(addr).await.is_err())
         .await;
     assert!(sidecar.proxy.upstream_addrs().is_empty());
     gate.open();
@@ -49,7 +49,7 @@ async fn a_listener_is_added_and_removed_and_who_came_in_by_it_is_served_to_the_
     for client in [&mut idle, &mut busy, &mut new] {
         let answer = client.get("x", "/").await;
         assert_eq!((answer.text().as_str(), answer.field("connection")), ("a", "close"));
-        client.closed().await;
+        client.wait_closed().await;
     }
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
 }
@@ -63,14 +63,14 @@ async fn an_address_that_is_for_another_service_now_keeps_its_socket() {
     let mut before = Client::connect(addr).await;
     assert_eq!(before.get("x", "/").await.text(), "a");
     // Connections one after the other: a moment without a listener would refuse one.
-    let plan = Plan { per_connection: 1, clients: 2, ..Plan::get("x") };
+    let plan = LoadPlan { per_connection: 1, clients: 2, ..LoadPlan::get("x") };
     let load = Load::start(addr, plan);
-    load.ok_more(20).await;
+    load.wait_successes(20).await;
     for service in ["others", "orders", "others"] {
-        sidecar.adopt(&own_port(service, addr)).await;
+        sidecar.apply_settings(&own_port(service, addr)).await;
         let expected = if service == "orders" { "a" } else { "b" };
         assert_eq!(client::get(addr, "x", "/").await.text(), expected);
-        load.ok_more(20).await;
+        load.wait_successes(20).await;
     }
     load.stop().await.assert_clean(80);
     let answer = before.get("x", "/").await;
@@ -86,11 +86,12 @@ async fn the_outbound_listener_can_move_and_its_connections_end_in_order() {
     let sidecar = Sidecar::orders(&listen(one), &[&instance]).await;
     let mut client = Client::connect(one).await;
     assert_eq!(client.get("orders", "/").await.status, 200);
-    sidecar.adopt(&listen(other)).await;
+    sidecar.apply_settings(&listen(other)).await;
     assert_eq!(sidecar.proxy.outbound_addrs(), [other]);
     assert_eq!(client::get(other, "orders", "/").await.status, 200);
     assert_eq!(client.get("orders", "/").await.field("connection"), "close");
-    wait::until("the old one is closed", wait::BOUND, async || TcpStream::connect(one).await.is_err()).await;
+    wait::until("the old one is closed", wait::TIMEOUT, async || TcpStream::connect(one).await.is_err())
+        .await;
 }
 
 #[tokio::test]
@@ -100,7 +101,7 @@ async fn one_loopback_address_of_two_is_kept_when_the_other_is_given_up() {
     let sidecar = Sidecar::orders(&format!("outbound: {{listen: \"localhost:{port}\"}}"), &[&instance]).await;
     let mut client = Client::connect(([127, 0, 0, 1], port).into()).await;
     client.get("orders", "/").await;
-    sidecar.adopt(&format!("outbound: {{listen: \"127.0.0.1:{port}\"}}")).await;
+    sidecar.apply_settings(&format!("outbound: {{listen: \"127.0.0.1:{port}\"}}")).await;
     let answer = client.get("orders", "/").await;
     assert_eq!((answer.status, answer.field("connection")), (200, ""), "nothing has changed for it");
     assert_eq!(sidecar.proxy.outbound_addrs(), [([127, 0, 0, 1], port).into()]);
@@ -114,7 +115,7 @@ async fn an_address_that_is_taken_refuses_all_of_it_and_frees_what_was_held() {
     let (good, taken) = (free(), taken.local_addr().unwrap());
     let text = format!(
         "registry: {{file: {:?}}}\nupstreams: [{{service: orders, listen: \"{good}\"}}, {{service: x, listen: \"{taken}\"}}]",
-        sidecar.file().display().to_string()
+        sidecar.services_file().display().to_string()
     );
     let none = outrigger_config::Environment::default();
     let loaded = outrigger_config::load(Some(("x", &text)), &none, &Default::default()).unwrap();

@@ -9,9 +9,9 @@ use outrigger_tests::{
     client,
     consul::{self, Consul},
     instance::{Answer, Instance},
-    load::{Load, Plan},
+    load::{Load, LoadPlan},
     process::{self, Process},
-    registry::Agent,
+    registry::ConsulAgent,
     wait,
 };
 use serde_json::{Value, json};
@@ -22,18 +22,18 @@ const HASH: &str = "outrigger_config_hash";
 const SUCCESSFUL: &str = "outrigger_config_last_reload_successful";
 
 /// A process that routes `orders` to this instance, by a file of static instances.
-struct Rig {
+struct ReloadSetup {
     process: Process,
     instances: tempfile::TempDir,
 }
 
-impl Rig {
+impl ReloadSetup {
     async fn new(instance: &Instance, settings: &str) -> Self {
         let instances = tempfile::tempdir().unwrap();
         let text = format!("services: {{orders: [\"{}\"]}}", instance.addr());
         std::fs::write(instances.path().join("services.yaml"), text).unwrap();
         let process = Process::run(&Self::text(&instances, settings)).await;
-        process.ready().await;
+        process.wait_ready().await;
         Self { process, instances }
     }
 
@@ -43,13 +43,13 @@ impl Rig {
     }
 
     fn write(&self, settings: &str) {
-        self.process.write(&Self::text(&self.instances, settings));
+        self.process.write_settings(&Self::text(&self.instances, settings));
     }
 
     /// Writes these settings and has them read: status and answer.
     async fn reload(&self, settings: &str) -> (u16, Value) {
         self.write(settings);
-        let answer = self.process.tell("/reload").await;
+        let answer = self.process.admin_post("/reload").await;
         (answer.status, answer.json())
     }
 }
@@ -57,7 +57,7 @@ impl Rig {
 #[tokio::test]
 async fn the_answer_the_page_the_metrics_and_the_log_say_what_changed() {
     let instance = Instance::start("a").await;
-    let rig = Rig::new(&instance, "").await;
+    let rig = ReloadSetup::new(&instance, "").await;
     let before = rig.process.metric(HASH).await;
     let started = rig.process.metric("outrigger_config_last_reload_success_timestamp_seconds").await;
     assert!(started > 1.7e9, "{started}");
@@ -65,14 +65,14 @@ async fn the_answer_the_page_the_metrics_and_the_log_say_what_changed() {
     assert_eq!((status, &answer["applied"]), (200, &json!(true)));
     assert_eq!(answer["changed"], json!(["defaults.timeout: 15s → 7s", "log.level: info → debug"]));
     assert_eq!(answer["needs_restart"], json!([]));
-    assert!(rig.process.ask("/config").await.text().contains("timeout: 7s  # "));
+    assert!(rig.process.admin_get("/config").await.text().contains("timeout: 7s  # "));
     let hash = rig.process.metric(HASH).await;
     assert!(hash != before && answer["config_hash"].as_f64() == Some(hash), "{hash}");
     assert_eq!(rig.process.metric("outrigger_config_reloads_total{result=\"applied\"}").await, 1.0);
     let log = rig.process.log();
     assert!(log.contains("\"change\":\"defaults.timeout: 15s → 7s\""), "{log}");
     // debug is logged now, and the settings are back as they were.
-    wait::holds("a debug line", || rig.process.log().contains("\"level\":\"DEBUG\"")).await;
+    wait::until_true("a debug line", || rig.process.log().contains("\"level\":\"DEBUG\"")).await;
     assert_eq!(rig.reload("").await.0, 200);
     assert_eq!(rig.process.metric(HASH).await, before);
     assert_eq!(rig.reload("").await.1["changed"], json!([]));
@@ -81,19 +81,19 @@ async fn the_answer_the_page_the_metrics_and_the_log_say_what_changed() {
 #[tokio::test]
 async fn sighup_has_the_file_read_again_while_requests_go_on() {
     let instance = Instance::start("a").await;
-    let rig = Rig::new(&instance, "").await;
-    let load = Load::start(rig.process.outbound(), Plan::get("orders").methods(&["GET", "POST"]));
-    load.ok_more(50).await;
+    let rig = ReloadSetup::new(&instance, "").await;
+    let load = Load::start(rig.process.outbound(), LoadPlan::get("orders").methods(&["GET", "POST"]));
+    load.wait_successes(50).await;
     for (n, timeout) in ["3s", "4s", "5s"].into_iter().enumerate() {
         rig.write(&format!("defaults: {{timeout: {timeout}, balance: random}}"));
         rig.process.signal("HUP");
-        wait::until("it is applied", wait::BOUND, async || {
+        wait::until("it is applied", wait::TIMEOUT, async || {
             let applied = rig.process.metric("outrigger_config_reloads_total{result=\"applied\"}").await;
             applied == (n + 1) as f64
         })
         .await;
-        assert!(rig.process.ask("/config").await.text().contains(&format!("timeout: {timeout}  # ")));
-        load.ok_more(50).await;
+        assert!(rig.process.admin_get("/config").await.text().contains(&format!("timeout: {timeout}  # ")));
+        load.wait_successes(50).await;
     }
     load.stop().await.assert_clean(200);
 }
@@ -101,8 +101,8 @@ async fn sighup_has_the_file_read_again_while_requests_go_on() {
 #[tokio::test]
 async fn a_bad_file_is_refused_as_a_whole_with_all_its_problems() {
     let instance = Instance::start("a").await;
-    let rig = Rig::new(&instance, "defaults: {timeout: 9s}").await;
-    let (hash, page) = (rig.process.metric(HASH).await, rig.process.ask("/config").await.text());
+    let rig = ReloadSetup::new(&instance, "defaults: {timeout: 9s}").await;
+    let (hash, page) = (rig.process.metric(HASH).await, rig.process.admin_get("/config").await.text());
     let bad =
         "defaults: {timeout: 5s, balance: round-robin}\nupstreams: [{service: orders, timeout: 2}]\nadmn: {}";
     let (status, answer) = rig.reload(bad).await;
@@ -113,19 +113,20 @@ async fn a_bad_file_is_refused_as_a_whole_with_all_its_problems() {
     for part in all {
         assert!(problems.iter().any(|one| one.as_str().unwrap().contains(part)), "{part} in {problems:#?}");
     }
-    let is_as_before =
-        async || rig.process.metric(HASH).await == hash && rig.process.ask("/config").await.text() == page;
+    let is_as_before = async || {
+        rig.process.metric(HASH).await == hash && rig.process.admin_get("/config").await.text() == page
+    };
     assert!(is_as_before().await);
     assert_eq!(rig.process.metric(SUCCESSFUL).await, 0.0);
     // The same by the command line, with its exit code.
     let admin = rig.process.admin().to_string();
-    let output = process::outrigger(&["reload", "--admin", &admin]).await;
+    let output = process::run_outrigger(&["reload", "--admin", &admin]).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(all.iter().all(|part| text.contains(part)), "{text}");
     // And by a signal.
     rig.process.signal("HUP");
-    wait::until("it is refused", wait::BOUND, async || {
+    wait::until("it is refused", wait::TIMEOUT, async || {
         rig.process.metric("outrigger_config_reloads_total{result=\"refused\"}").await == 3.0
     })
     .await;
@@ -133,14 +134,14 @@ async fn a_bad_file_is_refused_as_a_whole_with_all_its_problems() {
     assert_eq!(client::get(rig.process.outbound(), "orders", "/").await.status, 200);
 
     // Emptied by whoever is about to write it anew.
-    rig.process.empty();
-    let output = process::outrigger(&["reload", "--admin", &admin]).await;
+    rig.process.empty_settings();
+    let output = process::run_outrigger(&["reload", "--admin", &admin]).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && text.contains("sets nothing any more"), "{text}");
     assert!(is_as_before().await);
 
     rig.write("defaults: {timeout: 8s}");
-    let output = process::outrigger(&["reload", "--admin", &admin]).await;
+    let output = process::run_outrigger(&["reload", "--admin", &admin]).await;
     assert_eq!(String::from_utf8_lossy(&output.stdout), "defaults.timeout: 9s → 8s\n");
     assert_eq!(rig.process.metric(SUCCESSFUL).await, 1.0);
 }
@@ -148,7 +149,7 @@ async fn a_bad_file_is_refused_as_a_whole_with_all_its_problems() {
 #[tokio::test]
 async fn an_address_that_is_taken_refuses_all_of_the_file() {
     let instance = Instance::start("a").await;
-    let rig = Rig::new(&instance, "").await;
+    let rig = ReloadSetup::new(&instance, "").await;
     let hash = rig.process.metric(HASH).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let held = std::net::TcpListener::bind(taken).unwrap();
@@ -172,7 +173,7 @@ async fn an_address_that_is_taken_refuses_all_of_the_file() {
 #[tokio::test]
 async fn what_needs_a_restart_is_named_and_the_rest_applied() {
     let instance = Instance::start("a").await;
-    let rig = Rig::new(&instance, "workers: 1").await;
+    let rig = ReloadSetup::new(&instance, "workers: 1").await;
     let new = "workers: 2\nlog: {format: text}\nadmin: {listen: \"127.0.0.1:1\"}\ndefaults: {timeout: 5s}";
     let (status, answer) = rig.reload(new).await;
     assert_eq!((status, &answer["changed"]), (200, &json!(["defaults.timeout: 15s → 5s"])));
@@ -182,14 +183,14 @@ async fn what_needs_a_restart_is_named_and_the_rest_applied() {
         ["admin.listen: 127.0.0.1:0 → 127.0.0.1:1", "workers: 1 → 2", "log.format: json → text"][..2],
         "--log-format wins over the file"
     );
-    let page = rig.process.ask("/config").await.text();
+    let page = rig.process.admin_get("/config").await.text();
     assert!(page.contains("workers: 1  # ") && page.contains("timeout: 5s  # "), "what really holds: {page}");
     let log = rig.process.log();
     assert!(log.contains("needs a restart") && log.contains("workers: 1 → 2"), "{log}");
 }
 
 /// A process whose app is registered by these settings.
-fn registered(agent: Agent, app: &Instance, service: &str) -> String {
+fn registered(agent: ConsulAgent, app: &Instance, service: &str) -> String {
     let port = app.addr().port();
     format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\nservice: {{port: {port}, address: 127.0.0.1, \
@@ -201,7 +202,7 @@ fn registered(agent: Agent, app: &Instance, service: &str) -> String {
 #[tokio::test]
 async fn the_registration_is_changed_in_place_and_callers_never_miss_it() {
     let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
-    changed_in_place(Agent(registry.addr())).await;
+    changed_in_place(ConsulAgent(registry.addr())).await;
 }
 
 #[tokio::test]
@@ -210,27 +211,27 @@ async fn the_registration_is_changed_in_place_at_a_real_agent_too() {
         return;
     }
     let consul = Consul::dev().await.expect("an agent");
-    changed_in_place(Agent(consul.http_addr())).await;
+    changed_in_place(ConsulAgent(consul.http_addr())).await;
 }
 
-async fn changed_in_place(agent: Agent) {
+async fn changed_in_place(agent: ConsulAgent) {
     let app = Instance::start("app").await;
     let process = Process::run(&registered(agent, &app, "name: orders, id: orders-1")).await;
-    process.ready().await;
-    let (_caller, outbound) = app::routing(agent.0, "upstreams: [{service: orders}]").await;
-    let load = Load::start(outbound, Plan::get("orders"));
-    load.ok_more(20).await;
+    process.wait_ready().await;
+    let (_caller, outbound) = app::start_router(agent.0, "upstreams: [{service: orders}]").await;
+    let load = Load::start(outbound, LoadPlan::get("orders"));
+    load.wait_successes(20).await;
     for weight in [7, 9] {
         let more = format!("name: orders, id: orders-1, tags: [v{weight}], weights: {{passing: {weight}}}");
-        process.write(&registered(agent, &app, &more));
-        assert_eq!(process.tell("/reload").await.status, 200);
-        wait::until("it is registered by the new settings", wait::BOUND, async || {
+        process.write_settings(&registered(agent, &app, &more));
+        assert_eq!(process.admin_post("/reload").await.status, 200);
+        wait::until("it is registered by the new settings", wait::TIMEOUT, async || {
             assert_eq!(agent.health("orders").await, [("orders-1".to_owned(), "passing".to_owned())]);
             let entry = agent.get("/v1/health/service/orders").await[0]["Service"].clone();
             entry["Weights"]["Passing"] == weight && entry["Tags"] == json!([format!("v{weight}")])
         })
         .await;
-        load.ok_more(20).await;
+        load.wait_successes(20).await;
     }
     load.stop().await.assert_clean(60);
     assert_eq!(process.metric("outrigger_registrations_total").await, 3.0);
@@ -239,7 +240,7 @@ async fn changed_in_place(agent: Agent) {
 #[tokio::test]
 async fn another_probe_is_asked_from_the_reload_on() {
     let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
-    let agent = Agent(registry.addr());
+    let agent = ConsulAgent(registry.addr());
     let app = Instance::scripted("app", |request| match request.target() {
         "/ill" => Answer::status(503, "no"),
         _ => Answer::ok("well"),
@@ -247,48 +248,52 @@ async fn another_probe_is_asked_from_the_reload_on() {
     .await;
     let settings = registered(agent, &app, "name: orders, id: orders-1");
     let process = Process::run(&settings).await;
-    process.ready().await;
-    process.write(&settings.replace("/health,", "/ill,"));
-    assert_eq!(process.tell("/reload").await.status, 200);
-    agent.shows("orders", &[("orders-1", "critical")]).await;
-    process.write(&settings);
-    assert_eq!(process.tell("/reload").await.status, 200);
-    agent.shows("orders", &[("orders-1", "passing")]).await;
+    process.wait_ready().await;
+    process.write_settings(&settings.replace("/health,", "/ill,"));
+    assert_eq!(process.admin_post("/reload").await.status, 200);
+    agent.wait_health("orders", &[("orders-1", "critical")]).await;
+    process.write_settings(&settings);
+    assert_eq!(process.admin_post("/reload").await.status, 200);
+    agent.wait_health("orders", &[("orders-1", "passing")]).await;
     assert_eq!(process.metric("outrigger_registrations_total").await, 1.0, "only the probe is another");
 }
 
 #[tokio::test]
 async fn another_name_leaves_first_and_is_registered_then_and_none_at_all_is_possible() {
     let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
-    let agent = Agent(registry.addr());
+    let agent = ConsulAgent(registry.addr());
     let app = Instance::start("app").await;
     let mut process = Process::run(&registered(agent, &app, "name: orders")).await;
-    process.ready().await;
+    process.wait_ready().await;
     let reload = async |process: &Process, settings: &str| {
-        process.write(settings);
-        let answer = process.tell("/reload").await;
+        process.write_settings(settings);
+        let answer = process.admin_post("/reload").await;
         assert_eq!(answer.status, 200, "{}", answer.text());
     };
     reload(&process, &registered(agent, &app, "name: payments, id: payments-1")).await;
-    agent.shows("payments", &[("payments-1", "passing")]).await;
-    agent.shows("orders", &[]).await;
-    assert_eq!(process.ask("/readyz").await.status, 200);
+    agent.wait_health("payments", &[("payments-1", "passing")]).await;
+    agent.wait_health("orders", &[]).await;
+    assert_eq!(process.admin_get("/readyz").await.status, 200);
     // Nothing to register, and something again.
     reload(&process, &format!("registry: {{consul: {{address: \"http://{}\"}}}}", agent.0)).await;
-    agent.shows("payments", &[]).await;
-    assert_eq!(process.tell("/maintenance?enable=true").await.status, 409, "there is nothing to take out");
+    agent.wait_health("payments", &[]).await;
+    assert_eq!(
+        process.admin_post("/maintenance?enable=true").await.status,
+        409,
+        "there is nothing to take out"
+    );
     reload(&process, &registered(agent, &app, "name: payments, id: payments-2")).await;
-    agent.shows("payments", &[("payments-2", "passing")]).await;
+    agent.wait_health("payments", &[("payments-2", "passing")]).await;
     // It leaves under the name that it has now.
     process.signal("TERM");
-    agent.shows("payments", &[]).await;
-    assert!(process.ended(wait::BOUND).await.success());
+    agent.wait_health("payments", &[]).await;
+    assert!(process.wait_exit(wait::TIMEOUT).await.success());
 }
 
 #[tokio::test]
 async fn without_a_file_there_is_nothing_to_read_and_while_leaving_nothing_changes() {
-    let nowhere: SocketAddr = outrigger_tests::instance::refusing();
-    let (app, _) = app::routing(nowhere, "drain: {propagation: 0s}").await;
+    let nowhere: SocketAddr = outrigger_tests::instance::refusing_addr();
+    let (app, _) = app::start_router(nowhere, "drain: {propagation: 0s}").await;
     assert_eq!(app.reload().await, Err(Refused::NoFile));
     let text = format!("registry: {{consul: {{address: \"http://{nowhere}\"}}}}");
     app.reload_from(
@@ -315,10 +320,10 @@ async fn a_secret_is_in_no_answer_page_or_log() {
     };
     // Two variables that every process has; to the sidecar they are tokens like any other.
     let process = Process::run(&settings("PATH")).await;
-    process.ready().await;
-    process.write(&settings("HOME"));
-    let answer = process.tell("/reload").await.text();
+    process.wait_ready().await;
+    process.write_settings(&settings("HOME"));
+    let answer = process.admin_post("/reload").await.text();
     assert!(answer.contains("registry.consul.token: (hidden) → (hidden)"), "{answer}");
-    let shown = answer + &process.ask("/config").await.text() + &process.log();
+    let shown = answer + &process.admin_get("/config").await.text() + &process.log();
     assert!(!shown.contains(&std::env::var("PATH").unwrap()), "{shown}");
 }

@@ -4,11 +4,11 @@
 use std::{net::TcpListener, path::Path, time::Duration};
 
 use outrigger_devregistry::{DevRegistry, Options};
-use outrigger_tests::{client, instance::Instance, process::Process, registry::Agent, wait};
+use outrigger_tests::{client, instance::Instance, process::Process, registry::ConsulAgent, wait};
 use serde_json::Value;
 
 async fn readyz(process: &Process) -> (u16, Value) {
-    let answer = process.ask("/readyz").await;
+    let answer = process.admin_get("/readyz").await;
     (answer.status, serde_json::from_str(&answer.text()).expect("JSON"))
 }
 
@@ -25,7 +25,7 @@ async fn a_sidecar_that_starts_without_its_registry_serves_from_before_and_catch
     let at = registry.addr();
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     for instance in &all[..2] {
-        Agent(at).register("orders", instance).await;
+        ConsulAgent(at).register("orders", instance).await;
     }
     let folder = tempfile::tempdir().expect("a folder");
     let settings = format!(
@@ -35,16 +35,16 @@ async fn a_sidecar_that_starts_without_its_registry_serves_from_before_and_catch
         a_port(),
     );
     let mut first = Process::run(&settings).await;
-    first.ready().await;
+    first.wait_ready().await;
     let (_, said) = readyz(&first).await;
     assert_eq!((&said["registry"]["answered"], said["registry"].get("remembered")), (&true.into(), None));
     first.signal("TERM");
-    first.ended(Duration::from_secs(30)).await;
+    first.wait_exit(Duration::from_secs(30)).await;
     assert_eq!(states(folder.path()), 1, "{}", first.log());
 
     registry.shutdown().await;
     let second = Process::run(&settings).await;
-    second.ready().await;
+    second.wait_ready().await;
     for _ in 0..10 {
         assert_eq!(client::get(second.outbound(), "orders", "/").await.status, 200, "{}", second.log());
     }
@@ -54,15 +54,15 @@ async fn a_sidecar_that_starts_without_its_registry_serves_from_before_and_catch
     assert!(
         said["registry"]["notes"][0].as_str().is_some_and(|note| note.contains("from before the restart"))
     );
-    let page = second.ask("/services?format=text").await.text();
+    let page = second.admin_get("/services?format=text").await.text();
     assert!(page.contains("remembered from before the restart, "), "{page}");
     assert!(second.log().contains("serving what was known before the restart"), "{}", second.log());
-    let aged = second.ask("/metrics").await.text();
+    let aged = second.admin_get("/metrics").await.text();
     assert!(aged.contains("outrigger_table_age_seconds{datacenter=\"\",service=\"orders\"}"), "{aged}");
 
     let again = DevRegistry::bind(at, Options::default()).await.expect("the same port");
     for instance in &all[1..] {
-        Agent(again.addr()).register("orders", instance).await;
+        ConsulAgent(again.addr()).register("orders", instance).await;
     }
     wait::until("the new instance is used", Duration::from_secs(60), async || {
         client::get(second.outbound(), "orders", "/").await;
@@ -95,7 +95,7 @@ async fn a_pipe_in_the_state_file_s_place_does_not_keep_a_sidecar_from_starting(
             folder.path().display().to_string(),
         );
         let process = Process::run(&settings).await;
-        process.ready().await;
+        process.wait_ready().await;
         assert!(process.log().contains("no plain file"), "{ending}: {}", process.log());
     }
 }

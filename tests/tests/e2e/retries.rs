@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outrigger_tests::{
     client::Response,
-    instance::{Answer, Gate, Instance, Request, refusing},
+    instance::{Answer, Gate, Instance, Request, refusing_addr},
     sidecar::{Services, Sidecar},
 };
 use tokio::time::Instant;
@@ -68,10 +68,10 @@ async fn never_again(sidecar: &Sidecar, all: &[Instance; 3], request: &str, stat
 #[tokio::test]
 async fn a_refused_connection_moves_any_method_to_another_instance() {
     let good = Instance::start("good").await;
-    let services = Services::of("orders", &[&good]).and_at("orders", "gone1", refusing(), "").and_at(
+    let services = Services::of("orders", &[&good]).and_at("orders", "gone1", refusing_addr(), "").and_at(
         "orders",
         "gone2",
-        refusing(),
+        refusing_addr(),
         "",
     );
     let sidecar = Sidecar::start("", &services).await;
@@ -138,7 +138,7 @@ async fn a_post_with_an_idempotency_key_is_retried() {
     for bad in [Answer::status(503, "no"), Answer::raw("").then_close()] {
         let (sidecar, all) = one_good("", move |_| bad.clone()).await;
         always_good(&sidecar, &all, &request("POST", "Idempotency-Key: \"k1\"\r\n")).await;
-        let seen = all[0].first("POST");
+        let seen = all[0].first_with_method("POST");
         assert_eq!(seen.request.head.get("idempotency-key"), Some("\"k1\""), "the instance needs it");
     }
 }
@@ -201,10 +201,10 @@ async fn a_lone_instance_is_tried_again() {
 
 #[tokio::test]
 async fn an_attempt_that_takes_too_long_is_given_up_and_retried() {
-    let (sidecar, all) = one_good("defaults: {per_try_timeout: 150ms}", |_| Answer::never()).await;
+    let (sidecar, all) = one_good("defaults: {per_try_timeout: 150ms}", |_| Answer::no_answer()).await;
     always_good(&sidecar, &all, &request("GET", "")).await;
-    assert!(all[1].ended(0).await != outrigger_tests::instance::End::Script);
-    let (sidecar, all) = one_good("defaults: {per_try_timeout: 150ms}", |_| Answer::never()).await;
+    assert!(all[1].wait_connection_end(0).await != outrigger_tests::instance::ConnectionEnd::ByScript);
+    let (sidecar, all) = one_good("defaults: {per_try_timeout: 150ms}", |_| Answer::no_answer()).await;
     never_again(&sidecar, &all, &request("POST", ""), 504, "timeout").await;
 }
 
@@ -234,7 +234,7 @@ async fn full_backlog() -> (std::net::SocketAddr, Vec<tokio::task::JoinHandle<()
             })
         })
         .collect();
-    outrigger_tests::wait::until("the backlog is full", outrigger_tests::wait::BOUND, async || {
+    outrigger_tests::wait::until("the backlog is full", outrigger_tests::wait::TIMEOUT, async || {
         let connect = tokio::net::TcpStream::connect(addr);
         tokio::time::timeout(Duration::from_millis(100), connect).await.is_err()
     })
@@ -252,7 +252,7 @@ async fn no_attempt_begins_after_the_deadline_and_the_answer_is_504() {
         Answer::ok("late").when(&opened)
     })
     .await;
-    all[0].script(|_| Answer::never());
+    all[0].set_script(|_| Answer::no_answer());
     let since = Instant::now();
     let response = sidecar.get("orders", "/").await;
     assert_eq!((response.status, response.reason()), (504, "timeout"), "{response:?}");
@@ -266,7 +266,7 @@ async fn no_attempt_begins_after_the_deadline_and_the_answer_is_504() {
 
 #[tokio::test]
 async fn the_time_out_is_over_all_attempts() {
-    let only = Instance::scripted("a", |_| Answer::never()).await;
+    let only = Instance::scripted("a", |_| Answer::no_answer()).await;
     let sidecar = Sidecar::orders("defaults: {timeout: 300ms}", &[&only]).await;
     for method in ["GET", "POST"] {
         let since = Instant::now();
@@ -287,7 +287,7 @@ async fn an_answer_longer_than_the_time_out_is_not_cut() {
     .await;
     let sidecar = Sidecar::orders("defaults: {timeout: 200ms}", &[&slow]).await;
     let response = sidecar.get("orders", "/").await;
-    assert_eq!((response.text().as_str(), response.broken), ("ab", None));
+    assert_eq!((response.text().as_str(), response.body_error), ("ab", None));
 }
 
 #[tokio::test]
@@ -311,7 +311,7 @@ async fn retries_of_what_was_sent_end_with_their_budget() {
 #[tokio::test]
 async fn retries_of_what_was_never_sent_need_no_budget() {
     let good = Instance::start("good").await;
-    let services = Services::of("orders", &[&good]).and_at("orders", "gone", refusing(), "");
+    let services = Services::of("orders", &[&good]).and_at("orders", "gone", refusing_addr(), "");
     let settings = format!("defaults: {{{OFF}, retry: {{budget: {{ratio: 0, min_per_second: 0}}}}}}");
     let sidecar = Sidecar::start(&settings, &services).await;
     let mut client = sidecar.client().await;
@@ -335,7 +335,7 @@ async fn a_body_the_app_breaks_off_is_not_tried_elsewhere() {
         client.send("PUT / HTTP/1.1\r\nHost: orders\r\nContent-Length: 10\r\n\r\nhalf").await;
         drop(client);
     }
-    outrigger_tests::wait::holds("each attempt is given up", || sidecar.proxy.in_flight() == 0).await;
+    outrigger_tests::wait::until_true("each attempt is given up", || sidecar.proxy.in_flight() == 0).await;
     assert!(all.iter().map(Instance::count).sum::<usize>() <= 3);
 }
 
@@ -356,7 +356,7 @@ async fn a_body_whose_answer_is_on_its_way_keeps_no_other_from_being_sent_again(
         let mut client = sidecar.client().await;
         client.send(format!("PUT / HTTP/1.1\r\nHost: slow\r\nContent-Length: {}\r\n\r\n", 1 << 20)).await;
         client.send_pattern(1 << 20).await.unwrap();
-        assert_eq!(client.head().await.unwrap().words().1, "200");
+        assert_eq!(client.head().await.unwrap().split_start_line().1, "200");
         clients.push(client);
     }
     for _ in 0..2 {
@@ -379,7 +379,7 @@ async fn every_attempt_is_counted_once() {
     assert!((sidecar.metric("outrigger_attempts_total", &service) - seen).abs() < 0.1);
     assert!((sidecar.metric("outrigger_instance_picks_total", &service) - seen).abs() < 0.1);
     let requests = [("service", "orders"), ("code", "200")];
-    outrigger_tests::wait::holds("each request is counted", || {
+    outrigger_tests::wait::until_true("each request is counted", || {
         (sidecar.metric("outrigger_requests_total", &requests) - 30.0).abs() < 0.1
     })
     .await;
@@ -389,22 +389,26 @@ async fn every_attempt_is_counted_once() {
 async fn an_instance_that_dies_under_traffic_costs_no_request() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1], &all[2]]).await;
-    let plan = outrigger_tests::load::Plan::get("orders").methods(&["GET", "PUT", "DELETE"]);
+    let plan = outrigger_tests::load::LoadPlan::get("orders").methods(&["GET", "PUT", "DELETE"]);
     let load = outrigger_tests::load::Load::start(sidecar.addr(), plan);
-    load.ok_more(300).await;
+    load.wait_successes(300).await;
     for how in [outrigger_tests::instance::Kill::Reset, outrigger_tests::instance::Kill::Fin] {
         all[1].kill(how).await;
-        load.ok_more(500).await;
-        all[1].revive().await;
-        load.ok_more(500).await;
+        load.wait_successes(500).await;
+        all[1].listen_again().await;
+        load.wait_successes(500).await;
     }
     load.stop().await.assert_clean(2000);
 }
 
 #[tokio::test]
 async fn a_service_whose_every_instance_is_gone_is_said_to_be_that() {
-    let services =
-        Services::default().and_at("orders", "g1", refusing(), "").and_at("orders", "g2", refusing(), "");
+    let services = Services::default().and_at("orders", "g1", refusing_addr(), "").and_at(
+        "orders",
+        "g2",
+        refusing_addr(),
+        "",
+    );
     let sidecar = Sidecar::start("", &services).await;
     for method in ["GET", "POST"] {
         let response: Response = sidecar.exchange(request(method, "")).await;

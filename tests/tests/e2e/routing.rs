@@ -19,7 +19,7 @@ async fn two_services(settings: &str) -> (Sidecar, [Instance; 3]) {
 #[track_caller]
 fn refused(response: &Response, status: u16, reason: &str) {
     assert_eq!((response.status, response.reason()), (status, reason), "{response:?}");
-    assert_eq!(response.broken, None);
+    assert_eq!(response.body_error, None);
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn options_of_the_whole_server_reaches_an_instance() {
     let (sidecar, instances) = two_services("").await;
     let response = sidecar.exchange("OPTIONS * HTTP/1.1\r\nHost: payments\r\n\r\n").await;
     assert_eq!(response.status, 200, "{response:?}");
-    assert_eq!(instances[2].only().request.target(), "*");
+    assert_eq!(instances[2].only_request().request.target(), "*");
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn a_host_that_is_missing_doubled_or_none_is_refused_and_the_connection_cl
         let mut client = sidecar.client().await;
         let response = client.exchange(format!("GET / HTTP/1.1\r\n{fields}\r\n")).await;
         refused(&response, 400, "bad_request");
-        client.closed().await;
+        client.wait_closed().await;
     }
     assert!(instances.iter().all(|instance| instance.count() == 0));
 }
@@ -253,10 +253,10 @@ async fn one_connection_may_call_several_services() {
 #[tokio::test]
 async fn an_instance_on_ipv6_is_reached() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        outrigger_tests::skip::skipped("an instance on IPv6 is reached", "this machine has no ::1");
+        outrigger_tests::skip::report_skipped("an instance on IPv6 is reached", "this machine has no ::1");
         return;
     }
-    let six = Instance::on("[::1]:0".parse().unwrap(), "six", |_| Answer::ok("six")).await;
+    let six = Instance::start_on("[::1]:0".parse().unwrap(), "six", |_| Answer::ok("six")).await;
     let sidecar = Sidecar::orders("", &[&six]).await;
     assert_eq!(sidecar.get("orders", "/").await.text(), "six");
 }

@@ -2,14 +2,14 @@
 
 use outrigger_tests::{
     client::Client,
-    instance::{Answer, End, Gate, Instance, Kill},
+    instance::{Answer, ConnectionEnd, Gate, Instance, Kill},
     sidecar::Sidecar,
     wait,
-    wire::Cut,
+    wire::WireError,
 };
 
-fn by_peer(end: &End) -> bool {
-    matches!(end, End::Peer(Cut::Fin | Cut::Reset) | End::Idle)
+fn by_peer(end: &ConnectionEnd) -> bool {
+    matches!(end, ConnectionEnd::ByPeer(WireError::Closed | WireError::Reset) | ConnectionEnd::Idle)
 }
 
 /// Sends `request`, waits until `reached`, and goes away; then the instance sees its connection end.
@@ -23,16 +23,16 @@ async fn going_away_cancels(
         let sidecar = Sidecar::orders("", &[&instance]).await;
         let mut client = sidecar.client().await;
         client.send(request).await;
-        instance.saw(1).await;
+        instance.wait_requests(1).await;
         reached(&mut client, &instance).await;
         if reset {
             client.reset();
         } else {
             drop(client);
         }
-        let end = instance.ended(0).await;
+        let end = instance.wait_connection_end(0).await;
         assert!(by_peer(&end), "reset {reset}: {end:?}");
-        wait::holds("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
+        wait::until_true("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
         let endpoint = &sidecar.endpoints("orders")[0];
         assert_eq!((endpoint.in_flight, endpoint.failures), (0, 0), "the instance was not at fault");
         assert_eq!(instance.count(), 1, "nothing was retried for nobody");
@@ -41,7 +41,7 @@ async fn going_away_cancels(
 
 #[tokio::test]
 async fn a_client_that_leaves_while_it_waits_cancels_the_attempt() {
-    going_away_cancels("GET / HTTP/1.1\r\nHost: orders\r\n\r\n", Answer::never, async |_, _| {}).await;
+    going_away_cancels("GET / HTTP/1.1\r\nHost: orders\r\n\r\n", Answer::no_answer, async |_, _| {}).await;
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn a_client_that_leaves_in_the_middle_of_its_body_cancels_the_attempt() {
         "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 100\r\n\r\nhalf",
         || Answer::ok("ok"),
         async |_, instance| {
-            wait::holds("half of the body arrives", || instance.seen()[0].body_len() == 4).await;
+            wait::until_true("half of the body arrives", || instance.seen()[0].body_len() == 4).await;
         },
     )
     .await;
@@ -62,7 +62,7 @@ async fn a_client_that_leaves_in_the_middle_of_a_chunked_body_cancels_the_attemp
         "POST / HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         || Answer::ok("ok"),
         async |_, instance| {
-            wait::holds("half of the body arrives", || instance.seen()[0].body_len() == 4).await;
+            wait::until_true("half of the body arrives", || instance.seen()[0].body_len() == 4).await;
         },
     )
     .await;
@@ -72,9 +72,9 @@ async fn a_client_that_leaves_in_the_middle_of_a_chunked_body_cancels_the_attemp
 async fn a_client_that_leaves_after_its_body_cancels_the_attempt() {
     going_away_cancels(
         "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbody",
-        Answer::never,
+        Answer::no_answer,
         async |_, instance| {
-            wait::holds("the body arrives", || instance.seen()[0].body().complete).await;
+            wait::until_true("the body arrives", || instance.seen()[0].body().complete).await;
         },
     )
     .await;
@@ -86,7 +86,7 @@ async fn a_client_that_leaves_in_the_middle_of_an_answer_ends_it() {
         "GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
         || Answer::pattern(1 << 30),
         async |client, _| {
-            assert_eq!(client.head().await.unwrap().words().1, "200");
+            assert_eq!(client.head().await.unwrap().split_start_line().1, "200");
             client.wire.fill().await.unwrap();
         },
     )
@@ -99,7 +99,7 @@ async fn a_client_that_leaves_during_a_silent_answer_ends_it() {
         "GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
         || Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").then_hang(),
         async |client, _| {
-            assert_eq!(client.head().await.unwrap().words().1, "200");
+            assert_eq!(client.head().await.unwrap().split_start_line().1, "200");
         },
     )
     .await;
@@ -108,31 +108,31 @@ async fn a_client_that_leaves_during_a_silent_answer_ends_it() {
 /// Documented: an app that shuts down its writing side while it waits counts as gone.
 #[tokio::test]
 async fn a_client_that_half_closes_while_it_waits_counts_as_gone() {
-    let instance = Instance::scripted("a", |_| Answer::never()).await;
+    let instance = Instance::scripted("a", |_| Answer::no_answer()).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-    instance.saw(1).await;
+    instance.wait_requests(1).await;
     tokio::io::AsyncWriteExt::shutdown(&mut client.wire.stream).await.unwrap();
-    assert!(by_peer(&instance.ended(0).await));
-    client.closed().await;
+    assert!(by_peer(&instance.wait_connection_end(0).await));
+    client.wait_closed().await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_while_a_retry_waits_ends_the_request() {
-    let dead = outrigger_tests::instance::refusing();
-    let hung = Instance::scripted("hung", |_| Answer::never()).await;
+    let dead = outrigger_tests::instance::refusing_addr();
+    let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     let services =
         outrigger_tests::sidecar::Services::of("orders", &[&hung]).and_at("orders", "dead", dead, "");
     let sidecar = Sidecar::start("", &services).await;
     for nth in 0..2 {
         let mut client = sidecar.client().await;
         client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-        hung.saw(nth + 1).await;
+        hung.wait_requests(nth + 1).await;
         drop(client);
-        hung.ended(nth).await;
+        hung.wait_connection_end(nth).await;
     }
-    wait::holds("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
+    wait::until_true("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
 }
 
 /// The answer breaks off after a part of its body.
@@ -143,10 +143,10 @@ async fn cut(head: &'static str, how: Kill, request: &str) -> (outrigger_tests::
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send(request).await;
-    instance.saw(1).await;
+    instance.wait_requests(1).await;
     let (response, ()) = tokio::join!(client.response(), async {
         // The head has been passed on when the instance dies: a retry would be too late.
-        wait::holds("the answer is on its way", || sidecar.proxy.in_flight() == 1).await;
+        wait::until_true("the answer is on its way", || sidecar.proxy.in_flight() == 1).await;
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         instance.kill(how).await;
     });
@@ -164,8 +164,11 @@ async fn an_instance_that_dies_in_the_middle_of_an_answer_closes_a_new_clients_c
         for how in [Kill::Fin, Kill::Reset] {
             let (response, mut client) = cut(head, how, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
             assert_eq!(response.status, 200, "{head:?}");
-            assert!(response.broken.is_some(), "{head:?} {how:?}: ended as if it were whole: {response:?}");
-            client.closed().await;
+            assert!(
+                response.body_error.is_some(),
+                "{head:?} {how:?}: ended as if it were whole: {response:?}"
+            );
+            client.wait_closed().await;
         }
     }
 }
@@ -179,7 +182,10 @@ async fn an_instance_that_dies_in_the_middle_of_an_answer_resets_an_old_clients_
     ] {
         for how in [Kill::Fin, Kill::Reset] {
             let (response, _client) = cut(head, how, "GET / HTTP/1.0\r\nHost: orders\r\n\r\n").await;
-            assert!(response.broken.is_some(), "{head:?} {how:?}: ended as if it were whole: {response:?}");
+            assert!(
+                response.body_error.is_some(),
+                "{head:?} {how:?}: ended as if it were whole: {response:?}"
+            );
         }
     }
 }
@@ -188,7 +194,7 @@ async fn an_instance_that_dies_in_the_middle_of_an_answer_resets_an_old_clients_
 async fn an_answer_that_ends_with_a_reset_is_not_whole() {
     let (response, _client) =
         cut("HTTP/1.1 200 OK\r\n\r\nhalf", Kill::Reset, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-    assert!(response.broken.is_some(), "{response:?}");
+    assert!(response.body_error.is_some(), "{response:?}");
 }
 
 #[tokio::test]
@@ -208,7 +214,7 @@ async fn an_answer_cut_in_its_body_is_not_asked_for_again() {
     client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
     // The head may be lost with the body.
     if let Ok(response) = client.try_response_to("GET").await {
-        assert!(response.broken.is_some(), "{response:?}");
+        assert!(response.body_error.is_some(), "{response:?}");
     }
     assert_eq!(all[0].count() + all[1].count(), 1);
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use outrigger_tests::{
     client::Client,
-    instance::{Answer, End, Instance, Kill},
+    instance::{Answer, ConnectionEnd, Instance, Kill},
     pattern,
     sidecar::Sidecar,
     wait,
-    wire::{Cut, Framing},
+    wire::{Framing, WireError},
 };
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
@@ -20,27 +20,27 @@ async fn tunnel(settings: &str, answer: Answer) -> (Sidecar, Instance, Client) {
     let mut client = sidecar.client().await;
     client.send(ASK).await;
     let head = client.head().await.unwrap();
-    assert_eq!(head.words().1, "101", "{head:?}");
+    assert_eq!(head.split_start_line().1, "101", "{head:?}");
     assert_eq!(head.get("upgrade"), Some("websocket"), "{head:?}");
     assert!(head.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")), "{head:?}");
     (sidecar, instance, client)
 }
 
 async fn reads(client: &mut Client, expected: &[u8]) {
-    wait::until("the echo comes back", wait::BOUND, async || {
-        client.wire.ahead().len() >= expected.len() || {
-            assert!(client.wire.fill().await.unwrap(), "closed after {}", client.wire.ahead().len());
+    wait::until("the echo comes back", wait::TIMEOUT, async || {
+        client.wire.buffered().len() >= expected.len() || {
+            assert!(client.wire.fill().await.unwrap(), "closed after {}", client.wire.buffered().len());
             false
         }
     })
     .await;
-    assert!(client.wire.ahead() == expected, "something else came back");
+    assert!(client.wire.buffered() == expected, "something else came back");
 }
 
 #[tokio::test]
 async fn bytes_pass_both_ways_and_the_request_asked_for_it() {
     let (sidecar, instance, mut client) = tunnel("", Answer::upgrade("websocket")).await;
-    let head = instance.only().request.head;
+    let head = instance.only_request().request.head;
     assert_eq!(head.get("upgrade"), Some("websocket"));
     assert!(head.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")), "{head:?}");
     assert!(head.has("sec-websocket-key"));
@@ -49,8 +49,8 @@ async fn bytes_pass_both_ways_and_the_request_asked_for_it() {
     reads(&mut client, b"\0\xff\r\n\r\nGET / HTTP/1.1\r\n").await;
     assert_eq!(sidecar.proxy.in_flight(), 1, "a tunnel is in flight");
     drop(client);
-    assert!(matches!(instance.ended(0).await, End::Peer(_)));
-    wait::holds("the tunnel is gone", || sidecar.proxy.in_flight() == 0).await;
+    assert!(matches!(instance.wait_connection_end(0).await, ConnectionEnd::ByPeer(_)));
+    wait::until_true("the tunnel is gone", || sidecar.proxy.in_flight() == 0).await;
 }
 
 #[tokio::test]
@@ -63,12 +63,12 @@ async fn bytes_sent_with_the_request_and_with_the_answer_are_not_lost() {
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send(format!("{ASK}early")).await;
-    assert_eq!(client.head().await.unwrap().words().1, "101");
+    assert_eq!(client.head().await.unwrap().split_start_line().1, "101");
     reads(&mut client, b"hello").await;
     client.send(" and late").await;
     drop(client);
-    instance.ended(0).await;
-    assert_eq!(instance.only().body().text(), "early and late");
+    instance.wait_connection_end(0).await;
+    assert_eq!(instance.only_request().body().text(), "early and late");
 }
 
 #[tokio::test]
@@ -99,14 +99,16 @@ async fn a_side_that_stops_sending_can_still_be_sent_to() {
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send(ASK).await;
-    assert_eq!(client.head().await.unwrap().words().1, "101");
+    assert_eq!(client.head().await.unwrap().split_start_line().1, "101");
     let rest = std::sync::Mutex::default();
-    wait::within("the instance's end arrives", client.wire.body(Framing::ToClose, &rest)).await.unwrap();
+    wait::within("the instance's end arrives", client.wire.read_body(Framing::UntilClose, &rest))
+        .await
+        .unwrap();
     assert_eq!(rest.into_inner().unwrap().text(), "bye");
     client.send("after its end").await;
     drop(client);
-    assert_eq!(instance.ended(0).await, End::Peer(Cut::Fin));
-    assert_eq!(instance.only().body().text(), "after its end");
+    assert_eq!(instance.wait_connection_end(0).await, ConnectionEnd::ByPeer(WireError::Closed));
+    assert_eq!(instance.only_request().body().text(), "after its end");
 }
 
 #[tokio::test]
@@ -139,9 +141,9 @@ async fn an_instance_that_dies_ends_the_tunnel() {
     for how in [Kill::Fin, Kill::Reset] {
         let (sidecar, instance, mut client) = tunnel("", Answer::upgrade("websocket")).await;
         instance.kill(how).await;
-        client.closed().await;
+        client.wait_closed().await;
         drop(client);
-        wait::holds("the tunnel is gone", || sidecar.proxy.in_flight() == 0).await;
+        wait::until_true("the tunnel is gone", || sidecar.proxy.in_flight() == 0).await;
     }
 }
 
@@ -155,9 +157,9 @@ async fn a_silent_tunnel_is_closed_once_its_time_is_over_and_not_before() {
     }
     reads(&mut client, b"xxxx").await;
     let since = tokio::time::Instant::now();
-    client.closed().await;
+    client.wait_closed().await;
     assert!(since.elapsed() > Duration::from_millis(1200), "{:?}", since.elapsed());
-    instance.ended(0).await;
+    instance.wait_connection_end(0).await;
 }
 
 #[tokio::test]
@@ -165,6 +167,6 @@ async fn a_stopping_sidecar_ends_its_tunnels_after_the_grace() {
     let (sidecar, instance, mut client) = tunnel("", Answer::upgrade("websocket")).await;
     let aborted = sidecar.stop(Duration::from_millis(300)).await;
     assert_eq!(aborted, 1);
-    client.closed().await;
-    instance.ended(0).await;
+    client.wait_closed().await;
+    instance.wait_connection_end(0).await;
 }

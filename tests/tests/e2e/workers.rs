@@ -6,7 +6,7 @@ use outrigger_proxy::Workers;
 use outrigger_tests::{
     client::Client,
     instance::{Instance, Kill},
-    load::{Load, Plan},
+    load::{Load, LoadPlan},
     sidecar::{Services, Sidecar},
 };
 
@@ -18,7 +18,7 @@ async fn three() -> [Instance; 3] {
 async fn shares_differ_by_no_more_than_the_number_of_workers() {
     let all = three().await;
     let services = Services::of("orders", &[&all[0], &all[1], &all[2]]);
-    let sidecar = Sidecar::on(Workers::Threads(2), "", &services).await;
+    let sidecar = Sidecar::start_on(Workers::Threads(2), "", &services).await;
     let mut clients = Vec::new();
     for _ in 0..10 {
         clients.push(sidecar.client().await);
@@ -37,17 +37,17 @@ async fn shares_differ_by_no_more_than_the_number_of_workers() {
 async fn deaths_and_changes_under_traffic_cost_no_request_on_any_worker() {
     let all = three().await;
     let services = Services::of("orders", &[&all[0], &all[1], &all[2]]);
-    let sidecar = Sidecar::on(Workers::Threads(3), "", &services).await;
-    let plan = Plan { clients: 24, ..Plan::get("orders").methods(&["GET", "PUT", "DELETE"]) };
+    let sidecar = Sidecar::start_on(Workers::Threads(3), "", &services).await;
+    let plan = LoadPlan { clients: 24, ..LoadPlan::get("orders").methods(&["GET", "PUT", "DELETE"]) };
     let load = Load::start(sidecar.addr(), plan);
     for _ in 0..3 {
-        load.ok_more(500).await;
+        load.wait_successes(500).await;
         all[0].kill(Kill::Reset).await;
-        load.ok_more(500).await;
-        all[0].revive().await;
-        sidecar.list(&Services::of("orders", &[&all[0], &all[2]]));
-        load.ok_more(500).await;
-        sidecar.list(&services);
+        load.wait_successes(500).await;
+        all[0].listen_again().await;
+        sidecar.write_services(&Services::of("orders", &[&all[0], &all[2]]));
+        load.wait_successes(500).await;
+        sidecar.write_services(&services);
     }
     load.stop().await.assert_clean(4500);
 }
@@ -56,7 +56,7 @@ async fn deaths_and_changes_under_traffic_cost_no_request_on_any_worker() {
 async fn a_stop_ends_every_worker_and_closes_idle_connections() {
     let all = three().await;
     let services = Services::of("orders", &[&all[0]]);
-    let sidecar = Sidecar::on(Workers::Threads(2), "", &services).await;
+    let sidecar = Sidecar::start_on(Workers::Threads(2), "", &services).await;
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..6 {
         let mut client = sidecar.client().await;
@@ -66,8 +66,8 @@ async fn a_stop_ends_every_worker_and_closes_idle_connections() {
     let addr = sidecar.addr();
     assert_eq!(sidecar.stop(Duration::from_secs(5)).await, 0);
     for client in &mut clients {
-        client.closed().await;
+        client.wait_closed().await;
     }
     assert!(tokio::net::TcpStream::connect(addr).await.is_err());
-    outrigger_tests::wait::holds("connections to the instance are closed", || all[0].open() == 0).await;
+    outrigger_tests::wait::until_true("connections to the instance are closed", || all[0].open() == 0).await;
 }

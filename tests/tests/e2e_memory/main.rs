@@ -7,9 +7,9 @@ use std::time::Duration;
 use outrigger_tests::{
     client::Client,
     instance::{Answer, Instance},
-    memory::resident,
+    memory::resident_memory,
     process::Process,
-    wire::Cut,
+    wire::WireError,
 };
 
 const GIB: u64 = 1 << 30;
@@ -22,11 +22,11 @@ async fn bounded(instance: &Instance, body: impl AsyncFnOnce(Client)) {
     let file = dir.path().join("services.yaml");
     std::fs::write(&file, format!("services: {{orders: [\"{}\"]}}", instance.addr())).unwrap();
     let process = Process::run(&format!("registry: {{file: {:?}}}", file.display().to_string())).await;
-    process.ready().await;
+    process.wait_ready().await;
     let mut client = Client::connect(process.outbound()).await;
     assert_eq!(client.get("orders", "/warm").await.status, 200);
 
-    let before = resident(Some(process.pid()));
+    let before = resident_memory(Some(process.pid()));
     let mut highest = before;
     let body = body(client);
     tokio::pin!(body);
@@ -34,7 +34,7 @@ async fn bounded(instance: &Instance, body: impl AsyncFnOnce(Client)) {
     loop {
         tokio::select! {
             () = &mut body => break,
-            _ = looks.tick() => highest = highest.max(resident(Some(process.pid()))),
+            _ = looks.tick() => highest = highest.max(resident_memory(Some(process.pid()))),
         }
     }
     let grown = highest - before;
@@ -53,7 +53,7 @@ async fn a_gigabyte_passes_both_ways_in_either_framing_in_bounded_memory() {
         for target in ["/length", "/chunked"] {
             let response = client.get("orders", target).await;
             assert!(response.body.is_pattern && response.body.len == GIB, "{target}: {}", response.body.len);
-            assert_eq!(response.broken, None);
+            assert_eq!(response.body_error, None);
         }
     })
     .await;
@@ -74,10 +74,10 @@ async fn a_gigabyte_passes_both_ways_in_either_framing_in_bounded_memory() {
     }
 }
 
-async fn send_chunks(client: &mut Client) -> Result<(), Cut> {
+async fn send_chunks(client: &mut Client) -> Result<(), WireError> {
     let mut at = 0;
     while at < GIB {
-        let bytes = outrigger_tests::pattern::at(at, usize::try_from((GIB - at).min(50_000)).unwrap());
+        let bytes = outrigger_tests::pattern::slice_at(at, usize::try_from((GIB - at).min(50_000)).unwrap());
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);
         chunk.extend_from_slice(b"\r\n");

@@ -1,6 +1,8 @@
 //! Which change moves an index and wakes whom.
 
-use crate::case::{Case, Step, case, deregister, fresh, get, outcome, put, register, watch, watch_ahead};
+use crate::case::{
+    Case, Step, case, deregister, fresh_case, get, outcome, put, register, watch, watch_ahead,
+};
 
 /// A watch of `path` over one change.
 fn over(path: &str, change: Step) -> Vec<Step> {
@@ -84,7 +86,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 over("/v1/health/node/lab1", register(r#"{"Name":"unrel","ID":"un-2","Port":12}"#)),
             ]),
         ),
-        fresh(
+        fresh_case(
             "names nobody has before the first loss",
             all(vec![
                 over(

@@ -1,6 +1,6 @@
 //! Reading the catalog and health, and nodes without an agent.
 
-use crate::case::{Case, case, fresh, get, put, register};
+use crate::case::{Case, case, fresh_case, get, put, register};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -118,7 +118,7 @@ pub(crate) fn cases() -> Vec<Case> {
             ],
         ),
         // Consul's node is odd from then on, until its agent has corrected it.
-        fresh(
+        fresh_case(
             "a catalog write to the agents own node",
             vec![put("/v1/catalog/register", r#"{"Node":"lab1","Address":"127.0.0.1"}"#).differs(
                 "takes no catalog writes to its agent's own node, which Consul undoes within minutes",

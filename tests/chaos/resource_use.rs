@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 
 use outrigger_tests::{
     instance::{Answer, Instance, Request},
-    memory::resident,
+    memory::resident_memory,
     process::Process,
     scrape::Scrape,
     usage, wait,
@@ -19,28 +19,28 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::client::{self, Tally};
+use crate::load::{self, RequestResults};
 
 /// Longest wait until all is let go: idle connections to instances are closed after 4 s, and the
 /// allocator gives back within a second.
-const LET_GO: Duration = Duration::from_secs(30);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of memory, what may stay for good: tables have grown, and the allocator keeps some pages.
-const KEPT: u64 = 4 << 20;
+const MAX_RETAINED: u64 = 4 << 20;
 /// Longest exchange.
-const PATIENCE: Duration = Duration::from_secs(100);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(100);
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What it held at one moment.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Held {
+pub(crate) struct ResourceUse {
     /// Open files.
     pub(crate) files: usize,
     /// Resident memory, bytes.
     pub(crate) memory: u64,
 }
 
-impl Held {
+impl ResourceUse {
     /// The more of each.
     pub(crate) fn max(self, other: Self) -> Self {
         Self { files: self.files.max(other.files), memory: self.memory.max(other.memory) }
@@ -53,15 +53,15 @@ impl Held {
 }
 
 /// The sidecar, and three instances of `orders`.
-pub(crate) struct Subject {
+pub(crate) struct MeasuredSidecar {
     pub(crate) process: Process,
     _instances: Vec<Instance>,
     _dir: TempDir,
 }
 
-impl Subject {
+impl MeasuredSidecar {
     /// Instances that answer by `script`, a sidecar by the defaults and `settings` (lines of YAML).
-    pub(crate) async fn of(settings: &str, script: fn(&Request) -> Answer) -> Self {
+    pub(crate) async fn start(settings: &str, script: fn(&Request) -> Answer) -> Self {
         let mut instances = Vec::new();
         for name in ["a", "b", "c"] {
             instances.push(Instance::scripted(name, script).await);
@@ -74,26 +74,26 @@ impl Subject {
             "registry: {{file: {file:?}}}\nupstreams: [{{service: orders}}]\n{settings}"
         ))
         .await;
-        process.ready().await;
+        process.wait_ready().await;
         Self { process, _instances: instances, _dir: dir }
     }
 
     /// What it holds now.
-    pub(crate) fn held(&self) -> Held {
+    pub(crate) fn resource_use(&self) -> ResourceUse {
         let pid = self.process.pid();
-        Held { files: usage::files(pid), memory: resident(Some(pid)) }
+        ResourceUse { files: usage::open_files(pid), memory: resident_memory(Some(pid)) }
     }
 
     /// What it holds once nothing is open or under way, and its memory has come to rest.
-    pub(crate) async fn at_rest(&self) -> Held {
-        let mut last = self.held();
+    pub(crate) async fn wait_idle(&self) -> ResourceUse {
+        let mut last = self.resource_use();
         let mut since = Instant::now();
-        wait::until("the sidecar comes to rest", LET_GO, async || {
-            let now = self.held();
+        wait::until("the sidecar comes to rest", RELEASE_TIMEOUT, async || {
+            let now = self.resource_use();
             if now.files != last.files || now.memory.abs_diff(last.memory) > 256 * 1024 {
                 (last, since) = (now, Instant::now());
             }
-            since.elapsed() > Duration::from_secs(1) && self.busy().await.is_empty()
+            since.elapsed() > Duration::from_secs(1) && self.list_busy().await.is_empty()
         })
         .await;
         last
@@ -101,18 +101,18 @@ impl Subject {
 
     /// Waits until no more is held than `before`, when `peak` was held meanwhile: of the growth a quarter may
     /// stay. Else what is left.
-    pub(crate) async fn lets_go(&self, before: Held, peak: Held) -> Result<(), String> {
-        let most = before.memory + peak.memory.saturating_sub(before.memory) / 4 + KEPT;
-        let end = Instant::now() + LET_GO;
+    pub(crate) async fn wait_released(&self, before: ResourceUse, peak: ResourceUse) -> Result<(), String> {
+        let most = before.memory + peak.memory.saturating_sub(before.memory) / 4 + MAX_RETAINED;
+        let end = Instant::now() + RELEASE_TIMEOUT;
         loop {
-            let (now, busy) = (self.held(), self.busy().await);
+            let (now, busy) = (self.resource_use(), self.list_busy().await);
             if now.files <= before.files && now.memory <= most && busy.is_empty() {
                 return Ok(());
             }
             if Instant::now() > end {
                 return Err(format!(
                     "still held after {} s: {} files ({} before), {} KiB ({} before, {} meanwhile), {busy:?}",
-                    LET_GO.as_secs(),
+                    RELEASE_TIMEOUT.as_secs(),
                     now.files,
                     before.files,
                     now.memory / 1024,
@@ -120,19 +120,19 @@ impl Subject {
                     peak.memory / 1024
                 ));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Attempts made again so far.
     pub(crate) async fn retried(&self) -> f64 {
-        let metrics = Scrape::parse(&self.process.ask("/metrics").await.text());
+        let metrics = Scrape::parse(&self.process.admin_get("/metrics").await.text());
         metrics.sum("outrigger_retries_total", &[("why", "again")])
     }
 
     /// What is still open or under way, by the sidecar's own word; empty when nothing is.
-    async fn busy(&self) -> Vec<String> {
-        let metrics = Scrape::parse(&self.process.ask("/metrics").await.text());
+    async fn list_busy(&self) -> Vec<String> {
+        let metrics = Scrape::parse(&self.process.admin_get("/metrics").await.text());
         let gauges = [
             ("outrigger_in_flight", &[][..]),
             ("outrigger_app_connections", &[("state", "active")][..]),
@@ -141,7 +141,7 @@ impl Subject {
         ];
         let open = gauges.iter().filter(|(gauge, labels)| metrics.sum(gauge, labels) != 0.0);
         let mut busy: Vec<_> = open.map(|(gauge, labels)| format!("{gauge} {labels:?}")).collect();
-        let services = self.process.ask("/services").await.json();
+        let services = self.process.admin_get("/services").await.json();
         let instances: Vec<_> = services["services"]
             .as_array()
             .into_iter()
@@ -157,12 +157,12 @@ impl Subject {
 
     /// `count` exchanges at once, each by a `client` of its own: what came of them, and the most that was held
     /// meanwhile.
-    pub(crate) async fn crowd<C>(
+    pub(crate) async fn run_clients<C>(
         &self,
         count: usize,
         method: &'static str,
         client: impl Fn() -> C,
-    ) -> (Tally, Held)
+    ) -> (RequestResults, ResourceUse)
     where
         C: Future<Output = Result<(), String>> + Send + 'static,
     {
@@ -171,20 +171,21 @@ impl Subject {
         for _ in 0..count {
             let client = client();
             clients.spawn(async move {
-                let ended = timeout(PATIENCE, client).await;
-                let failed = ended.unwrap_or_else(|_| Err(format!("not over within {PATIENCE:?}"))).err();
+                let ended = timeout(EXCHANGE_TIMEOUT, client).await;
+                let failed =
+                    ended.unwrap_or_else(|_| Err(format!("not over within {EXCHANGE_TIMEOUT:?}"))).err();
                 (begun.elapsed(), failed)
             });
         }
-        let (mut answers, mut peak) = (Vec::new(), self.held());
+        let (mut answers, mut peak) = (Vec::new(), self.resource_use());
         while !clients.is_empty() {
-            if let Ok(Some(ended)) = timeout(LOOK, clients.join_next()).await {
+            if let Ok(Some(ended)) = timeout(POLL_INTERVAL, clients.join_next()).await {
                 let (took, failed) = ended.expect("a client does not panic");
-                answers.push(client::Answer { id: 0, method, due: Duration::ZERO, took, failed });
+                answers.push(load::RequestResult { id: 0, method, due: Duration::ZERO, took, failed });
             } else {
-                peak = peak.max(self.held());
+                peak = peak.max(self.resource_use());
             }
         }
-        (Tally(answers), peak)
+        (RequestResults(answers), peak)
     }
 }

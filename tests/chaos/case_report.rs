@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::client::Tally;
+use crate::load::RequestResults;
 
 /// How a case ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(crate) enum Verdict {
 
 /// A row. Without a broken promise it is one that was kept.
 #[derive(Debug)]
-pub(crate) struct Row {
+pub(crate) struct CaseReport {
     requests: u64,
     failed: String,
     retried: Option<f64>,
@@ -31,12 +31,12 @@ pub(crate) struct Row {
     notes: Vec<String>,
 }
 
-impl Row {
+impl CaseReport {
     /// Of what the client got. `retried`: attempts made again, by the sidecar's own count.
-    pub(crate) fn of(tally: &Tally, retried: f64) -> Self {
+    pub(crate) fn from_load(tally: &RequestResults, retried: f64) -> Self {
         Self {
             requests: tally.requests(),
-            failed: tally.failed_by_class(),
+            failed: tally.describe_failures(),
             retried: Some(retried),
             longest: Some(tally.longest()),
             ..Self::empty()
@@ -66,7 +66,7 @@ impl Row {
     }
 
     /// A part of the promise, and what was seen instead if it did not hold.
-    pub(crate) fn promise(&mut self, held: bool, otherwise: impl FnOnce() -> String) {
+    pub(crate) fn require(&mut self, held: bool, otherwise: impl FnOnce() -> String) {
         if !held {
             self.broken.push(otherwise());
         }
@@ -88,7 +88,7 @@ impl Row {
 
     /// Prints it.
     pub(crate) fn print(&self, case: &str) {
-        say(&self.line(case));
+        print_line(&self.line(case));
     }
 
     fn line(&self, case: &str) -> String {
@@ -98,15 +98,15 @@ impl Row {
             (None, _) => "kept".to_owned(),
         };
         let retried = self.retried.map_or_else(|| "-".to_owned(), |count| count.to_string());
-        let longest = self.longest.map_or_else(|| "-".to_owned(), millis);
+        let longest = self.longest.map_or_else(|| "-".to_owned(), format_millis);
         let mut line = format!(
             "| {case:<18} | {:>8} | {} | {retried} | {longest} | {}",
             self.requests,
             self.failed,
-            cell(&verdict)
+            table_cell(&verdict)
         );
         if !self.notes.is_empty() {
-            let _ = write!(line, " ({})", cell(&self.notes.join(", ")));
+            let _ = write!(line, " ({})", table_cell(&self.notes.join(", ")));
         }
         line + " |"
     }
@@ -114,22 +114,22 @@ impl Row {
 
 /// Prints what stands above the rows.
 pub(crate) fn print_head() {
-    say("| case | requests | failed | retried | longest | promise |");
-    say("|---|--:|---|--:|--:|---|");
+    print_line("| case | requests | failed | retried | longest | promise |");
+    print_line("|---|--:|---|--:|--:|---|");
 }
 
 /// Nobody is left to tell when stdout is gone.
-fn say(line: &str) {
+fn print_line(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// One line that ends no cell.
-fn cell(text: &str) -> String {
+fn table_cell(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/")
 }
 
 /// For people.
-pub(crate) fn millis(time: Duration) -> String {
+pub(crate) fn format_millis(time: Duration) -> String {
     format!("{} ms", time.as_millis())
 }
 
@@ -139,11 +139,11 @@ mod tests {
 
     #[test]
     fn one_broken_promise_breaks_the_row_and_the_others_do_not_mend_it() {
-        let mut row = Row::of(&Tally::default(), 3.0);
-        row.promise(true, || "not said".to_owned());
+        let mut row = CaseReport::from_load(&RequestResults::default(), 3.0);
+        row.require(true, || "not said".to_owned());
         assert_eq!(row.verdict(), Verdict::Kept);
-        row.promise(false, || "7 GETs | failed".to_owned());
-        row.promise(true, || "not said".to_owned());
+        row.require(false, || "7 GETs | failed".to_owned());
+        row.require(true, || "not said".to_owned());
         row.note("seen".to_owned());
         assert_eq!(row.verdict(), Verdict::Broken);
         assert_eq!(
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn what_was_not_tried_is_not_kept() {
-        let row = Row::skipped("no consul");
+        let row = CaseReport::skipped("no consul");
         assert_eq!(row.verdict(), Verdict::Skipped);
         assert_eq!(row.line("a"), "| a                  |        0 | - | - | - | skipped: no consul |");
     }

@@ -15,7 +15,7 @@ use crate::wire::Wire;
 
 /// What becomes of a connection to the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum RegistryMode {
     /// It reaches the registry.
     Pass,
     /// It is reset at once: nobody listens.
@@ -37,25 +37,25 @@ pub enum Mode {
 }
 
 /// An index that no registry of a test reaches.
-const HIGH: u64 = 1_000_000;
+const HIGH_INDEX: u64 = 1_000_000;
 
 /// The stand-in's handle. Ends when it is dropped.
 #[derive(Debug)]
-pub struct Front {
+pub struct RegistryProxy {
     addr: SocketAddr,
-    mode: watch::Sender<Mode>,
+    mode: watch::Sender<RegistryMode>,
     task: JoinHandle<()>,
 }
 
-impl Front {
+impl RegistryProxy {
     /// In front of `registry`, letting everything pass.
     ///
     /// # Panics
     /// No socket could be bound.
-    pub async fn of(registry: SocketAddr) -> Self {
+    pub async fn start(registry: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let addr = listener.local_addr().expect("its address");
-        let (mode, watched) = watch::channel(Mode::Pass);
+        let (mode, watched) = watch::channel(RegistryMode::Pass);
         Self { addr, mode, task: tokio::spawn(accept(listener, registry, watched)) }
     }
 
@@ -65,18 +65,18 @@ impl Front {
     }
 
     /// Changes what happens; every connection of the former mode is reset.
-    pub fn set(&self, mode: Mode) {
+    pub fn set(&self, mode: RegistryMode) {
         self.mode.send_replace(mode);
     }
 }
 
-impl Drop for Front {
+impl Drop for RegistryProxy {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn accept(listener: TcpListener, registry: SocketAddr, mode: watch::Receiver<Mode>) {
+async fn accept(listener: TcpListener, registry: SocketAddr, mode: watch::Receiver<RegistryMode>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
@@ -85,7 +85,7 @@ async fn accept(listener: TcpListener, registry: SocketAddr, mode: watch::Receiv
         connections.spawn(async move {
             let mut wire = Wire::new(stream);
             tokio::select! {
-                () = treat(&mut wire, registry, now) => {}
+                () = handle_connection(&mut wire, registry, now) => {}
                 _ = changed.changed() => {}
             }
             wire.reset();
@@ -93,34 +93,36 @@ async fn accept(listener: TcpListener, registry: SocketAddr, mode: watch::Receiv
     }
 }
 
-async fn treat(wire: &mut Wire, registry: SocketAddr, mode: Mode) {
+async fn handle_connection(wire: &mut Wire, registry: SocketAddr, mode: RegistryMode) {
     match mode {
-        Mode::Pass => {
+        RegistryMode::Pass => {
             if let Ok(mut to) = TcpStream::connect(registry).await {
                 // How it ended is for the sidecar to find out.
                 let _ = copy_bidirectional(&mut wire.stream, &mut to).await;
             }
         }
-        Mode::Refuse => {}
-        Mode::Hang => std::future::pending().await,
-        Mode::Status(status) => {
-            answers(wire, status, HIGH, "rpc error: no leader, says the test", true).await
+        RegistryMode::Refuse => {}
+        RegistryMode::Hang => std::future::pending().await,
+        RegistryMode::Status(status) => {
+            answer_requests(wire, status, HIGH_INDEX, "rpc error: no leader, says the test", true).await
         }
-        Mode::Garbage => {
-            if let Ok(Some(_)) = wire.head().await {
+        RegistryMode::Garbage => {
+            if let Ok(Some(_)) = wire.read_head().await {
                 // A failed write is as good.
                 let _ = wire.write(b"\x16\x03\x01 no HTTP \r\n\r\n").await;
             }
         }
-        Mode::BrokenJson => answers(wire, 200, HIGH, r#"[{"Service": {"ID": "#, true).await,
-        Mode::Empty => answers(wire, 200, HIGH, "[]", true).await,
-        Mode::EmptyAt(index) => answers(wire, 200, index, "[]", true).await,
-        Mode::HalfAnswer => answers(wire, 200, HIGH, "[", false).await,
+        RegistryMode::BrokenJson => {
+            answer_requests(wire, 200, HIGH_INDEX, r#"[{"Service": {"ID": "#, true).await
+        }
+        RegistryMode::Empty => answer_requests(wire, 200, HIGH_INDEX, "[]", true).await,
+        RegistryMode::EmptyAt(index) => answer_requests(wire, 200, index, "[]", true).await,
+        RegistryMode::HalfAnswer => answer_requests(wire, 200, HIGH_INDEX, "[", false).await,
     }
 }
 
-async fn answers(wire: &mut Wire, status: u16, index: u64, body: &str, whole: bool) {
-    while let Ok(Some(_)) = wire.head().await {
+async fn answer_requests(wire: &mut Wire, status: u16, index: u64, body: &str, whole: bool) {
+    while let Ok(Some(_)) = wire.read_head().await {
         let length = if whole { body.len() } else { body.len() + 100 };
         let head = format!(
             "HTTP/1.1 {status} Scripted\r\nX-Consul-Index: {index}\r\nX-Consul-KnownLeader: true\r\n\

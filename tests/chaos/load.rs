@@ -17,7 +17,7 @@ use std::{
 
 use outrigger_tests::{
     client::Client,
-    wire::{Cut, Wire},
+    wire::{Wire, WireError},
 };
 use tokio::{
     net::TcpStream,
@@ -26,16 +26,16 @@ use tokio::{
 };
 
 /// Longest wait for one answer: longer than any time-out of the sidecar's.
-const PATIENCE: Duration = Duration::from_secs(25);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 /// A load ends by itself after this.
-const LONGEST: Duration = Duration::from_secs(20 * 60);
+const MAX_RUN_TIME: Duration = Duration::from_secs(20 * 60);
 
 /// Numbers are given out once per process, so that two loads on one fleet share a book.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// What is sent.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
+pub(crate) struct RatePlan {
     /// The `Host` of each request.
     pub(crate) host: String,
     /// Requests due in a second.
@@ -46,7 +46,7 @@ pub(crate) struct Plan {
     pub(crate) methods: &'static [&'static str],
 }
 
-impl Plan {
+impl RatePlan {
     /// GETs and POSTs in turn.
     pub(crate) fn mixed(host: &str, rate: u32) -> Self {
         Self { host: host.to_owned(), rate, connections: 64, methods: &["GET", "POST"] }
@@ -59,7 +59,7 @@ impl Plan {
 
 /// What one request came to.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub(crate) struct RequestResult {
     /// Its number.
     pub(crate) id: u64,
     /// Its method.
@@ -73,31 +73,31 @@ pub(crate) struct Answer {
     pub(crate) failed: Option<String>,
 }
 
-impl Answer {
+impl RequestResult {
     /// When it ended, from the load's beginning.
     pub(crate) fn ended(&self) -> Duration {
         self.due + self.took
     }
 
     /// Whether this is what it failed by.
-    pub(crate) fn is(&self, class: &str) -> bool {
+    pub(crate) fn failed_with(&self, class: &str) -> bool {
         self.failed.as_deref() == Some(class)
     }
 }
 
 /// Everything that a load came to, or a part of it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tally(pub(crate) Vec<Answer>);
+pub(crate) struct RequestResults(pub(crate) Vec<RequestResult>);
 
-impl Tally {
+impl RequestResults {
     /// The part for which `chosen` holds.
-    pub(crate) fn only(&self, chosen: impl Fn(&Answer) -> bool) -> Self {
+    pub(crate) fn filter(&self, chosen: impl Fn(&RequestResult) -> bool) -> Self {
         Self(self.0.iter().filter(|one| chosen(one)).cloned().collect())
     }
 
     /// The part with this method.
-    pub(crate) fn method(&self, method: &str) -> Self {
-        self.only(|one| one.method == method)
+    pub(crate) fn with_method(&self, method: &str) -> Self {
+        self.filter(|one| one.method == method)
     }
 
     /// How many requests.
@@ -106,17 +106,17 @@ impl Tally {
     }
 
     /// Those that failed.
-    pub(crate) fn failed(&self) -> Self {
-        self.only(|one| one.failed.is_some())
+    pub(crate) fn failures(&self) -> Self {
+        self.filter(|one| one.failed.is_some())
     }
 
     /// Share of the requests that failed.
     pub(crate) fn failed_share(&self) -> f64 {
-        self.failed().0.len() as f64 / self.0.len().max(1) as f64
+        self.failures().0.len() as f64 / self.0.len().max(1) as f64
     }
 
     /// How many failed, by method and what they failed by.
-    pub(crate) fn classes(&self) -> BTreeMap<(&'static str, String), u64> {
+    pub(crate) fn count_failures(&self) -> BTreeMap<(&'static str, String), u64> {
         let mut classes = BTreeMap::new();
         for one in &self.0 {
             if let Some(why) = &one.failed {
@@ -127,8 +127,8 @@ impl Tally {
     }
 
     /// The same in words.
-    pub(crate) fn failed_by_class(&self) -> String {
-        let classes = self.classes();
+    pub(crate) fn describe_failures(&self) -> String {
+        let classes = self.count_failures();
         let words = classes.iter().map(|((method, why), count)| format!("{count} {method} {why}"));
         if classes.is_empty() { "0".to_owned() } else { words.collect::<Vec<_>>().join(", ") }
     }
@@ -139,39 +139,39 @@ impl Tally {
     }
 
     /// Numbers of the POSTs that were answered well.
-    pub(crate) fn posted(&self) -> BTreeSet<u64> {
+    pub(crate) fn successful_posts(&self) -> BTreeSet<u64> {
         self.0.iter().filter(|one| one.method == "POST" && one.failed.is_none()).map(|one| one.id).collect()
     }
 }
 
 #[derive(Debug)]
-struct Shared {
-    plan: Plan,
+struct RateLoadState {
+    plan: RatePlan,
     target: SocketAddr,
     begun: Instant,
     next: AtomicU64,
     stop: AtomicBool,
-    answers: Mutex<Vec<Answer>>,
+    answers: Mutex<Vec<RequestResult>>,
 }
 
-impl Shared {
-    fn answers(&self) -> MutexGuard<'_, Vec<Answer>> {
+impl RateLoadState {
+    fn answers(&self) -> MutexGuard<'_, Vec<RequestResult>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A load under way. Ends when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Load {
-    shared: Arc<Shared>,
+pub(crate) struct RateLoad {
+    shared: Arc<RateLoadState>,
     connections: JoinSet<()>,
 }
 
-impl Load {
+impl RateLoad {
     /// Begins it.
-    pub(crate) fn start(target: SocketAddr, plan: Plan) -> Self {
+    pub(crate) fn start(target: SocketAddr, plan: RatePlan) -> Self {
         let connections = plan.connections;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RateLoadState {
             plan,
             target,
             begun: Instant::now(),
@@ -181,7 +181,7 @@ impl Load {
         });
         let mut tasks = JoinSet::new();
         for _ in 0..connections {
-            tasks.spawn(connection(Arc::clone(&shared)));
+            tasks.spawn(run_connection(Arc::clone(&shared)));
         }
         Self { shared, connections: tasks }
     }
@@ -192,8 +192,8 @@ impl Load {
     }
 
     /// What it has come to so far.
-    pub(crate) fn tally(&self) -> Tally {
-        Tally(self.shared.answers().clone())
+    pub(crate) fn tally(&self) -> RequestResults {
+        RequestResults(self.shared.answers().clone())
     }
 
     /// How many requests have ended so far.
@@ -202,20 +202,20 @@ impl Load {
     }
 
     /// Waits until `count` requests have ended.
-    pub(crate) async fn reaches(&self, count: u64) {
+    pub(crate) async fn wait_requests(&self, count: u64) {
         while self.requests() < count {
             sleep(Duration::from_millis(20)).await;
         }
     }
 
     /// Goes on for a while.
-    pub(crate) async fn goes_on(&self, time: Duration) {
+    pub(crate) async fn run_for(&self, time: Duration) {
         // It is the load that is waited for, and not that something has happened meanwhile.
         sleep(time).await;
     }
 
     /// Ends it: every request under way has its answer first.
-    pub(crate) async fn stop(mut self) -> Tally {
+    pub(crate) async fn stop(mut self) -> RequestResults {
         self.shared.stop.store(true, Relaxed);
         while let Some(ended) = self.connections.join_next().await {
             ended.expect("a load's connection does not panic");
@@ -224,31 +224,36 @@ impl Load {
     }
 }
 
-async fn connection(shared: Arc<Shared>) {
+async fn run_connection(shared: Arc<RateLoadState>) {
     let mut open: Option<Client> = None;
     loop {
         let nth = shared.next.fetch_add(1, Relaxed);
         let due = shared.plan.due(nth);
         sleep_until(shared.begun + due).await;
-        if shared.stop.load(Relaxed) || due > LONGEST {
+        if shared.stop.load(Relaxed) || due > MAX_RUN_TIME {
             return;
         }
         let method = shared.plan.methods[usize::try_from(nth).unwrap_or(0) % shared.plan.methods.len()];
         let id = NEXT_ID.fetch_add(1, Relaxed);
-        let failed = match timeout(PATIENCE, one(&shared, &mut open, method, id)).await {
+        let failed = match timeout(ANSWER_TIMEOUT, send_request(&shared, &mut open, method, id)).await {
             Ok(ended) => ended.err(),
-            Err(_) => Some(format!("no answer in {} s", PATIENCE.as_secs())),
+            Err(_) => Some(format!("no answer in {} s", ANSWER_TIMEOUT.as_secs())),
         };
         if failed.is_some() {
             open = None;
         }
         let took = shared.begun.elapsed().saturating_sub(due);
-        shared.answers().push(Answer { id, method, due, took, failed });
+        shared.answers().push(RequestResult { id, method, due, took, failed });
     }
 }
 
 /// One exchange, or what it failed by.
-async fn one(shared: &Shared, open: &mut Option<Client>, method: &str, id: u64) -> Result<(), String> {
+async fn send_request(
+    shared: &RateLoadState,
+    open: &mut Option<Client>,
+    method: &str,
+    id: u64,
+) -> Result<(), String> {
     let mut client = match open.take() {
         Some(client) => client,
         None => {
@@ -263,14 +268,14 @@ async fn one(shared: &Shared, open: &mut Option<Client>, method: &str, id: u64) 
     };
     let host = &shared.plan.host;
     let request = format!("{method} / HTTP/1.1\r\nHost: {host}\r\nx-chaos-id: {id}\r\n{framing}\r\n{body}");
-    let cut = |cut: Cut| match cut {
-        Cut::Fin => "closed".to_owned(),
-        Cut::Reset => "reset".to_owned(),
-        Cut::Garbage(why) => format!("no HTTP: {why}"),
+    let cut = |cut: WireError| match cut {
+        WireError::Closed => "closed".to_owned(),
+        WireError::Reset => "reset".to_owned(),
+        WireError::Malformed(why) => format!("no HTTP: {why}"),
     };
     client.try_send(request).await.map_err(cut)?;
     let response = client.try_response_to(method).await.map_err(cut)?;
-    if response.broken.is_some() {
+    if response.body_error.is_some() {
         return Err("cut".to_owned());
     }
     if response.status >= 400 {
@@ -288,8 +293,8 @@ mod tests {
 
     use super::*;
 
-    fn plan(connections: usize) -> Plan {
-        Plan { connections, ..Plan::mixed("a", 100) }
+    fn plan(connections: usize) -> RatePlan {
+        RatePlan { connections, ..RatePlan::mixed("a", 100) }
     }
 
     #[tokio::test]
@@ -297,17 +302,17 @@ mod tests {
         let gate = Gate::closed();
         let opened = gate.clone();
         let server = Instance::scripted("a", move |_| instance::Answer::ok("late").when(&opened)).await;
-        let load = Load::start(server.addr(), plan(2));
+        let load = RateLoad::start(server.addr(), plan(2));
         while load.elapsed() < Duration::from_millis(500) {
             sleep(Duration::from_millis(10)).await;
         }
         gate.open();
-        load.reaches(50).await;
+        load.wait_requests(50).await;
         let tally = load.stop().await;
         // Two connections could be stalled; what was due behind them was stalled too.
-        let stalled = tally.only(|one| one.took >= Duration::from_millis(100));
+        let stalled = tally.filter(|one| one.took >= Duration::from_millis(100));
         assert!(stalled.requests() >= 30, "{tally:?}");
-        assert!(tally.failed().0.is_empty() && tally.longest() >= Duration::from_millis(450), "{tally:?}");
+        assert!(tally.failures().0.is_empty() && tally.longest() >= Duration::from_millis(450), "{tally:?}");
     }
 
     #[tokio::test]
@@ -317,14 +322,14 @@ mod tests {
             _ => instance::Answer::raw("").then_close(),
         })
         .await;
-        let load = Load::start(server.addr(), plan(4));
-        load.reaches(4).await;
-        let classes = load.stop().await.classes();
+        let load = RateLoad::start(server.addr(), plan(4));
+        load.wait_requests(4).await;
+        let classes = load.stop().await.count_failures();
         let classes: Vec<_> = classes.keys().map(|(method, why)| (*method, why.as_str())).collect();
         assert_eq!(classes, [("GET", "503 circuit_open"), ("POST", "closed")]);
 
-        let load = Load::start(instance::refusing(), plan(1));
-        load.reaches(1).await;
+        let load = RateLoad::start(instance::refusing_addr(), plan(1));
+        load.wait_requests(1).await;
         assert_eq!(load.stop().await.0[0].failed.as_deref(), Some("connect: connection refused"));
     }
 }

@@ -3,57 +3,59 @@
 
 use std::time::Duration;
 
-use outrigger_tests::{consul::Consul, registry::Agent, wait};
+use outrigger_tests::{consul::Consul, registry::ConsulAgent, wait};
 
-use crate::{cases::Trouble, client::Tally, fleet::Fleet, row::Row, sidecar::Caller};
+use crate::{
+    caller::CallerSidecar, case_report::CaseReport, cases::SetupError, fleet::Fleet, load::RequestResults,
+};
 
 /// The service's name.
 pub(crate) const SERVICE: &str = "orders";
 
 /// All of it. Ends when it is dropped, in this order.
 #[derive(Debug)]
-pub(crate) struct Scene {
+pub(crate) struct Testbed {
     /// The sidecar under test.
-    pub(crate) caller: Caller,
+    pub(crate) caller: CallerSidecar,
     /// The service's instances.
     pub(crate) fleet: Fleet,
     /// The registry, spoken to by HTTP.
-    pub(crate) agent: Agent,
+    pub(crate) agent: ConsulAgent,
     _consul: Consul,
 }
 
-impl Scene {
+impl Testbed {
     /// Three of our own servers; the sidecar goes by the defaults and `settings` (YAML).
-    pub(crate) async fn of_three(settings: &str) -> Result<Self, Trouble> {
+    pub(crate) async fn with_three(settings: &str) -> Result<Self, SetupError> {
         let consul = Consul::server().await?;
-        let fleet = Fleet::three(SERVICE, Agent(consul.http_addr())).await;
-        Ok(Self::called(consul, fleet, settings).await)
+        let fleet = Fleet::start_three(SERVICE, ConsulAgent(consul.http_addr())).await;
+        Ok(Self::start_caller(consul, fleet, settings).await)
     }
 
     /// These, not started yet.
-    pub(crate) async fn of(mut fleet: Fleet, settings: &str) -> Result<Self, Trouble> {
+    pub(crate) async fn with_fleet(mut fleet: Fleet, settings: &str) -> Result<Self, SetupError> {
         let consul = Consul::server().await?;
         for member in &mut fleet.members {
             member.start().await;
         }
-        fleet.register(Agent(consul.http_addr())).await;
-        Ok(Self::called(consul, fleet, settings).await)
+        fleet.register(ConsulAgent(consul.http_addr())).await;
+        Ok(Self::start_caller(consul, fleet, settings).await)
     }
 
-    async fn called(consul: Consul, fleet: Fleet, settings: &str) -> Self {
-        let agent = Agent(consul.http_addr());
-        let caller = Caller::start(consul.http_addr(), SERVICE, settings).await;
+    async fn start_caller(consul: Consul, fleet: Fleet, settings: &str) -> Self {
+        let agent = ConsulAgent(consul.http_addr());
+        let caller = CallerSidecar::start(consul.http_addr(), SERVICE, settings).await;
         Self { caller, fleet, agent, _consul: consul }
     }
 
     /// Waits until the registry shows every instance as passing, and the sidecar trusts them all.
-    pub(crate) async fn all_trusted(&self) {
-        self.fleet.passes(self.agent).await;
-        self.trusts(self.fleet.members.len(), wait::BOUND).await;
+    pub(crate) async fn wait_all_trusted(&self) {
+        self.fleet.wait_passing(self.agent).await;
+        self.wait_trusted(self.fleet.members.len(), wait::TIMEOUT).await;
     }
 
     /// Waits until the sidecar trusts this many.
-    pub(crate) async fn trusts(&self, count: usize, bound: Duration) {
+    pub(crate) async fn wait_trusted(&self, count: usize, bound: Duration) {
         wait::until(&format!("{count} instances are trusted"), bound, async || {
             let metrics = self.caller.metrics().await;
             metrics.sum("outrigger_instances_trust", &[("trust", "trusted")]) == count as f64
@@ -69,9 +71,9 @@ impl Scene {
     }
 
     /// The row of a load that has ended, with what must hold in every case.
-    pub(crate) async fn row(&self, tally: &Tally) -> Row {
-        let mut row = Row::of(tally, self.caller.retried().await);
-        self.fleet.audit(tally, &mut row);
+    pub(crate) async fn report(&self, tally: &RequestResults) -> CaseReport {
+        let mut row = CaseReport::from_load(tally, self.caller.retried().await);
+        self.fleet.check_posts(tally, &mut row);
         row
     }
 }

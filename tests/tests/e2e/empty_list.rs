@@ -8,9 +8,9 @@ use outrigger_devregistry::{DevRegistry, Options};
 use outrigger_tests::{
     client::Client,
     consul,
-    front::{Front, Mode},
     instance::{Instance, Kill},
-    registry::Agent,
+    registry::ConsulAgent,
+    registry_proxy::{RegistryMode, RegistryProxy},
     wait,
 };
 use serde_json::json;
@@ -18,24 +18,24 @@ use tokio::time::{Instant, sleep};
 
 use crate::app;
 
-struct Scene {
+struct EmptyListSetup {
     registry: DevRegistry,
-    front: Front,
+    front: RegistryProxy,
 }
 
-impl Scene {
+impl EmptyListSetup {
     async fn of(instances: &[&Instance]) -> Self {
         let registry =
             DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
-        let front = Front::of(registry.addr()).await;
+        let front = RegistryProxy::start(registry.addr()).await;
         for instance in instances {
-            Agent(registry.addr()).register("orders", instance).await;
+            ConsulAgent(registry.addr()).register("orders", instance).await;
         }
         Self { registry, front }
     }
 
-    fn agent(&self) -> Agent {
-        Agent(self.registry.addr())
+    fn agent(&self) -> ConsulAgent {
+        ConsulAgent(self.registry.addr())
     }
 }
 
@@ -58,29 +58,31 @@ async fn all_well(client: &mut Client, time: Duration) {
 #[tokio::test]
 async fn an_empty_list_at_an_unchanged_index_costs_nothing_for_nine_seconds_and_is_told_of_after_that() {
     let all = [Instance::start("a").await, Instance::start("b").await];
-    let scene = Scene::of(&[&all[0], &all[1]]).await;
-    let index = scene.agent().index("orders").await;
-    let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let scene = EmptyListSetup::of(&[&all[0], &all[1]]).await;
+    let index = scene.agent().service_index("orders").await;
+    let (app, addr) = app::start_router(scene.front.addr(), "upstreams: [{service: orders}]").await;
     let mut client = Client::connect(addr).await;
     all_well(&mut client, Duration::from_millis(100)).await;
 
-    scene.front.set(Mode::EmptyAt(index));
+    scene.front.set(RegistryMode::EmptyAt(index));
     all_well(&mut client, Duration::from_secs(9)).await;
     assert_eq!(metric(&app, "outrigger_suspect_instances"), 2.0);
     for one in &app.clusters()[0].endpoints {
         let told = one.why_not.clone().unwrap_or_default();
         assert!(one.suspect && one.usable && told.starts_with("suspect: "), "{one:?}");
     }
-    wait::until("the hold ends", wait::BOUND, async || client.get("orders", "/").await.status == 404).await;
+    wait::until("the hold ends", wait::TIMEOUT, async || client.get("orders", "/").await.status == 404).await;
     let refused = client.get("orders", "/").await;
     assert_eq!(refused.reason(), "unknown_service");
     assert!(refused.text().contains("2 instances were believed gone "), "{}", refused.text());
 
     // The right answer has the very index of the wrong one: a blocking question would not hear of it.
-    scene.front.set(Mode::Pass);
+    scene.front.set(RegistryMode::Pass);
     let right = Instant::now();
-    wait::until("they are found again", wait::BOUND, async || client.get("orders", "/").await.status == 200)
-        .await;
+    wait::until("they are found again", wait::TIMEOUT, async || {
+        client.get("orders", "/").await.status == 200
+    })
+    .await;
     assert!(right.elapsed() < Duration::from_secs(15), "{:?}", right.elapsed());
     app.shutdown().await;
 }
@@ -88,16 +90,16 @@ async fn an_empty_list_at_an_unchanged_index_costs_nothing_for_nine_seconds_and_
 #[tokio::test]
 async fn real_traffic_speaks_for_an_instance_that_takes_no_new_connection() {
     let instance = Instance::start("a").await;
-    let scene = Scene::of(&[&instance]).await;
-    let index = scene.agent().index("orders").await;
-    let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let scene = EmptyListSetup::of(&[&instance]).await;
+    let index = scene.agent().service_index("orders").await;
+    let (app, addr) = app::start_router(scene.front.addr(), "upstreams: [{service: orders}]").await;
     let mut client = Client::connect(addr).await;
     all_well(&mut client, Duration::from_millis(50)).await;
 
     instance.stop_accepting().await;
-    scene.front.set(Mode::EmptyAt(index));
+    scene.front.set(RegistryMode::EmptyAt(index));
     // Each look at the suspect finds that nobody listens, and that requests succeed on what is open.
-    wait::until("it is suspect", wait::BOUND, async || {
+    wait::until("it is suspect", wait::TIMEOUT, async || {
         all_well(&mut client, Duration::from_millis(5)).await;
         metric(&app, "outrigger_suspect_instances") == 1.0
     })
@@ -110,22 +112,22 @@ async fn real_traffic_speaks_for_an_instance_that_takes_no_new_connection() {
 #[tokio::test]
 async fn what_went_well_before_does_not_speak_for_an_instance_that_refuses_now() {
     let all = [Instance::start("a").await, Instance::start("b").await];
-    let scene = Scene::of(&[&all[0], &all[1]]).await;
-    let index = scene.agent().index("orders").await;
-    let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let scene = EmptyListSetup::of(&[&all[0], &all[1]]).await;
+    let index = scene.agent().service_index("orders").await;
+    let (app, addr) = app::start_router(scene.front.addr(), "upstreams: [{service: orders}]").await;
     let mut client = Client::connect(addr).await;
     while all.iter().any(|one| one.count() == 0) {
         all_well(&mut client, Duration::from_millis(5)).await;
     }
     all[1].kill(Kill::Fin).await;
     let killed = Instant::now();
-    wait::until("it is ejected", wait::BOUND, async || {
+    wait::until("it is ejected", wait::TIMEOUT, async || {
         all_well(&mut client, Duration::from_millis(5)).await;
         app.clusters()[0].endpoints.iter().any(|one| one.trust == "ejected")
     })
     .await;
-    scene.front.set(Mode::EmptyAt(index));
-    wait::holds("it is gone", || app.clusters()[0].endpoints.len() == 1).await;
+    scene.front.set(RegistryMode::EmptyAt(index));
+    wait::until_true("it is gone", || app.clusters()[0].endpoints.len() == 1).await;
     // An answer speaks for whoever gave it for five seconds.
     assert!(killed.elapsed() < Duration::from_secs(4), "{:?}", killed.elapsed());
     assert_eq!(metric(&app, "outrigger_suspect_instances"), 1.0, "the other one is kept");
@@ -135,18 +137,18 @@ async fn what_went_well_before_does_not_speak_for_an_instance_that_refuses_now()
 /// Two of three that leave at once by the registry's own word, and go on accepting connections.
 async fn a_leaving_is_believed_well_before_the_hold_ends(at: std::net::SocketAddr) {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
-    Agent(at).register("orders", &all[0]).await;
-    on_a_node(Agent(at), &[&all[1], &all[2]], "passing").await;
-    let (app, addr) = app::routing(at, "upstreams: [{service: orders}]").await;
+    ConsulAgent(at).register("orders", &all[0]).await;
+    on_a_node(ConsulAgent(at), &[&all[1], &all[2]], "passing").await;
+    let (app, addr) = app::start_router(at, "upstreams: [{service: orders}]").await;
     let mut client = Client::connect(addr).await;
-    wait::until("each is called", wait::BOUND, async || {
+    wait::until("each is called", wait::TIMEOUT, async || {
         all_well(&mut client, Duration::from_millis(50)).await;
         all.iter().all(|one| one.count() > 0)
     })
     .await;
-    Agent(at).put("/v1/catalog/deregister", &json!({"Node": "far"})).await;
+    ConsulAgent(at).put("/v1/catalog/deregister", &json!({"Node": "far"})).await;
     let left = Instant::now();
-    wait::holds("they are gone", || app.clusters()[0].endpoints.len() == 1).await;
+    wait::until_true("they are gone", || app.clusters()[0].endpoints.len() == 1).await;
     assert_eq!(metric(&app, "outrigger_registry_suspect_updates_total"), 1.0);
     // Four reads in 1.2 s; the hold is 10 s.
     assert!(left.elapsed() < Duration::from_secs(6), "{:?}", left.elapsed());
@@ -155,7 +157,7 @@ async fn a_leaving_is_believed_well_before_the_hold_ends(at: std::net::SocketAdd
 
 #[tokio::test]
 async fn a_leaving_is_believed_well_before_the_hold_ends_on_the_dev_registry() {
-    let scene = Scene::of(&[]).await;
+    let scene = EmptyListSetup::of(&[]).await;
     a_leaving_is_believed_well_before_the_hold_ends(scene.registry.addr()).await;
 }
 
@@ -168,7 +170,7 @@ async fn a_leaving_is_believed_well_before_the_hold_ends_on_consul() {
 }
 
 /// Both instances on one node, whose own health is `serf`.
-async fn on_a_node(agent: Agent, all: &[&Instance], serf: &str) {
+async fn on_a_node(agent: ConsulAgent, all: &[&Instance], serf: &str) {
     for one in all {
         let service =
             json!({"ID": one.name(), "Service": "orders", "Address": "127.0.0.1", "Port": one.addr().port()});
@@ -184,9 +186,9 @@ async fn a_node_that_the_registry_lost_is_doubted_where_real_traffic_succeeds_an
     for traffic in [true, false] {
         let all = [Instance::start("a").await, Instance::start("b").await];
         let all = [&all[0], &all[1]];
-        let scene = Scene::of(&[]).await;
+        let scene = EmptyListSetup::of(&[]).await;
         on_a_node(scene.agent(), &all, "passing").await;
-        let (app, addr) = app::routing(scene.front.addr(), "upstreams: [{service: orders}]").await;
+        let (app, addr) = app::start_router(scene.front.addr(), "upstreams: [{service: orders}]").await;
         if traffic {
             let mut client = Client::connect(addr).await;
             while all.iter().any(|one| one.count() == 0) {
@@ -196,7 +198,7 @@ async fn a_node_that_the_registry_lost_is_doubted_where_real_traffic_succeeds_an
         on_a_node(scene.agent(), &all, "critical").await;
         let critical =
             || app.clusters()[0].endpoints.iter().filter(|one| one.status == "critical").count() == 2;
-        wait::holds("the registry's word is believed in the end", critical).await;
+        wait::until_true("the registry's word is believed in the end", critical).await;
         let doubts = metric(&app, "outrigger_registry_suspect_updates_total");
         assert_eq!(doubts, if traffic { 1.0 } else { 0.0 }, "traffic: {traffic}");
         app.shutdown().await;

@@ -7,13 +7,13 @@ use tempfile::TempDir;
 
 /// A sidecar that only routes. Killed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Caller {
+pub(crate) struct CallerSidecar {
     /// The process.
     pub(crate) process: Process,
     _state: TempDir,
 }
 
-impl Caller {
+impl CallerSidecar {
     /// One that asks the Consul agent at `consul` and calls `service`, by the defaults and `settings`
     /// (lines of YAML). Waits until it is ready.
     pub(crate) async fn start(consul: SocketAddr, service: &str, settings: &str) -> Self {
@@ -24,7 +24,7 @@ impl Caller {
             state.path()
         ))
         .await;
-        process.ready().await;
+        process.wait_ready().await;
         Self { process, _state: state }
     }
 
@@ -35,7 +35,7 @@ impl Caller {
 
     /// What its metrics say now.
     pub(crate) async fn metrics(&self) -> Scrape {
-        Scrape::parse(&self.process.ask("/metrics").await.text())
+        Scrape::parse(&self.process.admin_get("/metrics").await.text())
     }
 
     /// Attempts made again so far.

@@ -55,7 +55,7 @@ pub(crate) async fn run_all<F: Future<Output = Target>>(start: impl Fn() -> F) {
 
 fn recording(case: &Case) -> PathBuf {
     let file = format!("{}.txt", case.name.replace(|char: char| !char.is_alphanumeric(), "_"));
-    [env!("CARGO_MANIFEST_DIR"), "tests", "conformance", "recorded", &file].iter().collect()
+    [env!("CARGO_MANIFEST_DIR"), "conformance", "recorded", &file].iter().collect()
 }
 
 /// The steps that were not seen as recorded.

@@ -33,8 +33,9 @@ chaos: ## Deaths, deploys and outages under load: what is promised, and whether 
 	    OUTRIGGER_TEST_BIN="$$target/debug/outrigger" "$$target/debug/chaos" $(ARGS)
 
 .PHONY: lint
-lint: ## Format, clippy, documentation, shell scripts: warnings are errors
+lint: ## Format, structure, clippy, documentation, shell scripts: warnings are errors
 	$(CARGO) fmt --all --check
+	$(CARGO) run --quiet --package outrigger-tests --bin house
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 	@if command -v shellcheck >/dev/null; then shellcheck tests/tools/*.sh .ci/run; \

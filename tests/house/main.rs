@@ -1,0 +1,27 @@
+//! Checks the structure of the source: `make lint` runs it.
+//!
+//! Three rules: no two types of one crate share a name, no file has more than 600 lines, and no two
+//! files import each other, directly or through others. A violation that is still allowed stands in
+//! `exceptions.txt`; an exception that is not needed any more is an error, so that the list only shrinks.
+//!
+//! A crate here is what the compiler calls one: a library, a binary, an integration test.
+
+mod crates;
+mod imports;
+mod report;
+
+use std::{path::Path, process::ExitCode};
+
+/// The violations that are allowed for now, one a line, as the report prints them.
+const EXCEPTIONS: &str = include_str!("exceptions.txt");
+
+fn main() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    match report::violations(&root).and_then(|found| report::compare(&found, EXCEPTIONS)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problems) => {
+            eprintln!("{problems}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -154,11 +154,11 @@ struct ServiceWatch {
 impl ServiceWatch {
     fn start(agent: SocketAddr) -> Result<Self, Error> {
         let address = config::ConsulAddress { tls: false, host: agent.ip().to_string(), port: agent.port() };
-        let client = Client::new(&config::Consul { address, ..config::Consul::default() });
+        let client = Client::new(&config::ConsulSettings { address, ..config::ConsulSettings::default() });
         let client = Arc::new(client.map_err(doing("make the Consul client"))?);
         let metrics = prometheus::Registry::new();
         let runtime = runtime::Handle::current();
-        let discovery = Discovery::new(client, config::Discovery::default(), runtime, &metrics)
+        let discovery = Discovery::new(client, config::DiscoverySettings::default(), runtime, &metrics)
             .map_err(doing("set up discovery"))?;
         let query = Query { service: SERVICE.into(), datacenter: None };
         let follower = discovery.follow(query, Kind::Declared).map_err(doing("follow the service"))?;

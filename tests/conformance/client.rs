@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use outrigger_config::{Consul as Settings, ConsulAddress, Tls, Weights};
+use outrigger_config::{ConsulAddress, ConsulSettings as Settings, Tls, Weights};
 use outrigger_registry::{
     Checks, Consistency, Cursor, Query, Registrar as _, Registration, Registry as _, ReportedHealth, Status,
     Watched, consul::Consul,

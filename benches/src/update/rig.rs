@@ -140,11 +140,11 @@ fn config(services: u32) -> config::Config {
     }
 }
 
-fn settings() -> config::Discovery {
-    config::Discovery {
+fn settings() -> config::DiscoverySettings {
+    config::DiscoverySettings {
         max_services: 10_000,
         max_unknown: 10_000,
-        guard: None,
-        ..config::Discovery::default()
+        mass_loss: None,
+        ..config::DiscoverySettings::default()
     }
 }

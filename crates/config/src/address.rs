@@ -2,20 +2,20 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::{ConsulAddress, Listen, ListenHost, error::Wrong, names};
+use crate::{ConsulAddress, Listen, ListenHost, error::InvalidValue, names};
 
 /// `localhost:7070` (both loopbacks), `127.0.0.1:9101`, `[::1]:80`.
-pub(crate) fn listen(text: &str) -> Result<Listen, Wrong> {
+pub(crate) fn listen_address(text: &str) -> Result<Listen, InvalidValue> {
     let hint = "write localhost:7070, 127.0.0.1:7070 or [::1]:7070";
     if let Some(port) = text.strip_prefix("localhost:") {
-        return port.parse().map(Listen::localhost).map_err(|_| Wrong::new("has no valid port", hint));
+        return port.parse().map(Listen::localhost).map_err(|_| InvalidValue::new("has no valid port", hint));
     }
     if let Ok(addr) = text.parse::<SocketAddr>() {
         return Ok(addr.into());
     }
     if let Some(port) = text.strip_prefix(':').filter(|port| port.parse::<u16>().is_ok()) {
         let hint = format!("write localhost:{port}, or 0.0.0.0:{port} to listen for the network");
-        return Err(Wrong::new("has no address", hint));
+        return Err(InvalidValue::new("has no address", hint));
     }
     let what = match text.rsplit_once(':') {
         Some((host, port)) if port.parse::<u16>().is_ok() && host.parse::<Ipv6Addr>().is_err() => {
@@ -23,11 +23,11 @@ pub(crate) fn listen(text: &str) -> Result<Listen, Wrong> {
         }
         _ => "is not an address with a port",
     };
-    Err(Wrong::new(what, hint))
+    Err(InvalidValue::new(what, hint))
 }
 
 /// Whether the two cannot be bound at once.
-pub(crate) fn overlap(a: &Listen, b: &Listen) -> bool {
+pub(crate) fn overlaps(a: &Listen, b: &Listen) -> bool {
     // Port 0 is a new port each time.
     a.port == b.port && a.port != 0 && hosts(a).iter().any(|x| hosts(b).iter().any(|y| same_socket(*x, *y)))
 }
@@ -52,14 +52,14 @@ fn same_socket(a: IpAddr, b: IpAddr) -> bool {
 
 /// A Consul address as written: without a scheme it is not yet known whether TLS is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GivenAddress {
+pub(crate) struct ParsedConsulAddress {
     pub(crate) address: ConsulAddress,
     /// `http://` or `https://` was written.
-    pub(crate) explicit: bool,
+    pub(crate) has_scheme: bool,
 }
 
 /// `http://host:port`, `https://host:port`, `host:port`.
-pub(crate) fn consul(text: &str) -> Result<GivenAddress, Wrong> {
+pub(crate) fn consul_address(text: &str) -> Result<ParsedConsulAddress, InvalidValue> {
     let hint = "write http://127.0.0.1:8500 or https://consul.example:8501";
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (Some(scheme), rest),
@@ -68,22 +68,25 @@ pub(crate) fn consul(text: &str) -> Result<GivenAddress, Wrong> {
     let tls = match scheme.map(str::to_ascii_lowercase).as_deref() {
         None | Some("http") => false,
         Some("https") => true,
-        Some("unix") => return Err(Wrong::new("is a unix socket, which is not supported", hint)),
-        Some(other) => return Err(Wrong::new(format!("has the scheme {other:?}"), hint)),
+        Some("unix") => return Err(InvalidValue::new("is a unix socket, which is not supported", hint)),
+        Some(other) => return Err(InvalidValue::new(format!("has the scheme {other:?}"), hint)),
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.starts_with('/') {
-        return Err(Wrong::new("is a unix socket, which is not supported", hint));
+        return Err(InvalidValue::new("is a unix socket, which is not supported", hint));
     }
     if authority.contains('@') {
-        return Err(Wrong::new("holds a user name", "put the ACL token in token_file or CONSUL_HTTP_TOKEN"));
+        return Err(InvalidValue::new(
+            "holds a user name",
+            "put the ACL token in token_file or CONSUL_HTTP_TOKEN",
+        ));
     }
     if authority.contains(['/', '?', '#']) {
-        return Err(Wrong::new("has a path", "only scheme, host and port are supported"));
+        return Err(InvalidValue::new("has a path", "only scheme, host and port are supported"));
     }
     let (host, port) =
-        host_and_port(authority).ok_or_else(|| Wrong::new("is not an address with a port", hint))?;
-    Ok(GivenAddress { address: ConsulAddress { tls, host, port }, explicit: scheme.is_some() })
+        host_and_port(authority).ok_or_else(|| InvalidValue::new("is not an address with a port", hint))?;
+    Ok(ParsedConsulAddress { address: ConsulAddress { tls, host, port }, has_scheme: scheme.is_some() })
 }
 
 fn host_and_port(authority: &str) -> Option<(String, u16)> {
@@ -97,8 +100,9 @@ fn host_and_port(authority: &str) -> Option<(String, u16)> {
 }
 
 /// `https://app.example[:port]`, as a browser writes it in `Origin`: lower case, no default port.
-pub(crate) fn origin(text: &str) -> Result<String, Wrong> {
-    let wrong = || Wrong::new("is not an origin", "write https://app.example or http://localhost:3000");
+pub(crate) fn browser_origin(text: &str) -> Result<String, InvalidValue> {
+    let wrong =
+        || InvalidValue::new("is not an origin", "write https://app.example or http://localhost:3000");
     let lower = text.to_ascii_lowercase();
     let (scheme, rest) = lower.split_once("://").ok_or_else(wrong)?;
     let default_port = match scheme {
@@ -128,7 +132,7 @@ mod tests {
     #[test]
     fn listeners_are_both_loopbacks_or_one_address() {
         for text in ["localhost:7070", "127.0.0.1:9101", "[::1]:80", "0.0.0.0:0", "[::]:7070"] {
-            assert_eq!(listen(text).map(|listen| listen.to_string()), Ok(text.to_owned()));
+            assert_eq!(listen_address(text).map(|listen| listen.to_string()), Ok(text.to_owned()));
         }
         for text in [
             "",
@@ -141,9 +145,9 @@ mod tests {
             "127.0.0.1",
             "1.2.3.4.5:80",
         ] {
-            assert!(listen(text).is_err(), "for {text:?}");
+            assert!(listen_address(text).is_err(), "for {text:?}");
         }
-        assert_eq!(listen(":7070").unwrap_err().what, "has no address");
+        assert_eq!(listen_address(":7070").unwrap_err().what, "has no address");
     }
 
     #[test]
@@ -159,8 +163,8 @@ mod tests {
             ("localhost:0", "localhost:0", false),
         ];
         for (a, b, expected) in cases {
-            let (a, b) = (listen(a).unwrap(), listen(b).unwrap());
-            assert_eq!((overlap(&a, &b), overlap(&b, &a)), (expected, expected), "{a} and {b}");
+            let (a, b) = (listen_address(a).unwrap(), listen_address(b).unwrap());
+            assert_eq!((overlaps(&a, &b), overlaps(&b, &a)), (expected, expected), "{a} and {b}");
         }
     }
 
@@ -174,9 +178,9 @@ mod tests {
             ("localhost:8500", "http://localhost:8500", false),
         ];
         for (text, address, explicit) in cases {
-            let given = consul(text).unwrap();
+            let given = consul_address(text).unwrap();
             assert_eq!(
-                (given.address.to_string().as_str(), given.explicit),
+                (given.address.to_string().as_str(), given.has_scheme),
                 (address, explicit),
                 "for {text:?}"
             );
@@ -197,7 +201,7 @@ mod tests {
             ("a b:1", "is not an address with a port"),
         ];
         for (text, what) in cases {
-            assert_eq!(consul(text).unwrap_err().what, what, "for {text:?}");
+            assert_eq!(consul_address(text).unwrap_err().what, what, "for {text:?}");
         }
     }
 
@@ -210,23 +214,23 @@ mod tests {
             ("http://[::1]", "http://[::1]"),
         ];
         for (text, expected) in cases {
-            assert_eq!(origin(text).as_deref(), Ok(expected));
+            assert_eq!(browser_origin(text).as_deref(), Ok(expected));
         }
         for text in ["*", "null", "app.example", "ftp://x", "https://", "https://a/b", "https://a b"] {
-            assert!(origin(text).is_err(), "for {text:?}");
+            assert!(browser_origin(text).is_err(), "for {text:?}");
         }
     }
 
     proptest! {
         #[test]
         fn no_text_makes_a_parser_panic(text in ".*") {
-            let _ = (listen(&text), consul(&text), origin(&text));
+            let _ = (listen_address(&text), consul_address(&text), browser_origin(&text));
         }
 
         #[test]
         fn listeners_survive_being_written_and_read(ip in any::<IpAddr>(), port in any::<u16>()) {
             let value = Listen::from(SocketAddr::new(ip, port));
-            prop_assert_eq!(listen(&value.to_string()), Ok(value));
+            prop_assert_eq!(listen_address(&value.to_string()), Ok(value));
         }
     }
 }

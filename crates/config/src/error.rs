@@ -88,13 +88,13 @@ impl std::error::Error for Problems {}
 
 /// Why one value was refused, before its place is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wrong {
+pub(crate) struct InvalidValue {
     /// Continues a sentence that starts with the quoted value: `is not a duration`.
     pub(crate) what: String,
     pub(crate) hint: String,
 }
 
-impl Wrong {
+impl InvalidValue {
     pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { what: what.into(), hint: hint.into() }
     }

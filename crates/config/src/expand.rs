@@ -4,7 +4,7 @@
 //! variable is an error and an empty one is an empty text. `$$` is one dollar; a dollar before
 //! anything but `{` or `$` stays. Keys and comments are left alone, and a default holds no variable.
 
-use crate::overrides::Environment;
+use crate::layers::Environment;
 
 /// A value whose variables have been replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub(crate) fn whole_variable(text: &str) -> Option<&str> {
 }
 
 /// Every variable that the text mentions.
-pub(crate) fn mentioned(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn referenced_variables(text: &str) -> impl Iterator<Item = &str> {
     text.split("${").skip(1).filter_map(|part| {
         let name = part.split(['}', ':']).next()?;
         is_name(name).then_some(name)

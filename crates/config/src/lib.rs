@@ -21,28 +21,28 @@
 
 mod address;
 mod check;
+mod diff;
 mod error;
 mod expand;
+mod keys;
+mod layers;
 mod load;
 mod model;
 mod names;
 mod origin;
-mod overrides;
 mod raw;
-mod reload;
 mod render;
-mod schema;
 mod settings;
 mod summary;
 mod units;
 
+pub use diff::{RESTART_ONLY, ReloadPlan, SettingChange, fingerprint, plan_reload};
 pub use error::{Problem, Problems};
-pub use load::{Loaded, MAX_FILE_BYTES, load, load_path};
+pub use keys::keys;
+pub use layers::{Environment, Overrides, VARIABLES};
+pub use load::{LoadedConfig, MAX_FILE_BYTES, load, load_path};
 pub use model::*;
 pub use origin::{Origin, Origins};
-pub use overrides::{Environment, Overrides, VARIABLES};
-pub use reload::{Change, FIXED, Reload, fingerprint, reload};
 pub use render::render;
-pub use schema::keys;
-pub use summary::summary;
+pub use summary::summarize;
 pub use units::{format_duration, format_size, parse_duration};

@@ -4,8 +4,8 @@ use std::{io::Read as _, path::Path, sync::Arc};
 
 use crate::{
     Config, Environment, Origin, Origins, Overrides, Problem, Problems,
-    check::{Checked, check},
-    overrides::Overlay,
+    check::{CheckOutcome, check},
+    layers::Overlay,
     raw,
 };
 
@@ -14,7 +14,7 @@ pub const MAX_FILE_BYTES: usize = 1024 * 1024;
 
 /// Settings that are right, and where each of them comes from.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// What to run by.
     pub config: Config,
     /// Where each value comes from.
@@ -36,7 +36,7 @@ pub fn load(
     source: Option<(&str, &str)>,
     env: &Environment,
     overrides: &Overrides,
-) -> Result<Loaded, Problems> {
+) -> Result<LoadedConfig, Problems> {
     let (name, text) = source.unwrap_or(("", ""));
     let file: Arc<str> = name.into();
     if text.len() > MAX_FILE_BYTES {
@@ -44,11 +44,15 @@ pub fn load(
     }
     let tree = raw::parse(text).map_err(|error| {
         let origin = Origin::File { file: Arc::clone(&file), line: error.at.line, col: error.at.col };
-        one(origin, error.message, "the file is no valid YAML here")
+        single_problem(origin, error.message, "the file is no valid YAML here")
     })?;
-    let Checked { config, origins, problems, warnings } =
+    let CheckOutcome { config, origins, problems, warnings } =
         check(&file, source.map(|_| &tree), env, Overlay::new(env, overrides));
-    if problems.is_empty() { Ok(Loaded { config, origins, warnings }) } else { Err(Problems::new(problems)) }
+    if problems.is_empty() {
+        Ok(LoadedConfig { config, origins, warnings })
+    } else {
+        Err(Problems::new(problems))
+    }
 }
 
 /// [`load`] with the text of this file.
@@ -56,10 +60,11 @@ pub fn load(
 /// # Errors
 ///
 /// As [`load`]; also when the file cannot be read, is larger than [`MAX_FILE_BYTES`], or is no UTF-8.
-pub fn load_path(path: &Path, env: &Environment, overrides: &Overrides) -> Result<Loaded, Problems> {
+pub fn load_path(path: &Path, env: &Environment, overrides: &Overrides) -> Result<LoadedConfig, Problems> {
     let name = path.to_string_lossy();
     let file: Arc<str> = (&*name).into();
-    let bytes = read(path).map_err(|error| whole_file(&file, format!("cannot be read: {error}"), ""))?;
+    let bytes =
+        read_limited(path).map_err(|error| file_problem(&file, format!("cannot be read: {error}"), ""))?;
     if bytes.len() > MAX_FILE_BYTES {
         return Err(too_large(&file));
     }
@@ -70,13 +75,13 @@ pub fn load_path(path: &Path, env: &Environment, overrides: &Overrides) -> Resul
         let col = 1 + String::from_utf8_lossy(&good[start..]).chars().count();
         let fit = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let origin = Origin::File { file: Arc::clone(&file), line: fit(line), col: fit(col) };
-        one(origin, "is not UTF-8", "save the file as UTF-8")
+        single_problem(origin, "is not UTF-8", "save the file as UTF-8")
     })?;
     load(Some((&name, &text)), env, overrides)
 }
 
 /// At most one byte more than [`MAX_FILE_BYTES`], so that it can be told.
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
@@ -84,13 +89,13 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 fn too_large(file: &Arc<str>) -> Problems {
-    whole_file(file, "is larger than 1MiB", "is it a settings file?")
+    file_problem(file, "is larger than 1MiB", "is it a settings file?")
 }
 
-fn whole_file(file: &Arc<str>, what: impl Into<String>, hint: &str) -> Problems {
-    one(Origin::File { file: Arc::clone(file), line: 0, col: 0 }, what, hint)
+fn file_problem(file: &Arc<str>, what: impl Into<String>, hint: &str) -> Problems {
+    single_problem(Origin::File { file: Arc::clone(file), line: 0, col: 0 }, what, hint)
 }
 
-fn one(origin: Origin, what: impl Into<String>, hint: &str) -> Problems {
+fn single_problem(origin: Origin, what: impl Into<String>, hint: &str) -> Problems {
     Problems::new(vec![Problem { origin, key: String::new(), what: what.into(), hint: hint.to_owned() }])
 }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use crate::error::Wrong;
+use crate::error::InvalidValue;
 
 /// A DNS label of at most 63 letters, digits, `-` and `_`, with a letter or digit at both ends.
 fn is_label(text: &str) -> bool {
@@ -16,42 +16,42 @@ fn is_label(text: &str) -> bool {
 }
 
 /// A service's name: one DNS label, because a dot would make `v2.orders` ambiguous.
-pub(crate) fn service(text: &str) -> Result<String, Wrong> {
+pub(crate) fn service(text: &str) -> Result<String, InvalidValue> {
     if is_label(text) {
         return Ok(text.to_owned());
     }
     let hint = "1 to 63 letters, digits, - and _, without dots: it must fit in a Host header";
-    Err(Wrong::new("cannot be a service's name", hint))
+    Err(InvalidValue::new("cannot be a service's name", hint))
 }
 
 /// As Consul has it: letters, digits, `-` and `_`.
-pub(crate) fn datacenter(text: &str) -> Result<String, Wrong> {
+pub(crate) fn datacenter(text: &str) -> Result<String, InvalidValue> {
     let valid = !text.is_empty()
         && text.len() <= 63
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     if valid {
         Ok(text.to_owned())
     } else {
-        Err(Wrong::new("cannot be a datacenter's name", "letters, digits, - and _"))
+        Err(InvalidValue::new("cannot be a datacenter's name", "letters, digits, - and _"))
     }
 }
 
 /// A tag: any text without control characters; only a label can be used in a `Host` header.
-pub(crate) fn tag(text: &str) -> Result<String, Wrong> {
+pub(crate) fn tag(text: &str) -> Result<String, InvalidValue> {
     printable(text, 255, "cannot be a tag")
 }
 
 /// A registration's id.
-pub(crate) fn id(text: &str) -> Result<String, Wrong> {
+pub(crate) fn id(text: &str) -> Result<String, InvalidValue> {
     if text.contains(char::is_whitespace) {
-        return Err(Wrong::new("cannot be an id", "1 to 255 bytes without spaces"));
+        return Err(InvalidValue::new("cannot be an id", "1 to 255 bytes without spaces"));
     }
     printable(text, 255, "cannot be an id")
 }
 
-fn printable(text: &str, most: usize, what: &str) -> Result<String, Wrong> {
+fn printable(text: &str, most: usize, what: &str) -> Result<String, InvalidValue> {
     if text.is_empty() || text.len() > most || text.contains(char::is_control) || text.trim() != text {
-        return Err(Wrong::new(
+        return Err(InvalidValue::new(
             what,
             format!("1 to {most} bytes, no control characters, no space at the ends"),
         ));
@@ -60,7 +60,7 @@ fn printable(text: &str, most: usize, what: &str) -> Result<String, Wrong> {
 }
 
 /// A host name or an IP address without brackets.
-pub(crate) fn host(text: &str) -> Result<String, Wrong> {
+pub(crate) fn host(text: &str) -> Result<String, InvalidValue> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let valid = text.parse::<IpAddr>().is_ok()
         || (text.len() <= 253
@@ -69,14 +69,14 @@ pub(crate) fn host(text: &str) -> Result<String, Wrong> {
     if valid {
         Ok(text.to_owned())
     } else {
-        Err(Wrong::new("is neither a host name nor an IP address", "write 10.0.0.5 or app.example"))
+        Err(InvalidValue::new("is neither a host name nor an IP address", "write 10.0.0.5 or app.example"))
     }
 }
 
 /// An address that others can reach: a host that is not "any".
-pub(crate) fn reachable(text: &str) -> Result<String, Wrong> {
+pub(crate) fn reachable_host(text: &str) -> Result<String, InvalidValue> {
     if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
-        return Err(Wrong::new(
+        return Err(InvalidValue::new(
             "is no address that others can reach",
             "write the address of this machine, or leave it out",
         ));
@@ -85,7 +85,7 @@ pub(crate) fn reachable(text: &str) -> Result<String, Wrong> {
 }
 
 /// A path that starts with `/`, with or without a query.
-pub(crate) fn path(text: &str) -> Result<String, Wrong> {
+pub(crate) fn path(text: &str) -> Result<String, InvalidValue> {
     let valid = text.starts_with('/')
         && text.len() <= 1024
         && text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
@@ -93,32 +93,35 @@ pub(crate) fn path(text: &str) -> Result<String, Wrong> {
         return Ok(text.to_owned());
     }
     let hint = "write a path, as /healthz; the app is always asked on the loopback address and its own port";
-    Err(Wrong::new("is not a path", hint))
+    Err(InvalidValue::new("is not a path", hint))
 }
 
 /// Key of a registration's metadata, by Consul's rules.
-pub(crate) fn meta_key(text: &str) -> Result<String, Wrong> {
+pub(crate) fn meta_key(text: &str) -> Result<String, InvalidValue> {
     let valid = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if text.starts_with("consul-") {
-        return Err(Wrong::new("starts with \"consul-\"", "Consul reserves that prefix; choose another key"));
+        return Err(InvalidValue::new(
+            "starts with \"consul-\"",
+            "Consul reserves that prefix; choose another key",
+        ));
     }
     if text.is_empty() || text.len() > 128 || !text.bytes().all(valid) {
-        return Err(Wrong::new("cannot be a metadata key", "1 to 128 letters, digits, - and _"));
+        return Err(InvalidValue::new("cannot be a metadata key", "1 to 128 letters, digits, - and _"));
     }
     Ok(text.to_owned())
 }
 
 /// Value of a registration's metadata, by Consul's rules.
-pub(crate) fn meta_value(text: &str) -> Result<String, Wrong> {
+pub(crate) fn meta_value(text: &str) -> Result<String, InvalidValue> {
     if text.len() > 512 {
         let what = format!("is {} bytes long", text.len());
-        return Err(Wrong::new(what, "Consul allows at most 512 bytes"));
+        return Err(InvalidValue::new(what, "Consul allows at most 512 bytes"));
     }
     Ok(text.to_owned())
 }
 
 /// `info`, or `warn,outrigger_proxy=debug`.
-pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
+pub(crate) fn log_filter(text: &str) -> Result<String, InvalidValue> {
     let level = |word: &str| {
         ["off", "error", "warn", "info", "debug", "trace"].contains(&word.to_ascii_lowercase().as_str())
     };
@@ -134,13 +137,13 @@ pub(crate) fn log_filter(text: &str) -> Result<String, Wrong> {
         return Ok(text.to_owned());
     }
     let hint = "write off, error, warn, info, debug or trace, or several as warn,outrigger_proxy=debug";
-    Err(Wrong::new("is not a log filter", hint))
+    Err(InvalidValue::new("is not a log filter", hint))
 }
 
 /// Any text at all, except none.
-pub(crate) fn non_empty(text: &str) -> Result<String, Wrong> {
+pub(crate) fn non_empty(text: &str) -> Result<String, InvalidValue> {
     if text.is_empty() {
-        Err(Wrong::new("is empty", "give a value or leave the key out"))
+        Err(InvalidValue::new("is empty", "give a value or leave the key out"))
     } else {
         Ok(text.to_owned())
     }
@@ -150,7 +153,7 @@ pub(crate) fn non_empty(text: &str) -> Result<String, Wrong> {
 mod tests {
     use super::*;
 
-    fn check<T>(parse: fn(&str) -> Result<T, Wrong>, good: &[&str], bad: &[&str]) {
+    fn check<T>(parse: fn(&str) -> Result<T, InvalidValue>, good: &[&str], bad: &[&str]) {
         for text in good {
             assert!(parse(text).is_ok(), "{text:?} should be fine");
         }
@@ -176,7 +179,7 @@ mod tests {
             &["10.0.0.5", "::1", "app.example", "app.example.", "a"],
             &["", "a..b", "1.2.3", "[::1]", "a:80", "a b"],
         );
-        check(reachable, &["10.0.0.5"], &["0.0.0.0", "::"]);
+        check(reachable_host, &["10.0.0.5"], &["0.0.0.0", "::"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_saphyr::{Budget, DuplicateKeyPolicy, Error, Spanned};
 
 /// A place in the text, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct At {
+pub(crate) struct Position {
     pub(crate) line: u32,
     pub(crate) col: u32,
 }
@@ -20,22 +20,22 @@ pub(crate) struct At {
 /// A value and its place (where it is defined, for an alias).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Node {
-    pub(crate) at: At,
-    pub(crate) value: Value,
+    pub(crate) at: Position,
+    pub(crate) value: NodeValue,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Value {
+pub(crate) enum NodeValue {
     /// Nothing after the colon, `~` or `null`.
     Null,
     /// Text as written, without its quotes.
     Scalar(String),
     Seq(Vec<Node>),
     /// In the order of the file; a key may be there twice.
-    Map(Vec<(Key, Node)>),
+    Map(Vec<(KeyNode, Node)>),
 }
 
-impl Value {
+impl NodeValue {
     /// For messages: `a list is not allowed here`.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -48,15 +48,15 @@ impl Value {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Key {
-    pub(crate) at: At,
+pub(crate) struct KeyNode {
+    pub(crate) at: Position,
     pub(crate) name: String,
 }
 
 /// A text that is no YAML, or more of it than a settings file needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SyntaxError {
-    pub(crate) at: At,
+    pub(crate) at: Position,
     pub(crate) message: String,
 }
 
@@ -65,10 +65,10 @@ pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
     // A mark that some editors put first; YAML counts it as nothing, its columns do not.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tree: Spanned<Tree> = serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
-        let at = error.location().map_or(At { line: 1, col: 1 }, |l| at(&l));
-        SyntaxError { at, message: message(error.without_snippet()) }
+        let at = error.location().map_or(Position { line: 1, col: 1 }, |l| position_of(&l));
+        SyntaxError { at, message: describe_error(error.without_snippet()) }
     })?;
-    Ok(node(tree, text))
+    Ok(build_node(tree, text))
 }
 
 fn options() -> serde_saphyr::Options {
@@ -96,34 +96,34 @@ enum Tree {
     Text(String),
     Typed(String),
     Seq(Vec<Spanned<Tree>>),
-    Map(Vec<(Spanned<Name>, Spanned<Tree>)>),
+    Map(Vec<(Spanned<KeyText>, Spanned<Tree>)>),
 }
 
 /// A key, which YAML might have taken for a number.
-struct Name(String);
+struct KeyText(String);
 
-fn node(tree: Spanned<Tree>, source: &str) -> Node {
+fn build_node(tree: Spanned<Tree>, source: &str) -> Node {
     let place = tree.defined;
     let value = match tree.value {
-        Tree::Null => Value::Null,
-        Tree::Text(text) => Value::Scalar(text),
-        Tree::Typed(text) => Value::Scalar(written(&place, source).unwrap_or(text)),
-        Tree::Seq(items) => Value::Seq(items.into_iter().map(|item| node(item, source)).collect()),
-        Tree::Map(entries) => Value::Map(
+        Tree::Null => NodeValue::Null,
+        Tree::Text(text) => NodeValue::Scalar(text),
+        Tree::Typed(text) => NodeValue::Scalar(source_text(&place, source).unwrap_or(text)),
+        Tree::Seq(items) => NodeValue::Seq(items.into_iter().map(|item| build_node(item, source)).collect()),
+        Tree::Map(entries) => NodeValue::Map(
             entries
                 .into_iter()
                 .map(|(key, value)| {
                     let name = key.value.0;
-                    (Key { at: at(&key.defined), name }, node(value, source))
+                    (KeyNode { at: position_of(&key.defined), name }, build_node(value, source))
                 })
                 .collect(),
         ),
     };
-    Node { at: at(&place), value }
+    Node { at: position_of(&place), value }
 }
 
 /// The number or boolean as the file spells it: `0.20`, `off`, `1e3`.
-fn written(place: &serde_saphyr::Location, source: &str) -> Option<String> {
+fn source_text(place: &serde_saphyr::Location, source: &str) -> Option<String> {
     let start = usize::try_from(place.span().byte_offset()?).ok()?;
     let len = usize::try_from(place.span().byte_len()?).ok()?;
     let text = source.get(start..start.checked_add(len)?)?.trim();
@@ -131,14 +131,14 @@ fn written(place: &serde_saphyr::Location, source: &str) -> Option<String> {
     plain.then(|| text.to_owned())
 }
 
-fn at(location: &serde_saphyr::Location) -> At {
+fn position_of(location: &serde_saphyr::Location) -> Position {
     let fit = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).max(1);
-    At { line: fit(location.line()), col: fit(location.column()) }
+    Position { line: fit(location.line()), col: fit(location.column()) }
 }
 
 /// What is wrong, in words for somebody who writes a file; the crate's own are for Rust programmers
 /// where a type is concerned.
-fn message(error: &Error) -> String {
+fn describe_error(error: &Error) -> String {
     match error {
         Error::MultipleDocuments { .. } => {
             "a second document starts, but settings are one document".to_owned()
@@ -231,9 +231,9 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 }
 
-impl<'de> Deserialize<'de> for Name {
+impl<'de> Deserialize<'de> for KeyText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(Name)
+        String::deserialize(deserializer).map(KeyText)
     }
 }
 
@@ -246,10 +246,10 @@ mod tests {
     fn shape(node: &Node) -> String {
         let at = format!("{}:{} ", node.at.line, node.at.col);
         at + &match &node.value {
-            Value::Null => "null".to_owned(),
-            Value::Scalar(text) => format!("{text:?}"),
-            Value::Seq(items) => format!("[{}]", items.iter().map(shape).collect::<Vec<_>>().join(", ")),
-            Value::Map(entries) => {
+            NodeValue::Null => "null".to_owned(),
+            NodeValue::Scalar(text) => format!("{text:?}"),
+            NodeValue::Seq(items) => format!("[{}]", items.iter().map(shape).collect::<Vec<_>>().join(", ")),
+            NodeValue::Map(entries) => {
                 let entries = entries.iter().map(|(key, value)| {
                     format!("{}:{} {} = {}", key.at.line, key.at.col, key.name, shape(value))
                 });

@@ -5,14 +5,14 @@
 
 use crate::{
     Config, Origins, expand,
-    settings::{HIDDEN, Setting, Shown, origin, settings},
+    settings::{DisplayValue, HIDDEN, Setting, effective_origin, list_settings},
 };
 
 /// Every setting as YAML, each with its origin as a comment. Secrets read `(hidden)`.
 pub fn render(config: &Config, origins: &Origins) -> String {
     let mut out = Writer::default();
-    for setting in settings(config, origins) {
-        let origin: String = origin(origins, &setting.key).to_string();
+    for setting in list_settings(config, origins) {
+        let origin: String = effective_origin(origins, &setting.key).to_string();
         out.setting(&setting, &origin.replace(char::is_control, "?"));
     }
     out.text
@@ -22,14 +22,14 @@ pub fn render(config: &Config, origins: &Origins) -> String {
 struct Writer {
     text: String,
     /// Sections that are open: the segments of the last key but its last one.
-    open: Vec<String>,
+    open_sections: Vec<String>,
 }
 
 impl Writer {
     fn setting(&mut self, setting: &Setting, origin: &str) {
         let mut path: Vec<String> = setting.key.split('.').map(str::to_owned).collect();
         let name = path.pop().unwrap_or_default();
-        let known = self.open.iter().zip(&path).take_while(|(a, b)| a == b).count();
+        let known = self.open_sections.iter().zip(&path).take_while(|(a, b)| a == b).count();
         let mut item = false;
         for depth in known..path.len() {
             let segment = &path[depth];
@@ -44,18 +44,18 @@ impl Writer {
             }
         }
         let value = match &setting.value {
-            Shown::Text(text) => scalar(text),
-            Shown::List(items) => {
-                format!("[{}]", items.iter().map(|i| scalar(i)).collect::<Vec<_>>().join(", "))
+            DisplayValue::Text(text) => format_scalar(text),
+            DisplayValue::List(items) => {
+                format!("[{}]", items.iter().map(|i| format_scalar(i)).collect::<Vec<_>>().join(", "))
             }
-            Shown::Map(entries) => {
+            DisplayValue::Map(entries) => {
                 let entries =
-                    entries.iter().map(|(key, value)| format!("{}: {}", quoted(key), quoted_value(value)));
+                    entries.iter().map(|(key, value)| format!("{}: {}", quote(key), quote_value(value)));
                 format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
             }
         };
         self.line(&path, &mut item, &format!("{name}: {value}  # {origin}"));
-        self.open = path;
+        self.open_sections = path;
     }
 
     /// One line inside these sections; the first of a list's item gets the dash.
@@ -74,21 +74,21 @@ impl Writer {
 }
 
 /// Plain where that is safe, else in quotes.
-fn scalar(text: &str) -> String {
+fn format_scalar(text: &str) -> String {
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':' | '%');
     let plain = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')
         && text.len() <= 60
         && text.chars().all(word)
         && !text.ends_with(':')
         && !text.eq_ignore_ascii_case("null");
-    if plain || text == HIDDEN { text.to_owned() } else { quoted_value(text) }
+    if plain || text == HIDDEN { text.to_owned() } else { quote_value(text) }
 }
 
-fn quoted_value(text: &str) -> String {
-    quoted(&expand::escape(text))
+fn quote_value(text: &str) -> String {
+    quote(&expand::escape(text))
 }
 
-fn quoted(text: &str) -> String {
+fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     for c in text.chars() {

@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
-    AwaitApp, Balance, CircuitBreaker, Config, Consul, Hedge, LogFormat, OnAppExit, Origin, Origins, Outlier,
-    Policy, Pool, Probe, Propagation, Registry, Retry, Service, Token, Upstream, Workers, format_duration,
-    format_size, schema::join,
+    AwaitApp, Balance, CircuitBreaker, Config, ConsulSettings, HedgePolicy, LogFormat, OnAppExit, Origin,
+    Origins, OutlierDetection, Policy, Pool, Probe, Propagation, Registry, RetryPolicy, Service, Token,
+    Upstream, WorkerThreads, format_duration, format_size, keys::join,
 };
 
 /// Stands for a secret.
@@ -15,17 +15,17 @@ pub(crate) const HIDDEN: &str = "(hidden)";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Setting {
     pub(crate) key: String,
-    pub(crate) value: Shown,
+    pub(crate) value: DisplayValue,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Shown {
+pub(crate) enum DisplayValue {
     Text(String),
     List(Vec<String>),
     Map(BTreeMap<String, String>),
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for DisplayValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
@@ -39,18 +39,18 @@ impl fmt::Display for Shown {
 }
 
 /// Every setting with its value. Of an upstream only what it says itself: the rest is the defaults'.
-pub(crate) fn settings(config: &Config, origins: &Origins) -> Vec<Setting> {
-    those(config, |key| *origin(origins, key) != Origin::Default)
+pub(crate) fn list_settings(config: &Config, origins: &Origins) -> Vec<Setting> {
+    collect_settings(config, |key| *effective_origin(origins, key) != Origin::Default)
 }
 
 /// Every setting with its value, of an upstream too.
-pub(crate) fn every_setting(config: &Config) -> Vec<Setting> {
-    those(config, |_| true)
+pub(crate) fn list_every_setting(config: &Config) -> Vec<Setting> {
+    collect_settings(config, |_| true)
 }
 
 /// `wanted`: which of an upstream's policy.
-fn those(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<Setting> {
-    let mut list = List(Vec::new());
+fn collect_settings(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<Setting> {
+    let mut list = SettingList(Vec::new());
     if let Some(service) = &config.service {
         list.service(service);
     }
@@ -64,12 +64,12 @@ fn those(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<Setting> {
     for (n, upstream) in config.upstreams.iter().enumerate() {
         list.upstream(&format!("upstreams[{n}]"), upstream, &wanted);
     }
-    list.rest(config);
+    list.process(config);
     list.0
 }
 
 /// Where a value comes from: said about the key itself or, as in `retry: off`, about its section.
-pub(crate) fn origin<'a>(origins: &'a Origins, key: &str) -> &'a Origin {
+pub(crate) fn effective_origin<'a>(origins: &'a Origins, key: &str) -> &'a Origin {
     let mut key = key;
     loop {
         if origins.is_set(key) {
@@ -82,34 +82,34 @@ pub(crate) fn origin<'a>(origins: &'a Origins, key: &str) -> &'a Origin {
     }
 }
 
-struct List(Vec<Setting>);
+struct SettingList(Vec<Setting>);
 
-impl List {
-    fn push(&mut self, key: impl Into<String>, value: Shown) {
+impl SettingList {
+    fn push(&mut self, key: impl Into<String>, value: DisplayValue) {
         self.0.push(Setting { key: key.into(), value });
     }
 
     fn text(&mut self, key: impl Into<String>, text: impl ToString) {
-        self.push(key, Shown::Text(text.to_string()));
+        self.push(key, DisplayValue::Text(text.to_string()));
     }
 
-    fn some(&mut self, key: &str, text: Option<impl ToString>) {
+    fn text_if_some(&mut self, key: &str, text: Option<impl ToString>) {
         if let Some(text) = text {
             self.text(key, text);
         }
     }
 
     fn list(&mut self, key: impl Into<String>, items: &[impl ToString]) {
-        self.push(key, Shown::List(items.iter().map(ToString::to_string).collect()));
+        self.push(key, DisplayValue::List(items.iter().map(ToString::to_string).collect()));
     }
 
     fn service(&mut self, service: &Service) {
         self.text("service.name", &service.name);
         self.text("service.port", service.port);
-        self.some("service.address", service.address.as_ref());
-        self.some("service.id", service.id.as_ref());
+        self.text_if_some("service.address", service.address.as_ref());
+        self.text_if_some("service.id", service.id.as_ref());
         self.list("service.tags", &service.tags);
-        self.push("service.meta", Shown::Map(service.meta.clone()));
+        self.push("service.meta", DisplayValue::Map(service.meta.clone()));
         self.text("service.weights.passing", service.weights.passing);
         self.text("service.weights.warning", service.weights.warning);
         match &service.health.probe {
@@ -121,19 +121,19 @@ impl List {
         self.text("service.deregister_after", format_duration(service.deregister_after));
     }
 
-    fn consul(&mut self, consul: &Consul) {
+    fn consul(&mut self, consul: &ConsulSettings) {
         self.text("registry.consul.address", &consul.address);
-        self.some("registry.consul.datacenter", consul.datacenter.as_ref());
+        self.text_if_some("registry.consul.datacenter", consul.datacenter.as_ref());
         match &consul.token {
             Some(Token::Value(_)) => self.text("registry.consul.token", HIDDEN),
             Some(Token::File(path)) => self.text("registry.consul.token_file", path.display()),
             None => {}
         }
         let tls = &consul.tls;
-        self.some("registry.consul.tls.ca_file", tls.ca_file.as_ref().map(|path| path.display()));
-        self.some("registry.consul.tls.cert_file", tls.cert_file.as_ref().map(|path| path.display()));
-        self.some("registry.consul.tls.key_file", tls.key_file.as_ref().map(|path| path.display()));
-        self.some("registry.consul.tls.server_name", tls.server_name.as_ref());
+        self.text_if_some("registry.consul.tls.ca_file", tls.ca_file.as_ref().map(|path| path.display()));
+        self.text_if_some("registry.consul.tls.cert_file", tls.cert_file.as_ref().map(|path| path.display()));
+        self.text_if_some("registry.consul.tls.key_file", tls.key_file.as_ref().map(|path| path.display()));
+        self.text_if_some("registry.consul.tls.server_name", tls.server_name.as_ref());
         self.text("registry.consul.wait", format_duration(consul.wait));
         self.text("registry.consul.max_connections", consul.max_connections);
     }
@@ -145,11 +145,11 @@ impl List {
         self.text("discovery.max_services", discovery.max_services);
         self.text("discovery.max_unknown", discovery.max_unknown);
         self.text("discovery.unknown_ttl", format_duration(discovery.unknown_ttl));
-        match &discovery.guard {
+        match &discovery.mass_loss {
             Some(guard) => {
-                self.text("discovery.guard.confirm", format_duration(guard.confirm));
-                self.text("discovery.guard.hold", format_duration(guard.hold));
-                self.text("discovery.guard.probe", format_duration(guard.probe));
+                self.text("discovery.guard.confirm", format_duration(guard.confirm_for));
+                self.text("discovery.guard.hold", format_duration(guard.hold_for));
+                self.text("discovery.guard.probe", format_duration(guard.probe_timeout));
             }
             None => self.text("discovery.guard", "off"),
         }
@@ -175,11 +175,11 @@ impl List {
 
     fn upstream(&mut self, path: &str, upstream: &Upstream, wanted: impl Fn(&str) -> bool) {
         self.text(join(path, "service"), &upstream.service);
-        self.some(&join(path, "listen"), upstream.listen.as_ref());
+        self.text_if_some(&join(path, "listen"), upstream.listen.as_ref());
         if !upstream.tags.is_empty() {
             self.list(join(path, "tags"), &upstream.tags);
         }
-        self.some(&join(path, "datacenter"), upstream.datacenter.as_ref());
+        self.text_if_some(&join(path, "datacenter"), upstream.datacenter.as_ref());
         self.policy(path, &upstream.policy, wanted);
     }
 
@@ -214,7 +214,7 @@ impl List {
         self.0.extend(all.0.into_iter().filter(|setting| wanted(&setting.key)));
     }
 
-    fn retry(&mut self, path: &str, retry: &Retry) {
+    fn retry(&mut self, path: &str, retry: &RetryPolicy) {
         self.text(join(path, "max_retries"), retry.max_retries);
         self.text(join(path, "backoff_base"), format_duration(retry.backoff_base));
         self.text(join(path, "backoff_max"), format_duration(retry.backoff_max));
@@ -226,7 +226,7 @@ impl List {
         self.text(join(path, "budget.window"), format_duration(retry.budget.window));
     }
 
-    fn hedge(&mut self, path: &str, hedge: &Hedge) {
+    fn hedge(&mut self, path: &str, hedge: &HedgePolicy) {
         self.text(join(path, "percentile"), hedge.percentile);
         self.text(join(path, "min_delay"), format_duration(hedge.min_delay));
     }
@@ -237,39 +237,39 @@ impl List {
         self.text(join(path, "min_requests"), breaker.min_requests);
         let row = breaker.consecutive_failures;
         self.text(join(path, "consecutive_failures"), row.map_or("off".to_owned(), |row| row.to_string()));
-        self.text(join(path, "open"), format_duration(breaker.open));
-        self.text(join(path, "open_max"), format_duration(breaker.open_max));
+        self.text(join(path, "open"), format_duration(breaker.open_for));
+        self.text(join(path, "open_max"), format_duration(breaker.max_open_for));
         self.text(join(path, "probes"), breaker.probes);
     }
 
-    fn outlier(&mut self, path: &str, outlier: &Outlier) {
+    fn outlier(&mut self, path: &str, outlier: &OutlierDetection) {
         let row = outlier.consecutive_failures;
         self.text(join(path, "consecutive_failures"), row.map_or("off".to_owned(), |row| row.to_string()));
         let rate = outlier.success_rate;
         self.text(join(path, "success_rate"), rate.map_or("off".to_owned(), |rate| rate.to_string()));
         self.text(join(path, "window"), format_duration(outlier.window));
         self.text(join(path, "min_requests"), outlier.min_requests);
-        self.text(join(path, "max_ejected"), outlier.max_ejected);
-        self.text(join(path, "base"), format_duration(outlier.base));
-        self.text(join(path, "max"), format_duration(outlier.max));
+        self.text(join(path, "max_ejected"), outlier.max_ejection_ratio);
+        self.text(join(path, "base"), format_duration(outlier.base_ejection_time));
+        self.text(join(path, "max"), format_duration(outlier.max_ejection_time));
     }
 
     fn pool(&mut self, path: &str, pool: &Pool) {
-        self.text(join(path, "idle"), format_duration(pool.idle));
-        self.text(join(path, "fresh"), format_duration(pool.fresh));
+        self.text(join(path, "idle"), format_duration(pool.idle_timeout));
+        self.text(join(path, "fresh"), format_duration(pool.non_idempotent_max_idle));
         self.text(join(path, "max_idle"), pool.max_idle);
         self.text(join(path, "max_connections"), pool.max_connections);
         self.text(join(path, "max_waiting"), pool.max_waiting);
     }
 
-    fn rest(&mut self, config: &Config) {
+    fn process(&mut self, config: &Config) {
         self.text("admin.listen", &config.admin.listen);
-        self.some("admin.metrics_listen", config.admin.metrics_listen.as_ref());
+        self.text_if_some("admin.metrics_listen", config.admin.metrics_listen.as_ref());
         self.text("drain.timeout", format_duration(config.drain.timeout));
         self.text("drain.propagation", config.drain.propagation);
         self.text("drain.margin", format_duration(config.drain.margin));
-        self.text("drain.cap", format_duration(config.drain.cap));
-        self.text("drain.blind", format_duration(config.drain.blind));
+        self.text("drain.cap", format_duration(config.drain.max_propagation));
+        self.text("drain.blind", format_duration(config.drain.unobserved_wait));
         self.text("drain.await_app", config.drain.await_app.as_str());
         self.text("on_app_exit", config.on_app_exit.as_str());
         self.text("workers", config.workers);
@@ -279,7 +279,7 @@ impl List {
     }
 }
 
-impl fmt::Display for Workers {
+impl fmt::Display for WorkerThreads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),

@@ -5,21 +5,24 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::error::Wrong;
+use crate::error::InvalidValue;
 
 const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 const SIZE_UNITS: [(&str, usize); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
 /// `250ms`, `5s`, `1m30s`, `0`: units from large to small, each at most once.
-pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
+pub(crate) fn duration(text: &str) -> Result<Duration, InvalidValue> {
     let wrong = || {
-        Wrong::new("is not a duration", "write a whole number and a unit (ms, s, m, h), as 250ms, 5s, 1m30s")
+        InvalidValue::new(
+            "is not a duration",
+            "write a whole number and a unit (ms, s, m, h), as 250ms, 5s, 1m30s",
+        )
     };
     if text == "0" {
         return Ok(Duration::ZERO);
     }
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Wrong::new("has no unit", format!("write {text}s or {text}ms")));
+        return Err(InvalidValue::new("has no unit", format!("write {text}s or {text}ms")));
     }
     let mut millis = 0u64;
     let mut rest = text;
@@ -42,7 +45,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
 /// # Errors
 /// A sentence that quotes the text and says what to write.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    duration(text).map_err(|Wrong { what, hint }| format!("{text:?} {what}; {hint}"))
+    duration(text).map_err(|InvalidValue { what, hint }| format!("{text:?} {what}; {hint}"))
 }
 
 fn split_at_first(text: &str, stop: impl Fn(u8) -> bool) -> (&str, &str) {
@@ -68,7 +71,7 @@ pub fn format_duration(value: Duration) -> String {
 }
 
 /// `64KiB`, `1MiB`, or plain bytes.
-pub(crate) fn size(text: &str) -> Result<usize, Wrong> {
+pub(crate) fn size(text: &str) -> Result<usize, InvalidValue> {
     let hint = "write bytes, or a whole number with KiB, MiB or GiB, as 64KiB";
     let digits = text.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -78,10 +81,10 @@ pub(crate) fn size(text: &str) -> Result<usize, Wrong> {
             .iter()
             .find(|(name, _)| *name == unit)
             .map(|(_, scale)| *scale)
-            .ok_or_else(|| Wrong::new("is not a size", hint))?,
+            .ok_or_else(|| InvalidValue::new("is not a size", hint))?,
     };
-    let number: usize = number.parse().map_err(|_| Wrong::new("is not a size", hint))?;
-    number.checked_mul(scale).ok_or_else(|| Wrong::new("is not a size", hint))
+    let number: usize = number.parse().map_err(|_| InvalidValue::new("is not a size", hint))?;
+    number.checked_mul(scale).ok_or_else(|| InvalidValue::new("is not a size", hint))
 }
 
 /// The size as a settings file says it: the largest unit that leaves a whole number.
@@ -93,8 +96,8 @@ pub fn format_size(bytes: usize) -> String {
 }
 
 /// `20%` or `0.2`.
-pub(crate) fn ratio(text: &str) -> Result<f64, Wrong> {
-    let wrong = || Wrong::new("is not a share", "write 20% or 0.2");
+pub(crate) fn ratio(text: &str) -> Result<f64, InvalidValue> {
+    let wrong = || InvalidValue::new("is not a share", "write 20% or 0.2");
     let (number, scale) = match text.strip_suffix('%') {
         Some(number) => (number.trim_end(), 100.0),
         None => (text, 1.0),
@@ -107,55 +110,57 @@ pub(crate) fn ratio(text: &str) -> Result<f64, Wrong> {
 }
 
 /// A whole number within a range.
-pub(crate) fn integer<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, Wrong>
+pub(crate) fn integer<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, InvalidValue>
 where
     T: TryFrom<u64> + PartialOrd + std::fmt::Display + Copy,
 {
     move |text| {
         let (low, high) = (range.start(), range.end());
         if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(Wrong::new("is not a whole number", format!("allowed: {low} to {high}")));
+            return Err(InvalidValue::new("is not a whole number", format!("allowed: {low} to {high}")));
         }
         let value = text.parse::<u64>().ok().and_then(|n| T::try_from(n).ok());
         value
             .filter(|value| range.contains(value))
-            .ok_or_else(|| Wrong::new("is out of range", format!("allowed: {low} to {high}")))
+            .ok_or_else(|| InvalidValue::new("is out of range", format!("allowed: {low} to {high}")))
     }
 }
 
 /// A duration within a range.
-pub(crate) fn duration_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, Wrong> {
+pub(crate) fn duration_in(
+    range: RangeInclusive<Duration>,
+) -> impl Fn(&str) -> Result<Duration, InvalidValue> {
     in_range(duration, range, format_duration)
 }
 
 /// A size within a range.
-pub(crate) fn size_in(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, Wrong> {
+pub(crate) fn size_in(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, InvalidValue> {
     in_range(size, range, format_size)
 }
 
 /// A share within a range.
-pub(crate) fn ratio_in(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<f64, Wrong> {
+pub(crate) fn ratio_in(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<f64, InvalidValue> {
     in_range(ratio, range, |value| value.to_string())
 }
 
 fn in_range<T: PartialOrd + Copy>(
-    parse: fn(&str) -> Result<T, Wrong>,
+    parse: fn(&str) -> Result<T, InvalidValue>,
     range: RangeInclusive<T>,
     format: fn(T) -> String,
-) -> impl Fn(&str) -> Result<T, Wrong> {
+) -> impl Fn(&str) -> Result<T, InvalidValue> {
     move |text| {
         let value = parse(text)?;
         let allowed = || format!("allowed: {} to {}", format(*range.start()), format(*range.end()));
-        if range.contains(&value) { Ok(value) } else { Err(Wrong::new("is out of range", allowed())) }
+        if range.contains(&value) { Ok(value) } else { Err(InvalidValue::new("is out of range", allowed())) }
     }
 }
 
 /// `true`/`false` and the other words that YAML 1.1 knew for them.
-pub(crate) fn switch(text: &str) -> Result<bool, Wrong> {
+pub(crate) fn switch(text: &str) -> Result<bool, InvalidValue> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "on" | "yes" => Ok(true),
         "false" | "off" | "no" => Ok(false),
-        _ => Err(Wrong::new("is neither true nor false", "write true or false")),
+        _ => Err(InvalidValue::new("is neither true nor false", "write true or false")),
     }
 }
 
@@ -186,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_bare_number_is_told_which_units_it_could_have() {
-        assert_eq!(duration("5").unwrap_err(), Wrong::new("has no unit", "write 5s or 5ms"));
+        assert_eq!(duration("5").unwrap_err(), InvalidValue::new("has no unit", "write 5s or 5ms"));
     }
 
     #[test]
@@ -223,9 +228,9 @@ mod tests {
     #[test]
     fn a_number_out_of_range_is_told_the_range() {
         let wrong = integer(1u16..=65535)("70000").unwrap_err();
-        assert_eq!(wrong, Wrong::new("is out of range", "allowed: 1 to 65535"));
+        assert_eq!(wrong, InvalidValue::new("is out of range", "allowed: 1 to 65535"));
         let wrong = duration_in(Duration::from_secs(1)..=Duration::from_secs(60))("2m").unwrap_err();
-        assert_eq!(wrong, Wrong::new("is out of range", "allowed: 1s to 1m"));
+        assert_eq!(wrong, InvalidValue::new("is out of range", "allowed: 1s to 1m"));
         assert!(ratio_in(0.0..=1.0)("20").is_err());
         assert!(size_in(0..=1024)("2KiB").is_err());
     }

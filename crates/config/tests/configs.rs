@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use outrigger_config::{Environment, Loaded, Origin, Overrides, keys, load, load_path, render};
+use outrigger_config::{Environment, LoadedConfig, Origin, Overrides, keys, load, load_path, render};
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name)
@@ -14,13 +14,13 @@ fn text(name: &str) -> String {
     std::fs::read_to_string(path(name)).unwrap()
 }
 
-fn loaded(name: &str) -> Loaded {
+fn loaded(name: &str) -> LoadedConfig {
     load_path(&path(name), &Environment::default(), &Overrides::default())
         .unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// Each key of a rendered configuration with its value.
-fn values(loaded: &Loaded) -> BTreeMap<String, String> {
+fn values(loaded: &LoadedConfig) -> BTreeMap<String, String> {
     let mut open: Vec<(usize, String)> = Vec::new();
     let mut out = BTreeMap::new();
     for line in render(&loaded.config, &loaded.origins).lines() {

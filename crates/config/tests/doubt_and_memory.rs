@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use outrigger_config::{Config, Environment, Guard, Overrides, load};
+use outrigger_config::{Config, Environment, MassLoss, Overrides, load};
 
 fn loaded(text: &str, env: &[(&str, &str)]) -> Config {
     let env: Environment = env.iter().copied().collect();
@@ -21,12 +21,15 @@ fn refused(text: &str) -> String {
 fn the_guard_is_on_unless_it_is_off() {
     let second = Duration::from_secs(1);
     for (text, expected) in [
-        ("{}", Some(Guard::default())),
-        ("{guard: on}", Some(Guard::default())),
+        ("{}", Some(MassLoss::default())),
+        ("{guard: on}", Some(MassLoss::default())),
         ("{guard: off}", None),
-        ("{guard: {hold: 20s, confirm: 1s}}", Some(Guard { hold: 20 * second, ..Guard::default() })),
+        (
+            "{guard: {hold: 20s, confirm: 1s}}",
+            Some(MassLoss { hold_for: 20 * second, ..MassLoss::default() }),
+        ),
     ] {
-        assert_eq!(loaded(&format!("discovery: {text}"), &[]).discovery.guard, expected, "{text}");
+        assert_eq!(loaded(&format!("discovery: {text}"), &[]).discovery.mass_loss, expected, "{text}");
     }
 }
 

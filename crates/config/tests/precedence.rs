@@ -5,27 +5,27 @@
 use std::path::Path;
 
 use outrigger_config::{
-    Consul, Environment, Loaded, Origin, Outlier, Overrides, Probe, Propagation, Registry, Token, load,
-    render, summary,
+    ConsulSettings, Environment, LoadedConfig, Origin, OutlierDetection, Overrides, Probe, Propagation,
+    Registry, Token, load, render, summarize,
 };
 
-fn loaded(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Loaded {
+fn loaded(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> LoadedConfig {
     let env: Environment = env.iter().copied().collect();
     load(Some(("conf/o.yaml", text)), &env, overrides).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
-fn in_env(env: &[(&str, &str)]) -> Loaded {
+fn in_env(env: &[(&str, &str)]) -> LoadedConfig {
     loaded("", env, &Overrides::default())
 }
 
-fn consul(loaded: &Loaded) -> &Consul {
+fn consul(loaded: &LoadedConfig) -> &ConsulSettings {
     match &loaded.config.registry {
         Registry::Consul(consul) => consul,
         Registry::File(path) => panic!("a file: {path:?}"),
     }
 }
 
-fn warnings(loaded: &Loaded) -> Vec<String> {
+fn warnings(loaded: &LoadedConfig) -> Vec<String> {
     loaded.warnings.iter().map(ToString::to_string).collect()
 }
 
@@ -103,7 +103,7 @@ fn the_address_of_consul_follows_its_own_tools() {
 
 #[test]
 fn the_token_comes_from_the_environment_first_and_from_a_file_before_a_value() {
-    let secret = |got: &Loaded| match &consul(got).token {
+    let secret = |got: &LoadedConfig| match &consul(got).token {
         Some(Token::Value(secret)) => secret.reveal().to_owned(),
         Some(Token::File(path)) => path.display().to_string(),
         None => "none".to_owned(),
@@ -126,7 +126,7 @@ fn the_token_comes_from_the_environment_first_and_from_a_file_before_a_value() {
 
 #[test]
 fn paths_of_the_file_are_relative_to_it_and_others_are_not() {
-    let file = |got: &Loaded| match &got.config.registry {
+    let file = |got: &LoadedConfig| match &got.config.registry {
         Registry::File(path) => path.clone(),
         Registry::Consul(_) => panic!("Consul"),
     };
@@ -154,7 +154,7 @@ fn an_upstream_lays_its_settings_over_the_defaults() {
     assert_eq!((a.policy.timeout.as_secs(), a.policy.retry.max_retries, a.policy.retry.max_body), (3, 1, 0));
     assert!(a.policy.circuit_breaker.is_none());
     assert_eq!(b.policy.retry.max_retries, 0);
-    assert_eq!((b.policy.outlier, c.policy.outlier), (Some(Outlier::default()), None));
+    assert_eq!((b.policy.outlier, c.policy.outlier), (Some(OutlierDetection::default()), None));
     assert_eq!(b.policy.circuit_breaker.unwrap().window.as_secs(), 20);
     assert!(c.policy.circuit_breaker.is_some() && c.policy.per_try_timeout.is_some());
 }
@@ -212,7 +212,7 @@ fn an_app_beside_a_registry_file_is_warned_about() {
 fn no_secret_is_shown_anywhere() {
     let got = in_env(&[("CONSUL_HTTP_TOKEN", "s3cret")]);
     let page = render(&got.config, &got.origins);
-    for text in [page.clone(), summary(&got), format!("{got:?}")] {
+    for text in [page.clone(), summarize(&got), format!("{got:?}")] {
         assert!(!text.contains("s3cret"), "{text}");
     }
     assert!(page.contains("    token: (hidden)  # environment CONSUL_HTTP_TOKEN\n"), "{page}");
@@ -244,5 +244,5 @@ Set (all else is at its default):
   upstreams[1].service  stock     conf/o.yaml:4
 warning: OUTRIGGER_WORKRS: unknown variable; did you mean OUTRIGGER_WORKERS?
 ";
-    assert_eq!(summary(&got), expected);
+    assert_eq!(summarize(&got), expected);
 }

@@ -184,7 +184,7 @@ fn an_unwritten_smaller_limit_follows_the_larger_one() {
     let environment = Environment::default();
     let loaded = load(Some(("o.yaml", text)), &environment, &Overrides::default()).unwrap();
     let policy = loaded.config.defaults;
-    assert_eq!((policy.pool.fresh, policy.pool.max_idle), (Duration::from_millis(500), 2));
+    assert_eq!((policy.pool.non_idempotent_max_idle, policy.pool.max_idle), (Duration::from_millis(500), 2));
     assert_eq!(policy.retry.backoff_base, Duration::from_millis(1));
 }
 

@@ -3,12 +3,12 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use outrigger_config::{Environment, Loaded, Origin, Overrides, Problems, load, render, summary};
+use outrigger_config::{Environment, LoadedConfig, Origin, Overrides, Problems, load, render, summarize};
 use proptest::prelude::*;
 
 const FULL: &str = include_str!("../../../configs/full.yaml");
 
-fn read(text: &str) -> Result<Loaded, Problems> {
+fn read(text: &str) -> Result<LoadedConfig, Problems> {
     load(Some(("o.yaml", text)), &Environment::default(), &Overrides::default())
 }
 
@@ -47,7 +47,7 @@ fn places(text: &str) -> Vec<(u32, u32)> {
     problems.iter().map(|problem| place(&problem.origin)).collect()
 }
 
-fn ok(text: &str) -> Loaded {
+fn ok(text: &str) -> LoadedConfig {
     read(text).unwrap_or_else(|problems| panic!("{problems}\nin:\n{text}"))
 }
 
@@ -119,7 +119,7 @@ proptest! {
         let end = (at + len).min(FULL.len());
         let text = format!("{}{with}{}", FULL.get(..at).unwrap_or_default(), FULL.get(end..).unwrap_or_default());
         if let Ok(loaded) = read(&text) {
-            let _ = (render(&loaded.config, &loaded.origins), summary(&loaded));
+            let _ = (render(&loaded.config, &loaded.origins), summarize(&loaded));
         }
     }
 
@@ -152,7 +152,7 @@ proptest! {
 
     #[test]
     fn a_summary_stays_on_one_screen(text in file()) {
-        let summary = summary(&ok(&text));
+        let summary = summarize(&ok(&text));
         prop_assert!(summary.lines().count() <= 48, "{}", summary);
     }
 }

@@ -37,7 +37,7 @@ impl Discovery {
     /// When `metrics` already holds metrics of these names: one discovery per metrics registry.
     pub fn new(
         registry: Arc<dyn Registry>,
-        settings: outrigger_config::Discovery,
+        settings: outrigger_config::DiscoverySettings,
         runtime: Handle,
         metrics: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
@@ -51,7 +51,7 @@ impl Discovery {
     /// As [`Discovery::new`].
     pub fn with_memory(
         registry: Arc<dyn Registry>,
-        settings: outrigger_config::Discovery,
+        settings: outrigger_config::DiscoverySettings,
         runtime: Handle,
         metrics: &prometheus::Registry,
         memory: Memory,
@@ -61,7 +61,7 @@ impl Discovery {
 
     fn build(
         registry: Arc<dyn Registry>,
-        settings: outrigger_config::Discovery,
+        settings: outrigger_config::DiscoverySettings,
         runtime: Handle,
         metrics: &prometheus::Registry,
         memory: Option<Arc<Memory>>,
@@ -84,9 +84,9 @@ impl Discovery {
 
     /// Goes on by other settings. Nobody who is watched is dropped; answers are doubted by the new rules
     /// from each watch's next one on.
-    pub fn adopt(&self, settings: outrigger_config::Discovery) {
+    pub fn adopt(&self, settings: outrigger_config::DiscoverySettings) {
         self.table.adopt(settings);
-        self.shared.examiner.adopt(settings.guard.unwrap_or_default().probe);
+        self.shared.examiner.adopt(settings.mass_loss.unwrap_or_default().probe_timeout);
     }
 
     /// Follows `query`: starts to watch it, or shares the watch that is there. Never waits: what is

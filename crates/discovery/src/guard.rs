@@ -130,7 +130,7 @@ pub(crate) struct Findings {
 /// The suspects of one service.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    rules: Option<outrigger_config::Guard>,
+    rules: Option<outrigger_config::MassLoss>,
     suspects: BTreeMap<InstanceId, Suspect>,
     /// What the last answer lists, while there are suspects.
     listed: Arc<[Instance]>,
@@ -166,7 +166,7 @@ struct Suspect {
 
 impl Guard {
     /// Without rules it believes everything.
-    pub(crate) fn new(rules: Option<outrigger_config::Guard>) -> Self {
+    pub(crate) fn new(rules: Option<outrigger_config::MassLoss>) -> Self {
         Self {
             rules,
             suspects: BTreeMap::new(),
@@ -177,7 +177,7 @@ impl Guard {
     }
 
     /// Goes on by other rules. Without any, nobody is kept any longer than the next answer.
-    pub(crate) fn adopt(&mut self, rules: Option<outrigger_config::Guard>) {
+    pub(crate) fn adopt(&mut self, rules: Option<outrigger_config::MassLoss>) {
         self.rules = rules;
         if rules.is_none() {
             self.suspects.clear();
@@ -253,7 +253,7 @@ impl Guard {
     }
 
     /// Believes the losses that are confirmed, or have been doubted for long enough: whose, sorted.
-    fn give_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::Guard) -> Vec<GivenUp> {
+    fn give_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::MassLoss) -> Vec<GivenUp> {
         let mut given_up = Vec::new();
         self.suspects.retain(|_, suspect| {
             let gone = suspect.is_given_up(answer, rules);
@@ -363,7 +363,7 @@ impl Suspect {
     }
 
     /// Whether its loss is to be believed after `answer`, which still does not list it.
-    fn is_given_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::Guard) -> bool {
+    fn is_given_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::MassLoss) -> bool {
         if answer.went_back {
             self.reason = Reason::IndexWentBack;
         } else if answer.instances.is_empty() && self.reason != Reason::IndexWentBack {
@@ -373,12 +373,12 @@ impl Suspect {
         match answer.consistency {
             // Of a server that may have fallen behind: it neither confirms nor refutes.
             Consistency::Stale => false,
-            _ if for_long(self.since) >= rules.hold => true,
+            _ if for_long(self.since) >= rules.hold_for => true,
             Consistency::Default => false,
             Consistency::Consistent
                 if self.reason.can_be_confirmed() && answer.confirms_a_loss_since(self.listed_at) =>
             {
-                for_long(*self.confirmed.get_or_insert(answer.now)) > rules.confirm
+                for_long(*self.confirmed.get_or_insert(answer.now)) > rules.confirm_for
             }
             Consistency::Consistent => {
                 self.confirmed = None;

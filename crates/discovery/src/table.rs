@@ -70,7 +70,7 @@ impl Refused {
 /// Every watched service.
 #[derive(Debug)]
 pub(crate) struct Table {
-    settings: Mutex<outrigger_config::Discovery>,
+    settings: Mutex<outrigger_config::DiscoverySettings>,
     /// Parent of every watcher's token.
     stop: CancellationToken,
     state: Mutex<State>,
@@ -97,17 +97,17 @@ struct Slot {
 }
 
 impl Table {
-    pub(crate) fn new(settings: outrigger_config::Discovery) -> Self {
+    pub(crate) fn new(settings: outrigger_config::DiscoverySettings) -> Self {
         Self { settings: Mutex::new(settings), stop: CancellationToken::new(), state: Mutex::default() }
     }
 
     /// What holds now.
-    pub(crate) fn settings(&self) -> outrigger_config::Discovery {
+    pub(crate) fn settings(&self) -> outrigger_config::DiscoverySettings {
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Other settings hold from now on. Who is watched stays: a lower quota refuses whoever comes.
-    pub(crate) fn adopt(&self, settings: outrigger_config::Discovery) {
+    pub(crate) fn adopt(&self, settings: outrigger_config::DiscoverySettings) {
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
@@ -140,7 +140,7 @@ impl Table {
 
     /// Whether one more service may be watched.
     fn admit(&self, state: &State, kind: Kind) -> Result<(), Refused> {
-        let outrigger_config::Discovery { max_services, max_unknown, .. } = self.settings();
+        let outrigger_config::DiscoverySettings { max_services, max_unknown, .. } = self.settings();
         if kind == Kind::Declared {
             return Ok(());
         }

@@ -83,7 +83,7 @@ impl Shared {
         metrics: Metrics,
         memory: Option<Arc<Memory>>,
     ) -> Self {
-        let probe = table.settings().guard.unwrap_or_default().probe;
+        let probe = table.settings().mass_loss.unwrap_or_default().probe_timeout;
         let (outage, examiner) = (Outage::default(), Examiner::new(probe));
         Self { registry, table, metrics, outage, examiner, memory }
     }
@@ -134,7 +134,7 @@ impl Watcher {
         let now = now();
         let recalled = shared.memory.as_ref().and_then(|memory| memory.recall(&entry.query, now));
         Self {
-            guard: Guard::new(shared.table.settings().guard),
+            guard: Guard::new(shared.table.settings().mass_loss),
             over: shared.outage.over(),
             shared,
             entry,

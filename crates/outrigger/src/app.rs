@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-use outrigger_config::{Config, Listen, Loaded, OnAppExit, Origins, Service, Workers as Count};
+use outrigger_config::{Config, Listen, LoadedConfig, OnAppExit, Origins, Service, WorkerThreads as Count};
 use outrigger_discovery::Discovery;
 use outrigger_proxy::{ClusterStatus, Proxy, Workers};
 use prometheus::IntCounter;
@@ -158,7 +158,7 @@ impl App {
 
         let (desk, turns) = reload::desk();
         let own = Own::new(&config.admin.listen);
-        let running = Running::new(Loaded { config, origins: origins.clone(), warnings: Vec::new() });
+        let running = Running::new(LoadedConfig { config, origins: origins.clone(), warnings: Vec::new() });
         let parts = Arc::new(Parts {
             proxy,
             discovery,

@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn consul_can_be_registered_at_and_says_how_full_its_connections_are() {
         let metrics = prometheus::Registry::new();
-        let opened = open(&config::Registry::Consul(config::Consul::default()), &metrics).unwrap();
+        let opened = open(&config::Registry::Consul(config::ConsulSettings::default()), &metrics).unwrap();
         assert_eq!(opened.registry.kind(), "consul");
         assert!(opened.registrar.is_some());
         assert!(text(&metrics).contains("outrigger_registry_watch_connections{state=\"limit\"} 96"));

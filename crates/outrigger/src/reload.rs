@@ -14,7 +14,7 @@
 
 use std::{fmt, future::Future, sync::Arc};
 
-use outrigger_config::{Change, Config, Loaded, Problems, fingerprint};
+use outrigger_config::{Config, LoadedConfig, Problems, SettingChange, fingerprint};
 use prometheus::{Gauge, IntCounterVec, IntGauge, Opts};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -29,15 +29,15 @@ const WAITING: usize = 16;
 
 /// Reads settings again. May block: it reads files.
 #[derive(Clone)]
-pub struct Source(Arc<dyn Fn() -> Result<Loaded, Refused> + Send + Sync>);
+pub struct Source(Arc<dyn Fn() -> Result<LoadedConfig, Refused> + Send + Sync>);
 
 impl Source {
     /// Settings that `read` gives, the same way as at the start.
-    pub fn new(read: impl Fn() -> Result<Loaded, Problems> + Send + Sync + 'static) -> Self {
+    pub fn new(read: impl Fn() -> Result<LoadedConfig, Problems> + Send + Sync + 'static) -> Self {
         Self(Arc::new(move || read().map_err(|problems| Refused::problems(&problems))))
     }
 
-    pub(crate) async fn read(&self) -> Result<Loaded, Refused> {
+    pub(crate) async fn read(&self) -> Result<LoadedConfig, Refused> {
         let read = self.0.clone();
         // A stopping runtime takes no more work.
         spawn_blocking(move || read()).await.unwrap_or(Err(Refused::Leaving))
@@ -54,9 +54,9 @@ impl fmt::Debug for Source {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
     /// What is another now.
-    pub changed: Vec<Change>,
+    pub changed: Vec<SettingChange>,
     /// What was read and is not followed before a restart.
-    pub needs_restart: Vec<Change>,
+    pub needs_restart: Vec<SettingChange>,
     /// As `outrigger_config_hash`.
     pub hash: u64,
 }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use outrigger_config::Retry;
+use outrigger_config::RetryPolicy;
 
 /// A pause whose ceiling doubles from `base` to `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +37,8 @@ impl Backoff {
     }
 }
 
-impl From<&Retry> for Backoff {
-    fn from(settings: &Retry) -> Self {
+impl From<&RetryPolicy> for Backoff {
+    fn from(settings: &RetryPolicy) -> Self {
         Self { base: settings.backoff_base, max: settings.backoff_max }
     }
 }

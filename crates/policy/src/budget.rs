@@ -51,7 +51,7 @@ pub struct Budget {
 
 impl Budget {
     /// An empty budget: nothing deposited, its reserve available.
-    pub fn new(settings: &config::Budget, now: Instant) -> Self {
+    pub fn new(settings: &config::RetryBudget, now: Instant) -> Self {
         Self {
             ticks: Ticks::new(now, settings.window),
             deposit: AtomicU64::new(deposit(settings)),
@@ -62,7 +62,7 @@ impl Budget {
     }
 
     /// Goes on by other settings, with what was saved up.
-    pub fn adopt(&self, settings: &config::Budget) {
+    pub fn adopt(&self, settings: &config::RetryBudget) {
         self.deposit.store(deposit(settings), Relaxed);
         self.reserve.store(reserve(settings), Relaxed);
         if self.ticks.set_window(settings.window) {
@@ -100,12 +100,12 @@ impl Budget {
     }
 }
 
-fn deposit(settings: &config::Budget) -> u64 {
+fn deposit(settings: &config::RetryBudget) -> u64 {
     (settings.ratio * RETRY as f64).round() as u64
 }
 
 /// Microseconds are millionths of a second, as amounts are millionths of a retry.
-fn reserve(settings: &config::Budget) -> u64 {
+fn reserve(settings: &config::RetryBudget) -> u64 {
     u64::from(settings.min_per_second).saturating_mul(micros(settings.window))
 }
 

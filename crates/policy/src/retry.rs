@@ -16,7 +16,7 @@
 
 use std::time::{Duration, Instant};
 
-use outrigger_config::Retry;
+use outrigger_config::RetryPolicy;
 
 use crate::{
     backoff::Backoff,
@@ -154,7 +154,7 @@ impl GiveUp {
 ///
 /// [`Decision::Again`] with `budgeted` has already been paid for: make it.
 pub fn judge(
-    settings: &Retry,
+    settings: &RetryPolicy,
     budget: &Budget,
     request: &Request,
     tried: &Tried,
@@ -207,7 +207,7 @@ enum Kind {
     Broken,
 }
 
-fn kind(settings: &Retry, outcome: Outcome) -> Kind {
+fn kind(settings: &RetryPolicy, outcome: Outcome) -> Kind {
     match outcome {
         Outcome::Status(status) if settings.statuses.contains(&status) => Kind::Answered,
         Outcome::Status(_) | Outcome::SidecarError(_) => Kind::Final,
@@ -228,7 +228,7 @@ fn kind(settings: &Retry, outcome: Outcome) -> Kind {
 
 /// Why another attempt is not allowed, if it is not; `unsafe_` is the reason when repeating the
 /// request could do harm. That one comes first: it is the fact a person looks for.
-fn forbidden(settings: &Retry, request: &Request, tried: &Tried, unsafe_: GiveUp) -> Option<GiveUp> {
+fn forbidden(settings: &RetryPolicy, request: &Request, tried: &Tried, unsafe_: GiveUp) -> Option<GiveUp> {
     let safe = tried.sent == Sent::Nothing || request.idempotent || settings.non_idempotent;
     if !safe {
         Some(unsafe_)

@@ -1,14 +1,15 @@
 //! Two listeners cannot share an address, and none may take the app's.
 
 use super::reader::Reader;
-use crate::{Config, Listen, Origin, address, error::Wrong};
+use crate::{Config, Listen, Origin, address, error::InvalidValue};
 
 pub(super) fn check(r: &mut Reader<'_>, config: &Config) {
-    let listeners = listeners(config);
+    let listeners = list_listeners(config);
     for (n, (key, listen)) in listeners.iter().enumerate() {
-        if let Some((other, taken)) = listeners[..n].iter().find(|(_, other)| address::overlap(other, listen))
+        if let Some((other, taken)) =
+            listeners[..n].iter().find(|(_, other)| address::overlaps(other, listen))
         {
-            clash(r, (key, listen), (other, taken));
+            report_overlap(r, (key, listen), (other, taken));
         } else if let Some(service) = &config.service
             && service.port == listen.port
             && address::covers_loopback(listen)
@@ -17,21 +18,21 @@ pub(super) fn check(r: &mut Reader<'_>, config: &Config) {
             let blamed = if *r.origins.get(key) == Origin::Default { "service.port" } else { key };
             let at = r.origins.get(blamed).clone();
             let what = format!("{} is the port of both the app and {key}", service.port);
-            r.problem(&at, blamed, Wrong::new(what, "choose another port"));
+            r.report(&at, blamed, InvalidValue::new(what, "choose another port"));
         }
     }
 }
 
 /// Points at the later of the two, unless nobody set that one.
-fn clash(r: &mut Reader<'_>, later: (&str, &Listen), earlier: (&str, &Listen)) {
+fn report_overlap(r: &mut Reader<'_>, later: (&str, &Listen), earlier: (&str, &Listen)) {
     let (blamed, other) =
         if *r.origins.get(later.0) == Origin::Default { (earlier, later) } else { (later, earlier) };
     let at = r.origins.get(blamed.0).clone();
     let what = format!("{} overlaps with {} ({})", blamed.1, other.0, other.1);
-    r.problem(&at, blamed.0, Wrong::new(what, "choose another port"));
+    r.report(&at, blamed.0, InvalidValue::new(what, "choose another port"));
 }
 
-fn listeners(config: &Config) -> Vec<(String, &Listen)> {
+fn list_listeners(config: &Config) -> Vec<(String, &Listen)> {
     let mut all = vec![
         ("outbound.listen".to_owned(), &config.outbound.listen),
         ("admin.listen".to_owned(), &config.admin.listen),

@@ -6,12 +6,13 @@
 
 mod environment;
 mod listeners;
+mod open;
 mod policy;
+mod quote;
 mod reader;
 mod registry;
 mod section;
 mod service;
-mod shown;
 mod state_dir;
 mod upstreams;
 
@@ -21,13 +22,13 @@ use reader::Reader;
 use section::Section;
 
 use crate::{
-    Admin, AwaitApp, Config, Discovery, Drain, Environment, Guard, Limits, Log, LogFormat, OnAppExit,
-    Origins, Outbound, Problem, Propagation, Workers, address,
-    error::Wrong,
+    Admin, AwaitApp, Config, DiscoverySettings, Drain, Environment, Limits, Log, LogFormat, MassLoss,
+    OnAppExit, Origins, Outbound, Problem, Propagation, WorkerThreads, address,
+    error::InvalidValue,
+    keys,
+    layers::Overlay,
     names,
-    overrides::Overlay,
     raw::Node,
-    schema,
     units::{duration_in, integer, size_in, switch},
 };
 
@@ -40,7 +41,7 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * 1024;
 
 /// What came out; `config` counts only when `problems` is empty.
-pub(crate) struct Checked {
+pub(crate) struct CheckOutcome {
     pub(crate) config: Config,
     pub(crate) origins: Origins,
     pub(crate) problems: Vec<Problem>,
@@ -48,80 +49,85 @@ pub(crate) struct Checked {
 }
 
 /// Checks everything. `file` is the name that problems show.
-pub(crate) fn check(file: &Arc<str>, tree: Option<&Node>, env: &Environment, overlay: Overlay) -> Checked {
+pub(crate) fn check(
+    file: &Arc<str>,
+    tree: Option<&Node>,
+    env: &Environment,
+    overlay: Overlay,
+) -> CheckOutcome {
     let mut r = Reader::new(file, env, overlay);
     let root = r.root(tree);
     let mut config = Config {
-        service: service::service(&mut r, &root),
-        registry: registry::registry(&mut r, &root),
+        service: service::read_service(&mut r, &root),
+        registry: registry::read_registry(&mut r, &root),
         ..Config::default()
     };
     let section = r.section(&root, "discovery");
-    discovery(&mut r, &section, &mut config.discovery);
-    state_dir::state_dir(&mut r, &root, &mut config.state_dir);
+    read_discovery(&mut r, &section, &mut config.discovery);
+    state_dir::read_state_dir(&mut r, &root, &mut config.state_dir);
     let section = r.section(&root, "outbound");
-    outbound(&mut r, &section, &mut config.outbound);
+    read_outbound(&mut r, &section, &mut config.outbound);
     let section = r.section(&root, "defaults");
-    config.defaults = policy::policy(&mut r, &section, &config.defaults);
-    config.upstreams = upstreams::upstreams(&mut r, &root, &config.defaults);
+    config.defaults = policy::read_policy(&mut r, &section, &config.defaults);
+    config.upstreams = upstreams::read_upstreams(&mut r, &root, &config.defaults);
     let section = r.section(&root, "admin");
-    admin(&mut r, &section, &mut config.admin);
-    drain(&mut r, &root, &mut config.drain);
+    read_admin(&mut r, &section, &mut config.admin);
+    read_drain(&mut r, &root, &mut config.drain);
     r.set(&root, "on_app_exit", &mut config.on_app_exit, |text| match text {
         "exit" => Ok(OnAppExit::Exit),
         "restart" => Ok(OnAppExit::Restart),
-        _ => Err(one_of(text, &["exit", "restart"])),
+        _ => Err(not_one_of(text, &["exit", "restart"])),
     });
-    r.set(&root, "workers", &mut config.workers, workers);
+    r.set(&root, "workers", &mut config.workers, parse_workers);
     let section = r.section(&root, "log");
-    log(&mut r, &section, &mut config.log);
+    read_log(&mut r, &section, &mut config.log);
     listeners::check(&mut r, &config);
     upstreams::check_count(&mut r, &root, &config);
     registry::check_service(&mut r, &config);
     environment::check(&mut r, tree);
     let Reader { origins, problems, warnings, .. } = r;
-    Checked { config, origins, problems, warnings }
+    CheckOutcome { config, origins, problems, warnings }
 }
 
-fn discovery(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Discovery) {
+fn read_discovery(r: &mut Reader<'_>, s: &Section<'_>, out: &mut DiscoverySettings) {
     r.set(s, "first_answer", &mut out.first_answer, duration_in(MS..=MINUTE));
     r.set(s, "idle", &mut out.idle, duration_in(SECOND..=DAY));
     r.set(s, "max_services", &mut out.max_services, integer(1..=10_000));
     r.set(s, "max_unknown", &mut out.max_unknown, integer(1..=10_000));
     r.set(s, "unknown_ttl", &mut out.unknown_ttl, duration_in(SECOND..=HOUR));
-    out.guard = guard(r, s);
+    out.mass_loss = read_mass_loss(r, s);
 }
 
 /// `guard: off` takes it away; `guard: on` is the default.
-fn guard(r: &mut Reader<'_>, parent: &Section<'_>) -> Option<Guard> {
-    let mut out = Guard::default();
-    match r.toggle(parent, "guard") {
+fn read_mass_loss(r: &mut Reader<'_>, parent: &Section<'_>) -> Option<MassLoss> {
+    let mut out = MassLoss::default();
+    match r.read_switch(parent, "guard") {
         Some(false) => return None,
         Some(true) => return Some(out),
         None => {}
     }
     let section = r.section(parent, "guard");
-    r.set(&section, "confirm", &mut out.confirm, duration_in(Duration::ZERO..=MINUTE));
-    r.set(&section, "hold", &mut out.hold, duration_in(Duration::ZERO..=10 * MINUTE));
-    r.set(&section, "probe", &mut out.probe, duration_in(10 * MS..=5 * SECOND));
-    if out.confirm > out.hold
-        && let Some((at, key)) = r.blame(&section, &["confirm", "hold"])
+    r.set(&section, "confirm", &mut out.confirm_for, duration_in(Duration::ZERO..=MINUTE));
+    r.set(&section, "hold", &mut out.hold_for, duration_in(Duration::ZERO..=10 * MINUTE));
+    r.set(&section, "probe", &mut out.probe_timeout, duration_in(10 * MS..=5 * SECOND));
+    if out.confirm_for > out.hold_for
+        && let Some((at, key)) = r.first_set_of(&section, &["confirm", "hold"])
     {
-        r.problem(&at, &key, Wrong::new("confirm is above hold", "lower confirm, or raise hold"));
+        r.report(&at, &key, InvalidValue::new("confirm is above hold", "lower confirm, or raise hold"));
     }
     Some(out)
 }
 
-fn outbound(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outbound) {
-    r.set(s, "listen", &mut out.listen, address::listen);
+fn read_outbound(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outbound) {
+    r.set(s, "listen", &mut out.listen, address::listen_address);
     r.set(s, "x_forwarded", &mut out.x_forwarded, switch);
     r.set(s, "via", &mut out.via, switch);
-    r.set_list(s, "allow_origins", &mut out.allow_origins, address::origin);
+    r.set_list(s, "allow_origins", &mut out.allow_origins, address::browser_origin);
     let section = r.section(s, "limits");
-    limits(r, &section, &mut out.limits);
+    read_limits(r, &section, &mut out.limits);
 }
 
-fn limits(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Limits) {
+fn read_limits(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Limits) {
     r.set(s, "max_header_bytes", &mut out.max_header_bytes, size_in(8 * KIB..=MIB));
     r.set(s, "max_headers", &mut out.max_headers, integer(10..=1_000));
     r.set(s, "head_timeout", &mut out.head_timeout, duration_in(100 * MS..=10 * MINUTE));
@@ -130,61 +136,61 @@ fn limits(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Limits) {
     r.set(s, "tunnel_idle", &mut out.tunnel_idle, duration_in(SECOND..=7 * DAY));
 }
 
-fn admin(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Admin) {
-    r.set(s, "listen", &mut out.listen, address::listen);
-    r.set_some(s, "metrics_listen", &mut out.metrics_listen, address::listen);
+fn read_admin(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Admin) {
+    r.set(s, "listen", &mut out.listen, address::listen_address);
+    r.set_some(s, "metrics_listen", &mut out.metrics_listen, address::listen_address);
 }
 
 /// `drain: 30s` is short for `drain: {timeout: 30s}`.
-fn drain(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Drain) {
+fn read_drain(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Drain) {
     let timeout = duration_in(Duration::ZERO..=HOUR);
     let section = r.section_or_value(root, "drain", "timeout");
     r.set(&section, "timeout", &mut out.timeout, timeout);
-    r.set(&section, "propagation", &mut out.propagation, propagation);
+    r.set(&section, "propagation", &mut out.propagation, parse_propagation);
     r.set(&section, "margin", &mut out.margin, duration_in(Duration::ZERO..=MINUTE));
-    r.set(&section, "cap", &mut out.cap, duration_in(Duration::ZERO..=5 * MINUTE));
-    r.set(&section, "blind", &mut out.blind, duration_in(Duration::ZERO..=5 * MINUTE));
+    r.set(&section, "cap", &mut out.max_propagation, duration_in(Duration::ZERO..=5 * MINUTE));
+    r.set(&section, "blind", &mut out.unobserved_wait, duration_in(Duration::ZERO..=5 * MINUTE));
     r.set(&section, "await_app", &mut out.await_app, |text| match text {
         "auto" => Ok(AwaitApp::Auto),
         // As YAML and the other switches of this file have it.
         "on" | "true" => Ok(AwaitApp::On),
         "off" | "false" => Ok(AwaitApp::Off),
-        _ => Err(one_of(text, &["auto", "on", "off"])),
+        _ => Err(not_one_of(text, &["auto", "on", "off"])),
     });
 }
 
-fn propagation(text: &str) -> Result<Propagation, Wrong> {
+fn parse_propagation(text: &str) -> Result<Propagation, InvalidValue> {
     if text == "measured" {
         return Ok(Propagation::Measured);
     }
     duration_in(Duration::ZERO..=5 * MINUTE)(text)
         .map(Propagation::Fixed)
-        .map_err(|wrong| Wrong::new(wrong.what, "allowed: measured, or a duration of 0s to 5m"))
+        .map_err(|wrong| InvalidValue::new(wrong.what, "allowed: measured, or a duration of 0s to 5m"))
 }
 
-fn workers(text: &str) -> Result<Workers, Wrong> {
+fn parse_workers(text: &str) -> Result<WorkerThreads, InvalidValue> {
     if text == "auto" {
-        return Ok(Workers::Auto);
+        return Ok(WorkerThreads::Auto);
     }
     integer(1..=256)(text)
-        .map(Workers::Count)
-        .map_err(|wrong| Wrong::new(wrong.what, "allowed: auto, or 1 to 256"))
+        .map(WorkerThreads::Count)
+        .map_err(|wrong| InvalidValue::new(wrong.what, "allowed: auto, or 1 to 256"))
 }
 
-fn log(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Log) {
+fn read_log(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Log) {
     r.set(s, "level", &mut out.level, names::log_filter);
     r.set(s, "format", &mut out.format, |text| match text {
         "auto" => Ok(LogFormat::Auto),
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
-        _ => Err(one_of(text, &["auto", "text", "json"])),
+        _ => Err(not_one_of(text, &["auto", "text", "json"])),
     });
     r.set(s, "access", &mut out.access, switch);
 }
 
 /// A word that is none of a closed list.
-fn one_of(text: &str, words: &[&'static str]) -> Wrong {
-    let nearest = schema::nearest(text, words.iter().copied());
+fn not_one_of(text: &str, words: &[&'static str]) -> InvalidValue {
+    let nearest = keys::nearest(text, words.iter().copied());
     let meant = nearest.map(|word| format!("did you mean {word}? ")).unwrap_or_default();
-    Wrong::new("is not a value of this setting", format!("{meant}allowed: {}", words.join(", ")))
+    InvalidValue::new("is not a value of this setting", format!("{meant}allowed: {}", words.join(", ")))
 }

@@ -3,22 +3,23 @@
 use std::time::Duration;
 
 use super::{
-    DAY, HOUR, MIB, MINUTE, MS, SECOND, one_of, reader::Reader, section::Section, service::not_above,
+    DAY, HOUR, MIB, MINUTE, MS, SECOND, not_one_of, reader::Reader, section::Section,
+    service::check_not_above,
 };
 use crate::{
-    Balance, Budget, CircuitBreaker, Hedge, Outlier, Policy, Pool, Retry,
-    error::Wrong,
+    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy,
+    error::InvalidValue,
     units::{duration_in, integer, ratio_in, size_in, switch},
 };
 
 /// `base` with what the section says laid over it.
-pub(super) fn policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) -> Policy {
+pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) -> Policy {
     let mut out = base.clone();
-    r.set(s, "balance", &mut out.balance, balance);
+    r.set(s, "balance", &mut out.balance, parse_balance);
     r.set(s, "timeout", &mut out.timeout, duration_in(MS..=HOUR));
     r.set_or_off(s, "per_try_timeout", &mut out.per_try_timeout, duration_in(MS..=HOUR));
     if let Some(per_try) = out.per_try_timeout {
-        not_above(r, s, ("per_try_timeout", per_try), ("timeout", out.timeout));
+        check_not_above(r, s, ("per_try_timeout", per_try), ("timeout", out.timeout));
     }
     r.set_or_off(s, "deadline", &mut out.deadline, duration_in(MS..=DAY));
     r.set(s, "connect_timeout", &mut out.connect_timeout, duration_in(MS..=MINUTE));
@@ -26,33 +27,33 @@ pub(super) fn policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) -> Poli
     r.set_or_off(s, "max_in_flight", &mut out.max_in_flight, integer(1..=1_000_000));
     r.set(s, "max_pending", &mut out.max_pending, integer(0..=100_000));
     r.set(s, "pending_timeout", &mut out.pending_timeout, duration_in(MS..=HOUR));
-    retry(r, s, &mut out.retry);
-    switched(r, s, "hedge", &mut out.hedge, hedge_settings);
-    circuit_breaker(r, s, &mut out.circuit_breaker);
-    outlier(r, s, &mut out.outlier);
+    read_retry(r, s, &mut out.retry);
+    read_optional_section(r, s, "hedge", &mut out.hedge, read_hedge_section);
+    read_circuit_breaker(r, s, &mut out.circuit_breaker);
+    read_outlier(r, s, &mut out.outlier);
     let section = r.section(s, "pool");
-    pool(r, &section, &mut out.pool);
+    read_pool(r, &section, &mut out.pool);
     out
 }
 
-fn balance(text: &str) -> Result<Balance, Wrong> {
-    text.parse().map_err(|_| one_of(text, &Balance::ALL.map(Balance::as_str)))
+fn parse_balance(text: &str) -> Result<Balance, InvalidValue> {
+    text.parse().map_err(|_| not_one_of(text, &Balance::ALL.map(Balance::as_str)))
 }
 
 /// `retry: off` is `max_retries: 0`; `retry: on` takes an `off` of the defaults back.
-fn retry(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Retry) {
-    match r.toggle(parent, "retry") {
+fn read_retry(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut RetryPolicy) {
+    match r.read_switch(parent, "retry") {
         Some(false) => out.max_retries = 0,
-        Some(true) if out.max_retries == 0 => out.max_retries = Retry::default().max_retries,
+        Some(true) if out.max_retries == 0 => out.max_retries = RetryPolicy::default().max_retries,
         Some(true) => {}
         None => {
             let section = r.section(parent, "retry");
-            retry_settings(r, &section, out);
+            read_retry_section(r, &section, out);
         }
     }
 }
 
-fn retry_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Retry) {
+fn read_retry_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryPolicy) {
     r.set(s, "max_retries", &mut out.max_retries, integer(0..=10));
     r.set(s, "backoff_base", &mut out.backoff_base, duration_in(Duration::ZERO..=10 * SECOND));
     r.set(s, "backoff_max", &mut out.backoff_max, duration_in(Duration::ZERO..=MINUTE));
@@ -60,39 +61,39 @@ fn retry_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Retry) {
     if s.node("backoff_base").is_none() {
         out.backoff_base = out.backoff_base.min(out.backoff_max);
     }
-    not_above(r, s, ("backoff_base", out.backoff_base), ("backoff_max", out.backoff_max));
+    check_not_above(r, s, ("backoff_base", out.backoff_base), ("backoff_max", out.backoff_max));
     r.set_list(s, "statuses", &mut out.statuses, integer(400..=599));
     r.set(s, "non_idempotent", &mut out.non_idempotent, switch);
     r.set(s, "max_body", &mut out.max_body, size_in(0..=MIB));
     let section = r.section(s, "budget");
-    budget(r, &section, &mut out.budget);
+    read_budget(r, &section, &mut out.budget);
 }
 
-fn budget(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Budget) {
+fn read_budget(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryBudget) {
     r.set(s, "ratio", &mut out.ratio, ratio_in(0.0..=1.0));
     r.set(s, "min_per_second", &mut out.min_per_second, integer(0..=10_000));
     r.set(s, "window", &mut out.window, duration_in(SECOND..=MINUTE));
 }
 
 /// `circuit_breaker: off` takes it away; a mapping (or `on`) brings it back.
-fn circuit_breaker(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<CircuitBreaker>) {
-    switched(r, parent, "circuit_breaker", out, breaker_settings);
+fn read_circuit_breaker(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<CircuitBreaker>) {
+    read_optional_section(r, parent, "circuit_breaker", out, read_breaker_section);
 }
 
 /// `outlier: off` takes it away; a mapping (or `on`) brings it back.
-fn outlier(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<Outlier>) {
-    switched(r, parent, "outlier", out, outlier_settings);
+fn read_outlier(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<OutlierDetection>) {
+    read_optional_section(r, parent, "outlier", out, read_outlier_section);
 }
 
 /// A section that may be `off`; a mapping (or `on`) brings it back.
-fn switched<T: Copy + Default>(
+fn read_optional_section<T: Copy + Default>(
     r: &mut Reader<'_>,
     parent: &Section<'_>,
     name: &str,
     out: &mut Option<T>,
     read: impl Fn(&mut Reader<'_>, &Section<'_>, &mut T),
 ) {
-    match r.toggle(parent, name) {
+    match r.read_switch(parent, name) {
         Some(false) => *out = None,
         Some(true) => *out = Some(out.unwrap_or_default()),
         None if parent.node(name).is_none() => {}
@@ -107,40 +108,40 @@ fn switched<T: Copy + Default>(
     }
 }
 
-fn hedge_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Hedge) {
+fn read_hedge_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut HedgePolicy) {
     r.set(s, "percentile", &mut out.percentile, ratio_in(0.5..=0.999));
     r.set(s, "min_delay", &mut out.min_delay, duration_in(Duration::ZERO..=MINUTE));
 }
 
-fn outlier_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outlier) {
+fn read_outlier_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut OutlierDetection) {
     r.set_or_off(s, "consecutive_failures", &mut out.consecutive_failures, integer(1..=1_000_000));
     r.set_or_off(s, "success_rate", &mut out.success_rate, ratio_in(0.01..=1.0));
     r.set(s, "window", &mut out.window, duration_in(SECOND..=10 * MINUTE));
     r.set(s, "min_requests", &mut out.min_requests, integer(1..=1_000_000));
-    r.set(s, "max_ejected", &mut out.max_ejected, ratio_in(0.0..=1.0));
-    r.set(s, "base", &mut out.base, duration_in(10 * MS..=HOUR));
-    r.set(s, "max", &mut out.max, duration_in(10 * MS..=HOUR));
-    not_above(r, s, ("base", out.base), ("max", out.max));
+    r.set(s, "max_ejected", &mut out.max_ejection_ratio, ratio_in(0.0..=1.0));
+    r.set(s, "base", &mut out.base_ejection_time, duration_in(10 * MS..=HOUR));
+    r.set(s, "max", &mut out.max_ejection_time, duration_in(10 * MS..=HOUR));
+    check_not_above(r, s, ("base", out.base_ejection_time), ("max", out.max_ejection_time));
 }
 
-fn breaker_settings(r: &mut Reader<'_>, s: &Section<'_>, out: &mut CircuitBreaker) {
+fn read_breaker_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut CircuitBreaker) {
     r.set(s, "failure_ratio", &mut out.failure_ratio, ratio_in(0.01..=1.0));
     r.set(s, "window", &mut out.window, duration_in(SECOND..=10 * MINUTE));
     r.set(s, "min_requests", &mut out.min_requests, integer(1..=1_000_000));
     r.set_or_off(s, "consecutive_failures", &mut out.consecutive_failures, integer(1..=1_000_000));
-    r.set(s, "open", &mut out.open, duration_in(10 * MS..=HOUR));
-    r.set(s, "open_max", &mut out.open_max, duration_in(10 * MS..=HOUR));
-    not_above(r, s, ("open", out.open), ("open_max", out.open_max));
+    r.set(s, "open", &mut out.open_for, duration_in(10 * MS..=HOUR));
+    r.set(s, "open_max", &mut out.max_open_for, duration_in(10 * MS..=HOUR));
+    check_not_above(r, s, ("open", out.open_for), ("open_max", out.max_open_for));
     r.set(s, "probes", &mut out.probes, integer(1..=100));
 }
 
-fn pool(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Pool) {
-    r.set(s, "idle", &mut out.idle, duration_in(Duration::ZERO..=HOUR));
-    r.set(s, "fresh", &mut out.fresh, duration_in(Duration::ZERO..=HOUR));
+fn read_pool(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Pool) {
+    r.set(s, "idle", &mut out.idle_timeout, duration_in(Duration::ZERO..=HOUR));
+    r.set(s, "fresh", &mut out.non_idempotent_max_idle, duration_in(Duration::ZERO..=HOUR));
     if s.node("fresh").is_none() {
-        out.fresh = out.fresh.min(out.idle);
+        out.non_idempotent_max_idle = out.non_idempotent_max_idle.min(out.idle_timeout);
     }
-    not_above(r, s, ("fresh", out.fresh), ("idle", out.idle));
+    check_not_above(r, s, ("fresh", out.non_idempotent_max_idle), ("idle", out.idle_timeout));
     r.set(s, "max_idle", &mut out.max_idle, integer(0..=100_000));
     r.set(s, "max_connections", &mut out.max_connections, integer(1..=100_000));
     r.set(s, "max_waiting", &mut out.max_waiting, integer(0..=100_000));
@@ -148,12 +149,12 @@ fn pool(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Pool) {
         out.max_idle = out.max_idle.min(out.max_connections);
     }
     let too_many = out.max_idle > out.max_connections;
-    if too_many && let Some((at, key)) = r.blame(s, &["max_idle", "max_connections"]) {
+    if too_many && let Some((at, key)) = r.first_set_of(s, &["max_idle", "max_connections"]) {
         let what = format!("max_idle {} is above max_connections {}", out.max_idle, out.max_connections);
-        r.problem(
+        r.report(
             &at,
             &key,
-            Wrong::new(what, "an idle connection is one of the connections; lower max_idle"),
+            InvalidValue::new(what, "an idle connection is one of the connections; lower max_idle"),
         );
     }
 }

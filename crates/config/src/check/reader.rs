@@ -3,16 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
+    quote::{quote, sanitize},
     section::Section,
-    shown::{quote, show},
 };
 use crate::{
     Environment, Origin, Origins, Problem,
-    error::Wrong,
-    expand,
-    overrides::Overlay,
-    raw::{At, Node, Value},
-    schema, units,
+    error::InvalidValue,
+    expand, keys,
+    layers::Overlay,
+    raw::{Node, NodeValue, Position},
+    units,
 };
 
 /// The state of one check.
@@ -26,7 +26,7 @@ pub(super) struct Reader<'a> {
 }
 
 /// A value, its origin, and how a message may show it.
-struct Given {
+struct Candidate {
     text: String,
     shown: String,
     origin: Origin,
@@ -44,8 +44,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn problem(&mut self, origin: &Origin, key: &str, wrong: Wrong) {
-        let Wrong { what, hint } = wrong;
+    pub(super) fn report(&mut self, origin: &Origin, key: &str, wrong: InvalidValue) {
+        let InvalidValue { what, hint } = wrong;
         self.problems.push(Problem { origin: origin.clone(), key: key.to_owned(), what, hint });
     }
 
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
         self.warnings.push(Problem { origin, key: key.to_owned(), what: what.into(), hint: hint.into() });
     }
 
-    pub(super) fn at(&self, at: At) -> Origin {
+    pub(super) fn origin_at(&self, at: Position) -> Origin {
         Origin::File { file: Arc::clone(&self.file), line: at.line, col: at.col }
     }
 
@@ -69,7 +69,7 @@ impl<'a> Reader<'a> {
         section: &Section<'_>,
         name: &str,
         target: &mut T,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
     ) {
         if let Some(value) = self.get(section, name, parse) {
             *target = value;
@@ -82,7 +82,7 @@ impl<'a> Reader<'a> {
         section: &Section<'_>,
         name: &str,
         target: &mut Option<T>,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
     ) {
         if let Some(value) = self.get(section, name, parse) {
             *target = Some(value);
@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
         section: &Section<'_>,
         name: &str,
         target: &mut Option<T>,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
     ) {
         let parse = |text: &str| if is_off(text) { Ok(None) } else { parse(text).map(Some) };
         self.set(section, name, target, parse);
@@ -106,7 +106,7 @@ impl<'a> Reader<'a> {
         &mut self,
         section: &Section<'_>,
         name: &str,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
     ) -> Option<T> {
         let key = section.key(name);
         let mut winner = None;
@@ -119,31 +119,31 @@ impl<'a> Reader<'a> {
             match value {
                 Ok(value) if !decided => winner = Some(value),
                 Ok(_) => {}
-                Err(wrong) => self.refuse(&given, &key, wrong),
+                Err(wrong) => self.reject_value(&given, &key, wrong),
             }
             decided = true;
         }
         winner
     }
 
-    fn refuse(&mut self, given: &Given, key: &str, wrong: Wrong) {
+    fn reject_value(&mut self, given: &Candidate, key: &str, wrong: InvalidValue) {
         let what = format!("{} {}", given.shown, wrong.what);
-        self.problem(&given.origin, key, Wrong { what, hint: wrong.hint });
+        self.report(&given.origin, key, InvalidValue { what, hint: wrong.hint });
     }
 
     /// Everything said about a key: flag, environment, file.
-    fn candidates(&mut self, section: &Section<'_>, name: &str) -> Vec<Given> {
+    fn candidates(&mut self, section: &Section<'_>, name: &str) -> Vec<Candidate> {
         let key = section.key(name);
         let said = self.overlay.get(&key).iter();
         let mut all: Vec<_> = said
-            .map(|said| Given {
+            .map(|said| Candidate {
                 shown: quote(&said.text),
                 text: said.text.clone(),
                 origin: said.origin.clone(),
             })
             .collect();
         if let Some(node) = section.node(name)
-            && let Some(given) = self.scalar(node, &key, !all.is_empty())
+            && let Some(given) = self.read_scalar(node, &key, !all.is_empty())
         {
             all.push(given);
         }
@@ -151,26 +151,28 @@ impl<'a> Reader<'a> {
     }
 
     /// One value of the file, expanded. When it has lost to a flag anyway, a missing variable is fine.
-    fn scalar(&mut self, node: &Node, key: &str, lost: bool) -> Option<Given> {
-        let origin = self.at(node.at);
-        let Value::Scalar(written) = &node.value else {
+    fn read_scalar(&mut self, node: &Node, key: &str, lost: bool) -> Option<Candidate> {
+        let origin = self.origin_at(node.at);
+        let NodeValue::Scalar(written) = &node.value else {
             let wrong = match &node.value {
-                Value::Null => Wrong::new("has no value", "give one, or remove the key"),
-                other => Wrong::new(format!("{} is not allowed here", other.kind()), "write a single value"),
+                NodeValue::Null => InvalidValue::new("has no value", "give one, or remove the key"),
+                other => {
+                    InvalidValue::new(format!("{} is not allowed here", other.kind()), "write a single value")
+                }
             };
-            self.problem(&origin, key, wrong);
+            self.report(&origin, key, wrong);
             return None;
         };
         match expand::expand(written, self.env) {
             // What a variable holds may be a secret: the message shows its name.
             Ok(expanded) => {
                 let shown = quote(if expanded.from_environment { written } else { &expanded.text });
-                Some(Given { text: expanded.text, shown, origin })
+                Some(Candidate { text: expanded.text, shown, origin })
             }
             Err(errors) => {
                 for error in errors {
                     if !lost {
-                        self.problem(&origin, key, Wrong::new(error.what(), error.hint()));
+                        self.report(&origin, key, InvalidValue::new(error.what(), error.hint()));
                     }
                 }
                 None
@@ -184,19 +186,22 @@ impl<'a> Reader<'a> {
         section: &Section<'_>,
         name: &str,
         target: &mut Vec<T>,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
     ) {
         let key = section.key(name);
         let mut lists = Vec::new();
         for said in self.overlay.get(&key).to_vec() {
             let items = said.text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            let given =
-                |item: &str| Given { text: item.to_owned(), shown: quote(item), origin: said.origin.clone() };
+            let given = |item: &str| Candidate {
+                text: item.to_owned(),
+                shown: quote(item),
+                origin: said.origin.clone(),
+            };
             lists.push((said.origin.clone(), self.parse_all(items.map(given).collect(), &key, &parse)));
         }
         if let Some(node) = section.node(name) {
-            let given = self.scalars(node, name, &key, !lists.is_empty());
-            lists.push((self.at(node.at), self.parse_all(given, &key, &parse)));
+            let given = self.read_scalars(node, name, &key, !lists.is_empty());
+            lists.push((self.origin_at(node.at), self.parse_all(given, &key, &parse)));
         }
         if let Some((origin, values)) = lists.into_iter().next() {
             self.origins.set(key, origin);
@@ -205,32 +210,36 @@ impl<'a> Reader<'a> {
     }
 
     /// The values of a list of the file.
-    fn scalars(&mut self, node: &Node, name: &str, key: &str, lost: bool) -> Vec<Given> {
+    fn read_scalars(&mut self, node: &Node, name: &str, key: &str, lost: bool) -> Vec<Candidate> {
         let what = match &node.value {
-            Value::Seq(items) => {
+            NodeValue::Seq(items) => {
                 let items = items.iter().enumerate();
                 return items
-                    .filter_map(|(n, item)| self.scalar(item, &format!("{key}[{n}]"), lost))
+                    .filter_map(|(n, item)| self.read_scalar(item, &format!("{key}[{n}]"), lost))
                     .collect();
             }
-            Value::Null => "has no value".to_owned(),
+            NodeValue::Null => "has no value".to_owned(),
             other => format!("{} is not allowed here", other.kind()),
         };
-        self.problem(&self.at(node.at), key, Wrong::new(what, format!("write a list: {name}: [...]")));
+        self.report(
+            &self.origin_at(node.at),
+            key,
+            InvalidValue::new(what, format!("write a list: {name}: [...]")),
+        );
         Vec::new()
     }
 
     fn parse_all<T>(
         &mut self,
-        given: Vec<Given>,
+        given: Vec<Candidate>,
         key: &str,
-        parse: &impl Fn(&str) -> Result<T, Wrong>,
+        parse: &impl Fn(&str) -> Result<T, InvalidValue>,
     ) -> Vec<T> {
         let mut values = Vec::with_capacity(given.len());
         for given in given {
             match parse(&given.text) {
                 Ok(value) => values.push(value),
-                Err(wrong) => self.refuse(&given, key, wrong),
+                Err(wrong) => self.reject_value(&given, key, wrong),
             }
         }
         values
@@ -242,53 +251,54 @@ impl<'a> Reader<'a> {
         section: &Section<'_>,
         name: &str,
         target: &mut BTreeMap<String, String>,
-        parse_key: impl Fn(&str) -> Result<String, Wrong>,
-        parse_value: impl Fn(&str) -> Result<String, Wrong>,
+        parse_key: impl Fn(&str) -> Result<String, InvalidValue>,
+        parse_value: impl Fn(&str) -> Result<String, InvalidValue>,
     ) {
         let path = section.key(name);
         let Some(node) = section.node(name) else { return };
         let entries = match &node.value {
-            Value::Map(entries) => entries.as_slice(),
-            Value::Null => &[],
+            NodeValue::Map(entries) => entries.as_slice(),
+            NodeValue::Null => &[],
             other => {
-                let wrong = Wrong::new(format!("{} is not allowed here", other.kind()), "write a mapping");
-                return self.problem(&self.at(node.at), &path, wrong);
+                let wrong =
+                    InvalidValue::new(format!("{} is not allowed here", other.kind()), "write a mapping");
+                return self.report(&self.origin_at(node.at), &path, wrong);
             }
         };
-        self.origins.set(path.clone(), self.at(node.at));
+        self.origins.set(path.clone(), self.origin_at(node.at));
         for (key, value) in entries {
-            let at = self.at(key.at);
-            let key_path = schema::join(&path, &show(&key.name));
+            let at = self.origin_at(key.at);
+            let key_path = keys::join(&path, &sanitize(&key.name));
             if let Err(wrong) = parse_key(&key.name) {
                 let what = format!("{} {}", quote(&key.name), wrong.what);
-                self.problem(&at, &path, Wrong { what, hint: wrong.hint });
+                self.report(&at, &path, InvalidValue { what, hint: wrong.hint });
             }
             if target.contains_key(&key.name) {
-                self.problem(&at, &key_path, Wrong::new("is given twice", "remove one of them"));
+                self.report(&at, &key_path, InvalidValue::new("is given twice", "remove one of them"));
             }
-            let Some(given) = self.scalar(value, &key_path, false) else { continue };
+            let Some(given) = self.read_scalar(value, &key_path, false) else { continue };
             match parse_value(&given.text) {
                 Ok(value) => drop(target.insert(key.name.clone(), value)),
-                Err(wrong) => self.refuse(&given, &key_path, wrong),
+                Err(wrong) => self.reject_value(&given, &key_path, wrong),
             }
         }
     }
 
     /// Whether the section is a plain `off` or `on` in the file, instead of a mapping.
-    pub(super) fn toggle(&mut self, parent: &Section<'_>, name: &str) -> Option<bool> {
+    pub(super) fn read_switch(&mut self, parent: &Section<'_>, name: &str) -> Option<bool> {
         let node = parent.node(name)?;
-        let Value::Scalar(_) = node.value else { return None };
+        let NodeValue::Scalar(_) = node.value else { return None };
         let key = parent.key(name);
         // What cannot be read was said already; it is not to be opened as a mapping as well.
-        let Some(given) = self.scalar(node, &key, false) else { return Some(true) };
+        let Some(given) = self.read_scalar(node, &key, false) else { return Some(true) };
         self.origins.set(key.clone(), given.origin.clone());
         match units::switch(&given.text) {
             Ok(on) => Some(on),
             Err(_) => {
-                self.refuse(
+                self.reject_value(
                     &given,
                     &key,
-                    Wrong::new("is not allowed here", "write off, or a mapping of its settings"),
+                    InvalidValue::new("is not allowed here", "write off, or a mapping of its settings"),
                 );
                 Some(true)
             }
@@ -296,7 +306,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The origin to blame for a contradiction: the first of these keys that somebody set.
-    pub(super) fn blame(&self, section: &Section<'_>, names: &[&str]) -> Option<(Origin, String)> {
+    pub(super) fn first_set_of(&self, section: &Section<'_>, names: &[&str]) -> Option<(Origin, String)> {
         let mut keys = names.iter().map(|name| section.key(name));
         let key = keys.find(|key| self.origins.is_set(key))?;
         Some((self.origins.get(&key).clone(), key))

@@ -4,42 +4,44 @@ use std::path::{Path, PathBuf};
 
 use super::{MINUTE, SECOND, reader::Reader, section::Section};
 use crate::{
-    Config, Consul, ConsulAddress, Origin, Registry, Secret, Tls, Token,
-    address::{self, GivenAddress},
-    error::Wrong,
+    Config, ConsulAddress, ConsulSettings, Origin, Registry, Secret, Tls, Token,
+    address::{self, ParsedConsulAddress},
+    error::InvalidValue,
     expand, names,
-    raw::Value,
+    raw::NodeValue,
     units::{duration_in, integer},
 };
 
 const SSL: &str = "CONSUL_HTTP_SSL";
 
-pub(super) fn registry(r: &mut Reader<'_>, root: &Section<'_>) -> Registry {
+pub(super) fn read_registry(r: &mut Reader<'_>, root: &Section<'_>) -> Registry {
     let s = r.section(root, "registry");
-    let file = path(r, &s, "file");
+    let file = read_path(r, &s, "file");
     let section = r.section(&s, "consul");
-    let consul = consul(r, &section);
+    let consul = read_consul(r, &section);
     let Some(file) = file else { return Registry::Consul(consul) };
     let file_at = r.origins.get("registry.file").clone();
     let consul_at = r.origins.get("registry.consul.address").clone();
     let both_flags = matches!((&file_at, &consul_at), (Origin::Flag(_), Origin::Flag(_)));
     let both_in_file = matches!(file_at, Origin::File { .. }) && s.node("consul").is_some();
     if both_flags || both_in_file {
-        let wrong =
-            Wrong::new("contradicts registry.consul", "instances come from one place; keep one of them");
-        r.problem(&file_at, "registry.file", wrong);
+        let wrong = InvalidValue::new(
+            "contradicts registry.consul",
+            "instances come from one place; keep one of them",
+        );
+        r.report(&file_at, "registry.file", wrong);
     }
     // `--consul` on the command line wins over a `file:` in the file.
     if matches!(consul_at, Origin::Flag(_)) { Registry::Consul(consul) } else { Registry::File(file) }
 }
 
-fn consul(r: &mut Reader<'_>, s: &Section<'_>) -> Consul {
-    let mut out = Consul::default();
-    out.address = consul_address(r, s, out.address);
+fn read_consul(r: &mut Reader<'_>, s: &Section<'_>) -> ConsulSettings {
+    let mut out = ConsulSettings::default();
+    out.address = read_consul_address(r, s, out.address);
     r.set_some(s, "datacenter", &mut out.datacenter, names::datacenter);
-    out.token = token(r, s);
+    out.token = read_token(r, s);
     let section = r.section(s, "tls");
-    out.tls = tls(r, &section);
+    out.tls = read_tls(r, &section);
     r.set(s, "wait", &mut out.wait, duration_in(SECOND..=10 * MINUTE));
     r.set(s, "max_connections", &mut out.max_connections, integer(1..=180));
     out
@@ -47,24 +49,24 @@ fn consul(r: &mut Reader<'_>, s: &Section<'_>) -> Consul {
 
 /// `CONSUL_HTTP_SSL=true` asks for TLS as in Consul's own tools: an `http://` from environment, file or
 /// default does not take it back, one from a flag does.
-fn consul_address(r: &mut Reader<'_>, s: &Section<'_>, default: ConsulAddress) -> ConsulAddress {
-    let mut given = GivenAddress { address: default, explicit: false };
-    r.set(s, "address", &mut given, address::consul);
-    let Some(ssl) = r.env.given(SSL) else { return given.address };
+fn read_consul_address(r: &mut Reader<'_>, s: &Section<'_>, default: ConsulAddress) -> ConsulAddress {
+    let mut given = ParsedConsulAddress { address: default, has_scheme: false };
+    r.set(s, "address", &mut given, address::consul_address);
+    let Some(ssl) = r.env.non_empty(SSL) else { return given.address };
     let origin = Origin::Environment(SSL.into());
     let wanted = match ssl {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
         "0" | "f" | "F" | "false" | "FALSE" | "False" => false,
         _ => {
-            let wrong = Wrong::new("is neither true nor false", "write true or false");
-            r.problem(&origin, "registry.consul.address", wrong);
+            let wrong = InvalidValue::new("is neither true nor false", "write true or false");
+            r.report(&origin, "registry.consul.address", wrong);
             return given.address;
         }
     };
     let by_flag = matches!(r.origins.get(&s.key("address")), Origin::Flag(_));
-    if wanted && !given.address.tls && !(by_flag && given.explicit) {
+    if wanted && !given.address.tls && !(by_flag && given.has_scheme) {
         given.address.tls = true;
-        if given.explicit {
+        if given.has_scheme {
             r.warn(
                 origin,
                 "registry.consul.address",
@@ -77,15 +79,15 @@ fn consul_address(r: &mut Reader<'_>, s: &Section<'_>, default: ConsulAddress) -
 }
 
 /// The environment beats the file; in the environment the file beats the value, as in Consul's tools.
-fn token(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
-    let literal = token_of_file(r, s);
+fn read_token(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
+    let literal = read_token_of_file(r, s);
     let (value_key, file_key) = (s.key("token"), s.key("token_file"));
     let value = r.overlay.get(&value_key).first().cloned();
     let said_file = r.overlay.get(&file_key).first().map(|said| said.origin.clone());
-    let file = path(r, s, "token_file");
+    let file = read_path(r, s, "token_file");
     if literal.is_some() && s.node("token_file").is_some() {
         let at = r.origins.get(&value_key).clone();
-        r.problem(&at, &value_key, Wrong::new("contradicts token_file", "keep one of them"));
+        r.report(&at, &value_key, InvalidValue::new("contradicts token_file", "keep one of them"));
     }
     match (file, value, said_file) {
         (Some(file), value, Some(_)) => {
@@ -101,7 +103,7 @@ fn token(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
         }
         (_, Some(value), None) => {
             r.origins.set(value_key.clone(), value.origin.clone());
-            secret(r, &value.origin, &value_key, &value.text)
+            check_secret(r, &value.origin, &value_key, &value.text)
         }
         (Some(file), None, None) => Some(Token::File(file)),
         (None, _, _) => literal,
@@ -109,48 +111,48 @@ fn token(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
 }
 
 /// `token: ${VARIABLE}`, and nothing else: a file is copied, committed and shown.
-fn token_of_file(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
+fn read_token_of_file(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
     let node = s.node("token")?;
-    let (key, at) = (s.key("token"), r.at(node.at));
+    let (key, at) = (s.key("token"), r.origin_at(node.at));
     let variable = match &node.value {
-        Value::Scalar(text) => expand::whole_variable(text),
-        Value::Null | Value::Seq(_) | Value::Map(_) => None,
+        NodeValue::Scalar(text) => expand::whole_variable(text),
+        NodeValue::Null | NodeValue::Seq(_) | NodeValue::Map(_) => None,
     };
     let Some(name) = variable else {
         let hint = "use token_file, CONSUL_HTTP_TOKEN, or a whole ${VARIABLE}";
-        r.problem(&at, &key, Wrong::new("a secret does not belong in this file", hint));
+        r.report(&at, &key, InvalidValue::new("a secret does not belong in this file", hint));
         return None;
     };
     let given_otherwise = !r.overlay.get(&key).is_empty() || !r.overlay.get(&s.key("token_file")).is_empty();
     match r.env.get(name) {
         Some(secret) if !secret.is_empty() => {
             r.origins.set(key.clone(), at.clone());
-            self::secret(r, &at, &key, secret)
+            self::check_secret(r, &at, &key, secret)
         }
         _ if given_otherwise => None,
         _ => {
             let what = format!("environment variable {name} is not set");
-            r.problem(&at, &key, Wrong::new(what, "set it, or remove the key to send no token"));
+            r.report(&at, &key, InvalidValue::new(what, "set it, or remove the key to send no token"));
             None
         }
     }
 }
 
 /// A token that can be sent in a header. The message does not repeat it.
-fn secret(r: &mut Reader<'_>, at: &Origin, key: &str, text: &str) -> Option<Token> {
+fn check_secret(r: &mut Reader<'_>, at: &Origin, key: &str, text: &str) -> Option<Token> {
     if text.bytes().all(|b| b.is_ascii_graphic()) {
         return Some(Token::Value(Secret::new(text)));
     }
     let hint = "a token is visible ASCII without spaces; was a line end copied with it?";
-    r.problem(at, key, Wrong::new("the token cannot be sent", hint));
+    r.report(at, key, InvalidValue::new("the token cannot be sent", hint));
     None
 }
 
-fn tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {
+fn read_tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {
     let mut out = Tls {
-        ca_file: path(r, s, "ca_file"),
-        cert_file: path(r, s, "cert_file"),
-        key_file: path(r, s, "key_file"),
+        ca_file: read_path(r, s, "ca_file"),
+        cert_file: read_path(r, s, "cert_file"),
+        key_file: read_path(r, s, "key_file"),
         server_name: None,
     };
     r.set_some(s, "server_name", &mut out.server_name, names::host);
@@ -159,11 +161,11 @@ fn tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {
         ("key_file", "cert_file", out.cert_file.is_none()),
     ] {
         let lacking = missing && !r.origins.is_set(&s.key(lacks));
-        if lacking && let Some((at, key)) = r.blame(s, &[has]) {
-            r.problem(
+        if lacking && let Some((at, key)) = r.first_set_of(s, &[has]) {
+            r.report(
                 &at,
                 &key,
-                Wrong::new(format!("needs {lacks} too"), "a certificate and its key go together"),
+                InvalidValue::new(format!("needs {lacks} too"), "a certificate and its key go together"),
             );
         }
     }
@@ -171,13 +173,13 @@ fn tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {
 }
 
 /// The path that a key holds, if any.
-fn path(r: &mut Reader<'_>, s: &Section<'_>, name: &str) -> Option<PathBuf> {
+fn read_path(r: &mut Reader<'_>, s: &Section<'_>, name: &str) -> Option<PathBuf> {
     let text = r.get(s, name, names::non_empty)?;
-    placed(r, &s.key(name), PathBuf::from(text))
+    resolve_path(r, &s.key(name), PathBuf::from(text))
 }
 
 /// A path from the file is relative to the file's own folder, any other to the working directory.
-pub(super) fn placed(r: &Reader<'_>, key: &str, path: PathBuf) -> Option<PathBuf> {
+pub(super) fn resolve_path(r: &Reader<'_>, key: &str, path: PathBuf) -> Option<PathBuf> {
     let in_file = matches!(r.origins.get(key), Origin::File { .. });
     match Path::new(&*r.file).parent() {
         Some(folder) if in_file => Some(folder.join(path)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{DAY, HOUR, MINUTE, MS, reader::Reader, section::Section};
 use crate::{
     Health, Origin, Probe, Service, Weights,
-    error::Wrong,
+    error::InvalidValue,
     names,
     units::{duration_in, format_duration, integer, switch},
 };
@@ -14,14 +14,14 @@ use crate::{
 const MAX_META: usize = 64;
 
 /// The app, when the file has a `service` section or a flag or variable sets a key of it.
-pub(super) fn service(r: &mut Reader<'_>, root: &Section<'_>) -> Option<Service> {
+pub(super) fn read_service(r: &mut Reader<'_>, root: &Section<'_>) -> Option<Service> {
     let s = r.section(root, "service");
-    if s.origin == Origin::Default && r.overlay.below("service").is_none() {
+    if s.origin == Origin::Default && r.overlay.first_below("service").is_none() {
         return None;
     }
     let mut out = Service {
-        name: required(r, &s, "name", names::service).unwrap_or_default(),
-        port: required(r, &s, "port", integer(1..=u16::MAX)).unwrap_or_default(),
+        name: read_required(r, &s, "name", names::service).unwrap_or_default(),
+        port: read_required(r, &s, "port", integer(1..=u16::MAX)).unwrap_or_default(),
         address: None,
         id: None,
         tags: Vec::new(),
@@ -30,31 +30,31 @@ pub(super) fn service(r: &mut Reader<'_>, root: &Section<'_>) -> Option<Service>
         health: Health::default(),
         deregister_after: MINUTE,
     };
-    r.set_some(&s, "address", &mut out.address, names::reachable);
+    r.set_some(&s, "address", &mut out.address, names::reachable_host);
     r.set_some(&s, "id", &mut out.id, names::id);
     r.set_list(&s, "tags", &mut out.tags, names::tag);
     r.set_map(&s, "meta", &mut out.meta, names::meta_key, names::meta_value);
     if out.meta.len() > MAX_META
-        && let Some((at, key)) = r.blame(&s, &["meta"])
+        && let Some((at, key)) = r.first_set_of(&s, &["meta"])
     {
         let what = format!("has {} pairs", out.meta.len());
-        r.problem(&at, &key, Wrong::new(what, format!("Consul allows at most {MAX_META}")));
+        r.report(&at, &key, InvalidValue::new(what, format!("Consul allows at most {MAX_META}")));
     }
     let section = r.section(&s, "weights");
     r.set(&section, "passing", &mut out.weights.passing, integer(1..=u16::MAX));
     r.set(&section, "warning", &mut out.weights.warning, integer(0..=u16::MAX));
     let section = r.section(&s, "health");
-    health(r, &section, &mut out.health);
+    read_health(r, &section, &mut out.health);
     r.set(&s, "deregister_after", &mut out.deregister_after, duration_in(MINUTE..=30 * DAY));
     Some(out)
 }
 
 /// A key that has no default.
-pub(super) fn required<T>(
+pub(super) fn read_required<T>(
     r: &mut Reader<'_>,
     s: &Section<'_>,
     name: &str,
-    parse: impl Fn(&str) -> Result<T, Wrong>,
+    parse: impl Fn(&str) -> Result<T, InvalidValue>,
 ) -> Option<T> {
     let key = s.key(name);
     let given = s.node(name).is_some() || !r.overlay.get(&key).is_empty();
@@ -66,17 +66,17 @@ pub(super) fn required<T>(
         "service.port" => "add service.port to the file, --port PORT or OUTRIGGER_PORT",
         _ => "add it",
     };
-    let place = r.place_of(s);
+    let place = r.origin_of(s);
     let what = match place {
         Origin::File { .. } => "is missing".to_owned(),
         // The name of a flag or variable is not the key's.
         _ => format!("{key} is missing"),
     };
-    r.problem(&place, &key, Wrong::new(what, hint));
+    r.report(&place, &key, InvalidValue::new(what, hint));
     None
 }
 
-fn health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
+fn read_health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
     let http = r.get(s, "http", names::path);
     let tcp = r.get(s, "tcp", switch);
     let (http_key, tcp_key) = (s.key("http"), s.key("tcp"));
@@ -85,36 +85,47 @@ fn health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
     match (http, tcp) {
         (Some(_), Some(true)) if same_rank => {
             let at = r.origins.get(&tcp_key).clone();
-            r.problem(&at, &tcp_key, Wrong::new("contradicts http", "keep one of them"));
+            r.report(&at, &tcp_key, InvalidValue::new("contradicts http", "keep one of them"));
         }
         (Some(path), _) => out.probe = Probe::Http(path),
         (None, Some(false)) if !r.origins.is_set(&http_key) => {
             let at = r.origins.get(&tcp_key).clone();
-            r.problem(
+            r.report(
                 &at,
                 &tcp_key,
-                Wrong::new("leaves nothing to probe", "set http: /path, or remove the key"),
+                InvalidValue::new("leaves nothing to probe", "set http: /path, or remove the key"),
             );
         }
         (None, _) => {}
     }
     r.set(s, "interval", &mut out.interval, duration_in(100 * MS..=HOUR));
     r.set(s, "timeout", &mut out.timeout, duration_in(10 * MS..=MINUTE));
-    not_above(r, s, ("timeout", out.timeout), ("interval", out.interval));
+    check_not_above(r, s, ("timeout", out.timeout), ("interval", out.interval));
 }
 
 /// Two durations of one section of which the first must not be above the second. Nothing is said when
 /// neither was set here: then they were checked where they come from.
-pub(super) fn not_above(r: &mut Reader<'_>, s: &Section<'_>, low: (&str, Duration), high: (&str, Duration)) {
+pub(super) fn check_not_above(
+    r: &mut Reader<'_>,
+    s: &Section<'_>,
+    low: (&str, Duration),
+    high: (&str, Duration),
+) {
     if low.1 <= high.1 {
         return;
     }
-    let Some((at, key)) = r.blame(s, &[low.0, high.0]) else { return };
+    let Some((at, key)) = r.first_set_of(s, &[low.0, high.0]) else { return };
     let (l, h) = (format_duration(low.1), format_duration(high.1));
     let wrong = if key == s.key(low.0) {
-        Wrong::new(format!("{l} is above {} ({h})", high.0), format!("at most {h}, or raise {}", high.0))
+        InvalidValue::new(
+            format!("{l} is above {} ({h})", high.0),
+            format!("at most {h}, or raise {}", high.0),
+        )
     } else {
-        Wrong::new(format!("{h} is below {} ({l})", low.0), format!("at least {l}, or set {} too", low.0))
+        InvalidValue::new(
+            format!("{h} is below {} ({l})", low.0),
+            format!("at least {l}, or set {} too", low.0),
+        )
     };
-    r.problem(&at, &key, wrong);
+    r.report(&at, &key, wrong);
 }

@@ -5,21 +5,21 @@
 
 use std::path::PathBuf;
 
-use super::{reader::Reader, registry::placed, section::Section};
+use super::{reader::Reader, registry::resolve_path, section::Section};
 use crate::{Environment, Origin, names};
 
 const KEY: &str = "state_dir";
 
-pub(super) fn state_dir(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Option<PathBuf>) {
+pub(super) fn read_state_dir(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Option<PathBuf>) {
     let parse = |text: &str| match text {
         "off" => Ok(None),
         text => names::non_empty(text).map(|text| Some(PathBuf::from(text))),
     };
     match r.get(root, KEY, parse) {
-        Some(said) => *out = said.and_then(|path| placed(r, KEY, path)),
+        Some(said) => *out = said.and_then(|path| resolve_path(r, KEY, path)),
         None if r.origins.is_set(KEY) => {} // a value that is wrong, and was said to be
         None => {
-            if let Some((variable, path)) = found_out(r.env) {
+            if let Some((variable, path)) = implied_folder(r.env) {
                 r.origins.set(KEY.to_owned(), Origin::Environment(variable.into()));
                 *out = Some(path);
             }
@@ -29,7 +29,7 @@ pub(super) fn state_dir(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Option
 
 /// The folder that the environment implies, and the variable that does so. Relative ones are skipped,
 /// as the base directory specification wants it.
-fn found_out(env: &Environment) -> Option<(&'static str, PathBuf)> {
+fn implied_folder(env: &Environment) -> Option<(&'static str, PathBuf)> {
     let folder = |name: &str, below: &str| {
         // systemd lists several folders with colons between them; the first is the unit's own.
         let first = env.get(name)?.split(':').next()?;
@@ -54,7 +54,7 @@ mod tests {
             (2, "HOME", "/h/.local/state/outrigger"),
         ] {
             let env: Environment = all[from..].iter().copied().collect();
-            assert_eq!(found_out(&env), Some((variable, PathBuf::from(path))));
+            assert_eq!(implied_folder(&env), Some((variable, PathBuf::from(path))));
         }
     }
 
@@ -62,7 +62,7 @@ mod tests {
     fn systemd_s_first_folder_is_taken_and_a_relative_one_skipped() {
         for (text, path) in [("/a:/b", Some("/a")), ("a:/b", None), ("", None)] {
             let env: Environment = [("STATE_DIRECTORY", text)].into_iter().collect();
-            assert_eq!(found_out(&env).map(|(_, path)| path), path.map(PathBuf::from), "{text:?}");
+            assert_eq!(implied_folder(&env).map(|(_, path)| path), path.map(PathBuf::from), "{text:?}");
         }
     }
 }

@@ -1,45 +1,45 @@
 //! The declared services.
 
-use super::{policy::policy, reader::Reader, section::Section, service::required};
-use crate::{Config, Policy, Upstream, address, error::Wrong, names};
+use super::{policy::read_policy, reader::Reader, section::Section, service::read_required};
+use crate::{Config, Policy, Upstream, address, error::InvalidValue, names};
 
-pub(super) fn upstreams(r: &mut Reader<'_>, root: &Section<'_>, defaults: &Policy) -> Vec<Upstream> {
+pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, defaults: &Policy) -> Vec<Upstream> {
     let sections = r.sections(root, "upstreams");
     let mut out: Vec<Upstream> = Vec::with_capacity(sections.len());
     for s in &sections {
         let problems = r.problems.len();
-        let upstream = upstream(r, s, defaults);
+        let upstream = read_upstream(r, s, defaults);
         // A name that could not be read would be the double of the next such one.
         let read = r.problems.len() == problems;
-        if read && let Some(first) = out.iter().position(|known| same(known, &upstream)) {
+        if read && let Some(first) = out.iter().position(|known| is_same(known, &upstream)) {
             let key = s.key("service");
             let what = format!("{} is declared twice, first as upstreams[{first}]", upstream.service);
             let hint = "merge the two, or tell them apart by tags or datacenter";
             let at = r.origins.get(&key).clone();
-            r.problem(&at, &key, Wrong::new(what, hint));
+            r.report(&at, &key, InvalidValue::new(what, hint));
         }
         out.push(upstream);
     }
     out
 }
 
-fn upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upstream {
+fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upstream {
     let mut out = Upstream {
-        service: required(r, s, "service", names::service).unwrap_or_default(),
+        service: read_required(r, s, "service", names::service).unwrap_or_default(),
         listen: None,
         tags: Vec::new(),
         datacenter: None,
         policy: defaults.clone(),
     };
-    r.set_some(s, "listen", &mut out.listen, address::listen);
+    r.set_some(s, "listen", &mut out.listen, address::listen_address);
     r.set_list(s, "tags", &mut out.tags, names::tag);
     r.set_some(s, "datacenter", &mut out.datacenter, names::datacenter);
-    out.policy = policy(r, s, defaults);
+    out.policy = read_policy(r, s, defaults);
     out
 }
 
 /// Consul takes names and tags in either case, and tags in any order, for the same.
-fn same(a: &Upstream, b: &Upstream) -> bool {
+fn is_same(a: &Upstream, b: &Upstream) -> bool {
     let tags = |upstream: &Upstream| {
         let mut tags: Vec<_> = upstream.tags.iter().map(|tag| tag.to_lowercase()).collect();
         tags.sort();
@@ -55,10 +55,10 @@ pub(super) fn check_count(r: &mut Reader<'_>, root: &Section<'_>, config: &Confi
     if declared > most
         && let Some(node) = root.node("upstreams")
     {
-        let wrong = Wrong::new(
+        let wrong = InvalidValue::new(
             format!("{declared} services are declared, above discovery.max_services ({most})"),
             "raise discovery.max_services",
         );
-        r.problem(&r.at(node.at), "upstreams", wrong);
+        r.report(&r.origin_at(node.at), "upstreams", wrong);
     }
 }

@@ -56,7 +56,7 @@ struct Case {
 impl Case {
     fn new(known: Vec<Instance>) -> Self {
         let now = tokio::time::Instant::now().into_std();
-        let guard = Guard::new(Some(outrigger_config::Guard::default()));
+        let guard = Guard::new(Some(outrigger_config::MassLoss::default()));
         Self { guard, known: known.into(), now, vouched: Vec::new(), index: 7, next: 8, leaderless: false }
     }
 

@@ -469,7 +469,7 @@ async fn probes_are_eight_at_once_over_all_services_and_cut_off_after_300_ms() {
 
 #[tokio::test(start_paused = true)]
 async fn a_guard_that_is_off_believes_everything() {
-    let mut rig = Rig::with(outrigger_config::Discovery { guard: None, ..Default::default() });
+    let mut rig = Rig::with(outrigger_config::DiscoverySettings { mass_loss: None, ..Default::default() });
     let (follower, asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
     assert_eq!((ids(&follower).len(), asked.consistency), (0, Consistency::Default));
 }
@@ -518,7 +518,7 @@ async fn a_guard_that_is_turned_off_keeps_nobody_beyond_the_next_answer() {
     let mut rig = Rig::new();
     let (follower, asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
     assert_eq!(suspects(&follower), ["a", "b"]);
-    rig.discovery.adopt(outrigger_config::Discovery { guard: None, ..Default::default() });
+    rig.discovery.adopt(outrigger_config::DiscoverySettings { mass_loss: None, ..Default::default() });
     asked.answer(list(8, &[]));
     let asked = rig.next().await;
     assert!(ids(&follower).is_empty() && suspects(&follower).is_empty());

@@ -71,7 +71,7 @@ async fn a_second_discovery_on_the_same_metrics_is_an_error() {
     let (registry, _asked) = super::scripted();
     let second = crate::Discovery::new(
         registry,
-        outrigger_config::Discovery::default(),
+        outrigger_config::DiscoverySettings::default(),
         tokio::runtime::Handle::current(),
         &rig.metrics,
     );

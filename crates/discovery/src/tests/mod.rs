@@ -166,15 +166,15 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        Self::with(outrigger_config::Discovery::default())
+        Self::with(outrigger_config::DiscoverySettings::default())
     }
 
-    fn with(settings: outrigger_config::Discovery) -> Self {
+    fn with(settings: outrigger_config::DiscoverySettings) -> Self {
         Self::of(|registry, metrics| Discovery::new(registry, settings, Handle::current(), metrics))
     }
 
     fn remembering(memory: Memory) -> Self {
-        let settings = outrigger_config::Discovery::default();
+        let settings = outrigger_config::DiscoverySettings::default();
         Self::of(|registry, metrics| {
             Discovery::with_memory(registry, settings, Handle::current(), metrics, memory)
         })

@@ -11,8 +11,8 @@ use tokio::{
 use super::{Rig, ids, list, query, scripted, settle};
 use crate::{Discovery, Follower, Kind, Knowledge, Refused};
 
-fn quotas(max_services: usize, max_unknown: usize) -> outrigger_config::Discovery {
-    outrigger_config::Discovery { max_services, max_unknown, ..Default::default() }
+fn quotas(max_services: usize, max_unknown: usize) -> outrigger_config::DiscoverySettings {
+    outrigger_config::DiscoverySettings { max_services, max_unknown, ..Default::default() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,7 +214,7 @@ fn callers_need_not_be_on_the_runtime_of_the_watchers() {
     let (registry, mut asked) = scripted();
     let discovery = Discovery::new(
         registry,
-        outrigger_config::Discovery::default(),
+        outrigger_config::DiscoverySettings::default(),
         control.handle().clone(),
         &prometheus::Registry::new(),
     )

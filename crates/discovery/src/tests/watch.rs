@@ -97,7 +97,7 @@ async fn a_change_of_status_alone_is_a_change() {
 
 #[tokio::test(start_paused = true)]
 async fn a_follower_that_was_asleep_gets_the_latest_only() {
-    let mut rig = Rig::with(outrigger_config::Discovery { guard: None, ..Default::default() });
+    let mut rig = Rig::with(outrigger_config::DiscoverySettings { mass_loss: None, ..Default::default() });
     let mut follower = rig.follow("orders");
     for index in 1..=3 {
         rig.next().await.answer(list(index, &[&index.to_string()]));

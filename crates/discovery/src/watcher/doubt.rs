@@ -38,7 +38,7 @@ impl Watcher {
 
     /// What is known after `answer` instead of just that, if it is not believed as a whole.
     pub(super) fn doubt(&mut self, held: &Snapshot, answer: &Answer<'_>) -> Option<Arc<[Instance]>> {
-        self.guard.adopt(self.shared.table.settings().guard);
+        self.guard.adopt(self.shared.table.settings().mass_loss);
         let doubted = self.guard.doubts();
         let examiner = &self.shared.examiner;
         let Review { mut known, findings, given_up } =

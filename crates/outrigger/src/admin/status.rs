@@ -1,7 +1,7 @@
 //! What the smaller pages show: plain shapes filled from what the parts say of themselves. No page
 //! computes anything that a part does not know.
 
-use outrigger_config::Change;
+use outrigger_config::SettingChange;
 use outrigger_discovery::ServiceStatus;
 use outrigger_registry::ReportedHealth;
 use serde::Serialize;
@@ -172,7 +172,7 @@ pub(crate) struct ReloadStatus {
 
 impl ReloadStatus {
     pub(crate) fn of(outcome: &Outcome) -> Self {
-        let lines = |changes: &[Change]| Some(changes.iter().map(ToString::to_string).collect());
+        let lines = |changes: &[SettingChange]| Some(changes.iter().map(ToString::to_string).collect());
         let refused = Self {
             applied: false,
             changed: None,

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use outrigger_config::{Config, Loaded, Origin};
+use outrigger_config::{Config, LoadedConfig, Origin};
 use outrigger_discovery::{Discovery, ServiceStatus};
 use outrigger_proxy::{BindError, ClusterStatus, Proxy};
 use outrigger_registry::Registrar;
@@ -39,7 +39,7 @@ pub(super) fn plan(
 }
 
 /// The file that some of these settings come from.
-fn file_of(loaded: &Loaded) -> Option<&str> {
+fn file_of(loaded: &LoadedConfig) -> Option<&str> {
     loaded.origins.iter().find_map(|(_, origin)| match origin {
         Origin::File { file, .. } => Some(&**file),
         _ => None,
@@ -49,13 +49,13 @@ fn file_of(loaded: &Loaded) -> Option<&str> {
 /// The settings that hold.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) loaded: Loaded,
+    pub(super) loaded: LoadedConfig,
     /// The text of `/config`.
     page: Arc<str>,
 }
 
 impl Running {
-    pub(super) fn new(loaded: Loaded) -> Self {
+    pub(super) fn new(loaded: LoadedConfig) -> Self {
         let page = outrigger_config::render(&loaded.config, &loaded.origins).into();
         Self { loaded, page }
     }
@@ -121,8 +121,8 @@ impl Parts {
                 "{file}: sets nothing any more; if that is meant, restart the sidecar"
             )]));
         }
-        let outrigger_config::Reload { next, changed, needs_restart } =
-            outrigger_config::reload(&running, read);
+        let outrigger_config::ReloadPlan { next, changed, needs_restart } =
+            outrigger_config::plan_reload(&running, read);
         let (old, new) = (&running.config.admin.metrics_listen, &next.config.admin.metrics_listen);
         let moves = old != new;
         let bound = match new {

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use http::Request;
 use http_body_util::Full;
-use outrigger_config::{Consul, ConsulAddress, Drain, Listen, Propagation, Registry, Service};
+use outrigger_config::{ConsulAddress, ConsulSettings, Drain, Listen, Propagation, Registry, Service};
 use outrigger_devregistry::{DevRegistry, Options};
 use tokio::{
     net::TcpListener,
@@ -24,7 +24,7 @@ async fn registry() -> DevRegistry {
 fn config(registry: SocketAddr) -> Config {
     let address = ConsulAddress { tls: false, host: registry.ip().to_string(), port: registry.port() };
     let mut config = Config {
-        registry: Registry::Consul(Consul { address, ..Consul::default() }),
+        registry: Registry::Consul(ConsulSettings { address, ..ConsulSettings::default() }),
         drain: Drain { propagation: Propagation::Fixed(Duration::ZERO), timeout: LONG, ..Drain::default() },
         ..Config::default()
     };

@@ -1,7 +1,7 @@
 //! `outrigger check`: all that is wrong with the settings, or what would run.
 
 use clap::Args;
-use outrigger_config::{Environment, summary};
+use outrigger_config::{Environment, summarize};
 
 use super::{Failure, say, settings::Settings};
 use crate::{registry, telemetry::causes};
@@ -20,8 +20,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let loaded = arguments.settings.load(&Environment::of_process())?;
-    say(summary(&loaded).trim_end());
+    let loaded = arguments.settings.load(&Environment::from_process())?;
+    say(summarize(&loaded).trim_end());
     if let Some(why) = registry::forgets(&loaded.config, &loaded.origins) {
         say(format!(
             "\nWhat is learned would not outlive a restart: {why}. A start without the registry would know nobody; \
@@ -42,7 +42,7 @@ fn cannot_start(settings: &outrigger_config::Registry) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_config::{Consul, Registry, Token};
+    use outrigger_config::{ConsulSettings, Registry, Token};
 
     use super::*;
 
@@ -50,12 +50,14 @@ mod tests {
     fn a_file_that_is_not_there_is_told_and_one_that_is_there_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let settings =
-            Registry::Consul(Consul { token: Some(Token::File(path.clone())), ..Consul::default() });
+        let settings = Registry::Consul(ConsulSettings {
+            token: Some(Token::File(path.clone())),
+            ..ConsulSettings::default()
+        });
         let why = cannot_start(&settings).unwrap();
         assert!(why.contains(&path.display().to_string()) && why.contains("at start"), "{why}");
         std::fs::write(&path, "abc").unwrap();
         assert_eq!(cannot_start(&settings), None);
-        assert_eq!(cannot_start(&Registry::Consul(Consul::default())), None);
+        assert_eq!(cannot_start(&Registry::Consul(ConsulSettings::default())), None);
     }
 }

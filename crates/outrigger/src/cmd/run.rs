@@ -3,7 +3,7 @@
 use std::{convert::Infallible, ffi::OsString, io, process::ExitCode};
 
 use clap::Args;
-use outrigger_config::{AwaitApp, Config, Environment, Loaded, Origins, Probe};
+use outrigger_config::{AwaitApp, Config, Environment, LoadedConfig, Origins, Probe};
 use outrigger_proxy::Workers;
 use tracing::{error, info, warn};
 
@@ -43,7 +43,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let environment = Environment::of_process();
+    let environment = Environment::from_process();
     let loaded = arguments.settings.load(&environment)?;
     let logs = telemetry::log(&loaded.config.log);
     for warning in &loaded.warnings {
@@ -59,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 /// What a sidecar is started from, and where a reload reads it again.
 struct From {
-    loaded: Loaded,
+    loaded: LoadedConfig,
     source: Option<Source>,
     logs: Option<Logs>,
 }
@@ -70,7 +70,7 @@ impl From {
         start: impl FnOnce(Config, &Origins, Workers) -> Result<App, StartError>,
     ) -> Result<App, Failure> {
         info!(version = VERSION, commit = COMMIT, "outrigger starts");
-        let Loaded { config, origins, .. } = self.loaded;
+        let LoadedConfig { config, origins, .. } = self.loaded;
         let threads = workers(config.workers);
         let app =
             start(config.clone(), &origins, threads).map_err(|error| Failure::running(causes(&error)))?;

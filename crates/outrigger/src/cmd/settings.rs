@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use outrigger_config::{Environment, Loaded, Overrides, Problems, load, load_path};
+use outrigger_config::{Environment, LoadedConfig, Overrides, Problems, load, load_path};
 
 use super::Failure;
 use crate::reload::Source;
@@ -75,7 +75,7 @@ pub(super) struct Settings {
 
 impl Settings {
     /// Checked settings, from everywhere.
-    pub(super) fn load(&self, environment: &Environment) -> Result<Loaded, Failure> {
+    pub(super) fn load(&self, environment: &Environment) -> Result<LoadedConfig, Failure> {
         self.read(environment).map_err(|problems| Failure::Settings(problems.to_string()))
     }
 
@@ -87,7 +87,7 @@ impl Settings {
         Some(Source::new(move || settings.read(&environment)))
     }
 
-    fn read(&self, environment: &Environment) -> Result<Loaded, Problems> {
+    fn read(&self, environment: &Environment) -> Result<LoadedConfig, Problems> {
         let overrides = self.overrides();
         match &self.config {
             Some(path) => load_path(path, environment, &overrides),
@@ -137,7 +137,7 @@ mod tests {
         settings: Settings,
     }
 
-    fn loaded(line: &str, environment: &[(&str, &str)]) -> Result<Loaded, Failure> {
+    fn loaded(line: &str, environment: &[(&str, &str)]) -> Result<LoadedConfig, Failure> {
         let line = Line::try_parse_from(["x"].into_iter().chain(line.split_whitespace())).unwrap();
         line.settings.load(&environment.iter().copied().collect())
     }

@@ -54,7 +54,7 @@ impl Callers {
     /// Callers that nothing is known of for `wait`.
     #[cfg(test)]
     pub(crate) fn blind_for(wait: Duration) -> Self {
-        let settings = Drain { blind: wait, ..Drain::default() };
+        let settings = Drain { unobserved_wait: wait, ..Drain::default() };
         Self { settings, discovery: None, watch: None, told: Instant::now() }
     }
 
@@ -82,7 +82,7 @@ impl Callers {
 
     /// Until callers see the app critical: half of `drain.cap` at most, for there is more to hear.
     pub(crate) async fn hear_critical(&mut self) -> End {
-        let until = self.told + self.settings.cap / 2;
+        let until = self.told + self.settings.max_propagation / 2;
         match &mut self.watch {
             Some(watch) => watch.until(until, |seen| matches!(seen, Seen::Out | Seen::Gone)).await,
             None => End::Failed,
@@ -91,7 +91,7 @@ impl Callers {
 
     /// Until they see it no more: up to `drain.cap`.
     pub(crate) async fn hear_gone(&mut self) -> End {
-        let until = self.told + self.settings.cap;
+        let until = self.told + self.settings.max_propagation;
         let Some(watch) = &mut self.watch else { return End::Failed };
         let end = watch.until(until, |seen| seen == Seen::Gone).await;
         let after = self.told.elapsed();
@@ -105,7 +105,7 @@ impl Callers {
 
     /// What is left of `drain.margin` within `drain.cap`.
     pub(crate) fn margin(&self) -> Duration {
-        let left = (self.told + self.settings.cap).saturating_duration_since(Instant::now());
+        let left = (self.told + self.settings.max_propagation).saturating_duration_since(Instant::now());
         self.settings.margin.min(left)
     }
 
@@ -114,7 +114,7 @@ impl Callers {
     pub(crate) fn blind(&self) -> Duration {
         match self.settings.propagation {
             Propagation::Fixed(wait) => wait,
-            Propagation::Measured => self.settings.blind.saturating_sub(self.told.elapsed()),
+            Propagation::Measured => self.settings.unobserved_wait.saturating_sub(self.told.elapsed()),
         }
     }
 }

@@ -148,7 +148,7 @@ impl Breaker {
             return;
         };
         held.settings = *settings;
-        held.life.shorten(settings.open_max);
+        held.life.shorten(settings.max_open_for);
         self.limits.adopt(settings);
         if self.ticks.set_window(settings.window) || was_off {
             self.forget();

@@ -46,7 +46,7 @@ pub(super) enum Settled {
 impl Life {
     /// Open for the first time.
     pub(super) fn opened(now: Instant, settings: &CircuitBreaker) -> Self {
-        Self::Open { since: now, pause: settings.open.min(settings.open_max) }
+        Self::Open { since: now, pause: settings.open_for.min(settings.max_open_for) }
     }
 
     pub(super) fn enter(&mut self, now: Instant, settings: &CircuitBreaker) -> Entry {
@@ -64,7 +64,7 @@ impl Life {
                 *out += 1;
                 Entry::Probe
             }
-            Self::HalfOpen { .. } => Entry::Refused(settings.open),
+            Self::HalfOpen { .. } => Entry::Refused(settings.open_for),
         }
     }
 
@@ -83,7 +83,7 @@ impl Life {
                 Settled::Closed
             }
             Verdict::Failure => {
-                let pause = paused.saturating_mul(2).max(settings.open).min(settings.open_max);
+                let pause = paused.saturating_mul(2).max(settings.open_for).min(settings.max_open_for);
                 *self = Self::Open { since: now, pause };
                 Settled::Reopened
             }

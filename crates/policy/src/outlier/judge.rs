@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outrigger_config::Outlier;
+use outrigger_config::OutlierDetection;
 
 use super::{
     Record, Report, Why,
@@ -28,7 +28,7 @@ const PROBE_LOST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Judge {
     /// `None`: turned off, everybody is trusted.
-    settings: Option<Outlier>,
+    settings: Option<OutlierDetection>,
     members: Vec<Member>,
     panic: bool,
     /// The View may still be the one from before the last [`follow`](Judge::follow).
@@ -107,14 +107,14 @@ pub struct Counts {
 
 impl Judge {
     /// A judge of nobody yet; without settings it never takes anybody out.
-    pub fn new(settings: Option<&Outlier>) -> Self {
+    pub fn new(settings: Option<&OutlierDetection>) -> Self {
         Self { settings: settings.copied(), members: Vec::new(), panic: false, unsettled: false }
     }
 
     /// Goes on by other settings; whoever is out stays out for as long as was said. Turned off (`None`)
     /// everybody is trusted and nobody is known any more; turned on, [`follow`](Self::follow) has to say
     /// again who there is.
-    pub fn adopt(&mut self, settings: Option<&Outlier>) -> Vec<Event> {
+    pub fn adopt(&mut self, settings: Option<&OutlierDetection>) -> Vec<Event> {
         self.settings = settings.copied();
         let mut events = Vec::new();
         if settings.is_none() {
@@ -266,7 +266,7 @@ impl Judge {
         &mut self,
         at: usize,
         why: Why,
-        settings: &Outlier,
+        settings: &OutlierDetection,
         now: Instant,
         random: u64,
         events: &mut Vec<Event>,
@@ -294,7 +294,7 @@ impl Judge {
         }
     }
 
-    fn is_outlier(&self, at: usize, settings: &Outlier, now: Instant) -> bool {
+    fn is_outlier(&self, at: usize, settings: &OutlierDetection, now: Instant) -> bool {
         let rate = |member: &Member| member.record.rate(now, settings.min_requests);
         let Some((least, own)) = settings.success_rate.zip(rate(&self.members[at])) else { return false };
         let siblings = self
@@ -307,11 +307,11 @@ impl Judge {
     }
 
     /// Whether one more may be taken out for its answers.
-    fn has_room(&self, settings: &Outlier) -> bool {
+    fn has_room(&self, settings: &OutlierDetection) -> bool {
         let accepting = self.listed().filter(|member| !member.is_hard()).count();
         let out = self.listed().filter(|member| member.is_soft()).count();
         // A hair of tolerance: 0.29 of 100 is not 29 in binary.
-        (out + 1) as f64 <= accepting as f64 * settings.max_ejected + 1e-9
+        (out + 1) as f64 <= accepting as f64 * settings.max_ejection_ratio + 1e-9
     }
 
     /// Makes the record at `at` show where its endpoint stands now; all of them when panic begins or

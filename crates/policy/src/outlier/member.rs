@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outrigger_config::Outlier;
+use outrigger_config::OutlierDetection;
 
 use super::{Record, Why, word::Standing};
 use crate::backoff::Backoff;
@@ -77,7 +77,13 @@ impl Member {
     }
 
     /// Takes it out, for longer each time. Returns for how long.
-    pub(super) fn eject(&mut self, why: Why, settings: &Outlier, now: Instant, random: u64) -> Duration {
+    pub(super) fn eject(
+        &mut self,
+        why: Why,
+        settings: &OutlierDetection,
+        now: Instant,
+        random: u64,
+    ) -> Duration {
         let lost_trust = match self.life {
             Life::Trusted { since } => {
                 let served =
@@ -162,8 +168,9 @@ impl Member {
 }
 
 /// A time out: its ceiling doubles from `base` to `max`, and chance takes up to a half of it away.
-fn spell(settings: &Outlier, doublings: u32, random: u64) -> Duration {
-    let ceiling = Backoff { base: settings.base, max: settings.max }.ceiling(doublings);
+fn spell(settings: &OutlierDetection, doublings: u32, random: u64) -> Duration {
+    let ceiling =
+        Backoff { base: settings.base_ejection_time, max: settings.max_ejection_time }.ceiling(doublings);
     let less = Backoff { base: ceiling / 2, max: ceiling / 2 }.after(0, random);
     ceiling - less
 }

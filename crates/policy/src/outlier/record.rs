@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use outrigger_config::Outlier;
+use outrigger_config::OutlierDetection;
 
 use super::{
     Blame, Trust, Why,
@@ -43,7 +43,7 @@ pub struct Record {
 
 impl Record {
     /// The record of an endpoint nothing is known against; without settings it stays so.
-    pub fn new(settings: Option<&Outlier>, now: Instant) -> Self {
+    pub fn new(settings: Option<&OutlierDetection>, now: Instant) -> Self {
         let window = settings.copied().unwrap_or_default().window;
         Self {
             limits: Limits::new(settings),
@@ -59,7 +59,7 @@ impl Record {
 
     /// Goes on by other settings, with what was counted, unless the window has another length. Its
     /// standing is the judge's business: [`Judge::adopt`](super::Judge::adopt).
-    pub fn adopt(&self, settings: Option<&Outlier>) {
+    pub fn adopt(&self, settings: Option<&OutlierDetection>) {
         self.limits.adopt(settings);
         if settings.is_some_and(|settings| self.ticks.set_window(settings.window)) {
             self.ended.clear();
@@ -209,7 +209,7 @@ struct Limits {
 }
 
 impl Limits {
-    fn new(settings: Option<&Outlier>) -> Self {
+    fn new(settings: Option<&OutlierDetection>) -> Self {
         let limits = Self {
             on: AtomicBool::new(false),
             row: AtomicU32::new(0),
@@ -220,7 +220,7 @@ impl Limits {
         limits
     }
 
-    fn adopt(&self, settings: Option<&Outlier>) {
+    fn adopt(&self, settings: Option<&OutlierDetection>) {
         if let Some(settings) = settings {
             self.row.store(settings.consecutive_failures.unwrap_or(0), Relaxed);
             self.success_rate.store(settings.success_rate.unwrap_or(f64::NAN).to_bits(), Relaxed);

@@ -1,6 +1,6 @@
 //! The pause before another try: bounded, spread over all of its range, ever longer up to its limit.
 
-use outrigger_config::Retry;
+use outrigger_config::RetryPolicy;
 use outrigger_policy::Backoff;
 use proptest::prelude::*;
 
@@ -27,7 +27,7 @@ proptest! {
 
 #[test]
 fn retries_pause_up_to_25_ms_then_50_and_in_the_end_250() {
-    let backoff = Backoff::from(&Retry::default());
+    let backoff = Backoff::from(&RetryPolicy::default());
     for (n, ceiling) in
         [(0, 25), (1, 50), (2, 100), (3, 200), (4, 250), (31, 250), (32, 250), (u32::MAX, 250)]
     {

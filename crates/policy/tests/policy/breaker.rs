@@ -235,7 +235,7 @@ struct Model {
 
 impl Model {
     fn new(settings: CircuitBreaker) -> Self {
-        let (since, pause) = (Duration::ZERO, settings.open);
+        let (since, pause) = (Duration::ZERO, settings.open_for);
         Self {
             settings,
             state: State::Closed,
@@ -262,7 +262,7 @@ impl Model {
         match self.state {
             State::Closed => Ok(false),
             State::Open => Err(self.since + self.pause - now),
-            State::HalfOpen if self.out == self.settings.probes => Err(self.settings.open),
+            State::HalfOpen if self.out == self.settings.probes => Err(self.settings.open_for),
             State::HalfOpen => {
                 self.out += 1;
                 Ok(true)
@@ -286,13 +286,13 @@ impl Model {
                 self.ended.push((now.as_nanos() / (self.settings.window.as_nanos() / 10), failed));
                 if failed && self.is_enough() {
                     self.trips += 1;
-                    self.pause = self.settings.open;
+                    self.pause = self.settings.open_for;
                     self.since = now;
                     self.turn(State::Open);
                 }
             }
             (State::HalfOpen, Some(true)) => {
-                self.pause = (self.pause * 2).min(self.settings.open_max);
+                self.pause = (self.pause * 2).min(self.settings.max_open_for);
                 self.since = now;
                 self.turn(State::Open);
             }
@@ -357,8 +357,8 @@ fn settings() -> impl Strategy<Value = CircuitBreaker> {
             window: Duration::from_secs(window),
             min_requests,
             consecutive_failures,
-            open: millis(open * 500),
-            open_max: millis(3_000),
+            open_for: millis(open * 500),
+            max_open_for: millis(3_000),
             probes,
         },
     )
@@ -440,8 +440,12 @@ fn half_opening_what_is_not_open_changes_nothing() {
 
 #[test]
 fn other_settings_leave_an_open_breaker_open_for_as_long_as_it_may_be_now() {
-    let (breaker, now) = opened_with(CircuitBreaker { open: 20 * SECOND, ..CircuitBreaker::default() });
-    breaker.adopt(Some(&CircuitBreaker { open: 5 * SECOND, open_max: 8 * SECOND, ..Default::default() }));
+    let (breaker, now) = opened_with(CircuitBreaker { open_for: 20 * SECOND, ..CircuitBreaker::default() });
+    breaker.adopt(Some(&CircuitBreaker {
+        open_for: 5 * SECOND,
+        max_open_for: 8 * SECOND,
+        ..Default::default()
+    }));
     assert_eq!(breaker.admit(now).unwrap_err(), Open { retry_after: 8 * SECOND });
     assert_eq!((breaker.state(now), breaker.trips()), (State::Open, 1));
     assert_eq!(breaker.state(now + 8 * SECOND), State::HalfOpen);

@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use outrigger_config::Budget as Settings;
+use outrigger_config::RetryBudget as Settings;
 use outrigger_policy::Budget;
 use proptest::prelude::*;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_config::{Budget as BudgetSettings, Retry};
+use outrigger_config::{RetryBudget as BudgetSettings, RetryPolicy};
 use outrigger_policy::{
     Budget, Outcome, Sent,
     retry::{Decision, GiveUp, Pushback, Request, Tried, is_idempotent, judge},
@@ -34,7 +34,7 @@ fn first(outcome: Outcome, sent: Sent) -> Tried {
 fn decide(request: Request, tried: Tried) -> Decision {
     let now = origin();
     let budget = Budget::new(&BudgetSettings::default(), now);
-    judge(&Retry::default(), &budget, &request, &tried, now, now + Duration::from_secs(15), 0)
+    judge(&RetryPolicy::default(), &budget, &request, &tried, now, now + Duration::from_secs(15), 0)
 }
 
 fn check(request: Request, cases: &[(Outcome, Sent, Decision)]) {
@@ -219,20 +219,20 @@ fn request() -> impl Strategy<Value = Request> {
         .prop_map(|(idempotent, allowed)| Request { idempotent, allowed })
 }
 
-fn settings() -> impl Strategy<Value = Retry> {
+fn settings() -> impl Strategy<Value = RetryPolicy> {
     (0..5_u32, 0..100_u64, 0..500_u64, prop::bool::weighted(0.2)).prop_map(
-        |(max_retries, base, max, non_idempotent)| Retry {
+        |(max_retries, base, max, non_idempotent)| RetryPolicy {
             max_retries,
             backoff_base: millis(base),
             backoff_max: millis(max),
             non_idempotent,
-            ..Retry::default()
+            ..RetryPolicy::default()
         },
     )
 }
 
 /// Another attempt could help, whether or not it is allowed.
-fn could_help(settings: &Retry, outcome: Outcome) -> bool {
+fn could_help(settings: &RetryPolicy, outcome: Outcome) -> bool {
     match outcome {
         Outcome::Status(status) => settings.statuses.contains(&status),
         Outcome::SidecarError(_)
@@ -362,7 +362,7 @@ fn an_instance_that_asks_for_time_gets_it_unless_another_can_take_the_request() 
     for (pushback, elsewhere, pushed_before, expected) in cases {
         let tried = first(Outcome::Status(503), Sent::Head);
         let tried = Tried { pushback, elsewhere, pushed_before, ..tried };
-        let got = judge(&Retry::default(), &budget, &GET, &tried, now, now + left, 0);
+        let got = judge(&RetryPolicy::default(), &budget, &GET, &tried, now, now + left, 0);
         assert_eq!(got, expected, "{pushback:?}, elsewhere {elsewhere}, before {pushed_before}");
     }
 }

@@ -58,7 +58,7 @@ pub(crate) struct Directory {
 /// What holds until the next reload.
 #[derive(Debug)]
 struct Settings {
-    discovery: config::Discovery,
+    discovery: config::DiscoverySettings,
     defaults: config::Policy,
     upstreams: Vec<config::Upstream>,
 }
@@ -338,7 +338,7 @@ impl Directory {
                 cluster.forget();
                 let view = cluster.view.load_full();
                 for endpoint in view.endpoints.iter().chain(&view.resting) {
-                    endpoint.pool.sweep(view.terms.policy.pool.idle, now);
+                    endpoint.pool.sweep(view.terms.policy.pool.idle_timeout, now);
                 }
             }
         }

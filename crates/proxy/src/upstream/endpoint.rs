@@ -276,8 +276,8 @@ impl Endpoint {
     pub(crate) fn idle(&self, ask: &Checkout<'_>) -> Found {
         let limit = match (ask.fresh, ask.repeatable) {
             (true, _) => return Found::Nothing,
-            (false, true) => ask.policy.pool.idle,
-            (false, false) => ask.policy.pool.fresh,
+            (false, true) => ask.policy.pool.idle_timeout,
+            (false, false) => ask.policy.pool.non_idempotent_max_idle,
         };
         // A request that may be repeated takes a connection that was in use a moment ago at its word.
         let trust = if ask.repeatable { TRUST } else { Duration::ZERO };

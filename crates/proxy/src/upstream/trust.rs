@@ -45,7 +45,7 @@ pub(crate) struct Trust {
 }
 
 impl Trust {
-    pub(crate) fn new(settings: Option<&config::Outlier>) -> Self {
+    pub(crate) fn new(settings: Option<&config::OutlierDetection>) -> Self {
         Self {
             judge: Mutex::new(Judge::new(settings)),
             doubted: Mutex::default(),
@@ -57,7 +57,7 @@ impl Trust {
     }
 
     /// Goes on by other settings; whoever is out stays out.
-    pub(crate) fn adopt(&self, cluster: &Cluster, settings: Option<&config::Outlier>) {
+    pub(crate) fn adopt(&self, cluster: &Cluster, settings: Option<&config::OutlierDetection>) {
         let events = self.judge().adopt(settings);
         self.tell(cluster, events);
     }

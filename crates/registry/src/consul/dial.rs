@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::{Consul, ConsulAddress, Tls};
+use outrigger_config::{ConsulAddress, ConsulSettings, Tls};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -33,7 +33,7 @@ pub(super) struct Dialer {
 
 impl Dialer {
     /// Checks that the TLS files can be used now.
-    pub(super) fn new(config: &Consul) -> Result<Self, Error> {
+    pub(super) fn new(config: &ConsulSettings) -> Result<Self, Error> {
         let tls = config.address.tls.then(|| config.tls.clone());
         if let Some(tls) = &tls {
             tls::client(tls, &tls::Files::read_now(tls)?)?;

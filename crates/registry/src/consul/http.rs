@@ -59,7 +59,7 @@ pub(super) struct Http {
 
 impl Http {
     /// Checks the address, the token and the TLS files. Connects to nobody.
-    pub(super) fn new(config: &config::Consul, observer: Observer) -> Result<Self, Error> {
+    pub(super) fn new(config: &config::ConsulSettings, observer: Observer) -> Result<Self, Error> {
         let config::ConsulAddress { host, port, .. } = &config.address;
         let authority =
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };

@@ -88,12 +88,12 @@ pub struct AgentSelf {
 impl Consul {
     /// Reads the token's file and the TLS files; one that cannot be used is [`Error::File`]. A token's
     /// file that goes bad later leaves the last token in use, and is logged.
-    pub fn new(config: &config::Consul) -> Result<Self, Error> {
+    pub fn new(config: &config::ConsulSettings) -> Result<Self, Error> {
         Self::with_observer(config, Observer::none())
     }
 
     /// The same, and `observer` is told about every exchange.
-    pub fn with_observer(config: &config::Consul, observer: Observer) -> Result<Self, Error> {
+    pub fn with_observer(config: &config::ConsulSettings, observer: Observer) -> Result<Self, Error> {
         let (watches, reads) = shares(config.max_connections);
         Ok(Self {
             http: Http::new(config, observer)?,

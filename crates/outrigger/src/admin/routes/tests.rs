@@ -288,7 +288,7 @@ async fn wrong_methods_and_unknown_pages_say_so() {
 
 #[tokio::test]
 async fn a_reload_says_what_it_changed_or_all_that_is_wrong() {
-    let change = |key: &str, old: &str, new: &str| outrigger_config::Change {
+    let change = |key: &str, old: &str, new: &str| outrigger_config::SettingChange {
         key: key.into(),
         old: Some(old.into()),
         new: Some(new.into()),

@@ -24,8 +24,8 @@ use std::{
 
 use clap::Args;
 use outrigger_config::{
-    Balance, Config, Consul, ConsulAddress, Environment, Listen, LogFormat, Origins, Policy, Registry,
-    Upstream,
+    Balance, Config, ConsulAddress, ConsulSettings, Environment, Listen, LogFormat, Origins, Policy,
+    Registry, Upstream,
 };
 use outrigger_devregistry::{DevRegistry, Options};
 use tokio::time::timeout;
@@ -125,7 +125,7 @@ fn judge(ending: Result<Ending, String>) -> Result<(), Failure> {
 
 /// The table is the log, unless somebody asks for more.
 fn quiet() {
-    let environment = Environment::of_process();
+    let environment = Environment::from_process();
     let mut log = Config::default().log;
     log.level =
         environment.get("OUTRIGGER_LOG").filter(|level| !level.is_empty()).unwrap_or("off").to_owned();
@@ -160,7 +160,7 @@ fn settings(registry: SocketAddr) -> Config {
         policy: policy.clone(),
     };
     Config {
-        registry: Registry::Consul(Consul { address, ..Consul::default() }),
+        registry: Registry::Consul(ConsulSettings { address, ..ConsulSettings::default() }),
         defaults: policy,
         upstreams: vec![orders],
         ..Config::default()

@@ -4,7 +4,7 @@ use super::*;
 
 impl Rig {
     /// What a cluster's one writer does when the settings are others.
-    fn adopt(&mut self, settings: Option<&Outlier>) -> Vec<Event> {
+    fn adopt(&mut self, settings: Option<&OutlierDetection>) -> Vec<Event> {
         let mut events = self.judge.adopt(settings);
         self.records.iter().for_each(|record| record.adopt(settings));
         events.extend(self.list(&vec![true; self.records.len()]));
@@ -17,7 +17,11 @@ fn an_ejected_one_stays_out_for_as_long_as_was_said() {
     let mut rig = Rig::new(3);
     rig.requests(1, 5, BAD);
     assert_eq!(rig.records[1].trust(), Trust::Ejected);
-    let events = rig.adopt(Some(&Outlier { base: 100 * SECOND, max: 100 * SECOND, ..Default::default() }));
+    let events = rig.adopt(Some(&OutlierDetection {
+        base_ejection_time: 100 * SECOND,
+        max_ejection_time: 100 * SECOND,
+        ..Default::default()
+    }));
     assert!(events.is_empty(), "{events:?}");
     assert_eq!(rig.records[1].trust(), Trust::Ejected);
     rig.now += SECOND;
@@ -30,10 +34,14 @@ fn an_ejected_one_stays_out_for_as_long_as_was_said() {
 fn a_row_that_has_begun_goes_on_by_the_new_limit() {
     let mut rig = Rig::new(3);
     rig.requests(0, 2, BAD);
-    rig.adopt(Some(&Outlier { consecutive_failures: Some(3), ..Default::default() }));
+    rig.adopt(Some(&OutlierDetection { consecutive_failures: Some(3), ..Default::default() }));
     rig.request(0, BAD);
     assert_eq!(rig.records[0].trust(), Trust::Ejected);
-    rig.adopt(Some(&Outlier { consecutive_failures: None, success_rate: None, ..Default::default() }));
+    rig.adopt(Some(&OutlierDetection {
+        consecutive_failures: None,
+        success_rate: None,
+        ..Default::default()
+    }));
     rig.requests(1, 40, BAD);
     assert_eq!(rig.records[1].trust(), Trust::Trusted);
 }
@@ -49,7 +57,7 @@ fn turned_off_everybody_is_trusted_and_turned_on_again_it_judges_anew() {
     assert!(matches!(events[..], [Event::Panic(false)]), "{events:?}");
     rig.requests(0, 50, BAD);
     assert!(rig.records.iter().all(|record| record.trust() == Trust::Trusted));
-    rig.adopt(Some(&Outlier::default()));
+    rig.adopt(Some(&OutlierDetection::default()));
     rig.requests(0, 5, BAD);
     assert_eq!((rig.records[0].trust(), rig.records[1].trust()), (Trust::Ejected, Trust::Trusted));
 }

@@ -1,6 +1,6 @@
 //! What counts against an endpoint, and how much of it is needed.
 
-use outrigger_config::Outlier;
+use outrigger_config::OutlierDetection;
 use outrigger_policy::{
     Outcome, Sent,
     outlier::{Blame, Event, Trust},
@@ -10,7 +10,7 @@ use super::{BAD, GOOD, Rig, SECOND, words};
 use crate::millis;
 
 /// How many requests that end with `outcome` take the first of three out; `None`: not even a thousand.
-fn needed(outcome: Outcome, settings: Outlier) -> Option<usize> {
+fn needed(outcome: Outcome, settings: OutlierDetection) -> Option<usize> {
     let mut rig = Rig::with(3, settings);
     for sibling in [1, 2] {
         rig.requests(sibling, 30, GOOD);
@@ -23,7 +23,7 @@ fn needed(outcome: Outcome, settings: Outlier) -> Option<usize> {
 
 #[test]
 fn each_outcome_blames_as_much_as_it_proves() {
-    let rows = Outlier::default();
+    let rows = OutlierDetection::default();
     for (outcome, count) in [
         (Outcome::ConnectRefused, Some(1)),
         (Outcome::ConnectFailed, Some(1)),
@@ -57,11 +57,12 @@ fn each_outcome_blames_as_much_as_it_proves() {
 
 #[test]
 fn without_rows_and_rates_only_hard_evidence_counts() {
-    let settings = Outlier { consecutive_failures: None, success_rate: None, ..Outlier::default() };
+    let settings =
+        OutlierDetection { consecutive_failures: None, success_rate: None, ..OutlierDetection::default() };
     for (outcome, count) in [(BAD, None), (Outcome::Status(500), None), (Outcome::ConnectRefused, Some(1))] {
         assert_eq!(needed(outcome, settings), count, "{outcome:?}");
     }
-    let rate = Outlier { consecutive_failures: None, ..Outlier::default() };
+    let rate = OutlierDetection { consecutive_failures: None, ..OutlierDetection::default() };
     assert_eq!(needed(BAD, rate), Some(20));
 }
 
@@ -263,7 +264,10 @@ fn a_report_that_comes_late_changes_nothing() {
 
 /// The first of the endpoints after each has had its good and bad answers, in turn.
 fn rated(answers: &[(usize, usize)]) -> char {
-    let mut rig = Rig::with(answers.len(), Outlier { consecutive_failures: None, ..Outlier::default() });
+    let mut rig = Rig::with(
+        answers.len(),
+        OutlierDetection { consecutive_failures: None, ..OutlierDetection::default() },
+    );
     for (at, (good, bad)) in answers.iter().enumerate().rev() {
         rig.requests(at, *good, GOOD);
         rig.requests(at, *bad, BAD);
@@ -290,7 +294,8 @@ fn a_rate_is_low_only_in_company() {
 
 #[test]
 fn a_rate_forgets_what_left_the_window() {
-    let mut rig = Rig::with(3, Outlier { consecutive_failures: None, ..Outlier::default() });
+    let mut rig =
+        Rig::with(3, OutlierDetection { consecutive_failures: None, ..OutlierDetection::default() });
     rig.requests(0, 19, BAD);
     rig.pass(11 * SECOND);
     for at in [1, 2, 0] {
@@ -330,7 +335,7 @@ fn the_cap_spares_and_says_so() {
 
 #[test]
 fn a_larger_cap_may_end_in_panic_but_not_in_nobody() {
-    let mut rig = Rig::with(2, Outlier { max_ejected: 1.0, ..Outlier::default() });
+    let mut rig = Rig::with(2, OutlierDetection { max_ejection_ratio: 1.0, ..OutlierDetection::default() });
     rig.requests(0, 5, BAD);
     let events = rig.requests(1, 5, BAD);
     assert_eq!(words(&events), ["ejected consecutive_failures", "panic true"]);
@@ -339,7 +344,7 @@ fn a_larger_cap_may_end_in_panic_but_not_in_nobody() {
 
 #[test]
 fn nothing_is_out_for_its_answers_when_none_may_be() {
-    let mut rig = Rig::with(10, Outlier { max_ejected: 0.0, ..Outlier::default() });
+    let mut rig = Rig::with(10, OutlierDetection { max_ejection_ratio: 0.0, ..OutlierDetection::default() });
     assert!(rig.requests(0, 5, BAD).iter().all(|event| matches!(event, Event::Spared { .. })));
     rig.request(0, Outcome::ConnectRefused);
     assert_eq!(rig.shown(), "ETTTTTTTTT");

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outrigger_config::Outlier;
+use outrigger_config::OutlierDetection;
 use outrigger_policy::{
     Outcome, Sent,
     outlier::{Blame, Due, Event, Judge, Record, ReturnedBy, Trust, Why},
@@ -36,10 +36,10 @@ struct Rig {
 
 impl Rig {
     fn new(count: usize) -> Self {
-        Self::with(count, Outlier::default())
+        Self::with(count, OutlierDetection::default())
     }
 
-    fn with(count: usize, settings: Outlier) -> Self {
+    fn with(count: usize, settings: OutlierDetection) -> Self {
         let now = origin();
         let records: Vec<_> = (0..count).map(|_| Arc::new(Record::new(Some(&settings), now))).collect();
         let mut judge = Judge::new(Some(&settings));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use outrigger_config::Outlier;
+use outrigger_config::OutlierDetection;
 use outrigger_policy::{
     Outcome, Sent,
     outlier::{Blame, Trust},
@@ -14,8 +14,12 @@ use crate::millis;
 
 const ROW: usize = 3;
 
-fn settings() -> Outlier {
-    Outlier { consecutive_failures: Some(ROW as u32), success_rate: None, ..Outlier::default() }
+fn settings() -> OutlierDetection {
+    OutlierDetection {
+        consecutive_failures: Some(ROW as u32),
+        success_rate: None,
+        ..OutlierDetection::default()
+    }
 }
 
 /// One step of a history.

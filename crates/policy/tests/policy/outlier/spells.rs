@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_config::Outlier;
+use outrigger_config::OutlierDetection;
 use outrigger_policy::{
     Outcome, Sent,
     outlier::{Blame, Event, Trust, Why},
@@ -110,7 +110,7 @@ fn a_window_in_trust_takes_one_doubling_back() {
 proptest! {
     #[test]
     fn chance_takes_up_to_a_half_away(random: u64, base in 10_u64..5000, doublings in 0_u32..12) {
-        let settings = Outlier { base: millis(base), max: millis(60_000), ..Outlier::default() };
+        let settings = OutlierDetection { base_ejection_time: millis(base), max_ejection_time: millis(60_000), ..OutlierDetection::default() };
         let mut rig = Rig::with(2, settings);
         rig.random = random;
         let mut got = spell(&soft(&mut rig));

@@ -73,7 +73,8 @@ async fn agent_calls_do_not_stand_in_line_behind_watches() {
         false => Act::Hang,
     })
     .await;
-    let consul = Arc::new(Consul::new(&config::Consul { max_connections: 2, ..settings(&agent) }).unwrap());
+    let consul =
+        Arc::new(Consul::new(&config::ConsulSettings { max_connections: 2, ..settings(&agent) }).unwrap());
     let mut watches = tokio::task::JoinSet::new();
     for index in [0, 0, 7, 7, 7] {
         let consul = consul.clone();
@@ -93,7 +94,8 @@ async fn a_first_question_does_not_stand_in_line_behind_blocked_ones() {
         false => Act::Send(health("5", "[]")),
     })
     .await;
-    let consul = Arc::new(Consul::new(&config::Consul { max_connections: 2, ..settings(&agent) }).unwrap());
+    let consul =
+        Arc::new(Consul::new(&config::ConsulSettings { max_connections: 2, ..settings(&agent) }).unwrap());
     let blocked = {
         let consul = consul.clone();
         tokio::spawn(async move { watch(&consul, 7).await.map(drop) })
@@ -107,7 +109,8 @@ async fn a_first_question_does_not_stand_in_line_behind_blocked_ones() {
 async fn more_watches_than_connections_all_get_their_turn() {
     let most = Arc::new(Mutex::new((0_usize, 0_usize)));
     let agent = Agent::always(health("8", "[]")).await;
-    let consul = Arc::new(Consul::new(&config::Consul { max_connections: 3, ..settings(&agent) }).unwrap());
+    let consul =
+        Arc::new(Consul::new(&config::ConsulSettings { max_connections: 3, ..settings(&agent) }).unwrap());
     let mut watches = tokio::task::JoinSet::new();
     for _ in 0..40 {
         let (consul, most) = (consul.clone(), most.clone());
@@ -131,7 +134,7 @@ async fn more_watches_than_connections_all_get_their_turn() {
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_gets_no_turn_is_an_error_in_bounded_time() {
     let agent = Agent::start(|_, _| Act::Hang).await;
-    let consul = Consul::new(&config::Consul { max_connections: 1, ..settings(&agent) }).unwrap();
+    let consul = Consul::new(&config::ConsulSettings { max_connections: 1, ..settings(&agent) }).unwrap();
     let (held, other) = (query("held"), query("orders"));
     let mut first = consul.watch(&held, Cursor::at(7), Consistency::Default, Duration::from_secs(60));
     assert!(futures_util::poll!(first.as_mut()).is_pending());

@@ -165,7 +165,7 @@ async fn every_exchange_is_told_with_its_outcome() {
 #[test]
 fn debug_shows_no_token() {
     let token = config::Token::Value(config::Secret::new("s3cret"));
-    let settings = config::Consul { token: Some(token), ..config::Consul::default() };
+    let settings = config::ConsulSettings { token: Some(token), ..config::ConsulSettings::default() };
     let shown = format!("{:?}", Consul::new(&settings).unwrap());
     assert!(shown.contains("127.0.0.1:8500") && !shown.contains("s3cret"), "{shown}");
 }

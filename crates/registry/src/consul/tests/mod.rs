@@ -23,9 +23,9 @@ use crate::{
 /// More than any test needs.
 const LONG: Duration = Duration::from_secs(20);
 
-fn settings(agent: &Agent) -> config::Consul {
+fn settings(agent: &Agent) -> config::ConsulSettings {
     let address = config::ConsulAddress { tls: false, host: "127.0.0.1".into(), port: agent.addr().port() };
-    config::Consul { address, ..config::Consul::default() }
+    config::ConsulSettings { address, ..config::ConsulSettings::default() }
 }
 
 fn client(agent: &Agent) -> Consul {
@@ -51,7 +51,7 @@ async fn silenced() -> (Agent, Consul) {
     })
     .await;
     // One connection for all watches, so that the one that is there is used.
-    let consul = Consul::new(&config::Consul { max_connections: 1, ..settings(&agent) }).unwrap();
+    let consul = Consul::new(&config::ConsulSettings { max_connections: 1, ..settings(&agent) }).unwrap();
     watch(&consul, 0).await.unwrap();
     consul.leader().await.unwrap();
     tokio::time::pause();

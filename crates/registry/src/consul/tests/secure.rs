@@ -83,7 +83,7 @@ impl Authority {
 
 fn secure(agent: &Agent, tls: config::Tls) -> Result<Consul, Error> {
     let plain = settings(agent);
-    Consul::new(&config::Consul {
+    Consul::new(&config::ConsulSettings {
         address: config::ConsulAddress { tls: true, ..plain.address },
         tls,
         ..plain

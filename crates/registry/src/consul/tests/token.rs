@@ -5,7 +5,7 @@ use std::fs;
 use super::{canned::health, *};
 
 fn with_token(agent: &Agent, token: config::Token) -> Consul {
-    Consul::new(&config::Consul { token: Some(token), ..settings(agent) }).unwrap()
+    Consul::new(&config::ConsulSettings { token: Some(token), ..settings(agent) }).unwrap()
 }
 
 fn tokens(agent: &Agent) -> Vec<Option<String>> {
@@ -92,7 +92,7 @@ fn a_token_file_that_cannot_be_used_at_start_is_an_error_that_names_it() {
     let path = dir.path().join("token");
     let open = |path: &std::path::Path| {
         let token = Some(config::Token::File(path.to_owned()));
-        Consul::new(&config::Consul { token, ..config::Consul::default() })
+        Consul::new(&config::ConsulSettings { token, ..config::ConsulSettings::default() })
     };
     let fails = |path: &std::path::Path| {
         let error = open(path).unwrap_err();
@@ -112,7 +112,7 @@ fn a_token_file_that_cannot_be_used_at_start_is_an_error_that_names_it() {
 #[test]
 fn a_given_token_that_no_header_can_carry_is_refused_at_start() {
     let token = config::Token::Value(config::Secret::new("a\nb"));
-    let settings = config::Consul { token: Some(token), ..config::Consul::default() };
+    let settings = config::ConsulSettings { token: Some(token), ..config::ConsulSettings::default() };
     let error = Consul::new(&settings).unwrap_err();
     assert_eq!(error.label(), "file");
     assert!(!format!("{error:?} {error}").contains("a\nb"));

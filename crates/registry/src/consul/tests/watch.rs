@@ -24,7 +24,7 @@ async fn a_later_question_blocks_from_the_cursor() {
 #[tokio::test]
 async fn a_registration_is_looked_for_by_its_id_in_the_agents_own_datacenter() {
     let agent = Agent::always(health("24", "[]")).await;
-    let settings = config::Consul { datacenter: Some("dc2".into()), ..settings(&agent) };
+    let settings = config::ConsulSettings { datacenter: Some("dc2".into()), ..settings(&agent) };
     let consul = Consul::new(&settings).unwrap();
     let wait = Duration::from_secs(2);
     for (id, cursor) in [("o-1", Cursor::START), ("o-1", Cursor::at(7)), ("o\"1", Cursor::at(7))] {
@@ -61,7 +61,7 @@ async fn datacenter_consistency_and_odd_names_are_in_the_question() {
 #[tokio::test]
 async fn the_configured_datacenter_is_asked_when_the_query_names_none() {
     let agent = Agent::always(health("24", "[]")).await;
-    let settings = config::Consul { datacenter: Some("dc2".into()), ..settings(&agent) };
+    let settings = config::ConsulSettings { datacenter: Some("dc2".into()), ..settings(&agent) };
     watch(&Consul::new(&settings).unwrap(), 0).await.unwrap();
     assert_eq!(agent.lines(), ["GET /v1/health/service/orders?dc=dc2 HTTP/1.1"]);
 }
@@ -146,9 +146,9 @@ async fn a_silent_agent_is_an_error_only_after_wait_and_a_sixteenth_and_a_margin
 #[tokio::test]
 async fn an_empty_answer_may_have_a_reason() {
     let token = Some(config::Token::Value(config::Secret::new("x")));
-    let with = Consul::new(&config::Consul { token, ..config::Consul::default() }).unwrap();
+    let with = Consul::new(&config::ConsulSettings { token, ..config::ConsulSettings::default() }).unwrap();
     assert!(with.empty_hint().is_some_and(|hint| hint.contains("node:read")));
-    let without = Consul::new(&config::Consul::default()).unwrap();
+    let without = Consul::new(&config::ConsulSettings::default()).unwrap();
     assert!(without.empty_hint().is_some_and(|hint| hint.contains("no token")));
 }
 

@@ -5,37 +5,37 @@
 
 /// One key.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Key {
+pub(crate) struct KeySpec {
     pub(crate) name: &'static str,
-    pub(crate) holds: Holds,
+    pub(crate) kind: KeyKind,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Holds {
+pub(crate) enum KeyKind {
     /// A value, a list of values, or a mapping with free keys.
     Value,
     /// Keys of its own.
-    Section(&'static [Key]),
+    Section(&'static [KeySpec]),
     /// A list of sections.
-    Sections(&'static [Key]),
+    Sections(&'static [KeySpec]),
 }
 
-const fn value(name: &'static str) -> Key {
-    Key { name, holds: Holds::Value }
+const fn value(name: &'static str) -> KeySpec {
+    KeySpec { name, kind: KeyKind::Value }
 }
 
-const fn section(name: &'static str, keys: &'static [Key]) -> Key {
-    Key { name, holds: Holds::Section(keys) }
+const fn section(name: &'static str, keys: &'static [KeySpec]) -> KeySpec {
+    KeySpec { name, kind: KeyKind::Section(keys) }
 }
 
-pub(crate) const ROOT: &[Key] = &[
+pub(crate) const ROOT: &[KeySpec] = &[
     section("service", SERVICE),
     section("registry", REGISTRY),
     section("discovery", DISCOVERY),
     value("state_dir"),
     section("outbound", OUTBOUND),
     section("defaults", POLICY),
-    Key { name: "upstreams", holds: Holds::Sections(UPSTREAM) },
+    KeySpec { name: "upstreams", kind: KeyKind::Sections(UPSTREAM) },
     section("admin", ADMIN),
     section("drain", DRAIN),
     value("on_app_exit"),
@@ -43,7 +43,7 @@ pub(crate) const ROOT: &[Key] = &[
     section("log", LOG),
 ];
 
-const SERVICE: &[Key] = &[
+const SERVICE: &[KeySpec] = &[
     value("name"),
     value("port"),
     value("address"),
@@ -55,9 +55,9 @@ const SERVICE: &[Key] = &[
     value("deregister_after"),
 ];
 
-const REGISTRY: &[Key] = &[section("consul", CONSUL), value("file")];
+const REGISTRY: &[KeySpec] = &[section("consul", CONSUL), value("file")];
 
-const CONSUL: &[Key] = &[
+const CONSUL: &[KeySpec] = &[
     value("address"),
     value("datacenter"),
     value("token"),
@@ -67,7 +67,7 @@ const CONSUL: &[Key] = &[
     value("max_connections"),
 ];
 
-const DISCOVERY: &[Key] = &[
+const DISCOVERY: &[KeySpec] = &[
     value("first_answer"),
     value("idle"),
     value("max_services"),
@@ -76,10 +76,10 @@ const DISCOVERY: &[Key] = &[
     section("guard", &[value("confirm"), value("hold"), value("probe")]),
 ];
 
-const OUTBOUND: &[Key] =
+const OUTBOUND: &[KeySpec] =
     &[value("listen"), value("x_forwarded"), value("via"), value("allow_origins"), section("limits", LIMITS)];
 
-const LIMITS: &[Key] = &[
+const LIMITS: &[KeySpec] = &[
     value("max_header_bytes"),
     value("max_headers"),
     value("head_timeout"),
@@ -88,7 +88,7 @@ const LIMITS: &[Key] = &[
     value("tunnel_idle"),
 ];
 
-const POLICY: &[Key] = &[
+const POLICY: &[KeySpec] = &[
     value("balance"),
     value("timeout"),
     value("per_try_timeout"),
@@ -105,7 +105,7 @@ const POLICY: &[Key] = &[
     POOL,
 ];
 
-const UPSTREAM: &[Key] = &[
+const UPSTREAM: &[KeySpec] = &[
     value("service"),
     value("listen"),
     value("tags"),
@@ -126,7 +126,7 @@ const UPSTREAM: &[Key] = &[
     POOL,
 ];
 
-const RETRY: Key = section(
+const RETRY: KeySpec = section(
     "retry",
     &[
         value("max_retries"),
@@ -139,9 +139,9 @@ const RETRY: Key = section(
     ],
 );
 
-const HEDGE: Key = section("hedge", &[value("percentile"), value("min_delay")]);
+const HEDGE: KeySpec = section("hedge", &[value("percentile"), value("min_delay")]);
 
-const CIRCUIT_BREAKER: Key = section(
+const CIRCUIT_BREAKER: KeySpec = section(
     "circuit_breaker",
     &[
         value("failure_ratio"),
@@ -154,7 +154,7 @@ const CIRCUIT_BREAKER: Key = section(
     ],
 );
 
-const OUTLIER: Key = section(
+const OUTLIER: KeySpec = section(
     "outlier",
     &[
         value("consecutive_failures"),
@@ -167,13 +167,13 @@ const OUTLIER: Key = section(
     ],
 );
 
-const POOL: Key = section(
+const POOL: KeySpec = section(
     "pool",
     &[value("idle"), value("fresh"), value("max_idle"), value("max_connections"), value("max_waiting")],
 );
 
-const ADMIN: &[Key] = &[value("listen"), value("metrics_listen")];
-const DRAIN: &[Key] = &[
+const ADMIN: &[KeySpec] = &[value("listen"), value("metrics_listen")];
+const DRAIN: &[KeySpec] = &[
     value("timeout"),
     value("propagation"),
     value("margin"),
@@ -181,7 +181,7 @@ const DRAIN: &[Key] = &[
     value("blind"),
     value("await_app"),
 ];
-const LOG: &[Key] = &[value("level"), value("format"), value("access")];
+const LOG: &[KeySpec] = &[value("level"), value("format"), value("access")];
 
 /// Every key that holds a value, dotted, in the order of a settings file; the items of a list are
 /// numbered 0 (`upstreams[0].timeout`).
@@ -191,13 +191,13 @@ pub fn keys() -> Vec<String> {
     out
 }
 
-fn collect(keys: &[Key], prefix: &str, out: &mut Vec<String>) {
+fn collect(keys: &[KeySpec], prefix: &str, out: &mut Vec<String>) {
     for key in keys {
         let path = join(prefix, key.name);
-        match key.holds {
-            Holds::Value => out.push(path),
-            Holds::Section(keys) => collect(keys, &path, out),
-            Holds::Sections(keys) => collect(keys, &format!("{path}[0]"), out),
+        match key.kind {
+            KeyKind::Value => out.push(path),
+            KeyKind::Section(keys) => collect(keys, &path, out),
+            KeyKind::Sections(keys) => collect(keys, &format!("{path}[0]"), out),
         }
     }
 }
@@ -208,7 +208,7 @@ pub(crate) fn join(prefix: &str, name: &str) -> String {
 }
 
 /// What to say about a key that is not one of `keys`.
-pub(crate) fn suggest(unknown: &str, keys: &[Key]) -> String {
+pub(crate) fn suggest(unknown: &str, keys: &[KeySpec]) -> String {
     if let Some(name) = nearest(unknown, keys.iter().map(|key| key.name)) {
         return format!("did you mean {name}?");
     }

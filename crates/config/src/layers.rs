@@ -49,7 +49,7 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    fn given(&self) -> Vec<(&'static str, &'static str, String)> {
+    fn set_values(&self) -> Vec<(&'static str, &'static str, String)> {
         let tags = (!self.tags.is_empty()).then(|| self.tags.join(","));
         let access = self.access_log.map(|on| on.to_string());
         [
@@ -114,7 +114,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
 pub(crate) const OTHER_VARIABLES: &[&str] = &["OUTRIGGER_CONFIG"];
 
 /// Variables of Consul's own tools that we do not follow, and what to do instead.
-pub(crate) const UNSUPPORTED: &[(&str, &str)] = &[
+pub(crate) const UNSUPPORTED_VARIABLES: &[(&str, &str)] = &[
     ("CONSUL_HTTP_AUTH", "use an ACL token: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE"),
     ("CONSUL_CAPATH", "name one file: CONSUL_CACERT"),
     ("CONSUL_NAMESPACE", "the default namespace is used"),
@@ -122,7 +122,7 @@ pub(crate) const UNSUPPORTED: &[(&str, &str)] = &[
 ];
 
 /// What Kubernetes sets in every pod beside a Service called `outrigger`; nobody wrote it.
-pub(crate) fn is_service_link(name: &str, text: &str) -> bool {
+pub(crate) fn is_kubernetes_service_link(name: &str, text: &str) -> bool {
     let digit = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
     name.starts_with("OUTRIGGER_SERVICE_HOST")
         || name.starts_with("OUTRIGGER_SERVICE_PORT")
@@ -136,7 +136,7 @@ pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
     /// The real one. Variables that are no UTF-8 are left out.
-    pub fn of_process() -> Self {
+    pub fn from_process() -> Self {
         let text = |s: std::ffi::OsString| s.into_string().ok();
         Self(std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect())
     }
@@ -147,7 +147,7 @@ impl Environment {
     }
 
     /// The value of a variable that is set and not empty.
-    pub(crate) fn given(&self, name: &str) -> Option<&str> {
+    pub(crate) fn non_empty(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.is_empty())
     }
 
@@ -171,11 +171,11 @@ impl fmt::Debug for Environment {
 
 /// What flags and environment say about each key, the winner first.
 #[derive(Clone, Default)]
-pub(crate) struct Overlay(BTreeMap<&'static str, Vec<Said>>);
+pub(crate) struct Overlay(BTreeMap<&'static str, Vec<OverrideValue>>);
 
 /// One value from a flag or a variable.
 #[derive(Clone)]
-pub(crate) struct Said {
+pub(crate) struct OverrideValue {
     pub(crate) origin: Origin,
     pub(crate) text: String,
 }
@@ -183,11 +183,11 @@ pub(crate) struct Said {
 impl Overlay {
     pub(crate) fn new(env: &Environment, overrides: &Overrides) -> Self {
         let mut overlay = Self::default();
-        for (key, flag, text) in overrides.given() {
+        for (key, flag, text) in overrides.set_values() {
             overlay.add(key, Origin::Flag(flag), text);
         }
         for (name, key) in VARIABLES {
-            if let Some(text) = env.given(name).filter(|text| !is_service_link(name, text)) {
+            if let Some(text) = env.non_empty(name).filter(|text| !is_kubernetes_service_link(name, text)) {
                 overlay.add(key, Origin::Environment(Arc::from(*name)), text.to_owned());
             }
         }
@@ -195,15 +195,15 @@ impl Overlay {
     }
 
     fn add(&mut self, key: &'static str, origin: Origin, text: String) {
-        self.0.entry(key).or_default().push(Said { origin, text });
+        self.0.entry(key).or_default().push(OverrideValue { origin, text });
     }
 
-    pub(crate) fn get(&self, key: &str) -> &[Said] {
+    pub(crate) fn get(&self, key: &str) -> &[OverrideValue] {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
 
     /// The first value said about any key below this section, if there is one.
-    pub(crate) fn below(&self, section: &str) -> Option<&Said> {
+    pub(crate) fn first_below(&self, section: &str) -> Option<&OverrideValue> {
         let inside = |key: &str| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
         let said = self.0.iter().filter(|(key, _)| inside(key)).flat_map(|(_, said)| said);
         said.min_by_key(|said| &said.origin)
@@ -213,11 +213,11 @@ impl Overlay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema;
+    use crate::keys;
 
     #[test]
     fn every_variable_and_flag_sets_a_key_that_exists() {
-        let keys = schema::keys();
+        let keys = keys::keys();
         let text = || Some("x".to_owned());
         let all = Overrides {
             service: text(),
@@ -240,7 +240,7 @@ mod tests {
             log_format: text(),
             access_log: Some(true),
         };
-        let flags = all.given();
+        let flags = all.set_values();
         assert_eq!(flags.len(), 19);
         for key in VARIABLES.iter().map(|(_, key)| key).chain(flags.iter().map(|(key, _, _)| key)) {
             assert!(keys.iter().any(|k| k == key), "{key} is no key");
@@ -254,8 +254,8 @@ mod tests {
         let texts: Vec<_> = overlay.get("service.port").iter().map(|said| said.text.as_str()).collect();
         assert_eq!(texts, ["2", "1"]);
         assert!(overlay.get("service.name").is_empty());
-        assert_eq!(overlay.below("service").map(|said| said.text.as_str()), Some("2"));
-        assert!(overlay.below("serv").is_none());
+        assert_eq!(overlay.first_below("service").map(|said| said.text.as_str()), Some("2"));
+        assert!(overlay.first_below("serv").is_none());
     }
 
     #[test]

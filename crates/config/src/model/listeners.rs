@@ -1,0 +1,110 @@
+//! The addresses that the sidecar listens on, and the limits of the outbound listener.
+
+use std::{fmt, net::IpAddr, net::SocketAddr, time::Duration};
+
+/// An address to listen on: `localhost` stands for 127.0.0.1 and ::1 with one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Loopback of both families, or one address.
+    pub host: ListenHost,
+    /// Port; 0 lets the system choose (tests).
+    pub port: u16,
+}
+
+impl From<SocketAddr> for Listen {
+    fn from(addr: SocketAddr) -> Self {
+        Self { host: ListenHost::Ip(addr.ip()), port: addr.port() }
+    }
+}
+
+impl Listen {
+    /// Both loopback addresses with this port.
+    pub const fn localhost(port: u16) -> Self {
+        Self { host: ListenHost::Localhost, port }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host {
+            ListenHost::Localhost => write!(f, "localhost:{}", self.port),
+            ListenHost::Ip(ip) => SocketAddr::new(ip, self.port).fmt(f),
+        }
+    }
+}
+
+/// The host part of a [`Listen`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenHost {
+    /// 127.0.0.1, and ::1 where the machine has IPv6.
+    Localhost,
+    /// One address.
+    Ip(IpAddr),
+}
+
+/// The listener that the app sends its requests to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outbound {
+    /// Where it listens. Default `localhost:7070`.
+    pub listen: Listen,
+    /// Add `X-Forwarded-For`, `-Proto` and `-Host`. Default false.
+    pub x_forwarded: bool,
+    /// Add `Via`. Default false.
+    pub via: bool,
+    /// Origins (`https://host[:port]`) whose browser requests are allowed. Default none.
+    pub allow_origins: Vec<String>,
+    /// Limits towards the app.
+    pub limits: Limits,
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self {
+            listen: Listen::localhost(7070),
+            x_forwarded: false,
+            via: false,
+            allow_origins: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What one app connection may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of a request's or answer's head. Default 64KiB, range 8KiB–1MiB.
+    pub max_header_bytes: usize,
+    /// Most header fields of a head. Default 100, range 10–1000.
+    pub max_headers: usize,
+    /// Longest time from a head's first byte to its last. Default 10s, range 100ms–10m. Then 408.
+    pub head_timeout: Duration,
+    /// How long an idle app connection is kept. Default 1h, range 1s–24h.
+    pub idle: Duration,
+    /// Most app connections at once, over all listeners. Default 10000, range 1–1000000. Then 503
+    /// and a close.
+    pub max_connections: usize,
+    /// Silence in both directions that ends a tunnel. Default 1h, range 1s–168h.
+    pub tunnel_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_header_bytes: 64 * 1024,
+            max_headers: 100,
+            head_timeout: Duration::from_secs(10),
+            idle: Duration::from_secs(3600),
+            max_connections: 10_000,
+            tunnel_idle: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// The admin side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where everything is served. Default `localhost:7079`. Needs a restart.
+    pub listen: Listen,
+    /// A second listener with metrics and health alone, for the network. Absent: none.
+    pub metrics_listen: Option<Listen>,
+}

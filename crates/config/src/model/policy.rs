@@ -1,0 +1,302 @@
+//! How a service is called: load balancing, time-outs, retries, circuit breaker, outlier detection, pool.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use super::Listen;
+
+/// A service declared in the file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// Its name in the registry. Required.
+    pub service: String,
+    /// A port of its own. Absent: reached by name only.
+    pub listen: Option<Listen>,
+    /// Only instances that carry all these tags. Default: every instance.
+    pub tags: Vec<String>,
+    /// Datacenter asked for. Absent: `registry.consul.datacenter`, else the agent's own.
+    pub datacenter: Option<String>,
+    /// How it is called: the defaults, with what the upstream says itself laid over them.
+    pub policy: Policy,
+}
+
+/// How a service is called.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// How an instance is chosen. Default `round_robin`.
+    pub balance: Balance,
+    /// From the later of head accepted and last request-body byte to the response head, over all
+    /// attempts. Default 15s, range 1ms–1h.
+    pub timeout: Duration,
+    /// The same for one attempt, range 1ms–1h, not above `timeout`. Absent (the default, or `off`):
+    /// bounded by `timeout` only.
+    pub per_try_timeout: Option<Duration>,
+    /// From head accepted to the answer's last byte: over all attempts, pauses and both bodies, streams
+    /// included; each instance is told what is left of it. Range 1ms–24h. Absent (the default, or
+    /// `off`): only a request that brings one has one.
+    pub deadline: Option<Duration>,
+    /// Longest wait for a connection to an instance. Default 1s, range 1ms–1m.
+    pub connect_timeout: Duration,
+    /// Longest silence in either body. Default 60s, range 10ms–24h.
+    pub body_idle: Duration,
+    /// Most requests and tunnels under way at once, over all instances, range 1–1000000. Absent (the
+    /// default, or `off`): not counted, each instance's [`Pool`] is the limit.
+    pub max_in_flight: Option<usize>,
+    /// Most requests that wait for one of `max_in_flight` to end. Default 128, range 0–100000; then 503.
+    pub max_pending: usize,
+    /// Longest such wait. Default 1s, range 1ms–1h; then 503.
+    pub pending_timeout: Duration,
+    /// When a request is tried again.
+    pub retry: RetryPolicy,
+    /// When a second attempt is made beside one that is slow. Absent (the default, or `off`): never.
+    pub hedge: Option<HedgePolicy>,
+    /// When the service is not called at all. Absent (`circuit_breaker: off`): always called.
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// When one instance is not chosen for a while. Absent (`outlier: off`): every instance that the
+    /// registry calls healthy is.
+    pub outlier: Option<OutlierDetection>,
+    /// Connections to each instance.
+    pub pool: Pool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            balance: Balance::RoundRobin,
+            timeout: Duration::from_secs(15),
+            per_try_timeout: None,
+            deadline: None,
+            connect_timeout: Duration::from_secs(1),
+            body_idle: Duration::from_secs(60),
+            max_in_flight: None,
+            max_pending: 128,
+            pending_timeout: Duration::from_secs(1),
+            retry: RetryPolicy::default(),
+            hedge: None,
+            circuit_breaker: Some(CircuitBreaker::default()),
+            outlier: Some(OutlierDetection::default()),
+            pool: Pool::default(),
+        }
+    }
+}
+
+/// How an instance is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Balance {
+    /// Each usable instance in turn.
+    RoundRobin,
+    /// Uniformly at random.
+    Random,
+    /// In turn, by the registry's weights.
+    Weighted,
+}
+
+impl Balance {
+    /// Every way there is.
+    pub const ALL: [Self; 3] = [Self::RoundRobin, Self::Random, Self::Weighted];
+
+    /// The word for it in a settings file, a metric and a page.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::Weighted => "weighted",
+        }
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Balance {
+    type Err = UnknownBalance;
+
+    fn from_str(text: &str) -> Result<Self, UnknownBalance> {
+        Self::ALL.into_iter().find(|balance| balance.as_str() == text).ok_or(UnknownBalance)
+    }
+}
+
+/// The text names no way to choose an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not one of round_robin, random, weighted")]
+pub struct UnknownBalance;
+
+/// When a request is tried again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetryPolicy {
+    /// Most attempts after the first. Default 2, range 0–10; 0 turns retries off.
+    pub max_retries: u32,
+    /// First ceiling of the back-off's full jitter. Default 25ms, range 0s–10s; not above
+    /// `backoff_max`.
+    pub backoff_base: Duration,
+    /// Last ceiling. Default 250ms, range 0s–1m.
+    pub backoff_max: Duration,
+    /// Statuses of an instance's answer that are retried for idempotent requests. Default 502, 503,
+    /// 504, range 400–599; an empty list retries none.
+    pub statuses: Vec<u16>,
+    /// Treat every method as safe to repeat. Default false: idempotent methods (RFC 9110 §9.2.2) and
+    /// requests with an `Idempotency-Key` only.
+    pub non_idempotent: bool,
+    /// Most bytes of a request body kept for a replay. Default 64KiB, range 0–1MiB.
+    pub max_body: usize,
+    /// Bounds the retries of requests of which something was sent.
+    pub budget: RetryBudget,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            max_retries: 2,
+            backoff_base: Duration::from_millis(25),
+            backoff_max: Duration::from_millis(250),
+            statuses: vec![502, 503, 504],
+            non_idempotent: false,
+            max_body: 64 * 1024,
+            budget: RetryBudget::default(),
+        }
+    }
+}
+
+/// When a second attempt is made beside one that is slow: the first answer is taken, the other attempt
+/// is cancelled. For idempotent requests whose body, if any, has been read and is kept; to another
+/// instance; each one is paid for from the retry budget.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HedgePolicy {
+    /// The share of recent answers that came sooner than the attempt has taken. Default 0.95, range
+    /// 0.5–0.999 (the file may say `95%`).
+    pub percentile: f64,
+    /// However fast they came, no sooner than this. Default 5ms, range 0s–1m.
+    pub min_delay: Duration,
+}
+
+impl Default for HedgePolicy {
+    fn default() -> Self {
+        Self { percentile: 0.95, min_delay: Duration::from_millis(5) }
+    }
+}
+
+/// A share of the requests that may be spent on retries.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryBudget {
+    /// Retries per request. Default 0.2, range 0–1 (the file may say `20%`).
+    pub ratio: f64,
+    /// Retries per second that are always allowed. Default 10, range 0–10000.
+    pub min_per_second: u32,
+    /// How long a deposit counts. Default 10s, range 1s–1m.
+    pub window: Duration,
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self { ratio: 0.2, min_per_second: 10, window: Duration::from_secs(10) }
+    }
+}
+
+/// When a service is not called at all for a while.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CircuitBreaker {
+    /// Share of failed requests in the window that opens it. Default 0.5, range 0.01–1.
+    pub failure_ratio: f64,
+    /// The window. Default 10s, range 1s–10m.
+    pub window: Duration,
+    /// Fewest requests in the window for the ratio to count. Default 20, range 1–1000000.
+    pub min_requests: u32,
+    /// Failures in a row that open it, range 1–1000000. Absent (the default, or `off`): rows are not
+    /// counted.
+    pub consecutive_failures: Option<u32>,
+    /// How long it stays open the first time. Default 1s, range 10ms–1h; not above `open_max`.
+    /// Doubles with each failed probe.
+    pub open_for: Duration,
+    /// Longest time it stays open. Default 30s, range 10ms–1h.
+    pub max_open_for: Duration,
+    /// Requests let through at once while half-open, and successes that close it. Default 1,
+    /// range 1–100.
+    pub probes: u32,
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        Self {
+            failure_ratio: 0.5,
+            window: Duration::from_secs(10),
+            min_requests: 20,
+            consecutive_failures: None,
+            open_for: Duration::from_secs(1),
+            max_open_for: Duration::from_secs(30),
+            probes: 1,
+        }
+    }
+}
+
+/// When one instance is not chosen for a while, ahead of the registry.
+///
+/// One that cannot be connected to is out at once, whatever is set here; these are the limits for one
+/// that answers badly, and how long either is out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OutlierDetection {
+    /// Requests in a row that it failed (502, 503, 504, a connection that ended, `per_try_timeout`),
+    /// range 1–1000000. Default 5. Absent (`off`): rows are not counted.
+    pub consecutive_failures: Option<u32>,
+    /// Share of successes below which it is out, if it is also 30 points below the median of at least
+    /// two siblings; a 500 is no success here. Default 0.8, range 0.01–1. Absent (`off`): shares are
+    /// not compared.
+    pub success_rate: Option<f64>,
+    /// The window of that share. Default 10s, range 1s–10m. As long a time of trust takes one doubling
+    /// of `base` back.
+    pub window: Duration,
+    /// Fewest requests in the window for an instance's share to count. Default 20, range 1–1000000.
+    pub min_requests: u32,
+    /// Most of the instances that accept connections that may be out for how they answer. Default 0.5,
+    /// range 0–1 (the file may say `50%`).
+    pub max_ejection_ratio: f64,
+    /// Longest time out at first; half of it is the shortest. Default 1s, range 10ms–1h; not above
+    /// `max`. Doubles each time.
+    pub base_ejection_time: Duration,
+    /// Longest time out. Default 1m, range 10ms–1h.
+    pub max_ejection_time: Duration,
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: Some(5),
+            success_rate: Some(0.8),
+            window: Duration::from_secs(10),
+            min_requests: 20,
+            max_ejection_ratio: 0.5,
+            base_ejection_time: Duration::from_secs(1),
+            max_ejection_time: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Connections to one instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// An idle connection is closed after this long. Default 4s, below the 5s of common app servers;
+    /// range 0s–1h.
+    pub idle_timeout: Duration,
+    /// A request that may not be repeated takes only a connection idle for less than this. Default
+    /// 1s, or `idle` where that is less; not above `idle`.
+    pub non_idempotent_max_idle: Duration,
+    /// Most idle connections kept per instance. Default 128, or `max_connections` where that is less; not above `max_connections`.
+    pub max_idle: usize,
+    /// Most connections per instance. Default 1024, range 1–100000.
+    pub max_connections: usize,
+    /// Most requests that wait for one of them. Default 1024, range 0–100000; then 503.
+    pub max_waiting: usize,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(4),
+            non_idempotent_max_idle: Duration::from_secs(1),
+            max_idle: 128,
+            max_connections: 1024,
+            max_waiting: 1024,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Where instances come from: the registry, how it is reached, and which services are watched.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+/// Where instances come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Registry {
+    /// A Consul agent. The default.
+    Consul(ConsulSettings),
+    /// Static instances in a YAML file, re-read when the file changes. Nothing is registered.
+    File(PathBuf),
+}
+
+/// How to reach the Consul agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConsulSettings {
+    /// `http://` or `https://` and host and port. Default `CONSUL_HTTP_ADDR`, else
+    /// `http://127.0.0.1:8500`.
+    pub address: ConsulAddress,
+    /// Datacenter asked for by default. Absent: the agent's own.
+    pub datacenter: Option<String>,
+    /// Where the ACL token comes from. Absent: no token is sent.
+    pub token: Option<Token>,
+    /// TLS to the agent; used when the address is `https`.
+    pub tls: Tls,
+    /// Longest time one blocking query waits. Default 45s, range 1s–10m.
+    pub wait: Duration,
+    /// Most connections held by watches. Default 96, range 1–180: with the four that agent calls hold,
+    /// half of what an agent allows an address (it closes the 201st without a word).
+    pub max_connections: usize,
+}
+
+impl Default for ConsulSettings {
+    fn default() -> Self {
+        Self {
+            address: ConsulAddress { tls: false, host: "127.0.0.1".into(), port: 8500 },
+            datacenter: None,
+            token: None,
+            tls: Tls::default(),
+            wait: Duration::from_secs(45),
+            max_connections: 96,
+        }
+    }
+}
+
+/// The agent's address, split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsulAddress {
+    /// `https` was asked for.
+    pub tls: bool,
+    /// Host name or IP (no brackets).
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl fmt::Display for ConsulAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        if self.host.contains(':') {
+            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}://{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Where a token comes from. Never printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Token {
+    /// Given in the environment or as a `${VARIABLE}` of the file.
+    Value(Secret),
+    /// Read from this file, and read again when the file changes.
+    File(PathBuf),
+}
+
+/// A string that no log, page or `Debug` shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(value: impl Into<Arc<str>>) -> Self {
+        Self(value.into())
+    }
+
+    /// The secret itself, for the one place that sends it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// TLS as a client.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tls {
+    /// PEM file of the authorities to trust. Absent: the Mozilla roots built in.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file of our certificate chain. Absent: none is shown. Needs `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of the certificate's key. Needs `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// Name expected in the server's certificate. Absent: the address's host.
+    pub server_name: Option<String>,
+}
+
+/// Which services are watched, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiscoverySettings {
+    /// Longest wait of a first request for the registry's first answer. Default 1s, range
+    /// 1ms–1m.
+    pub first_answer: Duration,
+    /// An undeclared service is dropped after this long without requests. Default 10m, range 1s–24h.
+    pub idle: Duration,
+    /// Most services watched at once. Default 256, range 1–10000; not below the declared ones.
+    pub max_services: usize,
+    /// Most names watched that never had an instance. Default 64, range 1–10000.
+    pub max_unknown: usize,
+    /// How long such a name is kept. Default 30s, range 1s–1h.
+    pub unknown_ttl: Duration,
+    /// Doubt about answers in which many instances are gone at once. Absent (`guard: off`): every
+    /// answer is believed as it comes.
+    pub mass_loss: Option<MassLoss>,
+}
+
+impl Default for DiscoverySettings {
+    fn default() -> Self {
+        Self {
+            first_answer: Duration::from_secs(1),
+            idle: Duration::from_secs(600),
+            max_services: 256,
+            max_unknown: 64,
+            unknown_ttl: Duration::from_secs(30),
+            mass_loss: Some(MassLoss::default()),
+        }
+    }
+}
+
+/// How long instances are kept that a suspect answer no longer lists, while they still answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MassLoss {
+    /// Their loss is believed once consistent answers, with an index above that of their last listing,
+    /// have confirmed it over more than this, if others are left. Default 1s, range 0s–1m; not above
+    /// `hold`.
+    pub confirm_for: Duration,
+    /// Their loss is believed after this long whatever speaks for them; a silence of the registry
+    /// begins it anew. Default 10s, range 0s–10m.
+    pub hold_for: Duration,
+    /// Longest wait for an instance's answer to a connection attempt. Default 300ms, range 10ms–5s.
+    pub probe_timeout: Duration,
+}
+
+impl Default for MassLoss {
+    fn default() -> Self {
+        Self {
+            confirm_for: Duration::from_secs(1),
+            hold_for: Duration::from_secs(10),
+            probe_timeout: Duration::from_millis(300),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The local app: what is registered, and how its health is probed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+/// The local app.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// The name that other services call it by: one DNS label. Required.
+    pub name: String,
+    /// The port the app listens on. Required, 1–65535.
+    pub port: u16,
+    /// The address others reach it at. Absent: the registry agent's own address.
+    pub address: Option<String>,
+    /// The registration's identity. Absent: stable, made from name, host name and port.
+    pub id: Option<String>,
+    /// Tags of the registration, each at most 255 bytes. Default none.
+    pub tags: Vec<String>,
+    /// Key-value metadata of the registration, by Consul's rules: at most 64 pairs, keys of at most
+    /// 128 letters, digits, `-` and `_`, values of at most 512 bytes. Default none.
+    pub meta: BTreeMap<String, String>,
+    /// Relative share of traffic. Default 1 and 1.
+    pub weights: Weights,
+    /// How the sidecar finds out whether the app is well. Default `tcp: true`.
+    pub health: Health,
+    /// How long a critical registration is kept before the registry removes it. Default 1m, range
+    /// 1m–720h; Consul's minimum is 1m.
+    pub deregister_after: Duration,
+}
+
+/// Shares of traffic by health, as in Consul's `Weights`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weights {
+    /// While passing. Default 1, range 1–65535.
+    pub passing: u16,
+    /// While warning. Default 1, range 0–65535; 0 takes no traffic while warning.
+    pub warning: u16,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self { passing: 1, warning: 1 }
+    }
+}
+
+/// The probe of the local app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// Within this a change is found: a probe begins `interval` - `timeout` after the last one, at least
+    /// half of `interval`. Default 2s, range 100ms–1h.
+    pub interval: Duration,
+    /// Longest wait for one probe. Default 1s, range 10ms–1m; not above `interval`.
+    pub timeout: Duration,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { probe: Probe::Tcp, interval: Duration::from_secs(2), timeout: Duration::from_secs(1) }
+    }
+}
+
+/// What a health probe asks of the local app, always on the loopback address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// A connection is accepted.
+    Tcp,
+    /// `GET` of this path answers: 2xx passing, 429 warning, everything else critical.
+    Http(String),
+}

@@ -8,7 +8,7 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Follower, Kind, Snapshot};
-use outrigger_registry::{Instance, Query, Status, consul::Consul as Client};
+use outrigger_registry::{HealthStatus, Instance, Query, consul::Consul as Client};
 use outrigger_tests::consul::{Consul, http};
 use tokio::{
     runtime,
@@ -59,10 +59,10 @@ impl ConsulChange {
     }
 
     /// What the table has once the change is there.
-    fn expected_status(self) -> Option<Status> {
+    fn expected_status(self) -> Option<HealthStatus> {
         match self {
-            Self::Register | Self::Passing => Some(Status::Passing),
-            Self::Critical => Some(Status::Critical),
+            Self::Register | Self::Passing => Some(HealthStatus::Passing),
+            Self::Critical => Some(HealthStatus::Critical),
             Self::Deregister => None,
         }
     }
@@ -189,7 +189,7 @@ async fn change(
 }
 
 /// When the table has `id` in this state, or no more.
-async fn arrival(follower: &mut Follower, id: &str, status: Option<Status>) -> std::time::Instant {
+async fn arrival(follower: &mut Follower, id: &str, status: Option<HealthStatus>) -> std::time::Instant {
     let of = |snapshot: &Snapshot| {
         let ours = |instance: &&Instance| &*instance.id.id == id;
         snapshot.instances.iter().find(ours).map(|instance| instance.status)

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use outrigger_config::{ConsulAddress, ConsulSettings as Settings, Tls, Weights};
 use outrigger_registry::{
-    Checks, Consistency, Cursor, Query, Registrar as _, Registration, Registry as _, ReportedHealth, Status,
-    Watched, consul::Consul,
+    Consistency, Cursor, HealthStatus, Query, Registrar as _, Registration, Registry as _, ReportedHealth,
+    ServiceChecks, WatchAnswer, consul::Consul,
 };
 use outrigger_tests::consul::http as plain;
 
@@ -30,42 +30,44 @@ pub(crate) async fn run_lifecycle(target: &Target) {
     assert_eq!(instance.id.to_string(), "dc1/lab1/orders-1");
     assert_eq!(instance.addr, Ok("127.0.0.7:8080".parse().unwrap()));
     assert_eq!(instance.weights, Weights { passing: 10, warning: 2 });
-    assert_eq!(instance.status, Status::Critical);
+    assert_eq!(instance.status, HealthStatus::Critical);
     let life = Some(instance.create_index);
 
     let steps = [
-        (ReportedHealth::Passing, Status::Passing),
-        (ReportedHealth::Warning, Status::Warning),
-        (ReportedHealth::Critical, Status::Critical),
-        (ReportedHealth::Passing, Status::Passing),
+        (ReportedHealth::Passing, HealthStatus::Passing),
+        (ReportedHealth::Warning, HealthStatus::Warning),
+        (ReportedHealth::Critical, HealthStatus::Critical),
+        (ReportedHealth::Passing, HealthStatus::Passing),
     ];
     let mut cursor = known.cursor;
     for (reported, expected) in steps {
         consul.report("orders-1", reported, "told by a test").await.unwrap();
         cursor = watch_until(&consul, &query, cursor, expected, life).await;
     }
-    consul.maintenance("orders-1", true, "a test").await.unwrap();
-    cursor = watch_until(&consul, &query, cursor, Status::Maintenance, life).await;
-    consul.maintenance("orders-1", false, "").await.unwrap();
-    cursor = watch_until(&consul, &query, cursor, Status::Passing, life).await;
+    consul.set_maintenance("orders-1", true, "a test").await.unwrap();
+    cursor = watch_until(&consul, &query, cursor, HealthStatus::Maintenance, life).await;
+    consul.set_maintenance("orders-1", false, "").await.unwrap();
+    cursor = watch_until(&consul, &query, cursor, HealthStatus::Passing, life).await;
 
-    let held = consul.held("orders-1", None, WAIT).await.unwrap().unwrap();
+    let held = consul.agent_service("orders-1", None, WAIT).await.unwrap().unwrap();
     assert_eq!((held.name.as_str(), held.port), ("orders", 8080));
     let elsewhere = registration(8081);
-    let (changed, registered) =
-        tokio::join!(consul.held("orders-1", Some(&held.hash), WAIT), consul.register(&elsewhere),);
+    let (changed, registered) = tokio::join!(
+        consul.agent_service("orders-1", Some(&held.content_hash), WAIT),
+        consul.register(&elsewhere),
+    );
     registered.unwrap();
     assert_eq!(changed.unwrap().unwrap().port, 8081);
     let moved = watch_once(&consul, &query, cursor).await;
     assert_eq!(moved.instances[0].addr, Ok("127.0.0.7:8081".parse().unwrap()));
-    assert_eq!(moved.instances[0].status, Status::Passing, "registering again keeps the status");
-    assert_eq!(consul.all_held().await.unwrap().len(), 1);
+    assert_eq!(moved.instances[0].status, HealthStatus::Passing, "registering again keeps the status");
+    assert_eq!(consul.agent_services().await.unwrap().len(), 1);
 
     put(target, "/v1/agent/service/register", r#"{"Name":"orders","ID":"orders-2","Port":1}"#).await;
-    let listed = consul.listed(&elsewhere, Cursor::START, WAIT).await.unwrap();
+    let listed = consul.catalog_entry(&elsewhere, Cursor::START, WAIT).await.unwrap();
     assert_eq!(listed.instances, moved.instances, "the others are none of its business");
     let (gone, deregistered) =
-        tokio::join!(consul.listed(&elsewhere, listed.cursor, WAIT), consul.deregister("orders-1"));
+        tokio::join!(consul.catalog_entry(&elsewhere, listed.cursor, WAIT), consul.deregister("orders-1"));
     deregistered.unwrap();
     assert_eq!(gone.unwrap().instances, []);
     put(target, "/v1/agent/service/deregister/orders-2", "").await;
@@ -73,7 +75,7 @@ pub(crate) async fn run_lifecycle(target: &Target) {
     consul.deregister("orders-1").await.unwrap();
     let gone = watch_once(&consul, &query, moved.cursor).await;
     assert_eq!(gone.instances, []);
-    assert_eq!(consul.held("orders-1", None, WAIT).await.unwrap(), None);
+    assert_eq!(consul.agent_service("orders-1", None, WAIT).await.unwrap(), None);
 }
 
 /// Somebody took the instance out; a correction of its registration, and the clearing up of checks
@@ -87,16 +89,16 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     assert_eq!(put.status(), 200);
     consul.register(&registration(8080)).await.unwrap();
     consul.report("orders-1", ReportedHealth::Passing, "told by a test").await.unwrap();
-    let mut cursor = watch_until(&consul, &query, Cursor::START, Status::Passing, None).await;
+    let mut cursor = watch_until(&consul, &query, Cursor::START, HealthStatus::Passing, None).await;
 
-    consul.maintenance("orders-1", true, "a new disk").await.unwrap();
-    cursor = watch_until(&consul, &query, cursor, Status::Maintenance, None).await;
+    consul.set_maintenance("orders-1", true, "a new disk").await.unwrap();
+    cursor = watch_until(&consul, &query, cursor, HealthStatus::Maintenance, None).await;
     let correct = async {
         consul.register(&registration(8081)).await.unwrap();
-        let others = consul.checks("orders-1").await.unwrap().others;
+        let others = consul.service_checks("orders-1").await.unwrap().others;
         assert_eq!(others.len(), 2, "{others:?}");
         for other in &others {
-            consul.remove_check(other).await.unwrap();
+            consul.deregister_check(other).await.unwrap();
         }
         consul.report("orders-1", ReportedHealth::Passing, "told by a test").await.unwrap();
         consul.register(&registration(8082)).await.unwrap();
@@ -104,7 +106,7 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     let watch = async {
         loop {
             let seen = watch_once(&consul, &query, cursor).await;
-            assert_eq!(seen.instances[0].status, Status::Maintenance, "{seen:?}");
+            assert_eq!(seen.instances[0].status, HealthStatus::Maintenance, "{seen:?}");
             cursor = seen.cursor;
             if seen.instances[0].addr == Ok("127.0.0.7:8082".parse().unwrap()) {
                 break;
@@ -117,17 +119,21 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     let ids: Vec<_> = checks.as_object().unwrap().keys().collect();
     assert_eq!(ids, ["_service_maintenance:orders-1", "service:orders-1"]);
     assert_eq!(checks["_service_maintenance:orders-1"]["Notes"], "a new disk", "and its reason");
-    let held = consul.checks("orders-1").await.unwrap();
+    let held = consul.service_checks("orders-1").await.unwrap();
     assert_eq!((held.others, held.maintenance.as_deref()), (Vec::new(), Some("a new disk")));
     let own = held.own.expect("our check");
-    assert!(own.as_made, "{own:?}");
+    assert!(own.has_our_name, "{own:?}");
     assert_eq!((own.health, &*own.output), (ReportedHealth::Passing, "told by a test"));
 
-    consul.maintenance("orders-1", false, "").await.unwrap();
-    watch_until(&consul, &query, cursor, Status::Passing, None).await;
+    consul.set_maintenance("orders-1", false, "").await.unwrap();
+    watch_until(&consul, &query, cursor, HealthStatus::Passing, None).await;
     consul.deregister("orders-1").await.unwrap();
-    assert_eq!(consul.checks("orders-1").await.unwrap(), Checks::default(), "nothing is there");
-    consul.remove_check("service:orders-1").await.unwrap();
+    assert_eq!(
+        consul.service_checks("orders-1").await.unwrap(),
+        ServiceChecks::default(),
+        "nothing is there"
+    );
+    consul.deregister_check("service:orders-1").await.unwrap();
 }
 
 /// What the guard over mass losses rests on: whoever leaves, by whichever door, raises the index of its
@@ -198,11 +204,11 @@ fn registration(port: u16) -> Registration {
         weights: Weights { passing: 10, warning: 2 },
         ttl: Duration::from_secs(30),
         deregister_after: Duration::from_secs(60),
-        initial: ReportedHealth::Critical,
+        initial_health: ReportedHealth::Critical,
     }
 }
 
-async fn watch_once(consul: &Consul, query: &Query, cursor: Cursor) -> Watched {
+async fn watch_once(consul: &Consul, query: &Query, cursor: Cursor) -> WatchAnswer {
     consul.watch(query, cursor, Consistency::Default, WAIT).await.unwrap()
 }
 
@@ -211,13 +217,13 @@ async fn watch_until(
     consul: &Consul,
     query: &Query,
     from: Cursor,
-    expected: Status,
+    expected: HealthStatus,
     life: Option<u64>,
 ) -> Cursor {
     let mut cursor = from;
     for _ in 0..3 {
         let seen = watch_once(consul, query, cursor).await;
-        assert!(!seen.went_back && seen.cursor.index() >= cursor.index(), "{seen:?}");
+        assert!(!seen.index_went_back && seen.cursor.index() >= cursor.index(), "{seen:?}");
         let index = seen.instances[0].create_index;
         assert_eq!(index, life.unwrap_or(index), "the same life");
         if seen.instances[0].status == expected {

@@ -100,7 +100,8 @@ impl Sidecar {
         let file = dir.path().join("services.yaml");
         std::fs::write(&file, services.to_yaml()).expect("write services.yaml");
         let config = load_config(settings, &file);
-        let registry = outrigger_registry::file::File::open(&file).unwrap_or_else(|error| panic!("{error}"));
+        let registry =
+            outrigger_registry::file::FileRegistry::open(&file).unwrap_or_else(|error| panic!("{error}"));
         let metrics = prometheus::Registry::new();
         let runtime = tokio::runtime::Handle::current();
         let discovery = Discovery::new(Arc::new(registry), config.discovery, runtime, &metrics)

@@ -3,7 +3,7 @@
 use std::{net::Ipv4Addr, sync::Arc};
 
 use outrigger_config::Weights;
-use outrigger_registry::{Instance, InstanceId, Status};
+use outrigger_registry::{HealthStatus, Instance, InstanceId};
 
 use super::{INSTANCES, UpdateKind};
 
@@ -17,24 +17,24 @@ pub(super) fn other(n: u32) -> String {
 
 /// What any other service lists.
 pub(super) fn small() -> Vec<Instance> {
-    (0..3).map(|n| instance(n, "small", Status::Passing)).collect()
+    (0..3).map(|n| instance(n, "small", HealthStatus::Passing)).collect()
 }
 
 /// What the large service lists after `round` changes of this kind: each differs from the last one.
 pub(super) fn large(change: UpdateKind, round: u32) -> Vec<Instance> {
     let odd = round % 2 == 1;
-    let flipped = if odd { Status::Warning } else { Status::Passing };
+    let flipped = if odd { HealthStatus::Warning } else { HealthStatus::Passing };
     (0..INSTANCES)
         .map(|n| match change {
             UpdateKind::One if n == INSTANCES / 2 => instance(n, "large", flipped),
-            UpdateKind::One => instance(n, "large", Status::Passing),
+            UpdateKind::One => instance(n, "large", HealthStatus::Passing),
             UpdateKind::Health => instance(n, "large", flipped),
-            UpdateKind::Others => instance(n, if odd { "blue" } else { "green" }, Status::Passing),
+            UpdateKind::Others => instance(n, if odd { "blue" } else { "green" }, HealthStatus::Passing),
         })
         .collect()
 }
 
-fn instance(n: u32, name: &str, status: Status) -> Instance {
+fn instance(n: u32, name: &str, status: HealthStatus) -> Instance {
     let [_, a, b, c] = n.to_be_bytes();
     Instance {
         id: InstanceId {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_registry::{Answer, Consistency, Cursor, Instance, Query, Registry, Watched};
+use outrigger_registry::{AnswerFuture, Consistency, Cursor, Instance, Query, Registry, WatchAnswer};
 use tokio::sync::Notify;
 
 use super::fixture::{LARGE, small};
@@ -45,7 +45,7 @@ impl ScriptedRegistry {
         self.asked.notified().await;
     }
 
-    async fn large(&self, cursor: Cursor) -> Watched {
+    async fn large(&self, cursor: Cursor) -> WatchAnswer {
         if cursor != Cursor::START {
             self.asked.notify_one();
         }
@@ -54,9 +54,9 @@ impl ScriptedRegistry {
         self.watched(instances)
     }
 
-    fn watched(&self, instances: Vec<Instance>) -> Watched {
+    fn watched(&self, instances: Vec<Instance>) -> WatchAnswer {
         let cursor = Cursor::at(self.index.fetch_add(1, Relaxed));
-        Watched { instances, cursor, went_back: false, age: None, known_leader: true }
+        WatchAnswer { instances, cursor, index_went_back: false, age: None, known_leader: true }
     }
 }
 
@@ -67,7 +67,7 @@ impl Registry for ScriptedRegistry {
         cursor: Cursor,
         _: Consistency,
         _: Duration,
-    ) -> Answer<'a, Watched> {
+    ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move {
             match (&*query.service == LARGE, cursor) {
                 (true, cursor) => Ok(self.large(cursor).await),

@@ -73,7 +73,7 @@ mod tests {
     use std::time::Instant;
 
     use outrigger_config::Weights;
-    use outrigger_registry::{InstanceId, Status};
+    use outrigger_registry::{HealthStatus, InstanceId};
     use proptest::{collection::vec, prelude::*, sample::select};
 
     use super::*;
@@ -83,7 +83,7 @@ mod tests {
         super::admit(held, offer, |_| None)
     }
 
-    fn instance(id: u8, status: Status) -> Instance {
+    fn instance(id: u8, status: HealthStatus) -> Instance {
         Instance {
             id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.to_string().into() },
             addr: Ok(([127, 0, 0, id], 80).into()),
@@ -97,7 +97,12 @@ mod tests {
     }
 
     fn instances() -> impl Strategy<Value = Vec<Instance>> {
-        let status = select(vec![Status::Passing, Status::Warning, Status::Critical, Status::Maintenance]);
+        let status = select(vec![
+            HealthStatus::Passing,
+            HealthStatus::Warning,
+            HealthStatus::Critical,
+            HealthStatus::Maintenance,
+        ]);
         vec((0_u8..8, status), 0..12)
             .prop_map(|all| all.into_iter().map(|(id, status)| instance(id, status)).collect())
     }
@@ -164,8 +169,8 @@ mod tests {
 
     #[test]
     fn another_life_under_the_same_identity_is_a_change() {
-        let snapshot = held(now(), vec![instance(1, Status::Passing)]);
-        let again = Instance { create_index: 2, ..instance(1, Status::Passing) };
+        let snapshot = held(now(), vec![instance(1, HealthStatus::Passing)]);
+        let again = Instance { create_index: 2, ..instance(1, HealthStatus::Passing) };
         let verdict = admit(&Held { snapshot: &snapshot, index: 1 }, current(vec![again], 2));
         assert!(matches!(verdict, Verdict::Accept(_)));
     }

@@ -36,7 +36,7 @@ pub type Answers<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 /// Who can say whether an instance is there. The default of each method holds without a proxy.
 pub trait Evidence: fmt::Debug + Send + Sync + 'static {
     /// Whether something at `addr` accepts a connection; cancelled after
-    /// [`probe`](outrigger_config::Guard::probe), which counts as no. When our own resources do not
+    /// [`probe_timeout`](outrigger_config::MassLoss::probe_timeout), which counts as no. When our own resources do not
     /// allow the attempt, the answer is yes: that blames nobody.
     fn answers(&self, addr: SocketAddr) -> Answers<'_> {
         Box::pin(connects(addr))

@@ -20,13 +20,13 @@
 //! - it is listed again, or said to be critical: the registry's word is believed,
 //! - it does not answer ([`Guard::dismiss`]; a service that was scaled to zero is gone in a moment),
 //! - its address is listed for somebody else,
-//! - consistent answers confirm the loss over more than [`confirm`](outrigger_config::Guard::confirm),
+//! - consistent answers confirm the loss over more than [`confirm_for`](outrigger_config::MassLoss::confirm_for),
 //!   without one between them that does not, and without an error. Not where it leaves nobody who takes
 //!   traffic: an agent that is stopped takes along whatever it had registered, one that is killed is said
 //!   to be lost with its node, all servers confirm that for the seconds until it is back, and without the
 //!   suspects every request would fail for certain,
 //! - any answer that is not stale comes after the registry has answered for
-//!   [`hold`](outrigger_config::Guard::hold). While it is silent nobody is dropped, and after a silence
+//!   [`hold_for`](outrigger_config::MassLoss::hold_for). While it is silent nobody is dropped, and after a silence
 //!   ([`Guard::interrupted`]) the time begins anew, for those who have to register again notice the end
 //!   of the silence no sooner than we do.
 //!

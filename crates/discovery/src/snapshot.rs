@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use outrigger_registry::{Instance, Status};
+use outrigger_registry::{HealthStatus, Instance};
 
 /// One accepted answer. Facts that must agree sit in one of these, behind one swap; facts that move
 /// while the content stays (when the registry was last heard, its last error) are in
@@ -93,21 +93,21 @@ impl Counts {
     }
 
     /// Each health with its count, for a page or a metric.
-    pub fn by_status(&self) -> [(Status, usize); 4] {
+    pub fn by_status(&self) -> [(HealthStatus, usize); 4] {
         [
-            (Status::Passing, self.passing),
-            (Status::Warning, self.warning),
-            (Status::Critical, self.critical),
-            (Status::Maintenance, self.maintenance),
+            (HealthStatus::Passing, self.passing),
+            (HealthStatus::Warning, self.warning),
+            (HealthStatus::Critical, self.critical),
+            (HealthStatus::Maintenance, self.maintenance),
         ]
     }
 
-    fn of(&mut self, status: Status) -> &mut usize {
+    fn of(&mut self, status: HealthStatus) -> &mut usize {
         match status {
-            Status::Passing => &mut self.passing,
-            Status::Warning => &mut self.warning,
-            Status::Critical => &mut self.critical,
-            Status::Maintenance => &mut self.maintenance,
+            HealthStatus::Passing => &mut self.passing,
+            HealthStatus::Warning => &mut self.warning,
+            HealthStatus::Critical => &mut self.critical,
+            HealthStatus::Maintenance => &mut self.maintenance,
         }
     }
 }

@@ -27,7 +27,7 @@ use std::{
 };
 
 use outrigger_policy::Backoff;
-use outrigger_registry::{Consistency, Cursor, Error, Instance, Registry, Watched};
+use outrigger_registry::{Consistency, Cursor, Error, Instance, Registry, WatchAnswer};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -198,17 +198,17 @@ impl Watcher {
         Question { cursor: self.cursor, consistency: self.consistency(), wait, asked_at: now }
     }
 
-    async fn ask(&self, question: Question) -> Result<Watched, Error> {
+    async fn ask(&self, question: Question) -> Result<WatchAnswer, Error> {
         let Question { cursor, consistency, wait, .. } = question;
         self.shared.registry.watch(&self.entry.query, cursor, consistency, wait).await
     }
 
     /// Takes an answer of the default consistency.
-    fn heard(&mut self, question: Question, answer: Watched) {
+    fn heard(&mut self, question: Question, answer: WatchAnswer) {
         let now = now();
         let index = answer.cursor.index();
         let was = self.last_index();
-        let went_back = answer.went_back || index != 0 && index < was;
+        let went_back = answer.index_went_back || index != 0 && index < was;
         if went_back {
             self.shared.metrics.index_resets.inc();
             let service = &self.entry.query;
@@ -282,7 +282,7 @@ impl Watcher {
     }
 
     /// Judges an answer and keeps it, or not. Whether it changed anything.
-    fn take(&mut self, answer: Watched, consistency: Consistency, went_back: bool, now: Instant) -> bool {
+    fn take(&mut self, answer: WatchAnswer, consistency: Consistency, went_back: bool, now: Instant) -> bool {
         let index = answer.cursor.index();
         let hint = if answer.instances.is_empty() { self.shared.registry.empty_hint() } else { None };
         let (held, was) = (self.held(), self.last_index());

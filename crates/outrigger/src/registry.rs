@@ -13,7 +13,7 @@ use outrigger_discovery::Memory;
 use outrigger_registry::{
     Error, Registrar, Registry,
     consul::{Consul, Observation, Observer},
-    file::File,
+    file::FileRegistry,
 };
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts,
@@ -47,7 +47,9 @@ pub(crate) enum OpenError {
 /// Opens what the settings name. Connects to nothing.
 pub(crate) fn open(settings: &config::Registry, metrics: &prometheus::Registry) -> Result<Opened, OpenError> {
     match settings {
-        config::Registry::File(path) => Ok(Opened { registry: Arc::new(File::open(path)?), registrar: None }),
+        config::Registry::File(path) => {
+            Ok(Opened { registry: Arc::new(FileRegistry::open(path)?), registrar: None })
+        }
         config::Registry::Consul(settings) => {
             let observer = Exchanges::register(metrics)?.observer();
             let consul = Arc::new(Consul::with_observer(settings, observer)?);

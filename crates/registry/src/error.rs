@@ -99,12 +99,12 @@ impl Error {
     /// The agent does not hold the check that was reported on: the registration is gone, register
     /// again. Consul says so with 500 (404 in newer versions) and differently with ACLs on.
     pub fn is_unknown_check(&self) -> bool {
-        self.says_missing(&["does not have associated TTL", "Unknown check"])
+        self.reports_missing(&["does not have associated TTL", "Unknown check"])
     }
 
     /// The agent does not hold the service that was named.
     pub fn is_unknown_service(&self) -> bool {
-        self.says_missing(&["Unknown service", "unknown service", "No service registered with ID"])
+        self.reports_missing(&["Unknown service", "unknown service", "No service registered with ID"])
     }
 
     /// No server leads the cluster now: reads with [`crate::Consistency::Stale`] may still be answered.
@@ -118,7 +118,7 @@ impl Error {
         matches!(self, Self::Refused { status: 500, text, .. } if WORDS.iter().any(|words| text.contains(words)))
     }
 
-    fn says_missing(&self, words: &[&str]) -> bool {
+    fn reports_missing(&self, words: &[&str]) -> bool {
         matches!(self, Self::Refused { status: 404 | 500, text, .. } if words.iter().any(|words| text.contains(words)))
     }
 }

@@ -2,20 +2,20 @@
 //! file's last good content).
 //!
 //! [`Registry`] is what instances are learned from, [`Registrar`] where the local app is registered.
-//! [`consul::Consul`] is both; [`file::File`] is a registry of static instances. Asking again,
+//! [`consul::Consul`] is both; [`file::FileRegistry`] is a registry of static instances. Asking again,
 //! backing off and keeping the last good answer are the `discovery` crate's.
 
 pub mod consul;
 mod error;
 pub mod file;
+mod file_version;
 mod model;
 mod registry;
 mod resolve;
-mod stamp;
 
 pub use error::Error;
-pub use model::{Instance, InstanceId, Status, Unusable};
+pub use model::{HealthStatus, Instance, InstanceId, Unusable};
 pub use registry::{
-    Answer, Checks, Consistency, Cursor, Held, OwnCheck, Query, Registrar, Registration, Registry,
-    ReportedHealth, Watched,
+    AgentService, AnswerFuture, Consistency, Cursor, OwnCheck, Query, Registrar, Registration, Registry,
+    ReportedHealth, ServiceChecks, WatchAnswer,
 };

@@ -19,7 +19,7 @@ pub struct Instance {
     /// Its shares of traffic.
     pub weights: Weights,
     /// The worst of all its checks, the node's included.
-    pub status: Status,
+    pub status: HealthStatus,
     /// It is critical for one reason alone: the registry has lost sight of its node (Consul:
     /// `serfHealth`), while its own checks say that it takes traffic. False with any other status.
     pub node_lost: bool,
@@ -31,9 +31,9 @@ impl Instance {
     /// The share of traffic it should get now: 0 when it should get none.
     pub fn weight(&self) -> u32 {
         match (&self.addr, self.status) {
-            (Err(_), _) | (_, Status::Critical | Status::Maintenance) => 0,
-            (Ok(_), Status::Passing) => u32::from(self.weights.passing),
-            (Ok(_), Status::Warning) => u32::from(self.weights.warning),
+            (Err(_), _) | (_, HealthStatus::Critical | HealthStatus::Maintenance) => 0,
+            (Ok(_), HealthStatus::Passing) => u32::from(self.weights.passing),
+            (Ok(_), HealthStatus::Warning) => u32::from(self.weights.warning),
         }
     }
 
@@ -62,7 +62,7 @@ impl fmt::Display for InstanceId {
 
 /// Health as the registry states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Status {
+pub enum HealthStatus {
     /// Every check passes, or there is none.
     Passing,
     /// The worst check is a warning.
@@ -73,7 +73,7 @@ pub enum Status {
     Maintenance,
 }
 
-impl Status {
+impl HealthStatus {
     /// The lower-case word for pages, metrics and logs.
     pub fn label(self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use crate::{Error, Instance};
 
 /// A boxed answer: registries are chosen at run time, off the request's path.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
+pub type AnswerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
 /// Which service is asked about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,13 +60,13 @@ impl Cursor {
 
 /// One answer of a watch.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Watched {
+pub struct WatchAnswer {
     /// Every instance of the service, the critical ones too.
     pub instances: Vec<Instance>,
     /// Where to go on from; [`Cursor::START`] when the index went back or cannot be trusted.
     pub cursor: Cursor,
     /// The registry's index went back: it was restarted, or another server answered.
-    pub went_back: bool,
+    pub index_went_back: bool,
     /// How old the answer may be, where the registry says so (Consul: `X-Consul-LastContact` of a
     /// stale read). `None`: it is current.
     pub age: Option<Duration>,
@@ -86,7 +86,7 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
         cursor: Cursor,
         consistency: Consistency,
         wait: Duration,
-    ) -> Answer<'a, Watched>;
+    ) -> AnswerFuture<'a, WatchAnswer>;
 
     /// The word for metrics and logs: `consul`, `file`.
     fn kind(&self) -> &'static str;
@@ -105,46 +105,51 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
 pub trait Registrar: fmt::Debug + Send + Sync + 'static {
     /// Registers `registration`, or corrects the one of the same id. Its check starts critical; one
     /// that is there already keeps its status. Every other check stays: maintenance mode, and also
-    /// what an earlier registration left ([`Registrar::checks`]). The registry goes on to vouch for it
-    /// with the credentials of this call ([`Registrar::credentials`]).
-    fn register<'a>(&'a self, registration: &'a Registration) -> Answer<'a, ()>;
+    /// what an earlier registration left ([`Registrar::service_checks`]). The registry goes on to vouch for it
+    /// with the credentials of this call ([`Registrar::watch_credentials`]).
+    fn register<'a>(&'a self, registration: &'a Registration) -> AnswerFuture<'a, ()>;
 
     /// The checks of registration `id`; none for one that is not there.
-    fn checks<'a>(&'a self, id: &'a str) -> Answer<'a, Checks>;
+    fn service_checks<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ServiceChecks>;
 
     /// Removes a check by its own id. One that is not there is no error.
-    fn remove_check<'a>(&'a self, check: &'a str) -> Answer<'a, ()>;
+    fn deregister_check<'a>(&'a self, check: &'a str) -> AnswerFuture<'a, ()>;
 
     /// Removes a registration and its checks, maintenance mode too. One that is not there is no error.
-    fn deregister<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
+    fn deregister<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ()>;
 
     /// States the health of the check of registration `id`, which also renews its TTL. `output` must
     /// be constant: a changing one wakes every watcher.
-    fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> Answer<'a, ()>;
+    fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> AnswerFuture<'a, ()>;
 
     /// Switches maintenance mode.
-    fn maintenance<'a>(&'a self, id: &'a str, on: bool, reason: &'a str) -> Answer<'a, ()>;
+    fn set_maintenance<'a>(&'a self, id: &'a str, on: bool, reason: &'a str) -> AnswerFuture<'a, ()>;
 
     /// What the agent holds under `id`: answers when that changes from `hash`, or after `wait`; at
     /// once without a hash. `None`: the agent does not know it.
-    fn held<'a>(&'a self, id: &'a str, hash: Option<&'a str>, wait: Duration) -> Answer<'a, Option<Held>>;
+    fn agent_service<'a>(
+        &'a self,
+        id: &'a str,
+        hash: Option<&'a str>,
+        wait: Duration,
+    ) -> AnswerFuture<'a, Option<AgentService>>;
 
     /// What callers find under the name and id of `registration`, on whatever agent: blocks as
     /// [`Registry::watch`] does. The catalog may have lost what the agent holds.
-    fn listed<'a>(
+    fn catalog_entry<'a>(
         &'a self,
         registration: &'a Registration,
         cursor: Cursor,
         wait: Duration,
-    ) -> Answer<'a, Watched>;
+    ) -> AnswerFuture<'a, WatchAnswer>;
 
     /// The ids, ports and addresses of every service that the agent holds.
-    fn all_held(&self) -> Answer<'_, Vec<Held>>;
+    fn agent_services(&self) -> AnswerFuture<'_, Vec<AgentService>>;
 
     /// A number that changes with the credentials (Consul: a token file that was written anew): what was
     /// registered with others has to be registered again, for when those end, the registry hears no more
     /// of it. The change is seen by the next question, whatever it is.
-    fn credentials(&self) -> watch::Receiver<u64>;
+    fn watch_credentials(&self) -> watch::Receiver<u64>;
 }
 
 /// The local app's registration.
@@ -170,12 +175,12 @@ pub struct Registration {
     pub deregister_after: Duration,
     /// What its check says from the start, where the agent does not hold it yet: callers would otherwise
     /// see an app that is well as critical until the first report.
-    pub initial: ReportedHealth,
+    pub initial_health: ReportedHealth,
 }
 
 /// A registration as the agent holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct AgentService {
     /// Its id.
     pub id: String,
     /// The service's name.
@@ -191,15 +196,15 @@ pub struct Held {
     /// Shares of traffic.
     pub weights: outrigger_config::Weights,
     /// Whether others may change its tags in the catalog.
-    pub tag_override: bool,
-    /// Consul's content hash: goes into the next [`Registrar::held`]. Empty from
-    /// [`Registrar::all_held`].
-    pub hash: String,
+    pub enable_tag_override: bool,
+    /// Consul's content hash: goes into the next [`Registrar::agent_service`]. Empty from
+    /// [`Registrar::agent_services`].
+    pub content_hash: String,
 }
 
 /// The checks of one registration, as the agent holds them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Checks {
+pub struct ServiceChecks {
     /// The one that [`Registrar::register`] makes, or what somebody put in its place.
     pub own: Option<OwnCheck>,
     /// The ids of those that it does not make; they count all the same.
@@ -214,13 +219,13 @@ pub struct OwnCheck {
     /// Its id.
     pub id: String,
     /// It bears the name that [`Registrar::register`] gives.
-    pub as_made: bool,
+    pub has_our_name: bool,
     /// What it says.
     pub health: ReportedHealth,
     /// The text of whoever said so last; empty in the beginning.
     pub output: String,
     /// That was the agent, because nobody renewed it.
-    pub expired: bool,
+    pub ttl_expired: bool,
 }
 
 /// Health that the sidecar states for its app.

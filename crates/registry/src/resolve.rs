@@ -18,21 +18,21 @@ use tokio::time::{Instant, timeout_at};
 use crate::{Instance, Unusable};
 
 /// Longest wait for one name.
-const PER_NAME: Duration = Duration::from_secs(1);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for all names of an answer: an answer is not held back for long by its worst entries.
-const ALL_NAMES: Duration = Duration::from_secs(3);
+const ALL_LOOKUPS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Names asked at once: each takes a thread of the blocking pool.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_LOOKUPS: usize = 32;
 
 /// How long the last address of a name stands in for one that cannot be looked up. Then somebody else
 /// may have the address.
-const KEPT: Duration = Duration::from_secs(600);
+const FALLBACK_TTL: Duration = Duration::from_secs(600);
 /// Most names that are remembered.
-const MOST_KEPT: usize = 4096;
+const MAX_REMEMBERED: usize = 4096;
 
 /// An entry as listed: its address is still words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listed {
+pub(crate) struct UnresolvedInstance {
     /// IP address or host name; empty where the registry has none.
     pub(crate) host: Arc<str>,
     /// As listed, possible or not.
@@ -42,29 +42,29 @@ pub(crate) struct Listed {
 }
 
 /// What a name came to.
-type Found = Result<IpAddr, Arc<str>>;
+type LookupResult = Result<IpAddr, Arc<str>>;
 
 /// Asks for every address of a name.
-type Ask = dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
+type LookupFn = dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
 
 /// Looks names up.
 pub(crate) struct Resolver {
-    ask: Box<Ask>,
+    lookup: Box<LookupFn>,
     // Held for a map operation, never over an await.
-    last: Mutex<HashMap<Arc<str>, Known>>,
+    last_addresses: Mutex<HashMap<Arc<str>, LastAddress>>,
 }
 
 /// The address of a name that was given out last, and when it was last found.
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct LastAddress {
     ip: IpAddr,
-    at: Instant,
+    found_at: Instant,
 }
 
 impl Resolver {
     /// One that asks the system.
     pub(crate) fn new() -> Self {
-        Self::asking(|name| {
+        Self::with_lookup(|name| {
             Box::pin(async move {
                 let found = tokio::net::lookup_host((&*name, 0)).await?;
                 Ok(found.map(|addr| addr.ip()).collect())
@@ -72,34 +72,34 @@ impl Resolver {
         })
     }
 
-    fn asking(
+    fn with_lookup(
         ask: impl Fn(Arc<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync + 'static,
     ) -> Self {
-        Self { ask: Box::new(ask), last: Mutex::default() }
+        Self { lookup: Box::new(ask), last_addresses: Mutex::default() }
     }
 
     /// Fills in every address.
-    pub(crate) async fn resolve(&self, listed: Vec<Listed>) -> Vec<Instance> {
-        let names = self.look_up(names_in(&listed)).await;
-        listed.into_iter().map(|entry| settle(entry, &names)).collect()
+    pub(crate) async fn resolve(&self, listed: Vec<UnresolvedInstance>) -> Vec<Instance> {
+        let names = self.look_up_all(collect_host_names(&listed)).await;
+        listed.into_iter().map(|entry| with_address(entry, &names)).collect()
     }
 
-    async fn look_up(&self, names: Vec<Arc<str>>) -> BTreeMap<Arc<str>, Found> {
-        let until = Instant::now() + ALL_NAMES;
+    async fn look_up_all(&self, names: Vec<Arc<str>>) -> BTreeMap<Arc<str>, LookupResult> {
+        let until = Instant::now() + ALL_LOOKUPS_TIMEOUT;
         stream::iter(names)
             .map(|name| async move {
                 let found = self.look_up_one(&name, until).await;
-                let found = self.remembered(&name, found);
+                let found = self.choose_address(&name, found);
                 (name, found)
             })
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(MAX_CONCURRENT_LOOKUPS)
             .collect()
             .await
     }
 
     async fn look_up_one(&self, name: &Arc<str>, last: Instant) -> Result<Vec<IpAddr>, Arc<str>> {
-        let until = last.min(Instant::now() + PER_NAME);
-        match timeout_at(until, (self.ask)(name.clone())).await {
+        let until = last.min(Instant::now() + LOOKUP_TIMEOUT);
+        match timeout_at(until, (self.lookup)(name.clone())).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => Err(error.to_string().into()),
             Err(_) => Err("the resolver did not answer in time".into()),
@@ -107,28 +107,29 @@ impl Resolver {
     }
 
     /// The address to use, in the light of the one that was used last.
-    fn remembered(&self, name: &Arc<str>, found: Result<Vec<IpAddr>, Arc<str>>) -> Found {
+    fn choose_address(&self, name: &Arc<str>, found: Result<Vec<IpAddr>, Arc<str>>) -> LookupResult {
         let now = Instant::now();
         let mut last = self.lock();
         let before = last.get(name).copied();
-        match found.and_then(|found| preferred(&found, before).ok_or_else(|| "no address".into())) {
+        match found.and_then(|found| prefer_address(&found, before).ok_or_else(|| "no address".into())) {
             Ok(ip) => {
-                if last.len() >= MOST_KEPT {
-                    last.retain(|_, known| now.duration_since(known.at) < KEPT);
+                if last.len() >= MAX_REMEMBERED {
+                    last.retain(|_, known| now.duration_since(known.found_at) < FALLBACK_TTL);
                 }
-                if last.len() < MOST_KEPT || before.is_some() {
-                    last.insert(name.clone(), Known { ip, at: now });
+                if last.len() < MAX_REMEMBERED || before.is_some() {
+                    last.insert(name.clone(), LastAddress { ip, found_at: now });
                 }
                 Ok(ip)
             }
-            Err(reason) => {
-                before.filter(|known| now.duration_since(known.at) < KEPT).map(|known| known.ip).ok_or(reason)
-            }
+            Err(reason) => before
+                .filter(|known| now.duration_since(known.found_at) < FALLBACK_TTL)
+                .map(|known| known.ip)
+                .ok_or(reason),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Known>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, LastAddress>> {
+        self.last_addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,32 +139,36 @@ impl fmt::Debug for Resolver {
     }
 }
 
-fn names_in(listed: &[Listed]) -> Vec<Arc<str>> {
+fn collect_host_names(listed: &[UnresolvedInstance]) -> Vec<Arc<str>> {
     let mut names: Vec<_> =
-        listed.iter().map(|entry| &entry.host).filter(|host| is_name(host)).cloned().collect();
+        listed.iter().map(|entry| &entry.host).filter(|host| is_host_name(host)).cloned().collect();
     names.sort_unstable();
     names.dedup();
     names
 }
 
-fn is_name(host: &str) -> bool {
+fn is_host_name(host: &str) -> bool {
     !host.is_empty() && host.parse::<IpAddr>().is_err()
 }
 
 /// The one from before while it is still among them: a resolver that lists them in turns must not move
 /// an instance each time. Else IPv4 when there are both: a name with both is most often reachable by
 /// IPv4 only inside a cluster.
-fn preferred(found: &[IpAddr], before: Option<Known>) -> Option<IpAddr> {
+fn prefer_address(found: &[IpAddr], before: Option<LastAddress>) -> Option<IpAddr> {
     let same = before.map(|known| known.ip).filter(|ip| found.contains(ip));
     same.or_else(|| found.iter().find(|ip| ip.is_ipv4()).or(found.first()).copied())
 }
 
-fn settle(entry: Listed, names: &BTreeMap<Arc<str>, Found>) -> Instance {
-    let addr = address(&entry.host, entry.port, names);
+fn with_address(entry: UnresolvedInstance, names: &BTreeMap<Arc<str>, LookupResult>) -> Instance {
+    let addr = socket_addr(&entry.host, entry.port, names);
     Instance { addr, ..entry.instance }
 }
 
-fn address(host: &Arc<str>, port: i64, names: &BTreeMap<Arc<str>, Found>) -> Result<SocketAddr, Unusable> {
+fn socket_addr(
+    host: &Arc<str>,
+    port: i64,
+    names: &BTreeMap<Arc<str>, LookupResult>,
+) -> Result<SocketAddr, Unusable> {
     let port = u16::try_from(port).ok().filter(|port| *port != 0).ok_or(Unusable::Port(port))?;
     let ip = match (host.parse::<IpAddr>(), names.get(host)) {
         (Ok(ip), _) => ip,
@@ -184,55 +189,59 @@ mod tests {
     use super::*;
 
     /// A resolver that finds these for `name`, one after the other, and then nothing.
-    fn finding<const N: usize>(answers: [&[&str]; N]) -> Resolver {
+    fn resolver_with_answers<const N: usize>(answers: [&[&str]; N]) -> Resolver {
         let parse = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
         let answers = Mutex::new(answers.map(parse).into_iter().collect::<VecDeque<_>>());
-        Resolver::asking(move |_| {
+        Resolver::with_lookup(move |_| {
             let next = answers.lock().unwrap().pop_front();
             Box::pin(async move { next.ok_or_else(|| io::Error::other("no resolver")) })
         })
     }
 
-    async fn ask(resolver: &Resolver) -> Found {
-        resolver.look_up(vec!["name".into()]).await.remove("name").unwrap()
+    async fn look_up(resolver: &Resolver) -> LookupResult {
+        resolver.look_up_all(vec!["name".into()]).await.remove("name").unwrap()
     }
 
-    fn found(ip: &str) -> Found {
+    fn found(ip: &str) -> LookupResult {
         Ok(ip.parse().unwrap())
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_is_still_listed_is_kept_whatever_the_order() {
-        let resolver = finding([&["::1", "10.0.0.1", "10.0.0.2"], &["10.0.0.2", "10.0.0.1"], &["10.0.0.2"]]);
+        let resolver = resolver_with_answers([
+            &["::1", "10.0.0.1", "10.0.0.2"],
+            &["10.0.0.2", "10.0.0.1"],
+            &["10.0.0.2"],
+        ]);
         for expected in ["10.0.0.1", "10.0.0.1", "10.0.0.2"] {
-            assert_eq!(ask(&resolver).await, found(expected));
+            assert_eq!(look_up(&resolver).await, found(expected));
         }
-        assert_eq!(ask(&finding([&["::2", "::1"]])).await, found("::2"));
+        assert_eq!(look_up(&resolver_with_answers([&["::2", "::1"]])).await, found("::2"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_resolver_that_fails_takes_nothing_away_for_ten_minutes() {
-        let resolver = finding([&["10.0.0.1"], &[]]);
+        let resolver = resolver_with_answers([&["10.0.0.1"], &[]]);
         for _ in 0..3 {
-            assert_eq!(ask(&resolver).await, found("10.0.0.1"));
+            assert_eq!(look_up(&resolver).await, found("10.0.0.1"));
         }
-        tokio::time::sleep(KEPT).await;
-        assert_eq!(ask(&resolver).await, Err("no resolver".into()));
+        tokio::time::sleep(FALLBACK_TTL).await;
+        assert_eq!(look_up(&resolver).await, Err("no resolver".into()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_resolver_that_hangs_is_waited_for_one_second() {
-        let resolver = Resolver::asking(|_| Box::pin(std::future::pending()));
+        let resolver = Resolver::with_lookup(|_| Box::pin(std::future::pending()));
         let from = Instant::now();
-        assert!(ask(&resolver).await.unwrap_err().contains("in time"));
-        assert_eq!(from.elapsed(), PER_NAME);
+        assert!(look_up(&resolver).await.unwrap_err().contains("in time"));
+        assert_eq!(from.elapsed(), LOOKUP_TIMEOUT);
     }
 
     #[tokio::test]
     async fn what_is_remembered_is_bounded() {
-        let resolver = Resolver::asking(|_| Box::pin(async { Ok(vec![IpAddr::from([10, 0, 0, 1])]) }));
-        let names = (0..MOST_KEPT + 100).map(|n| format!("name-{n}").into()).collect();
-        assert_eq!(resolver.look_up(names).await.len(), MOST_KEPT + 100);
-        assert_eq!(resolver.lock().len(), MOST_KEPT);
+        let resolver = Resolver::with_lookup(|_| Box::pin(async { Ok(vec![IpAddr::from([10, 0, 0, 1])]) }));
+        let names = (0..MAX_REMEMBERED + 100).map(|n| format!("name-{n}").into()).collect();
+        assert_eq!(resolver.look_up_all(names).await.len(), MAX_REMEMBERED + 100);
+        assert_eq!(resolver.lock().len(), MAX_REMEMBERED);
     }
 }

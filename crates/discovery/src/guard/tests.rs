@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use outrigger_config::Weights;
-use outrigger_registry::Status;
+use outrigger_registry::HealthStatus;
 use proptest::{
     collection::{btree_map, vec},
     prelude::*,
@@ -19,7 +19,7 @@ fn id(id: u8) -> InstanceId {
     InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: format!("{id:03}").into() }
 }
 
-fn instance(n: u8, status: Status) -> Instance {
+fn instance(n: u8, status: HealthStatus) -> Instance {
     Instance {
         id: id(n),
         addr: Ok(([127, 0, 0, n], 80).into()),
@@ -33,11 +33,11 @@ fn instance(n: u8, status: Status) -> Instance {
 }
 
 fn passing(ids: &[u8]) -> Vec<Instance> {
-    ids.iter().map(|id| instance(*id, Status::Passing)).collect()
+    ids.iter().map(|id| instance(*id, HealthStatus::Passing)).collect()
 }
 
 fn with_lost_nodes(ids: &[u8]) -> Vec<Instance> {
-    ids.iter().map(|id| Instance { node_lost: true, ..instance(*id, Status::Critical) }).collect()
+    ids.iter().map(|id| Instance { node_lost: true, ..instance(*id, HealthStatus::Critical) }).collect()
 }
 
 /// A service under a guard.
@@ -92,7 +92,7 @@ impl Case {
     }
 
     fn passing(&self) -> Vec<u8> {
-        let passing = self.known.iter().filter(|one| one.status == Status::Passing);
+        let passing = self.known.iter().filter(|one| one.status == HealthStatus::Passing);
         passing.map(|one| one.id.id.parse().unwrap()).collect()
     }
 }
@@ -161,7 +161,7 @@ fn who_was_let_go_first_is_given_up_with_the_others() {
 
 #[test]
 fn whoever_took_no_traffic_is_gone_at_once_and_does_not_count() {
-    for status in [Status::Critical, Status::Maintenance] {
+    for status in [HealthStatus::Critical, HealthStatus::Maintenance] {
         let mut case = Case::new(vec![instance(1, status), instance(2, status)]);
         assert_eq!(case.answer(&[]), Findings::default());
         assert!(case.known().is_empty());
@@ -173,7 +173,7 @@ fn whoever_took_no_traffic_is_gone_at_once_and_does_not_count() {
         assert_eq!(case.known(), [2]);
     }
     let nowhere =
-        Instance { addr: Err(outrigger_registry::Unusable::NoAddress), ..instance(1, Status::Passing) };
+        Instance { addr: Err(outrigger_registry::Unusable::NoAddress), ..instance(1, HealthStatus::Passing) };
     let mut case = Case::new(vec![nowhere]);
     assert_eq!(case.answer(&[]), Findings::default(), "nothing can speak for it");
 }
@@ -193,7 +193,7 @@ fn a_loss_is_believed_when_consistent_answers_confirm_it_for_more_than_a_second(
 
 #[test]
 fn a_loss_that_leaves_nobody_is_not_confirmed_and_believed_after_ten_seconds() {
-    let unwell = vec![instance(4, Status::Critical), instance(5, Status::Maintenance)];
+    let unwell = vec![instance(4, HealthStatus::Critical), instance(5, HealthStatus::Maintenance)];
     // At once, one after the other, all but those who take no traffic, or with their nodes.
     for (first, then) in [
         (vec![], vec![]),
@@ -220,8 +220,8 @@ fn a_loss_that_leaves_nobody_is_not_confirmed_and_believed_after_ten_seconds() {
 #[test]
 fn the_row_of_confirmations_begins_when_somebody_is_left() {
     let mut case = Case::new(passing(&[1, 2, 3]));
-    case.answer(&[instance(4, Status::Critical)]);
-    case.confirm(&[instance(4, Status::Critical)]);
+    case.answer(&[instance(4, HealthStatus::Critical)]);
+    case.confirm(&[instance(4, HealthStatus::Critical)]);
     case.now += 2 * SECOND;
     let left = passing(&[4]);
     assert_eq!(case.confirm(&left).accepted, 0);
@@ -386,7 +386,7 @@ fn each_loss_has_a_time_of_its_own() {
 #[test]
 fn what_else_the_answer_says_is_believed_at_once() {
     let mut case = Case::new(passing(&[1, 2, 3]));
-    case.answer(&[instance(3, Status::Critical), instance(4, Status::Passing)]);
+    case.answer(&[instance(3, HealthStatus::Critical), instance(4, HealthStatus::Passing)]);
     assert_eq!((case.known(), case.passing()), (vec![1, 2, 3, 4], vec![1, 2, 4]));
 }
 
@@ -394,7 +394,8 @@ fn what_else_the_answer_says_is_believed_at_once() {
 fn a_suspect_that_is_said_to_be_unwell_is_believed_to_be() {
     let mut case = Case::new(passing(&[1, 2]));
     case.answer(&[]);
-    let findings = case.answer(&[instance(1, Status::Critical), instance(2, Status::Maintenance)]);
+    let findings =
+        case.answer(&[instance(1, HealthStatus::Critical), instance(2, HealthStatus::Maintenance)]);
     assert_eq!((findings.listed_again, case.passing(), case.guard.doubts()), (2, vec![], false));
 }
 
@@ -412,7 +413,7 @@ fn whoever_is_dismissed_is_gone() {
 fn a_mass_turn_to_critical_is_a_statement() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.vouched = vec![1, 2, 3];
-    let critical: Vec<_> = [1, 2, 3].map(|n| instance(n, Status::Critical)).into();
+    let critical: Vec<_> = [1, 2, 3].map(|n| instance(n, HealthStatus::Critical)).into();
     assert_eq!(case.answer(&critical), Findings::default());
     assert!(case.passing().is_empty());
 }
@@ -458,7 +459,10 @@ fn a_lost_node_is_held_like_an_absence() {
     assert_eq!(case.answer(&unwell).listed_again, 1, "now its own check says so too");
     assert_eq!(case.passing(), [2]);
     case.guard.dismiss(&[id(2)]);
-    assert!(case.guard.known().iter().all(|one| one.status == Status::Critical), "as the registry lists it");
+    assert!(
+        case.guard.known().iter().all(|one| one.status == HealthStatus::Critical),
+        "as the registry lists it"
+    );
 }
 
 #[test]
@@ -470,10 +474,15 @@ fn without_rules_everything_is_believed() {
 }
 
 fn listing() -> impl Strategy<Value = Vec<Instance>> {
-    let status = select(vec![Status::Passing, Status::Warning, Status::Critical, Status::Maintenance]);
+    let status = select(vec![
+        HealthStatus::Passing,
+        HealthStatus::Warning,
+        HealthStatus::Critical,
+        HealthStatus::Maintenance,
+    ]);
     btree_map(0_u8..8, (status, any::<bool>()), 0..8).prop_map(|all| {
         let listed = all.into_iter().map(|(n, (status, lost))| Instance {
-            node_lost: lost && status == Status::Critical,
+            node_lost: lost && status == HealthStatus::Critical,
             ..instance(n, status)
         });
         listed.collect()

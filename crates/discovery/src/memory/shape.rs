@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config::Weights;
-use outrigger_registry::{Instance, InstanceId, Query, Status};
+use outrigger_registry::{HealthStatus, Instance, InstanceId, Query};
 use serde::{Deserialize, Serialize};
 
 const MAGIC: &str = "outrigger-state";
@@ -228,10 +228,10 @@ impl Listed {
             meta: (*instance.meta).clone(),
             weights: (instance.weights.passing, instance.weights.warning),
             status: match instance.status {
-                Status::Passing => Health::Passing,
-                Status::Warning => Health::Warning,
-                Status::Critical => Health::Critical,
-                Status::Maintenance => Health::Maintenance,
+                HealthStatus::Passing => Health::Passing,
+                HealthStatus::Warning => Health::Warning,
+                HealthStatus::Critical => Health::Critical,
+                HealthStatus::Maintenance => Health::Maintenance,
             },
             node_lost: instance.node_lost,
             create_index: instance.create_index,
@@ -247,10 +247,10 @@ impl Listed {
             meta: Arc::new(self.meta),
             weights: Weights { passing: passing.max(1), warning },
             status: match self.status {
-                Health::Passing => Status::Passing,
-                Health::Warning => Status::Warning,
-                Health::Critical => Status::Critical,
-                Health::Maintenance => Status::Maintenance,
+                Health::Passing => HealthStatus::Passing,
+                Health::Warning => HealthStatus::Warning,
+                Health::Critical => HealthStatus::Critical,
+                Health::Maintenance => HealthStatus::Maintenance,
             },
             node_lost: self.node_lost,
             create_index: self.create_index,

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use outrigger_config::Weights;
-use outrigger_registry::{InstanceId, Status, Unusable};
+use outrigger_registry::{HealthStatus, InstanceId, Unusable};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
@@ -19,7 +19,7 @@ fn instance(id: &str) -> Instance {
         tags: Arc::from(["v2".into()]),
         meta: Arc::new([("k".to_owned(), "\u{fc}\"\n".to_owned())].into()),
         weights: Weights { passing: 3, warning: 0 },
-        status: Status::Warning,
+        status: HealthStatus::Warning,
         node_lost: false,
         create_index: 7,
     }
@@ -252,7 +252,12 @@ fn a_folder_that_cannot_be_is_a_memory_of_nothing() {
 }
 
 fn records() -> impl Strategy<Value = Vec<Record>> {
-    let status = select(vec![Status::Passing, Status::Warning, Status::Critical, Status::Maintenance]);
+    let status = select(vec![
+        HealthStatus::Passing,
+        HealthStatus::Warning,
+        HealthStatus::Critical,
+        HealthStatus::Maintenance,
+    ]);
     let one = ("[a-z]{1,8}", any::<[u8; 16]>(), any::<(u16, u64, u16, bool)>(), status, vec(".*", 0..3));
     let one = one.prop_map(|(id, ip, (port, life, weight, lost), status, words)| Instance {
         addr: Ok((ip, port).into()),

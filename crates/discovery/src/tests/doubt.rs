@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
-use outrigger_registry::{Consistency, Cursor, Instance, Status, Watched};
+use outrigger_registry::{Consistency, Cursor, HealthStatus, Instance, WatchAnswer};
 use tokio::time::{Instant, sleep};
 
 use super::{Asked, Rig, addr, ids, instance, list, logs, no_leader, settle, unreachable};
@@ -277,7 +277,8 @@ async fn a_registry_without_its_data_is_given_ten_seconds() {
         let (follower, asked) = rig.learned("orders", list(700, &["a", "b", "c"])).await;
         rig.witness.answering(&["a", "b", "c"]);
         let start = Instant::now();
-        let forgotten = || Watched { went_back: flagged, ..list(if flagged { 0 } else { 15 }, &["a"]) };
+        let forgotten =
+            || WatchAnswer { index_went_back: flagged, ..list(if flagged { 0 } else { 15 }, &["a"]) };
         asked.answer(forgotten());
         loop {
             let asked = rig.next().await;
@@ -327,11 +328,11 @@ async fn a_collapse_is_suspect_and_half_is_none() {
 
 #[tokio::test(start_paused = true)]
 async fn an_orderly_drain_is_never_held_up() {
-    for status in [Status::Critical, Status::Maintenance] {
+    for status in [HealthStatus::Critical, HealthStatus::Maintenance] {
         let mut rig = Rig::new();
         let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;
         rig.witness.answering(&["a"]);
-        asked.answer(Watched { instances: vec![instance("a", status)], ..list(8, &[]) });
+        asked.answer(WatchAnswer { instances: vec![instance("a", status)], ..list(8, &[]) });
         rig.next().await.answer(list(9, &[]));
         let asked = rig.next().await;
         assert_eq!((ids(&follower).len(), asked.consistency), (0, Consistency::Default));
@@ -343,8 +344,8 @@ async fn an_instance_that_was_registered_again_under_another_id_is_not_listed_tw
     let mut rig = Rig::new();
     let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;
     rig.witness.answering(&["a"]);
-    let renamed = Instance { addr: Ok(addr("a")), ..instance("z", Status::Passing) };
-    asked.answer(Watched { instances: vec![renamed], ..list(8, &[]) });
+    let renamed = Instance { addr: Ok(addr("a")), ..instance("z", HealthStatus::Passing) };
+    asked.answer(WatchAnswer { instances: vec![renamed], ..list(8, &[]) });
     rig.next().await;
     assert_eq!((ids(&follower), suspects(&follower).len()), (vec!["z".into()], 0));
 }
@@ -353,8 +354,8 @@ async fn an_instance_that_was_registered_again_under_another_id_is_not_listed_tw
 async fn an_address_that_another_service_lists_now_is_gone_at_once() {
     let mut rig = Rig::new();
     let (follower, orders) = rig.learned("orders", list(7, &["a", "b"])).await;
-    let reused = Instance { addr: Ok(addr("a")), ..instance("p", Status::Passing) };
-    let payments = Watched { instances: vec![reused], ..list(8, &[]) };
+    let reused = Instance { addr: Ok(addr("a")), ..instance("p", HealthStatus::Passing) };
+    let payments = WatchAnswer { instances: vec![reused], ..list(8, &[]) };
     let (_payments, _asked) = rig.learned("payments", payments).await;
     rig.witness.answering(&["a", "b"]);
     orders.answer(list(9, &[]));
@@ -388,8 +389,8 @@ async fn real_traffic_speaks_for_an_instance_that_takes_no_connection() {
 #[tokio::test(start_paused = true)]
 async fn lost_nodes_are_kept_while_traffic_to_them_succeeds() {
     let lost = |index| {
-        let one = |id| Instance { node_lost: true, ..instance(id, Status::Critical) };
-        Watched { instances: vec![one("a"), one("b")], ..list(index, &[]) }
+        let one = |id| Instance { node_lost: true, ..instance(id, HealthStatus::Critical) };
+        WatchAnswer { instances: vec![one("a"), one("b")], ..list(index, &[]) }
     };
     let mut rig = Rig::new();
     let (follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
@@ -503,10 +504,10 @@ async fn without_a_proxy_s_word_a_real_connection_decides() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = |id, listener: &std::net::TcpListener| Instance {
         addr: Ok(listener.local_addr().unwrap()),
-        ..instance(id, Status::Passing)
+        ..instance(id, HealthStatus::Passing)
     };
     let both = vec![at("gone", &gone), at("there", &there)];
-    let (follower, asked) = rig.learned("orders", Watched { instances: both, ..list(7, &[]) }).await;
+    let (follower, asked) = rig.learned("orders", WatchAnswer { instances: both, ..list(7, &[]) }).await;
     drop(gone);
     asked.answer(list(8, &[]));
     rig.next().await;

@@ -21,7 +21,8 @@ use std::{
 
 use outrigger_config::Weights;
 use outrigger_registry::{
-    Answer, Consistency, Cursor, Error, Instance, InstanceId, Query, Registry, Status, Watched,
+    AnswerFuture, Consistency, Cursor, Error, HealthStatus, Instance, InstanceId, Query, Registry,
+    WatchAnswer,
 };
 use tokio::{
     runtime::Handle,
@@ -45,7 +46,7 @@ struct Asked {
     consistency: Consistency,
     wait: Duration,
     at: Instant,
-    reply: oneshot::Sender<Result<Watched, Error>>,
+    reply: oneshot::Sender<Result<WatchAnswer, Error>>,
 }
 
 impl Registry for Scripted {
@@ -55,7 +56,7 @@ impl Registry for Scripted {
         cursor: Cursor,
         consistency: Consistency,
         wait: Duration,
-    ) -> Answer<'a, Watched> {
+    ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             let asked = Asked { query: query.clone(), cursor, consistency, wait, at: Instant::now(), reply };
@@ -83,7 +84,7 @@ impl Registry for Scripted {
 }
 
 impl Asked {
-    fn answer(self, watched: Watched) {
+    fn answer(self, watched: WatchAnswer) {
         self.reply.send(Ok(watched)).expect("the watcher still waits");
     }
 
@@ -205,7 +206,7 @@ impl Rig {
     }
 
     /// Follows `service` and answers its first question; the next one is out, unanswered.
-    async fn learned(&mut self, service: &str, answer: Watched) -> (Follower, Asked) {
+    async fn learned(&mut self, service: &str, answer: WatchAnswer) -> (Follower, Asked) {
         let follower = self.follow(service);
         self.next().await.answer(answer);
         let next = self.next().await;
@@ -234,7 +235,7 @@ fn addr(id: &str) -> SocketAddr {
     ([127, 0, 0, 1], port.max(1)).into()
 }
 
-fn instance(id: &str, status: Status) -> Instance {
+fn instance(id: &str, status: HealthStatus) -> Instance {
     Instance {
         id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.into() },
         addr: Ok(addr(id)),
@@ -248,11 +249,11 @@ fn instance(id: &str, status: Status) -> Instance {
 }
 
 /// An answer that lists these ids, all passing.
-fn list(index: u64, ids: &[&str]) -> Watched {
-    Watched {
-        instances: ids.iter().map(|id| instance(id, Status::Passing)).collect(),
+fn list(index: u64, ids: &[&str]) -> WatchAnswer {
+    WatchAnswer {
+        instances: ids.iter().map(|id| instance(id, HealthStatus::Passing)).collect(),
         cursor: Cursor::at(index),
-        went_back: false,
+        index_went_back: false,
         age: None,
         known_leader: true,
     }

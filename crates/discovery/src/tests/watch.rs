@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_registry::{Consistency, Cursor, Status};
+use outrigger_registry::{Consistency, Cursor, HealthStatus};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{LONGEST_WAIT, Rig, ids, instance, list, settle};
@@ -88,7 +88,7 @@ async fn a_change_of_status_alone_is_a_change() {
     let mut rig = Rig::new();
     let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;
     let mut answer = list(8, &[]);
-    answer.instances = vec![instance("a", Status::Critical)];
+    answer.instances = vec![instance("a", HealthStatus::Critical)];
     asked.answer(answer);
     settle().await;
     let counts = follower.status().instances;
@@ -160,7 +160,7 @@ async fn an_index_that_went_back_starts_over() {
         let mut rig = Rig::new();
         let (_follower, asked) = rig.learned("orders", list(33, &["a"])).await;
         let mut answer = list(if flagged { 0 } else { 12 }, &["a"]);
-        answer.went_back = flagged;
+        answer.index_went_back = flagged;
         asked.answer(answer);
         let asked = rig.next().await;
         assert_eq!(asked.cursor, Cursor::START);

@@ -1,7 +1,7 @@
 //! What a watch does about a suspect answer: examine the suspects, ask again, tell.
 //!
 //! The next questions are consistent reads, at once and then every 400 ms, so that their answers can
-//! confirm the loss; the pacer has no say in them, because [`hold`](outrigger_config::Guard::hold)
+//! confirm the loss; the pacer has no say in them, because [`hold_for`](outrigger_config::MassLoss::hold_for)
 //! bounds them. When one fails the back-off takes over and the default consistency is asked for until
 //! something is answered. Before each of them whoever is kept is asked for a sign of life.
 //!

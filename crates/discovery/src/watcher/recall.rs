@@ -3,7 +3,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use outrigger_registry::{Error, Watched};
+use outrigger_registry::{Error, WatchAnswer};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -15,7 +15,7 @@ use crate::{Knowledge, Snapshot, memory::Recalled};
 const PATIENCE: Duration = Duration::from_millis(250);
 
 impl Watcher {
-    pub(super) async fn ask_and_recall(&self, question: Question) -> Result<Watched, Error> {
+    pub(super) async fn ask_and_recall(&self, question: Question) -> Result<WatchAnswer, Error> {
         if self.recalled.is_none() {
             return self.ask(question).await;
         }

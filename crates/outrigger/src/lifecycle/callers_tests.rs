@@ -1,6 +1,8 @@
 //! Against a registry that lists what the test says, on a paused clock.
 
-use outrigger_registry::{Answer, Consistency, Cursor, Instance, Registry, ReportedHealth, Status, Watched};
+use outrigger_registry::{
+    AnswerFuture, Consistency, Cursor, HealthStatus, Instance, Registry, ReportedHealth, WatchAnswer,
+};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -28,17 +30,17 @@ impl Registry for Listing {
         cursor: Cursor,
         _: Consistency,
         wait: Duration,
-    ) -> Answer<'a, Watched> {
+    ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move {
             let mut news = self.0.subscribe();
             let new = |(index, listed): &(u64, Option<_>)| listed.is_some() && *index != cursor.index();
             let _ = timeout(wait, news.wait_for(new)).await;
             let (index, listed) = news.borrow().clone();
             match listed {
-                Some(instances) => Ok(Watched {
+                Some(instances) => Ok(WatchAnswer {
                     instances,
                     cursor: Cursor::at(index),
-                    went_back: false,
+                    index_went_back: false,
                     age: None,
                     known_leader: true,
                 }),
@@ -67,7 +69,7 @@ fn us() -> Registration {
         weights: Default::default(),
         ttl: Duration::from_secs(30),
         deregister_after: Duration::from_secs(60),
-        initial: ReportedHealth::Critical,
+        initial_health: ReportedHealth::Critical,
     }
 }
 
@@ -88,13 +90,13 @@ const OTHER: (&str, &str) = ("node-2", "orders-2");
 #[tokio::test(start_paused = true)]
 async fn each_step_is_heard_when_it_is_listed_and_not_before() {
     let (mut callers, listing) = callers(Drain::default());
-    let other = instance(OTHER.0, OTHER.1, Status::Passing);
-    listing.list(&[other.clone(), instance("node-1", "orders-1", Status::Passing)]);
+    let other = instance(OTHER.0, OTHER.1, HealthStatus::Passing);
+    listing.list(&[other.clone(), instance("node-1", "orders-1", HealthStatus::Passing)]);
     let later = Duration::from_millis(700);
     let from = Instant::now();
     let critical = async {
         sleep(later).await;
-        listing.list(&[other.clone(), instance("node-1", "orders-1", Status::Critical)]);
+        listing.list(&[other.clone(), instance("node-1", "orders-1", HealthStatus::Critical)]);
     };
     let (end, ()) = tokio::join!(callers.hear_critical(), critical);
     assert_eq!(end, End::Done);
@@ -112,7 +114,7 @@ async fn each_step_is_heard_when_it_is_listed_and_not_before() {
 
 #[tokio::test(start_paused = true)]
 async fn an_app_that_is_critical_already_or_in_maintenance_is_not_waited_for() {
-    for status in [Status::Critical, Status::Maintenance] {
+    for status in [HealthStatus::Critical, HealthStatus::Maintenance] {
         let (mut callers, listing) = callers(Drain::default());
         listing.list(&[instance("node-1", "orders-1", status)]);
         let from = Instant::now();
@@ -125,7 +127,7 @@ async fn an_app_that_is_critical_already_or_in_maintenance_is_not_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn what_callers_do_not_hear_is_waited_for_up_to_the_cap() {
     let (mut callers, listing) = callers(Drain::default());
-    listing.list(&[instance("node-1", "orders-1", Status::Passing)]);
+    listing.list(&[instance("node-1", "orders-1", HealthStatus::Passing)]);
     let from = Instant::now();
     assert_eq!(callers.hear_critical().await, End::OutOfTime);
     assert_eq!(from.elapsed().as_millis() / 10, 250, "half of the cap");
@@ -139,12 +141,12 @@ async fn a_registry_that_does_not_show_the_app_measures_nothing() {
     let cases: [(&str, Option<Vec<Instance>>); 4] = [
         ("silent", None),
         ("empty, as for a token that may not read", Some(Vec::new())),
-        ("others only", Some(vec![instance(OTHER.0, OTHER.1, Status::Passing)])),
+        ("others only", Some(vec![instance(OTHER.0, OTHER.1, HealthStatus::Passing)])),
         (
             "two with our id, on two nodes",
             Some(vec![
-                instance("node-1", "orders-1", Status::Passing),
-                instance("node-2", "orders-1", Status::Passing),
+                instance("node-1", "orders-1", HealthStatus::Passing),
+                instance("node-2", "orders-1", HealthStatus::Passing),
             ]),
         ),
     ];
@@ -166,7 +168,7 @@ async fn a_fixed_wait_asks_nobody() {
     let wait = Duration::from_secs(2);
     let settings = Drain { propagation: Propagation::Fixed(wait), ..Drain::default() };
     let (mut callers, listing) = callers(settings);
-    listing.list(&[instance("node-1", "orders-1", Status::Passing)]);
+    listing.list(&[instance("node-1", "orders-1", HealthStatus::Passing)]);
     let from = Instant::now();
     assert_eq!(callers.hear_critical().await, End::Failed);
     assert_eq!(callers.hear_gone().await, End::Failed);

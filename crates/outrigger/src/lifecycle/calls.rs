@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use outrigger_policy::backoff::Backoff;
-use outrigger_registry::{Answer, Error, Held, Registrar};
+use outrigger_registry::{AgentService, AnswerFuture, Error, Registrar};
 use tokio::time::timeout;
 
 use crate::telemetry::causes;
@@ -58,9 +58,9 @@ pub(super) async fn held(
     registrar: &dyn Registrar,
     id: &str,
     hash: Option<&str>,
-) -> Result<Option<Held>, Trouble> {
+) -> Result<Option<AgentService>, Trouble> {
     let answer = async {
-        match registrar.held(id, hash, LOOK).await {
+        match registrar.agent_service(id, hash, LOOK).await {
             // An agent with ACLs says so of an id that it does not know.
             Err(Error::Refused { status: 404, .. }) => Ok(None),
             other => other,
@@ -70,7 +70,7 @@ pub(super) async fn held(
 }
 
 /// Any other call, within [`CALL`].
-pub(super) async fn call<T>(answer: Answer<'_, T>) -> Result<T, Trouble> {
+pub(super) async fn call<T>(answer: AnswerFuture<'_, T>) -> Result<T, Trouble> {
     within(CALL, answer).await
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use outrigger_config::{Health, Weights};
 use outrigger_registry::{
-    Answer, Checks, Cursor, Error, Held, Instance, InstanceId, OwnCheck, Registrar, Registration,
-    ReportedHealth, Status, Watched,
+    AgentService, AnswerFuture, Cursor, Error, HealthStatus, Instance, InstanceId, OwnCheck, Registrar,
+    Registration, ReportedHealth, ServiceChecks, WatchAnswer,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -38,7 +38,7 @@ pub(super) enum Call {
 
 #[derive(Debug, Default)]
 pub(super) struct Agent {
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<AgentService>,
     pub(super) registers: u64,
     /// What the check of the last registration was to say from the start.
     pub(super) initial: Option<ReportedHealth>,
@@ -50,7 +50,7 @@ pub(super) struct Agent {
     /// Every call is answered so.
     pub(super) refuses: Option<(u16, &'static str)>,
     /// The checks of what is held.
-    pub(super) checks: Checks,
+    pub(super) checks: ServiceChecks,
     /// The credentials of what is held, and of the calls.
     pub(super) held_with: u64,
     pub(super) with: u64,
@@ -70,7 +70,7 @@ pub(super) struct Agent {
 impl Agent {
     /// It holds nothing any more.
     pub(super) fn wipe(&mut self) {
-        (self.held, self.checks) = (None, Checks::default());
+        (self.held, self.checks) = (None, ServiceChecks::default());
     }
 }
 
@@ -144,12 +144,12 @@ pub(super) fn reports(call: &Call) -> bool {
 }
 
 impl Registrar for Fake {
-    fn register<'a>(&'a self, wanted: &'a Registration) -> Answer<'a, ()> {
+    fn register<'a>(&'a self, wanted: &'a Registration) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
             self.called("register", Some(Call::Register)).await?;
             self.change(|agent| {
                 agent.registers += 1;
-                agent.held = Some(Held {
+                agent.held = Some(AgentService {
                     id: wanted.id.clone(),
                     name: wanted.name.clone(),
                     address: wanted.address.clone(),
@@ -157,27 +157,27 @@ impl Registrar for Fake {
                     tags: wanted.tags.clone(),
                     meta: wanted.meta.clone(),
                     weights: wanted.weights,
-                    tag_override: false,
-                    hash: format!("h{}", agent.registers),
+                    enable_tag_override: false,
+                    content_hash: format!("h{}", agent.registers),
                 });
                 agent.held_with = agent.with;
-                let own = agent.checks.own.get_or_insert_with(|| own_check(wanted.initial, ""));
-                own.as_made = true;
-                agent.initial = Some(wanted.initial);
+                let own = agent.checks.own.get_or_insert_with(|| own_check(wanted.initial_health, ""));
+                own.has_our_name = true;
+                agent.initial = Some(wanted.initial_health);
                 agent.unlisted = false;
             });
             Ok(())
         })
     }
 
-    fn checks<'a>(&'a self, _id: &'a str) -> Answer<'a, Checks> {
+    fn service_checks<'a>(&'a self, _id: &'a str) -> AnswerFuture<'a, ServiceChecks> {
         Box::pin(async move {
             self.called("checks", None).await?;
             Ok(self.agent().checks.clone())
         })
     }
 
-    fn remove_check<'a>(&'a self, check: &'a str) -> Answer<'a, ()> {
+    fn deregister_check<'a>(&'a self, check: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
             self.called("remove", Some(Call::Remove(check.to_owned()))).await?;
             let checks = &mut self.agent().checks;
@@ -187,7 +187,7 @@ impl Registrar for Fake {
         })
     }
 
-    fn deregister<'a>(&'a self, _id: &'a str) -> Answer<'a, ()> {
+    fn deregister<'a>(&'a self, _id: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
             self.called("deregister", Some(Call::Deregister)).await?;
             self.forget();
@@ -195,12 +195,12 @@ impl Registrar for Fake {
         })
     }
 
-    fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> Answer<'a, ()> {
+    fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
             self.called("report", Some(Call::Report(health, output.to_owned()))).await?;
             match &mut self.agent().checks.own {
                 Some(own) => {
-                    *own = OwnCheck { as_made: own.as_made, ..own_check(health, output) };
+                    *own = OwnCheck { has_our_name: own.has_our_name, ..own_check(health, output) };
                     Ok(())
                 }
                 None => Err(Error::Refused {
@@ -213,7 +213,7 @@ impl Registrar for Fake {
         })
     }
 
-    fn maintenance<'a>(&'a self, _id: &'a str, on: bool, reason: &'a str) -> Answer<'a, ()> {
+    fn set_maintenance<'a>(&'a self, _id: &'a str, on: bool, reason: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
             self.called("maintenance", Some(Call::Maintenance(on))).await?;
             self.agent().checks.maintenance = on.then(|| reason.to_owned());
@@ -221,14 +221,19 @@ impl Registrar for Fake {
         })
     }
 
-    fn held<'a>(&'a self, _id: &'a str, hash: Option<&'a str>, wait: Duration) -> Answer<'a, Option<Held>> {
+    fn agent_service<'a>(
+        &'a self,
+        _id: &'a str,
+        hash: Option<&'a str>,
+        wait: Duration,
+    ) -> AnswerFuture<'a, Option<AgentService>> {
         Box::pin(async move {
             let until = Instant::now() + wait;
             loop {
                 let changed = self.changed.notified();
                 self.called("held", None).await?;
                 let held = self.agent().held.clone();
-                let same = hash.is_some() && held.as_ref().map(|held| &*held.hash) == hash;
+                let same = hash.is_some() && held.as_ref().map(|held| &*held.content_hash) == hash;
                 if !same || Instant::now() >= until {
                     return Ok(held);
                 }
@@ -237,7 +242,12 @@ impl Registrar for Fake {
         })
     }
 
-    fn listed<'a>(&'a self, us: &'a Registration, cursor: Cursor, wait: Duration) -> Answer<'a, Watched> {
+    fn catalog_entry<'a>(
+        &'a self,
+        us: &'a Registration,
+        cursor: Cursor,
+        wait: Duration,
+    ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move {
             let until = Instant::now() + wait;
             self.agent().asked += 1;
@@ -252,20 +262,26 @@ impl Registrar for Fake {
                 };
                 if Cursor::at(index) != cursor || Instant::now() >= until {
                     let instances =
-                        listed.then(|| instance(node, &us.id, Status::Passing)).into_iter().collect();
+                        listed.then(|| instance(node, &us.id, HealthStatus::Passing)).into_iter().collect();
                     let (cursor, went_back, age, known_leader) = (Cursor::at(index), false, None, true);
-                    return Ok(Watched { instances, cursor, went_back, age, known_leader });
+                    return Ok(WatchAnswer {
+                        instances,
+                        cursor,
+                        index_went_back: went_back,
+                        age,
+                        known_leader,
+                    });
                 }
                 let _ = tokio::time::timeout_at(until, changed).await;
             }
         })
     }
 
-    fn all_held(&self) -> Answer<'_, Vec<Held>> {
+    fn agent_services(&self) -> AnswerFuture<'_, Vec<AgentService>> {
         Box::pin(async { Ok(self.agent().held.clone().into_iter().collect()) })
     }
 
-    fn credentials(&self) -> watch::Receiver<u64> {
+    fn watch_credentials(&self) -> watch::Receiver<u64> {
         self.credentials.subscribe()
     }
 }
@@ -273,15 +289,15 @@ impl Registrar for Fake {
 pub(super) fn own_check(health: ReportedHealth, output: &str) -> OwnCheck {
     OwnCheck {
         id: "service:orders-1".into(),
-        as_made: true,
+        has_our_name: true,
         health,
         output: output.into(),
-        expired: output == "TTL expired",
+        ttl_expired: output == "TTL expired",
     }
 }
 
 /// An entry of a list.
-pub(super) fn instance(node: &str, id: &str, status: Status) -> Instance {
+pub(super) fn instance(node: &str, id: &str, status: HealthStatus) -> Instance {
     Instance {
         id: InstanceId { datacenter: "dc1".into(), node: node.into(), id: id.into() },
         addr: Ok(([127, 0, 0, 1], 8080).into()),
@@ -314,7 +330,7 @@ pub(super) fn wanted() -> Registration {
         weights: Weights::default(),
         ttl: Duration::from_secs(30),
         deregister_after: Duration::from_secs(60),
-        initial: ReportedHealth::Critical,
+        initial_health: ReportedHealth::Critical,
     }
 }
 

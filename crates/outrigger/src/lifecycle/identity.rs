@@ -25,7 +25,7 @@ pub(crate) fn registration(service: &Service, host: &str) -> Registration {
         weights: service.weights,
         ttl: TTL,
         deregister_after: service.deregister_after,
-        initial: ReportedHealth::Critical,
+        initial_health: ReportedHealth::Critical,
     }
 }
 

@@ -125,7 +125,7 @@ impl Keeper {
         let missing = report::Doubt::new(0);
         let unlisted = missing.subscribe();
         let stop = CancellationToken::new();
-        let credentials = registrar.credentials();
+        let credentials = registrar.watch_credentials();
         let report = tokio::spawn(report::run(registrar.clone(), board.clone(), health.clone(), doubt));
         let orphans = tokio::spawn(orphans::run(registrar.clone(), wanted.subscribe(), board.clone()));
         let listed = tokio::spawn(listed::run(registrar.clone(), wanted.subscribe(), board.clone(), missing));
@@ -228,7 +228,7 @@ impl Keeper {
 
     /// As critical, with the credentials that hold now.
     async fn register_again(&self) -> bool {
-        let wanted = Registration { initial: ReportedHealth::Critical, ..self.wanted() };
+        let wanted = Registration { initial_health: ReportedHealth::Critical, ..self.wanted() };
         let Err(trouble) = calls::within(REPORT, self.registrar.register(&wanted)).await else { return true };
         warn!(id = wanted.id, error = trouble.text, "could not register again before leaving");
         false

@@ -108,7 +108,7 @@ async fn ask(
     cursor: Cursor,
 ) -> Result<(Seen, Cursor), Error> {
     let after = WAIT + MARGIN;
-    let answer = timeout(after, registrar.listed(us, cursor, WAIT)).await;
+    let answer = timeout(after, registrar.catalog_entry(us, cursor, WAIT)).await;
     let listed = answer.unwrap_or_else(|_| Err(Error::Timeout { request: "listed".into(), after }))?;
     let mut seen = sight.look(&listed.instances);
     if seen == Seen::Gone {

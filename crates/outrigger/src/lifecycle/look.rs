@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use outrigger_registry::{Held, OwnCheck, Registration, ReportedHealth};
+use outrigger_registry::{AgentService, OwnCheck, Registration, ReportedHealth};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -92,23 +92,23 @@ impl Register {
             self.office.carry_out().await?;
         }
         let before = self.board.now();
-        let checks = call(self.registrar.checks(&wanted.id)).await?;
+        let checks = call(self.registrar.service_checks(&wanted.id)).await?;
         let Some(own) = checks.own else { return Ok(Seen::Wrong(Reason::Forgotten)) };
         self.office.saw(&before, checks.maintenance).await;
         for check in &checks.others {
-            call(self.registrar.remove_check(check)).await?;
+            call(self.registrar.deregister_check(check)).await?;
             warn!(id = wanted.id, check, "removed a check of the app that is not the sidecar's");
         }
         if !is_ours(&own, before.told) {
             // Before it is registered: Consul would go on with somebody's HTTP check under our check's id.
             warn!(id = wanted.id, said = own.output, "somebody else sets the app's check, making it anew");
-            call(self.registrar.remove_check(&own.id)).await?;
+            call(self.registrar.deregister_check(&own.id)).await?;
             return Ok(Seen::Wrong(Reason::Changed));
         }
         if !agrees(&held, wanted) {
             return Ok(Seen::Wrong(Reason::Changed));
         }
-        Ok(Seen::Right(Some(held.hash).filter(|hash| !hash.is_empty())))
+        Ok(Seen::Right(Some(held.content_hash).filter(|hash| !hash.is_empty())))
     }
 }
 
@@ -128,11 +128,11 @@ async fn changed<T>(value: &mut watch::Receiver<T>) {
 
 /// Whether our check is what we made and says what we said; before we said anything, whatever it says.
 fn is_ours(own: &OwnCheck, told: Option<ReportedHealth>) -> bool {
-    own.as_made && (told.is_none() || own.expired || [OUTPUT, KNOCK].contains(&&*own.output))
+    own.has_our_name && (told.is_none() || own.ttl_expired || [OUTPUT, KNOCK].contains(&&*own.output))
 }
 
 /// Whether the agent holds what is wanted. Its own additions (an address of its own) are no change.
-fn agrees(held: &Held, wanted: &Registration) -> bool {
+fn agrees(held: &AgentService, wanted: &Registration) -> bool {
     let address = |address: &Option<String>| address.clone().unwrap_or_default();
     held.name == wanted.name
         && held.port == i64::from(wanted.port)
@@ -140,5 +140,5 @@ fn agrees(held: &Held, wanted: &Registration) -> bool {
         && held.tags == wanted.tags
         && held.meta == wanted.meta
         && held.weights == wanted.weights
-        && !held.tag_override
+        && !held.enable_tag_override
 }

@@ -120,7 +120,7 @@ impl Office {
     }
 
     async fn send(&self, id: &str, reason: Option<&str>) -> Result<(), String> {
-        let call = self.registrar.maintenance(id, reason.is_some(), reason.unwrap_or_default());
+        let call = self.registrar.set_maintenance(id, reason.is_some(), reason.unwrap_or_default());
         within(CALL, call).await.map_err(|trouble| trouble.text)
     }
 
@@ -152,7 +152,8 @@ impl Office {
         if before.phase != Phase::Registered {
             return Ok(());
         }
-        let checks = within(LOOK, self.registrar.checks(&before.id)).await.map_err(|trouble| trouble.text)?;
+        let checks =
+            within(LOOK, self.registrar.service_checks(&before.id)).await.map_err(|trouble| trouble.text)?;
         // Without our check it is no registration of ours, and says nothing.
         if checks.own.is_some() {
             self.saw(&before, checks.maintenance).await;

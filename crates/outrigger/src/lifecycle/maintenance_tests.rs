@@ -1,6 +1,6 @@
 //! Orders, and what others order at the registry, against an agent of the tests' own on a paused clock.
 
-use outrigger_registry::Checks;
+use outrigger_registry::ServiceChecks;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -154,7 +154,7 @@ async fn a_new_run_finds_what_the_last_one_was_told() {
     let life = settled(&folder).await;
     life.office.order(on("disk")).await.unwrap();
     leave(life.keeper, &life.board).await;
-    assert_eq!(life.fake.agent().checks, Checks::default());
+    assert_eq!(life.fake.agent().checks, ServiceChecks::default());
 
     let life = settled(&folder).await;
     assert_eq!(held(&life).as_deref(), Some("disk"));

@@ -11,7 +11,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use outrigger_policy::backoff::Backoff;
-use outrigger_registry::{Held, Registrar, Registration};
+use outrigger_registry::{AgentService, Registrar, Registration};
 use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
@@ -60,11 +60,11 @@ pub(super) async fn run(registrar: Arc<dyn Registrar>, ours: watch::Receiver<Reg
 }
 
 async fn remove(registrar: &dyn Registrar, ours: &Registration) -> Result<(), Trouble> {
-    let held = call(registrar.all_held()).await?;
+    let held = call(registrar.agent_services()).await?;
     let mut asked = Vec::new();
     for held in held.iter().filter(|held| is_like_ours(held, ours)) {
-        let Some(own) = call(registrar.checks(&held.id)).await?.own else { continue };
-        if own.as_made {
+        let Some(own) = call(registrar.service_checks(&held.id)).await?.own else { continue };
+        if own.has_our_name {
             call(registrar.report(&held.id, own.health, KNOCK)).await?;
             asked.push(held);
         }
@@ -75,7 +75,7 @@ async fn remove(registrar: &dyn Registrar, ours: &Registration) -> Result<(), Tr
     sleep(ANSWER).await;
     for held in asked {
         // Not there any more: somebody else removed it.
-        let own = call(registrar.checks(&held.id)).await?.own;
+        let own = call(registrar.service_checks(&held.id)).await?.own;
         if own.is_some_and(|own| own.output == KNOCK) {
             call(registrar.deregister(&held.id)).await?;
             info!(id = held.id, service = held.name, "removed what an earlier run had left");
@@ -85,7 +85,7 @@ async fn remove(registrar: &dyn Registrar, ours: &Registration) -> Result<(), Tr
 }
 
 /// At our place, and marked as ours are.
-fn is_like_ours(held: &Held, ours: &Registration) -> bool {
+fn is_like_ours(held: &AgentService, ours: &Registration) -> bool {
     let address = |address: &Option<String>| address.clone().unwrap_or_default();
     held.id != ours.id
         && held.port == i64::from(ours.port)

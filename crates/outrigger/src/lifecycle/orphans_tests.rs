@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use outrigger_config::Weights;
-use outrigger_registry::{Answer, Checks, Cursor, OwnCheck, ReportedHealth, Watched};
+use outrigger_registry::{AnswerFuture, Cursor, OwnCheck, ReportedHealth, ServiceChecks, WatchAnswer};
 use tokio::{sync::watch, time::Instant};
 
 use super::{super::report::OUTPUT, super::standing::Phase, *};
@@ -21,13 +21,13 @@ fn ours() -> Registration {
         weights: Weights::default(),
         ttl: Duration::from_secs(30),
         deregister_after: Duration::from_secs(60),
-        initial: ReportedHealth::Critical,
+        initial_health: ReportedHealth::Critical,
     }
 }
 
 /// Left by an earlier version.
-fn left() -> Held {
-    Held {
+fn left() -> AgentService {
+    AgentService {
         id: "orders-old-8080".into(),
         name: "orders".into(),
         address: Some("10.0.0.5".into()),
@@ -35,65 +35,75 @@ fn left() -> Held {
         tags: vec!["old".into()],
         meta: [(MARK.to_owned(), "0.0.1".to_owned())].into(),
         weights: Weights::default(),
-        tag_override: false,
-        hash: String::new(),
+        enable_tag_override: false,
+        content_hash: String::new(),
     }
 }
 
 /// It holds one registration and its check.
 #[derive(Debug)]
 struct Agent {
-    held: Held,
+    held: AgentService,
     own: Mutex<Option<OwnCheck>>,
     removed: Mutex<bool>,
 }
 
 impl Agent {
-    fn holding(held: Held, own: Option<OwnCheck>) -> Arc<Self> {
+    fn holding(held: AgentService, own: Option<OwnCheck>) -> Arc<Self> {
         Arc::new(Self { held, own: Mutex::new(own), removed: Mutex::new(false) })
     }
 }
 
 fn check(as_made: bool) -> Option<OwnCheck> {
     let (id, output) = ("service:orders-old-8080".into(), OUTPUT.into());
-    Some(OwnCheck { id, as_made, health: ReportedHealth::Warning, output, expired: false })
+    Some(OwnCheck { id, has_our_name: as_made, health: ReportedHealth::Warning, output, ttl_expired: false })
 }
 
 impl Registrar for Agent {
-    fn register<'a>(&'a self, _: &'a Registration) -> Answer<'a, ()> {
+    fn register<'a>(&'a self, _: &'a Registration) -> AnswerFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
-    fn checks<'a>(&'a self, _: &'a str) -> Answer<'a, Checks> {
+    fn service_checks<'a>(&'a self, _: &'a str) -> AnswerFuture<'a, ServiceChecks> {
         let own = self.own.lock().unwrap().clone();
-        Box::pin(async { Ok(Checks { own, ..Checks::default() }) })
+        Box::pin(async { Ok(ServiceChecks { own, ..ServiceChecks::default() }) })
     }
-    fn remove_check<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+    fn deregister_check<'a>(&'a self, _: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
-    fn deregister<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+    fn deregister<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ()> {
         assert_eq!(id, self.held.id);
         *self.removed.lock().unwrap() = true;
         Box::pin(async { Ok(()) })
     }
-    fn report<'a>(&'a self, _: &'a str, health: ReportedHealth, output: &'a str) -> Answer<'a, ()> {
+    fn report<'a>(&'a self, _: &'a str, health: ReportedHealth, output: &'a str) -> AnswerFuture<'a, ()> {
         if let Some(own) = &mut *self.own.lock().unwrap() {
             (own.health, own.output) = (health, output.to_owned());
         }
         Box::pin(async { Ok(()) })
     }
-    fn maintenance<'a>(&'a self, _: &'a str, _: bool, _: &'a str) -> Answer<'a, ()> {
+    fn set_maintenance<'a>(&'a self, _: &'a str, _: bool, _: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
-    fn held<'a>(&'a self, _: &'a str, _: Option<&'a str>, _: Duration) -> Answer<'a, Option<Held>> {
+    fn agent_service<'a>(
+        &'a self,
+        _: &'a str,
+        _: Option<&'a str>,
+        _: Duration,
+    ) -> AnswerFuture<'a, Option<AgentService>> {
         Box::pin(async { Ok(None) })
     }
-    fn listed<'a>(&'a self, _: &'a Registration, _: Cursor, _: Duration) -> Answer<'a, Watched> {
+    fn catalog_entry<'a>(
+        &'a self,
+        _: &'a Registration,
+        _: Cursor,
+        _: Duration,
+    ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(std::future::pending())
     }
-    fn all_held(&self) -> Answer<'_, Vec<Held>> {
+    fn agent_services(&self) -> AnswerFuture<'_, Vec<AgentService>> {
         Box::pin(async { Ok(vec![self.held.clone()]) })
     }
-    fn credentials(&self) -> watch::Receiver<u64> {
+    fn watch_credentials(&self) -> watch::Receiver<u64> {
         watch::channel(0).1
     }
 }
@@ -108,7 +118,7 @@ async fn is_removed(agent: &Arc<Agent>, ours: Registration) -> bool {
 
 #[tokio::test(start_paused = true)]
 async fn an_orphan_is_another_id_of_ours_at_the_same_place() {
-    type Change = fn(&mut Held);
+    type Change = fn(&mut AgentService);
     let cases: [(&str, Change, Option<OwnCheck>, bool); 10] = [
         ("left by an earlier version", |_| {}, check(true), true),
         ("left under another name", |held| held.name = "payments".into(), check(true), true),

@@ -72,7 +72,7 @@ pub(super) struct Register {
     pub(super) doubt: watch::Receiver<u64>,
     /// The last generation that callers did not find: see [`super::listed`].
     pub(super) unlisted: watch::Receiver<u64>,
-    /// See [`Registrar::credentials`].
+    /// See [`Registrar::watch_credentials`].
     pub(super) credentials: watch::Receiver<u64>,
     /// Ends the waits. A registration that has been sent is waited for: cut off, it could still
     /// arrive after the deregistration that follows.
@@ -168,7 +168,7 @@ impl Register {
         let in_order = self.board.now().to_be().is_none();
         let health = *self.health.borrow();
         let initial = health.filter(|_| in_order).unwrap_or(ReportedHealth::Critical);
-        let wanted = Registration { initial, ..wanted.clone() };
+        let wanted = Registration { initial_health: initial, ..wanted.clone() };
         self.registrar.register(&wanted).await?;
         // Before it is told that the app is well: an agent that forgot the app forgot this too.
         Ok(self.office.restore(*fresh).await?)

@@ -1,6 +1,6 @@
 //! The registration kept true, against an agent of the tests' own.
 
-use outrigger_registry::Held;
+use outrigger_registry::AgentService;
 
 use super::{super::fake::*, *};
 
@@ -108,8 +108,8 @@ async fn a_refusal_that_says_nothing_of_the_registration_is_no_reason_to_registe
 async fn what_somebody_changed_is_corrected() {
     let life = live(PASSING);
     sleep(Duration::from_secs(100)).await;
-    let changes: [fn(&mut Held); 7] = [
-        |held| held.tag_override = true,
+    let changes: [fn(&mut AgentService); 7] = [
+        |held| held.enable_tag_override = true,
         |held| held.port = 1,
         |held| held.name = "other".into(),
         |held| held.tags.clear(),
@@ -121,7 +121,7 @@ async fn what_somebody_changed_is_corrected() {
         life.fake.change(|agent| {
             let held = agent.held.as_mut().unwrap();
             change(held);
-            held.hash = format!("changed-{n}");
+            held.content_hash = format!("changed-{n}");
         });
         let took = life.until(|agent| agent.registers == n as u64 + 2).await;
         assert!(took <= Duration::from_secs(3), "change {n} took {took:?}");
@@ -158,7 +158,7 @@ async fn a_check_that_somebody_removed_is_made_again() {
 #[tokio::test(start_paused = true)]
 async fn a_check_that_somebody_else_sets_is_removed_before_it_is_made_again() {
     type Change = fn(&mut Agent);
-    let replaced: Change = |agent| agent.checks.own.as_mut().unwrap().as_made = false;
+    let replaced: Change = |agent| agent.checks.own.as_mut().unwrap().has_our_name = false;
     let set: Change =
         |agent| agent.checks.own = Some(own_check(ReportedHealth::Critical, "connection refused"));
     for change in [replaced, set] {
@@ -277,7 +277,7 @@ async fn a_quarrel_over_one_id_does_not_become_a_storm() {
         life.fake.change(|agent| {
             if let Some(held) = &mut agent.held {
                 held.port = 1;
-                held.hash = format!("theirs-{n}");
+                held.content_hash = format!("theirs-{n}");
             }
         });
         sleep(Duration::from_millis(100)).await;
@@ -293,7 +293,7 @@ async fn each_of_a_few_changes_in_a_row_is_corrected_within_five_seconds() {
     for n in 0..10 {
         life.fake.change(|agent| {
             let held = agent.held.as_mut().unwrap();
-            (held.port, held.hash) = (1, format!("theirs-{n}"));
+            (held.port, held.content_hash) = (1, format!("theirs-{n}"));
         });
         let after = life.until(|agent| agent.held.as_ref().is_some_and(|held| held.port != 1)).await;
         assert!(after <= Duration::from_secs(5), "change {n} after {after:?}");
@@ -323,7 +323,7 @@ async fn other_settings_wait_for_the_end_of_no_pause() {
     let mut life = live(PASSING);
     let theirs = |agent: &mut Agent| {
         let held = agent.held.as_mut().unwrap();
-        (held.port, held.hash) = (1, format!("theirs-{}", agent.registers));
+        (held.port, held.content_hash) = (1, format!("theirs-{}", agent.registers));
     };
     for n in 1..20 {
         life.until(|agent| agent.registers == n).await;

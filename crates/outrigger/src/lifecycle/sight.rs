@@ -1,6 +1,6 @@
 //! Which instance in the registry's list is the local app, and how it looks there.
 
-use outrigger_registry::{Instance, InstanceId, Registration, Status};
+use outrigger_registry::{HealthStatus, Instance, InstanceId, Registration};
 
 /// How the app looks from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,11 @@ impl Sight {
             Some(instance) => {
                 let status = instance.status;
                 self.sighted = Some(instance.id.clone());
-                if matches!(status, Status::Critical | Status::Maintenance) { Seen::Out } else { Seen::Well }
+                if matches!(status, HealthStatus::Critical | HealthStatus::Maintenance) {
+                    Seen::Out
+                } else {
+                    Seen::Well
+                }
             }
             None if self.sighted.is_some() => Seen::Gone,
             None => Seen::Never,

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use outrigger_config::Weights;
-use outrigger_registry::{Answer, Checks, Cursor, Held, ReportedHealth, Watched};
+use outrigger_registry::{AgentService, AnswerFuture, Cursor, ReportedHealth, ServiceChecks, WatchAnswer};
 use tokio::{
     net::TcpListener,
     time::{Instant, sleep, timeout},
@@ -38,38 +38,48 @@ impl Record {
 struct Registry(Arc<Record>);
 
 impl Registrar for Registry {
-    fn register<'a>(&'a self, _: &'a Registration) -> Answer<'a, ()> {
+    fn register<'a>(&'a self, _: &'a Registration) -> AnswerFuture<'a, ()> {
         self.0.note("register");
         Box::pin(async { Ok(()) })
     }
-    fn checks<'a>(&'a self, _: &'a str) -> Answer<'a, Checks> {
+    fn service_checks<'a>(&'a self, _: &'a str) -> AnswerFuture<'a, ServiceChecks> {
         Box::pin(std::future::pending())
     }
-    fn remove_check<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+    fn deregister_check<'a>(&'a self, _: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
-    fn deregister<'a>(&'a self, _: &'a str) -> Answer<'a, ()> {
+    fn deregister<'a>(&'a self, _: &'a str) -> AnswerFuture<'a, ()> {
         self.0.note("deregister");
         Box::pin(async { Ok(()) })
     }
-    fn report<'a>(&'a self, _: &'a str, health: ReportedHealth, _: &'a str) -> Answer<'a, ()> {
+    fn report<'a>(&'a self, _: &'a str, health: ReportedHealth, _: &'a str) -> AnswerFuture<'a, ()> {
         self.0.note(health_label(health));
         Box::pin(async { Ok(()) })
     }
-    fn maintenance<'a>(&'a self, _: &'a str, _: bool, _: &'a str) -> Answer<'a, ()> {
+    fn set_maintenance<'a>(&'a self, _: &'a str, _: bool, _: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
-    fn held<'a>(&'a self, _: &'a str, _: Option<&'a str>, _: Duration) -> Answer<'a, Option<Held>> {
+    fn agent_service<'a>(
+        &'a self,
+        _: &'a str,
+        _: Option<&'a str>,
+        _: Duration,
+    ) -> AnswerFuture<'a, Option<AgentService>> {
         let registered = self.0.lines.lock().unwrap().iter().any(|(line, _)| line == "register");
         Box::pin(async move { if registered { std::future::pending().await } else { Ok(None) } })
     }
-    fn listed<'a>(&'a self, _: &'a Registration, _: Cursor, _: Duration) -> Answer<'a, Watched> {
+    fn catalog_entry<'a>(
+        &'a self,
+        _: &'a Registration,
+        _: Cursor,
+        _: Duration,
+    ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(std::future::pending())
     }
-    fn all_held(&self) -> Answer<'_, Vec<Held>> {
+    fn agent_services(&self) -> AnswerFuture<'_, Vec<AgentService>> {
         Box::pin(async { Ok(Vec::new()) })
     }
-    fn credentials(&self) -> watch::Receiver<u64> {
+    fn watch_credentials(&self) -> watch::Receiver<u64> {
         watch::channel(0).1
     }
 }
@@ -123,7 +133,7 @@ async fn world_of(started: CancellationToken, callers: Callers) -> World {
             weights: Weights::default(),
             ttl: Duration::from_secs(30),
             deregister_after: Duration::from_secs(60),
-            initial: ReportedHealth::Critical,
+            initial_health: ReportedHealth::Critical,
         },
         probe: outrigger_config::Health::default(),
         note: None,

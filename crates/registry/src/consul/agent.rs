@@ -21,7 +21,7 @@ pub(super) fn check_name(name: &str) -> String {
 /// The body of `PUT /v1/agent/service/register`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Register<'a> {
+pub(super) struct RegisterBody<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     name: &'a str,
@@ -30,21 +30,21 @@ pub(super) struct Register<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<&'a str>,
     meta: &'a BTreeMap<String, String>,
-    weights: Weights,
+    weights: WeightsBody,
     enable_tag_override: bool,
-    check: Check,
+    check: CheckBody,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Weights {
+struct WeightsBody {
     passing: u16,
     warning: u16,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Check {
+struct CheckBody {
     #[serde(rename = "CheckID")]
     id: String,
     name: String,
@@ -55,7 +55,7 @@ struct Check {
     deregister_critical_service_after: String,
 }
 
-impl<'a> From<&'a Registration> for Register<'a> {
+impl<'a> From<&'a Registration> for RegisterBody<'a> {
     fn from(registration: &'a Registration) -> Self {
         Self {
             id: &registration.id,
@@ -64,12 +64,15 @@ impl<'a> From<&'a Registration> for Register<'a> {
             port: registration.port,
             address: registration.address.as_deref(),
             meta: &registration.meta,
-            weights: Weights { passing: registration.weights.passing, warning: registration.weights.warning },
+            weights: WeightsBody {
+                passing: registration.weights.passing,
+                warning: registration.weights.warning,
+            },
             enable_tag_override: false,
-            check: Check {
+            check: CheckBody {
                 id: check_id(&registration.id),
                 name: check_name(&registration.name),
-                status: status(registration.initial),
+                status: status_text(registration.initial_health),
                 ttl: go_duration(registration.ttl),
                 deregister_critical_service_after: go_duration(registration.deregister_after),
             },
@@ -80,18 +83,18 @@ impl<'a> From<&'a Registration> for Register<'a> {
 /// The body of `PUT /v1/agent/check/update/:id`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Update<'a> {
+pub(super) struct CheckUpdateBody<'a> {
     status: &'static str,
     output: &'a str,
 }
 
-impl<'a> Update<'a> {
+impl<'a> CheckUpdateBody<'a> {
     pub(super) fn new(health: ReportedHealth, output: &'a str) -> Self {
-        Self { status: status(health), output }
+        Self { status: status_text(health), output }
     }
 }
 
-fn status(health: ReportedHealth) -> &'static str {
+fn status_text(health: ReportedHealth) -> &'static str {
     match health {
         ReportedHealth::Passing => "passing",
         ReportedHealth::Warning => "warning",
@@ -130,9 +133,9 @@ mod tests {
             weights: outrigger_config::Weights { passing: 10, warning: 1 },
             ttl: Duration::from_secs(30),
             deregister_after: Duration::from_secs(60),
-            initial: ReportedHealth::Critical,
+            initial_health: ReportedHealth::Critical,
         };
-        let sent = serde_json::to_value(Register::from(&registration)).unwrap();
+        let sent = serde_json::to_value(RegisterBody::from(&registration)).unwrap();
         let expected = serde_json::json!({
             "ID": "orders-1", "Name": "orders", "Tags": ["v2"], "Port": 8080, "Address": "10.0.0.5",
             "Meta": {"version": "2.3.1"}, "Weights": {"Passing": 10, "Warning": 1},
@@ -144,7 +147,7 @@ mod tests {
         });
         assert_eq!(sent, expected);
         let plain = Registration { address: None, ..registration };
-        let sent = serde_json::to_value(Register::from(&plain)).unwrap();
+        let sent = serde_json::to_value(RegisterBody::from(&plain)).unwrap();
         assert!(sent.get("Address").is_none(), "the agent's own address holds when none is sent");
     }
 }

@@ -9,19 +9,19 @@ use crate::Cursor;
 
 /// What the index of an answer means for the watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Step {
+pub(super) struct NextCursor {
     /// Where to go on from.
     pub(super) cursor: Cursor,
     /// The index is lower than the one that was sent.
-    pub(super) went_back: bool,
+    pub(super) index_went_back: bool,
 }
 
 /// Judges the `X-Consul-Index` of an answer to a query that was sent with `sent`.
-pub(super) fn step(sent: Cursor, header: Option<&str>) -> Step {
+pub(super) fn next_cursor(sent: Cursor, header: Option<&str>) -> NextCursor {
     match header.and_then(|text| text.parse::<u64>().ok()) {
-        Some(index) if index < sent.0 => Step { cursor: Cursor::START, went_back: true },
-        Some(index) => Step { cursor: Cursor(index), went_back: false },
-        None => Step { cursor: Cursor::START, went_back: false },
+        Some(index) if index < sent.0 => NextCursor { cursor: Cursor::START, index_went_back: true },
+        Some(index) => NextCursor { cursor: Cursor(index), index_went_back: false },
+        None => NextCursor { cursor: Cursor::START, index_went_back: false },
     }
 }
 
@@ -31,50 +31,50 @@ mod tests {
 
     use super::*;
 
-    fn check(sent: u64, header: Option<&str>, cursor: u64, went_back: bool) {
-        let expected = Step { cursor: Cursor(cursor), went_back };
-        assert_eq!(step(Cursor(sent), header), expected, "sent {sent}, header {header:?}");
+    fn assert_next(sent: u64, header: Option<&str>, cursor: u64, went_back: bool) {
+        let expected = NextCursor { cursor: Cursor(cursor), index_went_back: went_back };
+        assert_eq!(next_cursor(Cursor(sent), header), expected, "sent {sent}, header {header:?}");
     }
 
     #[test]
     fn the_watch_goes_on_from_the_index_of_the_answer() {
-        check(0, Some("23"), 23, false);
-        check(23, Some("24"), 24, false);
-        check(23, Some("23"), 23, false);
-        check(0, Some("18446744073709551615"), u64::MAX, false);
+        assert_next(0, Some("23"), 23, false);
+        assert_next(23, Some("24"), 24, false);
+        assert_next(23, Some("23"), 23, false);
+        assert_next(0, Some("18446744073709551615"), u64::MAX, false);
     }
 
     #[test]
     fn an_index_that_went_back_starts_the_watch_again() {
-        check(33, Some("12"), 0, true);
-        check(33, Some("32"), 0, true);
+        assert_next(33, Some("12"), 0, true);
+        assert_next(33, Some("32"), 0, true);
     }
 
     #[test]
     fn a_zero_index_starts_the_watch_again() {
-        check(33, Some("0"), 0, true);
-        check(0, Some("0"), 0, false);
+        assert_next(33, Some("0"), 0, true);
+        assert_next(0, Some("0"), 0, false);
     }
 
     #[test]
     fn an_absent_or_unreadable_index_starts_the_watch_again() {
         for header in [None, Some(""), Some("x"), Some("-1"), Some("1.5"), Some("18446744073709551616")] {
-            check(33, header, 0, false);
+            assert_next(33, header, 0, false);
         }
     }
 
     proptest! {
         #[test]
         fn the_next_query_never_asks_above_the_server_s_index(sent: u64, index: u64) {
-            let step = step(Cursor(sent), Some(&index.to_string()));
+            let step = next_cursor(Cursor(sent), Some(&index.to_string()));
             prop_assert!(step.cursor.index() <= index);
-            prop_assert_eq!(step.went_back, index < sent);
-            prop_assert!(!step.went_back || step.cursor == Cursor::START);
+            prop_assert_eq!(step.index_went_back, index < sent);
+            prop_assert!(!step.index_went_back || step.cursor == Cursor::START);
         }
 
         #[test]
         fn no_header_text_panics(sent: u64, header: String) {
-            step(Cursor(sent), Some(&header));
+            next_cursor(Cursor(sent), Some(&header));
         }
     }
 }

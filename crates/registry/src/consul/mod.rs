@@ -10,11 +10,11 @@
 //! file that goes bad.
 
 mod agent;
-mod conn;
+mod api_client;
+mod connection;
+mod connection_limit;
 mod cursor;
 mod dial;
-mod http;
-mod lane;
 mod observe;
 mod refusal;
 mod registrar;
@@ -33,9 +33,9 @@ use bytes::Bytes;
 use outrigger_config as config;
 
 use self::{
-    conn::Reply,
-    http::{Ask, Http},
-    lane::{Lane, Place},
+    api_client::{ApiClient, ApiRequest},
+    connection::ApiResponse,
+    connection_limit::{ConnectionLimit, Slot},
 };
 use crate::{Error, resolve::Resolver};
 
@@ -44,7 +44,7 @@ pub use observe::{Observation, Observer};
 /// Connections of their own for agent calls.
 const AGENT_CONNECTIONS: usize = 5;
 /// Agent calls stall for seven seconds while there is no leader, and then succeed.
-const AGENT_CALL: Duration = Duration::from_secs(15);
+const AGENT_CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Consul takes longer waits for this one.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// A shorter wait than this is no blocking query.
@@ -52,14 +52,14 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
 /// A Consul agent. Cheap to make; it connects with its first question.
 pub struct Consul {
-    http: Http,
-    names: Resolver,
+    api: ApiClient,
+    resolver: Resolver,
     datacenter: Option<String>,
     wait: Duration,
-    agent: Lane,
-    watches: Lane,
+    agent_connections: ConnectionLimit,
+    watch_connections: ConnectionLimit,
     // `None` where one connection is all there is.
-    reads: Option<Lane>,
+    read_connections: Option<ConnectionLimit>,
 }
 
 /// How full the connections for watches are.
@@ -94,42 +94,51 @@ impl Consul {
 
     /// The same, and `observer` is told about every exchange.
     pub fn with_observer(config: &config::ConsulSettings, observer: Observer) -> Result<Self, Error> {
-        let (watches, reads) = shares(config.max_connections);
+        let (watches, reads) = split_connections(config.max_connections);
         Ok(Self {
-            http: Http::new(config, observer)?,
-            names: Resolver::new(),
+            api: ApiClient::new(config, observer)?,
+            resolver: Resolver::new(),
             datacenter: config.datacenter.clone(),
             wait: config.wait,
-            agent: Lane::new(AGENT_CONNECTIONS),
-            watches: Lane::new(watches),
-            reads: (reads > 0).then(|| Lane::new(reads)),
+            agent_connections: ConnectionLimit::new(AGENT_CONNECTIONS),
+            watch_connections: ConnectionLimit::new(watches),
+            read_connections: (reads > 0).then(|| ConnectionLimit::new(reads)),
         })
     }
 
     /// How full the connections for watches are, for a metric.
     pub fn watch_load(&self) -> WatchLoad {
-        let lanes = [Some(&self.watches), self.reads.as_ref()];
-        let sum = |of: fn(&Lane) -> usize| lanes.into_iter().flatten().map(of).sum();
-        WatchLoad { in_use: sum(Lane::in_use), waiting: sum(Lane::waiting), limit: sum(Lane::limit) }
+        let lanes = [Some(&self.watch_connections), self.read_connections.as_ref()];
+        let sum = |of: fn(&ConnectionLimit) -> usize| lanes.into_iter().flatten().map(of).sum();
+        WatchLoad {
+            in_use: sum(ConnectionLimit::in_use),
+            waiting: sum(ConnectionLimit::waiting),
+            limit: sum(ConnectionLimit::limit),
+        }
     }
 
     /// The leader's address; `None` while there is none. Keeps naming the last one until its loss was
     /// noticed.
     pub async fn leader(&self) -> Result<Option<String>, Error> {
-        self.call("leader", Method::GET, "/v1/status/leader".into(), Bytes::new(), wire::leader).await
+        self.call_agent("leader", Method::GET, "/v1/status/leader".into(), Bytes::new(), wire::leader).await
     }
 
     /// Who the agent is. Needs `agent:read` where ACLs are on.
     pub async fn agent_self(&self) -> Result<AgentSelf, Error> {
-        self.call("self", Method::GET, "/v1/agent/self".into(), Bytes::new(), wire::agent_self).await
+        self.call_agent("self", Method::GET, "/v1/agent/self".into(), Bytes::new(), wire::agent_self).await
     }
 
-    async fn place<'a>(&self, lane: &'a Lane, ask: &Ask, longest: Duration) -> Result<Place<'a>, Error> {
-        self.http.place(lane, longest, ask.operation, || ask.name()).await
+    async fn acquire_slot<'a>(
+        &self,
+        lane: &'a ConnectionLimit,
+        ask: &ApiRequest,
+        longest: Duration,
+    ) -> Result<Slot<'a>, Error> {
+        self.api.acquire_slot(lane, longest, ask.operation, || ask.method_and_path()).await
     }
 
     /// An agent call: its answer's body read by `read`.
-    async fn call<T>(
+    async fn call_agent<T>(
         &self,
         operation: &'static str,
         method: Method,
@@ -137,33 +146,33 @@ impl Consul {
         body: Bytes,
         read: fn(&[u8]) -> serde_json::Result<T>,
     ) -> Result<T, Error> {
-        let ask = Ask { operation, method, target, body, longest: AGENT_CALL };
-        let request = ask.name();
-        self.ask_agent(ask, |reply| {
-            read(&ok(reply, &request)?.body).map_err(|error| malformed(&request, &error))
+        let ask = ApiRequest { operation, method, target, body, timeout: AGENT_CALL_TIMEOUT };
+        let request = ask.method_and_path();
+        self.send_to_agent(ask, |reply| {
+            read(&expect_ok(reply, &request)?.body).map_err(|error| malformed(&request, &error))
         })
         .await
     }
 
-    async fn ask_agent<T>(
+    async fn send_to_agent<T>(
         &self,
-        ask: Ask,
-        judge: impl FnOnce(Reply) -> Result<T, Error>,
+        ask: ApiRequest,
+        judge: impl FnOnce(ApiResponse) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let place = self.place(&self.agent, &ask, AGENT_CALL).await?;
-        self.http.ask(place, ask, judge).await
+        let place = self.acquire_slot(&self.agent_connections, &ask, AGENT_CALL_TIMEOUT).await?;
+        self.api.send(place, ask, judge).await
     }
 
     /// An agent call that says nothing but yes.
     async fn put(&self, operation: &'static str, target: String, body: Bytes) -> Result<(), Error> {
-        self.call(operation, Method::PUT, target, body, |_| Ok(())).await
+        self.call_agent(operation, Method::PUT, target, body, |_| Ok(())).await
     }
 }
 
 impl fmt::Debug for Consul {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consul")
-            .field("address", &self.http.address())
+            .field("address", &self.api.address())
             .field("datacenter", &self.datacenter)
             .field("load", &self.watch_load())
             .finish_non_exhaustive()
@@ -172,20 +181,20 @@ impl fmt::Debug for Consul {
 
 /// How many connections are for blocking queries, and how many for the questions that are answered
 /// at once: a service's first answer does not stand in line behind watches.
-fn shares(max_connections: usize) -> (usize, usize) {
+fn split_connections(max_connections: usize) -> (usize, usize) {
     let all = max_connections.max(1);
     let reads = if all == 1 { 0 } else { (all / 10).max(1) };
     (all - reads, reads)
 }
 
-fn ok(reply: Reply, request: &str) -> Result<Reply, Error> {
+fn expect_ok(reply: ApiResponse, request: &str) -> Result<ApiResponse, Error> {
     if reply.status == StatusCode::OK {
         return Ok(reply);
     }
-    Err(refusal::refused(request.to_owned(), reply.status.as_u16(), &reply.body))
+    Err(refusal::refused_error(request.to_owned(), reply.status.as_u16(), &reply.body))
 }
 
 /// The reason quotes what was found, which may be as long as an answer may be: it is cut.
 fn malformed(request: &str, error: &serde_json::Error) -> Error {
-    Error::Malformed { request: request.to_owned(), reason: refusal::readable(error.to_string().as_bytes()) }
+    Error::Malformed { request: request.to_owned(), reason: refusal::one_line(error.to_string().as_bytes()) }
 }

@@ -40,33 +40,33 @@ impl fmt::Debug for Observer {
 }
 
 /// An exchange under way. Drop tells, by whichever door it is left.
-pub(super) struct Watching<'a> {
+pub(super) struct ObservedExchange<'a> {
     observer: &'a Observer,
     operation: &'static str,
     outcome: &'static str,
     since: Instant,
-    told: bool,
+    reported: bool,
 }
 
-impl<'a> Watching<'a> {
+impl<'a> ObservedExchange<'a> {
     pub(super) fn new(observer: &'a Observer, operation: &'static str) -> Self {
-        Self { observer, operation, outcome: "cancelled", since: Instant::now(), told: true }
+        Self { observer, operation, outcome: "cancelled", since: Instant::now(), reported: true }
     }
 
     /// The outcome to tell.
-    pub(super) fn ended<T>(&mut self, result: &Result<T, crate::Error>) {
+    pub(super) fn set_outcome<T>(&mut self, result: &Result<T, crate::Error>) {
         self.outcome = result.as_ref().map_or_else(crate::Error::label, |_| "ok");
     }
 
     /// Tells nothing.
-    pub(super) fn forget(mut self) {
-        self.told = false;
+    pub(super) fn discard(mut self) {
+        self.reported = false;
     }
 }
 
-impl Drop for Watching<'_> {
+impl Drop for ObservedExchange<'_> {
     fn drop(&mut self) {
-        let Self { observer, operation, outcome, since, told } = self;
+        let Self { observer, operation, outcome, since, reported: told } = self;
         if *told {
             (observer.0)(Observation { operation, outcome, latency: since.elapsed() });
         }

@@ -34,15 +34,15 @@ const HINTS: &[(u16, &str, &str)] = &[
 ];
 
 /// Makes the error of an answer with `status` and `body`.
-pub(super) fn refused(request: String, status: u16, body: &[u8]) -> Error {
-    let text = readable(body);
+pub(super) fn refused_error(request: String, status: u16, body: &[u8]) -> Error {
+    let text = one_line(body);
     let hint =
         HINTS.iter().find(|(of, words, _)| *of == status && text.contains(words)).map(|(_, _, hint)| *hint);
     Error::Refused { request, status, text, hint }
 }
 
 /// One line of at most [`MAX_TEXT`] characters, fit for a log.
-pub(super) fn readable(body: &[u8]) -> String {
+pub(super) fn one_line(body: &[u8]) -> String {
     // Cut before decoding: an error page may be as long as an answer may be.
     let start = &body[..body.len().min(MAX_TEXT * 4)];
     let line: String = String::from_utf8_lossy(start)
@@ -60,8 +60,8 @@ pub(super) fn readable(body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn check(status: u16, body: &str, hint: Option<&str>) -> Error {
-        let error = refused("GET /v1/x".into(), status, body.as_bytes());
+    fn assert_hint(status: u16, body: &str, hint: Option<&str>) -> Error {
+        let error = refused_error("GET /v1/x".into(), status, body.as_bytes());
         let Error::Refused { hint: given, .. } = &error else { panic!("{error:?}") };
         match hint {
             Some(words) => assert!(given.is_some_and(|given| given.contains(words)), "{body}: {given:?}"),
@@ -72,24 +72,24 @@ mod tests {
 
     #[test]
     fn known_texts_come_with_what_to_do() {
-        check(403, "ACL not found", Some("token is unknown"));
-        check(403, "Permission denied", Some("node:read"));
-        check(403, "Permission denied: Missing service:write on web", Some("service:write"));
-        check(500, "No path to datacenter", Some("datacenter"));
-        check(500, "No known Consul servers", Some("retry_join"));
-        check(500, "rpc error making call: No cluster leader", Some("electing"));
-        check(500, "rpc error making call: EOF", Some("server"));
-        check(500, "CheckID \"service:a\" does not have associated TTL", Some("register again"));
-        check(500, "Unknown check \"service:a\"", Some("register again"));
-        check(429, "Your request is rate limited", Some("limits"));
-        check(500, "something new", None);
-        check(418, "", None);
+        assert_hint(403, "ACL not found", Some("token is unknown"));
+        assert_hint(403, "Permission denied", Some("node:read"));
+        assert_hint(403, "Permission denied: Missing service:write on web", Some("service:write"));
+        assert_hint(500, "No path to datacenter", Some("datacenter"));
+        assert_hint(500, "No known Consul servers", Some("retry_join"));
+        assert_hint(500, "rpc error making call: No cluster leader", Some("electing"));
+        assert_hint(500, "rpc error making call: EOF", Some("server"));
+        assert_hint(500, "CheckID \"service:a\" does not have associated TTL", Some("register again"));
+        assert_hint(500, "Unknown check \"service:a\"", Some("register again"));
+        assert_hint(429, "Your request is rate limited", Some("limits"));
+        assert_hint(500, "something new", None);
+        assert_hint(418, "", None);
     }
 
     #[test]
     fn the_text_is_one_line_of_at_most_300_characters() {
         let long = "é\u{1b}[31m\n\t".repeat(1000);
-        let error = check(500, &long, None);
+        let error = assert_hint(500, &long, None);
         let Error::Refused { text, .. } = &error else { panic!("{error:?}") };
         assert_eq!(text.chars().count(), MAX_TEXT);
         assert!(!text.contains(char::is_control), "{text:?}");
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn the_error_reads_as_one_sentence() {
-        let error = check(403, "ACL not found", Some("unknown"));
+        let error = assert_hint(403, "ACL not found", Some("unknown"));
         assert!(error.to_string().starts_with("GET /v1/x answered 403: ACL not found (the token"), "{error}");
         assert_eq!(error.label(), "forbidden");
     }
@@ -106,7 +106,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_body_panics(status: u16, body: Vec<u8>) {
-            refused(String::new(), status, &body).to_string();
+            refused_error(String::new(), status, &body).to_string();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A Consul agent as the place where the local app is registered.
 //!
-//! [`Registrar::held`] and [`Registrar::listed`] keep one of the connections for agent calls each for as
+//! [`Registrar::agent_service`] and [`Registrar::catalog_entry`] keep one of the connections for agent calls each for as
 //! long as they wait: one registration needs two.
 
 use std::{fmt::Write as _, time::Duration};
@@ -10,30 +10,33 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
-    AGENT_CALL, Consul, LONGEST_WAIT, SHORTEST_WAIT,
-    agent::{Register, Update, check_id, go_duration},
-    http::{Ask, encoded},
-    malformed, ok, wire,
+    AGENT_CALL_TIMEOUT, Consul, LONGEST_WAIT, SHORTEST_WAIT,
+    agent::{CheckUpdateBody, RegisterBody, check_id, go_duration},
+    api_client::{ApiRequest, percent_encode},
+    expect_ok, malformed, wire,
 };
-use crate::{Answer, Checks, Cursor, Error, Held, Registrar, Registration, ReportedHealth, Watched};
+use crate::{
+    AgentService, AnswerFuture, Cursor, Error, Registrar, Registration, ReportedHealth, ServiceChecks,
+    WatchAnswer,
+};
 
 impl Registrar for Consul {
-    fn register<'a>(&'a self, registration: &'a Registration) -> Answer<'a, ()> {
+    fn register<'a>(&'a self, registration: &'a Registration) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
-            let body = json(&Register::from(registration))?;
+            let body = to_json(&RegisterBody::from(registration))?;
             // Not with `replace-existing-checks`: that removes the check of maintenance mode as well, so
             // that a correction would send traffic to what somebody took out (seen on 1.8.7).
             self.put("register", "/v1/agent/service/register".into(), body).await
         })
     }
 
-    fn checks<'a>(&'a self, id: &'a str) -> Answer<'a, Checks> {
-        Box::pin(self.ask_checks(id))
+    fn service_checks<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ServiceChecks> {
+        Box::pin(self.fetch_service_checks(id))
     }
 
-    fn remove_check<'a>(&'a self, check: &'a str) -> Answer<'a, ()> {
+    fn deregister_check<'a>(&'a self, check: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
-            let target = format!("/v1/agent/check/deregister/{}", encoded(check));
+            let target = format!("/v1/agent/check/deregister/{}", percent_encode(check));
             match self.put("remove_check", target, Bytes::new()).await {
                 // What the agent says of an unknown id where ACLs are on.
                 Err(error) if error.is_unknown_check() => Ok(()),
@@ -42,9 +45,9 @@ impl Registrar for Consul {
         })
     }
 
-    fn deregister<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
+    fn deregister<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
-            let target = format!("/v1/agent/service/deregister/{}", encoded(id));
+            let target = format!("/v1/agent/service/deregister/{}", percent_encode(id));
             match self.put("deregister", target, Bytes::new()).await {
                 // What the agent says of an unknown id where ACLs are on.
                 Err(error) if error.is_unknown_service() => Ok(()),
@@ -53,83 +56,107 @@ impl Registrar for Consul {
         })
     }
 
-    fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> Answer<'a, ()> {
+    fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
-            let body = json(&Update::new(health, output))?;
-            self.put("report", format!("/v1/agent/check/update/{}", encoded(&check_id(id))), body).await
+            let body = to_json(&CheckUpdateBody::new(health, output))?;
+            self.put("report", format!("/v1/agent/check/update/{}", percent_encode(&check_id(id))), body)
+                .await
         })
     }
 
-    fn maintenance<'a>(&'a self, id: &'a str, on: bool, reason: &'a str) -> Answer<'a, ()> {
+    fn set_maintenance<'a>(&'a self, id: &'a str, on: bool, reason: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
-            let (id, reason) = (encoded(id), encoded(reason));
+            let (id, reason) = (percent_encode(id), percent_encode(reason));
             let target = format!("/v1/agent/service/maintenance/{id}?enable={on}&reason={reason}");
             self.put("maintenance", target, Bytes::new()).await
         })
     }
 
-    fn held<'a>(&'a self, id: &'a str, hash: Option<&'a str>, wait: Duration) -> Answer<'a, Option<Held>> {
-        Box::pin(self.ask_held(id, hash, wait))
+    fn agent_service<'a>(
+        &'a self,
+        id: &'a str,
+        hash: Option<&'a str>,
+        wait: Duration,
+    ) -> AnswerFuture<'a, Option<AgentService>> {
+        Box::pin(self.fetch_agent_service(id, hash, wait))
     }
 
-    fn listed<'a>(
+    fn catalog_entry<'a>(
         &'a self,
         registration: &'a Registration,
         cursor: Cursor,
         wait: Duration,
-    ) -> Answer<'a, Watched> {
-        Box::pin(self.ask_listed(registration, cursor, wait))
+    ) -> AnswerFuture<'a, WatchAnswer> {
+        Box::pin(self.fetch_catalog_entry(registration, cursor, wait))
     }
 
-    fn all_held(&self) -> Answer<'_, Vec<Held>> {
+    fn agent_services(&self) -> AnswerFuture<'_, Vec<AgentService>> {
         let target = "/v1/agent/services".into();
-        Box::pin(self.call("all_held", Method::GET, target, Bytes::new(), wire::agent_services))
+        Box::pin(self.call_agent("all_held", Method::GET, target, Bytes::new(), wire::parse_agent_services))
     }
 
-    fn credentials(&self) -> watch::Receiver<u64> {
-        self.http.rotations()
+    fn watch_credentials(&self) -> watch::Receiver<u64> {
+        self.api.watch_rotations()
     }
 }
 
 impl Consul {
-    async fn ask_checks(&self, id: &str) -> Result<Checks, Error> {
-        let target = format!("/v1/agent/health/service/id/{}", encoded(id));
-        let ask =
-            Ask { operation: "checks", method: Method::GET, target, body: Bytes::new(), longest: AGENT_CALL };
-        let request = ask.name();
-        self.ask_agent(ask, |reply| match (reply.status.as_u16(), wire::agent_health(id, &reply.body)) {
-            (404, _) => Ok(Checks::default()),
-            // The status says how the service is: 429 is a warning, 503 critical. Unless it comes with
-            // something else than the answer: then it is a refusal.
-            (200 | 429 | 503, Ok(checks)) => Ok(checks),
-            (200, Err(error)) => Err(malformed(&request, &error)),
-            _ => ok(reply, &request).map(|_| Checks::default()),
+    async fn fetch_service_checks(&self, id: &str) -> Result<ServiceChecks, Error> {
+        let target = format!("/v1/agent/health/service/id/{}", percent_encode(id));
+        let ask = ApiRequest {
+            operation: "checks",
+            method: Method::GET,
+            target,
+            body: Bytes::new(),
+            timeout: AGENT_CALL_TIMEOUT,
+        };
+        let request = ask.method_and_path();
+        self.send_to_agent(ask, |reply| {
+            match (reply.status.as_u16(), wire::parse_agent_health(id, &reply.body)) {
+                (404, _) => Ok(ServiceChecks::default()),
+                // The status says how the service is: 429 is a warning, 503 critical. Unless it comes with
+                // something else than the answer: then it is a refusal.
+                (200 | 429 | 503, Ok(checks)) => Ok(checks),
+                (200, Err(error)) => Err(malformed(&request, &error)),
+                _ => expect_ok(reply, &request).map(|_| ServiceChecks::default()),
+            }
         })
         .await
     }
 
-    async fn ask_held(&self, id: &str, hash: Option<&str>, wait: Duration) -> Result<Option<Held>, Error> {
-        let mut target = format!("/v1/agent/service/{}", encoded(id));
-        let mut longest = AGENT_CALL;
+    async fn fetch_agent_service(
+        &self,
+        id: &str,
+        hash: Option<&str>,
+        wait: Duration,
+    ) -> Result<Option<AgentService>, Error> {
+        let mut target = format!("/v1/agent/service/{}", percent_encode(id));
+        let mut longest = AGENT_CALL_TIMEOUT;
         if let Some(hash) = hash.filter(|hash| !hash.is_empty()) {
             let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
             // Writing to a `String` cannot fail.
-            let _ = write!(target, "?hash={}&wait={}", encoded(hash), go_duration(wait));
-            longest = wait + wait / 16 + AGENT_CALL;
+            let _ = write!(target, "?hash={}&wait={}", percent_encode(hash), go_duration(wait));
+            longest = wait + wait / 16 + AGENT_CALL_TIMEOUT;
         }
-        let ask = Ask { operation: "held", method: Method::GET, target, body: Bytes::new(), longest };
-        let request = ask.name();
-        self.ask_agent(ask, |reply| {
+        let ask = ApiRequest {
+            operation: "held",
+            method: Method::GET,
+            target,
+            body: Bytes::new(),
+            timeout: longest,
+        };
+        let request = ask.method_and_path();
+        self.send_to_agent(ask, |reply| {
             if reply.status == StatusCode::NOT_FOUND {
                 return Ok(None);
             }
-            let reply = ok(reply, &request)?;
-            wire::agent_service(&reply.body).map(Some).map_err(|error| malformed(&request, &error))
+            let reply = expect_ok(reply, &request)?;
+            wire::parse_agent_service(&reply.body).map(Some).map_err(|error| malformed(&request, &error))
         })
         .await
     }
 }
 
-fn json(body: &impl serde::Serialize) -> Result<Bytes, Error> {
+fn to_json(body: &impl serde::Serialize) -> Result<Bytes, Error> {
     serde_json::to_vec(body).map(Bytes::from).map_err(|error| malformed("our own request", &error))
 }

@@ -15,13 +15,13 @@ use outrigger_config::Token;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{Error, stamp::Stamp};
+use crate::{Error, file_version::FileVersion};
 
 /// A token file longer than this is not a token.
-const MAX_FILE: u64 = 4096;
+const MAX_FILE_BYTES: u64 = 4096;
 
 /// Where the header's value comes from.
-pub(super) enum Source {
+pub(super) enum TokenSource {
     /// No token is sent.
     None,
     /// Always this one.
@@ -34,25 +34,25 @@ pub(super) enum Source {
 pub(super) struct TokenFile {
     path: PathBuf,
     // Held for a look and a replacement, never over an await.
-    read: Mutex<Read>,
+    loaded: Mutex<LoadedToken>,
     /// How often it held another token than before.
     rotations: watch::Sender<u64>,
 }
 
-struct Read {
-    stamp: Stamp,
+struct LoadedToken {
+    stamp: FileVersion,
     value: HeaderValue,
     /// It has become unusable since, and that was told.
     failing: bool,
 }
 
-impl Source {
+impl TokenSource {
     /// Checks a token, and reads the file of one.
     pub(super) fn new(token: Option<&Token>) -> Result<Self, Error> {
         match token {
             None => Ok(Self::None),
             Some(Token::Value(secret)) => {
-                let value = header(secret.reveal()).map_err(|reason| Error::File {
+                let value = token_header(secret.reveal()).map_err(|reason| Error::File {
                     path: "the token of the environment".into(),
                     reason: reason.into(),
                 })?;
@@ -72,7 +72,7 @@ impl Source {
     }
 
     /// Counts the tokens; never changes where there is no file.
-    pub(super) fn rotations(&self) -> watch::Receiver<u64> {
+    pub(super) fn watch_rotations(&self) -> watch::Receiver<u64> {
         match self {
             Self::None | Self::Fixed(_) => watch::channel(0).1,
             Self::File(file) => file.rotations.subscribe(),
@@ -90,19 +90,19 @@ impl TokenFile {
     fn open(path: &Path) -> Result<Self, Error> {
         let read = || {
             let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
-            let stamp = judge(&metadata)?;
+            let stamp = check_metadata(&metadata)?;
             let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-            Ok(Read { stamp, value: token(&text)?, failing: false })
+            Ok(LoadedToken { stamp, value: parse_token(&text)?, failing: false })
         };
         let read = read().map_err(|reason: String| Error::File {
             path: path.display().to_string(),
             reason: format!("{reason}; the token's file must be there at start"),
         })?;
-        Ok(Self { path: path.to_owned(), read: Mutex::new(read), rotations: watch::Sender::new(0) })
+        Ok(Self { path: path.to_owned(), loaded: Mutex::new(read), rotations: watch::Sender::new(0) })
     }
 
     async fn header(&self) -> HeaderValue {
-        let news = self.news().await;
+        let news = self.read_if_changed().await;
         let mut read = self.lock();
         match news {
             Ok(None) => {}
@@ -127,9 +127,9 @@ impl TokenFile {
     }
 
     /// What it holds, if that may be something new.
-    async fn news(&self) -> Result<Option<(Stamp, HeaderValue)>, String> {
+    async fn read_if_changed(&self) -> Result<Option<(FileVersion, HeaderValue)>, String> {
         let metadata = tokio::fs::metadata(&self.path).await.map_err(|error| error.to_string())?;
-        let stamp = judge(&metadata)?;
+        let stamp = check_metadata(&metadata)?;
         {
             let read = self.lock();
             if read.stamp == stamp && !read.failing {
@@ -137,30 +137,30 @@ impl TokenFile {
             }
         }
         let text = tokio::fs::read_to_string(&self.path).await.map_err(|error| error.to_string())?;
-        Ok(Some((stamp, token(&text)?)))
+        Ok(Some((stamp, parse_token(&text)?)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Read> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LoadedToken> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Whether a file may hold a token, before it is read.
-fn judge(file: &Metadata) -> Result<Stamp, String> {
+fn check_metadata(file: &Metadata) -> Result<FileVersion, String> {
     if !file.is_file() {
         return Err("it is no file".into());
     }
-    if file.len() > MAX_FILE {
+    if file.len() > MAX_FILE_BYTES {
         return Err(format!("{} bytes are no token", file.len()));
     }
-    Ok(Stamp::from(file))
+    Ok(FileVersion::from(file))
 }
 
-fn token(text: &str) -> Result<HeaderValue, String> {
-    header(text)?.ok_or_else(|| "it is empty".into())
+fn parse_token(text: &str) -> Result<HeaderValue, String> {
+    token_header(text)?.ok_or_else(|| "it is empty".into())
 }
 
-fn header(text: &str) -> Result<Option<HeaderValue>, &'static str> {
+fn token_header(text: &str) -> Result<Option<HeaderValue>, &'static str> {
     let token = text.trim();
     if token.is_empty() {
         return Ok(None);

@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::agent::{check_id, check_name};
 use crate::{
-    Checks, Held, Instance, InstanceId, OwnCheck, ReportedHealth, Status, Unusable, resolve::Listed,
+    AgentService, HealthStatus, Instance, InstanceId, OwnCheck, ReportedHealth, ServiceChecks, Unusable,
+    resolve::UnresolvedInstance,
 };
 
 /// The check by which Consul's servers say whether they hear a node's agent.
@@ -19,32 +20,32 @@ const SERF_HEALTH: &str = "serfHealth";
 
 /// Reads the body of `/v1/health/service/:name`. Where there is nobody, Consul says `[]`: a `null` is
 /// somebody else's, and not to be taken for the loss of everybody.
-pub(super) fn health_service(body: &[u8]) -> serde_json::Result<Vec<Listed>> {
-    let entries: Vec<Entry> = serde_json::from_slice(body)?;
-    Ok(entries.into_iter().map(Entry::listed).collect())
+pub(super) fn parse_health_service(body: &[u8]) -> serde_json::Result<Vec<UnresolvedInstance>> {
+    let entries: Vec<RawHealthEntry> = serde_json::from_slice(body)?;
+    Ok(entries.into_iter().map(RawHealthEntry::into_unresolved).collect())
 }
 
 /// Reads the body of `/v1/agent/service/:id`.
-pub(super) fn agent_service(body: &[u8]) -> serde_json::Result<Held> {
-    serde_json::from_slice::<Service>(body).map(Service::held)
+pub(super) fn parse_agent_service(body: &[u8]) -> serde_json::Result<AgentService> {
+    serde_json::from_slice::<RawService>(body).map(RawService::into_agent_service)
 }
 
 /// Reads the body of `/v1/agent/services`.
-pub(super) fn agent_services(body: &[u8]) -> serde_json::Result<Vec<Held>> {
-    let services: Option<BTreeMap<String, Service>> = serde_json::from_slice(body)?;
-    Ok(services.unwrap_or_default().into_values().map(Service::held).collect())
+pub(super) fn parse_agent_services(body: &[u8]) -> serde_json::Result<Vec<AgentService>> {
+    let services: Option<BTreeMap<String, RawService>> = serde_json::from_slice(body)?;
+    Ok(services.unwrap_or_default().into_values().map(RawService::into_agent_service).collect())
 }
 
 /// Reads the body of `/v1/agent/health/service/id/:id`: the checks of service `id`, and its node's, which
 /// are left out. What type a check is of is not said there.
-pub(super) fn agent_health(id: &str, body: &[u8]) -> serde_json::Result<Checks> {
-    let (own, mut checks) = (check_id(id), Checks::default());
-    let held = serde_json::from_slice::<Health>(body)?.checks;
+pub(super) fn parse_agent_health(id: &str, body: &[u8]) -> serde_json::Result<ServiceChecks> {
+    let (own, mut checks) = (check_id(id), ServiceChecks::default());
+    let held = serde_json::from_slice::<RawServiceHealth>(body)?.checks;
     for check in held.into_iter().filter(|check| check.service == id) {
         if is_maintenance(&check.id) {
             checks.maintenance = Some(check.notes);
         } else if check.id == own {
-            checks.own = Some(check.own());
+            checks.own = Some(check.into_own_check());
         } else {
             checks.others.push(check.id);
         }
@@ -69,16 +70,16 @@ pub(super) fn agent_self(body: &[u8]) -> serde_json::Result<super::AgentSelf> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry {
-    node: Node,
-    service: Service,
+struct RawHealthEntry {
+    node: RawNode,
+    service: RawService,
     #[serde(default, deserialize_with = "or_default")]
-    checks: Vec<Check>,
+    checks: Vec<RawCheck>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Node {
+struct RawNode {
     node: Arc<str>,
     #[serde(default, deserialize_with = "or_default")]
     address: Arc<str>,
@@ -88,7 +89,7 @@ struct Node {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Service {
+struct RawService {
     #[serde(rename = "ID")]
     id: Arc<str>,
     #[serde(default, deserialize_with = "or_default")]
@@ -102,7 +103,7 @@ struct Service {
     #[serde(default, deserialize_with = "or_default")]
     address: Arc<str>,
     #[serde(default, deserialize_with = "or_default")]
-    weights: ListedWeights,
+    weights: RawWeights,
     #[serde(default, deserialize_with = "or_default")]
     enable_tag_override: bool,
     #[serde(default, deserialize_with = "or_default")]
@@ -113,12 +114,12 @@ struct Service {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct ListedWeights {
+struct RawWeights {
     passing: i64,
     warning: i64,
 }
 
-impl Default for ListedWeights {
+impl Default for RawWeights {
     fn default() -> Self {
         Self { passing: 1, warning: 1 }
     }
@@ -126,7 +127,7 @@ impl Default for ListedWeights {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Check {
+struct RawCheck {
     #[serde(rename = "CheckID", default, deserialize_with = "or_default")]
     id: String,
     #[serde(default, deserialize_with = "or_default")]
@@ -137,15 +138,15 @@ struct Check {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Health {
+struct RawServiceHealth {
     #[serde(deserialize_with = "or_default")]
-    checks: Vec<HeldCheck>,
+    checks: Vec<RawAgentCheck>,
 }
 
 /// A check that the agent holds.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct HeldCheck {
+struct RawAgentCheck {
     #[serde(rename = "CheckID")]
     id: String,
     #[serde(default, deserialize_with = "or_default")]
@@ -184,9 +185,9 @@ fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(value: D
     Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
-impl Entry {
-    fn listed(self) -> Listed {
-        let status = worst(&self.checks);
+impl RawHealthEntry {
+    fn into_unresolved(self) -> UnresolvedInstance {
+        let status = worst_status(&self.checks);
         let node_lost = is_node_lost(&self.checks);
         let service = self.service;
         let host = if service.address.is_empty() { self.node.address } else { service.address };
@@ -196,33 +197,33 @@ impl Entry {
             addr: Err(Unusable::NoAddress),
             tags: service.tags.into(),
             meta: Arc::new(service.meta),
-            weights: service.weights.settle(),
+            weights: service.weights.clamp_weights(),
             status,
             node_lost,
             create_index: service.create_index,
         };
-        Listed { host, port: service.port, instance }
+        UnresolvedInstance { host, port: service.port, instance }
     }
 }
 
-impl Service {
-    fn held(self) -> Held {
-        Held {
+impl RawService {
+    fn into_agent_service(self) -> AgentService {
+        AgentService {
             id: self.id.as_ref().to_owned(),
             name: self.service,
             address: Some(self.address.as_ref().to_owned()).filter(|address| !address.is_empty()),
             port: self.port,
             tags: self.tags.iter().map(|tag| tag.as_ref().to_owned()).collect(),
             meta: self.meta,
-            weights: self.weights.settle(),
-            tag_override: self.enable_tag_override,
-            hash: self.content_hash,
+            weights: self.weights.clamp_weights(),
+            enable_tag_override: self.enable_tag_override,
+            content_hash: self.content_hash,
         }
     }
 }
 
-impl ListedWeights {
-    fn settle(&self) -> Weights {
+impl RawWeights {
+    fn clamp_weights(&self) -> Weights {
         let within = |weight: i64, least: u16| {
             u16::try_from(weight.clamp(i64::from(least), i64::from(u16::MAX))).unwrap_or(u16::MAX)
         };
@@ -232,29 +233,29 @@ impl ListedWeights {
 
 /// The worst of all checks, the node's included: a dead node turns only its `serfHealth` critical
 /// and leaves the service's own check at what it last said.
-fn worst(checks: &[Check]) -> Status {
-    checks.iter().map(Check::status).max().unwrap_or(Status::Passing)
+fn worst_status(checks: &[RawCheck]) -> HealthStatus {
+    checks.iter().map(RawCheck::status).max().unwrap_or(HealthStatus::Passing)
 }
 
 /// Whether the node's own health is all that is critical: the servers do not hear its agent, and
 /// nobody has said that the service is unwell.
-fn is_node_lost(checks: &[Check]) -> bool {
+fn is_node_lost(checks: &[RawCheck]) -> bool {
     let (node, others): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.id == SERF_HEALTH);
-    node.iter().any(|check| check.status() == Status::Critical)
-        && others.iter().all(|check| check.status() <= Status::Warning)
+    node.iter().any(|check| check.status() == HealthStatus::Critical)
+        && others.iter().all(|check| check.status() <= HealthStatus::Warning)
 }
 
-impl HeldCheck {
-    fn own(self) -> OwnCheck {
+impl RawAgentCheck {
+    fn into_own_check(self) -> OwnCheck {
         OwnCheck {
-            as_made: self.name == check_name(&self.service_name),
+            has_our_name: self.name == check_name(&self.service_name),
             health: match self.status.as_str() {
                 "passing" => ReportedHealth::Passing,
                 "warning" => ReportedHealth::Warning,
                 _ => ReportedHealth::Critical,
             },
             id: self.id,
-            expired: self.output.starts_with("TTL expired"),
+            ttl_expired: self.output.starts_with("TTL expired"),
             output: self.output,
         }
     }
@@ -264,16 +265,16 @@ fn is_maintenance(id: &str) -> bool {
     id == "_node_maintenance" || id.starts_with("_service_maintenance:")
 }
 
-impl Check {
-    fn status(&self) -> Status {
+impl RawCheck {
+    fn status(&self) -> HealthStatus {
         if self.is_maintenance() {
-            return Status::Maintenance;
+            return HealthStatus::Maintenance;
         }
         match self.status.as_str() {
-            "passing" => Status::Passing,
-            "warning" => Status::Warning,
+            "passing" => HealthStatus::Passing,
+            "warning" => HealthStatus::Warning,
             // Also what a newer Consul may come up with: not known to be well is not well.
-            _ => Status::Critical,
+            _ => HealthStatus::Critical,
         }
     }
 

@@ -18,44 +18,51 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use self::table::Table;
-use crate::{Answer, Consistency, Cursor, Error, Query, Registry, Watched, resolve::Resolver, stamp::Stamp};
+use self::table::ServiceTable;
+use crate::{
+    AnswerFuture, Consistency, Cursor, Error, Query, Registry, WatchAnswer, file_version::FileVersion,
+    resolve::Resolver,
+};
 
 /// How often a watch looks for a change.
-const POLL: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// A look is shared by the watches that would look again within this time.
-const FRESH: Duration = Duration::from_millis(100);
+const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// A longer file than this is not read.
-const MAX_FILE: u64 = 16 << 20;
+const MAX_FILE_BYTES: u64 = 16 << 20;
 /// The longest wait: nobody is spared anything by a longer one.
-const WAIT: Duration = Duration::from_secs(45);
+const MAX_WAIT: Duration = Duration::from_secs(45);
 
 /// A file of static instances.
 #[derive(Debug)]
-pub struct File {
+pub struct FileRegistry {
     path: PathBuf,
-    names: Resolver,
+    resolver: Resolver,
     // Held for a look or a replacement, never over an await.
-    state: Mutex<State>,
+    state: Mutex<FileState>,
 }
 
 #[derive(Debug)]
-struct State {
-    table: Table,
+struct FileState {
+    table: ServiceTable,
     /// Of the content that was judged last, good or bad. `None`: there was no file.
-    judged: Option<Stamp>,
-    looked_at: Instant,
+    last_read: Option<FileVersion>,
+    checked_at: Instant,
 }
 
-impl File {
+impl FileRegistry {
     /// Reads `path`. A file that is missing or cannot be used is [`Error::File`], whose path is
     /// `FILE:LINE:COLUMN` where a place in it is to blame.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
-        let (stamp, text) = read(&path).map_err(|reason| unusable(&path, reason))?;
-        let services = shape::parse(&text).map_err(|wrong| wrong_at(&path, &wrong))?;
-        let state = State { table: Table::new(services), judged: Some(stamp), looked_at: Instant::now() };
-        Ok(Self { path, names: Resolver::new(), state: Mutex::new(state) })
+        let (stamp, text) = read_file(&path).map_err(|reason| file_error(&path, reason))?;
+        let services = shape::parse(&text).map_err(|wrong| file_error_at(&path, &wrong))?;
+        let state = FileState {
+            table: ServiceTable::new(services),
+            last_read: Some(stamp),
+            checked_at: Instant::now(),
+        };
+        Ok(Self { path, resolver: Resolver::new(), state: Mutex::new(state) })
     }
 
     /// The file.
@@ -63,41 +70,41 @@ impl File {
         &self.path
     }
 
-    async fn ask_watch(&self, query: &Query, cursor: Cursor, wait: Duration) -> Watched {
+    async fn wait_for_change(&self, query: &Query, cursor: Cursor, wait: Duration) -> WatchAnswer {
         let until = Instant::now() + wait;
         let service = query.service.to_ascii_lowercase();
         loop {
-            self.look().await;
+            self.refresh().await;
             let now = Instant::now();
             if self.state().table.cursor(&service) != cursor || now >= until {
-                return self.answer(&service).await;
+                return self.current_answer(&service).await;
             }
-            sleep_until(until.min(now + POLL)).await;
+            sleep_until(until.min(now + POLL_INTERVAL)).await;
         }
     }
 
-    async fn answer(&self, service: &str) -> Watched {
+    async fn current_answer(&self, service: &str) -> WatchAnswer {
         let (cursor, listed) = {
             let state = self.state();
-            (state.table.cursor(service), state.table.listed(service))
+            (state.table.cursor(service), state.table.instances(service))
         };
-        let instances = self.names.resolve(listed).await;
-        Watched { instances, cursor, went_back: false, age: None, known_leader: true }
+        let instances = self.resolver.resolve(listed).await;
+        WatchAnswer { instances, cursor, index_went_back: false, age: None, known_leader: true }
     }
 
     /// Reads the file again if it is another one than the one that was judged last.
-    async fn look(&self) {
-        let Some(judged) = self.turn_to_look() else { return };
+    async fn refresh(&self) {
+        let Some(judged) = self.begin_check() else { return };
         let path = self.path.clone();
-        let looked = tokio::task::spawn_blocking(move || look(&path, judged)).await;
+        let looked = tokio::task::spawn_blocking(move || read_if_changed(&path, judged)).await;
         // The look itself cannot fail to end but at the end of the process.
         let Ok(Some((stamp, services))) = looked else { return };
         let mut state = self.state();
-        if state.judged == stamp {
+        if state.last_read == stamp {
             // Another watch was here first.
             return;
         }
-        state.judged = stamp;
+        state.last_read = stamp;
         match services {
             Ok(services) => {
                 state.table.replace(services);
@@ -108,30 +115,30 @@ impl File {
     }
 
     /// The stamp to compare with, unless somebody has just looked.
-    fn turn_to_look(&self) -> Option<Option<Stamp>> {
+    fn begin_check(&self) -> Option<Option<FileVersion>> {
         let now = Instant::now();
         let mut state = self.state();
-        if now < state.looked_at + FRESH {
+        if now < state.checked_at + MIN_CHECK_INTERVAL {
             return None;
         }
-        state.looked_at = now;
-        Some(state.judged)
+        state.checked_at = now;
+        Some(state.last_read)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, FileState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Registry for File {
+impl Registry for FileRegistry {
     fn watch<'a>(
         &'a self,
         query: &'a Query,
         cursor: Cursor,
         _: Consistency,
         wait: Duration,
-    ) -> Answer<'a, Watched> {
-        Box::pin(async move { Ok(self.ask_watch(query, cursor, wait).await) })
+    ) -> AnswerFuture<'a, WatchAnswer> {
+        Box::pin(async move { Ok(self.wait_for_change(query, cursor, wait).await) })
     }
 
     fn kind(&self) -> &'static str {
@@ -139,40 +146,45 @@ impl Registry for File {
     }
 
     fn longest_wait(&self) -> Duration {
-        WAIT
+        MAX_WAIT
     }
 }
 
 /// What the file has become, if it is not the one of `judged`.
-fn look(path: &Path, judged: Option<Stamp>) -> Option<(Option<Stamp>, Result<shape::Services, Error>)> {
-    let stamp = std::fs::metadata(path).ok().as_ref().map(Stamp::from);
+fn read_if_changed(
+    path: &Path,
+    judged: Option<FileVersion>,
+) -> Option<(Option<FileVersion>, Result<shape::StaticServices, Error>)> {
+    let stamp = std::fs::metadata(path).ok().as_ref().map(FileVersion::from);
     if stamp == judged {
         return None;
     }
-    match read(path) {
-        Ok((stamp, text)) => Some((Some(stamp), shape::parse(&text).map_err(|wrong| wrong_at(path, &wrong)))),
-        Err(reason) => Some((stamp, Err(unusable(path, reason)))),
+    match read_file(path) {
+        Ok((stamp, text)) => {
+            Some((Some(stamp), shape::parse(&text).map_err(|wrong| file_error_at(path, &wrong))))
+        }
+        Err(reason) => Some((stamp, Err(file_error(path, reason)))),
     }
 }
 
 /// The content, and the stamp that it had before it was read: a write in between is seen next time.
-fn read(path: &Path) -> Result<(Stamp, String), String> {
+fn read_file(path: &Path) -> Result<(FileVersion, String), String> {
     let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
-    if metadata.len() > MAX_FILE {
-        return Err(format!("{} bytes are more than the {MAX_FILE} that are read", metadata.len()));
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(format!("{} bytes are more than the {MAX_FILE_BYTES} that are read", metadata.len()));
     }
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    Ok((Stamp::from(&metadata), text))
+    Ok((FileVersion::from(&metadata), text))
 }
 
-fn unusable(path: &Path, reason: String) -> Error {
+fn file_error(path: &Path, reason: String) -> Error {
     Error::File { path: path.display().to_string(), reason }
 }
 
 /// `use services.yaml:3:26: port: ...`.
-fn wrong_at(path: &Path, wrong: &shape::Wrong) -> Error {
-    let (line, column) = wrong.place();
-    Error::File { path: format!("{}:{line}:{column}", path.display()), reason: wrong.what().to_owned() }
+fn file_error_at(path: &Path, wrong: &shape::FileProblem) -> Error {
+    let (line, column) = wrong.position();
+    Error::File { path: format!("{}:{line}:{column}", path.display()), reason: wrong.reason().to_owned() }
 }
 
 #[cfg(test)]

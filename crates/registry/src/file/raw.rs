@@ -9,14 +9,14 @@ use serde::{
 use serde_saphyr::Spanned;
 
 /// Reads a whole file. An empty one is an empty document.
-pub(super) fn document(text: &str) -> Result<Document, serde_saphyr::Error> {
+pub(super) fn parse_document(text: &str) -> Result<RawDocument, serde_saphyr::Error> {
     // A mark that some editors put first; YAML counts it as nothing, its columns do not.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let document: Option<Document> = serde_saphyr::from_str_with_options(text, options())?;
+    let document: Option<RawDocument> = serde_saphyr::from_str_with_options(text, parser_options())?;
     Ok(document.unwrap_or_default())
 }
 
-fn options() -> serde_saphyr::Options {
+fn parser_options() -> serde_saphyr::Options {
     let mut options = serde_saphyr::Options::default();
     // Messages are one line; the place is told apart.
     options.with_snippet = false;
@@ -24,25 +24,25 @@ fn options() -> serde_saphyr::Options {
 }
 
 /// The instances of a service, each with its place.
-type Instances = Vec<Spanned<Raw>>;
+type RawInstances = Vec<Spanned<RawInstance>>;
 
 /// The whole file.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Document {
-    pub(super) services: Option<BTreeMap<String, Spanned<Option<Instances>>>>,
+pub(super) struct RawDocument {
+    pub(super) services: Option<BTreeMap<String, Spanned<Option<RawInstances>>>>,
 }
 
 /// One instance, in either form.
-pub(super) enum Raw {
+pub(super) enum RawInstance {
     Short(String),
-    Full(Box<Full>),
+    Full(Box<FullForm>),
 }
 
 /// The long form.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Full {
+pub(super) struct FullForm {
     pub(super) address: Spanned<String>,
     pub(super) port: Spanned<i64>,
     pub(super) id: Option<Spanned<String>>,
@@ -53,26 +53,27 @@ pub(super) struct Full {
 }
 
 /// By hand: serde's untagged enums forget the places.
-impl<'de> Deserialize<'de> for Raw {
+impl<'de> Deserialize<'de> for RawInstance {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
+        struct EitherForm;
 
-        impl<'de> Visitor<'de> for Either {
-            type Value = Raw;
+        impl<'de> Visitor<'de> for EitherForm {
+            type Value = RawInstance;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an instance: `address:port`, or a map with address and port")
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Raw, E> {
-                Ok(Raw::Short(text.to_owned()))
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawInstance, E> {
+                Ok(RawInstance::Short(text.to_owned()))
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Raw, A::Error> {
-                Full::deserialize(MapAccessDeserializer::new(map)).map(|full| Raw::Full(Box::new(full)))
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawInstance, A::Error> {
+                FullForm::deserialize(MapAccessDeserializer::new(map))
+                    .map(|full| RawInstance::Full(Box::new(full)))
             }
         }
 
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(EitherForm)
     }
 }

@@ -19,15 +19,15 @@ use std::{
 use outrigger_config::Weights;
 use serde_saphyr::{Location, Spanned};
 
-use super::raw::{self, Full, Raw};
-use crate::Status;
+use super::raw::{self, FullForm, RawInstance};
+use crate::HealthStatus;
 
 /// What a file lists: instances by service, whose names are lower case.
-pub(super) type Services = BTreeMap<String, Vec<Entry>>;
+pub(super) type StaticServices = BTreeMap<String, Vec<StaticInstance>>;
 
 /// One instance as the file states it, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(super) struct StaticInstance {
     pub(super) id: String,
     /// IP address or host name.
     pub(super) host: String,
@@ -35,56 +35,56 @@ pub(super) struct Entry {
     pub(super) weights: Weights,
     pub(super) tags: Vec<String>,
     pub(super) meta: BTreeMap<String, String>,
-    pub(super) status: Status,
+    pub(super) status: HealthStatus,
 }
 
 /// What is wrong, and where: line and column count from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wrong {
+pub(super) struct FileProblem {
     line: u64,
     column: u64,
-    what: String,
+    reason: String,
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for FileProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.what)
+        write!(f, "{}:{}: {}", self.line, self.column, self.reason)
     }
 }
 
-impl Wrong {
+impl FileProblem {
     /// Line and column.
-    pub(super) fn place(&self) -> (u64, u64) {
+    pub(super) fn position(&self) -> (u64, u64) {
         (self.line, self.column)
     }
 
     /// What is wrong there.
-    pub(super) fn what(&self) -> &str {
-        &self.what
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
     }
 
     fn at(location: Location, what: impl Into<String>) -> Self {
-        Self { line: location.line().max(1), column: location.column().max(1), what: what.into() }
+        Self { line: location.line().max(1), column: location.column().max(1), reason: what.into() }
     }
 }
 
 /// Reads and checks a whole file. The first problem is the answer.
-pub(super) fn parse(text: &str) -> Result<Services, Wrong> {
-    let document = raw::document(text).map_err(unreadable)?;
+pub(super) fn parse(text: &str) -> Result<StaticServices, FileProblem> {
+    let document = raw::parse_document(text).map_err(syntax_problem)?;
     // A file that is just being written is empty for a moment: that must not read as "no instances".
     let Some(listed) = document.services else {
-        return Err(Wrong::at(
+        return Err(FileProblem::at(
             Location::UNKNOWN,
             "lists no `services`; if that is meant, write `services: {}`",
         ));
     };
-    let mut services = Services::new();
+    let mut services = StaticServices::new();
     for (name, listed) in listed {
         let place = listed.referenced;
-        let name = service_name(&name).map_err(|what| Wrong::at(place, what))?;
-        let entries = check_all(&name, listed.value.unwrap_or_default())?;
+        let name = normalize_name(&name).map_err(|what| FileProblem::at(place, what))?;
+        let entries = check_instances(&name, listed.value.unwrap_or_default())?;
         if services.contains_key(&name) {
-            return Err(Wrong::at(
+            return Err(FileProblem::at(
                 place,
                 format!("service {name} is listed twice: case does not tell names apart"),
             ));
@@ -95,29 +95,32 @@ pub(super) fn parse(text: &str) -> Result<Services, Wrong> {
 }
 
 /// The parser's own words, without the place: ours is in front of them.
-fn unreadable(error: serde_saphyr::Error) -> Wrong {
+fn syntax_problem(error: serde_saphyr::Error) -> FileProblem {
     let location = error.location().unwrap_or(Location::UNKNOWN);
     let message = error.without_snippet().to_string();
     let line = message.lines().next().unwrap_or_default();
     let line = line.split_once("error: ").map_or(line, |(_, rest)| rest);
-    Wrong::at(location, line.split(" at line ").next().unwrap_or(line))
+    FileProblem::at(location, line.split(" at line ").next().unwrap_or(line))
 }
 
-fn service_name(name: &str) -> Result<String, String> {
+fn normalize_name(name: &str) -> Result<String, String> {
     if name.is_empty() || name.contains(char::is_whitespace) {
         return Err(format!("{name:?} is no name of a service"));
     }
     Ok(name.to_ascii_lowercase())
 }
 
-fn check_all(service: &str, listed: Vec<Spanned<Raw>>) -> Result<Vec<Entry>, Wrong> {
+fn check_instances(
+    service: &str,
+    listed: Vec<Spanned<RawInstance>>,
+) -> Result<Vec<StaticInstance>, FileProblem> {
     let mut ids = BTreeSet::new();
     let mut entries = Vec::with_capacity(listed.len());
     for raw in listed {
         let place = raw.referenced;
-        let entry = check(raw)?;
+        let entry = check_instance(raw)?;
         if !ids.insert(entry.id.clone()) {
-            return Err(Wrong::at(
+            return Err(FileProblem::at(
                 place,
                 format!("a second instance of {service} with id {:?}: give it an `id` of its own", entry.id),
             ));
@@ -127,76 +130,81 @@ fn check_all(service: &str, listed: Vec<Spanned<Raw>>) -> Result<Vec<Entry>, Wro
     Ok(entries)
 }
 
-fn check(raw: Spanned<Raw>) -> Result<Entry, Wrong> {
+fn check_instance(raw: Spanned<RawInstance>) -> Result<StaticInstance, FileProblem> {
     match raw.value {
-        Raw::Short(text) => short(&text).map_err(|what| Wrong::at(raw.referenced, what)),
-        Raw::Full(full) => check_full(*full),
+        RawInstance::Short(text) => {
+            parse_short_form(&text).map_err(|what| FileProblem::at(raw.referenced, what))
+        }
+        RawInstance::Full(full) => check_full_form(*full),
     }
 }
 
-fn short(text: &str) -> Result<Entry, String> {
+fn parse_short_form(text: &str) -> Result<StaticInstance, String> {
     let expected = || format!("{text:?} is not `address:port`, as 127.0.0.1:9001 or \"[::1]:9001\"");
     let (address, port) = text.rsplit_once(':').ok_or_else(expected)?;
     let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(expected)?;
-    let host = host(address).ok_or_else(expected)?;
-    Ok(plain(host, port))
+    let host = parse_host(address).ok_or_else(expected)?;
+    Ok(default_instance(host, port))
 }
 
-fn plain(host: String, port: u16) -> Entry {
+fn default_instance(host: String, port: u16) -> StaticInstance {
     let id = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    Entry {
+    StaticInstance {
         id,
         host,
         port,
         weights: Weights::default(),
         tags: Vec::new(),
         meta: BTreeMap::new(),
-        status: Status::Passing,
+        status: HealthStatus::Passing,
     }
 }
 
-fn check_full(full: Full) -> Result<Entry, Wrong> {
-    let host = host(&full.address.value).ok_or_else(|| {
+fn check_full_form(full: FullForm) -> Result<StaticInstance, FileProblem> {
+    let host = parse_host(&full.address.value).ok_or_else(|| {
         let what = format!("address: {:?} is neither an IP address nor a host name", full.address.value);
-        Wrong::at(full.address.referenced, what)
+        FileProblem::at(full.address.referenced, what)
     })?;
-    let port = between_1_and_65535("port", &full.port)?;
-    let mut entry = plain(host, port);
+    let port = check_between_1_and_65535("port", &full.port)?;
+    let mut entry = default_instance(host, port);
     if let Some(id) = full.id {
         if id.value.is_empty() {
-            return Err(Wrong::at(id.referenced, "id: an id is not empty; leave it out for address:port"));
+            return Err(FileProblem::at(
+                id.referenced,
+                "id: an id is not empty; leave it out for address:port",
+            ));
         }
         entry.id = id.value;
     }
     if let Some(weight) = full.weight {
-        entry.weights.passing = between_1_and_65535("weight", &weight)?;
+        entry.weights.passing = check_between_1_and_65535("weight", &weight)?;
     }
     if let Some(word) = full.status {
-        entry.status = status(&word)?;
+        entry.status = parse_status(&word)?;
     }
     entry.tags = full.tags.unwrap_or_default();
     entry.meta = full.meta.unwrap_or_default();
     Ok(entry)
 }
 
-fn between_1_and_65535(key: &str, number: &Spanned<i64>) -> Result<u16, Wrong> {
+fn check_between_1_and_65535(key: &str, number: &Spanned<i64>) -> Result<u16, FileProblem> {
     u16::try_from(number.value).ok().filter(|number| *number != 0).ok_or_else(|| {
-        Wrong::at(number.referenced, format!("{key}: {} is not between 1 and 65535", number.value))
+        FileProblem::at(number.referenced, format!("{key}: {} is not between 1 and 65535", number.value))
     })
 }
 
-fn status(word: &Spanned<String>) -> Result<Status, Wrong> {
-    [Status::Passing, Status::Warning, Status::Critical, Status::Maintenance]
+fn parse_status(word: &Spanned<String>) -> Result<HealthStatus, FileProblem> {
+    [HealthStatus::Passing, HealthStatus::Warning, HealthStatus::Critical, HealthStatus::Maintenance]
         .into_iter()
         .find(|status| status.label() == word.value)
         .ok_or_else(|| {
             let what = format!("status: {:?} is not passing, warning, critical or maintenance", word.value);
-            Wrong::at(word.referenced, what)
+            FileProblem::at(word.referenced, what)
         })
 }
 
 /// An IP address, in brackets or not, or something that may be a host name.
-fn host(text: &str) -> Option<String> {
+fn parse_host(text: &str) -> Option<String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if let Ok(ip) = bare.parse::<IpAddr>() {
         return Some(ip.to_string());
@@ -211,7 +219,7 @@ fn host(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn fails(text: &str, place: &str, words: &str) {
+    fn assert_fails(text: &str, place: &str, words: &str) {
         let wrong = parse(text).expect_err(text).to_string();
         assert!(wrong.starts_with(place) && wrong.contains(words), "{text:?}: {wrong}");
         assert!(!wrong.contains('\n'), "{wrong:?}");
@@ -225,13 +233,13 @@ mod tests {
         )
         .unwrap();
         let orders = &services["orders"];
-        let full = Entry {
+        let full = StaticInstance {
             id: "o1".into(),
             weights: Weights { passing: 3, warning: 1 },
             tags: vec!["v2".into()],
             meta: [("zone".to_owned(), "a".to_owned())].into(),
-            status: Status::Warning,
-            ..plain("10.0.0.1".into(), 9001)
+            status: HealthStatus::Warning,
+            ..default_instance("10.0.0.1".into(), 9001)
         };
         assert_eq!(orders[0], full);
         let ids: Vec<_> = orders.iter().map(|entry| entry.id.as_str()).collect();
@@ -242,35 +250,39 @@ mod tests {
 
     #[test]
     fn no_services_at_all_must_be_said() {
-        assert_eq!(parse("services: {}\n").unwrap(), Services::new());
+        assert_eq!(parse("services: {}\n").unwrap(), StaticServices::new());
         for text in ["", "services:\n", "# nothing\n", "{}"] {
-            fails(text, "1:1:", "lists no `services`");
+            assert_fails(text, "1:1:", "lists no `services`");
         }
     }
 
     #[test]
     fn a_problem_says_where_it_is_and_what_is_wrong() {
         let list = "services:\n  orders:\n    - ";
-        fails(&format!("{list}{{address: a, port: 70000}}\n"), "3:26:", "port: 70000 is not between");
-        fails(&format!("{list}{{address: a, port: 0}}\n"), "3:26:", "port: 0 is not between");
-        fails(&format!("{list}{{address: a, port: 1, weight: -1}}\n"), "3:37:", "weight: -1");
-        fails(&format!("{list}{{address: a, port: 1, status: well}}\n"), "3:37:", "status: \"well\"");
-        fails(&format!("{list}{{address: 'a b', port: 1}}\n"), "3:17:", "neither an IP address nor a host");
-        fails(&format!("{list}{{address: a, port: 1, id: ''}}\n"), "3:33:", "id:");
-        fails(&format!("{list}a:1\n    - a:1\n"), "4:7:", "a second instance of orders");
-        fails(&format!("{list}a\n"), "3:7:", "`address:port`");
-        fails(&format!("{list}a:0\n"), "3:7:", "`address:port`");
-        fails(&format!("{list}a:1\n  ORDERS:\n    - b:1\n"), "", "twice");
+        assert_fails(&format!("{list}{{address: a, port: 70000}}\n"), "3:26:", "port: 70000 is not between");
+        assert_fails(&format!("{list}{{address: a, port: 0}}\n"), "3:26:", "port: 0 is not between");
+        assert_fails(&format!("{list}{{address: a, port: 1, weight: -1}}\n"), "3:37:", "weight: -1");
+        assert_fails(&format!("{list}{{address: a, port: 1, status: well}}\n"), "3:37:", "status: \"well\"");
+        assert_fails(
+            &format!("{list}{{address: 'a b', port: 1}}\n"),
+            "3:17:",
+            "neither an IP address nor a host",
+        );
+        assert_fails(&format!("{list}{{address: a, port: 1, id: ''}}\n"), "3:33:", "id:");
+        assert_fails(&format!("{list}a:1\n    - a:1\n"), "4:7:", "a second instance of orders");
+        assert_fails(&format!("{list}a\n"), "3:7:", "`address:port`");
+        assert_fails(&format!("{list}a:0\n"), "3:7:", "`address:port`");
+        assert_fails(&format!("{list}a:1\n  ORDERS:\n    - b:1\n"), "", "twice");
     }
 
     #[test]
     fn unknown_and_missing_keys_are_problems_with_a_place() {
         let list = "services:\n  orders:\n    - ";
-        fails(&format!("{list}{{address: a, prot: 1}}\n"), "3:", "prot");
-        fails(&format!("{list}{{address: a}}\n"), "3:", "port");
-        fails("servces: {}\n", "1:1:", "servces");
-        fails("services:\n  orders: 7\n", "2:", "");
-        fails("services: [\n", "", "");
+        assert_fails(&format!("{list}{{address: a, prot: 1}}\n"), "3:", "prot");
+        assert_fails(&format!("{list}{{address: a}}\n"), "3:", "port");
+        assert_fails("servces: {}\n", "1:1:", "servces");
+        assert_fails("services:\n  orders: 7\n", "2:", "");
+        assert_fails("services: [\n", "", "");
     }
 
     proptest::proptest! {

@@ -5,40 +5,40 @@ use std::{
     sync::Arc,
 };
 
-use super::shape::{Entry, Services};
-use crate::{Cursor, Instance, InstanceId, Unusable, resolve::Listed};
+use super::shape::{StaticInstance, StaticServices};
+use crate::{Cursor, Instance, InstanceId, Unusable, resolve::UnresolvedInstance};
 
 /// The version of a service that was never listed.
-const NEVER: u64 = 1;
+const UNLISTED_VERSION: u64 = 1;
 
 /// The last good content.
 #[derive(Debug)]
-pub(super) struct Table {
-    services: BTreeMap<String, Service>,
+pub(super) struct ServiceTable {
+    services: BTreeMap<String, VersionedService>,
     version: u64,
-    lives: u64,
+    incarnations: u64,
 }
 
 /// One service. It stays, empty, when the file no longer lists it, so that its watchers hear of it.
 #[derive(Debug, Default)]
-struct Service {
+struct VersionedService {
     version: u64,
-    listed: Vec<(Entry, u64)>,
+    instances: Vec<(StaticInstance, u64)>,
 }
 
-impl Table {
-    pub(super) fn new(services: Services) -> Self {
-        let mut table = Self { services: BTreeMap::new(), version: NEVER, lives: 0 };
+impl ServiceTable {
+    pub(super) fn new(services: StaticServices) -> Self {
+        let mut table = Self { services: BTreeMap::new(), version: UNLISTED_VERSION, incarnations: 0 };
         table.replace(services);
         table
     }
 
     /// Takes over a new content. Only services whose content differs get a new version.
-    pub(super) fn replace(&mut self, mut services: Services) {
+    pub(super) fn replace(&mut self, mut services: StaticServices) {
         let names: BTreeSet<String> = self.services.keys().chain(services.keys()).cloned().collect();
         for name in names {
             let entries = services.remove(&name).unwrap_or_default();
-            let Self { version, lives, .. } = self;
+            let Self { version, incarnations: lives, .. } = self;
             let service = self.services.entry(name).or_default();
             service.replace(entries, version, lives);
         }
@@ -46,28 +46,28 @@ impl Table {
 
     /// Where a watch of `service` stands.
     pub(super) fn cursor(&self, service: &str) -> Cursor {
-        Cursor::at(self.services.get(service).map_or(NEVER, |service| service.version))
+        Cursor::at(self.services.get(service).map_or(UNLISTED_VERSION, |service| service.version))
     }
 
     /// The instances of `service`; none when the file does not list it.
-    pub(super) fn listed(&self, service: &str) -> Vec<Listed> {
+    pub(super) fn instances(&self, service: &str) -> Vec<UnresolvedInstance> {
         let Some(service) = self.services.get(service) else { return Vec::new() };
-        service.listed.iter().map(|(entry, life)| listed(entry, *life)).collect()
+        service.instances.iter().map(|(entry, life)| unresolved_instance(entry, *life)).collect()
     }
 }
 
-impl Service {
-    fn replace(&mut self, entries: Vec<Entry>, version: &mut u64, lives: &mut u64) {
-        if self.version != 0 && entries.iter().eq(self.listed.iter().map(|(entry, _)| entry)) {
+impl VersionedService {
+    fn replace(&mut self, entries: Vec<StaticInstance>, version: &mut u64, lives: &mut u64) {
+        if self.version != 0 && entries.iter().eq(self.instances.iter().map(|(entry, _)| entry)) {
             return;
         }
         *version += 1;
         self.version = *version;
-        let before = std::mem::take(&mut self.listed);
-        self.listed = entries
+        let before = std::mem::take(&mut self.instances);
+        self.instances = entries
             .into_iter()
             .map(|entry| {
-                let same = before.iter().find(|(old, _)| same_life(old, &entry));
+                let same = before.iter().find(|(old, _)| is_same_incarnation(old, &entry));
                 let life = same.map_or_else(
                     || {
                         *lives += 1;
@@ -81,11 +81,11 @@ impl Service {
     }
 }
 
-fn same_life(old: &Entry, new: &Entry) -> bool {
+fn is_same_incarnation(old: &StaticInstance, new: &StaticInstance) -> bool {
     old.id == new.id && old.host == new.host && old.port == new.port
 }
 
-fn listed(entry: &Entry, life: u64) -> Listed {
+fn unresolved_instance(entry: &StaticInstance, life: u64) -> UnresolvedInstance {
     let id = InstanceId { datacenter: "file".into(), node: "file".into(), id: entry.id.as_str().into() };
     let instance = Instance {
         id,
@@ -97,24 +97,24 @@ fn listed(entry: &Entry, life: u64) -> Listed {
         node_lost: false,
         create_index: life,
     };
-    Listed { host: entry.host.as_str().into(), port: entry.port.into(), instance }
+    UnresolvedInstance { host: entry.host.as_str().into(), port: entry.port.into(), instance }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::shape::parse, *};
 
-    fn services(text: &str) -> Services {
+    fn services(text: &str) -> StaticServices {
         parse(&format!("services: {text}")).unwrap()
     }
 
-    fn lives(table: &Table, service: &str) -> Vec<u64> {
-        table.listed(service).iter().map(|listed| listed.instance.create_index).collect()
+    fn incarnations(table: &ServiceTable, service: &str) -> Vec<u64> {
+        table.instances(service).iter().map(|listed| listed.instance.create_index).collect()
     }
 
     #[test]
     fn a_change_of_one_service_leaves_the_others_where_they_were() {
-        let mut table = Table::new(services("{a: ['x:1'], b: ['x:2']}"));
+        let mut table = ServiceTable::new(services("{a: ['x:1'], b: ['x:2']}"));
         let (a, b) = (table.cursor("a"), table.cursor("b"));
         table.replace(services("{a: ['x:1', 'x:3'], b: ['x:2']}"));
         assert_ne!(table.cursor("a"), a);
@@ -123,25 +123,25 @@ mod tests {
 
     #[test]
     fn a_service_that_is_no_longer_listed_is_empty_and_newer() {
-        let mut table = Table::new(services("{a: ['x:1']}"));
+        let mut table = ServiceTable::new(services("{a: ['x:1']}"));
         let listed = table.cursor("a");
         table.replace(services("{}"));
         let gone = table.cursor("a");
         assert_ne!(gone, listed);
-        assert_eq!(table.listed("a"), []);
+        assert_eq!(table.instances("a"), []);
         table.replace(services("{}"));
         assert_eq!(table.cursor("a"), gone);
-        assert_eq!(table.cursor("never"), Cursor::at(NEVER));
+        assert_eq!(table.cursor("never"), Cursor::at(UNLISTED_VERSION));
     }
 
     #[test]
     fn a_life_goes_on_while_id_and_address_do() {
-        let mut table = Table::new(services("{a: ['x:1', 'x:2']}"));
-        let before = lives(&table, "a");
+        let mut table = ServiceTable::new(services("{a: ['x:1', 'x:2']}"));
+        let before = incarnations(&table, "a");
         table.replace(services("{a: ['x:2', {address: x, port: 1, weight: 7}]}"));
-        assert_eq!(lives(&table, "a"), [before[1], before[0]], "order and weight do not matter");
+        assert_eq!(incarnations(&table, "a"), [before[1], before[0]], "order and weight do not matter");
         table.replace(services("{a: [{address: y, port: 1, id: 'x:1'}, 'x:2']}"));
-        let moved = lives(&table, "a");
+        let moved = incarnations(&table, "a");
         assert_eq!(moved[1], before[1]);
         assert!(!before.contains(&moved[0]), "another address is another life");
     }

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use super::*;
-use crate::Status;
+use crate::HealthStatus;
 
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(600);
@@ -11,7 +11,7 @@ const SHORT: Duration = Duration::from_millis(600);
 struct Fixture {
     _dir: tempfile::TempDir,
     path: PathBuf,
-    file: File,
+    file: FileRegistry,
 }
 
 /// A registry whose file lists `services`.
@@ -19,25 +19,31 @@ fn fixture(services: &str) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("services.yaml");
     fs::write(&path, services).unwrap();
-    let file = File::open(&path).unwrap();
+    let file = FileRegistry::open(&path).unwrap();
     Fixture { _dir: dir, path, file }
 }
 
 impl Fixture {
-    async fn watch(&self, service: &str, cursor: Cursor, wait: Duration) -> Watched {
+    async fn watch(&self, service: &str, cursor: Cursor, wait: Duration) -> WatchAnswer {
         let query = Query { service: service.into(), datacenter: None };
         self.file.watch(&query, cursor, Consistency::Default, wait).await.unwrap()
     }
 
     /// The answer of a watch during which the file becomes `services`.
-    async fn watch_while(&self, services: &str, service: &str, cursor: Cursor, wait: Duration) -> Watched {
+    async fn watch_while(
+        &self,
+        services: &str,
+        service: &str,
+        cursor: Cursor,
+        wait: Duration,
+    ) -> WatchAnswer {
         let change = async { fs::write(&self.path, services).unwrap() };
         let (watched, ()) = tokio::join!(self.watch(service, cursor, wait), change);
         watched
     }
 }
 
-fn addresses(watched: &Watched) -> Vec<String> {
+fn addresses(watched: &WatchAnswer) -> Vec<String> {
     watched.instances.iter().map(|instance| instance.addr.as_ref().unwrap().to_string()).collect()
 }
 
@@ -46,7 +52,7 @@ async fn a_first_question_is_answered_at_once() {
     let registry = fixture("services: {orders: ['127.0.0.1:9001', '127.0.0.1:9002']}\n");
     let watched = registry.watch("orders", Cursor::START, LONG).await;
     assert_eq!(addresses(&watched), ["127.0.0.1:9001", "127.0.0.1:9002"]);
-    assert_eq!(watched.instances[0].status, Status::Passing);
+    assert_eq!(watched.instances[0].status, HealthStatus::Passing);
     assert_ne!(watched.cursor, Cursor::START);
 }
 
@@ -112,9 +118,9 @@ async fn a_file_put_in_place_by_a_rename_is_seen() {
 fn a_file_that_cannot_be_used_at_start_is_an_error_that_says_where() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("services.yaml");
-    let error = File::open(&path).unwrap_err();
+    let error = FileRegistry::open(&path).unwrap_err();
     assert_eq!(error.label(), "file");
     fs::write(&path, "services:\n  orders:\n    - {address: a, port: 0}\n").unwrap();
-    let error = File::open(&path).unwrap_err().to_string();
+    let error = FileRegistry::open(&path).unwrap_err().to_string();
     assert!(error.contains("services.yaml:3:26: port: 0"), "{error}");
 }

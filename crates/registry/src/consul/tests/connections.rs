@@ -6,24 +6,24 @@ use std::sync::{
 };
 
 use super::{
-    canned::{Act, answer, health},
+    scripted_agent::{AgentAction, health_response, response},
     *,
 };
 
 #[tokio::test]
 async fn questions_in_a_row_share_a_connection() {
-    let agent = Agent::always(health("5", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
     let consul = client(&agent);
     for _ in 0..5 {
         watch(&consul, 0).await.unwrap();
     }
-    assert_eq!((agent.asked().len(), agent.connections()), (5, 1));
+    assert_eq!((agent.requests().len(), agent.connections()), (5, 1));
 }
 
 #[tokio::test]
 async fn an_idle_connection_that_the_agent_closed_is_replaced() {
     // Every connection carries one answer that does not say that it is the last.
-    let agent = Agent::start(|_, _| Act::SendAndClose(health("5", "[]"))).await;
+    let agent = ScriptedAgent::start(|_, _| AgentAction::SendAndClose(health_response("5", "[]"))).await;
     let consul = client(&agent);
     for _ in 0..5 {
         watch(&consul, 0).await.unwrap();
@@ -33,44 +33,44 @@ async fn an_idle_connection_that_the_agent_closed_is_replaced() {
 
 #[tokio::test]
 async fn a_reused_connection_that_breaks_before_an_answer_is_replaced_once() {
-    let agent = Agent::start(|number, _| match number {
-        1 => Act::SendAndClose(Vec::new()),
-        _ => Act::Send(health("5", "[]")),
+    let agent = ScriptedAgent::start(|number, _| match number {
+        1 => AgentAction::SendAndClose(Vec::new()),
+        _ => AgentAction::Send(health_response("5", "[]")),
     })
     .await;
     let consul = client(&agent);
     watch(&consul, 0).await.unwrap();
     watch(&consul, 0).await.unwrap();
-    assert_eq!((agent.asked().len(), agent.connections()), (3, 2));
+    assert_eq!((agent.requests().len(), agent.connections()), (3, 2));
 }
 
 #[tokio::test]
 async fn a_reused_connection_that_breaks_within_an_answer_is_an_error() {
-    let agent = Agent::start(|number, _| match number {
-        1 => Act::SendAndClose(b"HTTP/1.1 200 OK\r\nContent-Le".to_vec()),
-        _ => Act::Send(health("5", "[]")),
+    let agent = ScriptedAgent::start(|number, _| match number {
+        1 => AgentAction::SendAndClose(b"HTTP/1.1 200 OK\r\nContent-Le".to_vec()),
+        _ => AgentAction::Send(health_response("5", "[]")),
     })
     .await;
     let consul = client(&agent);
     watch(&consul, 0).await.unwrap();
     let error = watch(&consul, 0).await.unwrap_err();
-    assert_eq!((error.label(), agent.asked().len()), ("exchange", 2));
+    assert_eq!((error.label(), agent.requests().len()), ("exchange", 2));
 }
 
 #[tokio::test]
 async fn a_fresh_connection_closed_without_a_byte_is_an_error_that_names_the_limit() {
-    let agent = Agent::start(|_, _| Act::SendAndClose(Vec::new())).await;
+    let agent = ScriptedAgent::start(|_, _| AgentAction::SendAndClose(Vec::new())).await;
     let error = watch(&client(&agent), 0).await.unwrap_err();
-    assert_eq!((error.label(), agent.asked().len()), ("exchange", 1));
+    assert_eq!((error.label(), agent.requests().len()), ("exchange", 1));
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("http_max_conns_per_client"), "{source}");
 }
 
 #[tokio::test]
 async fn agent_calls_do_not_stand_in_line_behind_watches() {
-    let agent = Agent::start(|_, text| match text.starts_with("PUT") {
-        true => Act::Send(answer(200, &[], "")),
-        false => Act::Hang,
+    let agent = ScriptedAgent::start(|_, text| match text.starts_with("PUT") {
+        true => AgentAction::Send(response(200, &[], "")),
+        false => AgentAction::Hang,
     })
     .await;
     let consul =
@@ -80,7 +80,7 @@ async fn agent_calls_do_not_stand_in_line_behind_watches() {
         let consul = consul.clone();
         watches.spawn(async move { watch(&consul, index).await.map(drop) });
     }
-    agent.until_asked(2).await;
+    agent.wait_for_requests(2).await;
     let reported = consul.report("orders-1", ReportedHealth::Passing, "well");
     tokio::time::timeout(LONG, reported).await.expect("stands in line").unwrap();
     assert_eq!(agent.connections(), 3);
@@ -89,9 +89,9 @@ async fn agent_calls_do_not_stand_in_line_behind_watches() {
 
 #[tokio::test]
 async fn a_first_question_does_not_stand_in_line_behind_blocked_ones() {
-    let agent = Agent::start(|_, text| match text.contains("index=") {
-        true => Act::Hang,
-        false => Act::Send(health("5", "[]")),
+    let agent = ScriptedAgent::start(|_, text| match text.contains("index=") {
+        true => AgentAction::Hang,
+        false => AgentAction::Send(health_response("5", "[]")),
     })
     .await;
     let consul =
@@ -100,7 +100,7 @@ async fn a_first_question_does_not_stand_in_line_behind_blocked_ones() {
         let consul = consul.clone();
         tokio::spawn(async move { watch(&consul, 7).await.map(drop) })
     };
-    agent.until_asked(1).await;
+    agent.wait_for_requests(1).await;
     tokio::time::timeout(LONG, watch(&consul, 0)).await.expect("stands in line").unwrap();
     blocked.abort();
 }
@@ -108,7 +108,7 @@ async fn a_first_question_does_not_stand_in_line_behind_blocked_ones() {
 #[tokio::test]
 async fn more_watches_than_connections_all_get_their_turn() {
     let most = Arc::new(Mutex::new((0_usize, 0_usize)));
-    let agent = Agent::always(health("8", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("8", "[]")).await;
     let consul =
         Arc::new(Consul::new(&config::ConsulSettings { max_connections: 3, ..settings(&agent) }).unwrap());
     let mut watches = tokio::task::JoinSet::new();
@@ -133,7 +133,7 @@ async fn more_watches_than_connections_all_get_their_turn() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_gets_no_turn_is_an_error_in_bounded_time() {
-    let agent = Agent::start(|_, _| Act::Hang).await;
+    let agent = ScriptedAgent::start(|_, _| AgentAction::Hang).await;
     let consul = Consul::new(&config::ConsulSettings { max_connections: 1, ..settings(&agent) }).unwrap();
     let (held, other) = (query("held"), query("orders"));
     let mut first = consul.watch(&held, Cursor::at(7), Consistency::Default, Duration::from_secs(60));
@@ -147,7 +147,7 @@ async fn a_watch_that_gets_no_turn_is_an_error_in_bounded_time() {
 
 #[tokio::test]
 async fn letting_go_of_a_watch_frees_its_place_and_is_told() {
-    let agent = Agent::start(|_, _| Act::Hang).await;
+    let agent = ScriptedAgent::start(|_, _| AgentAction::Hang).await;
     let cancelled = Arc::new(AtomicBool::new(false));
     let told = cancelled.clone();
     let observer = Observer::new(move |seen| {
@@ -156,7 +156,7 @@ async fn letting_go_of_a_watch_frees_its_place_and_is_told() {
     let consul = Consul::with_observer(&settings(&agent), observer).unwrap();
     tokio::select! {
         _ = watch(&consul, 7) => panic!("the agent hangs"),
-        () = agent.until_asked(1) => {}
+        () = agent.wait_for_requests(1) => {}
     }
     assert_eq!(consul.watch_load().in_use, 0);
     assert!(cancelled.load(Ordering::SeqCst));

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use super::{
-    canned::{Act, answer, health},
+    scripted_agent::{AgentAction, health_response, response},
     *,
 };
 
 #[tokio::test]
 async fn nobody_there_is_an_error_that_names_the_address() {
-    let agent = Agent::always(Vec::new()).await;
+    let agent = ScriptedAgent::answering(Vec::new()).await;
     let settings = settings(&agent);
     drop(agent);
     // The listener's task is aborted soon, not at once.
@@ -34,7 +34,7 @@ async fn broken_json_says_where() {
         ("", "EOF"),
         ("true", "invalid type"),
     ] {
-        let agent = Agent::always(health("5", body)).await;
+        let agent = ScriptedAgent::answering(health_response("5", body)).await;
         let error = watch(&client(&agent), 0).await.unwrap_err();
         assert_eq!(error.label(), "malformed", "{error:?}");
         assert!(error.to_string().contains(place), "{error}");
@@ -46,10 +46,10 @@ async fn a_body_beyond_the_limit_is_not_read() {
     let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n".to_vec();
     let chunked =
         [chunked, vec![b' '; 1024], b"\r\n400\r\n".to_vec(), vec![b' '; 1024], b"\r\n0\r\n\r\n".to_vec()];
-    for bytes in [health("5", &" ".repeat(2000)), chunked.concat()] {
-        let agent = Agent::always(bytes).await;
+    for bytes in [health_response("5", &" ".repeat(2000)), chunked.concat()] {
+        let agent = ScriptedAgent::answering(bytes).await;
         let mut consul = client(&agent);
-        consul.http = consul.http.with_max_body(1500);
+        consul.api = consul.api.with_max_body(1500);
         let error = watch(&consul, 0).await.unwrap_err();
         assert!(matches!(error, Error::TooLarge { limit: 1500, .. }), "{error:?}");
     }
@@ -58,7 +58,7 @@ async fn a_body_beyond_the_limit_is_not_read() {
 #[tokio::test]
 async fn an_announced_length_beyond_64_mib_is_refused_before_it_is_read() {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", (64 << 20) + 1);
-    let agent = Agent::always(head.into_bytes()).await;
+    let agent = ScriptedAgent::answering(head.into_bytes()).await;
     let error = tokio::time::timeout(LONG, watch(&client(&agent), 0)).await.unwrap().unwrap_err();
     assert_eq!(error.label(), "too_large");
 }
@@ -66,7 +66,7 @@ async fn an_announced_length_beyond_64_mib_is_refused_before_it_is_read() {
 #[tokio::test]
 async fn what_an_unreadable_answer_quotes_is_cut() {
     let body = format!("[{{\"Node\":\"{}\"}}]", "x".repeat(1 << 20));
-    let agent = Agent::always(health("5", &body)).await;
+    let agent = ScriptedAgent::answering(health_response("5", &body)).await;
     let error = watch(&client(&agent), 0).await.unwrap_err();
     assert_eq!(error.label(), "malformed");
     assert!(error.to_string().len() < 1000, "{} bytes", error.to_string().len());
@@ -74,8 +74,10 @@ async fn what_an_unreadable_answer_quotes_is_cut() {
 
 #[tokio::test]
 async fn a_body_that_ends_early_is_an_error() {
-    let agent = Agent::start(|_, _| {
-        Act::SendAndClose(b"HTTP/1.1 200 OK\r\nX-Consul-Index: 5\r\nContent-Length: 10\r\n\r\n[]".to_vec())
+    let agent = ScriptedAgent::start(|_, _| {
+        AgentAction::SendAndClose(
+            b"HTTP/1.1 200 OK\r\nX-Consul-Index: 5\r\nContent-Length: 10\r\n\r\n[]".to_vec(),
+        )
     })
     .await;
     assert_eq!(watch(&client(&agent), 0).await.unwrap_err().label(), "exchange");
@@ -90,17 +92,17 @@ async fn something_that_is_no_http_is_an_error() {
         b"HTTP/9.9 200 OK\r\n\r\n",
     ] {
         let bytes = bytes.to_vec();
-        let agent = Agent::start(move |_, _| Act::SendAndClose(bytes.clone())).await;
+        let agent = ScriptedAgent::start(move |_, _| AgentAction::SendAndClose(bytes.clone())).await;
         assert_eq!(watch(&client(&agent), 0).await.unwrap_err().label(), "exchange");
     }
 }
 
 #[tokio::test]
 async fn an_endless_head_is_an_error() {
-    let agent = Agent::start(|_, _| {
+    let agent = ScriptedAgent::start(|_, _| {
         let mut bytes = b"HTTP/1.1 200 OK\r\n".to_vec();
         bytes.extend(b"a: b\r\n".repeat(1 << 18));
-        Act::SendAndClose(bytes)
+        AgentAction::SendAndClose(bytes)
     })
     .await;
     assert_eq!(watch(&client(&agent), 0).await.unwrap_err().label(), "exchange");
@@ -108,7 +110,7 @@ async fn an_endless_head_is_an_error() {
 
 #[tokio::test]
 async fn a_refusal_carries_consul_s_words_and_what_to_do() {
-    let agent = Agent::always(answer(403, &[], "ACL not found")).await;
+    let agent = ScriptedAgent::answering(response(403, &[], "ACL not found")).await;
     let error = watch(&client(&agent), 0).await.unwrap_err().to_string();
     assert!(
         error.starts_with("GET /v1/health/service/orders answered 403: ACL not found (the token"),
@@ -129,18 +131,18 @@ async fn a_lost_leader_can_be_told_from_other_refusals() {
         ("rpc error getting client: failed to get conn: rpc error: lead thread didn't get connection", true),
         ("No path to datacenter", false),
     ] {
-        let agent = Agent::always(answer(500, &[("X-Consul-Index", "1")], body)).await;
+        let agent = ScriptedAgent::answering(response(500, &[("X-Consul-Index", "1")], body)).await;
         assert_eq!(watch(&client(&agent), 9).await.unwrap_err().is_no_leader(), no_leader, "{body}");
     }
 }
 
 #[tokio::test]
 async fn every_exchange_is_told_with_its_outcome() {
-    let agent = Agent::start(|number, _| match number {
-        0 => Act::Send(health("5", "[]")),
-        1 => Act::Send(answer(200, &[], "\"127.0.0.1:8300\"")),
-        4 => Act::Send(health("5", "{")),
-        _ => Act::Send(answer(403, &[], "Permission denied")),
+    let agent = ScriptedAgent::start(|number, _| match number {
+        0 => AgentAction::Send(health_response("5", "[]")),
+        1 => AgentAction::Send(response(200, &[], "\"127.0.0.1:8300\"")),
+        4 => AgentAction::Send(health_response("5", "{")),
+        _ => AgentAction::Send(response(403, &[], "Permission denied")),
     })
     .await;
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Instance, Status, Unusable};
+use crate::{HealthStatus, Instance, Unusable};
 
 const THREE: &str = include_str!("../testdata/three_instances.json");
 const THREE_PRETTY: &str = include_str!("../testdata/three_instances_pretty.json");
@@ -15,36 +15,39 @@ const ESCAPES: &str = include_str!("../testdata/escapes.json");
 const EXTERNAL_NODE: &str = include_str!("../testdata/external_node.json");
 const ALL_FIELDS: &str = include_str!("../testdata/all_fields.json");
 
-async fn instances(body: &str) -> Vec<Instance> {
-    Resolver::new().resolve(wire::health_service(body.as_bytes()).unwrap()).await
+async fn parse_instances(body: &str) -> Vec<Instance> {
+    Resolver::new().resolve(wire::parse_health_service(body.as_bytes()).unwrap()).await
 }
 
-async fn one(body: &str) -> Instance {
-    let mut all = instances(body).await;
+async fn parse_instance(body: &str) -> Instance {
+    let mut all = parse_instances(body).await;
     assert_eq!(all.len(), 1);
     all.remove(0)
 }
 
 /// An entry with this service object's fields and these checks, as `id=status`.
-async fn made(service: &str, checks: &[(&str, &str)]) -> Instance {
+async fn instance_with(service: &str, checks: &[(&str, &str)]) -> Instance {
     let checks: Vec<_> =
         checks.iter().map(|(id, status)| format!(r#"{{"CheckID":"{id}","Status":"{status}"}}"#)).collect();
     let node = r#"{"Node":"n","Address":"10.0.0.1","Datacenter":"dc1"}"#;
-    one(&format!(r#"[{{"Node":{node},"Service":{{"ID":"a"{service}}},"Checks":[{}]}}]"#, checks.join(",")))
-        .await
+    parse_instance(&format!(
+        r#"[{{"Node":{node},"Service":{{"ID":"a"{service}}},"Checks":[{}]}}]"#,
+        checks.join(",")
+    ))
+    .await
 }
 
 #[tokio::test]
 async fn three_instances_are_read_with_address_status_and_life() {
-    let three = instances(THREE).await;
+    let three = parse_instances(THREE).await;
     let seen: Vec<_> = three
         .iter()
         .map(|i| (i.id.to_string(), i.addr.as_ref().unwrap().to_string(), i.status, i.create_index))
         .collect();
     let expected = [
-        ("dc1/prod1/api-1", "127.0.0.2:1", Status::Passing, 175),
-        ("dc1/prod1/api-2", "127.0.0.1:2", Status::Critical, 176),
-        ("dc1/prod1/api-3", "127.0.0.1:3", Status::Warning, 177),
+        ("dc1/prod1/api-1", "127.0.0.2:1", HealthStatus::Passing, 175),
+        ("dc1/prod1/api-2", "127.0.0.1:2", HealthStatus::Critical, 176),
+        ("dc1/prod1/api-3", "127.0.0.1:3", HealthStatus::Warning, 177),
     ]
     .map(|(id, addr, status, life)| (id.to_owned(), addr.to_owned(), status, life));
     assert_eq!(seen, expected);
@@ -57,18 +60,18 @@ async fn three_instances_are_read_with_address_status_and_life() {
 async fn a_pretty_printed_body_reads_the_same() {
     let named =
         |all: Vec<Instance>| -> Vec<_> { all.into_iter().map(|i| (i.id.id, i.addr, i.status)).collect() };
-    assert_eq!(named(instances(THREE_PRETTY).await), named(instances(THREE).await));
+    assert_eq!(named(parse_instances(THREE_PRETTY).await), named(parse_instances(THREE).await));
 }
 
 #[tokio::test]
 async fn maintenance_of_a_service_or_its_node_shows() {
-    assert_eq!(one(SERVICE_MAINTENANCE).await.status, Status::Maintenance);
-    assert_eq!(one(NODE_MAINTENANCE).await.status, Status::Maintenance);
+    assert_eq!(parse_instance(SERVICE_MAINTENANCE).await.status, HealthStatus::Maintenance);
+    assert_eq!(parse_instance(NODE_MAINTENANCE).await.status, HealthStatus::Maintenance);
 }
 
 #[tokio::test]
 async fn weights_and_metadata_are_read() {
-    let instance = one(ALL_FIELDS).await;
+    let instance = parse_instance(ALL_FIELDS).await;
     assert_eq!(instance.weights, config::Weights { passing: 10, warning: 1 });
     assert_eq!(instance.addr, Ok("127.0.0.9:8000".parse().unwrap()), "not a tagged address");
     assert_eq!(instance.meta["empty"], "");
@@ -76,7 +79,7 @@ async fn weights_and_metadata_are_read() {
 
 #[tokio::test]
 async fn escapes_and_unicode_are_read_as_they_were_meant() {
-    let instance = one(ESCAPES).await;
+    let instance = parse_instance(ESCAPES).await;
     let tags: Vec<&str> = instance.tags.iter().map(AsRef::as_ref).collect();
     assert_eq!(tags, ["z", "a", "<b>&'\"\\/"]);
     assert_eq!(instance.meta["a"], "ü\u{2028}\u{2029}\u{1}\t\n\u{7f}");
@@ -85,25 +88,25 @@ async fn escapes_and_unicode_are_read_as_they_were_meant() {
 
 #[tokio::test]
 async fn a_node_without_an_agent_is_read() {
-    let instance = one(EXTERNAL_NODE).await;
-    assert_eq!((instance.id.to_string().as_str(), instance.status), ("dc1/ext1/es-1", Status::Passing));
+    let instance = parse_instance(EXTERNAL_NODE).await;
+    assert_eq!((instance.id.to_string().as_str(), instance.status), ("dc1/ext1/es-1", HealthStatus::Passing));
     assert_eq!(instance.addr, Ok("127.0.0.50:77".parse().unwrap()));
 }
 
 #[tokio::test]
 async fn the_worst_check_counts_the_node_s_too() {
     for (checks, status) in [
-        (&[][..], Status::Passing),
-        (&[("serfHealth", "passing"), ("service:a", "passing")], Status::Passing),
-        (&[("serfHealth", "critical"), ("service:a", "passing")], Status::Critical),
-        (&[("serfHealth", "passing"), ("service:a", "warning"), ("b", "passing")], Status::Warning),
-        (&[("service:a", "warning"), ("b", "critical")], Status::Critical),
-        (&[("service:a", "something new")], Status::Critical),
-        (&[("service:a", "")], Status::Critical),
-        (&[("_node_maintenance", "critical"), ("b", "critical")], Status::Maintenance),
-        (&[("_service_maintenance:a", "critical")], Status::Maintenance),
+        (&[][..], HealthStatus::Passing),
+        (&[("serfHealth", "passing"), ("service:a", "passing")], HealthStatus::Passing),
+        (&[("serfHealth", "critical"), ("service:a", "passing")], HealthStatus::Critical),
+        (&[("serfHealth", "passing"), ("service:a", "warning"), ("b", "passing")], HealthStatus::Warning),
+        (&[("service:a", "warning"), ("b", "critical")], HealthStatus::Critical),
+        (&[("service:a", "something new")], HealthStatus::Critical),
+        (&[("service:a", "")], HealthStatus::Critical),
+        (&[("_node_maintenance", "critical"), ("b", "critical")], HealthStatus::Maintenance),
+        (&[("_service_maintenance:a", "critical")], HealthStatus::Maintenance),
     ] {
-        assert_eq!(made("", checks).await.status, status, "{checks:?}");
+        assert_eq!(instance_with("", checks).await.status, status, "{checks:?}");
     }
 }
 
@@ -118,7 +121,7 @@ async fn a_lost_node_is_told_from_an_unwell_service() {
         (&[("serfHealth", "critical"), ("service:a", "critical")], false),
         (&[("serfHealth", "critical"), ("_service_maintenance:a", "critical")], false),
     ] {
-        assert_eq!(made("", checks).await.node_lost, lost, "{checks:?}");
+        assert_eq!(instance_with("", checks).await.node_lost, lost, "{checks:?}");
     }
 }
 
@@ -135,17 +138,17 @@ async fn impossible_ports_and_addresses_are_known_and_unusable() {
         (r#","Port":1,"Address":"0.0.0.0""#, Err(Unusable::NoAddress)),
         (r#","Port":1,"Address":"::""#, Err(Unusable::NoAddress)),
     ] {
-        let instance = made(service, &[]).await;
+        let instance = instance_with(service, &[]).await;
         assert_eq!(instance.addr, addr, "{service}");
         assert_eq!(instance.weight() > 0, addr.is_ok());
     }
     let body = r#"[{"Node":{"Node":"n","Address":""},"Service":{"ID":"a","Port":1}}]"#;
-    assert_eq!(one(body).await.addr, Err(Unusable::NoAddress));
+    assert_eq!(parse_instance(body).await.addr, Err(Unusable::NoAddress));
 }
 
 #[tokio::test]
 async fn a_host_name_is_resolved_to_ipv4_first() {
-    let instance = made(r#","Port":80,"Address":"localhost""#, &[]).await;
+    let instance = instance_with(r#","Port":80,"Address":"localhost""#, &[]).await;
     assert_eq!(instance.addr, Ok("127.0.0.1:80".parse().unwrap()));
 }
 
@@ -153,7 +156,7 @@ async fn a_host_name_is_resolved_to_ipv4_first() {
 async fn a_host_name_that_does_not_resolve_is_unusable_with_a_reason() {
     // A label of 64 characters is refused by every resolver without asking anybody.
     let host = "x".repeat(64);
-    let instance = made(&format!(r#","Port":80,"Address":"{host}""#), &[]).await;
+    let instance = instance_with(&format!(r#","Port":80,"Address":"{host}""#), &[]).await;
     let Err(Unusable::Unresolved { host: named, reason }) = instance.addr else { panic!("{instance:?}") };
     assert_eq!(named, Arc::from(host));
     assert!(!reason.is_empty());
@@ -163,17 +166,17 @@ async fn a_host_name_that_does_not_resolve_is_unusable_with_a_reason() {
 async fn null_and_absent_fields_are_empty_ones() {
     let nulls =
         r#","Tags":null,"Meta":null,"Weights":null,"Port":null,"CreateIndex":null,"TaggedAddresses":null"#;
-    assert_eq!(made(nulls, &[]).await, made("", &[]).await);
-    assert_eq!(made("", &[]).await.weights, config::Weights { passing: 1, warning: 1 });
+    assert_eq!(instance_with(nulls, &[]).await, instance_with("", &[]).await);
+    assert_eq!(instance_with("", &[]).await.weights, config::Weights { passing: 1, warning: 1 });
     let without_checks = r#"[{"Node":{"Node":"n"},"Service":{"ID":"a"},"Checks":null}]"#;
-    assert_eq!(one(without_checks).await.status, Status::Passing);
+    assert_eq!(parse_instance(without_checks).await.status, HealthStatus::Passing);
 }
 
 #[tokio::test]
 async fn nobody_is_an_empty_list_and_nothing_else() {
-    assert_eq!(instances("[]").await, []);
+    assert_eq!(parse_instances("[]").await, []);
     for body in ["null", "{}", "", "\"\"", "0", "false", "[null]", "[{}]"] {
-        assert!(wire::health_service(body.as_bytes()).is_err(), "{body}");
+        assert!(wire::parse_health_service(body.as_bytes()).is_err(), "{body}");
     }
 }
 
@@ -184,7 +187,7 @@ async fn odd_weights_are_brought_into_range() {
         (r#"{"Passing":0,"Warning":0}"#, 1, 0),
         (r#"{"Passing":99999,"Warning":-3}"#, 65535, 0),
     ] {
-        let instance = made(&format!(r#","Weights":{weights}"#), &[]).await;
+        let instance = instance_with(&format!(r#","Weights":{weights}"#), &[]).await;
         assert_eq!(instance.weights, config::Weights { passing, warning }, "{weights}");
     }
 }
@@ -192,9 +195,9 @@ async fn odd_weights_are_brought_into_range() {
 proptest! {
     #[test]
     fn no_bytes_panic(body: Vec<u8>) {
-        let _ = wire::health_service(&body);
-        let _ = wire::agent_service(&body);
-        let _ = wire::agent_services(&body);
+        let _ = wire::parse_health_service(&body);
+        let _ = wire::parse_agent_service(&body);
+        let _ = wire::parse_agent_services(&body);
         let _ = wire::agent_self(&body);
         let _ = wire::leader(&body);
     }
@@ -203,15 +206,15 @@ proptest! {
     fn no_damage_to_a_good_body_panics(at in 0..THREE.len(), with: u8, cut in 0..THREE.len()) {
         let mut body = THREE.as_bytes().to_vec();
         body[at] = with;
-        let _ = wire::health_service(&body);
+        let _ = wire::parse_health_service(&body);
         body.truncate(cut);
-        prop_assert!(wire::health_service(&body).is_err(), "a cut list is no list");
+        prop_assert!(wire::parse_health_service(&body).is_err(), "a cut list is no list");
     }
 
     #[test]
     fn any_port_is_an_address_or_a_reason(port: i64) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let instance = runtime.block_on(made(&format!(r#","Port":{port}"#), &[]));
+        let instance = runtime.block_on(instance_with(&format!(r#","Port":{port}"#), &[]));
         match u16::try_from(port) {
             Ok(1..) => prop_assert_eq!(instance.addr.unwrap().port(), u16::try_from(port).unwrap()),
             _ => prop_assert_eq!(instance.addr, Err(Unusable::Port(port))),
@@ -227,7 +230,7 @@ proptest! {
         runtime.block_on(async {
             let mut sent = if head { b"HTTP/1.1 200 OK\r\n\r\n".to_vec() } else { Vec::new() };
             sent.extend(bytes);
-            let agent = Agent::start(move |_, _| canned::Act::SendAndClose(sent.clone())).await;
+            let agent = ScriptedAgent::start(move |_, _| scripted_agent::AgentAction::SendAndClose(sent.clone())).await;
             let consul = client(&agent);
             let ended = tokio::time::timeout(LONG, watch(&consul, 0)).await;
             assert!(ended.is_ok(), "hangs");

@@ -1,34 +1,35 @@
 //! The client against an agent that plays given bytes.
 
-mod canned;
 mod connections;
 mod errors;
 mod golden;
 mod registration;
+mod scripted_agent;
 mod secure;
 mod token;
 mod watch;
 
 use std::time::Duration;
 
-use canned::Agent;
 use outrigger_config as config;
+use scripted_agent::ScriptedAgent;
 use tokio::time::Instant;
 
 use super::*;
 use crate::{
-    Checks, Consistency, Cursor, OwnCheck, Query, Registrar, Registration, Registry, ReportedHealth, Watched,
+    Consistency, Cursor, OwnCheck, Query, Registrar, Registration, Registry, ReportedHealth, ServiceChecks,
+    WatchAnswer,
 };
 
 /// More than any test needs.
 const LONG: Duration = Duration::from_secs(20);
 
-fn settings(agent: &Agent) -> config::ConsulSettings {
+fn settings(agent: &ScriptedAgent) -> config::ConsulSettings {
     let address = config::ConsulAddress { tls: false, host: "127.0.0.1".into(), port: agent.addr().port() };
     config::ConsulSettings { address, ..config::ConsulSettings::default() }
 }
 
-fn client(agent: &Agent) -> Consul {
+fn client(agent: &ScriptedAgent) -> Consul {
     Consul::new(&settings(agent)).unwrap()
 }
 
@@ -37,17 +38,17 @@ fn query(service: &str) -> Query {
 }
 
 /// One watch of `orders` from `index`.
-async fn watch(consul: &Consul, index: u64) -> Result<Watched, Error> {
+async fn watch(consul: &Consul, index: u64) -> Result<WatchAnswer, Error> {
     consul.watch(&query("orders"), Cursor::at(index), Consistency::Default, Duration::from_secs(1)).await
 }
 
 /// A client with a connection to an agent that answered once and is silent from now on, and the
 /// clock paused: it runs on only while everybody waits for it.
-async fn silenced() -> (Agent, Consul) {
-    let agent = Agent::start(|number, _| match number {
-        0 => canned::Act::Send(canned::health("5", "[]")),
-        1 => canned::Act::Send(canned::answer(200, &[], "\"127.0.0.1:8300\"")),
-        _ => canned::Act::Hang,
+async fn client_of_silent_agent() -> (ScriptedAgent, Consul) {
+    let agent = ScriptedAgent::start(|number, _| match number {
+        0 => scripted_agent::AgentAction::Send(scripted_agent::health_response("5", "[]")),
+        1 => scripted_agent::AgentAction::Send(scripted_agent::response(200, &[], "\"127.0.0.1:8300\"")),
+        _ => scripted_agent::AgentAction::Hang,
     })
     .await;
     // One connection for all watches, so that the one that is there is used.

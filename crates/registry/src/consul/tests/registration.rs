@@ -1,7 +1,7 @@
 //! Agent calls about the local app.
 
 use super::{
-    canned::{Act, answer},
+    scripted_agent::{AgentAction, response},
     *,
 };
 
@@ -16,20 +16,20 @@ pub(super) fn registration() -> Registration {
         weights: config::Weights { passing: 10, warning: 1 },
         ttl: Duration::from_secs(30),
         deregister_after: Duration::from_secs(60),
-        initial: ReportedHealth::Critical,
+        initial_health: ReportedHealth::Critical,
     }
 }
 
-async fn yes() -> Agent {
-    Agent::always(answer(200, &[], "")).await
+async fn accepting_agent() -> ScriptedAgent {
+    ScriptedAgent::answering(response(200, &[], "")).await
 }
 
 #[tokio::test]
 async fn a_registration_leaves_other_checks_alone_and_so_maintenance() {
-    let agent = yes().await;
+    let agent = accepting_agent().await;
     client(&agent).register(&registration()).await.unwrap();
-    assert_eq!(agent.lines(), ["PUT /v1/agent/service/register HTTP/1.1"]);
-    let asked = agent.asked();
+    assert_eq!(agent.request_lines(), ["PUT /v1/agent/service/register HTTP/1.1"]);
+    let asked = agent.requests();
     let body: serde_json::Value = serde_json::from_str(asked[0].split_once("\r\n\r\n").unwrap().1).unwrap();
     assert_eq!(body["Check"]["CheckID"], "service:orders/1");
     assert_eq!(body["Check"]["Status"], "critical");
@@ -44,18 +44,18 @@ async fn the_checks_of_a_registration_are_ours_maintenance_and_others_whatever_i
         {"CheckID":"_service_maintenance:orders/1","ServiceID":"orders/1","Notes":"disk"},
         {"CheckID":"mem","ServiceID":""},{"CheckID":"_node_maintenance"}]}"#;
     for status in [200, 429, 503] {
-        let agent = Agent::always(answer(status, &[], body)).await;
-        let checks = client(&agent).checks("orders/1").await.unwrap();
+        let agent = ScriptedAgent::answering(response(status, &[], body)).await;
+        let checks = client(&agent).service_checks("orders/1").await.unwrap();
         let own = OwnCheck {
             id: "service:orders/1".into(),
-            as_made: true,
+            has_our_name: true,
             health: ReportedHealth::Warning,
             output: "told".into(),
-            expired: false,
+            ttl_expired: false,
         };
         let others = ["own http", "service:orders/1:2"].map(str::to_owned).to_vec();
-        assert_eq!(checks, Checks { own: Some(own), others, maintenance: Some("disk".into()) });
-        assert_eq!(agent.lines(), ["GET /v1/agent/health/service/id/orders%2F1 HTTP/1.1"]);
+        assert_eq!(checks, ServiceChecks { own: Some(own), others, maintenance: Some("disk".into()) });
+        assert_eq!(agent.request_lines(), ["GET /v1/agent/health/service/id/orders%2F1 HTTP/1.1"]);
     }
 }
 
@@ -63,20 +63,20 @@ async fn the_checks_of_a_registration_are_ours_maintenance_and_others_whatever_i
 async fn what_somebody_put_in_the_place_of_our_check_is_not_as_we_make_it() {
     let body = r#"{"Checks":[{"CheckID":"service:orders/1","ServiceID":"orders/1","ServiceName":"orders",
         "Name":"theirs","Status":"critical","Output":"connection refused"}]}"#;
-    let agent = Agent::always(answer(503, &[], body)).await;
-    let own = client(&agent).checks("orders/1").await.unwrap().own.unwrap();
-    assert!(!own.as_made && !own.expired, "{own:?}");
+    let agent = ScriptedAgent::answering(response(503, &[], body)).await;
+    let own = client(&agent).service_checks("orders/1").await.unwrap().own.unwrap();
+    assert!(!own.has_our_name && !own.ttl_expired, "{own:?}");
     let body = body.replace("connection refused", "TTL expired (last output before timeout follows): told");
-    let agent = Agent::always(answer(503, &[], &body)).await;
-    assert!(client(&agent).checks("orders/1").await.unwrap().own.unwrap().expired);
+    let agent = ScriptedAgent::answering(response(503, &[], &body)).await;
+    assert!(client(&agent).service_checks("orders/1").await.unwrap().own.unwrap().ttl_expired);
 }
 
 #[tokio::test]
 async fn a_service_without_checks_or_without_a_trace_has_none() {
     let nothing = r#"{"AggregatedStatus":"critical","Service":null,"Checks":null}"#;
     for (status, body) in [(200, r#"{"Checks":[]}"#), (404, nothing), (404, "unknown service ID")] {
-        let agent = Agent::always(answer(status, &[], body)).await;
-        assert_eq!(client(&agent).checks("orders/1").await.unwrap(), Checks::default());
+        let agent = ScriptedAgent::answering(response(status, &[], body)).await;
+        assert_eq!(client(&agent).service_checks("orders/1").await.unwrap(), ServiceChecks::default());
     }
 }
 
@@ -88,8 +88,8 @@ async fn a_refusal_to_list_checks_is_not_taken_for_a_list() {
         (503, "over capacity", "refused"),
         (200, "{}", "malformed"),
     ] {
-        let agent = Agent::always(answer(status, &[], body)).await;
-        let error = client(&agent).checks("orders/1").await.unwrap_err();
+        let agent = ScriptedAgent::answering(response(status, &[], body)).await;
+        let error = client(&agent).service_checks("orders/1").await.unwrap_err();
         assert_eq!(error.label(), label, "{error}");
     }
 }
@@ -97,20 +97,20 @@ async fn a_refusal_to_list_checks_is_not_taken_for_a_list() {
 #[tokio::test]
 async fn a_check_is_removed_and_one_that_went_by_itself_is_no_error() {
     for (status, body) in [(200, ""), (500, r#"Unknown check "own http""#)] {
-        let agent = Agent::always(answer(status, &[], body)).await;
-        client(&agent).remove_check("own http").await.unwrap();
-        assert_eq!(agent.lines(), ["PUT /v1/agent/check/deregister/own%20http HTTP/1.1"]);
+        let agent = ScriptedAgent::answering(response(status, &[], body)).await;
+        client(&agent).deregister_check("own http").await.unwrap();
+        assert_eq!(agent.request_lines(), ["PUT /v1/agent/check/deregister/own%20http HTTP/1.1"]);
     }
 }
 
 #[tokio::test]
 async fn health_is_told_on_the_check_of_the_registration() {
-    let agent = yes().await;
+    let agent = accepting_agent().await;
     let consul = client(&agent);
     for health in [ReportedHealth::Passing, ReportedHealth::Warning, ReportedHealth::Critical] {
         consul.report("orders/1", health, "seen").await.unwrap();
     }
-    let asked = agent.asked();
+    let asked = agent.requests();
     for (text, status) in asked.iter().zip(["passing", "warning", "critical"]) {
         assert!(text.starts_with("PUT /v1/agent/check/update/service:orders%2F1 HTTP/1.1\r\n"), "{text}");
         assert!(text.ends_with(&format!(r#"{{"Status":"{status}","Output":"seen"}}"#)), "{text}");
@@ -130,7 +130,7 @@ async fn a_forgotten_check_can_be_told_from_other_refusals() {
         (500, "No cluster leader", false),
         (403, "ACL not found", false),
     ] {
-        let agent = Agent::always(answer(status, &[], body)).await;
+        let agent = ScriptedAgent::answering(response(status, &[], body)).await;
         let error = client(&agent).report("orders/1", ReportedHealth::Passing, "").await.unwrap_err();
         assert_eq!(error.is_unknown_check(), unknown, "{error}");
     }
@@ -141,62 +141,67 @@ async fn a_service_that_is_already_gone_is_no_error() {
     for (status, body) in
         [(200, ""), (500, r#"Unknown service {"nope" {}}"#), (404, "Unknown service ID \"nope\"")]
     {
-        let agent = Agent::always(answer(status, &[], body)).await;
+        let agent = ScriptedAgent::answering(response(status, &[], body)).await;
         client(&agent).deregister("nope").await.unwrap();
-        assert_eq!(agent.lines(), ["PUT /v1/agent/service/deregister/nope HTTP/1.1"]);
+        assert_eq!(agent.request_lines(), ["PUT /v1/agent/service/deregister/nope HTTP/1.1"]);
     }
-    let agent = Agent::always(answer(403, &[], "Permission denied: Missing service:write on web")).await;
+    let agent =
+        ScriptedAgent::answering(response(403, &[], "Permission denied: Missing service:write on web")).await;
     assert_eq!(client(&agent).deregister("web").await.unwrap_err().label(), "forbidden");
 }
 
 #[tokio::test]
 async fn maintenance_says_why() {
-    let agent = yes().await;
+    let agent = accepting_agent().await;
     let consul = client(&agent);
-    consul.maintenance("orders/1", true, "a new disk & more").await.unwrap();
-    consul.maintenance("orders/1", false, "").await.unwrap();
+    consul.set_maintenance("orders/1", true, "a new disk & more").await.unwrap();
+    consul.set_maintenance("orders/1", false, "").await.unwrap();
     let path = "PUT /v1/agent/service/maintenance/orders%2F1";
     let expected = [
         format!("{path}?enable=true&reason=a%20new%20disk%20%26%20more HTTP/1.1"),
         format!("{path}?enable=false&reason= HTTP/1.1"),
     ];
-    assert_eq!(agent.lines(), expected);
+    assert_eq!(agent.request_lines(), expected);
 }
 
 #[tokio::test]
 async fn what_the_agent_holds_is_read_and_watched_by_its_hash() {
     let body = r#"{"ID":"ttl-1","Service":"ttlsvc","Tags":[],"Meta":{},"Port":1234,"Address":"","Weights":{"Passing":1,"Warning":1},"EnableTagOverride":false,"ContentHash":"b2df7cd7bc03d93b"}"#;
-    let agent = Agent::always(answer(200, &[("X-Consul-Contenthash", "b2df7cd7bc03d93b")], body)).await;
+    let agent =
+        ScriptedAgent::answering(response(200, &[("X-Consul-Contenthash", "b2df7cd7bc03d93b")], body)).await;
     let consul = client(&agent);
-    let held = consul.held("ttl-1", None, LONG).await.unwrap().unwrap();
+    let held = consul.agent_service("ttl-1", None, LONG).await.unwrap().unwrap();
     assert_eq!((held.name.as_str(), held.port, held.address.as_deref()), ("ttlsvc", 1234, None));
-    consul.held("ttl-1", Some(&held.hash), LONG).await.unwrap();
+    consul.agent_service("ttl-1", Some(&held.content_hash), LONG).await.unwrap();
     let path = "GET /v1/agent/service/ttl-1";
     let expected = [format!("{path} HTTP/1.1"), format!("{path}?hash=b2df7cd7bc03d93b&wait=20s HTTP/1.1")];
-    assert_eq!(agent.lines(), expected);
+    assert_eq!(agent.request_lines(), expected);
 }
 
 #[tokio::test]
 async fn a_service_that_the_agent_does_not_hold_is_none() {
-    let agent = Agent::always(answer(404, &[], "unknown service ID: ttl-1")).await;
-    assert_eq!(client(&agent).held("ttl-1", None, LONG).await.unwrap(), None);
+    let agent = ScriptedAgent::answering(response(404, &[], "unknown service ID: ttl-1")).await;
+    assert_eq!(client(&agent).agent_service("ttl-1", None, LONG).await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn everything_the_agent_holds_is_listed() {
     let body = r#"{"ttl-1":{"ID":"ttl-1","Service":"ttlsvc","Tags":null,"Meta":null,"Port":70000,"Address":"10.0.0.1"},"ttl-2":{"ID":"ttl-2","Service":"ttlsvc"}}"#;
-    let agent = Agent::start(move |n, _| Act::Send(answer(200, &[], if n == 0 { body } else { "{}" }))).await;
+    let agent = ScriptedAgent::start(move |n, _| {
+        AgentAction::Send(response(200, &[], if n == 0 { body } else { "{}" }))
+    })
+    .await;
     let consul = client(&agent);
-    let held = consul.all_held().await.unwrap();
+    let held = consul.agent_services().await.unwrap();
     let seen: Vec<_> =
         held.iter().map(|held| (held.id.as_str(), held.port, held.address.as_deref())).collect();
     assert_eq!(seen, [("ttl-1", 70000, Some("10.0.0.1")), ("ttl-2", 0, None)]);
-    assert_eq!(consul.all_held().await.unwrap(), []);
+    assert_eq!(consul.agent_services().await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn an_agent_call_outlasts_an_election() {
-    let (_agent, consul) = silenced().await;
+    let (_agent, consul) = client_of_silent_agent().await;
     let before = Instant::now();
     let error = consul.register(&registration()).await.unwrap_err();
     assert_eq!((error.label(), before.elapsed().as_secs()), ("timeout", 15));
@@ -205,7 +210,7 @@ async fn an_agent_call_outlasts_an_election() {
 #[tokio::test]
 async fn the_leader_may_be_nobody() {
     for (body, leader) in [("\"127.0.0.1:18300\"", Some("127.0.0.1:18300".to_owned())), ("\"\"\n", None)] {
-        let agent = Agent::always(answer(200, &[], body)).await;
+        let agent = ScriptedAgent::answering(response(200, &[], body)).await;
         assert_eq!(client(&agent).leader().await.unwrap(), leader);
     }
 }
@@ -213,7 +218,7 @@ async fn the_leader_may_be_nobody() {
 #[tokio::test]
 async fn the_agent_says_who_it_is() {
     let body = r#"{"Config":{"Datacenter":"dc1","NodeName":"prod1","NodeID":"b5","Revision":"","Server":true,"Version":"1.8.7"},"Coord":null}"#;
-    let agent = Agent::always(answer(200, &[], body)).await;
+    let agent = ScriptedAgent::answering(response(200, &[], body)).await;
     let expected = AgentSelf { node: "prod1".into(), datacenter: "dc1".into(), version: "1.8.7".into() };
     assert_eq!(client(&agent).agent_self().await.unwrap(), expected);
 }

@@ -8,17 +8,17 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    canned::{Act, health},
+    scripted_agent::{AgentAction, health_response},
     *,
 };
 
 /// An authority and a folder for its files.
-struct Authority {
+struct CertificateAuthority {
     dir: tempfile::TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-impl Authority {
+impl CertificateAuthority {
     fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -61,8 +61,11 @@ impl Authority {
     }
 
     /// An agent called `name`.
-    async fn agent(&self, name: &str, ask: bool) -> Agent {
-        Agent::start_with(Some(self.acceptor(name, ask)), |_, _| Act::Send(health("5", "[]"))).await
+    async fn agent(&self, name: &str, ask: bool) -> ScriptedAgent {
+        ScriptedAgent::start_with_tls(Some(self.acceptor(name, ask)), |_, _| {
+            AgentAction::Send(health_response("5", "[]"))
+        })
+        .await
     }
 
     /// What trusts this authority.
@@ -81,7 +84,7 @@ impl Authority {
     }
 }
 
-fn secure(agent: &Agent, tls: config::Tls) -> Result<Consul, Error> {
+fn client_with_tls(agent: &ScriptedAgent, tls: config::Tls) -> Result<Consul, Error> {
     let plain = settings(agent);
     Consul::new(&config::ConsulSettings {
         address: config::ConsulAddress { tls: true, ..plain.address },
@@ -90,17 +93,17 @@ fn secure(agent: &Agent, tls: config::Tls) -> Result<Consul, Error> {
     })
 }
 
-async fn fails(agent: &Agent, tls: config::Tls) -> String {
-    let error = watch(&secure(agent, tls).unwrap(), 0).await.unwrap_err();
+async fn watch_error(agent: &ScriptedAgent, tls: config::Tls) -> String {
+    let error = watch(&client_with_tls(agent, tls).unwrap(), 0).await.unwrap_err();
     let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     format!("{}: {error}: {source}", error.label())
 }
 
 #[tokio::test]
 async fn an_agent_of_a_trusted_authority_is_talked_to() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let agent = authority.agent("127.0.0.1", false).await;
-    let consul = secure(&agent, authority.tls()).unwrap();
+    let consul = client_with_tls(&agent, authority.tls()).unwrap();
     assert_eq!(watch(&consul, 0).await.unwrap().cursor, Cursor::at(5));
     watch(&consul, 0).await.unwrap();
     assert_eq!(agent.connections(), 1, "used again");
@@ -108,42 +111,42 @@ async fn an_agent_of_a_trusted_authority_is_talked_to() {
 
 #[tokio::test]
 async fn an_agent_of_another_authority_is_refused() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let agent = authority.agent("127.0.0.1", false).await;
-    let told = fails(&agent, Authority::new().tls()).await;
+    let told = watch_error(&agent, CertificateAuthority::new().tls()).await;
     assert!(told.starts_with("connect:") && told.contains("invalid peer certificate"), "{told}");
-    let told = fails(&agent, config::Tls::default()).await;
+    let told = watch_error(&agent, config::Tls::default()).await;
     assert!(told.contains("UnknownIssuer"), "the built-in roots do not know it either: {told}");
-    assert!(agent.asked().is_empty());
+    assert!(agent.requests().is_empty());
 }
 
 #[tokio::test]
 async fn the_name_in_the_certificate_must_be_the_expected_one() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let agent = authority.agent("server.dc1.consul", false).await;
-    let told = fails(&agent, authority.tls()).await;
+    let told = watch_error(&agent, authority.tls()).await;
     assert!(told.starts_with("connect:") && told.contains("not valid for name"), "{told}");
     let tls = config::Tls { server_name: Some("server.dc1.consul".into()), ..authority.tls() };
-    watch(&secure(&agent, tls).unwrap(), 0).await.unwrap();
+    watch(&client_with_tls(&agent, tls).unwrap(), 0).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_client_certificate_is_shown_where_one_is_asked_for() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let agent = authority.agent("127.0.0.1", true).await;
-    watch(&secure(&agent, authority.tls_with_certificate()).unwrap(), 0).await.unwrap();
+    watch(&client_with_tls(&agent, authority.tls_with_certificate()).unwrap(), 0).await.unwrap();
     // With TLS 1.3 the refusal comes after the handshake, in place of the answer.
-    let told = fails(&agent, authority.tls()).await;
+    let told = watch_error(&agent, authority.tls()).await;
     assert!(told.starts_with("exchange:") || told.starts_with("connect:"), "{told}");
-    assert_eq!(agent.asked().len(), 1);
+    assert_eq!(agent.requests().len(), 1);
 }
 
 #[tokio::test]
 async fn rotated_files_hold_for_the_next_connection() {
-    let (old, new) = (Authority::new(), Authority::new());
+    let (old, new) = (CertificateAuthority::new(), CertificateAuthority::new());
     let tls = old.tls();
     let agent = new.agent("127.0.0.1", false).await;
-    let consul = secure(&agent, tls.clone()).unwrap();
+    let consul = client_with_tls(&agent, tls.clone()).unwrap();
     assert_eq!(watch(&consul, 0).await.unwrap_err().label(), "connect");
     fs::write(tls.ca_file.unwrap(), new.issuer.pem()).unwrap();
     watch(&consul, 0).await.unwrap();
@@ -151,7 +154,7 @@ async fn rotated_files_hold_for_the_next_connection() {
 
 #[tokio::test]
 async fn a_file_that_cannot_be_used_is_told_at_start() {
-    let authority = Authority::new();
+    let authority = CertificateAuthority::new();
     let agent = authority.agent("127.0.0.1", false).await;
     let good = authority.tls_with_certificate();
     let bad = authority.file("bad.pem", "not PEM\n");
@@ -164,11 +167,11 @@ async fn a_file_that_cannot_be_used_is_told_at_start() {
         config::Tls { key_file: Some(missing.clone()), ..good.clone() },
         config::Tls { server_name: Some("not a name".into()), ..good.clone() },
     ] {
-        let error = secure(&agent, tls.clone()).unwrap_err();
+        let error = client_with_tls(&agent, tls.clone()).unwrap_err();
         assert_eq!(error.label(), "file", "{tls:?}: {error}");
     }
     // A key of another certificate.
     let (_, key) = authority.issue("other");
     let tls = config::Tls { key_file: Some(authority.file("other.pem", &key)), ..good };
-    assert_eq!(secure(&agent, tls).unwrap_err().label(), "file");
+    assert_eq!(client_with_tls(&agent, tls).unwrap_err().label(), "file");
 }

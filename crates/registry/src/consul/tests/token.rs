@@ -2,42 +2,42 @@
 
 use std::fs;
 
-use super::{canned::health, *};
+use super::{scripted_agent::health_response, *};
 
-fn with_token(agent: &Agent, token: config::Token) -> Consul {
+fn client_with_token(agent: &ScriptedAgent, token: config::Token) -> Consul {
     Consul::new(&config::ConsulSettings { token: Some(token), ..settings(agent) }).unwrap()
 }
 
-fn tokens(agent: &Agent) -> Vec<Option<String>> {
+fn sent_tokens(agent: &ScriptedAgent) -> Vec<Option<String>> {
     let token =
         |text: &String| text.lines().find_map(|line| Some(line.strip_prefix("x-consul-token: ")?.to_owned()));
-    agent.asked().iter().map(token).collect()
+    agent.requests().iter().map(token).collect()
 }
 
 #[tokio::test]
 async fn a_given_token_goes_with_every_request() {
-    let agent = Agent::always(health("5", "[]")).await;
-    let consul = with_token(&agent, config::Token::Value(config::Secret::new("abc")));
+    let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
+    let consul = client_with_token(&agent, config::Token::Value(config::Secret::new("abc")));
     watch(&consul, 0).await.unwrap();
     watch(&consul, 5).await.unwrap();
-    assert_eq!(tokens(&agent), [Some("abc".into()), Some("abc".into())]);
+    assert_eq!(sent_tokens(&agent), [Some("abc".into()), Some("abc".into())]);
 }
 
 #[tokio::test]
 async fn no_token_and_an_empty_one_send_no_header() {
-    let agent = Agent::always(health("5", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
     watch(&client(&agent), 0).await.unwrap();
-    watch(&with_token(&agent, config::Token::Value(config::Secret::new("\n"))), 0).await.unwrap();
-    assert_eq!(tokens(&agent), [None, None]);
+    watch(&client_with_token(&agent, config::Token::Value(config::Secret::new("\n"))), 0).await.unwrap();
+    assert_eq!(sent_tokens(&agent), [None, None]);
 }
 
 #[tokio::test]
 async fn a_token_file_is_read_again_when_it_changes() {
-    let agent = Agent::always(health("5", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
     fs::write(&path, "first\n").unwrap();
-    let consul = with_token(&agent, config::Token::File(path.clone()));
+    let consul = client_with_token(&agent, config::Token::File(path.clone()));
     watch(&consul, 0).await.unwrap();
     watch(&consul, 0).await.unwrap();
     let next = dir.path().join("next");
@@ -47,17 +47,17 @@ async fn a_token_file_is_read_again_when_it_changes() {
     fs::write(&path, "the third").unwrap();
     watch(&consul, 0).await.unwrap();
     let expected = ["first", "first", "other", "the third"].map(|token| Some(token.to_owned()));
-    assert_eq!(tokens(&agent), expected);
+    assert_eq!(sent_tokens(&agent), expected);
 }
 
 #[tokio::test]
 async fn another_token_is_told_with_the_next_question_and_the_same_one_written_again_is_not() {
-    let agent = Agent::always(health("5", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
     fs::write(&path, "first").unwrap();
-    let consul = with_token(&agent, config::Token::File(path.clone()));
-    let mut credentials = consul.credentials();
+    let consul = client_with_token(&agent, config::Token::File(path.clone()));
+    let mut credentials = consul.watch_credentials();
     for (text, changed) in [("first\n", false), ("other", true), ("other\n\n", false), ("the third", true)] {
         fs::write(&path, text).unwrap();
         watch(&consul, 0).await.unwrap();
@@ -68,11 +68,11 @@ async fn another_token_is_told_with_the_next_question_and_the_same_one_written_a
 
 #[tokio::test]
 async fn a_token_file_that_goes_bad_leaves_the_last_token_in_place() {
-    let agent = Agent::always(health("5", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
     fs::write(&path, "good").unwrap();
-    let consul = with_token(&agent, config::Token::File(path.clone()));
+    let consul = client_with_token(&agent, config::Token::File(path.clone()));
     watch(&consul, 0).await.unwrap();
     fs::remove_file(&path).unwrap();
     watch(&consul, 0).await.unwrap();
@@ -80,10 +80,10 @@ async fn a_token_file_that_goes_bad_leaves_the_last_token_in_place() {
         fs::write(&path, content).unwrap();
         watch(&consul, 0).await.unwrap();
     }
-    assert_eq!(tokens(&agent), [const { Some("good") }; 5].map(|token| token.map(str::to_owned)));
+    assert_eq!(sent_tokens(&agent), [const { Some("good") }; 5].map(|token| token.map(str::to_owned)));
     fs::write(&path, "better").unwrap();
     watch(&consul, 0).await.unwrap();
-    assert_eq!(tokens(&agent)[5], Some("better".into()));
+    assert_eq!(sent_tokens(&agent)[5], Some("better".into()));
 }
 
 #[test]

@@ -1,35 +1,35 @@
 //! Blocking queries: what is asked, and what an answer means.
 
 use super::{
-    canned::{answer, health},
+    scripted_agent::{health_response, response},
     *,
 };
 
 #[tokio::test]
 async fn a_first_question_is_a_plain_read() {
-    let agent = Agent::always(health("23", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("23", "[]")).await;
     let watched = watch(&client(&agent), 0).await.unwrap();
-    assert_eq!(agent.lines(), ["GET /v1/health/service/orders HTTP/1.1"]);
-    assert_eq!((watched.cursor, watched.went_back), (Cursor::at(23), false));
+    assert_eq!(agent.request_lines(), ["GET /v1/health/service/orders HTTP/1.1"]);
+    assert_eq!((watched.cursor, watched.index_went_back), (Cursor::at(23), false));
     assert_eq!((watched.age, watched.known_leader), (None, true));
 }
 
 #[tokio::test]
 async fn a_later_question_blocks_from_the_cursor() {
-    let agent = Agent::always(health("24", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     watch(&client(&agent), 23).await.unwrap();
-    assert_eq!(agent.lines(), ["GET /v1/health/service/orders?index=23&wait=1s HTTP/1.1"]);
+    assert_eq!(agent.request_lines(), ["GET /v1/health/service/orders?index=23&wait=1s HTTP/1.1"]);
 }
 
 #[tokio::test]
 async fn a_registration_is_looked_for_by_its_id_in_the_agents_own_datacenter() {
-    let agent = Agent::always(health("24", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     let settings = config::ConsulSettings { datacenter: Some("dc2".into()), ..settings(&agent) };
     let consul = Consul::new(&settings).unwrap();
     let wait = Duration::from_secs(2);
     for (id, cursor) in [("o-1", Cursor::START), ("o-1", Cursor::at(7)), ("o\"1", Cursor::at(7))] {
         let us = Registration { id: id.into(), ..super::registration::registration() };
-        let listed = consul.listed(&us, cursor, wait).await.unwrap();
+        let listed = consul.catalog_entry(&us, cursor, wait).await.unwrap();
         assert_eq!((listed.instances, listed.cursor), (Vec::new(), Cursor::at(24)));
     }
     let path = "GET /v1/health/service/orders";
@@ -40,12 +40,12 @@ async fn a_registration_is_looked_for_by_its_id_in_the_agents_own_datacenter() {
         // It could not be written in an expression without escapes.
         format!("{path}?index=7&wait=2s HTTP/1.1"),
     ];
-    assert_eq!(agent.lines(), expected);
+    assert_eq!(agent.request_lines(), expected);
 }
 
 #[tokio::test]
 async fn datacenter_consistency_and_odd_names_are_in_the_question() {
-    let agent = Agent::always(health("24", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     let consul = client(&agent);
     let odd = Query { service: "a b/ü?".into(), datacenter: Some("dc&2".into()) };
     for consistency in [Consistency::Stale, Consistency::Consistent] {
@@ -53,28 +53,28 @@ async fn datacenter_consistency_and_odd_names_are_in_the_question() {
     }
     let path = "/v1/health/service/a%20b%2F%C3%BC%3F?index=7&wait=1500ms&dc=dc%262";
     assert_eq!(
-        agent.lines(),
+        agent.request_lines(),
         [format!("GET {path}&stale HTTP/1.1"), format!("GET {path}&consistent HTTP/1.1")]
     );
 }
 
 #[tokio::test]
 async fn the_configured_datacenter_is_asked_when_the_query_names_none() {
-    let agent = Agent::always(health("24", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     let settings = config::ConsulSettings { datacenter: Some("dc2".into()), ..settings(&agent) };
     watch(&Consul::new(&settings).unwrap(), 0).await.unwrap();
-    assert_eq!(agent.lines(), ["GET /v1/health/service/orders?dc=dc2 HTTP/1.1"]);
+    assert_eq!(agent.request_lines(), ["GET /v1/health/service/orders?dc=dc2 HTTP/1.1"]);
 }
 
 #[tokio::test]
 async fn a_wait_is_never_sent_as_zero_or_above_ten_minutes() {
-    let agent = Agent::always(health("24", "[]")).await;
+    let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     let consul = client(&agent);
     for wait in [Duration::ZERO, Duration::from_secs(86_400)] {
         // One connection in use of many: the wait is as long as asked for.
         consul.watch(&query("a"), Cursor::at(1), Consistency::Default, wait).await.unwrap();
     }
-    let lines = agent.lines();
+    let lines = agent.request_lines();
     assert!(lines[0].contains("wait=10ms "), "{lines:?}");
     assert!(lines[1].contains("wait=") && !lines[1].contains("wait=86400s"), "{lines:?}");
 }
@@ -82,17 +82,17 @@ async fn a_wait_is_never_sent_as_zero_or_above_ten_minutes() {
 #[tokio::test]
 async fn an_index_that_went_back_starts_the_watch_again() {
     for (index, went_back) in [("12", true), ("0", true)] {
-        let agent = Agent::always(health(index, "[]")).await;
+        let agent = ScriptedAgent::answering(health_response(index, "[]")).await;
         let watched = watch(&client(&agent), 33).await.unwrap();
-        assert_eq!((watched.cursor, watched.went_back), (Cursor::START, went_back), "{index}");
+        assert_eq!((watched.cursor, watched.index_went_back), (Cursor::START, went_back), "{index}");
     }
 }
 
 #[tokio::test]
 async fn an_answer_without_an_index_starts_the_watch_again() {
-    let agent = Agent::always(answer(200, &[], "[]")).await;
+    let agent = ScriptedAgent::answering(response(200, &[], "[]")).await;
     let watched = watch(&client(&agent), 33).await.unwrap();
-    assert_eq!((watched.cursor, watched.went_back), (Cursor::START, false));
+    assert_eq!((watched.cursor, watched.index_went_back), (Cursor::START, false));
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn the_index_of_a_failed_read_is_not_kept() {
     let headers = [("X-Consul-Index", "1"), ("X-Consul-Knownleader", "false"), ("X-Consul-Lastcontact", "0")];
     for status in [500, 403, 404, 429, 301, 204] {
         let body = if status == 204 { "" } else { "rpc error making call: EOF" };
-        let agent = Agent::always(answer(status, &headers, body)).await;
+        let agent = ScriptedAgent::answering(response(status, &headers, body)).await;
         let error = watch(&client(&agent), 33).await.unwrap_err();
         assert!(matches!(error, Error::Refused { status: given, .. } if given == status), "{error:?}");
     }
@@ -110,7 +110,7 @@ async fn the_index_of_a_failed_read_is_not_kept() {
 async fn a_stale_answer_says_its_age_and_whether_there_is_a_leader() {
     let headers =
         [("X-Consul-Index", "14"), ("X-Consul-Knownleader", "false"), ("X-Consul-Lastcontact", "21351")];
-    let agent = Agent::always(answer(200, &headers, "[]")).await;
+    let agent = ScriptedAgent::answering(response(200, &headers, "[]")).await;
     let consul = client(&agent);
     let ask = |consistency| {
         let consul = &consul;
@@ -131,7 +131,7 @@ async fn a_silent_agent_is_an_error_only_after_wait_and_a_sixteenth_and_a_margin
     for (index, millis, expected) in
         [(7, 8_000, 8_500 + 5_000), (7, 160_000, 10_625 + 5_000), (0, 160_000, 10_000)]
     {
-        let (agent, consul) = silenced().await;
+        let (agent, consul) = client_of_silent_agent().await;
         let before = Instant::now();
         let wait = Duration::from_millis(millis);
         let error =
@@ -155,6 +155,6 @@ async fn an_empty_answer_may_have_a_reason() {
 #[tokio::test]
 async fn an_answer_in_chunks_is_read_whole() {
     let text = "HTTP/1.1 200 OK\r\nX-Consul-Index: 9\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n[\r\n1\r\n]\r\n0\r\n\r\n";
-    let agent = Agent::always(text.as_bytes().to_vec()).await;
+    let agent = ScriptedAgent::answering(text.as_bytes().to_vec()).await;
     assert_eq!(watch(&client(&agent), 0).await.unwrap().cursor, Cursor::at(9));
 }

@@ -23,16 +23,16 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::dial::Heard;
+use super::dial::FirstByte;
 
 /// An idle connection older than this is not used again: what stands between may have forgotten it.
-const KEPT_IDLE: Duration = Duration::from_secs(60);
+const MAX_IDLE: Duration = Duration::from_secs(60);
 /// Memory set aside for a body before its bytes are here.
-const RESERVED: u64 = 1 << 20;
+const MAX_PREALLOCATED: u64 = 1 << 20;
 
 /// A whole answer.
 #[derive(Debug)]
-pub(super) struct Reply {
+pub(super) struct ApiResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
@@ -40,7 +40,7 @@ pub(super) struct Reply {
 
 /// Why there is none.
 #[derive(Debug)]
-pub(super) enum Broken {
+pub(super) enum ExchangeFailure {
     /// The connection ended before a byte of the answer.
     Unanswered(hyper::Error),
     /// It broke, or what came was no HTTP.
@@ -49,27 +49,28 @@ pub(super) enum Broken {
     TooLarge,
 }
 
-type Driver = Pin<Box<Connection<TokioIo<Heard>, Full<Bytes>>>>;
+type ConnectionDriver = Pin<Box<Connection<TokioIo<FirstByte>, Full<Bytes>>>>;
 
 /// A connection that carries one exchange after the other.
-pub(super) struct Conn {
+pub(super) struct AgentConnection {
     sender: SendRequest<Full<Bytes>>,
     // `None` once the connection has ended.
-    driver: Option<Driver>,
-    heard: Arc<AtomicBool>,
+    driver: Option<ConnectionDriver>,
+    first_byte: Arc<AtomicBool>,
     idle_since: Instant,
 }
 
-impl Conn {
+impl AgentConnection {
     /// Speaks HTTP over `io`, whose `heard` says whether a byte arrived.
-    pub(super) async fn new(io: Heard, heard: Arc<AtomicBool>) -> hyper::Result<Self> {
+    pub(super) async fn new(io: FirstByte, heard: Arc<AtomicBool>) -> hyper::Result<Self> {
         let (sender, driver) = http1::handshake(TokioIo::new(io)).await?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)), heard, idle_since: Instant::now() })
+        Ok(Self { sender, driver: Some(Box::pin(driver)), first_byte: heard, idle_since: Instant::now() })
     }
 
     /// Whether an idle connection can carry another exchange. Looks at the socket.
-    pub(super) async fn revive(&mut self) -> bool {
-        self.idle_since.elapsed() < KEPT_IDLE && drive(&mut self.driver, self.sender.ready()).await.is_ok()
+    pub(super) async fn is_reusable(&mut self) -> bool {
+        self.idle_since.elapsed() < MAX_IDLE
+            && drive_until(&mut self.driver, self.sender.ready()).await.is_ok()
     }
 
     /// Sends `request` and reads its whole answer, of at most `limit` bytes.
@@ -77,21 +78,25 @@ impl Conn {
         &mut self,
         request: Request<Full<Bytes>>,
         limit: usize,
-    ) -> Result<Reply, Broken> {
-        self.heard.store(false, Ordering::Relaxed);
+    ) -> Result<ApiResponse, ExchangeFailure> {
+        self.first_byte.store(false, Ordering::Relaxed);
         let answer = self.sender.send_request(request);
-        let response = drive(&mut self.driver, answer).await.map_err(|error| {
-            if self.heard.load(Ordering::Relaxed) { Broken::Midway(error) } else { Broken::Unanswered(error) }
+        let response = drive_until(&mut self.driver, answer).await.map_err(|error| {
+            if self.first_byte.load(Ordering::Relaxed) {
+                ExchangeFailure::Midway(error)
+            } else {
+                ExchangeFailure::Unanswered(error)
+            }
         })?;
         let (head, body) = response.into_parts();
-        let body = drive(&mut self.driver, read(body, limit)).await?;
+        let body = drive_until(&mut self.driver, read_body(body, limit)).await?;
         self.idle_since = Instant::now();
-        Ok(Reply { status: head.status, headers: head.headers, body })
+        Ok(ApiResponse { status: head.status, headers: head.headers, body })
     }
 }
 
 /// Polls the connection as long as `answer` is waited for.
-async fn drive<F: Future>(driver: &mut Option<Driver>, answer: F) -> F::Output {
+async fn drive_until<F: Future>(driver: &mut Option<ConnectionDriver>, answer: F) -> F::Output {
     let mut answer = pin!(answer);
     poll_fn(|cx| {
         let ended = driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready());
@@ -104,16 +109,16 @@ async fn drive<F: Future>(driver: &mut Option<Driver>, answer: F) -> F::Output {
     .await
 }
 
-async fn read(mut body: Incoming, limit: usize) -> Result<Vec<u8>, Broken> {
+async fn read_body(mut body: Incoming, limit: usize) -> Result<Vec<u8>, ExchangeFailure> {
     let announced = body.size_hint().lower();
     if usize::try_from(announced).map_or(true, |announced| announced > limit) {
-        return Err(Broken::TooLarge);
+        return Err(ExchangeFailure::TooLarge);
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(announced.min(RESERVED)).unwrap_or_default());
+    let mut bytes = Vec::with_capacity(usize::try_from(announced.min(MAX_PREALLOCATED)).unwrap_or_default());
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(Broken::Midway)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(ExchangeFailure::Midway)?.into_data() else { continue };
         if bytes.len() + data.len() > limit {
-            return Err(Broken::TooLarge);
+            return Err(ExchangeFailure::TooLarge);
         }
         bytes.extend_from_slice(&data);
     }

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// What the agent does with a request.
 #[derive(Clone)]
-pub(super) enum Act {
+pub(super) enum AgentAction {
     /// Sends these bytes and waits for the next request.
     Send(Vec<u8>),
     /// Sends these bytes and closes; none: closes without a word.
@@ -27,42 +27,42 @@ pub(super) enum Act {
 }
 
 /// The script: the number of the request, from 0 over all connections, and its text.
-type Script = dyn Fn(usize, &str) -> Act + Send + Sync;
+type Script = dyn Fn(usize, &str) -> AgentAction + Send + Sync;
 
 /// The agent. Ends when dropped.
-pub(super) struct Agent {
+pub(super) struct ScriptedAgent {
     addr: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<AgentShared>,
     task: JoinHandle<()>,
 }
 
-struct Shared {
+struct AgentShared {
     script: Box<Script>,
     tls: Option<TlsAcceptor>,
-    asked: Mutex<Vec<String>>,
+    requests: Mutex<Vec<String>>,
     connections: AtomicUsize,
 }
 
-impl Agent {
-    pub(super) async fn start(script: impl Fn(usize, &str) -> Act + Send + Sync + 'static) -> Self {
-        Self::start_with(None, script).await
+impl ScriptedAgent {
+    pub(super) async fn start(script: impl Fn(usize, &str) -> AgentAction + Send + Sync + 'static) -> Self {
+        Self::start_with_tls(None, script).await
     }
 
     /// Always the same answer.
-    pub(super) async fn always(answer: Vec<u8>) -> Self {
-        Self::start(move |_, _| Act::Send(answer.clone())).await
+    pub(super) async fn answering(answer: Vec<u8>) -> Self {
+        Self::start(move |_, _| AgentAction::Send(answer.clone())).await
     }
 
-    pub(super) async fn start_with(
+    pub(super) async fn start_with_tls(
         tls: Option<TlsAcceptor>,
-        script: impl Fn(usize, &str) -> Act + Send + Sync + 'static,
+        script: impl Fn(usize, &str) -> AgentAction + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(AgentShared {
             script: Box::new(script),
             tls,
-            asked: Mutex::default(),
+            requests: Mutex::default(),
             connections: AtomicUsize::new(0),
         });
         let task = tokio::spawn(accept(listener, shared.clone()));
@@ -74,13 +74,13 @@ impl Agent {
     }
 
     /// Every request so far, head and body.
-    pub(super) fn asked(&self) -> Vec<String> {
-        self.shared.asked.lock().unwrap().clone()
+    pub(super) fn requests(&self) -> Vec<String> {
+        self.shared.requests.lock().unwrap().clone()
     }
 
     /// The request lines so far.
-    pub(super) fn lines(&self) -> Vec<String> {
-        self.asked().iter().map(|text| text.lines().next().unwrap_or_default().to_owned()).collect()
+    pub(super) fn request_lines(&self) -> Vec<String> {
+        self.requests().iter().map(|text| text.lines().next().unwrap_or_default().to_owned()).collect()
     }
 
     /// How many connections were accepted so far.
@@ -89,9 +89,9 @@ impl Agent {
     }
 
     /// Returns once `count` requests have been asked.
-    pub(super) async fn until_asked(&self, count: usize) {
+    pub(super) async fn wait_for_requests(&self, count: usize) {
         let all = async {
-            while self.asked().len() < count {
+            while self.requests().len() < count {
                 tokio::task::yield_now().await;
             }
         };
@@ -99,52 +99,52 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
+impl Drop for ScriptedAgent {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<AgentShared>) {
     // Dropped, and so aborted, with this task.
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         shared.connections.fetch_add(1, Ordering::SeqCst);
-        connections.spawn(welcome(stream, shared.clone()));
+        connections.spawn(serve_stream(stream, shared.clone()));
     }
 }
 
-async fn welcome(stream: TcpStream, shared: Arc<Shared>) {
+async fn serve_stream(stream: TcpStream, shared: Arc<AgentShared>) {
     match &shared.tls {
-        None => converse(stream, &shared).await,
+        None => serve_requests(stream, &shared).await,
         Some(tls) => {
             if let Ok(stream) = tls.accept(stream).await {
-                converse(stream, &shared).await;
+                serve_requests(stream, &shared).await;
             }
         }
     }
 }
 
-async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shared) {
+async fn serve_requests(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &AgentShared) {
     let mut buffer = Vec::new();
-    while let Some(request) = request(&mut stream, &mut buffer).await {
+    while let Some(request) = read_request(&mut stream, &mut buffer).await {
         let number = {
-            let mut asked = shared.asked.lock().unwrap();
+            let mut asked = shared.requests.lock().unwrap();
             asked.push(request.clone());
             asked.len() - 1
         };
         match (shared.script)(number, &request) {
-            Act::Send(bytes) => {
+            AgentAction::Send(bytes) => {
                 if stream.write_all(&bytes).await.is_err() {
                     return;
                 }
             }
-            Act::SendAndClose(bytes) => {
+            AgentAction::SendAndClose(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 let _ = stream.shutdown().await;
                 return;
             }
-            Act::Hang => {
+            AgentAction::Hang => {
                 let _ = stream.read_to_end(&mut buffer).await;
                 return;
             }
@@ -153,7 +153,7 @@ async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: &Shar
 }
 
 /// The next request's head and body.
-async fn request(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Option<String> {
+async fn read_request(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> Option<String> {
     loop {
         let text = String::from_utf8_lossy(buffer).into_owned();
         if let Some(end) = text.find("\r\n\r\n").map(|end| end + 4) {
@@ -174,7 +174,7 @@ async fn request(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) ->
 }
 
 /// An answer's bytes, as Consul writes them.
-pub(super) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+pub(super) fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status} Whatever\r\nVary: Accept-Encoding\r\n");
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -184,7 +184,7 @@ pub(super) fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u
 }
 
 /// A good answer to a health query.
-pub(super) fn health(index: &str, body: &str) -> Vec<u8> {
+pub(super) fn health_response(index: &str, body: &str) -> Vec<u8> {
     let headers = [
         ("Content-Type", "application/json"),
         ("X-Consul-Effective-Consistency", "leader"),
@@ -192,5 +192,5 @@ pub(super) fn health(index: &str, body: &str) -> Vec<u8> {
         ("X-Consul-Knownleader", "true"),
         ("X-Consul-Lastcontact", "0"),
     ];
-    answer(200, &headers, body)
+    response(200, &headers, body)
 }

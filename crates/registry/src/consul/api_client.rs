@@ -11,11 +11,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    conn::{Broken, Conn, Reply},
+    connection::{AgentConnection, ApiResponse, ExchangeFailure},
+    connection_limit::{ConnectionLimit, Slot},
     dial::Dialer,
-    lane::{Lane, Place},
-    observe::{Observer, Watching},
-    token::Source,
+    observe::{ObservedExchange, Observer},
+    token::TokenSource,
 };
 use crate::Error;
 
@@ -28,7 +28,7 @@ const RESERVED: &AsciiSet =
 
 /// One question.
 #[derive(Debug)]
-pub(super) struct Ask {
+pub(super) struct ApiRequest {
     /// The word for metrics.
     pub(super) operation: &'static str,
     pub(super) method: Method,
@@ -37,27 +37,27 @@ pub(super) struct Ask {
     /// JSON, or nothing.
     pub(super) body: Bytes,
     /// Longest time from the place to the last byte of the answer.
-    pub(super) longest: Duration,
+    pub(super) timeout: Duration,
 }
 
-impl Ask {
+impl ApiRequest {
     /// Method and path, for errors. What the query says is in the caller's log fields.
-    pub(super) fn name(&self) -> String {
+    pub(super) fn method_and_path(&self) -> String {
         let path = self.target.split('?').next().unwrap_or_default();
         format!("{} {path}", self.method)
     }
 }
 
 /// The agent, as an HTTP server.
-pub(super) struct Http {
+pub(super) struct ApiClient {
     dialer: Dialer,
     host: HeaderValue,
-    token: Source,
+    token: TokenSource,
     observer: Observer,
     max_body: usize,
 }
 
-impl Http {
+impl ApiClient {
     /// Checks the address, the token and the TLS files. Connects to nobody.
     pub(super) fn new(config: &config::ConsulSettings, observer: Observer) -> Result<Self, Error> {
         let config::ConsulAddress { host, port, .. } = &config.address;
@@ -70,46 +70,46 @@ impl Http {
         Ok(Self {
             dialer: Dialer::new(config)?,
             host,
-            token: Source::new(config.token.as_ref())?,
+            token: TokenSource::new(config.token.as_ref())?,
             observer,
             max_body: MAX_BODY,
         })
     }
 
     /// Asks, and has `judge` make something of the whole answer, whatever its status.
-    pub(super) async fn ask<T>(
+    pub(super) async fn send<T>(
         &self,
-        place: Place<'_>,
-        ask: Ask,
-        judge: impl FnOnce(Reply) -> Result<T, Error>,
+        place: Slot<'_>,
+        ask: ApiRequest,
+        judge: impl FnOnce(ApiResponse) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut watching = Watching::new(&self.observer, ask.operation);
-        let result = timeout(ask.longest, Box::pin(self.exchange(&place, &ask)))
+        let mut watching = ObservedExchange::new(&self.observer, ask.operation);
+        let result = timeout(ask.timeout, Box::pin(self.exchange(&place, &ask)))
             .await
-            .unwrap_or_else(|_| Err(Error::Timeout { request: ask.name(), after: ask.longest }))
+            .unwrap_or_else(|_| Err(Error::Timeout { request: ask.method_and_path(), after: ask.timeout }))
             .and_then(judge);
-        watching.ended(&result);
+        watching.set_outcome(&result);
         result
     }
 
     /// A place in `lane`, within `longest`.
-    pub(super) async fn place<'a>(
+    pub(super) async fn acquire_slot<'a>(
         &self,
-        lane: &'a Lane,
+        lane: &'a ConnectionLimit,
         longest: Duration,
         operation: &'static str,
         request: impl FnOnce() -> String,
-    ) -> Result<Place<'a>, Error> {
-        let mut watching = Watching::new(&self.observer, operation);
-        let result = lane.place(longest).await.ok_or_else(|| Error::Busy {
+    ) -> Result<Slot<'a>, Error> {
+        let mut watching = ObservedExchange::new(&self.observer, operation);
+        let result = lane.acquire(longest).await.ok_or_else(|| Error::Busy {
             request: request(),
             limit: lane.limit(),
             after: longest,
         });
-        watching.ended(&result);
+        watching.set_outcome(&result);
         if result.is_ok() {
             // The exchange itself is what is told of then.
-            watching.forget();
+            watching.discard();
         }
         result
     }
@@ -125,36 +125,36 @@ impl Http {
     }
 
     /// Counts the tokens, where they change.
-    pub(super) fn rotations(&self) -> watch::Receiver<u64> {
-        self.token.rotations()
+    pub(super) fn watch_rotations(&self) -> watch::Receiver<u64> {
+        self.token.watch_rotations()
     }
 
-    async fn exchange(&self, place: &Place<'_>, ask: &Ask) -> Result<Reply, Error> {
-        let request = self.request(ask).await?;
-        if let Some(conn) = living(place).await {
+    async fn exchange(&self, place: &Slot<'_>, ask: &ApiRequest) -> Result<ApiResponse, Error> {
+        let request = self.build_request(ask).await?;
+        if let Some(conn) = pop_reusable(place).await {
             match self.exchange_on(conn, place, request.clone()).await {
                 // The agent closed it while the request was on its way. All requests here may be
                 // repeated: reads, and writes that state what should be.
-                Err(Broken::Unanswered(_)) => {}
-                other => return other.map_err(|broken| self.error(ask, broken)),
+                Err(ExchangeFailure::Unanswered(_)) => {}
+                other => return other.map_err(|broken| self.exchange_error(ask, broken)),
             }
         }
         let conn = self.dialer.connect().await?;
-        self.exchange_on(conn, place, request).await.map_err(|broken| self.error(ask, broken))
+        self.exchange_on(conn, place, request).await.map_err(|broken| self.exchange_error(ask, broken))
     }
 
     async fn exchange_on(
         &self,
-        mut conn: Conn,
-        place: &Place<'_>,
+        mut conn: AgentConnection,
+        place: &Slot<'_>,
         request: Request<Full<Bytes>>,
-    ) -> Result<Reply, Broken> {
+    ) -> Result<ApiResponse, ExchangeFailure> {
         let reply = conn.exchange(request, self.max_body).await?;
-        place.keep(conn);
+        place.push_idle(conn);
         Ok(reply)
     }
 
-    async fn request(&self, ask: &Ask) -> Result<Request<Full<Bytes>>, Error> {
+    async fn build_request(&self, ask: &ApiRequest) -> Result<Request<Full<Bytes>>, Error> {
         let mut request = Request::builder()
             .method(&ask.method)
             .uri(&ask.target)
@@ -168,15 +168,17 @@ impl Http {
         }
         request
             .body(Full::new(ask.body.clone()))
-            .map_err(|error| Error::Exchange { request: ask.name(), source: error.into() })
+            .map_err(|error| Error::Exchange { request: ask.method_and_path(), source: error.into() })
     }
 
-    fn error(&self, ask: &Ask, broken: Broken) -> Error {
-        let request = ask.name();
+    fn exchange_error(&self, ask: &ApiRequest, broken: ExchangeFailure) -> Error {
+        let request = ask.method_and_path();
         match broken {
-            Broken::TooLarge => Error::TooLarge { request, limit: self.max_body },
-            Broken::Midway(source) => Error::Exchange { request, source: source.into() },
-            Broken::Unanswered(source) => Error::Exchange { request, source: Unanswered(source).into() },
+            ExchangeFailure::TooLarge => Error::TooLarge { request, limit: self.max_body },
+            ExchangeFailure::Midway(source) => Error::Exchange { request, source: source.into() },
+            ExchangeFailure::Unanswered(source) => {
+                Error::Exchange { request, source: ClosedUnanswered(source).into() }
+            }
         }
     }
 
@@ -187,9 +189,9 @@ impl Http {
 }
 
 /// The newest idle connection that still lives. Dead ones are closed on the way.
-async fn living(place: &Place<'_>) -> Option<Conn> {
-    while let Some(mut conn) = place.idle() {
-        if conn.revive().await {
+async fn pop_reusable(place: &Slot<'_>) -> Option<AgentConnection> {
+    while let Some(mut conn) = place.pop_idle() {
+        if conn.is_reusable().await {
             return Some(conn);
         }
     }
@@ -197,15 +199,15 @@ async fn living(place: &Place<'_>) -> Option<Conn> {
 }
 
 /// Escapes one path segment or query value.
-pub(super) fn encoded(value: &str) -> impl fmt::Display + '_ {
+pub(super) fn percent_encode(value: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(value, RESERVED)
 }
 
 /// A fresh connection that ended before a byte of the answer.
 #[derive(Debug)]
-struct Unanswered(hyper::Error);
+struct ClosedUnanswered(hyper::Error);
 
-impl fmt::Display for Unanswered {
+impl fmt::Display for ClosedUnanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "closed without a byte of an answer: the agent stopped, or this address holds all the \
@@ -214,7 +216,7 @@ impl fmt::Display for Unanswered {
     }
 }
 
-impl StdError for Unanswered {
+impl StdError for ClosedUnanswered {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(&self.0)
     }

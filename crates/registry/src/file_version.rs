@@ -7,7 +7,7 @@ use std::{fs::Metadata, os::unix::fs::MetadataExt};
 /// The time of the last status change is in it because tools that copy a file may set its
 /// modification time back, and nothing can set this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct FileVersion {
     modified: (i64, i64),
     changed: (i64, i64),
     len: u64,
@@ -15,7 +15,7 @@ pub(crate) struct Stamp {
     inode: u64,
 }
 
-impl From<&Metadata> for Stamp {
+impl From<&Metadata> for FileVersion {
     fn from(file: &Metadata) -> Self {
         Self {
             modified: (file.mtime(), file.mtime_nsec()),

@@ -21,11 +21,11 @@ pub(crate) async fn run_lifecycle(target: &Target) {
     assert_eq!(consul.agent_self().await.unwrap().version, "1.8.7");
     assert!(consul.leader().await.unwrap().is_some());
 
-    let nobody = watch_once(&consul, &query, Cursor::START).await;
-    assert_eq!(nobody.instances, []);
+    let empty = watch_once(&consul, &query, Cursor::START).await;
+    assert_eq!(empty.instances, []);
 
     consul.register(&registration(8080)).await.unwrap();
-    let known = watch_once(&consul, &query, nobody.cursor).await;
+    let known = watch_once(&consul, &query, empty.cursor).await;
     let [instance] = known.instances.as_slice() else { panic!("{known:?}") };
     assert_eq!(instance.id.to_string(), "dc1/lab1/orders-1");
     assert_eq!(instance.addr, Ok("127.0.0.7:8080".parse().unwrap()));

@@ -102,7 +102,7 @@ async fn an_app_that_goes_away_gives_its_place_back() {
     let pending = || sidecar.metric("outrigger_pending", &[]);
     wait::until_true("one waits", || pending() == 1.0).await;
     drop(waiting);
-    wait::until_true("nobody waits", || pending() == 0.0).await;
+    wait::until_true("no request waits", || pending() == 0.0).await;
     drop(held);
     gate.open();
     assert_eq!(sidecar.exchange(GET).await.status, 200);

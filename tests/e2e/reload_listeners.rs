@@ -40,8 +40,10 @@ async fn a_listener_is_added_and_removed_and_who_came_in_by_it_is_served_to_the_
     instance.wait_requests(2).await;
 
     sidecar.apply_settings("").await;
-    wait::until("nobody comes in any more", wait::TIMEOUT, async || TcpStream::connect(addr).await.is_err())
-        .await;
+    wait::until("no connection is accepted any more", wait::TIMEOUT, async || {
+        TcpStream::connect(addr).await.is_err()
+    })
+    .await;
     assert!(sidecar.proxy.upstream_addrs().is_empty());
     gate.open();
     assert_eq!(busy.response().await.text(), "late");

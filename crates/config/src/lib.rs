@@ -9,12 +9,12 @@
 //! |---|---|
 //! | `raw` | YAML text → a tree of nodes with line and column; the only file that names the YAML crate |
 //! | `expand` | `${NAME}` and `${NAME:-default}` in values |
-//! | `schema` | every key there is, in one table |
-//! | `overrides` | flags and environment variables, and the key that each one sets |
+//! | `keys` | every key there is, in one table |
+//! | `layers` | flags and environment variables, and the key that each one sets |
 //! | `check` | tree and overrides → [`Config`]; gathers every problem instead of stopping at the first |
 //! | `units`, `address`, `names` | one value each: durations, sizes, listeners, service names |
-//! | `settings` | [`Config`] → flat list of keys and values, for `render`, `summary` and `reload` |
-//! | `reload` | what runs and what was read → what runs next, and what that changes |
+//! | `settings` | [`Config`] → flat list of keys and values, for `render`, `summary` and `diff` |
+//! | `diff` | what runs and what was read → what runs next, and what that changes |
 //!
 //! It declines to open what the settings point at (certificates, token files, instance files), to
 //! resolve names and to bind: those fail later, where they are used.

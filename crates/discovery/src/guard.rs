@@ -26,7 +26,7 @@
 //!   to be lost with its node, all servers confirm that for the seconds until it is back, and without the
 //!   suspects every request would fail for certain,
 //! - any answer that is not stale comes after the registry has answered for
-//!   [`hold_for`](outrigger_config::MassLoss::hold_for). While it is silent nobody is dropped, and after a silence
+//!   [`hold_for`](outrigger_config::MassLoss::hold_for). While it is silent no suspect is dropped, and after a silence
 //!   ([`Guard::interrupted`]) the time begins anew, for those who have to register again notice the end
 //!   of the silence no sooner than we do.
 //!

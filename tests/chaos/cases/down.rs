@@ -120,7 +120,7 @@ impl Outage {
         });
         let meanwhile = tally.filter(|one| one.due > down && one.ended() < starting);
         let well = meanwhile.requests() - meanwhile.failures().requests();
-        row.require(well == 0, || format!("{well} were answered by nobody"));
+        row.require(well == 0, || format!("{well} were answered although no instance was up"));
         let longest = meanwhile.longest();
         row.require(longest < MAX_FAILURE_TIME, || format!("a failure took {}", format_millis(longest)));
 

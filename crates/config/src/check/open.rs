@@ -58,7 +58,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Checks the mapping's keys, so that nobody later meets one that does not exist or exists twice.
+    /// Checks the mapping's keys, so that every key that is read later exists, and once.
     fn open_section<'n>(
         &mut self,
         path: String,

@@ -48,11 +48,11 @@ pub enum Propagation {
     Fixed(Duration),
 }
 
-/// Whether the end of an app that somebody else started is awaited.
+/// Whether the end of an app that another process started is awaited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AwaitApp {
-    /// When the sidecar is process 1: it has a container of its own, and whoever stops that container
-    /// stops the app's at the same time.
+    /// When the sidecar is process 1: it has a container of its own, and that container is stopped at the
+    /// same time as the app's.
     Auto,
     /// Always.
     On,

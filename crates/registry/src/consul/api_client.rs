@@ -92,7 +92,7 @@ impl ApiClient {
         result
     }
 
-    /// A place in `lane`, within `longest`.
+    /// A slot of the connection limit `lane`, within `longest`.
     pub(super) async fn acquire_slot<'a>(
         &self,
         lane: &'a ConnectionLimit,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use outrigger_config::Balance;
-use outrigger_policy::{Balancer, Cursor};
+use outrigger_policy::{Cursor, LoadBalancer};
 
 use crate::{
     Effort, Error,
@@ -38,7 +38,7 @@ struct Endpoint {
 /// What a pick needs: the View's side and the cluster's.
 #[derive(Debug)]
 struct PickBench {
-    balancer: Balancer,
+    balancer: LoadBalancer,
     cursor: Cursor,
     endpoints: Box<[Arc<Endpoint>]>,
 }
@@ -49,7 +49,7 @@ impl PickBench {
         let weights: Vec<u32> = (1..=10).cycle().take(size).collect();
         let endpoint = || Arc::new(Endpoint { retired: AtomicBool::new(false), _rest: [0; 48] });
         Self {
-            balancer: Balancer::new(balance, &weights),
+            balancer: LoadBalancer::new(balance, &weights),
             cursor: Cursor::new(fastrand::u64(..)),
             endpoints: (0..size).map(|_| endpoint()).collect(),
         }
@@ -57,7 +57,7 @@ impl PickBench {
 
     fn pick(&self) -> Option<usize> {
         let random = fastrand::u64(..);
-        self.balancer.first(&self.cursor, random, |at| !self.endpoints[at].retired.load(Relaxed))
+        self.balancer.pick_first(&self.cursor, random, |at| !self.endpoints[at].retired.load(Relaxed))
     }
 
     fn picks(&self, count: u32) -> Elapsed {

@@ -254,7 +254,7 @@ impl Watcher {
     }
 
     async fn back_off(&mut self) {
-        let pause = BACKOFF.after(self.failures - 1, fastrand::u64(..));
+        let pause = BACKOFF.pause(self.failures - 1, fastrand::u64(..));
         let early = async {
             sleep(EARLY).await;
             tokio::select! {

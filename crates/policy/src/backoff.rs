@@ -23,15 +23,15 @@ impl Backoff {
     /// The pause before the `n`th try again, counted from 0: uniformly in `[0, min(max, base·2ⁿ)]`.
     ///
     /// `random` is uniform over all of `u64`.
-    pub fn after(&self, n: u32, random: u64) -> Duration {
-        let ceiling = nanos(self.ceiling(n));
+    pub fn pause(&self, n: u32, random: u64) -> Duration {
+        let ceiling = nanos(self.max_pause(n));
         // Multiply and shift: the bias of at most one part in 2⁶⁴/ceiling is far below a timer's grain.
         let pause = (u128::from(random) * (u128::from(ceiling) + 1)) >> 64;
         Duration::from_nanos(pause as u64)
     }
 
     /// The longest that [`after`](Self::after) can say for `n`.
-    pub fn ceiling(&self, n: u32) -> Duration {
+    pub fn max_pause(&self, n: u32) -> Duration {
         let doublings = 1_u32.checked_shl(n).unwrap_or(u32::MAX);
         self.base.saturating_mul(doublings).min(self.max)
     }

@@ -32,40 +32,40 @@ use std::{
 
 use outrigger_config as config;
 
-use crate::window::{Tally, Ticks};
+use crate::sliding_window::{SlidingCounter, WindowClock};
 
 /// Millionths of one retry: the unit all amounts are kept in.
-const RETRY: u64 = 1_000_000;
+const ONE_RETRY: u64 = 1_000_000;
 
 /// One service's retry budget.
 #[derive(Debug)]
-pub struct Budget {
-    ticks: Ticks,
+pub struct RetryBudget {
+    clock: WindowClock,
     /// What one request adds, in millionths of a retry.
     deposit: AtomicU64,
     /// What the window is always worth, in the same unit.
     reserve: AtomicU64,
-    requests: Tally,
-    retries: Tally,
+    requests: SlidingCounter,
+    retries: SlidingCounter,
 }
 
-impl Budget {
+impl RetryBudget {
     /// An empty budget: nothing deposited, its reserve available.
     pub fn new(settings: &config::RetryBudget, now: Instant) -> Self {
         Self {
-            ticks: Ticks::new(now, settings.window),
-            deposit: AtomicU64::new(deposit(settings)),
-            reserve: AtomicU64::new(reserve(settings)),
-            requests: Tally::default(),
-            retries: Tally::default(),
+            clock: WindowClock::new(now, settings.window),
+            deposit: AtomicU64::new(deposit_per_request(settings)),
+            reserve: AtomicU64::new(reserve_per_window(settings)),
+            requests: SlidingCounter::default(),
+            retries: SlidingCounter::default(),
         }
     }
 
     /// Goes on by other settings, with what was saved up.
-    pub fn adopt(&self, settings: &config::RetryBudget) {
-        self.deposit.store(deposit(settings), Relaxed);
-        self.reserve.store(reserve(settings), Relaxed);
-        if self.ticks.set_window(settings.window) {
+    pub fn apply_settings(&self, settings: &config::RetryBudget) {
+        self.deposit.store(deposit_per_request(settings), Relaxed);
+        self.reserve.store(reserve_per_window(settings), Relaxed);
+        if self.clock.set_window(settings.window) {
             self.requests.clear();
             self.retries.clear();
         }
@@ -73,25 +73,25 @@ impl Budget {
 
     /// A request came. Once per request, however many attempts it takes.
     pub fn deposit(&self, now: Instant) {
-        self.requests.add(self.ticks.at(now));
+        self.requests.add(self.clock.tick_at(now));
     }
 
     /// Pays for a retry of which something had been sent before; false when there is nothing left.
     #[must_use]
     pub fn withdraw(&self, now: Instant) -> bool {
-        let tick = self.ticks.at(now);
+        let tick = self.clock.tick_at(now);
         self.retries.add(tick);
-        let affordable = self.earned(tick) >= self.retries.sum(tick).saturating_mul(RETRY);
+        let affordable = self.earned(tick) >= self.retries.sum(tick).saturating_mul(ONE_RETRY);
         if !affordable {
-            self.retries.take_back(tick);
+            self.retries.subtract(tick);
         }
         affordable
     }
 
     /// How many retries could be paid for now.
     pub fn available(&self, now: Instant) -> u64 {
-        let tick = self.ticks.at(now);
-        self.earned(tick).saturating_sub(self.retries.sum(tick).saturating_mul(RETRY)) / RETRY
+        let tick = self.clock.tick_at(now);
+        self.earned(tick).saturating_sub(self.retries.sum(tick).saturating_mul(ONE_RETRY)) / ONE_RETRY
     }
 
     fn earned(&self, tick: u32) -> u64 {
@@ -100,12 +100,12 @@ impl Budget {
     }
 }
 
-fn deposit(settings: &config::RetryBudget) -> u64 {
-    (settings.ratio * RETRY as f64).round() as u64
+fn deposit_per_request(settings: &config::RetryBudget) -> u64 {
+    (settings.ratio * ONE_RETRY as f64).round() as u64
 }
 
 /// Microseconds are millionths of a second, as amounts are millionths of a retry.
-fn reserve(settings: &config::RetryBudget) -> u64 {
+fn reserve_per_window(settings: &config::RetryBudget) -> u64 {
     u64::from(settings.min_per_second).saturating_mul(micros(settings.window))
 }
 

@@ -21,7 +21,7 @@ pub struct Deadline {
 
 /// Which of the two ends the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
+pub enum TimeoutCause {
     /// The service's `timeout`.
     Timeout,
     /// The cap.
@@ -51,18 +51,18 @@ impl Deadline {
 
     /// When the wait ends, as things stand, and by what. `last_byte` is when the last byte of
     /// the request body came from the app, if one did.
-    pub fn at(&self, last_byte: Option<Instant>) -> (Instant, By) {
+    pub fn expires_at(&self, last_byte: Option<Instant>) -> (Instant, TimeoutCause) {
         let started = last_byte.map_or(self.accepted, |last| last.max(self.accepted));
-        let at = later(started, self.timeout);
+        let at = add_saturating(started, self.timeout);
         match self.cap {
-            Some(cap) if cap < at => (cap, By::Deadline),
-            _ => (at, By::Timeout),
+            Some(cap) if cap < at => (cap, TimeoutCause::Deadline),
+            _ => (at, TimeoutCause::Timeout),
         }
     }
 }
 
 /// `instant + duration`, and for a sum that no `Instant` can hold a moment that nobody will see.
-pub fn later(instant: Instant, duration: Duration) -> Instant {
+pub fn add_saturating(instant: Instant, duration: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     instant.checked_add(duration).or_else(|| instant.checked_add(CENTURY)).unwrap_or(instant)
 }

@@ -18,20 +18,20 @@
 //! | [`outlier`] | is this endpoint chosen at all? |
 
 pub mod backoff;
-pub mod balance;
-pub mod breaker;
 pub mod budget;
+pub mod circuit_breaker;
 pub mod deadline;
-pub mod latency;
+pub mod hedge;
+pub mod load_balancer;
 pub mod outcome;
-pub mod outlier;
+pub mod outlier_detection;
 pub mod retry;
-mod window;
+mod sliding_window;
 
 pub use backoff::Backoff;
-pub use balance::{Balancer, Cursor};
-pub use breaker::Breaker;
-pub use budget::Budget;
+pub use budget::RetryBudget;
+pub use circuit_breaker::Breaker;
 pub use deadline::Deadline;
-pub use latency::Latency;
+pub use hedge::LatencyHistogram;
+pub use load_balancer::{Cursor, LoadBalancer};
 pub use outcome::{Outcome, Sent, Verdict};

@@ -20,13 +20,13 @@ use outrigger_config::RetryPolicy;
 
 use crate::{
     backoff::Backoff,
-    budget::Budget,
+    budget::RetryBudget,
     outcome::{Outcome, Sent},
 };
 
 /// What of a request matters to whether it may be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Request {
+pub struct RequestTraits {
     /// Repeating it is harmless: its method is ([`is_idempotent`]), or it has an `Idempotency-Key`.
     pub idempotent: bool,
     /// The app did not forbid it (`x-outrigger-retry: off`).
@@ -41,7 +41,7 @@ pub fn is_idempotent(method: &str) -> bool {
 
 /// The attempt just made, and those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tried {
+pub struct LastAttempt {
     /// Attempts made again so far; 0 after the first.
     pub retries: u32,
     /// What of the request this attempt had sent.
@@ -53,22 +53,22 @@ pub struct Tried {
     /// When the instance said to come back, if it said so.
     pub pushback: Option<Pushback>,
     /// An instance that this request has not tried could take it.
-    pub elsewhere: bool,
+    pub has_other_instance: bool,
     /// Another instance has told this request before to come back later.
-    pub pushed_before: bool,
+    pub earlier_pushback: bool,
 }
 
-impl Tried {
+impl LastAttempt {
     /// Whether the next attempt is not counted as a retry: nobody accepted there, and
     /// somebody else may. Nothing was sent, nobody has more to do for it, and the dead one is out by
     /// now; counted, the death of most instances would fail requests that those left could carry.
     /// Bounded by the deadline, and by the number of instances.
-    pub fn is_free(&self) -> bool {
+    pub fn is_uncounted(&self) -> bool {
         let refused = matches!(
             self.outcome,
             Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout
         );
-        refused && self.sent == Sent::Nothing && self.elsewhere
+        refused && self.sent == Sent::Nothing && self.has_other_instance
     }
 }
 
@@ -85,11 +85,11 @@ pub enum Pushback {
 
 /// What to do after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub enum RetryDecision {
     /// The app gets this answer.
     Done,
     /// Another attempt.
-    Again {
+    Retry {
         /// The pause before it; none when nothing had been sent.
         after: Duration,
         /// It was paid for from the budget.
@@ -153,64 +153,67 @@ impl GiveUp {
 /// Decides what follows an attempt that ended at `now`. `random` is uniform over all of `u64`.
 ///
 /// [`Decision::Again`] with `budgeted` has already been paid for: make it.
-pub fn judge(
+pub fn decide_retry(
     settings: &RetryPolicy,
-    budget: &Budget,
-    request: &Request,
-    tried: &Tried,
+    budget: &RetryBudget,
+    request: &RequestTraits,
+    attempt: &LastAttempt,
     now: Instant,
     deadline: Instant,
     random: u64,
-) -> Decision {
-    let gave_up = match kind(settings, tried.outcome) {
-        Kind::Final => return Decision::Done,
-        Kind::Hopeless(why) => Some(why),
-        Kind::Answered => forbidden(settings, request, tried, GiveUp::NotRetryable),
-        Kind::Broken => forbidden(settings, request, tried, GiveUp::SentUnknown),
+) -> RetryDecision {
+    let gave_up = match classify_outcome(settings, attempt.outcome) {
+        Retryability::Done => return RetryDecision::Done,
+        Retryability::Never(why) => Some(why),
+        Retryability::RetryableStatus => {
+            reason_not_to_retry(settings, request, attempt, GiveUp::NotRetryable)
+        }
+        Retryability::NoResponse => reason_not_to_retry(settings, request, attempt, GiveUp::SentUnknown),
     };
     if let Some(why) = gave_up {
-        return Decision::GiveUp(why);
+        return RetryDecision::GiveUp(why);
     }
-    let sent = tried.sent != Sent::Nothing;
-    let pause = if sent { Backoff::from(settings).after(tried.retries, random) } else { Duration::ZERO };
+    let sent = attempt.sent != Sent::Nothing;
+    let pause = if sent { Backoff::from(settings).pause(attempt.retries, random) } else { Duration::ZERO };
     let left = deadline.saturating_duration_since(now);
-    let after = match tried.pushback {
+    let after = match attempt.pushback {
         None => pause,
-        Some(Pushback::Never) => return Decision::GiveUp(GiveUp::Pushback),
+        Some(Pushback::Never) => return RetryDecision::GiveUp(GiveUp::Pushback),
         Some(Pushback::Call(wait)) => wait,
         Some(Pushback::Instance(wait)) => {
             // Those who were told the same do not come back in the same instant.
             let wait = wait.saturating_add(pause);
             // Alone with its wish, or too long away: the others are asked first.
-            let aside = tried.elsewhere && (!tried.pushed_before || wait >= left);
-            if aside { pause } else { wait }
+            let use_other_instance =
+                attempt.has_other_instance && (!attempt.earlier_pushback || wait >= left);
+            if use_other_instance { pause } else { wait }
         }
     };
     if left <= after {
-        return Decision::GiveUp(GiveUp::Deadline);
+        return RetryDecision::GiveUp(GiveUp::Deadline);
     }
     if sent && !budget.withdraw(now) {
-        return Decision::GiveUp(GiveUp::Budget);
+        return RetryDecision::GiveUp(GiveUp::Budget);
     }
-    Decision::Again { after, budgeted: sent }
+    RetryDecision::Retry { after, budgeted: sent }
 }
 
 /// What an outcome means for another attempt.
-enum Kind {
+enum Retryability {
     /// An answer for the app.
-    Final,
+    Done,
     /// No other attempt can help.
-    Hopeless(GiveUp),
+    Never(GiveUp),
     /// An answer that says "not here, not now".
-    Answered,
+    RetryableStatus,
     /// No answer.
-    Broken,
+    NoResponse,
 }
 
-fn kind(settings: &RetryPolicy, outcome: Outcome) -> Kind {
+fn classify_outcome(settings: &RetryPolicy, outcome: Outcome) -> Retryability {
     match outcome {
-        Outcome::Status(status) if settings.statuses.contains(&status) => Kind::Answered,
-        Outcome::Status(_) | Outcome::SidecarError(_) => Kind::Final,
+        Outcome::Status(status) if settings.statuses.contains(&status) => Retryability::RetryableStatus,
+        Outcome::Status(_) | Outcome::SidecarError(_) => Retryability::Done,
         // Also an unusable answer: nothing of it reached the app, and it may be one instance's alone.
         Outcome::ConnectRefused
         | Outcome::ConnectTimeout
@@ -218,25 +221,30 @@ fn kind(settings: &RetryPolicy, outcome: Outcome) -> Kind {
         | Outcome::Closed
         | Outcome::ClosedMidHead
         | Outcome::BadResponse
-        | Outcome::PerTryTimeout => Kind::Broken,
+        | Outcome::PerTryTimeout => Retryability::NoResponse,
         // Another endpoint has its own queue, and its own idle connections and ports.
-        Outcome::Overloaded | Outcome::Resource => Kind::Broken,
-        Outcome::Timeout | Outcome::Deadline => Kind::Hopeless(GiveUp::Deadline),
-        Outcome::BadRequest | Outcome::ClientGone => Kind::Hopeless(GiveUp::NotRetryable),
+        Outcome::Overloaded | Outcome::Resource => Retryability::NoResponse,
+        Outcome::Timeout | Outcome::Deadline => Retryability::Never(GiveUp::Deadline),
+        Outcome::BadRequest | Outcome::ClientGone => Retryability::Never(GiveUp::NotRetryable),
     }
 }
 
-/// Why another attempt is not allowed, if it is not; `unsafe_` is the reason when repeating the
+/// Why another attempt is not allowed, if it is not; `reason_if_unsafe` is the reason when repeating the
 /// request could do harm. That one comes first: it is the fact a person looks for.
-fn forbidden(settings: &RetryPolicy, request: &Request, tried: &Tried, unsafe_: GiveUp) -> Option<GiveUp> {
-    let safe = tried.sent == Sent::Nothing || request.idempotent || settings.non_idempotent;
+fn reason_not_to_retry(
+    settings: &RetryPolicy,
+    request: &RequestTraits,
+    attempt: &LastAttempt,
+    reason_if_unsafe: GiveUp,
+) -> Option<GiveUp> {
+    let safe = attempt.sent == Sent::Nothing || request.idempotent || settings.non_idempotent;
     if !safe {
-        Some(unsafe_)
+        Some(reason_if_unsafe)
     } else if !request.allowed || settings.max_retries == 0 {
         Some(GiveUp::Off)
-    } else if tried.retries >= settings.max_retries && !tried.is_free() {
+    } else if attempt.retries >= settings.max_retries && !attempt.is_uncounted() {
         Some(GiveUp::Attempts)
-    } else if !tried.replayable {
+    } else if !attempt.replayable {
         Some(GiveUp::BodyGone)
     } else {
         None

@@ -13,7 +13,7 @@ use std::{
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use outrigger_policy::{Deadline, Outcome, Sent, deadline::By};
+use outrigger_policy::{Deadline, Outcome, Sent, deadline::TimeoutCause};
 use tokio::{task::coop::unconstrained, time::Instant};
 
 use crate::{
@@ -79,10 +79,10 @@ impl Bounds {
     }
 
     fn whole(&self, last_byte: Option<Instant>) -> (Instant, Due) {
-        let (at, by) = self.deadline.at(last_byte.map(Instant::into_std));
+        let (at, by) = self.deadline.expires_at(last_byte.map(Instant::into_std));
         let due = match by {
-            By::Timeout => Due::Whole,
-            By::Deadline => Due::Deadline,
+            TimeoutCause::Timeout => Due::Whole,
+            TimeoutCause::Deadline => Due::Deadline,
         };
         (at.into(), due)
     }

@@ -221,7 +221,7 @@ impl Carried {
         let endpoint = &self.ticket.endpoint;
         endpoint.blame();
         let Some(Rest { began, mut blame }) = self.rest else { return };
-        if let Some(report) = endpoint.record.body_cut(began, &mut blame, now.into_std()) {
+        if let Some(report) = endpoint.record.record_body_cut(began, &mut blame, now.into_std()) {
             self.cluster.trust.report(&self.cluster, &endpoint.record, report, now);
         }
     }
@@ -238,7 +238,7 @@ impl Drop for Carried {
         // An app that leaves in the middle says nothing against it: what came was well.
         let well = clean || (self.moved && !self.failed && !self.late);
         if let (true, Some(rest)) = (well, self.rest) {
-            self.ticket.endpoint.record.body_ended(rest.began, now.into_std());
+            self.ticket.endpoint.record.record_body_end(rest.began, now.into_std());
         }
         match std::mem::replace(&mut self.driver, Driver::Gone) {
             Driver::Here(conn) if clean => {

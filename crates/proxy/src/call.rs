@@ -16,8 +16,8 @@ use http_body::Body;
 use hyper::body::Incoming;
 use outrigger_policy::{
     Deadline, Outcome, Sent, Verdict,
-    outlier::{Began, Blame, Mark},
-    retry::{self, Decision, GiveUp, Pushback},
+    outlier_detection::{AttemptEpoch, AttemptGuard, FailureAttribution},
+    retry::{self, GiveUp, Pushback, RetryDecision},
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -57,7 +57,7 @@ pub(crate) struct Call<'a> {
     headers: HeaderMap,
     pub(crate) version: Version,
     asked: Asked,
-    request: retry::Request,
+    request: retry::RequestTraits,
     own: Own,
     pub(crate) deadline: Deadline,
     /// It finds out for the breaker whether the service is there again.
@@ -80,8 +80,8 @@ pub(crate) struct Answer {
 /// What the end of an answer's body says about its instance, and whether the request may still blame one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rest {
-    pub(crate) began: Began,
-    pub(crate) blame: Blame,
+    pub(crate) began: AttemptEpoch,
+    pub(crate) blame: FailureAttribution,
 }
 
 impl Answer {
@@ -93,7 +93,7 @@ impl Answer {
 /// One attempt at one endpoint: the attempt's mark on it, and when it began.
 pub(crate) struct Try<'e> {
     pub(crate) endpoint: &'e Arc<Endpoint>,
-    pub(crate) mark: Mark<'e>,
+    pub(crate) mark: AttemptGuard<'e>,
     pub(crate) bounds: Bounds,
 }
 
@@ -141,7 +141,7 @@ impl<'a> Call<'a> {
             }
         }
         headers::frame_request(&mut map, upload.and_then(Upload::length), upload.is_some());
-        let request = retry::Request {
+        let request = retry::RequestTraits {
             idempotent: asked.idempotency_key || retry::is_idempotent(head.method.as_str()),
             allowed: asked.retries,
         };
@@ -171,7 +171,7 @@ impl<'a> Call<'a> {
         let mut begun = if policy.per_try_timeout.is_some() { Instant::now() } else { exchange.started };
         let mut raced = false;
         let mut pushed_before = false;
-        let mut blame = Blame::default();
+        let mut blame = FailureAttribution::default();
         // Endpoints that somebody else is trying out just now: passed over, not tried.
         let mut passed = 0;
         let mut before: Option<Attempted> = None;
@@ -183,11 +183,13 @@ impl<'a> Call<'a> {
             let Some(endpoint) = cluster.pick(&tried, retryable).filter(|_| passed <= PASSED) else {
                 return match before {
                     // The last ones have left meanwhile: what was seen of them is the answer.
-                    Some(ended) => self.decided(ended, Decision::GiveUp(GiveUp::Attempts), cluster, None),
+                    Some(ended) => {
+                        self.decided(ended, RetryDecision::GiveUp(GiveUp::Attempts), cluster, None)
+                    }
                     None => Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore },
                 };
             };
-            let Some(mark) = endpoint.record.begin(retryable) else {
+            let Some(mark) = endpoint.record.begin_attempt(retryable) else {
                 passed += 1;
                 continue;
             };
@@ -240,26 +242,26 @@ impl<'a> Call<'a> {
                 said => said,
             };
             tried.extend(second);
-            let made = retry::Tried {
+            let made = retry::LastAttempt {
                 retries,
                 sent,
                 outcome,
                 replayable: upload.is_none_or(Upload::replayable),
                 pushback,
-                elsewhere: (pushback.is_some() || sent == Sent::Nothing)
+                has_other_instance: (pushback.is_some() || sent == Sent::Nothing)
                     && cluster.pick_other(&tried, &endpoint).is_some(),
-                pushed_before,
+                earlier_pushback: pushed_before,
             };
             let ends = bounds.ends(upload).into_std();
             let random = fastrand::u64(..);
             let (settings, budget) = (&policy.retry, &cluster.budget);
-            match retry::judge(settings, budget, &self.request, &made, now.into_std(), ends, random) {
-                Decision::Again { after, .. } => {
+            match retry::decide_retry(settings, budget, &self.request, &made, now.into_std(), ends, random) {
+                RetryDecision::Retry { after, .. } => {
                     // Whom an instance told to wait holds none of its connections meanwhile: others have use for
                     // them.
                     before = (after <= settings.backoff_max).then_some(ended);
                     self.terms.series.retried.inc();
-                    retries += u32::from(!made.is_free());
+                    retries += u32::from(!made.is_uncounted());
                     pushed_before |= matches!(pushback, Some(Pushback::Instance(_)));
                     tried.push(endpoint);
                     if !after.is_zero() {
@@ -281,7 +283,7 @@ impl<'a> Call<'a> {
         cluster: &Arc<Cluster>,
         one: Try<'_>,
         mut ended: Attempted,
-        blame: &mut Blame,
+        blame: &mut FailureAttribution,
     ) -> Made {
         let now = Instant::now();
         self.account(cluster, one, &mut ended, blame, now);
@@ -294,13 +296,13 @@ impl<'a> Call<'a> {
         cluster: &Arc<Cluster>,
         one: Try<'_>,
         ended: &mut Attempted,
-        blame: &mut Blame,
+        blame: &mut FailureAttribution,
         now: Instant,
     ) {
         let (outcome, sent) = told(ended);
         let Try { endpoint, mark, bounds } = one;
         if ended.as_ref().is_err_and(|failed| failed.late) {
-            blame.late();
+            blame.mark_delayed();
         }
         self.terms.series.attempted(outcome);
         if let Ok(answer) = ended {
@@ -319,11 +321,11 @@ impl<'a> Call<'a> {
         }
         let report = match ended {
             Ok(answer) if answer.has_body() => {
-                let (report, began) = mark.head(blame, outcome, sent, now.into_std());
+                let (report, began) = mark.record_head(blame, outcome, sent, now.into_std());
                 answer.rest = began.map(|began| Rest { began, blame: *blame });
                 report
             }
-            _ => mark.end(blame, outcome, sent, now.into_std()),
+            _ => mark.record_end(blame, outcome, sent, now.into_std()),
         };
         if let Some(report) = report {
             cluster.trust.report(cluster, &endpoint.record, report, now);
@@ -341,16 +343,16 @@ impl<'a> Call<'a> {
     fn decided(
         &self,
         ended: Attempted,
-        decision: Decision,
+        decision: RetryDecision,
         cluster: &Cluster,
         on: Option<&Arc<Endpoint>>,
     ) -> Ended {
         let gave_up = match decision {
-            Decision::GiveUp(why) => {
+            RetryDecision::GiveUp(why) => {
                 self.terms.series.gave_up(why);
                 Some(why)
             }
-            Decision::Done | Decision::Again { .. } => None,
+            RetryDecision::Done | RetryDecision::Retry { .. } => None,
         };
         match ended {
             Ok(answer) => Ended::Answer(answer),

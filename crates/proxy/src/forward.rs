@@ -11,7 +11,7 @@ use http::{
 };
 use http_body::Body;
 use hyper::body::Incoming;
-use outrigger_policy::{Deadline, Verdict, breaker::Permit, deadline::later};
+use outrigger_policy::{Deadline, Verdict, circuit_breaker::Permit, deadline::add_saturating};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -68,7 +68,7 @@ pub(crate) async fn handle(
             return Ok(Box::pin(refuse(&refusal, exchange, waits)).await);
         }
     };
-    let set = terms.policy.deadline.map(|limit| later(accepted.into_std(), limit));
+    let set = terms.policy.deadline.map(|limit| add_saturating(accepted.into_std(), limit));
     let deadline = Deadline::new(accepted.into_std(), terms.policy.timeout);
     let deadline = deadline.capped(ends(own, accepted)).capped(set);
     if let Some(bulkhead) = &terms.bulkhead {
@@ -98,7 +98,7 @@ pub(crate) struct Gone;
 
 /// When the app's own deadline passes.
 fn ends(own: Own, accepted: Instant) -> Option<std::time::Instant> {
-    own.patience.map(|patience| later(accepted.into_std(), patience))
+    own.patience.map(|patience| add_saturating(accepted.into_std(), patience))
 }
 
 /// Finds the service, within the app's own deadline.
@@ -126,7 +126,7 @@ async fn place(bulkhead: &Bulkhead, cluster: &Cluster, deadline: Deadline) -> Re
     if let Some(place) = bulkhead.try_enter() {
         return Ok(place);
     }
-    let (ends, _) = deadline.at(None);
+    let (ends, _) = deadline.expires_at(None);
     Box::pin(bulkhead.enter(ends.into())).await.map_err(|shed| {
         if shed == Shed::Waited && deadline.cap().is_some_and(|cap| Instant::now() >= cap.into()) {
             let detail = format!("{}: no place in max_in_flight before the deadline", cluster.label);

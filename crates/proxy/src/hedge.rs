@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_policy::{Outcome, Sent, outlier::Blame};
+use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -66,7 +66,7 @@ impl Call<'_> {
         upload: Option<&Upload>,
         after: Duration,
         tried: &[Arc<Endpoint>],
-        blame: &mut Blame,
+        blame: &mut FailureAttribution,
         exchange: &mut Exchange,
     ) -> Made {
         let mut raced = false;
@@ -111,11 +111,11 @@ impl Call<'_> {
         other: &Arc<Endpoint>,
         upload: Option<&Upload>,
         tried: &[Arc<Endpoint>],
-        blame: &mut Blame,
+        blame: &mut FailureAttribution,
         exchange: &mut Exchange,
     ) -> Made {
         // Paid for last, when it will be made.
-        let Some(mark) = other.record.begin(true).filter(|_| self.pays(cluster)) else {
+        let Some(mark) = other.record.begin_attempt(true).filter(|_| self.pays(cluster)) else {
             return self.alone(cluster, first, one.await, blame);
         };
         begin(other, exchange);
@@ -178,9 +178,9 @@ impl Call<'_> {
     }
 
     /// It answered nobody, and another one answered its request: what an attempt says whose time is over.
-    fn left(&self, cluster: &Arc<Cluster>, one: Try<'_>, blame: &mut Blame, now: Instant) {
+    fn left(&self, cluster: &Arc<Cluster>, one: Try<'_>, blame: &mut FailureAttribution, now: Instant) {
         one.endpoint.blame();
-        let report = one.mark.end(blame, Outcome::PerTryTimeout, Sent::Head, now.into_std());
+        let report = one.mark.record_end(blame, Outcome::PerTryTimeout, Sent::Head, now.into_std());
         if let Some(report) = report {
             cluster.trust.report(cluster, &one.endpoint.record, report, now);
         }

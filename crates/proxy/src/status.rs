@@ -10,8 +10,8 @@ use std::{
 use outrigger_config::Balance;
 use outrigger_discovery::Knowledge;
 use outrigger_policy::{
-    breaker::State,
-    outlier::{Ejected, Trust, Why},
+    circuit_breaker::BreakerState,
+    outlier_detection::{EjectionDetails, EjectionReason, EjectionState},
 };
 use prometheus::{
     IntCounterVec, IntGaugeVec, Opts,
@@ -112,45 +112,45 @@ fn balance(balance: Balance) -> &'static str {
     }
 }
 
-fn breaker(state: State) -> &'static str {
+fn breaker(state: BreakerState) -> &'static str {
     match state {
-        State::Closed => "closed",
-        State::Open => "open",
-        State::HalfOpen => "half_open",
+        BreakerState::Closed => "closed",
+        BreakerState::Open => "open",
+        BreakerState::HalfOpen => "half_open",
     }
 }
 
 /// Why it was taken out, for people.
-fn told(why: Why, terms: &Terms) -> String {
+fn told(why: EjectionReason, terms: &Terms) -> String {
     match why {
-        Why::Unreachable => "it refused connections or could not be reached".to_owned(),
-        Why::ConnectTimeouts => "connections to it timed out".to_owned(),
-        Why::Row => {
+        EjectionReason::Unreachable => "it refused connections or could not be reached".to_owned(),
+        EjectionReason::ConnectTimeouts => "connections to it timed out".to_owned(),
+        EjectionReason::ConsecutiveFailures => {
             let most = terms.policy.outlier.and_then(|outlier| outlier.consecutive_failures);
             format!("it failed {} requests in a row", most.unwrap_or_default())
         }
-        Why::Rate => "it failed far more requests than the others".to_owned(),
-        Why::Probation => "it failed the request that tried it out".to_owned(),
+        EjectionReason::SuccessRate => "it failed far more requests than the others".to_owned(),
+        EjectionReason::Probation => "it failed the request that tried it out".to_owned(),
     }
 }
 
 /// Why an endpoint that the registry lets be chosen is not trusted, and what becomes of it.
 fn distrust(
     endpoint: &Endpoint,
-    ejected: &Ejected,
+    ejected: &EjectionDetails,
     terms: &Terms,
     now: std::time::Instant,
 ) -> Option<String> {
     let left = ejected.until.saturating_duration_since(now);
-    let next = match endpoint.record.trust() {
-        Trust::Trusted => return None,
-        Trust::Ejected if left.is_zero() => "is being tried again".to_owned(),
-        Trust::Ejected => format!("tried again in {:.1} s", left.as_secs_f64()),
-        Trust::Probation => "the next request that may be retried decides".to_owned(),
-        Trust::Panic => "used all the same, for none is trusted".to_owned(),
+    let next = match endpoint.record.ejection_state() {
+        EjectionState::Healthy => return None,
+        EjectionState::Ejected if left.is_zero() => "is being tried again".to_owned(),
+        EjectionState::Ejected => format!("tried again in {:.1} s", left.as_secs_f64()),
+        EjectionState::Probation => "the next request that may be retried decides".to_owned(),
+        EjectionState::Panic => "used all the same, for none is trusted".to_owned(),
     };
     let ago = now.saturating_duration_since(ejected.since).as_secs_f64();
-    Some(format!("ejected {ago:.1} s ago ({}), {next}", told(ejected.why, terms)))
+    Some(format!("ejected {ago:.1} s ago ({}), {next}", told(ejected.reason, terms)))
 }
 
 /// The status of one cluster.
@@ -193,12 +193,12 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
                 id: instance.id.id.to_string(),
                 address: instance.addr.as_ref().map_or_else(|_| "-".to_owned(), ToString::to_string),
                 status: instance.status.label(),
-                usable: usable.is_some_and(|one| one.record.trust() != Trust::Ejected),
+                usable: usable.is_some_and(|one| one.record.ejection_state() != EjectionState::Ejected),
                 why_not,
                 suspect,
-                trust: endpoint.map_or("-", |one| one.record.trust().label()),
+                trust: endpoint.map_or("-", |one| one.record.ejection_state().label()),
                 ejected: ejected.map(|ejected| EjectedStatus {
-                    why: ejected.why.label(),
+                    why: ejected.reason.label(),
                     ago: now.saturating_duration_since(ejected.since),
                     tried_in: ejected.until.saturating_duration_since(now),
                 }),
@@ -297,9 +297,9 @@ impl Families {
         let view = cluster.view.load_full();
         let idle: usize = view.endpoints.iter().chain(&view.resting).map(|one| one.pool.idle()).sum();
         self.state.with_label_values(service).set(match cluster.breaker.state(now) {
-            State::Closed => 0,
-            State::HalfOpen => 1,
-            State::Open => 2,
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
         });
         self.trips.with_label_values(service).inc_by(cluster.breaker.trips());
         self.budget.with_label_values(service).set(signed(cluster.budget.available(now)));
@@ -308,7 +308,7 @@ impl Families {
         self.pending.with_label_values(service).set(signed(pending as u64));
         let counts = cluster.trust.counts();
         let stand =
-            [("trusted", counts.trusted), ("ejected", counts.ejected), ("probation", counts.probation)];
+            [("trusted", counts.healthy), ("ejected", counts.ejected), ("probation", counts.probation)];
         for (trust, count) in stand {
             self.trust.with_label_values(&[&*cluster.label, trust]).set(signed(count as u64));
         }

@@ -182,8 +182,8 @@ impl Supervisor<'_> {
         if self.app.take().is_some_and(|(_, since)| since.elapsed() >= SETTLED) {
             self.short_lived = 0;
         }
-        let ceiling = AGAIN.ceiling(self.short_lived);
-        let pause = ceiling / 2 + AGAIN.after(self.short_lived, fastrand::u64(..)) / 2;
+        let ceiling = AGAIN.max_pause(self.short_lived);
+        let pause = ceiling / 2 + AGAIN.pause(self.short_lived, fastrand::u64(..)) / 2;
         self.short_lived = self.short_lived.saturating_add(1);
         warn!(code = self.code, ?pause, "starting the app again");
         self.limit = Some(Instant::now() + pause);

@@ -37,7 +37,7 @@ impl Trouble {
     /// How long to wait before it is tried again, after so many failures before this one.
     pub(super) fn pause(&self, failures: u32) -> Duration {
         let backoff = if self.absent { ABSENT } else { AGAIN };
-        backoff.after(failures, fastrand::u64(..))
+        backoff.pause(failures, fastrand::u64(..))
     }
 }
 

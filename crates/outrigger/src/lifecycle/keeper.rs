@@ -280,7 +280,7 @@ impl Keeper {
             };
             warn!(id, error, attempt = n + 1, "could not deregister the app");
             self.board.failed(error);
-            sleep(AGAIN.after(n, fastrand::u64(..))).await;
+            sleep(AGAIN.pause(n, fastrand::u64(..))).await;
         }
         warn!(id, "the registration stays; the registry removes it after deregister_after");
         false

@@ -93,7 +93,7 @@ pub(super) async fn run(
                 debug!(id = us.id, error = causes(&error), "could not look whether callers find the app");
                 (cursor, missing, failures) = (Cursor::START, None, failures + 1);
                 let backoff = if is_refused(&error) { REFUSED } else { AGAIN };
-                backoff.after(failures - 1, fastrand::u64(..))
+                backoff.pause(failures - 1, fastrand::u64(..))
             }
         };
         sleep(pause).await;

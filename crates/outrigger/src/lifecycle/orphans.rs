@@ -55,7 +55,7 @@ pub(super) async fn run(registrar: Arc<dyn Registrar>, ours: watch::Receiver<Reg
         let ours = ours.borrow().clone();
         let Err(trouble) = remove(&*registrar, &ours).await else { return };
         warn!(id = ours.id, error = trouble.text, "could not remove what earlier runs had left");
-        sleep(AGAIN.after(n, fastrand::u64(..))).await;
+        sleep(AGAIN.pause(n, fastrand::u64(..))).await;
     }
 }
 

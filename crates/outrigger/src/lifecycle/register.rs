@@ -208,7 +208,7 @@ fn pause(reason: Reason, lasted: Duration, quarrels: &mut u32) -> Duration {
             if before == 0 {
                 Duration::ZERO
             } else {
-                QUARREL.after(before.saturating_sub(FEW), fastrand::u64(..))
+                QUARREL.pause(before.saturating_sub(FEW), fastrand::u64(..))
             }
         }
     }

@@ -81,7 +81,7 @@ pub(crate) async fn run(
                     doubt.send_replace(generation);
                 }
                 failures += 1;
-                AGAIN.after(failures - 1, fastrand::u64(..))
+                AGAIN.pause(failures - 1, fastrand::u64(..))
             }
         };
         let next = Instant::now() + pause;

@@ -11,17 +11,17 @@ proptest! {
     fn a_pause_stays_below_a_ceiling_that_doubles(base in 0..5_000_u64, max in 0..60_000_u64, n: u32, random: u64) {
         let backoff = Backoff { base: millis(base), max: millis(max) };
         let ceiling = u128::from(base).saturating_mul(1 << n.min(64)).min(u128::from(max));
-        let pause = backoff.after(n, random);
+        let pause = backoff.pause(n, random);
         prop_assert!(pause.as_nanos() <= ceiling * 1_000_000, "{:?} above {}ms", pause, ceiling);
-        prop_assert!(backoff.ceiling(n) <= backoff.ceiling(n.saturating_add(1)));
+        prop_assert!(backoff.max_pause(n) <= backoff.max_pause(n.saturating_add(1)));
     }
 
     #[test]
     fn a_pause_takes_its_place_in_the_range_from_the_random_number(n in 0..40_u32, random: u64) {
         let backoff = Backoff { base: millis(25), max: millis(250) };
         let fraction = random as f64 / 2_f64.powi(64);
-        let expected = backoff.ceiling(n).as_secs_f64() * fraction;
-        prop_assert!((backoff.after(n, random).as_secs_f64() - expected).abs() < 2e-9);
+        let expected = backoff.max_pause(n).as_secs_f64() * fraction;
+        prop_assert!((backoff.pause(n, random).as_secs_f64() - expected).abs() < 2e-9);
     }
 }
 
@@ -31,8 +31,8 @@ fn retries_pause_up_to_25_ms_then_50_and_in_the_end_250() {
     for (n, ceiling) in
         [(0, 25), (1, 50), (2, 100), (3, 200), (4, 250), (31, 250), (32, 250), (u32::MAX, 250)]
     {
-        assert_eq!(backoff.ceiling(n), millis(ceiling), "pause {n}");
-        assert_eq!(backoff.after(n, u64::MAX), millis(ceiling), "pause {n}");
-        assert_eq!(backoff.after(n, 0), millis(0), "pause {n}");
+        assert_eq!(backoff.max_pause(n), millis(ceiling), "pause {n}");
+        assert_eq!(backoff.pause(n, u64::MAX), millis(ceiling), "pause {n}");
+        assert_eq!(backoff.pause(n, 0), millis(0), "pause {n}");
     }
 }

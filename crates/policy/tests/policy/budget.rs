@@ -3,13 +3,13 @@
 use std::{thread, time::Duration};
 
 use outrigger_config::RetryBudget as Settings;
-use outrigger_policy::Budget;
+use outrigger_policy::RetryBudget;
 use proptest::prelude::*;
 
 use crate::{millis, origin};
 
 /// In hundred-thousandths of a retry, so that whole percents and milliseconds come out even.
-struct Model {
+struct BudgetModel {
     percent: u64,
     min_per_second: u64,
     window: u64,
@@ -17,7 +17,7 @@ struct Model {
     retries: Vec<u64>,
 }
 
-impl Model {
+impl BudgetModel {
     const RETRY: u64 = 100_000;
 
     fn available(&self, now: u64) -> u64 {
@@ -31,18 +31,18 @@ impl Model {
 }
 
 #[derive(Debug, Clone)]
-enum Event {
+enum BudgetEvent {
     Pass(u64),
     Requests(u8),
     Retry,
 }
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
+fn events() -> impl Strategy<Value = Vec<BudgetEvent>> {
     let event = prop_oneof![
-        2 => (0..3_000_u64).prop_map(Event::Pass),
-        1 => (10_000..100_000_u64).prop_map(Event::Pass),
-        4 => any::<u8>().prop_map(Event::Requests),
-        8 => Just(Event::Retry),
+        2 => (0..3_000_u64).prop_map(BudgetEvent::Pass),
+        1 => (10_000..100_000_u64).prop_map(BudgetEvent::Pass),
+        4 => any::<u8>().prop_map(BudgetEvent::Requests),
+        8 => Just(BudgetEvent::Retry),
     ];
     prop::collection::vec(event, 0..300)
 }
@@ -56,17 +56,17 @@ proptest! {
         let settings = Settings {
             ratio: percent as f64 / 100.0, min_per_second: min_per_second as u32, window: millis(window),
         };
-        let mut model = Model { percent, min_per_second, window, requests: vec![], retries: vec![] };
+        let mut model = BudgetModel { percent, min_per_second, window, requests: vec![], retries: vec![] };
         let (start, mut now) = (origin(), 0);
-        let budget = Budget::new(&settings, start);
+        let budget = RetryBudget::new(&settings, start);
         for event in events {
             match event {
-                Event::Pass(millis) => now += millis,
-                Event::Requests(count) => for _ in 0..count {
+                BudgetEvent::Pass(millis) => now += millis,
+                BudgetEvent::Requests(count) => for _ in 0..count {
                     budget.deposit(start + millis(now));
                     model.requests.push(now);
                 },
-                Event::Retry => {
+                BudgetEvent::Retry => {
                     let allowed = model.available(now) > 0;
                     prop_assert_eq!(budget.withdraw(start + millis(now)), allowed);
                     if allowed {
@@ -82,7 +82,7 @@ proptest! {
     fn a_clock_that_steps_back_is_no_reason_to_panic_or_to_lose_count(steps in prop::collection::vec(0..2_000_u64, 1..100)) {
         let settings = Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(60) };
         let start = origin() + Duration::from_secs(1);
-        let budget = Budget::new(&settings, start);
+        let budget = RetryBudget::new(&settings, start);
         for &step in &steps {
             // From a second before its beginning to a second after it.
             budget.deposit(start + millis(step) - Duration::from_secs(1));
@@ -93,7 +93,7 @@ proptest! {
 
 fn spent(settings: Settings, requests: u64) -> u64 {
     let now = origin();
-    let budget = Budget::new(&settings, now);
+    let budget = RetryBudget::new(&settings, now);
     (0..requests).for_each(|_| budget.deposit(now));
     (0..).take_while(|_| budget.withdraw(now)).count() as u64
 }
@@ -117,7 +117,7 @@ fn tenths_of_a_percent_are_exact() {
 fn what_was_deposited_is_forgotten_after_the_window() {
     let now = origin();
     let budget =
-        Budget::new(&Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(10) }, now);
+        RetryBudget::new(&Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(10) }, now);
     budget.deposit(now);
     assert_eq!(budget.available(now + millis(9_999)), 1);
     assert_eq!(budget.available(now + millis(10_000)), 0);
@@ -128,7 +128,7 @@ fn what_was_deposited_is_forgotten_after_the_window() {
 fn threads_together_never_spend_more_than_there_is_and_lose_no_deposit() {
     let now = origin();
     let budget =
-        Budget::new(&Settings { ratio: 0.5, min_per_second: 0, window: Duration::from_secs(10) }, now);
+        RetryBudget::new(&Settings { ratio: 0.5, min_per_second: 0, window: Duration::from_secs(10) }, now);
     let spend = || (0..5_000).filter(|_| budget.withdraw(now)).count() as u64;
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -149,12 +149,12 @@ fn threads_together_never_spend_more_than_there_is_and_lose_no_deposit() {
 fn other_settings_go_on_with_what_was_saved_up() {
     let now = origin();
     let settings = Settings { ratio: 0.1, min_per_second: 0, window: Duration::from_secs(10) };
-    let budget = Budget::new(&settings, now);
+    let budget = RetryBudget::new(&settings, now);
     (0..100).for_each(|_| budget.deposit(now));
     assert!(budget.withdraw(now));
-    budget.adopt(&Settings { ratio: 0.2, min_per_second: 1, ..settings });
+    budget.apply_settings(&Settings { ratio: 0.2, min_per_second: 1, ..settings });
     assert_eq!(budget.available(now), 20 + 10 - 1);
     // Another window begins with its reserve.
-    budget.adopt(&Settings { ratio: 0.2, min_per_second: 1, window: Duration::from_secs(20) });
+    budget.apply_settings(&Settings { ratio: 0.2, min_per_second: 1, window: Duration::from_secs(20) });
     assert_eq!(budget.available(now), 20);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_policy::deadline::{By, Deadline, later};
+use outrigger_policy::deadline::{Deadline, TimeoutCause, add_saturating};
 
 use crate::{millis, origin};
 
@@ -11,17 +11,17 @@ fn the_time_out_starts_over_with_each_body_byte_and_the_cap_stays() {
     let accepted = origin();
     let cases = [
         // time-out, cap, last body byte, ends at, by which
-        (1_000, None, None, 1_000, By::Timeout),
-        (1_000, None, Some(400), 1_400, By::Timeout),
-        (1_000, Some(300), None, 300, By::Deadline),
-        (1_000, Some(1_200), None, 1_000, By::Timeout),
-        (1_000, Some(1_200), Some(400), 1_200, By::Deadline),
-        (1_000, Some(1_000), None, 1_000, By::Timeout),
-        (1_000, Some(0), Some(900), 0, By::Deadline),
+        (1_000, None, None, 1_000, TimeoutCause::Timeout),
+        (1_000, None, Some(400), 1_400, TimeoutCause::Timeout),
+        (1_000, Some(300), None, 300, TimeoutCause::Deadline),
+        (1_000, Some(1_200), None, 1_000, TimeoutCause::Timeout),
+        (1_000, Some(1_200), Some(400), 1_200, TimeoutCause::Deadline),
+        (1_000, Some(1_000), None, 1_000, TimeoutCause::Timeout),
+        (1_000, Some(0), Some(900), 0, TimeoutCause::Deadline),
     ];
     for (timeout, cap, last, at, whose) in cases {
         let deadline = Deadline::new(accepted, millis(timeout)).capped(cap.map(|cap| accepted + millis(cap)));
-        let got = deadline.at(last.map(|last| accepted + millis(last)));
+        let got = deadline.expires_at(last.map(|last| accepted + millis(last)));
         assert_eq!(got, (accepted + millis(at), whose), "{timeout} {cap:?} {last:?}");
     }
 }
@@ -30,7 +30,7 @@ fn the_time_out_starts_over_with_each_body_byte_and_the_cap_stays() {
 fn a_byte_from_before_the_head_moves_nothing() {
     let accepted = origin() + millis(100);
     let deadline = Deadline::new(accepted, millis(5));
-    assert_eq!(deadline.at(Some(accepted - millis(50))).0, accepted + millis(5));
+    assert_eq!(deadline.expires_at(Some(accepted - millis(50))).0, accepted + millis(5));
 }
 
 #[test]
@@ -39,13 +39,13 @@ fn of_several_caps_the_earliest_counts() {
     let cap = |n| Some(accepted + millis(n));
     let deadline = Deadline::new(accepted, millis(1_000)).capped(cap(300)).capped(None).capped(cap(700));
     assert_eq!(deadline.cap(), cap(300));
-    assert_eq!(deadline.at(None), (accepted + millis(300), By::Deadline));
+    assert_eq!(deadline.expires_at(None), (accepted + millis(300), TimeoutCause::Deadline));
 }
 
 #[test]
 fn a_time_out_beyond_all_clocks_does_not_overflow() {
     let accepted = origin();
-    let (at, _) = Deadline::new(accepted, Duration::MAX).at(None);
+    let (at, _) = Deadline::new(accepted, Duration::MAX).expires_at(None);
     assert!(at > accepted + Duration::from_secs(3600));
-    assert_eq!(later(accepted, Duration::MAX), at);
+    assert_eq!(add_saturating(accepted, Duration::MAX), at);
 }

@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod backoff;
-mod balance;
-mod breaker;
 mod budget;
+mod circuit_breaker;
 mod deadline;
-mod latency;
+mod hedge;
+mod load_balancer;
 mod outcome;
-mod outlier;
+mod outlier_detection;
 mod retry;
 
 use std::time::{Duration, Instant};

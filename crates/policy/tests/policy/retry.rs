@@ -4,50 +4,50 @@ use std::time::Duration;
 
 use outrigger_config::{RetryBudget as BudgetSettings, RetryPolicy};
 use outrigger_policy::{
-    Budget, Outcome, Sent,
-    retry::{Decision, GiveUp, Pushback, Request, Tried, is_idempotent, judge},
+    Outcome, RetryBudget, Sent,
+    retry::{GiveUp, LastAttempt, Pushback, RequestTraits, RetryDecision, decide_retry, is_idempotent},
 };
 use proptest::prelude::*;
 
 use crate::{millis, origin};
 
-const GET: Request = Request { idempotent: true, allowed: true };
-const POST: Request = Request { idempotent: false, allowed: true };
+const GET: RequestTraits = RequestTraits { idempotent: true, allowed: true };
+const POST: RequestTraits = RequestTraits { idempotent: false, allowed: true };
 
 fn affordable(retries: u32) -> BudgetSettings {
     BudgetSettings { ratio: 0.0, min_per_second: retries, window: Duration::from_secs(1) }
 }
 
-fn first(outcome: Outcome, sent: Sent) -> Tried {
-    Tried {
+fn first_attempt(outcome: Outcome, sent: Sent) -> LastAttempt {
+    LastAttempt {
         retries: 0,
         sent,
         outcome,
         replayable: true,
         pushback: None,
-        elsewhere: true,
-        pushed_before: false,
+        has_other_instance: true,
+        earlier_pushback: false,
     }
 }
 
 /// With default settings, a full budget and all the time in the world.
-fn decide(request: Request, tried: Tried) -> Decision {
+fn decide(request: RequestTraits, tried: LastAttempt) -> RetryDecision {
     let now = origin();
-    let budget = Budget::new(&BudgetSettings::default(), now);
-    judge(&RetryPolicy::default(), &budget, &request, &tried, now, now + Duration::from_secs(15), 0)
+    let budget = RetryBudget::new(&BudgetSettings::default(), now);
+    decide_retry(&RetryPolicy::default(), &budget, &request, &tried, now, now + Duration::from_secs(15), 0)
 }
 
-fn check(request: Request, cases: &[(Outcome, Sent, Decision)]) {
+fn check(request: RequestTraits, cases: &[(Outcome, Sent, RetryDecision)]) {
     for &(outcome, sent, expected) in cases {
-        assert_eq!(decide(request, first(outcome, sent)), expected, "{outcome:?}, sent {sent:?}");
+        assert_eq!(decide(request, first_attempt(outcome, sent)), expected, "{outcome:?}, sent {sent:?}");
     }
 }
 
-const AT_ONCE: Decision = Decision::Again { after: Duration::ZERO, budgeted: false };
+const AT_ONCE: RetryDecision = RetryDecision::Retry { after: Duration::ZERO, budgeted: false };
 /// The random number of these cases is 0, and with it the pause.
-const PAID: Decision = Decision::Again { after: Duration::ZERO, budgeted: true };
-const fn no(why: GiveUp) -> Decision {
-    Decision::GiveUp(why)
+const PAID: RetryDecision = RetryDecision::Retry { after: Duration::ZERO, budgeted: true };
+const fn give_up(why: GiveUp) -> RetryDecision {
+    RetryDecision::GiveUp(why)
 }
 
 #[test]
@@ -91,12 +91,12 @@ fn a_post_that_was_sent_is_not_repeated_and_the_reason_says_whether_its_fate_is_
     check(
         POST,
         &[
-            (Outcome::Closed, Sent::Head, no(GiveUp::SentUnknown)),
-            (Outcome::Closed, Sent::Body, no(GiveUp::SentUnknown)),
-            (Outcome::ClosedMidHead, Sent::Body, no(GiveUp::SentUnknown)),
-            (Outcome::BadResponse, Sent::Body, no(GiveUp::SentUnknown)),
-            (Outcome::PerTryTimeout, Sent::Body, no(GiveUp::SentUnknown)),
-            (Outcome::Status(503), Sent::Body, no(GiveUp::NotRetryable)),
+            (Outcome::Closed, Sent::Head, give_up(GiveUp::SentUnknown)),
+            (Outcome::Closed, Sent::Body, give_up(GiveUp::SentUnknown)),
+            (Outcome::ClosedMidHead, Sent::Body, give_up(GiveUp::SentUnknown)),
+            (Outcome::BadResponse, Sent::Body, give_up(GiveUp::SentUnknown)),
+            (Outcome::PerTryTimeout, Sent::Body, give_up(GiveUp::SentUnknown)),
+            (Outcome::Status(503), Sent::Body, give_up(GiveUp::NotRetryable)),
         ],
     );
 }
@@ -107,10 +107,10 @@ fn an_answer_for_the_app_is_the_end_of_it() {
         check(
             request,
             &[
-                (Outcome::Status(200), Sent::Body, Decision::Done),
-                (Outcome::Status(404), Sent::Head, Decision::Done),
-                (Outcome::Status(500), Sent::Head, Decision::Done),
-                (Outcome::SidecarError(503), Sent::Head, Decision::Done),
+                (Outcome::Status(200), Sent::Body, RetryDecision::Done),
+                (Outcome::Status(404), Sent::Head, RetryDecision::Done),
+                (Outcome::Status(500), Sent::Head, RetryDecision::Done),
+                (Outcome::SidecarError(503), Sent::Head, RetryDecision::Done),
             ],
         );
     }
@@ -121,40 +121,42 @@ fn nothing_helps_a_request_whose_time_is_over_or_whose_app_is_gone() {
     check(
         GET,
         &[
-            (Outcome::Timeout, Sent::Head, no(GiveUp::Deadline)),
-            (Outcome::Timeout, Sent::Nothing, no(GiveUp::Deadline)),
-            (Outcome::Deadline, Sent::Head, no(GiveUp::Deadline)),
-            (Outcome::BadRequest, Sent::Body, no(GiveUp::NotRetryable)),
-            (Outcome::ClientGone, Sent::Nothing, no(GiveUp::NotRetryable)),
+            (Outcome::Timeout, Sent::Head, give_up(GiveUp::Deadline)),
+            (Outcome::Timeout, Sent::Nothing, give_up(GiveUp::Deadline)),
+            (Outcome::Deadline, Sent::Head, give_up(GiveUp::Deadline)),
+            (Outcome::BadRequest, Sent::Body, give_up(GiveUp::NotRetryable)),
+            (Outcome::ClientGone, Sent::Nothing, give_up(GiveUp::NotRetryable)),
         ],
     );
 }
 
 #[test]
 fn the_app_can_forbid_it_and_the_body_can_be_gone() {
-    let refused = first(Outcome::ConnectRefused, Sent::Nothing);
-    let forbidden = Request { allowed: false, ..GET };
-    assert_eq!(decide(forbidden, refused), no(GiveUp::Off));
-    assert_eq!(decide(GET, Tried { replayable: false, ..refused }), no(GiveUp::BodyGone));
-    let alone = Tried { elsewhere: false, ..refused };
-    assert_eq!(decide(GET, Tried { retries: 2, ..alone }), no(GiveUp::Attempts));
+    let refused = first_attempt(Outcome::ConnectRefused, Sent::Nothing);
+    let forbidden = RequestTraits { allowed: false, ..GET };
+    assert_eq!(decide(forbidden, refused), give_up(GiveUp::Off));
+    assert_eq!(decide(GET, LastAttempt { replayable: false, ..refused }), give_up(GiveUp::BodyGone));
+    let alone = LastAttempt { has_other_instance: false, ..refused };
+    assert_eq!(decide(GET, LastAttempt { retries: 2, ..alone }), give_up(GiveUp::Attempts));
 }
 
 #[test]
 fn a_refused_connection_is_not_counted_while_somebody_else_may_accept() {
     for outcome in [Outcome::ConnectRefused, Outcome::ConnectFailed, Outcome::ConnectTimeout] {
-        let refused = Tried { retries: 2, ..first(outcome, Sent::Nothing) };
+        let refused = LastAttempt { retries: 2, ..first_attempt(outcome, Sent::Nothing) };
         for request in [GET, POST] {
             assert_eq!(decide(request, refused), AT_ONCE, "{outcome:?}");
         }
-        assert!(refused.is_free() && !Tried { elsewhere: false, ..refused }.is_free());
+        assert!(
+            refused.is_uncounted() && !LastAttempt { has_other_instance: false, ..refused }.is_uncounted()
+        );
     }
     for (outcome, sent) in [(Outcome::Closed, Sent::Nothing), (Outcome::Overloaded, Sent::Nothing)] {
-        let other = Tried { retries: 2, ..first(outcome, sent) };
-        assert_eq!(decide(GET, other), no(GiveUp::Attempts), "{outcome:?}");
+        let other = LastAttempt { retries: 2, ..first_attempt(outcome, sent) };
+        assert_eq!(decide(GET, other), give_up(GiveUp::Attempts), "{outcome:?}");
     }
-    let off = Request { allowed: false, ..GET };
-    assert_eq!(decide(off, first(Outcome::ConnectRefused, Sent::Nothing)), no(GiveUp::Off));
+    let off = RequestTraits { allowed: false, ..GET };
+    assert_eq!(decide(off, first_attempt(Outcome::ConnectRefused, Sent::Nothing)), give_up(GiveUp::Off));
 }
 
 #[test]
@@ -190,17 +192,17 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     ]
 }
 
-fn tried() -> impl Strategy<Value = Tried> {
+fn attempt() -> impl Strategy<Value = LastAttempt> {
     let sent = prop::sample::select(vec![Sent::Nothing, Sent::Head, Sent::Body]);
     (0..5_u32, sent, outcome(), prop::bool::weighted(0.8), pushback(), any::<bool>(), any::<bool>()).prop_map(
-        |(retries, sent, outcome, replayable, pushback, elsewhere, pushed_before)| Tried {
+        |(retries, sent, outcome, replayable, pushback, elsewhere, pushed_before)| LastAttempt {
             retries,
             sent,
             outcome,
             replayable,
             pushback,
-            elsewhere,
-            pushed_before,
+            has_other_instance: elsewhere,
+            earlier_pushback: pushed_before,
         },
     )
 }
@@ -214,9 +216,9 @@ fn pushback() -> impl Strategy<Value = Option<Pushback>> {
     ]
 }
 
-fn request() -> impl Strategy<Value = Request> {
+fn request() -> impl Strategy<Value = RequestTraits> {
     (any::<bool>(), prop::bool::weighted(0.8))
-        .prop_map(|(idempotent, allowed)| Request { idempotent, allowed })
+        .prop_map(|(idempotent, allowed)| RequestTraits { idempotent, allowed })
 }
 
 fn settings() -> impl Strategy<Value = RetryPolicy> {
@@ -247,22 +249,22 @@ fn could_help(settings: &RetryPolicy, outcome: Outcome) -> bool {
 proptest! {
     #[test]
     fn it_is_tried_again_exactly_when_that_is_safe_helpful_in_time_and_affordable(
-        settings in settings(), request in request(), tried in tried(),
+        settings in settings(), request in request(), tried in attempt(),
         left in 0..1_000_u64, funds in 0..3_u32, random: u64,
     ) {
         let now = origin();
-        let budget = Budget::new(&affordable(funds), now);
+        let budget = RetryBudget::new(&affordable(funds), now);
         let deadline = now + millis(left);
-        let decision = judge(&settings, &budget, &request, &tried, now, deadline, random);
+        let decision = decide_retry(&settings, &budget, &request, &tried, now, deadline, random);
 
         let sent = tried.sent != Sent::Nothing;
         let safe = !sent || request.idempotent || settings.non_idempotent;
-        let left_to_make = tried.retries < settings.max_retries || (tried.is_free() && settings.max_retries > 0);
+        let left_to_make = tried.retries < settings.max_retries || (tried.is_uncounted() && settings.max_retries > 0);
         let allowed = request.allowed && left_to_make && tried.replayable;
         let pause = settings.backoff_base.saturating_mul(1 << tried.retries).min(settings.backoff_max);
         let paid = u64::from(funds) - budget.available(now);
         match decision {
-            Decision::Again { after, budgeted } => {
+            RetryDecision::Retry { after, budgeted } => {
                 prop_assert!(safe && allowed && could_help(&settings, tried.outcome));
                 prop_assert!(now + after < deadline);
                 let asked = match tried.pushback {
@@ -275,7 +277,7 @@ proptest! {
                 prop_assert_eq!(budgeted, sent);
                 prop_assert_eq!(paid, u64::from(budgeted));
             }
-            Decision::GiveUp(why) => {
+            RetryDecision::GiveUp(why) => {
                 prop_assert_eq!(paid, 0);
                 let reason = match why {
                     GiveUp::SentUnknown => !safe,
@@ -296,7 +298,7 @@ proptest! {
                 };
                 prop_assert!(reason, "{}", why.label());
             }
-            Decision::Done => {
+            RetryDecision::Done => {
                 prop_assert!(matches!(tried.outcome, Outcome::Status(_) | Outcome::SidecarError(_)));
                 prop_assert!(!could_help(&settings, tried.outcome));
             }
@@ -305,23 +307,23 @@ proptest! {
 
     #[test]
     fn a_request_that_keeps_failing_ends_within_its_attempts_and_its_deadline(
-        settings in settings(), attempts in prop::collection::vec((tried(), 0..200_u64, any::<u64>()), 10),
+        settings in settings(), attempts in prop::collection::vec((attempt(), 0..200_u64, any::<u64>()), 10),
         request in request(), timeout in 0..2_000_u64,
     ) {
         let start = origin();
         let (mut now, deadline) = (start, start + millis(timeout));
-        let budget = Budget::new(&affordable(100), now);
+        let budget = RetryBudget::new(&affordable(100), now);
         let mut retries = 0;
         for (tried, took, random) in attempts {
-            let tried = Tried { retries, ..tried };
+            let tried = LastAttempt { retries, ..tried };
             now += millis(took);
-            match judge(&settings, &budget, &request, &tried, now, deadline, random) {
-                Decision::Again { after, .. } => {
-                    retries += u32::from(!tried.is_free());
+            match decide_retry(&settings, &budget, &request, &tried, now, deadline, random) {
+                RetryDecision::Retry { after, .. } => {
+                    retries += u32::from(!tried.is_uncounted());
                     now += after;
                     prop_assert!(now < deadline);
                 }
-                Decision::Done | Decision::GiveUp(_) => break,
+                RetryDecision::Done | RetryDecision::GiveUp(_) => break,
             }
         }
         prop_assert!(retries <= settings.max_retries);
@@ -339,9 +341,9 @@ fn every_reason_to_give_up_has_a_word_of_its_own() {
 #[test]
 fn an_instance_that_asks_for_time_gets_it_unless_another_can_take_the_request() {
     let (now, left) = (origin(), millis(5_000));
-    let budget = Budget::new(&BudgetSettings::default(), now);
-    let again = |after| Decision::Again { after: millis(after), budgeted: true };
-    let late = no(GiveUp::Deadline);
+    let budget = RetryBudget::new(&BudgetSettings::default(), now);
+    let again = |after| RetryDecision::Retry { after: millis(after), budgeted: true };
+    let late = give_up(GiveUp::Deadline);
     let instance = |after| Some(Pushback::Instance(millis(after)));
     let call = |after| Some(Pushback::Call(millis(after)));
     // The random number is 0, and with it the usual pause.
@@ -357,12 +359,13 @@ fn an_instance_that_asks_for_time_gets_it_unless_another_can_take_the_request() 
         (call(1_000), true, false, again(1_000)),
         (call(0), false, false, again(0)),
         (call(60_000), true, false, late),
-        (Some(Pushback::Never), true, false, no(GiveUp::Pushback)),
+        (Some(Pushback::Never), true, false, give_up(GiveUp::Pushback)),
     ];
     for (pushback, elsewhere, pushed_before, expected) in cases {
-        let tried = first(Outcome::Status(503), Sent::Head);
-        let tried = Tried { pushback, elsewhere, pushed_before, ..tried };
-        let got = judge(&RetryPolicy::default(), &budget, &GET, &tried, now, now + left, 0);
+        let tried = first_attempt(Outcome::Status(503), Sent::Head);
+        let tried =
+            LastAttempt { pushback, has_other_instance: elsewhere, earlier_pushback: pushed_before, ..tried };
+        let got = decide_retry(&RetryPolicy::default(), &budget, &GET, &tried, now, now + left, 0);
         assert_eq!(got, expected, "{pushback:?}, elsewhere {elsewhere}, before {pushed_before}");
     }
 }

@@ -13,7 +13,9 @@ use std::{
 use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Follower, Kind, Knowledge, Snapshot};
-use outrigger_policy::{Balancer, Breaker, Budget, Cursor, Latency, breaker::State};
+use outrigger_policy::{
+    Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, circuit_breaker::BreakerState,
+};
 use outrigger_registry::{Instance, InstanceId, Query};
 use tokio::{sync::watch, time::Instant};
 
@@ -111,7 +113,7 @@ pub(crate) struct View {
     pub(crate) endpoints: Box<[Arc<Endpoint>]>,
     /// Known, and not usable now: they keep their load and series, and their idle connections age.
     pub(crate) resting: Box<[Arc<Endpoint>]>,
-    pub(crate) balancer: Balancer,
+    pub(crate) balancer: LoadBalancer,
     pub(crate) terms: Arc<Terms>,
     /// What the View was made from.
     pub(crate) snapshot: Arc<Snapshot>,
@@ -135,11 +137,11 @@ pub(crate) struct Cluster {
     declared: AtomicBool,
     pub(crate) view: ArcSwap<View>,
     pub(crate) breaker: Breaker,
-    pub(crate) budget: Budget,
+    pub(crate) budget: RetryBudget,
     /// The longest that an answer took lately, in milliseconds: an eighth is forgotten every second.
     slowest: AtomicU64,
     /// How long its answers take; kept only while `hedge` is on.
-    pub(crate) latency: Latency,
+    pub(crate) latency: LatencyHistogram,
     /// Who is not to be chosen for now, and when they are tried again.
     pub(crate) trust: Trust,
     cursor: Cursor,
@@ -169,16 +171,16 @@ impl Cluster {
             key,
             declared: AtomicBool::new(declared),
             breaker: Breaker::new(policy.circuit_breaker.as_ref(), now),
-            budget: Budget::new(&policy.retry.budget, now),
+            budget: RetryBudget::new(&policy.retry.budget, now),
             slowest: AtomicU64::new(0),
-            latency: Latency::new(now),
+            latency: LatencyHistogram::new(now),
             trust: Trust::new(policy.outlier.as_ref()),
             // A fleet that starts at once must not all begin with the same instance.
             cursor: Cursor::new(fastrand::u64(..)),
             view: ArcSwap::from_pointee(View {
                 endpoints: Box::default(),
                 resting: Box::default(),
-                balancer: Balancer::new(policy.balance, &[]),
+                balancer: LoadBalancer::new(policy.balance, &[]),
                 terms: Arc::new(terms),
                 snapshot,
             }),
@@ -194,8 +196,8 @@ impl Cluster {
     /// has learned. What a request reads for itself comes with the next View. Called by the cluster's
     /// one writer, with the View that holds now.
     pub(crate) fn adopt(&self, policy: &config::Policy, view: &View) {
-        self.breaker.adopt(policy.circuit_breaker.as_ref());
-        self.budget.adopt(&policy.retry.budget);
+        self.breaker.apply_settings(policy.circuit_breaker.as_ref());
+        self.budget.apply_settings(&policy.retry.budget);
         self.trust.adopt(self, policy.outlier.as_ref());
         for endpoint in view.endpoints.iter().chain(&view.resting) {
             endpoint.adopt(policy);
@@ -270,8 +272,8 @@ impl Cluster {
         let old = self.view.swap(view.clone());
         // Only compared when it matters. One that opens this moment has heard of the old ones only, and
         // waits a second more.
-        if self.breaker.state(Instant::now().into_std()) != State::Closed && view.has_more_than(&old) {
-            self.breaker.joined();
+        if self.breaker.state(Instant::now().into_std()) != BreakerState::Closed && view.has_more_than(&old) {
+            self.breaker.half_open_for_new_endpoint();
         }
         self.bell.send_replace(version);
         old
@@ -311,8 +313,9 @@ impl Cluster {
             let one = &view.endpoints[at];
             one.usable(true) && !Arc::ptr_eq(one, now) && !tried.iter().any(|other| Arc::ptr_eq(one, other))
         };
-        let retry =
-            |wanted: &dyn Fn(usize) -> bool| view.balancer.retry(&self.cursor, fastrand::u64(..), wanted);
+        let retry = |wanted: &dyn Fn(usize) -> bool| {
+            view.balancer.pick_retry(&self.cursor, fastrand::u64(..), wanted)
+        };
         let at = retry(&|at| other(at) && !view.endpoints[at].is_hung()).or_else(|| retry(&other));
         at.and_then(|at| view.endpoints.get(at)).cloned()
     }
@@ -324,11 +327,12 @@ impl Cluster {
         let speaks = |at: usize| usable(at) && !view.endpoints[at].is_hung();
         let at = if tried.is_empty() {
             view.balancer
-                .first(&self.cursor, random, speaks)
-                .or_else(|| view.balancer.first(&self.cursor, random, usable))
+                .pick_first(&self.cursor, random, speaks)
+                .or_else(|| view.balancer.pick_first(&self.cursor, random, usable))
         } else {
             let fresh = |at: usize| !tried.iter().any(|one| Arc::ptr_eq(one, &view.endpoints[at]));
-            let retry = |wanted: &dyn Fn(usize) -> bool| view.balancer.retry(&self.cursor, random, wanted);
+            let retry =
+                |wanted: &dyn Fn(usize) -> bool| view.balancer.pick_retry(&self.cursor, random, wanted);
             retry(&|at| speaks(at) && fresh(at))
                 .or_else(|| retry(&|at| usable(at) && fresh(at)))
                 .or_else(|| retry(&usable))

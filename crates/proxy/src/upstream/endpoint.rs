@@ -11,7 +11,7 @@ use std::{
 };
 
 use outrigger_config as config;
-use outrigger_policy::{Outcome, outlier::Record};
+use outrigger_policy::{Outcome, outlier_detection::EndpointStats};
 use outrigger_registry::InstanceId;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -35,7 +35,7 @@ pub(crate) struct Endpoint {
     pub(crate) create_index: u64,
     pub(crate) pool: Pool,
     /// What its attempts came to; the cluster's judge reads it.
-    pub(crate) record: Arc<Record>,
+    pub(crate) record: Arc<EndpointStats>,
     /// Times it was picked, and attempts that blame it: read when scraped, gone with the endpoint.
     pub(crate) picks: AtomicU64,
     pub(crate) failures: AtomicU64,
@@ -114,7 +114,7 @@ impl Endpoint {
             addr,
             create_index,
             pool: Pool::new(workers),
-            record: Arc::new(Record::new(policy.outlier.as_ref(), Instant::now().into_std())),
+            record: Arc::new(EndpointStats::new(policy.outlier.as_ref(), Instant::now().into_std())),
             picks: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             made: Instant::now(),
@@ -135,7 +135,7 @@ impl Endpoint {
 
     /// Goes on by other settings, with its load and connections. Called by the cluster's one writer.
     pub(crate) fn adopt(&self, policy: &config::Policy) {
-        self.record.adopt(policy.outlier.as_ref());
+        self.record.apply_settings(policy.outlier.as_ref());
         let most = turns(policy);
         let before = self.most.swap(most, Relaxed);
         if most < before {

@@ -12,7 +12,7 @@ use std::{
 
 use outrigger_config as config;
 use outrigger_discovery::{Follower, Snapshot};
-use outrigger_policy::Balancer;
+use outrigger_policy::LoadBalancer;
 use outrigger_registry::InstanceId;
 use tokio::sync::{mpsc, oneshot};
 use tracing::info;
@@ -126,7 +126,7 @@ impl Reconciler {
         self.cluster.trust.follow(&self.cluster, members);
         let usable = endpoints.len();
         let view = View {
-            balancer: Balancer::new(terms.policy.balance, &weights),
+            balancer: LoadBalancer::new(terms.policy.balance, &weights),
             endpoints: endpoints.into(),
             resting: resting.into(),
             terms,

@@ -15,8 +15,11 @@ use std::{
 use outrigger_config as config;
 use outrigger_policy::{
     Outcome, Sent,
-    breaker::State,
-    outlier::{Blame, Counts, Ejected, Event, Judge, Record, Report, ReturnedBy},
+    circuit_breaker::BreakerState,
+    outlier_detection::{
+        Detector, EjectionCounts, EjectionDetails, EjectionEvent, EndpointStats, FailureAttribution, Report,
+        ReturnedBy,
+    },
 };
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tracing::{info, warn};
@@ -33,7 +36,7 @@ const NEWS: Duration = Duration::from_secs(1);
 /// The judge of a cluster's endpoints.
 #[derive(Debug)]
 pub(crate) struct Trust {
-    judge: Mutex<Judge>,
+    judge: Mutex<Detector>,
     /// Endpoints whose silence is to be looked into.
     doubted: Mutex<Vec<Arc<Endpoint>>>,
     /// Rung when something has changed, so that the task asks again what is due.
@@ -47,7 +50,7 @@ pub(crate) struct Trust {
 impl Trust {
     pub(crate) fn new(settings: Option<&config::OutlierDetection>) -> Self {
         Self {
-            judge: Mutex::new(Judge::new(settings)),
+            judge: Mutex::new(Detector::new(settings)),
             doubted: Mutex::default(),
             bell: Notify::new(),
             hard: AtomicU64::new(0),
@@ -58,7 +61,7 @@ impl Trust {
 
     /// Goes on by other settings; whoever is out stays out.
     pub(crate) fn adopt(&self, cluster: &Cluster, settings: Option<&config::OutlierDetection>) {
-        let events = self.judge().adopt(settings);
+        let events = self.judge().apply_settings(settings);
         self.tell(cluster, events);
     }
 
@@ -80,18 +83,18 @@ impl Trust {
         false
     }
 
-    fn judge(&self) -> MutexGuard<'_, Judge> {
+    fn judge(&self) -> MutexGuard<'_, Detector> {
         self.judge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many stand where.
-    pub(crate) fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> EjectionCounts {
         self.judge().counts()
     }
 
     /// Why an endpoint is not trusted; `None`: it is.
-    pub(crate) fn why_not(&self, record: &Arc<Record>) -> Option<Ejected> {
-        self.judge().ejected(record)
+    pub(crate) fn why_not(&self, record: &Arc<EndpointStats>) -> Option<EjectionDetails> {
+        self.judge().ejection_details(record)
     }
 
     /// Taken out so far: hard, soft, and those whom only the cap kept in.
@@ -100,23 +103,29 @@ impl Trust {
     }
 
     /// Who is known now, and whom the registry lets be chosen.
-    pub(crate) fn follow(&self, cluster: &Cluster, members: Vec<(Arc<Record>, bool)>) {
-        let events = self.judge().follow(members, Instant::now().into_std());
+    pub(crate) fn follow(&self, cluster: &Cluster, members: Vec<(Arc<EndpointStats>, bool)>) {
+        let events = self.judge().set_members(members, Instant::now().into_std());
         self.tell(cluster, events);
     }
 
     /// An attempt ended in a way that the judge must hear of.
-    pub(crate) fn report(&self, cluster: &Cluster, record: &Arc<Record>, report: Report, now: Instant) {
-        let events = self.judge().ask(record, report, now.into_std(), fastrand::u64(..));
+    pub(crate) fn report(
+        &self,
+        cluster: &Cluster,
+        record: &Arc<EndpointStats>,
+        report: Report,
+        now: Instant,
+    ) {
+        let events = self.judge().report(record, report, now.into_std(), fastrand::u64(..));
         if !events.is_empty() {
             self.tell(cluster, events);
             self.bell.notify_one();
         }
     }
 
-    fn tell(&self, cluster: &Cluster, events: Vec<Event>) {
+    fn tell(&self, cluster: &Cluster, events: Vec<EjectionEvent>) {
         let service = &cluster.label;
-        let name = |record: &Arc<Record>| {
+        let name = |record: &Arc<EndpointStats>| {
             let view = cluster.view.load();
             let mut all = view.endpoints.iter().chain(&view.resting);
             all.find(|one| Arc::ptr_eq(&one.record, record))
@@ -124,28 +133,28 @@ impl Trust {
         };
         for event in events {
             match event {
-                Event::Ejected { record, why, spell } => {
+                EjectionEvent::Ejected { stats: record, reason: why, ejection_time: spell } => {
                     let count = if why.is_hard() { &self.hard } else { &self.soft };
                     count.fetch_add(1, Relaxed);
                     let (instance, why) = (name(&record), why.label());
                     warn!(%service, %instance, why, for_at_least = ?spell, "instance ejected");
                 }
-                Event::Spared { record, why } => {
+                EjectionEvent::CapReached { stats: record, reason: why } => {
                     self.spared.fetch_add(1, Relaxed);
                     let (instance, why) = (name(&record), why.label());
                     warn!(%service, %instance, why, "instance not ejected: max_ejected are out");
                 }
-                Event::Probation { record } => {
+                EjectionEvent::Probation { stats: record } => {
                     info!(%service, instance = %name(&record), "instance is tried out again");
                 }
-                Event::Returned { record, by } => {
+                EjectionEvent::Returned { stats: record, by } => {
                     info!(%service, instance = %name(&record), by = ?by, "instance trusted again");
                     if by == ReturnedBy::Probe {
                         cluster.breaker.half_open();
                     }
                 }
-                Event::Panic(true) => warn!(%service, "no instance is trusted: all may be chosen"),
-                Event::Panic(false) => info!(%service, "an instance is trusted again"),
+                EjectionEvent::Panic(true) => warn!(%service, "no instance is trusted: all may be chosen"),
+                EjectionEvent::Panic(false) => info!(%service, "an instance is trusted again"),
             }
         }
     }
@@ -156,8 +165,8 @@ pub(crate) async fn watch(cluster: Arc<Cluster>) {
     let mut probes = JoinSet::new();
     loop {
         let now = Instant::now().into_std();
-        let open = cluster.breaker.state(now) != State::Closed;
-        let due = cluster.trust.judge().due(now, open);
+        let open = cluster.breaker.state(now) != BreakerState::Closed;
+        let due = cluster.trust.judge().advance(now, open);
         cluster.trust.tell(&cluster, due.events);
         for record in due.probes {
             probes.spawn(probe(cluster.clone(), record));
@@ -188,9 +197,13 @@ async fn examine(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     while silent < 2 {
         let Err(error) = connect::connect(endpoint.addr, within).await else { break };
         let now = Instant::now();
-        if let Some(mark) = endpoint.record.begin(true)
-            && let Some(report) =
-                mark.end(&mut Blame::default(), error.outcome, Sent::Nothing, now.into_std())
+        if let Some(mark) = endpoint.record.begin_attempt(true)
+            && let Some(report) = mark.record_end(
+                &mut FailureAttribution::default(),
+                error.outcome,
+                Sent::Nothing,
+                now.into_std(),
+            )
         {
             cluster.trust.report(&cluster, &endpoint.record, report, now);
         }
@@ -207,7 +220,7 @@ async fn examine(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
 }
 
 /// Tries a connection, which is closed at once.
-async fn probe(cluster: Arc<Cluster>, record: Arc<Record>) {
+async fn probe(cluster: Arc<Cluster>, record: Arc<EndpointStats>) {
     let (addr, within) = {
         let view = cluster.view.load();
         let Some(endpoint) = view.endpoints.iter().find(|one| Arc::ptr_eq(&one.record, &record)) else {
@@ -222,6 +235,6 @@ async fn probe(cluster: Arc<Cluster>, record: Arc<Record>) {
         Err(_) => false,
     };
     let now = Instant::now().into_std();
-    let events = cluster.trust.judge().probed(&record, connected, now, fastrand::u64(..));
+    let events = cluster.trust.judge().report_probe(&record, connected, now, fastrand::u64(..));
     cluster.trust.tell(&cluster, events);
 }

@@ -1,0 +1,237 @@
+//! Shares, exact where that is promised, however many threads pick and whoever will not do.
+
+use std::thread;
+
+use outrigger_config::Balance;
+use outrigger_policy::{Cursor, LoadBalancer};
+use proptest::prelude::*;
+
+const KINDS: [Balance; 3] = [Balance::RoundRobin, Balance::Random, Balance::Weighted];
+
+/// Anywhere, and often where 64 bits, or 63, come to their end.
+fn start() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        any::<u64>(),
+        (0..200_u64).prop_map(|before| u64::MAX - before),
+        (0..200_u64).prop_map(|before| (u64::MAX >> 1).wrapping_sub(100).wrapping_add(before)),
+    ]
+}
+
+/// The greatest difference between any two of those that should be chosen.
+fn difference(counts: &[u64], chosen: impl Fn(usize) -> bool) -> u64 {
+    let shares = || (0..counts.len()).filter(|&index| chosen(index)).map(|index| counts[index]);
+    shares().max().unwrap_or(0) - shares().min().unwrap_or(0)
+}
+
+fn pick_on_threads(
+    balancer: &LoadBalancer,
+    cursor: &Cursor,
+    threads: u64,
+    picks: u64,
+    endpoints: usize,
+) -> Vec<u64> {
+    let mut counts = vec![0; endpoints];
+    thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut counts = vec![0; endpoints];
+                    for _ in 0..picks {
+                        counts[balancer.pick_first(cursor, 0, |_| true).unwrap()] += 1;
+                    }
+                    counts
+                })
+            })
+            .collect();
+        for handle in handles {
+            for (total, count) in counts.iter_mut().zip(handle.join().unwrap()) {
+                *total += count;
+            }
+        }
+    });
+    counts
+}
+
+proptest! {
+    #[test]
+    fn round_robin_never_differs_by_more_than_one(
+        weights in prop::collection::vec(0..3_u32, 1..40), start in start(), picks in 0..300_usize,
+    ) {
+        let balancer = LoadBalancer::new(Balance::RoundRobin, &weights);
+        let cursor = Cursor::new(start);
+        let mut counts = vec![0; weights.len()];
+        for _ in 0..picks {
+            match balancer.pick_first(&cursor, 0, |_| true) {
+                Some(index) => counts[index] += 1,
+                None => prop_assert!(weights.iter().all(|&weight| weight == 0)),
+            }
+            prop_assert!(difference(&counts, |index| weights[index] > 0) <= 1, "{counts:?}");
+            prop_assert!((0..counts.len()).all(|index| weights[index] > 0 || counts[index] == 0));
+        }
+    }
+
+    #[test]
+    fn the_turns_of_one_that_will_not_do_are_shared_by_all_the_others(
+        good in prop::collection::vec(any::<bool>(), 1..30), start in start(), random: u64,
+    ) {
+        let balancer = LoadBalancer::new(Balance::RoundRobin, &vec![1; good.len()]);
+        let cursor = Cursor::new(start);
+        let mut counts = vec![0; good.len()];
+        for _ in 0..100 {
+            match balancer.pick_first(&cursor, random, |index| good[index]) {
+                Some(index) => counts[index] += 1,
+                None => prop_assert!(!good.contains(&true)),
+            }
+            prop_assert!(difference(&counts, |index| good[index]) <= 1, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn retries_leave_the_order_of_first_picks_alone(
+        endpoints in 1..20_usize, start in start(), retried in prop::collection::vec(any::<bool>(), 1..100),
+    ) {
+        let balancer = LoadBalancer::new(Balance::RoundRobin, &vec![1; endpoints]);
+        let (cursor, undisturbed) = (Cursor::new(start), Cursor::new(start));
+        for retry in retried {
+            let first = balancer.pick_first(&cursor, 0, |_| true);
+            prop_assert_eq!(first, balancer.pick_first(&undisturbed, 0, |_| true));
+            if retry {
+                let second = balancer.pick_retry(&cursor, 0, |index| Some(index) != first);
+                prop_assert!(second != first && second.is_some() == (endpoints > 1));
+            }
+        }
+    }
+
+    #[test]
+    fn weighted_is_exact_over_a_cycle(
+        weights in prop::collection::vec(0..30_u32, 1..30), factor in 1..1000_u32, start in start(),
+    ) {
+        let scaled: Vec<u32> = weights.iter().map(|weight| weight * factor).collect();
+        let balancer = LoadBalancer::new(Balance::Weighted, &scaled);
+        let cursor = Cursor::new(start);
+        let mut counts = vec![0; weights.len()];
+        for _ in 0..weights.iter().sum() {
+            counts[balancer.pick_first(&cursor, 0, |_| true).unwrap()] += 1;
+        }
+        prop_assert_eq!(counts, weights);
+        prop_assert_eq!(balancer.weight_error(), 0.0);
+    }
+
+    #[test]
+    fn weighted_shares_stay_exact_around_one_that_will_not_do(
+        mut weights in prop::collection::vec(1..20_u32, 2..12), bad in any::<prop::sample::Index>(), start in start(),
+    ) {
+        let bad = bad.index(weights.len());
+        let balancer = LoadBalancer::new(Balance::Weighted, &weights);
+        let common = weights.iter().fold(0, |a, &b| gcd(a, b));
+        weights[bad] = 0;
+        let due: Vec<u32> = weights.iter().map(|weight| weight / common).collect();
+
+        let cursor = Cursor::new(start);
+        let mut counts = vec![0; weights.len()];
+        for _ in 0..due.iter().sum() {
+            counts[balancer.pick_first(&cursor, 0, |index| index != bad).unwrap()] += 1;
+        }
+        prop_assert_eq!(counts, due);
+    }
+
+    #[test]
+    fn someone_is_found_exactly_when_someone_will_do(
+        weights in prop::collection::vec(0..5_u32, 0..30), good in prop::collection::vec(any::<bool>(), 30),
+        start in start(), random: u64,
+    ) {
+        let ok = |index: usize| good[index];
+        let possible = (0..weights.len()).any(|index| weights[index] > 0 && ok(index));
+        for kind in KINDS {
+            let balancer = LoadBalancer::new(kind, &weights);
+            let cursor = Cursor::new(start);
+            for found in [balancer.pick_first(&cursor, random, ok), balancer.pick_retry(&cursor, random, ok)] {
+                prop_assert_eq!(found.is_some(), possible, "{:?}", kind);
+                prop_assert!(found.is_none_or(|index| weights[index] > 0 && ok(index)));
+            }
+            prop_assert_eq!(balancer.kind(), kind);
+        }
+    }
+
+    #[test]
+    fn a_new_view_goes_on_where_the_last_one_was(endpoints in 1..20_usize, start in start(), before in 0..50) {
+        let cursor = Cursor::new(start);
+        let mut counts = vec![0; endpoints];
+        for pick in 0..before + 30 {
+            // Views rebuilt for each pick: a registry that answers the same over and over.
+            let balancer = LoadBalancer::new(Balance::RoundRobin, &vec![pick as u32 + 1; endpoints]);
+            counts[balancer.pick_first(&cursor, 0, |_| true).unwrap()] += 1;
+            prop_assert!(difference(&counts, |_| true) <= 1);
+        }
+    }
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[test]
+fn threads_together_keep_the_promise_of_round_robin() {
+    for (endpoints, start) in [(1, 0), (3, u64::MAX), (7, u64::MAX >> 1), (10_000, 12_345)] {
+        let balancer = LoadBalancer::new(Balance::RoundRobin, &vec![1; endpoints]);
+        let counts = pick_on_threads(&balancer, &Cursor::new(start), 4, 10_001, endpoints);
+        assert_eq!(counts.iter().sum::<u64>(), 40_004);
+        assert!(difference(&counts, |_| true) <= 1, "{endpoints} endpoints");
+    }
+}
+
+#[test]
+fn threads_together_keep_weighted_exact_over_their_cycles() {
+    let weights = [10, 1, 5, 0, 4];
+    let balancer = LoadBalancer::new(Balance::Weighted, &weights);
+    let counts = pick_on_threads(&balancer, &Cursor::new(77), 4, 5_000, weights.len());
+    assert_eq!(counts, weights.map(|weight| u64::from(weight) * 1_000));
+}
+
+/// Pearson's statistic for `picks` with equal shares, each pick with its own random number.
+fn chi_square(endpoints: usize, ok: impl Fn(usize) -> bool, picks: u32) -> f64 {
+    let balancer = LoadBalancer::new(Balance::Random, &vec![9; endpoints]);
+    let cursor = Cursor::new(0);
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut counts = vec![0_u32; endpoints];
+    for pick in 0..picks {
+        let random = random.u64(..);
+        let index = if pick % 2 == 0 {
+            balancer.pick_first(&cursor, random, &ok)
+        } else {
+            balancer.pick_retry(&cursor, random, &ok)
+        };
+        counts[index.unwrap()] += 1;
+    }
+    let chosen = (0..endpoints).filter(|&index| ok(index)).count();
+    let expected = f64::from(picks) / chosen as f64;
+    (0..endpoints)
+        .filter(|&index| ok(index))
+        .map(|index| (f64::from(counts[index]) - expected).powi(2) / expected)
+        .sum()
+}
+
+#[test]
+fn random_is_uniform() {
+    // The 99.9 % quantiles for 9 and for 99 degrees of freedom.
+    assert!(chi_square(10, |_| true, 100_000) < 27.88);
+    assert!(chi_square(100, |_| true, 100_000) < 148.2);
+}
+
+#[test]
+fn random_is_uniform_over_those_that_will_do() {
+    // The 99.9 % quantiles for 6 and for 1 degrees of freedom.
+    assert!(chi_square(10, |index| ![0, 4, 8].contains(&index), 100_000) < 22.46);
+    assert!(chi_square(4, |index| index % 2 == 0, 100_000) < 10.83);
+}
+
+#[test]
+fn nobody_is_chosen_from_nobody() {
+    for kind in KINDS {
+        for weights in [&[][..], &[0, 0]] {
+            let balancer = LoadBalancer::new(kind, weights);
+            assert_eq!(balancer.pick_first(&Cursor::new(5), 5, |_| true), None);
+            assert_eq!(balancer.weight_error(), 0.0);
+        }
+    }
+}

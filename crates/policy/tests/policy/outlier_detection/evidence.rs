@@ -1,0 +1,362 @@
+//! What counts against an endpoint, and how much of it is needed.
+
+use outrigger_config::OutlierDetection;
+use outrigger_policy::{
+    Outcome, Sent,
+    outlier_detection::{EjectionEvent, EjectionState, FailureAttribution},
+};
+
+use super::{BAD, GOOD, Rig, SECOND, describe};
+use crate::millis;
+
+/// How many requests that end with `outcome` take the first of three out; `None`: not even a thousand.
+fn requests_until_ejected(outcome: Outcome, settings: OutlierDetection) -> Option<usize> {
+    let mut rig = Rig::with(3, settings);
+    for sibling in [1, 2] {
+        rig.requests(sibling, 30, GOOD);
+    }
+    (1..=1000).find(|_| {
+        rig.request(0, outcome);
+        rig.states() == "ETT"
+    })
+}
+
+#[test]
+fn each_outcome_blames_as_much_as_it_proves() {
+    let rows = OutlierDetection::default();
+    for (outcome, count) in [
+        (Outcome::ConnectRefused, Some(1)),
+        (Outcome::ConnectFailed, Some(1)),
+        (Outcome::ConnectTimeout, Some(2)),
+        (Outcome::Status(502), Some(5)),
+        (Outcome::Status(503), Some(5)),
+        (Outcome::Status(504), Some(5)),
+        (Outcome::Closed, Some(5)),
+        (Outcome::ClosedMidHead, Some(5)),
+        (Outcome::BadResponse, Some(5)),
+        (Outcome::PerTryTimeout, Some(5)),
+        (Outcome::Timeout, Some(5)),
+        // By their share alone, from twenty requests on.
+        (Outcome::Status(500), Some(20)),
+        (Outcome::Status(599), Some(20)),
+        (Outcome::Deadline, Some(20)),
+        (Outcome::Status(200), None),
+        (Outcome::Status(404), None),
+        (Outcome::Status(429), None),
+        (Outcome::Status(501), None),
+        (Outcome::Status(505), None),
+        (Outcome::SidecarError(503), None),
+        (Outcome::Overloaded, None),
+        (Outcome::Resource, None),
+        (Outcome::BadRequest, None),
+        (Outcome::ClientGone, None),
+    ] {
+        assert_eq!(requests_until_ejected(outcome, rows), count, "{outcome:?}");
+    }
+}
+
+#[test]
+fn without_rows_and_rates_only_hard_evidence_counts() {
+    let settings =
+        OutlierDetection { consecutive_failures: None, success_rate: None, ..OutlierDetection::default() };
+    for (outcome, count) in [(BAD, None), (Outcome::Status(500), None), (Outcome::ConnectRefused, Some(1))] {
+        assert_eq!(requests_until_ejected(outcome, settings), count, "{outcome:?}");
+    }
+    let rate = OutlierDetection { consecutive_failures: None, ..OutlierDetection::default() };
+    assert_eq!(requests_until_ejected(BAD, rate), Some(20));
+}
+
+#[test]
+fn a_request_that_waited_for_its_turn_blames_nobody() {
+    let rig = Rig::new(3);
+    for _ in 0..100 {
+        for outcome in [Outcome::Timeout, Outcome::Deadline, Outcome::PerTryTimeout] {
+            let mark = rig.stats[0].begin_attempt(true).unwrap();
+            assert_eq!(
+                mark.record_end(&mut FailureAttribution::default(), outcome, Sent::Nothing, rig.now),
+                None
+            );
+        }
+    }
+    assert_eq!(rig.stats[0].ejection_state(), EjectionState::Healthy);
+}
+
+#[test]
+fn whoever_gets_the_rest_of_a_time_out_is_not_blamed_as_one_who_had_all_of_it() {
+    for (before, late, states) in [(false, false, "ET"), (true, false, "TT"), (false, true, "TT")] {
+        let mut rig = Rig::new(2);
+        for _ in 0..5 {
+            let mut blame = FailureAttribution::default();
+            if before {
+                rig.attempt(1, Outcome::Resource, &mut blame);
+            }
+            if late {
+                blame.mark_delayed();
+            }
+            rig.attempt(0, Outcome::Timeout, &mut blame);
+        }
+        assert_eq!(rig.states(), states, "another attempt before: {before}, got it late: {late}");
+    }
+}
+
+/// One answer with a good head, and what becomes of its body.
+fn answer_with_body(rig: &mut Rig, at: usize, cut: bool) -> Vec<EjectionEvent> {
+    let record = rig.stats[at].clone();
+    let mark = record.begin_attempt(true).unwrap();
+    let mut blame = FailureAttribution::default();
+    let (report, began) = mark.record_head(&mut blame, GOOD, Sent::Head, rig.now);
+    assert_eq!(report, None);
+    let began = began.unwrap();
+    if !cut {
+        record.record_body_end(began, rig.now);
+        return Vec::new();
+    }
+    let report = record.record_body_cut(began, &mut blame, rig.now);
+    report.map(|report| rig.detector.report(&record, report, rig.now, 0)).unwrap_or_default()
+}
+
+#[test]
+fn five_answers_cut_in_a_row_take_an_endpoint_out_and_a_whole_one_ends_the_row() {
+    let mut rig = Rig::new(2);
+    for _ in 0..4 {
+        answer_with_body(&mut rig, 0, true);
+    }
+    answer_with_body(&mut rig, 0, false);
+    for _ in 0..4 {
+        answer_with_body(&mut rig, 0, true);
+    }
+    assert_eq!(rig.states(), "TT");
+    answer_with_body(&mut rig, 0, true);
+    assert_eq!(rig.states(), "ET");
+}
+
+#[test]
+fn a_cut_answer_and_a_gateway_status_are_one_row() {
+    let mut rig = Rig::new(2);
+    for _ in 0..2 {
+        answer_with_body(&mut rig, 0, true);
+        rig.request(0, BAD);
+    }
+    assert_eq!(rig.states(), "TT");
+    answer_with_body(&mut rig, 0, true);
+    assert_eq!(rig.states(), "ET");
+}
+
+#[test]
+fn the_body_of_a_bad_answer_says_nothing_more() {
+    for outcome in [BAD, Outcome::Status(500), Outcome::SidecarError(503)] {
+        let rig = Rig::new(2);
+        let mark = rig.stats[0].begin_attempt(true).unwrap();
+        assert!(
+            mark.record_head(&mut FailureAttribution::default(), outcome, Sent::Head, rig.now).1.is_none(),
+            "{outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn a_body_that_is_cut_after_its_endpoint_went_out_says_nothing_new() {
+    let mut rig = Rig::new(2);
+    let record = rig.stats[0].clone();
+    let begun: Vec<_> = (0..5)
+        .map(|_| {
+            let mark = record.begin_attempt(true).unwrap();
+            mark.record_head(&mut FailureAttribution::default(), GOOD, Sent::Head, rig.now).1.unwrap()
+        })
+        .collect();
+    rig.requests(0, 5, BAD);
+    rig.advance(2 * SECOND);
+    rig.request(0, GOOD);
+    assert_eq!(rig.states(), "TT");
+    for began in begun {
+        assert_eq!(record.record_body_cut(began, &mut FailureAttribution::default(), rig.now), None);
+    }
+    rig.requests(0, 4, BAD);
+    assert_eq!(rig.states(), "TT", "what was cut before counts in no later row");
+}
+
+#[test]
+fn a_success_ends_a_row() {
+    let mut rig = Rig::new(2);
+    for _ in 0..10 {
+        rig.requests(0, 4, BAD);
+        rig.request(0, GOOD);
+    }
+    assert_eq!(rig.states(), "TT");
+    rig.requests(0, 5, BAD);
+    assert_eq!(rig.states(), "ET");
+}
+
+#[test]
+fn only_an_answer_stands_between_two_connect_time_outs() {
+    for (between, states) in [
+        (BAD, "TT"),
+        (GOOD, "TT"),
+        (Outcome::PerTryTimeout, "ET"),
+        (Outcome::Closed, "ET"),
+        (Outcome::Resource, "ET"),
+    ] {
+        let mut rig = Rig::new(2);
+        rig.request(0, Outcome::ConnectTimeout);
+        rig.request(0, between);
+        rig.request(0, Outcome::ConnectTimeout);
+        assert_eq!(rig.states(), states, "{between:?}");
+    }
+}
+
+#[test]
+fn a_request_that_nobody_can_answer_blames_the_first_who_tried() {
+    let mut rig = Rig::new(3);
+    for at in 0..3 {
+        rig.requests(at, 4, BAD);
+    }
+    let mut blame = FailureAttribution::default();
+    for at in [0, 1, 2, 1, 2] {
+        rig.attempt(at, BAD, &mut blame);
+    }
+    assert_eq!(rig.states(), "ETT");
+    // Repeated on one endpoint it is one mark, too.
+    let mut rig = Rig::new(2);
+    let mut blame = FailureAttribution::default();
+    for _ in 0..10 {
+        rig.attempt(0, BAD, &mut blame);
+    }
+    assert_eq!(rig.states(), "TT");
+}
+
+#[test]
+fn a_refused_connection_counts_whoever_was_blamed() {
+    let mut rig = Rig::new(3);
+    let mut blame = FailureAttribution::default();
+    for (at, outcome) in [(0, BAD), (1, Outcome::ConnectRefused)] {
+        rig.attempt(at, outcome, &mut blame);
+    }
+    assert_eq!(rig.states(), "TET");
+    // And does not count as the request's one blame.
+    let mut blame = FailureAttribution::default();
+    rig.requests(0, 3, BAD);
+    rig.attempt(2, Outcome::ConnectTimeout, &mut blame);
+    rig.attempt(0, BAD, &mut blame);
+    assert_eq!(rig.states(), "EET");
+}
+
+#[test]
+fn what_was_begun_before_it_went_out_says_nothing_after() {
+    let mut rig = Rig::new(2);
+    let record = rig.stats[0].clone();
+    let late: Vec<_> = (0..2).map(|_| record.begin_attempt(true).unwrap()).collect();
+    rig.request(0, Outcome::ConnectRefused);
+    for (mark, outcome) in late.into_iter().zip([GOOD, Outcome::ConnectRefused]) {
+        assert_eq!(
+            mark.record_end(&mut FailureAttribution::default(), outcome, Sent::Head, rig.now),
+            None,
+            "{outcome:?}"
+        );
+    }
+    assert_eq!(rig.states(), "ET");
+}
+
+#[test]
+fn a_report_that_comes_late_changes_nothing() {
+    let mut rig = Rig::new(2);
+    let record = rig.stats[0].clone();
+    let refused = |rig: &Rig| {
+        let mark = record.begin_attempt(true).unwrap();
+        mark.record_end(&mut FailureAttribution::default(), Outcome::ConnectRefused, Sent::Nothing, rig.now)
+            .unwrap()
+    };
+    let (first, second) = (refused(&rig), refused(&rig));
+    assert_eq!(rig.detector.report(&record, first, rig.now, 0).len(), 1);
+    rig.advance(SECOND);
+    rig.report_probe(0, true);
+    assert!(rig.detector.report(&record, second, rig.now, 0).is_empty());
+    assert_eq!(rig.states(), "TT");
+}
+
+/// The first of the endpoints after each has had its good and bad answers, in turn.
+fn state_after_answers(answers: &[(usize, usize)]) -> char {
+    let mut rig = Rig::with(
+        answers.len(),
+        OutlierDetection { consecutive_failures: None, ..OutlierDetection::default() },
+    );
+    for (at, (good, bad)) in answers.iter().enumerate().rev() {
+        rig.requests(at, *good, GOOD);
+        rig.requests(at, *bad, BAD);
+    }
+    rig.states().chars().next().unwrap()
+}
+
+#[test]
+fn a_rate_is_low_only_in_company() {
+    for (answers, states, what) in [
+        (&[(10, 20), (30, 0), (30, 0)][..], 'E', "33 % beside 100 %"),
+        (&[(10, 20), (30, 0)], 'T', "two have no majority"),
+        (&[(10, 20), (30, 0), (10, 0)], 'T', "a sibling with too few requests is no company"),
+        (&[(16, 4), (30, 0), (30, 0)], 'T', "80 % is enough"),
+        (&[(60, 40), (80, 20), (80, 20)], 'T', "20 points below"),
+        (&[(60, 40), (90, 10), (90, 10)], 'E', "30 points below"),
+        (&[(60, 40), (100, 0), (100, 0), (70, 30), (70, 30)], 'T', "of an even number, their middle"),
+        (&[(54, 48), (100, 0), (100, 0), (70, 30), (70, 30)], 'E', "of an even number, their middle"),
+        (&[(5, 10), (30, 0), (30, 0)], 'T', "too few requests"),
+    ] {
+        assert_eq!(state_after_answers(answers), states, "{what}: {answers:?}");
+    }
+}
+
+#[test]
+fn a_rate_forgets_what_left_the_window() {
+    let mut rig =
+        Rig::with(3, OutlierDetection { consecutive_failures: None, ..OutlierDetection::default() });
+    rig.requests(0, 19, BAD);
+    rig.advance(11 * SECOND);
+    for at in [1, 2, 0] {
+        rig.requests(at, 30, GOOD);
+    }
+    // 11 of 41: with the 19 it were half.
+    rig.requests(0, 7, BAD);
+    assert_eq!(rig.states(), "TTT");
+    rig.requests(0, 13, BAD);
+    assert_eq!(rig.states(), "ETT");
+}
+
+#[test]
+fn one_that_answers_500_is_out_within_a_hundred_of_its_requests() {
+    for pause in [0, 5, 100] {
+        let mut rig = Rig::new(3);
+        let mut own = 0;
+        while rig.states() == "TTT" && own < 1000 {
+            own += 1;
+            rig.request(0, Outcome::Status(500));
+            rig.request(1, GOOD);
+            rig.request(2, GOOD);
+            rig.advance(millis(pause));
+        }
+        assert!(own <= 24, "{own} with {pause} ms between");
+    }
+}
+
+#[test]
+fn the_cap_spares_and_says_so() {
+    let mut rig = Rig::new(2);
+    rig.requests(0, 5, BAD);
+    let events = rig.requests(1, 12, BAD);
+    assert_eq!(describe(&events), ["spared consecutive_failures", "spared consecutive_failures"]);
+    assert_eq!(rig.states(), "ET");
+}
+
+#[test]
+fn a_larger_cap_may_end_in_panic_but_not_in_nobody() {
+    let mut rig = Rig::with(2, OutlierDetection { max_ejection_ratio: 1.0, ..OutlierDetection::default() });
+    rig.requests(0, 5, BAD);
+    let events = rig.requests(1, 5, BAD);
+    assert_eq!(describe(&events), ["ejected consecutive_failures", "panic true"]);
+    assert_eq!(rig.states(), "PP");
+}
+
+#[test]
+fn nothing_is_out_for_its_answers_when_none_may_be() {
+    let mut rig = Rig::with(10, OutlierDetection { max_ejection_ratio: 0.0, ..OutlierDetection::default() });
+    assert!(rig.requests(0, 5, BAD).iter().all(|event| matches!(event, EjectionEvent::CapReached { .. })));
+    rig.request(0, Outcome::ConnectRefused);
+    assert_eq!(rig.states(), "ETTTTTTTTT");
+}

@@ -1,0 +1,95 @@
+//! What holds when several workers judge at the same time.
+
+use std::{
+    sync::{
+        Barrier, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
+};
+
+use outrigger_policy::{
+    Outcome, Sent,
+    outlier_detection::{EjectionCounts, FailureAttribution},
+};
+
+use super::{BAD, Rig, SECOND};
+
+/// Two workers fail an endpoint of their own, of two, at the same time. Whether at each moment one of
+/// the two could be chosen, and what came of it.
+fn race(requests: usize, outcome: Outcome) -> (bool, EjectionCounts) {
+    let Rig { now, stats: records, detector: judge, .. } = Rig::new(2);
+    let (judge, start, done) = (Mutex::new(judge), Barrier::new(3), AtomicBool::new(false));
+    let ever_nobody = thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            start.wait();
+            let mut nobody = false;
+            while !done.load(Relaxed) {
+                nobody |= !records.iter().any(|record| record.admits(false));
+            }
+            nobody
+        });
+        let workers: Vec<_> = records
+            .iter()
+            .map(|record| {
+                scope.spawn(|| {
+                    start.wait();
+                    for _ in 0..requests {
+                        let mark = record.begin_attempt(true).unwrap();
+                        if let Some(report) =
+                            mark.record_end(&mut FailureAttribution::default(), outcome, Sent::Head, now)
+                        {
+                            judge.lock().unwrap().report(record, report, now, 0);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        done.store(true, Relaxed);
+        watcher.join().unwrap()
+    });
+    (ever_nobody, judge.into_inner().unwrap().counts())
+}
+
+#[test]
+fn two_workers_cannot_eject_the_last_two() {
+    for _ in 0..200 {
+        let (ever_nobody, counts) = race(5, BAD);
+        assert!(!ever_nobody);
+        assert_eq!((counts.healthy, counts.ejected, counts.panic), (1, 1, false));
+    }
+}
+
+#[test]
+fn when_both_refuse_connections_there_is_panic_and_never_nobody() {
+    for _ in 0..200 {
+        let (ever_nobody, counts) = race(1, Outcome::ConnectRefused);
+        assert!(!ever_nobody);
+        assert_eq!((counts.healthy, counts.ejected, counts.panic), (0, 2, true));
+    }
+}
+
+#[test]
+fn of_many_requests_one_has_the_probation() {
+    for _ in 0..100 {
+        let mut rig = Rig::new(2);
+        rig.requests(0, 5, BAD);
+        rig.advance_and_accept(SECOND);
+        let (record, start, count) = (&rig.stats[0], Barrier::new(4), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.wait();
+                    let mark = record.begin_attempt(true);
+                    count.fetch_add(usize::from(mark.is_some()), Relaxed);
+                    // Nobody gives the place back before all have asked for it.
+                    start.wait();
+                });
+            }
+        });
+        assert_eq!(count.into_inner(), 1);
+    }
+}

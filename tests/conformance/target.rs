@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::consul::{Consul, http};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -26,7 +26,7 @@ enum TargetRegistry {
 
 impl Target {
     pub(crate) async fn dev() -> Self {
-        let options = Options { node_name: NODE.to_owned(), ..Options::default() };
+        let options = DevRegistryOptions { node_name: NODE.to_owned(), ..DevRegistryOptions::default() };
         let registry = DevRegistry::bind(localhost(), options).await.unwrap();
         Self { registry: TargetRegistry::Dev(registry), check_targets: CheckTargets::start().await }
     }

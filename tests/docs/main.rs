@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_proxy::Reason;
 use outrigger_tests::{client, client::Client, instance::Instance, process::Process, registry::ConsulAgent};
 
@@ -33,7 +33,8 @@ fn errors_md_names_no_reason_that_is_none() {
 
 /// The families of a sidecar to which everything has happened that makes one appear.
 async fn scraped() -> BTreeSet<String> {
-    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
+    let registry =
+        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
     let app = Instance::start("app").await;
     ConsulAgent(registry.addr()).register("payments", &app).await;
     let process = Process::run(&format!(

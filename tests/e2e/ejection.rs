@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     client::Client,
     instance::{Answer, Gate, Instance, Kill, Request},
@@ -250,8 +250,9 @@ async fn a_request_leaves_a_host_that_has_vanished_long_before_its_time_is_over(
 
 #[tokio::test]
 async fn trust_goes_with_a_life_and_outlives_every_other_change() {
-    let registry =
-        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
+        .await
+        .expect("a registry");
     let (agent, front) = (ConsulAgent(registry.addr()), RegistryProxy::start(registry.addr()).await);
     let well = Instance::start("a").await;
     let ill = Instance::scripted("b", |_| Answer::status(503, "no")).await;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use outrigger::App;
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     client::Client,
     consul,
@@ -25,8 +25,9 @@ struct EmptyListSetup {
 
 impl EmptyListSetup {
     async fn of(instances: &[&Instance]) -> Self {
-        let registry =
-            DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+        let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
+            .await
+            .expect("a registry");
         let front = RegistryProxy::start(registry.addr()).await;
         for instance in instances {
             ConsulAgent(registry.addr()).register("orders", instance).await;

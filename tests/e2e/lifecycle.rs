@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     client::{self, Client},
     consul::{self, Consul},
@@ -16,8 +16,9 @@ use outrigger_tests::{
 use crate::app;
 
 async fn registry() -> (DevRegistry, ConsulAgent) {
-    let registry =
-        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
+        .await
+        .expect("a registry");
     let agent = ConsulAgent(registry.addr());
     (registry, agent)
 }
@@ -80,7 +81,7 @@ async fn a_registry_that_forgot_the_app_is_told_again() {
     agent.wait_health("orders", &[("orders-1", "passing")]).await;
 
     registry.shutdown().await;
-    let again = DevRegistry::bind(agent.0, Options::default()).await.expect("the same port");
+    let again = DevRegistry::bind(agent.0, DevRegistryOptions::default()).await.expect("the same port");
     wait::until("it is registered again", Duration::from_secs(40), async || {
         agent.health("orders").await == [("orders-1".to_owned(), "passing".to_owned())]
     })

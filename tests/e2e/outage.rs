@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     client,
     instance::{Instance, Kill},
@@ -24,8 +24,9 @@ struct OutageSetup {
 
 impl OutageSetup {
     async fn new() -> Self {
-        let registry =
-            DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+        let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
+            .await
+            .expect("a registry");
         let front = RegistryProxy::start(registry.addr()).await;
         let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
         for instance in &all[..2] {
@@ -103,7 +104,7 @@ async fn a_registry_that_was_restarted_empty_is_filled_again_and_no_request_fail
     scene.registry.shutdown().await;
     load.wait_successes(200).await;
     // The same port, and nothing remembered: its index begins anew, below what the sidecar has seen.
-    let again = DevRegistry::bind(at, Options::default()).await.expect("the same port");
+    let again = DevRegistry::bind(at, DevRegistryOptions::default()).await.expect("the same port");
     for instance in [&scene.all[1], &scene.all[2]] {
         ConsulAgent(again.addr()).register("orders", instance).await;
     }

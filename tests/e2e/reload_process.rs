@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use outrigger::{App, reload::Refused};
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     client,
     consul::{self, Consul},
@@ -201,7 +201,8 @@ fn registered(agent: ConsulAgent, app: &Instance, service: &str) -> String {
 
 #[tokio::test]
 async fn the_registration_is_changed_in_place_and_callers_never_miss_it() {
-    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
+    let registry =
+        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
     changed_in_place(ConsulAgent(registry.addr())).await;
 }
 
@@ -239,7 +240,8 @@ async fn changed_in_place(agent: ConsulAgent) {
 
 #[tokio::test]
 async fn another_probe_is_asked_from_the_reload_on() {
-    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
+    let registry =
+        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
     let agent = ConsulAgent(registry.addr());
     let app = Instance::scripted("app", |request| match request.target() {
         "/ill" => Answer::status(503, "no"),
@@ -260,7 +262,8 @@ async fn another_probe_is_asked_from_the_reload_on() {
 
 #[tokio::test]
 async fn another_name_leaves_first_and_is_registered_then_and_none_at_all_is_possible() {
-    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
+    let registry =
+        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
     let agent = ConsulAgent(registry.addr());
     let app = Instance::start("app").await;
     let mut process = Process::run(&registered(agent, &app, "name: orders")).await;
@@ -310,7 +313,8 @@ async fn without_a_file_there_is_nothing_to_read_and_while_leaving_nothing_chang
 
 #[tokio::test]
 async fn a_secret_is_in_no_answer_page_or_log() {
-    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.unwrap();
+    let registry =
+        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
     let settings = |variable: &str| {
         let token = format!("\"${{{variable}}}\"");
         format!(

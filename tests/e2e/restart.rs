@@ -3,7 +3,7 @@
 
 use std::{net::TcpListener, path::Path, time::Duration};
 
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{client, instance::Instance, process::Process, registry::ConsulAgent, wait};
 use serde_json::Value;
 
@@ -20,8 +20,9 @@ fn a_port() -> u16 {
 
 #[tokio::test]
 async fn a_sidecar_that_starts_without_its_registry_serves_from_before_and_catches_up() {
-    let registry =
-        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
+        .await
+        .expect("a registry");
     let at = registry.addr();
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     for instance in &all[..2] {
@@ -60,7 +61,7 @@ async fn a_sidecar_that_starts_without_its_registry_serves_from_before_and_catch
     let aged = second.admin_get("/metrics").await.text();
     assert!(aged.contains("outrigger_table_age_seconds{datacenter=\"\",service=\"orders\"}"), "{aged}");
 
-    let again = DevRegistry::bind(at, Options::default()).await.expect("the same port");
+    let again = DevRegistry::bind(at, DevRegistryOptions::default()).await.expect("the same port");
     for instance in &all[1..] {
         ConsulAgent(again.addr()).register("orders", instance).await;
     }
@@ -81,8 +82,9 @@ fn states(folder: &Path) -> usize {
 
 #[tokio::test]
 async fn a_pipe_in_the_state_file_s_place_does_not_keep_a_sidecar_from_starting() {
-    let registry =
-        DevRegistry::bind("127.0.0.1:0".parse().unwrap(), Options::default()).await.expect("a registry");
+    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
+        .await
+        .expect("a registry");
     for ending in ["state", "state.lock"] {
         let folder = tempfile::tempdir().expect("a folder");
         let port = a_port();

@@ -5,22 +5,22 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    server::Shared,
-    store::{Mark, Store, Topic},
-    wire::duration::Span,
+    server::ServerContext,
+    store::{Store, Topic, TopicIndex},
+    wire::duration::GoDuration,
 };
 
 /// How long a query blocks unless the client says otherwise.
-const DEFAULT: Duration = Duration::from_secs(300);
+const DEFAULT_WAIT: Duration = Duration::from_secs(300);
 /// The longest that a client may ask for; more is taken as this.
-const LONGEST: Duration = Duration::from_secs(600);
+const MAX_WAIT: Duration = Duration::from_secs(600);
 /// Up to one part in this many is added at random, so that a crowd does not come back at once.
 const JITTER_PART: u32 = 16;
 
 /// How long a query with this `wait` parameter blocks at the longest, jitter included. Nothing,
 /// zero and less all mean the default.
-pub(crate) fn patience(wait: Option<Span>) -> Duration {
-    let wait = wait.and_then(Span::positive).unwrap_or(DEFAULT).min(LONGEST);
+pub(crate) fn block_time(wait: Option<GoDuration>) -> Duration {
+    let wait = wait.and_then(GoDuration::positive).unwrap_or(DEFAULT_WAIT).min(MAX_WAIT);
     wait + (wait / JITTER_PART).mul_f64(fastrand::f64())
 }
 
@@ -28,17 +28,17 @@ pub(crate) fn patience(wait: Option<Span>) -> Duration {
 /// the registry stops. An index above the topic's blocks to the end even when the topic changes, and
 /// what is seen at the end is what was seen at the last wake, both as the real one does it. 0 does
 /// not block.
-pub(crate) async fn past<T>(
-    shared: &Shared,
+pub(crate) async fn wait_past_index<T>(
+    shared: &ServerContext,
     topic: &Topic,
     index: u64,
     patience: Duration,
     look: impl Fn(&Store) -> T,
-) -> (T, Mark) {
+) -> (T, TopicIndex) {
     // Before the first look, so that no change falls between.
-    let mut changes = shared.changes();
+    let mut changes = shared.subscribe();
     // One look for both, or the index would not be the content's.
-    let look = |store: &Store| (look(store), store.mark(topic));
+    let look = |store: &Store| (look(store), store.topic_index(topic));
     let mut seen = shared.read(look);
     let end = Instant::now() + patience;
     while index > 0 && seen.1.index <= index {
@@ -47,7 +47,7 @@ pub(crate) async fn past<T>(
             () = sleep_until(end) => break,
             changed = changes.changed() => if changed.is_err() { break },
         }
-        if shared.read(|store| store.mark(topic).wake) != seen.1.wake {
+        if shared.read(|store| store.topic_index(topic).wake) != seen.1.wake {
             seen = shared.read(look);
         }
     }
@@ -55,8 +55,12 @@ pub(crate) async fn past<T>(
 }
 
 /// Returns when `changed` says so of the state, after `patience`, or when the registry stops.
-pub(crate) async fn until(shared: &Shared, patience: Duration, mut changed: impl FnMut(&Store) -> bool) {
-    let mut changes = shared.changes();
+pub(crate) async fn wait_until(
+    shared: &ServerContext,
+    patience: Duration,
+    mut changed: impl FnMut(&Store) -> bool,
+) {
+    let mut changes = shared.subscribe();
     let end = Instant::now() + patience;
     while !shared.read(&mut changed) {
         tokio::select! {
@@ -74,15 +78,15 @@ mod tests {
     #[test]
     fn patience_is_the_wait_and_at_most_a_sixteenth_more() {
         let cases = [
-            (None, DEFAULT),
-            (Some(Span(0)), DEFAULT),
-            (Some(Span(-1_000_000_000)), DEFAULT),
-            (Some(Span(1_000_000_000)), Duration::from_secs(1)),
-            (Some(Span(900_000_000_000)), LONGEST),
+            (None, DEFAULT_WAIT),
+            (Some(GoDuration(0)), DEFAULT_WAIT),
+            (Some(GoDuration(-1_000_000_000)), DEFAULT_WAIT),
+            (Some(GoDuration(1_000_000_000)), Duration::from_secs(1)),
+            (Some(GoDuration(900_000_000_000)), MAX_WAIT),
         ];
         for (wait, least) in cases {
             for _ in 0..100 {
-                let patience = patience(wait);
+                let patience = block_time(wait);
                 assert!(
                     patience >= least && patience <= least + least / JITTER_PART,
                     "{wait:?}: {patience:?}"

@@ -8,15 +8,15 @@ use tokio::{
 };
 
 use crate::{
-    server::{Shared, now},
+    server::{ServerContext, now},
     store::Probe,
 };
 
 mod probe;
 
 /// Lets the store do what is due, when it is due.
-pub(crate) async fn keep_time(shared: Arc<Shared>) {
-    let mut changes = shared.changes();
+pub(crate) async fn run_clock(shared: Arc<ServerContext>) {
+    let mut changes = shared.subscribe();
     loop {
         let due = shared.read(|store| store.next_tick());
         // With nothing due, only a change can bring something.
@@ -32,8 +32,8 @@ pub(crate) async fn keep_time(shared: Arc<Shared>) {
 }
 
 /// Runs a task for every probe that the store wants, and no other.
-pub(crate) async fn keep_probing(shared: Arc<Shared>) {
-    let mut changes = shared.changes();
+pub(crate) async fn run_probes(shared: Arc<ServerContext>) {
+    let mut changes = shared.subscribe();
     let mut tasks = JoinSet::new();
     // By check: its generation, and its task.
     let mut running: HashMap<String, (u64, AbortHandle)> = HashMap::new();
@@ -67,13 +67,13 @@ pub(crate) async fn keep_probing(shared: Arc<Shared>) {
 }
 
 /// The first probe comes at a random moment of the first interval, so that many do not come at once.
-async fn probe_forever(shared: Arc<Shared>, id: String, generation: u64, probe: Probe) {
+async fn probe_forever(shared: Arc<ServerContext>, id: String, generation: u64, probe: Probe) {
     let mut pause: Duration = probe.interval.mul_f64(fastrand::f64());
     loop {
         sleep(pause).await;
-        let (status, output) = probe::ask(&probe).await;
+        let (status, output) = probe::run_probe(&probe).await;
         let asked = now();
-        shared.write(|store, _| store.probed(&id, generation, status, output, asked));
+        shared.write(|store, _| store.record_probe(&id, generation, status, output, asked));
         pause = probe.interval;
     }
 }

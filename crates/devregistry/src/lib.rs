@@ -16,7 +16,7 @@ mod server;
 mod store;
 mod wire;
 
-pub use server::{DevRegistry, Options};
+pub use server::{DevRegistry, DevRegistryOptions};
 
 /// The Consul whose behaviour this is.
 pub const CONSUL_VERSION: &str = "1.8.7";

@@ -25,42 +25,42 @@ use crate::{checks, http, store::Store};
 mod tests;
 
 /// Longest wait for open connections when shutting down.
-const GRACE: Duration = Duration::from_secs(2);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: it fails again at once when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the registry is called, and how it differs from Consul's defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub struct DevRegistryOptions {
     /// The node's name. Default `dev`.
     pub node_name: String,
     /// The datacenter's name. Default `dc1`.
     pub datacenter: String,
     /// Least time that a critical service is kept, whatever its check's
     /// `DeregisterCriticalServiceAfter` says. Default 1m, as Consul; tests may lower it.
-    pub deregister_after_min: Duration,
+    pub check_deregister_interval_min: Duration,
     /// How often services that have been critical for too long are removed. Default 30s, as Consul.
-    pub reap_tick: Duration,
+    pub check_reap_interval: Duration,
     /// How long the catalog is not told a check's output that changed while its status did not.
     /// Default 5m, as Consul.
-    pub output_sync: Duration,
+    pub check_update_interval: Duration,
     /// Most connections from one address; the next is closed without a word, as Consul does.
     /// Default 200, as Consul.
-    pub connections_per_client: usize,
+    pub http_max_conns_per_client: usize,
     /// Most blocking queries at a time; the next is answered 503. Default 4096.
-    pub blocked_queries: usize,
+    pub max_blocking_queries: usize,
 }
 
-impl Default for Options {
+impl Default for DevRegistryOptions {
     fn default() -> Self {
         Self {
             node_name: "dev".to_owned(),
             datacenter: "dc1".to_owned(),
-            deregister_after_min: Duration::from_secs(60),
-            reap_tick: Duration::from_secs(30),
-            output_sync: Duration::from_secs(300),
-            connections_per_client: 200,
-            blocked_queries: 4096,
+            check_deregister_interval_min: Duration::from_secs(60),
+            check_reap_interval: Duration::from_secs(30),
+            check_update_interval: Duration::from_secs(300),
+            http_max_conns_per_client: 200,
+            max_blocking_queries: 4096,
         }
     }
 }
@@ -69,7 +69,7 @@ impl Default for Options {
 /// [`DevRegistry::shutdown`] is the orderly end.
 #[derive(Debug)]
 pub struct DevRegistry {
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -79,14 +79,14 @@ impl DevRegistry {
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub async fn bind(addr: SocketAddr, options: Options) -> io::Result<Self> {
+    pub async fn bind(addr: SocketAddr, options: DevRegistryOptions) -> io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
-        let shared = Arc::new(Shared::new(options, addr));
+        let shared = Arc::new(ServerContext::new(options, addr));
         let tasks = vec![
-            tokio::spawn(accept(listener, Arc::clone(&shared))),
-            tokio::spawn(checks::keep_time(Arc::clone(&shared))),
-            tokio::spawn(checks::keep_probing(Arc::clone(&shared))),
+            tokio::spawn(accept_connections(listener, Arc::clone(&shared))),
+            tokio::spawn(checks::run_clock(Arc::clone(&shared))),
+            tokio::spawn(checks::run_probes(Arc::clone(&shared))),
         ];
         Ok(Self { shared, tasks })
     }
@@ -101,7 +101,7 @@ impl DevRegistry {
     pub async fn shutdown(mut self) {
         self.shared.stopping.cancel();
         for mut task in std::mem::take(&mut self.tasks) {
-            if timeout(GRACE + GRACE, &mut task).await.is_err() {
+            if timeout(SHUTDOWN_GRACE + SHUTDOWN_GRACE, &mut task).await.is_err() {
                 task.abort();
                 // Only whether it has ended matters.
                 let _ = task.await;
@@ -119,23 +119,23 @@ impl Drop for DevRegistry {
 
 /// What every task of the registry sees.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) options: Options,
+pub(crate) struct ServerContext {
+    pub(crate) options: DevRegistryOptions,
     pub(crate) addr: SocketAddr,
     pub(crate) stopping: CancellationToken,
     /// Taken by a blocking query while it blocks.
-    pub(crate) blocked: Semaphore,
+    pub(crate) blocking_slots: Semaphore,
     store: Mutex<Store>,
     changes: watch::Sender<()>,
     connections: Mutex<HashMap<IpAddr, usize>>,
 }
 
-impl Shared {
-    fn new(options: Options, addr: SocketAddr) -> Self {
+impl ServerContext {
+    fn new(options: DevRegistryOptions, addr: SocketAddr) -> Self {
         Self {
             store: Mutex::new(Store::new(&options, addr, now())),
             changes: watch::Sender::new(()),
-            blocked: Semaphore::new(options.blocked_queries.min(Semaphore::MAX_PERMITS)),
+            blocking_slots: Semaphore::new(options.max_blocking_queries.min(Semaphore::MAX_PERMITS)),
             connections: Mutex::default(),
             options,
             addr,
@@ -156,23 +156,23 @@ impl Shared {
     }
 
     /// Tells of every write from now on.
-    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 }
 
 /// A connection's place in the count of its client's connections.
-struct Place {
-    shared: Arc<Shared>,
+struct ConnectionSlot {
+    shared: Arc<ServerContext>,
     ip: IpAddr,
 }
 
-impl Place {
+impl ConnectionSlot {
     /// `None`: the client has as many as it may.
-    fn take(shared: &Arc<Shared>, ip: IpAddr) -> Option<Self> {
+    fn acquire(shared: &Arc<ServerContext>, ip: IpAddr) -> Option<Self> {
         let mut connections = lock(&shared.connections);
         let count = connections.entry(ip).or_default();
-        if *count >= shared.options.connections_per_client {
+        if *count >= shared.options.http_max_conns_per_client {
             return None;
         }
         *count += 1;
@@ -180,7 +180,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut connections = lock(&self.shared.connections);
         if let Some(count) = connections.get_mut(&self.ip) {
@@ -192,15 +192,15 @@ impl Drop for Place {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept_connections(listener: TcpListener, shared: Arc<ServerContext>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             () = shared.stopping.cancelled() => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match Place::take(&shared, peer.ip()) {
-                    Some(place) => drop(connections.spawn(serve(stream, place))),
+                Ok((stream, peer)) => match ConnectionSlot::acquire(&shared, peer.ip()) {
+                    Some(place) => drop(connections.spawn(serve_connection(stream, place))),
                     None => debug!(%peer, "too many connections of this client, closed"),
                 },
                 Err(error) => {
@@ -212,16 +212,16 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(GRACE, ended).await.is_err() {
+    if timeout(SHUTDOWN_GRACE, ended).await.is_err() {
         connections.shutdown().await;
     }
 }
 
-async fn serve(stream: TcpStream, place: Place) {
+async fn serve_connection(stream: TcpStream, place: ConnectionSlot) {
     let shared = &place.shared;
     // A blocked query's answer is one small packet that somebody waits for.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| http::answer(shared, request));
+    let service = service_fn(|request| http::respond(shared, request));
     let connection =
         http1::Builder::new().title_case_headers(true).serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);

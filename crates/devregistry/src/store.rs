@@ -15,14 +15,14 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use agent::{NODE_MAINTENANCE, NoService, NoTtl, SERVICE_MAINTENANCE};
-pub(crate) use index::{Mark, Topic};
+pub(crate) use agent::{NODE_MAINTENANCE, NotTtlCheck, SERVICE_MAINTENANCE, UnknownService};
+pub(crate) use index::{Topic, TopicIndex};
 pub(crate) use model::{
-    Check, Kind, NewCheck, NewService, Node, NodeAbout, Probe, Row, Service, Status, TaggedAddress, Target,
-    Weights,
+    Check, CheckKind, NewCheck, NewService, Node, NodeInfo, Probe, ProbeTarget, Row, Service, Status,
+    TaggedAddress, Weights,
 };
 
-use crate::Options;
+use crate::DevRegistryOptions;
 
 /// The port that the built-in `consul` service names. Nothing listens there.
 pub(crate) const SERVER_PORT: u16 = 8300;
@@ -33,35 +33,35 @@ pub(crate) struct Store {
     /// The index of the last write.
     index: u64,
     /// The name of the agent's own node.
-    own: String,
+    own_node: String,
     nodes: BTreeMap<String, Node>,
-    tables: index::Tables,
+    tables: index::TableIndexes,
     agent: agent::Agent,
     next_reap: Instant,
-    reap_tick: Duration,
+    reap_interval: Duration,
     deregister_after_min: Duration,
-    output_sync: Duration,
+    update_interval: Duration,
 }
 
 impl Store {
     /// A registry with its own node alone, as a fresh server is.
-    pub(crate) fn new(options: &Options, addr: SocketAddr, now: Instant) -> Self {
+    pub(crate) fn new(options: &DevRegistryOptions, addr: SocketAddr, now: Instant) -> Self {
         // A beat of zero would never end.
-        let reap_tick = options.reap_tick.max(Duration::from_millis(1));
+        let reap_tick = options.check_reap_interval.max(Duration::from_millis(1));
         let mut store = Self {
             // A fresh server has made some writes of its own before its first client.
             index: 4,
-            own: options.node_name.clone(),
+            own_node: options.node_name.clone(),
             nodes: BTreeMap::new(),
-            tables: index::Tables::default(),
+            tables: index::TableIndexes::default(),
             agent: agent::Agent::default(),
             next_reap: now + reap_tick,
-            reap_tick,
-            deregister_after_min: options.deregister_after_min,
-            output_sync: options.output_sync,
+            reap_interval: reap_tick,
+            deregister_after_min: options.check_deregister_interval_min,
+            update_interval: options.check_update_interval,
         };
         let at = store.next_index();
-        store.put_node(own_node(options, addr), at);
+        store.put_node(own_node_info(options, addr), at);
         store.put_service(&options.node_name, consul_service(), at);
         store.put_check(&options.node_name, serf_health(), at);
         store
@@ -69,16 +69,16 @@ impl Store {
 
     /// The name of the agent's own node.
     pub(crate) fn own_node(&self) -> &str {
-        &self.own
+        &self.own_node
     }
 }
 
-fn own_node(options: &Options, addr: SocketAddr) -> NodeAbout {
+fn own_node_info(options: &DevRegistryOptions, addr: SocketAddr) -> NodeInfo {
     let ip = if addr.ip().is_unspecified() { [127, 0, 0, 1].into() } else { addr.ip() };
     let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
     let address = ip.to_string();
     let names = ["lan".to_owned(), format!("lan_{family}"), "wan".to_owned(), format!("wan_{family}")];
-    NodeAbout {
+    NodeInfo {
         id: uuid(),
         name: options.node_name.clone(),
         tagged_addresses: Some(names.into_iter().map(|name| (name, address.clone())).collect()),

@@ -1,10 +1,10 @@
 //! Consul's JSON, in and out. Not shared with Outrigger's own Consul client, on purpose: shared types
 //! would be wrong together.
 
-pub(crate) mod answer;
 pub(crate) mod decode;
 pub(crate) mod duration;
 pub(crate) mod request;
+pub(crate) mod response;
 
 use serde::Serialize;
 
@@ -19,11 +19,11 @@ pub(crate) fn to_json<T: Serialize>(value: &T, pretty: bool) -> serde_json::Resu
     } else {
         serde_json::to_writer(&mut bytes, value)?;
     }
-    Ok(escape(&String::from_utf8_lossy(&bytes)))
+    Ok(escape_like_go(&String::from_utf8_lossy(&bytes)))
 }
 
 /// None of these occurs in JSON outside a string.
-fn escape(json: &str) -> String {
+fn escape_like_go(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for char in json.chars() {
         match char {

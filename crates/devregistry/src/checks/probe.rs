@@ -10,35 +10,36 @@ use hyper::{body::Incoming, client::conn::http1, ext::ReasonPhrase};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::store::{Probe, Status, Target};
+use crate::store::{Probe, ProbeTarget, Status};
 
 /// Most bytes of an answer that are read; the last ones of these are kept.
 const BODY_MAX: usize = 1 << 20;
 
 /// Asks once, within the probe's time-out.
-pub(super) async fn ask(probe: &Probe) -> (Status, String) {
+pub(super) async fn run_probe(probe: &Probe) -> (Status, String) {
     match &probe.target {
-        Target::Tcp(address) => ask_tcp(address, probe.timeout).await,
-        Target::Http { url, method, headers, body } => {
-            let asked = timeout(probe.timeout, ask_http(url, method, headers, body, probe.output_max)).await;
+        ProbeTarget::Tcp(address) => probe_tcp(address, probe.timeout).await,
+        ProbeTarget::Http { url, method, headers, body } => {
+            let asked =
+                timeout(probe.timeout, probe_http(url, method, headers, body, probe.output_max)).await;
             let late = || "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into();
             match asked.unwrap_or_else(|_| Err(late())) {
                 Ok(verdict) => verdict,
-                Err(reason) => (Status::Critical, format!("{} {url:?}: {reason}", verb(method))),
+                Err(reason) => (Status::Critical, format!("{} {url:?}: {reason}", go_method_name(method))),
             }
         }
     }
 }
 
-async fn ask_tcp(address: &str, patience: Duration) -> (Status, String) {
+async fn probe_tcp(address: &str, patience: Duration) -> (Status, String) {
     match timeout(patience, TcpStream::connect(address)).await {
         Ok(Ok(_)) => (Status::Passing, format!("TCP connect {address}: Success")),
-        Ok(Err(error)) => (Status::Critical, dial(address, &error)),
+        Ok(Err(error)) => (Status::Critical, dial_error_text(address, &error)),
         Err(_) => (Status::Critical, format!("dial tcp {address}: i/o timeout")),
     }
 }
 
-async fn ask_http(
+async fn probe_http(
     url: &str,
     method: &str,
     headers: &[(String, String)],
@@ -68,12 +69,12 @@ async fn ask_http(
         let host = host.parse().map_err(|_| "the Host header cannot be used".to_owned())?;
         request.headers_mut().insert(header::HOST, host);
     }
-    let stream = TcpStream::connect(&address).await.map_err(|error| dial(&address, &error))?;
+    let stream = TcpStream::connect(&address).await.map_err(|error| dial_error_text(&address, &error))?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let conversation = async {
         let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        judge(url, method, answer, output_max).await
+        classify_response(url, method, answer, output_max).await
     };
     tokio::pin!(conversation, connection);
     // In this task: an abandoned probe leaves nothing behind.
@@ -83,7 +84,7 @@ async fn ask_http(
     }
 }
 
-async fn judge(
+async fn classify_response(
     url: &str,
     method: &str,
     answer: Response<Incoming>,
@@ -104,12 +105,12 @@ async fn judge(
         Some(reason) => String::from_utf8_lossy(reason.as_bytes()),
         None => status.canonical_reason().unwrap_or_default().into(),
     };
-    let body = last_bytes(answer.into_body(), output_max).await;
+    let body = read_last_bytes(answer.into_body(), output_max).await;
     Ok((verdict, format!("HTTP {method} {url}: {} {reason} Output: {body}", status.as_u16())))
 }
 
 /// The end of a body; what breaks off counts as its end.
-async fn last_bytes(mut body: Incoming, max: usize) -> String {
+async fn read_last_bytes(mut body: Incoming, max: usize) -> String {
     let (mut kept, mut read) = (Vec::new(), 0);
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else { continue };
@@ -123,7 +124,7 @@ async fn last_bytes(mut body: Incoming, max: usize) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-fn dial(address: &str, error: &io::Error) -> String {
+fn dial_error_text(address: &str, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => format!("dial tcp {address}: connect: connection refused"),
         _ => format!("dial tcp {address}: {error}"),
@@ -131,7 +132,7 @@ fn dial(address: &str, error: &io::Error) -> String {
 }
 
 /// `Get`, as Go's client writes a method in an error.
-fn verb(method: &str) -> String {
+fn go_method_name(method: &str) -> String {
     let mut chars = method.chars();
     chars.next().map_or_else(String::new, |first| format!("{first}{}", chars.as_str().to_lowercase()))
 }

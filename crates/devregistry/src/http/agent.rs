@@ -5,23 +5,23 @@ use std::collections::BTreeMap;
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Call, read, reply::Reply};
+use super::{ApiRequest, read, reply::Reply};
 use crate::{
     CONSUL_VERSION, blocking,
-    server::Shared,
-    store::{self, NoService, NoTtl, Status, Store},
+    server::ServerContext,
+    store::{self, NotTtlCheck, Status, Store, UnknownService},
     wire::{
-        answer::{AgentService, Check},
         request,
+        response::{AgentService, CheckJson},
     },
 };
 
 const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash");
 
 /// `agent/self`
-pub(super) fn about(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+pub(super) fn agent_self(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let about = shared.read(|store| {
-        let id = own_id(store);
+        let id = own_node_id(store);
         json!({
             "Config": {
                 "Datacenter": shared.options.datacenter, "NodeName": store.own_node(), "NodeID": id,
@@ -29,7 +29,7 @@ pub(super) fn about(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
             },
             "DebugConfig": {},
             "Coord": {"Vec": [0, 0, 0, 0, 0, 0, 0, 0], "Error": 1.5, "Adjustment": 0, "Height": 0.00001},
-            "Member": member(shared, store),
+            "Member": member_json(shared, store),
             "Stats": {},
             "Meta": {"consul-network-segment": ""},
         })
@@ -38,24 +38,24 @@ pub(super) fn about(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
 }
 
 /// `agent/members`: the one of this cluster; no WAN.
-pub(super) fn members(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+pub(super) fn members(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
     if call.query.first("wan").is_some_and(|wan| !wan.is_empty()) {
         return Ok(Reply::json(&Value::Null, call));
     }
-    Ok(Reply::json(&[shared.read(|store| member(shared, store))], call))
+    Ok(Reply::json(&[shared.read(|store| member_json(shared, store))], call))
 }
 
-fn own_id(store: &Store) -> &str {
-    store.node(store.own_node()).map_or("", |node| &node.about.id)
+fn own_node_id(store: &Store) -> &str {
+    store.node(store.own_node()).map_or("", |node| &node.info.id)
 }
 
-fn member(shared: &Shared, store: &Store) -> Value {
-    let address = store.node(store.own_node()).map_or("", |node| &node.about.address);
+fn member_json(shared: &ServerContext, store: &Store) -> Value {
+    let address = store.node(store.own_node()).map_or("", |node| &node.info.address);
     json!({
         "Name": store.own_node(), "Addr": address, "Port": shared.addr.port(),
         "Tags": {
             "acls": "0", "bootstrap": "1", "build": format!("{CONSUL_VERSION}:"),
-            "dc": shared.options.datacenter, "ft_fs": "1", "id": own_id(store),
+            "dc": shared.options.datacenter, "ft_fs": "1", "id": own_node_id(store),
             "port": store::SERVER_PORT.to_string(), "raft_vsn": "3", "role": "consul", "segment": "",
             "vsn": "2", "vsn_max": "3", "vsn_min": "2",
         },
@@ -65,8 +65,8 @@ fn member(shared: &Shared, store: &Store) -> Value {
 }
 
 /// `agent/services`, by id.
-pub(super) fn services(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    read::no_filter(call)?;
+pub(super) fn services(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    read::reject_filter(call)?;
     Ok(shared.read(|store| {
         let services: BTreeMap<&str, AgentService<'_>> =
             store.agent_services().map(|service| (service.id.as_str(), service.into())).collect();
@@ -75,13 +75,13 @@ pub(super) fn services(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
 }
 
 /// `agent/service/ID`; with `hash`, when the definition is another.
-pub(super) async fn service(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let wait = read::wait(call)?;
-    let id = call.rest.as_str();
+pub(super) async fn service(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let wait = read::parse_wait(call)?;
+    let id = call.path_rest.as_str();
     if let Some(hash) = call.query.first("hash").filter(|hash| !hash.is_empty()) {
-        let _place = read::place(shared)?;
+        let _place = read::acquire_blocking_slot(shared)?;
         let changed = |store: &Store| store.agent_service(id).is_none_or(|found| content_hash(found) != hash);
-        blocking::until(shared, blocking::patience(wait), changed).await;
+        blocking::wait_until(shared, blocking::block_time(wait), changed).await;
     }
     shared.read(|store| {
         let Some(service) = store.agent_service(id) else {
@@ -90,7 +90,7 @@ pub(super) async fn service(shared: &Shared, call: &Call) -> Result<Reply, Reply
         let hash = content_hash(service);
         let mut shown = AgentService::from(service);
         shown.content_hash = Some(hash.clone());
-        Ok(Reply::json(&shown, call).with(CONTENT_HASH, &hash))
+        Ok(Reply::json(&shown, call).with_header(CONTENT_HASH, &hash))
     })
 }
 
@@ -105,89 +105,96 @@ fn content_hash(service: &store::Service) -> String {
 }
 
 /// `agent/checks`, by id.
-pub(super) fn checks(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    read::no_filter(call)?;
+pub(super) fn checks(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    read::reject_filter(call)?;
     Ok(shared.read(|store| {
         let held: Vec<store::Check> = store.agent_checks().collect();
-        let checks: BTreeMap<&str, Check<'_>> =
-            held.iter().map(|check| (check.id.as_str(), Check::held(store.own_node(), check))).collect();
+        let checks: BTreeMap<&str, CheckJson<'_>> = held
+            .iter()
+            .map(|check| (check.id.as_str(), CheckJson::from_check(store.own_node(), check)))
+            .collect();
         Reply::json(&checks, call)
     }))
 }
 
 /// `agent/service/register`
-pub(super) fn register(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let new = request::registration(&call.body)?;
+pub(super) fn register(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let new = request::parse_registration(&call.body)?;
     let replace = matches!(call.query.first("replace-existing-checks"), Some("" | "true"));
     shared.write(|store, now| store.register(new, replace, now));
     Ok(Reply::empty())
 }
 
 /// `agent/service/deregister/ID`
-pub(super) fn deregister(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    if call.rest.is_empty() {
+pub(super) fn deregister(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    if call.path_rest.is_empty() {
         return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "ServiceID missing"));
     }
-    shared.write(|store, _| store.deregister(&call.rest));
+    shared.write(|store, _| store.deregister(&call.path_rest));
     Ok(Reply::empty())
 }
 
 /// `agent/check/register`
-pub(super) fn register_check(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let (new, service) = request::check_registration(&call.body)?;
+pub(super) fn register_check(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let (new, service) = request::parse_check_registration(&call.body)?;
     let held = shared.write(|store, now| store.register_check(new, service.as_deref(), now));
-    held.map(|()| Reply::empty()).map_err(|NoService| {
+    held.map(|()| Reply::empty()).map_err(|UnknownService| {
         let text = format!("ServiceID {:?} does not exist", service.unwrap_or_default());
         Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
     })
 }
 
 /// `agent/check/deregister/ID`
-pub(super) fn deregister_check(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    if call.rest.is_empty() {
+pub(super) fn deregister_check(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    if call.path_rest.is_empty() {
         return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "CheckID missing"));
     }
-    shared.write(|store, _| store.deregister_check(&call.rest));
+    shared.write(|store, _| store.deregister_check(&call.path_rest));
     Ok(Reply::empty())
 }
 
 /// `agent/check/{pass,warn,fail}/ID`
-pub(super) fn report(shared: &Shared, call: &Call, status: Status) -> Result<Reply, Reply> {
-    tell(shared, call, status, call.query.first("note").unwrap_or_default())
+pub(super) fn report(shared: &ServerContext, call: &ApiRequest, status: Status) -> Result<Reply, Reply> {
+    report_status(shared, call, status, call.query.first("note").unwrap_or_default())
 }
 
 /// `agent/check/update/ID`
-pub(super) fn update(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let (status, output) = request::check_update(&call.body)?;
-    tell(shared, call, status, &output)
+pub(super) fn update(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let (status, output) = request::parse_check_update(&call.body)?;
+    report_status(shared, call, status, &output)
 }
 
-fn tell(shared: &Shared, call: &Call, status: Status, output: &str) -> Result<Reply, Reply> {
-    let told = shared.write(|store, now| store.report(&call.rest, status, output, now));
-    told.map(|()| Reply::empty()).map_err(|NoTtl| {
-        let text = format!("CheckID {:?} does not have associated TTL", call.rest);
+fn report_status(
+    shared: &ServerContext,
+    call: &ApiRequest,
+    status: Status,
+    output: &str,
+) -> Result<Reply, Reply> {
+    let told = shared.write(|store, now| store.report(&call.path_rest, status, output, now));
+    told.map(|()| Reply::empty()).map_err(|NotTtlCheck| {
+        let text = format!("CheckID {:?} does not have associated TTL", call.path_rest);
         Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
     })
 }
 
 /// `agent/service/maintenance/ID`
-pub(super) fn maintain_service(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let id = read::named(call, "Missing service ID")?;
-    let reason = maintenance(call)?;
-    shared.write(|store, _| store.maintain_service(id, reason)).map(|()| Reply::empty()).map_err(
-        |NoService| Reply::text(StatusCode::NOT_FOUND, &format!("No service registered with ID {id:?}")),
+pub(super) fn set_service_maintenance(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let id = read::require_name(call, "Missing service ID")?;
+    let reason = parse_maintenance(call)?;
+    shared.write(|store, _| store.set_service_maintenance(id, reason)).map(|()| Reply::empty()).map_err(
+        |UnknownService| Reply::text(StatusCode::NOT_FOUND, &format!("No service registered with ID {id:?}")),
     )
 }
 
 /// `agent/maintenance`
-pub(super) fn maintain_node(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let reason = maintenance(call)?;
-    shared.write(|store, _| store.maintain_node(reason));
+pub(super) fn set_node_maintenance(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let reason = parse_maintenance(call)?;
+    shared.write(|store, _| store.set_node_maintenance(reason));
     Ok(Reply::empty())
 }
 
 /// The reason when it is switched on.
-fn maintenance(call: &Call) -> Result<Option<&str>, Reply> {
+fn parse_maintenance(call: &ApiRequest) -> Result<Option<&str>, Reply> {
     let bad = |text: &str| Reply::text(StatusCode::BAD_REQUEST, text);
     match call.query.first("enable").ok_or_else(|| bad("Missing value for enable"))? {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => {

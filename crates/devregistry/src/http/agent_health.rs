@@ -3,26 +3,26 @@
 
 use http::{HeaderName, StatusCode};
 
-use super::{Call, reply::Reply};
+use super::{ApiRequest, reply::Reply};
 use crate::{
-    server::Shared,
+    server::ServerContext,
     store::{self, NODE_MAINTENANCE, SERVICE_MAINTENANCE, Status, Store},
-    wire::answer::{AgentHealth, Check},
+    wire::response::{AgentHealth, CheckJson},
 };
 
 const REASON: HeaderName = HeaderName::from_static("x-consul-reason");
 
 /// How a service is, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Verdict {
+enum AggregatedStatus {
     Passing,
     Warning,
     Critical,
     Maintenance,
 }
 
-impl Verdict {
-    fn of(checks: &[store::Check]) -> Self {
+impl AggregatedStatus {
+    fn worst_of(checks: &[store::Check]) -> Self {
         let one = |check: &store::Check| match check.status {
             _ if check.id == NODE_MAINTENANCE || check.id.starts_with(SERVICE_MAINTENANCE) => {
                 Self::Maintenance
@@ -34,7 +34,7 @@ impl Verdict {
         checks.iter().map(one).max().unwrap_or(Self::Passing)
     }
 
-    fn word(self) -> &'static str {
+    fn label(self) -> &'static str {
         match self {
             Self::Passing => "passing",
             Self::Warning => "warning",
@@ -43,7 +43,7 @@ impl Verdict {
         }
     }
 
-    fn status(self) -> StatusCode {
+    fn status_code(self) -> StatusCode {
         match self {
             Self::Passing => StatusCode::OK,
             Self::Warning => StatusCode::TOO_MANY_REQUESTS,
@@ -53,37 +53,37 @@ impl Verdict {
 }
 
 /// `agent/health/service/id/ID`
-pub(super) fn by_id(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let id = call.rest.as_str();
+pub(super) fn by_id(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let id = call.path_rest.as_str();
     if id.is_empty() {
         return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Bad request: Missing serviceID"));
     }
     Ok(shared.read(|store| match store.agent_service(id) {
         Some(service) => {
             let checks = checks_of(store, service);
-            let verdict = Verdict::of(&checks);
-            let reply = match wants_word(call) {
-                true => Reply::word(verdict.word()),
-                false => Reply::json(&shown(store, service, &checks), call),
+            let verdict = AggregatedStatus::worst_of(&checks);
+            let reply = match wants_plain_text(call) {
+                true => Reply::word(verdict.label()),
+                false => Reply::json(&agent_health(store, service, &checks), call),
             };
-            reply.status(verdict.status()).with(REASON, verdict.word())
+            reply.with_status(verdict.status_code()).with_header(REASON, verdict.label())
         }
         None => {
             let reason = format!("ServiceId {id} not found");
             let nothing = AgentHealth { aggregated_status: "critical", service: None, checks: None };
-            let reply = match wants_word(call) {
+            let reply = match wants_plain_text(call) {
                 // Consul's own slip: the word is JSON here.
                 true => Reply::json(&reason, call),
                 false => Reply::json(&nothing, call),
             };
-            reply.status(StatusCode::NOT_FOUND).with(REASON, &reason)
+            reply.with_status(StatusCode::NOT_FOUND).with_header(REASON, &reason)
         }
     }))
 }
 
 /// `agent/health/service/name/NAME`: the worst of the local instances counts.
-pub(super) fn by_name(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let name = call.rest.as_str();
+pub(super) fn by_name(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let name = call.path_rest.as_str();
     if name.is_empty() {
         return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Bad request: Missing service Name"));
     }
@@ -93,19 +93,19 @@ pub(super) fn by_name(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
             .filter(|service| service.name == name)
             .map(|service| (service, checks_of(store, service)))
             .collect();
-        let worst = found.iter().map(|(_, checks)| Verdict::of(checks)).max();
+        let worst = found.iter().map(|(_, checks)| AggregatedStatus::worst_of(checks)).max();
         let (status, reason) = match worst {
-            Some(verdict) => (verdict.status(), verdict.word().to_owned()),
+            Some(verdict) => (verdict.status_code(), verdict.label().to_owned()),
             None => (StatusCode::NOT_FOUND, format!("ServiceName {name} Not Found")),
         };
-        let reply = if wants_word(call) {
+        let reply = if wants_plain_text(call) {
             Reply::word(&reason)
         } else {
             let entries: Vec<_> =
-                found.iter().map(|(service, checks)| shown(store, service, checks)).collect();
+                found.iter().map(|(service, checks)| agent_health(store, service, checks)).collect();
             Reply::json(&entries, call)
         };
-        reply.status(status).with(REASON, &reason)
+        reply.with_status(status).with_header(REASON, &reason)
     }))
 }
 
@@ -117,14 +117,20 @@ fn checks_of(store: &Store, service: &store::Service) -> Vec<store::Check> {
         .collect()
 }
 
-fn shown<'a>(store: &'a Store, service: &'a store::Service, checks: &'a [store::Check]) -> AgentHealth<'a> {
+fn agent_health<'a>(
+    store: &'a Store,
+    service: &'a store::Service,
+    checks: &'a [store::Check],
+) -> AgentHealth<'a> {
     AgentHealth {
-        aggregated_status: Verdict::of(checks).word(),
+        aggregated_status: AggregatedStatus::worst_of(checks).label(),
         service: Some(service.into()),
-        checks: Some(checks.iter().map(|check| Check::of_health(store.own_node(), check)).collect()),
+        checks: Some(
+            checks.iter().map(|check| CheckJson::for_agent_health(store.own_node(), check)).collect(),
+        ),
     }
 }
 
-fn wants_word(call: &Call) -> bool {
-    call.query.first("format") == Some("text") || (call.plain && !call.query.has("format"))
+fn wants_plain_text(call: &ApiRequest) -> bool {
+    call.query.first("format") == Some("text") || (call.accepts_plain_text && !call.query.has("format"))
 }

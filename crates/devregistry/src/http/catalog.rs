@@ -4,133 +4,134 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::StatusCode;
 
-use super::{Call, health, read, reply::Reply};
+use super::{ApiRequest, health, read, reply::Reply};
 use crate::{
-    server::Shared,
+    server::ServerContext,
     store::{self, SERVER_PORT, Store, Topic},
     wire::{
-        answer,
-        request::{self, Refused},
+        request::{self, Refusal},
+        response,
     },
 };
 
 /// `catalog/datacenters`
-pub(super) fn datacenters(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+pub(super) fn datacenters(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
     Ok(Reply::json(&[&shared.options.datacenter], call))
 }
 
 /// `catalog/nodes`
-pub(super) async fn nodes(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+pub(super) async fn nodes(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let datacenter = &shared.options.datacenter;
     let show = |store: &Store| {
-        let fitting = store.nodes().filter(|node| read::node_fits(call, node));
-        let nodes: Vec<_> = fitting.map(|node| answer::Node::new(node, datacenter)).collect();
+        let fitting = store.nodes().filter(|node| read::matches_node_meta(call, node));
+        let nodes: Vec<_> = fitting.map(|node| response::NodeJson::new(node, datacenter)).collect();
         Reply::json(&nodes, call)
     };
-    read::blocking(shared, call, Topic::Nodes, show).await
+    read::blocking_read(shared, call, Topic::Nodes, show).await
 }
 
 /// `catalog/node/NAME`: a node with its services, by id.
-pub(super) async fn node(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let name = read::named(call, "Missing node name")?;
+pub(super) async fn node(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let name = read::require_name(call, "Missing node name")?;
     let show = |store: &Store| {
-        let found = store.node(name).map(|node| answer::NodeServices {
-            node: answer::Node::new(node, &shared.options.datacenter),
+        let found = store.node(name).map(|node| response::NodeServices {
+            node: response::NodeJson::new(node, &shared.options.datacenter),
             services: node.services.iter().map(|(id, row)| (id.as_str(), row.into())).collect(),
         });
         Reply::json(&found, call)
     };
-    read::blocking(shared, call, Topic::Node(name.to_owned()), show).await
+    read::blocking_read(shared, call, Topic::Node(name.to_owned()), show).await
 }
 
 /// `catalog/node-services/NAME`: a node with its services, as a list.
-pub(super) async fn node_services(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let name = read::named(call, "Missing node name")?;
+pub(super) async fn node_services(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let name = read::require_name(call, "Missing node name")?;
     let show = |store: &Store| {
         let node = store.node(name);
-        let found = answer::NodeServiceList {
-            node: node.map(|node| answer::Node::new(node, &shared.options.datacenter)),
-            services: node.map(|node| node.services.values().map(answer::NodeService::from).collect()),
+        let found = response::NodeServiceList {
+            node: node.map(|node| response::NodeJson::new(node, &shared.options.datacenter)),
+            services: node.map(|node| node.services.values().map(response::NodeService::from).collect()),
         };
         Reply::json(&found, call)
     };
-    read::blocking(shared, call, Topic::Node(name.to_owned()), show).await
+    read::blocking_read(shared, call, Topic::Node(name.to_owned()), show).await
 }
 
 /// `catalog/services`: names, each with all its instances' tags.
-pub(super) async fn services(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
+pub(super) async fn services(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let show = |store: &Store| {
         let mut tags: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for node in store.nodes().filter(|node| read::node_fits(call, node)) {
+        for node in store.nodes().filter(|node| read::matches_node_meta(call, node)) {
             for row in node.services.values() {
-                let service = &row.what;
+                let service = &row.value;
                 tags.entry(&service.name).or_default().extend(service.tags.iter().map(String::as_str));
             }
         }
         Reply::json(&tags, call)
     };
-    read::blocking(shared, call, Topic::Services, show).await
+    read::blocking_read(shared, call, Topic::Services, show).await
 }
 
 /// `catalog/service/NAME`: instances, without their health.
-pub(super) async fn instances(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let name = read::named(call, "Missing service name")?;
+pub(super) async fn instances(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let name = read::require_name(call, "Missing service name")?;
     let datacenter = &shared.options.datacenter;
     let show = |store: &Store| {
         let entries: Vec<_> = store
             .instances(name)
-            .filter(|(node, row)| read::node_fits(call, node) && health::has_tags(call, &row.what))
-            .map(|(node, row)| answer::CatalogEntry::new(node, row, datacenter))
+            .filter(|(node, row)| read::matches_node_meta(call, node) && health::has_tags(call, &row.value))
+            .map(|(node, row)| response::CatalogServiceEntry::new(node, row, datacenter))
             .collect();
         Reply::json(&entries, call)
     };
-    read::blocking(shared, call, Topic::Instances(name.to_owned()), show).await
+    read::blocking_read(shared, call, Topic::Instances(name.to_owned()), show).await
 }
 
 /// `catalog/register`: nodes without an agent.
-pub(super) fn register(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let request::CatalogEntry { node, service, checks } = request::catalog_entry(&call.body)?;
+pub(super) fn register(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let request::CatalogRegistration { node, service, checks } =
+        request::parse_catalog_registration(&call.body)?;
     shared.write(|store, _| {
-        foreign(store, &node.name)?;
+        reject_own_node(store, &node.name)?;
         store.catalog_register(node, service, checks);
         Ok(Reply::json(&true, call))
     })
 }
 
 /// `catalog/deregister`
-pub(super) fn deregister(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    let (node, service, check) = request::catalog_removal(&call.body)?;
+pub(super) fn deregister(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let (node, service, check) = request::parse_catalog_removal(&call.body)?;
     shared.write(|store, _| {
-        foreign(store, &node)?;
+        reject_own_node(store, &node)?;
         store.catalog_deregister(&node, service.as_deref(), check.as_deref());
         Ok(Reply::json(&true, call))
     })
 }
 
 /// Consul lets clients write to an agent's node and undoes it within minutes; here it is refused.
-fn foreign(store: &store::Store, node: &str) -> Result<(), Reply> {
+fn reject_own_node(store: &store::Store, node: &str) -> Result<(), Reply> {
     if node.to_lowercase() != store.own_node().to_lowercase() {
         return Ok(());
     }
-    let Refused(status, text) =
-        Refused::unsupported("takes no catalog writes to its agent's own node: use /v1/agent/ for it");
+    let Refusal(status, text) =
+        Refusal::unsupported("takes no catalog writes to its agent's own node: use /v1/agent/ for it");
     Err(Reply::text(status, &text))
 }
 
 /// `status/leader`
-pub(super) fn leader(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    Ok(Reply::json(&server(shared), call))
+pub(super) fn leader(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    Ok(Reply::json(&server_address(shared), call))
 }
 
 /// `status/peers`
-pub(super) fn peers(shared: &Shared, call: &Call) -> Result<Reply, Reply> {
-    Ok(Reply::json(&[server(shared)], call).status(StatusCode::OK))
+pub(super) fn peers(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    Ok(Reply::json(&[server_address(shared)], call).with_status(StatusCode::OK))
 }
 
-fn server(shared: &Shared) -> String {
+fn server_address(shared: &ServerContext) -> String {
     shared.read(|store| {
         let own = store.node(store.own_node());
-        let ip = own.map_or("127.0.0.1", |node| &node.about.address);
+        let ip = own.map_or("127.0.0.1", |node| &node.info.address);
         if ip.contains(':') { format!("[{ip}]:{SERVER_PORT}") } else { format!("{ip}:{SERVER_PORT}") }
     })
 }

@@ -6,9 +6,9 @@ use percent_encoding::percent_decode_str;
 
 /// The parameters, in order.
 #[derive(Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
+pub(super) struct QueryParams(Vec<(String, String)>);
 
-impl Query {
+impl QueryParams {
     /// `None`: a bad escape.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
@@ -52,10 +52,10 @@ mod tests {
 
     #[test]
     fn parameters_are_decoded_and_kept_in_order() {
-        let query = Query::parse("tag=a&tag=b+c%2F&passing&e=").unwrap();
+        let query = QueryParams::parse("tag=a&tag=b+c%2F&passing&e=").unwrap();
         assert_eq!(query.all("tag").collect::<Vec<_>>(), ["a", "b c/"]);
         assert_eq!(query.first("passing"), Some(""));
         assert!(query.has("e") && !query.has("PASSING"));
-        assert!(Query::parse("a=%zz").is_none() && Query::parse("a=%2").is_none());
+        assert!(QueryParams::parse("a=%zz").is_none() && QueryParams::parse("a=%2").is_none());
     }
 }

@@ -3,12 +3,12 @@
 use http::{HeaderName, StatusCode};
 use tokio::sync::SemaphorePermit;
 
-use super::{Call, reply::Reply};
+use super::{ApiRequest, reply::Reply};
 use crate::{
     blocking,
-    server::Shared,
+    server::ServerContext,
     store::{Node, Store, Topic},
-    wire::duration::{self, Span},
+    wire::duration::{self, GoDuration},
 };
 
 const CONSISTENCY: HeaderName = HeaderName::from_static("x-consul-effective-consistency");
@@ -18,44 +18,49 @@ const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact")
 
 /// A read's parameters, judged.
 #[derive(Debug)]
-struct Parameters {
+struct ReadParams {
     consistency: &'static str,
     index: u64,
-    wait: Option<Span>,
+    wait: Option<GoDuration>,
 }
 
 /// Waits as the call asks, then answers with what `show` makes of the state.
-pub(super) async fn blocking<F>(shared: &Shared, call: &Call, topic: Topic, show: F) -> Result<Reply, Reply>
+pub(super) async fn blocking_read<F>(
+    shared: &ServerContext,
+    call: &ApiRequest,
+    topic: Topic,
+    show: F,
+) -> Result<Reply, Reply>
 where
     F: Fn(&Store) -> Reply,
 {
-    let parameters = Parameters::judge(shared, call)?;
+    let parameters = ReadParams::parse(shared, call)?;
     if !matches!(topic, Topic::Health(_)) {
-        no_filter(call)?;
+        reject_filter(call)?;
     }
     let _place = match parameters.index {
         0 => None,
-        _ => Some(place(shared)?),
+        _ => Some(acquire_blocking_slot(shared)?),
     };
-    let patience = blocking::patience(parameters.wait);
-    let (reply, mark) = blocking::past(shared, &topic, parameters.index, patience, show).await;
+    let patience = blocking::block_time(parameters.wait);
+    let (reply, mark) = blocking::wait_past_index(shared, &topic, parameters.index, patience, show).await;
     Ok(reply
-        .with(CONSISTENCY, parameters.consistency)
-        .with(INDEX, &mark.index.max(1).to_string())
-        .with(KNOWN_LEADER, "true")
-        .with(LAST_CONTACT, "0"))
+        .with_header(CONSISTENCY, parameters.consistency)
+        .with_header(INDEX, &mark.index.max(1).to_string())
+        .with_header(KNOWN_LEADER, "true")
+        .with_header(LAST_CONTACT, "0"))
 }
 
 /// A place among the queries that block.
-pub(super) fn place(shared: &Shared) -> Result<SemaphorePermit<'_>, Reply> {
-    shared.blocked.try_acquire().map_err(|_| {
+pub(super) fn acquire_blocking_slot(shared: &ServerContext) -> Result<SemaphorePermit<'_>, Reply> {
+    shared.blocking_slots.try_acquire().map_err(|_| {
         let text = "The dev registry holds no more blocking queries at a time";
         Reply::text(StatusCode::SERVICE_UNAVAILABLE, text)
     })
 }
 
-impl Parameters {
-    fn judge(shared: &Shared, call: &Call) -> Result<Self, Reply> {
+impl ReadParams {
+    fn parse(shared: &ServerContext, call: &ApiRequest) -> Result<Self, Reply> {
         let bad = |text: &str| Reply::text(StatusCode::BAD_REQUEST, text);
         let query = &call.query;
         let consistency = match (query.has("stale"), query.has("consistent")) {
@@ -74,7 +79,7 @@ impl Parameters {
         {
             return Err(bad(&format!("Invalid max_stale value {max:?}")));
         }
-        let wait = wait(call)?;
+        let wait = parse_wait(call)?;
         let index = match query.first("index") {
             None | Some("") => 0,
             Some(index) => Some(index)
@@ -83,14 +88,14 @@ impl Parameters {
                 .ok_or_else(|| bad("Invalid index"))?,
         };
         if query.first("dc").is_some_and(|dc| !dc.is_empty() && dc != shared.options.datacenter) {
-            return Err(failed(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"));
+            return Err(failed_read(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"));
         }
         Ok(Self { consistency, index, wait })
     }
 }
 
 /// The `wait` parameter.
-pub(super) fn wait(call: &Call) -> Result<Option<Span>, Reply> {
+pub(super) fn parse_wait(call: &ApiRequest) -> Result<Option<GoDuration>, Reply> {
     match call.query.first("wait").filter(|wait| !wait.is_empty()) {
         None => Ok(None),
         Some(wait) => duration::parse(wait)
@@ -100,46 +105,49 @@ pub(super) fn wait(call: &Call) -> Result<Option<Span>, Reply> {
 }
 
 /// Filter expressions are not evaluated: better no answer than an unfiltered one.
-pub(super) fn no_filter(call: &Call) -> Result<(), Reply> {
-    filter(call).map_or(Ok(()), |_| Err(not_evaluated()))
+pub(super) fn reject_filter(call: &ApiRequest) -> Result<(), Reply> {
+    filter_param(call).map_or(Ok(()), |_| Err(unsupported_filter()))
 }
 
 /// The id in the one filter expression that is evaluated, `Service.ID == "ID"`. `None`: there is no filter.
-pub(super) fn wanted_id(call: &Call) -> Result<Option<&str>, Reply> {
-    let Some(filter) = filter(call) else { return Ok(None) };
+pub(super) fn parse_id_filter(call: &ApiRequest) -> Result<Option<&str>, Reply> {
+    let Some(filter) = filter_param(call) else { return Ok(None) };
     let id = || {
         let (selector, value) = filter.split_once("==")?;
         let id = value.trim().strip_prefix('"')?.strip_suffix('"')?;
         (selector.trim() == "Service.ID" && !id.contains(['"', '\\'])).then_some(id)
     };
-    id().map(Some).ok_or_else(not_evaluated)
+    id().map(Some).ok_or_else(unsupported_filter)
 }
 
-fn filter(call: &Call) -> Option<&str> {
+fn filter_param(call: &ApiRequest) -> Option<&str> {
     call.query.first("filter").filter(|filter| !filter.is_empty())
 }
 
-fn not_evaluated() -> Reply {
+fn unsupported_filter() -> Reply {
     let text = "The dev registry evaluates no filter expressions but Service.ID == \"ID\" on health/service";
     Reply::text(StatusCode::NOT_IMPLEMENTED, text)
 }
 
 /// A read that failed inside carries an index that nobody must keep.
-fn failed(status: StatusCode, text: &str) -> Reply {
-    Reply::text(status, text).with(INDEX, "1").with(KNOWN_LEADER, "false").with(LAST_CONTACT, "0")
+fn failed_read(status: StatusCode, text: &str) -> Reply {
+    Reply::text(status, text)
+        .with_header(INDEX, "1")
+        .with_header(KNOWN_LEADER, "false")
+        .with_header(LAST_CONTACT, "0")
 }
 
 /// Whether a node has what `node-meta` parameters ask for.
-pub(super) fn node_fits(call: &Call, node: &Node) -> bool {
+pub(super) fn matches_node_meta(call: &ApiRequest, node: &Node) -> bool {
     call.query.all("node-meta").all(|wanted| {
         let (key, value) = wanted.split_once(':').unwrap_or((wanted, ""));
-        node.about.meta.get(key).is_some_and(|found| found == value)
+        node.info.meta.get(key).is_some_and(|found| found == value)
     })
 }
 
 /// A path that ends where a name should follow.
-pub(super) fn named<'a>(call: &'a Call, missing: &str) -> Result<&'a str, Reply> {
-    match call.rest.as_str() {
+pub(super) fn require_name<'a>(call: &'a ApiRequest, missing: &str) -> Result<&'a str, Reply> {
+    match call.path_rest.as_str() {
         "" => Err(Reply::text(StatusCode::BAD_REQUEST, missing)),
         name => Ok(name),
     }

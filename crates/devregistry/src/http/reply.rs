@@ -5,11 +5,11 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::Call;
-use crate::wire::{self, request::Refused};
+use super::ApiRequest;
+use crate::wire::{self, request::Refusal};
 
 /// What hyper sends.
-pub(crate) type Answer = Response<Full<Bytes>>;
+pub(crate) type HttpResponse = Response<Full<Bytes>>;
 
 /// An answer in the making.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Reply {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
     /// It is a sentence; those name their type last.
-    sentence: bool,
+    is_plain_text: bool,
     body: Bytes,
 }
 
@@ -25,12 +25,12 @@ const VARY: (HeaderName, HeaderValue) = (header::VARY, HeaderValue::from_static(
 
 impl Reply {
     /// JSON, pretty when the call wants it so.
-    pub(super) fn json<T: Serialize>(value: &T, call: &Call) -> Self {
+    pub(super) fn json<T: Serialize>(value: &T, call: &ApiRequest) -> Self {
         match wire::to_json(value, call.query.has("pretty")) {
             Ok(json) => Self {
                 status: StatusCode::OK,
                 headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/json")), VARY],
-                sentence: false,
+                is_plain_text: false,
                 body: json.into(),
             },
             Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -39,7 +39,12 @@ impl Reply {
 
     /// A sentence. No line end, as Consul.
     pub(super) fn text(status: StatusCode, text: &str) -> Self {
-        Self { status, headers: vec![VARY], sentence: true, body: Bytes::copy_from_slice(text.as_bytes()) }
+        Self {
+            status,
+            headers: vec![VARY],
+            is_plain_text: true,
+            body: Bytes::copy_from_slice(text.as_bytes()),
+        }
     }
 
     /// A bare word of `agent/health`.
@@ -47,7 +52,7 @@ impl Reply {
         Self {
             status: StatusCode::OK,
             headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("text/plain")), VARY],
-            sentence: false,
+            is_plain_text: false,
             body: Bytes::copy_from_slice(word.as_bytes()),
         }
     }
@@ -59,7 +64,7 @@ impl Reply {
 
     /// A status and nothing else.
     pub(super) fn bare(status: StatusCode) -> Self {
-        Self { status, headers: Vec::new(), sentence: false, body: Bytes::new() }
+        Self { status, headers: Vec::new(), is_plain_text: false, body: Bytes::new() }
     }
 
     /// What stands at the root.
@@ -73,24 +78,24 @@ impl Reply {
     }
 
     /// The path is another one.
-    pub(super) fn moved(to: &str, method: &Method) -> Self {
+    pub(super) fn moved_to(to: &str, method: &Method) -> Self {
         let mut reply = Self::bare(StatusCode::MOVED_PERMANENTLY);
         let to = percent_encoding::utf8_percent_encode(to, PATH).to_string();
         if *method == Method::GET {
-            reply = reply.with(header::CONTENT_TYPE, "text/html; charset=utf-8");
+            reply = reply.with_header(header::CONTENT_TYPE, "text/html; charset=utf-8");
             reply.body = format!("<a href=\"{to}\">Moved Permanently</a>.\n\n").into();
         }
-        reply.with(header::LOCATION, &to)
+        reply.with_header(header::LOCATION, &to)
     }
 
     /// With another status.
-    pub(super) fn status(mut self, status: StatusCode) -> Self {
+    pub(super) fn with_status(mut self, status: StatusCode) -> Self {
         self.status = status;
         self
     }
 
     /// With one more header; one whose value cannot be written is left out.
-    pub(super) fn with(mut self, name: HeaderName, value: &str) -> Self {
+    pub(super) fn with_header(mut self, name: HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.push((name, value));
         }
@@ -98,7 +103,7 @@ impl Reply {
     }
 
     /// With the methods that the path has.
-    pub(super) fn allowing(mut self, methods: &[&str]) -> Self {
+    pub(super) fn with_allow(mut self, methods: &[&str]) -> Self {
         let allowed = format!("OPTIONS,{}", methods.join(","));
         if let Ok(value) = HeaderValue::from_str(&allowed) {
             self.headers.insert(0, (header::ALLOW, value));
@@ -107,17 +112,17 @@ impl Reply {
     }
 
     /// The connection is closed after it.
-    pub(super) fn closing(self) -> Self {
-        self.with(header::CONNECTION, "close")
+    pub(super) fn with_connection_close(self) -> Self {
+        self.with_header(header::CONNECTION, "close")
     }
 
-    pub(super) fn into_answer(self) -> Answer {
+    pub(super) fn into_response(self) -> HttpResponse {
         let mut answer = Response::new(Full::new(self.body));
         *answer.status_mut() = self.status;
         for (name, value) in self.headers {
             answer.headers_mut().append(name, value);
         }
-        if self.sentence {
+        if self.is_plain_text {
             let kind = HeaderValue::from_static("text/plain; charset=utf-8");
             answer.headers_mut().append(header::CONTENT_TYPE, kind);
         }
@@ -125,8 +130,8 @@ impl Reply {
     }
 }
 
-impl From<Refused> for Reply {
-    fn from(Refused(status, text): Refused) -> Self {
+impl From<Refusal> for Reply {
+    fn from(Refusal(status, text): Refusal) -> Self {
         Self::text(status, &text)
     }
 }

@@ -116,7 +116,7 @@ const PATHS: &[(&str, &[&str], Endpoint)] = &[
 ];
 
 /// The endpoint of a decoded path: the longest that fits.
-pub(super) fn find(path: &str) -> Option<Route<'_>> {
+pub(super) fn find_route(path: &str) -> Option<Route<'_>> {
     if path == "/" {
         return Some(Route { endpoint: Endpoint::Root, methods: &["GET", "HEAD"], rest: "" });
     }
@@ -127,14 +127,14 @@ pub(super) fn find(path: &str) -> Option<Route<'_>> {
 }
 
 /// The path with a `/` at its end, if only that was missing.
-pub(super) fn with_slash(path: &str) -> Option<String> {
+pub(super) fn add_missing_slash(path: &str) -> Option<String> {
     let slashed = format!("{path}/");
     let has = |wanted: &str| PATHS.iter().any(|(known, ..)| *known == wanted);
     (!has(path) && has(&slashed)).then_some(slashed)
 }
 
 /// The path without `//`, `/./` and `/../`, if it has any.
-pub(super) fn cleaned(path: &str) -> Option<String> {
+pub(super) fn clean_path(path: &str) -> Option<String> {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let last = parts.len().saturating_sub(1);
     let odd =
@@ -170,7 +170,7 @@ mod tests {
             ("/v1/agent/version", None),
         ];
         for (path, expected) in cases {
-            assert_eq!(find(path).map(|route| (route.endpoint, route.rest)), expected, "{path}");
+            assert_eq!(find_route(path).map(|route| (route.endpoint, route.rest)), expected, "{path}");
         }
     }
 
@@ -184,7 +184,7 @@ mod tests {
             ("/v1/nope", None),
         ];
         for (path, expected) in cases {
-            assert_eq!(with_slash(path).as_deref(), expected, "{path}");
+            assert_eq!(add_missing_slash(path).as_deref(), expected, "{path}");
         }
     }
 
@@ -199,7 +199,7 @@ mod tests {
             ("/../..", Some("/")),
         ];
         for (path, expected) in cases {
-            assert_eq!(cleaned(path).as_deref(), expected, "{path}");
+            assert_eq!(clean_path(path).as_deref(), expected, "{path}");
         }
     }
 }

@@ -5,9 +5,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::*;
 
 /// Longest wait for anything that must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn registry(options: Options) -> DevRegistry {
+async fn registry(options: DevRegistryOptions) -> DevRegistry {
     DevRegistry::bind(SocketAddr::from(([127, 0, 0, 1], 0)), options).await.unwrap()
 }
 
@@ -21,87 +21,91 @@ async fn send(addr: SocketAddr, method: &str, path: &str, body: &str) -> TcpStre
     stream
 }
 
-async fn answer(mut stream: TcpStream) -> String {
+async fn read_answer(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
     // A reset is an end like another.
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    let _ = timeout(TEST_TIMEOUT, stream.read_to_end(&mut answer)).await.unwrap();
     String::from_utf8(answer).unwrap()
 }
 
-async fn ask(addr: SocketAddr, method: &str, path: &str, body: &str) -> String {
-    answer(send(addr, method, path, body).await).await
+async fn request(addr: SocketAddr, method: &str, path: &str, body: &str) -> String {
+    read_answer(send(addr, method, path, body).await).await
 }
 
 /// Sends a blocking query, and returns when it blocks.
-async fn block(registry: &DevRegistry) -> TcpStream {
+async fn start_blocking_query(registry: &DevRegistry) -> TcpStream {
     let addr = registry.addr();
     let stream = send(addr, "GET", "/v1/health/service/a?index=1000000&wait=5m", "").await;
     let taken = async {
-        while registry.shared.blocked.available_permits() == registry.shared.options.blocked_queries {
+        while registry.shared.blocking_slots.available_permits()
+            == registry.shared.options.max_blocking_queries
+        {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, taken).await.unwrap();
+    timeout(TEST_TIMEOUT, taken).await.unwrap();
     stream
 }
 
 #[tokio::test]
 async fn a_shutdown_answers_blocked_queries_and_ends_every_task() {
-    let registry = registry(Options::default()).await;
+    let registry = registry(DevRegistryOptions::default()).await;
     let addr = registry.addr();
-    let blocked = block(&registry).await;
-    timeout(PATIENCE, registry.shutdown()).await.unwrap();
-    let answer = answer(blocked).await;
+    let blocked = start_blocking_query(&registry).await;
+    timeout(TEST_TIMEOUT, registry.shutdown()).await.unwrap();
+    let answer = read_answer(blocked).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("[]"), "{answer}");
     assert!(TcpStream::connect(addr).await.is_err());
 }
 
 #[tokio::test]
 async fn a_dropped_registry_breaks_off_without_a_word() {
-    let registry = registry(Options::default()).await;
-    let blocked = block(&registry).await;
+    let registry = registry(DevRegistryOptions::default()).await;
+    let blocked = start_blocking_query(&registry).await;
     drop(registry);
-    assert_eq!(answer(blocked).await, "");
+    assert_eq!(read_answer(blocked).await, "");
 }
 
 #[tokio::test]
 async fn a_client_with_too_many_connections_has_the_next_one_closed() {
-    let registry = registry(Options { connections_per_client: 2, ..Options::default() }).await;
+    let registry =
+        registry(DevRegistryOptions { http_max_conns_per_client: 2, ..DevRegistryOptions::default() }).await;
     let addr = registry.addr();
-    let first = block(&registry).await;
+    let first = start_blocking_query(&registry).await;
     let second = TcpStream::connect(addr).await.unwrap();
     let third = TcpStream::connect(addr).await.unwrap();
-    assert_eq!(answer(third).await, "");
+    assert_eq!(read_answer(third).await, "");
     drop(second);
     let again = async {
-        while ask(addr, "GET", "/v1/status/leader", "").await.is_empty() {
+        while request(addr, "GET", "/v1/status/leader", "").await.is_empty() {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, again).await.unwrap();
+    timeout(TEST_TIMEOUT, again).await.unwrap();
     drop(first);
     registry.shutdown().await;
 }
 
 #[tokio::test]
 async fn more_blocking_queries_than_it_holds_are_refused() {
-    let registry = registry(Options { blocked_queries: 1, ..Options::default() }).await;
-    let _first = block(&registry).await;
-    let second = ask(registry.addr(), "GET", "/v1/health/service/a?index=1000000", "").await;
+    let registry =
+        registry(DevRegistryOptions { max_blocking_queries: 1, ..DevRegistryOptions::default() }).await;
+    let _first = start_blocking_query(&registry).await;
+    let second = request(registry.addr(), "GET", "/v1/health/service/a?index=1000000", "").await;
     assert!(second.starts_with("HTTP/1.1 503 "), "{second}");
     registry.shutdown().await;
 }
 
 #[tokio::test]
 async fn what_is_too_large_or_not_there_is_refused_with_a_sentence() {
-    let registry = registry(Options::default()).await;
+    let registry = registry(DevRegistryOptions::default()).await;
     let addr = registry.addr();
-    let large = ask(addr, "PUT", "/v1/agent/service/register", &" ".repeat(512 * 1024 + 1)).await;
+    let large = request(addr, "PUT", "/v1/agent/service/register", &" ".repeat(512 * 1024 + 1)).await;
     assert!(
         large.starts_with("HTTP/1.1 413 ") && large.contains("The dev registry reads bodies of"),
         "{large}"
     );
-    let absent = ask(addr, "GET", "/v1/kv/a", "").await;
+    let absent = request(addr, "GET", "/v1/kv/a", "").await;
     assert!(absent.starts_with("HTTP/1.1 501 "), "{absent}");
     assert!(absent.ends_with("The dev registry has no key-value store"), "{absent}");
     registry.shutdown().await;
@@ -110,17 +114,21 @@ async fn what_is_too_large_or_not_there_is_refused_with_a_sentence() {
 #[tokio::test]
 async fn a_service_that_stays_critical_is_removed_and_its_watchers_hear_of_it() {
     let beat = Duration::from_millis(20);
-    let options = Options { deregister_after_min: beat, reap_tick: beat, ..Options::default() };
+    let options = DevRegistryOptions {
+        check_deregister_interval_min: beat,
+        check_reap_interval: beat,
+        ..DevRegistryOptions::default()
+    };
     let registry = registry(options).await;
     let addr = registry.addr();
     let body = r#"{"Name":"a","Check":{"TTL":"20ms","DeregisterCriticalServiceAfter":"20ms"}}"#;
-    let registered = ask(addr, "PUT", "/v1/agent/service/register", body).await;
+    let registered = request(addr, "PUT", "/v1/agent/service/register", body).await;
     assert!(registered.starts_with("HTTP/1.1 200 "), "{registered}");
     let gone = async {
         let mut index = 1;
         loop {
             let path = format!("/v1/health/service/a?index={index}&wait=5s");
-            let seen = ask(addr, "GET", &path, "").await;
+            let seen = request(addr, "GET", &path, "").await;
             if seen.ends_with("[]") {
                 return;
             }
@@ -128,6 +136,6 @@ async fn a_service_that_stays_critical_is_removed_and_its_watchers_hear_of_it() 
             index = told.unwrap().parse::<u64>().unwrap();
         }
     };
-    timeout(PATIENCE, gone).await.unwrap();
+    timeout(TEST_TIMEOUT, gone).await.unwrap();
     registry.shutdown().await;
 }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Store,
-    model::{Check, Kind, NewCheck, NewService, Probe, Row, Service, Status},
+    model::{Check, CheckKind, NewCheck, NewService, Probe, Row, Service, Status},
 };
 
 /// Longest output of a check that a client reports, bytes.
@@ -26,21 +26,21 @@ pub(super) struct Agent {
     /// Ids of the services that clients registered.
     pub(super) services: BTreeSet<String>,
     /// Its checks, by id. Each has a row in the catalog.
-    pub(super) checks: BTreeMap<String, Held>,
+    pub(super) checks: BTreeMap<String, AgentCheckState>,
     /// Counts the probes ever started, so that a late result of an old one is known.
     generation: u64,
 }
 
 /// What the agent knows of a check beside what the catalog lists.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct AgentCheckState {
     /// The newest output; the catalog's may be older.
     output: String,
     /// The service's tags when the check was registered; the catalog's are the service's newest.
     tags: Vec<String>,
     /// When the catalog is told the newest output at the latest.
-    pub(super) output_due: Option<Instant>,
-    pub(super) source: Source,
+    pub(super) output_sync_due: Option<Instant>,
+    pub(super) source: StatusSource,
     /// Remove the service when critical for this long.
     pub(super) deregister_after: Option<Duration>,
     /// Since when it is critical; counted from the first news of it, not from a registration.
@@ -49,7 +49,7 @@ pub(super) struct Held {
 
 /// Where a check's status comes from.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum StatusSource {
     Ttl {
         ttl: Duration,
         /// When it expires; `None` once it did.
@@ -63,7 +63,7 @@ pub(super) enum Source {
         succeeded: u32,
         failed: u32,
         /// No answer has counted yet: the first success counts at once.
-        fresh: bool,
+        awaits_first_result: bool,
     },
     /// By hand.
     Maintenance,
@@ -71,11 +71,11 @@ pub(super) enum Source {
 
 /// The check cannot be reported on.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NoTtl;
+pub(crate) struct NotTtlCheck;
 
 /// No such service on this agent.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NoService;
+pub(crate) struct UnknownService;
 
 impl Store {
     /// The services that clients registered on the agent, by id.
@@ -85,8 +85,8 @@ impl Store {
 
     /// One of them.
     pub(crate) fn agent_service(&self, id: &str) -> Option<&Service> {
-        let row = self.nodes.get(&self.own)?.services.get(id)?;
-        self.agent.services.contains(id).then_some(&row.what)
+        let row = self.nodes.get(&self.own_node)?.services.get(id)?;
+        self.agent.services.contains(id).then_some(&row.value)
     }
 
     /// The agent's checks, by id, with their newest output.
@@ -103,7 +103,7 @@ impl Store {
         let at = self.next_index();
         let NewService { service, checks } = new;
         self.agent.services.insert(service.id.clone());
-        self.put_service(&self.own.clone(), service.clone(), at);
+        self.put_service(&self.own_node.clone(), service.clone(), at);
 
         let several = checks.len() > 1;
         // By id: of two with the same, the last one counts.
@@ -121,7 +121,7 @@ impl Store {
         }
         let kept: BTreeSet<String> = wanted.keys().cloned().collect();
         for (id, check) in wanted {
-            self.hold(id, check, Some(&service), at, now);
+            self.put_agent_check(id, check, Some(&service), at, now);
         }
         if replace {
             self.remove_other_checks(&service.id, &kept);
@@ -138,7 +138,14 @@ impl Store {
     }
 
     /// Starts a check. One of the same id keeps its status and output, whosever it was.
-    fn hold(&mut self, id: String, new: NewCheck, service: Option<&Service>, at: u64, now: Instant) {
+    fn put_agent_check(
+        &mut self,
+        id: String,
+        new: NewCheck,
+        service: Option<&Service>,
+        at: u64,
+        now: Instant,
+    ) {
         let listed = self.listed_check(&id).cloned();
         let held_output = self.agent.checks.get(&id).map(|held| held.output.clone());
         let check = Check {
@@ -149,28 +156,42 @@ impl Store {
             service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
             service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
             service_tags: service.map(|service| service.tags.clone()).unwrap_or_default(),
-            kind: new.kind.word(),
+            kind: new.kind.label(),
             id: id.clone(),
         };
-        let held = Held {
+        let held = AgentCheckState {
             output: held_output.unwrap_or_default(),
             tags: check.service_tags.clone(),
-            output_due: None,
-            source: self.source(new.kind, new.successes, new.failures, now),
+            output_sync_due: None,
+            source: self.status_source(new.kind, new.successes, new.failures, now),
             deregister_after: new.deregister_after,
             critical_since: None,
         };
         self.agent.checks.insert(id, held);
-        self.put_check(&self.own.clone(), check, at);
+        self.put_check(&self.own_node.clone(), check, at);
     }
 
-    fn source(&mut self, kind: Kind, successes: u32, failures: u32, now: Instant) -> Source {
+    fn status_source(
+        &mut self,
+        kind: CheckKind,
+        successes: u32,
+        failures: u32,
+        now: Instant,
+    ) -> StatusSource {
         match kind {
-            Kind::Ttl(ttl) => Source::Ttl { ttl, expires: now.checked_add(ttl) },
-            Kind::Probe(probe) => {
+            CheckKind::Ttl(ttl) => StatusSource::Ttl { ttl, expires: now.checked_add(ttl) },
+            CheckKind::Probe(probe) => {
                 self.agent.generation += 1;
                 let generation = self.agent.generation;
-                Source::Probe { generation, probe, successes, failures, succeeded: 0, failed: 0, fresh: true }
+                StatusSource::Probe {
+                    generation,
+                    probe,
+                    successes,
+                    failures,
+                    succeeded: 0,
+                    failed: 0,
+                    awaits_first_result: true,
+                }
             }
         }
     }
@@ -180,7 +201,7 @@ impl Store {
         if !self.agent.services.remove(id) {
             return;
         }
-        let own = self.own.clone();
+        let own = self.own_node.clone();
         let at = self.next_index();
         self.remove_service(&own, id, at);
         let with_checks = self.agent_checks().any(|check| check.service_id == id);
@@ -198,14 +219,14 @@ impl Store {
         new: NewCheck,
         service: Option<&str>,
         now: Instant,
-    ) -> Result<(), NoService> {
+    ) -> Result<(), UnknownService> {
         let service = match service {
-            Some(id) => Some(self.agent_service(id).cloned().ok_or(NoService)?),
+            Some(id) => Some(self.agent_service(id).cloned().ok_or(UnknownService)?),
             None => None,
         };
         let id = new.id.clone().unwrap_or_else(|| new.name.clone());
         let at = self.next_index();
-        self.hold(id, new, service.as_ref(), at, now);
+        self.put_agent_check(id, new, service.as_ref(), at, now);
         Ok(())
     }
 
@@ -213,7 +234,7 @@ impl Store {
     pub(crate) fn deregister_check(&mut self, id: &str) {
         if self.agent.checks.remove(id).is_some() {
             let at = self.next_index();
-            self.remove_check(&self.own.clone(), id, at);
+            self.remove_check(&self.own_node.clone(), id, at);
         }
     }
 
@@ -224,20 +245,29 @@ impl Store {
         status: Status,
         output: &str,
         now: Instant,
-    ) -> Result<(), NoTtl> {
-        let Some(Held { source: Source::Ttl { ttl, expires }, .. }) = self.agent.checks.get_mut(id) else {
-            return Err(NoTtl);
+    ) -> Result<(), NotTtlCheck> {
+        let Some(AgentCheckState { source: StatusSource::Ttl { ttl, expires }, .. }) =
+            self.agent.checks.get_mut(id)
+        else {
+            return Err(NotTtlCheck);
         };
         *expires = now.checked_add(*ttl);
-        self.learn(id, status, cut(output), now);
+        self.update_status(id, status, truncate_output(output), now);
         Ok(())
     }
 
     /// A probe of the agent ended. One of an older registration is not heard.
-    pub(crate) fn probed(&mut self, id: &str, of: u64, status: Status, output: String, now: Instant) {
+    pub(crate) fn record_probe(&mut self, id: &str, of: u64, status: Status, output: String, now: Instant) {
         let Some(held) = self.agent.checks.get_mut(id) else { return };
-        let Source::Probe { generation, successes, failures, succeeded, failed, fresh, .. } =
-            &mut held.source
+        let StatusSource::Probe {
+            generation,
+            successes,
+            failures,
+            succeeded,
+            failed,
+            awaits_first_result: fresh,
+            ..
+        } = &mut held.source
         else {
             return;
         };
@@ -253,15 +283,15 @@ impl Store {
         };
         if counts {
             *fresh = false;
-            self.learn(id, status, output, now);
+            self.update_status(id, status, output, now);
         }
     }
 
     /// News of a check: a new status is told to the catalog at once, with the output; a new output
     /// alone later.
-    pub(super) fn learn(&mut self, id: &str, status: Status, output: String, now: Instant) {
+    pub(super) fn update_status(&mut self, id: &str, status: Status, output: String, now: Instant) {
         let Some(mut listed) = self.listed_check(id).cloned() else { return };
-        let sync = self.output_sync;
+        let sync = self.update_interval;
         let Some(held) = self.agent.checks.get_mut(id) else { return };
         held.critical_since = match status {
             Status::Critical => held.critical_since.or(Some(now)),
@@ -269,41 +299,45 @@ impl Store {
         };
         held.output.clone_from(&output);
         if listed.status != status {
-            held.output_due = None;
+            held.output_sync_due = None;
             (listed.status, listed.output) = (status, output);
             let at = self.next_index();
-            self.put_check(&self.own.clone(), listed, at);
+            self.put_check(&self.own_node.clone(), listed, at);
         } else if listed.output == output {
-            held.output_due = None;
+            held.output_sync_due = None;
         } else {
-            held.output_due = held.output_due.or(now.checked_add(sync));
+            held.output_sync_due = held.output_sync_due.or(now.checked_add(sync));
         }
     }
 
     /// Tells the catalog the newest output of a check.
-    pub(super) fn tell_output(&mut self, id: &str) {
+    pub(super) fn sync_output(&mut self, id: &str) {
         let Some(held) = self.agent.checks.get_mut(id) else { return };
-        held.output_due = None;
+        held.output_sync_due = None;
         let output = held.output.clone();
         let Some(listed) = self.listed_check(id).cloned() else { return };
         let at = self.next_index();
-        self.put_check(&self.own.clone(), Check { output, ..listed }, at);
+        self.put_check(&self.own_node.clone(), Check { output, ..listed }, at);
     }
 
     /// Switches a service's maintenance mode; the reason when on.
-    pub(crate) fn maintain_service(&mut self, id: &str, reason: Option<&str>) -> Result<(), NoService> {
-        let service = self.agent_service(id).cloned().ok_or(NoService)?;
+    pub(crate) fn set_service_maintenance(
+        &mut self,
+        id: &str,
+        reason: Option<&str>,
+    ) -> Result<(), UnknownService> {
+        let service = self.agent_service(id).cloned().ok_or(UnknownService)?;
         let check = format!("{SERVICE_MAINTENANCE}{id}");
-        self.maintain(check, "service", Some(&service), reason);
+        self.set_maintenance(check, "service", Some(&service), reason);
         Ok(())
     }
 
     /// Switches the node's maintenance mode; the reason when on.
-    pub(crate) fn maintain_node(&mut self, reason: Option<&str>) {
-        self.maintain(NODE_MAINTENANCE.to_owned(), "node", None, reason);
+    pub(crate) fn set_node_maintenance(&mut self, reason: Option<&str>) {
+        self.set_maintenance(NODE_MAINTENANCE.to_owned(), "node", None, reason);
     }
 
-    fn maintain(&mut self, id: String, what: &str, service: Option<&Service>, reason: Option<&str>) {
+    fn set_maintenance(&mut self, id: String, what: &str, service: Option<&Service>, reason: Option<&str>) {
         let Some(reason) = reason else { return self.deregister_check(&id) };
         // The first reason stays.
         if self.agent.checks.contains_key(&id) {
@@ -325,30 +359,30 @@ impl Store {
             service_tags: service.map(|service| service.tags.clone()).unwrap_or_default(),
             kind: "maintenance",
         };
-        let held = Held {
+        let held = AgentCheckState {
             output: String::new(),
             tags: check.service_tags.clone(),
-            output_due: None,
-            source: Source::Maintenance,
+            output_sync_due: None,
+            source: StatusSource::Maintenance,
             deregister_after: None,
             critical_since: None,
         };
         self.agent.checks.insert(id, held);
         let at = self.next_index();
-        self.put_check(&self.own.clone(), check, at);
+        self.put_check(&self.own_node.clone(), check, at);
     }
 
     /// The probes that should run: id, generation, what to ask.
     pub(crate) fn probes(&self) -> impl Iterator<Item = (&str, u64, &Probe)> {
         self.agent.checks.iter().filter_map(|(id, held)| match &held.source {
-            Source::Probe { generation, probe, .. } => Some((id.as_str(), *generation, probe)),
-            Source::Ttl { .. } | Source::Maintenance => None,
+            StatusSource::Probe { generation, probe, .. } => Some((id.as_str(), *generation, probe)),
+            StatusSource::Ttl { .. } | StatusSource::Maintenance => None,
         })
     }
 
     pub(super) fn listed_check(&self, id: &str) -> Option<&Check> {
-        let row: &Row<Check> = self.nodes.get(&self.own)?.checks.get(id)?;
-        Some(&row.what)
+        let row: &Row<Check> = self.nodes.get(&self.own_node)?.checks.get(id)?;
+        Some(&row.value)
     }
 
     pub(super) fn last_output(&self, id: &str) -> &str {
@@ -357,7 +391,7 @@ impl Store {
 }
 
 /// A reported output, cut as Consul cuts it.
-fn cut(output: &str) -> String {
+fn truncate_output(output: &str) -> String {
     if output.len() <= OUTPUT_MAX {
         return output.to_owned();
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Store,
-    index::{Mark, Topic},
-    model::{Check, Node, NodeAbout, Row, Service},
+    index::{Topic, TopicIndex},
+    model::{Check, Node, NodeInfo, Row, Service},
 };
 
 impl Store {
@@ -17,7 +17,9 @@ impl Store {
 
     /// One node. Names are compared without case.
     pub(crate) fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name).or_else(|| self.nodes.values().find(|node| same(&node.about.name, name)))
+        self.nodes
+            .get(name)
+            .or_else(|| self.nodes.values().find(|node| eq_ignore_case(&node.info.name, name)))
     }
 
     /// The instances of a service, by node and id. Names are compared without case.
@@ -26,27 +28,30 @@ impl Store {
         name: &'a str,
     ) -> impl Iterator<Item = (&'a Node, &'a Row<Service>)> {
         self.nodes.values().flat_map(move |node| {
-            node.services.values().filter(move |row| same(&row.what.name, name)).map(move |row| (node, row))
+            node.services
+                .values()
+                .filter(move |row| eq_ignore_case(&row.value.name, name))
+                .map(move |row| (node, row))
         })
     }
 
     /// Where a topic stands.
-    pub(crate) fn mark(&self, topic: &Topic) -> Mark {
+    pub(crate) fn topic_index(&self, topic: &Topic) -> TopicIndex {
         let tables = &self.tables;
         match topic {
-            Topic::Nodes => Mark { index: tables.nodes, wake: tables.nodes },
+            Topic::Nodes => TopicIndex { index: tables.nodes, wake: tables.nodes },
             Topic::Node(name) => match self.node(name) {
-                Some(node) => Mark {
+                Some(node) => TopicIndex {
                     index: tables.nodes.max(tables.services),
                     wake: node.modify_index.max(node.services_changed),
                 },
-                None => Mark { index: 1, wake: 0 },
+                None => TopicIndex { index: 1, wake: 0 },
             },
-            Topic::Services => Mark { index: tables.services, wake: tables.services },
-            Topic::Instances(name) => tables.service(name, false),
-            Topic::Health(name) => tables.service(name, true),
-            Topic::ChecksOf(name) => tables.checks_of(name),
-            Topic::Checks => Mark { index: tables.checks, wake: tables.checks },
+            Topic::Services => TopicIndex { index: tables.services, wake: tables.services },
+            Topic::Instances(name) => tables.service_index(name, false),
+            Topic::Health(name) => tables.service_index(name, true),
+            Topic::ChecksOf(name) => tables.checks_index(name),
+            Topic::Checks => TopicIndex { index: tables.checks, wake: tables.checks },
         }
     }
 
@@ -56,22 +61,22 @@ impl Store {
         self.index
     }
 
-    pub(super) fn put_node(&mut self, about: NodeAbout, at: u64) {
+    pub(super) fn put_node(&mut self, about: NodeInfo, at: u64) {
         let node = self.nodes.entry(about.name.clone()).or_insert_with(|| Node {
-            about: about.clone(),
+            info: about.clone(),
             create_index: at,
             modify_index: 0,
             services_changed: 0,
             services: BTreeMap::new(),
             checks: BTreeMap::new(),
         });
-        if node.modify_index != 0 && node.about == about {
+        if node.modify_index != 0 && node.info == about {
             return;
         }
-        node.about = about;
+        node.info = about;
         node.modify_index = at;
         self.tables.nodes = at;
-        let names: Vec<String> = node.services.values().map(|row| row.what.name.clone()).collect();
+        let names: Vec<String> = node.services.values().map(|row| row.value.name.clone()).collect();
         names.iter().for_each(|name| self.tables.instance_changed(name, at));
     }
 
@@ -79,13 +84,13 @@ impl Store {
         let Some(node) = self.nodes.get_mut(node) else { return };
         let (id, name) = (service.id.clone(), service.name.clone());
         let old = node.services.get(&id);
-        if old.is_some_and(|row| row.what == service) {
+        if old.is_some_and(|row| row.value == service) {
             return;
         }
         let create_index = old.map_or(at, |row| row.create_index);
-        let renamed = old.map(|row| row.what.name.clone()).filter(|old| !same(old, &name));
-        for row in node.checks.values_mut().filter(|row| row.what.service_id == id) {
-            let check = &mut row.what;
+        let renamed = old.map(|row| row.value.name.clone()).filter(|old| !eq_ignore_case(old, &name));
+        for row in node.checks.values_mut().filter(|row| row.value.service_id == id) {
+            let check = &mut row.value;
             if (&check.service_name, &check.service_tags) != (&service.name, &service.tags) {
                 check.service_name.clone_from(&service.name);
                 check.service_tags.clone_from(&service.tags);
@@ -93,12 +98,12 @@ impl Store {
                 self.tables.check_changed(&name, at);
             }
         }
-        node.services.insert(id, Row { what: service, create_index, modify_index: at });
+        node.services.insert(id, Row { value: service, create_index, modify_index: at });
         node.services_changed = at;
         self.tables.instance_changed(&name, at);
         if let Some(old) = renamed {
             let last = self.instances(&old).next().is_none();
-            self.tables.instance_gone(&old, last, at);
+            self.tables.instance_removed(&old, last, at);
         }
     }
 
@@ -106,21 +111,21 @@ impl Store {
         let Some(node) = self.nodes.get_mut(node) else { return };
         let Some(row) = node.services.remove(id) else { return };
         node.services_changed = at;
-        let name = row.what.name;
+        let name = row.value.name;
         let last = self.instances(&name).next().is_none();
-        self.tables.instance_gone(&name, last, at);
+        self.tables.instance_removed(&name, last, at);
     }
 
     pub(super) fn put_check(&mut self, node: &str, check: Check, at: u64) {
         let Some(node) = self.nodes.get_mut(node) else { return };
         let old = node.checks.get(&check.id);
-        if old.is_some_and(|row| row.what == check) {
+        if old.is_some_and(|row| row.value == check) {
             return;
         }
-        let old_service = old.map(|row| row.what.service_name.clone());
+        let old_service = old.map(|row| row.value.service_name.clone());
         let create_index = old.map_or(at, |row| row.create_index);
-        let (name, service) = (node.about.name.clone(), check.service_name.clone());
-        node.checks.insert(check.id.clone(), Row { what: check, create_index, modify_index: at });
+        let (name, service) = (node.info.name.clone(), check.service_name.clone());
+        node.checks.insert(check.id.clone(), Row { value: check, create_index, modify_index: at });
         self.check_changed(&name, &service, at);
         if let Some(old) = old_service.filter(|old| *old != service) {
             self.check_changed(&name, &old, at);
@@ -130,7 +135,7 @@ impl Store {
     pub(super) fn remove_check(&mut self, node: &str, id: &str, at: u64) {
         let Some(listed) = self.nodes.get_mut(node) else { return };
         let Some(row) = listed.checks.remove(id) else { return };
-        self.check_changed(node, &row.what.service_name, at);
+        self.check_changed(node, &row.value.service_name, at);
     }
 
     /// A check of `service` on `node` changed; with no service, every service of the node has.
@@ -140,18 +145,13 @@ impl Store {
             self.tables.health_changed(service, at);
         } else if let Some(node) = self.nodes.get(node) {
             for row in node.services.values() {
-                self.tables.health_changed(&row.what.name, at);
+                self.tables.health_changed(&row.value.name, at);
             }
         }
     }
 
     /// What a client describes about a node that runs no agent.
-    pub(crate) fn catalog_register(
-        &mut self,
-        about: NodeAbout,
-        service: Option<Service>,
-        checks: Vec<Check>,
-    ) {
+    pub(crate) fn catalog_register(&mut self, about: NodeInfo, service: Option<Service>, checks: Vec<Check>) {
         let at = self.next_index();
         let node = about.name.clone();
         self.put_node(about, at);
@@ -160,8 +160,8 @@ impl Store {
         }
         for mut check in checks {
             if let Some(row) = self.nodes.get(&node).and_then(|node| node.services.get(&check.service_id)) {
-                check.service_name = row.what.name.clone();
-                check.service_tags = row.what.tags.clone();
+                check.service_name = row.value.name.clone();
+                check.service_tags = row.value.tags.clone();
             }
             self.put_check(&node, check, at);
         }
@@ -195,8 +195,8 @@ impl Store {
         let ids: Vec<String> = listed
             .checks
             .values()
-            .filter(|row| row.what.service_id == service)
-            .map(|row| row.what.id.clone())
+            .filter(|row| row.value.service_id == service)
+            .map(|row| row.value.id.clone())
             .collect();
         ids.iter().for_each(|id| self.remove_check(node, id, at));
         ids
@@ -204,6 +204,6 @@ impl Store {
 }
 
 /// Consul compares names without case.
-fn same(a: &str, b: &str) -> bool {
+fn eq_ignore_case(a: &str, b: &str) -> bool {
     a == b || a.to_lowercase() == b.to_lowercase()
 }

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Store, agent::Source, model::Status};
+use super::{Store, agent::StatusSource, model::Status};
 
 impl Store {
     /// When [`Store::tick`] has something to do next, if nothing else happens before.
@@ -11,10 +11,10 @@ impl Store {
         let checks = self.agent.checks.values();
         let own = checks.flat_map(|held| {
             let expires = match held.source {
-                Source::Ttl { expires, .. } => expires,
-                Source::Probe { .. } | Source::Maintenance => None,
+                StatusSource::Ttl { expires, .. } => expires,
+                StatusSource::Probe { .. } | StatusSource::Maintenance => None,
             };
-            [expires, held.output_due]
+            [expires, held.output_sync_due]
         });
         let reaping = self.agent.checks.values().any(|held| held.deregister_after.is_some());
         own.chain([reaping.then_some(self.next_reap)]).flatten().min()
@@ -22,15 +22,15 @@ impl Store {
 
     /// Does what is due.
     pub(crate) fn tick(&mut self, now: Instant) {
-        self.expire(now);
-        self.tell_due_outputs(now);
-        self.reap(now);
+        self.expire_ttls(now);
+        self.sync_due_outputs(now);
+        self.reap_critical_services(now);
     }
 
-    fn expire(&mut self, now: Instant) {
+    fn expire_ttls(&mut self, now: Instant) {
         let mut due = Vec::new();
         for (id, held) in &mut self.agent.checks {
-            if let Source::Ttl { expires, .. } = &mut held.source
+            if let StatusSource::Ttl { expires, .. } = &mut held.source
                 && expires.is_some_and(|expires| expires <= now)
             {
                 *expires = None;
@@ -42,26 +42,26 @@ impl Store {
                 "" => "TTL expired".to_owned(),
                 last => format!("TTL expired (last output before timeout follows): {last}"),
             };
-            self.learn(&id, Status::Critical, output, now);
+            self.update_status(&id, Status::Critical, output, now);
         }
     }
 
-    fn tell_due_outputs(&mut self, now: Instant) {
+    fn sync_due_outputs(&mut self, now: Instant) {
         let checks = self.agent.checks.iter();
         let due: Vec<String> = checks
-            .filter(|(_, held)| held.output_due.is_some_and(|due| due <= now))
+            .filter(|(_, held)| held.output_sync_due.is_some_and(|due| due <= now))
             .map(|(id, _)| id.clone())
             .collect();
-        due.iter().for_each(|id| self.tell_output(id));
+        due.iter().for_each(|id| self.sync_output(id));
     }
 
     /// Removes services with a check that was critical for too long, on every round of a fixed beat.
-    fn reap(&mut self, now: Instant) {
+    fn reap_critical_services(&mut self, now: Instant) {
         if now < self.next_reap {
             return;
         }
         while self.next_reap <= now {
-            self.next_reap += self.reap_tick;
+            self.next_reap += self.reap_interval;
         }
         let least = self.deregister_after_min;
         let overdue = |id: &String| {

@@ -9,23 +9,23 @@ use std::collections::BTreeMap;
 
 /// When each kind of row last changed. Indexes only grow.
 #[derive(Debug, Default)]
-pub(super) struct Tables {
+pub(super) struct TableIndexes {
     pub(super) nodes: u64,
     pub(super) services: u64,
     pub(super) checks: u64,
     /// When a service last lost its last instance.
-    extinction: Option<u64>,
+    last_extinction: Option<u64>,
     /// By lower-case name, when a check of the service last changed.
     checks_of: BTreeMap<String, u64>,
     /// By lower-case name, of services with at least one instance.
-    by_service: BTreeMap<String, Changed>,
+    by_service: BTreeMap<String, ServiceIndexes>,
 }
 
 /// When a service last changed.
 #[derive(Debug, Clone, Copy, Default)]
-struct Changed {
+struct ServiceIndexes {
     /// In any way, the health of its instances included.
-    at_all: u64,
+    with_health: u64,
     /// Its instances themselves.
     instances: u64,
 }
@@ -51,33 +51,33 @@ pub(crate) enum Topic {
 
 /// Where a topic stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct TopicIndex {
     /// What the answer's header says.
     pub(crate) index: u64,
     /// A blocked query looks again when this has changed.
     pub(crate) wake: u64,
 }
 
-impl Tables {
+impl TableIndexes {
     /// An instance of `name` came or changed.
     pub(super) fn instance_changed(&mut self, name: &str, at: u64) {
         self.services = at;
-        self.by_service.insert(name.to_lowercase(), Changed { at_all: at, instances: at });
+        self.by_service.insert(name.to_lowercase(), ServiceIndexes { with_health: at, instances: at });
     }
 
     /// An instance of `name` went; `last`: it was the last one.
-    pub(super) fn instance_gone(&mut self, name: &str, last: bool, at: u64) {
+    pub(super) fn instance_removed(&mut self, name: &str, last: bool, at: u64) {
         self.instance_changed(name, at);
         if last {
             self.by_service.remove(&name.to_lowercase());
-            self.extinction = Some(at);
+            self.last_extinction = Some(at);
         }
     }
 
     /// The health of an instance of `name` changed.
     pub(super) fn health_changed(&mut self, name: &str, at: u64) {
         if let Some(changed) = self.by_service.get_mut(&name.to_lowercase()) {
-            changed.at_all = at;
+            changed.with_health = at;
         }
     }
 
@@ -90,20 +90,21 @@ impl Tables {
     }
 
     /// Where `health/checks` of a service stands: the index is everybody's, the wake its own.
-    pub(super) fn checks_of(&self, name: &str) -> Mark {
-        Mark { index: self.checks, wake: self.checks_of.get(name).copied().unwrap_or_default() }
+    pub(super) fn checks_index(&self, name: &str) -> TopicIndex {
+        TopicIndex { index: self.checks, wake: self.checks_of.get(name).copied().unwrap_or_default() }
     }
 
     /// Where `catalog/service` (or, with `health`, `health/service`) of `name` stands.
-    pub(super) fn service(&self, name: &str, health: bool) -> Mark {
-        match (self.by_service.get(&name.to_lowercase()), self.extinction) {
-            (Some(changed), _) => {
-                Mark { index: changed.at_all, wake: if health { changed.at_all } else { changed.instances } }
-            }
-            (None, Some(extinction)) => Mark { index: extinction, wake: extinction },
+    pub(super) fn service_index(&self, name: &str, health: bool) -> TopicIndex {
+        match (self.by_service.get(&name.to_lowercase()), self.last_extinction) {
+            (Some(changed), _) => TopicIndex {
+                index: changed.with_health,
+                wake: if health { changed.with_health } else { changed.instances },
+            },
+            (None, Some(extinction)) => TopicIndex { index: extinction, wake: extinction },
             (None, None) => {
                 let rows = self.nodes.max(self.services);
-                Mark { index: if health { rows.max(self.checks) } else { rows }, wake: self.services }
+                TopicIndex { index: if health { rows.max(self.checks) } else { rows }, wake: self.services }
             }
         }
     }

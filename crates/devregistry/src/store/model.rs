@@ -12,7 +12,7 @@ pub(crate) enum Status {
 
 impl Status {
     /// The word on the wire.
-    pub(crate) fn word(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Passing => "passing",
             Self::Warning => "warning",
@@ -22,14 +22,14 @@ impl Status {
 
     /// The status that a client named.
     pub(crate) fn parse(word: &str) -> Option<Self> {
-        [Self::Passing, Self::Warning, Self::Critical].into_iter().find(|status| status.word() == word)
+        [Self::Passing, Self::Warning, Self::Critical].into_iter().find(|status| status.label() == word)
     }
 }
 
 /// A row of the catalog: what it says, and when it was made and last changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row<T> {
-    pub(crate) what: T,
+    pub(crate) value: T,
     pub(crate) create_index: u64,
     pub(crate) modify_index: u64,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Row<T> {
 /// A machine with an agent, or one that a client described.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
-    pub(crate) about: NodeAbout,
+    pub(crate) info: NodeInfo,
     pub(crate) create_index: u64,
     pub(crate) modify_index: u64,
     /// When a service of this node last came, went or changed.
@@ -48,7 +48,7 @@ pub(crate) struct Node {
 
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NodeAbout {
+pub(crate) struct NodeInfo {
     /// A UUID; empty for one that a client described.
     pub(crate) id: String,
     pub(crate) name: String,
@@ -119,7 +119,7 @@ pub(crate) struct NewCheck {
     pub(crate) notes: String,
     /// Absent: critical.
     pub(crate) status: Option<Status>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: CheckKind,
     /// Successes in a row that a failed probe needs to pass again.
     pub(crate) successes: u32,
     /// Failures in a row that a passing probe needs to be critical.
@@ -130,19 +130,19 @@ pub(crate) struct NewCheck {
 
 /// Who finds out the status.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum CheckKind {
     /// The client tells, at least this often.
     Ttl(Duration),
     /// The agent asks.
     Probe(Probe),
 }
 
-impl Kind {
-    pub(crate) fn word(&self) -> &'static str {
+impl CheckKind {
+    pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Ttl(_) => "ttl",
-            Self::Probe(Probe { target: Target::Http { .. }, .. }) => "http",
-            Self::Probe(Probe { target: Target::Tcp(_), .. }) => "tcp",
+            Self::Probe(Probe { target: ProbeTarget::Http { .. }, .. }) => "http",
+            Self::Probe(Probe { target: ProbeTarget::Tcp(_), .. }) => "tcp",
         }
     }
 }
@@ -150,7 +150,7 @@ impl Kind {
 /// A question that the agent asks again and again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Probe {
-    pub(crate) target: Target,
+    pub(crate) target: ProbeTarget,
     /// Pause between two.
     pub(crate) interval: Duration,
     /// Longest wait for an answer.
@@ -161,7 +161,7 @@ pub(crate) struct Probe {
 
 /// Whom a probe asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
+pub(crate) enum ProbeTarget {
     Http { url: String, method: String, headers: Vec<(String, String)>, body: String },
     Tcp(String),
 }

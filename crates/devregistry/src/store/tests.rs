@@ -8,17 +8,17 @@ use std::{
 
 use proptest::{collection::vec, prelude::*};
 
-use super::{index::Mark, *};
+use super::{index::TopicIndex, *};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The only clock here: a moment to count from.
-fn start() -> Instant {
+fn start_time() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
 fn store(now: Instant) -> Store {
-    Store::new(&Options::default(), SocketAddr::from(([127, 0, 0, 1], 8500)), now)
+    Store::new(&DevRegistryOptions::default(), SocketAddr::from(([127, 0, 0, 1], 8500)), now)
 }
 
 fn service(name: &str, id: &str, port: i64) -> Service {
@@ -35,13 +35,13 @@ fn service(name: &str, id: &str, port: i64) -> Service {
     }
 }
 
-fn ttl(ttl: Duration, status: Option<Status>, deregister_after: Option<Duration>) -> NewCheck {
+fn ttl_check(ttl: Duration, status: Option<Status>, deregister_after: Option<Duration>) -> NewCheck {
     NewCheck {
         id: None,
         name: String::new(),
         notes: String::new(),
         status,
-        kind: Kind::Ttl(ttl),
+        kind: CheckKind::Ttl(ttl),
         successes: 0,
         failures: 0,
         deregister_after,
@@ -59,7 +59,7 @@ fn status(store: &Store, check: &str) -> Option<Status> {
 /// One thing that may happen. Ids are never moved to another service: see
 /// `a_service_renamed_wakes_the_watchers_of_both_names`.
 #[derive(Debug, Clone)]
-enum Command {
+enum StoreCommand {
     Register { name: &'static str, nth: u8, port: u8, check: bool, replace: bool },
     Deregister { name: &'static str, nth: u8 },
     Report { name: &'static str, nth: u8, status: Status, output: &'static str },
@@ -67,59 +67,59 @@ enum Command {
     MaintainNode { on: bool },
     NodeCheck { on: bool },
     Wait { seconds: u8 },
-    Elsewhere { name: &'static str, port: u8, on: bool },
+    OtherNode { name: &'static str, port: u8, on: bool },
 }
 
-fn name() -> impl Strategy<Value = &'static str> {
+fn any_name() -> impl Strategy<Value = &'static str> {
     prop_oneof![Just("a"), Just("b"), Just("c")]
 }
 
-fn command() -> impl Strategy<Value = Command> {
+fn any_command() -> impl Strategy<Value = StoreCommand> {
     let status = prop_oneof![Just(Status::Passing), Just(Status::Warning), Just(Status::Critical)];
     prop_oneof![
-        4 => (name(), 0..2_u8, 0..3_u8, any::<bool>(), any::<bool>()).prop_map(
-            |(name, nth, port, check, replace)| Command::Register { name, nth, port, check, replace }
+        4 => (any_name(), 0..2_u8, 0..3_u8, any::<bool>(), any::<bool>()).prop_map(
+            |(name, nth, port, check, replace)| StoreCommand::Register { name, nth, port, check, replace }
         ),
-        2 => (name(), 0..2_u8).prop_map(|(name, nth)| Command::Deregister { name, nth }),
-        4 => (name(), 0..2_u8, status, prop_oneof![Just(""), Just("note")]).prop_map(
-            |(name, nth, status, output)| Command::Report { name, nth, status, output }
+        2 => (any_name(), 0..2_u8).prop_map(|(name, nth)| StoreCommand::Deregister { name, nth }),
+        4 => (any_name(), 0..2_u8, status, prop_oneof![Just(""), Just("note")]).prop_map(
+            |(name, nth, status, output)| StoreCommand::Report { name, nth, status, output }
         ),
-        1 => (name(), 0..2_u8, any::<bool>())
-            .prop_map(|(name, nth, on)| Command::MaintainService { name, nth, on }),
-        1 => any::<bool>().prop_map(|on| Command::MaintainNode { on }),
-        1 => any::<bool>().prop_map(|on| Command::NodeCheck { on }),
-        2 => (0..200_u8).prop_map(|seconds| Command::Wait { seconds }),
-        1 => (name(), 0..3_u8, any::<bool>()).prop_map(|(name, port, on)| Command::Elsewhere { name, port, on }),
+        1 => (any_name(), 0..2_u8, any::<bool>())
+            .prop_map(|(name, nth, on)| StoreCommand::MaintainService { name, nth, on }),
+        1 => any::<bool>().prop_map(|on| StoreCommand::MaintainNode { on }),
+        1 => any::<bool>().prop_map(|on| StoreCommand::NodeCheck { on }),
+        2 => (0..200_u8).prop_map(|seconds| StoreCommand::Wait { seconds }),
+        1 => (any_name(), 0..3_u8, any::<bool>()).prop_map(|(name, port, on)| StoreCommand::OtherNode { name, port, on }),
     ]
 }
 
-fn apply(store: &mut Store, command: &Command, now: &mut Instant) {
+fn apply(store: &mut Store, command: &StoreCommand, now: &mut Instant) {
     let id = |name: &str, nth: u8| format!("{name}-{nth}");
     match *command {
-        Command::Register { name, nth, port, check, replace } => {
-            let check = check.then(|| ttl(20 * SECOND, None, Some(60 * SECOND)));
+        StoreCommand::Register { name, nth, port, check, replace } => {
+            let check = check.then(|| ttl_check(20 * SECOND, None, Some(60 * SECOND)));
             let new = registration(name, &id(name, nth), port.into(), check.into_iter().collect());
             store.register(new, replace, *now);
         }
-        Command::Deregister { name, nth } => store.deregister(&id(name, nth)),
-        Command::Report { name, nth, status, output } => {
+        StoreCommand::Deregister { name, nth } => store.deregister(&id(name, nth)),
+        StoreCommand::Report { name, nth, status, output } => {
             let _ = store.report(&format!("service:{}", id(name, nth)), status, output, *now);
         }
-        Command::MaintainService { name, nth, on } => {
-            let _ = store.maintain_service(&id(name, nth), on.then_some("why"));
+        StoreCommand::MaintainService { name, nth, on } => {
+            let _ = store.set_service_maintenance(&id(name, nth), on.then_some("why"));
         }
-        Command::MaintainNode { on } => store.maintain_node(on.then_some("why")),
-        Command::NodeCheck { on: true } => {
-            let check = NewCheck { name: "mem".to_owned(), ..ttl(20 * SECOND, None, None) };
+        StoreCommand::MaintainNode { on } => store.set_node_maintenance(on.then_some("why")),
+        StoreCommand::NodeCheck { on: true } => {
+            let check = NewCheck { name: "mem".to_owned(), ..ttl_check(20 * SECOND, None, None) };
             store.register_check(check, None, *now).unwrap();
         }
-        Command::NodeCheck { on: false } => store.deregister_check("mem"),
-        Command::Wait { seconds } => {
+        StoreCommand::NodeCheck { on: false } => store.deregister_check("mem"),
+        StoreCommand::Wait { seconds } => {
             *now += Duration::from_secs(seconds.into());
             store.tick(*now);
         }
-        Command::Elsewhere { name, port, on: true } => {
-            let about = NodeAbout {
+        StoreCommand::OtherNode { name, port, on: true } => {
+            let about = NodeInfo {
                 id: String::new(),
                 name: "elsewhere".to_owned(),
                 address: "127.0.0.9".to_owned(),
@@ -128,18 +128,18 @@ fn apply(store: &mut Store, command: &Command, now: &mut Instant) {
             };
             store.catalog_register(about, Some(service(name, &id(name, 9), port.into())), Vec::new());
         }
-        Command::Elsewhere { name, on: false, .. } => {
+        StoreCommand::OtherNode { name, on: false, .. } => {
             store.catalog_deregister("elsewhere", Some(&id(name, 9)), None);
         }
     }
 }
 
 /// What a watcher of a service sees: its instances, and each one's checks.
-fn view(store: &Store, name: &str) -> Vec<(Service, Vec<Check>)> {
+fn watcher_view(store: &Store, name: &str) -> Vec<(Service, Vec<Check>)> {
     let seen = store.instances(name).map(|(node, row)| {
-        let of = |check: &&Row<Check>| ["", &row.what.id].contains(&check.what.service_id.as_str());
-        let checks = node.checks.values().filter(of).map(|row| row.what.clone()).collect();
-        (row.what.clone(), checks)
+        let of = |check: &&Row<Check>| ["", &row.value.id].contains(&check.value.service_id.as_str());
+        let checks = node.checks.values().filter(of).map(|row| row.value.clone()).collect();
+        (row.value.clone(), checks)
     });
     seen.collect()
 }
@@ -154,14 +154,14 @@ fn topics() -> Vec<Topic> {
 
 proptest! {
     #[test]
-    fn no_index_ever_decreases(commands in vec(command(), 1..60)) {
-        let mut now = start();
+    fn no_index_ever_decreases(commands in vec(any_command(), 1..60)) {
+        let mut now = start_time();
         let mut store = store(now);
         for command in &commands {
-            let before: Vec<Mark> = topics().iter().map(|topic| store.mark(topic)).collect();
+            let before: Vec<TopicIndex> = topics().iter().map(|topic| store.topic_index(topic)).collect();
             apply(&mut store, command, &mut now);
             for (topic, before) in topics().iter().zip(before) {
-                let after = store.mark(topic);
+                let after = store.topic_index(topic);
                 prop_assert!(after.index >= before.index, "{topic:?} after {command:?}: {before:?} {after:?}");
                 prop_assert!(after.wake >= before.wake, "{topic:?} after {command:?}: {before:?} {after:?}");
             }
@@ -171,12 +171,12 @@ proptest! {
     /// For names with instances before or after: names without share an index, and may wake for
     /// nothing.
     #[test]
-    fn a_watcher_is_woken_when_what_it_sees_changed_and_only_then(commands in vec(command(), 1..60)) {
-        let mut now = start();
+    fn a_watcher_is_woken_when_what_it_sees_changed_and_only_then(commands in vec(any_command(), 1..60)) {
+        let mut now = start_time();
         let mut store = store(now);
         for command in &commands {
             let look = |store: &Store| ["a", "b", "c"].map(|name| {
-                (name, view(store, name), store.mark(&Topic::Health(name.to_owned())))
+                (name, watcher_view(store, name), store.topic_index(&Topic::Health(name.to_owned())))
             });
             let before = look(&store);
             apply(&mut store, command, &mut now);
@@ -193,9 +193,9 @@ proptest! {
     #[test]
     fn a_ttl_expires_at_its_end_and_not_before(ttl_ms in 1..100_000_u64, renewed_ms in 0..100_000_u64) {
         let (ttl_of, renewed) = (Duration::from_millis(ttl_ms), Duration::from_millis(renewed_ms % ttl_ms));
-        let begin = start();
+        let begin = start_time();
         let mut store = store(begin);
-        store.register(registration("a", "a", 1, vec![ttl(ttl_of, Some(Status::Passing), None)]), false, begin);
+        store.register(registration("a", "a", 1, vec![ttl_check(ttl_of, Some(Status::Passing), None)]), false, begin);
         store.report("service:a", Status::Passing, "well", begin + renewed).unwrap();
         let end = begin + renewed + ttl_of;
         prop_assert_eq!(store.next_tick(), Some(end));
@@ -213,9 +213,9 @@ proptest! {
     fn a_critical_service_goes_after_its_time_within_one_beat(
         after_s in 1..300_u64, failed_s in 0..100_u64,
     ) {
-        let begin = start();
+        let begin = start_time();
         let mut store = store(begin);
-        let check = ttl(1000 * SECOND, Some(Status::Passing), Some(Duration::from_secs(after_s)));
+        let check = ttl_check(1000 * SECOND, Some(Status::Passing), Some(Duration::from_secs(after_s)));
         store.register(registration("a", "a", 1, vec![check]), false, begin);
         let failed = begin + Duration::from_secs(failed_s);
         store.report("service:a", Status::Critical, "", failed).unwrap();
@@ -239,25 +239,25 @@ proptest! {
 
 #[test]
 fn a_service_renamed_wakes_the_watchers_of_both_names() {
-    let now = start();
+    let now = start_time();
     let mut store = store(now);
     store.register(registration("old", "x", 1, Vec::new()), false, now);
     let (old, new) = (Topic::Health("old".to_owned()), Topic::Health("new".to_owned()));
-    let before = [store.mark(&old), store.mark(&new)];
+    let before = [store.topic_index(&old), store.topic_index(&new)];
     store.register(registration("new", "x", 1, Vec::new()), false, now);
-    let after = [store.mark(&old), store.mark(&new)];
+    let after = [store.topic_index(&old), store.topic_index(&new)];
     assert!(
         before.iter().zip(after).all(|(before, after)| after.index > before.index),
         "{before:?} {after:?}"
     );
-    assert_eq!(view(&store, "old"), []);
+    assert_eq!(watcher_view(&store, "old"), []);
 }
 
 #[test]
 fn a_check_registered_critical_is_not_counted_critical_before_the_first_news() {
-    let now = start();
+    let now = start_time();
     let mut store = store(now);
-    let check = ttl(600 * SECOND, None, Some(60 * SECOND));
+    let check = ttl_check(600 * SECOND, None, Some(60 * SECOND));
     store.register(registration("a", "a", 1, vec![check.clone()]), false, now);
     store.tick(now + 300 * SECOND);
     assert!(store.agent_service("a").is_some());
@@ -270,9 +270,9 @@ fn a_check_registered_critical_is_not_counted_critical_before_the_first_news() {
 
 #[test]
 fn registering_again_keeps_status_and_output_and_restarts_the_ttl() {
-    let now = start();
+    let now = start_time();
     let mut store = store(now);
-    let check = ttl(3 * SECOND, Some(Status::Critical), None);
+    let check = ttl_check(3 * SECOND, Some(Status::Critical), None);
     store.register(registration("a", "a", 1, vec![check.clone()]), false, now);
     store.report("service:a", Status::Passing, "well", now).unwrap();
     store.register(registration("a", "a", 2, vec![check]), false, now + 2 * SECOND);
@@ -283,11 +283,12 @@ fn registering_again_keeps_status_and_output_and_restarts_the_ttl() {
 
 #[test]
 fn an_output_alone_reaches_the_catalog_late_and_a_status_takes_it_along() {
-    let now = start();
+    let now = start_time();
     let mut store = store(now);
-    let check = ttl(1000 * SECOND, Some(Status::Passing), None);
+    let check = ttl_check(1000 * SECOND, Some(Status::Passing), None);
     store.register(registration("a", "a", 1, vec![check]), false, now);
-    let listed = |store: &Store| view(store, "a")[0].1.iter().find(|check| check.id == "service:a").cloned();
+    let listed =
+        |store: &Store| watcher_view(store, "a")[0].1.iter().find(|check| check.id == "service:a").cloned();
     let output = |store: &Store| listed(store).map(|check| check.output).unwrap_or_default();
 
     store.report("service:a", Status::Passing, "one", now).unwrap();
@@ -301,15 +302,20 @@ fn an_output_alone_reaches_the_catalog_late_and_a_status_takes_it_along() {
 
 #[test]
 fn a_probe_needs_as_many_answers_in_a_row_as_it_was_told() {
-    let now = start();
+    let now = start_time();
     let mut store = store(now);
     let probe = Probe {
-        target: Target::Tcp("127.0.0.1:1".to_owned()),
+        target: ProbeTarget::Tcp("127.0.0.1:1".to_owned()),
         interval: SECOND,
         timeout: SECOND,
         output_max: 10,
     };
-    let check = NewCheck { kind: Kind::Probe(probe), successes: 2, failures: 2, ..ttl(SECOND, None, None) };
+    let check = NewCheck {
+        kind: CheckKind::Probe(probe),
+        successes: 2,
+        failures: 2,
+        ..ttl_check(SECOND, None, None)
+    };
     store.register(registration("a", "a", 1, vec![check]), false, now);
     let generation = store.probes().next().unwrap().1;
     use Status::{Critical, Passing, Warning};
@@ -323,19 +329,19 @@ fn a_probe_needs_as_many_answers_in_a_row_as_it_was_told() {
         (Passing, Passing),
     ];
     for (nth, (answer, expected)) in answers.into_iter().enumerate() {
-        store.probed("service:a", generation, answer, String::new(), now);
+        store.record_probe("service:a", generation, answer, String::new(), now);
         assert_eq!(status(&store, "service:a"), Some(expected), "answer {nth}");
     }
-    store.probed("service:a", generation + 1, Critical, String::new(), now);
-    store.probed("service:a", generation + 1, Critical, String::new(), now);
+    store.record_probe("service:a", generation + 1, Critical, String::new(), now);
+    store.record_probe("service:a", generation + 1, Critical, String::new(), now);
     assert_eq!(status(&store, "service:a"), Some(Passing), "an answer of another registration counted");
 }
 
 #[test]
 fn a_check_id_taken_by_another_service_moves_there_with_its_status() {
-    let now = start();
+    let now = start_time();
     let mut store = store(now);
-    let check = NewCheck { id: Some("dup".to_owned()), ..ttl(SECOND, Some(Status::Warning), None) };
+    let check = NewCheck { id: Some("dup".to_owned()), ..ttl_check(SECOND, Some(Status::Warning), None) };
     store.register(registration("a", "a", 1, vec![check.clone()]), false, now);
     store.register(
         registration("b", "b", 1, vec![NewCheck { status: Some(Status::Passing), ..check }]),
@@ -349,12 +355,12 @@ fn a_check_id_taken_by_another_service_moves_there_with_its_status() {
 
 #[test]
 fn replacing_removes_the_other_checks_and_maintenance() {
-    let now = start();
+    let now = start_time();
     let mut store = store(now);
-    let checks = vec![ttl(SECOND, None, None), ttl(SECOND, None, None)];
+    let checks = vec![ttl_check(SECOND, None, None), ttl_check(SECOND, None, None)];
     store.register(registration("a", "a", 1, checks), false, now);
-    store.maintain_service("a", Some("why")).unwrap();
-    store.register(registration("a", "a", 1, vec![ttl(SECOND, None, None)]), true, now);
+    store.set_service_maintenance("a", Some("why")).unwrap();
+    store.register(registration("a", "a", 1, vec![ttl_check(SECOND, None, None)]), true, now);
     let ids: Vec<String> = store.agent_checks().map(|check| check.id).collect();
     assert_eq!(ids, ["service:a"]);
 }

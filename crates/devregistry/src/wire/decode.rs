@@ -5,35 +5,37 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::duration::{self, Span};
+use super::duration::{self, GoDuration};
 
 /// The body cannot be used; the sentence for the client.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Undecodable(pub(crate) String);
+pub(crate) struct DecodeError(pub(crate) String);
 
-type Result<T> = std::result::Result<T, Undecodable>;
+type Result<T> = std::result::Result<T, DecodeError>;
 
 /// An object whose fields are taken out one by one.
 #[derive(Debug, Default)]
-pub(crate) struct Fields(Map<String, Value>);
+pub(crate) struct JsonFields(Map<String, Value>);
 
-impl Fields {
+impl JsonFields {
     /// The first JSON value of `body`; `null` is an empty object.
     pub(crate) fn parse(body: &[u8]) -> Result<Self> {
         let first = serde_json::Deserializer::from_slice(body).into_iter::<Value>().next();
         match first {
-            None => Err(undecodable("EOF")),
-            Some(Ok(value)) => Self::of(value, || "Go value of type struct".to_owned()),
-            Some(Err(error)) if error.is_eof() => Err(undecodable("unexpected EOF")),
-            Some(Err(error)) => Err(undecodable(&malformed(body, &error))),
+            None => Err(decode_error("EOF")),
+            Some(Ok(value)) => Self::from_value(value, || "Go value of type struct".to_owned()),
+            Some(Err(error)) if error.is_eof() => Err(decode_error("unexpected EOF")),
+            Some(Err(error)) => Err(decode_error(&describe_syntax_error(body, &error))),
         }
     }
 
-    fn of(value: Value, into: impl Fn() -> String) -> Result<Self> {
+    fn from_value(value: Value, into: impl Fn() -> String) -> Result<Self> {
         match value {
             Value::Null => Ok(Self::default()),
             Value::Object(fields) => Ok(Self(fields)),
-            other => Err(undecodable(&format!("json: cannot unmarshal {} into {}", kind(&other), into()))),
+            other => {
+                Err(decode_error(&format!("json: cannot unmarshal {} into {}", json_type(&other), into())))
+            }
         }
     }
 
@@ -50,7 +52,7 @@ impl Fields {
         match self.take(name) {
             None => Ok(String::new()),
             Some(Value::String(text)) => Ok(text),
-            Some(other) => Err(mismatch(&other, name, "string")),
+            Some(other) => Err(type_mismatch(&other, name, "string")),
         }
     }
 
@@ -58,14 +60,14 @@ impl Fields {
         match self.take(name) {
             None => Ok(false),
             Some(Value::Bool(value)) => Ok(value),
-            Some(other) => Err(mismatch(&other, name, "bool")),
+            Some(other) => Err(type_mismatch(&other, name, "bool")),
         }
     }
 
     pub(crate) fn integer(&mut self, name: &str) -> Result<i64> {
         match self.take(name) {
             None => Ok(0),
-            Some(value) => value.as_i64().ok_or_else(|| mismatch(&value, name, "int")),
+            Some(value) => value.as_i64().ok_or_else(|| type_mismatch(&value, name, "int")),
         }
     }
 
@@ -73,18 +75,18 @@ impl Fields {
         let items = match self.take(name) {
             None => return Ok(Vec::new()),
             Some(Value::Array(items)) => items,
-            Some(other) => return Err(mismatch(&other, name, "[]string")),
+            Some(other) => return Err(type_mismatch(&other, name, "[]string")),
         };
-        items.into_iter().map(|item| text(item, name)).collect()
+        items.into_iter().map(|item| into_string(item, name)).collect()
     }
 
     pub(crate) fn string_map(&mut self, name: &str) -> Result<BTreeMap<String, String>> {
         let items = match self.take(name) {
             None => return Ok(BTreeMap::new()),
             Some(Value::Object(items)) => items,
-            Some(other) => return Err(mismatch(&other, name, "map[string]string")),
+            Some(other) => return Err(type_mismatch(&other, name, "map[string]string")),
         };
-        items.into_iter().map(|(key, value)| Ok((key, text(value, name)?))).collect()
+        items.into_iter().map(|(key, value)| Ok((key, into_string(value, name)?))).collect()
     }
 
     /// Header lists: one value per pair.
@@ -94,7 +96,7 @@ impl Fields {
         let keys: Vec<String> = lists.0.keys().cloned().collect();
         for key in keys {
             let values = lists.strings(&key).map_err(|_| {
-                undecodable(&format!(
+                decode_error(&format!(
                     "json: cannot unmarshal a header that is no list into Go struct field .{name} of type []string"
                 ))
             })?;
@@ -104,16 +106,16 @@ impl Fields {
     }
 
     /// A duration: Go's notation, or nanoseconds. Absent and zero are the same.
-    pub(crate) fn duration(&mut self, name: &str) -> Result<Span> {
+    pub(crate) fn duration(&mut self, name: &str) -> Result<GoDuration> {
         match self.take(name) {
-            None => Ok(Span(0)),
-            Some(Value::String(text)) if text.is_empty() => Ok(Span(0)),
-            Some(Value::String(text)) => duration::parse(&text).map_err(|reason| undecodable(&reason)),
+            None => Ok(GoDuration(0)),
+            Some(Value::String(text)) if text.is_empty() => Ok(GoDuration(0)),
+            Some(Value::String(text)) => duration::parse(&text).map_err(|reason| decode_error(&reason)),
             #[expect(clippy::cast_possible_truncation, reason = "Go truncates here as well")]
             Some(Value::Number(nanos)) => {
-                Ok(Span(nanos.as_i64().unwrap_or_else(|| nanos.as_f64().unwrap_or(0.0) as i64)))
+                Ok(GoDuration(nanos.as_i64().unwrap_or_else(|| nanos.as_f64().unwrap_or(0.0) as i64)))
             }
-            Some(other) => Err(mismatch(&other, name, "time.Duration")),
+            Some(other) => Err(type_mismatch(&other, name, "time.Duration")),
         }
     }
 
@@ -130,7 +132,7 @@ impl Fields {
     /// A nested object, if there is one.
     pub(crate) fn object_if_any(&mut self, name: &str) -> Result<Option<Self>> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        Self::of(value, || format!("Go struct field .{name} of type struct")).map(Some)
+        Self::from_value(value, || format!("Go struct field .{name} of type struct")).map(Some)
     }
 
     /// A list of objects.
@@ -138,51 +140,51 @@ impl Fields {
         let items = match self.take(name) {
             None => return Ok(Vec::new()),
             Some(Value::Array(items)) => items,
-            Some(other) => return Err(mismatch(&other, name, "structs.CheckTypes")),
+            Some(other) => return Err(type_mismatch(&other, name, "structs.CheckTypes")),
         };
         items
             .into_iter()
-            .map(|item| Self::of(item, || format!("Go struct field .{name} of type struct")))
+            .map(|item| Self::from_value(item, || format!("Go struct field .{name} of type struct")))
             .collect()
     }
 
     /// Every entry as a nested object: for maps whose keys are data.
     pub(crate) fn entries(self, of: &str) -> Result<Vec<(String, Self)>> {
         let into = || format!("Go struct field .{of} of type structs.ServiceAddress");
-        self.0.into_iter().map(|(key, value)| Ok((key, Self::of(value, into)?))).collect()
+        self.0.into_iter().map(|(key, value)| Ok((key, Self::from_value(value, into)?))).collect()
     }
 
     /// Refuses what is left.
     pub(crate) fn finish(self) -> Result<()> {
         match self.0.keys().next() {
             None => Ok(()),
-            Some(key) => Err(undecodable(&format!("json: unknown field {key:?}"))),
+            Some(key) => Err(decode_error(&format!("json: unknown field {key:?}"))),
         }
     }
 }
 
-fn text(value: Value, field: &str) -> Result<String> {
+fn into_string(value: Value, field: &str) -> Result<String> {
     match value {
         Value::String(text) => Ok(text),
         Value::Null => Ok(String::new()),
-        other => Err(mismatch(&other, field, "string")),
+        other => Err(type_mismatch(&other, field, "string")),
     }
 }
 
-fn undecodable(reason: &str) -> Undecodable {
-    Undecodable(format!("Request decode failed: {reason}"))
+fn decode_error(reason: &str) -> DecodeError {
+    DecodeError(format!("Request decode failed: {reason}"))
 }
 
-fn mismatch(value: &Value, field: &str, wanted: &str) -> Undecodable {
+fn type_mismatch(value: &Value, field: &str, wanted: &str) -> DecodeError {
     let shown = match value {
         // Go shows the number when a whole one was wanted.
         Value::Number(number) if wanted == "int" => format!("number {number}"),
-        other => kind(other).to_owned(),
+        other => json_type(other).to_owned(),
     };
-    undecodable(&format!("json: cannot unmarshal {shown} into Go struct field .{field} of type {wanted}"))
+    decode_error(&format!("json: cannot unmarshal {shown} into Go struct field .{field} of type {wanted}"))
 }
 
-fn kind(value: &Value) -> &'static str {
+fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",
@@ -194,7 +196,7 @@ fn kind(value: &Value) -> &'static str {
 }
 
 /// Names the character at which reading stopped, as Go does.
-fn malformed(body: &[u8], error: &serde_json::Error) -> String {
+fn describe_syntax_error(body: &[u8], error: &serde_json::Error) -> String {
     let line = body.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
     let at = line.get(error.column().saturating_sub(1)..).unwrap_or_default();
     let found = String::from_utf8_lossy(at).chars().next().unwrap_or(char::REPLACEMENT_CHARACTER);
@@ -207,9 +209,9 @@ fn malformed(body: &[u8], error: &serde_json::Error) -> String {
 mod tests {
     use super::*;
 
-    fn refusal(body: &str) -> String {
+    fn decode_reason(body: &str) -> String {
         let read = |body: &str| {
-            let mut fields = Fields::parse(body.as_bytes())?;
+            let mut fields = JsonFields::parse(body.as_bytes())?;
             fields.string("Name")?;
             fields.integer("Port")?;
             fields.strings("Tags")?;
@@ -246,15 +248,15 @@ mod tests {
             ("{\"Bogus\":1}", "json: unknown field \"Bogus\""),
         ];
         for (body, reason) in cases {
-            assert_eq!(refusal(body), format!("Request decode failed: {reason}"), "{body}");
+            assert_eq!(decode_reason(body), format!("Request decode failed: {reason}"), "{body}");
         }
     }
 
     #[test]
     fn keys_have_any_case_and_what_follows_the_first_value_is_ignored() {
-        let mut fields = Fields::parse(br#"{"nAmE":"x","TTL":1000} trailing"#).unwrap();
+        let mut fields = JsonFields::parse(br#"{"nAmE":"x","TTL":1000} trailing"#).unwrap();
         assert_eq!(fields.string("Name").unwrap(), "x");
-        assert_eq!(fields.duration("TTL").unwrap(), Span(1000));
+        assert_eq!(fields.duration("TTL").unwrap(), GoDuration(1000));
         fields.finish().unwrap();
     }
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// A signed span, nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) i64);
+pub(crate) struct GoDuration(pub(crate) i64);
 
-impl Span {
+impl GoDuration {
     /// The span when it is longer than nothing.
     pub(crate) fn positive(self) -> Option<Duration> {
         u64::try_from(self.0).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos)
@@ -17,7 +17,7 @@ impl Span {
 ///
 /// # Errors
 /// Go's own sentence.
-pub(crate) fn parse(text: &str) -> Result<Span, String> {
+pub(crate) fn parse(text: &str) -> Result<GoDuration, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let (sign, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (-1.0, &text[1..]),
@@ -25,7 +25,7 @@ pub(crate) fn parse(text: &str) -> Result<Span, String> {
         _ => (1.0, text),
     };
     if rest == "0" {
-        return Ok(Span(0));
+        return Ok(GoDuration(0));
     }
     if rest.is_empty() {
         return Err(invalid());
@@ -39,7 +39,7 @@ pub(crate) fn parse(text: &str) -> Result<Span, String> {
         if end == 0 {
             return Err(format!("time: missing unit in duration {text:?}"));
         }
-        let unit = unit(&rest[..end])
+        let unit = unit_nanos(&rest[..end])
             .ok_or_else(|| format!("time: unknown unit {:?} in duration {text:?}", &rest[..end]))?;
         nanos += number * unit;
         rest = &rest[end..];
@@ -47,11 +47,11 @@ pub(crate) fn parse(text: &str) -> Result<Span, String> {
     let nanos = sign * nanos;
     #[expect(clippy::cast_possible_truncation, reason = "the range was looked at")]
     let in_range = (nanos.abs() < i64::MAX as f64).then_some(nanos.round() as i64);
-    in_range.map(Span).ok_or_else(invalid)
+    in_range.map(GoDuration).ok_or_else(invalid)
 }
 
 /// A unit's nanoseconds.
-fn unit(name: &str) -> Option<f64> {
+fn unit_nanos(name: &str) -> Option<f64> {
     Some(match name {
         "ns" => 1.0,
         "us" | "µs" | "μs" => 1e3,
@@ -84,7 +84,7 @@ mod tests {
             ("99999999999h", Err("time: invalid duration \"99999999999h\"")),
         ];
         for (text, expected) in cases {
-            assert_eq!(parse(text), expected.map(Span).map_err(str::to_owned), "{text}");
+            assert_eq!(parse(text), expected.map(GoDuration).map_err(str::to_owned), "{text}");
         }
     }
 }

@@ -6,11 +6,12 @@ use std::{collections::BTreeMap, time::Duration};
 use http::StatusCode;
 
 use super::{
-    decode::{Fields, Undecodable},
-    duration::Span,
+    decode::{DecodeError, JsonFields},
+    duration::GoDuration,
 };
 use crate::store::{
-    Check, Kind, NewCheck, NewService, NodeAbout, Probe, Service, Status, TaggedAddress, Target, Weights,
+    Check, CheckKind, NewCheck, NewService, NodeInfo, Probe, ProbeTarget, Service, Status, TaggedAddress,
+    Weights,
 };
 
 /// Bytes of a probe's answer that are kept unless the client says otherwise.
@@ -22,9 +23,9 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// The request is not done; what the client is told.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refused(pub(crate) StatusCode, pub(crate) String);
+pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
 
-impl Refused {
+impl Refusal {
     fn bad(text: impl Into<String>) -> Self {
         Self(StatusCode::BAD_REQUEST, text.into())
     }
@@ -35,15 +36,15 @@ impl Refused {
     }
 }
 
-impl From<Undecodable> for Refused {
-    fn from(Undecodable(text): Undecodable) -> Self {
+impl From<DecodeError> for Refusal {
+    fn from(DecodeError(text): DecodeError) -> Self {
         Self::bad(text)
     }
 }
 
 /// The body of `agent/service/register`.
-pub(crate) fn registration(body: &[u8]) -> Result<NewService, Refused> {
-    let mut fields = Fields::parse(body)?;
+pub(crate) fn parse_registration(body: &[u8]) -> Result<NewService, Refusal> {
+    let mut fields = JsonFields::parse(body)?;
     let id = fields.string("ID")?;
     let name = fields.string("Name")?;
     let kind = fields.string("Kind")?;
@@ -52,26 +53,26 @@ pub(crate) fn registration(body: &[u8]) -> Result<NewService, Refused> {
     let several = fields.objects("Checks")?;
     // An ACL token is nothing to a registry without ACLs.
     fields.string("Token")?;
-    let mut service = service(&mut fields, id, name)?;
+    let mut service = parse_service(&mut fields, id, name)?;
     fields.finish()?;
     let checks: Vec<RawCheck> =
         single.into_iter().chain(several).map(RawCheck::decode).collect::<Result<_, _>>()?;
 
     if service.name.is_empty() {
-        return Err(Refused::bad("Missing service name"));
+        return Err(Refusal::bad("Missing service name"));
     }
     if matches!(service.address.as_str(), "0.0.0.0" | "::" | "[::]") {
-        return Err(Refused::bad("Invalid service address"));
+        return Err(Refusal::bad("Invalid service address"));
     }
-    judge_meta(&service.meta).map_err(|why| Refused::bad(format!("Invalid Service Meta: {why}")))?;
+    validate_meta(&service.meta).map_err(|why| Refusal::bad(format!("Invalid Service Meta: {why}")))?;
     let mut wanted = Vec::new();
     for check in checks.into_iter().filter(|check| !check.is_empty()) {
-        check.judge_status("Status for checks must 'passing', 'warning', 'critical'")?;
-        wanted.push(check.judge()?);
+        check.validate_status("Status for checks must 'passing', 'warning', 'critical'")?;
+        wanted.push(check.validate()?);
     }
-    judge_weights(service.weights)?;
+    validate_weights(service.weights)?;
     if connect || kind.starts_with("connect-") || kind.ends_with("-gateway") {
-        return Err(Refused::unsupported("knows nothing of Connect: leave out Kind, Proxy and Connect"));
+        return Err(Refusal::unsupported("knows nothing of Connect: leave out Kind, Proxy and Connect"));
     }
     if service.id.is_empty() {
         service.id.clone_from(&service.name);
@@ -80,7 +81,7 @@ pub(crate) fn registration(body: &[u8]) -> Result<NewService, Refused> {
 }
 
 /// The fields that a service has wherever it is registered.
-fn service(fields: &mut Fields, id: String, name: String) -> Result<Service, Refused> {
+fn parse_service(fields: &mut JsonFields, id: String, name: String) -> Result<Service, Refusal> {
     let address = fields.string("Address")?;
     let port = fields.integer("Port")?;
     let mut named = fields.object("TaggedAddresses")?.entries("TaggedAddresses")?;
@@ -120,30 +121,30 @@ fn service(fields: &mut Fields, id: String, name: String) -> Result<Service, Ref
 }
 
 /// The body of `agent/check/register`: a check, and the service that it is of.
-pub(crate) fn check_registration(body: &[u8]) -> Result<(NewCheck, Option<String>), Refused> {
-    let mut fields = Fields::parse(body)?;
+pub(crate) fn parse_check_registration(body: &[u8]) -> Result<(NewCheck, Option<String>), Refusal> {
+    let mut fields = JsonFields::parse(body)?;
     let id = fields.string("ID")?;
     fields.string("Token")?;
     if fields.has("CheckID") {
-        return Err(Refused::bad(r#"Request decode failed: json: unknown field "CheckID""#));
+        return Err(Refusal::bad(r#"Request decode failed: json: unknown field "CheckID""#));
     }
     let raw = RawCheck { id, ..RawCheck::decode(fields)? };
     if raw.name.is_empty() {
-        return Err(Refused::bad("Missing check name"));
+        return Err(Refusal::bad("Missing check name"));
     }
-    raw.judge_status("Bad check status")?;
+    raw.validate_status("Bad check status")?;
     let service = Some(raw.service_id.clone()).filter(|id| !id.is_empty());
-    Ok((raw.judge()?, service))
+    Ok((raw.validate()?, service))
 }
 
 /// The body of `agent/check/update`.
-pub(crate) fn check_update(body: &[u8]) -> Result<(Status, String), Refused> {
-    let mut fields = Fields::parse(body)?;
+pub(crate) fn parse_check_update(body: &[u8]) -> Result<(Status, String), Refusal> {
+    let mut fields = JsonFields::parse(body)?;
     let word = fields.string("Status")?;
     let output = fields.string("Output")?;
     fields.finish()?;
     let status =
-        Status::parse(&word).ok_or_else(|| Refused::bad(format!("Invalid check status: '{word}'")))?;
+        Status::parse(&word).ok_or_else(|| Refusal::bad(format!("Invalid check status: '{word}'")))?;
     Ok((status, output))
 }
 
@@ -170,11 +171,11 @@ struct RawCheck {
     failures: i64,
     script: bool,
     /// A kind that this registry does not run.
-    foreign: Option<&'static str>,
+    unsupported_kind: Option<&'static str>,
 }
 
 impl RawCheck {
-    fn decode(mut fields: Fields) -> Result<Self, Undecodable> {
+    fn decode(mut fields: JsonFields) -> Result<Self, DecodeError> {
         let mut foreign = None;
         for name in ["GRPC", "AliasService", "AliasNode", "DockerContainerID", "docker_container_id"] {
             if fields.has(name) {
@@ -196,7 +197,7 @@ impl RawCheck {
             ttl: fields.duration("TTL")?.0,
             interval: fields.duration("Interval")?.0,
             timeout: fields.duration("Timeout")?.0,
-            deregister_after: if late == Span(0) { late_snake.0 } else { late.0 },
+            deregister_after: if late == GoDuration(0) { late_snake.0 } else { late.0 },
             http: fields.string("HTTP")?,
             headers: fields.header_lists("Header")?,
             method: fields.string("Method")?,
@@ -207,7 +208,7 @@ impl RawCheck {
             successes: fields.integer("SuccessBeforePassing")?,
             failures: fields.integer("FailuresBeforeCritical")?,
             script,
-            foreign,
+            unsupported_kind: foreign,
         };
         fields.finish()?;
         Ok(read)
@@ -218,69 +219,69 @@ impl RawCheck {
         *self == Self::default()
     }
 
-    fn judge_status(&self, complaint: &str) -> Result<(), Refused> {
+    fn validate_status(&self, complaint: &str) -> Result<(), Refusal> {
         match self.status.is_empty() || Status::parse(&self.status).is_some() {
             true => Ok(()),
-            false => Err(Refused::bad(complaint)),
+            false => Err(Refusal::bad(complaint)),
         }
     }
 
-    fn judge(self) -> Result<NewCheck, Refused> {
+    fn validate(self) -> Result<NewCheck, Refusal> {
         let asks = !self.http.is_empty() || !self.tcp.is_empty() || self.script;
         if self.interval > 0 && self.ttl > 0 {
-            return Err(Refused::bad("Invalid check: Interval and TTL cannot both be specified"));
+            return Err(Refusal::bad("Invalid check: Interval and TTL cannot both be specified"));
         }
-        if let Some(name) = self.foreign {
-            return Err(Refused::unsupported(&format!("runs TTL, HTTP and TCP checks only, not {name}")));
+        if let Some(name) = self.unsupported_kind {
+            return Err(Refusal::unsupported(&format!("runs TTL, HTTP and TCP checks only, not {name}")));
         }
         if asks && self.interval <= 0 {
             let text = "Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks";
-            return Err(Refused::bad(text));
+            return Err(Refusal::bad(text));
         }
         if !asks && self.ttl <= 0 {
-            return Err(Refused::bad("Invalid check: TTL must be > 0 for TTL checks"));
+            return Err(Refusal::bad("Invalid check: TTL must be > 0 for TTL checks"));
         }
         if self.output_max < 0 {
-            return Err(Refused::bad("Invalid check: MaxOutputMaxSize must be positive"));
+            return Err(Refusal::bad("Invalid check: MaxOutputMaxSize must be positive"));
         }
         if self.script {
             let text = "Scripts are disabled on this agent from remote calls; to enable, configure \
                         'enable_script_checks' to true";
-            return Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned()));
+            return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned()));
         }
         if self.http.starts_with("https:") {
-            return Err(Refused::unsupported("runs HTTP checks without TLS only"));
+            return Err(Refusal::unsupported("runs HTTP checks without TLS only"));
         }
         Ok(NewCheck {
-            kind: self.kind(),
+            kind: self.check_kind(),
             status: Status::parse(&self.status),
             successes: u32::try_from(self.successes).unwrap_or(0),
             failures: u32::try_from(self.failures).unwrap_or(0),
-            deregister_after: Span(self.deregister_after).positive(),
+            deregister_after: GoDuration(self.deregister_after).positive(),
             id: Some(self.id).filter(|id| !id.is_empty()),
             name: self.name,
             notes: self.notes,
         })
     }
 
-    fn kind(&self) -> Kind {
-        if let Some(ttl) = Span(self.ttl).positive() {
-            return Kind::Ttl(ttl);
+    fn check_kind(&self) -> CheckKind {
+        if let Some(ttl) = GoDuration(self.ttl).positive() {
+            return CheckKind::Ttl(ttl);
         }
         let target = if self.http.is_empty() {
-            Target::Tcp(self.tcp.clone())
+            ProbeTarget::Tcp(self.tcp.clone())
         } else {
-            Target::Http {
+            ProbeTarget::Http {
                 url: self.http.clone(),
                 method: if self.method.is_empty() { "GET".to_owned() } else { self.method.clone() },
                 headers: self.headers.clone(),
                 body: self.body.clone(),
             }
         };
-        Kind::Probe(Probe {
+        CheckKind::Probe(Probe {
             target,
-            interval: Span(self.interval).positive().unwrap_or_default().max(INTERVAL_MIN),
-            timeout: Span(self.timeout).positive().unwrap_or(PROBE_TIMEOUT),
+            interval: GoDuration(self.interval).positive().unwrap_or_default().max(INTERVAL_MIN),
+            timeout: GoDuration(self.timeout).positive().unwrap_or(PROBE_TIMEOUT),
             output_max: usize::try_from(self.output_max).ok().filter(|max| *max > 0).unwrap_or(OUTPUT_MAX),
         })
     }
@@ -288,16 +289,16 @@ impl RawCheck {
 
 /// The body of `catalog/register`.
 #[derive(Debug)]
-pub(crate) struct CatalogEntry {
-    pub(crate) node: NodeAbout,
+pub(crate) struct CatalogRegistration {
+    pub(crate) node: NodeInfo,
     pub(crate) service: Option<Service>,
     pub(crate) checks: Vec<Check>,
 }
 
 /// Decodes and judges a body of `catalog/register`.
-pub(crate) fn catalog_entry(body: &[u8]) -> Result<CatalogEntry, Refused> {
-    let mut fields = Fields::parse(body)?;
-    let node = NodeAbout {
+pub(crate) fn parse_catalog_registration(body: &[u8]) -> Result<CatalogRegistration, Refusal> {
+    let mut fields = JsonFields::parse(body)?;
+    let node = NodeInfo {
         id: fields.string("ID")?,
         name: fields.string("Node")?,
         address: fields.string("Address")?,
@@ -310,28 +311,28 @@ pub(crate) fn catalog_entry(body: &[u8]) -> Result<CatalogEntry, Refused> {
     let check = fields.object_if_any("Check")?;
     let checks = fields.objects("Checks")?;
     fields.finish()?;
-    let internal = |text: &str| Refused(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned());
+    let internal = |text: &str| Refusal(StatusCode::INTERNAL_SERVER_ERROR, text.to_owned());
     if node.name.is_empty() {
         return Err(internal("Must provide node"));
     }
     if node.address.is_empty() {
         return Err(internal("Must provide address if SkipNodeUpdate is not set"));
     }
-    let service = service.map(catalog_service).transpose()?;
-    let checks = check.into_iter().chain(checks).map(catalog_check).collect::<Result<_, _>>()?;
-    Ok(CatalogEntry { node, service, checks })
+    let service = service.map(parse_catalog_service).transpose()?;
+    let checks = check.into_iter().chain(checks).map(parse_catalog_check).collect::<Result<_, _>>()?;
+    Ok(CatalogRegistration { node, service, checks })
 }
 
-fn catalog_service(mut fields: Fields) -> Result<Service, Refused> {
+fn parse_catalog_service(mut fields: JsonFields) -> Result<Service, Refusal> {
     let name = fields.string("Service")?;
     let id = fields.string("ID")?;
     let id = if id.is_empty() { name.clone() } else { id };
-    let service = service(&mut fields, id, name)?;
+    let service = parse_service(&mut fields, id, name)?;
     fields.finish()?;
     Ok(service)
 }
 
-fn catalog_check(mut fields: Fields) -> Result<Check, Refused> {
+fn parse_catalog_check(mut fields: JsonFields) -> Result<Check, Refusal> {
     let name = fields.string("Name")?;
     let id = fields.string("CheckID")?;
     fields.string("Node")?;
@@ -348,39 +349,41 @@ fn catalog_check(mut fields: Fields) -> Result<Check, Refused> {
         kind: "",
     };
     if fields.has("Definition") {
-        return Err(Refused::unsupported("runs no checks of nodes without an agent: leave out Definition"));
+        return Err(Refusal::unsupported("runs no checks of nodes without an agent: leave out Definition"));
     }
     fields.finish()?;
     Ok(check)
 }
 
 /// The body of `catalog/deregister`: node, and perhaps a service or a check of it.
-pub(crate) fn catalog_removal(body: &[u8]) -> Result<(String, Option<String>, Option<String>), Refused> {
-    let mut fields = Fields::parse(body)?;
+pub(crate) fn parse_catalog_removal(
+    body: &[u8],
+) -> Result<(String, Option<String>, Option<String>), Refusal> {
+    let mut fields = JsonFields::parse(body)?;
     let node = fields.string("Node")?;
     let service = fields.string("ServiceID")?;
     let check = fields.string("CheckID")?;
     fields.string("Datacenter")?;
     fields.finish()?;
     if node.is_empty() {
-        return Err(Refused(StatusCode::INTERNAL_SERVER_ERROR, "Must provide node".to_owned()));
+        return Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, "Must provide node".to_owned()));
     }
     let named = |id: String| Some(id).filter(|id| !id.is_empty());
     Ok((node, named(service), named(check)))
 }
 
-fn judge_weights(weights: Weights) -> Result<(), Refused> {
+fn validate_weights(weights: Weights) -> Result<(), Refusal> {
     const RANGE: std::ops::RangeInclusive<i64> = 0..=65_535;
     if weights.passing < 1 {
-        return Err(Refused::bad("Invalid Weights: Passing must be greater than 0"));
+        return Err(Refusal::bad("Invalid Weights: Passing must be greater than 0"));
     }
     if !RANGE.contains(&weights.passing) || !RANGE.contains(&weights.warning) {
-        return Err(Refused::bad("Invalid Weights: DNS Weight must be between 0 and 65535"));
+        return Err(Refusal::bad("Invalid Weights: DNS Weight must be between 0 and 65535"));
     }
     Ok(())
 }
 
-fn judge_meta(meta: &BTreeMap<String, String>) -> Result<(), String> {
+fn validate_meta(meta: &BTreeMap<String, String>) -> Result<(), String> {
     const PAIRS: usize = 64;
     const KEY: usize = 128;
     const VALUE: usize = 512;

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 use http::Request;
 use http_body_util::Full;
 use outrigger_config::{ConsulAddress, ConsulSettings, Drain, Listen, Propagation, Registry, Service};
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use tokio::{
     net::TcpListener,
     time::{Instant, timeout},
@@ -17,7 +17,7 @@ use crate::http_client::exchange;
 const LONG: Duration = Duration::from_secs(20);
 
 async fn registry() -> DevRegistry {
-    DevRegistry::bind((Ipv4Addr::LOCALHOST, 0).into(), Options::default()).await.unwrap()
+    DevRegistry::bind((Ipv4Addr::LOCALHOST, 0).into(), DevRegistryOptions::default()).await.unwrap()
 }
 
 /// Free ports everywhere, nothing registered, no wait for callers.

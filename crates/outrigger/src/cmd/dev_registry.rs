@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use clap::Args;
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 
 use super::{Failure, say};
 use crate::{signal::Signals, telemetry::causes};
@@ -32,7 +32,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut signals =
         Signals::listen().map_err(|error| Failure::running(format!("listen to signals: {error}")))?;
-    let registry = DevRegistry::bind(arguments.listen, Options::default()).await.map_err(|error| {
+    let registry = DevRegistry::bind(arguments.listen, DevRegistryOptions::default()).await.map_err(|error| {
         Failure::running(format!(
             "the registry cannot listen on {}: {}; stop what listens there, or choose another: --listen 127.0.0.1:0",
             arguments.listen,

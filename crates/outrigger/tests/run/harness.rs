@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ pub(crate) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
 }
 
 pub(crate) async fn registry() -> DevRegistry {
-    DevRegistry::bind((Ipv4Addr::LOCALHOST, 0).into(), Options::default()).await.unwrap()
+    DevRegistry::bind((Ipv4Addr::LOCALHOST, 0).into(), DevRegistryOptions::default()).await.unwrap()
 }
 
 /// Status and body of an exchange; `None` where nobody answers.

@@ -27,7 +27,7 @@ use outrigger_config::{
     Balance, Config, ConsulAddress, ConsulSettings, Environment, Listen, LogFormat, Origins, Policy,
     Registry, Upstream,
 };
-use outrigger_devregistry::{DevRegistry, Options};
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use tokio::time::timeout;
 
 use self::{
@@ -80,9 +80,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     quiet();
     let mut signals =
         Signals::listen().map_err(|error| Failure::running(format!("listen to signals: {error}")))?;
-    let registry = DevRegistry::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Options::default())
-        .await
-        .map_err(|error| Failure::running(format!("start the registry: {}", causes(&error))))?;
+    let registry =
+        DevRegistry::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), DevRegistryOptions::default())
+            .await
+            .map_err(|error| Failure::running(format!("start the registry: {}", causes(&error))))?;
     let app = sidecar(registry.addr())?;
     let outbound = first(&app.outbound_addrs())?;
     introduce(&app, registry.addr(), outbound);

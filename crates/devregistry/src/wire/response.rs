@@ -7,23 +7,23 @@ use serde::Serialize;
 
 use crate::store::{self, Row};
 
-type Strings<'a> = &'a BTreeMap<String, String>;
+type StringMap<'a> = &'a BTreeMap<String, String>;
 
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct Weights {
+pub(crate) struct WeightsJson {
     passing: i64,
     warning: i64,
 }
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct TaggedAddress<'a> {
+pub(crate) struct TaggedAddressJson<'a> {
     address: &'a str,
     port: i64,
 }
 
-type TaggedAddresses<'a> = BTreeMap<&'a str, TaggedAddress<'a>>;
+type TaggedAddresses<'a> = BTreeMap<&'a str, TaggedAddressJson<'a>>;
 
 /// A service as the agent shows it.
 #[derive(Debug, Clone, Serialize)]
@@ -35,7 +35,7 @@ pub(crate) struct AgentService<'a> {
     #[serde(rename = "Tags")]
     tags: &'a [String],
     #[serde(rename = "Meta")]
-    meta: Strings<'a>,
+    meta: StringMap<'a>,
     #[serde(rename = "Port")]
     port: i64,
     #[serde(rename = "Address")]
@@ -43,7 +43,7 @@ pub(crate) struct AgentService<'a> {
     #[serde(rename = "TaggedAddresses", skip_serializing_if = "BTreeMap::is_empty")]
     tagged_addresses: TaggedAddresses<'a>,
     #[serde(rename = "Weights")]
-    weights: Weights,
+    weights: WeightsJson,
     #[serde(rename = "EnableTagOverride")]
     enable_tag_override: bool,
     #[serde(rename = "ContentHash", skip_serializing_if = "Option::is_none")]
@@ -59,7 +59,7 @@ impl<'a> From<&'a store::Service> for AgentService<'a> {
             meta: &service.meta,
             port: service.port,
             address: &service.address,
-            tagged_addresses: tagged(service),
+            tagged_addresses: tagged_addresses(service),
             weights: weights(service),
             enable_tag_override: service.enable_tag_override,
             content_hash: None,
@@ -70,15 +70,15 @@ impl<'a> From<&'a store::Service> for AgentService<'a> {
 /// What Connect would say.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct NoProxy {
-    mesh_gateway: Nothing,
-    expose: Nothing,
+struct EmptyProxy {
+    mesh_gateway: EmptyObject,
+    expose: EmptyObject,
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct Nothing {}
+struct EmptyObject {}
 
-const NO_PROXY: NoProxy = NoProxy { mesh_gateway: Nothing {}, expose: Nothing {} };
+const NO_PROXY: EmptyProxy = EmptyProxy { mesh_gateway: EmptyObject {}, expose: EmptyObject {} };
 
 /// A service as `health/service` and `catalog/node` show it.
 #[derive(Debug, Clone, Serialize)]
@@ -94,17 +94,17 @@ pub(crate) struct NodeService<'a> {
     #[serde(rename = "TaggedAddresses", skip_serializing_if = "BTreeMap::is_empty")]
     tagged_addresses: TaggedAddresses<'a>,
     #[serde(rename = "Meta")]
-    meta: Option<Strings<'a>>,
+    meta: Option<StringMap<'a>>,
     #[serde(rename = "Port")]
     port: i64,
     #[serde(rename = "Weights")]
-    weights: Weights,
+    weights: WeightsJson,
     #[serde(rename = "EnableTagOverride")]
     enable_tag_override: bool,
     #[serde(rename = "Proxy")]
-    proxy: NoProxy,
+    proxy: EmptyProxy,
     #[serde(rename = "Connect")]
-    connect: Nothing,
+    connect: EmptyObject,
     #[serde(rename = "CreateIndex")]
     create_index: u64,
     #[serde(rename = "ModifyIndex")]
@@ -113,19 +113,19 @@ pub(crate) struct NodeService<'a> {
 
 impl<'a> From<&'a Row<store::Service>> for NodeService<'a> {
     fn from(row: &'a Row<store::Service>) -> Self {
-        let service = &row.what;
+        let service = &row.value;
         Self {
             id: &service.id,
             name: &service.name,
             tags: &service.tags,
             address: &service.address,
-            tagged_addresses: tagged(service),
+            tagged_addresses: tagged_addresses(service),
             meta: Some(&service.meta).filter(|meta| !meta.is_empty()),
             port: service.port,
             weights: weights(service),
             enable_tag_override: service.enable_tag_override,
             proxy: NO_PROXY,
-            connect: Nothing {},
+            connect: EmptyObject {},
             create_index: row.create_index,
             modify_index: row.modify_index,
         }
@@ -134,7 +134,7 @@ impl<'a> From<&'a Row<store::Service>> for NodeService<'a> {
 
 /// A node.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Node<'a> {
+pub(crate) struct NodeJson<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
     #[serde(rename = "Node")]
@@ -144,24 +144,24 @@ pub(crate) struct Node<'a> {
     #[serde(rename = "Datacenter")]
     datacenter: &'a str,
     #[serde(rename = "TaggedAddresses")]
-    tagged_addresses: Option<Strings<'a>>,
+    tagged_addresses: Option<StringMap<'a>>,
     #[serde(rename = "Meta")]
-    meta: Option<Strings<'a>>,
+    meta: Option<StringMap<'a>>,
     #[serde(rename = "CreateIndex")]
     create_index: u64,
     #[serde(rename = "ModifyIndex")]
     modify_index: u64,
 }
 
-impl<'a> Node<'a> {
+impl<'a> NodeJson<'a> {
     pub(crate) fn new(node: &'a store::Node, datacenter: &'a str) -> Self {
         Self {
-            id: &node.about.id,
-            name: &node.about.name,
-            address: &node.about.address,
+            id: &node.info.id,
+            name: &node.info.name,
+            address: &node.info.address,
             datacenter,
-            tagged_addresses: node.about.tagged_addresses.as_ref(),
-            meta: Some(&node.about.meta).filter(|meta| !meta.is_empty()),
+            tagged_addresses: node.info.tagged_addresses.as_ref(),
+            meta: Some(&node.info.meta).filter(|meta| !meta.is_empty()),
             create_index: node.create_index,
             modify_index: node.modify_index,
         }
@@ -170,7 +170,7 @@ impl<'a> Node<'a> {
 
 /// A check, as the catalog and the agent's list show it.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Check<'a> {
+pub(crate) struct CheckJson<'a> {
     #[serde(rename = "Node")]
     node: &'a str,
     #[serde(rename = "CheckID")]
@@ -192,45 +192,49 @@ pub(crate) struct Check<'a> {
     #[serde(rename = "Type")]
     kind: &'a str,
     #[serde(rename = "Definition")]
-    definition: Definition,
+    definition: CheckDefinition,
     #[serde(rename = "CreateIndex")]
     create_index: u64,
     #[serde(rename = "ModifyIndex")]
     modify_index: u64,
 }
 
-impl<'a> Check<'a> {
+impl<'a> CheckJson<'a> {
     /// As the catalog lists it.
-    pub(crate) fn listed(node: &'a str, row: &'a Row<store::Check>) -> Self {
-        Self { create_index: row.create_index, modify_index: row.modify_index, ..Self::held(node, &row.what) }
+    pub(crate) fn from_row(node: &'a str, row: &'a Row<store::Check>) -> Self {
+        Self {
+            create_index: row.create_index,
+            modify_index: row.modify_index,
+            ..Self::from_check(node, &row.value)
+        }
     }
 
     /// As the agent holds it: without indexes.
-    pub(crate) fn held(node: &'a str, check: &'a store::Check) -> Self {
+    pub(crate) fn from_check(node: &'a str, check: &'a store::Check) -> Self {
         Self {
             node,
             id: &check.id,
             name: &check.name,
-            status: check.status.word(),
+            status: check.status.label(),
             notes: &check.notes,
             output: &check.output,
             service_id: &check.service_id,
             service_name: &check.service_name,
             service_tags: Some(&check.service_tags),
             kind: check.kind,
-            definition: Definition::Absent {},
+            definition: CheckDefinition::Absent {},
             create_index: 0,
             modify_index: 0,
         }
     }
 
     /// As `agent/health` shows it: its type left out, its definition blank.
-    pub(crate) fn of_health(node: &'a str, check: &'a store::Check) -> Self {
+    pub(crate) fn for_agent_health(node: &'a str, check: &'a store::Check) -> Self {
         Self {
             service_tags: Some(check.service_tags.as_slice()).filter(|tags| !tags.is_empty()),
             kind: "",
-            definition: Definition::BLANK,
-            ..Self::held(node, check)
+            definition: CheckDefinition::BLANK,
+            ..Self::from_check(node, check)
         }
     }
 }
@@ -238,7 +242,7 @@ impl<'a> Check<'a> {
 /// What a check asks; never told.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
-enum Definition {
+enum CheckDefinition {
     Absent {},
     Blank {
         #[serde(rename = "Interval")]
@@ -250,7 +254,7 @@ enum Definition {
         #[serde(rename = "HTTP")]
         http: &'static str,
         #[serde(rename = "Header")]
-        header: Option<Nothing>,
+        header: Option<EmptyObject>,
         #[serde(rename = "Method")]
         method: &'static str,
         #[serde(rename = "Body")]
@@ -262,7 +266,7 @@ enum Definition {
     },
 }
 
-impl Definition {
+impl CheckDefinition {
     const BLANK: Self = Self::Blank {
         interval: "0s",
         timeout: "0s",
@@ -280,14 +284,14 @@ impl Definition {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct HealthEntry<'a> {
-    pub(crate) node: Node<'a>,
+    pub(crate) node: NodeJson<'a>,
     pub(crate) service: NodeService<'a>,
-    pub(crate) checks: Vec<Check<'a>>,
+    pub(crate) checks: Vec<CheckJson<'a>>,
 }
 
 /// An entry of `catalog/service`.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct CatalogEntry<'a> {
+pub(crate) struct CatalogServiceEntry<'a> {
     #[serde(rename = "ID")]
     node_id: &'a str,
     #[serde(rename = "Node")]
@@ -297,9 +301,9 @@ pub(crate) struct CatalogEntry<'a> {
     #[serde(rename = "Datacenter")]
     datacenter: &'a str,
     #[serde(rename = "TaggedAddresses")]
-    tagged_addresses: Option<Strings<'a>>,
+    tagged_addresses: Option<StringMap<'a>>,
     #[serde(rename = "NodeMeta")]
-    node_meta: Option<Strings<'a>>,
+    node_meta: Option<StringMap<'a>>,
     #[serde(rename = "ServiceKind")]
     kind: &'static str,
     #[serde(rename = "ServiceID")]
@@ -313,45 +317,45 @@ pub(crate) struct CatalogEntry<'a> {
     #[serde(rename = "ServiceTaggedAddresses", skip_serializing_if = "BTreeMap::is_empty")]
     service_tagged_addresses: TaggedAddresses<'a>,
     #[serde(rename = "ServiceWeights")]
-    weights: Weights,
+    weights: WeightsJson,
     #[serde(rename = "ServiceMeta")]
-    meta: Strings<'a>,
+    meta: StringMap<'a>,
     #[serde(rename = "ServicePort")]
     port: i64,
     #[serde(rename = "ServiceEnableTagOverride")]
     enable_tag_override: bool,
     #[serde(rename = "ServiceProxy")]
-    proxy: NoProxy,
+    proxy: EmptyProxy,
     #[serde(rename = "ServiceConnect")]
-    connect: Nothing,
+    connect: EmptyObject,
     #[serde(rename = "CreateIndex")]
     create_index: u64,
     #[serde(rename = "ModifyIndex")]
     modify_index: u64,
 }
 
-impl<'a> CatalogEntry<'a> {
+impl<'a> CatalogServiceEntry<'a> {
     pub(crate) fn new(node: &'a store::Node, row: &'a Row<store::Service>, datacenter: &'a str) -> Self {
-        let service = &row.what;
+        let service = &row.value;
         Self {
-            node_id: &node.about.id,
-            node: &node.about.name,
-            address: &node.about.address,
+            node_id: &node.info.id,
+            node: &node.info.name,
+            address: &node.info.address,
             datacenter,
-            tagged_addresses: node.about.tagged_addresses.as_ref(),
-            node_meta: Some(&node.about.meta).filter(|meta| !meta.is_empty()),
+            tagged_addresses: node.info.tagged_addresses.as_ref(),
+            node_meta: Some(&node.info.meta).filter(|meta| !meta.is_empty()),
             kind: "",
             id: &service.id,
             name: &service.name,
             tags: &service.tags,
             service_address: &service.address,
-            service_tagged_addresses: tagged(service),
+            service_tagged_addresses: tagged_addresses(service),
             weights: weights(service),
             meta: &service.meta,
             port: service.port,
             enable_tag_override: service.enable_tag_override,
             proxy: NO_PROXY,
-            connect: Nothing {},
+            connect: EmptyObject {},
             create_index: row.create_index,
             modify_index: row.modify_index,
         }
@@ -362,7 +366,7 @@ impl<'a> CatalogEntry<'a> {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct NodeServices<'a> {
-    pub(crate) node: Node<'a>,
+    pub(crate) node: NodeJson<'a>,
     pub(crate) services: BTreeMap<&'a str, NodeService<'a>>,
 }
 
@@ -370,7 +374,7 @@ pub(crate) struct NodeServices<'a> {
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct NodeServiceList<'a> {
-    pub(crate) node: Option<Node<'a>>,
+    pub(crate) node: Option<NodeJson<'a>>,
     pub(crate) services: Option<Vec<NodeService<'a>>>,
 }
 
@@ -380,17 +384,17 @@ pub(crate) struct NodeServiceList<'a> {
 pub(crate) struct AgentHealth<'a> {
     pub(crate) aggregated_status: &'static str,
     pub(crate) service: Option<AgentService<'a>>,
-    pub(crate) checks: Option<Vec<Check<'a>>>,
+    pub(crate) checks: Option<Vec<CheckJson<'a>>>,
 }
 
-fn tagged(service: &store::Service) -> TaggedAddresses<'_> {
+fn tagged_addresses(service: &store::Service) -> TaggedAddresses<'_> {
     service
         .tagged_addresses
         .iter()
-        .map(|(name, to)| (name.as_str(), TaggedAddress { address: &to.address, port: to.port }))
+        .map(|(name, to)| (name.as_str(), TaggedAddressJson { address: &to.address, port: to.port }))
         .collect()
 }
 
-fn weights(service: &store::Service) -> Weights {
-    Weights { passing: service.weights.passing, warning: service.weights.warning }
+fn weights(service: &store::Service) -> WeightsJson {
+    WeightsJson { passing: service.weights.passing, warning: service.weights.warning }
 }

@@ -7,7 +7,7 @@
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_config as config;
-use outrigger_discovery::{Discovery, Follower, Kind, Snapshot};
+use outrigger_discovery::{Discovery, Follower, Snapshot, WatchReason};
 use outrigger_registry::{HealthStatus, Instance, Query, consul::Consul as Client};
 use outrigger_tests::consul::{Consul, http};
 use tokio::{
@@ -161,7 +161,7 @@ impl ServiceWatch {
         let discovery = Discovery::new(client, config::DiscoverySettings::default(), runtime, &metrics)
             .map_err(doing("set up discovery"))?;
         let query = Query { service: SERVICE.into(), datacenter: None };
-        let follower = discovery.follow(query, Kind::Declared).map_err(doing("follow the service"))?;
+        let follower = discovery.follow(query, WatchReason::Declared).map_err(doing("follow the service"))?;
         Ok(Self { discovery, follower })
     }
 }

@@ -121,7 +121,7 @@ impl Sidecar {
     pub async fn apply_settings(&self, settings: &str) {
         let config = load_config(settings, &self.services_file());
         let prepared = self.proxy.prepare(&config).unwrap_or_else(|error| panic!("prepare: {error}"));
-        self.discovery.adopt(config.discovery);
+        self.discovery.apply_settings(config.discovery);
         wait::within("it goes by other settings", self.proxy.adopt(prepared)).await;
     }
 

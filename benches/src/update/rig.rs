@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_config as config;
-use outrigger_discovery::{Discovery, Follower, Kind};
+use outrigger_discovery::{Discovery, Follower, WatchReason};
 use outrigger_proxy::{Proxy, Workers};
 use outrigger_registry::Query;
 use tokio::{
@@ -54,7 +54,7 @@ impl UpdateRig {
         };
         let follow = |service: &str| {
             let query = Query { service: service.into(), datacenter: None };
-            discovery.follow(query, Kind::Declared).map_err(doing("follow a service"))
+            discovery.follow(query, WatchReason::Declared).map_err(doing("follow a service"))
         };
         let others = (1..plan.services).map(|n| follow(&other(n))).collect::<Result<_, _>>()?;
         let rig = Self { registry, large: follow(LARGE)?, others, proxy, discovery };

@@ -12,21 +12,21 @@ use crate::{Knowledge, Snapshot};
 
 /// What is held, with the index it was learned at.
 #[derive(Debug)]
-pub(crate) struct Held<'a> {
+pub(crate) struct Current<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) index: u64,
 }
 
 /// An answer.
 #[derive(Debug)]
-pub(crate) struct Offer {
+pub(crate) struct Candidate {
     pub(crate) instances: Vec<Instance>,
     pub(crate) index: u64,
     /// Any server may have given it, also one that has fallen behind.
     pub(crate) stale: bool,
 }
 
-/// What to do with an [`Offer`].
+/// What to do with an [`Candidate`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It says what is held already: swap nothing, wake nobody.
@@ -40,20 +40,20 @@ pub(crate) enum Verdict {
 /// Judges one answer. `screen` is shown its instances in order, and may say what is to be known
 /// instead of just these.
 pub(crate) fn admit(
-    held: &Held<'_>,
-    offer: Offer,
+    current: &Current<'_>,
+    candidate: Candidate,
     screen: impl FnOnce(&[Instance]) -> Option<Arc<[Instance]>>,
 ) -> Verdict {
-    let answered = held.snapshot.knowledge == Knowledge::Answered;
-    let known = held.snapshot.knowledge != Knowledge::Unasked;
+    let answered = current.snapshot.knowledge == Knowledge::Answered;
+    let known = current.snapshot.knowledge != Knowledge::Unasked;
     // A stale read must not turn the table back to a state that it has moved on from. A current one
     // may: there an index that went back means that the registry itself started over.
-    if known && offer.stale && offer.index < held.index {
+    if known && candidate.stale && candidate.index < current.index {
         return Verdict::Behind;
     }
-    let instances = in_order(offer.instances);
+    let instances = sort_and_dedup(candidate.instances);
     let kept = screen(&instances);
-    let same = kept.as_deref().unwrap_or(&instances) == &*held.snapshot.instances;
+    let same = kept.as_deref().unwrap_or(&instances) == &*current.snapshot.instances;
     if answered && same {
         return Verdict::Unchanged;
     }
@@ -62,7 +62,7 @@ pub(crate) fn admit(
 
 /// Registries list in any order; the same content must compare equal. Of entries that claim one
 /// identity, which no sound registry sends, the first is taken: an identity has one place.
-fn in_order(mut instances: Vec<Instance>) -> Vec<Instance> {
+fn sort_and_dedup(mut instances: Vec<Instance>) -> Vec<Instance> {
     instances.sort_by(|a, b| a.id.cmp(&b.id));
     instances.dedup_by(|later, kept| later.id == kept.id);
     instances
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     /// Without a guard.
-    fn admit(held: &Held<'_>, offer: Offer) -> Verdict {
+    fn admit(held: &Current<'_>, offer: Candidate) -> Verdict {
         super::admit(held, offer, |_| None)
     }
 
@@ -107,13 +107,13 @@ mod tests {
             .prop_map(|all| all.into_iter().map(|(id, status)| instance(id, status)).collect())
     }
 
-    fn current(instances: Vec<Instance>, index: u64) -> Offer {
-        Offer { instances, index, stale: false }
+    fn candidate(instances: Vec<Instance>, index: u64) -> Candidate {
+        Candidate { instances, index, stale: false }
     }
 
     /// What is held after `instances` were accepted from nothing.
-    fn held(now: Instant, instances: Vec<Instance>) -> Snapshot {
-        match admit(&Held { snapshot: &Snapshot::unasked(), index: 0 }, current(instances, 1)) {
+    fn accepted_snapshot(now: Instant, instances: Vec<Instance>) -> Snapshot {
+        match admit(&Current { snapshot: &Snapshot::unasked(), index: 0 }, candidate(instances, 1)) {
             Verdict::Accept(instances) => Snapshot::unasked().next(instances, now),
             verdict => panic!("a first answer was judged {verdict:?}"),
         }
@@ -126,14 +126,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_first_answer_is_accepted_whatever_it_is(offered in instances(), index: u64, stale: bool, at: u64) {
-            let held = Held { snapshot: &Snapshot::unasked(), index: at };
-            let verdict = admit(&held, Offer { instances: offered, index, stale });
+            let held = Current { snapshot: &Snapshot::unasked(), index: at };
+            let verdict = admit(&held, Candidate { instances: offered, index, stale });
             prop_assert!(matches!(verdict, Verdict::Accept(_)));
         }
 
         #[test]
         fn what_is_accepted_is_sorted_lists_each_identity_once_and_invents_nothing(offered in instances()) {
-            let snapshot = held(now(), offered.clone());
+            let snapshot = accepted_snapshot(now(), offered.clone());
             prop_assert!(snapshot.instances.windows(2).all(|pair| pair[0].id < pair[1].id));
             prop_assert!(snapshot.instances.iter().all(|kept| offered.contains(kept)));
             prop_assert!(offered.iter().all(|one| snapshot.instances.iter().any(|kept| kept.id == one.id)));
@@ -141,37 +141,37 @@ mod tests {
 
         #[test]
         fn the_same_content_in_any_order_at_any_index_is_unchanged(
-            (listed, shuffled) in instances().prop_map(in_order).prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle())),
+            (listed, shuffled) in instances().prop_map(sort_and_dedup).prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle())),
             at: u64,
             index: u64,
         ) {
-            let snapshot = held(now(), listed);
-            let verdict = admit(&Held { snapshot: &snapshot, index: at }, current(shuffled, index));
+            let snapshot = accepted_snapshot(now(), listed);
+            let verdict = admit(&Current { snapshot: &snapshot, index: at }, candidate(shuffled, index));
             prop_assert_eq!(verdict, Verdict::Unchanged);
         }
 
         #[test]
         fn a_current_answer_replaces_exactly_what_differs(first in instances(), second in instances(), at: u64, index: u64) {
-            let snapshot = held(now(), first);
-            let differs = *snapshot.instances != *in_order(second.clone());
-            let verdict = admit(&Held { snapshot: &snapshot, index: at }, current(second.clone(), index));
-            let expected = if differs { Verdict::Accept(in_order(second).into()) } else { Verdict::Unchanged };
+            let snapshot = accepted_snapshot(now(), first);
+            let differs = *snapshot.instances != *sort_and_dedup(second.clone());
+            let verdict = admit(&Current { snapshot: &snapshot, index: at }, candidate(second.clone(), index));
+            let expected = if differs { Verdict::Accept(sort_and_dedup(second).into()) } else { Verdict::Unchanged };
             prop_assert_eq!(verdict, expected);
         }
 
         #[test]
         fn a_stale_answer_never_turns_the_table_back(first in instances(), second in instances(), at in 0_u64..4, index in 0_u64..4) {
-            let snapshot = held(now(), first);
-            let verdict = admit(&Held { snapshot: &snapshot, index: at }, Offer { instances: second, index, stale: true });
+            let snapshot = accepted_snapshot(now(), first);
+            let verdict = admit(&Current { snapshot: &snapshot, index: at }, Candidate { instances: second, index, stale: true });
             prop_assert_eq!(verdict == Verdict::Behind, index < at);
         }
     }
 
     #[test]
     fn another_life_under_the_same_identity_is_a_change() {
-        let snapshot = held(now(), vec![instance(1, HealthStatus::Passing)]);
+        let snapshot = accepted_snapshot(now(), vec![instance(1, HealthStatus::Passing)]);
         let again = Instance { create_index: 2, ..instance(1, HealthStatus::Passing) };
-        let verdict = admit(&Held { snapshot: &snapshot, index: 1 }, current(vec![again], 2));
+        let verdict = admit(&Current { snapshot: &snapshot, index: 1 }, candidate(vec![again], 2));
         assert!(matches!(verdict, Verdict::Accept(_)));
     }
 }

@@ -8,15 +8,15 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::{
-    Evidence, Follower, Kind, Memory, Refused, ServiceStatus,
+    DiskCache, FollowError, Follower, Liveness, ServiceStatus, WatchReason,
     metrics::Metrics,
-    table::{Table, now},
-    watcher::{Shared, Watcher},
+    table::{Services, now},
+    watcher::{WatchContext, Watcher},
 };
 
 /// Longest wait for the watchers in [`Discovery::shutdown`]. They stop at their next await; only a
 /// registry that blocks its thread takes longer.
-const SHUTDOWN: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Owns the watchers of every service in use.
 ///
@@ -24,8 +24,8 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 /// stops them, and its followers then keep what they last knew.
 #[derive(Debug)]
 pub struct Discovery {
-    table: Arc<Table>,
-    shared: Arc<Shared>,
+    services: Arc<Services>,
+    context: Arc<WatchContext>,
     runtime: Handle,
     watchers: TaskTracker,
 }
@@ -49,14 +49,14 @@ impl Discovery {
     ///
     /// # Errors
     /// As [`Discovery::new`].
-    pub fn with_memory(
+    pub fn with_cache(
         registry: Arc<dyn Registry>,
         settings: outrigger_config::DiscoverySettings,
         runtime: Handle,
         metrics: &prometheus::Registry,
-        memory: Memory,
+        cache: DiskCache,
     ) -> Result<Arc<Self>, prometheus::Error> {
-        Self::build(registry, settings, runtime, metrics, Some(Arc::new(memory)))
+        Self::build(registry, settings, runtime, metrics, Some(Arc::new(cache)))
     }
 
     fn build(
@@ -64,52 +64,52 @@ impl Discovery {
         settings: outrigger_config::DiscoverySettings,
         runtime: Handle,
         metrics: &prometheus::Registry,
-        memory: Option<Arc<Memory>>,
+        cache: Option<Arc<DiskCache>>,
     ) -> Result<Arc<Self>, prometheus::Error> {
-        let table = Arc::new(Table::new(settings));
-        let metrics = Metrics::register(metrics, table.clone())?;
-        let shared = Arc::new(Shared::new(registry, table.clone(), metrics, memory.clone()));
+        let services = Arc::new(Services::new(settings));
+        let metrics = Metrics::register(metrics, services.clone())?;
+        let context = Arc::new(WatchContext::new(registry, services.clone(), metrics, cache.clone()));
         let watchers = TaskTracker::new();
-        if let Some(memory) = memory {
-            watchers.spawn_on(memory.run(table.stopping()), &runtime);
+        if let Some(cache) = cache {
+            watchers.spawn_on(cache.run(services.stop_token()), &runtime);
         }
-        Ok(Arc::new(Self { table, shared, runtime, watchers }))
+        Ok(Arc::new(Self { services, context, runtime, watchers }))
     }
 
     /// Says who speaks for instances that the registry suddenly no longer lists. Until then, and
     /// where nobody calls this, they are asked for a connection.
-    pub fn set_evidence(&self, evidence: Arc<dyn Evidence>) {
-        self.shared.examiner.set(evidence);
+    pub fn set_liveness(&self, liveness: Arc<dyn Liveness>) {
+        self.context.prober.set_liveness(liveness);
     }
 
     /// Goes on by other settings. Nobody who is watched is dropped; answers are doubted by the new rules
     /// from each watch's next one on.
-    pub fn adopt(&self, settings: outrigger_config::DiscoverySettings) {
-        self.table.adopt(settings);
-        self.shared.examiner.adopt(settings.mass_loss.unwrap_or_default().probe_timeout);
+    pub fn apply_settings(&self, settings: outrigger_config::DiscoverySettings) {
+        self.services.apply_settings(settings);
+        self.context.prober.set_probe_timeout(settings.mass_loss.unwrap_or_default().probe_timeout);
     }
 
     /// Follows `query`: starts to watch it, or shares the watch that is there. Never waits: what is
     /// known at once is [`Follower::snapshot`], and [`Follower::first_answer`] waits for more.
     ///
     /// # Errors
-    /// When a quota is used up ([`Kind::OnDemand`] of a service not yet watched only), or after
+    /// When a quota is used up ([`WatchReason::OnDemand`] of a service not yet watched only), or after
     /// [`Discovery::shutdown`].
-    pub fn follow(&self, query: Query, kind: Kind) -> Result<Follower, Refused> {
-        let start = |entry, stop| {
-            let watcher = Watcher::new(self.shared.clone(), entry, kind);
+    pub fn follow(&self, query: Query, reason: WatchReason) -> Result<Follower, FollowError> {
+        let start = |service, stop| {
+            let watcher = Watcher::new(self.context.clone(), service, reason);
             self.watchers.spawn_on(watcher.run(stop), &self.runtime);
         };
-        let entry = self.table.join(query, kind, start).inspect_err(|refused| {
-            self.shared.metrics.refused(*refused);
+        let service = self.services.add_follower(query, reason, start).inspect_err(|refused| {
+            self.context.metrics.count_refusal(*refused);
         })?;
-        Ok(Follower::new(entry, self.table.clone(), kind))
+        Ok(Follower::new(service, self.services.clone(), reason))
     }
 
     /// Every watched service, sorted by name.
     pub fn services(&self) -> Vec<ServiceStatus> {
         let now = now();
-        let mut services: Vec<_> = self.table.rows().iter().map(|row| row.status(now)).collect();
+        let mut services: Vec<_> = self.services.rows().iter().map(|row| row.status(now)).collect();
         services.sort_by(|a, b| a.query.cmp(&b.query));
         services
     }
@@ -117,9 +117,9 @@ impl Discovery {
     /// Ends every watcher, writes what is known to the memory, and returns when that is done, after
     /// 5 s at most. Followers keep what they last knew; new ones are refused.
     pub async fn shutdown(&self) {
-        self.table.close();
+        self.services.close();
         self.watchers.close();
-        if timeout(SHUTDOWN, self.watchers.wait()).await.is_err() {
+        if timeout(SHUTDOWN_TIMEOUT, self.watchers.wait()).await.is_err() {
             warn!(watchers = self.watchers.len(), "watchers did not stop in time, leaving them behind");
         }
     }
@@ -127,6 +127,6 @@ impl Discovery {
 
 impl Drop for Discovery {
     fn drop(&mut self) {
-        self.table.close();
+        self.services.close();
     }
 }

@@ -12,31 +12,31 @@ use arc_swap::ArcSwap;
 use outrigger_registry::{Instance, InstanceId, Query};
 use tokio::sync::{Notify, watch};
 
-use crate::{Knowledge, Snapshot, guard::Reason, lost::Lost};
+use crate::{Knowledge, Snapshot, guard::SuspectReason, lost::PresumedGone};
 
 /// Written by exactly one watcher; dropped with it and the last follower.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct Service {
     pub(crate) query: Query,
     snapshot: ArcSwap<Snapshot>,
     /// Rings with the new version after each swap. It carries no content, so that there is one
     /// place to read it from.
-    bell: watch::Sender<u64>,
-    contact: Mutex<Contact>,
+    changed: watch::Sender<u64>,
+    watch_health: Mutex<Contact>,
     /// Rings when a request of the service fails for want of an instance that answers.
-    need: Notify,
+    refresh_requested: Notify,
     ever_had_instances: AtomicBool,
     pub(crate) accepted: AtomicU64,
     pub(crate) unchanged: AtomicU64,
-    /// Answers that were suspect, in the order of [`Reason::ALL`].
-    suspect: [AtomicU64; Reason::ALL.len()],
+    /// Answers that were suspect, in the order of [`SuspectReason::ALL`].
+    suspect_counts: [AtomicU64; SuspectReason::ALL.len()],
 }
 
 /// What moves while the content stays.
 #[derive(Debug, Clone)]
 pub(crate) struct Contact {
     /// When the content was last confirmed; an admitted age is already taken off.
-    pub(crate) heard_at: Option<Instant>,
+    pub(crate) confirmed_at: Option<Instant>,
     pub(crate) index: u64,
     pub(crate) error: Option<String>,
     pub(crate) failures: u32,
@@ -45,31 +45,31 @@ pub(crate) struct Contact {
     /// Who is known although the registry does not list them, sorted.
     pub(crate) suspects: Arc<[InstanceId]>,
     /// Who was believed gone by the registry's word alone.
-    pub(crate) lost: Option<Lost>,
+    pub(crate) presumed_gone: Option<PresumedGone>,
 }
 
-impl Entry {
+impl Service {
     pub(crate) fn new(query: Query) -> Self {
-        let contact = Contact {
-            heard_at: None,
+        let watch_health = Contact {
+            confirmed_at: None,
             index: 0,
             error: None,
             failures: 0,
             known_leader: true,
             empty_hint: None,
             suspects: Arc::from([]),
-            lost: None,
+            presumed_gone: None,
         };
         Self {
             query,
             snapshot: ArcSwap::from_pointee(Snapshot::unasked()),
-            bell: watch::Sender::new(0),
-            contact: Mutex::new(contact),
-            need: Notify::new(),
+            changed: watch::Sender::new(0),
+            watch_health: Mutex::new(watch_health),
+            refresh_requested: Notify::new(),
             ever_had_instances: AtomicBool::new(false),
             accepted: AtomicU64::new(0),
             unchanged: AtomicU64::new(0),
-            suspect: Default::default(),
+            suspect_counts: Default::default(),
         }
     }
 
@@ -78,7 +78,7 @@ impl Entry {
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.bell.subscribe()
+        self.changed.subscribe()
     }
 
     pub(crate) fn ever_had_instances(&self) -> bool {
@@ -91,59 +91,62 @@ impl Entry {
     }
 
     /// Swaps in what an earlier life of the process knew, unless something is known already.
-    pub(crate) fn recall(
+    pub(crate) fn publish_cached(
         &self,
         instances: Arc<[Instance]>,
         index: u64,
-        heard_at: Instant,
+        confirmed_at: Instant,
     ) -> Option<Arc<Snapshot>> {
         let current = self.snapshot();
         if current.knowledge != Knowledge::Unasked {
             return None;
         }
-        self.update_contact(|contact| {
+        self.update_watch_health(|contact| {
             contact.index = index;
-            contact.heard_at = Some(heard_at);
+            contact.confirmed_at = Some(confirmed_at);
         });
-        Some(self.swap(current.remembered(instances, heard_at)))
+        Some(self.swap(current.remembered(instances, confirmed_at)))
     }
 
     fn swap(&self, next: Snapshot) -> Arc<Snapshot> {
         let next = Arc::new(next);
         self.ever_had_instances.fetch_or(!next.instances.is_empty(), Relaxed);
         self.snapshot.store(next.clone());
-        self.bell.send_replace(next.version);
+        self.changed.send_replace(next.version);
         next
     }
 
     /// Counts an answer that was suspect.
-    pub(crate) fn suspected(&self, reason: Reason) {
-        for (count, of) in self.suspect.iter().zip(Reason::ALL) {
+    pub(crate) fn count_suspect(&self, reason: SuspectReason) {
+        for (count, of) in self.suspect_counts.iter().zip(SuspectReason::ALL) {
             count.fetch_add(u64::from(of == reason), Relaxed);
         }
     }
 
     /// How many answers were suspect, by reason.
-    pub(crate) fn suspect_updates(&self) -> impl Iterator<Item = (Reason, u64)> {
-        Reason::ALL.into_iter().zip(&self.suspect).map(|(reason, count)| (reason, count.load(Relaxed)))
+    pub(crate) fn suspect_updates(&self) -> impl Iterator<Item = (SuspectReason, u64)> {
+        SuspectReason::ALL
+            .into_iter()
+            .zip(&self.suspect_counts)
+            .map(|(reason, count)| (reason, count.load(Relaxed)))
     }
 
     /// A request fails for want of an instance.
-    pub(crate) fn need(&self) {
-        self.need.notify_one();
+    pub(crate) fn request_refresh(&self) {
+        self.refresh_requested.notify_one();
     }
 
     /// Resolves when one has failed, or did since this resolved last.
-    pub(crate) async fn in_need(&self) {
-        self.need.notified().await;
+    pub(crate) async fn refresh_requested(&self) {
+        self.refresh_requested.notified().await;
     }
 
-    pub(crate) fn contact(&self) -> Contact {
+    pub(crate) fn watch_health(&self) -> Contact {
         self.lock().clone()
     }
 
-    pub(crate) fn heard_ago(&self, now: Instant) -> Option<Duration> {
-        self.lock().heard_at.map(|at| now.saturating_duration_since(at))
+    pub(crate) fn confirmed_ago(&self, now: Instant) -> Option<Duration> {
+        self.lock().confirmed_at.map(|at| now.saturating_duration_since(at))
     }
 
     pub(crate) fn index(&self) -> u64 {
@@ -151,15 +154,15 @@ impl Entry {
     }
 
     /// Whether instances were believed gone that may be there.
-    pub(crate) fn has_lost_lately(&self, now: Instant) -> bool {
-        self.lock().lost.as_ref().is_some_and(|lost| lost.is_fresh(now))
+    pub(crate) fn has_presumed_gone(&self, now: Instant) -> bool {
+        self.lock().presumed_gone.as_ref().is_some_and(|lost| lost.is_fresh(now))
     }
 
-    pub(crate) fn update_contact(&self, change: impl FnOnce(&mut Contact)) {
+    pub(crate) fn update_watch_health(&self, change: impl FnOnce(&mut Contact)) {
         change(&mut self.lock());
     }
 
     fn lock(&self) -> MutexGuard<'_, Contact> {
-        self.contact.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watch_health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

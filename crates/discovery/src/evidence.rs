@@ -26,43 +26,43 @@ use tokio::{
 
 /// Probes under way at once, over all services: a suspect answer must not become a burst of
 /// connections.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT_PROBES: usize = 8;
 /// Longest time for one round of probes. Who was not reached in it is asked in the next.
-const ROUND: Duration = Duration::from_secs(2);
+const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A boxed answer: evidence is asked for rarely, and never by a request.
-pub type Answers<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
+pub type ProbeFuture<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
 /// Who can say whether an instance is there. The default of each method holds without a proxy.
-pub trait Evidence: fmt::Debug + Send + Sync + 'static {
+pub trait Liveness: fmt::Debug + Send + Sync + 'static {
     /// Whether something at `addr` accepts a connection; cancelled after
     /// [`probe_timeout`](outrigger_config::MassLoss::probe_timeout), which counts as no. When our own resources do not
     /// allow the attempt, the answer is yes: that blames nobody.
-    fn answers(&self, addr: SocketAddr) -> Answers<'_> {
-        Box::pin(connects(addr))
+    fn accepts_connection(&self, addr: SocketAddr) -> ProbeFuture<'_> {
+        Box::pin(try_connect(addr))
     }
 
     /// Whether real traffic to this instance succeeded lately. Must not block.
-    fn traffic_ok(&self, _id: &InstanceId) -> bool {
+    fn recently_served(&self, _id: &InstanceId) -> bool {
         false
     }
 }
 
 /// Connection attempts alone.
 #[derive(Debug)]
-pub(crate) struct Connections;
+pub(crate) struct ConnectProbe;
 
-impl Evidence for Connections {}
+impl Liveness for ConnectProbe {}
 
-async fn connects(addr: SocketAddr) -> bool {
+async fn try_connect(addr: SocketAddr) -> bool {
     match TcpStream::connect(addr).await {
         Ok(_) => true,
-        Err(error) => !says_absent(error.kind()),
+        Err(error) => !is_evidence_of_absence(error.kind()),
     }
 }
 
 /// Whether the error is the network's word on the instance, and not our own lack of something.
-fn says_absent(kind: io::ErrorKind) -> bool {
+fn is_evidence_of_absence(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
     };
@@ -79,49 +79,56 @@ fn says_absent(kind: io::ErrorKind) -> bool {
 
 /// Asks for evidence, a few at a time.
 #[derive(Debug)]
-pub(crate) struct Examiner {
+pub(crate) struct LivenessProber {
     /// Replaced once, by the proxy, which is made after discovery.
-    evidence: Mutex<Arc<dyn Evidence>>,
+    liveness: Mutex<Arc<dyn Liveness>>,
     permits: Semaphore,
     /// Longest wait for an answer, in milliseconds.
-    probe: AtomicU64,
+    probe_timeout: AtomicU64,
 }
 
-impl Examiner {
+impl LivenessProber {
     pub(crate) fn new(probe: Duration) -> Self {
         let probe = AtomicU64::new(millis(probe));
-        Self { evidence: Mutex::new(Arc::new(Connections)), permits: Semaphore::new(AT_ONCE), probe }
+        Self {
+            liveness: Mutex::new(Arc::new(ConnectProbe)),
+            permits: Semaphore::new(MAX_CONCURRENT_PROBES),
+            probe_timeout: probe,
+        }
     }
 
     /// From the next question on, an answer is waited for this long.
-    pub(crate) fn adopt(&self, probe: Duration) {
-        self.probe.store(millis(probe), Relaxed);
+    pub(crate) fn set_probe_timeout(&self, probe: Duration) {
+        self.probe_timeout.store(millis(probe), Relaxed);
     }
 
-    pub(crate) fn set(&self, evidence: Arc<dyn Evidence>) {
-        *self.evidence.lock().unwrap_or_else(PoisonError::into_inner) = evidence;
+    pub(crate) fn set_liveness(&self, evidence: Arc<dyn Liveness>) {
+        *self.liveness.lock().unwrap_or_else(PoisonError::into_inner) = evidence;
     }
 
-    pub(crate) fn traffic_ok(&self, id: &InstanceId) -> bool {
-        self.evidence().traffic_ok(id)
+    pub(crate) fn recently_served(&self, id: &InstanceId) -> bool {
+        self.liveness().recently_served(id)
     }
 
     /// Those for whom nothing speaks. `only_traffic`: that they accept connections says nothing.
-    pub(crate) async fn silent(&self, mut who: Vec<(InstanceId, SocketAddr, bool)>) -> Vec<InstanceId> {
+    pub(crate) async fn find_silent(
+        &self,
+        mut suspects: Vec<(InstanceId, SocketAddr, bool)>,
+    ) -> Vec<InstanceId> {
         // When there are more than a round can take, each round takes others.
-        fastrand::shuffle(&mut who);
-        let evidence = self.evidence();
-        let end = Instant::now() + ROUND;
-        let mut asked = stream::iter(who)
+        fastrand::shuffle(&mut suspects);
+        let evidence = self.liveness();
+        let end = Instant::now() + ROUND_TIMEOUT;
+        let mut asked = stream::iter(suspects)
             .map(|(id, addr, only_traffic)| {
                 let evidence = evidence.clone();
                 async move {
                     let there =
-                        evidence.traffic_ok(&id) || !only_traffic && self.answers(&*evidence, addr).await;
+                        evidence.recently_served(&id) || !only_traffic && self.probe(&*evidence, addr).await;
                     (!there).then_some(id)
                 }
             })
-            .buffer_unordered(AT_ONCE);
+            .buffer_unordered(MAX_CONCURRENT_PROBES);
         let mut silent = Vec::new();
         while let Ok(Some(one)) = timeout_at(end, asked.next()).await {
             silent.extend(one);
@@ -129,15 +136,15 @@ impl Examiner {
         silent
     }
 
-    async fn answers(&self, evidence: &dyn Evidence, addr: SocketAddr) -> bool {
+    async fn probe(&self, evidence: &dyn Liveness, addr: SocketAddr) -> bool {
         // Never closed; if it were, nobody would be blamed for it.
         let Ok(_permit) = self.permits.acquire().await else { return true };
-        let probe = Duration::from_millis(self.probe.load(Relaxed));
-        timeout(probe, evidence.answers(addr)).await.unwrap_or(false)
+        let probe = Duration::from_millis(self.probe_timeout.load(Relaxed));
+        timeout(probe, evidence.accepts_connection(addr)).await.unwrap_or(false)
     }
 
-    fn evidence(&self) -> Arc<dyn Evidence> {
-        self.evidence.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn liveness(&self) -> Arc<dyn Liveness> {
+        self.liveness.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -151,7 +158,7 @@ mod tests {
 
     #[test]
     fn only_the_network_s_word_counts_against_an_instance() {
-        let of = |errno: i32| says_absent(io::Error::from_raw_os_error(errno).kind());
+        let of = |errno: i32| is_evidence_of_absence(io::Error::from_raw_os_error(errno).kind());
         // ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT, ECONNRESET
         assert!([111, 113, 101, 110, 104].into_iter().all(of));
         // EMFILE, ENFILE, ENOMEM, ENOBUFS, EADDRNOTAVAIL, EACCES
@@ -162,8 +169,8 @@ mod tests {
     async fn a_listener_answers_and_a_closed_port_does_not() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        assert!(Connections.answers(addr).await);
+        assert!(ConnectProbe.accepts_connection(addr).await);
         drop(listener);
-        assert!(!Connections.answers(addr).await);
+        assert!(!ConnectProbe.accepts_connection(addr).await);
     }
 }

@@ -18,7 +18,7 @@
 //! A suspect is kept as it was last listed until one of these:
 //!
 //! - it is listed again, or said to be critical: the registry's word is believed,
-//! - it does not answer ([`Guard::dismiss`]; a service that was scaled to zero is gone in a moment),
+//! - it does not answer ([`MassLossGuard::drop_suspects`]; a service that was scaled to zero is gone in a moment),
 //! - its address is listed for somebody else,
 //! - consistent answers confirm the loss over more than [`confirm_for`](outrigger_config::MassLoss::confirm_for),
 //!   without one between them that does not, and without an error. Not where it leaves nobody who takes
@@ -26,8 +26,8 @@
 //!   to be lost with its node, all servers confirm that for the seconds until it is back, and without the
 //!   suspects every request would fail for certain,
 //! - any answer that is not stale comes after the registry has answered for
-//!   [`hold_for`](outrigger_config::MassLoss::hold_for). While it is silent no suspect is dropped, and after a silence
-//!   ([`Guard::interrupted`]) the time begins anew, for those who have to register again notice the end
+//!   [`hold_for`](outrigger_config::MassLoss::hold_for). While it is silent nobody is dropped, and after a silence
+//!   ([`MassLossGuard::record_failure`]) the time begins anew, for those who have to register again notice the end
 //!   of the silence no sooner than we do.
 //!
 //! What confirms a loss is an answer of a server that knows a leader, with an index higher than when
@@ -48,7 +48,7 @@ use outrigger_registry::{Consistency, Instance, InstanceId};
 
 /// Why an answer is suspect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub(crate) enum SuspectReason {
     /// It is empty.
     Empty,
     /// Its index is lower than the last.
@@ -59,7 +59,7 @@ pub(crate) enum Reason {
     NodesLost,
 }
 
-impl Reason {
+impl SuspectReason {
     pub(crate) const ALL: [Self; 4] = [Self::Empty, Self::IndexWentBack, Self::Collapsed, Self::NodesLost];
 
     /// The word for metrics and logs.
@@ -83,13 +83,13 @@ impl Reason {
 
 /// An answer, with what matters for how far it is believed.
 #[derive(Debug)]
-pub(crate) struct Answer<'a> {
+pub(crate) struct ReviewedAnswer<'a> {
     /// Sorted by identity, each once.
     pub(crate) instances: &'a [Instance],
     pub(crate) consistency: Consistency,
     pub(crate) index: u64,
     /// The index of the answer before it.
-    pub(crate) was: u64,
+    pub(crate) previous_index: u64,
     pub(crate) went_back: bool,
     pub(crate) known_leader: bool,
     pub(crate) now: Instant,
@@ -97,7 +97,7 @@ pub(crate) struct Answer<'a> {
 
 /// A suspect whose loss is now believed.
 #[derive(Debug)]
-pub(crate) struct GivenUp {
+pub(crate) struct AcceptedLoss {
     /// As it was last listed.
     pub(crate) instance: Instance,
     /// The index of the last answer that listed it.
@@ -113,39 +113,39 @@ pub(crate) struct Review {
     pub(crate) known: Option<Arc<[Instance]>>,
     pub(crate) findings: Findings,
     /// Sorted by identity.
-    pub(crate) given_up: Vec<GivenUp>,
+    pub(crate) accepted_losses: Vec<AcceptedLoss>,
 }
 
 /// What an answer led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Findings {
     /// Why it is suspect, and how many are suspect for it that were not before.
-    pub(crate) suspected: Option<(Reason, usize)>,
+    pub(crate) suspected: Option<(SuspectReason, usize)>,
     /// Suspects of which the registry speaks again.
     pub(crate) listed_again: usize,
-    /// Suspects whose loss is now believed: how many [`Review::given_up`] lists.
+    /// Suspects whose loss is now believed: how many [`Review::accepted_losses`] lists.
     pub(crate) accepted: usize,
 }
 
 /// The suspects of one service.
 #[derive(Debug)]
-pub(crate) struct Guard {
-    rules: Option<outrigger_config::MassLoss>,
+pub(crate) struct MassLossGuard {
+    settings: Option<outrigger_config::MassLoss>,
     suspects: BTreeMap<InstanceId, Suspect>,
     /// What the last answer lists, while there are suspects.
     listed: Arc<[Instance]>,
     /// The registry has failed since the last answer that counts.
     interrupted: bool,
-    /// Who was let go without a doubt in the last [`TOGETHER`].
-    let_go: Vec<LetGo>,
+    /// Who was let go without a doubt in the last [`ONE_LOSS_WINDOW`].
+    recent_losses: Vec<RecentLoss>,
 }
 
 /// Losses within this time are one loss: an agent that was wiped takes its services out one by one.
-const TOGETHER: Duration = Duration::from_secs(2);
+const ONE_LOSS_WINDOW: Duration = Duration::from_secs(2);
 
 /// An instance whose loss was no mass by itself.
 #[derive(Debug)]
-struct LetGo {
+struct RecentLoss {
     instance: Instance,
     /// The index of the last answer that listed it.
     listed_at: u64,
@@ -156,37 +156,37 @@ struct LetGo {
 struct Suspect {
     /// As it was last listed.
     instance: Instance,
-    reason: Reason,
+    reason: SuspectReason,
     /// The index of the last answer that listed it.
     listed_at: u64,
     since: Instant,
     /// When the first of the answers that confirm its loss came.
-    confirmed: Option<Instant>,
+    confirmed_since: Option<Instant>,
 }
 
-impl Guard {
+impl MassLossGuard {
     /// Without rules it believes everything.
-    pub(crate) fn new(rules: Option<outrigger_config::MassLoss>) -> Self {
+    pub(crate) fn new(settings: Option<outrigger_config::MassLoss>) -> Self {
         Self {
-            rules,
+            settings,
             suspects: BTreeMap::new(),
             listed: Arc::from([]),
             interrupted: false,
-            let_go: Vec::new(),
+            recent_losses: Vec::new(),
         }
     }
 
     /// Goes on by other rules. Without any, nobody is kept any longer than the next answer.
-    pub(crate) fn adopt(&mut self, rules: Option<outrigger_config::MassLoss>) {
-        self.rules = rules;
-        if rules.is_none() {
+    pub(crate) fn apply_settings(&mut self, settings: Option<outrigger_config::MassLoss>) {
+        self.settings = settings;
+        if settings.is_none() {
             self.suspects.clear();
-            self.let_go.clear();
+            self.recent_losses.clear();
         }
     }
 
     /// Whether anybody is kept against the registry's word.
-    pub(crate) fn doubts(&self) -> bool {
+    pub(crate) fn has_suspects(&self) -> bool {
         !self.suspects.is_empty()
     }
 
@@ -197,10 +197,10 @@ impl Guard {
 
     /// Who is kept, where, and whether only traffic speaks for it: a node that the registry has lost
     /// may well accept connections.
-    pub(crate) fn to_examine(&self) -> Vec<(InstanceId, SocketAddr, bool)> {
+    pub(crate) fn suspects_to_probe(&self) -> Vec<(InstanceId, SocketAddr, bool)> {
         let examined = self.suspects.iter().filter_map(|(id, suspect)| {
             let addr = suspect.instance.addr.as_ref().ok()?;
-            Some((id.clone(), *addr, suspect.reason == Reason::NodesLost))
+            Some((id.clone(), *addr, suspect.reason == SuspectReason::NodesLost))
         });
         examined.collect()
     }
@@ -209,35 +209,35 @@ impl Guard {
     /// instance succeeds.
     pub(crate) fn review(
         &mut self,
-        held: &[Instance],
-        answer: &Answer<'_>,
-        vouched: impl Fn(&InstanceId) -> bool,
+        current: &[Instance],
+        answer: &ReviewedAnswer<'_>,
+        recently_served: impl Fn(&InstanceId) -> bool,
     ) -> Review {
-        let Some(rules) = self.rules else { return Review::default() };
+        let Some(rules) = self.settings else { return Review::default() };
         if answer.consistency != Consistency::Stale && std::mem::take(&mut self.interrupted) {
-            self.suspects.values_mut().for_each(|suspect| suspect.begin_anew(answer.now));
+            self.suspects.values_mut().for_each(|suspect| suspect.restart(answer.now));
         }
         let before = self.suspects.len();
-        self.suspects.retain(|_, suspect| !suspect.is_spoken_of(answer));
+        self.suspects.retain(|_, suspect| !suspect.is_listed_again(answer));
         let listed_again = before - self.suspects.len();
-        let given_up = self.give_up(answer, &rules);
-        let suspected = self.suspect(held, answer, &given_up, vouched);
+        let given_up = self.accept_losses(answer, &rules);
+        let suspected = self.add_suspects(current, answer, &given_up, recently_served);
         let findings = Findings { suspected, listed_again, accepted: given_up.len() };
-        if !self.doubts() {
+        if !self.has_suspects() {
             self.listed = Arc::from([]);
-            return Review { known: None, findings, given_up };
+            return Review { known: None, findings, accepted_losses: given_up };
         }
         self.listed = answer.instances.into();
-        Review { known: Some(self.known()), findings, given_up }
+        Review { known: Some(self.known()), findings, accepted_losses: given_up }
     }
 
     /// The registry has failed: how long it has been saying something begins anew.
-    pub(crate) fn interrupted(&mut self) {
+    pub(crate) fn record_failure(&mut self) {
         self.interrupted = true;
     }
 
     /// Believes the loss of these: nothing speaks for them.
-    pub(crate) fn dismiss(&mut self, ids: &[InstanceId]) {
+    pub(crate) fn drop_suspects(&mut self, ids: &[InstanceId]) {
         for id in ids {
             self.suspects.remove(id);
         }
@@ -253,15 +253,19 @@ impl Guard {
     }
 
     /// Believes the losses that are confirmed, or have been doubted for long enough: whose, sorted.
-    fn give_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::MassLoss) -> Vec<GivenUp> {
+    fn accept_losses(
+        &mut self,
+        answer: &ReviewedAnswer<'_>,
+        rules: &outrigger_config::MassLoss,
+    ) -> Vec<AcceptedLoss> {
         let mut given_up = Vec::new();
         self.suspects.retain(|_, suspect| {
-            let gone = suspect.is_given_up(answer, rules);
+            let gone = suspect.is_loss_accepted(answer, rules);
             if gone {
-                given_up.push(GivenUp {
+                given_up.push(AcceptedLoss {
                     instance: suspect.instance.clone(),
                     listed_at: suspect.listed_at,
-                    is_listed: suspect.reason == Reason::NodesLost,
+                    is_listed: suspect.reason == SuspectReason::NodesLost,
                 });
             }
             !gone
@@ -270,21 +274,21 @@ impl Guard {
     }
 
     /// Takes in those whose loss is not to be believed yet: why, and how many.
-    fn suspect(
+    fn add_suspects(
         &mut self,
-        held: &[Instance],
-        answer: &Answer<'_>,
-        given_up: &[GivenUp],
-        vouched: impl Fn(&InstanceId) -> bool,
-    ) -> Option<(Reason, usize)> {
-        self.let_go.retain(|one| {
-            let fresh = answer.now.saturating_duration_since(one.at) < TOGETHER;
+        current: &[Instance],
+        answer: &ReviewedAnswer<'_>,
+        given_up: &[AcceptedLoss],
+        recently_served: impl Fn(&InstanceId) -> bool,
+    ) -> Option<(SuspectReason, usize)> {
+        self.recent_losses.retain(|one| {
+            let fresh = answer.now.saturating_duration_since(one.at) < ONE_LOSS_WINDOW;
             fresh && find(answer.instances, &one.instance.id).is_none()
         });
         // Both lists are sorted, and may be long: one walk over the two.
         let mut listed = answer.instances.iter().peekable();
         let (mut trusted, mut gone, mut lost) = (0_usize, Vec::new(), Vec::new());
-        for one in held.iter().filter(|one| one.weight() > 0) {
+        for one in current.iter().filter(|one| one.weight() > 0) {
             let is_given_up = given_up.binary_search_by(|gone| gone.instance.id.cmp(&one.id)).is_ok();
             if is_given_up || self.suspects.contains_key(&one.id) {
                 continue;
@@ -297,29 +301,29 @@ impl Guard {
                 Some(_) => {}
             }
         }
-        let before = self.let_go.len();
+        let before = self.recent_losses.len();
         let most = |some: &[&Instance]| !some.is_empty() && (some.len() + before) * 2 > trusted + before;
         let (reason, who) = if !gone.is_empty() && answer.went_back {
-            (Reason::IndexWentBack, gone)
+            (SuspectReason::IndexWentBack, gone)
         } else if !gone.is_empty() && answer.instances.is_empty() {
-            (Reason::Empty, gone)
+            (SuspectReason::Empty, gone)
         } else if most(&gone) {
-            (Reason::Collapsed, gone)
+            (SuspectReason::Collapsed, gone)
         } else if lost.len() * 2 > trusted {
-            lost.retain(|one| vouched(&one.id));
-            (Reason::NodesLost, lost)
+            lost.retain(|one| recently_served(&one.id));
+            (SuspectReason::NodesLost, lost)
         } else {
             let gone = gone.into_iter().cloned();
-            self.let_go.extend(gone.map(|instance| LetGo {
+            self.recent_losses.extend(gone.map(|instance| RecentLoss {
                 instance,
-                listed_at: answer.was,
+                listed_at: answer.previous_index,
                 at: answer.now,
             }));
             return None;
         };
-        let mut who: Vec<_> = who.into_iter().map(|one| (one.clone(), answer.was)).collect();
-        if reason != Reason::NodesLost && !who.is_empty() {
-            who.extend(self.let_go.drain(..).map(|one| (one.instance, one.listed_at)));
+        let mut who: Vec<_> = who.into_iter().map(|one| (one.clone(), answer.previous_index)).collect();
+        if reason != SuspectReason::NodesLost && !who.is_empty() {
+            who.extend(self.recent_losses.drain(..).map(|one| (one.instance, one.listed_at)));
         }
         let count = who.len();
         for (instance, listed_at) in who {
@@ -330,44 +334,44 @@ impl Guard {
     }
 }
 
-impl Answer<'_> {
+impl ReviewedAnswer<'_> {
     /// Whether it confirms that an instance is gone that was listed at `index`.
-    fn confirms_a_loss_since(&self, index: u64) -> bool {
+    fn confirms_loss_since(&self, index: u64) -> bool {
         self.consistency == Consistency::Consistent
             && self.known_leader
             && self.index > index
-            && self.leaves_somebody()
+            && self.lists_any_usable()
     }
 
     /// Whether there would be anybody to call, were it believed as it is.
-    fn leaves_somebody(&self) -> bool {
+    fn lists_any_usable(&self) -> bool {
         self.instances.iter().any(|one| one.weight() > 0)
     }
 }
 
 impl Suspect {
-    fn new(instance: Instance, reason: Reason, listed_at: u64, answer: &Answer<'_>) -> Self {
-        let confirmed = answer.confirms_a_loss_since(listed_at).then_some(answer.now);
-        Self { instance, reason, listed_at, since: answer.now, confirmed }
+    fn new(instance: Instance, reason: SuspectReason, listed_at: u64, answer: &ReviewedAnswer<'_>) -> Self {
+        let confirmed = answer.confirms_loss_since(listed_at).then_some(answer.now);
+        Self { instance, reason, listed_at, since: answer.now, confirmed_since: confirmed }
     }
 
     /// What was said before counts no more.
-    fn begin_anew(&mut self, now: Instant) {
-        (self.since, self.confirmed) = (now, None);
+    fn restart(&mut self, now: Instant) {
+        (self.since, self.confirmed_since) = (now, None);
     }
 
     /// Whether the registry has something to say of it, other than that it lost sight of its node.
-    fn is_spoken_of(&self, answer: &Answer<'_>) -> bool {
+    fn is_listed_again(&self, answer: &ReviewedAnswer<'_>) -> bool {
         find(answer.instances, &self.instance.id)
-            .is_some_and(|listed| self.reason != Reason::NodesLost || !listed.node_lost)
+            .is_some_and(|listed| self.reason != SuspectReason::NodesLost || !listed.node_lost)
     }
 
     /// Whether its loss is to be believed after `answer`, which still does not list it.
-    fn is_given_up(&mut self, answer: &Answer<'_>, rules: &outrigger_config::MassLoss) -> bool {
+    fn is_loss_accepted(&mut self, answer: &ReviewedAnswer<'_>, rules: &outrigger_config::MassLoss) -> bool {
         if answer.went_back {
-            self.reason = Reason::IndexWentBack;
-        } else if answer.instances.is_empty() && self.reason != Reason::IndexWentBack {
-            self.reason = Reason::Empty;
+            self.reason = SuspectReason::IndexWentBack;
+        } else if answer.instances.is_empty() && self.reason != SuspectReason::IndexWentBack {
+            self.reason = SuspectReason::Empty;
         }
         let for_long = |since: Instant| answer.now.saturating_duration_since(since);
         match answer.consistency {
@@ -376,12 +380,12 @@ impl Suspect {
             _ if for_long(self.since) >= rules.hold_for => true,
             Consistency::Default => false,
             Consistency::Consistent
-                if self.reason.can_be_confirmed() && answer.confirms_a_loss_since(self.listed_at) =>
+                if self.reason.can_be_confirmed() && answer.confirms_loss_since(self.listed_at) =>
             {
-                for_long(*self.confirmed.get_or_insert(answer.now)) > rules.confirm_for
+                for_long(*self.confirmed_since.get_or_insert(answer.now)) > rules.confirm_for
             }
             Consistency::Consistent => {
-                self.confirmed = None;
+                self.confirmed_since = None;
                 false
             }
         }

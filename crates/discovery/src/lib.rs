@@ -9,7 +9,7 @@
 //! service is no longer needed (that is the last follower's drop). It forgets nothing because the
 //! registry is silent: the last good answer stays for as long as the silence lasts, and
 //! [`ServiceStatus`] says how old it is. Nor is it forgotten because the registry suddenly says that
-//! nobody is there, while those it listed still answer (`guard.rs`), nor by a restart ([`Memory`]).
+//! nobody is there, while those it listed still answer (`guard.rs`), nor by a restart ([`DiskCache`]).
 //!
 //! Metrics are listed in [`metrics`].
 //!
@@ -35,9 +35,9 @@ mod watcher;
 mod tests;
 
 pub use discovery::Discovery;
-pub use evidence::{Answers, Evidence};
+pub use evidence::{Liveness, ProbeFuture};
 pub use follower::Follower;
-pub use memory::Memory;
-pub use snapshot::{Counts, Knowledge, Snapshot};
+pub use memory::DiskCache;
+pub use snapshot::{InstanceCounts, Knowledge, Snapshot};
 pub use status::ServiceStatus;
-pub use table::{Kind, Refused};
+pub use table::{FollowError, WatchReason};

@@ -13,11 +13,11 @@ use outrigger_registry::{Instance, InstanceId};
 
 /// How long they are spoken of and kept. A mistake of the registry's that nobody has mended by then is
 /// not mended by us, and an address does not become somebody else's that fast.
-pub(crate) const KEEP: Duration = Duration::from_secs(600);
+pub(crate) const PRESUMED_GONE_TTL: Duration = Duration::from_secs(600);
 
 /// The instances that a service has lost so.
 #[derive(Debug, Clone)]
-pub(crate) struct Lost {
+pub(crate) struct PresumedGone {
     /// As they were last listed, sorted.
     pub(crate) instances: Arc<[Instance]>,
     /// The registry's index when it last listed them; of several, the lowest.
@@ -26,9 +26,9 @@ pub(crate) struct Lost {
     pub(crate) at: Instant,
 }
 
-impl Lost {
+impl PresumedGone {
     /// With `more`, last listed at `index` and lost now, beside those that were lost a while ago.
-    pub(crate) fn join(before: Option<&Self>, more: Vec<Instance>, index: u64, now: Instant) -> Self {
+    pub(crate) fn merge(before: Option<&Self>, more: Vec<Instance>, index: u64, now: Instant) -> Self {
         let before = before.filter(|lost| lost.is_fresh(now));
         let index = before.map_or(index, |lost| lost.index.min(index));
         let older = before.map_or(&[][..], |lost| &lost.instances);
@@ -37,23 +37,24 @@ impl Lost {
 
     /// Without those that `listed` speaks of again; nobody may be left.
     pub(crate) fn without(&self, listed: &[Instance]) -> Option<Self> {
-        let left: Arc<[_]> = self.instances.iter().filter(|one| !holds(listed, &one.id)).cloned().collect();
+        let left: Arc<[_]> =
+            self.instances.iter().filter(|one| !contains_id(listed, &one.id)).cloned().collect();
         (!left.is_empty()).then(|| Self { instances: left, ..self.clone() })
     }
 
     pub(crate) fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.at) <= KEEP
+        now.saturating_duration_since(self.at) <= PRESUMED_GONE_TTL
     }
 }
 
 /// `first`, and of `second` whom it does not hold. The result is sorted; `first` has to be.
 pub(crate) fn union(first: &[Instance], second: &[Instance]) -> Arc<[Instance]> {
-    let more = second.iter().filter(|one| !holds(first, &one.id));
+    let more = second.iter().filter(|one| !contains_id(first, &one.id));
     let mut all: Vec<_> = first.iter().chain(more).cloned().collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     all.into()
 }
 
-fn holds(sorted: &[Instance], id: &InstanceId) -> bool {
+fn contains_id(sorted: &[Instance], id: &InstanceId) -> bool {
     sorted.binary_search_by(|one| one.id.cmp(id)).is_ok()
 }

@@ -43,21 +43,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    entry::Entry,
-    lost::{KEEP, union},
-    status::in_full,
+    entry::Service,
+    lost::{PRESUMED_GONE_TTL, union},
+    status::error_chain,
     table::now,
 };
 use file::StateFile;
-use shape::Record;
+use shape::ServiceRecord;
 
 /// Pause between two writes.
-const PACE: Duration = Duration::from_secs(1);
+const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the file is written although no content changed: a service that never changes must not
 /// look as if nobody had heard of it for a week.
-const REFRESH: Duration = Duration::from_secs(3600);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
 /// When a write that failed is tried again, should nothing change before.
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Older answers are not used.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Most services in the file: as many as can be watched at all. The longest unheard go first.
@@ -65,33 +65,33 @@ const MAX_SERVICES: usize = 10_000;
 
 /// The last good answers, on disk.
 #[derive(Debug)]
-pub struct Memory {
+pub struct DiskCache {
     /// Absent: it cannot be written, and a warning said why. Only a writer holds the lock for long.
     file: Option<Arc<Mutex<StateFile>>>,
-    known: Mutex<BTreeMap<Query, Known>>,
+    entries: Mutex<BTreeMap<Query, CacheEntry>>,
     changed: Notify,
     served: AtomicBool,
 }
 
 /// What is known of a service.
 #[derive(Debug)]
-enum Known {
+enum CacheEntry {
     /// From the file.
-    Before(Record),
+    Stored(ServiceRecord),
     /// What its watcher last wrote; also after the watch has ended.
-    Now(Arc<Entry>),
+    Live(Arc<Service>),
 }
 
 /// What was known of a service before.
 #[derive(Debug, Clone)]
-pub(crate) struct Recalled {
+pub(crate) struct CachedAnswer {
     pub(crate) instances: Arc<[Instance]>,
     pub(crate) index: u64,
     /// When the registry last confirmed it.
-    pub(crate) heard_at: Instant,
+    pub(crate) confirmed_at: Instant,
 }
 
-impl Memory {
+impl DiskCache {
     /// Opens, or creates, the file `name` in `folder`, and reads it. `registry` says where answers
     /// come from (its kind, address and datacenter): a file about another one is set aside. Reads at
     /// most 64 MiB, and blocks for as long as that takes.
@@ -100,9 +100,9 @@ impl Memory {
     /// nothing; where only nothing can be written, what is there is used. One process at a time uses a
     /// file.
     pub fn open(folder: &Path, name: &str, registry: &str) -> Self {
-        let mut memory = Self {
+        let mut cache = Self {
             file: None,
-            known: Mutex::default(),
+            entries: Mutex::default(),
             changed: Notify::new(),
             served: AtomicBool::new(false),
         };
@@ -113,43 +113,43 @@ impl Memory {
                 (Some(file), records)
             }
             Err(error) => {
-                let reason = in_full(&error);
+                let reason = error_chain(&error);
                 warn!(folder = %folder.display(), reason, "what is learned will not outlive a restart; state_dir: off says that this is fine");
-                (None, StateFile::glance(folder, name, registry, &error, age))
+                (None, StateFile::read_unlocked(folder, name, registry, &error, age))
             }
         };
         if !records.is_empty() {
-            let file = file::path_of(folder, name);
+            let file = file::state_path(folder, name);
             info!(file = %file.display(), services = records.len(), "read what was known before the restart");
         }
-        let known = records.into_iter().map(|record| (record.query.clone(), Known::Before(record)));
-        memory.known = Mutex::new(known.collect());
-        memory.file = taken.map(|file| Arc::new(Mutex::new(file)));
-        memory
+        let known = records.into_iter().map(|record| (record.query.clone(), CacheEntry::Stored(record)));
+        cache.entries = Mutex::new(known.collect());
+        cache.file = taken.map(|file| Arc::new(Mutex::new(file)));
+        cache
     }
 
     /// What was known of a service before it was followed.
-    pub(crate) fn recall(&self, query: &Query, now: Instant) -> Option<Recalled> {
+    pub(crate) fn load_cached(&self, query: &Query, now: Instant) -> Option<CachedAnswer> {
         let wall = wall::now();
-        let record = self.lock().get(query)?.record(wall, now)?;
-        let ago = wall.saturating_sub(record.heard);
+        let record = self.lock().get(query)?.to_record(wall, now)?;
+        let ago = wall.saturating_sub(record.confirmed);
         // Without an instant that far back the age reads as nothing; the content is right all the same.
         let heard_at = now.checked_sub(ago).unwrap_or(now);
-        let (instances, index) = record.known(wall);
-        Some(Recalled { instances, index, heard_at })
+        let (instances, index) = record.instances_to_serve(wall);
+        Some(CachedAnswer { instances, index, confirmed_at: heard_at })
     }
 
     /// Whether this is the first time that it serves in the registry's place.
-    pub(crate) fn serves_first(&self) -> bool {
+    pub(crate) fn is_first_use(&self) -> bool {
         !self.served.swap(true, Relaxed)
     }
 
     /// New content was accepted.
-    pub(crate) fn changed(&self, entry: &Arc<Entry>) {
+    pub(crate) fn record_change(&self, service: &Arc<Service>) {
         let mut known = self.lock();
         // A made-up name is not worth remembering; one that had instances is dropped when it is written.
-        if known.contains_key(&entry.query) || !entry.snapshot().instances.is_empty() {
-            known.insert(entry.query.clone(), Known::Now(entry.clone()));
+        if known.contains_key(&service.query) || !service.snapshot().instances.is_empty() {
+            known.insert(service.query.clone(), CacheEntry::Live(service.clone()));
             drop(known);
             self.changed.notify_one();
         }
@@ -159,17 +159,17 @@ impl Memory {
     /// this returns, nobody has the file any more.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let Some(file) = self.file.clone() else { return };
-        let mut rest = REFRESH;
-        while let Some(refresh) = stop.run_until_cancelled(self.news(rest)).await {
+        let mut rest = REFRESH_INTERVAL;
+        while let Some(refresh) = stop.run_until_cancelled(self.wait_for_change(rest)).await {
             let began = tokio::time::Instant::now();
-            rest = if self.write(&file, refresh).await { REFRESH } else { RETRY };
-            stop.run_until_cancelled(sleep_until(began + PACE)).await;
+            rest = if self.write(&file, refresh).await { REFRESH_INTERVAL } else { RETRY_INTERVAL };
+            stop.run_until_cancelled(sleep_until(began + MIN_WRITE_INTERVAL)).await;
         }
         self.write(&file, true).await;
     }
 
     /// Waits for a change, or for `rest`: then true.
-    async fn news(&self, rest: Duration) -> bool {
+    async fn wait_for_change(&self, rest: Duration) -> bool {
         tokio::select! {
             () = self.changed.notified() => false,
             () = sleep(rest) => true,
@@ -187,18 +187,18 @@ impl Memory {
     }
 
     /// What is to be written.
-    fn records(&self) -> Vec<Record> {
+    fn records(&self) -> Vec<ServiceRecord> {
         let (wall, now) = (wall::now(), now());
         let mut known = self.lock();
         let mut records = Vec::new();
         known.retain(|_, one| {
-            let record = one.record(wall, now).filter(|record| record.lists_any(wall));
+            let record = one.to_record(wall, now).filter(|record| record.lists_any(wall));
             let keep = record.is_some();
             records.extend(record);
             keep
         });
         if records.len() > MAX_SERVICES {
-            records.sort_by_key(|record| std::cmp::Reverse(record.heard));
+            records.sort_by_key(|record| std::cmp::Reverse(record.confirmed));
             for record in records.drain(MAX_SERVICES..) {
                 known.remove(&record.query);
             }
@@ -206,46 +206,52 @@ impl Memory {
         records
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Query, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Query, CacheEntry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl CacheEntry {
     /// `wall` and `now` are the same moment.
-    fn record(&self, wall: Duration, now: Instant) -> Option<Record> {
+    fn to_record(&self, wall: Duration, now: Instant) -> Option<ServiceRecord> {
         match self {
-            Self::Before(record) => Some(record.clone()),
-            Self::Now(entry) => {
+            Self::Stored(record) => Some(record.clone()),
+            Self::Live(entry) => {
                 let instances = entry.snapshot().instances.clone();
-                let heard = wall.saturating_sub(entry.heard_ago(now)?);
-                let lost = entry.contact().lost.map(|lost| shape::Lost {
+                let heard = wall.saturating_sub(entry.confirmed_ago(now)?);
+                let lost = entry.watch_health().presumed_gone.map(|lost| shape::PresumedGoneRecord {
                     instances: lost.instances,
                     index: lost.index,
                     at: wall.saturating_sub(now.saturating_duration_since(lost.at)),
                 });
-                Some(Record { query: entry.query.clone(), instances, index: entry.index(), heard, lost })
+                Some(ServiceRecord {
+                    query: entry.query.clone(),
+                    instances,
+                    index: entry.index(),
+                    confirmed: heard,
+                    presumed_gone: lost,
+                })
             }
         }
     }
 }
 
-impl Record {
+impl ServiceRecord {
     /// Whether it is of use to anybody at `wall`.
     fn lists_any(&self, wall: Duration) -> bool {
-        !self.instances.is_empty() || self.lost(wall).is_some()
+        !self.instances.is_empty() || self.fresh_presumed_gone(wall).is_some()
     }
 
     /// Who is known, also of those who were believed gone not long ago, and at which index all of them
     /// were listed.
-    fn known(&self, wall: Duration) -> (Arc<[Instance]>, u64) {
-        match self.lost(wall) {
+    fn instances_to_serve(&self, wall: Duration) -> (Arc<[Instance]>, u64) {
+        match self.fresh_presumed_gone(wall) {
             Some(lost) => (union(&self.instances, &lost.instances), self.index.min(lost.index)),
             None => (self.instances.clone(), self.index),
         }
     }
 
-    fn lost(&self, wall: Duration) -> Option<&shape::Lost> {
-        self.lost.as_ref().filter(|lost| wall.saturating_sub(lost.at) <= KEEP)
+    fn fresh_presumed_gone(&self, wall: Duration) -> Option<&shape::PresumedGoneRecord> {
+        self.presumed_gone.as_ref().filter(|lost| wall.saturating_sub(lost.at) <= PRESUMED_GONE_TTL)
     }
 }

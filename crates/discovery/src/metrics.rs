@@ -34,8 +34,8 @@ use prometheus::{
 };
 
 use crate::{
-    Kind, Refused,
-    table::{Row, Table, now},
+    FollowError, WatchReason,
+    table::{ServiceRow, Services, now},
 };
 
 /// The counters of the loop.
@@ -49,7 +49,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn register(registry: &Registry, table: Arc<Table>) -> Result<Self, prometheus::Error> {
+    pub(crate) fn register(registry: &Registry, services: Arc<Services>) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             errors: IntCounterVec::new(
                 Opts::new("outrigger_watch_errors_total", "Questions to the registry that failed."),
@@ -78,27 +78,27 @@ impl Metrics {
         registry.register(Box::new(metrics.index_resets.clone()))?;
         registry.register(Box::new(metrics.limited.clone()))?;
         let descriptions = Families::new()?.descriptions();
-        registry.register(Box::new(TableCollector { table, descriptions }))?;
+        registry.register(Box::new(ServicesCollector { services, descriptions }))?;
         Ok(metrics)
     }
 
-    pub(crate) fn failed(&self, error: &Error) {
+    pub(crate) fn count_error(&self, error: &Error) {
         self.errors.with_label_values(&[error.label()]).inc();
     }
 
-    pub(crate) fn refused(&self, refused: Refused) {
-        self.refused.with_label_values(&[refused.label()]).inc();
+    pub(crate) fn count_refusal(&self, error: FollowError) {
+        self.refused.with_label_values(&[error.label()]).inc();
     }
 }
 
 /// Reads the table when it is scraped.
 #[derive(Debug)]
-struct TableCollector {
-    table: Arc<Table>,
+struct ServicesCollector {
+    services: Arc<Services>,
     descriptions: Vec<Desc>,
 }
 
-impl Collector for TableCollector {
+impl Collector for ServicesCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.descriptions.iter().collect()
     }
@@ -107,7 +107,7 @@ impl Collector for TableCollector {
         let Ok(families) = Families::new() else {
             return Vec::new(); // out of reach: the same call passed at registration
         };
-        self.table.rows().iter().for_each(|row| families.add(row));
+        self.services.rows().iter().for_each(|row| families.add(row));
         families.collect()
     }
 }
@@ -162,16 +162,16 @@ impl Families {
                 &["kind"],
             )?,
         };
-        for kind in [Kind::Declared, Kind::OnDemand] {
+        for kind in [WatchReason::Declared, WatchReason::OnDemand] {
             families.watched.with_label_values(&[kind.label()]); // 0 is a value too
         }
         Ok(families)
     }
 
-    fn add(&self, row: &Row) {
-        self.watched.with_label_values(&[row.kind.label()]).inc();
-        let (entry, query) = (&row.entry, &row.entry.query);
-        let Some(age) = entry.heard_ago(now()).filter(|_| row.named()) else { return };
+    fn add(&self, row: &ServiceRow) {
+        self.watched.with_label_values(&[row.reason.label()]).inc();
+        let (entry, query) = (&row.service, &row.service.query);
+        let Some(age) = entry.confirmed_ago(now()).filter(|_| row.may_be_metric_label()) else { return };
         let (service, datacenter) = (&*query.service, query.datacenter.as_deref().unwrap_or_default());
         self.age.with_label_values(&[service, datacenter]).set(age.as_secs_f64());
         self.index.with_label_values(&[service, datacenter]).set(entry.index() as f64);
@@ -179,10 +179,10 @@ impl Families {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.instances.with_label_values(&[service, datacenter, status.label()]).set(count);
         }
-        for (result, count) in row.updates() {
+        for (result, count) in row.update_counts() {
             self.updates.with_label_values(&[service, datacenter, result]).inc_by(count);
         }
-        let suspects = i64::try_from(entry.contact().suspects.len()).unwrap_or(i64::MAX);
+        let suspects = i64::try_from(entry.watch_health().suspects.len()).unwrap_or(i64::MAX);
         self.suspects.with_label_values(&[service, datacenter]).set(suspects);
         for (reason, count) in entry.suspect_updates() {
             self.suspect_updates.with_label_values(&[service, datacenter, reason.label()]).inc_by(count);

@@ -12,11 +12,11 @@ use tokio::sync::watch;
 
 /// The return of a registry that was gone for less ends nobody's pause: pauses are short by then, and a
 /// question that fails for reasons of its own must not be asked again with each answer to another.
-const LASTING: Duration = Duration::from_secs(5);
+const LONG_OUTAGE: Duration = Duration::from_secs(5);
 
 /// Whom a failed question is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum FailureScope {
     /// The registry as a whole: it is gone, mute, busy, without a leader, refuses our token, or one
     /// of its files is bad.
     Registry,
@@ -24,7 +24,7 @@ pub(crate) enum Trouble {
     Service,
 }
 
-impl Trouble {
+impl FailureScope {
     pub(crate) fn of(error: &Error) -> Self {
         match error {
             Error::Connect { .. }
@@ -40,36 +40,36 @@ impl Trouble {
 
 /// Whether the registry is gone, as far as any watcher knows.
 #[derive(Debug, Default)]
-pub(crate) struct Outage {
+pub(crate) struct OutageTracker {
     since: Mutex<Option<Instant>>,
     /// Rings when one ends that has lasted.
-    over: watch::Sender<()>,
+    ended: watch::Sender<()>,
 }
 
-impl Outage {
-    /// A question failed by [`Trouble::Registry`]. Whether that is news.
-    pub(crate) fn failed(&self, now: Instant) -> bool {
+impl OutageTracker {
+    /// A question failed by [`FailureScope::Registry`]. Whether that is news.
+    pub(crate) fn record_failure(&self, now: Instant) -> bool {
         let mut since = self.lock();
-        let news = since.is_none();
+        let is_new = since.is_none();
         since.get_or_insert(now);
-        news
+        is_new
     }
 
     /// A question of `asked_at` was answered: how long the registry was gone, if that ends an outage.
     /// One asked before the outage ends none: a stopping server answers what still waits.
-    pub(crate) fn answered(&self, asked_at: Instant, now: Instant) -> Option<Duration> {
+    pub(crate) fn record_answer(&self, asked_at: Instant, now: Instant) -> Option<Duration> {
         let mut since = self.lock();
         let ended = since.take_if(|since| asked_at >= *since);
         let gone_for = ended.map(|since| now.saturating_duration_since(since));
-        if gone_for >= Some(LASTING) {
-            self.over.send_replace(());
+        if gone_for >= Some(LONG_OUTAGE) {
+            self.ended.send_replace(());
         }
         gone_for
     }
 
     /// Changes when an outage ends that has lasted.
-    pub(crate) fn over(&self) -> watch::Receiver<()> {
-        self.over.subscribe()
+    pub(crate) fn subscribe_end(&self) -> watch::Receiver<()> {
+        self.ended.subscribe()
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -86,23 +86,23 @@ mod tests {
     #[test]
     fn an_outage_is_news_once_and_so_is_its_end() {
         let start = tokio::time::Instant::now().into_std();
-        let outage = Outage::default();
-        assert_eq!(outage.answered(start, start), None, "there is none");
-        assert!(outage.failed(start));
-        assert!(!outage.failed(start + SECOND));
-        assert_eq!(outage.answered(start + SECOND, start + 5 * SECOND), Some(5 * SECOND));
-        assert_eq!(outage.answered(start + SECOND, start + 6 * SECOND), None);
-        assert!(outage.failed(start + 7 * SECOND), "another one");
+        let outage = OutageTracker::default();
+        assert_eq!(outage.record_answer(start, start), None, "there is none");
+        assert!(outage.record_failure(start));
+        assert!(!outage.record_failure(start + SECOND));
+        assert_eq!(outage.record_answer(start + SECOND, start + 5 * SECOND), Some(5 * SECOND));
+        assert_eq!(outage.record_answer(start + SECOND, start + 6 * SECOND), None);
+        assert!(outage.record_failure(start + 7 * SECOND), "another one");
     }
 
     #[test]
     fn only_the_end_of_a_long_outage_is_told_to_those_who_wait() {
-        for (lasted, told) in [(LASTING - SECOND, false), (LASTING, true)] {
+        for (lasted, told) in [(LONG_OUTAGE - SECOND, false), (LONG_OUTAGE, true)] {
             let start = tokio::time::Instant::now().into_std();
-            let outage = Outage::default();
-            let over = outage.over();
-            outage.failed(start);
-            outage.answered(start, start + lasted);
+            let outage = OutageTracker::default();
+            let over = outage.subscribe_end();
+            outage.record_failure(start);
+            outage.record_answer(start, start + lasted);
             assert_eq!(over.has_changed().is_ok_and(|changed| changed), told, "after {lasted:?}");
         }
     }
@@ -110,9 +110,9 @@ mod tests {
     #[test]
     fn an_answer_to_an_older_question_ends_no_outage() {
         let start = tokio::time::Instant::now().into_std();
-        let outage = Outage::default();
-        assert!(outage.failed(start + SECOND));
-        assert_eq!(outage.answered(start, start + 2 * SECOND), None);
-        assert!(!outage.failed(start + 2 * SECOND));
+        let outage = OutageTracker::default();
+        assert!(outage.record_failure(start + SECOND));
+        assert_eq!(outage.record_answer(start, start + 2 * SECOND), None);
+        assert!(!outage.record_failure(start + 2 * SECOND));
     }
 }

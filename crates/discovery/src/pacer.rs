@@ -15,7 +15,7 @@
 //! | unchanged, and early | 250 ms, then twice the last, up to 15 s | nothing is learned from them, so what they cost is what counts: 4 a minute at the end |
 //! | unchanged, after a proper wait | 100 ms | the registry blocks as it should |
 //!
-//! Where an early answer may be a mistake that somebody mends, its pace has a lower end ([`Pacer::hurry`]).
+//! Where an early answer may be a mistake that somebody mends, its pace has a lower end ([`RateLimiter::cap_interval`]).
 //!
 //! An interval, not a pause: what the registry took to answer counts.
 
@@ -24,97 +24,105 @@ use std::time::{Duration, Instant};
 /// Tokens of a full bucket.
 const BURST: u32 = 20;
 /// What is left of them after an answer that brought nothing: the next question is never held up.
-const IDLE: u32 = 1;
-const CHANGED: Duration = Duration::from_millis(100);
-const CHANGED_MAX: Duration = Duration::from_secs(1);
-const EARLY: Duration = Duration::from_millis(250);
-const EARLY_MAX: Duration = Duration::from_secs(15);
+const TOKENS_AFTER_EARLY: u32 = 1;
+const CHANGED_INTERVAL: Duration = Duration::from_millis(100);
+const CHANGED_INTERVAL_MAX: Duration = Duration::from_secs(1);
+const EARLY_INTERVAL: Duration = Duration::from_millis(250);
+const EARLY_INTERVAL_MAX: Duration = Duration::from_secs(15);
 /// An unchanged answer that took longer is never early, however long the wait was to be: a registry
 /// with more watches than connections cuts waits down to 1 s, and that pace is its own choice.
-const PROPER: Duration = Duration::from_millis(900);
+const NEVER_EARLY_AFTER: Duration = Duration::from_millis(900);
 
 /// What an answer brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Brought {
+pub(crate) enum AnswerKind {
     /// New content.
-    Change,
+    Changed,
     /// Nothing, though the registry hardly waited.
-    NothingEarly,
+    UnchangedEarly,
     /// Nothing, after a proper wait.
-    Nothing,
+    Unchanged,
 }
 
-impl Brought {
+impl AnswerKind {
     /// `took`: from question to answer; `wait`: what was asked for.
     pub(crate) fn of(changed: bool, took: Duration, wait: Duration) -> Self {
         if changed {
-            Self::Change
-        } else if took < (wait / 2).min(PROPER) {
-            Self::NothingEarly
+            Self::Changed
+        } else if took < (wait / 2).min(NEVER_EARLY_AFTER) {
+            Self::UnchangedEarly
         } else {
-            Self::Nothing
+            Self::Unchanged
         }
     }
 }
 
 /// The bucket of one watch.
 #[derive(Debug)]
-pub(crate) struct Pacer {
+pub(crate) struct RateLimiter {
     tokens: u32,
     /// Since when the next token is coming.
-    since: Instant,
+    refilled_at: Instant,
     interval: Duration,
-    last: Brought,
-    held_up: bool,
+    last_kind: AnswerKind,
+    delayed: bool,
 }
 
-impl Pacer {
+impl RateLimiter {
     /// A full bucket.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { tokens: BURST, since: now, interval: CHANGED, last: Brought::Nothing, held_up: false }
+        Self {
+            tokens: BURST,
+            refilled_at: now,
+            interval: CHANGED_INTERVAL,
+            last_kind: AnswerKind::Unchanged,
+            delayed: false,
+        }
     }
 
     /// Takes a token: how long to wait before the question is asked.
-    pub(crate) fn take(&mut self, now: Instant) -> Duration {
+    pub(crate) fn take_token(&mut self, now: Instant) -> Duration {
         self.refill(now);
-        self.held_up = self.tokens == 0;
+        self.delayed = self.tokens == 0;
         if self.tokens > 0 {
             self.tokens -= 1;
             return Duration::ZERO;
         }
         // The coming token is spent when it comes; the one after it counts from there.
-        self.since += self.interval;
-        self.since.saturating_duration_since(now)
+        self.refilled_at += self.interval;
+        self.refilled_at.saturating_duration_since(now)
     }
 
     /// Sets the pace by the last answer.
-    pub(crate) fn answered(&mut self, brought: Brought) {
-        self.interval = match brought {
-            Brought::Change if self.held_up && self.last == Brought::Change => {
-                (self.interval * 2).min(CHANGED_MAX)
+    pub(crate) fn record_answer(&mut self, kind: AnswerKind) {
+        self.interval = match kind {
+            AnswerKind::Changed if self.delayed && self.last_kind == AnswerKind::Changed => {
+                (self.interval * 2).min(CHANGED_INTERVAL_MAX)
             }
-            Brought::NothingEarly if self.last == Brought::NothingEarly => (self.interval * 2).min(EARLY_MAX),
-            Brought::NothingEarly => EARLY,
-            Brought::Change | Brought::Nothing => CHANGED,
+            AnswerKind::UnchangedEarly if self.last_kind == AnswerKind::UnchangedEarly => {
+                (self.interval * 2).min(EARLY_INTERVAL_MAX)
+            }
+            AnswerKind::UnchangedEarly => EARLY_INTERVAL,
+            AnswerKind::Changed | AnswerKind::Unchanged => CHANGED_INTERVAL,
         };
-        if brought == Brought::NothingEarly {
-            self.tokens = self.tokens.min(IDLE);
+        if kind == AnswerKind::UnchangedEarly {
+            self.tokens = self.tokens.min(TOKENS_AFTER_EARLY);
         }
-        self.last = brought;
+        self.last_kind = kind;
     }
 
     /// The next token comes within `longest`, whatever the last answer was.
-    pub(crate) fn hurry(&mut self, longest: Duration) {
+    pub(crate) fn cap_interval(&mut self, longest: Duration) {
         self.interval = self.interval.min(longest);
     }
 
     fn refill(&mut self, now: Instant) {
-        while self.tokens < BURST && now.saturating_duration_since(self.since) >= self.interval {
+        while self.tokens < BURST && now.saturating_duration_since(self.refilled_at) >= self.interval {
             self.tokens += 1;
-            self.since += self.interval;
+            self.refilled_at += self.interval;
         }
         if self.tokens == BURST {
-            self.since = now; // a full bucket saves nothing up
+            self.refilled_at = now; // a full bucket saves nothing up
         }
     }
 }
@@ -128,15 +136,15 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     /// The pauses of a watch of which each question is answered after `took`, bringing `brought`.
-    fn pauses(took: Duration, brought: &[Brought]) -> Vec<Duration> {
+    fn pauses(took: Duration, brought: &[AnswerKind]) -> Vec<Duration> {
         let mut now = tokio::time::Instant::now().into_std();
-        let mut pacer = Pacer::new(now);
+        let mut pacer = RateLimiter::new(now);
         let mut pauses = Vec::new();
         for brought in brought {
-            let pause = pacer.take(now);
+            let pause = pacer.take_token(now);
             pauses.push(pause);
             now += pause + took;
-            pacer.answered(*brought);
+            pacer.record_answer(*brought);
         }
         pauses
     }
@@ -144,12 +152,12 @@ mod tests {
     #[test]
     fn two_questions_are_free_and_nothings_double_to_15_s() {
         let expected = [0, 0, 500, 1000, 2000, 4000, 8000, 15_000, 15_000].map(|ms| ms * MS);
-        assert_eq!(pauses(Duration::ZERO, &[Brought::NothingEarly; 9]), expected);
+        assert_eq!(pauses(Duration::ZERO, &[AnswerKind::UnchangedEarly; 9]), expected);
     }
 
     #[test]
     fn changes_double_to_1_s_once_they_are_held_up() {
-        let pauses = pauses(Duration::ZERO, &[Brought::Change; 26]);
+        let pauses = pauses(Duration::ZERO, &[AnswerKind::Changed; 26]);
         let (free, held_up) = pauses.split_at(BURST as usize);
         assert!(free.iter().all(Duration::is_zero), "{free:?}");
         assert_eq!(held_up, [100, 200, 400, 800, 1000, 1000].map(|ms| ms * MS));
@@ -157,59 +165,59 @@ mod tests {
 
     #[test]
     fn ten_changes_a_second_are_not_held_up() {
-        assert!(pauses(100 * MS, &[Brought::Change; 50]).iter().all(Duration::is_zero));
+        assert!(pauses(100 * MS, &[AnswerKind::Changed; 50]).iter().all(Duration::is_zero));
     }
 
     #[test]
     fn the_time_of_the_answer_counts_towards_the_pause() {
-        assert_eq!(pauses(400 * MS, &[Brought::NothingEarly; 4])[2], Duration::ZERO);
-        assert!(pauses(20_000 * MS, &[Brought::NothingEarly; 50]).iter().all(Duration::is_zero));
+        assert_eq!(pauses(400 * MS, &[AnswerKind::UnchangedEarly; 4])[2], Duration::ZERO);
+        assert!(pauses(20_000 * MS, &[AnswerKind::UnchangedEarly; 50]).iter().all(Duration::is_zero));
     }
 
     #[test]
     fn a_long_silence_saves_up_a_full_bucket_and_no_more() {
         let start = tokio::time::Instant::now().into_std();
-        let mut pacer = Pacer::new(start);
+        let mut pacer = RateLimiter::new(start);
         let later = start + Duration::from_secs(3600);
-        assert!((0..BURST).all(|_| pacer.take(later).is_zero()));
-        assert_eq!(pacer.take(later), CHANGED);
+        assert!((0..BURST).all(|_| pacer.take_token(later).is_zero()));
+        assert_eq!(pacer.take_token(later), CHANGED_INTERVAL);
     }
 
     #[test]
     fn whoever_is_in_a_hurry_is_held_up_for_no_longer_than_said() {
         let mut now = tokio::time::Instant::now().into_std();
-        let mut pacer = Pacer::new(now);
+        let mut pacer = RateLimiter::new(now);
         for n in 0..20 {
-            let pause = pacer.take(now);
+            let pause = pacer.take_token(now);
             assert!(pause <= 4000 * MS, "{pause:?} before question {n}");
             now += pause;
-            pacer.answered(Brought::NothingEarly);
-            pacer.hurry(4000 * MS);
+            pacer.record_answer(AnswerKind::UnchangedEarly);
+            pacer.cap_interval(4000 * MS);
         }
-        assert_eq!(pacer.take(now), 4000 * MS);
+        assert_eq!(pacer.take_token(now), 4000 * MS);
     }
 
     #[test]
     fn a_proper_wait_lifts_the_limit() {
-        let mut brought = vec![Brought::NothingEarly; 12];
-        brought.push(Brought::Nothing);
-        brought.push(Brought::Change);
+        let mut brought = vec![AnswerKind::UnchangedEarly; 12];
+        brought.push(AnswerKind::Unchanged);
+        brought.push(AnswerKind::Changed);
         let last = pauses(Duration::ZERO, &brought)[13];
-        assert!(last <= CHANGED, "{last:?}");
+        assert!(last <= CHANGED_INTERVAL, "{last:?}");
     }
 
     #[test]
     fn an_answer_is_early_before_half_its_wait_and_never_after_900_ms() {
         let cases = [
-            (0, 45_000, Brought::NothingEarly),
-            (899, 45_000, Brought::NothingEarly),
-            (900, 45_000, Brought::Nothing),
-            (499, 1000, Brought::NothingEarly),
-            (500, 1000, Brought::Nothing),
+            (0, 45_000, AnswerKind::UnchangedEarly),
+            (899, 45_000, AnswerKind::UnchangedEarly),
+            (900, 45_000, AnswerKind::Unchanged),
+            (499, 1000, AnswerKind::UnchangedEarly),
+            (500, 1000, AnswerKind::Unchanged),
         ];
         for (took, wait, expected) in cases {
-            assert_eq!(Brought::of(false, took * MS, wait * MS), expected, "{took} of {wait} ms");
-            assert_eq!(Brought::of(true, took * MS, wait * MS), Brought::Change);
+            assert_eq!(AnswerKind::of(false, took * MS, wait * MS), expected, "{took} of {wait} ms");
+            assert_eq!(AnswerKind::of(true, took * MS, wait * MS), AnswerKind::Changed);
         }
     }
 
@@ -219,14 +227,14 @@ mod tests {
             steps in prop::collection::vec((0_u32..300, 0_usize..3), 1..200),
         ) {
             let start = tokio::time::Instant::now().into_std();
-            let (mut now, mut pacer) = (start, Pacer::new(start));
+            let (mut now, mut pacer) = (start, RateLimiter::new(start));
             for (n, (took, brought)) in (0_u32..).zip(steps) {
-                let pause = pacer.take(now);
-                prop_assert!(pause <= EARLY_MAX, "{:?}", pause);
+                let pause = pacer.take_token(now);
+                prop_assert!(pause <= EARLY_INTERVAL_MAX, "{:?}", pause);
                 now += pause;
-                prop_assert!(now - start >= CHANGED * (n + 1).saturating_sub(BURST), "{} questions in {:?}", n + 1, now - start);
+                prop_assert!(now - start >= CHANGED_INTERVAL * (n + 1).saturating_sub(BURST), "{} questions in {:?}", n + 1, now - start);
                 now += took * MS;
-                pacer.answered([Brought::Change, Brought::NothingEarly, Brought::Nothing][brought]);
+                pacer.record_answer([AnswerKind::Changed, AnswerKind::UnchangedEarly, AnswerKind::Unchanged][brought]);
             }
         }
     }

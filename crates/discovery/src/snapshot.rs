@@ -62,9 +62,9 @@ impl Snapshot {
     }
 
     /// Its instances, counted by health.
-    pub fn counts(&self) -> Counts {
-        self.instances.iter().fold(Counts::default(), |mut counts, instance| {
-            *counts.of(instance.status) += 1;
+    pub fn counts(&self) -> InstanceCounts {
+        self.instances.iter().fold(InstanceCounts::default(), |mut counts, instance| {
+            *counts.count_mut(instance.status) += 1;
             counts.unusable += usize::from(instance.addr.is_err());
             counts
         })
@@ -73,7 +73,7 @@ impl Snapshot {
 
 /// Instances by health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct InstanceCounts {
     /// Passing every check.
     pub passing: usize,
     /// With a warning as their worst check.
@@ -86,7 +86,7 @@ pub struct Counts {
     pub unusable: usize,
 }
 
-impl Counts {
+impl InstanceCounts {
     /// All of them.
     pub fn total(&self) -> usize {
         self.passing + self.warning + self.critical + self.maintenance
@@ -102,7 +102,7 @@ impl Counts {
         ]
     }
 
-    fn of(&mut self, status: HealthStatus) -> &mut usize {
+    fn count_mut(&mut self, status: HealthStatus) -> &mut usize {
         match status {
             HealthStatus::Passing => &mut self.passing,
             HealthStatus::Warning => &mut self.warning,

@@ -4,15 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use outrigger_registry::{InstanceId, Query};
 
-use crate::{Counts, Kind, Knowledge};
+use crate::{InstanceCounts, Knowledge, WatchReason};
 
 /// Where the watch of one service stands, at the moment of the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceStatus {
     /// Which service.
     pub query: Query,
-    /// [`Kind::Declared`] while any follower declared it.
-    pub kind: Kind,
+    /// [`WatchReason::Declared`] while any follower declared it.
+    pub reason: WatchReason,
     /// How many followers share its watch.
     pub followers: usize,
     /// Whether the registry has answered at all.
@@ -20,13 +20,13 @@ pub struct ServiceStatus {
     /// The snapshot's version.
     pub version: u64,
     /// Its instances by health.
-    pub instances: Counts,
+    pub instances: InstanceCounts,
     /// Age of the content. `None` before the first answer.
     pub learned_ago: Option<Duration>,
     /// Time for which the content has not been confirmed: since the last good answer, plus the age
     /// that a stale answer admitted to. `None` before the first answer. Up to the registry's
     /// longest wait and a little is usual, for an unchanged service is confirmed that rarely.
-    pub heard_ago: Option<Duration>,
+    pub confirmed_ago: Option<Duration>,
     /// The registry's index in the last good answer; 0 when it has none.
     pub index: u64,
     /// Why the last question failed, with its causes. `None`: it did not.
@@ -43,11 +43,11 @@ pub struct ServiceStatus {
     pub suspects: Arc<[InstanceId]>,
     /// How many were believed gone within the last minutes by the registry's word alone, while they
     /// still answered, and how long ago that was.
-    pub believed_gone: Option<(usize, Duration)>,
+    pub presumed_gone: Option<(usize, Duration)>,
 }
 
 /// An error with its causes, on one line: each `Display` is one level.
-pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

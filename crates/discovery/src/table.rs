@@ -13,18 +13,18 @@ use std::{
 use outrigger_registry::Query;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Knowledge, ServiceStatus, entry::Entry};
+use crate::{Knowledge, ServiceStatus, entry::Service};
 
 /// Why a service is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum WatchReason {
     /// The configuration names it: outside the quotas.
     Declared,
     /// A request named it.
     OnDemand,
 }
 
-impl Kind {
+impl WatchReason {
     /// The word for metrics and pages.
     pub fn label(self) -> &'static str {
         match self {
@@ -36,7 +36,7 @@ impl Kind {
 
 /// Why a service cannot be followed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum FollowError {
     /// As many services are watched as `discovery.max_services` allows.
     #[error("{limit} services are watched already, the most that discovery.max_services allows")]
     TooManyServices {
@@ -56,7 +56,7 @@ pub enum Refused {
     ShuttingDown,
 }
 
-impl Refused {
+impl FollowError {
     /// The word for metrics: a closed list.
     pub fn label(self) -> &'static str {
         match self {
@@ -69,15 +69,15 @@ impl Refused {
 
 /// Every watched service.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub(crate) struct Services {
     settings: Mutex<outrigger_config::DiscoverySettings>,
     /// Parent of every watcher's token.
     stop: CancellationToken,
-    state: Mutex<State>,
+    state: Mutex<ServicesState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ServicesState {
     slots: HashMap<Query, Slot>,
     /// Slots with [`Slot::unknown`] set: kept here, for a flood of made-up names must not make each
     /// of them walk the table.
@@ -87,16 +87,16 @@ struct State {
 
 #[derive(Debug)]
 struct Slot {
-    entry: Arc<Entry>,
+    service: Arc<Service>,
     followers: usize,
     /// Those of them that declared it.
     declared: usize,
-    /// Counted in [`State::unknown`].
+    /// Counted in [`ServicesState::unknown`].
     unknown: bool,
     stop: CancellationToken,
 }
 
-impl Table {
+impl Services {
     pub(crate) fn new(settings: outrigger_config::DiscoverySettings) -> Self {
         Self { settings: Mutex::new(settings), stop: CancellationToken::new(), state: Mutex::default() }
     }
@@ -107,73 +107,73 @@ impl Table {
     }
 
     /// Other settings hold from now on. Who is watched stays: a lower quota refuses whoever comes.
-    pub(crate) fn adopt(&self, settings: outrigger_config::DiscoverySettings) {
+    pub(crate) fn apply_settings(&self, settings: outrigger_config::DiscoverySettings) {
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     /// Counts one more follower of `query`. For its first one, `start` is called to start the
     /// watcher, under the lock: a shutdown then sees either no watcher or one that it awaits.
-    pub(crate) fn join(
+    pub(crate) fn add_follower(
         &self,
         query: Query,
-        kind: Kind,
-        start: impl FnOnce(Arc<Entry>, CancellationToken),
-    ) -> Result<Arc<Entry>, Refused> {
+        reason: WatchReason,
+        start: impl FnOnce(Arc<Service>, CancellationToken),
+    ) -> Result<Arc<Service>, FollowError> {
         let mut state = self.lock();
         if state.closed {
-            return Err(Refused::ShuttingDown);
+            return Err(FollowError::ShuttingDown);
         }
         if !state.slots.contains_key(&query) {
-            self.admit(&state, kind)?;
+            self.check_quota(&state, reason)?;
             let slot = Slot::new(query.clone(), self.stop.child_token());
-            start(slot.entry.clone(), slot.stop.clone());
+            start(slot.service.clone(), slot.stop.clone());
             state.slots.insert(query.clone(), slot);
         }
         state
-            .count(&query, |slot| {
+            .update_slot(&query, |slot| {
                 slot.followers += 1;
-                slot.declared += usize::from(kind == Kind::Declared);
-                slot.entry.clone()
+                slot.declared += usize::from(reason == WatchReason::Declared);
+                slot.service.clone()
             })
-            .ok_or(Refused::ShuttingDown) // out of reach: it was put in above
+            .ok_or(FollowError::ShuttingDown) // out of reach: it was put in above
     }
 
     /// Whether one more service may be watched.
-    fn admit(&self, state: &State, kind: Kind) -> Result<(), Refused> {
+    fn check_quota(&self, state: &ServicesState, reason: WatchReason) -> Result<(), FollowError> {
         let outrigger_config::DiscoverySettings { max_services, max_unknown, .. } = self.settings();
-        if kind == Kind::Declared {
+        if reason == WatchReason::Declared {
             return Ok(());
         }
         if state.slots.len() >= max_services {
-            return Err(Refused::TooManyServices { limit: max_services });
+            return Err(FollowError::TooManyServices { limit: max_services });
         }
         // One that the registry has not answered for yet is not known to be unknown; `max_services` is the
         // limit for those. Looked at only where the count of both says so.
-        let unknown = |slot: &&Slot| slot.unknown && slot.entry.snapshot().knowledge != Knowledge::Unasked;
+        let unknown = |slot: &&Slot| slot.unknown && slot.service.snapshot().knowledge != Knowledge::Unasked;
         if state.unknown >= max_unknown && state.slots.values().filter(unknown).count() >= max_unknown {
-            return Err(Refused::TooManyUnknown { limit: max_unknown });
+            return Err(FollowError::TooManyUnknown { limit: max_unknown });
         }
         Ok(())
     }
 
     /// One of the followers is of another kind from now on.
-    pub(crate) fn change_kind(&self, query: &Query, from: Kind, to: Kind) {
-        self.lock().count(query, |slot| {
-            slot.declared -= usize::from(from == Kind::Declared);
-            slot.declared += usize::from(to == Kind::Declared);
+    pub(crate) fn change_reason(&self, query: &Query, from: WatchReason, to: WatchReason) {
+        self.lock().update_slot(query, |slot| {
+            slot.declared -= usize::from(from == WatchReason::Declared);
+            slot.declared += usize::from(to == WatchReason::Declared);
         });
     }
 
     /// Takes one follower off; with the last one the entry goes and its watcher is told to stop.
-    pub(crate) fn leave(&self, query: &Query, kind: Kind) {
+    pub(crate) fn remove_follower(&self, query: &Query, reason: WatchReason) {
         let mut state = self.lock();
-        let left = state.count(query, |slot| {
+        let left = state.update_slot(query, |slot| {
             slot.followers -= 1;
-            slot.declared -= usize::from(kind == Kind::Declared);
+            slot.declared -= usize::from(reason == WatchReason::Declared);
             slot.followers
         });
-        let gone = if left == Some(0) { state.slots.remove(query) } else { None };
-        if let Some(slot) = &gone {
+        let removed = if left == Some(0) { state.slots.remove(query) } else { None };
+        if let Some(slot) = &removed {
             state.unknown -= usize::from(slot.unknown);
             slot.stop.cancel();
         }
@@ -181,8 +181,8 @@ impl Table {
     }
 
     /// Called when a service shows its first instance: it no longer counts as unknown.
-    pub(crate) fn became_known(&self, query: &Query) {
-        self.lock().count(query, |_| ());
+    pub(crate) fn mark_known(&self, query: &Query) {
+        self.lock().update_slot(query, |_| ());
     }
 
     /// Refuses new followers from now on and tells every watcher to stop. What was learned stays.
@@ -191,25 +191,29 @@ impl Table {
         self.stop.cancel();
     }
 
-    /// Cancelled by [`Table::close`].
-    pub(crate) fn stopping(&self) -> CancellationToken {
+    /// Cancelled by [`Services::close`].
+    pub(crate) fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
     /// Every watched service, in no order.
-    pub(crate) fn rows(&self) -> Vec<Row> {
+    pub(crate) fn rows(&self) -> Vec<ServiceRow> {
         self.lock().slots.values().map(Slot::row).collect()
     }
 
     /// Those of `addrs` at which another service than `service` takes traffic by the registry's word.
-    pub(crate) fn taken_by_others(&self, service: &str, addrs: &HashSet<SocketAddr>) -> HashSet<SocketAddr> {
+    pub(crate) fn addrs_of_other_services(
+        &self,
+        service: &str,
+        addrs: &HashSet<SocketAddr>,
+    ) -> HashSet<SocketAddr> {
         let mut taken = HashSet::new();
-        for row in self.rows().iter().filter(|row| *row.entry.query.service != *service) {
-            let snapshot = row.entry.snapshot();
+        for row in self.rows().iter().filter(|row| *row.service.query.service != *service) {
+            let snapshot = row.service.snapshot();
             if snapshot.knowledge != Knowledge::Answered {
                 continue;
             }
-            let suspects = row.entry.contact().suspects;
+            let suspects = row.service.watch_health().suspects;
             let listed = snapshot
                 .instances
                 .iter()
@@ -219,23 +223,27 @@ impl Table {
         taken
     }
 
-    pub(crate) fn status(&self, entry: &Arc<Entry>, now: Instant) -> ServiceStatus {
-        let row = self.lock().slots.get(&entry.query).map(Slot::row);
-        let row = row.unwrap_or_else(|| Row { entry: entry.clone(), followers: 0, kind: Kind::OnDemand });
+    pub(crate) fn status(&self, service: &Arc<Service>, now: Instant) -> ServiceStatus {
+        let row = self.lock().slots.get(&service.query).map(Slot::row);
+        let row = row.unwrap_or_else(|| ServiceRow {
+            service: service.clone(),
+            followers: 0,
+            reason: WatchReason::OnDemand,
+        });
         row.status(now)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ServicesState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl ServicesState {
     /// Applies `change` to a slot and counts it again for the quota of unknown names.
-    fn count<T>(&mut self, query: &Query, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
+    fn update_slot<T>(&mut self, query: &Query, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
         let slot = self.slots.get_mut(query)?;
         let result = change(slot);
-        let unknown = slot.declared == 0 && !slot.entry.ever_had_instances();
+        let unknown = slot.declared == 0 && !slot.service.ever_had_instances();
         self.unknown = self.unknown + usize::from(unknown) - usize::from(slot.unknown);
         slot.unknown = unknown;
         Some(result)
@@ -244,54 +252,57 @@ impl State {
 
 impl Slot {
     fn new(query: Query, stop: CancellationToken) -> Self {
-        Self { entry: Arc::new(Entry::new(query)), followers: 0, declared: 0, unknown: false, stop }
+        Self { service: Arc::new(Service::new(query)), followers: 0, declared: 0, unknown: false, stop }
     }
 
-    fn row(&self) -> Row {
-        let kind = if self.declared > 0 { Kind::Declared } else { Kind::OnDemand };
-        Row { entry: self.entry.clone(), followers: self.followers, kind }
+    fn row(&self) -> ServiceRow {
+        let reason = if self.declared > 0 { WatchReason::Declared } else { WatchReason::OnDemand };
+        ServiceRow { service: self.service.clone(), followers: self.followers, reason }
     }
 }
 
 /// A slot as others see it, once the lock is gone.
 #[derive(Debug)]
-pub(crate) struct Row {
-    pub(crate) entry: Arc<Entry>,
+pub(crate) struct ServiceRow {
+    pub(crate) service: Arc<Service>,
     pub(crate) followers: usize,
-    pub(crate) kind: Kind,
+    pub(crate) reason: WatchReason,
 }
 
-impl Row {
+impl ServiceRow {
     /// Whether its name may be a metric's label: a made-up name may not.
-    pub(crate) fn named(&self) -> bool {
-        self.kind == Kind::Declared || self.entry.ever_had_instances()
+    pub(crate) fn may_be_metric_label(&self) -> bool {
+        self.reason == WatchReason::Declared || self.service.ever_had_instances()
     }
 
-    pub(crate) fn updates(&self) -> [(&'static str, u64); 2] {
-        [("accepted", self.entry.accepted.load(Relaxed)), ("unchanged", self.entry.unchanged.load(Relaxed))]
+    pub(crate) fn update_counts(&self) -> [(&'static str, u64); 2] {
+        [
+            ("accepted", self.service.accepted.load(Relaxed)),
+            ("unchanged", self.service.unchanged.load(Relaxed)),
+        ]
     }
 
     pub(crate) fn status(&self, now: Instant) -> ServiceStatus {
-        let snapshot = self.entry.snapshot();
-        let contact = self.entry.contact();
+        let snapshot = self.service.snapshot();
+        let watch_health = self.service.watch_health();
         let ago = |at: Instant| now.saturating_duration_since(at);
         ServiceStatus {
-            query: self.entry.query.clone(),
-            kind: self.kind,
+            query: self.service.query.clone(),
+            reason: self.reason,
             followers: self.followers,
             knowledge: snapshot.knowledge,
             version: snapshot.version,
             instances: snapshot.counts(),
             learned_ago: snapshot.learned_at.map(ago),
-            heard_ago: contact.heard_at.map(ago),
-            index: contact.index,
-            error: contact.error,
-            failures: contact.failures,
-            known_leader: contact.known_leader,
-            empty_hint: contact.empty_hint,
-            suspects: contact.suspects,
-            believed_gone: contact
-                .lost
+            confirmed_ago: watch_health.confirmed_at.map(ago),
+            index: watch_health.index,
+            error: watch_health.error,
+            failures: watch_health.failures,
+            known_leader: watch_health.known_leader,
+            empty_hint: watch_health.empty_hint,
+            suspects: watch_health.suspects,
+            presumed_gone: watch_health
+                .presumed_gone
                 .filter(|lost| lost.is_fresh(now))
                 .map(|lost| (lost.instances.len(), ago(lost.at))),
         }

@@ -132,7 +132,7 @@ impl App {
         let runtime = tokio::runtime::Handle::current();
         let discovery = match registry::memory(&config, origins) {
             Some(memory) => {
-                Discovery::with_memory(opened.registry, config.discovery, runtime, &metrics, memory)?
+                Discovery::with_cache(opened.registry, config.discovery, runtime, &metrics, memory)?
             }
             None => Discovery::new(opened.registry, config.discovery, runtime, &metrics)?,
         };
@@ -140,7 +140,7 @@ impl App {
         let admin = bind("the admin side", &config.admin.listen)?;
         let network = config.admin.metrics_listen.as_ref().map(bind_network).transpose()?;
         let proxy = Arc::new(Proxy::bind(&config, discovery.clone(), &metrics, workers)?);
-        discovery.set_evidence(proxy.evidence());
+        discovery.set_liveness(proxy.evidence());
 
         proxy.start();
         let first_answers = {

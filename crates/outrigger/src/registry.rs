@@ -9,7 +9,7 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use outrigger_config as config;
-use outrigger_discovery::Memory;
+use outrigger_discovery::DiskCache;
 use outrigger_registry::{
     Error, Registrar, Registry,
     consul::{Consul, Observation, Observer},
@@ -69,7 +69,7 @@ pub(crate) fn forgets(config: &config::Config, origins: &config::Origins) -> Opt
 /// What is remembered across a restart: the answers of a Consul. A file of static instances is on disk
 /// already. Each sidecar of a machine has a file of its own, named after what it carries when it starts:
 /// a reload that renames that leaves the file where it is.
-pub(crate) fn memory(config: &config::Config, origins: &config::Origins) -> Option<Memory> {
+pub(crate) fn memory(config: &config::Config, origins: &config::Origins) -> Option<DiskCache> {
     let config::Registry::Consul(consul) = &config.registry else { return None };
     if let Some(reason) = forgets(config, origins) {
         warn!(reason, "what is learned will not outlive a restart; state_dir: off says that this is fine");
@@ -82,7 +82,7 @@ pub(crate) fn memory(config: &config::Config, origins: &config::Origins) -> Opti
         None => format!("table-{}", config.outbound.listen.port),
     };
     let datacenter = consul.datacenter.as_deref().unwrap_or("-");
-    Some(Memory::open(folder, &name, &format!("consul {} {datacenter}", consul.address)))
+    Some(DiskCache::open(folder, &name, &format!("consul {} {datacenter}", consul.address)))
 }
 
 /// Where it is written down that the app is in maintenance.

@@ -11,7 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
-use outrigger_discovery::{Discovery, Evidence};
+use outrigger_discovery::{Discovery, Liveness};
 use outrigger_registry::InstanceId;
 use tokio::{
     runtime::Handle,
@@ -209,7 +209,7 @@ impl Proxy {
     }
 
     /// What the traffic knows of instances, for discovery's guard against answers that lose them.
-    pub fn evidence(&self) -> Arc<dyn Evidence> {
+    pub fn evidence(&self) -> Arc<dyn Liveness> {
         Arc::new(Traffic(Arc::downgrade(&self.shared.directory)))
     }
 
@@ -252,8 +252,8 @@ const LATELY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 struct Traffic(Weak<Directory>);
 
-impl Evidence for Traffic {
-    fn traffic_ok(&self, id: &InstanceId) -> bool {
+impl Liveness for Traffic {
+    fn recently_served(&self, id: &InstanceId) -> bool {
         self.0.upgrade().is_some_and(|directory| directory.well_within(id, LATELY, Instant::now()))
     }
 }

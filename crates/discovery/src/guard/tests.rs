@@ -42,10 +42,10 @@ fn with_lost_nodes(ids: &[u8]) -> Vec<Instance> {
 
 /// A service under a guard.
 struct Case {
-    guard: Guard,
+    guard: MassLossGuard,
     known: Arc<[Instance]>,
     now: Instant,
-    vouched: Vec<u8>,
+    recently_served: Vec<u8>,
     /// Of the last answer.
     index: u64,
     /// Of the next one.
@@ -56,23 +56,32 @@ struct Case {
 impl Case {
     fn new(known: Vec<Instance>) -> Self {
         let now = tokio::time::Instant::now().into_std();
-        let guard = Guard::new(Some(outrigger_config::MassLoss::default()));
-        Self { guard, known: known.into(), now, vouched: Vec::new(), index: 7, next: 8, leaderless: false }
+        let guard = MassLossGuard::new(Some(outrigger_config::MassLoss::default()));
+        Self {
+            guard,
+            known: known.into(),
+            now,
+            recently_served: Vec::new(),
+            index: 7,
+            next: 8,
+            leaderless: false,
+        }
     }
 
     fn answer_of(&mut self, instances: &[Instance], consistency: Consistency, went_back: bool) -> Findings {
-        let answer = Answer {
+        let answer = ReviewedAnswer {
             instances,
             consistency,
             index: self.next,
-            was: self.index,
+            previous_index: self.index,
             went_back,
             known_leader: !self.leaderless,
             now: self.now,
         };
-        let vouched = self.vouched.clone();
+        let vouched = self.recently_served.clone();
         let vouched = move |one: &InstanceId| vouched.iter().any(|n| id(*n) == *one);
-        let Review { known, findings, given_up } = self.guard.review(&self.known, &answer, vouched);
+        let Review { known, findings, accepted_losses: given_up } =
+            self.guard.review(&self.known, &answer, vouched);
         self.index = self.next;
         self.known = known.unwrap_or_else(|| instances.into());
         assert_eq!(given_up.len(), findings.accepted);
@@ -99,7 +108,7 @@ impl Case {
 
 #[test]
 fn a_loss_is_suspect_when_all_or_most_are_gone_or_the_index_went_back() {
-    use Reason::{Collapsed, Empty, IndexWentBack};
+    use SuspectReason::{Collapsed, Empty, IndexWentBack};
     for (before, after, went_back, expected) in [
         (&[1][..], &[][..], false, Some((Empty, 1))),
         (&[1, 2, 3], &[], false, Some((Empty, 3))),
@@ -152,7 +161,7 @@ fn who_was_let_go_first_is_given_up_with_the_others() {
     case.answer(&passing(&[2, 3, 4]));
     case.next = 9;
     let left = passing(&[4]);
-    assert_eq!(case.answer(&left).suspected, Some((Reason::Collapsed, 3)));
+    assert_eq!(case.answer(&left).suspected, Some((SuspectReason::Collapsed, 3)));
     case.confirm(&left);
     case.now += 1_001 * MS;
     assert_eq!(case.confirm(&left).accepted, 3);
@@ -202,7 +211,7 @@ fn a_loss_that_leaves_nobody_is_not_confirmed_and_believed_after_ten_seconds() {
         (with_lost_nodes(&[1, 2, 3]), with_lost_nodes(&[1, 2, 3])),
     ] {
         let mut case = Case::new(passing(&[1, 2, 3]));
-        case.vouched = vec![1, 2, 3];
+        case.recently_served = vec![1, 2, 3];
         let start = case.now;
         case.answer(&first);
         case.confirm(&then);
@@ -234,7 +243,7 @@ fn a_silence_begins_the_time_anew() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.answer(&[]);
     case.now += 30 * SECOND;
-    case.guard.interrupted();
+    case.guard.record_failure();
     case.answer_of(&[], Consistency::Stale, false);
     assert_eq!(case.confirm(&[]).accepted, 0, "a stale answer is not the end of the silence");
     case.now += 9_999 * MS;
@@ -246,7 +255,7 @@ fn a_silence_begins_the_time_anew() {
     let left = passing(&[3]);
     case.answer(&left);
     case.confirm(&left);
-    case.guard.interrupted();
+    case.guard.record_failure();
     case.now += 1001 * MS;
     assert_eq!(case.confirm(&left).accepted, 0, "what was confirmed before it counts no more");
     case.now += 1001 * MS;
@@ -319,7 +328,7 @@ fn a_row_of_confirmations_is_broken_by_a_server_without_a_leader_and_by_an_error
             case.confirm(&passing(&[3]));
             case.leaderless = false;
         } else {
-            case.guard.interrupted();
+            case.guard.record_failure();
         }
         case.now += 900 * MS;
         assert_eq!(case.confirm(&passing(&[3])).accepted, 0, "the first of a new row");
@@ -336,7 +345,7 @@ fn an_answer_that_lists_them_again_ends_the_doubt_and_the_count_starts_over() {
     case.confirm(&left);
     case.now += 900 * MS;
     assert_eq!(case.confirm(&passing(&[1, 2, 3])).listed_again, 2);
-    assert!(!case.guard.doubts());
+    assert!(!case.guard.has_suspects());
     case.next = 9;
     case.answer(&left);
     case.now += 900 * MS;
@@ -377,7 +386,7 @@ fn each_loss_has_a_time_of_its_own() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.answer(&passing(&[3]));
     case.now += 8 * SECOND;
-    assert_eq!(case.answer(&[]).suspected, Some((Reason::Empty, 1)));
+    assert_eq!(case.answer(&[]).suspected, Some((SuspectReason::Empty, 1)));
     case.now += 2 * SECOND;
     assert_eq!(case.answer(&[]).accepted, 2);
     assert_eq!(case.known(), [3]);
@@ -396,23 +405,23 @@ fn a_suspect_that_is_said_to_be_unwell_is_believed_to_be() {
     case.answer(&[]);
     let findings =
         case.answer(&[instance(1, HealthStatus::Critical), instance(2, HealthStatus::Maintenance)]);
-    assert_eq!((findings.listed_again, case.passing(), case.guard.doubts()), (2, vec![], false));
+    assert_eq!((findings.listed_again, case.passing(), case.guard.has_suspects()), (2, vec![], false));
 }
 
 #[test]
 fn whoever_is_dismissed_is_gone() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.answer(&[]);
-    case.guard.dismiss(&[id(1), id(3)]);
+    case.guard.drop_suspects(&[id(1), id(3)]);
     let known: Vec<_> = case.guard.known().iter().map(|one| one.id.clone()).collect();
     assert_eq!(known, [id(2)]);
-    assert_eq!(case.guard.to_examine().len(), 1);
+    assert_eq!(case.guard.suspects_to_probe().len(), 1);
 }
 
 #[test]
 fn a_mass_turn_to_critical_is_a_statement() {
     let mut case = Case::new(passing(&[1, 2, 3]));
-    case.vouched = vec![1, 2, 3];
+    case.recently_served = vec![1, 2, 3];
     let critical: Vec<_> = [1, 2, 3].map(|n| instance(n, HealthStatus::Critical)).into();
     assert_eq!(case.answer(&critical), Findings::default());
     assert!(case.passing().is_empty());
@@ -422,13 +431,13 @@ fn a_mass_turn_to_critical_is_a_statement() {
 fn nodes_lost_in_a_mass_are_suspect_where_traffic_succeeds() {
     for (lost, vouched, suspected, passing_after) in [
         (&[1, 2, 3][..], &[][..], None, &[][..]),
-        (&[1, 2, 3], &[1, 2, 3], Some((Reason::NodesLost, 3)), &[1, 2, 3]),
-        (&[1, 2, 3], &[2], Some((Reason::NodesLost, 1)), &[2]),
-        (&[1, 2], &[1, 2], Some((Reason::NodesLost, 2)), &[1, 2, 3]),
+        (&[1, 2, 3], &[1, 2, 3], Some((SuspectReason::NodesLost, 3)), &[1, 2, 3]),
+        (&[1, 2, 3], &[2], Some((SuspectReason::NodesLost, 1)), &[2]),
+        (&[1, 2], &[1, 2], Some((SuspectReason::NodesLost, 2)), &[1, 2, 3]),
         (&[1], &[1], None, &[2, 3]),
     ] {
         let mut case = Case::new(passing(&[1, 2, 3]));
-        case.vouched = vouched.into();
+        case.recently_served = vouched.into();
         let well: Vec<_> = [1, 2, 3].into_iter().filter(|n| !lost.contains(n)).collect();
         let mut answer = [with_lost_nodes(lost), passing(&well)].concat();
         answer.sort_by(|a, b| a.id.cmp(&b.id));
@@ -441,7 +450,7 @@ fn nodes_lost_in_a_mass_are_suspect_where_traffic_succeeds() {
 #[test]
 fn a_lost_node_is_held_like_an_absence() {
     let mut case = Case::new(passing(&[1, 2, 3]));
-    case.vouched = vec![1, 2, 3];
+    case.recently_served = vec![1, 2, 3];
     let most = [with_lost_nodes(&[1, 2]), passing(&[3])].concat();
     case.answer(&most);
     case.confirm(&most);
@@ -452,13 +461,13 @@ fn a_lost_node_is_held_like_an_absence() {
 
     let lost = with_lost_nodes(&[1, 2]);
     let mut case = Case::new(passing(&[1, 2]));
-    case.vouched = vec![1, 2];
+    case.recently_served = vec![1, 2];
     case.answer(&lost);
     let mut unwell = lost.clone();
     unwell[0].node_lost = false;
     assert_eq!(case.answer(&unwell).listed_again, 1, "now its own check says so too");
     assert_eq!(case.passing(), [2]);
-    case.guard.dismiss(&[id(2)]);
+    case.guard.drop_suspects(&[id(2)]);
     assert!(
         case.guard.known().iter().all(|one| one.status == HealthStatus::Critical),
         "as the registry lists it"
@@ -468,7 +477,7 @@ fn a_lost_node_is_held_like_an_absence() {
 #[test]
 fn without_rules_everything_is_believed() {
     let mut case = Case::new(passing(&[1, 2, 3]));
-    case.guard = Guard::new(None);
+    case.guard = MassLossGuard::new(None);
     assert_eq!(case.answer_of(&[], Consistency::Default, true), Findings::default());
     assert!(case.known().is_empty());
 }
@@ -501,7 +510,7 @@ proptest! {
         let mut case = Case::new(Vec::new());
         let mut once: Vec<Instance> = Vec::new();
         for (answer, consistency, went_back, pause, vouched, dismissing) in steps {
-            (case.now, case.vouched) = (case.now + pause * MS, vouched);
+            (case.now, case.recently_served) = (case.now + pause * MS, vouched);
             let before = case.known.clone();
             once.extend_from_slice(&before);
             let suspects: Vec<_> = case.guard.suspects().cloned().collect();
@@ -529,9 +538,9 @@ proptest! {
                 prop_assert!(was_suspect || (!went_back && !answer.is_empty()), "{} vanished", gone.id);
                 prop_assert!(!was_suspect || consistency != Consistency::Stale, "a stale answer confirmed it");
             }
-            if dismissing && case.guard.doubts() {
-                case.guard.dismiss(&kept);
-                prop_assert!(!case.guard.doubts());
+            if dismissing && case.guard.has_suspects() {
+                case.guard.drop_suspects(&kept);
+                prop_assert!(!case.guard.has_suspects());
                 case.known = case.guard.known();
                 prop_assert_eq!(&*case.known, &*answer);
             }
@@ -543,7 +552,7 @@ proptest! {
         before in listing(), after in listing(), went_back: bool, pauses in vec(50_u32..1_000, 250),
     ) {
         let mut case = Case::new(before);
-        case.vouched = (0..8).collect();
+        case.recently_served = (0..8).collect();
         case.answer_of(&after, Consistency::Default, went_back);
         let start = case.now;
         for pause in pauses {

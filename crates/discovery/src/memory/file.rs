@@ -15,8 +15,8 @@ use std::{
 use outrigger_registry::{Instance, Query};
 use tracing::{debug, info, warn};
 
-use super::shape::{self, Bad, Record};
-use crate::status::in_full;
+use super::shape::{self, ContentError, ServiceRecord};
+use crate::status::error_chain;
 
 /// Largest file that is read or written.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 /// A pipe in a file's place would keep its opener, and with it the whole start, waiting for another.
-const AT_ONCE: i32 = libc::O_NONBLOCK;
+const NONBLOCKING: i32 = libc::O_NONBLOCK;
 
 /// The file, and what was last written to it.
 #[derive(Debug)]
@@ -33,28 +33,28 @@ pub(super) struct StateFile {
     registry: String,
     /// Held for as long as the file is ours.
     _lock: Option<File>,
-    written: Option<Vec<Content>>,
+    written: Option<Vec<WrittenContent>>,
     failing: bool,
 }
 
 /// What of a record is worth a write when it changes.
 #[derive(Debug, PartialEq, Eq)]
-struct Content {
+struct WrittenContent {
     query: Query,
     instances: Arc<[Instance]>,
-    lost: Option<Arc<[Instance]>>,
+    presumed_gone: Option<Arc<[Instance]>>,
 }
 
-impl Content {
-    fn of(record: &Record) -> Self {
-        let lost = record.lost.as_ref().map(|lost| lost.instances.clone());
-        Self { query: record.query.clone(), instances: record.instances.clone(), lost }
+impl WrittenContent {
+    fn of(record: &ServiceRecord) -> Self {
+        let lost = record.presumed_gone.as_ref().map(|lost| lost.instances.clone());
+        Self { query: record.query.clone(), instances: record.instances.clone(), presumed_gone: lost }
     }
 }
 
 /// Why there can be no file.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unusable {
+pub(super) enum StateFileError {
     #[error("{doing} {}", path.display())]
     Io {
         doing: &'static str,
@@ -63,7 +63,7 @@ pub(super) enum Unusable {
         source: io::Error,
     },
     #[error("{} is no plain file", path.display())]
-    NoFile { path: PathBuf },
+    NotAFile { path: PathBuf },
     #[error("{} is in use by another sidecar; give each a state_dir of its own", path.display())]
     InUse { path: PathBuf },
     #[error("{size} bytes are more than the {MAX_BYTES} that are written at most")]
@@ -72,21 +72,21 @@ pub(super) enum Unusable {
     Json(#[from] serde_json::Error),
 }
 
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unusable {
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateFileError {
     let path = path.to_owned();
-    move |source| Unusable::Io { doing, path, source }
+    move |source| StateFileError::Io { doing, path, source }
 }
 
 impl StateFile {
     /// Makes the folder and takes the file, without reading it.
-    pub(super) fn open(folder: &Path, name: &str, registry: &str) -> Result<Self, Unusable> {
+    pub(super) fn open(folder: &Path, name: &str, registry: &str) -> Result<Self, StateFileError> {
         DirBuilder::new()
             .recursive(true)
             .mode(FOLDER_MODE)
             .create(folder)
             .map_err(io_error("create the folder", folder))?;
-        let path = path_of(folder, name);
-        let lock_path = beside(&path, ".lock");
+        let path = state_path(folder, name);
+        let lock_path = with_suffix(&path, ".lock");
         // Read and write, for a pipe can be opened so without an other end, and then told from a file.
         let lock = OpenOptions::new()
             .create(true)
@@ -94,15 +94,15 @@ impl StateFile {
             .read(true)
             .write(true)
             .mode(FILE_MODE)
-            .custom_flags(AT_ONCE)
+            .custom_flags(NONBLOCKING)
             .open(&lock_path)
             .map_err(io_error("open", &lock_path))?;
         if !lock.metadata().map_err(io_error("look at", &lock_path))?.is_file() {
-            return Err(Unusable::NoFile { path: lock_path });
+            return Err(StateFileError::NotAFile { path: lock_path });
         }
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Unusable::InUse { path }),
+            Err(TryLockError::WouldBlock) => return Err(StateFileError::InUse { path }),
             Err(TryLockError::Error(error)) => return Err(io_error("lock", &lock_path)(error)),
         }
         Ok(Self { path, registry: registry.to_owned(), _lock: Some(lock), written: None, failing: false })
@@ -110,18 +110,18 @@ impl StateFile {
 
     /// What the file says that could not be taken for `error`, where it can still be read: what was
     /// learned before a disk became read-only is as good as ever.
-    pub(super) fn glance(
+    pub(super) fn read_unlocked(
         folder: &Path,
         name: &str,
         registry: &str,
-        error: &Unusable,
+        error: &StateFileError,
         (wall, max_age): (Duration, Duration),
-    ) -> Vec<Record> {
-        let Unusable::Io { .. } = error else { return Vec::new() };
-        let path = path_of(folder, name);
+    ) -> Vec<ServiceRecord> {
+        let StateFileError::Io { .. } = error else { return Vec::new() };
+        let path = state_path(folder, name);
         let file = Self { path, registry: registry.to_owned(), _lock: None, written: None, failing: false };
         match file.read() {
-            Ok(records) => file.of_use(records.unwrap_or_default(), wall, max_age),
+            Ok(records) => file.retain_usable(records.unwrap_or_default(), wall, max_age),
             Err(bad) => {
                 warn!(file = %file.path.display(), reason = %bad, "the state file cannot be used, starting without it");
                 Vec::new()
@@ -130,9 +130,9 @@ impl StateFile {
     }
 
     /// What the file says and is not older than `max_age` at `wall`. A file of no use is set aside.
-    pub(super) fn load(&mut self, wall: Duration, max_age: Duration) -> Vec<Record> {
+    pub(super) fn load(&mut self, wall: Duration, max_age: Duration) -> Vec<ServiceRecord> {
         match self.read() {
-            Ok(records) => self.of_use(records.unwrap_or_default(), wall, max_age),
+            Ok(records) => self.retain_usable(records.unwrap_or_default(), wall, max_age),
             Err(bad) => {
                 self.set_aside(&bad);
                 Vec::new()
@@ -140,9 +140,14 @@ impl StateFile {
         }
     }
 
-    fn of_use(&self, mut records: Vec<Record>, wall: Duration, max_age: Duration) -> Vec<Record> {
+    fn retain_usable(
+        &self,
+        mut records: Vec<ServiceRecord>,
+        wall: Duration,
+        max_age: Duration,
+    ) -> Vec<ServiceRecord> {
         let all = records.len();
-        records.retain(|record| record.lists_any(wall) && wall.saturating_sub(record.heard) <= max_age);
+        records.retain(|record| record.lists_any(wall) && wall.saturating_sub(record.confirmed) <= max_age);
         let dropped = all - records.len();
         if dropped > 0 {
             info!(file = %self.path.display(), services = dropped, "some of what was known before is too old to be used");
@@ -150,32 +155,32 @@ impl StateFile {
         records
     }
 
-    fn read(&self) -> Result<Option<Vec<Record>>, Bad> {
-        let damaged = |error: io::Error| Bad::Damaged(error.to_string());
-        let file = match OpenOptions::new().read(true).custom_flags(AT_ONCE).open(&self.path) {
+    fn read(&self) -> Result<Option<Vec<ServiceRecord>>, ContentError> {
+        let damaged = |error: io::Error| ContentError::Damaged(error.to_string());
+        let file = match OpenOptions::new().read(true).custom_flags(NONBLOCKING).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(damaged(error)),
         };
         let about = file.metadata().map_err(damaged)?;
         if !about.is_file() {
-            return Err(Bad::Foreign("it is no plain file".to_owned()));
+            return Err(ContentError::Foreign("it is no plain file".to_owned()));
         }
         let mode = about.permissions().mode() & 0o777;
         if mode & 0o022 != 0 {
-            return Err(Bad::Foreign(format!("others may write it (mode {mode:03o})")));
+            return Err(ContentError::Foreign(format!("others may write it (mode {mode:03o})")));
         }
         let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX);
         let mut bytes = Vec::new();
         file.take(limit + 1).read_to_end(&mut bytes).map_err(damaged)?;
         if bytes.len() > MAX_BYTES {
-            return Err(Bad::Damaged(format!("it has more than {MAX_BYTES} bytes")));
+            return Err(ContentError::Damaged(format!("it has more than {MAX_BYTES} bytes")));
         }
-        shape::read(&self.registry, &bytes).map(Some)
+        shape::decode(&self.registry, &bytes).map(Some)
     }
 
-    fn set_aside(&self, bad: &Bad) {
-        let aside = beside(&self.path, &format!(".bad-{}", bad.label()));
+    fn set_aside(&self, bad: &ContentError) {
+        let aside = with_suffix(&self.path, &format!(".bad-{}", bad.label()));
         let (file, reason) = (self.path.display(), bad.to_string());
         match std::fs::rename(&self.path, &aside) {
             Ok(()) => {
@@ -189,8 +194,8 @@ impl StateFile {
 
     /// Replaces the file when content has changed; with `refresh` also when only ages have. Whether it
     /// is now as it should be; a failure is told once, until it works again.
-    pub(super) fn save(&mut self, records: Vec<Record>, refresh: bool) -> bool {
-        let content: Vec<_> = records.iter().map(Content::of).collect();
+    pub(super) fn save(&mut self, records: Vec<ServiceRecord>, refresh: bool) -> bool {
+        let content: Vec<_> = records.iter().map(WrittenContent::of).collect();
         let same = match &self.written {
             Some(written) => *written == content,
             None => content.is_empty(), // nothing to say yet
@@ -198,7 +203,7 @@ impl StateFile {
         if same && (!refresh || content.is_empty()) {
             return true;
         }
-        let written = self.replace(&records);
+        let written = self.write_atomically(&records);
         let news = written.is_err() && !self.failing;
         self.failing = written.is_err();
         match written {
@@ -207,21 +212,21 @@ impl StateFile {
                 self.written = Some(content);
             }
             Err(error) if news => {
-                let reason = in_full(&error);
+                let reason = error_chain(&error);
                 warn!(reason, "what is known cannot be written down, a restart would forget it");
             }
-            Err(error) => debug!(reason = in_full(&error), "what is known cannot be written down"),
+            Err(error) => debug!(reason = error_chain(&error), "what is known cannot be written down"),
         }
         !self.failing
     }
 
     /// Whole or not at all: written beside it, made durable, and renamed over it.
-    fn replace(&self, records: &[Record]) -> Result<usize, Unusable> {
-        let bytes = shape::write(&self.registry, records)?;
+    fn write_atomically(&self, records: &[ServiceRecord]) -> Result<usize, StateFileError> {
+        let bytes = shape::encode(&self.registry, records)?;
         if bytes.len() > MAX_BYTES {
-            return Err(Unusable::TooLarge { size: bytes.len() });
+            return Err(StateFileError::TooLarge { size: bytes.len() });
         }
-        let temporary = beside(&self.path, ".tmp");
+        let temporary = with_suffix(&self.path, ".tmp");
         self.write_new(&temporary, &bytes).inspect_err(|_| {
             let _ = std::fs::remove_file(&temporary); // a full disk is not to stay so for our sake
         })?;
@@ -233,7 +238,7 @@ impl StateFile {
         Ok(bytes.len())
     }
 
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<(), Unusable> {
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<(), StateFileError> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(io_error("remove", path)(error));
@@ -252,11 +257,11 @@ impl StateFile {
 }
 
 /// Where the file is.
-pub(super) fn path_of(folder: &Path, name: &str) -> PathBuf {
+pub(super) fn state_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(file_name(name))
 }
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
+fn with_suffix(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()

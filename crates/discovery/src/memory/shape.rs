@@ -16,19 +16,19 @@ const VERSION: u32 = 1;
 
 /// The last good answer about one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
+pub(super) struct ServiceRecord {
     pub(super) query: Query,
     pub(super) instances: Arc<[Instance]>,
     pub(super) index: u64,
     /// When the registry last confirmed it, since 1970.
-    pub(super) heard: Duration,
+    pub(super) confirmed: Duration,
     /// Who was believed gone by the registry's word alone.
-    pub(super) lost: Option<Lost>,
+    pub(super) presumed_gone: Option<PresumedGoneRecord>,
 }
 
 /// Instances that were believed gone while they still answered (`lost.rs`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Lost {
+pub(super) struct PresumedGoneRecord {
     pub(super) instances: Arc<[Instance]>,
     /// The index of the last answer that listed them.
     pub(super) index: u64,
@@ -38,7 +38,7 @@ pub(super) struct Lost {
 
 /// Why a file's content is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Bad {
+pub(super) enum ContentError {
     /// Not as it was written.
     #[error("it is damaged: {0}")]
     Damaged(String),
@@ -53,7 +53,7 @@ pub(super) enum Bad {
     Foreign(String),
 }
 
-impl Bad {
+impl ContentError {
     /// The end of the name under which it is set aside: a closed list, so that such files do not
     /// pile up.
     pub(super) fn label(&self) -> &'static str {
@@ -66,32 +66,32 @@ impl Bad {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Body<'a> {
+struct StoredBody<'a> {
     registry: std::borrow::Cow<'a, str>,
-    services: Vec<Service>,
+    services: Vec<StoredService>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Service {
+struct StoredService {
     service: Arc<str>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     datacenter: Option<Arc<str>>,
     index: u64,
     heard_unix_ms: u64,
-    instances: Vec<Listed>,
+    instances: Vec<StoredInstance>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    lost: Option<Gone>,
+    lost: Option<StoredPresumedGone>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Gone {
+struct StoredPresumedGone {
     index: u64,
     unix_ms: u64,
-    instances: Vec<Listed>,
+    instances: Vec<StoredInstance>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Listed {
+struct StoredInstance {
     datacenter: Arc<str>,
     node: Arc<str>,
     id: Arc<str>,
@@ -100,14 +100,14 @@ struct Listed {
     meta: BTreeMap<String, String>,
     /// While passing, and while warning.
     weights: (u16, u16),
-    status: Health,
+    status: StoredStatus,
     node_lost: bool,
     create_index: u64,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Health {
+enum StoredStatus {
     Passing,
     Warning,
     Critical,
@@ -115,26 +115,30 @@ enum Health {
 }
 
 /// The whole file.
-pub(super) fn write(registry: &str, records: &[Record]) -> serde_json::Result<Vec<u8>> {
-    let services = records.iter().map(Service::of).collect();
-    let body = serde_json::to_vec(&Body { registry: registry.into(), services })?;
+pub(super) fn encode(registry: &str, records: &[ServiceRecord]) -> serde_json::Result<Vec<u8>> {
+    let services = records.iter().map(StoredService::of).collect();
+    let body = serde_json::to_vec(&StoredBody { registry: registry.into(), services })?;
     let mut file = format!("{MAGIC} {VERSION} {:016x} {}\n", checksum(&body), body.len()).into_bytes();
     file.extend(body);
     Ok(file)
 }
 
 /// The records of a file about `registry`.
-pub(super) fn read(registry: &str, file: &[u8]) -> Result<Vec<Record>, Bad> {
-    let body = unframe(file)?;
-    let body: Body<'_> = serde_json::from_slice(body).map_err(|error| Bad::Damaged(error.to_string()))?;
+pub(super) fn decode(registry: &str, file: &[u8]) -> Result<Vec<ServiceRecord>, ContentError> {
+    let body = parse_frame(file)?;
+    let body: StoredBody<'_> =
+        serde_json::from_slice(body).map_err(|error| ContentError::Damaged(error.to_string()))?;
     if body.registry != registry {
-        return Err(Bad::Foreign(format!("it is about the registry {}, not {registry}", body.registry)));
+        return Err(ContentError::Foreign(format!(
+            "it is about the registry {}, not {registry}",
+            body.registry
+        )));
     }
-    Ok(body.services.into_iter().map(Service::record).collect())
+    Ok(body.services.into_iter().map(StoredService::into_record).collect())
 }
 
-fn unframe(file: &[u8]) -> Result<&[u8], Bad> {
-    let damaged = |what: &str| Bad::Damaged(what.to_owned());
+fn parse_frame(file: &[u8]) -> Result<&[u8], ContentError> {
+    let damaged = |what: &str| ContentError::Damaged(what.to_owned());
     let end = file.iter().take(128).position(|byte| *byte == b'\n');
     let (header, body) = match end {
         Some(end) => (&file[..end], &file[end + 1..]),
@@ -145,12 +149,12 @@ fn unframe(file: &[u8]) -> Result<&[u8], Bad> {
     let (version, sum, len) = match words[..] {
         [MAGIC, version, sum, len] => (version, sum, len),
         [MAGIC, version, ..] if version != VERSION.to_string() => {
-            return Err(Bad::Version { found: version.to_owned() });
+            return Err(ContentError::Version { found: version.to_owned() });
         }
         _ => return Err(damaged("no header")),
     };
     if version != VERSION.to_string() {
-        return Err(Bad::Version { found: version.to_owned() });
+        return Err(ContentError::Version { found: version.to_owned() });
     }
     if len.parse() != Ok(body.len()) {
         return Err(damaged("it is cut short, or too long"));
@@ -168,30 +172,30 @@ fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
 }
 
-impl Service {
-    fn of(record: &Record) -> Self {
+impl StoredService {
+    fn of(record: &ServiceRecord) -> Self {
         Self {
             service: record.query.service.clone(),
             datacenter: record.query.datacenter.clone(),
             index: record.index,
-            heard_unix_ms: millis(record.heard),
-            instances: listed(&record.instances),
-            lost: record.lost.as_ref().map(|lost| Gone {
+            heard_unix_ms: millis(record.confirmed),
+            instances: to_stored(&record.instances),
+            lost: record.presumed_gone.as_ref().map(|lost| StoredPresumedGone {
                 index: lost.index,
                 unix_ms: millis(lost.at),
-                instances: listed(&lost.instances),
+                instances: to_stored(&lost.instances),
             }),
         }
     }
 
-    fn record(self) -> Record {
-        Record {
+    fn into_record(self) -> ServiceRecord {
+        ServiceRecord {
             query: Query { service: self.service, datacenter: self.datacenter },
-            instances: instances(self.instances),
+            instances: from_stored(self.instances),
             index: self.index,
-            heard: Duration::from_millis(self.heard_unix_ms),
-            lost: self.lost.map(|gone| Lost {
-                instances: instances(gone.instances),
+            confirmed: Duration::from_millis(self.heard_unix_ms),
+            presumed_gone: self.lost.map(|gone| PresumedGoneRecord {
+                instances: from_stored(gone.instances),
                 index: gone.index,
                 at: Duration::from_millis(gone.unix_ms),
             }),
@@ -204,19 +208,19 @@ fn millis(time: Duration) -> u64 {
 }
 
 /// One that cannot be called is of no use to anybody who starts without a registry.
-fn listed(instances: &[Instance]) -> Vec<Listed> {
-    instances.iter().filter_map(Listed::of).collect()
+fn to_stored(instances: &[Instance]) -> Vec<StoredInstance> {
+    instances.iter().filter_map(StoredInstance::of).collect()
 }
 
 /// As every snapshot is, whatever the file says.
-fn instances(listed: Vec<Listed>) -> Arc<[Instance]> {
-    let mut instances: Vec<_> = listed.into_iter().map(Listed::instance).collect();
+fn from_stored(listed: Vec<StoredInstance>) -> Arc<[Instance]> {
+    let mut instances: Vec<_> = listed.into_iter().map(StoredInstance::into_instance).collect();
     instances.sort_by(|a, b| a.id.cmp(&b.id));
     instances.dedup_by(|later, kept| later.id == kept.id);
     instances.into()
 }
 
-impl Listed {
+impl StoredInstance {
     fn of(instance: &Instance) -> Option<Self> {
         let InstanceId { datacenter, node, id } = instance.id.clone();
         Some(Self {
@@ -228,17 +232,17 @@ impl Listed {
             meta: (*instance.meta).clone(),
             weights: (instance.weights.passing, instance.weights.warning),
             status: match instance.status {
-                HealthStatus::Passing => Health::Passing,
-                HealthStatus::Warning => Health::Warning,
-                HealthStatus::Critical => Health::Critical,
-                HealthStatus::Maintenance => Health::Maintenance,
+                HealthStatus::Passing => StoredStatus::Passing,
+                HealthStatus::Warning => StoredStatus::Warning,
+                HealthStatus::Critical => StoredStatus::Critical,
+                HealthStatus::Maintenance => StoredStatus::Maintenance,
             },
             node_lost: instance.node_lost,
             create_index: instance.create_index,
         })
     }
 
-    fn instance(self) -> Instance {
+    fn into_instance(self) -> Instance {
         let (passing, warning) = self.weights;
         Instance {
             id: InstanceId { datacenter: self.datacenter, node: self.node, id: self.id },
@@ -247,10 +251,10 @@ impl Listed {
             meta: Arc::new(self.meta),
             weights: Weights { passing: passing.max(1), warning },
             status: match self.status {
-                Health::Passing => HealthStatus::Passing,
-                Health::Warning => HealthStatus::Warning,
-                Health::Critical => HealthStatus::Critical,
-                Health::Maintenance => HealthStatus::Maintenance,
+                StoredStatus::Passing => HealthStatus::Passing,
+                StoredStatus::Warning => HealthStatus::Warning,
+                StoredStatus::Critical => HealthStatus::Critical,
+                StoredStatus::Maintenance => HealthStatus::Maintenance,
             },
             node_lost: self.node_lost,
             create_index: self.create_index,

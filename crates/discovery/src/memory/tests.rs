@@ -7,7 +7,7 @@ use outrigger_registry::{HealthStatus, InstanceId, Unusable};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
-use shape::Bad;
+use shape::ContentError;
 
 const HERE: &str = "consul http://127.0.0.1:8500";
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -25,16 +25,22 @@ fn instance(id: &str) -> Instance {
     }
 }
 
-fn record(service: &str, ids: &[&str], heard: Duration) -> Record {
+fn record(service: &str, ids: &[&str], heard: Duration) -> ServiceRecord {
     let query = Query { service: service.into(), datacenter: Some("dc1".into()) };
-    Record { query, instances: ids.iter().map(|id| instance(id)).collect(), index: 9, heard, lost: None }
+    ServiceRecord {
+        query,
+        instances: ids.iter().map(|id| instance(id)).collect(),
+        index: 9,
+        confirmed: heard,
+        presumed_gone: None,
+    }
 }
 
-struct Place {
+struct TestFolder {
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl TestFolder {
     fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
@@ -48,7 +54,7 @@ impl Place {
     }
 
     /// A file as it is after `records` were saved.
-    fn with(records: Vec<Record>) -> Self {
+    fn with(records: Vec<ServiceRecord>) -> Self {
         let place = Self::new();
         place.open().save(records, false);
         place
@@ -68,14 +74,14 @@ impl Place {
 #[test]
 fn what_was_saved_is_loaded() {
     let records = vec![record("orders", &["a", "b"], DAY), record("payments", &["p"], 2 * DAY)];
-    let place = Place::with(records.clone());
+    let place = TestFolder::with(records.clone());
     assert_eq!(place.open().load(3 * DAY, MAX_AGE), records);
     assert_eq!(place.names(), ["table.state"], "nothing else is left behind");
 }
 
 #[test]
 fn only_we_may_read_and_write_it() {
-    let place = Place::with(vec![record("orders", &["a"], DAY)]);
+    let place = TestFolder::with(vec![record("orders", &["a"], DAY)]);
     assert_eq!(fs::metadata(place.path()).unwrap().permissions().mode() & 0o777, 0o600);
     let deep = place.folder.path().join("not/there/yet");
     StateFile::open(&deep, "table", HERE).unwrap();
@@ -85,19 +91,19 @@ fn only_we_may_read_and_write_it() {
 #[test]
 fn a_file_that_can_only_be_read_is_read() {
     let records = vec![record("orders", &["a"], wall::now())];
-    let place = Place::with(records.clone());
+    let place = TestFolder::with(records.clone());
     // Cannot be opened for writing, by root neither.
     let lock = place.folder.path().join("table.state.lock");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
-    let memory = Memory::open(place.folder.path(), "table", HERE);
+    let memory = DiskCache::open(place.folder.path(), "table", HERE);
     assert!(memory.file.is_none());
-    let recalled = memory.recall(&records[0].query, now()).expect("what was known");
+    let recalled = memory.load_cached(&records[0].query, now()).expect("what was known");
     assert_eq!(recalled.instances, records[0].instances);
 
     fs::write(place.path(), "rotten").unwrap();
-    let memory = Memory::open(place.folder.path(), "table", HERE);
-    assert!(memory.recall(&records[0].query, now()).is_none());
+    let memory = DiskCache::open(place.folder.path(), "table", HERE);
+    assert!(memory.load_cached(&records[0].query, now()).is_none());
     assert_eq!(place.names(), ["table.state"], "it stays where it is");
 }
 
@@ -106,13 +112,13 @@ fn an_address_that_cannot_be_called_is_not_kept() {
     let mut orders = record("orders", &["a", "b"], DAY);
     let bad = Instance { addr: Err(Unusable::Port(0)), ..instance("c") };
     orders.instances = orders.instances.iter().cloned().chain([bad]).collect();
-    let place = Place::with(vec![orders]);
+    let place = TestFolder::with(vec![orders]);
     assert_eq!(place.open().load(DAY, MAX_AGE), [record("orders", &["a", "b"], DAY)]);
 }
 
 #[test]
 fn what_was_not_confirmed_for_a_week_is_not_used() {
-    let place = Place::with(vec![record("old", &["a"], DAY), record("new", &["b"], 2 * DAY)]);
+    let place = TestFolder::with(vec![record("old", &["a"], DAY), record("new", &["b"], 2 * DAY)]);
     let mut file = place.open();
     assert_eq!(file.load(8 * DAY, MAX_AGE).len(), 2);
     assert_eq!(file.load(8 * DAY + Duration::from_millis(1), MAX_AGE), [record("new", &["b"], 2 * DAY)]);
@@ -121,9 +127,9 @@ fn what_was_not_confirmed_for_a_week_is_not_used() {
 
 #[test]
 fn a_file_of_no_use_is_set_aside_and_the_next_one_is_good() {
-    let good = shape::write(HERE, &[record("orders", &["a"], DAY)]).unwrap();
+    let good = shape::encode(HERE, &[record("orders", &["a"], DAY)]).unwrap();
     let text = String::from_utf8(good.clone()).unwrap();
-    let foreign = shape::write("consul http://elsewhere:8500", &[]).unwrap();
+    let foreign = shape::encode("consul http://elsewhere:8500", &[]).unwrap();
     for (content, aside) in [
         (Vec::new(), "damaged"),
         (b"\n".to_vec(), "damaged"),
@@ -135,7 +141,7 @@ fn a_file_of_no_use_is_set_aside_and_the_next_one_is_good() {
         (b"outrigger-state 9 something else entirely\n".to_vec(), "version"),
         (foreign, "foreign"),
     ] {
-        let place = Place::new();
+        let place = TestFolder::new();
         fs::write(place.path(), &content).unwrap();
         fs::set_permissions(place.path(), fs::Permissions::from_mode(0o600)).unwrap();
         let mut file = place.open();
@@ -148,54 +154,54 @@ fn a_file_of_no_use_is_set_aside_and_the_next_one_is_good() {
 
 #[test]
 fn a_file_that_others_may_write_and_a_folder_in_its_place_are_foreign() {
-    let place = Place::with(vec![record("orders", &["a"], DAY)]);
+    let place = TestFolder::with(vec![record("orders", &["a"], DAY)]);
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o622)).unwrap();
     assert_eq!(place.open().load(DAY, MAX_AGE), []);
     assert_eq!(place.names(), ["table.state.bad-foreign"]);
 
-    let place = Place::new();
+    let place = TestFolder::new();
     fs::create_dir(place.path()).unwrap();
     assert_eq!(place.open().load(DAY, MAX_AGE), []);
     assert_eq!(place.names(), ["table.state.bad-foreign"]);
 }
 
 /// What `work` comes to, if it comes to anything: a thread that waits for a pipe's other end never does.
-fn at_once<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+fn run_with_timeout<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(work()));
     result.recv_timeout(Duration::from_secs(30)).expect("it does not wait for a pipe's other end")
 }
 
 /// Not by a command: a child holds this process's locks between fork and exec.
-fn pipe(path: &std::path::Path) {
+fn make_pipe(path: &std::path::Path) {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
 }
 
 #[test]
 fn a_pipe_in_its_place_is_foreign_and_nobody_waits_for_its_other_end() {
-    let place = Place::new();
-    pipe(&place.path());
+    let place = TestFolder::new();
+    make_pipe(&place.path());
     let mut file = place.open();
-    assert_eq!(at_once(move || file.load(DAY, MAX_AGE)), []);
+    assert_eq!(run_with_timeout(move || file.load(DAY, MAX_AGE)), []);
     assert_eq!(place.names(), ["table.state.bad-foreign"]);
 }
 
 #[test]
 fn a_pipe_in_the_lock_s_place_is_a_memory_of_nothing() {
-    let place = Place::new();
-    pipe(&place.folder.path().join("table.state.lock"));
+    let place = TestFolder::new();
+    make_pipe(&place.folder.path().join("table.state.lock"));
     let folder = place.folder.path().to_owned();
-    let opened = at_once(move || StateFile::open(&folder, "table", HERE));
-    assert!(matches!(opened, Err(file::Unusable::NoFile { .. })), "{opened:?}");
+    let opened = run_with_timeout(move || StateFile::open(&folder, "table", HERE));
+    assert!(matches!(opened, Err(file::StateFileError::NotAFile { .. })), "{opened:?}");
 }
 
 #[test]
 fn one_process_at_a_time_has_it() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let first = place.open();
     let second = StateFile::open(place.folder.path(), "table", HERE);
-    assert!(matches!(second, Err(file::Unusable::InUse { .. })));
+    assert!(matches!(second, Err(file::StateFileError::InUse { .. })));
     assert!(StateFile::open(place.folder.path(), "another", HERE).is_ok());
     drop(first);
     place.open();
@@ -203,7 +209,7 @@ fn one_process_at_a_time_has_it() {
 
 #[test]
 fn unchanged_content_is_not_written_again_but_for_its_ages_when_asked() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let mut file = place.open();
     let read = || fs::read(place.path()).ok();
     file.save(Vec::new(), false);
@@ -220,7 +226,7 @@ fn unchanged_content_is_not_written_again_but_for_its_ages_when_asked() {
 
 #[test]
 fn a_write_that_fails_leaves_the_last_one_and_is_made_up_for() {
-    let place = Place::with(vec![record("orders", &["a"], DAY)]);
+    let place = TestFolder::with(vec![record("orders", &["a"], DAY)]);
     let mut file = place.open();
     let blocked = place.folder.path().join("table.state.tmp");
     fs::create_dir(&blocked).unwrap();
@@ -233,7 +239,7 @@ fn a_write_that_fails_leaves_the_last_one_and_is_made_up_for() {
 
 #[test]
 fn a_link_in_the_temporary_file_s_place_is_not_followed() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let mut file = place.open();
     let victim = place.folder.path().join("victim");
     fs::write(&victim, "precious").unwrap();
@@ -245,13 +251,13 @@ fn a_link_in_the_temporary_file_s_place_is_not_followed() {
 
 #[test]
 fn a_folder_that_cannot_be_is_a_memory_of_nothing() {
-    let place = Place::new();
+    let place = TestFolder::new();
     fs::write(place.folder.path().join("file"), "").unwrap();
-    let memory = Memory::open(&place.folder.path().join("file/below"), "table", HERE);
+    let memory = DiskCache::open(&place.folder.path().join("file/below"), "table", HERE);
     assert!(memory.file.is_none() && memory.lock().is_empty());
 }
 
-fn records() -> impl Strategy<Value = Vec<Record>> {
+fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
     let status = select(vec![
         HealthStatus::Passing,
         HealthStatus::Warning,
@@ -275,8 +281,15 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
             all.dedup_by(|later, kept| later.id == kept.id);
             let query = Query { service: name.into(), datacenter: dc.then(|| "dc2".into()) };
             let instances: Arc<[_]> = all.into();
-            let lost = dc.then(|| shape::Lost { instances: instances.clone(), index: 3, at: DAY });
-            Record { query, instances, index, heard: Duration::from_millis(ms.into()), lost }
+            let lost =
+                dc.then(|| shape::PresumedGoneRecord { instances: instances.clone(), index: 3, at: DAY });
+            ServiceRecord {
+                query,
+                instances,
+                index,
+                confirmed: Duration::from_millis(ms.into()),
+                presumed_gone: lost,
+            }
         });
     vec(service, 0..5)
 }
@@ -284,22 +297,22 @@ fn records() -> impl Strategy<Value = Vec<Record>> {
 proptest! {
     #[test]
     fn whatever_is_written_reads_the_same(records in records(), registry: String) {
-        let file = shape::write(&registry, &records).unwrap();
-        prop_assert_eq!(shape::read(&registry, &file), Ok(records));
+        let file = shape::encode(&registry, &records).unwrap();
+        prop_assert_eq!(shape::decode(&registry, &file), Ok(records));
     }
 
     #[test]
     fn a_file_with_a_byte_changed_or_cut_off_is_refused(records in records(), at: prop::sample::Index, by in 1_u8.., cut: bool) {
-        let mut file = shape::write(HERE, &records).unwrap();
+        let mut file = shape::encode(HERE, &records).unwrap();
         let at = at.index(file.len());
         if cut { file.truncate(at) } else { file[at] ^= by }
         // A checksum may be written in capitals as well.
-        if let Ok(read) = shape::read(HERE, &file) { prop_assert_eq!(read, records) }
+        if let Ok(read) = shape::decode(HERE, &file) { prop_assert_eq!(read, records) }
     }
 
     #[test]
     fn no_bytes_panic(bytes: Vec<u8>) {
-        let refused = matches!(shape::read(HERE, &bytes), Err(Bad::Damaged(_) | Bad::Version { .. }));
+        let refused = matches!(shape::decode(HERE, &bytes), Err(ContentError::Damaged(_) | ContentError::Version { .. }));
         prop_assert!(refused);
     }
 }

@@ -5,22 +5,26 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use outrigger_registry::{Consistency, Cursor, HealthStatus, Instance, WatchAnswer};
 use tokio::time::{Instant, sleep};
 
-use super::{Asked, Rig, addr, ids, instance, list, logs, no_leader, settle, unreachable};
+use super::{PendingQuery, Rig, addr, ids, instance, list, logs, no_leader, settle, unreachable};
 use crate::Follower;
 
 const MS: Duration = Duration::from_millis(1);
 const ORDERS: &str = "datacenter=\"\",service=\"orders\"";
 
 /// A service of which `listed` were listed and `answering` still answer, and which vanishes.
-async fn vanishing(rig: &mut Rig, listed: &[&str], answering: &[&str]) -> (Follower, Asked) {
-    let (follower, asked) = rig.learned("orders", list(7, listed)).await;
-    rig.witness.answering(answering);
+async fn follow_then_answer_empty(
+    rig: &mut Rig,
+    listed: &[&str],
+    answering: &[&str],
+) -> (Follower, PendingQuery) {
+    let (follower, asked) = rig.follow_and_answer("orders", list(7, listed)).await;
+    rig.liveness.set_accepting(answering);
     asked.answer(list(8, &[]));
     let asked = rig.next().await;
     (follower, asked)
 }
 
-fn updates(rig: &Rig, reason: &str) -> f64 {
+fn suspect_updates(rig: &Rig, reason: &str) -> f64 {
     let name = format!(
         "outrigger_registry_suspect_updates_total{{datacenter=\"\",reason=\"{reason}\",service=\"orders\"}}"
     );
@@ -35,21 +39,21 @@ fn suspects(follower: &Follower) -> Vec<String> {
 async fn an_empty_answer_is_asked_about_at_once_and_consistently() {
     let mut rig = Rig::new();
     let start = Instant::now();
-    let (follower, asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    let (follower, asked) = follow_then_answer_empty(&mut rig, &["a", "b"], &["a", "b"]).await;
     assert_eq!((asked.cursor, asked.consistency), (Cursor::START, Consistency::Consistent));
     assert!(asked.at - start < 10 * MS, "{:?}", asked.at - start);
     assert_eq!(ids(&follower), ["a", "b"]);
     assert_eq!(suspects(&follower), ["a", "b"]);
-    assert_eq!(updates(&rig, "empty"), 1.0);
+    assert_eq!(suspect_updates(&rig, "empty"), 1.0);
     assert_eq!(rig.metric(&format!("outrigger_suspect_instances{{{ORDERS}}}")), Some(2.0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_race_costs_nobody_and_the_watch_goes_on() {
     let mut rig = Rig::new();
-    let (mut follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+    let (mut follower, asked) = rig.follow_and_answer("orders", list(7, &["a", "b"])).await;
     let before = follower.changed().await;
-    rig.witness.answering(&["a", "b"]);
+    rig.liveness.set_accepting(&["a", "b"]);
     asked.answer(list(8, &[]));
     rig.next().await.answer(list(9, &["a", "b"]));
     let asked = rig.next().await;
@@ -61,7 +65,7 @@ async fn a_token_race_costs_nobody_and_the_watch_goes_on() {
 #[tokio::test(start_paused = true)]
 async fn a_service_scaled_to_zero_is_gone_in_a_moment() {
     let mut rig = Rig::new();
-    let (mut follower, asked) = rig.learned("orders", list(7, &["a", "b", "c"])).await;
+    let (mut follower, asked) = rig.follow_and_answer("orders", list(7, &["a", "b", "c"])).await;
     follower.changed().await;
     let start = Instant::now();
     asked.answer(list(8, &[]));
@@ -74,7 +78,7 @@ async fn a_service_scaled_to_zero_is_gone_in_a_moment() {
 #[tokio::test(start_paused = true)]
 async fn whoever_does_not_answer_is_gone_and_the_others_stay() {
     let mut rig = Rig::new();
-    let (follower, _asked) = vanishing(&mut rig, &["a", "b", "c"], &["b"]).await;
+    let (follower, _asked) = follow_then_answer_empty(&mut rig, &["a", "b", "c"], &["b"]).await;
     assert_eq!(ids(&follower), ["b"]);
     assert_eq!(suspects(&follower), ["b"]);
 }
@@ -82,8 +86,8 @@ async fn whoever_does_not_answer_is_gone_and_the_others_stay() {
 #[tokio::test(start_paused = true)]
 async fn a_suspect_that_stops_answering_is_gone_before_the_next_question() {
     let mut rig = Rig::new();
-    let (follower, asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
-    rig.witness.answering(&["b"]);
+    let (follower, asked) = follow_then_answer_empty(&mut rig, &["a", "b"], &["a", "b"]).await;
+    rig.liveness.set_accepting(&["b"]);
     asked.answer(list(8, &[]));
     let asked = rig.next().await;
     assert_eq!((ids(&follower), asked.consistency), (vec!["b".into()], Consistency::Consistent));
@@ -92,8 +96,8 @@ async fn a_suspect_that_stops_answering_is_gone_before_the_next_question() {
 #[tokio::test(start_paused = true)]
 async fn a_loss_that_is_confirmed_for_more_than_a_second_is_believed() {
     let mut rig = Rig::new();
-    let (follower, asked) = rig.learned("orders", list(7, &["a", "b", "c"])).await;
-    rig.witness.answering(&["a", "b"]);
+    let (follower, asked) = rig.follow_and_answer("orders", list(7, &["a", "b", "c"])).await;
+    rig.liveness.set_accepting(&["a", "b"]);
     let start = Instant::now();
     asked.answer(list(8, &["c"]));
     let mut asked = rig.next().await;
@@ -108,13 +112,13 @@ async fn a_loss_that_is_confirmed_for_more_than_a_second_is_believed() {
     assert_eq!(reads.len(), 4, "at once and every 400 ms: {reads:?}");
     assert!((1_000..1_500).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     assert_eq!(asked.cursor, Cursor::at(8));
-    assert_eq!(updates(&rig, "collapsed"), 1.0, "one suspect answer, however often it is repeated");
+    assert_eq!(suspect_updates(&rig, "collapsed"), 1.0, "one suspect answer, however often it is repeated");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_took_everybody_along_is_given_ten_seconds_of_answers_to_come_back() {
     let mut rig = Rig::new();
-    let (follower, mut asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    let (follower, mut asked) = follow_then_answer_empty(&mut rig, &["a", "b"], &["a", "b"]).await;
     let stopping = Instant::now();
     while stopping.elapsed() < Duration::from_secs(5) {
         assert_eq!(asked.consistency, Consistency::Consistent);
@@ -139,7 +143,11 @@ async fn an_agent_that_took_everybody_along_is_given_ten_seconds_of_answers_to_c
 
 /// Answers `[]` at `index` for as long as it is asked about; when the loss was believed, and the question
 /// after that.
-async fn insisted(rig: &mut Rig, mut asked: Asked, index: u64) -> (Instant, Asked) {
+async fn answer_empty_until_believed(
+    rig: &mut Rig,
+    mut asked: PendingQuery,
+    index: u64,
+) -> (Instant, PendingQuery) {
     while asked.consistency == Consistency::Consistent {
         asked.answer(list(index, &[]));
         asked = rig.next().await;
@@ -151,12 +159,12 @@ async fn insisted(rig: &mut Rig, mut asked: Asked, index: u64) -> (Instant, Aske
 async fn an_empty_list_at_the_index_of_the_last_listing_is_given_ten_seconds() {
     for index in [7, 6] {
         let mut rig = Rig::new();
-        let (follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
-        rig.witness.answering(&["a", "b"]);
+        let (follower, asked) = rig.follow_and_answer("orders", list(7, &["a", "b"])).await;
+        rig.liveness.set_accepting(&["a", "b"]);
         let start = Instant::now();
         asked.answer(list(index, &[]));
         let asked = rig.next().await;
-        let (believed, _asked) = insisted(&mut rig, asked, index).await;
+        let (believed, _asked) = answer_empty_until_believed(&mut rig, asked, index).await;
         let took = (believed - start).as_millis();
         assert!((10_000..10_800).contains(&took), "index {index}: {took} ms");
         assert!(ids(&follower).is_empty());
@@ -166,8 +174,8 @@ async fn an_empty_list_at_the_index_of_the_last_listing_is_given_ten_seconds() {
 #[tokio::test(start_paused = true)]
 async fn a_fault_that_ends_in_time_costs_nobody() {
     let mut rig = Rig::new();
-    let (follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
-    rig.witness.answering(&["a", "b"]);
+    let (follower, asked) = rig.follow_and_answer("orders", list(7, &["a", "b"])).await;
+    rig.liveness.set_accepting(&["a", "b"]);
     let start = Instant::now();
     asked.answer(list(7, &[]));
     let mut asked = rig.next().await;
@@ -178,13 +186,13 @@ async fn a_fault_that_ends_in_time_costs_nobody() {
     }
     asked.answer(list(7, &["a", "b"]));
     rig.next().await;
-    assert_eq!((ids(&follower), follower.status().believed_gone), (vec!["a".into(), "b".into()], None));
+    assert_eq!((ids(&follower), follower.status().presumed_gone), (vec!["a".into(), "b".into()], None));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_error_begins_the_second_of_confirmations_anew() {
     let mut rig = Rig::new();
-    let (follower, mut asked) = vanishing(&mut rig, &["a"], &["a"]).await;
+    let (follower, mut asked) = follow_then_answer_empty(&mut rig, &["a"], &["a"]).await;
     for _ in 0..5 {
         // 400 ms, and an error with its pause: each row is shorter than a second.
         for _ in 0..2 {
@@ -201,11 +209,11 @@ async fn an_error_begins_the_second_of_confirmations_anew() {
 #[tokio::test(start_paused = true)]
 async fn whoever_was_believed_gone_is_told_of_until_listed_again() {
     let mut rig = Rig::new();
-    let (follower, asked) = vanishing(&mut rig, &["a", "b", "c"], &["a", "b"]).await;
-    let (_, asked) = insisted(&mut rig, asked, 8).await;
+    let (follower, asked) = follow_then_answer_empty(&mut rig, &["a", "b", "c"], &["a", "b"]).await;
+    let (_, asked) = answer_empty_until_believed(&mut rig, asked, 8).await;
     sleep(Duration::from_secs(3)).await;
     let told = |follower: &Follower| {
-        follower.status().believed_gone.map(|(instances, ago)| (instances, ago.as_secs()))
+        follower.status().presumed_gone.map(|(instances, ago)| (instances, ago.as_secs()))
     };
     assert_eq!(told(&follower), Some((2, 3)), "not c, which did not answer");
     asked.answer(list(9, &["b"]));
@@ -219,8 +227,8 @@ async fn whoever_was_believed_gone_is_told_of_until_listed_again() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_lost_its_instances_by_mistake_is_found_again_at_the_same_index() {
     let mut rig = Rig::new();
-    let (follower, asked) = vanishing(&mut rig, &["a"], &["a"]).await;
-    let (believed, mut asked) = insisted(&mut rig, asked, 8).await;
+    let (follower, asked) = follow_then_answer_empty(&mut rig, &["a"], &["a"]).await;
+    let (believed, mut asked) = answer_empty_until_believed(&mut rig, asked, 8).await;
     let mut reads = Vec::new();
     while (asked.at - believed) < Duration::from_secs(120) {
         if asked.cursor == Cursor::START {
@@ -249,8 +257,8 @@ async fn a_service_that_lost_its_instances_by_mistake_is_found_again_at_the_same
 #[tokio::test(start_paused = true)]
 async fn a_mistake_that_is_repeated_at_once_each_time_is_over_seconds_after_its_end() {
     let mut rig = Rig::new();
-    let (_follower, asked) = vanishing(&mut rig, &["a"], &["a"]).await;
-    let (believed, mut asked) = insisted(&mut rig, asked, 8).await;
+    let (_follower, asked) = follow_then_answer_empty(&mut rig, &["a"], &["a"]).await;
+    let (believed, mut asked) = answer_empty_until_believed(&mut rig, asked, 8).await;
     let mut last = believed;
     let mut questions = 0;
     while asked.at - believed < Duration::from_secs(120) {
@@ -274,8 +282,8 @@ async fn a_mistake_that_is_repeated_at_once_each_time_is_over_seconds_after_its_
 async fn a_registry_without_its_data_is_given_ten_seconds() {
     for flagged in [true, false] {
         let mut rig = Rig::new();
-        let (follower, asked) = rig.learned("orders", list(700, &["a", "b", "c"])).await;
-        rig.witness.answering(&["a", "b", "c"]);
+        let (follower, asked) = rig.follow_and_answer("orders", list(700, &["a", "b", "c"])).await;
+        rig.liveness.set_accepting(&["a", "b", "c"]);
         let start = Instant::now();
         let forgotten =
             || WatchAnswer { index_went_back: flagged, ..list(if flagged { 0 } else { 15 }, &["a"]) };
@@ -291,25 +299,25 @@ async fn a_registry_without_its_data_is_given_ten_seconds() {
         assert_eq!(ids(&follower), ["a"]);
         let took = start.elapsed();
         assert!((10_000..11_000).contains(&took.as_millis()), "{took:?}, flagged: {flagged}");
-        assert_eq!(updates(&rig, "index_went_back"), 1.0);
+        assert_eq!(suspect_updates(&rig, "index_went_back"), 1.0);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_without_an_index_is_of_a_registry_without_its_data() {
     let mut rig = Rig::new();
-    let (_follower, asked) = rig.learned("orders", list(700, &["a"])).await;
-    rig.witness.answering(&["a"]);
+    let (_follower, asked) = rig.follow_and_answer("orders", list(700, &["a"])).await;
+    rig.liveness.set_accepting(&["a"]);
     asked.answer(list(0, &[]));
     rig.next().await;
-    assert_eq!(updates(&rig, "index_went_back"), 1.0);
+    assert_eq!(suspect_updates(&rig, "index_went_back"), 1.0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_collapse_is_suspect_and_half_is_none() {
     let mut rig = Rig::new();
-    let (follower, asked) = rig.learned("orders", list(7, &["a", "b", "c", "d"])).await;
-    rig.witness.answering(&["a", "b", "c", "d"]);
+    let (follower, asked) = rig.follow_and_answer("orders", list(7, &["a", "b", "c", "d"])).await;
+    rig.liveness.set_accepting(&["a", "b", "c", "d"]);
     asked.answer(list(8, &["c", "d"]));
     let asked = rig.next().await;
     assert_eq!((ids(&follower), asked.consistency), (vec!["c".into(), "d".into()], Consistency::Default));
@@ -323,15 +331,15 @@ async fn a_collapse_is_suspect_and_half_is_none() {
         (ids(&follower), suspects(&follower)),
         (["c", "d", "e"].map(String::from).into(), ["c", "d"].map(String::from).into(),)
     );
-    assert_eq!(updates(&rig, "collapsed"), 1.0);
+    assert_eq!(suspect_updates(&rig, "collapsed"), 1.0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_orderly_drain_is_never_held_up() {
     for status in [HealthStatus::Critical, HealthStatus::Maintenance] {
         let mut rig = Rig::new();
-        let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;
-        rig.witness.answering(&["a"]);
+        let (follower, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
+        rig.liveness.set_accepting(&["a"]);
         asked.answer(WatchAnswer { instances: vec![instance("a", status)], ..list(8, &[]) });
         rig.next().await.answer(list(9, &[]));
         let asked = rig.next().await;
@@ -342,8 +350,8 @@ async fn an_orderly_drain_is_never_held_up() {
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_was_registered_again_under_another_id_is_not_listed_twice() {
     let mut rig = Rig::new();
-    let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;
-    rig.witness.answering(&["a"]);
+    let (follower, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
+    rig.liveness.set_accepting(&["a"]);
     let renamed = Instance { addr: Ok(addr("a")), ..instance("z", HealthStatus::Passing) };
     asked.answer(WatchAnswer { instances: vec![renamed], ..list(8, &[]) });
     rig.next().await;
@@ -353,11 +361,11 @@ async fn an_instance_that_was_registered_again_under_another_id_is_not_listed_tw
 #[tokio::test(start_paused = true)]
 async fn an_address_that_another_service_lists_now_is_gone_at_once() {
     let mut rig = Rig::new();
-    let (follower, orders) = rig.learned("orders", list(7, &["a", "b"])).await;
+    let (follower, orders) = rig.follow_and_answer("orders", list(7, &["a", "b"])).await;
     let reused = Instance { addr: Ok(addr("a")), ..instance("p", HealthStatus::Passing) };
     let payments = WatchAnswer { instances: vec![reused], ..list(8, &[]) };
-    let (_payments, _asked) = rig.learned("payments", payments).await;
-    rig.witness.answering(&["a", "b"]);
+    let (_payments, _asked) = rig.follow_and_answer("payments", payments).await;
+    rig.liveness.set_accepting(&["a", "b"]);
     orders.answer(list(9, &[]));
     rig.next().await;
     assert_eq!(ids(&follower), ["b"]);
@@ -366,9 +374,9 @@ async fn an_address_that_another_service_lists_now_is_gone_at_once() {
 #[tokio::test(start_paused = true)]
 async fn two_services_of_one_address_that_both_vanish_keep_each_other_no_witness() {
     let mut rig = Rig::new();
-    let (orders, asked_orders) = rig.learned("orders", list(7, &["a"])).await;
-    let (admin, asked_admin) = rig.learned("admin", list(7, &["a"])).await;
-    rig.witness.answering(&["a"]);
+    let (orders, asked_orders) = rig.follow_and_answer("orders", list(7, &["a"])).await;
+    let (admin, asked_admin) = rig.follow_and_answer("admin", list(7, &["a"])).await;
+    rig.liveness.set_accepting(&["a"]);
     // Known to both: what the first to vanish loses to the other is the price of the rule before.
     asked_orders.answer(list(8, &[]));
     rig.next().await;
@@ -381,8 +389,8 @@ async fn two_services_of_one_address_that_both_vanish_keep_each_other_no_witness
 #[tokio::test(start_paused = true)]
 async fn real_traffic_speaks_for_an_instance_that_takes_no_connection() {
     let mut rig = Rig::new();
-    rig.witness.in_traffic(&["b"]);
-    let (follower, _asked) = vanishing(&mut rig, &["a", "b"], &[]).await;
+    rig.liveness.set_serving(&["b"]);
+    let (follower, _asked) = follow_then_answer_empty(&mut rig, &["a", "b"], &[]).await;
     assert_eq!(ids(&follower), ["b"]);
 }
 
@@ -393,15 +401,15 @@ async fn lost_nodes_are_kept_while_traffic_to_them_succeeds() {
         WatchAnswer { instances: vec![one("a"), one("b")], ..list(index, &[]) }
     };
     let mut rig = Rig::new();
-    let (follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
-    rig.witness.in_traffic(&["a", "b"]);
+    let (follower, asked) = rig.follow_and_answer("orders", list(7, &["a", "b"])).await;
+    rig.liveness.set_serving(&["a", "b"]);
     asked.answer(lost(8));
     let asked = rig.next().await;
     assert_eq!(follower.status().instances.passing, 2);
-    assert_eq!(updates(&rig, "nodes_lost"), 1.0);
+    assert_eq!(suspect_updates(&rig, "nodes_lost"), 1.0);
 
-    rig.witness.in_traffic(&["b"]);
-    rig.witness.answering(&["a", "b"]);
+    rig.liveness.set_serving(&["b"]);
+    rig.liveness.set_accepting(&["a", "b"]);
     asked.answer(lost(8));
     rig.next().await;
     let counts = follower.status().instances;
@@ -412,7 +420,7 @@ async fn lost_nodes_are_kept_while_traffic_to_them_succeeds() {
 async fn while_the_registry_fails_suspects_stay_and_the_default_is_asked_for() {
     let mut rig = Rig::new();
     let start = Instant::now();
-    let (follower, mut asked) = vanishing(&mut rig, &["a"], &["a"]).await;
+    let (follower, mut asked) = follow_then_answer_empty(&mut rig, &["a"], &["a"]).await;
     assert_eq!(asked.consistency, Consistency::Consistent);
     while start.elapsed() < Duration::from_secs(60) {
         asked.fail(no_leader());
@@ -439,7 +447,7 @@ async fn while_the_registry_fails_suspects_stay_and_the_default_is_asked_for() {
 #[tokio::test(start_paused = true)]
 async fn a_silent_registry_drops_no_suspect() {
     let mut rig = Rig::new();
-    let (follower, _asked) = vanishing(&mut rig, &["a"], &["a"]).await;
+    let (follower, _asked) = follow_then_answer_empty(&mut rig, &["a"], &["a"]).await;
     sleep(Duration::from_secs(24 * 3600)).await;
     assert_eq!(ids(&follower), ["a"]);
 }
@@ -449,12 +457,12 @@ async fn probes_are_eight_at_once_over_all_services_and_cut_off_after_300_ms() {
     let mut rig = Rig::new();
     let names: Vec<_> = (0..20).map(|n| format!("i{n}")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
-    let (follower, orders) = rig.learned("orders", list(7, &names)).await;
+    let (follower, orders) = rig.follow_and_answer("orders", list(7, &names)).await;
     let others: Vec<_> = names.iter().map(|name| format!("p-{name}")).collect();
     let others: Vec<_> = others.iter().map(String::as_str).collect();
-    let (other, payments) = rig.learned("payments", list(7, &others)).await;
-    rig.witness.answering(&[names, others].concat());
-    *rig.witness.takes.lock().unwrap() = Duration::from_secs(3600);
+    let (other, payments) = rig.follow_and_answer("payments", list(7, &others)).await;
+    rig.liveness.set_accepting(&[names, others].concat());
+    *rig.liveness.delay.lock().unwrap() = Duration::from_secs(3600);
     let start = Instant::now();
     orders.answer(list(8, &[]));
     payments.answer(list(8, &[]));
@@ -462,8 +470,8 @@ async fn probes_are_eight_at_once_over_all_services_and_cut_off_after_300_ms() {
         settle().await;
         assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     }
-    assert_eq!(rig.witness.asked.load(Relaxed), 40);
-    assert_eq!(rig.witness.most_at_once.load(Relaxed), 8);
+    assert_eq!(rig.liveness.asked.load(Relaxed), 40);
+    assert_eq!(rig.liveness.most_at_once.load(Relaxed), 8);
     // 40 in five rounds of eight, 300 ms each.
     assert!((1_500..1_600).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
 }
@@ -471,7 +479,7 @@ async fn probes_are_eight_at_once_over_all_services_and_cut_off_after_300_ms() {
 #[tokio::test(start_paused = true)]
 async fn a_guard_that_is_off_believes_everything() {
     let mut rig = Rig::with(outrigger_config::DiscoverySettings { mass_loss: None, ..Default::default() });
-    let (follower, asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    let (follower, asked) = follow_then_answer_empty(&mut rig, &["a", "b"], &["a", "b"]).await;
     assert_eq!((ids(&follower).len(), asked.consistency), (0, Consistency::Default));
 }
 
@@ -479,7 +487,7 @@ async fn a_guard_that_is_off_believes_everything() {
 async fn a_suspect_answer_is_one_warning_and_a_true_departure_none() {
     logs::take();
     let mut rig = Rig::new();
-    let (_follower, asked) = vanishing(&mut rig, &["a", "b", "c"], &["a", "b"]).await;
+    let (_follower, asked) = follow_then_answer_empty(&mut rig, &["a", "b", "c"], &["a", "b"]).await;
     asked.answer(list(8, &[]));
     rig.next().await.answer(list(9, &["a", "b"]));
     rig.next().await;
@@ -490,7 +498,7 @@ async fn a_suspect_answer_is_one_warning_and_a_true_departure_none() {
     assert_eq!(of("suspect instances are listed again"), 1, "{logged:?}");
 
     let mut rig = Rig::new();
-    vanishing(&mut rig, &["a", "b"], &[]).await;
+    follow_then_answer_empty(&mut rig, &["a", "b"], &[]).await;
     let logged = logs::take();
     assert!(!logged.iter().any(|line| line.contains("WARN")), "{logged:?}");
     assert!(logged.iter().any(|line| line.contains("do not answer either")), "{logged:?}");
@@ -499,7 +507,7 @@ async fn a_suspect_answer_is_one_warning_and_a_true_departure_none() {
 #[tokio::test]
 async fn without_a_proxy_s_word_a_real_connection_decides() {
     let mut rig = Rig::new();
-    rig.discovery.set_evidence(std::sync::Arc::new(crate::evidence::Connections));
+    rig.discovery.set_liveness(std::sync::Arc::new(crate::evidence::ConnectProbe));
     let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = |id, listener: &std::net::TcpListener| Instance {
@@ -507,7 +515,8 @@ async fn without_a_proxy_s_word_a_real_connection_decides() {
         ..instance(id, HealthStatus::Passing)
     };
     let both = vec![at("gone", &gone), at("there", &there)];
-    let (follower, asked) = rig.learned("orders", WatchAnswer { instances: both, ..list(7, &[]) }).await;
+    let (follower, asked) =
+        rig.follow_and_answer("orders", WatchAnswer { instances: both, ..list(7, &[]) }).await;
     drop(gone);
     asked.answer(list(8, &[]));
     rig.next().await;
@@ -517,9 +526,10 @@ async fn without_a_proxy_s_word_a_real_connection_decides() {
 #[tokio::test(start_paused = true)]
 async fn a_guard_that_is_turned_off_keeps_nobody_beyond_the_next_answer() {
     let mut rig = Rig::new();
-    let (follower, asked) = vanishing(&mut rig, &["a", "b"], &["a", "b"]).await;
+    let (follower, asked) = follow_then_answer_empty(&mut rig, &["a", "b"], &["a", "b"]).await;
     assert_eq!(suspects(&follower), ["a", "b"]);
-    rig.discovery.adopt(outrigger_config::DiscoverySettings { mass_loss: None, ..Default::default() });
+    rig.discovery
+        .apply_settings(outrigger_config::DiscoverySettings { mass_loss: None, ..Default::default() });
     asked.answer(list(8, &[]));
     let asked = rig.next().await;
     assert!(ids(&follower).is_empty() && suspects(&follower).is_empty());

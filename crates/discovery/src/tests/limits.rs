@@ -44,7 +44,7 @@ async fn the_limit_is_gone_once_the_registry_blocks_again() {
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_blocks_and_then_fails_is_not_limited_for_it() {
     let mut rig = Rig::new();
-    let (_follower, mut asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (_follower, mut asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     for _ in 0..20 {
         sleep(Duration::from_secs(20)).await;
         asked.fail(unreachable());
@@ -58,7 +58,7 @@ async fn a_registry_that_blocks_and_then_fails_is_not_limited_for_it() {
 #[tokio::test(start_paused = true)]
 async fn two_changes_a_second_are_never_held_up() {
     let mut rig = Rig::new();
-    let (_follower, mut asked) = rig.learned("orders", list(1, &["0"])).await;
+    let (_follower, mut asked) = rig.follow_and_answer("orders", list(1, &["0"])).await;
     for index in 2..200_u64 {
         sleep(Duration::from_millis(500)).await;
         let changed_at = Instant::now();

@@ -19,14 +19,14 @@ pub(super) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let format = tracing_subscriber::fmt().with_max_level(Level::INFO).with_ansi(false).without_time();
-        tracing::subscriber::set_global_default(format.with_writer(|| Logged).finish()).unwrap();
+        tracing::subscriber::set_global_default(format.with_writer(|| LogWriter).finish()).unwrap();
     });
 }
 
 #[derive(Debug)]
-struct Logged;
+struct LogWriter;
 
-impl io::Write for Logged {
+impl io::Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         LOGGED.with_borrow_mut(|logged| logged.extend_from_slice(bytes));
         Ok(bytes.len())
@@ -78,7 +78,7 @@ async fn an_outage_of_many_services_is_one_line_and_so_is_its_end() {
 async fn a_change_is_one_line_with_its_counts_and_an_unchanged_answer_none() {
     take();
     let mut rig = Rig::new();
-    let (_follower, asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (_follower, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     let logged = take();
     let [line] = &logged[..] else { panic!("not one line: {logged:?}") };
     assert!(line.contains("service changed") && line.contains("service=orders"), "{line}");
@@ -108,6 +108,6 @@ async fn a_service_that_alone_keeps_failing_is_logged_once() {
 async fn a_made_up_name_is_not_logged() {
     take();
     let mut rig = Rig::new();
-    let (_follower, _asked) = rig.learned("made-up", list(7, &[])).await;
+    let (_follower, _asked) = rig.follow_and_answer("made-up", list(7, &[])).await;
     assert_eq!(take(), Vec::<String>::new());
 }

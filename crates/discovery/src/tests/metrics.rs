@@ -11,7 +11,7 @@ const ORDERS: &str = "{datacenter=\"\",service=\"orders\"}";
 #[tokio::test(start_paused = true)]
 async fn a_table_s_age_grows_while_its_watcher_is_blocked() {
     let mut rig = Rig::new();
-    let (_follower, _asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (_follower, _asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     let age = format!("outrigger_table_age_seconds{ORDERS}");
     assert_eq!(rig.metric(&age), Some(0.0));
     sleep(Duration::from_secs(30)).await;
@@ -22,7 +22,7 @@ async fn a_table_s_age_grows_while_its_watcher_is_blocked() {
 #[tokio::test(start_paused = true)]
 async fn answers_instances_and_errors_are_counted() {
     let mut rig = Rig::new();
-    let (_follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+    let (_follower, asked) = rig.follow_and_answer("orders", list(7, &["a", "b"])).await;
     asked.answer(list(8, &["a", "b"]));
     rig.next().await.fail(unreachable());
     rig.next().await.answer(list(8, &["a", "b", "c"]));
@@ -45,7 +45,7 @@ async fn answers_instances_and_errors_are_counted() {
 #[tokio::test(start_paused = true)]
 async fn the_series_of_a_service_go_with_its_last_follower() {
     let mut rig = Rig::new();
-    let (follower, _asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (follower, _asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     assert!(rig.scrape().contains("\"orders\""));
     drop(follower);
     assert!(!rig.scrape().contains("\"orders\""));
@@ -55,7 +55,7 @@ async fn the_series_of_a_service_go_with_its_last_follower() {
 #[tokio::test(start_paused = true)]
 async fn a_made_up_name_is_no_label_and_a_declared_one_is() {
     let mut rig = Rig::new();
-    let (_unknown, _asked) = rig.learned("made-up", list(7, &[])).await;
+    let (_unknown, _asked) = rig.follow_and_answer("made-up", list(7, &[])).await;
     let _declared = rig.declare("declared");
     rig.next().await.answer(list(7, &[]));
     settle().await;

@@ -30,17 +30,17 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{Answers, Discovery, Evidence, Follower, Kind, Memory};
+use crate::{Discovery, DiskCache, Follower, Liveness, ProbeFuture, WatchReason};
 
 const LONGEST_WAIT: Duration = Duration::from_secs(45);
 
 /// Hands every question to the test.
 #[derive(Debug)]
-struct Scripted(mpsc::UnboundedSender<Asked>);
+struct ScriptedRegistry(mpsc::UnboundedSender<PendingQuery>);
 
 /// A question, to be answered by the test. Dropped: never answered.
 #[derive(Debug)]
-struct Asked {
+struct PendingQuery {
     query: Query,
     cursor: Cursor,
     consistency: Consistency,
@@ -49,7 +49,7 @@ struct Asked {
     reply: oneshot::Sender<Result<WatchAnswer, Error>>,
 }
 
-impl Registry for Scripted {
+impl Registry for ScriptedRegistry {
     fn watch<'a>(
         &'a self,
         query: &'a Query,
@@ -59,7 +59,8 @@ impl Registry for Scripted {
     ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
-            let asked = Asked { query: query.clone(), cursor, consistency, wait, at: Instant::now(), reply };
+            let asked =
+                PendingQuery { query: query.clone(), cursor, consistency, wait, at: Instant::now(), reply };
             if self.0.send(asked).is_err() {
                 return std::future::pending().await;
             }
@@ -83,7 +84,7 @@ impl Registry for Scripted {
     }
 }
 
-impl Asked {
+impl PendingQuery {
     fn answer(self, watched: WatchAnswer) {
         self.reply.send(Ok(watched)).expect("the watcher still waits");
     }
@@ -95,74 +96,74 @@ impl Asked {
 
 /// Speaks for whom the test says: for nobody at first.
 #[derive(Debug, Default)]
-struct Witness {
-    answering: Mutex<HashSet<SocketAddr>>,
-    in_traffic: Mutex<HashSet<String>>,
+struct ScriptedLiveness {
+    accepting: Mutex<HashSet<SocketAddr>>,
+    serving: Mutex<HashSet<String>>,
     asked: AtomicUsize,
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
     /// How long it takes to say so.
-    takes: Mutex<Duration>,
+    delay: Mutex<Duration>,
 }
 
-impl Witness {
-    fn answering(&self, ids: &[&str]) {
-        *self.answering.lock().unwrap() = ids.iter().map(|id| addr(id)).collect();
+impl ScriptedLiveness {
+    fn set_accepting(&self, ids: &[&str]) {
+        *self.accepting.lock().unwrap() = ids.iter().map(|id| addr(id)).collect();
     }
 
-    fn in_traffic(&self, ids: &[&str]) {
-        *self.in_traffic.lock().unwrap() = ids.iter().map(ToString::to_string).collect();
+    fn set_serving(&self, ids: &[&str]) {
+        *self.serving.lock().unwrap() = ids.iter().map(ToString::to_string).collect();
     }
 }
 
 /// A question to the witness, which may be cut off.
-struct UnderWay<'a>(&'a Witness);
+struct ProbeUnderWay<'a>(&'a ScriptedLiveness);
 
-impl<'a> UnderWay<'a> {
-    fn begin(witness: &'a Witness) -> Self {
+impl<'a> ProbeUnderWay<'a> {
+    fn begin(witness: &'a ScriptedLiveness) -> Self {
         let at_once = witness.at_once.fetch_add(1, Relaxed) + 1;
         witness.most_at_once.fetch_max(at_once, Relaxed);
         Self(witness)
     }
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for ProbeUnderWay<'_> {
     fn drop(&mut self) {
         self.0.at_once.fetch_sub(1, Relaxed);
     }
 }
 
-impl Evidence for Witness {
-    fn answers(&self, addr: SocketAddr) -> Answers<'_> {
+impl Liveness for ScriptedLiveness {
+    fn accepts_connection(&self, addr: SocketAddr) -> ProbeFuture<'_> {
         self.asked.fetch_add(1, Relaxed);
         Box::pin(async move {
-            let _under_way = UnderWay::begin(self);
-            let takes = *self.takes.lock().unwrap();
+            let _under_way = ProbeUnderWay::begin(self);
+            let takes = *self.delay.lock().unwrap();
             if takes > Duration::ZERO {
                 sleep(takes).await;
             }
-            self.answering.lock().unwrap().contains(&addr)
+            self.accepting.lock().unwrap().contains(&addr)
         })
     }
 
-    fn traffic_ok(&self, id: &InstanceId) -> bool {
-        self.in_traffic.lock().unwrap().contains(&*id.id)
+    fn recently_served(&self, id: &InstanceId) -> bool {
+        self.serving.lock().unwrap().contains(&*id.id)
     }
 }
 
 /// A registry and the end at which its questions come out.
-fn scripted() -> (Arc<Scripted>, mpsc::UnboundedReceiver<Asked>) {
+fn scripted() -> (Arc<ScriptedRegistry>, mpsc::UnboundedReceiver<PendingQuery>) {
     logs::install();
     let (questions, asked) = mpsc::unbounded_channel();
-    (Arc::new(Scripted(questions)), asked)
+    (Arc::new(ScriptedRegistry(questions)), asked)
 }
 
 /// A discovery and its registry's other end.
 struct Rig {
     discovery: Arc<Discovery>,
-    asked: mpsc::UnboundedReceiver<Asked>,
+    asked: mpsc::UnboundedReceiver<PendingQuery>,
     metrics: prometheus::Registry,
-    witness: Arc<Witness>,
+    liveness: Arc<ScriptedLiveness>,
 }
 
 impl Rig {
@@ -174,39 +175,42 @@ impl Rig {
         Self::of(|registry, metrics| Discovery::new(registry, settings, Handle::current(), metrics))
     }
 
-    fn remembering(memory: Memory) -> Self {
+    fn with_cache(memory: DiskCache) -> Self {
         let settings = outrigger_config::DiscoverySettings::default();
         Self::of(|registry, metrics| {
-            Discovery::with_memory(registry, settings, Handle::current(), metrics, memory)
+            Discovery::with_cache(registry, settings, Handle::current(), metrics, memory)
         })
     }
 
     fn of(
-        make: impl FnOnce(Arc<Scripted>, &prometheus::Registry) -> Result<Arc<Discovery>, prometheus::Error>,
+        make: impl FnOnce(
+            Arc<ScriptedRegistry>,
+            &prometheus::Registry,
+        ) -> Result<Arc<Discovery>, prometheus::Error>,
     ) -> Self {
         let (registry, asked) = scripted();
         let metrics = prometheus::Registry::new();
         let discovery = make(registry, &metrics).expect("metrics are new");
-        let witness = Arc::new(Witness::default());
-        discovery.set_evidence(witness.clone());
-        Self { discovery, asked, metrics, witness }
+        let witness = Arc::new(ScriptedLiveness::default());
+        discovery.set_liveness(witness.clone());
+        Self { discovery, asked, metrics, liveness: witness }
     }
 
     fn follow(&self, service: &str) -> Follower {
-        self.discovery.follow(query(service), Kind::OnDemand).expect("within the quotas")
+        self.discovery.follow(query(service), WatchReason::OnDemand).expect("within the quotas")
     }
 
     fn declare(&self, service: &str) -> Follower {
-        self.discovery.follow(query(service), Kind::Declared).expect("never refused")
+        self.discovery.follow(query(service), WatchReason::Declared).expect("never refused")
     }
 
     /// The next question; an hour without one fails the test.
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> PendingQuery {
         timeout(Duration::from_secs(3600), self.asked.recv()).await.expect("a question").expect("a registry")
     }
 
     /// Follows `service` and answers its first question; the next one is out, unanswered.
-    async fn learned(&mut self, service: &str, answer: WatchAnswer) -> (Follower, Asked) {
+    async fn follow_and_answer(&mut self, service: &str, answer: WatchAnswer) -> (Follower, PendingQuery) {
         let follower = self.follow(service);
         self.next().await.answer(answer);
         let next = self.next().await;

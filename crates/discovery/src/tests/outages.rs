@@ -12,17 +12,17 @@ const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 #[tokio::test(start_paused = true)]
 async fn a_silent_registry_leaves_the_last_answer_in_place() {
     let mut rig = Rig::new();
-    let (follower, _asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+    let (follower, _asked) = rig.follow_and_answer("orders", list(7, &["a", "b"])).await;
     let before = follower.snapshot();
     sleep(WEEK).await;
     assert!(Arc::ptr_eq(&before, &follower.snapshot()));
-    assert!(follower.status().heard_ago >= Some(WEEK));
+    assert!(follower.status().confirmed_ago >= Some(WEEK));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failing_registry_leaves_the_last_answer_in_place() {
     let mut rig = Rig::new();
-    let (follower, mut asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+    let (follower, mut asked) = rig.follow_and_answer("orders", list(7, &["a", "b"])).await;
     let before = follower.snapshot();
     let since = Instant::now();
     while since.elapsed() < WEEK / 7 {
@@ -63,7 +63,7 @@ async fn errors_back_off_to_half_a_minute_with_full_jitter() {
 }
 
 /// Fails until the next pause can be long. When the last question failed.
-async fn backed_off(rig: &mut Rig) -> Instant {
+async fn fail_until_long_backoff(rig: &mut Rig) -> Instant {
     for _ in 0..20 {
         rig.next().await.fail(unreachable());
     }
@@ -74,12 +74,12 @@ async fn backed_off(rig: &mut Rig) -> Instant {
 async fn a_service_in_need_is_asked_for_every_second_for_as_long() {
     let mut rig = Rig::new();
     let follower = rig.follow("orders");
-    let begun = backed_off(&mut rig).await;
+    let begun = fail_until_long_backoff(&mut rig).await;
     let mut failed_at = begun;
     for _ in 0..200 {
         // Requests fail all the time.
         let asked = loop {
-            follower.need();
+            follower.request_refresh();
             match timeout(Duration::from_millis(10), rig.next()).await {
                 Ok(asked) => break asked,
                 Err(_) => continue,
@@ -98,7 +98,7 @@ async fn a_registry_that_answers_for_one_service_is_asked_for_the_others() {
     for _ in 0..50 {
         let mut rig = Rig::new();
         let _orders = rig.follow("orders");
-        backed_off(&mut rig).await;
+        fail_until_long_backoff(&mut rig).await;
         let _payments = rig.follow("payments");
         let asked = loop {
             let asked = rig.next().await;
@@ -120,7 +120,7 @@ async fn a_question_that_was_out_when_the_registry_was_back_is_asked_again_soon_
     for _ in 0..50 {
         let mut rig = Rig::new();
         let _orders = rig.follow("orders");
-        backed_off(&mut rig).await;
+        fail_until_long_backoff(&mut rig).await;
         let out = rig.next().await;
         let _payments = rig.follow("payments");
         rig.next().await.answer(list(7, &["a"]));
@@ -156,7 +156,7 @@ async fn an_answer_starts_the_back_off_over() {
 #[tokio::test(start_paused = true)]
 async fn after_an_error_the_cursor_is_forgotten() {
     let mut rig = Rig::new();
-    let (_follower, asked) = rig.learned("orders", list(33, &["a"])).await;
+    let (_follower, asked) = rig.follow_and_answer("orders", list(33, &["a"])).await;
     assert_eq!(asked.cursor, Cursor::at(33));
     asked.fail(unreachable());
     let asked = rig.next().await;
@@ -168,7 +168,7 @@ async fn after_an_error_the_cursor_is_forgotten() {
 #[tokio::test(start_paused = true)]
 async fn without_a_leader_any_server_s_answer_is_taken_with_its_age() {
     let mut rig = Rig::new();
-    let (follower, asked) = rig.learned("orders", list(33, &["a"])).await;
+    let (follower, asked) = rig.follow_and_answer("orders", list(33, &["a"])).await;
     asked.fail(no_leader());
     let asked = rig.next().await;
     assert_eq!(asked.consistency, Consistency::Default, "one error is no outage");
@@ -184,7 +184,7 @@ async fn without_a_leader_any_server_s_answer_is_taken_with_its_age() {
     assert_eq!((asked.consistency, asked.cursor), (Consistency::Default, Cursor::START));
     assert_eq!(ids(&follower), ["a", "b"]);
     let status = follower.status();
-    assert!(status.heard_ago >= Some(Duration::from_secs(21)), "{:?}", status.heard_ago);
+    assert!(status.confirmed_ago >= Some(Duration::from_secs(21)), "{:?}", status.confirmed_ago);
     assert_eq!((status.known_leader, status.failures, status.error.is_some()), (false, 2, true));
     assert_eq!(rig.metric("outrigger_watch_stale_answers_total"), Some(1.0));
 
@@ -210,7 +210,7 @@ async fn of_whom_nothing_is_known_any_server_is_asked_after_the_first_error() {
 #[tokio::test(start_paused = true)]
 async fn a_stale_answer_older_than_the_table_is_no_news() {
     let mut rig = Rig::new();
-    let (follower, mut asked) = rig.learned("orders", list(33, &["a"])).await;
+    let (follower, mut asked) = rig.follow_and_answer("orders", list(33, &["a"])).await;
     while asked.consistency == Consistency::Default {
         asked.fail(no_leader());
         asked = rig.next().await;
@@ -223,7 +223,7 @@ async fn a_stale_answer_older_than_the_table_is_no_news() {
 #[tokio::test(start_paused = true)]
 async fn a_stale_read_that_fails_too_changes_nothing() {
     let mut rig = Rig::new();
-    let (follower, mut asked) = rig.learned("orders", list(33, &["a"])).await;
+    let (follower, mut asked) = rig.follow_and_answer("orders", list(33, &["a"])).await;
     for expected in [Consistency::Default, Consistency::Default, Consistency::Stale] {
         assert_eq!(asked.consistency, expected);
         asked.fail(no_leader());

@@ -5,23 +5,23 @@ use std::{sync::Arc, time::Duration};
 use outrigger_registry::{Consistency, Cursor};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Asked, Rig, ids, list, logs, settle, unreachable};
-use crate::{Follower, Knowledge, Memory};
+use super::{PendingQuery, Rig, ids, list, logs, settle, unreachable};
+use crate::{DiskCache, Follower, Knowledge};
 
 const REGISTRY: &str = "consul http://127.0.0.1:8500";
 
 /// Where an earlier life left `orders` with these instances at index 100.
-async fn left_behind(instances: &[&str]) -> tempfile::TempDir {
+async fn cache_with_orders(instances: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
-    let (_follower, _asked) = rig.learned("orders", list(100, instances)).await;
+    let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
+    let (_follower, _asked) = rig.follow_and_answer("orders", list(100, instances)).await;
     rig.discovery.shutdown().await;
     folder
 }
 
 /// The life after it, with its first question out.
-async fn restarted(folder: &tempfile::TempDir) -> (Rig, Follower, Asked) {
-    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+async fn restart(folder: &tempfile::TempDir) -> (Rig, Follower, PendingQuery) {
+    let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
     let follower = rig.follow("orders");
     let asked = rig.next().await;
     (rig, follower, asked)
@@ -29,8 +29,8 @@ async fn restarted(folder: &tempfile::TempDir) -> (Rig, Follower, Asked) {
 
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_answers_is_believed_and_not_the_past() {
-    let folder = left_behind(&["a", "b"]).await;
-    let (mut rig, mut follower, asked) = restarted(&folder).await;
+    let folder = cache_with_orders(&["a", "b"]).await;
+    let (mut rig, mut follower, asked) = restart(&folder).await;
     assert_eq!((follower.snapshot().knowledge, ids(&follower).len()), (Knowledge::Unasked, 0));
     asked.answer(list(101, &["a", "c"]));
     let snapshot = follower.changed().await;
@@ -42,8 +42,8 @@ async fn a_registry_that_answers_is_believed_and_not_the_past() {
 #[tokio::test(start_paused = true)]
 async fn the_past_serves_as_soon_as_the_first_question_fails() {
     logs::take();
-    let folder = left_behind(&["a", "b"]).await;
-    let (rig, mut follower, asked) = restarted(&folder).await;
+    let folder = cache_with_orders(&["a", "b"]).await;
+    let (rig, mut follower, asked) = restart(&folder).await;
     let start = Instant::now();
     asked.fail(unreachable());
     follower.first_answer().await;
@@ -53,7 +53,7 @@ async fn the_past_serves_as_soon_as_the_first_question_fails() {
     assert_eq!(ids(&follower), ["a", "b"]);
     let status = follower.status();
     assert_eq!((status.knowledge, status.index), (Knowledge::Remembered, 100));
-    assert!(follower.ever_had_instances() && status.heard_ago.is_some() && status.learned_ago.is_some());
+    assert!(follower.ever_had_instances() && status.confirmed_ago.is_some() && status.learned_ago.is_some());
     assert!(rig.metric("outrigger_table_age_seconds{datacenter=\"\",service=\"orders\"}").is_some());
     let logged = logs::take();
     let lines = logged.iter().filter(|line| line.contains("serving what was known before the restart"));
@@ -62,8 +62,8 @@ async fn the_past_serves_as_soon_as_the_first_question_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn the_past_serves_while_a_mute_registry_is_waited_for_and_gives_way_to_its_answer() {
-    let folder = left_behind(&["a", "b"]).await;
-    let (_rig, mut follower, asked) = restarted(&folder).await;
+    let folder = cache_with_orders(&["a", "b"]).await;
+    let (_rig, mut follower, asked) = restart(&folder).await;
     let start = Instant::now();
     assert_eq!(follower.changed().await.knowledge, Knowledge::Remembered);
     assert_eq!(start.elapsed().as_millis(), 250);
@@ -75,15 +75,15 @@ async fn the_past_serves_while_a_mute_registry_is_waited_for_and_gives_way_to_it
         (2, Knowledge::Answered),
         "the same content, confirmed"
     );
-    assert_eq!(follower.status().heard_ago, Some(Duration::ZERO));
+    assert_eq!(follower.status().confirmed_ago, Some(Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_suspect_first_answer_is_compared_with_the_past() {
     for silent_before in [false, true] {
-        let folder = left_behind(&["a", "b"]).await;
-        let (mut rig, follower, mut asked) = restarted(&folder).await;
-        rig.witness.answering(&["a"]);
+        let folder = cache_with_orders(&["a", "b"]).await;
+        let (mut rig, follower, mut asked) = restart(&folder).await;
+        rig.liveness.set_accepting(&["a"]);
         if silent_before {
             asked.fail(unreachable());
             asked = rig.next().await;
@@ -98,9 +98,9 @@ async fn a_suspect_first_answer_is_compared_with_the_past() {
 
 #[tokio::test(start_paused = true)]
 async fn an_index_lower_than_the_past_s_is_one_that_went_back() {
-    let folder = left_behind(&["a", "b", "c"]).await;
-    let (mut rig, follower, asked) = restarted(&folder).await;
-    rig.witness.answering(&["a", "b", "c"]);
+    let folder = cache_with_orders(&["a", "b", "c"]).await;
+    let (mut rig, follower, asked) = restart(&folder).await;
+    rig.liveness.set_accepting(&["a", "b", "c"]);
     asked.answer(list(12, &["a", "b"]));
     let asked = rig.next().await;
     assert_eq!((ids(&follower).len(), asked.consistency), (3, Consistency::Consistent));
@@ -109,8 +109,8 @@ async fn an_index_lower_than_the_past_s_is_one_that_went_back() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_nobody_knew_has_no_past() {
-    let folder = left_behind(&["a"]).await;
-    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let folder = cache_with_orders(&["a"]).await;
+    let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
     let follower = rig.follow("payments");
     rig.next().await.fail(unreachable());
     settle().await;
@@ -121,14 +121,14 @@ async fn a_service_that_nobody_knew_has_no_past() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_was_empty_at_the_end_has_no_past() {
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
-    let (_follower, asked) = rig.learned("orders", list(100, &["a"])).await;
+    let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
+    let (_follower, asked) = rig.follow_and_answer("orders", list(100, &["a"])).await;
     sleep(Duration::from_secs(3)).await;
     asked.answer(list(101, &[]));
     rig.next().await;
     rig.discovery.shutdown().await;
     drop(rig);
-    let (_rig, follower, asked) = restarted(&folder).await;
+    let (_rig, follower, asked) = restart(&folder).await;
     asked.fail(unreachable());
     settle().await;
     assert_eq!(follower.snapshot().knowledge, Knowledge::Unasked);
@@ -136,11 +136,11 @@ async fn a_service_that_was_empty_at_the_end_has_no_past() {
 
 /// Where an earlier life left `orders` after a registry without a mind had insisted that both of its
 /// instances, which answered, were gone, this long before its end.
-async fn left_behind_by_a_mistake(ago: Duration) -> tempfile::TempDir {
+async fn cache_after_presumed_loss(ago: Duration) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
-    let (follower, asked) = rig.learned("orders", list(100, &["a", "b"])).await;
-    rig.witness.answering(&["a", "b"]);
+    let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
+    let (follower, asked) = rig.follow_and_answer("orders", list(100, &["a", "b"])).await;
+    rig.liveness.set_accepting(&["a", "b"]);
     asked.answer(list(100, &[]));
     let mut asked = rig.next().await;
     while !ids(&follower).is_empty() {
@@ -154,9 +154,9 @@ async fn left_behind_by_a_mistake(ago: Duration) -> tempfile::TempDir {
 
 #[tokio::test(start_paused = true)]
 async fn a_sidecar_restarted_while_the_registry_is_wrong_doubts_it_once_more() {
-    let folder = left_behind_by_a_mistake(Duration::from_secs(60)).await;
-    let (mut rig, follower, asked) = restarted(&folder).await;
-    rig.witness.answering(&["a", "b"]);
+    let folder = cache_after_presumed_loss(Duration::from_secs(60)).await;
+    let (mut rig, follower, asked) = restart(&folder).await;
+    rig.liveness.set_accepting(&["a", "b"]);
     let start = Instant::now();
     asked.answer(list(100, &[]));
     let mut asked = rig.next().await;
@@ -170,8 +170,8 @@ async fn a_sidecar_restarted_while_the_registry_is_wrong_doubts_it_once_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_sidecar_restarted_after_a_mistake_serves_while_the_registry_is_silent() {
-    let folder = left_behind_by_a_mistake(Duration::from_secs(60)).await;
-    let (_rig, follower, asked) = restarted(&folder).await;
+    let folder = cache_after_presumed_loss(Duration::from_secs(60)).await;
+    let (_rig, follower, asked) = restart(&folder).await;
     asked.fail(unreachable());
     settle().await;
     assert_eq!((ids(&follower), follower.status().index), (vec!["a".into(), "b".into()], 100));
@@ -179,8 +179,8 @@ async fn a_sidecar_restarted_after_a_mistake_serves_while_the_registry_is_silent
 
 #[tokio::test(start_paused = true)]
 async fn what_was_lost_long_ago_is_no_past() {
-    let folder = left_behind_by_a_mistake(Duration::from_secs(601)).await;
-    let (_rig, follower, asked) = restarted(&folder).await;
+    let folder = cache_after_presumed_loss(Duration::from_secs(601)).await;
+    let (_rig, follower, asked) = restart(&folder).await;
     asked.fail(unreachable());
     settle().await;
     assert_eq!(follower.snapshot().knowledge, Knowledge::Unasked);
@@ -188,13 +188,13 @@ async fn what_was_lost_long_ago_is_no_past() {
 
 #[tokio::test(start_paused = true)]
 async fn the_past_outlives_a_life_in_which_nobody_asked_for_it() {
-    let folder = left_behind(&["a"]).await;
+    let folder = cache_with_orders(&["a"]).await;
     for _ in 0..2 {
-        let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
-        let (_follower, _asked) = rig.learned("payments", list(5, &["p"])).await;
+        let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
+        let (_follower, _asked) = rig.follow_and_answer("payments", list(5, &["p"])).await;
         rig.discovery.shutdown().await;
     }
-    let (_rig, follower, asked) = restarted(&folder).await;
+    let (_rig, follower, asked) = restart(&folder).await;
     asked.fail(unreachable());
     settle().await;
     assert_eq!(ids(&follower), ["a"]);
@@ -203,14 +203,14 @@ async fn the_past_outlives_a_life_in_which_nobody_asked_for_it() {
 #[tokio::test(start_paused = true)]
 async fn what_is_learned_is_on_disk_after_a_second_without_a_shutdown() {
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
-    let (_follower, asked) = rig.learned("orders", list(100, &["a"])).await;
+    let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
+    let (_follower, asked) = rig.follow_and_answer("orders", list(100, &["a"])).await;
     let file = folder.path().join("test.state");
     let text = || std::fs::read_to_string(&file).unwrap_or_default();
-    written(|| text().contains("\"a\"")).await;
+    wait_until(|| text().contains("\"a\"")).await;
     let before = text();
     asked.answer(list(101, &["a", "b"]));
-    written(|| text() != before).await;
+    wait_until(|| text() != before).await;
     assert!(text().contains("\"b\""));
     drop(rig);
 }
@@ -219,13 +219,13 @@ async fn what_is_learned_is_on_disk_after_a_second_without_a_shutdown() {
 async fn however_much_changes_the_file_is_written_once_a_second() {
     use std::os::unix::fs::MetadataExt;
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
+    let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
     let file = folder.path().join("test.state");
     let (mut followers, mut writes, mut last) = (Vec::new(), Vec::new(), None);
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(4) {
         let service = format!("s{}", followers.len());
-        followers.push(rig.learned(&service, list(100, &["a"])).await);
+        followers.push(rig.follow_and_answer(&service, list(100, &["a"])).await);
         // The clock stands still while a thread works: a write that has begun is over after this.
         sleep(Duration::from_millis(100)).await;
         let seen =
@@ -239,7 +239,7 @@ async fn however_much_changes_the_file_is_written_once_a_second() {
 }
 
 /// Writing is a thread's work, which the paused clock does not wait for.
-async fn written(done: impl Fn() -> bool) {
+async fn wait_until(done: impl Fn() -> bool) {
     for _ in 0..10_000 {
         if done() {
             return;
@@ -253,9 +253,9 @@ async fn written(done: impl Fn() -> bool) {
 #[tokio::test(start_paused = true)]
 async fn a_memory_that_cannot_be_used_stops_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let taken = Arc::new(Memory::open(folder.path(), "test", REGISTRY));
-    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
-    let (follower, _asked) = rig.learned("orders", list(100, &["a"])).await;
+    let taken = Arc::new(DiskCache::open(folder.path(), "test", REGISTRY));
+    let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
+    let (follower, _asked) = rig.follow_and_answer("orders", list(100, &["a"])).await;
     assert_eq!(ids(&follower), ["a"]);
     rig.discovery.shutdown().await;
     assert!(!folder.path().join("test.state").exists());
@@ -265,8 +265,8 @@ async fn a_memory_that_cannot_be_used_stops_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_service_that_was_dropped_is_remembered_within_the_same_life_too() {
     let folder = tempfile::tempdir().unwrap();
-    let mut rig = Rig::remembering(Memory::open(folder.path(), "test", REGISTRY));
-    let (follower, asked) = rig.learned("orders", list(100, &["a"])).await;
+    let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
+    let (follower, asked) = rig.follow_and_answer("orders", list(100, &["a"])).await;
     drop((follower, asked));
     settle().await;
     sleep(Duration::from_secs(600)).await;
@@ -274,5 +274,5 @@ async fn a_service_that_was_dropped_is_remembered_within_the_same_life_too() {
     rig.next().await.fail(unreachable());
     settle().await;
     assert_eq!((ids(&follower), follower.snapshot().knowledge), (vec!["a".into()], Knowledge::Remembered));
-    assert!(follower.status().heard_ago >= Some(Duration::from_secs(600)));
+    assert!(follower.status().confirmed_ago >= Some(Duration::from_secs(600)));
 }

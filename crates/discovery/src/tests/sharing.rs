@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{Rig, ids, list, query, scripted, settle};
-use crate::{Discovery, Follower, Kind, Knowledge, Refused};
+use crate::{Discovery, FollowError, Follower, Knowledge, WatchReason};
 
 fn quotas(max_services: usize, max_unknown: usize) -> outrigger_config::DiscoverySettings {
     outrigger_config::DiscoverySettings { max_services, max_unknown, ..Default::default() }
@@ -18,7 +18,7 @@ fn quotas(max_services: usize, max_unknown: usize) -> outrigger_config::Discover
 #[tokio::test(start_paused = true)]
 async fn followers_of_one_service_share_one_watch() {
     let mut rig = Rig::new();
-    let (one, _asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (one, _asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     let other = rig.follow("orders");
     assert!(Arc::ptr_eq(&one.snapshot(), &other.snapshot()));
     assert_eq!(other.status().followers, 2);
@@ -31,7 +31,7 @@ async fn another_datacenter_is_another_service() {
     let mut rig = Rig::new();
     let _one = rig.follow("orders");
     let elsewhere = Query { datacenter: Some("dc2".into()), ..query("orders") };
-    let _other = rig.discovery.follow(elsewhere.clone(), Kind::OnDemand).unwrap();
+    let _other = rig.discovery.follow(elsewhere.clone(), WatchReason::OnDemand).unwrap();
     assert_eq!(rig.next().await.query, query("orders"));
     assert_eq!(rig.next().await.query, elsewhere);
 }
@@ -39,7 +39,7 @@ async fn another_datacenter_is_another_service() {
 #[tokio::test(start_paused = true)]
 async fn the_last_follower_s_drop_stops_the_watcher() {
     let mut rig = Rig::new();
-    let (one, mut asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (one, mut asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     let other = rig.follow("orders");
     drop(one);
     settle().await;
@@ -52,7 +52,7 @@ async fn the_last_follower_s_drop_stops_the_watcher() {
 #[tokio::test(start_paused = true)]
 async fn a_service_followed_again_starts_from_nothing() {
     let mut rig = Rig::new();
-    let (first, asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (first, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     drop((first, asked));
     let again = rig.follow("orders");
     assert_eq!((again.snapshot().knowledge, again.snapshot().version), (Knowledge::Unasked, 0));
@@ -90,13 +90,13 @@ async fn an_update_of_one_service_touches_no_other() {
 #[tokio::test(start_paused = true)]
 async fn services_beyond_the_quota_are_refused_and_declared_ones_never() {
     let rig = Rig::with(quotas(2, 100));
-    let on_demand = |service: &str| rig.discovery.follow(query(service), Kind::OnDemand);
+    let on_demand = |service: &str| rig.discovery.follow(query(service), WatchReason::OnDemand);
     let _declared = rig.declare("declared");
     let one = on_demand("one").expect("the second of two");
-    assert_eq!(on_demand("two").unwrap_err(), Refused::TooManyServices { limit: 2 });
+    assert_eq!(on_demand("two").unwrap_err(), FollowError::TooManyServices { limit: 2 });
     let _shared = on_demand("declared").expect("watched already");
     let _more = rig.declare("more");
-    assert_eq!(on_demand("two").unwrap_err(), Refused::TooManyServices { limit: 2 });
+    assert_eq!(on_demand("two").unwrap_err(), FollowError::TooManyServices { limit: 2 });
     assert_eq!(rig.metric("outrigger_watch_refused_total{reason=\"too_many_services\"}"), Some(2.0));
     drop((one, _more));
     on_demand("two").expect("one left");
@@ -105,11 +105,11 @@ async fn services_beyond_the_quota_are_refused_and_declared_ones_never() {
 #[tokio::test(start_paused = true)]
 async fn names_without_instances_have_a_quota_of_their_own() {
     let mut rig = Rig::with(quotas(100, 2));
-    let refused = |rig: &Rig| rig.discovery.follow(query("next"), Kind::OnDemand).err();
-    let full = Some(Refused::TooManyUnknown { limit: 2 });
-    let (known, _a) = rig.learned("known", list(7, &["a"])).await;
-    let (unknown, b) = rig.learned("unknown", list(7, &[])).await;
-    let (other, _c) = rig.learned("other", list(7, &[])).await;
+    let refused = |rig: &Rig| rig.discovery.follow(query("next"), WatchReason::OnDemand).err();
+    let full = Some(FollowError::TooManyUnknown { limit: 2 });
+    let (known, _a) = rig.follow_and_answer("known", list(7, &["a"])).await;
+    let (unknown, b) = rig.follow_and_answer("unknown", list(7, &[])).await;
+    let (other, _c) = rig.follow_and_answer("other", list(7, &[])).await;
     assert!(known.ever_had_instances() && !unknown.ever_had_instances());
     assert_eq!(refused(&rig), full);
 
@@ -126,7 +126,7 @@ async fn names_without_instances_have_a_quota_of_their_own() {
     rig.next().await.answer(list(7, &[]));
     settle().await;
     let next = unanswered;
-    assert_eq!(rig.discovery.follow(query("last"), Kind::OnDemand).err(), full);
+    assert_eq!(rig.discovery.follow(query("last"), WatchReason::OnDemand).err(), full);
     drop(other);
     let _last = rig.follow("last");
     drop(next);
@@ -135,15 +135,15 @@ async fn names_without_instances_have_a_quota_of_their_own() {
 #[tokio::test(start_paused = true)]
 async fn who_declares_a_service_can_change_while_it_is_watched() {
     let mut rig = Rig::with(quotas(100, 1));
-    let refused = |rig: &Rig| rig.discovery.follow(query("next"), Kind::OnDemand).err();
-    let (unknown, asked) = rig.learned("unknown", list(7, &[])).await;
-    unknown.set_kind(Kind::Declared);
-    assert_eq!((refused(&rig), unknown.status().kind), (None, Kind::Declared));
-    unknown.set_kind(Kind::OnDemand);
-    unknown.set_kind(Kind::OnDemand);
-    assert_eq!(refused(&rig), Some(Refused::TooManyUnknown { limit: 1 }));
+    let refused = |rig: &Rig| rig.discovery.follow(query("next"), WatchReason::OnDemand).err();
+    let (unknown, asked) = rig.follow_and_answer("unknown", list(7, &[])).await;
+    unknown.set_reason(WatchReason::Declared);
+    assert_eq!((refused(&rig), unknown.status().reason), (None, WatchReason::Declared));
+    unknown.set_reason(WatchReason::OnDemand);
+    unknown.set_reason(WatchReason::OnDemand);
+    assert_eq!(refused(&rig), Some(FollowError::TooManyUnknown { limit: 1 }));
     assert!(!asked.reply.is_closed(), "the watch goes on");
-    unknown.set_kind(Kind::Declared);
+    unknown.set_reason(WatchReason::Declared);
     drop(unknown);
     assert!(rig.discovery.services().is_empty());
 }
@@ -151,21 +151,21 @@ async fn who_declares_a_service_can_change_while_it_is_watched() {
 #[tokio::test(start_paused = true)]
 async fn other_quotas_refuse_whoever_comes_and_drop_nobody() {
     let mut rig = Rig::with(quotas(2, 100));
-    let (_one, _a) = rig.learned("one", list(7, &["a"])).await;
-    let (_two, _b) = rig.learned("two", list(7, &["b"])).await;
-    let refused = |rig: &Rig| rig.discovery.follow(query("next"), Kind::OnDemand).err();
-    assert_eq!(refused(&rig), Some(Refused::TooManyServices { limit: 2 }));
-    rig.discovery.adopt(quotas(3, 100));
+    let (_one, _a) = rig.follow_and_answer("one", list(7, &["a"])).await;
+    let (_two, _b) = rig.follow_and_answer("two", list(7, &["b"])).await;
+    let refused = |rig: &Rig| rig.discovery.follow(query("next"), WatchReason::OnDemand).err();
+    assert_eq!(refused(&rig), Some(FollowError::TooManyServices { limit: 2 }));
+    rig.discovery.apply_settings(quotas(3, 100));
     assert_eq!(refused(&rig), None);
-    rig.discovery.adopt(quotas(1, 100));
-    assert_eq!(refused(&rig), Some(Refused::TooManyServices { limit: 1 }));
+    rig.discovery.apply_settings(quotas(1, 100));
+    assert_eq!(refused(&rig), Some(FollowError::TooManyServices { limit: 1 }));
     assert_eq!(rig.discovery.services().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_lost_its_instances_is_no_unknown_name() {
     let mut rig = Rig::with(quotas(100, 1));
-    let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (follower, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     asked.answer(list(8, &[]));
     settle().await;
     assert!(follower.snapshot().instances.is_empty() && follower.ever_had_instances());
@@ -175,12 +175,15 @@ async fn a_service_that_lost_its_instances_is_no_unknown_name() {
 #[tokio::test(start_paused = true)]
 async fn shutdown_ends_every_watcher_and_leaves_what_was_learned() {
     let mut rig = Rig::new();
-    let (mut follower, asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (mut follower, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     follower.changed().await;
     let _unanswered = rig.declare("payments");
     timeout(Duration::from_secs(1), rig.discovery.shutdown()).await.expect("at once");
     assert!(asked.reply.is_closed());
-    assert_eq!(rig.discovery.follow(query("new"), Kind::Declared).unwrap_err(), Refused::ShuttingDown);
+    assert_eq!(
+        rig.discovery.follow(query("new"), WatchReason::Declared).unwrap_err(),
+        FollowError::ShuttingDown
+    );
     assert_eq!(ids(&follower), ["a"]);
     assert!(timeout(Duration::from_secs(3600), follower.changed()).await.is_err());
     assert_eq!(rig.discovery.services().len(), 2);
@@ -189,7 +192,7 @@ async fn shutdown_ends_every_watcher_and_leaves_what_was_learned() {
 #[tokio::test(start_paused = true)]
 async fn dropping_discovery_stops_its_watchers() {
     let mut rig = Rig::new();
-    let (follower, mut asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (follower, mut asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     drop(rig.discovery);
     timeout(Duration::from_secs(1), asked.reply.closed()).await.expect("the question is dropped");
     assert_eq!(ids(&follower), ["a"]);
@@ -198,14 +201,14 @@ async fn dropping_discovery_stops_its_watchers() {
 #[tokio::test(start_paused = true)]
 async fn services_are_listed_by_name_with_where_they_stand() {
     let mut rig = Rig::new();
-    let (_b, _asked) = rig.learned("b", list(7, &["x", "y"])).await;
+    let (_b, _asked) = rig.follow_and_answer("b", list(7, &["x", "y"])).await;
     let _a = rig.declare("a");
     sleep(Duration::from_secs(3)).await;
     let [a, b] = &rig.discovery.services()[..] else { panic!("two services") };
-    assert_eq!((&*a.query.service, a.kind, a.knowledge), ("a", Kind::Declared, Knowledge::Unasked));
-    assert_eq!((a.learned_ago, a.heard_ago, a.index), (None, None, 0));
-    assert_eq!((&*b.query.service, b.kind, b.version), ("b", Kind::OnDemand, 1));
-    assert_eq!((b.instances.passing, b.index, b.heard_ago), (2, 7, Some(Duration::from_secs(3))));
+    assert_eq!((&*a.query.service, a.reason, a.knowledge), ("a", WatchReason::Declared, Knowledge::Unasked));
+    assert_eq!((a.learned_ago, a.confirmed_ago, a.index), (None, None, 0));
+    assert_eq!((&*b.query.service, b.reason, b.version), ("b", WatchReason::OnDemand, 1));
+    assert_eq!((b.instances.passing, b.index, b.confirmed_ago), (2, 7, Some(Duration::from_secs(3))));
 }
 
 #[test]
@@ -220,7 +223,7 @@ fn callers_need_not_be_on_the_runtime_of_the_watchers() {
     )
     .unwrap();
     assert!(Handle::try_current().is_err(), "this thread has no runtime");
-    let mut follower = discovery.follow(query("orders"), Kind::OnDemand).unwrap();
+    let mut follower = discovery.follow(query("orders"), WatchReason::OnDemand).unwrap();
     asked.blocking_recv().unwrap().answer(list(7, &["a"]));
 
     let data = Builder::new_current_thread().enable_time().build().unwrap();

@@ -56,7 +56,7 @@ async fn an_answer_is_in_the_snapshot_and_wakes_its_followers() {
 #[tokio::test(start_paused = true)]
 async fn an_empty_first_answer_is_an_answer() {
     let mut rig = Rig::new();
-    let (follower, _asked) = rig.learned("nobody", list(7, &[])).await;
+    let (follower, _asked) = rig.follow_and_answer("nobody", list(7, &[])).await;
     follower.first_answer().await;
     let snapshot = follower.snapshot();
     assert_eq!((snapshot.knowledge, snapshot.instances.len()), (Knowledge::Answered, 0));
@@ -67,7 +67,7 @@ async fn an_empty_first_answer_is_an_answer() {
 #[tokio::test(start_paused = true)]
 async fn unchanged_content_swaps_nothing_and_wakes_nobody() {
     let mut rig = Rig::new();
-    let (mut follower, asked) = rig.learned("orders", list(7, &["a", "b"])).await;
+    let (mut follower, asked) = rig.follow_and_answer("orders", list(7, &["a", "b"])).await;
     let before = follower.changed().await;
     sleep(Duration::from_secs(20)).await;
     asked.answer(list(9, &["b", "a"])); // another order and another index, the same content
@@ -77,7 +77,7 @@ async fn unchanged_content_swaps_nothing_and_wakes_nobody() {
     assert!(timeout(Duration::from_secs(60), follower.changed()).await.is_err());
     let status = follower.status();
     assert_eq!(
-        (status.learned_ago, status.heard_ago),
+        (status.learned_ago, status.confirmed_ago),
         (Some(Duration::from_secs(80)), Some(Duration::from_secs(60)))
     );
     drop(asked);
@@ -86,7 +86,7 @@ async fn unchanged_content_swaps_nothing_and_wakes_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_change_of_status_alone_is_a_change() {
     let mut rig = Rig::new();
-    let (follower, asked) = rig.learned("orders", list(7, &["a"])).await;
+    let (follower, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     let mut answer = list(8, &[]);
     answer.instances = vec![instance("a", HealthStatus::Critical)];
     asked.answer(answer);
@@ -143,7 +143,7 @@ async fn everything_is_read_again_about_every_five_minutes() {
 #[tokio::test(start_paused = true)]
 async fn a_re_read_brings_what_woke_nobody() {
     let mut rig = Rig::new();
-    let (follower, mut asked) = rig.learned("orders", list(203, &["renamed"])).await;
+    let (follower, mut asked) = rig.follow_and_answer("orders", list(203, &["renamed"])).await;
     while asked.cursor != Cursor::START {
         sleep(asked.wait).await;
         asked.answer(list(203, &["renamed"]));
@@ -158,7 +158,7 @@ async fn a_re_read_brings_what_woke_nobody() {
 async fn an_index_that_went_back_starts_over() {
     for flagged in [true, false] {
         let mut rig = Rig::new();
-        let (_follower, asked) = rig.learned("orders", list(33, &["a"])).await;
+        let (_follower, asked) = rig.follow_and_answer("orders", list(33, &["a"])).await;
         let mut answer = list(if flagged { 0 } else { 12 }, &["a"]);
         answer.index_went_back = flagged;
         asked.answer(answer);

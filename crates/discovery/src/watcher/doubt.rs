@@ -19,13 +19,13 @@ use tracing::{debug, info, warn};
 use super::Watcher;
 use crate::{
     Snapshot,
-    guard::{Answer, Findings, GivenUp, Review},
-    lost::Lost,
+    guard::{AcceptedLoss, Findings, Review, ReviewedAnswer},
+    lost::PresumedGone,
     table::now,
 };
 
 /// Pause between two questions about a suspect answer.
-const RECHECK: Duration = Duration::from_millis(400);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(400);
 /// The first pause before a service that has lost instances in a mass is read from the start again.
 const REREAD_AFTER_LOSS: Duration = Duration::from_secs(1);
 /// The longest, for as long as it may have been a mistake.
@@ -33,108 +33,117 @@ pub(super) const REREAD_WHILE_LOST: Duration = Duration::from_secs(4);
 
 impl Watcher {
     pub(super) fn consistency(&self) -> Consistency {
-        if self.guard.doubts() && self.failures == 0 { Consistency::Consistent } else { Consistency::Default }
+        if self.guard.has_suspects() && self.failures == 0 {
+            Consistency::Consistent
+        } else {
+            Consistency::Default
+        }
     }
 
     /// What is known after `answer` instead of just that, if it is not believed as a whole.
-    pub(super) fn doubt(&mut self, held: &Snapshot, answer: &Answer<'_>) -> Option<Arc<[Instance]>> {
-        self.guard.adopt(self.shared.table.settings().mass_loss);
-        let doubted = self.guard.doubts();
-        let examiner = &self.shared.examiner;
-        let Review { mut known, findings, given_up } =
-            self.guard.review(&held.instances, answer, |id| examiner.traffic_ok(id));
-        self.remember_lost(given_up, answer);
-        if self.guard.doubts() {
-            let taken = self.taken(answer.instances);
+    pub(super) fn screen(
+        &mut self,
+        current: &Snapshot,
+        answer: &ReviewedAnswer<'_>,
+    ) -> Option<Arc<[Instance]>> {
+        self.guard.apply_settings(self.context.services.settings().mass_loss);
+        let had_suspects = self.guard.has_suspects();
+        let prober = &self.context.prober;
+        let Review { mut known, findings, accepted_losses } =
+            self.guard.review(&current.instances, answer, |id| prober.recently_served(id));
+        self.record_presumed_gone(accepted_losses, answer);
+        if self.guard.has_suspects() {
+            let taken = self.reassigned(answer.instances);
             if !taken.is_empty() {
-                debug!(service = %self.entry.query, instances = taken.len(), "the addresses of suspect instances are listed for others");
-                self.guard.dismiss(&taken);
-                known = self.guard.doubts().then(|| self.guard.known());
+                debug!(service = %self.service.query, instances = taken.len(), "the addresses of suspect instances are listed for others");
+                self.guard.drop_suspects(&taken);
+                known = self.guard.has_suspects().then(|| self.guard.known());
             }
         }
-        if findings.suspected.is_some() && !doubted {
+        if findings.suspected.is_some() && !had_suspects {
             self.recheck_at = now();
         }
-        self.note(findings);
-        self.show_suspects();
+        self.record_findings(findings);
+        self.publish_suspects();
         known
     }
 
     /// Asks for signs of life, tells what is kept, and waits until the registry is to be asked again.
     /// Returns at once when nobody is kept.
-    pub(super) async fn examine(&mut self) {
-        if !self.guard.doubts() {
+    pub(super) async fn check_suspects(&mut self) {
+        if !self.guard.has_suspects() {
             return;
         }
-        let silent = self.shared.examiner.silent(self.guard.to_examine()).await;
+        let silent = self.context.prober.find_silent(self.guard.suspects_to_probe()).await;
         if !silent.is_empty() {
-            self.let_go(&silent);
+            self.drop_silent(&silent);
         }
-        self.tell();
-        if self.guard.doubts() {
+        self.warn_of_suspects();
+        if self.guard.has_suspects() {
             sleep_until(self.recheck_at.into()).await;
-            self.recheck_at = now() + RECHECK;
+            self.recheck_at = now() + RECHECK_INTERVAL;
         }
     }
 
     /// Notes who is believed gone by this answer although nothing else speaks against them, and who was
     /// before and is listed again.
-    fn remember_lost(&mut self, given_up: Vec<GivenUp>, answer: &Answer<'_>) {
-        let given_up: Vec<_> = given_up.into_iter().filter(|one| !one.is_listed).collect();
+    fn record_presumed_gone(&mut self, accepted_losses: Vec<AcceptedLoss>, answer: &ReviewedAnswer<'_>) {
+        let given_up: Vec<_> = accepted_losses.into_iter().filter(|one| !one.is_listed).collect();
         if given_up.is_empty() {
-            if self.entry.contact().lost.is_some() {
-                self.entry.update_contact(|contact| {
-                    contact.lost = contact.lost.as_ref().and_then(|lost| lost.without(answer.instances));
+            if self.service.watch_health().presumed_gone.is_some() {
+                self.service.update_watch_health(|contact| {
+                    contact.presumed_gone =
+                        contact.presumed_gone.as_ref().and_then(|lost| lost.without(answer.instances));
                 });
             }
             return;
         }
         let index = given_up.iter().map(|one| one.listed_at).min().unwrap_or(answer.index);
         let instances = given_up.into_iter().map(|one| one.instance).collect();
-        self.entry.update_contact(|contact| {
-            let lost = Lost::join(contact.lost.as_ref(), instances, index, answer.now);
-            contact.lost = lost.without(answer.instances);
+        self.service.update_watch_health(|contact| {
+            let lost = PresumedGone::merge(contact.presumed_gone.as_ref(), instances, index, answer.now);
+            contact.presumed_gone = lost.without(answer.instances);
         });
-        self.reread = REREAD_AFTER_LOSS;
+        self.reread_interval = REREAD_AFTER_LOSS;
         self.reread_at = answer.now + REREAD_AFTER_LOSS;
     }
 
     /// Believes the loss of these.
-    fn let_go(&mut self, silent: &[InstanceId]) {
+    fn drop_silent(&mut self, silent: &[InstanceId]) {
         let known = {
-            self.guard.dismiss(silent);
+            self.guard.drop_suspects(silent);
             self.guard.known()
         };
         info!(
-            service = %self.entry.query,
+            service = %self.service.query,
             instances = silent.len(),
             kept = self.guard.suspects().len(),
             "instances that the registry no longer lists do not answer either, believing it"
         );
-        self.show_suspects();
-        if *known != *self.entry.snapshot().instances {
+        self.publish_suspects();
+        if *known != *self.service.snapshot().instances {
             self.publish(known, now());
         }
     }
 
     /// Suspects whose address belongs to somebody else: to another instance that this answer lists, or
     /// to another service. What answers there is not them.
-    fn taken(&self, listed: &[Instance]) -> Vec<InstanceId> {
-        let suspects = self.guard.to_examine();
+    fn reassigned(&self, listed: &[Instance]) -> Vec<InstanceId> {
+        let suspects = self.guard.suspects_to_probe();
         let addrs: HashSet<_> = suspects.iter().map(|(_, addr, _)| *addr).collect();
-        let mut taken = self.shared.table.taken_by_others(&self.entry.query.service, &addrs);
+        let mut taken = self.context.services.addrs_of_other_services(&self.service.query.service, &addrs);
         let known: HashSet<_> = self.guard.suspects().collect();
         let listed = listed.iter().filter(|one| one.weight() > 0 && !known.contains(&one.id));
         taken.extend(listed.filter_map(|one| one.addr.clone().ok()));
         suspects.into_iter().filter(|(_, addr, _)| taken.contains(addr)).map(|(id, ..)| id).collect()
     }
 
-    fn note(&mut self, findings: Findings) {
-        let service = &self.entry.query;
+    fn record_findings(&mut self, findings: Findings) {
+        let service = &self.service.query;
         if let Some((reason, count)) = findings.suspected {
-            self.entry.suspected(reason);
-            let before = self.untold.map_or(0, |(_, before)| before);
-            self.untold = Some((reason, before + count));
+            self.service.count_suspect(reason);
+            let before = self.unreported.map_or(0, |(_, before)| before);
+            self.unreported = Some((reason, before + count));
         }
         if findings.listed_again > 0 {
             info!(%service, instances = findings.listed_again, "suspect instances are listed again");
@@ -146,12 +155,12 @@ impl Watcher {
     }
 
     /// Once for each suspect answer, and not for one whose suspects are all gone in truth.
-    fn tell(&mut self) {
-        let Some((reason, vanished)) = self.untold.take() else { return };
+    fn warn_of_suspects(&mut self) {
+        let Some((reason, vanished)) = self.unreported.take() else { return };
         let kept = self.guard.suspects().len();
         if kept > 0 {
             warn!(
-                service = %self.entry.query,
+                service = %self.service.query,
                 reason = reason.label(),
                 vanished,
                 kept,
@@ -160,12 +169,12 @@ impl Watcher {
         }
     }
 
-    fn show_suspects(&self) {
+    fn publish_suspects(&self) {
         let kept = self.guard.suspects();
-        if kept.len() == 0 && self.entry.contact().suspects.is_empty() {
+        if kept.len() == 0 && self.service.watch_health().suspects.is_empty() {
             return;
         }
         let suspects: Arc<[InstanceId]> = kept.cloned().collect();
-        self.entry.update_contact(|contact| contact.suspects = suspects);
+        self.service.update_watch_health(|contact| contact.suspects = suspects);
     }
 }

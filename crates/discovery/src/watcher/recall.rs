@@ -7,36 +7,38 @@ use outrigger_registry::{Error, WatchAnswer};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::{Question, Watcher};
-use crate::{Knowledge, Snapshot, memory::Recalled};
+use super::{BlockingQuery, Watcher};
+use crate::{Knowledge, Snapshot, memory::CachedAnswer};
 
 /// Longest wait for the first answer before what was known serves in its place; at most half of what
 /// a request waits.
-const PATIENCE: Duration = Duration::from_millis(250);
+const FIRST_ANSWER_WAIT: Duration = Duration::from_millis(250);
 
 impl Watcher {
-    pub(super) async fn ask_and_recall(&self, question: Question) -> Result<WatchAnswer, Error> {
-        if self.recalled.is_none() {
-            return self.ask(question).await;
+    pub(super) async fn query_or_serve_cached(&self, query: BlockingQuery) -> Result<WatchAnswer, Error> {
+        if self.cached.is_none() {
+            return self.run_query(query).await;
         }
-        let mut answer = pin!(self.ask(question));
-        let patience = PATIENCE.min(self.shared.table.settings().first_answer / 2);
-        if let Ok(answer) = timeout(patience, &mut answer).await {
+        let mut answer = pin!(self.run_query(query));
+        let longest = FIRST_ANSWER_WAIT.min(self.context.services.settings().first_answer / 2);
+        if let Ok(answer) = timeout(longest, &mut answer).await {
             return answer;
         }
-        self.serve_recalled();
+        self.serve_cached();
         answer.await
     }
 
     /// Lets what was known before the restart serve, if the registry has not answered yet.
-    pub(super) fn serve_recalled(&self) {
-        let Some(Recalled { instances, index, heard_at }) = &self.recalled else { return };
-        let Some(snapshot) = self.entry.recall(instances.clone(), *index, *heard_at) else { return };
-        self.shared.table.became_known(&self.entry.query);
+    pub(super) fn serve_cached(&self) {
+        let Some(CachedAnswer { instances, index, confirmed_at: heard_at }) = &self.cached else { return };
+        let Some(snapshot) = self.service.publish_cached(instances.clone(), *index, *heard_at) else {
+            return;
+        };
+        self.context.services.mark_known(&self.service.query);
         let instances = snapshot.instances.len();
-        let age = self.entry.heard_ago(super::now()).unwrap_or_default();
-        let service = &self.entry.query;
-        if self.shared.memory.as_ref().is_some_and(|memory| memory.serves_first()) {
+        let age = self.service.confirmed_ago(super::now()).unwrap_or_default();
+        let service = &self.service.query;
+        if self.context.cache.as_ref().is_some_and(|memory| memory.is_first_use()) {
             warn!(%service, instances, ?age, "the registry does not answer, serving what was known before the restart");
         } else {
             debug!(%service, instances, ?age, "serving what was known before the restart");
@@ -44,21 +46,21 @@ impl Watcher {
     }
 
     /// What an answer is compared with: what is known, or would be if the registry stayed silent.
-    pub(super) fn held(&self) -> Arc<Snapshot> {
-        let snapshot = self.entry.snapshot();
-        match &self.recalled {
+    pub(super) fn current_snapshot(&self) -> Arc<Snapshot> {
+        let snapshot = self.service.snapshot();
+        match &self.cached {
             Some(recalled) if snapshot.knowledge == Knowledge::Unasked => {
-                Arc::new(snapshot.remembered(recalled.instances.clone(), recalled.heard_at))
+                Arc::new(snapshot.remembered(recalled.instances.clone(), recalled.confirmed_at))
             }
             _ => snapshot,
         }
     }
 
-    /// The index of [`Watcher::held`].
+    /// The index of [`Watcher::current_snapshot`].
     pub(super) fn last_index(&self) -> u64 {
-        match &self.recalled {
+        match &self.cached {
             Some(recalled) => recalled.index,
-            None => self.entry.index(),
+            None => self.service.index(),
         }
     }
 }

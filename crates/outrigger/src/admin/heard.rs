@@ -35,7 +35,7 @@ impl Heard {
         let error = services.iter().find_map(|service| service.error.clone());
         let because = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         let mut notes = Vec::new();
-        if let Some(oldest) = of(services, Knowledge::Remembered).filter_map(|one| one.heard_ago).max() {
+        if let Some(oldest) = of(services, Knowledge::Remembered).filter_map(|one| one.confirmed_ago).max() {
             let (count, age) = (remembered.len(), seconds(oldest));
             notes.push(format!(
                 "{count} services are served from before the restart, the oldest {age} s old; \
@@ -43,7 +43,7 @@ impl Heard {
             ));
         }
         let failing = of(services, Knowledge::Answered).filter(|service| service.failures > 0);
-        if let Some(longest) = failing.clone().filter_map(|service| service.heard_ago).max() {
+        if let Some(longest) = failing.clone().filter_map(|service| service.confirmed_ago).max() {
             let (count, age) = (failing.count(), seconds(longest));
             notes.push(format!(
                 "{count} services are served from the last answers, the oldest {age} s old; \
@@ -62,7 +62,7 @@ fn of(services: &[ServiceStatus], knowledge: Knowledge) -> impl Iterator<Item = 
 fn remembered(service: &ServiceStatus) -> Remembered {
     Remembered {
         service: service.query.to_string(),
-        age_ms: service.heard_ago.unwrap_or_default().as_millis(),
+        age_ms: service.confirmed_ago.unwrap_or_default().as_millis(),
     }
 }
 
@@ -74,7 +74,7 @@ fn seconds(time: Duration) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use outrigger_discovery::{Counts, Kind};
+    use outrigger_discovery::{InstanceCounts, WatchReason};
     use outrigger_registry::Query;
 
     use super::*;
@@ -82,20 +82,20 @@ mod tests {
     fn service(name: &str, knowledge: Knowledge, heard_ago: u64, failures: u32) -> ServiceStatus {
         ServiceStatus {
             query: Query { service: name.into(), datacenter: None },
-            kind: Kind::Declared,
+            reason: WatchReason::Declared,
             followers: 1,
             knowledge,
             version: 1,
-            instances: Counts::default(),
+            instances: InstanceCounts::default(),
             learned_ago: None,
-            heard_ago: Some(Duration::from_millis(heard_ago)),
+            confirmed_ago: Some(Duration::from_millis(heard_ago)),
             index: 9,
             error: (failures > 0).then(|| "connect to 127.0.0.1:8500: refused".to_owned()),
             failures,
             known_leader: true,
             empty_hint: None,
             suspects: Arc::from([]),
-            believed_gone: None,
+            presumed_gone: None,
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use outrigger_discovery::{Kind, Knowledge, ServiceStatus};
+use outrigger_discovery::{Knowledge, ServiceStatus, WatchReason};
 use outrigger_proxy::{ClusterStatus, EndpointStatus};
 use serde::Serialize;
 
@@ -246,7 +246,7 @@ fn watched_only(status: &ServiceStatus) -> Service {
         service: status.query.service.to_string(),
         datacenter: status.query.datacenter.as_ref().map(ToString::to_string),
         tags: Vec::new(),
-        declared: status.kind == Kind::Declared,
+        declared: status.reason == WatchReason::Declared,
         calls: None,
         registry: Some(watch(status)),
         instances: Vec::new(),
@@ -260,7 +260,7 @@ fn watch(status: &ServiceStatus) -> Watch {
         version: status.version,
         index: status.index,
         learned_ago_ms: status.learned_ago.map(|ago| ago.as_millis()),
-        heard_ago_ms: status.heard_ago.map(|ago| ago.as_millis()),
+        heard_ago_ms: status.confirmed_ago.map(|ago| ago.as_millis()),
         passing: status.instances.passing,
         warning: status.instances.warning,
         critical: status.instances.critical,
@@ -271,7 +271,7 @@ fn watch(status: &ServiceStatus) -> Watch {
         hint: status.empty_hint,
         suspects: status.suspects.iter().map(|id| id.id.to_string()).collect(),
         believed_gone: status
-            .believed_gone
+            .presumed_gone
             .map(|(instances, ago)| BelievedGone { instances, ago_ms: ago.as_millis() }),
     }
 }

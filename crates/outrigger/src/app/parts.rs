@@ -139,7 +139,7 @@ impl Parts {
         if let Some(logs) = self.logs.get().filter(|_| running.config.log.level != next.config.log.level) {
             logs.set_level(&next.config.log.level);
         }
-        self.discovery.adopt(next.config.discovery);
+        self.discovery.apply_settings(next.config.discovery);
         self.proxy.adopt(prepared).await;
         self.life.adopt(plan(&next.config, self.registrar.as_ref(), &self.started), next.config.drain);
         if moves {

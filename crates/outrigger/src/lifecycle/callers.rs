@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_config::{Drain, Propagation};
-use outrigger_discovery::{Discovery, Follower, Kind};
+use outrigger_discovery::{Discovery, Follower, WatchReason};
 use outrigger_registry::{Query, Registration};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
@@ -62,7 +62,7 @@ impl Callers {
     pub(crate) fn begin(&mut self, us: &Registration) {
         let Some(discovery) = self.discovery.as_ref().filter(|_| self.are_measured()) else { return };
         let query = Query { service: us.name.to_ascii_lowercase().into(), datacenter: None };
-        match discovery.follow(query, Kind::Declared) {
+        match discovery.follow(query, WatchReason::Declared) {
             Ok(follower) => {
                 self.watch = Some(Watch { follower, sight: Sight::of(us) });
             }

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
-use outrigger_discovery::{Follower, Kind, Knowledge, Snapshot};
+use outrigger_discovery::{Follower, Knowledge, Snapshot, WatchReason};
 use outrigger_policy::{
     Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, circuit_breaker::BreakerState,
 };
@@ -212,7 +212,7 @@ impl Cluster {
     /// The file names it from now on, or no longer does.
     pub(crate) fn declare(&self, declared: bool) {
         self.declared.store(declared, Relaxed);
-        self.follower.set_kind(kind(declared));
+        self.follower.set_reason(kind(declared));
     }
 
     /// Notes a request.
@@ -353,7 +353,7 @@ impl Cluster {
 
     /// A request has failed, or could not be tried: a registry that was silent is asked for others soon.
     pub(crate) fn need(&self) {
-        self.follower.need();
+        self.follower.request_refresh();
     }
 
     /// Why there is no endpoint to pick, with what is known.
@@ -361,11 +361,11 @@ impl Cluster {
         self.need();
         let view = self.view.load_full();
         let status = self.follower.status();
-        let heard = match status.heard_ago {
+        let heard = match status.confirmed_ago {
             Some(ago) => format!("registry last heard {} s ago", ago.as_secs()),
             None => "registry never heard".to_owned(),
         };
-        let heard = match status.believed_gone {
+        let heard = match status.presumed_gone {
             Some((instances, ago)) => {
                 format!("{heard}; {instances} instances were believed gone {} s ago", ago.as_secs())
             }
@@ -414,8 +414,8 @@ impl Cluster {
 }
 
 /// Why a service is followed.
-pub(crate) fn kind(declared: bool) -> Kind {
-    if declared { Kind::Declared } else { Kind::OnDemand }
+pub(crate) fn kind(declared: bool) -> WatchReason {
+    if declared { WatchReason::Declared } else { WatchReason::OnDemand }
 }
 
 #[cfg(test)]

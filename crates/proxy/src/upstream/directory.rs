@@ -8,7 +8,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
-use outrigger_discovery::{Discovery, Refused};
+use outrigger_discovery::{Discovery, FollowError};
 use outrigger_registry::InstanceId;
 use tokio::{
     runtime::Handle,
@@ -239,7 +239,7 @@ impl Directory {
         all
     }
 
-    fn open_on_demand(&self, key: Key) -> Result<Arc<Cluster>, Refused> {
+    fn open_on_demand(&self, key: Key) -> Result<Arc<Cluster>, FollowError> {
         let mut writer = self.writer();
         if let Some(kept) = writer.clusters.get(&key) {
             return Ok(kept.cluster.clone());
@@ -250,9 +250,9 @@ impl Directory {
         Ok(cluster)
     }
 
-    fn open(&self, writer: &mut Writer, key: Key, declared: bool) -> Result<Arc<Cluster>, Refused> {
+    fn open(&self, writer: &mut Writer, key: Key, declared: bool) -> Result<Arc<Cluster>, FollowError> {
         if writer.closed {
-            return Err(Refused::ShuttingDown);
+            return Err(FollowError::ShuttingDown);
         }
         let kind = kind(declared);
         let mine = self.discovery.follow(key.query(), kind)?;
@@ -273,7 +273,7 @@ impl Directory {
 
     /// Discovery counts what it watches; here every narrowed form counts, for each costs a task and an
     /// endpoint for each instance, and made-up tags are as easily made up as made-up names.
-    fn quota(&self, writer: &Writer) -> Result<(), Refused> {
+    fn quota(&self, writer: &Writer) -> Result<(), FollowError> {
         let settings = self.settings.load().discovery;
         let clusters = writer.clusters.values().map(|kept| &kept.cluster);
         let (mut all, mut unknown) = (0, 0);
@@ -283,10 +283,10 @@ impl Directory {
             unknown += usize::from(cluster.answered() && !cluster.ever_had_instances());
         }
         if all >= settings.max_services {
-            return Err(Refused::TooManyServices { limit: settings.max_services });
+            return Err(FollowError::TooManyServices { limit: settings.max_services });
         }
         if unknown >= settings.max_unknown {
-            return Err(Refused::TooManyUnknown { limit: settings.max_unknown });
+            return Err(FollowError::TooManyUnknown { limit: settings.max_unknown });
         }
         Ok(())
     }
@@ -378,10 +378,10 @@ pub(crate) fn key_of(upstream: &config::Upstream) -> Key {
     Key::new(&upstream.service, upstream.datacenter.as_deref(), &upstream.tags)
 }
 
-fn refusal(refused: Refused) -> Refusal {
+fn refusal(refused: FollowError) -> Refusal {
     let reason = match refused {
-        Refused::TooManyServices { .. } | Refused::TooManyUnknown { .. } => Reason::TooManyServices,
-        Refused::ShuttingDown => Reason::Drained,
+        FollowError::TooManyServices { .. } | FollowError::TooManyUnknown { .. } => Reason::TooManyServices,
+        FollowError::ShuttingDown => Reason::Drained,
     };
     Refusal { retry_after: Some(Duration::from_secs(1)), ..Refusal::new(reason, refused.to_string()) }
 }

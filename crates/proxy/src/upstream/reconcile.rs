@@ -57,7 +57,7 @@ impl Reconciler {
             tokio::select! {
                 snapshot = follower.changed() => self.apply(snapshot),
                 Some(Order { policy, done }) = orders.recv() => {
-                    follower.set_kind(kind(self.cluster.is_declared()));
+                    follower.set_reason(kind(self.cluster.is_declared()));
                     self.adopt(policy);
                     // Whoever waited may have given up.
                     let _ = done.send(());

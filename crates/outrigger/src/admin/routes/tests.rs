@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{body::Body, http::Request};
 use http_body_util::BodyExt;
 use outrigger_config::Listen;
-use outrigger_discovery::{Counts, Kind, Knowledge};
+use outrigger_discovery::{InstanceCounts, Knowledge, WatchReason};
 use outrigger_proxy::EndpointStatus;
 use std::sync::Arc;
 
@@ -78,19 +78,19 @@ impl Sources for Two {
         ["payments", "orders", "search"]
             .map(|service| ServiceStatus {
                 query: Query { service: service.into(), datacenter: None },
-                kind: Kind::OnDemand,
+                reason: WatchReason::OnDemand,
                 followers: 1,
                 knowledge: if service == "search" { Knowledge::Remembered } else { Knowledge::Answered },
                 version: 4,
-                instances: Counts { passing: 1, critical: 1, ..Counts::default() },
+                instances: InstanceCounts { passing: 1, critical: 1, ..InstanceCounts::default() },
                 learned_ago: Some(Duration::from_secs(7)),
-                heard_ago: Some(Duration::from_secs(2)),
+                confirmed_ago: Some(Duration::from_secs(2)),
                 index: 99,
                 error: None,
                 failures: 0,
                 known_leader: service == "orders",
                 suspects: if service == "orders" { suspects() } else { Arc::from([]) },
-                believed_gone: (service == "payments").then_some((2, Duration::from_millis(3_000))),
+                presumed_gone: (service == "payments").then_some((2, Duration::from_millis(3_000))),
                 empty_hint: (service == "payments").then_some("the token may lack node:read"),
             })
             .into()

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use outrigger::{App, reload::Refused};
+use outrigger::{App, reload::ReloadError};
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_tests::{
     client,
@@ -297,17 +297,17 @@ async fn another_name_leaves_first_and_is_registered_then_and_none_at_all_is_pos
 async fn without_a_file_there_is_nothing_to_read_and_while_leaving_nothing_changes() {
     let nowhere: SocketAddr = outrigger_tests::instance::refusing_addr();
     let (app, _) = app::start_router(nowhere, "drain: {propagation: 0s}").await;
-    assert_eq!(app.reload().await, Err(Refused::NoFile));
+    assert_eq!(app.reload().await, Err(ReloadError::NoFile));
     let text = format!("registry: {{consul: {{address: \"http://{nowhere}\"}}}}");
-    app.reload_from(
-        outrigger::reload::Source::new(move || {
+    app.set_reload_source(
+        outrigger::reload::ConfigSource::new(move || {
             let none = outrigger_config::Environment::default();
             outrigger_config::load(Some(("test.yaml", &text)), &none, &Default::default())
         }),
         None,
     );
     wait::within("it drains", App::drain(&app)).await;
-    assert_eq!(app.reload().await, Err(Refused::Leaving));
+    assert_eq!(app.reload().await, Err(ReloadError::Leaving));
     wait::within("it stops", app.shutdown()).await;
 }
 

@@ -21,38 +21,38 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::warn;
 
 use crate::{
-    admin::{self, Bound, Own, Pages, Server},
+    admin::{self, AdminServer, AdminState, AllowedHosts, BoundListeners},
     lifecycle::{Life, Standing, State, callers::Callers, port},
     limits, registry,
-    reload::{self, Outcome, Source},
-    telemetry::{self, Logs},
+    reload::{self, ConfigSource, ReloadResult},
+    telemetry::{self, LogControl},
 };
-use parts::{Network, Parts, Running, plan};
+use parts::{ActiveConfig, Components, MetricsServer, registration_plan};
 
 mod parts;
 
 /// One sidecar, running. Dropping it ends it without leaving the registry.
 #[derive(Debug)]
 pub struct App {
-    parts: Arc<Parts>,
+    components: Arc<Components>,
     metrics: prometheus::Registry,
-    admin: Server,
-    network: Network,
+    admin: AdminServer,
+    metrics_server: MetricsServer,
     /// Runs the reloads that are asked for.
-    reloads: AbortOnDropHandle<()>,
+    reload_task: AbortOnDropHandle<()>,
     /// `outrigger_app_starts_total`
-    starts: IntCounter,
+    app_starts: IntCounter,
     /// See [`Plan::started`](crate::lifecycle::Plan::started).
-    started: CancellationToken,
+    app_started: CancellationToken,
 }
 
 /// Where the local app is when its sidecar starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Local {
+enum LocalApp {
     /// Somebody else starts it.
-    Runs,
+    External,
     /// It waits for the sidecar.
-    ToBeStarted,
+    Child,
 }
 
 /// Why it could not start.
@@ -80,13 +80,13 @@ pub enum StartError {
 
 impl StartError {
     /// Whether another port might do.
-    pub fn is_about_a_port(&self) -> bool {
+    pub fn is_bind_error(&self) -> bool {
         matches!(self, Self::Outbound(outrigger_proxy::StartError::Bind(_)) | Self::Admin(_))
     }
 }
 
 /// How the proxy's threads follow from the settings.
-pub fn workers(count: Count) -> Workers {
+pub fn proxy_workers(count: Count) -> Workers {
     Workers::Threads(match count {
         Count::Auto => thread::available_parallelism().map_or(1, usize::from).min(2),
         Count::Count(count) => count,
@@ -95,7 +95,7 @@ pub fn workers(count: Count) -> Workers {
 
 /// What was cut off at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stopped {
+pub struct ShutdownSummary {
     /// Requests and tunnels that did not end within `drain.timeout`.
     pub aborted: usize,
 }
@@ -107,7 +107,7 @@ impl App {
     /// # Errors
     /// When a port is occupied, or a file that the settings name cannot be used.
     pub fn start(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
-        Self::begin(config, origins, workers, Local::Runs)
+        Self::start_with(config, origins, workers, LocalApp::External)
     }
 
     /// The same for an app that is still to be started: it is not asked how it is, and so not registered,
@@ -115,30 +115,35 @@ impl App {
     ///
     /// # Errors
     /// As [`App::start`].
-    pub fn start_first(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
-        Self::begin(config, origins, workers, Local::ToBeStarted)
+    pub fn start_before_app(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
+        Self::start_with(config, origins, workers, LocalApp::Child)
     }
 
-    fn begin(config: Config, origins: &Origins, workers: Workers, app: Local) -> Result<Self, StartError> {
+    fn start_with(
+        config: Config,
+        origins: &Origins,
+        workers: Workers,
+        app: LocalApp,
+    ) -> Result<Self, StartError> {
         limits::warn_when_low();
-        let metrics = telemetry::metrics()?;
+        let metrics = telemetry::new_metrics_registry()?;
         let starts = IntCounter::new("outrigger_app_starts_total", "How often the sidecar started the app.")?;
         metrics.register(Box::new(starts.clone()))?;
-        let meters = reload::Meters::register(&metrics, &config)?;
+        let meters = reload::ReloadMetrics::register(&metrics, &config)?;
         let opened = registry::open(&config.registry, &metrics).map_err(|error| StartError::Registry {
-            place: registry::place(&config.registry),
+            place: registry::location(&config.registry),
             source: Box::new(error),
         })?;
         let runtime = tokio::runtime::Handle::current();
-        let discovery = match registry::memory(&config, origins) {
+        let discovery = match registry::open_disk_cache(&config, origins) {
             Some(memory) => {
                 Discovery::with_cache(opened.registry, config.discovery, runtime, &metrics, memory)?
             }
             None => Discovery::new(opened.registry, config.discovery, runtime, &metrics)?,
         };
 
-        let admin = bind("the admin side", &config.admin.listen)?;
-        let network = config.admin.metrics_listen.as_ref().map(bind_network).transpose()?;
+        let admin = bind_admin("the admin side", &config.admin.listen)?;
+        let network = config.admin.metrics_listen.as_ref().map(bind_metrics).transpose()?;
         let proxy = Arc::new(Proxy::bind(&config, discovery.clone(), &metrics, workers)?);
         discovery.set_liveness(proxy.evidence());
 
@@ -148,47 +153,59 @@ impl App {
             async move { proxy.first_answers().await }
         };
         let started = CancellationToken::new();
-        if app == Local::Runs {
+        if app == LocalApp::External {
             started.cancel();
         }
         let registrar = opened.registrar;
-        let plan = plan(&config, registrar.as_ref(), &started);
+        let plan = registration_plan(&config, registrar.as_ref(), &started);
         let life = Life::start(first_answers, plan, Callers::new(config.drain, discovery.clone()));
         life.observe(&metrics)?;
 
-        let (desk, turns) = reload::desk();
-        let own = Own::new(&config.admin.listen);
-        let running = Running::new(LoadedConfig { config, origins: origins.clone(), warnings: Vec::new() });
-        let parts = Arc::new(Parts {
+        let (desk, turns) = reload::reload_channel();
+        let own = AllowedHosts::new(&config.admin.listen);
+        let running =
+            ActiveConfig::new(LoadedConfig { config, origins: origins.clone(), warnings: Vec::new() });
+        let parts = Arc::new(Components {
             proxy,
             discovery,
-            life,
+            lifecycle: life,
             registrar,
-            started: started.clone(),
-            desk,
-            source: OnceLock::new(),
-            logs: OnceLock::new(),
-            running: Mutex::new(running),
+            app_started: started.clone(),
+            reload_handle: desk,
+            config_source: OnceLock::new(),
+            log_control: OnceLock::new(),
+            active: Mutex::new(running),
         });
-        let pages =
-            Pages { vitals: parts.life.vitals().clone(), metrics: metrics.clone(), sources: parts.clone() };
-        let network = network.map(|bound| Server::start(bound, admin::metrics_alone(pages.clone())));
-        let network = Network(Arc::new(Mutex::new(network)));
-        let admin = Server::start(admin, admin::everything(pages.clone(), own));
+        let pages = AdminState {
+            lifecycle: parts.lifecycle.vitals().clone(),
+            metrics: metrics.clone(),
+            backend: parts.clone(),
+        };
+        let network = network.map(|bound| AdminServer::start(bound, admin::metrics_router(pages.clone())));
+        let network = MetricsServer(Arc::new(Mutex::new(network)));
+        let admin = AdminServer::start(admin, admin::admin_router(pages.clone(), own));
         let reloads = {
             let (parts, network) = (parts.clone(), network.clone());
             turns.run(meters, move || parts.clone().reload(network.clone(), pages.clone()))
         };
         let reloads = AbortOnDropHandle::new(tokio::spawn(reloads));
-        Ok(Self { parts, metrics, admin, network, reloads, starts, started })
+        Ok(Self {
+            components: parts,
+            metrics,
+            admin,
+            metrics_server: network,
+            reload_task: reloads,
+            app_starts: starts,
+            app_started: started,
+        })
     }
 
     /// Says where settings are read again for a reload and, where the process logs by them, how to change
     /// that. Without it, or a second time, nothing changes.
-    pub fn reload_from(&self, source: Source, logs: Option<Logs>) {
-        let _ = self.parts.source.set(source);
+    pub fn set_reload_source(&self, source: ConfigSource, logs: Option<LogControl>) {
+        let _ = self.components.config_source.set(source);
         if let Some(logs) = logs {
-            let _ = self.parts.logs.set(logs);
+            let _ = self.components.log_control.set(logs);
         }
     }
 
@@ -197,28 +214,28 @@ impl App {
     ///
     /// # Errors
     /// When the settings are wrong, or an address of theirs cannot be had; everything is as it was, then.
-    pub async fn reload(&self) -> Outcome {
-        self.parts.desk.reload().await
+    pub async fn reload(&self) -> ReloadResult {
+        self.components.reload_handle.reload().await
     }
 
     /// The settings that it goes by.
     pub fn config(&self) -> Config {
-        self.parts.running().loaded.config.clone()
+        self.components.active_config().loaded.config.clone()
     }
 
     /// What becomes of it when the app ends by itself.
     pub fn on_app_exit(&self) -> OnAppExit {
-        self.parts.running().loaded.config.on_app_exit
+        self.components.active_config().loaded.config.on_app_exit
     }
 
     /// Where the app sends its requests.
     pub fn outbound_addrs(&self) -> Vec<SocketAddr> {
-        self.parts.proxy.outbound_addrs()
+        self.components.proxy.outbound_addrs()
     }
 
     /// Upstreams with a port of their own, and where those are.
     pub fn upstream_addrs(&self) -> Vec<(String, SocketAddr)> {
-        self.parts.proxy.upstream_addrs()
+        self.components.proxy.upstream_addrs()
     }
 
     /// The first address of the admin side.
@@ -233,23 +250,23 @@ impl App {
 
     /// Where metrics and health alone are served; empty without `admin.metrics_listen`.
     pub fn metrics_addrs(&self) -> Vec<SocketAddr> {
-        self.network.lock().as_ref().map_or_else(Vec::new, |server| server.addrs().to_vec())
+        self.metrics_server.lock().as_ref().map_or_else(Vec::new, |server| server.addrs().to_vec())
     }
 
     /// Where the process stands.
     pub fn state(&self) -> State {
-        self.parts.life.vitals().state()
+        self.components.lifecycle.vitals().state()
     }
 
     /// Where the registration stands.
     pub fn registration(&self) -> Standing {
-        self.parts.life.vitals().standing()
+        self.components.lifecycle.vitals().standing()
     }
 
     /// Resolves once it is ready, or draining already. It may never: put a time-out around it.
     pub async fn ready(&self) {
-        self.parts
-            .life
+        self.components
+            .lifecycle
             .vitals()
             .reached(|state| matches!(state, State::Ready | State::Draining | State::Gone))
             .await;
@@ -257,7 +274,7 @@ impl App {
 
     /// What is known of each service that is called.
     pub fn clusters(&self) -> Vec<ClusterStatus> {
-        self.parts.proxy.status()
+        self.components.proxy.status()
     }
 
     /// Every metric of this sidecar.
@@ -267,30 +284,34 @@ impl App {
 
     /// Resolves once requests are carried: the registry has answered for every declared service, or 5 s
     /// have passed.
-    pub async fn carries(&self) {
-        self.parts.life.vitals().reached(|state| !matches!(state, State::Starting | State::Learning)).await;
+    pub async fn ready_to_route(&self) {
+        self.components
+            .lifecycle
+            .vitals()
+            .reached(|state| !matches!(state, State::Starting | State::Learning))
+            .await;
     }
 
     /// The app was started (again): it is asked how it is from now on.
-    pub fn app_started(&self) {
-        self.starts.inc();
-        self.started.cancel();
-        self.parts.life.vitals().probe_now();
+    pub fn notify_app_started(&self) {
+        self.app_starts.inc();
+        self.app_started.cancel();
+        self.components.lifecycle.vitals().probe_now();
     }
 
     /// The app has ended and will be started again: it is asked at once, so that the registry hears of it.
-    pub fn app_ended(&self) {
-        self.parts.life.vitals().probe_now();
+    pub fn notify_app_exited(&self) {
+        self.components.lifecycle.vitals().probe_now();
     }
 
     /// Callers need not be waited for while it leaves: the app has ended for good, or somebody insists.
-    pub fn hurry(&self) {
-        self.parts.life.vitals().hurry();
+    pub fn skip_waits(&self) {
+        self.components.lifecycle.vitals().hurry();
     }
 
     /// Resolves when nobody listens on the app's port any more, `drain.timeout` later at most; at once
     /// where there is no app.
-    pub async fn app_closed(&self) {
+    pub async fn app_port_closed(&self) {
         let Config { service: Some(Service { port, .. }), drain, .. } = self.config() else { return };
         if tokio::time::timeout(drain.timeout, port::closed(port)).await.is_err() {
             warn!(port, after = ?drain.timeout, "the app still listens, stopping all the same");
@@ -300,39 +321,39 @@ impl App {
     /// Leaves the registry, goes on routing, and returns when it is safe to stop the app: at most 20 s,
     /// and `drain.cap` or `drain.blind`, later.
     pub async fn drain(&self) {
-        self.parts.life.drain().await;
+        self.components.lifecycle.drain().await;
     }
 
     /// Serves until `signal`, then [`App::shutdown`].
-    pub async fn run_until(self, signal: impl Future<Output = ()>) -> Stopped {
+    pub async fn run_until(self, signal: impl Future<Output = ()>) -> ShutdownSummary {
         signal.await;
         self.shutdown().await
     }
 
     /// Drains, closes the listeners, waits for requests in flight up to `drain.timeout`, and returns
     /// when every task and thread has ended.
-    pub async fn shutdown(self) -> Stopped {
+    pub async fn shutdown(self) -> ShutdownSummary {
         let grace = self.config().drain.timeout;
-        let aborted = self.parts.life.end(&*self.parts, grace).await;
+        let aborted = self.components.lifecycle.end(&*self.components, grace).await;
         // It could open what is closed here.
-        self.reloads.abort();
-        let _ = self.reloads.await;
-        let network = self.network.lock().take();
+        self.reload_task.abort();
+        let _ = self.reload_task.await;
+        let network = self.metrics_server.lock().take();
         self.admin.stop().await;
         if let Some(server) = network {
             server.stop().await;
         }
-        self.parts.discovery.shutdown().await;
-        Stopped { aborted }
+        self.components.discovery.shutdown().await;
+        ShutdownSummary { aborted }
     }
 }
 
-fn bind(what: &'static str, listen: &outrigger_config::Listen) -> Result<Bound, StartError> {
-    Bound::bind(what, listen).map_err(|error| StartError::Admin(telemetry::causes(&error)))
+fn bind_admin(what: &'static str, listen: &outrigger_config::Listen) -> Result<BoundListeners, StartError> {
+    BoundListeners::bind(what, listen).map_err(|error| StartError::Admin(telemetry::error_chain(&error)))
 }
 
-fn bind_network(listen: &Listen) -> Result<Bound, StartError> {
-    bind("the metrics listener", listen)
+fn bind_metrics(listen: &Listen) -> Result<BoundListeners, StartError> {
+    bind_admin("the metrics listener", listen)
 }
 
 #[cfg(test)]

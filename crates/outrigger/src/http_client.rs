@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
 /// Largest answer that is read, bytes.
-const MAX_ANSWER: usize = 1024 * 1024;
+const MAX_BODY: usize = 1024 * 1024;
 
 /// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub(crate) enum Error {
         source: hyper::Error,
     },
     #[error("read the answer of {addr}: {reason}")]
-    Answer { addr: SocketAddr, reason: String },
+    Body { addr: SocketAddr, reason: String },
     #[error("no answer of {addr} within {after:?}")]
     Timeout { addr: SocketAddr, after: Duration },
 }
@@ -39,20 +39,25 @@ pub(crate) async fn exchange(
     request: Request<Full<Bytes>>,
     limit: Duration,
 ) -> Result<Response<Bytes>, Error> {
-    timeout(limit, unbounded(addr, request)).await.unwrap_or(Err(Error::Timeout { addr, after: limit }))
+    timeout(limit, exchange_without_timeout(addr, request))
+        .await
+        .unwrap_or(Err(Error::Timeout { addr, after: limit }))
 }
 
-async fn unbounded(addr: SocketAddr, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, Error> {
+async fn exchange_without_timeout(
+    addr: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Bytes>, Error> {
     let stream = TcpStream::connect(addr).await.map_err(|source| Error::Connect { addr, source })?;
     let exchange = |source| Error::Exchange { addr, source };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(exchange)?;
     let answer = async {
         let (head, body) = sender.send_request(request).await.map_err(exchange)?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER)
+        let body = Limited::new(body, MAX_BODY)
             .collect()
             .await
-            .map_err(|error| Error::Answer { addr, reason: error.to_string() })?;
+            .map_err(|error| Error::Body { addr, reason: error.to_string() })?;
         Ok(Response::from_parts(head, body.to_bytes()))
     };
     // Driven here rather than in a task: whoever drops this future closes the connection.
@@ -79,7 +84,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    async fn ask(answer: &'static str) -> Result<Response<Bytes>, Error> {
+    async fn get_from_test_server(answer: &'static str) -> Result<Response<Bytes>, Error> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let server = tokio::spawn(async move {
@@ -101,15 +106,15 @@ mod tests {
             "HTTP/1.0 200 OK\r\n\r\nhello",
             "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello",
         ] {
-            let response = ask(answer).await.unwrap();
+            let response = get_from_test_server(answer).await.unwrap();
             assert_eq!((response.status().as_u16(), &response.body()[..]), (200, &b"hello"[..]), "{answer}");
         }
     }
 
     #[tokio::test]
     async fn a_cut_answer_is_an_error() {
-        assert!(ask("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello").await.is_err());
-        assert!(ask("").await.is_err());
+        assert!(get_from_test_server("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello").await.is_err());
+        assert!(get_from_test_server("").await.is_err());
     }
 
     #[tokio::test]

@@ -31,5 +31,5 @@ pub mod reload;
 pub mod signal;
 pub mod telemetry;
 
-pub use app::{App, StartError, Stopped};
+pub use app::{App, ShutdownSummary, StartError};
 pub use lifecycle::{Order, RegistrationPhase, Standing, State};

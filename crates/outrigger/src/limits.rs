@@ -4,12 +4,12 @@
 use tracing::warn;
 
 /// Below this, a busy app runs out.
-const ENOUGH: u64 = 4096;
+const MIN_OPEN_FILES: u64 = 4096;
 
 /// Logs a warning when the limit is low.
 pub(crate) fn warn_when_low() {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    if let Some(limit) = low(&limits) {
+    if let Some(limit) = low_limit(&limits) {
         warn!(
             limit,
             "few files may be opened, and each connection is one: raise the limit to 65536 \
@@ -19,12 +19,12 @@ pub(crate) fn warn_when_low() {
 }
 
 /// The limit, when it is low.
-fn low(limits: &str) -> Option<u64> {
-    open_files(limits).filter(|limit| *limit < ENOUGH)
+fn low_limit(limits: &str) -> Option<u64> {
+    open_file_limit(limits).filter(|limit| *limit < MIN_OPEN_FILES)
 }
 
 /// The soft limit. `None`: unlimited, or a system that does not say.
-fn open_files(limits: &str) -> Option<u64> {
+fn open_file_limit(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }
@@ -38,12 +38,12 @@ mod tests {
         let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
                       Max processes             15000                15000                processes \n\
                       Max open files            1024                 524288               files     \n";
-        assert_eq!(open_files(limits), Some(1024));
-        assert_eq!(open_files(&limits.replace("1024 ", "unlimited ")), None);
-        assert_eq!(open_files(""), None);
+        assert_eq!(open_file_limit(limits), Some(1024));
+        assert_eq!(open_file_limit(&limits.replace("1024 ", "unlimited ")), None);
+        assert_eq!(open_file_limit(""), None);
         for (soft, expected) in [("1024", Some(1024)), ("4095", Some(4095)), ("4096", None), ("65536", None)]
         {
-            assert_eq!(low(&limits.replace("1024 ", &format!("{soft} "))), expected);
+            assert_eq!(low_limit(&limits.replace("1024 ", &format!("{soft} "))), expected);
         }
     }
 }

@@ -30,62 +30,62 @@ use tokio::time::Instant;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Longest wait of a line that finds no room, and how often one waits.
-const PATIENCE: Duration = Duration::from_millis(20);
-const PATIENT_EVERY: Duration = Duration::from_secs(1);
+const MAX_WAIT: Duration = Duration::from_millis(20);
+const WAIT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Most bytes of one write: there is room for all of them in a pipe that has any (`PIPE_BUF`).
-const PIECE: usize = 4096;
+const MAX_WRITE: usize = 4096;
 
 /// Where lines go. A clone writes to the same place.
 #[derive(Debug, Clone)]
-pub(crate) struct Lines(Arc<Place>);
+pub(crate) struct LogWriter(Arc<LogOutput>);
 
 #[derive(Debug)]
-struct Place {
+struct LogOutput {
     out: OwnedFd,
-    last: Mutex<Last>,
+    last: Mutex<LineState>,
     lost: IntCounter,
 }
 
 /// How the last line went.
 #[derive(Debug, Default)]
-struct Last {
+struct LineState {
     /// When one waited for room.
     waited: Option<Instant>,
     /// A piece of it was written, and not its end.
     cut: bool,
 }
 
-impl Lines {
-    pub(crate) fn to_stderr() -> io::Result<Self> {
-        Self::to(io::stderr().as_fd().try_clone_to_owned()?)
+impl LogWriter {
+    pub(crate) fn stderr() -> io::Result<Self> {
+        Self::new(io::stderr().as_fd().try_clone_to_owned()?)
     }
 
-    fn to(out: OwnedFd) -> io::Result<Self> {
-        let out = opened_for_us(&out).unwrap_or(out);
+    fn new(out: OwnedFd) -> io::Result<Self> {
+        let out = reopen_nonblocking(&out).unwrap_or(out);
         let lost = IntCounter::new(
             "outrigger_log_lines_lost_total",
             "Log lines that were not written because nobody reads stderr.",
         );
         let lost = lost.map_err(io::Error::other)?;
-        Ok(Self(Arc::new(Place { out, last: Mutex::default(), lost })))
+        Ok(Self(Arc::new(LogOutput { out, last: Mutex::default(), lost })))
     }
 
     /// `outrigger_log_lines_lost_total`
-    pub(crate) fn lost(&self) -> IntCounter {
+    pub(crate) fn lost_lines(&self) -> IntCounter {
         self.0.lost.clone()
     }
 }
 
-impl Place {
-    fn line(&self, line: &[u8]) {
+impl LogOutput {
+    fn write_line(&self, line: &[u8]) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // What was broken off is ended first.
         let line = if last.cut { Cow::Owned([b"\n", line].concat()) } else { Cow::Borrowed(line) };
         let mut rest = &line[..];
         while !rest.is_empty() {
             let written = match self.has_room(&mut last) {
-                true => rustix::io::write(&self.out, &rest[..rest.len().min(PIECE)]),
+                true => rustix::io::write(&self.out, &rest[..rest.len().min(MAX_WRITE)]),
                 false => Err(Errno::AGAIN),
             };
             match written {
@@ -100,16 +100,16 @@ impl Place {
         last.cut = false;
     }
 
-    fn has_room(&self, last: &mut Last) -> bool {
+    fn has_room(&self, last: &mut LineState) -> bool {
         if self.is_writable(Duration::ZERO) {
             return true;
         }
         let now = Instant::now();
-        if last.waited.is_some_and(|waited| now < waited + PATIENT_EVERY) {
+        if last.waited.is_some_and(|waited| now < waited + WAIT_INTERVAL) {
             return false;
         }
         last.waited = Some(now);
-        self.is_writable(PATIENCE)
+        self.is_writable(MAX_WAIT)
     }
 
     fn is_writable(&self, wait: Duration) -> bool {
@@ -122,7 +122,7 @@ impl Place {
 
 /// The same pipe or terminal, with a way of its own to be written without waiting. `None`: it cannot be had, or
 /// it is a file, which has a place to write at that everybody must share.
-fn opened_for_us(out: &OwnedFd) -> Option<OwnedFd> {
+fn reopen_nonblocking(out: &OwnedFd) -> Option<OwnedFd> {
     let path = format!("/proc/self/fd/{}", out.as_raw_fd());
     let kind = std::fs::metadata(&path).ok()?.file_type();
     if !kind.is_fifo() && !kind.is_char_device() {
@@ -133,9 +133,9 @@ fn opened_for_us(out: &OwnedFd) -> Option<OwnedFd> {
 }
 
 /// One whole line at a time, as the subscriber has it.
-impl Write for &Lines {
+impl Write for &LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.line(line);
+        self.0.write_line(line);
         Ok(line.len())
     }
 
@@ -144,7 +144,7 @@ impl Write for &Lines {
     }
 }
 
-impl<'a> MakeWriter<'a> for Lines {
+impl<'a> MakeWriter<'a> for LogWriter {
     type Writer = &'a Self;
 
     fn make_writer(&'a self) -> Self::Writer {
@@ -165,9 +165,9 @@ mod tests {
         format!("{n:0>1000}\n")
     }
 
-    fn pipe() -> (io::PipeReader, Lines) {
+    fn pipe() -> (io::PipeReader, LogWriter) {
         let (reader, writer) = io::pipe().unwrap();
-        (reader, Lines::to(writer.into()).unwrap())
+        (reader, LogWriter::new(writer.into()).unwrap())
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
         for n in 0..MANY {
             (&lines).write_all(line(n).as_bytes()).unwrap();
         }
-        let lost = lines.lost();
+        let lost = lines.lost_lines();
         let written = MANY - lost.get() as usize;
         assert!(lost.get() > 0 && written > 0, "{lost:?}");
 
@@ -196,15 +196,15 @@ mod tests {
         let (mut reader, lines) = pipe();
         (&lines).write_all(&vec![b'x'; 4_000_000]).unwrap();
         (&lines).write_all(b"lost as well\n").unwrap();
-        assert_eq!(lines.lost().get(), 2);
+        assert_eq!(lines.lost_lines().get(), 2);
         let read = thread::spawn(move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).unwrap();
             text
         });
         // Lost as long as there is no room.
-        while lines.lost().get() > 0 {
-            lines.lost().reset();
+        while lines.lost_lines().get() > 0 {
+            lines.lost_lines().reset();
             (&lines).write_all(b"new\n").unwrap();
         }
         drop(lines);
@@ -215,10 +215,10 @@ mod tests {
     fn a_reader_that_is_only_slow_holds_nobody_up_for_as_long() {
         let (mut reader, lines) = pipe();
         let read = thread::spawn(move || {
-            let mut page = [0; PIECE];
+            let mut page = [0; MAX_WRITE];
             // Each page after a moment in which a patient writer would wait.
             while reader.read(&mut page).is_ok_and(|read| read > 0) {
-                thread::park_timeout(PATIENCE / 2);
+                thread::park_timeout(MAX_WAIT / 2);
             }
         });
         let before = Instant::now();
@@ -226,8 +226,8 @@ mod tests {
             (&lines).write_all(line(n).as_bytes()).unwrap();
         }
         let took = before.elapsed();
-        assert!(lines.lost().get() > 0, "the reader was quick");
-        assert!(took < PATIENCE * MANY as u32 / 10, "{took:?}");
+        assert!(lines.lost_lines().get() > 0, "the reader was quick");
+        assert!(took < MAX_WAIT * MANY as u32 / 10, "{took:?}");
         drop(lines);
         read.join().unwrap();
     }
@@ -237,9 +237,9 @@ mod tests {
         let (_reader, lines) = pipe();
         // A pipe's writers share its room: here somebody else has taken all of it.
         let shared = lines.0.out.try_clone().unwrap();
-        while rustix::io::write(&shared, &[b'x'; PIECE]).is_ok() {}
+        while rustix::io::write(&shared, &[b'x'; MAX_WRITE]).is_ok() {}
         (&lines).write_all(b"lost\n").unwrap();
-        assert_eq!(lines.lost().get(), 1);
+        assert_eq!(lines.lost_lines().get(), 1);
     }
 
     #[test]
@@ -248,7 +248,7 @@ mod tests {
         drop(reader);
         for n in 1..3 {
             (&lines).write_all(b"to nobody\n").unwrap();
-            assert_eq!(lines.lost().get(), n);
+            assert_eq!(lines.lost_lines().get(), n);
         }
     }
 }

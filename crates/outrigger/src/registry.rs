@@ -29,7 +29,7 @@ const DURATIONS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 60.0
 
 /// A registry that can be asked.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct OpenedRegistry {
     pub(crate) registry: Arc<dyn Registry>,
     /// Absent: nothing can be registered there.
     pub(crate) registrar: Option<Arc<dyn Registrar>>,
@@ -45,22 +45,25 @@ pub(crate) enum OpenError {
 }
 
 /// Opens what the settings name. Connects to nothing.
-pub(crate) fn open(settings: &config::Registry, metrics: &prometheus::Registry) -> Result<Opened, OpenError> {
+pub(crate) fn open(
+    settings: &config::Registry,
+    metrics: &prometheus::Registry,
+) -> Result<OpenedRegistry, OpenError> {
     match settings {
         config::Registry::File(path) => {
-            Ok(Opened { registry: Arc::new(FileRegistry::open(path)?), registrar: None })
+            Ok(OpenedRegistry { registry: Arc::new(FileRegistry::open(path)?), registrar: None })
         }
         config::Registry::Consul(settings) => {
-            let observer = Exchanges::register(metrics)?.observer();
+            let observer = RegistryMetrics::register(metrics)?.observer();
             let consul = Arc::new(Consul::with_observer(settings, observer)?);
             metrics.register(Box::new(WatchConnections::new(consul.clone())?))?;
-            Ok(Opened { registry: consul.clone(), registrar: Some(consul) })
+            Ok(OpenedRegistry { registry: consul.clone(), registrar: Some(consul) })
         }
     }
 }
 
 /// Why nothing would be remembered across a restart, where nobody has said that nothing is to be.
-pub(crate) fn forgets(config: &config::Config, origins: &config::Origins) -> Option<&'static str> {
+pub(crate) fn missing_state_dir(config: &config::Config, origins: &config::Origins) -> Option<&'static str> {
     let config::Registry::Consul(_) = config.registry else { return None };
     (config.state_dir.is_none() && !origins.is_set("state_dir"))
         .then_some("no state_dir is set, and none of STATE_DIRECTORY, XDG_STATE_HOME and HOME names a folder")
@@ -69,9 +72,9 @@ pub(crate) fn forgets(config: &config::Config, origins: &config::Origins) -> Opt
 /// What is remembered across a restart: the answers of a Consul. A file of static instances is on disk
 /// already. Each sidecar of a machine has a file of its own, named after what it carries when it starts:
 /// a reload that renames that leaves the file where it is.
-pub(crate) fn memory(config: &config::Config, origins: &config::Origins) -> Option<DiskCache> {
+pub(crate) fn open_disk_cache(config: &config::Config, origins: &config::Origins) -> Option<DiskCache> {
     let config::Registry::Consul(consul) = &config.registry else { return None };
-    if let Some(reason) = forgets(config, origins) {
+    if let Some(reason) = missing_state_dir(config, origins) {
         warn!(reason, "what is learned will not outlive a restart; state_dir: off says that this is fine");
     }
     let folder = config.state_dir.as_deref()?;
@@ -86,12 +89,12 @@ pub(crate) fn memory(config: &config::Config, origins: &config::Origins) -> Opti
 }
 
 /// Where it is written down that the app is in maintenance.
-pub(crate) fn note(config: &config::Config, service: &config::Service) -> Option<PathBuf> {
+pub(crate) fn maintenance_file_path(config: &config::Config, service: &config::Service) -> Option<PathBuf> {
     config.state_dir.as_deref().map(|folder| note_place(folder, &service.name, service.port))
 }
 
 /// Where it is, for people.
-pub(crate) fn place(settings: &config::Registry) -> String {
+pub(crate) fn location(settings: &config::Registry) -> String {
     match settings {
         config::Registry::Consul(consul) => consul.address.to_string(),
         config::Registry::File(path) => path.display().to_string(),
@@ -100,12 +103,12 @@ pub(crate) fn place(settings: &config::Registry) -> String {
 
 /// Counts the exchanges.
 #[derive(Debug)]
-struct Exchanges {
+struct RegistryMetrics {
     requests: IntCounterVec,
     durations: HistogramVec,
 }
 
-impl Exchanges {
+impl RegistryMetrics {
     fn register(metrics: &prometheus::Registry) -> Result<Self, prometheus::Error> {
         let requests = IntCounterVec::new(
             Opts::new("outrigger_registry_requests_total", "Exchanges with the registry that ended."),
@@ -124,13 +127,13 @@ impl Exchanges {
         Ok(Self { requests, durations })
     }
 
-    fn count(&self, Observation { operation, outcome, latency }: Observation) {
+    fn record(&self, Observation { operation, outcome, latency }: Observation) {
         self.requests.with_label_values(&[operation, outcome]).inc();
         self.durations.with_label_values(&[operation]).observe(latency.as_secs_f64());
     }
 
     fn observer(self) -> Observer {
-        Observer::new(move |observation| self.count(observation))
+        Observer::new(move |observation| self.record(observation))
     }
 }
 
@@ -193,7 +196,7 @@ mod tests {
         ] {
             let env = env.iter().copied().collect();
             let loaded = config::load(Some(("c.yaml", text)), &env, &config::Overrides::default()).unwrap();
-            let why = forgets(&loaded.config, &loaded.origins);
+            let why = missing_state_dir(&loaded.config, &loaded.origins);
             assert_eq!(why.is_some(), forgotten, "{text} with {env:?}: {why:?}");
         }
     }
@@ -202,7 +205,7 @@ mod tests {
     fn exchanges_are_counted_by_operation_and_outcome() {
         let metrics = prometheus::Registry::new();
         let latency = Duration::from_secs(3);
-        Exchanges::register(&metrics).unwrap().count(Observation {
+        RegistryMetrics::register(&metrics).unwrap().record(Observation {
             operation: "watch",
             outcome: "ok",
             latency,

@@ -25,26 +25,26 @@ use tracing::{info, warn};
 use crate::telemetry;
 
 /// Most reloads that wait for their turn.
-const WAITING: usize = 16;
+const MAX_QUEUED: usize = 16;
 
 /// Reads settings again. May block: it reads files.
 #[derive(Clone)]
-pub struct Source(Arc<dyn Fn() -> Result<LoadedConfig, Refused> + Send + Sync>);
+pub struct ConfigSource(Arc<dyn Fn() -> Result<LoadedConfig, ReloadError> + Send + Sync>);
 
-impl Source {
+impl ConfigSource {
     /// Settings that `read` gives, the same way as at the start.
     pub fn new(read: impl Fn() -> Result<LoadedConfig, Problems> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(move || read().map_err(|problems| Refused::problems(&problems))))
+        Self(Arc::new(move || read().map_err(|problems| ReloadError::problems(&problems))))
     }
 
-    pub(crate) async fn read(&self) -> Result<LoadedConfig, Refused> {
+    pub(crate) async fn read(&self) -> Result<LoadedConfig, ReloadError> {
         let read = self.0.clone();
         // A stopping runtime takes no more work.
-        spawn_blocking(move || read()).await.unwrap_or(Err(Refused::Leaving))
+        spawn_blocking(move || read()).await.unwrap_or(Err(ReloadError::Leaving))
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for ConfigSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Source")
     }
@@ -52,7 +52,7 @@ impl fmt::Debug for Source {
 
 /// Settings that were put in place.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Applied {
+pub struct AppliedReload {
     /// What is another now.
     pub changed: Vec<SettingChange>,
     /// What was read and is not followed before a restart.
@@ -63,7 +63,7 @@ pub struct Applied {
 
 /// Why nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum ReloadError {
     /// There is nothing to read again.
     #[error("there is no file to read again: this sidecar was started without one (-c FILE)")]
     NoFile,
@@ -77,61 +77,65 @@ pub enum Refused {
     #[error("the sidecar is leaving: its settings do not change any more")]
     Leaving,
     /// Too many wait already.
-    #[error("{WAITING} reloads wait already")]
+    #[error("{MAX_QUEUED} reloads wait already")]
     Busy,
 }
 
-impl Refused {
+impl ReloadError {
     pub(crate) fn problems(problems: &Problems) -> Self {
         Self::Problems(problems.iter().map(ToString::to_string).collect())
     }
 }
 
 /// How a reload ended.
-pub type Outcome = Result<Applied, Refused>;
+pub type ReloadResult = Result<AppliedReload, ReloadError>;
 
 /// Where reloads are asked for; one runs at a time.
 #[derive(Debug, Clone)]
-pub(crate) struct Desk(mpsc::Sender<oneshot::Sender<Outcome>>);
+pub(crate) struct ReloadHandle(mpsc::Sender<oneshot::Sender<ReloadResult>>);
 
 /// The other end.
 #[derive(Debug)]
-pub(crate) struct Turns(mpsc::Receiver<oneshot::Sender<Outcome>>);
+pub(crate) struct ReloadWorker(mpsc::Receiver<oneshot::Sender<ReloadResult>>);
 
-pub(crate) fn desk() -> (Desk, Turns) {
-    let (ask, asked) = mpsc::channel(WAITING);
-    (Desk(ask), Turns(asked))
+pub(crate) fn reload_channel() -> (ReloadHandle, ReloadWorker) {
+    let (ask, asked) = mpsc::channel(MAX_QUEUED);
+    (ReloadHandle(ask), ReloadWorker(asked))
 }
 
-impl Desk {
+impl ReloadHandle {
     /// Asks for one and waits until it has ended. One that was asked for runs, whether or not anybody
     /// waits.
-    pub(crate) async fn reload(&self) -> Outcome {
+    pub(crate) async fn reload(&self) -> ReloadResult {
         let (tell, told) = oneshot::channel();
         match self.0.try_send(tell) {
-            Ok(()) => told.await.unwrap_or(Err(Refused::Leaving)),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(Refused::Busy),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(Refused::Leaving),
+            Ok(()) => told.await.unwrap_or(Err(ReloadError::Leaving)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(ReloadError::Busy),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ReloadError::Leaving),
         }
     }
 }
 
-impl Turns {
+impl ReloadWorker {
     /// Runs what is asked for until its task is aborted.
-    pub(crate) async fn run<F: Future<Output = Outcome>>(mut self, meters: Meters, reload: impl Fn() -> F) {
+    pub(crate) async fn run<F: Future<Output = ReloadResult>>(
+        mut self,
+        meters: ReloadMetrics,
+        reload: impl Fn() -> F,
+    ) {
         while let Some(tell) = self.0.recv().await {
             let outcome = reload().await;
-            meters.count(&outcome);
-            say(&outcome);
+            meters.record_result(&outcome);
+            log_result(&outcome);
             // Whoever asked may have gone.
             let _ = tell.send(outcome);
         }
     }
 }
 
-fn say(outcome: &Outcome) {
+fn log_result(outcome: &ReloadResult) {
     match outcome {
-        Ok(Applied { changed, needs_restart, hash }) => {
+        Ok(AppliedReload { changed, needs_restart, hash }) => {
             for change in changed {
                 info!(%change, "setting changed");
             }
@@ -141,7 +145,7 @@ fn say(outcome: &Outcome) {
             let (changed, needs_restart) = (changed.len(), needs_restart.len());
             info!(changed, needs_restart, hash, "settings reloaded");
         }
-        Err(Refused::Problems(problems)) => {
+        Err(ReloadError::Problems(problems)) => {
             for problem in problems {
                 warn!(problem, "settings");
             }
@@ -153,14 +157,14 @@ fn say(outcome: &Outcome) {
 
 /// The metrics of this module.
 #[derive(Debug)]
-pub(crate) struct Meters {
+pub(crate) struct ReloadMetrics {
     hash: Gauge,
     successful: IntGauge,
     at: Gauge,
     reloads: IntCounterVec,
 }
 
-impl Meters {
+impl ReloadMetrics {
     /// Of settings that were put in place just now, at the start.
     pub(crate) fn register(
         metrics: &prometheus::Registry,
@@ -188,15 +192,15 @@ impl Meters {
         for result in ["applied", "refused"] {
             meters.reloads.with_label_values(&[result]).reset();
         }
-        meters.applied(fingerprint(config));
+        meters.record_applied(fingerprint(config));
         Ok(meters)
     }
 
-    fn count(&self, outcome: &Outcome) {
+    fn record_result(&self, outcome: &ReloadResult) {
         match outcome {
             Ok(applied) => {
                 self.reloads.with_label_values(&["applied"]).inc();
-                self.applied(applied.hash);
+                self.record_applied(applied.hash);
             }
             Err(_) => {
                 self.reloads.with_label_values(&["refused"]).inc();
@@ -205,7 +209,7 @@ impl Meters {
         }
     }
 
-    fn applied(&self, hash: u64) {
+    fn record_applied(&self, hash: u64) {
         // 48 bits: exact.
         self.hash.set(hash as f64);
         self.successful.set(1);
@@ -221,9 +225,9 @@ mod tests {
 
     use super::*;
 
-    fn meters() -> (prometheus::Registry, Meters) {
+    fn test_metrics() -> (prometheus::Registry, ReloadMetrics) {
         let metrics = prometheus::Registry::new();
-        let meters = Meters::register(&metrics, &Config::default()).unwrap();
+        let meters = ReloadMetrics::register(&metrics, &Config::default()).unwrap();
         (metrics, meters)
     }
 
@@ -236,18 +240,18 @@ mod tests {
 
     #[test]
     fn a_refusal_is_counted_and_leaves_hash_and_time_as_they_are() {
-        let (metrics, meters) = meters();
+        let (metrics, meters) = test_metrics();
         let all = ["outrigger_config_hash", "outrigger_config_last_reload_success_timestamp_seconds"];
         let before = all.map(|name| value(&metrics, name));
         assert!(before.iter().all(|value| *value > 0.0), "{before:?}");
         assert_eq!(value(&metrics, "outrigger_config_last_reload_successful"), 1.0);
 
-        meters.count(&Err(Refused::NoFile));
+        meters.record_result(&Err(ReloadError::NoFile));
         assert_eq!(all.map(|name| value(&metrics, name)), before);
         assert_eq!(value(&metrics, "outrigger_config_last_reload_successful"), 0.0);
         assert_eq!(value(&metrics, "outrigger_config_reloads_total{result=\"refused\"}"), 1.0);
 
-        meters.count(&Ok(Applied { changed: Vec::new(), needs_restart: Vec::new(), hash: 7 }));
+        meters.record_result(&Ok(AppliedReload { changed: Vec::new(), needs_restart: Vec::new(), hash: 7 }));
         assert_eq!(value(&metrics, "outrigger_config_hash"), 7.0);
         assert_eq!(value(&metrics, "outrigger_config_last_reload_successful"), 1.0);
         assert_eq!(value(&metrics, "outrigger_config_reloads_total{result=\"applied\"}"), 1.0);
@@ -255,24 +259,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn reloads_come_one_after_the_other_and_too_many_are_refused() {
-        let (desk, turns) = desk();
-        let mut asked: Vec<_> = (0..WAITING).map(|_| Box::pin(desk.reload())).collect();
+        let (desk, turns) = reload_channel();
+        let mut asked: Vec<_> = (0..MAX_QUEUED).map(|_| Box::pin(desk.reload())).collect();
         for one in &mut asked {
             assert!(timeout(Duration::ZERO, one).await.is_err(), "nobody has begun yet");
         }
-        assert_eq!(desk.reload().await, Err(Refused::Busy));
+        assert_eq!(desk.reload().await, Err(ReloadError::Busy));
 
         let (running, most) = (Cell::new(0), Cell::new(0));
-        let turns = turns.run(meters().1, || async {
+        let turns = turns.run(test_metrics().1, || async {
             running.set(running.get() + 1);
             most.set(most.get().max(running.get()));
             sleep(Duration::from_secs(1)).await;
             running.set(running.get() - 1);
-            Err(Refused::NoFile)
+            Err(ReloadError::NoFile)
         });
         let all = async {
             for one in asked {
-                assert_eq!(one.await, Err(Refused::NoFile));
+                assert_eq!(one.await, Err(ReloadError::NoFile));
             }
         };
         tokio::select! {

@@ -7,12 +7,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Both of them, from now on: neither kills the process any more.
 #[derive(Debug)]
-pub struct Signals {
+pub struct TerminationSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
+impl TerminationSignals {
     /// Starts to listen. Needs a tokio runtime with I/O.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use prometheus::{IntGaugeVec, Opts};
 use tracing::warn;
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-use crate::lines::Lines;
+use crate::lines::LogWriter;
 
 /// This version, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -24,12 +24,12 @@ pub const COMMIT: &str = env!("OUTRIGGER_COMMIT");
 
 /// Changes what is logged, while it is.
 #[derive(Debug, Clone)]
-pub struct Logs {
+pub struct LogControl {
     filter: reload::Handle<EnvFilter, Registry>,
-    lines: Lines,
+    lines: LogWriter,
 }
 
-impl Logs {
+impl LogControl {
     /// Logs what this filter lets through from now on.
     pub fn set_level(&self, level: &str) {
         let Ok(filter) = EnvFilter::try_new(level) else {
@@ -44,13 +44,13 @@ impl Logs {
     ///
     /// # Errors
     /// When they are registered there already.
-    pub fn observe(&self, metrics: &prometheus::Registry) -> Result<(), prometheus::Error> {
-        metrics.register(Box::new(self.lines.lost()))
+    pub fn register_metrics(&self, metrics: &prometheus::Registry) -> Result<(), prometheus::Error> {
+        metrics.register(Box::new(self.lines.lost_lines()))
     }
 }
 
 /// Starts to log to stderr. A second call in one process (tests) changes nothing: `None`.
-pub fn log(settings: &Log) -> Option<Logs> {
+pub fn init_logging(settings: &Log) -> Option<LogControl> {
     let (filter, wrong) = match EnvFilter::try_new(&settings.level) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new("info"), Some(error)),
@@ -60,7 +60,7 @@ pub fn log(settings: &Log) -> Option<Logs> {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    let to = Lines::to_stderr().ok()?;
+    let to = LogWriter::stderr().ok()?;
     let lines = fmt::layer().with_writer(to.clone());
     let (filter, handle) = reload::Layer::new(filter);
     let subscriber = tracing_subscriber::registry().with(filter);
@@ -73,7 +73,7 @@ pub fn log(settings: &Log) -> Option<Logs> {
     if let Some(error) = wrong {
         warn!(filter = settings.level, %error, "log.level is no filter, logging at info");
     }
-    Some(Logs { filter: handle, lines: to })
+    Some(LogControl { filter: handle, lines: to })
 }
 
 /// Seconds since 1970: for people, and for metrics that are moments.
@@ -88,7 +88,7 @@ pub(crate) fn unix_time() -> f64 {
 ///
 /// # Errors
 /// Never in practice: when two metrics have one name.
-pub fn metrics() -> Result<prometheus::Registry, prometheus::Error> {
+pub fn new_metrics_registry() -> Result<prometheus::Registry, prometheus::Error> {
     let metrics = prometheus::Registry::new();
     let build = IntGaugeVec::new(
         Opts::new("outrigger_build_info", "Version and commit of this process; always 1."),
@@ -102,7 +102,7 @@ pub fn metrics() -> Result<prometheus::Registry, prometheus::Error> {
 }
 
 /// An error and all its causes in one line, for logs and pages.
-pub fn causes(error: &dyn Error) -> String {
+pub fn error_chain(error: &dyn Error) -> String {
     let mut line = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn every_process_says_what_it_was_built_from() {
-        let text = text(&metrics().unwrap());
+        let text = text(&new_metrics_registry().unwrap());
         let line = format!("outrigger_build_info{{commit=\"{COMMIT}\",version=\"{VERSION}\"}} 1");
         assert!(text.contains(&line), "{line} in\n{text}");
         assert!(!COMMIT.is_empty());
@@ -135,7 +135,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn process_metrics_are_there() {
-        let text = text(&metrics().unwrap());
+        let text = text(&new_metrics_registry().unwrap());
         for name in ["process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds_total"] {
             assert!(text.contains(name), "{name} in\n{text}");
         }
@@ -145,7 +145,7 @@ mod tests {
     fn an_error_is_one_line_with_all_its_causes() {
         #[derive(Debug, thiserror::Error)]
         #[error("start")]
-        struct Outer(#[source] std::io::Error);
-        assert_eq!(causes(&Outer(std::io::Error::other("disk is full"))), "start: disk is full");
+        struct TestError(#[source] std::io::Error);
+        assert_eq!(error_chain(&TestError(std::io::Error::other("disk is full"))), "start: disk is full");
     }
 }

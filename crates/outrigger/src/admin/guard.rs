@@ -16,19 +16,19 @@ use axum::{
 use outrigger_config::{Listen, ListenHost};
 
 /// The header that every change needs, and its value.
-pub(crate) const CHANGE: (&str, &str) = ("x-outrigger-admin", "1");
+pub(crate) const CHANGE_HEADER: (&str, &str) = ("x-outrigger-admin", "1");
 
 /// What counts as our own address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Own(ListenHost);
+pub(crate) struct AllowedHosts(ListenHost);
 
-impl Own {
+impl AllowedHosts {
     pub(crate) fn new(listen: &Listen) -> Self {
         Self(listen.host)
     }
 
     /// Names are ours only when they are `localhost`: any other can be made to point here.
-    fn is(self, host: &str) -> bool {
+    fn allows(self, host: &str) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         match (bare.parse::<IpAddr>(), self.0) {
             (Ok(ip), _) if ip.is_loopback() => true,
@@ -41,7 +41,7 @@ impl Own {
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
+pub(crate) enum AdminRefusal {
     #[error("the Host header must be localhost or the address this page listens on")]
     ForeignHost,
     #[error("requests from pages of other origins are refused")]
@@ -49,31 +49,37 @@ pub(crate) enum Refusal {
     #[error(
         "a change needs the header 'x-outrigger-admin: 1', as in: curl -X POST -H 'x-outrigger-admin: 1'"
     )]
-    NoHeader,
+    MissingHeader,
 }
 
 /// The layer.
-pub(crate) async fn guard(State(own): State<Own>, request: Request, next: Next) -> Response {
-    match judge(own, request.method(), request.uri(), request.headers()) {
+pub(crate) async fn check_request(State(own): State<AllowedHosts>, request: Request, next: Next) -> Response {
+    match validate_request(own, request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => (StatusCode::FORBIDDEN, format!("{refusal}\n")).into_response(),
     }
 }
 
-fn judge(own: Own, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
-    let host = one_host(headers).filter(|host| own.is(host.host())).ok_or(Refusal::ForeignHost)?;
-    if uri.authority().is_some_and(|authority| !own.is(authority.host())) {
-        return Err(Refusal::ForeignHost);
+fn validate_request(
+    own: AllowedHosts,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), AdminRefusal> {
+    let host =
+        single_host(headers).filter(|host| own.allows(host.host())).ok_or(AdminRefusal::ForeignHost)?;
+    if uri.authority().is_some_and(|authority| !own.allows(authority.host())) {
+        return Err(AdminRefusal::ForeignHost);
     }
     if headers.get_all(header::ORIGIN).iter().any(|origin| !same_origin(origin.as_bytes(), &host)) {
-        return Err(Refusal::ForeignOrigin);
+        return Err(AdminRefusal::ForeignOrigin);
     }
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    let allowed = headers.get(CHANGE.0).is_some_and(|value| value == CHANGE.1);
-    if reads || allowed { Ok(()) } else { Err(Refusal::NoHeader) }
+    let allowed = headers.get(CHANGE_HEADER.0).is_some_and(|value| value == CHANGE_HEADER.1);
+    if reads || allowed { Ok(()) } else { Err(AdminRefusal::MissingHeader) }
 }
 
-fn one_host(headers: &HeaderMap) -> Option<Authority> {
+fn single_host(headers: &HeaderMap) -> Option<Authority> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next()?.to_str().ok()?.parse().ok()?;
     hosts.next().is_none().then_some(host)
@@ -87,14 +93,14 @@ fn same_origin(origin: &[u8], host: &Authority) -> bool {
 mod tests {
     use super::*;
 
-    const LOCAL: Own = Own(ListenHost::Localhost);
+    const LOCAL: AllowedHosts = AllowedHosts(ListenHost::Localhost);
 
-    fn ask(own: Own, method: &str, headers: &[(&str, &str)]) -> Result<(), Refusal> {
+    fn validate(own: AllowedHosts, method: &str, headers: &[(&str, &str)]) -> Result<(), AdminRefusal> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
         }
-        judge(own, &method.parse().unwrap(), &Uri::from_static("/services"), &map)
+        validate_request(own, &method.parse().unwrap(), &Uri::from_static("/services"), &map)
     }
 
     #[test]
@@ -113,17 +119,17 @@ mod tests {
             ("user@localhost", true),
             ("", false),
         ] {
-            let expected = if expected { Ok(()) } else { Err(Refusal::ForeignHost) };
-            assert_eq!(ask(LOCAL, "GET", &[("host", host)]), expected, "{host:?}");
+            let expected = if expected { Ok(()) } else { Err(AdminRefusal::ForeignHost) };
+            assert_eq!(validate(LOCAL, "GET", &[("host", host)]), expected, "{host:?}");
         }
-        assert_eq!(ask(LOCAL, "GET", &[]), Err(Refusal::ForeignHost));
+        assert_eq!(validate(LOCAL, "GET", &[]), Err(AdminRefusal::ForeignHost));
         let two = [("host", "localhost"), ("host", "localhost")];
-        assert_eq!(ask(LOCAL, "GET", &two), Err(Refusal::ForeignHost));
+        assert_eq!(validate(LOCAL, "GET", &two), Err(AdminRefusal::ForeignHost));
     }
 
     #[test]
     fn a_listener_on_an_address_answers_to_it_and_one_on_all_to_any_address() {
-        let at = |ip: &str| Own(ListenHost::Ip(ip.parse().unwrap()));
+        let at = |ip: &str| AllowedHosts(ListenHost::Ip(ip.parse().unwrap()));
         for (own, host, expected) in [
             (at("10.0.0.5"), "10.0.0.5:7079", true),
             (at("10.0.0.5"), "10.0.0.6:7079", false),
@@ -131,7 +137,7 @@ mod tests {
             (at("::"), "[2001:db8::1]:7079", true),
             (at("0.0.0.0"), "rebound.example", false),
         ] {
-            assert_eq!(ask(own, "GET", &[("host", host)]).is_ok(), expected, "{host}");
+            assert_eq!(validate(own, "GET", &[("host", host)]).is_ok(), expected, "{host}");
         }
     }
 
@@ -144,7 +150,7 @@ mod tests {
             ("https://evil.example", false),
             ("null", false),
         ] {
-            let asked = ask(LOCAL, "GET", &[("host", "localhost:7079"), ("origin", origin)]);
+            let asked = validate(LOCAL, "GET", &[("host", "localhost:7079"), ("origin", origin)]);
             assert_eq!(asked.is_ok(), expected, "{origin}");
         }
     }
@@ -153,11 +159,14 @@ mod tests {
     fn a_change_needs_its_header() {
         let host = ("host", "localhost:7079");
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-            assert_eq!(ask(LOCAL, method, &[host]), Err(Refusal::NoHeader), "{method}");
-            assert_eq!(ask(LOCAL, method, &[host, ("x-outrigger-admin", "0")]), Err(Refusal::NoHeader));
-            assert_eq!(ask(LOCAL, method, &[host, ("x-outrigger-admin", "1")]), Ok(()), "{method}");
+            assert_eq!(validate(LOCAL, method, &[host]), Err(AdminRefusal::MissingHeader), "{method}");
+            assert_eq!(
+                validate(LOCAL, method, &[host, ("x-outrigger-admin", "0")]),
+                Err(AdminRefusal::MissingHeader)
+            );
+            assert_eq!(validate(LOCAL, method, &[host, ("x-outrigger-admin", "1")]), Ok(()), "{method}");
         }
         let foreign = [("host", "evil.example"), ("x-outrigger-admin", "1")];
-        assert_eq!(ask(LOCAL, "POST", &foreign), Err(Refusal::ForeignHost));
+        assert_eq!(validate(LOCAL, "POST", &foreign), Err(AdminRefusal::ForeignHost));
     }
 }

@@ -9,12 +9,12 @@ use serde::Serialize;
 
 /// The registry's part of `/readyz`.
 #[derive(Debug, Serialize)]
-pub(crate) struct Heard {
+pub(crate) struct RegistryStatus {
     /// No watched service is without an answer of the registry's in this life of the process.
     answered: bool,
     /// Services that are served from before the restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    remembered: Vec<Remembered>,
+    remembered: Vec<CachedService>,
     /// Why the last question about any service failed.
     error: Option<String>,
     /// All of that for people.
@@ -23,28 +23,31 @@ pub(crate) struct Heard {
 }
 
 #[derive(Debug, Serialize)]
-struct Remembered {
+struct CachedService {
     service: String,
     /// Since the registry last confirmed it.
     age_ms: u128,
 }
 
-impl Heard {
+impl RegistryStatus {
     pub(crate) fn of(services: &[ServiceStatus]) -> Self {
-        let remembered: Vec<_> = of(services, Knowledge::Remembered).map(remembered).collect();
+        let remembered: Vec<_> =
+            with_knowledge(services, Knowledge::Remembered).map(cached_service).collect();
         let error = services.iter().find_map(|service| service.error.clone());
         let because = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         let mut notes = Vec::new();
-        if let Some(oldest) = of(services, Knowledge::Remembered).filter_map(|one| one.confirmed_ago).max() {
-            let (count, age) = (remembered.len(), seconds(oldest));
+        if let Some(oldest) =
+            with_knowledge(services, Knowledge::Remembered).filter_map(|one| one.confirmed_ago).max()
+        {
+            let (count, age) = (remembered.len(), format_seconds(oldest));
             notes.push(format!(
                 "{count} services are served from before the restart, the oldest {age} s old; \
                  the registry does not answer{because}"
             ));
         }
-        let failing = of(services, Knowledge::Answered).filter(|service| service.failures > 0);
+        let failing = with_knowledge(services, Knowledge::Answered).filter(|service| service.failures > 0);
         if let Some(longest) = failing.clone().filter_map(|service| service.confirmed_ago).max() {
-            let (count, age) = (failing.count(), seconds(longest));
+            let (count, age) = (failing.count(), format_seconds(longest));
             notes.push(format!(
                 "{count} services are served from the last answers, the oldest {age} s old; \
                  the registry does not answer now{because}"
@@ -55,18 +58,21 @@ impl Heard {
     }
 }
 
-fn of(services: &[ServiceStatus], knowledge: Knowledge) -> impl Iterator<Item = &ServiceStatus> + Clone {
+fn with_knowledge(
+    services: &[ServiceStatus],
+    knowledge: Knowledge,
+) -> impl Iterator<Item = &ServiceStatus> + Clone {
     services.iter().filter(move |service| service.knowledge == knowledge)
 }
 
-fn remembered(service: &ServiceStatus) -> Remembered {
-    Remembered {
+fn cached_service(service: &ServiceStatus) -> CachedService {
+    CachedService {
         service: service.query.to_string(),
         age_ms: service.confirmed_ago.unwrap_or_default().as_millis(),
     }
 }
 
-fn seconds(time: Duration) -> String {
+fn format_seconds(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64())
 }
 
@@ -99,20 +105,20 @@ mod tests {
         }
     }
 
-    fn shown(services: &[ServiceStatus]) -> serde_json::Value {
-        serde_json::to_value(Heard::of(services)).unwrap()
+    fn status_json(services: &[ServiceStatus]) -> serde_json::Value {
+        serde_json::to_value(RegistryStatus::of(services)).unwrap()
     }
 
     #[test]
     fn a_registry_that_answers_needs_no_words() {
         for services in [&[][..], &[service("orders", Knowledge::Answered, 9, 0)]] {
-            assert_eq!(shown(services), serde_json::json!({"answered": true, "error": null}));
+            assert_eq!(status_json(services), serde_json::json!({"answered": true, "error": null}));
         }
     }
 
     #[test]
     fn what_is_served_from_before_a_restart_is_named_with_its_age_and_the_registry_s_trouble() {
-        let heard = shown(&[
+        let heard = status_json(&[
             service("orders", Knowledge::Remembered, 12_345, 3),
             service("payments", Knowledge::Remembered, 900, 0),
             service("search", Knowledge::Answered, 10, 0),
@@ -129,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_registry_that_fell_silent_is_told_of_though_it_has_answered() {
-        let heard = shown(&[
+        let heard = status_json(&[
             service("orders", Knowledge::Answered, 60_000, 7),
             service("search", Knowledge::Answered, 1, 0),
         ]);

@@ -19,6 +19,6 @@ mod server;
 mod services;
 mod status;
 
-pub(crate) use guard::{CHANGE, Own};
-pub(crate) use routes::{Pages, Sources, everything, metrics_alone};
-pub(crate) use server::{Bound, Server};
+pub(crate) use guard::{AllowedHosts, CHANGE_HEADER};
+pub(crate) use routes::{AdminBackend, AdminState, admin_router, metrics_router};
+pub(crate) use server::{AdminServer, BoundListeners};

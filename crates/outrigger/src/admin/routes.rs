@@ -34,13 +34,13 @@ use tower_http::{
 use tracing::{Level, error, info};
 
 use super::{
-    guard::{Own, guard},
-    services::Services,
+    guard::{AllowedHosts, check_request},
+    services::ServicesPage,
     status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus},
 };
 use crate::{
     lifecycle::{self, Order, Vitals},
-    reload::{Outcome, Refused},
+    reload::{ReloadError, ReloadResult},
 };
 
 /// Largest request body, bytes. No page reads one.
@@ -50,7 +50,7 @@ const MAX_BODY: usize = 64 * 1024;
 const MAX_REASON: usize = 512;
 
 /// The parts that the pages ask.
-pub(crate) trait Sources: fmt::Debug + Send + Sync + 'static {
+pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
     /// How each service is called.
     fn clusters(&self) -> Vec<ClusterStatus>;
     /// What the registry says of each service.
@@ -60,36 +60,36 @@ pub(crate) trait Sources: fmt::Debug + Send + Sync + 'static {
     /// The text of `/config`.
     fn config(&self) -> Arc<str>;
     /// Reads the settings again.
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+    fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadResult> + Send>>;
 }
 
 /// Everything that the pages show.
 #[derive(Debug, Clone)]
-pub(crate) struct Pages {
-    pub(crate) vitals: Vitals,
+pub(crate) struct AdminState {
+    pub(crate) lifecycle: Vitals,
     pub(crate) metrics: prometheus::Registry,
-    pub(crate) sources: Arc<dyn Sources>,
+    pub(crate) backend: Arc<dyn AdminBackend>,
 }
 
 /// All pages, for the machine itself.
-pub(crate) fn everything(pages: Pages, own: Own) -> Router {
-    let router = shared()
+pub(crate) fn admin_router(pages: AdminState, own: AllowedHosts) -> Router {
+    let router = common_routes()
         .route("/", get(index))
         .route("/services", get(services))
         .route("/config", get(config))
-        .route("/maintenance", get(maintenance).post(order_maintenance))
+        .route("/maintenance", get(maintenance).post(set_maintenance))
         .route("/reload", post(reload))
         .route("/drain", get(drain).post(begin_drain))
-        .layer(middleware::from_fn_with_state(own, guard));
-    layered(router).with_state(pages)
+        .layer(middleware::from_fn_with_state(own, check_request));
+    with_layers(router).with_state(pages)
 }
 
 /// Metrics and health, for the network.
-pub(crate) fn metrics_alone(pages: Pages) -> Router {
-    layered(shared()).with_state(pages)
+pub(crate) fn metrics_router(pages: AdminState) -> Router {
+    with_layers(common_routes()).with_state(pages)
 }
 
-fn shared() -> Router<Pages> {
+fn common_routes() -> Router<AdminState> {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
@@ -97,7 +97,7 @@ fn shared() -> Router<Pages> {
         .fallback(not_found)
 }
 
-fn layered(router: Router<Pages>) -> Router<Pages> {
+fn with_layers(router: Router<AdminState>) -> Router<AdminState> {
     let set = |name, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
     router
         .layer(RequestBodyLimitLayer::new(MAX_BODY))
@@ -127,7 +127,7 @@ async fn index() -> Html<&'static str> {
     ))
 }
 
-async fn metrics(State(pages): State<Pages>) -> Response {
+async fn metrics(State(pages): State<AdminState>) -> Response {
     match TextEncoder::new().encode_to_string(&pages.metrics.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
@@ -141,51 +141,59 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-async fn readyz(State(pages): State<Pages>) -> Response {
-    let readiness = Readiness::of(&pages.vitals, &pages.sources.services());
+async fn readyz(State(pages): State<AdminState>) -> Response {
+    let readiness = Readiness::of(&pages.lifecycle, &pages.backend.services());
     let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }
 
-async fn services(State(pages): State<Pages>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
-    let services = Services::merge(pages.sources.clusters(), pages.sources.services());
+async fn services(
+    State(pages): State<AdminState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let services = ServicesPage::merge(pages.backend.clusters(), pages.backend.services());
     let asks_text = query.is_some_and(|query| query.split('&').any(|pair| pair == "format=text"));
     let accepts_text = headers
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.trim_start().starts_with("text/plain"));
-    if asks_text || accepts_text { services.text().into_response() } else { Json(services).into_response() }
+    if asks_text || accepts_text {
+        services.to_text().into_response()
+    } else {
+        Json(services).into_response()
+    }
 }
 
-async fn config(State(pages): State<Pages>) -> String {
-    pages.sources.config().to_string()
+async fn config(State(pages): State<AdminState>) -> String {
+    pages.backend.config().to_string()
 }
 
-async fn drain(State(pages): State<Pages>) -> Json<DrainStatus> {
-    Json(DrainStatus::of(&pages.vitals, pages.sources.in_flight()))
+async fn drain(State(pages): State<AdminState>) -> Json<DrainStatus> {
+    Json(DrainStatus::of(&pages.lifecycle, pages.backend.in_flight()))
 }
 
-async fn begin_drain(State(pages): State<Pages>) -> Response {
+async fn begin_drain(State(pages): State<AdminState>) -> Response {
     info!("asked to drain");
-    pages.vitals.begin_drain();
-    let status = DrainStatus::of(&pages.vitals, pages.sources.in_flight());
+    pages.lifecycle.begin_drain();
+    let status = DrainStatus::of(&pages.lifecycle, pages.backend.in_flight());
     (StatusCode::ACCEPTED, Json(status)).into_response()
 }
 
-async fn maintenance(State(pages): State<Pages>) -> Json<MaintenanceStatus> {
-    let error = pages.vitals.look_at_maintenance().await.err();
-    Json(MaintenanceStatus::of(&pages.vitals, error))
+async fn maintenance(State(pages): State<AdminState>) -> Json<MaintenanceStatus> {
+    let error = pages.lifecycle.look_at_maintenance().await.err();
+    Json(MaintenanceStatus::of(&pages.lifecycle, error))
 }
 
 /// The query of `POST /maintenance`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+struct MaintenanceQuery {
     enable: bool,
     reason: Option<String>,
 }
 
-async fn order_maintenance(State(pages): State<Pages>, Query(asked): Query<Asked>) -> Response {
+async fn set_maintenance(State(pages): State<AdminState>, Query(asked): Query<MaintenanceQuery>) -> Response {
     let reason = asked.reason.filter(|reason| !reason.is_empty());
     if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
         return (StatusCode::BAD_REQUEST, format!("a reason has at most {MAX_REASON} bytes\n"))
@@ -195,24 +203,24 @@ async fn order_maintenance(State(pages): State<Pages>, Query(asked): Query<Asked
         (true, reason) => Order::On(reason.unwrap_or_else(|| "outrigger maintenance".into())),
         (false, _) => Order::Off,
     };
-    let refused = pages.vitals.order_maintenance(order).await.err();
+    let refused = pages.lifecycle.order_maintenance(order).await.err();
     let status = match &refused {
         None => StatusCode::OK,
         Some(lifecycle::Refused::NothingToRegister | lifecycle::Refused::Leaving) => StatusCode::CONFLICT,
         Some(lifecycle::Refused::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
     };
-    (status, Json(MaintenanceStatus::of(&pages.vitals, refused.map(|refused| refused.to_string()))))
+    (status, Json(MaintenanceStatus::of(&pages.lifecycle, refused.map(|refused| refused.to_string()))))
         .into_response()
 }
 
-async fn reload(State(pages): State<Pages>) -> Response {
+async fn reload(State(pages): State<AdminState>) -> Response {
     info!("asked to reload");
-    let outcome = pages.sources.reload().await;
+    let outcome = pages.backend.reload().await;
     let status = match &outcome {
         Ok(_) => StatusCode::OK,
-        Err(Refused::Problems(_)) => StatusCode::UNPROCESSABLE_ENTITY,
-        Err(Refused::NoFile | Refused::Address(_) | Refused::Leaving) => StatusCode::CONFLICT,
-        Err(Refused::Busy) => StatusCode::SERVICE_UNAVAILABLE,
+        Err(ReloadError::Problems(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+        Err(ReloadError::NoFile | ReloadError::Address(_) | ReloadError::Leaving) => StatusCode::CONFLICT,
+        Err(ReloadError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, Json(ReloadStatus::of(&outcome))).into_response()
 }

@@ -27,23 +27,23 @@ use tracing::{debug, warn};
 const MAX_CONNECTIONS: usize = 128;
 
 /// Longest time for a request's head, and for which an idle connection is kept.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest life of a connection: a client that never reads its answer must not keep it.
-const LIFE: Duration = Duration::from_secs(300);
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 
 /// Largest head, bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// Longest wait for the answers under way when it stops.
-const STOP: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Tries to find a port that is free on both loopback addresses, when the system chooses it.
-const TRIES: usize = 20;
+const BIND_ATTEMPTS: usize = 20;
 
 /// A socket that could not be had.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} cannot listen on {addr}; {}", advice(source))]
+#[error("{what} cannot listen on {addr}; {}", bind_advice(source))]
 pub(crate) struct BindError {
     pub(crate) what: &'static str,
     pub(crate) addr: SocketAddr,
@@ -51,7 +51,7 @@ pub(crate) struct BindError {
     pub(crate) source: io::Error,
 }
 
-fn advice(error: &io::Error) -> &'static str {
+fn bind_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "something else listens there: stop it, or choose another port",
         io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher port",
@@ -62,17 +62,17 @@ fn advice(error: &io::Error) -> &'static str {
 
 /// Sockets held, not yet served.
 #[derive(Debug)]
-pub(crate) struct Bound(Vec<TcpListener>);
+pub(crate) struct BoundListeners(Vec<TcpListener>);
 
-impl Bound {
+impl BoundListeners {
     /// Binds every address of `listen`. `what` names the listener in errors. `localhost` is both
     /// loopback addresses where the machine has both, and one port on them.
     pub(crate) fn bind(what: &'static str, listen: &Listen) -> Result<Self, BindError> {
-        let one = |ip: IpAddr, port| bind(what, SocketAddr::new(ip, port));
+        let one = |ip: IpAddr, port| bind_listener(what, SocketAddr::new(ip, port));
         match listen.host {
             ListenHost::Ip(ip) => Ok(Self(vec![one(ip, listen.port)?])),
             ListenHost::Localhost => {
-                let mut tries = if listen.port == 0 { TRIES } else { 1 };
+                let mut tries = if listen.port == 0 { BIND_ATTEMPTS } else { 1 };
                 loop {
                     let v4 = one(Ipv4Addr::LOCALHOST.into(), listen.port)?;
                     let port = v4.local_addr().map_or(listen.port, |addr| addr.port());
@@ -96,7 +96,7 @@ impl Bound {
     }
 }
 
-fn bind(what: &'static str, addr: SocketAddr) -> Result<TcpListener, BindError> {
+fn bind_listener(what: &'static str, addr: SocketAddr) -> Result<TcpListener, BindError> {
     let bound = || {
         let listener = std::net::TcpListener::bind(addr)?;
         listener.set_nonblocking(true)?;
@@ -107,22 +107,22 @@ fn bind(what: &'static str, addr: SocketAddr) -> Result<TcpListener, BindError> 
 
 /// A running server. Dropping it cuts everything off; [`Server::stop`] is the kind way.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub(crate) struct AdminServer {
     addrs: Vec<SocketAddr>,
     stop: CancellationToken,
-    accepting: JoinSet<()>,
+    accept_tasks: JoinSet<()>,
 }
 
-impl Server {
+impl AdminServer {
     /// Serves `router` on the sockets of `bound`.
-    pub(crate) fn start(bound: Bound, router: Router) -> Self {
+    pub(crate) fn start(bound: BoundListeners, router: Router) -> Self {
         let addrs = bound.addrs();
         let stop = CancellationToken::new();
         let mut accepting = JoinSet::new();
         for listener in bound.0 {
-            accepting.spawn(accept(listener, router.clone(), stop.clone()));
+            accepting.spawn(accept_connections(listener, router.clone(), stop.clone()));
         }
-        Self { addrs, stop, accepting }
+        Self { addrs, stop, accept_tasks: accepting }
     }
 
     pub(crate) fn addrs(&self) -> &[SocketAddr] {
@@ -133,11 +133,11 @@ impl Server {
     /// ended.
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
-        while self.accepting.join_next().await.is_some() {}
+        while self.accept_tasks.join_next().await.is_some() {}
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, stop: CancellationToken) {
+async fn accept_connections(listener: TcpListener, router: Router, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
@@ -153,7 +153,7 @@ async fn accept(listener: TcpListener, router: Router, stop: CancellationToken) 
         };
         match (accepted, place) {
             (Ok((stream, _)), Ok(place)) => {
-                connections.spawn(serve(stream, router.clone(), &graceful, place));
+                connections.spawn(serve_connection(stream, router.clone(), &graceful, place));
             }
             (Err(error), _) => {
                 warn!(%error, "the admin listener could not accept");
@@ -164,11 +164,11 @@ async fn accept(listener: TcpListener, router: Router, stop: CancellationToken) 
         }
     }
     drop(listener);
-    let _ = timeout(STOP, graceful.shutdown()).await;
+    let _ = timeout(STOP_TIMEOUT, graceful.shutdown()).await;
     connections.shutdown().await;
 }
 
-fn serve(
+fn serve_connection(
     stream: TcpStream,
     router: Router,
     graceful: &GracefulShutdown,
@@ -176,13 +176,13 @@ fn serve(
 ) -> impl Future<Output = ()> + Send + 'static {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(HEAD_TIMEOUT)
         .max_header_size(MAX_HEAD)
         .max_buf_size(MAX_HEAD + 16 * 1024)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let connection = graceful.watch(connection);
     async move {
-        match timeout(LIFE, connection).await {
+        match timeout(MAX_CONNECTION_AGE, connection).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(%error, "an admin connection ended badly"),
             Err(_) => debug!("an admin connection was too old and was closed"),
@@ -200,9 +200,9 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    fn start(listen: Listen) -> Server {
+    fn start(listen: Listen) -> AdminServer {
         let router = Router::new().route("/", get(|| async { "hello" }));
-        Server::start(Bound::bind("test", &listen).unwrap(), router)
+        AdminServer::start(BoundListeners::bind("test", &listen).unwrap(), router)
     }
 
     async fn ask(addr: SocketAddr, text: &str) -> String {
@@ -228,7 +228,7 @@ mod tests {
     async fn an_occupied_port_is_an_error_that_names_it_and_says_what_to_do() {
         let server = start(Listen::localhost(0));
         let taken = server.addrs()[0];
-        let error = Bound::bind("the admin side", &taken.into()).unwrap_err();
+        let error = BoundListeners::bind("the admin side", &taken.into()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(&taken.to_string()) && text.contains("choose another port"), "{text}");
     }
@@ -244,7 +244,7 @@ mod tests {
         timeout(LONG, server.stop()).await.unwrap();
         let mut rest = Vec::new();
         timeout(LONG, idle.read_to_end(&mut rest)).await.unwrap().unwrap();
-        Bound::bind("test", &addr.into()).unwrap();
+        BoundListeners::bind("test", &addr.into()).unwrap();
     }
 
     #[tokio::test]

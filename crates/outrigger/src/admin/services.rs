@@ -9,27 +9,27 @@ use serde::Serialize;
 
 /// `/services`.
 #[derive(Debug, Serialize)]
-pub(crate) struct Services {
-    services: Vec<Service>,
+pub(crate) struct ServicesPage {
+    services: Vec<ServiceEntry>,
 }
 
 #[derive(Debug, Serialize)]
-struct Service {
+struct ServiceEntry {
     service: String,
     datacenter: Option<String>,
     tags: Vec<String>,
     declared: bool,
     /// How it is called; absent where it is watched and not yet called.
     #[serde(skip_serializing_if = "Option::is_none")]
-    calls: Option<Calls>,
+    calls: Option<CallStats>,
     /// What the registry says; absent where it is no longer watched.
     #[serde(skip_serializing_if = "Option::is_none")]
-    registry: Option<Watch>,
-    instances: Vec<Instance>,
+    registry: Option<WatchStatus>,
+    instances: Vec<InstanceEntry>,
 }
 
 #[derive(Debug, Serialize)]
-struct Calls {
+struct CallStats {
     balance: &'static str,
     breaker: &'static str,
     breaker_trips: u64,
@@ -42,7 +42,7 @@ struct Calls {
 }
 
 #[derive(Debug, Serialize)]
-struct Watch {
+struct WatchStatus {
     answered: bool,
     /// `unasked`, `remembered` from before a restart, `answered`.
     knowledge: &'static str,
@@ -64,17 +64,17 @@ struct Watch {
     suspects: Vec<String>,
     /// Who answered and was believed gone not long ago.
     #[serde(skip_serializing_if = "Option::is_none")]
-    believed_gone: Option<BelievedGone>,
+    believed_gone: Option<PresumedGoneStatus>,
 }
 
 #[derive(Debug, Serialize)]
-struct BelievedGone {
+struct PresumedGoneStatus {
     instances: usize,
     ago_ms: u128,
 }
 
 #[derive(Debug, Serialize)]
-struct Instance {
+struct InstanceEntry {
     id: String,
     address: String,
     status: &'static str,
@@ -84,7 +84,7 @@ struct Instance {
     suspect: bool,
     trust: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ejected: Option<Ejected>,
+    ejected: Option<EjectionStatus>,
     weight: u32,
     in_flight: usize,
     connections: usize,
@@ -96,13 +96,13 @@ struct Instance {
 
 /// Why it is not trusted.
 #[derive(Debug, Serialize)]
-struct Ejected {
+struct EjectionStatus {
     why: &'static str,
     ago_ms: u128,
     tried_in_ms: u128,
 }
 
-impl Services {
+impl ServicesPage {
     /// Each cluster with the watch it hangs on, then the watches that no cluster uses; by name.
     pub(crate) fn merge(clusters: Vec<ClusterStatus>, watches: Vec<ServiceStatus>) -> Self {
         let watch_of = |cluster: &ClusterStatus| {
@@ -114,13 +114,13 @@ impl Services {
         let unused = watches.iter().filter(|watch| {
             !clusters.iter().any(|cluster| watch_of(cluster).is_some_and(|w| w.query == watch.query))
         });
-        let mut services: Vec<_> = unused.map(watched_only).collect();
-        services.extend(clusters.iter().map(|cluster| Service {
+        let mut services: Vec<_> = unused.map(entry_without_cluster).collect();
+        services.extend(clusters.iter().map(|cluster| ServiceEntry {
             service: cluster.service.clone(),
             datacenter: cluster.datacenter.clone(),
             tags: cluster.tags.clone(),
             declared: cluster.declared,
-            calls: Some(Calls {
+            calls: Some(CallStats {
                 balance: cluster.balance,
                 breaker: cluster.breaker,
                 breaker_trips: cluster.breaker_trips,
@@ -130,8 +130,8 @@ impl Services {
                 failures: cluster.failures,
                 version: cluster.version,
             }),
-            registry: watch_of(cluster).map(watch),
-            instances: cluster.endpoints.iter().map(instance).collect(),
+            registry: watch_of(cluster).map(watch_status),
+            instances: cluster.endpoints.iter().map(instance_entry).collect(),
         }));
         services
             .sort_by(|a, b| (&a.service, &a.datacenter, &a.tags).cmp(&(&b.service, &b.datacenter, &b.tags)));
@@ -139,7 +139,7 @@ impl Services {
     }
 
     /// For people: one block per service, one line per instance.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn to_text(&self) -> String {
         let mut text = String::new();
         for service in &self.services {
             service.text(&mut text);
@@ -151,7 +151,7 @@ impl Services {
     }
 }
 
-impl Service {
+impl ServiceEntry {
     // Writing to a `String` cannot fail.
     fn text(&self, out: &mut String) {
         out.push_str(&self.service);
@@ -162,7 +162,7 @@ impl Service {
             let _ = write!(out, " with {}", self.tags.join(", "));
         }
         if let Some(calls) = &self.calls {
-            let Calls { balance, breaker, requests, retries, failures, .. } = calls;
+            let CallStats { balance, breaker, requests, retries, failures, .. } = calls;
             let _ = write!(
                 out,
                 ": {balance}, breaker {breaker}, {requests} requests, {retries} retries, {failures} failures"
@@ -177,7 +177,7 @@ impl Service {
             return;
         }
         let widest =
-            |of: fn(&Instance) -> &str| self.instances.iter().map(|i| of(i).len()).max().unwrap_or(0);
+            |of: fn(&InstanceEntry) -> &str| self.instances.iter().map(|i| of(i).len()).max().unwrap_or(0);
         let (ids, addresses) = (widest(|i| &i.id).max(8), widest(|i| &i.address).max(7));
         let _ = writeln!(
             out,
@@ -185,7 +185,7 @@ impl Service {
             "INSTANCE", "ADDRESS", "STATE", "WEIGHT", "IN-FLIGHT", "PICKS", "FAILURES"
         );
         for instance in &self.instances {
-            let Instance { id, address, status, weight, in_flight, picks, failures, .. } = instance;
+            let InstanceEntry { id, address, status, weight, in_flight, picks, failures, .. } = instance;
             let _ = write!(
                 out,
                 "  {id:ids$}  {address:addresses$}  {status:11}  {weight:>6}  {in_flight:>9}  {picks:>10}  {failures:>8}"
@@ -198,9 +198,9 @@ impl Service {
     }
 }
 
-impl Watch {
+impl WatchStatus {
     fn text(&self, out: &mut String) {
-        let heard = self.heard_ago_ms.map(seconds);
+        let heard = self.heard_ago_ms.map(format_seconds);
         let _ = match (self.answered, heard) {
             (false, Some(ago)) => writeln!(
                 out,
@@ -226,8 +226,8 @@ impl Watch {
                 self.suspects.join(", ")
             );
         }
-        if let Some(BelievedGone { instances, ago_ms }) = self.believed_gone {
-            let ago = seconds(ago_ms);
+        if let Some(PresumedGoneStatus { instances, ago_ms }) = self.believed_gone {
+            let ago = format_seconds(ago_ms);
             let _ = writeln!(
                 out,
                 "  {instances} instances were believed gone {ago} s ago; they answered until then"
@@ -236,25 +236,25 @@ impl Watch {
     }
 }
 
-fn seconds(ms: u128) -> String {
+fn format_seconds(ms: u128) -> String {
     let time = Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX));
     format!("{:.1}", time.as_secs_f64())
 }
 
-fn watched_only(status: &ServiceStatus) -> Service {
-    Service {
+fn entry_without_cluster(status: &ServiceStatus) -> ServiceEntry {
+    ServiceEntry {
         service: status.query.service.to_string(),
         datacenter: status.query.datacenter.as_ref().map(ToString::to_string),
         tags: Vec::new(),
         declared: status.reason == WatchReason::Declared,
         calls: None,
-        registry: Some(watch(status)),
+        registry: Some(watch_status(status)),
         instances: Vec::new(),
     }
 }
 
-fn watch(status: &ServiceStatus) -> Watch {
-    Watch {
+fn watch_status(status: &ServiceStatus) -> WatchStatus {
+    WatchStatus {
         answered: status.knowledge == Knowledge::Answered,
         knowledge: status.knowledge.label(),
         version: status.version,
@@ -272,12 +272,12 @@ fn watch(status: &ServiceStatus) -> Watch {
         suspects: status.suspects.iter().map(|id| id.id.to_string()).collect(),
         believed_gone: status
             .presumed_gone
-            .map(|(instances, ago)| BelievedGone { instances, ago_ms: ago.as_millis() }),
+            .map(|(instances, ago)| PresumedGoneStatus { instances, ago_ms: ago.as_millis() }),
     }
 }
 
-fn instance(endpoint: &EndpointStatus) -> Instance {
-    Instance {
+fn instance_entry(endpoint: &EndpointStatus) -> InstanceEntry {
+    InstanceEntry {
         id: endpoint.id.clone(),
         address: endpoint.address.clone(),
         status: endpoint.status,
@@ -285,7 +285,7 @@ fn instance(endpoint: &EndpointStatus) -> Instance {
         why_not: endpoint.why_not.clone(),
         suspect: endpoint.suspect,
         trust: endpoint.trust,
-        ejected: endpoint.ejected.map(|ejected| Ejected {
+        ejected: endpoint.ejected.map(|ejected| EjectionStatus {
             why: ejected.why,
             ago_ms: ejected.ago.as_millis(),
             tried_in_ms: ejected.tried_in.as_millis(),

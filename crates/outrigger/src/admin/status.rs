@@ -6,10 +6,10 @@ use outrigger_discovery::ServiceStatus;
 use outrigger_registry::ReportedHealth;
 use serde::Serialize;
 
-use super::heard::Heard;
+use super::heard::RegistryStatus;
 use crate::{
     lifecycle::{Order, RegistrationPhase, Standing, State, Vitals, health_label},
-    reload::{self, Outcome},
+    reload::{self, ReloadResult},
 };
 
 /// `/readyz`.
@@ -19,12 +19,12 @@ pub(crate) struct Readiness {
     state: &'static str,
     /// Sentences: what is not there yet.
     missing: Vec<String>,
-    registration: Registration,
-    registry: Heard,
+    registration: RegistrationSummary,
+    registry: RegistryStatus,
 }
 
 #[derive(Debug, Serialize)]
-struct Registration {
+struct RegistrationSummary {
     state: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
     id: String,
@@ -42,8 +42,8 @@ struct Registration {
 impl Readiness {
     pub(crate) fn of(vitals: &Vitals, services: &[ServiceStatus]) -> Self {
         let (state, standing) = (vitals.state(), vitals.standing());
-        let missing = missing(state, &standing);
-        let registration = Registration {
+        let missing = missing_reason(state, &standing);
+        let registration = RegistrationSummary {
             state: standing.phase.label(),
             id: standing.id,
             app: standing.app,
@@ -56,7 +56,7 @@ impl Readiness {
             state: state.label(),
             missing: missing.into_iter().collect(),
             registration,
-            registry: Heard::of(services),
+            registry: RegistryStatus::of(services),
         }
     }
 
@@ -65,7 +65,7 @@ impl Readiness {
     }
 }
 
-fn missing(state: State, standing: &Standing) -> Option<String> {
+fn missing_reason(state: State, standing: &Standing) -> Option<String> {
     let because = |what: &str| match &standing.error {
         Some(error) => format!("{what}: {error}"),
         None => what.to_owned(),
@@ -97,7 +97,7 @@ pub(crate) struct MaintenanceStatus {
     reason: Option<String>,
     /// What was ordered here and the registry has not taken yet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    ordered: Option<Ordered>,
+    ordered: Option<PendingMaintenance>,
     registration: &'static str,
     /// Why an order was not carried out, or the registry could not be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,7 +105,7 @@ pub(crate) struct MaintenanceStatus {
 }
 
 #[derive(Debug, Serialize)]
-struct Ordered {
+struct PendingMaintenance {
     enable: bool,
     reason: Option<String>,
 }
@@ -117,8 +117,8 @@ impl MaintenanceStatus {
             enabled: standing.maintenance.is_some(),
             reason: standing.maintenance,
             ordered: standing.order.map(|order| match order {
-                Order::On(reason) => Ordered { enable: true, reason: Some(reason) },
-                Order::Off => Ordered { enable: false, reason: None },
+                Order::On(reason) => PendingMaintenance { enable: true, reason: Some(reason) },
+                Order::Off => PendingMaintenance { enable: false, reason: None },
             }),
             registration: standing.phase.label(),
             error,
@@ -171,7 +171,7 @@ pub(crate) struct ReloadStatus {
 }
 
 impl ReloadStatus {
-    pub(crate) fn of(outcome: &Outcome) -> Self {
+    pub(crate) fn of(outcome: &ReloadResult) -> Self {
         let lines = |changes: &[SettingChange]| Some(changes.iter().map(ToString::to_string).collect());
         let refused = Self {
             applied: false,
@@ -189,7 +189,7 @@ impl ReloadStatus {
                 config_hash: Some(applied.hash),
                 ..refused
             },
-            Err(reload::Refused::Problems(problems)) => Self {
+            Err(reload::ReloadError::Problems(problems)) => Self {
                 error: Some("the settings are wrong, going on as before".to_owned()),
                 problems: problems.clone(),
                 ..refused

@@ -14,17 +14,17 @@ use outrigger_registry::Registrar;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::bind_network;
+use super::bind_metrics;
 use crate::{
-    admin::{self, Pages, Server, Sources},
+    admin::{self, AdminBackend, AdminServer, AdminState},
     lifecycle::{Life, Plan, drain::Traffic, host_name, registration},
     registry,
-    reload::{Applied, Desk, Outcome, Refused, Source},
-    telemetry::{self, Logs},
+    reload::{AppliedReload, ConfigSource, ReloadError, ReloadHandle, ReloadResult},
+    telemetry::{self, LogControl},
 };
 
 /// What is to be registered by these settings, where there is a place to register at.
-pub(super) fn plan(
+pub(super) fn registration_plan(
     config: &Config,
     registrar: Option<&Arc<dyn Registrar>>,
     started: &CancellationToken,
@@ -34,12 +34,12 @@ pub(super) fn plan(
         registrar: registrar.clone(),
         registration: registration(service, &host_name()),
         probe: service.health.clone(),
-        note: registry::note(config, service),
+        note: registry::maintenance_file_path(config, service),
     })
 }
 
 /// The file that some of these settings come from.
-fn file_of(loaded: &LoadedConfig) -> Option<&str> {
+fn settings_file(loaded: &LoadedConfig) -> Option<&str> {
     loaded.origins.iter().find_map(|(_, origin)| match origin {
         Origin::File { file, .. } => Some(&**file),
         _ => None,
@@ -48,13 +48,13 @@ fn file_of(loaded: &LoadedConfig) -> Option<&str> {
 
 /// The settings that hold.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct ActiveConfig {
     pub(super) loaded: LoadedConfig,
     /// The text of `/config`.
     page: Arc<str>,
 }
 
-impl Running {
+impl ActiveConfig {
     pub(super) fn new(loaded: LoadedConfig) -> Self {
         let page = outrigger_config::render(&loaded.config, &loaded.origins).into();
         Self { loaded, page }
@@ -64,40 +64,40 @@ impl Running {
 /// The listener with metrics and health alone, for the network. Not among [`Parts`], which its pages ask:
 /// it would keep itself alive.
 #[derive(Debug, Clone)]
-pub(super) struct Network(pub(super) Arc<Mutex<Option<Server>>>);
+pub(super) struct MetricsServer(pub(super) Arc<Mutex<Option<AdminServer>>>);
 
-impl Network {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Option<Server>> {
+impl MetricsServer {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<AdminServer>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What carries requests, knows instances and keeps the registration.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct Components {
     pub(super) proxy: Arc<Proxy>,
     pub(super) discovery: Arc<Discovery>,
-    pub(super) life: Life,
+    pub(super) lifecycle: Life,
     pub(super) registrar: Option<Arc<dyn Registrar>>,
-    pub(super) started: CancellationToken,
-    pub(super) desk: Desk,
-    pub(super) source: OnceLock<Source>,
-    pub(super) logs: OnceLock<Logs>,
-    pub(super) running: Mutex<Running>,
+    pub(super) app_started: CancellationToken,
+    pub(super) reload_handle: ReloadHandle,
+    pub(super) config_source: OnceLock<ConfigSource>,
+    pub(super) log_control: OnceLock<LogControl>,
+    pub(super) active: Mutex<ActiveConfig>,
 }
 
-impl Parts {
-    pub(super) fn running(&self) -> MutexGuard<'_, Running> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+impl Components {
+    pub(super) fn active_config(&self) -> MutexGuard<'_, ActiveConfig> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A wider or narrower form of an address that is listened on cannot be had beside it.
-    fn no_address(&self, error: &BindError) -> Refused {
+    fn bind_refusal(&self, error: &BindError) -> ReloadError {
         let ours = self.proxy.outbound_addrs().into_iter();
         let mut ours = ours.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr));
-        let text = telemetry::causes(error);
+        let text = telemetry::error_chain(error);
         let overlaps = ours.find(|addr| addr.port() == error.addr.port());
-        Refused::Address(match overlaps {
+        ReloadError::Address(match overlaps {
             Some(addr) => {
                 format!("{text}; this sidecar listens on {addr}: choose another port, or restart it")
             }
@@ -106,18 +106,18 @@ impl Parts {
     }
 
     /// One reload: first all that can fail, then all that cannot.
-    pub(super) async fn reload(self: Arc<Self>, network: Network, pages: Pages) -> Outcome {
-        let read = match self.source.get() {
+    pub(super) async fn reload(self: Arc<Self>, network: MetricsServer, pages: AdminState) -> ReloadResult {
+        let read = match self.config_source.get() {
             Some(source) => source.read().await?,
-            None => return Err(Refused::NoFile),
+            None => return Err(ReloadError::NoFile),
         };
-        if self.life.vitals().is_leaving() {
-            return Err(Refused::Leaving);
+        if self.lifecycle.vitals().is_leaving() {
+            return Err(ReloadError::Leaving);
         }
-        let running = self.running().loaded.clone();
+        let running = self.active_config().loaded.clone();
         // Whoever writes a file anew empties it first, and what it says then would deregister the app.
-        if let (Some(file), None) = (file_of(&running), file_of(&read)) {
-            return Err(Refused::Problems(vec![format!(
+        if let (Some(file), None) = (settings_file(&running), settings_file(&read)) {
+            return Err(ReloadError::Problems(vec![format!(
                 "{file}: sets nothing any more; if that is meant, restart the sidecar"
             )]));
         }
@@ -126,36 +126,41 @@ impl Parts {
         let (old, new) = (&running.config.admin.metrics_listen, &next.config.admin.metrics_listen);
         let moves = old != new;
         let bound = match new {
-            Some(listen) if moves => {
-                Some(bind_network(listen).map_err(|error| Refused::Address(telemetry::causes(&error)))?)
-            }
+            Some(listen) if moves => Some(
+                bind_metrics(listen).map_err(|error| ReloadError::Address(telemetry::error_chain(&error)))?,
+            ),
             Some(_) | None => None,
         };
-        let prepared = self.proxy.prepare(&next.config).map_err(|error| self.no_address(&error))?;
+        let prepared = self.proxy.prepare(&next.config).map_err(|error| self.bind_refusal(&error))?;
 
         for warning in &next.warnings {
             warn!(%warning, "settings");
         }
-        if let Some(logs) = self.logs.get().filter(|_| running.config.log.level != next.config.log.level) {
+        if let Some(logs) =
+            self.log_control.get().filter(|_| running.config.log.level != next.config.log.level)
+        {
             logs.set_level(&next.config.log.level);
         }
         self.discovery.apply_settings(next.config.discovery);
         self.proxy.adopt(prepared).await;
-        self.life.adopt(plan(&next.config, self.registrar.as_ref(), &self.started), next.config.drain);
+        self.lifecycle.adopt(
+            registration_plan(&next.config, self.registrar.as_ref(), &self.app_started),
+            next.config.drain,
+        );
         if moves {
-            let server = bound.map(|bound| Server::start(bound, admin::metrics_alone(pages)));
+            let server = bound.map(|bound| AdminServer::start(bound, admin::metrics_router(pages)));
             let before = std::mem::replace(&mut *network.lock(), server);
             if let Some(server) = before {
                 server.stop().await;
             }
         }
         let hash = outrigger_config::fingerprint(&next.config);
-        *self.running() = Running::new(next);
-        Ok(Applied { changed, needs_restart, hash })
+        *self.active_config() = ActiveConfig::new(next);
+        Ok(AppliedReload { changed, needs_restart, hash })
     }
 }
 
-impl Traffic for Parts {
+impl Traffic for Components {
     fn close_listeners(&self) {
         self.proxy.close_listeners();
     }
@@ -165,7 +170,7 @@ impl Traffic for Parts {
     }
 }
 
-impl Sources for Parts {
+impl AdminBackend for Components {
     fn clusters(&self) -> Vec<ClusterStatus> {
         self.proxy.status()
     }
@@ -179,11 +184,11 @@ impl Sources for Parts {
     }
 
     fn config(&self) -> Arc<str> {
-        self.running().page.clone()
+        self.active_config().page.clone()
     }
 
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
-        let desk = self.desk.clone();
+    fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadResult> + Send>> {
+        let desk = self.reload_handle.clone();
         Box::pin(async move { desk.reload().await })
     }
 }

@@ -51,7 +51,7 @@ fn start(config: Config) -> Result<App, StartError> {
     App::start(config, &Origins::default(), Workers::Here)
 }
 
-async fn ask(addr: SocketAddr, line: &str) -> (u16, String) {
+async fn get(addr: SocketAddr, line: &str) -> (u16, String) {
     send(addr, line, "").await
 }
 
@@ -78,21 +78,21 @@ async fn an_app_is_registered_drained_and_gone() {
     let app = start(config).unwrap();
     let admin = app.admin_addr().unwrap();
     timeout(LONG, app.ready()).await.unwrap();
-    assert_eq!(ask(admin, "GET /readyz").await.0, 200);
-    assert_eq!(ask(app.metrics_addrs()[0], "GET /readyz").await.0, 200);
-    assert!(ask(registry.addr(), "GET /v1/health/service/orders?passing").await.1.contains("orders-1"));
+    assert_eq!(get(admin, "GET /readyz").await.0, 200);
+    assert_eq!(get(app.metrics_addrs()[0], "GET /readyz").await.0, 200);
+    assert!(get(registry.addr(), "GET /v1/health/service/orders?passing").await.1.contains("orders-1"));
 
-    assert_eq!(ask(admin, "POST /drain").await.0, 202);
+    assert_eq!(get(admin, "POST /drain").await.0, 202);
     timeout(LONG, app.drain()).await.unwrap();
-    assert_eq!(ask(registry.addr(), "GET /v1/health/service/orders").await.1.trim(), "[]");
-    assert_eq!(ask(admin, "GET /readyz").await.0, 503);
-    assert!(ask(admin, "GET /drain").await.1.contains("\"safe_to_stop\":true"));
+    assert_eq!(get(registry.addr(), "GET /v1/health/service/orders").await.1.trim(), "[]");
+    assert_eq!(get(admin, "GET /readyz").await.0, 503);
+    assert!(get(admin, "GET /drain").await.1.contains("\"safe_to_stop\":true"));
     // It still carries requests: the answer is the sidecar's own, for nobody is registered any more.
-    assert_eq!(ask(app.outbound_addrs()[0], "GET /svc/orders/").await.0, 404);
+    assert_eq!(get(app.outbound_addrs()[0], "GET /svc/orders/").await.0, 404);
 
     let outbound = app.outbound_addrs()[0];
     let stopped = timeout(LONG, app.run_until(std::future::ready(()))).await.unwrap();
-    assert_eq!(stopped, Stopped { aborted: 0 });
+    assert_eq!(stopped, ShutdownSummary { aborted: 0 });
     for addr in [outbound, admin] {
         assert!(TcpListener::bind(addr).await.is_ok(), "{addr} is free again");
     }
@@ -100,7 +100,7 @@ async fn an_app_is_registered_drained_and_gone() {
 }
 
 /// For how long an app that leaves was seen as critical before it was gone; `None`: never.
-async fn shown_as_critical() -> Option<Duration> {
+async fn time_shown_as_critical() -> Option<Duration> {
     let registry = registry().await;
     let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config(registry.addr());
@@ -113,7 +113,7 @@ async fn shown_as_critical() -> Option<Duration> {
     let watched = async {
         let mut critical: Option<Instant> = None;
         loop {
-            let (_, health) = ask(agent, "GET /v1/health/service/orders").await;
+            let (_, health) = get(agent, "GET /v1/health/service/orders").await;
             if health.trim() == "[]" {
                 return critical.map(|since| since.elapsed());
             }
@@ -133,7 +133,7 @@ async fn shown_as_critical() -> Option<Duration> {
 async fn who_leaves_is_shown_as_critical_before_it_is_gone() {
     // Half of what it is shown for, and more than once: the machine may be busy, and who looks be late.
     for _ in 0..5 {
-        if shown_as_critical().await >= Some(Duration::from_millis(250)) {
+        if time_shown_as_critical().await >= Some(Duration::from_millis(250)) {
             return;
         }
     }
@@ -151,15 +151,15 @@ async fn what_somebody_took_out_for_maintenance_stays_out_when_its_registration_
     timeout(LONG, app.ready()).await.unwrap();
     let agent = registry.addr();
     let line = "PUT /v1/agent/service/maintenance/orders-1?enable=true&reason=disk";
-    assert_eq!(ask(agent, line).await.0, 200);
+    assert_eq!(get(agent, line).await.0, 200);
     let other = r#"{"Name":"orders","ID":"orders-1","Port":1,"Check":{"CheckID":"other","TTL":"60s"}}"#;
     assert_eq!(send(agent, "PUT /v1/agent/service/register", other).await.0, 200);
 
     let corrected = timeout(LONG, async {
         loop {
-            let (_, health) = ask(agent, "GET /v1/health/service/orders").await;
+            let (_, health) = get(agent, "GET /v1/health/service/orders").await;
             assert!(health.contains("_service_maintenance:orders-1"), "{health}");
-            assert_eq!(ask(agent, "GET /v1/health/service/orders?passing").await.1.trim(), "[]");
+            assert_eq!(get(agent, "GET /v1/health/service/orders?passing").await.1.trim(), "[]");
             if health.contains(&format!("\"Port\":{port},")) && !health.contains("\"other\"") {
                 return;
             }
@@ -184,7 +184,7 @@ async fn an_app_that_is_not_there_is_why_it_is_not_ready() {
     let refused = format!("127.0.0.1:{port}: Connection refused");
     let seen = timeout(LONG, async {
         loop {
-            let (status, body) = ask(app.admin_addr().unwrap(), "GET /readyz").await;
+            let (status, body) = get(app.admin_addr().unwrap(), "GET /readyz").await;
             assert_eq!(status, 503);
             if body.contains(&refused) {
                 return;
@@ -210,8 +210,8 @@ async fn an_occupied_port_is_named_whichever_listener_it_is() {
         let mut config = config(registry.addr());
         case(&mut config, addr.into());
         let error = start(config).unwrap_err();
-        assert!(error.is_about_a_port(), "{error:?}");
-        let text = telemetry::causes(&error);
+        assert!(error.is_bind_error(), "{error:?}");
+        let text = telemetry::error_chain(&error);
         assert!(text.contains(&addr.to_string()) && text.contains("another port"), "{text}");
     }
 }
@@ -223,7 +223,7 @@ async fn an_unreachable_registry_is_no_reason_not_to_start() {
     gone.shutdown().await;
     let app = start(config(addr)).unwrap();
     timeout(LONG, app.ready()).await.unwrap();
-    assert_eq!(ask(app.admin_addr().unwrap(), "GET /healthz").await.0, 200);
+    assert_eq!(get(app.admin_addr().unwrap(), "GET /healthz").await.0, 200);
     timeout(LONG, app.shutdown()).await.unwrap();
 }
 
@@ -231,8 +231,8 @@ async fn an_unreachable_registry_is_no_reason_not_to_start() {
 async fn a_file_of_instances_that_is_not_there_is_an_error_that_names_it() {
     let config = Config { registry: Registry::File("/no/such/services.yaml".into()), ..Config::default() };
     let error = start(config).unwrap_err();
-    assert!(!error.is_about_a_port());
-    assert!(telemetry::causes(&error).contains("/no/such/services.yaml"), "{error:?}");
+    assert!(!error.is_bind_error());
+    assert!(telemetry::error_chain(&error).contains("/no/such/services.yaml"), "{error:?}");
 }
 
 #[tokio::test]
@@ -242,13 +242,13 @@ async fn a_token_file_that_is_not_there_is_an_error_that_names_it_and_says_so_of
     let Registry::Consul(consul) = &mut config.registry else { unreachable!() };
     consul.token = Some(outrigger_config::Token::File("/no/such/token".into()));
     let error = start(config).unwrap_err();
-    assert!(!error.is_about_a_port());
-    let text = telemetry::causes(&error);
+    assert!(!error.is_bind_error());
+    let text = telemetry::error_chain(&error);
     assert!(text.contains("/no/such/token") && text.contains("at start"), "{text}");
 }
 
 #[test]
 fn at_most_two_threads_unless_told_otherwise() {
-    assert!(matches!(workers(Count::Auto), Workers::Threads(1..=2)));
-    assert_eq!(workers(Count::Count(7)), Workers::Threads(7));
+    assert!(matches!(proxy_workers(Count::Auto), Workers::Threads(1..=2)));
+    assert_eq!(proxy_workers(Count::Count(7)), Workers::Threads(7));
 }

@@ -33,4 +33,4 @@ mod reaper;
 mod signals;
 mod supervise;
 
-pub(crate) use supervise::{Supervised, supervise};
+pub(crate) use supervise::{AppExit, supervise};

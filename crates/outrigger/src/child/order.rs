@@ -14,11 +14,11 @@ use outrigger_config::OnAppExit;
 
 /// Where the app stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum State {
+pub(crate) enum ProcessState {
     /// It runs.
     Running,
     /// It ended by itself, and will be started again.
-    Pausing,
+    BackingOff,
     /// It runs; callers are being told that it will not for long.
     Draining,
     /// It was asked to end.
@@ -26,57 +26,65 @@ pub(crate) enum State {
     /// It was made to end.
     Killed,
     /// It has ended, and so does the sidecar.
-    Over,
+    Finished,
 }
 
 /// What moves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Event {
+pub(crate) enum ProcessEvent {
     /// A signal that asks to leave.
-    Asked,
+    StopRequested,
     /// Callers have heard: nobody calls the app any more.
-    Heard,
+    Propagated,
     /// The app has ended.
-    Ended,
+    Exited,
     /// The pause before the next start, or the patience with an app that should end, is over.
-    TimeIsUp,
+    TimerExpired,
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Act {
+pub(crate) enum ProcessAction {
     /// Leave the registry, and tell when callers have heard.
     Drain,
     /// Let nobody wait for callers.
-    Hurry,
+    SkipWaits,
     /// Send the app the signal that asked to leave, and be patient.
-    PassOn,
+    ForwardSignal,
     /// Send the app SIGKILL, and be patient for a moment.
     Kill,
     /// Tell the registry, and wait a little before the next start.
-    Pause,
+    BackOff,
     /// Start the app.
     Start,
 }
 
-impl State {
+impl ProcessState {
     /// The state after `event`, and what is to be done.
-    pub(crate) fn after(self, event: Event, on_exit: OnAppExit) -> (Self, &'static [Act]) {
+    pub(crate) fn transition(
+        self,
+        event: ProcessEvent,
+        on_exit: OnAppExit,
+    ) -> (Self, &'static [ProcessAction]) {
         match (self, event) {
-            (Self::Running, Event::Asked) => (Self::Draining, &[Act::Drain]),
-            (Self::Running, Event::Ended) => match on_exit {
-                OnAppExit::Exit => (Self::Over, &[Act::Hurry]),
-                OnAppExit::Restart => (Self::Pausing, &[Act::Pause]),
+            (Self::Running, ProcessEvent::StopRequested) => (Self::Draining, &[ProcessAction::Drain]),
+            (Self::Running, ProcessEvent::Exited) => match on_exit {
+                OnAppExit::Exit => (Self::Finished, &[ProcessAction::SkipWaits]),
+                OnAppExit::Restart => (Self::BackingOff, &[ProcessAction::BackOff]),
             },
-            (Self::Pausing, Event::TimeIsUp) => (Self::Running, &[Act::Start]),
-            (Self::Pausing, Event::Asked) => (Self::Over, &[Act::Hurry]),
-            (Self::Draining, Event::Heard) => (Self::Stopping, &[Act::PassOn]),
-            (Self::Draining, Event::Asked) => (Self::Stopping, &[Act::Hurry, Act::PassOn]),
-            (Self::Draining, Event::Ended) => (Self::Over, &[Act::Hurry]),
-            (Self::Stopping, Event::Asked | Event::TimeIsUp) => (Self::Killed, &[Act::Kill]),
-            (Self::Stopping | Self::Killed, Event::Ended) => (Self::Over, &[]),
+            (Self::BackingOff, ProcessEvent::TimerExpired) => (Self::Running, &[ProcessAction::Start]),
+            (Self::BackingOff, ProcessEvent::StopRequested) => (Self::Finished, &[ProcessAction::SkipWaits]),
+            (Self::Draining, ProcessEvent::Propagated) => (Self::Stopping, &[ProcessAction::ForwardSignal]),
+            (Self::Draining, ProcessEvent::StopRequested) => {
+                (Self::Stopping, &[ProcessAction::SkipWaits, ProcessAction::ForwardSignal])
+            }
+            (Self::Draining, ProcessEvent::Exited) => (Self::Finished, &[ProcessAction::SkipWaits]),
+            (Self::Stopping, ProcessEvent::StopRequested | ProcessEvent::TimerExpired) => {
+                (Self::Killed, &[ProcessAction::Kill])
+            }
+            (Self::Stopping | Self::Killed, ProcessEvent::Exited) => (Self::Finished, &[]),
             // Not even SIGKILL ends a process that hangs in the kernel.
-            (Self::Killed, Event::TimeIsUp) => (Self::Over, &[]),
+            (Self::Killed, ProcessEvent::TimerExpired) => (Self::Finished, &[]),
             (state, _) => (state, &[]),
         }
     }
@@ -84,13 +92,13 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::{Act::*, Event::*, State::*, *};
+    use super::{ProcessAction::*, ProcessEvent::*, ProcessState::*, *};
 
-    fn story(on_exit: OnAppExit, events: &[Event]) -> (State, Vec<Act>) {
+    fn run_events(on_exit: OnAppExit, events: &[ProcessEvent]) -> (ProcessState, Vec<ProcessAction>) {
         let mut state = Running;
         let mut acts = Vec::new();
         for event in events {
-            let (next, then) = state.after(*event, on_exit);
+            let (next, then) = state.transition(*event, on_exit);
             state = next;
             acts.extend(then);
         }
@@ -99,44 +107,77 @@ mod tests {
 
     #[test]
     fn the_order_of_every_end() {
-        let exit: [(&str, &[Event], State, &[Act]); 8] = [
-            ("an orderly one", &[Asked, Heard, Ended], Over, &[Drain, PassOn]),
-            ("the app ends by itself", &[Ended], Over, &[Hurry]),
-            ("it ends while callers are told", &[Asked, Ended], Over, &[Drain, Hurry]),
-            ("it does not end", &[Asked, Heard, TimeIsUp, Ended], Over, &[Drain, PassOn, Kill]),
-            ("nothing ends it", &[Asked, Heard, TimeIsUp, TimeIsUp], Over, &[Drain, PassOn, Kill]),
-            ("asked twice", &[Asked, Asked, Ended], Over, &[Drain, Hurry, PassOn]),
-            ("asked three times", &[Asked, Asked, Asked, Ended], Over, &[Drain, Hurry, PassOn, Kill]),
-            ("asked after callers heard", &[Asked, Heard, Asked, Ended], Over, &[Drain, PassOn, Kill]),
+        let exit: [(&str, &[ProcessEvent], ProcessState, &[ProcessAction]); 8] = [
+            ("an orderly one", &[StopRequested, Propagated, Exited], Finished, &[Drain, ForwardSignal]),
+            ("the app ends by itself", &[Exited], Finished, &[SkipWaits]),
+            ("it ends while callers are told", &[StopRequested, Exited], Finished, &[Drain, SkipWaits]),
+            (
+                "it does not end",
+                &[StopRequested, Propagated, TimerExpired, Exited],
+                Finished,
+                &[Drain, ForwardSignal, Kill],
+            ),
+            (
+                "nothing ends it",
+                &[StopRequested, Propagated, TimerExpired, TimerExpired],
+                Finished,
+                &[Drain, ForwardSignal, Kill],
+            ),
+            (
+                "asked twice",
+                &[StopRequested, StopRequested, Exited],
+                Finished,
+                &[Drain, SkipWaits, ForwardSignal],
+            ),
+            (
+                "asked three times",
+                &[StopRequested, StopRequested, StopRequested, Exited],
+                Finished,
+                &[Drain, SkipWaits, ForwardSignal, Kill],
+            ),
+            (
+                "asked after callers heard",
+                &[StopRequested, Propagated, StopRequested, Exited],
+                Finished,
+                &[Drain, ForwardSignal, Kill],
+            ),
         ];
         for (what, events, state, acts) in exit {
-            assert_eq!(story(OnAppExit::Exit, events), (state, acts.to_vec()), "{what}");
+            assert_eq!(run_events(OnAppExit::Exit, events), (state, acts.to_vec()), "{what}");
         }
-        let restart: [(&str, &[Event], State, &[Act]); 4] = [
-            ("restarted", &[Ended, TimeIsUp], Running, &[Pause, Start]),
-            ("restarted twice", &[Ended, TimeIsUp, Ended, TimeIsUp], Running, &[Pause, Start, Pause, Start]),
-            ("asked in the pause", &[Ended, Asked], Over, &[Pause, Hurry]),
-            ("not restarted while leaving", &[Asked, Ended], Over, &[Drain, Hurry]),
+        let restart: [(&str, &[ProcessEvent], ProcessState, &[ProcessAction]); 4] = [
+            ("restarted", &[Exited, TimerExpired], Running, &[BackOff, Start]),
+            (
+                "restarted twice",
+                &[Exited, TimerExpired, Exited, TimerExpired],
+                Running,
+                &[BackOff, Start, BackOff, Start],
+            ),
+            ("asked in the pause", &[Exited, StopRequested], Finished, &[BackOff, SkipWaits]),
+            ("not restarted while leaving", &[StopRequested, Exited], Finished, &[Drain, SkipWaits]),
         ];
         for (what, events, state, acts) in restart {
-            assert_eq!(story(OnAppExit::Restart, events), (state, acts.to_vec()), "{what}");
+            assert_eq!(run_events(OnAppExit::Restart, events), (state, acts.to_vec()), "{what}");
         }
     }
 
     #[test]
     fn the_app_is_signalled_only_after_the_registry_was_told_and_killed_only_after_it_was_asked() {
         // Every story of six events.
-        let events = [Asked, Heard, Ended, TimeIsUp];
+        let events = [StopRequested, Propagated, Exited, TimerExpired];
         for n in 0..events.len().pow(6) {
             let story_of: Vec<_> = (0..6).map(|at| events[n / events.len().pow(at) % events.len()]).collect();
             for on_exit in [OnAppExit::Exit, OnAppExit::Restart] {
-                let (_, acts) = story(on_exit, &story_of);
+                let (_, acts) = run_events(on_exit, &story_of);
                 let at = |act| acts.iter().position(|each| *each == act);
                 assert!(
-                    at(PassOn).is_none_or(|pass| at(Drain).is_some_and(|drain| drain < pass)),
+                    at(ForwardSignal).is_none_or(|pass| at(Drain).is_some_and(|drain| drain < pass)),
                     "{acts:?}"
                 );
-                assert!(at(Kill).is_none_or(|kill| at(PassOn).is_some_and(|pass| pass < kill)), "{acts:?}");
+                assert!(
+                    at(Kill).is_none_or(|kill| at(ForwardSignal).is_some_and(|pass| pass < kill)),
+                    "{acts:?}"
+                );
                 let asked = at(Drain).unwrap_or(acts.len());
                 assert!(!acts[asked..].contains(&Start), "{acts:?}");
             }
@@ -145,8 +186,8 @@ mod tests {
 
     #[test]
     fn nothing_follows_the_end() {
-        for event in [Asked, Heard, Ended, TimeIsUp] {
-            assert_eq!(Over.after(event, OnAppExit::Restart), (Over, &[][..]));
+        for event in [StopRequested, Propagated, Exited, TimerExpired] {
+            assert_eq!(Finished.transition(event, OnAppExit::Restart), (Finished, &[][..]));
         }
     }
 }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 /// The command line of the app.
 #[derive(Debug, Clone)]
-pub(super) struct Program {
+pub(super) struct AppCommand {
     pub(super) path: OsString,
     pub(super) arguments: Vec<OsString>,
 }
@@ -32,27 +32,27 @@ impl SpawnError {
     }
 }
 
-impl Program {
+impl AppCommand {
     /// Starts it, with everything that is ours: standard streams, folder, environment, process group.
     /// Signals are as a fresh process has them; no socket of ours is open in it.
-    pub(super) fn start(&self) -> Result<Process, SpawnError> {
+    pub(super) fn spawn(&self) -> Result<AppProcess, SpawnError> {
         let mut command = Command::new(&self.path);
         let child = command.args(&self.arguments).spawn();
         let child = child.map_err(|source| SpawnError { program: self.path.clone(), source })?;
         info!(pid = child.id(), program = ?self.path, "started the app");
-        Ok(Process { pid: Pid::from_child(&child), _child: child })
+        Ok(AppProcess { pid: Pid::from_child(&child), _child: child })
     }
 }
 
 /// The app, until its end was collected: as long as it was not, its id cannot be another's.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct AppProcess {
     pid: Pid,
     /// Waited for by [`super::reaper`]; kept, because this is what it is.
     _child: Child,
 }
 
-impl Process {
+impl AppProcess {
     pub(super) fn pid(&self) -> Pid {
         self.pid
     }

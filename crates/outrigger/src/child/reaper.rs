@@ -23,7 +23,7 @@ impl Reaper {
 
     /// Collects until `app` has ended, for ever without one. Cancel-safe: what is collected is
     /// returned at once.
-    pub(super) async fn ended(&mut self, app: Option<Pid>) -> WaitStatus {
+    pub(super) async fn wait_for_exit(&mut self, app: Option<Pid>) -> WaitStatus {
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if Some(pid) == app => return status,

@@ -24,10 +24,10 @@ use tokio::signal::unix::{self, SignalKind, signal};
 use tracing::warn;
 
 /// Those that ask to leave.
-const LEAVE: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
+const SHUTDOWN_SIGNALS: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
 
 /// Those that are the app's alone. Each would end the sidecar, but for WINCH.
-const PASS_ON: [Signal; 10] = [
+const FORWARDED_SIGNALS: [Signal; 10] = [
     Signal::HUP,
     Signal::USR1,
     Signal::USR2,
@@ -41,46 +41,49 @@ const PASS_ON: [Signal; 10] = [
 ];
 
 /// Numbers of real-time signals. The C library keeps the first ones for itself, and refuses them.
-const REAL_TIME: std::ops::RangeInclusive<i32> = 32..=64;
+const REAL_TIME_SIGNALS: std::ops::RangeInclusive<i32> = 32..=64;
 
 /// What a signal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(super) enum SignalAction {
     /// Leave; in its turn the app gets this one.
-    Leave(Signal),
+    ShutDown(Signal),
     /// The app gets it now.
-    PassOn(Signal),
+    Forward(Signal),
 }
 
 /// All of them, from now on: none ends the sidecar by itself any more.
 #[derive(Debug)]
-pub(super) struct Signals {
-    known: Vec<(Meaning, unix::Signal)>,
+pub(super) struct SignalListener {
+    known: Vec<(SignalAction, unix::Signal)>,
     real_time: Vec<(i32, unix::Signal)>,
 }
 
-impl Signals {
+impl SignalListener {
     pub(super) fn listen() -> io::Result<Self> {
-        let meanings = LEAVE.map(Meaning::Leave).into_iter().chain(PASS_ON.map(Meaning::PassOn));
+        let meanings = SHUTDOWN_SIGNALS
+            .map(SignalAction::ShutDown)
+            .into_iter()
+            .chain(FORWARDED_SIGNALS.map(SignalAction::Forward));
         let known = meanings.map(|meaning| {
-            let (Meaning::Leave(of) | Meaning::PassOn(of)) = meaning;
+            let (SignalAction::ShutDown(of) | SignalAction::Forward(of)) = meaning;
             Ok((meaning, signal(SignalKind::from_raw(of.as_raw()))?))
         });
-        let real_time = REAL_TIME.filter_map(|n| Some((n, signal(SignalKind::from_raw(n)).ok()?)));
+        let real_time = REAL_TIME_SIGNALS.filter_map(|n| Some((n, signal(SignalKind::from_raw(n)).ok()?)));
         Ok(Self { known: known.collect::<io::Result<_>>()?, real_time: real_time.collect() })
     }
 
     /// The next one. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Meaning {
+    pub(super) async fn next(&mut self) -> SignalAction {
         match poll_fn(|cx| self.poll(cx)).await {
-            Meaning::Leave(signal @ (Signal::INT | Signal::QUIT)) => {
-                Meaning::Leave(in_turn(signal, at_the_terminal()))
+            SignalAction::ShutDown(signal @ (Signal::INT | Signal::QUIT)) => {
+                SignalAction::ShutDown(signal_for_app(signal, in_foreground_group()))
             }
             other => other,
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Meaning> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SignalAction> {
         for (number, stream) in &mut self.real_time {
             while let Poll::Ready(Some(())) = stream.poll_recv(cx) {
                 warn!(signal = *number, "a real-time signal cannot be passed on to the app, ignoring it");
@@ -95,18 +98,18 @@ impl Signals {
 }
 
 /// What the app gets when callers have heard.
-fn in_turn(signal: Signal, terminal: bool) -> Signal {
+fn signal_for_app(signal: Signal, terminal: bool) -> Signal {
     if terminal { Signal::TERM } else { signal }
 }
 
 /// Whether the terminal would have sent it: to the whole process group, the app with it.
-fn at_the_terminal() -> bool {
+fn in_foreground_group() -> bool {
     File::open("/dev/tty")
         .is_ok_and(|tty| rustix::termios::tcgetpgrp(tty).is_ok_and(|group| group == getpgrp()))
 }
 
 /// The name for logs.
-pub(super) fn name(signal: Signal) -> &'static str {
+pub(super) fn signal_name(signal: Signal) -> &'static str {
     [
         (Signal::TERM, "SIGTERM"),
         (Signal::INT, "SIGINT"),
@@ -134,14 +137,14 @@ mod tests {
 
     #[test]
     fn every_signal_that_is_sent_or_received_has_a_name() {
-        for signal in LEAVE.into_iter().chain(PASS_ON).chain([Signal::KILL]) {
-            assert!(name(signal).starts_with("SIG"), "{signal:?}");
+        for signal in SHUTDOWN_SIGNALS.into_iter().chain(FORWARDED_SIGNALS).chain([Signal::KILL]) {
+            assert!(signal_name(signal).starts_with("SIG"), "{signal:?}");
         }
     }
 
     #[test]
     fn what_the_terminal_has_sent_already_becomes_term() {
-        assert_eq!(in_turn(Signal::INT, true), Signal::TERM);
-        assert_eq!(in_turn(Signal::INT, false), Signal::INT);
+        assert_eq!(signal_for_app(Signal::INT, true), Signal::TERM);
+        assert_eq!(signal_for_app(Signal::INT, false), Signal::INT);
     }
 }

@@ -9,30 +9,30 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::{
-    order::{Act, Event, State},
-    process::{Process, Program, SpawnError, exit_code},
+    order::{ProcessAction, ProcessEvent, ProcessState},
+    process::{AppCommand, AppProcess, SpawnError, exit_code},
     reaper::Reaper,
-    signals::{self, Meaning, Signals},
+    signals::{self, SignalAction, SignalListener},
 };
 use crate::App;
 
 /// Pauses before the app is started again. Half of each ceiling is certain, so that an app that ends at
 /// once does not cost a core.
-const AGAIN: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(30) };
+const RESTART_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(30) };
 
 /// An app that ran this long has settled: the next pause is the first one again.
-const SETTLED: Duration = Duration::from_secs(60);
+const STABLE_AFTER: Duration = Duration::from_secs(60);
 
 /// Longest wait for the end of an app that was sent SIGKILL.
-const KILLED: Duration = Duration::from_secs(5);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How it went.
 #[derive(Debug)]
-pub(crate) enum Supervised {
+pub(crate) enum AppExit {
     /// The app ended, or never started because the sidecar was asked to leave first: the code to exit with.
-    Ended(u8),
+    Code(u8),
     /// It could not be started.
-    NotStarted(SpawnError),
+    SpawnFailed(SpawnError),
 }
 
 /// Starts the app once `sidecar` carries requests, and keeps it until it has ended for good. The sidecar
@@ -42,17 +42,17 @@ pub(crate) enum Supervised {
 ///
 /// # Errors
 /// When the system refuses to install a signal handler.
-pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result<Supervised> {
-    let (mut signals, reaper) = (Signals::listen()?, Reaper::listen()?);
-    let Some((path, arguments)) = command.split_first() else { return Ok(Supervised::Ended(0)) };
-    let program = Program { path: path.clone(), arguments: arguments.to_vec() };
-    if let Some(signal) = before_the_start(sidecar, &mut signals).await {
-        info!(signal = signals::name(signal), "leaving before the app was started");
-        return Ok(Supervised::Ended(0));
+pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result<AppExit> {
+    let (mut signals, reaper) = (SignalListener::listen()?, Reaper::listen()?);
+    let Some((path, arguments)) = command.split_first() else { return Ok(AppExit::Code(0)) };
+    let program = AppCommand { path: path.clone(), arguments: arguments.to_vec() };
+    if let Some(signal) = signal_before_start(sidecar, &mut signals).await {
+        info!(signal = signals::signal_name(signal), "leaving before the app was started");
+        return Ok(AppExit::Code(0));
     }
-    let first = match program.start() {
+    let first = match program.spawn() {
         Ok(process) => process,
-        Err(error) => return Ok(Supervised::NotStarted(error)),
+        Err(error) => return Ok(AppExit::SpawnFailed(error)),
     };
     let mut supervisor = Supervisor {
         sidecar,
@@ -60,23 +60,23 @@ pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result
         signals,
         reaper,
         app: None,
-        code: 0,
-        asked: Signal::TERM,
-        limit: None,
-        short_lived: 0,
+        exit_code: 0,
+        shutdown_signal: Signal::TERM,
+        deadline: None,
+        short_runs: 0,
     };
-    supervisor.runs(first);
-    Ok(Supervised::Ended(supervisor.run().await))
+    supervisor.record_start(first);
+    Ok(AppExit::Code(supervisor.run().await))
 }
 
 /// Until the sidecar carries requests; a signal that asked to leave before that.
-async fn before_the_start(sidecar: &App, signals: &mut Signals) -> Option<Signal> {
+async fn signal_before_start(sidecar: &App, signals: &mut SignalListener) -> Option<Signal> {
     loop {
         tokio::select! {
-            () = sidecar.carries() => return None,
+            () = sidecar.ready_to_route() => return None,
             signal = signals.next() => match signal {
-                Meaning::Leave(signal) => return Some(signal),
-                Meaning::PassOn(_) => {} // nobody is there to get it
+                SignalAction::ShutDown(signal) => return Some(signal),
+                SignalAction::Forward(_) => {} // nobody is there to get it
             },
         }
     }
@@ -84,118 +84,118 @@ async fn before_the_start(sidecar: &App, signals: &mut Signals) -> Option<Signal
 
 struct Supervisor<'a> {
     sidecar: &'a App,
-    program: Program,
-    signals: Signals,
+    program: AppCommand,
+    signals: SignalListener,
     reaper: Reaper,
     /// Absent while it does not run.
-    app: Option<(Process, Instant)>,
+    app: Option<(AppProcess, Instant)>,
     /// What the app last ended with.
-    code: u8,
+    exit_code: u8,
     /// The signal that asked to leave.
-    asked: Signal,
+    shutdown_signal: Signal,
     /// When the pause or the patience is over.
-    limit: Option<Instant>,
+    deadline: Option<Instant>,
     /// Runs in a row that did not last.
-    short_lived: u32,
+    short_runs: u32,
 }
 
 impl Supervisor<'_> {
     async fn run(&mut self) -> u8 {
-        let mut state = State::Running;
-        while state != State::Over {
-            let event = self.event(state).await;
-            let (next, acts) = state.after(event, self.sidecar.on_app_exit());
+        let mut state = ProcessState::Running;
+        while state != ProcessState::Finished {
+            let event = self.next_event(state).await;
+            let (next, acts) = state.transition(event, self.sidecar.on_app_exit());
             debug!(?state, ?event, ?next, "the app's life");
             state = next;
             for act in acts {
                 // A start that failed is an app that ended at once.
-                if let Err(error) = self.act(*act) {
+                if let Err(error) = self.perform_action(*act) {
                     warn!(%error, "the app could not be started again");
-                    state = state.after(Event::Ended, OnAppExit::Restart).0;
-                    self.pause();
+                    state = state.transition(ProcessEvent::Exited, OnAppExit::Restart).0;
+                    self.schedule_restart();
                 }
             }
         }
-        self.code
+        self.exit_code
     }
 
-    async fn event(&mut self, state: State) -> Event {
+    async fn next_event(&mut self, state: ProcessState) -> ProcessEvent {
         loop {
             let app = self.app.as_ref().map(|(process, _)| process.pid());
-            let limit = self.limit;
+            let limit = self.deadline;
             let time_is_up = async { sleep_until(limit.unwrap_or_else(Instant::now)).await };
             tokio::select! {
-                status = self.reaper.ended(app) => {
-                    self.code = exit_code(status);
-                    info!(code = self.code, "the app has ended");
-                    self.limit = None;
-                    return Event::Ended;
+                status = self.reaper.wait_for_exit(app) => {
+                    self.exit_code = exit_code(status);
+                    info!(code = self.exit_code, "the app has ended");
+                    self.deadline = None;
+                    return ProcessEvent::Exited;
                 }
-                () = self.sidecar.drain(), if state == State::Draining => return Event::Heard,
+                () = self.sidecar.drain(), if state == ProcessState::Draining => return ProcessEvent::Propagated,
                 () = time_is_up, if limit.is_some() => {
-                    self.limit = None;
-                    return Event::TimeIsUp;
+                    self.deadline = None;
+                    return ProcessEvent::TimerExpired;
                 }
                 signal = self.signals.next() => match signal {
-                    Meaning::PassOn(signal) => self.send(signal),
-                    Meaning::Leave(signal) => {
-                        info!(signal = signals::name(signal), "leaving; a second signal stops the app at once, a third kills it");
-                        self.asked = signal;
-                        return Event::Asked;
+                    SignalAction::Forward(signal) => self.send_signal(signal),
+                    SignalAction::ShutDown(signal) => {
+                        info!(signal = signals::signal_name(signal), "leaving; a second signal stops the app at once, a third kills it");
+                        self.shutdown_signal = signal;
+                        return ProcessEvent::StopRequested;
                     }
                 },
             }
         }
     }
 
-    fn act(&mut self, act: Act) -> Result<(), SpawnError> {
+    fn perform_action(&mut self, act: ProcessAction) -> Result<(), SpawnError> {
         match act {
             // What is waited for in `event`.
-            Act::Drain => {}
-            Act::Hurry => self.sidecar.hurry(),
-            Act::PassOn => {
-                self.send(self.asked);
-                self.limit = Some(Instant::now() + self.sidecar.config().drain.timeout);
+            ProcessAction::Drain => {}
+            ProcessAction::SkipWaits => self.sidecar.skip_waits(),
+            ProcessAction::ForwardSignal => {
+                self.send_signal(self.shutdown_signal);
+                self.deadline = Some(Instant::now() + self.sidecar.config().drain.timeout);
             }
-            Act::Kill => {
+            ProcessAction::Kill => {
                 warn!("the app has not ended, killing it");
-                self.send(Signal::KILL);
-                self.code = 128 + 9; // should it not even end from that
-                self.limit = Some(Instant::now() + KILLED);
+                self.send_signal(Signal::KILL);
+                self.exit_code = 128 + 9; // should it not even end from that
+                self.deadline = Some(Instant::now() + KILL_TIMEOUT);
             }
-            Act::Pause => self.pause(),
-            Act::Start => {
-                let process = self.program.start()?;
-                self.runs(process);
+            ProcessAction::BackOff => self.schedule_restart(),
+            ProcessAction::Start => {
+                let process = self.program.spawn()?;
+                self.record_start(process);
             }
         }
         Ok(())
     }
 
-    fn runs(&mut self, process: Process) {
+    fn record_start(&mut self, process: AppProcess) {
         self.app = Some((process, Instant::now()));
-        self.sidecar.app_started();
+        self.sidecar.notify_app_started();
     }
 
-    fn pause(&mut self) {
-        self.sidecar.app_ended();
-        if self.app.take().is_some_and(|(_, since)| since.elapsed() >= SETTLED) {
-            self.short_lived = 0;
+    fn schedule_restart(&mut self) {
+        self.sidecar.notify_app_exited();
+        if self.app.take().is_some_and(|(_, since)| since.elapsed() >= STABLE_AFTER) {
+            self.short_runs = 0;
         }
-        let ceiling = AGAIN.max_pause(self.short_lived);
-        let pause = ceiling / 2 + AGAIN.pause(self.short_lived, fastrand::u64(..)) / 2;
-        self.short_lived = self.short_lived.saturating_add(1);
-        warn!(code = self.code, ?pause, "starting the app again");
-        self.limit = Some(Instant::now() + pause);
+        let ceiling = RESTART_BACKOFF.max_pause(self.short_runs);
+        let pause = ceiling / 2 + RESTART_BACKOFF.pause(self.short_runs, fastrand::u64(..)) / 2;
+        self.short_runs = self.short_runs.saturating_add(1);
+        warn!(code = self.exit_code, ?pause, "starting the app again");
+        self.deadline = Some(Instant::now() + pause);
     }
 
-    fn send(&self, signal: Signal) {
+    fn send_signal(&self, signal: Signal) {
         match &self.app {
             Some((process, _)) => {
-                info!(signal = signals::name(signal), "passing a signal on to the app");
+                info!(signal = signals::signal_name(signal), "passing a signal on to the app");
                 process.send(signal);
             }
-            None => debug!(signal = signals::name(signal), "no app to pass a signal on to"),
+            None => debug!(signal = signals::signal_name(signal), "no app to pass a signal on to"),
         }
     }
 }

@@ -3,8 +3,8 @@
 use clap::Args;
 use outrigger_config::{Environment, summarize};
 
-use super::{Failure, say, settings::Settings};
-use crate::{registry, telemetry::causes};
+use super::{CommandError, print_line, settings::SettingsFlags};
+use crate::{registry, telemetry::error_chain};
 
 /// Check the settings: every problem with its place, or what would run
 #[derive(Debug, Args)]
@@ -14,30 +14,30 @@ use crate::{registry, telemetry::causes};
                   that cannot be used on this machine are told, but are no fault of the settings.",
     after_help = "Example:\n  outrigger check -c outrigger.yaml"
 )]
-pub(super) struct Arguments {
+pub(super) struct CheckArguments {
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingsFlags,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: &CheckArguments) -> Result<(), CommandError> {
     let loaded = arguments.settings.load(&Environment::from_process())?;
-    say(summarize(&loaded).trim_end());
-    if let Some(why) = registry::forgets(&loaded.config, &loaded.origins) {
-        say(format!(
+    print_line(summarize(&loaded).trim_end());
+    if let Some(why) = registry::missing_state_dir(&loaded.config, &loaded.origins) {
+        print_line(format!(
             "\nWhat is learned would not outlive a restart: {why}. A start without the registry would know nobody; \
              state_dir: off says that this is fine."
         ));
     }
-    if let Some(why) = cannot_start(&loaded.config.registry) {
-        say(format!("\nOn this machine it would not start: {why}"));
+    if let Some(why) = registry_open_error(&loaded.config.registry) {
+        print_line(format!("\nOn this machine it would not start: {why}"));
     }
     Ok(())
 }
 
 /// Why the registry could not be opened: its token, certificates or static instances are files.
-fn cannot_start(settings: &outrigger_config::Registry) -> Option<String> {
+fn registry_open_error(settings: &outrigger_config::Registry) -> Option<String> {
     let opened = registry::open(settings, &prometheus::Registry::new());
-    opened.err().map(|error| causes(&error))
+    opened.err().map(|error| error_chain(&error))
 }
 
 #[cfg(test)]
@@ -54,10 +54,10 @@ mod tests {
             token: Some(Token::File(path.clone())),
             ..ConsulSettings::default()
         });
-        let why = cannot_start(&settings).unwrap();
+        let why = registry_open_error(&settings).unwrap();
         assert!(why.contains(&path.display().to_string()) && why.contains("at start"), "{why}");
         std::fs::write(&path, "abc").unwrap();
-        assert_eq!(cannot_start(&settings), None);
-        assert_eq!(cannot_start(&Registry::Consul(ConsulSettings::default())), None);
+        assert_eq!(registry_open_error(&settings), None);
+        assert_eq!(registry_open_error(&Registry::Consul(ConsulSettings::default())), None);
     }
 }

@@ -5,7 +5,7 @@ use std::{fs, io, path::PathBuf};
 
 use clap::Args;
 
-use super::{Failure, say};
+use super::{CommandError, print_line};
 
 /// Copy this binary into a folder, for containers without cp
 #[derive(Debug, Args)]
@@ -14,26 +14,26 @@ use super::{Failure, say};
                   pre-stop hook then runs 'outrigger drain --wait'; the image has no cp.",
     after_help = "Example:\n  outrigger copy-to /shared"
 )]
-pub(super) struct Arguments {
+pub(super) struct CopyToArguments {
     /// The folder; it must exist.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(super) fn run(arguments: &CopyToArguments) -> Result<(), CommandError> {
     let target = arguments.folder.join("outrigger");
-    copy(&target).map_err(|error| {
-        Failure::running(format!(
+    copy_executable(&target).map_err(|error| {
+        CommandError::running(format!(
             "write {}: {error}; is the folder there, and may it be written?",
             target.display()
         ))
     })?;
-    say(format!("copied to {}", target.display()));
+    print_line(format!("copied to {}", target.display()));
     Ok(())
 }
 
 /// Through a new name: a binary that is running cannot be written to, but it can be replaced.
-fn copy(target: &std::path::Path) -> io::Result<()> {
+fn copy_executable(target: &std::path::Path) -> io::Result<()> {
     let fresh = target.with_extension("new");
     fs::copy(std::env::current_exe()?, &fresh)?; // with its permissions
     fs::rename(&fresh, target)
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn the_copy_is_the_same_and_can_be_made_again() {
         let folder = tempfile::tempdir().unwrap();
-        let arguments = Arguments { folder: folder.path().to_owned() };
+        let arguments = CopyToArguments { folder: folder.path().to_owned() };
         for _ in 0..2 {
             run(&arguments).unwrap();
         }
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there_is_named() {
-        let failure = run(&Arguments { folder: "/no/such/folder".into() }).unwrap_err();
+        let failure = run(&CopyToArguments { folder: "/no/such/folder".into() }).unwrap_err();
         assert!(failure.to_string().contains("/no/such/folder/outrigger"), "{failure}");
     }
 }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use clap::Args;
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 
-use super::{Failure, say};
-use crate::{signal::Signals, telemetry::causes};
+use super::{CommandError, print_line};
+use crate::{signal::TerminationSignals, telemetry::error_chain};
 
 /// Start a registry in memory that speaks Consul's HTTP API, until Ctrl-C
 #[derive(Debug, Args)]
@@ -15,32 +15,32 @@ use crate::{signal::Signals, telemetry::causes};
                   nothing is kept, and there is no cluster.",
     after_help = "Example:\n  outrigger dev-registry --listen 127.0.0.1:8500"
 )]
-pub(super) struct Arguments {
+pub(super) struct DevRegistryArguments {
     /// Where it listens; port 0 lets the system choose.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500", value_parser = address)]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500", value_parser = parse_address)]
     listen: SocketAddr,
 }
 
 /// An address; `localhost` stands for 127.0.0.1.
-fn address(text: &str) -> Result<SocketAddr, String> {
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
         return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     }
     text.parse().map_err(|_| "not an address with a port; write 127.0.0.1:8500".to_owned())
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let mut signals =
-        Signals::listen().map_err(|error| Failure::running(format!("listen to signals: {error}")))?;
+pub(super) async fn run(arguments: DevRegistryArguments) -> Result<(), CommandError> {
+    let mut signals = TerminationSignals::listen()
+        .map_err(|error| CommandError::running(format!("listen to signals: {error}")))?;
     let registry = DevRegistry::bind(arguments.listen, DevRegistryOptions::default()).await.map_err(|error| {
-        Failure::running(format!(
+        CommandError::running(format!(
             "the registry cannot listen on {}: {}; stop what listens there, or choose another: --listen 127.0.0.1:0",
             arguments.listen,
-            causes(&error)
+            error_chain(&error)
         ))
     })?;
     let addr = registry.addr();
-    say(format!(
+    print_line(format!(
         "A registry in memory listens on http://{addr}; Ctrl-C stops it, and nothing is kept.\n\n\
          Try, in another terminal:\n  \
          export CONSUL_HTTP_ADDR=http://{addr}\n  \
@@ -50,7 +50,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     signals.next().await;
     tokio::select! {
         () = registry.shutdown() => Ok(()),
-        signal = signals.next() => Err(Failure::running(format!("a second {signal}, exiting at once"))),
+        signal = signals.next() => Err(CommandError::running(format!("a second {signal}, exiting at once"))),
     }
 }
 
@@ -68,7 +68,7 @@ mod tests {
             ("8500", None),
             ("registry.example:8500", None),
         ] {
-            assert_eq!(address(text).ok().map(|addr| addr.to_string()).as_deref(), expected, "{text}");
+            assert_eq!(parse_address(text).ok().map(|addr| addr.to_string()).as_deref(), expected, "{text}");
         }
     }
 }

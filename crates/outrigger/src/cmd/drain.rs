@@ -9,14 +9,14 @@ use http_body_util::Full;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Failure, duration, say};
-use crate::{http_client, telemetry::causes};
+use super::{CommandError, duration, print_line};
+use crate::{http_client, telemetry::error_chain};
 
 /// Longest wait for one answer of the sidecar.
-const ANSWER: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause between two questions with `--wait`.
-const POLL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Leave the registry, keep carrying requests, say when it is safe to stop
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(200);
                   more, so that the app may be stopped.",
     after_help = "Example:\n  outrigger drain --wait && kill -TERM $APP_PID"
 )]
-pub(super) struct Arguments {
+pub(super) struct DrainArguments {
     /// Return only when it is safe to stop the app.
     #[arg(long)]
     wait: bool,
@@ -38,83 +38,84 @@ pub(super) struct Arguments {
     timeout: Duration,
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
+pub(super) async fn run(arguments: DrainArguments) -> Result<(), CommandError> {
     let until = Instant::now() + arguments.timeout;
-    let (addr, mut status) = begin(&arguments.admin).await?;
+    let (addr, mut status) = begin_drain(&arguments.admin).await?;
     if !arguments.wait {
-        say(&status);
+        print_line(&status);
         return Ok(());
     }
     loop {
         if status["safe_to_stop"] == true {
-            say("safe to stop");
+            print_line("safe to stop");
             return Ok(());
         }
         if Instant::now() >= until {
             let phase = status["phase"].as_str().unwrap_or("unknown").to_owned();
-            return Err(Failure::running(format!(
+            return Err(CommandError::running(format!(
                 "not safe to stop after {:?} (phase: {phase}); give it more with --timeout",
                 arguments.timeout
             )));
         }
-        sleep(POLL).await;
-        let answer = http_client::exchange(addr, request(&Method::GET, &arguments.admin)?, ANSWER).await;
+        sleep(POLL_INTERVAL).await;
+        let answer =
+            http_client::exchange(addr, request(&Method::GET, &arguments.admin)?, RESPONSE_TIMEOUT).await;
         match answer {
             Ok(answer) => status = read(&arguments.admin, &answer)?,
             // It has exited meanwhile: nothing is registered and nothing is carried.
             Err(http_client::Error::Connect { .. }) => {
-                say("the sidecar is gone");
+                print_line("the sidecar is gone");
                 return Ok(());
             }
             // It is stopping, or busy: the next question tells.
-            Err(error) => tracing::debug!(error = causes(&error), "no answer, asking again"),
+            Err(error) => tracing::debug!(error = error_chain(&error), "no answer, asking again"),
         }
     }
 }
 
 /// `POST /drain` at the first address that answers.
-async fn begin(admin: &str) -> Result<(SocketAddr, Value), Failure> {
-    let found = timeout(ANSWER, tokio::net::lookup_host(admin)).await;
+async fn begin_drain(admin: &str) -> Result<(SocketAddr, Value), CommandError> {
+    let found = timeout(RESPONSE_TIMEOUT, tokio::net::lookup_host(admin)).await;
     let found = found.unwrap_or_else(|_| Err(io::Error::other("the name is not resolved in time")));
     let addrs = found.map_err(|error| {
-        Failure::running(format!(
+        CommandError::running(format!(
             "{admin} is no address of an admin side: {error}; write --admin localhost:7079"
         ))
     })?;
     let mut refused = "it has no address".to_owned();
     for addr in addrs {
-        match http_client::exchange(addr, request(&Method::POST, admin)?, ANSWER).await {
+        match http_client::exchange(addr, request(&Method::POST, admin)?, RESPONSE_TIMEOUT).await {
             Ok(answer) => return Ok((addr, read(admin, &answer)?)),
-            Err(error) => refused = causes(&error),
+            Err(error) => refused = error_chain(&error),
         }
     }
     Err(unreachable(admin, &refused))
 }
 
-fn unreachable(admin: &str, why: &str) -> Failure {
-    Failure::running(format!(
+fn unreachable(admin: &str, why: &str) -> CommandError {
+    CommandError::running(format!(
         "no sidecar answers at {admin}: {why}; is it running, and is its admin.listen the address after --admin?"
     ))
 }
 
-fn request(method: &Method, admin: &str) -> Result<Request<Full<Bytes>>, Failure> {
+fn request(method: &Method, admin: &str) -> Result<Request<Full<Bytes>>, CommandError> {
     Request::builder()
         .method(method)
         .uri("/drain")
         .header("host", admin)
         .header("x-outrigger-admin", "1")
         .body(Full::default())
-        .map_err(|_| Failure::running(format!("{admin} is no address; write --admin localhost:7079")))
+        .map_err(|_| CommandError::running(format!("{admin} is no address; write --admin localhost:7079")))
 }
 
-fn read(admin: &str, answer: &Response<Bytes>) -> Result<Value, Failure> {
+fn read(admin: &str, answer: &Response<Bytes>) -> Result<Value, CommandError> {
     let text = String::from_utf8_lossy(answer.body());
     if !matches!(answer.status(), StatusCode::OK | StatusCode::ACCEPTED) {
         let status = answer.status();
-        return Err(Failure::running(format!("{admin} answered {status}: {}", text.trim())));
+        return Err(CommandError::running(format!("{admin} answered {status}: {}", text.trim())));
     }
     serde_json::from_str(&text).map_err(|_| {
-        Failure::running(format!("{admin} is no admin side of a sidecar: it answered {text:.100}"))
+        CommandError::running(format!("{admin} is no admin side of a sidecar: it answered {text:.100}"))
     })
 }
 
@@ -130,36 +131,36 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::admin::{Bound, Server};
+    use crate::admin::{AdminServer, BoundListeners};
 
     /// An admin side that is safe to stop at the `safe_after`th question.
-    fn sidecar(safe_after: usize) -> (String, Server) {
+    fn test_sidecar(safe_after: usize) -> (String, AdminServer) {
         let asked = Arc::new(AtomicUsize::new(0));
         let page = move || {
             let safe = asked.fetch_add(1, Ordering::SeqCst) >= safe_after;
             async move { Json(json!({"phase": "propagating", "safe_to_stop": safe})) }
         };
         let router = Router::new().route("/drain", post(page.clone()).get(page));
-        let bound = Bound::bind("test", &outrigger_config::Listen::localhost(0)).unwrap();
-        let server = Server::start(bound, router);
+        let bound = BoundListeners::bind("test", &outrigger_config::Listen::localhost(0)).unwrap();
+        let server = AdminServer::start(bound, router);
         (format!("localhost:{}", server.addrs()[0].port()), server)
     }
 
-    async fn drain(admin: &str, wait: bool, timeout: Duration) -> Result<(), Failure> {
-        run(Arguments { wait, admin: admin.into(), timeout }).await
+    async fn drain(admin: &str, wait: bool, timeout: Duration) -> Result<(), CommandError> {
+        run(DrainArguments { wait, admin: admin.into(), timeout }).await
     }
 
     const LONG: Duration = Duration::from_secs(20);
 
     #[tokio::test]
     async fn without_wait_it_asks_and_returns() {
-        let (admin, _server) = sidecar(usize::MAX);
+        let (admin, _server) = test_sidecar(usize::MAX);
         drain(&admin, false, Duration::ZERO).await.unwrap();
     }
 
     #[tokio::test]
     async fn with_wait_it_returns_when_it_is_safe() {
-        let (admin, _server) = sidecar(3);
+        let (admin, _server) = test_sidecar(3);
         drain(&admin, true, LONG).await.unwrap();
     }
 
@@ -185,14 +186,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_wait_is_bounded() {
-        let (admin, _server) = sidecar(usize::MAX);
+        let (admin, _server) = test_sidecar(usize::MAX);
         let failure = drain(&admin, true, Duration::from_millis(300)).await.unwrap_err();
         assert!(failure.to_string().contains("propagating"), "{failure}");
     }
 
     #[tokio::test]
     async fn nobody_there_says_what_to_look_at() {
-        let (admin, server) = sidecar(0);
+        let (admin, server) = test_sidecar(0);
         server.stop().await;
         let failure = drain(&admin, true, LONG).await.unwrap_err();
         assert!(failure.to_string().contains("--admin"), "{failure}");

@@ -7,10 +7,10 @@ use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Failure, say, sidecar::Sidecar};
+use super::{CommandError, print_line, sidecar::AdminClient};
 
 /// Longest wait for the answer: above the time that the sidecar gives its registry.
-const ANSWER: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Take the app out of service, and back
 #[derive(Debug, Args)]
@@ -22,13 +22,13 @@ const ANSWER: Duration = Duration::from_secs(30);
     after_help = "Example:\n  outrigger maintenance on --reason 'disk is being replaced'\n  \
                   outrigger maintenance off"
 )]
-pub(super) struct Arguments {
+pub(super) struct MaintenanceArguments {
     #[command(subcommand)]
-    what: What,
+    command: MaintenanceCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum MaintenanceCommand {
     /// Take it out
     On {
         /// Shown to whoever looks: in the registry, and in the sidecar's pages. Consul keeps the first one
@@ -36,39 +36,41 @@ enum What {
         #[arg(long, value_name = "TEXT", default_value = "outrigger maintenance on")]
         reason: String,
         #[command(flatten)]
-        sidecar: Sidecar,
+        sidecar: AdminClient,
     },
     /// Put it back
     Off {
         #[command(flatten)]
-        sidecar: Sidecar,
+        sidecar: AdminClient,
     },
     /// Say how it stands; the exit code is 0 either way
     Status {
         #[command(flatten)]
-        sidecar: Sidecar,
+        sidecar: AdminClient,
     },
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (sidecar, method, path) = match arguments.what {
-        What::On { reason, sidecar } => {
+pub(super) async fn run(arguments: MaintenanceArguments) -> Result<(), CommandError> {
+    let (sidecar, method, path) = match arguments.command {
+        MaintenanceCommand::On { reason, sidecar } => {
             let reason = utf8_percent_encode(&reason, NON_ALPHANUMERIC);
             (sidecar, Method::POST, format!("/maintenance?enable=true&reason={reason}"))
         }
-        What::Off { sidecar } => (sidecar, Method::POST, "/maintenance?enable=false".to_owned()),
-        What::Status { sidecar } => (sidecar, Method::GET, "/maintenance".to_owned()),
+        MaintenanceCommand::Off { sidecar } => {
+            (sidecar, Method::POST, "/maintenance?enable=false".to_owned())
+        }
+        MaintenanceCommand::Status { sidecar } => (sidecar, Method::GET, "/maintenance".to_owned()),
     };
-    let answer = sidecar.ask(&method, &path, ANSWER).await.map_err(Failure::running)?;
-    let page = sidecar.json(&answer)?;
+    let answer = sidecar.request(&method, &path, RESPONSE_TIMEOUT).await.map_err(CommandError::running)?;
+    let page = sidecar.parse_json(&answer)?;
     if answer.status() != StatusCode::OK {
-        return Err(Failure::running(page["error"].as_str().unwrap_or("the order was refused")));
+        return Err(CommandError::running(page["error"].as_str().unwrap_or("the order was refused")));
     }
-    say(sentence(&page));
+    print_line(describe_maintenance(&page));
     Ok(())
 }
 
-fn sentence(page: &Value) -> String {
+fn describe_maintenance(page: &Value) -> String {
     let registration = page["registration"].as_str().unwrap_or("unknown");
     let held = match page["reason"].as_str() {
         Some(reason) => format!("in maintenance: {reason}"),
@@ -119,7 +121,7 @@ mod tests {
         ] {
             let page =
                 json!({"reason": reason, "ordered": ordered, "error": error, "registration": "registered"});
-            assert_eq!(sentence(&page), sentence_of);
+            assert_eq!(describe_maintenance(&page), sentence_of);
         }
     }
 }

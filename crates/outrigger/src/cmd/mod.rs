@@ -36,15 +36,15 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Arguments),
-    Check(check::Arguments),
-    Wait(wait::Arguments),
-    Drain(drain::Arguments),
-    Maintenance(maintenance::Arguments),
-    Reload(reload::Arguments),
-    DevRegistry(dev_registry::Arguments),
-    Demo(demo::Arguments),
-    CopyTo(copy_to::Arguments),
+    Run(run::RunArguments),
+    Check(check::CheckArguments),
+    Wait(wait::WaitArguments),
+    Drain(drain::DrainArguments),
+    Maintenance(maintenance::MaintenanceArguments),
+    Reload(reload::ReloadArguments),
+    DevRegistry(dev_registry::DevRegistryArguments),
+    Demo(demo::DemoArguments),
+    CopyTo(copy_to::CopyToArguments),
 }
 
 /// Parses the command line, does what it asks, and says with which code to exit.
@@ -56,12 +56,12 @@ pub fn main() -> ExitCode {
             Err(failure) => Err(failure),
         },
         Command::Check(arguments) => check::run(&arguments),
-        Command::Wait(arguments) => on_runtime(wait::run(arguments)),
-        Command::Drain(arguments) => on_runtime(drain::run(arguments)),
-        Command::Maintenance(arguments) => on_runtime(maintenance::run(arguments)),
-        Command::Reload(arguments) => on_runtime(reload::run(arguments)),
-        Command::DevRegistry(arguments) => on_runtime(dev_registry::run(arguments)),
-        Command::Demo(arguments) => on_runtime(demo::run(arguments)),
+        Command::Wait(arguments) => run_on_runtime(wait::run(arguments)),
+        Command::Drain(arguments) => run_on_runtime(drain::run(arguments)),
+        Command::Maintenance(arguments) => run_on_runtime(maintenance::run(arguments)),
+        Command::Reload(arguments) => run_on_runtime(reload::run(arguments)),
+        Command::DevRegistry(arguments) => run_on_runtime(dev_registry::run(arguments)),
+        Command::Demo(arguments) => run_on_runtime(demo::run(arguments)),
         Command::CopyTo(arguments) => copy_to::run(&arguments),
     };
     match done {
@@ -76,14 +76,14 @@ pub fn main() -> ExitCode {
 
 /// Why a command ends with another code than 0. Displays as what is printed to stderr.
 #[derive(Debug)]
-enum Failure {
+enum CommandError {
     /// The settings are wrong: 2.
     Settings(String),
     /// Something failed while running: 1.
     Running(String),
 }
 
-impl Failure {
+impl CommandError {
     fn running(what: impl Into<String>) -> Self {
         Self::Running(what.into())
     }
@@ -96,7 +96,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Settings(problems) => f.write_str(problems),
@@ -106,16 +106,16 @@ impl fmt::Display for Failure {
 }
 
 /// Longest wait for threads that are busy with something blocking (a name being resolved) at the end.
-const LINGER: Duration = Duration::from_millis(500);
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Runs a command on a runtime of its own: the control plane's single thread.
-fn on_runtime<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+fn run_on_runtime<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::running(format!("start the runtime: {error}")))?;
+        .map_err(|error| CommandError::running(format!("start the runtime: {error}")))?;
     let done = runtime.block_on(command);
-    runtime.shutdown_timeout(LINGER);
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
     done
 }
 
@@ -139,7 +139,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Writes a line for people to stdout. A closed stdout (`| head`) is no failure.
-fn say(line: impl fmt::Display) {
+fn print_line(line: impl fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 

@@ -6,10 +6,10 @@ use clap::Args;
 use http::Method;
 use serde_json::Value;
 
-use super::{Failure, say, sidecar::Sidecar};
+use super::{CommandError, print_line, sidecar::AdminClient};
 
 /// Longest wait for the answer: above the time for which a new service's first answer is waited for.
-const ANSWER: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Have a running sidecar read its settings file again
 #[derive(Debug, Args)]
@@ -18,21 +18,22 @@ const ANSWER: Duration = Duration::from_secs(30);
                   file with a problem changes nothing: every problem is printed, and the exit code is 2.",
     after_help = "Example:\n  outrigger reload\n  outrigger reload --admin localhost:7079"
 )]
-pub(super) struct Arguments {
+pub(super) struct ReloadArguments {
     #[command(flatten)]
-    sidecar: Sidecar,
+    sidecar: AdminClient,
 }
 
-pub(super) async fn run(Arguments { sidecar }: Arguments) -> Result<(), Failure> {
-    let answer = sidecar.ask(&Method::POST, "/reload", ANSWER).await.map_err(Failure::running)?;
-    for line in lines(&sidecar.json(&answer)?)? {
-        say(line);
+pub(super) async fn run(ReloadArguments { sidecar }: ReloadArguments) -> Result<(), CommandError> {
+    let answer =
+        sidecar.request(&Method::POST, "/reload", RESPONSE_TIMEOUT).await.map_err(CommandError::running)?;
+    for line in report_lines(&sidecar.parse_json(&answer)?)? {
+        print_line(line);
     }
     Ok(())
 }
 
 /// What to print of an answer.
-fn lines(page: &Value) -> Result<Vec<String>, Failure> {
+fn report_lines(page: &Value) -> Result<Vec<String>, CommandError> {
     let list = |key: &str| -> Vec<String> {
         let items = page[key].as_array().into_iter().flatten();
         items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
@@ -40,9 +41,9 @@ fn lines(page: &Value) -> Result<Vec<String>, Failure> {
     if page["applied"] != true {
         let problems = list("problems");
         return Err(if problems.is_empty() {
-            Failure::running(page["error"].as_str().unwrap_or("the reload was refused"))
+            CommandError::running(page["error"].as_str().unwrap_or("the reload was refused"))
         } else {
-            Failure::Settings(problems.join("\n"))
+            CommandError::Settings(problems.join("\n"))
         });
     }
     let mut lines = list("changed");
@@ -62,16 +63,18 @@ mod tests {
     #[test]
     fn what_changed_is_printed_and_what_needs_a_restart_is_marked() {
         let page = json!({"applied": true, "changed": ["a: 1 → 2"], "needs_restart": ["workers: 1 → 2"]});
-        assert_eq!(lines(&page).unwrap(), ["a: 1 → 2", "needs a restart: workers: 1 → 2"]);
+        assert_eq!(report_lines(&page).unwrap(), ["a: 1 → 2", "needs a restart: workers: 1 → 2"]);
         let page = json!({"applied": true, "changed": [], "needs_restart": []});
-        assert_eq!(lines(&page).unwrap(), ["nothing has changed"]);
+        assert_eq!(report_lines(&page).unwrap(), ["nothing has changed"]);
     }
 
     #[test]
     fn wrong_settings_are_all_printed_and_anything_else_is_a_failure_to_run() {
         let page = json!({"applied": false, "error": "wrong", "problems": ["x: is wrong", "y: is wrong"]});
-        assert!(matches!(lines(&page), Err(Failure::Settings(text)) if text == "x: is wrong\ny: is wrong"));
+        assert!(
+            matches!(report_lines(&page), Err(CommandError::Settings(text)) if text == "x: is wrong\ny: is wrong")
+        );
         let page = json!({"applied": false, "error": "it is leaving"});
-        assert!(matches!(lines(&page), Err(Failure::Running(text)) if text == "it is leaving"));
+        assert!(matches!(report_lines(&page), Err(CommandError::Running(text)) if text == "it is leaving"));
     }
 }

@@ -7,15 +7,15 @@ use outrigger_config::{AwaitApp, Config, Environment, LoadedConfig, Origins, Pro
 use outrigger_proxy::Workers;
 use tracing::{error, info, warn};
 
-use super::{Failure, on_runtime, settings::Settings};
+use super::{CommandError, run_on_runtime, settings::SettingsFlags};
 use crate::{
     App, StartError,
-    app::workers,
-    child::{self, Supervised},
+    app::proxy_workers,
+    child::{self, AppExit},
     registry,
-    reload::Source,
-    signal::{Hangup, Signals},
-    telemetry::{self, COMMIT, Logs, VERSION, causes},
+    reload::ConfigSource,
+    signal::{Hangup, TerminationSignals},
+    telemetry::{self, COMMIT, LogControl, VERSION, error_chain},
 };
 
 /// Register the local app and carry its requests, until SIGTERM or Ctrl-C
@@ -34,73 +34,74 @@ use crate::{
                   outrigger run                                   only carries requests, registers nothing\n  \
                   outrigger run --service orders --port 8080 -- ./orders --verbose"
 )]
-pub(super) struct Arguments {
+pub(super) struct RunArguments {
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingsFlags,
     /// The app to start, and its arguments. Default: somebody else starts it.
     #[arg(last = true, value_name = "APP")]
     app: Vec<OsString>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode, CommandError> {
     let environment = Environment::from_process();
     let loaded = arguments.settings.load(&environment)?;
-    let logs = telemetry::log(&loaded.config.log);
+    let logs = telemetry::init_logging(&loaded.config.log);
     for warning in &loaded.warnings {
         warn!(%warning, "settings");
     }
-    let from = From { loaded, source: arguments.settings.source(&environment), logs };
+    let from = StartInputs { loaded, source: arguments.settings.config_source(&environment), logs };
     if arguments.app.is_empty() {
-        on_runtime(beside(from)).map(|()| ExitCode::SUCCESS)
+        run_on_runtime(run_without_app(from)).map(|()| ExitCode::SUCCESS)
     } else {
-        on_runtime(around(from, &arguments.app))
+        run_on_runtime(run_with_app(from, &arguments.app))
     }
 }
 
 /// What a sidecar is started from, and where a reload reads it again.
-struct From {
+struct StartInputs {
     loaded: LoadedConfig,
-    source: Option<Source>,
-    logs: Option<Logs>,
+    source: Option<ConfigSource>,
+    logs: Option<LogControl>,
 }
 
-impl From {
+impl StartInputs {
     fn start(
         self,
         start: impl FnOnce(Config, &Origins, Workers) -> Result<App, StartError>,
-    ) -> Result<App, Failure> {
+    ) -> Result<App, CommandError> {
         info!(version = VERSION, commit = COMMIT, "outrigger starts");
         let LoadedConfig { config, origins, .. } = self.loaded;
-        let threads = workers(config.workers);
-        let app =
-            start(config.clone(), &origins, threads).map_err(|error| Failure::running(causes(&error)))?;
+        let threads = proxy_workers(config.workers);
+        let app = start(config.clone(), &origins, threads)
+            .map_err(|error| CommandError::running(error_chain(&error)))?;
         if let Some(logs) = &self.logs {
-            logs.observe(app.metrics()).map_err(|error| Failure::running(causes(&error)))?;
+            logs.register_metrics(app.metrics())
+                .map_err(|error| CommandError::running(error_chain(&error)))?;
         }
         if let Some(source) = self.source {
-            app.reload_from(source, self.logs);
+            app.set_reload_source(source, self.logs);
         }
-        announce(&app, &config);
+        log_start(&app, &config);
         Ok(app)
     }
 }
 
 /// Beside an app that somebody else starts.
-async fn beside(from: From) -> Result<(), Failure> {
-    let mut signals = Signals::listen().map_err(no_signals)?;
-    let mut hangup = Hangup::listen().map_err(no_signals)?;
+async fn run_without_app(from: StartInputs) -> Result<(), CommandError> {
+    let mut signals = TerminationSignals::listen().map_err(signal_error)?;
+    let mut hangup = Hangup::listen().map_err(signal_error)?;
     let app = from.start(App::start)?;
 
     let signal = tokio::select! {
         signal = signals.next() => signal,
-        never = reloads(&app, &mut hangup) => match never {},
+        never = reload_on_hangup(&app, &mut hangup) => match never {},
     };
     info!(signal, "leaving; a second signal exits at once");
     let leave = async {
         app.drain().await;
         // Ctrl-C is a person, who waits for nothing but this.
-        if signal == "SIGTERM" && awaits_app(app.config().drain.await_app) {
-            app.app_closed().await;
+        if signal == "SIGTERM" && should_await_app(app.config().drain.await_app) {
+            app.app_port_closed().await;
         }
         app.shutdown().await
     };
@@ -118,7 +119,7 @@ async fn beside(from: From) -> Result<(), Failure> {
 }
 
 /// Reads the settings again at each SIGHUP. What comes of it is logged.
-async fn reloads(app: &App, hangup: &mut Hangup) -> Infallible {
+async fn reload_on_hangup(app: &App, hangup: &mut Hangup) -> Infallible {
     loop {
         hangup.next().await;
         info!(signal = "SIGHUP", "asked to reload");
@@ -126,12 +127,12 @@ async fn reloads(app: &App, hangup: &mut Hangup) -> Infallible {
     }
 }
 
-fn no_signals(error: io::Error) -> Failure {
-    Failure::running(format!("listen to signals: {error}"))
+fn signal_error(error: io::Error) -> CommandError {
+    CommandError::running(format!("listen to signals: {error}"))
 }
 
 /// `auto`: as process 1 it has a container of its own, and the app's is being stopped like it.
-fn awaits_app(setting: AwaitApp) -> bool {
+fn should_await_app(setting: AwaitApp) -> bool {
     match setting {
         AwaitApp::On => true,
         AwaitApp::Off => false,
@@ -140,19 +141,19 @@ fn awaits_app(setting: AwaitApp) -> bool {
 }
 
 /// Around an app of its own: started after the sidecar, ended before it.
-async fn around(from: From, command: &[OsString]) -> Result<ExitCode, Failure> {
-    let app = from.start(App::start_first)?;
-    let ended = child::supervise(&app, command).await.map_err(no_signals)?;
-    app.hurry();
+async fn run_with_app(from: StartInputs, command: &[OsString]) -> Result<ExitCode, CommandError> {
+    let app = from.start(App::start_before_app)?;
+    let ended = child::supervise(&app, command).await.map_err(signal_error)?;
+    app.skip_waits();
     let code = match ended {
-        Supervised::Ended(code) => code,
-        Supervised::NotStarted(error) => {
-            error!(error = causes(&error), "the app could not be started");
+        AppExit::Code(code) => code,
+        AppExit::SpawnFailed(error) => {
+            error!(error = error_chain(&error), "the app could not be started");
             error.exit_code()
         }
     };
     // Only now: it hears nothing of the signals before.
-    let mut signals = Signals::listen().map_err(no_signals)?;
+    let mut signals = TerminationSignals::listen().map_err(signal_error)?;
     tokio::select! {
         stopped = app.shutdown() => info!(aborted = stopped.aborted, code, "gone"),
         signal = signals.next() => {
@@ -164,7 +165,7 @@ async fn around(from: From, command: &[OsString]) -> Result<ExitCode, Failure> {
 }
 
 /// One line per fact that somebody who starts it wants to know.
-fn announce(app: &App, config: &Config) {
+fn log_start(app: &App, config: &Config) {
     for addr in app.outbound_addrs() {
         info!(%addr, "carrying requests");
     }
@@ -177,7 +178,7 @@ fn announce(app: &App, config: &Config) {
     for addr in app.metrics_addrs() {
         info!(%addr, "metrics and health for the network");
     }
-    info!(at = registry::place(&config.registry), "registry");
+    info!(at = registry::location(&config.registry), "registry");
     match &config.service {
         Some(service) => {
             let probe = match &service.health.probe {

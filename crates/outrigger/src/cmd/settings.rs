@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::Args;
 use outrigger_config::{Environment, LoadedConfig, Overrides, Problems, load, load_path};
 
-use super::Failure;
-use crate::reload::Source;
+use super::CommandError;
+use crate::reload::ConfigSource;
 
 /// Each wins over its environment variable, which wins over the file.
 #[derive(Debug, Default, Clone, Args)]
-pub(super) struct Settings {
+pub(super) struct SettingsFlags {
     /// Settings file (YAML). None is needed.
     #[arg(short, long, value_name = "FILE", env = "OUTRIGGER_CONFIG")]
     config: Option<PathBuf>,
@@ -73,18 +73,18 @@ pub(super) struct Settings {
     access_log: bool,
 }
 
-impl Settings {
+impl SettingsFlags {
     /// Checked settings, from everywhere.
-    pub(super) fn load(&self, environment: &Environment) -> Result<LoadedConfig, Failure> {
-        self.read(environment).map_err(|problems| Failure::Settings(problems.to_string()))
+    pub(super) fn load(&self, environment: &Environment) -> Result<LoadedConfig, CommandError> {
+        self.read(environment).map_err(|problems| CommandError::Settings(problems.to_string()))
     }
 
     /// The same, again and again: the file as it is then, and the same flags and environment over it.
     /// `None`: there is no file.
-    pub(super) fn source(&self, environment: &Environment) -> Option<Source> {
+    pub(super) fn config_source(&self, environment: &Environment) -> Option<ConfigSource> {
         self.config.as_ref()?;
         let (settings, environment) = (self.clone(), environment.clone());
-        Some(Source::new(move || settings.read(&environment)))
+        Some(ConfigSource::new(move || settings.read(&environment)))
     }
 
     fn read(&self, environment: &Environment) -> Result<LoadedConfig, Problems> {
@@ -132,13 +132,13 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Parser)]
-    struct Line {
+    struct TestCommandLine {
         #[command(flatten)]
-        settings: Settings,
+        settings: SettingsFlags,
     }
 
-    fn loaded(line: &str, environment: &[(&str, &str)]) -> Result<LoadedConfig, Failure> {
-        let line = Line::try_parse_from(["x"].into_iter().chain(line.split_whitespace())).unwrap();
+    fn loaded(line: &str, environment: &[(&str, &str)]) -> Result<LoadedConfig, CommandError> {
+        let line = TestCommandLine::try_parse_from(["x"].into_iter().chain(line.split_whitespace())).unwrap();
         line.settings.load(&environment.iter().copied().collect())
     }
 
@@ -207,7 +207,7 @@ mod tests {
     fn what_is_wrong_names_the_flag_and_exits_with_2() {
         let failure = loaded("--service orders --port eighty", &[]).unwrap_err();
         assert!(failure.to_string().contains("--port"), "{failure}");
-        assert!(matches!(failure, Failure::Settings(_)));
+        assert!(matches!(failure, CommandError::Settings(_)));
         let failure = loaded("-c /no/such/file.yaml", &[]).unwrap_err();
         assert!(failure.to_string().contains("/no/such/file.yaml"), "{failure}");
     }

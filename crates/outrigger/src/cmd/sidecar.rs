@@ -9,33 +9,33 @@ use http_body_util::Full;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::Failure;
-use crate::{admin::CHANGE, http_client, telemetry::causes};
+use super::CommandError;
+use crate::{admin::CHANGE_HEADER, http_client, telemetry::error_chain};
 
 /// Longest wait for a name to be resolved.
-const RESOLVE: Duration = Duration::from_secs(5);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where it is.
 #[derive(Debug, Clone, Args)]
-pub(super) struct Sidecar {
+pub(super) struct AdminClient {
     /// Where the sidecar's admin side listens.
     #[arg(long = "admin", value_name = "HOST:PORT", default_value = "localhost:7079")]
     admin: String,
 }
 
-impl Sidecar {
+impl AdminClient {
     /// The answer of the first of its addresses that gives one, each within `limit`.
     ///
     /// # Errors
     /// A sentence: why there is none.
-    pub(super) async fn ask(
+    pub(super) async fn request(
         &self,
         method: &Method,
         path: &str,
         limit: Duration,
     ) -> Result<Response<Bytes>, String> {
         let admin = &self.admin;
-        let found = timeout(RESOLVE, tokio::net::lookup_host(admin)).await;
+        let found = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(admin)).await;
         let found = found.unwrap_or_else(|_| Err(io::Error::other("the name is not resolved in time")));
         let addrs = found.map_err(|error| {
             format!("{admin} is no address of an admin side: {error}; write --admin localhost:7079")
@@ -46,12 +46,12 @@ impl Sidecar {
                 .method(method)
                 .uri(path)
                 .header("host", admin)
-                .header(CHANGE.0, CHANGE.1)
+                .header(CHANGE_HEADER.0, CHANGE_HEADER.1)
                 .body(Full::default())
                 .map_err(|_| format!("{admin} is no address; write --admin localhost:7079"))?;
             match http_client::exchange(addr, request, limit).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) => refused = causes(&error),
+                Err(error) => refused = error_chain(&error),
             }
         }
         Err(format!(
@@ -61,10 +61,10 @@ impl Sidecar {
     }
 
     /// An answer as JSON, whatever its status.
-    pub(super) fn json(&self, answer: &Response<Bytes>) -> Result<Value, Failure> {
+    pub(super) fn parse_json(&self, answer: &Response<Bytes>) -> Result<Value, CommandError> {
         serde_json::from_slice(answer.body()).map_err(|_| {
             let text = String::from_utf8_lossy(answer.body());
-            Failure::running(format!(
+            CommandError::running(format!(
                 "{} answered {}: {:.200}; is it the admin side of a sidecar?",
                 self.admin,
                 answer.status(),

@@ -7,13 +7,13 @@ use http::Method;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::{Failure, duration, say, sidecar::Sidecar};
+use super::{CommandError, duration, print_line, sidecar::AdminClient};
 
 /// Pause between two questions.
-const POLL: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Longest wait for one answer.
-const ANSWER: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Wait until the sidecar on this machine carries requests
 #[derive(Debug, Args)]
@@ -24,12 +24,12 @@ const ANSWER: Duration = Duration::from_secs(2);
                   before the app is, so that --registered is for those who come after the app.",
     after_help = "Example:\n  outrigger wait --timeout 30s && exec ./orders"
 )]
-pub(super) struct Arguments {
+pub(super) struct WaitArguments {
     /// Also until the app is registered and well: until /readyz says 200.
     #[arg(long)]
     registered: bool,
     #[command(flatten)]
-    sidecar: Sidecar,
+    sidecar: AdminClient,
     /// Longest wait; then the exit code is 1.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     timeout: Duration,
@@ -37,45 +37,47 @@ pub(super) struct Arguments {
 
 /// What a look at `/readyz` says.
 #[derive(Debug, PartialEq, Eq)]
-enum Look {
+enum ReadinessCheck {
     Ready,
     /// Not yet, because.
-    Wait(String),
+    Pending(String),
     /// Never again, because.
     Never(&'static str),
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
+pub(super) async fn run(arguments: WaitArguments) -> Result<(), CommandError> {
     let until = Instant::now() + arguments.timeout;
     loop {
-        let limit = ANSWER.min(until.saturating_duration_since(Instant::now()).max(POLL));
-        let look = match arguments.sidecar.ask(&Method::GET, "/readyz", limit).await {
-            Ok(answer) => judge(&arguments.sidecar.json(&answer)?, arguments.registered),
-            Err(why) => Look::Wait(why),
+        let limit = RESPONSE_TIMEOUT.min(until.saturating_duration_since(Instant::now()).max(POLL_INTERVAL));
+        let look = match arguments.sidecar.request(&Method::GET, "/readyz", limit).await {
+            Ok(answer) => classify_readiness(&arguments.sidecar.parse_json(&answer)?, arguments.registered),
+            Err(why) => ReadinessCheck::Pending(why),
         };
         match look {
-            Look::Ready => {
-                say("ready");
+            ReadinessCheck::Ready => {
+                print_line("ready");
                 return Ok(());
             }
-            Look::Never(why) => return Err(Failure::running(why)),
-            Look::Wait(why) if Instant::now() >= until => {
-                return Err(Failure::running(format!("not ready after {:?}: {why}", arguments.timeout)));
+            ReadinessCheck::Never(why) => return Err(CommandError::running(why)),
+            ReadinessCheck::Pending(why) if Instant::now() >= until => {
+                return Err(CommandError::running(format!("not ready after {:?}: {why}", arguments.timeout)));
             }
-            Look::Wait(_) => sleep(POLL).await,
+            ReadinessCheck::Pending(_) => sleep(POLL_INTERVAL).await,
         }
     }
 }
 
-fn judge(page: &Value, registered: bool) -> Look {
+fn classify_readiness(page: &Value, registered: bool) -> ReadinessCheck {
     if page["ready"] == true {
-        return Look::Ready;
+        return ReadinessCheck::Ready;
     }
     let missing = page["missing"][0].as_str().unwrap_or("it does not say what is missing").to_owned();
     match page["state"].as_str() {
-        Some("waiting" | "registered") if !registered => Look::Ready,
-        Some("draining" | "gone") => Look::Never("the sidecar is draining: it will not be ready again"),
-        _ => Look::Wait(missing),
+        Some("waiting" | "registered") if !registered => ReadinessCheck::Ready,
+        Some("draining" | "gone") => {
+            ReadinessCheck::Never("the sidecar is draining: it will not be ready again")
+        }
+        _ => ReadinessCheck::Pending(missing),
     }
 }
 
@@ -87,25 +89,25 @@ mod tests {
 
     #[test]
     fn what_carries_requests_is_ready_and_with_registered_it_has_to_say_so() {
-        let wait = || Look::Wait("x".into());
-        let never = || Look::Never("the sidecar is draining: it will not be ready again");
+        let wait = || ReadinessCheck::Pending("x".into());
+        let never = || ReadinessCheck::Never("the sidecar is draining: it will not be ready again");
         for (state, carries, registered) in [
             ("starting", wait(), wait()),
             ("learning", wait(), wait()),
-            ("waiting", Look::Ready, wait()),
-            ("registered", Look::Ready, wait()),
-            ("ready", Look::Ready, Look::Ready),
+            ("waiting", ReadinessCheck::Ready, wait()),
+            ("registered", ReadinessCheck::Ready, wait()),
+            ("ready", ReadinessCheck::Ready, ReadinessCheck::Ready),
             ("draining", never(), never()),
             ("gone", never(), never()),
         ] {
             let page = json!({"ready": state == "ready", "state": state, "missing": ["x"]});
-            assert_eq!(judge(&page, false), carries, "{state}");
-            assert_eq!(judge(&page, true), registered, "{state}");
+            assert_eq!(classify_readiness(&page, false), carries, "{state}");
+            assert_eq!(classify_readiness(&page, true), registered, "{state}");
         }
     }
 
-    async fn wait(admin: std::net::SocketAddr, limit: Duration) -> Result<(), Failure> {
-        run(Arguments { registered: false, sidecar: Sidecar::at(admin), timeout: limit }).await
+    async fn wait(admin: std::net::SocketAddr, limit: Duration) -> Result<(), CommandError> {
+        run(WaitArguments { registered: false, sidecar: AdminClient::at(admin), timeout: limit }).await
     }
 
     #[tokio::test]
@@ -119,9 +121,10 @@ mod tests {
 
     #[tokio::test]
     async fn something_else_at_that_address_is_no_sidecar() {
-        let bound = crate::admin::Bound::bind("test", &outrigger_config::Listen::localhost(0)).unwrap();
+        let bound =
+            crate::admin::BoundListeners::bind("test", &outrigger_config::Listen::localhost(0)).unwrap();
         let page = axum::routing::get(|| async { "hello" });
-        let server = crate::admin::Server::start(bound, axum::Router::new().route("/readyz", page));
+        let server = crate::admin::AdminServer::start(bound, axum::Router::new().route("/readyz", page));
         let failure = wait(server.addrs()[0], Duration::from_secs(20)).await.unwrap_err().to_string();
         assert!(failure.contains("hello"), "{failure}");
     }

@@ -6,7 +6,7 @@ use outrigger_policy::backoff::Backoff;
 use outrigger_registry::{AgentService, AnswerFuture, Error, Registrar};
 use tokio::time::timeout;
 
-use crate::telemetry::causes;
+use crate::telemetry::error_chain;
 
 /// Longest wait of one look: how long a check that somebody added may count.
 const LOOK: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ impl Trouble {
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        Self { text: causes(&error), absent: matches!(error, Error::Connect { .. }) }
+        Self { text: error_chain(&error), absent: matches!(error, Error::Connect { .. }) }
     }
 }
 

@@ -131,7 +131,7 @@ async fn get(addr: SocketAddr, path: &str, limit: Duration) -> Result<Finding, S
     match http_client::exchange(addr, request, limit).await {
         Ok(answer) => Ok(judge(addr, path, answer.status())),
         Err(http_client::Error::Connect { addr, source }) => Err(format!("connect to {addr}: {source}")),
-        Err(error) => Ok(critical(crate::telemetry::causes(&error))),
+        Err(error) => Ok(critical(crate::telemetry::error_chain(&error))),
     }
 }
 

@@ -22,7 +22,7 @@ use super::{
     report,
     standing::{Board, Phase},
 };
-use crate::telemetry::causes;
+use crate::telemetry::error_chain;
 
 /// Longest wait for the last report. An agent that stalls has taken it when it began.
 const REPORT: Duration = Duration::from_secs(3);
@@ -243,10 +243,10 @@ impl Keeper {
                 return Told::Yes;
             }
             Ok(Err(error)) if error.is_unknown_check() => {
-                debug!(id, error = causes(&error), "nothing to report critical");
+                debug!(id, error = error_chain(&error), "nothing to report critical");
                 return Told::ToNobody;
             }
-            Ok(Err(error)) => warn!(id, error = causes(&error), "could not report critical"),
+            Ok(Err(error)) => warn!(id, error = error_chain(&error), "could not report critical"),
             Err(_) => {
                 self.expect_no_answer();
                 warn!(id, "could not report critical within {REPORT:?}");
@@ -270,7 +270,7 @@ impl Keeper {
                     info!(id, "left the registry");
                     return true;
                 }
-                Ok(Err(error)) => causes(&error),
+                Ok(Err(error)) => error_chain(&error),
                 Err(_) => {
                     // Not again: see [`TOLD`].
                     self.board.failed(format!("no answer within {within:?}"));

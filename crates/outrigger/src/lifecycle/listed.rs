@@ -22,7 +22,7 @@ use super::{
     sight::{Seen, Sight},
     standing::{Board, Phase},
 };
-use crate::telemetry::causes;
+use crate::telemetry::error_chain;
 
 /// Longest wait of one question.
 const WAIT: Duration = Duration::from_secs(30);
@@ -90,7 +90,11 @@ pub(super) async fn run(
                 PACE.saturating_sub(asked.elapsed())
             }
             Err(error) => {
-                debug!(id = us.id, error = causes(&error), "could not look whether callers find the app");
+                debug!(
+                    id = us.id,
+                    error = error_chain(&error),
+                    "could not look whether callers find the app"
+                );
                 (cursor, missing, failures) = (Cursor::START, None, failures + 1);
                 let backoff = if is_refused(&error) { REFUSED } else { AGAIN };
                 backoff.pause(failures - 1, fastrand::u64(..))

@@ -20,7 +20,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::standing::{Board, Standing};
-use crate::telemetry::causes;
+use crate::telemetry::error_chain;
 
 /// Pause between two renewals: three fit into the TTL of [`super::identity::TTL`].
 pub(crate) const RENEW: Duration = Duration::from_secs(10);
@@ -116,7 +116,7 @@ struct Failure {
 async fn call(registrar: &dyn Registrar, id: &str, health: ReportedHealth) -> Result<(), Failure> {
     match timeout(CALL, registrar.report(id, health, OUTPUT)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Failure { refused: may_be_forgotten(&error), text: causes(&error) }),
+        Ok(Err(error)) => Err(Failure { refused: may_be_forgotten(&error), text: error_chain(&error) }),
         Err(_) => Err(Failure { text: format!("no answer within {CALL:?}"), refused: false }),
     }
 }

@@ -4,9 +4,9 @@ use std::process::{Command, Output};
 
 use rustix::process::Signal;
 
-use crate::harness::{Plan, Sidecar, ask, lists, registry, until};
+use crate::harness::{RunningSidecar, SidecarBuilder, registry, send_request, wait_until, wait_until_listed};
 
-async fn outrigger(sidecar: &Sidecar, line: &str) -> Output {
+async fn outrigger(sidecar: &RunningSidecar, line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
     command.args(line.split_whitespace()).arg("--admin").arg(sidecar.admin.to_string());
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
@@ -20,7 +20,7 @@ fn stdout(output: &Output) -> String {
 #[tokio::test]
 async fn wait_returns_when_requests_are_carried_and_with_registered_when_the_app_is_well() {
     let registry = registry().await;
-    let sidecar = Plan::new(&registry, "").start();
+    let sidecar = SidecarBuilder::new(&registry, "").start();
     assert_eq!(stdout(&outrigger(&sidecar, "wait --timeout 60s").await), "ready\n");
     let late = outrigger(&sidecar, "wait --registered --timeout 300ms").await;
     assert_eq!(late.status.code(), Some(1));
@@ -34,47 +34,47 @@ async fn wait_returns_when_requests_are_carried_and_with_registered_when_the_app
 #[tokio::test]
 async fn maintenance_survives_a_registration_that_was_lost_and_ends_when_it_is_told_to() {
     let registry = registry().await;
-    let sidecar = Plan::new(&registry, "").start();
+    let sidecar = SidecarBuilder::new(&registry, "").start();
     let _app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
-    lists(&registry, &[("orders-1", "passing")]).await;
-    sidecar.ready().await;
+    wait_until_listed(&registry, &[("orders-1", "passing")]).await;
+    sidecar.wait_until_ready().await;
 
     let on = outrigger(&sidecar, "maintenance on --reason disk&swap").await;
     assert!(stdout(&on).contains("in maintenance: disk&swap"), "{on:?}");
-    lists(&registry, &[("orders-1", "critical")]).await;
-    let page = sidecar.page("/readyz").await;
+    wait_until_listed(&registry, &[("orders-1", "critical")]).await;
+    let page = sidecar.get_json("/readyz").await;
     assert_eq!(page["registration"]["maintenance"], "disk&swap");
     assert_eq!(page["ready"], true, "it still carries requests");
-    let (_, metrics) = ask(sidecar.admin, "GET /metrics", "").await.unwrap();
+    let (_, metrics) = send_request(sidecar.admin, "GET /metrics", "").await.unwrap();
     assert!(metrics.lines().any(|line| line == "outrigger_maintenance 1"), "{metrics}");
 
-    ask(registry.addr(), "PUT /v1/agent/service/deregister/orders-1", "").await.unwrap();
-    until("it is registered again", async || {
-        let (_, body) = ask(registry.addr(), "GET /v1/health/service/orders", "").await.unwrap();
+    send_request(registry.addr(), "PUT /v1/agent/service/deregister/orders-1", "").await.unwrap();
+    wait_until("it is registered again", async || {
+        let (_, body) = send_request(registry.addr(), "GET /v1/health/service/orders", "").await.unwrap();
         body.contains("_service_maintenance:orders-1") && body.contains("passing")
     })
     .await;
 
     assert!(stdout(&outrigger(&sidecar, "maintenance status").await).contains("disk&swap"));
     assert!(stdout(&outrigger(&sidecar, "maintenance off").await).contains("not in maintenance"));
-    lists(&registry, &[("orders-1", "passing")]).await;
+    wait_until_listed(&registry, &[("orders-1", "passing")]).await;
 }
 
 #[tokio::test]
 async fn maintenance_ordered_before_the_app_is_there_holds_from_its_first_moment() {
     let registry = registry().await;
-    let sidecar = Plan::new(&registry, "").start();
+    let sidecar = SidecarBuilder::new(&registry, "").start();
     stdout(&outrigger(&sidecar, "wait").await);
     stdout(&outrigger(&sidecar, "maintenance on").await);
     let _app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
-    sidecar.ready().await;
-    lists(&registry, &[("orders-1", "critical")]).await;
+    sidecar.wait_until_ready().await;
+    wait_until_listed(&registry, &[("orders-1", "critical")]).await;
 }
 
 #[tokio::test]
 async fn what_an_earlier_run_left_is_removed_and_what_others_registered_is_not() {
     let registry = registry().await;
-    let sidecar = Plan::new(&registry, "");
+    let sidecar = SidecarBuilder::new(&registry, "");
     let port = sidecar.port;
     for (id, meta, port) in [
         ("left", r#"{"outrigger": "0.0.1"}"#, port),
@@ -86,38 +86,44 @@ async fn what_an_earlier_run_left_is_removed_and_what_others_registered_is_not()
             "Check": {{"CheckID": "service:{id}", "Name": "Outrigger: health of orders", "TTL": "10m",
             "Status": "passing"}}}}"#
         );
-        ask(registry.addr(), "PUT /v1/agent/service/register", &body).await.unwrap();
+        send_request(registry.addr(), "PUT /v1/agent/service/register", &body).await.unwrap();
     }
     let app = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
     // For longer than the queue of a listener that takes nobody in.
     let accepts = tokio::spawn(async move { while app.accept().await.is_ok() {} });
     let _sidecar = sidecar.start();
-    lists(&registry, &[("elsewhere", "passing"), ("orders-1", "passing"), ("theirs", "passing")]).await;
+    wait_until_listed(&registry, &[("elsewhere", "passing"), ("orders-1", "passing"), ("theirs", "passing")])
+        .await;
     accepts.abort();
 }
 
 #[tokio::test]
 async fn a_sidecar_of_its_own_carries_requests_until_the_apps_port_is_closed() {
     let registry = registry().await;
-    let mut sidecar = Plan::new(&registry, "drain: {await_app: on, propagation: 0s, timeout: 50s}").start();
+    let mut sidecar =
+        SidecarBuilder::new(&registry, "drain: {await_app: on, propagation: 0s, timeout: 50s}").start();
     let app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
-    sidecar.ready().await;
+    sidecar.wait_until_ready().await;
     sidecar.signal(Signal::TERM);
-    until("callers have heard", async || sidecar.page("/drain").await["phase"] == "safe").await;
+    wait_until("callers have heard", async || sidecar.get_json("/drain").await["phase"] == "safe").await;
     for _ in 0..3 {
-        assert!(ask(sidecar.outbound, "GET /svc/nobody/", "").await.is_some(), "the app may still call");
+        assert!(
+            send_request(sidecar.outbound, "GET /svc/nobody/", "").await.is_some(),
+            "the app may still call"
+        );
         assert!(sidecar.child.try_wait().unwrap().is_none());
     }
     drop(app);
-    assert_eq!(sidecar.ended().await.code(), Some(0));
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn an_app_that_stays_does_not_keep_its_sidecar_for_ever() {
     let registry = registry().await;
-    let mut sidecar = Plan::new(&registry, "drain: {await_app: on, propagation: 0s, timeout: 300ms}").start();
+    let mut sidecar =
+        SidecarBuilder::new(&registry, "drain: {await_app: on, propagation: 0s, timeout: 300ms}").start();
     let _app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
-    sidecar.ready().await;
+    sidecar.wait_until_ready().await;
     sidecar.signal(Signal::TERM);
-    assert_eq!(sidecar.ended().await.code(), Some(0));
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(0));
 }

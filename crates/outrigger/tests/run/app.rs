@@ -22,7 +22,7 @@ fn log(line: &str) {
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-fn order(name: &str) -> Option<String> {
+fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
@@ -40,12 +40,12 @@ fn get(addr: &str, path: &str) -> String {
 }
 
 /// What the world looks like to the app: is outbound open, and is the app listed?
-fn look(when: &str) {
-    if let Some(outbound) = order("APP_OUTBOUND") {
+fn log_surroundings(when: &str) {
+    if let Some(outbound) = variable("APP_OUTBOUND") {
         let answer = get(&outbound, "/svc/nobody/");
         log(&format!("{when}: outbound {}", answer.lines().next().unwrap_or_default()));
     }
-    if let Some(registry) = order("APP_REGISTRY") {
+    if let Some(registry) = variable("APP_REGISTRY") {
         let listed = get(&registry, "/v1/health/service/orders").contains("orders-1");
         log(&format!("{when}: {}", if listed { "listed" } else { "not listed" }));
     }
@@ -54,7 +54,7 @@ fn look(when: &str) {
 #[tokio::test]
 #[ignore = "not a test: the app that the tests start"]
 async fn the_app() {
-    let Some(port) = order("APP_PORT") else { return };
+    let Some(port) = variable("APP_PORT") else { return };
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     let mut interrupt = signal(SignalKind::interrupt()).unwrap();
     let mut quit = signal(SignalKind::quit()).unwrap();
@@ -77,7 +77,7 @@ async fn the_app() {
             }
         });
     }
-    look("start");
+    log_surroundings("start");
     let listener = TcpListener::bind(("127.0.0.1", port.parse::<u16>().unwrap())).await.unwrap();
     log(&format!("started {}", std::process::id()));
     let signal = loop {
@@ -89,7 +89,7 @@ async fn the_app() {
         }
     };
     log(&format!("got {signal}"));
-    look("stop");
+    log_surroundings("stop");
     log("ended");
-    std::process::exit(order("APP_EXIT").map_or(0, |code| code.parse().unwrap()));
+    std::process::exit(variable("APP_EXIT").map_or(0, |code| code.parse().unwrap()));
 }

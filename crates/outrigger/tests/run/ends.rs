@@ -5,29 +5,29 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Plan, Sidecar, ask, lists, registry, until};
+use crate::harness::{RunningSidecar, SidecarBuilder, registry, send_request, wait_until, wait_until_listed};
 
-async fn code(app: &[&str]) -> Option<i32> {
+async fn exit_code_of(app: &[&str]) -> Option<i32> {
     let registry = registry().await;
-    Plan::new(&registry, "").around(app).start().ended().await.code()
+    SidecarBuilder::new(&registry, "").with_app(app).start().wait_for_exit().await.code()
 }
 
 #[tokio::test]
 async fn the_code_is_the_apps() {
-    assert_eq!(code(&["sh", "-c", "exit 0"]).await, Some(0));
-    assert_eq!(code(&["sh", "-c", "exit 3"]).await, Some(3));
-    assert_eq!(code(&["sh", "-c", "kill -9 $$"]).await, Some(137), "128 and the signal");
-    assert_eq!(code(&["sh", "-c", "kill -SEGV $$"]).await, Some(139));
+    assert_eq!(exit_code_of(&["sh", "-c", "exit 0"]).await, Some(0));
+    assert_eq!(exit_code_of(&["sh", "-c", "exit 3"]).await, Some(3));
+    assert_eq!(exit_code_of(&["sh", "-c", "kill -9 $$"]).await, Some(137), "128 and the signal");
+    assert_eq!(exit_code_of(&["sh", "-c", "kill -SEGV $$"]).await, Some(139));
 }
 
 #[tokio::test]
 async fn an_app_that_cannot_be_started_is_said_as_a_shell_says_it() {
-    assert_eq!(code(&["/no/such/app"]).await, Some(127));
-    assert_eq!(code(&["/etc/passwd"]).await, Some(126));
+    assert_eq!(exit_code_of(&["/no/such/app"]).await, Some(127));
+    assert_eq!(exit_code_of(&["/etc/passwd"]).await, Some(126));
 }
 
-fn pid(sidecar: &Sidecar) -> Pid {
-    let pid = sidecar.app().iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok());
+fn app_pid(sidecar: &RunningSidecar) -> Pid {
+    let pid = sidecar.app_lines().iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok());
     Pid::from_raw(pid.unwrap()).unwrap()
 }
 
@@ -35,39 +35,39 @@ fn pid(sidecar: &Sidecar) -> Pid {
 async fn an_app_that_dies_is_deregistered_at_once_and_takes_the_sidecar_along() {
     let registry = registry().await;
     // Nobody waits for callers of an app that is gone.
-    let mut sidecar = Plan::new(&registry, "drain: {propagation: 5m}").around_the_app(&[]).start();
-    lists(&registry, &[("orders-1", "passing")]).await;
-    kill_process(pid(&sidecar), Signal::KILL).unwrap();
-    assert_eq!(sidecar.ended().await.code(), Some(137));
-    lists(&registry, &[]).await;
+    let mut sidecar = SidecarBuilder::new(&registry, "drain: {propagation: 5m}").with_test_app(&[]).start();
+    wait_until_listed(&registry, &[("orders-1", "passing")]).await;
+    kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(137));
+    wait_until_listed(&registry, &[]).await;
 }
 
 #[tokio::test]
 async fn an_app_that_dies_is_started_again_where_the_settings_say_so() {
     let registry = registry().await;
-    let mut sidecar = Plan::new(&registry, "on_app_exit: restart").around_the_app(&[]).start();
+    let mut sidecar = SidecarBuilder::new(&registry, "on_app_exit: restart").with_test_app(&[]).start();
     for round in 1..=2 {
-        sidecar.ready().await;
-        lists(&registry, &[("orders-1", "passing")]).await;
-        kill_process(pid(&sidecar), Signal::KILL).unwrap();
-        until("it is started again", async || {
-            sidecar.app().iter().filter(|line| line.starts_with("started ")).count() == round + 1
+        sidecar.wait_until_ready().await;
+        wait_until_listed(&registry, &[("orders-1", "passing")]).await;
+        kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
+        wait_until("it is started again", async || {
+            sidecar.app_lines().iter().filter(|line| line.starts_with("started ")).count() == round + 1
         })
         .await;
     }
-    lists(&registry, &[("orders-1", "passing")]).await;
-    let (_, metrics) = ask(sidecar.admin, "GET /metrics", "").await.unwrap();
+    wait_until_listed(&registry, &[("orders-1", "passing")]).await;
+    let (_, metrics) = send_request(sidecar.admin, "GET /metrics", "").await.unwrap();
     assert!(metrics.lines().any(|line| line == "outrigger_app_starts_total 3"), "{metrics}");
     sidecar.signal(Signal::TERM);
-    assert_eq!(sidecar.ended().await.code(), Some(0), "and it can be stopped");
-    lists(&registry, &[]).await;
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(0), "and it can be stopped");
+    wait_until_listed(&registry, &[]).await;
 }
 
 #[tokio::test]
 async fn the_registry_hears_at_once_of_an_app_that_is_being_restarted() {
     let registry = registry().await;
     let settings = "on_app_exit: restart";
-    let mut plan = Plan::new(&registry, settings);
+    let mut plan = SidecarBuilder::new(&registry, settings);
     // A probe an hour: only the end itself can tell.
     let path = plan.dir.path().join("outrigger.yaml");
     let text = std::fs::read_to_string(&path).unwrap();
@@ -76,39 +76,39 @@ async fn the_registry_hears_at_once_of_an_app_that_is_being_restarted() {
     plan.command.env("ONCE", &once);
     let port = plan.port;
     let sidecar =
-        plan.around(&["sh", "-c", "test -e $ONCE && exec sleep 60; touch $ONCE; exec sleep 60"]).start();
+        plan.with_app(&["sh", "-c", "test -e $ONCE && exec sleep 60; touch $ONCE; exec sleep 60"]).start();
     let app = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    lists(&registry, &[("orders-1", "passing")]).await;
+    wait_until_listed(&registry, &[("orders-1", "passing")]).await;
     drop(app);
     let children = format!("/proc/{0}/task/{0}/children", sidecar.child.id());
     let children = std::fs::read_to_string(children).unwrap();
     kill_process(Pid::from_raw(children.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
-    lists(&registry, &[("orders-1", "critical")]).await;
+    wait_until_listed(&registry, &[("orders-1", "critical")]).await;
 }
 
 #[tokio::test]
 async fn an_app_that_does_not_end_is_killed_after_its_time() {
     let registry = registry().await;
-    let plan = Plan::new(&registry, "drain: {timeout: 300ms, propagation: 0s}");
+    let plan = SidecarBuilder::new(&registry, "drain: {timeout: 300ms, propagation: 0s}");
     let marker = plan.dir.path().join("deaf");
     let script = format!("trap '' TERM; touch {}; while :; do sleep 1; done", marker.display());
-    let mut sidecar = plan.around(&["sh", "-c", &script]).start();
-    until("it is deaf", async || marker.exists()).await;
+    let mut sidecar = plan.with_app(&["sh", "-c", &script]).start();
+    wait_until("it is deaf", async || marker.exists()).await;
     sidecar.signal(Signal::TERM);
-    assert_eq!(sidecar.ended().await.code(), Some(137));
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(137));
 }
 
 #[tokio::test]
 async fn standard_streams_are_the_apps() {
     let registry = registry().await;
-    let mut plan = Plan::new(&registry, "");
+    let mut plan = SidecarBuilder::new(&registry, "");
     plan.command.stdin(Stdio::piped());
-    let mut sidecar = plan.around(&["sh", "-c", "cat; echo to-stderr >&2"]).start();
+    let mut sidecar = plan.with_app(&["sh", "-c", "cat; echo to-stderr >&2"]).start();
     let mut stdin = sidecar.child.stdin.take().unwrap();
     let text = "a line\nand the rest without an end";
     stdin.write_all(text.as_bytes()).unwrap();
     drop(stdin);
-    assert_eq!(sidecar.ended().await.code(), Some(0));
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(0));
     let mut out = String::new();
     sidecar.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     assert_eq!(out, text, "nothing of ours on stdout");
@@ -118,24 +118,24 @@ async fn standard_streams_are_the_apps() {
 #[tokio::test]
 async fn what_becomes_of_an_app_that_dies_follows_a_reload() {
     let registry = registry().await;
-    let mut sidecar = Plan::new(&registry, "drain: {propagation: 0s}").around_the_app(&[]).start();
-    sidecar.ready().await;
+    let mut sidecar = SidecarBuilder::new(&registry, "drain: {propagation: 0s}").with_test_app(&[]).start();
+    sidecar.wait_until_ready().await;
     let file = sidecar.path("outrigger.yaml");
     let before = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, format!("{before}on_app_exit: restart\n")).unwrap();
-    let (status, answer) = ask(sidecar.admin, "POST /reload", "").await.unwrap();
+    let (status, answer) = send_request(sidecar.admin, "POST /reload", "").await.unwrap();
     assert_eq!(status, 200, "{answer}");
     assert!(answer.contains("on_app_exit: exit → restart"), "{answer}");
-    kill_process(pid(&sidecar), Signal::KILL).unwrap();
-    until("it is started again", async || {
-        sidecar.app().iter().filter(|line| line.starts_with("started ")).count() == 2
+    kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
+    wait_until("it is started again", async || {
+        sidecar.app_lines().iter().filter(|line| line.starts_with("started ")).count() == 2
     })
     .await;
-    sidecar.ready().await;
+    sidecar.wait_until_ready().await;
     std::fs::write(&file, before).unwrap();
-    assert_eq!(ask(sidecar.admin, "POST /reload", "").await.unwrap().0, 200);
-    kill_process(pid(&sidecar), Signal::KILL).unwrap();
-    assert_eq!(sidecar.ended().await.code(), Some(137));
+    assert_eq!(send_request(sidecar.admin, "POST /reload", "").await.unwrap().0, 200);
+    kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(137));
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn process_one_collects_orphans() {
         return;
     }
     let registry = registry().await;
-    let plan = Plan::new(&registry, "drain: {propagation: 0s}");
+    let plan = SidecarBuilder::new(&registry, "drain: {propagation: 0s}");
     // Twenty orphans; then none of them is left as a zombie. 8: they are never collected.
     let orphans = "test $PPID = 1 || exit 7; cd \"$0\"; \
                    for n in $(seq 20); do (sh -c \"touch orphan-$n\" &); done; \

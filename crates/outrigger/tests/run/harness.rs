@@ -18,12 +18,12 @@ use tokio::{
 };
 
 /// Longest wait for anything; far above what it takes.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-pub(crate) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+pub(crate) async fn wait_until(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let from = Instant::now();
     while !is().await {
-        assert!(from.elapsed() < LONG, "never came true: {what}");
+        assert!(from.elapsed() < TEST_TIMEOUT, "never came true: {what}");
         sleep(Duration::from_millis(20)).await;
     }
 }
@@ -33,7 +33,7 @@ pub(crate) async fn registry() -> DevRegistry {
 }
 
 /// Status and body of an exchange; `None` where nobody answers.
-pub(crate) async fn ask(addr: SocketAddr, line: &str, body: &str) -> Option<(u16, String)> {
+pub(crate) async fn send_request(addr: SocketAddr, line: &str, body: &str) -> Option<(u16, String)> {
     let (method, path) = line.split_once(' ').unwrap();
     let exchange = async {
         let mut socket = TcpStream::connect(addr).await.ok()?;
@@ -48,12 +48,12 @@ pub(crate) async fn ask(addr: SocketAddr, line: &str, body: &str) -> Option<(u16
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
     };
-    timeout(LONG, exchange).await.unwrap()
+    timeout(TEST_TIMEOUT, exchange).await.unwrap()
 }
 
 /// Ids of the service's instances with their worst status, as the registry lists them.
-pub(crate) async fn listed(registry: &DevRegistry) -> Vec<(String, String)> {
-    let (_, body) = ask(registry.addr(), "GET /v1/health/service/orders", "").await.unwrap();
+pub(crate) async fn listed_instances(registry: &DevRegistry) -> Vec<(String, String)> {
+    let (_, body) = send_request(registry.addr(), "GET /v1/health/service/orders", "").await.unwrap();
     let entries: Value = serde_json::from_str(&body).unwrap();
     let mut out: Vec<_> = entries
         .as_array()
@@ -76,9 +76,12 @@ pub(crate) async fn listed(registry: &DevRegistry) -> Vec<(String, String)> {
 }
 
 /// Waits until exactly these are listed.
-pub(crate) async fn lists(registry: &DevRegistry, wanted: &[(&str, &str)]) {
+pub(crate) async fn wait_until_listed(registry: &DevRegistry, wanted: &[(&str, &str)]) {
     let wanted: Vec<_> = wanted.iter().map(|(id, status)| ((*id).to_owned(), (*status).to_owned())).collect();
-    until(&format!("the registry lists {wanted:?}"), async || listed(registry).await == wanted).await;
+    wait_until(&format!("the registry lists {wanted:?}"), async || {
+        listed_instances(registry).await == wanted
+    })
+    .await;
 }
 
 /// A port that was free a moment ago.
@@ -87,7 +90,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// How a sidecar is started.
-pub(crate) struct Plan {
+pub(crate) struct SidecarBuilder {
     pub(crate) dir: TempDir,
     pub(crate) port: u16,
     outbound: u16,
@@ -97,7 +100,7 @@ pub(crate) struct Plan {
     app: Vec<String>,
 }
 
-impl Plan {
+impl SidecarBuilder {
     /// A sidecar of the service `orders`, whose instance is `orders-1`; `more` settings in YAML.
     pub(crate) fn new(registry: &DevRegistry, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -123,7 +126,7 @@ impl Plan {
     }
 
     /// Around the tests' own app.
-    pub(crate) fn around_the_app(mut self, orders: &[(&str, &str)]) -> Self {
+    pub(crate) fn with_test_app(mut self, orders: &[(&str, &str)]) -> Self {
         self.command
             .env("APP_PORT", self.port.to_string())
             .env("APP_LOG", self.dir.path().join("app"))
@@ -138,18 +141,18 @@ impl Plan {
     }
 
     /// Around any other.
-    pub(crate) fn around(mut self, app: &[&str]) -> Self {
+    pub(crate) fn with_app(mut self, app: &[&str]) -> Self {
         self.app = app.iter().map(ToString::to_string).collect();
         self
     }
 
-    pub(crate) fn start(mut self) -> Sidecar {
+    pub(crate) fn start(mut self) -> RunningSidecar {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         if !self.app.is_empty() {
             self.command.arg("--").args(&self.app);
         }
         let child = self.command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        Sidecar {
+        RunningSidecar {
             child,
             dir: self.dir,
             outbound: loopback(self.outbound),
@@ -164,7 +167,7 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 /// A running sidecar, killed when it is dropped.
-pub(crate) struct Sidecar {
+pub(crate) struct RunningSidecar {
     pub(crate) child: Child,
     dir: TempDir,
     pub(crate) outbound: SocketAddr,
@@ -172,7 +175,7 @@ pub(crate) struct Sidecar {
     pub(crate) port: u16,
 }
 
-impl Sidecar {
+impl RunningSidecar {
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -186,14 +189,16 @@ impl Sidecar {
     }
 
     /// What the app wrote.
-    pub(crate) fn app(&self) -> Vec<String> {
+    pub(crate) fn app_lines(&self) -> Vec<String> {
         Self::read(&self.path("app")).lines().map(ToOwned::to_owned).collect()
     }
 
     /// Waits until the app has written a line that begins so.
-    pub(crate) async fn app_says(&self, line: &str) {
-        until(&format!("the app says {line:?}"), async || self.app().iter().any(|l| l.starts_with(line)))
-            .await;
+    pub(crate) async fn wait_for_app_line(&self, line: &str) {
+        wait_until(&format!("the app says {line:?}"), async || {
+            self.app_lines().iter().any(|l| l.starts_with(line))
+        })
+        .await;
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -201,9 +206,9 @@ impl Sidecar {
     }
 
     /// Waits for its end.
-    pub(crate) async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn wait_for_exit(&mut self) -> ExitStatus {
         let mut ended = None;
-        until("the sidecar ends", async || {
+        wait_until("the sidecar ends", async || {
             ended = self.child.try_wait().unwrap();
             ended.is_some()
         })
@@ -212,23 +217,23 @@ impl Sidecar {
     }
 
     /// Waits until `/readyz` says 200.
-    pub(crate) async fn ready(&self) {
-        until("it is ready", async || {
-            ask(self.admin, "GET /readyz", "").await.is_some_and(|(s, _)| s == 200)
+    pub(crate) async fn wait_until_ready(&self) {
+        wait_until("it is ready", async || {
+            send_request(self.admin, "GET /readyz", "").await.is_some_and(|(s, _)| s == 200)
         })
         .await;
     }
 
-    pub(crate) async fn page(&self, path: &str) -> Value {
-        let (_, body) = ask(self.admin, &format!("GET {path}"), "").await.unwrap();
+    pub(crate) async fn get_json(&self, path: &str) -> Value {
+        let (_, body) = send_request(self.admin, &format!("GET {path}"), "").await.unwrap();
         serde_json::from_str(&body).unwrap()
     }
 }
 
-impl Drop for Sidecar {
+impl Drop for RunningSidecar {
     fn drop(&mut self) {
         // The app it leaves behind on SIGKILL ends by its own id.
-        let app = self.app().iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok());
+        let app = self.app_lines().iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok());
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = self.child.kill();
             let _ = self.child.wait();
@@ -237,7 +242,7 @@ impl Drop for Sidecar {
             }
         }
         if std::thread::panicking() {
-            eprintln!("log of the sidecar:\n{}\nof the app: {:?}", self.log(), self.app());
+            eprintln!("log of the sidecar:\n{}\nof the app: {:?}", self.log(), self.app_lines());
         }
     }
 }

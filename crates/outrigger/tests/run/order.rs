@@ -3,25 +3,25 @@
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::harness::{LONG, Plan, ask, lists, registry, until};
+use crate::harness::{SidecarBuilder, TEST_TIMEOUT, registry, send_request, wait_until, wait_until_listed};
 
 #[tokio::test]
 async fn the_sidecar_comes_before_the_app_and_ends_after_it() {
     let registry = registry().await;
-    let mut sidecar = Plan::new(&registry, "").around_the_app(&[("APP_EXIT", "7")]).start();
-    lists(&registry, &[("orders-1", "passing")]).await;
-    sidecar.ready().await;
+    let mut sidecar = SidecarBuilder::new(&registry, "").with_test_app(&[("APP_EXIT", "7")]).start();
+    wait_until_listed(&registry, &[("orders-1", "passing")]).await;
+    sidecar.wait_until_ready().await;
 
     sidecar.signal(Signal::TERM);
-    assert_eq!(sidecar.ended().await.code(), Some(7), "the app's own");
-    let app = sidecar.app();
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(7), "the app's own");
+    let app = sidecar.app_lines();
     assert!(app[0].starts_with("start: outbound HTTP/1.1 "), "carried before the app started: {app:?}");
     assert_eq!(app[1], "start: not listed", "registered only when it is well: {app:?}");
     assert!(app[2].starts_with("started "), "{app:?}");
     assert_eq!(app[3], "got TERM", "{app:?}");
     assert!(app[4].starts_with("stop: outbound HTTP/1.1 "), "open until the app has ended: {app:?}");
     assert_eq!(app[5..], ["stop: not listed", "ended"], "gone from the registry before: {app:?}");
-    assert!(ask(sidecar.outbound, "GET /", "").await.is_none(), "and closed now");
+    assert!(send_request(sidecar.outbound, "GET /", "").await.is_none(), "and closed now");
     assert!(sidecar.log().contains("callers have heard that the app left"), "measured");
 }
 
@@ -29,39 +29,40 @@ async fn the_sidecar_comes_before_the_app_and_ends_after_it() {
 async fn the_wait_for_callers_is_measured_plus_the_margin() {
     let registry = registry().await;
     let margin = std::time::Duration::from_millis(700);
-    let mut sidecar =
-        Plan::new(&registry, "drain: {margin: 700ms, cap: 50s, blind: 5m}").around_the_app(&[]).start();
-    sidecar.ready().await;
+    let mut sidecar = SidecarBuilder::new(&registry, "drain: {margin: 700ms, cap: 50s, blind: 5m}")
+        .with_test_app(&[])
+        .start();
+    sidecar.wait_until_ready().await;
     sidecar.signal(Signal::TERM);
-    lists(&registry, &[]).await;
+    wait_until_listed(&registry, &[]).await;
     let from = Instant::now();
-    sidecar.app_says("got TERM").await;
+    sidecar.wait_for_app_line("got TERM").await;
     // The margin, less the little that passed before we saw it ourselves.
     assert!(from.elapsed() > margin / 2, "{:?}", from.elapsed());
-    assert!(from.elapsed() < LONG / 2, "{:?}", from.elapsed());
-    assert_eq!(sidecar.ended().await.code(), Some(0));
+    assert!(from.elapsed() < TEST_TIMEOUT / 2, "{:?}", from.elapsed());
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn a_registry_that_is_gone_delays_the_end_by_the_blind_wait_and_no_more() {
     let registry = registry().await;
-    let mut sidecar = Plan::new(&registry, "drain: {blind: 300ms}").around_the_app(&[]).start();
-    sidecar.ready().await;
+    let mut sidecar = SidecarBuilder::new(&registry, "drain: {blind: 300ms}").with_test_app(&[]).start();
+    sidecar.wait_until_ready().await;
     registry.shutdown().await;
     sidecar.signal(Signal::TERM);
-    assert_eq!(sidecar.ended().await.code(), Some(0));
-    assert!(sidecar.app().contains(&"got TERM".to_owned()), "{:?}", sidecar.app());
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(0));
+    assert!(sidecar.app_lines().contains(&"got TERM".to_owned()), "{:?}", sidecar.app_lines());
 }
 
 #[tokio::test]
 async fn an_unreachable_registry_does_not_keep_the_app_from_starting() {
     let gone = registry().await;
-    let plan = Plan::new(&gone, "drain: {blind: 0s}");
+    let plan = SidecarBuilder::new(&gone, "drain: {blind: 0s}");
     gone.shutdown().await;
-    let mut sidecar = plan.around_the_app(&[]).start();
-    sidecar.app_says("started").await;
+    let mut sidecar = plan.with_test_app(&[]).start();
+    sidecar.wait_for_app_line("started").await;
     sidecar.signal(Signal::TERM);
-    assert_eq!(sidecar.ended().await.code(), Some(0));
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -69,17 +70,23 @@ async fn somebody_else_on_the_apps_port_is_not_registered_before_the_app_starts(
     let registry = registry().await;
     // The sidecar learns for as long as the registry is silent about a declared service.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let plan = Plan::new(&registry, "upstreams: [{service: payments}]");
+    let plan = SidecarBuilder::new(&registry, "upstreams: [{service: payments}]");
     let settings = plan.dir.path().join("outrigger.yaml");
     let text = std::fs::read_to_string(&settings).unwrap();
     let text = text.replace(&registry.addr().to_string(), &silent.local_addr().unwrap().to_string());
     std::fs::write(&settings, text).unwrap();
     let earlier = std::net::TcpListener::bind(("127.0.0.1", plan.port)).unwrap();
-    let sidecar = plan.around(&["sleep", "60"]).start();
-    until("it learns", async || {
-        ask(sidecar.admin, "GET /readyz", "").await.is_some_and(|(_, body)| body.contains("learning"))
+    let sidecar = plan.with_app(&["sleep", "60"]).start();
+    wait_until("it learns", async || {
+        send_request(sidecar.admin, "GET /readyz", "")
+            .await
+            .is_some_and(|(_, body)| body.contains("learning"))
     })
     .await;
-    assert_eq!(sidecar.page("/readyz").await["registration"]["app"], serde_json::Value::Null, "not asked");
+    assert_eq!(
+        sidecar.get_json("/readyz").await["registration"]["app"],
+        serde_json::Value::Null,
+        "not asked"
+    );
     drop(earlier);
 }

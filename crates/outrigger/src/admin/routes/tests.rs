@@ -22,9 +22,9 @@ fn suspects() -> Arc<[InstanceId]> {
 
 /// Two services, and how a reload ends.
 #[derive(Debug)]
-struct Two(Outcome);
+struct TestBackend(ReloadResult);
 
-impl Sources for Two {
+impl AdminBackend for TestBackend {
     fn clusters(&self) -> Vec<ClusterStatus> {
         let endpoint = |id: &str, usable: bool| EndpointStatus {
             id: id.into(),
@@ -104,32 +104,33 @@ impl Sources for Two {
         "outbound:\n  listen: localhost:7070  # default\n".into()
     }
 
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadResult> + Send>> {
         let outcome = self.0.clone();
         Box::pin(async move { outcome })
     }
 }
 
-struct Admin {
+struct TestAdmin {
     life: Life,
     main: Router,
-    alone: Router,
+    metrics_only: Router,
 }
 
-fn admin() -> Admin {
-    admin_with(Err(Refused::NoFile))
+fn admin() -> TestAdmin {
+    admin_with(Err(ReloadError::NoFile))
 }
 
-fn admin_with(outcome: Outcome) -> Admin {
+fn admin_with(outcome: ReloadResult) -> TestAdmin {
     let life = Life::start(std::future::pending(), None, Callers::fixed(Duration::from_secs(2)));
-    let metrics = crate::telemetry::metrics().unwrap();
+    let metrics = crate::telemetry::new_metrics_registry().unwrap();
     life.observe(&metrics).unwrap();
-    let pages = Pages { vitals: life.vitals().clone(), metrics, sources: Arc::new(Two(outcome)) };
-    let main = everything(pages.clone(), Own::new(&Listen::localhost(7079)));
-    Admin { life, main, alone: metrics_alone(pages) }
+    let pages =
+        AdminState { lifecycle: life.vitals().clone(), metrics, backend: Arc::new(TestBackend(outcome)) };
+    let main = admin_router(pages.clone(), AllowedHosts::new(&Listen::localhost(7079)));
+    TestAdmin { life, main, metrics_only: metrics_router(pages) }
 }
 
-async fn ask(router: &Router, line: &str, headers: &[(&str, &str)]) -> (u16, String) {
+async fn send(router: &Router, line: &str, headers: &[(&str, &str)]) -> (u16, String) {
     let (method, path) = line.split_once(' ').unwrap();
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
@@ -149,12 +150,12 @@ const CHANGE: (&str, &str) = ("x-outrigger-admin", "1");
 #[tokio::test]
 async fn every_page_that_the_index_links_is_there() {
     let admin = admin();
-    let (status, index) = ask(&admin.main, "GET /", &[LOCAL]).await;
+    let (status, index) = send(&admin.main, "GET /", &[LOCAL]).await;
     assert_eq!(status, 200);
     let links: Vec<_> = index.split("href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
     assert_eq!(links.len(), 7);
     for link in links {
-        let (status, _) = ask(&admin.main, &format!("GET {link}"), &[LOCAL]).await;
+        let (status, _) = send(&admin.main, &format!("GET {link}"), &[LOCAL]).await;
         assert!(status == 200 || link == "/readyz", "{link} answered {status}");
     }
 }
@@ -170,17 +171,18 @@ async fn the_network_listener_has_metrics_and_health_alone_under_any_name() {
         ("/config", 404),
         ("/", 404),
     ] {
-        let (status, _) = ask(&admin.alone, &format!("GET {page}"), &[("host", "10.0.0.5:9100")]).await;
+        let (status, _) =
+            send(&admin.metrics_only, &format!("GET {page}"), &[("host", "10.0.0.5:9100")]).await;
         assert_eq!(status, expected, "{page}");
     }
-    assert_eq!(ask(&admin.alone, "POST /drain", &[LOCAL, CHANGE]).await.0, 404);
+    assert_eq!(send(&admin.metrics_only, "POST /drain", &[LOCAL, CHANGE]).await.0, 404);
 }
 
 #[tokio::test]
 async fn foreign_hosts_are_refused_on_every_page_with_a_sentence() {
     let admin = admin();
     for page in ["/", "/metrics", "/services", "/config", "/readyz", "/drain", "/nothing"] {
-        let (status, text) = ask(&admin.main, &format!("GET {page}"), &[("host", "rebound.example")]).await;
+        let (status, text) = send(&admin.main, &format!("GET {page}"), &[("host", "rebound.example")]).await;
         assert_eq!(status, 403, "{page}");
         assert!(text.contains("Host header"), "{text}");
     }
@@ -190,14 +192,14 @@ async fn foreign_hosts_are_refused_on_every_page_with_a_sentence() {
 async fn not_ready_names_what_is_missing_and_ready_is_200() {
     tokio::time::pause();
     let admin = admin();
-    let (status, body) = ask(&admin.main, "GET /readyz", &[LOCAL]).await;
+    let (status, body) = send(&admin.main, "GET /readyz", &[LOCAL]).await;
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(status, 503);
     assert_eq!(body["state"], "learning");
     assert!(body["missing"][0].as_str().unwrap().contains("declared service"), "{body}");
 
     admin.life.vitals().reached(|state| state.is_ready()).await;
-    let (status, body) = ask(&admin.main, "GET /readyz", &[LOCAL]).await;
+    let (status, body) = send(&admin.main, "GET /readyz", &[LOCAL]).await;
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &body["ready"]), (200, &Value::Bool(true)));
     assert_eq!(body["registration"]["state"], "off");
@@ -208,7 +210,7 @@ async fn not_ready_names_what_is_missing_and_ready_is_200() {
 #[tokio::test]
 async fn services_merge_what_the_registry_and_the_calls_know() {
     let admin = admin();
-    let (_, body) = ask(&admin.main, "GET /services", &[LOCAL]).await;
+    let (_, body) = send(&admin.main, "GET /services", &[LOCAL]).await;
     let body: Value = serde_json::from_str(&body).unwrap();
     let names: Vec<_> = body["services"].as_array().unwrap().iter().map(|s| &s["service"]).collect();
     assert_eq!(names, ["orders", "payments", "search"]);
@@ -230,8 +232,8 @@ async fn services_merge_what_the_registry_and_the_calls_know() {
 #[tokio::test]
 async fn services_are_text_for_people() {
     let admin = admin();
-    let by_query = ask(&admin.main, "GET /services?format=text", &[LOCAL]).await.1;
-    let by_header = ask(&admin.main, "GET /services", &[LOCAL, ("accept", "text/plain")]).await.1;
+    let by_query = send(&admin.main, "GET /services?format=text", &[LOCAL]).await.1;
+    let by_header = send(&admin.main, "GET /services", &[LOCAL, ("accept", "text/plain")]).await.1;
     assert_eq!(by_query, by_header);
     for part in [
         "orders with v2: weighted",
@@ -253,27 +255,27 @@ async fn services_are_text_for_people() {
 async fn drain_needs_the_header_begins_once_and_says_when_it_is_safe() {
     tokio::time::pause();
     let admin = admin();
-    assert_eq!(ask(&admin.main, "POST /drain", &[LOCAL]).await.0, 403);
-    let (_, body) = ask(&admin.main, "GET /drain", &[LOCAL]).await;
+    assert_eq!(send(&admin.main, "POST /drain", &[LOCAL]).await.0, 403);
+    let (_, body) = send(&admin.main, "GET /drain", &[LOCAL]).await;
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&body["phase"], &body["safe_to_stop"]), (&"serving".into(), &false.into()));
 
     for _ in 0..2 {
-        assert_eq!(ask(&admin.main, "POST /drain", &[LOCAL, CHANGE]).await.0, 202);
+        assert_eq!(send(&admin.main, "POST /drain", &[LOCAL, CHANGE]).await.0, 202);
     }
     admin.life.drain().await;
-    let (_, body) = ask(&admin.main, "GET /drain", &[LOCAL]).await;
+    let (_, body) = send(&admin.main, "GET /drain", &[LOCAL]).await;
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&body["phase"], &body["safe_to_stop"]), (&"safe".into(), &true.into()));
     assert_eq!(body["in_flight"], 7);
-    assert_eq!(ask(&admin.main, "GET /readyz", &[LOCAL]).await.0, 503);
-    assert_eq!(ask(&admin.main, "GET /healthz", &[LOCAL]).await.0, 200);
+    assert_eq!(send(&admin.main, "GET /readyz", &[LOCAL]).await.0, 503);
+    assert_eq!(send(&admin.main, "GET /healthz", &[LOCAL]).await.0, 200);
 }
 
 #[tokio::test]
 async fn metrics_are_in_the_text_format() {
     let admin = admin();
-    let (status, text) = ask(&admin.main, "GET /metrics", &[LOCAL]).await;
+    let (status, text) = send(&admin.main, "GET /metrics", &[LOCAL]).await;
     assert_eq!(status, 200);
     assert!(text.contains("# TYPE outrigger_build_info gauge"), "{text}");
     assert!(text.contains("outrigger_lifecycle_state{state=\"learning\"} 1"), "{text}");
@@ -282,8 +284,8 @@ async fn metrics_are_in_the_text_format() {
 #[tokio::test]
 async fn wrong_methods_and_unknown_pages_say_so() {
     let admin = admin();
-    assert_eq!(ask(&admin.main, "GET /nothing", &[LOCAL]).await.0, 404);
-    assert_eq!(ask(&admin.main, "POST /metrics", &[LOCAL, CHANGE]).await.0, 405);
+    assert_eq!(send(&admin.main, "GET /nothing", &[LOCAL]).await.0, 404);
+    assert_eq!(send(&admin.main, "POST /metrics", &[LOCAL, CHANGE]).await.0, 405);
 }
 
 #[tokio::test]
@@ -293,13 +295,13 @@ async fn a_reload_says_what_it_changed_or_all_that_is_wrong() {
         old: Some(old.into()),
         new: Some(new.into()),
     };
-    let applied = crate::reload::Applied {
+    let applied = crate::reload::AppliedReload {
         changed: vec![change("defaults.timeout", "15s", "5s")],
         needs_restart: vec![change("workers", "1", "2")],
         hash: 42,
     };
     let problems = vec!["a.yaml:1:2 x: is wrong".to_owned(), "a.yaml:3:4 y: is wrong".to_owned()];
-    let cases: [(Outcome, u16, Value); 3] = [
+    let cases: [(ReloadResult, u16, Value); 3] = [
         (
             Ok(applied),
             200,
@@ -311,7 +313,7 @@ async fn a_reload_says_what_it_changed_or_all_that_is_wrong() {
             }),
         ),
         (
-            Err(Refused::Problems(problems.clone())),
+            Err(ReloadError::Problems(problems.clone())),
             422,
             serde_json::json!({
                 "applied": false,
@@ -320,17 +322,17 @@ async fn a_reload_says_what_it_changed_or_all_that_is_wrong() {
             }),
         ),
         (
-            Err(Refused::NoFile),
+            Err(ReloadError::NoFile),
             409,
-            serde_json::json!({"applied": false, "error": Refused::NoFile.to_string()}),
+            serde_json::json!({"applied": false, "error": ReloadError::NoFile.to_string()}),
         ),
     ];
     for (outcome, status, expected) in cases {
         let admin = admin_with(outcome);
         let headers = [("host", "localhost:7079"), ("x-outrigger-admin", "1")];
-        let (got, body) = ask(&admin.main, "POST /reload", &headers).await;
+        let (got, body) = send(&admin.main, "POST /reload", &headers).await;
         assert_eq!((got, serde_json::from_str::<Value>(&body).unwrap()), (status, expected));
-        assert_eq!(ask(&admin.main, "POST /reload", &headers[..1]).await.0, 403, "a page of a browser");
-        assert_eq!(ask(&admin.alone, "POST /reload", &headers).await.0, 404, "not for the network");
+        assert_eq!(send(&admin.main, "POST /reload", &headers[..1]).await.0, 403, "a page of a browser");
+        assert_eq!(send(&admin.metrics_only, "POST /reload", &headers).await.0, 404, "not for the network");
     }
 }

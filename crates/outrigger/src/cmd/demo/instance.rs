@@ -20,28 +20,28 @@ use crate::http_client;
 pub(super) const SERVICE: &str = "orders";
 
 /// Longest wait for the registry.
-const CALL: Duration = Duration::from_secs(5);
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest life of a connection to an instance: the demo's own bound on everything that waits.
-const LIFE: Duration = Duration::from_secs(3600);
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
 /// Most connections to one instance.
 const MAX_CONNECTIONS: usize = 1024;
 
 /// An instance. Dropping it kills it.
 #[derive(Debug)]
-pub(super) struct Instance {
+pub(super) struct DemoInstance {
     pub(super) id: String,
     pub(super) addr: SocketAddr,
     task: JoinHandle<()>,
 }
 
-impl Instance {
+impl DemoInstance {
     /// Starts to serve on a port of the system's choice.
     pub(super) async fn start(id: &str) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let task = tokio::spawn(serve(listener, id.into()));
+        let task = tokio::spawn(accept_connections(listener, id.into()));
         Ok(Self { id: id.to_owned(), addr, task })
     }
 
@@ -72,44 +72,44 @@ impl Instance {
             .header("host", registry.to_string())
             .body(Full::from(body.to_string()))
             .map_err(|error| error.to_string())?;
-        let answer = http_client::exchange(registry, request, CALL)
+        let answer = http_client::exchange(registry, request, REGISTRY_TIMEOUT)
             .await
-            .map_err(|error| crate::telemetry::causes(&error))?;
+            .map_err(|error| crate::telemetry::error_chain(&error))?;
         let text = String::from_utf8_lossy(answer.body());
         if answer.status() == StatusCode::OK { Ok(()) } else { Err(format!("{}: {text}", answer.status())) }
     }
 }
 
-impl Drop for Instance {
+impl Drop for DemoInstance {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 /// Until it is aborted: then the connections go with it.
-async fn serve(listener: TcpListener, id: Arc<str>) {
+async fn accept_connections(listener: TcpListener, id: Arc<str>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => drop(connections.spawn(converse(stream, id.clone()))),
+                Ok((stream, _)) => drop(connections.spawn(serve_connection(stream, id.clone()))),
                 Err(_) => sleep(Duration::from_millis(100)).await,
             },
         }
     }
 }
 
-async fn converse(stream: TcpStream, id: Arc<str>) {
+async fn serve_connection(stream: TcpStream, id: Arc<str>) {
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| answer(request, id.clone()));
+    let service = service_fn(move |request| respond(request, id.clone()));
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     // Whatever ended it: the demo counts what its client sees.
-    let _ = timeout(LIFE, connection).await;
+    let _ = timeout(MAX_CONNECTION_AGE, connection).await;
 }
 
-async fn answer(request: Request<Incoming>, id: Arc<str>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(request: Request<Incoming>, id: Arc<str>) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path();
     if path != "/healthz" {
         sleep(Duration::from_micros(fastrand::u64(500..6_000))).await;
@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_instance_says_who_it_is_until_it_is_killed() {
-        let mut instance = Instance::start("orders-1").await.unwrap();
+        let mut instance = DemoInstance::start("orders-1").await.unwrap();
         let answer = get(instance.addr).await.unwrap();
         assert_eq!(answer.headers()["x-instance"], "orders-1");
         instance.kill().await;

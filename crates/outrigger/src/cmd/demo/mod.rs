@@ -33,21 +33,21 @@ use tokio::time::timeout;
 use self::{
     instance::SERVICE,
     screen::Screen,
-    story::{Ending, Story},
+    story::{DemoResult, Scenario},
 };
-use super::{Failure, duration, say};
+use super::{CommandError, duration, print_line};
 use crate::{
     App,
-    app::workers,
-    signal::Signals,
-    telemetry::{self, causes},
+    app::proxy_workers,
+    signal::TerminationSignals,
+    telemetry::{self, error_chain},
 };
 
 /// Shortest demo: each act takes a third.
-const SHORTEST: Duration = Duration::from_secs(3);
+const MIN_LENGTH: Duration = Duration::from_secs(3);
 
 /// Longest wait for the sidecar to know the instances.
-const READY: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Watch a sidecar at work: instances die, come and change, and no request fails
 #[derive(Debug, Args)]
@@ -58,49 +58,49 @@ const READY: Duration = Duration::from_secs(10);
                   failed.",
     after_help = "Example:\n  outrigger demo --stay\n  curl -H 'Host: orders' localhost:7070/      in another terminal"
 )]
-pub(super) struct Arguments {
+pub(super) struct DemoArguments {
     /// Keep everything up afterwards, until Ctrl-C.
     #[arg(long)]
     stay: bool,
     /// How long the requests go on; 3s at least.
-    #[arg(long, value_name = "DURATION", default_value = "12s", value_parser = length)]
+    #[arg(long, value_name = "DURATION", default_value = "12s", value_parser = parse_length)]
     duration: Duration,
     /// Plain lines instead of a table.
     #[arg(long)]
     plain: bool,
 }
 
-fn length(text: &str) -> Result<Duration, String> {
+fn parse_length(text: &str) -> Result<Duration, String> {
     let length = duration(text)?;
-    if length >= SHORTEST { Ok(length) } else { Err("too short for the story: 3s at least".to_owned()) }
+    if length >= MIN_LENGTH { Ok(length) } else { Err("too short for the story: 3s at least".to_owned()) }
 }
 
-pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
+pub(super) async fn run(arguments: DemoArguments) -> Result<(), CommandError> {
     let table = !arguments.plain && std::io::stdout().is_terminal();
-    quiet();
-    let mut signals =
-        Signals::listen().map_err(|error| Failure::running(format!("listen to signals: {error}")))?;
+    init_quiet_logging();
+    let mut signals = TerminationSignals::listen()
+        .map_err(|error| CommandError::running(format!("listen to signals: {error}")))?;
     let registry =
         DevRegistry::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), DevRegistryOptions::default())
             .await
-            .map_err(|error| Failure::running(format!("start the registry: {}", causes(&error))))?;
-    let app = sidecar(registry.addr())?;
-    let outbound = first(&app.outbound_addrs())?;
-    introduce(&app, registry.addr(), outbound);
+            .map_err(|error| CommandError::running(format!("start the registry: {}", error_chain(&error))))?;
+    let app = start_sidecar(registry.addr())?;
+    let outbound = first_addr(&app.outbound_addrs())?;
+    print_introduction(&app, registry.addr(), outbound);
 
-    let mut story = Story::begin(registry.addr()).await.map_err(Failure::Running)?;
-    if timeout(READY, app.ready()).await.is_err() {
-        return Err(Failure::running(format!("the sidecar was not ready within {READY:?}")));
+    let mut story = Scenario::start(registry.addr()).await.map_err(CommandError::Running)?;
+    if timeout(READY_TIMEOUT, app.ready()).await.is_err() {
+        return Err(CommandError::running(format!("the sidecar was not ready within {READY_TIMEOUT:?}")));
     }
     let mut screen = Screen::new(table);
     let ending = tokio::select! {
-        ending = story.play(&app, outbound, arguments.duration, &mut screen) => ending,
+        ending = story.run(&app, outbound, arguments.duration, &mut screen) => ending,
         signal = signals.next() => Err(format!("stopped by {signal} before the end")),
     };
     drop(screen);
     if let Ok(ending) = &ending {
-        say(ending);
-        next(&app, outbound, arguments.stay);
+        print_line(ending);
+        print_next_steps(&app, outbound, arguments.stay);
         if arguments.stay {
             signals.next().await;
         }
@@ -111,46 +111,47 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         registry.shutdown().await;
     };
     tokio::select! {
-        () = end => judge(ending),
-        signal = signals.next() => Err(Failure::running(format!("a second {signal}, exiting at once"))),
+        () = end => check_result(ending),
+        signal = signals.next() => Err(CommandError::running(format!("a second {signal}, exiting at once"))),
     }
 }
 
-fn judge(ending: Result<Ending, String>) -> Result<(), Failure> {
+fn check_result(ending: Result<DemoResult, String>) -> Result<(), CommandError> {
     match ending {
-        Ok(ending) if ending.is_good() => Ok(()),
-        Ok(ending) => Err(Failure::Running(ending.verdict())),
-        Err(why) => Err(Failure::Running(why)),
+        Ok(ending) if ending.is_success() => Ok(()),
+        Ok(ending) => Err(CommandError::Running(ending.failure_text())),
+        Err(why) => Err(CommandError::Running(why)),
     }
 }
 
 /// The table is the log, unless somebody asks for more.
-fn quiet() {
+fn init_quiet_logging() {
     let environment = Environment::from_process();
     let mut log = Config::default().log;
     log.level =
         environment.get("OUTRIGGER_LOG").filter(|level| !level.is_empty()).unwrap_or("off").to_owned();
     log.format = LogFormat::Text;
-    telemetry::log(&log);
+    telemetry::init_logging(&log);
 }
 
 /// A sidecar on the usual ports, or on free ones where those are taken.
-fn sidecar(registry: SocketAddr) -> Result<App, Failure> {
-    let mut config = settings(registry);
-    let start = |config: &Config| App::start(config.clone(), &Origins::default(), workers(config.workers));
+fn start_sidecar(registry: SocketAddr) -> Result<App, CommandError> {
+    let mut config = demo_config(registry);
+    let start =
+        |config: &Config| App::start(config.clone(), &Origins::default(), proxy_workers(config.workers));
     let started = match start(&config) {
-        Err(error) if error.is_about_a_port() => {
-            say(format!("{}\n(the demo takes free ports instead)\n", causes(&error)));
+        Err(error) if error.is_bind_error() => {
+            print_line(format!("{}\n(the demo takes free ports instead)\n", error_chain(&error)));
             config.outbound.listen = Listen::localhost(0);
             config.admin.listen = Listen::localhost(0);
             start(&config)
         }
         started => started,
     };
-    started.map_err(|error| Failure::Running(causes(&error)))
+    started.map_err(|error| CommandError::Running(error_chain(&error)))
 }
 
-fn settings(registry: SocketAddr) -> Config {
+fn demo_config(registry: SocketAddr) -> Config {
     let address = ConsulAddress { tls: false, host: registry.ip().to_string(), port: registry.port() };
     let policy = Policy { balance: Balance::Weighted, ..Policy::default() };
     let orders = Upstream {
@@ -168,20 +169,20 @@ fn settings(registry: SocketAddr) -> Config {
     }
 }
 
-fn first(addrs: &[SocketAddr]) -> Result<SocketAddr, Failure> {
-    addrs.first().copied().ok_or_else(|| Failure::running("the sidecar listens nowhere"))
+fn first_addr(addrs: &[SocketAddr]) -> Result<SocketAddr, CommandError> {
+    addrs.first().copied().ok_or_else(|| CommandError::running("the sidecar listens nowhere"))
 }
 
-fn introduce(app: &App, registry: SocketAddr, outbound: SocketAddr) {
+fn print_introduction(app: &App, registry: SocketAddr, outbound: SocketAddr) {
     let admin = app.admin_addr().map_or_else(String::new, |addr| addr.to_string());
-    say(format!(
+    print_line(format!(
         "A registry in memory at http://{registry}, a sidecar at http://{outbound} (admin: http://{admin}), and four\n\
          instances of '{SERVICE}', one of weight 3. An app sends GETs with 'Host: {SERVICE}' to the sidecar.\n"
     ));
 }
 
 /// What to try: against this demo while it stays up, else against the next one.
-fn next(app: &App, outbound: SocketAddr, stay: bool) {
+fn print_next_steps(app: &App, outbound: SocketAddr, stay: bool) {
     let (heading, port, admin) = if stay {
         let admin = app.admin_addr().map_or(0, |addr| addr.port());
         ("All of it stays up until Ctrl-C. Try, in another terminal:", outbound.port(), admin)
@@ -190,7 +191,7 @@ fn next(app: &App, outbound: SocketAddr, stay: bool) {
         let (port, admin) = (usual.outbound.listen.port, usual.admin.listen.port);
         ("Try next: outrigger demo --stay, and then in another terminal:", port, admin)
     };
-    say(format!(
+    print_line(format!(
         "\n{heading}\n  \
          curl -H 'Host: {SERVICE}' localhost:{port}/\n  \
          curl localhost:{admin}/metrics\n  \
@@ -204,14 +205,14 @@ mod tests {
 
     #[test]
     fn a_demo_is_long_enough_for_its_story() {
-        assert_eq!(length("12s"), Ok(Duration::from_secs(12)));
-        assert!(length("2s").unwrap_err().contains("3s"));
-        assert!(length("soon").is_err());
+        assert_eq!(parse_length("12s"), Ok(Duration::from_secs(12)));
+        assert!(parse_length("2s").unwrap_err().contains("3s"));
+        assert!(parse_length("soon").is_err());
     }
 
     #[test]
     fn the_service_is_declared_and_weighted() {
-        let config = settings(SocketAddr::from((Ipv4Addr::LOCALHOST, 8500)));
+        let config = demo_config(SocketAddr::from((Ipv4Addr::LOCALHOST, 8500)));
         assert_eq!(config.upstreams[0].service, "orders");
         assert_eq!(config.upstreams[0].policy.balance, Balance::Weighted);
         assert_eq!(config.service, None);

@@ -10,7 +10,7 @@ use crossterm::{cursor, queue, style::Stylize, terminal};
 
 /// One instance at one moment.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Row {
+pub(super) struct InstanceRow {
     pub(super) instance: String,
     pub(super) state: String,
     pub(super) weight: u32,
@@ -26,16 +26,16 @@ pub(super) struct Row {
 
 /// The whole at one moment.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Frame {
-    pub(super) at: Duration,
-    pub(super) of: Duration,
-    pub(super) rows: Vec<Row>,
+pub(super) struct TableFrame {
+    pub(super) elapsed: Duration,
+    pub(super) length: Duration,
+    pub(super) rows: Vec<InstanceRow>,
     pub(super) requests: u64,
     pub(super) retries: u64,
     pub(super) failures: u64,
 }
 
-impl Frame {
+impl TableFrame {
     /// One line per row, with a heading and a total.
     fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!(
@@ -43,17 +43,17 @@ impl Frame {
             "INSTANCE", "STATE", "WEIGHT", "SHARE", "P50", "P99", "REQUESTS", "FAILED TRIES"
         )];
         lines.extend(self.rows.iter().map(|row| {
-            let Row { instance, state, weight, share, p50, p99, requests, failures } = row;
+            let InstanceRow { instance, state, weight, share, p50, p99, requests, failures } = row;
             let share = format!("{:.0} %", share * 100.0);
-            let (p50, p99) = (milliseconds(*p50), milliseconds(*p99));
+            let (p50, p99) = (format_milliseconds(*p50), format_milliseconds(*p99));
             format!(
                 "{instance:9}  {state:11}  {weight:>6}  {share:>5}  {p50:>7}  {p99:>7}  {requests:>8}  {failures:>12}"
             )
         }));
         lines.push(format!(
             "{:4.1} s of {:.0} s: {} requests, {} retries, {} failed",
-            self.at.as_secs_f64(),
-            self.of.as_secs_f64(),
+            self.elapsed.as_secs_f64(),
+            self.length.as_secs_f64(),
             self.requests,
             self.retries,
             self.failures
@@ -70,7 +70,7 @@ impl Frame {
             .collect();
         format!(
             "{:5.1} s  {} requests, {} retries, {} failed | {}",
-            self.at.as_secs_f64(),
+            self.elapsed.as_secs_f64(),
             self.requests,
             self.retries,
             self.failures,
@@ -79,12 +79,12 @@ impl Frame {
     }
 }
 
-fn milliseconds(value: Option<Duration>) -> String {
+fn format_milliseconds(value: Option<Duration>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| format!("{:.1} ms", value.as_secs_f64() * 1_000.0))
 }
 
 /// Pause between two plain lines.
-const PLAIN: Duration = Duration::from_secs(1);
+const PLAIN_LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where it is shown. A closed stdout is no failure: the exit code is what counts.
 #[derive(Debug)]
@@ -103,34 +103,34 @@ impl Screen {
     }
 
     /// A line that stays, above the table.
-    pub(super) fn say(&mut self, line: &str) {
-        let _ = self.try_say(line);
+    pub(super) fn print_line(&mut self, line: &str) {
+        let _ = self.try_print_line(line);
     }
 
-    pub(super) fn show(&mut self, frame: &Frame) {
-        let _ = self.try_show(frame);
+    pub(super) fn draw(&mut self, frame: &TableFrame) {
+        let _ = self.try_draw(frame);
     }
 
-    fn try_say(&mut self, line: &str) -> io::Result<()> {
+    fn try_print_line(&mut self, line: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if let Some(drawn) = &mut self.table {
-            erase(&mut out, std::mem::take(drawn))?;
+            erase_lines(&mut out, std::mem::take(drawn))?;
         }
         writeln!(out, "{line}")?;
         out.flush()
     }
 
-    fn try_show(&mut self, frame: &Frame) -> io::Result<()> {
+    fn try_draw(&mut self, frame: &TableFrame) -> io::Result<()> {
         let mut out = io::stdout().lock();
         let Some(drawn) = self.table else {
-            if frame.at >= self.next_line {
-                self.next_line = frame.at + PLAIN;
+            if frame.elapsed >= self.next_line {
+                self.next_line = frame.elapsed + PLAIN_LINE_INTERVAL;
                 writeln!(out, "{}", frame.line())?;
             }
             return out.flush();
         };
         let width = terminal::size().map_or(80, |(columns, _)| usize::from(columns));
-        erase(&mut out, drawn)?;
+        erase_lines(&mut out, drawn)?;
         let lines = frame.lines();
         for (n, line) in lines.iter().enumerate() {
             // A line that wraps would be erased only in part.
@@ -154,7 +154,7 @@ impl Drop for Screen {
     }
 }
 
-fn erase(out: &mut impl Write, lines: usize) -> io::Result<()> {
+fn erase_lines(out: &mut impl Write, lines: usize) -> io::Result<()> {
     if let Ok(lines @ 1..) = u16::try_from(lines) {
         queue!(out, cursor::MoveToPreviousLine(lines), terminal::Clear(terminal::ClearType::FromCursorDown))?;
     }
@@ -165,8 +165,8 @@ fn erase(out: &mut impl Write, lines: usize) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn frame() -> Frame {
-        let row = |instance: &str, state: &str, share, p50| Row {
+    fn frame() -> TableFrame {
+        let row = |instance: &str, state: &str, share, p50| InstanceRow {
             instance: instance.into(),
             state: state.into(),
             weight: 3,
@@ -176,9 +176,9 @@ mod tests {
             requests: 1_234,
             failures: 5,
         };
-        Frame {
-            at: Duration::from_millis(4_200),
-            of: Duration::from_secs(12),
+        TableFrame {
+            elapsed: Duration::from_millis(4_200),
+            length: Duration::from_secs(12),
             rows: vec![
                 row("orders-1", "passing", 0.5, Some(Duration::from_micros(3_260))),
                 row("orders-2", "critical", 0.0, None),
@@ -206,8 +206,8 @@ mod tests {
     #[test]
     fn a_line_that_stays_does_not_make_a_table_of_plain_lines() {
         let mut screen = Screen::new(false);
-        screen.say("something happened");
-        screen.show(&frame());
+        screen.print_line("something happened");
+        screen.draw(&frame());
         assert_eq!(screen.table, None);
     }
 

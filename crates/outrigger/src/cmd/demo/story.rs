@@ -6,41 +6,41 @@ use outrigger_proxy::{ClusterStatus, EndpointStatus};
 use tokio::time::{Instant, interval};
 
 use super::{
-    instance::{Instance, SERVICE},
-    screen::{Frame, Row, Screen},
-    traffic::{Traffic, quantile},
+    instance::{DemoInstance, SERVICE},
+    screen::{InstanceRow, Screen, TableFrame},
+    traffic::{TrafficGenerator, quantile},
 };
 use crate::App;
 
 /// How often the dead instance's picks are looked at: the error of "how long after".
-const LOOK: Duration = Duration::from_millis(5);
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How often the table is drawn.
-const DRAW: Duration = Duration::from_millis(200);
+const DRAW_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The instance that is killed, and the one whose weight changes.
-const VICTIM: usize = 1;
-const GROWING: usize = 0;
+const KILLED_INSTANCE: usize = 1;
+const REWEIGHTED_INSTANCE: usize = 0;
 
 /// The weight of the first four instances.
-const WEIGHTS: [u16; 4] = [1, 1, 1, 3];
+const INITIAL_WEIGHTS: [u16; 4] = [1, 1, 1, 3];
 
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Act {
+enum ScenarioStep {
     Kill,
     Add,
-    Weigh,
+    ChangeWeight,
     End,
 }
 
-impl Act {
+impl ScenarioStep {
     /// When it begins, as a share of the whole: twelfths.
     fn at(self, whole: Duration) -> Duration {
         let twelfths = match self {
             Self::Kill => 4,
             Self::Add => 7,
-            Self::Weigh => 9,
+            Self::ChangeWeight => 9,
             Self::End => 12,
         };
         whole * twelfths / 12
@@ -49,30 +49,30 @@ impl Act {
 
 /// The instances and what has become of them.
 #[derive(Debug)]
-pub(super) struct Story {
+pub(super) struct Scenario {
     registry: SocketAddr,
-    instances: Vec<Instance>,
+    instances: Vec<DemoInstance>,
     /// Failed tries on each instance: the sidecar forgets them with an instance that is not used.
     failed: BTreeMap<String, u64>,
-    death: Option<Death>,
+    death: Option<KillRecord>,
 }
 
 #[derive(Debug, Clone)]
-struct Death {
+struct KillRecord {
     instance: String,
     at: Instant,
     after_start: Duration,
     picks: u64,
     /// When the sidecar last tried it, after its death.
-    last_try: Option<Duration>,
-    tries: u64,
+    last_attempt: Option<Duration>,
+    attempts: u64,
 }
 
-impl Story {
+impl Scenario {
     /// Starts and registers the first four instances.
-    pub(super) async fn begin(registry: SocketAddr) -> Result<Self, String> {
+    pub(super) async fn start(registry: SocketAddr) -> Result<Self, String> {
         let mut story = Self { registry, instances: Vec::new(), failed: BTreeMap::new(), death: None };
-        for weight in WEIGHTS {
+        for weight in INITIAL_WEIGHTS {
             story.add(weight).await?;
         }
         Ok(story)
@@ -80,7 +80,7 @@ impl Story {
 
     async fn add(&mut self, weight: u16) -> Result<String, String> {
         let id = format!("{SERVICE}-{}", self.instances.len() + 1);
-        let instance = Instance::start(&id).await.map_err(|error| format!("start {id}: {error}"))?;
+        let instance = DemoInstance::start(&id).await.map_err(|error| format!("start {id}: {error}"))?;
         let registered = instance.register(self.registry, weight).await;
         registered.map_err(|error| format!("register {id}: {error}"))?;
         self.instances.push(instance);
@@ -88,38 +88,38 @@ impl Story {
     }
 
     /// Sends requests to `outbound` for `length`, and lets things happen meanwhile.
-    pub(super) async fn play(
+    pub(super) async fn run(
         &mut self,
         app: &App,
         outbound: SocketAddr,
         length: Duration,
         screen: &mut Screen,
-    ) -> Result<Ending, String> {
-        let mut traffic = Traffic::start(outbound);
+    ) -> Result<DemoResult, String> {
+        let mut traffic = TrafficGenerator::start(outbound);
         let start = Instant::now();
-        let mut looks = interval(LOOK);
+        let mut looks = interval(CHECK_INTERVAL);
         let mut drawn = start;
-        let mut act = Act::Kill;
-        while act != Act::End || start.elapsed() < length {
+        let mut act = ScenarioStep::Kill;
+        while act != ScenarioStep::End || start.elapsed() < length {
             looks.tick().await;
-            let cluster = orders(app);
-            self.watch_the_dead(cluster.as_ref());
-            self.count_failed_tries(cluster.as_ref());
-            if act != Act::End && start.elapsed() >= act.at(length) {
-                let (line, next) = self.perform(act, start, cluster.as_ref()).await?;
-                screen.say(&format!("{:5.1} s  {line}", start.elapsed().as_secs_f64()));
+            let cluster = orders_cluster(app);
+            self.record_picks_after_kill(cluster.as_ref());
+            self.record_failed_attempts(cluster.as_ref());
+            if act != ScenarioStep::End && start.elapsed() >= act.at(length) {
+                let (line, next) = self.run_step(act, start, cluster.as_ref()).await?;
+                screen.print_line(&format!("{:5.1} s  {line}", start.elapsed().as_secs_f64()));
                 act = next;
             }
-            if drawn.elapsed() >= DRAW {
+            if drawn.elapsed() >= DRAW_INTERVAL {
                 drawn = Instant::now();
-                screen.show(&self.frame(&traffic, cluster.as_ref(), start.elapsed(), length));
+                screen.draw(&self.frame(&traffic, cluster.as_ref(), start.elapsed(), length));
             }
         }
         traffic.stop().await;
-        let cluster = orders(app);
-        screen.show(&self.frame(&traffic, cluster.as_ref(), length, length));
-        let seen = traffic.seen();
-        Ok(Ending {
+        let cluster = orders_cluster(app);
+        screen.draw(&self.frame(&traffic, cluster.as_ref(), length, length));
+        let seen = traffic.stats();
+        Ok(DemoResult {
             requests: seen.requests,
             failures: seen.failures,
             reasons: seen.reasons.iter().map(|(reason, count)| format!("{count} × {reason}")).collect(),
@@ -129,57 +129,66 @@ impl Story {
         })
     }
 
-    async fn perform(
+    async fn run_step(
         &mut self,
-        act: Act,
+        act: ScenarioStep,
         start: Instant,
         cluster: Option<&ClusterStatus>,
-    ) -> Result<(String, Act), String> {
+    ) -> Result<(String, ScenarioStep), String> {
         match act {
-            Act::Kill => {
-                let Some(victim) = self.instances.get_mut(VICTIM) else {
-                    return Ok((String::new(), Act::Add));
+            ScenarioStep::Kill => {
+                let Some(victim) = self.instances.get_mut(KILLED_INSTANCE) else {
+                    return Ok((String::new(), ScenarioStep::Add));
                 };
-                let picks = endpoint(cluster, victim.addr).map_or(0, |endpoint| endpoint.picks);
+                let picks = find_endpoint(cluster, victim.addr).map_or(0, |endpoint| endpoint.picks);
                 victim.kill().await;
                 let instance = victim.id.clone();
                 let line = format!("{instance} is killed; the registry still lists it until its check fails");
                 let at = Instant::now();
                 let after_start = at - start;
-                self.death = Some(Death { instance, at, after_start, picks, last_try: None, tries: 0 });
-                Ok((line, Act::Add))
+                self.death =
+                    Some(KillRecord { instance, at, after_start, picks, last_attempt: None, attempts: 0 });
+                Ok((line, ScenarioStep::Add))
             }
-            Act::Add => Ok((format!("{} is added", self.add(1).await?), Act::Weigh)),
-            Act::Weigh => {
-                let Some(growing) = self.instances.get(GROWING) else { return Ok((String::new(), Act::End)) };
+            ScenarioStep::Add => Ok((format!("{} is added", self.add(1).await?), ScenarioStep::ChangeWeight)),
+            ScenarioStep::ChangeWeight => {
+                let Some(growing) = self.instances.get(REWEIGHTED_INSTANCE) else {
+                    return Ok((String::new(), ScenarioStep::End));
+                };
                 growing.register(self.registry, 3).await?;
-                Ok((format!("{} gets weight 3", growing.id), Act::End))
+                Ok((format!("{} gets weight 3", growing.id), ScenarioStep::End))
             }
-            Act::End => Ok((String::new(), Act::End)),
+            ScenarioStep::End => Ok((String::new(), ScenarioStep::End)),
         }
     }
 
-    fn count_failed_tries(&mut self, cluster: Option<&ClusterStatus>) {
+    fn record_failed_attempts(&mut self, cluster: Option<&ClusterStatus>) {
         for instance in &self.instances {
-            let now = endpoint(cluster, instance.addr).map_or(0, |endpoint| endpoint.failures);
+            let now = find_endpoint(cluster, instance.addr).map_or(0, |endpoint| endpoint.failures);
             let most = self.failed.entry(instance.id.clone()).or_default();
             *most = now.max(*most);
         }
     }
 
-    fn watch_the_dead(&mut self, cluster: Option<&ClusterStatus>) {
+    fn record_picks_after_kill(&mut self, cluster: Option<&ClusterStatus>) {
         let Some(death) = &mut self.death else { return };
-        let addr = self.instances.get(VICTIM).map(|victim| victim.addr);
-        let picks = addr.and_then(|addr| endpoint(cluster, addr)).map_or(0, |endpoint| endpoint.picks);
+        let addr = self.instances.get(KILLED_INSTANCE).map(|victim| victim.addr);
+        let picks = addr.and_then(|addr| find_endpoint(cluster, addr)).map_or(0, |endpoint| endpoint.picks);
         if picks > death.picks {
-            death.tries += picks - death.picks;
+            death.attempts += picks - death.picks;
             death.picks = picks;
-            death.last_try = Some(death.at.elapsed());
+            death.last_attempt = Some(death.at.elapsed());
         }
     }
 
-    fn frame(&self, traffic: &Traffic, cluster: Option<&ClusterStatus>, at: Duration, of: Duration) -> Frame {
-        let mut seen = traffic.seen();
+    fn frame(
+        &self,
+        traffic: &TrafficGenerator,
+        cluster: Option<&ClusterStatus>,
+        at: Duration,
+        of: Duration,
+    ) -> TableFrame {
+        let mut seen = traffic.stats();
         let now = Instant::now();
         let recent: Vec<_> = self
             .instances
@@ -191,8 +200,8 @@ impl Story {
             .collect();
         let total = recent.iter().map(|(latencies, _)| latencies.len()).sum::<usize>().max(1);
         let rows = self.instances.iter().zip(recent).map(|(instance, (latencies, requests))| {
-            let endpoint = endpoint(cluster, instance.addr);
-            Row {
+            let endpoint = find_endpoint(cluster, instance.addr);
+            InstanceRow {
                 instance: instance.id.clone(),
                 state: endpoint.map_or("unknown", |endpoint| endpoint.status).to_owned(),
                 weight: endpoint.map_or(0, |endpoint| endpoint.weight),
@@ -203,9 +212,9 @@ impl Story {
                 failures: self.failed.get(&instance.id).copied().unwrap_or_default(),
             }
         });
-        Frame {
-            at,
-            of,
+        TableFrame {
+            elapsed: at,
+            length: of,
             rows: rows.collect(),
             requests: seen.requests,
             retries: cluster.map_or(0, |cluster| cluster.retries),
@@ -214,39 +223,39 @@ impl Story {
     }
 }
 
-fn orders(app: &App) -> Option<ClusterStatus> {
+fn orders_cluster(app: &App) -> Option<ClusterStatus> {
     app.clusters().into_iter().find(|cluster| cluster.service == SERVICE)
 }
 
-fn endpoint(cluster: Option<&ClusterStatus>, addr: SocketAddr) -> Option<&EndpointStatus> {
+fn find_endpoint(cluster: Option<&ClusterStatus>, addr: SocketAddr) -> Option<&EndpointStatus> {
     let addr = addr.to_string();
     cluster?.endpoints.iter().find(|endpoint| endpoint.address == addr)
 }
 
 /// What was seen, all in all. Displays as the summary.
 #[derive(Debug)]
-pub(super) struct Ending {
+pub(super) struct DemoResult {
     requests: u64,
     failures: u64,
     reasons: Vec<String>,
     retries: u64,
     length: Duration,
-    death: Option<Death>,
+    death: Option<KillRecord>,
 }
 
-impl Ending {
+impl DemoResult {
     /// No request failed, and there were some.
-    pub(super) fn is_good(&self) -> bool {
+    pub(super) fn is_success(&self) -> bool {
         self.failures == 0 && self.requests > 0
     }
 
     /// Why it is not good.
-    pub(super) fn verdict(&self) -> String {
+    pub(super) fn failure_text(&self) -> String {
         format!("{} of {} requests failed", self.failures, self.requests)
     }
 }
 
-impl fmt::Display for Ending {
+impl fmt::Display for DemoResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { requests, failures, retries, length, .. } = self;
         write!(f, "\n{requests} requests in {:.0} s, {failures} failed; ", length.as_secs_f64())?;
@@ -254,7 +263,11 @@ impl fmt::Display for Ending {
         for reason in &self.reasons {
             write!(f, "\n  failed: {reason}")?;
         }
-        let Some(Death { instance, after_start, last_try, tries, .. }) = &self.death else { return Ok(()) };
+        let Some(KillRecord { instance, after_start, last_attempt: last_try, attempts: tries, .. }) =
+            &self.death
+        else {
+            return Ok(());
+        };
         write!(f, "\n{instance} was killed at {:.1} s; ", after_start.as_secs_f64())?;
         match last_try {
             Some(last) => write!(
@@ -271,8 +284,8 @@ impl fmt::Display for Ending {
 mod tests {
     use super::*;
 
-    fn ending(requests: u64, failures: u64) -> Ending {
-        Ending {
+    fn demo_result(requests: u64, failures: u64) -> DemoResult {
+        DemoResult {
             requests,
             failures,
             reasons: if failures > 0 { vec!["2 × 502: no_answer".into()] } else { Vec::new() },
@@ -284,14 +297,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_summary_says_what_failed_and_when_the_dead_was_last_tried() {
-        let mut good = ending(4_800, 0);
-        good.death = Some(Death {
+        let mut good = demo_result(4_800, 0);
+        good.death = Some(KillRecord {
             instance: "orders-2".into(),
             at: Instant::now(),
             after_start: Duration::from_secs(4),
             picks: 9,
-            last_try: Some(Duration::from_millis(312)),
-            tries: 6,
+            last_attempt: Some(Duration::from_millis(312)),
+            attempts: 6,
         });
         let text = good.to_string();
         for part in
@@ -299,19 +312,20 @@ mod tests {
         {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert!(good.is_good());
+        assert!(good.is_success());
 
-        let bad = ending(4_800, 2);
-        assert!(!bad.is_good());
+        let bad = demo_result(4_800, 2);
+        assert!(!bad.is_success());
         assert!(bad.to_string().contains("failed: 2 × 502: no_answer"));
-        assert_eq!(bad.verdict(), "2 of 4800 requests failed");
-        assert!(!ending(0, 0).is_good(), "nothing sent proves nothing");
+        assert_eq!(bad.failure_text(), "2 of 4800 requests failed");
+        assert!(!demo_result(0, 0).is_success(), "nothing sent proves nothing");
     }
 
     #[test]
     fn the_acts_come_in_order_within_the_time() {
         let whole = Duration::from_secs(12);
-        let times = [Act::Kill, Act::Add, Act::Weigh, Act::End].map(|act| act.at(whole));
+        let times = [ScenarioStep::Kill, ScenarioStep::Add, ScenarioStep::ChangeWeight, ScenarioStep::End]
+            .map(|act| act.at(whole));
         assert!(times.is_sorted() && times[3] == whole, "{times:?}");
         assert_eq!(times[0], whole / 3);
     }

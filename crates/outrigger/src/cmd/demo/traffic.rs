@@ -28,35 +28,35 @@ const CLIENTS: u32 = 8;
 const RATE: u32 = 400;
 
 /// Longest wait for an answer: above the sidecar's own time-out, so that its reason is seen.
-const ANSWER: Duration = Duration::from_secs(20);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Most latencies kept per instance.
-const SAMPLES: usize = 1024;
+const MAX_SAMPLES: usize = 1024;
 
 /// How long a latency counts.
-const WINDOW: Duration = Duration::from_secs(2);
+const LATENCY_WINDOW: Duration = Duration::from_secs(2);
 
 /// What the app has seen.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct TrafficStats {
     pub(super) requests: u64,
     pub(super) failures: u64,
     /// Failures by reason.
     pub(super) reasons: BTreeMap<String, u64>,
-    pub(super) by_instance: BTreeMap<String, Answers>,
+    pub(super) by_instance: BTreeMap<String, InstanceStats>,
 }
 
 /// Answers of one instance.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(super) struct InstanceStats {
     pub(super) count: u64,
     recent: VecDeque<(Instant, Duration)>,
 }
 
-impl Answers {
+impl InstanceStats {
     fn add(&mut self, now: Instant, latency: Duration) {
         self.count += 1;
-        if self.recent.len() == SAMPLES {
+        if self.recent.len() == MAX_SAMPLES {
             self.recent.pop_front();
         }
         self.recent.push_back((now, latency));
@@ -64,7 +64,7 @@ impl Answers {
 
     /// Latencies of the last two seconds, sorted.
     pub(super) fn recent(&mut self, now: Instant) -> Vec<Duration> {
-        while self.recent.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW) {
+        while self.recent.front().is_some_and(|(at, _)| now.duration_since(*at) > LATENCY_WINDOW) {
             self.recent.pop_front();
         }
         let mut latencies: Vec<_> = self.recent.iter().map(|(_, latency)| *latency).collect();
@@ -81,40 +81,40 @@ pub(super) fn quantile(sorted: &[Duration], share: f64) -> Option<Duration> {
 
 /// Traffic under way. Dropping it ends it.
 #[derive(Debug)]
-pub(super) struct Traffic {
-    seen: Arc<Mutex<Seen>>,
-    enough: CancellationToken,
+pub(super) struct TrafficGenerator {
+    seen: Arc<Mutex<TrafficStats>>,
+    stop_token: CancellationToken,
     clients: JoinSet<()>,
 }
 
-impl Traffic {
+impl TrafficGenerator {
     /// Starts to send to the sidecar at `addr`.
     pub(super) fn start(addr: SocketAddr) -> Self {
-        let seen = Arc::new(Mutex::new(Seen::default()));
+        let seen = Arc::new(Mutex::new(TrafficStats::default()));
         let enough = CancellationToken::new();
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
-            clients.spawn(client(addr, seen.clone(), enough.clone()));
+            clients.spawn(run_client(addr, seen.clone(), enough.clone()));
         }
-        Self { seen, enough, clients }
+        Self { seen, stop_token: enough, clients }
     }
 
-    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
-        lock(&self.seen)
+    pub(super) fn stats(&self) -> MutexGuard<'_, TrafficStats> {
+        lock_stats(&self.seen)
     }
 
     /// Sends nothing more, and waits for the answers under way: they count.
     pub(super) async fn stop(&mut self) {
-        self.enough.cancel();
+        self.stop_token.cancel();
         while self.clients.join_next().await.is_some() {}
     }
 }
 
-fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+fn lock_stats(seen: &Mutex<TrafficStats>) -> MutexGuard<'_, TrafficStats> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn client(addr: SocketAddr, seen: Arc<Mutex<Seen>>, enough: CancellationToken) {
+async fn run_client(addr: SocketAddr, seen: Arc<Mutex<TrafficStats>>, enough: CancellationToken) {
     // Clients start apart, so that the stream is steady.
     tokio::time::sleep(Duration::from_millis(fastrand::u64(0..20))).await;
     let mut turns = interval(Duration::from_secs(1) * CLIENTS / RATE);
@@ -122,11 +122,11 @@ async fn client(addr: SocketAddr, seen: Arc<Mutex<Seen>>, enough: CancellationTo
     let mut connection = None;
     while enough.run_until_cancelled(turns.tick()).await.is_some() {
         let started = Instant::now();
-        let answer = timeout(ANSWER, request(addr, &mut connection)).await;
+        let answer = timeout(RESPONSE_TIMEOUT, send_request(addr, &mut connection)).await;
         let now = Instant::now();
-        let mut seen = lock(&seen);
+        let mut seen = lock_stats(&seen);
         seen.requests += 1;
-        match answer.unwrap_or_else(|_| Err(format!("no answer within {ANSWER:?}"))) {
+        match answer.unwrap_or_else(|_| Err(format!("no answer within {RESPONSE_TIMEOUT:?}"))) {
             Ok(instance) => {
                 seen.by_instance.entry(instance).or_default().add(now, now - started);
             }
@@ -140,13 +140,13 @@ async fn client(addr: SocketAddr, seen: Arc<Mutex<Seen>>, enough: CancellationTo
 }
 
 /// A connection to the sidecar, and the task that drives it.
-struct Connection {
+struct ClientConnection {
     sender: SendRequest<Empty<Bytes>>,
     _driver: JoinSet<()>,
 }
 
 /// One request; the name of the instance that answered it.
-async fn request(addr: SocketAddr, kept: &mut Option<Connection>) -> Result<String, String> {
+async fn send_request(addr: SocketAddr, kept: &mut Option<ClientConnection>) -> Result<String, String> {
     let mut connection = match kept.take() {
         Some(connection) if connection.sender.is_ready() => connection,
         _ => connect(addr).await?,
@@ -155,12 +155,12 @@ async fn request(addr: SocketAddr, kept: &mut Option<Connection>) -> Result<Stri
         Request::get("/").header("host", SERVICE).body(Empty::new()).map_err(|error| error.to_string())?;
     let answer =
         connection.sender.send_request(request).await.map_err(|error| format!("the sidecar: {error}"))?;
-    let instance = read(answer).await?;
+    let instance = read_instance(answer).await?;
     *kept = Some(connection);
     Ok(instance)
 }
 
-async fn connect(addr: SocketAddr) -> Result<Connection, String> {
+async fn connect(addr: SocketAddr) -> Result<ClientConnection, String> {
     let stream =
         TcpStream::connect(addr).await.map_err(|error| format!("connect to the sidecar: {error}"))?;
     let _ = stream.set_nodelay(true);
@@ -169,10 +169,10 @@ async fn connect(addr: SocketAddr) -> Result<Connection, String> {
         .map_err(|error| error.to_string())?;
     let mut driver = JoinSet::new();
     driver.spawn(async move { drop(connection.await) });
-    Ok(Connection { sender, _driver: driver })
+    Ok(ClientConnection { sender, _driver: driver })
 }
 
-async fn read(answer: Response<Incoming>) -> Result<String, String> {
+async fn read_instance(answer: Response<Incoming>) -> Result<String, String> {
     let (head, body) = answer.into_parts();
     let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let body = body.collect().await;
@@ -199,12 +199,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_recent_latencies_count_and_few_are_kept() {
-        let mut answers = Answers::default();
+        let mut answers = InstanceStats::default();
         for n in 0..5_000 {
             answers.add(Instant::now(), Duration::from_micros(n));
         }
-        assert_eq!(answers.recent(Instant::now()).len(), SAMPLES);
-        tokio::time::advance(WINDOW * 2).await;
+        assert_eq!(answers.recent(Instant::now()).len(), MAX_SAMPLES);
+        tokio::time::advance(LATENCY_WINDOW * 2).await;
         answers.add(Instant::now(), Duration::from_secs(1));
         assert_eq!(answers.recent(Instant::now()), [Duration::from_secs(1)]);
         assert_eq!(answers.count, 5_001);
@@ -212,12 +212,12 @@ mod tests {
 
     #[tokio::test]
     async fn each_answer_is_counted_for_its_instance_and_a_dead_end_is_a_failure() {
-        let mut instance = super::super::instance::Instance::start("orders-1").await.unwrap();
-        let mut traffic = Traffic::start(instance.addr);
-        let until = |is: fn(&Seen) -> bool| {
+        let mut instance = super::super::instance::DemoInstance::start("orders-1").await.unwrap();
+        let mut traffic = TrafficGenerator::start(instance.addr);
+        let until = |is: fn(&TrafficStats) -> bool| {
             let seen = traffic.seen.clone();
             timeout(Duration::from_secs(20), async move {
-                while !is(&lock(&seen)) {
+                while !is(&lock_stats(&seen)) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             })
@@ -225,10 +225,10 @@ mod tests {
         until(|seen| seen.by_instance.get("orders-1").is_some_and(|answers| answers.count > 20))
             .await
             .unwrap();
-        assert_eq!(traffic.seen().failures, 0);
+        assert_eq!(traffic.stats().failures, 0);
         instance.kill().await;
         until(|seen| seen.failures > 0).await.unwrap();
-        assert!(!traffic.seen().reasons.is_empty());
+        assert!(!traffic.stats().reasons.is_empty());
         traffic.stop().await;
     }
 }

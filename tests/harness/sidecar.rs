@@ -88,7 +88,7 @@ impl Sidecar {
     /// # Panics
     /// The settings are wrong, or something could not be started.
     pub async fn start(settings: &str, services: &Services) -> Self {
-        Self::start_on(Workers::Here, settings, services).await
+        Self::start_on(Workers::CurrentRuntime, settings, services).await
     }
 
     /// As [`Sidecar::start`], on these workers.
@@ -109,7 +109,7 @@ impl Sidecar {
         let proxy = Proxy::bind(&config, Arc::clone(&discovery), &metrics, workers)
             .unwrap_or_else(|error| panic!("bind: {error}"));
         proxy.start();
-        wait::within("the first answers of the declared services", proxy.first_answers()).await;
+        wait::within("the first answers of the declared services", proxy.wait_for_first_answers()).await;
         let addr = *proxy.outbound_addrs().first().expect("an outbound address");
         Self { proxy, discovery, metrics, addr, dir }
     }
@@ -122,7 +122,7 @@ impl Sidecar {
         let config = load_config(settings, &self.services_file());
         let prepared = self.proxy.prepare(&config).unwrap_or_else(|error| panic!("prepare: {error}"));
         self.discovery.apply_settings(config.discovery);
-        wait::within("it goes by other settings", self.proxy.adopt(prepared)).await;
+        wait::within("it goes by other settings", self.proxy.apply_settings(prepared)).await;
     }
 
     /// Where it listens.

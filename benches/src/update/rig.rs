@@ -67,7 +67,7 @@ impl UpdateRig {
             follower.first_answer().await;
         }
         if let Some(proxy) = &self.proxy {
-            proxy.first_answers().await;
+            proxy.wait_for_first_answers().await;
         }
     }
 

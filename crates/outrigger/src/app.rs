@@ -145,12 +145,12 @@ impl App {
         let admin = bind_admin("the admin side", &config.admin.listen)?;
         let network = config.admin.metrics_listen.as_ref().map(bind_metrics).transpose()?;
         let proxy = Arc::new(Proxy::bind(&config, discovery.clone(), &metrics, workers)?);
-        discovery.set_liveness(proxy.evidence());
+        discovery.set_liveness(proxy.liveness());
 
         proxy.start();
         let first_answers = {
             let proxy = proxy.clone();
-            async move { proxy.first_answers().await }
+            async move { proxy.wait_for_first_answers().await }
         };
         let started = CancellationToken::new();
         if app == LocalApp::External {

@@ -20,12 +20,12 @@ use outrigger_policy::Verdict;
 use tokio::time::Instant;
 
 use crate::{
+    account::RequestAccount,
     call::Rest,
-    error::Reason,
-    exchange::Exchange,
+    reason::Reason,
     timer::LazyTimer,
     upload::{Broken, Upload},
-    upstream::{cluster::Cluster, endpoint::Ticket, pool::Conn},
+    upstream::{cluster::Cluster, endpoint::InFlight, pool::Conn},
 };
 
 /// Why an answer's body ended before its end. hyper then closes the app's connection, which is how
@@ -48,7 +48,7 @@ pub(crate) struct ResponseBody(Kind);
 
 enum Kind {
     /// Made here.
-    Made { data: Option<Bytes>, _exchange: Option<Exchange> },
+    Made { data: Option<Bytes>, _exchange: Option<RequestAccount> },
     /// An instance's.
     Carried(Box<Carried>),
 }
@@ -76,11 +76,11 @@ pub(crate) enum Driver {
 pub(crate) struct Carried {
     pub(crate) incoming: Incoming,
     pub(crate) driver: Driver,
-    pub(crate) ticket: Ticket,
+    pub(crate) ticket: InFlight,
     pub(crate) cluster: Arc<Cluster>,
     /// How its end is counted for the instance.
     pub(crate) rest: Option<Rest>,
-    pub(crate) exchange: Exchange,
+    pub(crate) exchange: RequestAccount,
     /// Longest silence.
     pub(crate) idle: Duration,
     pub(crate) max_idle: usize,
@@ -97,7 +97,7 @@ pub(crate) struct Carried {
 }
 
 impl ResponseBody {
-    pub(crate) fn made(data: Bytes, exchange: Exchange) -> Self {
+    pub(crate) fn made(data: Bytes, exchange: RequestAccount) -> Self {
         Self(Kind::Made { data: (!data.is_empty()).then_some(data), _exchange: Some(exchange) })
     }
 
@@ -219,10 +219,10 @@ impl Carried {
     /// The instance cut its answer.
     fn blame(&mut self, now: Instant) {
         let endpoint = &self.ticket.endpoint;
-        endpoint.blame();
+        endpoint.count_failure();
         let Some(Rest { began, mut blame }) = self.rest else { return };
-        if let Some(report) = endpoint.record.record_body_cut(began, &mut blame, now.into_std()) {
-            self.cluster.trust.report(&self.cluster, &endpoint.record, report, now);
+        if let Some(report) = endpoint.stats.record_body_cut(began, &mut blame, now.into_std()) {
+            self.cluster.ejector.report(&self.cluster, &endpoint.stats, report, now);
         }
     }
 }
@@ -231,14 +231,14 @@ impl Drop for Carried {
     fn drop(&mut self) {
         let clean = !self.failed && (self.ended || self.incoming.is_end_stream());
         let now = Instant::now();
-        self.exchange.ended = Some(now);
+        self.exchange.ended_at = Some(now);
         if self.ends.is_some() {
             self.exchange.session().set_ends(None);
         }
         // An app that leaves in the middle says nothing against it: what came was well.
         let well = clean || (self.moved && !self.failed && !self.late);
         if let (true, Some(rest)) = (well, self.rest) {
-            self.ticket.endpoint.record.record_body_end(rest.began, now.into_std());
+            self.ticket.endpoint.stats.record_body_end(rest.began, now.into_std());
         }
         match std::mem::replace(&mut self.driver, Driver::Gone) {
             Driver::Here(conn) if clean => {

@@ -22,18 +22,18 @@ use outrigger_policy::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
+    account::RequestAccount,
     attempt::{self, Bounds, Due, Failed},
-    deadline::Own,
-    error::{Reason, Refusal},
-    exchange::Exchange,
+    deadline::ClientDeadline,
     headers::{self, Asked},
     pushback,
+    reason::{Reason, Refusal},
     route::Route,
     session::Session,
     upload::{AttemptBody, Upload},
     upstream::{
-        cluster::{Cluster, Terms},
-        endpoint::{Checkout, CheckoutError, Endpoint, Ticket},
+        cluster::{Cluster, ClusterSettings},
+        endpoint::{CheckoutError, CheckoutRequest, Endpoint, InFlight},
         pool::{Conn, Found},
     },
 };
@@ -51,14 +51,14 @@ const HURRY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) session: &'a Arc<Session>,
-    pub(crate) terms: &'a Arc<Terms>,
+    pub(crate) terms: &'a Arc<ClusterSettings>,
     pub(crate) method: Method,
     uri: Uri,
     headers: HeaderMap,
     pub(crate) version: Version,
     asked: Asked,
     request: retry::RequestTraits,
-    own: Own,
+    own: ClientDeadline,
     pub(crate) deadline: Deadline,
     /// It finds out for the breaker whether the service is there again.
     pub(crate) probe: bool,
@@ -68,7 +68,7 @@ pub(crate) struct Call<'a> {
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
     pub(crate) conn: Box<Conn>,
-    pub(crate) ticket: Ticket,
+    pub(crate) ticket: InFlight,
     pub(crate) outcome: Outcome,
     sent: Sent,
     /// When the instance was given the request.
@@ -112,10 +112,10 @@ pub(crate) enum Ended {
 impl<'a> Call<'a> {
     pub(crate) fn new(
         session: &'a Arc<Session>,
-        terms: &'a Arc<Terms>,
+        terms: &'a Arc<ClusterSettings>,
         head: http::request::Parts,
         route: Route,
-        own: Own,
+        own: ClientDeadline,
         deadline: Deadline,
         upload: Option<&Upload>,
     ) -> Self {
@@ -161,7 +161,7 @@ impl<'a> Call<'a> {
     }
 
     /// Tries until there is an answer for the app.
-    pub(crate) async fn attempts(&self, cluster: &Arc<Cluster>, exchange: &mut Exchange) -> Ended {
+    pub(crate) async fn attempts(&self, cluster: &Arc<Cluster>, exchange: &mut RequestAccount) -> Ended {
         let policy = &self.terms.policy;
         let upload = exchange.upload.clone();
         let upload = upload.as_ref();
@@ -186,10 +186,10 @@ impl<'a> Call<'a> {
                     Some(ended) => {
                         self.decided(ended, RetryDecision::GiveUp(GiveUp::Attempts), cluster, None)
                     }
-                    None => Ended::Refused { refusal: cluster.nothing_to_pick(), verdict: Verdict::Ignore },
+                    None => Ended::Refused { refusal: cluster.refuse_pick(), verdict: Verdict::Ignore },
                 };
             };
-            let Some(mark) = endpoint.record.begin_attempt(retryable) else {
+            let Some(mark) = endpoint.stats.begin_attempt(retryable) else {
                 passed += 1;
                 continue;
             };
@@ -229,7 +229,7 @@ impl<'a> Call<'a> {
             };
             let (outcome, sent) = told(&ended);
             let pushback = match &ended {
-                Ok(answer) if self.is_retried(outcome) => pushback::read(answer.response.headers()),
+                Ok(answer) if self.is_retried(outcome) => pushback::read_pushback(answer.response.headers()),
                 _ => None,
             };
             // The breaker waits for its probe's word, and everybody for the breaker.
@@ -270,7 +270,7 @@ impl<'a> Call<'a> {
                     begun = Instant::now();
                 }
                 decision => {
-                    exchange.answered = Some(now);
+                    exchange.answered_at = Some(now);
                     return self.decided(ended, decision, cluster, Some(&endpoint));
                 }
             }
@@ -304,15 +304,15 @@ impl<'a> Call<'a> {
         if ended.as_ref().is_err_and(|failed| failed.late) {
             blame.mark_delayed();
         }
-        self.terms.series.attempted(outcome);
+        self.terms.series.record_attempt(outcome);
         if let Ok(answer) = ended {
-            endpoint.spoke();
-            cluster.took(now - answer.got);
+            endpoint.record_response();
+            cluster.record_latency(now - answer.got);
         }
         match outcome.verdict() {
-            Verdict::Failure => endpoint.blame(),
+            Verdict::Failure => endpoint.count_failure(),
             Verdict::Success => {
-                endpoint.went_well(now);
+                endpoint.record_success(now);
                 if self.terms.policy.hedge.is_some() {
                     cluster.latency.record(now - bounds.begun, now.into_std());
                 }
@@ -328,7 +328,7 @@ impl<'a> Call<'a> {
             _ => mark.record_end(blame, outcome, sent, now.into_std()),
         };
         if let Some(report) = report {
-            cluster.trust.report(cluster, &endpoint.record, report, now);
+            cluster.ejector.report(cluster, &endpoint.stats, report, now);
         }
     }
 
@@ -349,7 +349,7 @@ impl<'a> Call<'a> {
     ) -> Ended {
         let gave_up = match decision {
             RetryDecision::GiveUp(why) => {
-                self.terms.series.gave_up(why);
+                self.terms.series.record_give_up(why);
                 Some(why)
             }
             RetryDecision::Done | RetryDecision::Retry { .. } => None,
@@ -362,7 +362,7 @@ impl<'a> Call<'a> {
                 let refusal = Refusal::new(reason(&failed, gave_up), detail);
                 // An instance that is out by now, while others are in: that is no news of the service.
                 let is_out =
-                    |one: &&Arc<Endpoint>| !one.record.admits(true) && cluster.pick_other(&[], one).is_some();
+                    |one: &&Arc<Endpoint>| !one.stats.admits(true) && cluster.pick_other(&[], one).is_some();
                 let verdict = match on.filter(is_out) {
                     Some(_) => Verdict::Ignore,
                     None => failed.outcome.verdict(),
@@ -415,11 +415,11 @@ impl<'a> Call<'a> {
         let got = Instant::now();
         let head = self.head(body, upload, bounds);
         let ended = attempt::run(conn, head, upload, bounds, timer.get(), got, |now| {
-            if cluster.is_unusual(now - got) {
-                endpoint.keeps_waiting(now);
+            if cluster.is_unusually_slow(now - got) {
+                endpoint.record_stall_tick(now);
             }
             // Only a request that can go elsewhere gives up for it; a POST waits for as long as it may.
-            cluster.trust.doubt(endpoint, now) && self.repeatable() && !bounds.last
+            cluster.ejector.check_stalled(endpoint, now) && self.repeatable() && !bounds.last
         });
         let late = got - bounds.begun > HURRY;
         let (response, conn, sent) = ended.await.map_err(|failed| Failed { late, ..failed })?;
@@ -443,18 +443,18 @@ impl<'a> Call<'a> {
         upload: Option<&Upload>,
         bounds: Bounds,
         fresh: bool,
-    ) -> Result<(Ticket, Box<Conn>), Failed> {
-        let ask = Checkout {
+    ) -> Result<(InFlight, Box<Conn>), Failed> {
+        let ask = CheckoutRequest {
             worker: self.session.worker,
             policy: &self.terms.policy,
             limits: self.session.shared.rules.load().heads,
             series: &self.terms.series,
             repeatable: self.request.idempotent && self.request.allowed && self.fits(upload),
-            connect_within: self.terms.policy.connect_timeout,
-            fresh,
+            connect_timeout: self.terms.policy.connect_timeout,
+            new_only: fresh,
             now: bounds.begun,
         };
-        let begun = endpoint.try_begin().map(|ticket| (ticket, endpoint.idle(&ask)));
+        let begun = endpoint.try_acquire().map(|ticket| (ticket, endpoint.take_idle(&ask)));
         // The usual case waits for nothing, and needs no timer.
         if let Some((ticket, Found::Ready(conn))) = begun {
             self.terms.series.reused.inc();
@@ -463,7 +463,7 @@ impl<'a> Call<'a> {
         let connecting = OnceLock::new();
         let (due, what) = bounds.turn(upload);
         let within = due.saturating_duration_since(bounds.begun);
-        let most = ask.connect_within;
+        let most = ask.connect_timeout;
         // Where another attempt can follow, it is left as much time.
         let connect_within = if bounds.last { most } else { most.min(within / 2) };
         // Nobody accepted for as long as there was: that is the instance, not the queue.
@@ -475,14 +475,15 @@ impl<'a> Call<'a> {
             let (ticket, found) = match begun {
                 Some(begun) => begun,
                 None => {
-                    let ticket = endpoint.begin(ask.policy).await?;
+                    let ticket = endpoint.acquire(ask.policy).await?;
                     // Whoever gave the turn back has brought a connection home before.
                     let now = Instant::now();
-                    (ticket, endpoint.idle(&Checkout { now, ..ask }))
+                    (ticket, endpoint.take_idle(&CheckoutRequest { now, ..ask }))
                 }
             };
             let _ = connecting.set(Instant::now());
-            let conn = endpoint.connect(found, &Checkout { connect_within, ..ask }).await?;
+            let conn =
+                endpoint.connect(found, &CheckoutRequest { connect_timeout: connect_within, ..ask }).await?;
             Ok::<_, CheckoutError>((ticket, conn))
         };
         // Boxed, for the usual request has left above and need not carry the room for this.
@@ -543,7 +544,7 @@ impl<'a> Call<'a> {
         if let Some(cap) = self.deadline.cap() {
             let under_way = upload.is_some_and(|upload| !upload.ended());
             let ends = if under_way { cap.into() } else { bounds.ends(upload) };
-            self.own.pass_on(request.headers_mut(), ends, Instant::now());
+            self.own.write_headers(request.headers_mut(), ends, Instant::now());
         }
         request
     }
@@ -582,9 +583,9 @@ fn reason(failed: &Failed, gave_up: Option<GiveUp>) -> Reason {
 }
 
 /// An attempt at an endpoint begins.
-pub(crate) fn begin(endpoint: &Endpoint, exchange: &mut Exchange) {
+pub(crate) fn begin(endpoint: &Endpoint, exchange: &mut RequestAccount) {
     exchange.attempts += 1;
-    exchange.tries(&endpoint.id);
+    exchange.set_instance(&endpoint.id);
     endpoint.picks.fetch_add(1, Relaxed);
 }
 

@@ -13,65 +13,65 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use crate::error::{Reason, Refusal};
+use crate::reason::{Reason, Refusal};
 
 /// How long the app waits for its answer, all of it.
-pub(crate) const TIMEOUT: HeaderName = HeaderName::from_static("x-outrigger-timeout");
+pub(crate) const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-outrigger-timeout");
 /// gRPC's word for the same.
-pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(crate) const GRPC_TIMEOUT_HEADER: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// What the app said of its patience.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Own {
+pub(crate) struct ClientDeadline {
     /// The shortest that it said.
-    pub(crate) patience: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     /// It said so in gRPC's words.
-    grpc: bool,
+    from_grpc: bool,
 }
 
-impl Own {
+impl ClientDeadline {
     /// Takes in one field. Others than the two are not its business.
     ///
     /// # Errors
     /// A field of ours that is no duration. A `grpc-timeout` that is none is passed over: it may be read
     /// differently where it goes, and we are not asked.
-    pub(crate) fn take(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Refusal> {
-        let said = if name == TIMEOUT {
+    pub(crate) fn read_field(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Refusal> {
+        let timeout = if name == TIMEOUT_HEADER {
             let text = String::from_utf8_lossy(value.as_bytes());
-            let wrong = |what| Refusal::new(Reason::BadRequest, format!("{TIMEOUT}: {what}"));
+            let wrong = |what| Refusal::new(Reason::BadRequest, format!("{TIMEOUT_HEADER}: {what}"));
             Some(outrigger_config::parse_duration(text.trim()).map_err(wrong)?)
-        } else if name == GRPC_TIMEOUT {
-            let said = grpc(value.as_bytes());
-            self.grpc |= said.is_some();
-            said
+        } else if name == GRPC_TIMEOUT_HEADER {
+            let timeout = parse_grpc_timeout(value.as_bytes());
+            self.from_grpc |= timeout.is_some();
+            timeout
         } else {
             None
         };
-        self.patience = match (self.patience, said) {
-            (Some(before), Some(said)) => Some(before.min(said)),
-            (before, said) => before.or(said),
+        self.timeout = match (self.timeout, timeout) {
+            (Some(before), Some(timeout)) => Some(before.min(timeout)),
+            (before, timeout) => before.or(timeout),
         };
         Ok(())
     }
 
     /// Tells an instance what is left until `ends`.
-    pub(crate) fn pass_on(self, headers: &mut HeaderMap, ends: Instant, now: Instant) {
+    pub(crate) fn write_headers(self, headers: &mut HeaderMap, ends: Instant, now: Instant) {
         let left = ends.saturating_duration_since(now);
         // Rounded down, but never to nothing: somebody still waits.
         let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         if let Ok(value) = HeaderValue::try_from(format!("{millis}ms")) {
-            headers.insert(TIMEOUT, value);
+            headers.insert(TIMEOUT_HEADER, value);
         }
-        if self.grpc
-            && let Ok(value) = HeaderValue::try_from(grpc_text(millis))
+        if self.from_grpc
+            && let Ok(value) = HeaderValue::try_from(format_grpc_timeout(millis))
         {
-            headers.insert(GRPC_TIMEOUT, value);
+            headers.insert(GRPC_TIMEOUT_HEADER, value);
         }
     }
 }
 
 /// `1S`, `250m`, `100u`: at most eight digits and a unit.
-fn grpc(text: &[u8]) -> Option<Duration> {
+fn parse_grpc_timeout(text: &[u8]) -> Option<Duration> {
     let (unit, digits) = text.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -89,7 +89,7 @@ fn grpc(text: &[u8]) -> Option<Duration> {
 }
 
 /// The finest unit in which eight digits are enough.
-fn grpc_text(millis: u64) -> String {
+fn format_grpc_timeout(millis: u64) -> String {
     const MOST: u64 = 99_999_999;
     match millis {
         0..=MOST => format!("{millis}m"),
@@ -101,18 +101,18 @@ fn grpc_text(millis: u64) -> String {
 mod tests {
     use super::*;
 
-    fn own(fields: &[(&'static str, &'static str)]) -> Result<Own, Refusal> {
-        let mut own = Own::default();
+    fn read_deadline(fields: &[(&'static str, &'static str)]) -> Result<ClientDeadline, Refusal> {
+        let mut deadline = ClientDeadline::default();
         for (name, value) in fields {
-            own.take(&HeaderName::from_static(name), &HeaderValue::from_static(value))?;
+            deadline.read_field(&HeaderName::from_static(name), &HeaderValue::from_static(value))?;
         }
-        Ok(own)
+        Ok(deadline)
     }
 
     #[test]
     fn both_fields_are_read_and_the_shorter_one_holds() {
-        type Case = (&'static [(&'static str, &'static str)], Option<Duration>);
-        let cases: [Case; 10] = [
+        type TimeoutCase = (&'static [(&'static str, &'static str)], Option<Duration>);
+        let cases: [TimeoutCase; 10] = [
             (&[("x-outrigger-timeout", "500ms")], Some(Duration::from_millis(500))),
             (&[("x-outrigger-timeout", "1m30s")], Some(Duration::from_secs(90))),
             (&[("x-outrigger-timeout", "0")], Some(Duration::ZERO)),
@@ -125,13 +125,13 @@ mod tests {
             (&[("timeout", "1s")], None),
         ];
         for (fields, expected) in cases {
-            assert_eq!(own(fields).unwrap().patience, expected, "{fields:?}");
+            assert_eq!(read_deadline(fields).unwrap().timeout, expected, "{fields:?}");
         }
     }
 
     #[test]
     fn our_own_field_is_refused_when_it_is_no_duration() {
-        let refusal = own(&[("x-outrigger-timeout", "5")]).unwrap_err();
+        let refusal = read_deadline(&[("x-outrigger-timeout", "5")]).unwrap_err();
         assert_eq!(refusal.reason, Reason::BadRequest);
         assert_eq!(refusal.detail, "x-outrigger-timeout: \"5\" has no unit; write 5s or 5ms");
     }
@@ -139,19 +139,19 @@ mod tests {
     #[test]
     fn what_is_left_is_passed_on_in_the_words_it_came_in() {
         let now = Instant::now();
-        let passed = |own: Own, left| {
+        let written = |deadline: ClientDeadline, left| {
             let mut map = HeaderMap::new();
-            own.pass_on(&mut map, now + left, now);
+            deadline.write_headers(&mut map, now + left, now);
             let text = |name| map.get(name).map(|value: &HeaderValue| value.to_str().unwrap().to_owned());
-            (text(TIMEOUT), text(GRPC_TIMEOUT))
+            (text(TIMEOUT_HEADER), text(GRPC_TIMEOUT_HEADER))
         };
-        let plain = Own::default();
-        let grpc = own(&[("grpc-timeout", "1S")]).unwrap();
-        let said = |text: &str| Some(text.to_owned());
-        assert_eq!(passed(plain, Duration::from_micros(250_900)), (said("250ms"), None));
-        assert_eq!(passed(plain, Duration::ZERO), (said("1ms"), None));
-        assert_eq!(passed(grpc, Duration::from_millis(250)), (said("250ms"), said("250m")));
+        let plain = ClientDeadline::default();
+        let grpc = read_deadline(&[("grpc-timeout", "1S")]).unwrap();
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(written(plain, Duration::from_micros(250_900)), (some("250ms"), None));
+        assert_eq!(written(plain, Duration::ZERO), (some("1ms"), None));
+        assert_eq!(written(grpc, Duration::from_millis(250)), (some("250ms"), some("250m")));
         let long = Duration::from_secs(200_000);
-        assert_eq!(passed(grpc, long), (said("200000000ms"), said("200000S")));
+        assert_eq!(written(grpc, long), (some("200000000ms"), some("200000S")));
     }
 }

@@ -15,18 +15,19 @@ use outrigger_policy::{Deadline, Verdict, circuit_breaker::Permit, deadline::add
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    account::RequestAccount,
     body::{Carried, Driver, ResponseBody},
     call::{Answer, Call, Ended},
-    deadline::Own,
-    error::{Reason, Refusal},
-    exchange::Exchange,
-    headers, respond,
+    deadline::ClientDeadline,
+    headers,
+    reason::{Reason, Refusal},
+    respond,
     route::{self, Route},
     session::Session,
     tunnel::{Held, Tunnel},
     upload::Upload,
     upstream::{
-        bulkhead::{Bulkhead, Place, Shed},
+        bulkhead::{Bulkhead, Rejected, Slot},
         cluster::Cluster,
         pool::Conn,
     },
@@ -39,7 +40,7 @@ pub(crate) async fn handle(
 ) -> Result<Response<ResponseBody>, Gone> {
     let accepted = Instant::now();
     let (head, body) = request.into_parts();
-    let mut exchange = Exchange::new(&session, accepted, &head.method, head.uri.path());
+    let mut exchange = RequestAccount::new(&session, accepted, &head.method, head.uri.path());
     if !body.is_end_stream() {
         // Held from here on, so that a refusal knows that a body was left unread.
         exchange.upload = Some(Upload::new(body, 0, accepted));
@@ -55,13 +56,13 @@ pub(crate) async fn handle(
         Err(refusal) => return Ok(Box::pin(refuse(&refusal, exchange, waits)).await),
     };
     let cluster = route.cluster.clone();
-    cluster.touch(accepted);
-    let terms = cluster.view.load().terms.clone();
-    exchange.routed(&terms.series, &cluster.label);
+    cluster.mark_used(accepted);
+    let terms = cluster.view.load().settings.clone();
+    exchange.set_service(&terms.series, &cluster.label);
     let permit = match cluster.breaker.admit(accepted.into_std()) {
         Ok(permit) => permit,
         Err(open) => {
-            cluster.need();
+            cluster.request_refresh();
             let detail = format!("{}: the circuit breaker is open", cluster.label);
             let refusal =
                 Refusal { retry_after: Some(open.retry_after), ..Refusal::new(Reason::CircuitOpen, detail) };
@@ -73,7 +74,7 @@ pub(crate) async fn handle(
     let deadline = deadline.capped(ends(own, accepted)).capped(set);
     if let Some(bulkhead) = &terms.bulkhead {
         match place(bulkhead, &cluster, deadline).await {
-            Ok(place) => exchange.place = Some(place),
+            Ok(place) => exchange.slot = Some(place),
             Err(refusal) => return Ok(Box::pin(refuse(&refusal, exchange, waits)).await),
         }
     }
@@ -97,8 +98,8 @@ pub(crate) async fn handle(
 pub(crate) struct Gone;
 
 /// When the app's own deadline passes.
-fn ends(own: Own, accepted: Instant) -> Option<std::time::Instant> {
-    own.patience.map(|patience| add_saturating(accepted.into_std(), patience))
+fn ends(own: ClientDeadline, accepted: Instant) -> Option<std::time::Instant> {
+    own.timeout.map(|patience| add_saturating(accepted.into_std(), patience))
 }
 
 /// Finds the service, within the app's own deadline.
@@ -106,7 +107,7 @@ async fn find(
     session: &Session,
     uri: &Uri,
     headers: &HeaderMap,
-    own: Own,
+    own: ClientDeadline,
     accepted: Instant,
 ) -> Result<Route, Refusal> {
     let found = route::find(session, uri, headers);
@@ -122,17 +123,17 @@ async fn find(
 }
 
 /// A place in the service's bulkhead.
-async fn place(bulkhead: &Bulkhead, cluster: &Cluster, deadline: Deadline) -> Result<Place, Refusal> {
-    if let Some(place) = bulkhead.try_enter() {
+async fn place(bulkhead: &Bulkhead, cluster: &Cluster, deadline: Deadline) -> Result<Slot, Refusal> {
+    if let Some(place) = bulkhead.try_acquire() {
         return Ok(place);
     }
     let (ends, _) = deadline.expires_at(None);
-    Box::pin(bulkhead.enter(ends.into())).await.map_err(|shed| {
-        if shed == Shed::Waited && deadline.cap().is_some_and(|cap| Instant::now() >= cap.into()) {
+    Box::pin(bulkhead.acquire(ends.into())).await.map_err(|shed| {
+        if shed == Rejected::TimedOut && deadline.cap().is_some_and(|cap| Instant::now() >= cap.into()) {
             let detail = format!("{}: no place in max_in_flight before the deadline", cluster.label);
             return Refusal::new(Reason::DeadlineExceeded, detail);
         }
-        cluster.view.load().terms.series.shed(shed);
+        cluster.view.load().settings.series.record_rejection(shed);
         let detail = format!("{}: {}", cluster.label, bulkhead.explain(shed));
         let retry_after = Some(Duration::from_secs(1));
         Refusal { retry_after, ..Refusal::new(Reason::BulkheadFull, detail) }
@@ -141,10 +142,10 @@ async fn place(bulkhead: &Bulkhead, cluster: &Cluster, deadline: Deadline) -> Re
 
 /// Refuses a request before any instance has seen it. A short body is read first: the app's connection
 /// can then go on.
-async fn refuse(refusal: &Refusal, exchange: Exchange, waits: bool) -> Response<ResponseBody> {
+async fn refuse(refusal: &Refusal, exchange: RequestAccount, waits: bool) -> Response<ResponseBody> {
     if let Some(upload) = &exchange.upload
         && !waits
-        && !refusal.reason.closes()
+        && !refusal.reason.closes_connection()
     {
         upload.discard(SHORT_BODY, SHORT_WAIT).await;
     }
@@ -162,23 +163,23 @@ impl Call<'_> {
         cluster: &Arc<Cluster>,
         ended: Ended,
         permit: Permit<'_>,
-        mut exchange: Exchange,
+        mut exchange: RequestAccount,
     ) -> Response<ResponseBody> {
-        let now = exchange.answered.unwrap_or_else(Instant::now).into_std();
+        let now = exchange.answered_at.unwrap_or_else(Instant::now).into_std();
         match ended {
             Ended::Refused { refusal, verdict } => {
                 permit.record(now, verdict);
                 if verdict == Verdict::Failure {
-                    cluster.failed();
+                    cluster.record_failure();
                 }
                 respond::refuse(&refusal, exchange)
             }
             Ended::Answer(answer) => {
                 permit.record(now, answer.outcome.verdict());
                 if answer.outcome.verdict() == Verdict::Failure {
-                    cluster.failed();
+                    cluster.record_failure();
                 }
-                exchange.answer(answer.response.status(), None);
+                exchange.record_answer(answer.response.status(), None);
                 if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     self.tunnel(*answer, exchange)
                 } else {
@@ -189,7 +190,12 @@ impl Call<'_> {
     }
 
     /// The instance's answer, on its way to the app.
-    fn carry(&self, cluster: &Arc<Cluster>, answer: Answer, exchange: Exchange) -> Response<ResponseBody> {
+    fn carry(
+        &self,
+        cluster: &Arc<Cluster>,
+        answer: Answer,
+        exchange: RequestAccount,
+    ) -> Response<ResponseBody> {
         let Answer { response, conn, ticket, rest, .. } = answer;
         if let Some(upload) = &exchange.upload {
             upload.keep_no_more();
@@ -199,7 +205,7 @@ impl Call<'_> {
         let bodiless = respond::bodiless(&self.method, parts.status);
         let close_is_end =
             self.version == Version::HTTP_10 && !bodiless && !parts.headers.contains_key(CONTENT_LENGTH);
-        let unfinished = exchange.unread();
+        let unfinished = exchange.has_unread_body();
         if unfinished {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -239,7 +245,7 @@ impl Call<'_> {
     }
 
     /// The 101, and the instance's half of the tunnel for the connection's task.
-    fn tunnel(&self, answer: Answer, exchange: Exchange) -> Response<ResponseBody> {
+    fn tunnel(&self, answer: Answer, exchange: RequestAccount) -> Response<ResponseBody> {
         let Answer { response, conn, ticket, .. } = answer;
         let (parts, _) = response.into_parts();
         let mut map = parts.headers;

@@ -14,8 +14,8 @@ use http::{
 };
 
 use crate::{
-    deadline::Own,
-    error::{Reason, Refusal},
+    deadline::ClientDeadline,
+    reason::{Reason, Refusal},
 };
 
 /// The word that marks an answer as a sidecar's own.
@@ -51,7 +51,7 @@ pub(crate) fn judge(
     uri: &Uri,
     version: Version,
     headers: &HeaderMap,
-) -> Result<Own, Refusal> {
+) -> Result<ClientDeadline, Refusal> {
     if method == Method::CONNECT {
         return Err(Refusal::new(
             Reason::MethodNotAllowed,
@@ -67,7 +67,7 @@ pub(crate) fn judge(
     }
     let mut codings = 0;
     let mut hosts = 0;
-    let mut own = Own::default();
+    let mut own = ClientDeadline::default();
     for (name, value) in headers {
         if name == TRANSFER_ENCODING {
             codings += 1;
@@ -85,7 +85,7 @@ pub(crate) fn judge(
         } else if name == EXPECT && !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
             return Err(Refusal::new(Reason::ExpectationFailed, "only `Expect: 100-continue` is understood"));
         } else {
-            own.take(name, value)?;
+            own.read_field(name, value)?;
         }
     }
     if hosts == 0 && version == Version::HTTP_11 {

@@ -22,9 +22,9 @@ use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    account::RequestAccount,
     attempt::Bounds,
     call::{Attempted, Call, Made, Try, begin},
-    exchange::Exchange,
     upload::Upload,
     upstream::{cluster::Cluster, endpoint::Endpoint},
 };
@@ -67,7 +67,7 @@ impl Call<'_> {
         after: Duration,
         tried: &[Arc<Endpoint>],
         blame: &mut FailureAttribution,
-        exchange: &mut Exchange,
+        exchange: &mut RequestAccount,
     ) -> Made {
         let mut raced = false;
         let bounds = first.bounds;
@@ -90,14 +90,14 @@ impl Call<'_> {
         upload: Option<&Upload>,
         tried: &[Arc<Endpoint>],
     ) -> Option<Arc<Endpoint>> {
-        if !endpoint.is_hung() || !self.repeatable() || self.terms.policy.retry.max_retries == 0 {
+        if !endpoint.is_stalled() || !self.repeatable() || self.terms.policy.retry.max_retries == 0 {
             return None;
         }
         let now = Instant::now();
         if cluster.budget.available(now.into_std()) == 0 {
             return None;
         }
-        let answers = |one: &Arc<Endpoint>| !one.is_hung() && one.well_within(LATELY, now);
+        let answers = |one: &Arc<Endpoint>| !one.is_stalled() && one.succeeded_within(LATELY, now);
         self.other(cluster, endpoint, upload, tried).filter(answers)
     }
 
@@ -112,10 +112,10 @@ impl Call<'_> {
         upload: Option<&Upload>,
         tried: &[Arc<Endpoint>],
         blame: &mut FailureAttribution,
-        exchange: &mut Exchange,
+        exchange: &mut RequestAccount,
     ) -> Made {
         // Paid for last, when it will be made.
-        let Some(mark) = other.record.begin_attempt(true).filter(|_| self.pays(cluster)) else {
+        let Some(mark) = other.stats.begin_attempt(true).filter(|_| self.pays(cluster)) else {
             return self.alone(cluster, first, one.await, blame);
         };
         begin(other, exchange);
@@ -131,14 +131,14 @@ impl Call<'_> {
         let (done, rest) = if is_second { (second, first) } else { (first, second) };
         let id = &done.endpoint.id;
         if self.is_answer(&ended) {
-            exchange.tries(id);
-            self.terms.series.hedged(if is_second { Hedged::Won } else { Hedged::Lost });
+            exchange.set_instance(id);
+            self.terms.series.record_hedge(if is_second { Hedged::Won } else { Hedged::Lost });
             if self.terms.policy.hedge.is_some() {
                 // The other took at least this long: without it, only the quick ones would be remembered.
                 cluster.latency.record(now - rest.bounds.begun, now.into_std());
             }
             self.account(cluster, done, &mut ended, blame, now);
-            if is_second && rest.endpoint.is_hung() {
+            if is_second && rest.endpoint.is_stalled() {
                 self.left(cluster, rest, blame, now);
             }
             return (ended, now, Some(other.clone()));
@@ -146,14 +146,14 @@ impl Call<'_> {
         // Not what the app is waiting for; the other one may bring it, unless it answers nobody.
         self.account(cluster, done, &mut ended, blame, now);
         if is_second && self.has_third(cluster, &rest, other, tried) {
-            self.terms.series.hedged(Hedged::Failed);
+            self.terms.series.record_hedge(Hedged::Failed);
             return (ended, now, Some(other.clone()));
         }
         drop(ended);
-        exchange.tries(&rest.endpoint.id);
+        exchange.set_instance(&rest.endpoint.id);
         let mut ended = if is_second { one.await } else { two.await };
         let now = Instant::now();
-        self.terms.series.hedged(match (self.is_answer(&ended), is_second) {
+        self.terms.series.record_hedge(match (self.is_answer(&ended), is_second) {
             (true, true) => Hedged::Lost,
             (true, false) => Hedged::Won,
             (false, _) => Hedged::Failed,
@@ -170,19 +170,19 @@ impl Call<'_> {
         second: &Arc<Endpoint>,
         tried: &[Arc<Endpoint>],
     ) -> bool {
-        if !first.endpoint.is_hung() || first.bounds.last {
+        if !first.endpoint.is_stalled() || first.bounds.last {
             return false;
         }
         let tried = [tried, std::slice::from_ref(second)].concat();
-        cluster.pick_other(&tried, first.endpoint).is_some_and(|one| !one.is_hung())
+        cluster.pick_other(&tried, first.endpoint).is_some_and(|one| !one.is_stalled())
     }
 
     /// It answered nobody, and another one answered its request: what an attempt says whose time is over.
     fn left(&self, cluster: &Arc<Cluster>, one: Try<'_>, blame: &mut FailureAttribution, now: Instant) {
-        one.endpoint.blame();
+        one.endpoint.count_failure();
         let report = one.mark.record_end(blame, Outcome::PerTryTimeout, Sent::Head, now.into_std());
         if let Some(report) = report {
-            cluster.trust.report(cluster, &one.endpoint.record, report, now);
+            cluster.ejector.report(cluster, &one.endpoint.stats, report, now);
         }
     }
 
@@ -202,7 +202,7 @@ impl Call<'_> {
     fn pays(&self, cluster: &Cluster) -> bool {
         let paid = cluster.budget.withdraw(Instant::now().into_std());
         if !paid {
-            self.terms.series.hedged(Hedged::Budget);
+            self.terms.series.record_hedge(Hedged::Budget);
         }
         paid
     }

@@ -7,9 +7,9 @@ use std::{borrow::Cow, net::IpAddr};
 
 /// What an authority names.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Named<'a> {
+pub(crate) enum ParsedHost<'a> {
     /// A service of the registry.
-    Service(Name<'a>),
+    Service(ServiceName<'a>),
     /// An IP address, or `localhost`: perhaps this listener's own.
     Local,
     /// A name outside the registry, or an IP of somebody else.
@@ -20,44 +20,44 @@ pub(crate) enum Named<'a> {
 
 /// A service, with what its long form narrows it to. All lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Name<'a> {
+pub(crate) struct ServiceName<'a> {
     pub(crate) service: Cow<'a, str>,
     pub(crate) tag: Option<Cow<'a, str>>,
     pub(crate) datacenter: Option<Cow<'a, str>>,
 }
 
 /// Reads an authority (`host` or `host:port`).
-pub(crate) fn parse(authority: &str) -> Named<'_> {
-    let Some(host) = host_of(authority) else { return Named::Invalid };
+pub(crate) fn parse(authority: &str) -> ParsedHost<'_> {
+    let Some(host) = host_of(authority) else { return ParsedHost::Invalid };
     let host = host.strip_suffix('.').unwrap_or(host);
     if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return if inner.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| is_local(ip.into())) {
-            Named::Local
+        return if inner.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| is_loopback_ip(ip.into())) {
+            ParsedHost::Local
         } else {
-            Named::Outside
+            ParsedHost::Outside
         };
     }
     // Without brackets, only what begins with a digit can be an address.
     let numeric = host.starts_with(|first: char| first.is_ascii_digit());
     if numeric && let Ok(ip) = host.parse::<IpAddr>() {
-        return if is_local(ip) { Named::Local } else { Named::Outside };
+        return if is_loopback_ip(ip) { ParsedHost::Local } else { ParsedHost::Outside };
     }
     if host.eq_ignore_ascii_case("localhost") {
-        return Named::Local;
+        return ParsedHost::Local;
     }
     if host.is_empty() || host.len() > 253 || !host.bytes().all(is_name_byte) {
-        return Named::Invalid;
+        return ParsedHost::Invalid;
     }
     // A number with dots missing is an IPv4 address to some resolvers; it is no service's name.
-    match name(host) {
-        Some(name) => Named::Service(name),
-        None => Named::Outside,
+    match parse_service_name(host) {
+        Some(name) => ParsedHost::Service(name),
+        None => ParsedHost::Outside,
     }
 }
 
-fn name(host: &str) -> Option<Name<'_>> {
+fn parse_service_name(host: &str) -> Option<ServiceName<'_>> {
     if !host.contains('.') && host.len() <= 63 {
-        return Some(Name { service: lower(host), tag: None, datacenter: None });
+        return Some(ServiceName { service: lowercase(host), tag: None, datacenter: None });
     }
     let labels: Vec<&str> = host.split('.').collect();
     if labels.iter().any(|label| label.is_empty() || label.len() > 63) {
@@ -72,7 +72,11 @@ fn name(host: &str) -> Option<Name<'_>> {
         [tag, service, s, dc, c] if is(s, "service") && is(c, "consul") => (Some(tag), service, Some(dc)),
         _ => return None,
     };
-    Some(Name { service: lower(service), tag: tag.map(lower), datacenter: datacenter.map(lower) })
+    Some(ServiceName {
+        service: lowercase(service),
+        tag: tag.map(lowercase),
+        datacenter: datacenter.map(lowercase),
+    })
 }
 
 /// Whether a path segment can be a service's name: what Consul's DNS and URLs take, dots included.
@@ -94,12 +98,12 @@ pub(crate) fn host_of(authority: &str) -> Option<&str> {
 }
 
 /// Whether an authority is a loopback or unspecified address or `localhost`.
-pub(crate) fn is_own(authority: &str) -> bool {
-    matches!(parse(authority), Named::Local)
+pub(crate) fn is_loopback(authority: &str) -> bool {
+    matches!(parse(authority), ParsedHost::Local)
 }
 
 /// Lower case, without a copy where it is that already.
-pub(crate) fn lower(text: &str) -> Cow<'_, str> {
+pub(crate) fn lowercase(text: &str) -> Cow<'_, str> {
     if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(text.to_ascii_lowercase())
     } else {
@@ -107,7 +111,7 @@ pub(crate) fn lower(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn is_local(ip: IpAddr) -> bool {
+fn is_loopback_ip(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
@@ -123,25 +127,25 @@ fn is_name_byte(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn service(text: &str, service: &str, tag: Option<&str>, datacenter: Option<&str>) {
-        let expected = Name {
+    fn assert_service(text: &str, service: &str, tag: Option<&str>, datacenter: Option<&str>) {
+        let expected = ServiceName {
             service: service.into(),
             tag: tag.map(Into::into),
             datacenter: datacenter.map(Into::into),
         };
-        assert_eq!(parse(text), Named::Service(expected), "{text}");
+        assert_eq!(parse(text), ParsedHost::Service(expected), "{text}");
     }
 
     #[test]
     fn every_form_names_its_service() {
-        service("orders", "orders", None, None);
-        service("Orders:7070", "orders", None, None);
-        service("orders.", "orders", None, None);
-        service("orders.service.consul", "orders", None, None);
-        service("orders.service.consul.:80", "orders", None, None);
-        service("v2.orders.service.consul", "orders", Some("v2"), None);
-        service("orders.service.dc2.consul", "orders", None, Some("dc2"));
-        service("v2.orders.service.dc2.consul:7070", "orders", Some("v2"), Some("dc2"));
+        assert_service("orders", "orders", None, None);
+        assert_service("Orders:7070", "orders", None, None);
+        assert_service("orders.", "orders", None, None);
+        assert_service("orders.service.consul", "orders", None, None);
+        assert_service("orders.service.consul.:80", "orders", None, None);
+        assert_service("v2.orders.service.consul", "orders", Some("v2"), None);
+        assert_service("orders.service.dc2.consul", "orders", None, Some("dc2"));
+        assert_service("v2.orders.service.dc2.consul:7070", "orders", Some("v2"), Some("dc2"));
     }
 
     #[test]
@@ -149,12 +153,12 @@ mod tests {
         for text in
             ["10.0.0.5", "10.0.0.5:80", "[2001:db8::1]:80", "example.com", "orders.example.com", "a.b"]
         {
-            assert_eq!(parse(text), Named::Outside, "{text}");
+            assert_eq!(parse(text), ParsedHost::Outside, "{text}");
         }
         for text in
             ["localhost", "LOCALHOST:7070", "127.0.0.1:7070", "127.9.9.9", "[::1]:7070", "[::ffff:127.0.0.1]"]
         {
-            assert_eq!(parse(text), Named::Local, "{text}");
+            assert_eq!(parse(text), ParsedHost::Local, "{text}");
         }
     }
 
@@ -163,7 +167,7 @@ mod tests {
         for text in
             ["", ":80", "a b", "orders:x", "orders:99999", "[::1", "o/rders", "user@orders", "ord\u{e9}rs"]
         {
-            assert_eq!(parse(text), Named::Invalid, "{text}");
+            assert_eq!(parse(text), ParsedHost::Invalid, "{text}");
         }
     }
 

@@ -17,13 +17,11 @@
 //!
 //! It declines to know any registry, to read files, and to decide: that is `outrigger-policy`.
 
+mod account;
 mod attempt;
 mod body;
 mod call;
 mod deadline;
-mod doors;
-mod error;
-mod exchange;
 mod forward;
 mod headers;
 mod hedge;
@@ -33,6 +31,7 @@ mod listener;
 mod metrics;
 mod proxy;
 mod pushback;
+mod reason;
 mod respond;
 mod route;
 mod serve;
@@ -42,9 +41,8 @@ mod timer;
 mod tunnel;
 mod upload;
 mod upstream;
-mod worker;
 
-pub use error::Reason;
-pub use listener::BindError;
-pub use proxy::{Prepared, Proxy, StartError, Stopped, Workers};
+pub use listener::accept::BindError;
+pub use proxy::{PreparedSettings, Proxy, ShutdownReport, StartError, Workers};
+pub use reason::Reason;
 pub use status::{ClusterStatus, EjectedStatus, EndpointStatus};

@@ -37,10 +37,10 @@ use prometheus::{
     Registry,
 };
 
-use crate::{error::Reason, hedge::Hedged, upstream::bulkhead::Shed};
+use crate::{hedge::Hedged, reason::Reason, upstream::bulkhead::Rejected};
 
 /// The label of names that never had an instance.
-const UNKNOWN: &str = "(unknown)";
+const UNKNOWN_SERVICE: &str = "(unknown)";
 
 /// Seconds; from a loopback answer to the default time-out.
 const BUCKETS: [f64; 14] =
@@ -64,7 +64,7 @@ pub(crate) struct Metrics {
     /// App connections that are a bare socket.
     pub(crate) parked: IntGauge,
     lag: GaugeVec,
-    services: Refs<String, ServiceSeries>,
+    services: SeriesTable<String, ServiceSeries>,
 }
 
 impl Metrics {
@@ -137,35 +137,35 @@ impl Metrics {
             active: connections.with_label_values(&["active"]),
             parked: connections.with_label_values(&["parked"]),
             lag,
-            services: Refs::default(),
+            services: SeriesTable::default(),
         }))
     }
 
     /// The series of a service; `None`: of the names that never had an instance.
-    pub(crate) fn service(self: &Arc<Self>, service: Option<&str>) -> Arc<ServiceSeries> {
-        let name = service.unwrap_or(UNKNOWN).to_owned();
-        self.services.get(&name, || ServiceSeries::new(self, &name))
+    pub(crate) fn service_series(self: &Arc<Self>, service: Option<&str>) -> Arc<ServiceSeries> {
+        let name = service.unwrap_or(UNKNOWN_SERVICE).to_owned();
+        self.services.get_or_create(&name, || ServiceSeries::new(self, &name))
     }
 
     /// Counts what was refused before a request was known.
-    pub(crate) fn refused(&self, reason: Reason) {
+    pub(crate) fn record_refusal(&self, reason: Reason) {
         if let Some(at) = Reason::ALL.iter().position(|one| *one == reason) {
             self.refused[at].inc();
         }
     }
 
     /// How late a worker's tick was.
-    pub(crate) fn lag(&self, worker: usize) -> prometheus::Gauge {
+    pub(crate) fn worker_lag(&self, worker: usize) -> prometheus::Gauge {
         self.lag.with_label_values(&[&worker.to_string()])
     }
 }
 
 /// The slot of statuses beyond 599, which HTTP does not know and hyper lets through.
-const OTHER: usize = 500;
+const OTHER_CODES: usize = 500;
 
 /// A slot's label.
-fn code(at: usize) -> String {
-    if at == OTHER { "other".to_owned() } else { (at + 100).to_string() }
+fn code_label(at: usize) -> String {
+    if at == OTHER_CODES { "other".to_owned() } else { (at + 100).to_string() }
 }
 
 /// The handles of one service.
@@ -178,8 +178,8 @@ pub(crate) struct ServiceSeries {
     errors: [OnceLock<IntCounter>; Reason::ALL.len()],
     pub(crate) in_flight: IntGauge,
     gave_up: [IntCounter; GiveUp::ALL.len()],
-    hedges: [IntCounter; HEDGES.len()],
-    shed: [IntCounter; SHED.len()],
+    hedges: [IntCounter; HEDGE_RESULTS.len()],
+    shed: [IntCounter; REJECTION_LIMITS.len()],
     pub(crate) retried: IntCounter,
     pub(crate) raced: IntCounter,
     pub(crate) opened: IntCounter,
@@ -193,39 +193,41 @@ impl fmt::Debug for ServiceSeries {
     }
 }
 
-const HEDGES: [&str; 4] = ["won", "lost", "failed", "budget"];
-const SHED: [&str; 2] = ["max_pending", "pending_timeout"];
-const EVENTS: [&str; 3] = ["opened", "reused", "stale"];
+const HEDGE_RESULTS: [&str; 4] = ["won", "lost", "failed", "budget"];
+const REJECTION_LIMITS: [&str; 2] = ["max_pending", "pending_timeout"];
+const POOL_EVENTS: [&str; 3] = ["opened", "reused", "stale"];
 
 impl ServiceSeries {
     fn new(owner: &Arc<Metrics>, name: &str) -> Self {
         Self {
             name: name.to_owned(),
             owner: owner.clone(),
-            codes: (0..=OTHER).map(|_| OnceLock::new()).collect(),
+            codes: (0..=OTHER_CODES).map(|_| OnceLock::new()).collect(),
             duration: owner.duration.with_label_values(&[name]),
             attempts: Outcome::LABELS.map(|outcome| owner.attempts.with_label_values(&[name, outcome])),
             errors: [const { OnceLock::new() }; Reason::ALL.len()],
             in_flight: owner.in_flight.with_label_values(&[name]),
             gave_up: GiveUp::ALL.map(|why| owner.retries.with_label_values(&[name, why.label()])),
-            hedges: HEDGES.map(|result| owner.hedges.with_label_values(&[name, result])),
-            shed: SHED.map(|why| owner.shed.with_label_values(&[name, why])),
+            hedges: HEDGE_RESULTS.map(|result| owner.hedges.with_label_values(&[name, result])),
+            shed: REJECTION_LIMITS.map(|why| owner.shed.with_label_values(&[name, why])),
             retried: owner.retries.with_label_values(&[name, "again"]),
             raced: owner.retries.with_label_values(&[name, "race"]),
-            opened: owner.pool.with_label_values(&[name, EVENTS[0]]),
-            reused: owner.pool.with_label_values(&[name, EVENTS[1]]),
-            stale: owner.pool.with_label_values(&[name, EVENTS[2]]),
+            opened: owner.pool.with_label_values(&[name, POOL_EVENTS[0]]),
+            reused: owner.pool.with_label_values(&[name, POOL_EVENTS[1]]),
+            stale: owner.pool.with_label_values(&[name, POOL_EVENTS[2]]),
         }
     }
 
     /// One answer to the app.
-    pub(crate) fn answered(&self, status: StatusCode) {
-        let at = usize::from(status.as_u16()).wrapping_sub(100).min(OTHER);
-        self.codes[at].get_or_init(|| self.owner.requests.with_label_values(&[&self.name, &code(at)])).inc();
+    pub(crate) fn record_answer(&self, status: StatusCode) {
+        let at = usize::from(status.as_u16()).wrapping_sub(100).min(OTHER_CODES);
+        self.codes[at]
+            .get_or_init(|| self.owner.requests.with_label_values(&[&self.name, &code_label(at)]))
+            .inc();
     }
 
     /// One answer that the sidecar made.
-    pub(crate) fn error(&self, reason: Reason) {
+    pub(crate) fn record_error(&self, reason: Reason) {
         let Some(slot) = Reason::ALL.iter().position(|one| *one == reason).and_then(|at| self.errors.get(at))
         else {
             return;
@@ -234,7 +236,7 @@ impl ServiceSeries {
     }
 
     /// One attempt.
-    pub(crate) fn attempted(&self, outcome: Outcome) {
+    pub(crate) fn record_attempt(&self, outcome: Outcome) {
         let label = outcome.label();
         if let Some(at) = Outcome::LABELS.iter().position(|one| *one == label) {
             self.attempts[at].inc();
@@ -242,22 +244,22 @@ impl ServiceSeries {
     }
 
     /// One request that was not tried again.
-    pub(crate) fn gave_up(&self, why: GiveUp) {
+    pub(crate) fn record_give_up(&self, why: GiveUp) {
         if let Some(at) = GiveUp::ALL.iter().position(|one| *one == why) {
             self.gave_up[at].inc();
         }
     }
 
     /// One attempt beside a slow one, or the lack of one.
-    pub(crate) fn hedged(&self, result: Hedged) {
+    pub(crate) fn record_hedge(&self, result: Hedged) {
         self.hedges[result as usize].inc();
     }
 
     /// One request that found no place.
-    pub(crate) fn shed(&self, why: Shed) {
+    pub(crate) fn record_rejection(&self, why: Rejected) {
         let at = match why {
-            Shed::Full => 0,
-            Shed::Waited => 1,
+            Rejected::QueueFull => 0,
+            Rejected::TimedOut => 1,
         };
         self.shed[at].inc();
     }
@@ -282,7 +284,7 @@ impl Drop for ServiceSeries {
             // A family that never had the series says so; nothing is lost.
             for (at, slot) in self.codes.iter().enumerate() {
                 if slot.get().is_some() {
-                    let _ = owner.requests.remove_label_values(&[name, &code(at)]);
+                    let _ = owner.requests.remove_label_values(&[name, &code_label(at)]);
                 }
             }
             let _ = owner.duration.remove_label_values(&[name]);
@@ -293,16 +295,16 @@ impl Drop for ServiceSeries {
             for why in GiveUp::ALL.map(GiveUp::label).iter().chain(&["again", "race"]) {
                 let _ = owner.retries.remove_label_values(&[name, why]);
             }
-            for result in HEDGES {
+            for result in HEDGE_RESULTS {
                 let _ = owner.hedges.remove_label_values(&[name, result]);
             }
-            for why in SHED {
+            for why in REJECTION_LIMITS {
                 let _ = owner.shed.remove_label_values(&[name, why]);
             }
             for reason in Reason::ALL {
                 let _ = owner.errors.remove_label_values(&[name, reason.label()]);
             }
-            for event in EVENTS {
+            for event in POOL_EVENTS {
                 let _ = owner.pool.remove_label_values(&[name, event]);
             }
         });
@@ -310,25 +312,25 @@ impl Drop for ServiceSeries {
 }
 
 /// Who holds which series.
-struct Refs<K, V>(Mutex<HashMap<K, Weak<V>>>);
+struct SeriesTable<K, V>(Mutex<HashMap<K, Weak<V>>>);
 
-impl<K, V> Default for Refs<K, V> {
+impl<K, V> Default for SeriesTable<K, V> {
     fn default() -> Self {
         Self(Mutex::new(HashMap::new()))
     }
 }
 
-impl<K, V> fmt::Debug for Refs<K, V> {
+impl<K, V> fmt::Debug for SeriesTable<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Refs")
     }
 }
 
-impl<K: Hash + Eq + Clone, V> Refs<K, V> {
-    fn get(&self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
+impl<K: Hash + Eq + Clone, V> SeriesTable<K, V> {
+    fn get_or_create(&self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = map.get(key).and_then(Weak::upgrade) {
-            return held;
+        if let Some(shared) = map.get(key).and_then(Weak::upgrade) {
+            return shared;
         }
         let made = Arc::new(make());
         map.insert(key.clone(), Arc::downgrade(&made));
@@ -338,7 +340,7 @@ impl<K: Hash + Eq + Clone, V> Refs<K, V> {
     /// Called by the last holder's drop: takes the series away unless a new life holds it.
     fn release(&self, key: &K, remove: impl FnOnce()) {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if map.get(key).is_some_and(|held| held.strong_count() > 0) {
+        if map.get(key).is_some_and(|shared| shared.strong_count() > 0) {
             return;
         }
         map.remove(key);
@@ -358,9 +360,9 @@ mod tests {
     fn a_life_that_returns_while_the_old_one_is_in_flight_keeps_its_series() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        let old = metrics.service(Some("orders"));
-        let new = metrics.service(Some("orders"));
-        new.answered(StatusCode::OK);
+        let old = metrics.service_series(Some("orders"));
+        let new = metrics.service_series(Some("orders"));
+        new.record_answer(StatusCode::OK);
         drop(old);
         assert!(text(&registry).contains("service=\"orders\""));
     }
@@ -369,11 +371,11 @@ mod tests {
     fn every_series_of_a_service_goes_with_it() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
-        let series = metrics.service(Some("orders"));
-        series.answered(StatusCode::OK);
-        series.error(Reason::Timeout);
-        series.attempted(Outcome::Closed);
-        series.gave_up(GiveUp::Budget);
+        let series = metrics.service_series(Some("orders"));
+        series.record_answer(StatusCode::OK);
+        series.record_error(Reason::Timeout);
+        series.record_attempt(Outcome::Closed);
+        series.record_give_up(GiveUp::Budget);
         series.duration.observe(0.1);
         assert!(text(&registry).contains("service=\"orders\""));
         drop(series);

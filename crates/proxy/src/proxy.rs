@@ -21,27 +21,29 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    doors::{Door, Moved, Places},
-    listener::{BindError, Bound},
+    listener::{
+        accept::{BindError, BoundListener},
+        set::{Listener, ListenerChange, ListenerPlan},
+        worker::{Command, WorkerPool},
+    },
     metrics::Metrics,
     session::{Rules, Shared},
     status::{self, ClusterStatus},
-    upstream::directory::Directory,
-    worker::{Crew, Order},
+    upstream::manager::ClusterManager,
 };
 
 /// How often [`Proxy::shutdown`] looks whether requests are left.
-const LOOK: Duration = Duration::from_millis(10);
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest wait for workers to end after everything they carried has.
-const STOP: Duration = Duration::from_secs(5);
+const WORKER_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long connections of a listener that is gone may wait for their last request.
-const LAST_CALL: Duration = Duration::from_secs(60);
+const RETIRED_CONNECTION_TTL: Duration = Duration::from_secs(60);
 
 /// Where the data plane runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Workers {
     /// On the caller's runtime: for tests.
-    Here,
+    CurrentRuntime,
     /// On this many threads of their own, at least one.
     Threads(usize),
 }
@@ -62,7 +64,7 @@ pub enum StartError {
 
 /// What was left at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stopped {
+pub struct ShutdownReport {
     /// Requests and tunnels that were cut.
     pub aborted: usize,
 }
@@ -71,21 +73,21 @@ pub struct Stopped {
 #[derive(Debug)]
 pub struct Proxy {
     shared: Arc<Shared>,
-    crew: Crew,
+    workers: WorkerPool,
     /// Sockets that are held and not served yet.
-    bound: Mutex<Vec<Bound>>,
-    doors: Mutex<Vec<Arc<Door>>>,
+    bound: Mutex<Vec<BoundListener>>,
+    listeners: Mutex<Vec<Arc<Listener>>>,
     /// Each ends the connections of a listener that is gone.
-    closing: Mutex<JoinSet<()>>,
+    retirements: Mutex<JoinSet<()>>,
     control: Handle,
     sweep: JoinHandle<()>,
 }
 
 /// Settings that can be put in place: every new socket is held.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedSettings {
     config: config::Config,
-    places: Places,
+    listeners: ListenerPlan,
 }
 
 impl Proxy {
@@ -101,49 +103,57 @@ impl Proxy {
         workers: Workers,
     ) -> Result<Self, StartError> {
         let threads = match workers {
-            Workers::Here => 0,
+            Workers::CurrentRuntime => 0,
             Workers::Threads(count) => count.max(1),
         };
-        let places = Places::hold(config, &[])?;
+        let plan = ListenerPlan::bind(config, &[])?;
         let families = Metrics::register(metrics)?;
         let control = Handle::current();
-        let directory = Directory::new(config, discovery, families.clone(), control.clone(), threads.max(1));
-        metrics.register(Box::new(status::Gauges::new(&directory)?))?;
+        let clusters =
+            ClusterManager::new(config, discovery, families.clone(), control.clone(), threads.max(1));
+        metrics.register(Box::new(status::ClusterCollector::new(&clusters)?))?;
         let shared = Arc::new(Shared {
-            directory: directory.clone(),
+            clusters: clusters.clone(),
             metrics: families,
             rules: ArcSwap::from_pointee(Rules::new(config)),
             connections: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
         });
-        let crew = Crew::start(threads, &shared).map_err(StartError::Worker)?;
-        let sweep = control.spawn(directory.sweep());
-        let (bound, doors, closing) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let proxy = Self { shared, crew, bound, doors, closing, control, sweep };
-        let opened = proxy.move_to(places, config);
+        let workers = WorkerPool::start(threads, &shared).map_err(StartError::Worker)?;
+        let sweep = control.spawn(clusters.sweep());
+        let (bound, listeners, retirements) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let proxy = Self { shared, workers, bound, listeners, retirements, control, sweep };
+        let opened = proxy.replace_listeners(plan, config);
         lock(&proxy.bound).extend(opened);
         Ok(proxy)
     }
 
     /// Where requests by name are taken.
     pub fn outbound_addrs(&self) -> Vec<SocketAddr> {
-        lock(&self.doors).iter().filter(|door| door.service().is_none()).map(|door| door.addr).collect()
+        lock(&self.listeners)
+            .iter()
+            .filter(|listener| listener.service().is_none())
+            .map(|listener| listener.addr)
+            .collect()
     }
 
     /// The upstreams' own ports.
     pub fn upstream_addrs(&self) -> Vec<(String, SocketAddr)> {
-        lock(&self.doors).iter().filter_map(|door| Some((door.service()?, door.addr))).collect()
+        lock(&self.listeners)
+            .iter()
+            .filter_map(|listener| Some((listener.service()?, listener.addr)))
+            .collect()
     }
 
     /// Begins to serve. A second call does nothing.
     pub fn start(&self) {
-        self.listen(std::mem::take(&mut *lock(&self.bound)));
+        self.start_acceptors(std::mem::take(&mut *lock(&self.bound)));
     }
 
-    fn listen(&self, bound: Vec<Bound>) {
+    fn start_acceptors(&self, bound: Vec<BoundListener>) {
         for one in bound {
-            if let Some(worker) = self.crew.workers.first() {
-                worker.order(Order::Listen(one));
+            if let Some(worker) = self.workers.workers.first() {
+                worker.send(Command::Listen(one));
             }
         }
     }
@@ -153,64 +163,65 @@ impl Proxy {
     ///
     /// # Errors
     /// When an address is taken.
-    pub fn prepare(&self, config: &config::Config) -> Result<Prepared, BindError> {
-        let open = lock(&self.doors).clone();
-        Ok(Prepared { places: Places::hold(config, &open)?, config: config.clone() })
+    pub fn prepare(&self, config: &config::Config) -> Result<PreparedSettings, BindError> {
+        let open = lock(&self.listeners).clone();
+        Ok(PreparedSettings { listeners: ListenerPlan::bind(config, &open)?, config: config.clone() })
     }
 
     /// Goes on by other settings: requests under way by those that they began with, the next ones by the
     /// new ones. Connections to instances, and what is known of these, stay; so do the app's connections,
     /// and where a listener is gone they end with an answer that says so. Takes 5 s at most, and that
     /// only where the registry does not answer for a service that is new.
-    pub async fn adopt(&self, prepared: Prepared) {
-        let Prepared { config, places } = prepared;
-        self.shared.directory.adopt(&config).await;
+    pub async fn apply_settings(&self, prepared: PreparedSettings) {
+        let PreparedSettings { config, listeners: plan } = prepared;
+        self.shared.clusters.apply_settings(&config).await;
         self.shared.rules.store(Arc::new(Rules::new(&config)));
-        let opened = self.move_to(places, &config);
-        for Bound { door, .. } in &opened {
-            info!(addr = %door.addr, service = door.service(), "listening");
+        let opened = self.replace_listeners(plan, &config);
+        for BoundListener { listener, .. } in &opened {
+            info!(addr = %listener.addr, service = listener.service(), "listening");
         }
-        self.listen(opened);
+        self.start_acceptors(opened);
     }
 
     /// Opens new doors and closes those that are none any more: what is to be listened on.
-    fn move_to(&self, places: Places, config: &config::Config) -> Vec<Bound> {
-        let before = lock(&self.doors).clone();
-        let token = || self.crew.drain.child_token();
-        let declared = |upstream: &config::Upstream| self.shared.directory.declared(upstream);
-        let Moved { doors, opened, retired } = places.open(&config.upstreams, &before, declared, token);
-        *lock(&self.doors) = doors;
-        let mut closing = lock(&self.closing);
-        while closing.try_join_next().is_some() {}
-        for entrance in retired {
-            entrance.retire();
-            let last_call = async move {
-                tokio::time::sleep(LAST_CALL).await;
-                entrance.gate.cancel();
+    fn replace_listeners(&self, plan: ListenerPlan, config: &config::Config) -> Vec<BoundListener> {
+        let before = lock(&self.listeners).clone();
+        let token = || self.workers.drain.child_token();
+        let declared = |upstream: &config::Upstream| self.shared.clusters.declared_cluster(upstream);
+        let ListenerChange { listeners, opened, retired } =
+            plan.apply(&config.upstreams, &before, declared, token);
+        *lock(&self.listeners) = listeners;
+        let mut retirements = lock(&self.retirements);
+        while retirements.try_join_next().is_some() {}
+        for kind in retired {
+            kind.retire();
+            let shut_down = async move {
+                tokio::time::sleep(RETIRED_CONNECTION_TTL).await;
+                kind.connections_shutdown.cancel();
             };
-            closing.spawn_on(last_call, &self.control);
+            retirements.spawn_on(shut_down, &self.control);
         }
-        opened.into_iter().map(|(door, socket)| Bound { socket, door }).collect()
+        opened.into_iter().map(|(listener, socket)| BoundListener { socket, listener }).collect()
     }
 
     /// Resolves when the registry has answered for every declared upstream. May never: put a time-out
     /// around it.
-    pub async fn first_answers(&self) {
-        for cluster in self.shared.directory.all() {
+    pub async fn wait_for_first_answers(&self) {
+        for cluster in self.shared.clusters.clusters() {
             if cluster.is_declared() {
-                cluster.first_answer().await;
+                cluster.wait_for_first_answer().await;
             }
         }
     }
 
     /// Every service in use, for a page.
     pub fn status(&self) -> Vec<ClusterStatus> {
-        self.shared.directory.all().iter().map(|cluster| status::of(cluster)).collect()
+        self.shared.clusters.clusters().iter().map(|cluster| status::cluster_status(cluster)).collect()
     }
 
     /// What the traffic knows of instances, for discovery's guard against answers that lose them.
-    pub fn evidence(&self) -> Arc<dyn Liveness> {
-        Arc::new(Traffic(Arc::downgrade(&self.shared.directory)))
+    pub fn liveness(&self) -> Arc<dyn Liveness> {
+        Arc::new(TrafficLiveness(Arc::downgrade(&self.shared.clusters)))
     }
 
     /// Requests and tunnels under way.
@@ -220,24 +231,24 @@ impl Proxy {
 
     /// Accepts nothing more; idle app connections are closed, the others end with their request.
     pub fn close_listeners(&self) {
-        self.crew.drain.cancel();
+        self.workers.drain.cancel();
         lock(&self.bound).clear();
     }
 
     /// Closes the listeners, waits up to `grace` for what is under way, and ends everything.
-    pub async fn shutdown(&self, grace: Duration) -> Stopped {
+    pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.close_listeners();
         let done = async {
             while self.in_flight() > 0 || self.shared.connections.load(Relaxed) > 0 {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
             }
         };
         let _ = tokio::time::timeout(grace, done).await;
         let aborted = self.in_flight();
-        self.crew.stop(STOP).await;
-        self.shared.directory.close();
+        self.workers.stop(WORKER_STOP_TIMEOUT).await;
+        self.shared.clusters.close();
         self.sweep.abort();
-        Stopped { aborted }
+        ShutdownReport { aborted }
     }
 }
 
@@ -246,21 +257,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// An answer this long ago still shows that an instance is there.
-const LATELY: Duration = Duration::from_secs(5);
+const RECENT_SUCCESS: Duration = Duration::from_secs(5);
 
 /// The proxy's word on instances. Weak: discovery must not keep alive what follows it.
 #[derive(Debug)]
-struct Traffic(Weak<Directory>);
+struct TrafficLiveness(Weak<ClusterManager>);
 
-impl Liveness for Traffic {
+impl Liveness for TrafficLiveness {
     fn recently_served(&self, id: &InstanceId) -> bool {
-        self.0.upgrade().is_some_and(|directory| directory.well_within(id, LATELY, Instant::now()))
+        self.0.upgrade().is_some_and(|clusters| clusters.recently_served(id, RECENT_SUCCESS, Instant::now()))
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.sweep.abort();
-        self.shared.directory.close();
+        self.shared.clusters.close();
     }
 }

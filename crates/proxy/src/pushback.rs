@@ -15,7 +15,7 @@ use outrigger_policy::retry::Pushback;
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
 /// What the head of an answer says about trying again.
-pub(crate) fn read(headers: &HeaderMap) -> Option<Pushback> {
+pub(crate) fn read_pushback(headers: &HeaderMap) -> Option<Pushback> {
     if let Some(value) = headers.get(GRPC_PUSHBACK) {
         let millis = value.to_str().ok().and_then(|text| text.trim().parse::<i64>().ok());
         let millis = millis.and_then(|millis| u64::try_from(millis).ok());
@@ -41,8 +41,8 @@ mod tests {
     fn seconds_a_date_and_grpcs_milliseconds_are_read() {
         let instance = |seconds| Some(Pushback::Instance(Duration::from_secs(seconds)));
         let date = ("date", "Thu, 01 Jan 2026 00:00:00 GMT");
-        type Case<'a> = (&'a [(&'static str, &'static str)], Option<Pushback>);
-        let cases: [Case; 10] = [
+        type PushbackCase<'a> = (&'a [(&'static str, &'static str)], Option<Pushback>);
+        let cases: [PushbackCase; 10] = [
             (&[], None),
             (&[("retry-after", "3")], instance(3)),
             (&[("retry-after", "soon")], None),
@@ -62,7 +62,7 @@ mod tests {
                 .iter()
                 .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
                 .collect();
-            assert_eq!(read(&map), expected, "{fields:?}");
+            assert_eq!(read_pushback(&map), expected, "{fields:?}");
         }
     }
 }

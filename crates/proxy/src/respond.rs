@@ -8,10 +8,10 @@ use http::{
 use serde_json::json;
 
 use crate::{
+    account::RequestAccount,
     body::ResponseBody,
-    error::{Reason, Refusal},
-    exchange::Exchange,
     headers,
+    reason::{Reason, Refusal},
 };
 
 /// The problem body of RFC 9457. `type` names the reason; `detail` says what was known.
@@ -32,11 +32,11 @@ fn problem(refusal: &Refusal, attempts: u32) -> Bytes {
 }
 
 /// Answers the app with a refusal.
-pub(crate) fn refuse(refusal: &Refusal, mut exchange: Exchange) -> Response<ResponseBody> {
-    exchange.answer(refusal.reason.status(), Some(refusal.reason));
+pub(crate) fn refuse(refusal: &Refusal, mut exchange: RequestAccount) -> Response<ResponseBody> {
+    exchange.record_answer(refusal.reason.status(), Some(refusal.reason));
     // hyper closes after an answer to a body that was not read; the app must hear of it, or its next
     // request goes out on a connection that is about to end.
-    let unread = exchange.unread();
+    let unread = exchange.has_unread_body();
     let data = problem(refusal, exchange.attempts);
     let mut response = Response::new(ResponseBody::made(data, exchange));
     *response.status_mut() = refusal.reason.status();
@@ -52,7 +52,7 @@ pub(crate) fn refuse(refusal: &Refusal, mut exchange: Exchange) -> Response<Resp
     if refusal.reason == Reason::MethodNotAllowed {
         map.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     }
-    if refusal.reason.closes() || unread {
+    if refusal.reason.closes_connection() || unread {
         map.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -13,9 +13,9 @@ use http::{
 };
 
 use crate::{
-    error::{Reason, Refusal},
     headers,
-    host::{self, Name, Named},
+    host::{self, ParsedHost, ServiceName},
+    reason::{Reason, Refusal},
     session::Session,
     upstream::cluster::Cluster,
 };
@@ -31,7 +31,7 @@ pub(crate) struct Route {
 }
 
 /// The path prefix that names a service when the Host is our own address.
-const PREFIX: &str = "/svc/";
+const PATH_PREFIX: &str = "/svc/";
 
 /// Finds the service. Waits only for a service's first answer, and that within a bound.
 ///
@@ -40,56 +40,58 @@ const PREFIX: &str = "/svc/";
 pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> Result<Route, Refusal> {
     if headers::from_browser(headers) {
         // Another port of this machine is another web app, and as foreign as any.
-        let own = |authority: &str| is_own(session, authority) && port(authority) == session.local.port();
+        let own = |authority: &str| {
+            is_own_authority(session, authority) && authority_port(authority) == session.local.port()
+        };
         headers::judge_origin(headers, &session.shared.rules.load().outbound.allow_origins, own)?;
     }
     if uri.scheme().is_some() {
-        return absolute(session, uri).await;
+        return route_absolute_form(session, uri).await;
     }
     let host = match headers.get(HOST).map(HeaderValue::to_str) {
         None => "",
         Some(Ok(host)) => host,
         Some(Err(_)) => return Err(invalid_host("not text")),
     };
-    if let Some(cluster) = &session.entrance.cluster {
-        return own_port(cluster, headers, host);
+    if let Some(cluster) = &session.listener_kind.cluster {
+        return route_by_listener(cluster, headers, host);
     }
     if host.is_empty() {
-        return by_path(session, uri).await;
+        return route_by_path(session, uri).await;
     }
     match host::parse(host) {
-        Named::Service(name) => {
-            let cluster = session.shared.directory.find(&name).await?;
+        ParsedHost::Service(name) => {
+            let cluster = session.shared.clusters.find_or_open(&name).await?;
             Ok(Route { cluster, uri: None, host: None })
         }
-        Named::Local => by_path(session, uri).await,
-        Named::Outside if is_own(session, host) => by_path(session, uri).await,
+        ParsedHost::Local => route_by_path(session, uri).await,
+        ParsedHost::Outside if is_own_authority(session, host) => route_by_path(session, uri).await,
         // A declared service's name may have dots.
-        Named::Outside => match dotted(session, host) {
+        ParsedHost::Outside => match find_dotted_service(session, host) {
             Some(cluster) => Ok(Route { cluster, uri: None, host: None }),
-            None => Err(outside(host)),
+            None => Err(outside_host(host)),
         },
-        Named::Invalid => Err(invalid_host(host)),
+        ParsedHost::Invalid => Err(invalid_host(host)),
     }
 }
 
 /// A port of its own: the Host is the service's business, and stays.
-fn own_port(cluster: &Arc<Cluster>, headers: &HeaderMap, host: &str) -> Result<Route, Refusal> {
+fn route_by_listener(cluster: &Arc<Cluster>, headers: &HeaderMap, host: &str) -> Result<Route, Refusal> {
     match host::parse(host) {
         // A page whose name resolves to this machine must not reach a service by it.
-        Named::Outside if headers::from_browser(headers) => Err(Refusal::new(
+        ParsedHost::Outside if headers::from_browser(headers) => Err(Refusal::new(
             Reason::ForbiddenOrigin,
             format!("a browser's request for {host:?} does not belong here"),
         )),
-        Named::Invalid if !host.is_empty() => Err(invalid_host(host)),
+        ParsedHost::Invalid if !host.is_empty() => Err(invalid_host(host)),
         _ => Ok(Route { cluster: cluster.clone(), uri: None, host: None }),
     }
 }
 
 /// `/svc/NAME/rest`: the prefix is taken off, the rest is left as it is.
-async fn by_path(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
+async fn route_by_path(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
     let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let Some(rest) = target.strip_prefix(PREFIX) else {
+    let Some(rest) = target.strip_prefix(PATH_PREFIX) else {
         return Err(Refusal::new(
             Reason::NoRoute,
             "name the service in the Host field (`Host: orders`) or in the path (`/svc/orders/...`)",
@@ -100,8 +102,8 @@ async fn by_path(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
     if !host::is_service_name(service) {
         return Err(Refusal::new(Reason::NoRoute, format!("{service:?} cannot be a service's name")));
     }
-    let name = Name { service: host::lower(service), tag: None, datacenter: None };
-    let cluster = session.shared.directory.find(&name).await?;
+    let name = ServiceName { service: host::lowercase(service), tag: None, datacenter: None };
+    let cluster = session.shared.clusters.find_or_open(&name).await?;
     let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
     let path = PathAndQuery::try_from(rest).map_err(|error| {
         Refusal::new(Reason::BadRequest, format!("the target without its prefix: {error}"))
@@ -113,37 +115,39 @@ async fn by_path(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
 
 /// A request as a proxy gets it: the target names the host, and the Host field is made from it
 /// (RFC 9112 §3.2.2).
-async fn absolute(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
+async fn route_absolute_form(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
     let authority = uri.authority().map_or("", http::uri::Authority::as_str);
     if uri.scheme() != Some(&Scheme::HTTP) {
         return Err(Refusal::new(Reason::OutsideHost, format!("only http:// is carried, not {uri}")));
     }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let origin = Uri::from(path);
-    if session.entrance.cluster.is_none() && is_own(session, authority) {
-        return by_path(session, &origin).await;
+    if session.listener_kind.cluster.is_none() && is_own_authority(session, authority) {
+        return route_by_path(session, &origin).await;
     }
-    let cluster = match (&session.entrance.cluster, host::parse(authority)) {
-        (Some(cluster), Named::Service(_) | Named::Local) => cluster.clone(),
-        (None, Named::Service(name)) => session.shared.directory.find(&name).await?,
-        (None, Named::Outside) => dotted(session, authority).ok_or_else(|| outside(authority))?,
-        (_, Named::Invalid) => return Err(invalid_host(authority)),
-        (_, Named::Outside | Named::Local) => return Err(outside(authority)),
+    let cluster = match (&session.listener_kind.cluster, host::parse(authority)) {
+        (Some(cluster), ParsedHost::Service(_) | ParsedHost::Local) => cluster.clone(),
+        (None, ParsedHost::Service(name)) => session.shared.clusters.find_or_open(&name).await?,
+        (None, ParsedHost::Outside) => {
+            find_dotted_service(session, authority).ok_or_else(|| outside_host(authority))?
+        }
+        (_, ParsedHost::Invalid) => return Err(invalid_host(authority)),
+        (_, ParsedHost::Outside | ParsedHost::Local) => return Err(outside_host(authority)),
     };
     let host = HeaderValue::from_str(authority).map_err(|_| invalid_host(authority))?;
     Ok(Route { cluster, uri: Some(origin), host: Some(host) })
 }
 
 /// A declared service whose name has dots, so that as a Host it looks like an outside name.
-fn dotted(session: &Session, authority: &str) -> Option<Arc<Cluster>> {
-    let service = host::lower(host::host_of(authority)?);
-    let name = Name { service, tag: None, datacenter: None };
-    session.shared.directory.known(&name).filter(|cluster| cluster.is_declared())
+fn find_dotted_service(session: &Session, authority: &str) -> Option<Arc<Cluster>> {
+    let service = host::lowercase(host::host_of(authority)?);
+    let name = ServiceName { service, tag: None, datacenter: None };
+    session.shared.clusters.find(&name).filter(|cluster| cluster.is_declared())
 }
 
 /// Whether an authority is the address that this connection came in on, or loopback.
-fn is_own(session: &Session, authority: &str) -> bool {
-    host::is_own(authority)
+fn is_own_authority(session: &Session, authority: &str) -> bool {
+    host::is_loopback(authority)
         || host::host_of(authority)
             .map(|host| host.trim_matches(['[', ']']))
             .and_then(|host| host.parse::<IpAddr>().ok())
@@ -151,12 +155,12 @@ fn is_own(session: &Session, authority: &str) -> bool {
 }
 
 /// The port of an origin's authority; 80 where it says none.
-fn port(authority: &str) -> u16 {
+fn authority_port(authority: &str) -> u16 {
     let after = authority.rfind(']').map_or(0, |end| end + 1);
     authority[after..].rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(80)
 }
 
-fn outside(host: &str) -> Refusal {
+fn outside_host(host: &str) -> Refusal {
     Refusal::new(
         Reason::OutsideHost,
         format!("{host:?} is no service of the registry; this is no open proxy. Use a service's name"),

@@ -28,9 +28,9 @@ use tracing::{debug, info};
 
 use crate::{
     attempt::describe,
-    error::{Reason, Refusal},
     forward,
     io::{Line, LineIo},
+    reason::{Reason, Refusal},
     respond,
     session::Session,
     upstream::pool::DEFAULT_FIELDS,
@@ -142,7 +142,7 @@ struct LastCall {
 
 impl LastCall {
     fn is_now(&mut self, session: &Session) -> bool {
-        session.entrance.is_retired()
+        session.listener_kind.is_retired()
             && session.served() > *self.begun.get_or_insert_with(|| session.served())
     }
 }
@@ -169,7 +169,7 @@ async fn after(session: &Session, ended: Ended, rest: Bytes) -> Next {
         }
         Ended::SlowHead => {
             let limit = session.shared.rules.load().outbound.limits.head_timeout;
-            session.shared.metrics.refused(Reason::SlowHead);
+            session.shared.metrics.record_refusal(Reason::SlowHead);
             let refusal = Refusal::new(Reason::SlowHead, format!("the head did not end within {limit:?}"));
             say(&session.line, &refusal).await;
             Next::Linger
@@ -181,7 +181,7 @@ async fn after(session: &Session, ended: Ended, rest: Bytes) -> Next {
             }
             let refused = result.as_ref().err().and_then(refused);
             if let Some(reason) = refused {
-                session.shared.metrics.refused(reason);
+                session.shared.metrics.record_refusal(reason);
                 if session.shared.rules.load().access_log {
                     let (peer, reason) = (session.peer, reason.label());
                     info!(target: "outrigger::access", %peer, reason, "request refused before it was one");

@@ -20,13 +20,13 @@ use crate::{
     metrics::Metrics,
     timer::LazyTimer,
     tunnel::Tunnel,
-    upstream::{cluster::Cluster, directory::Directory, pool::HeadLimits},
+    upstream::{cluster::Cluster, manager::ClusterManager, pool::HeadLimits},
 };
 
 /// What every connection of the proxy shares.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) directory: Arc<Directory>,
+    pub(crate) clusters: Arc<ClusterManager>,
     pub(crate) metrics: Arc<Metrics>,
     /// What holds towards the app until the next reload.
     pub(crate) rules: ArcSwap<Rules>,
@@ -62,18 +62,18 @@ impl Rules {
 
 /// What one listener is for, and what became of it.
 #[derive(Debug)]
-pub(crate) struct Entrance {
+pub(crate) struct ListenerKind {
     /// The upstream whose own port it is; `None`: services are told by name.
     pub(crate) cluster: Option<Arc<Cluster>>,
     /// Cancelled: connections that came in here end, idle ones at once, the others with their request.
-    pub(crate) gate: CancellationToken,
+    pub(crate) connections_shutdown: CancellationToken,
     /// The listener is gone, or is for something else now.
     retired: AtomicBool,
 }
 
-impl Entrance {
+impl ListenerKind {
     pub(crate) fn new(cluster: Option<Arc<Cluster>>, gate: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { cluster, gate, retired: AtomicBool::new(false) })
+        Arc::new(Self { cluster, connections_shutdown: gate, retired: AtomicBool::new(false) })
     }
 
     /// From now on, whoever asks again here is told to come in by another connection.
@@ -90,7 +90,7 @@ impl Entrance {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) entrance: Arc<Entrance>,
+    pub(crate) listener_kind: Arc<ListenerKind>,
     pub(crate) worker: usize,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
@@ -111,7 +111,7 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        entrance: Arc<Entrance>,
+        entrance: Arc<ListenerKind>,
         worker: usize,
         peer: SocketAddr,
         local: SocketAddr,
@@ -119,7 +119,7 @@ impl Session {
     ) -> Arc<Self> {
         Arc::new(Self {
             shared,
-            entrance,
+            listener_kind: entrance,
             worker,
             peer,
             local,

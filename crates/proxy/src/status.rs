@@ -21,9 +21,9 @@ use prometheus::{
 use tokio::time::Instant;
 
 use crate::upstream::{
-    cluster::{Cluster, Terms},
-    directory::Directory,
+    cluster::{Cluster, ClusterSettings},
     endpoint::Endpoint,
+    manager::ClusterManager,
 };
 
 /// One service, as it is called now.
@@ -104,7 +104,7 @@ pub struct EjectedStatus {
 }
 
 /// The words of the configuration.
-fn balance(balance: Balance) -> &'static str {
+fn balance_label(balance: Balance) -> &'static str {
     match balance {
         Balance::RoundRobin => "round_robin",
         Balance::Random => "random",
@@ -112,7 +112,7 @@ fn balance(balance: Balance) -> &'static str {
     }
 }
 
-fn breaker(state: BreakerState) -> &'static str {
+fn breaker_label(state: BreakerState) -> &'static str {
     match state {
         BreakerState::Closed => "closed",
         BreakerState::Open => "open",
@@ -121,12 +121,12 @@ fn breaker(state: BreakerState) -> &'static str {
 }
 
 /// Why it was taken out, for people.
-fn told(why: EjectionReason, terms: &Terms) -> String {
+fn describe_reason(why: EjectionReason, settings: &ClusterSettings) -> String {
     match why {
         EjectionReason::Unreachable => "it refused connections or could not be reached".to_owned(),
         EjectionReason::ConnectTimeouts => "connections to it timed out".to_owned(),
         EjectionReason::ConsecutiveFailures => {
-            let most = terms.policy.outlier.and_then(|outlier| outlier.consecutive_failures);
+            let most = settings.policy.outlier.and_then(|outlier| outlier.consecutive_failures);
             format!("it failed {} requests in a row", most.unwrap_or_default())
         }
         EjectionReason::SuccessRate => "it failed far more requests than the others".to_owned(),
@@ -135,14 +135,14 @@ fn told(why: EjectionReason, terms: &Terms) -> String {
 }
 
 /// Why an endpoint that the registry lets be chosen is not trusted, and what becomes of it.
-fn distrust(
+fn describe_ejection(
     endpoint: &Endpoint,
     ejected: &EjectionDetails,
-    terms: &Terms,
+    settings: &ClusterSettings,
     now: std::time::Instant,
 ) -> Option<String> {
     let left = ejected.until.saturating_duration_since(now);
-    let next = match endpoint.record.ejection_state() {
+    let next = match endpoint.stats.ejection_state() {
         EjectionState::Healthy => return None,
         EjectionState::Ejected if left.is_zero() => "is being tried again".to_owned(),
         EjectionState::Ejected => format!("tried again in {:.1} s", left.as_secs_f64()),
@@ -150,42 +150,42 @@ fn distrust(
         EjectionState::Panic => "used all the same, for none is trusted".to_owned(),
     };
     let ago = now.saturating_duration_since(ejected.since).as_secs_f64();
-    Some(format!("ejected {ago:.1} s ago ({}), {next}", told(ejected.reason, terms)))
+    Some(format!("ejected {ago:.1} s ago ({}), {next}", describe_reason(ejected.reason, settings)))
 }
 
 /// The status of one cluster.
-pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
+pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let now = Instant::now().into_std();
     let view = cluster.view.load_full();
-    let (requests, retries, failures) = view.terms.series.totals();
+    let (requests, retries, failures) = view.settings.series.totals();
     let live: HashMap<_, &Arc<Endpoint>> = view.endpoints.iter().map(|one| (&one.id, one)).collect();
     let suspects = cluster.suspects();
-    let resting: HashMap<_, &Arc<Endpoint>> = view.resting.iter().map(|one| (&one.id, one)).collect();
+    let not_serving: HashMap<_, &Arc<Endpoint>> = view.not_serving.iter().map(|one| (&one.id, one)).collect();
     let endpoints = view
         .snapshot
         .instances
         .iter()
         .map(|instance| {
             let usable = live.get(&instance.id);
-            let endpoint = usable.or_else(|| resting.get(&instance.id));
-            let ejected = usable.and_then(|one| cluster.trust.why_not(&one.record));
+            let endpoint = usable.or_else(|| not_serving.get(&instance.id));
+            let ejected = usable.and_then(|one| cluster.ejector.ejection_of(&one.stats));
             let suspect = suspects.binary_search(&instance.id).is_ok();
             let why_not = match (&instance.addr, usable) {
                 (_, Some(one)) => {
-                    let distrust =
-                        ejected.as_ref().and_then(|ejected| distrust(one, ejected, &view.terms, now));
-                    let doubt = suspect.then(|| {
+                    let ejection =
+                        ejected.as_ref().and_then(|ejected| describe_ejection(one, ejected, &view.settings, now));
+                    let suspicion = suspect.then(|| {
                         "suspect: the registry no longer lists it, or has lost its node; kept while it answers"
                             .to_owned()
                     });
-                    let hung = one.is_hung().then(|| {
+                    let stalled = one.is_stalled().then(|| {
                         "passed over: requests wait for it for more than a second, and it answers nobody".to_owned()
                     });
-                    let all: Vec<_> = distrust.into_iter().chain(doubt).chain(hung).collect();
+                    let all: Vec<_> = ejection.into_iter().chain(suspicion).chain(stalled).collect();
                     (!all.is_empty()).then(|| all.join("; "))
                 }
                 (Err(unusable), None) => Some(unusable.to_string()),
-                (Ok(_), None) if !cluster.takes(instance) => Some("has not the tags asked for".to_owned()),
+                (Ok(_), None) if !cluster.matches(instance) => Some("has not the tags asked for".to_owned()),
                 (Ok(_), None) if instance.weight() > 0 => Some("joins".to_owned()),
                 (Ok(_), None) => Some(format!("{} in the registry", instance.status.label())),
             };
@@ -193,10 +193,10 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
                 id: instance.id.id.to_string(),
                 address: instance.addr.as_ref().map_or_else(|_| "-".to_owned(), ToString::to_string),
                 status: instance.status.label(),
-                usable: usable.is_some_and(|one| one.record.ejection_state() != EjectionState::Ejected),
+                usable: usable.is_some_and(|one| one.stats.ejection_state() != EjectionState::Ejected),
                 why_not,
                 suspect,
-                trust: endpoint.map_or("-", |one| one.record.ejection_state().label()),
+                trust: endpoint.map_or("-", |one| one.stats.ejection_state().label()),
                 ejected: ejected.map(|ejected| EjectedStatus {
                     why: ejected.reason.label(),
                     ago: now.saturating_duration_since(ejected.since),
@@ -216,10 +216,10 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
         datacenter: cluster.key.datacenter.as_deref().map(str::to_owned),
         tags: cluster.key.tags.iter().map(ToString::to_string).collect(),
         declared: cluster.is_declared(),
-        balance: balance(view.terms.policy.balance),
+        balance: balance_label(view.settings.policy.balance),
         answered: view.snapshot.knowledge == Knowledge::Answered,
         version: view.snapshot.version,
-        breaker: breaker(cluster.breaker.state(now)),
+        breaker: breaker_label(cluster.breaker.state(now)),
         breaker_trips: cluster.breaker.trips(),
         retry_budget: cluster.budget.available(now),
         requests,
@@ -235,19 +235,19 @@ pub(crate) fn of(cluster: &Cluster) -> ClusterStatus {
 /// `outrigger_retry_budget`, `outrigger_pool_idle_connections`, `outrigger_pending`, and by instance
 /// `outrigger_instance_picks_total` and `outrigger_instance_failures_total`; of the trust in instances
 /// `outrigger_instances_trust`, `outrigger_panic` and `outrigger_ejections_total`.
-pub(crate) struct Gauges {
-    directory: Weak<Directory>,
+pub(crate) struct ClusterCollector {
+    clusters: Weak<ClusterManager>,
     descs: Vec<Desc>,
 }
 
-impl fmt::Debug for Gauges {
+impl fmt::Debug for ClusterCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Gauges")
+        f.write_str("ClusterCollector")
     }
 }
 
 /// One scrape's own families, so that two scrapes at once do not see each other's holes.
-struct Families {
+struct ClusterFamilies {
     state: IntGaugeVec,
     trips: IntCounterVec,
     budget: IntGaugeVec,
@@ -260,7 +260,7 @@ struct Families {
     ejections: IntCounterVec,
 }
 
-impl Families {
+impl ClusterFamilies {
     fn new() -> Result<Self, prometheus::Error> {
         let service = &["service"];
         let gauge = |name, help| IntGaugeVec::new(Opts::new(name, help), service);
@@ -291,11 +291,11 @@ impl Families {
         })
     }
 
-    fn set(&self, cluster: &Cluster, now: std::time::Instant) {
+    fn record_cluster(&self, cluster: &Cluster, now: std::time::Instant) {
         let service = &[&*cluster.label];
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let view = cluster.view.load_full();
-        let idle: usize = view.endpoints.iter().chain(&view.resting).map(|one| one.pool.idle()).sum();
+        let idle: usize = view.endpoints.iter().chain(&view.not_serving).map(|one| one.pool.idle()).sum();
         self.state.with_label_values(service).set(match cluster.breaker.state(now) {
             BreakerState::Closed => 0,
             BreakerState::HalfOpen => 1,
@@ -304,26 +304,26 @@ impl Families {
         self.trips.with_label_values(service).inc_by(cluster.breaker.trips());
         self.budget.with_label_values(service).set(signed(cluster.budget.available(now)));
         self.idle.with_label_values(service).set(signed(idle as u64));
-        let pending = view.terms.bulkhead.as_ref().map_or(0, |bulkhead| bulkhead.pending());
+        let pending = view.settings.bulkhead.as_ref().map_or(0, |bulkhead| bulkhead.pending());
         self.pending.with_label_values(service).set(signed(pending as u64));
-        let counts = cluster.trust.counts();
-        let stand =
+        let counts = cluster.ejector.counts();
+        let states =
             [("trusted", counts.healthy), ("ejected", counts.ejected), ("probation", counts.probation)];
-        for (trust, count) in stand {
+        for (trust, count) in states {
             self.trust.with_label_values(&[&*cluster.label, trust]).set(signed(count as u64));
         }
         self.panic.with_label_values(service).set(i64::from(counts.panic));
-        for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(cluster.trust.ejected()) {
+        for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(cluster.ejector.ejection_totals()) {
             self.ejections.with_label_values(&[&*cluster.label, kind]).inc_by(count);
         }
-        for endpoint in view.endpoints.iter().chain(&view.resting) {
+        for endpoint in view.endpoints.iter().chain(&view.not_serving) {
             let instance = &[&*cluster.label, &*endpoint.id.id];
             self.picks.with_label_values(instance).inc_by(endpoint.picks.load(Relaxed));
             self.failures.with_label_values(instance).inc_by(endpoint.failures.load(Relaxed));
         }
     }
 
-    fn all(&self) -> [&dyn Collector; 10] {
+    fn collectors(&self) -> [&dyn Collector; 10] {
         [
             &self.state,
             &self.trips,
@@ -339,31 +339,31 @@ impl Families {
     }
 }
 
-impl Gauges {
+impl ClusterCollector {
     /// # Errors
     /// Never with these names; the signature is the library's.
-    pub(crate) fn new(directory: &Arc<Directory>) -> Result<Self, prometheus::Error> {
-        let descs = Families::new()?.all().iter().flat_map(|one| one.desc()).cloned().collect();
-        Ok(Self { directory: Arc::downgrade(directory), descs })
+    pub(crate) fn new(clusters: &Arc<ClusterManager>) -> Result<Self, prometheus::Error> {
+        let descs = ClusterFamilies::new()?.collectors().iter().flat_map(|one| one.desc()).cloned().collect();
+        Ok(Self { clusters: Arc::downgrade(clusters), descs })
     }
 }
 
-impl Collector for Gauges {
+impl Collector for ClusterCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.descs.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let (Some(directory), Ok(families)) = (self.directory.upgrade(), Families::new()) else {
+        let (Some(clusters), Ok(families)) = (self.clusters.upgrade(), ClusterFamilies::new()) else {
             return Vec::new();
         };
         let now = Instant::now().into_std();
-        for cluster in directory.all() {
+        for cluster in clusters.clusters() {
             // A name that never had an instance is no label.
             if cluster.is_declared() || cluster.ever_had_instances() {
-                families.set(&cluster, now);
+                families.record_cluster(&cluster, now);
             }
         }
-        families.all().iter().flat_map(|one| one.collect()).collect()
+        families.collectors().iter().flat_map(|one| one.collect()).collect()
     }
 }

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use tokio::io::copy_bidirectional;
 
 use crate::{
-    exchange::Exchange,
+    account::RequestAccount,
     io::{Line, LineIo},
-    upstream::{endpoint::Ticket, pool::Open},
+    upstream::{endpoint::InFlight, pool::Open},
 };
 
 /// The instance's half, waiting for the app's.
@@ -27,8 +27,8 @@ pub(crate) struct Tunnel {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) _open: Open,
-    pub(crate) _ticket: Ticket,
-    pub(crate) _exchange: Exchange,
+    pub(crate) _ticket: InFlight,
+    pub(crate) _exchange: RequestAccount,
 }
 
 impl Tunnel {

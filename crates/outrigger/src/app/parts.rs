@@ -142,7 +142,7 @@ impl Components {
             logs.set_level(&next.config.log.level);
         }
         self.discovery.apply_settings(next.config.discovery);
-        self.proxy.adopt(prepared).await;
+        self.proxy.apply_settings(prepared).await;
         self.lifecycle.adopt(
             registration_plan(&next.config, self.registrar.as_ref(), &self.app_started),
             next.config.drain,

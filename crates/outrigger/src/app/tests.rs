@@ -48,7 +48,7 @@ fn orders(port: u16) -> Service {
 }
 
 fn start(config: Config) -> Result<App, StartError> {
-    App::start(config, &Origins::default(), Workers::Here)
+    App::start(config, &Origins::default(), Workers::CurrentRuntime)
 }
 
 async fn get(addr: SocketAddr, line: &str) -> (u16, String) {

@@ -23,57 +23,57 @@ use tokio::{
 /// The places of one service. Made anew when its numbers change: a request keeps the place it has.
 #[derive(Debug)]
 pub(crate) struct Bulkhead {
-    most: usize,
-    most_pending: usize,
-    patience: Duration,
-    places: Arc<Semaphore>,
+    max_in_flight: usize,
+    max_pending: usize,
+    pending_timeout: Duration,
+    slots: Arc<Semaphore>,
     pending: AtomicUsize,
 }
 
 /// One request's place. Dropped, the next one's.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Slot {
     _permit: OwnedSemaphorePermit,
 }
 
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shed {
+pub(crate) enum Rejected {
     /// As many wait as may.
-    Full,
+    QueueFull,
     /// None became free in time.
-    Waited,
+    TimedOut,
 }
 
 impl Bulkhead {
     /// `None`: requests are not counted.
     pub(crate) fn new(policy: &config::Policy) -> Option<Arc<Self>> {
-        let most = policy.max_in_flight?;
+        let max_in_flight = policy.max_in_flight?;
         Some(Arc::new(Self {
-            most,
-            most_pending: policy.max_pending,
-            patience: policy.pending_timeout,
-            places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
+            max_in_flight,
+            max_pending: policy.max_pending,
+            pending_timeout: policy.pending_timeout,
+            slots: Arc::new(Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS))),
             pending: AtomicUsize::new(0),
         }))
     }
 
     /// A place, when there is one and nobody waits for it.
-    pub(crate) fn try_enter(&self) -> Option<Place> {
-        self.places.clone().try_acquire_owned().ok().map(|permit| Place { _permit: permit })
+    pub(crate) fn try_acquire(&self) -> Option<Slot> {
+        self.slots.clone().try_acquire_owned().ok().map(|permit| Slot { _permit: permit })
     }
 
     /// Waits for a place, `ends` at the latest.
     ///
     /// # Errors
     /// With why there is none.
-    pub(crate) async fn enter(&self, ends: Instant) -> Result<Place, Shed> {
-        let _waits = Pending::new(&self.pending, self.most_pending).ok_or(Shed::Full)?;
-        let due = ends.min(Instant::now() + self.patience);
-        match timeout_at(due, self.places.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Place { _permit: permit }),
+    pub(crate) async fn acquire(&self, ends: Instant) -> Result<Slot, Rejected> {
+        let _pending = PendingCount::new(&self.pending, self.max_pending).ok_or(Rejected::QueueFull)?;
+        let due = ends.min(Instant::now() + self.pending_timeout);
+        match timeout_at(due, self.slots.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Slot { _permit: permit }),
             // Nobody closes it.
-            Ok(Err(_)) | Err(_) => Err(Shed::Waited),
+            Ok(Err(_)) | Err(_) => Err(Rejected::TimedOut),
         }
     }
 
@@ -83,31 +83,33 @@ impl Bulkhead {
     }
 
     /// What to tell whoever was shed.
-    pub(crate) fn explain(&self, shed: Shed) -> String {
-        let Self { most, most_pending, patience, .. } = self;
-        match shed {
-            Shed::Full => {
-                format!("{most} requests are under way (max_in_flight), {most_pending} wait (max_pending)")
+    pub(crate) fn explain(&self, rejected: Rejected) -> String {
+        let Self { max_in_flight, max_pending, pending_timeout, .. } = self;
+        match rejected {
+            Rejected::QueueFull => {
+                format!(
+                    "{max_in_flight} requests are under way (max_in_flight), {max_pending} wait (max_pending)"
+                )
             }
-            Shed::Waited => format!(
-                "{most} requests are under way (max_in_flight), and none ended within pending_timeout \
-                 ({patience:?}) or the request's own time"
+            Rejected::TimedOut => format!(
+                "{max_in_flight} requests are under way (max_in_flight), and none ended within pending_timeout \
+                 ({pending_timeout:?}) or the request's own time"
             ),
         }
     }
 }
 
 /// One request in the queue.
-struct Pending<'a>(&'a AtomicUsize);
+struct PendingCount<'a>(&'a AtomicUsize);
 
-impl<'a> Pending<'a> {
+impl<'a> PendingCount<'a> {
     fn new(count: &'a AtomicUsize, most: usize) -> Option<Self> {
-        let joins = |before| (before < most).then_some(before + 1);
-        count.fetch_update(Relaxed, Relaxed, joins).is_ok().then(|| Self(count))
+        let join = |before| (before < most).then_some(before + 1);
+        count.fetch_update(Relaxed, Relaxed, join).is_ok().then(|| Self(count))
     }
 }
 
-impl Drop for Pending<'_> {
+impl Drop for PendingCount<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -119,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    fn of(most: usize, pending: usize) -> Arc<Bulkhead> {
+    fn bulkhead_with(most: usize, pending: usize) -> Arc<Bulkhead> {
         let policy = config::Policy {
             max_in_flight: Some(most),
             max_pending: pending,
@@ -129,50 +131,51 @@ mod tests {
         Bulkhead::new(&policy).unwrap()
     }
 
-    fn never() -> Instant {
+    fn far_future() -> Instant {
         Instant::now() + Duration::from_secs(60)
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_place_waits_for_the_next_one() {
-        let bulkhead = of(1, 1);
-        let place = bulkhead.try_enter().unwrap();
-        assert!(bulkhead.try_enter().is_none());
-        let waits = tokio::spawn({
+        let bulkhead = bulkhead_with(1, 1);
+        let slot = bulkhead.try_acquire().unwrap();
+        assert!(bulkhead.try_acquire().is_none());
+        let waiting = tokio::spawn({
             let bulkhead = bulkhead.clone();
-            async move { bulkhead.enter(never()).await.map(drop) }
+            async move { bulkhead.acquire(far_future()).await.map(drop) }
         });
         sleep(Duration::from_millis(50)).await;
         assert_eq!(bulkhead.pending(), 1);
-        drop(place);
-        assert_eq!(waits.await.unwrap(), Ok(()));
+        drop(slot);
+        assert_eq!(waiting.await.unwrap(), Ok(()));
         assert_eq!(bulkhead.pending(), 0);
-        assert!(bulkhead.try_enter().is_some());
+        assert!(bulkhead.try_acquire().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_is_bounded_in_number_and_in_time() {
-        let bulkhead = of(1, 1);
-        let _place = bulkhead.try_enter().unwrap();
+        let bulkhead = bulkhead_with(1, 1);
+        let _slot = bulkhead.try_acquire().unwrap();
         let start = Instant::now();
-        let (first, second) = tokio::join!(bulkhead.enter(never()), bulkhead.enter(never()));
-        assert_eq!((first.err(), second.err()), (Some(Shed::Waited), Some(Shed::Full)));
+        let (first, second) = tokio::join!(bulkhead.acquire(far_future()), bulkhead.acquire(far_future()));
+        assert_eq!((first.err(), second.err()), (Some(Rejected::TimedOut), Some(Rejected::QueueFull)));
         assert_eq!(start.elapsed(), Duration::from_millis(100));
         let soon = Instant::now() + Duration::from_millis(10);
-        assert_eq!(bulkhead.enter(soon).await.err(), Some(Shed::Waited));
+        assert_eq!(bulkhead.acquire(soon).await.err(), Some(Rejected::TimedOut));
         assert_eq!(Instant::now(), soon);
         assert_eq!(bulkhead.pending(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_goes_away_leaves_the_queue() {
-        let bulkhead = of(1, 1);
-        let _place = bulkhead.try_enter().unwrap();
-        let mut waits = Box::pin(bulkhead.enter(never()));
-        let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(waits.as_mut().poll(cx).is_pending()));
+        let bulkhead = bulkhead_with(1, 1);
+        let _slot = bulkhead.try_acquire().unwrap();
+        let mut waiting = Box::pin(bulkhead.acquire(far_future()));
+        let polled =
+            std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
         assert!(polled.await);
         assert_eq!(bulkhead.pending(), 1);
-        drop(waits);
+        drop(waiting);
         assert_eq!(bulkhead.pending(), 0);
     }
 

@@ -20,22 +20,22 @@ use outrigger_registry::{Instance, InstanceId, Query};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    error::{Reason, Refusal},
-    host::Name,
+    host::ServiceName,
     metrics::ServiceSeries,
-    upstream::{bulkhead::Bulkhead, endpoint::Endpoint, trust::Trust},
+    reason::{Reason, Refusal},
+    upstream::{bulkhead::Bulkhead, ejection::OutlierEjector, endpoint::Endpoint},
 };
 
 /// What makes one cluster another: the service, and what it is narrowed to. All lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
+pub(crate) struct ClusterKey {
     pub(crate) service: Arc<str>,
     pub(crate) datacenter: Option<Arc<str>>,
     /// Sorted, without duplicates.
     pub(crate) tags: Arc<[Arc<str>]>,
 }
 
-impl Key {
+impl ClusterKey {
     pub(crate) fn new(service: &str, datacenter: Option<&str>, tags: &[String]) -> Self {
         let mut tags: Vec<Arc<str>> = tags.iter().map(|tag| tag.to_ascii_lowercase().into()).collect();
         tags.sort();
@@ -52,8 +52,8 @@ impl Key {
     }
 }
 
-impl From<&Name<'_>> for Key {
-    fn from(name: &Name<'_>) -> Self {
+impl From<&ServiceName<'_>> for ClusterKey {
+    fn from(name: &ServiceName<'_>) -> Self {
         Self {
             service: name.service.as_ref().into(),
             datacenter: name.datacenter.as_deref().map(Into::into),
@@ -64,7 +64,7 @@ impl From<&Name<'_>> for Key {
 
 /// `orders`, `orders[v2]`, `orders@dc2`: the label in metrics and logs. No service's name has brackets
 /// or an `@`, so no two keys share a label.
-impl fmt::Display for Key {
+impl fmt::Display for ClusterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.service)?;
         if !self.tags.is_empty() {
@@ -79,20 +79,20 @@ impl fmt::Display for Key {
 
 /// What holds for every request of a cluster until the next swap.
 #[derive(Debug)]
-pub(crate) struct Terms {
+pub(crate) struct ClusterSettings {
     pub(crate) policy: config::Policy,
     pub(crate) series: Arc<ServiceSeries>,
     /// `None`: requests under way are not limited.
     pub(crate) bulkhead: Option<Arc<Bulkhead>>,
 }
 
-impl Terms {
+impl ClusterSettings {
     pub(crate) fn new(policy: config::Policy, series: Arc<ServiceSeries>) -> Self {
         Self { bulkhead: Bulkhead::new(&policy), policy, series }
     }
 
     /// Other terms. A bulkhead whose numbers stay goes on with the places that are taken.
-    pub(crate) fn replaced_by(&self, policy: config::Policy, series: Arc<ServiceSeries>) -> Self {
+    pub(crate) fn with_policy(&self, policy: config::Policy, series: Arc<ServiceSeries>) -> Self {
         let numbers = |one: &config::Policy| (one.max_in_flight, one.max_pending, one.pending_timeout);
         if numbers(&self.policy) == numbers(&policy) {
             return Self { bulkhead: self.bulkhead.clone(), policy, series };
@@ -101,7 +101,7 @@ impl Terms {
     }
 
     /// The same terms, counted elsewhere.
-    pub(crate) fn counted_by(&self, series: Arc<ServiceSeries>) -> Self {
+    pub(crate) fn with_series(&self, series: Arc<ServiceSeries>) -> Self {
         Self { policy: self.policy.clone(), series, bulkhead: self.bulkhead.clone() }
     }
 }
@@ -112,16 +112,16 @@ pub(crate) struct View {
     /// The usable ones, in the balancer's order.
     pub(crate) endpoints: Box<[Arc<Endpoint>]>,
     /// Known, and not usable now: they keep their load and series, and their idle connections age.
-    pub(crate) resting: Box<[Arc<Endpoint>]>,
+    pub(crate) not_serving: Box<[Arc<Endpoint>]>,
     pub(crate) balancer: LoadBalancer,
-    pub(crate) terms: Arc<Terms>,
+    pub(crate) settings: Arc<ClusterSettings>,
     /// What the View was made from.
     pub(crate) snapshot: Arc<Snapshot>,
 }
 
 impl View {
     /// Whether one is usable here that was not in the other.
-    fn has_more_than(&self, other: &Self) -> bool {
+    fn has_new_endpoint(&self, other: &Self) -> bool {
         let before: HashSet<_> = other.endpoints.iter().map(Arc::as_ptr).collect();
         self.endpoints.iter().any(|one| !before.contains(&Arc::as_ptr(one)))
     }
@@ -130,7 +130,7 @@ impl View {
 /// One service's endpoints.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    pub(crate) key: Key,
+    pub(crate) key: ClusterKey,
     /// Its name for people, metrics and logs.
     pub(crate) label: Arc<str>,
     /// The file names it.
@@ -139,68 +139,73 @@ pub(crate) struct Cluster {
     pub(crate) breaker: Breaker,
     pub(crate) budget: RetryBudget,
     /// The longest that an answer took lately, in milliseconds: an eighth is forgotten every second.
-    slowest: AtomicU64,
+    slowest_ms: AtomicU64,
     /// How long its answers take; kept only while `hedge` is on.
     pub(crate) latency: LatencyHistogram,
     /// Who is not to be chosen for now, and when they are tried again.
-    pub(crate) trust: Trust,
+    pub(crate) ejector: OutlierEjector,
     cursor: Cursor,
     follower: Follower,
     /// Rung after each new View.
-    bell: watch::Sender<u64>,
-    opened: Instant,
+    changed: watch::Sender<u64>,
+    opened_at: Instant,
     /// Whole seconds from `opened` to the last request.
-    used: AtomicU64,
+    last_used: AtomicU64,
     /// Whether an instance that it takes was ever listed.
-    seen: AtomicBool,
+    had_instances: AtomicBool,
 }
 
 impl Cluster {
-    pub(crate) fn new(key: Key, declared: bool, terms: Terms, follower: Follower) -> Self {
-        let opened = Instant::now();
-        let now = opened.into_std();
+    pub(crate) fn new(
+        key: ClusterKey,
+        declared: bool,
+        settings: ClusterSettings,
+        follower: Follower,
+    ) -> Self {
+        let opened_at = Instant::now();
+        let now = opened_at.into_std();
         let snapshot = Arc::new(Snapshot {
             knowledge: Knowledge::Unasked,
             instances: Arc::from([]),
             version: 0,
             learned_at: None,
         });
-        let policy = &terms.policy;
+        let policy = &settings.policy;
         Self {
             label: key.to_string().into(),
             key,
             declared: AtomicBool::new(declared),
             breaker: Breaker::new(policy.circuit_breaker.as_ref(), now),
             budget: RetryBudget::new(&policy.retry.budget, now),
-            slowest: AtomicU64::new(0),
+            slowest_ms: AtomicU64::new(0),
             latency: LatencyHistogram::new(now),
-            trust: Trust::new(policy.outlier.as_ref()),
+            ejector: OutlierEjector::new(policy.outlier.as_ref()),
             // A fleet that starts at once must not all begin with the same instance.
             cursor: Cursor::new(fastrand::u64(..)),
             view: ArcSwap::from_pointee(View {
                 endpoints: Box::default(),
-                resting: Box::default(),
+                not_serving: Box::default(),
                 balancer: LoadBalancer::new(policy.balance, &[]),
-                terms: Arc::new(terms),
+                settings: Arc::new(settings),
                 snapshot,
             }),
             follower,
-            bell: watch::Sender::new(0),
-            opened,
-            used: AtomicU64::new(0),
-            seen: AtomicBool::new(false),
+            changed: watch::Sender::new(0),
+            opened_at,
+            last_used: AtomicU64::new(0),
+            had_instances: AtomicBool::new(false),
         }
     }
 
     /// Goes on by other settings: everything that a cluster holds gets its own here, and keeps what it
     /// has learned. What a request reads for itself comes with the next View. Called by the cluster's
     /// one writer, with the View that holds now.
-    pub(crate) fn adopt(&self, policy: &config::Policy, view: &View) {
+    pub(crate) fn apply_settings(&self, policy: &config::Policy, view: &View) {
         self.breaker.apply_settings(policy.circuit_breaker.as_ref());
         self.budget.apply_settings(&policy.retry.budget);
-        self.trust.adopt(self, policy.outlier.as_ref());
-        for endpoint in view.endpoints.iter().chain(&view.resting) {
-            endpoint.adopt(policy);
+        self.ejector.apply_settings(self, policy.outlier.as_ref());
+        for endpoint in view.endpoints.iter().chain(&view.not_serving) {
+            endpoint.apply_settings(policy);
         }
     }
 
@@ -210,89 +215,91 @@ impl Cluster {
     }
 
     /// The file names it from now on, or no longer does.
-    pub(crate) fn declare(&self, declared: bool) {
+    pub(crate) fn set_declared(&self, declared: bool) {
         self.declared.store(declared, Relaxed);
-        self.follower.set_reason(kind(declared));
+        self.follower.set_reason(watch_reason(declared));
     }
 
     /// Notes a request.
-    pub(crate) fn touch(&self, now: Instant) {
-        let seconds = now.saturating_duration_since(self.opened).as_secs();
+    pub(crate) fn mark_used(&self, now: Instant) {
+        let seconds = now.saturating_duration_since(self.opened_at).as_secs();
         // A store a second, not a store a request: the line stays shared between workers.
-        if self.used.load(Relaxed) != seconds {
-            self.used.store(seconds, Relaxed);
+        if self.last_used.load(Relaxed) != seconds {
+            self.last_used.store(seconds, Relaxed);
         }
     }
 
     /// An answer took this long.
-    pub(crate) fn took(&self, time: Duration) {
+    pub(crate) fn record_latency(&self, time: Duration) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         // A load for nearly all of them: the line stays shared between workers.
-        if self.slowest.load(Relaxed) < millis {
-            self.slowest.fetch_max(millis, Relaxed);
+        if self.slowest_ms.load(Relaxed) < millis {
+            self.slowest_ms.fetch_max(millis, Relaxed);
         }
     }
 
     /// A second has passed.
-    pub(crate) fn forget(&self) {
-        let slowest = self.slowest.load(Relaxed);
+    pub(crate) fn decay(&self) {
+        let slowest = self.slowest_ms.load(Relaxed);
         if slowest > 0 {
-            self.slowest.store(slowest - slowest.div_ceil(8), Relaxed);
+            self.slowest_ms.store(slowest - slowest.div_ceil(8), Relaxed);
         }
     }
 
     /// Whether a wait of this long is no usual one: twice the longest that was needed lately.
-    pub(crate) fn is_unusual(&self, wait: Duration) -> bool {
-        wait > Duration::from_millis(self.slowest.load(Relaxed).saturating_mul(2))
+    pub(crate) fn is_unusually_slow(&self, wait: Duration) -> bool {
+        wait > Duration::from_millis(self.slowest_ms.load(Relaxed).saturating_mul(2))
     }
 
     /// Time since the last request, to the second.
     pub(crate) fn idle_for(&self, now: Instant) -> Duration {
-        let used = self.opened + Duration::from_secs(self.used.load(Relaxed));
+        let used = self.opened_at + Duration::from_secs(self.last_used.load(Relaxed));
         now.saturating_duration_since(used)
     }
 
     /// Whether any answer ever listed an instance of this cluster.
     pub(crate) fn ever_had_instances(&self) -> bool {
-        self.seen.load(Relaxed)
+        self.had_instances.load(Relaxed)
     }
 
     /// An instance of this cluster was listed.
-    pub(crate) fn saw_instances(&self) {
-        self.seen.store(true, Relaxed);
+    pub(crate) fn set_had_instances(&self) {
+        self.had_instances.store(true, Relaxed);
     }
 
     /// Swaps in a new View and tells who waits for the first. Returns the old one, which must not be
     /// dropped by a request.
     ///
     /// Whoever joins was not asked when the breaker opened: then its time is not waited for.
-    pub(crate) fn swap(&self, view: View) -> Arc<View> {
+    pub(crate) fn swap_view(&self, view: View) -> Arc<View> {
         let version = view.snapshot.version;
         let view = Arc::new(view);
         let old = self.view.swap(view.clone());
         // Only compared when it matters. One that opens this moment has heard of the old ones only, and
         // waits a second more.
-        if self.breaker.state(Instant::now().into_std()) != BreakerState::Closed && view.has_more_than(&old) {
+        if self.breaker.state(Instant::now().into_std()) != BreakerState::Closed
+            && view.has_new_endpoint(&old)
+        {
             self.breaker.half_open_for_new_endpoint();
         }
-        self.bell.send_replace(version);
+        self.changed.send_replace(version);
         old
     }
 
     /// Whether the View shows an answer of the registry's, be it one from before a restart.
-    pub(crate) fn answered(&self) -> bool {
+    pub(crate) fn has_answer(&self) -> bool {
         self.view.load().snapshot.knowledge != Knowledge::Unasked
     }
 
     /// Resolves when it has. May never: put a time-out around it.
-    pub(crate) async fn first_answer(&self) {
+    pub(crate) async fn wait_for_first_answer(&self) {
         // The sender lives as long as self.
-        let _ = self.bell.subscribe().wait_for(|version| *version > 0).await;
+        let _ = self.changed.subscribe().wait_for(|version| *version > 0).await;
     }
 
     /// The end of the time in which a request may wait for the first answer.
-    pub(crate) fn first_answer_due(&self, patience: Duration) -> Instant {
-        self.opened + patience
+    pub(crate) fn first_answer_deadline(&self, timeout: Duration) -> Instant {
+        self.opened_at + timeout
     }
 
     /// An endpoint that this request has not tried, or any usable one when it has tried all.
@@ -311,30 +318,32 @@ impl Cluster {
         let view = self.view.load();
         let other = |at: usize| {
             let one = &view.endpoints[at];
-            one.usable(true) && !Arc::ptr_eq(one, now) && !tried.iter().any(|other| Arc::ptr_eq(one, other))
+            one.is_usable(true)
+                && !Arc::ptr_eq(one, now)
+                && !tried.iter().any(|other| Arc::ptr_eq(one, other))
         };
         let retry = |wanted: &dyn Fn(usize) -> bool| {
             view.balancer.pick_retry(&self.cursor, fastrand::u64(..), wanted)
         };
-        let at = retry(&|at| other(at) && !view.endpoints[at].is_hung()).or_else(|| retry(&other));
+        let at = retry(&|at| other(at) && !view.endpoints[at].is_stalled()).or_else(|| retry(&other));
         at.and_then(|at| view.endpoints.get(at)).cloned()
     }
 
     fn pick_from(&self, view: &View, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
         let random = fastrand::u64(..);
-        let usable = |at: usize| view.endpoints[at].usable(retryable);
+        let usable = |at: usize| view.endpoints[at].is_usable(retryable);
         // One that answers nobody is passed over, unless there is no other.
-        let speaks = |at: usize| usable(at) && !view.endpoints[at].is_hung();
+        let responsive = |at: usize| usable(at) && !view.endpoints[at].is_stalled();
         let at = if tried.is_empty() {
             view.balancer
-                .pick_first(&self.cursor, random, speaks)
+                .pick_first(&self.cursor, random, responsive)
                 .or_else(|| view.balancer.pick_first(&self.cursor, random, usable))
         } else {
-            let fresh = |at: usize| !tried.iter().any(|one| Arc::ptr_eq(one, &view.endpoints[at]));
+            let untried = |at: usize| !tried.iter().any(|one| Arc::ptr_eq(one, &view.endpoints[at]));
             let retry =
                 |wanted: &dyn Fn(usize) -> bool| view.balancer.pick_retry(&self.cursor, random, wanted);
-            retry(&|at| speaks(at) && fresh(at))
-                .or_else(|| retry(&|at| usable(at) && fresh(at)))
+            retry(&|at| responsive(at) && untried(at))
+                .or_else(|| retry(&|at| usable(at) && untried(at)))
                 .or_else(|| retry(&usable))
         };
         at.and_then(|at| view.endpoints.get(at)).cloned()
@@ -346,19 +355,19 @@ impl Cluster {
     }
 
     /// A request has failed. It may have opened the breaker, and then only probes can find out.
-    pub(crate) fn failed(&self) {
-        self.trust.ring();
-        self.need();
+    pub(crate) fn record_failure(&self) {
+        self.ejector.wake();
+        self.request_refresh();
     }
 
     /// A request has failed, or could not be tried: a registry that was silent is asked for others soon.
-    pub(crate) fn need(&self) {
+    pub(crate) fn request_refresh(&self) {
         self.follower.request_refresh();
     }
 
     /// Why there is no endpoint to pick, with what is known.
-    pub(crate) fn nothing_to_pick(&self) -> Refusal {
-        self.need();
+    pub(crate) fn refuse_pick(&self) -> Refusal {
+        self.request_refresh();
         let view = self.view.load_full();
         let status = self.follower.status();
         let heard = match status.confirmed_ago {
@@ -398,7 +407,7 @@ impl Cluster {
             known.push_str(&format!(", {} without a usable address", counts.unusable));
         }
         if !self.key.tags.is_empty() {
-            let tagged = view.snapshot.instances.iter().filter(|one| self.takes(one)).count();
+            let tagged = view.snapshot.instances.iter().filter(|one| self.matches(one)).count();
             known.push_str(&format!(", {tagged} with the tags asked for"));
         }
         Refusal {
@@ -408,13 +417,13 @@ impl Cluster {
     }
 
     /// Whether an instance carries the tags that this cluster is narrowed to.
-    pub(crate) fn takes(&self, instance: &Instance) -> bool {
+    pub(crate) fn matches(&self, instance: &Instance) -> bool {
         instance.has_tags(&self.key.tags)
     }
 }
 
 /// Why a service is followed.
-pub(crate) fn kind(declared: bool) -> WatchReason {
+pub(crate) fn watch_reason(declared: bool) -> WatchReason {
     if declared { WatchReason::Declared } else { WatchReason::OnDemand }
 }
 
@@ -426,9 +435,9 @@ mod tests {
     fn the_label_says_what_it_is_narrowed_to() {
         let tags = ["V2".to_owned()];
         for (key, label) in [
-            (Key::new("Orders", None, &[]), "orders"),
-            (Key::new("orders", None, &tags), "orders[v2]"),
-            (Key::new("orders", Some("DC2"), &tags), "orders[v2]@dc2"),
+            (ClusterKey::new("Orders", None, &[]), "orders"),
+            (ClusterKey::new("orders", None, &tags), "orders[v2]"),
+            (ClusterKey::new("orders", Some("DC2"), &tags), "orders[v2]@dc2"),
         ] {
             assert_eq!(key.to_string(), label);
         }

@@ -25,7 +25,7 @@ pub(crate) struct ConnectError {
 
 /// Connects, and sets what a long-lived connection needs.
 pub(crate) async fn connect(addr: SocketAddr, within: Duration) -> Result<TcpStream, ConnectError> {
-    let failed = |source: io::Error| ConnectError { addr, outcome: judge(&source), source };
+    let failed = |source: io::Error| ConnectError { addr, outcome: classify_connect_error(&source), source };
     let stream = match tokio::time::timeout(within, TcpStream::connect(addr)).await {
         Ok(stream) => stream.map_err(failed)?,
         Err(_) => {
@@ -46,18 +46,18 @@ pub(crate) async fn connect(addr: SocketAddr, within: Duration) -> Result<TcpStr
 }
 
 /// Whose fault a failed connection is. What this machine ran out of blames nobody else.
-pub(crate) fn judge(error: &io::Error) -> Outcome {
+pub(crate) fn classify_connect_error(error: &io::Error) -> Outcome {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Outcome::ConnectRefused,
         io::ErrorKind::TimedOut => Outcome::ConnectTimeout,
-        _ if is_local(error) => Outcome::Resource,
+        _ if is_local_error(error) => Outcome::Resource,
         _ => Outcome::ConnectFailed,
     }
 }
 
 /// EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM, and EPERM and EACCES, by which this machine's own
 /// firewall forbids it (Linux numbers).
-pub(crate) fn is_local(error: &io::Error) -> bool {
+pub(crate) fn is_local_error(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(24 | 23 | 99 | 105 | 12 | 1 | 13))
 }
 
@@ -76,7 +76,7 @@ mod tests {
             (110, Outcome::ConnectTimeout),
             (113, Outcome::ConnectFailed),
         ] {
-            assert_eq!(judge(&io::Error::from_raw_os_error(number)), outcome, "{number}");
+            assert_eq!(classify_connect_error(&io::Error::from_raw_os_error(number)), outcome, "{number}");
         }
     }
 }

@@ -3,8 +3,8 @@
 pub(crate) mod bulkhead;
 pub(crate) mod cluster;
 pub(crate) mod connect;
-pub(crate) mod directory;
+pub(crate) mod ejection;
 pub(crate) mod endpoint;
+pub(crate) mod manager;
 pub(crate) mod pool;
 pub(crate) mod reconcile;
-pub(crate) mod trust;

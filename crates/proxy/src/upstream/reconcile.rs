@@ -20,20 +20,20 @@ use tracing::info;
 use crate::{
     metrics::Metrics,
     upstream::{
-        cluster::{Cluster, Terms, View, kind},
+        cluster::{Cluster, ClusterSettings, View, watch_reason},
         endpoint::Endpoint,
     },
 };
 
 /// Old Views wait this long before they are dropped: no pick holds one longer.
-const GRAVE: Duration = Duration::from_secs(1);
+const RETIRED_VIEW_TTL: Duration = Duration::from_secs(1);
 
 /// Other settings for a cluster.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct SettingsUpdate {
     pub(crate) policy: config::Policy,
     /// Told when the next pick reads them. Dropped: there is no such cluster any more.
-    pub(crate) done: oneshot::Sender<()>,
+    pub(crate) applied: oneshot::Sender<()>,
 }
 
 /// The cluster's only writer.
@@ -43,61 +43,65 @@ pub(crate) struct Reconciler {
     metrics: Arc<Metrics>,
     workers: usize,
     known: HashMap<InstanceId, Arc<Endpoint>>,
-    graves: VecDeque<Arc<View>>,
+    retired_views: VecDeque<Arc<View>>,
 }
 
 impl Reconciler {
     pub(crate) fn new(cluster: Arc<Cluster>, metrics: Arc<Metrics>, workers: usize) -> Self {
-        Self { cluster, metrics, workers, known: HashMap::new(), graves: VecDeque::new() }
+        Self { cluster, metrics, workers, known: HashMap::new(), retired_views: VecDeque::new() }
     }
 
     /// Follows the service until the task is aborted by the directory, which owns it.
-    pub(crate) async fn run(mut self, mut follower: Follower, mut orders: mpsc::UnboundedReceiver<Order>) {
+    pub(crate) async fn run(
+        mut self,
+        mut follower: Follower,
+        mut updates: mpsc::UnboundedReceiver<SettingsUpdate>,
+    ) {
         loop {
             tokio::select! {
-                snapshot = follower.changed() => self.apply(snapshot),
-                Some(Order { policy, done }) = orders.recv() => {
-                    follower.set_reason(kind(self.cluster.is_declared()));
-                    self.adopt(policy);
+                snapshot = follower.changed() => self.apply_snapshot(snapshot),
+                Some(SettingsUpdate { policy, applied }) = updates.recv() => {
+                    follower.set_reason(watch_reason(self.cluster.is_declared()));
+                    self.apply_settings(policy);
                     // Whoever waited may have given up.
-                    let _ = done.send(());
+                    let _ = applied.send(());
                 }
-                () = tokio::time::sleep(GRAVE), if !self.graves.is_empty() => {
-                    self.graves.retain(|view| Arc::strong_count(view) > 1);
+                () = tokio::time::sleep(RETIRED_VIEW_TTL), if !self.retired_views.is_empty() => {
+                    self.retired_views.retain(|view| Arc::strong_count(view) > 1);
                 }
             }
         }
     }
 
     /// Makes `policy` what the next request goes by: same endpoints, same connections, same trust.
-    fn adopt(&mut self, policy: config::Policy) {
+    fn apply_settings(&mut self, policy: config::Policy) {
         let before = self.cluster.view.load_full();
-        self.cluster.adopt(&policy, &before);
+        self.cluster.apply_settings(&policy, &before);
         let series = if self.cluster.is_declared() || self.cluster.ever_had_instances() {
-            self.metrics.service(Some(&self.cluster.label))
+            self.metrics.service_series(Some(&self.cluster.label))
         } else {
-            before.terms.series.clone()
+            before.settings.series.clone()
         };
-        self.rebuild(before.snapshot.clone(), Arc::new(before.terms.replaced_by(policy, series)));
+        self.rebuild_view(before.snapshot.clone(), Arc::new(before.settings.with_policy(policy, series)));
         info!(service = %self.cluster.label, "settings changed");
     }
 
     /// Makes `snapshot` what the next pick reads.
-    pub(crate) fn apply(&mut self, snapshot: Arc<Snapshot>) {
-        let terms = self.terms(&self.cluster.view.load_full(), &snapshot);
+    pub(crate) fn apply_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        let settings = self.settings_for(&self.cluster.view.load_full(), &snapshot);
         let known = snapshot.instances.len();
-        let (usable, left) = self.rebuild(snapshot, terms);
+        let (usable, left) = self.rebuild_view(snapshot, settings);
         info!(service = %self.cluster.label, usable, known, left, "instances changed");
     }
 
     /// Swaps in a View of `snapshot` by these terms: how many are usable, and how many have left.
-    fn rebuild(&mut self, snapshot: Arc<Snapshot>, terms: Arc<Terms>) -> (usize, usize) {
+    fn rebuild_view(&mut self, snapshot: Arc<Snapshot>, settings: Arc<ClusterSettings>) -> (usize, usize) {
         let mut left = std::mem::take(&mut self.known);
         let mut replaced = Vec::new();
         let mut endpoints = Vec::new();
-        let mut resting = Vec::new();
+        let mut not_serving = Vec::new();
         let mut weights = Vec::new();
-        for instance in snapshot.instances.iter().filter(|one| self.cluster.takes(one)) {
+        for instance in snapshot.instances.iter().filter(|one| self.cluster.matches(one)) {
             let Ok(addr) = instance.addr else { continue };
             let endpoint = match left.remove(&instance.id) {
                 Some(old) if old.addr == addr && old.create_index == instance.create_index => old,
@@ -108,7 +112,7 @@ impl Reconciler {
                         addr,
                         instance.create_index,
                         self.workers,
-                        &terms.policy,
+                        &settings.policy,
                     ))
                 }
             };
@@ -117,40 +121,40 @@ impl Reconciler {
                 endpoints.push(endpoint);
                 weights.push(instance.weight());
             } else {
-                resting.push(endpoint);
+                not_serving.push(endpoint);
             }
         }
-        let listed = endpoints.iter().map(|one| (one.record.clone(), true));
-        let members = listed.chain(resting.iter().map(|one| (one.record.clone(), false))).collect();
+        let listed = endpoints.iter().map(|one| (one.stats.clone(), true));
+        let members = listed.chain(not_serving.iter().map(|one| (one.stats.clone(), false))).collect();
         // Before the swap, so that no pick meets an endpoint that nobody judges.
-        self.cluster.trust.follow(&self.cluster, members);
+        self.cluster.ejector.set_members(&self.cluster, members);
         let usable = endpoints.len();
         let view = View {
-            balancer: LoadBalancer::new(terms.policy.balance, &weights),
+            balancer: LoadBalancer::new(settings.policy.balance, &weights),
             endpoints: endpoints.into(),
-            resting: resting.into(),
-            terms,
+            not_serving: not_serving.into(),
+            settings,
             snapshot,
         };
-        self.graves.push_back(self.cluster.swap(view));
-        self.cluster.trust.ring();
+        self.retired_views.push_back(self.cluster.swap_view(view));
+        self.cluster.ejector.wake();
         // Not before the swap: a pick in between would find nobody.
-        for gone in left.values().chain(&replaced) {
-            gone.retire();
+        for endpoint in left.values().chain(&replaced) {
+            endpoint.retire();
         }
         (usable, left.len())
     }
 
     /// The terms go on, but for a name that turns out to be a service: it gets series of its own.
-    fn terms(&self, before: &View, snapshot: &Snapshot) -> Arc<Terms> {
+    fn settings_for(&self, before: &View, snapshot: &Snapshot) -> Arc<ClusterSettings> {
         let seen = self.cluster.ever_had_instances();
-        if seen || !snapshot.instances.iter().any(|one| self.cluster.takes(one)) {
-            return before.terms.clone();
+        if seen || !snapshot.instances.iter().any(|one| self.cluster.matches(one)) {
+            return before.settings.clone();
         }
-        self.cluster.saw_instances();
+        self.cluster.set_had_instances();
         if self.cluster.is_declared() {
-            return before.terms.clone();
+            return before.settings.clone();
         }
-        Arc::new(before.terms.counted_by(self.metrics.service(Some(&self.cluster.label))))
+        Arc::new(before.settings.with_series(self.metrics.service_series(Some(&self.cluster.label))))
     }
 }

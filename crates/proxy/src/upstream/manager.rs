@@ -19,107 +19,108 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
-    error::{Reason, Refusal},
-    host::Name,
+    host::ServiceName,
     metrics::Metrics,
+    reason::{Reason, Refusal},
     upstream::{
-        cluster::{Cluster, Key, Terms, kind},
-        reconcile::{Order, Reconciler},
-        trust,
+        cluster::{Cluster, ClusterKey, ClusterSettings, watch_reason},
+        ejection,
+        reconcile::{Reconciler, SettingsUpdate},
     },
 };
 
 /// How often idle connections and idle clusters are looked for.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for the first answers of services that a reload adds. Then they are used all the same.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
+const MAX_FIRST_ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// Clusters by what they are called.
 #[derive(Debug, Default)]
-struct Names {
+struct NameIndex {
     /// By a service's name alone: the usual request makes no key.
     plain: HashMap<Box<str>, Arc<Cluster>>,
     /// By everything that it is narrowed to.
-    narrowed: HashMap<Key, Arc<Cluster>>,
+    narrowed: HashMap<ClusterKey, Arc<Cluster>>,
 }
 
 /// Owns every cluster and its reconcile task.
 #[derive(Debug)]
-pub(crate) struct Directory {
-    names: ArcSwap<Names>,
-    writer: Mutex<Writer>,
+pub(crate) struct ClusterManager {
+    names: ArcSwap<NameIndex>,
+    table: Mutex<ClusterTable>,
     discovery: Arc<Discovery>,
     metrics: Arc<Metrics>,
     control: Handle,
     workers: usize,
-    settings: ArcSwap<Settings>,
+    settings: ArcSwap<ManagerSettings>,
 }
 
 /// What holds until the next reload.
 #[derive(Debug)]
-struct Settings {
+struct ManagerSettings {
     discovery: config::DiscoverySettings,
     defaults: config::Policy,
     upstreams: Vec<config::Upstream>,
 }
 
-impl Settings {
+impl ManagerSettings {
     fn new(config: &config::Config) -> Self {
         let (defaults, upstreams) = (config.defaults.clone(), config.upstreams.clone());
         Self { discovery: config.discovery, defaults, upstreams }
     }
 
-    fn declared(&self, key: &Key) -> Option<&config::Upstream> {
-        self.upstreams.iter().find(|upstream| key_of(upstream) == *key)
+    fn find_declared(&self, key: &ClusterKey) -> Option<&config::Upstream> {
+        self.upstreams.iter().find(|upstream| upstream_key(upstream) == *key)
     }
 
     /// An undeclared form of a declared service is called by that service's rules.
-    fn policy(&self, key: &Key) -> &config::Policy {
+    fn policy_for(&self, key: &ClusterKey) -> &config::Policy {
         let same = |upstream: &&config::Upstream| upstream.service.eq_ignore_ascii_case(&key.service);
-        let declared = self.declared(key).or_else(|| self.upstreams.iter().find(same));
+        let declared = self.find_declared(key).or_else(|| self.upstreams.iter().find(same));
         declared.map_or(&self.defaults, |upstream| &upstream.policy)
     }
 }
 
 /// What only one thread at a time may change.
 #[derive(Debug, Default)]
-struct Writer {
-    clusters: HashMap<Key, Kept>,
+struct ClusterTable {
+    clusters: HashMap<ClusterKey, ManagedCluster>,
     closed: bool,
 }
 
 /// A cluster with its one writer.
 #[derive(Debug)]
-struct Kept {
+struct ManagedCluster {
     cluster: Arc<Cluster>,
     task: JoinHandle<()>,
-    orders: mpsc::UnboundedSender<Order>,
+    updates: mpsc::UnboundedSender<SettingsUpdate>,
 }
 
-impl Kept {
+impl ManagedCluster {
     /// Has its writer put these settings in place, unless they hold already; resolves when it has.
-    fn adopt(&self, policy: &config::Policy, declared: bool) -> Option<oneshot::Receiver<()>> {
-        let same = self.cluster.view.load().terms.policy == *policy && self.cluster.is_declared() == declared;
+    fn apply_settings(&self, policy: &config::Policy, declared: bool) -> Option<oneshot::Receiver<()>> {
+        let same =
+            self.cluster.view.load().settings.policy == *policy && self.cluster.is_declared() == declared;
         if same {
             return None;
         }
-        self.cluster.declare(declared);
-        let (done, adopted) = oneshot::channel();
+        self.cluster.set_declared(declared);
+        let (applied, done) = oneshot::channel();
         // A writer that has ended has nobody left to write for.
-        let _ = self.orders.send(Order { policy: policy.clone(), done });
-        Some(adopted)
+        let _ = self.updates.send(SettingsUpdate { policy: policy.clone(), applied });
+        Some(done)
     }
 }
 
-impl Drop for Writer {
+impl Drop for ClusterTable {
     fn drop(&mut self) {
-        for kept in self.clusters.values() {
-            kept.task.abort();
+        for managed in self.clusters.values() {
+            managed.task.abort();
         }
     }
 }
 
-impl Directory {
+impl ClusterManager {
     /// Opens every declared upstream. `control` is where reconcile tasks run.
     pub(crate) fn new(
         config: &config::Config,
@@ -128,64 +129,66 @@ impl Directory {
         control: Handle,
         workers: usize,
     ) -> Arc<Self> {
-        let directory = Arc::new(Self {
+        let manager = Arc::new(Self {
             names: ArcSwap::default(),
-            writer: Mutex::default(),
+            table: Mutex::default(),
             discovery,
             metrics,
             control,
             workers,
-            settings: ArcSwap::from_pointee(Settings::new(config)),
+            settings: ArcSwap::from_pointee(ManagerSettings::new(config)),
         });
-        let mut writer = directory.writer();
-        directory.open_declared(&mut writer);
-        directory.publish(&writer);
-        drop(writer);
-        directory
+        let mut table = manager.lock_table();
+        manager.open_declared(&mut table);
+        manager.publish_names(&table);
+        drop(table);
+        manager
     }
 
     /// Goes on by other settings: clusters that stay keep their connections and all that they have
     /// learned, new ones are opened, and those that the file no longer names are on demand from now on.
     /// Returns when the next request to each goes by them. A new one is waited for until it has an answer
     /// of the registry's, [`FIRST_ANSWER`] at most, before its name leads to it.
-    pub(crate) async fn adopt(&self, config: &config::Config) {
-        let (opened, adopted) = self.begin_to_adopt(config);
-        for one in adopted {
+    pub(crate) async fn apply_settings(&self, config: &config::Config) {
+        let (opened, pending) = self.begin_apply(config);
+        for one in pending {
             // An error: it was dropped meanwhile.
             let _ = one.await;
         }
         let answers = async {
             for cluster in &opened {
-                cluster.first_answer().await;
+                cluster.wait_for_first_answer().await;
             }
         };
-        let _ = timeout(FIRST_ANSWER, answers).await;
-        self.publish(&self.writer());
+        let _ = timeout(MAX_FIRST_ANSWER_WAIT, answers).await;
+        self.publish_names(&self.lock_table());
     }
 
-    fn begin_to_adopt(&self, config: &config::Config) -> (Vec<Arc<Cluster>>, Vec<oneshot::Receiver<()>>) {
-        let mut writer = self.writer();
-        let settings = Arc::new(Settings::new(config));
+    fn begin_apply(&self, config: &config::Config) -> (Vec<Arc<Cluster>>, Vec<oneshot::Receiver<()>>) {
+        let mut table = self.lock_table();
+        let settings = Arc::new(ManagerSettings::new(config));
         self.settings.store(settings.clone());
-        let kept = writer.clusters.iter();
-        let adopted = kept
-            .filter_map(|(key, kept)| kept.adopt(settings.policy(key), settings.declared(key).is_some()))
+        let managed = table.clusters.iter();
+        let pending = managed
+            .filter_map(|(key, managed)| {
+                managed.apply_settings(settings.policy_for(key), settings.find_declared(key).is_some())
+            })
             .collect();
-        (self.open_declared(&mut writer), adopted)
+        (self.open_declared(&mut table), pending)
     }
 
     /// Opens the declared upstreams that are not open yet: those. Publishes nothing, for every publishing
     /// copies the names.
-    fn open_declared(&self, writer: &mut Writer) -> Vec<Arc<Cluster>> {
+    fn open_declared(&self, table: &mut ClusterTable) -> Vec<Arc<Cluster>> {
         let settings = self.settings.load_full();
         let mut opened = Vec::new();
         for upstream in &settings.upstreams {
-            let key = key_of(upstream);
-            if writer.clusters.contains_key(&key) {
+            let key = upstream_key(upstream);
+            if table.clusters.contains_key(&key) {
                 continue;
             }
             // Declared ones are outside the quotas; only a discovery that is shut down refuses.
-            match self.open(writer, key, true) {
+            match self.open(table, key, true) {
                 Ok(cluster) => opened.push(cluster),
                 Err(error) => {
                     tracing::error!(service = %upstream.service, %error, "upstream not watched");
@@ -195,13 +198,13 @@ impl Directory {
         opened
     }
 
-    fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_table(&self) -> MutexGuard<'_, ClusterTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The cluster of a declared upstream.
-    pub(crate) fn declared(&self, upstream: &config::Upstream) -> Option<Arc<Cluster>> {
-        self.writer().clusters.get(&key_of(upstream)).map(|kept| kept.cluster.clone())
+    pub(crate) fn declared_cluster(&self, upstream: &config::Upstream) -> Option<Arc<Cluster>> {
+        self.lock_table().clusters.get(&upstream_key(upstream)).map(|managed| managed.cluster.clone())
     }
 
     /// The cluster that `name` means, opened if need be; waits for the first answer within
@@ -209,78 +212,84 @@ impl Directory {
     ///
     /// # Errors
     /// When a quota refuses another service.
-    pub(crate) async fn find(&self, name: &Name<'_>) -> Result<Arc<Cluster>, Refusal> {
-        let cluster = match self.known(name) {
+    pub(crate) async fn find_or_open(&self, name: &ServiceName<'_>) -> Result<Arc<Cluster>, Refusal> {
+        let cluster = match self.find(name) {
             Some(cluster) => cluster,
-            None => self.open_on_demand(Key::from(name)).map_err(refusal)?,
+            None => self.open_on_demand(ClusterKey::from(name)).map_err(quota_refusal)?,
         };
-        if !cluster.answered() {
-            let due = cluster.first_answer_due(self.settings.load().discovery.first_answer);
+        if !cluster.has_answer() {
+            let due = cluster.first_answer_deadline(self.settings.load().discovery.first_answer);
             // Boxed, for nearly no request waits here and each would carry the room for it. Late or
             // not, the View says what is known.
-            let _ = Box::pin(tokio::time::timeout_at(due, cluster.first_answer())).await;
+            let _ = Box::pin(tokio::time::timeout_at(due, cluster.wait_for_first_answer())).await;
         }
         Ok(cluster)
     }
 
     /// The cluster that `name` means, if it is watched.
-    pub(crate) fn known(&self, name: &Name<'_>) -> Option<Arc<Cluster>> {
+    pub(crate) fn find(&self, name: &ServiceName<'_>) -> Option<Arc<Cluster>> {
         let names = self.names.load();
         if name.tag.is_none() && name.datacenter.is_none() {
             return names.plain.get(name.service.as_ref()).cloned();
         }
-        names.narrowed.get(&Key::from(name)).cloned()
+        names.narrowed.get(&ClusterKey::from(name)).cloned()
     }
 
     /// Every cluster, by label.
-    pub(crate) fn all(&self) -> Vec<Arc<Cluster>> {
-        let mut all: Vec<_> = self.writer().clusters.values().map(|kept| kept.cluster.clone()).collect();
+    pub(crate) fn clusters(&self) -> Vec<Arc<Cluster>> {
+        let mut all: Vec<_> =
+            self.lock_table().clusters.values().map(|managed| managed.cluster.clone()).collect();
         all.sort_by(|a, b| a.label.cmp(&b.label));
         all
     }
 
-    fn open_on_demand(&self, key: Key) -> Result<Arc<Cluster>, FollowError> {
-        let mut writer = self.writer();
-        if let Some(kept) = writer.clusters.get(&key) {
-            return Ok(kept.cluster.clone());
+    fn open_on_demand(&self, key: ClusterKey) -> Result<Arc<Cluster>, FollowError> {
+        let mut table = self.lock_table();
+        if let Some(managed) = table.clusters.get(&key) {
+            return Ok(managed.cluster.clone());
         }
-        self.quota(&writer)?;
-        let cluster = self.open(&mut writer, key, false)?;
-        self.publish(&writer);
+        self.check_quota(&table)?;
+        let cluster = self.open(&mut table, key, false)?;
+        self.publish_names(&table);
         Ok(cluster)
     }
 
-    fn open(&self, writer: &mut Writer, key: Key, declared: bool) -> Result<Arc<Cluster>, FollowError> {
-        if writer.closed {
+    fn open(
+        &self,
+        table: &mut ClusterTable,
+        key: ClusterKey,
+        declared: bool,
+    ) -> Result<Arc<Cluster>, FollowError> {
+        if table.closed {
             return Err(FollowError::ShuttingDown);
         }
-        let kind = kind(declared);
-        let mine = self.discovery.follow(key.query(), kind)?;
-        let tasks = self.discovery.follow(key.query(), kind)?;
+        let kind = watch_reason(declared);
+        let cluster_follower = self.discovery.follow(key.query(), kind)?;
+        let task_follower = self.discovery.follow(key.query(), kind)?;
         let label = key.to_string();
-        let series = self.metrics.service(declared.then_some(&*label));
-        let terms = Terms::new(self.settings.load().policy(&key).clone(), series);
-        let cluster = Arc::new(Cluster::new(key.clone(), declared, terms, mine));
-        let (orders, ordered) = mpsc::unbounded_channel();
+        let series = self.metrics.service_series(declared.then_some(&*label));
+        let settings = ClusterSettings::new(self.settings.load().policy_for(&key).clone(), series);
+        let cluster = Arc::new(Cluster::new(key.clone(), declared, settings, cluster_follower));
+        let (updates, update_queue) = mpsc::unbounded_channel();
         let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers);
-        let trusted = trust::watch(cluster.clone());
+        let ejections = ejection::run(cluster.clone());
         let task = self.control.spawn(async move {
-            tokio::join!(reconciler.run(tasks, ordered), trusted);
+            tokio::join!(reconciler.run(task_follower, update_queue), ejections);
         });
-        writer.clusters.insert(key, Kept { cluster: cluster.clone(), task, orders });
+        table.clusters.insert(key, ManagedCluster { cluster: cluster.clone(), task, updates });
         Ok(cluster)
     }
 
     /// Discovery counts what it watches; here every narrowed form counts, for each costs a task and an
     /// endpoint for each instance, and made-up tags are as easily made up as made-up names.
-    fn quota(&self, writer: &Writer) -> Result<(), FollowError> {
+    fn check_quota(&self, table: &ClusterTable) -> Result<(), FollowError> {
         let settings = self.settings.load().discovery;
-        let clusters = writer.clusters.values().map(|kept| &kept.cluster);
+        let clusters = table.clusters.values().map(|managed| &managed.cluster);
         let (mut all, mut unknown) = (0, 0);
         for cluster in clusters.filter(|cluster| !cluster.is_declared()) {
             all += 1;
             // One that the registry has not answered for yet is not known to be unknown.
-            unknown += usize::from(cluster.answered() && !cluster.ever_had_instances());
+            unknown += usize::from(cluster.has_answer() && !cluster.ever_had_instances());
         }
         if all >= settings.max_services {
             return Err(FollowError::TooManyServices { limit: settings.max_services });
@@ -292,19 +301,19 @@ impl Directory {
     }
 
     /// Whether real traffic to this instance succeeded within `lately`.
-    pub(crate) fn well_within(&self, id: &InstanceId, lately: Duration, now: Instant) -> bool {
-        self.all().iter().any(|cluster| {
+    pub(crate) fn recently_served(&self, id: &InstanceId, within: Duration, now: Instant) -> bool {
+        self.clusters().iter().any(|cluster| {
             let view = cluster.view.load_full();
-            let mut all = view.endpoints.iter().chain(&view.resting);
-            all.any(|one| one.id == *id && one.well_within(lately, now))
+            let mut all = view.endpoints.iter().chain(&view.not_serving);
+            all.any(|one| one.id == *id && one.succeeded_within(within, now))
         })
     }
 
     /// Publishes the names: each cluster's own, and for a service that is declared only in a narrowed
     /// form the plain name too, for there it is what the file means by it.
-    fn publish(&self, writer: &Writer) {
-        let mut names = Names::default();
-        for (key, Kept { cluster, .. }) in &writer.clusters {
+    fn publish_names(&self, table: &ClusterTable) {
+        let mut names = NameIndex::default();
+        for (key, ManagedCluster { cluster, .. }) in &table.clusters {
             if key.tags.is_empty() && key.datacenter.is_none() {
                 names.plain.insert(Box::from(&*key.service), cluster.clone());
             } else {
@@ -314,13 +323,13 @@ impl Directory {
         let settings = self.settings.load();
         // The last one said is put in first, so that of several forms the first one stays.
         for upstream in settings.upstreams.iter().rev() {
-            let plain = &*key_of(upstream).service;
+            let plain = &*upstream_key(upstream).service;
             // One that was on demand before the file named a form of it is no longer what is meant.
             let declared = names.plain.get(plain).is_some_and(|cluster| {
                 cluster.is_declared() && cluster.key.tags.is_empty() && cluster.key.datacenter.is_none()
             });
-            if !declared && let Some(kept) = writer.clusters.get(&key_of(upstream)) {
-                names.plain.insert(plain.into(), kept.cluster.clone());
+            if !declared && let Some(managed) = table.clusters.get(&upstream_key(upstream)) {
+                names.plain.insert(plain.into(), managed.cluster.clone());
             }
         }
         self.names.store(Arc::new(names));
@@ -328,17 +337,17 @@ impl Directory {
 
     /// Closes idle connections and drops idle clusters until the task is aborted.
     pub(crate) async fn sweep(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(SWEEP);
+        let mut tick = tokio::time::interval(SWEEP_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             let now = Instant::now();
             self.drop_idle(now);
-            for cluster in self.all() {
-                cluster.forget();
+            for cluster in self.clusters() {
+                cluster.decay();
                 let view = cluster.view.load_full();
-                for endpoint in view.endpoints.iter().chain(&view.resting) {
-                    endpoint.pool.sweep(view.terms.policy.pool.idle_timeout, now);
+                for endpoint in view.endpoints.iter().chain(&view.not_serving) {
+                    endpoint.pool.sweep(view.settings.policy.pool.idle_timeout, now);
                 }
             }
         }
@@ -347,9 +356,9 @@ impl Directory {
     /// Drops the clusters that nobody asked for in a while.
     pub(crate) fn drop_idle(&self, now: Instant) {
         let settings = self.settings.load().discovery;
-        let mut writer = self.writer();
-        let before = writer.clusters.len();
-        writer.clusters.retain(|key, Kept { cluster, task, .. }| {
+        let mut table = self.lock_table();
+        let before = table.clusters.len();
+        table.clusters.retain(|key, ManagedCluster { cluster, task, .. }| {
             let limit = if cluster.ever_had_instances() { settings.idle } else { settings.unknown_ttl };
             let keep = cluster.is_declared() || cluster.idle_for(now) < limit;
             if !keep {
@@ -358,27 +367,27 @@ impl Directory {
             }
             keep
         });
-        if writer.clusters.len() != before {
-            self.publish(&writer);
+        if table.clusters.len() != before {
+            self.publish_names(&table);
         }
     }
 
     /// Ends every reconcile task and opens nothing more.
     pub(crate) fn close(&self) {
-        let mut writer = self.writer();
-        writer.closed = true;
-        for kept in writer.clusters.values() {
-            kept.task.abort();
+        let mut table = self.lock_table();
+        table.closed = true;
+        for managed in table.clusters.values() {
+            managed.task.abort();
         }
     }
 }
 
 /// What makes an upstream's cluster one.
-pub(crate) fn key_of(upstream: &config::Upstream) -> Key {
-    Key::new(&upstream.service, upstream.datacenter.as_deref(), &upstream.tags)
+pub(crate) fn upstream_key(upstream: &config::Upstream) -> ClusterKey {
+    ClusterKey::new(&upstream.service, upstream.datacenter.as_deref(), &upstream.tags)
 }
 
-fn refusal(refused: FollowError) -> Refusal {
+fn quota_refusal(refused: FollowError) -> Refusal {
     let reason = match refused {
         FollowError::TooManyServices { .. } | FollowError::TooManyUnknown { .. } => Reason::TooManyServices,
         FollowError::ShuttingDown => Reason::Drained,

@@ -12,31 +12,33 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use crate::{
-    doors::Door,
     io::Line,
+    listener::{
+        set::Listener,
+        worker::{Command, Worker},
+    },
     serve,
     session::Shared,
-    upstream::connect::is_local,
-    worker::{Order, Worker},
+    upstream::connect::is_local_error,
 };
 
 /// Connections that the kernel keeps for us between two accepts.
 const BACKLOG: i32 = 1024;
 /// Pause after an accept that failed for want of files or memory: trying at once would only burn CPU.
-const PAUSE: Duration = Duration::from_millis(50);
+const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Connections turned away at once with an answer; beyond, without.
-const TURNED_AWAY: usize = 64;
+const MAX_REJECTIONS_UNDER_WAY: usize = 64;
 
 /// A socket that listens, and the door that it is of.
 #[derive(Debug)]
-pub(crate) struct Bound {
+pub(crate) struct BoundListener {
     pub(crate) socket: std::net::TcpListener,
-    pub(crate) door: Arc<Door>,
+    pub(crate) listener: Arc<Listener>,
 }
 
 /// A socket could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("listen on {addr}{}", hint(source))]
+#[error("listen on {addr}{}", bind_error_hint(source))]
 pub struct BindError {
     /// Where.
     pub addr: SocketAddr,
@@ -47,12 +49,12 @@ pub struct BindError {
 
 impl BindError {
     /// Somebody else has the address.
-    pub(crate) fn is_taken(&self) -> bool {
+    pub(crate) fn is_addr_in_use(&self) -> bool {
         self.source.kind() == io::ErrorKind::AddrInUse
     }
 }
 
-fn hint(error: &io::Error) -> &'static str {
+fn bind_error_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             ": the address is taken, by another sidecar perhaps; stop that one or choose another port"
@@ -85,51 +87,51 @@ pub(crate) fn bind(addr: SocketAddr) -> Result<(std::net::TcpListener, SocketAdd
 }
 
 /// Accepts until its door is closed, and gives each connection to the worker that has the fewest.
-pub(crate) async fn accept(bound: Bound, workers: Arc<[Arc<Worker>]>, shared: Arc<Shared>) {
-    let Bound { socket, door } = bound;
-    let listener = match TcpListener::from_std(socket) {
-        Ok(listener) => listener,
+pub(crate) async fn run_acceptor(bound: BoundListener, workers: Arc<[Arc<Worker>]>, shared: Arc<Shared>) {
+    let BoundListener { socket, listener } = bound;
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
         Err(error) => return warn!(%error, "listener could not be set up"),
     };
-    let mut turned_away = tokio::task::JoinSet::new();
+    let mut rejections = tokio::task::JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = turned_away.join_next() => continue,
-            () = door.closing.cancelled() => break,
+            accepted = socket.accept() => accepted,
+            Some(_) = rejections.join_next() => continue,
+            () = listener.stop_accepting.cancelled() => break,
         };
         match accepted {
-            Ok((stream, peer)) => match admit(&shared) {
-                Ok(()) => hand_over(stream.into_std(), peer, &door, &workers, &shared),
+            Ok((stream, peer)) => match try_count_connection(&shared) {
+                Ok(()) => assign_to_worker(stream.into_std(), peer, &listener, &workers, &shared),
                 Err(most) => {
-                    shared.metrics.refused(crate::error::Reason::TooManyConnections);
-                    if turned_away.len() < TURNED_AWAY {
-                        turned_away.spawn(serve::turn_away(Line::new(stream), most));
+                    shared.metrics.record_refusal(crate::reason::Reason::TooManyConnections);
+                    if rejections.len() < MAX_REJECTIONS_UNDER_WAY {
+                        rejections.spawn(serve::turn_away(Line::new(stream), most));
                     }
                 }
             },
             Err(error) => {
                 warn!(%error, "accept failed");
-                if is_local(&error) {
-                    tokio::time::sleep(PAUSE).await;
+                if is_local_error(&error) {
+                    tokio::time::sleep(ACCEPT_ERROR_PAUSE).await;
                 }
             }
         }
     }
     // Whoever the kernel has let in already must not find a reset.
-    if let Ok(listener) = listener.into_std() {
-        while let Ok((stream, peer)) = listener.accept() {
-            if admit(&shared).is_ok() {
+    if let Ok(socket) = socket.into_std() {
+        while let Ok((stream, peer)) = socket.accept() {
+            if try_count_connection(&shared).is_ok() {
                 let stream = stream.set_nonblocking(true).map(|()| stream);
-                hand_over(stream, peer, &door, &workers, &shared);
+                assign_to_worker(stream, peer, &listener, &workers, &shared);
             }
         }
     }
-    turned_away.shutdown().await;
+    rejections.shutdown().await;
 }
 
 /// Counts one connection more; with the limit where there are as many as there may be.
-fn admit(shared: &Shared) -> Result<(), usize> {
+fn try_count_connection(shared: &Shared) -> Result<(), usize> {
     let most = shared.rules.load().outbound.limits.max_connections;
     if shared.connections.fetch_add(1, Relaxed) < most {
         return Ok(());
@@ -139,17 +141,17 @@ fn admit(shared: &Shared) -> Result<(), usize> {
 }
 
 /// Gives a counted connection to a worker.
-fn hand_over(
+fn assign_to_worker(
     stream: io::Result<std::net::TcpStream>,
     peer: SocketAddr,
-    door: &Door,
+    listener: &Listener,
     workers: &[Arc<Worker>],
     shared: &Shared,
 ) {
     let fewest = workers.iter().min_by_key(|worker| worker.connections.load(Relaxed));
     let handed = fewest.zip(stream.ok()).is_some_and(|(worker, stream)| {
         worker.connections.fetch_add(1, Relaxed);
-        worker.order(Order::Serve { stream, peer, entrance: door.entrance.load_full() })
+        worker.send(Command::Serve { stream, peer, kind: listener.kind.load_full() })
     });
     if !handed {
         shared.connections.fetch_sub(1, Relaxed);

@@ -210,7 +210,7 @@ impl Reason {
 
     /// Whether the app's connection is closed after the answer: what follows on it cannot be trusted
     /// or would have to be read first.
-    pub(crate) fn closes(self) -> bool {
+    pub(crate) fn closes_connection(self) -> bool {
         matches!(
             self,
             Self::BadRequest

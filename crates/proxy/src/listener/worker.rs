@@ -25,20 +25,20 @@ use tracing::warn;
 
 use crate::{
     io::Line,
-    listener::{self, Bound},
+    listener::accept::{self, BoundListener},
     serve,
-    session::{Entrance, Session, Shared},
+    session::{ListenerKind, Session, Shared},
 };
 
 /// How often a worker looks at its watch.
 const LAG_TICK: Duration = Duration::from_secs(1);
 
 /// What a worker is told.
-pub(crate) enum Order {
+pub(crate) enum Command {
     /// Accept on this socket, and share out what comes.
-    Listen(Bound),
+    Listen(BoundListener),
     /// Serve this connection.
-    Serve { stream: std::net::TcpStream, peer: SocketAddr, entrance: Arc<Entrance> },
+    Serve { stream: std::net::TcpStream, peer: SocketAddr, kind: Arc<ListenerKind> },
 }
 
 /// One worker, seen from outside.
@@ -47,44 +47,44 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     /// Connections it has.
     pub(crate) connections: AtomicUsize,
-    orders: UnboundedSender<Order>,
+    commands: UnboundedSender<Command>,
 }
 
 impl Worker {
     /// Hands over an order; false when the worker has stopped.
-    pub(crate) fn order(&self, order: Order) -> bool {
-        self.orders.send(order).is_ok()
+    pub(crate) fn send(&self, command: Command) -> bool {
+        self.commands.send(command).is_ok()
     }
 }
 
 /// Every worker, and who ends them.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct WorkerPool {
     pub(crate) workers: Arc<[Arc<Worker>]>,
     /// Refuses new connections; those there end when they are done.
     pub(crate) drain: CancellationToken,
     /// Ends everything.
     kill: CancellationToken,
-    hands: Mutex<Vec<Hand>>,
+    handles: Mutex<Vec<WorkerHandle>>,
 }
 
 /// How a worker is waited for.
 #[derive(Debug)]
-enum Hand {
+enum WorkerHandle {
     Thread(JoinHandle<()>),
     Task(tokio::task::JoinHandle<()>),
 }
 
 /// What a worker needs to begin.
-struct Start {
-    me: Arc<Worker>,
-    all: Arc<[Arc<Worker>]>,
-    orders: UnboundedReceiver<Order>,
+struct WorkerTask {
+    worker: Arc<Worker>,
+    workers: Arc<[Arc<Worker>]>,
+    commands: UnboundedReceiver<Command>,
     shared: Arc<Shared>,
     kill: CancellationToken,
 }
 
-impl Crew {
+impl WorkerPool {
     /// Starts `threads` workers, or with 0 one on the caller's runtime.
     ///
     /// # Errors
@@ -92,43 +92,45 @@ impl Crew {
     pub(crate) fn start(threads: usize, shared: &Arc<Shared>) -> io::Result<Self> {
         let drain = CancellationToken::new();
         let kill = CancellationToken::new();
-        let (workers, inboxes): (Vec<_>, Vec<_>) = (0..threads.max(1))
+        let (workers, queues): (Vec<_>, Vec<_>) = (0..threads.max(1))
             .map(|index| {
-                let (orders, inbox) = unbounded_channel();
-                (Arc::new(Worker { index, connections: AtomicUsize::new(0), orders }), inbox)
+                let (commands, queue) = unbounded_channel();
+                (Arc::new(Worker { index, connections: AtomicUsize::new(0), commands }), queue)
             })
             .unzip();
         let workers: Arc<[_]> = workers.into();
-        let mut hands = Vec::new();
-        for (me, orders) in workers.iter().zip(inboxes) {
-            let start = Start {
-                me: me.clone(),
-                all: workers.clone(),
-                orders,
+        let mut handles = Vec::new();
+        for (worker, commands) in workers.iter().zip(queues) {
+            let task = WorkerTask {
+                worker: worker.clone(),
+                workers: workers.clone(),
+                commands,
                 shared: shared.clone(),
                 kill: kill.clone(),
             };
-            hands.push(if threads == 0 {
-                Hand::Task(tokio::spawn(start.run()))
+            handles.push(if threads == 0 {
+                WorkerHandle::Task(tokio::spawn(task.run()))
             } else {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let name = format!("worker-{}", me.index);
-                let body = move || runtime.block_on(start.run());
-                Hand::Thread(std::thread::Builder::new().name(name).spawn(body)?)
+                let name = format!("worker-{}", worker.index);
+                let body = move || runtime.block_on(task.run());
+                WorkerHandle::Thread(std::thread::Builder::new().name(name).spawn(body)?)
             });
         }
-        Ok(Self { workers, drain, kill, hands: Mutex::new(hands) })
+        Ok(Self { workers, drain, kill, handles: Mutex::new(handles) })
     }
 
     /// Ends every worker and waits for it, at most `bound` in all.
     pub(crate) async fn stop(&self, bound: Duration) {
         self.kill.cancel();
-        let hands = std::mem::take(&mut *self.hands.lock().unwrap_or_else(PoisonError::into_inner));
+        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
         let joined = async {
-            for hand in hands {
-                match hand {
-                    Hand::Task(task) => drop(task.await),
-                    Hand::Thread(thread) => drop(tokio::task::spawn_blocking(move || thread.join()).await),
+            for handle in handles {
+                match handle {
+                    WorkerHandle::Task(task) => drop(task.await),
+                    WorkerHandle::Thread(thread) => {
+                        drop(tokio::task::spawn_blocking(move || thread.join()).await)
+                    }
                 }
             }
         };
@@ -138,16 +140,16 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for WorkerPool {
     fn drop(&mut self) {
         self.kill.cancel();
     }
 }
 
-impl Start {
+impl WorkerTask {
     async fn run(mut self) {
         let mut tasks = JoinSet::new();
-        let lag = self.shared.metrics.lag(self.me.index);
+        let lag = self.shared.metrics.worker_lag(self.worker.index);
         let mut tick = tokio::time::interval(LAG_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let kill = self.kill.clone();
@@ -156,25 +158,25 @@ impl Start {
                 () = kill.cancelled() => break,
                 at = tick.tick() => lag.set((Instant::now() - at).as_secs_f64()),
                 Some(_) = tasks.join_next() => {}
-                Some(order) = self.orders.recv() => self.obey(order, &mut tasks),
+                Some(command) = self.commands.recv() => self.run_command(command, &mut tasks),
             }
         }
         tasks.shutdown().await;
     }
 
-    fn obey(&self, order: Order, tasks: &mut JoinSet<()>) {
-        match order {
-            Order::Listen(bound) => {
-                tasks.spawn(listener::accept(bound, self.all.clone(), self.shared.clone()));
+    fn run_command(&self, command: Command, tasks: &mut JoinSet<()>) {
+        match command {
+            Command::Listen(bound) => {
+                tasks.spawn(accept::run_acceptor(bound, self.workers.clone(), self.shared.clone()));
             }
-            Order::Serve { stream, peer, entrance } => {
-                let counted = Counted::new(&self.me, &self.shared);
-                match self.session(stream, peer, entrance) {
+            Command::Serve { stream, peer, kind } => {
+                let guard = ConnectionGuard::new(&self.worker, &self.shared);
+                match self.create_session(stream, peer, kind) {
                     Ok(session) => {
-                        let gate = session.entrance.gate.clone();
+                        let shutdown = session.listener_kind.connections_shutdown.clone();
                         tasks.spawn(async move {
-                            serve::serve(session, gate).await;
-                            drop(counted);
+                            serve::serve(session, shutdown).await;
+                            drop(guard);
                         });
                     }
                     Err(error) => warn!(%peer, %error, "app connection could not be set up"),
@@ -183,33 +185,33 @@ impl Start {
         }
     }
 
-    fn session(
+    fn create_session(
         &self,
         stream: std::net::TcpStream,
         peer: SocketAddr,
-        entrance: Arc<Entrance>,
+        kind: Arc<ListenerKind>,
     ) -> io::Result<Arc<Session>> {
         let stream = TcpStream::from_std(stream)?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
         let line = Line::new(stream);
-        Ok(Session::new(self.shared.clone(), entrance, self.me.index, peer, local, line))
+        Ok(Session::new(self.shared.clone(), kind, self.worker.index, peer, local, line))
     }
 }
 
 /// One connection, counted for its worker and for the limit.
-struct Counted {
+struct ConnectionGuard {
     worker: Arc<Worker>,
     shared: Arc<Shared>,
 }
 
-impl Counted {
+impl ConnectionGuard {
     fn new(worker: &Arc<Worker>, shared: &Arc<Shared>) -> Self {
         Self { worker: worker.clone(), shared: shared.clone() }
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.worker.connections.fetch_sub(1, Relaxed);
         self.shared.connections.fetch_sub(1, Relaxed);

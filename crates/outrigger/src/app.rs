@@ -22,7 +22,7 @@ use tracing::warn;
 
 use crate::{
     admin::{self, AdminServer, AdminState, AllowedHosts, BoundListeners},
-    lifecycle::{Life, Standing, State, callers::Callers, port},
+    lifecycle::{Lifecycle, LifecycleState, RegistrationStatus, port, withdraw::PropagationMonitor},
     limits, registry,
     reload::{self, ConfigSource, ReloadResult},
     telemetry::{self, LogControl},
@@ -158,8 +158,9 @@ impl App {
         }
         let registrar = opened.registrar;
         let plan = registration_plan(&config, registrar.as_ref(), &started);
-        let life = Life::start(first_answers, plan, Callers::new(config.drain, discovery.clone()));
-        life.observe(&metrics)?;
+        let life =
+            Lifecycle::start(first_answers, plan, PropagationMonitor::new(config.drain, discovery.clone()));
+        life.register_metrics(&metrics)?;
 
         let (desk, turns) = reload::reload_channel();
         let own = AllowedHosts::new(&config.admin.listen);
@@ -177,7 +178,7 @@ impl App {
             active: Mutex::new(running),
         });
         let pages = AdminState {
-            lifecycle: parts.lifecycle.vitals().clone(),
+            lifecycle: parts.lifecycle.handle().clone(),
             metrics: metrics.clone(),
             backend: parts.clone(),
         };
@@ -254,21 +255,23 @@ impl App {
     }
 
     /// Where the process stands.
-    pub fn state(&self) -> State {
-        self.components.lifecycle.vitals().state()
+    pub fn state(&self) -> LifecycleState {
+        self.components.lifecycle.handle().state()
     }
 
     /// Where the registration stands.
-    pub fn registration(&self) -> Standing {
-        self.components.lifecycle.vitals().standing()
+    pub fn registration(&self) -> RegistrationStatus {
+        self.components.lifecycle.handle().registration_status()
     }
 
     /// Resolves once it is ready, or draining already. It may never: put a time-out around it.
     pub async fn ready(&self) {
         self.components
             .lifecycle
-            .vitals()
-            .reached(|state| matches!(state, State::Ready | State::Draining | State::Gone))
+            .handle()
+            .wait_for_state(|state| {
+                matches!(state, LifecycleState::Ready | LifecycleState::Draining | LifecycleState::Gone)
+            })
             .await;
     }
 
@@ -287,8 +290,8 @@ impl App {
     pub async fn ready_to_route(&self) {
         self.components
             .lifecycle
-            .vitals()
-            .reached(|state| !matches!(state, State::Starting | State::Learning))
+            .handle()
+            .wait_for_state(|state| !matches!(state, LifecycleState::Starting | LifecycleState::Learning))
             .await;
     }
 
@@ -296,24 +299,24 @@ impl App {
     pub fn notify_app_started(&self) {
         self.app_starts.inc();
         self.app_started.cancel();
-        self.components.lifecycle.vitals().probe_now();
+        self.components.lifecycle.handle().request_probe();
     }
 
     /// The app has ended and will be started again: it is asked at once, so that the registry hears of it.
     pub fn notify_app_exited(&self) {
-        self.components.lifecycle.vitals().probe_now();
+        self.components.lifecycle.handle().request_probe();
     }
 
     /// Callers need not be waited for while it leaves: the app has ended for good, or somebody insists.
     pub fn skip_waits(&self) {
-        self.components.lifecycle.vitals().hurry();
+        self.components.lifecycle.handle().skip_waits();
     }
 
     /// Resolves when nobody listens on the app's port any more, `drain.timeout` later at most; at once
     /// where there is no app.
     pub async fn app_port_closed(&self) {
         let Config { service: Some(Service { port, .. }), drain, .. } = self.config() else { return };
-        if tokio::time::timeout(drain.timeout, port::closed(port)).await.is_err() {
+        if tokio::time::timeout(drain.timeout, port::wait_until_closed(port)).await.is_err() {
             warn!(port, after = ?drain.timeout, "the app still listens, stopping all the same");
         }
     }
@@ -334,7 +337,7 @@ impl App {
     /// when every task and thread has ended.
     pub async fn shutdown(self) -> ShutdownSummary {
         let grace = self.config().drain.timeout;
-        let aborted = self.components.lifecycle.end(&*self.components, grace).await;
+        let aborted = self.components.lifecycle.drain_and_stop(&*self.components, grace).await;
         // It could open what is closed here.
         self.reload_task.abort();
         let _ = self.reload_task.await;

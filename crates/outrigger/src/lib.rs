@@ -32,4 +32,4 @@ pub mod signal;
 pub mod telemetry;
 
 pub use app::{App, ShutdownSummary, StartError};
-pub use lifecycle::{Order, RegistrationPhase, Standing, State};
+pub use lifecycle::{LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus};

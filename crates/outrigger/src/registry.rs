@@ -22,7 +22,7 @@ use prometheus::{
 };
 use tracing::warn;
 
-use crate::lifecycle::note_place;
+use crate::lifecycle::maintenance_path;
 
 /// Bounds of the durations, seconds: from a local answer to a blocking query's end.
 const DURATIONS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 60.0, 300.0];
@@ -90,7 +90,7 @@ pub(crate) fn open_disk_cache(config: &config::Config, origins: &config::Origins
 
 /// Where it is written down that the app is in maintenance.
 pub(crate) fn maintenance_file_path(config: &config::Config, service: &config::Service) -> Option<PathBuf> {
-    config.state_dir.as_deref().map(|folder| note_place(folder, &service.name, service.port))
+    config.state_dir.as_deref().map(|folder| maintenance_path(folder, &service.name, service.port))
 }
 
 /// Where it is, for people.

@@ -39,7 +39,7 @@ use super::{
     status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus},
 };
 use crate::{
-    lifecycle::{self, Order, Vitals},
+    lifecycle::{self, LifecycleHandle, MaintenanceRequest},
     reload::{ReloadError, ReloadResult},
 };
 
@@ -66,7 +66,7 @@ pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
 /// Everything that the pages show.
 #[derive(Debug, Clone)]
 pub(crate) struct AdminState {
-    pub(crate) lifecycle: Vitals,
+    pub(crate) lifecycle: LifecycleHandle,
     pub(crate) metrics: prometheus::Registry,
     pub(crate) backend: Arc<dyn AdminBackend>,
 }
@@ -181,7 +181,7 @@ async fn begin_drain(State(pages): State<AdminState>) -> Response {
 }
 
 async fn maintenance(State(pages): State<AdminState>) -> Json<MaintenanceStatus> {
-    let error = pages.lifecycle.look_at_maintenance().await.err();
+    let error = pages.lifecycle.refresh_maintenance().await.err();
     Json(MaintenanceStatus::of(&pages.lifecycle, error))
 }
 
@@ -200,14 +200,16 @@ async fn set_maintenance(State(pages): State<AdminState>, Query(asked): Query<Ma
             .into_response();
     }
     let order = match (asked.enable, reason) {
-        (true, reason) => Order::On(reason.unwrap_or_else(|| "outrigger maintenance".into())),
-        (false, _) => Order::Off,
+        (true, reason) => MaintenanceRequest::On(reason.unwrap_or_else(|| "outrigger maintenance".into())),
+        (false, _) => MaintenanceRequest::Off,
     };
-    let refused = pages.lifecycle.order_maintenance(order).await.err();
+    let refused = pages.lifecycle.request_maintenance(order).await.err();
     let status = match &refused {
         None => StatusCode::OK,
-        Some(lifecycle::Refused::NothingToRegister | lifecycle::Refused::Leaving) => StatusCode::CONFLICT,
-        Some(lifecycle::Refused::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
+        Some(lifecycle::MaintenanceError::NothingToRegister | lifecycle::MaintenanceError::Leaving) => {
+            StatusCode::CONFLICT
+        }
+        Some(lifecycle::MaintenanceError::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
     };
     (status, Json(MaintenanceStatus::of(&pages.lifecycle, refused.map(|refused| refused.to_string()))))
         .into_response()

@@ -8,7 +8,10 @@ use serde::Serialize;
 
 use super::heard::RegistryStatus;
 use crate::{
-    lifecycle::{Order, RegistrationPhase, Standing, State, Vitals, health_label},
+    lifecycle::{
+        LifecycleHandle, LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus,
+        health_label,
+    },
     reload::{self, ReloadResult},
 };
 
@@ -40,14 +43,14 @@ struct RegistrationSummary {
 }
 
 impl Readiness {
-    pub(crate) fn of(vitals: &Vitals, services: &[ServiceStatus]) -> Self {
-        let (state, standing) = (vitals.state(), vitals.standing());
+    pub(crate) fn of(vitals: &LifecycleHandle, services: &[ServiceStatus]) -> Self {
+        let (state, standing) = (vitals.state(), vitals.registration_status());
         let missing = missing_reason(state, &standing);
         let registration = RegistrationSummary {
             state: standing.phase.label(),
             id: standing.id,
-            app: standing.app,
-            told: standing.told.map(health_label),
+            app: standing.probe_detail,
+            told: standing.reported.map(health_label),
             error: standing.error,
             maintenance: standing.maintenance,
         };
@@ -65,27 +68,32 @@ impl Readiness {
     }
 }
 
-fn missing_reason(state: State, standing: &Standing) -> Option<String> {
+fn missing_reason(state: LifecycleState, standing: &RegistrationStatus) -> Option<String> {
     let because = |what: &str| match &standing.error {
         Some(error) => format!("{what}: {error}"),
         None => what.to_owned(),
     };
     match state {
-        State::Ready => None,
-        State::Starting => Some("the listeners are not bound yet".into()),
-        State::Learning => Some("the registry has not answered for every declared service yet".into()),
-        State::Waiting if standing.phase == RegistrationPhase::AwaitingApp => {
-            let why = if standing.app.is_empty() { "it is being asked" } else { &standing.app };
+        LifecycleState::Ready => None,
+        LifecycleState::Starting => Some("the listeners are not bound yet".into()),
+        LifecycleState::Learning => {
+            Some("the registry has not answered for every declared service yet".into())
+        }
+        LifecycleState::Waiting if standing.phase == RegistrationPhase::AwaitingApp => {
+            let why =
+                if standing.probe_detail.is_empty() { "it is being asked" } else { &standing.probe_detail };
             Some(format!("the local app is not healthy yet: {why}"))
         }
-        State::Waiting => Some(because("the registry has not taken the registration yet")),
+        LifecycleState::Waiting => Some(because("the registry has not taken the registration yet")),
         // An earlier run had registered it.
-        State::Registered if standing.told == Some(ReportedHealth::Critical) => {
-            Some(format!("the local app is not healthy yet: {}", standing.app))
+        LifecycleState::Registered if standing.reported == Some(ReportedHealth::Critical) => {
+            Some(format!("the local app is not healthy yet: {}", standing.probe_detail))
         }
-        State::Registered => Some(because("the registry has not been told yet that the app is well")),
-        State::Draining => Some("it is draining".into()),
-        State::Gone => Some("it has stopped".into()),
+        LifecycleState::Registered => {
+            Some(because("the registry has not been told yet that the app is well"))
+        }
+        LifecycleState::Draining => Some("it is draining".into()),
+        LifecycleState::Gone => Some("it has stopped".into()),
     }
 }
 
@@ -111,14 +119,14 @@ struct PendingMaintenance {
 }
 
 impl MaintenanceStatus {
-    pub(crate) fn of(vitals: &Vitals, error: Option<String>) -> Self {
-        let standing = vitals.standing();
+    pub(crate) fn of(vitals: &LifecycleHandle, error: Option<String>) -> Self {
+        let standing = vitals.registration_status();
         Self {
             enabled: standing.maintenance.is_some(),
             reason: standing.maintenance,
-            ordered: standing.order.map(|order| match order {
-                Order::On(reason) => PendingMaintenance { enable: true, reason: Some(reason) },
-                Order::Off => PendingMaintenance { enable: false, reason: None },
+            ordered: standing.pending_request.map(|order| match order {
+                MaintenanceRequest::On(reason) => PendingMaintenance { enable: true, reason: Some(reason) },
+                MaintenanceRequest::Off => PendingMaintenance { enable: false, reason: None },
             }),
             registration: standing.phase.label(),
             error,
@@ -138,13 +146,13 @@ pub(crate) struct DrainStatus {
 }
 
 impl DrainStatus {
-    pub(crate) fn of(vitals: &Vitals, in_flight: usize) -> Self {
+    pub(crate) fn of(vitals: &LifecycleHandle, in_flight: usize) -> Self {
         let phase = vitals.drain_phase();
         Self {
             phase: phase.label(),
             safe_to_stop: phase.is_safe_to_stop(),
             in_flight,
-            registration: vitals.standing().phase.label(),
+            registration: vitals.registration_status().phase.label(),
         }
     }
 }

@@ -17,7 +17,7 @@ use tracing::warn;
 use super::bind_metrics;
 use crate::{
     admin::{self, AdminBackend, AdminServer, AdminState},
-    lifecycle::{Life, Plan, drain::Traffic, host_name, registration},
+    lifecycle::{Lifecycle, RegistrationPlan, build_registration, drain::ServedTraffic, host_name},
     registry,
     reload::{AppliedReload, ConfigSource, ReloadError, ReloadHandle, ReloadResult},
     telemetry::{self, LogControl},
@@ -28,13 +28,13 @@ pub(super) fn registration_plan(
     config: &Config,
     registrar: Option<&Arc<dyn Registrar>>,
     started: &CancellationToken,
-) -> Option<Plan> {
-    config.service.as_ref().zip(registrar).map(|(service, registrar)| Plan {
-        started: started.clone(),
+) -> Option<RegistrationPlan> {
+    config.service.as_ref().zip(registrar).map(|(service, registrar)| RegistrationPlan {
+        app_started: started.clone(),
         registrar: registrar.clone(),
-        registration: registration(service, &host_name()),
+        registration: build_registration(service, &host_name()),
         probe: service.health.clone(),
-        note: registry::maintenance_file_path(config, service),
+        maintenance_file: registry::maintenance_file_path(config, service),
     })
 }
 
@@ -77,7 +77,7 @@ impl MetricsServer {
 pub(super) struct Components {
     pub(super) proxy: Arc<Proxy>,
     pub(super) discovery: Arc<Discovery>,
-    pub(super) lifecycle: Life,
+    pub(super) lifecycle: Lifecycle,
     pub(super) registrar: Option<Arc<dyn Registrar>>,
     pub(super) app_started: CancellationToken,
     pub(super) reload_handle: ReloadHandle,
@@ -111,7 +111,7 @@ impl Components {
             Some(source) => source.read().await?,
             None => return Err(ReloadError::NoFile),
         };
-        if self.lifecycle.vitals().is_leaving() {
+        if self.lifecycle.handle().is_draining() {
             return Err(ReloadError::Leaving);
         }
         let running = self.active_config().loaded.clone();
@@ -143,7 +143,7 @@ impl Components {
         }
         self.discovery.apply_settings(next.config.discovery);
         self.proxy.apply_settings(prepared).await;
-        self.lifecycle.adopt(
+        self.lifecycle.apply_settings(
             registration_plan(&next.config, self.registrar.as_ref(), &self.app_started),
             next.config.drain,
         );
@@ -160,12 +160,12 @@ impl Components {
     }
 }
 
-impl Traffic for Components {
+impl ServedTraffic for Components {
     fn close_listeners(&self) {
         self.proxy.close_listeners();
     }
 
-    async fn end(&self, grace: std::time::Duration) -> usize {
+    async fn drain_requests(&self, grace: std::time::Duration) -> usize {
         self.proxy.shutdown(grace).await.aborted
     }
 }

@@ -36,7 +36,7 @@ use tracing::info;
 
 /// How far leaving has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Phase {
+pub(crate) enum DrainPhase {
     /// It has not begun.
     Serving,
     /// The registry is being told.
@@ -51,7 +51,7 @@ pub(crate) enum Phase {
     Gone,
 }
 
-impl Phase {
+impl DrainPhase {
     /// The word for pages and logs.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -71,67 +71,67 @@ impl Phase {
 }
 
 /// What is carried for the app while it leaves.
-pub(crate) trait Traffic {
+pub(crate) trait ServedTraffic {
     /// Accepts nothing more.
     fn close_listeners(&self);
 
     /// Waits for what is in flight, `grace` at most, and ends the rest: how many those were.
-    fn end(&self, grace: Duration) -> impl Future<Output = usize> + Send;
+    fn drain_requests(&self, grace: Duration) -> impl Future<Output = usize> + Send;
 }
 
 /// One drain: asked for by anybody, any number of times, and done once.
 #[derive(Debug)]
-pub(crate) struct Drain {
+pub(crate) struct DrainControl {
     asked: CancellationToken,
     hurry: CancellationToken,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<DrainPhase>,
 }
 
-impl Drain {
+impl DrainControl {
     pub(crate) fn new() -> Self {
         Self {
             asked: CancellationToken::new(),
             hurry: CancellationToken::new(),
-            phase: watch::Sender::new(Phase::Serving),
+            phase: watch::Sender::new(DrainPhase::Serving),
         }
     }
 
     /// Asks for it.
-    pub(crate) fn begin(&self) {
+    pub(crate) fn request(&self) {
         self.asked.cancel();
     }
 
     /// Whether somebody asked.
-    pub(crate) fn is_begun(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         self.asked.is_cancelled()
     }
 
     /// Resolves when somebody asked.
-    pub(crate) async fn begun(&self) {
+    pub(crate) async fn wait_requested(&self) {
         self.asked.cancelled().await;
     }
 
-    pub(crate) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> DrainPhase {
         *self.phase.borrow()
     }
 
     /// Says that callers need not be waited for: the app has ended, or somebody insists.
-    pub(crate) fn hurry(&self) {
+    pub(crate) fn skip_waits(&self) {
         self.hurry.cancel();
     }
 
     /// Cancelled by [`Drain::hurry`].
-    pub(crate) fn hurried(&self) -> &CancellationToken {
+    pub(crate) fn skip_waits_token(&self) -> &CancellationToken {
         &self.hurry
     }
 
     /// Resolves once it is safe to stop.
-    pub(crate) async fn safe(&self) {
+    pub(crate) async fn wait_safe(&self) {
         // An error means that the sender is gone, and we hold it.
         let _ = self.phase.subscribe().wait_for(|phase| phase.is_safe_to_stop()).await;
     }
 
-    pub(crate) fn enter(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: DrainPhase) {
         let news = self.phase.send_if_modified(|now| std::mem::replace(now, phase) != phase);
         if news {
             info!(phase = phase.label(), "draining");
@@ -140,8 +140,12 @@ impl Drain {
 }
 
 /// Steps 5 and 6: how many requests were cut off.
-pub(crate) async fn finish(drain: &Drain, traffic: &impl Traffic, grace: Duration) -> usize {
-    drain.enter(Phase::Closing);
+pub(crate) async fn stop_traffic(
+    drain: &DrainControl,
+    traffic: &impl ServedTraffic,
+    grace: Duration,
+) -> usize {
+    drain.set_phase(DrainPhase::Closing);
     traffic.close_listeners();
-    traffic.end(grace).await
+    traffic.drain_requests(grace).await
 }

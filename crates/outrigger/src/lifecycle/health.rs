@@ -19,67 +19,72 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::standing::Board;
+use super::status::RegistrationState;
 use crate::http_client;
 
 /// From one probe to the next while the app has never been well: it is starting, and everybody waits.
-const EAGER: Duration = Duration::from_millis(500);
+const STARTUP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The loopback addresses, in the order in which they are tried. An app may listen on one of them
 /// alone.
-pub(super) const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+pub(super) const LOOPBACK_ADDRESSES: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// What one probe found, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Finding {
+pub(crate) struct ProbeResult {
     pub(crate) health: ReportedHealth,
-    pub(crate) why: String,
+    pub(crate) detail: String,
 }
 
 /// Probes for ever (its task is aborted). `None` in the channel: not probed yet.
-pub(crate) async fn watch(
+pub(crate) async fn run_probes(
     settings: Health,
     port: u16,
-    told: watch::Sender<Option<ReportedHealth>>,
-    board: Board,
+    results: watch::Sender<Option<ReportedHealth>>,
+    state: RegistrationState,
 ) {
-    let pace = pace(settings.interval, settings.timeout);
-    run(pace, told, &board, || probe(&settings, port)).await;
+    let pause = probe_pause(settings.interval, settings.timeout);
+    probe_repeatedly(pause, results, &state, || probe(&settings, port)).await;
 }
 
 /// From the begin of a probe to the begin of the next one: so that also an app that hangs, which takes a
 /// time-out to see, is found out within `interval`. Half of it at least, so that the app is not asked all
 /// the time; then a time-out of more than the other half comes on top.
-fn pace(interval: Duration, timeout: Duration) -> Duration {
+fn probe_pause(interval: Duration, timeout: Duration) -> Duration {
     interval.saturating_sub(timeout).max(interval / 2)
 }
 
-async fn run<F, Fut>(pace: Duration, told: watch::Sender<Option<ReportedHealth>>, board: &Board, mut probe: F)
-where
+async fn probe_repeatedly<F, Fut>(
+    pause: Duration,
+    results: watch::Sender<Option<ReportedHealth>>,
+    state: &RegistrationState,
+    mut probe: F,
+) where
     F: FnMut() -> Fut,
-    Fut: Future<Output = Finding>,
+    Fut: Future<Output = ProbeResult>,
 {
     let mut ever_well = false;
     loop {
         let began = Instant::now();
-        let Finding { health, why } = probe().await;
-        board.probed(&why);
+        let ProbeResult { health, detail: why } = probe().await;
+        state.record_probe(&why);
         ever_well |= health != ReportedHealth::Critical;
-        let changed = told.send_if_modified(|last| last.replace(health) != Some(health));
+        let changed = results.send_if_modified(|last| last.replace(health) != Some(health));
         if changed && health == ReportedHealth::Critical {
             warn!(%why, "the local app is not healthy");
         } else if changed {
-            info!(%why, health = label(health), "the local app answers");
+            info!(%why, health = health_label(health), "the local app answers");
         }
         tokio::select! {
-            () = sleep_until(began + if ever_well { pace } else { pace.min(EAGER) }) => {}
-            () = board.probe_asked() => {}
+            () = sleep_until(began + if ever_well { pause } else { pause.min(STARTUP_INTERVAL) }) => {}
+            () = state.wait_probe_request() => {}
         }
     }
 }
 
 /// The word for pages and logs.
-pub(crate) fn label(health: ReportedHealth) -> &'static str {
+pub(crate) fn health_label(health: ReportedHealth) -> &'static str {
     match health {
         ReportedHealth::Passing => "passing",
         ReportedHealth::Warning => "warning",
@@ -88,19 +93,19 @@ pub(crate) fn label(health: ReportedHealth) -> &'static str {
 }
 
 /// One probe, over both loopback addresses within the one time-out.
-async fn probe(settings: &Health, port: u16) -> Finding {
-    timeout(settings.timeout, ask(&settings.probe, port, settings.timeout))
+async fn probe(settings: &Health, port: u16) -> ProbeResult {
+    timeout(settings.timeout, probe_loopback(&settings.probe, port, settings.timeout))
         .await
         .unwrap_or_else(|_| critical(format!("no answer on port {port} within {:?}", settings.timeout)))
 }
 
-async fn ask(probe: &Probe, port: u16, limit: Duration) -> Finding {
+async fn probe_loopback(probe: &Probe, port: u16, limit: Duration) -> ProbeResult {
     let mut refused = Vec::new();
-    for ip in LOOPBACK {
+    for ip in LOOPBACK_ADDRESSES {
         let addr = SocketAddr::new(ip, port);
         let found = match probe {
-            Probe::Tcp => connect(addr).await,
-            Probe::Http(path) => get(addr, path, limit).await,
+            Probe::Tcp => probe_tcp(addr).await,
+            Probe::Http(path) => probe_http(addr, path, limit).await,
         };
         match found {
             Ok(finding) => return finding,
@@ -111,14 +116,16 @@ async fn ask(probe: &Probe, port: u16, limit: Duration) -> Finding {
 }
 
 /// `Err`: nobody listens there, so the other address is worth a try.
-async fn connect(addr: SocketAddr) -> Result<Finding, String> {
+async fn probe_tcp(addr: SocketAddr) -> Result<ProbeResult, String> {
     match TcpStream::connect(addr).await {
-        Ok(_) => Ok(Finding { health: ReportedHealth::Passing, why: format!("{addr} accepts connections") }),
+        Ok(_) => {
+            Ok(ProbeResult { health: ReportedHealth::Passing, detail: format!("{addr} accepts connections") })
+        }
         Err(error) => Err(format!("connect to {addr}: {error}")),
     }
 }
 
-async fn get(addr: SocketAddr, path: &str, limit: Duration) -> Result<Finding, String> {
+async fn probe_http(addr: SocketAddr, path: &str, limit: Duration) -> Result<ProbeResult, String> {
     let request = Request::get(path)
         .header(header::HOST, format!("localhost:{}", addr.port()))
         .header(header::USER_AGENT, concat!("outrigger-health/", env!("CARGO_PKG_VERSION")))
@@ -129,24 +136,24 @@ async fn get(addr: SocketAddr, path: &str, limit: Duration) -> Result<Finding, S
         Err(error) => return Ok(critical(format!("{path} is no path: {error}"))),
     };
     match http_client::exchange(addr, request, limit).await {
-        Ok(answer) => Ok(judge(addr, path, answer.status())),
+        Ok(answer) => Ok(classify_status(addr, path, answer.status())),
         Err(http_client::Error::Connect { addr, source }) => Err(format!("connect to {addr}: {source}")),
         Err(error) => Ok(critical(crate::telemetry::error_chain(&error))),
     }
 }
 
 /// As Consul judges an HTTP check: 2xx passing, 429 warning, everything else critical.
-fn judge(addr: SocketAddr, path: &str, status: StatusCode) -> Finding {
+fn classify_status(addr: SocketAddr, path: &str, status: StatusCode) -> ProbeResult {
     let health = match status {
         status if status.is_success() => ReportedHealth::Passing,
         StatusCode::TOO_MANY_REQUESTS => ReportedHealth::Warning,
         _ => ReportedHealth::Critical,
     };
-    Finding { health, why: format!("GET http://{addr}{path} answered {status}") }
+    ProbeResult { health, detail: format!("GET http://{addr}{path} answered {status}") }
 }
 
-fn critical(why: String) -> Finding {
-    Finding { health: ReportedHealth::Critical, why }
+fn critical(why: String) -> ProbeResult {
+    ProbeResult { health: ReportedHealth::Critical, detail: why }
 }
 
 #[cfg(test)]
@@ -182,13 +189,13 @@ mod tests {
         Some((port, task))
     }
 
-    async fn run_alone<F, Fut>(told: watch::Sender<Option<ReportedHealth>>, probe: F)
+    async fn run_alone<F, Fut>(results: watch::Sender<Option<ReportedHealth>>, probe: F)
     where
         F: FnMut() -> Fut,
-        Fut: Future<Output = Finding>,
+        Fut: Future<Output = ProbeResult>,
     {
-        let board = Board::new(super::super::RegistrationPhase::AwaitingApp, "orders-1");
-        run(Duration::from_secs(1), told, &board, probe).await;
+        let state = RegistrationState::new(super::super::RegistrationPhase::AwaitingApp, "orders-1");
+        probe_repeatedly(Duration::from_secs(1), results, &state, probe).await;
     }
 
     #[tokio::test]
@@ -204,7 +211,7 @@ mod tests {
             let (port, task) = app("127.0.0.1", status).await.unwrap();
             let finding = probe(&settings(Probe::Http("/healthz".into())), port).await;
             assert_eq!(finding.health, health, "{finding:?}");
-            assert!(finding.why.contains(&status.to_string()), "{finding:?}");
+            assert!(finding.detail.contains(&status.to_string()), "{finding:?}");
             task.abort();
         }
     }
@@ -230,7 +237,7 @@ mod tests {
         for kind in [Probe::Tcp, Probe::Http("/".into())] {
             let finding = probe(&settings(kind), port).await;
             assert_eq!(finding.health, ReportedHealth::Critical);
-            assert!(finding.why.contains(&format!("127.0.0.1:{port}")), "{finding:?}");
+            assert!(finding.detail.contains(&format!("127.0.0.1:{port}")), "{finding:?}");
         }
     }
 
@@ -241,15 +248,15 @@ mod tests {
         let silent = Health { timeout: Duration::from_millis(50), ..settings(Probe::Http("/".into())) };
         let finding = probe(&silent, port).await;
         assert_eq!(finding.health, ReportedHealth::Critical);
-        assert!(finding.why.contains("50ms"), "{finding:?}");
+        assert!(finding.detail.contains("50ms"), "{finding:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn probes_never_overlap_and_slow_ones_follow_each_other() {
-        let (told, _keep) = watch::channel(None);
+        let (results, _keep) = watch::channel(None);
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let starts = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let task = tokio::spawn(run_alone(told, {
+        let task = tokio::spawn(run_alone(results, {
             let (running, most, starts) = (running.clone(), most.clone(), starts.clone());
             move || {
                 let (running, most) = (running.clone(), most.clone());
@@ -258,7 +265,7 @@ mod tests {
                     most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_secs(5)).await; // slower than the interval
                     running.fetch_sub(1, Ordering::SeqCst);
-                    Finding { health: ReportedHealth::Passing, why: String::new() }
+                    ProbeResult { health: ReportedHealth::Passing, detail: String::new() }
                 }
             }
         }));
@@ -273,21 +280,21 @@ mod tests {
     async fn an_app_that_hangs_is_found_out_within_the_interval_whenever_it_begins_to() {
         let settings = Health::default();
         for after in (0..4000).step_by(50).map(Duration::from_millis) {
-            let (told, mut hears) = watch::channel(None);
+            let (results, mut received) = watch::channel(None);
             let hangs = Instant::now() + Duration::from_secs(10) + after;
             let limit = settings.timeout;
-            let board = Board::new(super::super::RegistrationPhase::AwaitingApp, "orders-1");
+            let state = RegistrationState::new(super::super::RegistrationPhase::AwaitingApp, "orders-1");
             let task = tokio::spawn(async move {
-                run(pace(settings.interval, limit), told, &board, || async move {
+                probe_repeatedly(probe_pause(settings.interval, limit), results, &state, || async move {
                     if Instant::now() < hangs {
-                        return Finding { health: ReportedHealth::Passing, why: String::new() };
+                        return ProbeResult { health: ReportedHealth::Passing, detail: String::new() };
                     }
                     tokio::time::sleep(limit).await;
                     critical("hung".into())
                 })
                 .await;
             });
-            hears.wait_for(|health| *health == Some(ReportedHealth::Critical)).await.unwrap();
+            received.wait_for(|health| *health == Some(ReportedHealth::Critical)).await.unwrap();
             task.abort();
             assert!(
                 hangs.elapsed() <= settings.interval,
@@ -301,28 +308,28 @@ mod tests {
     fn a_long_time_out_does_not_have_the_app_asked_all_the_time() {
         let seconds = Duration::from_secs;
         for (interval, timeout, expected) in [(10, 1, 9), (10, 5, 5), (10, 9, 5), (2, 2, 1)] {
-            assert_eq!(pace(seconds(interval), seconds(timeout)), seconds(expected));
+            assert_eq!(probe_pause(seconds(interval), seconds(timeout)), seconds(expected));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_changes_are_published() {
-        let (told, mut hears) = watch::channel(None);
+        let (results, mut received) = watch::channel(None);
         let probes = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(run_alone(told, {
+        let task = tokio::spawn(run_alone(results, {
             let probes = probes.clone();
             move || {
                 let health = match probes.fetch_add(1, Ordering::SeqCst) {
                     0..3 => ReportedHealth::Critical,
                     _ => ReportedHealth::Passing,
                 };
-                async move { Finding { health, why: String::new() } }
+                async move { ProbeResult { health, detail: String::new() } }
             }
         }));
         let mut heard = Vec::new();
         let _ = timeout(Duration::from_secs(60), async {
-            while hears.changed().await.is_ok() {
-                heard.push(*hears.borrow_and_update());
+            while received.changed().await.is_ok() {
+                heard.push(*received.borrow_and_update());
             }
         })
         .await;

@@ -5,18 +5,18 @@ use std::time::Duration;
 use outrigger_config::Service;
 use outrigger_registry::{Registration, ReportedHealth};
 
-use super::orphans;
+use super::stale;
 
 /// The check turns critical when not renewed for this long: three missed renewals
 /// ([`super::report`] renews every 10 s).
 pub(crate) const TTL: Duration = Duration::from_secs(30);
 
 /// What is told to the registry about `service`, on the machine called `host`.
-pub(crate) fn registration(service: &Service, host: &str) -> Registration {
+pub(crate) fn build_registration(service: &Service, host: &str) -> Registration {
     let mut meta = service.meta.clone();
-    orphans::mark(&mut meta);
+    stale::add_owner_key(&mut meta);
     Registration {
-        id: service.id.clone().unwrap_or_else(|| id(&service.name, host, service.port)),
+        id: service.id.clone().unwrap_or_else(|| build_id(&service.name, host, service.port)),
         name: service.name.clone(),
         address: service.address.clone(),
         port: service.port,
@@ -30,7 +30,7 @@ pub(crate) fn registration(service: &Service, host: &str) -> Registration {
 }
 
 /// Stable: a restart corrects the registration of the life before instead of adding a second one.
-fn id(name: &str, host: &str, port: u16) -> String {
+fn build_id(name: &str, host: &str, port: u16) -> String {
     format!("{name}-{host}-{port}")
 }
 
@@ -65,12 +65,12 @@ mod tests {
 
     #[test]
     fn the_id_is_made_from_name_host_and_port() {
-        assert_eq!(registration(&orders(None), "web-7").id, "orders-web-7-8080");
+        assert_eq!(build_registration(&orders(None), "web-7").id, "orders-web-7-8080");
     }
 
     #[test]
     fn a_configured_id_wins() {
-        assert_eq!(registration(&orders(Some("orders-1")), "web-7").id, "orders-1");
+        assert_eq!(build_registration(&orders(Some("orders-1")), "web-7").id, "orders-1");
     }
 
     #[test]

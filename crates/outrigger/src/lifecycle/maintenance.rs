@@ -13,23 +13,23 @@ use outrigger_registry::Registrar;
 use tracing::{info, warn};
 
 use super::{
-    calls::within,
-    note::Note,
-    standing::{Board, Order, Phase, Standing},
+    agent_calls::with_timeout,
+    maintenance_file::MaintenanceFile,
+    status::{MaintenanceRequest, RegistrationPhase, RegistrationState, RegistrationStatus},
 };
 
 /// Longest wait for one order. Above the 7 s for which an agent stalls without a leader.
-const CALL: Duration = Duration::from_secs(8);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Longest wait for the registry before a page says what was seen last.
-const LOOK: Duration = Duration::from_secs(3);
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Most calls for one order: another only where the order was changed meanwhile.
-const TRIES: u32 = 3;
+const MAX_SENDS: u32 = 3;
 
 /// Why an order was not, or not yet, carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum MaintenanceError {
     #[error("nothing is registered by this sidecar: it has no service, or a registry of static instances")]
     NothingToRegister,
     #[error("the app is leaving the registry")]
@@ -41,18 +41,22 @@ pub(crate) enum Refused {
 
 /// Where orders are given, and carried out.
 #[derive(Debug, Clone)]
-pub(super) struct Office {
+pub(super) struct Maintenance {
     pub(super) registrar: Arc<dyn Registrar>,
-    pub(super) board: Board,
-    pub(super) note: Note,
+    pub(super) state: RegistrationState,
+    pub(super) file: MaintenanceFile,
 }
 
-impl Office {
+impl Maintenance {
     /// Opens it with what an earlier run wrote down.
-    pub(super) fn open(registrar: Arc<dyn Registrar>, board: Board, note: Note) -> Self {
-        let office = Self { registrar, board, note };
-        office.recall(office.note.read());
-        office
+    pub(super) fn load(
+        registrar: Arc<dyn Registrar>,
+        state: RegistrationState,
+        note: MaintenanceFile,
+    ) -> Self {
+        let maintenance = Self { registrar, state, file: note };
+        maintenance.apply_earlier(maintenance.file.read());
+        maintenance
     }
 
     /// Writes down at another place from now on, because a reload has named the app otherwise, or for the
@@ -60,59 +64,62 @@ impl Office {
     /// would after a restart.
     pub(super) async fn move_to(&self, place: Option<PathBuf>) {
         let to_be = |left| {
-            if self.board.now().to_be().is_none() {
-                self.recall(left);
+            if self.state.current().desired_maintenance().is_none() {
+                self.apply_earlier(left);
             }
-            self.board.now().to_be().map(str::to_owned)
+            self.state.current().desired_maintenance().map(str::to_owned)
         };
-        self.note.move_to(place, to_be).await;
+        self.file.move_to(place, to_be).await;
     }
 
-    fn recall(&self, left: Option<String>) {
+    fn apply_earlier(&self, left: Option<String>) {
         if let Some(reason) = &left {
             warn!(
                 reason,
                 "the app is in maintenance since an earlier run; `outrigger maintenance off` ends it"
             );
         }
-        self.board.recall(left);
+        self.state.load_maintenance(left);
     }
 
     /// Takes an order, and tries to carry it out. Before the app is registered it is noted, and carried out
     /// with the registration. Takes 27 s at most.
-    pub(super) async fn order(&self, order: Order) -> Result<(), Refused> {
-        let standing = self.board.now();
-        if standing.phase == Phase::Left {
-            return Err(Refused::Leaving);
+    pub(super) async fn request(&self, order: MaintenanceRequest) -> Result<(), MaintenanceError> {
+        let status = self.state.current();
+        if status.phase == RegistrationPhase::Left {
+            return Err(MaintenanceError::Leaving);
         }
-        info!(id = standing.id, ?order, "maintenance was ordered");
-        let again = standing.maintenance.is_some() && order != Order::Off;
-        self.board.order(order);
-        self.write_down().await;
-        self.carry_out().await.map_err(Refused::Unconfirmed)?;
+        info!(id = status.id, ?order, "maintenance was ordered");
+        let again = status.maintenance.is_some() && order != MaintenanceRequest::Off;
+        self.state.request_maintenance(order);
+        self.write_file().await;
+        self.send_desired().await.map_err(MaintenanceError::Unconfirmed)?;
         if again {
             // Consul keeps the first reason, and its word is what is said. A failure: the next look tells.
-            let _ = self.look().await;
+            let _ = self.refresh().await;
         }
         Ok(())
     }
 
     /// Sends what is to be, until the registry has taken the last order; to nobody as long as nothing is
     /// registered.
-    pub(super) async fn carry_out(&self) -> Result<(), String> {
+    pub(super) async fn send_desired(&self) -> Result<(), String> {
         // Two orders at once: whoever finds that the other's came later sends that one again, so that
         // the registry ends with the last. A lock would have to be held over the call.
-        for _ in 0..TRIES {
-            let standing = self.board.now();
-            if !standing.asked {
+        for _ in 0..MAX_SENDS {
+            let status = self.state.current();
+            if !status.sent {
                 return Ok(());
             }
-            let sent = self.send(&standing.id, standing.to_be()).await;
-            if sent.is_err() && standing.order.is_some() && self.board.now().order.is_none() {
+            let sent = self.send(&status.id, status.desired_maintenance()).await;
+            if sent.is_err()
+                && status.pending_request.is_some()
+                && self.state.current().pending_request.is_none()
+            {
                 return Ok(()); // a look has carried it out meanwhile
             }
             sent?;
-            if self.board.confirmed(&standing) {
+            if self.state.confirm_maintenance(&status) {
                 return Ok(());
             }
         }
@@ -121,51 +128,51 @@ impl Office {
 
     async fn send(&self, id: &str, reason: Option<&str>) -> Result<(), String> {
         let call = self.registrar.set_maintenance(id, reason.is_some(), reason.unwrap_or_default());
-        within(CALL, call).await.map_err(|trouble| trouble.text)
+        with_timeout(REQUEST_TIMEOUT, call).await.map_err(|failure| failure.text)
     }
 
     /// After a registration: carries out an order that waits for it; and where the registry held nothing
     /// (`fresh`), what is to be. Else nothing is touched: maintenance outlives a correction.
-    pub(super) async fn restore(&self, fresh: bool) -> Result<(), String> {
-        let standing = self.board.now();
-        if standing.order.is_some() || (fresh && standing.maintenance.is_some()) {
-            return self.carry_out().await;
+    pub(super) async fn restore_after_register(&self, fresh: bool) -> Result<(), String> {
+        let status = self.state.current();
+        if status.pending_request.is_some() || (fresh && status.maintenance.is_some()) {
+            return self.send_desired().await;
         }
         Ok(())
     }
 
     /// Takes the registry's word, from an answer to a question asked at `before`.
-    pub(super) async fn saw(&self, before: &Standing, maintenance: Option<String>) {
-        if self.board.saw(before, maintenance.clone()) {
+    pub(super) async fn record_observed(&self, before: &RegistrationStatus, maintenance: Option<String>) {
+        if self.state.record_maintenance(before, maintenance.clone()) {
             let id = &before.id;
             match maintenance {
                 Some(reason) => info!(id, reason, "somebody put the app into maintenance"),
                 None => info!(id, "somebody ended maintenance"),
             }
-            self.write_down().await;
+            self.write_file().await;
         }
     }
 
     /// Asks the registry how it is. `Err`: it does not say, and what was seen last stands.
-    pub(super) async fn look(&self) -> Result<(), String> {
-        let before = self.board.now();
-        if before.phase != Phase::Registered {
+    pub(super) async fn refresh(&self) -> Result<(), String> {
+        let before = self.state.current();
+        if before.phase != RegistrationPhase::Registered {
             return Ok(());
         }
-        let checks =
-            within(LOOK, self.registrar.service_checks(&before.id)).await.map_err(|trouble| trouble.text)?;
+        let checks = with_timeout(REFRESH_TIMEOUT, self.registrar.service_checks(&before.id))
+            .await
+            .map_err(|failure| failure.text)?;
         // Without our check it is no registration of ours, and says nothing.
         if checks.own.is_some() {
-            self.saw(&before, checks.maintenance).await;
+            self.record_observed(&before, checks.maintenance).await;
         }
         Ok(())
     }
 
-    async fn write_down(&self) {
-        self.note.write(|| self.board.now().to_be().map(str::to_owned)).await;
+    async fn write_file(&self) {
+        self.file.write(|| self.state.current().desired_maintenance().map(str::to_owned)).await;
     }
 }
 
 #[cfg(test)]
-#[path = "maintenance_tests.rs"]
 mod tests;

@@ -17,10 +17,10 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use super::{RegistrationPhase, State, Vitals, health_label};
+use super::{LifecycleHandle, LifecycleState, RegistrationPhase, health_label};
 
-struct Gauges {
-    vitals: Vitals,
+struct LifecycleMetrics {
+    handle: LifecycleHandle,
     state: IntGaugeVec,
     registration: IntGaugeVec,
     /// Counted up at a scrape by what has happened since the last one.
@@ -29,16 +29,19 @@ struct Gauges {
     maintenance: IntGauge,
 }
 
-impl fmt::Debug for Gauges {
+impl fmt::Debug for LifecycleMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gauges").field("vitals", &self.vitals).finish_non_exhaustive()
+        f.debug_struct("Gauges").field("vitals", &self.handle).finish_non_exhaustive()
     }
 }
 
-pub(super) fn register(metrics: &prometheus::Registry, vitals: Vitals) -> Result<(), prometheus::Error> {
+pub(super) fn register(
+    metrics: &prometheus::Registry,
+    handle: LifecycleHandle,
+) -> Result<(), prometheus::Error> {
     let gauges = |name, help, label| IntGaugeVec::new(Opts::new(name, help), &[label]);
-    metrics.register(Box::new(Gauges {
-        vitals,
+    metrics.register(Box::new(LifecycleMetrics {
+        handle,
         state: gauges("outrigger_lifecycle_state", "1 for the state that the process is in.", "state")?,
         registration: gauges(
             "outrigger_registration_state",
@@ -61,26 +64,26 @@ pub(super) fn register(metrics: &prometheus::Registry, vitals: Vitals) -> Result
     }))
 }
 
-impl Collector for Gauges {
+impl Collector for LifecycleMetrics {
     fn desc(&self) -> Vec<&Desc> {
         [&self.state, &self.registration, &self.health].into_iter().flat_map(Collector::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let (state, standing) = (self.vitals.state(), self.vitals.standing());
-        for each in State::ALL {
+        let (state, status) = (self.handle.state(), self.handle.registration_status());
+        for each in LifecycleState::ALL {
             self.state.with_label_values(&[each.label()]).set((each == state).into());
         }
         for each in RegistrationPhase::ALL {
-            self.registration.with_label_values(&[each.label()]).set((each == standing.phase).into());
+            self.registration.with_label_values(&[each.label()]).set((each == status.phase).into());
         }
         for each in [ReportedHealth::Passing, ReportedHealth::Warning, ReportedHealth::Critical] {
-            let is = standing.told == Some(each);
+            let is = status.reported == Some(each);
             self.health.with_label_values(&[health_label(each)]).set(is.into());
         }
-        self.maintenance.set(standing.maintenance.is_some().into());
+        self.maintenance.set(status.maintenance.is_some().into());
         let registrations = self.registrations.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        registrations.inc_by(standing.generation.saturating_sub(registrations.get()));
+        registrations.inc_by(status.generation.saturating_sub(registrations.get()));
         [
             self.state.collect(),
             self.registration.collect(),

@@ -26,31 +26,27 @@
 //!
 //! It opens no listener and carries no request: [`crate::app`] wires those to it.
 
-pub(crate) mod callers;
-mod calls;
+mod agent_calls;
+mod agent_check;
+mod catalog_check;
 pub(crate) mod drain;
-#[cfg(test)]
-mod fake;
 mod health;
 mod identity;
-mod keeper;
-mod leave;
-mod listed;
-mod live;
-mod look;
 mod maintenance;
+mod maintenance_file;
 mod metrics;
-mod note;
-mod orphans;
 pub(crate) mod port;
-mod register;
-#[cfg(test)]
-mod reload_tests;
+mod register_loop;
+mod registrant;
 mod report;
-mod sight;
-mod standing;
+mod self_lookup;
+mod stale;
 mod state;
-mod step;
+mod status;
+mod task;
+#[cfg(test)]
+mod testing;
+pub(crate) mod withdraw;
 
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
@@ -59,142 +55,152 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-pub use standing::{Order, Phase as RegistrationPhase, Standing};
-pub use state::State;
+pub use state::LifecycleState;
+pub use status::{MaintenanceRequest, RegistrationPhase, RegistrationStatus};
 
-pub(crate) use health::label as health_label;
-pub(crate) use identity::{host_name, registration};
-pub(crate) use maintenance::Refused;
-pub(crate) use note::place as note_place;
+pub(crate) use health::health_label;
+pub(crate) use identity::{build_registration, host_name};
+pub(crate) use maintenance::MaintenanceError;
+pub(crate) use maintenance_file::maintenance_path;
 
-use callers::Callers;
-use drain::{Drain, Traffic};
-use maintenance::Office;
-use note::Note;
-use standing::Board;
-use state::Event;
+use drain::{DrainControl, ServedTraffic};
+use maintenance::Maintenance;
+use maintenance_file::MaintenanceFile;
+use state::LifecycleEvent;
+use status::RegistrationState;
+use withdraw::PropagationMonitor;
 
 /// What is to be registered, where, and what is asked of the app before.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
+pub(crate) struct RegistrationPlan {
     /// Cancelled once the app may be asked how it is. One that is still to be started must not be
     /// mistaken for an earlier one that has not ended yet.
-    pub(crate) started: CancellationToken,
+    pub(crate) app_started: CancellationToken,
     pub(crate) registrar: Arc<dyn Registrar>,
     pub(crate) registration: Registration,
     pub(crate) probe: outrigger_config::Health,
     /// Where maintenance is written down. Absent: nowhere.
-    pub(crate) note: Option<PathBuf>,
+    pub(crate) maintenance_file: Option<PathBuf>,
 }
 
 /// What a life is to keep true, until a reload wants something else.
 #[derive(Debug, Clone)]
-struct Wanted {
+struct LifecycleSettings {
     /// Absent: there is nothing to register.
-    plan: Option<Plan>,
+    plan: Option<RegistrationPlan>,
     /// Absent: as [`Callers`] were made.
     drain: Option<outrigger_config::Drain>,
 }
 
 /// What the admin pages and the metrics see of a life.
 #[derive(Debug, Clone)]
-pub(crate) struct Vitals(Arc<Organs>);
+pub(crate) struct LifecycleHandle(Arc<LifecycleShared>);
 
 #[derive(Debug)]
-struct Organs {
-    state: watch::Sender<State>,
-    board: Board,
-    drain: Drain,
-    note: Note,
-    wanted: watch::Sender<Wanted>,
+struct LifecycleShared {
+    state: watch::Sender<LifecycleState>,
+    registration: RegistrationState,
+    drain: DrainControl,
+    maintenance_file: MaintenanceFile,
+    settings: watch::Sender<LifecycleSettings>,
 }
 
-impl Vitals {
-    fn new(plan: Option<Plan>) -> Self {
-        let board = match &plan {
-            Some(plan) => Board::new(standing::Phase::AwaitingApp, &plan.registration.id),
-            None => Board::new(standing::Phase::Off, ""),
+impl LifecycleHandle {
+    fn new(plan: Option<RegistrationPlan>) -> Self {
+        let registration = match &plan {
+            Some(plan) => RegistrationState::new(RegistrationPhase::AwaitingApp, &plan.registration.id),
+            None => RegistrationState::new(RegistrationPhase::Off, ""),
         };
-        let note = Note::new(plan.as_ref().and_then(|plan| plan.note.clone()));
+        let maintenance_file =
+            MaintenanceFile::new(plan.as_ref().and_then(|plan| plan.maintenance_file.clone()));
         if let Some(plan) = &plan {
             // For what an earlier run has written down.
-            Office::open(plan.registrar.clone(), board.clone(), note.clone());
+            Maintenance::load(plan.registrar.clone(), registration.clone(), maintenance_file.clone());
         }
-        let state = watch::Sender::new(State::Starting);
-        let wanted = watch::Sender::new(Wanted { plan, drain: None });
-        Self(Arc::new(Organs { state, board, drain: Drain::new(), note, wanted }))
+        let state = watch::Sender::new(LifecycleState::Starting);
+        let settings = watch::Sender::new(LifecycleSettings { plan, drain: None });
+        Self(Arc::new(LifecycleShared {
+            state,
+            registration,
+            drain: DrainControl::new(),
+            maintenance_file,
+            settings,
+        }))
     }
 
     /// Absent: there is nothing to register.
-    fn office(&self) -> Option<Office> {
-        let registrar = self.0.wanted.borrow().plan.as_ref()?.registrar.clone();
-        Some(self.office_at(registrar))
+    fn maintenance(&self) -> Option<Maintenance> {
+        let registrar = self.0.settings.borrow().plan.as_ref()?.registrar.clone();
+        Some(self.maintenance_with(registrar))
     }
 
     /// One office, whatever a reload makes of the registration: the board and the note are the life's.
-    fn office_at(&self, registrar: Arc<dyn Registrar>) -> Office {
-        Office { registrar, board: self.0.board.clone(), note: self.0.note.clone() }
+    fn maintenance_with(&self, registrar: Arc<dyn Registrar>) -> Maintenance {
+        Maintenance { registrar, state: self.0.registration.clone(), file: self.0.maintenance_file.clone() }
     }
 
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> LifecycleState {
         *self.0.state.borrow()
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        self.0.board.now()
+    pub(crate) fn registration_status(&self) -> RegistrationStatus {
+        self.0.registration.current()
     }
 
-    pub(crate) fn drain_phase(&self) -> drain::Phase {
+    pub(crate) fn drain_phase(&self) -> drain::DrainPhase {
         self.0.drain.phase()
     }
 
     /// Takes the app out of service, or puts it back.
-    pub(crate) async fn order_maintenance(&self, order: Order) -> Result<(), Refused> {
-        let office = self.office().ok_or(Refused::NothingToRegister)?;
-        if self.drain_phase() != drain::Phase::Serving {
-            return Err(Refused::Leaving);
+    pub(crate) async fn request_maintenance(
+        &self,
+        request: MaintenanceRequest,
+    ) -> Result<(), MaintenanceError> {
+        let maintenance = self.maintenance().ok_or(MaintenanceError::NothingToRegister)?;
+        if self.drain_phase() != drain::DrainPhase::Serving {
+            return Err(MaintenanceError::Leaving);
         }
-        office.order(order).await
+        maintenance.request(request).await
     }
 
     /// Asks the registry whether the app is in maintenance. `Err`: what was seen last stands.
-    pub(crate) async fn look_at_maintenance(&self) -> Result<(), String> {
-        match self.office() {
-            Some(office) => office.look().await,
+    pub(crate) async fn refresh_maintenance(&self) -> Result<(), String> {
+        match self.maintenance() {
+            Some(maintenance) => maintenance.refresh().await,
             None => Ok(()),
         }
     }
 
     /// Whether somebody has asked to leave.
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.0.drain.is_begun()
+    pub(crate) fn is_draining(&self) -> bool {
+        self.0.drain.is_requested()
     }
 
     /// Says that callers need not be waited for when it leaves: the app has ended, or somebody insists.
-    pub(crate) fn hurry(&self) {
-        self.0.drain.hurry();
+    pub(crate) fn skip_waits(&self) {
+        self.0.drain.skip_waits();
     }
 
     /// Asks to leave; returns at once.
     pub(crate) fn begin_drain(&self) {
-        self.0.drain.begin();
+        self.0.drain.request();
     }
 
     /// Has the app asked how it is at once, not only when the next probe is due.
-    pub(crate) fn probe_now(&self) {
-        self.0.board.probe_now();
+    pub(crate) fn request_probe(&self) {
+        self.0.registration.request_probe();
     }
 
     /// Resolves once the state is at least as far as `wanted`.
-    pub(crate) async fn reached(&self, wanted: impl FnMut(&State) -> bool) {
+    pub(crate) async fn wait_for_state(&self, settings: impl FnMut(&LifecycleState) -> bool) {
         // An error means that the sender is gone, and we hold it.
-        let _ = self.0.state.subscribe().wait_for(wanted).await;
+        let _ = self.0.state.subscribe().wait_for(settings).await;
     }
 
-    fn apply(&self, event: Event) {
+    fn apply_event(&self, event: LifecycleEvent) {
         let mut next = None;
         self.0.state.send_if_modified(|state| {
-            let after = state.after(event);
+            let after = state.next(event);
             let changed = after != *state;
             *state = after;
             next = changed.then_some(after);
@@ -208,56 +214,56 @@ impl Vitals {
 
 /// A life under way. Dropping it ends its tasks without leaving the registry.
 #[derive(Debug)]
-pub(crate) struct Life {
-    vitals: Vitals,
+pub(crate) struct Lifecycle {
+    handle: LifecycleHandle,
     task: JoinHandle<()>,
 }
 
-impl Life {
+impl Lifecycle {
     /// A life whose sockets are bound. `first_answers` resolves once the registry has answered for
     /// every declared service.
     pub(crate) fn start(
         first_answers: impl Future<Output = ()> + Send + 'static,
-        plan: Option<Plan>,
-        callers: Callers,
+        plan: Option<RegistrationPlan>,
+        propagation: PropagationMonitor,
     ) -> Self {
-        let vitals = Vitals::new(plan);
-        vitals.apply(Event::Bound);
-        let task = tokio::spawn(live::live(vitals.clone(), first_answers, callers));
-        Self { vitals, task }
+        let handle = LifecycleHandle::new(plan);
+        handle.apply_event(LifecycleEvent::Bound);
+        let task = tokio::spawn(task::run(handle.clone(), first_answers, propagation));
+        Self { handle, task }
     }
 
-    pub(crate) fn vitals(&self) -> &Vitals {
-        &self.vitals
+    pub(crate) fn handle(&self) -> &LifecycleHandle {
+        &self.handle
     }
 
     /// Keeps another registration true from now on, or none, and leaves by other settings.
-    pub(crate) fn adopt(&self, plan: Option<Plan>, drain: outrigger_config::Drain) {
-        self.vitals.0.wanted.send_replace(Wanted { plan, drain: Some(drain) });
+    pub(crate) fn apply_settings(&self, plan: Option<RegistrationPlan>, drain: outrigger_config::Drain) {
+        self.handle.0.settings.send_replace(LifecycleSettings { plan, drain: Some(drain) });
     }
 
     /// Leaves the registry, goes on routing, and returns when it is safe to stop.
     pub(crate) async fn drain(&self) {
-        self.vitals.begin_drain();
-        self.vitals.0.drain.safe().await;
+        self.handle.begin_drain();
+        self.handle.0.drain.wait_safe().await;
     }
 
     /// All of it, to the end: how many requests were cut off.
-    pub(crate) async fn end(&self, traffic: &impl Traffic, grace: Duration) -> usize {
+    pub(crate) async fn drain_and_stop(&self, traffic: &impl ServedTraffic, grace: Duration) -> usize {
         self.drain().await;
-        let aborted = drain::finish(&self.vitals.0.drain, traffic, grace).await;
-        self.vitals.apply(Event::Ended);
-        self.vitals.0.drain.enter(drain::Phase::Gone);
+        let aborted = drain::stop_traffic(&self.handle.0.drain, traffic, grace).await;
+        self.handle.apply_event(LifecycleEvent::Ended);
+        self.handle.0.drain.set_phase(drain::DrainPhase::Gone);
         aborted
     }
 
     /// Registers the gauges of this life.
-    pub(crate) fn observe(&self, metrics: &prometheus::Registry) -> Result<(), prometheus::Error> {
-        metrics::register(metrics, self.vitals.clone())
+    pub(crate) fn register_metrics(&self, metrics: &prometheus::Registry) -> Result<(), prometheus::Error> {
+        metrics::register(metrics, self.handle.clone())
     }
 }
 
-impl Drop for Life {
+impl Drop for Lifecycle {
     fn drop(&mut self) {
         self.task.abort();
     }

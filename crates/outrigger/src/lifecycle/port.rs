@@ -6,25 +6,25 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::time::timeout;
 use tokio::{net::TcpStream, time::sleep};
 
-use super::health::LOOPBACK;
+use super::health::LOOPBACK_ADDRESSES;
 
 /// Pause between two looks.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Longest wait for one connection. A full backlog is a listener all the same.
-const CONNECT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Resolves when neither loopback address accepts connections on `port`. It may never: put a time-out
 /// around it.
-pub(crate) async fn closed(port: u16) {
+pub(crate) async fn wait_until_closed(port: u16) {
     while is_open(port).await {
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
 async fn is_open(port: u16) -> bool {
-    for ip in LOOPBACK {
-        let connected = timeout(CONNECT, TcpStream::connect(SocketAddr::new(ip, port))).await;
+    for ip in LOOPBACK_ADDRESSES {
+        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(SocketAddr::new(ip, port))).await;
         // An error: refused, or a machine without that family.
         if connected.map_or(true, |connected| connected.is_ok()) {
             return true;
@@ -41,12 +41,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_is_closed_when_nobody_listens_on_it_any_more() {
-        for ip in LOOPBACK {
+        for ip in LOOPBACK_ADDRESSES {
             // A machine without IPv6 has nothing to show there.
             let Ok(app) = TcpListener::bind((ip, 0)).await else { continue };
             let port = app.local_addr().unwrap().port();
             assert!(is_open(port).await, "{ip}");
-            let watch = tokio::spawn(closed(port));
+            let watch = tokio::spawn(wait_until_closed(port));
             drop(app);
             timeout(Duration::from_secs(20), watch).await.unwrap().unwrap();
         }

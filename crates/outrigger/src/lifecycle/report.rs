@@ -19,39 +19,39 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::standing::{Board, Standing};
+use super::status::{RegistrationState, RegistrationStatus};
 use crate::telemetry::error_chain;
 
 /// Pause between two renewals: three fit into the TTL of [`super::identity::TTL`].
-pub(crate) const RENEW: Duration = Duration::from_secs(10);
+pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The check's output. Constant, because a changing output wakes every watcher of the service.
-pub(crate) const OUTPUT: &str = "outrigger: reported by the sidecar";
+pub(crate) const CHECK_OUTPUT: &str = "outrigger: reported by the sidecar";
 
 /// The text that asks whether anybody renews a check: see [`super::orphans`].
-pub(super) const KNOCK: &str = "outrigger: does anybody renew this?";
+pub(super) const LIVENESS_CHALLENGE: &str = "outrigger: does anybody renew this?";
 
 /// Longest wait for one call; the registry's own time-out comes first (Consul: 15 s).
-const CALL: Duration = Duration::from_secs(20);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Pauses after a failed report: well within the TTL.
-const AGAIN: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(5) };
+const RETRY_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(5) };
 
 /// The last generation of the registration that was doubted: the agent refused a report and may have
 /// forgotten it, or callers do not find it. A doubt of a generation that was replaced meanwhile means nothing.
-pub(crate) type Doubt = watch::Sender<u64>;
+pub(crate) type GenerationSender = watch::Sender<u64>;
 
 /// Reports for ever (its task is aborted), once there is a registration.
 pub(crate) async fn run(
     registrar: Arc<dyn Registrar>,
-    board: Board,
+    state: RegistrationState,
     mut health: watch::Receiver<Option<ReportedHealth>>,
-    doubt: Doubt,
+    refused_generation: GenerationSender,
 ) {
-    let mut standing = board.subscribe();
+    let mut status = state.subscribe();
     let mut failures = 0;
     loop {
-        let Some((id, generation)) = registration(&mut standing).await else { return };
+        let Some((id, generation)) = wait_for_registration(&mut status).await else { return };
         let Some(now) = *health.borrow_and_update() else {
             // Not probed yet: there is nothing true to say.
             if health.changed().await.is_err() {
@@ -59,65 +59,65 @@ pub(crate) async fn run(
             }
             continue;
         };
-        let called = tokio::select! {
-            called = call(&*registrar, &id, now) => called,
+        let result = tokio::select! {
+            result = send_report(&*registrar, &id, now) => result,
             // The news is told without waiting for an answer to what is no longer true.
             changed = health.changed() => if changed.is_ok() { continue } else { return },
         };
-        let pause = match called {
+        let pause = match result {
             Ok(()) => {
                 if failures > 0 {
                     info!(id, "the registry takes reports again");
                 }
                 failures = 0;
-                board.told(generation, now);
-                RENEW
+                state.record_reported(generation, now);
+                RENEW_INTERVAL
             }
             Err(failure) => {
-                if board.failed(failure.text.clone()) {
+                if state.record_failure(failure.text.clone()) {
                     warn!(id, error = failure.text, "could not tell the registry how the app is");
                 }
                 if failure.refused {
-                    doubt.send_replace(generation);
+                    refused_generation.send_replace(generation);
                 }
                 failures += 1;
-                AGAIN.pause(failures - 1, fastrand::u64(..))
+                RETRY_BACKOFF.pause(failures - 1, fastrand::u64(..))
             }
         };
         let next = Instant::now() + pause;
         tokio::select! {
             () = sleep_until(next) => {}
             changed = health.changed() => if changed.is_err() { return },
-            () = another(&mut standing, generation) => {}
+            () = wait_for_newer(&mut status, generation) => {}
         }
     }
 }
 
 /// The registration to report on; waits while there is none.
-async fn registration(standing: &mut watch::Receiver<Standing>) -> Option<(String, u64)> {
-    let standing = standing.wait_for(Standing::is_taken).await.ok()?;
-    Some((standing.id.clone(), standing.generation))
+async fn wait_for_registration(status: &mut watch::Receiver<RegistrationStatus>) -> Option<(String, u64)> {
+    let status = status.wait_for(RegistrationStatus::is_accepted).await.ok()?;
+    Some((status.id.clone(), status.generation))
 }
 
 /// Resolves once there is a registration newer than `generation`.
-async fn another(standing: &mut watch::Receiver<Standing>, generation: u64) {
-    if standing.wait_for(|standing| standing.generation > generation).await.is_err() {
+async fn wait_for_newer(status: &mut watch::Receiver<RegistrationStatus>, generation: u64) {
+    if status.wait_for(|status| status.generation > generation).await.is_err() {
         std::future::pending().await
     }
 }
 
 /// A report that did not arrive.
-struct Failure {
+struct ReportError {
     text: String,
     /// The agent answered, and does not want it: it may not know the check.
     refused: bool,
 }
 
-async fn call(registrar: &dyn Registrar, id: &str, health: ReportedHealth) -> Result<(), Failure> {
-    match timeout(CALL, registrar.report(id, health, OUTPUT)).await {
+async fn send_report(registrar: &dyn Registrar, id: &str, health: ReportedHealth) -> Result<(), ReportError> {
+    match timeout(REPORT_TIMEOUT, registrar.report(id, health, CHECK_OUTPUT)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Failure { refused: may_be_forgotten(&error), text: error_chain(&error) }),
-        Err(_) => Err(Failure { text: format!("no answer within {CALL:?}"), refused: false }),
+        Ok(Err(error)) => Err(ReportError { refused: may_be_forgotten(&error), text: error_chain(&error) }),
+        Err(_) => Err(ReportError { text: format!("no answer within {REPORT_TIMEOUT:?}"), refused: false }),
     }
 }
 

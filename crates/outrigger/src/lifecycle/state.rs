@@ -14,7 +14,7 @@
 
 /// Where the process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
+pub enum LifecycleState {
     /// Sockets are being bound.
     Starting,
     /// Sockets are bound; the registry is asked for the declared services.
@@ -34,7 +34,7 @@ pub enum State {
 
 /// What moves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Event {
+pub(crate) enum LifecycleEvent {
     /// Every socket is bound.
     Bound,
     /// The registry answered for every declared service, or the wait for it is over.
@@ -44,14 +44,14 @@ pub(crate) enum Event {
     /// The registry took the registration.
     Registered,
     /// The registry was told that the app is well.
-    Told,
+    ReportedHealthy,
     /// A signal, or a call of the drain page.
     Drain,
     /// Listeners are closed, and requests in flight have ended or ran out of time.
     Ended,
 }
 
-impl State {
+impl LifecycleState {
     /// Every state, in the order of a life.
     pub const ALL: [Self; 7] = [
         Self::Starting,
@@ -65,16 +65,16 @@ impl State {
 
     /// The state after `event`; the same one where the event changes nothing.
     #[must_use]
-    pub(crate) fn after(self, event: Event) -> Self {
+    pub(crate) fn next(self, event: LifecycleEvent) -> Self {
         match (self, event) {
-            (Self::Gone, _) | (_, Event::Ended) => Self::Gone,
-            (_, Event::Drain) => Self::Draining,
-            (Self::Starting, Event::Bound) => Self::Learning,
-            (Self::Learning, Event::Learned) => Self::Waiting,
+            (Self::Gone, _) | (_, LifecycleEvent::Ended) => Self::Gone,
+            (_, LifecycleEvent::Drain) => Self::Draining,
+            (Self::Starting, LifecycleEvent::Bound) => Self::Learning,
+            (Self::Learning, LifecycleEvent::Learned) => Self::Waiting,
             // Registered: a reload took the app out of the settings before it was well.
-            (Self::Waiting | Self::Registered, Event::NothingToRegister) => Self::Ready,
-            (Self::Waiting, Event::Registered) => Self::Registered,
-            (Self::Registered, Event::Told) => Self::Ready,
+            (Self::Waiting | Self::Registered, LifecycleEvent::NothingToRegister) => Self::Ready,
+            (Self::Waiting, LifecycleEvent::Registered) => Self::Registered,
+            (Self::Registered, LifecycleEvent::ReportedHealthy) => Self::Ready,
             (state, _) => state,
         }
     }
@@ -102,56 +102,66 @@ impl State {
 mod tests {
     use super::*;
 
-    const EVENTS: [Event; 7] = [
-        Event::Bound,
-        Event::Learned,
-        Event::NothingToRegister,
-        Event::Registered,
-        Event::Told,
-        Event::Drain,
-        Event::Ended,
+    const EVENTS: [LifecycleEvent; 7] = [
+        LifecycleEvent::Bound,
+        LifecycleEvent::Learned,
+        LifecycleEvent::NothingToRegister,
+        LifecycleEvent::Registered,
+        LifecycleEvent::ReportedHealthy,
+        LifecycleEvent::Drain,
+        LifecycleEvent::Ended,
     ];
 
-    fn life(events: &[Event]) -> State {
-        events.iter().fold(State::Starting, |state, event| state.after(*event))
+    fn life(events: &[LifecycleEvent]) -> LifecycleState {
+        events.iter().fold(LifecycleState::Starting, |state, event| state.next(*event))
     }
 
     #[test]
     fn a_life_with_an_app_goes_through_every_state() {
         let story = [
-            (Event::Bound, State::Learning),
-            (Event::Learned, State::Waiting),
-            (Event::Registered, State::Registered),
-            (Event::Told, State::Ready),
-            (Event::Drain, State::Draining),
-            (Event::Ended, State::Gone),
+            (LifecycleEvent::Bound, LifecycleState::Learning),
+            (LifecycleEvent::Learned, LifecycleState::Waiting),
+            (LifecycleEvent::Registered, LifecycleState::Registered),
+            (LifecycleEvent::ReportedHealthy, LifecycleState::Ready),
+            (LifecycleEvent::Drain, LifecycleState::Draining),
+            (LifecycleEvent::Ended, LifecycleState::Gone),
         ];
-        let mut state = State::Starting;
+        let mut state = LifecycleState::Starting;
         for (event, next) in story {
-            state = state.after(event);
+            state = state.next(event);
             assert_eq!(state, next, "after {event:?}");
         }
     }
 
     #[test]
     fn a_router_without_an_app_is_ready_once_it_has_learned() {
-        assert_eq!(life(&[Event::Bound, Event::Learned, Event::NothingToRegister]), State::Ready);
+        assert_eq!(
+            life(&[LifecycleEvent::Bound, LifecycleEvent::Learned, LifecycleEvent::NothingToRegister]),
+            LifecycleState::Ready
+        );
     }
 
     #[test]
     fn nothing_is_registered_before_the_services_are_learned() {
-        assert_eq!(life(&[Event::Bound, Event::Registered, Event::Told]), State::Learning);
+        assert_eq!(
+            life(&[LifecycleEvent::Bound, LifecycleEvent::Registered, LifecycleEvent::ReportedHealthy]),
+            LifecycleState::Learning
+        );
     }
 
     #[test]
     fn every_state_can_drain_and_none_comes_back_from_it() {
-        for state in State::ALL {
-            let drained = state.after(Event::Drain);
-            let expected = if state == State::Gone { State::Gone } else { State::Draining };
+        for state in LifecycleState::ALL {
+            let drained = state.next(LifecycleEvent::Drain);
+            let expected =
+                if state == LifecycleState::Gone { LifecycleState::Gone } else { LifecycleState::Draining };
             assert_eq!(drained, expected, "{state:?}");
             for event in EVENTS {
-                let later = drained.after(event);
-                assert!(later == drained || later == State::Gone, "{drained:?} after {event:?} is {later:?}");
+                let later = drained.next(event);
+                assert!(
+                    later == drained || later == LifecycleState::Gone,
+                    "{drained:?} after {event:?} is {later:?}"
+                );
                 assert!(!later.is_ready());
             }
         }
@@ -159,10 +169,20 @@ mod tests {
 
     #[test]
     fn a_second_answer_of_the_registry_changes_nothing_once_ready() {
-        let ready = life(&[Event::Bound, Event::Learned, Event::Registered, Event::Told]);
-        for event in [Event::Bound, Event::Learned, Event::Registered, Event::Told, Event::NothingToRegister]
-        {
-            assert_eq!(ready.after(event), State::Ready);
+        let ready = life(&[
+            LifecycleEvent::Bound,
+            LifecycleEvent::Learned,
+            LifecycleEvent::Registered,
+            LifecycleEvent::ReportedHealthy,
+        ]);
+        for event in [
+            LifecycleEvent::Bound,
+            LifecycleEvent::Learned,
+            LifecycleEvent::Registered,
+            LifecycleEvent::ReportedHealthy,
+            LifecycleEvent::NothingToRegister,
+        ] {
+            assert_eq!(ready.next(event), LifecycleState::Ready);
         }
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
-use crate::lifecycle::{Life, callers::Callers};
+use crate::lifecycle::{Lifecycle, withdraw::PropagationMonitor};
 
 fn suspects() -> Arc<[InstanceId]> {
     Arc::from([InstanceId { datacenter: "dc1".into(), node: "n".into(), id: "orders-3".into() }])
@@ -111,7 +111,7 @@ impl AdminBackend for TestBackend {
 }
 
 struct TestAdmin {
-    life: Life,
+    life: Lifecycle,
     main: Router,
     metrics_only: Router,
 }
@@ -121,11 +121,12 @@ fn admin() -> TestAdmin {
 }
 
 fn admin_with(outcome: ReloadResult) -> TestAdmin {
-    let life = Life::start(std::future::pending(), None, Callers::fixed(Duration::from_secs(2)));
+    let life =
+        Lifecycle::start(std::future::pending(), None, PropagationMonitor::fixed(Duration::from_secs(2)));
     let metrics = crate::telemetry::new_metrics_registry().unwrap();
-    life.observe(&metrics).unwrap();
+    life.register_metrics(&metrics).unwrap();
     let pages =
-        AdminState { lifecycle: life.vitals().clone(), metrics, backend: Arc::new(TestBackend(outcome)) };
+        AdminState { lifecycle: life.handle().clone(), metrics, backend: Arc::new(TestBackend(outcome)) };
     let main = admin_router(pages.clone(), AllowedHosts::new(&Listen::localhost(7079)));
     TestAdmin { life, main, metrics_only: metrics_router(pages) }
 }
@@ -198,7 +199,7 @@ async fn not_ready_names_what_is_missing_and_ready_is_200() {
     assert_eq!(body["state"], "learning");
     assert!(body["missing"][0].as_str().unwrap().contains("declared service"), "{body}");
 
-    admin.life.vitals().reached(|state| state.is_ready()).await;
+    admin.life.handle().wait_for_state(|state| state.is_ready()).await;
     let (status, body) = send(&admin.main, "GET /readyz", &[LOCAL]).await;
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, &body["ready"]), (200, &Value::Bool(true)));

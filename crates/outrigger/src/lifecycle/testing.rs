@@ -18,17 +18,17 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    callers::Callers,
-    keeper::{Keeper, Probing},
-    leave,
-    maintenance::Office,
-    note::Note,
-    standing::{Board, Phase},
+    maintenance::Maintenance,
+    maintenance_file::MaintenanceFile,
+    registrant::{ProbeTask, Registrant},
+    status::{RegistrationPhase, RegistrationState},
+    withdraw,
+    withdraw::PropagationMonitor,
 };
 
 /// What was asked of the agent, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Call {
+pub(super) enum AgentCall {
     Register,
     Deregister,
     Report(ReportedHealth, String),
@@ -37,12 +37,12 @@ pub(super) enum Call {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Agent {
+pub(super) struct AgentState {
     pub(super) held: Option<AgentService>,
-    pub(super) registers: u64,
+    pub(super) register_count: u64,
     /// What the check of the last registration was to say from the start.
     pub(super) initial: Option<ReportedHealth>,
-    pub(super) calls: Vec<(Instant, Call)>,
+    pub(super) calls: Vec<(Instant, AgentCall)>,
     /// These calls, in order, never answer.
     pub(super) stalls: VecDeque<&'static str>,
     /// These calls fail with a broken connection while this is set.
@@ -52,22 +52,22 @@ pub(super) struct Agent {
     /// The checks of what is held.
     pub(super) checks: ServiceChecks,
     /// The credentials of what is held, and of the calls.
-    pub(super) held_with: u64,
-    pub(super) with: u64,
+    pub(super) held_credentials: u64,
+    pub(super) credentials: u64,
     /// Callers find nobody, whatever the agent holds, until it is registered again.
     pub(super) unlisted: bool,
     /// Callers find nobody, whatever happens.
-    pub(super) blind: bool,
+    pub(super) never_listed: bool,
     /// The node's name, where it is another one by now.
     pub(super) node: Option<&'static str>,
     /// Rises with every change of others of the service.
     pub(super) index: u64,
     /// How often the list was asked for, and how often it answered.
-    pub(super) asked: usize,
-    pub(super) looks: usize,
+    pub(super) list_requests: usize,
+    pub(super) list_answers: usize,
 }
 
-impl Agent {
+impl AgentState {
     /// It holds nothing any more.
     pub(super) fn wipe(&mut self) {
         (self.held, self.checks) = (None, ServiceChecks::default());
@@ -76,23 +76,23 @@ impl Agent {
 
 /// An agent that answers at once unless told otherwise, and whose `held` blocks on the hash.
 #[derive(Debug, Default)]
-pub(super) struct Fake {
-    pub(super) agent: Mutex<Agent>,
+pub(super) struct FakeAgent {
+    pub(super) state: Mutex<AgentState>,
     changed: Notify,
     credentials: watch::Sender<u64>,
 }
 
-impl Fake {
-    pub(super) fn agent(&self) -> MutexGuard<'_, Agent> {
-        self.agent.lock().unwrap()
+impl FakeAgent {
+    pub(super) fn state(&self) -> MutexGuard<'_, AgentState> {
+        self.state.lock().unwrap()
     }
 
     /// Counts the call, and stalls for ever when it is its turn to.
-    async fn called(&self, name: &'static str, call: Option<Call>) -> Result<(), Error> {
-        let with = self.agent().with;
+    async fn record_call(&self, name: &'static str, call: Option<AgentCall>) -> Result<(), Error> {
+        let with = self.state().credentials;
         self.credentials.send_if_modified(|credentials| std::mem::replace(credentials, with) != with);
         let stall = {
-            let mut agent = self.agent();
+            let mut agent = self.state();
             if let Some(call) = call {
                 agent.calls.push((Instant::now(), call));
             }
@@ -116,54 +116,54 @@ impl Fake {
         Ok(())
     }
 
-    pub(super) fn change(&self, change: impl FnOnce(&mut Agent)) {
-        change(&mut self.agent());
+    pub(super) fn change(&self, change: impl FnOnce(&mut AgentState)) {
+        change(&mut self.state());
         self.changed.notify_waiters();
     }
 
     pub(super) fn forget(&self) {
-        self.change(Agent::wipe);
+        self.change(AgentState::wipe);
     }
 
     /// The credentials are replaced; the next call reads them.
-    pub(super) fn rotate(&self) {
-        self.agent().with += 1;
+    pub(super) fn rotate_credentials(&self) {
+        self.state().credentials += 1;
     }
 
-    pub(super) fn times(&self, wanted: impl Fn(&Call) -> bool) -> Vec<Instant> {
-        self.agent().calls.iter().filter(|(_, call)| wanted(call)).map(|(at, _)| *at).collect()
+    pub(super) fn call_times(&self, is_wanted: impl Fn(&AgentCall) -> bool) -> Vec<Instant> {
+        self.state().calls.iter().filter(|(_, call)| is_wanted(call)).map(|(at, _)| *at).collect()
     }
 
-    pub(super) fn registers(&self) -> usize {
-        self.times(|call| *call == Call::Register).len()
+    pub(super) fn register_calls(&self) -> usize {
+        self.call_times(|call| *call == AgentCall::Register).len()
     }
 }
 
-pub(super) fn reports(call: &Call) -> bool {
-    matches!(call, Call::Report(..))
+pub(super) fn is_report(call: &AgentCall) -> bool {
+    matches!(call, AgentCall::Report(..))
 }
 
-impl Registrar for Fake {
-    fn register<'a>(&'a self, wanted: &'a Registration) -> AnswerFuture<'a, ()> {
+impl Registrar for FakeAgent {
+    fn register<'a>(&'a self, registration: &'a Registration) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
-            self.called("register", Some(Call::Register)).await?;
+            self.record_call("register", Some(AgentCall::Register)).await?;
             self.change(|agent| {
-                agent.registers += 1;
+                agent.register_count += 1;
                 agent.held = Some(AgentService {
-                    id: wanted.id.clone(),
-                    name: wanted.name.clone(),
-                    address: wanted.address.clone(),
-                    port: wanted.port.into(),
-                    tags: wanted.tags.clone(),
-                    meta: wanted.meta.clone(),
-                    weights: wanted.weights,
+                    id: registration.id.clone(),
+                    name: registration.name.clone(),
+                    address: registration.address.clone(),
+                    port: registration.port.into(),
+                    tags: registration.tags.clone(),
+                    meta: registration.meta.clone(),
+                    weights: registration.weights,
                     enable_tag_override: false,
-                    content_hash: format!("h{}", agent.registers),
+                    content_hash: format!("h{}", agent.register_count),
                 });
-                agent.held_with = agent.with;
-                let own = agent.checks.own.get_or_insert_with(|| own_check(wanted.initial_health, ""));
+                agent.held_credentials = agent.credentials;
+                let own = agent.checks.own.get_or_insert_with(|| own_check(registration.initial_health, ""));
                 own.has_our_name = true;
-                agent.initial = Some(wanted.initial_health);
+                agent.initial = Some(registration.initial_health);
                 agent.unlisted = false;
             });
             Ok(())
@@ -172,15 +172,15 @@ impl Registrar for Fake {
 
     fn service_checks<'a>(&'a self, _id: &'a str) -> AnswerFuture<'a, ServiceChecks> {
         Box::pin(async move {
-            self.called("checks", None).await?;
-            Ok(self.agent().checks.clone())
+            self.record_call("checks", None).await?;
+            Ok(self.state().checks.clone())
         })
     }
 
     fn deregister_check<'a>(&'a self, check: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
-            self.called("remove", Some(Call::Remove(check.to_owned()))).await?;
-            let checks = &mut self.agent().checks;
+            self.record_call("remove", Some(AgentCall::Remove(check.to_owned()))).await?;
+            let checks = &mut self.state().checks;
             checks.others.retain(|other| other != check);
             checks.own.take_if(|own| own.id == check);
             Ok(())
@@ -189,7 +189,7 @@ impl Registrar for Fake {
 
     fn deregister<'a>(&'a self, _id: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
-            self.called("deregister", Some(Call::Deregister)).await?;
+            self.record_call("deregister", Some(AgentCall::Deregister)).await?;
             self.forget();
             Ok(())
         })
@@ -197,8 +197,8 @@ impl Registrar for Fake {
 
     fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
-            self.called("report", Some(Call::Report(health, output.to_owned()))).await?;
-            match &mut self.agent().checks.own {
+            self.record_call("report", Some(AgentCall::Report(health, output.to_owned()))).await?;
+            match &mut self.state().checks.own {
                 Some(own) => {
                     *own = OwnCheck { has_our_name: own.has_our_name, ..own_check(health, output) };
                     Ok(())
@@ -215,8 +215,8 @@ impl Registrar for Fake {
 
     fn set_maintenance<'a>(&'a self, _id: &'a str, on: bool, reason: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
-            self.called("maintenance", Some(Call::Maintenance(on))).await?;
-            self.agent().checks.maintenance = on.then(|| reason.to_owned());
+            self.record_call("maintenance", Some(AgentCall::Maintenance(on))).await?;
+            self.state().checks.maintenance = on.then(|| reason.to_owned());
             Ok(())
         })
     }
@@ -231,8 +231,8 @@ impl Registrar for Fake {
             let until = Instant::now() + wait;
             loop {
                 let changed = self.changed.notified();
-                self.called("held", None).await?;
-                let held = self.agent().held.clone();
+                self.record_call("held", None).await?;
+                let held = self.state().held.clone();
                 let same = hash.is_some() && held.as_ref().map(|held| &*held.content_hash) == hash;
                 if !same || Instant::now() >= until {
                     return Ok(held);
@@ -250,14 +250,14 @@ impl Registrar for Fake {
     ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move {
             let until = Instant::now() + wait;
-            self.agent().asked += 1;
-            self.called("listed", None).await?;
-            self.agent().looks += 1;
+            self.state().list_requests += 1;
+            self.record_call("listed", None).await?;
+            self.state().list_answers += 1;
             loop {
                 let changed = self.changed.notified();
                 let (index, listed, node) = {
-                    let agent = self.agent();
-                    let listed = agent.held.is_some() && !agent.unlisted && !agent.blind;
+                    let agent = self.state();
+                    let listed = agent.held.is_some() && !agent.unlisted && !agent.never_listed;
                     (2 * agent.index + 1 + u64::from(listed), listed, agent.node.unwrap_or("web-7"))
                 };
                 if Cursor::at(index) != cursor || Instant::now() >= until {
@@ -278,7 +278,7 @@ impl Registrar for Fake {
     }
 
     fn agent_services(&self) -> AnswerFuture<'_, Vec<AgentService>> {
-        Box::pin(async { Ok(self.agent().held.clone().into_iter().collect()) })
+        Box::pin(async { Ok(self.state().held.clone().into_iter().collect()) })
     }
 
     fn watch_credentials(&self) -> watch::Receiver<u64> {
@@ -310,16 +310,16 @@ pub(super) fn instance(node: &str, id: &str, status: HealthStatus) -> Instance {
     }
 }
 
-pub(super) struct Life {
-    pub(super) fake: Arc<Fake>,
+pub(super) struct RegistrantFixture {
+    pub(super) agent: Arc<FakeAgent>,
     pub(super) health: watch::Sender<Option<ReportedHealth>>,
-    pub(super) board: Board,
-    pub(super) office: Office,
-    pub(super) keeper: Keeper,
-    pub(super) start: Instant,
+    pub(super) state: RegistrationState,
+    pub(super) maintenance: Maintenance,
+    pub(super) registrant: Registrant,
+    pub(super) started_at: Instant,
 }
 
-pub(super) fn wanted() -> Registration {
+pub(super) fn test_registration() -> Registration {
     Registration {
         id: "orders-1".into(),
         name: "orders".into(),
@@ -335,32 +335,40 @@ pub(super) fn wanted() -> Registration {
 }
 
 /// A life whose app is `health` from the start.
-pub(super) fn live(health: Option<ReportedHealth>) -> Life {
-    live_at(Fake::default(), health, Note::default())
+pub(super) fn start_registrant(health: Option<ReportedHealth>) -> RegistrantFixture {
+    start_registrant_at(FakeAgent::default(), health, MaintenanceFile::default())
 }
 
 /// The same at this agent, with what an earlier run wrote down.
-pub(super) fn live_at(fake: Fake, health: Option<ReportedHealth>, note: Note) -> Life {
-    let fake = Arc::new(fake);
+pub(super) fn start_registrant_at(
+    agent: FakeAgent,
+    health: Option<ReportedHealth>,
+    file: MaintenanceFile,
+) -> RegistrantFixture {
+    let agent = Arc::new(agent);
     let sender = watch::Sender::new(health);
-    let board = Board::new(Phase::AwaitingApp, "orders-1");
-    let probing = Probing {
-        started: CancellationToken::new(),
+    let state = RegistrationState::new(RegistrationPhase::AwaitingApp, "orders-1");
+    let probing = ProbeTask {
+        app_started: CancellationToken::new(),
         settings: Health::default(),
-        told: sender.clone(),
+        results: sender.clone(),
         task: tokio::spawn(std::future::pending()),
     };
-    let office = Office::open(fake.clone(), board.clone(), note);
-    let keeper = Keeper::with_probing(wanted(), probing, office.clone());
-    Life { fake, health: sender, board, office, keeper, start: Instant::now() }
+    let maintenance = Maintenance::load(agent.clone(), state.clone(), file);
+    let registrant = Registrant::start_with_probe(test_registration(), probing, maintenance.clone());
+    RegistrantFixture { agent, health: sender, state, maintenance, registrant, started_at: Instant::now() }
 }
 
-impl Life {
+impl RegistrantFixture {
     /// Waits on the paused clock until `is` holds; how long that took.
-    pub(super) async fn until(&self, is: impl Fn(&Agent) -> bool) -> Duration {
+    pub(super) async fn wait_until(&self, is: impl Fn(&AgentState) -> bool) -> Duration {
         let from = Instant::now();
-        while !is(&self.fake.agent()) {
-            assert!(from.elapsed() < Duration::from_secs(300), "it never came true: {:?}", self.fake.agent());
+        while !is(&self.agent.state()) {
+            assert!(
+                from.elapsed() < Duration::from_secs(300),
+                "it never came true: {:?}",
+                self.agent.state()
+            );
             sleep(Duration::from_millis(10)).await;
         }
         from.elapsed()
@@ -368,11 +376,17 @@ impl Life {
 }
 
 /// The whole of leaving, with callers that hear at once. True: there was something to leave.
-pub(super) async fn leave(keeper: Keeper, board: &Board) -> bool {
-    let drain = super::drain::Drain::new();
-    let asked = board.clone();
-    leave::run(keeper, &mut Callers::fixed(Duration::ZERO), &drain, &CancellationToken::new()).await;
-    asked.now().asked
+pub(super) async fn withdraw_at_once(registrant: Registrant, state: &RegistrationState) -> bool {
+    let drain = super::drain::DrainControl::new();
+    let asked = state.clone();
+    withdraw::run_steps(
+        registrant,
+        &mut PropagationMonitor::fixed(Duration::ZERO),
+        &drain,
+        &CancellationToken::new(),
+    )
+    .await;
+    asked.current().sent
 }
 
 pub(super) const PASSING: Option<ReportedHealth> = Some(ReportedHealth::Passing);

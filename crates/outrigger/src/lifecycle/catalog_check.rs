@@ -18,85 +18,85 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    report::Doubt,
-    sight::{Seen, Sight},
-    standing::{Board, Phase},
+    report::GenerationSender,
+    self_lookup::{CatalogPresence, SelfLookup},
+    status::{RegistrationPhase, RegistrationState},
 };
 use crate::telemetry::error_chain;
 
 /// Longest wait of one question.
-const WAIT: Duration = Duration::from_secs(30);
+const MAX_QUERY_WAIT: Duration = Duration::from_secs(30);
 
-/// Added to [`WAIT`] before a question is given up: the registry's own time-out comes first.
-const MARGIN: Duration = Duration::from_secs(30);
+/// Added to [`MAX_QUERY_WAIT`] before a question is given up: the registry's own time-out comes first.
+const QUERY_TIMEOUT_MARGIN: Duration = Duration::from_secs(30);
 
 /// Fewest time between two questions: every change of any instance of the service answers one.
-const PACE: Duration = Duration::from_secs(2);
+const MIN_QUERY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// For how long it must be missing: longer than an agent that is told to stop stays after it has taken its node
 /// out of the catalog (3.0 to 3.2 s, seen on 1.8.7), for who registers there comes back only to vanish again; and
 /// less than the 10 s for which callers doubt the loss.
-const MISSING: Duration = Duration::from_secs(5);
+const MISSING_AFTER: Duration = Duration::from_secs(5);
 
 /// After a registration that did not help it takes four times as long, up to this: then it is the list that
 /// is wrong.
-const MOST: Duration = Duration::from_secs(60);
+const MAX_MISSING_AFTER: Duration = Duration::from_secs(60);
 
 /// Pause between two questions while it is missing.
-const RECHECK: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pauses after a question that nobody answered: a registry that is back is asked within two seconds.
-const AGAIN: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(2) };
+const RETRY_BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(2) };
 
 /// The same after one that was refused: by a token, or by a registry that has too much to do.
-const REFUSED: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(30) };
+const REFUSED_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(30) };
 
 /// Looks for ever (its task is aborted), while there is a registration.
 pub(super) async fn run(
     registrar: Arc<dyn Registrar>,
-    wanted: watch::Receiver<Registration>,
-    board: Board,
-    unlisted: Doubt,
+    registration: watch::Receiver<Registration>,
+    state: RegistrationState,
+    unlisted: GenerationSender,
 ) {
-    let mut standing = board.subscribe();
+    let mut status = state.subscribe();
     // A registration that replaces it in place has its id and port.
-    let mut sight = Sight::of(&wanted.borrow());
-    let (mut cursor, mut missing, mut failures, mut patience) = (Cursor::START, None, 0, MISSING);
+    let mut lookup = SelfLookup::new(&registration.borrow());
+    let (mut cursor, mut missing, mut failures, mut missing_after) = (Cursor::START, None, 0, MISSING_AFTER);
     loop {
         let Ok(generation) =
-            standing.wait_for(|now| now.phase == Phase::Registered).await.map(|now| now.generation)
+            status.wait_for(|now| now.phase == RegistrationPhase::Registered).await.map(|now| now.generation)
         else {
             return;
         };
-        let us = wanted.borrow().clone();
+        let own = registration.borrow().clone();
         let asked = Instant::now();
-        let pause = match ask(&*registrar, &us, &mut sight, cursor).await {
-            Ok((Seen::Gone, _)) => {
+        let pause = match query_presence(&*registrar, &own, &mut lookup, cursor).await {
+            Ok((CatalogPresence::Removed, _)) => {
                 let (since, of) = *missing.get_or_insert((Instant::now(), generation));
                 if of != generation {
                     missing = None;
-                } else if since.elapsed() >= patience {
+                } else if since.elapsed() >= missing_after {
                     missing = None;
                     unlisted.send_replace(generation);
-                    patience = MOST.min(patience * 4);
+                    missing_after = MAX_MISSING_AFTER.min(missing_after * 4);
                 }
                 (cursor, failures) = (Cursor::START, 0);
                 // Not much later than it is due.
-                let due = patience.saturating_sub(since.elapsed()).max(RECHECK / 4);
-                due.min(RECHECK.max(patience / 8))
+                let due = missing_after.saturating_sub(since.elapsed()).max(RECHECK_INTERVAL / 4);
+                due.min(RECHECK_INTERVAL.max(missing_after / 8))
             }
             Ok((_, next)) => {
-                (cursor, missing, failures, patience) = (next, None, 0, MISSING);
-                PACE.saturating_sub(asked.elapsed())
+                (cursor, missing, failures, missing_after) = (next, None, 0, MISSING_AFTER);
+                MIN_QUERY_INTERVAL.saturating_sub(asked.elapsed())
             }
             Err(error) => {
                 debug!(
-                    id = us.id,
+                    id = own.id,
                     error = error_chain(&error),
                     "could not look whether callers find the app"
                 );
                 (cursor, missing, failures) = (Cursor::START, None, failures + 1);
-                let backoff = if is_refused(&error) { REFUSED } else { AGAIN };
+                let backoff = if is_refused(&error) { REFUSED_BACKOFF } else { RETRY_BACKOFF };
                 backoff.pause(failures - 1, fastrand::u64(..))
             }
         };
@@ -105,25 +105,25 @@ pub(super) async fn run(
 }
 
 /// How it is listed, and where to go on from.
-async fn ask(
+async fn query_presence(
     registrar: &dyn Registrar,
-    us: &Registration,
-    sight: &mut Sight,
+    own: &Registration,
+    lookup: &mut SelfLookup,
     cursor: Cursor,
-) -> Result<(Seen, Cursor), Error> {
-    let after = WAIT + MARGIN;
-    let answer = timeout(after, registrar.catalog_entry(us, cursor, WAIT)).await;
+) -> Result<(CatalogPresence, Cursor), Error> {
+    let after = MAX_QUERY_WAIT + QUERY_TIMEOUT_MARGIN;
+    let answer = timeout(after, registrar.catalog_entry(own, cursor, MAX_QUERY_WAIT)).await;
     let listed = answer.unwrap_or_else(|_| Err(Error::Timeout { request: "listed".into(), after }))?;
-    let mut seen = sight.look(&listed.instances);
-    if seen == Seen::Gone {
+    let mut presence = lookup.find(&listed.instances);
+    if presence == CatalogPresence::Removed {
         // It may be another one to the list: its agent has come back under another node's name.
-        let mut anew = Sight::of(us);
-        let again = anew.look(&listed.instances);
-        if again != Seen::Never {
-            (*sight, seen) = (anew, again);
+        let mut fresh = SelfLookup::new(own);
+        let again = fresh.find(&listed.instances);
+        if again != CatalogPresence::NeverListed {
+            (*lookup, presence) = (fresh, again);
         }
     }
-    Ok((seen, listed.cursor))
+    Ok((presence, listed.cursor))
 }
 
 fn is_refused(error: &Error) -> bool {
@@ -131,5 +131,4 @@ fn is_refused(error: &Error) -> bool {
 }
 
 #[cfg(test)]
-#[path = "listed_tests.rs"]
 mod tests;

@@ -6,11 +6,11 @@ use outrigger_config::Weights;
 use outrigger_registry::{AnswerFuture, Cursor, OwnCheck, ReportedHealth, ServiceChecks, WatchAnswer};
 use tokio::{sync::watch, time::Instant};
 
-use super::{super::report::OUTPUT, super::standing::Phase, *};
+use super::{super::report::CHECK_OUTPUT, super::status::RegistrationPhase, *};
 
 fn ours() -> Registration {
     let mut meta = BTreeMap::new();
-    mark(&mut meta);
+    add_owner_key(&mut meta);
     Registration {
         id: "orders-new-8080".into(),
         name: "orders".into(),
@@ -33,7 +33,7 @@ fn left() -> AgentService {
         address: Some("10.0.0.5".into()),
         port: 8080,
         tags: vec!["old".into()],
-        meta: [(MARK.to_owned(), "0.0.1".to_owned())].into(),
+        meta: [(OWNER_KEY.to_owned(), "0.0.1".to_owned())].into(),
         weights: Weights::default(),
         enable_tag_override: false,
         content_hash: String::new(),
@@ -42,24 +42,24 @@ fn left() -> AgentService {
 
 /// It holds one registration and its check.
 #[derive(Debug)]
-struct Agent {
+struct SingleServiceAgent {
     held: AgentService,
     own: Mutex<Option<OwnCheck>>,
     removed: Mutex<bool>,
 }
 
-impl Agent {
+impl SingleServiceAgent {
     fn holding(held: AgentService, own: Option<OwnCheck>) -> Arc<Self> {
         Arc::new(Self { held, own: Mutex::new(own), removed: Mutex::new(false) })
     }
 }
 
 fn check(as_made: bool) -> Option<OwnCheck> {
-    let (id, output) = ("service:orders-old-8080".into(), OUTPUT.into());
+    let (id, output) = ("service:orders-old-8080".into(), CHECK_OUTPUT.into());
     Some(OwnCheck { id, has_our_name: as_made, health: ReportedHealth::Warning, output, ttl_expired: false })
 }
 
-impl Registrar for Agent {
+impl Registrar for SingleServiceAgent {
     fn register<'a>(&'a self, _: &'a Registration) -> AnswerFuture<'a, ()> {
         Box::pin(async { Ok(()) })
     }
@@ -109,17 +109,17 @@ impl Registrar for Agent {
 }
 
 /// Whether it is removed.
-async fn is_removed(agent: &Arc<Agent>, ours: Registration) -> bool {
-    let board = Board::new(Phase::Registered, &ours.id);
-    board.registered(0);
-    run(agent.clone(), watch::channel(ours).1, board).await;
+async fn is_removed(agent: &Arc<SingleServiceAgent>, ours: Registration) -> bool {
+    let state = RegistrationState::new(RegistrationPhase::Registered, &ours.id);
+    state.record_registered(0);
+    run(agent.clone(), watch::channel(ours).1, state).await;
     *agent.removed.lock().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_orphan_is_another_id_of_ours_at_the_same_place() {
-    type Change = fn(&mut AgentService);
-    let cases: [(&str, Change, Option<OwnCheck>, bool); 10] = [
+    type ServiceChange = fn(&mut AgentService);
+    let cases: [(&str, ServiceChange, Option<OwnCheck>, bool); 10] = [
         ("left by an earlier version", |_| {}, check(true), true),
         ("left under another name", |held| held.name = "payments".into(), check(true), true),
         ("our own", |held| held.id = "orders-new-8080".into(), check(true), false),
@@ -134,7 +134,7 @@ async fn an_orphan_is_another_id_of_ours_at_the_same_place() {
     for (what, change, own, expected) in cases {
         let mut held = left();
         change(&mut held);
-        let agent = Agent::holding(held, own.clone());
+        let agent = SingleServiceAgent::holding(held, own.clone());
         assert_eq!(is_removed(&agent, ours()).await, expected, "{what}");
         let said = agent.own.lock().unwrap().clone().map(|own| own.health);
         assert_eq!(said, own.map(|own| own.health), "{what}: its health is nobody's to change");
@@ -143,20 +143,20 @@ async fn an_orphan_is_another_id_of_ours_at_the_same_place() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_somebody_renews_stays() {
-    let agent = Agent::holding(left(), check(true));
-    let keeper = tokio::spawn({
+    let agent = SingleServiceAgent::holding(left(), check(true));
+    let registrant = tokio::spawn({
         let agent = agent.clone();
         async move {
             loop {
-                sleep(RENEW).await;
-                let _ = agent.report("orders-old-8080", ReportedHealth::Passing, OUTPUT).await;
+                sleep(RENEW_INTERVAL).await;
+                let _ = agent.report("orders-old-8080", ReportedHealth::Passing, CHECK_OUTPUT).await;
             }
         }
     });
     let from = Instant::now();
     assert!(!is_removed(&agent, ours()).await);
-    assert!(from.elapsed() >= RENEW, "it was given the time");
-    keeper.abort();
+    assert!(from.elapsed() >= RENEW_INTERVAL, "it was given the time");
+    registrant.abort();
     assert!(is_removed(&agent, ours()).await, "and goes when nobody does any more");
 }
 
@@ -164,36 +164,36 @@ async fn one_that_somebody_renews_stays() {
 async fn no_address_and_an_empty_one_are_the_same() {
     let mut held = left();
     held.address = Some(String::new());
-    let agent = Agent::holding(held, check(true));
+    let agent = SingleServiceAgent::holding(held, check(true));
     assert!(is_removed(&agent, Registration { address: None, ..ours() }).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn it_waits_for_the_registration_that_is_to_come_and_asks_by_its_settings() {
-    let agent = Agent::holding(left(), check(true));
-    let board = Board::new(Phase::Registered, "orders-1");
-    board.registered(0);
+    let agent = SingleServiceAgent::holding(left(), check(true));
+    let state = RegistrationState::new(RegistrationPhase::Registered, "orders-1");
+    state.record_registered(0);
     // A reload: the registration before has left, and this one is still to be made.
-    board.begin(Phase::AwaitingApp, &ours().id);
+    state.start_registration(RegistrationPhase::AwaitingApp, &ours().id);
     let (sender, hears) = watch::channel(Registration { address: None, ..ours() });
-    let task = tokio::spawn(run(agent.clone(), hears, board.clone()));
+    let task = tokio::spawn(run(agent.clone(), hears, state.clone()));
     sleep(Duration::from_secs(60)).await;
     assert_eq!(*agent.own.lock().unwrap(), check(true), "nobody was asked yet");
     sender.send_replace(ours());
-    board.registered(0);
+    state.record_registered(0);
     task.await.unwrap();
     assert!(*agent.removed.lock().unwrap());
 }
 
 #[test]
 fn the_settings_may_take_the_key_or_all_the_room() {
-    let mut taken: BTreeMap<_, _> = [(MARK.to_owned(), "mine".to_owned())].into();
-    mark(&mut taken);
-    assert_eq!(taken[MARK], "mine");
-    assert!(!is_like_ours(&left(), &Registration { meta: taken, ..ours() }));
+    let mut taken: BTreeMap<_, _> = [(OWNER_KEY.to_owned(), "mine".to_owned())].into();
+    add_owner_key(&mut taken);
+    assert_eq!(taken[OWNER_KEY], "mine");
+    assert!(!is_candidate(&left(), &Registration { meta: taken, ..ours() }));
 
-    let mut full: BTreeMap<_, _> = (0..MOST_PAIRS).map(|n| (format!("k{n}"), String::new())).collect();
-    mark(&mut full);
-    assert_eq!(full.len(), MOST_PAIRS);
-    assert!(!is_like_ours(&left(), &Registration { meta: full, ..ours() }));
+    let mut full: BTreeMap<_, _> = (0..MAX_META_PAIRS).map(|n| (format!("k{n}"), String::new())).collect();
+    add_owner_key(&mut full);
+    assert_eq!(full.len(), MAX_META_PAIRS);
+    assert!(!is_candidate(&left(), &Registration { meta: full, ..ours() }));
 }

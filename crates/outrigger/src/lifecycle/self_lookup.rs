@@ -4,50 +4,50 @@ use outrigger_registry::{HealthStatus, Instance, InstanceId, Registration};
 
 /// How the app looks from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum CatalogPresence {
     /// Not listed, and never was.
-    Never,
+    NeverListed,
     /// Listed, and it may be called.
-    Well,
+    Serving,
     /// Listed, and nobody calls it: critical, or in maintenance.
-    Out,
+    NotServing,
     /// Listed no more.
-    Gone,
+    Removed,
 }
 
 /// Recognises one registration from list to list.
 #[derive(Debug)]
-pub(super) struct Sight {
+pub(super) struct SelfLookup {
     id: String,
     port: u16,
     /// Which of the instances is ours, once that is known.
-    sighted: Option<InstanceId>,
+    found: Option<InstanceId>,
 }
 
-impl Sight {
+impl SelfLookup {
     /// Of `us`, not seen yet.
-    pub(super) fn of(us: &Registration) -> Self {
-        Self { id: us.id.clone(), port: us.port, sighted: None }
+    pub(super) fn new(us: &Registration) -> Self {
+        Self { id: us.id.clone(), port: us.port, found: None }
     }
 
     /// How it looks in this list.
-    pub(super) fn look(&mut self, instances: &[Instance]) -> Seen {
-        let found = match &self.sighted {
+    pub(super) fn find(&mut self, instances: &[Instance]) -> CatalogPresence {
+        let found = match &self.found {
             Some(ours) => instances.iter().find(|instance| instance.id == *ours),
             None => self.recognise(instances),
         };
         match found {
             Some(instance) => {
                 let status = instance.status;
-                self.sighted = Some(instance.id.clone());
+                self.found = Some(instance.id.clone());
                 if matches!(status, HealthStatus::Critical | HealthStatus::Maintenance) {
-                    Seen::Out
+                    CatalogPresence::NotServing
                 } else {
-                    Seen::Well
+                    CatalogPresence::Serving
                 }
             }
-            None if self.sighted.is_some() => Seen::Gone,
-            None => Seen::Never,
+            None if self.found.is_some() => CatalogPresence::Removed,
+            None => CatalogPresence::NeverListed,
         }
     }
 

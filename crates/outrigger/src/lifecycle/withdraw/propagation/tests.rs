@@ -8,13 +8,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{super::fake::instance, *};
+use super::{super::super::testing::instance, *};
 
 /// A registry that lists what was last put into it. `None`: it never answers.
 #[derive(Debug)]
-struct Listing(watch::Sender<(u64, Option<Vec<Instance>>)>);
+struct ListedInstances(watch::Sender<(u64, Option<Vec<Instance>>)>);
 
-impl Listing {
+impl ListedInstances {
     fn list(&self, instances: &[Instance]) {
         self.0.send_modify(|(index, listed)| {
             *index += 1;
@@ -23,7 +23,7 @@ impl Listing {
     }
 }
 
-impl Registry for Listing {
+impl Registry for ListedInstances {
     fn watch<'a>(
         &'a self,
         _: &'a Query,
@@ -74,22 +74,22 @@ fn us() -> Registration {
 }
 
 /// Callers that watch, and the registry that they ask.
-fn callers(settings: Drain) -> (Callers, Arc<Listing>) {
-    let listing = Arc::new(Listing(watch::Sender::new((0, None))));
+fn propagation(settings: Drain) -> (PropagationMonitor, Arc<ListedInstances>) {
+    let listing = Arc::new(ListedInstances(watch::Sender::new((0, None))));
     let runtime = tokio::runtime::Handle::current();
     let metrics = prometheus::Registry::new();
     let discovery = Discovery::new(listing.clone(), Default::default(), runtime, &metrics).unwrap();
-    let mut callers = Callers::new(settings, discovery);
-    callers.begin(&us());
-    callers.told();
-    (callers, listing)
+    let mut propagation = PropagationMonitor::new(settings, discovery);
+    propagation.start_watch(&us());
+    propagation.start_clock();
+    (propagation, listing)
 }
 
 const OTHER: (&str, &str) = ("node-2", "orders-2");
 
 #[tokio::test(start_paused = true)]
 async fn each_step_is_heard_when_it_is_listed_and_not_before() {
-    let (mut callers, listing) = callers(Drain::default());
+    let (mut propagation, listing) = propagation(Drain::default());
     let other = instance(OTHER.0, OTHER.1, HealthStatus::Passing);
     listing.list(&[other.clone(), instance("node-1", "orders-1", HealthStatus::Passing)]);
     let later = Duration::from_millis(700);
@@ -98,27 +98,27 @@ async fn each_step_is_heard_when_it_is_listed_and_not_before() {
         sleep(later).await;
         listing.list(&[other.clone(), instance("node-1", "orders-1", HealthStatus::Critical)]);
     };
-    let (end, ()) = tokio::join!(callers.hear_critical(), critical);
-    assert_eq!(end, End::Done);
+    let (end, ()) = tokio::join!(propagation.wait_until_critical(), critical);
+    assert_eq!(end, StepResult::Done);
     assert!(from.elapsed() >= later, "{:?}", from.elapsed());
 
     let gone = async {
         sleep(later).await;
         listing.list(std::slice::from_ref(&other));
     };
-    let (end, ()) = tokio::join!(callers.hear_gone(), gone);
-    assert_eq!(end, End::Done);
+    let (end, ()) = tokio::join!(propagation.wait_until_removed(), gone);
+    assert_eq!(end, StepResult::Done);
     assert!(from.elapsed() >= 2 * later && from.elapsed() < Duration::from_secs(2), "{:?}", from.elapsed());
-    assert_eq!(callers.margin(), Duration::from_secs(1));
+    assert_eq!(propagation.remaining_margin(), Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_app_that_is_critical_already_or_in_maintenance_is_not_waited_for() {
     for status in [HealthStatus::Critical, HealthStatus::Maintenance] {
-        let (mut callers, listing) = callers(Drain::default());
+        let (mut propagation, listing) = propagation(Drain::default());
         listing.list(&[instance("node-1", "orders-1", status)]);
         let from = Instant::now();
-        assert_eq!(callers.hear_critical().await, End::Done);
+        assert_eq!(propagation.wait_until_critical().await, StepResult::Done);
         // A declared watch begins up to 100 ms late by chance; waiting in vain would take 2.5 s.
         assert!(from.elapsed() < Duration::from_millis(200), "{status:?}: {:?}", from.elapsed());
     }
@@ -126,14 +126,14 @@ async fn an_app_that_is_critical_already_or_in_maintenance_is_not_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn what_callers_do_not_hear_is_waited_for_up_to_the_cap() {
-    let (mut callers, listing) = callers(Drain::default());
+    let (mut propagation, listing) = propagation(Drain::default());
     listing.list(&[instance("node-1", "orders-1", HealthStatus::Passing)]);
     let from = Instant::now();
-    assert_eq!(callers.hear_critical().await, End::OutOfTime);
+    assert_eq!(propagation.wait_until_critical().await, StepResult::TimedOut);
     assert_eq!(from.elapsed().as_millis() / 10, 250, "half of the cap");
-    assert_eq!(callers.hear_gone().await, End::OutOfTime);
+    assert_eq!(propagation.wait_until_removed().await, StepResult::TimedOut);
     assert_eq!(from.elapsed().as_millis() / 10, 500, "the cap");
-    assert_eq!(callers.margin(), Duration::ZERO, "nothing is left of it");
+    assert_eq!(propagation.remaining_margin(), Duration::ZERO, "nothing is left of it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,15 +151,15 @@ async fn a_registry_that_does_not_show_the_app_measures_nothing() {
         ),
     ];
     for (what, listed) in cases {
-        let (mut callers, listing) = callers(Drain::default());
+        let (mut propagation, listing) = propagation(Drain::default());
         if let Some(listed) = listed {
             listing.list(&listed);
         }
         let from = Instant::now();
-        assert_eq!(callers.hear_critical().await, End::Failed, "{what}");
-        assert_eq!(callers.hear_gone().await, End::Failed, "{what}");
+        assert_eq!(propagation.wait_until_critical().await, StepResult::Failed, "{what}");
+        assert_eq!(propagation.wait_until_removed().await, StepResult::Failed, "{what}");
         assert_eq!(from.elapsed().as_millis() / 10, 200, "{what}: a second each");
-        assert_eq!(callers.blind().as_millis() / 10, 300, "{what}: what is left of 5 s");
+        assert_eq!(propagation.unobserved_wait().as_millis() / 10, 300, "{what}: what is left of 5 s");
     }
 }
 
@@ -167,10 +167,10 @@ async fn a_registry_that_does_not_show_the_app_measures_nothing() {
 async fn a_fixed_wait_asks_nobody() {
     let wait = Duration::from_secs(2);
     let settings = Drain { propagation: Propagation::Fixed(wait), ..Drain::default() };
-    let (mut callers, listing) = callers(settings);
+    let (mut propagation, listing) = propagation(settings);
     listing.list(&[instance("node-1", "orders-1", HealthStatus::Passing)]);
     let from = Instant::now();
-    assert_eq!(callers.hear_critical().await, End::Failed);
-    assert_eq!(callers.hear_gone().await, End::Failed);
-    assert_eq!((from.elapsed(), callers.blind()), (Duration::ZERO, wait));
+    assert_eq!(propagation.wait_until_critical().await, StepResult::Failed);
+    assert_eq!(propagation.wait_until_removed().await, StepResult::Failed);
+    assert_eq!((from.elapsed(), propagation.unobserved_wait()), (Duration::ZERO, wait));
 }

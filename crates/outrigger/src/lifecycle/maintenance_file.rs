@@ -17,7 +17,7 @@ use tracing::warn;
 const MAX_BYTES: u64 = 4096;
 
 /// Where the note of service `name` on `port` is, in `folder`.
-pub(crate) fn place(folder: &Path, name: &str, port: u16) -> PathBuf {
+pub(crate) fn maintenance_path(folder: &Path, name: &str, port: u16) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     let name: String = name.chars().map(plain).collect();
     folder.join(format!("maintenance-{name}-{port}"))
@@ -25,9 +25,9 @@ pub(crate) fn place(folder: &Path, name: &str, port: u16) -> PathBuf {
 
 /// Its one copy, shared.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Note(Arc<Mutex<Option<PathBuf>>>);
+pub(super) struct MaintenanceFile(Arc<Mutex<Option<PathBuf>>>);
 
-impl Note {
+impl MaintenanceFile {
     /// The note at this [`place`]. `None`: nothing is written down.
     pub(super) fn new(place: Option<PathBuf>) -> Self {
         Self(Arc::new(Mutex::new(place)))
@@ -35,7 +35,7 @@ impl Note {
 
     /// What an earlier run left. Blocks: for the start.
     pub(super) fn read(&self) -> Option<String> {
-        recall(self.0.try_lock().ok()?.as_deref()?)
+        read_or_warn(self.0.try_lock().ok()?.as_deref()?)
     }
 
     /// Replaces it; `None` removes it. Asks for the reason when it is its turn: the last writer is right.
@@ -44,7 +44,7 @@ impl Note {
         let reason = reason();
         let written = tokio::task::spawn_blocking(move || {
             if let Some(path) = &*place {
-                replace(path, reason.as_deref());
+                write_or_warn(path, reason.as_deref());
             }
         });
         // Its failure was told; nothing else depends on it.
@@ -63,22 +63,22 @@ impl Note {
             return;
         }
         let there = to.clone();
-        let left = tokio::task::spawn_blocking(move || recall(there.as_deref()?));
+        let left = tokio::task::spawn_blocking(move || read_or_warn(there.as_deref()?));
         let reason = reason(left.await.ok().flatten());
         let before = std::mem::replace(&mut *place, to);
         let moved = tokio::task::spawn_blocking(move || {
             if let Some(path) = &*place {
-                replace(path, reason.as_deref());
+                write_or_warn(path, reason.as_deref());
             }
             if let Some(path) = &before {
-                replace(path, None);
+                write_or_warn(path, None);
             }
         });
         let _ = moved.await;
     }
 }
 
-fn recall(path: &Path) -> Option<String> {
+fn read_or_warn(path: &Path) -> Option<String> {
     match read(path) {
         Ok(reason) => Some(reason),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -89,7 +89,7 @@ fn recall(path: &Path) -> Option<String> {
     }
 }
 
-fn replace(path: &Path, reason: Option<&str>) {
+fn write_or_warn(path: &Path, reason: Option<&str>) {
     if let Err(error) = write(path, reason) {
         warn!(file = %path.display(), %error, "cannot write down maintenance, a restart will not know it");
     }
@@ -131,7 +131,9 @@ mod tests {
     #[tokio::test]
     async fn what_one_run_writes_down_the_next_one_reads_until_it_is_ended() {
         let folder = tempfile::tempdir().unwrap();
-        let note = || Note::new(Some(place(&folder.path().join("not/there/yet"), "a/b", 8080)));
+        let note = || {
+            MaintenanceFile::new(Some(maintenance_path(&folder.path().join("not/there/yet"), "a/b", 8080)))
+        };
         assert_eq!(note().read(), None);
         for reason in ["disk", "a new\ndisk"] {
             note().write(|| Some(reason.into())).await;
@@ -144,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_folder_nothing_is_kept_and_nothing_fails() {
-        let note = Note::new(None);
+        let note = MaintenanceFile::new(None);
         note.write(|| Some("disk".into())).await;
         assert_eq!(note.read(), None);
     }
@@ -152,11 +154,11 @@ mod tests {
     #[tokio::test]
     async fn it_moves_with_the_app_and_tells_what_an_earlier_run_left_there() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| Some(place(folder.path(), name, 8080));
-        let left = |name: &str| Note::new(at(name)).read();
-        Note::new(at("payments")).write(|| Some("theirs".into())).await;
+        let at = |name: &str| Some(maintenance_path(folder.path(), name, 8080));
+        let left = |name: &str| MaintenanceFile::new(at(name)).read();
+        MaintenanceFile::new(at("payments")).write(|| Some("theirs".into())).await;
 
-        let note = Note::new(None);
+        let note = MaintenanceFile::new(None);
         let moved = async |name, expected: Option<&str>, reason: Option<&str>| {
             note.move_to(at(name), |found| {
                 assert_eq!(found.as_deref(), expected, "{name}");
@@ -176,6 +178,6 @@ mod tests {
     fn what_is_no_plain_file_is_no_note_and_holds_up_nobody() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("maintenance-orders-8080")).unwrap();
-        assert_eq!(Note::new(Some(place(folder.path(), "orders", 8080))).read(), None);
+        assert_eq!(MaintenanceFile::new(Some(maintenance_path(folder.path(), "orders", 8080))).read(), None);
     }
 }

@@ -1,0 +1,233 @@
+//! Orders, and what others order at the registry, against an agent of the tests' own on a paused clock.
+
+use outrigger_registry::ServiceChecks;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    super::{maintenance_file::maintenance_path, testing::*},
+    *,
+};
+
+fn on(reason: &str) -> MaintenanceRequest {
+    MaintenanceRequest::On(reason.into())
+}
+
+fn held(fixture: &RegistrantFixture) -> Option<String> {
+    fixture.agent.state().checks.maintenance.clone()
+}
+
+/// A life that has been registered for a while, in a folder of its own.
+async fn settled(folder: &tempfile::TempDir) -> RegistrantFixture {
+    let fixture = again(FakeAgent::default(), folder);
+    sleep(Duration::from_secs(103)).await; // between two renewals
+    fixture
+}
+
+/// A run at this agent, after others with the same folder.
+fn again(fake: FakeAgent, folder: &tempfile::TempDir) -> RegistrantFixture {
+    start_registrant_at(
+        fake,
+        PASSING,
+        MaintenanceFile::new(Some(maintenance_path(folder.path(), "orders", 8080))),
+    )
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_is_carried_out_and_ended() {
+    let fixture = settled(&folder()).await;
+    fixture.maintenance.request(on("disk")).await.unwrap();
+    assert_eq!(held(&fixture).as_deref(), Some("disk"));
+    assert_eq!(
+        (fixture.state.current().maintenance.as_deref(), fixture.state.current().pending_request),
+        (Some("disk"), None)
+    );
+    fixture.maintenance.request(MaintenanceRequest::Off).await.unwrap();
+    assert_eq!((held(&fixture), fixture.state.current().maintenance), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_there_is_a_registration_an_order_waits_and_comes_before_the_app_is_said_to_be_well() {
+    let fixture = start_registrant(None);
+    fixture.maintenance.request(on("disk")).await.unwrap();
+    assert_eq!(fixture.state.current().desired_maintenance(), Some("disk"));
+    fixture.health.send_replace(PASSING);
+    fixture.wait_until(|agent| agent.calls.len() >= 3).await;
+    let calls: Vec<_> = fixture.agent.state().calls.iter().map(|(_, call)| call.clone()).collect();
+    assert!(
+        matches!(calls[..3], [AgentCall::Register, AgentCall::Maintenance(true), AgentCall::Report(..)]),
+        "{calls:?}"
+    );
+    assert_eq!(fixture.state.current().maintenance.as_deref(), Some("disk"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_registry_does_not_confirm_is_said_in_time_and_carried_out_when_it_is_back() {
+    type RequestFault = fn(&mut AgentState);
+    let refuses: RequestFault = |agent| agent.refuses = Some((403, "Permission denied"));
+    let down: RequestFault = |agent| agent.down = true;
+    let stalls: RequestFault = |agent| agent.stalls = ["maintenance"; 9].into();
+    for (fault, why) in [(refuses, "Permission denied"), (down, "connect"), (stalls, "no answer within 8s")] {
+        let fixture = settled(&folder()).await;
+        for (order, expected) in [(on("disk"), Some("disk")), (MaintenanceRequest::Off, None)] {
+            fixture.agent.change(fault);
+            let from = Instant::now();
+            let refused = fixture.maintenance.request(order.clone()).await.unwrap_err().to_string();
+            assert!(refused.contains(why), "{refused}");
+            assert!(from.elapsed() <= REQUEST_TIMEOUT, "{:?}", from.elapsed());
+            assert_eq!(fixture.state.current().pending_request, Some(order));
+
+            fixture.agent.change(|agent| {
+                (agent.refuses, agent.down) = (None, false);
+                agent.stalls.clear();
+            });
+            let took = fixture.wait_until(|agent| agent.checks.maintenance.as_deref() == expected).await;
+            assert!(took <= Duration::from_secs(13), "{why}: {took:?}");
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(
+                (fixture.state.current().pending_request, fixture.state.current().maintenance.as_deref()),
+                (None, expected)
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_orders_at_once_the_later_one_holds_at_the_registry() {
+    let fixture = settled(&folder()).await;
+    fixture.agent.change(|agent| agent.stalls = ["maintenance"].into());
+    // The first stalls; the look sends what is to be meanwhile, and the later one holds.
+    let later = async {
+        sleep(Duration::from_secs(1)).await;
+        fixture.maintenance.request(MaintenanceRequest::Off).await
+    };
+    let (_, second) = tokio::join!(fixture.maintenance.request(on("disk")), later);
+    assert_eq!(second, Ok(()));
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!((held(&fixture), fixture.state.current().desired_maintenance()), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_order_at_the_registry_is_seen_within_a_look() {
+    let fixture = settled(&folder()).await;
+    for reason in [Some("theirs"), None] {
+        fixture.agent.change(|agent| agent.checks.maintenance = reason.map(str::to_owned));
+        let from = Instant::now();
+        let _ = fixture.state.subscribe().wait_for(|now| now.maintenance.as_deref() == reason).await;
+        assert!(from.elapsed() <= Duration::from_secs(6), "{:?}", from.elapsed());
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(held(&fixture).as_deref(), reason, "and left alone");
+    }
+    // Ours, ended by somebody else.
+    fixture.maintenance.request(on("ours")).await.unwrap();
+    fixture.agent.change(|agent| agent.checks.maintenance = None);
+    assert_eq!(fixture.maintenance.refresh().await, Ok(()), "asked, it knows at once");
+    assert_eq!(fixture.state.current().maintenance, None);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(held(&fixture), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_does_not_answer_leaves_what_was_seen_last() {
+    let fixture = settled(&folder()).await;
+    fixture.maintenance.request(on("disk")).await.unwrap();
+    fixture.agent.change(|agent| agent.down = true);
+    assert!(fixture.maintenance.refresh().await.unwrap_err().contains("connect"));
+    assert_eq!(fixture.state.current().maintenance.as_deref(), Some("disk"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_forgot_the_app_is_told_of_maintenance_again_whoever_had_ordered_it() {
+    for ours in [true, false] {
+        let fixture = settled(&folder()).await;
+        if ours {
+            fixture.maintenance.request(on("disk")).await.unwrap();
+        } else {
+            fixture.agent.change(|agent| agent.checks.maintenance = Some("disk".into()));
+            sleep(Duration::from_secs(60)).await;
+        }
+        let before = fixture.agent.state().calls.len();
+        fixture.agent.forget();
+        fixture.wait_until(|agent| agent.calls.len() >= before + 3).await;
+        let calls: Vec<_> =
+            fixture.agent.state().calls[before..].iter().map(|(_, call)| call.clone()).collect();
+        assert!(
+            matches!(calls[..3], [AgentCall::Register, AgentCall::Maintenance(true), AgentCall::Report(..)]),
+            "{calls:?}"
+        );
+        assert_eq!(held(&fixture).as_deref(), Some("disk"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_run_finds_what_the_last_one_was_told() {
+    let folder = folder();
+    let fixture = settled(&folder).await;
+    fixture.maintenance.request(on("disk")).await.unwrap();
+    withdraw_at_once(fixture.registrant, &fixture.state).await;
+    assert_eq!(fixture.agent.state().checks, ServiceChecks::default());
+
+    let fixture = settled(&folder).await;
+    assert_eq!(held(&fixture).as_deref(), Some("disk"));
+    fixture.maintenance.request(MaintenanceRequest::Off).await.unwrap();
+    withdraw_at_once(fixture.registrant, &fixture.state).await;
+    assert_eq!(held(&settled(&folder).await), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_the_registry_held_the_app_all_the_while_its_word_counts_more_than_the_note() {
+    for (noted, at_the_registry) in [(Some("disk"), None), (None, Some("theirs"))] {
+        let folder = folder();
+        MaintenanceFile::new(Some(maintenance_path(folder.path(), "orders", 8080)))
+            .write(|| noted.map(str::to_owned))
+            .await;
+        let fake = FakeAgent::default();
+        fake.register(&test_registration()).await.unwrap();
+        fake.change(|agent| agent.checks.maintenance = at_the_registry.map(str::to_owned));
+        let fixture = again(fake, &folder);
+        assert_eq!(fixture.state.current().maintenance.as_deref(), noted);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(held(&fixture).as_deref(), at_the_registry);
+        assert_eq!(fixture.state.current().maintenance.as_deref(), at_the_registry);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_has_left_takes_no_orders() {
+    let fixture = settled(&folder()).await;
+    fixture.state.set_phase(RegistrationPhase::Left);
+    assert_eq!(fixture.maintenance.request(on("disk")).await, Err(MaintenanceError::Leaving));
+    assert_eq!(held(&fixture), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_about_a_registration_that_is_gone_by_now_ends_nothing() {
+    let state = RegistrationState::new(RegistrationPhase::AwaitingApp, "orders-1");
+    state.load_maintenance(Some("disk".into()));
+    state.record_registered(0);
+    let before = state.current();
+    state.set_phase(RegistrationPhase::Lost);
+    assert!(
+        !state.record_maintenance(&before, None),
+        "it is being registered again, and not yet in maintenance"
+    );
+    state.record_registered(0);
+    assert!(!state.record_maintenance(&before, None));
+    assert_eq!(state.current().maintenance.as_deref(), Some("disk"));
+    assert!(state.record_maintenance(&state.current(), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_the_registration_before_a_reload_has_taken_is_still_to_be_taken_by_the_next_one() {
+    let fixture = settled(&folder()).await;
+    fixture.state.request_maintenance(on("disk"));
+    let before = fixture.state.current();
+    fixture.state.start_registration(RegistrationPhase::AwaitingApp, "payments-1");
+    assert!(!fixture.state.confirm_maintenance(&before));
+    assert_eq!(fixture.state.current().pending_request, Some(on("disk")));
+    assert_eq!(fixture.maintenance.send_desired().await, Ok(()), "with the registration");
+    assert_eq!((held(&fixture), fixture.state.current().pending_request), (None, Some(on("disk"))));
+}

@@ -1,0 +1,134 @@
+//! The one task of a life: learns, registers the app, keeps what a reload makes of its settings, and leaves when
+//! it is asked to. It decides no order of its own: [`super::state`] and [`super::step`] are the tables.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    time::Duration,
+};
+
+use outrigger_registry::ReportedHealth;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::{
+    LifecycleHandle, LifecycleSettings, RegistrationPlan, drain,
+    registrant::Registrant,
+    state::LifecycleEvent,
+    status::{self, RegistrationStatus},
+    withdraw,
+    withdraw::PropagationMonitor,
+};
+
+/// Longest wait for the first answers at start. Then it goes on: a request for a service that is
+/// still unknown has a bounded wait of its own.
+pub(super) const LEARN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// From the first answers to the last word to the registry.
+pub(super) async fn run(
+    handle: LifecycleHandle,
+    first_answers: impl Future<Output = ()> + Send + 'static,
+    mut propagation: PropagationMonitor,
+) {
+    let _end = PanicGuard(handle.clone());
+    let first_answers = pin!(first_answers);
+    let mut first_answers = Some(first_answers);
+    let mut settings = handle.0.settings.subscribe();
+    let mut registrant = None;
+    loop {
+        let LifecycleSettings { plan, drain } = settings.borrow_and_update().clone();
+        drain.into_iter().for_each(|drain| propagation.apply_settings(drain));
+        apply_registration(&handle, plan.as_ref(), &mut registrant).await;
+        tokio::select! {
+            () = handle.0.drain.wait_requested() => break,
+            () = start_up(&handle, &mut first_answers, plan, &mut registrant) => {}
+            // The sender is ours.
+            _ = settings.changed() => {}
+        }
+    }
+    // Before the registry hears of it: whoever asks whether we are ready must not be told yes by now.
+    handle.apply_event(LifecycleEvent::Drain);
+    let drain = &handle.0.drain;
+    if let Some(registrant) = registrant {
+        withdraw::run_steps(registrant, &mut propagation, drain, drain.skip_waits_token()).await;
+    }
+    drain.set_phase(drain::DrainPhase::Safe);
+}
+
+/// Makes a registration under way the one that is wanted: in place where it is the same instance, else
+/// the old one leaves before the new one comes. Takes [`leave::LEAVE`] at most.
+async fn apply_registration(
+    handle: &LifecycleHandle,
+    plan: Option<&RegistrationPlan>,
+    registrant: &mut Option<Registrant>,
+) {
+    match (registrant.as_mut(), plan) {
+        (Some(registrant), Some(plan)) if registrant.is_same_instance(&plan.registration) => {
+            return registrant.apply_settings(plan.registration.clone(), plan.probe.clone());
+        }
+        (Some(_), _) => {
+            info!("the app is to be registered otherwise, or not at all: leaving first");
+            if let Some(registrant) = registrant.take()
+                && timeout(withdraw::WITHDRAW_TIMEOUT, registrant.withdraw_now()).await.is_err()
+            {
+                warn!("gave up leaving the registry; deregister_after will remove the app");
+            }
+        }
+        (None, _) => {}
+    }
+    let Some(plan) = plan else {
+        return handle.0.registration.start_registration(status::RegistrationPhase::Off, "");
+    };
+    handle.0.registration.start_registration(status::RegistrationPhase::AwaitingApp, &plan.registration.id);
+    handle.maintenance_with(plan.registrar.clone()).move_to(plan.maintenance_file.clone()).await;
+}
+
+/// Nobody waits for ever for a life that ended by a mistake of ours: it counts as safe to stop.
+struct PanicGuard(LifecycleHandle);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.apply_event(LifecycleEvent::Drain);
+            self.0.0.drain.set_phase(drain::DrainPhase::Safe);
+        }
+    }
+}
+
+/// From Learning to Ready, from wherever it stands; then for ever.
+async fn start_up<F: Future<Output = ()>>(
+    handle: &LifecycleHandle,
+    first_answers: &mut Option<Pin<&mut F>>,
+    plan: Option<RegistrationPlan>,
+    registrant: &mut Option<Registrant>,
+) {
+    if let Some(answers) = first_answers {
+        if timeout(LEARN_TIMEOUT, answers.as_mut()).await.is_err() {
+            warn!(after = ?LEARN_TIMEOUT, "the registry has not answered for every declared service, going on without");
+        }
+        *first_answers = None;
+    }
+    handle.apply_event(LifecycleEvent::Learned);
+    if let Some(plan) = plan {
+        register_app(handle, plan, registrant).await;
+    } else {
+        handle.apply_event(LifecycleEvent::NothingToRegister);
+    }
+    std::future::pending().await
+}
+
+/// Until the registry has been told that the app is well.
+async fn register_app(handle: &LifecycleHandle, plan: RegistrationPlan, registrant: &mut Option<Registrant>) {
+    let mut status = handle.0.registration.subscribe();
+    if registrant.is_none() {
+        let maintenance = handle.maintenance_with(plan.registrar.clone());
+        *registrant = Some(Registrant::start(plan, maintenance));
+    }
+    let _ = status.wait_for(RegistrationStatus::is_accepted).await;
+    handle.apply_event(LifecycleEvent::Registered);
+    let well = |status: &RegistrationStatus| {
+        matches!(status.reported, Some(ReportedHealth::Passing | ReportedHealth::Warning))
+    };
+    let _ = status.wait_for(well).await;
+    handle.apply_event(LifecycleEvent::ReportedHealthy);
+}

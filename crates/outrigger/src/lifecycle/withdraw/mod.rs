@@ -1,0 +1,14 @@
+//! Takes the app out of the registry, in an order that callers do not notice.
+//!
+//! | module | its job |
+//! |---|---|
+//! | `plan` | which step follows which, a pure table |
+//! | `run` | runs the steps |
+//! | `propagation` | whether callers have seen a step |
+
+mod plan;
+mod propagation;
+mod run;
+
+pub(crate) use propagation::PropagationMonitor;
+pub(super) use run::{WITHDRAW_TIMEOUT, run_steps};

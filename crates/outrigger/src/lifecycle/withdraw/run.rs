@@ -1,0 +1,103 @@
+//! Leaves the registry, step by step: see [`super::step`] for their order.
+//!
+//! What our own watch has seen, a busier one may not have: so the app is shown as critical for a moment
+//! before it goes.
+//!
+//! It stops nothing and carries nothing: [`super::drain`] says what follows.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::super::{
+    drain::{DrainControl, DrainPhase},
+    registrant::Registrant,
+};
+use super::{
+    plan::{StepResult, WithdrawStep},
+    propagation::PropagationMonitor,
+};
+
+/// Longest time until the app is deregistered, in all; then `deregister_after` has to do it.
+pub(in super::super) const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// For how long an app is shown as critical that our own watch has seen so, before it is deregistered; at most
+/// `drain.margin`. Callers whose watch is held up meanwhile would only see it vanish.
+const MIN_CRITICAL_TIME: Duration = Duration::from_millis(500);
+
+/// Walks the table to `Safe`. Bounded: [`WITHDRAW_TIMEOUT`], then `drain.cap` or `drain.blind`.
+pub(in super::super) async fn run_steps(
+    mut registrant: Registrant,
+    propagation: &mut PropagationMonitor,
+    drain: &DrainControl,
+    skip_waits: &CancellationToken,
+) {
+    let until = Instant::now() + WITHDRAW_TIMEOUT;
+    drain.set_phase(DrainPhase::Leaving);
+    // Meanwhile, so that it has seen the app well before it can see it leave.
+    propagation.start_watch(&registrant.registration());
+    let stopped = timeout_at(until, registrant.stop_tasks()).await;
+    if let Ok(false) = stopped {
+        return; // never registered: there is nothing to tell, and nobody to hear it
+    }
+    propagation.start_clock();
+    let mut step = WithdrawStep::ReportCritical;
+    while step != WithdrawStep::Safe {
+        drain.set_phase(step.drain_phase());
+        let result = tokio::select! {
+            biased;
+            () = skip_waits.cancelled(), if step.is_skippable() => StepResult::Skipped,
+            result = run_step(step, &mut registrant, propagation, until) => result,
+        };
+        let skipped = skip_waits.is_cancelled() && step == WithdrawStep::Deregister;
+        step = step.next(if skipped { StepResult::Skipped } else { result });
+    }
+}
+
+async fn run_step(
+    step: WithdrawStep,
+    registrant: &mut Registrant,
+    propagation: &mut PropagationMonitor,
+    until: Instant,
+) -> StepResult {
+    let result_of = |done: bool| if done { StepResult::Done } else { StepResult::Failed };
+    match step {
+        WithdrawStep::ReportCritical => {
+            timeout_at(until, registrant.report_critical()).await.map_or(StepResult::TimedOut, result_of)
+        }
+        WithdrawStep::AwaitCritical => {
+            let result =
+                timeout_at(until, propagation.wait_until_critical()).await.unwrap_or(StepResult::TimedOut);
+            match result {
+                StepResult::Done => sleep(MIN_CRITICAL_TIME.min(propagation.remaining_margin())).await,
+                // The agent took the report and nobody has heard it: there may be no leader.
+                StepResult::Failed | StepResult::TimedOut if propagation.is_measured() => {
+                    registrant.expect_stall()
+                }
+                StepResult::Failed | StepResult::TimedOut | StepResult::Skipped => {}
+            }
+            result
+        }
+        WithdrawStep::Deregister => match timeout_at(until, registrant.deregister()).await {
+            Ok(done) => result_of(done),
+            Err(_) => {
+                warn!(
+                    "gave up leaving the registry after {WITHDRAW_TIMEOUT:?}; deregister_after will remove the app"
+                );
+                StepResult::TimedOut
+            }
+        },
+        WithdrawStep::AwaitRemoved => propagation.wait_until_removed().await,
+        WithdrawStep::WaitMargin => {
+            sleep(propagation.remaining_margin()).await;
+            StepResult::Done
+        }
+        WithdrawStep::WaitUnobserved => {
+            sleep(propagation.unobserved_wait()).await;
+            StepResult::Done
+        }
+        WithdrawStep::Safe => StepResult::Done,
+    }
+}

@@ -111,7 +111,7 @@ impl App {
     }
 
     /// The same for an app that is still to be started: it is not asked how it is, and so not registered,
-    /// before [`App::app_started`].
+    /// before `App::app_started`.
     ///
     /// # Errors
     /// As [`App::start`].

@@ -29,7 +29,7 @@ use crate::{
     upstream::{cluster::Cluster, endpoint::Endpoint},
 };
 
-/// An instance that answered within this answers: in whole seconds, as [`Endpoint::well_within`] has it.
+/// An instance that answered within this answers: in whole seconds, as [`Endpoint::succeeded_within`] has it.
 const LATELY: Duration = Duration::from_secs(2);
 
 /// What came of a second attempt.

@@ -159,7 +159,7 @@ impl Proxy {
     }
 
     /// Holds every socket that other settings need, so that what follows cannot fail; dropped, nothing
-    /// has happened. One at a time: between this and [`Proxy::adopt`] no other may come.
+    /// has happened. One at a time: between this and [`Proxy::apply_settings`] no other may come.
     ///
     /// # Errors
     /// When an address is taken.

@@ -95,7 +95,7 @@ pub struct EndpointStatus {
 /// Why an instance is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EjectedStatus {
-    /// The word for it: [`Why::label`].
+    /// The reason as text: `EjectionReason::label` of outrigger-policy.
     pub why: &'static str,
     /// How long it has not been trusted.
     pub ago: Duration,

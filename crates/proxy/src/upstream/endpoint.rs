@@ -289,7 +289,7 @@ impl Endpoint {
         self.pool.checkout(request.worker, limit, skip_peek, request.now, || request.series.stale.inc())
     }
 
-    /// A connection for what [`Endpoint::idle`] found: itself, a codec for its socket, or a new one.
+    /// A connection for what [`Endpoint::take_idle`] found: itself, a codec for its socket, or a new one.
     pub(crate) async fn connect(
         &self,
         checkout: Found,

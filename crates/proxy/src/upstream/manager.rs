@@ -148,7 +148,7 @@ impl ClusterManager {
     /// Goes on by other settings: clusters that stay keep their connections and all that they have
     /// learned, new ones are opened, and those that the file no longer names are on demand from now on.
     /// Returns when the next request to each goes by them. A new one is waited for until it has an answer
-    /// of the registry's, [`FIRST_ANSWER`] at most, before its name leads to it.
+    /// of the registry's, [`MAX_FIRST_ANSWER_WAIT`] at most, before its name leads to it.
     pub(crate) async fn apply_settings(&self, config: &config::Config) {
         let (opened, pending) = self.begin_apply(config);
         for one in pending {

@@ -30,7 +30,7 @@ impl Backoff {
         Duration::from_nanos(pause as u64)
     }
 
-    /// The longest that [`after`](Self::after) can say for `n`.
+    /// The longest that [`after`](Self::pause) can say for `n`.
     pub fn max_pause(&self, n: u32) -> Duration {
         let doublings = 1_u32.checked_shl(n).unwrap_or(u32::MAX);
         self.base.saturating_mul(doublings).min(self.max)

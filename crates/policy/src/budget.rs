@@ -22,7 +22,7 @@
 //! **No floats.** A ratio is kept in millionths, so that 100 requests at 29 % are 29 retries and not
 //! 28.999….
 //!
-//! **Settings can change under it** ([`Budget::adopt`]): they are words that every request reads, never a
+//! **Settings can change under it** ([`RetryBudget::apply_settings`]): they are words that every request reads, never a
 //! lock. What was saved up stays, unless the window has another length: then it begins empty.
 
 use std::{

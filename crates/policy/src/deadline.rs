@@ -6,7 +6,7 @@
 //! have one, is a cap that no body byte moves. It never lengthens the time-out: what an app passes on
 //! from its own caller must not undo what an operator has set for one service.
 //!
-//! It starts no timer. A waiter sleeps until [`Deadline::at`], asks again, and gives up only if the
+//! It starts no timer. A waiter sleeps until [`Deadline::expires_at`], asks again, and gives up only if the
 //! answer has not moved; that costs one timer per request instead of one per chunk.
 
 use std::time::{Duration, Instant};

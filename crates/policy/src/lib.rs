@@ -7,15 +7,15 @@
 //!
 //! | module | its question |
 //! |---|---|
-//! | [`balance`] | which endpoint is next? |
+//! | [`load_balancer`] | which endpoint is next? |
 //! | [`outcome`] | what became of an attempt, and whom does it blame? |
 //! | [`retry`] | is it made again? |
 //! | [`backoff`] | after how long? |
 //! | [`budget`] | can the service afford it? |
-//! | [`latency`] | how long does the service usually take? |
+//! | [`hedge`] | how long does the service usually take? |
 //! | [`deadline`] | until when may the app be kept waiting? |
-//! | [`breaker`] | is the service called at all? |
-//! | [`outlier`] | is this endpoint chosen at all? |
+//! | [`circuit_breaker`] | is the service called at all? |
+//! | [`outlier_detection`] | is this endpoint chosen at all? |
 
 pub mod backoff;
 pub mod budget;

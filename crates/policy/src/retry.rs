@@ -3,7 +3,7 @@
 //! Safety comes before usefulness. A request of which nothing reached a socket may be made again
 //! whatever it is; one of which something did only when repeating it is harmless (RFC 9110 §9.2.2, an
 //! `Idempotency-Key`, or a word in the configuration). Then come the limits: attempts, the body's
-//! replay, the deadline and, for what was sent, the service's [`Budget`]. The budget is asked last, so
+//! replay, the deadline and, for what was sent, the service's [`RetryBudget`]. The budget is asked last, so
 //! that only a retry that will be made is paid for.
 //!
 //! An instance that fails a request may say when to come back ([`Pushback`]). `Retry-After` is the word
@@ -152,7 +152,7 @@ impl GiveUp {
 
 /// Decides what follows an attempt that ended at `now`. `random` is uniform over all of `u64`.
 ///
-/// [`Decision::Again`] with `budgeted` has already been paid for: make it.
+/// [`RetryDecision::Retry`] with `budgeted` has already been paid for: make it.
 pub fn decide_retry(
     settings: &RetryPolicy,
     budget: &RetryBudget,

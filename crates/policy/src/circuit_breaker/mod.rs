@@ -27,7 +27,7 @@
 //! grows as in linkerd2's failure accrual (from 1 s, doubling; there to 60 s, here to 30 s, since a
 //! probe is one request).
 //!
-//! **Settings can change under it** ([`Breaker::adopt`]). What a request reads are words of their own;
+//! **Settings can change under it** ([`Breaker::apply_settings`]). What a request reads are words of their own;
 //! the rest lies behind the lock. An open spell goes on, at most as long as it may be now; the counts
 //! stay, unless the window has another length. Turned off it admits by the same one load.
 //!

@@ -1,6 +1,6 @@
 //! Chooses an endpoint by its place in a View, in constant time and without a lock.
 //!
-//! A [`Balancer`] is built with the View it chooses from and never changes; what does change is the
+//! A [`LoadBalancer`] is built with the View it chooses from and never changes; what does change is the
 //! [`Cursor`], which outlives Views so that an update does not send everybody back to the first
 //! endpoint. It is told which endpoints will not do by a closure and knows nothing else about them: no
 //! health, no load, no addresses.

@@ -84,7 +84,7 @@ pub enum ReturnedBy {
 /// What is to be done now.
 #[derive(Debug, Default)]
 pub struct DueActions {
-    /// To these a TCP connection is to be tried now; each ends with [`Judge::probed`].
+    /// To these a TCP connection is to be tried now; each ends with [`Detector::report_probe`].
     pub probes: Vec<Arc<EndpointStats>>,
     /// What has changed.
     pub events: Vec<EjectionEvent>,
@@ -112,7 +112,7 @@ impl Detector {
     }
 
     /// Goes on by other settings; whoever is out stays out for as long as was said. Turned off (`None`)
-    /// everybody is trusted and nobody is known any more; turned on, [`follow`](Self::follow) has to say
+    /// everybody is trusted and nobody is known any more; turned on, [`follow`](Self::set_members) has to say
     /// again who there is.
     pub fn apply_settings(&mut self, settings: Option<&OutlierDetection>) -> Vec<EjectionEvent> {
         self.settings = settings.copied();
@@ -134,7 +134,7 @@ impl Detector {
     /// Who is missing is forgotten; a record seen for the first time is trusted.
     ///
     /// It lets endpoints be chosen and takes none away, so that in the old View, too, there is always
-    /// one. What it ends is ended by [`due`](Self::due), to be called when the new View is there.
+    /// one. What it ends is ended by [`due`](Self::advance), to be called when the new View is there.
     pub fn set_members(
         &mut self,
         known: impl IntoIterator<Item = (Arc<EndpointStats>, bool)>,
@@ -159,7 +159,7 @@ impl Detector {
 
     /// Judges a report of an attempt at `record`. `random` is uniform over all of `u64`.
     ///
-    /// When something has changed, whoever waits for [`due`](Self::due) has to ask again.
+    /// When something has changed, whoever waits for [`due`](Self::advance) has to ask again.
     pub fn report(
         &mut self,
         record: &Arc<EndpointStats>,
@@ -203,7 +203,7 @@ impl Detector {
         due
     }
 
-    /// The end of a probe that [`due`](Self::due) asked for: whether a connection was made. Not called
+    /// The end of a probe that [`due`](Self::advance) asked for: whether a connection was made. Not called
     /// when it failed for want of something of our own, it is asked for again after a while.
     pub fn report_probe(
         &mut self,

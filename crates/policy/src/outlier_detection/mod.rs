@@ -2,8 +2,8 @@
 //! again.
 //!
 //! **What it is for.** A registry's health check sees a dead instance after seconds; its callers see it
-//! with the next request. So each endpoint has a [`Record`] of what its attempts came to, and each
-//! cluster a [`Judge`] that takes endpoints out of the pick and lets them in again.
+//! with the next request. So each endpoint has a [`EndpointStats`] of what its attempts came to, and each
+//! cluster a [`Detector`] that takes endpoints out of the pick and lets them in again.
 //!
 //! **Two kinds of evidence.** *Hard*: nobody accepts connections there (refused or unreachable: at
 //! once; connect time-outs: two with no answer between). It does not depend on what was asked, so one
@@ -13,7 +13,7 @@
 //! cap: of the endpoints that accept connections, `max_ejected` may be out so, rounded down; the only
 //! one never is.
 //!
-//! **A request blames one endpoint at most**, the first that failed it (see [`Blame`]). What fails it
+//! **A request blames one endpoint at most**, the first that failed it (see [`FailureAttribution`]). What fails it
 //! after that may be due to the request itself: a request that no instance can answer would otherwise
 //! put a mark against each of them, and the last of a row against all of them in turn. An endpoint that
 //! is bad loses nothing by it: it is the first one often enough, for balancing sees to that. So a row
@@ -35,7 +35,7 @@
 //! trust takes one doubling back, as Envoy does with its multiplier.
 //!
 //! **Nobody is judged by old evidence.** Each change of an endpoint's standing begins a new generation
-//! of its record, and a [`Mark`] remembers the one it was begun in; what ends in another is dropped.
+//! of its record, and a [`AttemptGuard`] remembers the one it was begun in; what ends in another is dropped.
 //!
 //! **What it costs.** A success on a trusted endpoint: a few loads and one compare-and-swap, no lock
 //! (15 ns measured, pick and end together; 31 with two workers on the same endpoint).
@@ -47,7 +47,7 @@
 //! instances have no meaningful deviation.
 //!
 //! It declines to read clocks, to connect, to log, and to know what the registry says: the proxy lists
-//! to [`Judge::follow`] who may be chosen at all.
+//! to [`Detector::set_members`] who may be chosen at all.
 
 mod detector;
 mod ejection;

@@ -58,7 +58,7 @@ impl EndpointStats {
     }
 
     /// Goes on by other settings, with what was counted, unless the window has another length. Its
-    /// standing is the judge's business: [`Judge::adopt`](super::Judge::adopt).
+    /// standing is the judge's business: [`Judge::adopt`](super::Detector::apply_settings).
     pub fn apply_settings(&self, settings: Option<&OutlierDetection>) {
         self.limits.apply_settings(settings);
         if settings.is_some_and(|settings| self.clock.set_window(settings.window)) {
@@ -157,7 +157,7 @@ impl EndpointStats {
         if most > 0 && row.is_multiple_of(most) { Some(EjectionReason::ConsecutiveFailures) } else { rate }
     }
 
-    /// The body came to its end, of an answer whose head was counted by [`Mark::head`].
+    /// The body came to its end, of an answer whose head was counted by [`AttemptGuard::record_head`].
     #[inline]
     pub fn record_body_end(&self, since: AttemptEpoch, now: Instant) {
         if self.limits.enabled.load(Relaxed) && self.is_healthy_since(since) {
@@ -166,7 +166,7 @@ impl EndpointStats {
     }
 
     /// The same body was cut, or fell silent: a failure like a connection that ends before the head.
-    /// With a report, the cluster's [`Judge`](super::Judge) is to be asked.
+    /// With a report, the cluster's [`Judge`](super::Detector) is to be asked.
     pub fn record_body_cut(
         &self,
         since: AttemptEpoch,
@@ -270,7 +270,7 @@ impl AttemptGuard<'_> {
     }
 
     /// Says how the attempt ended: once per attempt, when its answer is there or cannot come.
-    /// With a report, the cluster's [`Judge`](super::Judge) is to be asked.
+    /// With a report, the cluster's [`Judge`](super::Detector) is to be asked.
     #[inline]
     pub fn record_end(
         self,
@@ -283,7 +283,7 @@ impl AttemptGuard<'_> {
     }
 
     /// The same for an answer whose body is still to come. A good head alone ends no row: with a
-    /// [`Began`], [`Record::body_ended`] or [`Record::body_cut`] says the rest. It does end a probation,
+    /// [`AttemptEpoch`], [`EndpointStats::record_body_end`] or [`EndpointStats::record_body_cut`] says the rest. It does end a probation,
     /// which cannot wait for a body without end.
     #[inline]
     pub fn record_head(

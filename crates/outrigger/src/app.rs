@@ -22,7 +22,7 @@ use tracing::warn;
 
 use crate::{
     admin::{self, AdminServer, AdminState, AllowedHosts, BoundListeners},
-    lifecycle::{Lifecycle, LifecycleState, RegistrationStatus, port, withdraw::PropagationMonitor},
+    lifecycle::{self, Lifecycle, LifecycleState, PropagationMonitor, RegistrationStatus},
     limits, registry,
     reload::{self, ConfigSource, ReloadResult},
     telemetry::{self, LogControl},
@@ -42,7 +42,7 @@ pub struct App {
     reload_task: AbortOnDropHandle<()>,
     /// `outrigger_app_starts_total`
     app_starts: IntCounter,
-    /// See [`Plan::started`](crate::lifecycle::Plan::started).
+    /// See [`RegistrationPlan::app_started`](crate::lifecycle::RegistrationPlan::app_started).
     app_started: CancellationToken,
 }
 
@@ -288,11 +288,7 @@ impl App {
     /// Resolves once requests are carried: the registry has answered for every declared service, or 5 s
     /// have passed.
     pub async fn ready_to_route(&self) {
-        self.components
-            .lifecycle
-            .handle()
-            .wait_for_state(|state| !matches!(state, LifecycleState::Starting | LifecycleState::Learning))
-            .await;
+        self.components.lifecycle.handle().wait_for_state(|state| *state != LifecycleState::Learning).await;
     }
 
     /// The app was started (again): it is asked how it is from now on.
@@ -316,7 +312,7 @@ impl App {
     /// where there is no app.
     pub async fn app_port_closed(&self) {
         let Config { service: Some(Service { port, .. }), drain, .. } = self.config() else { return };
-        if tokio::time::timeout(drain.timeout, port::wait_until_closed(port)).await.is_err() {
+        if tokio::time::timeout(drain.timeout, lifecycle::wait_until_port_closed(port)).await.is_err() {
             warn!(port, after = ?drain.timeout, "the app still listens, stopping all the same");
         }
     }

@@ -75,7 +75,6 @@ fn missing_reason(state: LifecycleState, standing: &RegistrationStatus) -> Optio
     };
     match state {
         LifecycleState::Ready => None,
-        LifecycleState::Starting => Some("the listeners are not bound yet".into()),
         LifecycleState::Learning => {
             Some("the registry has not answered for every declared service yet".into())
         }

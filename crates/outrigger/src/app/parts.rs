@@ -17,7 +17,7 @@ use tracing::warn;
 use super::bind_metrics;
 use crate::{
     admin::{self, AdminBackend, AdminServer, AdminState},
-    lifecycle::{Lifecycle, RegistrationPlan, build_registration, drain::ServedTraffic, host_name},
+    lifecycle::{Lifecycle, RegistrationPlan, ServedTraffic, build_registration, host_name},
     registry,
     reload::{AppliedReload, ConfigSource, ReloadError, ReloadHandle, ReloadResult},
     telemetry::{self, LogControl},

@@ -17,7 +17,9 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use super::{LifecycleHandle, LifecycleState, RegistrationPhase, health_label};
+use super::{
+    handle::LifecycleHandle, health::health_label, state::LifecycleState, status::RegistrationPhase,
+};
 
 struct LifecycleMetrics {
     handle: LifecycleHandle,

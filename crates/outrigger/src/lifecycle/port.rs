@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Resolves when neither loopback address accepts connections on `port`. It may never: put a time-out
 /// around it.
-pub(crate) async fn wait_until_closed(port: u16) {
+pub(crate) async fn wait_until_port_closed(port: u16) {
     while is_open(port).await {
         sleep(POLL_INTERVAL).await;
     }
@@ -46,7 +46,7 @@ mod tests {
             let Ok(app) = TcpListener::bind((ip, 0)).await else { continue };
             let port = app.local_addr().unwrap().port();
             assert!(is_open(port).await, "{ip}");
-            let watch = tokio::spawn(wait_until_closed(port));
+            let watch = tokio::spawn(wait_until_port_closed(port));
             drop(app);
             timeout(Duration::from_secs(20), watch).await.unwrap().unwrap();
         }

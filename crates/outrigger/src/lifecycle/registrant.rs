@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    RegistrationPlan, agent_calls, catalog_check, health,
+    agent_calls, catalog_check, health,
     maintenance::Maintenance,
+    plan::RegistrationPlan,
     register_loop::RegisterLoop,
     report, stale,
     status::{RegistrationPhase, RegistrationState},

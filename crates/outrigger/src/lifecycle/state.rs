@@ -2,8 +2,8 @@
 //! next state comes out.
 //!
 //! ```text
-//! Starting ─bound→ Learning ─learned→ Waiting ─registered→ Registered ─told→ Ready
-//!                                        └─────nothing to register──────────────┘
+//! Learning ─learned→ Waiting ─registered→ Registered ─reported healthy→ Ready
+//!                       └──────────nothing to register────────────────────↑
 //! any of them ─drain→ Draining ─ended→ Gone
 //! ```
 //!
@@ -15,8 +15,6 @@
 /// Where the process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LifecycleState {
-    /// Sockets are being bound.
-    Starting,
     /// Sockets are bound; the registry is asked for the declared services.
     Learning,
     /// Requests are routed; the local app has not been registered yet (it is not healthy, or the
@@ -35,8 +33,6 @@ pub enum LifecycleState {
 /// What moves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LifecycleEvent {
-    /// Every socket is bound.
-    Bound,
     /// The registry answered for every declared service, or the wait for it is over.
     Learned,
     /// There is no local app to register.
@@ -53,15 +49,8 @@ pub(crate) enum LifecycleEvent {
 
 impl LifecycleState {
     /// Every state, in the order of a life.
-    pub const ALL: [Self; 7] = [
-        Self::Starting,
-        Self::Learning,
-        Self::Waiting,
-        Self::Registered,
-        Self::Ready,
-        Self::Draining,
-        Self::Gone,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Learning, Self::Waiting, Self::Registered, Self::Ready, Self::Draining, Self::Gone];
 
     /// The state after `event`; the same one where the event changes nothing.
     #[must_use]
@@ -69,7 +58,6 @@ impl LifecycleState {
         match (self, event) {
             (Self::Gone, _) | (_, LifecycleEvent::Ended) => Self::Gone,
             (_, LifecycleEvent::Drain) => Self::Draining,
-            (Self::Starting, LifecycleEvent::Bound) => Self::Learning,
             (Self::Learning, LifecycleEvent::Learned) => Self::Waiting,
             // Registered: a reload took the app out of the settings before it was well.
             (Self::Waiting | Self::Registered, LifecycleEvent::NothingToRegister) => Self::Ready,
@@ -87,7 +75,6 @@ impl LifecycleState {
     /// The word for pages, metrics and logs.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Starting => "starting",
             Self::Learning => "learning",
             Self::Waiting => "waiting",
             Self::Registered => "registered",
@@ -102,8 +89,7 @@ impl LifecycleState {
 mod tests {
     use super::*;
 
-    const EVENTS: [LifecycleEvent; 7] = [
-        LifecycleEvent::Bound,
+    const EVENTS: [LifecycleEvent; 6] = [
         LifecycleEvent::Learned,
         LifecycleEvent::NothingToRegister,
         LifecycleEvent::Registered,
@@ -113,20 +99,19 @@ mod tests {
     ];
 
     fn life(events: &[LifecycleEvent]) -> LifecycleState {
-        events.iter().fold(LifecycleState::Starting, |state, event| state.next(*event))
+        events.iter().fold(LifecycleState::Learning, |state, event| state.next(*event))
     }
 
     #[test]
     fn a_life_with_an_app_goes_through_every_state() {
         let story = [
-            (LifecycleEvent::Bound, LifecycleState::Learning),
             (LifecycleEvent::Learned, LifecycleState::Waiting),
             (LifecycleEvent::Registered, LifecycleState::Registered),
             (LifecycleEvent::ReportedHealthy, LifecycleState::Ready),
             (LifecycleEvent::Drain, LifecycleState::Draining),
             (LifecycleEvent::Ended, LifecycleState::Gone),
         ];
-        let mut state = LifecycleState::Starting;
+        let mut state = LifecycleState::Learning;
         for (event, next) in story {
             state = state.next(event);
             assert_eq!(state, next, "after {event:?}");
@@ -136,7 +121,7 @@ mod tests {
     #[test]
     fn a_router_without_an_app_is_ready_once_it_has_learned() {
         assert_eq!(
-            life(&[LifecycleEvent::Bound, LifecycleEvent::Learned, LifecycleEvent::NothingToRegister]),
+            life(&[LifecycleEvent::Learned, LifecycleEvent::NothingToRegister]),
             LifecycleState::Ready
         );
     }
@@ -144,7 +129,7 @@ mod tests {
     #[test]
     fn nothing_is_registered_before_the_services_are_learned() {
         assert_eq!(
-            life(&[LifecycleEvent::Bound, LifecycleEvent::Registered, LifecycleEvent::ReportedHealthy]),
+            life(&[LifecycleEvent::Registered, LifecycleEvent::ReportedHealthy]),
             LifecycleState::Learning
         );
     }
@@ -169,14 +154,9 @@ mod tests {
 
     #[test]
     fn a_second_answer_of_the_registry_changes_nothing_once_ready() {
-        let ready = life(&[
-            LifecycleEvent::Bound,
-            LifecycleEvent::Learned,
-            LifecycleEvent::Registered,
-            LifecycleEvent::ReportedHealthy,
-        ]);
+        let ready =
+            life(&[LifecycleEvent::Learned, LifecycleEvent::Registered, LifecycleEvent::ReportedHealthy]);
         for event in [
-            LifecycleEvent::Bound,
             LifecycleEvent::Learned,
             LifecycleEvent::Registered,
             LifecycleEvent::ReportedHealthy,

@@ -8,24 +8,83 @@ use std::{
 };
 
 use outrigger_registry::ReportedHealth;
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 use tracing::{info, warn};
 
 use super::{
-    LifecycleHandle, LifecycleSettings, RegistrationPlan, drain,
+    drain::{self, DrainPhase, ServedTraffic},
+    handle::LifecycleHandle,
+    metrics,
+    plan::{LifecycleSettings, RegistrationPlan},
     registrant::Registrant,
     state::LifecycleEvent,
-    status::{self, RegistrationStatus},
-    withdraw,
-    withdraw::PropagationMonitor,
+    status::{RegistrationPhase, RegistrationStatus},
+    withdraw::{self, PropagationMonitor, WITHDRAW_TIMEOUT},
 };
 
 /// Longest wait for the first answers at start. Then it goes on: a request for a service that is
 /// still unknown has a bounded wait of its own.
-pub(super) const LEARN_TIMEOUT: Duration = Duration::from_secs(5);
+const LEARN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A life under way. Dropping it ends its tasks without leaving the registry.
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    handle: LifecycleHandle,
+    task: JoinHandle<()>,
+}
+
+impl Lifecycle {
+    /// A life whose sockets are bound. `first_answers` resolves once the registry has answered for
+    /// every declared service.
+    pub(crate) fn start(
+        first_answers: impl Future<Output = ()> + Send + 'static,
+        plan: Option<RegistrationPlan>,
+        propagation: PropagationMonitor,
+    ) -> Self {
+        let handle = LifecycleHandle::new(plan);
+        info!(state = handle.state().label(), "state changed");
+        let task = tokio::spawn(run(handle.clone(), first_answers, propagation));
+        Self { handle, task }
+    }
+
+    pub(crate) fn handle(&self) -> &LifecycleHandle {
+        &self.handle
+    }
+
+    /// Keeps another registration true from now on, or none, and leaves by other settings.
+    pub(crate) fn apply_settings(&self, plan: Option<RegistrationPlan>, drain: outrigger_config::Drain) {
+        self.handle.replace_settings(LifecycleSettings { plan, drain: Some(drain) });
+    }
+
+    /// Leaves the registry, goes on routing, and returns when it is safe to stop.
+    pub(crate) async fn drain(&self) {
+        self.handle.begin_drain();
+        self.handle.drain().wait_safe().await;
+    }
+
+    /// All of it, to the end: how many requests were cut off.
+    pub(crate) async fn drain_and_stop(&self, traffic: &impl ServedTraffic, grace: Duration) -> usize {
+        self.drain().await;
+        let aborted = drain::stop_traffic(self.handle.drain(), traffic, grace).await;
+        self.handle.apply_event(LifecycleEvent::Ended);
+        self.handle.drain().set_phase(DrainPhase::Gone);
+        aborted
+    }
+
+    /// Registers the gauges of this life.
+    pub(crate) fn register_metrics(&self, metrics: &prometheus::Registry) -> Result<(), prometheus::Error> {
+        metrics::register(metrics, self.handle.clone())
+    }
+}
+
+impl Drop for Lifecycle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 /// From the first answers to the last word to the registry.
-pub(super) async fn run(
+async fn run(
     handle: LifecycleHandle,
     first_answers: impl Future<Output = ()> + Send + 'static,
     mut propagation: PropagationMonitor,
@@ -33,14 +92,14 @@ pub(super) async fn run(
     let _end = PanicGuard(handle.clone());
     let first_answers = pin!(first_answers);
     let mut first_answers = Some(first_answers);
-    let mut settings = handle.0.settings.subscribe();
+    let mut settings = handle.subscribe_settings();
     let mut registrant = None;
     loop {
         let LifecycleSettings { plan, drain } = settings.borrow_and_update().clone();
         drain.into_iter().for_each(|drain| propagation.apply_settings(drain));
         apply_registration(&handle, plan.as_ref(), &mut registrant).await;
         tokio::select! {
-            () = handle.0.drain.wait_requested() => break,
+            () = handle.drain().wait_requested() => break,
             () = start_up(&handle, &mut first_answers, plan, &mut registrant) => {}
             // The sender is ours.
             _ = settings.changed() => {}
@@ -48,11 +107,11 @@ pub(super) async fn run(
     }
     // Before the registry hears of it: whoever asks whether we are ready must not be told yes by now.
     handle.apply_event(LifecycleEvent::Drain);
-    let drain = &handle.0.drain;
+    let drain = handle.drain();
     if let Some(registrant) = registrant {
         withdraw::run_steps(registrant, &mut propagation, drain, drain.skip_waits_token()).await;
     }
-    drain.set_phase(drain::DrainPhase::Safe);
+    drain.set_phase(DrainPhase::Safe);
 }
 
 /// Makes a registration under way the one that is wanted: in place where it is the same instance, else
@@ -69,7 +128,7 @@ async fn apply_registration(
         (Some(_), _) => {
             info!("the app is to be registered otherwise, or not at all: leaving first");
             if let Some(registrant) = registrant.take()
-                && timeout(withdraw::WITHDRAW_TIMEOUT, registrant.withdraw_now()).await.is_err()
+                && timeout(WITHDRAW_TIMEOUT, registrant.withdraw_now()).await.is_err()
             {
                 warn!("gave up leaving the registry; deregister_after will remove the app");
             }
@@ -77,9 +136,9 @@ async fn apply_registration(
         (None, _) => {}
     }
     let Some(plan) = plan else {
-        return handle.0.registration.start_registration(status::RegistrationPhase::Off, "");
+        return handle.registration().start_registration(RegistrationPhase::Off, "");
     };
-    handle.0.registration.start_registration(status::RegistrationPhase::AwaitingApp, &plan.registration.id);
+    handle.registration().start_registration(RegistrationPhase::AwaitingApp, &plan.registration.id);
     handle.maintenance_with(plan.registrar.clone()).move_to(plan.maintenance_file.clone()).await;
 }
 
@@ -90,7 +149,7 @@ impl Drop for PanicGuard {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.apply_event(LifecycleEvent::Drain);
-            self.0.0.drain.set_phase(drain::DrainPhase::Safe);
+            self.0.drain().set_phase(DrainPhase::Safe);
         }
     }
 }
@@ -119,7 +178,7 @@ async fn start_up<F: Future<Output = ()>>(
 
 /// Until the registry has been told that the app is well.
 async fn register_app(handle: &LifecycleHandle, plan: RegistrationPlan, registrant: &mut Option<Registrant>) {
-    let mut status = handle.0.registration.subscribe();
+    let mut status = handle.registration().subscribe();
     if registrant.is_none() {
         let maintenance = handle.maintenance_with(plan.registrar.clone());
         *registrant = Some(Registrant::start(plan, maintenance));
@@ -132,3 +191,6 @@ async fn register_app(handle: &LifecycleHandle, plan: RegistrationPlan, registra
     let _ = status.wait_for(well).await;
     handle.apply_event(LifecycleEvent::ReportedHealthy);
 }
+
+#[cfg(test)]
+mod tests;

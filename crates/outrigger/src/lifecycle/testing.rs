@@ -1,4 +1,4 @@
-//! An agent of the tests' own, on a paused clock, and a registration's life against it.
+//! The test harness: a scripted agent, a log of what happened, and a registration that runs against the agent.
 
 use std::{
     collections::VecDeque,
@@ -18,6 +18,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    handle::LifecycleHandle,
+    health::health_label,
     maintenance::Maintenance,
     maintenance_file::MaintenanceFile,
     registrant::{ProbeTask, Registrant},
@@ -26,7 +28,35 @@ use super::{
     withdraw::PropagationMonitor,
 };
 
-/// What was asked of the agent, and when.
+/// What happened, in order. Each line ends in `(ready)` where `/readyz` answered 200 at that time.
+#[derive(Debug, Default)]
+pub(super) struct EventLog {
+    lines: Mutex<Vec<(String, Instant)>>,
+    handle: Mutex<Option<LifecycleHandle>>,
+}
+
+impl EventLog {
+    /// Reads the readiness from `handle` from now on.
+    pub(super) fn observe(&self, handle: &LifecycleHandle) {
+        *self.handle.lock().unwrap() = Some(handle.clone());
+    }
+
+    pub(super) fn push(&self, what: &str) {
+        let ready = self.handle.lock().unwrap().as_ref().is_some_and(|handle| handle.state().is_ready());
+        let line = format!("{what}{}", if ready { " (ready)" } else { "" });
+        self.lines.lock().unwrap().push((line, Instant::now()));
+    }
+
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    }
+
+    pub(super) fn at(&self, line: &str) -> Instant {
+        self.lines.lock().unwrap().iter().rev().find(|(l, _)| l == line).unwrap().1
+    }
+}
+
+/// A call to the agent that changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum AgentCall {
     Register,
@@ -34,6 +64,19 @@ pub(super) enum AgentCall {
     Report(ReportedHealth, String),
     Maintenance(bool),
     Remove(String),
+}
+
+impl AgentCall {
+    /// The line of the call in the [`EventLog`].
+    fn event(&self) -> &'static str {
+        match self {
+            Self::Register => "register",
+            Self::Deregister => "deregister",
+            Self::Report(health, _) => health_label(*health),
+            Self::Maintenance(_) => "maintenance",
+            Self::Remove(_) => "remove",
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -74,15 +117,24 @@ impl AgentState {
     }
 }
 
-/// An agent that answers at once unless told otherwise, and whose `held` blocks on the hash.
+/// An agent that holds one service. It answers at once unless its state says otherwise; `agent_service` blocks
+/// on the hash, `catalog_entry` on the cursor.
 #[derive(Debug, Default)]
 pub(super) struct FakeAgent {
     pub(super) state: Mutex<AgentState>,
+    pub(super) events: EventLog,
     changed: Notify,
     credentials: watch::Sender<u64>,
 }
 
 impl FakeAgent {
+    /// An agent that holds `service` and its check from the start.
+    pub(super) fn holding(service: AgentService, own: Option<OwnCheck>) -> Arc<Self> {
+        let agent = Self::default();
+        agent.change(|agent| (agent.held, agent.checks.own) = (Some(service), own));
+        Arc::new(agent)
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, AgentState> {
         self.state.lock().unwrap()
     }
@@ -94,6 +146,7 @@ impl FakeAgent {
         let stall = {
             let mut agent = self.state();
             if let Some(call) = call {
+                self.events.push(call.event());
                 agent.calls.push((Instant::now(), call));
             }
             let stall = agent.stalls.front() == Some(&name);
@@ -187,9 +240,10 @@ impl Registrar for FakeAgent {
         })
     }
 
-    fn deregister<'a>(&'a self, _id: &'a str) -> AnswerFuture<'a, ()> {
+    fn deregister<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
             self.record_call("deregister", Some(AgentCall::Deregister)).await?;
+            assert!(self.state().held.as_ref().is_none_or(|held| held.id == id), "another service: {id}");
             self.forget();
             Ok(())
         })
@@ -200,7 +254,8 @@ impl Registrar for FakeAgent {
             self.record_call("report", Some(AgentCall::Report(health, output.to_owned()))).await?;
             match &mut self.state().checks.own {
                 Some(own) => {
-                    *own = OwnCheck { has_our_name: own.has_our_name, ..own_check(health, output) };
+                    let (id, has_our_name) = (own.id.clone(), own.has_our_name);
+                    *own = OwnCheck { id, has_our_name, ..own_check(health, output) };
                     Ok(())
                 }
                 None => Err(Error::Refused {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
-use crate::lifecycle::{Lifecycle, withdraw::PropagationMonitor};
+use crate::lifecycle::{Lifecycle, PropagationMonitor};
 
 fn suspects() -> Arc<[InstanceId]> {
     Arc::from([InstanceId { datacenter: "dc1".into(), node: "n".into(), id: "orders-3".into() }])

@@ -1,12 +1,17 @@
 //! What is an orphan, and what is not, against an agent of the tests' own on a paused clock.
 
-use std::sync::Mutex;
-
 use outrigger_config::Weights;
-use outrigger_registry::{AnswerFuture, Cursor, OwnCheck, ReportedHealth, ServiceChecks, WatchAnswer};
+use outrigger_registry::{OwnCheck, ReportedHealth};
 use tokio::{sync::watch, time::Instant};
 
-use super::{super::report::CHECK_OUTPUT, super::status::RegistrationPhase, *};
+use super::{
+    super::{
+        report::CHECK_OUTPUT,
+        status::RegistrationPhase,
+        testing::{AgentCall, FakeAgent},
+    },
+    *,
+};
 
 fn ours() -> Registration {
     let mut meta = BTreeMap::new();
@@ -40,80 +45,17 @@ fn left() -> AgentService {
     }
 }
 
-/// It holds one registration and its check.
-#[derive(Debug)]
-struct SingleServiceAgent {
-    held: AgentService,
-    own: Mutex<Option<OwnCheck>>,
-    removed: Mutex<bool>,
-}
-
-impl SingleServiceAgent {
-    fn holding(held: AgentService, own: Option<OwnCheck>) -> Arc<Self> {
-        Arc::new(Self { held, own: Mutex::new(own), removed: Mutex::new(false) })
-    }
-}
-
 fn check(as_made: bool) -> Option<OwnCheck> {
     let (id, output) = ("service:orders-old-8080".into(), CHECK_OUTPUT.into());
     Some(OwnCheck { id, has_our_name: as_made, health: ReportedHealth::Warning, output, ttl_expired: false })
 }
 
-impl Registrar for SingleServiceAgent {
-    fn register<'a>(&'a self, _: &'a Registration) -> AnswerFuture<'a, ()> {
-        Box::pin(async { Ok(()) })
-    }
-    fn service_checks<'a>(&'a self, _: &'a str) -> AnswerFuture<'a, ServiceChecks> {
-        let own = self.own.lock().unwrap().clone();
-        Box::pin(async { Ok(ServiceChecks { own, ..ServiceChecks::default() }) })
-    }
-    fn deregister_check<'a>(&'a self, _: &'a str) -> AnswerFuture<'a, ()> {
-        Box::pin(async { Ok(()) })
-    }
-    fn deregister<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ()> {
-        assert_eq!(id, self.held.id);
-        *self.removed.lock().unwrap() = true;
-        Box::pin(async { Ok(()) })
-    }
-    fn report<'a>(&'a self, _: &'a str, health: ReportedHealth, output: &'a str) -> AnswerFuture<'a, ()> {
-        if let Some(own) = &mut *self.own.lock().unwrap() {
-            (own.health, own.output) = (health, output.to_owned());
-        }
-        Box::pin(async { Ok(()) })
-    }
-    fn set_maintenance<'a>(&'a self, _: &'a str, _: bool, _: &'a str) -> AnswerFuture<'a, ()> {
-        Box::pin(async { Ok(()) })
-    }
-    fn agent_service<'a>(
-        &'a self,
-        _: &'a str,
-        _: Option<&'a str>,
-        _: Duration,
-    ) -> AnswerFuture<'a, Option<AgentService>> {
-        Box::pin(async { Ok(None) })
-    }
-    fn catalog_entry<'a>(
-        &'a self,
-        _: &'a Registration,
-        _: Cursor,
-        _: Duration,
-    ) -> AnswerFuture<'a, WatchAnswer> {
-        Box::pin(std::future::pending())
-    }
-    fn agent_services(&self) -> AnswerFuture<'_, Vec<AgentService>> {
-        Box::pin(async { Ok(vec![self.held.clone()]) })
-    }
-    fn watch_credentials(&self) -> watch::Receiver<u64> {
-        watch::channel(0).1
-    }
-}
-
 /// Whether it is removed.
-async fn is_removed(agent: &Arc<SingleServiceAgent>, ours: Registration) -> bool {
+async fn is_removed(agent: &Arc<FakeAgent>, ours: Registration) -> bool {
     let state = RegistrationState::new(RegistrationPhase::Registered, &ours.id);
     state.record_registered(0);
     run(agent.clone(), watch::channel(ours).1, state).await;
-    *agent.removed.lock().unwrap()
+    agent.state().held.is_none()
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,16 +76,19 @@ async fn an_orphan_is_another_id_of_ours_at_the_same_place() {
     for (what, change, own, expected) in cases {
         let mut held = left();
         change(&mut held);
-        let agent = SingleServiceAgent::holding(held, own.clone());
+        let agent = FakeAgent::holding(held, own.clone());
         assert_eq!(is_removed(&agent, ours()).await, expected, "{what}");
-        let said = agent.own.lock().unwrap().clone().map(|own| own.health);
-        assert_eq!(said, own.map(|own| own.health), "{what}: its health is nobody's to change");
+        let health = own.map(|own| own.health);
+        for (_, call) in &agent.state().calls {
+            let kept = !matches!(call, AgentCall::Report(reported, _) if Some(*reported) != health);
+            assert!(kept, "{what}: the challenge keeps the health of the check: {call:?}");
+        }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_that_somebody_renews_stays() {
-    let agent = SingleServiceAgent::holding(left(), check(true));
+    let agent = FakeAgent::holding(left(), check(true));
     let registrant = tokio::spawn({
         let agent = agent.clone();
         async move {
@@ -164,13 +109,13 @@ async fn one_that_somebody_renews_stays() {
 async fn no_address_and_an_empty_one_are_the_same() {
     let mut held = left();
     held.address = Some(String::new());
-    let agent = SingleServiceAgent::holding(held, check(true));
+    let agent = FakeAgent::holding(held, check(true));
     assert!(is_removed(&agent, Registration { address: None, ..ours() }).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn it_waits_for_the_registration_that_is_to_come_and_asks_by_its_settings() {
-    let agent = SingleServiceAgent::holding(left(), check(true));
+    let agent = FakeAgent::holding(left(), check(true));
     let state = RegistrationState::new(RegistrationPhase::Registered, "orders-1");
     state.record_registered(0);
     // A reload: the registration before has left, and this one is still to be made.
@@ -178,11 +123,11 @@ async fn it_waits_for_the_registration_that_is_to_come_and_asks_by_its_settings(
     let (sender, hears) = watch::channel(Registration { address: None, ..ours() });
     let task = tokio::spawn(run(agent.clone(), hears, state.clone()));
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(*agent.own.lock().unwrap(), check(true), "nobody was asked yet");
+    assert_eq!(agent.state().checks.own, check(true), "nobody was asked yet");
     sender.send_replace(ours());
     state.record_registered(0);
     task.await.unwrap();
-    assert!(*agent.removed.lock().unwrap());
+    assert_eq!(agent.state().held, None);
 }
 
 #[test]

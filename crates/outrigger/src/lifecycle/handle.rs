@@ -1,0 +1,153 @@
+//! What the admin pages, the metrics and the app see of the lifecycle, and what they may ask of it.
+
+use std::sync::Arc;
+
+use outrigger_registry::Registrar;
+use tokio::sync::watch;
+use tracing::info;
+
+use super::{
+    drain::{DrainControl, DrainPhase},
+    maintenance::{Maintenance, MaintenanceError},
+    maintenance_file::MaintenanceFile,
+    plan::{LifecycleSettings, RegistrationPlan},
+    state::{LifecycleEvent, LifecycleState},
+    status::{MaintenanceRequest, RegistrationPhase, RegistrationState, RegistrationStatus},
+};
+
+/// What the admin pages and the metrics see of a life.
+#[derive(Debug, Clone)]
+pub(crate) struct LifecycleHandle(Arc<LifecycleShared>);
+
+#[derive(Debug)]
+struct LifecycleShared {
+    state: watch::Sender<LifecycleState>,
+    registration: RegistrationState,
+    drain: DrainControl,
+    maintenance_file: MaintenanceFile,
+    settings: watch::Sender<LifecycleSettings>,
+}
+
+impl LifecycleHandle {
+    pub(super) fn new(plan: Option<RegistrationPlan>) -> Self {
+        let registration = match &plan {
+            Some(plan) => RegistrationState::new(RegistrationPhase::AwaitingApp, &plan.registration.id),
+            None => RegistrationState::new(RegistrationPhase::Off, ""),
+        };
+        let maintenance_file =
+            MaintenanceFile::new(plan.as_ref().and_then(|plan| plan.maintenance_file.clone()));
+        if let Some(plan) = &plan {
+            // For what an earlier run has written down.
+            Maintenance::load(plan.registrar.clone(), registration.clone(), maintenance_file.clone());
+        }
+        let state = watch::Sender::new(LifecycleState::Learning);
+        let settings = watch::Sender::new(LifecycleSettings { plan, drain: None });
+        Self(Arc::new(LifecycleShared {
+            state,
+            registration,
+            drain: DrainControl::new(),
+            maintenance_file,
+            settings,
+        }))
+    }
+
+    /// Absent: there is nothing to register.
+    fn maintenance(&self) -> Option<Maintenance> {
+        let registrar = self.0.settings.borrow().plan.as_ref()?.registrar.clone();
+        Some(self.maintenance_with(registrar))
+    }
+
+    /// One office, whatever a reload makes of the registration: the board and the note are the life's.
+    pub(super) fn maintenance_with(&self, registrar: Arc<dyn Registrar>) -> Maintenance {
+        Maintenance { registrar, state: self.0.registration.clone(), file: self.0.maintenance_file.clone() }
+    }
+
+    pub(crate) fn state(&self) -> LifecycleState {
+        *self.0.state.borrow()
+    }
+
+    pub(crate) fn registration_status(&self) -> RegistrationStatus {
+        self.0.registration.current()
+    }
+
+    pub(crate) fn drain_phase(&self) -> DrainPhase {
+        self.0.drain.phase()
+    }
+
+    /// Takes the app out of service, or puts it back.
+    pub(crate) async fn request_maintenance(
+        &self,
+        request: MaintenanceRequest,
+    ) -> Result<(), MaintenanceError> {
+        let maintenance = self.maintenance().ok_or(MaintenanceError::NothingToRegister)?;
+        if self.drain_phase() != DrainPhase::Serving {
+            return Err(MaintenanceError::Leaving);
+        }
+        maintenance.request(request).await
+    }
+
+    /// Asks the registry whether the app is in maintenance. `Err`: what was seen last stands.
+    pub(crate) async fn refresh_maintenance(&self) -> Result<(), String> {
+        match self.maintenance() {
+            Some(maintenance) => maintenance.refresh().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether somebody has asked to leave.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.0.drain.is_requested()
+    }
+
+    /// Says that callers need not be waited for when it leaves: the app has ended, or somebody insists.
+    pub(crate) fn skip_waits(&self) {
+        self.0.drain.skip_waits();
+    }
+
+    /// Asks to leave; returns at once.
+    pub(crate) fn begin_drain(&self) {
+        self.0.drain.request();
+    }
+
+    /// Has the app asked how it is at once, not only when the next probe is due.
+    pub(crate) fn request_probe(&self) {
+        self.0.registration.request_probe();
+    }
+
+    /// Resolves once the state is at least as far as `wanted`.
+    pub(crate) async fn wait_for_state(&self, settings: impl FnMut(&LifecycleState) -> bool) {
+        // An error means that the sender is gone, and we hold it.
+        let _ = self.0.state.subscribe().wait_for(settings).await;
+    }
+
+    pub(super) fn apply_event(&self, event: LifecycleEvent) {
+        let mut next = None;
+        self.0.state.send_if_modified(|state| {
+            let after = state.next(event);
+            let changed = after != *state;
+            *state = after;
+            next = changed.then_some(after);
+            changed
+        });
+        if let Some(state) = next {
+            info!(state = state.label(), "state changed");
+        }
+    }
+
+    /// The state of the drain, which the task and the callers share.
+    pub(super) fn drain(&self) -> &DrainControl {
+        &self.0.drain
+    }
+
+    pub(super) fn registration(&self) -> &RegistrationState {
+        &self.0.registration
+    }
+
+    pub(super) fn subscribe_settings(&self) -> watch::Receiver<LifecycleSettings> {
+        self.0.settings.subscribe()
+    }
+
+    pub(super) fn replace_settings(&self, settings: LifecycleSettings) {
+        self.0.settings.send_replace(settings);
+    }
+}

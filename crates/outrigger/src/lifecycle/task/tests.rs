@@ -1,0 +1,359 @@
+//! The whole lifecycle against the scripted agent, an app that accepts connections, and recorded traffic: what
+//! happens in which order, and what a reload changes.
+
+use std::{path::PathBuf, sync::Arc};
+
+use outrigger_config::{Drain, Health};
+use outrigger_registry::Registration;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    super::{
+        maintenance::MaintenanceError,
+        maintenance_file::{MaintenanceFile, maintenance_path},
+        state::LifecycleState,
+        status::MaintenanceRequest,
+        testing::*,
+    },
+    *,
+};
+
+const PROPAGATION: Duration = Duration::from_secs(2);
+
+struct RecordedTraffic(Arc<FakeAgent>);
+
+impl ServedTraffic for RecordedTraffic {
+    fn close_listeners(&self) {
+        self.0.events.push("listeners closed");
+    }
+
+    async fn drain_requests(&self, grace: Duration) -> usize {
+        sleep(grace / 2).await;
+        self.0.events.push("in-flight ended");
+        0
+    }
+}
+
+struct LifecycleFixture {
+    agent: Arc<FakeAgent>,
+    folder: tempfile::TempDir,
+    app: TcpListener,
+    started: CancellationToken,
+}
+
+impl LifecycleFixture {
+    async fn new() -> Self {
+        let started = CancellationToken::new();
+        started.cancel();
+        let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { agent: Arc::default(), folder: tempfile::tempdir().unwrap(), app, started }
+    }
+
+    fn file_path(&self, name: &str) -> PathBuf {
+        maintenance_path(self.folder.path(), name, self.app.local_addr().unwrap().port())
+    }
+
+    /// What the next run would be told of maintenance.
+    fn saved_reason(&self, name: &str) -> Option<String> {
+        MaintenanceFile::new(Some(self.file_path(name))).read()
+    }
+
+    /// The app as service `name`.
+    fn plan(&self, name: &str) -> RegistrationPlan {
+        let port = self.app.local_addr().unwrap().port();
+        RegistrationPlan {
+            app_started: self.started.clone(),
+            registrar: self.agent.clone(),
+            registration: Registration {
+                id: format!("{name}-1"),
+                name: name.into(),
+                port,
+                ..test_registration()
+            },
+            probe: Health::default(),
+            maintenance_file: Some(self.file_path(name)),
+        }
+    }
+
+    fn events(&self) -> &EventLog {
+        &self.agent.events
+    }
+
+    fn start(&self, plan: Option<RegistrationPlan>, propagation: Duration) -> Lifecycle {
+        let lifecycle =
+            Lifecycle::start(std::future::ready(()), plan, PropagationMonitor::fixed(propagation));
+        self.events().observe(lifecycle.handle());
+        lifecycle
+    }
+
+    fn live(&self, plan: Option<RegistrationPlan>) -> Lifecycle {
+        self.start(plan, Duration::ZERO)
+    }
+
+    async fn until(&self, what: &str, is: impl Fn(&AgentState) -> bool) {
+        let is = async {
+            while !is(&self.agent.state()) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(timeout(Duration::from_secs(20), is).await.is_ok(), "{what}: {:?}", self.agent.state());
+    }
+
+    /// Until `name` is registered, said to be well, and in maintenance for this reason.
+    async fn until_it_is(&self, name: &str, maintenance: Option<&str>) {
+        self.until(name, |agent| {
+            agent.held.as_ref().is_some_and(|held| held.name == name)
+                && agent.checks.own.as_ref().is_some_and(|own| own.health == ReportedHealth::Passing)
+                && agent.checks.maintenance.as_deref() == maintenance
+        })
+        .await;
+    }
+}
+
+async fn start(propagation: Duration) -> (LifecycleFixture, Lifecycle) {
+    let fixture = LifecycleFixture::new().await;
+    let lifecycle = fixture.start(Some(fixture.plan("orders")), propagation);
+    (fixture, lifecycle)
+}
+
+async fn wait_until_ready(lifecycle: &Lifecycle) {
+    timeout(Duration::from_secs(20), lifecycle.handle().wait_for_state(|state| state.is_ready()))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_life_leaves_in_the_order_that_no_caller_notices() {
+    let (fixture, lifecycle) = start(PROPAGATION).await;
+    wait_until_ready(&lifecycle).await;
+    tokio::time::pause();
+    let aborted =
+        lifecycle.drain_and_stop(&RecordedTraffic(fixture.agent.clone()), Duration::from_secs(8)).await;
+    assert_eq!(aborted, 0);
+    let lines = fixture.events().lines();
+    assert_eq!(
+        lines,
+        ["register", "passing", "critical", "deregister", "listeners closed", "in-flight ended"],
+        "and none of the last four while ready"
+    );
+    let routed_on = fixture.events().at("listeners closed") - fixture.events().at("deregister");
+    assert!(routed_on >= PROPAGATION, "{routed_on:?}");
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Gone);
+    assert_eq!(lifecycle.handle().drain_phase(), DrainPhase::Gone);
+}
+
+#[tokio::test]
+async fn a_drain_by_page_rests_when_it_is_safe_to_stop_and_goes_on_routing() {
+    let (fixture, lifecycle) = start(PROPAGATION).await;
+    wait_until_ready(&lifecycle).await;
+    tokio::time::pause();
+    lifecycle.handle().begin_drain();
+    lifecycle.handle().begin_drain();
+    lifecycle.drain().await;
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(fixture.events().lines(), ["register", "passing", "critical", "deregister"]);
+    assert_eq!(lifecycle.handle().drain_phase(), DrainPhase::Safe);
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Draining);
+
+    lifecycle.drain_and_stop(&RecordedTraffic(fixture.agent.clone()), Duration::from_secs(8)).await;
+    assert_eq!(fixture.events().lines()[4..], ["listeners closed", "in-flight ended"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_without_an_app_is_ready_at_once_and_has_nobody_to_wait_for() {
+    let lifecycle = Lifecycle::start(std::future::ready(()), None, PropagationMonitor::fixed(PROPAGATION));
+    timeout(Duration::from_secs(1), lifecycle.handle().wait_for_state(|state| state.is_ready()))
+        .await
+        .unwrap();
+    assert_eq!(lifecycle.handle().registration_status().phase, RegistrationPhase::Off);
+    let from = Instant::now();
+    lifecycle.drain().await;
+    assert!(from.elapsed() < PROPAGATION);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
+    let from = Instant::now();
+    let lifecycle = Lifecycle::start(std::future::pending(), None, PropagationMonitor::fixed(PROPAGATION));
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Learning);
+    timeout(Duration::from_secs(60), lifecycle.handle().wait_for_state(|state| state.is_ready()))
+        .await
+        .unwrap();
+    assert_eq!(from.elapsed(), LEARN_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_while_learning_leaves_at_once() {
+    let lifecycle = Lifecycle::start(std::future::pending(), None, PropagationMonitor::fixed(PROPAGATION));
+    let from = Instant::now();
+    lifecycle.drain().await;
+    assert!(from.elapsed() < LEARN_TIMEOUT);
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_life_that_ended_by_a_mistake_can_still_be_stopped() {
+    let lifecycle =
+        Lifecycle::start(async { panic!("a mistake") }, None, PropagationMonitor::fixed(PROPAGATION));
+    timeout(Duration::from_secs(60), lifecycle.drain()).await.unwrap();
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_gauge_shows_one_state() {
+    let metrics = prometheus::Registry::new();
+    let lifecycle = Lifecycle::start(std::future::ready(()), None, PropagationMonitor::fixed(PROPAGATION));
+    lifecycle.register_metrics(&metrics).unwrap();
+    lifecycle.handle().wait_for_state(|state| state.is_ready()).await;
+    let text = prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap();
+    for line in [
+        "outrigger_lifecycle_state{state=\"ready\"} 1",
+        "outrigger_lifecycle_state{state=\"learning\"} 0",
+        "outrigger_registration_state{state=\"off\"} 1",
+        "outrigger_registrations_total 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn hurry_ends_the_wait_for_callers_and_not_what_the_registry_is_told() {
+    let (fixture, lifecycle) = start(Duration::from_secs(300)).await;
+    wait_until_ready(&lifecycle).await;
+    tokio::time::pause();
+    lifecycle.handle().skip_waits();
+    let from = Instant::now();
+    lifecycle.drain().await;
+    assert!(from.elapsed() < Duration::from_secs(1), "{:?}", from.elapsed());
+    assert_eq!(fixture.events().lines(), ["register", "passing", "critical", "deregister"]);
+}
+
+#[tokio::test]
+async fn an_app_that_is_still_to_be_started_is_not_asked_and_not_registered() {
+    let fixture = LifecycleFixture { started: CancellationToken::new(), ..LifecycleFixture::new().await };
+    let lifecycle = fixture.start(Some(fixture.plan("orders")), PROPAGATION);
+    timeout(
+        Duration::from_secs(20),
+        lifecycle.handle().wait_for_state(|state| *state == LifecycleState::Waiting),
+    )
+    .await
+    .unwrap();
+    // The port is open, as an earlier run's might be.
+    let probed = timeout(Duration::from_millis(300), fixture.app.accept()).await;
+    assert!(probed.is_err() && fixture.events().lines().is_empty(), "{:?}", fixture.events().lines());
+    fixture.started.cancel();
+    wait_until_ready(&lifecycle).await;
+    assert_eq!(fixture.events().lines(), ["register", "passing"]);
+}
+
+#[tokio::test]
+async fn maintenance_goes_along_with_an_app_that_a_reload_registers_under_another_name() {
+    let fixture = LifecycleFixture::new().await;
+    let lifecycle = fixture.live(Some(fixture.plan("orders")));
+    fixture.until_it_is("orders", None).await;
+    lifecycle.handle().request_maintenance(MaintenanceRequest::On("disk".into())).await.unwrap();
+    fixture.until_it_is("orders", Some("disk")).await;
+    assert_eq!(fixture.saved_reason("orders").as_deref(), Some("disk"));
+
+    let before = fixture.agent.state().calls.len();
+    lifecycle.apply_settings(Some(fixture.plan("payments")), Drain::default());
+    fixture.until_it_is("payments", Some("disk")).await;
+    let calls: Vec<_> = fixture.agent.state().calls[before..].iter().map(|(_, call)| call.clone()).collect();
+    let gone = calls.iter().position(|call| *call == AgentCall::Deregister).unwrap();
+    assert!(
+        matches!(
+            calls[gone + 1..],
+            [AgentCall::Register, AgentCall::Maintenance(true), AgentCall::Report(..), ..]
+        ),
+        "{calls:?}"
+    );
+    assert_eq!(
+        (fixture.saved_reason("orders"), fixture.saved_reason("payments").as_deref()),
+        (None, Some("disk"))
+    );
+
+    lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await.unwrap();
+    fixture.until_it_is("payments", None).await;
+    assert_eq!((fixture.saved_reason("orders"), fixture.saved_reason("payments")), (None, None));
+}
+
+#[tokio::test]
+async fn maintenance_waits_for_an_app_that_a_reload_takes_out_of_the_settings_and_another_puts_back() {
+    let fixture = LifecycleFixture::new().await;
+    let lifecycle = fixture.live(Some(fixture.plan("orders")));
+    lifecycle.handle().request_maintenance(MaintenanceRequest::On("disk".into())).await.unwrap();
+    fixture.until_it_is("orders", Some("disk")).await;
+
+    lifecycle.apply_settings(None, Drain::default());
+    fixture.until("gone", |agent| agent.held.is_none()).await;
+    let refused = lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await;
+    assert_eq!(refused, Err(MaintenanceError::NothingToRegister));
+    assert_eq!(lifecycle.handle().refresh_maintenance().await, Ok(()));
+    assert_eq!(
+        fixture.saved_reason("orders").as_deref(),
+        Some("disk"),
+        "a restart with the app knows it, too"
+    );
+
+    lifecycle.apply_settings(Some(fixture.plan("payments")), Drain::default());
+    fixture.until_it_is("payments", Some("disk")).await;
+    assert_eq!(
+        (fixture.saved_reason("orders"), fixture.saved_reason("payments").as_deref()),
+        (None, Some("disk"))
+    );
+}
+
+#[tokio::test]
+async fn a_first_registration_by_a_reload_knows_what_an_earlier_run_was_told_and_takes_orders() {
+    let fixture = LifecycleFixture::new().await;
+    MaintenanceFile::new(Some(fixture.file_path("orders"))).write(|| Some("disk".into())).await;
+    let lifecycle = fixture.live(None);
+    wait_until_ready(&lifecycle).await;
+    let refused = lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await;
+    assert_eq!(refused, Err(MaintenanceError::NothingToRegister));
+
+    lifecycle.apply_settings(Some(fixture.plan("orders")), Drain::default());
+    fixture.until_it_is("orders", Some("disk")).await;
+    assert_eq!(lifecycle.handle().registration_status().maintenance.as_deref(), Some("disk"));
+    lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await.unwrap();
+    fixture.until_it_is("orders", None).await;
+    assert_eq!(fixture.saved_reason("orders"), None);
+}
+
+#[tokio::test]
+async fn an_app_that_is_still_to_be_started_is_not_asked_by_the_settings_of_a_reload_either() {
+    let fixture = LifecycleFixture { started: CancellationToken::new(), ..LifecycleFixture::new().await };
+    let lifecycle = fixture.live(Some(fixture.plan("orders")));
+    timeout(
+        Duration::from_secs(20),
+        lifecycle.handle().wait_for_state(|state| *state == LifecycleState::Waiting),
+    )
+    .await
+    .unwrap();
+    let probe = Health { interval: Duration::from_secs(1), ..Health::default() };
+    lifecycle.apply_settings(Some(RegistrationPlan { probe, ..fixture.plan("orders") }), Drain::default());
+    let probed = timeout(Duration::from_millis(300), fixture.app.accept()).await;
+    assert!(probed.is_err() && fixture.agent.register_calls() == 0);
+    fixture.started.cancel();
+    fixture.until_it_is("orders", None).await;
+}
+
+#[tokio::test]
+async fn an_app_is_asked_by_the_settings_of_the_reload() {
+    let fixture = LifecycleFixture::new().await;
+    let slow = Health { interval: Duration::from_secs(3600), ..Health::default() };
+    let fast = Health { interval: Duration::from_millis(100), ..Health::default() };
+    let lifecycle = fixture.live(Some(RegistrationPlan { probe: slow, ..fixture.plan("orders") }));
+    fixture.until_it_is("orders", None).await;
+    lifecycle
+        .apply_settings(Some(RegistrationPlan { probe: fast, ..fixture.plan("orders") }), Drain::default());
+    // The connections of the first settings' probes, and more than they could make.
+    for _ in 0..5 {
+        timeout(Duration::from_secs(20), fixture.app.accept()).await.unwrap().unwrap();
+    }
+    assert_eq!(fixture.agent.register_calls(), 1, "how it is asked is nothing to the registry");
+}

@@ -42,8 +42,8 @@ pub trait Liveness: fmt::Debug + Send + Sync + 'static {
         Box::pin(try_connect(addr))
     }
 
-    /// Whether real traffic to this instance succeeded lately. Must not block.
-    fn recently_served(&self, _id: &InstanceId) -> bool {
+    /// Whether a request to this instance of `service` succeeded lately. Must not block.
+    fn recently_served(&self, _service: &str, _id: &InstanceId) -> bool {
         false
     }
 }
@@ -106,13 +106,14 @@ impl LivenessProber {
         *self.liveness.lock().unwrap_or_else(PoisonError::into_inner) = evidence;
     }
 
-    pub(crate) fn recently_served(&self, id: &InstanceId) -> bool {
-        self.liveness().recently_served(id)
+    pub(crate) fn recently_served(&self, service: &str, id: &InstanceId) -> bool {
+        self.liveness().recently_served(service, id)
     }
 
     /// Those for whom nothing speaks. `only_traffic`: that they accept connections says nothing.
     pub(crate) async fn find_silent(
         &self,
+        service: &str,
         mut suspects: Vec<(InstanceId, SocketAddr, bool)>,
     ) -> Vec<InstanceId> {
         // When there are more than a round can take, each round takes others.
@@ -123,8 +124,8 @@ impl LivenessProber {
             .map(|(id, addr, only_traffic)| {
                 let evidence = evidence.clone();
                 async move {
-                    let there =
-                        evidence.recently_served(&id) || !only_traffic && self.probe(&*evidence, addr).await;
+                    let there = evidence.recently_served(service, &id)
+                        || !only_traffic && self.probe(&*evidence, addr).await;
                     (!there).then_some(id)
                 }
             })

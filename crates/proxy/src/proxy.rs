@@ -259,13 +259,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// An answer this long ago still shows that an instance is there.
 const RECENT_SUCCESS: Duration = Duration::from_secs(5);
 
-/// The proxy's word on instances. Weak: discovery must not keep alive what follows it.
+/// Reports to discovery which instances serve traffic. Weak, because the cluster manager keeps
+/// discovery alive.
 #[derive(Debug)]
 struct TrafficLiveness(Weak<ClusterManager>);
 
 impl Liveness for TrafficLiveness {
-    fn recently_served(&self, id: &InstanceId) -> bool {
-        self.0.upgrade().is_some_and(|clusters| clusters.recently_served(id, RECENT_SUCCESS, Instant::now()))
+    fn recently_served(&self, service: &str, id: &InstanceId) -> bool {
+        let clusters = self.0.upgrade();
+        clusters.is_some_and(|all| all.recently_served(service, id, RECENT_SUCCESS, Instant::now()))
     }
 }
 

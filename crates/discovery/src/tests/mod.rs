@@ -146,7 +146,7 @@ impl Liveness for ScriptedLiveness {
         })
     }
 
-    fn recently_served(&self, id: &InstanceId) -> bool {
+    fn recently_served(&self, _service: &str, id: &InstanceId) -> bool {
         self.serving.lock().unwrap().contains(&*id.id)
     }
 }

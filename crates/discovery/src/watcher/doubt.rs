@@ -48,9 +48,9 @@ impl Watcher {
     ) -> Option<Arc<[Instance]>> {
         self.guard.apply_settings(self.context.services.settings().mass_loss);
         let had_suspects = self.guard.has_suspects();
-        let prober = &self.context.prober;
+        let (prober, service) = (&self.context.prober, &self.service.query.service);
         let Review { mut known, findings, accepted_losses } =
-            self.guard.review(&current.instances, answer, |id| prober.recently_served(id));
+            self.guard.review(&current.instances, answer, |id| prober.recently_served(service, id));
         self.record_presumed_gone(accepted_losses, answer);
         if self.guard.has_suspects() {
             let taken = self.reassigned(answer.instances);
@@ -74,7 +74,8 @@ impl Watcher {
         if !self.guard.has_suspects() {
             return;
         }
-        let silent = self.context.prober.find_silent(self.guard.suspects_to_probe()).await;
+        let (prober, service) = (&self.context.prober, &self.service.query.service);
+        let silent = prober.find_silent(service, self.guard.suspects_to_probe()).await;
         if !silent.is_empty() {
             self.drop_silent(&silent);
         }

@@ -300,12 +300,24 @@ impl ClusterManager {
         Ok(())
     }
 
-    /// Whether real traffic to this instance succeeded within `lately`.
-    pub(crate) fn recently_served(&self, id: &InstanceId, within: Duration, now: Instant) -> bool {
-        self.clusters().iter().any(|cluster| {
-            let view = cluster.view.load_full();
-            let mut all = view.endpoints.iter().chain(&view.not_serving);
-            all.any(|one| one.id == *id && one.succeeded_within(within, now))
+    /// Whether a request to this instance of `service` succeeded within `within`. Looks only at the
+    /// clusters of `service`: the plain one, and those narrowed by tags or by a datacenter.
+    pub(crate) fn recently_served(
+        &self,
+        service: &str,
+        id: &InstanceId,
+        within: Duration,
+        now: Instant,
+    ) -> bool {
+        let names = self.names.load();
+        let narrowed = names.narrowed.iter().filter(|(key, _)| *key.service == *service);
+        names.plain.get(service).into_iter().chain(narrowed.map(|(_, cluster)| cluster)).any(|cluster| {
+            let view = cluster.view.load();
+            // Both lists keep the order of the snapshot, which is sorted by identity.
+            [&view.endpoints, &view.not_serving].into_iter().any(|sorted| {
+                let found = sorted.binary_search_by(|one| one.id.cmp(id)).ok();
+                found.is_some_and(|at| sorted[at].succeeded_within(within, now))
+            })
         })
     }
 

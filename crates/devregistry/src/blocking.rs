@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    server::ServerContext,
+    shared_store::SharedStore,
     store::{Store, Topic, TopicIndex},
     wire::duration::GoDuration,
 };
@@ -29,26 +29,26 @@ pub(crate) fn block_time(wait: Option<GoDuration>) -> Duration {
 /// what is seen at the end is what was seen at the last wake, both as the real one does it. 0 does
 /// not block.
 pub(crate) async fn wait_past_index<T>(
-    shared: &ServerContext,
+    store: &SharedStore,
     topic: &Topic,
     index: u64,
     patience: Duration,
     look: impl Fn(&Store) -> T,
 ) -> (T, TopicIndex) {
     // Before the first look, so that no change falls between.
-    let mut changes = shared.subscribe();
+    let mut changes = store.subscribe();
     // One look for both, or the index would not be the content's.
     let look = |store: &Store| (look(store), store.topic_index(topic));
-    let mut seen = shared.read(look);
+    let mut seen = store.read(look);
     let end = Instant::now() + patience;
     while index > 0 && seen.1.index <= index {
         tokio::select! {
-            () = shared.stopping.cancelled() => break,
+            () = store.stopping.cancelled() => break,
             () = sleep_until(end) => break,
             changed = changes.changed() => if changed.is_err() { break },
         }
-        if shared.read(|store| store.topic_index(topic).wake) != seen.1.wake {
-            seen = shared.read(look);
+        if store.read(|store| store.topic_index(topic).wake) != seen.1.wake {
+            seen = store.read(look);
         }
     }
     seen
@@ -56,15 +56,15 @@ pub(crate) async fn wait_past_index<T>(
 
 /// Returns when `changed` says so of the state, after `patience`, or when the registry stops.
 pub(crate) async fn wait_until(
-    shared: &ServerContext,
+    store: &SharedStore,
     patience: Duration,
     mut changed: impl FnMut(&Store) -> bool,
 ) {
-    let mut changes = shared.subscribe();
+    let mut changes = store.subscribe();
     let end = Instant::now() + patience;
-    while !shared.read(&mut changed) {
+    while !store.read(&mut changed) {
         tokio::select! {
-            () = shared.stopping.cancelled() => return,
+            () = store.stopping.cancelled() => return,
             () = sleep_until(end) => return,
             told = changes.changed() => if told.is_err() { return },
         }

@@ -3,51 +3,42 @@
 
 use std::convert::Infallible;
 
-use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 
-use crate::server::ServerContext;
-
 mod agent;
 mod agent_health;
 mod catalog;
+mod context;
 mod health;
 mod query;
 mod read;
 mod reply;
+mod request;
 mod route;
+
+pub(crate) use context::HttpContext;
 
 use query::QueryParams;
 use reply::{HttpResponse, Reply};
+use request::ApiRequest;
 use route::{Endpoint, Route};
 
 /// Largest body of a request.
 const BODY_MAX: usize = 512 * 1024;
 
-/// A request, taken apart.
-#[derive(Debug)]
-struct ApiRequest {
-    /// What follows the endpoint's path, decoded.
-    path_rest: String,
-    query: QueryParams,
-    body: Bytes,
-    /// `Accept` is exactly `text/plain`.
-    accepts_plain_text: bool,
-}
-
 /// Answers one request.
 pub(crate) async fn respond(
-    shared: &ServerContext,
+    context: &HttpContext,
     request: Request<Incoming>,
 ) -> Result<HttpResponse, Infallible> {
-    let reply = handle_request(shared, request).await;
+    let reply = handle_request(context, request).await;
     Ok(reply.unwrap_or_else(|refusal| refusal).into_response())
 }
 
-async fn handle_request(shared: &ServerContext, request: Request<Incoming>) -> Result<Reply, Reply> {
+async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Result<Reply, Reply> {
     let (head, body) = request.into_parts();
     let Ok(path) = percent_decode_str(head.uri.path()).decode_utf8() else {
         return Err(Reply::text(StatusCode::BAD_REQUEST, "400 Bad Request").with_connection_close());
@@ -87,41 +78,41 @@ async fn handle_request(shared: &ServerContext, request: Request<Incoming>) -> R
     let call =
         ApiRequest { path_rest: rest.to_owned(), query, body: body.to_bytes(), accepts_plain_text: plain };
     // The endpoints' futures are large when they block; one allocation a request is nothing here.
-    Box::pin(dispatch(shared, endpoint, &call)).await
+    Box::pin(dispatch(context, endpoint, &call)).await
 }
 
-async fn dispatch(shared: &ServerContext, endpoint: Endpoint, call: &ApiRequest) -> Result<Reply, Reply> {
+async fn dispatch(context: &HttpContext, endpoint: Endpoint, call: &ApiRequest) -> Result<Reply, Reply> {
     match endpoint {
         Endpoint::Root => Ok(Reply::root()),
-        Endpoint::AgentSelf => agent::agent_self(shared, call),
-        Endpoint::AgentMembers => agent::members(shared, call),
-        Endpoint::AgentServices => agent::services(shared, call),
-        Endpoint::AgentService => agent::service(shared, call).await,
-        Endpoint::AgentChecks => agent::checks(shared, call),
-        Endpoint::AgentRegister => agent::register(shared, call),
-        Endpoint::AgentDeregister => agent::deregister(shared, call),
-        Endpoint::AgentServiceMaintenance => agent::set_service_maintenance(shared, call),
-        Endpoint::AgentMaintenance => agent::set_node_maintenance(shared, call),
-        Endpoint::CheckRegister => agent::register_check(shared, call),
-        Endpoint::CheckDeregister => agent::deregister_check(shared, call),
-        Endpoint::CheckReport(status) => agent::report(shared, call, status),
-        Endpoint::CheckUpdate => agent::update(shared, call),
-        Endpoint::AgentHealthByName => agent_health::by_name(shared, call),
-        Endpoint::AgentHealthById => agent_health::by_id(shared, call),
-        Endpoint::Datacenters => catalog::datacenters(shared, call),
-        Endpoint::Nodes => catalog::nodes(shared, call).await,
-        Endpoint::Node => catalog::node(shared, call).await,
-        Endpoint::NodeServices => catalog::node_services(shared, call).await,
-        Endpoint::Services => catalog::services(shared, call).await,
-        Endpoint::Instances => catalog::instances(shared, call).await,
-        Endpoint::CatalogRegister => catalog::register(shared, call),
-        Endpoint::CatalogDeregister => catalog::deregister(shared, call),
-        Endpoint::HealthService => health::service(shared, call).await,
-        Endpoint::HealthChecks => health::checks(shared, call).await,
-        Endpoint::HealthState => health::state(shared, call).await,
-        Endpoint::HealthNode => health::node(shared, call).await,
-        Endpoint::Leader => catalog::leader(shared, call),
-        Endpoint::Peers => catalog::peers(shared, call),
+        Endpoint::AgentSelf => agent::agent_self(context, call),
+        Endpoint::AgentMembers => agent::members(context, call),
+        Endpoint::AgentServices => agent::services(context, call),
+        Endpoint::AgentService => agent::service(context, call).await,
+        Endpoint::AgentChecks => agent::checks(context, call),
+        Endpoint::AgentRegister => agent::register(context, call),
+        Endpoint::AgentDeregister => agent::deregister(context, call),
+        Endpoint::AgentServiceMaintenance => agent::set_service_maintenance(context, call),
+        Endpoint::AgentMaintenance => agent::set_node_maintenance(context, call),
+        Endpoint::CheckRegister => agent::register_check(context, call),
+        Endpoint::CheckDeregister => agent::deregister_check(context, call),
+        Endpoint::CheckReport(status) => agent::report(context, call, status),
+        Endpoint::CheckUpdate => agent::update(context, call),
+        Endpoint::AgentHealthByName => agent_health::by_name(context, call),
+        Endpoint::AgentHealthById => agent_health::by_id(context, call),
+        Endpoint::Datacenters => catalog::datacenters(context, call),
+        Endpoint::Nodes => catalog::nodes(context, call).await,
+        Endpoint::Node => catalog::node(context, call).await,
+        Endpoint::NodeServices => catalog::node_services(context, call).await,
+        Endpoint::Services => catalog::services(context, call).await,
+        Endpoint::Instances => catalog::instances(context, call).await,
+        Endpoint::CatalogRegister => catalog::register(context, call),
+        Endpoint::CatalogDeregister => catalog::deregister(context, call),
+        Endpoint::HealthService => health::service(context, call).await,
+        Endpoint::HealthChecks => health::checks(context, call).await,
+        Endpoint::HealthState => health::state(context, call).await,
+        Endpoint::HealthNode => health::node(context, call).await,
+        Endpoint::Leader => catalog::leader(context, call),
+        Endpoint::Peers => catalog::peers(context, call),
         Endpoint::Unsupported(what) => {
             Err(Reply::text(StatusCode::NOT_IMPLEMENTED, &format!("The dev registry has no {what}")))
         }

@@ -12,11 +12,11 @@
 mod blocking;
 mod checks;
 mod http;
+mod options;
 mod server;
+mod shared_store;
 mod store;
 mod wire;
 
-pub use server::{DevRegistry, DevRegistryOptions};
-
-/// The Consul whose behaviour this is.
-pub const CONSUL_VERSION: &str = "1.8.7";
+pub use options::{CONSUL_VERSION, DevRegistryOptions};
+pub use server::DevRegistry;

@@ -5,21 +5,24 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
     task::{JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::{checks, http, store::Store};
+use crate::{
+    checks,
+    http::{self, HttpContext},
+    options::DevRegistryOptions,
+    shared_store::SharedStore,
+};
 
 #[cfg(test)]
 mod tests;
@@ -29,47 +32,11 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: it fails again at once when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the registry is called, and how it differs from Consul's defaults.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DevRegistryOptions {
-    /// The node's name. Default `dev`.
-    pub node_name: String,
-    /// The datacenter's name. Default `dc1`.
-    pub datacenter: String,
-    /// Least time that a critical service is kept, whatever its check's
-    /// `DeregisterCriticalServiceAfter` says. Default 1m, as Consul; tests may lower it.
-    pub check_deregister_interval_min: Duration,
-    /// How often services that have been critical for too long are removed. Default 30s, as Consul.
-    pub check_reap_interval: Duration,
-    /// How long the catalog is not told a check's output that changed while its status did not.
-    /// Default 5m, as Consul.
-    pub check_update_interval: Duration,
-    /// Most connections from one address; the next is closed without a word, as Consul does.
-    /// Default 200, as Consul.
-    pub http_max_conns_per_client: usize,
-    /// Most blocking queries at a time; the next is answered 503. Default 4096.
-    pub max_blocking_queries: usize,
-}
-
-impl Default for DevRegistryOptions {
-    fn default() -> Self {
-        Self {
-            node_name: "dev".to_owned(),
-            datacenter: "dc1".to_owned(),
-            check_deregister_interval_min: Duration::from_secs(60),
-            check_reap_interval: Duration::from_secs(30),
-            check_update_interval: Duration::from_secs(300),
-            http_max_conns_per_client: 200,
-            max_blocking_queries: 4096,
-        }
-    }
-}
-
 /// A running registry. Dropping it is a crash: connections break off, nothing is answered.
 /// [`DevRegistry::shutdown`] is the orderly end.
 #[derive(Debug)]
 pub struct DevRegistry {
-    shared: Arc<ServerContext>,
+    context: Arc<HttpContext>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -82,24 +49,25 @@ impl DevRegistry {
     pub async fn bind(addr: SocketAddr, options: DevRegistryOptions) -> io::Result<Self> {
         let listener = TcpListener::bind(addr).await?;
         let addr = listener.local_addr()?;
-        let shared = Arc::new(ServerContext::new(options, addr));
+        let store = Arc::new(SharedStore::new(&options, addr));
+        let context = Arc::new(HttpContext::new(Arc::clone(&store), options, addr));
         let tasks = vec![
-            tokio::spawn(accept_connections(listener, Arc::clone(&shared))),
-            tokio::spawn(checks::run_clock(Arc::clone(&shared))),
-            tokio::spawn(checks::run_probes(Arc::clone(&shared))),
+            tokio::spawn(accept_connections(listener, Arc::clone(&context))),
+            tokio::spawn(checks::run_clock(Arc::clone(&store))),
+            tokio::spawn(checks::run_probes(store)),
         ];
-        Ok(Self { shared, tasks })
+        Ok(Self { context, tasks })
     }
 
     /// Where it listens: the real port.
     pub fn addr(&self) -> SocketAddr {
-        self.shared.addr
+        self.context.addr
     }
 
     /// Stops: blocked queries are answered at once with what they have, open requests get up to 2 s,
     /// then every task has ended.
     pub async fn shutdown(mut self) {
-        self.shared.stopping.cancel();
+        self.context.store.stopping.cancel();
         for mut task in std::mem::take(&mut self.tasks) {
             if timeout(SHUTDOWN_GRACE + SHUTDOWN_GRACE, &mut task).await.is_err() {
                 task.abort();
@@ -117,90 +85,61 @@ impl Drop for DevRegistry {
     }
 }
 
-/// What every task of the registry sees.
+/// Open connections by client address.
 #[derive(Debug)]
-pub(crate) struct ServerContext {
-    pub(crate) options: DevRegistryOptions,
-    pub(crate) addr: SocketAddr,
-    pub(crate) stopping: CancellationToken,
-    /// Taken by a blocking query while it blocks.
-    pub(crate) blocking_slots: Semaphore,
-    store: Mutex<Store>,
-    changes: watch::Sender<()>,
-    connections: Mutex<HashMap<IpAddr, usize>>,
+struct ClientConnections {
+    max_per_client: usize,
+    open: Mutex<HashMap<IpAddr, usize>>,
 }
 
-impl ServerContext {
-    fn new(options: DevRegistryOptions, addr: SocketAddr) -> Self {
-        Self {
-            store: Mutex::new(Store::new(&options, addr, now())),
-            changes: watch::Sender::new(()),
-            blocking_slots: Semaphore::new(options.max_blocking_queries.min(Semaphore::MAX_PERMITS)),
-            connections: Mutex::default(),
-            options,
-            addr,
-            stopping: CancellationToken::new(),
-        }
-    }
-
-    /// Looks at the state.
-    pub(crate) fn read<T>(&self, look: impl FnOnce(&Store) -> T) -> T {
-        look(&lock(&self.store))
-    }
-
-    /// Changes the state, now, and wakes whoever waits for changes.
-    pub(crate) fn write<T>(&self, change: impl FnOnce(&mut Store, Instant) -> T) -> T {
-        let answer = change(&mut lock(&self.store), now());
-        self.changes.send_replace(());
-        answer
-    }
-
-    /// Tells of every write from now on.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
+impl ClientConnections {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection's place in the count of its client's connections.
 struct ConnectionSlot {
-    shared: Arc<ServerContext>,
+    connections: Arc<ClientConnections>,
     ip: IpAddr,
 }
 
 impl ConnectionSlot {
     /// `None`: the client has as many as it may.
-    fn acquire(shared: &Arc<ServerContext>, ip: IpAddr) -> Option<Self> {
-        let mut connections = lock(&shared.connections);
-        let count = connections.entry(ip).or_default();
-        if *count >= shared.options.http_max_conns_per_client {
+    fn acquire(connections: &Arc<ClientConnections>, ip: IpAddr) -> Option<Self> {
+        let mut open = connections.lock();
+        let count = open.entry(ip).or_default();
+        if *count >= connections.max_per_client {
             return None;
         }
         *count += 1;
-        Some(Self { shared: Arc::clone(shared), ip })
+        Some(Self { connections: Arc::clone(connections), ip })
     }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut connections = lock(&self.shared.connections);
-        if let Some(count) = connections.get_mut(&self.ip) {
+        let mut open = self.connections.lock();
+        if let Some(count) = open.get_mut(&self.ip) {
             *count -= 1;
             if *count == 0 {
-                connections.remove(&self.ip);
+                open.remove(&self.ip);
             }
         }
     }
 }
 
-async fn accept_connections(listener: TcpListener, shared: Arc<ServerContext>) {
+async fn accept_connections(listener: TcpListener, context: Arc<HttpContext>) {
+    let max_per_client = context.options.http_max_conns_per_client;
+    let open = Arc::new(ClientConnections { max_per_client, open: Mutex::default() });
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            () = shared.stopping.cancelled() => break,
+            () = context.store.stopping.cancelled() => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => match ConnectionSlot::acquire(&shared, peer.ip()) {
-                    Some(place) => drop(connections.spawn(serve_connection(stream, place))),
+                Ok((stream, peer)) => match ConnectionSlot::acquire(&open, peer.ip()) {
+                    Some(slot) => drop(connections.spawn(serve_connection(stream, Arc::clone(&context), slot))),
                     None => debug!(%peer, "too many connections of this client, closed"),
                 },
                 Err(error) => {
@@ -217,17 +156,17 @@ async fn accept_connections(listener: TcpListener, shared: Arc<ServerContext>) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, place: ConnectionSlot) {
-    let shared = &place.shared;
+async fn serve_connection(stream: TcpStream, context: Arc<HttpContext>, _slot: ConnectionSlot) {
+    let context = &*context;
     // A blocked query's answer is one small packet that somebody waits for.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| http::respond(shared, request));
+    let service = service_fn(|request| http::respond(context, request));
     let connection =
         http1::Builder::new().title_case_headers(true).serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = shared.stopping.cancelled() => {
+        () = context.store.stopping.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -235,14 +174,4 @@ async fn serve_connection(stream: TcpStream, place: ConnectionSlot) {
     if let Err(error) = ended {
         debug!(%error, "connection ended");
     }
-}
-
-/// tokio's clock, so that a test can pause it.
-pub(crate) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
-/// Nobody panics with these locks held; if somebody did, the state is still whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

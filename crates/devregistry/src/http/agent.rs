@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use http::{HeaderName, StatusCode};
 use serde_json::{Value, json};
 
-use super::{ApiRequest, read, reply::Reply};
+use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
-    CONSUL_VERSION, blocking,
-    server::ServerContext,
+    blocking,
+    options::CONSUL_VERSION,
     store::{self, NotTtlCheck, Status, Store, UnknownService},
     wire::{
         request,
@@ -19,17 +19,17 @@ use crate::{
 const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash");
 
 /// `agent/self`
-pub(super) fn agent_self(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    let about = shared.read(|store| {
+pub(super) fn agent_self(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let about = context.store.read(|store| {
         let id = own_node_id(store);
         json!({
             "Config": {
-                "Datacenter": shared.options.datacenter, "NodeName": store.own_node(), "NodeID": id,
+                "Datacenter": context.options.datacenter, "NodeName": store.own_node(), "NodeID": id,
                 "Revision": "", "Server": true, "Version": CONSUL_VERSION,
             },
             "DebugConfig": {},
             "Coord": {"Vec": [0, 0, 0, 0, 0, 0, 0, 0], "Error": 1.5, "Adjustment": 0, "Height": 0.00001},
-            "Member": member_json(shared, store),
+            "Member": member_json(context, store),
             "Stats": {},
             "Meta": {"consul-network-segment": ""},
         })
@@ -38,24 +38,24 @@ pub(super) fn agent_self(shared: &ServerContext, call: &ApiRequest) -> Result<Re
 }
 
 /// `agent/members`: the one of this cluster; no WAN.
-pub(super) fn members(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn members(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     if call.query.first("wan").is_some_and(|wan| !wan.is_empty()) {
         return Ok(Reply::json(&Value::Null, call));
     }
-    Ok(Reply::json(&[shared.read(|store| member_json(shared, store))], call))
+    Ok(Reply::json(&[context.store.read(|store| member_json(context, store))], call))
 }
 
 fn own_node_id(store: &Store) -> &str {
     store.node(store.own_node()).map_or("", |node| &node.info.id)
 }
 
-fn member_json(shared: &ServerContext, store: &Store) -> Value {
+fn member_json(context: &HttpContext, store: &Store) -> Value {
     let address = store.node(store.own_node()).map_or("", |node| &node.info.address);
     json!({
-        "Name": store.own_node(), "Addr": address, "Port": shared.addr.port(),
+        "Name": store.own_node(), "Addr": address, "Port": context.addr.port(),
         "Tags": {
             "acls": "0", "bootstrap": "1", "build": format!("{CONSUL_VERSION}:"),
-            "dc": shared.options.datacenter, "ft_fs": "1", "id": own_node_id(store),
+            "dc": context.options.datacenter, "ft_fs": "1", "id": own_node_id(store),
             "port": store::SERVER_PORT.to_string(), "raft_vsn": "3", "role": "consul", "segment": "",
             "vsn": "2", "vsn_max": "3", "vsn_min": "2",
         },
@@ -65,9 +65,9 @@ fn member_json(shared: &ServerContext, store: &Store) -> Value {
 }
 
 /// `agent/services`, by id.
-pub(super) fn services(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn services(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     read::reject_filter(call)?;
-    Ok(shared.read(|store| {
+    Ok(context.store.read(|store| {
         let services: BTreeMap<&str, AgentService<'_>> =
             store.agent_services().map(|service| (service.id.as_str(), service.into())).collect();
         Reply::json(&services, call)
@@ -75,15 +75,15 @@ pub(super) fn services(shared: &ServerContext, call: &ApiRequest) -> Result<Repl
 }
 
 /// `agent/service/ID`; with `hash`, when the definition is another.
-pub(super) async fn service(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) async fn service(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let wait = read::parse_wait(call)?;
     let id = call.path_rest.as_str();
     if let Some(hash) = call.query.first("hash").filter(|hash| !hash.is_empty()) {
-        let _place = read::acquire_blocking_slot(shared)?;
+        let _place = read::acquire_blocking_slot(context)?;
         let changed = |store: &Store| store.agent_service(id).is_none_or(|found| content_hash(found) != hash);
-        blocking::wait_until(shared, blocking::block_time(wait), changed).await;
+        blocking::wait_until(&context.store, blocking::block_time(wait), changed).await;
     }
-    shared.read(|store| {
+    context.store.read(|store| {
         let Some(service) = store.agent_service(id) else {
             return Err(Reply::text(StatusCode::NOT_FOUND, &format!("unknown service ID: {id}")));
         };
@@ -105,9 +105,9 @@ fn content_hash(service: &store::Service) -> String {
 }
 
 /// `agent/checks`, by id.
-pub(super) fn checks(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn checks(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     read::reject_filter(call)?;
-    Ok(shared.read(|store| {
+    Ok(context.store.read(|store| {
         let held: Vec<store::Check> = store.agent_checks().collect();
         let checks: BTreeMap<&str, CheckJson<'_>> = held
             .iter()
@@ -118,26 +118,26 @@ pub(super) fn checks(shared: &ServerContext, call: &ApiRequest) -> Result<Reply,
 }
 
 /// `agent/service/register`
-pub(super) fn register(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn register(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let new = request::parse_registration(&call.body)?;
     let replace = matches!(call.query.first("replace-existing-checks"), Some("" | "true"));
-    shared.write(|store, now| store.register(new, replace, now));
+    context.store.write(|store, now| store.register(new, replace, now));
     Ok(Reply::empty())
 }
 
 /// `agent/service/deregister/ID`
-pub(super) fn deregister(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn deregister(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     if call.path_rest.is_empty() {
         return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "ServiceID missing"));
     }
-    shared.write(|store, _| store.deregister(&call.path_rest));
+    context.store.write(|store, _| store.deregister(&call.path_rest));
     Ok(Reply::empty())
 }
 
 /// `agent/check/register`
-pub(super) fn register_check(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn register_check(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let (new, service) = request::parse_check_registration(&call.body)?;
-    let held = shared.write(|store, now| store.register_check(new, service.as_deref(), now));
+    let held = context.store.write(|store, now| store.register_check(new, service.as_deref(), now));
     held.map(|()| Reply::empty()).map_err(|UnknownService| {
         let text = format!("ServiceID {:?} does not exist", service.unwrap_or_default());
         Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
@@ -145,32 +145,32 @@ pub(super) fn register_check(shared: &ServerContext, call: &ApiRequest) -> Resul
 }
 
 /// `agent/check/deregister/ID`
-pub(super) fn deregister_check(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn deregister_check(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     if call.path_rest.is_empty() {
         return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "CheckID missing"));
     }
-    shared.write(|store, _| store.deregister_check(&call.path_rest));
+    context.store.write(|store, _| store.deregister_check(&call.path_rest));
     Ok(Reply::empty())
 }
 
 /// `agent/check/{pass,warn,fail}/ID`
-pub(super) fn report(shared: &ServerContext, call: &ApiRequest, status: Status) -> Result<Reply, Reply> {
-    report_status(shared, call, status, call.query.first("note").unwrap_or_default())
+pub(super) fn report(context: &HttpContext, call: &ApiRequest, status: Status) -> Result<Reply, Reply> {
+    report_status(context, call, status, call.query.first("note").unwrap_or_default())
 }
 
 /// `agent/check/update/ID`
-pub(super) fn update(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn update(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let (status, output) = request::parse_check_update(&call.body)?;
-    report_status(shared, call, status, &output)
+    report_status(context, call, status, &output)
 }
 
 fn report_status(
-    shared: &ServerContext,
+    context: &HttpContext,
     call: &ApiRequest,
     status: Status,
     output: &str,
 ) -> Result<Reply, Reply> {
-    let told = shared.write(|store, now| store.report(&call.path_rest, status, output, now));
+    let told = context.store.write(|store, now| store.report(&call.path_rest, status, output, now));
     told.map(|()| Reply::empty()).map_err(|NotTtlCheck| {
         let text = format!("CheckID {:?} does not have associated TTL", call.path_rest);
         Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
@@ -178,18 +178,22 @@ fn report_status(
 }
 
 /// `agent/service/maintenance/ID`
-pub(super) fn set_service_maintenance(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn set_service_maintenance(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let id = read::require_name(call, "Missing service ID")?;
     let reason = parse_maintenance(call)?;
-    shared.write(|store, _| store.set_service_maintenance(id, reason)).map(|()| Reply::empty()).map_err(
-        |UnknownService| Reply::text(StatusCode::NOT_FOUND, &format!("No service registered with ID {id:?}")),
-    )
+    context
+        .store
+        .write(|store, _| store.set_service_maintenance(id, reason))
+        .map(|()| Reply::empty())
+        .map_err(|UnknownService| {
+            Reply::text(StatusCode::NOT_FOUND, &format!("No service registered with ID {id:?}"))
+        })
 }
 
 /// `agent/maintenance`
-pub(super) fn set_node_maintenance(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn set_node_maintenance(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let reason = parse_maintenance(call)?;
-    shared.write(|store, _| store.set_node_maintenance(reason));
+    context.store.write(|store, _| store.set_node_maintenance(reason));
     Ok(Reply::empty())
 }
 

@@ -3,9 +3,8 @@
 
 use http::{HeaderName, StatusCode};
 
-use super::{ApiRequest, reply::Reply};
+use super::{context::HttpContext, reply::Reply, request::ApiRequest};
 use crate::{
-    server::ServerContext,
     store::{self, NODE_MAINTENANCE, SERVICE_MAINTENANCE, Status, Store},
     wire::response::{AgentHealth, CheckJson},
 };
@@ -53,12 +52,12 @@ impl AggregatedStatus {
 }
 
 /// `agent/health/service/id/ID`
-pub(super) fn by_id(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn by_id(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let id = call.path_rest.as_str();
     if id.is_empty() {
         return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Bad request: Missing serviceID"));
     }
-    Ok(shared.read(|store| match store.agent_service(id) {
+    Ok(context.store.read(|store| match store.agent_service(id) {
         Some(service) => {
             let checks = checks_of(store, service);
             let verdict = AggregatedStatus::worst_of(&checks);
@@ -82,12 +81,12 @@ pub(super) fn by_id(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, 
 }
 
 /// `agent/health/service/name/NAME`: the worst of the local instances counts.
-pub(super) fn by_name(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn by_name(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = call.path_rest.as_str();
     if name.is_empty() {
         return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "Bad request: Missing service Name"));
     }
-    Ok(shared.read(|store| {
+    Ok(context.store.read(|store| {
         let found: Vec<(&store::Service, Vec<store::Check>)> = store
             .agent_services()
             .filter(|service| service.name == name)

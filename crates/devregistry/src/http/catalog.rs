@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::StatusCode;
 
-use super::{ApiRequest, health, read, reply::Reply};
+use super::{context::HttpContext, health, read, reply::Reply, request::ApiRequest};
 use crate::{
-    server::ServerContext,
     store::{self, SERVER_PORT, Store, Topic},
     wire::{
         request::{self, Refusal},
@@ -15,50 +14,50 @@ use crate::{
 };
 
 /// `catalog/datacenters`
-pub(super) fn datacenters(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    Ok(Reply::json(&[&shared.options.datacenter], call))
+pub(super) fn datacenters(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    Ok(Reply::json(&[&context.options.datacenter], call))
 }
 
 /// `catalog/nodes`
-pub(super) async fn nodes(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    let datacenter = &shared.options.datacenter;
+pub(super) async fn nodes(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    let datacenter = &context.options.datacenter;
     let show = |store: &Store| {
         let fitting = store.nodes().filter(|node| read::matches_node_meta(call, node));
         let nodes: Vec<_> = fitting.map(|node| response::NodeJson::new(node, datacenter)).collect();
         Reply::json(&nodes, call)
     };
-    read::blocking_read(shared, call, Topic::Nodes, show).await
+    read::blocking_read(context, call, Topic::Nodes, show).await
 }
 
 /// `catalog/node/NAME`: a node with its services, by id.
-pub(super) async fn node(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) async fn node(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing node name")?;
     let show = |store: &Store| {
         let found = store.node(name).map(|node| response::NodeServices {
-            node: response::NodeJson::new(node, &shared.options.datacenter),
+            node: response::NodeJson::new(node, &context.options.datacenter),
             services: node.services.iter().map(|(id, row)| (id.as_str(), row.into())).collect(),
         });
         Reply::json(&found, call)
     };
-    read::blocking_read(shared, call, Topic::Node(name.to_owned()), show).await
+    read::blocking_read(context, call, Topic::Node(name.to_owned()), show).await
 }
 
 /// `catalog/node-services/NAME`: a node with its services, as a list.
-pub(super) async fn node_services(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) async fn node_services(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing node name")?;
     let show = |store: &Store| {
         let node = store.node(name);
         let found = response::NodeServiceList {
-            node: node.map(|node| response::NodeJson::new(node, &shared.options.datacenter)),
+            node: node.map(|node| response::NodeJson::new(node, &context.options.datacenter)),
             services: node.map(|node| node.services.values().map(response::NodeService::from).collect()),
         };
         Reply::json(&found, call)
     };
-    read::blocking_read(shared, call, Topic::Node(name.to_owned()), show).await
+    read::blocking_read(context, call, Topic::Node(name.to_owned()), show).await
 }
 
 /// `catalog/services`: names, each with all its instances' tags.
-pub(super) async fn services(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) async fn services(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let show = |store: &Store| {
         let mut tags: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for node in store.nodes().filter(|node| read::matches_node_meta(call, node)) {
@@ -69,13 +68,13 @@ pub(super) async fn services(shared: &ServerContext, call: &ApiRequest) -> Resul
         }
         Reply::json(&tags, call)
     };
-    read::blocking_read(shared, call, Topic::Services, show).await
+    read::blocking_read(context, call, Topic::Services, show).await
 }
 
 /// `catalog/service/NAME`: instances, without their health.
-pub(super) async fn instances(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) async fn instances(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing service name")?;
-    let datacenter = &shared.options.datacenter;
+    let datacenter = &context.options.datacenter;
     let show = |store: &Store| {
         let entries: Vec<_> = store
             .instances(name)
@@ -84,14 +83,14 @@ pub(super) async fn instances(shared: &ServerContext, call: &ApiRequest) -> Resu
             .collect();
         Reply::json(&entries, call)
     };
-    read::blocking_read(shared, call, Topic::Instances(name.to_owned()), show).await
+    read::blocking_read(context, call, Topic::Instances(name.to_owned()), show).await
 }
 
 /// `catalog/register`: nodes without an agent.
-pub(super) fn register(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn register(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let request::CatalogRegistration { node, service, checks } =
         request::parse_catalog_registration(&call.body)?;
-    shared.write(|store, _| {
+    context.store.write(|store, _| {
         reject_own_node(store, &node.name)?;
         store.catalog_register(node, service, checks);
         Ok(Reply::json(&true, call))
@@ -99,9 +98,9 @@ pub(super) fn register(shared: &ServerContext, call: &ApiRequest) -> Result<Repl
 }
 
 /// `catalog/deregister`
-pub(super) fn deregister(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) fn deregister(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let (node, service, check) = request::parse_catalog_removal(&call.body)?;
-    shared.write(|store, _| {
+    context.store.write(|store, _| {
         reject_own_node(store, &node)?;
         store.catalog_deregister(&node, service.as_deref(), check.as_deref());
         Ok(Reply::json(&true, call))
@@ -119,17 +118,17 @@ fn reject_own_node(store: &store::Store, node: &str) -> Result<(), Reply> {
 }
 
 /// `status/leader`
-pub(super) fn leader(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    Ok(Reply::json(&server_address(shared), call))
+pub(super) fn leader(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    Ok(Reply::json(&server_address(context), call))
 }
 
 /// `status/peers`
-pub(super) fn peers(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    Ok(Reply::json(&[server_address(shared)], call).with_status(StatusCode::OK))
+pub(super) fn peers(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
+    Ok(Reply::json(&[server_address(context)], call).with_status(StatusCode::OK))
 }
 
-fn server_address(shared: &ServerContext) -> String {
-    shared.read(|store| {
+fn server_address(context: &HttpContext) -> String {
+    context.store.read(|store| {
         let own = store.node(store.own_node());
         let ip = own.map_or("127.0.0.1", |node| &node.info.address);
         if ip.contains(':') { format!("[{ip}]:{SERVER_PORT}") } else { format!("{ip}:{SERVER_PORT}") }

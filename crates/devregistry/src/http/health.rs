@@ -1,15 +1,14 @@
 //! `/v1/health/*`: services with their checks.
 
-use super::{ApiRequest, read, reply::Reply};
+use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
-    server::ServerContext,
     store::{self, Check, Row, Service, Status, Store, Topic},
     wire::response,
 };
 use http::StatusCode;
 
 /// `health/service/NAME`
-pub(super) async fn service(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) async fn service(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing service name")?;
     let passing = match call.query.first("passing") {
         None => false,
@@ -18,7 +17,7 @@ pub(super) async fn service(shared: &ServerContext, call: &ApiRequest) -> Result
         Some(_) => return Err(Reply::text(StatusCode::BAD_REQUEST, "Invalid value for ?passing")),
     };
     let wanted = read::parse_id_filter(call)?;
-    let datacenter = &shared.options.datacenter;
+    let datacenter = &context.options.datacenter;
     let show = |store: &Store| {
         let mut found: Vec<_> = store
             .instances(name)
@@ -42,24 +41,24 @@ pub(super) async fn service(shared: &ServerContext, call: &ApiRequest) -> Result
             .collect();
         Reply::json(&entries, call)
     };
-    read::blocking_read(shared, call, Topic::Health(name.to_owned()), show).await
+    read::blocking_read(context, call, Topic::Health(name.to_owned()), show).await
 }
 
 /// `health/checks/NAME`: the checks of a service.
-pub(super) async fn checks(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) async fn checks(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing service name")?.to_lowercase();
     let topic = Topic::ChecksOf(name.clone());
-    list_checks(shared, call, topic, |check| check.service_name.to_lowercase() == name).await
+    list_checks(context, call, topic, |check| check.service_name.to_lowercase() == name).await
 }
 
 /// `health/state/STATUS`: the checks in that state; `any` for all.
-pub(super) async fn state(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) async fn state(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let state = read::require_name(call, "Missing check state")?;
-    list_checks(shared, call, Topic::Checks, |check| state == "any" || check.status.label() == state).await
+    list_checks(context, call, Topic::Checks, |check| state == "any" || check.status.label() == state).await
 }
 
 /// `health/node/NAME`: the checks of a node, its services' included.
-pub(super) async fn node(shared: &ServerContext, call: &ApiRequest) -> Result<Reply, Reply> {
+pub(super) async fn node(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let name = read::require_name(call, "Missing node name")?;
     let show = |store: &Store| {
         let node = store.node(name);
@@ -68,12 +67,12 @@ pub(super) async fn node(shared: &ServerContext, call: &ApiRequest) -> Result<Re
         });
         Reply::json(&checks.collect::<Vec<_>>(), call)
     };
-    read::blocking_read(shared, call, Topic::Checks, show).await
+    read::blocking_read(context, call, Topic::Checks, show).await
 }
 
 /// The checks of every node that `fits`.
 async fn list_checks(
-    shared: &ServerContext,
+    context: &HttpContext,
     call: &ApiRequest,
     topic: Topic,
     fits: impl Fn(&Check) -> bool,
@@ -86,7 +85,7 @@ async fn list_checks(
         });
         Reply::json(&checks.collect::<Vec<_>>(), call)
     };
-    read::blocking_read(shared, call, topic, show).await
+    read::blocking_read(context, call, topic, show).await
 }
 
 /// An instance: its node, itself, its checks.

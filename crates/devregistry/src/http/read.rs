@@ -3,10 +3,9 @@
 use http::{HeaderName, StatusCode};
 use tokio::sync::SemaphorePermit;
 
-use super::{ApiRequest, reply::Reply};
+use super::{context::HttpContext, reply::Reply, request::ApiRequest};
 use crate::{
     blocking,
-    server::ServerContext,
     store::{Node, Store, Topic},
     wire::duration::{self, GoDuration},
 };
@@ -26,7 +25,7 @@ struct ReadParams {
 
 /// Waits as the call asks, then answers with what `show` makes of the state.
 pub(super) async fn blocking_read<F>(
-    shared: &ServerContext,
+    context: &HttpContext,
     call: &ApiRequest,
     topic: Topic,
     show: F,
@@ -34,16 +33,17 @@ pub(super) async fn blocking_read<F>(
 where
     F: Fn(&Store) -> Reply,
 {
-    let parameters = ReadParams::parse(shared, call)?;
+    let parameters = ReadParams::parse(context, call)?;
     if !matches!(topic, Topic::Health(_)) {
         reject_filter(call)?;
     }
     let _place = match parameters.index {
         0 => None,
-        _ => Some(acquire_blocking_slot(shared)?),
+        _ => Some(acquire_blocking_slot(context)?),
     };
     let patience = blocking::block_time(parameters.wait);
-    let (reply, mark) = blocking::wait_past_index(shared, &topic, parameters.index, patience, show).await;
+    let (reply, mark) =
+        blocking::wait_past_index(&context.store, &topic, parameters.index, patience, show).await;
     Ok(reply
         .with_header(CONSISTENCY, parameters.consistency)
         .with_header(INDEX, &mark.index.max(1).to_string())
@@ -52,15 +52,15 @@ where
 }
 
 /// A place among the queries that block.
-pub(super) fn acquire_blocking_slot(shared: &ServerContext) -> Result<SemaphorePermit<'_>, Reply> {
-    shared.blocking_slots.try_acquire().map_err(|_| {
+pub(super) fn acquire_blocking_slot(context: &HttpContext) -> Result<SemaphorePermit<'_>, Reply> {
+    context.blocking_slots.try_acquire().map_err(|_| {
         let text = "The dev registry holds no more blocking queries at a time";
         Reply::text(StatusCode::SERVICE_UNAVAILABLE, text)
     })
 }
 
 impl ReadParams {
-    fn parse(shared: &ServerContext, call: &ApiRequest) -> Result<Self, Reply> {
+    fn parse(context: &HttpContext, call: &ApiRequest) -> Result<Self, Reply> {
         let bad = |text: &str| Reply::text(StatusCode::BAD_REQUEST, text);
         let query = &call.query;
         let consistency = match (query.has("stale"), query.has("consistent")) {
@@ -87,7 +87,7 @@ impl ReadParams {
                 .and_then(|index| index.parse().ok())
                 .ok_or_else(|| bad("Invalid index"))?,
         };
-        if query.first("dc").is_some_and(|dc| !dc.is_empty() && dc != shared.options.datacenter) {
+        if query.first("dc").is_some_and(|dc| !dc.is_empty() && dc != context.options.datacenter) {
             return Err(failed_read(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"));
         }
         Ok(Self { consistency, index, wait })

@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::ApiRequest;
+use super::request::ApiRequest;
 use crate::wire::{self, request::Refusal};
 
 /// What hyper sends.

@@ -37,8 +37,8 @@ async fn start_blocking_query(registry: &DevRegistry) -> TcpStream {
     let addr = registry.addr();
     let stream = send(addr, "GET", "/v1/health/service/a?index=1000000&wait=5m", "").await;
     let taken = async {
-        while registry.shared.blocking_slots.available_permits()
-            == registry.shared.options.max_blocking_queries
+        while registry.context.blocking_slots.available_permits()
+            == registry.context.options.max_blocking_queries
         {
             sleep(Duration::from_millis(5)).await;
         }

@@ -5,12 +5,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{
-    Store,
+    agent_state::{AgentCheckState, StatusSource},
     model::{Check, CheckKind, NewCheck, NewService, Probe, Row, Service, Status},
+    state::Store,
 };
 
 /// Longest output of a check that a client reports, bytes.
@@ -19,55 +20,6 @@ const OUTPUT_MAX: usize = 4096;
 pub(crate) const NODE_MAINTENANCE: &str = "_node_maintenance";
 /// What the id of the check that service maintenance is begins with.
 pub(crate) const SERVICE_MAINTENANCE: &str = "_service_maintenance:";
-
-/// What the agent keeps.
-#[derive(Debug, Default)]
-pub(super) struct Agent {
-    /// Ids of the services that clients registered.
-    pub(super) services: BTreeSet<String>,
-    /// Its checks, by id. Each has a row in the catalog.
-    pub(super) checks: BTreeMap<String, AgentCheckState>,
-    /// Counts the probes ever started, so that a late result of an old one is known.
-    generation: u64,
-}
-
-/// What the agent knows of a check beside what the catalog lists.
-#[derive(Debug)]
-pub(super) struct AgentCheckState {
-    /// The newest output; the catalog's may be older.
-    output: String,
-    /// The service's tags when the check was registered; the catalog's are the service's newest.
-    tags: Vec<String>,
-    /// When the catalog is told the newest output at the latest.
-    pub(super) output_sync_due: Option<Instant>,
-    pub(super) source: StatusSource,
-    /// Remove the service when critical for this long.
-    pub(super) deregister_after: Option<Duration>,
-    /// Since when it is critical; counted from the first news of it, not from a registration.
-    pub(super) critical_since: Option<Instant>,
-}
-
-/// Where a check's status comes from.
-#[derive(Debug)]
-pub(super) enum StatusSource {
-    Ttl {
-        ttl: Duration,
-        /// When it expires; `None` once it did.
-        expires: Option<Instant>,
-    },
-    Probe {
-        generation: u64,
-        probe: Probe,
-        successes: u32,
-        failures: u32,
-        succeeded: u32,
-        failed: u32,
-        /// No answer has counted yet: the first success counts at once.
-        awaits_first_result: bool,
-    },
-    /// By hand.
-    Maintenance,
-}
 
 /// The check cannot be reported on.
 #[derive(Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Store,
     index::{Topic, TopicIndex},
     model::{Check, Node, NodeInfo, Row, Service},
+    state::Store,
 };
 
 impl Store {

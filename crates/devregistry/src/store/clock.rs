@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{Store, agent::StatusSource, model::Status};
+use super::{agent_state::StatusSource, model::Status, state::Store};
 
 impl Store {
     /// When [`Store::tick`] has something to do next, if nothing else happens before.

@@ -9,6 +9,7 @@ use std::{
 use proptest::{collection::vec, prelude::*};
 
 use super::{index::TopicIndex, *};
+use crate::options::DevRegistryOptions;
 
 const SECOND: Duration = Duration::from_secs(1);
 

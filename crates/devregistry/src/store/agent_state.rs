@@ -1,0 +1,57 @@
+//! What the agent keeps beside the catalog's rows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use super::model::Probe;
+
+/// What the agent keeps.
+#[derive(Debug, Default)]
+pub(super) struct Agent {
+    /// Ids of the services that clients registered.
+    pub(super) services: BTreeSet<String>,
+    /// Its checks, by id. Each has a row in the catalog.
+    pub(super) checks: BTreeMap<String, AgentCheckState>,
+    /// Counts the probes ever started, so that a late result of an old one is known.
+    pub(super) generation: u64,
+}
+
+/// What the agent knows of a check beside what the catalog lists.
+#[derive(Debug)]
+pub(super) struct AgentCheckState {
+    /// The newest output; the catalog's may be older.
+    pub(super) output: String,
+    /// The service's tags when the check was registered; the catalog's are the service's newest.
+    pub(super) tags: Vec<String>,
+    /// When the catalog is told the newest output at the latest.
+    pub(super) output_sync_due: Option<Instant>,
+    pub(super) source: StatusSource,
+    /// Remove the service when critical for this long.
+    pub(super) deregister_after: Option<Duration>,
+    /// Since when it is critical; counted from the first news of it, not from a registration.
+    pub(super) critical_since: Option<Instant>,
+}
+
+/// Where a check's status comes from.
+#[derive(Debug)]
+pub(super) enum StatusSource {
+    Ttl {
+        ttl: Duration,
+        /// When it expires; `None` once it did.
+        expires: Option<Instant>,
+    },
+    Probe {
+        generation: u64,
+        probe: Probe,
+        successes: u32,
+        failures: u32,
+        succeeded: u32,
+        failed: u32,
+        /// No answer has counted yet: the first success counts at once.
+        awaits_first_result: bool,
+    },
+    /// By hand.
+    Maintenance,
+}

@@ -1,0 +1,127 @@
+//! The store itself: its parts, and a fresh one.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    agent_state::Agent,
+    index::TableIndexes,
+    model::{Check, Node, NodeInfo, Service, Status, Weights},
+};
+use crate::options::{CONSUL_VERSION, DevRegistryOptions};
+
+/// The port that the built-in `consul` service names. Nothing listens there.
+pub(crate) const SERVER_PORT: u16 = 8300;
+
+/// Everything that the registry knows.
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// The index of the last write.
+    pub(super) index: u64,
+    /// The name of the agent's own node.
+    pub(super) own_node: String,
+    pub(super) nodes: BTreeMap<String, Node>,
+    pub(super) tables: TableIndexes,
+    pub(super) agent: Agent,
+    pub(super) next_reap: Instant,
+    pub(super) reap_interval: Duration,
+    pub(super) deregister_after_min: Duration,
+    pub(super) update_interval: Duration,
+}
+
+impl Store {
+    /// A registry with its own node alone, as a fresh server is.
+    pub(crate) fn new(options: &DevRegistryOptions, addr: SocketAddr, now: Instant) -> Self {
+        // A beat of zero would never end.
+        let reap_tick = options.check_reap_interval.max(Duration::from_millis(1));
+        let mut store = Self {
+            // A fresh server has made some writes of its own before its first client.
+            index: 4,
+            own_node: options.node_name.clone(),
+            nodes: BTreeMap::new(),
+            tables: TableIndexes::default(),
+            agent: Agent::default(),
+            next_reap: now + reap_tick,
+            reap_interval: reap_tick,
+            deregister_after_min: options.check_deregister_interval_min,
+            update_interval: options.check_update_interval,
+        };
+        let at = store.next_index();
+        store.put_node(own_node_info(options, addr), at);
+        store.put_service(&options.node_name, consul_service(), at);
+        store.put_check(&options.node_name, serf_health(), at);
+        store
+    }
+
+    /// The name of the agent's own node.
+    pub(crate) fn own_node(&self) -> &str {
+        &self.own_node
+    }
+}
+
+fn own_node_info(options: &DevRegistryOptions, addr: SocketAddr) -> NodeInfo {
+    let ip = if addr.ip().is_unspecified() { [127, 0, 0, 1].into() } else { addr.ip() };
+    let family = if ip.is_ipv4() { "ipv4" } else { "ipv6" };
+    let address = ip.to_string();
+    let names = ["lan".to_owned(), format!("lan_{family}"), "wan".to_owned(), format!("wan_{family}")];
+    NodeInfo {
+        id: uuid(),
+        name: options.node_name.clone(),
+        tagged_addresses: Some(names.into_iter().map(|name| (name, address.clone())).collect()),
+        address,
+        meta: [("consul-network-segment".to_owned(), String::new())].into(),
+    }
+}
+
+/// Every Consul server lists itself.
+fn consul_service() -> Service {
+    let facts = [
+        ("non_voter", "false"),
+        ("raft_version", "3"),
+        ("serf_protocol_current", "2"),
+        ("serf_protocol_max", "5"),
+        ("serf_protocol_min", "1"),
+        ("version", CONSUL_VERSION),
+    ];
+    Service {
+        id: "consul".to_owned(),
+        name: "consul".to_owned(),
+        tags: Vec::new(),
+        address: String::new(),
+        tagged_addresses: BTreeMap::new(),
+        meta: facts.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        port: i64::from(SERVER_PORT),
+        weights: Weights { passing: 1, warning: 1 },
+        enable_tag_override: false,
+    }
+}
+
+/// The check that every node with an agent has.
+fn serf_health() -> Check {
+    Check {
+        id: "serfHealth".to_owned(),
+        name: "Serf Health Status".to_owned(),
+        status: Status::Passing,
+        notes: String::new(),
+        output: "Agent alive and reachable".to_owned(),
+        service_id: String::new(),
+        service_name: String::new(),
+        service_tags: Vec::new(),
+        kind: "",
+    }
+}
+
+fn uuid() -> String {
+    let [a, b, c] = [fastrand::u64(..), fastrand::u64(..), fastrand::u64(..)];
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        a & 0xffff_ffff,
+        (a >> 32) & 0xffff,
+        b & 0xfff,
+        0x8000 | (b >> 16) & 0x3fff,
+        c & 0xffff_ffff_ffff
+    )
+}

@@ -14,7 +14,7 @@ use prometheus::{IntGaugeVec, Opts};
 use tracing::warn;
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-use crate::lines::LogWriter;
+use crate::log_writer::LogWriter;
 
 /// This version, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

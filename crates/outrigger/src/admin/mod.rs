@@ -1,23 +1,19 @@
-//! The admin side: metrics, health, what is known and why, the drain and the maintenance page.
+//! The admin side: pages for metrics, health, services, settings, maintenance, reload and drain.
 //!
 //! | module | its job |
 //! |---|---|
 //! | `server` | listeners, connections and their limits, a graceful stop |
-//! | `guard` | who may ask: a browser can reach localhost, so local is not trusted |
-//! | `routes` | each page |
-//! | `services` | `/services`, as JSON and as text |
-//! | `status` | `/readyz`, `/maintenance` and `/drain` |
-//! | `heard` | what `/readyz` says of the registry |
+//! | `guard` | which requests are refused: a browser can reach localhost, so a local request is not trusted |
+//! | `routes` | which path shows which page |
+//! | `pages` | what each page shows |
 //!
-//! It decides nothing and changes nothing, except that `POST /drain` begins the drain and
-//! `POST /maintenance` gives an order.
+//! It decides nothing. Three pages change something: `POST /drain` begins the drain, `POST /maintenance` orders
+//! maintenance, `POST /reload` orders a reload.
 
 mod guard;
-mod heard;
+mod pages;
 mod routes;
 mod server;
-mod services;
-mod status;
 
 pub(crate) use guard::{AllowedHosts, CHANGE_HEADER};
 pub(crate) use routes::{AdminBackend, AdminState, admin_router, metrics_router};

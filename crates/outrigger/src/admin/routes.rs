@@ -35,8 +35,7 @@ use tracing::{Level, error, info};
 
 use super::{
     guard::{AllowedHosts, check_request},
-    services::ServicesPage,
-    status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus},
+    pages::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus, ServicesPage},
 };
 use crate::{
     lifecycle::{self, LifecycleHandle, MaintenanceRequest},

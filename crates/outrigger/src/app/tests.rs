@@ -4,15 +4,18 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use http::Request;
 use http_body_util::Full;
-use outrigger_config::{ConsulAddress, ConsulSettings, Drain, Listen, Propagation, Registry, Service};
+use outrigger_config::{
+    ConsulAddress, ConsulSettings, Drain, Listen, Origins, Propagation, Registry, Service, WorkerThreads,
+};
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
+use outrigger_proxy::Workers;
 use tokio::{
     net::TcpListener,
     time::{Instant, timeout},
 };
 
 use super::*;
-use crate::http_client::exchange;
+use crate::{http_client::exchange, telemetry::error_chain};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -211,7 +214,7 @@ async fn an_occupied_port_is_named_whichever_listener_it_is() {
         case(&mut config, addr.into());
         let error = start(config).unwrap_err();
         assert!(error.is_bind_error(), "{error:?}");
-        let text = telemetry::error_chain(&error);
+        let text = error_chain(&error);
         assert!(text.contains(&addr.to_string()) && text.contains("another port"), "{text}");
     }
 }
@@ -232,7 +235,7 @@ async fn a_file_of_instances_that_is_not_there_is_an_error_that_names_it() {
     let config = Config { registry: Registry::File("/no/such/services.yaml".into()), ..Config::default() };
     let error = start(config).unwrap_err();
     assert!(!error.is_bind_error());
-    assert!(telemetry::error_chain(&error).contains("/no/such/services.yaml"), "{error:?}");
+    assert!(error_chain(&error).contains("/no/such/services.yaml"), "{error:?}");
 }
 
 #[tokio::test]
@@ -243,12 +246,12 @@ async fn a_token_file_that_is_not_there_is_an_error_that_names_it_and_says_so_of
     consul.token = Some(outrigger_config::Token::File("/no/such/token".into()));
     let error = start(config).unwrap_err();
     assert!(!error.is_bind_error());
-    let text = telemetry::error_chain(&error);
+    let text = error_chain(&error);
     assert!(text.contains("/no/such/token") && text.contains("at start"), "{text}");
 }
 
 #[test]
 fn at_most_two_threads_unless_told_otherwise() {
-    assert!(matches!(proxy_workers(Count::Auto), Workers::Threads(1..=2)));
-    assert_eq!(proxy_workers(Count::Count(7)), Workers::Threads(7));
+    assert!(matches!(proxy_workers(WorkerThreads::Auto), Workers::Threads(1..=2)));
+    assert_eq!(proxy_workers(WorkerThreads::Count(7)), Workers::Threads(7));
 }

@@ -3,7 +3,10 @@
 use clap::Args;
 use outrigger_config::{Environment, summarize};
 
-use super::{CommandError, print_line, settings::SettingsFlags};
+use super::{
+    report::{CommandError, print_line},
+    settings::SettingsFlags,
+};
 use crate::{registry, telemetry::error_chain};
 
 /// Check the settings: every problem with its place, or what would run

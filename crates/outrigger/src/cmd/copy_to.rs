@@ -5,7 +5,7 @@ use std::{fs, io, path::PathBuf};
 
 use clap::Args;
 
-use super::{CommandError, print_line};
+use super::report::{CommandError, print_line};
 
 /// Copy this binary into a folder, for containers without cp
 #[derive(Debug, Args)]

@@ -5,8 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use clap::Args;
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 
-use super::{CommandError, print_line};
-use crate::{signal::TerminationSignals, telemetry::error_chain};
+use super::{
+    report::{CommandError, print_line},
+    runtime::listen_for_termination,
+};
+use crate::telemetry::error_chain;
 
 /// Start a registry in memory that speaks Consul's HTTP API, until Ctrl-C
 #[derive(Debug, Args)]
@@ -30,8 +33,7 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub(super) async fn run(arguments: DevRegistryArguments) -> Result<(), CommandError> {
-    let mut signals = TerminationSignals::listen()
-        .map_err(|error| CommandError::running(format!("listen to signals: {error}")))?;
+    let mut signals = listen_for_termination()?;
     let registry = DevRegistry::bind(arguments.listen, DevRegistryOptions::default()).await.map_err(|error| {
         CommandError::running(format!(
             "the registry cannot listen on {}: {}; stop what listens there, or choose another: --listen 127.0.0.1:0",

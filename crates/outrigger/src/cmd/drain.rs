@@ -1,16 +1,18 @@
 //! `outrigger drain`: asks the sidecar on this machine to leave the registry; for a pre-stop hook.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Method, Response, StatusCode};
+use outrigger_config::{format_duration, parse_duration};
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
-use super::{CommandError, duration, print_line};
-use crate::{http_client, telemetry::error_chain};
+use super::{
+    admin_client::{AdminClient, AdminError},
+    report::{CommandError, print_line},
+};
 
 /// Longest wait for one answer of the sidecar.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,93 +32,50 @@ pub(super) struct DrainArguments {
     /// Return only when it is safe to stop the app.
     #[arg(long)]
     wait: bool,
-    /// Where the sidecar's admin side listens.
-    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:7079")]
-    admin: String,
-    /// Longest wait for that; then the exit code is 1.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    #[command(flatten)]
+    sidecar: AdminClient,
+    /// Longest wait with --wait; then the exit code is 1.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     timeout: Duration,
 }
 
 pub(super) async fn run(arguments: DrainArguments) -> Result<(), CommandError> {
-    let until = Instant::now() + arguments.timeout;
-    let (addr, mut status) = begin_drain(&arguments.admin).await?;
-    if !arguments.wait {
+    let DrainArguments { wait, sidecar, timeout } = arguments;
+    let until = Instant::now() + timeout;
+    let answer = sidecar.request(&Method::POST, "/drain", RESPONSE_TIMEOUT).await?;
+    let mut status = read_status(&sidecar, &answer)?;
+    if !wait {
         print_line(&status);
         return Ok(());
     }
-    loop {
-        if status["safe_to_stop"] == true {
-            print_line("safe to stop");
-            return Ok(());
-        }
+    while status["safe_to_stop"] != true {
         if Instant::now() >= until {
-            let phase = status["phase"].as_str().unwrap_or("unknown").to_owned();
+            let (after, phase) = (format_duration(timeout), status["phase"].as_str().unwrap_or("unknown"));
             return Err(CommandError::running(format!(
-                "not safe to stop after {:?} (phase: {phase}); give it more with --timeout",
-                arguments.timeout
+                "not safe to stop after {after} (phase: {phase}); --timeout sets a longer wait"
             )));
         }
         sleep(POLL_INTERVAL).await;
-        let answer =
-            http_client::exchange(addr, request(&Method::GET, &arguments.admin)?, RESPONSE_TIMEOUT).await;
-        match answer {
-            Ok(answer) => status = read(&arguments.admin, &answer)?,
-            // It has exited meanwhile: nothing is registered and nothing is carried.
-            Err(http_client::Error::Connect { .. }) => {
+        match sidecar.request(&Method::GET, "/drain", RESPONSE_TIMEOUT).await {
+            Ok(answer) => status = read_status(&sidecar, &answer)?,
+            // The sidecar has exited meanwhile: nothing is registered and nothing is carried.
+            Err(AdminError::NoAnswer { refused: true, .. }) => {
                 print_line("the sidecar is gone");
                 return Ok(());
             }
-            // It is stopping, or busy: the next question tells.
-            Err(error) => tracing::debug!(error = error_chain(&error), "no answer, asking again"),
+            // The sidecar is stopping, or busy: the next answer decides.
+            Err(error) => tracing::debug!(%error, "no answer, asking again"),
         }
     }
+    print_line("safe to stop");
+    Ok(())
 }
 
-/// `POST /drain` at the first address that answers.
-async fn begin_drain(admin: &str) -> Result<(SocketAddr, Value), CommandError> {
-    let found = timeout(RESPONSE_TIMEOUT, tokio::net::lookup_host(admin)).await;
-    let found = found.unwrap_or_else(|_| Err(io::Error::other("the name is not resolved in time")));
-    let addrs = found.map_err(|error| {
-        CommandError::running(format!(
-            "{admin} is no address of an admin side: {error}; write --admin localhost:7079"
-        ))
-    })?;
-    let mut refused = "it has no address".to_owned();
-    for addr in addrs {
-        match http_client::exchange(addr, request(&Method::POST, admin)?, RESPONSE_TIMEOUT).await {
-            Ok(answer) => return Ok((addr, read(admin, &answer)?)),
-            Err(error) => refused = error_chain(&error),
-        }
+fn read_status(sidecar: &AdminClient, answer: &Response<Bytes>) -> Result<Value, CommandError> {
+    match answer.status() {
+        StatusCode::OK | StatusCode::ACCEPTED => sidecar.parse_json(answer),
+        _ => Err(sidecar.unexpected(answer)),
     }
-    Err(unreachable(admin, &refused))
-}
-
-fn unreachable(admin: &str, why: &str) -> CommandError {
-    CommandError::running(format!(
-        "no sidecar answers at {admin}: {why}; is it running, and is its admin.listen the address after --admin?"
-    ))
-}
-
-fn request(method: &Method, admin: &str) -> Result<Request<Full<Bytes>>, CommandError> {
-    Request::builder()
-        .method(method)
-        .uri("/drain")
-        .header("host", admin)
-        .header("x-outrigger-admin", "1")
-        .body(Full::default())
-        .map_err(|_| CommandError::running(format!("{admin} is no address; write --admin localhost:7079")))
-}
-
-fn read(admin: &str, answer: &Response<Bytes>) -> Result<Value, CommandError> {
-    let text = String::from_utf8_lossy(answer.body());
-    if !matches!(answer.status(), StatusCode::OK | StatusCode::ACCEPTED) {
-        let status = answer.status();
-        return Err(CommandError::running(format!("{admin} answered {status}: {}", text.trim())));
-    }
-    serde_json::from_str(&text).map_err(|_| {
-        CommandError::running(format!("{admin} is no admin side of a sidecar: it answered {text:.100}"))
-    })
 }
 
 #[cfg(test)]
@@ -147,7 +106,7 @@ mod tests {
     }
 
     async fn drain(admin: &str, wait: bool, timeout: Duration) -> Result<(), CommandError> {
-        run(DrainArguments { wait, admin: admin.into(), timeout }).await
+        run(DrainArguments { wait, sidecar: AdminClient::at(admin), timeout }).await
     }
 
     const LONG: Duration = Duration::from_secs(20);

@@ -7,7 +7,10 @@ use http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{CommandError, print_line, sidecar::AdminClient};
+use super::{
+    admin_client::AdminClient,
+    report::{CommandError, print_line},
+};
 
 /// Longest wait for the answer: above the time that the sidecar gives its registry.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,7 +64,7 @@ pub(super) async fn run(arguments: MaintenanceArguments) -> Result<(), CommandEr
         }
         MaintenanceCommand::Status { sidecar } => (sidecar, Method::GET, "/maintenance".to_owned()),
     };
-    let answer = sidecar.request(&method, &path, RESPONSE_TIMEOUT).await.map_err(CommandError::running)?;
+    let answer = sidecar.request(&method, &path, RESPONSE_TIMEOUT).await?;
     let page = sidecar.parse_json(&answer)?;
     if answer.status() != StatusCode::OK {
         return Err(CommandError::running(page["error"].as_str().unwrap_or("the order was refused")));

@@ -4,6 +4,7 @@
 //! during a drain, a failed request in the demo); 2 the command line or the settings are wrong. `run -- app`
 //! ends with the app's code; 127 and 126, as in a shell, where the app is not there or cannot be run.
 
+mod admin_client;
 mod check;
 mod copy_to;
 mod demo;
@@ -11,14 +12,17 @@ mod dev_registry;
 mod drain;
 mod maintenance;
 mod reload;
+mod report;
 mod run;
+mod runtime;
 mod settings;
-mod sidecar;
 mod wait;
 
-use std::{fmt, io::Write as _, process::ExitCode, time::Duration};
+use std::{io::Write as _, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+
+use runtime::run_on_runtime;
 
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTRIGGER_COMMIT"), ")");
@@ -74,77 +78,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Why a command ends with another code than 0. Displays as what is printed to stderr.
-#[derive(Debug)]
-enum CommandError {
-    /// The settings are wrong: 2.
-    Settings(String),
-    /// Something failed while running: 1.
-    Running(String),
-}
-
-impl CommandError {
-    fn running(what: impl Into<String>) -> Self {
-        Self::Running(what.into())
-    }
-
-    fn code(&self) -> ExitCode {
-        match self {
-            Self::Settings(_) => ExitCode::from(2),
-            Self::Running(_) => ExitCode::from(1),
-        }
-    }
-}
-
-impl fmt::Display for CommandError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Settings(problems) => f.write_str(problems),
-            Self::Running(what) => write!(f, "outrigger: {what}"),
-        }
-    }
-}
-
-/// Longest wait for threads that are busy with something blocking (a name being resolved) at the end.
-const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Runs a command on a runtime of its own: the control plane's single thread.
-fn run_on_runtime<T>(command: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::running(format!("start the runtime: {error}")))?;
-    let done = runtime.block_on(command);
-    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
-    done
-}
-
-/// Parses `250ms`, `5s`, `1m` for flags.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let milliseconds = match unit {
-        "ms" => Some(1),
-        "s" => Some(1_000),
-        "m" => Some(60_000),
-        _ => None,
-    };
-    number
-        .parse::<u64>()
-        .ok()
-        .zip(milliseconds)
-        .and_then(|(number, unit)| number.checked_mul(unit))
-        .map(Duration::from_millis)
-        .ok_or_else(|| "not a duration; write 500ms, 30s or 2m".to_owned())
-}
-
-/// Writes a line for people to stdout. A closed stdout (`| head`) is no failure.
-fn print_line(line: impl fmt::Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -230,7 +167,11 @@ mod tests {
             ("99999999999999999999s", None),
             ("18446744073709551615m", None),
         ] {
-            assert_eq!(duration(text).ok(), expected.map(Duration::from_millis), "{text}");
+            let parsed = match parse(&format!("outrigger wait --timeout={text}")) {
+                Ok(Command::Wait(arguments)) => Some(arguments.timeout),
+                _ => None,
+            };
+            assert_eq!(parsed, expected.map(Duration::from_millis), "{text}");
         }
     }
 }

@@ -6,7 +6,10 @@ use clap::Args;
 use http::Method;
 use serde_json::Value;
 
-use super::{CommandError, print_line, sidecar::AdminClient};
+use super::{
+    admin_client::AdminClient,
+    report::{CommandError, print_line},
+};
 
 /// Longest wait for the answer: above the time for which a new service's first answer is waited for.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,8 +27,7 @@ pub(super) struct ReloadArguments {
 }
 
 pub(super) async fn run(ReloadArguments { sidecar }: ReloadArguments) -> Result<(), CommandError> {
-    let answer =
-        sidecar.request(&Method::POST, "/reload", RESPONSE_TIMEOUT).await.map_err(CommandError::running)?;
+    let answer = sidecar.request(&Method::POST, "/reload", RESPONSE_TIMEOUT).await?;
     for line in report_lines(&sidecar.parse_json(&answer)?)? {
         print_line(line);
     }

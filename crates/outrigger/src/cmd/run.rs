@@ -1,20 +1,24 @@
 //! `outrigger run`: one sidecar, from its settings to its exit; with `-- app` the app's life, too.
 
-use std::{convert::Infallible, ffi::OsString, io, process::ExitCode};
+use std::{convert::Infallible, ffi::OsString, process::ExitCode};
 
 use clap::Args;
 use outrigger_config::{AwaitApp, Config, Environment, LoadedConfig, Origins, Probe};
 use outrigger_proxy::Workers;
 use tracing::{error, info, warn};
 
-use super::{CommandError, run_on_runtime, settings::SettingsFlags};
+use super::{
+    report::CommandError,
+    runtime::{listen_for_termination, run_on_runtime, signal_error},
+    settings::SettingsFlags,
+};
 use crate::{
     App, StartError,
     app::proxy_workers,
-    child::{self, AppExit},
+    process::{self, AppExit},
     registry,
     reload::ConfigSource,
-    signal::{Hangup, TerminationSignals},
+    signal::Hangup,
     telemetry::{self, COMMIT, LogControl, VERSION, error_chain},
 };
 
@@ -88,7 +92,7 @@ impl StartInputs {
 
 /// Beside an app that somebody else starts.
 async fn run_without_app(from: StartInputs) -> Result<(), CommandError> {
-    let mut signals = TerminationSignals::listen().map_err(signal_error)?;
+    let mut signals = listen_for_termination()?;
     let mut hangup = Hangup::listen().map_err(signal_error)?;
     let app = from.start(App::start)?;
 
@@ -127,10 +131,6 @@ async fn reload_on_hangup(app: &App, hangup: &mut Hangup) -> Infallible {
     }
 }
 
-fn signal_error(error: io::Error) -> CommandError {
-    CommandError::running(format!("listen to signals: {error}"))
-}
-
 /// `auto`: as process 1 it has a container of its own, and the app's is being stopped like it.
 fn should_await_app(setting: AwaitApp) -> bool {
     match setting {
@@ -143,7 +143,7 @@ fn should_await_app(setting: AwaitApp) -> bool {
 /// Around an app of its own: started after the sidecar, ended before it.
 async fn run_with_app(from: StartInputs, command: &[OsString]) -> Result<ExitCode, CommandError> {
     let app = from.start(App::start_before_app)?;
-    let ended = child::supervise(&app, command).await.map_err(signal_error)?;
+    let ended = process::supervise(&app, command).await.map_err(signal_error)?;
     app.skip_waits();
     let code = match ended {
         AppExit::Code(code) => code,
@@ -153,7 +153,7 @@ async fn run_with_app(from: StartInputs, command: &[OsString]) -> Result<ExitCod
         }
     };
     // Only now: it hears nothing of the signals before.
-    let mut signals = TerminationSignals::listen().map_err(signal_error)?;
+    let mut signals = listen_for_termination()?;
     tokio::select! {
         stopped = app.shutdown() => info!(aborted = stopped.aborted, code, "gone"),
         signal = signals.next() => {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use outrigger_config::{Environment, LoadedConfig, Overrides, Problems, load, load_path};
 
-use super::CommandError;
+use super::report::CommandError;
 use crate::reload::ConfigSource;
 
 /// Each wins over its environment variable, which wins over the file.

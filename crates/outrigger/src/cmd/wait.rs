@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use clap::Args;
 use http::Method;
+use outrigger_config::{format_duration, parse_duration};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::{CommandError, duration, print_line, sidecar::AdminClient};
+use super::{
+    admin_client::AdminClient,
+    report::{CommandError, print_line},
+};
 
 /// Pause between two questions.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -31,8 +35,8 @@ pub(super) struct WaitArguments {
     #[command(flatten)]
     sidecar: AdminClient,
     /// Longest wait; then the exit code is 1.
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
-    timeout: Duration,
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    pub(super) timeout: Duration,
 }
 
 /// What a look at `/readyz` says.
@@ -51,7 +55,7 @@ pub(super) async fn run(arguments: WaitArguments) -> Result<(), CommandError> {
         let limit = RESPONSE_TIMEOUT.min(until.saturating_duration_since(Instant::now()).max(POLL_INTERVAL));
         let look = match arguments.sidecar.request(&Method::GET, "/readyz", limit).await {
             Ok(answer) => classify_readiness(&arguments.sidecar.parse_json(&answer)?, arguments.registered),
-            Err(why) => ReadinessCheck::Pending(why),
+            Err(error) => ReadinessCheck::Pending(error.to_string()),
         };
         match look {
             ReadinessCheck::Ready => {
@@ -60,7 +64,8 @@ pub(super) async fn run(arguments: WaitArguments) -> Result<(), CommandError> {
             }
             ReadinessCheck::Never(why) => return Err(CommandError::running(why)),
             ReadinessCheck::Pending(why) if Instant::now() >= until => {
-                return Err(CommandError::running(format!("not ready after {:?}: {why}", arguments.timeout)));
+                let after = format_duration(arguments.timeout);
+                return Err(CommandError::running(format!("not ready after {after}: {why}")));
             }
             ReadinessCheck::Pending(_) => sleep(POLL_INTERVAL).await,
         }

@@ -25,7 +25,7 @@ use std::{
 use clap::Args;
 use outrigger_config::{
     Balance, Config, ConsulAddress, ConsulSettings, Environment, Listen, LogFormat, Origins, Policy,
-    Registry, Upstream,
+    Registry, Upstream, parse_duration,
 };
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use tokio::time::timeout;
@@ -35,11 +35,13 @@ use self::{
     screen::Screen,
     story::{DemoResult, Scenario},
 };
-use super::{CommandError, duration, print_line};
+use super::{
+    report::{CommandError, print_line},
+    runtime::listen_for_termination,
+};
 use crate::{
     App,
     app::proxy_workers,
-    signal::TerminationSignals,
     telemetry::{self, error_chain},
 };
 
@@ -71,15 +73,14 @@ pub(super) struct DemoArguments {
 }
 
 fn parse_length(text: &str) -> Result<Duration, String> {
-    let length = duration(text)?;
+    let length = parse_duration(text)?;
     if length >= MIN_LENGTH { Ok(length) } else { Err("too short for the story: 3s at least".to_owned()) }
 }
 
 pub(super) async fn run(arguments: DemoArguments) -> Result<(), CommandError> {
     let table = !arguments.plain && std::io::stdout().is_terminal();
     init_quiet_logging();
-    let mut signals = TerminationSignals::listen()
-        .map_err(|error| CommandError::running(format!("listen to signals: {error}")))?;
+    let mut signals = listen_for_termination()?;
     let registry =
         DevRegistry::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), DevRegistryOptions::default())
             .await

@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::{
-    order::{ProcessAction, ProcessEvent, ProcessState},
-    process::{AppCommand, AppProcess, SpawnError, exit_code},
+    app::{AppCommand, AppProcess, SpawnError, exit_code},
     reaper::Reaper,
     signals::{self, SignalAction, SignalListener},
+    state::{ProcessAction, ProcessEvent, ProcessState},
 };
 use crate::App;
 

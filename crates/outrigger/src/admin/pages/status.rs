@@ -6,7 +6,7 @@ use outrigger_discovery::ServiceStatus;
 use outrigger_registry::ReportedHealth;
 use serde::Serialize;
 
-use super::heard::RegistryStatus;
+use super::registry_status::RegistryStatus;
 use crate::{
     lifecycle::{
         LifecycleHandle, LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus,

@@ -27,10 +27,10 @@
 //! (`PR_SET_PDEATHSIG`) has to run between fork and exec, which is `unsafe`. The registry notices by the
 //! check's TTL; whoever started the sidecar has to end the rest (systemd and containers do).
 
-mod order;
-mod process;
+mod app;
 mod reaper;
 mod signals;
+mod state;
 mod supervise;
 
 pub(crate) use supervise::{AppExit, supervise};

@@ -1,0 +1,14 @@
+//! What the pages show: plain shapes, filled from the states of the parts.
+//!
+//! | module | its pages |
+//! |---|---|
+//! | `services` | `/services`, as JSON and as text |
+//! | `status` | `/readyz`, `/maintenance`, `/drain`, `/reload` |
+//! | `registry_status` | the registry's part of `/readyz` |
+
+mod registry_status;
+mod services;
+mod status;
+
+pub(super) use services::ServicesPage;
+pub(super) use status::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus};

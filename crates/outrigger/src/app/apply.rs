@@ -1,0 +1,101 @@
+//! A reload: the start again, with something to keep. No connection is dropped, and nothing that was
+//! learned is forgotten.
+
+use std::sync::Arc;
+
+use outrigger_config::{LoadedConfig, Origin};
+use outrigger_proxy::BindError;
+use tracing::warn;
+
+use super::{
+    components::{ActiveConfig, Components, MetricsServer, registration_plan},
+    start::bind_metrics,
+};
+use crate::{
+    admin::{self, AdminServer, AdminState},
+    reload::{AppliedReload, ReloadError, ReloadResult},
+    telemetry::error_chain,
+};
+
+/// The file that some of these settings come from, if there is one.
+fn settings_file(loaded: &LoadedConfig) -> Option<&str> {
+    loaded.origins.iter().find_map(|(_, origin)| match origin {
+        Origin::File { file, .. } => Some(&**file),
+        _ => None,
+    })
+}
+
+impl Components {
+    /// Why a new listener could not be bound. A wider or narrower form of an address that this sidecar listens
+    /// on (`0.0.0.0` and `127.0.0.1`) cannot be bound beside it: the text then names that address.
+    fn bind_refusal(&self, error: &BindError) -> ReloadError {
+        let ours = self.proxy.outbound_addrs().into_iter();
+        let mut ours = ours.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr));
+        let text = error_chain(error);
+        let overlaps = ours.find(|addr| addr.port() == error.addr.port());
+        ReloadError::Address(match overlaps {
+            Some(addr) => {
+                format!("{text}; this sidecar listens on {addr}: choose another port, or restart it")
+            }
+            None => text,
+        })
+    }
+
+    /// One reload: first every step that can fail, then every step that cannot.
+    pub(super) async fn reload(
+        self: Arc<Self>,
+        metrics_server: MetricsServer,
+        state: AdminState,
+    ) -> ReloadResult {
+        let read = match self.config_source.get() {
+            Some(source) => source.read().await?,
+            None => return Err(ReloadError::NoFile),
+        };
+        if self.lifecycle.handle().is_draining() {
+            return Err(ReloadError::Leaving);
+        }
+        let running = self.active_config().loaded.clone();
+        // A program that rewrites a file empties it first. An empty file would deregister the app.
+        if let (Some(file), None) = (settings_file(&running), settings_file(&read)) {
+            return Err(ReloadError::Problems(vec![format!(
+                "{file}: sets nothing any more; if that is meant, restart the sidecar"
+            )]));
+        }
+        let outrigger_config::ReloadPlan { next, changed, needs_restart } =
+            outrigger_config::plan_reload(&running, read);
+        let (old, new) = (&running.config.admin.metrics_listen, &next.config.admin.metrics_listen);
+        let moves = old != new;
+        let bound = match new {
+            Some(listen) if moves => {
+                Some(bind_metrics(listen).map_err(|error| ReloadError::Address(error_chain(&error)))?)
+            }
+            Some(_) | None => None,
+        };
+        let prepared = self.proxy.prepare(&next.config).map_err(|error| self.bind_refusal(&error))?;
+
+        for warning in &next.warnings {
+            warn!(%warning, "settings");
+        }
+        if let Some(logs) =
+            self.log_control.get().filter(|_| running.config.log.level != next.config.log.level)
+        {
+            logs.set_level(&next.config.log.level);
+        }
+        self.discovery.apply_settings(next.config.discovery);
+        self.proxy.apply_settings(prepared).await;
+        self.lifecycle.apply_settings(
+            registration_plan(&next.config, self.registrar.as_ref(), &self.app_started),
+            next.config.drain,
+        );
+        if moves {
+            let server = bound.map(|bound| AdminServer::start(bound, admin::metrics_router(state)));
+            let before = std::mem::replace(&mut *metrics_server.lock(), server);
+            if let Some(server) = before {
+                server.stop().await;
+            }
+        }
+        let hash = outrigger_config::fingerprint(&next.config);
+        *self.active_config() = ActiveConfig::new(next);
+        Ok(AppliedReload { changed, needs_restart, hash })
+    }
+}

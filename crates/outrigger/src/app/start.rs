@@ -1,0 +1,175 @@
+//! The start: every socket is bound first, so that an occupied port is an error at the start and not a
+//! surprise later. Then the sidecar routes, while it learns, registers and becomes ready in the background.
+
+use std::{
+    sync::{Arc, Mutex, OnceLock},
+    thread,
+};
+
+use outrigger_config::{Config, Listen, LoadedConfig, Origins, WorkerThreads};
+use outrigger_discovery::Discovery;
+use outrigger_proxy::{Proxy, Workers};
+use prometheus::IntCounter;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    App,
+    components::{ActiveConfig, Components, MetricsServer, registration_plan},
+};
+use crate::{
+    admin::{self, AdminServer, AdminState, AllowedHosts, BoundListeners},
+    lifecycle::{Lifecycle, PropagationMonitor},
+    limits, registry, reload,
+    telemetry::{self, error_chain},
+};
+
+/// What starts the local app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LocalApp {
+    /// Another process, before or after the sidecar.
+    External,
+    /// The sidecar, once it routes.
+    Child,
+}
+
+/// Why a sidecar could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data plane could not start: most likely a port is occupied.
+    #[error(transparent)]
+    Outbound(#[from] outrigger_proxy::StartError),
+    /// A listener of the admin side could not be bound.
+    #[error("{0}")]
+    Admin(String),
+    /// The settings of the registry name something that cannot be used.
+    #[error("open the registry {place}")]
+    Registry {
+        /// Its address or file.
+        place: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Two metrics have one name: a bug.
+    #[error("set up the metrics")]
+    Metrics(#[from] prometheus::Error),
+}
+
+impl StartError {
+    /// Whether a start on another port might succeed.
+    pub fn is_bind_error(&self) -> bool {
+        matches!(self, Self::Outbound(outrigger_proxy::StartError::Bind(_)) | Self::Admin(_))
+    }
+}
+
+/// The number of data-plane threads: with `auto`, one per core and at most 2.
+pub fn proxy_workers(count: WorkerThreads) -> Workers {
+    Workers::Threads(match count {
+        WorkerThreads::Auto => thread::available_parallelism().map_or(1, usize::from).min(2),
+        WorkerThreads::Count(count) => count,
+    })
+}
+
+impl App {
+    /// Binds, serves, and starts to learn and to register. The `/config` page shows `origins`.
+    /// Needs a tokio runtime with I/O and time: it becomes the control plane.
+    ///
+    /// # Errors
+    /// When a port is occupied, or a file that the settings name cannot be used.
+    pub fn start(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
+        Self::start_with(config, origins, workers, LocalApp::External)
+    }
+
+    /// As [`App::start`], for an app that the caller starts later: the app is not probed, and so not
+    /// registered, before [`App::notify_app_started`].
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub fn start_before_app(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
+        Self::start_with(config, origins, workers, LocalApp::Child)
+    }
+
+    fn start_with(
+        config: Config,
+        origins: &Origins,
+        workers: Workers,
+        app: LocalApp,
+    ) -> Result<Self, StartError> {
+        limits::warn_when_low();
+        let metrics = telemetry::new_metrics_registry()?;
+        let app_starts =
+            IntCounter::new("outrigger_app_starts_total", "How often the sidecar started the app.")?;
+        metrics.register(Box::new(app_starts.clone()))?;
+        let reload_metrics = reload::ReloadMetrics::register(&metrics, &config)?;
+        let opened = registry::open(&config.registry, &metrics).map_err(|error| StartError::Registry {
+            place: registry::location(&config.registry),
+            source: Box::new(error),
+        })?;
+        let runtime = tokio::runtime::Handle::current();
+        let discovery = match registry::open_disk_cache(&config, origins) {
+            Some(cache) => {
+                Discovery::with_cache(opened.registry, config.discovery, runtime, &metrics, cache)?
+            }
+            None => Discovery::new(opened.registry, config.discovery, runtime, &metrics)?,
+        };
+
+        let admin = bind_admin("the admin side", &config.admin.listen)?;
+        let metrics_listeners = config.admin.metrics_listen.as_ref().map(bind_metrics).transpose()?;
+        let proxy = Arc::new(Proxy::bind(&config, discovery.clone(), &metrics, workers)?);
+        discovery.set_liveness(proxy.liveness());
+
+        proxy.start();
+        let first_answers = {
+            let proxy = proxy.clone();
+            async move { proxy.wait_for_first_answers().await }
+        };
+        let app_started = CancellationToken::new();
+        if app == LocalApp::External {
+            app_started.cancel();
+        }
+        let registrar = opened.registrar;
+        let plan = registration_plan(&config, registrar.as_ref(), &app_started);
+        let lifecycle =
+            Lifecycle::start(first_answers, plan, PropagationMonitor::new(config.drain, discovery.clone()));
+        lifecycle.register_metrics(&metrics)?;
+
+        let (reload_handle, reload_worker) = reload::reload_channel();
+        let allowed_hosts = AllowedHosts::new(&config.admin.listen);
+        let loaded = LoadedConfig { config, origins: origins.clone(), warnings: Vec::new() };
+        let components = Arc::new(Components {
+            proxy,
+            discovery,
+            lifecycle,
+            registrar,
+            app_started: app_started.clone(),
+            reload_handle,
+            config_source: OnceLock::new(),
+            log_control: OnceLock::new(),
+            active: Mutex::new(ActiveConfig::new(loaded)),
+        });
+        let state = AdminState {
+            lifecycle: components.lifecycle.handle().clone(),
+            metrics: metrics.clone(),
+            backend: components.clone(),
+        };
+        let metrics_server =
+            metrics_listeners.map(|bound| AdminServer::start(bound, admin::metrics_router(state.clone())));
+        let metrics_server = MetricsServer(Arc::new(Mutex::new(metrics_server)));
+        let admin = AdminServer::start(admin, admin::admin_router(state.clone(), allowed_hosts));
+        let reloads = {
+            let (components, metrics_server) = (components.clone(), metrics_server.clone());
+            reload_worker
+                .run(reload_metrics, move || components.clone().reload(metrics_server.clone(), state.clone()))
+        };
+        let reload_task = AbortOnDropHandle::new(tokio::spawn(reloads));
+        Ok(Self { components, metrics, admin, metrics_server, reload_task, app_starts, app_started })
+    }
+}
+
+fn bind_admin(what: &'static str, listen: &Listen) -> Result<BoundListeners, StartError> {
+    BoundListeners::bind(what, listen).map_err(|error| StartError::Admin(error_chain(&error)))
+}
+
+pub(super) fn bind_metrics(listen: &Listen) -> Result<BoundListeners, StartError> {
+    bind_admin("the metrics listener", listen)
+}

@@ -1,0 +1,39 @@
+//! How a command ends: what it prints on stdout and stderr, and its exit code.
+
+use std::{fmt, io::Write as _, process::ExitCode};
+
+/// Why a command ends with another code than 0. Displays as the text for stderr.
+#[derive(Debug)]
+pub(super) enum CommandError {
+    /// The settings are wrong: 2.
+    Settings(String),
+    /// Something failed while the command ran: 1.
+    Running(String),
+}
+
+impl CommandError {
+    pub(super) fn running(what: impl Into<String>) -> Self {
+        Self::Running(what.into())
+    }
+
+    pub(super) fn code(&self) -> ExitCode {
+        match self {
+            Self::Settings(_) => ExitCode::from(2),
+            Self::Running(_) => ExitCode::from(1),
+        }
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Settings(problems) => f.write_str(problems),
+            Self::Running(what) => write!(f, "outrigger: {what}"),
+        }
+    }
+}
+
+/// Writes a line to stdout. A closed stdout (`| head`) is no failure.
+pub(super) fn print_line(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

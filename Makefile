@@ -1,32 +1,31 @@
-# Everything that is done with this checkout. `make` alone says what there is.
+# Everything that is done with this checkout. `make` alone lists the targets.
 
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## Say what there is to make
+help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The development profile: dependencies are optimised and the whole is built in a third of the time
-# of a release, which is what somebody who tries it for the first time waits for.
+# The development profile: dependencies are optimised, and the build takes a third of the time of a release build.
 .PHONY: demo
-demo: ## Watch it work: an embedded registry, four instances, a sidecar, traffic, a death
+demo: ## A demonstration: an embedded registry, four instances, a sidecar, traffic, a killed instance
 	$(CARGO) build --package outrigger
 	@$(CARGO) run --quiet --package outrigger -- demo
 
 .PHONY: build
-build: ## The binary as it is shipped: target/release/outrigger
+build: ## The release binary: target/release/outrigger
 	$(CARGO) build --release --package outrigger
 
 .PHONY: test
 test: ## Every test; fetches the real Consul for those that need it
 	@tests/tools/run.sh
 
-# One row per promise, against the real Consul and real server processes; some minutes. The arguments
-# of one's own: make chaos ARGS="--short --rounds 5 kill-two".
+# One row per promise, against the real Consul and real server processes; takes some minutes. Arguments:
+# make chaos ARGS="--short --rounds 5 kill-two".
 .PHONY: chaos
-chaos: ## Deaths, deploys and outages under load: what is promised, and whether it was kept
+chaos: ## The promises under load: killed instances, deploys, registry outages
 	$(CARGO) build --package outrigger
 	$(CARGO) build --package outrigger-tests --bin chaos
 	@target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && \
@@ -39,14 +38,14 @@ lint: ## Format, structure, clippy, documentation, shell scripts: warnings are e
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
 	@if command -v shellcheck >/dev/null; then shellcheck tests/tools/*.sh .ci/run; \
-	else echo "no shellcheck here: scripts not looked at"; fi
+	else echo "shellcheck is not installed: scripts are not checked"; fi
 
 .PHONY: bench
 bench: ## Measurements, not tests; the table is in benches/README.md
 	$(CARGO) run --release --package outrigger-benches
 
 .PHONY: check
-check: lint test ## All that CI runs: with the cases of chaos in their short form
+check: lint test ## Everything that CI runs; chaos in its short form
 	@$(MAKE) --no-print-directory chaos ARGS=--short
 
 .PHONY: doc

@@ -10,7 +10,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use std::{
 
 use clap::Args;
 use outrigger_tests::wire::{Framing, ReceivedBody, Wire, WireError};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -214,13 +215,13 @@ impl ServerState {
     /// Before the answer: what is written down can have been done, what is not cannot.
     fn log_request(&self, method: &str, id: &str) {
         self.requests.fetch_add(1, Relaxed);
-        *self.last.lock().expect("the time of the last request") = Instant::now();
+        *self.last.lock() = Instant::now();
         let line = format!("{method} {id}\n");
-        self.request_log.lock().expect("the book").write_all(line.as_bytes()).expect("write into the book");
+        self.request_log.lock().write_all(line.as_bytes()).expect("write into the book");
     }
 
     fn report(&self) -> InstanceReport {
-        let last = *self.last.lock().expect("the time of the last request");
+        let last = *self.last.lock();
         InstanceReport {
             requests: self.requests.load(Relaxed),
             accepted: self.accepted.load(Relaxed),

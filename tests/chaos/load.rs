@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -19,6 +19,7 @@ use outrigger_tests::{
     client::Client,
     wire::{Wire, WireError},
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     net::TcpStream,
     task::JoinSet,
@@ -156,7 +157,7 @@ struct RateLoadState {
 
 impl RateLoadState {
     fn answers(&self) -> MutexGuard<'_, Vec<RequestResult>> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.answers.lock()
     }
 }
 

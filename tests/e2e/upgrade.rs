@@ -100,11 +100,11 @@ async fn a_side_that_stops_sending_can_still_be_sent_to() {
     let mut client = sidecar.client().await;
     client.send(ASK).await;
     assert_eq!(client.head().await.unwrap().split_start_line().1, "101");
-    let rest = std::sync::Mutex::default();
+    let rest = parking_lot::Mutex::default();
     wait::within("the instance's end arrives", client.wire.read_body(Framing::UntilClose, &rest))
         .await
         .unwrap();
-    assert_eq!(rest.into_inner().unwrap().text(), "bye");
+    assert_eq!(rest.into_inner().text(), "bye");
     client.send("after its end").await;
     drop(client);
     assert_eq!(instance.wait_connection_end(0).await, ConnectionEnd::ByPeer(WireError::Closed));

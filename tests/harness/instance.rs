@@ -8,11 +8,12 @@ use std::{
     fmt, io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::watch,
@@ -27,7 +28,7 @@ pub use connection::ConnectionEnd;
 
 use crate::{
     wait,
-    wire::{Head, ReceivedBody, Wire, lock},
+    wire::{Head, ReceivedBody, Wire},
 };
 
 type Script = dyn Fn(&Request) -> Answer + Send + Sync;
@@ -78,12 +79,12 @@ pub struct SeenRequest {
 impl SeenRequest {
     /// Its body, as far as it was read by now.
     pub fn body(&self) -> ReceivedBody {
-        lock(&self.body).clone()
+        self.body.lock().clone()
     }
 
     /// Bytes of its body read by now.
     pub fn body_len(&self) -> u64 {
-        lock(&self.body).len
+        self.body.lock().len
     }
 
     /// Bytes of the pattern written in answer to it by now.
@@ -105,7 +106,7 @@ struct InstanceState {
 impl InstanceState {
     fn answer(&self, request: &Request) -> Answer {
         // Called without the lock, so that a script may change the script.
-        let script = Arc::clone(&lock(&self.script));
+        let script = Arc::clone(&self.script.lock());
         script(request)
     }
 
@@ -115,7 +116,7 @@ impl InstanceState {
     }
 
     fn record_end(&self, connection: usize, end: ConnectionEnd) {
-        lock(&self.ends).push((connection, end));
+        self.ends.lock().push((connection, end));
     }
 }
 
@@ -179,7 +180,7 @@ impl Instance {
 
     fn serve(&self, listener: TcpListener) {
         let task = tokio::spawn(accept(listener, Arc::clone(&self.shared)));
-        *lock(&self.listener) = Some(task);
+        *self.listener.lock() = Some(task);
     }
 
     /// Where it listens.
@@ -194,12 +195,12 @@ impl Instance {
 
     /// Another script, for requests from now on.
     pub fn set_script(&self, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) {
-        *lock(&self.shared.script) = Arc::new(script);
+        *self.shared.script.lock() = Arc::new(script);
     }
 
     /// Every request seen, in order.
     pub fn seen(&self) -> Vec<SeenRequest> {
-        lock(&self.shared.seen).clone()
+        self.shared.seen.lock().clone()
     }
 
     /// The only request seen.
@@ -225,7 +226,7 @@ impl Instance {
 
     /// How many requests it saw.
     pub fn count(&self) -> usize {
-        lock(&self.shared.seen).len()
+        self.shared.seen.lock().len()
     }
 
     /// How many connections it accepted.
@@ -235,7 +236,7 @@ impl Instance {
 
     /// How many of them are open.
     pub fn open(&self) -> usize {
-        self.accepted() - lock(&self.shared.ends).len()
+        self.accepted() - self.shared.ends.lock().len()
     }
 
     /// How many requests are neither answered nor given up.
@@ -245,7 +246,7 @@ impl Instance {
 
     /// How connection `number` ended, if it did.
     pub fn connection_end(&self, number: usize) -> Option<ConnectionEnd> {
-        lock(&self.shared.ends).iter().find(|(n, _)| *n == number).map(|(_, end)| end.clone())
+        self.shared.ends.lock().iter().find(|(n, _)| *n == number).map(|(_, end)| end.clone())
     }
 
     /// Waits until it has seen `count` requests.
@@ -264,7 +265,7 @@ impl Instance {
 
     /// Accepts nothing more; open connections go on.
     pub async fn stop_accepting(&self) {
-        let listener = lock(&self.listener).take();
+        let listener = self.listener.lock().take();
         if let Some(task) = listener {
             task.abort();
             // Only that it has ended matters: then the port is free.
@@ -295,7 +296,7 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        if let Some(task) = lock(&self.listener).take() {
+        if let Some(task) = self.listener.lock().take() {
             task.abort();
         }
         self.shared.kill.send_replace(Some(Kill::Fin));

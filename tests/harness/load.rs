@@ -5,23 +5,20 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     task::JoinSet,
     time::{sleep, timeout},
 };
 
-use crate::{
-    client::Client,
-    wait,
-    wire::{Wire, lock},
-};
+use crate::{client::Client, wait, wire::Wire};
 
 /// Longest wait for one exchange: longer than any time-out of the sidecar's.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(25);
@@ -137,7 +134,7 @@ impl Load {
 
     /// What came of it so far.
     pub fn tally(&self) -> LoadTally {
-        lock(&self.run.tally).clone()
+        self.run.tally.lock().clone()
     }
 
     /// Waits until `more` requests have succeeded from now on.
@@ -171,7 +168,7 @@ async fn run_client(run: Arc<LoadRun>) {
         if outcome.is_err() {
             connection = None;
         }
-        lock(&run.tally).add(outcome);
+        run.tally.lock().add(outcome);
         sleep(run.plan.pause).await;
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! It takes CRLF line ends only, exactly one way of framing, and chunk sizes without extensions.
 
-use std::{fmt, io, sync::Mutex};
+use std::{fmt, io};
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncWriteExt, Interest},
     net::TcpStream,
@@ -187,11 +188,6 @@ impl ReceivedBody {
     }
 }
 
-/// Locks a harness's state: a test that panicked while holding it has failed anyway.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 /// A socket with what was read ahead.
 #[derive(Debug)]
 pub struct Wire {
@@ -283,14 +279,14 @@ impl Wire {
             Framing::Length(length) => self.read_content(length, into).await?,
             Framing::Chunked => self.read_chunks(into).await?,
             Framing::UntilClose => loop {
-                lock(into).append(self.buffered());
+                into.lock().append(self.buffered());
                 self.consume(self.buffered().len());
                 if !self.fill().await? {
                     break;
                 }
             },
         }
-        lock(into).complete = true;
+        into.lock().complete = true;
         Ok(())
     }
 
@@ -301,7 +297,7 @@ impl Wire {
             }
             let ahead = self.buffered();
             let now = ahead.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            lock(into).append(&ahead[..now]);
+            into.lock().append(&ahead[..now]);
             self.consume(now);
             left -= now as u64;
         }
@@ -317,7 +313,7 @@ impl Wire {
                 break;
             }
             self.read_content(size, into).await?;
-            lock(into).chunks += 1;
+            into.lock().chunks += 1;
             let end = self.read_line().await?;
             if !end.is_empty() {
                 return Err(WireError::Malformed(format!("a chunk that goes on: {end:?}")));
@@ -330,7 +326,7 @@ impl Wire {
             }
             let (name, value) =
                 line.split_once(':').ok_or_else(|| WireError::Malformed(format!("a trailer {line:?}")))?;
-            lock(into).trailers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+            into.lock().trailers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
     }
 

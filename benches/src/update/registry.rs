@@ -1,14 +1,12 @@
 //! A registry whose one large service changes when it is told to, and whose others never do.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use outrigger_registry::{AnswerFuture, Consistency, Cursor, Instance, Query, Registry, WatchAnswer};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::fixture::{LARGE, small};
@@ -32,7 +30,7 @@ impl ScriptedRegistry {
 
     /// Lays the next answer ready. Nobody hears of it before [`ScriptedRegistry::release`].
     pub(super) fn prepare(&self, instances: Vec<Instance>) {
-        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = instances;
+        *self.next.lock() = instances;
     }
 
     /// Gives the answer that was prepared.
@@ -50,7 +48,7 @@ impl ScriptedRegistry {
             self.asked.notify_one();
         }
         self.released.notified().await;
-        let instances = std::mem::take(&mut *self.next.lock().unwrap_or_else(PoisonError::into_inner));
+        let instances = std::mem::take(&mut *self.next.lock());
         self.watched(instances)
     }
 

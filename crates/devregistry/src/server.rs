@@ -4,12 +4,13 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
@@ -92,12 +93,6 @@ struct ClientConnections {
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
-impl ClientConnections {
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A connection's place in the count of its client's connections.
 struct ConnectionSlot {
     connections: Arc<ClientConnections>,
@@ -107,7 +102,7 @@ struct ConnectionSlot {
 impl ConnectionSlot {
     /// `None`: the client has as many as it may.
     fn acquire(connections: &Arc<ClientConnections>, ip: IpAddr) -> Option<Self> {
-        let mut open = connections.lock();
+        let mut open = connections.open.lock();
         let count = open.entry(ip).or_default();
         if *count >= connections.max_per_client {
             return None;
@@ -119,7 +114,7 @@ impl ConnectionSlot {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut open = self.connections.lock();
+        let mut open = self.connections.open.lock();
         if let Some(count) = open.get_mut(&self.ip) {
             *count -= 1;
             if *count == 0 {

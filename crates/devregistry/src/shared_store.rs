@@ -1,11 +1,8 @@
 //! The store that all tasks share: its lock, its clock, and the wake-up of the tasks that wait for a change.
 
-use std::{
-    net::SocketAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
-};
+use std::{net::SocketAddr, time::Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,12 +28,12 @@ impl SharedStore {
 
     /// Reads the store under its lock.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Store) -> T) -> T {
-        look(&self.lock())
+        look(&self.store.lock())
     }
 
     /// Changes the store under its lock, and wakes every subscriber.
     pub(crate) fn write<T>(&self, change: impl FnOnce(&mut Store, Instant) -> T) -> T {
-        let answer = change(&mut self.lock(), now());
+        let answer = change(&mut self.store.lock(), now());
         self.changes.send_replace(());
         answer
     }
@@ -44,11 +41,6 @@ impl SharedStore {
     /// Marked as changed at every write from now on.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
-    }
-
-    /// A panic under the lock leaves the store usable: no command leaves it half changed.
-    fn lock(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

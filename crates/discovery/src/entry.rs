@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -10,6 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_registry::{Instance, InstanceId, Query};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use crate::{Knowledge, Snapshot, guard::SuspectReason, lost::PresumedGone};
@@ -142,27 +143,23 @@ impl Service {
     }
 
     pub(crate) fn watch_health(&self) -> Contact {
-        self.lock().clone()
+        self.watch_health.lock().clone()
     }
 
     pub(crate) fn confirmed_ago(&self, now: Instant) -> Option<Duration> {
-        self.lock().confirmed_at.map(|at| now.saturating_duration_since(at))
+        self.watch_health.lock().confirmed_at.map(|at| now.saturating_duration_since(at))
     }
 
     pub(crate) fn index(&self) -> u64 {
-        self.lock().index
+        self.watch_health.lock().index
     }
 
     /// Whether instances were believed gone that may be there.
     pub(crate) fn has_presumed_gone(&self, now: Instant) -> bool {
-        self.lock().presumed_gone.as_ref().is_some_and(|lost| lost.is_fresh(now))
+        self.watch_health.lock().presumed_gone.as_ref().is_some_and(|lost| lost.is_fresh(now))
     }
 
     pub(crate) fn update_watch_health(&self, change: impl FnOnce(&mut Contact)) {
-        change(&mut self.lock());
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Contact> {
-        self.watch_health.lock().unwrap_or_else(PoisonError::into_inner)
+        change(&mut self.watch_health.lock());
     }
 }

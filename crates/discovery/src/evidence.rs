@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use outrigger_registry::InstanceId;
+use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     sync::Semaphore,
@@ -103,7 +104,7 @@ impl LivenessProber {
     }
 
     pub(crate) fn set_liveness(&self, evidence: Arc<dyn Liveness>) {
-        *self.liveness.lock().unwrap_or_else(PoisonError::into_inner) = evidence;
+        *self.liveness.lock() = evidence;
     }
 
     pub(crate) fn recently_served(&self, service: &str, id: &InstanceId) -> bool {
@@ -145,7 +146,7 @@ impl LivenessProber {
     }
 
     fn liveness(&self) -> Arc<dyn Liveness> {
-        self.liveness.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.liveness.lock().clone()
     }
 }
 

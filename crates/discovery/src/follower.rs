@@ -1,11 +1,9 @@
 //! A share in the watch of one service.
 
-use std::{
-    future::pending,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{future::pending, sync::Arc};
 
 use outrigger_registry::Query;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
@@ -42,7 +40,7 @@ impl Follower {
 
     /// Follows for another reason from now on: the settings name the service, or no longer do.
     pub fn set_reason(&self, reason: WatchReason) {
-        let mut now = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = self.reason.lock();
         let before = std::mem::replace(&mut *now, reason);
         self.services.change_reason(&self.service.query, before, reason);
     }
@@ -98,7 +96,7 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        let reason = *self.reason.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let reason = *self.reason.get_mut();
         self.services.remove_follower(&self.service.query, reason);
     }
 }

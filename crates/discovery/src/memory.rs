@@ -27,13 +27,14 @@ use std::{
     collections::BTreeMap,
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use outrigger_registry::{Instance, Query};
+use parking_lot::Mutex;
 use tokio::{
     sync::Notify,
     task::spawn_blocking,
@@ -131,7 +132,7 @@ impl DiskCache {
     /// What was known of a service before it was followed.
     pub(crate) fn load_cached(&self, query: &Query, now: Instant) -> Option<CachedAnswer> {
         let wall = wall::now();
-        let record = self.lock().get(query)?.to_record(wall, now)?;
+        let record = self.entries.lock().get(query)?.to_record(wall, now)?;
         let ago = wall.saturating_sub(record.confirmed);
         // Without an instant that far back the age reads as nothing; the content is right all the same.
         let heard_at = now.checked_sub(ago).unwrap_or(now);
@@ -146,7 +147,7 @@ impl DiskCache {
 
     /// New content was accepted.
     pub(crate) fn record_change(&self, service: &Arc<Service>) {
-        let mut known = self.lock();
+        let mut known = self.entries.lock();
         // A made-up name is not worth remembering; one that had instances is dropped when it is written.
         if known.contains_key(&service.query) || !service.snapshot().instances.is_empty() {
             known.insert(service.query.clone(), CacheEntry::Live(service.clone()));
@@ -179,9 +180,7 @@ impl DiskCache {
     /// Whether the file says what is known now. `refresh`: also when only ages have moved.
     async fn write(&self, file: &Arc<Mutex<StateFile>>, refresh: bool) -> bool {
         let (records, file) = (self.records(), file.clone());
-        let written = spawn_blocking(move || {
-            file.lock().unwrap_or_else(PoisonError::into_inner).save(records, refresh)
-        });
+        let written = spawn_blocking(move || file.lock().save(records, refresh));
         // A stopping runtime takes no more work; there is nobody left to tell.
         written.await.unwrap_or(false)
     }
@@ -189,7 +188,7 @@ impl DiskCache {
     /// What is to be written.
     fn records(&self) -> Vec<ServiceRecord> {
         let (wall, now) = (wall::now(), now());
-        let mut known = self.lock();
+        let mut known = self.entries.lock();
         let mut records = Vec::new();
         known.retain(|_, one| {
             let record = one.to_record(wall, now).filter(|record| record.lists_any(wall));
@@ -204,10 +203,6 @@ impl DiskCache {
             }
         }
         records
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Query, CacheEntry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

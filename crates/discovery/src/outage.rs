@@ -2,12 +2,10 @@
 //! hundred watched services lose it at the same moment, and one line is enough. Whoever still backs off when
 //! it is back is told.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use outrigger_registry::Error;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// The return of a registry that was gone for less ends nobody's pause: pauses are short by then, and a
@@ -49,7 +47,7 @@ pub(crate) struct OutageTracker {
 impl OutageTracker {
     /// A question failed by [`FailureScope::Registry`]. Whether that is news.
     pub(crate) fn record_failure(&self, now: Instant) -> bool {
-        let mut since = self.lock();
+        let mut since = self.since.lock();
         let is_new = since.is_none();
         since.get_or_insert(now);
         is_new
@@ -58,7 +56,7 @@ impl OutageTracker {
     /// A question of `asked_at` was answered: how long the registry was gone, if that ends an outage.
     /// One asked before the outage ends none: a stopping server answers what still waits.
     pub(crate) fn record_answer(&self, asked_at: Instant, now: Instant) -> Option<Duration> {
-        let mut since = self.lock();
+        let mut since = self.since.lock();
         let ended = since.take_if(|since| asked_at >= *since);
         let gone_for = ended.map(|since| now.saturating_duration_since(since));
         if gone_for >= Some(LONG_OUTAGE) {
@@ -70,10 +68,6 @@ impl OutageTracker {
     /// Changes when an outage ends that has lasted.
     pub(crate) fn subscribe_end(&self) -> watch::Receiver<()> {
         self.ended.subscribe()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

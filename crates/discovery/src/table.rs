@@ -6,11 +6,12 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Instant,
 };
 
 use outrigger_registry::Query;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Knowledge, ServiceStatus, entry::Service};
@@ -103,12 +104,12 @@ impl Services {
 
     /// What holds now.
     pub(crate) fn settings(&self) -> outrigger_config::DiscoverySettings {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.settings.lock()
     }
 
     /// Other settings hold from now on. Who is watched stays: a lower quota refuses whoever comes.
     pub(crate) fn apply_settings(&self, settings: outrigger_config::DiscoverySettings) {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        *self.settings.lock() = settings;
     }
 
     /// Counts one more follower of `query`. For its first one, `start` is called to start the
@@ -119,7 +120,7 @@ impl Services {
         reason: WatchReason,
         start: impl FnOnce(Arc<Service>, CancellationToken),
     ) -> Result<Arc<Service>, FollowError> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.closed {
             return Err(FollowError::ShuttingDown);
         }
@@ -158,7 +159,7 @@ impl Services {
 
     /// One of the followers is of another kind from now on.
     pub(crate) fn change_reason(&self, query: &Query, from: WatchReason, to: WatchReason) {
-        self.lock().update_slot(query, |slot| {
+        self.state.lock().update_slot(query, |slot| {
             slot.declared -= usize::from(from == WatchReason::Declared);
             slot.declared += usize::from(to == WatchReason::Declared);
         });
@@ -166,7 +167,7 @@ impl Services {
 
     /// Takes one follower off; with the last one the entry goes and its watcher is told to stop.
     pub(crate) fn remove_follower(&self, query: &Query, reason: WatchReason) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let left = state.update_slot(query, |slot| {
             slot.followers -= 1;
             slot.declared -= usize::from(reason == WatchReason::Declared);
@@ -182,12 +183,12 @@ impl Services {
 
     /// Called when a service shows its first instance: it no longer counts as unknown.
     pub(crate) fn mark_known(&self, query: &Query) {
-        self.lock().update_slot(query, |_| ());
+        self.state.lock().update_slot(query, |_| ());
     }
 
     /// Refuses new followers from now on and tells every watcher to stop. What was learned stays.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        self.state.lock().closed = true;
         self.stop.cancel();
     }
 
@@ -198,7 +199,7 @@ impl Services {
 
     /// Every watched service, in no order.
     pub(crate) fn rows(&self) -> Vec<ServiceRow> {
-        self.lock().slots.values().map(Slot::row).collect()
+        self.state.lock().slots.values().map(Slot::row).collect()
     }
 
     /// Those of `addrs` at which another service than `service` takes traffic by the registry's word.
@@ -224,17 +225,13 @@ impl Services {
     }
 
     pub(crate) fn status(&self, service: &Arc<Service>, now: Instant) -> ServiceStatus {
-        let row = self.lock().slots.get(&service.query).map(Slot::row);
+        let row = self.state.lock().slots.get(&service.query).map(Slot::row);
         let row = row.unwrap_or_else(|| ServiceRow {
             service: service.clone(),
             followers: 0,
             reason: WatchReason::OnDemand,
         });
         row.status(now)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ServicesState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

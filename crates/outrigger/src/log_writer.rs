@@ -16,10 +16,11 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::fs::{FileTypeExt, OpenOptionsExt},
     },
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -79,7 +80,7 @@ impl LogWriter {
 
 impl LogOutput {
     fn write_line(&self, line: &[u8]) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         // What was broken off is ended first.
         let line = if last.cut { Cow::Owned([b"\n", line].concat()) } else { Cow::Borrowed(line) };
         let mut rest = &line[..];

@@ -9,13 +9,14 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -79,7 +80,7 @@ impl Line {
     /// Whether an idle connection is no longer what it was: closed, reset, or with bytes that nobody
     /// asked for. One system call; tokio's own readiness is a cache and would not know.
     pub(crate) fn is_stale(&self) -> bool {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.stream.lock();
         let mut byte = [MaybeUninit::uninit()];
         match SockRef::from(&*stream).peek(&mut byte) {
             Ok(_) => true,
@@ -89,21 +90,18 @@ impl Line {
 
     /// Makes the close a reset: the only sign of an abort to a reader for whom the close is the end.
     pub(crate) fn reset_on_close(&self) {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.stream.lock();
         // A socket that is gone already needs no sign.
         let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
     }
 
     /// Waits until there is something to read, or the peer's end. Cancel safe.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        std::future::poll_fn(|cx| {
-            self.stream.lock().unwrap_or_else(PoisonError::into_inner).poll_read_ready(cx)
-        })
-        .await
+        std::future::poll_fn(|cx| self.stream.lock().poll_read_ready(cx)).await
     }
 
     fn with<T>(&self, act: impl FnOnce(Pin<&mut TcpStream>) -> T) -> T {
-        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stream = self.stream.lock();
         act(Pin::new(&mut *stream))
     }
 

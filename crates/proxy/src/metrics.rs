@@ -27,11 +27,12 @@ use std::{
     collections::HashMap,
     fmt,
     hash::Hash,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use http::StatusCode;
 use outrigger_policy::{Outcome, retry::GiveUp};
+use parking_lot::Mutex;
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
@@ -328,7 +329,7 @@ impl<K, V> fmt::Debug for SeriesTable<K, V> {
 
 impl<K: Hash + Eq + Clone, V> SeriesTable<K, V> {
     fn get_or_create(&self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.0.lock();
         if let Some(shared) = map.get(key).and_then(Weak::upgrade) {
             return shared;
         }
@@ -339,7 +340,7 @@ impl<K: Hash + Eq + Clone, V> SeriesTable<K, V> {
 
     /// Called by the last holder's drop: takes the series away unless a new life holds it.
     fn release(&self, key: &K, remove: impl FnOnce()) {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = self.0.lock();
         if map.get(key).is_some_and(|shared| shared.strong_count() > 0) {
             return;
         }

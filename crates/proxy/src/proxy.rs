@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Liveness};
 use outrigger_registry::InstanceId;
+use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     task::{JoinHandle, JoinSet},
@@ -124,13 +125,14 @@ impl Proxy {
         let (bound, listeners, retirements) = (Mutex::default(), Mutex::default(), Mutex::default());
         let proxy = Self { shared, workers, bound, listeners, retirements, control, sweep };
         let opened = proxy.replace_listeners(plan, config);
-        lock(&proxy.bound).extend(opened);
+        proxy.bound.lock().extend(opened);
         Ok(proxy)
     }
 
     /// Where requests by name are taken.
     pub fn outbound_addrs(&self) -> Vec<SocketAddr> {
-        lock(&self.listeners)
+        self.listeners
+            .lock()
             .iter()
             .filter(|listener| listener.service().is_none())
             .map(|listener| listener.addr)
@@ -139,7 +141,8 @@ impl Proxy {
 
     /// The upstreams' own ports.
     pub fn upstream_addrs(&self) -> Vec<(String, SocketAddr)> {
-        lock(&self.listeners)
+        self.listeners
+            .lock()
             .iter()
             .filter_map(|listener| Some((listener.service()?, listener.addr)))
             .collect()
@@ -147,7 +150,7 @@ impl Proxy {
 
     /// Begins to serve. A second call does nothing.
     pub fn start(&self) {
-        self.start_acceptors(std::mem::take(&mut *lock(&self.bound)));
+        self.start_acceptors(std::mem::take(&mut *self.bound.lock()));
     }
 
     fn start_acceptors(&self, bound: Vec<BoundListener>) {
@@ -164,7 +167,7 @@ impl Proxy {
     /// # Errors
     /// When an address is taken.
     pub fn prepare(&self, config: &config::Config) -> Result<PreparedSettings, BindError> {
-        let open = lock(&self.listeners).clone();
+        let open = self.listeners.lock().clone();
         Ok(PreparedSettings { listeners: ListenerPlan::bind(config, &open)?, config: config.clone() })
     }
 
@@ -185,13 +188,13 @@ impl Proxy {
 
     /// Opens new doors and closes those that are none any more: what is to be listened on.
     fn replace_listeners(&self, plan: ListenerPlan, config: &config::Config) -> Vec<BoundListener> {
-        let before = lock(&self.listeners).clone();
+        let before = self.listeners.lock().clone();
         let token = || self.workers.drain.child_token();
         let declared = |upstream: &config::Upstream| self.shared.clusters.declared_cluster(upstream);
         let ListenerChange { listeners, opened, retired } =
             plan.apply(&config.upstreams, &before, declared, token);
-        *lock(&self.listeners) = listeners;
-        let mut retirements = lock(&self.retirements);
+        *self.listeners.lock() = listeners;
+        let mut retirements = self.retirements.lock();
         while retirements.try_join_next().is_some() {}
         for kind in retired {
             kind.retire();
@@ -232,7 +235,7 @@ impl Proxy {
     /// Accepts nothing more; idle app connections are closed, the others end with their request.
     pub fn close_listeners(&self) {
         self.workers.drain.cancel();
-        lock(&self.bound).clear();
+        self.bound.lock().clear();
     }
 
     /// Closes the listeners, waits up to `grace` for what is under way, and ends everything.
@@ -250,10 +253,6 @@ impl Proxy {
         self.sweep.abort();
         ShutdownReport { aborted }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An answer this long ago still shows that an instance is there.

@@ -3,13 +3,14 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use outrigger_config as config;
 use tokio::time::Instant;
@@ -161,32 +162,32 @@ impl Session {
 
     /// When the answer that the app reads from now on has to have ended.
     pub(crate) fn set_ends(&self, ends: Option<Instant>) {
-        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+        *self.ends.lock() = ends;
     }
 
     /// Whether it should have.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|ends| ends <= now)
+        self.ends.lock().is_some_and(|ends| ends <= now)
     }
 
     /// The connection becomes this tunnel once its codec is done.
     pub(crate) fn set_tunnel(&self, tunnel: Tunnel) {
-        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        *self.tunnel.lock() = Some(tunnel);
     }
 
     /// Whether it becomes a tunnel.
     pub(crate) fn has_tunnel(&self) -> bool {
-        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.tunnel.lock().is_some()
     }
 
     /// The tunnel that it becomes, if any.
     pub(crate) fn take_tunnel(&self) -> Option<Tunnel> {
-        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.tunnel.lock().take()
     }
 
     /// The connection's one timer, on loan to a request.
     pub(crate) fn borrow_timer(&self) -> TimerLoan<'_> {
-        let timer = self.timer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let timer = self.timer.lock().take();
         TimerLoan { session: self, timer: Some(timer.unwrap_or_else(LazyTimer::new)) }
     }
 }
@@ -206,6 +207,6 @@ impl TimerLoan<'_> {
 
 impl Drop for TimerLoan<'_> {
     fn drop(&mut self) {
-        *self.session.timer.lock().unwrap_or_else(PoisonError::into_inner) = self.timer.take();
+        *self.session.timer.lock() = self.timer.take();
     }
 }

@@ -11,7 +11,7 @@ use std::{
     fmt, io,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -22,6 +22,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 /// Most bytes on all tapes of the process.
@@ -96,7 +97,7 @@ impl Upload {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Keeps up to `limit` bytes for a replay from here on.
@@ -293,7 +294,7 @@ impl Body for AttemptBody {
         if *done {
             return Poll::Ready(None);
         }
-        let mut state = upload.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = upload.0.lock();
         // What is on the tape to its end can be sent by two attempts at once, beside each other.
         let whole = state.ended && !state.overflowed;
         if state.stopped || (state.generation != *generation && !whole) {

@@ -8,11 +8,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt, io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream};
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{Instance, Unusable};
@@ -109,7 +110,7 @@ impl Resolver {
     /// The address to use, in the light of the one that was used last.
     fn choose_address(&self, name: &Arc<str>, found: Result<Vec<IpAddr>, Arc<str>>) -> LookupResult {
         let now = Instant::now();
-        let mut last = self.lock();
+        let mut last = self.last_addresses.lock();
         let before = last.get(name).copied();
         match found.and_then(|found| prefer_address(&found, before).ok_or_else(|| "no address".into())) {
             Ok(ip) => {
@@ -127,15 +128,11 @@ impl Resolver {
                 .ok_or(reason),
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, LastAddress>> {
-        self.last_addresses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver").field("names", &self.lock().len()).finish_non_exhaustive()
+        f.debug_struct("Resolver").field("names", &self.last_addresses.lock().len()).finish_non_exhaustive()
     }
 }
 
@@ -193,7 +190,7 @@ mod tests {
         let parse = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
         let answers = Mutex::new(answers.map(parse).into_iter().collect::<VecDeque<_>>());
         Resolver::with_lookup(move |_| {
-            let next = answers.lock().unwrap().pop_front();
+            let next = answers.lock().pop_front();
             Box::pin(async move { next.ok_or_else(|| io::Error::other("no resolver")) })
         })
     }
@@ -242,6 +239,6 @@ mod tests {
         let resolver = Resolver::with_lookup(|_| Box::pin(async { Ok(vec![IpAddr::from([10, 0, 0, 1])]) }));
         let names = (0..MAX_REMEMBERED + 100).map(|n| format!("name-{n}").into()).collect();
         assert_eq!(resolver.look_up_all(names).await.len(), MAX_REMEMBERED + 100);
-        assert_eq!(resolver.lock().len(), MAX_REMEMBERED);
+        assert_eq!(resolver.last_addresses.lock().len(), MAX_REMEMBERED);
     }
 }

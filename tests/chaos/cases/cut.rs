@@ -1,13 +1,14 @@
 //! Exchanges that end in the middle: clients that leave while they upload, instances that send half an
 //! answer, answers that come before the upload has ended. Nothing of them stays.
 
-use std::{net::SocketAddr, sync::Mutex, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use outrigger_tests::{
     instance::{Answer, Request},
     pattern,
     wire::{Framing, ReceivedBody, Wire, WireError},
 };
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
 use super::{Case, RunLength, SetupError};

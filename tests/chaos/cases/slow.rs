@@ -4,7 +4,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
@@ -14,6 +14,7 @@ use outrigger_tests::{
     instance::Answer,
     wire::{Framing, ReceivedBody, Wire},
 };
+use parking_lot::Mutex;
 use tokio::{
     net::TcpSocket,
     time::{sleep, timeout},
@@ -164,7 +165,7 @@ async fn run_client(
 }
 
 fn received_so_far(read: &Mutex<ReceivedBody>) -> ReceivedBody {
-    read.lock().expect("nobody panics with it").clone()
+    read.lock().clone()
 }
 
 /// Waits until all are half done and have been for a while.

@@ -1,9 +1,11 @@
 //! One connection of an instance: reads requests, records them, does what the script says.
 
 use std::sync::{
-    Arc, Mutex,
+    Arc,
     atomic::{AtomicU64, Ordering},
 };
+
+use parking_lot::Mutex;
 
 use super::{
     InstanceState, Request, SeenRequest,
@@ -11,7 +13,7 @@ use super::{
 };
 use crate::{
     pattern,
-    wire::{Framing, ReceivedBody, Wire, WireError, lock},
+    wire::{Framing, ReceivedBody, Wire, WireError},
 };
 
 /// Bytes of the pattern written at once.
@@ -70,7 +72,7 @@ async fn serve_requests(wire: &mut Wire, number: usize, shared: &Arc<InstanceSta
         let body = Arc::new(Mutex::new(ReceivedBody::default()));
         let sent = Arc::new(AtomicU64::new(0));
         let request = {
-            let mut seen = lock(&shared.seen);
+            let mut seen = shared.seen.lock();
             let request =
                 Request { nth: seen.len(), connection: number, nth_on_connection: on_connection, head };
             seen.push(SeenRequest {
@@ -209,7 +211,7 @@ impl Exchange<'_> {
         let _ = tokio::io::AsyncWriteExt::shutdown(&mut self.wire.stream).await;
         let mut rest = Mutex::new(ReceivedBody::default());
         let read = self.wire.read_body(Framing::UntilClose, &rest).await;
-        lock(self.body).kept.append(&mut rest.get_mut().unwrap_or_else(|e| e.into_inner()).kept);
+        self.body.lock().kept.append(&mut rest.get_mut().kept);
         read.map_err(closed_by_peer)?;
         Err(CloseAction::End(ConnectionEnd::ByPeer(WireError::Closed)))
     }

@@ -254,7 +254,7 @@ fn a_folder_that_cannot_be_is_a_memory_of_nothing() {
     let place = TestFolder::new();
     fs::write(place.folder.path().join("file"), "").unwrap();
     let memory = DiskCache::open(&place.folder.path().join("file/below"), "table", HERE);
-    assert!(memory.file.is_none() && memory.lock().is_empty());
+    assert!(memory.file.is_none() && memory.entries.lock().is_empty());
 }
 
 fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {

@@ -3,13 +3,14 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
 };
 
 use outrigger_config::{Config, LoadedConfig};
 use outrigger_discovery::{Discovery, ServiceStatus};
 use outrigger_proxy::{ClusterStatus, Proxy};
 use outrigger_registry::Registrar;
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -57,7 +58,7 @@ pub(super) struct MetricsServer(pub(super) Arc<Mutex<Option<AdminServer>>>);
 
 impl MetricsServer {
     pub(super) fn lock(&self) -> MutexGuard<'_, Option<AdminServer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -77,7 +78,7 @@ pub(super) struct Components {
 
 impl Components {
     pub(super) fn active_config(&self) -> MutexGuard<'_, ActiveConfig> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+        self.active.lock()
     }
 }
 

@@ -2,13 +2,14 @@
 //! surprise later. Then the sidecar routes, while it learns, registers and becomes ready in the background.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     thread,
 };
 
 use outrigger_config::{Config, Listen, LoadedConfig, Origins, WorkerThreads};
 use outrigger_discovery::Discovery;
 use outrigger_proxy::{Proxy, Workers};
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 

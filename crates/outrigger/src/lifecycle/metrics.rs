@@ -8,9 +8,10 @@
 //! | `outrigger_maintenance` | – | 1 while the app is in maintenance, whoever ordered it |
 //! | `outrigger_app_health` | `health` | 1 for what the registry was last told about the app |
 
-use std::{fmt, sync::Mutex};
+use std::fmt;
 
 use outrigger_registry::ReportedHealth;
+use parking_lot::Mutex;
 use prometheus::{
     IntCounter, IntGauge, IntGaugeVec, Opts,
     core::{Collector, Desc},
@@ -84,7 +85,7 @@ impl Collector for LifecycleMetrics {
             self.health.with_label_values(&[health_label(each)]).set(is.into());
         }
         self.maintenance.set(status.maintenance.is_some().into());
-        let registrations = self.registrations.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let registrations = self.registrations.lock();
         registrations.inc_by(status.generation.saturating_sub(registrations.get()));
         [
             self.state.collect(),

@@ -38,17 +38,15 @@ mod permit;
 mod phase;
 
 use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicU32, AtomicU64,
-            Ordering::{Acquire, Relaxed, Release},
-        },
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
     },
     time::{Duration, Instant},
 };
 
 use outrigger_config::CircuitBreaker;
+use parking_lot::Mutex;
 
 use crate::{
     outcome::Verdict,
@@ -138,7 +136,7 @@ impl Breaker {
     /// Goes on by other settings, in the state that it is in. Turned off (`None`) it admits everything;
     /// turned on again it begins closed, with nothing counted.
     pub fn apply_settings(&self, settings: Option<&CircuitBreaker>) {
-        let mut locked = self.lock_state();
+        let mut locked = self.state.lock();
         let was_off = self.epoch.load(Relaxed) & OFF_FLAG != 0;
         let Some(settings) = settings else {
             if !was_off {
@@ -173,14 +171,14 @@ impl Breaker {
 
     /// What it would do with a request at `now`.
     pub fn state(&self, now: Instant) -> BreakerState {
-        self.lock_state().phase.state(now)
+        self.state.lock().phase.state(now)
     }
 
     /// Ends an open spell at once: something else has shown that the service may be there again (an
     /// instance that could not be connected to accepts connections). The next requests are probes; if
     /// one fails, the next spell is twice as long, as ever. Changes nothing unless it is open.
     pub fn half_open(&self) {
-        let mut locked = self.lock_state();
+        let mut locked = self.state.lock();
         if locked.phase.half_open() {
             self.start_epoch(0);
         }
@@ -190,7 +188,7 @@ impl Breaker {
     /// waited for, and if one fails the next spell is as short as the first: what lengthened the last one
     /// was said about others. Changes nothing when it is closed.
     pub fn half_open_for_new_endpoint(&self) {
-        let mut locked = self.lock_state();
+        let mut locked = self.state.lock();
         if locked.phase.restart_half_open() {
             self.start_epoch(0);
         }
@@ -204,7 +202,7 @@ impl Breaker {
     /// Admits while not closed.
     #[cold]
     fn admit_when_not_closed(&self, now: Instant) -> Result<Permit<'_>, BreakerOpen> {
-        let mut locked = self.lock_state();
+        let mut locked = self.state.lock();
         let LockedState { phase, settings } = &mut *locked;
         match phase.admit(now, settings) {
             Admission::Ordinary => Ok(self.permit_for_current_epoch()),
@@ -256,7 +254,7 @@ impl Breaker {
 
     #[cold]
     fn trip(&self, epoch: u64, now: Instant) {
-        let mut locked = self.lock_state();
+        let mut locked = self.state.lock();
         // Of several that saw enough at the same time, the first one opens it.
         if self.epoch.load(Relaxed) == epoch {
             locked.phase = Phase::new_open(now, &locked.settings);
@@ -267,7 +265,7 @@ impl Breaker {
 
     /// The end of a probe, in the generation `epoch`; without a verdict it gives its place back.
     fn record_probe(&self, epoch: u64, now: Instant, verdict: Verdict) {
-        let mut locked = self.lock_state();
+        let mut locked = self.state.lock();
         if self.epoch.load(Relaxed) != epoch {
             return;
         }
@@ -286,7 +284,7 @@ impl Breaker {
 
     /// A probe ended without anybody's word.
     fn release_probe(&self, epoch: u64) {
-        let mut locked = self.lock_state();
+        let mut locked = self.state.lock();
         if self.epoch.load(Relaxed) == epoch {
             locked.phase.release_probe();
         }
@@ -304,11 +302,6 @@ impl Breaker {
         let epoch = (((self.epoch.load(Relaxed) >> FLAG_BITS) + 1) << FLAG_BITS) | flag;
         self.epoch.store(epoch, Release);
         epoch
-    }
-
-    fn lock_state(&self) -> MutexGuard<'_, LockedState> {
-        // Nothing panics while it is held, and a half-made change is not possible: each is one store.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,13 +7,14 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread::JoinHandle,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -123,7 +124,7 @@ impl WorkerPool {
     /// Ends every worker and waits for it, at most `bound` in all.
     pub(crate) async fn stop(&self, bound: Duration) {
         self.kill.cancel();
-        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
+        let handles = std::mem::take(&mut *self.handles.lock());
         let joined = async {
             for handle in handles {
                 match handle {

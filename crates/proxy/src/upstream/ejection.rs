@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use outrigger_policy::{
         ReturnedBy,
     },
 };
+use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tracing::{info, warn};
 
@@ -61,7 +62,7 @@ impl OutlierEjector {
 
     /// Goes on by other settings; whoever is out stays out.
     pub(crate) fn apply_settings(&self, cluster: &Cluster, settings: Option<&config::OutlierDetection>) {
-        let events = self.lock_detector().apply_settings(settings);
+        let events = self.detector.lock().apply_settings(settings);
         self.handle_events(cluster, events);
     }
 
@@ -77,24 +78,20 @@ impl OutlierEjector {
             return true;
         }
         if endpoint.try_begin_probe(now) {
-            self.to_probe.lock().unwrap_or_else(PoisonError::into_inner).push(endpoint.clone());
+            self.to_probe.lock().push(endpoint.clone());
             self.wakeup.notify_one();
         }
         false
     }
 
-    fn lock_detector(&self) -> MutexGuard<'_, Detector> {
-        self.detector.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// How many stand where.
     pub(crate) fn counts(&self) -> EjectionCounts {
-        self.lock_detector().counts()
+        self.detector.lock().counts()
     }
 
     /// Why an endpoint is not trusted; `None`: it is.
     pub(crate) fn ejection_of(&self, record: &Arc<EndpointStats>) -> Option<EjectionDetails> {
-        self.lock_detector().ejection_details(record)
+        self.detector.lock().ejection_details(record)
     }
 
     /// Taken out so far: hard, soft, and those whom only the cap kept in.
@@ -108,7 +105,7 @@ impl OutlierEjector {
 
     /// Who is known now, and whom the registry lets be chosen.
     pub(crate) fn set_members(&self, cluster: &Cluster, members: Vec<(Arc<EndpointStats>, bool)>) {
-        let events = self.lock_detector().set_members(members, Instant::now().into_std());
+        let events = self.detector.lock().set_members(members, Instant::now().into_std());
         self.handle_events(cluster, events);
     }
 
@@ -120,7 +117,7 @@ impl OutlierEjector {
         report: Report,
         now: Instant,
     ) {
-        let events = self.lock_detector().report(record, report, now.into_std(), fastrand::u64(..));
+        let events = self.detector.lock().report(record, report, now.into_std(), fastrand::u64(..));
         if !events.is_empty() {
             self.handle_events(cluster, events);
             self.wakeup.notify_one();
@@ -170,13 +167,12 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
     loop {
         let now = Instant::now().into_std();
         let open = cluster.breaker.state(now) != BreakerState::Closed;
-        let due = cluster.ejector.lock_detector().advance(now, open);
+        let due = cluster.ejector.detector.lock().advance(now, open);
         cluster.ejector.handle_events(&cluster, due.events);
         for record in due.probes {
             probes.spawn(probe_ejected(cluster.clone(), record));
         }
-        let to_probe =
-            std::mem::take(&mut *cluster.ejector.to_probe.lock().unwrap_or_else(PoisonError::into_inner));
+        let to_probe = std::mem::take(&mut *cluster.ejector.to_probe.lock());
         for endpoint in to_probe {
             probes.spawn(probe_stalled(cluster.clone(), endpoint));
         }
@@ -239,6 +235,6 @@ async fn probe_ejected(cluster: Arc<Cluster>, record: Arc<EndpointStats>) {
         Err(_) => false,
     };
     let now = Instant::now().into_std();
-    let events = cluster.ejector.lock_detector().report_probe(&record, connected, now, fastrand::u64(..));
+    let events = cluster.ejector.detector.lock().report_probe(&record, connected, now, fastrand::u64(..));
     cluster.ejector.handle_events(&cluster, events);
 }

@@ -1,15 +1,12 @@
 //! Every cluster by name. Finding one is a lock-free load; opening one is the first request's work.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, FollowError};
 use outrigger_registry::InstanceId;
+use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
@@ -138,7 +135,7 @@ impl ClusterManager {
             workers,
             settings: ArcSwap::from_pointee(ManagerSettings::new(config)),
         });
-        let mut table = manager.lock_table();
+        let mut table = manager.table.lock();
         manager.open_declared(&mut table);
         manager.publish_names(&table);
         drop(table);
@@ -161,11 +158,11 @@ impl ClusterManager {
             }
         };
         let _ = timeout(MAX_FIRST_ANSWER_WAIT, answers).await;
-        self.publish_names(&self.lock_table());
+        self.publish_names(&self.table.lock());
     }
 
     fn begin_apply(&self, config: &config::Config) -> (Vec<Arc<Cluster>>, Vec<oneshot::Receiver<()>>) {
-        let mut table = self.lock_table();
+        let mut table = self.table.lock();
         let settings = Arc::new(ManagerSettings::new(config));
         self.settings.store(settings.clone());
         let managed = table.clusters.iter();
@@ -198,13 +195,9 @@ impl ClusterManager {
         opened
     }
 
-    fn lock_table(&self) -> MutexGuard<'_, ClusterTable> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The cluster of a declared upstream.
     pub(crate) fn declared_cluster(&self, upstream: &config::Upstream) -> Option<Arc<Cluster>> {
-        self.lock_table().clusters.get(&upstream_key(upstream)).map(|managed| managed.cluster.clone())
+        self.table.lock().clusters.get(&upstream_key(upstream)).map(|managed| managed.cluster.clone())
     }
 
     /// The cluster that `name` means, opened if need be; waits for the first answer within
@@ -238,13 +231,13 @@ impl ClusterManager {
     /// Every cluster, by label.
     pub(crate) fn clusters(&self) -> Vec<Arc<Cluster>> {
         let mut all: Vec<_> =
-            self.lock_table().clusters.values().map(|managed| managed.cluster.clone()).collect();
+            self.table.lock().clusters.values().map(|managed| managed.cluster.clone()).collect();
         all.sort_by(|a, b| a.label.cmp(&b.label));
         all
     }
 
     fn open_on_demand(&self, key: ClusterKey) -> Result<Arc<Cluster>, FollowError> {
-        let mut table = self.lock_table();
+        let mut table = self.table.lock();
         if let Some(managed) = table.clusters.get(&key) {
             return Ok(managed.cluster.clone());
         }
@@ -368,7 +361,7 @@ impl ClusterManager {
     /// Drops the clusters that nobody asked for in a while.
     pub(crate) fn drop_idle(&self, now: Instant) {
         let settings = self.settings.load().discovery;
-        let mut table = self.lock_table();
+        let mut table = self.table.lock();
         let before = table.clusters.len();
         table.clusters.retain(|key, ManagedCluster { cluster, task, .. }| {
             let limit = if cluster.ever_had_instances() { settings.idle } else { settings.unknown_ttl };
@@ -386,7 +379,7 @@ impl ClusterManager {
 
     /// Ends every reconcile task and opens nothing more.
     pub(crate) fn close(&self) {
-        let mut table = self.lock_table();
+        let mut table = self.table.lock();
         table.closed = true;
         for managed in table.clusters.values() {
             managed.task.abort();

@@ -8,7 +8,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
@@ -22,6 +22,7 @@ use hyper::{
     client::conn::http1::{Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::{
@@ -198,7 +199,7 @@ impl Pool {
     }
 
     fn shard(&self, worker: usize) -> MutexGuard<'_, Vec<Idle>> {
-        self.shards[worker % self.shards.len()].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[worker % self.shards.len()].lock()
     }
 
     /// Connections open, idle ones included.

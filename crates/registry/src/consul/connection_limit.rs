@@ -2,13 +2,11 @@
 //! watches than places.
 
 use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout},
@@ -80,12 +78,12 @@ impl ConnectionLimit {
 impl Slot<'_> {
     /// The connection that was used last. The caller checks whether it still lives.
     pub(super) fn pop_idle(&self) -> Option<AgentConnection> {
-        self.connections.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.connections.idle.lock().pop()
     }
 
     /// Keeps `conn` for the next exchange.
     pub(super) fn push_idle(&self, conn: AgentConnection) {
-        self.connections.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+        self.connections.idle.lock().push(conn);
     }
 
     /// How long a watch may wait that was allowed `wait`, the time in line included.

@@ -7,11 +7,11 @@
 use std::{
     fs::Metadata,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use http::HeaderValue;
 use outrigger_config::Token;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -103,7 +103,7 @@ impl TokenFile {
 
     async fn header(&self) -> HeaderValue {
         let news = self.read_if_changed().await;
-        let mut read = self.lock();
+        let mut read = self.loaded.lock();
         match news {
             Ok(None) => {}
             Ok(Some((stamp, value))) => {
@@ -131,17 +131,13 @@ impl TokenFile {
         let metadata = tokio::fs::metadata(&self.path).await.map_err(|error| error.to_string())?;
         let stamp = check_metadata(&metadata)?;
         {
-            let read = self.lock();
+            let read = self.loaded.lock();
             if read.stamp == stamp && !read.failing {
                 return Ok(None);
             }
         }
         let text = tokio::fs::read_to_string(&self.path).await.map_err(|error| error.to_string())?;
         Ok(Some((stamp, parse_token(&text)?)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LoadedToken> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -11,10 +11,10 @@ mod table;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
@@ -76,7 +76,7 @@ impl FileRegistry {
         loop {
             self.refresh().await;
             let now = Instant::now();
-            if self.state().table.cursor(&service) != cursor || now >= until {
+            if self.state.lock().table.cursor(&service) != cursor || now >= until {
                 return self.current_answer(&service).await;
             }
             sleep_until(until.min(now + POLL_INTERVAL)).await;
@@ -85,7 +85,7 @@ impl FileRegistry {
 
     async fn current_answer(&self, service: &str) -> WatchAnswer {
         let (cursor, listed) = {
-            let state = self.state();
+            let state = self.state.lock();
             (state.table.cursor(service), state.table.instances(service))
         };
         let instances = self.resolver.resolve(listed).await;
@@ -99,7 +99,7 @@ impl FileRegistry {
         let looked = tokio::task::spawn_blocking(move || read_if_changed(&path, judged)).await;
         // The look itself cannot fail to end but at the end of the process.
         let Ok(Some((stamp, services))) = looked else { return };
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.last_read == stamp {
             // Another watch was here first.
             return;
@@ -117,16 +117,12 @@ impl FileRegistry {
     /// The stamp to compare with, unless somebody has just looked.
     fn begin_check(&self) -> Option<Option<FileVersion>> {
         let now = Instant::now();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if now < state.checked_at + MIN_CHECK_INTERVAL {
             return None;
         }
         state.checked_at = now;
         Some(state.last_read)
-    }
-
-    fn state(&self) -> MutexGuard<'_, FileState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

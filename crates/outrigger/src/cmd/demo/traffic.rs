@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,6 +12,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     net::TcpStream,
     task::JoinSet,
@@ -111,7 +112,7 @@ impl TrafficGenerator {
 }
 
 fn lock_stats(seen: &Mutex<TrafficStats>) -> MutexGuard<'_, TrafficStats> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
+    seen.lock()
 }
 
 async fn run_client(addr: SocketAddr, seen: Arc<Mutex<TrafficStats>>, enough: CancellationToken) {

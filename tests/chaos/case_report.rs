@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::load::RequestResults;
+use outrigger_tests::load::RequestResults;
 
 /// How a case ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,22 @@ impl CaseReport {
         if !held {
             self.broken.push(otherwise());
         }
+    }
+
+    /// No GET failed, because a GET can always be repeated.
+    pub(crate) fn require_no_failed_get(&mut self, tally: &RequestResults) {
+        let failed = tally.with_method("GET").failures();
+        self.require(failed.0.is_empty(), || format!("GETs failed: {}", failed.describe_failures()));
+    }
+
+    /// A POST failed only where it was sent, and the death of the instance leaves its execution unknown.
+    pub(crate) fn require_only_unknown_posts(&mut self, tally: &RequestResults) {
+        let others = tally.filter(|one| {
+            one.method == "POST" && one.failed.is_some() && !one.failed_with("502 sent_unknown")
+        });
+        self.require(others.0.is_empty(), || {
+            format!("POSTs failed otherwise: {}", others.describe_failures())
+        });
     }
 
     /// Something that was measured.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use outrigger_tests::{
     consul::{Consul, ConsulCluster, http},
+    load::{Load, RequestResults},
     process::Process,
     registry::ConsulAgent,
     wait,
@@ -13,11 +14,10 @@ use tokio::time::Instant;
 
 use crate::{
     caller::CallerSidecar,
+    case::SetupError,
     case_report::CaseReport,
-    cases::SetupError,
     deployed::{DeployedInstance, stop_all},
     fleet::Fleet,
-    load::{RateLoad, RequestResults},
 };
 
 /// Everybody is registered and passing before this, once the registry is back.
@@ -71,7 +71,7 @@ impl ClusterTestbed {
     /// from meanwhile.
     pub(crate) async fn observe_recovery(
         &self,
-        load: &RateLoad,
+        load: &Load,
         since: Instant,
         again: impl AsyncFn(&Self) -> bool,
     ) -> (Duration, usize) {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_tests::{process, registry::ConsulAgent, wait};
+use outrigger_tests::{load::RequestResults, process, registry::ConsulAgent, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -20,7 +20,6 @@ use tokio::{
 use crate::{
     case_report::CaseReport,
     instance::{Behaviour, InstanceReport},
-    load::RequestResults,
     nginx,
 };
 

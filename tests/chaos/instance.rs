@@ -181,7 +181,7 @@ async fn serve_connection(mut wire: Wire, server: &ServerState) -> Result<(), Wi
         if !manners.early {
             wire.read_body(head.framing(Framing::Length(0))?, &Mutex::new(ReceivedBody::default())).await?;
         }
-        server.log_request(method, head.get("x-chaos-id").unwrap_or("-"));
+        server.log_request(method, head.get("x-load-id").unwrap_or("-"));
         if manners.delay_ms > 0 {
             tokio::select! {
                 () = sleep(Duration::from_millis(manners.delay_ms)) => {}

@@ -13,8 +13,7 @@
 //!
 //! | module | its job |
 //! |---|---|
-//! | [`cases`] | a file per promise, and the list of them |
-//! | [`load`] | the app: requests at a fixed rate, whatever the answers take, each answer counted |
+//! | [`case`], [`cases`] | what a case is; a file per promise, and the list of all cases |
 //! | [`fleet`], [`instance`], [`nginx`] | the instances: processes of their own, to kill, stop and make ill |
 //! | [`deployed`] | an instance as it is deployed: under a sidecar that registers it and runs it |
 //! | [`caller`] | the binary under test, as a caller beside the app |
@@ -31,6 +30,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a case that panics is a promise that was not kept")]
 
 mod caller;
+mod case;
 mod case_report;
 mod cases;
 mod cluster_testbed;
@@ -39,7 +39,6 @@ mod fault;
 mod fleet;
 mod guard;
 mod instance;
-mod load;
 mod nginx;
 mod resource_use;
 mod runner;
@@ -47,7 +46,7 @@ mod testbed;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 /// Deaths, deploys and outages under load.
 #[derive(Debug, Parser)]
@@ -56,7 +55,7 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    run: RunOptions,
+    run: runner::RunOptions,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,29 +65,12 @@ enum Command {
     Instance(instance::InstanceOptions),
 }
 
-/// Which cases, and how.
-#[derive(Debug, Args)]
-struct RunOptions {
-    /// Fewer requests and less time; the promises are the same
-    #[arg(long)]
-    short: bool,
-    /// Every case this many times
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    rounds: u32,
-    /// Say what cases there are
-    #[arg(long)]
-    list: bool,
-    /// Only these cases
-    #[arg(value_name = "CASE")]
-    cases: Vec<String>,
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Instance(options)) => instance::run(&options),
         None if cli.run.list => {
-            for case in cases::ALL {
+            for case in cases::all() {
                 println!("{:<18} {}", case.name, case.promise);
             }
             ExitCode::SUCCESS

@@ -21,7 +21,7 @@ pub(crate) fn command(dir: &Path, addr: SocketAddr, book: &Path, server: &str) -
     let text = format!(
         "daemon off;\nmaster_process off;\npid {at}/pid;\nerror_log {at}/errors;\n\
          events {{ worker_connections 4096; }}\n\
-         http {{\n{temporary}    log_format book '$request_method $http_x_chaos_id';\n\
+         http {{\n{temporary}    log_format book '$request_method $http_x_load_id';\n\
          \x20   access_log {book} book;\n    server {{\n        listen {addr} backlog=1024;\n        {server}\n\
          \x20       location / {{ return 200 done; }}\n    }}\n}}\n"
     );

@@ -8,6 +8,7 @@ use std::{future::Future, time::Duration};
 
 use outrigger_tests::{
     instance::{Answer, Instance, Request},
+    load::{RequestResult, RequestResults},
     memory::resident_memory,
     process::Process,
     scrape::Scrape,
@@ -18,8 +19,6 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-
-use crate::load::{self, RequestResults};
 
 /// Longest wait until all is let go: idle connections to instances are closed after 4 s, and the
 /// allocator gives back within a second.
@@ -181,7 +180,7 @@ impl MeasuredSidecar {
         while !clients.is_empty() {
             if let Ok(Some(ended)) = timeout(POLL_INTERVAL, clients.join_next()).await {
                 let (took, failed) = ended.expect("a client does not panic");
-                answers.push(load::RequestResult { id: 0, method, due: Duration::ZERO, took, failed });
+                answers.push(RequestResult { id: 0, method, due: Duration::ZERO, took, failed });
             } else {
                 peak = peak.max(self.resource_use());
             }

@@ -2,31 +2,49 @@
 
 use std::{any::Any, process::ExitCode, time::Duration};
 
+use clap::Args;
 use outrigger_tests::consul::Consul;
 use tokio::{sync::watch, task::LocalSet};
 
 use crate::{
-    RunOptions,
+    case::{Case, Requirement, RunLength},
     case_report::{self, CaseReport, Verdict},
-    cases::{self, Case, Requirement, RunLength},
-    guard, nginx,
+    cases, guard, nginx,
 };
 
 /// Exit code when a signal ended it, as a shell has it.
 const INTERRUPTED: u8 = 130;
 
-/// Runs what was asked for.
+/// Which cases, and how.
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    /// Fewer requests and less time; the promises are the same
+    #[arg(long)]
+    pub(crate) short: bool,
+    /// Every case this many times
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) rounds: u32,
+    /// Say what cases there are
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Only these cases
+    #[arg(value_name = "CASE")]
+    pub(crate) cases: Vec<String>,
+}
+
+/// Runs the chosen cases.
 pub(crate) fn run(asked: &RunOptions) -> ExitCode {
-    let mut chosen = Vec::new();
+    let all = cases::all();
+    let mut chosen: Vec<&Case> = Vec::new();
     for name in &asked.cases {
-        let Some(case) = cases::ALL.iter().find(|case| case.name == name) else {
-            eprintln!("no case is called {name:?}; chaos --list says what there is");
+        let Some(case) = all.iter().find(|case| case.name == name) else {
+            eprintln!("there is no case {name:?}; chaos --list lists the cases");
             return ExitCode::from(2);
         };
-        chosen.push(*case);
+        chosen.push(case);
     }
     if chosen.is_empty() {
-        chosen = cases::ALL.to_vec();
+        chosen = all.iter().collect();
     }
     // A panic is told in the row: twice would be noise.
     std::panic::set_hook(Box::new(|_| {}));
@@ -36,7 +54,7 @@ pub(crate) fn run(asked: &RunOptions) -> ExitCode {
     ExitCode::from(code)
 }
 
-async fn run_cases(asked: &RunOptions, chosen: &[&'static Case]) -> u8 {
+async fn run_cases(asked: &RunOptions, chosen: &[&Case]) -> u8 {
     let mut end = guard::watch_for_end();
     let form = if asked.short { RunLength::Short } else { RunLength::Full };
     let (mut kept, mut broken, mut skipped) = (0, 0, 0);

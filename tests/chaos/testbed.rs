@@ -3,11 +3,9 @@
 
 use std::time::Duration;
 
-use outrigger_tests::{consul::Consul, registry::ConsulAgent, wait};
+use outrigger_tests::{consul::Consul, load::RequestResults, registry::ConsulAgent, wait};
 
-use crate::{
-    caller::CallerSidecar, case_report::CaseReport, cases::SetupError, fleet::Fleet, load::RequestResults,
-};
+use crate::{caller::CallerSidecar, case::SetupError, case_report::CaseReport, fleet::Fleet};
 
 /// The service's name.
 pub(crate) const SERVICE: &str = "orders";

@@ -65,7 +65,7 @@ async fn an_address_that_is_for_another_service_now_keeps_its_socket() {
     let mut before = Client::connect(addr).await;
     assert_eq!(before.get("x", "/").await.text(), "a");
     // Connections one after the other: a moment without a listener would refuse one.
-    let plan = LoadPlan { per_connection: 1, clients: 2, ..LoadPlan::get("x") };
+    let plan = LoadPlan { per_connection: 1, connections: 2, ..LoadPlan::get("x") };
     let load = Load::start(addr, plan);
     load.wait_successes(20).await;
     for service in ["others", "orders", "others"] {

@@ -38,7 +38,7 @@ async fn deaths_and_changes_under_traffic_cost_no_request_on_any_worker() {
     let all = three().await;
     let services = Services::of("orders", &[&all[0], &all[1], &all[2]]);
     let sidecar = Sidecar::start_on(Workers::Threads(3), "", &services).await;
-    let plan = LoadPlan { clients: 24, ..LoadPlan::get("orders").methods(&["GET", "PUT", "DELETE"]) };
+    let plan = LoadPlan { connections: 24, ..LoadPlan::get("orders").methods(&["GET", "PUT", "DELETE"]) };
     let load = Load::start(sidecar.addr(), plan);
     for _ in 0..3 {
         load.wait_successes(500).await;

@@ -2,24 +2,16 @@
 
 use std::time::Duration;
 
-use outrigger_tests::wait;
+use outrigger_tests::{
+    load::{Load, LoadPlan},
+    wait,
+};
 use tokio::{net::TcpStream, time::Instant};
 
-use super::{Case, Requirement, RunLength, SetupError};
 use crate::{
-    case_report::{CaseReport, format_millis},
+    case::{CaseResult, RunLength, SetupError},
+    case_report::format_millis,
     cluster_testbed::{ClusterTestbed, RECOVERY_LIMIT},
-    load::{RateLoad, RatePlan},
-};
-
-/// The agent forgets.
-pub(crate) const EMPTIED: Case = Case {
-    name: "agent-emptied",
-    promise: "the agent is restarted with empty data: 0 failed, the table is kept, everybody is registered again \
-              less than 10 s after it is back",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(240), Duration::from_secs(120)],
-    run: |form| Box::pin(agent(form)),
 };
 
 /// How the agent ends, and how long it is away.
@@ -31,9 +23,9 @@ enum AgentLoss {
     Killed(Duration),
 }
 
-async fn agent(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn emptied(form: RunLength) -> CaseResult {
     let mut site = ClusterTestbed::start().await?;
-    let load = RateLoad::start(site.caller.addr(), RatePlan::mixed("orders", form.pick([400, 200])));
+    let load = Load::start(site.caller.addr(), LoadPlan::mixed("orders", form.pick([400, 200])));
     load.wait_requests(200).await;
     let at_once = Duration::ZERO;
     let losses = [
@@ -65,7 +57,7 @@ async fn agent(form: RunLength) -> Result<CaseReport, SetupError> {
 async fn lose_agent(
     site: &mut ClusterTestbed,
     loss: AgentLoss,
-    load: &RateLoad,
+    load: &Load,
 ) -> Result<(Duration, usize), SetupError> {
     let away = match loss {
         AgentLoss::Stopped(away) => away,

@@ -1,31 +1,21 @@
 //! Exchanges that end in the middle: clients that leave while they upload, instances that send half an
 //! answer, answers that come before the upload has ended. Nothing of them stays.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use outrigger_tests::{
     instance::{Answer, Request},
+    load::RequestResults,
     pattern,
     wire::{Framing, ReceivedBody, Wire, WireError},
 };
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 
-use super::{Case, RunLength, SetupError};
 use crate::{
+    case::{CaseResult, RunLength},
     case_report::CaseReport,
-    load::RequestResults,
     resource_use::{MeasuredSidecar, ResourceUse},
-};
-
-/// Each of them many times over, at once.
-pub(crate) const CUT: Case = Case {
-    name: "cut-exchanges",
-    promise: "clients that leave in the middle, instances that send half an answer, early answers to uploads: \
-              half an answer never looks whole, an early one arrives, and nothing leaks",
-    needs: &[],
-    limit: [Duration::from_secs(300), Duration::from_secs(150)],
-    run: |form| Box::pin(cut(form)),
 };
 
 /// Of an upload.
@@ -91,7 +81,7 @@ fn script(request: &Request) -> Answer {
     }
 }
 
-async fn cut(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn cut(form: RunLength) -> CaseResult {
     let count = form.pick([500, 100]);
     // So that every request meets what it is sent into.
     let subject = MeasuredSidecar::start("defaults: {circuit_breaker: off, outlier: off}", script).await;

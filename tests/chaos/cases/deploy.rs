@@ -3,37 +3,22 @@
 
 use std::time::Duration;
 
-use outrigger_tests::{consul::Consul, registry::ConsulAgent};
+use outrigger_tests::{
+    consul::Consul,
+    load::{Load, LoadPlan},
+    registry::ConsulAgent,
+};
 use tokio::time::Instant;
 
-use super::{Case, Requirement, RunLength, SetupError};
 use crate::{
     caller::CallerSidecar,
+    case::{CaseResult, RunLength},
     case_report::{CaseReport, format_millis},
     deployed::{DeployedInstance, stop_all},
     fleet::Fleet,
-    load::{RateLoad, RatePlan},
 };
 
-/// One after the other is stopped, and started in its place.
-pub(crate) const ROLLING: Case = Case {
-    name: "deploy-three",
-    promise: "rolling deploy of three, each `outrigger run -- app`, five rounds: no request of any method fails",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(240), Duration::from_secs(90)],
-    run: |form| Box::pin(three(form)),
-};
-
-/// A new one is started beside the only one, which is then stopped.
-pub(crate) const ONE: Case = Case {
-    name: "deploy-one",
-    promise: "the same for a service of one: start new, stop old",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(240), Duration::from_secs(90)],
-    run: |form| Box::pin(one(form)),
-};
-
-async fn three(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn three(form: RunLength) -> CaseResult {
     let consul = Consul::server().await?;
     let agent = consul.http_addr();
     let mut fleet = Fleet::new("orders");
@@ -42,7 +27,7 @@ async fn three(form: RunLength) -> Result<CaseReport, SetupError> {
         running.push(DeployedInstance::start(fleet.add_own_server(), "orders", agent).await);
     }
     let caller = CallerSidecar::start(agent, "orders", "").await;
-    let load = RateLoad::start(caller.addr(), RatePlan::mixed("orders", form.pick([400, 300])));
+    let load = Load::start(caller.addr(), LoadPlan::mixed("orders", form.pick([400, 300])));
     load.wait_requests(200).await;
     let mut slowest = Duration::ZERO;
     for _ in 0..form.pick([5, 1]) {
@@ -56,13 +41,13 @@ async fn three(form: RunLength) -> Result<CaseReport, SetupError> {
     Ok(report(load, &caller, &fleet, running, slowest).await)
 }
 
-async fn one(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn one(form: RunLength) -> CaseResult {
     let consul = Consul::server().await?;
     let agent = consul.http_addr();
     let mut fleet = Fleet::new("orders");
     let mut only = DeployedInstance::start(fleet.add_own_server(), "orders", agent).await;
     let caller = CallerSidecar::start(agent, "orders", "").await;
-    let load = RateLoad::start(caller.addr(), RatePlan::mixed("orders", form.pick([400, 300])));
+    let load = Load::start(caller.addr(), LoadPlan::mixed("orders", form.pick([400, 300])));
     load.wait_requests(200).await;
     let mut slowest = Duration::ZERO;
     for _ in 0..form.pick([5, 2]) {
@@ -82,7 +67,7 @@ async fn stop_and_time(old: DeployedInstance) -> Duration {
 }
 
 async fn report(
-    load: RateLoad,
+    load: Load,
     caller: &CallerSidecar,
     fleet: &Fleet,
     running: Vec<DeployedInstance>,

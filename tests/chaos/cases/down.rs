@@ -2,34 +2,15 @@
 
 use std::time::Duration;
 
+use outrigger_tests::load::{Load, LoadPlan, RequestResult};
 use tokio::{net::TcpStream, time::sleep};
 
-use super::{Case, Requirement, RunLength, SetupError, kill::MAX_ATTEMPT_DELAY};
+use super::kill::MAX_ATTEMPT_DELAY;
 use crate::{
-    case_report::{CaseReport, format_millis},
+    case::{CaseResult, RunLength},
+    case_report::format_millis,
     fleet::FINE_POLL_INTERVAL,
-    load::{RateLoad, RatePlan, RequestResult},
     testbed::{SERVICE, Testbed},
-};
-
-/// They die, and come back under their old registration.
-pub(crate) const KILLED: Case = Case {
-    name: "all-down",
-    promise: "all instances die and come back: requests fail fast and say why meanwhile, and succeed within 1 s \
-              of the first one accepting and passing in Consul",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(120), Duration::from_secs(60)],
-    run: |form| Box::pin(killed(form)),
-};
-
-/// They die and nobody notices, until others are there in their place: by then the breaker waits for long,
-/// and those it could ask are gone.
-pub(crate) const REPLACED: Case = Case {
-    name: "all-replaced",
-    promise: "all instances die, stay in Consul as passing, and are replaced by new ones elsewhere: the same",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(120), Duration::from_secs(60)],
-    run: |form| Box::pin(replaced(form)),
 };
 
 /// Nothing is waited for: the rest is room for a busy machine.
@@ -40,7 +21,7 @@ const MAX_RECOVERY_TIME: Duration = Duration::from_secs(1);
 const ALLOWED_REASONS: [&str; 4] =
     ["502 connect_failed", "503 circuit_open", "503 no_usable_instance", "404 unknown_service"];
 
-async fn killed(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn killed(form: RunLength) -> CaseResult {
     let mut scene = Testbed::with_three("").await?;
     let mut trial = Outage::start(&mut scene).await;
     trial.load.run_for(form.pick([Duration::from_secs(15), Duration::from_secs(3)])).await;
@@ -52,7 +33,7 @@ async fn killed(form: RunLength) -> Result<CaseReport, SetupError> {
     trial.report(&scene, form).await
 }
 
-async fn replaced(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn replaced(form: RunLength) -> CaseResult {
     let mut scene = Testbed::with_three("").await?;
     scene.fleet.deregister(scene.agent).await;
     scene.fleet.register_unchecked(scene.agent).await;
@@ -74,7 +55,7 @@ async fn replaced(form: RunLength) -> Result<CaseReport, SetupError> {
 
 /// A load, and what happened when, counted from its beginning.
 struct Outage {
-    load: RateLoad,
+    load: Load,
     /// The killing began.
     killing: Duration,
     /// All were dead.
@@ -88,7 +69,7 @@ struct Outage {
 impl Outage {
     /// Kills them all, under a load.
     async fn start(scene: &mut Testbed) -> Self {
-        let load = RateLoad::start(scene.caller.addr(), RatePlan::mixed(SERVICE, 200));
+        let load = Load::start(scene.caller.addr(), LoadPlan::mixed(SERVICE, 200));
         load.wait_requests(200).await;
         let killing = load.elapsed();
         for member in &mut scene.fleet.members {
@@ -98,7 +79,7 @@ impl Outage {
         Self { load, killing, down, starting: Duration::MAX, back: Duration::MAX }
     }
 
-    async fn report(self, scene: &Testbed, form: RunLength) -> Result<CaseReport, SetupError> {
+    async fn report(self, scene: &Testbed, form: RunLength) -> CaseResult {
         self.load.run_for(form.pick([Duration::from_secs(15), Duration::from_secs(2)])).await;
         let Self { load, killing, down, starting, back } = self;
         let tally = load.stop().await;
@@ -136,7 +117,7 @@ impl Outage {
 }
 
 /// When the first of them accepts connections and is passing in Consul.
-async fn wait_first_back(scene: &Testbed, load: &RateLoad) -> Duration {
+async fn wait_first_back(scene: &Testbed, load: &Load) -> Duration {
     loop {
         let health = scene.agent.health(SERVICE).await;
         for (id, _) in health.iter().filter(|(_, status)| status == "passing") {

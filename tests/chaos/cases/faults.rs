@@ -5,26 +5,20 @@
 
 use std::time::Duration;
 
-use outrigger_tests::{consul::Consul, registry::ConsulAgent, usage, wait};
+use outrigger_tests::{
+    consul::Consul,
+    load::{Load, LoadPlan},
+    registry::ConsulAgent,
+    usage, wait,
+};
 use tokio::time::{Instant, sleep};
 
-use super::{Case, Requirement, RunLength, SetupError};
 use crate::{
     caller::CallerSidecar,
+    case::{CaseResult, RunLength},
     case_report::{CaseReport, format_millis},
     fault::{EmptyListIndex, Fault, FaultProxy},
     fleet::Fleet,
-    load::{RateLoad, RatePlan},
-};
-
-/// All of them, one after the other.
-pub(crate) const ALL: Case = Case {
-    name: "registry-faults",
-    promise: "Consul answers garbage, 500, 429, nothing, half a body, half a list, or an empty list: \
-              0 failed; it is asked less often; CPU stays under 5 % of a core",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(600), Duration::from_secs(300)],
-    run: |form| Box::pin(all(form)),
 };
 
 /// Most CPU time that a fault costs, of a core.
@@ -78,7 +72,7 @@ fn fault_phases(form: RunLength) -> Vec<FaultPhase> {
     ]
 }
 
-async fn all(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn all(form: RunLength) -> CaseResult {
     let consul = Consul::server().await?;
     let agent = ConsulAgent(consul.http_addr());
     let fleet = Fleet::start_three("orders", agent).await;
@@ -90,7 +84,7 @@ async fn all(form: RunLength) -> Result<CaseReport, SetupError> {
     let port = own.members[0].addr.port();
     let service = format!("service: {{name: payments, id: payments-1, port: {port}, address: 127.0.0.1}}");
     let idle = CallerSidecar::start(before_idle.addr(), "orders", &service).await;
-    let load = RateLoad::start(busy.addr(), RatePlan::mixed("orders", form.pick([200, 100])));
+    let load = Load::start(busy.addr(), LoadPlan::mixed("orders", form.pick([200, 100])));
     load.wait_requests(100).await;
 
     let (mut broken, mut most_cpu, mut most_asked) = (Vec::new(), 0.0_f64, 0.0_f64);

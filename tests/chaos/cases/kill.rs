@@ -2,43 +2,15 @@
 
 use std::time::Duration;
 
+use outrigger_tests::load::{Load, LoadPlan, RequestResults};
 use tokio::time::{Instant, sleep};
 
-use super::{Case, Requirement, RunLength, SetupError, require_no_failed_get, require_only_unknown_posts};
 use crate::{
+    case::{CaseResult, RunLength},
     case_report::{CaseReport, format_millis},
     fleet::{FINE_POLL_INTERVAL, Fleet},
     instance::Behaviour,
-    load::{RateLoad, RatePlan, RequestResults},
     testbed::{SERVICE, Testbed},
-};
-
-/// One of three, again and again.
-pub(crate) const ONE: Case = Case {
-    name: "kill-one",
-    promise: "kill -9 of one of three, ten times: no GET fails, a POST only as sent_unknown; \
-              the dead one is not tried later than 100 ms after",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(180), Duration::from_secs(60)],
-    run: |form| Box::pin(one(form)),
-};
-
-/// Two of three.
-pub(crate) const TWO: Case = Case {
-    name: "kill-two",
-    promise: "kill -9 of two of three at once at 1,000 requests a second: the same",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(60), Duration::from_secs(40)],
-    run: |form| Box::pin(two(form)),
-};
-
-/// Most of many.
-pub(crate) const MOST: Case = Case {
-    name: "kill-most",
-    promise: "kill -9 of seven of nine at once at 1,000 requests a second: the same",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(60), Duration::from_secs(40)],
-    run: |form| Box::pin(most(form)),
 };
 
 /// The last attempt on a dead instance comes before this.
@@ -49,7 +21,7 @@ const MAX_POLL_GAP: Duration = Duration::from_millis(250);
 /// a request could be.
 const WATCH_TIME: Duration = Duration::from_millis(1500);
 
-async fn one(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn one(form: RunLength) -> CaseResult {
     let mut scene = Testbed::with_three("").await?;
     let load = start_load(&scene, form.pick([400, 300])).await;
     let mut last = LastAttempt::default();
@@ -64,11 +36,11 @@ async fn one(form: RunLength) -> Result<CaseReport, SetupError> {
     Ok(report(&load.stop().await, &scene, &last).await)
 }
 
-async fn two(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn two(form: RunLength) -> CaseResult {
     at_once(Testbed::with_three("").await?, &[0, 2], form).await
 }
 
-async fn most(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn most(form: RunLength) -> CaseResult {
     let mut fleet = Fleet::new(SERVICE);
     for _ in 0..9 {
         fleet.add_own_server();
@@ -76,7 +48,7 @@ async fn most(form: RunLength) -> Result<CaseReport, SetupError> {
     at_once(Testbed::with_fleet(fleet, "").await?, &[0, 2, 3, 4, 5, 6, 8], form).await
 }
 
-async fn at_once(mut scene: Testbed, victims: &[usize], form: RunLength) -> Result<CaseReport, SetupError> {
+async fn at_once(mut scene: Testbed, victims: &[usize], form: RunLength) -> CaseResult {
     let load = start_load(&scene, 1000).await;
     load.wait_requests(form.pick([3000, 1000])).await;
     let last = kill_and_watch(&mut scene, victims).await;
@@ -90,12 +62,12 @@ fn slow_behaviour() -> Behaviour {
     Behaviour { delay_ms: 60, ..Behaviour::default() }
 }
 
-async fn start_load(scene: &Testbed, rate: u32) -> RateLoad {
+async fn start_load(scene: &Testbed, rate: u32) -> Load {
     for member in &scene.fleet.members {
         member.set_behaviour(&slow_behaviour()).await;
     }
     let load =
-        RateLoad::start(scene.caller.addr(), RatePlan { connections: 160, ..RatePlan::mixed(SERVICE, rate) });
+        Load::start(scene.caller.addr(), LoadPlan { connections: 160, ..LoadPlan::mixed(SERVICE, rate) });
     load.wait_requests(200).await;
     load
 }
@@ -143,8 +115,8 @@ async fn kill_and_watch(scene: &mut Testbed, victims: &[usize]) -> LastAttempt {
 
 async fn report(tally: &RequestResults, scene: &Testbed, last: &LastAttempt) -> CaseReport {
     let mut row = scene.report(tally).await;
-    require_no_failed_get(tally, &mut row);
-    require_only_unknown_posts(tally, &mut row);
+    row.require_no_failed_get(tally);
+    row.require_only_unknown_posts(tally);
     row.require(last.earliest < MAX_ATTEMPT_DELAY, || {
         format!("a dead one was tried later than {}", format_millis(last.earliest))
     });

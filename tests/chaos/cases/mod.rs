@@ -1,8 +1,9 @@
-//! The cases: a file per promise.
+//! The cases: a file per promise, and the list of all cases.
 
-use std::{pin::Pin, time::Duration};
-
-use crate::{case_report::CaseReport, load::RequestResults};
+use crate::case::{
+    Case,
+    Requirement::{self, Consul, Nginx},
+};
 
 mod agent;
 mod cut;
@@ -16,89 +17,170 @@ mod servers;
 mod slow;
 mod unhealthy;
 
-/// A promise, and how it is put to the test.
-#[derive(Debug)]
-pub(crate) struct Case {
-    /// What it is called on the command line.
-    pub(crate) name: &'static str,
-    /// What is promised.
-    pub(crate) promise: &'static str,
-    /// What it cannot be tried without.
-    pub(crate) needs: &'static [Requirement],
-    /// The longest it may take: in full, and in its short form.
-    pub(crate) limit: [Duration; 2],
-    /// Tries it. What it starts ends when it is dropped.
-    pub(crate) run: fn(RunLength) -> CaseRun,
-}
+const CONSUL: &[Requirement] = &[Consul];
+const CONSUL_AND_NGINX: &[Requirement] = &[Consul, Nginx];
 
-/// A case under way. It stays on one thread, which the load does not use.
-pub(crate) type CaseRun = Pin<Box<dyn Future<Output = Result<CaseReport, SetupError>>>>;
-
-/// Why a case could not be tried, although everything that it needs is there.
-pub(crate) type SetupError = Box<dyn std::error::Error>;
-
-/// What a case cannot be tried without.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Requirement {
-    /// A Consul binary.
-    Consul,
-    /// An nginx.
-    Nginx,
-}
-
-/// How much of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RunLength {
-    /// All.
-    Full,
-    /// Fewer requests and less time.
-    Short,
-}
-
-impl RunLength {
-    /// The one for this form: in full, and in short.
-    pub(crate) fn pick<T>(self, [full, short]: [T; 2]) -> T {
-        match self {
-            Self::Full => full,
-            Self::Short => short,
-        }
-    }
-}
-
-/// All of them, in the order in which they run.
-pub(crate) const ALL: &[&Case] = &[
-    &kill::ONE,
-    &kill::TWO,
-    &kill::MOST,
-    &pause::TRIES,
-    &pause::DEFAULT,
-    &keepalive::NGINX,
-    &keepalive::UNANNOUNCED,
-    &unhealthy::BUSY,
-    &unhealthy::BROKEN,
-    &unhealthy::SLOW,
-    &down::KILLED,
-    &down::REPLACED,
-    &deploy::ROLLING,
-    &deploy::ONE,
-    &servers::LEADER,
-    &servers::ALL,
-    &servers::REAPED,
-    &agent::EMPTIED,
-    &faults::ALL,
-    &slow::SLOW,
-    &cut::CUT,
-];
-
-/// No GET failed: it can always be repeated.
-pub(crate) fn require_no_failed_get(tally: &RequestResults, row: &mut CaseReport) {
-    let failed = tally.with_method("GET").failures();
-    row.require(failed.0.is_empty(), || format!("GETs failed: {}", failed.describe_failures()));
-}
-
-/// A POST failed only where it was sent, and the instance's death left open what came of it.
-pub(crate) fn require_only_unknown_posts(tally: &RequestResults, row: &mut CaseReport) {
-    let others = tally
-        .filter(|one| one.method == "POST" && one.failed.is_some() && !one.failed_with("502 sent_unknown"));
-    row.require(others.0.is_empty(), || format!("POSTs failed otherwise: {}", others.describe_failures()));
+/// All cases, in the order in which they run.
+pub(crate) fn all() -> Vec<Case> {
+    vec![
+        Case::new(
+            "kill-one",
+            CONSUL,
+            [180, 60],
+            kill::one,
+            "kill -9 of one of three, ten times: no GET fails, a POST only as sent_unknown; \
+             the dead one is not tried later than 100 ms after",
+        ),
+        Case::new(
+            "kill-two",
+            CONSUL,
+            [60, 40],
+            kill::two,
+            "kill -9 of two of three at once at 1,000 requests a second: the same",
+        ),
+        Case::new(
+            "kill-most",
+            CONSUL,
+            [60, 40],
+            kill::most,
+            "kill -9 of seven of nine at once at 1,000 requests a second: the same",
+        ),
+        Case::new(
+            "stop-one",
+            CONSUL,
+            [120, 60],
+            pause::with_try_timeout,
+            "SIGSTOP of one of three, SIGCONT later, per_try_timeout 500 ms: no GET fails or takes longer than \
+             two tries; the stopped one is ejected, and comes back",
+        ),
+        Case::new(
+            "stop-default",
+            CONSUL,
+            [120, 60],
+            pause::with_defaults,
+            "the same with the default settings: no GET fails or takes longer than 3 s; the stopped one is \
+             ejected, and comes back",
+        ),
+        Case::new(
+            "close-nginx",
+            CONSUL_AND_NGINX,
+            [400, 60],
+            keepalive::nginx,
+            "three nginx with keepalive_requests 10, 100,000 requests: none fails, GET or POST",
+        ),
+        Case::new(
+            "close-unannounced",
+            CONSUL,
+            [120, 60],
+            keepalive::unannounced,
+            "three instances that close after 10 requests and do not say so: no GET fails, a POST only as \
+             sent_unknown",
+        ),
+        Case::new(
+            "one-503",
+            CONSUL,
+            [120, 60],
+            unhealthy::busy,
+            "one of three answers 503 to everything: fewer than 0.1 % of the GETs fail",
+        ),
+        Case::new(
+            "one-500",
+            CONSUL,
+            [150, 60],
+            unhealthy::broken,
+            "one of three answers 500 to everything: it is out within 100 of its requests, and fewer than 1 % of \
+             all fail over 60 s",
+        ),
+        Case::new(
+            "one-slow",
+            CONSUL,
+            [120, 60],
+            unhealthy::slow,
+            "one of three takes 2 s, per_try_timeout 300 ms: fewer than 0.1 % of the GETs fail",
+        ),
+        Case::new(
+            "all-down",
+            CONSUL,
+            [120, 60],
+            down::killed,
+            "all instances die and come back: requests fail fast and say why meanwhile, and succeed within 1 s \
+             of the first one accepting and passing in Consul",
+        ),
+        Case::new(
+            "all-replaced",
+            CONSUL,
+            [120, 60],
+            down::replaced,
+            "all instances die, stay in Consul as passing, and are replaced by new ones elsewhere: the same",
+        ),
+        Case::new(
+            "deploy-three",
+            CONSUL,
+            [240, 90],
+            deploy::three,
+            "rolling deploy of three, each `outrigger run -- app`, five rounds: no request of any method fails",
+        ),
+        Case::new(
+            "deploy-one",
+            CONSUL,
+            [240, 90],
+            deploy::one,
+            "the same for a service of one: start new, stop old",
+        ),
+        Case::new(
+            "leader-killed",
+            CONSUL,
+            [120, 90],
+            servers::leader,
+            "Consul's leader is killed (-9): 0 failed, nothing is registered anew",
+        ),
+        Case::new(
+            "servers-stopped",
+            CONSUL,
+            [300, 150],
+            servers::stopped,
+            "all servers stopped for 2 minutes, and a caller's sidecar restarted meanwhile: 0 failed, the table is \
+             kept, also by the restarted one",
+        ),
+        Case::new(
+            "node-reaped",
+            CONSUL,
+            [180, 90],
+            servers::reaped,
+            "the servers lose the node and all its services, while its agent still assumes that they have it: \
+             0 failed, the table is kept, all instances are listed again in less than 10 s",
+        ),
+        Case::new(
+            "agent-emptied",
+            CONSUL,
+            [240, 120],
+            agent::emptied,
+            "the agent is restarted with empty data: 0 failed, the table is kept, all instances are registered \
+             again less than 10 s after it is back",
+        ),
+        Case::new(
+            "registry-faults",
+            CONSUL,
+            [600, 300],
+            faults::all,
+            "Consul answers garbage, 500, 429, nothing, half a body, half a list, or an empty list: \
+             0 failed; it is asked less often; CPU stays under 5 % of a core",
+        ),
+        Case::new(
+            "slow-clients",
+            &[],
+            [300, 150],
+            slow::slow,
+            "1,000 clients that send heads in drops, bodies in drops, or read answers in sips: all are served, \
+             none costs 200 KiB, and nothing leaks",
+        ),
+        Case::new(
+            "cut-exchanges",
+            &[],
+            [300, 150],
+            cut::cut,
+            "clients that leave in the middle, instances that send half an answer, early answers to uploads: \
+             half an answer never looks whole, an early one arrives, and nothing leaks",
+        ),
+    ]
 }

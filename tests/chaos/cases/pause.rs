@@ -2,34 +2,16 @@
 
 use std::time::Duration;
 
-use outrigger_tests::wait;
+use outrigger_tests::{
+    load::{Load, LoadPlan},
+    wait,
+};
 use tokio::time::Instant;
 
-use super::{Case, Requirement, RunLength, SetupError, require_no_failed_get};
 use crate::{
-    case_report::{CaseReport, format_millis},
-    load::{RateLoad, RatePlan},
+    case::{CaseResult, RunLength},
+    case_report::format_millis,
     testbed::{SERVICE, Testbed},
-};
-
-/// One of three, each try with a time of its own.
-pub(crate) const TRIES: Case = Case {
-    name: "stop-one",
-    promise: "SIGSTOP of one of three, SIGCONT later, per_try_timeout 500 ms: no GET fails or takes longer than \
-              two tries; the stopped one is ejected, and comes back",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(120), Duration::from_secs(60)],
-    run: |form| Box::pin(stop_one(form, "defaults: {per_try_timeout: 500ms}", TWO_TRIES)),
-};
-
-/// The same by default.
-pub(crate) const DEFAULT: Case = Case {
-    name: "stop-default",
-    promise: "the same with the default settings: no GET fails or takes longer than 3 s; the stopped one is \
-              ejected, and comes back",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(120), Duration::from_secs(60)],
-    run: |form| Box::pin(stop_one(form, "", MAX_DEFAULT_TIME)),
 };
 
 /// Two tries of 500 ms, the pause between them, and room for a busy machine. One try of a stopped instance
@@ -40,11 +22,19 @@ const MAX_DEFAULT_TIME: Duration = Duration::from_secs(3);
 /// A spell of the ejection that the pause has led to, and the trial after it.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(30);
 
-async fn stop_one(form: RunLength, settings: &str, most: Duration) -> Result<CaseReport, SetupError> {
+pub(super) async fn with_try_timeout(form: RunLength) -> CaseResult {
+    stop_one(form, "defaults: {per_try_timeout: 500ms}", TWO_TRIES).await
+}
+
+pub(super) async fn with_defaults(form: RunLength) -> CaseResult {
+    stop_one(form, "", MAX_DEFAULT_TIME).await
+}
+
+async fn stop_one(form: RunLength, settings: &str, most: Duration) -> CaseResult {
     let scene = Testbed::with_three(settings).await?;
     let victim = &scene.fleet.members[1];
-    let plan = RatePlan { connections: 160, ..RatePlan::mixed(SERVICE, 200) };
-    let load = RateLoad::start(scene.caller.addr(), plan);
+    let plan = LoadPlan { connections: 160, ..LoadPlan::mixed(SERVICE, 200) };
+    let load = Load::start(scene.caller.addr(), plan);
     load.wait_requests(200).await;
 
     let stopped = Instant::now();
@@ -70,7 +60,7 @@ async fn stop_one(form: RunLength, settings: &str, most: Duration) -> Result<Cas
 
     let tally = load.stop().await;
     let mut row = scene.report(&tally).await;
-    require_no_failed_get(&tally, &mut row);
+    row.require_no_failed_get(&tally);
     let longest = tally.with_method("GET").longest();
     row.require(longest <= most, || format!("a GET took {}", format_millis(longest)));
     row.note(format!("longest GET {}", format_millis(longest)));

@@ -2,50 +2,25 @@
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
-use outrigger_tests::{process::Process, registry::ConsulAgent, wait};
+use outrigger_tests::{
+    load::{Load, LoadPlan},
+    process::Process,
+    registry::ConsulAgent,
+    wait,
+};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Case, Requirement, RunLength, SetupError};
 use crate::{
-    case_report::{CaseReport, format_millis},
+    case::{CaseResult, RunLength},
+    case_report::format_millis,
     cluster_testbed::{ClusterTestbed, RECOVERY_LIMIT, count_usable, wait_confirmed},
     fleet::free_addr,
-    load::{RateLoad, RatePlan},
 };
 
-/// The leader is killed.
-pub(crate) const LEADER: Case = Case {
-    name: "leader-killed",
-    promise: "Consul's leader is killed (-9): 0 failed, nothing is registered anew",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(120), Duration::from_secs(90)],
-    run: |form| Box::pin(leader(form)),
-};
-
-/// All servers are.
-pub(crate) const ALL: Case = Case {
-    name: "servers-stopped",
-    promise: "all servers stopped for 2 minutes, and a caller's sidecar restarted meanwhile: 0 failed, the table is \
-              kept, also by the restarted one",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(300), Duration::from_secs(150)],
-    run: |form| Box::pin(servers(form)),
-};
-
-/// They go on, and have lost the node.
-pub(crate) const REAPED: Case = Case {
-    name: "node-reaped",
-    promise: "the servers lose the node and all its services, while its agent thinks that they know it: 0 failed, \
-              the table is kept, everybody is listed again in less than 10 s",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(180), Duration::from_secs(90)],
-    run: |form| Box::pin(reaped(form)),
-};
-
-async fn leader(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn leader(form: RunLength) -> CaseResult {
     let mut site = ClusterTestbed::start().await?;
-    let load = RateLoad::start(site.caller.addr(), RatePlan::mixed("orders", form.pick([400, 200])));
+    let load = Load::start(site.caller.addr(), LoadPlan::mixed("orders", form.pick([400, 200])));
     load.wait_requests(200).await;
     let killed = site.cluster.kill_leader().await?;
     let at = Instant::now();
@@ -66,14 +41,14 @@ async fn leader(form: RunLength) -> Result<CaseReport, SetupError> {
     Ok(row)
 }
 
-async fn servers(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn stopped(form: RunLength) -> CaseResult {
     let mut site = ClusterTestbed::start().await?;
-    let load = RateLoad::start(site.caller.addr(), RatePlan::mixed("orders", form.pick([300, 150])));
+    let load = Load::start(site.caller.addr(), LoadPlan::mixed("orders", form.pick([300, 150])));
     let state = tempfile::Builder::new().prefix("chaos-state-").tempdir()?;
     let (agent, listen) = (site.agent.http_addr(), free_addr());
     // A second caller, with a load of its own: what is sent to it while it is away would say nothing.
     let other = start_caller(agent, listen, state.path()).await;
-    let before = RateLoad::start(listen, RatePlan::mixed("orders", 100));
+    let before = Load::start(listen, LoadPlan::mixed("orders", 100));
     load.wait_requests(200).await;
     before.wait_requests(100).await;
 
@@ -83,7 +58,7 @@ async fn servers(form: RunLength) -> Result<CaseReport, SetupError> {
     let mut tally = before.stop().await;
     stop(other).await;
     let other = start_caller(agent, listen, state.path()).await;
-    let after = RateLoad::start(listen, RatePlan::mixed("orders", 100));
+    let after = Load::start(listen, LoadPlan::mixed("orders", 100));
     after.wait_requests(100).await;
     let recalled = count_usable(&other).await;
     let away = Duration::from_secs(form.pick([120, 15]));
@@ -117,9 +92,9 @@ async fn servers(form: RunLength) -> Result<CaseReport, SetupError> {
     Ok(row)
 }
 
-async fn reaped(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn reaped(form: RunLength) -> CaseResult {
     let mut site = ClusterTestbed::start().await?;
-    let load = RateLoad::start(site.caller.addr(), RatePlan::mixed("orders", form.pick([400, 200])));
+    let load = Load::start(site.caller.addr(), LoadPlan::mixed("orders", form.pick([400, 200])));
     load.wait_requests(200).await;
     let (mut slowest, mut fewest) = (Duration::ZERO, usize::MAX);
     for _ in 0..form.pick([5, 2]) {

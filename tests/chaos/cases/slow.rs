@@ -12,6 +12,7 @@ use std::{
 
 use outrigger_tests::{
     instance::Answer,
+    load::RequestResults,
     wire::{Framing, ReceivedBody, Wire},
 };
 use parking_lot::Mutex;
@@ -20,21 +21,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Case, RunLength, SetupError};
 use crate::{
+    case::{CaseResult, RunLength},
     case_report::CaseReport,
-    load::RequestResults,
     resource_use::{MeasuredSidecar, ResourceUse},
-};
-
-/// So many at once, of three kinds.
-pub(crate) const SLOW: Case = Case {
-    name: "slow-clients",
-    promise: "1,000 clients that send heads in drops, bodies in drops, or read answers in sips: all are served, \
-              none costs 200 KiB, and nothing leaks",
-    needs: &[],
-    limit: [Duration::from_secs(300), Duration::from_secs(150)],
-    run: |form| Box::pin(slow(form)),
 };
 
 /// Most memory that one of them costs.
@@ -55,7 +45,7 @@ enum SlowKind {
     Readers,
 }
 
-async fn slow(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn slow(form: RunLength) -> CaseResult {
     let count = form.pick([1000, 500]);
     let subject = MeasuredSidecar::start("", |request| match request.target() {
         "/big" => Answer::pattern(LARGE_ANSWER),

@@ -1,72 +1,44 @@
 //! One of three instances is ill: it answers, and nothing good.
 
-use std::time::Duration;
+use outrigger_tests::{
+    load::{Load, LoadPlan, RequestResults},
+    wait,
+};
 
-use outrigger_tests::wait;
-
-use super::{Case, Requirement, RunLength, SetupError};
 use crate::{
+    case::{CaseResult, RunLength},
     case_report::CaseReport,
     instance::Behaviour,
-    load::{RateLoad, RatePlan, RequestResults},
     testbed::{SERVICE, Testbed},
 };
 
-/// 503 to everything.
-pub(crate) const BUSY: Case = Case {
-    name: "one-503",
-    promise: "one of three answers 503 to everything: fewer than 0.1 % of the GETs fail",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(120), Duration::from_secs(60)],
-    run: |form| Box::pin(busy(form)),
-};
-
-/// 500 to everything.
-pub(crate) const BROKEN: Case = Case {
-    name: "one-500",
-    promise: "one of three answers 500 to everything: it is out within 100 of its requests, and fewer than 1 % of \
-              all fail over 60 s",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(150), Duration::from_secs(60)],
-    run: |form| Box::pin(broken(form)),
-};
-
-/// Two seconds for everything.
-pub(crate) const SLOW: Case = Case {
-    name: "one-slow",
-    promise: "one of three takes 2 s, per_try_timeout 300 ms: fewer than 0.1 % of the GETs fail",
-    needs: &[Requirement::Consul],
-    limit: [Duration::from_secs(120), Duration::from_secs(60)],
-    run: |form| Box::pin(slow(form)),
-};
-
-async fn busy(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn busy(form: RunLength) -> CaseResult {
     let scene = Testbed::with_three("").await?;
     let busy = Behaviour { status: 503, ..Behaviour::default() };
     let (tally, out) = run_with_unhealthy(
         &scene,
         &busy,
-        RatePlan::mixed(SERVICE, form.pick([300, 600])),
+        LoadPlan::mixed(SERVICE, form.pick([300, 600])),
         form.pick([9000, 2400]),
     )
     .await;
     Ok(report(&scene, &tally, out).await)
 }
 
-async fn slow(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn slow(form: RunLength) -> CaseResult {
     let scene = Testbed::with_three("defaults: {per_try_timeout: 300ms}").await?;
     let slow = Behaviour { delay_ms: 2000, ..Behaviour::default() };
-    let plan = RatePlan { connections: 160, ..RatePlan::mixed(SERVICE, form.pick([300, 600])) };
+    let plan = LoadPlan { connections: 160, ..LoadPlan::mixed(SERVICE, form.pick([300, 600])) };
     let (tally, out) = run_with_unhealthy(&scene, &slow, plan, form.pick([9000, 2400])).await;
     Ok(report(&scene, &tally, out).await)
 }
 
-async fn broken(form: RunLength) -> Result<CaseReport, SetupError> {
+pub(super) async fn broken(form: RunLength) -> CaseResult {
     let scene = Testbed::with_three("").await?;
     let broken = Behaviour { status: 500, ..Behaviour::default() };
     // The share is of 60 s: in less time it takes as many requests.
     let (rate, count) = form.pick([(200, 60 * 200), (800, 4800)]);
-    let (tally, out) = run_with_unhealthy(&scene, &broken, RatePlan::mixed(SERVICE, rate), count).await;
+    let (tally, out) = run_with_unhealthy(&scene, &broken, LoadPlan::mixed(SERVICE, rate), count).await;
     let mut row = scene.report(&tally).await;
     let share = tally.failed_share();
     row.require(share < 0.01, || format!("{} failed", percent(share)));
@@ -80,12 +52,12 @@ async fn broken(form: RunLength) -> Result<CaseReport, SetupError> {
 async fn run_with_unhealthy(
     scene: &Testbed,
     ill: &Behaviour,
-    plan: RatePlan,
+    plan: LoadPlan,
     count: u64,
 ) -> (RequestResults, u64) {
     let member = &scene.fleet.members[1];
     member.set_behaviour(ill).await;
-    let load = RateLoad::start(scene.caller.addr(), plan);
+    let load = Load::start(scene.caller.addr(), plan);
     wait::until("the ill instance is ejected", wait::TIMEOUT, async || scene.ejections().await >= 1.0).await;
     let out = member.report().await.requests;
     load.wait_requests(count).await;

@@ -9,9 +9,10 @@ use tracing::warn;
 
 use crate::{
     DiskCache, FollowError, Follower, Liveness, ServiceStatus, WatchReason,
+    clock::now,
     metrics::Metrics,
-    table::{Services, now},
-    watcher::{WatchContext, Watcher},
+    services::Services,
+    watch::{WatchContext, Watcher},
 };
 
 /// Longest wait for the watchers in [`Discovery::shutdown`]. They stop at their next await; only a

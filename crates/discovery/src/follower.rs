@@ -2,15 +2,10 @@
 
 use std::{future::pending, sync::Arc};
 
-use outrigger_registry::Query;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::{
-    ServiceStatus, Snapshot, WatchReason,
-    entry::Service,
-    table::{Services, now},
-};
+use crate::{ServiceStatus, Snapshot, WatchReason, clock::now, service::Service, services::Services};
 
 /// Keeps a service watched: when the last follower of a query is dropped, its watcher stops, its
 /// entry leaves the table and its metric series go away.
@@ -31,11 +26,6 @@ impl Follower {
     pub(crate) fn new(service: Arc<Service>, services: Arc<Services>, reason: WatchReason) -> Self {
         let versions = service.subscribe();
         Self { service, services, reason: Mutex::new(reason), versions, seen: 0 }
-    }
-
-    /// What is followed.
-    pub fn query(&self) -> &Query {
-        &self.service.query
     }
 
     /// Follows for another reason from now on: the settings name the service, or no longer do.

@@ -15,29 +15,28 @@
 //!
 //! [`Registry::watch`]: outrigger_registry::Registry::watch
 
-mod admit;
+mod cache;
+mod clock;
 mod discovery;
-mod entry;
-mod evidence;
 mod follower;
-mod guard;
-mod lost;
-mod memory;
+mod instances;
 pub mod metrics;
-mod outage;
-mod pacer;
+mod service;
+mod services;
 mod snapshot;
 mod status;
-mod table;
-mod watcher;
+mod suspects;
+mod watch;
+mod watch_reason;
 
 #[cfg(test)]
 mod tests;
 
+pub use cache::DiskCache;
 pub use discovery::Discovery;
-pub use evidence::{Liveness, ProbeFuture};
 pub use follower::Follower;
-pub use memory::DiskCache;
+pub use services::FollowError;
 pub use snapshot::{InstanceCounts, Knowledge, Snapshot};
 pub use status::ServiceStatus;
-pub use table::{FollowError, WatchReason};
+pub use suspects::{Liveness, ProbeFuture};
+pub use watch_reason::WatchReason;

@@ -35,7 +35,8 @@ use prometheus::{
 
 use crate::{
     FollowError, WatchReason,
-    table::{ServiceRow, Services, now},
+    clock::now,
+    services::{ServiceRow, Services},
 };
 
 /// The counters of the loop.

@@ -1,47 +1,10 @@
 //! What is logged, and how often.
 
-use std::{cell::RefCell, io, sync::Once, time::Duration};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::Level;
 
-use super::{Rig, list, settle, unreachable};
-
-thread_local! {
-    /// A paused test runs on one thread, watchers included.
-    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Keeps what is logged from level INFO on, each thread its own. One subscriber for the process, in
-/// place before anything is logged: tracing remembers a place in the code that nobody listened to as
-/// silent, so that a subscriber per test misses lines now and then.
-pub(super) fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let format = tracing_subscriber::fmt().with_max_level(Level::INFO).with_ansi(false).without_time();
-        tracing::subscriber::set_global_default(format.with_writer(|| LogWriter).finish()).unwrap();
-    });
-}
-
-#[derive(Debug)]
-struct LogWriter;
-
-impl io::Write for LogWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LOGGED.with_borrow_mut(|logged| logged.extend_from_slice(bytes));
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The lines since the last call.
-pub(super) fn take() -> Vec<String> {
-    let logged = String::from_utf8(LOGGED.take()).unwrap();
-    logged.lines().map(|line| line.trim().to_owned()).collect()
-}
+use super::{Rig, list, log_capture::take, settle, unreachable};
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_many_services_is_one_line_and_so_is_its_end() {

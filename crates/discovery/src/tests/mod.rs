@@ -1,11 +1,12 @@
 //! Discovery against a registry that answers when the test says so, on tokio's paused clock.
 
-mod doubt;
+mod cached;
 mod limits;
+mod log_capture;
 mod logs;
 mod metrics;
 mod outages;
-mod recall;
+mod recheck;
 mod sharing;
 mod watch;
 
@@ -153,7 +154,7 @@ impl Liveness for ScriptedLiveness {
 
 /// A registry and the end at which its questions come out.
 fn scripted() -> (Arc<ScriptedRegistry>, mpsc::UnboundedReceiver<PendingQuery>) {
-    logs::install();
+    log_capture::install();
     let (questions, asked) = mpsc::unbounded_channel();
     (Arc::new(ScriptedRegistry(questions)), asked)
 }

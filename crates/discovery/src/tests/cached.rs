@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use outrigger_registry::{Consistency, Cursor};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{PendingQuery, Rig, ids, list, logs, settle, unreachable};
+use super::{PendingQuery, Rig, ids, list, log_capture, settle, unreachable};
 use crate::{DiskCache, Follower, Knowledge};
 
 const REGISTRY: &str = "consul http://127.0.0.1:8500";
@@ -41,7 +41,7 @@ async fn a_registry_that_answers_is_believed_and_not_the_past() {
 
 #[tokio::test(start_paused = true)]
 async fn the_past_serves_as_soon_as_the_first_question_fails() {
-    logs::take();
+    log_capture::take();
     let folder = cache_with_orders(&["a", "b"]).await;
     let (rig, mut follower, asked) = restart(&folder).await;
     let start = Instant::now();
@@ -55,7 +55,7 @@ async fn the_past_serves_as_soon_as_the_first_question_fails() {
     assert_eq!((status.knowledge, status.index), (Knowledge::Remembered, 100));
     assert!(follower.ever_had_instances() && status.confirmed_ago.is_some() && status.learned_ago.is_some());
     assert!(rig.metric("outrigger_table_age_seconds{datacenter=\"\",service=\"orders\"}").is_some());
-    let logged = logs::take();
+    let logged = log_capture::take();
     let lines = logged.iter().filter(|line| line.contains("serving what was known before the restart"));
     assert_eq!(lines.count(), 1, "{logged:?}");
 }

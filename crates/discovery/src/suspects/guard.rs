@@ -46,6 +46,8 @@ use std::{
 
 use outrigger_registry::{Consistency, Instance, InstanceId};
 
+use crate::instances::find;
+
 /// Why an answer is suspect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SuspectReason {
@@ -390,11 +392,6 @@ impl Suspect {
             }
         }
     }
-}
-
-/// The instance of this identity in a sorted list.
-fn find<'a>(sorted: &'a [Instance], id: &InstanceId) -> Option<&'a Instance> {
-    sorted.binary_search_by(|one| one.id.cmp(id)).ok().and_then(|at| sorted.get(at))
 }
 
 #[cfg(test)]

@@ -10,31 +10,12 @@ use outrigger_config::Weights;
 use outrigger_registry::{HealthStatus, Instance, InstanceId, Query};
 use serde::{Deserialize, Serialize};
 
+use super::record::{PresumedGoneRecord, ServiceRecord};
+use crate::instances::sort_and_dedup;
+
 const MAGIC: &str = "outrigger-state";
 /// Goes up when an older reader would misread what is written.
 const VERSION: u32 = 1;
-
-/// The last good answer about one service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ServiceRecord {
-    pub(super) query: Query,
-    pub(super) instances: Arc<[Instance]>,
-    pub(super) index: u64,
-    /// When the registry last confirmed it, since 1970.
-    pub(super) confirmed: Duration,
-    /// Who was believed gone by the registry's word alone.
-    pub(super) presumed_gone: Option<PresumedGoneRecord>,
-}
-
-/// Instances that were believed gone while they still answered (`lost.rs`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PresumedGoneRecord {
-    pub(super) instances: Arc<[Instance]>,
-    /// The index of the last answer that listed them.
-    pub(super) index: u64,
-    /// When that was, since 1970.
-    pub(super) at: Duration,
-}
 
 /// Why a file's content is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -214,10 +195,7 @@ fn to_stored(instances: &[Instance]) -> Vec<StoredInstance> {
 
 /// As every snapshot is, whatever the file says.
 fn from_stored(listed: Vec<StoredInstance>) -> Arc<[Instance]> {
-    let mut instances: Vec<_> = listed.into_iter().map(StoredInstance::into_instance).collect();
-    instances.sort_by(|a, b| a.id.cmp(&b.id));
-    instances.dedup_by(|later, kept| later.id == kept.id);
-    instances.into()
+    sort_and_dedup(listed.into_iter().map(StoredInstance::into_instance).collect()).into()
 }
 
 impl StoredInstance {

@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use outrigger_registry::{Instance, InstanceId};
+use outrigger_registry::Instance;
+
+use crate::instances::{find, union};
 
 /// How long they are spoken of and kept. A mistake of the registry's that nobody has mended by then is
 /// not mended by us, and an address does not become somebody else's that fast.
@@ -38,23 +40,11 @@ impl PresumedGone {
     /// Without those that `listed` speaks of again; nobody may be left.
     pub(crate) fn without(&self, listed: &[Instance]) -> Option<Self> {
         let left: Arc<[_]> =
-            self.instances.iter().filter(|one| !contains_id(listed, &one.id)).cloned().collect();
+            self.instances.iter().filter(|one| find(listed, &one.id).is_none()).cloned().collect();
         (!left.is_empty()).then(|| Self { instances: left, ..self.clone() })
     }
 
     pub(crate) fn is_fresh(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.at) <= PRESUMED_GONE_TTL
     }
-}
-
-/// `first`, and of `second` whom it does not hold. The result is sorted; `first` has to be.
-pub(crate) fn union(first: &[Instance], second: &[Instance]) -> Arc<[Instance]> {
-    let more = second.iter().filter(|one| !contains_id(first, &one.id));
-    let mut all: Vec<_> = first.iter().chain(more).cloned().collect();
-    all.sort_by(|a, b| a.id.cmp(&b.id));
-    all.into()
-}
-
-fn contains_id(sorted: &[Instance], id: &InstanceId) -> bool {
-    sorted.binary_search_by(|one| one.id.cmp(id)).is_ok()
 }

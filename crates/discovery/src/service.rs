@@ -13,7 +13,10 @@ use outrigger_registry::{Instance, InstanceId, Query};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-use crate::{Knowledge, Snapshot, guard::SuspectReason, lost::PresumedGone};
+use crate::{
+    Knowledge, Snapshot,
+    suspects::{PresumedGone, SuspectReason},
+};
 
 /// Written by exactly one watcher; dropped with it and the last follower.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ pub(crate) struct Service {
     /// Rings with the new version after each swap. It carries no content, so that there is one
     /// place to read it from.
     changed: watch::Sender<u64>,
-    watch_health: Mutex<Contact>,
+    watch_health: Mutex<WatchHealth>,
     /// Rings when a request of the service fails for want of an instance that answers.
     refresh_requested: Notify,
     ever_had_instances: AtomicBool,
@@ -35,7 +38,7 @@ pub(crate) struct Service {
 
 /// What moves while the content stays.
 #[derive(Debug, Clone)]
-pub(crate) struct Contact {
+pub(crate) struct WatchHealth {
     /// When the content was last confirmed; an admitted age is already taken off.
     pub(crate) confirmed_at: Option<Instant>,
     pub(crate) index: u64,
@@ -51,7 +54,7 @@ pub(crate) struct Contact {
 
 impl Service {
     pub(crate) fn new(query: Query) -> Self {
-        let watch_health = Contact {
+        let watch_health = WatchHealth {
             confirmed_at: None,
             index: 0,
             error: None,
@@ -142,7 +145,7 @@ impl Service {
         self.refresh_requested.notified().await;
     }
 
-    pub(crate) fn watch_health(&self) -> Contact {
+    pub(crate) fn watch_health(&self) -> WatchHealth {
         self.watch_health.lock().clone()
     }
 
@@ -159,7 +162,7 @@ impl Service {
         self.watch_health.lock().presumed_gone.as_ref().is_some_and(|lost| lost.is_fresh(now))
     }
 
-    pub(crate) fn update_watch_health(&self, change: impl FnOnce(&mut Contact)) {
+    pub(crate) fn update_watch_health(&self, change: impl FnOnce(&mut WatchHealth)) {
         change(&mut self.watch_health.lock());
     }
 }

@@ -14,26 +14,7 @@ use outrigger_registry::Query;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Knowledge, ServiceStatus, entry::Service};
-
-/// Why a service is followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WatchReason {
-    /// The configuration names it: outside the quotas.
-    Declared,
-    /// A request named it.
-    OnDemand,
-}
-
-impl WatchReason {
-    /// The word for metrics and pages.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Declared => "declared",
-            Self::OnDemand => "on_demand",
-        }
-    }
-}
+use crate::{Knowledge, ServiceStatus, WatchReason, service::Service};
 
 /// Why a service cannot be followed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -304,9 +285,4 @@ impl ServiceRow {
                 .map(|lost| (lost.instances.len(), ago(lost.at))),
         }
     }
-}
-
-/// tokio's clock, so that a paused test moves it.
-pub(crate) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

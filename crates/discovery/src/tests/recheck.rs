@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use outrigger_registry::{Consistency, Cursor, HealthStatus, Instance, WatchAnswer};
 use tokio::time::{Instant, sleep};
 
-use super::{PendingQuery, Rig, addr, ids, instance, list, logs, no_leader, settle, unreachable};
+use super::{PendingQuery, Rig, addr, ids, instance, list, log_capture, no_leader, settle, unreachable};
 use crate::Follower;
 
 const MS: Duration = Duration::from_millis(1);
@@ -485,13 +485,13 @@ async fn a_guard_that_is_off_believes_everything() {
 
 #[tokio::test(start_paused = true)]
 async fn a_suspect_answer_is_one_warning_and_a_true_departure_none() {
-    logs::take();
+    log_capture::take();
     let mut rig = Rig::new();
     let (_follower, asked) = follow_then_answer_empty(&mut rig, &["a", "b", "c"], &["a", "b"]).await;
     asked.answer(list(8, &[]));
     rig.next().await.answer(list(9, &["a", "b"]));
     rig.next().await;
-    let logged = logs::take();
+    let logged = log_capture::take();
     let of = |what: &str| logged.iter().filter(|line| line.contains(what)).count();
     assert_eq!(of("WARN"), 1, "{logged:?}");
     assert_eq!(of("the registry's answer is suspect"), 1, "{logged:?}");
@@ -499,7 +499,7 @@ async fn a_suspect_answer_is_one_warning_and_a_true_departure_none() {
 
     let mut rig = Rig::new();
     follow_then_answer_empty(&mut rig, &["a", "b"], &[]).await;
-    let logged = logs::take();
+    let logged = log_capture::take();
     assert!(!logged.iter().any(|line| line.contains("WARN")), "{logged:?}");
     assert!(logged.iter().any(|line| line.contains("do not answer either")), "{logged:?}");
 }
@@ -507,7 +507,7 @@ async fn a_suspect_answer_is_one_warning_and_a_true_departure_none() {
 #[tokio::test]
 async fn without_a_proxy_s_word_a_real_connection_decides() {
     let mut rig = Rig::new();
-    rig.discovery.set_liveness(std::sync::Arc::new(crate::evidence::ConnectProbe));
+    rig.discovery.set_liveness(std::sync::Arc::new(crate::suspects::ConnectProbe));
     let there = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = |id, listener: &std::net::TcpListener| Instance {

@@ -15,7 +15,10 @@ use std::{
 use outrigger_registry::{Instance, Query};
 use tracing::{debug, info, warn};
 
-use super::shape::{self, ContentError, ServiceRecord};
+use super::{
+    format::{self, ContentError},
+    record::ServiceRecord,
+};
 use crate::status::error_chain;
 
 /// Largest file that is read or written.
@@ -176,7 +179,7 @@ impl StateFile {
         if bytes.len() > MAX_BYTES {
             return Err(ContentError::Damaged(format!("it has more than {MAX_BYTES} bytes")));
         }
-        shape::decode(&self.registry, &bytes).map(Some)
+        format::decode(&self.registry, &bytes).map(Some)
     }
 
     fn set_aside(&self, bad: &ContentError) {
@@ -222,7 +225,7 @@ impl StateFile {
 
     /// Whole or not at all: written beside it, made durable, and renamed over it.
     fn write_atomically(&self, records: &[ServiceRecord]) -> Result<usize, StateFileError> {
-        let bytes = shape::encode(&self.registry, records)?;
+        let bytes = format::encode(&self.registry, records)?;
         if bytes.len() > MAX_BYTES {
             return Err(StateFileError::TooLarge { size: bytes.len() });
         }

@@ -16,13 +16,6 @@
 //!
 //! The format is in `memory/shape.rs`, the care for the file in `memory/file.rs`.
 
-mod file;
-mod shape;
-mod wall;
-
-#[cfg(test)]
-mod tests;
-
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -43,14 +36,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{
-    entry::Service,
-    lost::{PRESUMED_GONE_TTL, union},
-    status::error_chain,
-    table::now,
+use super::{
+    record::{PresumedGoneRecord, ServiceRecord},
+    state_file::{StateFile, state_path},
 };
-use file::StateFile;
-use shape::ServiceRecord;
+use crate::{
+    clock::{now, unix_time},
+    service::Service,
+    status::error_chain,
+};
 
 /// Pause between two writes.
 const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
@@ -107,7 +101,7 @@ impl DiskCache {
             changed: Notify::new(),
             served: AtomicBool::new(false),
         };
-        let age = (wall::now(), MAX_AGE);
+        let age = (unix_time(), MAX_AGE);
         let (taken, records) = match StateFile::open(folder, name, registry) {
             Ok(mut file) => {
                 let records = file.load(age.0, age.1);
@@ -120,7 +114,7 @@ impl DiskCache {
             }
         };
         if !records.is_empty() {
-            let file = file::state_path(folder, name);
+            let file = state_path(folder, name);
             info!(file = %file.display(), services = records.len(), "read what was known before the restart");
         }
         let known = records.into_iter().map(|record| (record.query.clone(), CacheEntry::Stored(record)));
@@ -131,7 +125,7 @@ impl DiskCache {
 
     /// What was known of a service before it was followed.
     pub(crate) fn load_cached(&self, query: &Query, now: Instant) -> Option<CachedAnswer> {
-        let wall = wall::now();
+        let wall = unix_time();
         let record = self.entries.lock().get(query)?.to_record(wall, now)?;
         let ago = wall.saturating_sub(record.confirmed);
         // Without an instant that far back the age reads as nothing; the content is right all the same.
@@ -187,7 +181,7 @@ impl DiskCache {
 
     /// What is to be written.
     fn records(&self) -> Vec<ServiceRecord> {
-        let (wall, now) = (wall::now(), now());
+        let (wall, now) = (unix_time(), now());
         let mut known = self.entries.lock();
         let mut records = Vec::new();
         known.retain(|_, one| {
@@ -214,7 +208,7 @@ impl CacheEntry {
             Self::Live(entry) => {
                 let instances = entry.snapshot().instances.clone();
                 let heard = wall.saturating_sub(entry.confirmed_ago(now)?);
-                let lost = entry.watch_health().presumed_gone.map(|lost| shape::PresumedGoneRecord {
+                let lost = entry.watch_health().presumed_gone.map(|lost| PresumedGoneRecord {
                     instances: lost.instances,
                     index: lost.index,
                     at: wall.saturating_sub(now.saturating_duration_since(lost.at)),
@@ -231,22 +225,5 @@ impl CacheEntry {
     }
 }
 
-impl ServiceRecord {
-    /// Whether it is of use to anybody at `wall`.
-    fn lists_any(&self, wall: Duration) -> bool {
-        !self.instances.is_empty() || self.fresh_presumed_gone(wall).is_some()
-    }
-
-    /// Who is known, also of those who were believed gone not long ago, and at which index all of them
-    /// were listed.
-    fn instances_to_serve(&self, wall: Duration) -> (Arc<[Instance]>, u64) {
-        match self.fresh_presumed_gone(wall) {
-            Some(lost) => (union(&self.instances, &lost.instances), self.index.min(lost.index)),
-            None => (self.instances.clone(), self.index),
-        }
-    }
-
-    fn fresh_presumed_gone(&self, wall: Duration) -> Option<&shape::PresumedGoneRecord> {
-        self.presumed_gone.as_ref().filter(|lost| wall.saturating_sub(lost.at) <= PRESUMED_GONE_TTL)
-    }
-}
+#[cfg(test)]
+mod tests;

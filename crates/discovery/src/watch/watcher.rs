@@ -1,25 +1,4 @@
-//! The loop that keeps one service's entry current.
-//!
-//! Ask, judge the answer, ask again. The rules, and where they come from:
-//!
-//! - **Wait** between 2/3 and all of the registry's longest wait, so that watches started together
-//!   drift apart. It is bounded at all because some changes wake nobody (an instance re-registered
-//!   under another name).
-//! - **A full re-read** every 5 min ± 20 %, for the same reason: there the blocked answer itself is
-//!   wrong, and only a question without a cursor brings the truth. Every few seconds where instances were
-//!   lost that may be there: see `watcher/doubt.rs`.
-//! - **The cursor is forgotten** when the index went back (a query with an index from the future
-//!   sleeps through every change) and after any error (the index may belong to another life of the
-//!   registry).
-//! - **On an error** the last good answer stays. The next question comes after a back-off of
-//!   250 ms → 30 s with full jitter; after 1 s of it already where requests of the service fail, or once
-//!   the registry has answered for another service.
-//! - **No leader**: from the second error in a row on, or the first where the registry has never
-//!   answered, each error that another server could make good is followed by one stale read. The default
-//!   consistency is asked for again each time, because a stale watch hears of changes some 75 ms later.
-//! - **Suspect answers** are followed by consistent reads: see `watcher/doubt.rs`.
-//! - **What was known before a restart** serves while the registry is silent: see `watcher/recall.rs`.
-//! - **Answers that come too fast** are limited: see [`crate::pacer`].
+//! One watch: the loop, and what follows from each answer and each error.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -27,7 +6,7 @@ use std::{
 };
 
 use outrigger_policy::Backoff;
-use outrigger_registry::{Consistency, Cursor, Error, Instance, Registry, WatchAnswer};
+use outrigger_registry::{Consistency, Cursor, Error, Instance, WatchAnswer};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -35,61 +14,36 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::doubt::REREAD_WHILE_LOST;
-use crate::{
-    Knowledge, Snapshot, WatchReason,
+use super::{
     admit::{Candidate, Current, Verdict, admit},
-    entry::Service,
-    evidence::LivenessProber,
-    guard::{MassLossGuard, ReviewedAnswer, SuspectReason},
-    memory::{CachedAnswer, DiskCache},
-    metrics::Metrics,
-    outage::{FailureScope, OutageTracker},
-    pacer::{AnswerKind, RateLimiter},
-    status::error_chain,
-    table::{Services, now},
+    cached::CachedFallback,
+    context::WatchContext,
+    outage::FailureScope,
+    rate_limiter::{AnswerKind, RateLimiter},
+    recheck::SuspectRecheck,
+};
+use crate::{
+    Knowledge, Snapshot, WatchReason, clock::now, service::Service, status::error_chain,
+    suspects::ReviewedAnswer,
 };
 
-mod doubt;
-mod recall;
-
-/// Services are not all asked for in the same instant, neither at the start nor when an outage ends. A request
-/// that waits for its answer is not made to wait longer.
+/// Spreads the queries of many services, at the start and when an outage ends. On-demand services start
+/// without it, because a request waits for the answer.
 const START_JITTER: Duration = Duration::from_millis(100);
 const REREAD_INTERVAL: Duration = Duration::from_secs(300);
+/// The first pause before the full re-read after a mass loss.
+const REREAD_AFTER_LOSS: Duration = Duration::from_secs(1);
+/// The longest pause while the lost instances are kept.
+const REREAD_WHILE_LOST: Duration = Duration::from_secs(4);
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(30) };
-/// Fewest time between an error and a question that does not wait for the end of the back-off.
+/// Shortest pause between an error and the next query when the back-off ends early.
 const MIN_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Errors in a row after which a stale read is tried.
 const STALE_READ_AFTER_ERRORS: u32 = 2;
-/// Consul takes a wait of 0 for its default, 5 min.
+/// Consul takes a wait of 0 as its default, 5 min.
 const MIN_WAIT: Duration = Duration::from_secs(1);
 
-/// What all watchers share.
-#[derive(Debug)]
-pub(crate) struct WatchContext {
-    registry: Arc<dyn Registry>,
-    services: Arc<Services>,
-    pub(crate) metrics: Metrics,
-    outage: OutageTracker,
-    pub(crate) prober: LivenessProber,
-    cache: Option<Arc<DiskCache>>,
-}
-
-impl WatchContext {
-    pub(crate) fn new(
-        registry: Arc<dyn Registry>,
-        services: Arc<Services>,
-        metrics: Metrics,
-        cache: Option<Arc<DiskCache>>,
-    ) -> Self {
-        let probe = services.settings().mass_loss.unwrap_or_default().probe_timeout;
-        let (outage, prober) = (OutageTracker::default(), LivenessProber::new(probe));
-        Self { registry, services, metrics, outage, prober, cache }
-    }
-}
-
-/// The one writer of an entry.
+/// The one writer of a [`Service`].
 #[derive(Debug)]
 pub(crate) struct Watcher {
     context: Arc<WatchContext>,
@@ -98,22 +52,17 @@ pub(crate) struct Watcher {
     limiter: RateLimiter,
     cursor: Cursor,
     reread_at: Instant,
-    /// The pause before the re-read after that; below [`REREAD_INTERVAL`] only after a loss (`watcher/doubt.rs`).
+    /// The pause before the re-read after that; below [`REREAD_INTERVAL`] only after a mass loss.
     reread_interval: Duration,
     failures: u32,
-    /// Seen when a question is asked: an outage that ends meanwhile ends the pause after it.
+    /// Marked as seen before each query: an outage that ends during the query ends the back-off after it.
     outage_ended: watch::Receiver<()>,
     failure_scope: Option<FailureScope>,
-    guard: MassLossGuard,
-    /// A suspect answer that was not told of yet.
-    unreported: Option<(SuspectReason, usize)>,
-    /// When a suspect answer is asked about again.
-    recheck_at: Instant,
-    /// What was known before a restart, until the registry's first answer.
-    cached: Option<CachedAnswer>,
+    suspects: SuspectRecheck,
+    cached: CachedFallback,
 }
 
-/// One question that is out.
+/// One query that the registry has not answered.
 #[derive(Debug, Clone, Copy)]
 struct BlockingQuery {
     cursor: Cursor,
@@ -123,7 +72,7 @@ struct BlockingQuery {
 }
 
 impl BlockingQuery {
-    /// What its answer, which came at `now`, is to the pacer.
+    /// What its answer at `now` is to the rate limiter.
     fn answer_kind(&self, changed: bool, now: Instant) -> AnswerKind {
         AnswerKind::of(changed, now.saturating_duration_since(self.asked_at), self.wait)
     }
@@ -132,9 +81,9 @@ impl BlockingQuery {
 impl Watcher {
     pub(crate) fn new(context: Arc<WatchContext>, service: Arc<Service>, reason: WatchReason) -> Self {
         let now = now();
-        let cached = context.cache.as_ref().and_then(|memory| memory.load_cached(&service.query, now));
         Self {
-            guard: MassLossGuard::new(context.services.settings().mass_loss),
+            suspects: SuspectRecheck::new(context.clone(), service.clone()),
+            cached: CachedFallback::load(context.clone(), service.clone()),
             outage_ended: context.outage.subscribe_end(),
             context,
             service,
@@ -145,13 +94,10 @@ impl Watcher {
             reread_interval: REREAD_INTERVAL,
             failures: 0,
             failure_scope: None,
-            unreported: None,
-            recheck_at: now,
-            cached,
         }
     }
 
-    /// Runs until `stop`; a question that is out is then dropped.
+    /// Runs until `stop`, which drops a query in flight.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         stop.run_until_cancelled(self.watch()).await;
     }
@@ -162,16 +108,29 @@ impl Watcher {
         }
         loop {
             self.check_suspects().await;
-            if !self.guard.has_suspects() {
+            if !self.suspects.has_suspects() {
                 self.wait_for_token().await;
             }
             let query = self.next_query();
             self.outage_ended.mark_unchanged();
-            match self.query_or_serve_cached(query).await {
+            match self.cached.serve_while_waiting(self.run_query(query)).await {
                 Ok(answer) => self.on_answer(query, answer),
                 Err(error) => self.on_error(query, error).await,
             }
         }
+    }
+
+    /// Probes the suspects, publishes the instances that are left, and waits until the registry is to be
+    /// asked again. Returns at once without suspects.
+    async fn check_suspects(&mut self) {
+        if !self.suspects.has_suspects() {
+            return;
+        }
+        if let Some(known) = self.suspects.drop_silent().await {
+            self.publish(known, now());
+        }
+        self.suspects.warn_of_suspects();
+        self.suspects.wait().await;
     }
 
     async fn wait_for_token(&mut self) {
@@ -184,18 +143,21 @@ impl Watcher {
 
     fn next_query(&mut self) -> BlockingQuery {
         let now = now();
-        if now >= self.reread_at || self.guard.has_suspects() {
+        let has_suspects = self.suspects.has_suspects();
+        if now >= self.reread_at || has_suspects {
             self.cursor = Cursor::START;
         }
+        let consistency =
+            if has_suspects && self.failures == 0 { Consistency::Consistent } else { Consistency::Default };
         let longest = self.context.registry.longest_wait();
         let wait = longest.mul_f64(2.0 / 3.0 + fastrand::f64() / 3.0);
-        // Not past the next re-read, however long the waits are set.
+        // Not past the next re-read, however long the registry's waits are.
         let wait = match self.reread_at.saturating_duration_since(now) {
             Duration::ZERO => wait,
             until_reread => wait.min(until_reread),
         };
         let wait = wait.max(MIN_WAIT);
-        BlockingQuery { cursor: self.cursor, consistency: self.consistency(), wait, asked_at: now }
+        BlockingQuery { cursor: self.cursor, consistency, wait, asked_at: now }
     }
 
     async fn run_query(&self, query: BlockingQuery) -> Result<WatchAnswer, Error> {
@@ -203,11 +165,11 @@ impl Watcher {
         self.context.registry.watch(&self.service.query, cursor, consistency, wait).await
     }
 
-    /// Takes an answer of the default consistency.
+    /// Handles any answer but that of a stale read.
     fn on_answer(&mut self, query: BlockingQuery, answer: WatchAnswer) {
         let now = now();
         let index = answer.cursor.index();
-        let was = self.last_index();
+        let was = self.cached.last_index();
         let went_back = answer.index_went_back || index != 0 && index < was;
         if went_back {
             self.context.metrics.index_resets.inc();
@@ -220,12 +182,12 @@ impl Watcher {
             self.reread_at = now + self.reread_interval.mul_f64(0.8 + 0.4 * fastrand::f64());
             self.reread_interval = longest.min(self.reread_interval * 2);
         }
-        // An answer to a question without a cursor is fresh whatever its index.
+        // The answer to a query without a cursor is current, whatever its index.
         self.cursor = if went_back && query.cursor != Cursor::START { Cursor::START } else { answer.cursor };
         self.record_recovery(query.asked_at, now);
-        let had_suspects = self.guard.has_suspects();
+        let had_suspects = self.suspects.has_suspects();
         let changed = self.apply(answer, query.consistency, went_back, now);
-        // Questions about a suspect answer have a pace of their own.
+        // The rate limiter does not apply while there are suspects.
         if !had_suspects {
             self.limiter.record_answer(query.answer_kind(changed, now));
         }
@@ -234,13 +196,13 @@ impl Watcher {
         }
     }
 
-    /// After an error: tell, try another server where that may help, and pause.
+    /// Records an error, tries another server where that may help, and backs off.
     async fn on_error(&mut self, query: BlockingQuery, error: Error) {
         self.cursor = Cursor::START;
-        self.guard.record_failure();
-        self.serve_cached();
-        // The re-read after each error comes back at once and unchanged. That it follows a question
-        // that was held for a proper time tells a registry that flaps from one that never blocks.
+        self.suspects.record_failure();
+        self.cached.serve();
+        // The re-read after each error returns at once and unchanged. When the failed query lasted for a
+        // proper wait, the registry blocks as it should, and the re-read must not count as early.
         if query.answer_kind(false, now()) == AnswerKind::Unchanged {
             self.limiter.record_answer(AnswerKind::Unchanged);
         }
@@ -259,11 +221,11 @@ impl Watcher {
             sleep(MIN_RETRY_PAUSE).await;
             tokio::select! {
                 () = self.service.refresh_requested() => {}
-                // An error means that nobody is left to tell.
+                // An error means that discovery is gone.
                 _ = self.outage_ended.changed() => sleep(START_JITTER.mul_f64(fastrand::f64())).await,
             }
         };
-        // Elapsed or not: it is time.
+        // Elapsed or not: the back-off is over.
         let _ = timeout(pause, early).await;
     }
 
@@ -281,7 +243,7 @@ impl Watcher {
         }
     }
 
-    /// Judges an answer and keeps it, or not. Whether it changed anything.
+    /// Publishes an answer if it is accepted. Returns whether it changed anything.
     fn apply(
         &mut self,
         answer: WatchAnswer,
@@ -291,37 +253,43 @@ impl Watcher {
     ) -> bool {
         let index = answer.cursor.index();
         let hint = if answer.instances.is_empty() { self.context.registry.empty_hint() } else { None };
-        let (current, was) = (self.current_snapshot(), self.last_index());
+        let (current, was) = (self.cached.current_snapshot(), self.cached.last_index());
         let candidate =
             Candidate { instances: answer.instances, index, stale: consistency == Consistency::Stale };
-        // Consul's indexes start at 1: without any, a server has nothing to go by.
+        // Consul's indexes start at 1: a server that reports 0 has lost its data.
         let went_back = went_back || index == 0 && was > 0;
+        let known_leader = answer.known_leader;
+        let (suspects, mut presumed_gone) = (&mut self.suspects, false);
         let verdict = admit(&Current { snapshot: &current, index: was }, candidate, |instances| {
-            let known_leader = answer.known_leader;
-            self.screen(
-                &current,
-                &ReviewedAnswer {
-                    instances,
-                    consistency,
-                    index,
-                    previous_index: was,
-                    went_back,
-                    known_leader,
-                    now,
-                },
-            )
+            let previous_index = was;
+            let answer = ReviewedAnswer {
+                instances,
+                consistency,
+                index,
+                previous_index,
+                went_back,
+                known_leader,
+                now,
+            };
+            let screened = suspects.screen(&current, &answer);
+            presumed_gone = screened.presumed_gone;
+            screened.known
         });
+        if presumed_gone {
+            self.reread_interval = REREAD_AFTER_LOSS;
+            self.reread_at = now + REREAD_AFTER_LOSS;
+        }
         if verdict == Verdict::Behind {
-            debug!(service = %self.service.query, index, "stale answer is older than the table");
+            debug!(service = %self.service.query, index, "stale answer is older than the snapshot");
             return false;
         }
-        self.cached = None;
-        // Before the swap: whom it wakes finds these facts already told.
-        self.service.update_watch_health(|contact| {
-            contact.index = index;
-            contact.known_leader = answer.known_leader;
-            contact.empty_hint = hint;
-            contact.confirmed_at = now.checked_sub(answer.age.unwrap_or_default()).or(Some(now));
+        self.cached.discard();
+        // Before the swap, so that a follower that the swap wakes finds these facts.
+        self.service.update_watch_health(|health| {
+            health.index = index;
+            health.known_leader = known_leader;
+            health.empty_hint = hint;
+            health.confirmed_at = now.checked_sub(answer.age.unwrap_or_default()).or(Some(now));
         });
         let Verdict::Accept(instances) = verdict else {
             self.service.unchanged.fetch_add(1, Relaxed);
@@ -338,8 +306,8 @@ impl Watcher {
         if !was_known && self.service.ever_had_instances() {
             self.context.services.mark_known(&self.service.query);
         }
-        if let Some(memory) = &self.context.cache {
-            memory.record_change(&self.service);
+        if let Some(cache) = &self.context.cache {
+            cache.record_change(&self.service);
         }
         self.log_change(&snapshot);
     }
@@ -362,7 +330,7 @@ impl Watcher {
         );
     }
 
-    /// Counts and shows an error; logs it where it is news.
+    /// Counts an error, puts it into the status, and logs it when it is new.
     fn record_error(&mut self, error: &Error) {
         self.context.metrics.count_error(error);
         let (service, text, now) = (&self.service.query, error_chain(error), now());
@@ -381,13 +349,13 @@ impl Watcher {
                 debug!(%service, error = text, %stale_for, "watch failed");
             }
         }
-        self.service.update_watch_health(|contact| {
-            contact.error = Some(text);
-            contact.failures = self.failures;
+        self.service.update_watch_health(|health| {
+            health.error = Some(text);
+            health.failures = self.failures;
         });
     }
 
-    /// Ends whatever trouble there was.
+    /// Resets the failures after a good answer.
     fn record_recovery(&mut self, asked_at: Instant, now: Instant) {
         if let Some(gone_for) = self.context.outage.record_answer(asked_at, now) {
             info!(service = %self.service.query, ?gone_for, "registry answers again");
@@ -397,15 +365,15 @@ impl Watcher {
             info!(service = %self.service.query, failures = self.failures, "answer can be read again");
         }
         self.failures = 0;
-        self.service.update_watch_health(|contact| {
-            contact.error = None;
-            contact.failures = 0;
+        self.service.update_watch_health(|health| {
+            health.error = None;
+            health.failures = 0;
         });
     }
 }
 
-/// Whether the agent is there and it is a server behind it that fails: without a leader, questions of
-/// the default consistency end in 500 or in silence.
+/// Whether the agent works and a server behind it fails: without a leader, a query of the default
+/// consistency ends in status 500 or in a timeout.
 fn another_server_may_answer(error: &Error) -> bool {
     match error {
         Error::Timeout { .. } | Error::Exchange { .. } => true,

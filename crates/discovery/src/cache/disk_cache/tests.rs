@@ -7,7 +7,10 @@ use outrigger_registry::{HealthStatus, InstanceId, Unusable};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
-use shape::ContentError;
+use crate::cache::{
+    format::{self, ContentError},
+    state_file::StateFileError,
+};
 
 const HERE: &str = "consul http://127.0.0.1:8500";
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -90,7 +93,7 @@ fn only_we_may_read_and_write_it() {
 
 #[test]
 fn a_file_that_can_only_be_read_is_read() {
-    let records = vec![record("orders", &["a"], wall::now())];
+    let records = vec![record("orders", &["a"], unix_time())];
     let place = TestFolder::with(records.clone());
     // Cannot be opened for writing, by root neither.
     let lock = place.folder.path().join("table.state.lock");
@@ -127,9 +130,9 @@ fn what_was_not_confirmed_for_a_week_is_not_used() {
 
 #[test]
 fn a_file_of_no_use_is_set_aside_and_the_next_one_is_good() {
-    let good = shape::encode(HERE, &[record("orders", &["a"], DAY)]).unwrap();
+    let good = format::encode(HERE, &[record("orders", &["a"], DAY)]).unwrap();
     let text = String::from_utf8(good.clone()).unwrap();
-    let foreign = shape::encode("consul http://elsewhere:8500", &[]).unwrap();
+    let foreign = format::encode("consul http://elsewhere:8500", &[]).unwrap();
     for (content, aside) in [
         (Vec::new(), "damaged"),
         (b"\n".to_vec(), "damaged"),
@@ -193,7 +196,7 @@ fn a_pipe_in_the_lock_s_place_is_a_memory_of_nothing() {
     make_pipe(&place.folder.path().join("table.state.lock"));
     let folder = place.folder.path().to_owned();
     let opened = run_with_timeout(move || StateFile::open(&folder, "table", HERE));
-    assert!(matches!(opened, Err(file::StateFileError::NotAFile { .. })), "{opened:?}");
+    assert!(matches!(opened, Err(StateFileError::NotAFile { .. })), "{opened:?}");
 }
 
 #[test]
@@ -201,7 +204,7 @@ fn one_process_at_a_time_has_it() {
     let place = TestFolder::new();
     let first = place.open();
     let second = StateFile::open(place.folder.path(), "table", HERE);
-    assert!(matches!(second, Err(file::StateFileError::InUse { .. })));
+    assert!(matches!(second, Err(StateFileError::InUse { .. })));
     assert!(StateFile::open(place.folder.path(), "another", HERE).is_ok());
     drop(first);
     place.open();
@@ -281,8 +284,7 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
             all.dedup_by(|later, kept| later.id == kept.id);
             let query = Query { service: name.into(), datacenter: dc.then(|| "dc2".into()) };
             let instances: Arc<[_]> = all.into();
-            let lost =
-                dc.then(|| shape::PresumedGoneRecord { instances: instances.clone(), index: 3, at: DAY });
+            let lost = dc.then(|| PresumedGoneRecord { instances: instances.clone(), index: 3, at: DAY });
             ServiceRecord {
                 query,
                 instances,
@@ -297,22 +299,22 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
 proptest! {
     #[test]
     fn whatever_is_written_reads_the_same(records in records(), registry: String) {
-        let file = shape::encode(&registry, &records).unwrap();
-        prop_assert_eq!(shape::decode(&registry, &file), Ok(records));
+        let file = format::encode(&registry, &records).unwrap();
+        prop_assert_eq!(format::decode(&registry, &file), Ok(records));
     }
 
     #[test]
     fn a_file_with_a_byte_changed_or_cut_off_is_refused(records in records(), at: prop::sample::Index, by in 1_u8.., cut: bool) {
-        let mut file = shape::encode(HERE, &records).unwrap();
+        let mut file = format::encode(HERE, &records).unwrap();
         let at = at.index(file.len());
         if cut { file.truncate(at) } else { file[at] ^= by }
         // A checksum may be written in capitals as well.
-        if let Ok(read) = shape::decode(HERE, &file) { prop_assert_eq!(read, records) }
+        if let Ok(read) = format::decode(HERE, &file) { prop_assert_eq!(read, records) }
     }
 
     #[test]
     fn no_bytes_panic(bytes: Vec<u8>) {
-        let refused = matches!(shape::decode(HERE, &bytes), Err(ContentError::Damaged(_) | ContentError::Version { .. }));
+        let refused = matches!(format::decode(HERE, &bytes), Err(ContentError::Damaged(_) | ContentError::Version { .. }));
         prop_assert!(refused);
     }
 }

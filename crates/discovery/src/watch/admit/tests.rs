@@ -1,0 +1,104 @@
+use std::time::Instant;
+
+use outrigger_config::Weights;
+use outrigger_registry::{HealthStatus, InstanceId};
+use proptest::{collection::vec, prelude::*, sample::select};
+
+use super::*;
+
+/// Without a guard.
+fn admit(held: &Current<'_>, offer: Candidate) -> Verdict {
+    super::admit(held, offer, |_| None)
+}
+
+fn instance(id: u8, status: HealthStatus) -> Instance {
+    Instance {
+        id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.to_string().into() },
+        addr: Ok(([127, 0, 0, id], 80).into()),
+        tags: Arc::from([]),
+        meta: Arc::default(),
+        weights: Weights::default(),
+        status,
+        node_lost: false,
+        create_index: 1,
+    }
+}
+
+fn instances() -> impl Strategy<Value = Vec<Instance>> {
+    let status = select(vec![
+        HealthStatus::Passing,
+        HealthStatus::Warning,
+        HealthStatus::Critical,
+        HealthStatus::Maintenance,
+    ]);
+    vec((0_u8..8, status), 0..12)
+        .prop_map(|all| all.into_iter().map(|(id, status)| instance(id, status)).collect())
+}
+
+fn candidate(instances: Vec<Instance>, index: u64) -> Candidate {
+    Candidate { instances, index, stale: false }
+}
+
+/// What is held after `instances` were accepted from nothing.
+fn accepted_snapshot(now: Instant, instances: Vec<Instance>) -> Snapshot {
+    match admit(&Current { snapshot: &Snapshot::unasked(), index: 0 }, candidate(instances, 1)) {
+        Verdict::Accept(instances) => Snapshot::unasked().next(instances, now),
+        verdict => panic!("a first answer was judged {verdict:?}"),
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+proptest! {
+    #[test]
+    fn a_first_answer_is_accepted_whatever_it_is(offered in instances(), index: u64, stale: bool, at: u64) {
+        let held = Current { snapshot: &Snapshot::unasked(), index: at };
+        let verdict = admit(&held, Candidate { instances: offered, index, stale });
+        prop_assert!(matches!(verdict, Verdict::Accept(_)));
+    }
+
+    #[test]
+    fn what_is_accepted_is_sorted_lists_each_identity_once_and_invents_nothing(offered in instances()) {
+        let snapshot = accepted_snapshot(now(), offered.clone());
+        prop_assert!(snapshot.instances.windows(2).all(|pair| pair[0].id < pair[1].id));
+        prop_assert!(snapshot.instances.iter().all(|kept| offered.contains(kept)));
+        prop_assert!(offered.iter().all(|one| snapshot.instances.iter().any(|kept| kept.id == one.id)));
+    }
+
+    #[test]
+    fn the_same_content_in_any_order_at_any_index_is_unchanged(
+        (listed, shuffled) in instances().prop_map(sort_and_dedup).prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle())),
+        at: u64,
+        index: u64,
+    ) {
+        let snapshot = accepted_snapshot(now(), listed);
+        let verdict = admit(&Current { snapshot: &snapshot, index: at }, candidate(shuffled, index));
+        prop_assert_eq!(verdict, Verdict::Unchanged);
+    }
+
+    #[test]
+    fn a_current_answer_replaces_exactly_what_differs(first in instances(), second in instances(), at: u64, index: u64) {
+        let snapshot = accepted_snapshot(now(), first);
+        let differs = *snapshot.instances != *sort_and_dedup(second.clone());
+        let verdict = admit(&Current { snapshot: &snapshot, index: at }, candidate(second.clone(), index));
+        let expected = if differs { Verdict::Accept(sort_and_dedup(second).into()) } else { Verdict::Unchanged };
+        prop_assert_eq!(verdict, expected);
+    }
+
+    #[test]
+    fn a_stale_answer_never_turns_the_table_back(first in instances(), second in instances(), at in 0_u64..4, index in 0_u64..4) {
+        let snapshot = accepted_snapshot(now(), first);
+        let verdict = admit(&Current { snapshot: &snapshot, index: at }, Candidate { instances: second, index, stale: true });
+        prop_assert_eq!(verdict == Verdict::Behind, index < at);
+    }
+}
+
+#[test]
+fn another_life_under_the_same_identity_is_a_change() {
+    let snapshot = accepted_snapshot(now(), vec![instance(1, HealthStatus::Passing)]);
+    let again = Instance { create_index: 2, ..instance(1, HealthStatus::Passing) };
+    let verdict = admit(&Current { snapshot: &snapshot, index: 1 }, candidate(vec![again], 2));
+    assert!(matches!(verdict, Verdict::Accept(_)));
+}

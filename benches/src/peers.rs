@@ -8,6 +8,7 @@ mod load;
 mod outcome;
 mod process;
 mod proxy;
+mod scenario;
 mod tools;
 mod turn;
 
@@ -18,15 +19,12 @@ use tokio::runtime;
 use self::{
     outcome::ProxyResults,
     proxy::ProxyProgram,
+    scenario::BODY,
     tools::Tools,
     turn::{PeerSetup, free_address},
 };
 use crate::{Effort, Error, error::doing, machine, report::Section};
 
-/// The service's name, which every request carries as its Host.
-const SERVICE: &str = "orders";
-/// Bytes of every answer's body.
-const BODY: usize = 1024;
 const BACKENDS: usize = 3;
 /// Files that are left to programs for other things than idle connections.
 const SPARE_FILES: usize = 1000;

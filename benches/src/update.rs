@@ -4,6 +4,7 @@
 //! answer is not in the figures. One thread runs everything, and its processor time is the cost.
 
 mod fixture;
+mod plan;
 mod registry;
 mod rig;
 
@@ -11,7 +12,10 @@ use std::time::Duration;
 
 use tokio::runtime;
 
-use self::rig::UpdateRig;
+use self::{
+    plan::{Reach, UpdateKind, UpdatePlan},
+    rig::UpdateRig,
+};
 use crate::{
     Effort, Error,
     clock::Stopwatch,
@@ -20,42 +24,11 @@ use crate::{
     stats::{Samples, ThreeDigits},
 };
 
-/// Instances of the service that changes.
-const INSTANCES: u32 = 10_000;
 /// Milliseconds.
 const TARGET: f64 = 10.0;
 
-/// Where an update has to arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// A follower of the service has the new snapshot.
-    Snapshot,
-    /// The proxy picks by it.
-    View,
-}
-
-/// What differs from the answer before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum UpdateKind {
-    /// The health of one instance.
-    One,
-    /// The health of every instance.
-    Health,
-    /// Every instance is another one.
-    Others,
-}
-
 /// The kinds of [`UpdateKind`], for people.
 const KINDS: [&str; 3] = ["one instance's health", "every instance's health", "all instances replaced"];
-
-/// How one line is measured.
-#[derive(Debug, Clone, Copy)]
-struct UpdatePlan {
-    reach: Reach,
-    /// Watched services, the one that changes among them.
-    services: u32,
-    rounds: u32,
-}
 
 /// What one line says.
 #[derive(Debug)]

@@ -11,7 +11,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{BODY, SERVICE, process::PinnedProcess};
+use super::{
+    process::PinnedProcess,
+    scenario::{BODY, SERVICE},
+};
 use crate::{Error, error::doing};
 
 /// Longest wait for a server to come up, and for one answer.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{SERVICE, process::pinned};
+use super::{process::pinned, scenario::SERVICE};
 use crate::{Error, error::doing, stats::Samples};
 
 /// Connections of a load.

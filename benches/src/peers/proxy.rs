@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{SERVICE, process::PinnedProcess, tools::Tools};
+use super::{process::PinnedProcess, scenario::SERVICE, tools::Tools};
 use crate::{Error, error::doing, machine::first_line_of};
 
 /// One of those that are measured.

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 use outrigger_config::Weights;
 use outrigger_registry::{HealthStatus, Instance, InstanceId};
 
-use super::{INSTANCES, UpdateKind};
+use super::plan::{INSTANCES, UpdateKind};
 
 /// The service that changes.
 pub(super) const LARGE: &str = "large";

@@ -12,8 +12,8 @@ use tokio::{
 };
 
 use super::{
-    Reach, UpdateKind, UpdatePlan,
     fixture::{LARGE, large, other},
+    plan::{Reach, UpdateKind, UpdatePlan},
     registry::ScriptedRegistry,
 };
 use crate::{Error, clock::Stopwatch, error::doing, stats::Samples};

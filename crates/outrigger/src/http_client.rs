@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use outrigger_net::DialStage;
+use tokio::time::timeout;
 
 /// Largest answer that is read, bytes.
 const MAX_BODY: usize = 1024 * 1024;
@@ -39,16 +40,20 @@ pub(crate) async fn exchange(
     request: Request<Full<Bytes>>,
     limit: Duration,
 ) -> Result<Response<Bytes>, Error> {
-    timeout(limit, exchange_without_timeout(addr, request))
+    timeout(limit, connect_and_exchange(addr, request, limit))
         .await
         .unwrap_or(Err(Error::Timeout { addr, after: limit }))
 }
 
-async fn exchange_without_timeout(
+async fn connect_and_exchange(
     addr: SocketAddr,
     request: Request<Full<Bytes>>,
+    limit: Duration,
 ) -> Result<Response<Bytes>, Error> {
-    let stream = TcpStream::connect(addr).await.map_err(|source| Error::Connect { addr, source })?;
+    let stream = outrigger_net::connect(addr, limit).await.map_err(|error| match error.stage {
+        DialStage::TimedOut => Error::Timeout { addr, after: limit },
+        DialStage::Connect | DialStage::Configure => Error::Connect { addr, source: error.source },
+    })?;
     let exchange = |source| Error::Exchange { addr, source };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(exchange)?;

@@ -42,7 +42,6 @@ mod tunnel;
 mod upload;
 mod upstream;
 
-pub use listener::accept::BindError;
 pub use proxy::{PreparedSettings, Proxy, ShutdownReport, StartError, Workers};
 pub use reason::Reason;
 pub use status::{ClusterStatus, EjectedStatus, EndpointStatus};

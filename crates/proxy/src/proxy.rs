@@ -12,6 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Liveness};
+use outrigger_net::BindError;
 use outrigger_registry::InstanceId;
 use parking_lot::Mutex;
 use tokio::{
@@ -23,7 +24,7 @@ use tracing::info;
 
 use crate::{
     listener::{
-        accept::{BindError, BoundListener},
+        accept::BoundListener,
         set::{Listener, ListenerChange, ListenerPlan},
         worker::{Command, WorkerPool},
     },

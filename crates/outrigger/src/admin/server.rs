@@ -1,11 +1,6 @@
 //! Listeners and connections of the admin side: how many, how slow, and how they end.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper_util::{
@@ -13,7 +8,8 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use outrigger_config::{Listen, ListenHost};
+use outrigger_config::Listen;
+use outrigger_net::{BindError, bind, bind_listen};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -38,71 +34,33 @@ const MAX_HEAD: usize = 64 * 1024;
 /// Longest wait for the answers under way when it stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Tries to find a port that is free on both loopback addresses, when the system chooses it.
-const BIND_ATTEMPTS: usize = 20;
-
-/// A socket that could not be had.
+/// An address of the admin side that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} cannot listen on {addr}; {}", bind_advice(source))]
-pub(crate) struct BindError {
-    pub(crate) what: &'static str,
-    pub(crate) addr: SocketAddr,
-    #[source]
-    pub(crate) source: io::Error,
+#[error("{what} cannot {source}")]
+pub(crate) struct ListenError {
+    what: &'static str,
+    source: BindError,
 }
 
-fn bind_advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "something else listens there: stop it, or choose another port",
-        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher port",
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address",
-        _ => "choose another address",
-    }
-}
-
-/// Sockets held, not yet served.
+/// Listening sockets that nothing is accepted from yet.
 #[derive(Debug)]
 pub(crate) struct BoundListeners(Vec<TcpListener>);
 
 impl BoundListeners {
-    /// Binds every address of `listen`. `what` names the listener in errors. `localhost` is both
-    /// loopback addresses where the machine has both, and one port on them.
-    pub(crate) fn bind(what: &'static str, listen: &Listen) -> Result<Self, BindError> {
-        let one = |ip: IpAddr, port| bind_listener(what, SocketAddr::new(ip, port));
-        match listen.host {
-            ListenHost::Ip(ip) => Ok(Self(vec![one(ip, listen.port)?])),
-            ListenHost::Localhost => {
-                let mut tries = if listen.port == 0 { BIND_ATTEMPTS } else { 1 };
-                loop {
-                    let v4 = one(Ipv4Addr::LOCALHOST.into(), listen.port)?;
-                    let port = v4.local_addr().map_or(listen.port, |addr| addr.port());
-                    tries -= 1;
-                    match one(Ipv6Addr::LOCALHOST.into(), port) {
-                        Ok(v6) => return Ok(Self(vec![v4, v6])),
-                        Err(error) if error.source.kind() != io::ErrorKind::AddrInUse => {
-                            debug!(%error, "no IPv6 loopback, listening on 127.0.0.1 alone");
-                            return Ok(Self(vec![v4]));
-                        }
-                        Err(error) if tries == 0 => return Err(error),
-                        Err(_) => {}
-                    }
-                }
-            }
-        }
+    /// Binds every address of `listen`. `what` names the listener in errors.
+    pub(crate) fn bind(what: &'static str, listen: &Listen) -> Result<Self, ListenError> {
+        let bind_one = |_, addr| {
+            let bound = bind(addr)?;
+            let listener =
+                TcpListener::from_std(bound.socket).map_err(|source| BindError { addr, source })?;
+            Ok((listener, bound.addr))
+        };
+        bind_listen(listen, bind_one).map(Self).map_err(|source| ListenError { what, source })
     }
 
     pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
         self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
-}
-
-fn bind_listener(what: &'static str, addr: SocketAddr) -> Result<TcpListener, BindError> {
-    let bound = || {
-        let listener = std::net::TcpListener::bind(addr)?;
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
-    };
-    bound().map_err(|source| BindError { what, addr, source })
 }
 
 /// A running server. Dropping it cuts everything off; [`Server::stop`] is the kind way.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use outrigger_config::{LoadedConfig, Origin};
-use outrigger_proxy::BindError;
+use outrigger_net::BindError;
 use tracing::warn;
 
 use super::{

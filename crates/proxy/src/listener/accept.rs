@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use outrigger_net::is_own_shortage;
 use tokio::net::TcpListener;
 use tracing::warn;
 
@@ -19,11 +19,8 @@ use crate::{
     },
     serve,
     session::Shared,
-    upstream::connect::is_local_error,
 };
 
-/// Connections that the kernel keeps for us between two accepts.
-const BACKLOG: i32 = 1024;
 /// Pause after an accept that failed for want of files or memory: trying at once would only burn CPU.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Connections turned away at once with an answer; beyond, without.
@@ -34,56 +31,6 @@ const MAX_REJECTIONS_UNDER_WAY: usize = 64;
 pub(crate) struct BoundListener {
     pub(crate) socket: std::net::TcpListener,
     pub(crate) listener: Arc<Listener>,
-}
-
-/// A socket could not be bound.
-#[derive(Debug, thiserror::Error)]
-#[error("listen on {addr}{}", bind_error_hint(source))]
-pub struct BindError {
-    /// Where.
-    pub addr: SocketAddr,
-    /// Why not.
-    #[source]
-    pub source: io::Error,
-}
-
-impl BindError {
-    /// Somebody else has the address.
-    pub(crate) fn is_addr_in_use(&self) -> bool {
-        self.source.kind() == io::ErrorKind::AddrInUse
-    }
-}
-
-fn bind_error_hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            ": the address is taken, by another sidecar perhaps; stop that one or choose another port"
-        }
-        io::ErrorKind::PermissionDenied => ": not allowed; ports below 1024 need a privilege",
-        io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
-        _ => "",
-    }
-}
-
-/// Binds an address: the socket, and where it really is.
-///
-/// # Errors
-/// When it cannot be had.
-pub(crate) fn bind(addr: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), BindError> {
-    let open = || {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        let socket: std::net::TcpListener = socket.into();
-        let local = socket.local_addr()?;
-        Ok((socket, local))
-    };
-    open().map_err(|source| BindError { addr, source })
 }
 
 /// Accepts until its door is closed, and gives each connection to the worker that has the fewest.
@@ -112,7 +59,7 @@ pub(crate) async fn run_acceptor(bound: BoundListener, workers: Arc<[Arc<Worker>
             },
             Err(error) => {
                 warn!(%error, "accept failed");
-                if is_local_error(&error) {
+                if is_own_shortage(&error) {
                     tokio::time::sleep(ACCEPT_ERROR_PAUSE).await;
                 }
             }

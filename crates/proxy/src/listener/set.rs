@@ -6,17 +6,17 @@
 //! accepts nothing itself: that is `listener`.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
-use outrigger_config::{Config, Listen, ListenHost, Upstream};
+use outrigger_config::{Config, Listen, Upstream};
+use outrigger_net::{BindError, bind, bind_listen};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::{
-    listener::accept::{BindError, bind},
     session::ListenerKind,
     upstream::{cluster::Cluster, manager::upstream_key},
 };
@@ -78,8 +78,7 @@ impl ListenerPlan {
         Ok(plan)
     }
 
-    /// One address, or both loopback ones with one port. Without IPv6 on the machine, `localhost` is
-    /// 127.0.0.1 alone.
+    /// Every address of one setting.
     fn plan_address(
         &mut self,
         listen: &Listen,
@@ -87,29 +86,18 @@ impl ListenerPlan {
         of: Option<&Upstream>,
         open: &[Arc<Listener>],
     ) -> Result<(), BindError> {
-        let plan_one = |configured_addr: SocketAddr, port: u16| {
+        let planned = bind_listen(listen, |configured_addr, addr| {
             let existing = open.iter().find(|listener| listener.is_reusable_for(configured_addr, of));
-            let socket = match existing {
-                Some(listener) => Socket::Kept(listener.clone()),
-                None => bind(SocketAddr::new(configured_addr.ip(), port))
-                    .map(|(socket, addr)| Socket::New(socket, addr))?,
-            };
-            Ok(PlannedListener { configured_addr, upstream, socket })
-        };
-        let port = listen.port;
-        match listen.host {
-            ListenHost::Ip(ip) => self.0.push(plan_one(SocketAddr::new(ip, port), port)?),
-            ListenHost::Localhost => {
-                let v4 = plan_one((Ipv4Addr::LOCALHOST, port).into(), port)?;
-                let chosen = v4.addr().port();
-                self.0.push(v4);
-                match plan_one((Ipv6Addr::LOCALHOST, port).into(), chosen) {
-                    Ok(v6) => self.0.push(v6),
-                    Err(error) if error.is_addr_in_use() => return Err(error),
-                    Err(error) => debug!(%error, "no IPv6 loopback here"),
+            let (socket, addr) = match existing {
+                Some(listener) => (Socket::Kept(listener.clone()), listener.addr),
+                None => {
+                    let bound = bind(addr)?;
+                    (Socket::New(bound.socket, bound.addr), bound.addr)
                 }
-            }
-        }
+            };
+            Ok((PlannedListener { configured_addr, upstream, socket }, addr))
+        })?;
+        self.0.extend(planned);
         Ok(())
     }
 
@@ -158,15 +146,6 @@ impl ListenerPlan {
             change.retired.push(removed.kind.load_full());
         }
         change
-    }
-}
-
-impl PlannedListener {
-    fn addr(&self) -> SocketAddr {
-        match &self.socket {
-            Socket::Kept(listener) => listener.addr,
-            Socket::New(_, addr) => *addr,
-        }
     }
 }
 

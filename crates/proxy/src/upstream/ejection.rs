@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tracing::{info, warn};
 
-use crate::upstream::{cluster::Cluster, connect, endpoint::Endpoint};
+use crate::upstream::{cluster::Cluster, connect::connect_outcome, endpoint::Endpoint};
 
 /// With nothing due, the breaker is looked at this often: while it is open, probes are due.
 const BREAKER_CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -195,20 +195,17 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     let within = cluster.view.load().settings.policy.connect_timeout;
     let mut timeouts = 0;
     while timeouts < 2 {
-        let Err(error) = connect::connect(endpoint.addr, within).await else { break };
+        let Err(error) = outrigger_net::connect(endpoint.addr, within).await else { break };
+        let outcome = connect_outcome(&error);
         let now = Instant::now();
         if let Some(mark) = endpoint.stats.begin_attempt(true)
-            && let Some(report) = mark.record_end(
-                &mut FailureAttribution::default(),
-                error.outcome,
-                Sent::Nothing,
-                now.into_std(),
-            )
+            && let Some(report) =
+                mark.record_end(&mut FailureAttribution::default(), outcome, Sent::Nothing, now.into_std())
         {
             cluster.ejector.report(&cluster, &endpoint.stats, report, now);
         }
         // One that refuses is there: what it has begun it may well be ending.
-        if !matches!(error.outcome, Outcome::ConnectTimeout | Outcome::ConnectFailed) {
+        if !matches!(outcome, Outcome::ConnectTimeout | Outcome::ConnectFailed) {
             break;
         }
         timeouts += 1;
@@ -228,10 +225,10 @@ async fn probe_ejected(cluster: Arc<Cluster>, record: Arc<EndpointStats>) {
         };
         (endpoint.addr, view.settings.policy.connect_timeout)
     };
-    let connected = match connect::connect(addr, within).await {
+    let connected = match outrigger_net::connect(addr, within).await {
         Ok(_) => true,
         // Our own shortage says nothing about the instance; the judge asks again.
-        Err(error) if error.outcome == Outcome::Resource => return,
+        Err(error) if connect_outcome(&error) == Outcome::Resource => return,
         Err(_) => false,
     };
     let now = Instant::now().into_std();

@@ -22,7 +22,7 @@ use crate::{
     io::Line,
     metrics::ServiceSeries,
     upstream::{
-        connect,
+        connect::connect_outcome,
         pool::{Conn, Found, HeadLimits, Pool},
     },
 };
@@ -314,8 +314,8 @@ impl Endpoint {
             let detail = format!("{}: pool.max_connections are open", self.id.id);
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
-        let stream = connect::connect(self.addr, request.connect_timeout).await.map_err(|error| {
-            CheckoutError { outcome: error.outcome, detail: format!("{error}: {}", error.source) }
+        let stream = outrigger_net::connect(self.addr, request.connect_timeout).await.map_err(|error| {
+            CheckoutError { outcome: connect_outcome(&error), detail: format!("{error}: {}", error.source) }
         })?;
         request.series.opened.inc();
         Conn::new(Line::new(stream), false, open, request.limits).await.map_err(|error| CheckoutError {

@@ -139,7 +139,10 @@ impl ApiClient {
                 other => return other.map_err(|broken| self.exchange_error(ask, broken)),
             }
         }
-        let conn = self.dialer.connect().await?;
+        let stream = self.dialer.connect().await?;
+        let conn = AgentConnection::new(stream)
+            .await
+            .map_err(|error| self.dialer.connect_error(io::Error::other(error)))?;
         self.exchange_on(conn, place, request).await.map_err(|broken| self.exchange_error(ask, broken))
     }
 

@@ -6,10 +6,7 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,9 +18,8 @@ use hyper::{
     client::conn::http1::{self, Connection, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use outrigger_net::{ByteCounts, Stream};
 use tokio::time::Instant;
-
-use super::dial::FirstByte;
 
 /// An idle connection older than this is not used again: what stands between may have forgotten it.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -49,22 +45,23 @@ pub(super) enum ExchangeFailure {
     TooLarge,
 }
 
-type ConnectionDriver = Pin<Box<Connection<TokioIo<FirstByte>, Full<Bytes>>>>;
+type ConnectionDriver = Pin<Box<Connection<TokioIo<Stream>, Full<Bytes>>>>;
 
 /// A connection that carries one exchange after the other.
 pub(super) struct AgentConnection {
     sender: SendRequest<Full<Bytes>>,
     // `None` once the connection has ended.
     driver: Option<ConnectionDriver>,
-    first_byte: Arc<AtomicBool>,
+    counts: Arc<ByteCounts>,
     idle_since: Instant,
 }
 
 impl AgentConnection {
-    /// Speaks HTTP over `io`, whose `heard` says whether a byte arrived.
-    pub(super) async fn new(io: FirstByte, heard: Arc<AtomicBool>) -> hyper::Result<Self> {
-        let (sender, driver) = http1::handshake(TokioIo::new(io)).await?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)), first_byte: heard, idle_since: Instant::now() })
+    /// Speaks HTTP over `stream`.
+    pub(super) async fn new(stream: Stream) -> hyper::Result<Self> {
+        let counts = stream.counts().clone();
+        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
+        Ok(Self { sender, driver: Some(Box::pin(driver)), counts, idle_since: Instant::now() })
     }
 
     /// Whether an idle connection can carry another exchange. Looks at the socket.
@@ -79,10 +76,10 @@ impl AgentConnection {
         request: Request<Full<Bytes>>,
         limit: usize,
     ) -> Result<ApiResponse, ExchangeFailure> {
-        self.first_byte.store(false, Ordering::Relaxed);
+        let read_before = self.counts.read();
         let answer = self.sender.send_request(request);
         let response = drive_until(&mut self.driver, answer).await.map_err(|error| {
-            if self.first_byte.load(Ordering::Relaxed) {
+            if self.counts.read() > read_before {
                 ExchangeFailure::Midway(error)
             } else {
                 ExchangeFailure::Unanswered(error)

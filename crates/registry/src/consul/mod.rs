@@ -18,7 +18,6 @@ mod dial;
 mod observe;
 mod refusal;
 mod registrar;
-mod tls;
 mod token;
 mod watch;
 mod wire;

@@ -1,0 +1,19 @@
+//! Sockets and TLS: listening sockets, connections to a peer, and one stream type for plain and
+//! encrypted connections, for the proxy, the admin server and the Consul client.
+//!
+//! The crate knows no HTTP and no services. It reports what failed; what a failure means for the peer
+//! is the caller's decision.
+//!
+//! **Binding `localhost`** ([`bind_listen`]) is the same for every listener: 127.0.0.1 and ::1, with one
+//! port on both. A machine without an IPv6 loopback address gets 127.0.0.1 alone. A configured port that
+//! is taken on ::1 is an error. Where the system chooses the port (port 0), another port is tried, up to
+//! 20 times.
+
+mod bind;
+mod dial;
+mod stream;
+pub mod tls;
+
+pub use bind::{BindError, BoundSocket, bind, bind_listen};
+pub use dial::{DialError, DialStage, connect, connect_host, is_own_shortage};
+pub use stream::{ByteCounts, Stream};

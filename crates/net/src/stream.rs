@@ -1,0 +1,187 @@
+//! A connection, plain or encrypted, that counts its bytes.
+
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    task::coop::unconstrained,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// Bytes that a stream has carried, readable while another owner drives the stream. Of an encrypted
+/// stream these are the bytes within the encryption.
+#[derive(Debug, Default)]
+pub struct ByteCounts {
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl ByteCounts {
+    /// Bytes read from the peer so far.
+    pub fn read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    /// Bytes that the system has accepted for the peer so far.
+    pub fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+}
+
+/// A connection to a peer: TCP, or TLS over TCP.
+#[derive(Debug)]
+pub struct Stream {
+    transport: Transport,
+    counts: Arc<ByteCounts>,
+}
+
+#[derive(Debug)]
+enum Transport {
+    Tcp(TcpStream),
+    // Boxed: the state of a TLS session is much larger than a socket.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl From<TcpStream> for Stream {
+    fn from(stream: TcpStream) -> Self {
+        Self { transport: Transport::Tcp(stream), counts: Arc::default() }
+    }
+}
+
+impl Stream {
+    /// Makes a TLS session over `stream`, as its client. The caller bounds the time that this takes.
+    ///
+    /// # Errors
+    /// When the peer's certificate is not valid for `name`, or the handshake fails otherwise.
+    pub async fn connect_tls(
+        stream: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let tls = TlsConnector::from(config).connect(name, stream).await?;
+        Ok(Self { transport: Transport::Tls(Box::new(tls)), counts: Arc::default() })
+    }
+
+    /// The counts of this stream; they stay readable after the stream is closed.
+    pub fn counts(&self) -> &Arc<ByteCounts> {
+        &self.counts
+    }
+
+    /// Whether an idle stream cannot carry another request: the peer has closed it, or has sent bytes
+    /// that were not asked for. A plain stream asks the kernel, because tokio's readiness is a cache. A
+    /// TLS stream is read until nothing is left, because a session ticket is data on the socket and no
+    /// sign of an end.
+    pub fn is_stale(&mut self) -> bool {
+        match &mut self.transport {
+            Transport::Tcp(stream) => {
+                let mut byte = [MaybeUninit::uninit()];
+                match SockRef::from(&*stream).peek(&mut byte) {
+                    Ok(_) => true,
+                    Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+                }
+            }
+            Transport::Tls(stream) => {
+                // Unconstrained: tokio's budget would answer Pending without looking at the socket.
+                let read = unconstrained(poll_fn(|cx| Pin::new(&mut **stream).poll_fill_buf(cx).map(drop)));
+                pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+            }
+        }
+    }
+
+    /// Closing the stream resets the connection instead of ending it in order.
+    pub fn reset_on_close(&self) {
+        // An error means that the connection is gone already.
+        let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Waits until the socket has bytes or has ended. Readiness is the socket's: a TLS stream may have
+    /// decrypted bytes without it.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp().poll_read_ready(cx)
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match &self.transport {
+            Transport::Tcp(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    fn count_written(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(n)) = &polled {
+            self.counts.written.fetch_add(*n as u64, Relaxed);
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        self.counts.read.fetch_add((buf.filled().len() - before) as u64, Relaxed);
+        polled
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        self.count_written(polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        };
+        self.count_written(polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

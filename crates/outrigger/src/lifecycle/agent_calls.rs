@@ -1,4 +1,4 @@
-//! Calls to the agent: each within a bound of its own, and how long to wait after one that failed.
+//! Calls to the agent: each has a time-out, and a failure gives the pause before the next try.
 
 use std::{future::Future, time::Duration};
 
@@ -8,34 +8,34 @@ use tokio::time::timeout;
 
 use crate::telemetry::error_chain;
 
-/// Longest wait of one look: how long a check that somebody added may count.
+/// Longest wait of one query, and so the longest time that a foreign check stays.
 const MAX_QUERY_WAIT: Duration = Duration::from_secs(5);
 
-/// Added to [`MAX_QUERY_WAIT`] before a look is given up: the registry's own time-out comes first.
+/// Added to [`MAX_QUERY_WAIT`] before a query is given up. The time-out of the registry client is shorter.
 const QUERY_TIMEOUT_MARGIN: Duration = Duration::from_secs(20);
 
-/// Longest wait for one other call; the registry's own time-out comes first (Consul: 15 s).
+/// Longest wait for another call. The time-out of the registry client is shorter (Consul: 15 s).
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Pauses after a failed call: an agent that is back is used within seconds.
+/// Pauses after a failed call, so that a restarted agent is used within seconds.
 const RETRY_BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(3) };
 
-/// The same while nobody accepts connections. Asking costs nobody anything; and when an agent is back with
-/// nothing, callers hold who is missing for a second only once others of the service are listed again.
+/// The same while the agent refuses connections. A refused connection costs little. Once an agent has restarted
+/// empty and other instances of the service are listed again, callers keep a missing one for a second only.
 const CONNECT_BACKOFF: Backoff =
     Backoff { base: Duration::from_millis(250), max: Duration::from_millis(500) };
 
 /// A call that failed.
 #[derive(Debug)]
 pub(super) struct CallError {
-    /// Why.
+    /// The error with its causes.
     pub(super) text: String,
-    /// Nobody accepts connections there.
+    /// The agent refused the connection.
     refused_connection: bool,
 }
 
 impl CallError {
-    /// How long to wait before it is tried again, after so many failures before this one.
+    /// The pause before the next try, after `failures` earlier failures.
     pub(super) fn retry_pause(&self, failures: u32) -> Duration {
         let backoff = if self.refused_connection { CONNECT_BACKOFF } else { RETRY_BACKOFF };
         backoff.pause(failures, fastrand::u64(..))
@@ -54,7 +54,7 @@ impl From<String> for CallError {
     }
 }
 
-/// What the agent holds under `id`.
+/// The service that the agent holds under `id`. With a `hash`, waits until the content has another hash.
 pub(super) async fn query_agent_service(
     registrar: &dyn Registrar,
     id: &str,
@@ -62,7 +62,7 @@ pub(super) async fn query_agent_service(
 ) -> Result<Option<AgentService>, CallError> {
     let answer = async {
         match registrar.agent_service(id, hash, MAX_QUERY_WAIT).await {
-            // An agent with ACLs says so of an id that it does not know.
+            // An agent with ACLs answers 404 for an unknown id.
             Err(Error::Refused { status: 404, .. }) => Ok(None),
             other => other,
         }
@@ -70,12 +70,12 @@ pub(super) async fn query_agent_service(
     with_timeout(MAX_QUERY_WAIT + QUERY_TIMEOUT_MARGIN, answer).await
 }
 
-/// Any other call, within [`CALL_TIMEOUT`].
+/// Another call, within [`CALL_TIMEOUT`].
 pub(super) async fn call_agent<T>(answer: AnswerFuture<'_, T>) -> Result<T, CallError> {
     with_timeout(CALL_TIMEOUT, answer).await
 }
 
-/// A call within a bound of the caller's.
+/// A call within the caller's time-out.
 pub(super) async fn with_timeout<T>(
     bound: Duration,
     answer: impl Future<Output = Result<T, Error>>,

@@ -1,8 +1,8 @@
-//! Looks at what the agent holds of the app, and mends what can be mended without registering again.
+//! Compares what the agent holds with the registration, and corrects what needs no new registration.
 //!
-//! It asks with the agent's blocking query on the content hash, so that a change is seen within
-//! milliseconds, and without it a restart of the agent within one back-off. Checks have no such query: they
-//! are read with each look. It registers nothing: it says why that has to be done ([`super::register`]).
+//! The agent's blocking query on the content hash shows a change within milliseconds, and a restart of the agent
+//! after one back-off. Checks have no such query, so they are read after each query. This module never registers: it
+//! returns the reason to do so ([`super::register_loop`]).
 
 use std::time::Duration;
 
@@ -19,19 +19,19 @@ use super::{
     report::{CHECK_OUTPUT, LIVENESS_CHALLENGE},
 };
 
-/// Fewest time between two looks: an agent that answers at once must not be asked in a tight loop.
+/// Least time between two queries, because an agent may answer each one at once.
 const MIN_QUERY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What was seen.
+/// The result of one comparison.
 enum CheckOutcome {
-    /// What should be, with its hash.
+    /// The agent holds the registration, with this hash.
     Matches(Option<String>),
-    /// It has to be registered again.
+    /// The app has to be registered again.
     MustRegister(RegisterReason),
 }
 
 impl RegisterLoop {
-    /// Looks until the registration is not what it should be.
+    /// Queries until the app has to be registered again.
     pub(super) async fn wait_for_reason(&self) -> RegisterReason {
         let generation = self.state.current().generation;
         let mut settings = self.registration.clone();
@@ -42,12 +42,12 @@ impl RegisterLoop {
         loop {
             let started = Instant::now();
             let outcome = tokio::select! {
-                // First: what the agent holds by the old settings is no change of somebody's.
+                // New settings first: compared with them, the agent's copy of the old ones would count as changed.
                 biased;
                 () = wait_for_change(&mut settings) => return RegisterReason::NewSettings,
                 () = wait_for_change(&mut credentials) => return RegisterReason::NewCredentials,
                 () = wait_for_generation(&self.unlisted_generation, generation) => return RegisterReason::Unlisted,
-                // Asked again at once: it may be forgotten.
+                // Query again at once: the agent may have forgotten the app.
                 () = wait_for_generation(&self.refused_generation, generation), if !report_refused => {
                     report_refused = true;
                     continue;
@@ -105,11 +105,11 @@ impl RegisterLoop {
             warn!(id = registration.id, check, "removed a check of the app that is not the sidecar's");
         }
         if !is_own_check(&own, before.reported) {
-            // Before it is registered: Consul would go on with somebody's HTTP check under our check's id.
+            // Before the registration: Consul would keep a foreign HTTP check under the id of the own check.
             warn!(
                 id = registration.id,
-                said = own.output,
-                "somebody else sets the app's check, making it anew"
+                output = own.output,
+                "another client sets the app's check, replacing it"
             );
             call_agent(self.registrar.deregister_check(&own.id)).await?;
             return Ok(CheckOutcome::MustRegister(RegisterReason::Changed));
@@ -121,27 +121,30 @@ impl RegisterLoop {
     }
 }
 
-/// Resolves when there is a doubt of registration `generation`, or of a newer one.
+/// Resolves when `generations` holds `generation` or a newer one.
 async fn wait_for_generation(generations: &watch::Receiver<u64>, generation: u64) {
-    if generations.clone().wait_for(|report_refused| *report_refused >= generation).await.is_err() {
+    if generations.clone().wait_for(|newest| *newest >= generation).await.is_err() {
         std::future::pending().await
     }
 }
 
-/// Resolves when it is another value than was last seen.
+/// Resolves when the value has changed.
 async fn wait_for_change<T>(value: &mut watch::Receiver<T>) {
     if value.changed().await.is_err() {
         std::future::pending().await
     }
 }
 
-/// Whether our check is what we made and says what we said; before we said anything, whatever it says.
-fn is_own_check(own: &OwnCheck, told: Option<ReportedHealth>) -> bool {
+/// Whether the own check is as this sidecar made it, with an output of this sidecar. Before the first report every
+/// output counts.
+fn is_own_check(own: &OwnCheck, reported: Option<ReportedHealth>) -> bool {
     own.has_our_name
-        && (told.is_none() || own.ttl_expired || [CHECK_OUTPUT, LIVENESS_CHALLENGE].contains(&&*own.output))
+        && (reported.is_none()
+            || own.ttl_expired
+            || [CHECK_OUTPUT, LIVENESS_CHALLENGE].contains(&&*own.output))
 }
 
-/// Whether the agent holds what is wanted. Its own additions (an address of its own) are no change.
+/// Whether the agent holds `registration`. What the agent adds (its address) is no change.
 fn matches_registration(held: &AgentService, registration: &Registration) -> bool {
     let address = |address: &Option<String>| address.clone().unwrap_or_default();
     held.name == registration.name

@@ -1,32 +1,30 @@
-//! Leaving, in an order that no caller notices:
+//! The phases of a drain, and the end of the traffic. The order, so that callers see no failed request:
 //!
-//! 1. readiness fails;
-//! 2. the registry is told that the app is critical, and when callers have heard that ([`super::callers`])
-//!    the app is deregistered;
-//! 3. requests are routed on until callers have heard that too;
-//! 4. now it is safe to stop: a drain that was asked for by `POST /drain` rests here, and goes on
-//!    routing, until a signal comes;
-//!    an app of our own (`run -- app`) gets its signal here, and somebody else's is awaited
-//!    (`drain.await_app`), while outbound stays open until it has ended;
+//! 1. `/readyz` fails;
+//! 2. the app is reported critical; once callers have seen it ([`super::withdraw`]) the app is deregistered;
+//! 3. requests are routed until callers have seen the deregistration, too;
+//! 4. the app may be stopped. After `POST /drain` the process stays here and routes until a signal comes. An app
+//!    that the sidecar started (`run -- app`) gets its signal now; with `drain.await_app` the sidecar waits for the
+//!    end of an app that it did not start. Outbound stays open until the app has ended;
 //! 5. listeners close;
-//! 6. requests in flight end, or run out of `drain.timeout`.
+//! 6. requests in flight end, or are aborted after `drain.timeout`.
 //!
-//! Steps 2–4 are [`super::leave`], 5–6 are [`finish`]. Each is bounded:
+//! [`super::withdraw`] runs steps 2 to 4, [`stop_traffic`] 5 and 6. Each step is bounded:
 //!
 //! | step | usually | without a leader | at most |
 //! |---|---|---|---|
-//! | a registration under way is waited for, one of an earlier run looked for | ms | 7 s | 11 s |
-//! | critical is reported (with a new token, or to an agent that has lost the app: registered before) | ms | 3 s, given up | 9 s |
-//! | callers hear it | ms, and 0.5 s | not waited for, or half of `drain.cap` where the report was taken | half of `drain.cap`, and 0.5 s |
-//! | the app is deregistered | ms | 3 s, given up | 8 s per try, 3 tries |
+//! | wait for a registration in flight, look for one of an earlier run | ms | 7 s | 11 s |
+//! | report critical (with a new token, or at an agent that has lost the app: register before) | ms | 3 s, given up | 9 s |
+//! | wait until callers see it | ms, and 0.5 s | none, or half of `drain.max_propagation` where the report was taken | half of `drain.max_propagation`, and 0.5 s |
+//! | deregister the app | ms | 3 s, given up | 8 s per try, 3 tries |
 //! | all of step 2 | ms | 6 s, 14 s while registering | 20 s |
-//! | step 3 | ms and `drain.margin` | nothing is left of `drain.blind` | `drain.cap` or `drain.blind` since the first call |
+//! | step 3 | ms and `drain.margin` | the rest of `drain.unobserved_wait`: 0 | `drain.max_propagation` or `drain.unobserved_wait` since the first call |
 //! | step 6 | as long as requests take | the same | `drain.timeout` |
 //!
-//! Giving up is sound: without a leader an agent stalls a call for 7 s and more, but has acted on it
-//! when the call began, and tells the catalog once there is a leader (seen on Consul 1.8.7: a killed
-//! quorum that came back listed the app no more). Where even that fails, the check is no longer
-//! renewed, turns critical and is removed after `deregister_after`.
+//! Giving up is safe: without a leader an agent stalls a call for 7 s and more, but it acts on the call when the
+//! call begins, and updates the catalog once there is a leader (seen on Consul 1.8.7: a killed quorum that came
+//! back did not list the app any more). Where even that fails, the check expires, turns critical, and the app is
+//! removed after `deregister_after`.
 
 use std::{future::Future, time::Duration};
 
@@ -34,25 +32,25 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// How far leaving has come.
+/// How far the drain has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum DrainPhase {
-    /// It has not begun.
+    /// No drain has begun.
     Serving,
-    /// The registry is being told.
+    /// The app is being deregistered.
     Leaving,
-    /// Callers are hearing of it.
+    /// The wait until callers have seen the deregistration.
     Propagating,
     /// The app may be stopped.
     Safe,
     /// Listeners are closed; requests in flight are ending.
     Closing,
-    /// All is over.
+    /// The drain is complete.
     Gone,
 }
 
 impl DrainPhase {
-    /// The word for pages and logs.
+    /// The name on pages and in logs.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Serving => "serving",
@@ -64,82 +62,82 @@ impl DrainPhase {
         }
     }
 
-    /// Whether the app may be stopped: nobody calls it any more.
+    /// Whether the app may be stopped: callers send it no more requests.
     pub(crate) fn is_safe_to_stop(self) -> bool {
         self >= Self::Safe
     }
 }
 
-/// What is carried for the app while it leaves.
+/// The traffic that is served during a drain.
 pub(crate) trait ServedTraffic {
-    /// Accepts nothing more.
+    /// Accepts no more connections.
     fn close_listeners(&self);
 
-    /// Waits for what is in flight, `grace` at most, and ends the rest: how many those were.
+    /// Waits `grace` at most for the requests in flight, then aborts the rest. Returns how many were aborted.
     fn drain_requests(&self, grace: Duration) -> impl Future<Output = usize> + Send;
 }
 
-/// One drain: asked for by anybody, any number of times, and done once.
+/// The one drain of a process. It may be requested any number of times, and runs once.
 #[derive(Debug)]
 pub(crate) struct DrainControl {
-    asked: CancellationToken,
-    hurry: CancellationToken,
+    requested: CancellationToken,
+    skip_waits: CancellationToken,
     phase: watch::Sender<DrainPhase>,
 }
 
 impl DrainControl {
     pub(crate) fn new() -> Self {
         Self {
-            asked: CancellationToken::new(),
-            hurry: CancellationToken::new(),
+            requested: CancellationToken::new(),
+            skip_waits: CancellationToken::new(),
             phase: watch::Sender::new(DrainPhase::Serving),
         }
     }
 
-    /// Asks for it.
+    /// Requests the drain.
     pub(crate) fn request(&self) {
-        self.asked.cancel();
+        self.requested.cancel();
     }
 
-    /// Whether somebody asked.
+    /// Whether the drain was requested.
     pub(crate) fn is_requested(&self) -> bool {
-        self.asked.is_cancelled()
+        self.requested.is_cancelled()
     }
 
-    /// Resolves when somebody asked.
+    /// Resolves when the drain is requested.
     pub(crate) async fn wait_requested(&self) {
-        self.asked.cancelled().await;
+        self.requested.cancelled().await;
     }
 
     pub(crate) fn phase(&self) -> DrainPhase {
         *self.phase.borrow()
     }
 
-    /// Says that callers need not be waited for: the app has ended, or somebody insists.
+    /// Skips the waits for callers: the app has ended, or a second signal came.
     pub(crate) fn skip_waits(&self) {
-        self.hurry.cancel();
+        self.skip_waits.cancel();
     }
 
-    /// Cancelled by [`Drain::hurry`].
+    /// Cancelled by [`DrainControl::skip_waits`].
     pub(crate) fn skip_waits_token(&self) -> &CancellationToken {
-        &self.hurry
+        &self.skip_waits
     }
 
     /// Resolves once it is safe to stop.
     pub(crate) async fn wait_safe(&self) {
-        // An error means that the sender is gone, and we hold it.
+        // Never an error: `self` holds the sender.
         let _ = self.phase.subscribe().wait_for(|phase| phase.is_safe_to_stop()).await;
     }
 
     pub(crate) fn set_phase(&self, phase: DrainPhase) {
-        let news = self.phase.send_if_modified(|now| std::mem::replace(now, phase) != phase);
-        if news {
+        let changed = self.phase.send_if_modified(|now| std::mem::replace(now, phase) != phase);
+        if changed {
             info!(phase = phase.label(), "draining");
         }
     }
 }
 
-/// Steps 5 and 6: how many requests were cut off.
+/// Steps 5 and 6. Returns how many requests were aborted.
 pub(crate) async fn stop_traffic(
     drain: &DrainControl,
     traffic: &impl ServedTraffic,

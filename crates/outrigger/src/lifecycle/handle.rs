@@ -15,7 +15,7 @@ use super::{
     status::{MaintenanceRequest, RegistrationPhase, RegistrationState, RegistrationStatus},
 };
 
-/// What the admin pages and the metrics see of a life.
+/// The handle to the lifecycle. Clones share one state.
 #[derive(Debug, Clone)]
 pub(crate) struct LifecycleHandle(Arc<LifecycleShared>);
 
@@ -37,7 +37,7 @@ impl LifecycleHandle {
         let maintenance_file =
             MaintenanceFile::new(plan.as_ref().and_then(|plan| plan.maintenance_file.clone()));
         if let Some(plan) = &plan {
-            // For what an earlier run has written down.
+            // Only for its effect: the reason that an earlier run saved becomes part of the state.
             Maintenance::load(plan.registrar.clone(), registration.clone(), maintenance_file.clone());
         }
         let state = watch::Sender::new(LifecycleState::Learning);
@@ -51,13 +51,13 @@ impl LifecycleHandle {
         }))
     }
 
-    /// Absent: there is nothing to register.
+    /// `None`: there is nothing to register.
     fn maintenance(&self) -> Option<Maintenance> {
         let registrar = self.0.settings.borrow().plan.as_ref()?.registrar.clone();
         Some(self.maintenance_with(registrar))
     }
 
-    /// One office, whatever a reload makes of the registration: the board and the note are the life's.
+    /// A reload changes the registrar alone: the state and the file are those of the process.
     pub(super) fn maintenance_with(&self, registrar: Arc<dyn Registrar>) -> Maintenance {
         Maintenance { registrar, state: self.0.registration.clone(), file: self.0.maintenance_file.clone() }
     }
@@ -75,6 +75,9 @@ impl LifecycleHandle {
     }
 
     /// Takes the app out of service, or puts it back.
+    ///
+    /// # Errors
+    /// Nothing is registered, the app is being withdrawn, or the registry did not confirm the request.
     pub(crate) async fn request_maintenance(
         &self,
         request: MaintenanceRequest,
@@ -86,7 +89,7 @@ impl LifecycleHandle {
         maintenance.request(request).await
     }
 
-    /// Asks the registry whether the app is in maintenance. `Err`: what was seen last stands.
+    /// Asks the registry whether the app is in maintenance. `Err`: the last known state stays.
     pub(crate) async fn refresh_maintenance(&self) -> Result<(), String> {
         match self.maintenance() {
             Some(maintenance) => maintenance.refresh().await,
@@ -94,30 +97,30 @@ impl LifecycleHandle {
         }
     }
 
-    /// Whether somebody has asked to leave.
+    /// Whether a drain was requested.
     pub(crate) fn is_draining(&self) -> bool {
         self.0.drain.is_requested()
     }
 
-    /// Says that callers need not be waited for when it leaves: the app has ended, or somebody insists.
+    /// Skips the waits for callers in a drain: the app has ended, or a second signal came.
     pub(crate) fn skip_waits(&self) {
         self.0.drain.skip_waits();
     }
 
-    /// Asks to leave; returns at once.
+    /// Requests a drain; returns at once.
     pub(crate) fn begin_drain(&self) {
         self.0.drain.request();
     }
 
-    /// Has the app asked how it is at once, not only when the next probe is due.
+    /// Probes the app at once instead of when the next probe is due.
     pub(crate) fn request_probe(&self) {
         self.0.registration.request_probe();
     }
 
-    /// Resolves once the state is at least as far as `wanted`.
-    pub(crate) async fn wait_for_state(&self, settings: impl FnMut(&LifecycleState) -> bool) {
-        // An error means that the sender is gone, and we hold it.
-        let _ = self.0.state.subscribe().wait_for(settings).await;
+    /// Resolves once the state fulfils `wanted`.
+    pub(crate) async fn wait_for_state(&self, wanted: impl FnMut(&LifecycleState) -> bool) {
+        // Never an error: `self` holds the sender.
+        let _ = self.0.state.subscribe().wait_for(wanted).await;
     }
 
     pub(super) fn apply_event(&self, event: LifecycleEvent) {
@@ -134,7 +137,6 @@ impl LifecycleHandle {
         }
     }
 
-    /// The state of the drain, which the task and the callers share.
     pub(super) fn drain(&self) -> &DrainControl {
         &self.0.drain
     }

@@ -1,5 +1,5 @@
-//! Asks the local app how it is, and publishes the answer when it changes. One probe at a time; it
-//! tells nobody but the channel: the registry hears of it through [`super::report`].
+//! Probes the local app, one probe at a time, and publishes the health when it changes. [`super::report`] sends it
+//! to the registry.
 
 use std::{
     future::Future,
@@ -22,22 +22,21 @@ use tracing::{info, warn};
 use super::status::RegistrationState;
 use crate::http_client;
 
-/// From one probe to the next while the app has never been well: it is starting, and everybody waits.
+/// From the begin of one probe to the next while the app starts, that is, until its first healthy probe.
 const STARTUP_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The loopback addresses, in the order in which they are tried. An app may listen on one of them
-/// alone.
+/// The loopback addresses, in the order in which they are tried. An app may listen on only one of them.
 pub(super) const LOOPBACK_ADDRESSES: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
-/// What one probe found, and why.
+/// The result of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProbeResult {
     pub(crate) health: ReportedHealth,
     pub(crate) detail: String,
 }
 
-/// Probes for ever (its task is aborted). `None` in the channel: not probed yet.
+/// Probes the app. Never returns: its task is aborted. `None` in the channel: no probe has ended yet.
 pub(crate) async fn run_probes(
     settings: Health,
     port: u16,
@@ -48,9 +47,9 @@ pub(crate) async fn run_probes(
     probe_repeatedly(pause, results, &state, || probe(&settings, port)).await;
 }
 
-/// From the begin of a probe to the begin of the next one: so that also an app that hangs, which takes a
-/// time-out to see, is found out within `interval`. Half of it at least, so that the app is not asked all
-/// the time; then a time-out of more than the other half comes on top.
+/// From the begin of a probe to the begin of the next one. `timeout` is subtracted, so that an app that hangs is
+/// detected within `interval`. At least half of `interval`, so that the app is not probed all the time; with a
+/// `timeout` above the other half, the detection takes longer than `interval`.
 fn probe_pause(interval: Duration, timeout: Duration) -> Duration {
     interval.saturating_sub(timeout).max(interval / 2)
 }
@@ -64,12 +63,12 @@ async fn probe_repeatedly<F, Fut>(
     F: FnMut() -> Fut,
     Fut: Future<Output = ProbeResult>,
 {
-    let mut ever_well = false;
+    let mut ever_healthy = false;
     loop {
         let began = Instant::now();
         let ProbeResult { health, detail: why } = probe().await;
         state.record_probe(&why);
-        ever_well |= health != ReportedHealth::Critical;
+        ever_healthy |= health != ReportedHealth::Critical;
         let changed = results.send_if_modified(|last| last.replace(health) != Some(health));
         if changed && health == ReportedHealth::Critical {
             warn!(%why, "the local app is not healthy");
@@ -77,13 +76,13 @@ async fn probe_repeatedly<F, Fut>(
             info!(%why, health = health_label(health), "the local app answers");
         }
         tokio::select! {
-            () = sleep_until(began + if ever_well { pause } else { pause.min(STARTUP_INTERVAL) }) => {}
+            () = sleep_until(began + if ever_healthy { pause } else { pause.min(STARTUP_INTERVAL) }) => {}
             () = state.wait_probe_request() => {}
         }
     }
 }
 
-/// The word for pages and logs.
+/// The name on pages and in logs.
 pub(crate) fn health_label(health: ReportedHealth) -> &'static str {
     match health {
         ReportedHealth::Passing => "passing",
@@ -92,7 +91,7 @@ pub(crate) fn health_label(health: ReportedHealth) -> &'static str {
     }
 }
 
-/// One probe, over both loopback addresses within the one time-out.
+/// One probe of both loopback addresses, within one time-out.
 async fn probe(settings: &Health, port: u16) -> ProbeResult {
     timeout(settings.timeout, probe_loopback(&settings.probe, port, settings.timeout))
         .await
@@ -115,7 +114,7 @@ async fn probe_loopback(probe: &Probe, port: u16, limit: Duration) -> ProbeResul
     critical(refused.join("; "))
 }
 
-/// `Err`: nobody listens there, so the other address is worth a try.
+/// `Err`: no connection, so the other address is tried.
 async fn probe_tcp(addr: SocketAddr) -> Result<ProbeResult, String> {
     match TcpStream::connect(addr).await {
         Ok(_) => {
@@ -142,7 +141,7 @@ async fn probe_http(addr: SocketAddr, path: &str, limit: Duration) -> Result<Pro
     }
 }
 
-/// As Consul judges an HTTP check: 2xx passing, 429 warning, everything else critical.
+/// As for Consul's HTTP checks: 2xx passing, 429 warning, everything else critical.
 fn classify_status(addr: SocketAddr, path: &str, status: StatusCode) -> ProbeResult {
     let health = match status {
         status if status.is_success() => ReportedHealth::Passing,
@@ -189,12 +188,12 @@ mod tests {
         Some((port, task))
     }
 
-    async fn run_alone<F, Fut>(results: watch::Sender<Option<ReportedHealth>>, probe: F)
+    async fn run_every_second<F, Fut>(results: watch::Sender<Option<ReportedHealth>>, probe: F)
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = ProbeResult>,
     {
-        let state = RegistrationState::new(super::super::RegistrationPhase::AwaitingApp, "orders-1");
+        let state = RegistrationState::new(super::super::status::RegistrationPhase::AwaitingApp, "orders-1");
         probe_repeatedly(Duration::from_secs(1), results, &state, probe).await;
     }
 
@@ -219,7 +218,7 @@ mod tests {
     #[tokio::test]
     async fn an_app_on_one_of_the_two_loopback_addresses_is_found() {
         for ip in ["127.0.0.1", "::1"] {
-            // A machine without IPv6 has nothing to find there.
+            // The machine may have no IPv6.
             let Some((port, task)) = app(ip, 200).await else { continue };
             for kind in [Probe::Tcp, Probe::Http("/".into())] {
                 let finding = probe(&settings(kind), port).await;
@@ -256,7 +255,7 @@ mod tests {
         let (results, _keep) = watch::channel(None);
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let starts = Arc::new(std::sync::Mutex::new(Vec::new()));
-        let task = tokio::spawn(run_alone(results, {
+        let task = tokio::spawn(run_every_second(results, {
             let (running, most, starts) = (running.clone(), most.clone(), starts.clone());
             move || {
                 let (running, most) = (running.clone(), most.clone());
@@ -277,13 +276,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_app_that_hangs_is_found_out_within_the_interval_whenever_it_begins_to() {
+    async fn an_app_that_hangs_is_detected_within_the_interval_at_any_time() {
         let settings = Health::default();
         for after in (0..4000).step_by(50).map(Duration::from_millis) {
             let (results, mut received) = watch::channel(None);
             let hangs = Instant::now() + Duration::from_secs(10) + after;
             let limit = settings.timeout;
-            let state = RegistrationState::new(super::super::RegistrationPhase::AwaitingApp, "orders-1");
+            let state =
+                RegistrationState::new(super::super::status::RegistrationPhase::AwaitingApp, "orders-1");
             let task = tokio::spawn(async move {
                 probe_repeatedly(probe_pause(settings.interval, limit), results, &state, || async move {
                     if Instant::now() < hangs {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_time_out_does_not_have_the_app_asked_all_the_time() {
+    fn a_long_time_out_does_not_shorten_the_pause_below_half_the_interval() {
         let seconds = Duration::from_secs;
         for (interval, timeout, expected) in [(10, 1, 9), (10, 5, 5), (10, 9, 5), (2, 2, 1)] {
             assert_eq!(probe_pause(seconds(interval), seconds(timeout)), seconds(expected));
@@ -316,7 +316,7 @@ mod tests {
     async fn only_changes_are_published() {
         let (results, mut received) = watch::channel(None);
         let probes = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(run_alone(results, {
+        let task = tokio::spawn(run_every_second(results, {
             let probes = probes.clone();
             move || {
                 let health = match probes.fetch_add(1, Ordering::SeqCst) {
@@ -326,15 +326,15 @@ mod tests {
                 async move { ProbeResult { health, detail: String::new() } }
             }
         }));
-        let mut heard = Vec::new();
+        let mut seen = Vec::new();
         let _ = timeout(Duration::from_secs(60), async {
             while received.changed().await.is_ok() {
-                heard.push(*received.borrow_and_update());
+                seen.push(*received.borrow_and_update());
             }
         })
         .await;
         task.abort();
-        assert_eq!(heard, [Some(ReportedHealth::Critical), Some(ReportedHealth::Passing)]);
+        assert_eq!(seen, [Some(ReportedHealth::Critical), Some(ReportedHealth::Passing)]);
         assert!(probes.load(Ordering::SeqCst) > 20);
     }
 }

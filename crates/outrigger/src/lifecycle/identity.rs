@@ -1,4 +1,4 @@
-//! Who the local app is in the registry: one id that is the same after every restart.
+//! The registration of the local app. Its id is the same after every restart.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use outrigger_registry::{Registration, ReportedHealth};
 
 use super::stale;
 
-/// The check turns critical when not renewed for this long: three missed renewals
-/// ([`super::report`] renews every 10 s).
+/// The check turns critical after this long without a report: three missed renewals (`report` renews every
+/// 10 s).
 pub(crate) const TTL: Duration = Duration::from_secs(30);
 
-/// What is told to the registry about `service`, on the machine called `host`.
+/// The registration of `service` on the machine called `host`.
 pub(crate) fn build_registration(service: &Service, host: &str) -> Registration {
     let mut meta = service.meta.clone();
     stale::add_owner_key(&mut meta);
@@ -29,12 +29,12 @@ pub(crate) fn build_registration(service: &Service, host: &str) -> Registration 
     }
 }
 
-/// Stable: a restart corrects the registration of the life before instead of adding a second one.
+/// Stable, so that a restart corrects the registration of the earlier run instead of adding a second one.
 fn build_id(name: &str, host: &str, port: u16) -> String {
     format!("{name}-{host}-{port}")
 }
 
-/// This machine's (or container's) name; `localhost` where it has none.
+/// The name of this machine or container; `localhost` where it has none.
 pub(crate) fn host_name() -> String {
     ["/proc/sys/kernel/hostname", "/etc/hostname"]
         .into_iter()

@@ -1,11 +1,10 @@
-//! Takes the app out of service by hand, and keeps it out.
+//! Takes the app out of service on request, and keeps it out.
 //!
-//! Consul keeps one order per service, and anybody may give it there (`consul maint`), so the registry's word
-//! is the truth, whoever caused it: what [`super::look`] sees is what the pages say, what is restored when
-//! the registration had to be made anew, and what is written down ([`super::note`]) for the next run. An
-//! order given here goes before it until the registry has taken it, both ways, however long that takes.
-//! `off` ends it; a restart of the app, the sidecar or the registry does not, and no reload: it is the same
-//! app under another name.
+//! Consul keeps one maintenance state per service, and any client may change it there (`consul maint`). So the
+//! registry's state counts: what [`super::agent_check`] sees is shown on the pages, restored when the app has to be
+//! registered anew, and saved for the next run ([`super::maintenance_file`]). A request made to this process takes
+//! precedence until the registry has taken it, however long that takes. Only `off` ends maintenance; a restart of the
+//! app, the sidecar or the registry does not, and neither does a reload that renames the app.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -18,28 +17,28 @@ use super::{
     status::{MaintenanceRequest, RegistrationPhase, RegistrationState, RegistrationStatus},
 };
 
-/// Longest wait for one order. Above the 7 s for which an agent stalls without a leader.
+/// Longest wait for one call. Above the 7 s for which an agent stalls without a leader.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Longest wait for the registry before a page says what was seen last.
+/// Longest wait for the registry before a page shows the last known state.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Most calls for one order: another only where the order was changed meanwhile.
+/// Most calls for one request. A second call is made only if another request came meanwhile.
 const MAX_SENDS: u32 = 3;
 
-/// Why an order was not, or not yet, carried out.
+/// Why a request was not carried out, or not yet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MaintenanceError {
     #[error("nothing is registered by this sidecar: it has no service, or a registry of static instances")]
     NothingToRegister,
     #[error("the app is leaving the registry")]
     Leaving,
-    /// The order holds all the same.
+    /// The request stays in force.
     #[error("the registry has not confirmed it: {0}; the sidecar goes on trying")]
     Unconfirmed(String),
 }
 
-/// Where orders are given, and carried out.
+/// Takes requests, and carries them out at the registry.
 #[derive(Debug, Clone)]
 pub(super) struct Maintenance {
     pub(super) registrar: Arc<dyn Registrar>,
@@ -48,28 +47,28 @@ pub(super) struct Maintenance {
 }
 
 impl Maintenance {
-    /// Opens it with what an earlier run wrote down.
+    /// Starts from the reason that an earlier run saved.
     pub(super) fn load(
         registrar: Arc<dyn Registrar>,
         state: RegistrationState,
-        note: MaintenanceFile,
+        file: MaintenanceFile,
     ) -> Self {
-        let maintenance = Self { registrar, state, file: note };
+        let maintenance = Self { registrar, state, file };
         maintenance.apply_earlier(maintenance.file.read());
         maintenance
     }
 
-    /// Writes down at another place from now on, because a reload has named the app otherwise, or for the
-    /// first time. What is to be goes along; where nothing is, what an earlier run has left there holds, as it
-    /// would after a restart.
-    pub(super) async fn move_to(&self, place: Option<PathBuf>) {
-        let to_be = |left| {
+    /// Uses the file at `path` from now on, because a reload gave the app another name, or its first one. The desired
+    /// state moves to the new file; without one, the reason that an earlier run saved there applies, as after a
+    /// restart.
+    pub(super) async fn move_to(&self, path: Option<PathBuf>) {
+        let desired = |left| {
             if self.state.current().desired_maintenance().is_none() {
                 self.apply_earlier(left);
             }
             self.state.current().desired_maintenance().map(str::to_owned)
         };
-        self.file.move_to(place, to_be).await;
+        self.file.move_to(path, desired).await;
     }
 
     fn apply_earlier(&self, left: Option<String>) {
@@ -82,30 +81,30 @@ impl Maintenance {
         self.state.load_maintenance(left);
     }
 
-    /// Takes an order, and tries to carry it out. Before the app is registered it is noted, and carried out
-    /// with the registration. Takes 27 s at most.
-    pub(super) async fn request(&self, order: MaintenanceRequest) -> Result<(), MaintenanceError> {
+    /// Records a request, and tries to carry it out. Before the app is registered, it is carried out with the
+    /// registration. Takes 27 s at most.
+    pub(super) async fn request(&self, request: MaintenanceRequest) -> Result<(), MaintenanceError> {
         let status = self.state.current();
         if status.phase == RegistrationPhase::Left {
             return Err(MaintenanceError::Leaving);
         }
-        info!(id = status.id, ?order, "maintenance was ordered");
-        let again = status.maintenance.is_some() && order != MaintenanceRequest::Off;
-        self.state.request_maintenance(order);
+        info!(id = status.id, ?request, "maintenance was requested");
+        let again = status.maintenance.is_some() && request != MaintenanceRequest::Off;
+        self.state.request_maintenance(request);
         self.write_file().await;
         self.send_desired().await.map_err(MaintenanceError::Unconfirmed)?;
         if again {
-            // Consul keeps the first reason, and its word is what is said. A failure: the next look tells.
+            // Consul keeps the first reason, and the pages show Consul's. After a failure the next query shows it.
             let _ = self.refresh().await;
         }
         Ok(())
     }
 
-    /// Sends what is to be, until the registry has taken the last order; to nobody as long as nothing is
-    /// registered.
+    /// Sends the desired state until the registry has taken the last request. Sends nothing before the first
+    /// registration.
     pub(super) async fn send_desired(&self) -> Result<(), String> {
-        // Two orders at once: whoever finds that the other's came later sends that one again, so that
-        // the registry ends with the last. A lock would have to be held over the call.
+        // Of two requests at once, each call sends again when a later request came meanwhile, so that the registry
+        // ends with the last one. A lock would have to be held over the call.
         for _ in 0..MAX_SENDS {
             let status = self.state.current();
             if !status.sent {
@@ -116,14 +115,14 @@ impl Maintenance {
                 && status.pending_request.is_some()
                 && self.state.current().pending_request.is_none()
             {
-                return Ok(()); // a look has carried it out meanwhile
+                return Ok(()); // the agent check has carried it out meanwhile
             }
             sent?;
             if self.state.confirm_maintenance(&status) {
                 return Ok(());
             }
         }
-        Err("others give orders, too".into())
+        Err("other requests came meanwhile".into())
     }
 
     async fn send(&self, id: &str, reason: Option<&str>) -> Result<(), String> {
@@ -131,8 +130,8 @@ impl Maintenance {
         with_timeout(REQUEST_TIMEOUT, call).await.map_err(|failure| failure.text)
     }
 
-    /// After a registration: carries out an order that waits for it; and where the registry held nothing
-    /// (`fresh`), what is to be. Else nothing is touched: maintenance outlives a correction.
+    /// After a registration: carries out a pending request, and where the registry held nothing (`fresh`), restores
+    /// maintenance. Otherwise the registry has kept maintenance.
     pub(super) async fn restore_after_register(&self, fresh: bool) -> Result<(), String> {
         let status = self.state.current();
         if status.pending_request.is_some() || (fresh && status.maintenance.is_some()) {
@@ -141,19 +140,19 @@ impl Maintenance {
         Ok(())
     }
 
-    /// Takes the registry's word, from an answer to a question asked at `before`.
+    /// Records what the registry shows, from an answer to a query that was sent at `before`.
     pub(super) async fn record_observed(&self, before: &RegistrationStatus, maintenance: Option<String>) {
         if self.state.record_maintenance(before, maintenance.clone()) {
             let id = &before.id;
             match maintenance {
-                Some(reason) => info!(id, reason, "somebody put the app into maintenance"),
-                None => info!(id, "somebody ended maintenance"),
+                Some(reason) => info!(id, reason, "another client put the app into maintenance"),
+                None => info!(id, "another client ended maintenance"),
             }
             self.write_file().await;
         }
     }
 
-    /// Asks the registry how it is. `Err`: it does not say, and what was seen last stands.
+    /// Queries the registry. `Err`: no answer; the last known state stays.
     pub(super) async fn refresh(&self) -> Result<(), String> {
         let before = self.state.current();
         if before.phase != RegistrationPhase::Registered {
@@ -162,7 +161,7 @@ impl Maintenance {
         let checks = with_timeout(REFRESH_TIMEOUT, self.registrar.service_checks(&before.id))
             .await
             .map_err(|failure| failure.text)?;
-        // Without our check it is no registration of ours, and says nothing.
+        // Without the own check it is no registration of this sidecar.
         if checks.own.is_some() {
             self.record_observed(&before, checks.maintenance).await;
         }

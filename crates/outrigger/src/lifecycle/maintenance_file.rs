@@ -1,6 +1,5 @@
-//! The reason of maintenance on disk, so that it outlives the process: one small file in `state_dir`, there
-//! while the app is to be in maintenance. It knows no registry and no order; [`super::maintenance`] does.
-//! It goes by the app's name and port, and moves when a reload gives the app others.
+//! Keeps the maintenance reason on disk across a restart: one small file in `state_dir`, present while the app is to
+//! be in maintenance. The file is named by the app's name and port, and moves when a reload changes them.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -13,61 +12,62 @@ use std::{
 use tokio::sync::Mutex;
 use tracing::warn;
 
-/// Longest text that is read; a reason is shorter.
+/// Most bytes that are read; a reason is shorter.
 const MAX_BYTES: u64 = 4096;
 
-/// Where the note of service `name` on `port` is, in `folder`.
+/// The path of the file for service `name` on `port`, in `folder`.
 pub(crate) fn maintenance_path(folder: &Path, name: &str, port: u16) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     let name: String = name.chars().map(plain).collect();
     folder.join(format!("maintenance-{name}-{port}"))
 }
 
-/// Its one copy, shared.
+/// The file. Clones share its path.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MaintenanceFile(Arc<Mutex<Option<PathBuf>>>);
 
 impl MaintenanceFile {
-    /// The note at this [`place`]. `None`: nothing is written down.
-    pub(super) fn new(place: Option<PathBuf>) -> Self {
-        Self(Arc::new(Mutex::new(place)))
+    /// The file at `path`. `None`: nothing is kept.
+    pub(super) fn new(path: Option<PathBuf>) -> Self {
+        Self(Arc::new(Mutex::new(path)))
     }
 
-    /// What an earlier run left. Blocks: for the start.
+    /// The reason that an earlier run saved. Blocks, so it is for the start only.
     pub(super) fn read(&self) -> Option<String> {
         read_or_warn(self.0.try_lock().ok()?.as_deref()?)
     }
 
-    /// Replaces it; `None` removes it. Asks for the reason when it is its turn: the last writer is right.
+    /// Replaces the file; `None` removes it. `reason` is called under the lock, so that the last writer has the
+    /// newest reason.
     pub(super) async fn write(&self, reason: impl FnOnce() -> Option<String>) {
-        let place = self.0.clone().lock_owned().await;
+        let path = self.0.clone().lock_owned().await;
         let reason = reason();
         let written = tokio::task::spawn_blocking(move || {
-            if let Some(path) = &*place {
+            if let Some(path) = &*path {
                 write_or_warn(path, reason.as_deref());
             }
         });
-        // Its failure was told; nothing else depends on it.
+        // A failure was logged.
         let _ = written.await;
     }
 
-    /// Goes on at another place, and leaves nothing at this one. `reason` hears what an earlier run left
-    /// there.
+    /// Moves to another path, and removes the file at the old one. `reason` gets what an earlier run saved at the new
+    /// path.
     pub(super) async fn move_to(
         &self,
         to: Option<PathBuf>,
         reason: impl FnOnce(Option<String>) -> Option<String>,
     ) {
-        let mut place = self.0.clone().lock_owned().await;
-        if *place == to {
+        let mut path = self.0.clone().lock_owned().await;
+        if *path == to {
             return;
         }
-        let there = to.clone();
-        let left = tokio::task::spawn_blocking(move || read_or_warn(there.as_deref()?));
+        let new = to.clone();
+        let left = tokio::task::spawn_blocking(move || read_or_warn(new.as_deref()?));
         let reason = reason(left.await.ok().flatten());
-        let before = std::mem::replace(&mut *place, to);
+        let before = std::mem::replace(&mut *path, to);
         let moved = tokio::task::spawn_blocking(move || {
-            if let Some(path) = &*place {
+            if let Some(path) = &*path {
                 write_or_warn(path, reason.as_deref());
             }
             if let Some(path) = &before {
@@ -96,7 +96,7 @@ fn write_or_warn(path: &Path, reason: Option<&str>) {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    // Looked at before it is opened: a FIFO would not open until somebody writes.
+    // Checked before it is opened: opening a FIFO blocks until a writer opens it.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no plain file"));
     }
@@ -105,7 +105,7 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Whole or not at all.
+/// Writes the whole file or nothing.
 fn write(path: &Path, reason: Option<&str>) -> io::Result<()> {
     let Some(reason) = reason else {
         return match fs::remove_file(path) {
@@ -129,53 +129,53 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_one_run_writes_down_the_next_one_reads_until_it_is_ended() {
+    async fn the_next_run_reads_the_reason_until_it_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let note = || {
+        let file = || {
             MaintenanceFile::new(Some(maintenance_path(&folder.path().join("not/there/yet"), "a/b", 8080)))
         };
-        assert_eq!(note().read(), None);
+        assert_eq!(file().read(), None);
         for reason in ["disk", "a new\ndisk"] {
-            note().write(|| Some(reason.into())).await;
-            assert_eq!(note().read().as_deref(), Some(reason));
+            file().write(|| Some(reason.into())).await;
+            assert_eq!(file().read().as_deref(), Some(reason));
         }
-        note().write(|| None).await;
-        note().write(|| None).await;
-        assert_eq!(note().read(), None);
+        file().write(|| None).await;
+        file().write(|| None).await;
+        assert_eq!(file().read(), None);
     }
 
     #[tokio::test]
     async fn without_a_folder_nothing_is_kept_and_nothing_fails() {
-        let note = MaintenanceFile::new(None);
-        note.write(|| Some("disk".into())).await;
-        assert_eq!(note.read(), None);
+        let file = MaintenanceFile::new(None);
+        file.write(|| Some("disk".into())).await;
+        assert_eq!(file.read(), None);
     }
 
     #[tokio::test]
-    async fn it_moves_with_the_app_and_tells_what_an_earlier_run_left_there() {
+    async fn a_move_passes_on_the_reason_that_an_earlier_run_saved_at_the_new_path() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| Some(maintenance_path(folder.path(), name, 8080));
         let left = |name: &str| MaintenanceFile::new(at(name)).read();
         MaintenanceFile::new(at("payments")).write(|| Some("theirs".into())).await;
 
-        let note = MaintenanceFile::new(None);
+        let file = MaintenanceFile::new(None);
         let moved = async |name, expected: Option<&str>, reason: Option<&str>| {
-            note.move_to(at(name), |found| {
+            file.move_to(at(name), |found| {
                 assert_eq!(found.as_deref(), expected, "{name}");
                 reason.map(str::to_owned)
             })
             .await;
             [left("orders"), left("payments")]
         };
-        let are = |notes: [Option<&str>; 2]| notes.map(|note| note.map(str::to_owned));
+        let are = |reasons: [Option<&str>; 2]| reasons.map(|reason| reason.map(str::to_owned));
         assert_eq!(moved("orders", None, Some("disk")).await, are([Some("disk"), Some("theirs")]));
         assert_eq!(moved("payments", Some("theirs"), Some("ours")).await, are([None, Some("ours")]));
         assert_eq!(moved("orders", None, None).await, are([None, None]));
-        note.move_to(at("orders"), |_| unreachable!("it is there already")).await;
+        file.move_to(at("orders"), |_| unreachable!("the path is the same")).await;
     }
 
     #[test]
-    fn what_is_no_plain_file_is_no_note_and_holds_up_nobody() {
+    fn a_directory_at_the_path_is_no_reason() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("maintenance-orders-8080")).unwrap();
         assert_eq!(MaintenanceFile::new(Some(maintenance_path(folder.path(), "orders", 8080))).read(), None);

@@ -1,12 +1,12 @@
-//! A life as gauges: one series per state, 1 for the one it is in.
+//! The lifecycle as gauges: one series per state, 1 for the current state.
 //!
-//! | metric | labels | what it says |
+//! | metric | labels | meaning |
 //! |---|---|---|
 //! | `outrigger_lifecycle_state` | `state` | 1 for the state of the process |
 //! | `outrigger_registration_state` | `state` | 1 for the state of the app's registration |
 //! | `outrigger_registrations_total` | – | how often the registry took the registration |
-//! | `outrigger_maintenance` | – | 1 while the app is in maintenance, whoever ordered it |
-//! | `outrigger_app_health` | `health` | 1 for what the registry was last told about the app |
+//! | `outrigger_maintenance` | – | 1 while the app is in maintenance, requested here or at the registry |
+//! | `outrigger_app_health` | `health` | 1 for the health last reported to the registry |
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ struct LifecycleMetrics {
     handle: LifecycleHandle,
     state: IntGaugeVec,
     registration: IntGaugeVec,
-    /// Counted up at a scrape by what has happened since the last one.
+    /// Raised to the current generation at each scrape.
     registrations: Mutex<IntCounter>,
     health: IntGaugeVec,
     maintenance: IntGauge,
@@ -34,7 +34,7 @@ struct LifecycleMetrics {
 
 impl fmt::Debug for LifecycleMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gauges").field("vitals", &self.handle).finish_non_exhaustive()
+        f.debug_struct("LifecycleMetrics").field("handle", &self.handle).finish_non_exhaustive()
     }
 }
 
@@ -57,11 +57,11 @@ pub(super) fn register(
         )?),
         maintenance: IntGauge::new(
             "outrigger_maintenance",
-            "1 while the local app is in maintenance, whoever ordered it.",
+            "1 while the local app is in maintenance, requested here or at the registry.",
         )?,
         health: gauges(
             "outrigger_app_health",
-            "1 for the health that the registry was last told of the local app.",
+            "1 for the health of the local app that was last reported to the registry.",
             "health",
         )?,
     }))

@@ -1,5 +1,5 @@
-//! Whether the local app still listens: for a sidecar that is stopped together with an app that it did
-//! not start, and must not end before it.
+//! Waits until the local app has closed its port. A sidecar that did not start the app, and is stopped together
+//! with the app, must not end before it.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,14 +8,13 @@ use tokio::{net::TcpStream, time::sleep};
 
 use super::health::LOOPBACK_ADDRESSES;
 
-/// Pause between two looks.
+/// Pause between two attempts.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Longest wait for one connection. A full backlog is a listener all the same.
+/// Longest wait for one connection. A time-out counts as open: the backlog is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Resolves when neither loopback address accepts connections on `port`. It may never: put a time-out
-/// around it.
+/// Resolves when neither loopback address accepts connections on `port`. Unbounded: the caller sets a time-out.
 pub(crate) async fn wait_until_port_closed(port: u16) {
     while is_open(port).await {
         sleep(POLL_INTERVAL).await;
@@ -25,7 +24,7 @@ pub(crate) async fn wait_until_port_closed(port: u16) {
 async fn is_open(port: u16) -> bool {
     for ip in LOOPBACK_ADDRESSES {
         let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(SocketAddr::new(ip, port))).await;
-        // An error: refused, or a machine without that family.
+        // An error: refused, or a machine without that address family.
         if connected.map_or(true, |connected| connected.is_ok()) {
             return true;
         }
@@ -40,9 +39,9 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_port_is_closed_when_nobody_listens_on_it_any_more() {
+    async fn a_port_is_closed_when_its_listener_is_dropped() {
         for ip in LOOPBACK_ADDRESSES {
-            // A machine without IPv6 has nothing to show there.
+            // The machine may have no IPv6.
             let Ok(app) = TcpListener::bind((ip, 0)).await else { continue };
             let port = app.local_addr().unwrap().port();
             assert!(is_open(port).await, "{ip}");

@@ -1,9 +1,8 @@
-//! Keeps the registration true: registers once the app is healthy, and again when the agent holds
-//! nothing, or something else, or holds it with credentials that were replaced, or when callers do not find
-//! it, or when other settings are to hold.
+//! Registers the app once it is healthy, and again when the agent holds nothing, or something else, or was given
+//! credentials that were replaced, or when the catalog does not list the app, or when the settings changed.
 //!
-//! What the agent holds is looked at in [`super::look`], what callers find in [`super::listed`]. It never says how the app is
-//! ([`super::report`]), and it does not leave ([`super::keeper`]).
+//! [`super::agent_check`] watches the agent, [`super::catalog_check`] the catalog, [`super::report`] reports the
+//! health, and [`super::withdraw`] deregisters the app.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,60 +21,60 @@ use super::{
     status::{RegistrationPhase, RegistrationState},
 };
 
-/// Longest wait for one registration; the registry's own time-out comes first (Consul: 15 s).
+/// Longest wait for one registration. The time-out of the registry client is shorter (Consul: 15 s).
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Pauses between corrections that do not last: somebody else may be writing the same id.
+/// Pauses between corrections that do not last: another process may register the same id.
 const CONFLICT_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(60) };
 
-/// As many corrections in a row are somebody's who tries things out, and none of them waits for long.
-/// Another sidecar with the same id makes more of them within seconds.
+/// This many corrections in a row are prompt, because a person may be changing the registration by hand. Another
+/// sidecar with the same id causes more of them within seconds.
 const PROMPT_CORRECTIONS: u32 = 10;
 
-/// Fewest time between two registrations that the agent forgot: it is restarted again and again, and each
-/// time callers wait for the app.
+/// Least time between two registrations that the agent forgot. Short, because an agent may restart several times, and
+/// each time callers wait for the app.
 const MIN_REREGISTER_INTERVAL: Duration = Duration::from_secs(3);
 
-/// A registration that lasted this long has settled.
+/// After a registration that lasted this long, the next correction counts as the first.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 
-/// Why it has to be registered.
+/// Why the app has to be registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RegisterReason {
-    /// The app is well.
+    /// The app is healthy for the first time.
     First,
-    /// An earlier run left it there, and the app is not well: that has to be said on it.
+    /// An earlier run left the registration, and the app is not healthy, which has to be reported.
     FoundExisting,
-    /// The agent does not hold it, or not its check.
+    /// The agent does not hold the app, or not its check.
     Forgotten,
     /// The agent holds something else.
     Changed,
-    /// The agent holds it, and has refused a report all the same.
+    /// The agent holds the app, but has refused a report.
     ReportRefused,
-    /// The agent holds it, and callers do not find it all the same.
+    /// The agent holds the app, but the catalog does not list it.
     Unlisted,
     /// The credentials were replaced.
     NewCredentials,
-    /// Other settings are to hold.
+    /// A reload changed the settings.
     NewSettings,
 }
 
 /// Owns the registration from the first healthy answer of the app until `stop`.
 pub(super) struct RegisterLoop {
     pub(super) registrar: Arc<dyn Registrar>,
-    /// Another one replaces it in place: same id, name and port.
+    /// A reload may replace it in place: same id, name and port.
     pub(super) registration: watch::Receiver<Registration>,
     pub(super) state: RegistrationState,
     pub(super) maintenance: Maintenance,
     pub(super) health: watch::Receiver<Option<ReportedHealth>>,
-    /// See [`super::report::Doubt`].
+    /// See [`super::report::GenerationSender`].
     pub(super) refused_generation: watch::Receiver<u64>,
-    /// The last generation that callers did not find: see [`super::listed`].
+    /// The last generation that the catalog did not list: see [`super::catalog_check`].
     pub(super) unlisted_generation: watch::Receiver<u64>,
     /// See [`Registrar::watch_credentials`].
     pub(super) credentials: watch::Receiver<u64>,
-    /// Ends the waits. A registration that has been sent is waited for: cut off, it could still
-    /// arrive after the deregistration that follows.
+    /// Ends the waits, but not a registration that has been sent: aborted, it could still arrive after the
+    /// deregistration that follows.
     pub(super) stop: CancellationToken,
 }
 
@@ -99,40 +98,40 @@ impl RegisterLoop {
             let pause = reregister_pause(reason, since.elapsed(), &mut conflicts);
             tokio::select! {
                 () = stop.cancelled() => return,
-                // Other settings are no part of a quarrel.
+                // New settings need no back-off.
                 Ok(()) = self.registration.changed() => {}
                 () = sleep(pause) => {}
             }
         }
     }
 
-    /// Resolves when there is something to register. `None`: nobody probes the app any more.
+    /// Resolves when there is something to register. `None`: the probe task has ended.
     async fn wait_for_first_reason(&mut self) -> Option<RegisterReason> {
         let mut health = self.health.clone();
         let id = self.registration.borrow().id.clone();
         tokio::select! {
-            well = self.health.wait_for(|health| is_healthy(*health)) => return well.ok().map(|_| RegisterReason::First),
+            healthy = self.health.wait_for(|health| is_healthy(*health)) => return healthy.ok().map(|_| RegisterReason::First),
             () = wait_until_held(&*self.registrar, &id) => {}
         }
-        // From now on leaving takes it back, whatever becomes of the app.
+        // From now on a drain deregisters the app.
         self.state.record_sent();
         warn!(id, "an earlier run has left the app in the registry");
         health.wait_for(Option::is_some).await.ok().map(|_| RegisterReason::FoundExisting)
     }
 
-    /// Until the registry has taken it. False: stopped.
+    /// Registers the app, until the registry has taken it. False: stopped.
     async fn register(&mut self, reason: RegisterReason) -> bool {
         if matches!(reason, RegisterReason::First | RegisterReason::FoundExisting) {
             self.state.set_phase(RegistrationPhase::Registering);
         }
-        // Whether the agent held nothing before: then it holds no order of maintenance either.
+        // Whether the agent held nothing before: then it holds no maintenance either.
         let mut fresh = reason == RegisterReason::Forgotten;
         let mut failures = 0;
         loop {
             if self.stop.is_cancelled() {
                 return false;
             }
-            // Before the call: one that is replaced meanwhile is seen by the next look.
+            // Read before the call, so that a token that is replaced during the call counts as new.
             let credentials = *self.credentials.borrow_and_update();
             let registration = self.registration.borrow_and_update().clone();
             let failure =
@@ -162,8 +161,8 @@ impl RegisterLoop {
         registration: &Registration,
         fresh: &mut bool,
     ) -> Result<(), CallError> {
-        // Asked with each try as long as it is held: an agent may lose it between two of them. And once not:
-        // a registration without an answer may have arrived.
+        // Queried before each try while the agent holds the app, because the agent may lose it between two tries. Once
+        // the agent has lost it, `fresh` stays: a registration without an answer may have arrived.
         if !*fresh
             && agent_calls::query_agent_service(&*self.registrar, &registration.id, None).await?.is_none()
         {
@@ -173,13 +172,13 @@ impl RegisterLoop {
             }
         }
         self.state.record_sent();
-        // Well from the start, unless an order of maintenance follows: that must not be overtaken.
-        let in_order = self.state.current().desired_maintenance().is_none();
+        // Healthy from the start, unless maintenance follows, which has to come first.
+        let in_service = self.state.current().desired_maintenance().is_none();
         let health = *self.health.borrow();
-        let initial = health.filter(|_| in_order).unwrap_or(ReportedHealth::Critical);
+        let initial = health.filter(|_| in_service).unwrap_or(ReportedHealth::Critical);
         let registration = Registration { initial_health: initial, ..registration.clone() };
         self.registrar.register(&registration).await?;
-        // Before it is told that the app is well: an agent that forgot the app forgot this too.
+        // Before the first report: an agent that forgot the app forgot maintenance, too.
         Ok(self.maintenance.restore_after_register(*fresh).await?)
     }
 }
@@ -195,13 +194,13 @@ fn log_registered(registration: &Registration, reason: RegisterReason) {
             warn!(id, service = name, "the registry had forgotten the app, registered again")
         }
         RegisterReason::Changed => {
-            warn!(id, service = name, "somebody changed the registration, corrected it")
+            warn!(id, service = name, "another client changed the registration, corrected it")
         }
         RegisterReason::ReportRefused => {
             warn!(id, service = name, "the registry refused a report, registered again")
         }
         RegisterReason::Unlisted => {
-            warn!(id, service = name, "callers did not find the app, registered again")
+            warn!(id, service = name, "the catalog did not list the app, registered again")
         }
         RegisterReason::NewCredentials => {
             info!(id, service = name, "the token was replaced, registered again with it")
@@ -212,14 +211,14 @@ fn log_registered(registration: &Registration, reason: RegisterReason) {
     }
 }
 
-/// How long to wait before it is registered again, after one that lasted this long.
+/// The pause before the next registration, after one that lasted this long.
 fn reregister_pause(reason: RegisterReason, lasted: Duration, conflicts: &mut u32) -> Duration {
     match reason {
         RegisterReason::First
         | RegisterReason::FoundExisting
         | RegisterReason::NewCredentials
         | RegisterReason::NewSettings => Duration::ZERO,
-        // The second has a patience of its own.
+        // For Unlisted, `catalog_check` waits in addition.
         RegisterReason::Forgotten | RegisterReason::Unlisted => {
             MIN_REREGISTER_INTERVAL.saturating_sub(lasted)
         }
@@ -240,14 +239,14 @@ fn reregister_pause(reason: RegisterReason, lasted: Duration, conflicts: &mut u3
     }
 }
 
-/// Resolves when the agent is seen to hold `id`; never when it does not.
+/// Resolves when the agent holds `id`; pends when it does not.
 async fn wait_until_held(registrar: &dyn Registrar, id: &str) {
     let mut failures = 0;
     loop {
         match agent_calls::query_agent_service(registrar, id, None).await {
             Ok(Some(_)) => return,
             Ok(None) => std::future::pending().await,
-            // Said when the app is registered: until then nobody needs it.
+            // Not logged: a failure matters only when the app is registered.
             Err(failure) => sleep(failure.retry_pause(failures)).await,
         }
         failures += 1;

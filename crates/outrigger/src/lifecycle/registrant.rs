@@ -1,5 +1,5 @@
-//! The tasks around one registration, and how they end: probe, register, report, watch over it, clear up; then the calls
-//! of leaving, in the order of [`super::step`].
+//! Owns the tasks around one registration: probe, register, report, check, remove stale registrations. Then makes the
+//! calls that withdraw the app, in the order of [`super::withdraw`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,16 +24,17 @@ use super::{
 };
 use crate::telemetry::error_chain;
 
-/// Longest wait for the last report. An agent that stalls has taken it when it began.
+/// Longest wait for the last report. An agent that stalls has acted on the report when the call began.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest wait for the registration under way, and for each deregistration. Above the 7 s for which
-/// an agent stalls without a leader.
+/// Longest wait for the registration in flight, and for each deregistration. Above the 7 s for which an agent stalls
+/// without a leader.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Longest wait for the deregistration when the report before it stalled, or nobody heard it: there is no
-/// leader, then, and it would stall too. It is sent for its effect alone: the agent has forgotten the app when
-/// the call begins, and tells the catalog when there is a leader (seen on Consul 1.8.7).
+/// Longest wait for the deregistration when the report before it stalled, or the own watch did not see the report:
+/// then there is no leader, and the deregistration would stall, too. It is sent without waiting for its answer: the
+/// agent has forgotten the app when the call begins, and updates the catalog when there is a leader (seen on Consul
+/// 1.8.7).
 const STALLED_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Most tries of the deregistration.
@@ -42,7 +43,7 @@ const MAX_TRIES: u32 = 3;
 /// Pauses between those tries.
 const RETRY_BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(1) };
 
-/// What came of the last report.
+/// The result of the last report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CriticalReport {
     Accepted,
@@ -68,13 +69,13 @@ pub(crate) struct Registrant {
     catalog_task: JoinHandle<()>,
 }
 
-/// The task that asks the app how it is, by settings that may change.
+/// The task that probes the app. A reload may change its settings.
 #[derive(Debug)]
 pub(super) struct ProbeTask {
-    /// See [`Plan::started`].
+    /// See [`RegistrationPlan::app_started`].
     pub(super) app_started: CancellationToken,
     pub(super) settings: Health,
-    /// What it finds.
+    /// The last result.
     pub(super) results: watch::Sender<Option<ReportedHealth>>,
     pub(super) task: JoinHandle<()>,
 }
@@ -97,7 +98,7 @@ impl ProbeTask {
         Self { app_started: started, settings, results, task }
     }
 
-    /// Goes on by other settings, from what was found last.
+    /// Replaces the settings; the last result stays.
     fn apply_settings(&mut self, settings: Health, port: u16, state: RegistrationState) {
         if self.settings != settings {
             self.task.abort();
@@ -107,7 +108,7 @@ impl ProbeTask {
 }
 
 impl Registrant {
-    /// Starts to probe the app, and registers it once it is well.
+    /// Starts to probe the app, and registers it once it is healthy.
     pub(super) fn start(plan: RegistrationPlan, maintenance: Maintenance) -> Self {
         let RegistrationPlan { app_started: started, registration, probe, .. } = plan;
         let reported = watch::Sender::new(None);
@@ -116,7 +117,7 @@ impl Registrant {
         Self::start_with_probe(registration, probing, maintenance)
     }
 
-    /// The same with a probe of the caller's.
+    /// The same with the caller's probe.
     pub(super) fn start_with_probe(
         registration: Registration,
         probing: ProbeTask,
@@ -125,19 +126,17 @@ impl Registrant {
         let Maintenance { registrar, state, .. } = maintenance.clone();
         state.set_phase(RegistrationPhase::AwaitingApp);
         let (health, registration) = (probing.results.subscribe(), watch::Sender::new(registration));
-        let doubt = report::GenerationSender::new(0);
-        let doubted = doubt.subscribe();
-        let missing = report::GenerationSender::new(0);
-        let unlisted = missing.subscribe();
+        let (refused, unlisted) = (report::GenerationSender::new(0), report::GenerationSender::new(0));
         let stop = CancellationToken::new();
         let credentials = registrar.watch_credentials();
-        let report = tokio::spawn(report::run(registrar.clone(), state.clone(), health.clone(), doubt));
+        let report =
+            tokio::spawn(report::run(registrar.clone(), state.clone(), health.clone(), refused.clone()));
         let stale_task = tokio::spawn(stale::run(registrar.clone(), registration.subscribe(), state.clone()));
         let catalog_task = tokio::spawn(catalog_check::run(
             registrar.clone(),
             registration.subscribe(),
             state.clone(),
-            missing,
+            unlisted.clone(),
         ));
         let register = RegisterLoop {
             registrar: registrar.clone(),
@@ -145,8 +144,8 @@ impl Registrant {
             state: state.clone(),
             maintenance,
             health,
-            refused_generation: doubted,
-            unlisted_generation: unlisted,
+            refused_generation: refused.subscribe(),
+            unlisted_generation: unlisted.subscribe(),
             credentials: credentials.clone(),
             stop: stop.clone(),
         };
@@ -167,28 +166,28 @@ impl Registrant {
         }
     }
 
-    /// What is registered.
+    /// The registration.
     pub(crate) fn registration(&self) -> Registration {
         self.registration.borrow().clone()
     }
 
-    /// Whether `other` can replace the registration in place: to callers it is the same instance.
+    /// Whether `other` can replace the registration in place: for callers it is the same instance.
     pub(crate) fn is_same_instance(&self, other: &Registration) -> bool {
         let registration = self.registration.borrow();
         (&registration.id, &registration.name, registration.port) == (&other.id, &other.name, other.port)
     }
 
-    /// Registers the app by other settings, in place, and asks it how it is by others.
+    /// Replaces the registration in place, and the settings of the probe.
     pub(crate) fn apply_settings(&mut self, registration: Registration, probe: Health) {
         self.probe_task.apply_settings(probe, registration.port, self.state.clone());
         self.registration.send_if_modified(|now| {
-            let news = *now != registration;
+            let changed = *now != registration;
             *now = registration;
-            news
+            changed
         });
     }
 
-    /// Takes the app out of the registry because another registration follows, or none.
+    /// Deregisters the app without waiting for callers, because a reload replaced or removed the registration.
     pub(crate) async fn withdraw_now(mut self) {
         if self.stop_tasks().await {
             self.report_critical().await;
@@ -196,9 +195,8 @@ impl Registrant {
         }
     }
 
-    /// Ends the tasks, the registration under way excepted: cut off, it could arrive after what follows.
-    /// True when the app was (or may have been) registered, by this run or an earlier one, so that callers
-    /// have something to hear of. Takes 11 s at most.
+    /// Ends the tasks, but waits for a registration in flight: aborted, it could arrive after the deregistration.
+    /// True when the app was (or may have been) registered, by this run or an earlier one. Takes 11 s at most.
     pub(crate) async fn stop_tasks(&mut self) -> bool {
         self.probe_task.task.abort();
         self.report_task.abort();
@@ -211,32 +209,31 @@ impl Registrant {
         self.state.current().sent || self.is_held_by_agent().await
     }
 
-    /// Whether the registry holds what this run has not registered: for one that is over before it has
-    /// looked.
+    /// Whether the registry holds the app from an earlier run: this run may end before its first query.
     async fn is_held_by_agent(&self) -> bool {
         let id = self.registration().id;
         let held = agent_calls::query_agent_service(&*self.registrar, &id, None);
         matches!(timeout(REPORT_TIMEOUT, held).await, Ok(Ok(Some(_))))
     }
 
-    /// Watchers learn it from the check before the registration is gone; a failure is no reason to
-    /// stay. True: the registry took it.
+    /// Reports the app as critical. True: the registry took the report. The app is deregistered in either case.
     pub(crate) async fn report_critical(&mut self) -> bool {
         let reported = self.send_critical_report().await;
-        let anew = match reported {
-            // The agent takes it all the same, and could pass on neither this nor the end.
+        let again = match reported {
+            // The agent takes a report with the new token, but with the replaced token of the registration it cannot
+            // update the catalog.
             CriticalReport::Accepted => *self.credentials.borrow() != self.state.current().credentials,
-            // An agent that has lost the app says nothing of its leaving, and callers keep it meanwhile.
+            // An agent that has lost the app does not remove it from the catalog.
             CriticalReport::NotRegistered => true,
             CriticalReport::Failed => false,
         };
-        if anew && self.register_again().await {
+        if again && self.register_again().await {
             return self.send_critical_report().await == CriticalReport::Accepted;
         }
         reported == CriticalReport::Accepted
     }
 
-    /// As critical, with the credentials that hold now.
+    /// Registers the app as critical, with the current credentials.
     async fn register_again(&self) -> bool {
         let registration = Registration { initial_health: ReportedHealth::Critical, ..self.registration() };
         let Err(failure) =
@@ -269,12 +266,12 @@ impl Registrant {
         CriticalReport::Failed
     }
 
-    /// The deregistration will stall: see [`STALLED_TIMEOUT`].
+    /// Expects that the deregistration stalls: see [`STALLED_TIMEOUT`].
     pub(crate) fn expect_stall(&mut self) {
         self.deregister_timeout = STALLED_TIMEOUT;
     }
 
-    /// True: the registry has confirmed it.
+    /// Deregisters the app. True: the registry has confirmed it.
     pub(crate) async fn deregister(&self) -> bool {
         let (id, within) = (&self.registration().id, self.deregister_timeout);
         for n in 0..MAX_TRIES {
@@ -286,7 +283,7 @@ impl Registrant {
                 }
                 Ok(Err(error)) => error_chain(&error),
                 Err(_) => {
-                    // Not again: see [`STALLED_TIMEOUT`].
+                    // No further try: see [`STALLED_TIMEOUT`].
                     self.state.record_failure(format!("no answer within {within:?}"));
                     warn!(id, "the registry has not confirmed within {within:?} that the app left");
                     return false;

@@ -1,13 +1,12 @@
-//! Tells the registry how the app is: at once when that changes, and every 10 s to renew the check's
-//! TTL.
+//! Reports the app's health to the registry: at once when it changes, and every 10 s to renew the check's TTL.
 //!
 //! An agent without a leader stalls a report for 7 to 14 s (two rounds of 7). Measured on Consul 1.8.7:
-//! the TTL's timer starts again when such a report *begins*, not when it is answered, so a report
-//! that is under way or was given up has renewed the check; the next one follows at once.
+//! the TTL's timer starts again when such a report *begins*, not when it is answered. So a report in flight, and
+//! one that was given up, has renewed the check; the next one follows at once.
 //!
-//! It is a task of its own, so that no other call to the agent (registering, looking, all of which
-//! may stall for 7 s and more without a leader) delays the renewal. It never registers: when the
-//! agent does not know the check it raises a [`Doubt`] and waits for [`super::register`].
+//! The reports have their own task, so that no other call to the agent delays them: each call may stall for 7 s
+//! and more without a leader. The task never registers: when the agent does not know the check, the task sends the
+//! generation ([`GenerationSender`]) and waits for [`super::register_loop`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,20 +27,21 @@ pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 /// The check's output. Constant, because a changing output wakes every watcher of the service.
 pub(crate) const CHECK_OUTPUT: &str = "outrigger: reported by the sidecar";
 
-/// The text that asks whether anybody renews a check: see [`super::orphans`].
+/// The output that tests whether another process renews a check: see [`super::stale`]. Sidecars of other versions
+/// compare the text, so it must not change.
 pub(super) const LIVENESS_CHALLENGE: &str = "outrigger: does anybody renew this?";
 
-/// Longest wait for one call; the registry's own time-out comes first (Consul: 15 s).
+/// Longest wait for one call. The time-out of the registry client is shorter (Consul: 15 s).
 const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Pauses after a failed report: well within the TTL.
+/// Pauses after a failed report: far below the TTL.
 const RETRY_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(5) };
 
-/// The last generation of the registration that was doubted: the agent refused a report and may have
-/// forgotten it, or callers do not find it. A doubt of a generation that was replaced meanwhile means nothing.
+/// Sends the last generation of the registration that may be lost: the agent refused a report, or the catalog does
+/// not list the app. A generation that was replaced meanwhile has no effect.
 pub(crate) type GenerationSender = watch::Sender<u64>;
 
-/// Reports for ever (its task is aborted), once there is a registration.
+/// Reports while there is a registration. Never returns: its task is aborted.
 pub(crate) async fn run(
     registrar: Arc<dyn Registrar>,
     state: RegistrationState,
@@ -53,7 +53,7 @@ pub(crate) async fn run(
     loop {
         let Some((id, generation)) = wait_for_registration(&mut status).await else { return };
         let Some(now) = *health.borrow_and_update() else {
-            // Not probed yet: there is nothing true to say.
+            // No probe has ended yet.
             if health.changed().await.is_err() {
                 return;
             }
@@ -61,7 +61,7 @@ pub(crate) async fn run(
         };
         let result = tokio::select! {
             result = send_report(&*registrar, &id, now) => result,
-            // The news is told without waiting for an answer to what is no longer true.
+            // The new health is sent at once: the report in flight is outdated.
             changed = health.changed() => if changed.is_ok() { continue } else { return },
         };
         let pause = match result {
@@ -93,7 +93,7 @@ pub(crate) async fn run(
     }
 }
 
-/// The registration to report on; waits while there is none.
+/// Waits for a registration, and returns its id and generation.
 async fn wait_for_registration(status: &mut watch::Receiver<RegistrationStatus>) -> Option<(String, u64)> {
     let status = status.wait_for(RegistrationStatus::is_accepted).await.ok()?;
     Some((status.id.clone(), status.generation))
@@ -109,7 +109,7 @@ async fn wait_for_newer(status: &mut watch::Receiver<RegistrationStatus>, genera
 /// A report that did not arrive.
 struct ReportError {
     text: String,
-    /// The agent answered, and does not want it: it may not know the check.
+    /// The agent refused the report: it may not know the check.
     refused: bool,
 }
 
@@ -121,8 +121,7 @@ async fn send_report(registrar: &dyn Registrar, id: &str, health: ReportedHealth
     }
 }
 
-/// Every refusal but those that are about something else: agents differ in their words for a check
-/// that they do not know.
+/// Every refusal except 429 and a missing leader: agents use different texts for an unknown check.
 fn may_be_forgotten(error: &Error) -> bool {
     match error {
         Error::Refused { status: 429, .. } => false,

@@ -1,40 +1,40 @@
-//! Which instance in the registry's list is the local app, and how it looks there.
+//! Finds the local app in the registry's list of instances.
 
 use outrigger_registry::{HealthStatus, Instance, InstanceId, Registration};
 
-/// How the app looks from outside.
+/// How the list shows the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CatalogPresence {
-    /// Not listed, and never was.
+    /// Not listed, in this list and in all before.
     NeverListed,
-    /// Listed, and it may be called.
+    /// Listed, and callers use it.
     Serving,
-    /// Listed, and nobody calls it: critical, or in maintenance.
+    /// Listed, and callers do not use it: critical, or in maintenance.
     NotServing,
-    /// Listed no more.
+    /// Not listed, but it was before.
     Removed,
 }
 
-/// Recognises one registration from list to list.
+/// Finds one registration in successive lists.
 #[derive(Debug)]
 pub(super) struct SelfLookup {
     id: String,
     port: u16,
-    /// Which of the instances is ours, once that is known.
+    /// The instance that was found first.
     found: Option<InstanceId>,
 }
 
 impl SelfLookup {
-    /// Of `us`, not seen yet.
+    /// Looks for `us`.
     pub(super) fn new(us: &Registration) -> Self {
         Self { id: us.id.clone(), port: us.port, found: None }
     }
 
-    /// How it looks in this list.
+    /// How this list shows the app.
     pub(super) fn find(&mut self, instances: &[Instance]) -> CatalogPresence {
         let found = match &self.found {
             Some(ours) => instances.iter().find(|instance| instance.id == *ours),
-            None => self.recognise(instances),
+            None => self.find_first(instances),
         };
         match found {
             Some(instance) => {
@@ -51,9 +51,9 @@ impl SelfLookup {
         }
     }
 
-    /// The one instance with our id and port. Several: ids are unique on one agent only, and the wrong
-    /// one would never leave.
-    fn recognise<'a>(&self, instances: &'a [Instance]) -> Option<&'a Instance> {
+    /// The only instance with the id and port. `None` for several, because ids are unique on one agent only, and the
+    /// wrong instance would never be removed.
+    fn find_first<'a>(&self, instances: &'a [Instance]) -> Option<&'a Instance> {
         let ours = |instance: &&Instance| {
             *instance.id.id == *self.id && instance.addr.as_ref().is_ok_and(|addr| addr.port() == self.port)
         };

@@ -1,12 +1,12 @@
-//! Removes what earlier runs left: registrations at the same address and port under another id. They appear
-//! where the id changed (a new host name of a container, another service name) and the run before was
-//! killed; until their check runs out callers would count this instance twice, or take it for another service.
+//! Removes what earlier runs left: registrations at the same address and port under another id. They appear where
+//! the id changed (a new host name of a container, another service name) and the earlier run was killed. Until their
+//! check expires, callers count this instance twice, or take it for another service.
 //!
-//! Only what bears our mark, [`OWNER_KEY`] in its metadata, and our check: everybody else's registration is
-//! theirs. Only what nobody keeps: another sidecar may rightly live there (an app under two names; old and
-//! new on one port). The registry does not say when a check was last renewed, so it is asked: the check gets
-//! the same health with another text, [`KNOCK`]. Whoever lives writes over that with its next renewal. And
-//! only once, when the app is first registered.
+//! Removed is only a registration with the mark [`OWNER_KEY`] in its metadata and a check of this program, and only if
+//! no process renews it, because another sidecar may rightly use the same address and port (an app under two names;
+//! an old and a new run). The registry does not show when a check was last renewed, so it is tested: the check gets
+//! the same health with another output, [`LIVENESS_CHALLENGE`], and a running sidecar overwrites the output with its
+//! next renewal. This happens once, when the app is first registered.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,30 +22,30 @@ use super::{
 };
 use crate::telemetry::VERSION;
 
-/// The key of the metadata that says who registered it; its value is our version.
+/// The metadata key that marks a registration of this program; its value is the version.
 const OWNER_KEY: &str = "outrigger";
 
-/// How long an answer to it may take: a renewal, and time for one that has to be repeated.
+/// How long a running sidecar may take to renew: one interval, and time for a repeated report.
 const CHALLENGE_WAIT: Duration = RENEW_INTERVAL.saturating_add(Duration::from_secs(5));
 
 /// Consul's limit of pairs in metadata.
 const MAX_META_PAIRS: usize = 64;
 
-/// Most tries: a token may not be allowed to look.
+/// Most tries, because the token may not permit the calls.
 const MAX_TRIES: u32 = 3;
 
 /// Pauses between those tries.
 const RETRY_BACKOFF: Backoff = Backoff { base: Duration::from_secs(5), max: Duration::from_secs(30) };
 
-/// Puts the mark on a registration, unless the settings say that key or leave no room: then it is
-/// registered without, and its orphans stay until their check runs out.
+/// Adds the mark, unless the settings use the key or leave no room. Without the mark, stale registrations stay until
+/// their check expires.
 pub(super) fn add_owner_key(meta: &mut BTreeMap<String, String>) {
     if meta.len() < MAX_META_PAIRS {
         meta.entry(OWNER_KEY.to_owned()).or_insert_with(|| VERSION.to_owned());
     }
 }
 
-/// Removes them once the app is registered.
+/// Removes stale registrations once the app is registered.
 pub(super) async fn run(
     registrar: Arc<dyn Registrar>,
     ours: watch::Receiver<Registration>,
@@ -78,7 +78,7 @@ async fn remove_stale(registrar: &dyn Registrar, ours: &Registration) -> Result<
     }
     sleep(CHALLENGE_WAIT).await;
     for held in challenged {
-        // Not there any more: somebody else removed it.
+        // `None`: another client has removed it.
         let own = call_agent(registrar.service_checks(&held.id)).await?.own;
         if own.is_some_and(|own| own.output == LIVENESS_CHALLENGE) {
             call_agent(registrar.deregister(&held.id)).await?;
@@ -88,14 +88,14 @@ async fn remove_stale(registrar: &dyn Registrar, ours: &Registration) -> Result<
     Ok(())
 }
 
-/// At our place, and marked as ours are.
+/// Whether `held` has the address and port of `ours`, another id, and the mark.
 fn is_candidate(held: &AgentService, ours: &Registration) -> bool {
     let address = |address: &Option<String>| address.clone().unwrap_or_default();
     held.id != ours.id
         && held.port == i64::from(ours.port)
         && address(&held.address) == address(&ours.address)
         && held.meta.contains_key(OWNER_KEY)
-        // Where the settings give the key another sense, the mark means nothing.
+        // Where the settings use the key, it is no mark.
         && ours.meta.get(OWNER_KEY).is_some_and(|version| version == VERSION)
 }
 

@@ -1,5 +1,4 @@
-//! The states of one process's life, as a table. No I/O, no clock, no tasks: an event comes in, the
-//! next state comes out.
+//! The states of the process and the events between them, as a table. No I/O, no clock, no tasks.
 //!
 //! ```text
 //! Learning ─learned→ Waiting ─registered→ Registered ─reported healthy→ Ready
@@ -7,12 +6,11 @@
 //! any of them ─drain→ Draining ─ended→ Gone
 //! ```
 //!
-//! Ready stays Ready while the registry is unreachable or the app's check fails: the app's health
-//! is the registry's to show, and a sidecar that still routes must not be taken out of service by
-//! an outage of the control plane. What the registration is doing has a status of its own
-//! ([`super::Standing`]).
+//! Ready stays Ready while the registry is unreachable or the app's check fails: the registry shows the app's
+//! health, and an outage of the control plane must not take a sidecar that routes out of service. The
+//! registration has its own status ([`super::RegistrationStatus`]).
 
-/// Where the process stands.
+/// The state of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LifecycleState {
     /// Sockets are bound; the registry is asked for the declared services.
@@ -20,17 +18,17 @@ pub enum LifecycleState {
     /// Requests are routed; the local app has not been registered yet (it is not healthy, or the
     /// registry does not answer).
     Waiting,
-    /// The registry lists the app; it has not been told yet that the app is well.
+    /// The registry has taken the registration; no report of a healthy app has reached it yet.
     Registered,
-    /// All is done that can be done.
+    /// The declared services are known, and the app (if any) was reported healthy.
     Ready,
-    /// The app leaves, or has left, the registry; requests are still routed.
+    /// The app is being withdrawn, or is withdrawn; requests are still routed.
     Draining,
-    /// Nothing is served any more.
+    /// Listeners are closed, and no request is in flight.
     Gone,
 }
 
-/// What moves it.
+/// What changes the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LifecycleEvent {
     /// The registry answered for every declared service, or the wait for it is over.
@@ -39,16 +37,16 @@ pub(crate) enum LifecycleEvent {
     NothingToRegister,
     /// The registry took the registration.
     Registered,
-    /// The registry was told that the app is well.
+    /// A report of a healthy app has reached the registry.
     ReportedHealthy,
-    /// A signal, or a call of the drain page.
+    /// A signal, or `POST /drain`.
     Drain,
     /// Listeners are closed, and requests in flight have ended or ran out of time.
     Ended,
 }
 
 impl LifecycleState {
-    /// Every state, in the order of a life.
+    /// Every state, in order.
     pub const ALL: [Self; 6] =
         [Self::Learning, Self::Waiting, Self::Registered, Self::Ready, Self::Draining, Self::Gone];
 
@@ -59,7 +57,7 @@ impl LifecycleState {
             (Self::Gone, _) | (_, LifecycleEvent::Ended) => Self::Gone,
             (_, LifecycleEvent::Drain) => Self::Draining,
             (Self::Learning, LifecycleEvent::Learned) => Self::Waiting,
-            // Registered: a reload took the app out of the settings before it was well.
+            // Registered: a reload took the app out of the settings before it was healthy.
             (Self::Waiting | Self::Registered, LifecycleEvent::NothingToRegister) => Self::Ready,
             (Self::Waiting, LifecycleEvent::Registered) => Self::Registered,
             (Self::Registered, LifecycleEvent::ReportedHealthy) => Self::Ready,
@@ -67,12 +65,12 @@ impl LifecycleState {
         }
     }
 
-    /// Whether `/readyz` says yes.
+    /// Whether `/readyz` answers 200.
     pub fn is_ready(self) -> bool {
         self == Self::Ready
     }
 
-    /// The word for pages, metrics and logs.
+    /// The name on pages, in metrics and in logs.
     pub fn label(self) -> &'static str {
         match self {
             Self::Learning => "learning",
@@ -98,13 +96,13 @@ mod tests {
         LifecycleEvent::Ended,
     ];
 
-    fn life(events: &[LifecycleEvent]) -> LifecycleState {
+    fn state_after(events: &[LifecycleEvent]) -> LifecycleState {
         events.iter().fold(LifecycleState::Learning, |state, event| state.next(*event))
     }
 
     #[test]
-    fn a_life_with_an_app_goes_through_every_state() {
-        let story = [
+    fn a_process_with_an_app_goes_through_every_state() {
+        let transitions = [
             (LifecycleEvent::Learned, LifecycleState::Waiting),
             (LifecycleEvent::Registered, LifecycleState::Registered),
             (LifecycleEvent::ReportedHealthy, LifecycleState::Ready),
@@ -112,7 +110,7 @@ mod tests {
             (LifecycleEvent::Ended, LifecycleState::Gone),
         ];
         let mut state = LifecycleState::Learning;
-        for (event, next) in story {
+        for (event, next) in transitions {
             state = state.next(event);
             assert_eq!(state, next, "after {event:?}");
         }
@@ -121,7 +119,7 @@ mod tests {
     #[test]
     fn a_router_without_an_app_is_ready_once_it_has_learned() {
         assert_eq!(
-            life(&[LifecycleEvent::Learned, LifecycleEvent::NothingToRegister]),
+            state_after(&[LifecycleEvent::Learned, LifecycleEvent::NothingToRegister]),
             LifecycleState::Ready
         );
     }
@@ -129,13 +127,13 @@ mod tests {
     #[test]
     fn nothing_is_registered_before_the_services_are_learned() {
         assert_eq!(
-            life(&[LifecycleEvent::Registered, LifecycleEvent::ReportedHealthy]),
+            state_after(&[LifecycleEvent::Registered, LifecycleEvent::ReportedHealthy]),
             LifecycleState::Learning
         );
     }
 
     #[test]
-    fn every_state_can_drain_and_none_comes_back_from_it() {
+    fn every_state_can_drain_and_none_is_ready_again_after_it() {
         for state in LifecycleState::ALL {
             let drained = state.next(LifecycleEvent::Drain);
             let expected =
@@ -153,9 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn a_second_answer_of_the_registry_changes_nothing_once_ready() {
-        let ready =
-            life(&[LifecycleEvent::Learned, LifecycleEvent::Registered, LifecycleEvent::ReportedHealthy]);
+    fn no_event_but_drain_and_ended_changes_ready() {
+        let ready = state_after(&[
+            LifecycleEvent::Learned,
+            LifecycleEvent::Registered,
+            LifecycleEvent::ReportedHealthy,
+        ]);
         for event in [
             LifecycleEvent::Learned,
             LifecycleEvent::Registered,

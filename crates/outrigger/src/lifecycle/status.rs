@@ -1,33 +1,33 @@
-//! What is known about the registration: for `/readyz`, the metrics and the tasks that keep it.
+//! The status of the registration: for `/readyz`, the metrics and the tasks that maintain it.
 
 use std::sync::Arc;
 
 use outrigger_registry::ReportedHealth;
 use tokio::sync::{Notify, watch};
 
-/// Where the registration stands.
+/// The phase of the registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RegistrationPhase {
     /// There is nothing to register: no `service:`, or a registry of static instances.
     Off,
     /// The app has not been healthy yet.
     AwaitingApp,
-    /// The registry is being asked to take it, for the first time.
+    /// The first registration is being sent.
     Registering,
-    /// The registry has it.
+    /// The registry has taken the registration.
     Registered,
-    /// The registry forgot it or somebody changed it; it is being registered again.
+    /// The registry forgot or changed the registration; the app is being registered again.
     Lost,
-    /// It was removed by us.
+    /// The app was deregistered by this process.
     Left,
 }
 
 impl RegistrationPhase {
-    /// Every one.
+    /// Every phase.
     pub const ALL: [Self; 6] =
         [Self::Off, Self::AwaitingApp, Self::Registering, Self::Registered, Self::Lost, Self::Left];
 
-    /// The word for pages, metrics and logs.
+    /// The name on pages, in metrics and in logs.
     pub fn label(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -43,42 +43,42 @@ impl RegistrationPhase {
 /// The registration at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistrationStatus {
-    /// Where it stands.
+    /// The phase.
     pub phase: RegistrationPhase,
-    /// Its id; empty when there is nothing to register.
+    /// The instance id; empty when there is nothing to register.
     pub id: String,
-    /// A registration was sent at least once: it may be there even if no answer ever came.
+    /// A registration was sent at least once. The registry may hold it even if no answer came.
     pub sent: bool,
-    /// How often the registry took it: another number is another registration to report on.
+    /// How often the registry took a registration. Each one needs new reports.
     pub generation: u64,
-    /// What the last probe of the app found. Empty before the first one.
+    /// The result of the last probe of the app. Empty before the first probe.
     pub probe_detail: String,
-    /// What the registry was last told about the app, since the current generation began.
+    /// The health last reported to the registry in the current generation.
     pub reported: Option<ReportedHealth>,
-    /// Why the last call failed, with its causes. `None`: it did not.
+    /// Why the last call failed, with its causes. `None`: it succeeded.
     pub error: Option<String>,
-    /// Why the app is in maintenance, whoever ordered it: as the registry was last seen to hold it, or is
-    /// to hold it again with the next registration. `None`: it is not.
+    /// Why the app is in maintenance, from this process or another client: as last seen at the registry, or as
+    /// it will be restored with the next registration. `None`: not in maintenance.
     pub maintenance: Option<String>,
-    /// The last order given here, until the registry has taken it.
+    /// The last request made to this process, until the registry has taken it.
     pub pending_request: Option<MaintenanceRequest>,
-    /// How many orders were given here.
+    /// How many requests were made to this process.
     pub request_count: u64,
-    /// The number of the credentials with which the registry took the registration.
+    /// The number of the credentials that the registration was sent with.
     pub credentials: u64,
 }
 
-/// An order to go into maintenance, or out of it.
+/// A request to begin maintenance, or to end it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MaintenanceRequest {
-    /// Into it, for this reason.
+    /// Begin, for this reason.
     On(String),
-    /// Out of it.
+    /// End.
     Off,
 }
 
 impl RegistrationStatus {
-    /// How it is to be with maintenance, once every order is carried out.
+    /// The maintenance reason once every request is carried out. `None`: not in maintenance.
     pub fn desired_maintenance(&self) -> Option<&str> {
         match &self.pending_request {
             Some(MaintenanceRequest::On(reason)) => Some(reason),
@@ -87,7 +87,7 @@ impl RegistrationStatus {
         }
     }
 
-    /// Whether the registry has taken it, and so can be told how the app is.
+    /// Whether the registry has taken the registration, so that health can be reported.
     pub(crate) fn is_accepted(&self) -> bool {
         match self.phase {
             RegistrationPhase::Registered | RegistrationPhase::Lost => true,
@@ -99,7 +99,7 @@ impl RegistrationStatus {
     }
 }
 
-/// The one copy of it, shared.
+/// The shared status. The `Notify` carries requests for a probe.
 #[derive(Debug, Clone)]
 pub(crate) struct RegistrationState(Arc<watch::Sender<RegistrationStatus>>, Arc<Notify>);
 
@@ -133,12 +133,11 @@ impl RegistrationState {
         self.0.send_if_modified(|status| std::mem::replace(&mut status.phase, phase) != phase);
     }
 
-    /// Another registration is to be kept from now on, or none (an empty id). An order of maintenance holds
-    /// for it too: it is the same app.
+    /// Starts another registration, or none (an empty id). Maintenance stays, because the app is the same.
     pub(crate) fn start_registration(&self, phase: RegistrationPhase, id: &str) {
         self.0.send_if_modified(|status| {
-            let news = status.id != id || status.phase != phase;
-            if news {
+            let changed = status.id != id || status.phase != phase;
+            if changed {
                 id.clone_into(&mut status.id);
                 status.phase = phase;
                 status.sent = false;
@@ -146,41 +145,41 @@ impl RegistrationState {
                 status.reported = None;
                 status.error = None;
             }
-            news
+            changed
         });
     }
 
-    /// Asks for a probe out of turn.
+    /// Requests a probe at once.
     pub(crate) fn request_probe(&self) {
         self.1.notify_one();
     }
 
-    /// Resolves when one is asked for.
+    /// Resolves when a probe is requested.
     pub(crate) async fn wait_probe_request(&self) {
         self.1.notified().await;
     }
 
-    /// The app was probed.
+    /// Records the result of a probe.
     pub(crate) fn record_probe(&self, why: &str) {
         self.0.send_if_modified(|status| {
-            let news = status.probe_detail != why;
-            if news {
+            let changed = status.probe_detail != why;
+            if changed {
                 why.clone_into(&mut status.probe_detail);
             }
-            news
+            changed
         });
     }
 
-    /// Maintenance was ordered here, or ended.
-    pub(crate) fn request_maintenance(&self, order: MaintenanceRequest) {
+    /// Records a request until the registry has taken it.
+    pub(crate) fn request_maintenance(&self, request: MaintenanceRequest) {
         self.0.send_modify(|status| {
-            status.pending_request = Some(order);
+            status.pending_request = Some(request);
             status.request_count += 1;
         });
     }
 
-    /// The registry has taken what was to be at `before`. False: there was another order since, or it is
-    /// another registration.
+    /// The registry has taken the maintenance that was desired at `before`. False: another request came since,
+    /// or another registration was started.
     pub(crate) fn confirm_maintenance(&self, before: &RegistrationStatus) -> bool {
         let mut last = false;
         self.0.send_if_modified(|status| {
@@ -193,8 +192,9 @@ impl RegistrationState {
         last
     }
 
-    /// The registry was seen to hold this, in an answer to a question asked at `before`. True: that is
-    /// news. What was ordered here meanwhile stays, and what is to be restored: the answer may be older.
+    /// Records the maintenance seen in an answer to a query that was sent at `before`. True: it is a change. The
+    /// answer may be older than a request that came meanwhile, or than a registration that restores maintenance;
+    /// both stay.
     pub(crate) fn record_maintenance(
         &self,
         before: &RegistrationStatus,
@@ -208,7 +208,7 @@ impl RegistrationState {
         })
     }
 
-    /// What an earlier run wrote down.
+    /// Sets the reason that an earlier run saved.
     pub(crate) fn load_maintenance(&self, maintenance: Option<String>) {
         self.0.send_modify(|status| status.maintenance = maintenance);
     }
@@ -218,7 +218,7 @@ impl RegistrationState {
         self.0.send_if_modified(|status| !std::mem::replace(&mut status.sent, true));
     }
 
-    /// The registry took it, with these credentials.
+    /// The registry took a registration that was sent with these credentials.
     pub(crate) fn record_registered(&self, credentials: u64) {
         self.0.send_modify(|status| {
             status.credentials = credentials;
@@ -229,20 +229,20 @@ impl RegistrationState {
         });
     }
 
-    /// The registry was told `health` of registration `generation`.
+    /// `health` of registration `generation` was reported to the registry.
     pub(crate) fn record_reported(&self, generation: u64, health: ReportedHealth) {
         self.0.send_if_modified(|status| {
-            let news = status.generation == generation
+            let changed = status.generation == generation
                 && (status.reported != Some(health) || status.error.is_some());
-            if news {
+            if changed {
                 status.reported = Some(health);
                 status.error = None;
             }
-            news
+            changed
         });
     }
 
-    /// A call failed. True when the call before it had not: the one time that is worth a log line.
+    /// Records a failed call. True when the call before it succeeded: only then is it logged.
     pub(crate) fn record_failure(&self, error: String) -> bool {
         let mut first = false;
         self.0.send_if_modified(|status| {

@@ -1,5 +1,5 @@
-//! The one task of a life: learns, registers the app, keeps what a reload makes of its settings, and leaves when
-//! it is asked to. It decides no order of its own: [`super::state`] and [`super::step`] are the tables.
+//! The task of the lifecycle: waits for the first answers, registers the app, applies a reload, and withdraws the
+//! app when a drain is requested. The tables in `state` and `withdraw::plan` decide the order.
 
 use std::{
     future::Future,
@@ -22,11 +22,11 @@ use super::{
     withdraw::{self, PropagationMonitor, WITHDRAW_TIMEOUT},
 };
 
-/// Longest wait for the first answers at start. Then it goes on: a request for a service that is
-/// still unknown has a bounded wait of its own.
+/// Longest wait for the first answers at start. A request for a service that is still unknown after that has
+/// its own bounded wait.
 const LEARN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A life under way. Dropping it ends its tasks without leaving the registry.
+/// A running lifecycle. Dropping it ends its tasks, and the app stays in the registry.
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     handle: LifecycleHandle,
@@ -34,8 +34,8 @@ pub(crate) struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// A life whose sockets are bound. `first_answers` resolves once the registry has answered for
-    /// every declared service.
+    /// Starts the task; the sockets are bound already. `first_answers` resolves once the registry has answered
+    /// for every declared service.
     pub(crate) fn start(
         first_answers: impl Future<Output = ()> + Send + 'static,
         plan: Option<RegistrationPlan>,
@@ -51,18 +51,20 @@ impl Lifecycle {
         &self.handle
     }
 
-    /// Keeps another registration true from now on, or none, and leaves by other settings.
+    /// Applies a reload. Absent `plan`: the app is registered no more.
     pub(crate) fn apply_settings(&self, plan: Option<RegistrationPlan>, drain: outrigger_config::Drain) {
         self.handle.replace_settings(LifecycleSettings { plan, drain: Some(drain) });
     }
 
-    /// Leaves the registry, goes on routing, and returns when it is safe to stop.
+    /// Withdraws the app from the registry and returns when the app may be stopped. Requests are routed
+    /// meanwhile.
     pub(crate) async fn drain(&self) {
         self.handle.begin_drain();
         self.handle.drain().wait_safe().await;
     }
 
-    /// All of it, to the end: how many requests were cut off.
+    /// Drains, closes the listeners and waits `grace` at most for the requests in flight. Returns how many
+    /// requests were aborted.
     pub(crate) async fn drain_and_stop(&self, traffic: &impl ServedTraffic, grace: Duration) -> usize {
         self.drain().await;
         let aborted = drain::stop_traffic(self.handle.drain(), traffic, grace).await;
@@ -71,7 +73,7 @@ impl Lifecycle {
         aborted
     }
 
-    /// Registers the gauges of this life.
+    /// Registers the gauges of the lifecycle.
     pub(crate) fn register_metrics(&self, metrics: &prometheus::Registry) -> Result<(), prometheus::Error> {
         metrics::register(metrics, self.handle.clone())
     }
@@ -83,7 +85,6 @@ impl Drop for Lifecycle {
     }
 }
 
-/// From the first answers to the last word to the registry.
 async fn run(
     handle: LifecycleHandle,
     first_answers: impl Future<Output = ()> + Send + 'static,
@@ -101,11 +102,11 @@ async fn run(
         tokio::select! {
             () = handle.drain().wait_requested() => break,
             () = start_up(&handle, &mut first_answers, plan, &mut registrant) => {}
-            // The sender is ours.
+            // Never an error: `handle` holds the sender.
             _ = settings.changed() => {}
         }
     }
-    // Before the registry hears of it: whoever asks whether we are ready must not be told yes by now.
+    // Before the first call to the registry, so that `/readyz` fails first.
     handle.apply_event(LifecycleEvent::Drain);
     let drain = handle.drain();
     if let Some(registrant) = registrant {
@@ -114,8 +115,8 @@ async fn run(
     drain.set_phase(DrainPhase::Safe);
 }
 
-/// Makes a registration under way the one that is wanted: in place where it is the same instance, else
-/// the old one leaves before the new one comes. Takes [`leave::LEAVE`] at most.
+/// Applies `plan` to the registration: in place where the instance stays the same, else the old registration is
+/// withdrawn before the new one is made. Takes [`WITHDRAW_TIMEOUT`] at most.
 async fn apply_registration(
     handle: &LifecycleHandle,
     plan: Option<&RegistrationPlan>,
@@ -142,7 +143,7 @@ async fn apply_registration(
     handle.maintenance_with(plan.registrar.clone()).move_to(plan.maintenance_file.clone()).await;
 }
 
-/// Nobody waits for ever for a life that ended by a mistake of ours: it counts as safe to stop.
+/// Ends the drain when the task panics, so that `wait_safe` returns.
 struct PanicGuard(LifecycleHandle);
 
 impl Drop for PanicGuard {
@@ -154,7 +155,7 @@ impl Drop for PanicGuard {
     }
 }
 
-/// From Learning to Ready, from wherever it stands; then for ever.
+/// Advances the state to Ready, then pends: the caller drops the future.
 async fn start_up<F: Future<Output = ()>>(
     handle: &LifecycleHandle,
     first_answers: &mut Option<Pin<&mut F>>,
@@ -176,7 +177,7 @@ async fn start_up<F: Future<Output = ()>>(
     std::future::pending().await
 }
 
-/// Until the registry has been told that the app is well.
+/// Returns once a report of a healthy app has reached the registry.
 async fn register_app(handle: &LifecycleHandle, plan: RegistrationPlan, registrant: &mut Option<Registrant>) {
     let mut status = handle.registration().subscribe();
     if registrant.is_none() {
@@ -185,10 +186,10 @@ async fn register_app(handle: &LifecycleHandle, plan: RegistrationPlan, registra
     }
     let _ = status.wait_for(RegistrationStatus::is_accepted).await;
     handle.apply_event(LifecycleEvent::Registered);
-    let well = |status: &RegistrationStatus| {
+    let healthy = |status: &RegistrationStatus| {
         matches!(status.reported, Some(ReportedHealth::Passing | ReportedHealth::Warning))
     };
-    let _ = status.wait_for(well).await;
+    let _ = status.wait_for(healthy).await;
     handle.apply_event(LifecycleEvent::ReportedHealthy);
 }
 

@@ -79,39 +79,40 @@ impl AgentCall {
     }
 }
 
+/// What the agent holds, and how it answers.
 #[derive(Debug, Default)]
 pub(super) struct AgentState {
     pub(super) held: Option<AgentService>,
     pub(super) register_count: u64,
-    /// What the check of the last registration was to say from the start.
+    /// The initial health of the last registration.
     pub(super) initial: Option<ReportedHealth>,
     pub(super) calls: Vec<(Instant, AgentCall)>,
-    /// These calls, in order, never answer.
+    /// These calls, in order, are never answered.
     pub(super) stalls: VecDeque<&'static str>,
     /// These calls fail with a broken connection while this is set.
     pub(super) down: bool,
-    /// Every call is answered so.
+    /// Every call is refused with this status and text.
     pub(super) refuses: Option<(u16, &'static str)>,
-    /// The checks of what is held.
+    /// The checks of the service.
     pub(super) checks: ServiceChecks,
-    /// The credentials of what is held, and of the calls.
+    /// The credentials that the service was registered with, and those of the calls.
     pub(super) held_credentials: u64,
     pub(super) credentials: u64,
-    /// Callers find nobody, whatever the agent holds, until it is registered again.
+    /// The catalog does not list the service until it is registered again.
     pub(super) unlisted: bool,
-    /// Callers find nobody, whatever happens.
+    /// The catalog never lists the service.
     pub(super) never_listed: bool,
-    /// The node's name, where it is another one by now.
+    /// The node's name, where it has changed.
     pub(super) node: Option<&'static str>,
-    /// Rises with every change of others of the service.
+    /// Rises with every change of another instance of the service.
     pub(super) index: u64,
-    /// How often the list was asked for, and how often it answered.
+    /// How often the list was queried, and how often a query was answered.
     pub(super) list_requests: usize,
     pub(super) list_answers: usize,
 }
 
 impl AgentState {
-    /// It holds nothing any more.
+    /// Removes the service and its checks.
     pub(super) fn wipe(&mut self) {
         (self.held, self.checks) = (None, ServiceChecks::default());
     }
@@ -139,7 +140,7 @@ impl FakeAgent {
         self.state.lock().unwrap()
     }
 
-    /// Counts the call, and stalls for ever when it is its turn to.
+    /// Records the call, and fails or stalls as the state says.
     async fn record_call(&self, name: &'static str, call: Option<AgentCall>) -> Result<(), Error> {
         let with = self.state().credentials;
         self.credentials.send_if_modified(|credentials| std::mem::replace(credentials, with) != with);
@@ -178,7 +179,7 @@ impl FakeAgent {
         self.change(AgentState::wipe);
     }
 
-    /// The credentials are replaced; the next call reads them.
+    /// Replaces the credentials; the next call reads them.
     pub(super) fn rotate_credentials(&self) {
         self.state().credentials += 1;
     }
@@ -351,7 +352,7 @@ pub(super) fn own_check(health: ReportedHealth, output: &str) -> OwnCheck {
     }
 }
 
-/// An entry of a list.
+/// An instance in the catalog's list.
 pub(super) fn instance(node: &str, id: &str, status: HealthStatus) -> Instance {
     Instance {
         id: InstanceId { datacenter: "dc1".into(), node: node.into(), id: id.into() },
@@ -389,12 +390,12 @@ pub(super) fn test_registration() -> Registration {
     }
 }
 
-/// A life whose app is `health` from the start.
+/// A registrant. Its app has this health from the start.
 pub(super) fn start_registrant(health: Option<ReportedHealth>) -> RegistrantFixture {
     start_registrant_at(FakeAgent::default(), health, MaintenanceFile::default())
 }
 
-/// The same at this agent, with what an earlier run wrote down.
+/// The same with this agent and this maintenance file.
 pub(super) fn start_registrant_at(
     agent: FakeAgent,
     health: Option<ReportedHealth>,
@@ -415,25 +416,20 @@ pub(super) fn start_registrant_at(
 }
 
 impl RegistrantFixture {
-    /// Waits on the paused clock until `is` holds; how long that took.
+    /// Waits on the paused clock until `is` holds. Returns how long it took.
     pub(super) async fn wait_until(&self, is: impl Fn(&AgentState) -> bool) -> Duration {
         let from = Instant::now();
         while !is(&self.agent.state()) {
-            assert!(
-                from.elapsed() < Duration::from_secs(300),
-                "it never came true: {:?}",
-                self.agent.state()
-            );
+            assert!(from.elapsed() < Duration::from_secs(300), "never true: {:?}", self.agent.state());
             sleep(Duration::from_millis(10)).await;
         }
         from.elapsed()
     }
 }
 
-/// The whole of leaving, with callers that hear at once. True: there was something to leave.
+/// Runs every step of the withdrawal without waiting for callers. True: a registration had been sent.
 pub(super) async fn withdraw_at_once(registrant: Registrant, state: &RegistrationState) -> bool {
     let drain = super::drain::DrainControl::new();
-    let asked = state.clone();
     withdraw::run_steps(
         registrant,
         &mut PropagationMonitor::fixed(Duration::ZERO),
@@ -441,7 +437,7 @@ pub(super) async fn withdraw_at_once(registrant: Registrant, state: &Registratio
         &CancellationToken::new(),
     )
     .await;
-    asked.current().sent
+    state.current().sent
 }
 
 pub(super) const PASSING: Option<ReportedHealth> = Some(ReportedHealth::Passing);

@@ -1,4 +1,4 @@
-//! A registration that callers do not find, on a paused clock.
+//! A registration that the catalog does not list, on a paused clock.
 
 use super::{super::testing::*, *};
 
@@ -28,7 +28,7 @@ async fn an_app_that_was_never_listed_is_not_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_app_that_is_listed_again_by_itself_is_left_alone() {
+async fn an_app_that_is_listed_again_soon_is_not_registered_again() {
     let fixture = start_registrant(PASSING);
     sleep(LONG).await;
     for _ in 0..3 {
@@ -41,7 +41,7 @@ async fn an_app_that_is_listed_again_by_itself_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_goes_on_to_lie_is_believed_less_and_less() {
+async fn while_the_list_stays_wrong_registrations_become_rarer() {
     let fixture = start_registrant(PASSING);
     sleep(LONG).await;
     fixture.agent.change(|agent| agent.never_listed = true);
@@ -52,7 +52,7 @@ async fn a_list_that_goes_on_to_lie_is_believed_less_and_less() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_under_another_name_is_no_reason_to_register_again_and_again() {
+async fn an_agent_that_returns_empty_under_another_node_name_gets_one_registration() {
     let fixture = start_registrant(PASSING);
     sleep(LONG).await;
     fixture.agent.change(|agent| {
@@ -61,30 +61,30 @@ async fn an_agent_under_another_name_is_no_reason_to_register_again_and_again() 
         agent.index += 1;
     });
     sleep(LONG * 10).await;
-    assert_eq!(fixture.agent.register_calls(), 2, "once, for the agent had forgotten it");
+    assert_eq!(fixture.agent.register_calls(), 2, "once, because the agent had forgotten the app");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_refuses_to_say_is_left_alone() {
+async fn a_registry_that_refuses_is_queried_rarely() {
     let fixture = start_registrant(PASSING);
     sleep(LONG).await;
     let before = fixture.agent.state().list_requests;
     fixture.agent.change(|agent| agent.refuses = Some((403, "Permission denied")));
     sleep(LONG * 10).await;
-    let asked = fixture.agent.state().list_requests - before;
-    assert!((30..120).contains(&asked), "{asked} times within {:?}", LONG * 10);
+    let requests = fixture.agent.state().list_requests - before;
+    assert!((30..120).contains(&requests), "{requests} times within {:?}", LONG * 10);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_registry_is_not_asked_in_a_tight_loop() {
+async fn frequent_changes_of_the_list_do_not_cause_a_tight_loop() {
     let fixture = start_registrant(PASSING);
     sleep(LONG).await;
     let before = fixture.agent.state().list_answers;
     for _ in 0..1000 {
-        // Somebody else of the service comes or goes.
+        // Another instance of the service comes or goes.
         fixture.agent.change(|agent| agent.index += 1);
         sleep(LONG / 1000).await;
     }
-    let looks = fixture.agent.state().list_answers - before;
-    assert!(looks <= 60, "{looks} within {LONG:?}");
+    let answers = fixture.agent.state().list_answers - before;
+    assert!(answers <= 60, "{answers} within {LONG:?}");
 }

@@ -1,4 +1,4 @@
-//! Orders, and what others order at the registry, against an agent of the tests' own on a paused clock.
+//! Requests to the sidecar and changes at the registry, against the scripted agent on a paused clock.
 
 use outrigger_registry::ServiceChecks;
 use tokio::time::{Instant, sleep};
@@ -16,15 +16,15 @@ fn held(fixture: &RegistrantFixture) -> Option<String> {
     fixture.agent.state().checks.maintenance.clone()
 }
 
-/// A life that has been registered for a while, in a folder of its own.
+/// A registrant that has been registered for a while, with its file in `folder`.
 async fn settled(folder: &tempfile::TempDir) -> RegistrantFixture {
-    let fixture = again(FakeAgent::default(), folder);
+    let fixture = next_run(FakeAgent::default(), folder);
     sleep(Duration::from_secs(103)).await; // between two renewals
     fixture
 }
 
-/// A run at this agent, after others with the same folder.
-fn again(fake: FakeAgent, folder: &tempfile::TempDir) -> RegistrantFixture {
+/// Another run with the same folder, at this agent.
+fn next_run(fake: FakeAgent, folder: &tempfile::TempDir) -> RegistrantFixture {
     start_registrant_at(
         fake,
         PASSING,
@@ -37,7 +37,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_is_carried_out_and_ended() {
+async fn a_request_begins_maintenance_and_another_ends_it() {
     let fixture = settled(&folder()).await;
     fixture.maintenance.request(on("disk")).await.unwrap();
     assert_eq!(held(&fixture).as_deref(), Some("disk"));
@@ -50,7 +50,7 @@ async fn an_order_is_carried_out_and_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn before_there_is_a_registration_an_order_waits_and_comes_before_the_app_is_said_to_be_well() {
+async fn a_request_before_the_registration_is_carried_out_before_the_first_report() {
     let fixture = start_registrant(None);
     fixture.maintenance.request(on("disk")).await.unwrap();
     assert_eq!(fixture.state.current().desired_maintenance(), Some("disk"));
@@ -65,20 +65,20 @@ async fn before_there_is_a_registration_an_order_waits_and_comes_before_the_app_
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_registry_does_not_confirm_is_said_in_time_and_carried_out_when_it_is_back() {
+async fn an_unconfirmed_request_returns_in_time_and_is_carried_out_when_the_registry_is_back() {
     type RequestFault = fn(&mut AgentState);
     let refuses: RequestFault = |agent| agent.refuses = Some((403, "Permission denied"));
     let down: RequestFault = |agent| agent.down = true;
     let stalls: RequestFault = |agent| agent.stalls = ["maintenance"; 9].into();
     for (fault, why) in [(refuses, "Permission denied"), (down, "connect"), (stalls, "no answer within 8s")] {
         let fixture = settled(&folder()).await;
-        for (order, expected) in [(on("disk"), Some("disk")), (MaintenanceRequest::Off, None)] {
+        for (request, expected) in [(on("disk"), Some("disk")), (MaintenanceRequest::Off, None)] {
             fixture.agent.change(fault);
             let from = Instant::now();
-            let refused = fixture.maintenance.request(order.clone()).await.unwrap_err().to_string();
+            let refused = fixture.maintenance.request(request.clone()).await.unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
             assert!(from.elapsed() <= REQUEST_TIMEOUT, "{:?}", from.elapsed());
-            assert_eq!(fixture.state.current().pending_request, Some(order));
+            assert_eq!(fixture.state.current().pending_request, Some(request));
 
             fixture.agent.change(|agent| {
                 (agent.refuses, agent.down) = (None, false);
@@ -96,10 +96,10 @@ async fn what_the_registry_does_not_confirm_is_said_in_time_and_carried_out_when
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_orders_at_once_the_later_one_holds_at_the_registry() {
+async fn of_two_requests_at_once_the_registry_ends_with_the_later_one() {
     let fixture = settled(&folder()).await;
     fixture.agent.change(|agent| agent.stalls = ["maintenance"].into());
-    // The first stalls; the look sends what is to be meanwhile, and the later one holds.
+    // The first call stalls; the agent check sends the desired state meanwhile.
     let later = async {
         sleep(Duration::from_secs(1)).await;
         fixture.maintenance.request(MaintenanceRequest::Off).await
@@ -111,7 +111,7 @@ async fn of_two_orders_at_once_the_later_one_holds_at_the_registry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_others_order_at_the_registry_is_seen_within_a_look() {
+async fn maintenance_that_another_client_changes_is_seen_within_one_query() {
     let fixture = settled(&folder()).await;
     for reason in [Some("theirs"), None] {
         fixture.agent.change(|agent| agent.checks.maintenance = reason.map(str::to_owned));
@@ -119,19 +119,19 @@ async fn what_others_order_at_the_registry_is_seen_within_a_look() {
         let _ = fixture.state.subscribe().wait_for(|now| now.maintenance.as_deref() == reason).await;
         assert!(from.elapsed() <= Duration::from_secs(6), "{:?}", from.elapsed());
         sleep(Duration::from_secs(60)).await;
-        assert_eq!(held(&fixture).as_deref(), reason, "and left alone");
+        assert_eq!(held(&fixture).as_deref(), reason, "it is not changed");
     }
-    // Ours, ended by somebody else.
+    // Requested here, ended by another client.
     fixture.maintenance.request(on("ours")).await.unwrap();
     fixture.agent.change(|agent| agent.checks.maintenance = None);
-    assert_eq!(fixture.maintenance.refresh().await, Ok(()), "asked, it knows at once");
+    assert_eq!(fixture.maintenance.refresh().await, Ok(()), "a refresh shows it at once");
     assert_eq!(fixture.state.current().maintenance, None);
     sleep(Duration::from_secs(60)).await;
     assert_eq!(held(&fixture), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_does_not_answer_leaves_what_was_seen_last() {
+async fn without_an_answer_of_the_registry_the_last_known_state_stays() {
     let fixture = settled(&folder()).await;
     fixture.maintenance.request(on("disk")).await.unwrap();
     fixture.agent.change(|agent| agent.down = true);
@@ -140,7 +140,7 @@ async fn a_registry_that_does_not_answer_leaves_what_was_seen_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_forgot_the_app_is_told_of_maintenance_again_whoever_had_ordered_it() {
+async fn maintenance_from_any_client_is_restored_at_an_agent_that_forgot_the_app() {
     for ours in [true, false] {
         let fixture = settled(&folder()).await;
         if ours {
@@ -163,7 +163,7 @@ async fn an_agent_that_forgot_the_app_is_told_of_maintenance_again_whoever_had_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_run_finds_what_the_last_one_was_told() {
+async fn the_next_run_restores_maintenance() {
     let folder = folder();
     let fixture = settled(&folder).await;
     fixture.maintenance.request(on("disk")).await.unwrap();
@@ -178,17 +178,17 @@ async fn a_new_run_finds_what_the_last_one_was_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_the_registry_held_the_app_all_the_while_its_word_counts_more_than_the_note() {
-    for (noted, at_the_registry) in [(Some("disk"), None), (None, Some("theirs"))] {
+async fn a_registry_that_kept_the_app_counts_more_than_the_file() {
+    for (saved, at_the_registry) in [(Some("disk"), None), (None, Some("theirs"))] {
         let folder = folder();
         MaintenanceFile::new(Some(maintenance_path(folder.path(), "orders", 8080)))
-            .write(|| noted.map(str::to_owned))
+            .write(|| saved.map(str::to_owned))
             .await;
         let fake = FakeAgent::default();
         fake.register(&test_registration()).await.unwrap();
         fake.change(|agent| agent.checks.maintenance = at_the_registry.map(str::to_owned));
-        let fixture = again(fake, &folder);
-        assert_eq!(fixture.state.current().maintenance.as_deref(), noted);
+        let fixture = next_run(fake, &folder);
+        assert_eq!(fixture.state.current().maintenance.as_deref(), saved);
         sleep(Duration::from_secs(60)).await;
         assert_eq!(held(&fixture).as_deref(), at_the_registry);
         assert_eq!(fixture.state.current().maintenance.as_deref(), at_the_registry);
@@ -196,7 +196,7 @@ async fn where_the_registry_held_the_app_all_the_while_its_word_counts_more_than
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_app_that_has_left_takes_no_orders() {
+async fn a_deregistered_app_takes_no_requests() {
     let fixture = settled(&folder()).await;
     fixture.state.set_phase(RegistrationPhase::Left);
     assert_eq!(fixture.maintenance.request(on("disk")).await, Err(MaintenanceError::Leaving));
@@ -204,7 +204,7 @@ async fn an_app_that_has_left_takes_no_orders() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_about_a_registration_that_is_gone_by_now_ends_nothing() {
+async fn an_answer_about_an_earlier_registration_does_not_end_maintenance() {
     let state = RegistrationState::new(RegistrationPhase::AwaitingApp, "orders-1");
     state.load_maintenance(Some("disk".into()));
     state.record_registered(0);
@@ -212,7 +212,7 @@ async fn an_answer_about_a_registration_that_is_gone_by_now_ends_nothing() {
     state.set_phase(RegistrationPhase::Lost);
     assert!(
         !state.record_maintenance(&before, None),
-        "it is being registered again, and not yet in maintenance"
+        "the app is being registered again, and not yet in maintenance"
     );
     state.record_registered(0);
     assert!(!state.record_maintenance(&before, None));
@@ -221,7 +221,7 @@ async fn an_answer_about_a_registration_that_is_gone_by_now_ends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_order_that_the_registration_before_a_reload_has_taken_is_still_to_be_taken_by_the_next_one() {
+async fn a_request_that_the_old_registration_took_stays_pending_for_the_registration_of_a_reload() {
     let fixture = settled(&folder()).await;
     fixture.state.request_maintenance(on("disk"));
     let before = fixture.state.current();

@@ -1,11 +1,11 @@
-//! The registration kept true, against an agent of the tests' own.
+//! Registering again, against the scripted agent on a paused clock.
 
 use outrigger_registry::AgentService;
 
 use super::{super::testing::*, *};
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_forgets_gets_the_registration_again_within_seconds() {
+async fn an_agent_that_forgets_the_app_gets_it_again_within_seconds() {
     for health in [PASSING, Some(ReportedHealth::Critical)] {
         let fixture = start_registrant(PASSING);
         sleep(Duration::from_secs(100)).await;
@@ -23,7 +23,7 @@ async fn an_agent_that_forgets_gets_the_registration_again_within_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_app_that_is_well_is_registered_as_well_unless_it_is_to_be_in_maintenance() {
+async fn a_healthy_app_is_registered_as_passing_unless_maintenance_is_desired() {
     let fixture = start_registrant(PASSING);
     fixture.wait_until(|agent| agent.initial == PASSING).await;
     fixture.health.send_replace(Some(ReportedHealth::Critical));
@@ -40,14 +40,14 @@ async fn an_app_that_is_well_is_registered_as_well_unless_it_is_to_be_in_mainten
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_was_restarted_empty_gets_it_again_soon_after_it_is_back() {
+async fn an_agent_that_restarted_empty_gets_the_app_again_within_a_second() {
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(100)).await;
     fixture.agent.change(|agent| {
         agent.down = true;
         agent.wipe();
     });
-    // The look that is blocked ends with its connection; here it is woken by the change above.
+    // A blocked query ends with its connection; here the change above wakes it.
     sleep(Duration::from_secs(600)).await;
     assert!(fixture.state.current().error.is_some());
     fixture.agent.change(|agent| agent.down = false);
@@ -58,7 +58,7 @@ async fn an_agent_that_was_restarted_empty_gets_it_again_soon_after_it_is_back()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_report_brings_the_registration_back_even_when_the_look_stalls() {
+async fn a_refused_report_causes_a_registration_even_when_the_query_stalls() {
     let fixture = start_registrant(PASSING);
     fixture.wait_until(|agent| agent.calls.len() >= 2).await;
     fixture.agent.change(|agent| {
@@ -70,12 +70,12 @@ async fn a_refused_report_brings_the_registration_back_even_when_the_look_stalls
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rotated_token_brings_the_registration_back_within_seconds() {
+async fn a_valid_token_causes_a_registration_within_seconds() {
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(100)).await;
     fixture.agent.change(|agent| {
         agent.refuses = Some((403, "ACL not found"));
-        agent.wipe(); // expired meanwhile, and removed
+        agent.wipe(); // the check expired, and the app was removed
     });
     sleep(Duration::from_secs(600)).await;
     assert!(fixture.state.current().error.is_some_and(|error| error.contains("ACL not found")));
@@ -90,7 +90,7 @@ async fn a_rotated_token_brings_the_registration_back_within_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_says_nothing_of_the_registration_is_no_reason_to_register_again() {
+async fn a_rate_limit_or_a_missing_leader_causes_no_registration() {
     for refusal in [(429, "Your request is rate limited"), (500, "No cluster leader")] {
         let fixture = start_registrant(PASSING);
         sleep(Duration::from_secs(15)).await;
@@ -113,7 +113,7 @@ async fn a_refusal_that_says_nothing_of_the_registration_is_no_reason_to_registe
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_changed_is_corrected() {
+async fn a_changed_registration_is_corrected() {
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(100)).await;
     let changes: [fn(&mut AgentService); 7] = [
@@ -137,8 +137,8 @@ async fn what_somebody_changed_is_corrected() {
     }
 }
 
-/// What a change to the checks comes to: it is mended within a look, by one registration or without.
-async fn is_mended(change: fn(&mut AgentState), registrations: usize) {
+/// A change of the checks is corrected within one query, with this number of registrations.
+async fn check_is_corrected(change: fn(&mut AgentState), registrations: usize) {
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(103)).await; // between two renewals
     let right = fixture.agent.state().checks.clone();
@@ -157,23 +157,23 @@ async fn is_mended(change: fn(&mut AgentState), registrations: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn checks_that_others_add_are_removed() {
-    is_mended(|agent| agent.checks.others = vec!["theirs".into(), "left".into()], 0).await;
+async fn foreign_checks_are_removed() {
+    check_is_corrected(|agent| agent.checks.others = vec!["theirs".into(), "left".into()], 0).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_somebody_removed_is_made_again() {
-    is_mended(|agent| agent.checks.own = None, 1).await;
+async fn a_removed_check_is_made_again() {
+    check_is_corrected(|agent| agent.checks.own = None, 1).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_somebody_else_sets_is_removed_before_it_is_made_again() {
+async fn a_check_that_another_client_sets_is_removed_before_it_is_made_again() {
     type CheckChange = fn(&mut AgentState);
     let replaced: CheckChange = |agent| agent.checks.own.as_mut().unwrap().has_our_name = false;
     let set: CheckChange =
         |agent| agent.checks.own = Some(own_check(ReportedHealth::Critical, "connection refused"));
     for change in [replaced, set] {
-        is_mended(change, 1).await;
+        check_is_corrected(change, 1).await;
     }
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(103)).await;
@@ -185,7 +185,7 @@ async fn a_check_that_somebody_else_sets_is_removed_before_it_is_made_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_ran_out_or_was_knocked_at_is_still_ours() {
+async fn an_expired_or_challenged_check_is_still_the_own_check() {
     for (health, output) in [
         (ReportedHealth::Critical, "TTL expired"),
         (ReportedHealth::Passing, super::super::report::LIVENESS_CHALLENGE),
@@ -201,7 +201,7 @@ async fn a_check_that_ran_out_or_was_knocked_at_is_still_ours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stalling_look_at_checks_delays_neither_renewals_nor_the_next_look_for_ever() {
+async fn a_stalled_query_of_checks_delays_no_renewal_and_is_repeated() {
     let fixture = start_registrant(PASSING);
     fixture.wait_until(|agent| agent.calls.len() >= 2).await;
     fixture.agent.change(|agent| {
@@ -212,11 +212,11 @@ async fn a_stalling_look_at_checks_delays_neither_renewals_nor_the_next_look_for
     assert!(took <= Duration::from_secs(60), "{took:?}");
     let reports = fixture.agent.call_times(is_report);
     assert!(reports.windows(2).all(|pair| pair[1] - pair[0] <= RENEW_AND_A_TICK), "{reports:?}");
-    assert_eq!(fixture.agent.register_calls(), 1, "it is no reason to register again");
+    assert_eq!(fixture.agent.register_calls(), 1, "no further registration");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_forgets_again_and_again_gets_it_back_as_fast_each_time() {
+async fn an_agent_that_forgets_the_app_often_gets_it_again_as_fast_each_time() {
     let fixture = start_registrant(PASSING);
     fixture.wait_until(|agent| agent.held.is_some()).await;
     for after in [0, 1, 2, 3, 5, 8, 13, 21, 34] {
@@ -228,7 +228,7 @@ async fn an_agent_that_forgets_again_and_again_gets_it_back_as_fast_each_time() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registration_that_is_deleted_at_once_each_time_does_not_become_a_storm() {
+async fn frequent_deletions_cause_a_limited_number_of_registrations() {
     let fixture = start_registrant(PASSING);
     for _ in 0..36_000 {
         fixture.agent.forget();
@@ -239,7 +239,7 @@ async fn a_registration_that_is_deleted_at_once_each_time_does_not_become_a_stor
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_another_token_it_is_registered_again_within_a_renewal_and_was_never_lost() {
+async fn a_new_token_causes_a_registration_within_one_renewal_and_the_phase_is_never_lost() {
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(100)).await;
     let mut status = fixture.state.subscribe();
@@ -260,26 +260,26 @@ async fn with_another_token_it_is_registered_again_within_a_renewal_and_was_neve
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_earlier_run_left_of_an_app_that_is_down_is_told_critical_and_taken_back() {
+async fn an_earlier_registration_of_an_unhealthy_app_is_reported_critical_and_deregistered() {
     let left = FakeAgent::default();
     left.register(&test_registration()).await.unwrap();
     left.report("orders-1", ReportedHealth::Passing, super::super::report::CHECK_OUTPUT).await.unwrap();
     let fixture = start_registrant_at(left, None, Default::default());
     sleep(Duration::from_secs(5)).await;
-    assert_eq!(fixture.agent.register_calls(), 1, "as long as nobody knows how the app is");
+    assert_eq!(fixture.agent.register_calls(), 1, "before the first probe has ended");
     fixture.health.send_replace(Some(ReportedHealth::Critical));
-    let told = fixture
+    let took = fixture
         .wait_until(|agent| {
             agent.checks.own.as_ref().is_some_and(|own| own.health == ReportedHealth::Critical)
         })
         .await;
-    assert!(told <= Duration::from_millis(50), "{told:?}");
+    assert!(took <= Duration::from_millis(50), "{took:?}");
     withdraw_at_once(fixture.registrant, &fixture.state).await;
     assert_eq!(fixture.agent.state().held, None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_earlier_run_left_is_taken_back_also_by_a_run_that_ends_at_once() {
+async fn a_run_that_ends_at_once_deregisters_what_an_earlier_run_left() {
     let left = FakeAgent::default();
     left.register(&test_registration()).await.unwrap();
     let fixture = start_registrant_at(left, None, Default::default());
@@ -288,7 +288,7 @@ async fn what_an_earlier_run_left_is_taken_back_also_by_a_run_that_ends_at_once(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quarrel_over_one_id_does_not_become_a_storm() {
+async fn two_processes_with_one_id_cause_a_limited_number_of_registrations() {
     let fixture = start_registrant(PASSING);
     for n in 0..36_000 {
         fixture.agent.change(|agent| {
@@ -304,7 +304,7 @@ async fn a_quarrel_over_one_id_does_not_become_a_storm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_of_a_few_changes_in_a_row_is_corrected_within_five_seconds() {
+async fn each_of_ten_changes_in_a_row_is_corrected_within_five_seconds() {
     let fixture = start_registrant(PASSING);
     fixture.wait_until(|agent| agent.held.is_some()).await;
     for n in 0..10 {
@@ -321,22 +321,22 @@ fn tagged(tag: &str) -> Registration {
     Registration { tags: vec![tag.into()], ..test_registration() }
 }
 
-fn bears(tag: &'static str) -> impl Fn(&AgentState) -> bool {
+fn has_tag(tag: &'static str) -> impl Fn(&AgentState) -> bool {
     move |agent| agent.held.as_ref().is_some_and(|held| held.tags == [tag])
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_settings_wait_for_the_end_of_no_pause() {
-    // Forgotten just after it was registered.
+async fn new_settings_end_every_pause() {
+    // The pause after the agent forgot a new registration.
     let mut fixture = start_registrant(PASSING);
     fixture.wait_until(|agent| agent.held.is_some()).await;
     fixture.agent.forget();
     sleep(Duration::from_secs(1)).await;
     assert_eq!((fixture.state.current().phase, fixture.agent.register_calls()), (RegistrationPhase::Lost, 1));
     fixture.registrant.apply_settings(tagged("v3"), Default::default());
-    assert!(fixture.wait_until(bears("v3")).await <= Duration::from_millis(20));
+    assert!(fixture.wait_until(has_tag("v3")).await <= Duration::from_millis(20));
 
-    // And in a quarrel.
+    // The back-off after many corrections.
     let mut fixture = start_registrant(PASSING);
     let theirs = |agent: &mut AgentState| {
         let held = agent.held.as_mut().unwrap();
@@ -352,11 +352,11 @@ async fn other_settings_wait_for_the_end_of_no_pause() {
         (RegistrationPhase::Lost, 19)
     );
     fixture.registrant.apply_settings(tagged("v3"), Default::default());
-    assert!(fixture.wait_until(bears("v3")).await <= Duration::from_millis(20));
+    assert!(fixture.wait_until(has_tag("v3")).await <= Duration::from_millis(20));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_agent_lost_while_it_was_away_is_restored_whatever_it_is_registered_again_for() {
+async fn maintenance_is_restored_for_every_reason_to_register_at_an_agent_that_lost_it() {
     type FixtureChange = fn(&mut RegistrantFixture);
     let settings: FixtureChange =
         |fixture| fixture.registrant.apply_settings(tagged("v3"), Default::default());

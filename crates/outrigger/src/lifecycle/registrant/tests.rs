@@ -1,4 +1,4 @@
-//! The registration's renewals and its end, against an agent of the tests' own.
+//! Renewals and the withdrawal, against the scripted agent on a paused clock.
 
 use outrigger_registry::ReportedHealth;
 use tokio::time::Instant;
@@ -9,7 +9,7 @@ use super::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn the_app_is_registered_when_it_is_well_and_not_before() {
+async fn the_app_is_registered_when_it_is_healthy_and_not_before() {
     let fixture = start_registrant(None);
     sleep(Duration::from_secs(60)).await;
     fixture.health.send_replace(Some(ReportedHealth::Critical));
@@ -29,7 +29,7 @@ async fn the_app_is_registered_when_it_is_well_and_not_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_ttl_is_renewed_every_ten_seconds_with_a_constant_text() {
+async fn the_ttl_is_renewed_every_ten_seconds_with_a_constant_output() {
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(3600)).await;
     let reports = fixture.agent.call_times(is_report);
@@ -48,10 +48,10 @@ async fn the_ttl_is_renewed_every_ten_seconds_with_a_constant_text() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stalling_call_of_another_kind_delays_no_renewal() {
+async fn a_stalled_query_or_registration_delays_no_renewal() {
     let fixture = start_registrant(PASSING);
     fixture.wait_until(|agent| agent.calls.len() >= 2).await;
-    // The look stalls for ever, and so does the registration that follows a wiped agent.
+    // The query is never answered, nor are two registrations after the agent was wiped.
     fixture.agent.change(|agent| {
         agent.stalls = ["held", "register", "register"].into();
         agent.wipe();
@@ -64,21 +64,21 @@ async fn a_stalling_call_of_another_kind_delays_no_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_of_health_is_told_at_once() {
+async fn a_change_of_health_is_reported_at_once() {
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(15)).await;
     for health in [ReportedHealth::Critical, ReportedHealth::Warning, ReportedHealth::Passing] {
         fixture.health.send_replace(Some(health));
-        let told = fixture
+        let took = fixture
             .wait_until(|agent| matches!(agent.calls.last(), Some((_, AgentCall::Report(last, _))) if *last == health))
             .await;
-        assert!(told <= Duration::from_millis(20), "{health:?} took {told:?}");
+        assert!(took <= Duration::from_millis(20), "{health:?} took {took:?}");
     }
-    assert_eq!(fixture.agent.register_calls(), 1, "a sick app stays registered");
+    assert_eq!(fixture.agent.register_calls(), 1, "an unhealthy app stays registered");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_of_health_does_not_wait_for_a_report_that_stalls() {
+async fn a_change_of_health_does_not_wait_for_a_stalled_report() {
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(15)).await;
     fixture.agent.state().stalls = ["report"].into();
@@ -90,7 +90,7 @@ async fn a_change_of_health_does_not_wait_for_a_report_that_stalls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leaving_reports_critical_then_deregisters_and_nothing_follows() {
+async fn a_withdrawal_reports_critical_then_deregisters_and_no_call_follows() {
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(15)).await;
     let before = fixture.agent.state().calls.len();
@@ -106,7 +106,7 @@ async fn leaving_reports_critical_then_deregisters_and_nothing_follows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leaving_before_the_app_was_well_asks_nothing_of_the_registry() {
+async fn a_withdrawal_before_the_app_was_healthy_changes_nothing_at_the_registry() {
     let fixture = start_registrant(Some(ReportedHealth::Critical));
     sleep(Duration::from_secs(15)).await;
     assert!(!withdraw_at_once(fixture.registrant, &fixture.state).await);
@@ -114,13 +114,13 @@ async fn leaving_before_the_app_was_well_asks_nothing_of_the_registry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn leaving_is_bounded_whatever_the_agent_does() {
+async fn a_withdrawal_is_bounded_at_a_stalled_a_slow_and_an_unreachable_agent() {
     let stalled = start_registrant(PASSING);
     sleep(Duration::from_secs(15)).await;
     stalled.agent.state().stalls = ["report", "deregister", "deregister", "deregister"].into();
     let from = Instant::now();
     assert!(withdraw_at_once(stalled.registrant, &stalled.state).await);
-    // As without a leader: both are sent, and neither is answered.
+    // As without a leader: both calls are sent, and neither is answered.
     assert_eq!(from.elapsed().as_secs(), 6);
     assert_eq!(stalled.agent.call_times(|call| *call == AgentCall::Deregister).len(), 1);
 
@@ -129,7 +129,7 @@ async fn leaving_is_bounded_whatever_the_agent_does() {
     slow.agent.state().stalls = ["deregister", "deregister"].into();
     let from = Instant::now();
     assert!(withdraw_at_once(slow.registrant, &slow.state).await);
-    assert_eq!(from.elapsed().as_secs(), 8, "one that takes reports gets its time");
+    assert_eq!(from.elapsed().as_secs(), 8, "an agent that takes reports gets the full time-out");
 
     let down = start_registrant(PASSING);
     sleep(Duration::from_secs(15)).await;
@@ -142,19 +142,23 @@ async fn leaving_is_bounded_whatever_the_agent_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registration_without_an_answer_is_taken_back_too() {
+async fn a_registration_without_an_answer_is_deregistered_too() {
     let fixture = start_registrant(PASSING);
     fixture.agent.state().stalls = ["register", "report", "deregister"].into();
     fixture.wait_until(|agent| !agent.calls.is_empty()).await;
-    // No answer ever comes, so it may or may not be there: it is taken back either way.
+    // Without an answer the agent may hold the registration, so it is deregistered.
     let from = Instant::now();
     assert!(withdraw_at_once(fixture.registrant, &fixture.state).await);
-    assert_eq!(from.elapsed().as_secs(), 14, "8 for the registration, 3 and 3 for what takes it back");
+    assert_eq!(
+        from.elapsed().as_secs(),
+        14,
+        "8 for the registration, 3 for the report and 3 for the deregistration"
+    );
     assert_eq!(fixture.agent.call_times(|call| *call == AgentCall::Deregister).len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_new_token_or_an_agent_that_has_just_lost_it_it_registers_once_more_before_it_leaves() {
+async fn with_a_new_token_or_at_an_agent_that_lost_the_app_the_withdrawal_registers_once_more() {
     for happens in [FakeAgent::rotate_credentials, FakeAgent::forget] {
         let fixture = start_registrant(PASSING);
         sleep(Duration::from_secs(15)).await;
@@ -169,13 +173,13 @@ async fn with_a_new_token_or_an_agent_that_has_just_lost_it_it_registers_once_mo
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_registry_leaving_takes_the_time_of_the_blind_and_not_that_of_the_failures_too() {
+async fn the_unobserved_wait_includes_the_time_of_failed_calls() {
     type WithdrawFault = fn(&mut AgentState);
     let down: WithdrawFault = |agent| agent.down = true;
     let stalls: WithdrawFault = |agent| agent.stalls = ["report", "deregister"].into();
-    // An agent takes a report before it has noticed that there is no leader.
+    // An agent may take a report before it notices that there is no leader.
     let stalls_then: WithdrawFault = |agent| agent.stalls = ["deregister"].into();
-    // One that stalls takes two time-outs of 3 s.
+    // An agent that stalls takes two time-outs of 3 s.
     for (fault, seconds) in [(down, 5), (stalls, 6), (stalls_then, 5)] {
         let fixture = start_registrant(PASSING);
         sleep(Duration::from_secs(15)).await;
@@ -195,7 +199,7 @@ async fn without_a_registry_leaving_takes_the_time_of_the_blind_and_not_that_of_
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_settings_are_registered_in_place_at_once_and_it_is_never_lost() {
+async fn new_settings_are_registered_in_place_at_once() {
     let mut fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(15)).await;
     let tagged = |tag: &str| Registration { tags: vec![tag.into()], ..test_registration() };
@@ -213,17 +217,17 @@ async fn other_settings_are_registered_in_place_at_once_and_it_is_never_lost() {
     );
     assert_eq!(fixture.agent.call_times(|call| *call == AgentCall::Deregister), []);
 
-    // What the agent does not compare is sent all the same.
+    // A setting that the agent check does not compare is sent, too.
     let slower = Registration { deregister_after: Duration::from_secs(90), ..tagged("v3") };
     fixture.registrant.apply_settings(slower.clone(), Health::default());
     fixture.wait_until(|agent| agent.register_count == 3).await;
     fixture.registrant.apply_settings(slower, Health::default());
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(fixture.agent.register_calls(), 3, "the same settings are no news");
+    assert_eq!(fixture.agent.register_calls(), 3, "the same settings cause no registration");
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_settings_that_change_while_the_agent_is_away_the_last_ones_are_registered() {
+async fn after_several_reloads_without_an_agent_only_the_last_settings_are_registered() {
     let mut fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(15)).await;
     fixture.agent.change(|agent| agent.down = true);

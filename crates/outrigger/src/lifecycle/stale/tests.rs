@@ -1,4 +1,4 @@
-//! What is an orphan, and what is not, against an agent of the tests' own on a paused clock.
+//! Which registrations are stale, against the scripted agent on a paused clock.
 
 use outrigger_config::Weights;
 use outrigger_registry::{OwnCheck, ReportedHealth};
@@ -30,7 +30,7 @@ fn ours() -> Registration {
     }
 }
 
-/// Left by an earlier version.
+/// A registration that an earlier version left.
 fn left() -> AgentService {
     AgentService {
         id: "orders-old-8080".into(),
@@ -50,8 +50,8 @@ fn check(as_made: bool) -> Option<OwnCheck> {
     Some(OwnCheck { id, has_our_name: as_made, health: ReportedHealth::Warning, output, ttl_expired: false })
 }
 
-/// Whether it is removed.
-async fn is_removed(agent: &Arc<FakeAgent>, ours: Registration) -> bool {
+/// Whether `run` removes the registration.
+async fn removes_stale(agent: &Arc<FakeAgent>, ours: Registration) -> bool {
     let state = RegistrationState::new(RegistrationPhase::Registered, &ours.id);
     state.record_registered(0);
     run(agent.clone(), watch::channel(ours).1, state).await;
@@ -59,25 +59,25 @@ async fn is_removed(agent: &Arc<FakeAgent>, ours: Registration) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_orphan_is_another_id_of_ours_at_the_same_place() {
+async fn only_a_marked_registration_with_another_id_at_the_same_address_and_port_removes_stale() {
     type ServiceChange = fn(&mut AgentService);
     let cases: [(&str, ServiceChange, Option<OwnCheck>, bool); 10] = [
         ("left by an earlier version", |_| {}, check(true), true),
         ("left under another name", |held| held.name = "payments".into(), check(true), true),
-        ("our own", |held| held.id = "orders-new-8080".into(), check(true), false),
+        ("the own id", |held| held.id = "orders-new-8080".into(), check(true), false),
         ("another port", |held| held.port = 8081, check(true), false),
         ("another address", |held| held.address = Some("10.0.0.6".into()), check(true), false),
         ("the agent's address", |held| held.address = None, check(true), false),
-        ("somebody else's", |held| held.meta.clear(), check(true), false),
+        ("without the mark", |held| held.meta.clear(), check(true), false),
         ("with other metadata", |held| held.meta = [("a".into(), "b".into())].into(), check(true), false),
-        ("a note of theirs under our mark", |_| {}, None, false),
-        ("and a check of theirs", |_| {}, check(false), false),
+        ("with the mark, without a check", |_| {}, None, false),
+        ("with the mark and a foreign check", |_| {}, check(false), false),
     ];
     for (what, change, own, expected) in cases {
         let mut held = left();
         change(&mut held);
         let agent = FakeAgent::holding(held, own.clone());
-        assert_eq!(is_removed(&agent, ours()).await, expected, "{what}");
+        assert_eq!(removes_stale(&agent, ours()).await, expected, "{what}");
         let health = own.map(|own| own.health);
         for (_, call) in &agent.state().calls {
             let kept = !matches!(call, AgentCall::Report(reported, _) if Some(*reported) != health);
@@ -87,7 +87,7 @@ async fn an_orphan_is_another_id_of_ours_at_the_same_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_somebody_renews_stays() {
+async fn a_registration_that_is_renewed_stays() {
     let agent = FakeAgent::holding(left(), check(true));
     let registrant = tokio::spawn({
         let agent = agent.clone();
@@ -99,10 +99,10 @@ async fn one_that_somebody_renews_stays() {
         }
     });
     let from = Instant::now();
-    assert!(!is_removed(&agent, ours()).await);
-    assert!(from.elapsed() >= RENEW_INTERVAL, "it was given the time");
+    assert!(!removes_stale(&agent, ours()).await);
+    assert!(from.elapsed() >= RENEW_INTERVAL, "a renewal has time to arrive");
     registrant.abort();
-    assert!(is_removed(&agent, ours()).await, "and goes when nobody does any more");
+    assert!(removes_stale(&agent, ours()).await, "removed when the renewals end");
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,20 +110,20 @@ async fn no_address_and_an_empty_one_are_the_same() {
     let mut held = left();
     held.address = Some(String::new());
     let agent = FakeAgent::holding(held, check(true));
-    assert!(is_removed(&agent, Registration { address: None, ..ours() }).await);
+    assert!(removes_stale(&agent, Registration { address: None, ..ours() }).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_waits_for_the_registration_that_is_to_come_and_asks_by_its_settings() {
+async fn the_removal_waits_for_the_registration_and_uses_its_settings() {
     let agent = FakeAgent::holding(left(), check(true));
     let state = RegistrationState::new(RegistrationPhase::Registered, "orders-1");
     state.record_registered(0);
-    // A reload: the registration before has left, and this one is still to be made.
+    // A reload: the earlier registration was withdrawn, and the next one is still to be made.
     state.start_registration(RegistrationPhase::AwaitingApp, &ours().id);
-    let (sender, hears) = watch::channel(Registration { address: None, ..ours() });
-    let task = tokio::spawn(run(agent.clone(), hears, state.clone()));
+    let (sender, receiver) = watch::channel(Registration { address: None, ..ours() });
+    let task = tokio::spawn(run(agent.clone(), receiver, state.clone()));
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(agent.state().checks.own, check(true), "nobody was asked yet");
+    assert_eq!(agent.state().checks.own, check(true), "no challenge yet");
     sender.send_replace(ours());
     state.record_registered(0);
     task.await.unwrap();
@@ -131,7 +131,7 @@ async fn it_waits_for_the_registration_that_is_to_come_and_asks_by_its_settings(
 }
 
 #[test]
-fn the_settings_may_take_the_key_or_all_the_room() {
+fn settings_with_the_key_or_with_all_pairs_get_no_mark() {
     let mut taken: BTreeMap<_, _> = [(OWNER_KEY.to_owned(), "mine".to_owned())].into();
     add_owner_key(&mut taken);
     assert_eq!(taken[OWNER_KEY], "mine");

@@ -57,12 +57,12 @@ impl LifecycleFixture {
         maintenance_path(self.folder.path(), name, self.app.local_addr().unwrap().port())
     }
 
-    /// What the next run would be told of maintenance.
+    /// The maintenance reason that the next run would read.
     fn saved_reason(&self, name: &str) -> Option<String> {
         MaintenanceFile::new(Some(self.file_path(name))).read()
     }
 
-    /// The app as service `name`.
+    /// Registers the app as service `name`.
     fn plan(&self, name: &str) -> RegistrationPlan {
         let port = self.app.local_addr().unwrap().port();
         RegistrationPlan {
@@ -90,7 +90,7 @@ impl LifecycleFixture {
         lifecycle
     }
 
-    fn live(&self, plan: Option<RegistrationPlan>) -> Lifecycle {
+    fn start_at_once(&self, plan: Option<RegistrationPlan>) -> Lifecycle {
         self.start(plan, Duration::ZERO)
     }
 
@@ -103,8 +103,8 @@ impl LifecycleFixture {
         assert!(timeout(Duration::from_secs(20), is).await.is_ok(), "{what}: {:?}", self.agent.state());
     }
 
-    /// Until `name` is registered, said to be well, and in maintenance for this reason.
-    async fn until_it_is(&self, name: &str, maintenance: Option<&str>) {
+    /// Waits until `name` is registered, reported passing, and in maintenance for this reason.
+    async fn until_registered(&self, name: &str, maintenance: Option<&str>) {
         self.until(name, |agent| {
             agent.held.as_ref().is_some_and(|held| held.name == name)
                 && agent.checks.own.as_ref().is_some_and(|own| own.health == ReportedHealth::Passing)
@@ -127,7 +127,7 @@ async fn wait_until_ready(lifecycle: &Lifecycle) {
 }
 
 #[tokio::test]
-async fn a_life_leaves_in_the_order_that_no_caller_notices() {
+async fn a_drain_reports_critical_deregisters_routes_on_and_closes_in_this_order() {
     let (fixture, lifecycle) = start(PROPAGATION).await;
     wait_until_ready(&lifecycle).await;
     tokio::time::pause();
@@ -138,7 +138,7 @@ async fn a_life_leaves_in_the_order_that_no_caller_notices() {
     assert_eq!(
         lines,
         ["register", "passing", "critical", "deregister", "listeners closed", "in-flight ended"],
-        "and none of the last four while ready"
+        "none of the last four while ready"
     );
     let routed_on = fixture.events().at("listeners closed") - fixture.events().at("deregister");
     assert!(routed_on >= PROPAGATION, "{routed_on:?}");
@@ -147,7 +147,7 @@ async fn a_life_leaves_in_the_order_that_no_caller_notices() {
 }
 
 #[tokio::test]
-async fn a_drain_by_page_rests_when_it_is_safe_to_stop_and_goes_on_routing() {
+async fn a_requested_drain_stays_safe_and_routes_until_the_process_stops() {
     let (fixture, lifecycle) = start(PROPAGATION).await;
     wait_until_ready(&lifecycle).await;
     tokio::time::pause();
@@ -164,7 +164,7 @@ async fn a_drain_by_page_rests_when_it_is_safe_to_stop_and_goes_on_routing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_router_without_an_app_is_ready_at_once_and_has_nobody_to_wait_for() {
+async fn without_an_app_it_is_ready_at_once_and_drains_without_a_wait() {
     let lifecycle = Lifecycle::start(std::future::ready(()), None, PropagationMonitor::fixed(PROPAGATION));
     timeout(Duration::from_secs(1), lifecycle.handle().wait_for_state(|state| state.is_ready()))
         .await
@@ -187,7 +187,7 @@ async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_while_learning_leaves_at_once() {
+async fn a_drain_while_learning_ends_at_once() {
     let lifecycle = Lifecycle::start(std::future::pending(), None, PropagationMonitor::fixed(PROPAGATION));
     let from = Instant::now();
     lifecycle.drain().await;
@@ -196,9 +196,9 @@ async fn a_drain_while_learning_leaves_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_life_that_ended_by_a_mistake_can_still_be_stopped() {
+async fn a_lifecycle_whose_task_panicked_can_still_be_drained() {
     let lifecycle =
-        Lifecycle::start(async { panic!("a mistake") }, None, PropagationMonitor::fixed(PROPAGATION));
+        Lifecycle::start(async { panic!("on purpose") }, None, PropagationMonitor::fixed(PROPAGATION));
     timeout(Duration::from_secs(60), lifecycle.drain()).await.unwrap();
     assert_eq!(lifecycle.handle().state(), LifecycleState::Draining);
 }
@@ -221,7 +221,7 @@ async fn each_gauge_shows_one_state() {
 }
 
 #[tokio::test]
-async fn hurry_ends_the_wait_for_callers_and_not_what_the_registry_is_told() {
+async fn skipped_waits_still_report_critical_and_deregister() {
     let (fixture, lifecycle) = start(Duration::from_secs(300)).await;
     wait_until_ready(&lifecycle).await;
     tokio::time::pause();
@@ -233,7 +233,7 @@ async fn hurry_ends_the_wait_for_callers_and_not_what_the_registry_is_told() {
 }
 
 #[tokio::test]
-async fn an_app_that_is_still_to_be_started_is_not_asked_and_not_registered() {
+async fn an_app_that_is_still_to_be_started_is_not_probed_and_not_registered() {
     let fixture = LifecycleFixture { started: CancellationToken::new(), ..LifecycleFixture::new().await };
     let lifecycle = fixture.start(Some(fixture.plan("orders")), PROPAGATION);
     timeout(
@@ -242,7 +242,7 @@ async fn an_app_that_is_still_to_be_started_is_not_asked_and_not_registered() {
     )
     .await
     .unwrap();
-    // The port is open, as an earlier run's might be.
+    // The port is open, as that of an earlier run may be.
     let probed = timeout(Duration::from_millis(300), fixture.app.accept()).await;
     assert!(probed.is_err() && fixture.events().lines().is_empty(), "{:?}", fixture.events().lines());
     fixture.started.cancel();
@@ -251,17 +251,17 @@ async fn an_app_that_is_still_to_be_started_is_not_asked_and_not_registered() {
 }
 
 #[tokio::test]
-async fn maintenance_goes_along_with_an_app_that_a_reload_registers_under_another_name() {
+async fn maintenance_stays_when_a_reload_registers_the_app_under_another_name() {
     let fixture = LifecycleFixture::new().await;
-    let lifecycle = fixture.live(Some(fixture.plan("orders")));
-    fixture.until_it_is("orders", None).await;
+    let lifecycle = fixture.start_at_once(Some(fixture.plan("orders")));
+    fixture.until_registered("orders", None).await;
     lifecycle.handle().request_maintenance(MaintenanceRequest::On("disk".into())).await.unwrap();
-    fixture.until_it_is("orders", Some("disk")).await;
+    fixture.until_registered("orders", Some("disk")).await;
     assert_eq!(fixture.saved_reason("orders").as_deref(), Some("disk"));
 
     let before = fixture.agent.state().calls.len();
     lifecycle.apply_settings(Some(fixture.plan("payments")), Drain::default());
-    fixture.until_it_is("payments", Some("disk")).await;
+    fixture.until_registered("payments", Some("disk")).await;
     let calls: Vec<_> = fixture.agent.state().calls[before..].iter().map(|(_, call)| call.clone()).collect();
     let gone = calls.iter().position(|call| *call == AgentCall::Deregister).unwrap();
     assert!(
@@ -277,30 +277,26 @@ async fn maintenance_goes_along_with_an_app_that_a_reload_registers_under_anothe
     );
 
     lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await.unwrap();
-    fixture.until_it_is("payments", None).await;
+    fixture.until_registered("payments", None).await;
     assert_eq!((fixture.saved_reason("orders"), fixture.saved_reason("payments")), (None, None));
 }
 
 #[tokio::test]
-async fn maintenance_waits_for_an_app_that_a_reload_takes_out_of_the_settings_and_another_puts_back() {
+async fn maintenance_stays_when_one_reload_removes_the_app_and_another_adds_it_again() {
     let fixture = LifecycleFixture::new().await;
-    let lifecycle = fixture.live(Some(fixture.plan("orders")));
+    let lifecycle = fixture.start_at_once(Some(fixture.plan("orders")));
     lifecycle.handle().request_maintenance(MaintenanceRequest::On("disk".into())).await.unwrap();
-    fixture.until_it_is("orders", Some("disk")).await;
+    fixture.until_registered("orders", Some("disk")).await;
 
     lifecycle.apply_settings(None, Drain::default());
     fixture.until("gone", |agent| agent.held.is_none()).await;
     let refused = lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await;
     assert_eq!(refused, Err(MaintenanceError::NothingToRegister));
     assert_eq!(lifecycle.handle().refresh_maintenance().await, Ok(()));
-    assert_eq!(
-        fixture.saved_reason("orders").as_deref(),
-        Some("disk"),
-        "a restart with the app knows it, too"
-    );
+    assert_eq!(fixture.saved_reason("orders").as_deref(), Some("disk"), "a restart reads it, too");
 
     lifecycle.apply_settings(Some(fixture.plan("payments")), Drain::default());
-    fixture.until_it_is("payments", Some("disk")).await;
+    fixture.until_registered("payments", Some("disk")).await;
     assert_eq!(
         (fixture.saved_reason("orders"), fixture.saved_reason("payments").as_deref()),
         (None, Some("disk"))
@@ -308,26 +304,26 @@ async fn maintenance_waits_for_an_app_that_a_reload_takes_out_of_the_settings_an
 }
 
 #[tokio::test]
-async fn a_first_registration_by_a_reload_knows_what_an_earlier_run_was_told_and_takes_orders() {
+async fn the_first_registration_after_a_reload_restores_the_saved_maintenance_and_takes_requests() {
     let fixture = LifecycleFixture::new().await;
     MaintenanceFile::new(Some(fixture.file_path("orders"))).write(|| Some("disk".into())).await;
-    let lifecycle = fixture.live(None);
+    let lifecycle = fixture.start_at_once(None);
     wait_until_ready(&lifecycle).await;
     let refused = lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await;
     assert_eq!(refused, Err(MaintenanceError::NothingToRegister));
 
     lifecycle.apply_settings(Some(fixture.plan("orders")), Drain::default());
-    fixture.until_it_is("orders", Some("disk")).await;
+    fixture.until_registered("orders", Some("disk")).await;
     assert_eq!(lifecycle.handle().registration_status().maintenance.as_deref(), Some("disk"));
     lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await.unwrap();
-    fixture.until_it_is("orders", None).await;
+    fixture.until_registered("orders", None).await;
     assert_eq!(fixture.saved_reason("orders"), None);
 }
 
 #[tokio::test]
-async fn an_app_that_is_still_to_be_started_is_not_asked_by_the_settings_of_a_reload_either() {
+async fn a_reload_does_not_probe_an_app_that_is_still_to_be_started() {
     let fixture = LifecycleFixture { started: CancellationToken::new(), ..LifecycleFixture::new().await };
-    let lifecycle = fixture.live(Some(fixture.plan("orders")));
+    let lifecycle = fixture.start_at_once(Some(fixture.plan("orders")));
     timeout(
         Duration::from_secs(20),
         lifecycle.handle().wait_for_state(|state| *state == LifecycleState::Waiting),
@@ -339,21 +335,21 @@ async fn an_app_that_is_still_to_be_started_is_not_asked_by_the_settings_of_a_re
     let probed = timeout(Duration::from_millis(300), fixture.app.accept()).await;
     assert!(probed.is_err() && fixture.agent.register_calls() == 0);
     fixture.started.cancel();
-    fixture.until_it_is("orders", None).await;
+    fixture.until_registered("orders", None).await;
 }
 
 #[tokio::test]
-async fn an_app_is_asked_by_the_settings_of_the_reload() {
+async fn a_reload_replaces_the_settings_of_the_probe() {
     let fixture = LifecycleFixture::new().await;
     let slow = Health { interval: Duration::from_secs(3600), ..Health::default() };
     let fast = Health { interval: Duration::from_millis(100), ..Health::default() };
-    let lifecycle = fixture.live(Some(RegistrationPlan { probe: slow, ..fixture.plan("orders") }));
-    fixture.until_it_is("orders", None).await;
+    let lifecycle = fixture.start_at_once(Some(RegistrationPlan { probe: slow, ..fixture.plan("orders") }));
+    fixture.until_registered("orders", None).await;
     lifecycle
         .apply_settings(Some(RegistrationPlan { probe: fast, ..fixture.plan("orders") }), Drain::default());
-    // The connections of the first settings' probes, and more than they could make.
+    // More connections than the probes of the first settings make.
     for _ in 0..5 {
         timeout(Duration::from_secs(20), fixture.app.accept()).await.unwrap().unwrap();
     }
-    assert_eq!(fixture.agent.register_calls(), 1, "how it is asked is nothing to the registry");
+    assert_eq!(fixture.agent.register_calls(), 1, "new probe settings need no registration");
 }

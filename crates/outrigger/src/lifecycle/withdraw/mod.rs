@@ -1,4 +1,4 @@
-//! Takes the app out of the registry, in an order that callers do not notice.
+//! Takes the app out of the registry, in an order in which callers see no failed request.
 //!
 //! | module | its job |
 //! |---|---|

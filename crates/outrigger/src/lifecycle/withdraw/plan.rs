@@ -1,51 +1,51 @@
-//! Which step of leaving comes after which, a pure table.
+//! The order of the steps that withdraw the app, as a table.
 //!
 //! ```text
-//! Report ─→ HearCritical ─→ Deregister ─→ HearGone ─→ Margin ─→ Safe
-//!    └─failed──────────────────↑   └─failed──↴   ├─nothing to see─→ Blind ─→ Safe
-//!                                          Blind └─out of time────────────────↗
+//! ReportCritical ─→ AwaitCritical ─→ Deregister ─→ AwaitRemoved ─→ WaitMargin ─→ Safe
+//!    └─failed────────────────────────↑   └─failed──↴   ├─failed─→ WaitUnobserved ─→ Safe
+//!                                    WaitUnobserved    └─timed out────────────────────↗
 //! ```
 //!
-//! Critical is waited for before the registration goes, because a caller that only ever sees an
-//! instance vanish has to wonder whether the registry lost it; one that saw it turn critical first
-//! lets it go at once. The app is deregistered whatever else fails, and however much somebody hurries.
+//! The app is shown as critical before it is deregistered: a caller that sees an instance vanish has to find out
+//! whether the registry lost it, and a caller that saw it critical first drops it at once. The app is deregistered
+//! after any failure of the other steps, and also when the waits are skipped.
 
 use super::super::drain::DrainPhase;
 
-/// One thing to do.
+/// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum WithdrawStep {
-    /// Tell the registry that the app is critical.
+    /// Report the app as critical.
     ReportCritical,
-    /// Wait until callers see that.
+    /// Wait until callers see the app critical.
     AwaitCritical,
-    /// Take the app out of the registry.
+    /// Deregister the app.
     Deregister,
-    /// Wait until callers see that.
+    /// Wait until callers see the app no more.
     AwaitRemoved,
-    /// Wait a little more, for callers that ask other servers.
+    /// Wait `drain.margin` for callers that query other servers.
     WaitMargin,
-    /// Wait, where there is nothing to see.
+    /// Wait a fixed time, because nothing can be observed.
     WaitUnobserved,
-    /// Nothing is left to do: the app may be stopped.
+    /// The app may be stopped.
     Safe,
 }
 
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum StepResult {
-    /// It did what it is for.
+    /// The step succeeded.
     Done,
-    /// It could not: the registry does not answer, or shows nothing.
+    /// The registry does not answer, or does not show the app.
     Failed,
-    /// It could have, and did not within its time.
+    /// The time of the step ran out.
     TimedOut,
-    /// There is nobody left to wait for: the app has ended, or somebody insists.
+    /// The wait was skipped: the app has ended, or a second signal came.
     Skipped,
 }
 
 impl WithdrawStep {
-    /// Every step, in the order of a leave in which all goes well; `Blind` stands for `Margin`.
+    /// Every step, in order.
     #[cfg(test)]
     pub(crate) const ALL: [Self; 7] = [
         Self::ReportCritical,
@@ -57,7 +57,7 @@ impl WithdrawStep {
         Self::Safe,
     ];
 
-    /// The step after this one ended so.
+    /// The step that follows this one.
     pub(crate) fn next(self, result: StepResult) -> Self {
         match (self, result) {
             (Self::ReportCritical, StepResult::Done) => Self::AwaitCritical,
@@ -72,13 +72,12 @@ impl WithdrawStep {
         }
     }
 
-    /// Whether hurry cuts it short. What tells the registry is not cut: it is the point of leaving,
-    /// and a call that was cut off may still arrive.
+    /// Whether the step may be skipped. Calls to the registry are not: an aborted call may still arrive later.
     pub(super) fn is_skippable(self) -> bool {
         matches!(self, Self::AwaitCritical | Self::AwaitRemoved | Self::WaitMargin | Self::WaitUnobserved)
     }
 
-    /// What the pages say meanwhile.
+    /// The phase of the drain during the step.
     pub(super) fn drain_phase(self) -> DrainPhase {
         match self {
             Self::ReportCritical | Self::AwaitCritical | Self::Deregister => DrainPhase::Leaving,
@@ -95,18 +94,18 @@ mod tests {
     const RESULTS: [StepResult; 4] =
         [StepResult::Done, StepResult::Failed, StepResult::TimedOut, StepResult::Skipped];
 
-    /// The steps of a leave in which each ends as `ends` says.
+    /// The steps, when each ends as `results` says.
     fn walk(results: impl Fn(WithdrawStep) -> StepResult) -> Vec<WithdrawStep> {
         let mut steps = vec![WithdrawStep::ReportCritical];
         while let Some(step) = steps.last().filter(|step| **step != WithdrawStep::Safe) {
             steps.push(step.next(results(*step)));
-            assert!(steps.len() < 10, "it never ends: {steps:?}");
+            assert!(steps.len() < 10, "no end: {steps:?}");
         }
         steps
     }
 
     #[test]
-    fn the_order_of_leaving_by_what_goes_wrong() {
+    fn each_failure_has_its_order_of_steps() {
         use WithdrawStep::{
             AwaitCritical, AwaitRemoved, Deregister, ReportCritical, Safe, WaitMargin, WaitUnobserved,
         };
@@ -133,7 +132,7 @@ mod tests {
                 &[ReportCritical, Deregister, AwaitRemoved, WaitMargin, Safe],
             ),
             (
-                "the watch shows nothing of us",
+                "the watch does not show the app",
                 |step| {
                     if matches!(step, AwaitCritical | AwaitRemoved) {
                         StepResult::Failed
@@ -144,7 +143,7 @@ mod tests {
                 &[ReportCritical, AwaitCritical, Deregister, AwaitRemoved, WaitUnobserved, Safe],
             ),
             (
-                "callers hear of it too late",
+                "callers do not see it in time",
                 |step| {
                     if matches!(step, AwaitCritical | AwaitRemoved) {
                         StepResult::TimedOut
@@ -173,12 +172,12 @@ mod tests {
     }
 
     #[test]
-    fn however_it_goes_the_app_is_deregistered_once_and_the_end_is_reached() {
-        // Every combination of ends of the six steps that have one.
+    fn any_results_deregister_the_app_once_and_end_at_safe() {
+        // Every combination of results of the six steps before Safe.
         for n in 0..RESULTS.len().pow(6) {
             let results = |step: WithdrawStep| {
-                let place = WithdrawStep::ALL.iter().position(|each| *each == step).unwrap();
-                RESULTS[n / RESULTS.len().pow(place as u32) % RESULTS.len()]
+                let index = WithdrawStep::ALL.iter().position(|each| *each == step).unwrap();
+                RESULTS[n / RESULTS.len().pow(index as u32) % RESULTS.len()]
             };
             let steps = walk(results);
             let deregistered = steps.iter().filter(|step| **step == WithdrawStep::Deregister).count();
@@ -188,11 +187,11 @@ mod tests {
     }
 
     #[test]
-    fn hurry_cuts_waits_and_never_what_tells_the_registry() {
+    fn only_waits_can_be_skipped() {
         for step in WithdrawStep::ALL {
-            let tells =
+            let is_call =
                 matches!(step, WithdrawStep::ReportCritical | WithdrawStep::Deregister | WithdrawStep::Safe);
-            assert_eq!(step.is_skippable(), !tells, "{step:?}");
+            assert_eq!(step.is_skippable(), !is_call, "{step:?}");
         }
     }
 }

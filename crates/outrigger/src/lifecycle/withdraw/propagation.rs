@@ -1,10 +1,10 @@
-//! Whether callers have heard that the app is leaving: measured with a watch of our own on our own
-//! service. It is a blocking query like theirs, through the same loop as theirs, so what it has seen
-//! they have seen, give or take `drain.margin`.
+//! Whether callers have seen that the app is withdrawn, measured with a watch on the app's own service. The watch is
+//! the same blocking query, through the same loop, as that of the callers, so callers have seen what it has seen,
+//! give or take `drain.margin`.
 //!
-//! The watch begins when leaving begins: before, nobody needs its table. Where it shows nothing (the token
-//! may not read the service, another datacenter is asked by default, two nodes have the same id), nothing
-//! is measured and `drain.blind` holds. It tells the registry nothing: [`super::keeper`] does.
+//! The watch begins with the drain, because nothing needs it before. Nothing is measured where the watch does not
+//! show the app: the token may not read the service, another datacenter is queried by default, or two nodes have
+//! the same id. Then `drain.unobserved_wait` holds. This module sends nothing to the registry: the registrant does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,65 +20,66 @@ use super::plan::StepResult;
 /// Longest wait for the watch to show the app at all.
 const FIRST_LISTING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What callers hear, and how long that may take.
+/// Waits until callers have seen a step.
 #[derive(Debug)]
 pub(crate) struct PropagationMonitor {
     settings: Drain,
     /// Absent: nothing can be measured.
     discovery: Option<Arc<Discovery>>,
     own_watch: Option<OwnServiceWatch>,
-    /// When the registry was first told.
+    /// When the first call of the withdrawal began.
     first_report: Instant,
 }
 
 impl PropagationMonitor {
-    /// Callers that are measured with `discovery`, unless the settings say how long they take.
+    /// Measures with `discovery`, unless the settings give a fixed time.
     pub(crate) fn new(settings: Drain, discovery: Arc<Discovery>) -> Self {
         Self { settings, discovery: Some(discovery), own_watch: None, first_report: Instant::now() }
     }
 
-    /// Goes on by other settings: for a leave that has not begun.
+    /// Replaces the settings before a drain has begun.
     pub(crate) fn apply_settings(&mut self, settings: Drain) {
         self.settings = settings;
     }
 
-    /// Callers that have heard after `wait`.
+    /// A fixed `wait`, without a watch.
     #[cfg(test)]
     pub(crate) fn fixed(wait: Duration) -> Self {
         let settings = Drain { propagation: Propagation::Fixed(wait), ..Drain::default() };
         Self { settings, discovery: None, own_watch: None, first_report: Instant::now() }
     }
 
-    /// Callers that nothing is known of for `wait`.
+    /// A watch that shows nothing, so that `wait` holds.
     #[cfg(test)]
     pub(crate) fn unobserved_for(wait: Duration) -> Self {
         let settings = Drain { unobserved_wait: wait, ..Drain::default() };
         Self { settings, discovery: None, own_watch: None, first_report: Instant::now() }
     }
 
-    /// Begins to watch; never waits.
+    /// Starts the watch; returns at once.
     pub(crate) fn start_watch(&mut self, registration: &Registration) {
         let Some(discovery) = self.discovery.as_ref().filter(|_| self.is_measured()) else { return };
         let query = Query { service: registration.name.to_ascii_lowercase().into(), datacenter: None };
         match discovery.follow(query, WatchReason::Declared) {
             Ok(follower) => {
-                self.own_watch = Some(OwnServiceWatch { follower, sight: SelfLookup::new(registration) });
+                self.own_watch = Some(OwnServiceWatch { follower, lookup: SelfLookup::new(registration) });
             }
             Err(refused) => warn!(%refused, "cannot watch when callers hear that the app leaves"),
         }
     }
 
-    /// Whether the settings leave it to the watch how long callers take.
+    /// Whether the settings ask for a measured wait.
     pub(crate) fn is_measured(&self) -> bool {
         self.settings.propagation == Propagation::Measured
     }
 
-    /// The registry is being told from now on.
+    /// The first call of the withdrawal begins now.
     pub(crate) fn start_clock(&mut self) {
         self.first_report = Instant::now();
     }
 
-    /// Until callers see the app critical: half of `drain.cap` at most, for there is more to hear.
+    /// Waits until callers see the app critical: half of `drain.max_propagation` at most, because the wait for the
+    /// deregistration follows.
     pub(crate) async fn wait_until_critical(&mut self) -> StepResult {
         let until = self.first_report + self.settings.max_propagation / 2;
         match &mut self.own_watch {
@@ -93,7 +94,7 @@ impl PropagationMonitor {
         }
     }
 
-    /// Until they see it no more: up to `drain.cap`.
+    /// Waits until callers see the app no more: up to `drain.max_propagation`.
     pub(crate) async fn wait_until_removed(&mut self) -> StepResult {
         let until = self.first_report + self.settings.max_propagation;
         let Some(watch) = &mut self.own_watch else { return StepResult::Failed };
@@ -109,15 +110,15 @@ impl PropagationMonitor {
         result
     }
 
-    /// What is left of `drain.margin` within `drain.cap`.
+    /// `drain.margin`, as far as `drain.max_propagation` leaves time for it.
     pub(crate) fn remaining_margin(&self) -> Duration {
         let left =
             (self.first_report + self.settings.max_propagation).saturating_duration_since(Instant::now());
         self.settings.margin.min(left)
     }
 
-    /// The wait where nothing was measured: what is left of `drain.blind`, for trying to tell a registry
-    /// that does not answer took time, too.
+    /// The wait where nothing was measured: the rest of `drain.unobserved_wait`, because the calls to a registry
+    /// that does not answer have taken time, too.
     pub(crate) fn unobserved_wait(&self) -> Duration {
         match self.settings.propagation {
             Propagation::Fixed(wait) => wait,
@@ -128,28 +129,28 @@ impl PropagationMonitor {
     }
 }
 
-/// The watch on our own service.
+/// The watch on the app's own service.
 #[derive(Debug)]
 struct OwnServiceWatch {
     follower: Follower,
-    sight: SelfLookup,
+    lookup: SelfLookup,
 }
 
 impl OwnServiceWatch {
-    /// Waits until `is` holds of what is seen. `Failed`: the app was never seen at all.
+    /// Waits until `is` holds. `Failed`: the app was never listed.
     async fn wait_until(&mut self, until: Instant, is: impl Fn(CatalogPresence) -> bool) -> StepResult {
-        let sight = Instant::now() + FIRST_LISTING_TIMEOUT;
+        let first_listing = Instant::now() + FIRST_LISTING_TIMEOUT;
         loop {
             let snapshot = self.follower.snapshot();
-            let presence = self.sight.find(&snapshot.instances);
+            let presence = self.lookup.find(&snapshot.instances);
             if is(presence) {
                 return StepResult::Done;
             }
             let (never, limit) = (
                 presence == CatalogPresence::NeverListed,
-                if presence == CatalogPresence::NeverListed { sight.min(until) } else { until },
+                if presence == CatalogPresence::NeverListed { first_listing.min(until) } else { until },
             );
-            // The version of what was just looked at, or newer: nothing is missed in between.
+            // A change after `snapshot` is not missed: the versions are compared.
             let changed = async { while self.follower.changed().await.version <= snapshot.version {} };
             if timeout_at(limit, changed).await.is_err() {
                 return if never { StepResult::Failed } else { StepResult::TimedOut };

@@ -1,9 +1,5 @@
-//! Leaves the registry, step by step: see [`super::step`] for their order.
-//!
-//! What our own watch has seen, a busier one may not have: so the app is shown as critical for a moment
-//! before it goes.
-//!
-//! It stops nothing and carries nothing: [`super::drain`] says what follows.
+//! Runs the steps that withdraw the app: see [`super::plan`] for their order. [`super::super::drain`] says what
+//! follows.
 
 use std::time::Duration;
 
@@ -20,14 +16,15 @@ use super::{
     propagation::PropagationMonitor,
 };
 
-/// Longest time until the app is deregistered, in all; then `deregister_after` has to do it.
+/// Longest time until the app is deregistered. After it, the registry removes the app after `deregister_after`.
 pub(in super::super) const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// For how long an app is shown as critical that our own watch has seen so, before it is deregistered; at most
-/// `drain.margin`. Callers whose watch is held up meanwhile would only see it vanish.
+/// How long the app stays registered after the own watch has seen it critical; at most `drain.margin`. Without this
+/// time, a caller with a late watch would see the app vanish without having seen it critical.
 const MIN_CRITICAL_TIME: Duration = Duration::from_millis(500);
 
-/// Walks the table to `Safe`. Bounded: [`WITHDRAW_TIMEOUT`], then `drain.cap` or `drain.blind`.
+/// Runs every step up to `Safe`. Bounded: [`WITHDRAW_TIMEOUT`], then `drain.max_propagation` or
+/// `drain.unobserved_wait`.
 pub(in super::super) async fn run_steps(
     mut registrant: Registrant,
     propagation: &mut PropagationMonitor,
@@ -36,11 +33,11 @@ pub(in super::super) async fn run_steps(
 ) {
     let until = Instant::now() + WITHDRAW_TIMEOUT;
     drain.set_phase(DrainPhase::Leaving);
-    // Meanwhile, so that it has seen the app well before it can see it leave.
+    // Before the report, so that the watch sees the app healthy first.
     propagation.start_watch(&registrant.registration());
     let stopped = timeout_at(until, registrant.stop_tasks()).await;
     if let Ok(false) = stopped {
-        return; // never registered: there is nothing to tell, and nobody to hear it
+        return; // never registered
     }
     propagation.start_clock();
     let mut step = WithdrawStep::ReportCritical;
@@ -72,7 +69,7 @@ async fn run_step(
                 timeout_at(until, propagation.wait_until_critical()).await.unwrap_or(StepResult::TimedOut);
             match result {
                 StepResult::Done => sleep(MIN_CRITICAL_TIME.min(propagation.remaining_margin())).await,
-                // The agent took the report and nobody has heard it: there may be no leader.
+                // The agent took the report and the watch has not seen it: there may be no leader.
                 StepResult::Failed | StepResult::TimedOut if propagation.is_measured() => {
                     registrant.expect_stall()
                 }

@@ -32,10 +32,10 @@ impl Registry for ListedInstances {
         wait: Duration,
     ) -> AnswerFuture<'a, WatchAnswer> {
         Box::pin(async move {
-            let mut news = self.0.subscribe();
+            let mut changes = self.0.subscribe();
             let new = |(index, listed): &(u64, Option<_>)| listed.is_some() && *index != cursor.index();
-            let _ = timeout(wait, news.wait_for(new)).await;
-            let (index, listed) = news.borrow().clone();
+            let _ = timeout(wait, changes.wait_for(new)).await;
+            let (index, listed) = changes.borrow().clone();
             match listed {
                 Some(instances) => Ok(WatchAnswer {
                     instances,
@@ -73,7 +73,7 @@ fn us() -> Registration {
     }
 }
 
-/// Callers that watch, and the registry that they ask.
+/// A monitor that watches, and the registry that it queries.
 fn propagation(settings: Drain) -> (PropagationMonitor, Arc<ListedInstances>) {
     let listing = Arc::new(ListedInstances(watch::Sender::new((0, None))));
     let runtime = tokio::runtime::Handle::current();
@@ -88,7 +88,7 @@ fn propagation(settings: Drain) -> (PropagationMonitor, Arc<ListedInstances>) {
 const OTHER: (&str, &str) = ("node-2", "orders-2");
 
 #[tokio::test(start_paused = true)]
-async fn each_step_is_heard_when_it_is_listed_and_not_before() {
+async fn each_step_is_seen_when_it_is_listed_and_not_before() {
     let (mut propagation, listing) = propagation(Drain::default());
     let other = instance(OTHER.0, OTHER.1, HealthStatus::Passing);
     listing.list(&[other.clone(), instance("node-1", "orders-1", HealthStatus::Passing)]);
@@ -125,25 +125,25 @@ async fn an_app_that_is_critical_already_or_in_maintenance_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_callers_do_not_hear_is_waited_for_up_to_the_cap() {
+async fn a_step_that_is_not_listed_is_waited_for_up_to_max_propagation() {
     let (mut propagation, listing) = propagation(Drain::default());
     listing.list(&[instance("node-1", "orders-1", HealthStatus::Passing)]);
     let from = Instant::now();
     assert_eq!(propagation.wait_until_critical().await, StepResult::TimedOut);
-    assert_eq!(from.elapsed().as_millis() / 10, 250, "half of the cap");
+    assert_eq!(from.elapsed().as_millis() / 10, 250, "half of max_propagation");
     assert_eq!(propagation.wait_until_removed().await, StepResult::TimedOut);
-    assert_eq!(from.elapsed().as_millis() / 10, 500, "the cap");
-    assert_eq!(propagation.remaining_margin(), Duration::ZERO, "nothing is left of it");
+    assert_eq!(from.elapsed().as_millis() / 10, 500, "max_propagation");
+    assert_eq!(propagation.remaining_margin(), Duration::ZERO, "no time is left for the margin");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_does_not_show_the_app_measures_nothing() {
+async fn where_the_registry_does_not_show_the_app_nothing_is_measured() {
     let cases: [(&str, Option<Vec<Instance>>); 4] = [
         ("silent", None),
         ("empty, as for a token that may not read", Some(Vec::new())),
         ("others only", Some(vec![instance(OTHER.0, OTHER.1, HealthStatus::Passing)])),
         (
-            "two with our id, on two nodes",
+            "two with the id, on two nodes",
             Some(vec![
                 instance("node-1", "orders-1", HealthStatus::Passing),
                 instance("node-2", "orders-1", HealthStatus::Passing),
@@ -159,12 +159,12 @@ async fn a_registry_that_does_not_show_the_app_measures_nothing() {
         assert_eq!(propagation.wait_until_critical().await, StepResult::Failed, "{what}");
         assert_eq!(propagation.wait_until_removed().await, StepResult::Failed, "{what}");
         assert_eq!(from.elapsed().as_millis() / 10, 200, "{what}: a second each");
-        assert_eq!(propagation.unobserved_wait().as_millis() / 10, 300, "{what}: what is left of 5 s");
+        assert_eq!(propagation.unobserved_wait().as_millis() / 10, 300, "{what}: the rest of 5 s");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fixed_wait_asks_nobody() {
+async fn a_fixed_wait_needs_no_query() {
     let wait = Duration::from_secs(2);
     let settings = Drain { propagation: Propagation::Fixed(wait), ..Drain::default() };
     let (mut propagation, listing) = propagation(settings);

@@ -34,7 +34,7 @@ pub(crate) enum MaintenanceError {
     #[error("the app is leaving the registry")]
     Leaving,
     /// The request stays in force.
-    #[error("the registry has not confirmed it: {0}; the sidecar goes on trying")]
+    #[error("the registry has not confirmed it: {0}; the sidecar retries")]
     Unconfirmed(String),
 }
 

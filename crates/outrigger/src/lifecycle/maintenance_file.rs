@@ -91,14 +91,14 @@ fn read_or_warn(path: &Path) -> Option<String> {
 
 fn write_or_warn(path: &Path, reason: Option<&str>) {
     if let Err(error) = write(path, reason) {
-        warn!(file = %path.display(), %error, "cannot write down maintenance, a restart will not know it");
+        warn!(file = %path.display(), %error, "cannot save the maintenance reason, a restart will not restore maintenance");
     }
 }
 
 fn read(path: &Path) -> io::Result<String> {
     // Checked before it is opened: opening a FIFO blocks until a writer opens it.
     if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no plain file"));
+        return Err(io::Error::other("not a plain file"));
     }
     let mut text = String::new();
     fs::File::open(path)?.take(MAX_BYTES).read_to_string(&mut text)?;

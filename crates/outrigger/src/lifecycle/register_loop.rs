@@ -115,7 +115,7 @@ impl RegisterLoop {
         }
         // From now on a drain deregisters the app.
         self.state.record_sent();
-        warn!(id, "an earlier run has left the app in the registry");
+        warn!(id, "the app is still registered from an earlier run");
         health.wait_for(Option::is_some).await.ok().map(|_| RegisterReason::FoundExisting)
     }
 
@@ -146,7 +146,7 @@ impl RegisterLoop {
                 };
             let error = &failure.text;
             if self.state.record_failure(error.clone()) {
-                warn!(id = registration.id, error, "could not register the app, trying on");
+                warn!(id = registration.id, error, "could not register the app, retrying");
             }
             let pause = sleep(failure.retry_pause(failures));
             failures += 1;
@@ -206,7 +206,7 @@ fn log_registered(registration: &Registration, reason: RegisterReason) {
             info!(id, service = name, "the token was replaced, registered again with it")
         }
         RegisterReason::NewSettings => {
-            info!(id, service = name, port, "registered the app by its new settings")
+            info!(id, service = name, port, "registered the app with its new settings")
         }
     }
 }

@@ -241,7 +241,7 @@ impl Registrant {
         else {
             return true;
         };
-        warn!(id = registration.id, error = failure.text, "could not register again before leaving");
+        warn!(id = registration.id, error = failure.text, "could not register the app again before the deregistration");
         false
     }
 
@@ -254,7 +254,7 @@ impl Registrant {
                 return CriticalReport::Accepted;
             }
             Ok(Err(error)) if error.is_unknown_check() => {
-                debug!(id, error = error_chain(&error), "nothing to report critical");
+                debug!(id, error = error_chain(&error), "the agent does not know the check, nothing to report");
                 return CriticalReport::NotRegistered;
             }
             Ok(Err(error)) => warn!(id, error = error_chain(&error), "could not report critical"),
@@ -278,14 +278,14 @@ impl Registrant {
             let error = match timeout(within, self.registrar.deregister(id)).await {
                 Ok(Ok(())) => {
                     self.state.set_phase(RegistrationPhase::Left);
-                    info!(id, "left the registry");
+                    info!(id, "deregistered the app");
                     return true;
                 }
                 Ok(Err(error)) => error_chain(&error),
                 Err(_) => {
                     // No further try: see [`STALLED_TIMEOUT`].
                     self.state.record_failure(format!("no answer within {within:?}"));
-                    warn!(id, "the registry has not confirmed within {within:?} that the app left");
+                    warn!(id, "the registry has not confirmed the deregistration within {within:?}");
                     return false;
                 }
             };
@@ -293,7 +293,7 @@ impl Registrant {
             self.state.record_failure(error);
             sleep(RETRY_BACKOFF.pause(n, fastrand::u64(..))).await;
         }
-        warn!(id, "the registration stays; the registry removes it after deregister_after");
+        warn!(id, "could not deregister the app; the registry removes it after deregister_after");
         false
     }
 }

@@ -67,7 +67,7 @@ pub(crate) async fn run(
         let pause = match result {
             Ok(()) => {
                 if failures > 0 {
-                    info!(id, "the registry takes reports again");
+                    info!(id, "the registry accepts reports again");
                 }
                 failures = 0;
                 state.record_reported(generation, now);
@@ -75,7 +75,7 @@ pub(crate) async fn run(
             }
             Err(failure) => {
                 if state.record_failure(failure.text.clone()) {
-                    warn!(id, error = failure.text, "could not tell the registry how the app is");
+                    warn!(id, error = failure.text, "could not report the app's health to the registry");
                 }
                 if failure.refused {
                     refused_generation.send_replace(generation);

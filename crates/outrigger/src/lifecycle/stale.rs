@@ -58,7 +58,7 @@ pub(super) async fn run(
     for n in 0..MAX_TRIES {
         let ours = ours.borrow().clone();
         let Err(failure) = remove_stale(&*registrar, &ours).await else { return };
-        warn!(id = ours.id, error = failure.text, "could not remove what earlier runs had left");
+        warn!(id = ours.id, error = failure.text, "could not remove the registrations of earlier runs");
         sleep(RETRY_BACKOFF.pause(n, fastrand::u64(..))).await;
     }
 }
@@ -82,7 +82,7 @@ async fn remove_stale(registrar: &dyn Registrar, ours: &Registration) -> Result<
         let own = call_agent(registrar.service_checks(&held.id)).await?.own;
         if own.is_some_and(|own| own.output == LIVENESS_CHALLENGE) {
             call_agent(registrar.deregister(&held.id)).await?;
-            info!(id = held.id, service = held.name, "removed what an earlier run had left");
+            info!(id = held.id, service = held.name, "removed the registration of an earlier run");
         }
     }
     Ok(())

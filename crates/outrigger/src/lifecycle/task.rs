@@ -127,11 +127,11 @@ async fn apply_registration(
             return registrant.apply_settings(plan.registration.clone(), plan.probe.clone());
         }
         (Some(_), _) => {
-            info!("the app is to be registered otherwise, or not at all: leaving first");
+            info!("a reload replaced or removed the registration: deregistering the app first");
             if let Some(registrant) = registrant.take()
                 && timeout(WITHDRAW_TIMEOUT, registrant.withdraw_now()).await.is_err()
             {
-                warn!("gave up leaving the registry; deregister_after will remove the app");
+                warn!("gave up deregistering the app; the registry removes it after deregister_after");
             }
         }
         (None, _) => {}
@@ -164,7 +164,7 @@ async fn start_up<F: Future<Output = ()>>(
 ) {
     if let Some(answers) = first_answers {
         if timeout(LEARN_TIMEOUT, answers.as_mut()).await.is_err() {
-            warn!(after = ?LEARN_TIMEOUT, "the registry has not answered for every declared service, going on without");
+            warn!(after = ?LEARN_TIMEOUT, "the registry has not answered for every declared service, starting without");
         }
         *first_answers = None;
     }

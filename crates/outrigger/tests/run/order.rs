@@ -22,7 +22,7 @@ async fn the_sidecar_comes_before_the_app_and_ends_after_it() {
     assert!(app[4].starts_with("stop: outbound HTTP/1.1 "), "open until the app has ended: {app:?}");
     assert_eq!(app[5..], ["stop: not listed", "ended"], "gone from the registry before: {app:?}");
     assert!(send_request(sidecar.outbound, "GET /", "").await.is_none(), "and closed now");
-    assert!(sidecar.log().contains("callers have heard that the app left"), "measured");
+    assert!(sidecar.log().contains("callers have seen that the app left"), "measured");
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ impl PropagationMonitor {
             Ok(follower) => {
                 self.own_watch = Some(OwnServiceWatch { follower, lookup: SelfLookup::new(registration) });
             }
-            Err(refused) => warn!(%refused, "cannot watch when callers hear that the app leaves"),
+            Err(refused) => warn!(%refused, "cannot watch when callers see that the app leaves"),
         }
     }
 
@@ -101,10 +101,10 @@ impl PropagationMonitor {
         let result = watch.wait_until(until, |presence| presence == CatalogPresence::Removed).await;
         let after = self.first_report.elapsed();
         match result {
-            StepResult::Done => info!(?after, "callers have heard that the app left"),
-            StepResult::TimedOut => warn!(?after, "callers may not all have heard yet that the app left"),
+            StepResult::Done => info!(?after, "callers have seen that the app left"),
+            StepResult::TimedOut => warn!(?after, "some callers may not have seen yet that the app left"),
             StepResult::Failed | StepResult::Skipped => {
-                warn!("the registry does not show when callers hear of it")
+                warn!("the registry does not show the app, so the wait is not measured")
             }
         }
         result

@@ -81,7 +81,7 @@ async fn run_step(
             Ok(done) => result_of(done),
             Err(_) => {
                 warn!(
-                    "gave up leaving the registry after {WITHDRAW_TIMEOUT:?}; deregister_after will remove the app"
+                    "gave up deregistering the app after {WITHDRAW_TIMEOUT:?}; the registry removes it after deregister_after"
                 );
                 StepResult::TimedOut
             }

@@ -2,7 +2,6 @@
 
 use std::{
     env,
-    error::Error as _,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -50,7 +49,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bench: {}", in_full(&error));
+            eprintln!("bench: {}", outrigger_config::error_chain(&error));
             ExitCode::FAILURE
         }
     }
@@ -144,15 +143,4 @@ fn build_outrigger() -> Result<(), Error> {
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// An error with its causes: each `Display` is one level.
-fn in_full(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -1,8 +1,23 @@
 //! What is wrong, where, and what to do about it.
 
-use std::fmt;
+use std::{error::Error, fmt};
 
 use crate::Origin;
+
+/// An error and all its causes in one line, for logs and pages.
+pub fn error_chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        // Some errors print their source themselves.
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        next = cause.source();
+    }
+    line
+}
 
 /// One thing that is wrong (or, among the warnings, suspicious).
 ///
@@ -97,5 +112,18 @@ pub(crate) struct InvalidValue {
 impl InvalidValue {
     pub(crate) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { what: what.into(), hint: hint.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_with_all_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("start")]
+        struct TestError(#[source] std::io::Error);
+        assert_eq!(error_chain(&TestError(std::io::Error::other("disk is full"))), "start: disk is full");
     }
 }

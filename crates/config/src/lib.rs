@@ -37,7 +37,7 @@ mod summary;
 mod units;
 
 pub use diff::{RESTART_ONLY, ReloadPlan, SettingChange, fingerprint, plan_reload};
-pub use error::{Problem, Problems};
+pub use error::{Problem, Problems, error_chain};
 pub use keys::keys;
 pub use layers::{Environment, Overrides, VARIABLES};
 pub use load::{LoadedConfig, MAX_FILE_BYTES, load, load_path};
@@ -45,4 +45,4 @@ pub use model::*;
 pub use origin::{Origin, Origins};
 pub use render::render;
 pub use summary::summarize;
-pub use units::{format_duration, format_size, parse_duration};
+pub use units::{format_coarse_duration, format_duration, format_size, parse_duration};

@@ -70,6 +70,13 @@ pub fn format_duration(value: Duration) -> String {
     out
 }
 
+/// The duration in whole seconds, below one second in whole milliseconds, for logs and pages: `2s`, `350ms`,
+/// `1m30s`.
+pub fn format_coarse_duration(value: Duration) -> String {
+    let seconds = value.as_secs();
+    format_duration(if seconds == 0 { value } else { Duration::from_secs(seconds) })
+}
+
 /// `64KiB`, `1MiB`, or plain bytes.
 pub(crate) fn size(text: &str) -> Result<usize, InvalidValue> {
     let hint = "write bytes, or a whole number with KiB, MiB or GiB, as 64KiB";
@@ -172,6 +179,16 @@ mod tests {
 
     fn ms(text: &str, expected: Option<u64>) {
         assert_eq!(duration(text).ok(), expected.map(Duration::from_millis), "for {text:?}");
+    }
+
+    #[test]
+    fn a_coarse_duration_has_milliseconds_only_below_a_second() {
+        for (millis, expected) in
+            [(0, "0s"), (350, "350ms"), (999, "999ms"), (2_345, "2s"), (90_001, "1m30s"), (3_600_000, "1h")]
+        {
+            assert_eq!(format_coarse_duration(Duration::from_millis(millis)), expected);
+        }
+        assert_eq!(format_coarse_duration(Duration::from_nanos(999)), "0s");
     }
 
     #[test]

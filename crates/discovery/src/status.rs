@@ -45,14 +45,3 @@ pub struct ServiceStatus {
     /// still answered, and how long ago that was.
     pub presumed_gone: Option<(usize, Duration)>,
 }
-
-/// An error with its causes, on one line: each `Display` is one level.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}

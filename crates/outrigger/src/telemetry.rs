@@ -7,8 +7,9 @@
 //!
 //! Each part registers its own metrics beside these; nothing here is global.
 
-use std::{error::Error, io::IsTerminal};
+use std::io::IsTerminal;
 
+pub use outrigger_config::error_chain;
 use outrigger_config::{Log, LogFormat};
 use prometheus::{IntGaugeVec, Opts};
 use tracing::warn;
@@ -101,21 +102,6 @@ pub fn new_metrics_registry() -> Result<prometheus::Registry, prometheus::Error>
     Ok(metrics)
 }
 
-/// An error and all its causes in one line, for logs and pages.
-pub fn error_chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let text = error.to_string();
-        // Some errors print their source themselves.
-        if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-        next = error.source();
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,13 +125,5 @@ mod tests {
         for name in ["process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds_total"] {
             assert!(text.contains(name), "{name} in\n{text}");
         }
-    }
-
-    #[test]
-    fn an_error_is_one_line_with_all_its_causes() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("start")]
-        struct TestError(#[source] std::io::Error);
-        assert_eq!(error_chain(&TestError(std::io::Error::other("disk is full"))), "start: disk is full");
     }
 }

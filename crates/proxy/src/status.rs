@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::Balance;
+use outrigger_config::{Balance, format_coarse_duration};
 use outrigger_discovery::Knowledge;
 use outrigger_policy::{
     circuit_breaker::BreakerState,
@@ -145,12 +145,12 @@ fn describe_ejection(
     let next = match endpoint.stats.ejection_state() {
         EjectionState::Healthy => return None,
         EjectionState::Ejected if left.is_zero() => "is being tried again".to_owned(),
-        EjectionState::Ejected => format!("tried again in {:.1} s", left.as_secs_f64()),
+        EjectionState::Ejected => format!("tried again in {}", format_coarse_duration(left)),
         EjectionState::Probation => "the next request that may be retried decides".to_owned(),
         EjectionState::Panic => "used all the same, for none is trusted".to_owned(),
     };
-    let ago = now.saturating_duration_since(ejected.since).as_secs_f64();
-    Some(format!("ejected {ago:.1} s ago ({}), {next}", describe_reason(ejected.reason, settings)))
+    let ago = format_coarse_duration(now.saturating_duration_since(ejected.since));
+    Some(format!("ejected {ago} ago ({}), {next}", describe_reason(ejected.reason, settings)))
 }
 
 /// The status of one cluster.

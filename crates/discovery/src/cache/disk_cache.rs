@@ -26,6 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use outrigger_config::error_chain;
 use outrigger_registry::{Instance, Query};
 use parking_lot::Mutex;
 use tokio::{
@@ -43,7 +44,6 @@ use super::{
 use crate::{
     clock::{now, unix_time},
     service::Service,
-    status::error_chain,
 };
 
 /// Pause between two writes.

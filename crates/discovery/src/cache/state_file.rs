@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_config::error_chain;
 use outrigger_registry::{Instance, Query};
 use tracing::{debug, info, warn};
 
@@ -19,7 +20,6 @@ use super::{
     format::{self, ContentError},
     record::ServiceRecord,
 };
-use crate::status::error_chain;
 
 /// Largest file that is read or written.
 const MAX_BYTES: usize = 64 * 1024 * 1024;

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use outrigger_config::{error_chain, format_coarse_duration};
 use outrigger_policy::Backoff;
 use outrigger_registry::{Consistency, Cursor, Error, Instance, WatchAnswer};
 use tokio::{
@@ -22,10 +23,7 @@ use super::{
     rate_limiter::{AnswerKind, RateLimiter},
     recheck::SuspectRecheck,
 };
-use crate::{
-    Knowledge, Snapshot, WatchReason, clock::now, service::Service, status::error_chain,
-    suspects::ReviewedAnswer,
-};
+use crate::{Knowledge, Snapshot, WatchReason, clock::now, service::Service, suspects::ReviewedAnswer};
 
 /// Spreads the queries of many services, at the start and when an outage ends. On-demand services start
 /// without it, because a request waits for the answer.
@@ -335,7 +333,7 @@ impl Watcher {
         self.context.metrics.count_error(error);
         let (service, text, now) = (&self.service.query, error_chain(error), now());
         let stale_for =
-            self.service.confirmed_ago(now).map_or("never heard".to_owned(), |ago| format!("{ago:.1?}"));
+            self.service.confirmed_ago(now).map_or("never heard".to_owned(), format_coarse_duration);
         let scope = FailureScope::of(error);
         let is_new = self.failure_scope.replace(scope) != Some(scope);
         match scope {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use outrigger_config as config;
+use outrigger_config::{self as config, format_coarse_duration};
 use outrigger_discovery::{Follower, Knowledge, Snapshot, WatchReason};
 use outrigger_policy::{
     Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, circuit_breaker::BreakerState,
@@ -371,12 +371,13 @@ impl Cluster {
         let view = self.view.load_full();
         let status = self.follower.status();
         let heard = match status.confirmed_ago {
-            Some(ago) => format!("registry last heard {} s ago", ago.as_secs()),
+            Some(ago) => format!("registry last heard {} ago", format_coarse_duration(ago)),
             None => "registry never heard".to_owned(),
         };
         let heard = match status.presumed_gone {
             Some((instances, ago)) => {
-                format!("{heard}; {instances} instances were believed gone {} s ago", ago.as_secs())
+                let ago = format_coarse_duration(ago);
+                format!("{heard}; {instances} instances were believed gone {ago} ago")
             }
             None => heard,
         };

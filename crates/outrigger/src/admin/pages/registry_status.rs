@@ -2,8 +2,7 @@
 //! a restart, or from before it fell silent. None of it makes a sidecar less ready: it carries requests
 //! by what is known, and that is what it is there for.
 
-use std::time::Duration;
-
+use outrigger_config::format_coarse_duration;
 use outrigger_discovery::{Knowledge, ServiceStatus};
 use serde::Serialize;
 
@@ -39,17 +38,17 @@ impl RegistryStatus {
         if let Some(oldest) =
             with_knowledge(services, Knowledge::Remembered).filter_map(|one| one.confirmed_ago).max()
         {
-            let (count, age) = (remembered.len(), format_seconds(oldest));
+            let (count, age) = (remembered.len(), format_coarse_duration(oldest));
             notes.push(format!(
-                "{count} services are served from before the restart, the oldest {age} s old; \
+                "{count} services are served from before the restart, the oldest {age} old; \
                  the registry does not answer{because}"
             ));
         }
         let failing = with_knowledge(services, Knowledge::Answered).filter(|service| service.failures > 0);
         if let Some(longest) = failing.clone().filter_map(|service| service.confirmed_ago).max() {
-            let (count, age) = (failing.count(), format_seconds(longest));
+            let (count, age) = (failing.count(), format_coarse_duration(longest));
             notes.push(format!(
-                "{count} services are served from the last answers, the oldest {age} s old; \
+                "{count} services are served from the last answers, the oldest {age} old; \
                  the registry does not answer now{because}"
             ));
         }
@@ -72,13 +71,9 @@ fn cached_service(service: &ServiceStatus) -> CachedService {
     }
 }
 
-fn format_seconds(time: Duration) -> String {
-    format!("{:.1}", time.as_secs_f64())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use outrigger_discovery::{InstanceCounts, WatchReason};
     use outrigger_registry::Query;
@@ -128,7 +123,7 @@ mod tests {
             heard["remembered"],
             serde_json::json!([{"service": "orders", "age_ms": 12_345}, {"service": "payments", "age_ms": 900}])
         );
-        let note = "2 services are served from before the restart, the oldest 12.3 s old; the registry does not \
+        let note = "2 services are served from before the restart, the oldest 12s old; the registry does not \
                     answer: connect to 127.0.0.1:8500: refused";
         assert_eq!(heard["notes"], serde_json::json!([note]));
     }
@@ -141,9 +136,6 @@ mod tests {
         ]);
         assert_eq!((&heard["answered"], heard.get("remembered")), (&true.into(), None));
         let note = heard["notes"][0].as_str().unwrap();
-        assert!(
-            note.starts_with("1 services are served from the last answers, the oldest 60.0 s old"),
-            "{note}"
-        );
+        assert!(note.starts_with("1 services are served from the last answers, the oldest 1m old"), "{note}");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
+use outrigger_config::format_coarse_duration;
 use outrigger_discovery::{Knowledge, ServiceStatus, WatchReason};
 use outrigger_proxy::{ClusterStatus, EndpointStatus};
 use serde::Serialize;
@@ -200,15 +201,15 @@ impl ServiceEntry {
 
 impl WatchStatus {
     fn text(&self, out: &mut String) {
-        let heard = self.heard_ago_ms.map(format_seconds);
+        let heard = self.heard_ago_ms.map(format_ms);
         let _ = match (self.answered, heard) {
             (false, Some(ago)) => writeln!(
                 out,
-                "  remembered from before the restart, {ago} s old; the registry has not answered since"
+                "  remembered from before the restart, {ago} old; the registry has not answered since"
             ),
             (true, Some(ago)) => {
                 let leader = if self.known_leader { "" } else { ", and had no leader then" };
-                writeln!(out, "  registry last heard {ago} s ago{leader}")
+                writeln!(out, "  registry last heard {ago} ago{leader}")
             }
             (_, None) => writeln!(out, "  the registry has not answered yet"),
         };
@@ -227,18 +228,17 @@ impl WatchStatus {
             );
         }
         if let Some(PresumedGoneStatus { instances, ago_ms }) = self.believed_gone {
-            let ago = format_seconds(ago_ms);
+            let ago = format_ms(ago_ms);
             let _ = writeln!(
                 out,
-                "  {instances} instances were believed gone {ago} s ago; they answered until then"
+                "  {instances} instances were believed gone {ago} ago; they answered until then"
             );
         }
     }
 }
 
-fn format_seconds(ms: u128) -> String {
-    let time = Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX));
-    format!("{:.1}", time.as_secs_f64())
+fn format_ms(ms: u128) -> String {
+    format_coarse_duration(Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX)))
 }
 
 fn entry_without_cluster(status: &ServiceStatus) -> ServiceEntry {

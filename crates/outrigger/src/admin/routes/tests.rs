@@ -62,7 +62,7 @@ impl AdminBackend for TestBackend {
                 EndpointStatus {
                     suspect: true,
                     trust: "probation",
-                    why_not: Some("ejected 3.2 s ago, the next request decides; suspect".into()),
+                    why_not: Some("ejected 3s ago, the next request decides; suspect".into()),
                     ejected: Some(outrigger_proxy::EjectedStatus {
                         why: "unreachable",
                         ago: Duration::from_millis(3_200),
@@ -240,12 +240,12 @@ async fn services_are_text_for_people() {
         "orders with v2: weighted",
         "dc1/n/orders-2",
         "  not used: its check is critical",
-        "         1  ejected 3.2 s ago, the next request decides; suspect",
+        "         1  ejected 3s ago, the next request decides; suspect",
         "1 suspects, kept against the registry's word while they answer: orders-3",
-        "2 instances were believed gone 3.0 s ago; they answered until then",
-        "remembered from before the restart, 2.0 s old; the registry has not answered since",
-        "2.0 s ago\n",
-        "2.0 s ago, and had no leader then",
+        "2 instances were believed gone 3s ago; they answered until then",
+        "remembered from before the restart, 2s old; the registry has not answered since",
+        "2s ago\n",
+        "2s ago, and had no leader then",
         "registry: the token may lack node:read",
     ] {
         assert!(by_query.contains(part), "{part} in\n{by_query}");

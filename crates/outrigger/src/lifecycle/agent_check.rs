@@ -65,7 +65,10 @@ impl RegisterLoop {
                 Err(failure) => {
                     let error = &failure.text;
                     if self.state.record_failure(error.clone()) {
-                        warn!(id = registration.id, error, "could not query the registration at the agent, retrying");
+                        warn!(
+                            id = registration.id,
+                            error, "could not query the registration at the agent, retrying"
+                        );
                     }
                     failures += 1;
                     failure.retry_pause(failures - 1)

@@ -241,7 +241,11 @@ impl Registrant {
         else {
             return true;
         };
-        warn!(id = registration.id, error = failure.text, "could not register the app again before the deregistration");
+        warn!(
+            id = registration.id,
+            error = failure.text,
+            "could not register the app again before the deregistration"
+        );
         false
     }
 
@@ -254,7 +258,11 @@ impl Registrant {
                 return CriticalReport::Accepted;
             }
             Ok(Err(error)) if error.is_unknown_check() => {
-                debug!(id, error = error_chain(&error), "the agent does not know the check, nothing to report");
+                debug!(
+                    id,
+                    error = error_chain(&error),
+                    "the agent does not know the check, nothing to report"
+                );
                 return CriticalReport::NotRegistered;
             }
             Ok(Err(error)) => warn!(id, error = error_chain(&error), "could not report critical"),

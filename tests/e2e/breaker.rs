@@ -8,8 +8,7 @@ use outrigger_tests::{
     wait,
 };
 
-const QUICK: &str =
-    "defaults: {retry: {max_retries: 0}, circuit_breaker: {min_requests: 10, open: 500ms, open_max: 1s}}";
+const QUICK: &str = "defaults: {retry: {max_retries: 0}, circuit_breaker: {min_requests: 10, open_for: 500ms, max_open_for: 1s}}";
 
 async fn failing(status: u16, settings: &str) -> (Sidecar, Instance) {
     let instance = Instance::scripted("a", move |_| Answer::status(status, "no")).await;
@@ -189,7 +188,7 @@ async fn one_services_breaker_is_nobody_elses_and_it_can_be_off() {
 #[tokio::test]
 async fn failures_in_a_row_open_it_where_the_settings_say_so() {
     let settings =
-        "defaults: {retry: {max_retries: 0}, circuit_breaker: {consecutive_failures: 3, open: 5s}}";
+        "defaults: {retry: {max_retries: 0}, circuit_breaker: {consecutive_failures: 3, open_for: 5s}}";
     let (sidecar, instance) = failing(503, settings).await;
     send(&sidecar, 6).await;
     assert_eq!((state(&sidecar), instance.count()), ("open", 3));
@@ -198,8 +197,8 @@ async fn failures_in_a_row_open_it_where_the_settings_say_so() {
 #[tokio::test]
 async fn an_open_one_does_not_wait_before_it_asks_an_instance_that_joins() {
     // Without the guard, which would keep the ill one.
-    let settings = "discovery: {guard: off}\n\
-                    defaults: {circuit_breaker: {min_requests: 10, open: 1h, open_max: 1h}, retry: off}";
+    let settings = "discovery: {mass_loss: off}\n\
+                    defaults: {circuit_breaker: {min_requests: 10, open_for: 1h, max_open_for: 1h}, retry: off}";
     let (sidecar, ill) = failing(503, settings).await;
     send(&sidecar, 10).await;
     assert_eq!(sidecar.get("orders", "/").await.reason(), "circuit_open");

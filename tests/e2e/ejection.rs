@@ -69,7 +69,7 @@ async fn an_instance_that_refuses_connections_is_tried_once_and_comes_back_by_it
 async fn an_instance_that_answers_503_is_out_after_five_and_the_last_one_never() {
     let well = Instance::start("a").await;
     let ill = Instance::scripted("b", |_| Answer::status(503, "no")).await;
-    let sidecar = Sidecar::orders("defaults: {outlier: {base: 30s}}", &[&well, &ill]).await;
+    let sidecar = Sidecar::orders("defaults: {outlier: {base_ejection_time: 30s}}", &[&well, &ill]).await;
     all_well(&sidecar, 60).await;
     assert_eq!((ill.count(), ejected(&sidecar, "soft")), (5, 1.0));
     let told = sidecar.endpoints("orders").into_iter().find_map(|one| one.why_not).unwrap_or_default();
@@ -121,7 +121,7 @@ async fn with_ejection_off_an_instance_keeps_its_turns() {
 async fn a_bad_answer_with_a_body_counts_as_one_without() {
     let well = Instance::start("a").await;
     let ill = Instance::scripted("b", |_| Answer::status(503, "with a body")).await;
-    let sidecar = Sidecar::orders("defaults: {outlier: {base: 30s}}", &[&well, &ill]).await;
+    let sidecar = Sidecar::orders("defaults: {outlier: {base_ejection_time: 30s}}", &[&well, &ill]).await;
     let mut client = sidecar.client().await;
     for _ in 0..60 {
         // A POST is not repeated: the answer is carried to its end.
@@ -135,7 +135,7 @@ async fn an_instance_that_cuts_its_answers_is_out_after_five() {
     let well = Instance::start("a").await;
     let cut = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\npart").then_close();
     let ill = Instance::scripted("b", move |_| cut.clone()).await;
-    let settings = "defaults: {outlier: {base: 30s}, circuit_breaker: off}";
+    let settings = "defaults: {outlier: {base_ejection_time: 30s}, circuit_breaker: off}";
     let sidecar = Sidecar::orders(settings, &[&well, &ill]).await;
     let mut broken = 0;
     for _ in 0..60 {
@@ -151,7 +151,7 @@ async fn an_instance_that_cuts_its_answers_is_out_after_five() {
 async fn an_instance_that_lets_the_whole_time_out_pass_is_out_after_five() {
     let well = Instance::start("a").await;
     let hung = Instance::scripted("b", |_| Answer::no_answer()).await;
-    let settings = "defaults: {timeout: 100ms, outlier: {base: 30s}, circuit_breaker: off}";
+    let settings = "defaults: {timeout: 100ms, outlier: {base_ejection_time: 30s}, circuit_breaker: off}";
     let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
     let mut late = 0;
     for _ in 0..40 {
@@ -259,7 +259,7 @@ async fn trust_goes_with_a_life_and_outlives_every_other_change() {
     for instance in [&well, &ill] {
         agent.register("orders", instance).await;
     }
-    let settings = "defaults: {outlier: {base: 60s}}\nupstreams: [{service: orders}]";
+    let settings = "defaults: {outlier: {base_ejection_time: 60s}}\nupstreams: [{service: orders}]";
     let (app, addr) = app::start_router(front.addr(), settings).await;
     let of_ill = || app.clusters()[0].endpoints.iter().find(|one| one.id == "b").cloned().expect("b");
     let mut client = Client::connect(addr).await;
@@ -335,7 +335,7 @@ async fn an_instance_that_answers_nobody_is_passed_over_until_it_speaks() {
 async fn what_waits_for_an_instance_that_answers_nobody_is_answered_by_another() {
     let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     let well = Instance::start("well").await;
-    let settings = "defaults: {timeout: 5s, outlier: {base: 30s}}";
+    let settings = "defaults: {timeout: 5s, outlier: {base_ejection_time: 30s}}";
     let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
     let mut posts = [hanging(&sidecar, "POST").await, hanging(&sidecar, "POST").await];
     let load = Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "PUT", "DELETE"]));
@@ -380,7 +380,8 @@ async fn what_is_sent_to_another_as_well_goes_on_to_a_third_when_that_one_fails(
 async fn one_hung_instance_does_not_open_the_breaker_of_the_others() {
     let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     let well = Instance::start("well").await;
-    let settings = "defaults: {timeout: 500ms, circuit_breaker: {min_requests: 10}, outlier: {base: 30s}}";
+    let settings =
+        "defaults: {timeout: 500ms, circuit_breaker: {min_requests: 10}, outlier: {base_ejection_time: 30s}}";
     let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
     let mut waiting = Vec::new();
     while hung.count() < 20 {

@@ -198,7 +198,9 @@ async fn a_408_on_a_reused_connection_is_its_end_and_not_an_answer() {
 #[tokio::test]
 async fn idle_connections_to_an_instance_are_closed_before_it_would() {
     let instance = Instance::start("a").await;
-    let sidecar = Sidecar::orders("defaults: {pool: {idle: 1s, fresh: 500ms}}", &[&instance]).await;
+    let sidecar =
+        Sidecar::orders("defaults: {pool: {idle_timeout: 1s, non_idempotent_max_idle: 500ms}}", &[&instance])
+            .await;
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
     let since = Instant::now();
     assert_eq!(instance.wait_connection_end(0).await, ConnectionEnd::Idle);

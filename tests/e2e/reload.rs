@@ -17,8 +17,8 @@ const UPGRADE: &str =
 const EVERYTHING: &str = "defaults:\n  timeout: 5s\n  per_try_timeout: 4s\n  connect_timeout: 2s\n  body_idle: 30s\n  \
      balance: random\n  retry: {max_retries: 1, budget: {ratio: 50%, window: 20s}}\n  \
      circuit_breaker: {min_requests: 50, window: 20s}\n  outlier: {consecutive_failures: 9, window: 20s}\n  \
-     pool: {max_connections: 64, max_idle: 32, idle: 5s}\n\
-     discovery: {first_answer: 2s, guard: off}\n\
+     pool: {max_connections: 64, max_idle: 32, idle_timeout: 5s}\n\
+     discovery: {first_answer: 2s, mass_loss: off}\n\
      log: {access: true}";
 
 #[tokio::test]
@@ -44,7 +44,11 @@ async fn connections_to_instances_and_of_the_app_are_kept() {
     for n in 0..8 {
         if n % 2 == 0 {
             sidecar
-                .apply_settings(if n % 4 == 0 { "defaults: {timeout: 3s, pool: {idle: 10s}}" } else { "" })
+                .apply_settings(if n % 4 == 0 {
+                    "defaults: {timeout: 3s, pool: {idle_timeout: 10s}}"
+                } else {
+                    ""
+                })
                 .await;
         }
         let answer = client.get("orders", "/").await;
@@ -105,7 +109,11 @@ async fn what_is_under_way_ends_as_it_began() {
 async fn an_ejected_instance_stays_out() {
     let well = Instance::start("a").await;
     let ill = Instance::scripted("b", |_| Answer::status(503, "no")).await;
-    let sidecar = Sidecar::orders("defaults: {outlier: {base: 1h, max: 1h}}", &[&well, &ill]).await;
+    let sidecar = Sidecar::orders(
+        "defaults: {outlier: {base_ejection_time: 1h, max_ejection_time: 1h}}",
+        &[&well, &ill],
+    )
+    .await;
     let mut client = sidecar.client().await;
     let trust =
         |trust| sidecar.metric("outrigger_instances_trust", &[("service", "orders"), ("trust", trust)]);
@@ -113,7 +121,7 @@ async fn an_ejected_instance_stays_out() {
         assert_eq!(client.get("orders", "/").await.status, 200);
     }
     assert_eq!((ill.count(), trust("ejected")), (5, 1.0));
-    for settings in [EVERYTHING, "", "defaults: {outlier: {base: 1s}}"] {
+    for settings in [EVERYTHING, "", "defaults: {outlier: {base_ejection_time: 1s}}"] {
         sidecar.apply_settings(settings).await;
         for _ in 0..10 {
             assert_eq!(client.get("orders", "/").await.status, 200);
@@ -131,14 +139,14 @@ async fn an_ejected_instance_stays_out() {
 #[tokio::test]
 async fn an_open_breaker_stays_open_and_can_be_turned_off() {
     let instance = Instance::scripted("a", |_| Answer::status(503, "no")).await;
-    let settings = "defaults: {retry: off, outlier: off, circuit_breaker: {open: 1h, open_max: 1h}}";
+    let settings = "defaults: {retry: off, outlier: off, circuit_breaker: {open_for: 1h, max_open_for: 1h}}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
     let mut client = sidecar.client().await;
     for _ in 0..20 {
         client.get("orders", "/").await;
     }
     assert_eq!(client.get("orders", "/").await.reason(), "circuit_open");
-    sidecar.apply_settings("defaults: {retry: off, outlier: off, circuit_breaker: {min_requests: 1000, open: 1h, open_max: 1h}}").await;
+    sidecar.apply_settings("defaults: {retry: off, outlier: off, circuit_breaker: {min_requests: 1000, open_for: 1h, max_open_for: 1h}}").await;
     assert_eq!(client.get("orders", "/").await.reason(), "circuit_open");
     assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 1.0);
     sidecar.apply_settings("defaults: {retry: off, outlier: off, circuit_breaker: off}").await;

@@ -73,7 +73,7 @@ const DISCOVERY: &[KeySpec] = &[
     value("max_services"),
     value("max_unknown"),
     value("unknown_ttl"),
-    section("guard", &[value("confirm"), value("hold"), value("probe")]),
+    section("mass_loss", &[value("confirm_for"), value("hold_for"), value("probe_timeout")]),
 ];
 
 const OUTBOUND: &[KeySpec] =
@@ -88,22 +88,8 @@ const LIMITS: &[KeySpec] = &[
     value("tunnel_idle"),
 ];
 
-const POLICY: &[KeySpec] = &[
-    value("balance"),
-    value("timeout"),
-    value("per_try_timeout"),
-    value("deadline"),
-    value("connect_timeout"),
-    value("body_idle"),
-    value("max_in_flight"),
-    value("max_pending"),
-    value("pending_timeout"),
-    RETRY,
-    HEDGE,
-    CIRCUIT_BREAKER,
-    OUTLIER,
-    POOL,
-];
+/// The keys of `defaults`: those of an upstream without its own four.
+const POLICY: &[KeySpec] = UPSTREAM.split_at(4).1;
 
 const UPSTREAM: &[KeySpec] = &[
     value("service"),
@@ -148,8 +134,8 @@ const CIRCUIT_BREAKER: KeySpec = section(
         value("window"),
         value("min_requests"),
         value("consecutive_failures"),
-        value("open"),
-        value("open_max"),
+        value("open_for"),
+        value("max_open_for"),
         value("probes"),
     ],
 );
@@ -161,15 +147,21 @@ const OUTLIER: KeySpec = section(
         value("success_rate"),
         value("window"),
         value("min_requests"),
-        value("max_ejected"),
-        value("base"),
-        value("max"),
+        value("max_ejection_percent"),
+        value("base_ejection_time"),
+        value("max_ejection_time"),
     ],
 );
 
 const POOL: KeySpec = section(
     "pool",
-    &[value("idle"), value("fresh"), value("max_idle"), value("max_connections"), value("max_waiting")],
+    &[
+        value("idle_timeout"),
+        value("non_idempotent_max_idle"),
+        value("max_idle"),
+        value("max_connections"),
+        value("max_waiting"),
+    ],
 );
 
 const ADMIN: &[KeySpec] = &[value("listen"), value("metrics_listen")];
@@ -177,8 +169,8 @@ const DRAIN: &[KeySpec] = &[
     value("timeout"),
     value("propagation"),
     value("margin"),
-    value("cap"),
-    value("blind"),
+    value("max_propagation"),
+    value("unobserved_wait"),
     value("await_app"),
 ];
 const LOG: &[KeySpec] = &[value("level"), value("format"), value("access")];

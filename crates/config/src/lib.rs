@@ -10,6 +10,7 @@
 //! | `raw` | YAML text → a tree of nodes with line and column; the only file that names the YAML crate |
 //! | `expand` | `${NAME}` and `${NAME:-default}` in values |
 //! | `keys` | every key there is, in one table |
+//! | `renamed` | settings that have a new name: the old one works, with a warning |
 //! | `layers` | flags and environment variables, and the key that each one sets |
 //! | `check` | tree and overrides → [`Config`]; gathers every problem instead of stopping at the first |
 //! | `units`, `address`, `names` | one value each: durations, sizes, listeners, service names |
@@ -31,6 +32,7 @@ mod model;
 mod names;
 mod origin;
 mod raw;
+mod renamed;
 mod render;
 mod settings;
 mod summary;

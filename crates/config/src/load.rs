@@ -7,6 +7,7 @@ use crate::{
     check::{CheckOutcome, check},
     layers::Overlay,
     raw,
+    renamed::RenamedKeys,
 };
 
 /// Largest settings file that is read.
@@ -42,12 +43,13 @@ pub fn load(
     if text.len() > MAX_FILE_BYTES {
         return Err(too_large(&file));
     }
-    let tree = raw::parse(text).map_err(|error| {
+    let mut tree = raw::parse(text).map_err(|error| {
         let origin = Origin::File { file: Arc::clone(&file), line: error.at.line, col: error.at.col };
         single_problem(origin, error.message, "the file is no valid YAML here")
     })?;
+    let renamed = RenamedKeys::rename_in(&mut tree, &file);
     let CheckOutcome { config, origins, problems, warnings } =
-        check(&file, source.map(|_| &tree), env, Overlay::new(env, overrides));
+        check(&file, source.map(|_| &tree), renamed, env, Overlay::new(env, overrides));
     if problems.is_empty() {
         Ok(LoadedConfig { config, origins, warnings })
     } else {

@@ -146,12 +146,12 @@ impl SettingList {
         self.text("discovery.max_unknown", discovery.max_unknown);
         self.text("discovery.unknown_ttl", format_duration(discovery.unknown_ttl));
         match &discovery.mass_loss {
-            Some(guard) => {
-                self.text("discovery.guard.confirm", format_duration(guard.confirm_for));
-                self.text("discovery.guard.hold", format_duration(guard.hold_for));
-                self.text("discovery.guard.probe", format_duration(guard.probe_timeout));
+            Some(mass_loss) => {
+                self.text("discovery.mass_loss.confirm_for", format_duration(mass_loss.confirm_for));
+                self.text("discovery.mass_loss.hold_for", format_duration(mass_loss.hold_for));
+                self.text("discovery.mass_loss.probe_timeout", format_duration(mass_loss.probe_timeout));
             }
-            None => self.text("discovery.guard", "off"),
+            None => self.text("discovery.mass_loss", "off"),
         }
         match &config.state_dir {
             Some(folder) => self.text("state_dir", folder.display()),
@@ -237,8 +237,8 @@ impl SettingList {
         self.text(join(path, "min_requests"), breaker.min_requests);
         let row = breaker.consecutive_failures;
         self.text(join(path, "consecutive_failures"), row.map_or("off".to_owned(), |row| row.to_string()));
-        self.text(join(path, "open"), format_duration(breaker.open_for));
-        self.text(join(path, "open_max"), format_duration(breaker.max_open_for));
+        self.text(join(path, "open_for"), format_duration(breaker.open_for));
+        self.text(join(path, "max_open_for"), format_duration(breaker.max_open_for));
         self.text(join(path, "probes"), breaker.probes);
     }
 
@@ -249,14 +249,14 @@ impl SettingList {
         self.text(join(path, "success_rate"), rate.map_or("off".to_owned(), |rate| rate.to_string()));
         self.text(join(path, "window"), format_duration(outlier.window));
         self.text(join(path, "min_requests"), outlier.min_requests);
-        self.text(join(path, "max_ejected"), outlier.max_ejection_ratio);
-        self.text(join(path, "base"), format_duration(outlier.base_ejection_time));
-        self.text(join(path, "max"), format_duration(outlier.max_ejection_time));
+        self.text(join(path, "max_ejection_percent"), format!("{}%", outlier.max_ejection_percent));
+        self.text(join(path, "base_ejection_time"), format_duration(outlier.base_ejection_time));
+        self.text(join(path, "max_ejection_time"), format_duration(outlier.max_ejection_time));
     }
 
     fn pool(&mut self, path: &str, pool: &Pool) {
-        self.text(join(path, "idle"), format_duration(pool.idle_timeout));
-        self.text(join(path, "fresh"), format_duration(pool.non_idempotent_max_idle));
+        self.text(join(path, "idle_timeout"), format_duration(pool.idle_timeout));
+        self.text(join(path, "non_idempotent_max_idle"), format_duration(pool.non_idempotent_max_idle));
         self.text(join(path, "max_idle"), pool.max_idle);
         self.text(join(path, "max_connections"), pool.max_connections);
         self.text(join(path, "max_waiting"), pool.max_waiting);
@@ -268,8 +268,8 @@ impl SettingList {
         self.text("drain.timeout", format_duration(config.drain.timeout));
         self.text("drain.propagation", config.drain.propagation);
         self.text("drain.margin", format_duration(config.drain.margin));
-        self.text("drain.cap", format_duration(config.drain.max_propagation));
-        self.text("drain.blind", format_duration(config.drain.unobserved_wait));
+        self.text("drain.max_propagation", format_duration(config.drain.max_propagation));
+        self.text("drain.unobserved_wait", format_duration(config.drain.unobserved_wait));
         self.text("drain.await_app", config.drain.await_app.as_str());
         self.text("on_app_exit", config.on_app_exit.as_str());
         self.text("workers", config.workers);

@@ -5,7 +5,15 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::error::InvalidValue;
+use crate::{error::InvalidValue, keys};
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const KIB: usize = 1024;
+pub(crate) const MIB: usize = 1024 * 1024;
 
 const DURATION_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 const SIZE_UNITS: [(&str, usize); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -116,6 +124,17 @@ pub(crate) fn ratio(text: &str) -> Result<f64, InvalidValue> {
     number.parse::<f64>().map(|number| number / scale).map_err(|_| wrong())
 }
 
+/// A percentage from 0 to 100: `30`, `30%` or `12.5%`. A fraction needs the sign, because `0.3` could mean 30 %.
+pub(crate) fn percent(text: &str) -> Result<f64, InvalidValue> {
+    let number = match text.strip_suffix('%') {
+        Some(number) if !number.contains('%') => ratio(number.trim_end()).ok(),
+        _ => integer(0..=u32::MAX)(text).ok().map(f64::from),
+    };
+    let number = number.ok_or_else(|| InvalidValue::new("is not a percentage", "write 30 or 30%"))?;
+    let in_range = (0.0..=100.0).contains(&number);
+    if in_range { Ok(number) } else { Err(InvalidValue::new("is out of range", "allowed: 0% to 100%")) }
+}
+
 /// A whole number within a range.
 pub(crate) fn integer<T>(range: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, InvalidValue>
 where
@@ -159,6 +178,22 @@ fn in_range<T: PartialOrd + Copy>(
         let value = parse(text)?;
         let allowed = || format!("allowed: {} to {}", format(*range.start()), format(*range.end()));
         if range.contains(&value) { Ok(value) } else { Err(InvalidValue::new("is out of range", allowed())) }
+    }
+}
+
+/// One of these, by its word.
+pub(crate) fn one_of<T: Copy, const N: usize>(
+    all: [T; N],
+    word: fn(T) -> &'static str,
+) -> impl Fn(&str) -> Result<T, InvalidValue> {
+    move |text| {
+        all.into_iter().find(|one| word(*one) == text).ok_or_else(|| {
+            let words = all.map(word);
+            let nearest = keys::nearest(text, words.into_iter());
+            let meant = nearest.map(|word| format!("did you mean {word}? ")).unwrap_or_default();
+            let allowed = format!("{meant}allowed: {}", words.join(", "));
+            InvalidValue::new("is not a value of this setting", allowed)
+        })
     }
 }
 
@@ -243,6 +278,16 @@ mod tests {
     }
 
     #[test]
+    fn a_percentage_is_a_whole_number_or_has_the_sign() {
+        for (text, expected) in [("0", 0.0), ("30", 30.0), ("30%", 30.0), ("12.5 %", 12.5), ("100%", 100.0)] {
+            assert_eq!(percent(text), Ok(expected), "for {text:?}");
+        }
+        for text in ["", "0.3", "%", "30%%", "101", "100.1%", "-1", "1e1", "a"] {
+            assert!(percent(text).is_err(), "for {text:?}");
+        }
+    }
+
+    #[test]
     fn a_number_out_of_range_is_told_the_range() {
         let wrong = integer(1u16..=65535)("70000").unwrap_err();
         assert_eq!(wrong, InvalidValue::new("is out of range", "allowed: 1 to 65535"));
@@ -278,7 +323,7 @@ mod tests {
 
         #[test]
         fn no_almost_right_text_does_either(text in "[0-9hmsKMGiB.% é]{0,12}") {
-            let _ = (duration(&text), size(&text), ratio(&text));
+            let _ = (duration(&text), size(&text), ratio(&text), percent(&text));
         }
     }
 }

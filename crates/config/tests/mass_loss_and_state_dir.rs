@@ -1,4 +1,4 @@
-//! The settings of the guard, and where state is kept.
+//! `discovery.mass_loss`, and where state is kept.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,14 +18,14 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
-fn the_guard_is_on_unless_it_is_off() {
+fn mass_loss_is_on_unless_it_is_off() {
     let second = Duration::from_secs(1);
     for (text, expected) in [
         ("{}", Some(MassLoss::default())),
-        ("{guard: on}", Some(MassLoss::default())),
-        ("{guard: off}", None),
+        ("{mass_loss: on}", Some(MassLoss::default())),
+        ("{mass_loss: off}", None),
         (
-            "{guard: {hold: 20s, confirm: 1s}}",
+            "{mass_loss: {hold_for: 20s, confirm_for: 1s}}",
             Some(MassLoss { hold_for: 20 * second, ..MassLoss::default() }),
         ),
     ] {
@@ -35,9 +35,14 @@ fn the_guard_is_on_unless_it_is_off() {
 
 #[test]
 fn a_confirmation_longer_than_the_hold_is_refused() {
-    let problems = refused("discovery:\n  guard: {confirm: 11s}\n");
-    assert!(problems.contains("o.yaml:2:20 discovery.guard.confirm: confirm is above hold"), "{problems}");
-    assert!(refused("discovery: {guard: {probe: 1ms}}").contains("discovery.guard.probe"));
+    let problems = refused("discovery:\n  mass_loss: {confirm_for: 11s}\n");
+    assert!(
+        problems.contains("o.yaml:2:28 discovery.mass_loss.confirm_for: 11s is above hold_for (10s)"),
+        "{problems}"
+    );
+    assert!(
+        refused("discovery: {mass_loss: {probe_timeout: 1ms}}").contains("discovery.mass_loss.probe_timeout")
+    );
 }
 
 #[test]

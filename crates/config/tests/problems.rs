@@ -33,7 +33,7 @@ fn keys_that_do_not_exist_are_answered_with_one_that_does() {
     check(
         "drain: {grace: 1s}\n",
         &[
-            "o.yaml:1:9 drain.grace: unknown key; valid here: timeout, propagation, margin, cap, blind, await_app",
+            "o.yaml:1:9 drain.grace: unknown key; valid here: timeout, propagation, margin, max_propagation, unobserved_wait, await_app",
         ],
     );
     check(
@@ -180,7 +180,7 @@ fn what_is_shown_of_a_value_is_short_and_harmless() {
 
 #[test]
 fn an_unwritten_smaller_limit_follows_the_larger_one() {
-    let text = "defaults: {pool: {idle: 500ms, max_connections: 2}, retry: {backoff_max: 1ms}}\n";
+    let text = "defaults: {pool: {idle_timeout: 500ms, max_connections: 2}, retry: {backoff_max: 1ms}}\n";
     let environment = Environment::default();
     let loaded = load(Some(("o.yaml", text)), &environment, &Overrides::default()).unwrap();
     let policy = loaded.config.defaults;
@@ -195,8 +195,10 @@ fn values_that_contradict_each_other_are_told_how_to_agree() {
         &["o.yaml:1:42 defaults.per_try_timeout: 2s is above timeout (1s); at most 1s, or raise timeout"],
     );
     check(
-        "defaults: {pool: {idle: 500ms, fresh: 1s}}\n",
-        &["o.yaml:1:39 defaults.pool.fresh: 1s is above idle (500ms); at most 500ms, or raise idle"],
+        "defaults: {pool: {idle_timeout: 500ms, non_idempotent_max_idle: 1s}}\n",
+        &[
+            "o.yaml:1:65 defaults.pool.non_idempotent_max_idle: 1s is above idle_timeout (500ms); at most 500ms, or raise idle_timeout",
+        ],
     );
     check(
         "defaults: {per_try_timeout: 5s}\nupstreams: [{service: a, timeout: 2s}]\n",
@@ -211,13 +213,15 @@ fn values_that_contradict_each_other_are_told_how_to_agree() {
         ],
     );
     check(
-        "defaults: {outlier: {base: 2m}}\n",
-        &["o.yaml:1:28 defaults.outlier.base: 2m is above max (1m); at most 1m, or raise max"],
+        "defaults: {outlier: {base_ejection_time: 2m}}\n",
+        &[
+            "o.yaml:1:42 defaults.outlier.base_ejection_time: 2m is above max_ejection_time (1m); at most 1m, or raise max_ejection_time",
+        ],
     );
     check(
-        "defaults: {circuit_breaker: {open: 1m}}\n",
+        "defaults: {circuit_breaker: {open_for: 1m}}\n",
         &[
-            "o.yaml:1:36 defaults.circuit_breaker.open: 1m is above open_max (30s); at most 30s, or raise open_max",
+            "o.yaml:1:40 defaults.circuit_breaker.open_for: 1m is above max_open_for (30s); at most 30s, or raise max_open_for",
         ],
     );
     check(

@@ -75,8 +75,8 @@ prop_compose! {
         per_try in proptest::option::of(duration(1, 2000)),
         ratio in 0u32..=100,
         size in 0usize..=1_048_576,
-        breaker in prop_oneof![Just("off".to_owned()), Just("{}".to_owned()), duration(1000, 30_000).prop_map(|d| format!("{{open: {d}}}"))],
-        outlier in prop_oneof![Just("off".to_owned()), Just("{}".to_owned()), Just("{success_rate: off}".to_owned()), duration(1000, 60_000).prop_map(|d| format!("{{base: {d}}}"))],
+        breaker in prop_oneof![Just("off".to_owned()), Just("{}".to_owned()), duration(1000, 30_000).prop_map(|d| format!("{{open_for: {d}}}"))],
+        outlier in prop_oneof![Just("off".to_owned()), Just("{}".to_owned()), Just("{success_rate: off}".to_owned()), duration(1000, 60_000).prop_map(|d| format!("{{base_ejection_time: {d}}}"))],
         retry in prop_oneof![Just("off"), Just("on"), Just("{max_retries: 3}"), Just("{statuses: []}")],
         upstreams in proptest::collection::vec((any::<bool>(), any::<bool>(), any::<bool>()), 0..4),
     ) -> String {
@@ -98,7 +98,7 @@ prop_compose! {
                 out += &format!("    listen: 127.0.0.1:{}\n", 9000 + n);
             }
             if *policy {
-                out += &format!("    retry: {retry}\n    per_try_timeout: off\n    pool: {{idle: 9s}}\n");
+                out += &format!("    retry: {retry}\n    per_try_timeout: off\n    pool: {{idle_timeout: 9s}}\n");
             }
             if *switch {
                 out += "    circuit_breaker: {}\n    outlier: {}\n    datacenter: dc2\n    tags: [v2]\n";

@@ -25,20 +25,12 @@ use crate::{
     Admin, AwaitApp, Config, DiscoverySettings, Drain, Environment, Limits, Log, LogFormat, MassLoss,
     OnAppExit, Origins, Outbound, Problem, Propagation, WorkerThreads, address,
     error::InvalidValue,
-    keys,
     layers::Overlay,
     names,
     raw::Node,
-    units::{duration_in, integer, size_in, switch},
+    renamed::RenamedKeys,
+    units::{DAY, HOUR, KIB, MIB, MINUTE, MS, SECOND, duration_in, integer, one_of, size_in, switch},
 };
-
-const MS: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-const KIB: usize = 1024;
-const MIB: usize = 1024 * 1024;
 
 /// What came out; `config` counts only when `problems` is empty.
 pub(crate) struct CheckOutcome {
@@ -48,14 +40,16 @@ pub(crate) struct CheckOutcome {
     pub(crate) warnings: Vec<Problem>,
 }
 
-/// Checks everything. `file` is the name that problems show.
+/// Checks everything. `file` is the name that problems show, `renamed` what was written in `tree` by an old
+/// name.
 pub(crate) fn check(
     file: &Arc<str>,
     tree: Option<&Node>,
+    renamed: RenamedKeys,
     env: &Environment,
     overlay: Overlay,
 ) -> CheckOutcome {
-    let mut r = Reader::new(file, env, overlay);
+    let mut r = Reader::new(file, renamed, env, overlay);
     let root = r.root(tree);
     let mut config = Config {
         service: service::read_service(&mut r, &root),
@@ -73,11 +67,8 @@ pub(crate) fn check(
     let section = r.section(&root, "admin");
     read_admin(&mut r, &section, &mut config.admin);
     read_drain(&mut r, &root, &mut config.drain);
-    r.set(&root, "on_app_exit", &mut config.on_app_exit, |text| match text {
-        "exit" => Ok(OnAppExit::Exit),
-        "restart" => Ok(OnAppExit::Restart),
-        _ => Err(not_one_of(text, &["exit", "restart"])),
-    });
+    let endings = one_of([OnAppExit::Exit, OnAppExit::Restart], OnAppExit::as_str);
+    r.set(&root, "on_app_exit", &mut config.on_app_exit, endings);
     r.set(&root, "workers", &mut config.workers, parse_workers);
     let section = r.section(&root, "log");
     read_log(&mut r, &section, &mut config.log);
@@ -85,7 +76,8 @@ pub(crate) fn check(
     upstreams::check_count(&mut r, &root, &config);
     registry::check_service(&mut r, &config);
     environment::check(&mut r, tree);
-    let Reader { origins, problems, warnings, .. } = r;
+    let Reader { origins, mut problems, warnings, renamed, .. } = r;
+    problems.iter_mut().for_each(|problem| renamed.restore_key(problem));
     CheckOutcome { config, origins, problems, warnings }
 }
 
@@ -98,23 +90,20 @@ fn read_discovery(r: &mut Reader<'_>, s: &Section<'_>, out: &mut DiscoverySettin
     out.mass_loss = read_mass_loss(r, s);
 }
 
-/// `guard: off` takes it away; `guard: on` is the default.
+/// `mass_loss: off` takes it away; `mass_loss: on` is the default.
 fn read_mass_loss(r: &mut Reader<'_>, parent: &Section<'_>) -> Option<MassLoss> {
     let mut out = MassLoss::default();
-    match r.read_switch(parent, "guard") {
+    match r.read_switch(parent, "mass_loss") {
         Some(false) => return None,
         Some(true) => return Some(out),
         None => {}
     }
-    let section = r.section(parent, "guard");
-    r.set(&section, "confirm", &mut out.confirm_for, duration_in(Duration::ZERO..=MINUTE));
-    r.set(&section, "hold", &mut out.hold_for, duration_in(Duration::ZERO..=10 * MINUTE));
-    r.set(&section, "probe", &mut out.probe_timeout, duration_in(10 * MS..=5 * SECOND));
-    if out.confirm_for > out.hold_for
-        && let Some((at, key)) = r.first_set_of(&section, &["confirm", "hold"])
-    {
-        r.report(&at, &key, InvalidValue::new("confirm is above hold", "lower confirm, or raise hold"));
-    }
+    let section = r.section(parent, "mass_loss");
+    r.set(&section, "confirm_for", &mut out.confirm_for, duration_in(Duration::ZERO..=MINUTE));
+    r.set(&section, "hold_for", &mut out.hold_for, duration_in(Duration::ZERO..=10 * MINUTE));
+    r.set(&section, "probe_timeout", &mut out.probe_timeout, duration_in(10 * MS..=5 * SECOND));
+    let confirm_for = ("confirm_for", out.confirm_for);
+    service::check_not_above(r, &section, confirm_for, ("hold_for", out.hold_for));
     Some(out)
 }
 
@@ -148,14 +137,14 @@ fn read_drain(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Drain) {
     r.set(&section, "timeout", &mut out.timeout, timeout);
     r.set(&section, "propagation", &mut out.propagation, parse_propagation);
     r.set(&section, "margin", &mut out.margin, duration_in(Duration::ZERO..=MINUTE));
-    r.set(&section, "cap", &mut out.max_propagation, duration_in(Duration::ZERO..=5 * MINUTE));
-    r.set(&section, "blind", &mut out.unobserved_wait, duration_in(Duration::ZERO..=5 * MINUTE));
+    r.set(&section, "max_propagation", &mut out.max_propagation, duration_in(Duration::ZERO..=5 * MINUTE));
+    r.set(&section, "unobserved_wait", &mut out.unobserved_wait, duration_in(Duration::ZERO..=5 * MINUTE));
+    let ways = one_of([AwaitApp::Auto, AwaitApp::On, AwaitApp::Off], AwaitApp::as_str);
     r.set(&section, "await_app", &mut out.await_app, |text| match text {
-        "auto" => Ok(AwaitApp::Auto),
-        // As YAML and the other switches of this file have it.
-        "on" | "true" => Ok(AwaitApp::On),
-        "off" | "false" => Ok(AwaitApp::Off),
-        _ => Err(not_one_of(text, &["auto", "on", "off"])),
+        // YAML and the other switches of a settings file know both.
+        "true" => Ok(AwaitApp::On),
+        "false" => Ok(AwaitApp::Off),
+        _ => ways(text),
     });
 }
 
@@ -179,18 +168,7 @@ fn parse_workers(text: &str) -> Result<WorkerThreads, InvalidValue> {
 
 fn read_log(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Log) {
     r.set(s, "level", &mut out.level, names::log_filter);
-    r.set(s, "format", &mut out.format, |text| match text {
-        "auto" => Ok(LogFormat::Auto),
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err(not_one_of(text, &["auto", "text", "json"])),
-    });
+    let formats = one_of([LogFormat::Auto, LogFormat::Text, LogFormat::Json], LogFormat::as_str);
+    r.set(s, "format", &mut out.format, formats);
     r.set(s, "access", &mut out.access, switch);
-}
-
-/// A word that is none of a closed list.
-fn not_one_of(text: &str, words: &[&'static str]) -> InvalidValue {
-    let nearest = keys::nearest(text, words.iter().copied());
-    let meant = nearest.map(|word| format!("did you mean {word}? ")).unwrap_or_default();
-    InvalidValue::new("is not a value of this setting", format!("{meant}allowed: {}", words.join(", ")))
 }

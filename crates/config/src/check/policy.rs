@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use super::{
-    DAY, HOUR, MIB, MINUTE, MS, SECOND, not_one_of, reader::Reader, section::Section,
-    service::check_not_above,
-};
+use super::{reader::Reader, section::Section, service::check_not_above};
 use crate::{
     Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy,
     error::InvalidValue,
-    units::{duration_in, integer, ratio_in, size_in, switch},
+    units::{
+        DAY, HOUR, MIB, MINUTE, MS, SECOND, duration_in, integer, one_of, percent, ratio_in, size_in, switch,
+    },
 };
 
 /// `base` with what the section says laid over it.
 pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) -> Policy {
     let mut out = base.clone();
-    r.set(s, "balance", &mut out.balance, parse_balance);
+    r.set(s, "balance", &mut out.balance, one_of(Balance::ALL, Balance::as_str));
     r.set(s, "timeout", &mut out.timeout, duration_in(MS..=HOUR));
     r.set_or_off(s, "per_try_timeout", &mut out.per_try_timeout, duration_in(MS..=HOUR));
     if let Some(per_try) = out.per_try_timeout {
@@ -34,10 +33,6 @@ pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) ->
     let section = r.section(s, "pool");
     read_pool(r, &section, &mut out.pool);
     out
-}
-
-fn parse_balance(text: &str) -> Result<Balance, InvalidValue> {
-    text.parse().map_err(|_| not_one_of(text, &Balance::ALL.map(Balance::as_str)))
 }
 
 /// `retry: off` is `max_retries: 0`; `retry: on` takes an `off` of the defaults back.
@@ -118,10 +113,11 @@ fn read_outlier_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut OutlierDe
     r.set_or_off(s, "success_rate", &mut out.success_rate, ratio_in(0.01..=1.0));
     r.set(s, "window", &mut out.window, duration_in(SECOND..=10 * MINUTE));
     r.set(s, "min_requests", &mut out.min_requests, integer(1..=1_000_000));
-    r.set(s, "max_ejected", &mut out.max_ejection_ratio, ratio_in(0.0..=1.0));
-    r.set(s, "base", &mut out.base_ejection_time, duration_in(10 * MS..=HOUR));
-    r.set(s, "max", &mut out.max_ejection_time, duration_in(10 * MS..=HOUR));
-    check_not_above(r, s, ("base", out.base_ejection_time), ("max", out.max_ejection_time));
+    r.set(s, "max_ejection_percent", &mut out.max_ejection_percent, percent);
+    r.set(s, "base_ejection_time", &mut out.base_ejection_time, duration_in(10 * MS..=HOUR));
+    r.set(s, "max_ejection_time", &mut out.max_ejection_time, duration_in(10 * MS..=HOUR));
+    let base = ("base_ejection_time", out.base_ejection_time);
+    check_not_above(r, s, base, ("max_ejection_time", out.max_ejection_time));
 }
 
 fn read_breaker_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut CircuitBreaker) {
@@ -129,19 +125,20 @@ fn read_breaker_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut CircuitBr
     r.set(s, "window", &mut out.window, duration_in(SECOND..=10 * MINUTE));
     r.set(s, "min_requests", &mut out.min_requests, integer(1..=1_000_000));
     r.set_or_off(s, "consecutive_failures", &mut out.consecutive_failures, integer(1..=1_000_000));
-    r.set(s, "open", &mut out.open_for, duration_in(10 * MS..=HOUR));
-    r.set(s, "open_max", &mut out.max_open_for, duration_in(10 * MS..=HOUR));
-    check_not_above(r, s, ("open", out.open_for), ("open_max", out.max_open_for));
+    r.set(s, "open_for", &mut out.open_for, duration_in(10 * MS..=HOUR));
+    r.set(s, "max_open_for", &mut out.max_open_for, duration_in(10 * MS..=HOUR));
+    check_not_above(r, s, ("open_for", out.open_for), ("max_open_for", out.max_open_for));
     r.set(s, "probes", &mut out.probes, integer(1..=100));
 }
 
 fn read_pool(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Pool) {
-    r.set(s, "idle", &mut out.idle_timeout, duration_in(Duration::ZERO..=HOUR));
-    r.set(s, "fresh", &mut out.non_idempotent_max_idle, duration_in(Duration::ZERO..=HOUR));
-    if s.node("fresh").is_none() {
+    r.set(s, "idle_timeout", &mut out.idle_timeout, duration_in(Duration::ZERO..=HOUR));
+    r.set(s, "non_idempotent_max_idle", &mut out.non_idempotent_max_idle, duration_in(Duration::ZERO..=HOUR));
+    if s.node("non_idempotent_max_idle").is_none() {
         out.non_idempotent_max_idle = out.non_idempotent_max_idle.min(out.idle_timeout);
     }
-    check_not_above(r, s, ("fresh", out.non_idempotent_max_idle), ("idle", out.idle_timeout));
+    let reused = ("non_idempotent_max_idle", out.non_idempotent_max_idle);
+    check_not_above(r, s, reused, ("idle_timeout", out.idle_timeout));
     r.set(s, "max_idle", &mut out.max_idle, integer(0..=100_000));
     r.set(s, "max_connections", &mut out.max_connections, integer(1..=100_000));
     r.set(s, "max_waiting", &mut out.max_waiting, integer(0..=100_000));

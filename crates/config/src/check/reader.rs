@@ -12,12 +12,14 @@ use crate::{
     expand, keys,
     layers::Overlay,
     raw::{Node, NodeValue, Position},
+    renamed::RenamedKeys,
     units,
 };
 
 /// The state of one check.
 pub(super) struct Reader<'a> {
     pub(super) file: Arc<str>,
+    pub(super) renamed: RenamedKeys,
     pub(super) env: &'a Environment,
     pub(super) overlay: Overlay,
     pub(super) origins: Origins,
@@ -33,15 +35,16 @@ struct Candidate {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(file: &Arc<str>, env: &'a Environment, overlay: Overlay) -> Self {
-        Self {
-            file: Arc::clone(file),
-            env,
-            overlay,
-            origins: Origins::default(),
-            problems: Vec::new(),
-            warnings: Vec::new(),
-        }
+    pub(super) fn new(
+        file: &Arc<str>,
+        mut renamed: RenamedKeys,
+        env: &'a Environment,
+        overlay: Overlay,
+    ) -> Self {
+        let problems = std::mem::take(&mut renamed.problems);
+        let warnings = std::mem::take(&mut renamed.warnings);
+        let file = Arc::clone(file);
+        Self { file, renamed, env, overlay, origins: Origins::default(), problems, warnings }
     }
 
     pub(super) fn report(&mut self, origin: &Origin, key: &str, wrong: InvalidValue) {
@@ -167,7 +170,14 @@ impl<'a> Reader<'a> {
             // What a variable holds may be a secret: the message shows its name.
             Ok(expanded) => {
                 let shown = quote(if expanded.from_environment { written } else { &expanded.text });
-                Some(Candidate { text: expanded.text, shown, origin })
+                let given = Candidate { text: expanded.text, shown, origin };
+                match self.renamed.convert(key, &given.text) {
+                    Ok(text) => Some(Candidate { text, ..given }),
+                    Err(wrong) => {
+                        self.reject_value(&given, key, wrong);
+                        None
+                    }
+                }
             }
             Err(errors) => {
                 for error in errors {

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{MINUTE, SECOND, reader::Reader, section::Section};
+use super::{reader::Reader, section::Section};
 use crate::{
     Config, ConsulAddress, ConsulSettings, Origin, Registry, Secret, Tls, Token,
     address::{self, ParsedConsulAddress},
     error::InvalidValue,
     expand, names,
     raw::NodeValue,
-    units::{duration_in, integer},
+    units::{MINUTE, SECOND, duration_in, integer},
 };
 
 const SSL: &str = "CONSUL_HTTP_SSL";

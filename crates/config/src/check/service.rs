@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{DAY, HOUR, MINUTE, MS, reader::Reader, section::Section};
+use super::{reader::Reader, section::Section};
 use crate::{
     Health, Origin, Probe, Service, Weights,
     error::InvalidValue,
     names,
-    units::{duration_in, format_duration, integer, switch},
+    units::{DAY, HOUR, MINUTE, MS, duration_in, format_duration, integer, switch},
 };
 
 /// Consul's own limit.

@@ -206,7 +206,7 @@ pub struct CircuitBreaker {
     /// Failures in a row that open it, range 1–1000000. Absent (the default, or `off`): rows are not
     /// counted.
     pub consecutive_failures: Option<u32>,
-    /// How long it stays open the first time. Default 1s, range 10ms–1h; not above `open_max`.
+    /// How long it stays open the first time. Default 1s, range 10ms–1h; not above `max_open_for`.
     /// Doubles with each failed probe.
     pub open_for: Duration,
     /// Longest time it stays open. Default 30s, range 10ms–1h.
@@ -244,15 +244,15 @@ pub struct OutlierDetection {
     /// not compared.
     pub success_rate: Option<f64>,
     /// The window of that share. Default 10s, range 1s–10m. As long a time of trust takes one doubling
-    /// of `base` back.
+    /// of `base_ejection_time` back.
     pub window: Duration,
     /// Fewest requests in the window for an instance's share to count. Default 20, range 1–1000000.
     pub min_requests: u32,
-    /// Most of the instances that accept connections that may be out for how they answer. Default 0.5,
-    /// range 0–1 (the file may say `50%`).
-    pub max_ejection_ratio: f64,
+    /// Most of the instances that accept connections that may be out for how they answer, in percent. Default 50,
+    /// range 0–100.
+    pub max_ejection_percent: f64,
     /// Longest time out at first; half of it is the shortest. Default 1s, range 10ms–1h; not above
-    /// `max`. Doubles each time.
+    /// `max_ejection_time`. Doubles each time.
     pub base_ejection_time: Duration,
     /// Longest time out. Default 1m, range 10ms–1h.
     pub max_ejection_time: Duration,
@@ -265,7 +265,7 @@ impl Default for OutlierDetection {
             success_rate: Some(0.8),
             window: Duration::from_secs(10),
             min_requests: 20,
-            max_ejection_ratio: 0.5,
+            max_ejection_percent: 50.0,
             base_ejection_time: Duration::from_secs(1),
             max_ejection_time: Duration::from_secs(60),
         }
@@ -279,7 +279,7 @@ pub struct Pool {
     /// range 0s–1h.
     pub idle_timeout: Duration,
     /// A request that may not be repeated takes only a connection idle for less than this. Default
-    /// 1s, or `idle` where that is less; not above `idle`.
+    /// 1s, or `idle_timeout` where that is less; not above `idle_timeout`.
     pub non_idempotent_max_idle: Duration,
     /// Most idle connections kept per instance. Default 128, or `max_connections` where that is less; not above `max_connections`.
     pub max_idle: usize,

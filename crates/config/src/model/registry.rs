@@ -123,7 +123,7 @@ pub struct DiscoverySettings {
     pub max_unknown: usize,
     /// How long such a name is kept. Default 30s, range 1s–1h.
     pub unknown_ttl: Duration,
-    /// Doubt about answers in which many instances are gone at once. Absent (`guard: off`): every
+    /// Doubt about answers in which many instances are gone at once. Absent (`mass_loss: off`): every
     /// answer is believed as it comes.
     pub mass_loss: Option<MassLoss>,
 }
@@ -146,7 +146,7 @@ impl Default for DiscoverySettings {
 pub struct MassLoss {
     /// Their loss is believed once consistent answers, with an index above that of their last listing,
     /// have confirmed it over more than this, if others are left. Default 1s, range 0s–1m; not above
-    /// `hold`.
+    /// `hold_for`.
     pub confirm_for: Duration,
     /// Their loss is believed after this long whatever speaks for them; a silence of the registry
     /// begins it anew. Default 10s, range 0s–10m.

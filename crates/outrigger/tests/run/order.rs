@@ -29,9 +29,10 @@ async fn the_sidecar_comes_before_the_app_and_ends_after_it() {
 async fn the_wait_for_callers_is_measured_plus_the_margin() {
     let registry = registry().await;
     let margin = std::time::Duration::from_millis(700);
-    let mut sidecar = SidecarBuilder::new(&registry, "drain: {margin: 700ms, cap: 50s, blind: 5m}")
-        .with_test_app(&[])
-        .start();
+    let mut sidecar =
+        SidecarBuilder::new(&registry, "drain: {margin: 700ms, max_propagation: 50s, unobserved_wait: 5m}")
+            .with_test_app(&[])
+            .start();
     sidecar.wait_until_ready().await;
     sidecar.signal(Signal::TERM);
     wait_until_listed(&registry, &[]).await;
@@ -46,7 +47,8 @@ async fn the_wait_for_callers_is_measured_plus_the_margin() {
 #[tokio::test]
 async fn a_registry_that_is_gone_delays_the_end_by_the_blind_wait_and_no_more() {
     let registry = registry().await;
-    let mut sidecar = SidecarBuilder::new(&registry, "drain: {blind: 300ms}").with_test_app(&[]).start();
+    let mut sidecar =
+        SidecarBuilder::new(&registry, "drain: {unobserved_wait: 300ms}").with_test_app(&[]).start();
     sidecar.wait_until_ready().await;
     registry.shutdown().await;
     sidecar.signal(Signal::TERM);
@@ -57,7 +59,7 @@ async fn a_registry_that_is_gone_delays_the_end_by_the_blind_wait_and_no_more() 
 #[tokio::test]
 async fn an_unreachable_registry_does_not_keep_the_app_from_starting() {
     let gone = registry().await;
-    let plan = SidecarBuilder::new(&gone, "drain: {blind: 0s}");
+    let plan = SidecarBuilder::new(&gone, "drain: {unobserved_wait: 0s}");
     gone.shutdown().await;
     let mut sidecar = plan.with_test_app(&[]).start();
     sidecar.wait_for_app_line("started").await;

@@ -331,7 +331,7 @@ impl Detector {
         let accepting = self.eligible().filter(|member| !member.is_hard()).count();
         let out = self.eligible().filter(|member| member.is_soft()).count();
         // A hair of tolerance: 0.29 of 100 is not 29 in binary.
-        (out + 1) as f64 <= accepting as f64 * settings.max_ejection_ratio + 1e-9
+        (out + 1) as f64 <= accepting as f64 * settings.max_ejection_percent / 100.0 + 1e-9
     }
 
     /// Makes the record at `at` show where its endpoint stands now; all of them when panic begins or

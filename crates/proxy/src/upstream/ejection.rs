@@ -143,7 +143,7 @@ impl OutlierEjector {
                 EjectionEvent::CapReached { stats: record, reason: why } => {
                     self.capped_ejections.fetch_add(1, Relaxed);
                     let (instance, why) = (name(&record), why.label());
-                    warn!(%service, %instance, why, "instance not ejected: max_ejected are out");
+                    warn!(%service, %instance, why, "instance not ejected: max_ejection_percent is reached");
                 }
                 EjectionEvent::Probation { stats: record } => {
                     info!(%service, instance = %name(&record), "instance is tried out again");

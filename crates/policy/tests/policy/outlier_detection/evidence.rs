@@ -346,7 +346,8 @@ fn the_cap_spares_and_says_so() {
 
 #[test]
 fn a_larger_cap_may_end_in_panic_but_not_in_nobody() {
-    let mut rig = Rig::with(2, OutlierDetection { max_ejection_ratio: 1.0, ..OutlierDetection::default() });
+    let mut rig =
+        Rig::with(2, OutlierDetection { max_ejection_percent: 100.0, ..OutlierDetection::default() });
     rig.requests(0, 5, BAD);
     let events = rig.requests(1, 5, BAD);
     assert_eq!(describe(&events), ["ejected consecutive_failures", "panic true"]);
@@ -355,7 +356,8 @@ fn a_larger_cap_may_end_in_panic_but_not_in_nobody() {
 
 #[test]
 fn nothing_is_out_for_its_answers_when_none_may_be() {
-    let mut rig = Rig::with(10, OutlierDetection { max_ejection_ratio: 0.0, ..OutlierDetection::default() });
+    let mut rig =
+        Rig::with(10, OutlierDetection { max_ejection_percent: 0.0, ..OutlierDetection::default() });
     assert!(rig.requests(0, 5, BAD).iter().all(|event| matches!(event, EjectionEvent::CapReached { .. })));
     rig.request(0, Outcome::ConnectRefused);
     assert_eq!(rig.states(), "ETTTTTTTTT");

@@ -1,0 +1,148 @@
+//! Settings that have a new name. The old name works until the next minor release, with a warning.
+//!
+//! [`RenamedKeys::rename_in`] puts the new names into the tree of a file before `check` reads the tree: no
+//! other module knows an old name. No flag and no variable sets a setting of this table.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    Origin, Problem,
+    error::InvalidValue,
+    keys::join,
+    raw::{Node, NodeValue, Position},
+    units::ratio_in,
+};
+
+/// Turns a value of the old setting into one of the new setting.
+type Convert = fn(&str) -> Result<String, InvalidValue>;
+
+/// One setting with a new name.
+struct Rename {
+    /// The section, by its present name. `*` stands for `defaults` and each of `upstreams`.
+    section: &'static str,
+    old: &'static str,
+    new: &'static str,
+    convert: Convert,
+}
+
+const fn rename(section: &'static str, old: &'static str, new: &'static str) -> Rename {
+    Rename { section, old, new, convert: |text| Ok(text.to_owned()) }
+}
+
+const RENAMES: &[Rename] = &[
+    rename("discovery", "guard", "mass_loss"),
+    rename("discovery.mass_loss", "confirm", "confirm_for"),
+    rename("discovery.mass_loss", "hold", "hold_for"),
+    rename("discovery.mass_loss", "probe", "probe_timeout"),
+    rename("*.circuit_breaker", "open", "open_for"),
+    rename("*.circuit_breaker", "open_max", "max_open_for"),
+    Rename { convert: ratio_to_percent, ..rename("*.outlier", "max_ejected", "max_ejection_percent") },
+    rename("*.outlier", "base", "base_ejection_time"),
+    rename("*.outlier", "max", "max_ejection_time"),
+    rename("*.pool", "idle", "idle_timeout"),
+    rename("*.pool", "fresh", "non_idempotent_max_idle"),
+    rename("drain", "cap", "max_propagation"),
+    rename("drain", "blind", "unobserved_wait"),
+];
+
+/// `0.3` and `30%` become `30%`. Rounded to a billionth, because 0.29 × 100 is 28.999999999999996.
+fn ratio_to_percent(text: &str) -> Result<String, InvalidValue> {
+    let ratio = ratio_in(0.0..=1.0)(text)?;
+    Ok(format!("{}%", (ratio * 1e11).round() / 1e9))
+}
+
+impl Rename {
+    fn is_in(&self, path: &str) -> bool {
+        let is_policy = |name: &str| name == "defaults" || name.starts_with("upstreams[");
+        match self.section.strip_prefix("*.") {
+            Some(section) => path.split_once('.').is_some_and(|(at, rest)| is_policy(at) && rest == section),
+            None => path == self.section,
+        }
+    }
+}
+
+/// What a file says by an old name, and what is wrong with it.
+#[derive(Default)]
+pub(crate) struct RenamedKeys {
+    /// By the new dotted key: the key as written, and its conversion.
+    written: BTreeMap<String, (String, Convert)>,
+    pub(crate) problems: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
+}
+
+impl RenamedKeys {
+    /// Gives every setting of the tree its present name.
+    pub(crate) fn rename_in(tree: &mut Node, file: &Arc<str>) -> Self {
+        let mut renamed = Self::default();
+        renamed.walk(tree, file, "", "");
+        renamed
+    }
+
+    /// `path` has the new names, `written` those of the file.
+    fn walk(&mut self, node: &mut Node, file: &Arc<str>, path: &str, written: &str) {
+        match &mut node.value {
+            NodeValue::Null | NodeValue::Scalar(_) => {}
+            NodeValue::Seq(items) => {
+                for (n, item) in items.iter_mut().enumerate() {
+                    self.walk(item, file, &format!("{path}[{n}]"), &format!("{written}[{n}]"));
+                }
+            }
+            NodeValue::Map(entries) => {
+                let given: Vec<(String, Position)> =
+                    entries.iter().map(|(key, _)| (key.name.clone(), key.at)).collect();
+                entries.retain_mut(|(key, value)| {
+                    let written = join(written, &key.name);
+                    if let Some(rename) = RENAMES.iter().find(|one| one.old == key.name && one.is_in(path)) {
+                        let origin =
+                            Origin::File { file: Arc::clone(file), line: key.at.line, col: key.at.col };
+                        let new = join(path, rename.new);
+                        if let Some((_, at)) = given.iter().find(|(name, _)| name == rename.new) {
+                            self.problems.push(both_given(origin, &written, &new, *at));
+                            return false;
+                        }
+                        self.warnings.push(old_name(origin, &written, &new));
+                        self.written.insert(new, (written.clone(), rename.convert));
+                        rename.new.clone_into(&mut key.name);
+                    }
+                    self.walk(value, file, &join(path, &key.name), &written);
+                    true
+                });
+            }
+        }
+    }
+
+    /// The value of this key in the form that the new name has.
+    pub(crate) fn convert(&self, key: &str, text: &str) -> Result<String, InvalidValue> {
+        self.written.get(key).map_or_else(|| Ok(text.to_owned()), |(_, convert)| convert(text))
+    }
+
+    /// Gives a problem of the file the key that the file has.
+    pub(crate) fn restore_key(&self, problem: &mut Problem) {
+        // The longest key first: a setting before its section.
+        let written = self.written.iter().rev().find_map(|(new, (written, _))| {
+            let rest = problem.key.strip_prefix(new)?;
+            (rest.is_empty() || rest.starts_with('.')).then(|| format!("{written}{rest}"))
+        });
+        if let (Origin::File { .. }, Some(written)) = (&problem.origin, written) {
+            problem.key = written;
+        }
+    }
+}
+
+fn old_name(origin: Origin, written: &str, new: &str) -> Problem {
+    Problem {
+        origin,
+        key: written.to_owned(),
+        what: format!("has a new name: {new}"),
+        hint: "the old name works until the next minor release".to_owned(),
+    }
+}
+
+fn both_given(origin: Origin, written: &str, new: &str, at: Position) -> Problem {
+    Problem {
+        origin,
+        key: written.to_owned(),
+        what: format!("is the old name of {new}, which is given on line {}, column {}", at.line, at.col),
+        hint: "remove the old one".to_owned(),
+    }
+}

@@ -1,4 +1,4 @@
-//! The door: follow a service, list what is watched, stop.
+//! The crate's API: follow a service, list the watched services, stop.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use crate::{
     watch::{WatchContext, Watcher},
 };
 
-/// Longest wait for the watchers in [`Discovery::shutdown`]. They stop at their next await; only a
+/// Longest wait for the watchers in [`Discovery::shutdown`]. A watcher stops at its next await; only a
 /// registry that blocks its thread takes longer.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Owns the watchers of every service in use.
 ///
-/// They run on the runtime that was given; callers may be on any other, or on none. Dropping it
-/// stops them, and its followers then keep what they last knew.
+/// The watchers run on the runtime given to [`Discovery::new`]; callers may be on any other, or on none.
+/// A drop stops the watchers; followers then keep the last snapshot.
 #[derive(Debug)]
 pub struct Discovery {
     services: Arc<Services>,
@@ -32,10 +32,10 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Watches nothing yet.
+    /// Creates a discovery that watches nothing.
     ///
     /// # Errors
-    /// When `metrics` already holds metrics of these names: one discovery per metrics registry.
+    /// When `metrics` already holds metrics of these names: there is one discovery per metrics registry.
     pub fn new(
         registry: Arc<dyn Registry>,
         settings: outrigger_config::DiscoverySettings,
@@ -45,8 +45,8 @@ impl Discovery {
         Self::build(registry, settings, runtime, metrics, None)
     }
 
-    /// As [`Discovery::new`]; what is learned is kept in `memory` too, and what that holds serves until
-    /// the registry's first answer where that is long in coming.
+    /// As [`Discovery::new`]; also writes the answers to `cache`, and serves the answers in it while the
+    /// registry's first answer is late.
     ///
     /// # Errors
     /// As [`Discovery::new`].
@@ -77,25 +77,25 @@ impl Discovery {
         Ok(Arc::new(Self { services, context, runtime, watchers }))
     }
 
-    /// Says who speaks for instances that the registry suddenly no longer lists. Until then, and
-    /// where nobody calls this, they are asked for a connection.
+    /// Sets how instances that the registry suddenly no longer lists are probed. The default probe is a
+    /// TCP connect.
     pub fn set_liveness(&self, liveness: Arc<dyn Liveness>) {
         self.context.prober.set_liveness(liveness);
     }
 
-    /// Goes on by other settings. Nobody who is watched is dropped; answers are doubted by the new rules
-    /// from each watch's next one on.
+    /// Replaces the settings. No watched service is dropped; each watch applies the new rules for suspect
+    /// answers from its next answer on.
     pub fn apply_settings(&self, settings: outrigger_config::DiscoverySettings) {
         self.services.apply_settings(settings);
         self.context.prober.set_probe_timeout(settings.mass_loss.unwrap_or_default().probe_timeout);
     }
 
-    /// Follows `query`: starts to watch it, or shares the watch that is there. Never waits: what is
-    /// known at once is [`Follower::snapshot`], and [`Follower::first_answer`] waits for more.
+    /// Follows `query`: starts a watch, or shares the one that exists. Never waits: [`Follower::snapshot`]
+    /// is what is known now, and [`Follower::first_answer`] waits for an answer.
     ///
     /// # Errors
-    /// When a quota is used up ([`WatchReason::OnDemand`] of a service not yet watched only), or after
-    /// [`Discovery::shutdown`].
+    /// When a quota is used up (only [`WatchReason::OnDemand`], and only for a service not yet watched),
+    /// or after [`Discovery::shutdown`].
     pub fn follow(&self, query: Query, reason: WatchReason) -> Result<Follower, FollowError> {
         let start = |service, stop| {
             let watcher = Watcher::new(self.context.clone(), service, reason);
@@ -115,8 +115,8 @@ impl Discovery {
         services
     }
 
-    /// Ends every watcher, writes what is known to the memory, and returns when that is done, after
-    /// 5 s at most. Followers keep what they last knew; new ones are refused.
+    /// Stops every watcher, writes the cache, and returns when that is done, after 5 s at most.
+    /// Followers keep the last snapshot; new followers are refused.
     pub async fn shutdown(&self) {
         self.services.close();
         self.watchers.close();

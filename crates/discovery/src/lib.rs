@@ -1,15 +1,16 @@
-//! Keeps the last good answer for each service and tells followers when it changes.
+//! Keeps the last good answer for each service and notifies followers when it changes.
 //!
-//! [`Discovery::follow`] gives a [`Follower`]: while one lives, one watcher per service asks the
-//! registry again and again ([`Registry::watch`] is the question, `watcher.rs` the loop) and puts
-//! each new answer behind one swap. Readers load that swap; they never lock, and they never wait for
-//! the registry. An update of one service touches that service's entry and nothing else.
+//! [`Discovery::follow`] returns a [`Follower`]. While a service has followers, one watcher asks the
+//! registry for it ([`Registry::watch`]) in a loop (`watch/`) and swaps each new answer in. Readers
+//! load that answer; they take no lock and never wait for the registry. An update of one service
+//! touches that service only.
 //!
-//! What it declines to do: it chooses no instance, opens no connection, and does not decide when a
-//! service is no longer needed (that is the last follower's drop). It forgets nothing because the
-//! registry is silent: the last good answer stays for as long as the silence lasts, and
-//! [`ServiceStatus`] says how old it is. Nor is it forgotten because the registry suddenly says that
-//! nobody is there, while those it listed still answer (`guard.rs`), nor by a restart ([`DiskCache`]).
+//! This crate chooses no instance, carries no request, and does not decide when a service is no
+//! longer needed: the drop of the last follower does. It keeps the last good answer
+//!
+//! - while the registry is silent, for any time; [`ServiceStatus`] says how old the answer is,
+//! - when the registry suddenly lists no instances while the known ones still answer (`suspects/`),
+//! - across a restart of the process ([`DiskCache`]).
 //!
 //! Metrics are listed in [`metrics`].
 //!

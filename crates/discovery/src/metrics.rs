@@ -1,27 +1,27 @@
-//! What discovery counts.
+//! The metrics of discovery.
 //!
-//! Per service, computed when it is scraped, so that an age is true while its watcher is blocked and
-//! a series goes with its service. Only services that are declared or ever had an instance have
+//! Per service, computed at each scrape, so that an age is right while the watcher is blocked, and a
+//! series ends with its service. Only services that are declared or ever had an instance have
 //! series: a made-up name never becomes a label. `datacenter` is empty for the registry's default.
 //!
 //! | metric | labels | meaning |
 //! |---|---|---|
-//! | `outrigger_table_age_seconds` | service, datacenter | time for which the content was not confirmed; absent before the first answer |
+//! | `outrigger_table_age_seconds` | service, datacenter | time since the instances were last confirmed; absent before the first answer |
 //! | `outrigger_table_index` | service, datacenter | the registry's index of the last good answer |
 //! | `outrigger_table_instances` | service, datacenter, status | instances known: `passing`, `warning`, `critical`, `maintenance` |
-//! | `outrigger_suspect_instances` | service, datacenter | instances known although the registry no longer lists them |
-//! | `outrigger_registry_suspect_updates_total` | service, datacenter, reason | answers not believed at once: `empty`, `index_went_back`, `collapsed`, `nodes_lost` |
+//! | `outrigger_suspect_instances` | service, datacenter | instances kept although the registry no longer lists them |
+//! | `outrigger_registry_suspect_updates_total` | service, datacenter, reason | suspect answers: `empty`, `index_went_back`, `collapsed`, `nodes_lost` |
 //! | `outrigger_table_updates_total` | service, datacenter, result | answers: `accepted`, `unchanged` |
 //! | `outrigger_watched_services` | kind | services watched: `declared`, `on_demand` |
 //!
-//! For the loop as a whole:
+//! For all watches together:
 //!
 //! | metric | labels | meaning |
 //! |---|---|---|
-//! | `outrigger_watch_errors_total` | error | failed questions, by [`Error::label`](outrigger_registry::Error::label) |
+//! | `outrigger_watch_errors_total` | error | failed queries, by [`Error::label`](outrigger_registry::Error::label) |
 //! | `outrigger_watch_stale_answers_total` | | answers taken from any server while the leader's failed |
 //! | `outrigger_watch_index_resets_total` | | times an index went back |
-//! | `outrigger_watch_limited_total` | | questions held up because answers came too fast |
+//! | `outrigger_watch_limited_total` | | queries delayed because answers came too fast |
 //! | `outrigger_watch_refused_total` | reason | follows refused: `too_many_services`, `too_many_unknown`, `shutting_down` |
 
 use std::sync::Arc;
@@ -39,7 +39,7 @@ use crate::{
     services::{ServiceRow, Services},
 };
 
-/// The counters of the loop.
+/// The counters of all watches together.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     errors: IntCounterVec,
@@ -53,7 +53,7 @@ impl Metrics {
     pub(crate) fn register(registry: &Registry, services: Arc<Services>) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             errors: IntCounterVec::new(
-                Opts::new("outrigger_watch_errors_total", "Questions to the registry that failed."),
+                Opts::new("outrigger_watch_errors_total", "Queries to the registry that failed."),
                 &["error"],
             )?,
             refused: IntCounterVec::new(
@@ -70,7 +70,7 @@ impl Metrics {
             )?,
             limited: IntCounter::new(
                 "outrigger_watch_limited_total",
-                "Questions held up because answers came too fast.",
+                "Queries delayed because answers came too fast.",
             )?,
         };
         registry.register(Box::new(metrics.errors.clone()))?;
@@ -92,7 +92,7 @@ impl Metrics {
     }
 }
 
-/// Reads the table when it is scraped.
+/// Reads the services at each scrape.
 #[derive(Debug)]
 struct ServicesCollector {
     services: Arc<Services>,
@@ -106,14 +106,14 @@ impl Collector for ServicesCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let Ok(families) = Families::new() else {
-            return Vec::new(); // out of reach: the same call passed at registration
+            return Vec::new(); // unreachable: the same call succeeded at registration
         };
         self.services.rows().iter().for_each(|row| families.add(row));
         families.collect()
     }
 }
 
-/// One scrape's worth of the metrics per service.
+/// The metrics per service of one scrape.
 #[derive(Debug)]
 struct Families {
     age: GaugeVec,
@@ -129,7 +129,7 @@ impl Families {
     fn new() -> Result<Self, prometheus::Error> {
         let families = Self {
             age: GaugeVec::new(
-                Opts::new("outrigger_table_age_seconds", "Time for which the content was not confirmed."),
+                Opts::new("outrigger_table_age_seconds", "Time since the instances were last confirmed."),
                 &["service", "datacenter"],
             )?,
             index: GaugeVec::new(
@@ -147,7 +147,7 @@ impl Families {
             suspects: IntGaugeVec::new(
                 Opts::new(
                     "outrigger_suspect_instances",
-                    "Instances known although the registry no longer lists them.",
+                    "Instances kept although the registry no longer lists them.",
                 ),
                 &["service", "datacenter"],
             )?,
@@ -159,12 +159,12 @@ impl Families {
                 &["service", "datacenter", "reason"],
             )?,
             watched: IntGaugeVec::new(
-                Opts::new("outrigger_watched_services", "Services watched, by why."),
+                Opts::new("outrigger_watched_services", "Services watched, by reason."),
                 &["kind"],
             )?,
         };
         for kind in [WatchReason::Declared, WatchReason::OnDemand] {
-            families.watched.with_label_values(&[kind.label()]); // 0 is a value too
+            families.watched.with_label_values(&[kind.label()]); // so that 0 is shown
         }
         Ok(families)
     }

@@ -1,4 +1,4 @@
-//! One watched service: what its watcher writes and everybody else reads.
+//! One watched service: its watcher writes it, and all others read it.
 
 use std::{
     sync::{
@@ -18,16 +18,16 @@ use crate::{
     suspects::{PresumedGone, SuspectReason},
 };
 
-/// Written by exactly one watcher; dropped with it and the last follower.
+/// Written by exactly one watcher; dropped with the watcher and the last follower.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) query: Query,
     snapshot: ArcSwap<Snapshot>,
-    /// Rings with the new version after each swap. It carries no content, so that there is one
-    /// place to read it from.
+    /// Sends the new version after each swap. It carries no content: `snapshot` is the one place to read
+    /// it from.
     changed: watch::Sender<u64>,
     watch_health: Mutex<WatchHealth>,
-    /// Rings when a request of the service fails for want of an instance that answers.
+    /// Notified when a request fails because no instance of the service answers.
     refresh_requested: Notify,
     ever_had_instances: AtomicBool,
     pub(crate) accepted: AtomicU64,
@@ -36,19 +36,18 @@ pub(crate) struct Service {
     suspect_counts: [AtomicU64; SuspectReason::ALL.len()],
 }
 
-/// What moves while the content stays.
+/// Facts that change while the instances stay the same.
 #[derive(Debug, Clone)]
 pub(crate) struct WatchHealth {
-    /// When the content was last confirmed; an admitted age is already taken off.
+    /// When the instances were last confirmed; the age that the answer reported is already subtracted.
     pub(crate) confirmed_at: Option<Instant>,
     pub(crate) index: u64,
     pub(crate) error: Option<String>,
     pub(crate) failures: u32,
     pub(crate) known_leader: bool,
     pub(crate) empty_hint: Option<&'static str>,
-    /// Who is known although the registry does not list them, sorted.
+    /// Instances that are kept although the registry does not list them, sorted.
     pub(crate) suspects: Arc<[InstanceId]>,
-    /// Who was believed gone by the registry's word alone.
     pub(crate) presumed_gone: Option<PresumedGone>,
 }
 
@@ -89,12 +88,13 @@ impl Service {
         self.ever_had_instances.load(Relaxed)
     }
 
-    /// Swaps `instances` in and rings. For the one watcher: two writers could reuse a version.
+    /// Swaps `instances` in and wakes the followers. Only the watcher calls this: two writers could use one
+    /// version twice.
     pub(crate) fn publish(&self, instances: Arc<[Instance]>, now: Instant) -> Arc<Snapshot> {
         self.swap(self.snapshot.load().next(instances, now))
     }
 
-    /// Swaps in what an earlier life of the process knew, unless something is known already.
+    /// Swaps in the cached answer, unless the registry has answered.
     pub(crate) fn publish_cached(
         &self,
         instances: Arc<[Instance]>,
@@ -105,9 +105,9 @@ impl Service {
         if current.knowledge != Knowledge::Unasked {
             return None;
         }
-        self.update_watch_health(|contact| {
-            contact.index = index;
-            contact.confirmed_at = Some(confirmed_at);
+        self.update_watch_health(|health| {
+            health.index = index;
+            health.confirmed_at = Some(confirmed_at);
         });
         Some(self.swap(current.remembered(instances, confirmed_at)))
     }
@@ -120,14 +120,13 @@ impl Service {
         next
     }
 
-    /// Counts an answer that was suspect.
     pub(crate) fn count_suspect(&self, reason: SuspectReason) {
         for (count, of) in self.suspect_counts.iter().zip(SuspectReason::ALL) {
             count.fetch_add(u64::from(of == reason), Relaxed);
         }
     }
 
-    /// How many answers were suspect, by reason.
+    /// Suspect answers by reason.
     pub(crate) fn suspect_updates(&self) -> impl Iterator<Item = (SuspectReason, u64)> {
         SuspectReason::ALL
             .into_iter()
@@ -135,12 +134,12 @@ impl Service {
             .map(|(reason, count)| (reason, count.load(Relaxed)))
     }
 
-    /// A request fails for want of an instance.
+    /// See [`Follower::request_refresh`](crate::Follower::request_refresh).
     pub(crate) fn request_refresh(&self) {
         self.refresh_requested.notify_one();
     }
 
-    /// Resolves when one has failed, or did since this resolved last.
+    /// Resolves when a refresh is requested, or was since this last resolved.
     pub(crate) async fn refresh_requested(&self) {
         self.refresh_requested.notified().await;
     }
@@ -157,7 +156,7 @@ impl Service {
         self.watch_health.lock().index
     }
 
-    /// Whether instances were believed gone that may be there.
+    /// Whether instances were presumed gone that may still be there.
     pub(crate) fn has_presumed_gone(&self, now: Instant) -> bool {
         self.watch_health.lock().presumed_gone.as_ref().is_some_and(|lost| lost.is_fresh(now))
     }

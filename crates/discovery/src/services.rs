@@ -1,7 +1,7 @@
-//! Which services are watched, by how many followers, and the quotas.
+//! The watched services, their followers, and the quotas.
 //!
-//! One lock, held for a map operation: by a first request to a service, by a first and a last
-//! follower, by the admin pages and a scrape. Never by an update and never by a pick.
+//! One lock, held for a map operation: by the first request to a service, by a first and a last
+//! follower, by the admin pages and by a scrape; never by an update or a pick.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -39,7 +39,7 @@ pub enum FollowError {
 }
 
 impl FollowError {
-    /// The word for metrics: a closed list.
+    /// The label in metrics: one of a closed list.
     pub fn label(self) -> &'static str {
         match self {
             Self::TooManyServices { .. } => "too_many_services",
@@ -61,8 +61,8 @@ pub(crate) struct Services {
 #[derive(Debug, Default)]
 struct ServicesState {
     slots: HashMap<Query, Slot>,
-    /// Slots with [`Slot::unknown`] set: kept here, for a flood of made-up names must not make each
-    /// of them walk the table.
+    /// Slots with [`Slot::unknown`] set. Counted here, so that a flood of made-up names does not walk the
+    /// map for each name.
     unknown: usize,
     closed: bool,
 }
@@ -71,7 +71,7 @@ struct ServicesState {
 struct Slot {
     service: Arc<Service>,
     followers: usize,
-    /// Those of them that declared it.
+    /// Followers with [`WatchReason::Declared`].
     declared: usize,
     /// Counted in [`ServicesState::unknown`].
     unknown: bool,
@@ -83,18 +83,17 @@ impl Services {
         Self { settings: Mutex::new(settings), stop: CancellationToken::new(), state: Mutex::default() }
     }
 
-    /// What holds now.
     pub(crate) fn settings(&self) -> outrigger_config::DiscoverySettings {
         *self.settings.lock()
     }
 
-    /// Other settings hold from now on. Who is watched stays: a lower quota refuses whoever comes.
+    /// Replaces the settings. Watched services stay: a lower quota refuses new ones.
     pub(crate) fn apply_settings(&self, settings: outrigger_config::DiscoverySettings) {
         *self.settings.lock() = settings;
     }
 
-    /// Counts one more follower of `query`. For its first one, `start` is called to start the
-    /// watcher, under the lock: a shutdown then sees either no watcher or one that it awaits.
+    /// Counts one more follower of `query`. For the first follower, calls `start` under the lock to start
+    /// the watcher: a shutdown then sees either no watcher or one that it awaits.
     pub(crate) fn add_follower(
         &self,
         query: Query,
@@ -117,7 +116,7 @@ impl Services {
                 slot.declared += usize::from(reason == WatchReason::Declared);
                 slot.service.clone()
             })
-            .ok_or(FollowError::ShuttingDown) // out of reach: it was put in above
+            .ok_or(FollowError::ShuttingDown) // unreachable: inserted above
     }
 
     /// Whether one more service may be watched.
@@ -129,8 +128,8 @@ impl Services {
         if state.slots.len() >= max_services {
             return Err(FollowError::TooManyServices { limit: max_services });
         }
-        // One that the registry has not answered for yet is not known to be unknown; `max_services` is the
-        // limit for those. Looked at only where the count of both says so.
+        // A name that the registry has not answered for may still have instances; `max_services` limits those
+        // names. The walk happens only when the count of both kinds has reached the limit.
         let unknown = |slot: &&Slot| slot.unknown && slot.service.snapshot().knowledge != Knowledge::Unasked;
         if state.unknown >= max_unknown && state.slots.values().filter(unknown).count() >= max_unknown {
             return Err(FollowError::TooManyUnknown { limit: max_unknown });
@@ -138,7 +137,7 @@ impl Services {
         Ok(())
     }
 
-    /// One of the followers is of another kind from now on.
+    /// One follower has another reason from now on.
     pub(crate) fn change_reason(&self, query: &Query, from: WatchReason, to: WatchReason) {
         self.state.lock().update_slot(query, |slot| {
             slot.declared -= usize::from(from == WatchReason::Declared);
@@ -146,7 +145,7 @@ impl Services {
         });
     }
 
-    /// Takes one follower off; with the last one the entry goes and its watcher is told to stop.
+    /// Removes one follower; with the last one, removes the service and stops its watcher.
     pub(crate) fn remove_follower(&self, query: &Query, reason: WatchReason) {
         let mut state = self.state.lock();
         let left = state.update_slot(query, |slot| {
@@ -159,15 +158,15 @@ impl Services {
             state.unknown -= usize::from(slot.unknown);
             slot.stop.cancel();
         }
-        drop(state); // before `gone`, which may be large
+        drop(state); // before `removed`, which may be large
     }
 
-    /// Called when a service shows its first instance: it no longer counts as unknown.
+    /// A service has its first instance: it no longer counts as unknown.
     pub(crate) fn mark_known(&self, query: &Query) {
         self.state.lock().update_slot(query, |_| ());
     }
 
-    /// Refuses new followers from now on and tells every watcher to stop. What was learned stays.
+    /// Refuses new followers from now on and stops every watcher. Snapshots stay.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.stop.cancel();
@@ -178,12 +177,12 @@ impl Services {
         self.stop.clone()
     }
 
-    /// Every watched service, in no order.
+    /// Every watched service, unordered.
     pub(crate) fn rows(&self) -> Vec<ServiceRow> {
         self.state.lock().slots.values().map(Slot::row).collect()
     }
 
-    /// Those of `addrs` at which another service than `service` takes traffic by the registry's word.
+    /// The `addrs` at which, according to the registry, an instance of another service takes traffic.
     pub(crate) fn addrs_of_other_services(
         &self,
         service: &str,
@@ -217,7 +216,7 @@ impl Services {
 }
 
 impl ServicesState {
-    /// Applies `change` to a slot and counts it again for the quota of unknown names.
+    /// Applies `change` to a slot and updates the count of unknown names.
     fn update_slot<T>(&mut self, query: &Query, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
         let slot = self.slots.get_mut(query)?;
         let result = change(slot);
@@ -239,7 +238,7 @@ impl Slot {
     }
 }
 
-/// A slot as others see it, once the lock is gone.
+/// A copy of a [`Slot`], for use without the lock.
 #[derive(Debug)]
 pub(crate) struct ServiceRow {
     pub(crate) service: Arc<Service>,
@@ -248,7 +247,7 @@ pub(crate) struct ServiceRow {
 }
 
 impl ServiceRow {
-    /// Whether its name may be a metric's label: a made-up name may not.
+    /// Whether the name may be a metric label: a made-up name may not.
     pub(crate) fn may_be_metric_label(&self) -> bool {
         self.reason == WatchReason::Declared || self.service.ever_had_instances()
     }
@@ -281,8 +280,8 @@ impl ServiceRow {
             suspects: watch_health.suspects,
             presumed_gone: watch_health
                 .presumed_gone
-                .filter(|lost| lost.is_fresh(now))
-                .map(|lost| (lost.instances.len(), ago(lost.at))),
+                .filter(|gone| gone.is_fresh(now))
+                .map(|gone| (gone.instances.len(), ago(gone.at))),
         }
     }
 }

@@ -1,24 +1,24 @@
-//! What is known about a service at one moment: never changed, only replaced.
+//! What is known about a service at one moment: immutable, replaced as a whole.
 
 use std::{sync::Arc, time::Instant};
 
 use outrigger_registry::{HealthStatus, Instance};
 
-/// One accepted answer. Facts that must agree sit in one of these, behind one swap; facts that move
-/// while the content stays (when the registry was last heard, its last error) are in
+/// One accepted answer. It holds the facts that must agree, behind one swap. Facts that change while the
+/// instances stay (the time of the last answer, the last error) are in
 /// [`ServiceStatus`](crate::ServiceStatus), so that an unchanged answer swaps nothing.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Whether the registry has answered at all: without it, no instances means nothing.
+    /// Whether the registry has answered: before that, an empty list means nothing.
     pub knowledge: Knowledge,
-    /// Every instance that the registry lists, critical ones too, each identity once, sorted by it;
-    /// and those that it no longer lists but whose loss is not believed yet
+    /// Every instance that the registry lists, including critical ones, sorted by identity, each identity
+    /// once; and the suspects, which it no longer lists but whose loss is not accepted yet
     /// ([`ServiceStatus::suspects`](crate::ServiceStatus::suspects)).
     pub instances: Arc<[Instance]>,
-    /// 0 while unasked, then one more with each change. Compares only within one watch: a service
-    /// that was dropped and is followed again starts over.
+    /// 0 while unasked, then one more with each change. Comparable within one watch only: a service that
+    /// was dropped and is followed again starts at 0.
     pub version: u64,
-    /// When this content was learned. `None` while unasked.
+    /// When the registry gave these instances. `None` while unasked.
     pub learned_at: Option<Instant>,
 }
 
@@ -27,15 +27,15 @@ pub struct Snapshot {
 pub enum Knowledge {
     /// No answer yet.
     Unasked,
-    /// No answer in this life of the process; what is known was learned before it was restarted, and
-    /// serves while the registry is silent.
+    /// No answer since the process started; the instances are from the cache and are served while the
+    /// registry is silent.
     Remembered,
-    /// At least one; an empty list then means that there is no such service.
+    /// At least one answer; an empty list means that there is no such service.
     Answered,
 }
 
 impl Knowledge {
-    /// The word for pages.
+    /// The label on admin pages.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unasked => "unasked",
@@ -51,17 +51,17 @@ impl Snapshot {
         Self { knowledge: Knowledge::Unasked, instances: Arc::from([]), version: 0, learned_at: None }
     }
 
-    /// The next one, with content learned at `now`.
+    /// The next snapshot, from an answer at `now`.
     pub(crate) fn next(&self, instances: Arc<[Instance]>, now: Instant) -> Self {
         Self { knowledge: Knowledge::Answered, instances, version: self.version + 1, learned_at: Some(now) }
     }
 
-    /// The next one, with content that an earlier life of the process learned at `learned_at`.
+    /// The next snapshot, from a cached answer of `learned_at`.
     pub(crate) fn remembered(&self, instances: Arc<[Instance]>, learned_at: Instant) -> Self {
         Self { knowledge: Knowledge::Remembered, ..self.next(instances, learned_at) }
     }
 
-    /// Its instances, counted by health.
+    /// Counts the instances by health.
     pub fn counts(&self) -> InstanceCounts {
         self.instances.iter().fold(InstanceCounts::default(), |mut counts, instance| {
             *counts.count_mut(instance.status) += 1;
@@ -82,7 +82,7 @@ pub struct InstanceCounts {
     pub critical: usize,
     /// Taken out by hand.
     pub maintenance: usize,
-    /// Of all the above: those without an address that can be called.
+    /// Of all the above: instances without a usable address.
     pub unusable: usize,
 }
 
@@ -92,7 +92,7 @@ impl InstanceCounts {
         self.passing + self.warning + self.critical + self.maintenance
     }
 
-    /// Each health with its count, for a page or a metric.
+    /// Each health status with its count.
     pub fn by_status(&self) -> [(HealthStatus, usize); 4] {
         [
             (HealthStatus::Passing, self.passing),

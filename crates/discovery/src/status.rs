@@ -6,42 +6,41 @@ use outrigger_registry::{InstanceId, Query};
 
 use crate::{InstanceCounts, Knowledge, WatchReason};
 
-/// Where the watch of one service stands, at the moment of the call.
+/// The state of one service's watch at the moment of the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceStatus {
     /// Which service.
     pub query: Query,
     /// [`WatchReason::Declared`] while any follower declared it.
     pub reason: WatchReason,
-    /// How many followers share its watch.
+    /// Followers that share the watch.
     pub followers: usize,
-    /// Whether the registry has answered at all.
+    /// Whether the registry has answered.
     pub knowledge: Knowledge,
     /// The snapshot's version.
     pub version: u64,
-    /// Its instances by health.
+    /// The instances by health.
     pub instances: InstanceCounts,
-    /// Age of the content. `None` before the first answer.
+    /// Age of the snapshot. `None` before the first answer.
     pub learned_ago: Option<Duration>,
-    /// Time for which the content has not been confirmed: since the last good answer, plus the age
-    /// that a stale answer admitted to. `None` before the first answer. Up to the registry's
-    /// longest wait and a little is usual, for an unchanged service is confirmed that rarely.
+    /// Time since the snapshot was last confirmed: since the last good answer, plus the age that a stale
+    /// answer reports. `None` before the first answer. An unchanged service is confirmed only once per
+    /// blocking query, so values up to a little more than the registry's longest wait are usual.
     pub confirmed_ago: Option<Duration>,
-    /// The registry's index in the last good answer; 0 when it has none.
+    /// The registry's index in the last good answer; 0 when the registry has none.
     pub index: u64,
-    /// Why the last question failed, with its causes. `None`: it did not.
+    /// Why the last query failed, with its causes. `None`: it did not fail.
     pub error: Option<String>,
-    /// Questions in a row that failed with the default consistency. The stale reads made meanwhile
-    /// neither count nor end the row.
+    /// Consecutive failed queries. Stale reads in between neither count nor reset this.
     pub failures: u32,
-    /// Whether the server of the last good answer knew a leader.
+    /// Whether the server that gave the last good answer knew a leader.
     pub known_leader: bool,
-    /// While the last good answer was empty: what may be wrong, as far as the registry can tell.
+    /// When the last good answer is empty: a possible cause, if the registry knows one.
     pub empty_hint: Option<&'static str>,
-    /// Instances that are known although the registry no longer lists them, sorted: their loss is
-    /// not believed yet.
+    /// Instances that are kept although the registry no longer lists them, because their loss is not
+    /// accepted yet; sorted.
     pub suspects: Arc<[InstanceId]>,
-    /// How many were believed gone within the last minutes by the registry's word alone, while they
-    /// still answered, and how long ago that was.
+    /// Instances that were presumed gone in the last 10 min: only the registry said so, and they still
+    /// answered. How many, and how long ago the last one.
     pub presumed_gone: Option<(usize, Duration)>,
 }

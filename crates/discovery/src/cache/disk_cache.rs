@@ -1,20 +1,19 @@
 //! The last good answers, kept across a restart in one file.
 //!
-//! A sidecar that is restarted while the registry is gone knows nothing, and the app's requests fail
-//! for want of an address that the sidecar knew a second before. So what is learned is written down:
-//! after a change, at most once a second, once an hour for the ages' sake, and at the end. What the
-//! file holds is used only while the registry does not answer (`watcher/recall.rs`), and an answer
-//! that contradicts it goes through the same guard as any other.
+//! Without the cache, a sidecar that restarts while the registry is gone knows no address, and the
+//! app's requests fail. The cache is written after a change, at most once a second; once an hour, to
+//! update the ages; and at shutdown. It is used only while the registry does not answer
+//! (`watch/cached.rs`), and an answer that contradicts it is reviewed like any other.
 //!
-//! Instances that were believed gone by the registry's word alone are kept for a while too
-//! ([`crate::lost`]): a sidecar that is restarted while the registry is wrong doubts it once more.
+//! Instances that are presumed gone are kept for a while too ([`PresumedGone`]), so that a sidecar
+//! that restarts while the registry is wrong suspects the loss again.
 //!
-//! Answers not confirmed for a week are not used: that is the longest outage that the design means to
-//! survive, and after it an address is likelier to be somebody else's. A file that is damaged, of
-//! another version or about another registry is set aside with a warning; nothing here can keep a
-//! sidecar from starting or stop it.
+//! Answers that were not confirmed for a week are not used: a week is the longest outage that the
+//! design covers, and an older address may belong to another service. A file that is damaged, of
+//! another version or about another registry is renamed with a warning. No error of the cache stops
+//! a sidecar or keeps it from starting.
 //!
-//! The format is in `memory/shape.rs`, the care for the file in `memory/file.rs`.
+//! [`PresumedGone`]: crate::suspects::PresumedGone
 
 use std::{
     collections::BTreeMap,
@@ -46,22 +45,22 @@ use crate::{
     service::Service,
 };
 
-/// Pause between two writes.
+/// Shortest time between two writes.
 const MIN_WRITE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the file is written although no content changed: a service that never changes must not
-/// look as if nobody had heard of it for a week.
+/// How often the file is written without a change, so that a service that never changes does not look
+/// unconfirmed for a week.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
-/// When a write that failed is tried again, should nothing change before.
+/// When a failed write is tried again, if nothing changes before.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Older answers are not used.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Most services in the file: as many as can be watched at all. The longest unheard go first.
+/// Most services in the file: as many as can be watched. The longest unconfirmed ones are dropped first.
 const MAX_SERVICES: usize = 10_000;
 
 /// The last good answers, on disk.
 #[derive(Debug)]
 pub struct DiskCache {
-    /// Absent: it cannot be written, and a warning said why. Only a writer holds the lock for long.
+    /// `None`: the file cannot be written, and a warning said why. Only a writer holds the lock for long.
     file: Option<Arc<Mutex<StateFile>>>,
     entries: Mutex<BTreeMap<Query, CacheEntry>>,
     changed: Notify,
@@ -71,13 +70,13 @@ pub struct DiskCache {
 /// What is known of a service.
 #[derive(Debug)]
 enum CacheEntry {
-    /// From the file.
+    /// Read from the file.
     Stored(ServiceRecord),
-    /// What its watcher last wrote; also after the watch has ended.
+    /// Watched since the start; stays after the watch has ended.
     Live(Arc<Service>),
 }
 
-/// What was known of a service before.
+/// The cached answer for one service.
 #[derive(Debug, Clone)]
 pub(crate) struct CachedAnswer {
     pub(crate) instances: Arc<[Instance]>,
@@ -87,13 +86,12 @@ pub(crate) struct CachedAnswer {
 }
 
 impl DiskCache {
-    /// Opens, or creates, the file `name` in `folder`, and reads it. `registry` says where answers
-    /// come from (its kind, address and datacenter): a file about another one is set aside. Reads at
-    /// most 64 MiB, and blocks for as long as that takes.
+    /// Opens or creates the file `name` in `folder`, and reads it. `registry` identifies the source of the
+    /// answers (kind, address and datacenter): a file about another registry is renamed. Reads at most
+    /// 64 MiB, and blocks meanwhile. One process at a time uses a file.
     ///
-    /// It never fails: where nothing can be read or written, a warning says so, and it remembers
-    /// nothing; where only nothing can be written, what is there is used. One process at a time uses a
-    /// file.
+    /// Never fails. When the file cannot be read or written, logs a warning and keeps nothing; when it can
+    /// only be read, uses its content.
     pub fn open(folder: &Path, name: &str, registry: &str) -> Self {
         let mut cache = Self {
             file: None,
@@ -102,14 +100,14 @@ impl DiskCache {
             served: AtomicBool::new(false),
         };
         let age = (unix_time(), MAX_AGE);
-        let (taken, records) = match StateFile::open(folder, name, registry) {
+        let (file, records) = match StateFile::open(folder, name, registry) {
             Ok(mut file) => {
                 let records = file.load(age.0, age.1);
                 (Some(file), records)
             }
             Err(error) => {
                 let reason = error_chain(&error);
-                warn!(folder = %folder.display(), reason, "what is learned will not outlive a restart; state_dir: off says that this is fine");
+                warn!(folder = %folder.display(), reason, "the last answers will not survive a restart; state_dir: off accepts that and ends this warning");
                 (None, StateFile::read_unlocked(folder, name, registry, &error, age))
             }
         };
@@ -119,39 +117,39 @@ impl DiskCache {
         }
         let known = records.into_iter().map(|record| (record.query.clone(), CacheEntry::Stored(record)));
         cache.entries = Mutex::new(known.collect());
-        cache.file = taken.map(|file| Arc::new(Mutex::new(file)));
+        cache.file = file.map(|file| Arc::new(Mutex::new(file)));
         cache
     }
 
-    /// What was known of a service before it was followed.
+    /// The answer for `query` that was last confirmed before this watch.
     pub(crate) fn load_cached(&self, query: &Query, now: Instant) -> Option<CachedAnswer> {
-        let wall = unix_time();
-        let record = self.entries.lock().get(query)?.to_record(wall, now)?;
-        let ago = wall.saturating_sub(record.confirmed);
-        // Without an instant that far back the age reads as nothing; the content is right all the same.
-        let heard_at = now.checked_sub(ago).unwrap_or(now);
-        let (instances, index) = record.instances_to_serve(wall);
-        Some(CachedAnswer { instances, index, confirmed_at: heard_at })
+        let unix_now = unix_time();
+        let record = self.entries.lock().get(query)?.to_record(unix_now, now)?;
+        let ago = unix_now.saturating_sub(record.confirmed);
+        // Where `Instant` cannot go back that far the age is 0; the content is right all the same.
+        let confirmed_at = now.checked_sub(ago).unwrap_or(now);
+        let (instances, index) = record.instances_to_serve(unix_now);
+        Some(CachedAnswer { instances, index, confirmed_at })
     }
 
-    /// Whether this is the first time that it serves in the registry's place.
+    /// Whether this is the first call: the first service that is served from the cache is a warning.
     pub(crate) fn is_first_use(&self) -> bool {
         !self.served.swap(true, Relaxed)
     }
 
-    /// New content was accepted.
+    /// A new snapshot of `service` was published.
     pub(crate) fn record_change(&self, service: &Arc<Service>) {
-        let mut known = self.entries.lock();
-        // A made-up name is not worth remembering; one that had instances is dropped when it is written.
-        if known.contains_key(&service.query) || !service.snapshot().instances.is_empty() {
-            known.insert(service.query.clone(), CacheEntry::Live(service.clone()));
-            drop(known);
+        let mut entries = self.entries.lock();
+        // Made-up names are not kept. A name that had instances before is dropped at the next write.
+        if entries.contains_key(&service.query) || !service.snapshot().instances.is_empty() {
+            entries.insert(service.query.clone(), CacheEntry::Live(service.clone()));
+            drop(entries);
             self.changed.notify_one();
         }
     }
 
-    /// Writes what changes until `stop`, and then once more. A write that has begun is waited for: when
-    /// this returns, nobody has the file any more.
+    /// Writes changes until `stop`, and then once more. Waits for a write in progress: when this returns,
+    /// the file is closed.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let Some(file) = self.file.clone() else { return };
         let mut rest = REFRESH_INTERVAL;
@@ -163,7 +161,7 @@ impl DiskCache {
         self.write(&file, true).await;
     }
 
-    /// Waits for a change, or for `rest`: then true.
+    /// Waits for a change, or for `rest`. Returns whether `rest` has passed.
     async fn wait_for_change(&self, rest: Duration) -> bool {
         tokio::select! {
             () = self.changed.notified() => false,
@@ -171,21 +169,21 @@ impl DiskCache {
         }
     }
 
-    /// Whether the file says what is known now. `refresh`: also when only ages have moved.
+    /// Writes the file; `refresh`: also when only ages have changed. Returns whether the file is current.
     async fn write(&self, file: &Arc<Mutex<StateFile>>, refresh: bool) -> bool {
         let (records, file) = (self.records(), file.clone());
         let written = spawn_blocking(move || file.lock().save(records, refresh));
-        // A stopping runtime takes no more work; there is nobody left to tell.
+        // Fails only when the runtime stops.
         written.await.unwrap_or(false)
     }
 
-    /// What is to be written.
+    /// The records to write.
     fn records(&self) -> Vec<ServiceRecord> {
-        let (wall, now) = (unix_time(), now());
-        let mut known = self.entries.lock();
+        let (unix_now, now) = (unix_time(), now());
+        let mut entries = self.entries.lock();
         let mut records = Vec::new();
-        known.retain(|_, one| {
-            let record = one.to_record(wall, now).filter(|record| record.lists_any(wall));
+        entries.retain(|_, one| {
+            let record = one.to_record(unix_now, now).filter(|record| record.lists_any(unix_now));
             let keep = record.is_some();
             records.extend(record);
             keep
@@ -193,7 +191,7 @@ impl DiskCache {
         if records.len() > MAX_SERVICES {
             records.sort_by_key(|record| std::cmp::Reverse(record.confirmed));
             for record in records.drain(MAX_SERVICES..) {
-                known.remove(&record.query);
+                entries.remove(&record.query);
             }
         }
         records
@@ -201,23 +199,23 @@ impl DiskCache {
 }
 
 impl CacheEntry {
-    /// `wall` and `now` are the same moment.
-    fn to_record(&self, wall: Duration, now: Instant) -> Option<ServiceRecord> {
+    /// `unix_now` and `now` are the same moment.
+    fn to_record(&self, unix_now: Duration, now: Instant) -> Option<ServiceRecord> {
         match self {
             Self::Stored(record) => Some(record.clone()),
-            Self::Live(entry) => {
-                let instances = entry.snapshot().instances.clone();
-                let heard = wall.saturating_sub(entry.confirmed_ago(now)?);
-                let lost = entry.watch_health().presumed_gone.map(|lost| PresumedGoneRecord {
+            Self::Live(service) => {
+                let instances = service.snapshot().instances.clone();
+                let confirmed = unix_now.saturating_sub(service.confirmed_ago(now)?);
+                let lost = service.watch_health().presumed_gone.map(|lost| PresumedGoneRecord {
                     instances: lost.instances,
                     index: lost.index,
-                    at: wall.saturating_sub(now.saturating_duration_since(lost.at)),
+                    at: unix_now.saturating_sub(now.saturating_duration_since(lost.at)),
                 });
                 Some(ServiceRecord {
-                    query: entry.query.clone(),
+                    query: service.query.clone(),
                     instances,
-                    index: entry.index(),
-                    confirmed: heard,
+                    index: service.index(),
+                    confirmed,
                     presumed_gone: lost,
                 })
             }

@@ -1,8 +1,8 @@
-//! What the file says. Pure.
+//! The format of the state file. Pure.
 //!
-//! One line of header, `outrigger-state VERSION CHECKSUM LENGTH`, and that many bytes of JSON. The
-//! checksum (FNV-1a, 64 bits) finds a torn or rotten file; it is no seal against a forger, for whom
-//! the file's mode is.
+//! A header line, `outrigger-state VERSION CHECKSUM LENGTH`, and LENGTH bytes of JSON. The checksum
+//! (FNV-1a, 64 bits) detects a torn or damaged file. It does not protect against a forged file; the
+//! file's mode does.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,29 +14,29 @@ use super::record::{PresumedGoneRecord, ServiceRecord};
 use crate::instances::sort_and_dedup;
 
 const MAGIC: &str = "outrigger-state";
-/// Goes up when an older reader would misread what is written.
+/// Raised when an older reader would misread the file.
 const VERSION: u32 = 1;
 
-/// Why a file's content is of no use.
+/// Why a file's content cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ContentError {
-    /// Not as it was written.
+    /// The content is not what was written.
     #[error("it is damaged: {0}")]
     Damaged(String),
     /// Written by another version.
-    #[error("it is of version {found}, and this program reads version {VERSION}")]
+    #[error("it has version {found}, and this program reads version {VERSION}")]
     Version {
-        /// As the file says.
+        /// The version in the header.
         found: String,
     },
-    /// Well, but not ours.
+    /// The file is valid, but not of this registry or not safe to use.
     #[error("it is foreign: {0}")]
     Foreign(String),
 }
 
 impl ContentError {
-    /// The end of the name under which it is set aside: a closed list, so that such files do not
-    /// pile up.
+    /// The suffix with which the file is renamed: one of a closed list, so that renamed files do not
+    /// accumulate.
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Damaged(_) => "damaged",
@@ -138,10 +138,10 @@ fn parse_frame(file: &[u8]) -> Result<&[u8], ContentError> {
         return Err(ContentError::Version { found: version.to_owned() });
     }
     if len.parse() != Ok(body.len()) {
-        return Err(damaged("it is cut short, or too long"));
+        return Err(damaged("its length does not match the header"));
     }
     if u64::from_str_radix(sum, 16) != Ok(checksum(body)) {
-        return Err(damaged("the checksum is another"));
+        return Err(damaged("its checksum does not match the header"));
     }
     Ok(body)
 }
@@ -188,12 +188,12 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// One that cannot be called is of no use to anybody who starts without a registry.
+/// Drops instances without a usable address.
 fn to_stored(instances: &[Instance]) -> Vec<StoredInstance> {
     instances.iter().filter_map(StoredInstance::of).collect()
 }
 
-/// As every snapshot is, whatever the file says.
+/// Sorted like every snapshot, whatever the order in the file.
 fn from_stored(listed: Vec<StoredInstance>) -> Arc<[Instance]> {
     sort_and_dedup(listed.into_iter().map(StoredInstance::into_instance).collect()).into()
 }

@@ -1,7 +1,7 @@
-//! The care for the file: one process has it, a write replaces it as a whole or not at all, and what
-//! cannot be used is set aside.
+//! The state file: one process holds it, a write replaces it as a whole or not at all, and a file that
+//! cannot be used is renamed.
 //!
-//! All of it blocks; the callers are the start and a thread for such work.
+//! Everything here blocks. The callers are the start of the process and `spawn_blocking`.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
@@ -23,24 +23,24 @@ use super::{
 
 /// Largest file that is read or written.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// Only we read and write it: who can write it decides where the app's requests go.
+/// Only this user may read and write it: its content decides where the app's requests go.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
-/// A pipe in a file's place would keep its opener, and with it the whole start, waiting for another.
+/// Without it, opening a pipe in the file's place would wait for the other end of the pipe for ever.
 const NONBLOCKING: i32 = libc::O_NONBLOCK;
 
-/// The file, and what was last written to it.
+/// The file and what was last written to it.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
     registry: String,
-    /// Held for as long as the file is ours.
+    /// Locked while this process uses the file.
     _lock: Option<File>,
     written: Option<Vec<WrittenContent>>,
     failing: bool,
 }
 
-/// What of a record is worth a write when it changes.
+/// The parts of a record whose change is worth a write.
 #[derive(Debug, PartialEq, Eq)]
 struct WrittenContent {
     query: Query,
@@ -55,7 +55,7 @@ impl WrittenContent {
     }
 }
 
-/// Why there can be no file.
+/// Why the file cannot be used or written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StateFileError {
     #[error("{doing} {}", path.display())]
@@ -69,9 +69,9 @@ pub(super) enum StateFileError {
     NotAFile { path: PathBuf },
     #[error("{} is in use by another sidecar; give each a state_dir of its own", path.display())]
     InUse { path: PathBuf },
-    #[error("{size} bytes are more than the {MAX_BYTES} that are written at most")]
+    #[error("{size} bytes are more than the limit of {MAX_BYTES}")]
     TooLarge { size: usize },
-    #[error("put it into words")]
+    #[error("encode the state file")]
     Json(#[from] serde_json::Error),
 }
 
@@ -81,7 +81,7 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> State
 }
 
 impl StateFile {
-    /// Makes the folder and takes the file, without reading it.
+    /// Creates the folder and locks the file, without reading it.
     pub(super) fn open(folder: &Path, name: &str, registry: &str) -> Result<Self, StateFileError> {
         DirBuilder::new()
             .recursive(true)
@@ -90,7 +90,7 @@ impl StateFile {
             .map_err(io_error("create the folder", folder))?;
         let path = state_path(folder, name);
         let lock_path = with_suffix(&path, ".lock");
-        // Read and write, for a pipe can be opened so without an other end, and then told from a file.
+        // Read and write, because a pipe can be opened that way without its other end, and is then refused.
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -100,7 +100,7 @@ impl StateFile {
             .custom_flags(NONBLOCKING)
             .open(&lock_path)
             .map_err(io_error("open", &lock_path))?;
-        if !lock.metadata().map_err(io_error("look at", &lock_path))?.is_file() {
+        if !lock.metadata().map_err(io_error("read the metadata of", &lock_path))?.is_file() {
             return Err(StateFileError::NotAFile { path: lock_path });
         }
         match lock.try_lock() {
@@ -111,20 +111,20 @@ impl StateFile {
         Ok(Self { path, registry: registry.to_owned(), _lock: Some(lock), written: None, failing: false })
     }
 
-    /// What the file says that could not be taken for `error`, where it can still be read: what was
-    /// learned before a disk became read-only is as good as ever.
+    /// The records of a file that could not be locked because of `error`, where it can still be read: the
+    /// records from before a disk became read-only are still good.
     pub(super) fn read_unlocked(
         folder: &Path,
         name: &str,
         registry: &str,
         error: &StateFileError,
-        (wall, max_age): (Duration, Duration),
+        (unix_now, max_age): (Duration, Duration),
     ) -> Vec<ServiceRecord> {
         let StateFileError::Io { .. } = error else { return Vec::new() };
         let path = state_path(folder, name);
         let file = Self { path, registry: registry.to_owned(), _lock: None, written: None, failing: false };
         match file.read() {
-            Ok(records) => file.retain_usable(records.unwrap_or_default(), wall, max_age),
+            Ok(records) => file.retain_usable(records.unwrap_or_default(), unix_now, max_age),
             Err(bad) => {
                 warn!(file = %file.path.display(), reason = %bad, "the state file cannot be used, starting without it");
                 Vec::new()
@@ -132,10 +132,10 @@ impl StateFile {
         }
     }
 
-    /// What the file says and is not older than `max_age` at `wall`. A file of no use is set aside.
-    pub(super) fn load(&mut self, wall: Duration, max_age: Duration) -> Vec<ServiceRecord> {
+    /// The records that are not older than `max_age` at `unix_now`. Renames a file that cannot be used.
+    pub(super) fn load(&mut self, unix_now: Duration, max_age: Duration) -> Vec<ServiceRecord> {
         match self.read() {
-            Ok(records) => self.retain_usable(records.unwrap_or_default(), wall, max_age),
+            Ok(records) => self.retain_usable(records.unwrap_or_default(), unix_now, max_age),
             Err(bad) => {
                 self.set_aside(&bad);
                 Vec::new()
@@ -146,11 +146,13 @@ impl StateFile {
     fn retain_usable(
         &self,
         mut records: Vec<ServiceRecord>,
-        wall: Duration,
+        unix_now: Duration,
         max_age: Duration,
     ) -> Vec<ServiceRecord> {
         let all = records.len();
-        records.retain(|record| record.lists_any(wall) && wall.saturating_sub(record.confirmed) <= max_age);
+        records.retain(|record| {
+            record.lists_any(unix_now) && unix_now.saturating_sub(record.confirmed) <= max_age
+        });
         let dropped = all - records.len();
         if dropped > 0 {
             info!(file = %self.path.display(), services = dropped, "some of what was known before is too old to be used");
@@ -165,11 +167,11 @@ impl StateFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(damaged(error)),
         };
-        let about = file.metadata().map_err(damaged)?;
-        if !about.is_file() {
+        let metadata = file.metadata().map_err(damaged)?;
+        if !metadata.is_file() {
             return Err(ContentError::Foreign("it is no plain file".to_owned()));
         }
-        let mode = about.permissions().mode() & 0o777;
+        let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o022 != 0 {
             return Err(ContentError::Foreign(format!("others may write it (mode {mode:03o})")));
         }
@@ -195,35 +197,35 @@ impl StateFile {
         }
     }
 
-    /// Replaces the file when content has changed; with `refresh` also when only ages have. Whether it
-    /// is now as it should be; a failure is told once, until it works again.
+    /// Replaces the file when content has changed; with `refresh` also when only ages have. Returns whether
+    /// the file is current. Of consecutive failures only the first is logged as a warning.
     pub(super) fn save(&mut self, records: Vec<ServiceRecord>, refresh: bool) -> bool {
         let content: Vec<_> = records.iter().map(WrittenContent::of).collect();
         let same = match &self.written {
             Some(written) => *written == content,
-            None => content.is_empty(), // nothing to say yet
+            None => content.is_empty(), // nothing to write yet
         };
         if same && (!refresh || content.is_empty()) {
             return true;
         }
         let written = self.write_atomically(&records);
-        let news = written.is_err() && !self.failing;
+        let is_new = written.is_err() && !self.failing;
         self.failing = written.is_err();
         match written {
             Ok(bytes) => {
-                debug!(file = %self.path.display(), services = content.len(), bytes, "wrote down what is known");
+                debug!(file = %self.path.display(), services = content.len(), bytes, "wrote the state file");
                 self.written = Some(content);
             }
-            Err(error) if news => {
+            Err(error) if is_new => {
                 let reason = error_chain(&error);
-                warn!(reason, "what is known cannot be written down, a restart would forget it");
+                warn!(reason, "the state file cannot be written, a restart would lose the last answers");
             }
-            Err(error) => debug!(reason = error_chain(&error), "what is known cannot be written down"),
+            Err(error) => debug!(reason = error_chain(&error), "the state file cannot be written"),
         }
         !self.failing
     }
 
-    /// Whole or not at all: written beside it, made durable, and renamed over it.
+    /// Writes a temporary file, syncs it, and renames it over the file.
     fn write_atomically(&self, records: &[ServiceRecord]) -> Result<usize, StateFileError> {
         let bytes = format::encode(&self.registry, records)?;
         if bytes.len() > MAX_BYTES {
@@ -231,11 +233,11 @@ impl StateFile {
         }
         let temporary = with_suffix(&self.path, ".tmp");
         self.write_new(&temporary, &bytes).inspect_err(|_| {
-            let _ = std::fs::remove_file(&temporary); // a full disk is not to stay so for our sake
+            let _ = std::fs::remove_file(&temporary); // so that a full disk gets its space back
         })?;
         std::fs::rename(&temporary, &self.path).map_err(io_error("replace", &self.path))?;
         if let Some(folder) = self.path.parent() {
-            // The new name is durable once its folder is.
+            // The rename is durable once the folder is synced.
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error("sync", folder))?;
         }
         Ok(bytes.len())
@@ -248,7 +250,7 @@ impl StateFile {
             }
             _ => {}
         }
-        // New, so that a link that somebody put there is not followed, and the mode is ours.
+        // Created new, so that no link in its place is followed and the mode is `FILE_MODE`.
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -259,18 +261,18 @@ impl StateFile {
     }
 }
 
-/// Where the file is.
+/// The path of the file.
 pub(super) fn state_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(file_name(name))
 }
 
-fn with_suffix(path: &Path, ending: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(ending);
+    name.push(suffix);
     name.into()
 }
 
-/// A name is made from settings; a file's name has no room for some of their characters.
+/// The name comes from settings, and may hold characters that a file name cannot.
 fn file_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
     let name: String = name.chars().take(100).map(plain).collect();

@@ -1,41 +1,42 @@
-//! Doubts answers in which many instances are gone at once. Pure: `now` is an argument, and what
-//! speaks for an instance comes in from outside.
+//! Keeps instances that an answer loses in a mass, as suspects. Pure: `now` and the liveness of
+//! instances are arguments.
 //!
-//! A registry says by mistake that nobody is there: Consul answers `200 []` when a token is not yet
-//! known to the server that is asked, when a follower has fallen behind, when an agent or a cluster
-//! has lost its data. It says the same when the instances really have left. What tells the two apart
-//! is whether they still answer.
+//! A registry may list no instances by mistake: Consul answers `200 []` when the server does not yet
+//! know a token, when a follower has fallen behind, and when an agent or a cluster has lost its data.
+//! The answer is the same when the instances really are gone. The difference is whether the
+//! instances still answer.
 //!
 //! | in an answer | believed |
 //! |---|---|
-//! | an instance that takes no traffic (critical, in maintenance) is gone | at once: an orderly drain is never held up |
-//! | at most half of those that take traffic are gone | at once |
-//! | all are gone, or more than half, within 2 s; or any while the index went back | suspect |
-//! | instances turned critical | at once: a statement |
-//! | more than half turned critical by their nodes' health alone, and traffic to them succeeds | suspect |
-//! | everything else that it says (who is new, what changed) | at once |
+//! | an instance that takes no traffic (critical, in maintenance) is gone | at once: an orderly drain is never delayed |
+//! | at most half of the instances that take traffic are gone | at once |
+//! | all, or more than half, are gone within 2 s; or any is gone while the index went back | suspect |
+//! | instances are critical | at once: an explicit statement |
+//! | more than half are critical only because of their nodes' health, and traffic to them succeeds | suspect |
+//! | everything else (new instances, changes) | at once |
 //!
-//! A suspect is kept as it was last listed until one of these:
+//! A suspect is kept as it was last listed until one of these happens:
 //!
-//! - it is listed again, or said to be critical: the registry's word is believed,
-//! - it does not answer ([`MassLossGuard::drop_suspects`]; a service that was scaled to zero is gone in a moment),
-//! - its address is listed for somebody else,
-//! - consistent answers confirm the loss over more than [`confirm_for`](outrigger_config::MassLoss::confirm_for),
-//!   without one between them that does not, and without an error. Not where it leaves nobody who takes
-//!   traffic: an agent that is stopped takes along whatever it had registered, one that is killed is said
-//!   to be lost with its node, all servers confirm that for the seconds until it is back, and without the
-//!   suspects every request would fail for certain,
-//! - any answer that is not stale comes after the registry has answered for
-//!   [`hold_for`](outrigger_config::MassLoss::hold_for). While it is silent nobody is dropped, and after a silence
-//!   ([`MassLossGuard::record_failure`]) the time begins anew, for those who have to register again notice the end
-//!   of the silence no sooner than we do.
+//! - The registry lists it again, or lists it as critical.
+//! - It does not answer ([`MassLossGuard::drop_suspects`]). A service that was scaled to zero is gone
+//!   in a moment.
+//! - Its address is listed for another instance.
+//! - Consistent answers confirm the loss for more than
+//!   [`confirm_for`](outrigger_config::MassLoss::confirm_for), with no other answer and no error in
+//!   between. This does not apply when no listed instance takes traffic. An agent that is stopped
+//!   deregisters its services, one that is killed is reported as lost with its node, and all servers confirm that for the
+//!   seconds until the agent is back; without the suspects every request would fail.
+//! - An answer that is not stale comes after the registry has answered for
+//!   [`hold_for`](outrigger_config::MassLoss::hold_for). While the registry is silent no suspect is
+//!   dropped. After a failure ([`MassLossGuard::record_failure`]) the time starts again, because the
+//!   instances that must register again see the registry return no earlier than this process does.
 //!
-//! What confirms a loss is an answer of a server that knows a leader, with an index higher than when
-//! the instance was last listed. In Consul each removal raises its service's index (held to that by
-//! the conformance suite), so that an answer at the same index says nothing of anybody's leaving: it
-//! is what a read shows that a token does not allow, and what something in between makes up. Nor does
-//! an answer count after the index went back: a registry that has lost its data confirms that it has
-//! none, and those who are to register again need a moment. For both only `hold` remains.
+//! An answer confirms a loss when its server knows a leader and its index is higher than when the
+//! instance was last listed. In Consul each removal raises the service's index (the conformance suite
+//! checks that). An empty answer at the same index therefore proves no removal: it comes from a token
+//! that may not read the service, or from something between the proxy and the registry. An answer
+//! after the index went back confirms nothing either: a registry that has lost its data lists nothing,
+//! and the instances need a moment to register again. In both cases the loss is accepted only after `hold_for`.
 
 use std::{
     collections::BTreeMap,
@@ -51,20 +52,20 @@ use crate::instances::find;
 /// Why an answer is suspect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SuspectReason {
-    /// It is empty.
+    /// The answer is empty.
     Empty,
-    /// Its index is lower than the last.
+    /// The index is lower than the last one.
     IndexWentBack,
-    /// More than half of those that took traffic are gone.
+    /// More than half of the instances that took traffic are gone.
     Collapsed,
-    /// More than half turned critical by their nodes' health alone.
+    /// More than half are critical only because of their nodes' health.
     NodesLost,
 }
 
 impl SuspectReason {
     pub(crate) const ALL: [Self; 4] = [Self::Empty, Self::IndexWentBack, Self::Collapsed, Self::NodesLost];
 
-    /// The word for metrics and logs.
+    /// The label in metrics and logs.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -83,49 +84,49 @@ impl SuspectReason {
     }
 }
 
-/// An answer, with what matters for how far it is believed.
+/// An answer, with the facts that decide how much of it is believed.
 #[derive(Debug)]
 pub(crate) struct ReviewedAnswer<'a> {
-    /// Sorted by identity, each once.
+    /// Sorted by identity, each identity once.
     pub(crate) instances: &'a [Instance],
     pub(crate) consistency: Consistency,
     pub(crate) index: u64,
-    /// The index of the answer before it.
+    /// The index of the previous answer.
     pub(crate) previous_index: u64,
     pub(crate) went_back: bool,
     pub(crate) known_leader: bool,
     pub(crate) now: Instant,
 }
 
-/// A suspect whose loss is now believed.
+/// A suspect whose loss is now accepted.
 #[derive(Debug)]
 pub(crate) struct AcceptedLoss {
     /// As it was last listed.
     pub(crate) instance: Instance,
     /// The index of the last answer that listed it.
     pub(crate) listed_at: u64,
-    /// It is listed as critical, and not gone.
+    /// It is still listed, as critical.
     pub(crate) is_listed: bool,
 }
 
-/// What is to be known after an answer, and what that did to the suspects.
+/// The result of a review.
 #[derive(Debug, Default)]
 pub(crate) struct Review {
-    /// `None`: the answer as it is. Else who is listed and who is kept against it, sorted.
+    /// The listed instances and the suspects, sorted. `None`: the answer as it is.
     pub(crate) known: Option<Arc<[Instance]>>,
     pub(crate) findings: Findings,
     /// Sorted by identity.
     pub(crate) accepted_losses: Vec<AcceptedLoss>,
 }
 
-/// What an answer led to.
+/// How an answer changed the suspects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Findings {
-    /// Why it is suspect, and how many are suspect for it that were not before.
+    /// Why the answer is suspect, and how many new suspects it adds.
     pub(crate) suspected: Option<(SuspectReason, usize)>,
-    /// Suspects of which the registry speaks again.
+    /// Suspects that the registry lists again.
     pub(crate) listed_again: usize,
-    /// Suspects whose loss is now believed: how many [`Review::accepted_losses`] lists.
+    /// The number of [`Review::accepted_losses`].
     pub(crate) accepted: usize,
 }
 
@@ -134,18 +135,18 @@ pub(crate) struct Findings {
 pub(crate) struct MassLossGuard {
     settings: Option<outrigger_config::MassLoss>,
     suspects: BTreeMap<InstanceId, Suspect>,
-    /// What the last answer lists, while there are suspects.
+    /// The instances of the last answer, while there are suspects.
     listed: Arc<[Instance]>,
-    /// The registry has failed since the last answer that counts.
+    /// The registry has failed since the last answer that was not stale.
     interrupted: bool,
-    /// Who was let go without a doubt in the last [`ONE_LOSS_WINDOW`].
+    /// Losses of the last [`ONE_LOSS_WINDOW`] that were accepted at once.
     recent_losses: Vec<RecentLoss>,
 }
 
-/// Losses within this time are one loss: an agent that was wiped takes its services out one by one.
+/// Losses within this time count as one: an agent that was wiped deregisters its services one by one.
 const ONE_LOSS_WINDOW: Duration = Duration::from_secs(2);
 
-/// An instance whose loss was no mass by itself.
+/// An instance whose loss alone was no mass loss.
 #[derive(Debug)]
 struct RecentLoss {
     instance: Instance,
@@ -162,12 +163,12 @@ struct Suspect {
     /// The index of the last answer that listed it.
     listed_at: u64,
     since: Instant,
-    /// When the first of the answers that confirm its loss came.
+    /// When the first answer confirmed its loss.
     confirmed_since: Option<Instant>,
 }
 
 impl MassLossGuard {
-    /// Without rules it believes everything.
+    /// Without settings every answer is believed.
     pub(crate) fn new(settings: Option<outrigger_config::MassLoss>) -> Self {
         Self {
             settings,
@@ -178,7 +179,7 @@ impl MassLossGuard {
         }
     }
 
-    /// Goes on by other rules. Without any, nobody is kept any longer than the next answer.
+    /// Replaces the settings. Without settings, suspects are kept only until the next answer.
     pub(crate) fn apply_settings(&mut self, settings: Option<outrigger_config::MassLoss>) {
         self.settings = settings;
         if settings.is_none() {
@@ -187,65 +188,64 @@ impl MassLossGuard {
         }
     }
 
-    /// Whether anybody is kept against the registry's word.
     pub(crate) fn has_suspects(&self) -> bool {
         !self.suspects.is_empty()
     }
 
-    /// Who is kept, sorted.
+    /// The suspects, sorted.
     pub(crate) fn suspects(&self) -> impl ExactSizeIterator<Item = &InstanceId> {
         self.suspects.keys()
     }
 
-    /// Who is kept, where, and whether only traffic speaks for it: a node that the registry has lost
-    /// may well accept connections.
+    /// The suspects with their addresses, and whether only traffic counts as a sign of life: an instance on
+    /// a lost node may still accept connections.
     pub(crate) fn suspects_to_probe(&self) -> Vec<(InstanceId, SocketAddr, bool)> {
-        let examined = self.suspects.iter().filter_map(|(id, suspect)| {
+        let to_probe = self.suspects.iter().filter_map(|(id, suspect)| {
             let addr = suspect.instance.addr.as_ref().ok()?;
             Some((id.clone(), *addr, suspect.reason == SuspectReason::NodesLost))
         });
-        examined.collect()
+        to_probe.collect()
     }
 
-    /// Judges `answer`, when `held` was known before. `vouched` says whether real traffic to an
-    /// instance succeeds.
+    /// Reviews `answer`. `current`: the instances known before. `recently_served`: whether requests to an
+    /// instance succeed.
     pub(crate) fn review(
         &mut self,
         current: &[Instance],
         answer: &ReviewedAnswer<'_>,
         recently_served: impl Fn(&InstanceId) -> bool,
     ) -> Review {
-        let Some(rules) = self.settings else { return Review::default() };
+        let Some(settings) = self.settings else { return Review::default() };
         if answer.consistency != Consistency::Stale && std::mem::take(&mut self.interrupted) {
             self.suspects.values_mut().for_each(|suspect| suspect.restart(answer.now));
         }
         let before = self.suspects.len();
         self.suspects.retain(|_, suspect| !suspect.is_listed_again(answer));
         let listed_again = before - self.suspects.len();
-        let given_up = self.accept_losses(answer, &rules);
-        let suspected = self.add_suspects(current, answer, &given_up, recently_served);
-        let findings = Findings { suspected, listed_again, accepted: given_up.len() };
+        let accepted = self.accept_losses(answer, &settings);
+        let suspected = self.add_suspects(current, answer, &accepted, recently_served);
+        let findings = Findings { suspected, listed_again, accepted: accepted.len() };
         if !self.has_suspects() {
             self.listed = Arc::from([]);
-            return Review { known: None, findings, accepted_losses: given_up };
+            return Review { known: None, findings, accepted_losses: accepted };
         }
         self.listed = answer.instances.into();
-        Review { known: Some(self.known()), findings, accepted_losses: given_up }
+        Review { known: Some(self.known()), findings, accepted_losses: accepted }
     }
 
-    /// The registry has failed: how long it has been saying something begins anew.
+    /// The registry has failed: the times of all suspects start again with the next answer.
     pub(crate) fn record_failure(&mut self) {
         self.interrupted = true;
     }
 
-    /// Believes the loss of these: nothing speaks for them.
+    /// Accepts the loss of these suspects, which show no sign of life.
     pub(crate) fn drop_suspects(&mut self, ids: &[InstanceId]) {
         for id in ids {
             self.suspects.remove(id);
         }
     }
 
-    /// What the last answer lists, and the suspects.
+    /// The instances of the last answer, and the suspects; sorted.
     pub(crate) fn known(&self) -> Arc<[Instance]> {
         let listed = self.listed.iter().filter(|one| !self.suspects.contains_key(&one.id));
         let kept = self.suspects.values().map(|suspect| &suspect.instance);
@@ -254,17 +254,17 @@ impl MassLossGuard {
         known.into()
     }
 
-    /// Believes the losses that are confirmed, or have been doubted for long enough: whose, sorted.
+    /// Removes the suspects whose loss is confirmed, or that were held for long enough; sorted.
     fn accept_losses(
         &mut self,
         answer: &ReviewedAnswer<'_>,
-        rules: &outrigger_config::MassLoss,
+        settings: &outrigger_config::MassLoss,
     ) -> Vec<AcceptedLoss> {
-        let mut given_up = Vec::new();
+        let mut accepted = Vec::new();
         self.suspects.retain(|_, suspect| {
-            let gone = suspect.is_loss_accepted(answer, rules);
+            let gone = suspect.is_loss_accepted(answer, settings);
             if gone {
-                given_up.push(AcceptedLoss {
+                accepted.push(AcceptedLoss {
                     instance: suspect.instance.clone(),
                     listed_at: suspect.listed_at,
                     is_listed: suspect.reason == SuspectReason::NodesLost,
@@ -272,15 +272,15 @@ impl MassLossGuard {
             }
             !gone
         });
-        given_up
+        accepted
     }
 
-    /// Takes in those whose loss is not to be believed yet: why, and how many.
+    /// Adds the instances whose loss is not accepted yet: why, and how many.
     fn add_suspects(
         &mut self,
         current: &[Instance],
         answer: &ReviewedAnswer<'_>,
-        given_up: &[AcceptedLoss],
+        accepted: &[AcceptedLoss],
         recently_served: impl Fn(&InstanceId) -> bool,
     ) -> Option<(SuspectReason, usize)> {
         self.recent_losses.retain(|one| {
@@ -289,13 +289,13 @@ impl MassLossGuard {
         });
         // Both lists are sorted, and may be long: one walk over the two.
         let mut listed = answer.instances.iter().peekable();
-        let (mut trusted, mut gone, mut lost) = (0_usize, Vec::new(), Vec::new());
+        let (mut serving, mut gone, mut lost) = (0_usize, Vec::new(), Vec::new());
         for one in current.iter().filter(|one| one.weight() > 0) {
-            let is_given_up = given_up.binary_search_by(|gone| gone.instance.id.cmp(&one.id)).is_ok();
-            if is_given_up || self.suspects.contains_key(&one.id) {
+            let is_accepted = accepted.binary_search_by(|gone| gone.instance.id.cmp(&one.id)).is_ok();
+            if is_accepted || self.suspects.contains_key(&one.id) {
                 continue;
             }
-            trusted += 1;
+            serving += 1;
             while listed.next_if(|listed| listed.id < one.id).is_some() {}
             match listed.peek().filter(|listed| listed.id == one.id) {
                 None => gone.push(one),
@@ -304,14 +304,14 @@ impl MassLossGuard {
             }
         }
         let before = self.recent_losses.len();
-        let most = |some: &[&Instance]| !some.is_empty() && (some.len() + before) * 2 > trusted + before;
-        let (reason, who) = if !gone.is_empty() && answer.went_back {
+        let most = |some: &[&Instance]| !some.is_empty() && (some.len() + before) * 2 > serving + before;
+        let (reason, losses) = if !gone.is_empty() && answer.went_back {
             (SuspectReason::IndexWentBack, gone)
         } else if !gone.is_empty() && answer.instances.is_empty() {
             (SuspectReason::Empty, gone)
         } else if most(&gone) {
             (SuspectReason::Collapsed, gone)
-        } else if lost.len() * 2 > trusted {
+        } else if lost.len() * 2 > serving {
             lost.retain(|one| recently_served(&one.id));
             (SuspectReason::NodesLost, lost)
         } else {
@@ -323,12 +323,12 @@ impl MassLossGuard {
             }));
             return None;
         };
-        let mut who: Vec<_> = who.into_iter().map(|one| (one.clone(), answer.previous_index)).collect();
-        if reason != SuspectReason::NodesLost && !who.is_empty() {
-            who.extend(self.recent_losses.drain(..).map(|one| (one.instance, one.listed_at)));
+        let mut losses: Vec<_> = losses.into_iter().map(|one| (one.clone(), answer.previous_index)).collect();
+        if reason != SuspectReason::NodesLost && !losses.is_empty() {
+            losses.extend(self.recent_losses.drain(..).map(|one| (one.instance, one.listed_at)));
         }
-        let count = who.len();
-        for (instance, listed_at) in who {
+        let count = losses.len();
+        for (instance, listed_at) in losses {
             let suspect = Suspect::new(instance, reason, listed_at, answer);
             self.suspects.insert(suspect.instance.id.clone(), suspect);
         }
@@ -337,7 +337,7 @@ impl MassLossGuard {
 }
 
 impl ReviewedAnswer<'_> {
-    /// Whether it confirms that an instance is gone that was listed at `index`.
+    /// Whether it confirms that an instance listed at `index` is gone.
     fn confirms_loss_since(&self, index: u64) -> bool {
         self.consistency == Consistency::Consistent
             && self.known_leader
@@ -345,7 +345,7 @@ impl ReviewedAnswer<'_> {
             && self.lists_any_usable()
     }
 
-    /// Whether there would be anybody to call, were it believed as it is.
+    /// Whether it lists an instance that takes traffic.
     fn lists_any_usable(&self) -> bool {
         self.instances.iter().any(|one| one.weight() > 0)
     }
@@ -357,19 +357,23 @@ impl Suspect {
         Self { instance, reason, listed_at, since: answer.now, confirmed_since: confirmed }
     }
 
-    /// What was said before counts no more.
+    /// Discards the times before `now`.
     fn restart(&mut self, now: Instant) {
         (self.since, self.confirmed_since) = (now, None);
     }
 
-    /// Whether the registry has something to say of it, other than that it lost sight of its node.
+    /// Whether the registry lists it again, other than as critical on a lost node.
     fn is_listed_again(&self, answer: &ReviewedAnswer<'_>) -> bool {
         find(answer.instances, &self.instance.id)
             .is_some_and(|listed| self.reason != SuspectReason::NodesLost || !listed.node_lost)
     }
 
-    /// Whether its loss is to be believed after `answer`, which still does not list it.
-    fn is_loss_accepted(&mut self, answer: &ReviewedAnswer<'_>, rules: &outrigger_config::MassLoss) -> bool {
+    /// Whether its loss is accepted after `answer`, which still does not list it.
+    fn is_loss_accepted(
+        &mut self,
+        answer: &ReviewedAnswer<'_>,
+        settings: &outrigger_config::MassLoss,
+    ) -> bool {
         if answer.went_back {
             self.reason = SuspectReason::IndexWentBack;
         } else if answer.instances.is_empty() && self.reason != SuspectReason::IndexWentBack {
@@ -377,14 +381,14 @@ impl Suspect {
         }
         let for_long = |since: Instant| answer.now.saturating_duration_since(since);
         match answer.consistency {
-            // Of a server that may have fallen behind: it neither confirms nor refutes.
+            // From a server that may have fallen behind: neither confirms nor refutes.
             Consistency::Stale => false,
-            _ if for_long(self.since) >= rules.hold_for => true,
+            _ if for_long(self.since) >= settings.hold_for => true,
             Consistency::Default => false,
             Consistency::Consistent
                 if self.reason.can_be_confirmed() && answer.confirms_loss_since(self.listed_at) =>
             {
-                for_long(*self.confirmed_since.get_or_insert(answer.now)) > rules.confirm_for
+                for_long(*self.confirmed_since.get_or_insert(answer.now)) > settings.confirm_for
             }
             Consistency::Consistent => {
                 self.confirmed_since = None;

@@ -1,7 +1,5 @@
-//! What speaks for an instance that the registry no longer lists: it accepts a connection, or real
-//! traffic to it succeeds.
-//!
-//! It asks and reports; what follows from it is decided in `guard.rs`.
+//! Signs of life of an instance that the registry no longer lists: it accepts a connection, or requests
+//! to it succeed. What follows from them is decided in `guard.rs`.
 
 use std::{
     fmt,
@@ -25,20 +23,20 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-/// Probes under way at once, over all services: a suspect answer must not become a burst of
-/// connections.
+/// Most concurrent probes, over all services: a suspect answer must not cause a burst of connections.
 const MAX_CONCURRENT_PROBES: usize = 8;
-/// Longest time for one round of probes. Who was not reached in it is asked in the next.
+/// Longest time for one round of probes. An instance that is not probed in it is probed in the next.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A boxed answer: evidence is asked for rarely, and never by a request.
+/// The result of a probe. Boxed, because probes are rare and no request waits for one.
 pub type ProbeFuture<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
-/// Who can say whether an instance is there. The default of each method holds without a proxy.
+/// Reports whether an instance is alive. The defaults need no proxy.
 pub trait Liveness: fmt::Debug + Send + Sync + 'static {
-    /// Whether something at `addr` accepts a connection; cancelled after
-    /// [`probe_timeout`](outrigger_config::MassLoss::probe_timeout), which counts as no. When our own resources do not
-    /// allow the attempt, the answer is yes: that blames nobody.
+    /// Whether a process at `addr` accepts a connection; cancelled after
+    /// [`probe_timeout`](outrigger_config::MassLoss::probe_timeout), which counts as no. When a lack of
+    /// local resources (file descriptors, ports) prevents the attempt, the result is yes: that is no
+    /// evidence against the instance.
     fn accepts_connection(&self, addr: SocketAddr) -> ProbeFuture<'_> {
         Box::pin(try_connect(addr))
     }
@@ -49,7 +47,7 @@ pub trait Liveness: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// Connection attempts alone.
+/// Probes by connection attempts only.
 #[derive(Debug)]
 pub(crate) struct ConnectProbe;
 
@@ -62,7 +60,7 @@ async fn try_connect(addr: SocketAddr) -> bool {
     }
 }
 
-/// Whether the error is the network's word on the instance, and not our own lack of something.
+/// Whether the error is about the instance or its network, and not about a lack of local resources.
 fn is_evidence_of_absence(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{
         ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
@@ -78,13 +76,13 @@ fn is_evidence_of_absence(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// Asks for evidence, a few at a time.
+/// Probes instances, a few at a time.
 #[derive(Debug)]
 pub(crate) struct LivenessProber {
-    /// Replaced once, by the proxy, which is made after discovery.
+    /// Replaced once by the proxy, which is created after discovery.
     liveness: Mutex<Arc<dyn Liveness>>,
     permits: Semaphore,
-    /// Longest wait for an answer, in milliseconds.
+    /// In milliseconds.
     probe_timeout: AtomicU64,
 }
 
@@ -98,51 +96,52 @@ impl LivenessProber {
         }
     }
 
-    /// From the next question on, an answer is waited for this long.
+    /// Applies from the next probe on.
     pub(crate) fn set_probe_timeout(&self, probe: Duration) {
         self.probe_timeout.store(millis(probe), Relaxed);
     }
 
-    pub(crate) fn set_liveness(&self, evidence: Arc<dyn Liveness>) {
-        *self.liveness.lock() = evidence;
+    pub(crate) fn set_liveness(&self, liveness: Arc<dyn Liveness>) {
+        *self.liveness.lock() = liveness;
     }
 
     pub(crate) fn recently_served(&self, service: &str, id: &InstanceId) -> bool {
         self.liveness().recently_served(service, id)
     }
 
-    /// Those for whom nothing speaks. `only_traffic`: that they accept connections says nothing.
+    /// The suspects without a sign of life. With `true` in a suspect's tuple only traffic counts, and it is
+    /// not probed.
     pub(crate) async fn find_silent(
         &self,
         service: &str,
         mut suspects: Vec<(InstanceId, SocketAddr, bool)>,
     ) -> Vec<InstanceId> {
-        // When there are more than a round can take, each round takes others.
+        // So that each round probes others, when there are more suspects than fit into one round.
         fastrand::shuffle(&mut suspects);
-        let evidence = self.liveness();
+        let liveness = self.liveness();
         let end = Instant::now() + ROUND_TIMEOUT;
-        let mut asked = stream::iter(suspects)
+        let mut probes = stream::iter(suspects)
             .map(|(id, addr, only_traffic)| {
-                let evidence = evidence.clone();
+                let liveness = liveness.clone();
                 async move {
-                    let there = evidence.recently_served(service, &id)
-                        || !only_traffic && self.probe(&*evidence, addr).await;
-                    (!there).then_some(id)
+                    let alive = liveness.recently_served(service, &id)
+                        || !only_traffic && self.probe(&*liveness, addr).await;
+                    (!alive).then_some(id)
                 }
             })
             .buffer_unordered(MAX_CONCURRENT_PROBES);
         let mut silent = Vec::new();
-        while let Ok(Some(one)) = timeout_at(end, asked.next()).await {
+        while let Ok(Some(one)) = timeout_at(end, probes.next()).await {
             silent.extend(one);
         }
         silent
     }
 
-    async fn probe(&self, evidence: &dyn Liveness, addr: SocketAddr) -> bool {
-        // Never closed; if it were, nobody would be blamed for it.
+    async fn probe(&self, liveness: &dyn Liveness, addr: SocketAddr) -> bool {
+        // Never closed; if it were, that would be no evidence against the instance.
         let Ok(_permit) = self.permits.acquire().await else { return true };
         let probe = Duration::from_millis(self.probe_timeout.load(Relaxed));
-        timeout(probe, evidence.accepts_connection(addr)).await.unwrap_or(false)
+        timeout(probe, liveness.accepts_connection(addr)).await.unwrap_or(false)
     }
 
     fn liveness(&self) -> Arc<dyn Liveness> {

@@ -1,8 +1,8 @@
-//! Instances that were believed gone by the registry's word alone, while they still answered.
+//! Instances whose loss was accepted because the registry insisted, while they still answered.
 //!
-//! The word may have been a mistake that lasted: they are told of in errors and on pages, and outlive
-//! a restart for a while, so that a sidecar that starts in the middle of such a mistake doubts it
-//! again instead of knowing nobody. They take no traffic.
+//! The registry may have been wrong for a long time. Errors and admin pages therefore name these
+//! instances, and the cache keeps them: a sidecar that starts while the registry is wrong treats
+//! them as suspects again, instead of knowing no instances. They take no traffic.
 
 use std::{
     sync::Arc,
@@ -13,23 +13,23 @@ use outrigger_registry::Instance;
 
 use crate::instances::{find, union};
 
-/// How long they are spoken of and kept. A mistake of the registry's that nobody has mended by then is
-/// not mended by us, and an address does not become somebody else's that fast.
+/// How long they are kept and named. A mistake that is not corrected by then is not corrected by keeping
+/// them longer, and an address is not reused within that time.
 pub(crate) const PRESUMED_GONE_TTL: Duration = Duration::from_secs(600);
 
-/// The instances that a service has lost so.
+/// The instances of a service that are presumed gone.
 #[derive(Debug, Clone)]
 pub(crate) struct PresumedGone {
     /// As they were last listed, sorted.
     pub(crate) instances: Arc<[Instance]>,
-    /// The registry's index when it last listed them; of several, the lowest.
+    /// The registry's index when it last listed them; the lowest of several.
     pub(crate) index: u64,
-    /// When the last of them was believed gone.
+    /// When the last of them was presumed gone.
     pub(crate) at: Instant,
 }
 
 impl PresumedGone {
-    /// With `more`, last listed at `index` and lost now, beside those that were lost a while ago.
+    /// Adds `more`, last listed at `index` and lost at `now`, to those of `before` that are still fresh.
     pub(crate) fn merge(before: Option<&Self>, more: Vec<Instance>, index: u64, now: Instant) -> Self {
         let before = before.filter(|lost| lost.is_fresh(now));
         let index = before.map_or(index, |lost| lost.index.min(index));
@@ -37,7 +37,7 @@ impl PresumedGone {
         Self { instances: union(&more, older), index, at: now }
     }
 
-    /// Without those that `listed` speaks of again; nobody may be left.
+    /// Without the instances of `listed`; `None` when no instance is left.
     pub(crate) fn without(&self, listed: &[Instance]) -> Option<Self> {
         let left: Arc<[_]> =
             self.instances.iter().filter(|one| find(listed, &one.id).is_none()).cloned().collect();

@@ -1,8 +1,7 @@
-//! Decides whether an answer may replace what is held. Pure: no clock, no I/O, no memory.
+//! Decides whether an answer replaces the current snapshot. Pure: no clock, no I/O, no state.
 //!
-//! Every answer passes through here before it is seen by anybody. What is too bad to be believed at
-//! once (all instances gone, more than half gone) is for [`crate::guard`] to say, which is asked on
-//! the way.
+//! Every answer passes through here before it is published. Whether a mass loss is believed is decided
+//! by the caller's `screen` (`suspects/`).
 
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use outrigger_registry::Instance;
 
 use crate::{Knowledge, Snapshot, instances::sort_and_dedup};
 
-/// What is held, with the index it was learned at.
+/// The current snapshot and its index.
 #[derive(Debug)]
 pub(crate) struct Current<'a> {
     pub(crate) snapshot: &'a Snapshot,
@@ -22,23 +21,22 @@ pub(crate) struct Current<'a> {
 pub(crate) struct Candidate {
     pub(crate) instances: Vec<Instance>,
     pub(crate) index: u64,
-    /// Any server may have given it, also one that has fallen behind.
+    /// Any server may have given it, including one that has fallen behind.
     pub(crate) stale: bool,
 }
 
-/// What to do with an [`Candidate`].
+/// What to do with a [`Candidate`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It says what is held already: swap nothing, wake nobody.
+    /// It equals the current snapshot: nothing is swapped, no follower wakes.
     Unchanged,
-    /// It is older than what is held: no news.
+    /// It is older than the current snapshot.
     Behind,
-    /// It replaces what is held; each identity once, sorted by it.
+    /// These instances replace the current ones; sorted by identity, each identity once.
     Accept(Arc<[Instance]>),
 }
 
-/// Judges one answer. `screen` is shown its instances in order, and may say what is to be known
-/// instead of just these.
+/// Judges one answer. `screen` gets the sorted instances and may return others to publish instead.
 pub(crate) fn admit(
     current: &Current<'_>,
     candidate: Candidate,
@@ -46,8 +44,8 @@ pub(crate) fn admit(
 ) -> Verdict {
     let answered = current.snapshot.knowledge == Knowledge::Answered;
     let known = current.snapshot.knowledge != Knowledge::Unasked;
-    // A stale read must not turn the table back to a state that it has moved on from. A current one
-    // may: there an index that went back means that the registry itself started over.
+    // A stale read must not restore an older state. Another read may: an index that went back then means
+    // that the registry itself started over.
     if known && candidate.stale && candidate.index < current.index {
         return Verdict::Behind;
     }

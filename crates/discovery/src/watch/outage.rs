@@ -1,6 +1,6 @@
-//! Says once that the registry is gone and once that it is back, for all watchers together: a
-//! hundred watched services lose it at the same moment, and one line is enough. Whoever still backs off when
-//! it is back is told.
+//! Detects once, for all watchers together, that the registry is gone and that it is back: a hundred
+//! watchers lose it at the same moment, and one log line is enough. The return ends the back-off of
+//! the other watchers.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,17 @@ use outrigger_registry::Error;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// The return of a registry that was gone for less ends nobody's pause: pauses are short by then, and a
-/// question that fails for reasons of its own must not be asked again with each answer to another.
+/// The end of a shorter outage ends no back-off: back-offs are still short, and a query that fails for
+/// its own reasons must not be repeated with each answer to another query.
 const LONG_OUTAGE: Duration = Duration::from_secs(5);
 
-/// Whom a failed question is about.
+/// What a failed query says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureScope {
-    /// The registry as a whole: it is gone, mute, busy, without a leader, refuses our token, or one
-    /// of its files is bad.
+    /// About the registry as a whole: it is gone, silent, busy or without a leader, refuses the token, or
+    /// one of its files is bad.
     Registry,
-    /// This service alone: its answer cannot be read.
+    /// About this service only: the answer cannot be read.
     Service,
 }
 
@@ -36,16 +36,16 @@ impl FailureScope {
     }
 }
 
-/// Whether the registry is gone, as far as any watcher knows.
+/// Whether the registry is gone for any watcher.
 #[derive(Debug, Default)]
 pub(crate) struct OutageTracker {
     since: Mutex<Option<Instant>>,
-    /// Rings when one ends that has lasted.
+    /// Notified when an outage of at least [`LONG_OUTAGE`] ends.
     ended: watch::Sender<()>,
 }
 
 impl OutageTracker {
-    /// A question failed by [`FailureScope::Registry`]. Whether that is news.
+    /// Records a failure of [`FailureScope::Registry`]. Returns whether an outage begins with it.
     pub(crate) fn record_failure(&self, now: Instant) -> bool {
         let mut since = self.since.lock();
         let is_new = since.is_none();
@@ -53,8 +53,9 @@ impl OutageTracker {
         is_new
     }
 
-    /// A question of `asked_at` was answered: how long the registry was gone, if that ends an outage.
-    /// One asked before the outage ends none: a stopping server answers what still waits.
+    /// Records an answer to a query of `asked_at`. Returns how long the registry was gone, if the answer
+    /// ends an outage. An answer to a query from before the outage does not: a server that stops answers
+    /// its pending queries.
     pub(crate) fn record_answer(&self, asked_at: Instant, now: Instant) -> Option<Duration> {
         let mut since = self.since.lock();
         let ended = since.take_if(|since| asked_at >= *since);
@@ -65,7 +66,7 @@ impl OutageTracker {
         gone_for
     }
 
-    /// Changes when an outage ends that has lasted.
+    /// Changes when an outage of at least [`LONG_OUTAGE`] ends.
     pub(crate) fn subscribe_end(&self) -> watch::Receiver<()> {
         self.ended.subscribe()
     }

@@ -1,51 +1,51 @@
-//! How soon the same question may be asked again. Pure: `now` is an argument.
+//! Limits how often the registry is asked for one service. Pure: `now` is an argument.
 //!
-//! A blocking query limits its loop by itself only while the registry blocks. It does not when a
-//! server is stopping (it answers at once, unchanged), when an index moves without a change (the
-//! index of a name that Consul never knew follows every write), or when a service really changes all
-//! the time. So questions take tokens from a bucket. It holds enough for the changes of a deploy, which come
-//! together: whoever leaves is critical for a moment and then gone, and a caller that is held up in between
-//! has seen nobody leave in order. After an answer that came early and brought nothing one is left. How fast
-//! tokens come back depends on what the last answer was:
+//! A blocking query limits its loop only while the registry blocks. The registry does not block when a
+//! server stops (it answers at once, unchanged), when an index moves without a change (the index of a
+//! name that Consul never knew follows every write), or when a service changes all the time. Each query
+//! therefore takes a token from a bucket. A full bucket covers the changes of a deploy, which come
+//! together: an instance that leaves is critical for a moment and then gone, and a watch that is delayed
+//! in between misses the critical state. An early unchanged answer leaves one token. The refill interval
+//! depends on the last answer:
 //!
-//! | answer | a token comes back every | because |
+//! | answer | one token every | because |
 //! |---|---|---|
-//! | changed | 100 ms | a change should be in the table in milliseconds: up to ten a second, and twenty at once, nothing is held up |
-//! | changed, and the question had been held up | twice the last, up to 1 s | more than ten a second: reading a large service that often costs the agent and us a core, and one read brings all changes since the last; 1 s is the most that a real change is late |
-//! | unchanged, and early | 250 ms, then twice the last, up to 15 s | nothing is learned from them, so what they cost is what counts: 4 a minute at the end |
+//! | changed | 100 ms | a change should be known within milliseconds: up to ten a second, and twenty at once, are not delayed |
+//! | changed, and the query was delayed | twice the last interval, up to 1 s | more than ten changes a second: reading a large service that often costs the agent and this process a core each, and one read returns all changes since the last; a real change is at most 1 s late |
+//! | unchanged, and early | 250 ms, then twice the last interval, up to 15 s | these answers say nothing new, so only their cost counts: 4 a minute at the end |
 //! | unchanged, after a proper wait | 100 ms | the registry blocks as it should |
 //!
-//! Where an early answer may be a mistake that somebody mends, its pace has a lower end ([`RateLimiter::cap_interval`]).
+//! [`RateLimiter::cap_interval`] limits the interval while an unchanged answer may be a mistake that will
+//! be corrected.
 //!
-//! An interval, not a pause: what the registry took to answer counts.
+//! These are intervals, not pauses: the time that the registry takes to answer is part of them.
 
 use std::time::{Duration, Instant};
 
 /// Tokens of a full bucket.
 const BURST: u32 = 20;
-/// What is left of them after an answer that brought nothing: the next question is never held up.
+/// Tokens that are left after an early answer: the next query is never delayed.
 const TOKENS_AFTER_EARLY: u32 = 1;
 const CHANGED_INTERVAL: Duration = Duration::from_millis(100);
 const CHANGED_INTERVAL_MAX: Duration = Duration::from_secs(1);
 const EARLY_INTERVAL: Duration = Duration::from_millis(250);
 const EARLY_INTERVAL_MAX: Duration = Duration::from_secs(15);
-/// An unchanged answer that took longer is never early, however long the wait was to be: a registry
-/// with more watches than connections cuts waits down to 1 s, and that pace is its own choice.
+/// An unchanged answer that took longer is never early, whatever wait was asked for: a registry with more
+/// watches than connections shortens waits to 1 s on purpose.
 const NEVER_EARLY_AFTER: Duration = Duration::from_millis(900);
 
-/// What an answer brought.
+/// What an answer is to the rate limiter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AnswerKind {
-    /// New content.
     Changed,
-    /// Nothing, though the registry hardly waited.
+    /// Unchanged, although the registry hardly waited.
     UnchangedEarly,
-    /// Nothing, after a proper wait.
+    /// Unchanged, after a proper wait.
     Unchanged,
 }
 
 impl AnswerKind {
-    /// `took`: from question to answer; `wait`: what was asked for.
+    /// `took`: from query to answer; `wait`: the wait that was asked for.
     pub(crate) fn of(changed: bool, took: Duration, wait: Duration) -> Self {
         if changed {
             Self::Changed
@@ -61,7 +61,7 @@ impl AnswerKind {
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     tokens: u32,
-    /// Since when the next token is coming.
+    /// Start of the interval after which the next token is added.
     refilled_at: Instant,
     interval: Duration,
     last_kind: AnswerKind,
@@ -80,7 +80,7 @@ impl RateLimiter {
         }
     }
 
-    /// Takes a token: how long to wait before the question is asked.
+    /// Takes a token. Returns how long to wait before the query.
     pub(crate) fn take_token(&mut self, now: Instant) -> Duration {
         self.refill(now);
         self.delayed = self.tokens == 0;
@@ -88,12 +88,12 @@ impl RateLimiter {
             self.tokens -= 1;
             return Duration::ZERO;
         }
-        // The coming token is spent when it comes; the one after it counts from there.
+        // Spends the next token in advance; the interval of the one after it starts when it is due.
         self.refilled_at += self.interval;
         self.refilled_at.saturating_duration_since(now)
     }
 
-    /// Sets the pace by the last answer.
+    /// Sets the refill interval by the last answer.
     pub(crate) fn record_answer(&mut self, kind: AnswerKind) {
         self.interval = match kind {
             AnswerKind::Changed if self.delayed && self.last_kind == AnswerKind::Changed => {
@@ -111,7 +111,7 @@ impl RateLimiter {
         self.last_kind = kind;
     }
 
-    /// The next token comes within `longest`, whatever the last answer was.
+    /// Limits the refill interval to `longest`, whatever the last answer was.
     pub(crate) fn cap_interval(&mut self, longest: Duration) {
         self.interval = self.interval.min(longest);
     }
@@ -122,7 +122,7 @@ impl RateLimiter {
             self.refilled_at += self.interval;
         }
         if self.tokens == BURST {
-            self.refilled_at = now; // a full bucket saves nothing up
+            self.refilled_at = now; // a full bucket gains nothing
         }
     }
 }

@@ -42,7 +42,7 @@ struct AccessLogEntry {
 impl RequestAccount {
     pub(crate) fn new(session: &Arc<Session>, started: Instant, method: &Method, path: &str) -> Self {
         session.begin();
-        let entry = session.shared.rules.load().access_log.then(|| {
+        let entry = session.listener.settings.load().access_log.then(|| {
             Box::new(AccessLogEntry {
                 method: method.clone(),
                 path: escape_path(path),

@@ -120,7 +120,7 @@ impl<'a> Call<'a> {
         upload: Option<&Upload>,
     ) -> Self {
         let mut map = head.headers;
-        let rules = session.shared.rules.load();
+        let rules = session.listener.settings.load();
         let options = &rules.outbound;
         // HTTP/1.0 cannot upgrade (RFC 9110 §7.8), and a body would be in the tunnel's way.
         let upgrades = head.version == Version::HTTP_11 && upload.is_none();
@@ -447,7 +447,7 @@ impl<'a> Call<'a> {
         let ask = CheckoutRequest {
             worker: self.session.worker,
             policy: &self.terms.policy,
-            limits: self.session.shared.rules.load().heads,
+            limits: self.session.listener.settings.load().heads,
             series: &self.terms.series,
             repeatable: self.request.idempotent && self.request.allowed && self.fits(upload),
             connect_timeout: self.terms.policy.connect_timeout,

@@ -21,6 +21,7 @@ mod account;
 mod attempt;
 mod body;
 mod call;
+mod context;
 mod deadline;
 mod forward;
 mod headers;

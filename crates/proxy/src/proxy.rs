@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Liveness};
 use outrigger_net::BindError;
@@ -23,13 +22,13 @@ use tokio::{
 use tracing::info;
 
 use crate::{
+    context::ProxyContext,
     listener::{
-        accept::BoundListener,
-        set::{Listener, ListenerChange, ListenerPlan},
+        kind::{BoundListener, Listener},
+        set::{ListenerChange, ListenerPlan},
         worker::{Command, WorkerPool},
     },
     metrics::Metrics,
-    session::{Rules, Shared},
     status::{self, ClusterStatus},
     upstream::manager::ClusterManager,
 };
@@ -74,7 +73,7 @@ pub struct ShutdownReport {
 /// A running proxy. Dropping it ends its workers without waiting.
 #[derive(Debug)]
 pub struct Proxy {
-    shared: Arc<Shared>,
+    context: Arc<ProxyContext>,
     workers: WorkerPool,
     /// Sockets that are held and not served yet.
     bound: Mutex<Vec<BoundListener>>,
@@ -114,17 +113,16 @@ impl Proxy {
         let clusters =
             ClusterManager::new(config, discovery, families.clone(), control.clone(), threads.max(1));
         metrics.register(Box::new(status::ClusterCollector::new(&clusters)?))?;
-        let shared = Arc::new(Shared {
+        let context = Arc::new(ProxyContext {
             clusters: clusters.clone(),
             metrics: families,
-            rules: ArcSwap::from_pointee(Rules::new(config)),
             connections: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
         });
-        let workers = WorkerPool::start(threads, &shared).map_err(StartError::Worker)?;
+        let workers = WorkerPool::start(threads, &context).map_err(StartError::Worker)?;
         let sweep = control.spawn(clusters.sweep());
         let (bound, listeners, retirements) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let proxy = Self { shared, workers, bound, listeners, retirements, control, sweep };
+        let proxy = Self { context, workers, bound, listeners, retirements, control, sweep };
         let opened = proxy.replace_listeners(plan, config);
         proxy.bound.lock().extend(opened);
         Ok(proxy)
@@ -178,8 +176,7 @@ impl Proxy {
     /// only where the registry does not answer for a service that is new.
     pub async fn apply_settings(&self, prepared: PreparedSettings) {
         let PreparedSettings { config, listeners: plan } = prepared;
-        self.shared.clusters.apply_settings(&config).await;
-        self.shared.rules.store(Arc::new(Rules::new(&config)));
+        self.context.clusters.apply_settings(&config).await;
         let opened = self.replace_listeners(plan, &config);
         for BoundListener { listener, .. } in &opened {
             info!(addr = %listener.addr, service = listener.service(), "listening");
@@ -191,27 +188,26 @@ impl Proxy {
     fn replace_listeners(&self, plan: ListenerPlan, config: &config::Config) -> Vec<BoundListener> {
         let before = self.listeners.lock().clone();
         let token = || self.workers.drain.child_token();
-        let declared = |upstream: &config::Upstream| self.shared.clusters.declared_cluster(upstream);
-        let ListenerChange { listeners, opened, retired } =
-            plan.apply(&config.upstreams, &before, declared, token);
+        let declared = |upstream: &config::Upstream| self.context.clusters.declared_cluster(upstream);
+        let ListenerChange { listeners, opened, retired } = plan.apply(config, &before, declared, token);
         *self.listeners.lock() = listeners;
         let mut retirements = self.retirements.lock();
         while retirements.try_join_next().is_some() {}
-        for kind in retired {
-            kind.retire();
+        for state in retired {
+            state.retire();
             let shut_down = async move {
                 tokio::time::sleep(RETIRED_CONNECTION_TTL).await;
-                kind.connections_shutdown.cancel();
+                state.connections_shutdown.cancel();
             };
             retirements.spawn_on(shut_down, &self.control);
         }
-        opened.into_iter().map(|(listener, socket)| BoundListener { socket, listener }).collect()
+        opened
     }
 
     /// Resolves when the registry has answered for every declared upstream. May never: put a time-out
     /// around it.
     pub async fn wait_for_first_answers(&self) {
-        for cluster in self.shared.clusters.clusters() {
+        for cluster in self.context.clusters.clusters() {
             if cluster.is_declared() {
                 cluster.wait_for_first_answer().await;
             }
@@ -220,17 +216,17 @@ impl Proxy {
 
     /// Every service in use, for a page.
     pub fn status(&self) -> Vec<ClusterStatus> {
-        self.shared.clusters.clusters().iter().map(|cluster| status::cluster_status(cluster)).collect()
+        self.context.clusters.clusters().iter().map(|cluster| status::cluster_status(cluster)).collect()
     }
 
     /// What the traffic knows of instances, for discovery's guard against answers that lose them.
     pub fn liveness(&self) -> Arc<dyn Liveness> {
-        Arc::new(TrafficLiveness(Arc::downgrade(&self.shared.clusters)))
+        Arc::new(TrafficLiveness(Arc::downgrade(&self.context.clusters)))
     }
 
     /// Requests and tunnels under way.
     pub fn in_flight(&self) -> usize {
-        self.shared.in_flight.load(Relaxed)
+        self.context.in_flight.load(Relaxed)
     }
 
     /// Accepts nothing more; idle app connections are closed, the others end with their request.
@@ -243,14 +239,14 @@ impl Proxy {
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.close_listeners();
         let done = async {
-            while self.in_flight() > 0 || self.shared.connections.load(Relaxed) > 0 {
+            while self.in_flight() > 0 || self.context.connections.load(Relaxed) > 0 {
                 tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
             }
         };
         let _ = tokio::time::timeout(grace, done).await;
         let aborted = self.in_flight();
         self.workers.stop(WORKER_STOP_TIMEOUT).await;
-        self.shared.clusters.close();
+        self.context.clusters.close();
         self.sweep.abort();
         ShutdownReport { aborted }
     }
@@ -274,6 +270,6 @@ impl Liveness for TrafficLiveness {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.sweep.abort();
-        self.shared.clusters.close();
+        self.context.clusters.close();
     }
 }

@@ -43,7 +43,7 @@ pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> R
         let own = |authority: &str| {
             is_own_authority(session, authority) && authority_port(authority) == session.local.port()
         };
-        headers::judge_origin(headers, &session.shared.rules.load().outbound.allow_origins, own)?;
+        headers::judge_origin(headers, &session.listener.settings.load().outbound.allow_origins, own)?;
     }
     if uri.scheme().is_some() {
         return route_absolute_form(session, uri).await;
@@ -53,7 +53,7 @@ pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> R
         Some(Ok(host)) => host,
         Some(Err(_)) => return Err(invalid_host("not text")),
     };
-    if let Some(cluster) = &session.listener_kind.cluster {
+    if let Some(cluster) = session.listener.kind.cluster() {
         return route_by_listener(cluster, headers, host);
     }
     if host.is_empty() {
@@ -122,10 +122,10 @@ async fn route_absolute_form(session: &Session, uri: &Uri) -> Result<Route, Refu
     }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let origin = Uri::from(path);
-    if session.listener_kind.cluster.is_none() && is_own_authority(session, authority) {
+    if session.listener.kind.cluster().is_none() && is_own_authority(session, authority) {
         return route_by_path(session, &origin).await;
     }
-    let cluster = match (&session.listener_kind.cluster, host::parse(authority)) {
+    let cluster = match (session.listener.kind.cluster(), host::parse(authority)) {
         (Some(cluster), ParsedHost::Service(_) | ParsedHost::Local) => cluster.clone(),
         (None, ParsedHost::Service(name)) => session.shared.clusters.find_or_open(&name).await?,
         (None, ParsedHost::Outside) => {

@@ -81,7 +81,7 @@ enum Next {
 /// Waits for a first byte. False: the app closed, the hour is over, or we are stopping.
 async fn parked(session: &Session, drain: &CancellationToken) -> bool {
     let _parked = Held::new(&session.shared.metrics.parked);
-    let idle = session.shared.rules.load().outbound.limits.idle;
+    let idle = session.listener.settings.load().outbound.limits.idle;
     tokio::select! {
         ready = session.line.readable() => ready.is_ok(),
         () = tokio::time::sleep(idle) => false,
@@ -94,7 +94,7 @@ async fn with_codec(session: &Arc<Session>, first: Bytes, drain: &CancellationTo
     let _active = Held::new(&session.shared.metrics.active);
     let handler = session.clone();
     let service = hyper::service::service_fn(move |request| forward::handle(handler.clone(), request));
-    let heads = session.shared.rules.load().heads;
+    let heads = session.listener.settings.load().heads;
     let mut builder = http1::Builder::new();
     builder.max_header_size(heads.bytes).max_buf_size(heads.bytes);
     if heads.fields != DEFAULT_FIELDS {
@@ -142,7 +142,7 @@ struct LastCall {
 
 impl LastCall {
     fn is_now(&mut self, session: &Session) -> bool {
-        session.listener_kind.is_retired()
+        session.listener.is_retired()
             && session.served() > *self.begun.get_or_insert_with(|| session.served())
     }
 }
@@ -168,7 +168,7 @@ async fn after(session: &Session, ended: Ended, rest: Bytes) -> Next {
             Next::Close
         }
         Ended::SlowHead => {
-            let limit = session.shared.rules.load().outbound.limits.head_timeout;
+            let limit = session.listener.settings.load().outbound.limits.head_timeout;
             session.shared.metrics.record_refusal(Reason::SlowHead);
             let refusal = Refusal::new(Reason::SlowHead, format!("the head did not end within {limit:?}"));
             say(&session.line, &refusal).await;
@@ -182,7 +182,7 @@ async fn after(session: &Session, ended: Ended, rest: Bytes) -> Next {
             let refused = result.as_ref().err().and_then(refused);
             if let Some(reason) = refused {
                 session.shared.metrics.record_refusal(reason);
-                if session.shared.rules.load().access_log {
+                if session.listener.settings.load().access_log {
                     let (peer, reason) = (session.peer, reason.label());
                     info!(target: "outrigger::access", %peer, reason, "request refused before it was one");
                 }
@@ -236,7 +236,7 @@ struct Watch {
 
 impl Watch {
     fn new(session: &Session, resumed: bool) -> Self {
-        let head_timeout = session.shared.rules.load().outbound.limits.head_timeout;
+        let head_timeout = session.listener.settings.load().outbound.limits.head_timeout;
         let tick = TICK.min(head_timeout);
         Self {
             timer: Box::pin(sleep_until(Instant::now() + tick)),
@@ -297,7 +297,7 @@ impl Watch {
             let (since, before) = *self.blocked.get_or_insert((now, written));
             if before != written {
                 self.blocked = Some((now, written));
-            } else if now >= since + session.shared.rules.load().unread {
+            } else if now >= since + session.listener.settings.load().unread {
                 return Some(Ended::Unread);
             }
             return None;
@@ -341,7 +341,7 @@ async fn linger(line: &Arc<Line>) {
 /// The connection's last part as a tunnel.
 async fn tunnel(session: &Session, rest: Bytes) {
     let Some(tunnel) = session.take_tunnel() else { return };
-    let idle = session.shared.rules.load().outbound.limits.tunnel_idle;
+    let idle = session.listener.settings.load().outbound.limits.tunnel_idle;
     if let Err(error) = tunnel.run(session.line.clone(), rest, idle).await {
         debug!(peer = %session.peer, %error, "tunnel ended");
     }

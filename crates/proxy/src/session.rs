@@ -6,92 +6,20 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-
-use outrigger_config as config;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    io::Line,
-    metrics::Metrics,
-    timer::LazyTimer,
-    tunnel::Tunnel,
-    upstream::{cluster::Cluster, manager::ClusterManager, pool::HeadLimits},
+    context::ProxyContext, io::Line, listener::kind::ListenerState, timer::LazyTimer, tunnel::Tunnel,
 };
-
-/// What every connection of the proxy shares.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) clusters: Arc<ClusterManager>,
-    pub(crate) metrics: Arc<Metrics>,
-    /// What holds towards the app until the next reload.
-    pub(crate) rules: ArcSwap<Rules>,
-    /// App connections open.
-    pub(crate) connections: AtomicUsize,
-    /// Requests and tunnels under way.
-    pub(crate) in_flight: AtomicUsize,
-}
-
-/// Settings towards the app, as connections and requests read them.
-#[derive(Debug)]
-pub(crate) struct Rules {
-    pub(crate) outbound: config::Outbound,
-    pub(crate) heads: HeadLimits,
-    /// Longest time that an app may leave an answer unread.
-    pub(crate) unread: Duration,
-    /// One line per request.
-    pub(crate) access_log: bool,
-}
-
-impl Rules {
-    pub(crate) fn new(config: &config::Config) -> Self {
-        let limits = &config.outbound.limits;
-        let idle = config.upstreams.iter().map(|upstream| upstream.policy.body_idle);
-        Self {
-            outbound: config.outbound.clone(),
-            heads: HeadLimits { bytes: limits.max_header_bytes, fields: limits.max_headers },
-            unread: idle.fold(config.defaults.body_idle, Duration::max),
-            access_log: config.log.access,
-        }
-    }
-}
-
-/// What one listener is for, and what became of it.
-#[derive(Debug)]
-pub(crate) struct ListenerKind {
-    /// The upstream whose own port it is; `None`: services are told by name.
-    pub(crate) cluster: Option<Arc<Cluster>>,
-    /// Cancelled: connections that came in here end, idle ones at once, the others with their request.
-    pub(crate) connections_shutdown: CancellationToken,
-    /// The listener is gone, or is for something else now.
-    retired: AtomicBool,
-}
-
-impl ListenerKind {
-    pub(crate) fn new(cluster: Option<Arc<Cluster>>, gate: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { cluster, connections_shutdown: gate, retired: AtomicBool::new(false) })
-    }
-
-    /// From now on, whoever asks again here is told to come in by another connection.
-    pub(crate) fn retire(&self) {
-        self.retired.store(true, Relaxed);
-    }
-
-    pub(crate) fn is_retired(&self) -> bool {
-        self.retired.load(Relaxed)
-    }
-}
 
 /// One app connection.
 #[derive(Debug)]
 pub(crate) struct Session {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) listener_kind: Arc<ListenerKind>,
+    pub(crate) shared: Arc<ProxyContext>,
+    pub(crate) listener: Arc<ListenerState>,
     pub(crate) worker: usize,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
@@ -111,8 +39,8 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(
-        shared: Arc<Shared>,
-        entrance: Arc<ListenerKind>,
+        shared: Arc<ProxyContext>,
+        listener: Arc<ListenerState>,
         worker: usize,
         peer: SocketAddr,
         local: SocketAddr,
@@ -120,7 +48,7 @@ impl Session {
     ) -> Arc<Self> {
         Arc::new(Self {
             shared,
-            listener_kind: entrance,
+            listener,
             worker,
             peer,
             local,

@@ -12,13 +12,11 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use crate::{
+    context::ProxyContext,
     io::Line,
-    listener::{
-        set::Listener,
-        worker::{Command, Worker},
-    },
+    listener::kind::{BoundListener, ListenerState},
+    reason::Reason,
     serve,
-    session::Shared,
 };
 
 /// Pause after an accept that failed for want of files or memory: trying at once would only burn CPU.
@@ -26,19 +24,29 @@ const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Connections turned away at once with an answer; beyond, without.
 const MAX_REJECTIONS_UNDER_WAY: usize = 64;
 
-/// A socket that listens, and the door that it is of.
+/// An accepted connection, which is counted among the open ones.
 #[derive(Debug)]
-pub(crate) struct BoundListener {
-    pub(crate) socket: std::net::TcpListener,
-    pub(crate) listener: Arc<Listener>,
+pub(crate) struct AcceptedConnection {
+    pub(crate) stream: std::net::TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) state: Arc<ListenerState>,
 }
 
-/// Accepts until its door is closed, and gives each connection to the worker that has the fewest.
-pub(crate) async fn run_acceptor(bound: BoundListener, workers: Arc<[Arc<Worker>]>, shared: Arc<Shared>) {
+/// Accepts until the listener stops. `assign` gives a connection to a worker; false: no worker takes it.
+pub(crate) async fn run_acceptor(
+    bound: BoundListener,
+    context: Arc<ProxyContext>,
+    assign: impl Fn(AcceptedConnection) -> bool,
+) {
     let BoundListener { socket, listener } = bound;
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
         Err(error) => return warn!(%error, "listener could not be set up"),
+    };
+    let hand_over = |stream: io::Result<std::net::TcpStream>, peer, state| {
+        if !stream.is_ok_and(|stream| assign(AcceptedConnection { stream, peer, state })) {
+            context.connections.fetch_sub(1, Relaxed);
+        }
     };
     let mut rejections = tokio::task::JoinSet::new();
     loop {
@@ -48,15 +56,18 @@ pub(crate) async fn run_acceptor(bound: BoundListener, workers: Arc<[Arc<Worker>
             () = listener.stop_accepting.cancelled() => break,
         };
         match accepted {
-            Ok((stream, peer)) => match try_count_connection(&shared) {
-                Ok(()) => assign_to_worker(stream.into_std(), peer, &listener, &workers, &shared),
-                Err(most) => {
-                    shared.metrics.record_refusal(crate::reason::Reason::TooManyConnections);
-                    if rejections.len() < MAX_REJECTIONS_UNDER_WAY {
-                        rejections.spawn(serve::turn_away(Line::new(stream), most));
+            Ok((stream, peer)) => {
+                let state = listener.state.load_full();
+                match try_count_connection(&context, &state) {
+                    Ok(()) => hand_over(stream.into_std(), peer, state),
+                    Err(most) => {
+                        context.metrics.record_refusal(Reason::TooManyConnections);
+                        if rejections.len() < MAX_REJECTIONS_UNDER_WAY {
+                            rejections.spawn(serve::turn_away(Line::new(stream), most));
+                        }
                     }
                 }
-            },
+            }
             Err(error) => {
                 warn!(%error, "accept failed");
                 if is_own_shortage(&error) {
@@ -65,42 +76,27 @@ pub(crate) async fn run_acceptor(bound: BoundListener, workers: Arc<[Arc<Worker>
             }
         }
     }
-    // Whoever the kernel has let in already must not find a reset.
+    // A connection that the kernel has accepted already is served, not reset.
     if let Ok(socket) = socket.into_std() {
         while let Ok((stream, peer)) = socket.accept() {
-            if try_count_connection(&shared).is_ok() {
-                let stream = stream.set_nonblocking(true).map(|()| stream);
-                assign_to_worker(stream, peer, &listener, &workers, &shared);
+            let state = listener.state.load_full();
+            if try_count_connection(&context, &state).is_ok() {
+                hand_over(stream.set_nonblocking(true).map(|()| stream), peer, state);
             }
         }
     }
     rejections.shutdown().await;
 }
 
-/// Counts one connection more; with the limit where there are as many as there may be.
-fn try_count_connection(shared: &Shared) -> Result<(), usize> {
-    let most = shared.rules.load().outbound.limits.max_connections;
-    if shared.connections.fetch_add(1, Relaxed) < most {
+/// Counts one more connection.
+///
+/// # Errors
+/// With the limit, when as many are open.
+fn try_count_connection(context: &ProxyContext, state: &ListenerState) -> Result<(), usize> {
+    let most = state.settings.load().outbound.limits.max_connections;
+    if context.connections.fetch_add(1, Relaxed) < most {
         return Ok(());
     }
-    shared.connections.fetch_sub(1, Relaxed);
+    context.connections.fetch_sub(1, Relaxed);
     Err(most)
-}
-
-/// Gives a counted connection to a worker.
-fn assign_to_worker(
-    stream: io::Result<std::net::TcpStream>,
-    peer: SocketAddr,
-    listener: &Listener,
-    workers: &[Arc<Worker>],
-    shared: &Shared,
-) {
-    let fewest = workers.iter().min_by_key(|worker| worker.connections.load(Relaxed));
-    let handed = fewest.zip(stream.ok()).is_some_and(|(worker, stream)| {
-        worker.connections.fetch_add(1, Relaxed);
-        worker.send(Command::Serve { stream, peer, kind: listener.kind.load_full() })
-    });
-    if !handed {
-        shared.connections.fetch_sub(1, Relaxed);
-    }
 }

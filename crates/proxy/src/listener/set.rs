@@ -17,21 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    session::ListenerKind,
+    listener::kind::{BoundListener, DownstreamSettings, Listener, ListenerKind, ListenerState},
     upstream::{cluster::Cluster, manager::upstream_key},
 };
-
-/// An address that is listened on.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    /// As the settings have it; port 0: the system chose.
-    configured_addr: SocketAddr,
-    pub(crate) addr: SocketAddr,
-    /// For who comes in now.
-    pub(crate) kind: ArcSwap<ListenerKind>,
-    /// Cancelled: nobody comes in any more.
-    pub(crate) stop_accepting: CancellationToken,
-}
 
 /// An address that is to be listened on by new settings, with its socket or the door that is there.
 #[derive(Debug)]
@@ -57,9 +45,9 @@ pub(crate) struct ListenerPlan(Vec<PlannedListener>);
 pub(crate) struct ListenerChange {
     pub(crate) listeners: Vec<Arc<Listener>>,
     /// Those of them that are new, with their sockets.
-    pub(crate) opened: Vec<(Arc<Listener>, TcpListener)>,
-    /// Whoever came in by these is to be told.
-    pub(crate) retired: Vec<Arc<ListenerKind>>,
+    pub(crate) opened: Vec<BoundListener>,
+    /// States that no listener has any more; connections still have them.
+    pub(crate) retired: Vec<Arc<ListenerState>>,
 }
 
 impl ListenerPlan {
@@ -87,7 +75,7 @@ impl ListenerPlan {
         open: &[Arc<Listener>],
     ) -> Result<(), BindError> {
         let planned = bind_listen(listen, |configured_addr, addr| {
-            let existing = open.iter().find(|listener| listener.is_reusable_for(configured_addr, of));
+            let existing = open.iter().find(|listener| is_reusable(listener, configured_addr, of));
             let (socket, addr) = match existing {
                 Some(listener) => (Socket::Kept(listener.clone()), listener.addr),
                 None => {
@@ -101,40 +89,45 @@ impl ListenerPlan {
         Ok(())
     }
 
-    /// Makes doors of the places. `cluster` finds an upstream's; `closing` and `gate` make the tokens of
-    /// a new door and of those who come in by it. `before`: the doors until now.
+    /// Makes the planned listeners, and stops those of `before` that are not among them. `cluster` finds
+    /// the cluster of an upstream; `token` makes a token that is cancelled when the proxy drains.
     pub(crate) fn apply(
         self,
-        upstreams: &[Upstream],
+        config: &Config,
         before: &[Arc<Listener>],
         cluster: impl Fn(&Upstream) -> Option<Arc<Cluster>>,
         token: impl Fn() -> CancellationToken,
     ) -> ListenerChange {
+        let settings = Arc::new(DownstreamSettings::new(config));
+        for listener in before {
+            listener.state.load().settings.store(settings.clone());
+        }
         let mut change = ListenerChange::default();
         for PlannedListener { configured_addr, upstream, socket } in self.0 {
-            let upstream = upstream.and_then(|n| upstreams.get(n));
-            let cluster = upstream.and_then(&cluster);
+            let upstream = upstream.and_then(|n| config.upstreams.get(n));
+            let kind = upstream.and_then(&cluster).map_or(ListenerKind::ByName, ListenerKind::Service);
             match socket {
-                Socket::Kept(listener) if listener.serves(cluster.as_ref()) => {
+                Socket::Kept(listener) if listener.state.load().kind.is_same(&kind) => {
                     change.listeners.push(listener)
                 }
                 Socket::Kept(listener) => {
-                    // The socket is the accept task's, and goes on; what it reads is swapped.
-                    let new_kind = ListenerKind::new(cluster, token());
+                    // The accept task keeps the socket, and reads the state for each connection.
+                    let state = ListenerState::new(kind, settings.clone(), token());
                     let service = upstream.map(|upstream| &*upstream.service);
                     info!(addr = %listener.addr, service, "carrying requests to another service");
-                    change.retired.push(listener.kind.swap(new_kind));
+                    change.retired.push(listener.state.swap(state));
                     change.listeners.push(listener);
                 }
                 Socket::New(socket, addr) => {
+                    let state = ListenerState::new(kind, settings.clone(), token());
                     let listener = Arc::new(Listener {
                         configured_addr,
                         addr,
-                        kind: ArcSwap::new(ListenerKind::new(cluster, token())),
+                        state: ArcSwap::new(state),
                         stop_accepting: token(),
                     });
                     change.listeners.push(listener.clone());
-                    change.opened.push((listener, socket));
+                    change.opened.push(BoundListener { socket, listener });
                 }
             }
         }
@@ -143,30 +136,19 @@ impl ListenerPlan {
         {
             info!(addr = %removed.addr, "no longer listening; connections there end with their next answer");
             removed.stop_accepting.cancel();
-            change.retired.push(removed.kind.load_full());
+            change.retired.push(removed.state.load_full());
         }
         change
     }
 }
 
-impl Listener {
-    /// Whether it is at `asked`. A port that the system chose is one only for what it was chosen for.
-    fn is_reusable_for(&self, configured_addr: SocketAddr, of: Option<&Upstream>) -> bool {
-        let kind = self.kind.load();
-        let same = kind.cluster.as_ref().map(|cluster| &cluster.key) == of.map(upstream_key).as_ref();
-        self.configured_addr == configured_addr && (configured_addr.port() != 0 || same)
+/// Whether `listener` has the address of the settings. A port that the system chose stays with the upstream
+/// that it was chosen for.
+fn is_reusable(listener: &Listener, configured_addr: SocketAddr, upstream: Option<&Upstream>) -> bool {
+    if listener.configured_addr != configured_addr {
+        return false;
     }
-
-    /// The service whose own it is; `None`: services are told by name.
-    pub(crate) fn service(&self) -> Option<String> {
-        self.kind.load().cluster.as_ref().map(|cluster| cluster.key.service.to_string())
-    }
-
-    fn serves(&self, cluster: Option<&Arc<Cluster>>) -> bool {
-        match (&self.kind.load().cluster, cluster) {
-            (None, None) => true,
-            (Some(current), Some(wanted)) => Arc::ptr_eq(current, wanted),
-            (None, Some(_)) | (Some(_), None) => false,
-        }
-    }
+    let state = listener.state.load();
+    configured_addr.port() != 0
+        || state.kind.cluster().map(|cluster| &cluster.key) == upstream.map(upstream_key).as_ref()
 }

@@ -5,7 +5,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -25,10 +24,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
+    context::ProxyContext,
     io::Line,
-    listener::accept::{self, BoundListener},
+    listener::{
+        accept::{AcceptedConnection, run_acceptor},
+        kind::BoundListener,
+    },
     serve,
-    session::{ListenerKind, Session, Shared},
+    session::Session,
 };
 
 /// How often a worker looks at its watch.
@@ -39,7 +42,7 @@ pub(crate) enum Command {
     /// Accept on this socket, and share out what comes.
     Listen(BoundListener),
     /// Serve this connection.
-    Serve { stream: std::net::TcpStream, peer: SocketAddr, kind: Arc<ListenerKind> },
+    Serve(AcceptedConnection),
 }
 
 /// One worker, seen from outside.
@@ -81,7 +84,7 @@ struct WorkerTask {
     worker: Arc<Worker>,
     workers: Arc<[Arc<Worker>]>,
     commands: UnboundedReceiver<Command>,
-    shared: Arc<Shared>,
+    context: Arc<ProxyContext>,
     kill: CancellationToken,
 }
 
@@ -90,7 +93,7 @@ impl WorkerPool {
     ///
     /// # Errors
     /// When a thread or its runtime cannot be made.
-    pub(crate) fn start(threads: usize, shared: &Arc<Shared>) -> io::Result<Self> {
+    pub(crate) fn start(threads: usize, context: &Arc<ProxyContext>) -> io::Result<Self> {
         let drain = CancellationToken::new();
         let kill = CancellationToken::new();
         let (workers, queues): (Vec<_>, Vec<_>) = (0..threads.max(1))
@@ -106,7 +109,7 @@ impl WorkerPool {
                 worker: worker.clone(),
                 workers: workers.clone(),
                 commands,
-                shared: shared.clone(),
+                context: context.clone(),
                 kill: kill.clone(),
             };
             handles.push(if threads == 0 {
@@ -150,7 +153,7 @@ impl Drop for WorkerPool {
 impl WorkerTask {
     async fn run(mut self) {
         let mut tasks = JoinSet::new();
-        let lag = self.shared.metrics.worker_lag(self.worker.index);
+        let lag = self.context.metrics.worker_lag(self.worker.index);
         let mut tick = tokio::time::interval(LAG_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let kill = self.kill.clone();
@@ -168,13 +171,16 @@ impl WorkerTask {
     fn run_command(&self, command: Command, tasks: &mut JoinSet<()>) {
         match command {
             Command::Listen(bound) => {
-                tasks.spawn(accept::run_acceptor(bound, self.workers.clone(), self.shared.clone()));
+                let workers = self.workers.clone();
+                let assign = move |accepted| assign_to_worker(&workers, accepted);
+                tasks.spawn(run_acceptor(bound, self.context.clone(), assign));
             }
-            Command::Serve { stream, peer, kind } => {
-                let guard = ConnectionGuard::new(&self.worker, &self.shared);
-                match self.create_session(stream, peer, kind) {
+            Command::Serve(accepted) => {
+                let guard = ConnectionGuard::new(&self.worker, &self.context);
+                let peer = accepted.peer;
+                match self.create_session(accepted) {
                     Ok(session) => {
-                        let shutdown = session.listener_kind.connections_shutdown.clone();
+                        let shutdown = session.listener.connections_shutdown.clone();
                         tasks.spawn(async move {
                             serve::serve(session, shutdown).await;
                             drop(guard);
@@ -186,35 +192,39 @@ impl WorkerTask {
         }
     }
 
-    fn create_session(
-        &self,
-        stream: std::net::TcpStream,
-        peer: SocketAddr,
-        kind: Arc<ListenerKind>,
-    ) -> io::Result<Arc<Session>> {
+    fn create_session(&self, accepted: AcceptedConnection) -> io::Result<Arc<Session>> {
+        let AcceptedConnection { stream, peer, state } = accepted;
         let stream = TcpStream::from_std(stream)?;
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
         let line = Line::new(stream);
-        Ok(Session::new(self.shared.clone(), kind, self.worker.index, peer, local, line))
+        Ok(Session::new(self.context.clone(), state, self.worker.index, peer, local, line))
     }
+}
+
+/// Gives a connection to the worker that has the fewest. False: no worker takes it.
+fn assign_to_worker(workers: &[Arc<Worker>], accepted: AcceptedConnection) -> bool {
+    workers.iter().min_by_key(|worker| worker.connections.load(Relaxed)).is_some_and(|worker| {
+        worker.connections.fetch_add(1, Relaxed);
+        worker.send(Command::Serve(accepted))
+    })
 }
 
 /// One connection, counted for its worker and for the limit.
 struct ConnectionGuard {
     worker: Arc<Worker>,
-    shared: Arc<Shared>,
+    context: Arc<ProxyContext>,
 }
 
 impl ConnectionGuard {
-    fn new(worker: &Arc<Worker>, shared: &Arc<Shared>) -> Self {
-        Self { worker: worker.clone(), shared: shared.clone() }
+    fn new(worker: &Arc<Worker>, context: &Arc<ProxyContext>) -> Self {
+        Self { worker: worker.clone(), context: context.clone() }
     }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.worker.connections.fetch_sub(1, Relaxed);
-        self.shared.connections.fetch_sub(1, Relaxed);
+        self.context.connections.fetch_sub(1, Relaxed);
     }
 }

@@ -1,0 +1,125 @@
+//! What a listener accepts connections for, and the settings that its connections follow.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use outrigger_config as config;
+use tokio_util::sync::CancellationToken;
+
+use crate::upstream::{cluster::Cluster, pool::HeadLimits};
+
+/// What a listener accepts connections for.
+#[derive(Debug)]
+pub(crate) enum ListenerKind {
+    /// Each request names its service.
+    ByName,
+    /// Every request goes to this service.
+    Service(Arc<Cluster>),
+}
+
+impl ListenerKind {
+    /// The service of every request; `None`: each request names its own.
+    pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        match self {
+            Self::ByName => None,
+            Self::Service(cluster) => Some(cluster),
+        }
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::ByName, Self::ByName) => true,
+            (Self::Service(one), Self::Service(other)) => Arc::ptr_eq(one, other),
+            (Self::ByName, Self::Service(_)) | (Self::Service(_), Self::ByName) => false,
+        }
+    }
+}
+
+/// Settings of the connections of one listener.
+#[derive(Debug)]
+pub(crate) struct DownstreamSettings {
+    pub(crate) outbound: config::Outbound,
+    pub(crate) heads: HeadLimits,
+    /// Longest time that the app may leave an answer unread.
+    pub(crate) unread: Duration,
+    /// Whether the log gets one line per request.
+    pub(crate) access_log: bool,
+}
+
+impl DownstreamSettings {
+    pub(crate) fn new(config: &config::Config) -> Self {
+        let limits = &config.outbound.limits;
+        let idle = config.upstreams.iter().map(|upstream| upstream.policy.body_idle);
+        Self {
+            outbound: config.outbound.clone(),
+            heads: HeadLimits { bytes: limits.max_header_bytes, fields: limits.max_headers },
+            unread: idle.fold(config.defaults.body_idle, Duration::max),
+            access_log: config.log.access,
+        }
+    }
+}
+
+/// What the connections of one listener share. A listener that gets another kind gets another state; its
+/// earlier connections keep the retired one until they end.
+#[derive(Debug)]
+pub(crate) struct ListenerState {
+    pub(crate) kind: ListenerKind,
+    /// A reload replaces them; connections and requests under way see the new ones.
+    pub(crate) settings: ArcSwap<DownstreamSettings>,
+    /// Cancelled: the connections end, idle ones at once, the others with their request.
+    pub(crate) connections_shutdown: CancellationToken,
+    retired: AtomicBool,
+}
+
+impl ListenerState {
+    pub(crate) fn new(
+        kind: ListenerKind,
+        settings: Arc<DownstreamSettings>,
+        connections_shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let settings = ArcSwap::new(settings);
+        Arc::new(Self { kind, settings, connections_shutdown, retired: AtomicBool::new(false) })
+    }
+
+    /// From now on, the answer to the next request of a connection closes the connection.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+}
+
+/// An address that the proxy listens on.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// The address of the settings; with port 0 the system chose the port of `addr`.
+    pub(crate) configured_addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
+    /// For the connections that it accepts from now on.
+    pub(crate) state: ArcSwap<ListenerState>,
+    /// Cancelled: the listener accepts nothing more.
+    pub(crate) stop_accepting: CancellationToken,
+}
+
+impl Listener {
+    /// The name of the service that every request goes to; `None`: each request names its own.
+    pub(crate) fn service(&self) -> Option<String> {
+        self.state.load().kind.cluster().map(|cluster| cluster.key.service.to_string())
+    }
+}
+
+/// A listener with its socket, which no acceptor has yet.
+#[derive(Debug)]
+pub(crate) struct BoundListener {
+    pub(crate) socket: TcpListener,
+    pub(crate) listener: Arc<Listener>,
+}

@@ -20,6 +20,7 @@ use crate::{
     call::{Answer, Call, Ended},
     deadline::ClientDeadline,
     headers,
+    labels::Rejected,
     reason::{Reason, Refusal},
     respond,
     route::{self, Route},
@@ -27,7 +28,7 @@ use crate::{
     tunnel::{Held, Tunnel},
     upload::Upload,
     upstream::{
-        bulkhead::{Bulkhead, Rejected, Slot},
+        bulkhead::{Bulkhead, Slot},
         cluster::Cluster,
         pool::Conn,
     },

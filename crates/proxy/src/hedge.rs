@@ -25,25 +25,13 @@ use crate::{
     account::RequestAccount,
     attempt::Bounds,
     call::{Attempted, Call, Made, Try, begin},
+    labels::HedgeResult,
     upload::Upload,
     upstream::{cluster::Cluster, endpoint::Endpoint},
 };
 
 /// An instance that answered within this answers: in whole seconds, as [`Endpoint::succeeded_within`] has it.
 const LATELY: Duration = Duration::from_secs(2);
-
-/// What came of a second attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hedged {
-    /// It answered first.
-    Won,
-    /// The first attempt did.
-    Lost,
-    /// Neither brought an answer for the app.
-    Failed,
-    /// The budget did not allow it.
-    Budget,
-}
 
 impl Call<'_> {
     /// How slow the first attempt may be before a second one is made beside it.
@@ -132,7 +120,7 @@ impl Call<'_> {
         let id = &done.endpoint.id;
         if self.is_answer(&ended) {
             exchange.set_instance(id);
-            self.terms.series.record_hedge(if is_second { Hedged::Won } else { Hedged::Lost });
+            self.terms.series.record_hedge(if is_second { HedgeResult::Won } else { HedgeResult::Lost });
             if self.terms.policy.hedge.is_some() {
                 // The other took at least this long: without it, only the quick ones would be remembered.
                 cluster.latency.record(now - rest.bounds.begun, now.into_std());
@@ -146,7 +134,7 @@ impl Call<'_> {
         // Not what the app is waiting for; the other one may bring it, unless it answers nobody.
         self.account(cluster, done, &mut ended, blame, now);
         if is_second && self.has_third(cluster, &rest, other, tried) {
-            self.terms.series.record_hedge(Hedged::Failed);
+            self.terms.series.record_hedge(HedgeResult::Failed);
             return (ended, now, Some(other.clone()));
         }
         drop(ended);
@@ -154,9 +142,9 @@ impl Call<'_> {
         let mut ended = if is_second { one.await } else { two.await };
         let now = Instant::now();
         self.terms.series.record_hedge(match (self.is_answer(&ended), is_second) {
-            (true, true) => Hedged::Lost,
-            (true, false) => Hedged::Won,
-            (false, _) => Hedged::Failed,
+            (true, true) => HedgeResult::Lost,
+            (true, false) => HedgeResult::Won,
+            (false, _) => HedgeResult::Failed,
         });
         self.account(cluster, rest, &mut ended, blame, now);
         (ended, now, Some(other.clone()))
@@ -202,7 +190,7 @@ impl Call<'_> {
     fn pays(&self, cluster: &Cluster) -> bool {
         let paid = cluster.budget.withdraw(Instant::now().into_std());
         if !paid {
-            self.terms.series.record_hedge(Hedged::Budget);
+            self.terms.series.record_hedge(HedgeResult::Budget);
         }
         paid
     }

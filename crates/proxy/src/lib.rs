@@ -28,6 +28,7 @@ mod headers;
 mod hedge;
 mod host;
 mod io;
+mod labels;
 mod listener;
 mod metrics;
 mod proxy;

@@ -38,7 +38,10 @@ use prometheus::{
     Registry,
 };
 
-use crate::{hedge::Hedged, reason::Reason, upstream::bulkhead::Rejected};
+use crate::{
+    labels::{HedgeResult, Rejected},
+    reason::Reason,
+};
 
 /// The label of names that never had an instance.
 const UNKNOWN_SERVICE: &str = "(unknown)";
@@ -179,8 +182,8 @@ pub(crate) struct ServiceSeries {
     errors: [OnceLock<IntCounter>; Reason::ALL.len()],
     pub(crate) in_flight: IntGauge,
     gave_up: [IntCounter; GiveUp::ALL.len()],
-    hedges: [IntCounter; HEDGE_RESULTS.len()],
-    shed: [IntCounter; REJECTION_LIMITS.len()],
+    hedges: [IntCounter; HedgeResult::LABELS.len()],
+    shed: [IntCounter; Rejected::LABELS.len()],
     pub(crate) retried: IntCounter,
     pub(crate) raced: IntCounter,
     pub(crate) opened: IntCounter,
@@ -194,8 +197,6 @@ impl fmt::Debug for ServiceSeries {
     }
 }
 
-const HEDGE_RESULTS: [&str; 4] = ["won", "lost", "failed", "budget"];
-const REJECTION_LIMITS: [&str; 2] = ["max_pending", "pending_timeout"];
 const POOL_EVENTS: [&str; 3] = ["opened", "reused", "stale"];
 
 impl ServiceSeries {
@@ -209,8 +210,8 @@ impl ServiceSeries {
             errors: [const { OnceLock::new() }; Reason::ALL.len()],
             in_flight: owner.in_flight.with_label_values(&[name]),
             gave_up: GiveUp::ALL.map(|why| owner.retries.with_label_values(&[name, why.label()])),
-            hedges: HEDGE_RESULTS.map(|result| owner.hedges.with_label_values(&[name, result])),
-            shed: REJECTION_LIMITS.map(|why| owner.shed.with_label_values(&[name, why])),
+            hedges: HedgeResult::LABELS.map(|result| owner.hedges.with_label_values(&[name, result])),
+            shed: Rejected::LABELS.map(|why| owner.shed.with_label_values(&[name, why])),
             retried: owner.retries.with_label_values(&[name, "again"]),
             raced: owner.retries.with_label_values(&[name, "race"]),
             opened: owner.pool.with_label_values(&[name, POOL_EVENTS[0]]),
@@ -252,17 +253,13 @@ impl ServiceSeries {
     }
 
     /// One attempt beside a slow one, or the lack of one.
-    pub(crate) fn record_hedge(&self, result: Hedged) {
+    pub(crate) fn record_hedge(&self, result: HedgeResult) {
         self.hedges[result as usize].inc();
     }
 
     /// One request that found no place.
     pub(crate) fn record_rejection(&self, why: Rejected) {
-        let at = match why {
-            Rejected::QueueFull => 0,
-            Rejected::TimedOut => 1,
-        };
-        self.shed[at].inc();
+        self.shed[why as usize].inc();
     }
 
     /// Requests answered, retried and failed, for the status page.
@@ -296,10 +293,10 @@ impl Drop for ServiceSeries {
             for why in GiveUp::ALL.map(GiveUp::label).iter().chain(&["again", "race"]) {
                 let _ = owner.retries.remove_label_values(&[name, why]);
             }
-            for result in HEDGE_RESULTS {
+            for result in HedgeResult::LABELS {
                 let _ = owner.hedges.remove_label_values(&[name, result]);
             }
-            for why in REJECTION_LIMITS {
+            for why in Rejected::LABELS {
                 let _ = owner.shed.remove_label_values(&[name, why]);
             }
             for reason in Reason::ALL {

@@ -20,6 +20,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use crate::labels::Rejected;
+
 /// The places of one service. Made anew when its numbers change: a request keeps the place it has.
 #[derive(Debug)]
 pub(crate) struct Bulkhead {
@@ -34,15 +36,6 @@ pub(crate) struct Bulkhead {
 #[derive(Debug)]
 pub(crate) struct Slot {
     _permit: OwnedSemaphorePermit,
-}
-
-/// Why there is no place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rejected {
-    /// As many wait as may.
-    QueueFull,
-    /// None became free in time.
-    TimedOut,
 }
 
 impl Bulkhead {

@@ -1,0 +1,33 @@
+//! Labels of metrics whose values other parts of the data path choose.
+
+/// How a second attempt beside a slow one ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HedgeResult {
+    /// The second attempt answered first.
+    Won,
+    /// The first attempt answered first.
+    Lost,
+    /// Neither attempt brought an answer for the app.
+    Failed,
+    /// The retry budget did not allow a second attempt.
+    Budget,
+}
+
+impl HedgeResult {
+    /// In the order of the discriminants.
+    pub(crate) const LABELS: [&str; 4] = ["won", "lost", "failed", "budget"];
+}
+
+/// Why the bulkhead rejected a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rejected {
+    /// `max_pending` requests wait already.
+    QueueFull,
+    /// No request in flight ended in time.
+    TimedOut,
+}
+
+impl Rejected {
+    /// The settings that name the limits, in the order of the discriminants.
+    pub(crate) const LABELS: [&str; 2] = ["max_pending", "pending_timeout"];
+}

@@ -1,4 +1,4 @@
-//! Blocking queries: a reader that has seen an index waits until its topic is past it.
+//! Blocking queries: a reader that has seen an index waits until the index of its topic is higher.
 
 use std::time::Duration;
 
@@ -10,37 +10,36 @@ use crate::{
     wire::duration::GoDuration,
 };
 
-/// How long a query blocks unless the client says otherwise.
+/// How long a query blocks by default.
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
-/// The longest that a client may ask for; more is taken as this.
+/// The longest wait that a client may ask for; a longer one counts as this.
 const MAX_WAIT: Duration = Duration::from_secs(600);
-/// Up to one part in this many is added at random, so that a crowd does not come back at once.
+/// A random share of up to one part in this many is added, so that many clients do not return at once.
 const JITTER_PART: u32 = 16;
 
-/// How long a query with this `wait` parameter blocks at the longest, jitter included. Nothing,
-/// zero and less all mean the default.
+/// The longest time that a query with this `wait` parameter blocks, jitter included. Absent, zero and negative all
+/// mean the default.
 pub(crate) fn block_time(wait: Option<GoDuration>) -> Duration {
     let wait = wait.and_then(GoDuration::positive).unwrap_or(DEFAULT_WAIT).min(MAX_WAIT);
     wait + (wait / JITTER_PART).mul_f64(fastrand::f64())
 }
 
-/// What `look` sees, and where `topic` stands, once it is past `index`, or after `patience`, or when
-/// the registry stops. An index above the topic's blocks to the end even when the topic changes, and
-/// what is seen at the end is what was seen at the last wake, both as the real one does it. 0 does
-/// not block.
+/// What `look` returns, and the index of `topic`, once that index is above `index`, or after `longest`, or when the
+/// registry stops. As in Consul, an `index` above that of the topic blocks to the end even when the topic changes, and
+/// the result at the end is the one of the last wake-up. 0 does not block.
 pub(crate) async fn wait_past_index<T>(
     store: &SharedStore,
     topic: &Topic,
     index: u64,
-    patience: Duration,
+    longest: Duration,
     look: impl Fn(&Store) -> T,
 ) -> (T, TopicIndex) {
-    // Before the first look, so that no change falls between.
+    // Before the first look, so that no change is missed.
     let mut changes = store.subscribe();
-    // One look for both, or the index would not be the content's.
+    // Both under one lock, so that the index belongs to the content.
     let look = |store: &Store| (look(store), store.topic_index(topic));
     let mut seen = store.read(look);
-    let end = Instant::now() + patience;
+    let end = Instant::now() + longest;
     while index > 0 && seen.1.index <= index {
         tokio::select! {
             () = store.stopping.cancelled() => break,
@@ -54,19 +53,19 @@ pub(crate) async fn wait_past_index<T>(
     seen
 }
 
-/// Returns when `changed` says so of the state, after `patience`, or when the registry stops.
+/// Returns when `changed` holds, after `longest`, or when the registry stops.
 pub(crate) async fn wait_until(
     store: &SharedStore,
-    patience: Duration,
+    longest: Duration,
     mut changed: impl FnMut(&Store) -> bool,
 ) {
     let mut changes = store.subscribe();
-    let end = Instant::now() + patience;
+    let end = Instant::now() + longest;
     while !store.read(&mut changed) {
         tokio::select! {
             () = store.stopping.cancelled() => return,
             () = sleep_until(end) => return,
-            told = changes.changed() => if told.is_err() { return },
+            change = changes.changed() => if change.is_err() { return },
         }
     }
 }
@@ -76,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_is_the_wait_and_at_most_a_sixteenth_more() {
+    fn the_block_time_is_the_wait_and_at_most_a_sixteenth_more() {
         let cases = [
             (None, DEFAULT_WAIT),
             (Some(GoDuration(0)), DEFAULT_WAIT),
@@ -86,11 +85,8 @@ mod tests {
         ];
         for (wait, least) in cases {
             for _ in 0..100 {
-                let patience = block_time(wait);
-                assert!(
-                    patience >= least && patience <= least + least / JITTER_PART,
-                    "{wait:?}: {patience:?}"
-                );
+                let longest = block_time(wait);
+                assert!(longest >= least && longest <= least + least / JITTER_PART, "{wait:?}: {longest:?}");
             }
         }
     }

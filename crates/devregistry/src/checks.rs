@@ -1,4 +1,4 @@
-//! The tasks behind the checks: one that lets time pass for the store, one that owns the probes.
+//! The tasks behind the checks: one runs what is due in the store, one owns the probes.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,12 +14,12 @@ use crate::{
 
 mod probe;
 
-/// Lets the store do what is due, when it is due.
+/// Runs what is due in the store, when it is due.
 pub(crate) async fn run_clock(store: Arc<SharedStore>) {
     let mut changes = store.subscribe();
     loop {
         let due = store.read(|state| state.next_tick());
-        // With nothing due, only a change can bring something.
+        // With nothing due, only a change makes something due.
         let due = due.map(Instant::from_std);
         tokio::select! {
             () = store.stopping.cancelled() => return,
@@ -31,11 +31,11 @@ pub(crate) async fn run_clock(store: Arc<SharedStore>) {
     }
 }
 
-/// Runs a task for every probe that the store wants, and no other.
+/// Runs one task for every probe of the store.
 pub(crate) async fn run_probes(store: Arc<SharedStore>) {
     let mut changes = store.subscribe();
     let mut tasks = JoinSet::new();
-    // By check: its generation, and its task.
+    // By check: the generation and the task of its probe.
     let mut running: HashMap<String, (u64, AbortHandle)> = HashMap::new();
     loop {
         let wanted: HashMap<String, (u64, Probe)> = store.read(|state| {
@@ -58,7 +58,7 @@ pub(crate) async fn run_probes(store: Arc<SharedStore>) {
         }
         tokio::select! {
             () = store.stopping.cancelled() => break,
-            // Ended ones are the aborted ones.
+            // Only aborted tasks end.
             Some(_) = tasks.join_next() => {}
             changed = changes.changed() => if changed.is_err() { break },
         }
@@ -66,14 +66,14 @@ pub(crate) async fn run_probes(store: Arc<SharedStore>) {
     tasks.shutdown().await;
 }
 
-/// The first probe comes at a random moment of the first interval, so that many do not come at once.
+/// The first probe runs at a random moment of the first interval, so that many probes do not run at once.
 async fn probe_forever(store: Arc<SharedStore>, id: String, generation: u64, probe: Probe) {
     let mut pause: Duration = probe.interval.mul_f64(fastrand::f64());
     loop {
         sleep(pause).await;
         let (status, output) = probe::run_probe(&probe).await;
-        let asked = now();
-        store.write(|state, _| state.record_probe(&id, generation, status, output, asked));
+        let ended = now();
+        store.write(|state, _| state.record_probe(&id, generation, status, output, ended));
         pause = probe.interval;
     }
 }

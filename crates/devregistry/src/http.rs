@@ -1,5 +1,4 @@
-//! Requests in, answers out: finds the endpoint, checks the method, lets the endpoint's own file
-//! answer.
+//! Finds the endpoint of a request, checks the method, and calls the endpoint's handler.
 
 use std::convert::Infallible;
 
@@ -71,13 +70,13 @@ async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Re
             let text = format!("The dev registry reads bodies of up to {BODY_MAX} bytes");
             Reply::text(StatusCode::PAYLOAD_TOO_LARGE, &text).with_connection_close()
         } else {
-            Reply::text(StatusCode::BAD_REQUEST, "The body broke off").with_connection_close()
+            Reply::text(StatusCode::BAD_REQUEST, "The body ended early").with_connection_close()
         }
     })?;
     let plain = head.headers.get(http::header::ACCEPT).is_some_and(|accept| accept == "text/plain");
     let call =
         ApiRequest { path_rest: rest.to_owned(), query, body: body.to_bytes(), accepts_plain_text: plain };
-    // The endpoints' futures are large when they block; one allocation a request is nothing here.
+    // The futures of blocking queries are large; one allocation per request is cheap here.
     Box::pin(dispatch(context, endpoint, &call)).await
 }
 

@@ -12,16 +12,16 @@ pub struct DevRegistryOptions {
     pub node_name: String,
     /// The datacenter's name. Default `dc1`.
     pub datacenter: String,
-    /// Least time that a critical service is kept, whatever its check's
-    /// `DeregisterCriticalServiceAfter` says. Default 1m, as Consul; tests may lower it.
+    /// Least time that a critical service is kept, even if its check's `DeregisterCriticalServiceAfter` is shorter.
+    /// Default 1m, as Consul; tests may lower it.
     pub check_deregister_interval_min: Duration,
     /// How often services that have been critical for too long are removed. Default 30s, as Consul.
     pub check_reap_interval: Duration,
-    /// How long the catalog is not told a check's output that changed while its status did not.
-    /// Default 5m, as Consul.
+    /// How long the catalog keeps a check's old output when the output changed and the status did not. Default 5m, as
+    /// Consul.
     pub check_update_interval: Duration,
-    /// Most connections from one address; the next is closed without a word, as Consul does.
-    /// Default 200, as Consul.
+    /// Most connections from one address; the next is closed without an answer. Default 200,
+    /// both as Consul.
     pub http_max_conns_per_client: usize,
     /// Most blocking queries at a time; the next is answered 503. Default 4096.
     pub max_blocking_queries: usize,

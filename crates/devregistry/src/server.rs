@@ -33,8 +33,8 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// Pause after a failed accept: it fails again at once when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A running registry. Dropping it is a crash: connections break off, nothing is answered.
-/// [`DevRegistry::shutdown`] is the orderly end.
+/// A running registry. Dropping it is like a crash: connections close without an answer. [`DevRegistry::shutdown`]
+/// stops it in order.
 #[derive(Debug)]
 pub struct DevRegistry {
     context: Arc<HttpContext>,
@@ -60,7 +60,7 @@ impl DevRegistry {
         Ok(Self { context, tasks })
     }
 
-    /// Where it listens: the real port.
+    /// The bound address, with the real port.
     pub fn addr(&self) -> SocketAddr {
         self.context.addr
     }
@@ -81,7 +81,7 @@ impl DevRegistry {
 
 impl Drop for DevRegistry {
     fn drop(&mut self) {
-        // The accept task owns the connections' tasks, the probing task the probes.
+        // The accept task owns the tasks of the connections, the probe task those of the probes.
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
@@ -93,7 +93,7 @@ struct ClientConnections {
     open: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// A connection's place in the count of its client's connections.
+/// Counts one open connection of a client.
 struct ConnectionSlot {
     connections: Arc<ClientConnections>,
     ip: IpAddr,
@@ -153,7 +153,7 @@ async fn accept_connections(listener: TcpListener, context: Arc<HttpContext>) {
 
 async fn serve_connection(stream: TcpStream, context: Arc<HttpContext>, _slot: ConnectionSlot) {
     let context = &*context;
-    // A blocked query's answer is one small packet that somebody waits for.
+    // The answer to a blocked query is one small packet, which must not be delayed.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| http::respond(context, request));
     let connection =

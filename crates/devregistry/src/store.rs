@@ -1,5 +1,5 @@
-//! The registry's state: what an agent holds, what the catalog lists, and at which index each last
-//! changed. Pure: no clock, no I/O, no tasks; every command that depends on time takes `now`.
+//! The registry's state: what the agent holds, what the catalog lists, and at which index each last changed. No clock,
+//! no I/O, no tasks: every command that depends on time takes `now`.
 
 mod agent;
 mod agent_state;

@@ -1,5 +1,5 @@
-//! Consul's JSON, in and out. Not shared with Outrigger's own Consul client, on purpose: shared types
-//! would be wrong together.
+//! Consul's JSON, in and out. Outrigger's Consul client does not share these types, because a mistake in a shared type
+//! would stay hidden.
 
 pub(crate) mod decode;
 pub(crate) mod duration;
@@ -22,7 +22,7 @@ pub(crate) fn to_json<T: Serialize>(value: &T, pretty: bool) -> serde_json::Resu
     Ok(escape_like_go(&String::from_utf8_lossy(&bytes)))
 }
 
-/// None of these occurs in JSON outside a string.
+/// None of the escaped characters occurs in JSON outside a string.
 fn escape_like_go(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for char in json.chars() {

@@ -1,5 +1,5 @@
-//! One question to a service: an HTTP request or a TCP connection, and the verdict with the words
-//! that Consul finds. Without TLS, and redirects are not followed.
+//! One probe of a service, by an HTTP request or a TCP connection. Status and output are Consul's. No TLS, and
+//! redirects are not followed.
 
 use std::{io, time::Duration};
 
@@ -12,27 +12,28 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::store::{Probe, ProbeTarget, Status};
 
-/// Most bytes of an answer that are read; the last ones of these are kept.
+/// Most bytes of an answer that are read; the last of these are kept.
 const BODY_MAX: usize = 1 << 20;
 
-/// Asks once, within the probe's time-out.
+/// Probes once, within the probe's time-out.
 pub(super) async fn run_probe(probe: &Probe) -> (Status, String) {
     match &probe.target {
         ProbeTarget::Tcp(address) => probe_tcp(address, probe.timeout).await,
         ProbeTarget::Http { url, method, headers, body } => {
-            let asked =
+            let result =
                 timeout(probe.timeout, probe_http(url, method, headers, body, probe.output_max)).await;
-            let late = || "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into();
-            match asked.unwrap_or_else(|_| Err(late())) {
-                Ok(verdict) => verdict,
+            let timed_out =
+                || "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into();
+            match result.unwrap_or_else(|_| Err(timed_out())) {
+                Ok(result) => result,
                 Err(reason) => (Status::Critical, format!("{} {url:?}: {reason}", go_method_name(method))),
             }
         }
     }
 }
 
-async fn probe_tcp(address: &str, patience: Duration) -> (Status, String) {
-    match timeout(patience, TcpStream::connect(address)).await {
+async fn probe_tcp(address: &str, limit: Duration) -> (Status, String) {
+    match timeout(limit, TcpStream::connect(address)).await {
         Ok(Ok(_)) => (Status::Passing, format!("TCP connect {address}: Success")),
         Ok(Err(error)) => (Status::Critical, dial_error_text(address, &error)),
         Err(_) => (Status::Critical, format!("dial tcp {address}: i/o timeout")),
@@ -72,15 +73,15 @@ async fn probe_http(
     let stream = TcpStream::connect(&address).await.map_err(|error| dial_error_text(&address, &error))?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-    let conversation = async {
+    let exchange = async {
         let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
         classify_response(url, method, answer, output_max).await
     };
-    tokio::pin!(conversation, connection);
-    // In this task: an abandoned probe leaves nothing behind.
+    tokio::pin!(exchange, connection);
+    // In the same task, so that an aborted probe also ends its connection.
     tokio::select! {
-        verdict = &mut conversation => verdict,
-        _ = &mut connection => conversation.await,
+        result = &mut exchange => result,
+        _ = &mut connection => exchange.await,
     }
 }
 
@@ -94,22 +95,22 @@ async fn classify_response(
     if status.is_redirection() && !answer.headers().contains_key(header::LOCATION) {
         return Err(format!("{} response missing Location header", status.as_u16()));
     }
-    let verdict = match status {
+    let health = match status {
         StatusCode::TOO_MANY_REQUESTS => Status::Warning,
         status if status.is_success() => Status::Passing,
         _ => Status::Critical,
     };
-    // hyper keeps the reason only when it is another than the usual.
+    // hyper keeps only a reason phrase that differs from the canonical one.
     let own = answer.extensions().get::<ReasonPhrase>().cloned();
     let reason = match &own {
         Some(reason) => String::from_utf8_lossy(reason.as_bytes()),
         None => status.canonical_reason().unwrap_or_default().into(),
     };
     let body = read_last_bytes(answer.into_body(), output_max).await;
-    Ok((verdict, format!("HTTP {method} {url}: {} {reason} Output: {body}", status.as_u16())))
+    Ok((health, format!("HTTP {method} {url}: {} {reason} Output: {body}", status.as_u16())))
 }
 
-/// The end of a body; what breaks off counts as its end.
+/// The last `max` bytes of a body. An error ends the body.
 async fn read_last_bytes(mut body: Incoming, max: usize) -> String {
     let (mut kept, mut read) = (Vec::new(), 0);
     while let Some(Ok(frame)) = body.frame().await {

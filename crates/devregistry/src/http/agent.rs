@@ -20,7 +20,7 @@ const CONTENT_HASH: HeaderName = HeaderName::from_static("x-consul-contenthash")
 
 /// `agent/self`
 pub(super) fn agent_self(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    let about = context.store.read(|store| {
+    let facts = context.store.read(|store| {
         let id = own_node_id(store);
         json!({
             "Config": {
@@ -34,10 +34,10 @@ pub(super) fn agent_self(context: &HttpContext, call: &ApiRequest) -> Result<Rep
             "Meta": {"consul-network-segment": ""},
         })
     });
-    Ok(Reply::json(&about, call))
+    Ok(Reply::json(&facts, call))
 }
 
-/// `agent/members`: the one of this cluster; no WAN.
+/// `agent/members`: the only member; no WAN.
 pub(super) fn members(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     if call.query.first("wan").is_some_and(|wan| !wan.is_empty()) {
         return Ok(Reply::json(&Value::Null, call));
@@ -74,12 +74,12 @@ pub(super) fn services(context: &HttpContext, call: &ApiRequest) -> Result<Reply
     }))
 }
 
-/// `agent/service/ID`; with `hash`, when the definition is another.
+/// `agent/service/ID`; with `hash`, waits until the definition has another hash.
 pub(super) async fn service(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let wait = read::parse_wait(call)?;
     let id = call.path_rest.as_str();
     if let Some(hash) = call.query.first("hash").filter(|hash| !hash.is_empty()) {
-        let _place = read::acquire_blocking_slot(context)?;
+        let _slot = read::acquire_blocking_slot(context)?;
         let changed = |store: &Store| store.agent_service(id).is_none_or(|found| content_hash(found) != hash);
         blocking::wait_until(&context.store, blocking::block_time(wait), changed).await;
     }
@@ -94,7 +94,7 @@ pub(super) async fn service(context: &HttpContext, call: &ApiRequest) -> Result<
     })
 }
 
-/// Stable for the same definition. Hexadecimal, not padded.
+/// The hash of a definition. Hexadecimal, not padded.
 fn content_hash(service: &store::Service) -> String {
     // FNV-1a.
     let definition = format!("{service:?}");
@@ -137,8 +137,8 @@ pub(super) fn deregister(context: &HttpContext, call: &ApiRequest) -> Result<Rep
 /// `agent/check/register`
 pub(super) fn register_check(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let (new, service) = request::parse_check_registration(&call.body)?;
-    let held = context.store.write(|store, now| store.register_check(new, service.as_deref(), now));
-    held.map(|()| Reply::empty()).map_err(|UnknownService| {
+    let result = context.store.write(|store, now| store.register_check(new, service.as_deref(), now));
+    result.map(|()| Reply::empty()).map_err(|UnknownService| {
         let text = format!("ServiceID {:?} does not exist", service.unwrap_or_default());
         Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
     })
@@ -170,8 +170,8 @@ fn report_status(
     status: Status,
     output: &str,
 ) -> Result<Reply, Reply> {
-    let told = context.store.write(|store, now| store.report(&call.path_rest, status, output, now));
-    told.map(|()| Reply::empty()).map_err(|NotTtlCheck| {
+    let result = context.store.write(|store, now| store.report(&call.path_rest, status, output, now));
+    result.map(|()| Reply::empty()).map_err(|NotTtlCheck| {
         let text = format!("CheckID {:?} does not have associated TTL", call.path_rest);
         Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
     })
@@ -197,7 +197,7 @@ pub(super) fn set_node_maintenance(context: &HttpContext, call: &ApiRequest) -> 
     Ok(Reply::empty())
 }
 
-/// The reason when it is switched on.
+/// The reason, if the request begins maintenance.
 fn parse_maintenance(call: &ApiRequest) -> Result<Option<&str>, Reply> {
     let bad = |text: &str| Reply::text(StatusCode::BAD_REQUEST, text);
     match call.query.first("enable").ok_or_else(|| bad("Missing value for enable"))? {

@@ -1,5 +1,5 @@
-//! `/v1/agent/health/service/*`: the verdict on a local service, as a status too, for load
-//! balancers that look at nothing else.
+//! `/v1/agent/health/service/*`: the health of a local service, also as the status code, for load balancers that read
+//! nothing else.
 
 use http::{HeaderName, StatusCode};
 
@@ -11,7 +11,7 @@ use crate::{
 
 const REASON: HeaderName = HeaderName::from_static("x-consul-reason");
 
-/// How a service is, best first.
+/// The health of a service, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum AggregatedStatus {
     Passing,
@@ -60,18 +60,18 @@ pub(super) fn by_id(context: &HttpContext, call: &ApiRequest) -> Result<Reply, R
     Ok(context.store.read(|store| match store.agent_service(id) {
         Some(service) => {
             let checks = checks_of(store, service);
-            let verdict = AggregatedStatus::worst_of(&checks);
+            let health = AggregatedStatus::worst_of(&checks);
             let reply = match wants_plain_text(call) {
-                true => Reply::word(verdict.label()),
+                true => Reply::plain_value(health.label()),
                 false => Reply::json(&agent_health(store, service, &checks), call),
             };
-            reply.with_status(verdict.status_code()).with_header(REASON, verdict.label())
+            reply.with_status(health.status_code()).with_header(REASON, health.label())
         }
         None => {
             let reason = format!("ServiceId {id} not found");
             let nothing = AgentHealth { aggregated_status: "critical", service: None, checks: None };
             let reply = match wants_plain_text(call) {
-                // Consul's own slip: the word is JSON here.
+                // As in Consul: JSON in spite of `text/plain`.
                 true => Reply::json(&reason, call),
                 false => Reply::json(&nothing, call),
             };
@@ -94,11 +94,11 @@ pub(super) fn by_name(context: &HttpContext, call: &ApiRequest) -> Result<Reply,
             .collect();
         let worst = found.iter().map(|(_, checks)| AggregatedStatus::worst_of(checks)).max();
         let (status, reason) = match worst {
-            Some(verdict) => (verdict.status_code(), verdict.label().to_owned()),
+            Some(health) => (health.status_code(), health.label().to_owned()),
             None => (StatusCode::NOT_FOUND, format!("ServiceName {name} Not Found")),
         };
         let reply = if wants_plain_text(call) {
-            Reply::word(&reason)
+            Reply::plain_value(&reason)
         } else {
             let entries: Vec<_> =
                 found.iter().map(|(service, checks)| agent_health(store, service, checks)).collect();

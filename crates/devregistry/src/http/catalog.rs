@@ -107,7 +107,7 @@ pub(super) fn deregister(context: &HttpContext, call: &ApiRequest) -> Result<Rep
     })
 }
 
-/// Consul lets clients write to an agent's node and undoes it within minutes; here it is refused.
+/// Consul accepts a write to an agent's node and reverts it within minutes; this registry refuses it.
 fn reject_own_node(store: &store::Store, node: &str) -> Result<(), Reply> {
     if node.to_lowercase() != store.own_node().to_lowercase() {
         return Ok(());

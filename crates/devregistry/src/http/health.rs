@@ -88,10 +88,10 @@ async fn list_checks(
     read::blocking_read(context, call, topic, show).await
 }
 
-/// An instance: its node, itself, its checks.
+/// An instance: its node, its row, its checks.
 type InstanceRows<'a> = (&'a store::Node, &'a Row<Service>, Vec<&'a Row<Check>>);
 
-/// Drops what does not pass. The last entry takes the place of a dropped one: Consul's own order.
+/// Drops the instances that do not pass. The last entry replaces a dropped one, which gives Consul's order.
 fn retain_passing(entries: &mut Vec<InstanceRows<'_>>) {
     let mut at = 0;
     while let Some((.., checks)) = entries.get(at) {

@@ -28,7 +28,7 @@ impl QueryParams {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether it is there, with whatever value.
+    /// Whether the parameter is present, with any value.
     pub(super) fn has(&self, name: &str) -> bool {
         self.first(name).is_some()
     }

@@ -1,4 +1,4 @@
-//! What every read of the catalog and of health has in common: parameters, blocking, headers.
+//! The common part of all catalog and health reads: parameters, blocking, headers.
 
 use http::{HeaderName, StatusCode};
 use tokio::sync::SemaphorePermit;
@@ -15,7 +15,7 @@ const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
 
-/// A read's parameters, judged.
+/// The validated parameters of a read.
 #[derive(Debug)]
 struct ReadParams {
     consistency: &'static str,
@@ -23,7 +23,7 @@ struct ReadParams {
     wait: Option<GoDuration>,
 }
 
-/// Waits as the call asks, then answers with what `show` makes of the state.
+/// Blocks as the request asks, then answers with `show`.
 pub(super) async fn blocking_read<F>(
     context: &HttpContext,
     call: &ApiRequest,
@@ -37,21 +37,21 @@ where
     if !matches!(topic, Topic::Health(_)) {
         reject_filter(call)?;
     }
-    let _place = match parameters.index {
+    let _slot = match parameters.index {
         0 => None,
         _ => Some(acquire_blocking_slot(context)?),
     };
-    let patience = blocking::block_time(parameters.wait);
-    let (reply, mark) =
-        blocking::wait_past_index(&context.store, &topic, parameters.index, patience, show).await;
+    let longest = blocking::block_time(parameters.wait);
+    let (reply, at) =
+        blocking::wait_past_index(&context.store, &topic, parameters.index, longest, show).await;
     Ok(reply
         .with_header(CONSISTENCY, parameters.consistency)
-        .with_header(INDEX, &mark.index.max(1).to_string())
+        .with_header(INDEX, &at.index.max(1).to_string())
         .with_header(KNOWN_LEADER, "true")
         .with_header(LAST_CONTACT, "0"))
 }
 
-/// A place among the queries that block.
+/// Takes a permit for a blocking query.
 pub(super) fn acquire_blocking_slot(context: &HttpContext) -> Result<SemaphorePermit<'_>, Reply> {
     context.blocking_slots.try_acquire().map_err(|_| {
         let text = "The dev registry holds no more blocking queries at a time";
@@ -104,7 +104,7 @@ pub(super) fn parse_wait(call: &ApiRequest) -> Result<Option<GoDuration>, Reply>
     }
 }
 
-/// Filter expressions are not evaluated: better no answer than an unfiltered one.
+/// Refuses a filter expression, because an unfiltered answer would be wrong.
 pub(super) fn reject_filter(call: &ApiRequest) -> Result<(), Reply> {
     filter_param(call).map_or(Ok(()), |_| Err(unsupported_filter()))
 }
@@ -129,7 +129,7 @@ fn unsupported_filter() -> Reply {
     Reply::text(StatusCode::NOT_IMPLEMENTED, text)
 }
 
-/// A read that failed inside carries an index that nobody must keep.
+/// A failed read. Clients must not keep its index.
 fn failed_read(status: StatusCode, text: &str) -> Reply {
     Reply::text(status, text)
         .with_header(INDEX, "1")
@@ -145,7 +145,7 @@ pub(super) fn matches_node_meta(call: &ApiRequest, node: &Node) -> bool {
     })
 }
 
-/// A path that ends where a name should follow.
+/// The name at the end of the path.
 pub(super) fn require_name<'a>(call: &'a ApiRequest, missing: &str) -> Result<&'a str, Reply> {
     match call.path_rest.as_str() {
         "" => Err(Reply::text(StatusCode::BAD_REQUEST, missing)),

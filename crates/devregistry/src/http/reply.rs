@@ -1,4 +1,4 @@
-//! What goes back, with Consul's headers in its order.
+//! An answer with Consul's headers, in Consul's order.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -8,15 +8,15 @@ use serde::Serialize;
 use super::request::ApiRequest;
 use crate::wire::{self, request::Refusal};
 
-/// What hyper sends.
+/// The response that hyper sends.
 pub(crate) type HttpResponse = Response<Full<Bytes>>;
 
-/// An answer in the making.
+/// An answer before it becomes an [`HttpResponse`].
 #[derive(Debug)]
 pub(super) struct Reply {
     status: StatusCode,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// It is a sentence; those name their type last.
+    /// A text: its `Content-Type` is the last header.
     is_plain_text: bool,
     body: Bytes,
 }
@@ -24,7 +24,7 @@ pub(super) struct Reply {
 const VARY: (HeaderName, HeaderValue) = (header::VARY, HeaderValue::from_static("Accept-Encoding"));
 
 impl Reply {
-    /// JSON, pretty when the call wants it so.
+    /// JSON, indented with `?pretty`.
     pub(super) fn json<T: Serialize>(value: &T, call: &ApiRequest) -> Self {
         match wire::to_json(value, call.query.has("pretty")) {
             Ok(json) => Self {
@@ -37,7 +37,7 @@ impl Reply {
         }
     }
 
-    /// A sentence. No line end, as Consul.
+    /// A text without a line end, as in Consul.
     pub(super) fn text(status: StatusCode, text: &str) -> Self {
         Self {
             status,
@@ -47,37 +47,37 @@ impl Reply {
         }
     }
 
-    /// A bare word of `agent/health`.
-    pub(super) fn word(word: &str) -> Self {
+    /// One of the plain values of `agent/health`.
+    pub(super) fn plain_value(value: &str) -> Self {
         Self {
             status: StatusCode::OK,
             headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("text/plain")), VARY],
             is_plain_text: false,
-            body: Bytes::copy_from_slice(word.as_bytes()),
+            body: Bytes::copy_from_slice(value.as_bytes()),
         }
     }
 
-    /// Done, nothing to say.
+    /// 200 without a body.
     pub(super) fn empty() -> Self {
         Self { headers: vec![VARY], ..Self::bare(StatusCode::OK) }
     }
 
-    /// A status and nothing else.
+    /// A status without headers and body.
     pub(super) fn bare(status: StatusCode) -> Self {
         Self { status, headers: Vec::new(), is_plain_text: false, body: Bytes::new() }
     }
 
-    /// What stands at the root.
+    /// The answer to `/`.
     pub(super) fn root() -> Self {
         Self { headers: Vec::new(), ..Self::text(StatusCode::OK, "Consul Agent") }
     }
 
-    /// No such path.
+    /// 404.
     pub(super) fn unknown_path() -> Self {
         Self::bare(StatusCode::NOT_FOUND)
     }
 
-    /// The path is another one.
+    /// A redirect to `to`.
     pub(super) fn moved_to(to: &str, method: &Method) -> Self {
         let mut reply = Self::bare(StatusCode::MOVED_PERMANENTLY);
         let to = percent_encoding::utf8_percent_encode(to, PATH).to_string();
@@ -94,7 +94,7 @@ impl Reply {
         self
     }
 
-    /// With one more header; one whose value cannot be written is left out.
+    /// With one more header; a header with an invalid value is left out.
     pub(super) fn with_header(mut self, name: HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.headers.push((name, value));
@@ -102,7 +102,7 @@ impl Reply {
         self
     }
 
-    /// With the methods that the path has.
+    /// With the allowed methods.
     pub(super) fn with_allow(mut self, methods: &[&str]) -> Self {
         let allowed = format!("OPTIONS,{}", methods.join(","));
         if let Ok(value) = HeaderValue::from_str(&allowed) {
@@ -111,7 +111,7 @@ impl Reply {
         self
     }
 
-    /// The connection is closed after it.
+    /// Closes the connection after the answer.
     pub(super) fn with_connection_close(self) -> Self {
         self.with_header(header::CONNECTION, "close")
     }
@@ -136,6 +136,6 @@ impl From<Refusal> for Reply {
     }
 }
 
-/// What a path in a header cannot hold as it is.
+/// The characters that are escaped in a path.
 const PATH: &percent_encoding::AsciiSet =
     &percent_encoding::CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'?').add(b'#').add(b'%');

@@ -2,7 +2,7 @@
 
 use crate::store::Status;
 
-/// What a path asks for.
+/// The endpoint of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Root,
@@ -35,7 +35,7 @@ pub(super) enum Endpoint {
     HealthNode,
     Leader,
     Peers,
-    /// Something of Consul's that this registry has not; its name.
+    /// An endpoint of Consul that this registry does not have; the name of the feature.
     Unsupported(&'static str),
 }
 
@@ -52,7 +52,7 @@ const GET: &[&str] = &["GET"];
 const PUT: &[&str] = &["PUT"];
 const ANY: &[&str] = &["GET", "PUT", "POST", "DELETE"];
 
-/// A path that ends in `/` stands for all that begins with it.
+/// A path that ends in `/` matches every path that begins with it.
 #[rustfmt::skip]
 const PATHS: &[(&str, &[&str], Endpoint)] = &[
     ("/v1/agent/self", GET, Endpoint::AgentSelf),
@@ -115,7 +115,7 @@ const PATHS: &[(&str, &[&str], Endpoint)] = &[
     ("/v1/agent/token/", ANY, Endpoint::Unsupported("ACLs")),
 ];
 
-/// The endpoint of a decoded path: the longest that fits.
+/// The endpoint of a decoded path: the longest match.
 pub(super) fn find_route(path: &str) -> Option<Route<'_>> {
     if path == "/" {
         return Some(Route { endpoint: Endpoint::Root, methods: &["GET", "HEAD"], rest: "" });
@@ -126,19 +126,19 @@ pub(super) fn find_route(path: &str) -> Option<Route<'_>> {
     Some(Route { endpoint: *endpoint, methods, rest: path.strip_prefix(known).unwrap_or_default() })
 }
 
-/// The path with a `/` at its end, if only that was missing.
+/// The path with a final `/`, if the path exists only with it.
 pub(super) fn add_missing_slash(path: &str) -> Option<String> {
     let slashed = format!("{path}/");
     let has = |wanted: &str| PATHS.iter().any(|(known, ..)| *known == wanted);
     (!has(path) && has(&slashed)).then_some(slashed)
 }
 
-/// The path without `//`, `/./` and `/../`, if it has any.
+/// The path without `//`, `/./` and `/../`. `None`: it contains none of these.
 pub(super) fn clean_path(path: &str) -> Option<String> {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let last = parts.len().saturating_sub(1);
     let odd =
-        |(place, part): (usize, &&str)| matches!(*part, "." | "..") || (part.is_empty() && place != last);
+        |(index, part): (usize, &&str)| matches!(*part, "." | "..") || (part.is_empty() && index != last);
     if !parts.iter().enumerate().any(odd) {
         return None;
     }
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_path_that_fits_is_the_endpoint() {
+    fn the_longest_match_is_the_endpoint() {
         let cases = [
             ("/v1/agent/service/register", Some((Endpoint::AgentRegister, ""))),
             ("/v1/agent/service/register/", Some((Endpoint::AgentService, "register/"))),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_slash_at_the_end_is_seen() {
+    fn a_missing_final_slash_is_added() {
         let cases = [
             ("/v1/agent/service/deregister", Some("/v1/agent/service/deregister/")),
             ("/v1/health/service", Some("/v1/health/service/")),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_paths_have_a_clean_one() {
+    fn unclean_paths_are_cleaned() {
         let cases = [
             ("/v1/agent/services", None),
             ("/v1/health/service/", None),

@@ -1,4 +1,4 @@
-//! The handle's promises, over real sockets.
+//! The registry over real sockets.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -23,7 +23,7 @@ async fn send(addr: SocketAddr, method: &str, path: &str, body: &str) -> TcpStre
 
 async fn read_answer(mut stream: TcpStream) -> String {
     let mut answer = Vec::new();
-    // A reset is an end like another.
+    // A reset counts as the end.
     let _ = timeout(TEST_TIMEOUT, stream.read_to_end(&mut answer)).await.unwrap();
     String::from_utf8(answer).unwrap()
 }
@@ -59,7 +59,7 @@ async fn a_shutdown_answers_blocked_queries_and_ends_every_task() {
 }
 
 #[tokio::test]
-async fn a_dropped_registry_breaks_off_without_a_word() {
+async fn a_dropped_registry_closes_connections_without_an_answer() {
     let registry = registry(DevRegistryOptions::default()).await;
     let blocked = start_blocking_query(&registry).await;
     drop(registry);
@@ -87,7 +87,7 @@ async fn a_client_with_too_many_connections_has_the_next_one_closed() {
 }
 
 #[tokio::test]
-async fn more_blocking_queries_than_it_holds_are_refused() {
+async fn blocking_queries_above_the_limit_are_refused() {
     let registry =
         registry(DevRegistryOptions { max_blocking_queries: 1, ..DevRegistryOptions::default() }).await;
     let _first = start_blocking_query(&registry).await;
@@ -97,7 +97,7 @@ async fn more_blocking_queries_than_it_holds_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_or_not_there_is_refused_with_a_sentence() {
+async fn a_large_body_and_an_unsupported_endpoint_are_refused_with_a_text() {
     let registry = registry(DevRegistryOptions::default()).await;
     let addr = registry.addr();
     let large = request(addr, "PUT", "/v1/agent/service/register", &" ".repeat(512 * 1024 + 1)).await;
@@ -112,11 +112,11 @@ async fn what_is_too_large_or_not_there_is_refused_with_a_sentence() {
 }
 
 #[tokio::test]
-async fn a_service_that_stays_critical_is_removed_and_its_watchers_hear_of_it() {
-    let beat = Duration::from_millis(20);
+async fn a_service_that_stays_critical_is_removed_and_its_watchers_are_woken() {
+    let interval = Duration::from_millis(20);
     let options = DevRegistryOptions {
-        check_deregister_interval_min: beat,
-        check_reap_interval: beat,
+        check_deregister_interval_min: interval,
+        check_reap_interval: interval,
         ..DevRegistryOptions::default()
     };
     let registry = registry(options).await;
@@ -132,8 +132,8 @@ async fn a_service_that_stays_critical_is_removed_and_its_watchers_hear_of_it() 
             if seen.ends_with("[]") {
                 return;
             }
-            let told = seen.split("X-Consul-Index: ").nth(1).and_then(|rest| rest.split('\r').next());
-            index = told.unwrap().parse::<u64>().unwrap();
+            let shown = seen.split("X-Consul-Index: ").nth(1).and_then(|rest| rest.split('\r').next());
+            index = shown.unwrap().parse::<u64>().unwrap();
         }
     };
     timeout(TEST_TIMEOUT, gone).await.unwrap();

@@ -1,7 +1,7 @@
 //! The agent's own node: what clients register on it, and the checks that it keeps.
 //!
-//! The agent writes through to the catalog at once, but for one thing: a check's output alone is
-//! told late, so that chatty checks wake nobody.
+//! The agent writes to the catalog at once, with one exception: a change of a check's output alone is written late, so
+//! that frequent outputs wake no watcher.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,9 +16,9 @@ use super::{
 
 /// Longest output of a check that a client reports, bytes.
 const OUTPUT_MAX: usize = 4096;
-/// The id of the check that node maintenance is.
+/// The id of the check that stands for node maintenance.
 pub(crate) const NODE_MAINTENANCE: &str = "_node_maintenance";
-/// What the id of the check that service maintenance is begins with.
+/// The prefix of the id of the check that stands for service maintenance.
 pub(crate) const SERVICE_MAINTENANCE: &str = "_service_maintenance:";
 
 /// The check cannot be reported on.
@@ -49,8 +49,8 @@ impl Store {
         })
     }
 
-    /// Holds a service, or corrects the one of the same id. Checks of it that are not among the new
-    /// ones stay, unless `replace`: then maintenance ends, too.
+    /// Registers a service, or replaces the one with the same id. Its checks that are not among the new ones stay,
+    /// unless `replace`: then they are removed, and maintenance with them.
     pub(crate) fn register(&mut self, new: NewService, replace: bool, now: Instant) {
         let at = self.next_index();
         let NewService { service, checks } = new;
@@ -58,14 +58,14 @@ impl Store {
         self.put_service(&self.own_node.clone(), service.clone(), at);
 
         let several = checks.len() > 1;
-        // By id: of two with the same, the last one counts.
+        // By id: of two checks with the same id, the last one counts.
         let mut wanted = BTreeMap::new();
-        for (place, mut check) in checks.into_iter().enumerate() {
-            let made = || match several {
-                true => format!("service:{}:{}", service.id, place + 1),
+        for (index, mut check) in checks.into_iter().enumerate() {
+            let default_id = || match several {
+                true => format!("service:{}:{}", service.id, index + 1),
                 false => format!("service:{}", service.id),
             };
-            let id = check.id.take().unwrap_or_else(made);
+            let id = check.id.take().unwrap_or_else(default_id);
             if check.name.is_empty() {
                 check.name = format!("Service '{}' check", service.name);
             }
@@ -89,7 +89,7 @@ impl Store {
         others.iter().for_each(|id| self.deregister_check(id));
     }
 
-    /// Starts a check. One of the same id keeps its status and output, whosever it was.
+    /// Starts a check. An earlier check with the same id, of any service, passes on its status and output.
     fn put_agent_check(
         &mut self,
         id: String,
@@ -148,7 +148,7 @@ impl Store {
         }
     }
 
-    /// Lets go of a service and its checks. One that is not there is fine.
+    /// Removes a service and its checks. An unknown id is no error.
     pub(crate) fn deregister(&mut self, id: &str) {
         if !self.agent.services.remove(id) {
             return;
@@ -165,7 +165,7 @@ impl Store {
         }
     }
 
-    /// Starts a check of a service, or with no service one of the node.
+    /// Starts a check of a service, or without a service a check of the node.
     pub(crate) fn register_check(
         &mut self,
         new: NewCheck,
@@ -182,7 +182,7 @@ impl Store {
         Ok(())
     }
 
-    /// Stops a check. One that is not there is fine.
+    /// Stops a check. An unknown id is no error.
     pub(crate) fn deregister_check(&mut self, id: &str) {
         if self.agent.checks.remove(id).is_some() {
             let at = self.next_index();
@@ -190,7 +190,7 @@ impl Store {
         }
     }
 
-    /// A client says how a TTL check is, which also renews it.
+    /// A client reports the status of a TTL check, which also renews it.
     pub(crate) fn report(
         &mut self,
         id: &str,
@@ -208,7 +208,7 @@ impl Store {
         Ok(())
     }
 
-    /// A probe of the agent ended. One of an older registration is not heard.
+    /// A probe of the agent ended. A probe of an older registration is ignored.
     pub(crate) fn record_probe(&mut self, id: &str, of: u64, status: Status, output: String, now: Instant) {
         let Some(held) = self.agent.checks.get_mut(id) else { return };
         let StatusSource::Probe {
@@ -239,8 +239,7 @@ impl Store {
         }
     }
 
-    /// News of a check: a new status is told to the catalog at once, with the output; a new output
-    /// alone later.
+    /// Updates a check: the catalog gets a new status at once, with the output, and a new output alone later.
     pub(super) fn update_status(&mut self, id: &str, status: Status, output: String, now: Instant) {
         let Some(mut listed) = self.listed_check(id).cloned() else { return };
         let sync = self.update_interval;
@@ -262,7 +261,7 @@ impl Store {
         }
     }
 
-    /// Tells the catalog the newest output of a check.
+    /// Writes the newest output of a check to the catalog.
     pub(super) fn sync_output(&mut self, id: &str) {
         let Some(held) = self.agent.checks.get_mut(id) else { return };
         held.output_sync_due = None;
@@ -272,7 +271,7 @@ impl Store {
         self.put_check(&self.own_node.clone(), Check { output, ..listed }, at);
     }
 
-    /// Switches a service's maintenance mode; the reason when on.
+    /// Begins maintenance of a service with a reason, or ends it with `None`.
     pub(crate) fn set_service_maintenance(
         &mut self,
         id: &str,
@@ -284,7 +283,7 @@ impl Store {
         Ok(())
     }
 
-    /// Switches the node's maintenance mode; the reason when on.
+    /// Begins maintenance of the node with a reason, or ends it with `None`.
     pub(crate) fn set_node_maintenance(&mut self, reason: Option<&str>) {
         self.set_maintenance(NODE_MAINTENANCE.to_owned(), "node", None, reason);
     }
@@ -295,10 +294,10 @@ impl Store {
         if self.agent.checks.contains_key(&id) {
             return;
         }
-        let told = format!(
+        let default = format!(
             "Maintenance mode is enabled for this {what}, but no reason was provided. This is a default message."
         );
-        let notes = if reason.is_empty() { told } else { reason.to_owned() };
+        let notes = if reason.is_empty() { default } else { reason.to_owned() };
         let title = if service.is_some() { "Service Maintenance Mode" } else { "Node Maintenance Mode" };
         let check = Check {
             id: id.clone(),
@@ -324,7 +323,7 @@ impl Store {
         self.put_check(&self.own_node.clone(), check, at);
     }
 
-    /// The probes that should run: id, generation, what to ask.
+    /// The probes that should run: check id, generation, probe.
     pub(crate) fn probes(&self) -> impl Iterator<Item = (&str, u64, &Probe)> {
         self.agent.checks.iter().filter_map(|(id, held)| match &held.source {
             StatusSource::Probe { generation, probe, .. } => Some((id.as_str(), *generation, probe)),

@@ -7,30 +7,30 @@ use std::{
 
 use super::model::Probe;
 
-/// What the agent keeps.
+/// The services and checks of the agent.
 #[derive(Debug, Default)]
 pub(super) struct Agent {
     /// Ids of the services that clients registered.
     pub(super) services: BTreeSet<String>,
     /// Its checks, by id. Each has a row in the catalog.
     pub(super) checks: BTreeMap<String, AgentCheckState>,
-    /// Counts the probes ever started, so that a late result of an old one is known.
+    /// Counts the probes that were started, so that a late result of an old probe is recognised.
     pub(super) generation: u64,
 }
 
-/// What the agent knows of a check beside what the catalog lists.
+/// What the agent keeps of a check beside the catalog's row.
 #[derive(Debug)]
 pub(super) struct AgentCheckState {
     /// The newest output; the catalog's may be older.
     pub(super) output: String,
     /// The service's tags when the check was registered; the catalog's are the service's newest.
     pub(super) tags: Vec<String>,
-    /// When the catalog is told the newest output at the latest.
+    /// The latest time at which the catalog gets the newest output.
     pub(super) output_sync_due: Option<Instant>,
     pub(super) source: StatusSource,
     /// Remove the service when critical for this long.
     pub(super) deregister_after: Option<Duration>,
-    /// Since when it is critical; counted from the first news of it, not from a registration.
+    /// Since when the check is critical, counted from its first update, not from its registration.
     pub(super) critical_since: Option<Instant>,
 }
 
@@ -52,6 +52,6 @@ pub(super) enum StatusSource {
         /// No answer has counted yet: the first success counts at once.
         awaits_first_result: bool,
     },
-    /// By hand.
+    /// A maintenance request.
     Maintenance,
 }

@@ -1,5 +1,5 @@
-//! Rows in and out of the catalog. Each write says at which index it happens; a write that changes
-//! nothing moves nothing.
+//! Writes and reads the rows of the catalog. Each write gets its index; a write that changes nothing leaves the
+//! indexes of the rows as they are.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ impl Store {
         })
     }
 
-    /// Where a topic stands.
+    /// The index of a topic.
     pub(crate) fn topic_index(&self, topic: &Topic) -> TopicIndex {
         let tables = &self.tables;
         match topic {
@@ -55,7 +55,7 @@ impl Store {
         }
     }
 
-    /// The index of the next write. Writes that turn out to change nothing use one up, too.
+    /// The index of the next write. A write that changes nothing uses one, too.
     pub(super) fn next_index(&mut self) -> u64 {
         self.index += 1;
         self.index
@@ -138,7 +138,7 @@ impl Store {
         self.check_changed(node, &row.value.service_name, at);
     }
 
-    /// A check of `service` on `node` changed; with no service, every service of the node has.
+    /// A check of `service` on `node` changed; without a service, the health of every service of the node.
     fn check_changed(&mut self, node: &str, service: &str, at: u64) {
         self.tables.check_changed(service, at);
         if !service.is_empty() {
@@ -150,7 +150,7 @@ impl Store {
         }
     }
 
-    /// What a client describes about a node that runs no agent.
+    /// Registers what a client describes about a node without an agent.
     pub(crate) fn catalog_register(&mut self, about: NodeInfo, service: Option<Service>, checks: Vec<Check>) {
         let at = self.next_index();
         let node = about.name.clone();
@@ -167,7 +167,7 @@ impl Store {
         }
     }
 
-    /// Removes a service, a check, or with neither the whole node.
+    /// Removes a service, a check, or without either the whole node.
     pub(crate) fn catalog_deregister(&mut self, node: &str, service: Option<&str>, check: Option<&str>) {
         let at = self.next_index();
         match (service, check) {

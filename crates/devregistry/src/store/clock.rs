@@ -1,12 +1,12 @@
-//! What happens by itself: TTLs expire, late outputs are told, services that stay critical go.
-//! Nothing here reads a clock: `now` is an argument, and the caller asks when to come again.
+//! What happens without a command: TTLs expire, late outputs reach the catalog, services that stay critical are removed.
+//! Nothing here reads a clock: `now` is an argument, and `next_tick` gives the time of the next call.
 
 use std::time::Instant;
 
 use super::{agent_state::StatusSource, model::Status, state::Store};
 
 impl Store {
-    /// When [`Store::tick`] has something to do next, if nothing else happens before.
+    /// When [`Store::tick`] has something to do next, if no command comes before.
     pub(crate) fn next_tick(&self) -> Option<Instant> {
         let checks = self.agent.checks.values();
         let own = checks.flat_map(|held| {
@@ -20,7 +20,7 @@ impl Store {
         own.chain([reaping.then_some(self.next_reap)]).flatten().min()
     }
 
-    /// Does what is due.
+    /// Runs what is due.
     pub(crate) fn tick(&mut self, now: Instant) {
         self.expire_ttls(now);
         self.sync_due_outputs(now);
@@ -55,7 +55,7 @@ impl Store {
         due.iter().for_each(|id| self.sync_output(id));
     }
 
-    /// Removes services with a check that was critical for too long, on every round of a fixed beat.
+    /// Removes services with a check that was critical for too long, at a fixed interval.
     fn reap_critical_services(&mut self, now: Instant) {
         if now < self.next_reap {
             return;

@@ -1,9 +1,9 @@
-//! Which index a reader gets, and what wakes a blocked one. The two are not the same: a change may
-//! move an index without waking anybody, as the real one does.
+//! Which index a reader gets, and what wakes a blocked query. The two differ: as in Consul, a change may raise an index
+//! without waking a query.
 //!
-//! A service has an index of its own, so that a change of another service does not concern its
-//! watchers. A name that nobody has shares one index with all such names: that of the last time any
-//! service lost its last instance, or, before the first such loss, that of everything.
+//! Each service has its own index, so that a change of another service does not wake its watchers. All names without
+//! instances share one index: that of the last time any service lost its last instance, or, before the first such
+//! loss, that of everything.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ struct ServiceIndexes {
     instances: u64,
 }
 
-/// What a reader asks about.
+/// What a query reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Topic {
     /// `catalog/nodes`
@@ -49,12 +49,12 @@ pub(crate) enum Topic {
     Checks,
 }
 
-/// Where a topic stands.
+/// The index of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TopicIndex {
-    /// What the answer's header says.
+    /// The index in the answer's header.
     pub(crate) index: u64,
-    /// A blocked query looks again when this has changed.
+    /// A blocked query reads again when this has changed.
     pub(crate) wake: u64,
 }
 
@@ -89,12 +89,12 @@ impl TableIndexes {
         }
     }
 
-    /// Where `health/checks` of a service stands: the index is everybody's, the wake its own.
+    /// The index of `health/checks` of a service: the index of all checks, and the wake of the service.
     pub(super) fn checks_index(&self, name: &str) -> TopicIndex {
         TopicIndex { index: self.checks, wake: self.checks_of.get(name).copied().unwrap_or_default() }
     }
 
-    /// Where `catalog/service` (or, with `health`, `health/service`) of `name` stands.
+    /// The index of `catalog/service` (or, with `health`, `health/service`) of `name`.
     pub(super) fn service_index(&self, name: &str, health: bool) -> TopicIndex {
         match (self.by_service.get(&name.to_lowercase()), self.last_extinction) {
             (Some(changed), _) => TopicIndex {

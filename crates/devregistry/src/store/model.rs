@@ -1,4 +1,4 @@
-//! What the catalog lists. Plain data; the rules are next door.
+//! The data of the catalog, without rules.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -11,7 +11,7 @@ pub(crate) enum Status {
 }
 
 impl Status {
-    /// The word on the wire.
+    /// The name in JSON.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Passing => "passing",
@@ -20,13 +20,13 @@ impl Status {
         }
     }
 
-    /// The status that a client named.
-    pub(crate) fn parse(word: &str) -> Option<Self> {
-        [Self::Passing, Self::Warning, Self::Critical].into_iter().find(|status| status.label() == word)
+    /// The status with this name.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [Self::Passing, Self::Warning, Self::Critical].into_iter().find(|status| status.label() == name)
     }
 }
 
-/// A row of the catalog: what it says, and when it was made and last changed.
+/// A row of the catalog: its value, and the indexes at which it was made and last changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row<T> {
     pub(crate) value: T,
@@ -34,26 +34,26 @@ pub(crate) struct Row<T> {
     pub(crate) modify_index: u64,
 }
 
-/// A machine with an agent, or one that a client described.
+/// A node with an agent, or a node that a client described.
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     pub(crate) info: NodeInfo,
     pub(crate) create_index: u64,
     pub(crate) modify_index: u64,
-    /// When a service of this node last came, went or changed.
+    /// The index at which a service of this node was last added, removed or changed.
     pub(crate) services_changed: u64,
     pub(crate) services: BTreeMap<String, Row<Service>>,
     pub(crate) checks: BTreeMap<String, Row<Check>>,
 }
 
-/// What a node says of itself.
+/// The description of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeInfo {
-    /// A UUID; empty for one that a client described.
+    /// A UUID; empty for a node that a client described.
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) address: String,
-    /// `None` for one that a client described.
+    /// `None` for a node that a client described.
     pub(crate) tagged_addresses: Option<BTreeMap<String, String>>,
     pub(crate) meta: BTreeMap<String, String>,
 }
@@ -73,21 +73,21 @@ pub(crate) struct Service {
     pub(crate) enable_tag_override: bool,
 }
 
-/// An address under a name: `lan`, `wan`, `lan_ipv4`.
+/// An address with a name: `lan`, `wan`, `lan_ipv4`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TaggedAddress {
     pub(crate) address: String,
     pub(crate) port: i64,
 }
 
-/// Shares of traffic.
+/// The weights of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Weights {
     pub(crate) passing: i64,
     pub(crate) warning: i64,
 }
 
-/// One check, of a service or (with no service id) of the whole node.
+/// One check, of a service or (without a service id) of the whole node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Check {
     pub(crate) id: String,
@@ -102,14 +102,14 @@ pub(crate) struct Check {
     pub(crate) kind: &'static str,
 }
 
-/// A service as a client asks the agent to hold it.
+/// A service as a client registers it.
 #[derive(Debug, Clone)]
 pub(crate) struct NewService {
     pub(crate) service: Service,
     pub(crate) checks: Vec<NewCheck>,
 }
 
-/// A check as a client asks the agent to run it.
+/// A check as a client registers it.
 #[derive(Debug, Clone)]
 pub(crate) struct NewCheck {
     /// Absent: made from the service's id, or the check's name.
@@ -128,12 +128,12 @@ pub(crate) struct NewCheck {
     pub(crate) deregister_after: Option<Duration>,
 }
 
-/// Who finds out the status.
+/// How the status of a check is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CheckKind {
-    /// The client tells, at least this often.
+    /// The client reports it, at least this often.
     Ttl(Duration),
-    /// The agent asks.
+    /// The agent probes.
     Probe(Probe),
 }
 
@@ -147,11 +147,11 @@ impl CheckKind {
     }
 }
 
-/// A question that the agent asks again and again.
+/// A probe that the agent repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Probe {
     pub(crate) target: ProbeTarget,
-    /// Pause between two.
+    /// Pause between two probes.
     pub(crate) interval: Duration,
     /// Longest wait for an answer.
     pub(crate) timeout: Duration,
@@ -159,7 +159,7 @@ pub(crate) struct Probe {
     pub(crate) output_max: usize,
 }
 
-/// Whom a probe asks.
+/// The target of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ProbeTarget {
     Http { url: String, method: String, headers: Vec<(String, String)>, body: String },

@@ -13,10 +13,10 @@ use super::{
 };
 use crate::options::{CONSUL_VERSION, DevRegistryOptions};
 
-/// The port that the built-in `consul` service names. Nothing listens there.
+/// The port of the built-in `consul` service. Nothing listens on it.
 pub(crate) const SERVER_PORT: u16 = 8300;
 
-/// Everything that the registry knows.
+/// The whole state of the registry.
 #[derive(Debug)]
 pub(crate) struct Store {
     /// The index of the last write.
@@ -33,19 +33,19 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// A registry with its own node alone, as a fresh server is.
+    /// A fresh registry: only its own node.
     pub(crate) fn new(options: &DevRegistryOptions, addr: SocketAddr, now: Instant) -> Self {
-        // A beat of zero would never end.
-        let reap_tick = options.check_reap_interval.max(Duration::from_millis(1));
+        // An interval of zero would loop for ever.
+        let reap_interval = options.check_reap_interval.max(Duration::from_millis(1));
         let mut store = Self {
-            // A fresh server has made some writes of its own before its first client.
+            // A fresh Consul server makes some writes before its first client.
             index: 4,
             own_node: options.node_name.clone(),
             nodes: BTreeMap::new(),
             tables: TableIndexes::default(),
             agent: Agent::default(),
-            next_reap: now + reap_tick,
-            reap_interval: reap_tick,
+            next_reap: now + reap_interval,
+            reap_interval,
             deregister_after_min: options.check_deregister_interval_min,
             update_interval: options.check_update_interval,
         };

@@ -1,4 +1,4 @@
-//! The store's promises, over any sequence of commands.
+//! Properties of the store that hold after any sequence of commands.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use crate::options::DevRegistryOptions;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The only clock here: a moment to count from.
+/// The start of the time that the tests count.
 fn start_time() -> Instant {
     tokio::time::Instant::now().into_std()
 }
@@ -57,7 +57,7 @@ fn status(store: &Store, check: &str) -> Option<Status> {
     store.agent_checks().find(|held| held.id == check).map(|held| held.status)
 }
 
-/// One thing that may happen. Ids are never moved to another service: see
+/// One command. Ids are never moved to another service: see
 /// `a_service_renamed_wakes_the_watchers_of_both_names`.
 #[derive(Debug, Clone)]
 enum StoreCommand {
@@ -169,8 +169,8 @@ proptest! {
         }
     }
 
-    /// For names with instances before or after: names without share an index, and may wake for
-    /// nothing.
+    /// For names with instances before or after: names without instances share an index, and may wake without a
+    /// change.
     #[test]
     fn a_watcher_is_woken_when_what_it_sees_changed_and_only_then(commands in vec(any_command(), 1..60)) {
         let mut now = start_time();
@@ -211,7 +211,7 @@ proptest! {
     }
 
     #[test]
-    fn a_critical_service_goes_after_its_time_within_one_beat(
+    fn a_critical_service_is_removed_after_its_time_within_one_interval(
         after_s in 1..300_u64, failed_s in 0..100_u64,
     ) {
         let begin = start_time();
@@ -231,7 +231,7 @@ proptest! {
                 break;
             }
         }
-        let gone = gone.ok_or_else(|| TestCaseError::fail("it stayed"))?;
+        let gone = gone.ok_or_else(|| TestCaseError::fail("it was not removed"))?;
         let took = gone - failed;
         prop_assert!(took >= least && took < least + 30 * SECOND, "after {took:?}");
         prop_assert_eq!(store.agent_checks().count(), 0);
@@ -255,7 +255,7 @@ fn a_service_renamed_wakes_the_watchers_of_both_names() {
 }
 
 #[test]
-fn a_check_registered_critical_is_not_counted_critical_before_the_first_news() {
+fn a_check_registered_critical_counts_as_critical_from_its_first_update() {
     let now = start_time();
     let mut store = store(now);
     let check = ttl_check(600 * SECOND, None, Some(60 * SECOND));
@@ -263,7 +263,7 @@ fn a_check_registered_critical_is_not_counted_critical_before_the_first_news() {
     store.tick(now + 300 * SECOND);
     assert!(store.agent_service("a").is_some());
     store.report("service:a", Status::Critical, "", now + 300 * SECOND).unwrap();
-    // Registering again starts the count again.
+    // A new registration resets the count.
     store.register(registration("a", "a", 1, vec![check]), false, now + 350 * SECOND);
     store.tick(now + 390 * SECOND);
     assert!(store.agent_service("a").is_some());
@@ -283,7 +283,7 @@ fn registering_again_keeps_status_and_output_and_restarts_the_ttl() {
 }
 
 #[test]
-fn an_output_alone_reaches_the_catalog_late_and_a_status_takes_it_along() {
+fn an_output_alone_reaches_the_catalog_late_and_with_a_status_at_once() {
     let now = start_time();
     let mut store = store(now);
     let check = ttl_check(1000 * SECOND, Some(Status::Passing), None);
@@ -302,7 +302,7 @@ fn an_output_alone_reaches_the_catalog_late_and_a_status_takes_it_along() {
 }
 
 #[test]
-fn a_probe_needs_as_many_answers_in_a_row_as_it_was_told() {
+fn a_probe_needs_the_configured_number_of_equal_results_in_a_row() {
     let now = start_time();
     let mut store = store(now);
     let probe = Probe {
@@ -321,7 +321,7 @@ fn a_probe_needs_as_many_answers_in_a_row_as_it_was_told() {
     let generation = store.probes().next().unwrap().1;
     use Status::{Critical, Passing, Warning};
     let answers = [
-        (Passing, Passing), // the very first counts at once
+        (Passing, Passing), // the first success counts at once
         (Critical, Passing),
         (Passing, Passing),
         (Critical, Passing),

@@ -1,5 +1,5 @@
-//! Reads a JSON object as Go does: keys in any case, `null` is nothing, what comes after the first
-//! value is ignored, a field that nobody asks for is refused. The sentences are Go's.
+//! Decodes a JSON object as Go does: keys in any case, `null` counts as absent, what follows the first value is ignored,
+//! an unknown field is refused. The error texts are Go's.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 
 use super::duration::{self, GoDuration};
 
-/// The body cannot be used; the sentence for the client.
+/// The body cannot be decoded; the error text for the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct DecodeError(pub(crate) String);
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
-/// An object whose fields are taken out one by one.
+/// An object. Its fields are taken out one by one.
 #[derive(Debug, Default)]
 pub(crate) struct JsonFields(Map<String, Value>);
 
@@ -119,7 +119,7 @@ impl JsonFields {
         }
     }
 
-    /// Whether the field is there and not `null`; the field is taken.
+    /// Takes the field; whether it is present and not `null`.
     pub(crate) fn has(&mut self, name: &str) -> bool {
         self.take(name).is_some()
     }
@@ -148,13 +148,13 @@ impl JsonFields {
             .collect()
     }
 
-    /// Every entry as a nested object: for maps whose keys are data.
+    /// Every entry as a nested object, for maps with data as keys.
     pub(crate) fn entries(self, of: &str) -> Result<Vec<(String, Self)>> {
         let into = || format!("Go struct field .{of} of type structs.ServiceAddress");
         self.0.into_iter().map(|(key, value)| Ok((key, Self::from_value(value, into)?))).collect()
     }
 
-    /// Refuses what is left.
+    /// Refuses a remaining field.
     pub(crate) fn finish(self) -> Result<()> {
         match self.0.keys().next() {
             None => Ok(()),
@@ -177,7 +177,7 @@ fn decode_error(reason: &str) -> DecodeError {
 
 fn type_mismatch(value: &Value, field: &str, wanted: &str) -> DecodeError {
     let shown = match value {
-        // Go shows the number when a whole one was wanted.
+        // Go shows the number where an integer is expected.
         Value::Number(number) if wanted == "int" => format!("number {number}"),
         other => json_type(other).to_owned(),
     };
@@ -195,7 +195,7 @@ fn json_type(value: &Value) -> &'static str {
     }
 }
 
-/// Names the character at which reading stopped, as Go does.
+/// The text for the character at which decoding stopped, as in Go.
 fn describe_syntax_error(body: &[u8], error: &serde_json::Error) -> String {
     let line = body.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
     let at = line.get(error.column().saturating_sub(1)..).unwrap_or_default();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decoded_is_refused_in_gos_words() {
+    fn a_decode_error_has_gos_text() {
         let cases = [
             ("", "EOF"),
             ("{\"Name\":", "unexpected EOF"),

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-/// A signed span, nanoseconds.
+/// A signed duration, nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GoDuration(pub(crate) i64);
 
 impl GoDuration {
-    /// The span when it is longer than nothing.
+    /// The duration, if it is above zero.
     pub(crate) fn positive(self) -> Option<Duration> {
         u64::try_from(self.0).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos)
     }
@@ -16,7 +16,7 @@ impl GoDuration {
 /// Parses as Go does.
 ///
 /// # Errors
-/// Go's own sentence.
+/// Go's error text.
 pub(crate) fn parse(text: &str) -> Result<GoDuration, String> {
     let invalid = || format!("time: invalid duration {text:?}");
     let (sign, mut rest) = match text.as_bytes().first() {
@@ -45,7 +45,7 @@ pub(crate) fn parse(text: &str) -> Result<GoDuration, String> {
         rest = &rest[end..];
     }
     let nanos = sign * nanos;
-    #[expect(clippy::cast_possible_truncation, reason = "the range was looked at")]
+    #[expect(clippy::cast_possible_truncation, reason = "the range was checked")]
     let in_range = (nanos.abs() < i64::MAX as f64).then_some(nanos.round() as i64);
     in_range.map(GoDuration).ok_or_else(invalid)
 }

@@ -1,5 +1,5 @@
-//! What clients send: registrations of services and checks, catalog entries. Decoded whole first,
-//! judged after, in Consul's order and words.
+//! The bodies that clients send: registrations of services and checks, catalog entries. A body is decoded whole, then
+//! validated in Consul's order and with Consul's texts.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,14 +14,14 @@ use crate::store::{
     Weights,
 };
 
-/// Bytes of a probe's answer that are kept unless the client says otherwise.
+/// Bytes of a probe's answer that are kept by default.
 const OUTPUT_MAX: usize = 4096;
-/// Longest wait for a probe's answer unless the client says otherwise.
+/// Longest wait for a probe's answer by default.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Shortest pause between two probes; shorter ones are taken as this.
+/// Shortest pause between two probes; a shorter one counts as this.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// The request is not done; what the client is told.
+/// A refused request: status and text for the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
 
@@ -30,7 +30,7 @@ impl Refusal {
         Self(StatusCode::BAD_REQUEST, text.into())
     }
 
-    /// What this registry does not do, and says so.
+    /// The request needs a feature that this registry does not have.
     pub(crate) fn unsupported(what: &str) -> Self {
         Self(StatusCode::NOT_IMPLEMENTED, format!("The dev registry {what}"))
     }
@@ -51,7 +51,7 @@ pub(crate) fn parse_registration(body: &[u8]) -> Result<NewService, Refusal> {
     let connect = fields.has("Proxy") | fields.has("Connect");
     let single = fields.object_if_any("Check")?;
     let several = fields.objects("Checks")?;
-    // An ACL token is nothing to a registry without ACLs.
+    // An ACL token has no effect without ACLs.
     fields.string("Token")?;
     let mut service = parse_service(&mut fields, id, name)?;
     fields.finish()?;
@@ -72,7 +72,7 @@ pub(crate) fn parse_registration(body: &[u8]) -> Result<NewService, Refusal> {
     }
     validate_weights(service.weights)?;
     if connect || kind.starts_with("connect-") || kind.ends_with("-gateway") {
-        return Err(Refusal::unsupported("knows nothing of Connect: leave out Kind, Proxy and Connect"));
+        return Err(Refusal::unsupported("does not support Connect: leave out Kind, Proxy and Connect"));
     }
     if service.id.is_empty() {
         service.id.clone_from(&service.name);
@@ -80,7 +80,7 @@ pub(crate) fn parse_registration(body: &[u8]) -> Result<NewService, Refusal> {
     Ok(NewService { service, checks: wanted })
 }
 
-/// The fields that a service has wherever it is registered.
+/// The fields of a service in every kind of registration.
 fn parse_service(fields: &mut JsonFields, id: String, name: String) -> Result<Service, Refusal> {
     let address = fields.string("Address")?;
     let port = fields.integer("Port")?;
@@ -120,7 +120,7 @@ fn parse_service(fields: &mut JsonFields, id: String, name: String) -> Result<Se
     })
 }
 
-/// The body of `agent/check/register`: a check, and the service that it is of.
+/// The body of `agent/check/register`: a check, and the id of its service.
 pub(crate) fn parse_check_registration(body: &[u8]) -> Result<(NewCheck, Option<String>), Refusal> {
     let mut fields = JsonFields::parse(body)?;
     let id = fields.string("ID")?;
@@ -140,15 +140,15 @@ pub(crate) fn parse_check_registration(body: &[u8]) -> Result<(NewCheck, Option<
 /// The body of `agent/check/update`.
 pub(crate) fn parse_check_update(body: &[u8]) -> Result<(Status, String), Refusal> {
     let mut fields = JsonFields::parse(body)?;
-    let word = fields.string("Status")?;
+    let status = fields.string("Status")?;
     let output = fields.string("Output")?;
     fields.finish()?;
     let status =
-        Status::parse(&word).ok_or_else(|| Refusal::bad(format!("Invalid check status: '{word}'")))?;
+        Status::parse(&status).ok_or_else(|| Refusal::bad(format!("Invalid check status: '{status}'")))?;
     Ok((status, output))
 }
 
-/// A check as it stands in a body.
+/// A check as the body gives it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct RawCheck {
     id: String,
@@ -214,7 +214,7 @@ impl RawCheck {
         Ok(read)
     }
 
-    /// Says nothing at all: Consul makes no check of it.
+    /// An empty object, which Consul ignores.
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -227,18 +227,18 @@ impl RawCheck {
     }
 
     fn validate(self) -> Result<NewCheck, Refusal> {
-        let asks = !self.http.is_empty() || !self.tcp.is_empty() || self.script;
+        let is_probe = !self.http.is_empty() || !self.tcp.is_empty() || self.script;
         if self.interval > 0 && self.ttl > 0 {
             return Err(Refusal::bad("Invalid check: Interval and TTL cannot both be specified"));
         }
         if let Some(name) = self.unsupported_kind {
             return Err(Refusal::unsupported(&format!("runs TTL, HTTP and TCP checks only, not {name}")));
         }
-        if asks && self.interval <= 0 {
+        if is_probe && self.interval <= 0 {
             let text = "Invalid check: Interval must be > 0 for Script, HTTP, or TCP checks";
             return Err(Refusal::bad(text));
         }
-        if !asks && self.ttl <= 0 {
+        if !is_probe && self.ttl <= 0 {
             return Err(Refusal::bad("Invalid check: TTL must be > 0 for TTL checks"));
         }
         if self.output_max < 0 {
@@ -295,7 +295,7 @@ pub(crate) struct CatalogRegistration {
     pub(crate) checks: Vec<Check>,
 }
 
-/// Decodes and judges a body of `catalog/register`.
+/// Decodes and validates the body of `catalog/register`.
 pub(crate) fn parse_catalog_registration(body: &[u8]) -> Result<CatalogRegistration, Refusal> {
     let mut fields = JsonFields::parse(body)?;
     let node = NodeInfo {
@@ -336,11 +336,11 @@ fn parse_catalog_check(mut fields: JsonFields) -> Result<Check, Refusal> {
     let name = fields.string("Name")?;
     let id = fields.string("CheckID")?;
     fields.string("Node")?;
-    let word = fields.string("Status")?;
+    let status = fields.string("Status")?;
     let check = Check {
         id: if id.is_empty() { name.clone() } else { id },
         name,
-        status: Status::parse(&word).unwrap_or(Status::Critical),
+        status: Status::parse(&status).unwrap_or(Status::Critical),
         notes: fields.string("Notes")?,
         output: fields.string("Output")?,
         service_id: fields.string("ServiceID")?,
@@ -355,7 +355,7 @@ fn parse_catalog_check(mut fields: JsonFields) -> Result<Check, Refusal> {
     Ok(check)
 }
 
-/// The body of `catalog/deregister`: node, and perhaps a service or a check of it.
+/// The body of `catalog/deregister`: a node, and optionally a service or a check of it.
 pub(crate) fn parse_catalog_removal(
     body: &[u8],
 ) -> Result<(String, Option<String>, Option<String>), Refusal> {

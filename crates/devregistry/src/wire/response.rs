@@ -1,4 +1,4 @@
-//! What clients get. Field order and the many ways of saying "none" are Consul's: `Meta` of nothing
+//! The bodies that clients get. The order of the fields and the forms of an absent value are Consul's: an empty `Meta`
 //! is `{}` from the agent and the catalog but `null` from health.
 
 use std::collections::BTreeMap;
@@ -67,7 +67,7 @@ impl<'a> From<&'a store::Service> for AgentService<'a> {
     }
 }
 
-/// What Connect would say.
+/// The fields of Connect, always empty.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct EmptyProxy {
@@ -228,7 +228,7 @@ impl<'a> CheckJson<'a> {
         }
     }
 
-    /// As `agent/health` shows it: its type left out, its definition blank.
+    /// As `agent/health` shows it: without a type, with an empty definition.
     pub(crate) fn for_agent_health(node: &'a str, check: &'a store::Check) -> Self {
         Self {
             service_tags: Some(check.service_tags.as_slice()).filter(|tags| !tags.is_empty()),
@@ -239,7 +239,7 @@ impl<'a> CheckJson<'a> {
     }
 }
 
-/// What a check asks; never told.
+/// The definition of a check, never shown.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 enum CheckDefinition {

@@ -3,11 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
-use outrigger_tests::consul::{Consul, http};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-    task::JoinHandle,
+use outrigger_tests::{
+    consul::{Consul, http},
+    instance::{self, Answer, Instance, Request},
 };
 
 /// Both call their node so.
@@ -53,25 +51,17 @@ impl Target {
 
     /// `{http}`, `{open}` and `{closed}` in a request become the addresses of the checked servers.
     pub(crate) fn fill_addresses(&self, text: &str) -> String {
-        let CheckTargets { http, open, closed, .. } = &self.check_targets;
-        text.replace("{http}", &http.to_string())
-            .replace("{open}", &open.to_string())
-            .replace("{closed}", &closed.to_string())
+        let addresses = self.check_targets.addresses();
+        addresses.iter().fold(text.to_owned(), |text, (addr, name)| text.replace(name, addr))
     }
 
     /// What differs from run to run in this target's answers.
     pub(crate) fn variable_parts(&self) -> Vec<(String, &'static str)> {
-        let CheckTargets { http, open, closed, .. } = &self.check_targets;
         let server = match &self.registry {
             TargetRegistry::Dev(_) => "8300".to_owned(),
             TargetRegistry::Consul(consul) => consul.rpc_addr().port().to_string(),
         };
-        vec![
-            (http.to_string(), "{http}"),
-            (open.to_string(), "{open}"),
-            (closed.to_string(), "{closed}"),
-            (server, "<server-port>"),
-        ]
+        self.check_targets.addresses().into_iter().chain([(server, "<server-port>")]).collect()
     }
 
     /// Removes everything that a case may have left.
@@ -109,52 +99,37 @@ fn escape(id: &str) -> String {
 /// What checks ask: an HTTP server whose path is the status that it answers, an open port and a
 /// closed one.
 struct CheckTargets {
-    http: SocketAddr,
-    open: SocketAddr,
+    http: Instance,
+    open: Instance,
     closed: SocketAddr,
-    tasks: [JoinHandle<()>; 2],
 }
 
 impl CheckTargets {
     async fn start() -> Self {
-        let http = TcpListener::bind(localhost()).await.unwrap();
-        let open = TcpListener::bind(localhost()).await.unwrap();
-        let closed = TcpListener::bind(localhost()).await.unwrap();
-        Self {
-            http: http.local_addr().unwrap(),
-            open: open.local_addr().unwrap(),
-            closed: closed.local_addr().unwrap(),
-            tasks: [
-                tokio::spawn(answer_status(http)),
-                tokio::spawn(async move { while open.accept().await.is_ok() {} }),
-            ],
+        let http = Instance::scripted("checked", answer_status).await;
+        Self { http, open: Instance::start("open").await, closed: instance::refusing_addr() }
+    }
+
+    /// The addresses, and what stands for them in requests and recorded answers.
+    fn addresses(&self) -> [(String, &'static str); 3] {
+        [(self.http.addr(), "{http}"), (self.open.addr(), "{open}"), (self.closed, "{closed}")]
+            .map(|(addr, name)| (addr.to_string(), name))
+    }
+}
+
+/// `GET /503` is answered 503, with `said METHOD` as the body.
+fn answer_status(request: &Request) -> Answer {
+    let status = request.target().trim_start_matches('/');
+    let (length, body) = match (status, request.method()) {
+        ("204", _) => (String::new(), String::new()),
+        (_, method) => {
+            let body = format!("said {method}");
+            (format!("Content-Length: {}\r\n", body.len()), body)
         }
-    }
-}
-
-impl Drop for CheckTargets {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
-    }
-}
-
-/// `GET /503` is answered 503, with `said METHOD` as the body. One at a time: checks are few.
-async fn answer_status(listener: TcpListener) {
-    while let Ok((mut stream, _)) = listener.accept().await {
-        let mut head = vec![0; 4096];
-        let read = stream.read(&mut head).await.unwrap_or(0);
-        let head = String::from_utf8_lossy(&head[..read]).into_owned();
-        let mut words = head.split_whitespace();
-        let method = words.next().unwrap_or_default();
-        let status = words.next().unwrap_or_default().trim_start_matches('/').to_owned();
-        let body = if status == "204" { String::new() } else { format!("said {method}") };
-        let length =
-            if status == "204" { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        let reason = if status == "200" { "All Well" } else { "Not So" };
-        let answer = format!("HTTP/1.1 {status} {reason}\r\n{length}Connection: close\r\n\r\n{body}");
-        // A checker that has gone needs no answer.
-        let _ = stream.write_all(answer.as_bytes()).await;
-    }
+    };
+    let reason = if status == "200" { "All Well" } else { "Not So" };
+    let head = format!("HTTP/1.1 {status} {reason}\r\n{length}Connection: close\r\n\r\n");
+    Answer::raw(head + &body).then_close()
 }
 
 fn localhost() -> SocketAddr {

@@ -7,126 +7,25 @@
 use std::{
     fmt, io,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 
 mod answer;
 mod connection;
+mod state;
 
 pub use answer::{Answer, Gate};
-pub use connection::ConnectionEnd;
+pub use state::{ConnectionEnd, Kill, Request, SeenRequest};
 
-use crate::{
-    wait,
-    wire::{Head, ReceivedBody, Wire},
-};
+use state::InstanceState;
 
-type Script = dyn Fn(&Request) -> Answer + Send + Sync;
-
-/// How an instance is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kill {
-    /// As a process that ends: every connection is closed.
-    Fin,
-    /// As a process that crashes with unread data: every connection is reset.
-    Reset,
-}
-
-/// A request as it came.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// How many the instance had seen before it.
-    pub nth: usize,
-    /// Which connection it came on, from 0.
-    pub connection: usize,
-    /// How many had come on that connection before.
-    pub nth_on_connection: usize,
-    /// Its head.
-    pub head: Head,
-}
-
-impl Request {
-    /// Its method.
-    pub fn method(&self) -> &str {
-        self.head.split_start_line().0
-    }
-
-    /// Its target.
-    pub fn target(&self) -> &str {
-        self.head.split_start_line().1
-    }
-}
-
-/// A request that was seen, and what came of its body.
-#[derive(Debug, Clone)]
-pub struct SeenRequest {
-    /// The request.
-    pub request: Request,
-    body: Arc<Mutex<ReceivedBody>>,
-    sent: Arc<AtomicU64>,
-}
-
-impl SeenRequest {
-    /// Its body, as far as it was read by now.
-    pub fn body(&self) -> ReceivedBody {
-        self.body.lock().clone()
-    }
-
-    /// Bytes of its body read by now.
-    pub fn body_len(&self) -> u64 {
-        self.body.lock().len
-    }
-
-    /// Bytes of the pattern written in answer to it by now.
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-}
-
-struct InstanceState {
-    name: String,
-    script: Mutex<Arc<Script>>,
-    seen: Mutex<Vec<SeenRequest>>,
-    ends: Mutex<Vec<(usize, ConnectionEnd)>>,
-    accepted: AtomicUsize,
-    in_flight: AtomicUsize,
-    kill: watch::Sender<Option<Kill>>,
-}
-
-impl InstanceState {
-    fn answer(&self, request: &Request) -> Answer {
-        // Called without the lock, so that a script may change the script.
-        let script = Arc::clone(&self.script.lock());
-        script(request)
-    }
-
-    fn begin(self: &Arc<Self>) -> InFlightGuard {
-        self.in_flight.fetch_add(1, Ordering::SeqCst);
-        InFlightGuard(Arc::clone(self))
-    }
-
-    fn record_end(&self, connection: usize, end: ConnectionEnd) {
-        self.ends.lock().push((connection, end));
-    }
-}
-
-struct InFlightGuard(Arc<InstanceState>);
-
-impl Drop for InFlightGuard {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
-    }
-}
+use crate::{wait, wire::Wire};
 
 /// A running instance.
 pub struct Instance {
@@ -164,15 +63,7 @@ impl Instance {
     ) -> Self {
         let listener = listen(addr).expect("bind the instance's address");
         let addr = listener.local_addr().expect("the address of a bound socket");
-        let shared = Arc::new(InstanceState {
-            name: name.to_owned(),
-            script: Mutex::new(Arc::new(script)),
-            seen: Mutex::default(),
-            ends: Mutex::default(),
-            accepted: AtomicUsize::new(0),
-            in_flight: AtomicUsize::new(0),
-            kill: watch::channel(None).0,
-        });
+        let shared = Arc::new(InstanceState::new(name, script));
         let instance = Self { addr, shared, listener: Mutex::new(None) };
         instance.serve(listener);
         instance

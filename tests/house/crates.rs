@@ -7,6 +7,8 @@ use std::{
 
 use syn::{Attribute, Expr, ExprLit, Item, Lit, Meta, UseTree};
 
+use crate::paths;
+
 /// A module's path from the crate's root; the root's is empty.
 pub(crate) type ModulePath = Vec<String>;
 
@@ -122,7 +124,7 @@ impl Crate {
             }
             _ => {
                 here.items.extend(item_name(item));
-                crate::imports::collect_paths(item, &mut here.paths);
+                paths::collect_paths(item, &mut here.paths);
             }
         }
         Ok(())

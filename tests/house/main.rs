@@ -8,6 +8,7 @@
 
 mod crates;
 mod imports;
+mod paths;
 mod report;
 
 use std::{path::Path, process::ExitCode};

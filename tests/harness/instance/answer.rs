@@ -1,6 +1,6 @@
 //! What an instance does when a request has come.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -19,6 +19,8 @@ pub(super) enum AnswerStep {
     Pause(Duration),
     /// Do nothing until the gate opens.
     Wait(Gate),
+    /// Call this function.
+    Call(Callback),
     /// Close.
     Close,
     /// Reset.
@@ -29,6 +31,16 @@ pub(super) enum AnswerStep {
     Echo,
     /// Close the writing side, then read until the peer closes.
     HalfClose,
+}
+
+/// A function that the script calls.
+#[derive(Clone)]
+pub(super) struct Callback(pub(super) Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Callback")
+    }
 }
 
 /// A script for one request. Unless it says otherwise the body is read first, and the connection is
@@ -167,6 +179,14 @@ impl Answer {
     pub fn after_partial_body(mut self, bytes: usize) -> Self {
         self = self.early();
         self.before.push(AnswerStep::ReadPart(bytes));
+        self
+    }
+
+    /// `call` runs before the head is written; the request's body has been read, unless [`Answer::early`] was
+    /// called before.
+    #[must_use]
+    pub fn calling(mut self, call: impl Fn() + Send + Sync + 'static) -> Self {
+        self.before.push(AnswerStep::Call(Callback(Arc::new(call))));
         self
     }
 

@@ -8,8 +8,8 @@ use std::sync::{
 use parking_lot::Mutex;
 
 use super::{
-    InstanceState, Request, SeenRequest,
-    answer::{Answer, AnswerHead, AnswerStep},
+    answer::{Answer, AnswerHead, AnswerStep, Callback},
+    state::{ConnectionEnd, InstanceState, Kill, SeenRequest},
 };
 use crate::{
     pattern,
@@ -18,19 +18,6 @@ use crate::{
 
 /// Bytes of the pattern written at once.
 const WRITE_SIZE: usize = 64 * 1024;
-
-/// How a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ConnectionEnd {
-    /// The peer closed or broke it, or sent no HTTP/1.
-    ByPeer(WireError),
-    /// The script closed it.
-    ByScript,
-    /// The peer closed between two requests.
-    Idle,
-    /// The instance was killed.
-    Killed,
-}
 
 /// What the script ends a connection by.
 enum CloseAction {
@@ -43,7 +30,7 @@ pub(super) async fn serve(mut wire: Wire, number: usize, shared: Arc<InstanceSta
     let closing = tokio::select! {
         closing = serve_requests(&mut wire, number, &shared) => closing,
         how = killed.wait_for(Option::is_some) => match how.ok().and_then(|how| *how) {
-            Some(super::Kill::Reset) => CloseAction::Reset,
+            Some(Kill::Reset) => CloseAction::Reset,
             _ => CloseAction::End(ConnectionEnd::Killed),
         },
     };
@@ -69,19 +56,7 @@ async fn serve_requests(wire: &mut Wire, number: usize, shared: &Arc<InstanceSta
             }
             Err(cut) => return CloseAction::End(ConnectionEnd::ByPeer(cut)),
         };
-        let body = Arc::new(Mutex::new(ReceivedBody::default()));
-        let sent = Arc::new(AtomicU64::new(0));
-        let request = {
-            let mut seen = shared.seen.lock();
-            let request =
-                Request { nth: seen.len(), connection: number, nth_on_connection: on_connection, head };
-            seen.push(SeenRequest {
-                request: request.clone(),
-                body: Arc::clone(&body),
-                sent: Arc::clone(&sent),
-            });
-            request
-        };
+        let SeenRequest { request, body, sent } = shared.record_request(number, on_connection, head);
         on_connection += 1;
         let in_flight = shared.begin();
         let framing = match request.head.framing(Framing::Length(0)) {
@@ -147,6 +122,10 @@ impl Exchange<'_> {
             AnswerStep::WaitForPeer => self.until_peer_closes(std::future::pending()).await,
             AnswerStep::Close => Err(CloseAction::End(ConnectionEnd::ByScript)),
             AnswerStep::Reset => Err(CloseAction::Reset),
+            AnswerStep::Call(Callback(call)) => {
+                call();
+                Ok(())
+            }
             AnswerStep::Echo => self.echo().await,
             AnswerStep::HalfClose => self.half_close().await,
         }

@@ -1,12 +1,10 @@
-//! The app's own deadline: read from its request, and passed on as what is left of it.
+//! Reads the app's own deadline from a request, and writes what is left of it for the instance.
 //!
-//! `x-outrigger-timeout` is a duration as a settings file has it (`500ms`, `1m30s`); `grpc-timeout` is
-//! gRPC's (at most eight digits and a unit, "PROTOCOL-HTTP2" of its documentation). Both count from the
-//! moment at which the head was accepted, the earlier one holds, and the service's `timeout` and
-//! `deadline` hold beside them.
+//! `x-outrigger-timeout` is a duration as in a settings file (`500ms`, `1m30s`); `grpc-timeout` is at most
+//! eight digits and a unit ("PROTOCOL-HTTP2" of gRPC's documentation). Both count from the moment at which the
+//! head was accepted, and the shorter one holds. The service's `timeout` and `deadline` hold too.
 //!
-//! An instance is told in the same two fields: what is left until its caller gives up is what it, or the
-//! sidecar that it calls through, may spend. Where there is no deadline nothing is added.
+//! The instance gets the remaining time in the same two fields. A request without a deadline gets no field.
 
 use std::time::Duration;
 
@@ -15,26 +13,26 @@ use tokio::time::Instant;
 
 use crate::reason::{Reason, Refusal};
 
-/// How long the app waits for its answer, all of it.
+/// How long the app waits for the whole response.
 pub(crate) const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-outrigger-timeout");
-/// gRPC's word for the same.
+/// The same, in gRPC's format.
 pub(crate) const GRPC_TIMEOUT_HEADER: HeaderName = HeaderName::from_static("grpc-timeout");
 
-/// What the app said of its patience.
+/// The deadline that the app sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct ClientDeadline {
-    /// The shortest that it said.
+    /// The shortest timeout of the fields.
     pub(crate) timeout: Option<Duration>,
-    /// It said so in gRPC's words.
+    /// Whether the request had a valid `grpc-timeout`.
     from_grpc: bool,
 }
 
 impl ClientDeadline {
-    /// Takes in one field. Others than the two are not its business.
+    /// Reads one field; fields other than the two are ignored.
     ///
     /// # Errors
-    /// A field of ours that is no duration. A `grpc-timeout` that is none is passed over: it may be read
-    /// differently where it goes, and we are not asked.
+    /// When `x-outrigger-timeout` is no duration. An invalid `grpc-timeout` is ignored and forwarded, because
+    /// the instance may read it.
     pub(crate) fn read_field(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Refusal> {
         let timeout = if name == TIMEOUT_HEADER {
             let text = String::from_utf8_lossy(value.as_bytes());
@@ -54,10 +52,10 @@ impl ClientDeadline {
         Ok(())
     }
 
-    /// Tells an instance what is left until `ends`.
+    /// Writes the time that is left until `ends`.
     pub(crate) fn write_headers(self, headers: &mut HeaderMap, ends: Instant, now: Instant) {
         let left = ends.saturating_duration_since(now);
-        // Rounded down, but never to nothing: somebody still waits.
+        // Rounded down, but at least 1 ms, because the app still waits.
         let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         if let Ok(value) = HeaderValue::try_from(format!("{millis}ms")) {
             headers.insert(TIMEOUT_HEADER, value);
@@ -88,7 +86,7 @@ fn parse_grpc_timeout(text: &[u8]) -> Option<Duration> {
     })
 }
 
-/// The finest unit in which eight digits are enough.
+/// In the finest unit in which eight digits are enough.
 fn format_grpc_timeout(millis: u64) -> String {
     const MOST: u64 = 99_999_999;
     match millis {
@@ -130,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn our_own_field_is_refused_when_it_is_no_duration() {
+    fn an_invalid_x_outrigger_timeout_is_refused() {
         let refusal = read_deadline(&[("x-outrigger-timeout", "5")]).unwrap_err();
         assert_eq!(refusal.reason, Reason::BadRequest);
         assert_eq!(refusal.detail, "x-outrigger-timeout: \"5\" has no unit; write 5s or 5ms");
     }
 
     #[test]
-    fn what_is_left_is_passed_on_in_the_words_it_came_in() {
+    fn the_remaining_time_is_forwarded_in_the_fields_of_the_request() {
         let now = Instant::now();
         let written = |deadline: ClientDeadline, left| {
             let mut map = HeaderMap::new();

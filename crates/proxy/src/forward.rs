@@ -20,7 +20,7 @@ use crate::{
     call::{Answer, Call, Ended},
     deadline::ClientDeadline,
     headers,
-    labels::Rejected,
+    metrics::labels::Rejected,
     reason::{Reason, Refusal},
     respond,
     route::{self, Route},

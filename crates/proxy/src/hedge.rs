@@ -25,7 +25,7 @@ use crate::{
     account::RequestAccount,
     attempt::Bounds,
     call::{Attempted, Call, Made, Try, begin},
-    labels::HedgeResult,
+    metrics::labels::HedgeResult,
     upload::Upload,
     upstream::{cluster::Cluster, endpoint::Endpoint},
 };

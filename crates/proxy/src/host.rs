@@ -1,7 +1,8 @@
 //! Reads a service's name out of an authority.
 //!
 //! `orders`, `orders:7070`, `orders.service.consul`, `v2.orders.service.consul` (a tag),
-//! `orders.service.dc2.consul`. Everything else is somebody else's name: this is no open proxy.
+//! `orders.service.dc2.consul`. Every other name is outside the registry and is refused, because this is
+//! no open proxy.
 
 use std::{borrow::Cow, net::IpAddr};
 
@@ -10,15 +11,15 @@ use std::{borrow::Cow, net::IpAddr};
 pub(crate) enum ParsedHost<'a> {
     /// A service of the registry.
     Service(ServiceName<'a>),
-    /// An IP address, or `localhost`: perhaps this listener's own.
+    /// A loopback address or `localhost`: possibly the address of this listener.
     Local,
-    /// A name outside the registry, or an IP of somebody else.
+    /// A name outside the registry, or any other IP address.
     Outside,
     /// No host at all.
     Invalid,
 }
 
-/// A service, with what its long form narrows it to. All lower case.
+/// A service, with the tag and datacenter of its long form. All in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ServiceName<'a> {
     pub(crate) service: Cow<'a, str>,
@@ -37,7 +38,7 @@ pub(crate) fn parse(authority: &str) -> ParsedHost<'_> {
             ParsedHost::Outside
         };
     }
-    // Without brackets, only what begins with a digit can be an address.
+    // Without brackets, only a text that begins with a digit can be an address.
     let numeric = host.starts_with(|first: char| first.is_ascii_digit());
     if numeric && let Ok(ip) = host.parse::<IpAddr>() {
         return if is_loopback_ip(ip) { ParsedHost::Local } else { ParsedHost::Outside };
@@ -48,7 +49,6 @@ pub(crate) fn parse(authority: &str) -> ParsedHost<'_> {
     if host.is_empty() || host.len() > 253 || !host.bytes().all(is_name_byte) {
         return ParsedHost::Invalid;
     }
-    // A number with dots missing is an IPv4 address to some resolvers; it is no service's name.
     match parse_service_name(host) {
         Some(name) => ParsedHost::Service(name),
         None => ParsedHost::Outside,
@@ -79,12 +79,12 @@ fn parse_service_name(host: &str) -> Option<ServiceName<'_>> {
     })
 }
 
-/// Whether a path segment can be a service's name: what Consul's DNS and URLs take, dots included.
+/// Whether a path segment can be the name of a service: what Consul's DNS and URLs accept, dots included.
 pub(crate) fn is_service_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 128 && text != "." && text != ".." && text.bytes().all(is_name_byte)
 }
 
-/// The host of an authority, without its port; `None` where that is no authority.
+/// The host of an authority, without its port; `None`: the text is no authority.
 pub(crate) fn host_of(authority: &str) -> Option<&str> {
     if authority.starts_with('[') {
         let end = authority.find(']')?;
@@ -97,12 +97,12 @@ pub(crate) fn host_of(authority: &str) -> Option<&str> {
     }
 }
 
-/// Whether an authority is a loopback or unspecified address or `localhost`.
+/// Whether the host of an authority is a loopback address or `localhost`.
 pub(crate) fn is_loopback(authority: &str) -> bool {
     matches!(parse(authority), ParsedHost::Local)
 }
 
-/// Lower case, without a copy where it is that already.
+/// The text in lower case; copied only where it has an upper-case letter.
 pub(crate) fn lowercase(text: &str) -> Cow<'_, str> {
     if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(text.to_ascii_lowercase())
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_outside_names_are_no_services() {
+    fn addresses_and_outside_names_name_no_service() {
         for text in
             ["10.0.0.5", "10.0.0.5:80", "[2001:db8::1]:80", "example.com", "orders.example.com", "a.b"]
         {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_authority_is_invalid() {
+    fn a_text_that_is_no_authority_is_invalid() {
         for text in
             ["", ":80", "a b", "orders:x", "orders:99999", "[::1", "o/rders", "user@orders", "ord\u{e9}rs"]
         {
@@ -173,7 +173,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn no_authority_makes_it_panic(text in "\\PC{0,80}") {
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,80}") {
             let _ = parse(&text);
         }
     }

@@ -28,7 +28,6 @@ mod headers;
 mod hedge;
 mod host;
 mod io;
-mod labels;
 mod listener;
 mod metrics;
 mod proxy;

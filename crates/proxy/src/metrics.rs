@@ -1,27 +1,12 @@
-//! What the data path counts, and when a series goes away.
+//! Every metric of the data path: this file registers what requests count, `collector` what is read from the
+//! clusters when it is scraped. docs/metrics.md lists them with their labels.
 //!
-//! Handles are resolved when a cluster is made; a request looks none up. A service's series belong to a
-//! ref-counted table, for the same service may come back while its former life is still in flight: the
-//! last holder takes them away. What is counted by instance lies in the endpoint, is read when scraped
-//! ([`crate::status`]), and is gone with it. Names that never had an instance share the label
-//! `(unknown)`.
-//!
-//! | metric | labels | what |
-//! |---|---|---|
-//! | `outrigger_requests_total` | service, code | answers to the app, ours included; 499: the app went away |
-//! | `outrigger_request_duration_seconds` | service | head accepted to the last byte of the answer |
-//! | `outrigger_attempts_total` | service, outcome | tries at an instance, by how they ended |
-//! | `outrigger_retries_total` | service, why | attempts made again (`again`, `race`), or why not |
-//! | `outrigger_errors_total` | service, reason | requests that ended with one of our reasons, the app's leaving among them |
-//! | `outrigger_hedges_total` | service, result | second attempts beside a slow one, or one at an instance that answers nobody: `won`, `lost`, `failed`; `budget`: not made |
-//! | `outrigger_shed_total` | service, why | refused by the bulkhead: `max_pending`, `pending_timeout` |
-//! | `outrigger_in_flight` | service | requests and tunnels under way |
-//! | `outrigger_instance_picks_total` | service, instance | first picks and retries |
-//! | `outrigger_instance_failures_total` | service, instance | attempts that blame the instance |
-//! | `outrigger_pool_connections_total` | service, event | `opened`, `reused`, `stale` |
-//! | `outrigger_app_connections` | state | app connections `active` (with a codec) and `parked` |
-//! | `outrigger_refused_total` | reason | what hyper or a limit refused before a request was known |
-//! | `outrigger_worker_lag_seconds` | worker | how late the worker's last tick was |
+//! A cluster gets the handles of its series when it is made, so that a request looks none up. The series of a
+//! service are shared, because the service may return while requests of its earlier cluster are in flight;
+//! the last holder removes them. Service names that never had an instance share the label `(unknown)`.
+
+pub(crate) mod collector;
+pub(crate) mod labels;
 
 use std::{
     collections::HashMap,
@@ -38,19 +23,17 @@ use prometheus::{
     Registry,
 };
 
-use crate::{
-    labels::{HedgeResult, Rejected},
-    reason::Reason,
-};
+use crate::reason::Reason;
+use labels::{HedgeResult, Rejected};
 
-/// The label of names that never had an instance.
+/// The label of service names that never had an instance.
 const UNKNOWN_SERVICE: &str = "(unknown)";
 
-/// Seconds; from a loopback answer to the default time-out.
+/// Seconds, from the response of a loopback instance to the default timeout.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
 
-/// Every family of the data path.
+/// The metrics that requests count.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     requests: IntCounterVec,
@@ -65,17 +48,17 @@ pub(crate) struct Metrics {
     refused: [IntCounter; Reason::ALL.len()],
     /// App connections with a codec.
     pub(crate) active: IntGauge,
-    /// App connections that are a bare socket.
+    /// App connections that wait, without a codec, for a first byte.
     pub(crate) parked: IntGauge,
     lag: GaugeVec,
     services: SeriesTable<String, ServiceSeries>,
 }
 
 impl Metrics {
-    /// Registers every family.
+    /// Registers every metric.
     ///
     /// # Errors
-    /// When `registry` holds families of these names already.
+    /// When `registry` has a metric of the same name.
     pub(crate) fn register(registry: &Registry) -> Result<Arc<Self>, prometheus::Error> {
         let counter = |name: &str, help: &str, labels: &[&str]| {
             let family = IntCounterVec::new(Opts::new(name, help), labels)?;
@@ -90,48 +73,56 @@ impl Metrics {
         let duration = HistogramVec::new(
             HistogramOpts::new(
                 "outrigger_request_duration_seconds",
-                "Seconds from a request's head to the last byte of its answer.",
+                "Seconds from a request's head to the last byte of its response.",
             )
             .buckets(BUCKETS.to_vec()),
             &["service"],
         )?;
         registry.register(Box::new(duration.clone()))?;
         let lag = GaugeVec::new(
-            Opts::new("outrigger_worker_lag_seconds", "How late the worker's last tick was."),
+            Opts::new("outrigger_worker_lag_seconds", "Seconds by which the worker's last tick was late."),
             &["worker"],
         )?;
         registry.register(Box::new(lag.clone()))?;
         let refused = counter(
             "outrigger_refused_total",
-            "Refused before a service was known, by reason.",
+            "Requests and connections refused before a service was found, by reason.",
             &["reason"],
         )?;
         let connections = gauge("outrigger_app_connections", "App connections, by state.", &["state"])?;
         Ok(Arc::new(Self {
-            requests: counter("outrigger_requests_total", "Answers to the app.", &["service", "code"])?,
+            requests: counter(
+                "outrigger_requests_total",
+                "Responses to the app, by status; 499: the app disconnected.",
+                &["service", "code"],
+            )?,
             duration,
-            attempts: counter("outrigger_attempts_total", "Tries at an instance.", &["service", "outcome"])?,
+            attempts: counter(
+                "outrigger_attempts_total",
+                "Attempts at an instance, by outcome.",
+                &["service", "outcome"],
+            )?,
             retries: counter(
                 "outrigger_retries_total",
-                "Retries, or why there was none.",
+                "Retries (again, race), or why a failed attempt was not repeated.",
                 &["service", "why"],
             )?,
             errors: counter(
                 "outrigger_errors_total",
-                "Requests that ended with one of our reasons.",
+                "Requests that ended with a reason of the sidecar, by reason.",
                 &["service", "reason"],
             )?,
             hedges: counter(
                 "outrigger_hedges_total",
-                "Second attempts beside a slow one, by what came of them.",
+                "Second attempts beside a slow one, by result; budget: the retry budget allowed none.",
                 &["service", "result"],
             )?,
             shed: counter(
                 "outrigger_shed_total",
-                "Requests refused because too many were under way, by limit.",
+                "Requests that the bulkhead rejected, by limit.",
                 &["service", "why"],
             )?,
-            in_flight: gauge("outrigger_in_flight", "Requests and tunnels under way.", &["service"])?,
+            in_flight: gauge("outrigger_in_flight", "Requests and tunnels in flight.", &["service"])?,
             pool: counter(
                 "outrigger_pool_connections_total",
                 "Connections to instances, by event.",
@@ -145,34 +136,33 @@ impl Metrics {
         }))
     }
 
-    /// The series of a service; `None`: of the names that never had an instance.
+    /// The series of a service; `None`: those of the names that never had an instance.
     pub(crate) fn service_series(self: &Arc<Self>, service: Option<&str>) -> Arc<ServiceSeries> {
         let name = service.unwrap_or(UNKNOWN_SERVICE).to_owned();
         self.services.get_or_create(&name, || ServiceSeries::new(self, &name))
     }
 
-    /// Counts what was refused before a request was known.
+    /// Counts a request or connection that was refused before its service was found.
     pub(crate) fn record_refusal(&self, reason: Reason) {
         if let Some(at) = Reason::ALL.iter().position(|one| *one == reason) {
             self.refused[at].inc();
         }
     }
 
-    /// How late a worker's tick was.
+    /// The gauge of how late a worker's tick was, in seconds.
     pub(crate) fn worker_lag(&self, worker: usize) -> prometheus::Gauge {
         self.lag.with_label_values(&[&worker.to_string()])
     }
 }
 
-/// The slot of statuses beyond 599, which HTTP does not know and hyper lets through.
+/// The slot of statuses above 599, which HTTP does not define and hyper accepts.
 const OTHER_CODES: usize = 500;
 
-/// A slot's label.
 fn code_label(at: usize) -> String {
     if at == OTHER_CODES { "other".to_owned() } else { (at + 100).to_string() }
 }
 
-/// The handles of one service.
+/// The handles of the series of one service.
 pub(crate) struct ServiceSeries {
     name: String,
     owner: Arc<Metrics>,
@@ -220,7 +210,7 @@ impl ServiceSeries {
         }
     }
 
-    /// One answer to the app.
+    /// Counts a response to the app.
     pub(crate) fn record_answer(&self, status: StatusCode) {
         let at = usize::from(status.as_u16()).wrapping_sub(100).min(OTHER_CODES);
         self.codes[at]
@@ -228,7 +218,7 @@ impl ServiceSeries {
             .inc();
     }
 
-    /// One answer that the sidecar made.
+    /// Counts a request that ended with a reason of the sidecar.
     pub(crate) fn record_error(&self, reason: Reason) {
         let Some(slot) = Reason::ALL.iter().position(|one| *one == reason).and_then(|at| self.errors.get(at))
         else {
@@ -237,7 +227,7 @@ impl ServiceSeries {
         slot.get_or_init(|| self.owner.errors.with_label_values(&[&self.name, reason.label()])).inc();
     }
 
-    /// One attempt.
+    /// Counts an attempt.
     pub(crate) fn record_attempt(&self, outcome: Outcome) {
         let label = outcome.label();
         if let Some(at) = Outcome::LABELS.iter().position(|one| *one == label) {
@@ -245,29 +235,29 @@ impl ServiceSeries {
         }
     }
 
-    /// One request that was not tried again.
+    /// Counts a failed attempt that was not repeated.
     pub(crate) fn record_give_up(&self, why: GiveUp) {
         if let Some(at) = GiveUp::ALL.iter().position(|one| *one == why) {
             self.gave_up[at].inc();
         }
     }
 
-    /// One attempt beside a slow one, or the lack of one.
+    /// Counts a second attempt, or that the budget allowed none.
     pub(crate) fn record_hedge(&self, result: HedgeResult) {
         self.hedges[result as usize].inc();
     }
 
-    /// One request that found no place.
+    /// Counts a request that the bulkhead rejected.
     pub(crate) fn record_rejection(&self, why: Rejected) {
         self.shed[why as usize].inc();
     }
 
-    /// Requests answered, retried and failed, for the status page.
+    /// Responses, retries and failed requests, for the status page.
     pub(crate) fn totals(&self) -> (u64, u64, u64) {
         let sum = |slots: &[OnceLock<IntCounter>]| -> u64 {
             slots.iter().filter_map(OnceLock::get).map(IntCounter::get).sum()
         };
-        // An app that leaves is no failure of anybody's.
+        // A request whose app disconnected did not fail.
         let gone = Reason::ALL.iter().position(|one| *one == Reason::ClientGone);
         let gone = gone.and_then(|at| self.errors[at].get()).map_or(0, IntCounter::get);
         (sum(&self.codes), self.retried.get(), sum(&self.errors) - gone)
@@ -279,7 +269,7 @@ impl Drop for ServiceSeries {
         let name = self.name.as_str();
         let owner = &self.owner;
         owner.services.release(&self.name, || {
-            // A family that never had the series says so; nothing is lost.
+            // Removing a series that was never made is an error without consequence.
             for (at, slot) in self.codes.iter().enumerate() {
                 if slot.get().is_some() {
                     let _ = owner.requests.remove_label_values(&[name, &code_label(at)]);
@@ -309,7 +299,7 @@ impl Drop for ServiceSeries {
     }
 }
 
-/// Who holds which series.
+/// The holders of each series.
 struct SeriesTable<K, V>(Mutex<HashMap<K, Weak<V>>>);
 
 impl<K, V> Default for SeriesTable<K, V> {
@@ -320,7 +310,7 @@ impl<K, V> Default for SeriesTable<K, V> {
 
 impl<K, V> fmt::Debug for SeriesTable<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Refs")
+        f.write_str("SeriesTable")
     }
 }
 
@@ -335,7 +325,7 @@ impl<K: Hash + Eq + Clone, V> SeriesTable<K, V> {
         made
     }
 
-    /// Called by the last holder's drop: takes the series away unless a new life holds it.
+    /// Called when the last holder is dropped: removes the series unless a new holder has them.
     fn release(&self, key: &K, remove: impl FnOnce()) {
         let mut map = self.0.lock();
         if map.get(key).is_some_and(|shared| shared.strong_count() > 0) {
@@ -355,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_that_returns_while_the_old_one_is_in_flight_keeps_its_series() {
+    fn a_service_that_returns_while_its_old_requests_are_in_flight_keeps_its_series() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let old = metrics.service_series(Some("orders"));
@@ -366,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn every_series_of_a_service_goes_with_it() {
+    fn every_series_of_a_service_is_removed_with_its_last_holder() {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let series = metrics.service_series(Some("orders"));

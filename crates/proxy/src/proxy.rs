@@ -28,7 +28,7 @@ use crate::{
         set::{ListenerChange, ListenerPlan},
         worker::{Command, WorkerPool},
     },
-    metrics::Metrics,
+    metrics::{Metrics, collector},
     status::{self, ClusterStatus},
     upstream::manager::ClusterManager,
 };
@@ -112,7 +112,7 @@ impl Proxy {
         let control = Handle::current();
         let clusters =
             ClusterManager::new(config, discovery, families.clone(), control.clone(), threads.max(1));
-        metrics.register(Box::new(status::ClusterCollector::new(&clusters)?))?;
+        collector::register(metrics, &clusters)?;
         let context = Arc::new(ProxyContext {
             clusters: clusters.clone(),
             metrics: families,

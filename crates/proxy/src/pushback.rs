@@ -1,8 +1,8 @@
-//! When an instance that did not carry out a request says to come back.
+//! Reads when a request may be repeated from the response of an instance that did not carry it out.
 //!
-//! `Retry-After` (RFC 9110 §10.2.3) in seconds, or as a date, which is compared with the answer's own
-//! `Date`: both are the instance's clock, and ours is not asked. `grpc-retry-pushback-ms` is gRPC's
-//! (gRFC A6); it wins, for it is about the very call.
+//! `Retry-After` (RFC 9110 §10.2.3) is a number of seconds, or a date, which is compared with the `Date` of the
+//! same response, because both are from the clock of the instance. `grpc-retry-pushback-ms` (gRFC A6) has
+//! precedence, because it is about this request, not about the whole instance.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use outrigger_policy::retry::Pushback;
 
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// What the head of an answer says about trying again.
+/// The wait that the head of a response asks for.
 pub(crate) fn read_pushback(headers: &HeaderMap) -> Option<Pushback> {
     if let Some(value) = headers.get(GRPC_PUSHBACK) {
         let millis = value.to_str().ok().and_then(|text| text.trim().parse::<i64>().ok());
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_a_date_and_grpcs_milliseconds_are_read() {
+    fn seconds_dates_and_grpc_milliseconds_are_read() {
         let instance = |seconds| Some(Pushback::Instance(Duration::from_secs(seconds)));
         let date = ("date", "Thu, 01 Jan 2026 00:00:00 GMT");
         type PushbackCase<'a> = (&'a [(&'static str, &'static str)], Option<Pushback>);

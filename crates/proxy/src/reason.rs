@@ -1,16 +1,16 @@
-//! The closed list of reasons for which the sidecar itself answers.
+//! The closed list of reasons for which the sidecar itself responds.
 //!
-//! The same words stand in `x-outrigger-error`, in the problem body, in metrics and in the log. This
-//! file only names them: [`crate::respond`] turns one into an answer.
+//! The same labels stand in `x-outrigger-error`, in the problem body, in metrics and in the log. This file
+//! only names the reasons: `respond` makes a response of one.
 
 use http::StatusCode;
 
-/// Why the sidecar answered instead of an instance.
+/// Why the sidecar responded instead of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The request's head or framing can be read in two ways, or not at all.
+    /// The head or the framing of the request is invalid or ambiguous.
     BadRequest,
-    /// The request's body broke its own framing.
+    /// The body of the request breaks its framing.
     BadBody,
     /// The head did not arrive in time, counted from its first byte.
     SlowHead,
@@ -18,56 +18,56 @@ pub enum Reason {
     HeadTooLarge,
     /// The request target is longer than allowed.
     UriTooLong,
-    /// `CONNECT` is not offered.
+    /// The method is `CONNECT`, which is not offered.
     MethodNotAllowed,
-    /// An `Expect` other than `100-continue`.
+    /// `Expect` is not `100-continue`.
     ExpectationFailed,
-    /// The Host is an IP or a name outside the registry: this is no open proxy.
+    /// The Host is an IP address or a name outside the registry: this is no open proxy.
     OutsideHost,
-    /// A browser's request from elsewhere.
+    /// A browser sent the request from another origin.
     ForbiddenOrigin,
-    /// The Host is our own address and the path names no service.
+    /// The Host is the sidecar's own address, and the path names no service.
     NoRoute,
-    /// The registry answered, and knows no instance of this name.
+    /// The registry answered that no instance has this name.
     UnknownService,
     /// The registry has not answered for this name yet.
     RegistryUnknown,
-    /// Instances are known, none of them is usable.
+    /// The service has instances, but none is usable.
     NoUsableInstance,
-    /// As many services are watched as may be.
+    /// The limit of watched services is reached.
     TooManyServices,
     /// The circuit breaker is open.
     CircuitOpen,
-    /// As many requests wait for the instance as may.
+    /// The limit of requests that wait for the instance is reached.
     Overloaded,
-    /// As many requests to the service are under way as may, and this one got none of their places.
+    /// The bulkhead rejected the request: `max_in_flight` requests to the service were in flight.
     BulkheadFull,
-    /// As many app connections are open as may be.
+    /// The limit of open app connections is reached.
     TooManyConnections,
-    /// This machine is out of something: files, ports, memory.
+    /// This machine has no file descriptor, port or memory left.
     LocalResource,
-    /// No instance could be connected to.
+    /// No connect to an instance succeeded.
     ConnectFailed,
     /// No instance accepted a connection in time.
     ConnectTimeout,
-    /// The connection ended before an answer; trying again was safe, and did not help.
+    /// The connection ended before a response; a retry was safe, and did not help.
     UpstreamClosed,
-    /// The connection ended before an answer, the request may have been carried out, and it is not
-    /// one that may be repeated.
+    /// The connection ended before a response; the request may have been carried out, and must not be
+    /// repeated.
     SentUnknown,
-    /// What the instance answered is no valid HTTP.
+    /// The response of the instance is no valid HTTP.
     BadResponse,
-    /// No response head in time.
+    /// No response head arrived in time.
     Timeout,
-    /// The deadline has passed: the app's own, or the service's `deadline`.
+    /// The app's own deadline, or the service's `deadline`, has passed.
     DeadlineExceeded,
-    /// The app fell silent in the middle of its request body.
+    /// The app stopped sending in the middle of its request body.
     BodyTimeout,
-    /// The app went away. Never sent; in metrics and logs.
+    /// The app disconnected. Never sent; in metrics and logs.
     ClientGone,
-    /// Stopping: the request was cut after the drain's time-out. Never sent.
+    /// The sidecar is stopping, and watches no new service.
     Drained,
-    /// A fault of the sidecar.
+    /// The sidecar failed.
     Internal,
 }
 
@@ -106,7 +106,7 @@ impl Reason {
         Self::Internal,
     ];
 
-    /// The word for the header, the body, metrics and the log.
+    /// The label for the header, the body, metrics and the log.
     pub fn label(self) -> &'static str {
         match self {
             Self::BadRequest => "bad_request",
@@ -142,7 +142,7 @@ impl Reason {
         }
     }
 
-    /// The status it is answered with. 499 is never sent; it stands in metrics and logs.
+    /// The status of the response. 499 is never sent; it stands in metrics and logs.
     pub fn status(self) -> StatusCode {
         match self {
             Self::BadRequest | Self::BadBody => StatusCode::BAD_REQUEST,
@@ -172,10 +172,10 @@ impl Reason {
         }
     }
 
-    /// One sentence for people, the problem body's `title`.
+    /// The `title` of the problem body.
     pub fn title(self) -> &'static str {
         match self {
-            Self::BadRequest => "The request cannot be read in one way only",
+            Self::BadRequest => "The request is invalid or ambiguous",
             Self::BadBody => "The request body breaks its own framing",
             Self::SlowHead => "The request head did not arrive in time",
             Self::HeadTooLarge => "The request head is too large",
@@ -183,7 +183,7 @@ impl Reason {
             Self::MethodNotAllowed => "CONNECT is not offered here",
             Self::ExpectationFailed => "Only Expect: 100-continue is understood",
             Self::OutsideHost => "The Host is not a service of the registry",
-            Self::ForbiddenOrigin => "Browser requests from elsewhere are refused",
+            Self::ForbiddenOrigin => "Browser requests from other origins are refused",
             Self::NoRoute => "The path names no service",
             Self::UnknownService => "The registry knows no instance of this service",
             Self::RegistryUnknown => "The registry has not answered for this service yet",
@@ -194,22 +194,22 @@ impl Reason {
             Self::BulkheadFull => "Too many requests to the service are under way",
             Self::TooManyConnections => "Too many connections are open",
             Self::LocalResource => "This machine has run out of a resource",
-            Self::ConnectFailed => "No instance could be connected to",
+            Self::ConnectFailed => "No connection to an instance could be made",
             Self::ConnectTimeout => "No instance accepted a connection in time",
             Self::UpstreamClosed => "The instance closed the connection before it answered",
             Self::SentUnknown => "The instance closed the connection; whether it acted is not known",
-            Self::BadResponse => "The instance's answer is no valid HTTP",
+            Self::BadResponse => "The response of the instance is no valid HTTP",
             Self::Timeout => "The service did not answer in time",
             Self::DeadlineExceeded => "The request's deadline has passed",
             Self::BodyTimeout => "The request body stopped arriving",
-            Self::ClientGone => "The app went away",
+            Self::ClientGone => "The app disconnected",
             Self::Drained => "The sidecar is stopping",
             Self::Internal => "The sidecar failed",
         }
     }
 
-    /// Whether the app's connection is closed after the answer: what follows on it cannot be trusted
-    /// or would have to be read first.
+    /// Whether the app's connection is closed after the response, because the bytes that follow cannot be
+    /// parsed reliably or would have to be read first.
     pub(crate) fn closes_connection(self) -> bool {
         matches!(
             self,
@@ -226,19 +226,19 @@ impl Reason {
     }
 }
 
-/// What logs and metrics say when the app went away (nginx's number).
+/// The status in logs and metrics of a request whose app disconnected (nginx's number).
 const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
     Ok(status) => status,
     Err(_) => StatusCode::REQUEST_TIMEOUT,
 };
 
-/// A refusal: the reason, and what was known.
+/// A reason, with the details for the response.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub(crate) reason: Reason,
-    /// What the sidecar knew, for the problem body's `detail`.
+    /// The `detail` of the problem body.
     pub(crate) detail: String,
-    /// Seconds after which trying again makes sense.
+    /// Time after which a retry makes sense.
     pub(crate) retry_after: Option<std::time::Duration>,
 }
 
@@ -255,13 +255,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_a_word_of_its_own() {
-        let words: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
-        assert_eq!(words.len(), Reason::ALL.len());
+    fn labels_are_unique() {
+        let labels: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
+        assert_eq!(labels.len(), Reason::ALL.len());
     }
 
     #[test]
-    fn every_reason_is_answered_as_an_error() {
+    fn every_reason_has_an_error_status() {
         for reason in Reason::ALL {
             assert!(reason.status().as_u16() >= 400, "{}", reason.label());
         }

@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::labels::Rejected;
+use crate::metrics::labels::Rejected;
 
 /// The places of one service. Made anew when its numbers change: a request keeps the place it has.
 #[derive(Debug)]

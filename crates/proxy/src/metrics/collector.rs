@@ -1,0 +1,170 @@
+//! Metrics that are read from the clusters when they are scraped, because they change between requests too.
+
+use std::{
+    fmt,
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+};
+
+use outrigger_policy::circuit_breaker::BreakerState;
+use prometheus::{
+    IntCounterVec, IntGaugeVec, Opts, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+use tokio::time::Instant;
+
+use crate::upstream::{cluster::Cluster, manager::ClusterManager};
+
+/// Registers the metrics that are read from `clusters`.
+///
+/// # Errors
+/// When `registry` has a metric of the same name.
+pub(crate) fn register(registry: &Registry, clusters: &Arc<ClusterManager>) -> Result<(), prometheus::Error> {
+    let families = ClusterFamilies::new()?;
+    let descs = families.collectors().iter().flat_map(|one| one.desc()).cloned().collect();
+    registry.register(Box::new(ClusterCollector { clusters: Arc::downgrade(clusters), descs }))
+}
+
+struct ClusterCollector {
+    clusters: Weak<ClusterManager>,
+    descs: Vec<Desc>,
+}
+
+impl fmt::Debug for ClusterCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClusterCollector")
+    }
+}
+
+/// The metrics of one scrape. Each scrape makes its own, so that two at once do not disturb each other.
+struct ClusterFamilies {
+    state: IntGaugeVec,
+    trips: IntCounterVec,
+    budget: IntGaugeVec,
+    idle: IntGaugeVec,
+    pending: IntGaugeVec,
+    picks: IntCounterVec,
+    failures: IntCounterVec,
+    trust: IntGaugeVec,
+    panic: IntGaugeVec,
+    ejections: IntCounterVec,
+}
+
+impl ClusterFamilies {
+    fn new() -> Result<Self, prometheus::Error> {
+        let service = &["service"];
+        let gauge = |name, help| IntGaugeVec::new(Opts::new(name, help), service);
+        let counter = |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
+        let instance = &["service", "instance"];
+        Ok(Self {
+            state: gauge(
+                "outrigger_breaker_state",
+                "State of the circuit breaker: 0 closed, 1 half-open, 2 open.",
+            )?,
+            trips: counter(
+                "outrigger_breaker_trips_total",
+                "How often the circuit breaker opened.",
+                service,
+            )?,
+            budget: gauge("outrigger_retry_budget", "Retries that the retry budget allows now.")?,
+            idle: gauge("outrigger_pool_idle_connections", "Idle connections to instances.")?,
+            pending: gauge(
+                "outrigger_pending",
+                "Requests that wait because max_in_flight requests are in flight.",
+            )?,
+            trust: IntGaugeVec::new(
+                Opts::new(
+                    "outrigger_instances_trust",
+                    "Instances in service, by ejection state: trusted, ejected or probation.",
+                ),
+                &["service", "trust"],
+            )?,
+            panic: gauge(
+                "outrigger_panic",
+                "1 in panic mode: no endpoint is healthy, so that ejected ones are picked too.",
+            )?,
+            ejections: counter(
+                "outrigger_ejections_total",
+                "Ejections, by kind of evidence; spared: not ejected, only because of max_ejection_percent.",
+                &["service", "kind"],
+            )?,
+            picks: counter(
+                "outrigger_instance_picks_total",
+                "Picks of an instance, retries included.",
+                instance,
+            )?,
+            failures: counter(
+                "outrigger_instance_failures_total",
+                "Attempts that count as a failure of the instance.",
+                instance,
+            )?,
+        })
+    }
+
+    fn record_cluster(&self, cluster: &Cluster, now: std::time::Instant) {
+        let service = &[&*cluster.label];
+        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let view = cluster.view.load_full();
+        let idle: usize = view.endpoints.iter().chain(&view.not_serving).map(|one| one.pool.idle()).sum();
+        self.state.with_label_values(service).set(match cluster.breaker.state(now) {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        });
+        self.trips.with_label_values(service).inc_by(cluster.breaker.trips());
+        self.budget.with_label_values(service).set(signed(cluster.budget.available(now)));
+        self.idle.with_label_values(service).set(signed(idle as u64));
+        let pending = view.settings.bulkhead.as_ref().map_or(0, |bulkhead| bulkhead.pending());
+        self.pending.with_label_values(service).set(signed(pending as u64));
+        let counts = cluster.ejector.counts();
+        let states =
+            [("trusted", counts.healthy), ("ejected", counts.ejected), ("probation", counts.probation)];
+        for (trust, count) in states {
+            self.trust.with_label_values(&[&*cluster.label, trust]).set(signed(count as u64));
+        }
+        self.panic.with_label_values(service).set(i64::from(counts.panic));
+        for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(cluster.ejector.ejection_totals()) {
+            self.ejections.with_label_values(&[&*cluster.label, kind]).inc_by(count);
+        }
+        for endpoint in view.endpoints.iter().chain(&view.not_serving) {
+            let instance = &[&*cluster.label, &*endpoint.id.id];
+            self.picks.with_label_values(instance).inc_by(endpoint.picks.load(Relaxed));
+            self.failures.with_label_values(instance).inc_by(endpoint.failures.load(Relaxed));
+        }
+    }
+
+    fn collectors(&self) -> [&dyn Collector; 10] {
+        [
+            &self.state,
+            &self.trips,
+            &self.budget,
+            &self.idle,
+            &self.pending,
+            &self.picks,
+            &self.failures,
+            &self.trust,
+            &self.panic,
+            &self.ejections,
+        ]
+    }
+}
+
+impl Collector for ClusterCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let (Some(clusters), Ok(families)) = (self.clusters.upgrade(), ClusterFamilies::new()) else {
+            return Vec::new();
+        };
+        let now = Instant::now().into_std();
+        for cluster in clusters.clusters() {
+            // A name that never had an instance gets no series.
+            if cluster.is_declared() || cluster.ever_had_instances() {
+                families.record_cluster(&cluster, now);
+            }
+        }
+        families.collectors().iter().flat_map(|one| one.collect()).collect()
+    }
+}

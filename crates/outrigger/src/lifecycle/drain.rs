@@ -79,14 +79,14 @@ pub(crate) trait ServedTraffic {
 
 /// The one drain of a process. It may be requested any number of times, and runs once.
 #[derive(Debug)]
-pub(crate) struct DrainControl {
+pub(super) struct DrainControl {
     requested: CancellationToken,
     skip_waits: CancellationToken,
     phase: watch::Sender<DrainPhase>,
 }
 
 impl DrainControl {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             requested: CancellationToken::new(),
             skip_waits: CancellationToken::new(),
@@ -95,41 +95,41 @@ impl DrainControl {
     }
 
     /// Requests the drain.
-    pub(crate) fn request(&self) {
+    pub(super) fn request(&self) {
         self.requested.cancel();
     }
 
     /// Whether the drain was requested.
-    pub(crate) fn is_requested(&self) -> bool {
+    pub(super) fn is_requested(&self) -> bool {
         self.requested.is_cancelled()
     }
 
     /// Resolves when the drain is requested.
-    pub(crate) async fn wait_requested(&self) {
+    pub(super) async fn wait_requested(&self) {
         self.requested.cancelled().await;
     }
 
-    pub(crate) fn phase(&self) -> DrainPhase {
+    pub(super) fn phase(&self) -> DrainPhase {
         *self.phase.borrow()
     }
 
     /// Skips the waits for callers: the app has ended, or a second signal came.
-    pub(crate) fn skip_waits(&self) {
+    pub(super) fn skip_waits(&self) {
         self.skip_waits.cancel();
     }
 
     /// Cancelled by [`DrainControl::skip_waits`].
-    pub(crate) fn skip_waits_token(&self) -> &CancellationToken {
+    pub(super) fn skip_waits_token(&self) -> &CancellationToken {
         &self.skip_waits
     }
 
     /// Resolves once it is safe to stop.
-    pub(crate) async fn wait_safe(&self) {
+    pub(super) async fn wait_safe(&self) {
         // Never an error: `self` holds the sender.
         let _ = self.phase.subscribe().wait_for(|phase| phase.is_safe_to_stop()).await;
     }
 
-    pub(crate) fn set_phase(&self, phase: DrainPhase) {
+    pub(super) fn set_phase(&self, phase: DrainPhase) {
         let changed = self.phase.send_if_modified(|now| std::mem::replace(now, phase) != phase);
         if changed {
             info!(phase = phase.label(), "draining");
@@ -138,7 +138,7 @@ impl DrainControl {
 }
 
 /// Steps 5 and 6. Returns how many requests were aborted.
-pub(crate) async fn stop_traffic(
+pub(super) async fn stop_traffic(
     drain: &DrainControl,
     traffic: &impl ServedTraffic,
     grace: Duration,

@@ -31,13 +31,13 @@ pub(super) const LOOPBACK_ADDRESSES: [IpAddr; 2] =
 
 /// The result of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ProbeResult {
-    pub(crate) health: ReportedHealth,
-    pub(crate) detail: String,
+pub(super) struct ProbeResult {
+    pub(super) health: ReportedHealth,
+    pub(super) detail: String,
 }
 
 /// Probes the app. Never returns: its task is aborted. `None` in the channel: no probe has ended yet.
-pub(crate) async fn run_probes(
+pub(super) async fn run_probes(
     settings: Health,
     port: u16,
     results: watch::Sender<Option<ReportedHealth>>,

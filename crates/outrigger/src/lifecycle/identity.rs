@@ -9,7 +9,7 @@ use super::stale;
 
 /// The check turns critical after this long without a report: three missed renewals (`report` renews every
 /// 10 s).
-pub(crate) const TTL: Duration = Duration::from_secs(30);
+pub(super) const TTL: Duration = Duration::from_secs(30);
 
 /// The registration of `service` on the machine called `host`.
 pub(crate) fn build_registration(service: &Service, host: &str) -> Registration {

@@ -54,7 +54,7 @@ enum CriticalReport {
 
 /// Owns the tasks that register the app and keep it registered.
 #[derive(Debug)]
-pub(crate) struct Registrant {
+pub(super) struct Registrant {
     registrar: Arc<dyn Registrar>,
     registration: watch::Sender<Registration>,
     state: RegistrationState,
@@ -167,18 +167,18 @@ impl Registrant {
     }
 
     /// The registration.
-    pub(crate) fn registration(&self) -> Registration {
+    pub(super) fn registration(&self) -> Registration {
         self.registration.borrow().clone()
     }
 
     /// Whether `other` can replace the registration in place: for callers it is the same instance.
-    pub(crate) fn is_same_instance(&self, other: &Registration) -> bool {
+    pub(super) fn is_same_instance(&self, other: &Registration) -> bool {
         let registration = self.registration.borrow();
         (&registration.id, &registration.name, registration.port) == (&other.id, &other.name, other.port)
     }
 
     /// Replaces the registration in place, and the settings of the probe.
-    pub(crate) fn apply_settings(&mut self, registration: Registration, probe: Health) {
+    pub(super) fn apply_settings(&mut self, registration: Registration, probe: Health) {
         self.probe_task.apply_settings(probe, registration.port, self.state.clone());
         self.registration.send_if_modified(|now| {
             let changed = *now != registration;
@@ -188,7 +188,7 @@ impl Registrant {
     }
 
     /// Deregisters the app without waiting for callers, because a reload replaced or removed the registration.
-    pub(crate) async fn withdraw_now(mut self) {
+    pub(super) async fn withdraw_now(mut self) {
         if self.stop_tasks().await {
             self.report_critical().await;
             self.deregister().await;
@@ -197,7 +197,7 @@ impl Registrant {
 
     /// Ends the tasks, but waits for a registration in flight: aborted, it could arrive after the deregistration.
     /// True when the app was (or may have been) registered, by this run or an earlier one. Takes 11 s at most.
-    pub(crate) async fn stop_tasks(&mut self) -> bool {
+    pub(super) async fn stop_tasks(&mut self) -> bool {
         self.probe_task.task.abort();
         self.report_task.abort();
         self.stale_task.abort();
@@ -217,7 +217,7 @@ impl Registrant {
     }
 
     /// Reports the app as critical. True: the registry took the report. The app is deregistered in either case.
-    pub(crate) async fn report_critical(&mut self) -> bool {
+    pub(super) async fn report_critical(&mut self) -> bool {
         let reported = self.send_critical_report().await;
         let again = match reported {
             // The agent takes a report with the new token, but with the replaced token of the registration it cannot
@@ -275,12 +275,12 @@ impl Registrant {
     }
 
     /// Expects that the deregistration stalls: see [`STALLED_TIMEOUT`].
-    pub(crate) fn expect_stall(&mut self) {
+    pub(super) fn expect_stall(&mut self) {
         self.deregister_timeout = STALLED_TIMEOUT;
     }
 
     /// Deregisters the app. True: the registry has confirmed it.
-    pub(crate) async fn deregister(&self) -> bool {
+    pub(super) async fn deregister(&self) -> bool {
         let (id, within) = (&self.registration().id, self.deregister_timeout);
         for n in 0..MAX_TRIES {
             let error = match timeout(within, self.registrar.deregister(id)).await {

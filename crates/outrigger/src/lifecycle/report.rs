@@ -22,10 +22,10 @@ use super::status::{RegistrationState, RegistrationStatus};
 use crate::telemetry::error_chain;
 
 /// Pause between two renewals: three fit into the TTL of [`super::identity::TTL`].
-pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The check's output. Constant, because a changing output wakes every watcher of the service.
-pub(crate) const CHECK_OUTPUT: &str = "outrigger: reported by the sidecar";
+pub(super) const CHECK_OUTPUT: &str = "outrigger: reported by the sidecar";
 
 /// The output that tests whether another process renews a check: see [`super::stale`]. Sidecars of other versions
 /// compare the text, so it must not change.
@@ -39,10 +39,10 @@ const RETRY_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: 
 
 /// Sends the last generation of the registration that may be lost: the agent refused a report, or the catalog does
 /// not list the app. A generation that was replaced meanwhile has no effect.
-pub(crate) type GenerationSender = watch::Sender<u64>;
+pub(super) type GenerationSender = watch::Sender<u64>;
 
 /// Reports while there is a registration. Never returns: its task is aborted.
-pub(crate) async fn run(
+pub(super) async fn run(
     registrar: Arc<dyn Registrar>,
     state: RegistrationState,
     mut health: watch::Receiver<Option<ReportedHealth>>,

@@ -2,7 +2,7 @@
 //! the id changed (a new host name of a container, another service name) and the earlier run was killed. Until their
 //! check expires, callers count this instance twice, or take it for another service.
 //!
-//! Removed is only a registration with the mark [`OWNER_KEY`] in its metadata and a check of this program, and only if
+//! Only a registration with the mark [`OWNER_KEY`] in its metadata and a check of this program is removed, and only if
 //! no process renews it, because another sidecar may rightly use the same address and port (an app under two names;
 //! an old and a new run). The registry does not show when a check was last renewed, so it is tested: the check gets
 //! the same health with another output, [`LIVENESS_CHALLENGE`], and a running sidecar overwrites the output with its

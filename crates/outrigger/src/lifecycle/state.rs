@@ -30,7 +30,7 @@ pub enum LifecycleState {
 
 /// What changes the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum LifecycleEvent {
+pub(super) enum LifecycleEvent {
     /// The registry answered for every declared service, or the wait for it is over.
     Learned,
     /// There is no local app to register.
@@ -52,7 +52,7 @@ impl LifecycleState {
 
     /// The state after `event`; the same one where the event changes nothing.
     #[must_use]
-    pub(crate) fn next(self, event: LifecycleEvent) -> Self {
+    pub(super) fn next(self, event: LifecycleEvent) -> Self {
         match (self, event) {
             (Self::Gone, _) | (_, LifecycleEvent::Ended) => Self::Gone,
             (_, LifecycleEvent::Drain) => Self::Draining,

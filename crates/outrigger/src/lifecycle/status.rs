@@ -88,7 +88,7 @@ impl RegistrationStatus {
     }
 
     /// Whether the registry has taken the registration, so that health can be reported.
-    pub(crate) fn is_accepted(&self) -> bool {
+    pub(super) fn is_accepted(&self) -> bool {
         match self.phase {
             RegistrationPhase::Registered | RegistrationPhase::Lost => true,
             RegistrationPhase::Off
@@ -101,10 +101,10 @@ impl RegistrationStatus {
 
 /// The shared status. The `Notify` carries requests for a probe.
 #[derive(Debug, Clone)]
-pub(crate) struct RegistrationState(Arc<watch::Sender<RegistrationStatus>>, Arc<Notify>);
+pub(super) struct RegistrationState(Arc<watch::Sender<RegistrationStatus>>, Arc<Notify>);
 
 impl RegistrationState {
-    pub(crate) fn new(phase: RegistrationPhase, id: &str) -> Self {
+    pub(super) fn new(phase: RegistrationPhase, id: &str) -> Self {
         let status = RegistrationStatus {
             phase,
             id: id.to_owned(),
@@ -121,20 +121,20 @@ impl RegistrationState {
         Self(Arc::new(watch::Sender::new(status)), Arc::default())
     }
 
-    pub(crate) fn current(&self) -> RegistrationStatus {
+    pub(super) fn current(&self) -> RegistrationStatus {
         self.0.borrow().clone()
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<RegistrationStatus> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<RegistrationStatus> {
         self.0.subscribe()
     }
 
-    pub(crate) fn set_phase(&self, phase: RegistrationPhase) {
+    pub(super) fn set_phase(&self, phase: RegistrationPhase) {
         self.0.send_if_modified(|status| std::mem::replace(&mut status.phase, phase) != phase);
     }
 
     /// Starts another registration, or none (an empty id). Maintenance stays, because the app is the same.
-    pub(crate) fn start_registration(&self, phase: RegistrationPhase, id: &str) {
+    pub(super) fn start_registration(&self, phase: RegistrationPhase, id: &str) {
         self.0.send_if_modified(|status| {
             let changed = status.id != id || status.phase != phase;
             if changed {
@@ -150,17 +150,17 @@ impl RegistrationState {
     }
 
     /// Requests a probe at once.
-    pub(crate) fn request_probe(&self) {
+    pub(super) fn request_probe(&self) {
         self.1.notify_one();
     }
 
     /// Resolves when a probe is requested.
-    pub(crate) async fn wait_probe_request(&self) {
+    pub(super) async fn wait_probe_request(&self) {
         self.1.notified().await;
     }
 
     /// Records the result of a probe.
-    pub(crate) fn record_probe(&self, why: &str) {
+    pub(super) fn record_probe(&self, why: &str) {
         self.0.send_if_modified(|status| {
             let changed = status.probe_detail != why;
             if changed {
@@ -171,7 +171,7 @@ impl RegistrationState {
     }
 
     /// Records a request until the registry has taken it.
-    pub(crate) fn request_maintenance(&self, request: MaintenanceRequest) {
+    pub(super) fn request_maintenance(&self, request: MaintenanceRequest) {
         self.0.send_modify(|status| {
             status.pending_request = Some(request);
             status.request_count += 1;
@@ -180,7 +180,7 @@ impl RegistrationState {
 
     /// The registry has taken the maintenance that was desired at `before`. False: another request came since,
     /// or another registration was started.
-    pub(crate) fn confirm_maintenance(&self, before: &RegistrationStatus) -> bool {
+    pub(super) fn confirm_maintenance(&self, before: &RegistrationStatus) -> bool {
         let mut last = false;
         self.0.send_if_modified(|status| {
             last = (status.request_count, &status.id) == (before.request_count, &before.id);
@@ -195,7 +195,7 @@ impl RegistrationState {
     /// Records the maintenance seen in an answer to a query that was sent at `before`. True: it is a change. The
     /// answer may be older than a request that came meanwhile, or than a registration that restores maintenance;
     /// both stay.
-    pub(crate) fn record_maintenance(
+    pub(super) fn record_maintenance(
         &self,
         before: &RegistrationStatus,
         maintenance: Option<String>,
@@ -209,17 +209,17 @@ impl RegistrationState {
     }
 
     /// Sets the reason that an earlier run saved.
-    pub(crate) fn load_maintenance(&self, maintenance: Option<String>) {
+    pub(super) fn load_maintenance(&self, maintenance: Option<String>) {
         self.0.send_modify(|status| status.maintenance = maintenance);
     }
 
     /// A registration is about to be sent.
-    pub(crate) fn record_sent(&self) {
+    pub(super) fn record_sent(&self) {
         self.0.send_if_modified(|status| !std::mem::replace(&mut status.sent, true));
     }
 
     /// The registry took a registration that was sent with these credentials.
-    pub(crate) fn record_registered(&self, credentials: u64) {
+    pub(super) fn record_registered(&self, credentials: u64) {
         self.0.send_modify(|status| {
             status.credentials = credentials;
             status.phase = RegistrationPhase::Registered;
@@ -230,7 +230,7 @@ impl RegistrationState {
     }
 
     /// `health` of registration `generation` was reported to the registry.
-    pub(crate) fn record_reported(&self, generation: u64, health: ReportedHealth) {
+    pub(super) fn record_reported(&self, generation: u64, health: ReportedHealth) {
         self.0.send_if_modified(|status| {
             let changed = status.generation == generation
                 && (status.reported != Some(health) || status.error.is_some());
@@ -243,7 +243,7 @@ impl RegistrationState {
     }
 
     /// Records a failed call. True when the call before it succeeded: only then is it logged.
-    pub(crate) fn record_failure(&self, error: String) -> bool {
+    pub(super) fn record_failure(&self, error: String) -> bool {
         let mut first = false;
         self.0.send_if_modified(|status| {
             first = status.error.is_none();

@@ -33,7 +33,7 @@ async fn a_healthy_app_is_registered_as_passing_unless_maintenance_is_desired() 
 
     let fixture = start_registrant(PASSING);
     sleep(Duration::from_secs(30)).await;
-    fixture.state.request_maintenance(crate::MaintenanceRequest::On("by hand".into()));
+    fixture.state.request_maintenance(super::super::status::MaintenanceRequest::On("by hand".into()));
     fixture.agent.forget();
     fixture.wait_until(|agent| agent.register_count == 2).await;
     assert_eq!(fixture.agent.state().initial, Some(ReportedHealth::Critical), "maintenance comes first");

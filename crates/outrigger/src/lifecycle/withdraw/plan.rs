@@ -14,7 +14,7 @@ use super::super::drain::DrainPhase;
 
 /// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum WithdrawStep {
+pub(super) enum WithdrawStep {
     /// Report the app as critical.
     ReportCritical,
     /// Wait until callers see the app critical.
@@ -33,7 +33,7 @@ pub(crate) enum WithdrawStep {
 
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum StepResult {
+pub(super) enum StepResult {
     /// The step succeeded.
     Done,
     /// The registry does not answer, or does not show the app.
@@ -47,7 +47,7 @@ pub(crate) enum StepResult {
 impl WithdrawStep {
     /// Every step, in order.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::ReportCritical,
         Self::AwaitCritical,
         Self::Deregister,
@@ -58,7 +58,7 @@ impl WithdrawStep {
     ];
 
     /// The step that follows this one.
-    pub(crate) fn next(self, result: StepResult) -> Self {
+    pub(super) fn next(self, result: StepResult) -> Self {
         match (self, result) {
             (Self::ReportCritical, StepResult::Done) => Self::AwaitCritical,
             (Self::ReportCritical, _) | (Self::AwaitCritical, _) => Self::Deregister,

@@ -57,7 +57,7 @@ impl PropagationMonitor {
     }
 
     /// Starts the watch; returns at once.
-    pub(crate) fn start_watch(&mut self, registration: &Registration) {
+    pub(super) fn start_watch(&mut self, registration: &Registration) {
         let Some(discovery) = self.discovery.as_ref().filter(|_| self.is_measured()) else { return };
         let query = Query { service: registration.name.to_ascii_lowercase().into(), datacenter: None };
         match discovery.follow(query, WatchReason::Declared) {
@@ -69,18 +69,18 @@ impl PropagationMonitor {
     }
 
     /// Whether the settings ask for a measured wait.
-    pub(crate) fn is_measured(&self) -> bool {
+    pub(super) fn is_measured(&self) -> bool {
         self.settings.propagation == Propagation::Measured
     }
 
     /// The first call of the withdrawal begins now.
-    pub(crate) fn start_clock(&mut self) {
+    pub(super) fn start_clock(&mut self) {
         self.first_report = Instant::now();
     }
 
     /// Waits until callers see the app critical: half of `drain.max_propagation` at most, because the wait for the
     /// deregistration follows.
-    pub(crate) async fn wait_until_critical(&mut self) -> StepResult {
+    pub(super) async fn wait_until_critical(&mut self) -> StepResult {
         let until = self.first_report + self.settings.max_propagation / 2;
         match &mut self.own_watch {
             Some(watch) => {
@@ -95,7 +95,7 @@ impl PropagationMonitor {
     }
 
     /// Waits until callers see the app no more: up to `drain.max_propagation`.
-    pub(crate) async fn wait_until_removed(&mut self) -> StepResult {
+    pub(super) async fn wait_until_removed(&mut self) -> StepResult {
         let until = self.first_report + self.settings.max_propagation;
         let Some(watch) = &mut self.own_watch else { return StepResult::Failed };
         let result = watch.wait_until(until, |presence| presence == CatalogPresence::Removed).await;
@@ -111,7 +111,7 @@ impl PropagationMonitor {
     }
 
     /// `drain.margin`, as far as `drain.max_propagation` leaves time for it.
-    pub(crate) fn remaining_margin(&self) -> Duration {
+    pub(super) fn remaining_margin(&self) -> Duration {
         let left =
             (self.first_report + self.settings.max_propagation).saturating_duration_since(Instant::now());
         self.settings.margin.min(left)
@@ -119,7 +119,7 @@ impl PropagationMonitor {
 
     /// The wait where nothing was measured: the rest of `drain.unobserved_wait`, because the calls to a registry
     /// that does not answer have taken time, too.
-    pub(crate) fn unobserved_wait(&self) -> Duration {
+    pub(super) fn unobserved_wait(&self) -> Duration {
         match self.settings.propagation {
             Propagation::Fixed(wait) => wait,
             Propagation::Measured => {

@@ -20,9 +20,9 @@ use outrigger_policy::Verdict;
 use tokio::time::Instant;
 
 use crate::{
-    account::RequestAccount,
     call::Rest,
     reason::Reason,
+    request::account::RequestAccount,
     timer::LazyTimer,
     upload::{Broken, Upload},
     upstream::{cluster::Cluster, endpoint::InFlight, pool::Conn},

@@ -22,13 +22,13 @@ use outrigger_policy::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    account::RequestAccount,
     attempt::{self, Bounds, Due, Failed},
-    deadline::ClientDeadline,
     headers::{self, Asked},
-    pushback,
     reason::{Reason, Refusal},
-    route::Route,
+    request::account::RequestAccount,
+    request::deadline::ClientDeadline,
+    request::pushback,
+    request::route::Route,
     session::Session,
     upload::{AttemptBody, Upload},
     upstream::{

@@ -15,15 +15,15 @@ use outrigger_policy::{Deadline, Verdict, circuit_breaker::Permit, deadline::add
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    account::RequestAccount,
     body::{Carried, Driver, ResponseBody},
     call::{Answer, Call, Ended},
-    deadline::ClientDeadline,
     headers,
     metrics::labels::Rejected,
     reason::{Reason, Refusal},
+    request::account::RequestAccount,
+    request::deadline::ClientDeadline,
+    request::route::{self, Route},
     respond,
-    route::{self, Route},
     session::Session,
     tunnel::{Held, Tunnel},
     upload::Upload,

@@ -14,8 +14,8 @@ use http::{
 };
 
 use crate::{
-    deadline::ClientDeadline,
     reason::{Reason, Refusal},
+    request::deadline::ClientDeadline,
 };
 
 /// The word that marks an answer as a sidecar's own.

@@ -22,10 +22,10 @@ use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    account::RequestAccount,
     attempt::Bounds,
     call::{Attempted, Call, Made, Try, begin},
     metrics::labels::HedgeResult,
+    request::account::RequestAccount,
     upload::Upload,
     upstream::{cluster::Cluster, endpoint::Endpoint},
 };

@@ -1,28 +1,25 @@
-//! Carries a request from a listener to an endpoint and the answer back.
+//! Carries a request from a listener to an endpoint, and the response back.
 //!
-//! | file | its story |
+//! | module | what it does |
 //! |---|---|
-//! | [`proxy`](Proxy) | the handle: bind, start, look, stop |
-//! | `doors`, `listener`, `worker` | addresses, sockets, and the threads they are shared out to |
-//! | `serve`, `session` | one app connection: parked, with a codec, lingering, a tunnel |
-//! | `forward` | **one request's walk** |
-//! | `call`, `hedge` | its attempts: pick, try, try again; a second one beside a slow one |
-//! | `deadline`, `pushback` | what the app and the instance say about time |
-//! | `route`, `host`, `headers` | which service; what of a head travels on |
-//! | `attempt` | one request on one connection |
-//! | `upstream/` | clusters, endpoints, pools, and how a snapshot becomes a View |
-//! | `upload`, `body` | bodies up (replayable) and down |
-//! | `exchange`, `metrics`, `status` | the account, the counts, the page |
-//! | `error`, `respond` | the closed list of reasons, and the one place that answers with them |
+//! | [`proxy`](Proxy) | the handle: bind, start, reload, status, shut down |
+//! | `context`, `reason`, `host` | what all connections share; why the sidecar responds itself; names of services |
+//! | `metrics/`, `status` | counts for scrapes; the state of clusters for the status pages |
+//! | `listener/` | the addresses, the acceptors, and the worker threads that own the connections |
+//! | `serve`, `session`, `timer`, `io`, `tunnel` | one app connection: idle, with a codec, lingering, a tunnel |
+//! | `forward` | **one request from its head to its response** |
+//! | `request/` | which service a request is for, its deadline, its account |
+//! | `headers`, `respond` | the fields that are forwarded; the sidecar's own responses |
+//! | `call`, `hedge`, `attempt` | the attempts of a request, a second one beside a slow one, one on one connection |
+//! | `upload`, `body` | request bodies, which can be sent again, and response bodies |
+//! | `upstream/` | clusters, endpoints and connection pools, and how a snapshot becomes a `View` |
 //!
-//! It declines to know any registry, to read files, and to decide: that is `outrigger-policy`.
+//! It knows no registry, reads no file and decides nothing: decisions are made in `outrigger-policy`.
 
-mod account;
 mod attempt;
 mod body;
 mod call;
 mod context;
-mod deadline;
 mod forward;
 mod headers;
 mod hedge;
@@ -31,10 +28,9 @@ mod io;
 mod listener;
 mod metrics;
 mod proxy;
-mod pushback;
 mod reason;
+mod request;
 mod respond;
-mod route;
 mod serve;
 mod session;
 mod status;

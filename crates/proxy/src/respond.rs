@@ -8,10 +8,10 @@ use http::{
 use serde_json::json;
 
 use crate::{
-    account::RequestAccount,
     body::ResponseBody,
     headers,
     reason::{Reason, Refusal},
+    request::account::RequestAccount,
 };
 
 /// The problem body of RFC 9457. `type` names the reason; `detail` says what was known.

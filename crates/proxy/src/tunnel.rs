@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::io::copy_bidirectional;
 
 use crate::{
-    account::RequestAccount,
     io::{Line, LineIo},
+    request::account::RequestAccount,
     upstream::{endpoint::InFlight, pool::Open},
 };
 

@@ -75,10 +75,6 @@ impl Registry for ScriptedRegistry {
         })
     }
 
-    fn kind(&self) -> &'static str {
-        "scripted"
-    }
-
     fn longest_wait(&self) -> Duration {
         Duration::from_secs(600)
     }

@@ -12,6 +12,8 @@ mod file_version;
 mod model;
 mod registry;
 mod resolve;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use error::Error;
 pub use model::{HealthStatus, Instance, InstanceId, Unusable};

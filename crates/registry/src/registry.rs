@@ -88,9 +88,6 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
         wait: Duration,
     ) -> AnswerFuture<'a, WatchAnswer>;
 
-    /// The word for metrics and logs: `consul`, `file`.
-    fn kind(&self) -> &'static str;
-
     /// The longest `wait` that the watcher should ask for.
     fn longest_wait(&self) -> Duration;
 

@@ -72,10 +72,6 @@ impl Registry for ScriptedRegistry {
         })
     }
 
-    fn kind(&self) -> &'static str {
-        "scripted"
-    }
-
     fn longest_wait(&self) -> Duration {
         LONGEST_WAIT
     }

@@ -8,8 +8,9 @@ use std::{
 
 use outrigger_config::{Health, Weights};
 use outrigger_registry::{
-    AgentService, AnswerFuture, Cursor, Error, HealthStatus, Instance, InstanceId, OwnCheck, Registrar,
-    Registration, ReportedHealth, ServiceChecks, WatchAnswer,
+    AgentService, AnswerFuture, Cursor, Error, HealthStatus, OwnCheck, Registrar, Registration,
+    ReportedHealth, ServiceChecks, WatchAnswer,
+    testing::{instance, list},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -317,16 +318,8 @@ impl Registrar for FakeAgent {
                     (2 * agent.index + 1 + u64::from(listed), listed, agent.node.unwrap_or("web-7"))
                 };
                 if Cursor::at(index) != cursor || Instant::now() >= until {
-                    let instances =
-                        listed.then(|| instance(node, &us.id, HealthStatus::Passing)).into_iter().collect();
-                    let (cursor, went_back, age, known_leader) = (Cursor::at(index), false, None, true);
-                    return Ok(WatchAnswer {
-                        instances,
-                        cursor,
-                        index_went_back: went_back,
-                        age,
-                        known_leader,
-                    });
+                    let listed = listed.then(|| instance(node, &us.id, HealthStatus::Passing));
+                    return Ok(list(index, Vec::from_iter(listed)));
                 }
                 let _ = tokio::time::timeout_at(until, changed).await;
             }
@@ -349,20 +342,6 @@ pub(super) fn own_check(health: ReportedHealth, output: &str) -> OwnCheck {
         health,
         output: output.into(),
         ttl_expired: output == "TTL expired",
-    }
-}
-
-/// An instance in the catalog's list.
-pub(super) fn instance(node: &str, id: &str, status: HealthStatus) -> Instance {
-    Instance {
-        id: InstanceId { datacenter: "dc1".into(), node: node.into(), id: id.into() },
-        addr: Ok(([127, 0, 0, 1], 8080).into()),
-        tags: Arc::from([]),
-        meta: Arc::default(),
-        weights: Default::default(),
-        status,
-        create_index: 1,
-        node_lost: false,
     }
 }
 

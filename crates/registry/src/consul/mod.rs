@@ -73,17 +73,6 @@ pub struct WatchLoad {
     pub limit: usize,
 }
 
-/// Who the agent says it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AgentSelf {
-    /// Its node's name.
-    pub node: String,
-    /// Its datacenter.
-    pub datacenter: String,
-    /// Its version, as `1.8.7`.
-    pub version: String,
-}
-
 impl Consul {
     /// Reads the token's file and the TLS files; one that cannot be used is [`Error::File`]. A token's
     /// file that goes bad later leaves the last token in use, and is logged.
@@ -114,17 +103,6 @@ impl Consul {
             waiting: sum(ConnectionLimit::waiting),
             limit: sum(ConnectionLimit::limit),
         }
-    }
-
-    /// The leader's address; `None` while there is none. Keeps naming the last one until its loss was
-    /// noticed.
-    pub async fn leader(&self) -> Result<Option<String>, Error> {
-        self.call_agent("leader", Method::GET, "/v1/status/leader".into(), Bytes::new(), wire::leader).await
-    }
-
-    /// Who the agent is. Needs `agent:read` where ACLs are on.
-    pub async fn agent_self(&self) -> Result<AgentSelf, Error> {
-        self.call_agent("self", Method::GET, "/v1/agent/self".into(), Bytes::new(), wire::agent_self).await
     }
 
     async fn acquire_slot<'a>(

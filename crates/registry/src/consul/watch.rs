@@ -33,10 +33,6 @@ impl Registry for Consul {
         Box::pin(self.fetch_instances(query, cursor, consistency, wait))
     }
 
-    fn kind(&self) -> &'static str {
-        "consul"
-    }
-
     fn longest_wait(&self) -> Duration {
         self.wait
     }

@@ -53,21 +53,6 @@ pub(super) fn parse_agent_health(id: &str, body: &[u8]) -> serde_json::Result<Se
     Ok(checks)
 }
 
-/// Reads the body of `/v1/status/leader`: empty while there is none.
-pub(super) fn leader(body: &[u8]) -> serde_json::Result<Option<String>> {
-    let leader: Option<String> = serde_json::from_slice(body)?;
-    Ok(leader.filter(|address| !address.is_empty()))
-}
-
-/// Reads the body of `/v1/agent/self`.
-pub(super) fn agent_self(body: &[u8]) -> serde_json::Result<super::AgentSelf> {
-    serde_json::from_slice::<SelfBody>(body).map(|body| super::AgentSelf {
-        node: body.config.node_name,
-        datacenter: body.config.datacenter,
-        version: body.config.version,
-    })
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct RawHealthEntry {
@@ -161,23 +146,6 @@ struct RawAgentCheck {
     service: String,
     #[serde(default, deserialize_with = "or_default")]
     service_name: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct SelfBody {
-    config: SelfConfig,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct SelfConfig {
-    #[serde(default, deserialize_with = "or_default")]
-    node_name: String,
-    #[serde(default, deserialize_with = "or_default")]
-    datacenter: String,
-    #[serde(default, deserialize_with = "or_default")]
-    version: String,
 }
 
 /// `null` is as good as nothing.

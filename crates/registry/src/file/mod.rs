@@ -137,10 +137,6 @@ impl Registry for FileRegistry {
         Box::pin(async move { Ok(self.wait_for_change(query, cursor, wait).await) })
     }
 
-    fn kind(&self) -> &'static str {
-        "file"
-    }
-
     fn longest_wait(&self) -> Duration {
         MAX_WAIT
     }

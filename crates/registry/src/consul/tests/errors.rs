@@ -140,7 +140,7 @@ async fn a_lost_leader_can_be_told_from_other_refusals() {
 async fn every_exchange_is_told_with_its_outcome() {
     let agent = ScriptedAgent::start(|number, _| match number {
         0 => AgentAction::Send(health_response("5", "[]")),
-        1 => AgentAction::Send(response(200, &[], "\"127.0.0.1:8300\"")),
+        1 => AgentAction::Send(response(200, &[], "{}")),
         4 => AgentAction::Send(health_response("5", "{")),
         _ => AgentAction::Send(response(403, &[], "Permission denied")),
     })
@@ -150,13 +150,13 @@ async fn every_exchange_is_told_with_its_outcome() {
     let observer = Observer::new(move |o| told.lock().unwrap().push((o.operation, o.outcome)));
     let consul = Consul::with_observer(&settings(&agent), observer).unwrap();
     watch(&consul, 0).await.unwrap();
-    consul.leader().await.unwrap();
+    consul.agent_services().await.unwrap();
     consul.deregister("orders-1").await.unwrap_err();
     watch(&consul, 3).await.unwrap_err();
     watch(&consul, 0).await.unwrap_err();
     let expected = [
         ("read", "ok"),
-        ("leader", "ok"),
+        ("all_held", "ok"),
         ("deregister", "forbidden"),
         ("watch", "forbidden"),
         ("read", "malformed"),

@@ -198,8 +198,6 @@ proptest! {
         let _ = wire::parse_health_service(&body);
         let _ = wire::parse_agent_service(&body);
         let _ = wire::parse_agent_services(&body);
-        let _ = wire::agent_self(&body);
-        let _ = wire::leader(&body);
     }
 
     #[test]

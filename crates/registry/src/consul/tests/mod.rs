@@ -12,7 +12,7 @@ mod watch;
 use std::time::Duration;
 
 use outrigger_config as config;
-use scripted_agent::ScriptedAgent;
+use scripted_agent::{LONG, ScriptedAgent};
 use tokio::time::Instant;
 
 use super::*;
@@ -20,9 +20,6 @@ use crate::{
     Consistency, Cursor, OwnCheck, Query, Registrar, Registration, Registry, ReportedHealth, ServiceChecks,
     WatchAnswer,
 };
-
-/// More than any test needs.
-const LONG: Duration = Duration::from_secs(20);
 
 fn settings(agent: &ScriptedAgent) -> config::ConsulSettings {
     let address = config::ConsulAddress { tls: false, host: "127.0.0.1".into(), port: agent.addr().port() };
@@ -47,14 +44,14 @@ async fn watch(consul: &Consul, index: u64) -> Result<WatchAnswer, Error> {
 async fn client_of_silent_agent() -> (ScriptedAgent, Consul) {
     let agent = ScriptedAgent::start(|number, _| match number {
         0 => scripted_agent::AgentAction::Send(scripted_agent::health_response("5", "[]")),
-        1 => scripted_agent::AgentAction::Send(scripted_agent::response(200, &[], "\"127.0.0.1:8300\"")),
+        1 => scripted_agent::AgentAction::Send(scripted_agent::response(200, &[], "{}")),
         _ => scripted_agent::AgentAction::Hang,
     })
     .await;
     // One connection for all watches, so that the one that is there is used.
     let consul = Consul::new(&config::ConsulSettings { max_connections: 1, ..settings(&agent) }).unwrap();
     watch(&consul, 0).await.unwrap();
-    consul.leader().await.unwrap();
+    consul.agent_services().await.unwrap();
     tokio::time::pause();
     (agent, consul)
 }

@@ -206,19 +206,3 @@ async fn an_agent_call_outlasts_an_election() {
     let error = consul.register(&registration()).await.unwrap_err();
     assert_eq!((error.label(), before.elapsed().as_secs()), ("timeout", 15));
 }
-
-#[tokio::test]
-async fn the_leader_may_be_nobody() {
-    for (body, leader) in [("\"127.0.0.1:18300\"", Some("127.0.0.1:18300".to_owned())), ("\"\"\n", None)] {
-        let agent = ScriptedAgent::answering(response(200, &[], body)).await;
-        assert_eq!(client(&agent).leader().await.unwrap(), leader);
-    }
-}
-
-#[tokio::test]
-async fn the_agent_says_who_it_is() {
-    let body = r#"{"Config":{"Datacenter":"dc1","NodeName":"prod1","NodeID":"b5","Revision":"","Server":true,"Version":"1.8.7"},"Coord":null}"#;
-    let agent = ScriptedAgent::answering(response(200, &[], body)).await;
-    let expected = AgentSelf { node: "prod1".into(), datacenter: "dc1".into(), version: "1.8.7".into() };
-    assert_eq!(client(&agent).agent_self().await.unwrap(), expected);
-}

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
@@ -14,6 +15,9 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
+
+/// More than any test needs.
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 /// What the agent does with a request.
 #[derive(Clone)]
@@ -95,7 +99,7 @@ impl ScriptedAgent {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(super::LONG, all).await.expect("the requests do not come");
+        tokio::time::timeout(LONG, all).await.expect("the requests do not come");
     }
 }
 

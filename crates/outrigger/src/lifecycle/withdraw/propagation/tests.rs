@@ -1,62 +1,12 @@
 //! Against a registry that lists what the test says, on a paused clock.
 
 use outrigger_registry::{
-    AnswerFuture, Consistency, Cursor, HealthStatus, Instance, Registry, ReportedHealth, WatchAnswer,
+    HealthStatus, Instance, ReportedHealth,
+    testing::{Listed, ScriptedRegistry, instance},
 };
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use tokio::time::sleep;
 
-use super::{super::super::testing::instance, *};
-
-/// A registry that lists what was last put into it. `None`: it never answers.
-#[derive(Debug)]
-struct ListedInstances(watch::Sender<(u64, Option<Vec<Instance>>)>);
-
-impl ListedInstances {
-    fn list(&self, instances: &[Instance]) {
-        self.0.send_modify(|(index, listed)| {
-            *index += 1;
-            *listed = Some(instances.to_vec());
-        });
-    }
-}
-
-impl Registry for ListedInstances {
-    fn watch<'a>(
-        &'a self,
-        _: &'a Query,
-        cursor: Cursor,
-        _: Consistency,
-        wait: Duration,
-    ) -> AnswerFuture<'a, WatchAnswer> {
-        Box::pin(async move {
-            let mut changes = self.0.subscribe();
-            let new = |(index, listed): &(u64, Option<_>)| listed.is_some() && *index != cursor.index();
-            let _ = timeout(wait, changes.wait_for(new)).await;
-            let (index, listed) = changes.borrow().clone();
-            match listed {
-                Some(instances) => Ok(WatchAnswer {
-                    instances,
-                    cursor: Cursor::at(index),
-                    index_went_back: false,
-                    age: None,
-                    known_leader: true,
-                }),
-                None => std::future::pending().await,
-            }
-        })
-    }
-
-    fn kind(&self) -> &'static str {
-        "test"
-    }
-
-    fn longest_wait(&self) -> Duration {
-        Duration::from_secs(45)
-    }
-}
+use super::*;
 
 fn us() -> Registration {
     Registration {
@@ -73,12 +23,12 @@ fn us() -> Registration {
     }
 }
 
-/// A monitor that watches, and the registry that it queries.
-fn propagation(settings: Drain) -> (PropagationMonitor, Arc<ListedInstances>) {
-    let listing = Arc::new(ListedInstances(watch::Sender::new((0, None))));
+/// A monitor that watches, and what its registry lists.
+fn propagation(settings: Drain) -> (PropagationMonitor, Listed) {
+    let (registry, listing) = ScriptedRegistry::listing();
     let runtime = tokio::runtime::Handle::current();
     let metrics = prometheus::Registry::new();
-    let discovery = Discovery::new(listing.clone(), Default::default(), runtime, &metrics).unwrap();
+    let discovery = Discovery::new(registry, Default::default(), runtime, &metrics).unwrap();
     let mut propagation = PropagationMonitor::new(settings, discovery);
     propagation.start_watch(&us());
     propagation.start_clock();
@@ -91,12 +41,12 @@ const OTHER: (&str, &str) = ("node-2", "orders-2");
 async fn each_step_is_seen_when_it_is_listed_and_not_before() {
     let (mut propagation, listing) = propagation(Drain::default());
     let other = instance(OTHER.0, OTHER.1, HealthStatus::Passing);
-    listing.list(&[other.clone(), instance("node-1", "orders-1", HealthStatus::Passing)]);
+    listing.set([other.clone(), instance("node-1", "orders-1", HealthStatus::Passing)]);
     let later = Duration::from_millis(700);
     let from = Instant::now();
     let critical = async {
         sleep(later).await;
-        listing.list(&[other.clone(), instance("node-1", "orders-1", HealthStatus::Critical)]);
+        listing.set([other.clone(), instance("node-1", "orders-1", HealthStatus::Critical)]);
     };
     let (end, ()) = tokio::join!(propagation.wait_until_critical(), critical);
     assert_eq!(end, StepResult::Done);
@@ -104,7 +54,7 @@ async fn each_step_is_seen_when_it_is_listed_and_not_before() {
 
     let gone = async {
         sleep(later).await;
-        listing.list(std::slice::from_ref(&other));
+        listing.set([other.clone()]);
     };
     let (end, ()) = tokio::join!(propagation.wait_until_removed(), gone);
     assert_eq!(end, StepResult::Done);
@@ -116,7 +66,7 @@ async fn each_step_is_seen_when_it_is_listed_and_not_before() {
 async fn an_app_that_is_critical_already_or_in_maintenance_is_not_waited_for() {
     for status in [HealthStatus::Critical, HealthStatus::Maintenance] {
         let (mut propagation, listing) = propagation(Drain::default());
-        listing.list(&[instance("node-1", "orders-1", status)]);
+        listing.set([instance("node-1", "orders-1", status)]);
         let from = Instant::now();
         assert_eq!(propagation.wait_until_critical().await, StepResult::Done);
         // A declared watch begins up to 100 ms late by chance; waiting in vain would take 2.5 s.
@@ -127,7 +77,7 @@ async fn an_app_that_is_critical_already_or_in_maintenance_is_not_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_step_that_is_not_listed_is_waited_for_up_to_max_propagation() {
     let (mut propagation, listing) = propagation(Drain::default());
-    listing.list(&[instance("node-1", "orders-1", HealthStatus::Passing)]);
+    listing.set([instance("node-1", "orders-1", HealthStatus::Passing)]);
     let from = Instant::now();
     assert_eq!(propagation.wait_until_critical().await, StepResult::TimedOut);
     assert_eq!(from.elapsed().as_millis() / 10, 250, "half of max_propagation");
@@ -153,7 +103,7 @@ async fn where_the_registry_does_not_show_the_app_nothing_is_measured() {
     for (what, listed) in cases {
         let (mut propagation, listing) = propagation(Drain::default());
         if let Some(listed) = listed {
-            listing.list(&listed);
+            listing.set(listed);
         }
         let from = Instant::now();
         assert_eq!(propagation.wait_until_critical().await, StepResult::Failed, "{what}");
@@ -168,7 +118,7 @@ async fn a_fixed_wait_needs_no_query() {
     let wait = Duration::from_secs(2);
     let settings = Drain { propagation: Propagation::Fixed(wait), ..Drain::default() };
     let (mut propagation, listing) = propagation(settings);
-    listing.list(&[instance("node-1", "orders-1", HealthStatus::Passing)]);
+    listing.set([instance("node-1", "orders-1", HealthStatus::Passing)]);
     let from = Instant::now();
     assert_eq!(propagation.wait_until_critical().await, StepResult::Failed);
     assert_eq!(propagation.wait_until_removed().await, StepResult::Failed);

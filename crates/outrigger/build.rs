@@ -1,5 +1,5 @@
-//! Tells the binary which commit it was built from: the variable `OUTRIGGER_COMMIT` (set by builds
-//! without a checkout, as in a container), else what git says, else `unknown`. Never fails a build.
+//! Compiles the commit into the binary: the variable `OUTRIGGER_COMMIT` (for builds without a checkout, as in
+//! a container), else the commit of git, else `unknown`. Never fails a build.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ fn main() {
     println!("cargo:rustc-env=OUTRIGGER_COMMIT={}", commit.trim());
     println!("cargo:rerun-if-env-changed=OUTRIGGER_COMMIT");
     println!("cargo:rerun-if-changed=build.rs");
-    // What moves when a commit is made. A path that does not exist would rebuild every time.
+    // These files change with each commit. A path that does not exist would cause a rebuild every time.
     for name in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&["rev-parse", "--git-path", name]).map(|path| path.trim().to_owned())
             && std::path::Path::new(&path).exists()

@@ -1,5 +1,5 @@
-//! One HTTP/1.1 exchange on a connection of its own: for health probes, `outrigger drain` and the
-//! demo's registrations. No pool, no redirects, no TLS: everything asked is on this machine.
+//! One HTTP/1.1 exchange per connection, for health probes, the commands and the demo's registrations. No
+//! pool, no redirects, no TLS, because every server is on this machine.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -34,7 +34,7 @@ pub(crate) enum Error {
     Timeout { addr: SocketAddr, after: Duration },
 }
 
-/// Sends `request` to `addr` and reads the whole answer, all within `limit`.
+/// Sends `request` to `addr` and reads the whole answer, within `limit`.
 pub(crate) async fn exchange(
     addr: SocketAddr,
     request: Request<Full<Bytes>>,
@@ -65,13 +65,13 @@ async fn connect_and_exchange(
             .map_err(|error| Error::Body { addr, reason: error.to_string() })?;
         Ok(Response::from_parts(head, body.to_bytes()))
     };
-    // Driven here rather than in a task: whoever drops this future closes the connection.
+    // Driven here and not in a task, so that dropping this future closes the connection.
     tokio::pin!(answer);
     tokio::select! {
         biased;
         answer = &mut answer => answer,
         ended = connection => match ended {
-            // The connection may end together with the answer that it has already handed over.
+            // The connection may end in the same poll that completes the answer.
             Ok(()) => answer.await,
             Err(source) => Err(exchange(source)),
         },
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_port_is_a_connect_error_that_names_it() {
+    async fn a_closed_port_is_a_connect_error_that_names_the_port() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         drop(listener);

@@ -1,18 +1,18 @@
-//! How many files this process may open. A sidecar needs one per connection, on both sides; an app
-//! with 10,000 connections and a limit of 1,024 fails in ways that look like the network's.
+//! How many files this process may open. A sidecar needs one per connection, on both sides. With a limit
+//! of 1,024, an app with 10,000 connections gets errors that look like network errors.
 
 use tracing::warn;
 
-/// Below this, a busy app runs out.
+/// A busy app needs more than this.
 const MIN_OPEN_FILES: u64 = 4096;
 
-/// Logs a warning when the limit is low.
+/// Logs a warning when the limit is below [`MIN_OPEN_FILES`].
 pub(crate) fn warn_when_low() {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     if let Some(limit) = low_limit(&limits) {
         warn!(
             limit,
-            "few files may be opened, and each connection is one: raise the limit to 65536 \
+            "the limit of open files is low, and each connection needs one: raise it to 65536 \
              (systemd: LimitNOFILE=65536, a shell: ulimit -n 65536, docker: --ulimit nofile=65536)"
         );
     }
@@ -23,7 +23,7 @@ fn low_limit(limits: &str) -> Option<u64> {
     open_file_limit(limits).filter(|limit| *limit < MIN_OPEN_FILES)
 }
 
-/// The soft limit. `None`: unlimited, or a system that does not say.
+/// The soft limit. `None`: unlimited, or unknown.
 fn open_file_limit(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()

@@ -1,12 +1,12 @@
-//! Writes log lines to stderr, and loses them rather than wait for whoever should read them.
+//! Writes log lines to stderr without blocking: a line that finds no room is lost and counted.
 //!
-//! Stderr is a pipe, most often, and a pipe that nobody reads is full after some hundred lines. A write would
-//! then hold the thread that carries requests until somebody reads, and with it every request. So a line is
-//! written when there is room for it. One that finds none waits a moment, for a reader that is only slow, but
-//! only one a second does. What is lost is counted.
+//! Stderr is most often a pipe, and a pipe without a reader is full after some hundred lines. A blocking write
+//! would then stop the thread that carries requests, and with it every request. So a line is written only when
+//! there is room. At most once a second, a line that finds none waits up to 20 ms, for a slow reader.
 //!
-//! The app writes to the same pipe (`run -- app`), so the pipe is not made non-blocking for both: it is opened
-//! once more, for us. What cannot be opened so (a socket; another user's) is asked whether it has room.
+//! The app writes to the same pipe (`run -- app`), so the pipe must not become non-blocking for both: this
+//! module opens it again. Where that is not possible (a socket; a pipe of another user), each write first polls
+//! for room.
 
 use std::{
     borrow::Cow,
@@ -30,14 +30,14 @@ use rustix::{
 use tokio::time::Instant;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Longest wait of a line that finds no room, and how often one waits.
+/// Longest wait of a line that finds no room, and the least time between two such waits.
 const MAX_WAIT: Duration = Duration::from_millis(20);
 const WAIT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Most bytes of one write: there is room for all of them in a pipe that has any (`PIPE_BUF`).
+/// Most bytes of one write (`PIPE_BUF`): a pipe that has room at all has room for these.
 const MAX_WRITE: usize = 4096;
 
-/// Where lines go. A clone writes to the same place.
+/// The output for log lines. A clone writes to the same output.
 #[derive(Debug, Clone)]
 pub(crate) struct LogWriter(Arc<LogOutput>);
 
@@ -48,12 +48,12 @@ struct LogOutput {
     lost: IntCounter,
 }
 
-/// How the last line went.
+/// The state after the last line.
 #[derive(Debug, Default)]
 struct LineState {
-    /// When one waited for room.
+    /// When a line last waited for room.
     waited: Option<Instant>,
-    /// A piece of it was written, and not its end.
+    /// The last line was written in part.
     cut: bool,
 }
 
@@ -66,7 +66,7 @@ impl LogWriter {
         let out = reopen_nonblocking(&out).unwrap_or(out);
         let lost = IntCounter::new(
             "outrigger_log_lines_lost_total",
-            "Log lines that were not written because nobody reads stderr.",
+            "Log lines that were dropped because stderr had no room for them.",
         );
         let lost = lost.map_err(io::Error::other)?;
         Ok(Self(Arc::new(LogOutput { out, last: Mutex::default(), lost })))
@@ -81,7 +81,7 @@ impl LogWriter {
 impl LogOutput {
     fn write_line(&self, line: &[u8]) {
         let mut last = self.last.lock();
-        // What was broken off is ended first.
+        // First ends a line that was cut.
         let line = if last.cut { Cow::Owned([b"\n", line].concat()) } else { Cow::Borrowed(line) };
         let mut rest = &line[..];
         while !rest.is_empty() {
@@ -116,13 +116,13 @@ impl LogOutput {
     fn is_writable(&self, wait: Duration) -> bool {
         let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
         let mut out = [PollFd::new(&self.out, PollFlags::OUT)];
-        // Any other error is no lack of room: the write tells.
+        // Any other error is no lack of room: the write returns it.
         !matches!(poll(&mut out, Some(&wait)), Ok(0) | Err(Errno::INTR))
     }
 }
 
-/// The same pipe or terminal, with a way of its own to be written without waiting. `None`: it cannot be had, or
-/// it is a file, which has a place to write at that everybody must share.
+/// The same pipe or terminal, opened again as non-blocking. `None`: it cannot be opened, or it is a file, where
+/// every writer must share one offset.
 fn reopen_nonblocking(out: &OwnedFd) -> Option<OwnedFd> {
     let path = format!("/proc/self/fd/{}", out.as_raw_fd());
     let kind = std::fs::metadata(&path).ok()?.file_type();
@@ -133,7 +133,7 @@ fn reopen_nonblocking(out: &OwnedFd) -> Option<OwnedFd> {
     OpenOptions::new().write(true).custom_flags(without_waiting).open(path).ok().map(Into::into)
 }
 
-/// One whole line at a time, as the subscriber has it.
+/// The subscriber writes one whole line at a time.
 impl Write for &LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.0.write_line(line);
@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    /// Enough for any pipe.
+    /// Lines that fill any pipe.
     const MANY: usize = 3_000;
 
     fn line(n: usize) -> String {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_a_reader_that_does_not_read_and_what_is_lost_is_counted() {
+    fn a_full_pipe_does_not_block_and_lost_lines_are_counted() {
         let (mut reader, lines) = pipe();
         for n in 0..MANY {
             (&lines).write_all(line(n).as_bytes()).unwrap();
@@ -181,7 +181,7 @@ mod tests {
         let written = MANY - lost.get() as usize;
         assert!(lost.get() > 0 && written > 0, "{lost:?}");
 
-        // As soon as there is room it goes on.
+        // It writes again as soon as there is room.
         let mut room = vec![0; 8 * line(0).len()];
         reader.read_exact(&mut room).unwrap();
         (&lines).write_all(b"and on\n").unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_that_is_broken_off_is_not_continued_by_the_next_one() {
+    fn a_new_line_begins_after_a_cut_line() {
         let (mut reader, lines) = pipe();
         (&lines).write_all(&vec![b'x'; 4_000_000]).unwrap();
         (&lines).write_all(b"lost as well\n").unwrap();
@@ -203,7 +203,7 @@ mod tests {
             reader.read_to_string(&mut text).unwrap();
             text
         });
-        // Lost as long as there is no room.
+        // Each line is lost until the reader makes room.
         while lines.lost_lines().get() > 0 {
             lines.lost_lines().reset();
             (&lines).write_all(b"new\n").unwrap();
@@ -213,11 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_only_slow_holds_nobody_up_for_as_long() {
+    fn a_slow_reader_does_not_slow_the_writer_down() {
         let (mut reader, lines) = pipe();
         let read = thread::spawn(move || {
             let mut page = [0; MAX_WRITE];
-            // Each page after a moment in which a patient writer would wait.
+            // A writer that waits would wait this long for each page.
             while reader.read(&mut page).is_ok_and(|read| read > 0) {
                 thread::park_timeout(MAX_WAIT / 2);
             }
@@ -234,9 +234,9 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_would_wait_loses_the_line_although_there_seemed_to_be_room() {
+    fn a_write_that_would_block_loses_the_line() {
         let (_reader, lines) = pipe();
-        // A pipe's writers share its room: here somebody else has taken all of it.
+        // All writers share the room of a pipe: another writer has filled it.
         let shared = lines.0.out.try_clone().unwrap();
         while rustix::io::write(&shared, &[b'x'; MAX_WRITE]).is_ok() {}
         (&lines).write_all(b"lost\n").unwrap();
@@ -244,11 +244,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_has_gone_costs_the_line_and_no_more() {
+    fn a_closed_reader_costs_only_the_line() {
         let (reader, lines) = pipe();
         drop(reader);
         for n in 1..3 {
-            (&lines).write_all(b"to nobody\n").unwrap();
+            (&lines).write_all(b"lost\n").unwrap();
             assert_eq!(lines.lost_lines().get(), n);
         }
     }

@@ -1,9 +1,9 @@
-//! The binary: what the command line asks for, and the exit code it ends with.
+//! The binary: runs the command line and ends with its exit code.
 
 use std::process::ExitCode;
 
-/// Requests allocate a few times each, and a burst of connections should give its memory back: see
-/// `.cargo/config.toml` for the settings, ARCHITECTURE.md for what was compared.
+/// Each request allocates a few times, and a burst of connections should give its memory back. The settings
+/// are in `.cargo/config.toml`; docs/decisions has the comparison.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

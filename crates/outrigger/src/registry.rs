@@ -1,10 +1,10 @@
-//! `registry:` settings → the registry to ask and, where there is one, the place to register.
+//! Opens the registry that the `registry` settings name, and its registrar where it has one.
 //!
-//! | metric | labels | what it says |
+//! | metric | labels | meaning |
 //! |---|---|---|
-//! | `outrigger_registry_requests_total` | `operation`, `outcome` | exchanges that ended |
-//! | `outrigger_registry_request_duration_seconds` | `operation` | how long they took; a blocking query's wait included |
-//! | `outrigger_registry_watch_connections` | `state` | connections for watches: `in_use`, `limit`; `waiting` above 0 for long means that watches take turns and changes are heard late |
+//! | `outrigger_registry_requests_total` | `operation`, `outcome` | exchanges that have ended |
+//! | `outrigger_registry_request_duration_seconds` | `operation` | their duration, with the wait of a blocking query |
+//! | `outrigger_registry_watch_connections` | `state` | connections for watches: `in_use`, `waiting`, `limit`; a lasting `waiting` above 0 means that watches share connections and that changes arrive late |
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -24,18 +24,18 @@ use tracing::warn;
 
 use crate::lifecycle::maintenance_path;
 
-/// Bounds of the durations, seconds: from a local answer to a blocking query's end.
+/// Bounds of the durations, seconds: from a local answer to the longest blocking query.
 const DURATIONS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 60.0, 300.0];
 
-/// A registry that can be asked.
+/// A registry, ready for queries.
 #[derive(Debug)]
 pub(crate) struct OpenedRegistry {
     pub(crate) registry: Arc<dyn Registry>,
-    /// Absent: nothing can be registered there.
+    /// `None`: the registry cannot register an instance.
     pub(crate) registrar: Option<Arc<dyn Registrar>>,
 }
 
-/// Why it cannot.
+/// Why a registry cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     #[error(transparent)]
@@ -44,7 +44,7 @@ pub(crate) enum OpenError {
     Metrics(#[from] prometheus::Error),
 }
 
-/// Opens what the settings name. Connects to nothing.
+/// Opens the registry. Connects to nothing.
 pub(crate) fn open(
     settings: &config::Registry,
     metrics: &prometheus::Registry,
@@ -62,25 +62,28 @@ pub(crate) fn open(
     }
 }
 
-/// Why nothing would be remembered across a restart, where nobody has said that nothing is to be.
+/// Why the last answers would not survive a restart. `None`: they would, or `state_dir: off` is set.
 pub(crate) fn missing_state_dir(config: &config::Config, origins: &config::Origins) -> Option<&'static str> {
     let config::Registry::Consul(_) = config.registry else { return None };
     (config.state_dir.is_none() && !origins.is_set("state_dir"))
         .then_some("no state_dir is set, and none of STATE_DIRECTORY, XDG_STATE_HOME and HOME names a folder")
 }
 
-/// What is remembered across a restart: the answers of a Consul. A file of static instances is on disk
-/// already. Each sidecar of a machine has a file of its own, named after what it carries when it starts:
-/// a reload that renames that leaves the file where it is.
+/// Opens the file that keeps the answers of a Consul across a restart. A file of static instances needs none.
+/// Each sidecar of a machine has its own file, named after its service and port, or its outbound port, at the
+/// start; a reload that changes these does not rename the file.
 pub(crate) fn open_disk_cache(config: &config::Config, origins: &config::Origins) -> Option<DiskCache> {
     let config::Registry::Consul(consul) = &config.registry else { return None };
     if let Some(reason) = missing_state_dir(config, origins) {
-        warn!(reason, "what is learned will not outlive a restart; state_dir: off says that this is fine");
+        warn!(
+            reason,
+            "learned instances will not survive a restart; if that is intended, set state_dir: off"
+        );
     }
     let folder = config.state_dir.as_deref()?;
     let name = match &config.service {
         Some(service) => format!("table-{}-{}", service.name, service.port),
-        // With a port that the system chooses, no two runs could share a file.
+        // The system chooses the port: the next run would look for another file.
         None if config.outbound.listen.port == 0 => return None,
         None => format!("table-{}", config.outbound.listen.port),
     };
@@ -88,12 +91,12 @@ pub(crate) fn open_disk_cache(config: &config::Config, origins: &config::Origins
     Some(DiskCache::open(folder, &name, &format!("consul {} {datacenter}", consul.address)))
 }
 
-/// Where it is written down that the app is in maintenance.
+/// The file that keeps the maintenance of the app across a restart.
 pub(crate) fn maintenance_file_path(config: &config::Config, service: &config::Service) -> Option<PathBuf> {
     config.state_dir.as_deref().map(|folder| maintenance_path(folder, &service.name, service.port))
 }
 
-/// Where it is, for people.
+/// The address or file of the registry, for logs.
 pub(crate) fn location(settings: &config::Registry) -> String {
     match settings {
         config::Registry::Consul(consul) => consul.address.to_string(),
@@ -101,7 +104,7 @@ pub(crate) fn location(settings: &config::Registry) -> String {
     }
 }
 
-/// Counts the exchanges.
+/// Counts and times the exchanges.
 #[derive(Debug)]
 struct RegistryMetrics {
     requests: IntCounterVec,
@@ -117,7 +120,7 @@ impl RegistryMetrics {
         let durations = HistogramVec::new(
             HistogramOpts::new(
                 "outrigger_registry_request_duration_seconds",
-                "Time from asking the registry to its answer; a blocking query's wait is part of it.",
+                "Time from the question to the registry's answer, with the wait of a blocking query.",
             )
             .buckets(DURATIONS.to_vec()),
             &["operation"],
@@ -137,7 +140,7 @@ impl RegistryMetrics {
     }
 }
 
-/// How full the connections for watches are, looked up at a scrape.
+/// The load of the connections for watches, read at each scrape.
 struct WatchConnections {
     consul: Arc<Consul>,
     gauge: IntGaugeVec,
@@ -153,7 +156,7 @@ impl WatchConnections {
     fn new(consul: Arc<Consul>) -> Result<Self, prometheus::Error> {
         let opts = Opts::new(
             "outrigger_registry_watch_connections",
-            "Connections to the agent for watches: in use, waited for, and the limit.",
+            "Connections to the agent for watches: in use, waiting for one, and the limit.",
         );
         Ok(Self { consul, gauge: IntGaugeVec::new(opts, &["state"])? })
     }
@@ -184,9 +187,9 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_turned_off_and_nobody_has_a_folder_for_is_said_to_be_forgotten() {
+    fn a_missing_state_dir_is_reported_unless_it_is_off_or_needless() {
         let file = "registry: {file: services.yaml}";
-        for (text, env, forgotten) in [
+        for (text, env, missing) in [
             ("{}", vec![], true),
             ("{}", vec![("HOME", "/h")], false),
             ("{}", vec![("HOME", "relative")], true),
@@ -196,8 +199,8 @@ mod tests {
         ] {
             let env = env.iter().copied().collect();
             let loaded = config::load(Some(("c.yaml", text)), &env, &config::Overrides::default()).unwrap();
-            let why = missing_state_dir(&loaded.config, &loaded.origins);
-            assert_eq!(why.is_some(), forgotten, "{text} with {env:?}: {why:?}");
+            let reason = missing_state_dir(&loaded.config, &loaded.origins);
+            assert_eq!(reason.is_some(), missing, "{text} with {env:?}: {reason:?}");
         }
     }
 
@@ -220,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn consul_can_be_registered_at_and_says_how_full_its_connections_are() {
+    fn a_consul_has_a_registrar_and_a_metric_of_its_watch_connections() {
         let metrics = prometheus::Registry::new();
         let opened = open(&config::Registry::Consul(config::ConsulSettings::default()), &metrics).unwrap();
         assert!(format!("{:?}", opened.registry).starts_with("Consul"));
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_registered_in_a_file_and_a_missing_one_is_named() {
+    fn a_file_has_no_registrar_and_a_missing_file_is_named() {
         let metrics = prometheus::Registry::new();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("services.yaml");

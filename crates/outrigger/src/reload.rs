@@ -1,15 +1,15 @@
-//! A reload: who asks for it, one after the other, and what came of it.
+//! Requests for a reload, run one at a time, and their results.
 //!
-//! Settings are read again from where they came (the same file, flags and environment), checked as a
-//! whole, and handed to [`crate::app`], which puts them in place. A file with a problem changes nothing.
-//! What only a restart can change goes on as it is and is named, in the log and in the answer: refusing
-//! the rest for its sake would keep a mended time-out from a service that needs it now.
+//! A reload reads the settings again from the same file, flags and environment, and checks them as a whole;
+//! [`crate::app`] puts them in place. A file with a problem changes nothing. A setting that only a restart can
+//! change keeps its value, and the log and the answer name it; the rest is applied, because a corrected
+//! timeout should not wait for a restart.
 //!
-//! | metric | labels | what it says |
+//! | metric | labels | meaning |
 //! |---|---|---|
-//! | `outrigger_config_hash` | – | a number that is the same for the same settings |
-//! | `outrigger_config_last_reload_successful` | – | 1, or 0 when the last one was refused |
-//! | `outrigger_config_last_reload_success_timestamp_seconds` | – | when settings were last put in place, the start included |
+//! | `outrigger_config_hash` | – | a number that is equal for equal settings |
+//! | `outrigger_config_last_reload_successful` | – | 1, or 0 when the last reload was refused |
+//! | `outrigger_config_last_reload_success_timestamp_seconds` | – | when settings were last put in place, at the start or by a reload |
 //! | `outrigger_config_reloads_total` | `result` | reloads: `applied`, `refused` |
 
 use std::{fmt, future::Future, sync::Arc};
@@ -24,59 +24,59 @@ use tracing::{info, warn};
 
 use crate::telemetry;
 
-/// Most reloads that wait for their turn.
+/// Most reloads that wait.
 const MAX_QUEUED: usize = 16;
 
-/// Reads settings again. May block: it reads files.
+/// Reads the settings again. May block, because it reads files.
 #[derive(Clone)]
 pub struct ConfigSource(Arc<dyn Fn() -> Result<LoadedConfig, ReloadError> + Send + Sync>);
 
 impl ConfigSource {
-    /// Settings that `read` gives, the same way as at the start.
+    /// A source that calls `read`, which must read the settings as the start did.
     pub fn new(read: impl Fn() -> Result<LoadedConfig, Problems> + Send + Sync + 'static) -> Self {
         Self(Arc::new(move || read().map_err(|problems| ReloadError::problems(&problems))))
     }
 
     pub(crate) async fn read(&self) -> Result<LoadedConfig, ReloadError> {
         let read = self.0.clone();
-        // A stopping runtime takes no more work.
+        // A runtime that stops runs no new task.
         spawn_blocking(move || read()).await.unwrap_or(Err(ReloadError::Leaving))
     }
 }
 
 impl fmt::Debug for ConfigSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Source")
+        f.write_str("ConfigSource")
     }
 }
 
-/// Settings that were put in place.
+/// The result of a reload that was applied.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AppliedReload {
-    /// What is another now.
+    /// Settings with a new value.
     pub changed: Vec<SettingChange>,
-    /// What was read and is not followed before a restart.
+    /// Settings that keep their value until a restart.
     pub needs_restart: Vec<SettingChange>,
     /// As `outrigger_config_hash`.
     pub hash: u64,
 }
 
-/// Why nothing was changed.
+/// Why a reload changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReloadError {
-    /// There is nothing to read again.
+    /// The sidecar was started without a file.
     #[error("there is no file to read again: this sidecar was started without one (-c FILE)")]
     NoFile,
     /// The settings are wrong: every problem with its place.
     #[error("{}", .0.join("\n"))]
     Problems(Vec<String>),
-    /// The settings are right, and an address of theirs cannot be had.
+    /// The settings are right, but one of their addresses cannot be bound.
     #[error("{0}")]
     Address(String),
-    /// It is leaving.
+    /// The sidecar is leaving.
     #[error("the sidecar is leaving: its settings do not change any more")]
     Leaving,
-    /// Too many wait already.
+    /// Too many reloads wait.
     #[error("{MAX_QUEUED} reloads wait already")]
     Busy,
 }
@@ -87,29 +87,28 @@ impl ReloadError {
     }
 }
 
-/// How a reload ended.
+/// The result of a reload.
 pub type ReloadResult = Result<AppliedReload, ReloadError>;
 
-/// Where reloads are asked for; one runs at a time.
+/// Requests reloads; one runs at a time.
 #[derive(Debug, Clone)]
 pub(crate) struct ReloadHandle(mpsc::Sender<oneshot::Sender<ReloadResult>>);
 
-/// The other end.
+/// Runs the requested reloads.
 #[derive(Debug)]
 pub(crate) struct ReloadWorker(mpsc::Receiver<oneshot::Sender<ReloadResult>>);
 
 pub(crate) fn reload_channel() -> (ReloadHandle, ReloadWorker) {
-    let (ask, asked) = mpsc::channel(MAX_QUEUED);
-    (ReloadHandle(ask), ReloadWorker(asked))
+    let (requests, queue) = mpsc::channel(MAX_QUEUED);
+    (ReloadHandle(requests), ReloadWorker(queue))
 }
 
 impl ReloadHandle {
-    /// Asks for one and waits until it has ended. One that was asked for runs, whether or not anybody
-    /// waits.
+    /// Requests a reload and waits for its result. A requested reload runs even when the caller stops waiting.
     pub(crate) async fn reload(&self) -> ReloadResult {
-        let (tell, told) = oneshot::channel();
-        match self.0.try_send(tell) {
-            Ok(()) => told.await.unwrap_or(Err(ReloadError::Leaving)),
+        let (respond, response) = oneshot::channel();
+        match self.0.try_send(respond) {
+            Ok(()) => response.await.unwrap_or(Err(ReloadError::Leaving)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(ReloadError::Busy),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(ReloadError::Leaving),
         }
@@ -117,18 +116,18 @@ impl ReloadHandle {
 }
 
 impl ReloadWorker {
-    /// Runs what is asked for until its task is aborted.
+    /// Runs the requested reloads until its task is aborted.
     pub(crate) async fn run<F: Future<Output = ReloadResult>>(
         mut self,
-        meters: ReloadMetrics,
+        reload_metrics: ReloadMetrics,
         reload: impl Fn() -> F,
     ) {
-        while let Some(tell) = self.0.recv().await {
+        while let Some(respond) = self.0.recv().await {
             let outcome = reload().await;
-            meters.record_result(&outcome);
+            reload_metrics.record_result(&outcome);
             log_result(&outcome);
-            // Whoever asked may have gone.
-            let _ = tell.send(outcome);
+            // The caller may have stopped waiting.
+            let _ = respond.send(outcome);
         }
     }
 }
@@ -165,35 +164,35 @@ pub(crate) struct ReloadMetrics {
 }
 
 impl ReloadMetrics {
-    /// Of settings that were put in place just now, at the start.
+    /// Registers the metrics at the start, with `config` in place.
     pub(crate) fn register(
         metrics: &prometheus::Registry,
         config: &Config,
     ) -> Result<Self, prometheus::Error> {
-        let meters = Self {
-            hash: Gauge::new("outrigger_config_hash", "A number that is the same for the same settings.")?,
+        let reload_metrics = Self {
+            hash: Gauge::new("outrigger_config_hash", "A number that is equal for equal settings.")?,
             successful: IntGauge::new(
                 "outrigger_config_last_reload_successful",
                 "1, or 0 when the last reload was refused.",
             )?,
             at: Gauge::new(
                 "outrigger_config_last_reload_success_timestamp_seconds",
-                "When settings were last put in place, the start included.",
+                "When settings were last put in place, at the start or by a reload.",
             )?,
             reloads: IntCounterVec::new(
-                Opts::new("outrigger_config_reloads_total", "Reloads that ended."),
+                Opts::new("outrigger_config_reloads_total", "Reloads that have ended."),
                 &["result"],
             )?,
         };
-        metrics.register(Box::new(meters.hash.clone()))?;
-        metrics.register(Box::new(meters.successful.clone()))?;
-        metrics.register(Box::new(meters.at.clone()))?;
-        metrics.register(Box::new(meters.reloads.clone()))?;
+        metrics.register(Box::new(reload_metrics.hash.clone()))?;
+        metrics.register(Box::new(reload_metrics.successful.clone()))?;
+        metrics.register(Box::new(reload_metrics.at.clone()))?;
+        metrics.register(Box::new(reload_metrics.reloads.clone()))?;
         for result in ["applied", "refused"] {
-            meters.reloads.with_label_values(&[result]).reset();
+            reload_metrics.reloads.with_label_values(&[result]).reset();
         }
-        meters.record_applied(fingerprint(config));
-        Ok(meters)
+        reload_metrics.record_applied(fingerprint(config));
+        Ok(reload_metrics)
     }
 
     fn record_result(&self, outcome: &ReloadResult) {
@@ -210,7 +209,7 @@ impl ReloadMetrics {
     }
 
     fn record_applied(&self, hash: u64) {
-        // 48 bits: exact.
+        // The hash has 48 bits, so that an f64 is exact.
         self.hash.set(hash as f64);
         self.successful.set(1);
         self.at.set(telemetry::unix_time());
@@ -227,8 +226,8 @@ mod tests {
 
     fn test_metrics() -> (prometheus::Registry, ReloadMetrics) {
         let metrics = prometheus::Registry::new();
-        let meters = ReloadMetrics::register(&metrics, &Config::default()).unwrap();
-        (metrics, meters)
+        let reload_metrics = ReloadMetrics::register(&metrics, &Config::default()).unwrap();
+        (metrics, reload_metrics)
     }
 
     fn value(metrics: &prometheus::Registry, series: &str) -> f64 {
@@ -240,34 +239,38 @@ mod tests {
 
     #[test]
     fn a_refusal_is_counted_and_leaves_hash_and_time_as_they_are() {
-        let (metrics, meters) = test_metrics();
+        let (metrics, reload_metrics) = test_metrics();
         let all = ["outrigger_config_hash", "outrigger_config_last_reload_success_timestamp_seconds"];
         let before = all.map(|name| value(&metrics, name));
         assert!(before.iter().all(|value| *value > 0.0), "{before:?}");
         assert_eq!(value(&metrics, "outrigger_config_last_reload_successful"), 1.0);
 
-        meters.record_result(&Err(ReloadError::NoFile));
+        reload_metrics.record_result(&Err(ReloadError::NoFile));
         assert_eq!(all.map(|name| value(&metrics, name)), before);
         assert_eq!(value(&metrics, "outrigger_config_last_reload_successful"), 0.0);
         assert_eq!(value(&metrics, "outrigger_config_reloads_total{result=\"refused\"}"), 1.0);
 
-        meters.record_result(&Ok(AppliedReload { changed: Vec::new(), needs_restart: Vec::new(), hash: 7 }));
+        reload_metrics.record_result(&Ok(AppliedReload {
+            changed: Vec::new(),
+            needs_restart: Vec::new(),
+            hash: 7,
+        }));
         assert_eq!(value(&metrics, "outrigger_config_hash"), 7.0);
         assert_eq!(value(&metrics, "outrigger_config_last_reload_successful"), 1.0);
         assert_eq!(value(&metrics, "outrigger_config_reloads_total{result=\"applied\"}"), 1.0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reloads_come_one_after_the_other_and_too_many_are_refused() {
-        let (desk, turns) = reload_channel();
-        let mut asked: Vec<_> = (0..MAX_QUEUED).map(|_| Box::pin(desk.reload())).collect();
+    async fn reloads_run_one_at_a_time_and_too_many_are_refused() {
+        let (handle, worker) = reload_channel();
+        let mut asked: Vec<_> = (0..MAX_QUEUED).map(|_| Box::pin(handle.reload())).collect();
         for one in &mut asked {
-            assert!(timeout(Duration::ZERO, one).await.is_err(), "nobody has begun yet");
+            assert!(timeout(Duration::ZERO, one).await.is_err(), "none has begun yet");
         }
-        assert_eq!(desk.reload().await, Err(ReloadError::Busy));
+        assert_eq!(handle.reload().await, Err(ReloadError::Busy));
 
         let (running, most) = (Cell::new(0), Cell::new(0));
-        let turns = turns.run(test_metrics().1, || async {
+        let worker = worker.run(test_metrics().1, || async {
             running.set(running.get() + 1);
             most.set(most.get().max(running.get()));
             sleep(Duration::from_secs(1)).await;
@@ -281,7 +284,7 @@ mod tests {
         };
         tokio::select! {
             () = all => {}
-            () = turns => panic!("it ends with its task alone"),
+            () = worker => panic!("the worker ends only with its task"),
         }
         assert_eq!(most.get(), 1);
     }

@@ -1,11 +1,10 @@
-//! The signals that end a process, SIGTERM (from whoever runs it) and SIGINT (Ctrl-C), and the one that has it
-//! read its settings again, SIGHUP.
+//! The signals that end a process, SIGTERM and SIGINT (Ctrl-C), and the signal for a reload, SIGHUP.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Both of them, from now on: neither kills the process any more.
+/// Catches SIGTERM and SIGINT: while it lives, neither kills the process.
 #[derive(Debug)]
 pub struct TerminationSignals {
     terminate: Signal,
@@ -21,7 +20,7 @@ impl TerminationSignals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    /// The next one's name. Cancel-safe.
+    /// The name of the next signal. Cancel-safe.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             Some(()) = self.terminate.recv() => "SIGTERM",
@@ -31,7 +30,7 @@ impl TerminationSignals {
     }
 }
 
-/// SIGHUP, from now on: it does not kill the process any more, not even when its terminal goes away.
+/// Catches SIGHUP: it does not kill the process any more, not even when the terminal closes.
 #[derive(Debug)]
 pub struct Hangup(Signal);
 
@@ -44,10 +43,10 @@ impl Hangup {
         signal(SignalKind::hangup()).map(Self)
     }
 
-    /// The next one; several at once may be one. Cancel-safe.
+    /// Waits for the next SIGHUP; several at once may count as one. Cancel-safe.
     pub async fn next(&mut self) {
         if self.0.recv().await.is_none() {
-            std::future::pending().await // out of reach: the runtime is ours
+            std::future::pending().await // unreachable while the runtime lives
         }
     }
 }

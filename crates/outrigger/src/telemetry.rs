@@ -1,11 +1,11 @@
-//! What the process says of itself: log lines on stderr, and the metrics that belong to no part of it.
+//! Log lines on stderr, and the metrics of the process as a whole.
 //!
-//! | metric | labels | what it says |
+//! | metric | labels | meaning |
 //! |---|---|---|
 //! | `outrigger_build_info` | `version`, `commit` | always 1 |
 //! | `process_*` | – | CPU, memory, open files, threads |
 //!
-//! Each part registers its own metrics beside these; nothing here is global.
+//! Each part registers its own metrics beside these; no metric is global.
 
 use std::io::IsTerminal;
 
@@ -17,13 +17,13 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload,
 
 use crate::log_writer::LogWriter;
 
-/// This version, as in `Cargo.toml`.
+/// The version, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit it was built from; `unknown` where the build could not tell.
+/// The commit of the build, or `unknown`.
 pub const COMMIT: &str = env!("OUTRIGGER_COMMIT");
 
-/// Changes what is logged, while it is.
+/// Changes the log filter of the running process.
 #[derive(Debug, Clone)]
 pub struct LogControl {
     filter: reload::Handle<EnvFilter, Registry>,
@@ -31,26 +31,26 @@ pub struct LogControl {
 }
 
 impl LogControl {
-    /// Logs what this filter lets through from now on.
+    /// Sets the filter. A filter that does not parse changes nothing and is logged.
     pub fn set_level(&self, level: &str) {
         let Ok(filter) = EnvFilter::try_new(level) else {
-            return warn!(filter = level, "log.level is no filter, logging as before");
+            return warn!(filter = level, "log.level is no valid filter, logging as before");
         };
         if let Err(error) = self.filter.reload(filter) {
             warn!(%error, "log.level could not be changed");
         }
     }
 
-    /// Registers how many lines were lost.
+    /// Registers the count of lost lines.
     ///
     /// # Errors
-    /// When they are registered there already.
+    /// When the metric is registered there already.
     pub fn register_metrics(&self, metrics: &prometheus::Registry) -> Result<(), prometheus::Error> {
         metrics.register(Box::new(self.lines.lost_lines()))
     }
 }
 
-/// Starts to log to stderr. A second call in one process (tests) changes nothing: `None`.
+/// Starts to log to stderr. A second call in one process (tests) changes nothing and gives `None`.
 pub fn init_logging(settings: &Log) -> Option<LogControl> {
     let (filter, wrong) = match EnvFilter::try_new(&settings.level) {
         Ok(filter) => (filter, None),
@@ -72,12 +72,12 @@ pub fn init_logging(settings: &Log) -> Option<LogControl> {
     };
     started.ok()?;
     if let Some(error) = wrong {
-        warn!(filter = settings.level, %error, "log.level is no filter, logging at info");
+        warn!(filter = settings.level, %error, "log.level is no valid filter, logging at info");
     }
     Some(LogControl { filter: handle, lines: to })
 }
 
-/// Seconds since 1970: for people, and for metrics that are moments.
+/// Seconds since 1970, for metrics and pages that show a time.
 #[allow(clippy::disallowed_methods, reason = "the one place where this crate reads the wall clock")]
 pub(crate) fn unix_time() -> f64 {
     std::time::SystemTime::now()
@@ -85,7 +85,7 @@ pub(crate) fn unix_time() -> f64 {
         .map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// A metrics registry with what every process has.
+/// A metrics registry with the metrics of the process.
 ///
 /// # Errors
 /// Never in practice: when two metrics have one name.
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn every_process_says_what_it_was_built_from() {
+    fn the_metrics_show_version_and_commit() {
         let text = text(&new_metrics_registry().unwrap());
         let line = format!("outrigger_build_info{{commit=\"{COMMIT}\",version=\"{VERSION}\"}} 1");
         assert!(text.contains(&line), "{line} in\n{text}");
@@ -120,7 +120,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn process_metrics_are_there() {
+    fn the_process_metrics_are_registered() {
         let text = text(&new_metrics_registry().unwrap());
         for name in ["process_resident_memory_bytes", "process_open_fds", "process_cpu_seconds_total"] {
             assert!(text.contains(name), "{name} in\n{text}");

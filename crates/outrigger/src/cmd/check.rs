@@ -1,4 +1,4 @@
-//! `outrigger check`: all that is wrong with the settings, or what would run.
+//! `outrigger check`: every problem in the settings, or what would run.
 
 use clap::Args;
 use outrigger_config::{Environment, summarize};
@@ -13,8 +13,9 @@ use crate::{registry, telemetry::error_chain};
 #[derive(Debug, Args)]
 #[command(
     long_about = "Check the settings: every problem with its place (exit code 2), or a summary of what would run \
-                  and where each value comes from (exit code 0). Connects to nothing. Files that the settings name and \
-                  that cannot be used on this machine are told, but are no fault of the settings.",
+                  and where each value comes from (exit code 0). Connects to nothing. A file that \
+                  the settings name and that cannot be used on this machine is reported, but is no problem of the \
+                  settings.",
     after_help = "Example:\n  outrigger check -c outrigger.yaml"
 )]
 pub(super) struct CheckArguments {
@@ -27,8 +28,8 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), CommandError> {
     print_line(summarize(&loaded).trim_end());
     if let Some(why) = registry::missing_state_dir(&loaded.config, &loaded.origins) {
         print_line(format!(
-            "\nWhat is learned would not outlive a restart: {why}. A start without the registry would know nobody; \
-             state_dir: off says that this is fine."
+            "\nLearned instances would not survive a restart: {why}. A start while the registry is down would know no \
+             instance. If that is intended, set state_dir: off."
         ));
     }
     if let Some(why) = registry_open_error(&loaded.config.registry) {
@@ -37,7 +38,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Why the registry could not be opened: its token, certificates or static instances are files.
+/// Why the registry could not be opened: its token, certificates and static instances are files.
 fn registry_open_error(settings: &outrigger_config::Registry) -> Option<String> {
     let opened = registry::open(settings, &prometheus::Registry::new());
     opened.err().map(|error| error_chain(&error))
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_not_there_is_told_and_one_that_is_there_is_not() {
+    fn a_missing_file_is_reported_and_an_existing_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         let settings = Registry::Consul(ConsulSettings {

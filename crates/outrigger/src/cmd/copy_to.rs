@@ -1,5 +1,5 @@
-//! `outrigger copy-to`: puts this binary into a folder. The container image holds nothing but the
-//! binary, so no `cp` could; a pod's app needs it there for its pre-stop hook (`outrigger drain`).
+//! `outrigger copy-to`: copies this binary into a folder. The container image has no `cp`, and the app's
+//! container needs the binary for its pre-stop hook (`outrigger drain`).
 
 use std::{fs, io, path::PathBuf};
 
@@ -10,8 +10,8 @@ use super::report::{CommandError, print_line};
 /// Copy this binary into a folder, for containers without cp
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Copy this binary into a folder. For an init container that hands it to the app's container, whose \
-                  pre-stop hook then runs 'outrigger drain --wait'; the image has no cp.",
+    long_about = "Copy this binary into a folder. For an init container that shares the folder with the app's \
+                  container: the pre-stop hook of the app then runs 'outrigger drain --wait'. The image has no cp.",
     after_help = "Example:\n  outrigger copy-to /shared"
 )]
 pub(super) struct CopyToArguments {
@@ -24,7 +24,7 @@ pub(super) fn run(arguments: &CopyToArguments) -> Result<(), CommandError> {
     let target = arguments.folder.join("outrigger");
     copy_executable(&target).map_err(|error| {
         CommandError::running(format!(
-            "write {}: {error}; is the folder there, and may it be written?",
+            "write {}: {error}; does the folder exist, and is it writable?",
             target.display()
         ))
     })?;
@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &CopyToArguments) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Through a new name: a binary that is running cannot be written to, but it can be replaced.
+/// Writes to a new name, then renames: a running binary cannot be written, but it can be replaced.
 fn copy_executable(target: &std::path::Path) -> io::Result<()> {
     let fresh = target.with_extension("new");
     fs::copy(std::env::current_exe()?, &fresh)?; // with its permissions
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_copy_is_the_same_and_can_be_made_again() {
+    fn the_copy_is_identical_and_can_be_repeated() {
         let folder = tempfile::tempdir().unwrap();
         let arguments = CopyToArguments { folder: folder.path().to_owned() };
         for _ in 0..2 {
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_named() {
+    fn a_missing_folder_is_named() {
         let failure = run(&CopyToArguments { folder: "/no/such/folder".into() }).unwrap_err();
         assert!(failure.to_string().contains("/no/such/folder/outrigger"), "{failure}");
     }

@@ -1,4 +1,4 @@
-//! `outrigger dev-registry`: the embedded registry alone, for a laptop.
+//! `outrigger dev-registry`: the embedded registry alone.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -15,11 +15,11 @@ use crate::telemetry::error_chain;
 #[derive(Debug, Args)]
 #[command(
     long_about = "Start a registry in memory that speaks Consul's HTTP API, until Ctrl-C. For a laptop or a test: \
-                  nothing is kept, and there is no cluster.",
+                  its content is lost when it stops, and it is a single server.",
     after_help = "Example:\n  outrigger dev-registry --listen 127.0.0.1:8500"
 )]
 pub(super) struct DevRegistryArguments {
-    /// Where it listens; port 0 lets the system choose.
+    /// Address to listen on; with port 0 the system chooses the port.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500", value_parser = parse_address)]
     listen: SocketAddr,
 }
@@ -36,14 +36,15 @@ pub(super) async fn run(arguments: DevRegistryArguments) -> Result<(), CommandEr
     let mut signals = listen_for_termination()?;
     let registry = DevRegistry::bind(arguments.listen, DevRegistryOptions::default()).await.map_err(|error| {
         CommandError::running(format!(
-            "the registry cannot listen on {}: {}; stop what listens there, or choose another: --listen 127.0.0.1:0",
+            "the registry cannot listen on {}: {}; stop the process that listens there, or choose another \
+             address: --listen 127.0.0.1:0",
             arguments.listen,
             error_chain(&error)
         ))
     })?;
     let addr = registry.addr();
     print_line(format!(
-        "A registry in memory listens on http://{addr}; Ctrl-C stops it, and nothing is kept.\n\n\
+        "A registry in memory listens on http://{addr}. Ctrl-C stops it; its content is lost.\n\n\
          Try, in another terminal:\n  \
          export CONSUL_HTTP_ADDR=http://{addr}\n  \
          outrigger run --service orders --port 8080     registers the app that listens on 8080\n  \
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_a_port() {
+    fn an_address_needs_a_port() {
         for (text, expected) in [
             ("127.0.0.1:8500", Some("127.0.0.1:8500")),
             ("localhost:0", Some("127.0.0.1:0")),

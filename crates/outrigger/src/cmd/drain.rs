@@ -1,4 +1,4 @@
-//! `outrigger drain`: asks the sidecar on this machine to leave the registry; for a pre-stop hook.
+//! `outrigger drain`: asks the sidecar on this machine to leave the registry, for a pre-stop hook.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use super::{
     report::{CommandError, print_line},
 };
 
-/// Longest wait for one answer of the sidecar.
+/// Longest wait for one answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause between two questions with `--wait`.
+/// Pause between two requests with `--wait`.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Leave the registry, keep carrying requests, say when it is safe to stop
+/// Leave the registry, keep carrying requests, report when it is safe to stop
 #[derive(Debug, Args)]
 #[command(
     long_about = "Ask the sidecar on this machine to leave the registry and to go on carrying requests.\n\nMeant for \
-                  the pre-stop hook of the app: with --wait it returns when no caller sends the app anything any \
-                  more, so that the app may be stopped.",
+                  the pre-stop hook of the app: with --wait it returns when no caller sends requests to the app \
+                  any more, so that the app may be stopped.",
     after_help = "Example:\n  outrigger drain --wait && kill -TERM $APP_PID"
 )]
 pub(super) struct DrainArguments {
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::admin::{AdminServer, BoundListeners};
 
-    /// An admin side that is safe to stop at the `safe_after`th question.
+    /// An admin side that is safe to stop from the `safe_after`th request on.
     fn test_sidecar(safe_after: usize) -> (String, AdminServer) {
         let asked = Arc::new(AtomicUsize::new(0));
         let page = move || {
@@ -112,7 +112,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     #[tokio::test]
-    async fn without_wait_it_asks_and_returns() {
+    async fn without_wait_it_returns_after_one_answer() {
         let (admin, _server) = test_sidecar(usize::MAX);
         drain(&admin, false, Duration::ZERO).await.unwrap();
     }
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_breaks_off_while_waiting_is_asked_for_again() {
+    async fn a_connection_that_closes_without_an_answer_is_asked_again() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = listener.local_addr().unwrap().to_string();
         let stopping = tokio::spawn(async move {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_says_what_to_look_at() {
+    async fn a_missing_sidecar_is_an_error_that_names_the_flag() {
         let (admin, server) = test_sidecar(0);
         server.stop().await;
         let failure = drain(&admin, true, LONG).await.unwrap_err();

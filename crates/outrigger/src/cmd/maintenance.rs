@@ -1,4 +1,4 @@
-//! `outrigger maintenance`: takes the app out of service, and back, without stopping anything.
+//! `outrigger maintenance`: takes the app out of service, and back, without a stop.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use super::{
     report::{CommandError, print_line},
 };
 
-/// Longest wait for the answer: above the time that the sidecar gives its registry.
+/// Longest wait for the answer: above the sidecar's own timeout for the registry.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Take the app out of service, and back
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Take the app out of service, and back. Callers stop sending to it once they have heard; it stays \
-                  registered, and its own calls go on. It stays so when the registry forgets it or the sidecar is \
-                  restarted (with a state_dir), until 'off'. What others order at the registry is seen and kept \
-                  like that, too.",
+    long_about = "Take the app out of service, and back. Callers stop sending requests to it once they learn of it. The \
+                  app stays registered, and its own calls go on. Maintenance lasts until 'off', also when the \
+                  registry forgets the app or the sidecar restarts (with a state_dir). The same holds for \
+                  maintenance that is ordered at the registry itself.",
     after_help = "Example:\n  outrigger maintenance on --reason 'disk is being replaced'\n  \
                   outrigger maintenance off"
 )]
@@ -32,21 +32,20 @@ pub(super) struct MaintenanceArguments {
 
 #[derive(Debug, Subcommand)]
 enum MaintenanceCommand {
-    /// Take it out
+    /// Take the app out of service
     On {
-        /// Shown to whoever looks: in the registry, and in the sidecar's pages. Consul keeps the first one
-        /// until 'off'.
+        /// Reason, shown in the registry and on the sidecar's pages. Consul keeps the first reason until 'off'.
         #[arg(long, value_name = "TEXT", default_value = "outrigger maintenance on")]
         reason: String,
         #[command(flatten)]
         sidecar: AdminClient,
     },
-    /// Put it back
+    /// Put the app back into service
     Off {
         #[command(flatten)]
         sidecar: AdminClient,
     },
-    /// Say how it stands; the exit code is 0 either way
+    /// Print whether the app is in maintenance; the exit code is 0 either way
     Status {
         #[command(flatten)]
         sidecar: AdminClient,
@@ -67,7 +66,7 @@ pub(super) async fn run(arguments: MaintenanceArguments) -> Result<(), CommandEr
     let answer = sidecar.request(&method, &path, RESPONSE_TIMEOUT).await?;
     let page = sidecar.parse_json(&answer)?;
     if answer.status() != StatusCode::OK {
-        return Err(CommandError::running(page["error"].as_str().unwrap_or("the order was refused")));
+        return Err(CommandError::running(page["error"].as_str().unwrap_or("the request was refused")));
     }
     print_line(describe_maintenance(&page));
     Ok(())
@@ -75,20 +74,20 @@ pub(super) async fn run(arguments: MaintenanceArguments) -> Result<(), CommandEr
 
 fn describe_maintenance(page: &Value) -> String {
     let registration = page["registration"].as_str().unwrap_or("unknown");
-    let held = match page["reason"].as_str() {
+    let current = match page["reason"].as_str() {
         Some(reason) => format!("in maintenance: {reason}"),
         None => "not in maintenance".to_owned(),
     };
     let (ordered, error) = (&page["ordered"], page["error"].as_str());
-    let more = match (ordered["enable"].as_bool(), error) {
+    let pending = match (ordered["enable"].as_bool(), error) {
         (Some(true), _) => {
-            format!("; ordered and to be carried out: on, {}", ordered["reason"].as_str().unwrap_or("?"))
+            format!("; ordered, not yet in effect: on, {}", ordered["reason"].as_str().unwrap_or("?"))
         }
-        (Some(false), _) => "; ordered and to be carried out: off".to_owned(),
-        (None, Some(error)) => format!(", as last seen; the registry does not say: {error}"),
+        (Some(false), _) => "; ordered, not yet in effect: off".to_owned(),
+        (None, Some(error)) => format!(" (as last seen; the registry does not answer: {error})"),
         (None, None) => String::new(),
     };
-    format!("{held}{more} (registration: {registration})")
+    format!("{current}{pending} (registration: {registration})")
 }
 
 #[cfg(test)]
@@ -98,33 +97,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_it_stands_in_a_sentence() {
+    fn the_state_is_printed_as_one_line() {
         let (on, off) = (json!({"enable": true, "reason": "disk"}), json!({"enable": false}));
-        for (reason, ordered, error, sentence_of) in [
+        for (reason, ordered, error, expected) in [
             (Some("disk"), Value::Null, None, "in maintenance: disk (registration: registered)"),
             (None, Value::Null, None, "not in maintenance (registration: registered)"),
             (
                 None,
                 on,
                 None,
-                "not in maintenance; ordered and to be carried out: on, disk (registration: registered)",
+                "not in maintenance; ordered, not yet in effect: on, disk (registration: registered)",
             ),
             (
                 Some("disk"),
                 off,
                 Some("refused"),
-                "in maintenance: disk; ordered and to be carried out: off (registration: registered)",
+                "in maintenance: disk; ordered, not yet in effect: off (registration: registered)",
             ),
             (
                 Some("disk"),
                 Value::Null,
                 Some("refused"),
-                "in maintenance: disk, as last seen; the registry does not say: refused (registration: registered)",
+                "in maintenance: disk (as last seen; the registry does not answer: refused) (registration: registered)",
             ),
         ] {
             let page =
                 json!({"reason": reason, "ordered": ordered, "error": error, "registration": "registered"});
-            assert_eq!(describe_maintenance(&page), sentence_of);
+            assert_eq!(describe_maintenance(&page), expected);
         }
     }
 }

@@ -1,8 +1,15 @@
-//! The command line. Each command is a file; what they share is here: version, exit codes, durations.
+//! The command line: one file per command.
 //!
-//! Exit codes: 0 all went well; 1 something failed while running (an occupied port, a second signal
-//! during a drain, a failed request in the demo); 2 the command line or the settings are wrong. `run -- app`
-//! ends with the app's code; 127 and 126, as in a shell, where the app is not there or cannot be run.
+//! | module | what the commands share |
+//! |---|---|
+//! | `settings` | the flags that stand for settings |
+//! | `admin_client` | requests to the admin side of a running sidecar |
+//! | `report` | lines on stdout, errors and their exit codes |
+//! | `runtime` | the runtime and the signals |
+//!
+//! Exit codes: 0 success; 1 something failed while the command ran (an occupied port, a second signal during a
+//! drain, a failed request in the demo); 2 the command line or the settings are wrong. `run -- app` exits with
+//! the app's code, or as a shell does with 127 where the app does not exist and 126 where it cannot be executed.
 
 mod admin_client;
 mod check;
@@ -27,8 +34,8 @@ use runtime::run_on_runtime;
 /// Version and commit.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTRIGGER_COMMIT"), ")");
 
-/// A sidecar that registers your app, finds the services it calls, and carries its requests to a
-/// healthy instance.
+/// A sidecar that registers your app, finds the services it calls, and carries its requests to a healthy
+/// instance.
 #[derive(Debug, Parser)]
 #[command(name = "outrigger", version = VERSION, max_term_width = 100)]
 #[command(after_help = "Example:\n  outrigger run --service orders --port 8080\n  \
@@ -51,11 +58,11 @@ enum Command {
     CopyTo(copy_to::CopyToArguments),
 }
 
-/// Parses the command line, does what it asks, and says with which code to exit.
+/// Parses the command line, runs the command, and returns its exit code.
 pub fn main() -> ExitCode {
     let done = match CommandLine::parse().command {
         Command::Run(arguments) => match run::run(&arguments) {
-            // The app's own, where there is one.
+            // With `-- app` the app's own code.
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
@@ -71,7 +78,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // stderr may be closed; there is nobody else to tell.
+            // A closed stderr is ignored: there is no other place for the error.
             let _ = writeln!(std::io::stderr(), "{failure}");
             failure.code()
         }
@@ -91,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_definition_holds_together() {
+    fn the_command_line_definition_is_consistent() {
         CommandLine::command().debug_assert();
     }
 
@@ -111,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_says_version_and_commit() {
+    fn the_version_has_version_and_commit() {
         let version = CommandLine::command().render_version().to_string();
         let (version, commit) = version.trim().rsplit_once(' ').unwrap();
         assert_eq!(version, format!("outrigger {}", env!("CARGO_PKG_VERSION")));
@@ -119,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn each_command_line_of_the_manual_is_understood() {
+    fn each_command_line_of_the_manual_parses() {
         for line in [
             "outrigger run",
             "outrigger run --service orders --port 8080",

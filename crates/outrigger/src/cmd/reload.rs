@@ -1,4 +1,4 @@
-//! `outrigger reload`: has a sidecar read its settings again, and says what came of it.
+//! `outrigger reload`: makes a sidecar read its settings again, and prints the result.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use super::{
     report::{CommandError, print_line},
 };
 
-/// Longest wait for the answer: above the time for which a new service's first answer is waited for.
+/// Longest wait for the answer: above the sidecar's wait for the first answer for a new service.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Have a running sidecar read its settings file again
+/// Make a running sidecar read its settings file again
 #[derive(Debug, Args)]
 #[command(
-    long_about = "Have a running sidecar read its settings file again, as SIGHUP does. No connection is dropped. A \
+    long_about = "Make a running sidecar read its settings file again, as SIGHUP does. No connection is dropped. A \
                   file with a problem changes nothing: every problem is printed, and the exit code is 2.",
     after_help = "Example:\n  outrigger reload\n  outrigger reload --admin localhost:7079"
 )]
@@ -34,7 +34,7 @@ pub(super) async fn run(ReloadArguments { sidecar }: ReloadArguments) -> Result<
     Ok(())
 }
 
-/// What to print of an answer.
+/// The lines to print for an answer.
 fn report_lines(page: &Value) -> Result<Vec<String>, CommandError> {
     let list = |key: &str| -> Vec<String> {
         let items = page[key].as_array().into_iter().flatten();
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_settings_are_all_printed_and_anything_else_is_a_failure_to_run() {
+    fn every_problem_of_the_settings_is_printed_and_any_other_refusal_is_a_running_error() {
         let page = json!({"applied": false, "error": "wrong", "problems": ["x: is wrong", "y: is wrong"]});
         assert!(
             matches!(report_lines(&page), Err(CommandError::Settings(text)) if text == "x: is wrong\ny: is wrong")

@@ -1,4 +1,4 @@
-//! `outrigger run`: one sidecar, from its settings to its exit; with `-- app` the app's life, too.
+//! `outrigger run`: one sidecar, from its settings to its exit; with `-- app` also the app process.
 
 use std::{convert::Infallible, ffi::OsString, process::ExitCode};
 
@@ -26,13 +26,14 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     long_about = "Register the local app and carry its requests, until SIGTERM or Ctrl-C.\n\nThen it leaves in \
-                  order: readiness fails, the registry is told, outbound goes on until callers have heard, \
-                  listeners close, requests in flight end. A second signal exits at once, with code 1. SIGHUP (or \
-                  'outrigger reload') has the file read again.\n\nWith -- \
-                  APP it starts the app once requests are carried, stops it when no caller calls it any more, \
-                  keeps outbound open until it has ended, and exits with its code (128 and the signal, where \
-                  one ended it). TERM, INT and QUIT reach the app in that order; HUP, USR1, USR2, WINCH, ALRM, \
-                  VTALRM, PROF, IO, PWR and STKFLT at once; real-time signals are ignored. As process 1 it collects orphans.",
+                  order: it stops being ready, deregisters the app, carries requests until callers have learned \
+                  of it, closes the listeners and waits for the requests in flight. A second signal exits at \
+                  once, with code 1. SIGHUP (or 'outrigger reload') reads the file again.\n\nWith -- APP it starts \
+                  the app once it carries requests, stops the app when no caller calls it any more, carries the \
+                  app's requests until the app has ended, and exits with the app's code (128 plus the number of \
+                  a signal that ended it). TERM, INT and QUIT reach the app at that point; HUP, USR1, USR2, \
+                  WINCH, ALRM, VTALRM, PROF, IO, PWR and STKFLT at once; real-time signals are ignored. As \
+                  process 1 it collects orphans.",
     after_help = "Example:\n  outrigger run --service orders --port 8080      no file needed\n  \
                   outrigger run -c outrigger.yaml --log debug     flags win over the file\n  \
                   outrigger run                                   only carries requests, registers nothing\n  \
@@ -41,7 +42,7 @@ use crate::{
 pub(super) struct RunArguments {
     #[command(flatten)]
     settings: SettingsFlags,
-    /// The app to start, and its arguments. Default: somebody else starts it.
+    /// The app to start, and its arguments. Default: the app is started by other means.
     #[arg(last = true, value_name = "APP")]
     app: Vec<OsString>,
 }
@@ -53,15 +54,15 @@ pub(super) fn run(arguments: &RunArguments) -> Result<ExitCode, CommandError> {
     for warning in &loaded.warnings {
         warn!(%warning, "settings");
     }
-    let from = StartInputs { loaded, source: arguments.settings.config_source(&environment), logs };
+    let inputs = StartInputs { loaded, source: arguments.settings.config_source(&environment), logs };
     if arguments.app.is_empty() {
-        run_on_runtime(run_without_app(from)).map(|()| ExitCode::SUCCESS)
+        run_on_runtime(run_without_app(inputs)).map(|()| ExitCode::SUCCESS)
     } else {
-        run_on_runtime(run_with_app(from, &arguments.app))
+        run_on_runtime(run_with_app(inputs, &arguments.app))
     }
 }
 
-/// What a sidecar is started from, and where a reload reads it again.
+/// What a sidecar starts from, and where a reload reads it again.
 struct StartInputs {
     loaded: LoadedConfig,
     source: Option<ConfigSource>,
@@ -90,11 +91,11 @@ impl StartInputs {
     }
 }
 
-/// Beside an app that somebody else starts.
-async fn run_without_app(from: StartInputs) -> Result<(), CommandError> {
+/// Runs a sidecar whose app is started by other means.
+async fn run_without_app(inputs: StartInputs) -> Result<(), CommandError> {
     let mut signals = listen_for_termination()?;
     let mut hangup = Hangup::listen().map_err(signal_error)?;
-    let app = from.start(App::start)?;
+    let app = inputs.start(App::start)?;
 
     let signal = tokio::select! {
         signal = signals.next() => signal,
@@ -103,7 +104,7 @@ async fn run_without_app(from: StartInputs) -> Result<(), CommandError> {
     info!(signal, "leaving; a second signal exits at once");
     let leave = async {
         app.drain().await;
-        // Ctrl-C is a person, who waits for nothing but this.
+        // Not after Ctrl-C: the person at the terminal waits for this process alone.
         if signal == "SIGTERM" && should_await_app(app.config().drain.await_app) {
             app.app_port_closed().await;
         }
@@ -116,13 +117,13 @@ async fn run_without_app(from: StartInputs) -> Result<(), CommandError> {
         }
         signal = signals.next() => {
             warn!(signal, "exiting at once, requests in flight are cut off");
-            // At once: no thread is waited for.
+            // No wait for a thread.
             std::process::exit(1)
         }
     }
 }
 
-/// Reads the settings again at each SIGHUP. What comes of it is logged.
+/// Reads the settings again at each SIGHUP. The reload logs its result.
 async fn reload_on_hangup(app: &App, hangup: &mut Hangup) -> Infallible {
     loop {
         hangup.next().await;
@@ -131,7 +132,8 @@ async fn reload_on_hangup(app: &App, hangup: &mut Hangup) -> Infallible {
     }
 }
 
-/// `auto`: as process 1 it has a container of its own, and the app's is being stopped like it.
+/// With `auto`: only as process 1. Then the sidecar has its own container, and the app's container is being
+/// stopped at the same time.
 fn should_await_app(setting: AwaitApp) -> bool {
     match setting {
         AwaitApp::On => true,
@@ -140,9 +142,9 @@ fn should_await_app(setting: AwaitApp) -> bool {
     }
 }
 
-/// Around an app of its own: started after the sidecar, ended before it.
-async fn run_with_app(from: StartInputs, command: &[OsString]) -> Result<ExitCode, CommandError> {
-    let app = from.start(App::start_before_app)?;
+/// Runs a sidecar and its app: the app starts after the sidecar and ends before it.
+async fn run_with_app(inputs: StartInputs, command: &[OsString]) -> Result<ExitCode, CommandError> {
+    let app = inputs.start(App::start_before_app)?;
     let ended = process::supervise(&app, command).await.map_err(signal_error)?;
     app.skip_waits();
     let code = match ended {
@@ -152,7 +154,7 @@ async fn run_with_app(from: StartInputs, command: &[OsString]) -> Result<ExitCod
             error.exit_code()
         }
     };
-    // Only now: it hears nothing of the signals before.
+    // Only now, so that a signal from before does not count.
     let mut signals = listen_for_termination()?;
     tokio::select! {
         stopped = app.shutdown() => info!(aborted = stopped.aborted, code, "gone"),
@@ -164,7 +166,7 @@ async fn run_with_app(from: StartInputs, command: &[OsString]) -> Result<ExitCod
     Ok(code.into())
 }
 
-/// One line per fact that somebody who starts it wants to know.
+/// Logs the addresses, the registry and the registration, one line each.
 fn log_start(app: &App, config: &Config) {
     for addr in app.outbound_addrs() {
         info!(%addr, "carrying requests");
@@ -186,7 +188,10 @@ fn log_start(app: &App, config: &Config) {
                 Probe::Http(path) => format!("GET {path}"),
             };
             if matches!(config.registry, outrigger_config::Registry::File(_)) {
-                warn!(service = service.name, "nothing is registered in a file of static instances");
+                warn!(
+                    service = service.name,
+                    "the app is not registered: the registry is a file of static instances"
+                );
             } else {
                 info!(
                     service = service.name,

@@ -1,4 +1,4 @@
-//! The flags that stand for settings, and how they, the environment and the file become a `Config`.
+//! The flags that stand for settings, and how flags, environment and file become a `Config`.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,10 @@ use outrigger_config::{Environment, LoadedConfig, Overrides, Problems, load, loa
 use super::report::CommandError;
 use crate::reload::ConfigSource;
 
-/// Each wins over its environment variable, which wins over the file.
+/// A flag wins over its environment variable, which wins over the file.
 #[derive(Debug, Default, Clone, Args)]
 pub(super) struct SettingsFlags {
-    /// Settings file (YAML). None is needed.
+    /// Settings file (YAML). Default: none.
     #[arg(short, long, value_name = "FILE", env = "OUTRIGGER_CONFIG")]
     config: Option<PathBuf>,
     /// Name under which the local app is registered. Without it, nothing is registered.
@@ -20,22 +20,22 @@ pub(super) struct SettingsFlags {
     /// Port the local app listens on.
     #[arg(long, value_name = "PORT", help_heading = "The local app")]
     port: Option<String>,
-    /// Address others reach it at. Default: the registry agent's own.
+    /// Address at which callers reach the local app. Default: the registry agent's own.
     #[arg(long, value_name = "HOST", help_heading = "The local app")]
     address: Option<String>,
-    /// Id of its registration. Default: made from name, host name and port.
+    /// Id of the registration. Default: made from name, host name and port.
     #[arg(long, value_name = "ID", help_heading = "The local app")]
     id: Option<String>,
-    /// Tag of its registration; may be repeated.
+    /// Tag of the registration; may be repeated.
     #[arg(long = "tag", value_name = "TAG", help_heading = "The local app")]
     tags: Vec<String>,
-    /// Ask this path for its health. Default: a TCP connection is enough.
+    /// Path of the app's health check. Default: a TCP connection is enough.
     #[arg(long, value_name = "PATH", help_heading = "The local app")]
     health_http: Option<String>,
-    /// The Consul agent. Default: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500.
+    /// URL of the Consul agent. Default: CONSUL_HTTP_ADDR, else http://127.0.0.1:8500.
     #[arg(long, value_name = "URL", help_heading = "Registry")]
     consul: Option<String>,
-    /// Datacenter asked for. Default: the agent's own.
+    /// Datacenter of the services. Default: the agent's own.
     #[arg(long, value_name = "NAME", help_heading = "Registry")]
     datacenter: Option<String>,
     /// File with the ACL token.
@@ -44,22 +44,22 @@ pub(super) struct SettingsFlags {
     /// Static instances in a YAML file, instead of Consul.
     #[arg(long, value_name = "PATH", help_heading = "Registry")]
     registry_file: Option<String>,
-    /// Where the app sends its requests. Default: localhost:7070.
+    /// Address for the app's requests. Default: localhost:7070.
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     listen: Option<String>,
-    /// The admin side. Default: localhost:7079.
+    /// Address of the admin side. Default: localhost:7079.
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     admin_listen: Option<String>,
-    /// Metrics and health alone, for the network. Default: none.
+    /// Address for metrics and health alone, for the network. Default: none.
     #[arg(long, value_name = "ADDR", help_heading = "Listeners")]
     metrics_listen: Option<String>,
     /// Data-plane threads. Default: auto, which is min(cores, 2).
     #[arg(long, value_name = "N")]
     workers: Option<String>,
-    /// Longest wait for requests in flight when leaving. Default: 30s.
+    /// Longest wait for requests in flight at the end. Default: 30s.
     #[arg(long, value_name = "DURATION")]
     drain: Option<String>,
-    /// When the app started with -- ends by itself: exit or restart. Default: exit.
+    /// What to do when the app after -- ends by itself: exit or restart. Default: exit.
     #[arg(long, value_name = "WHAT", help_heading = "The local app")]
     on_app_exit: Option<String>,
     /// Log filter, as info or warn,outrigger_proxy=debug. Default: OUTRIGGER_LOG, else info.
@@ -74,13 +74,12 @@ pub(super) struct SettingsFlags {
 }
 
 impl SettingsFlags {
-    /// Checked settings, from everywhere.
+    /// The checked settings, from flags, environment and file.
     pub(super) fn load(&self, environment: &Environment) -> Result<LoadedConfig, CommandError> {
         self.read(environment).map_err(|problems| CommandError::Settings(problems.to_string()))
     }
 
-    /// The same, again and again: the file as it is then, and the same flags and environment over it.
-    /// `None`: there is no file.
+    /// For a reload: reads the file again, under the same flags and environment. `None`: there is no file.
     pub(super) fn config_source(&self, environment: &Environment) -> Option<ConfigSource> {
         self.config.as_ref()?;
         let (settings, environment) = (self.clone(), environment.clone());
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_and_no_flag_is_a_router() {
+    fn without_file_and_flags_the_settings_are_the_defaults() {
         assert_eq!(loaded("", &[]).unwrap().config, outrigger_config::Config::default());
     }
 
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_names_the_flag_and_exits_with_2() {
+    fn a_problem_names_the_flag_or_the_file_and_exits_with_2() {
         let failure = loaded("--service orders --port eighty", &[]).unwrap_err();
         assert!(failure.to_string().contains("--port"), "{failure}");
         assert!(matches!(failure, CommandError::Settings(_)));

@@ -1,4 +1,4 @@
-//! `outrigger wait`: until a sidecar of its own process carries requests; before the app starts.
+//! `outrigger wait`: waits until the sidecar on this machine carries requests, before the app starts.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
     report::{CommandError, print_line},
 };
 
-/// Pause between two questions.
+/// Pause between two requests.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Longest wait for one answer.
@@ -23,13 +23,13 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Args)]
 #[command(
     long_about = "Wait until the sidecar on this machine carries requests: it has bound its ports, and the registry \
-                  has answered for every declared service (or did not within 5 s).\n\nMeant for the start of an app \
-                  whose sidecar is in a container of its own. Where the sidecar registers the app it is not ready \
-                  before the app is, so that --registered is for those who come after the app.",
+                  has answered for every declared service (or 5 s have passed).\n\nMeant for the start of an app \
+                  whose sidecar runs in another container. A sidecar that registers the app is ready only after the \
+                  app is healthy, so --registered is for what starts after the app.",
     after_help = "Example:\n  outrigger wait --timeout 30s && exec ./orders"
 )]
 pub(super) struct WaitArguments {
-    /// Also until the app is registered and well: until /readyz says 200.
+    /// Wait until the app is registered and healthy: until /readyz answers 200.
     #[arg(long)]
     registered: bool,
     #[command(flatten)]
@@ -39,13 +39,13 @@ pub(super) struct WaitArguments {
     pub(super) timeout: Duration,
 }
 
-/// What a look at `/readyz` says.
+/// What an answer of `/readyz` means.
 #[derive(Debug, PartialEq, Eq)]
 enum ReadinessCheck {
     Ready,
-    /// Not yet, because.
+    /// Not yet, and why.
     Pending(String),
-    /// Never again, because.
+    /// Never again, and why.
     Never(&'static str),
 }
 
@@ -53,11 +53,11 @@ pub(super) async fn run(arguments: WaitArguments) -> Result<(), CommandError> {
     let until = Instant::now() + arguments.timeout;
     loop {
         let limit = RESPONSE_TIMEOUT.min(until.saturating_duration_since(Instant::now()).max(POLL_INTERVAL));
-        let look = match arguments.sidecar.request(&Method::GET, "/readyz", limit).await {
+        let check = match arguments.sidecar.request(&Method::GET, "/readyz", limit).await {
             Ok(answer) => classify_readiness(&arguments.sidecar.parse_json(&answer)?, arguments.registered),
             Err(error) => ReadinessCheck::Pending(error.to_string()),
         };
-        match look {
+        match check {
             ReadinessCheck::Ready => {
                 print_line("ready");
                 return Ok(());
@@ -76,7 +76,8 @@ fn classify_readiness(page: &Value, registered: bool) -> ReadinessCheck {
     if page["ready"] == true {
         return ReadinessCheck::Ready;
     }
-    let missing = page["missing"][0].as_str().unwrap_or("it does not say what is missing").to_owned();
+    let missing =
+        page["missing"][0].as_str().unwrap_or("its answer names nothing that is missing").to_owned();
     match page["state"].as_str() {
         Some("waiting" | "registered") if !registered => ReadinessCheck::Ready,
         Some("draining" | "gone") => {
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_carries_requests_is_ready_and_with_registered_it_has_to_say_so() {
+    fn a_sidecar_is_ready_when_it_routes_and_with_registered_when_its_page_says_so() {
         let wait = || ReadinessCheck::Pending("x".into());
         let never = || ReadinessCheck::Never("the sidecar is draining: it will not be ready again");
         for (state, carries, registered) in [
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_waited_for_and_not_for_ever() {
+    async fn the_wait_for_a_missing_sidecar_is_bounded() {
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = free.local_addr().unwrap();
         drop(free);
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn something_else_at_that_address_is_no_sidecar() {
+    async fn an_answer_of_another_server_is_an_error() {
         let bound =
             crate::admin::BoundListeners::bind("test", &outrigger_config::Listen::localhost(0)).unwrap();
         let page = axum::routing::get(|| async { "hello" });

@@ -1,9 +1,8 @@
-//! Who may ask. A page in a browser can reach localhost, and by DNS rebinding even read from it; so
-//! the `Host` must be an address of ours, an `Origin` must be ours, and whatever changes something
-//! needs a header that no page can send without being allowed to.
+//! Refuses requests of foreign web pages. A page in a browser can reach localhost, and by DNS rebinding even
+//! read from it. So `Host` and `Origin` must be addresses of this listener, and a change needs a header that a
+//! page cannot send without permission (CORS).
 //!
-//! Not asked of the listener for metrics and health alone: that one is for the network, and there
-//! is nothing to change.
+//! The listener for metrics and health does not check this: it serves the network, and changes nothing.
 
 use std::net::IpAddr;
 
@@ -18,7 +17,7 @@ use outrigger_config::{Listen, ListenHost};
 /// The header that every change needs, and its value.
 pub(crate) const CHANGE_HEADER: (&str, &str) = ("x-outrigger-admin", "1");
 
-/// What counts as our own address.
+/// The hosts that count as this listener's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AllowedHosts(ListenHost);
 
@@ -27,7 +26,7 @@ impl AllowedHosts {
         Self(listen.host)
     }
 
-    /// Names are ours only when they are `localhost`: any other can be made to point here.
+    /// The only allowed name is `localhost`, because DNS can make any other name point here.
     fn allows(self, host: &str) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         match (bare.parse::<IpAddr>(), self.0) {
@@ -52,31 +51,35 @@ pub(crate) enum AdminRefusal {
     MissingHeader,
 }
 
-/// The layer.
-pub(crate) async fn check_request(State(own): State<AllowedHosts>, request: Request, next: Next) -> Response {
-    match validate_request(own, request.method(), request.uri(), request.headers()) {
+/// The middleware.
+pub(crate) async fn check_request(
+    State(allowed): State<AllowedHosts>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match validate_request(allowed, request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(refusal) => (StatusCode::FORBIDDEN, format!("{refusal}\n")).into_response(),
     }
 }
 
 fn validate_request(
-    own: AllowedHosts,
+    allowed: AllowedHosts,
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<(), AdminRefusal> {
     let host =
-        single_host(headers).filter(|host| own.allows(host.host())).ok_or(AdminRefusal::ForeignHost)?;
-    if uri.authority().is_some_and(|authority| !own.allows(authority.host())) {
+        single_host(headers).filter(|host| allowed.allows(host.host())).ok_or(AdminRefusal::ForeignHost)?;
+    if uri.authority().is_some_and(|authority| !allowed.allows(authority.host())) {
         return Err(AdminRefusal::ForeignHost);
     }
     if headers.get_all(header::ORIGIN).iter().any(|origin| !same_origin(origin.as_bytes(), &host)) {
         return Err(AdminRefusal::ForeignOrigin);
     }
     let reads = matches!(*method, Method::GET | Method::HEAD);
-    let allowed = headers.get(CHANGE_HEADER.0).is_some_and(|value| value == CHANGE_HEADER.1);
-    if reads || allowed { Ok(()) } else { Err(AdminRefusal::MissingHeader) }
+    let has_header = headers.get(CHANGE_HEADER.0).is_some_and(|value| value == CHANGE_HEADER.1);
+    if reads || has_header { Ok(()) } else { Err(AdminRefusal::MissingHeader) }
 }
 
 fn single_host(headers: &HeaderMap) -> Option<Authority> {
@@ -95,16 +98,16 @@ mod tests {
 
     const LOCAL: AllowedHosts = AllowedHosts(ListenHost::Localhost);
 
-    fn validate(own: AllowedHosts, method: &str, headers: &[(&str, &str)]) -> Result<(), AdminRefusal> {
+    fn validate(allowed: AllowedHosts, method: &str, headers: &[(&str, &str)]) -> Result<(), AdminRefusal> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             map.append(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
         }
-        validate_request(own, &method.parse().unwrap(), &Uri::from_static("/services"), &map)
+        validate_request(allowed, &method.parse().unwrap(), &Uri::from_static("/services"), &map)
     }
 
     #[test]
-    fn only_our_own_addresses_are_answered() {
+    fn only_own_hosts_are_allowed() {
         for (host, expected) in [
             ("localhost", true),
             ("LOCALHOST:7079", true),
@@ -128,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_on_an_address_answers_to_it_and_one_on_all_to_any_address() {
+    fn a_listener_on_one_address_allows_it_and_one_on_all_addresses_allows_any() {
         let at = |ip: &str| AllowedHosts(ListenHost::Ip(ip.parse().unwrap()));
         for (own, host, expected) in [
             (at("10.0.0.5"), "10.0.0.5:7079", true),
@@ -150,8 +153,8 @@ mod tests {
             ("https://evil.example", false),
             ("null", false),
         ] {
-            let asked = validate(LOCAL, "GET", &[("host", "localhost:7079"), ("origin", origin)]);
-            assert_eq!(asked.is_ok(), expected, "{origin}");
+            let result = validate(LOCAL, "GET", &[("host", "localhost:7079"), ("origin", origin)]);
+            assert_eq!(result.is_ok(), expected, "{origin}");
         }
     }
 

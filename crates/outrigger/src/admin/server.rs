@@ -1,4 +1,4 @@
-//! Listeners and connections of the admin side: how many, how slow, and how they end.
+//! Listeners and connections of the admin side: their limits, timeouts and stop.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,19 +19,19 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// Most connections at once, per listener. More wait in the kernel's queue.
+/// Most connections at once, per listener. Others wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 128;
 
-/// Longest time for a request's head, and for which an idle connection is kept.
+/// Longest time for the head of a request, and longest idle time of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest life of a connection: a client that never reads its answer must not keep it.
+/// Longest age of a connection, against a client that never reads its answer.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 
 /// Largest head, bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Longest wait for the answers under way when it stops.
+/// Longest wait at the stop for the answers under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An address of the admin side that cannot be listened on.
@@ -63,7 +63,7 @@ impl BoundListeners {
     }
 }
 
-/// A running server. Dropping it cuts everything off; [`Server::stop`] is the kind way.
+/// A running server. Dropping it closes every connection at once; [`AdminServer::stop`] lets answers end.
 #[derive(Debug)]
 pub(crate) struct AdminServer {
     addrs: Vec<SocketAddr>,
@@ -72,7 +72,7 @@ pub(crate) struct AdminServer {
 }
 
 impl AdminServer {
-    /// Serves `router` on the sockets of `bound`.
+    /// Serves `router` on the listeners of `bound`.
     pub(crate) fn start(bound: BoundListeners, router: Router) -> Self {
         let addrs = bound.addrs();
         let stop = CancellationToken::new();
@@ -87,7 +87,7 @@ impl AdminServer {
         &self.addrs
     }
 
-    /// Accepts nothing more, lets the answers under way end (2 s at most), and returns when all has
+    /// Stops accepting, lets the answers under way end (2 s at most), and returns when every connection has
     /// ended.
     pub(crate) async fn stop(mut self) {
         self.stop.cancel();
@@ -96,26 +96,26 @@ impl AdminServer {
 }
 
 async fn accept_connections(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
         let next = async {
-            let place = places.clone().acquire_owned().await;
-            (listener.accept().await, place)
+            let permit = permits.clone().acquire_owned().await;
+            (listener.accept().await, permit)
         };
-        let (accepted, place) = tokio::select! {
+        let (accepted, permit) = tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => continue,
             next = next => next,
         };
-        match (accepted, place) {
-            (Ok((stream, _)), Ok(place)) => {
-                connections.spawn(serve_connection(stream, router.clone(), &graceful, place));
+        match (accepted, permit) {
+            (Ok((stream, _)), Ok(permit)) => {
+                connections.spawn(serve_connection(stream, router.clone(), &graceful, permit));
             }
             (Err(error), _) => {
                 warn!(%error, "the admin listener could not accept");
-                // Out of file descriptors, most likely: asking again at once would only burn CPU.
+                // Most likely no file descriptor is free: another accept at once would only use CPU.
                 sleep(Duration::from_millis(100)).await;
             }
             (_, Err(_)) => break, // never: the semaphore is not closed
@@ -130,7 +130,7 @@ fn serve_connection(
     stream: TcpStream,
     router: Router,
     graceful: &GracefulShutdown,
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> impl Future<Output = ()> + Send + 'static {
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -142,10 +142,10 @@ fn serve_connection(
     async move {
         match timeout(MAX_CONNECTION_AGE, connection).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(%error, "an admin connection ended badly"),
-            Err(_) => debug!("an admin connection was too old and was closed"),
+            Ok(Err(error)) => debug!(%error, "an admin connection ended with an error"),
+            Err(_) => debug!("closed an admin connection at its longest age"),
         }
-        drop(place);
+        drop(permit);
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
         let mut idle = TcpStream::connect(addr).await.unwrap();
         idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut byte = [0];
-        idle.read_exact(&mut byte).await.unwrap(); // it is being served, and then idle
+        idle.read_exact(&mut byte).await.unwrap(); // answered, then idle
         timeout(LONG, server.stop()).await.unwrap();
         let mut rest = Vec::new();
         timeout(LONG, idle.read_to_end(&mut rest)).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! One run of the app: how it is started, what it is sent, and what its end means as an exit code.
+//! One run of the app: its start, the signals to it, and its exit code.
 
 use std::{
     ffi::OsString,
@@ -18,7 +18,7 @@ pub(super) struct AppCommand {
 
 /// Why the app cannot be started.
 #[derive(Debug, thiserror::Error)]
-#[error("start {program:?}: {source}; is it there, and may it be executed?")]
+#[error("start {program:?}: {source}; does it exist, and is it executable?")]
 pub(crate) struct SpawnError {
     program: OsString,
     /// Part of the sentence: the hint follows it.
@@ -26,15 +26,15 @@ pub(crate) struct SpawnError {
 }
 
 impl SpawnError {
-    /// As a shell has it: 127 where there is no such program, 126 where it cannot be run.
+    /// As a shell does: 127 for a program that does not exist, 126 for one that cannot be executed.
     pub(crate) fn exit_code(&self) -> u8 {
         if self.source.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
     }
 }
 
 impl AppCommand {
-    /// Starts it, with everything that is ours: standard streams, folder, environment, process group.
-    /// Signals are as a fresh process has them; no socket of ours is open in it.
+    /// Starts the app with the sidecar's standard streams, folder, environment and process group. Signal
+    /// handling is at its defaults, and no socket of the sidecar is open in the app.
     pub(super) fn spawn(&self) -> Result<AppProcess, SpawnError> {
         let mut command = Command::new(&self.path);
         let child = command.args(&self.arguments).spawn();
@@ -44,11 +44,11 @@ impl AppCommand {
     }
 }
 
-/// The app, until its end was collected: as long as it was not, its id cannot be another's.
+/// The app, until its end is collected: until then no other process can get its id.
 #[derive(Debug)]
 pub(super) struct AppProcess {
     pid: Pid,
-    /// Waited for by [`super::reaper`]; kept, because this is what it is.
+    /// Not waited for: [`super::reaper`] collects its end.
     _child: Child,
 }
 
@@ -57,15 +57,15 @@ impl AppProcess {
         self.pid
     }
 
-    /// Sends a signal. One that has just ended is no failure: its end is about to be collected.
+    /// Sends a signal. An app that has just ended is no error, because its end is not yet collected.
     pub(super) fn send(&self, signal: Signal) {
         if let Err(error) = kill_process(self.pid, signal) {
-            warn!(?signal, %error, "the app could not be sent a signal");
+            warn!(?signal, %error, "the signal could not be sent to the app");
         }
     }
 }
 
-/// As a shell has it: the exit code, or 128 and the signal that ended it.
+/// As a shell does: the exit code, or 128 plus the number of the signal that ended the app.
 pub(super) fn exit_code(status: WaitStatus) -> u8 {
     let code = match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,

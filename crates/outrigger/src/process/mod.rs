@@ -1,31 +1,30 @@
-//! The local app as a child of the sidecar: `outrigger run -- ./app`.
+//! The local app as a child process of the sidecar: `outrigger run -- ./app`.
 //!
 //! | module | its job |
 //! |---|---|
-//! | `order` | what happens when, from the first signal to the exit code: a pure table |
-//! | `supervise` | walks it |
-//! | `process` | one run of the app: start, signal, how it ended |
-//! | `reaper` | collects what ended: the app, and as process 1 everybody's orphans |
-//! | `signals` | what the sidecar is sent, and what of it is meant for the app |
+//! | `state` | the states from the start to the exit code: a pure table |
+//! | `supervise` | the loop that runs the table |
+//! | `app` | one run of the app: start, signals, exit code |
+//! | `reaper` | collects ended processes: the app, and as process 1 every orphan |
+//! | `signals` | the signals that the sidecar gets, and which of them the app gets |
 //!
 //! Decisions, with their reasons:
 //!
 //! **The app stays in the sidecar's process group**, with its stdin, stdout, stderr, working folder and
-//! environment, as if it had been started alone. A group of its own would be in the terminal's background:
-//! reading stdin would stop it (SIGTTIN), and Ctrl-Z would not. The price: a terminal's Ctrl-C reaches the
-//! app directly, before callers have heard; that is a person at a keyboard, and the sidecar then does not
-//! send it a second time.
+//! environment, as if it had been started alone. A separate group would be in the terminal's background:
+//! reading stdin would stop the app (SIGTTIN), and Ctrl-Z would not. The price: Ctrl-C at a terminal reaches
+//! the app directly, before callers have learned of it. The sidecar then does not send that signal again.
 //!
-//! **Signals go to the app alone, not to its children**: a server with workers of its own knows how to
-//! stop them, and most would be cut short by a signal to each.
+//! **Signals go to the app alone, not to its children**: a server with worker processes stops them itself, and
+//! a signal to each would cut most of them off.
 //!
-//! **Calls to the system go through `rustix`** (maintained with Rust's own tooling, already in the
-//! dependency tree, and without `unsafe` on this side). `std` can neither send a signal other than SIGKILL nor
-//! wait for children that it did not start; `tokio::process` would race the reaper for the app's status.
+//! **System calls go through `rustix`** (it needs no `unsafe` here, and other dependencies use it already).
+//! `std` can neither send a signal other than SIGKILL nor wait for children that it did not start;
+//! `tokio::process` would race the reaper for the app's status.
 //!
-//! **A sidecar that is killed with SIGKILL leaves the app running**: the way to tie them
-//! (`PR_SET_PDEATHSIG`) has to run between fork and exec, which is `unsafe`. The registry notices by the
-//! check's TTL; whoever started the sidecar has to end the rest (systemd and containers do).
+//! **A sidecar that is killed with SIGKILL leaves the app running**: `PR_SET_PDEATHSIG` would end it, but has to
+//! be set between fork and exec, which is `unsafe`. The check of the app expires by its TTL, and systemd or the
+//! container ends the app.
 
 mod app;
 mod reaper;

@@ -1,7 +1,7 @@
-//! Collects processes that have ended: the app and, where the sidecar is process 1, every orphan that
-//! the kernel hands to it. Uncollected ones stay as zombies until the process table is full.
+//! Collects processes that have ended: the app and, where the sidecar is process 1, every orphan. A process
+//! that is not collected stays as a zombie, and zombies fill the process table.
 //!
-//! It asks for any child, so nothing else in this process may wait for one of its own.
+//! It waits for any child, so nothing else in this process may wait for a child.
 
 use std::io;
 
@@ -16,13 +16,13 @@ use tracing::{debug, warn};
 pub(super) struct Reaper(Signal);
 
 impl Reaper {
-    /// Begins to listen; before the first child is started, so that no end is missed.
+    /// Starts to listen. Must come before the first child starts, so that no end is missed.
     pub(super) fn listen() -> io::Result<Self> {
         signal(SignalKind::child()).map(Self)
     }
 
-    /// Collects until `app` has ended, for ever without one. Cancel-safe: what is collected is
-    /// returned at once.
+    /// Collects until `app` has ended; without an app it never returns. Cancel-safe: it returns as soon as it
+    /// has collected the app.
     pub(super) async fn wait_for_exit(&mut self, app: Option<Pid>) -> WaitStatus {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -32,12 +32,12 @@ impl Reaper {
                     continue;
                 }
                 Err(Errno::INTR) => continue,
-                // Children that live; none at all.
+                // No child has ended, or there is no child.
                 Ok(None) | Err(Errno::CHILD) => {}
-                Err(error) => warn!(%error, "cannot ask which processes have ended"),
+                Err(error) => warn!(%error, "cannot find out which processes have ended"),
             }
             if self.0.recv().await.is_none() {
-                std::future::pending::<()>().await; // out of reach: the runtime is ours
+                std::future::pending::<()>().await; // unreachable while the runtime lives
             }
         }
     }

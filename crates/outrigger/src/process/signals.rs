@@ -1,16 +1,15 @@
-//! What the sidecar is sent, and what of it is meant for the app.
+//! The signals that the sidecar gets, and which of them the app gets.
 //!
-//! | signal | what it does |
+//! | signal | effect |
 //! |---|---|
-//! | TERM, INT, QUIT | leave in order; the app gets the same one when callers have heard |
+//! | TERM, INT, QUIT | the sidecar leaves in order; the app gets the same signal after the drain |
 //! | HUP, USR1, USR2, WINCH, ALRM, VTALRM, PROF, IO, PWR, STKFLT | passed on at once |
-//! | INT, QUIT from the terminal | the app has got it already; if it still runs when callers have heard, it gets TERM |
-//! | real-time signals | caught and named in the log: there is no way to send one on without `unsafe` |
+//! | INT, QUIT from the terminal | the app got it already; if it still runs after the drain, it gets TERM |
+//! | real-time signals | caught and named in the log: one cannot be passed on without `unsafe` |
 //!
-//! HUP is the app's here, so that a reload of the sidecar is asked for by `outrigger reload` or
-//! `POST /reload`. KILL and STOP cannot be seen; TSTP, TTIN, TTOU and CONT are the terminal's, and reach the
-//! app with the process group. What is left (SEGV, ABRT, ..) says that something is wrong with the sidecar
-//! itself.
+//! HUP goes to the app, so that only `outrigger reload` and `POST /reload` reload a sidecar with an app. KILL
+//! and STOP cannot be caught; the terminal sends TSTP, TTIN, TTOU and CONT to the whole process group, the app
+//! with it. The other signals (SEGV, ABRT, ..) are faults of the sidecar itself.
 
 use std::{
     fs::File,
@@ -23,10 +22,10 @@ use rustix::process::{Signal, getpgrp};
 use tokio::signal::unix::{self, SignalKind, signal};
 use tracing::warn;
 
-/// Those that ask to leave.
+/// Signals that ask the sidecar to leave.
 const SHUTDOWN_SIGNALS: [Signal; 3] = [Signal::TERM, Signal::INT, Signal::QUIT];
 
-/// Those that are the app's alone. Each would end the sidecar, but for WINCH.
+/// Signals for the app alone. Uncaught, each but WINCH would end the sidecar.
 const FORWARDED_SIGNALS: [Signal; 10] = [
     Signal::HUP,
     Signal::USR1,
@@ -40,19 +39,19 @@ const FORWARDED_SIGNALS: [Signal; 10] = [
     Signal::STKFLT,
 ];
 
-/// Numbers of real-time signals. The C library keeps the first ones for itself, and refuses them.
+/// Numbers of real-time signals. The C library reserves the first ones and refuses a handler for them.
 const REAL_TIME_SIGNALS: std::ops::RangeInclusive<i32> = 32..=64;
 
-/// What a signal means.
+/// What the sidecar does on a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SignalAction {
-    /// Leave; in its turn the app gets this one.
+    /// Leave in order; the app gets this signal after the drain.
     ShutDown(Signal),
-    /// The app gets it now.
+    /// Pass this signal on to the app now.
     Forward(Signal),
 }
 
-/// All of them, from now on: none ends the sidecar by itself any more.
+/// Catches every signal above: none ends the sidecar by itself any more.
 #[derive(Debug)]
 pub(super) struct SignalListener {
     known: Vec<(SignalAction, unix::Signal)>,
@@ -61,19 +60,19 @@ pub(super) struct SignalListener {
 
 impl SignalListener {
     pub(super) fn listen() -> io::Result<Self> {
-        let meanings = SHUTDOWN_SIGNALS
+        let actions = SHUTDOWN_SIGNALS
             .map(SignalAction::ShutDown)
             .into_iter()
             .chain(FORWARDED_SIGNALS.map(SignalAction::Forward));
-        let known = meanings.map(|meaning| {
-            let (SignalAction::ShutDown(of) | SignalAction::Forward(of)) = meaning;
-            Ok((meaning, signal(SignalKind::from_raw(of.as_raw()))?))
+        let known = actions.map(|action| {
+            let (SignalAction::ShutDown(of) | SignalAction::Forward(of)) = action;
+            Ok((action, signal(SignalKind::from_raw(of.as_raw()))?))
         });
         let real_time = REAL_TIME_SIGNALS.filter_map(|n| Some((n, signal(SignalKind::from_raw(n)).ok()?)));
         Ok(Self { known: known.collect::<io::Result<_>>()?, real_time: real_time.collect() })
     }
 
-    /// The next one. Cancel-safe.
+    /// The action for the next signal. Cancel-safe.
     pub(super) async fn next(&mut self) -> SignalAction {
         match poll_fn(|cx| self.poll(cx)).await {
             SignalAction::ShutDown(signal @ (Signal::INT | Signal::QUIT)) => {
@@ -89,26 +88,27 @@ impl SignalListener {
                 warn!(signal = *number, "a real-time signal cannot be passed on to the app, ignoring it");
             }
         }
-        let ready = self.known.iter_mut().find_map(|(meaning, stream)| match stream.poll_recv(cx) {
-            Poll::Ready(Some(())) => Some(*meaning),
+        let ready = self.known.iter_mut().find_map(|(action, stream)| match stream.poll_recv(cx) {
+            Poll::Ready(Some(())) => Some(*action),
             Poll::Ready(None) | Poll::Pending => None,
         });
         ready.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
-/// What the app gets when callers have heard.
+/// The signal for the app after the drain.
 fn signal_for_app(signal: Signal, terminal: bool) -> Signal {
     if terminal { Signal::TERM } else { signal }
 }
 
-/// Whether the terminal would have sent it: to the whole process group, the app with it.
+/// Whether the process group is in the terminal's foreground, so that the terminal sends its signals to the app,
+/// too.
 fn in_foreground_group() -> bool {
     File::open("/dev/tty")
         .is_ok_and(|tty| rustix::termios::tcgetpgrp(tty).is_ok_and(|group| group == getpgrp()))
 }
 
-/// The name for logs.
+/// The name of the signal, for logs.
 pub(super) fn signal_name(signal: Signal) -> &'static str {
     [
         (Signal::TERM, "SIGTERM"),
@@ -136,14 +136,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_signal_that_is_sent_or_received_has_a_name() {
+    fn every_signal_has_a_name() {
         for signal in SHUTDOWN_SIGNALS.into_iter().chain(FORWARDED_SIGNALS).chain([Signal::KILL]) {
             assert!(signal_name(signal).starts_with("SIG"), "{signal:?}");
         }
     }
 
     #[test]
-    fn what_the_terminal_has_sent_already_becomes_term() {
+    fn a_signal_from_the_terminal_becomes_term() {
         assert_eq!(signal_for_app(Signal::INT, true), Signal::TERM);
         assert_eq!(signal_for_app(Signal::INT, false), Signal::INT);
     }

@@ -1,66 +1,66 @@
-//! What happens when, while an app runs under the sidecar: a pure table. An event comes in, the next
-//! state and what is to be done come out; no process, no clock.
+//! The states of an app that runs under the sidecar: a pure table from state and event to the next state and
+//! the actions. No process, no clock.
 //!
 //! ```text
-//! Running ──asked to leave──→ Draining ──callers have heard──→ Stopping ──out of patience──→ Killed
-//!    │ ↑                         │          (or asked again)       │        (or asked again)    │
-//!    │ └─pause over─ Pausing     └──────────── app ended ──────────┴────────────────────────────┴→ Over
-//!    └──app ended──────┴─→ (or Over, with on_app_exit: exit)
+//! Running ──stop requested──→ Draining ──propagated──→ Stopping ──timer expired──→ Killed
+//!    │ ↑                            │   (or requested again) │   (or requested again)   │
+//!    │ └─timer expired─ BackingOff  └────── app exited ──────┴──────────────────────────┴→ Finished
+//!    └──app exited──────────┴─→ (or Finished, with on_app_exit: exit)
 //! ```
 //!
-//! Outbound is open in every state but Over: an app that is shutting down may have calls to make.
+//! Outbound is open in every state but Finished, because an app that shuts down may still call other services.
 
 use outrigger_config::OnAppExit;
 
-/// Where the app stands.
+/// The state of the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ProcessState {
-    /// It runs.
+    /// The app runs.
     Running,
-    /// It ended by itself, and will be started again.
+    /// The app ended by itself, and will be started again.
     BackingOff,
-    /// It runs; callers are being told that it will not for long.
+    /// The app runs; the sidecar has left the registry and waits until callers know.
     Draining,
-    /// It was asked to end.
+    /// The app was asked to end.
     Stopping,
-    /// It was made to end.
+    /// The app was sent SIGKILL.
     Killed,
-    /// It has ended, and so does the sidecar.
+    /// The app has ended, and the sidecar ends.
     Finished,
 }
 
-/// What moves it.
+/// What changes the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ProcessEvent {
-    /// A signal that asks to leave.
+    /// A signal asked the sidecar to leave.
     StopRequested,
-    /// Callers have heard: nobody calls the app any more.
+    /// No caller calls the app any more.
     Propagated,
     /// The app has ended.
     Exited,
-    /// The pause before the next start, or the patience with an app that should end, is over.
+    /// The pause before the next start, or the time for the app to end, is over.
     TimerExpired,
 }
 
-/// What is to be done.
+/// What the supervisor does on a transition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum ProcessAction {
-    /// Leave the registry, and tell when callers have heard.
+    /// Leave the registry, and report when no caller calls the app any more.
     Drain,
-    /// Let nobody wait for callers.
+    /// End every wait for callers.
     SkipWaits,
-    /// Send the app the signal that asked to leave, and be patient.
+    /// Send the app the signal that asked to leave, and wait for its end.
     ForwardSignal,
-    /// Send the app SIGKILL, and be patient for a moment.
+    /// Send the app SIGKILL, and wait a short time for its end.
     Kill,
-    /// Tell the registry, and wait a little before the next start.
+    /// Report the app as down, and pause before the next start.
     BackOff,
     /// Start the app.
     Start,
 }
 
 impl ProcessState {
-    /// The state after `event`, and what is to be done.
+    /// The state after `event`, and the actions.
     pub(crate) fn transition(
         self,
         event: ProcessEvent,
@@ -83,7 +83,7 @@ impl ProcessState {
                 (Self::Killed, &[ProcessAction::Kill])
             }
             (Self::Stopping | Self::Killed, ProcessEvent::Exited) => (Self::Finished, &[]),
-            // Not even SIGKILL ends a process that hangs in the kernel.
+            // SIGKILL does not end a process that hangs in the kernel.
             (Self::Killed, ProcessEvent::TimerExpired) => (Self::Finished, &[]),
             (state, _) => (state, &[]),
         }
@@ -96,21 +96,21 @@ mod tests {
 
     fn run_events(on_exit: OnAppExit, events: &[ProcessEvent]) -> (ProcessState, Vec<ProcessAction>) {
         let mut state = Running;
-        let mut acts = Vec::new();
+        let mut actions = Vec::new();
         for event in events {
             let (next, then) = state.transition(*event, on_exit);
             state = next;
-            acts.extend(then);
+            actions.extend(then);
         }
-        (state, acts)
+        (state, actions)
     }
 
     #[test]
-    fn the_order_of_every_end() {
+    fn every_way_to_end_has_its_order_of_actions() {
         let exit: [(&str, &[ProcessEvent], ProcessState, &[ProcessAction]); 8] = [
-            ("an orderly one", &[StopRequested, Propagated, Exited], Finished, &[Drain, ForwardSignal]),
+            ("in order", &[StopRequested, Propagated, Exited], Finished, &[Drain, ForwardSignal]),
             ("the app ends by itself", &[Exited], Finished, &[SkipWaits]),
-            ("it ends while callers are told", &[StopRequested, Exited], Finished, &[Drain, SkipWaits]),
+            ("it ends during the drain", &[StopRequested, Exited], Finished, &[Drain, SkipWaits]),
             (
                 "it does not end",
                 &[StopRequested, Propagated, TimerExpired, Exited],
@@ -136,14 +136,14 @@ mod tests {
                 &[Drain, SkipWaits, ForwardSignal, Kill],
             ),
             (
-                "asked after callers heard",
+                "asked after the drain",
                 &[StopRequested, Propagated, StopRequested, Exited],
                 Finished,
                 &[Drain, ForwardSignal, Kill],
             ),
         ];
-        for (what, events, state, acts) in exit {
-            assert_eq!(run_events(OnAppExit::Exit, events), (state, acts.to_vec()), "{what}");
+        for (what, events, state, actions) in exit {
+            assert_eq!(run_events(OnAppExit::Exit, events), (state, actions.to_vec()), "{what}");
         }
         let restart: [(&str, &[ProcessEvent], ProcessState, &[ProcessAction]); 4] = [
             ("restarted", &[Exited, TimerExpired], Running, &[BackOff, Start]),
@@ -156,36 +156,36 @@ mod tests {
             ("asked in the pause", &[Exited, StopRequested], Finished, &[BackOff, SkipWaits]),
             ("not restarted while leaving", &[StopRequested, Exited], Finished, &[Drain, SkipWaits]),
         ];
-        for (what, events, state, acts) in restart {
-            assert_eq!(run_events(OnAppExit::Restart, events), (state, acts.to_vec()), "{what}");
+        for (what, events, state, actions) in restart {
+            assert_eq!(run_events(OnAppExit::Restart, events), (state, actions.to_vec()), "{what}");
         }
     }
 
     #[test]
-    fn the_app_is_signalled_only_after_the_registry_was_told_and_killed_only_after_it_was_asked() {
-        // Every story of six events.
+    fn the_app_is_signalled_only_after_the_drain_and_killed_only_after_the_signal() {
+        // Every sequence of six events.
         let events = [StopRequested, Propagated, Exited, TimerExpired];
         for n in 0..events.len().pow(6) {
-            let story_of: Vec<_> = (0..6).map(|at| events[n / events.len().pow(at) % events.len()]).collect();
+            let sequence: Vec<_> = (0..6).map(|at| events[n / events.len().pow(at) % events.len()]).collect();
             for on_exit in [OnAppExit::Exit, OnAppExit::Restart] {
-                let (_, acts) = run_events(on_exit, &story_of);
-                let at = |act| acts.iter().position(|each| *each == act);
+                let (_, actions) = run_events(on_exit, &sequence);
+                let at = |act| actions.iter().position(|each| *each == act);
                 assert!(
-                    at(ForwardSignal).is_none_or(|pass| at(Drain).is_some_and(|drain| drain < pass)),
-                    "{acts:?}"
+                    at(ForwardSignal).is_none_or(|signal| at(Drain).is_some_and(|drain| drain < signal)),
+                    "{actions:?}"
                 );
                 assert!(
-                    at(Kill).is_none_or(|kill| at(ForwardSignal).is_some_and(|pass| pass < kill)),
-                    "{acts:?}"
+                    at(Kill).is_none_or(|kill| at(ForwardSignal).is_some_and(|signal| signal < kill)),
+                    "{actions:?}"
                 );
-                let asked = at(Drain).unwrap_or(acts.len());
-                assert!(!acts[asked..].contains(&Start), "{acts:?}");
+                let asked = at(Drain).unwrap_or(actions.len());
+                assert!(!actions[asked..].contains(&Start), "{actions:?}");
             }
         }
     }
 
     #[test]
-    fn nothing_follows_the_end() {
+    fn no_event_changes_the_finished_state() {
         for event in [StopRequested, Propagated, Exited, TimerExpired] {
             assert_eq!(Finished.transition(event, OnAppExit::Restart), (Finished, &[][..]));
         }

@@ -1,4 +1,4 @@
-//! Walks the table of [`super::order`]: one task, one loop, one app.
+//! Runs the table of [`super::state`]: one task, one loop, one app.
 
 use std::{ffi::OsString, io, time::Duration};
 
@@ -16,29 +16,29 @@ use super::{
 };
 use crate::App;
 
-/// Pauses before the app is started again. Half of each ceiling is certain, so that an app that ends at
-/// once does not cost a core.
+/// Pauses before the app is started again. At least half of each longest pause is waited, so that an app that
+/// ends at once does not use a whole core.
 const RESTART_BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(30) };
 
-/// An app that ran this long has settled: the next pause is the first one again.
+/// After a run of this length the next pause is the shortest again.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 
 /// Longest wait for the end of an app that was sent SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How it went.
+/// How the app ended.
 #[derive(Debug)]
 pub(crate) enum AppExit {
-    /// The app ended, or never started because the sidecar was asked to leave first: the code to exit with.
+    /// The exit code of the app; 0 when the sidecar was asked to leave before the app started.
     Code(u8),
-    /// It could not be started.
+    /// The app could not be started.
     SpawnFailed(SpawnError),
 }
 
-/// Starts the app once `sidecar` carries requests, and keeps it until it has ended for good. The sidecar
-/// is left running, so that the caller shuts it down: nobody needs it any more.
+/// Starts the app once `sidecar` carries requests, and supervises it until it has ended for good. The sidecar
+/// still runs then: the caller shuts it down.
 ///
-/// An app that was asked to end is waited for `drain.timeout`.
+/// An app that was asked to end has `drain.timeout` to do so.
 ///
 /// # Errors
 /// When the system refuses to install a signal handler.
@@ -69,14 +69,14 @@ pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result
     Ok(AppExit::Code(supervisor.run().await))
 }
 
-/// Until the sidecar carries requests; a signal that asked to leave before that.
+/// Waits until the sidecar carries requests. `Some`: a signal asked to leave before that.
 async fn signal_before_start(sidecar: &App, signals: &mut SignalListener) -> Option<Signal> {
     loop {
         tokio::select! {
             () = sidecar.ready_to_route() => return None,
             signal = signals.next() => match signal {
                 SignalAction::ShutDown(signal) => return Some(signal),
-                SignalAction::Forward(_) => {} // nobody is there to get it
+                SignalAction::Forward(_) => {} // the app does not run yet
             },
         }
     }
@@ -87,15 +87,15 @@ struct Supervisor<'a> {
     program: AppCommand,
     signals: SignalListener,
     reaper: Reaper,
-    /// Absent while it does not run.
+    /// The running app and its start.
     app: Option<(AppProcess, Instant)>,
-    /// What the app last ended with.
+    /// The last exit code of the app.
     exit_code: u8,
     /// The signal that asked to leave.
     shutdown_signal: Signal,
-    /// When the pause or the patience is over.
+    /// When the timer of the current state expires.
     deadline: Option<Instant>,
-    /// Runs in a row that did not last.
+    /// Runs in a row that were shorter than [`STABLE_AFTER`].
     short_runs: u32,
 }
 
@@ -104,12 +104,12 @@ impl Supervisor<'_> {
         let mut state = ProcessState::Running;
         while state != ProcessState::Finished {
             let event = self.next_event(state).await;
-            let (next, acts) = state.transition(event, self.sidecar.on_app_exit());
-            debug!(?state, ?event, ?next, "the app's life");
+            let (next, actions) = state.transition(event, self.sidecar.on_app_exit());
+            debug!(?state, ?event, ?next, "app state");
             state = next;
-            for act in acts {
-                // A start that failed is an app that ended at once.
-                if let Err(error) = self.perform_action(*act) {
+            for action in actions {
+                // A failed start counts as an app that ended at once.
+                if let Err(error) = self.perform_action(*action) {
                     warn!(%error, "the app could not be started again");
                     state = state.transition(ProcessEvent::Exited, OnAppExit::Restart).0;
                     self.schedule_restart();
@@ -123,7 +123,7 @@ impl Supervisor<'_> {
         loop {
             let app = self.app.as_ref().map(|(process, _)| process.pid());
             let limit = self.deadline;
-            let time_is_up = async { sleep_until(limit.unwrap_or_else(Instant::now)).await };
+            let timer = async { sleep_until(limit.unwrap_or_else(Instant::now)).await };
             tokio::select! {
                 status = self.reaper.wait_for_exit(app) => {
                     self.exit_code = exit_code(status);
@@ -132,7 +132,7 @@ impl Supervisor<'_> {
                     return ProcessEvent::Exited;
                 }
                 () = self.sidecar.drain(), if state == ProcessState::Draining => return ProcessEvent::Propagated,
-                () = time_is_up, if limit.is_some() => {
+                () = timer, if limit.is_some() => {
                     self.deadline = None;
                     return ProcessEvent::TimerExpired;
                 }
@@ -148,9 +148,9 @@ impl Supervisor<'_> {
         }
     }
 
-    fn perform_action(&mut self, act: ProcessAction) -> Result<(), SpawnError> {
-        match act {
-            // What is waited for in `event`.
+    fn perform_action(&mut self, action: ProcessAction) -> Result<(), SpawnError> {
+        match action {
+            // `next_event` waits for it.
             ProcessAction::Drain => {}
             ProcessAction::SkipWaits => self.sidecar.skip_waits(),
             ProcessAction::ForwardSignal => {
@@ -160,7 +160,7 @@ impl Supervisor<'_> {
             ProcessAction::Kill => {
                 warn!("the app has not ended, killing it");
                 self.send_signal(Signal::KILL);
-                self.exit_code = 128 + 9; // should it not even end from that
+                self.exit_code = 128 + 9; // stays, if the app does not end even so
                 self.deadline = Some(Instant::now() + KILL_TIMEOUT);
             }
             ProcessAction::BackOff => self.schedule_restart(),
@@ -182,8 +182,8 @@ impl Supervisor<'_> {
         if self.app.take().is_some_and(|(_, since)| since.elapsed() >= STABLE_AFTER) {
             self.short_runs = 0;
         }
-        let ceiling = RESTART_BACKOFF.max_pause(self.short_runs);
-        let pause = ceiling / 2 + RESTART_BACKOFF.pause(self.short_runs, fastrand::u64(..)) / 2;
+        let longest = RESTART_BACKOFF.max_pause(self.short_runs);
+        let pause = longest / 2 + RESTART_BACKOFF.pause(self.short_runs, fastrand::u64(..)) / 2;
         self.short_runs = self.short_runs.saturating_add(1);
         warn!(code = self.exit_code, ?pause, "starting the app again");
         self.deadline = Some(Instant::now() + pause);

@@ -7,7 +7,7 @@
 //! | `routes` | which path shows which page |
 //! | `pages` | what each page shows |
 //!
-//! It decides nothing. Three pages change something: `POST /drain` begins the drain, `POST /maintenance` orders
+//! Three pages change something: `POST /drain` begins the drain, `POST /maintenance` orders
 //! maintenance, `POST /reload` orders a reload.
 
 mod guard;

@@ -1,15 +1,15 @@
-//! Each page of the admin side.
+//! The routes of the admin side.
 //!
-//! | page | what it says |
+//! | page | what it does |
 //! |---|---|
 //! | `GET /metrics` | Prometheus' text format |
 //! | `GET /healthz` | 200 while the process is alive |
-//! | `GET /readyz` | 200 when ready, else 503, with what is missing; and from where what is known comes |
-//! | `GET /services` | what is known of each service and how it is called; text with `?format=text` |
+//! | `GET /readyz` | 200 when ready, else 503, with what is missing; and the state of the registry's answers |
+//! | `GET /services` | the state of each service, its calls and its instances; text with `?format=text` |
 //! | `GET /config` | every setting and where it comes from, secrets hidden |
-//! | `POST /maintenance?enable=true&reason=..` | take the app out of service; `enable=false` back; `GET` says how it stands |
+//! | `POST /maintenance?enable=true&reason=..` | take the app out of service; `enable=false` back; `GET` shows the state |
 //! | `POST /reload` | read the settings again: what changed, or every problem (422) |
-//! | `POST /drain` | leave the registry, keep routing; `GET /drain` says how far that is |
+//! | `POST /drain` | leave the registry, keep routing; `GET /drain` shows the progress |
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -45,14 +45,14 @@ use crate::{
 /// Largest request body, bytes. No page reads one.
 const MAX_BODY: usize = 64 * 1024;
 
-/// Longest reason of an order, bytes.
+/// Longest reason of a maintenance request, bytes.
 const MAX_REASON: usize = 512;
 
-/// The parts that the pages ask.
+/// What the pages need from the parts of the sidecar.
 pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
-    /// How each service is called.
+    /// The state of each cluster.
     fn clusters(&self) -> Vec<ClusterStatus>;
-    /// What the registry says of each service.
+    /// The state of each watched service.
     fn services(&self) -> Vec<ServiceStatus>;
     /// Requests under way.
     fn in_flight(&self) -> usize;
@@ -62,7 +62,7 @@ pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
     fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadResult> + Send>>;
 }
 
-/// Everything that the pages show.
+/// What the pages show.
 #[derive(Debug, Clone)]
 pub(crate) struct AdminState {
     pub(crate) lifecycle: LifecycleHandle,
@@ -70,8 +70,8 @@ pub(crate) struct AdminState {
     pub(crate) backend: Arc<dyn AdminBackend>,
 }
 
-/// All pages, for the machine itself.
-pub(crate) fn admin_router(pages: AdminState, own: AllowedHosts) -> Router {
+/// All pages, for this machine.
+pub(crate) fn admin_router(state: AdminState, allowed: AllowedHosts) -> Router {
     let router = common_routes()
         .route("/", get(index))
         .route("/services", get(services))
@@ -79,13 +79,13 @@ pub(crate) fn admin_router(pages: AdminState, own: AllowedHosts) -> Router {
         .route("/maintenance", get(maintenance).post(set_maintenance))
         .route("/reload", post(reload))
         .route("/drain", get(drain).post(begin_drain))
-        .layer(middleware::from_fn_with_state(own, check_request));
-    with_layers(router).with_state(pages)
+        .layer(middleware::from_fn_with_state(allowed, check_request));
+    with_layers(router).with_state(state)
 }
 
 /// Metrics and health, for the network.
-pub(crate) fn metrics_router(pages: AdminState) -> Router {
-    with_layers(common_routes()).with_state(pages)
+pub(crate) fn metrics_router(state: AdminState) -> Router {
+    with_layers(common_routes()).with_state(state)
 }
 
 fn common_routes() -> Router<AdminState> {
@@ -112,26 +112,26 @@ async fn index() -> Html<&'static str> {
         "<!doctype html><title>outrigger</title><h1>outrigger ",
         env!("CARGO_PKG_VERSION"),
         "</h1><ul>",
-        "<li><a href=\"/services?format=text\">/services</a> what is known and how it is called",
+        "<li><a href=\"/services?format=text\">/services</a> the services, their calls and their instances",
         "<li><a href=\"/metrics\">/metrics</a> for Prometheus",
-        "<li><a href=\"/healthz\">/healthz</a> the process is alive",
+        "<li><a href=\"/healthz\">/healthz</a> 200 while the process is alive",
         "<li><a href=\"/readyz\">/readyz</a> ready, or what is missing",
-        "<li><a href=\"/config\">/config</a> every setting and where it comes from",
-        "<li><a href=\"/maintenance\">/maintenance</a> whether the app is taken out of service by hand; ",
-        "<code>outrigger maintenance on</code> does",
-        "<li>/reload <code>outrigger reload</code> has the settings read again",
-        "<li><a href=\"/drain\">/drain</a> how far leaving is; ",
+        "<li><a href=\"/config\">/config</a> every setting and its origin",
+        "<li><a href=\"/maintenance\">/maintenance</a> whether the app is in maintenance; ",
+        "<code>outrigger maintenance on</code> takes it out of service",
+        "<li>/reload <code>outrigger reload</code> reads the settings again",
+        "<li><a href=\"/drain\">/drain</a> the progress of the drain; ",
         "<code>curl -X POST -H 'x-outrigger-admin: 1' localhost:7079/drain</code> begins it",
         "</ul>\n",
     ))
 }
 
-async fn metrics(State(pages): State<AdminState>) -> Response {
-    match TextEncoder::new().encode_to_string(&pages.metrics.gather()) {
+async fn metrics(State(state): State<AdminState>) -> Response {
+    match TextEncoder::new().encode_to_string(&state.metrics.gather()) {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            error!(%error, "the metrics could not be written");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n").into_response()
+            error!(%error, "the metrics could not be encoded");
+            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be encoded\n").into_response()
         }
     }
 }
@@ -140,18 +140,18 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-async fn readyz(State(pages): State<AdminState>) -> Response {
-    let readiness = Readiness::of(&pages.lifecycle, &pages.backend.services());
+async fn readyz(State(state): State<AdminState>) -> Response {
+    let readiness = Readiness::of(&state.lifecycle, &state.backend.services());
     let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }
 
 async fn services(
-    State(pages): State<AdminState>,
+    State(state): State<AdminState>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Response {
-    let services = ServicesPage::merge(pages.backend.clusters(), pages.backend.services());
+    let services = ServicesPage::merge(state.backend.clusters(), state.backend.services());
     let asks_text = query.is_some_and(|query| query.split('&').any(|pair| pair == "format=text"));
     let accepts_text = headers
         .get(header::ACCEPT)
@@ -164,24 +164,24 @@ async fn services(
     }
 }
 
-async fn config(State(pages): State<AdminState>) -> String {
-    pages.backend.config().to_string()
+async fn config(State(state): State<AdminState>) -> String {
+    state.backend.config().to_string()
 }
 
-async fn drain(State(pages): State<AdminState>) -> Json<DrainStatus> {
-    Json(DrainStatus::of(&pages.lifecycle, pages.backend.in_flight()))
+async fn drain(State(state): State<AdminState>) -> Json<DrainStatus> {
+    Json(DrainStatus::of(&state.lifecycle, state.backend.in_flight()))
 }
 
-async fn begin_drain(State(pages): State<AdminState>) -> Response {
-    info!("asked to drain");
-    pages.lifecycle.begin_drain();
-    let status = DrainStatus::of(&pages.lifecycle, pages.backend.in_flight());
+async fn begin_drain(State(state): State<AdminState>) -> Response {
+    info!("drain requested");
+    state.lifecycle.begin_drain();
+    let status = DrainStatus::of(&state.lifecycle, state.backend.in_flight());
     (StatusCode::ACCEPTED, Json(status)).into_response()
 }
 
-async fn maintenance(State(pages): State<AdminState>) -> Json<MaintenanceStatus> {
-    let error = pages.lifecycle.refresh_maintenance().await.err();
-    Json(MaintenanceStatus::of(&pages.lifecycle, error))
+async fn maintenance(State(state): State<AdminState>) -> Json<MaintenanceStatus> {
+    let error = state.lifecycle.refresh_maintenance().await.err();
+    Json(MaintenanceStatus::of(&state.lifecycle, error))
 }
 
 /// The query of `POST /maintenance`.
@@ -192,17 +192,17 @@ struct MaintenanceQuery {
     reason: Option<String>,
 }
 
-async fn set_maintenance(State(pages): State<AdminState>, Query(asked): Query<MaintenanceQuery>) -> Response {
-    let reason = asked.reason.filter(|reason| !reason.is_empty());
+async fn set_maintenance(State(state): State<AdminState>, Query(query): Query<MaintenanceQuery>) -> Response {
+    let reason = query.reason.filter(|reason| !reason.is_empty());
     if reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
         return (StatusCode::BAD_REQUEST, format!("a reason has at most {MAX_REASON} bytes\n"))
             .into_response();
     }
-    let order = match (asked.enable, reason) {
+    let request = match (query.enable, reason) {
         (true, reason) => MaintenanceRequest::On(reason.unwrap_or_else(|| "outrigger maintenance".into())),
         (false, _) => MaintenanceRequest::Off,
     };
-    let refused = pages.lifecycle.request_maintenance(order).await.err();
+    let refused = state.lifecycle.request_maintenance(request).await.err();
     let status = match &refused {
         None => StatusCode::OK,
         Some(lifecycle::MaintenanceError::NothingToRegister | lifecycle::MaintenanceError::Leaving) => {
@@ -210,13 +210,13 @@ async fn set_maintenance(State(pages): State<AdminState>, Query(asked): Query<Ma
         }
         Some(lifecycle::MaintenanceError::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
     };
-    (status, Json(MaintenanceStatus::of(&pages.lifecycle, refused.map(|refused| refused.to_string()))))
+    (status, Json(MaintenanceStatus::of(&state.lifecycle, refused.map(|refused| refused.to_string()))))
         .into_response()
 }
 
-async fn reload(State(pages): State<AdminState>) -> Response {
-    info!("asked to reload");
-    let outcome = pages.backend.reload().await;
+async fn reload(State(state): State<AdminState>) -> Response {
+    info!("reload requested");
+    let outcome = state.backend.reload().await;
     let status = match &outcome {
         Ok(_) => StatusCode::OK,
         Err(ReloadError::Problems(_)) => StatusCode::UNPROCESSABLE_ENTITY,

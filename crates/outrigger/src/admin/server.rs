@@ -34,7 +34,7 @@ const MAX_HEAD: usize = 64 * 1024;
 /// Longest wait at the stop for the answers under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// An address of the admin side that cannot be listened on.
+/// Why the admin side cannot listen on an address.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} cannot {source}")]
 pub(crate) struct ListenError {
@@ -42,7 +42,7 @@ pub(crate) struct ListenError {
     source: BindError,
 }
 
-/// Listening sockets that nothing is accepted from yet.
+/// Bound listeners that do not accept yet.
 #[derive(Debug)]
 pub(crate) struct BoundListeners(Vec<TcpListener>);
 

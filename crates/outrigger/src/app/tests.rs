@@ -90,7 +90,7 @@ async fn an_app_is_registered_drained_and_gone() {
     assert_eq!(get(registry.addr(), "GET /v1/health/service/orders").await.1.trim(), "[]");
     assert_eq!(get(admin, "GET /readyz").await.0, 503);
     assert!(get(admin, "GET /drain").await.1.contains("\"safe_to_stop\":true"));
-    // It still carries requests: the answer is the sidecar's own, for nobody is registered any more.
+    // It still carries requests: the sidecar itself answers 404, because no instance is registered any more.
     assert_eq!(get(app.outbound_addrs()[0], "GET /svc/orders/").await.0, 404);
 
     let outbound = app.outbound_addrs()[0];
@@ -102,7 +102,7 @@ async fn an_app_is_registered_drained_and_gone() {
     registry.shutdown().await;
 }
 
-/// For how long an app that leaves was seen as critical before it was gone; `None`: never.
+/// How long an app that leaves was critical in the registry before it was gone; `None`: never.
 async fn time_shown_as_critical() -> Option<Duration> {
     let registry = registry().await;
     let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -133,8 +133,8 @@ async fn time_shown_as_critical() -> Option<Duration> {
 }
 
 #[tokio::test]
-async fn who_leaves_is_shown_as_critical_before_it_is_gone() {
-    // Half of what it is shown for, and more than once: the machine may be busy, and who looks be late.
+async fn an_app_that_leaves_is_critical_before_it_is_gone() {
+    // Half of the real time, and several tries, because a busy machine may delay the observer.
     for _ in 0..5 {
         if time_shown_as_critical().await >= Some(Duration::from_millis(250)) {
             return;
@@ -144,7 +144,7 @@ async fn who_leaves_is_shown_as_critical_before_it_is_gone() {
 }
 
 #[tokio::test]
-async fn what_somebody_took_out_for_maintenance_stays_out_when_its_registration_is_corrected() {
+async fn maintenance_at_the_registry_survives_a_corrected_registration() {
     let registry = registry().await;
     let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = local.local_addr().unwrap().port();
@@ -176,7 +176,7 @@ async fn what_somebody_took_out_for_maintenance_stays_out_when_its_registration_
 }
 
 #[tokio::test]
-async fn an_app_that_is_not_there_is_why_it_is_not_ready() {
+async fn readyz_names_the_app_that_does_not_listen() {
     let registry = registry().await;
     let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = local.local_addr().unwrap().port();
@@ -200,7 +200,7 @@ async fn an_app_that_is_not_there_is_why_it_is_not_ready() {
 }
 
 #[tokio::test]
-async fn an_occupied_port_is_named_whichever_listener_it_is() {
+async fn an_occupied_port_is_named_for_every_listener() {
     let registry = registry().await;
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = taken.local_addr().unwrap();
@@ -220,7 +220,7 @@ async fn an_occupied_port_is_named_whichever_listener_it_is() {
 }
 
 #[tokio::test]
-async fn an_unreachable_registry_is_no_reason_not_to_start() {
+async fn a_sidecar_starts_without_a_reachable_registry() {
     let gone = registry().await;
     let addr = gone.addr();
     gone.shutdown().await;
@@ -231,7 +231,7 @@ async fn an_unreachable_registry_is_no_reason_not_to_start() {
 }
 
 #[tokio::test]
-async fn a_file_of_instances_that_is_not_there_is_an_error_that_names_it() {
+async fn a_missing_file_of_instances_is_an_error_that_names_it() {
     let config = Config { registry: Registry::File("/no/such/services.yaml".into()), ..Config::default() };
     let error = start(config).unwrap_err();
     assert!(!error.is_bind_error());
@@ -239,7 +239,7 @@ async fn a_file_of_instances_that_is_not_there_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_token_file_that_is_not_there_is_an_error_that_names_it_and_says_so_of_the_start() {
+async fn a_missing_token_file_is_an_error_that_names_it_and_the_start() {
     let registry = registry().await;
     let mut config = config(registry.addr());
     let Registry::Consul(consul) = &mut config.registry else { unreachable!() };
@@ -251,7 +251,7 @@ async fn a_token_file_that_is_not_there_is_an_error_that_names_it_and_says_so_of
 }
 
 #[test]
-fn at_most_two_threads_unless_told_otherwise() {
+fn auto_is_at_most_two_threads() {
     assert!(matches!(proxy_workers(WorkerThreads::Auto), Workers::Threads(1..=2)));
     assert_eq!(proxy_workers(WorkerThreads::Count(7)), Workers::Threads(7));
 }

@@ -127,7 +127,7 @@ async fn run_without_app(inputs: StartInputs) -> Result<(), CommandError> {
 async fn reload_on_hangup(app: &App, hangup: &mut Hangup) -> Infallible {
     loop {
         hangup.next().await;
-        info!(signal = "SIGHUP", "asked to reload");
+        info!(signal = "SIGHUP", "reload requested");
         let _ = app.reload().await;
     }
 }

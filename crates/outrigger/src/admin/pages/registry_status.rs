@@ -1,6 +1,6 @@
-//! What `/readyz` says of the registry: whether what is served comes from its answers, or from before
-//! a restart, or from before it fell silent. None of it makes a sidecar less ready: it carries requests
-//! by what is known, and that is what it is there for.
+//! The registry's part of `/readyz`: whether the services in use come from its answers, from before a restart,
+//! or from before the registry stopped answering. None of this makes a sidecar less ready, because it carries
+//! requests with the instances that it knows.
 
 use outrigger_config::format_coarse_duration;
 use outrigger_discovery::{Knowledge, ServiceStatus};
@@ -9,14 +9,14 @@ use serde::Serialize;
 /// The registry's part of `/readyz`.
 #[derive(Debug, Serialize)]
 pub(crate) struct RegistryStatus {
-    /// No watched service is without an answer of the registry's in this life of the process.
+    /// The registry has answered for every watched service since the process started.
     answered: bool,
-    /// Services that are served from before the restart.
+    /// Services whose instances come from before the restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     remembered: Vec<CachedService>,
-    /// Why the last question about any service failed.
+    /// Why the last query for a service failed; the first such service.
     error: Option<String>,
-    /// All of that for people.
+    /// The same as sentences.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
 }
@@ -24,7 +24,7 @@ pub(crate) struct RegistryStatus {
 #[derive(Debug, Serialize)]
 struct CachedService {
     service: String,
-    /// Since the registry last confirmed it.
+    /// Time since the registry last confirmed it.
     age_ms: u128,
 }
 
@@ -33,7 +33,7 @@ impl RegistryStatus {
         let remembered: Vec<_> =
             with_knowledge(services, Knowledge::Remembered).map(cached_service).collect();
         let error = services.iter().find_map(|service| service.error.clone());
-        let because = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        let suffix = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         let mut notes = Vec::new();
         if let Some(oldest) =
             with_knowledge(services, Knowledge::Remembered).filter_map(|one| one.confirmed_ago).max()
@@ -41,7 +41,7 @@ impl RegistryStatus {
             let (count, age) = (remembered.len(), format_coarse_duration(oldest));
             notes.push(format!(
                 "{count} services are served from before the restart, the oldest {age} old; \
-                 the registry does not answer{because}"
+                 the registry does not answer{suffix}"
             ));
         }
         let failing = with_knowledge(services, Knowledge::Answered).filter(|service| service.failures > 0);
@@ -49,7 +49,7 @@ impl RegistryStatus {
             let (count, age) = (failing.count(), format_coarse_duration(longest));
             notes.push(format!(
                 "{count} services are served from the last answers, the oldest {age} old; \
-                 the registry does not answer now{because}"
+                 the registry does not answer now{suffix}"
             ));
         }
         let answered = services.iter().all(|service| service.knowledge == Knowledge::Answered);
@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
 
-    fn service(name: &str, knowledge: Knowledge, heard_ago: u64, failures: u32) -> ServiceStatus {
+    fn service(name: &str, knowledge: Knowledge, confirmed_ago: u64, failures: u32) -> ServiceStatus {
         ServiceStatus {
             query: Query { service: name.into(), datacenter: None },
             reason: WatchReason::Declared,
@@ -89,7 +89,7 @@ mod tests {
             version: 1,
             instances: InstanceCounts::default(),
             learned_ago: None,
-            confirmed_ago: Some(Duration::from_millis(heard_ago)),
+            confirmed_ago: Some(Duration::from_millis(confirmed_ago)),
             index: 9,
             error: (failures > 0).then(|| "connect to 127.0.0.1:8500: refused".to_owned()),
             failures,
@@ -105,37 +105,37 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_that_answers_needs_no_words() {
+    fn a_registry_that_answers_has_no_notes() {
         for services in [&[][..], &[service("orders", Knowledge::Answered, 9, 0)]] {
             assert_eq!(status_json(services), serde_json::json!({"answered": true, "error": null}));
         }
     }
 
     #[test]
-    fn what_is_served_from_before_a_restart_is_named_with_its_age_and_the_registry_s_trouble() {
-        let heard = status_json(&[
+    fn services_from_before_the_restart_are_listed_with_their_age_and_the_registry_s_error() {
+        let status = status_json(&[
             service("orders", Knowledge::Remembered, 12_345, 3),
             service("payments", Knowledge::Remembered, 900, 0),
             service("search", Knowledge::Answered, 10, 0),
         ]);
-        assert_eq!(heard["answered"], false);
+        assert_eq!(status["answered"], false);
         assert_eq!(
-            heard["remembered"],
+            status["remembered"],
             serde_json::json!([{"service": "orders", "age_ms": 12_345}, {"service": "payments", "age_ms": 900}])
         );
         let note = "2 services are served from before the restart, the oldest 12s old; the registry does not \
                     answer: connect to 127.0.0.1:8500: refused";
-        assert_eq!(heard["notes"], serde_json::json!([note]));
+        assert_eq!(status["notes"], serde_json::json!([note]));
     }
 
     #[test]
-    fn a_registry_that_fell_silent_is_told_of_though_it_has_answered() {
-        let heard = status_json(&[
+    fn a_registry_that_answered_once_and_fails_now_has_a_note() {
+        let status = status_json(&[
             service("orders", Knowledge::Answered, 60_000, 7),
             service("search", Knowledge::Answered, 1, 0),
         ]);
-        assert_eq!((&heard["answered"], heard.get("remembered")), (&true.into(), None));
-        let note = heard["notes"][0].as_str().unwrap();
+        assert_eq!((&status["answered"], status.get("remembered")), (&true.into(), None));
+        let note = status["notes"][0].as_str().unwrap();
         assert!(note.starts_with("1 services are served from the last answers, the oldest 1m old"), "{note}");
     }
 }

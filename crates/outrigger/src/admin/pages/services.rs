@@ -1,5 +1,4 @@
-//! `/services`: what is known of each service, how it is called, and why an instance is not used; as
-//! JSON and as text. It computes nothing that a part does not know.
+//! `/services`: each service, its calls, and why an instance is not used; as JSON and as text.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -20,10 +19,10 @@ struct ServiceEntry {
     datacenter: Option<String>,
     tags: Vec<String>,
     declared: bool,
-    /// How it is called; absent where it is watched and not yet called.
+    /// Absent where the service is watched and not yet called.
     #[serde(skip_serializing_if = "Option::is_none")]
     calls: Option<CallStats>,
-    /// What the registry says; absent where it is no longer watched.
+    /// Absent where the service is no longer watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     registry: Option<WatchStatus>,
     instances: Vec<InstanceEntry>,
@@ -56,14 +55,16 @@ struct WatchStatus {
     critical: usize,
     maintenance: usize,
     known_leader: bool,
-    /// Questions in a row that failed, and why the last one did.
+    /// Queries in a row that failed.
     failed: u32,
+    /// Why the last one failed.
     error: Option<String>,
-    /// Why an empty answer may be less than the truth.
+    /// Why the registry may hide instances behind an empty answer.
     hint: Option<&'static str>,
-    /// Who is kept although the registry no longer lists it, or says that its node is lost.
+    /// Instances that are kept although the registry no longer lists them or has lost their node.
     suspects: Vec<String>,
-    /// Who answered and was believed gone not long ago.
+    /// Instances that were removed on the registry's answer alone within the last minutes, while they still
+    /// answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     believed_gone: Option<PresumedGoneStatus>,
 }
@@ -79,7 +80,7 @@ struct InstanceEntry {
     id: String,
     address: String,
     status: &'static str,
-    /// Whether requests may go to it: as the registry says, and as far as it is trusted.
+    /// Whether requests may go to it: the registry lists it as usable, and it is not ejected.
     usable: bool,
     why_not: Option<String>,
     suspect: bool,
@@ -89,13 +90,13 @@ struct InstanceEntry {
     weight: u32,
     in_flight: usize,
     connections: usize,
-    /// Of those, the ones that wait for a request.
+    /// Connections without a request.
     idle: usize,
     picks: u64,
     failures: u64,
 }
 
-/// Why it is not trusted.
+/// The ejection of an instance.
 #[derive(Debug, Serialize)]
 struct EjectionStatus {
     why: &'static str,
@@ -104,7 +105,7 @@ struct EjectionStatus {
 }
 
 impl ServicesPage {
-    /// Each cluster with the watch it hangs on, then the watches that no cluster uses; by name.
+    /// One entry per cluster with its watch, and one per watch without a cluster; sorted by name.
     pub(crate) fn merge(clusters: Vec<ClusterStatus>, watches: Vec<ServiceStatus>) -> Self {
         let watch_of = |cluster: &ClusterStatus| {
             watches.iter().find(|watch| {
@@ -139,7 +140,7 @@ impl ServicesPage {
         Self { services }
     }
 
-    /// For people: one block per service, one line per instance.
+    /// As text: one block per service, one line per instance.
     pub(crate) fn to_text(&self) -> String {
         let mut text = String::new();
         for service in &self.services {
@@ -222,7 +223,7 @@ impl WatchStatus {
         if !self.suspects.is_empty() {
             let _ = writeln!(
                 out,
-                "  {} suspects, kept against the registry's word while they answer: {}",
+                "  {} suspects, which the registry no longer lists, kept while they answer: {}",
                 self.suspects.len(),
                 self.suspects.join(", ")
             );

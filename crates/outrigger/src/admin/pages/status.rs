@@ -1,5 +1,4 @@
-//! What the smaller pages show: plain shapes filled from what the parts say of themselves. No page
-//! computes anything that a part does not know.
+//! The pages `/readyz`, `/maintenance`, `/drain` and `/reload`.
 
 use outrigger_config::SettingChange;
 use outrigger_discovery::ServiceStatus;
@@ -20,7 +19,7 @@ use crate::{
 pub(crate) struct Readiness {
     ready: bool,
     state: &'static str,
-    /// Sentences: what is not there yet.
+    /// What is missing, as sentences.
     missing: Vec<String>,
     registration: RegistrationSummary,
     registry: RegistryStatus,
@@ -31,28 +30,28 @@ struct RegistrationSummary {
     state: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
     id: String,
-    /// What the last probe of the app found.
+    /// The result of the last probe of the app.
     #[serde(skip_serializing_if = "String::is_empty")]
     app: String,
-    /// What the registry was last told about the app.
+    /// The health that the registry was last sent.
     told: Option<&'static str>,
     error: Option<String>,
-    /// Why the app is in maintenance, whoever ordered it; absent where it is not.
+    /// Why the app is in maintenance, ordered here or at the registry; absent where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     maintenance: Option<String>,
 }
 
 impl Readiness {
-    pub(crate) fn of(vitals: &LifecycleHandle, services: &[ServiceStatus]) -> Self {
-        let (state, standing) = (vitals.state(), vitals.registration_status());
-        let missing = missing_reason(state, &standing);
+    pub(crate) fn of(lifecycle: &LifecycleHandle, services: &[ServiceStatus]) -> Self {
+        let (state, status) = (lifecycle.state(), lifecycle.registration_status());
+        let missing = missing_reason(state, &status);
         let registration = RegistrationSummary {
-            state: standing.phase.label(),
-            id: standing.id,
-            app: standing.probe_detail,
-            told: standing.reported.map(health_label),
-            error: standing.error,
-            maintenance: standing.maintenance,
+            state: status.phase.label(),
+            id: status.id,
+            app: status.probe_detail,
+            told: status.reported.map(health_label),
+            error: status.error,
+            maintenance: status.maintenance,
         };
         Self {
             ready: state.is_ready(),
@@ -68,8 +67,8 @@ impl Readiness {
     }
 }
 
-fn missing_reason(state: LifecycleState, standing: &RegistrationStatus) -> Option<String> {
-    let because = |what: &str| match &standing.error {
+fn missing_reason(state: LifecycleState, status: &RegistrationStatus) -> Option<String> {
+    let with_error = |what: &str| match &status.error {
         Some(error) => format!("{what}: {error}"),
         None => what.to_owned(),
     };
@@ -78,35 +77,38 @@ fn missing_reason(state: LifecycleState, standing: &RegistrationStatus) -> Optio
         LifecycleState::Learning => {
             Some("the registry has not answered for every declared service yet".into())
         }
-        LifecycleState::Waiting if standing.phase == RegistrationPhase::AwaitingApp => {
-            let why =
-                if standing.probe_detail.is_empty() { "it is being asked" } else { &standing.probe_detail };
+        LifecycleState::Waiting if status.phase == RegistrationPhase::AwaitingApp => {
+            let why = if status.probe_detail.is_empty() {
+                "the first probe has not ended"
+            } else {
+                &status.probe_detail
+            };
             Some(format!("the local app is not healthy yet: {why}"))
         }
-        LifecycleState::Waiting => Some(because("the registry has not taken the registration yet")),
-        // An earlier run had registered it.
-        LifecycleState::Registered if standing.reported == Some(ReportedHealth::Critical) => {
-            Some(format!("the local app is not healthy yet: {}", standing.probe_detail))
+        LifecycleState::Waiting => Some(with_error("the registry has not accepted the registration yet")),
+        // The registration is one of an earlier run.
+        LifecycleState::Registered if status.reported == Some(ReportedHealth::Critical) => {
+            Some(format!("the local app is not healthy yet: {}", status.probe_detail))
         }
         LifecycleState::Registered => {
-            Some(because("the registry has not been told yet that the app is well"))
+            Some(with_error("the registry has not yet received that the app is healthy"))
         }
-        LifecycleState::Draining => Some("it is draining".into()),
-        LifecycleState::Gone => Some("it has stopped".into()),
+        LifecycleState::Draining => Some("the sidecar is draining".into()),
+        LifecycleState::Gone => Some("the sidecar has stopped".into()),
     }
 }
 
 /// `GET /maintenance`, and the answer to `POST /maintenance`.
 #[derive(Debug, Serialize)]
 pub(crate) struct MaintenanceStatus {
-    /// Whether the registry holds the app in maintenance, whoever ordered it.
+    /// Whether the app is in maintenance at the registry, ordered here or there.
     enabled: bool,
     reason: Option<String>,
-    /// What was ordered here and the registry has not taken yet.
+    /// What was ordered here and is not yet in effect at the registry.
     #[serde(skip_serializing_if = "Option::is_none")]
     ordered: Option<PendingMaintenance>,
     registration: &'static str,
-    /// Why an order was not carried out, or the registry could not be asked.
+    /// Why a request failed, or why the registry could not be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -118,16 +120,16 @@ struct PendingMaintenance {
 }
 
 impl MaintenanceStatus {
-    pub(crate) fn of(vitals: &LifecycleHandle, error: Option<String>) -> Self {
-        let standing = vitals.registration_status();
+    pub(crate) fn of(lifecycle: &LifecycleHandle, error: Option<String>) -> Self {
+        let status = lifecycle.registration_status();
         Self {
-            enabled: standing.maintenance.is_some(),
-            reason: standing.maintenance,
-            ordered: standing.pending_request.map(|order| match order {
+            enabled: status.maintenance.is_some(),
+            reason: status.maintenance,
+            ordered: status.pending_request.map(|request| match request {
                 MaintenanceRequest::On(reason) => PendingMaintenance { enable: true, reason: Some(reason) },
                 MaintenanceRequest::Off => PendingMaintenance { enable: false, reason: None },
             }),
-            registration: standing.phase.label(),
+            registration: status.phase.label(),
             error,
         }
     }
@@ -137,21 +139,21 @@ impl MaintenanceStatus {
 #[derive(Debug, Serialize)]
 pub(crate) struct DrainStatus {
     phase: &'static str,
-    /// The app may be stopped: the registry no longer lists it, and its callers have had time to hear.
+    /// The app may be stopped: the registry no longer lists it, and its callers have had time to learn of it.
     safe_to_stop: bool,
-    /// Requests of the app's own that are on their way through the sidecar.
+    /// Requests of the app that the sidecar carries now.
     in_flight: usize,
     registration: &'static str,
 }
 
 impl DrainStatus {
-    pub(crate) fn of(vitals: &LifecycleHandle, in_flight: usize) -> Self {
-        let phase = vitals.drain_phase();
+    pub(crate) fn of(lifecycle: &LifecycleHandle, in_flight: usize) -> Self {
+        let phase = lifecycle.drain_phase();
         Self {
             phase: phase.label(),
             safe_to_stop: phase.is_safe_to_stop(),
             in_flight,
-            registration: vitals.registration_status().phase.label(),
+            registration: lifecycle.registration_status().phase.label(),
         }
     }
 }
@@ -163,16 +165,16 @@ pub(crate) struct ReloadStatus {
     /// As `defaults.timeout: 15s → 5s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     changed: Option<Vec<String>>,
-    /// What was read and is not followed before a restart.
+    /// Changes that need a restart, in the same form.
     #[serde(skip_serializing_if = "Option::is_none")]
     needs_restart: Option<Vec<String>>,
-    /// As the metric of that name.
+    /// The value of the metric `outrigger_config_hash`.
     #[serde(skip_serializing_if = "Option::is_none")]
     config_hash: Option<u64>,
-    /// Why nothing was changed.
+    /// Why nothing changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// Everything that is wrong with the settings, each with its place.
+    /// Every problem in the settings, each with its place.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
 }

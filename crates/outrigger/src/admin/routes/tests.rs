@@ -1,4 +1,4 @@
-//! Every page, asked without a socket.
+//! Every page, without a socket.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn suspects() -> Arc<[InstanceId]> {
     Arc::from([InstanceId { datacenter: "dc1".into(), node: "n".into(), id: "orders-3".into() }])
 }
 
-/// Two services, and how a reload ends.
+/// Fixed services, and a fixed result of a reload.
 #[derive(Debug)]
 struct TestBackend(ReloadResult);
 
@@ -149,7 +149,7 @@ const LOCAL: (&str, &str) = ("host", "localhost:7079");
 const CHANGE: (&str, &str) = ("x-outrigger-admin", "1");
 
 #[tokio::test]
-async fn every_page_that_the_index_links_is_there() {
+async fn every_page_that_the_index_links_exists() {
     let admin = admin();
     let (status, index) = send(&admin.main, "GET /", &[LOCAL]).await;
     assert_eq!(status, 200);
@@ -209,7 +209,7 @@ async fn not_ready_names_what_is_missing_and_ready_is_200() {
 }
 
 #[tokio::test]
-async fn services_merge_what_the_registry_and_the_calls_know() {
+async fn services_merge_the_watches_and_the_clusters() {
     let admin = admin();
     let (_, body) = send(&admin.main, "GET /services", &[LOCAL]).await;
     let body: Value = serde_json::from_str(&body).unwrap();
@@ -231,7 +231,7 @@ async fn services_merge_what_the_registry_and_the_calls_know() {
 }
 
 #[tokio::test]
-async fn services_are_text_for_people() {
+async fn services_have_a_text_form() {
     let admin = admin();
     let by_query = send(&admin.main, "GET /services?format=text", &[LOCAL]).await.1;
     let by_header = send(&admin.main, "GET /services", &[LOCAL, ("accept", "text/plain")]).await.1;
@@ -241,7 +241,7 @@ async fn services_are_text_for_people() {
         "dc1/n/orders-2",
         "  not used: its check is critical",
         "         1  ejected 3s ago, the next request decides; suspect",
-        "1 suspects, kept against the registry's word while they answer: orders-3",
+        "1 suspects, which the registry no longer lists, kept while they answer: orders-3",
         "2 instances were believed gone 3s ago; they answered until then",
         "remembered from before the restart, 2s old; the registry has not answered since",
         "2s ago\n",
@@ -253,7 +253,7 @@ async fn services_are_text_for_people() {
 }
 
 #[tokio::test]
-async fn drain_needs_the_header_begins_once_and_says_when_it_is_safe() {
+async fn drain_needs_the_header_and_shows_when_it_is_safe_to_stop() {
     tokio::time::pause();
     let admin = admin();
     assert_eq!(send(&admin.main, "POST /drain", &[LOCAL]).await.0, 403);
@@ -283,14 +283,14 @@ async fn metrics_are_in_the_text_format() {
 }
 
 #[tokio::test]
-async fn wrong_methods_and_unknown_pages_say_so() {
+async fn wrong_methods_and_unknown_pages_are_refused() {
     let admin = admin();
     assert_eq!(send(&admin.main, "GET /nothing", &[LOCAL]).await.0, 404);
     assert_eq!(send(&admin.main, "POST /metrics", &[LOCAL, CHANGE]).await.0, 405);
 }
 
 #[tokio::test]
-async fn a_reload_says_what_it_changed_or_all_that_is_wrong() {
+async fn a_reload_lists_its_changes_or_every_problem() {
     let change = |key: &str, old: &str, new: &str| outrigger_config::SettingChange {
         key: key.into(),
         old: Some(old.into()),
@@ -333,7 +333,7 @@ async fn a_reload_says_what_it_changed_or_all_that_is_wrong() {
         let headers = [("host", "localhost:7079"), ("x-outrigger-admin", "1")];
         let (got, body) = send(&admin.main, "POST /reload", &headers).await;
         assert_eq!((got, serde_json::from_str::<Value>(&body).unwrap()), (status, expected));
-        assert_eq!(send(&admin.main, "POST /reload", &headers[..1]).await.0, 403, "a page of a browser");
+        assert_eq!(send(&admin.main, "POST /reload", &headers[..1]).await.0, 403, "without the header");
         assert_eq!(send(&admin.metrics_only, "POST /reload", &headers).await.0, 404, "not for the network");
     }
 }

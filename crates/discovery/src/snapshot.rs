@@ -12,7 +12,7 @@ pub struct Snapshot {
     /// Whether the registry has answered: before that, an empty list means nothing.
     pub knowledge: Knowledge,
     /// Every instance that the registry lists, including critical ones, sorted by identity, each identity
-    /// once; and the suspects, which it no longer lists but whose loss is not accepted yet
+    /// once; and the suspects, which it no longer lists and which are not accepted as lost yet
     /// ([`ServiceStatus::suspects`](crate::ServiceStatus::suspects)).
     pub instances: Arc<[Instance]>,
     /// 0 while unasked, then one more with each change. Comparable within one watch only: a service that

@@ -40,7 +40,7 @@ pub(super) struct StateFile {
     failing: bool,
 }
 
-/// The parts of a record whose change is worth a write.
+/// The parts of a record that are worth a write when they change.
 #[derive(Debug, PartialEq, Eq)]
 struct WrittenContent {
     query: Query,

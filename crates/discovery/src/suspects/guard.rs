@@ -98,7 +98,7 @@ pub(crate) struct ReviewedAnswer<'a> {
     pub(crate) now: Instant,
 }
 
-/// A suspect whose loss is now accepted.
+/// A suspect that is now accepted as lost.
 #[derive(Debug)]
 pub(crate) struct AcceptedLoss {
     /// As it was last listed.
@@ -146,7 +146,7 @@ pub(crate) struct MassLossGuard {
 /// Losses within this time count as one: an agent that was wiped deregisters its services one by one.
 const ONE_LOSS_WINDOW: Duration = Duration::from_secs(2);
 
-/// An instance whose loss alone was no mass loss.
+/// A lost instance that alone was no mass loss.
 #[derive(Debug)]
 struct RecentLoss {
     instance: Instance,
@@ -254,7 +254,7 @@ impl MassLossGuard {
         known.into()
     }
 
-    /// Removes the suspects whose loss is confirmed, or that were held for long enough; sorted.
+    /// Removes the suspects that are confirmed as lost or were held for long enough; sorted.
     fn accept_losses(
         &mut self,
         answer: &ReviewedAnswer<'_>,
@@ -275,7 +275,7 @@ impl MassLossGuard {
         accepted
     }
 
-    /// Adds the instances whose loss is not accepted yet: why, and how many.
+    /// Adds the instances that are not accepted as lost yet: why, and how many.
     fn add_suspects(
         &mut self,
         current: &[Instance],

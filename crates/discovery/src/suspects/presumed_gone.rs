@@ -1,4 +1,4 @@
-//! Instances whose loss was accepted because the registry insisted, while they still answered.
+//! Instances that were accepted as lost because the registry insisted, while they still answered.
 //!
 //! The registry may have been wrong for a long time. Errors and admin pages therefore name these
 //! instances, and the cache keeps them: a sidecar that starts while the registry is wrong treats

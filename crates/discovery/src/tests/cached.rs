@@ -1,4 +1,4 @@
-//! What was known before a restart, and how long it serves.
+//! The cached answer from before a restart, and how long it is served.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{DiskCache, Follower, Knowledge};
 
 const REGISTRY: &str = "consul http://127.0.0.1:8500";
 
-/// Where an earlier life left `orders` with these instances at index 100.
+/// A folder with a cache in which `orders` has these instances at index 100.
 async fn cache_with_orders(instances: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
@@ -19,7 +19,7 @@ async fn cache_with_orders(instances: &[&str]) -> tempfile::TempDir {
     folder
 }
 
-/// The life after it, with its first question out.
+/// Restarts with that cache; the first query is pending.
 async fn restart(folder: &tempfile::TempDir) -> (Rig, Follower, PendingQuery) {
     let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
     let follower = rig.follow("orders");
@@ -28,7 +28,7 @@ async fn restart(folder: &tempfile::TempDir) -> (Rig, Follower, PendingQuery) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_answers_is_believed_and_not_the_past() {
+async fn an_answer_in_time_is_used_instead_of_the_cache() {
     let folder = cache_with_orders(&["a", "b"]).await;
     let (mut rig, mut follower, asked) = restart(&folder).await;
     assert_eq!((follower.snapshot().knowledge, ids(&follower).len()), (Knowledge::Unasked, 0));
@@ -40,7 +40,7 @@ async fn a_registry_that_answers_is_believed_and_not_the_past() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_past_serves_as_soon_as_the_first_question_fails() {
+async fn the_cache_is_served_as_soon_as_the_first_query_fails() {
     log_capture::take();
     let folder = cache_with_orders(&["a", "b"]).await;
     let (rig, mut follower, asked) = restart(&folder).await;
@@ -61,7 +61,7 @@ async fn the_past_serves_as_soon_as_the_first_question_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_past_serves_while_a_mute_registry_is_waited_for_and_gives_way_to_its_answer() {
+async fn the_cache_is_served_while_the_registry_is_silent_until_it_answers() {
     let folder = cache_with_orders(&["a", "b"]).await;
     let (_rig, mut follower, asked) = restart(&folder).await;
     let start = Instant::now();
@@ -73,13 +73,13 @@ async fn the_past_serves_while_a_mute_registry_is_waited_for_and_gives_way_to_it
     assert_eq!(
         (snapshot.version, snapshot.knowledge),
         (2, Knowledge::Answered),
-        "the same content, confirmed"
+        "the same instances, confirmed"
     );
     assert_eq!(follower.status().confirmed_ago, Some(Duration::ZERO));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_suspect_first_answer_is_compared_with_the_past() {
+async fn a_suspect_first_answer_is_compared_with_the_cache() {
     for silent_before in [false, true] {
         let folder = cache_with_orders(&["a", "b"]).await;
         let (mut rig, follower, mut asked) = restart(&folder).await;
@@ -97,7 +97,7 @@ async fn a_suspect_first_answer_is_compared_with_the_past() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_index_lower_than_the_past_s_is_one_that_went_back() {
+async fn an_index_lower_than_the_cached_one_is_an_index_that_went_back() {
     let folder = cache_with_orders(&["a", "b", "c"]).await;
     let (mut rig, follower, asked) = restart(&folder).await;
     rig.liveness.set_accepting(&["a", "b", "c"]);
@@ -108,7 +108,7 @@ async fn an_index_lower_than_the_past_s_is_one_that_went_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_nobody_knew_has_no_past() {
+async fn a_service_that_was_never_followed_is_not_in_the_cache() {
     let folder = cache_with_orders(&["a"]).await;
     let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
     let follower = rig.follow("payments");
@@ -119,7 +119,7 @@ async fn a_service_that_nobody_knew_has_no_past() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_was_empty_at_the_end_has_no_past() {
+async fn a_service_that_was_empty_at_the_end_is_not_in_the_cache() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
     let (_follower, asked) = rig.follow_and_answer("orders", list(100, &["a"])).await;
@@ -134,8 +134,8 @@ async fn a_service_that_was_empty_at_the_end_has_no_past() {
     assert_eq!(follower.snapshot().knowledge, Knowledge::Unasked);
 }
 
-/// Where an earlier life left `orders` after a registry without a mind had insisted that both of its
-/// instances, which answered, were gone, this long before its end.
+/// A folder with a cache in which both instances of `orders` are presumed gone since `ago`: the registry
+/// insisted that they are gone while they still answered.
 async fn cache_after_presumed_loss(ago: Duration) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
@@ -153,7 +153,7 @@ async fn cache_after_presumed_loss(ago: Duration) -> tempfile::TempDir {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sidecar_restarted_while_the_registry_is_wrong_doubts_it_once_more() {
+async fn a_sidecar_restarted_while_the_registry_is_wrong_suspects_the_loss_again() {
     let folder = cache_after_presumed_loss(Duration::from_secs(60)).await;
     let (mut rig, follower, asked) = restart(&folder).await;
     rig.liveness.set_accepting(&["a", "b"]);
@@ -169,7 +169,7 @@ async fn a_sidecar_restarted_while_the_registry_is_wrong_doubts_it_once_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sidecar_restarted_after_a_mistake_serves_while_the_registry_is_silent() {
+async fn a_sidecar_restarted_after_a_presumed_loss_serves_while_the_registry_is_silent() {
     let folder = cache_after_presumed_loss(Duration::from_secs(60)).await;
     let (_rig, follower, asked) = restart(&folder).await;
     asked.fail(unreachable());
@@ -178,7 +178,7 @@ async fn a_sidecar_restarted_after_a_mistake_serves_while_the_registry_is_silent
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_lost_long_ago_is_no_past() {
+async fn instances_presumed_gone_long_ago_are_not_in_the_cache() {
     let folder = cache_after_presumed_loss(Duration::from_secs(601)).await;
     let (_rig, follower, asked) = restart(&folder).await;
     asked.fail(unreachable());
@@ -187,7 +187,7 @@ async fn what_was_lost_long_ago_is_no_past() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_past_outlives_a_life_in_which_nobody_asked_for_it() {
+async fn the_cache_survives_a_process_that_did_not_use_it() {
     let folder = cache_with_orders(&["a"]).await;
     for _ in 0..2 {
         let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
@@ -201,7 +201,7 @@ async fn the_past_outlives_a_life_in_which_nobody_asked_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_learned_is_on_disk_after_a_second_without_a_shutdown() {
+async fn an_answer_is_on_disk_after_a_second_without_a_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
     let (_follower, asked) = rig.follow_and_answer("orders", list(100, &["a"])).await;
@@ -216,7 +216,7 @@ async fn what_is_learned_is_on_disk_after_a_second_without_a_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn however_much_changes_the_file_is_written_once_a_second() {
+async fn the_file_is_written_once_a_second_at_most() {
     use std::os::unix::fs::MetadataExt;
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
@@ -226,10 +226,9 @@ async fn however_much_changes_the_file_is_written_once_a_second() {
     while start.elapsed() < Duration::from_secs(4) {
         let service = format!("s{}", followers.len());
         followers.push(rig.follow_and_answer(&service, list(100, &["a"])).await);
-        // The clock stands still while a thread works: a write that has begun is over after this.
+        // The paused clock does not advance while a thread works: a write that has begun ends within this sleep.
         sleep(Duration::from_millis(100)).await;
-        let seen =
-            std::fs::metadata(&file).ok().map(|about| (about.ino(), about.mtime(), about.mtime_nsec()));
+        let seen = std::fs::metadata(&file).ok().map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec()));
         if seen != last {
             writes.push(start.elapsed());
             last = seen;
@@ -238,7 +237,7 @@ async fn however_much_changes_the_file_is_written_once_a_second() {
     assert!((3..=5).contains(&writes.len()), "{} changes: {writes:?}", followers.len());
 }
 
-/// Writing is a thread's work, which the paused clock does not wait for.
+/// Waits in real time too, because a thread writes the file and the paused clock does not wait for it.
 async fn wait_until(done: impl Fn() -> bool) {
     for _ in 0..10_000 {
         if done() {
@@ -251,7 +250,7 @@ async fn wait_until(done: impl Fn() -> bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_memory_that_cannot_be_used_stops_nobody() {
+async fn a_cache_that_cannot_be_used_does_not_stop_discovery() {
     let folder = tempfile::tempdir().unwrap();
     let taken = Arc::new(DiskCache::open(folder.path(), "test", REGISTRY));
     let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
@@ -263,7 +262,7 @@ async fn a_memory_that_cannot_be_used_stops_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_was_dropped_is_remembered_within_the_same_life_too() {
+async fn a_service_followed_again_within_one_process_is_served_from_the_cache_too() {
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::with_cache(DiskCache::open(folder.path(), "test", REGISTRY));
     let (follower, asked) = rig.follow_and_answer("orders", list(100, &["a"])).await;

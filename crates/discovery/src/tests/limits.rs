@@ -1,4 +1,4 @@
-//! How often a registry is asked that answers too fast.
+//! How often a registry that answers too fast is asked.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ async fn a_registry_that_answers_at_once_without_a_change_is_asked_four_times_a_
         asked.answer(list(7, &["a"]));
     }
     let late = asked_at.iter().filter(|at| at.as_secs() >= 60).count();
-    assert!((30..=40).contains(&late), "{late} questions in the last nine minutes");
+    assert!((30..=40).contains(&late), "{late} queries in the last nine minutes");
     assert!(asked_at.len() - late <= 12, "{} in the first", asked_at.len() - late);
     assert!(rig.metric("outrigger_watch_limited_total") >= Some(30.0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_limit_is_gone_once_the_registry_blocks_again() {
+async fn the_limit_ends_once_the_registry_blocks_again() {
     let mut rig = Rig::new();
     let _follower = rig.follow("orders");
     for _ in 0..30 {
@@ -42,7 +42,7 @@ async fn the_limit_is_gone_once_the_registry_blocks_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_blocks_and_then_fails_is_not_limited_for_it() {
+async fn a_registry_that_blocks_and_then_fails_is_not_limited() {
     let mut rig = Rig::new();
     let (_follower, mut asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     for _ in 0..20 {
@@ -56,7 +56,7 @@ async fn a_registry_that_blocks_and_then_fails_is_not_limited_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_changes_a_second_are_never_held_up() {
+async fn two_changes_a_second_are_never_delayed() {
     let mut rig = Rig::new();
     let (_follower, mut asked) = rig.follow_and_answer("orders", list(1, &["0"])).await;
     for index in 2..200_u64 {
@@ -74,12 +74,12 @@ async fn a_service_that_changes_all_the_time_is_read_once_a_second() {
     let mut rig = Rig::new();
     let _follower = rig.follow("orders");
     let start = Instant::now();
-    let (mut last, mut questions, mut index) = (start, 0, 0);
+    let (mut last, mut queries, mut index) = (start, 0, 0);
     while start.elapsed() < Duration::from_secs(60) {
         let asked = rig.next().await;
         assert!(asked.at - last <= Duration::from_millis(1002), "late by {:?}", asked.at - last);
-        (last, questions, index) = (asked.at, questions + 1, index + 1);
+        (last, queries, index) = (asked.at, queries + 1, index + 1);
         asked.answer(list(index, &[&index.to_string()]));
     }
-    assert!((60..=85).contains(&questions), "{questions} questions in a minute");
+    assert!((60..=85).contains(&queries), "{queries} queries in a minute");
 }

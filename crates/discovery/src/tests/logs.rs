@@ -1,4 +1,4 @@
-//! What is logged, and how often.
+//! Which lines are logged, and how often.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a scrape shows.
+//! The metrics of a scrape.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{Rig, list, settle, unreachable};
 const ORDERS: &str = "{datacenter=\"\",service=\"orders\"}";
 
 #[tokio::test(start_paused = true)]
-async fn a_table_s_age_grows_while_its_watcher_is_blocked() {
+async fn the_age_grows_while_the_watcher_is_blocked() {
     let mut rig = Rig::new();
     let (_follower, _asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     let age = format!("outrigger_table_age_seconds{ORDERS}");
@@ -43,7 +43,7 @@ async fn answers_instances_and_errors_are_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_series_of_a_service_go_with_its_last_follower() {
+async fn the_series_of_a_service_end_with_its_last_follower() {
     let mut rig = Rig::new();
     let (follower, _asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     assert!(rig.scrape().contains("\"orders\""));

@@ -1,4 +1,4 @@
-//! Discovery against a registry that answers when the test says so, on tokio's paused clock.
+//! Discovery with a registry that is scripted by the test, on tokio's paused clock.
 
 mod cached;
 mod limits;
@@ -35,11 +35,11 @@ use crate::{Discovery, DiskCache, Follower, Liveness, ProbeFuture, WatchReason};
 
 const LONGEST_WAIT: Duration = Duration::from_secs(45);
 
-/// Hands every question to the test.
+/// Passes every query to the test.
 #[derive(Debug)]
 struct ScriptedRegistry(mpsc::UnboundedSender<PendingQuery>);
 
-/// A question, to be answered by the test. Dropped: never answered.
+/// A query that the test answers. When dropped, it is never answered.
 #[derive(Debug)]
 struct PendingQuery {
     query: Query,
@@ -82,8 +82,8 @@ impl Registry for ScriptedRegistry {
 }
 
 impl PendingQuery {
-    fn answer(self, watched: WatchAnswer) {
-        self.reply.send(Ok(watched)).expect("the watcher still waits");
+    fn answer(self, answer: WatchAnswer) {
+        self.reply.send(Ok(answer)).expect("the watcher still waits");
     }
 
     fn fail(self, error: Error) {
@@ -91,7 +91,7 @@ impl PendingQuery {
     }
 }
 
-/// Speaks for whom the test says: for nobody at first.
+/// Reports the instances that the test names as alive; none at first.
 #[derive(Debug, Default)]
 struct ScriptedLiveness {
     accepting: Mutex<HashSet<SocketAddr>>,
@@ -99,7 +99,7 @@ struct ScriptedLiveness {
     asked: AtomicUsize,
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
-    /// How long it takes to say so.
+    /// How long a probe takes.
     delay: Mutex<Duration>,
 }
 
@@ -113,18 +113,18 @@ impl ScriptedLiveness {
     }
 }
 
-/// A question to the witness, which may be cut off.
-struct ProbeUnderWay<'a>(&'a ScriptedLiveness);
+/// A probe in progress; it may be cancelled.
+struct RunningProbe<'a>(&'a ScriptedLiveness);
 
-impl<'a> ProbeUnderWay<'a> {
-    fn begin(witness: &'a ScriptedLiveness) -> Self {
-        let at_once = witness.at_once.fetch_add(1, Relaxed) + 1;
-        witness.most_at_once.fetch_max(at_once, Relaxed);
-        Self(witness)
+impl<'a> RunningProbe<'a> {
+    fn begin(liveness: &'a ScriptedLiveness) -> Self {
+        let at_once = liveness.at_once.fetch_add(1, Relaxed) + 1;
+        liveness.most_at_once.fetch_max(at_once, Relaxed);
+        Self(liveness)
     }
 }
 
-impl Drop for ProbeUnderWay<'_> {
+impl Drop for RunningProbe<'_> {
     fn drop(&mut self) {
         self.0.at_once.fetch_sub(1, Relaxed);
     }
@@ -134,10 +134,10 @@ impl Liveness for ScriptedLiveness {
     fn accepts_connection(&self, addr: SocketAddr) -> ProbeFuture<'_> {
         self.asked.fetch_add(1, Relaxed);
         Box::pin(async move {
-            let _under_way = ProbeUnderWay::begin(self);
-            let takes = *self.delay.lock().unwrap();
-            if takes > Duration::ZERO {
-                sleep(takes).await;
+            let _running = RunningProbe::begin(self);
+            let delay = *self.delay.lock().unwrap();
+            if delay > Duration::ZERO {
+                sleep(delay).await;
             }
             self.accepting.lock().unwrap().contains(&addr)
         })
@@ -148,14 +148,14 @@ impl Liveness for ScriptedLiveness {
     }
 }
 
-/// A registry and the end at which its questions come out.
+/// A registry and the receiver of its queries.
 fn scripted() -> (Arc<ScriptedRegistry>, mpsc::UnboundedReceiver<PendingQuery>) {
     log_capture::install();
-    let (questions, asked) = mpsc::unbounded_channel();
-    (Arc::new(ScriptedRegistry(questions)), asked)
+    let (queries, asked) = mpsc::unbounded_channel();
+    (Arc::new(ScriptedRegistry(queries)), asked)
 }
 
-/// A discovery and its registry's other end.
+/// A discovery and the receiver of its queries.
 struct Rig {
     discovery: Arc<Discovery>,
     asked: mpsc::UnboundedReceiver<PendingQuery>,
@@ -172,10 +172,10 @@ impl Rig {
         Self::of(|registry, metrics| Discovery::new(registry, settings, Handle::current(), metrics))
     }
 
-    fn with_cache(memory: DiskCache) -> Self {
+    fn with_cache(cache: DiskCache) -> Self {
         let settings = outrigger_config::DiscoverySettings::default();
         Self::of(|registry, metrics| {
-            Discovery::with_cache(registry, settings, Handle::current(), metrics, memory)
+            Discovery::with_cache(registry, settings, Handle::current(), metrics, cache)
         })
     }
 
@@ -188,9 +188,9 @@ impl Rig {
         let (registry, asked) = scripted();
         let metrics = prometheus::Registry::new();
         let discovery = make(registry, &metrics).expect("metrics are new");
-        let witness = Arc::new(ScriptedLiveness::default());
-        discovery.set_liveness(witness.clone());
-        Self { discovery, asked, metrics, liveness: witness }
+        let liveness = Arc::new(ScriptedLiveness::default());
+        discovery.set_liveness(liveness.clone());
+        Self { discovery, asked, metrics, liveness }
     }
 
     fn follow(&self, service: &str) -> Follower {
@@ -201,12 +201,12 @@ impl Rig {
         self.discovery.follow(query(service), WatchReason::Declared).expect("never refused")
     }
 
-    /// The next question; an hour without one fails the test.
+    /// The next query; an hour without one fails the test.
     async fn next(&mut self) -> PendingQuery {
-        timeout(Duration::from_secs(3600), self.asked.recv()).await.expect("a question").expect("a registry")
+        timeout(Duration::from_secs(3600), self.asked.recv()).await.expect("a query").expect("a registry")
     }
 
-    /// Follows `service` and answers its first question; the next one is out, unanswered.
+    /// Follows `service` and answers its first query; the second one is pending.
     async fn follow_and_answer(&mut self, service: &str, answer: WatchAnswer) -> (Follower, PendingQuery) {
         let follower = self.follow(service);
         self.next().await.answer(answer);
@@ -273,7 +273,7 @@ fn no_leader() -> Error {
     Error::Refused { request, status: 500, text, hint: None }
 }
 
-/// Lets every task that can run do so, without moving the clock by more than a timer's grain.
+/// Lets every task that is ready run; moves the clock by 1 ms.
 async fn settle() {
     sleep(Duration::from_millis(1)).await;
 }

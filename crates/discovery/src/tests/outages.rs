@@ -54,7 +54,7 @@ async fn errors_back_off_to_half_a_minute_with_full_jitter() {
         asked = rig.next().await;
         let pause = asked.at - failed_at;
         let ceiling = Duration::from_millis(250 << n.min(7)).min(Duration::from_secs(30));
-        // The pacer may hold a question up that a short pause let through: by 100 ms at most.
+        // After a short pause the rate limiter may delay a query, by 100 ms at most.
         assert!(pause <= ceiling + Duration::from_millis(102), "{pause:?} after error {n}");
         pauses.push(pause);
     }
@@ -62,7 +62,7 @@ async fn errors_back_off_to_half_a_minute_with_full_jitter() {
     assert!((10..20).contains(&late.as_secs()), "{late:?} on average, not about 15 s");
 }
 
-/// Fails until the next pause can be long. When the last question failed.
+/// Fails queries until the back-off can be long. Returns when the last query failed.
 async fn fail_until_long_backoff(rig: &mut Rig) -> Instant {
     for _ in 0..20 {
         rig.next().await.fail(unreachable());
@@ -71,7 +71,7 @@ async fn fail_until_long_backoff(rig: &mut Rig) -> Instant {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_in_need_is_asked_for_every_second_for_as_long() {
+async fn a_service_whose_requests_fail_is_asked_for_every_second() {
     let mut rig = Rig::new();
     let follower = rig.follow("orders");
     let begun = fail_until_long_backoff(&mut rig).await;
@@ -116,17 +116,17 @@ async fn a_registry_that_answers_for_one_service_is_asked_for_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_that_was_out_when_the_registry_was_back_is_asked_again_soon_when_it_fails() {
+async fn a_query_that_was_pending_when_the_outage_ended_is_retried_soon_after_it_fails() {
     for _ in 0..50 {
         let mut rig = Rig::new();
         let _orders = rig.follow("orders");
         fail_until_long_backoff(&mut rig).await;
-        let out = rig.next().await;
+        let pending = rig.next().await;
         let _payments = rig.follow("payments");
         rig.next().await.answer(list(7, &["a"]));
         let _next = rig.next().await;
         sleep(Duration::from_secs(5)).await;
-        out.fail(unreachable());
+        pending.fail(unreachable());
         let failed_at = Instant::now();
         assert_eq!(&*rig.next().await.query.service, "orders");
         assert!(failed_at.elapsed() <= Duration::from_millis(1_300), "{:?}", failed_at.elapsed());
@@ -134,7 +134,7 @@ async fn a_question_that_was_out_when_the_registry_was_back_is_asked_again_soon_
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_starts_the_back_off_over() {
+async fn an_answer_resets_the_back_off() {
     let mut rig = Rig::new();
     let _follower = rig.follow("orders");
     for round in 0..20 {
@@ -154,7 +154,7 @@ async fn an_answer_starts_the_back_off_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_an_error_the_cursor_is_forgotten() {
+async fn an_error_resets_the_cursor() {
     let mut rig = Rig::new();
     let (_follower, asked) = rig.follow_and_answer("orders", list(33, &["a"])).await;
     assert_eq!(asked.cursor, Cursor::at(33));
@@ -166,7 +166,7 @@ async fn after_an_error_the_cursor_is_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_leader_any_server_s_answer_is_taken_with_its_age() {
+async fn without_a_leader_a_stale_answer_is_used_with_its_age() {
     let mut rig = Rig::new();
     let (follower, asked) = rig.follow_and_answer("orders", list(33, &["a"])).await;
     asked.fail(no_leader());
@@ -196,7 +196,7 @@ async fn without_a_leader_any_server_s_answer_is_taken_with_its_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_whom_nothing_is_known_any_server_is_asked_after_the_first_error() {
+async fn before_the_first_answer_one_error_is_followed_by_a_stale_read() {
     let mut rig = Rig::new();
     let follower = rig.follow("orders");
     rig.next().await.fail(no_leader());
@@ -208,7 +208,7 @@ async fn of_whom_nothing_is_known_any_server_is_asked_after_the_first_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_answer_older_than_the_table_is_no_news() {
+async fn a_stale_answer_older_than_the_snapshot_is_ignored() {
     let mut rig = Rig::new();
     let (follower, mut asked) = rig.follow_and_answer("orders", list(33, &["a"])).await;
     while asked.consistency == Consistency::Default {
@@ -234,7 +234,7 @@ async fn a_stale_read_that_fails_too_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_that_no_other_server_cures_are_not_asked_elsewhere() {
+async fn errors_that_every_server_has_are_not_followed_by_a_stale_read() {
     let cases: [fn() -> Error; 4] = [
         unreachable,
         || Error::Refused {

@@ -1,4 +1,4 @@
-//! Who shares a watch, how long it lives, and how many there may be.
+//! Sharing of watches, their lifetime, and the quotas.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,7 +37,7 @@ async fn another_datacenter_is_another_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_follower_s_drop_stops_the_watcher() {
+async fn the_drop_of_the_last_follower_stops_the_watcher() {
     let mut rig = Rig::new();
     let (one, mut asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     let other = rig.follow("orders");
@@ -45,12 +45,12 @@ async fn the_last_follower_s_drop_stops_the_watcher() {
     settle().await;
     assert!(!asked.reply.is_closed(), "one follower is left");
     drop(other);
-    timeout(Duration::from_secs(1), asked.reply.closed()).await.expect("the question is dropped");
+    timeout(Duration::from_secs(1), asked.reply.closed()).await.expect("the query is dropped");
     assert!(rig.discovery.services().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_followed_again_starts_from_nothing() {
+async fn a_service_followed_again_starts_unasked() {
     let mut rig = Rig::new();
     let (first, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     drop((first, asked));
@@ -88,7 +88,7 @@ async fn an_update_of_one_service_touches_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn services_beyond_the_quota_are_refused_and_declared_ones_never() {
+async fn on_demand_services_beyond_the_quota_are_refused_and_declared_ones_never() {
     let rig = Rig::with(quotas(2, 100));
     let on_demand = |service: &str| rig.discovery.follow(query(service), WatchReason::OnDemand);
     let _declared = rig.declare("declared");
@@ -103,7 +103,7 @@ async fn services_beyond_the_quota_are_refused_and_declared_ones_never() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_without_instances_have_a_quota_of_their_own() {
+async fn names_without_instances_have_their_own_quota() {
     let mut rig = Rig::with(quotas(100, 2));
     let refused = |rig: &Rig| rig.discovery.follow(query("next"), WatchReason::OnDemand).err();
     let full = Some(FollowError::TooManyUnknown { limit: 2 });
@@ -122,7 +122,7 @@ async fn names_without_instances_have_a_quota_of_their_own() {
     let _b = rig.next().await;
     assert_eq!(refused(&rig), None, "it has an instance now");
     let unanswered = rig.follow("unanswered");
-    assert_eq!(refused(&rig), None, "who was not answered for is not known to have none");
+    assert_eq!(refused(&rig), None, "a name without an answer may still have instances");
     rig.next().await.answer(list(7, &[]));
     settle().await;
     let next = unanswered;
@@ -149,7 +149,7 @@ async fn who_declares_a_service_can_change_while_it_is_watched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_quotas_refuse_whoever_comes_and_drop_nobody() {
+async fn lower_quotas_refuse_new_services_and_drop_none() {
     let mut rig = Rig::with(quotas(2, 100));
     let (_one, _a) = rig.follow_and_answer("one", list(7, &["a"])).await;
     let (_two, _b) = rig.follow_and_answer("two", list(7, &["b"])).await;
@@ -163,7 +163,7 @@ async fn other_quotas_refuse_whoever_comes_and_drop_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_lost_its_instances_is_no_unknown_name() {
+async fn a_service_that_lost_its_instances_does_not_count_as_unknown() {
     let mut rig = Rig::with(quotas(100, 1));
     let (follower, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     asked.answer(list(8, &[]));
@@ -173,7 +173,7 @@ async fn a_service_that_lost_its_instances_is_no_unknown_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdown_ends_every_watcher_and_leaves_what_was_learned() {
+async fn shutdown_stops_every_watcher_and_keeps_the_snapshots() {
     let mut rig = Rig::new();
     let (mut follower, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     follower.changed().await;
@@ -194,12 +194,12 @@ async fn dropping_discovery_stops_its_watchers() {
     let mut rig = Rig::new();
     let (follower, mut asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     drop(rig.discovery);
-    timeout(Duration::from_secs(1), asked.reply.closed()).await.expect("the question is dropped");
+    timeout(Duration::from_secs(1), asked.reply.closed()).await.expect("the query is dropped");
     assert_eq!(ids(&follower), ["a"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn services_are_listed_by_name_with_where_they_stand() {
+async fn services_are_listed_by_name_with_their_status() {
     let mut rig = Rig::new();
     let (_b, _asked) = rig.follow_and_answer("b", list(7, &["x", "y"])).await;
     let _a = rig.declare("a");
@@ -212,7 +212,7 @@ async fn services_are_listed_by_name_with_where_they_stand() {
 }
 
 #[test]
-fn callers_need_not_be_on_the_runtime_of_the_watchers() {
+fn callers_may_be_on_another_runtime_than_the_watchers() {
     let control = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
     let (registry, mut asked) = scripted();
     let discovery = Discovery::new(
@@ -236,7 +236,7 @@ fn callers_need_not_be_on_the_runtime_of_the_watchers() {
 }
 
 #[test]
-fn a_follower_goes_to_any_thread() {
+fn a_follower_may_be_used_on_any_thread() {
     fn anywhere<T: Send + Sync>() {}
     fn sent<T: Send>(_: impl Fn(&'static mut Follower) -> T) {}
     anywhere::<Follower>();

@@ -1,4 +1,4 @@
-//! What an undisturbed watch does.
+//! A watch without errors.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{LONGEST_WAIT, Rig, ids, instance, list, settle};
 use crate::Knowledge;
 
 #[tokio::test(start_paused = true)]
-async fn a_request_s_first_question_is_asked_at_once() {
+async fn an_on_demand_service_is_asked_for_at_once() {
     let mut rig = Rig::new();
     let start = Instant::now();
     let _follower = rig.follow("orders");
@@ -19,7 +19,7 @@ async fn a_request_s_first_question_is_asked_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn declared_services_are_asked_for_over_a_tenth_of_a_second() {
+async fn declared_services_are_asked_for_within_100_ms() {
     let mut rig = Rig::new();
     let start = Instant::now();
     let _followers: Vec<_> = (0..200).map(|n| rig.declare(&format!("s{n}"))).collect();
@@ -56,7 +56,7 @@ async fn an_answer_is_in_the_snapshot_and_wakes_its_followers() {
 #[tokio::test(start_paused = true)]
 async fn an_empty_first_answer_is_an_answer() {
     let mut rig = Rig::new();
-    let (follower, _asked) = rig.follow_and_answer("nobody", list(7, &[])).await;
+    let (follower, _asked) = rig.follow_and_answer("empty", list(7, &[])).await;
     follower.first_answer().await;
     let snapshot = follower.snapshot();
     assert_eq!((snapshot.knowledge, snapshot.instances.len()), (Knowledge::Answered, 0));
@@ -65,12 +65,12 @@ async fn an_empty_first_answer_is_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unchanged_content_swaps_nothing_and_wakes_nobody() {
+async fn an_unchanged_answer_swaps_nothing_and_wakes_no_follower() {
     let mut rig = Rig::new();
     let (mut follower, asked) = rig.follow_and_answer("orders", list(7, &["a", "b"])).await;
     let before = follower.changed().await;
     sleep(Duration::from_secs(20)).await;
-    asked.answer(list(9, &["b", "a"])); // another order and another index, the same content
+    asked.answer(list(9, &["b", "a"])); // the same instances in another order at another index
     let asked = rig.next().await;
     assert_eq!(asked.cursor, Cursor::at(9));
     assert!(std::sync::Arc::ptr_eq(&before, &follower.snapshot()));
@@ -96,7 +96,7 @@ async fn a_change_of_status_alone_is_a_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_follower_that_was_asleep_gets_the_latest_only() {
+async fn a_slow_follower_gets_only_the_latest_snapshot() {
     let mut rig = Rig::with(outrigger_config::DiscoverySettings { mass_loss: None, ..Default::default() });
     let mut follower = rig.follow("orders");
     for index in 1..=3 {
@@ -108,7 +108,7 @@ async fn a_follower_that_was_asleep_gets_the_latest_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_are_drawn_from_two_thirds_of_the_longest_to_all_of_it() {
+async fn waits_are_between_two_thirds_and_all_of_the_longest_wait() {
     let mut rig = Rig::new();
     let services: Vec<_> = (0..200).map(|n| rig.declare(&format!("s{n}"))).collect();
     let mut long = 0;
@@ -121,7 +121,7 @@ async fn waits_are_drawn_from_two_thirds_of_the_longest_to_all_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everything_is_read_again_about_every_five_minutes() {
+async fn a_full_re_read_follows_about_every_five_minutes() {
     let mut rig = Rig::new();
     let _follower = rig.follow("orders");
     let mut rereads = Vec::new();
@@ -141,7 +141,7 @@ async fn everything_is_read_again_about_every_five_minutes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_re_read_brings_what_woke_nobody() {
+async fn a_full_re_read_finds_a_change_that_ended_no_query() {
     let mut rig = Rig::new();
     let (follower, mut asked) = rig.follow_and_answer("orders", list(203, &["renamed"])).await;
     while asked.cursor != Cursor::START {
@@ -149,13 +149,13 @@ async fn a_re_read_brings_what_woke_nobody() {
         asked.answer(list(203, &["renamed"]));
         asked = rig.next().await;
     }
-    asked.answer(list(202, &[])); // as Consul does: another index, lower, and the truth
+    asked.answer(list(202, &[])); // as Consul does: the right answer has a lower index
     let asked = rig.next().await;
     assert_eq!((ids(&follower), asked.cursor), (vec![], Cursor::at(202)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_index_that_went_back_starts_over() {
+async fn an_index_that_went_back_resets_the_cursor() {
     for flagged in [true, false] {
         let mut rig = Rig::new();
         let (_follower, asked) = rig.follow_and_answer("orders", list(33, &["a"])).await;

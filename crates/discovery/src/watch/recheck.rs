@@ -153,8 +153,8 @@ impl SuspectRecheck {
         true
     }
 
-    /// Suspects whose address the registry lists for another instance or another service: a probe of
-    /// that address says nothing about the suspect.
+    /// Suspects with an address that the registry lists for another instance or another service: a probe
+    /// of that address says nothing about the suspect.
     fn reassigned(&self, listed: &[Instance]) -> Vec<InstanceId> {
         let suspects = self.guard.suspects_to_probe();
         let addrs: HashSet<_> = suspects.iter().map(|(_, addr, _)| *addr).collect();

@@ -333,7 +333,7 @@ impl Watcher {
         self.context.metrics.count_error(error);
         let (service, text, now) = (&self.service.query, error_chain(error), now());
         let stale_for =
-            self.service.confirmed_ago(now).map_or("never heard".to_owned(), format_coarse_duration);
+            self.service.confirmed_ago(now).map_or("never answered".to_owned(), format_coarse_duration);
         let scope = FailureScope::of(error);
         let is_new = self.failure_scope.replace(scope) != Some(scope);
         match scope {

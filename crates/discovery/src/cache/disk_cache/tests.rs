@@ -1,4 +1,4 @@
-//! The file: its format, its mode, and what becomes of one that is of no use.
+//! The file: its format, its mode, and the handling of files that cannot be used.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
@@ -7,9 +7,12 @@ use outrigger_registry::{HealthStatus, InstanceId, Unusable};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
-use crate::cache::{
-    format::{self, ContentError},
-    state_file::StateFileError,
+use crate::{
+    cache::{
+        format::{self, ContentError},
+        state_file::StateFileError,
+    },
+    instances::sort_and_dedup,
 };
 
 const HERE: &str = "consul http://127.0.0.1:8500";
@@ -28,13 +31,13 @@ fn instance(id: &str) -> Instance {
     }
 }
 
-fn record(service: &str, ids: &[&str], heard: Duration) -> ServiceRecord {
+fn record(service: &str, ids: &[&str], confirmed: Duration) -> ServiceRecord {
     let query = Query { service: service.into(), datacenter: Some("dc1".into()) };
     ServiceRecord {
         query,
         instances: ids.iter().map(|id| instance(id)).collect(),
         index: 9,
-        confirmed: heard,
+        confirmed,
         presumed_gone: None,
     }
 }
@@ -83,7 +86,7 @@ fn what_was_saved_is_loaded() {
 }
 
 #[test]
-fn only_we_may_read_and_write_it() {
+fn only_the_user_may_read_and_write_it() {
     let place = TestFolder::with(vec![record("orders", &["a"], DAY)]);
     assert_eq!(fs::metadata(place.path()).unwrap().permissions().mode() & 0o777, 0o600);
     let deep = place.folder.path().join("not/there/yet");
@@ -95,23 +98,23 @@ fn only_we_may_read_and_write_it() {
 fn a_file_that_can_only_be_read_is_read() {
     let records = vec![record("orders", &["a"], unix_time())];
     let place = TestFolder::with(records.clone());
-    // Cannot be opened for writing, by root neither.
+    // A folder cannot be opened for writing, not even by root.
     let lock = place.folder.path().join("table.state.lock");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
-    let memory = DiskCache::open(place.folder.path(), "table", HERE);
-    assert!(memory.file.is_none());
-    let recalled = memory.load_cached(&records[0].query, now()).expect("what was known");
-    assert_eq!(recalled.instances, records[0].instances);
+    let cache = DiskCache::open(place.folder.path(), "table", HERE);
+    assert!(cache.file.is_none());
+    let cached = cache.load_cached(&records[0].query, now()).expect("cached");
+    assert_eq!(cached.instances, records[0].instances);
 
     fs::write(place.path(), "rotten").unwrap();
-    let memory = DiskCache::open(place.folder.path(), "table", HERE);
-    assert!(memory.load_cached(&records[0].query, now()).is_none());
-    assert_eq!(place.names(), ["table.state"], "it stays where it is");
+    let cache = DiskCache::open(place.folder.path(), "table", HERE);
+    assert!(cache.load_cached(&records[0].query, now()).is_none());
+    assert_eq!(place.names(), ["table.state"], "a file without a lock is not renamed");
 }
 
 #[test]
-fn an_address_that_cannot_be_called_is_not_kept() {
+fn an_instance_without_a_usable_address_is_not_kept() {
     let mut orders = record("orders", &["a", "b"], DAY);
     let bad = Instance { addr: Err(Unusable::Port(0)), ..instance("c") };
     orders.instances = orders.instances.iter().cloned().chain([bad]).collect();
@@ -120,16 +123,16 @@ fn an_address_that_cannot_be_called_is_not_kept() {
 }
 
 #[test]
-fn what_was_not_confirmed_for_a_week_is_not_used() {
+fn an_answer_not_confirmed_for_a_week_is_not_used() {
     let place = TestFolder::with(vec![record("old", &["a"], DAY), record("new", &["b"], 2 * DAY)]);
     let mut file = place.open();
     assert_eq!(file.load(8 * DAY, MAX_AGE).len(), 2);
     assert_eq!(file.load(8 * DAY + Duration::from_millis(1), MAX_AGE), [record("new", &["b"], 2 * DAY)]);
-    assert_eq!(file.load(Duration::ZERO, MAX_AGE).len(), 2, "a clock that went back makes nothing old");
+    assert_eq!(file.load(Duration::ZERO, MAX_AGE).len(), 2, "a clock that went back makes no answer old");
 }
 
 #[test]
-fn a_file_of_no_use_is_set_aside_and_the_next_one_is_good() {
+fn a_file_that_cannot_be_used_is_renamed_and_the_next_write_succeeds() {
     let good = format::encode(HERE, &[record("orders", &["a"], DAY)]).unwrap();
     let text = String::from_utf8(good.clone()).unwrap();
     let foreign = format::encode("consul http://elsewhere:8500", &[]).unwrap();
@@ -168,21 +171,21 @@ fn a_file_that_others_may_write_and_a_folder_in_its_place_are_foreign() {
     assert_eq!(place.names(), ["table.state.bad-foreign"]);
 }
 
-/// What `work` comes to, if it comes to anything: a thread that waits for a pipe's other end never does.
+/// The result of `work`. Fails after 30 s: opening a pipe may wait for its other end for ever.
 fn run_with_timeout<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done, result) = std::sync::mpsc::channel();
     std::thread::spawn(move || done.send(work()));
-    result.recv_timeout(Duration::from_secs(30)).expect("it does not wait for a pipe's other end")
+    result.recv_timeout(Duration::from_secs(30)).expect("no wait for the other end of a pipe")
 }
 
-/// Not by a command: a child holds this process's locks between fork and exec.
+/// Without `mkfifo`, because a child process holds this process's locks between fork and exec.
 fn make_pipe(path: &std::path::Path) {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
 }
 
 #[test]
-fn a_pipe_in_its_place_is_foreign_and_nobody_waits_for_its_other_end() {
+fn a_pipe_in_the_place_of_the_file_is_foreign_and_does_not_block() {
     let place = TestFolder::new();
     make_pipe(&place.path());
     let mut file = place.open();
@@ -191,7 +194,7 @@ fn a_pipe_in_its_place_is_foreign_and_nobody_waits_for_its_other_end() {
 }
 
 #[test]
-fn a_pipe_in_the_lock_s_place_is_a_memory_of_nothing() {
+fn a_pipe_in_the_place_of_the_lock_is_refused() {
     let place = TestFolder::new();
     make_pipe(&place.folder.path().join("table.state.lock"));
     let folder = place.folder.path().to_owned();
@@ -200,7 +203,7 @@ fn a_pipe_in_the_lock_s_place_is_a_memory_of_nothing() {
 }
 
 #[test]
-fn one_process_at_a_time_has_it() {
+fn one_process_at_a_time_uses_the_file() {
     let place = TestFolder::new();
     let first = place.open();
     let second = StateFile::open(place.folder.path(), "table", HERE);
@@ -211,12 +214,12 @@ fn one_process_at_a_time_has_it() {
 }
 
 #[test]
-fn unchanged_content_is_not_written_again_but_for_its_ages_when_asked() {
+fn unchanged_content_is_written_again_only_to_refresh_its_ages() {
     let place = TestFolder::new();
     let mut file = place.open();
     let read = || fs::read(place.path()).ok();
     file.save(Vec::new(), false);
-    assert_eq!(read(), None, "nothing to say");
+    assert_eq!(read(), None, "nothing to write");
     file.save(vec![record("orders", &["a"], DAY)], false);
     let first = read();
     file.save(vec![record("orders", &["a"], 2 * DAY)], false);
@@ -224,11 +227,11 @@ fn unchanged_content_is_not_written_again_but_for_its_ages_when_asked() {
     file.save(vec![record("orders", &["a"], 2 * DAY)], true);
     assert_ne!(read(), first);
     file.save(Vec::new(), false);
-    assert_eq!(file.load(DAY, MAX_AGE), [], "that nothing is left is worth writing down");
+    assert_eq!(file.load(DAY, MAX_AGE), [], "an empty content is written");
 }
 
 #[test]
-fn a_write_that_fails_leaves_the_last_one_and_is_made_up_for() {
+fn a_write_that_fails_keeps_the_old_file_and_the_next_write_succeeds() {
     let place = TestFolder::with(vec![record("orders", &["a"], DAY)]);
     let mut file = place.open();
     let blocked = place.folder.path().join("table.state.tmp");
@@ -241,7 +244,7 @@ fn a_write_that_fails_leaves_the_last_one_and_is_made_up_for() {
 }
 
 #[test]
-fn a_link_in_the_temporary_file_s_place_is_not_followed() {
+fn a_link_in_the_place_of_the_temporary_file_is_not_followed() {
     let place = TestFolder::new();
     let mut file = place.open();
     let victim = place.folder.path().join("victim");
@@ -253,11 +256,11 @@ fn a_link_in_the_temporary_file_s_place_is_not_followed() {
 }
 
 #[test]
-fn a_folder_that_cannot_be_is_a_memory_of_nothing() {
+fn a_folder_that_cannot_be_created_is_an_empty_cache() {
     let place = TestFolder::new();
     fs::write(place.folder.path().join("file"), "").unwrap();
-    let memory = DiskCache::open(&place.folder.path().join("file/below"), "table", HERE);
-    assert!(memory.file.is_none() && memory.entries.lock().is_empty());
+    let cache = DiskCache::open(&place.folder.path().join("file/below"), "table", HERE);
+    assert!(cache.file.is_none() && cache.entries.lock().is_empty());
 }
 
 fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
@@ -279,11 +282,9 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
         ..instance(&id)
     });
     let service =
-        (vec(one, 0..5), ".*", any::<(u64, u32, bool)>()).prop_map(|(mut all, name, (index, ms, dc))| {
-            all.sort_by(|a, b| a.id.cmp(&b.id));
-            all.dedup_by(|later, kept| later.id == kept.id);
+        (vec(one, 0..5), ".*", any::<(u64, u32, bool)>()).prop_map(|(all, name, (index, ms, dc))| {
             let query = Query { service: name.into(), datacenter: dc.then(|| "dc2".into()) };
-            let instances: Arc<[_]> = all.into();
+            let instances: Arc<[_]> = sort_and_dedup(all).into();
             let lost = dc.then(|| PresumedGoneRecord { instances: instances.clone(), index: 3, at: DAY });
             ServiceRecord {
                 query,
@@ -298,17 +299,17 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
 
 proptest! {
     #[test]
-    fn whatever_is_written_reads_the_same(records in records(), registry: String) {
+    fn what_is_written_is_read_back(records in records(), registry: String) {
         let file = format::encode(&registry, &records).unwrap();
         prop_assert_eq!(format::decode(&registry, &file), Ok(records));
     }
 
     #[test]
-    fn a_file_with_a_byte_changed_or_cut_off_is_refused(records in records(), at: prop::sample::Index, by in 1_u8.., cut: bool) {
+    fn a_file_that_is_changed_or_cut_short_is_refused(records in records(), at: prop::sample::Index, by in 1_u8.., cut: bool) {
         let mut file = format::encode(HERE, &records).unwrap();
         let at = at.index(file.len());
         if cut { file.truncate(at) } else { file[at] ^= by }
-        // A checksum may be written in capitals as well.
+        // The checksum may be in upper case as well.
         if let Ok(read) = format::decode(HERE, &file) { prop_assert_eq!(read, records) }
     }
 

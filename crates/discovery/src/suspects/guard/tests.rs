@@ -1,4 +1,4 @@
-//! Which losses are believed, and when.
+//! Which losses are accepted, and when.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -40,15 +40,15 @@ fn with_lost_nodes(ids: &[u8]) -> Vec<Instance> {
     ids.iter().map(|id| Instance { node_lost: true, ..instance(*id, HealthStatus::Critical) }).collect()
 }
 
-/// A service under a guard.
+/// A service and its guard.
 struct Case {
     guard: MassLossGuard,
     known: Arc<[Instance]>,
     now: Instant,
     recently_served: Vec<u8>,
-    /// Of the last answer.
+    /// Index of the last answer.
     index: u64,
-    /// Of the next one.
+    /// Index of the next answer.
     next: u64,
     leaderless: bool,
 }
@@ -78,13 +78,13 @@ impl Case {
             known_leader: !self.leaderless,
             now: self.now,
         };
-        let vouched = self.recently_served.clone();
-        let vouched = move |one: &InstanceId| vouched.iter().any(|n| id(*n) == *one);
-        let Review { known, findings, accepted_losses: given_up } =
-            self.guard.review(&self.known, &answer, vouched);
+        let served = self.recently_served.clone();
+        let recently_served = move |one: &InstanceId| served.iter().any(|n| id(*n) == *one);
+        let Review { known, findings, accepted_losses } =
+            self.guard.review(&self.known, &answer, recently_served);
         self.index = self.next;
         self.known = known.unwrap_or_else(|| instances.into());
-        assert_eq!(given_up.len(), findings.accepted);
+        assert_eq!(accepted_losses.len(), findings.accepted);
         findings
     }
 
@@ -134,9 +134,9 @@ fn a_loss_is_suspect_when_all_or_most_are_gone_or_the_index_went_back() {
 }
 
 #[test]
-fn losses_one_after_the_other_within_two_seconds_are_one_loss() {
+fn losses_within_two_seconds_count_as_one() {
     type Step = (u32, &'static [u8], &'static [u8]);
-    // Who is listed after how many milliseconds, and who is known then.
+    // Milliseconds, the instances listed then, and the instances known after that.
     let cases: [&[Step]; 4] = [
         &[(0, &[2, 3], &[2, 3]), (500, &[3], &[1, 2, 3]), (900, &[], &[1, 2, 3])],
         &[(0, &[2, 3], &[2, 3]), (1_999, &[3], &[1, 2, 3])],
@@ -156,7 +156,7 @@ fn losses_one_after_the_other_within_two_seconds_are_one_loss() {
 }
 
 #[test]
-fn who_was_let_go_first_is_given_up_with_the_others() {
+fn an_earlier_loss_within_two_seconds_is_accepted_with_the_others() {
     let mut case = Case::new(passing(&[1, 2, 3, 4]));
     case.answer(&passing(&[2, 3, 4]));
     case.next = 9;
@@ -169,13 +169,13 @@ fn who_was_let_go_first_is_given_up_with_the_others() {
 }
 
 #[test]
-fn whoever_took_no_traffic_is_gone_at_once_and_does_not_count() {
+fn instances_without_traffic_are_gone_at_once_and_do_not_count() {
     for status in [HealthStatus::Critical, HealthStatus::Maintenance] {
         let mut case = Case::new(vec![instance(1, status), instance(2, status)]);
         assert_eq!(case.answer(&[]), Findings::default());
         assert!(case.known().is_empty());
 
-        // One of two that take traffic is no mass, whatever else leaves with it.
+        // One of two instances with traffic is no mass loss, even when one without traffic leaves too.
         let drained = instance(3, status);
         let mut case = Case::new([passing(&[1, 2]), vec![drained]].concat());
         assert_eq!(case.answer(&passing(&[2])), Findings::default());
@@ -184,11 +184,11 @@ fn whoever_took_no_traffic_is_gone_at_once_and_does_not_count() {
     let nowhere =
         Instance { addr: Err(outrigger_registry::Unusable::NoAddress), ..instance(1, HealthStatus::Passing) };
     let mut case = Case::new(vec![nowhere]);
-    assert_eq!(case.answer(&[]), Findings::default(), "nothing can speak for it");
+    assert_eq!(case.answer(&[]), Findings::default(), "it cannot be probed");
 }
 
 #[test]
-fn a_loss_is_believed_when_consistent_answers_confirm_it_for_more_than_a_second() {
+fn a_loss_is_accepted_when_consistent_answers_confirm_it_for_more_than_a_second() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     let left = passing(&[3]);
     case.answer(&left);
@@ -201,13 +201,13 @@ fn a_loss_is_believed_when_consistent_answers_confirm_it_for_more_than_a_second(
 }
 
 #[test]
-fn a_loss_that_leaves_nobody_is_not_confirmed_and_believed_after_ten_seconds() {
-    let unwell = vec![instance(4, HealthStatus::Critical), instance(5, HealthStatus::Maintenance)];
-    // At once, one after the other, all but those who take no traffic, or with their nodes.
+fn a_loss_of_all_serving_instances_is_accepted_only_after_ten_seconds() {
+    let unhealthy = vec![instance(4, HealthStatus::Critical), instance(5, HealthStatus::Maintenance)];
+    // All at once, one after the other, all but instances without traffic, or all with their nodes.
     for (first, then) in [
         (vec![], vec![]),
         (passing(&[3]), vec![]),
-        (unwell.clone(), unwell),
+        (unhealthy.clone(), unhealthy),
         (with_lost_nodes(&[1, 2, 3]), with_lost_nodes(&[1, 2, 3])),
     ] {
         let mut case = Case::new(passing(&[1, 2, 3]));
@@ -227,7 +227,7 @@ fn a_loss_that_leaves_nobody_is_not_confirmed_and_believed_after_ten_seconds() {
 }
 
 #[test]
-fn the_row_of_confirmations_begins_when_somebody_is_left() {
+fn confirmation_begins_when_an_instance_with_traffic_is_listed() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.answer(&[instance(4, HealthStatus::Critical)]);
     case.confirm(&[instance(4, HealthStatus::Critical)]);
@@ -239,7 +239,7 @@ fn the_row_of_confirmations_begins_when_somebody_is_left() {
 }
 
 #[test]
-fn a_silence_begins_the_time_anew() {
+fn a_silence_restarts_the_times() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.answer(&[]);
     case.now += 30 * SECOND;
@@ -257,7 +257,7 @@ fn a_silence_begins_the_time_anew() {
     case.confirm(&left);
     case.guard.record_failure();
     case.now += 1001 * MS;
-    assert_eq!(case.confirm(&left).accepted, 0, "what was confirmed before it counts no more");
+    assert_eq!(case.confirm(&left).accepted, 0, "earlier confirmations no longer count");
     case.now += 1001 * MS;
     assert_eq!(case.confirm(&left).accepted, 2);
 }
@@ -293,7 +293,7 @@ fn an_answer_at_the_index_of_the_last_listing_or_below_confirms_nothing() {
 }
 
 #[test]
-fn the_index_that_counts_is_that_of_each_one_s_own_last_listing() {
+fn each_loss_is_confirmed_against_the_index_of_its_own_last_listing() {
     let mut case = Case::new(passing(&[1, 2, 3, 4, 5, 6, 7, 8, 9]));
     case.answer(&passing(&[7, 8, 9]));
     case.now += 500 * MS;
@@ -317,7 +317,7 @@ fn the_index_that_counts_is_that_of_each_one_s_own_last_listing() {
 }
 
 #[test]
-fn a_row_of_confirmations_is_broken_by_a_server_without_a_leader_and_by_an_error() {
+fn a_server_without_a_leader_and_an_error_restart_the_confirmation() {
     for leaderless in [true, false] {
         let mut case = Case::new(passing(&[1, 2, 3]));
         case.answer(&passing(&[3]));
@@ -331,14 +331,14 @@ fn a_row_of_confirmations_is_broken_by_a_server_without_a_leader_and_by_an_error
             case.guard.record_failure();
         }
         case.now += 900 * MS;
-        assert_eq!(case.confirm(&passing(&[3])).accepted, 0, "the first of a new row");
+        assert_eq!(case.confirm(&passing(&[3])).accepted, 0, "the first confirmation after the restart");
         case.now += 1_001 * MS;
         assert_eq!(case.confirm(&passing(&[3])).accepted, 2);
     }
 }
 
 #[test]
-fn an_answer_that_lists_them_again_ends_the_doubt_and_the_count_starts_over() {
+fn an_answer_that_lists_the_suspects_again_restarts_the_confirmation() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     let left = passing(&[3]);
     case.answer(&left);
@@ -373,7 +373,7 @@ fn a_registry_that_lost_its_data_confirms_nothing_and_is_believed_after_ten_seco
 }
 
 #[test]
-fn after_ten_seconds_the_default_consistency_is_believed_too_and_a_stale_server_never() {
+fn after_ten_seconds_a_default_read_is_believed_too_and_a_stale_read_never() {
     let mut case = Case::new(passing(&[1]));
     case.answer(&[]);
     case.now += 3600 * SECOND;
@@ -382,7 +382,7 @@ fn after_ten_seconds_the_default_consistency_is_believed_too_and_a_stale_server_
 }
 
 #[test]
-fn each_loss_has_a_time_of_its_own() {
+fn each_loss_has_its_own_time() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.answer(&passing(&[3]));
     case.now += 8 * SECOND;
@@ -393,14 +393,14 @@ fn each_loss_has_a_time_of_its_own() {
 }
 
 #[test]
-fn what_else_the_answer_says_is_believed_at_once() {
+fn the_rest_of_a_suspect_answer_is_believed_at_once() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.answer(&[instance(3, HealthStatus::Critical), instance(4, HealthStatus::Passing)]);
     assert_eq!((case.known(), case.passing()), (vec![1, 2, 3, 4], vec![1, 2, 4]));
 }
 
 #[test]
-fn a_suspect_that_is_said_to_be_unwell_is_believed_to_be() {
+fn a_suspect_listed_as_unhealthy_is_believed_at_once() {
     let mut case = Case::new(passing(&[1, 2]));
     case.answer(&[]);
     let findings =
@@ -409,7 +409,7 @@ fn a_suspect_that_is_said_to_be_unwell_is_believed_to_be() {
 }
 
 #[test]
-fn whoever_is_dismissed_is_gone() {
+fn a_dropped_suspect_is_gone() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.answer(&[]);
     case.guard.drop_suspects(&[id(1), id(3)]);
@@ -419,7 +419,7 @@ fn whoever_is_dismissed_is_gone() {
 }
 
 #[test]
-fn a_mass_turn_to_critical_is_a_statement() {
+fn a_mass_turn_to_critical_is_believed_at_once() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.recently_served = vec![1, 2, 3];
     let critical: Vec<_> = [1, 2, 3].map(|n| instance(n, HealthStatus::Critical)).into();
@@ -428,8 +428,8 @@ fn a_mass_turn_to_critical_is_a_statement() {
 }
 
 #[test]
-fn nodes_lost_in_a_mass_are_suspect_where_traffic_succeeds() {
-    for (lost, vouched, suspected, passing_after) in [
+fn nodes_lost_in_a_mass_are_suspect_while_traffic_succeeds() {
+    for (lost, served, suspected, passing_after) in [
         (&[1, 2, 3][..], &[][..], None, &[][..]),
         (&[1, 2, 3], &[1, 2, 3], Some((SuspectReason::NodesLost, 3)), &[1, 2, 3]),
         (&[1, 2, 3], &[2], Some((SuspectReason::NodesLost, 1)), &[2]),
@@ -437,18 +437,18 @@ fn nodes_lost_in_a_mass_are_suspect_where_traffic_succeeds() {
         (&[1], &[1], None, &[2, 3]),
     ] {
         let mut case = Case::new(passing(&[1, 2, 3]));
-        case.recently_served = vouched.into();
-        let well: Vec<_> = [1, 2, 3].into_iter().filter(|n| !lost.contains(n)).collect();
-        let mut answer = [with_lost_nodes(lost), passing(&well)].concat();
+        case.recently_served = served.into();
+        let healthy: Vec<_> = [1, 2, 3].into_iter().filter(|n| !lost.contains(n)).collect();
+        let mut answer = [with_lost_nodes(lost), passing(&healthy)].concat();
         answer.sort_by(|a, b| a.id.cmp(&b.id));
-        assert_eq!(case.answer(&answer).suspected, suspected, "lost {lost:?}, vouched {vouched:?}");
-        assert_eq!(case.passing(), passing_after, "lost {lost:?}, vouched {vouched:?}");
+        assert_eq!(case.answer(&answer).suspected, suspected, "lost {lost:?}, served {served:?}");
+        assert_eq!(case.passing(), passing_after, "lost {lost:?}, served {served:?}");
         assert_eq!(case.known(), [1, 2, 3]);
     }
 }
 
 #[test]
-fn a_lost_node_is_held_like_an_absence() {
+fn an_instance_on_a_lost_node_is_kept_like_a_missing_one() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.recently_served = vec![1, 2, 3];
     let most = [with_lost_nodes(&[1, 2]), passing(&[3])].concat();
@@ -463,19 +463,19 @@ fn a_lost_node_is_held_like_an_absence() {
     let mut case = Case::new(passing(&[1, 2]));
     case.recently_served = vec![1, 2];
     case.answer(&lost);
-    let mut unwell = lost.clone();
-    unwell[0].node_lost = false;
-    assert_eq!(case.answer(&unwell).listed_again, 1, "now its own check says so too");
+    let mut unhealthy = lost.clone();
+    unhealthy[0].node_lost = false;
+    assert_eq!(case.answer(&unhealthy).listed_again, 1, "its own check is critical too");
     assert_eq!(case.passing(), [2]);
     case.guard.drop_suspects(&[id(2)]);
     assert!(
         case.guard.known().iter().all(|one| one.status == HealthStatus::Critical),
-        "as the registry lists it"
+        "as the registry lists them"
     );
 }
 
 #[test]
-fn without_rules_everything_is_believed() {
+fn without_settings_every_answer_is_believed() {
     let mut case = Case::new(passing(&[1, 2, 3]));
     case.guard = MassLossGuard::new(None);
     assert_eq!(case.answer_of(&[], Consistency::Default, true), Findings::default());
@@ -504,41 +504,41 @@ fn consistency() -> impl Strategy<Value = Consistency> {
 
 proptest! {
     #[test]
-    fn nobody_is_invented_forgotten_or_altered(
+    fn no_instance_is_invented_forgotten_or_altered(
         steps in vec((listing(), consistency(), any::<bool>(), 0_u32..3_000, vec(0_u8..8, 0..4), any::<bool>()), 1..30),
     ) {
         let mut case = Case::new(Vec::new());
         let mut once: Vec<Instance> = Vec::new();
-        for (answer, consistency, went_back, pause, vouched, dismissing) in steps {
-            (case.now, case.recently_served) = (case.now + pause * MS, vouched);
+        for (answer, consistency, went_back, pause, served, dropping) in steps {
+            (case.now, case.recently_served) = (case.now + pause * MS, served);
             let before = case.known.clone();
             once.extend_from_slice(&before);
             let suspects: Vec<_> = case.guard.suspects().cloned().collect();
             case.answer_of(&answer, consistency, went_back);
             let kept: Vec<_> = case.guard.suspects().cloned().collect();
 
-            prop_assert!(case.known.windows(2).all(|pair| pair[0].id < pair[1].id), "sorted, each once");
+            prop_assert!(case.known.windows(2).all(|pair| pair[0].id < pair[1].id), "sorted, each identity once");
             for one in &answer {
-                let now = find(&case.known, &one.id).expect("whoever is listed is known");
+                let now = find(&case.known, &one.id).expect("every listed instance is known");
                 let lost = one.node_lost && kept.contains(&one.id);
                 prop_assert!(now == one || lost, "as it is listed, unless only its node is lost");
             }
             for one in case.known.iter() {
                 let kept = kept.contains(&one.id);
-                prop_assert_eq!(kept, !answer.contains(one), "either listed so or kept");
+                prop_assert_eq!(kept, !answer.contains(one), "either listed or kept");
                 if kept {
-                    // Before this answer, or before it was let go a moment ago.
+                    // Before this answer, or before its loss was accepted a moment ago.
                     prop_assert!(once.contains(one), "as it was known before");
-                    prop_assert!(one.weight() > 0, "only who took traffic is kept");
+                    prop_assert!(one.weight() > 0, "only instances with traffic are kept");
                 }
             }
             for gone in before.iter().filter(|one| one.weight() > 0 && find(&case.known, &one.id).is_none()) {
-                // An unlisted one is let go by a mass rule that does not hold, or in time.
+                // The loss was no mass loss, or the suspect was held for long enough.
                 let was_suspect = suspects.contains(&gone.id);
                 prop_assert!(was_suspect || (!went_back && !answer.is_empty()), "{} vanished", gone.id);
                 prop_assert!(!was_suspect || consistency != Consistency::Stale, "a stale answer confirmed it");
             }
-            if dismissing && case.guard.has_suspects() {
+            if dropping && case.guard.has_suspects() {
                 case.guard.drop_suspects(&kept);
                 prop_assert!(!case.guard.has_suspects());
                 case.known = case.guard.known();
@@ -548,7 +548,7 @@ proptest! {
     }
 
     #[test]
-    fn a_loss_that_every_answer_repeats_is_believed_within_ten_seconds_and_a_question(
+    fn a_loss_that_every_answer_repeats_is_accepted_at_the_first_answer_after_ten_seconds(
         before in listing(), after in listing(), went_back: bool, pauses in vec(50_u32..1_000, 250),
     ) {
         let mut case = Case::new(before);

@@ -1,7 +1,9 @@
+//! Which errors are evidence against an instance.
+
 use super::*;
 
 #[test]
-fn only_the_network_s_word_counts_against_an_instance() {
+fn a_lack_of_local_resources_is_no_evidence_against_an_instance() {
     let of = |errno: i32| is_evidence_of_absence(io::Error::from_raw_os_error(errno).kind());
     // ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT, ECONNRESET
     assert!([111, 113, 101, 110, 104].into_iter().all(of));

@@ -1,3 +1,5 @@
+//! Which answers replace the snapshot.
+
 use std::time::Instant;
 
 use outrigger_config::Weights;
@@ -6,9 +8,9 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
 
-/// Without a guard.
-fn admit(held: &Current<'_>, offer: Candidate) -> Verdict {
-    super::admit(held, offer, |_| None)
+/// Without a screen.
+fn admit(current: &Current<'_>, candidate: Candidate) -> Verdict {
+    super::admit(current, candidate, |_| None)
 }
 
 fn instance(id: u8, status: HealthStatus) -> Instance {
@@ -39,7 +41,7 @@ fn candidate(instances: Vec<Instance>, index: u64) -> Candidate {
     Candidate { instances, index, stale: false }
 }
 
-/// What is held after `instances` were accepted from nothing.
+/// The first snapshot, with `instances`.
 fn accepted_snapshot(now: Instant, instances: Vec<Instance>) -> Snapshot {
     match admit(&Current { snapshot: &Snapshot::unasked(), index: 0 }, candidate(instances, 1)) {
         Verdict::Accept(instances) => Snapshot::unasked().next(instances, now),
@@ -53,14 +55,14 @@ fn now() -> Instant {
 
 proptest! {
     #[test]
-    fn a_first_answer_is_accepted_whatever_it_is(offered in instances(), index: u64, stale: bool, at: u64) {
-        let held = Current { snapshot: &Snapshot::unasked(), index: at };
-        let verdict = admit(&held, Candidate { instances: offered, index, stale });
+    fn every_first_answer_is_accepted(offered in instances(), index: u64, stale: bool, at: u64) {
+        let current = Current { snapshot: &Snapshot::unasked(), index: at };
+        let verdict = admit(&current, Candidate { instances: offered, index, stale });
         prop_assert!(matches!(verdict, Verdict::Accept(_)));
     }
 
     #[test]
-    fn what_is_accepted_is_sorted_lists_each_identity_once_and_invents_nothing(offered in instances()) {
+    fn an_accepted_answer_is_sorted_and_lists_each_identity_once(offered in instances()) {
         let snapshot = accepted_snapshot(now(), offered.clone());
         prop_assert!(snapshot.instances.windows(2).all(|pair| pair[0].id < pair[1].id));
         prop_assert!(snapshot.instances.iter().all(|kept| offered.contains(kept)));
@@ -68,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn the_same_content_in_any_order_at_any_index_is_unchanged(
+    fn the_same_instances_in_any_order_at_any_index_are_unchanged(
         (listed, shuffled) in instances().prop_map(sort_and_dedup).prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle())),
         at: u64,
         index: u64,
@@ -88,7 +90,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stale_answer_never_turns_the_table_back(first in instances(), second in instances(), at in 0_u64..4, index in 0_u64..4) {
+    fn a_stale_answer_never_restores_an_older_state(first in instances(), second in instances(), at in 0_u64..4, index in 0_u64..4) {
         let snapshot = accepted_snapshot(now(), first);
         let verdict = admit(&Current { snapshot: &snapshot, index: at }, Candidate { instances: second, index, stale: true });
         prop_assert_eq!(verdict == Verdict::Behind, index < at);
@@ -96,7 +98,7 @@ proptest! {
 }
 
 #[test]
-fn another_life_under_the_same_identity_is_a_change() {
+fn a_new_registration_of_the_same_identity_is_a_change() {
     let snapshot = accepted_snapshot(now(), vec![instance(1, HealthStatus::Passing)]);
     let again = Instance { create_index: 2, ..instance(1, HealthStatus::Passing) };
     let verdict = admit(&Current { snapshot: &snapshot, index: 1 }, candidate(vec![again], 2));

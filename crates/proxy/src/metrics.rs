@@ -257,7 +257,7 @@ impl ServiceSeries {
         let sum = |slots: &[OnceLock<IntCounter>]| -> u64 {
             slots.iter().filter_map(OnceLock::get).map(IntCounter::get).sum()
         };
-        // A request whose app disconnected did not fail.
+        // A disconnect of the app is not a failed request.
         let gone = Reason::ALL.iter().position(|one| *one == Reason::ClientGone);
         let gone = gone.and_then(|at| self.errors[at].get()).map_or(0, IntCounter::get);
         (sum(&self.codes), self.retried.get(), sum(&self.errors) - gone)

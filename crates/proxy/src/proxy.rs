@@ -1,4 +1,4 @@
-//! The handle: bind, start, look, stop.
+//! The handle of a proxy: bind, start, reload, status, shut down.
 
 use std::{
     net::SocketAddr,
@@ -33,11 +33,11 @@ use crate::{
     upstream::manager::ClusterManager,
 };
 
-/// How often [`Proxy::shutdown`] looks whether requests are left.
+/// How often [`Proxy::shutdown`] checks whether requests are in flight.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// Longest wait for workers to end after everything they carried has.
+/// Longest wait for the workers to end after their requests have ended.
 const WORKER_STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long connections of a listener that is gone may wait for their last request.
+/// How long the connections of a retired listener may wait for their last request.
 const RETIRED_CONNECTION_TTL: Duration = Duration::from_secs(60);
 
 /// Where the data plane runs.
@@ -45,17 +45,17 @@ const RETIRED_CONNECTION_TTL: Duration = Duration::from_secs(60);
 pub enum Workers {
     /// On the caller's runtime: for tests.
     CurrentRuntime,
-    /// On this many threads of their own, at least one.
+    /// On this many threads, at least one.
     Threads(usize),
 }
 
-/// Why the proxy could not begin.
+/// Why the proxy could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A socket could not be had.
+    /// A socket could not be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The metrics registry holds families of our names already.
+    /// The registry of metrics has a metric of the same name.
     #[error("register metrics")]
     Metrics(#[from] prometheus::Error),
     /// No thread could be started.
@@ -63,28 +63,28 @@ pub enum StartError {
     Worker(#[source] std::io::Error),
 }
 
-/// What was left at the end.
+/// What was in flight at the end of a shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShutdownReport {
     /// Requests and tunnels that were cut.
     pub aborted: usize,
 }
 
-/// A running proxy. Dropping it ends its workers without waiting.
+/// A running proxy. Dropping it ends its workers without a wait.
 #[derive(Debug)]
 pub struct Proxy {
     context: Arc<ProxyContext>,
     workers: WorkerPool,
-    /// Sockets that are held and not served yet.
+    /// Sockets that no acceptor serves yet.
     bound: Mutex<Vec<BoundListener>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
-    /// Each ends the connections of a listener that is gone.
+    /// Each task ends the connections of a retired listener.
     retirements: Mutex<JoinSet<()>>,
     control: Handle,
     sweep: JoinHandle<()>,
 }
 
-/// Settings that can be put in place: every new socket is held.
+/// Settings that can be put in place without an error: every new socket is bound.
 #[derive(Debug)]
 pub struct PreparedSettings {
     config: config::Config,
@@ -92,11 +92,11 @@ pub struct PreparedSettings {
 }
 
 impl Proxy {
-    /// Binds every socket. They are held: the kernel queues connections, and nothing is served until
-    /// [`Proxy::start`]. The current runtime becomes the one for the control plane's tasks.
+    /// Binds every socket. The kernel queues connections; none is served before [`Proxy::start`]. The tasks of
+    /// the control plane run on the current runtime.
     ///
     /// # Errors
-    /// When an address is taken, a thread cannot be started, or metrics of our names are there.
+    /// When an address cannot be bound, a thread cannot be started, or a metric's name is taken.
     pub fn bind(
         config: &config::Config,
         discovery: Arc<Discovery>,
@@ -128,7 +128,7 @@ impl Proxy {
         Ok(proxy)
     }
 
-    /// Where requests by name are taken.
+    /// The addresses of the listeners where each request names its service.
     pub fn outbound_addrs(&self) -> Vec<SocketAddr> {
         self.listeners
             .lock()
@@ -138,7 +138,7 @@ impl Proxy {
             .collect()
     }
 
-    /// The upstreams' own ports.
+    /// The addresses of the listeners of one service, with its name.
     pub fn upstream_addrs(&self) -> Vec<(String, SocketAddr)> {
         self.listeners
             .lock()
@@ -147,7 +147,7 @@ impl Proxy {
             .collect()
     }
 
-    /// Begins to serve. A second call does nothing.
+    /// Starts to serve. A second call does nothing.
     pub fn start(&self) {
         self.start_acceptors(std::mem::take(&mut *self.bound.lock()));
     }
@@ -160,20 +160,20 @@ impl Proxy {
         }
     }
 
-    /// Holds every socket that other settings need, so that what follows cannot fail; dropped, nothing
-    /// has happened. One at a time: between this and [`Proxy::apply_settings`] no other may come.
+    /// Binds every socket that new settings need, so that [`Proxy::apply_settings`] cannot fail. Dropping the
+    /// result undoes it. No other call of `prepare` may come between this one and `apply_settings`.
     ///
     /// # Errors
-    /// When an address is taken.
+    /// When an address cannot be bound.
     pub fn prepare(&self, config: &config::Config) -> Result<PreparedSettings, BindError> {
         let open = self.listeners.lock().clone();
         Ok(PreparedSettings { listeners: ListenerPlan::bind(config, &open)?, config: config.clone() })
     }
 
-    /// Goes on by other settings: requests under way by those that they began with, the next ones by the
-    /// new ones. Connections to instances, and what is known of these, stay; so do the app's connections,
-    /// and where a listener is gone they end with an answer that says so. Takes 5 s at most, and that
-    /// only where the registry does not answer for a service that is new.
+    /// Puts new settings in place. Requests in flight keep the settings that they began with. Connections to
+    /// instances, and their state, stay; the app's connections stay too, and those of a removed listener end
+    /// with their next response. Takes at most 5 s, and only while the registry does not answer for a new
+    /// service.
     pub async fn apply_settings(&self, prepared: PreparedSettings) {
         let PreparedSettings { config, listeners: plan } = prepared;
         self.context.clusters.apply_settings(&config).await;
@@ -184,7 +184,7 @@ impl Proxy {
         self.start_acceptors(opened);
     }
 
-    /// Opens new doors and closes those that are none any more: what is to be listened on.
+    /// Puts `plan` in place; gives the new listeners, which no acceptor serves yet.
     fn replace_listeners(&self, plan: ListenerPlan, config: &config::Config) -> Vec<BoundListener> {
         let before = self.listeners.lock().clone();
         let token = || self.workers.drain.child_token();
@@ -204,8 +204,8 @@ impl Proxy {
         opened
     }
 
-    /// Resolves when the registry has answered for every declared upstream. May never: put a time-out
-    /// around it.
+    /// Resolves when the registry has answered for every declared upstream. This may never happen: the caller
+    /// sets a timeout.
     pub async fn wait_for_first_answers(&self) {
         for cluster in self.context.clusters.clusters() {
             if cluster.is_declared() {
@@ -214,28 +214,28 @@ impl Proxy {
         }
     }
 
-    /// Every service in use, for a page.
+    /// The state of every service in use.
     pub fn status(&self) -> Vec<ClusterStatus> {
         self.context.clusters.clusters().iter().map(|cluster| status::cluster_status(cluster)).collect()
     }
 
-    /// What the traffic knows of instances, for discovery's guard against answers that lose them.
+    /// Tells discovery which instances served requests lately, so that it can doubt an answer that loses them.
     pub fn liveness(&self) -> Arc<dyn Liveness> {
         Arc::new(TrafficLiveness(Arc::downgrade(&self.context.clusters)))
     }
 
-    /// Requests and tunnels under way.
+    /// Requests and tunnels in flight.
     pub fn in_flight(&self) -> usize {
         self.context.in_flight.load(Relaxed)
     }
 
-    /// Accepts nothing more; idle app connections are closed, the others end with their request.
+    /// Closes the listeners and the idle app connections; the other connections end with their request.
     pub fn close_listeners(&self) {
         self.workers.drain.cancel();
         self.bound.lock().clear();
     }
 
-    /// Closes the listeners, waits up to `grace` for what is under way, and ends everything.
+    /// Closes the listeners, waits up to `grace` for the requests in flight, and ends everything.
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.close_listeners();
         let done = async {
@@ -252,7 +252,7 @@ impl Proxy {
     }
 }
 
-/// An answer this long ago still shows that an instance is there.
+/// How recent a response is evidence that an instance runs.
 const RECENT_SUCCESS: Duration = Duration::from_secs(5);
 
 /// Reports to discovery which instances serve traffic. Weak, because the cluster manager keeps

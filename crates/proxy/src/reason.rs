@@ -226,7 +226,7 @@ impl Reason {
     }
 }
 
-/// The status in logs and metrics of a request whose app disconnected (nginx's number).
+/// The status in logs and metrics when the app disconnected (nginx's number).
 const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
     Ok(status) => status,
     Err(_) => StatusCode::REQUEST_TIMEOUT,

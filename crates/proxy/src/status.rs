@@ -46,7 +46,7 @@ pub struct ClusterStatus {
     pub requests: u64,
     /// Retries.
     pub retries: u64,
-    /// Requests that the sidecar refused, failed or cut; not those whose app disconnected.
+    /// Requests that the sidecar refused, failed or cut; not when the app disconnected.
     pub failures: u64,
     /// Every known instance.
     pub endpoints: Vec<EndpointStatus>,

@@ -1,4 +1,4 @@
-//! Sockets that the app connects to: bound first, accepted from later, shared out evenly.
+//! Accepts connections of the app, up to the limit.
 
 use std::{
     io,
@@ -19,9 +19,10 @@ use crate::{
     serve,
 };
 
-/// Pause after an accept that failed for want of files or memory: trying at once would only burn CPU.
+/// Pause after an accept that failed because file descriptors or memory ran out.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
-/// Connections turned away at once with an answer; beyond, without.
+/// Connections above the limit that are rejected with a response at the same time; further ones are closed
+/// without a response.
 const MAX_REJECTIONS_UNDER_WAY: usize = 64;
 
 /// An accepted connection, which is counted among the open ones.
@@ -41,7 +42,7 @@ pub(crate) async fn run_acceptor(
     let BoundListener { socket, listener } = bound;
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,
-        Err(error) => return warn!(%error, "listener could not be set up"),
+        Err(error) => return warn!(%error, "a listening socket could not be set up"),
     };
     let hand_over = |stream: io::Result<std::net::TcpStream>, peer, state| {
         if !stream.is_ok_and(|stream| assign(AcceptedConnection { stream, peer, state })) {

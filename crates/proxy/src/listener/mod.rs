@@ -1,4 +1,4 @@
-//! The app's side: which addresses are listened on, and the threads that share the connections.
+//! The app's side: the addresses that the proxy listens on, and the threads that share the connections.
 
 pub(crate) mod accept;
 pub(crate) mod kind;

@@ -1,9 +1,8 @@
-//! Which addresses are listened on, and what each is for; a reload opens and closes some of them.
+//! Plans the listeners of new settings, and puts the plan in place: at the start, and at each reload.
 //!
-//! An address that stays keeps its socket, so that nobody is refused in between; when it is for another
-//! service from now on, those who came in before are told with their next answer to come in anew. One
-//! that goes accepts what the kernel has queued and is closed; its connections end the same way. It
-//! accepts nothing itself: that is `listener`.
+//! An address that stays keeps its socket, so that no connection is refused meanwhile. Where its service
+//! changes, the next response on each earlier connection closes that connection. An address that is removed
+//! accepts what the kernel has queued, then its socket is closed; its connections end in the same way.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -21,11 +20,11 @@ use crate::{
     upstream::{cluster::Cluster, manager::upstream_key},
 };
 
-/// An address that is to be listened on by new settings, with its socket or the door that is there.
+/// An address of new settings, with the listener that has it already or a new socket.
 #[derive(Debug)]
 struct PlannedListener {
     configured_addr: SocketAddr,
-    /// Which of the upstreams.
+    /// Index of the upstream that has this address.
     upstream: Option<usize>,
     socket: Socket,
 }
@@ -36,25 +35,25 @@ enum Socket {
     New(TcpListener, SocketAddr),
 }
 
-/// Every place of new settings; dropped, the sockets that were not there before are closed.
+/// Every address of new settings. Dropping the plan closes the new sockets.
 #[derive(Debug)]
 pub(crate) struct ListenerPlan(Vec<PlannedListener>);
 
-/// What opening new places came to.
+/// The listeners after a plan was put in place, and what changed.
 #[derive(Debug, Default)]
 pub(crate) struct ListenerChange {
     pub(crate) listeners: Vec<Arc<Listener>>,
-    /// Those of them that are new, with their sockets.
+    /// The new ones of `listeners`.
     pub(crate) opened: Vec<BoundListener>,
     /// States that no listener has any more; connections still have them.
     pub(crate) retired: Vec<Arc<ListenerState>>,
 }
 
 impl ListenerPlan {
-    /// Holds every address of `config`: by a door of `open` where there is one, else by a socket.
+    /// Finds a listener of `open` for every address of `config`, or binds a socket.
     ///
     /// # Errors
-    /// When an address cannot be had.
+    /// When an address cannot be bound.
     pub(crate) fn bind(config: &Config, open: &[Arc<Listener>]) -> Result<Self, BindError> {
         let mut plan = Self(Vec::new());
         plan.plan_address(&config.outbound.listen, None, None, open)?;
@@ -66,7 +65,7 @@ impl ListenerPlan {
         Ok(plan)
     }
 
-    /// Every address of one setting.
+    /// Plans the addresses of one `listen` setting.
     fn plan_address(
         &mut self,
         listen: &Listen,
@@ -134,7 +133,7 @@ impl ListenerPlan {
         for removed in
             before.iter().filter(|listener| !change.listeners.iter().any(|one| Arc::ptr_eq(one, listener)))
         {
-            info!(addr = %removed.addr, "no longer listening; connections there end with their next answer");
+            info!(addr = %removed.addr, "no longer listening; connections there end with their next response");
             removed.stop_accepting.cancel();
             change.retired.push(removed.state.load_full());
         }

@@ -1,7 +1,7 @@
-//! Data-plane threads: each a current-thread runtime that owns its connections.
+//! Data-plane threads: each has a current-thread runtime and owns its connections.
 //!
-//! A worker gets bare sockets, for a registered one cannot change its reactor. Its connections are
-//! tasks of a set that it owns: stopping the worker ends them.
+//! A worker gets sockets that no runtime has registered, because a registered socket cannot change its runtime.
+//! Its connections are tasks that it owns: stopping the worker ends them.
 
 use std::{
     io,
@@ -34,52 +34,52 @@ use crate::{
     session::Session,
 };
 
-/// How often a worker looks at its watch.
+/// How often a worker measures the lag of its runtime.
 const LAG_TICK: Duration = Duration::from_secs(1);
 
-/// What a worker is told.
+/// A command to a worker.
 pub(crate) enum Command {
-    /// Accept on this socket, and share out what comes.
+    /// Accept on this socket, and give the connections to the workers.
     Listen(BoundListener),
     /// Serve this connection.
     Serve(AcceptedConnection),
 }
 
-/// One worker, seen from outside.
+/// A worker, as the acceptors see it.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) index: usize,
-    /// Connections it has.
+    /// Open connections.
     pub(crate) connections: AtomicUsize,
     commands: UnboundedSender<Command>,
 }
 
 impl Worker {
-    /// Hands over an order; false when the worker has stopped.
+    /// Sends a command. False: the worker has stopped.
     pub(crate) fn send(&self, command: Command) -> bool {
         self.commands.send(command).is_ok()
     }
 }
 
-/// Every worker, and who ends them.
+/// Every worker, and the means to stop them.
 #[derive(Debug)]
 pub(crate) struct WorkerPool {
     pub(crate) workers: Arc<[Arc<Worker>]>,
-    /// Refuses new connections; those there end when they are done.
+    /// Cancelled: no connection is accepted, and the open ones end with their request.
     pub(crate) drain: CancellationToken,
-    /// Ends everything.
+    /// Cancelled: every worker ends at once.
     kill: CancellationToken,
     handles: Mutex<Vec<WorkerHandle>>,
 }
 
-/// How a worker is waited for.
+/// The thread or task of a worker.
 #[derive(Debug)]
 enum WorkerHandle {
     Thread(JoinHandle<()>),
     Task(tokio::task::JoinHandle<()>),
 }
 
-/// What a worker needs to begin.
+/// The loop of one worker.
 struct WorkerTask {
     worker: Arc<Worker>,
     workers: Arc<[Arc<Worker>]>,
@@ -92,7 +92,7 @@ impl WorkerPool {
     /// Starts `threads` workers, or with 0 one on the caller's runtime.
     ///
     /// # Errors
-    /// When a thread or its runtime cannot be made.
+    /// When a thread or its runtime cannot be created.
     pub(crate) fn start(threads: usize, context: &Arc<ProxyContext>) -> io::Result<Self> {
         let drain = CancellationToken::new();
         let kill = CancellationToken::new();
@@ -124,7 +124,7 @@ impl WorkerPool {
         Ok(Self { workers, drain, kill, handles: Mutex::new(handles) })
     }
 
-    /// Ends every worker and waits for it, at most `bound` in all.
+    /// Ends every worker, and waits at most `bound` in total.
     pub(crate) async fn stop(&self, bound: Duration) {
         self.kill.cancel();
         let handles = std::mem::take(&mut *self.handles.lock());
@@ -139,7 +139,7 @@ impl WorkerPool {
             }
         };
         if tokio::time::timeout(bound, joined).await.is_err() {
-            warn!(?bound, "a worker did not stop in time, leaving it behind");
+            warn!(?bound, "a worker did not stop in time and is abandoned");
         }
     }
 }
@@ -186,7 +186,7 @@ impl WorkerTask {
                             drop(guard);
                         });
                     }
-                    Err(error) => warn!(%peer, %error, "app connection could not be set up"),
+                    Err(error) => warn!(%peer, %error, "an app connection could not be set up"),
                 }
             }
         }
@@ -202,7 +202,7 @@ impl WorkerTask {
     }
 }
 
-/// Gives a connection to the worker that has the fewest. False: no worker takes it.
+/// Gives a connection to the worker with the fewest. False: the worker has stopped.
 fn assign_to_worker(workers: &[Arc<Worker>], accepted: AcceptedConnection) -> bool {
     workers.iter().min_by_key(|worker| worker.connections.load(Relaxed)).is_some_and(|worker| {
         worker.connections.fetch_add(1, Relaxed);
@@ -210,7 +210,7 @@ fn assign_to_worker(workers: &[Arc<Worker>], accepted: AcceptedConnection) -> bo
     })
 }
 
-/// One connection, counted for its worker and for the limit.
+/// Counts a connection for its worker and for the limit, until it is dropped.
 struct ConnectionGuard {
     worker: Arc<Worker>,
     context: Arc<ProxyContext>,

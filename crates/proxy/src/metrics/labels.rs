@@ -1,4 +1,4 @@
-//! Labels of metrics whose values other parts of the data path choose.
+//! Labels of metrics that other parts of the data path choose.
 
 /// How a second attempt beside a slow one ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! One request's account: begun with its head, closed once, by whichever door it leaves.
+//! The account of one request, from its head to its end: it is counted and logged once, however it ends.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -11,26 +11,26 @@ use crate::{
     metrics::ServiceSeries, reason::Reason, session::Session, upload::Upload, upstream::bulkhead::Slot,
 };
 
-/// Counted and logged when dropped. Without a status by then, the app went away.
+/// Counted and logged when dropped. Without a status at that time, the app disconnected.
 #[derive(Debug)]
 pub(crate) struct RequestAccount {
     session: Arc<Session>,
     pub(crate) started: Instant,
-    /// Head accepted to response head.
+    /// When the response head was ready.
     pub(crate) answered_at: Option<Instant>,
-    /// The last byte of the answer, where somebody has read the clock for it.
+    /// When the last byte of the response was passed on; `None`: when the account is dropped.
     pub(crate) ended_at: Option<Instant>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) reason: Option<Reason>,
     pub(crate) attempts: u32,
     pub(crate) upload: Option<Upload>,
-    /// Its place in the service's bulkhead, held to the end.
+    /// The place in the service's bulkhead, held to the end.
     pub(crate) slot: Option<Slot>,
     series: Option<Arc<ServiceSeries>>,
     log_entry: Option<Box<AccessLogEntry>>,
 }
 
-/// What only the access log needs.
+/// Fields that only the access log needs.
 #[derive(Debug)]
 struct AccessLogEntry {
     method: Method,
@@ -69,12 +69,12 @@ impl RequestAccount {
         &self.session
     }
 
-    /// Whether some of the app's body has not been read.
+    /// Whether a part of the app's body has not been read.
     pub(crate) fn has_unread_body(&self) -> bool {
         self.upload.as_ref().is_some_and(|upload| !upload.ended())
     }
 
-    /// The service is known now.
+    /// Begins to count the request for its service.
     pub(crate) fn set_service(&mut self, series: &Arc<ServiceSeries>, label: &Arc<str>) {
         series.in_flight.inc();
         self.series = Some(series.clone());
@@ -83,14 +83,13 @@ impl RequestAccount {
         }
     }
 
-    /// Another instance is tried.
     pub(crate) fn set_instance(&mut self, id: &InstanceId) {
         if let Some(entry) = &mut self.log_entry {
             entry.instance = Some(id.clone());
         }
     }
 
-    /// The app gets this status.
+    /// Records the response to the app, and when its head was ready.
     pub(crate) fn record_answer(&mut self, status: StatusCode, reason: Option<Reason>) {
         self.answered_at.get_or_insert_with(Instant::now);
         self.status = Some(status);
@@ -114,7 +113,7 @@ impl RequestAccount {
     }
 }
 
-/// A path as a terminal may see it.
+/// The path with control characters escaped, because logs are shown in terminals.
 fn escape_path(path: &str) -> String {
     if path.bytes().all(|byte| byte.is_ascii_graphic()) {
         path.to_owned()
@@ -149,7 +148,7 @@ impl Drop for RequestAccount {
             self.log(entry, status, self.reason, now);
         }
         if let Some(upload) = &self.upload {
-            // An instance that answered early must not keep the app's upload going.
+            // After an early response, the upload of the app must not go on.
             upload.stop();
             if !upload.ended() {
                 self.session.unread_body.store(true, Relaxed);

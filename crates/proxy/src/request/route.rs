@@ -1,8 +1,8 @@
-//! Which service a request is for, and what its head becomes.
+//! Finds the service of a request, and the target and Host that the instance gets.
 //!
-//! A service is named by Host, by `/svc/NAME/` when the Host is our own address, by the target of an
-//! absolute-form request, or by the port it came in on. Nothing else is carried: an address or an
-//! outside name is refused, never looked up.
+//! The service is named by the Host, by `/svc/NAME/` when the Host is the sidecar's own address, by the target
+//! of a request in absolute form, or by the listener. A request for an address or for a name outside the
+//! registry is refused; such a name is never looked up.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -20,26 +20,26 @@ use crate::{
     upstream::cluster::Cluster,
 };
 
-/// Where the request goes.
+/// The service of a request, and the changes to its head.
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) cluster: Arc<Cluster>,
-    /// The target the instance gets, where it is not the one the app sent.
+    /// The target for the instance, where it differs from the app's.
     pub(crate) uri: Option<Uri>,
-    /// The Host the instance gets, where it is not the one the app sent.
+    /// The Host for the instance, where it differs from the app's.
     pub(crate) host: Option<HeaderValue>,
 }
 
-/// The path prefix that names a service when the Host is our own address.
+/// The path prefix before a service's name, when the Host is the sidecar's own address.
 const PATH_PREFIX: &str = "/svc/";
 
-/// Finds the service. Waits only for a service's first answer, and that within a bound.
+/// Finds the service. Waits, within a limit, only for the registry's first answer for it.
 ///
 /// # Errors
-/// With the reason and what to do instead.
+/// When the request names no service that it may reach; the refusal says what to do instead.
 pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> Result<Route, Refusal> {
     if headers::from_browser(headers) {
-        // Another port of this machine is another web app, and as foreign as any.
+        // Another port of this machine is another origin.
         let own = |authority: &str| {
             is_own_authority(session, authority) && authority_port(authority) == session.local.port()
         };
@@ -75,20 +75,20 @@ pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> R
     }
 }
 
-/// A port of its own: the Host is the service's business, and stays.
+/// The listener names the service, so the Host is left as it is.
 fn route_by_listener(cluster: &Arc<Cluster>, headers: &HeaderMap, host: &str) -> Result<Route, Refusal> {
     match host::parse(host) {
-        // A page whose name resolves to this machine must not reach a service by it.
+        // A page from a name that resolves to this machine (DNS rebinding) must not reach a service.
         ParsedHost::Outside if headers::from_browser(headers) => Err(Refusal::new(
             Reason::ForbiddenOrigin,
-            format!("a browser's request for {host:?} does not belong here"),
+            format!("a browser's request for {host:?} may not reach a service"),
         )),
         ParsedHost::Invalid if !host.is_empty() => Err(invalid_host(host)),
         _ => Ok(Route { cluster: cluster.clone(), uri: None, host: None }),
     }
 }
 
-/// `/svc/NAME/rest`: the prefix is taken off, the rest is left as it is.
+/// `/svc/NAME/rest`: the prefix is removed, the rest is left as it is.
 async fn route_by_path(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
     let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let Some(rest) = target.strip_prefix(PATH_PREFIX) else {
@@ -113,8 +113,7 @@ async fn route_by_path(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
     Ok(Route { cluster, uri: Some(Uri::from(path)), host: Some(host) })
 }
 
-/// A request as a proxy gets it: the target names the host, and the Host field is made from it
-/// (RFC 9112 §3.2.2).
+/// The target is in absolute form, names the host, and replaces the Host field (RFC 9112 §3.2.2).
 async fn route_absolute_form(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
     let authority = uri.authority().map_or("", http::uri::Authority::as_str);
     if uri.scheme() != Some(&Scheme::HTTP) {
@@ -138,14 +137,14 @@ async fn route_absolute_form(session: &Session, uri: &Uri) -> Result<Route, Refu
     Ok(Route { cluster, uri: Some(origin), host: Some(host) })
 }
 
-/// A declared service whose name has dots, so that as a Host it looks like an outside name.
+/// A declared service with dots in its name, which in a Host looks like a name outside the registry.
 fn find_dotted_service(session: &Session, authority: &str) -> Option<Arc<Cluster>> {
     let service = host::lowercase(host::host_of(authority)?);
     let name = ServiceName { service, tag: None, datacenter: None };
     session.shared.clusters.find(&name).filter(|cluster| cluster.is_declared())
 }
 
-/// Whether an authority is the address that this connection came in on, or loopback.
+/// Whether the host of an authority is a loopback address or the local address of this connection.
 fn is_own_authority(session: &Session, authority: &str) -> bool {
     host::is_loopback(authority)
         || host::host_of(authority)
@@ -154,7 +153,7 @@ fn is_own_authority(session: &Session, authority: &str) -> bool {
             .is_some_and(|ip| ip.to_canonical() == session.local.ip().to_canonical())
 }
 
-/// The port of an origin's authority; 80 where it says none.
+/// The port of an authority; 80 where it has none.
 fn authority_port(authority: &str) -> u16 {
     let after = authority.rfind(']').map_or(0, |end| end + 1);
     authority[after..].rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(80)
@@ -163,7 +162,9 @@ fn authority_port(authority: &str) -> u16 {
 fn outside_host(host: &str) -> Refusal {
     Refusal::new(
         Reason::OutsideHost,
-        format!("{host:?} is no service of the registry; this is no open proxy. Use a service's name"),
+        format!(
+            "{host:?} is no service of the registry, and this is no open proxy; use the name of a service"
+        ),
     )
 }
 

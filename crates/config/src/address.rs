@@ -1,4 +1,4 @@
-//! Addresses: where we listen, where Consul is, and which browser origins are allowed.
+//! Addresses: listen addresses, the address of Consul, and browser origins.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -26,9 +26,9 @@ pub(crate) fn listen_address(text: &str) -> Result<Listen, InvalidValue> {
     Err(InvalidValue::new(what, hint))
 }
 
-/// Whether the two cannot be bound at once.
+/// Whether the two addresses cannot be bound at the same time.
 pub(crate) fn overlaps(a: &Listen, b: &Listen) -> bool {
-    // Port 0 is a new port each time.
+    // Port 0 stands for a new port each time.
     a.port == b.port && a.port != 0 && hosts(a).iter().any(|x| hosts(b).iter().any(|y| same_socket(*x, *y)))
 }
 
@@ -45,12 +45,12 @@ fn hosts(listen: &Listen) -> Vec<IpAddr> {
 }
 
 fn same_socket(a: IpAddr, b: IpAddr) -> bool {
-    // `[::]` also takes IPv4, unless the system says otherwise.
+    // `[::]` also accepts IPv4, except where the system is set otherwise.
     let any = |ip: IpAddr, other: IpAddr| ip.is_unspecified() && (ip.is_ipv6() || other.is_ipv4());
     a == b || any(a, b) || any(b, a)
 }
 
-/// A Consul address as written: without a scheme it is not yet known whether TLS is meant.
+/// A Consul address as written. Without a scheme, `CONSUL_HTTP_SSL` decides about TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ParsedConsulAddress {
     pub(crate) address: ConsulAddress,
@@ -95,7 +95,7 @@ fn host_and_port(authority: &str) -> Option<(String, u16)> {
     }
     let (host, port) = authority.rsplit_once(':')?;
     let port = port.parse().ok().filter(|port| *port != 0)?;
-    // An IPv6 address needs brackets: where would its port begin?
+    // An IPv6 address needs brackets, because its port could not be found otherwise.
     names::host(host).ok().filter(|host| !host.contains(':')).map(|host| (host, port))
 }
 
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_consul_address_says_why() {
+    fn the_error_for_a_wrong_consul_address_has_the_reason() {
         let cases = [
             ("unix:///run/consul.sock", "is a unix socket, which is not supported"),
             ("/run/consul.sock", "is a unix socket, which is not supported"),
@@ -228,7 +228,7 @@ mod tests {
         }
 
         #[test]
-        fn listeners_survive_being_written_and_read(ip in any::<IpAddr>(), port in any::<u16>()) {
+        fn a_formatted_listen_address_parses_to_itself(ip in any::<IpAddr>(), port in any::<u16>()) {
             let value = Listen::from(SocketAddr::new(ip, port));
             prop_assert_eq!(listen_address(&value.to_string()), Ok(value));
         }

@@ -1,8 +1,8 @@
-//! Running settings and those just read → what runs next, and what that changes, for people.
+//! Running settings and new settings → what runs next, and a list of the changes.
 //!
-//! A reload applies whatever can change under a running sidecar. What cannot ([`FIXED`]) goes on as it
-//! is, and is named, so that nobody believes a file that is not followed. Nothing here applies
-//! anything.
+//! A reload applies all settings that can change in a running sidecar. The others ([`RESTART_ONLY`]) keep
+//! their values and are listed, so that the difference between file and sidecar is visible. This module
+//! applies nothing.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -14,14 +14,14 @@ use crate::{
 /// Settings, or sections of them, that only a restart changes.
 pub const RESTART_ONLY: [&str; 5] = ["registry", "state_dir", "admin.listen", "workers", "log.format"];
 
-/// One setting that is another than before. Displays as `defaults.timeout: 15s → 5s`.
+/// One setting with a new value. Displays as `defaults.timeout: 15s → 5s`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingChange {
-    /// The setting, dotted; an upstream's begins with its name: `upstreams.orders[v2]@dc2.timeout`.
+    /// The setting, dotted; the key of an upstream begins with its name: `upstreams.orders[v2]@dc2.timeout`.
     pub key: String,
-    /// Its value before. Absent: it was not set, or there was no such upstream.
+    /// The old value. Absent: not set, or there was no such upstream.
     pub old: Option<String>,
-    /// Its value now. Absent: as `old`.
+    /// The new value. Absent: as for `old`.
     pub new: Option<String>,
 }
 
@@ -32,28 +32,28 @@ impl fmt::Display for SettingChange {
     }
 }
 
-/// What a reload comes to.
+/// What a reload does.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReloadPlan {
-    /// What runs next: as it was read, but for what needs a restart.
+    /// What runs next: the new settings, without those that need a restart.
     pub next: LoadedConfig,
-    /// What that changes.
+    /// The changes.
     pub changed: Vec<SettingChange>,
-    /// What was read and is not followed before a restart.
+    /// Changes that take effect only after a restart.
     pub needs_restart: Vec<SettingChange>,
 }
 
-/// Compares what runs with what was read.
+/// Compares the running settings with the new ones.
 pub fn plan_reload(running: &LoadedConfig, read: LoadedConfig) -> ReloadPlan {
     let (needs_restart, changed) =
         list_changes(running, &read).into_iter().partition(|change| is_restart_only(&change.key));
     ReloadPlan { next: keep_restart_only(running, read), changed, needs_restart }
 }
 
-/// A number that is the same for the same settings, wherever they come from, 48 bits long so that it
-/// is exact as a floating-point number. Secrets are not part of it.
+/// A hash of the settings without their origins and without secrets; 48 bits, so that it is exact as a
+/// floating-point number.
 pub fn fingerprint(config: &Config) -> u64 {
-    // FNV-1a: stable over versions of the compiler, which the standard library's hash is not.
+    // FNV-1a: unlike the standard library's hash, it is the same with every version of the compiler.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for setting in list_every_setting(config) {
         for byte in format!("{}={}\n", setting.key, setting.value).bytes() {
@@ -78,25 +78,25 @@ fn keep_restart_only(running: &LoadedConfig, read: LoadedConfig) -> LoadedConfig
     next.config.log.format = old.log.format;
     let mut origins = Origins::default();
     let kept = running.origins.iter().filter(|(key, _)| is_restart_only(key));
-    let said = next.origins.iter().filter(|(key, _)| !is_restart_only(key));
-    for (key, origin) in kept.chain(said) {
+    let new = next.origins.iter().filter(|(key, _)| !is_restart_only(key));
+    for (key, origin) in kept.chain(new) {
         origins.set(key.to_owned(), origin.clone());
     }
     next.origins = origins;
     next
 }
 
-/// In the order of a file: what is another or new, then what is gone.
+/// Changed and new settings in the order of a file, then the removed ones.
 fn list_changes(old: &LoadedConfig, new: &LoadedConfig) -> Vec<SettingChange> {
     let (before, after) = (settings_by_upstream(old), settings_by_upstream(new));
     let find = |all: &[Setting], key: &str| {
         all.iter().find(|setting| setting.key == key).map(|setting| setting.value.to_string())
     };
     let keys: BTreeSet<&str> = after.iter().map(|setting| &*setting.key).collect();
-    let gone = before.iter().filter(|setting| !keys.contains(&*setting.key));
+    let removed = before.iter().filter(|setting| !keys.contains(&*setting.key));
     let mut changes: Vec<SettingChange> = after
         .iter()
-        .chain(gone)
+        .chain(removed)
         .map(|setting| {
             let key = setting.key.clone();
             SettingChange { old: find(&before, &key), new: find(&after, &key), key }
@@ -120,7 +120,7 @@ fn literal_token(config: &Config) -> Option<&str> {
     }
 }
 
-/// Every setting; an upstream's under its name, so that one more above it does not change it.
+/// Every setting; those of an upstream by its name, so that another upstream above it changes no key.
 fn settings_by_upstream(loaded: &LoadedConfig) -> Vec<Setting> {
     let mut all = list_settings(&loaded.config, &loaded.origins);
     for setting in &mut all {
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_told_by_key_old_and_new() {
+    fn a_change_has_the_key_and_both_values() {
         let old = "defaults: {timeout: 15s, retry: {statuses: [502]}}\nupstreams: [{service: orders, timeout: 2s}, {service: old}]";
         let new = "defaults: {timeout: 5s, retry: {statuses: [502, 503]}}\n\
                    upstreams: [{service: new, listen: 127.0.0.1:9201}, {service: orders, timeout: 3s}]";
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_restart_is_named_and_goes_on_as_it_is() {
+    fn a_setting_that_needs_a_restart_keeps_its_value_and_is_listed() {
         let old = loaded("workers: 1\nlog: {level: warn}");
         let new = "workers: 2\nlog: {level: debug, format: json}\nstate_dir: /tmp/x\nadmin: {listen: 127.0.0.1:1}\n\
                    registry: {consul: {address: http://10.0.0.1:8500}}";
@@ -204,32 +204,32 @@ mod tests {
     }
 
     #[test]
-    fn another_secret_is_a_change_and_is_not_shown() {
+    fn a_new_secret_is_a_change_and_is_not_shown() {
         let with = |name| loaded(&format!("registry: {{consul: {{token: \"${{{name}}}\"}}}}"));
         let reload = plan_reload(&with("ONE"), with("OTHER"));
         assert_eq!(lines(&reload.needs_restart), ["registry.consul.token: (hidden) → (hidden)"]);
     }
 
     #[test]
-    fn every_fixed_setting_is_a_key_or_a_section() {
-        for fixed in RESTART_ONLY {
+    fn every_restart_only_setting_is_a_key_or_a_section() {
+        for setting in RESTART_ONLY {
             assert!(
-                keys().iter().any(|key| key == fixed || key.starts_with(&format!("{fixed}."))),
-                "{fixed}"
+                keys().iter().any(|key| key == setting || key.starts_with(&format!("{setting}."))),
+                "{setting}"
             );
         }
     }
 
     #[test]
-    fn the_fingerprint_follows_what_holds_and_not_who_said_it() {
+    fn the_fingerprint_depends_on_values_and_not_on_origins() {
         let plain = loaded("{}");
         assert_eq!(fingerprint(&plain.config), fingerprint(&loaded("defaults: {timeout: 15s}").config));
         let other = loaded("defaults: {timeout: 14s}");
         assert_ne!(fingerprint(&plain.config), fingerprint(&other.config));
-        // An upstream takes the defaults' value or says the same itself.
+        // An upstream takes the value from the defaults, or has the same value itself.
         let inherits = loaded("defaults: {timeout: 14s}\nupstreams: [{service: orders}]");
-        let says = loaded("defaults: {timeout: 14s}\nupstreams: [{service: orders, timeout: 14s}]");
-        assert_eq!(fingerprint(&inherits.config), fingerprint(&says.config));
-        assert!(fingerprint(&says.config) < 1 << 48);
+        let explicit = loaded("defaults: {timeout: 14s}\nupstreams: [{service: orders, timeout: 14s}]");
+        assert_eq!(fingerprint(&inherits.config), fingerprint(&explicit.config));
+        assert!(fingerprint(&explicit.config) < 1 << 48);
     }
 }

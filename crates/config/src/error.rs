@@ -1,4 +1,4 @@
-//! What is wrong, where, and what to do about it.
+//! Problems: what is wrong, where, and what to do.
 
 use std::{error::Error, fmt};
 
@@ -19,17 +19,17 @@ pub fn error_chain(error: &dyn Error) -> String {
     line
 }
 
-/// One thing that is wrong (or, among the warnings, suspicious).
+/// One problem, or one warning.
 ///
-/// Displays as `FILE:LINE:COL key: what is wrong; hint`; a value from a flag or the environment names
-/// that instead: `--port: what is wrong; hint`.
+/// Displays as `FILE:LINE:COL key: what is wrong; hint`; for a value from a flag or the environment as
+/// `--port: what is wrong; hint`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// Where the wrong value was given.
     pub origin: Origin,
-    /// The setting, dotted (`upstreams[0].timeout`); empty when the file as a whole is meant.
+    /// The setting, dotted (`upstreams[0].timeout`), as written in the file; empty for the whole file.
     pub key: String,
-    /// What is wrong. Never shows a secret, nor the content of an environment variable.
+    /// What is wrong. Never holds a secret or the content of an environment variable.
     pub what: String,
     /// What to do: the nearest valid key, the allowed range, an example. May be empty.
     pub hint: String,
@@ -56,7 +56,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong, flags and environment first, then down the file. Never empty.
+/// All problems: flags and environment first, then in the order of the file. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
@@ -71,7 +71,7 @@ impl Problems {
         self.0.iter()
     }
 
-    /// How many.
+    /// Their number.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
@@ -101,7 +101,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Why one value was refused, before its place is known.
+/// Why one value is invalid, before its place is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InvalidValue {
     /// Continues a sentence that starts with the quoted value: `is not a duration`.

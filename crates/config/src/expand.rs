@@ -1,16 +1,16 @@
 //! `${NAME}` and `${NAME:-default}` in values.
 //!
-//! As in a shell: the default is taken when the variable is unset or empty; without a default an unset
+//! As in a shell: the default is used when the variable is unset or empty; without a default an unset
 //! variable is an error and an empty one is an empty text. `$$` is one dollar; a dollar before
-//! anything but `{` or `$` stays. Keys and comments are left alone, and a default holds no variable.
+//! anything but `{` or `$` stays. Keys and comments are not expanded, and a default holds no variable.
 
 use crate::layers::Environment;
 
-/// A value whose variables have been replaced.
+/// A value after its variables were replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expanded {
     pub(crate) text: String,
-    /// A variable (or its default) is part of the text, so that it is not to be shown.
+    /// A variable (or its default) is part of the text, so no message may show the text.
     pub(crate) from_environment: bool,
 }
 
@@ -43,7 +43,10 @@ impl ExpandError {
     }
 }
 
-/// Replaces every variable, or says all that is wrong with them.
+/// Replaces every variable.
+///
+/// # Errors
+/// All problems of the variables.
 pub(crate) fn expand(text: &str, env: &Environment) -> Result<Expanded, Vec<ExpandError>> {
     let mut out = Expanded { text: String::with_capacity(text.len()), from_environment: false };
     let mut errors = Vec::new();
@@ -73,7 +76,7 @@ pub(crate) fn expand(text: &str, env: &Environment) -> Result<Expanded, Vec<Expa
     if errors.is_empty() { Ok(out) } else { Err(errors) }
 }
 
-/// What `${reference}` stands for.
+/// The value of `${reference}`.
 fn resolve(reference: &str, env: &Environment) -> Result<String, ExpandError> {
     let (name, default) = match reference.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -92,14 +95,14 @@ fn resolve(reference: &str, env: &Environment) -> Result<String, ExpandError> {
     }
 }
 
-/// The variable's name when the text is one whole `${NAME}` without a default: the one form in which
-/// a file may hold a secret.
+/// The variable's name when the text is one whole `${NAME}` without a default: the only form of a secret in a
+/// file.
 pub(crate) fn whole_variable(text: &str) -> Option<&str> {
     let name = text.strip_prefix("${")?.strip_suffix('}')?;
     is_name(name).then_some(name)
 }
 
-/// Every variable that the text mentions.
+/// Every variable in the text.
 pub(crate) fn referenced_variables(text: &str) -> impl Iterator<Item = &str> {
     text.split("${").skip(1).filter_map(|part| {
         let name = part.split(['}', ':']).next()?;
@@ -107,7 +110,7 @@ pub(crate) fn referenced_variables(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A text that [`expand`] gives back unchanged.
+/// A text that [`expand`] turns into this one.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('$', "$$")
 }
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn two_dollars_are_one_and_a_lonely_one_stays() {
+    fn two_dollars_are_one_and_a_single_dollar_stays() {
         check("$${HOST}", Ok("${HOST}"));
         check("$$$${HOST}", Ok("$${HOST}"));
         check("$$${HOST}", Ok("$db-1"));
@@ -177,7 +180,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_expanded_or_refused(text in "[$a{}:-]{0,20}") {
+        fn no_text_makes_expand_panic(text in "[$a{}:-]{0,20}") {
             let _ = expand(&text, &env());
         }
     }

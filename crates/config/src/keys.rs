@@ -1,7 +1,7 @@
 //! Every key that a settings file may have, in one table.
 //!
-//! `check` reads values by these names and refuses all others; the hints (nearest key, "it belongs
-//! under ..."), and the test that `configs/full.yaml` is complete, come from here too.
+//! `check` reads values by these names and rejects all others. The hints (nearest key, "it belongs at ...")
+//! and the test that `configs/full.yaml` is complete use the same table.
 
 /// One key.
 #[derive(Debug, Clone, Copy)]
@@ -14,7 +14,7 @@ pub(crate) struct KeySpec {
 pub(crate) enum KeyKind {
     /// A value, a list of values, or a mapping with free keys.
     Value,
-    /// Keys of its own.
+    /// A mapping with these keys.
     Section(&'static [KeySpec]),
     /// A list of sections.
     Sections(&'static [KeySpec]),
@@ -199,7 +199,7 @@ pub(crate) fn join(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
 }
 
-/// What to say about a key that is not one of `keys`.
+/// The hint for a key that is not one of `keys`.
 pub(crate) fn suggest(unknown: &str, keys: &[KeySpec]) -> String {
     if let Some(name) = nearest(unknown, keys.iter().map(|key| key.name)) {
         return format!("did you mean {name}?");
@@ -207,7 +207,7 @@ pub(crate) fn suggest(unknown: &str, keys: &[KeySpec]) -> String {
     let mut elsewhere = self::keys();
     elsewhere.retain(|path| path.rsplit('.').next() == Some(unknown));
     if !elsewhere.is_empty() {
-        // The least nested ones are the likeliest.
+        // The least nested key is the most likely one.
         elsewhere.sort_by_key(|path| path.matches('.').count());
         elsewhere.truncate(3);
         return format!("it belongs at {}", elsewhere.join(" or "));
@@ -215,9 +215,9 @@ pub(crate) fn suggest(unknown: &str, keys: &[KeySpec]) -> String {
     format!("valid here: {}", keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", "))
 }
 
-/// The name that was probably meant, if one is near enough.
+/// The nearest name, if it is near enough to be the one that was meant.
 pub(crate) fn nearest<'a>(unknown: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // `connectTimeout` and `connect-timeout` are the same slip as `connect_timout`.
+    // `connectTimeout` and `connect-timeout` are treated like the typing error `connect_timout`.
     let plain = |name: &str| name.to_ascii_lowercase().replace(['_', '-'], "");
     let unknown = plain(unknown);
     names
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_answered_with_the_nearest_key() {
+    fn the_hint_for_a_wrong_key_is_the_nearest_key() {
         let cases = [
             ("time_out", "did you mean timeout?"),
             ("connectTimeout", "did you mean connect_timeout?"),

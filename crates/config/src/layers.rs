@@ -1,11 +1,11 @@
-//! What flags and the environment say, and the key that each of them sets.
+//! Flags and environment variables, and the key that each of them sets.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::Origin;
 
-/// What the command line says; it wins over environment and file. The texts are parsed as the file's
-/// values are, so that their problems read alike.
+/// Values of the command line; they win over environment and file. The texts are parsed like the values of a
+/// file, so that the problems have the same form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// `--service NAME`: `service.name`.
@@ -16,7 +16,7 @@ pub struct Overrides {
     pub address: Option<String>,
     /// `--id ID`: `service.id`.
     pub id: Option<String>,
-    /// `--tag TAG`, any number of times: `service.tags`. Empty: says nothing.
+    /// `--tag TAG`, any number of times: `service.tags`. Empty: not given.
     pub tags: Vec<String>,
     /// `--health-http PATH`: `service.health.http`.
     pub health_http: Option<String>,
@@ -44,7 +44,7 @@ pub struct Overrides {
     pub log: Option<String>,
     /// `--log-format auto|text|json`: `log.format`.
     pub log_format: Option<String>,
-    /// `--access-log`: `log.access`. Absent: says nothing.
+    /// `--access-log`: `log.access`.
     pub access_log: Option<bool>,
 }
 
@@ -79,8 +79,8 @@ impl Overrides {
     }
 }
 
-/// Every environment variable that sets a key, with the key. `CONSUL_*` as Consul's own tools have
-/// them (which know none for the datacenter); the rest is ours. An empty one counts as unset.
+/// Every environment variable that sets a key, with the key. `CONSUL_*` as in Consul's own tools (which have
+/// none for the datacenter); the others are Outrigger's. An empty variable counts as unset.
 pub const VARIABLES: &[(&str, &str)] = &[
     ("CONSUL_HTTP_ADDR", "registry.consul.address"),
     ("CONSUL_HTTP_TOKEN", "registry.consul.token"),
@@ -110,10 +110,10 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OUTRIGGER_ACCESS_LOG", "log.access"),
 ];
 
-/// Variables of ours that set no key: the command line reads them itself.
+/// Variables of Outrigger that set no key: the command line reads them itself.
 pub(crate) const OTHER_VARIABLES: &[&str] = &["OUTRIGGER_CONFIG"];
 
-/// Variables of Consul's own tools that we do not follow, and what to do instead.
+/// Variables of Consul's own tools that are not supported, and what to do instead.
 pub(crate) const UNSUPPORTED_VARIABLES: &[(&str, &str)] = &[
     ("CONSUL_HTTP_AUTH", "use an ACL token: CONSUL_HTTP_TOKEN or CONSUL_HTTP_TOKEN_FILE"),
     ("CONSUL_CAPATH", "name one file: CONSUL_CACERT"),
@@ -121,7 +121,7 @@ pub(crate) const UNSUPPORTED_VARIABLES: &[(&str, &str)] = &[
     ("CONSUL_PARTITION", "the default partition is used"),
 ];
 
-/// What Kubernetes sets in every pod beside a Service called `outrigger`; nobody wrote it.
+/// A variable that Kubernetes sets in every pod when a Service is called `outrigger`; it is not a setting.
 pub(crate) fn is_kubernetes_service_link(name: &str, text: &str) -> bool {
     let digit = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
     name.starts_with("OUTRIGGER_SERVICE_HOST")
@@ -130,12 +130,12 @@ pub(crate) fn is_kubernetes_service_link(name: &str, text: &str) -> bool {
         || (name == "OUTRIGGER_PORT" && text.starts_with("tcp://"))
 }
 
-/// The variables of a process, as a value: nothing in this crate asks the process itself.
+/// The variables of a process, as a value: nothing else in this crate reads the process environment.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The real one. Variables that are no UTF-8 are left out.
+    /// The environment of this process. Variables that are not UTF-8 are left out.
     pub fn from_process() -> Self {
         let text = |s: std::ffi::OsString| s.into_string().ok();
         Self(std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect())
@@ -163,13 +163,13 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
 }
 
 impl fmt::Debug for Environment {
-    // Any of the values may be a secret.
+    // A value may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
-/// What flags and environment say about each key, the winner first.
+/// The values of flags and environment by key, the one that wins first.
 #[derive(Clone, Default)]
 pub(crate) struct Overlay(BTreeMap<&'static str, Vec<OverrideValue>>);
 
@@ -202,11 +202,11 @@ impl Overlay {
         self.0.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// The first value said about any key below this section, if there is one.
+    /// The first value of any key below this section.
     pub(crate) fn first_below(&self, section: &str) -> Option<&OverrideValue> {
         let inside = |key: &str| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
-        let said = self.0.iter().filter(|(key, _)| inside(key)).flat_map(|(_, said)| said);
-        said.min_by_key(|said| &said.origin)
+        let values = self.0.iter().filter(|(key, _)| inside(key)).flat_map(|(_, values)| values);
+        values.min_by_key(|value| &value.origin)
     }
 }
 
@@ -248,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_wins_over_the_environment_and_an_empty_variable_says_nothing() {
+    fn a_flag_wins_over_the_environment_and_an_empty_variable_counts_as_unset() {
         let env = [("OUTRIGGER_PORT", "1"), ("OUTRIGGER_SERVICE", "")].into_iter().collect();
         let overlay = Overlay::new(&env, &Overrides { port: Some("2".into()), ..Overrides::default() });
-        let texts: Vec<_> = overlay.get("service.port").iter().map(|said| said.text.as_str()).collect();
+        let texts: Vec<_> = overlay.get("service.port").iter().map(|value| value.text.as_str()).collect();
         assert_eq!(texts, ["2", "1"]);
         assert!(overlay.get("service.name").is_empty());
-        assert_eq!(overlay.first_below("service").map(|said| said.text.as_str()), Some("2"));
+        assert_eq!(overlay.first_below("service").map(|value| value.text.as_str()), Some("2"));
         assert!(overlay.first_below("serv").is_none());
     }
 

@@ -1,24 +1,24 @@
 //! Turns a file, the environment and flags into a [`Config`] that cannot be wrong, or into a list of
-//! everything that is wrong, each with its place.
+//! all problems, each with its place.
 //!
-//! [`load()`] is the way in: it is pure (the file's text, the environment and the flags are arguments),
-//! [`load_path`] reads the file for it. Flags win over the environment, which wins over the file,
+//! Entry points: [`load()`] is pure (the file's text, the environment and the flags are arguments);
+//! [`load_path`] reads the file, then calls it. Flags win over the environment, which wins over the file,
 //! which wins over the default.
 //!
-//! | module | its job |
+//! | module | what it does |
 //! |---|---|
 //! | `raw` | YAML text → a tree of nodes with line and column; the only file that names the YAML crate |
 //! | `expand` | `${NAME}` and `${NAME:-default}` in values |
-//! | `keys` | every key there is, in one table |
+//! | `keys` | every key, in one table |
 //! | `renamed` | settings that have a new name: the old one works, with a warning |
 //! | `layers` | flags and environment variables, and the key that each one sets |
-//! | `check` | tree and overrides → [`Config`]; gathers every problem instead of stopping at the first |
-//! | `units`, `address`, `names` | one value each: durations, sizes, listeners, service names |
+//! | `check` | tree and overrides → [`Config`]; collects all problems instead of stopping at the first |
+//! | `units`, `address`, `names` | parsers of single values: durations, sizes, listen addresses, service names |
 //! | `settings` | [`Config`] → flat list of keys and values, for `render`, `summary` and `diff` |
-//! | `diff` | what runs and what was read → what runs next, and what that changes |
+//! | `diff` | running and new settings → what runs next, and what changes |
 //!
-//! It declines to open what the settings point at (certificates, token files, instance files), to
-//! resolve names and to bind: those fail later, where they are used.
+//! The crate does not open the files that settings point at (certificates, token files, instance files),
+//! resolve names or bind addresses: such an error appears later, where the value is used.
 
 mod address;
 mod check;

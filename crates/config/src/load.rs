@@ -1,4 +1,4 @@
-//! The way in: a file's text, the environment and flags → settings, or all that is wrong.
+//! The entry points: a file's text, the environment and flags → settings, or all problems.
 
 use std::{io::Read as _, path::Path, sync::Arc};
 
@@ -13,26 +13,25 @@ use crate::{
 /// Largest settings file that is read.
 pub const MAX_FILE_BYTES: usize = 1024 * 1024;
 
-/// Settings that are right, and where each of them comes from.
+/// Valid settings, and where each of them comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadedConfig {
-    /// What to run by.
+    /// The settings.
     pub config: Config,
     /// Where each value comes from.
     pub origins: Origins,
-    /// What is suspicious but not wrong. To be logged once.
+    /// What is suspicious but not wrong. The caller logs each once.
     pub warnings: Vec<Problem>,
 }
 
-/// Turns the file (its name and text; none is needed), the environment and the flags into settings.
-/// Pure: it reads nothing.
+/// Turns the file (its name and text; it is optional), the environment and the flags into settings. Pure: it
+/// reads nothing.
 ///
-/// The name is what problems show, and the paths in the file are relative to its folder.
+/// Problems show the name; paths in the file are relative to its folder.
 ///
 /// # Errors
 ///
-/// Everything that is wrong, not the first thing only; except that a text that is no YAML has nothing
-/// further to check.
+/// All problems, not only the first. When the text is not YAML, that is the only problem.
 pub fn load(
     source: Option<(&str, &str)>,
     env: &Environment,
@@ -45,7 +44,7 @@ pub fn load(
     }
     let mut tree = raw::parse(text).map_err(|error| {
         let origin = Origin::File { file: Arc::clone(&file), line: error.at.line, col: error.at.col };
-        single_problem(origin, error.message, "the file is no valid YAML here")
+        single_problem(origin, error.message, "the file is not valid YAML here")
     })?;
     let renamed = RenamedKeys::rename_in(&mut tree, &file);
     let CheckOutcome { config, origins, problems, warnings } =
@@ -61,7 +60,7 @@ pub fn load(
 ///
 /// # Errors
 ///
-/// As [`load`]; also when the file cannot be read, is larger than [`MAX_FILE_BYTES`], or is no UTF-8.
+/// As [`load`]; also when the file cannot be read, is larger than [`MAX_FILE_BYTES`], or is not UTF-8.
 pub fn load_path(path: &Path, env: &Environment, overrides: &Overrides) -> Result<LoadedConfig, Problems> {
     let name = path.to_string_lossy();
     let file: Arc<str> = (&*name).into();
@@ -82,7 +81,7 @@ pub fn load_path(path: &Path, env: &Environment, overrides: &Overrides) -> Resul
     load(Some((&name, &text)), env, overrides)
 }
 
-/// At most one byte more than [`MAX_FILE_BYTES`], so that it can be told.
+/// At most one byte more than [`MAX_FILE_BYTES`]: enough to know that the file is too large.
 fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);

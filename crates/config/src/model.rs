@@ -1,9 +1,8 @@
 //! Every setting: what it means, its unit, its default and what its absence does.
 //!
-//! A value of these types is already right: ranges were checked, names were parsed, time-outs are
-//! consistent. Nothing here reads files, and nothing knows serde: see `raw` for the shape of
-//! the file and `check` for how one becomes the other. A reload follows every setting that does not say
-//! that it needs a restart.
+//! A value of these types is valid: ranges were checked, names were parsed, time-outs are consistent.
+//! Nothing here reads files or uses serde: `raw` has the shape of the file, `check` makes a [`Config`] of
+//! it. A reload applies every setting that is not documented to need a restart.
 
 mod listeners;
 mod policy;
@@ -15,8 +14,7 @@ use std::path::PathBuf;
 
 pub use listeners::{Admin, Limits, Listen, ListenHost, Outbound};
 pub use policy::{
-    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy,
-    UnknownBalance, Upstream,
+    Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, Upstream,
 };
 pub use process::{AwaitApp, Drain, Log, LogFormat, OnAppExit, Propagation, WorkerThreads};
 pub use registry::{
@@ -24,7 +22,7 @@ pub use registry::{
 };
 pub use service::{Health, Probe, Service, Weights};
 
-/// Everything one sidecar runs by.
+/// All settings of one sidecar.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The local app to register. Absent: nothing is registered, the sidecar only routes.
@@ -33,23 +31,23 @@ pub struct Config {
     pub registry: Registry,
     /// How many services are watched, and for how long.
     pub discovery: DiscoverySettings,
-    /// Folder in which the last good answers, and maintenance, outlive a restart. Default: the first folder of
+    /// Folder that keeps the last good answers and maintenance across a restart. Default: the first folder of
     /// `$STATE_DIRECTORY` (which systemd sets), else `outrigger` under `$XDG_STATE_HOME`, else
-    /// `.local/state/outrigger` under `$HOME`. Absent (none of the three, or `off`): a restart
-    /// forgets them. Needs a restart.
+    /// `.local/state/outrigger` under `$HOME`. Absent (none of the three, or `off`): both are lost in a
+    /// restart. Needs a restart.
     pub state_dir: Option<PathBuf>,
     /// The listener that the app sends its requests to.
     pub outbound: Outbound,
-    /// What holds for every upstream that does not say otherwise.
+    /// The policy of every service, unless an upstream sets its own values.
     pub defaults: Policy,
-    /// Services known by name in the file: watched from the start.
+    /// Services declared in the file: watched from the start.
     pub upstreams: Vec<Upstream>,
     /// The admin listener.
     pub admin: Admin,
-    /// How long leaving may take.
+    /// How long the drain may take.
     pub drain: Drain,
-    /// What becomes of the sidecar when the app that it started (`outrigger run -- app`) ends by itself.
-    /// Default `exit`. Means nothing where the app is started by somebody else.
+    /// What the sidecar does when the app that it started (`outrigger run -- app`) ends by itself. Default
+    /// `exit`. Without effect when another process started the app.
     pub on_app_exit: OnAppExit,
     /// Data-plane threads. Default `auto`: min(available cores, 2). Needs a restart.
     pub workers: WorkerThreads,

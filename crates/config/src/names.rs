@@ -1,7 +1,7 @@
 //! Names: services, tags, ids, datacenters, hosts, paths, metadata, log filters.
 //!
-//! A service's and a datacenter's name end up in a `Host` header (`orders.service.dc2.consul`), so
-//! they are DNS labels; what only travels in JSON may be nearly anything.
+//! The names of services and datacenters are used in `Host` headers (`orders.service.dc2.consul`), so they are
+//! DNS labels; a value that is only sent as JSON may be almost any text.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ pub(crate) fn service(text: &str) -> Result<String, InvalidValue> {
     Err(InvalidValue::new("cannot be a service's name", hint))
 }
 
-/// As Consul has it: letters, digits, `-` and `_`.
+/// By Consul's rules: letters, digits, `-` and `_`.
 pub(crate) fn datacenter(text: &str) -> Result<String, InvalidValue> {
     let valid = !text.is_empty()
         && text.len() <= 63
@@ -73,11 +73,11 @@ pub(crate) fn host(text: &str) -> Result<String, InvalidValue> {
     }
 }
 
-/// An address that others can reach: a host that is not "any".
+/// An address that other hosts can reach: a host that is not unspecified (`0.0.0.0`, `::`).
 pub(crate) fn reachable_host(text: &str) -> Result<String, InvalidValue> {
     if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
         return Err(InvalidValue::new(
-            "is no address that others can reach",
+            "is not an address that other hosts can reach",
             "write the address of this machine, or leave it out",
         ));
     }
@@ -140,7 +140,7 @@ pub(crate) fn log_filter(text: &str) -> Result<String, InvalidValue> {
     Err(InvalidValue::new("is not a log filter", hint))
 }
 
-/// Any text at all, except none.
+/// Any text that is not empty.
 pub(crate) fn non_empty(text: &str) -> Result<String, InvalidValue> {
     if text.is_empty() {
         Err(InvalidValue::new("is empty", "give a value or leave the key out"))
@@ -155,10 +155,10 @@ mod tests {
 
     fn check<T>(parse: fn(&str) -> Result<T, InvalidValue>, good: &[&str], bad: &[&str]) {
         for text in good {
-            assert!(parse(text).is_ok(), "{text:?} should be fine");
+            assert!(parse(text).is_ok(), "{text:?} is valid");
         }
         for text in bad {
-            assert!(parse(text).is_err(), "{text:?} should be refused");
+            assert!(parse(text).is_err(), "{text:?} is not valid");
         }
     }
 

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-/// Where one value comes from; also the place that a problem points at.
+/// Where one value comes from; also the place of a problem.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// Nobody said anything.
+    /// Not set.
     Default,
     /// A flag of the command line, as `--port`.
     Flag(&'static str),
@@ -15,7 +15,7 @@ pub enum Origin {
     File {
         /// The file's name, as it was given.
         file: Arc<str>,
-        /// Line, from 1; 0 when the whole file is meant.
+        /// Line, from 1; 0 stands for the whole file.
         line: u32,
         /// Column in characters, from 1.
         col: u32,
@@ -38,17 +38,17 @@ impl fmt::Display for Origin {
 pub struct Origins(BTreeMap<String, Origin>);
 
 impl Origins {
-    /// Where the setting's value comes from; [`Origin::Default`] when nobody set it.
+    /// Where the setting's value comes from; [`Origin::Default`] when it is not set.
     pub fn get(&self, key: &str) -> &Origin {
         self.0.get(key).unwrap_or(&Origin::Default)
     }
 
-    /// Whether anybody set this key.
+    /// Whether this key is set.
     pub fn is_set(&self, key: &str) -> bool {
         self.0.contains_key(key)
     }
 
-    /// Every setting that somebody set, in the order of the keys.
+    /// Every setting that is not a default, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Origin)> {
         self.0.iter().map(|(key, origin)| (key.as_str(), origin))
     }

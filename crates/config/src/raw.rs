@@ -1,8 +1,7 @@
 //! YAML text → a tree in which every node knows its line and column. The only file that names the
 //! YAML crate.
 //!
-//! Scalars stay text, as written: what `2.30` or `off` means is for the key to say, not for YAML's
-//! guesses. Duplicate keys are kept, so that `check` can name both places. Aliases and merge keys
+//! Scalars stay text, as written: the key decides what `2.30` or `off` means, not YAML. Duplicate keys are kept, so that `check` can name both places. Aliases and merge keys
 //! work, within a budget that an exponential document exceeds early.
 
 use std::fmt;
@@ -10,7 +9,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Budget, DuplicateKeyPolicy, Error, Spanned};
 
-/// A place in the text, from 1.
+/// A place in the text; both numbers start at 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) line: u32,
@@ -53,16 +52,16 @@ pub(crate) struct KeyNode {
     pub(crate) name: String,
 }
 
-/// A text that is no YAML, or more of it than a settings file needs.
+/// The text is not YAML, or above the limits of the parser.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SyntaxError {
     pub(crate) at: Position,
     pub(crate) message: String,
 }
 
-/// Parses one document. An empty text is [`Value::Null`].
+/// Parses one document. An empty text is [`NodeValue::Null`].
 pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
-    // A mark that some editors put first; YAML counts it as nothing, its columns do not.
+    // The byte order mark, which some editors write. YAML ignores it, but would count it as a column.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let tree: Spanned<Tree> = serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
         let at = error.location().map_or(Position { line: 1, col: 1 }, |l| position_of(&l));
@@ -73,7 +72,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, SyntaxError> {
 
 fn options() -> serde_saphyr::Options {
     let mut budget = Budget::default();
-    // Far above any settings file, far below what hurts.
+    // Far above any settings file, and low enough to stop an exponential document early.
     budget.max_events = 200_000;
     budget.max_nodes = 100_000;
     budget.max_depth = 32;
@@ -90,7 +89,7 @@ fn options() -> serde_saphyr::Options {
     options
 }
 
-/// What serde hands over; numbers and booleans get their text back from the source afterwards.
+/// What serde returns; numbers and booleans get their text from the source afterwards.
 enum Tree {
     Null,
     Text(String),
@@ -99,7 +98,7 @@ enum Tree {
     Map(Vec<(Spanned<KeyText>, Spanned<Tree>)>),
 }
 
-/// A key, which YAML might have taken for a number.
+/// A key as text, also where YAML reads a number.
 struct KeyText(String);
 
 fn build_node(tree: Spanned<Tree>, source: &str) -> Node {
@@ -136,14 +135,14 @@ fn position_of(location: &serde_saphyr::Location) -> Position {
     Position { line: fit(location.line()), col: fit(location.column()) }
 }
 
-/// What is wrong, in words for somebody who writes a file; the crate's own are for Rust programmers
-/// where a type is concerned.
+/// The error for the author of a file. Where a type is wrong, the messages of the YAML crate are for Rust
+/// programmers.
 fn describe_error(error: &Error) -> String {
     match error {
         Error::MultipleDocuments { .. } => {
             "a second document starts, but settings are one document".to_owned()
         }
-        // The only typed thing that is asked for is a key.
+        // Only a key has a type.
         Error::NullIntoString { .. } | Error::Unexpected { expected: "string scalar", .. } => {
             "a key must be a word".to_owned()
         }
@@ -151,7 +150,7 @@ fn describe_error(error: &Error) -> String {
     }
 }
 
-/// The parser's message without the place that it repeats (ours is in front) and its later lines.
+/// The first line of the parser's message, without the place (`Problem` shows it).
 fn first_line(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
     let line = line.split_once("error: ").map_or(line, |(_, rest)| rest);
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn every_node_knows_its_place() {
+    fn every_node_has_its_place() {
         check("a:\n  b: [x, 1]\n", r#"1:1 {1:1 a = 2:3 {2:3 b = 2:6 [2:7 "x", 2:10 "1"]}}"#);
         check("é: ü\n", r#"1:1 {1:1 é = 1:4 "ü"}"#);
         check("\u{feff}a: 1", r#"1:1 {1:1 a = 1:4 "1"}"#);
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_null() {
+    fn an_absent_value_is_null() {
         check("", "1:1 null");
         check("# nothing\n", "2:1 null");
         check("a:\nb: ~\n", "1:1 {1:1 a = 1:2 null, 2:1 b = 2:4 null}");
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_point_at_their_definition_and_merges_fill_in() {
+    fn an_alias_has_the_place_of_its_definition_and_a_merge_adds_keys() {
         check("a: &x 5s\nb: *x\n", r#"1:1 {1:1 a = 1:7 "5s", 2:1 b = 1:7 "5s"}"#);
         check("a: &x 5\nb: *x\n", r#"1:1 {1:1 a = 1:7 "5", 2:1 b = 1:7 "5"}"#);
         check(
@@ -322,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_multiplies_itself_is_refused_early() {
+    fn a_document_that_grows_exponentially_is_rejected_early() {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for n in 1..20 {
             let aliases = vec![format!("*a{}", n - 1); 9].join(", ");
@@ -341,7 +340,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_that_is_nearly_yaml_does_either(text in "[ab:\\-\\[\\]{}&*!|>'\"%@\n #?,~<1é]{0,60}") {
+        fn no_text_that_is_nearly_yaml_makes_the_parser_panic(text in "[ab:\\-\\[\\]{}&*!|>'\"%@\n #?,~<1é]{0,60}") {
             let _ = parse(&text);
         }
     }

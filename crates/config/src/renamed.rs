@@ -61,7 +61,7 @@ impl Rename {
     }
 }
 
-/// What a file says by an old name, and what is wrong with it.
+/// The settings of a file with an old name, and their problems and warnings.
 #[derive(Default)]
 pub(crate) struct RenamedKeys {
     /// By the new dotted key: the key as written, and its conversion.

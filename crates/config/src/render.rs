@@ -1,6 +1,6 @@
-//! Settings → the text of a settings file with every value and where it comes from, for `/config`.
+//! Settings → the text of a settings file with every value and its origin, for `/config`.
 //!
-//! Reading the text again gives the same settings (a test holds that), but for the secrets, which it
+//! Reading the text again gives the same settings (a test checks that), except for the secrets, which the text
 //! does not show.
 
 use crate::{
@@ -21,7 +21,7 @@ pub fn render(config: &Config, origins: &Origins) -> String {
 #[derive(Default)]
 struct Writer {
     text: String,
-    /// Sections that are open: the segments of the last key but its last one.
+    /// Open sections: the segments of the last key, without the last segment.
     open_sections: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ impl Writer {
             let segment = &path[depth];
             match segment.split_once('[') {
                 None => self.line(&path[..depth], &mut item, &format!("{segment}:")),
-                // `upstreams[1]` follows under the heading of `upstreams[0]`.
+                // `upstreams[1]` continues the list that `upstreams[0]` began.
                 Some((list, "0]")) => {
                     self.line(&path[..depth], &mut item, &format!("{list}:"));
                     item = true;
@@ -58,7 +58,7 @@ impl Writer {
         self.open_sections = path;
     }
 
-    /// One line inside these sections; the first of a list's item gets the dash.
+    /// One line inside these sections; the first line of a list item gets the dash.
     fn line(&mut self, sections: &[String], item: &mut bool, content: &str) {
         let lists = sections.iter().filter(|segment| segment.contains('[')).count();
         let indent = 2 * (sections.len() + lists);
@@ -73,7 +73,7 @@ impl Writer {
     }
 }
 
-/// Plain where that is safe, else in quotes.
+/// Without quotes where YAML reads the text unchanged, else in quotes.
 fn format_scalar(text: &str) -> String {
     let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':' | '%');
     let plain = text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '/')

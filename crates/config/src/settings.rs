@@ -1,5 +1,5 @@
-//! [`Config`] → a flat list of dotted keys and values, in the order of a settings file. What `render`
-//! and `summary` show; a secret never gets this far.
+//! [`Config`] → a flat list of dotted keys and values, in the order of a settings file, for `render`,
+//! `summary` and `diff`. It never holds a secret.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,7 +9,7 @@ use crate::{
     Upstream, WorkerThreads, format_duration, format_size, keys::join,
 };
 
-/// Stands for a secret.
+/// Replaces a secret.
 pub(crate) const HIDDEN: &str = "(hidden)";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,17 +38,17 @@ impl fmt::Display for DisplayValue {
     }
 }
 
-/// Every setting with its value. Of an upstream only what it says itself: the rest is the defaults'.
+/// Every setting with its value. Of an upstream only its own: the others come from the defaults.
 pub(crate) fn list_settings(config: &Config, origins: &Origins) -> Vec<Setting> {
     collect_settings(config, |key| *effective_origin(origins, key) != Origin::Default)
 }
 
-/// Every setting with its value, of an upstream too.
+/// Every setting with its value, also those that an upstream takes from the defaults.
 pub(crate) fn list_every_setting(config: &Config) -> Vec<Setting> {
     collect_settings(config, |_| true)
 }
 
-/// `wanted`: which of an upstream's policy.
+/// `wanted`: which keys of an upstream's policy.
 fn collect_settings(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<Setting> {
     let mut list = SettingList(Vec::new());
     if let Some(service) = &config.service {
@@ -68,7 +68,7 @@ fn collect_settings(config: &Config, wanted: impl Fn(&str) -> bool) -> Vec<Setti
     list.0
 }
 
-/// Where a value comes from: said about the key itself or, as in `retry: off`, about its section.
+/// Where a value comes from: the key itself or, as in `retry: off`, its section.
 pub(crate) fn effective_origin<'a>(origins: &'a Origins, key: &str) -> &'a Origin {
     let mut key = key;
     loop {
@@ -193,8 +193,8 @@ impl SettingList {
         all.text(join(path, "deadline"), policy.deadline.map_or("off".to_owned(), format_duration));
         all.text(join(path, "connect_timeout"), format_duration(*connect_timeout));
         all.text(join(path, "body_idle"), format_duration(*body_idle));
-        let most = policy.max_in_flight;
-        all.text(join(path, "max_in_flight"), most.map_or("off".to_owned(), |most| most.to_string()));
+        let limit = policy.max_in_flight;
+        all.text(join(path, "max_in_flight"), limit.map_or("off".to_owned(), |limit| limit.to_string()));
         all.text(join(path, "max_pending"), policy.max_pending);
         all.text(join(path, "pending_timeout"), format_duration(policy.pending_timeout));
         all.retry(&join(path, "retry"), &policy.retry);
@@ -235,16 +235,22 @@ impl SettingList {
         self.text(join(path, "failure_ratio"), breaker.failure_ratio);
         self.text(join(path, "window"), format_duration(breaker.window));
         self.text(join(path, "min_requests"), breaker.min_requests);
-        let row = breaker.consecutive_failures;
-        self.text(join(path, "consecutive_failures"), row.map_or("off".to_owned(), |row| row.to_string()));
+        let count = breaker.consecutive_failures;
+        self.text(
+            join(path, "consecutive_failures"),
+            count.map_or("off".to_owned(), |count| count.to_string()),
+        );
         self.text(join(path, "open_for"), format_duration(breaker.open_for));
         self.text(join(path, "max_open_for"), format_duration(breaker.max_open_for));
         self.text(join(path, "probes"), breaker.probes);
     }
 
     fn outlier(&mut self, path: &str, outlier: &OutlierDetection) {
-        let row = outlier.consecutive_failures;
-        self.text(join(path, "consecutive_failures"), row.map_or("off".to_owned(), |row| row.to_string()));
+        let count = outlier.consecutive_failures;
+        self.text(
+            join(path, "consecutive_failures"),
+            count.map_or("off".to_owned(), |count| count.to_string()),
+        );
         let rate = outlier.success_rate;
         self.text(join(path, "success_rate"), rate.map_or("off".to_owned(), |rate| rate.to_string()));
         self.text(join(path, "window"), format_duration(outlier.window));
@@ -298,7 +304,7 @@ impl fmt::Display for Propagation {
 }
 
 impl AwaitApp {
-    /// The word for it in a settings file.
+    /// Its name in a settings file.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -309,7 +315,7 @@ impl AwaitApp {
 }
 
 impl OnAppExit {
-    /// The word for it in a settings file.
+    /// Its name in a settings file.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Exit => "exit",
@@ -319,7 +325,7 @@ impl OnAppExit {
 }
 
 impl LogFormat {
-    /// The word for it in a settings file.
+    /// Its name in a settings file.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",

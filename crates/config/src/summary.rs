@@ -1,4 +1,4 @@
-//! Settings → one screen for people: what would run, what was set, and by whom.
+//! Settings → a summary on one screen: what would run, what is set, and where.
 
 use std::fmt::Write as _;
 
@@ -7,16 +7,16 @@ use crate::{
     settings::{DisplayValue, Setting, effective_origin, list_settings},
 };
 
-/// Most upstreams and most set values that are listed one by one.
+/// Most upstreams and most values that are listed.
 const MAX_UPSTREAMS: usize = 8;
 const MAX_SET_VALUES: usize = 24;
-/// Most settings of its own that are shown beside an upstream.
+/// Most settings that are shown beside an upstream.
 const MAX_UPSTREAM_SETTINGS: usize = 4;
-/// Longest value that is shown whole, in characters.
+/// Longest value that is shown in full, in characters.
 const MAX_VALUE_CHARS: usize = 40;
 
-/// What would run, where each value that is no default comes from, and the warnings. No secrets; about
-/// 40 lines at most.
+/// What would run, the origin of each value that is not a default, and the warnings. No secrets; about 40
+/// lines at most.
 pub fn summarize(loaded: &LoadedConfig) -> String {
     let mut out = String::new();
     let all = list_settings(&loaded.config, &loaded.origins);
@@ -59,7 +59,7 @@ fn shorten(value: &DisplayValue) -> String {
     }
 }
 
-/// What would run, a line each.
+/// What would run: a title and a line each.
 fn list_overview(config: &Config, all: &[Setting]) -> Vec<(&'static str, String)> {
     let mut lines =
         vec![("register", describe_registration(config)), ("registry", describe_registry(config))];
@@ -102,7 +102,7 @@ fn describe_registry(config: &Config) -> String {
     }
 }
 
-/// Each declared service with what it has of its own.
+/// Each declared service with its own settings.
 fn describe_upstreams(config: &Config, all: &[Setting]) -> Vec<String> {
     let mut lines = Vec::new();
     for (n, upstream) in config.upstreams.iter().enumerate().take(MAX_UPSTREAMS) {

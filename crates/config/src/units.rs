@@ -1,7 +1,7 @@
 //! Durations, sizes, shares, whole numbers and switches: text ↔ value.
 //!
-//! Every number has a unit, except where it counts things. There is no `KB`, which some read as 1,000
-//! bytes and some as 1,024, and no fraction, which `500ms` says as well.
+//! Every number has a unit, except a count. There is no `KB`, because it can mean 1,000 or 1,024 bytes, and no
+//! fraction of a unit, because `500ms` is the same as half a second.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -48,20 +48,20 @@ pub(crate) fn duration(text: &str) -> Result<Duration, InvalidValue> {
     if last_scale == u64::MAX { Err(wrong()) } else { Ok(Duration::from_millis(millis)) }
 }
 
-/// A duration as a settings file has it, for a text that comes from elsewhere.
+/// Parses a duration in the format of a settings file, for a text from elsewhere.
 ///
 /// # Errors
-/// A sentence that quotes the text and says what to write.
+/// A message that quotes the text and describes the format.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     duration(text).map_err(|InvalidValue { what, hint }| format!("{text:?} {what}; {hint}"))
 }
 
 fn split_at_first(text: &str, stop: impl Fn(u8) -> bool) -> (&str, &str) {
-    // Both predicates change at an ASCII digit, so that the cut is at a character's border.
+    // Both predicates change at an ASCII digit, so the text is cut between characters.
     text.split_at(text.bytes().position(stop).unwrap_or(text.len()))
 }
 
-/// The duration as a settings file says it (`1m30s`); parts below a millisecond are cut.
+/// The duration in the format of a settings file (`1m30s`); parts below a millisecond are cut off.
 pub fn format_duration(value: Duration) -> String {
     let mut millis = value.as_millis();
     if millis == 0 {
@@ -102,7 +102,7 @@ pub(crate) fn size(text: &str) -> Result<usize, InvalidValue> {
     number.checked_mul(scale).ok_or_else(|| InvalidValue::new("is not a size", hint))
 }
 
-/// The size as a settings file says it: the largest unit that leaves a whole number.
+/// The size in the format of a settings file: the largest unit that gives a whole number.
 pub fn format_size(bytes: usize) -> String {
     SIZE_UNITS
         .iter()
@@ -117,7 +117,7 @@ pub(crate) fn ratio(text: &str) -> Result<f64, InvalidValue> {
         Some(number) => (number.trim_end(), 100.0),
         None => (text, 1.0),
     };
-    // `f64` would read `inf` and `1e9` too.
+    // `f64` would accept `inf` and `1e9` too.
     if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return Err(wrong());
     }
@@ -181,7 +181,7 @@ fn in_range<T: PartialOrd + Copy>(
     }
 }
 
-/// One of these, by its word.
+/// One of these, by its name.
 pub(crate) fn one_of<T: Copy, const N: usize>(
     all: [T; N],
     word: fn(T) -> &'static str,
@@ -197,7 +197,7 @@ pub(crate) fn one_of<T: Copy, const N: usize>(
     }
 }
 
-/// `true`/`false` and the other words that YAML 1.1 knew for them.
+/// `true`, `false` and the other forms of YAML 1.1.
 pub(crate) fn switch(text: &str) -> Result<bool, InvalidValue> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "on" | "yes" => Ok(true),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_number_is_told_which_units_it_could_have() {
+    fn the_hint_for_a_number_without_a_unit_has_the_likely_units() {
         assert_eq!(duration("5").unwrap_err(), InvalidValue::new("has no unit", "write 5s or 5ms"));
     }
 
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_per_cent_or_fractions() {
+    fn shares_are_percentages_or_fractions() {
         for (text, expected) in [("20%", 0.2), ("0.2", 0.2), ("1", 1.0), ("0", 0.0), ("12.5 %", 0.125)] {
             assert_eq!(ratio(text).ok(), Some(expected), "for {text:?}");
         }
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_out_of_range_is_told_the_range() {
+    fn the_hint_for_a_number_out_of_range_has_the_range() {
         let wrong = integer(1u16..=65535)("70000").unwrap_err();
         assert_eq!(wrong, InvalidValue::new("is out of range", "allowed: 1 to 65535"));
         let wrong = duration_in(Duration::from_secs(1)..=Duration::from_secs(60))("2m").unwrap_err();
@@ -299,19 +299,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn durations_survive_being_written_and_read(millis in any::<u32>()) {
+        fn a_formatted_duration_parses_to_itself(millis in any::<u32>()) {
             let value = Duration::from_millis(millis.into());
             prop_assert_eq!(duration(&format_duration(value)), Ok(value));
         }
 
         #[test]
-        fn sizes_survive_being_written_and_read(value in any::<usize>(), shift in 0usize..30) {
+        fn a_formatted_size_parses_to_itself(value in any::<usize>(), shift in 0usize..30) {
             let value = (value >> 32) << shift;
             prop_assert_eq!(size(&format_size(value)), Ok(value));
         }
 
         #[test]
-        fn shares_survive_being_written_and_read(thousandths in 0u32..=1000) {
+        fn a_formatted_share_parses_to_itself(thousandths in 0u32..=1000) {
             let value = f64::from(thousandths) / 1000.0;
             prop_assert_eq!(ratio(&value.to_string()), Ok(value));
         }
@@ -322,7 +322,7 @@ mod tests {
         }
 
         #[test]
-        fn no_almost_right_text_does_either(text in "[0-9hmsKMGiB.% é]{0,12}") {
+        fn no_nearly_valid_text_makes_a_parser_panic(text in "[0-9hmsKMGiB.% é]{0,12}") {
             let _ = (duration(&text), size(&text), ratio(&text), percent(&text));
         }
     }

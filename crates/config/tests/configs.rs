@@ -1,4 +1,4 @@
-//! The files in `configs/` load, and `full.yaml` is complete and says the truth about defaults.
+//! The files in `configs/` load, and `full.yaml` is complete and has the real defaults.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -47,7 +47,7 @@ fn every_example_loads_without_a_warning() {
 fn full_yaml_has_every_key() {
     let (full, text) = (loaded("full.yaml"), text("full.yaml"));
     for key in keys() {
-        // The one of two that exclude each other is there as a comment, and what is off by default.
+        // Of two keys that exclude each other, one is a comment; so are the keys of what is off by default.
         let name = key.rsplit('.').next().unwrap();
         let alternatives = ["http", "token", "file", "percentile", "min_delay"];
         let alternative = alternatives.contains(&name) && text.contains(&format!("# {name}: "));
@@ -56,7 +56,7 @@ fn full_yaml_has_every_key() {
 }
 
 #[test]
-fn full_yaml_gives_a_default_or_an_example_and_a_word_for_each_key() {
+fn full_yaml_has_a_default_or_an_example_and_a_comment_for_each_key() {
     let text = text("full.yaml");
     for (key, origin) in loaded("full.yaml").origins.iter() {
         let Origin::File { line, .. } = origin else { panic!("{key} comes from {origin}") };
@@ -68,7 +68,7 @@ fn full_yaml_gives_a_default_or_an_example_and_a_word_for_each_key() {
 }
 
 #[test]
-fn what_full_yaml_calls_a_default_is_one() {
+fn each_default_of_full_yaml_is_the_real_default() {
     let text = text("full.yaml");
     let full = loaded("full.yaml");
     let minimal = values(&loaded("minimal.yaml"));
@@ -104,7 +104,7 @@ fn the_alternatives_in_the_comments_are_valid_too() {
 }
 
 #[test]
-fn nothing_at_all_is_a_configuration() {
+fn an_empty_configuration_is_valid() {
     let nothing = load(None, &Environment::default(), &Overrides::default()).unwrap();
     assert_eq!(nothing.config, outrigger_config::Config::default());
     assert_eq!(nothing.origins.iter().count(), 0);

@@ -1,4 +1,4 @@
-//! `discovery.mass_loss`, and where state is kept.
+//! `discovery.mass_loss` and `state_dir`.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -46,7 +46,7 @@ fn a_confirmation_longer_than_the_hold_is_refused() {
 }
 
 #[test]
-fn state_is_kept_where_it_is_said_else_where_the_environment_implies_else_nowhere() {
+fn the_state_folder_is_the_one_set_else_the_one_of_the_environment_else_none() {
     let home = ("HOME", "/home/u");
     for (text, env, expected) in [
         ("{}", &[][..], None),

@@ -1,4 +1,4 @@
-//! Who wins, what is warned about, and what the summary says.
+//! Precedence, warnings and the summary.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -60,7 +60,7 @@ fn a_probe_from_a_flag_wins_over_the_probe_of_the_file() {
 }
 
 #[test]
-fn a_missing_variable_does_not_matter_where_a_flag_wins() {
+fn a_missing_variable_is_no_problem_where_a_flag_wins() {
     let flags = Overrides { port: Some("2".into()), ..Overrides::default() };
     let got = loaded("service: {name: a, port: '${PORT}'}\n", &[], &flags);
     assert_eq!(got.config.service.unwrap().port, 2);
@@ -145,7 +145,7 @@ fn a_flag_for_consul_wins_over_a_registry_file() {
 }
 
 #[test]
-fn an_upstream_lays_its_settings_over_the_defaults() {
+fn the_settings_of_an_upstream_override_the_defaults() {
     let text = "defaults: {timeout: 3s, retry: {max_retries: 1}, circuit_breaker: off}\n\
                 upstreams:\n- {service: a, retry: {max_body: 0}}\n- {service: b, retry: off, circuit_breaker: {window: 20s}}\n\
                 - {service: c, circuit_breaker: on, per_try_timeout: 1s, outlier: off}\n";
@@ -170,7 +170,7 @@ fn a_drain_may_be_its_time_out_alone() {
 }
 
 #[test]
-fn variables_that_do_nothing_are_pointed_out() {
+fn variables_without_effect_cause_a_warning() {
     let got = loaded(
         "workers: ${OUTRIGGER_MINE:-1}\n",
         &[
@@ -198,7 +198,7 @@ fn variables_that_do_nothing_are_pointed_out() {
 }
 
 #[test]
-fn an_app_beside_a_registry_file_is_warned_about() {
+fn an_app_with_a_registry_file_causes_a_warning() {
     let got = loaded("service: {name: a, port: 1}\nregistry: {file: s.yaml}\n", &[], &Overrides::default());
     assert_eq!(
         warnings(&got),
@@ -220,7 +220,7 @@ fn no_secret_is_shown_anywhere() {
 }
 
 #[test]
-fn the_summary_is_one_screen_that_says_what_would_run() {
+fn the_summary_shows_what_would_run() {
     let text = "service: {name: orders, port: 8080, health: {http: /healthz}}\n\
                 upstreams:\n- {service: payments, timeout: 2s, balance: weighted}\n- service: stock\n";
     let flags = Overrides { port: Some("8081".into()), ..Overrides::default() };

@@ -1,4 +1,4 @@
-//! Bad files, variables and flags, and exactly what is said about each.
+//! Invalid files, variables and flags, and the exact text of each problem.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outrigger_config::{Environment, Overrides, load, load_path};
 
-/// The problems of this file, a line each, in a fixed environment.
+/// The problems of this file, a line each.
 fn problems(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> Vec<String> {
     let env: Environment = env.iter().copied().collect();
     match load(Some(("o.yaml", text)), &env, overrides) {
@@ -21,7 +21,7 @@ fn check(text: &str, expected: &[&str]) {
 }
 
 #[test]
-fn keys_that_do_not_exist_are_answered_with_one_that_does() {
+fn the_hint_for_an_unknown_key_is_a_known_key() {
     check("outbond: {}\n", &["o.yaml:1:1 outbond: unknown key; did you mean outbound?"]);
     check("defaults:\n  timeOut: 2s\n", &["o.yaml:2:3 defaults.timeOut: unknown key; did you mean timeout?"]);
     check(
@@ -43,7 +43,7 @@ fn keys_that_do_not_exist_are_answered_with_one_that_does() {
 }
 
 #[test]
-fn keys_given_twice_name_the_first_place() {
+fn the_problem_of_a_repeated_key_has_the_first_line() {
     check(
         "workers: 1\nworkers: 2\n",
         &["o.yaml:2:1 workers: is given twice, first on line 1; remove one of them"],
@@ -55,7 +55,7 @@ fn keys_given_twice_name_the_first_place() {
 }
 
 #[test]
-fn everything_wrong_is_said_at_once_and_in_order() {
+fn all_problems_are_listed_in_the_order_of_the_file() {
     check(
         "service:\n  port: 70000\n  weights: {passing: 0}\noutbound: {listen: 7070}\nworkers: many\nnope: 1\n",
         &[
@@ -70,7 +70,7 @@ fn everything_wrong_is_said_at_once_and_in_order() {
 }
 
 #[test]
-fn the_wrong_kind_of_value_is_told_the_right_one() {
+fn the_hint_for_a_wrong_kind_of_value_has_the_right_kind() {
     check(
         "- a\n",
         &[
@@ -106,7 +106,7 @@ fn the_wrong_kind_of_value_is_told_the_right_one() {
 }
 
 #[test]
-fn values_that_cannot_be_read_get_an_example_or_the_range() {
+fn the_hint_for_a_value_that_cannot_be_parsed_has_an_example_or_the_range() {
     check("defaults: {timeout: 5}\n", &["o.yaml:1:21 defaults.timeout: \"5\" has no unit; write 5s or 5ms"]);
     check(
         "defaults: {timeout: 2h}\n",
@@ -163,7 +163,7 @@ fn values_that_cannot_be_read_get_an_example_or_the_range() {
 }
 
 #[test]
-fn what_is_shown_of_a_value_is_short_and_harmless() {
+fn a_problem_shows_a_value_cut_and_without_control_characters() {
     let long = "x".repeat(100);
     check(
         &format!("workers: {long}\n"),
@@ -179,7 +179,7 @@ fn what_is_shown_of_a_value_is_short_and_harmless() {
 }
 
 #[test]
-fn an_unwritten_smaller_limit_follows_the_larger_one() {
+fn a_smaller_limit_that_is_not_set_follows_the_larger_one() {
     let text = "defaults: {pool: {idle_timeout: 500ms, max_connections: 2}, retry: {backoff_max: 1ms}}\n";
     let environment = Environment::default();
     let loaded = load(Some(("o.yaml", text)), &environment, &Overrides::default()).unwrap();
@@ -189,7 +189,7 @@ fn an_unwritten_smaller_limit_follows_the_larger_one() {
 }
 
 #[test]
-fn values_that_contradict_each_other_are_told_how_to_agree() {
+fn the_hint_for_two_values_that_contradict_each_other_has_the_bound() {
     check(
         "defaults: {timeout: 1s, per_try_timeout: 2s}\n",
         &["o.yaml:1:42 defaults.per_try_timeout: 2s is above timeout (1s); at most 1s, or raise timeout"],
@@ -265,7 +265,7 @@ fn values_that_contradict_each_other_are_told_how_to_agree() {
 }
 
 #[test]
-fn an_error_of_the_defaults_is_said_once_and_not_for_each_upstream() {
+fn an_error_of_the_defaults_is_reported_once_and_not_for_each_upstream() {
     check(
         "defaults: {timeout: 1s, per_try_timeout: 2s}\nupstreams: [{service: a}, {service: b, body_idle: 1s}]\n",
         &["o.yaml:1:42 defaults.per_try_timeout: 2s is above timeout (1s); at most 1s, or raise timeout"],
@@ -326,7 +326,7 @@ fn an_upstream_is_declared_once() {
 }
 
 #[test]
-fn metadata_keeps_to_the_limits_of_consul() {
+fn metadata_has_the_limits_of_consul() {
     let pairs: Vec<_> = (0..65).map(|n| format!("k{n}: v")).collect();
     let text = format!("service: {{name: a, port: 1, meta: {{{}}}}}\n", pairs.join(", "));
     check(&text, &["o.yaml:1:35 service.meta: has 65 pairs; Consul allows at most 64"]);
@@ -351,7 +351,7 @@ fn metadata_keeps_to_the_limits_of_consul() {
 }
 
 #[test]
-fn a_missing_variable_is_named_with_its_place() {
+fn the_problem_of_a_missing_variable_has_its_name_and_place() {
     check(
         "workers: ${NOPE}\n",
         &[
@@ -372,7 +372,7 @@ fn a_missing_variable_is_named_with_its_place() {
 }
 
 #[test]
-fn what_a_variable_holds_is_not_shown() {
+fn the_content_of_a_variable_is_not_shown() {
     check(
         "workers: ${TEXT}\n",
         &["o.yaml:1:10 workers: \"${TEXT}\" is not a whole number; allowed: auto, or 1 to 256"],
@@ -386,7 +386,7 @@ fn what_a_variable_holds_is_not_shown() {
 }
 
 #[test]
-fn a_token_is_no_part_of_a_file() {
+fn a_file_cannot_hold_a_token() {
     let hint =
         "a secret does not belong in this file; use token_file, CONSUL_HTTP_TOKEN, or a whole ${VARIABLE}";
     for token in ["s3cret", "\"${HUSH:-s3cret}\"", "x${HUSH}", "[a]"] {
@@ -425,7 +425,7 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
 }
 
 #[test]
-fn declared_services_fit_in_what_is_watched() {
+fn max_services_is_not_below_the_number_of_declared_services() {
     check(
         "discovery: {max_services: 1}\nupstreams: [{service: a}, {service: b}]\n",
         &[
@@ -435,21 +435,21 @@ fn declared_services_fit_in_what_is_watched() {
 }
 
 #[test]
-fn a_text_that_is_no_yaml_has_a_place_too() {
+fn the_problem_of_a_text_that_is_not_yaml_has_a_place() {
     check(
         "a: [1, 2\nb: 3\n",
-        &["o.yaml:2:2: illegal placement of ':' indicator; the file is no valid YAML here"],
+        &["o.yaml:2:2: illegal placement of ':' indicator; the file is not valid YAML here"],
     );
     check(
         "workers: 1\n---\nworkers: 2\n",
         &[
-            "o.yaml:3:1: a second document starts, but settings are one document; the file is no valid YAML here",
+            "o.yaml:3:1: a second document starts, but settings are one document; the file is not valid YAML here",
         ],
     );
 }
 
 #[test]
-fn flags_and_variables_are_named_instead_of_a_place() {
+fn a_problem_of_a_flag_or_variable_has_its_name_instead_of_a_place() {
     let flags = Overrides { port: Some("x".into()), listen: Some("y".into()), ..Overrides::default() };
     let env = [
         ("OUTRIGGER_WORKERS", "0"),
@@ -472,7 +472,7 @@ fn flags_and_variables_are_named_instead_of_a_place() {
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let said = |name: &str, bytes: Option<&[u8]>| {
+    let problem = |name: &str, bytes: Option<&[u8]>| {
         let path = folder.path().join(name);
         if let Some(bytes) = bytes {
             std::fs::write(&path, bytes).unwrap();
@@ -480,13 +480,13 @@ fn a_file_that_cannot_be_read_is_named() {
         let problems = load_path(&path, &Environment::default(), &Overrides::default()).unwrap_err();
         problems.to_string().replace(path.to_str().unwrap(), "FILE")
     };
-    assert_eq!(said("none", None), "FILE: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(problem("none", None), "FILE: cannot be read: No such file or directory (os error 2)");
     assert_eq!(
-        said("latin1", Some(b"workers: 1\nlog: {level: \xe9}\n")),
+        problem("latin1", Some(b"workers: 1\nlog: {level: \xe9}\n")),
         "FILE:2:14: is not UTF-8; save the file as UTF-8"
     );
     assert_eq!(
-        said("huge", Some(&vec![b'#'; 1024 * 1024 + 1])),
+        problem("huge", Some(&vec![b'#'; 1024 * 1024 + 1])),
         "FILE: is larger than 1MiB; is it a settings file?"
     );
 }

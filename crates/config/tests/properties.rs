@@ -1,5 +1,5 @@
-//! What holds for every file: nothing panics, a broken line is the line that is named, and a rendered
-//! configuration reads back as itself.
+//! Properties of every file: nothing panics, a problem is found on its line, and a rendered configuration
+//! loads as itself.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,7 +21,7 @@ fn lines_with_a_key() -> Vec<(usize, usize)> {
     FULL.lines().enumerate().filter_map(|(n, line)| Some((n + 1, key(line)?))).collect()
 }
 
-/// The lines whose value could be wrong: not a section's, whose value is below, and not free text.
+/// The lines with a value that can be wrong: not those of sections and of free text.
 fn lines_with_a_value() -> Vec<usize> {
     let wrong_is_possible = |line: &str| {
         let value = line.split('#').next().unwrap().split_once(':').unwrap().1.trim();
@@ -36,7 +36,7 @@ fn with_line(number: usize, change: impl Fn(&str) -> String) -> String {
     lines.map(|(n, line)| if n + 1 == number { change(line) } else { line.to_owned() } + "\n").collect()
 }
 
-/// The places that the problems name.
+/// The places of the problems.
 fn places(text: &str) -> Vec<(u32, u32)> {
     let problems =
         read(text).err().map(|problems| problems.iter().cloned().collect::<Vec<_>>()).unwrap_or_default();
@@ -52,7 +52,7 @@ fn ok(text: &str) -> LoadedConfig {
 }
 
 fn text() -> impl Strategy<Value = String> {
-    // Everything that has a meaning in YAML or in ours, between ordinary letters.
+    // All characters with a meaning in YAML or in a value, between ordinary letters.
     "[ -~éß\u{2028}\n\t]{0,20}"
 }
 
@@ -115,7 +115,7 @@ proptest! {
     }
 
     #[test]
-    fn no_damage_to_a_good_file_makes_loading_panic(at in 0..FULL.len(), len in 0usize..40, with in "[ -~\n\t]{0,5}") {
+    fn no_change_of_a_valid_file_makes_loading_panic(at in 0..FULL.len(), len in 0usize..40, with in "[ -~\n\t]{0,5}") {
         let end = (at + len).min(FULL.len());
         let text = format!("{}{with}{}", FULL.get(..at).unwrap_or_default(), FULL.get(end..).unwrap_or_default());
         if let Ok(loaded) = read(&text) {
@@ -124,7 +124,7 @@ proptest! {
     }
 
     #[test]
-    fn a_key_that_does_not_exist_is_found_where_it_stands(pick in any::<prop::sample::Index>()) {
+    fn the_problem_of_an_unknown_key_has_its_place(pick in any::<prop::sample::Index>()) {
         let lines = lines_with_a_key();
         let (number, start) = lines[pick.index(lines.len())];
         let text = with_line(number, |line| format!("{}zzz{}", &line[..start], &line[start..]));
@@ -134,7 +134,7 @@ proptest! {
     }
 
     #[test]
-    fn a_value_that_makes_no_sense_is_found_on_its_line(pick in any::<prop::sample::Index>()) {
+    fn the_problem_of_a_wrong_value_has_its_line(pick in any::<prop::sample::Index>()) {
         let lines = lines_with_a_value();
         let number = lines[pick.index(lines.len())];
         let text = with_line(number, |line| format!("{}: \"? ?\"", line.split_once(':').unwrap().0));
@@ -143,7 +143,7 @@ proptest! {
     }
 
     #[test]
-    fn a_rendered_configuration_reads_back_as_itself(text in file()) {
+    fn a_rendered_configuration_loads_as_itself(text in file()) {
         let first = ok(&text);
         let page = render(&first.config, &first.origins);
         let second = ok(&page);
@@ -151,14 +151,14 @@ proptest! {
     }
 
     #[test]
-    fn a_summary_stays_on_one_screen(text in file()) {
+    fn a_summary_fits_on_one_screen(text in file()) {
         let summary = summarize(&ok(&text));
         prop_assert!(summary.lines().count() <= 48, "{}", summary);
     }
 }
 
 #[test]
-fn the_full_example_reads_back_as_itself() {
+fn the_full_example_loads_as_itself() {
     let first = ok(FULL);
     let second = ok(&render(&first.config, &first.origins));
     assert_eq!(first.config, second.config);

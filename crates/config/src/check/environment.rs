@@ -1,4 +1,4 @@
-//! Variables that look as if they were meant for us but do nothing.
+//! Warnings about variables that have no effect although their names suggest one.
 
 use std::collections::BTreeSet;
 
@@ -26,9 +26,9 @@ pub(super) fn check(r: &mut Reader<'_>, tree: Option<&Node>) {
         .map(|(name, _)| name.to_owned())
         .collect();
     for name in unknown {
-        let end = |name: &str| name.strip_prefix(PREFIX).unwrap_or_default().to_owned();
-        let ends: Vec<_> = ours().filter(|name| name.starts_with(PREFIX)).map(end).collect();
-        let hint = match keys::nearest(&end(&name), ends.iter().map(String::as_str)) {
+        let suffix = |name: &str| name.strip_prefix(PREFIX).unwrap_or_default().to_owned();
+        let suffixes: Vec<_> = ours().filter(|name| name.starts_with(PREFIX)).map(suffix).collect();
+        let hint = match keys::nearest(&suffix(&name), suffixes.iter().map(String::as_str)) {
             Some(near) => format!("did you mean {PREFIX}{near}?"),
             None => "it is ignored".to_owned(),
         };

@@ -1,4 +1,4 @@
-//! Two listeners cannot share an address, and none may take the app's.
+//! Two listeners cannot share an address, and no listener may use the app's port.
 
 use super::reader::Reader;
 use crate::{Config, Listen, Origin, address, error::InvalidValue};
@@ -15,21 +15,21 @@ pub(super) fn check(r: &mut Reader<'_>, config: &Config) {
             && address::covers_loopback(listen)
         {
             // The health probe would ask the sidecar, and one of the two could not bind.
-            let blamed = if *r.origins.get(key) == Origin::Default { "service.port" } else { key };
-            let at = r.origins.get(blamed).clone();
+            let reported = if *r.origins.get(key) == Origin::Default { "service.port" } else { key };
+            let at = r.origins.get(reported).clone();
             let what = format!("{} is the port of both the app and {key}", service.port);
-            r.report(&at, blamed, InvalidValue::new(what, "choose another port"));
+            r.report(&at, reported, InvalidValue::new(what, "choose another port"));
         }
     }
 }
 
-/// Points at the later of the two, unless nobody set that one.
+/// Reports the later of the two, unless that one is a default.
 fn report_overlap(r: &mut Reader<'_>, later: (&str, &Listen), earlier: (&str, &Listen)) {
-    let (blamed, other) =
+    let (reported, other) =
         if *r.origins.get(later.0) == Origin::Default { (earlier, later) } else { (later, earlier) };
-    let at = r.origins.get(blamed.0).clone();
-    let what = format!("{} overlaps with {} ({})", blamed.1, other.0, other.1);
-    r.report(&at, blamed.0, InvalidValue::new(what, "choose another port"));
+    let at = r.origins.get(reported.0).clone();
+    let what = format!("{} overlaps with {} ({})", reported.1, other.0, other.1);
+    r.report(&at, reported.0, InvalidValue::new(what, "choose another port"));
 }
 
 fn list_listeners(config: &Config) -> Vec<(String, &Listen)> {

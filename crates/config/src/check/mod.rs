@@ -1,8 +1,8 @@
-//! Tree, flags and environment → [`Config`], with every problem gathered.
+//! Tree, flags and environment → [`Config`], or all problems.
 //!
-//! Each part reads its keys through a [`reader::Reader`], which knows who wins, expands variables,
-//! notes origins and collects problems. A wrong value leaves the default in its place, so that the
-//! rest is still checked; the result counts only when there is no problem.
+//! Each part reads its keys through a [`reader::Reader`], which applies the precedence, expands variables,
+//! records origins and collects problems. The default stands in for a wrong value, so that the other
+//! settings are still checked; the result is valid only when there is no problem.
 
 mod environment;
 mod listeners;
@@ -32,7 +32,7 @@ use crate::{
     units::{DAY, HOUR, KIB, MIB, MINUTE, MS, SECOND, duration_in, integer, one_of, size_in, switch},
 };
 
-/// What came out; `config` counts only when `problems` is empty.
+/// The result; `config` is valid only when `problems` is empty.
 pub(crate) struct CheckOutcome {
     pub(crate) config: Config,
     pub(crate) origins: Origins,
@@ -40,8 +40,7 @@ pub(crate) struct CheckOutcome {
     pub(crate) warnings: Vec<Problem>,
 }
 
-/// Checks everything. `file` is the name that problems show, `renamed` what was written in `tree` by an old
-/// name.
+/// Checks everything. `file` is the name in problems, `renamed` has the keys of `tree` with an old name.
 pub(crate) fn check(
     file: &Arc<str>,
     tree: Option<&Node>,
@@ -90,7 +89,7 @@ fn read_discovery(r: &mut Reader<'_>, s: &Section<'_>, out: &mut DiscoverySettin
     out.mass_loss = read_mass_loss(r, s);
 }
 
-/// `mass_loss: off` takes it away; `mass_loss: on` is the default.
+/// `mass_loss: off` turns it off; `mass_loss: on` is the default.
 fn read_mass_loss(r: &mut Reader<'_>, parent: &Section<'_>) -> Option<MassLoss> {
     let mut out = MassLoss::default();
     match r.read_switch(parent, "mass_loss") {
@@ -141,7 +140,7 @@ fn read_drain(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Drain) {
     r.set(&section, "unobserved_wait", &mut out.unobserved_wait, duration_in(Duration::ZERO..=5 * MINUTE));
     let ways = one_of([AwaitApp::Auto, AwaitApp::On, AwaitApp::Off], AwaitApp::as_str);
     r.set(&section, "await_app", &mut out.await_app, |text| match text {
-        // YAML and the other switches of a settings file know both.
+        // YAML 1.1 and the other switches of a settings file accept both.
         "true" => Ok(AwaitApp::On),
         "false" => Ok(AwaitApp::Off),
         _ => ways(text),

@@ -1,4 +1,4 @@
-//! Opens the file's mappings: which keys they may have, and where they are.
+//! Opens the mappings of the file: checks their keys, and records their places.
 
 use super::{quote::sanitize, reader::Reader, section::Section};
 use crate::{
@@ -13,7 +13,7 @@ impl Reader<'_> {
         self.open_section(String::new(), keys::ROOT, tree)
     }
 
-    /// The section of this name; without any entry when the file does not have it.
+    /// The section of this name; without entries when the file does not have it.
     pub(super) fn section<'n>(&mut self, parent: &Section<'n>, name: &str) -> Section<'n> {
         self.open_section(parent.key(name), parent.subkeys(name), parent.node(name))
     }
@@ -58,7 +58,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Checks the mapping's keys, so that every key that is read later exists, and once.
+    /// Checks that each key of the mapping exists, and is there once.
     fn open_section<'n>(
         &mut self,
         path: String,
@@ -69,7 +69,7 @@ impl Reader<'_> {
         let Some(node) = node else { return section };
         section.origin = self.origin_at(node.at);
         match &node.value {
-            // A section whose keys are all commented out.
+            // A section in which every key is commented out.
             NodeValue::Null => {}
             NodeValue::Map(entries) => {
                 for (key, value) in entries {
@@ -101,10 +101,10 @@ impl Reader<'_> {
         }
     }
 
-    /// Where to point when a required key of the section is missing.
+    /// The place of the problem when a required key of the section is missing.
     pub(super) fn origin_of(&self, section: &Section<'_>) -> Origin {
         match (&section.origin, self.overlay.first_below(&section.path)) {
-            (Origin::Default, Some(said)) => said.origin.clone(),
+            (Origin::Default, Some(value)) => value.origin.clone(),
             (origin, _) => origin.clone(),
         }
     }

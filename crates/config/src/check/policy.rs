@@ -1,4 +1,4 @@
-//! How a service is called: the same keys in `defaults` and in every upstream.
+//! The policy of a service: the same keys in `defaults` and in every upstream.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// `base` with what the section says laid over it.
+/// `base`, overridden by the settings of the section.
 pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) -> Policy {
     let mut out = base.clone();
     r.set(s, "balance", &mut out.balance, one_of(Balance::ALL, Balance::as_str));
@@ -35,7 +35,7 @@ pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) ->
     out
 }
 
-/// `retry: off` is `max_retries: 0`; `retry: on` takes an `off` of the defaults back.
+/// `retry: off` is `max_retries: 0`; `retry: on` cancels an `off` of the defaults.
 fn read_retry(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut RetryPolicy) {
     match r.read_switch(parent, "retry") {
         Some(false) => out.max_retries = 0,
@@ -52,7 +52,7 @@ fn read_retry_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryPolicy
     r.set(s, "max_retries", &mut out.max_retries, integer(0..=10));
     r.set(s, "backoff_base", &mut out.backoff_base, duration_in(Duration::ZERO..=10 * SECOND));
     r.set(s, "backoff_max", &mut out.backoff_max, duration_in(Duration::ZERO..=MINUTE));
-    // Who writes only the larger one means no more than that: an unwritten smaller one follows.
+    // A limit that is not set does not exceed the one that is set.
     if s.node("backoff_base").is_none() {
         out.backoff_base = out.backoff_base.min(out.backoff_max);
     }
@@ -70,17 +70,17 @@ fn read_budget(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryBudget) {
     r.set(s, "window", &mut out.window, duration_in(SECOND..=MINUTE));
 }
 
-/// `circuit_breaker: off` takes it away; a mapping (or `on`) brings it back.
+/// `circuit_breaker: off` turns it off; a mapping (or `on`) turns it on.
 fn read_circuit_breaker(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<CircuitBreaker>) {
     read_optional_section(r, parent, "circuit_breaker", out, read_breaker_section);
 }
 
-/// `outlier: off` takes it away; a mapping (or `on`) brings it back.
+/// `outlier: off` turns it off; a mapping (or `on`) turns it on.
 fn read_outlier(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<OutlierDetection>) {
     read_optional_section(r, parent, "outlier", out, read_outlier_section);
 }
 
-/// A section that may be `off`; a mapping (or `on`) brings it back.
+/// A section that may be `off`; a mapping (or `on`) turns it on.
 fn read_optional_section<T: Copy + Default>(
     r: &mut Reader<'_>,
     parent: &Section<'_>,
@@ -94,7 +94,7 @@ fn read_optional_section<T: Copy + Default>(
         None if parent.node(name).is_none() => {}
         None => {
             let section = r.section(parent, name);
-            // Its presence alone brings it back, so it has an origin even when it is empty.
+            // The section alone turns it on, so it has an origin even when it is empty.
             r.origins.set(section.path.clone(), section.origin.clone());
             let mut settings = out.unwrap_or_default();
             read(r, &section, &mut settings);

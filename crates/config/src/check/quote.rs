@@ -1,13 +1,13 @@
-//! How a message repeats a value: short, quoted, harmless to a terminal, without a password.
+//! How a message quotes a value: short, without control characters, without a password.
 
-/// Longest piece of a wrong value that a message repeats, in characters.
+/// Longest part of a value that a message shows, in characters.
 const MAX_CHARS: usize = 60;
 
 pub(super) fn quote(text: &str) -> String {
     format!("{:?}", sanitize(text))
 }
 
-/// A text cut to a length that fits in a message, without what would break a terminal.
+/// The text cut to a length that fits in a message, without control characters.
 pub(super) fn sanitize(text: &str) -> String {
     let text = &hide_credentials(text);
     let clean = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
@@ -18,7 +18,7 @@ pub(super) fn sanitize(text: &str) -> String {
     shown
 }
 
-/// A URL without the user name and password that people put in it.
+/// A URL without its user name and password.
 fn hide_credentials(text: &str) -> String {
     match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
         Some((scheme, host)) => format!("{scheme}://(hidden)@{host}"),

@@ -1,4 +1,4 @@
-//! Reads one key at a time: who wins, what variables stand for, where it came from, what is wrong.
+//! Reads one key at a time: precedence, variables, origin, problems.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -66,7 +66,7 @@ impl<'a> Reader<'a> {
         Origin::File { file: Arc::clone(&self.file), line: at.line, col: at.col }
     }
 
-    /// Puts the value that wins into `target`, and says where it came from.
+    /// Puts the value that wins into `target`, and records its origin.
     pub(super) fn set<T>(
         &mut self,
         section: &Section<'_>,
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Reader::set_some`], for a setting that inherits a value: `off` takes it away.
+    /// As [`Reader::set_some`], for a setting that inherits a value: `off` removes it.
     pub(super) fn set_or_off<T>(
         &mut self,
         section: &Section<'_>,
@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
         self.set(section, name, target, parse);
     }
 
-    /// The value that wins. The losers are checked too, because they are wrong all the same.
+    /// The value that wins. The other values are checked too.
     pub(super) fn get<T>(
         &mut self,
         section: &Section<'_>,
@@ -134,15 +134,15 @@ impl<'a> Reader<'a> {
         self.report(&given.origin, key, InvalidValue { what, hint: wrong.hint });
     }
 
-    /// Everything said about a key: flag, environment, file.
+    /// All values of a key: flag, environment, file.
     fn candidates(&mut self, section: &Section<'_>, name: &str) -> Vec<Candidate> {
         let key = section.key(name);
-        let said = self.overlay.get(&key).iter();
-        let mut all: Vec<_> = said
-            .map(|said| Candidate {
-                shown: quote(&said.text),
-                text: said.text.clone(),
-                origin: said.origin.clone(),
+        let overrides = self.overlay.get(&key).iter();
+        let mut all: Vec<_> = overrides
+            .map(|value| Candidate {
+                shown: quote(&value.text),
+                text: value.text.clone(),
+                origin: value.origin.clone(),
             })
             .collect();
         if let Some(node) = section.node(name)
@@ -153,7 +153,7 @@ impl<'a> Reader<'a> {
         all
     }
 
-    /// One value of the file, expanded. When it has lost to a flag anyway, a missing variable is fine.
+    /// One value of the file, expanded. A missing variable is no problem when a flag wins (`lost`).
     fn read_scalar(&mut self, node: &Node, key: &str, lost: bool) -> Option<Candidate> {
         let origin = self.origin_at(node.at);
         let NodeValue::Scalar(written) = &node.value else {
@@ -167,7 +167,7 @@ impl<'a> Reader<'a> {
             return None;
         };
         match expand::expand(written, self.env) {
-            // What a variable holds may be a secret: the message shows its name.
+            // The content of a variable may be a secret: the message shows its name.
             Ok(expanded) => {
                 let shown = quote(if expanded.from_environment { written } else { &expanded.text });
                 let given = Candidate { text: expanded.text, shown, origin };
@@ -190,7 +190,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A list of values; a flag or variable separates them with commas.
+    /// A list of values; in a flag or variable, commas separate them.
     pub(super) fn set_list<T>(
         &mut self,
         section: &Section<'_>,
@@ -200,14 +200,14 @@ impl<'a> Reader<'a> {
     ) {
         let key = section.key(name);
         let mut lists = Vec::new();
-        for said in self.overlay.get(&key).to_vec() {
-            let items = said.text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        for list in self.overlay.get(&key).to_vec() {
+            let items = list.text.split(',').map(str::trim).filter(|item| !item.is_empty());
             let given = |item: &str| Candidate {
                 text: item.to_owned(),
                 shown: quote(item),
-                origin: said.origin.clone(),
+                origin: list.origin.clone(),
             };
-            lists.push((said.origin.clone(), self.parse_all(items.map(given).collect(), &key, &parse)));
+            lists.push((list.origin.clone(), self.parse_all(items.map(given).collect(), &key, &parse)));
         }
         if let Some(node) = section.node(name) {
             let given = self.read_scalars(node, name, &key, !lists.is_empty());
@@ -255,7 +255,7 @@ impl<'a> Reader<'a> {
         values
     }
 
-    /// A mapping whose keys are free.
+    /// A mapping with free keys.
     pub(super) fn set_map(
         &mut self,
         section: &Section<'_>,
@@ -299,7 +299,7 @@ impl<'a> Reader<'a> {
         let node = parent.node(name)?;
         let NodeValue::Scalar(_) = node.value else { return None };
         let key = parent.key(name);
-        // What cannot be read was said already; it is not to be opened as a mapping as well.
+        // `read_scalar` reported the problem. `true`: the caller does not open the value as a mapping too.
         let Some(given) = self.read_scalar(node, &key, false) else { return Some(true) };
         self.origins.set(key.clone(), given.origin.clone());
         match units::switch(&given.text) {
@@ -315,7 +315,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The origin to blame for a contradiction: the first of these keys that somebody set.
+    /// The place of a contradiction: the first of these keys that is set.
     pub(super) fn first_set_of(&self, section: &Section<'_>, names: &[&str]) -> Option<(Origin, String)> {
         let mut keys = names.iter().map(|name| section.key(name));
         let key = keys.find(|key| self.origins.is_set(key))?;

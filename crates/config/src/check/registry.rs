@@ -31,7 +31,7 @@ pub(super) fn read_registry(r: &mut Reader<'_>, root: &Section<'_>) -> Registry 
         );
         r.report(&file_at, "registry.file", wrong);
     }
-    // `--consul` on the command line wins over a `file:` in the file.
+    // `--consul` on the command line wins over `registry.file` in the file.
     if matches!(consul_at, Origin::Flag(_)) { Registry::Consul(consul) } else { Registry::File(file) }
 }
 
@@ -47,8 +47,8 @@ fn read_consul(r: &mut Reader<'_>, s: &Section<'_>) -> ConsulSettings {
     out
 }
 
-/// `CONSUL_HTTP_SSL=true` asks for TLS as in Consul's own tools: an `http://` from environment, file or
-/// default does not take it back, one from a flag does.
+/// `CONSUL_HTTP_SSL=true` turns TLS on as in Consul's own tools, also for an `http://` from environment, file
+/// or default, but not for an `http://` from a flag.
 fn read_consul_address(r: &mut Reader<'_>, s: &Section<'_>, default: ConsulAddress) -> ConsulAddress {
     let mut given = ParsedConsulAddress { address: default, has_scheme: false };
     r.set(s, "address", &mut given, address::consul_address);
@@ -78,19 +78,20 @@ fn read_consul_address(r: &mut Reader<'_>, s: &Section<'_>, default: ConsulAddre
     given.address
 }
 
-/// The environment beats the file; in the environment the file beats the value, as in Consul's tools.
+/// The environment wins over the file; in the environment the token file wins over the value, as in Consul's
+/// tools.
 fn read_token(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
     let literal = read_token_of_file(r, s);
     let (value_key, file_key) = (s.key("token"), s.key("token_file"));
     let value = r.overlay.get(&value_key).first().cloned();
-    let said_file = r.overlay.get(&file_key).first().map(|said| said.origin.clone());
+    let set_outside = !r.overlay.get(&file_key).is_empty();
     let file = read_path(r, s, "token_file");
     if literal.is_some() && s.node("token_file").is_some() {
         let at = r.origins.get(&value_key).clone();
         r.report(&at, &value_key, InvalidValue::new("contradicts token_file", "keep one of them"));
     }
-    match (file, value, said_file) {
-        (Some(file), value, Some(_)) => {
+    match (file, value, set_outside) {
+        (Some(file), value, true) => {
             if let Some(value) = value {
                 r.warn(
                     value.origin,
@@ -101,16 +102,16 @@ fn read_token(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
             }
             Some(Token::File(file))
         }
-        (_, Some(value), None) => {
+        (_, Some(value), false) => {
             r.origins.set(value_key.clone(), value.origin.clone());
             check_secret(r, &value.origin, &value_key, &value.text)
         }
-        (Some(file), None, None) => Some(Token::File(file)),
+        (Some(file), None, false) => Some(Token::File(file)),
         (None, _, _) => literal,
     }
 }
 
-/// `token: ${VARIABLE}`, and nothing else: a file is copied, committed and shown.
+/// `token: ${VARIABLE}`, and no other form, because files are copied, committed and shown.
 fn read_token_of_file(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
     let node = s.node("token")?;
     let (key, at) = (s.key("token"), r.origin_at(node.at));
@@ -178,7 +179,7 @@ fn read_path(r: &mut Reader<'_>, s: &Section<'_>, name: &str) -> Option<PathBuf>
     resolve_path(r, &s.key(name), PathBuf::from(text))
 }
 
-/// A path from the file is relative to the file's own folder, any other to the working directory.
+/// A path from the file is relative to the folder of the file, any other to the working directory.
 pub(super) fn resolve_path(r: &Reader<'_>, key: &str, path: PathBuf) -> Option<PathBuf> {
     let in_file = matches!(r.origins.get(key), Origin::File { .. });
     match Path::new(&*r.file).parent() {
@@ -187,7 +188,7 @@ pub(super) fn resolve_path(r: &Reader<'_>, key: &str, path: PathBuf) -> Option<P
     }
 }
 
-/// An app cannot be registered in a file.
+/// A registry file cannot register an app.
 pub(super) fn check_service(r: &mut Reader<'_>, config: &Config) {
     if let (Some(_), Registry::File(_)) = (&config.service, &config.registry) {
         let at = r.origins.get("service.name").clone();

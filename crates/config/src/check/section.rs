@@ -1,4 +1,4 @@
-//! A mapping of the file whose keys are known to be valid.
+//! A mapping of the file with valid keys.
 
 use crate::{
     Origin,
@@ -6,7 +6,7 @@ use crate::{
     raw::{Node, Position},
 };
 
-/// A mapping of the file whose keys are known to be valid, or the absence of one.
+/// A mapping of the file with valid keys; without entries when the file does not have it.
 pub(super) struct Section<'n> {
     /// Dotted; empty for the root.
     pub(super) path: String,
@@ -21,7 +21,7 @@ impl<'n> Section<'n> {
         keys::join(&self.path, name)
     }
 
-    /// The file's value, unless it is nothing.
+    /// The value in the file.
     pub(super) fn node(&self, name: &str) -> Option<&'n Node> {
         self.entries.iter().find(|(key, ..)| *key == name).map(|(.., node)| *node)
     }

@@ -69,7 +69,7 @@ pub(super) fn read_required<T>(
     let place = r.origin_of(s);
     let what = match place {
         Origin::File { .. } => "is missing".to_owned(),
-        // The name of a flag or variable is not the key's.
+        // The problem shows the flag or variable instead of the key.
         _ => format!("{key} is missing"),
     };
     r.report(&place, &key, InvalidValue::new(what, hint));
@@ -80,7 +80,7 @@ fn read_health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
     let http = r.get(s, "http", names::path);
     let tcp = r.get(s, "tcp", switch);
     let (http_key, tcp_key) = (s.key("http"), s.key("tcp"));
-    // A flag or variable that asks for HTTP wins over the file's `tcp: true`.
+    // An HTTP path from a flag or variable wins over `tcp: true` of the file.
     let same_rank = matches!(r.origins.get(&http_key), Origin::File { .. });
     match (http, tcp) {
         (Some(_), Some(true)) if same_rank => {
@@ -103,8 +103,8 @@ fn read_health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
     check_not_above(r, s, ("timeout", out.timeout), ("interval", out.interval));
 }
 
-/// Two durations of one section of which the first must not be above the second. Nothing is said when
-/// neither was set here: then they were checked where they come from.
+/// Two durations of one section of which the first must not be above the second. No problem when neither is
+/// set in this section: they were checked where they are set.
 pub(super) fn check_not_above(
     r: &mut Reader<'_>,
     s: &Section<'_>,

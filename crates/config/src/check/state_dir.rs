@@ -1,7 +1,7 @@
-//! Where the last good answers outlive a restart: said, or found out, or nowhere.
+//! The state folder: as set, or implied by the environment, or none.
 //!
-//! There is a default because the promise it serves (a sidecar that starts while the registry is gone
-//! still routes) is one that nobody thinks of asking for before it is needed.
+//! It has a default so that a sidecar that starts without the registry still routes, also where no folder was
+//! set.
 
 use std::path::PathBuf;
 
@@ -16,8 +16,8 @@ pub(super) fn read_state_dir(r: &mut Reader<'_>, root: &Section<'_>, out: &mut O
         text => names::non_empty(text).map(|text| Some(PathBuf::from(text))),
     };
     match r.get(root, KEY, parse) {
-        Some(said) => *out = said.and_then(|path| resolve_path(r, KEY, path)),
-        None if r.origins.is_set(KEY) => {} // a value that is wrong, and was said to be
+        Some(set) => *out = set.and_then(|path| resolve_path(r, KEY, path)),
+        None if r.origins.is_set(KEY) => {} // a wrong value, which was reported
         None => {
             if let Some((variable, path)) = implied_folder(r.env) {
                 r.origins.set(KEY.to_owned(), Origin::Environment(variable.into()));
@@ -27,11 +27,11 @@ pub(super) fn read_state_dir(r: &mut Reader<'_>, root: &Section<'_>, out: &mut O
     }
 }
 
-/// The folder that the environment implies, and the variable that does so. Relative ones are skipped,
-/// as the base directory specification wants it.
+/// The folder that the environment implies, and its variable. Relative folders are skipped, as the base
+/// directory specification says.
 fn implied_folder(env: &Environment) -> Option<(&'static str, PathBuf)> {
     let folder = |name: &str, below: &str| {
-        // systemd lists several folders with colons between them; the first is the unit's own.
+        // systemd separates several folders with colons; the first is the unit's own.
         let first = env.get(name)?.split(':').next()?;
         let path = PathBuf::from(first);
         path.is_absolute().then(|| if below.is_empty() { path } else { path.join(below) })
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_s_first_folder_is_taken_and_a_relative_one_skipped() {
+    fn the_first_folder_of_systemd_is_used_and_a_relative_one_is_skipped() {
         for (text, path) in [("/a:/b", Some("/a")), ("a:/b", None), ("", None)] {
             let env: Environment = [("STATE_DIRECTORY", text)].into_iter().collect();
             assert_eq!(implied_folder(&env).map(|(_, path)| path), path.map(PathBuf::from), "{text:?}");

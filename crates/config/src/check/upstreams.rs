@@ -9,7 +9,7 @@ pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, defaults: &
     for s in &sections {
         let problems = r.problems.len();
         let upstream = read_upstream(r, s, defaults);
-        // A name that could not be read would be the double of the next such one.
+        // All upstreams with an invalid name would look the same.
         let read = r.problems.len() == problems;
         if read && let Some(first) = out.iter().position(|known| is_same(known, &upstream)) {
             let key = s.key("service");
@@ -38,7 +38,7 @@ fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upst
     out
 }
 
-/// Consul takes names and tags in either case, and tags in any order, for the same.
+/// Consul ignores the case of names and tags, and the order of tags does not matter.
 fn is_same(a: &Upstream, b: &Upstream) -> bool {
     let tags = |upstream: &Upstream| {
         let mut tags: Vec<_> = upstream.tags.iter().map(|tag| tag.to_lowercase()).collect();
@@ -49,7 +49,7 @@ fn is_same(a: &Upstream, b: &Upstream) -> bool {
     a.service.eq_ignore_ascii_case(&b.service) && a.datacenter == b.datacenter && tags(a) == tags(b)
 }
 
-/// Declared services are watched for as long as we run, so that they must fit.
+/// Declared services are always watched, so `max_services` must not be below their number.
 pub(super) fn check_count(r: &mut Reader<'_>, root: &Section<'_>, config: &Config) {
     let (declared, most) = (config.upstreams.len(), config.discovery.max_services);
     if declared > most

@@ -51,7 +51,7 @@ pub struct Outbound {
     pub x_forwarded: bool,
     /// Add `Via`. Default false.
     pub via: bool,
-    /// Origins (`https://host[:port]`) whose browser requests are allowed. Default none.
+    /// Browsers may send requests from these origins (`https://host[:port]`). Default none.
     pub allow_origins: Vec<String>,
     /// Limits towards the app.
     pub limits: Limits,
@@ -69,10 +69,10 @@ impl Default for Outbound {
     }
 }
 
-/// What one app connection may take.
+/// Limits of the connections of the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Most bytes of a request's or answer's head. Default 64KiB, range 8KiB–1MiB.
+    /// Most bytes of the head of a request or response. Default 64KiB, range 8KiB–1MiB.
     pub max_header_bytes: usize,
     /// Most header fields of a head. Default 100, range 10–1000.
     pub max_headers: usize,
@@ -83,7 +83,7 @@ pub struct Limits {
     /// Most app connections at once, over all listeners. Default 10000, range 1–1000000. Then 503
     /// and a close.
     pub max_connections: usize,
-    /// Silence in both directions that ends a tunnel. Default 1h, range 1s–168h.
+    /// A tunnel without a byte in either direction is closed after this. Default 1h, range 1s–168h.
     pub tunnel_idle: Duration,
 }
 
@@ -105,6 +105,6 @@ impl Default for Limits {
 pub struct Admin {
     /// Where everything is served. Default `localhost:7079`. Needs a restart.
     pub listen: Listen,
-    /// A second listener with metrics and health alone, for the network. Absent: none.
+    /// A second listener, which serves only metrics and health, for the network. Absent: none.
     pub metrics_listen: Option<Listen>,
 }

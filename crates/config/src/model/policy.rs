@@ -1,6 +1,6 @@
 //! How a service is called: load balancing, time-outs, retries, circuit breaker, outlier detection, pool.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, time::Duration};
 
 use super::Listen;
 
@@ -9,13 +9,13 @@ use super::Listen;
 pub struct Upstream {
     /// Its name in the registry. Required.
     pub service: String,
-    /// A port of its own. Absent: reached by name only.
+    /// A listener of its own. Absent: reached by name only.
     pub listen: Option<Listen>,
-    /// Only instances that carry all these tags. Default: every instance.
+    /// Only instances with all these tags. Default: every instance.
     pub tags: Vec<String>,
     /// Datacenter asked for. Absent: `registry.consul.datacenter`, else the agent's own.
     pub datacenter: Option<String>,
-    /// How it is called: the defaults, with what the upstream says itself laid over them.
+    /// The policy: the defaults, overridden by the upstream's own settings.
     pub policy: Policy,
 }
 
@@ -24,22 +24,22 @@ pub struct Upstream {
 pub struct Policy {
     /// How an instance is chosen. Default `round_robin`.
     pub balance: Balance,
-    /// From the later of head accepted and last request-body byte to the response head, over all
+    /// From the later of head accepted and last byte of the request body to the response head, over all
     /// attempts. Default 15s, range 1ms–1h.
     pub timeout: Duration,
     /// The same for one attempt, range 1ms–1h, not above `timeout`. Absent (the default, or `off`):
     /// bounded by `timeout` only.
     pub per_try_timeout: Option<Duration>,
-    /// From head accepted to the answer's last byte: over all attempts, pauses and both bodies, streams
-    /// included; each instance is told what is left of it. Range 1ms–24h. Absent (the default, or
-    /// `off`): only a request that brings one has one.
+    /// From head accepted to the last byte of the response: all attempts, pauses and both bodies, streams
+    /// included; each attempt passes on the time that is left. Range 1ms–24h. Absent (the default, or
+    /// `off`): only a request with a deadline of its own has one.
     pub deadline: Option<Duration>,
     /// Longest wait for a connection to an instance. Default 1s, range 1ms–1m.
     pub connect_timeout: Duration,
-    /// Longest silence in either body. Default 60s, range 10ms–24h.
+    /// Longest time without a byte in either body. Default 60s, range 10ms–24h.
     pub body_idle: Duration,
-    /// Most requests and tunnels under way at once, over all instances, range 1–1000000. Absent (the
-    /// default, or `off`): not counted, each instance's [`Pool`] is the limit.
+    /// Most requests and tunnels in flight at once, over all instances, range 1–1000000. Absent (the
+    /// default, or `off`): not counted; the [`Pool`] of each instance is the limit.
     pub max_in_flight: Option<usize>,
     /// Most requests that wait for one of `max_in_flight` to end. Default 128, range 0–100000; then 503.
     pub max_pending: usize,
@@ -47,12 +47,12 @@ pub struct Policy {
     pub pending_timeout: Duration,
     /// When a request is tried again.
     pub retry: RetryPolicy,
-    /// When a second attempt is made beside one that is slow. Absent (the default, or `off`): never.
+    /// When a second attempt runs beside a slow one. Absent (the default, or `off`): never.
     pub hedge: Option<HedgePolicy>,
-    /// When the service is not called at all. Absent (`circuit_breaker: off`): always called.
+    /// When all requests to the service are rejected. Absent (`circuit_breaker: off`): never.
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// When one instance is not chosen for a while. Absent (`outlier: off`): every instance that the
-    /// registry calls healthy is.
+    /// When one instance is ejected for a while. Absent (`outlier: off`): every instance that the registry
+    /// lists as healthy is used.
     pub outlier: Option<OutlierDetection>,
     /// Connections to each instance.
     pub pool: Pool,
@@ -91,10 +91,10 @@ pub enum Balance {
 }
 
 impl Balance {
-    /// Every way there is.
+    /// All of them.
     pub const ALL: [Self; 3] = [Self::RoundRobin, Self::Random, Self::Weighted];
 
-    /// The word for it in a settings file, a metric and a page.
+    /// Its name in a settings file, a metric and a page.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::RoundRobin => "round_robin",
@@ -110,19 +110,6 @@ impl fmt::Display for Balance {
     }
 }
 
-impl FromStr for Balance {
-    type Err = UnknownBalance;
-
-    fn from_str(text: &str) -> Result<Self, UnknownBalance> {
-        Self::ALL.into_iter().find(|balance| balance.as_str() == text).ok_or(UnknownBalance)
-    }
-}
-
-/// The text names no way to choose an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not one of round_robin, random, weighted")]
-pub struct UnknownBalance;
-
 /// When a request is tried again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
@@ -133,7 +120,7 @@ pub struct RetryPolicy {
     pub backoff_base: Duration,
     /// Last ceiling. Default 250ms, range 0s–1m.
     pub backoff_max: Duration,
-    /// Statuses of an instance's answer that are retried for idempotent requests. Default 502, 503,
+    /// Statuses of a response that are retried for idempotent requests. Default 502, 503,
     /// 504, range 400–599; an empty list retries none.
     pub statuses: Vec<u16>,
     /// Treat every method as safe to repeat. Default false: idempotent methods (RFC 9110 §9.2.2) and
@@ -141,7 +128,7 @@ pub struct RetryPolicy {
     pub non_idempotent: bool,
     /// Most bytes of a request body kept for a replay. Default 64KiB, range 0–1MiB.
     pub max_body: usize,
-    /// Bounds the retries of requests of which something was sent.
+    /// Limits the retries of requests that were partly or wholly sent.
     pub budget: RetryBudget,
 }
 
@@ -159,15 +146,15 @@ impl Default for RetryPolicy {
     }
 }
 
-/// When a second attempt is made beside one that is slow: the first answer is taken, the other attempt
-/// is cancelled. For idempotent requests whose body, if any, has been read and is kept; to another
-/// instance; each one is paid for from the retry budget.
+/// When a second attempt runs beside a slow one: the first response is used, the other attempt is
+/// cancelled. Only for idempotent requests with a buffered body, or none; to another instance; each one is
+/// charged to the retry budget.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HedgePolicy {
-    /// The share of recent answers that came sooner than the attempt has taken. Default 0.95, range
-    /// 0.5–0.999 (the file may say `95%`).
+    /// A second attempt starts when the first has taken longer than this share of the recent responses.
+    /// Default 0.95, range 0.5–0.999 (`95%` in a file is the same).
     pub percentile: f64,
-    /// However fast they came, no sooner than this. Default 5ms, range 0s–1m.
+    /// The second attempt never starts earlier than this. Default 5ms, range 0s–1m.
     pub min_delay: Duration,
 }
 
@@ -177,10 +164,10 @@ impl Default for HedgePolicy {
     }
 }
 
-/// A share of the requests that may be spent on retries.
+/// How many retries are allowed, relative to the requests.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryBudget {
-    /// Retries per request. Default 0.2, range 0–1 (the file may say `20%`).
+    /// Retries per request. Default 0.2, range 0–1 (`20%` in a file is the same).
     pub ratio: f64,
     /// Retries per second that are always allowed. Default 10, range 0–10000.
     pub min_per_second: u32,
@@ -194,7 +181,7 @@ impl Default for RetryBudget {
     }
 }
 
-/// When a service is not called at all for a while.
+/// When all requests to a service are rejected for a while.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CircuitBreaker {
     /// Share of failed requests in the window that opens it. Default 0.5, range 0.01–1.
@@ -203,8 +190,7 @@ pub struct CircuitBreaker {
     pub window: Duration,
     /// Fewest requests in the window for the ratio to count. Default 20, range 1–1000000.
     pub min_requests: u32,
-    /// Failures in a row that open it, range 1–1000000. Absent (the default, or `off`): rows are not
-    /// counted.
+    /// Consecutive failures that open it, range 1–1000000. Absent (the default, or `off`): not counted.
     pub consecutive_failures: Option<u32>,
     /// How long it stays open the first time. Default 1s, range 10ms–1h; not above `max_open_for`.
     /// Doubles with each failed probe.
@@ -230,31 +216,31 @@ impl Default for CircuitBreaker {
     }
 }
 
-/// When one instance is not chosen for a while, ahead of the registry.
+/// When one instance is ejected for a while, before the registry reports a failure.
 ///
-/// One that cannot be connected to is out at once, whatever is set here; these are the limits for one
-/// that answers badly, and how long either is out.
+/// An instance that does not accept connections is ejected at once, whatever is set here. These settings limit how
+/// instances are ejected for bad responses, and set the ejection time of both.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OutlierDetection {
-    /// Requests in a row that it failed (502, 503, 504, a connection that ended, `per_try_timeout`),
-    /// range 1–1000000. Default 5. Absent (`off`): rows are not counted.
+    /// Consecutive failed requests (502, 503, 504, a connection that ended, `per_try_timeout`), range
+    /// 1–1000000. Default 5. Absent (`off`): not counted.
     pub consecutive_failures: Option<u32>,
-    /// Share of successes below which it is out, if it is also 30 points below the median of at least
-    /// two siblings; a 500 is no success here. Default 0.8, range 0.01–1. Absent (`off`): shares are
-    /// not compared.
+    /// An instance is ejected when its share of successes is below this and also 30 points below the median
+    /// of at least two other instances; a 500 is a failure here. Default 0.8, range 0.01–1. Absent
+    /// (`off`): not compared.
     pub success_rate: Option<f64>,
-    /// The window of that share. Default 10s, range 1s–10m. As long a time of trust takes one doubling
-    /// of `base_ejection_time` back.
+    /// The window of that share. Default 10s, range 1s–10m. Each time as long without an ejection takes
+    /// back one doubling of `base_ejection_time`.
     pub window: Duration,
     /// Fewest requests in the window for an instance's share to count. Default 20, range 1–1000000.
     pub min_requests: u32,
-    /// Most of the instances that accept connections that may be out for how they answer, in percent. Default 50,
-    /// range 0–100.
+    /// How many of the instances that accept connections may be ejected for bad responses, in percent. Default
+    /// 50, range 0–100.
     pub max_ejection_percent: f64,
-    /// Longest time out at first; half of it is the shortest. Default 1s, range 10ms–1h; not above
-    /// `max_ejection_time`. Doubles each time.
+    /// Longest first ejection; half of it is the shortest. Default 1s, range 10ms–1h; not above
+    /// `max_ejection_time`. Doubles with each ejection.
     pub base_ejection_time: Duration,
-    /// Longest time out. Default 1m, range 10ms–1h.
+    /// Longest ejection. Default 1m, range 10ms–1h.
     pub max_ejection_time: Duration,
 }
 
@@ -278,7 +264,7 @@ pub struct Pool {
     /// An idle connection is closed after this long. Default 4s, below the 5s of common app servers;
     /// range 0s–1h.
     pub idle_timeout: Duration,
-    /// A request that may not be repeated takes only a connection idle for less than this. Default
+    /// A request that may not be repeated uses only a connection that was idle for less than this. Default
     /// 1s, or `idle_timeout` where that is less; not above `idle_timeout`.
     pub non_idempotent_max_idle: Duration,
     /// Most idle connections kept per instance. Default 128, or `max_connections` where that is less; not above `max_connections`.

@@ -25,8 +25,8 @@ pub struct ConsulSettings {
     pub tls: Tls,
     /// Longest time one blocking query waits. Default 45s, range 1s–10m.
     pub wait: Duration,
-    /// Most connections held by watches. Default 96, range 1–180: with the four that agent calls hold,
-    /// half of what an agent allows an address (it closes the 201st without a word).
+    /// Most connections held by watches. Default 96, range 1–180: with the four for agent calls, half of
+    /// what an agent allows per address (it closes the 201st without a response).
     pub max_connections: usize,
 }
 
@@ -43,10 +43,10 @@ impl Default for ConsulSettings {
     }
 }
 
-/// The agent's address, split.
+/// The parts of the agent's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsulAddress {
-    /// `https` was asked for.
+    /// The scheme is `https`.
     pub tls: bool,
     /// Host name or IP (no brackets).
     pub host: String,
@@ -84,7 +84,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The secret itself, for the one place that sends it.
+    /// The secret itself, for the code that sends it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -96,12 +96,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// TLS as a client.
+/// TLS to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tls {
     /// PEM file of the authorities to trust. Absent: the Mozilla roots built in.
     pub ca_file: Option<PathBuf>,
-    /// PEM file of our certificate chain. Absent: none is shown. Needs `key_file`.
+    /// PEM file of our certificate chain. Absent: none is sent. Needs `key_file`.
     pub cert_file: Option<PathBuf>,
     /// PEM file of the certificate's key. Needs `cert_file`.
     pub key_file: Option<PathBuf>,
@@ -123,8 +123,8 @@ pub struct DiscoverySettings {
     pub max_unknown: usize,
     /// How long such a name is kept. Default 30s, range 1s–1h.
     pub unknown_ttl: Duration,
-    /// Doubt about answers in which many instances are gone at once. Absent (`mass_loss: off`): every
-    /// answer is believed as it comes.
+    /// What happens when an answer lists far fewer instances than the last one. Absent (`mass_loss: off`):
+    /// every answer is applied at once.
     pub mass_loss: Option<MassLoss>,
 }
 
@@ -141,17 +141,17 @@ impl Default for DiscoverySettings {
     }
 }
 
-/// How long instances are kept that a suspect answer no longer lists, while they still answer.
+/// How long instances that a suspect answer no longer lists are kept while they accept connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MassLoss {
-    /// Their loss is believed once consistent answers, with an index above that of their last listing,
-    /// have confirmed it over more than this, if others are left. Default 1s, range 0s–1m; not above
-    /// `hold_for`.
+    /// The instances are removed when consistent answers, with an index above that of their last listing,
+    /// have confirmed the loss for longer than this, if other instances are left. Default 1s, range 0s–1m;
+    /// not above `hold_for`.
     pub confirm_for: Duration,
-    /// Their loss is believed after this long whatever speaks for them; a silence of the registry
-    /// begins it anew. Default 10s, range 0s–10m.
+    /// The instances are removed after this time in any case; the time starts again after an outage of the
+    /// registry. Default 10s, range 0s–10m.
     pub hold_for: Duration,
-    /// Longest wait for an instance's answer to a connection attempt. Default 300ms, range 10ms–5s.
+    /// Longest wait for an instance to accept a connection. Default 300ms, range 10ms–5s.
     pub probe_timeout: Duration,
 }
 

@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 /// The local app.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Service {
-    /// The name that other services call it by: one DNS label. Required.
+    /// The name under which other services call it: one DNS label. Required.
     pub name: String,
     /// The port the app listens on. Required, 1–65535.
     pub port: u16,
-    /// The address others reach it at. Absent: the registry agent's own address.
+    /// The address at which other hosts reach it. Absent: the registry agent's own address.
     pub address: Option<String>,
-    /// The registration's identity. Absent: stable, made from name, host name and port.
+    /// The registration's ID. Absent: made from name, host name and port, so that it is stable.
     pub id: Option<String>,
     /// Tags of the registration, each at most 255 bytes. Default none.
     pub tags: Vec<String>,
@@ -20,7 +20,7 @@ pub struct Service {
     pub meta: BTreeMap<String, String>,
     /// Relative share of traffic. Default 1 and 1.
     pub weights: Weights,
-    /// How the sidecar finds out whether the app is well. Default `tcp: true`.
+    /// How the sidecar checks the app's health. Default `tcp: true`.
     pub health: Health,
     /// How long a critical registration is kept before the registry removes it. Default 1m, range
     /// 1m–720h; Consul's minimum is 1m.
@@ -45,10 +45,10 @@ impl Default for Weights {
 /// The probe of the local app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// What is asked.
+    /// The request.
     pub probe: Probe,
-    /// Within this a change is found: a probe begins `interval` - `timeout` after the last one, at least
-    /// half of `interval`. Default 2s, range 100ms–1h.
+    /// Longest time until a change is noticed: a probe begins `interval` - `timeout` after the last one, at
+    /// least half of `interval`. Default 2s, range 100ms–1h.
     pub interval: Duration,
     /// Longest wait for one probe. Default 1s, range 10ms–1m; not above `interval`.
     pub timeout: Duration,
@@ -60,7 +60,7 @@ impl Default for Health {
     }
 }
 
-/// What a health probe asks of the local app, always on the loopback address.
+/// How a health probe asks the local app, always on the loopback address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
     /// A connection is accepted.

@@ -132,7 +132,7 @@ pub(crate) fn percent(text: &str) -> Result<f64, InvalidValue> {
     };
     let number = number.ok_or_else(|| InvalidValue::new("is not a percentage", "write 30 or 30%"))?;
     let in_range = (0.0..=100.0).contains(&number);
-    if in_range { Ok(number) } else { Err(InvalidValue::new("is out of range", "allowed: 0% to 100%")) }
+    if in_range { Ok(number) } else { Err(InvalidValue::new("is out of range", "allowed: 0 to 100")) }
 }
 
 /// A whole number within a range.

@@ -83,6 +83,42 @@ fn each_default_of_full_yaml_is_the_real_default() {
     assert!(checked > 50, "only {checked} defaults were found");
 }
 
+/// The range that a comment has: `1ms to 1h`.
+fn range(comment: &str) -> Option<String> {
+    let word = |text: &str| text.trim_matches(['.', ',', ';', ':', ')']).to_owned();
+    let words: Vec<_> = comment.split(' ').map(word).collect();
+    let starts_with_digit = |word: &str| word.starts_with(|c: char| c.is_ascii_digit());
+    let range = words.windows(3).find(|three| starts_with_digit(&three[0]) && three[1] == "to");
+    range.map(|three| three.join(" "))
+}
+
+#[test]
+fn each_range_of_full_yaml_is_the_real_range() {
+    let text = text("full.yaml");
+    let mut checked = 0;
+    for (n, line) in text.lines().enumerate() {
+        let Some((setting, comment)) = line.split_once("# default. ") else { continue };
+        let Some(range) = range(comment).filter(|_| !setting.contains('#')) else { continue };
+        let key = setting.split_once(':').unwrap().0;
+        // Far above every range, in each unit.
+        let hint = ["99999h", "99999GiB", "99999%", "9999999999", "[9999]"].iter().find_map(|value| {
+            let changed = format!("{key}: {value}");
+            let changed: Vec<_> =
+                text.lines().enumerate().map(|(m, line)| if m == n { &changed } else { line }).collect();
+            let problems = load(
+                Some(("full.yaml", &changed.join("\n"))),
+                &Environment::default(),
+                &Overrides::default(),
+            );
+            let hints: Vec<_> = problems.unwrap_err().iter().map(|problem| problem.hint.clone()).collect();
+            hints.into_iter().find(|hint| hint.contains(&range))
+        });
+        assert!(hint.is_some(), "{range} is not the range of: {line}");
+        checked += 1;
+    }
+    assert!(checked > 30, "only {checked} ranges were found");
+}
+
 #[test]
 fn the_alternatives_in_the_comments_are_valid_too() {
     let text = text("full.yaml");

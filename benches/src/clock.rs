@@ -1,13 +1,13 @@
-//! Whose time: the wall's, or a thread's own.
+//! The clocks: wall time, and the processor time of a thread.
 //!
-//! A thread's processor time goes on only while it runs, so other programs on the machine hardly
-//! change it; they still do through the caches.
+//! A thread's processor time advances only while the thread runs, so other programs on the machine
+//! change it only through the processor's caches.
 
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Now, on the wall's clock.
+/// The current wall time.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
@@ -15,16 +15,16 @@ pub fn now() -> Instant {
 /// Processor time that the calling thread has used so far, user and system.
 pub fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    // Neither is ever negative for this clock.
+    // Neither part is ever negative for this clock.
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// What something took.
+/// How long an operation took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed {
-    /// Processor time of the thread that did it.
+    /// Processor time of the thread that ran it.
     pub cpu: Duration,
-    /// Time on the wall's clock.
+    /// Wall time.
     pub wall: Duration,
 }
 
@@ -36,12 +36,12 @@ pub struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// This moment.
+    /// Starts now.
     pub fn start() -> Self {
         Self { wall: now(), cpu: thread_cpu() }
     }
 
-    /// Since then; to be asked on the same thread.
+    /// The time since the start. Must be called on the same thread.
     pub fn elapsed(self) -> Elapsed {
         Elapsed { cpu: thread_cpu().saturating_sub(self.cpu), wall: now() - self.wall }
     }

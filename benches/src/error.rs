@@ -1,8 +1,8 @@
-//! What stops a measurement.
+//! The error that stops a measurement.
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why something could not be measured. `Display` is one level; `source()` the next.
+/// Why a measurement failed. `Display` is one level; `source()` is the next.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}")]
 pub struct Error {
@@ -17,7 +17,7 @@ impl Error {
         Self { doing: what.into(), source: None }
     }
 
-    /// What was being done when `source` came.
+    /// What was being done when `source` occurred.
     pub fn at(doing: impl Into<String>, source: impl Into<Source>) -> Self {
         Self { doing: doing.into(), source: Some(source.into()) }
     }

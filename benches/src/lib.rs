@@ -1,16 +1,16 @@
-//! Measurements, not tests: what a pick, an update and a request cost, and how soon a change is known.
+//! Measurements, not tests: what a pick, an update and a request cost, and how soon a change arrives.
 //!
-//! | module | its question |
+//! | module | question |
 //! |---|---|
 //! | [`picks`] | how long does choosing an instance take? |
 //! | [`update`] | how long does an update take, and does it matter how many services there are? |
 //! | [`peers`] | what does a request cost, beside nginx, HAProxy and Envoy? |
-//! | [`propagation`] | how soon does a change in Consul reach the table? |
-//! | [`stats`], [`clock`], [`machine`] | medians; whose time; where it was measured and how quiet it was |
-//! | [`report`] | the table, and its place in `benches/README.md` |
+//! | [`propagation`] | how soon does a change in Consul reach a follower? |
+//! | [`stats`], [`clock`], [`machine`] | medians; wall time and processor time; the machine and the load of other processes |
+//! | [`report`] | the tables, and their place in `benches/README.md` |
 //!
-//! It judges nothing: a missed target is a line in the table, not a failure. It sends traffic to
-//! loopback only, and ends only processes that it started.
+//! A missed target is a line in the table, not a failure. The benches send traffic to loopback only,
+//! and end only processes that they started.
 
 pub mod clock;
 mod error;
@@ -27,7 +27,7 @@ pub use error::Error;
 /// How thoroughly to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Enough to see that it works: seconds, and figures of no worth.
+    /// Enough to check that the measurement works: takes seconds, and the figures mean nothing.
     Quick,
     /// Enough rounds for a median.
     Full,

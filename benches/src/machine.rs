@@ -1,4 +1,4 @@
-//! Where it was measured, and how quiet it was there. Linux's `/proc` is all it looks at.
+//! The machine, and the load of other processes on it. Reads Linux's `/proc`.
 
 mod noise;
 mod process;
@@ -10,7 +10,7 @@ use crate::{Error, error::doing};
 pub use noise::Noise;
 pub use process::{cpu_time, resident};
 
-/// What the figures were measured on.
+/// The machine of the measurement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     cores: usize,
@@ -21,7 +21,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one. What cannot be found out is `unknown`.
+    /// This machine. Facts that cannot be read are `unknown`.
     pub fn detect() -> Self {
         let cpu = line_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into());
         let memory = line_of("/proc/meminfo", "MemTotal").and_then(|text| {
@@ -45,7 +45,7 @@ impl std::fmt::Display for Machine {
     }
 }
 
-/// How many tasks ran or wanted to, on average over the last minute.
+/// Running and runnable tasks, on average over the last minute.
 pub fn load_average() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().unwrap_or("unknown").to_owned()
@@ -54,7 +54,7 @@ pub fn load_average() -> String {
 /// The cores that this process may run on.
 ///
 /// # Errors
-/// `/proc` does not say.
+/// `/proc` does not hold it.
 pub fn cores() -> Result<Vec<usize>, Error> {
     let list = line_of("/proc/self/status", "Cpus_allowed_list")
         .ok_or_else(|| Error::new("find the list of cores in /proc/self/status"))?;
@@ -73,7 +73,7 @@ fn core_list(text: &str) -> Vec<usize> {
 /// Most files that this process, and those it starts, may have open.
 ///
 /// # Errors
-/// `/proc` does not say.
+/// `/proc` does not hold it.
 pub fn file_limit() -> Result<usize, Error> {
     let limits = fs::read_to_string("/proc/self/limits").map_err(doing("read /proc/self/limits"))?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
@@ -85,7 +85,7 @@ pub fn file_limit() -> Result<usize, Error> {
     }
 }
 
-/// What follows `key` and a colon in a file of such lines.
+/// The value of `key` in a file of lines `key: value`.
 fn line_of(file: &str, key: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     text.lines().find_map(|line| {
@@ -94,12 +94,12 @@ fn line_of(file: &str, key: &str) -> Option<String> {
     })
 }
 
-/// The first line that a command prints, on either side; `unknown` when it cannot be run.
+/// The first line that a command prints to stdout or stderr; `unknown` when it cannot be run.
 pub(crate) fn first_line_of(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
-    let said = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
-    let said = String::from_utf8_lossy(&said);
-    said.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("unknown").to_owned()
+    let printed = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+    let printed = String::from_utf8_lossy(&printed);
+    printed.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("unknown").to_owned()
 }
 
 #[cfg(test)]
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn core_lists_are_ranges_and_single_ones() {
+    fn core_lists_hold_ranges_and_single_cores() {
         for (text, cores) in [("0-1", vec![0, 1]), ("3", vec![3]), ("0-2,5", vec![0, 1, 2, 5])] {
             assert_eq!(core_list(text), cores, "{text}");
         }

@@ -1,7 +1,7 @@
 //! What a request costs end to end, beside nginx, HAProxy and Envoy.
 //!
-//! In turns, so that what the machine does meanwhile happens to all of them. The proxy has one core;
-//! backends and load generator have another one. Every process is ours and on loopback.
+//! The proxies take turns, so that other load on the machine affects all of them. The proxy has one
+//! core; backends and load generator share another one. Every process is started here and on loopback.
 
 mod client;
 mod load;
@@ -26,13 +26,13 @@ use self::{
 use crate::{Effort, Error, error::doing, machine, report::Section};
 
 const BACKENDS: usize = 3;
-/// Files that are left to programs for other things than idle connections.
+/// Open files that are reserved for other uses than idle connections.
 const SPARE_FILES: usize = 1000;
 
-/// Measures `outrigger` (the binary) and every peer that is there.
+/// Measures `outrigger` (the binary) and every peer that is installed.
 ///
 /// # Errors
-/// There is no second core or no load generator, or a proxy does not come up.
+/// There is no load generator, or a proxy does not start.
 pub fn run(outrigger: &Path, effort: Effort) -> Result<Section, Error> {
     let cores = machine::cores()?;
     let [core, other_core, ..] = cores[..] else {

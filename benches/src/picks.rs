@@ -1,8 +1,8 @@
-//! What choosing an instance takes.
+//! How long choosing an instance takes.
 //!
-//! `outrigger_policy` alone, called as the proxy calls it: one random number, one look at the flag of
-//! the chosen endpoint. Endpoints are stand-ins of their real size in allocations of their own, so that
-//! at 10,000 of them the look misses the cache as it does in a proxy.
+//! `outrigger_policy` alone, called as the proxy calls it: one random number, one read of the flag of
+//! the chosen endpoint. The endpoints are substitutes of the real size, each in its own allocation, so
+//! that with 10,000 of them the read misses the processor's cache as it does in a proxy.
 
 use std::{
     hint::black_box,
@@ -35,7 +35,7 @@ struct Endpoint {
     _rest: [u64; 48],
 }
 
-/// What a pick needs: the View's side and the cluster's.
+/// What a pick needs from the View and the cluster.
 #[derive(Debug)]
 struct PickBench {
     balancer: LoadBalancer,
@@ -68,7 +68,7 @@ impl PickBench {
         start.elapsed()
     }
 
-    /// One round of `threads` at once on one cursor.
+    /// One round of `threads` threads at once, which share one cursor.
     fn round(&self, threads: usize, count: u32) -> PickRound {
         let barrier = Barrier::new(threads);
         let took: Vec<Elapsed> = thread::scope(|scope| {
@@ -88,16 +88,16 @@ impl PickBench {
 /// What a round of picks took.
 #[derive(Debug, Clone, Copy)]
 struct PickRound {
-    /// Of a thread's processor time per pick, the mean of the threads.
+    /// Processor time per pick, the mean of the threads.
     nanos: f64,
-    /// How many cores the threads really had at once.
+    /// Cores that the threads had at once, on average.
     cores: f64,
 }
 
 /// Measures every balancer at every size, with one thread and with two.
 ///
 /// # Errors
-/// None so far; the signature is that of every part.
+/// None; the signature is that of every part.
 pub fn run(effort: Effort) -> Result<Section, Error> {
     let (rounds, count) = (effort.choose(11, 3), effort.choose(3_000_000, 50_000));
     let mut table = Table::new(

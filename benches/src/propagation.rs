@@ -1,8 +1,8 @@
-//! How soon a change in Consul is in the table.
+//! How soon a change in Consul reaches a follower.
 //!
-//! A real Consul server, asked through the same client and the same table as in a sidecar. The clock
-//! runs from just before the request that changes something is sent (its connection included) until a
-//! follower sees the change; all of it happens on this machine.
+//! A real Consul server, with the client and the discovery of a sidecar. The time runs from just before
+//! the request that makes the change (including its connection) until a follower sees the change; all of
+//! it on this machine.
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,8 +25,8 @@ use crate::{
 const SERVICE: &str = "orders";
 /// Longest wait for one change.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Between two changes, and as much again at random: a watch that hears of more than ten a second is
-/// slowed down on purpose.
+/// Shortest pause between two changes; up to as much again is added at random. A watch with more than ten
+/// changes a second is slowed down on purpose.
 const PAUSE: Duration = Duration::from_millis(150);
 
 /// One kind of change.
@@ -58,7 +58,7 @@ impl ConsulChange {
         }
     }
 
-    /// What the table has once the change is there.
+    /// The status after the change; `None`: the instance is gone.
     fn expected_status(self) -> Option<HealthStatus> {
         match self {
             Self::Register | Self::Passing => Some(HealthStatus::Passing),
@@ -86,8 +86,8 @@ fn registration(id: &str) -> String {
     )
 }
 
-/// Measures changes from the request that makes them to the table. Without a Consul the section says
-/// so.
+/// Measures changes from the request that makes them to the follower. Without a Consul program the section
+/// says so.
 ///
 /// # Errors
 /// Consul does not start, refuses a change, or a change does not arrive.
@@ -103,7 +103,7 @@ async fn measure(rounds: u32) -> Result<Section, Error> {
     let consul = Consul::server().await.map_err(doing("start Consul"))?;
     let table = ServiceWatch::start(consul.http_addr())?;
     let mut follower = table.follower;
-    change(&consul, &mut follower, ConsulChange::Register, "orders-0").await?; // the service stays known
+    change(&consul, &mut follower, ConsulChange::Register, "orders-0").await?; // so that the service is never empty
     let mut samples = ConsulChange::ALL.map(|_| Vec::new());
     for round in 1..=rounds {
         let id = format!("{SERVICE}-{round}");
@@ -144,7 +144,7 @@ fn section(samples: [Vec<f64>; 4]) -> Section {
         .table(table)
 }
 
-/// A follower of the service, and what keeps it up to date.
+/// A follower of the service, and its discovery.
 #[derive(Debug)]
 struct ServiceWatch {
     discovery: Arc<Discovery>,
@@ -166,7 +166,7 @@ impl ServiceWatch {
     }
 }
 
-/// Milliseconds until the table has the change.
+/// Makes the change. Returns the milliseconds until the follower has it.
 async fn change(
     consul: &Consul,
     follower: &mut Follower,
@@ -184,11 +184,11 @@ async fn change(
         let text = String::from_utf8_lossy(sent.body()).into_owned();
         return Err(Error::new(format!("PUT {path}: Consul answered {}: {text}", sent.status())));
     }
-    let seen = seen.map_err(doing(format!("wait for PUT {path} to reach the table")))?;
+    let seen = seen.map_err(doing(format!("wait for PUT {path} to reach the follower")))?;
     Ok((seen - start).as_secs_f64() * 1e3)
 }
 
-/// When the table has `id` in this state, or no more.
+/// Waits until `id` has this status, or is gone.
 async fn arrival(follower: &mut Follower, id: &str, status: Option<HealthStatus>) -> std::time::Instant {
     let of = |snapshot: &Snapshot| {
         let ours = |instance: &&Instance| &*instance.id.id == id;

@@ -1,4 +1,4 @@
-//! The table, and its place in `benches/README.md`.
+//! The tables, and their place in `benches/README.md`.
 
 use std::{fmt, fs, path::Path};
 
@@ -7,7 +7,7 @@ use crate::{Error, error::doing, stats::ThreeDigits};
 const BEGIN: &str = "<!-- results: begin (written by `bench all`, not by hand) -->";
 const END: &str = "<!-- results: end -->";
 
-/// What one part of the bench has to say.
+/// The results of one part of the bench.
 #[derive(Debug, Clone, Default)]
 pub struct Section {
     title: &'static str,
@@ -17,26 +17,26 @@ pub struct Section {
 }
 
 impl Section {
-    /// One without content.
+    /// A section without content.
     pub fn new(title: &'static str) -> Self {
         Self { title, ..Self::default() }
     }
 
-    /// With one more line in the table of all parts.
+    /// Adds a line to the table of all parts.
     #[must_use]
     pub fn finding(mut self, finding: Finding) -> Self {
         self.findings.push(finding);
         self
     }
 
-    /// With one more table of details.
+    /// Adds a table of details.
     #[must_use]
     pub fn table(mut self, table: Table) -> Self {
         self.tables.push(table);
         self
     }
 
-    /// With one more sentence.
+    /// Adds a sentence.
     #[must_use]
     pub fn remark(mut self, remark: impl Into<String>) -> Self {
         self.remarks.push(remark.into());
@@ -57,7 +57,7 @@ impl fmt::Display for Section {
     }
 }
 
-/// A figure that somebody asked for.
+/// A figure in the table of all parts.
 #[derive(Debug, Clone)]
 pub struct Finding {
     what: String,
@@ -108,14 +108,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// With a caption (may be empty) and the heads of its columns.
+    /// A table with a caption (may be empty) and the heads of its columns.
     pub fn new<T: Into<String>>(caption: impl Into<String>, heads: impl IntoIterator<Item = T>) -> Self {
         let mut table = Self { caption: caption.into(), rows: Vec::new() };
         table.row(heads);
         table
     }
 
-    /// Adds a row, to be as long as the heads.
+    /// Adds a row, which must have as many cells as there are heads.
     pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
@@ -136,10 +136,10 @@ impl fmt::Display for Table {
     }
 }
 
-/// Puts `text` between the marks of the file.
+/// Replaces the text between the marks of the file.
 ///
 /// # Errors
-/// The file cannot be read or written, or has not both marks.
+/// The file cannot be read or written, or lacks a mark.
 pub fn write(file: &Path, text: &str) -> Result<(), Error> {
     let name = file.display();
     let old = fs::read_to_string(file).map_err(doing(format!("read {name}")))?;

@@ -1,53 +1,53 @@
-//! What a handful of samples say.
+//! Medians and percentiles of a few samples.
 
 use std::fmt;
 
-/// Samples in one unit, in order of size.
+/// Samples in one unit, sorted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Samples(Vec<f64>);
 
 impl Samples {
-    /// Sorts them. What is no number is left out.
+    /// Sorts the samples and drops NaN.
     pub fn new(samples: impl IntoIterator<Item = f64>) -> Self {
         let mut samples: Vec<f64> = samples.into_iter().filter(|sample| !sample.is_nan()).collect();
         samples.sort_by(f64::total_cmp);
         Self(samples)
     }
 
-    /// How many there are.
+    /// The number of samples.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The smallest sample that at least `share` of all do not exceed (nearest rank); NaN of none.
+    /// The smallest sample that at least `share` of all do not exceed (nearest rank); NaN without samples.
     pub fn percentile(&self, share: f64) -> f64 {
         let rank = (share * self.0.len() as f64).ceil() as usize;
         let last = self.0.len().saturating_sub(1);
         self.0.get(rank.saturating_sub(1).min(last)).copied().unwrap_or(f64::NAN)
     }
 
-    /// The middle one; of an even number the lower of the two.
+    /// The middle sample; of an even number, the lower of the two.
     pub fn median(&self) -> f64 {
         self.percentile(0.5)
     }
 
-    /// The least; NaN of none.
+    /// The least sample; NaN without samples.
     pub fn min(&self) -> f64 {
         self.percentile(0.0)
     }
 
-    /// The greatest; NaN of none.
+    /// The greatest sample; NaN without samples.
     pub fn max(&self) -> f64 {
         self.percentile(1.0)
     }
 
-    /// `median (min to max)`, with as many digits as the median deserves.
+    /// `median (min to max)`.
     pub fn spread(&self) -> String {
         format!("{} ({} to {})", ThreeDigits(self.median()), ThreeDigits(self.min()), ThreeDigits(self.max()))
     }
 }
 
-/// A figure with about three digits that mean something.
+/// A figure with about three significant digits.
 #[derive(Debug, Clone, Copy)]
 pub struct ThreeDigits(pub f64);
 
@@ -76,12 +76,12 @@ mod tests {
     }
 
     #[test]
-    fn of_no_samples_nothing_is_said() {
+    fn the_median_of_no_samples_is_nan() {
         assert!(Samples::new([f64::NAN]).median().is_nan());
     }
 
     #[test]
-    fn a_figure_has_three_digits_that_mean_something() {
+    fn a_figure_has_three_significant_digits() {
         let shown = [0.123_4, 1.234, 12.34, 123.4, 12_340.0].map(|figure| ThreeDigits(figure).to_string());
         assert_eq!(shown, ["0.12", "1.23", "12.3", "123", "12340"]);
     }

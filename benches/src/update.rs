@@ -1,7 +1,7 @@
-//! What an update takes, and whether the number of services matters.
+//! How long an update takes, and whether the number of services matters.
 //!
-//! A registry made for this hands over 10,000 instances that were made beforehand, so reading an
-//! answer is not in the figures. One thread runs everything, and its processor time is the cost.
+//! A scripted registry returns 10,000 instances that were created before, so that reading an answer is
+//! not part of the figures. One thread runs everything, and its processor time is the cost.
 
 mod fixture;
 mod plan;
@@ -27,15 +27,15 @@ use crate::{
 /// Milliseconds.
 const TARGET: f64 = 10.0;
 
-/// The kinds of [`UpdateKind`], for people.
+/// The names of the kinds of [`UpdateKind`] in the tables.
 const KINDS: [&str; 3] = ["one instance's health", "every instance's health", "all instances replaced"];
 
-/// What one line says.
+/// The result of one line.
 #[derive(Debug)]
 struct UpdateResult {
     /// Milliseconds of processor time, for each kind of change.
     updates: [Samples; 3],
-    /// Until every service had its first answer.
+    /// Time until every service had its first answer.
     start: Duration,
 }
 
@@ -48,7 +48,7 @@ impl UpdateResult {
 /// Measures updates of one service of 10,000 instances, alone and beside many others.
 ///
 /// # Errors
-/// The table cannot be set up, or an update does not arrive.
+/// Discovery cannot be set up, or an update does not arrive.
 pub fn run(effort: Effort) -> Result<Section, Error> {
     let (rounds, many) = (effort.choose(9, 2), effort.choose(10_000, 200));
     let heads = ["until", "services"].into_iter().chain(KINDS).chain(["start, s"]);
@@ -75,7 +75,7 @@ pub fn run(effort: Effort) -> Result<Section, Error> {
     Ok(section.table(table).remark(format!("{rounds} updates of each kind, after one that is not counted.")))
 }
 
-/// Starts a table and changes it.
+/// Starts discovery and changes the large service.
 fn measure(plan: UpdatePlan) -> Result<UpdateResult, Error> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(doing("build a runtime"))?.block_on(async {

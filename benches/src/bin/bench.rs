@@ -23,10 +23,10 @@ struct Arguments {
     /// What to measure. `all` also writes benches/README.md.
     #[arg(value_enum, default_value_t = Part::All)]
     part: Part,
-    /// Few and short rounds, to see that it works. Writes nothing.
+    /// Few and short rounds, to check that the measurement works. Writes nothing.
     #[arg(long)]
     quick: bool,
-    /// The binary to measure. Absent: this checkout's release build, brought up to date first.
+    /// The binary to measure. Default: this checkout's release build, which is built first.
     #[arg(long, value_name = "PATH")]
     outrigger: Option<PathBuf>,
 }
@@ -62,7 +62,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         part => vec![part],
     };
     if parts.contains(&Part::Peers) && arguments.outrigger.is_none() {
-        // Before anything is measured: it takes minutes of both cores.
+        // Before any measurement, because the build uses both cores for minutes.
         build_outrigger()?;
     }
     let (machine, load) = (Machine::detect(), load_average());
@@ -72,7 +72,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let noise = Noise::begin(&[])?;
         let section = measure(part, arguments, effort)?;
         let noise = match part {
-            // Says so itself: servers of its own would count as others here.
+            // These parts report it themselves: here their servers would count as other processes.
             Part::Peers | Part::Propagation => None,
             _ => Some(noise.end()?),
         };
@@ -85,7 +85,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     let load = format!("{load} before and {} after", load_average());
     let text = page(&machine, &load, arguments, &sections);
-    // Nobody is left to tell when stdout is gone.
+    // Fails only when stdout is closed.
     let _ = writeln!(io::stdout(), "{text}");
     if arguments.part == Part::All && effort == Effort::Full {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
@@ -129,7 +129,7 @@ fn binary(arguments: &Arguments) -> PathBuf {
     arguments.outrigger.clone().unwrap_or_else(built)
 }
 
-/// Brings this checkout's release build up to date.
+/// Builds this checkout's release build.
 fn build_outrigger() -> Result<(), Error> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);

@@ -1,4 +1,4 @@
-//! How much of the machine's processor time somebody else had while we measured.
+//! How much of the machine's processor time other processes used during a measurement.
 
 use std::{
     fs,
@@ -8,13 +8,13 @@ use std::{
 use super::process::{cpu_time, own_cpu_time};
 use crate::{Error, clock, error::doing};
 
-/// As in `process`.
+/// As in `process.rs`.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Begun before a measurement, and ended after it.
+/// A running measurement of the noise.
 #[derive(Debug)]
 pub struct Noise<'a> {
-    /// Processes of ours that live through all of it.
+    /// Processes of the bench that run during all of it.
     pids: &'a [u32],
     cores: usize,
     began: Instant,
@@ -23,8 +23,8 @@ pub struct Noise<'a> {
 }
 
 impl<'a> Noise<'a> {
-    /// Begins. `pids` are processes of ours that run until the end; what is started and awaited in
-    /// between is ours anyway.
+    /// Begins. `pids` are processes of the bench that run until the end. Child processes that are started
+    /// and awaited in between count as the bench's in any case.
     ///
     /// # Errors
     /// `/proc` cannot be read.
@@ -33,11 +33,11 @@ impl<'a> Noise<'a> {
         Ok(Self { pids, cores, began: clock::now(), machine, ours: ours(pids)? })
     }
 
-    /// The share of the machine that others had since then, 0 to 1. A hypervisor's other guests count
-    /// as far as the kernel sees them (steal).
+    /// The share of the machine that other processes had since the beginning, 0 to 1. Other guests of a
+    /// hypervisor count as far as the kernel sees them (steal).
     ///
     /// # Errors
-    /// A process of ours has ended.
+    /// One of the `pids` has ended.
     pub fn end(self) -> Result<f64, Error> {
         let (_, machine) = machine_busy()?;
         let others =
@@ -51,7 +51,7 @@ fn ours(pids: &[u32]) -> Result<Duration, Error> {
     pids.iter().try_fold(own_cpu_time()?, |sum, &pid| Ok(sum + cpu_time(pid)?))
 }
 
-/// The machine's cores, and for how long they have been busy, all together.
+/// The number of cores, and the sum of their busy times.
 fn machine_busy() -> Result<(usize, Duration), Error> {
     let text = fs::read_to_string("/proc/stat").map_err(doing("read /proc/stat"))?;
     busy_of(&text).ok_or_else(|| Error::new("find the times in /proc/stat"))
@@ -61,7 +61,7 @@ fn busy_of(stat: &str) -> Option<(usize, Duration)> {
     let mut lines = stat.lines().take_while(|line| line.starts_with("cpu"));
     let all: Vec<u32> =
         lines.next()?.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
-    // user nice system idle iowait irq softirq steal; what follows is counted in these.
+    // user nice system idle iowait irq softirq steal; the later fields are part of these.
     let [user, nice, system, _, _, irq, softirq, steal, ..] = all[..] else { return None };
     let ticks = [user, nice, system, irq, softirq, steal].into_iter().sum::<u32>();
     Some((lines.count(), TICK * ticks))

@@ -1,14 +1,14 @@
-//! What `/proc` says of one process, all its threads together.
+//! Processor time and memory of one process, all its threads together, from `/proc`.
 
 use std::{fs, time::Duration};
 
 use crate::{Error, error::doing};
 
-/// A tick of the times in `/proc`: Linux shows hundredths of a second on every machine, whatever its
-/// own clock is (`USER_HZ`).
+/// A tick of the times in `/proc`: hundredths of a second on every machine (`USER_HZ`), whatever the
+/// kernel's own clock is.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Processor time used so far, user and system, by all threads, the ended ones too.
+/// Processor time used so far, user and system, by all threads, including ended ones.
 ///
 /// # Errors
 /// There is no such process.
@@ -17,12 +17,12 @@ pub fn cpu_time(pid: u32) -> Result<Duration, Error> {
     Ok(user + system)
 }
 
-/// The same of this process and of the children that it has waited for.
+/// The processor time of this process and of the children that it has awaited.
 pub(super) fn own_cpu_time() -> Result<Duration, Error> {
     Ok(times("self")?.into_iter().sum())
 }
 
-/// User, system, and both of awaited children.
+/// User, system, and the same two of awaited children.
 fn times(process: &str) -> Result<[Duration; 4], Error> {
     let file = format!("/proc/{process}/stat");
     let text = fs::read_to_string(&file).map_err(doing(format!("read {file}")))?;
@@ -30,7 +30,7 @@ fn times(process: &str) -> Result<[Duration; 4], Error> {
 }
 
 fn times_of(stat: &str) -> Option<[Duration; 4]> {
-    // The name, in parentheses, may hold anything; the state is the first field after it.
+    // The name, in parentheses, may hold any character; the state is the first field after it.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut ticks = fields.split_whitespace().skip(11).map_while(|field| field.parse().ok());
     let mut next = || Some(TICK * ticks.next()?);

@@ -1,4 +1,4 @@
-//! The plainest client: is a proxy there, and what does it hold for connections that do nothing?
+//! A plain client: waits until a proxy answers, and opens idle connections.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -17,31 +17,31 @@ use super::{
 };
 use crate::{Error, error::doing};
 
-/// Longest wait for a server to come up, and for one answer.
-const PATIENCE: Duration = Duration::from_secs(15);
-const LOOK: Duration = Duration::from_millis(20);
+/// Longest wait for a server to start, and for one response.
+const TIMEOUT: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Waits until the server answers as it should.
+/// Waits until the server sends the expected response.
 pub(super) async fn until_it_answers(process: &mut PinnedProcess, addr: SocketAddr) -> Result<(), Error> {
     let answers = async {
         loop {
             process.check_running()?;
             let request = Request::get("/").header(header::HOST, SERVICE).body(Bytes::new());
             let request = request.map_err(doing("make a request"))?;
-            if exchange(addr, request, PATIENCE).await.is_ok_and(|answer| answer.body().len() == BODY) {
+            if exchange(addr, request, TIMEOUT).await.is_ok_and(|answer| answer.body().len() == BODY) {
                 return Ok(());
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     };
-    timeout(PATIENCE, answers).await.map_err(doing(format!("wait until {addr} answers")))?
+    timeout(TIMEOUT, answers).await.map_err(doing(format!("wait until {addr} answers")))?
 }
 
-/// Opens `count` connections one after the other, each with one request and its answer.
+/// Opens `count` connections one after the other, each with one request and its response.
 pub(super) async fn idle_connections(addr: SocketAddr, count: usize) -> Result<Vec<TcpStream>, Error> {
     let mut connections = Vec::with_capacity(count);
     for n in 0..count {
-        let connection = timeout(PATIENCE, used_once(addr)).await;
+        let connection = timeout(TIMEOUT, used_once(addr)).await;
         let connection = connection.map_err(doing(format!("wait for the answer on connection {n}")))?;
         connections.push(connection.map_err(doing(format!("use connection {n}")))?);
     }
@@ -61,7 +61,7 @@ async fn used_once(addr: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(connection)
 }
 
-/// Bodies here all have one length, and are never chunked.
+/// All bodies here have one length and are never chunked.
 fn is_whole(answer: &[u8]) -> bool {
     let head = answer.windows(4).position(|four| four == b"\r\n\r\n");
     head.is_some_and(|at| answer.len() >= at + 4 + BODY)

@@ -1,4 +1,4 @@
-//! The load generators, and what they say.
+//! The load generators, and their reports.
 
 use std::{
     fs,
@@ -13,15 +13,15 @@ use crate::{Error, error::doing, stats::Samples};
 
 /// Connections of a load.
 pub(super) const CONNECTIONS: usize = 32;
-/// Requests per second of the steady load, all connections together: what every proxy here can carry.
+/// Requests per second of the steady load, all connections together: every proxy here can carry it.
 pub(super) const STEADY: usize = 8_000;
 
-/// What a load generator saw.
+/// The report of a load generator.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct LoadResult {
     /// Answered requests.
     pub(super) requests: u64,
-    /// Of those, answered with an error; and those without an answer.
+    /// Requests that were answered with an error or not at all.
     pub(super) failed: u64,
     pub(super) seconds: f64,
     /// Milliseconds.
@@ -30,7 +30,7 @@ pub(super) struct LoadResult {
     pub(super) p99: f64,
 }
 
-/// Where load comes from and goes to.
+/// The load generators, and the target of the load.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LoadGenerators<'a> {
     pub(super) wrk: &'a Path,
@@ -52,14 +52,14 @@ impl LoadGenerators<'_> {
             &format!("{}s", time.as_secs()),
         ]);
         command.args(["--header", &format!("Host: {SERVICE}"), &format!("http://{}/", self.to)]);
-        let said = run_generator("wrk", &mut command)?;
-        parse_wrk(&said).ok_or_else(|| Error::new(format!("read what wrk says: {said}")))
+        let printed = run_generator("wrk", &mut command)?;
+        parse_wrk(&printed).ok_or_else(|| Error::new(format!("read the report of wrk: {printed}")))
     }
 
-    /// The same number of requests for everybody.
+    /// The same request rate for every proxy.
     pub(super) fn steady(&self, time: Duration) -> Result<LoadResult, Error> {
         let log = self.dir.join("h2load.log");
-        // It adds to a file that is there.
+        // h2load appends to an existing file.
         let _ = fs::remove_file(&log);
         let mut command = pinned(self.core, self.h2load);
         command.args(["--h1", "--threads", "1", "--clients", &CONNECTIONS.to_string()]);
@@ -71,19 +71,20 @@ impl LoadGenerators<'_> {
         ]);
         command.arg("--log-file").arg(&log).arg(format!("--connect-to={}", self.to));
         command.arg(format!("http://{SERVICE}/"));
-        let said = run_generator("h2load", &mut command)?;
-        let text = fs::read_to_string(&log).map_err(doing(format!("read h2load's log; it said: {said}")))?;
-        parse_h2load(&text).ok_or_else(|| Error::new(format!("read h2load's log; it said: {said}")))
+        let printed = run_generator("h2load", &mut command)?;
+        let text =
+            fs::read_to_string(&log).map_err(doing(format!("read h2load's log; it printed: {printed}")))?;
+        parse_h2load(&text).ok_or_else(|| Error::new(format!("read h2load's log; it printed: {printed}")))
     }
 }
 
 fn run_generator(name: &str, command: &mut Command) -> Result<String, Error> {
     let output = command.stderr(Stdio::piped()).output().map_err(doing(format!("run {name}")))?;
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     if output.status.success() {
-        Ok(said)
+        Ok(printed)
     } else {
-        Err(Error::new(format!("{name} ended with {}: {said}", output.status)))
+        Err(Error::new(format!("{name} ended with {}: {printed}", output.status)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The turns of all rounds as a table.
+//! The results of all rounds as a table.
 
 use super::{
     load::{CONNECTIONS, STEADY},
@@ -27,7 +27,7 @@ impl ProxyResults {
     }
 }
 
-/// Which of a turn's two loads.
+/// One of a turn's two loads.
 type OfLoad = fn(&TurnResult) -> &LoadCost;
 
 /// A line of the table.
@@ -57,7 +57,7 @@ fn lines() -> Vec<TableLine> {
     ]
 }
 
-/// What is said of `contestants`; the first is Outrigger.
+/// The section about `contestants`; the first is Outrigger.
 pub(super) fn section(contestants: &[ProxyResults], absent: &[String], connections: usize) -> Section {
     let heads = contestants.iter().map(|one| format!("{} {}", one.proxy, one.version));
     let mut table =
@@ -86,7 +86,7 @@ fn findings(contestants: &[ProxyResults]) -> Vec<Finding> {
         [("in a row", |turn| &turn.full), ("at a steady rate", |turn| &turn.steady)];
     for (load, of) in loads {
         for peer in contestants.iter().filter(|one| one.proxy != ProxyProgram::Outrigger) {
-            // Within a round, so that what slows one down slows the other.
+            // Within a round, so that other load affects both.
             let ratios =
                 ours.turns.iter().zip(&peer.turns).map(|(ours, theirs)| of(ours).cpu / of(theirs).cpu);
             let ratio = Samples::new(ratios);

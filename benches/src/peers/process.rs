@@ -1,4 +1,4 @@
-//! A program of ours on one core, gone when its handle is dropped.
+//! A child process on one core, killed when its handle is dropped.
 
 use std::{
     ffi::OsStr,
@@ -9,7 +9,7 @@ use std::{
 
 use crate::{Error, error::doing};
 
-/// `taskset` replaces itself by the program, so the child's id is the program's.
+/// `taskset` replaces itself with the program, so the child's pid is the program's.
 pub(super) fn pinned(core: usize, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.arg("-c").arg(core.to_string()).arg(program).stdin(Stdio::null());
@@ -25,7 +25,7 @@ pub(super) struct PinnedProcess {
 }
 
 impl PinnedProcess {
-    /// Starts it; what it says goes to a file in `dir`.
+    /// Starts the program; its output goes to a file in `dir`.
     pub(super) fn start<A: AsRef<OsStr>>(
         name: &'static str,
         dir: &Path,
@@ -38,7 +38,7 @@ impl PinnedProcess {
         let errors = out.try_clone().map_err(doing(format!("open {} again", log.display())))?;
         let mut command = pinned(core, program);
         command.args(arguments).stdout(out).stderr(errors);
-        // Logs of a server that nobody reads cost it nothing, and its settings are the files here.
+        // So that Outrigger logs at its default level, and all settings are in the files here.
         command.env_remove("OUTRIGGER_LOG");
         let child = command.spawn().map_err(doing(format!("start {name}")))?;
         Ok(Self { name, child, log })
@@ -48,9 +48,9 @@ impl PinnedProcess {
         self.child.id()
     }
 
-    /// Fails when it has ended, with the beginning of its log: that is where settings are complained of.
+    /// Fails when the process has ended, with the beginning of its log, where errors of settings are.
     pub(super) fn check_running(&mut self) -> Result<(), Error> {
-        match self.child.try_wait().map_err(doing(format!("look after {}", self.name)))? {
+        match self.child.try_wait().map_err(doing(format!("check the state of {}", self.name)))? {
             None => Ok(()),
             Some(status) => {
                 Err(Error::new(format!("{} ended with {status}: {}", self.name, self.log_head())))
@@ -68,7 +68,7 @@ impl PinnedProcess {
 
 impl Drop for PinnedProcess {
     fn drop(&mut self) {
-        // One that has ended by itself cannot be killed, and nothing else can fail.
+        // Both fail only when the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,6 +1,6 @@
-//! The proxies, and how each is told to do the same: HTTP/1.1 keep-alive on both sides, one worker,
-//! round robin over the same backends, no access log. All else is at its own default, but for limits
-//! that would end connections during a run.
+//! The proxies and their settings, which all say the same: HTTP/1.1 keep-alive on both sides, one
+//! worker, round robin over the same backends, no access log. Everything else has its default, except
+//! for limits that would end connections during a run.
 
 use std::{
     fmt, fs,
@@ -11,7 +11,7 @@ use std::{
 use super::{process::PinnedProcess, scenario::SERVICE, tools::Tools};
 use crate::{Error, error::doing, machine::first_line_of};
 
-/// One of those that are measured.
+/// A proxy that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ProxyProgram {
     Outrigger,
@@ -20,16 +20,16 @@ pub(super) enum ProxyProgram {
     Envoy,
 }
 
-/// Where it stands and what it reaches.
+/// Where a proxy listens, and what it connects to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProxySetup<'a> {
-    /// Its files.
+    /// Directory of its files.
     pub(super) dir: &'a Path,
     pub(super) core: usize,
-    /// Where it listens.
+    /// Port that it listens on.
     pub(super) port: u16,
     pub(super) backends: &'a [SocketAddr],
-    /// Most connections of clients.
+    /// Most client connections.
     pub(super) connections: usize,
 }
 
@@ -54,7 +54,7 @@ impl ProxyProgram {
         }
     }
 
-    /// The first number with dots in it that the program says of itself.
+    /// The first number with dots in the output of its version flag.
     pub(super) fn version(self, program: &Path) -> String {
         let flag = match self {
             Self::Outrigger | Self::Envoy => "--version",
@@ -63,9 +63,9 @@ impl ProxyProgram {
         version_in(&first_line_of(&program.display().to_string(), &[flag]))
     }
 
-    /// Writes its settings and starts it.
+    /// Writes the settings and starts the proxy.
     pub(super) fn start(self, program: &Path, place: ProxySetup<'_>) -> Result<PinnedProcess, Error> {
-        // Envoy goes by the ending; to the others it is a name.
+        // Envoy reads the format from the file extension; the others ignore it.
         let file = place.dir.join(format!("{}.yaml", self.label()));
         let text = match self {
             Self::Outrigger => outrigger(place)?,
@@ -96,7 +96,7 @@ impl fmt::Display for ProxyProgram {
     }
 }
 
-/// As many HTTP servers as there are ports, all in one process with one worker.
+/// One HTTP server per port, all in one process with one worker.
 pub(super) fn backends(
     program: &Path,
     dir: &Path,
@@ -145,7 +145,7 @@ fn nginx(place: ProxySetup<'_>) -> String {
     nginx_around(place.dir, "nginx", place.connections + 512, &http)
 }
 
-/// The part that both nginx's share.
+/// The settings that both nginx processes share.
 fn nginx_around(dir: &Path, name: &str, connections: usize, http: &str) -> String {
     let dir = dir.display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

@@ -1,4 +1,4 @@
-//! Where the other programs are: `benches/tools/peers.sh` finds and installs them.
+//! The paths of the other programs, which `benches/tools/peers.sh` finds and installs.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,7 @@ use std::{
 
 use crate::{Error, error::doing};
 
-/// Programs by name; what is not there, with the reason.
+/// Programs by name; for a missing one, the reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Tools(BTreeMap<String, Result<PathBuf, String>>);
 
@@ -31,17 +31,17 @@ impl Tools {
         Self(tools.collect())
     }
 
-    /// A program that nothing works without.
+    /// A program that the measurement needs.
     pub(super) fn require(&self, name: &str) -> Result<&Path, Error> {
         self.get(name).map_err(|why| Error::new(format!("find {name}: {why}")))
     }
 
-    /// A program, or why it is not there.
+    /// A program, or why it is missing.
     pub(super) fn get(&self, name: &str) -> Result<&Path, &str> {
         match self.0.get(name) {
             Some(Ok(path)) => Ok(path),
             Some(Err(why)) => Err(why),
-            None => Err("peers.sh says nothing about it"),
+            None => Err("peers.sh does not list it"),
         }
     }
 }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_there_or_a_sentence_says_why_not() {
+    fn a_missing_program_has_a_reason() {
         let tools = Tools::read("nginx\t/usr/sbin/nginx\nenvoy\t-\tthere is no python3\n");
         assert_eq!(tools.get("nginx"), Ok(Path::new("/usr/sbin/nginx")));
         assert_eq!(tools.get("envoy"), Err("there is no python3"));

@@ -1,4 +1,4 @@
-//! One turn of one proxy: what it holds, then what it costs.
+//! One turn of one proxy: first its memory, then its processor time.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -20,18 +20,18 @@ use crate::{
     machine::{Noise, cpu_time, resident},
 };
 
-/// Outrigger parks a connection after a second without a request; the others need no such time.
+/// Outrigger drops the codec of a connection after a second without a request; the others need no such time.
 const SETTLE: Duration = Duration::from_millis(2500);
 
-/// What a run has set up.
+/// What all turns of a run share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PeerSetup<'a> {
     pub(super) dir: &'a Path,
     pub(super) wrk: &'a Path,
     pub(super) h2load: &'a Path,
-    /// Of the proxy.
+    /// Core of the proxy.
     pub(super) core: usize,
-    /// Of everything else.
+    /// Core of everything else.
     pub(super) other_core: usize,
     pub(super) backends: &'a [SocketAddr],
     pub(super) backend_pid: u32,
@@ -40,12 +40,12 @@ pub(super) struct PeerSetup<'a> {
     pub(super) effort: Effort,
 }
 
-/// What one turn gave.
+/// The result of one turn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TurnResult {
-    /// MiB, after its first request.
+    /// MiB, after the first request.
     pub(super) idle_memory: f64,
-    /// KiB.
+    /// KiB per idle connection.
     pub(super) per_connection: f64,
     pub(super) full: LoadCost,
     pub(super) steady: LoadCost,
@@ -56,7 +56,7 @@ pub(super) struct TurnResult {
 pub(super) struct LoadCost {
     /// Microseconds of processor time per request, user and system.
     pub(super) cpu: f64,
-    /// Share of the machine's time that others had, 0 to 1.
+    /// Share of the machine's processor time that other processes had, 0 to 1.
     pub(super) noise: f64,
     pub(super) seen: LoadResult,
 }
@@ -105,7 +105,7 @@ impl PeerSetup<'_> {
         Ok((before / 1_048_576.0, more / 1024.0 / connections.len() as f64))
     }
 
-    /// Runs a load and charges the proxy for it.
+    /// Runs a load and measures the processor time of the proxy.
     fn cost(
         &self,
         process: &PinnedProcess,
@@ -120,7 +120,7 @@ impl PeerSetup<'_> {
     }
 }
 
-/// A loopback address that was free a moment ago: proxies take no port 0.
+/// A loopback address that was free a moment ago, because proxies accept no port 0.
 pub(super) fn free_address() -> Result<SocketAddr, Error> {
     let held = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(doing("find a free port"))?;
     held.local_addr().map_err(doing("find a free port"))

@@ -1,4 +1,4 @@
-//! Instances by the thousand, as a registry would list them.
+//! The instances of the services.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -15,12 +15,12 @@ pub(super) fn other(n: u32) -> String {
     format!("other-{n}")
 }
 
-/// What any other service lists.
+/// The instances of any other service.
 pub(super) fn small() -> Vec<Instance> {
     (0..3).map(|n| instance(n, "small", HealthStatus::Passing)).collect()
 }
 
-/// What the large service lists after `round` changes of this kind: each differs from the last one.
+/// The instances of the large service after `round` changes of this kind; each round differs from the last.
 pub(super) fn large(change: UpdateKind, round: u32) -> Vec<Instance> {
     let odd = round % 2 == 1;
     let flipped = if odd { HealthStatus::Warning } else { HealthStatus::Passing };

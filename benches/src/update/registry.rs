@@ -1,4 +1,4 @@
-//! A registry whose one large service changes when it is told to, and whose others never do.
+//! A scripted registry: its one large service changes on request, its other services never change.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::fixture::{LARGE, small};
 
-/// Answers a first question at once. Later ones wait: for ever, or for [`ScriptedRegistry::release`].
+/// Answers the first query of a service at once. Later queries wait for [`ScriptedRegistry::release`], or for ever.
 #[derive(Debug)]
 pub(super) struct ScriptedRegistry {
     next: Mutex<Vec<Instance>>,
@@ -21,14 +21,14 @@ pub(super) struct ScriptedRegistry {
 }
 
 impl ScriptedRegistry {
-    /// Its large service begins with `instances`.
+    /// The large service starts with `instances`.
     pub(super) fn new(instances: Vec<Instance>) -> Self {
         let released = Notify::new();
         released.notify_one();
         Self { next: Mutex::new(instances), released, asked: Notify::new(), index: AtomicU64::new(1) }
     }
 
-    /// Lays the next answer ready. Nobody hears of it before [`ScriptedRegistry::release`].
+    /// Prepares the next answer, for [`ScriptedRegistry::release`].
     pub(super) fn prepare(&self, instances: Vec<Instance>) {
         *self.next.lock() = instances;
     }
@@ -38,7 +38,7 @@ impl ScriptedRegistry {
         self.released.notify_one();
     }
 
-    /// Resolves, once per question, when one about the large service waits for a change.
+    /// Resolves once per query of the large service, when the query waits for a change.
     pub(super) async fn wait_asked(&self) {
         self.asked.notified().await;
     }

@@ -1,4 +1,4 @@
-//! The table that is updated, with or without a proxy that picks by it.
+//! Discovery, with or without a proxy that picks from its snapshots.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,21 +18,21 @@ use super::{
 };
 use crate::{Error, clock::Stopwatch, error::doing, stats::Samples};
 
-/// Between two updates: a watch that hears of more than ten changes a second is slowed down on
-/// purpose, and the proxy buries old Views after a second.
+/// Between two updates: a watch with more than ten changes a second is slowed down on purpose, and the
+/// proxy drops retired views after a second.
 const PAUSE: Duration = Duration::from_millis(1300);
-/// Long enough for every task that an update wakes; the thread sleeps for the rest of it.
+/// Long enough for every task that an update wakes; the thread sleeps for the rest of the time.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Longest wait for anything.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Everything that one update touches, on the runtime of the calling thread.
+/// All parts of an update, on the runtime of the calling thread.
 #[derive(Debug)]
 pub(super) struct UpdateRig {
     registry: Arc<ScriptedRegistry>,
     discovery: Arc<Discovery>,
     large: Follower,
-    /// Keep the other services watched.
+    /// Keeps the other services watched.
     others: Vec<Follower>,
     proxy: Option<Proxy>,
 }
@@ -83,7 +83,7 @@ impl UpdateRig {
 
     async fn update(&self, change: UpdateKind, round: u32) -> Result<f64, Error> {
         let asked = timeout(TIMEOUT, self.registry.wait_asked());
-        asked.await.map_err(doing("wait for the watch's next question"))?;
+        asked.await.map_err(doing("wait for the watch's next query"))?;
         sleep(PAUSE).await;
         self.registry.prepare(large(change, round + 1));
         let version = self.large.snapshot().version + 1;
@@ -97,7 +97,7 @@ impl UpdateRig {
         Ok(took.cpu.as_secs_f64() * 1e3)
     }
 
-    /// An update that is still under way would be measured too small.
+    /// Checks that the update has arrived: for an unfinished one the measured time would be too short.
     fn check_arrived(&self, version: u64) -> Result<(), Error> {
         let snapshot = self.large.snapshot().version;
         let view = self.proxy.as_ref().map_or(version, |proxy| {
@@ -108,11 +108,11 @@ impl UpdateRig {
             return Ok(());
         }
         Err(Error::new(format!(
-            "find update {version} in the table {SETTLE:?} after it: version {snapshot} is there, {view} in the View"
+            "find update {version} after {SETTLE:?}: the snapshot has version {snapshot}, the view {view}"
         )))
     }
 
-    /// Ends every task and thread of it.
+    /// Stops all tasks and threads.
     pub(super) async fn stop(self) {
         if let Some(proxy) = &self.proxy {
             proxy.shutdown(Duration::ZERO).await;
@@ -121,7 +121,7 @@ impl UpdateRig {
     }
 }
 
-/// Every service declared, and sockets of the system's choice.
+/// Declares every service; the system chooses the ports.
 fn config(services: u32) -> config::Config {
     let upstream = |service: String| config::Upstream {
         service,

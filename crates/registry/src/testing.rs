@@ -119,6 +119,16 @@ impl PendingQuery {
     pub fn fail(self, error: Error) {
         self.reply.send(Err(error)).expect("the watcher still waits");
     }
+
+    /// Whether the watcher no longer waits for the answer.
+    pub fn is_cancelled(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    /// Resolves when the watcher no longer waits for the answer.
+    pub async fn cancelled(&mut self) {
+        self.reply.closed().await;
+    }
 }
 
 impl Registry for ScriptedRegistry {

@@ -20,76 +20,17 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::Weights;
 use outrigger_registry::{
-    AnswerFuture, Consistency, Cursor, Error, HealthStatus, Instance, InstanceId, Query, Registry,
-    WatchAnswer,
+    Error, HealthStatus, Instance, InstanceId, Query, WatchAnswer,
+    testing::{self, PendingQuery, ScriptedRegistry},
 };
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout},
+    sync::mpsc,
+    time::{sleep, timeout},
 };
 
 use crate::{Discovery, DiskCache, Follower, Liveness, ProbeFuture, WatchReason};
-
-const LONGEST_WAIT: Duration = Duration::from_secs(45);
-
-/// Passes every query to the test.
-#[derive(Debug)]
-struct ScriptedRegistry(mpsc::UnboundedSender<PendingQuery>);
-
-/// A query that the test answers. When dropped, it is never answered.
-#[derive(Debug)]
-struct PendingQuery {
-    query: Query,
-    cursor: Cursor,
-    consistency: Consistency,
-    wait: Duration,
-    at: Instant,
-    reply: oneshot::Sender<Result<WatchAnswer, Error>>,
-}
-
-impl Registry for ScriptedRegistry {
-    fn watch<'a>(
-        &'a self,
-        query: &'a Query,
-        cursor: Cursor,
-        consistency: Consistency,
-        wait: Duration,
-    ) -> AnswerFuture<'a, WatchAnswer> {
-        Box::pin(async move {
-            let (reply, answer) = oneshot::channel();
-            let asked =
-                PendingQuery { query: query.clone(), cursor, consistency, wait, at: Instant::now(), reply };
-            if self.0.send(asked).is_err() {
-                return std::future::pending().await;
-            }
-            match answer.await {
-                Ok(answer) => answer,
-                Err(_) => std::future::pending().await,
-            }
-        })
-    }
-
-    fn longest_wait(&self) -> Duration {
-        LONGEST_WAIT
-    }
-
-    fn empty_hint(&self) -> Option<&'static str> {
-        Some("may be the token")
-    }
-}
-
-impl PendingQuery {
-    fn answer(self, answer: WatchAnswer) {
-        self.reply.send(Ok(answer)).expect("the watcher still waits");
-    }
-
-    fn fail(self, error: Error) {
-        self.reply.send(Err(error)).expect("the watcher still waits");
-    }
-}
 
 /// Reports the instances that the test names as alive; none at first.
 #[derive(Debug, Default)]
@@ -148,11 +89,10 @@ impl Liveness for ScriptedLiveness {
     }
 }
 
-/// A registry and the receiver of its queries.
+/// A registry and the receiver of its queries; installs the capture of log lines.
 fn scripted() -> (Arc<ScriptedRegistry>, mpsc::UnboundedReceiver<PendingQuery>) {
     log_capture::install();
-    let (queries, asked) = mpsc::unbounded_channel();
-    (Arc::new(ScriptedRegistry(queries)), asked)
+    ScriptedRegistry::new()
 }
 
 /// A discovery and the receiver of its queries.
@@ -237,27 +177,13 @@ fn addr(id: &str) -> SocketAddr {
 }
 
 fn instance(id: &str, status: HealthStatus) -> Instance {
-    Instance {
-        id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.into() },
-        addr: Ok(addr(id)),
-        tags: Arc::from([]),
-        meta: Arc::default(),
-        weights: Weights::default(),
-        status,
-        node_lost: false,
-        create_index: 7,
-    }
+    Instance { addr: Ok(addr(id)), ..testing::instance("n1", id, status) }
 }
 
 /// An answer that lists these ids, all passing.
 fn list(index: u64, ids: &[&str]) -> WatchAnswer {
-    WatchAnswer {
-        instances: ids.iter().map(|id| instance(id, HealthStatus::Passing)).collect(),
-        cursor: Cursor::at(index),
-        index_went_back: false,
-        age: None,
-        known_leader: true,
-    }
+    let instances: Vec<_> = ids.iter().map(|id| instance(id, HealthStatus::Passing)).collect();
+    testing::list(index, instances)
 }
 
 fn ids(follower: &Follower) -> Vec<String> {

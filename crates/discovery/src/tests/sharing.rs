@@ -43,9 +43,9 @@ async fn the_drop_of_the_last_follower_stops_the_watcher() {
     let other = rig.follow("orders");
     drop(one);
     settle().await;
-    assert!(!asked.reply.is_closed(), "one follower is left");
+    assert!(!asked.is_cancelled(), "one follower is left");
     drop(other);
-    timeout(Duration::from_secs(1), asked.reply.closed()).await.expect("the query is dropped");
+    timeout(Duration::from_secs(1), asked.cancelled()).await.expect("the query is dropped");
     assert!(rig.discovery.services().is_empty());
 }
 
@@ -142,7 +142,7 @@ async fn who_declares_a_service_can_change_while_it_is_watched() {
     unknown.set_reason(WatchReason::OnDemand);
     unknown.set_reason(WatchReason::OnDemand);
     assert_eq!(refused(&rig), Some(FollowError::TooManyUnknown { limit: 1 }));
-    assert!(!asked.reply.is_closed(), "the watch goes on");
+    assert!(!asked.is_cancelled(), "the watch goes on");
     unknown.set_reason(WatchReason::Declared);
     drop(unknown);
     assert!(rig.discovery.services().is_empty());
@@ -179,7 +179,7 @@ async fn shutdown_stops_every_watcher_and_keeps_the_snapshots() {
     follower.changed().await;
     let _unanswered = rig.declare("payments");
     timeout(Duration::from_secs(1), rig.discovery.shutdown()).await.expect("at once");
-    assert!(asked.reply.is_closed());
+    assert!(asked.is_cancelled());
     assert_eq!(
         rig.discovery.follow(query("new"), WatchReason::Declared).unwrap_err(),
         FollowError::ShuttingDown
@@ -194,7 +194,7 @@ async fn dropping_discovery_stops_its_watchers() {
     let mut rig = Rig::new();
     let (follower, mut asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
     drop(rig.discovery);
-    timeout(Duration::from_secs(1), asked.reply.closed()).await.expect("the query is dropped");
+    timeout(Duration::from_secs(1), asked.cancelled()).await.expect("the query is dropped");
     assert_eq!(ids(&follower), ["a"]);
 }
 

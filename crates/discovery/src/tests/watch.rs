@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use outrigger_registry::{Consistency, Cursor, HealthStatus};
+use outrigger_registry::{Consistency, Cursor, HealthStatus, testing::LONGEST_WAIT};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{LONGEST_WAIT, Rig, ids, instance, list, settle};
+use super::{Rig, ids, instance, list, settle};
 use crate::Knowledge;
 
 #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ impl App {
     }
 
     /// Leaves the registry, goes on routing, and returns when it is safe to stop the app: after at most 20 s
-    /// plus `drain.cap` or `drain.blind`.
+    /// plus `drain.max_propagation` or `drain.unobserved_wait`.
     pub async fn drain(&self) {
         self.components.lifecycle.drain().await;
     }

@@ -91,7 +91,7 @@ impl StartInputs {
     }
 }
 
-/// Runs a sidecar whose app is started by other means.
+/// Runs a sidecar for an app that is started by other means.
 async fn run_without_app(inputs: StartInputs) -> Result<(), CommandError> {
     let mut signals = listen_for_termination()?;
     let mut hangup = Hangup::listen().map_err(signal_error)?;

@@ -24,7 +24,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 #[command(
     long_about = "Wait until the sidecar on this machine carries requests: it has bound its ports, and the registry \
                   has answered for every declared service (or 5 s have passed).\n\nMeant for the start of an app \
-                  whose sidecar runs in another container. A sidecar that registers the app is ready only after the \
+                  with its sidecar in another container. A sidecar that registers the app is ready only after the \
                   app is healthy, so --registered is for what starts after the app.",
     after_help = "Example:\n  outrigger wait --timeout 30s && exec ./orders"
 )]

@@ -1,4 +1,4 @@
-//! `outrigger wait` and `outrigger maintenance`, orphans, and a sidecar in a container of its own.
+//! `outrigger wait` and `outrigger maintenance`, leftover registrations, and a sidecar without `-- app`.
 
 use std::process::{Command, Output};
 
@@ -18,7 +18,7 @@ fn stdout(output: &Output) -> String {
 }
 
 #[tokio::test]
-async fn wait_returns_when_requests_are_carried_and_with_registered_when_the_app_is_well() {
+async fn wait_returns_when_the_sidecar_routes_and_with_registered_when_the_app_is_healthy() {
     let registry = registry().await;
     let sidecar = SidecarBuilder::new(&registry, "").start();
     assert_eq!(stdout(&outrigger(&sidecar, "wait --timeout 60s").await), "ready\n");
@@ -32,7 +32,7 @@ async fn wait_returns_when_requests_are_carried_and_with_registered_when_the_app
 }
 
 #[tokio::test]
-async fn maintenance_survives_a_registration_that_was_lost_and_ends_when_it_is_told_to() {
+async fn maintenance_survives_a_lost_registration_until_it_is_turned_off() {
     let registry = registry().await;
     let sidecar = SidecarBuilder::new(&registry, "").start();
     let _app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
@@ -61,7 +61,7 @@ async fn maintenance_survives_a_registration_that_was_lost_and_ends_when_it_is_t
 }
 
 #[tokio::test]
-async fn maintenance_ordered_before_the_app_is_there_holds_from_its_first_moment() {
+async fn maintenance_before_the_app_starts_holds_from_the_registration_on() {
     let registry = registry().await;
     let sidecar = SidecarBuilder::new(&registry, "").start();
     stdout(&outrigger(&sidecar, "wait").await);
@@ -72,7 +72,7 @@ async fn maintenance_ordered_before_the_app_is_there_holds_from_its_first_moment
 }
 
 #[tokio::test]
-async fn what_an_earlier_run_left_is_removed_and_what_others_registered_is_not() {
+async fn a_leftover_registration_of_an_earlier_run_is_removed_and_a_foreign_one_stays() {
     let registry = registry().await;
     let sidecar = SidecarBuilder::new(&registry, "");
     let port = sidecar.port;
@@ -89,7 +89,7 @@ async fn what_an_earlier_run_left_is_removed_and_what_others_registered_is_not()
         send_request(registry.addr(), "PUT /v1/agent/service/register", &body).await.unwrap();
     }
     let app = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    // For longer than the queue of a listener that takes nobody in.
+    // Accepts, because the probes would fill the queue of a listener that does not.
     let accepts = tokio::spawn(async move { while app.accept().await.is_ok() {} });
     let _sidecar = sidecar.start();
     wait_until_listed(&registry, &[("elsewhere", "passing"), ("orders-1", "passing"), ("theirs", "passing")])
@@ -98,17 +98,17 @@ async fn what_an_earlier_run_left_is_removed_and_what_others_registered_is_not()
 }
 
 #[tokio::test]
-async fn a_sidecar_of_its_own_carries_requests_until_the_apps_port_is_closed() {
+async fn a_sidecar_with_await_app_carries_requests_until_the_apps_port_is_closed() {
     let registry = registry().await;
     let mut sidecar =
         SidecarBuilder::new(&registry, "drain: {await_app: on, propagation: 0s, timeout: 50s}").start();
     let app = tokio::net::TcpListener::bind(("127.0.0.1", sidecar.port)).await.unwrap();
     sidecar.wait_until_ready().await;
     sidecar.signal(Signal::TERM);
-    wait_until("callers have heard", async || sidecar.get_json("/drain").await["phase"] == "safe").await;
+    wait_until("the drain is over", async || sidecar.get_json("/drain").await["phase"] == "safe").await;
     for _ in 0..3 {
         assert!(
-            send_request(sidecar.outbound, "GET /svc/nobody/", "").await.is_some(),
+            send_request(sidecar.outbound, "GET /svc/unknown/", "").await.is_some(),
             "the app may still call"
         );
         assert!(sidecar.child.try_wait().unwrap().is_none());
@@ -118,7 +118,7 @@ async fn a_sidecar_of_its_own_carries_requests_until_the_apps_port_is_closed() {
 }
 
 #[tokio::test]
-async fn an_app_that_stays_does_not_keep_its_sidecar_for_ever() {
+async fn an_app_that_does_not_close_its_port_delays_the_sidecar_by_drain_timeout() {
     let registry = registry().await;
     let mut sidecar =
         SidecarBuilder::new(&registry, "drain: {await_app: on, propagation: 0s, timeout: 300ms}").start();

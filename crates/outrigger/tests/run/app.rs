@@ -1,7 +1,7 @@
-//! The app of these tests: this very test binary, started again with orders in its environment. No
-//! second binary has to be built, and no interpreter has to be installed.
+//! The app of these tests: this test binary, started again with its instructions in the environment. So the
+//! tests need no second binary and no interpreter.
 //!
-//! It listens on `APP_PORT`, and writes what happens to `APP_LOG`, a line each.
+//! It listens on `APP_PORT`, and writes each event to `APP_LOG`, one line each.
 
 use std::{
     fs::OpenOptions,
@@ -39,10 +39,10 @@ fn get(addr: &str, path: &str) -> String {
     asked().unwrap_or_else(|error| error.to_string())
 }
 
-/// What the world looks like to the app: is outbound open, and is the app listed?
+/// Logs whether outbound is open, and whether the registry lists the app.
 fn log_surroundings(when: &str) {
     if let Some(outbound) = variable("APP_OUTBOUND") {
-        let answer = get(&outbound, "/svc/nobody/");
+        let answer = get(&outbound, "/svc/unknown/");
         log(&format!("{when}: outbound {}", answer.lines().next().unwrap_or_default()));
     }
     if let Some(registry) = variable("APP_REGISTRY") {

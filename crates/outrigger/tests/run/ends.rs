@@ -1,4 +1,4 @@
-//! How the app ends, and with which code the sidecar does.
+//! The end of the app, and the exit code of the sidecar.
 
 use std::io::{Read as _, Write as _};
 use std::process::Stdio;
@@ -13,15 +13,15 @@ async fn exit_code_of(app: &[&str]) -> Option<i32> {
 }
 
 #[tokio::test]
-async fn the_code_is_the_apps() {
+async fn the_exit_code_is_the_apps() {
     assert_eq!(exit_code_of(&["sh", "-c", "exit 0"]).await, Some(0));
     assert_eq!(exit_code_of(&["sh", "-c", "exit 3"]).await, Some(3));
-    assert_eq!(exit_code_of(&["sh", "-c", "kill -9 $$"]).await, Some(137), "128 and the signal");
+    assert_eq!(exit_code_of(&["sh", "-c", "kill -9 $$"]).await, Some(137), "128 plus the signal");
     assert_eq!(exit_code_of(&["sh", "-c", "kill -SEGV $$"]).await, Some(139));
 }
 
 #[tokio::test]
-async fn an_app_that_cannot_be_started_is_said_as_a_shell_says_it() {
+async fn an_app_that_cannot_be_started_has_the_exit_code_of_a_shell() {
     assert_eq!(exit_code_of(&["/no/such/app"]).await, Some(127));
     assert_eq!(exit_code_of(&["/etc/passwd"]).await, Some(126));
 }
@@ -32,9 +32,9 @@ fn app_pid(sidecar: &RunningSidecar) -> Pid {
 }
 
 #[tokio::test]
-async fn an_app_that_dies_is_deregistered_at_once_and_takes_the_sidecar_along() {
+async fn an_app_that_is_killed_is_deregistered_at_once_and_ends_the_sidecar() {
     let registry = registry().await;
-    // Nobody waits for callers of an app that is gone.
+    // The sidecar does not wait for the callers of an app that has ended.
     let mut sidecar = SidecarBuilder::new(&registry, "drain: {propagation: 5m}").with_test_app(&[]).start();
     wait_until_listed(&registry, &[("orders-1", "passing")]).await;
     kill_process(app_pid(&sidecar), Signal::KILL).unwrap();
@@ -43,7 +43,7 @@ async fn an_app_that_dies_is_deregistered_at_once_and_takes_the_sidecar_along() 
 }
 
 #[tokio::test]
-async fn an_app_that_dies_is_started_again_where_the_settings_say_so() {
+async fn an_app_that_is_killed_is_started_again_with_on_app_exit_restart() {
     let registry = registry().await;
     let mut sidecar = SidecarBuilder::new(&registry, "on_app_exit: restart").with_test_app(&[]).start();
     for round in 1..=2 {
@@ -59,16 +59,16 @@ async fn an_app_that_dies_is_started_again_where_the_settings_say_so() {
     let (_, metrics) = send_request(sidecar.admin, "GET /metrics", "").await.unwrap();
     assert!(metrics.lines().any(|line| line == "outrigger_app_starts_total 3"), "{metrics}");
     sidecar.signal(Signal::TERM);
-    assert_eq!(sidecar.wait_for_exit().await.code(), Some(0), "and it can be stopped");
+    assert_eq!(sidecar.wait_for_exit().await.code(), Some(0), "and the app can be stopped");
     wait_until_listed(&registry, &[]).await;
 }
 
 #[tokio::test]
-async fn the_registry_hears_at_once_of_an_app_that_is_being_restarted() {
+async fn an_app_that_waits_for_its_restart_is_critical_at_once() {
     let registry = registry().await;
     let settings = "on_app_exit: restart";
     let mut plan = SidecarBuilder::new(&registry, settings);
-    // A probe an hour: only the end itself can tell.
+    // One probe an hour: only the end of the app itself can cause the report.
     let path = plan.dir.path().join("outrigger.yaml");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("interval: 100ms", "interval: 1h")).unwrap();
@@ -87,19 +87,19 @@ async fn the_registry_hears_at_once_of_an_app_that_is_being_restarted() {
 }
 
 #[tokio::test]
-async fn an_app_that_does_not_end_is_killed_after_its_time() {
+async fn an_app_that_does_not_end_is_killed_after_drain_timeout() {
     let registry = registry().await;
     let plan = SidecarBuilder::new(&registry, "drain: {timeout: 300ms, propagation: 0s}");
-    let marker = plan.dir.path().join("deaf");
+    let marker = plan.dir.path().join("trapped");
     let script = format!("trap '' TERM; touch {}; while :; do sleep 1; done", marker.display());
     let mut sidecar = plan.with_app(&["sh", "-c", &script]).start();
-    wait_until("it is deaf", async || marker.exists()).await;
+    wait_until("it ignores TERM", async || marker.exists()).await;
     sidecar.signal(Signal::TERM);
     assert_eq!(sidecar.wait_for_exit().await.code(), Some(137));
 }
 
 #[tokio::test]
-async fn standard_streams_are_the_apps() {
+async fn the_app_has_the_standard_streams() {
     let registry = registry().await;
     let mut plan = SidecarBuilder::new(&registry, "");
     plan.command.stdin(Stdio::piped());
@@ -111,12 +111,12 @@ async fn standard_streams_are_the_apps() {
     assert_eq!(sidecar.wait_for_exit().await.code(), Some(0));
     let mut out = String::new();
     sidecar.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
-    assert_eq!(out, text, "nothing of ours on stdout");
+    assert_eq!(out, text, "the sidecar writes nothing to stdout");
     assert!(sidecar.log().lines().any(|line| line == "to-stderr"), "{}", sidecar.log());
 }
 
 #[tokio::test]
-async fn what_becomes_of_an_app_that_dies_follows_a_reload() {
+async fn on_app_exit_follows_a_reload() {
     let registry = registry().await;
     let mut sidecar = SidecarBuilder::new(&registry, "drain: {propagation: 0s}").with_test_app(&[]).start();
     sidecar.wait_until_ready().await;
@@ -149,7 +149,7 @@ async fn process_one_collects_orphans() {
     }
     let registry = registry().await;
     let plan = SidecarBuilder::new(&registry, "drain: {propagation: 0s}");
-    // Twenty orphans; then none of them is left as a zombie. 8: they are never collected.
+    // Twenty orphans, and then no zombie. Exit code 8: the orphans are not collected.
     let orphans = "test $PPID = 1 || exit 7; cd \"$0\"; \
                    for n in $(seq 20); do (sh -c \"touch orphan-$n\" &); done; \
                    tries=0; while [ $(ls | grep -c orphan-) -lt 20 ] || grep -q '^State:.Z' /proc/[0-9]*/status; do \

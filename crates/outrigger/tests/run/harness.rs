@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Longest wait for anything; far above what it takes.
+/// Longest wait; far above every expected time.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) async fn wait_until(what: &str, mut is: impl AsyncFnMut() -> bool) {
@@ -32,7 +32,7 @@ pub(crate) async fn registry() -> DevRegistry {
     DevRegistry::bind((Ipv4Addr::LOCALHOST, 0).into(), DevRegistryOptions::default()).await.unwrap()
 }
 
-/// Status and body of an exchange; `None` where nobody answers.
+/// Status and body of an answer; `None` without one.
 pub(crate) async fn send_request(addr: SocketAddr, line: &str, body: &str) -> Option<(u16, String)> {
     let (method, path) = line.split_once(' ').unwrap();
     let exchange = async {
@@ -51,7 +51,7 @@ pub(crate) async fn send_request(addr: SocketAddr, line: &str, body: &str) -> Op
     timeout(TEST_TIMEOUT, exchange).await.unwrap()
 }
 
-/// Ids of the service's instances with their worst status, as the registry lists them.
+/// Ids of the listed instances, each with its worst status.
 pub(crate) async fn listed_instances(registry: &DevRegistry) -> Vec<(String, String)> {
     let (_, body) = send_request(registry.addr(), "GET /v1/health/service/orders", "").await.unwrap();
     let entries: Value = serde_json::from_str(&body).unwrap();
@@ -84,12 +84,12 @@ pub(crate) async fn wait_until_listed(registry: &DevRegistry, wanted: &[(&str, &
     .await;
 }
 
-/// A port that was free a moment ago.
+/// A port that is free now.
 pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// How a sidecar is started.
+/// Builds a sidecar process.
 pub(crate) struct SidecarBuilder {
     pub(crate) dir: TempDir,
     pub(crate) port: u16,
@@ -101,7 +101,7 @@ pub(crate) struct SidecarBuilder {
 }
 
 impl SidecarBuilder {
-    /// A sidecar of the service `orders`, whose instance is `orders-1`; `more` settings in YAML.
+    /// A sidecar of the service `orders` with the instance `orders-1`; `more` has further settings in YAML.
     pub(crate) fn new(registry: &DevRegistry, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (port, outbound, admin, registry) = (free_port(), free_port(), free_port(), registry.addr());
@@ -125,7 +125,7 @@ impl SidecarBuilder {
         Self { dir, port, outbound, admin, registry, command, app: Vec::new() }
     }
 
-    /// Around the tests' own app.
+    /// Runs the app of these tests.
     pub(crate) fn with_test_app(mut self, orders: &[(&str, &str)]) -> Self {
         self.command
             .env("APP_PORT", self.port.to_string())
@@ -140,7 +140,7 @@ impl SidecarBuilder {
         self
     }
 
-    /// Around any other.
+    /// Runs another program as app.
     pub(crate) fn with_app(mut self, app: &[&str]) -> Self {
         self.app = app.iter().map(ToString::to_string).collect();
         self
@@ -188,12 +188,12 @@ impl RunningSidecar {
         Self::read(&self.path("log"))
     }
 
-    /// What the app wrote.
+    /// The lines that the app wrote.
     pub(crate) fn app_lines(&self) -> Vec<String> {
         Self::read(&self.path("app")).lines().map(ToOwned::to_owned).collect()
     }
 
-    /// Waits until the app has written a line that begins so.
+    /// Waits until the app has written a line with this beginning.
     pub(crate) async fn wait_for_app_line(&self, line: &str) {
         wait_until(&format!("the app says {line:?}"), async || {
             self.app_lines().iter().any(|l| l.starts_with(line))
@@ -205,7 +205,7 @@ impl RunningSidecar {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the sidecar.
     pub(crate) async fn wait_for_exit(&mut self) -> ExitStatus {
         let mut ended = None;
         wait_until("the sidecar ends", async || {
@@ -232,7 +232,7 @@ impl RunningSidecar {
 
 impl Drop for RunningSidecar {
     fn drop(&mut self) {
-        // The app it leaves behind on SIGKILL ends by its own id.
+        // A sidecar that ends by SIGKILL leaves its app running.
         let app = self.app_lines().iter().rev().find_map(|line| line.strip_prefix("started ")?.parse().ok());
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = self.child.kill();

@@ -1,4 +1,4 @@
-//! In which order sidecar, app and registration come and go.
+//! The order in which sidecar, app and registration begin and end.
 
 use rustix::process::Signal;
 use tokio::time::Instant;
@@ -15,12 +15,15 @@ async fn the_sidecar_comes_before_the_app_and_ends_after_it() {
     sidecar.signal(Signal::TERM);
     assert_eq!(sidecar.wait_for_exit().await.code(), Some(7), "the app's own");
     let app = sidecar.app_lines();
-    assert!(app[0].starts_with("start: outbound HTTP/1.1 "), "carried before the app started: {app:?}");
-    assert_eq!(app[1], "start: not listed", "registered only when it is well: {app:?}");
+    assert!(
+        app[0].starts_with("start: outbound HTTP/1.1 "),
+        "the sidecar routes before the app starts: {app:?}"
+    );
+    assert_eq!(app[1], "start: not listed", "registered only when healthy: {app:?}");
     assert!(app[2].starts_with("started "), "{app:?}");
     assert_eq!(app[3], "got TERM", "{app:?}");
     assert!(app[4].starts_with("stop: outbound HTTP/1.1 "), "open until the app has ended: {app:?}");
-    assert_eq!(app[5..], ["stop: not listed", "ended"], "gone from the registry before: {app:?}");
+    assert_eq!(app[5..], ["stop: not listed", "ended"], "deregistered before: {app:?}");
     assert!(send_request(sidecar.outbound, "GET /", "").await.is_none(), "and closed now");
     assert!(sidecar.log().contains("callers have seen that the app left"), "measured");
 }
@@ -38,14 +41,14 @@ async fn the_wait_for_callers_is_measured_plus_the_margin() {
     wait_until_listed(&registry, &[]).await;
     let from = Instant::now();
     sidecar.wait_for_app_line("got TERM").await;
-    // The margin, less the little that passed before we saw it ourselves.
+    // The margin, less the time until this test saw the deregistration.
     assert!(from.elapsed() > margin / 2, "{:?}", from.elapsed());
     assert!(from.elapsed() < TEST_TIMEOUT / 2, "{:?}", from.elapsed());
     assert_eq!(sidecar.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn a_registry_that_is_gone_delays_the_end_by_the_blind_wait_and_no_more() {
+async fn a_registry_that_is_down_delays_the_end_by_the_unobserved_wait_only() {
     let registry = registry().await;
     let mut sidecar =
         SidecarBuilder::new(&registry, "drain: {unobserved_wait: 300ms}").with_test_app(&[]).start();
@@ -68,9 +71,9 @@ async fn an_unreachable_registry_does_not_keep_the_app_from_starting() {
 }
 
 #[tokio::test]
-async fn somebody_else_on_the_apps_port_is_not_registered_before_the_app_starts() {
+async fn another_process_on_the_apps_port_is_not_registered_before_the_app_starts() {
     let registry = registry().await;
-    // The sidecar learns for as long as the registry is silent about a declared service.
+    // The sidecar stays in the state learning while the registry does not answer for a declared service.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let plan = SidecarBuilder::new(&registry, "upstreams: [{service: payments}]");
     let settings = plan.dir.path().join("outrigger.yaml");
@@ -88,7 +91,7 @@ async fn somebody_else_on_the_apps_port_is_not_registered_before_the_app_starts(
     assert_eq!(
         sidecar.get_json("/readyz").await["registration"]["app"],
         serde_json::Value::Null,
-        "not asked"
+        "not probed"
     );
     drop(earlier);
 }

@@ -1,11 +1,11 @@
-//! What reaches the app of what the sidecar is sent.
+//! Which signals to the sidecar reach the app.
 
 use rustix::process::Signal;
 
 use crate::harness::{SidecarBuilder, registry, wait_until};
 
 #[tokio::test]
-async fn signals_that_mean_something_to_the_app_are_passed_on_at_once() {
+async fn signals_for_the_app_are_passed_on_at_once() {
     let registry = registry().await;
     let mut sidecar = SidecarBuilder::new(&registry, "").with_test_app(&[]).start();
     sidecar.wait_for_app_line("started").await;
@@ -27,12 +27,12 @@ async fn signals_that_mean_something_to_the_app_are_passed_on_at_once() {
 }
 
 #[tokio::test]
-async fn a_real_time_signal_ends_neither_and_is_named_in_the_log() {
+async fn a_real_time_signal_ends_neither_process_and_is_named_in_the_log() {
     let registry = registry().await;
     let mut sidecar = SidecarBuilder::new(&registry, "").with_test_app(&[]).start();
     sidecar.wait_for_app_line("started").await;
     for number in [36, 60] {
-        // The shell's own: the call itself would need `unsafe`.
+        // By a shell, because the system call would need `unsafe`.
         let kill = format!("kill -{number} {}", sidecar.child.id());
         assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
@@ -44,11 +44,11 @@ async fn a_real_time_signal_ends_neither_and_is_named_in_the_log() {
 }
 
 #[tokio::test]
-async fn the_signal_that_asks_to_leave_is_the_one_that_the_app_gets() {
+async fn the_app_gets_the_signal_that_asked_the_sidecar_to_leave() {
     for (signal, line) in [(Signal::TERM, "got TERM"), (Signal::INT, "got INT"), (Signal::QUIT, "got QUIT")] {
         let registry = registry().await;
         let mut plan = SidecarBuilder::new(&registry, "drain: {propagation: 0s}").with_test_app(&[]);
-        // Away from a terminal that the tests may be run at: its Ctrl-C is another story.
+        // In another process group, so that no terminal counts as the sender of the signal.
         std::os::unix::process::CommandExt::process_group(&mut plan.command, 0);
         let mut sidecar = plan.start();
         sidecar.wait_until_ready().await;
@@ -61,12 +61,12 @@ async fn the_signal_that_asks_to_leave_is_the_one_that_the_app_gets() {
 }
 
 #[tokio::test]
-async fn a_second_signal_waits_for_callers_no_longer_and_still_leaves_the_registry() {
+async fn a_second_signal_ends_the_wait_for_callers_and_the_app_is_still_deregistered() {
     let registry = registry().await;
     let mut sidecar = SidecarBuilder::new(&registry, "drain: {propagation: 5m}").with_test_app(&[]).start();
     sidecar.wait_until_ready().await;
     sidecar.signal(Signal::TERM);
-    wait_until("callers are waited for", async || sidecar.get_json("/drain").await["phase"] == "propagating")
+    wait_until("it waits for callers", async || sidecar.get_json("/drain").await["phase"] == "propagating")
         .await;
     assert!(!sidecar.app_lines().iter().any(|line| line.starts_with("got")), "{:?}", sidecar.app_lines());
     sidecar.signal(Signal::TERM);

@@ -11,7 +11,7 @@ use serde::Serialize;
 pub(crate) struct RegistryStatus {
     /// The registry has answered for every watched service since the process started.
     answered: bool,
-    /// Services whose instances come from before the restart.
+    /// Services that still have the instances from before the restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     remembered: Vec<CachedService>,
     /// Why the last query for a service failed; the first such service.

@@ -1,4 +1,4 @@
-//! One small HTTP server of the demo: an instance of `orders` that can be killed.
+//! A small HTTP server: an instance of `orders` that can be killed.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,13 +16,13 @@ use tokio::{
 
 use crate::http_client;
 
-/// The service that the demo's instances are.
+/// The service of the demo's instances.
 pub(super) const SERVICE: &str = "orders";
 
 /// Longest wait for the registry.
 const REGISTRY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longest life of a connection to an instance: the demo's own bound on everything that waits.
+/// Longest age of a connection to an instance.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3600);
 
 /// Most connections to one instance.
@@ -37,7 +37,7 @@ pub(super) struct DemoInstance {
 }
 
 impl DemoInstance {
-    /// Starts to serve on a port of the system's choice.
+    /// Starts to serve on a free port.
     pub(super) async fn start(id: &str) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
@@ -45,14 +45,14 @@ impl DemoInstance {
         Ok(Self { id: id.to_owned(), addr, task })
     }
 
-    /// Closes its listener and every connection at once, as a crash does. The registry is not told.
+    /// Closes its listener and every connection at once, as a crash does. It does not deregister.
     pub(super) async fn kill(&mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
     }
 
-    /// Registers it, or changes its weight, as any app would: over the registry's HTTP API, with a
-    /// check that the registry runs.
+    /// Registers the instance, or changes its weight, over the registry's HTTP API, with a check that the
+    /// registry runs.
     pub(super) async fn register(&self, registry: SocketAddr, weight: u16) -> Result<(), String> {
         let body = json!({
             "ID": self.id,
@@ -86,7 +86,7 @@ impl Drop for DemoInstance {
     }
 }
 
-/// Until it is aborted: then the connections go with it.
+/// Accepts until the task is aborted, which closes the connections, too.
 async fn accept_connections(listener: TcpListener, id: Arc<str>) {
     let mut connections = JoinSet::new();
     loop {
@@ -105,7 +105,7 @@ async fn serve_connection(stream: TcpStream, id: Arc<str>) {
     let service = service_fn(move |request| respond(request, id.clone()));
     let connection =
         hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    // Whatever ended it: the demo counts what its client sees.
+    // The end is ignored, because the demo counts on the client's side.
     let _ = timeout(MAX_CONNECTION_AGE, connection).await;
 }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_instance_says_who_it_is_until_it_is_killed() {
+    async fn an_instance_answers_with_its_id_until_it_is_killed() {
         let mut instance = DemoInstance::start("orders-1").await.unwrap();
         let answer = get(instance.addr).await.unwrap();
         assert_eq!(answer.headers()["x-instance"], "orders-1");

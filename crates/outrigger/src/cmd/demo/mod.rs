@@ -1,19 +1,18 @@
-//! `outrigger demo`: a registry, four instances and a sidecar in one process, and what happens to a
-//! steady stream of requests while instances die, come and change.
+//! `outrigger demo`: a registry, four instances and a sidecar in one process, and a steady stream of requests
+//! while one instance is killed, one is added and one changes its weight.
 //!
 //! | module | its job |
 //! |---|---|
 //! | `instance` | a small HTTP server that can be killed |
-//! | `traffic` | the app: sends by service name, counts every answer |
-//! | `story` | what happens when, and what was seen of it |
+//! | `traffic` | the app: sends requests by service name, counts every answer |
+//! | `scenario` | the steps and their times, and the result |
 //! | `screen` | the table, or plain lines |
 //!
-//! The requests are GETs: what the sidecar promises without a word in the settings is that no
-//! request fails that a safe retry could have saved.
+//! The requests are GETs, because with default settings the sidecar retries only safe requests.
 
 mod instance;
+mod scenario;
 mod screen;
-mod story;
 mod traffic;
 
 use std::{
@@ -32,8 +31,8 @@ use tokio::time::timeout;
 
 use self::{
     instance::SERVICE,
+    scenario::{DemoResult, Scenario},
     screen::Screen,
-    story::{DemoResult, Scenario},
 };
 use super::{
     report::{CommandError, print_line},
@@ -45,13 +44,13 @@ use crate::{
     telemetry::{self, error_chain},
 };
 
-/// Shortest demo: each act takes a third.
+/// Shortest demo that has time for every step.
 const MIN_LENGTH: Duration = Duration::from_secs(3);
 
 /// Longest wait for the sidecar to know the instances.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Watch a sidecar at work: instances die, come and change, and no request fails
+/// Watch a sidecar at work: instances are killed, added and changed, and no request fails
 #[derive(Debug, Args)]
 #[command(
     long_about = "Watch a sidecar at work, with nothing else installed: a registry in memory, four small HTTP \
@@ -61,10 +60,10 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
     after_help = "Example:\n  outrigger demo --stay\n  curl -H 'Host: orders' localhost:7070/      in another terminal"
 )]
 pub(super) struct DemoArguments {
-    /// Keep everything up afterwards, until Ctrl-C.
+    /// Keep everything running afterwards, until Ctrl-C.
     #[arg(long)]
     stay: bool,
-    /// How long the requests go on; 3s at least.
+    /// Length of the demo; 3s at least.
     #[arg(long, value_name = "DURATION", default_value = "12s", value_parser = parse_length)]
     duration: Duration,
     /// Plain lines instead of a table.
@@ -74,7 +73,7 @@ pub(super) struct DemoArguments {
 
 fn parse_length(text: &str) -> Result<Duration, String> {
     let length = parse_duration(text)?;
-    if length >= MIN_LENGTH { Ok(length) } else { Err("too short for the story: 3s at least".to_owned()) }
+    if length >= MIN_LENGTH { Ok(length) } else { Err("too short for the demo: 3s at least".to_owned()) }
 }
 
 pub(super) async fn run(arguments: DemoArguments) -> Result<(), CommandError> {
@@ -89,18 +88,18 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<(), CommandError> {
     let outbound = first_addr(&app.outbound_addrs())?;
     print_introduction(&app, registry.addr(), outbound);
 
-    let mut story = Scenario::start(registry.addr()).await.map_err(CommandError::Running)?;
+    let mut scenario = Scenario::start(registry.addr()).await.map_err(CommandError::Running)?;
     if timeout(READY_TIMEOUT, app.ready()).await.is_err() {
         return Err(CommandError::running(format!("the sidecar was not ready within {READY_TIMEOUT:?}")));
     }
     let mut screen = Screen::new(table);
-    let ending = tokio::select! {
-        ending = story.run(&app, outbound, arguments.duration, &mut screen) => ending,
+    let result = tokio::select! {
+        result = scenario.run(&app, outbound, arguments.duration, &mut screen) => result,
         signal = signals.next() => Err(format!("stopped by {signal} before the end")),
     };
     drop(screen);
-    if let Ok(ending) = &ending {
-        print_line(ending);
+    if let Ok(result) = &result {
+        print_line(result);
         print_next_steps(&app, outbound, arguments.stay);
         if arguments.stay {
             signals.next().await;
@@ -108,24 +107,24 @@ pub(super) async fn run(arguments: DemoArguments) -> Result<(), CommandError> {
     }
     let end = async {
         app.shutdown().await;
-        drop(story);
+        drop(scenario);
         registry.shutdown().await;
     };
     tokio::select! {
-        () = end => check_result(ending),
+        () = end => check_result(result),
         signal = signals.next() => Err(CommandError::running(format!("a second {signal}, exiting at once"))),
     }
 }
 
-fn check_result(ending: Result<DemoResult, String>) -> Result<(), CommandError> {
-    match ending {
-        Ok(ending) if ending.is_success() => Ok(()),
-        Ok(ending) => Err(CommandError::Running(ending.failure_text())),
+fn check_result(result: Result<DemoResult, String>) -> Result<(), CommandError> {
+    match result {
+        Ok(result) if result.is_success() => Ok(()),
+        Ok(result) => Err(CommandError::Running(result.failure_text())),
         Err(why) => Err(CommandError::Running(why)),
     }
 }
 
-/// The table is the log, unless somebody asks for more.
+/// Logs nothing, unless OUTRIGGER_LOG sets a filter: the table shows what happens.
 fn init_quiet_logging() {
     let environment = Environment::from_process();
     let mut log = Config::default().log;
@@ -135,14 +134,14 @@ fn init_quiet_logging() {
     telemetry::init_logging(&log);
 }
 
-/// A sidecar on the usual ports, or on free ones where those are taken.
+/// A sidecar on the default ports, or on free ports where those are taken.
 fn start_sidecar(registry: SocketAddr) -> Result<App, CommandError> {
     let mut config = demo_config(registry);
     let start =
         |config: &Config| App::start(config.clone(), &Origins::default(), proxy_workers(config.workers));
     let started = match start(&config) {
         Err(error) if error.is_bind_error() => {
-            print_line(format!("{}\n(the demo takes free ports instead)\n", error_chain(&error)));
+            print_line(format!("{}\n(the demo uses free ports instead)\n", error_chain(&error)));
             config.outbound.listen = Listen::localhost(0);
             config.admin.listen = Listen::localhost(0);
             start(&config)
@@ -171,7 +170,7 @@ fn demo_config(registry: SocketAddr) -> Config {
 }
 
 fn first_addr(addrs: &[SocketAddr]) -> Result<SocketAddr, CommandError> {
-    addrs.first().copied().ok_or_else(|| CommandError::running("the sidecar listens nowhere"))
+    addrs.first().copied().ok_or_else(|| CommandError::running("the sidecar has no listener"))
 }
 
 fn print_introduction(app: &App, registry: SocketAddr, outbound: SocketAddr) {
@@ -182,11 +181,11 @@ fn print_introduction(app: &App, registry: SocketAddr, outbound: SocketAddr) {
     ));
 }
 
-/// What to try: against this demo while it stays up, else against the next one.
+/// Prints commands to try: against this demo while it runs, else against the next one.
 fn print_next_steps(app: &App, outbound: SocketAddr, stay: bool) {
     let (heading, port, admin) = if stay {
         let admin = app.admin_addr().map_or(0, |addr| addr.port());
-        ("All of it stays up until Ctrl-C. Try, in another terminal:", outbound.port(), admin)
+        ("Everything keeps running until Ctrl-C. Try, in another terminal:", outbound.port(), admin)
     } else {
         let usual = Config::default();
         let (port, admin) = (usual.outbound.listen.port, usual.admin.listen.port);
@@ -205,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_demo_is_long_enough_for_its_story() {
+    fn a_demo_has_a_minimum_length() {
         assert_eq!(parse_length("12s"), Ok(Duration::from_secs(12)));
         assert!(parse_length("2s").unwrap_err().contains("3s"));
         assert!(parse_length("soon").is_err());

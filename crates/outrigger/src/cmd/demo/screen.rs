@@ -1,5 +1,5 @@
-//! What the demo shows: a table that is drawn again in place, or plain lines where stdout is no
-//! terminal. The table itself is a pure function of its rows.
+//! The output of the demo: a table that is redrawn in place, or plain lines where stdout is no terminal. The
+//! table is a pure function of its rows.
 
 use std::{
     io::{self, Write},
@@ -8,23 +8,23 @@ use std::{
 
 use crossterm::{cursor, queue, style::Stylize, terminal};
 
-/// One instance at one moment.
+/// The state of one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct InstanceRow {
     pub(super) instance: String,
     pub(super) state: String,
     pub(super) weight: u32,
-    /// Of the answers of the last two seconds, 0–1.
+    /// Its part of the answers of the last two seconds, 0–1.
     pub(super) share: f64,
     pub(super) p50: Option<Duration>,
     pub(super) p99: Option<Duration>,
-    /// Requests that it answered.
+    /// Requests that the instance answered.
     pub(super) requests: u64,
-    /// Tries on it that failed, and were repeated on another where that was safe.
+    /// Failed attempts on the instance; the sidecar retries on another where that is safe.
     pub(super) failures: u64,
 }
 
-/// The whole at one moment.
+/// The state of the demo.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct TableFrame {
     pub(super) elapsed: Duration,
@@ -61,7 +61,7 @@ impl TableFrame {
         lines
     }
 
-    /// One line for the whole.
+    /// The frame as one plain line.
     fn line(&self) -> String {
         let rows: Vec<_> = self
             .rows
@@ -86,10 +86,10 @@ fn format_milliseconds(value: Option<Duration>) -> String {
 /// Pause between two plain lines.
 const PLAIN_LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where it is shown. A closed stdout is no failure: the exit code is what counts.
+/// Draws to stdout. A closed stdout is no failure, because the exit code gives the result.
 #[derive(Debug)]
 pub(super) struct Screen {
-    /// A terminal, and how many of its lines the last frame took.
+    /// Lines of the last frame. `None`: plain lines instead of a table.
     table: Option<usize>,
     next_line: Duration,
 }
@@ -102,7 +102,7 @@ impl Screen {
         Self { table: table.then_some(0), next_line: Duration::ZERO }
     }
 
-    /// A line that stays, above the table.
+    /// Prints a line that stays, above the table.
     pub(super) fn print_line(&mut self, line: &str) {
         let _ = self.try_print_line(line);
     }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_stays_does_not_make_a_table_of_plain_lines() {
+    fn a_plain_screen_draws_no_table() {
         let mut screen = Screen::new(false);
         screen.print_line("something happened");
         screen.draw(&frame());
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_line_says_it_all() {
+    fn a_plain_line_has_the_totals_and_every_instance() {
         let line = frame().line();
         assert_eq!(
             line,

@@ -1,4 +1,4 @@
-//! The demo's app: a steady stream of requests by service name, and a count of every answer.
+//! The app of the demo: a steady stream of requests by service name, and a count of every answer.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -28,7 +28,7 @@ const CLIENTS: u32 = 8;
 /// Requests per second over all of them.
 const RATE: u32 = 400;
 
-/// Longest wait for an answer: above the sidecar's own time-out, so that its reason is seen.
+/// Longest wait for an answer: above the sidecar's timeout, so that its error reason arrives.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Most latencies kept per instance.
@@ -37,7 +37,7 @@ const MAX_SAMPLES: usize = 1024;
 /// How long a latency counts.
 const LATENCY_WINDOW: Duration = Duration::from_secs(2);
 
-/// What the app has seen.
+/// The counted answers.
 #[derive(Debug, Default)]
 pub(super) struct TrafficStats {
     pub(super) requests: u64,
@@ -80,10 +80,10 @@ pub(super) fn quantile(sorted: &[Duration], share: f64) -> Option<Duration> {
     sorted.get((last as f64 * share).round() as usize).copied()
 }
 
-/// Traffic under way. Dropping it ends it.
+/// Running traffic. Dropping it stops the traffic.
 #[derive(Debug)]
 pub(super) struct TrafficGenerator {
-    seen: Arc<Mutex<TrafficStats>>,
+    stats: Arc<Mutex<TrafficStats>>,
     stop_token: CancellationToken,
     clients: JoinSet<()>,
 }
@@ -91,50 +91,50 @@ pub(super) struct TrafficGenerator {
 impl TrafficGenerator {
     /// Starts to send to the sidecar at `addr`.
     pub(super) fn start(addr: SocketAddr) -> Self {
-        let seen = Arc::new(Mutex::new(TrafficStats::default()));
-        let enough = CancellationToken::new();
+        let stats = Arc::new(Mutex::new(TrafficStats::default()));
+        let stop = CancellationToken::new();
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
-            clients.spawn(run_client(addr, seen.clone(), enough.clone()));
+            clients.spawn(run_client(addr, stats.clone(), stop.clone()));
         }
-        Self { seen, stop_token: enough, clients }
+        Self { stats, stop_token: stop, clients }
     }
 
     pub(super) fn stats(&self) -> MutexGuard<'_, TrafficStats> {
-        lock_stats(&self.seen)
+        lock_stats(&self.stats)
     }
 
-    /// Sends nothing more, and waits for the answers under way: they count.
+    /// Sends no more requests, and waits for the answers under way, which count.
     pub(super) async fn stop(&mut self) {
         self.stop_token.cancel();
         while self.clients.join_next().await.is_some() {}
     }
 }
 
-fn lock_stats(seen: &Mutex<TrafficStats>) -> MutexGuard<'_, TrafficStats> {
-    seen.lock()
+fn lock_stats(stats: &Mutex<TrafficStats>) -> MutexGuard<'_, TrafficStats> {
+    stats.lock()
 }
 
-async fn run_client(addr: SocketAddr, seen: Arc<Mutex<TrafficStats>>, enough: CancellationToken) {
-    // Clients start apart, so that the stream is steady.
+async fn run_client(addr: SocketAddr, stats: Arc<Mutex<TrafficStats>>, stop: CancellationToken) {
+    // The clients start at different times, so that the stream is steady.
     tokio::time::sleep(Duration::from_millis(fastrand::u64(0..20))).await;
     let mut turns = interval(Duration::from_secs(1) * CLIENTS / RATE);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection = None;
-    while enough.run_until_cancelled(turns.tick()).await.is_some() {
+    while stop.run_until_cancelled(turns.tick()).await.is_some() {
         let started = Instant::now();
         let answer = timeout(RESPONSE_TIMEOUT, send_request(addr, &mut connection)).await;
         let now = Instant::now();
-        let mut seen = lock_stats(&seen);
-        seen.requests += 1;
+        let mut stats = lock_stats(&stats);
+        stats.requests += 1;
         match answer.unwrap_or_else(|_| Err(format!("no answer within {RESPONSE_TIMEOUT:?}"))) {
             Ok(instance) => {
-                seen.by_instance.entry(instance).or_default().add(now, now - started);
+                stats.by_instance.entry(instance).or_default().add(now, now - started);
             }
             Err(reason) => {
                 connection = None;
-                seen.failures += 1;
-                *seen.reasons.entry(reason).or_default() += 1;
+                stats.failures += 1;
+                *stats.reasons.entry(reason).or_default() += 1;
             }
         }
     }
@@ -212,23 +212,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_answer_is_counted_for_its_instance_and_a_dead_end_is_a_failure() {
+    async fn each_answer_counts_for_its_instance_and_a_killed_instance_counts_as_failure() {
         let mut instance = super::super::instance::DemoInstance::start("orders-1").await.unwrap();
         let mut traffic = TrafficGenerator::start(instance.addr);
         let until = |is: fn(&TrafficStats) -> bool| {
-            let seen = traffic.seen.clone();
+            let stats = traffic.stats.clone();
             timeout(Duration::from_secs(20), async move {
-                while !is(&lock_stats(&seen)) {
+                while !is(&lock_stats(&stats)) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             })
         };
-        until(|seen| seen.by_instance.get("orders-1").is_some_and(|answers| answers.count > 20))
+        until(|stats| stats.by_instance.get("orders-1").is_some_and(|answers| answers.count > 20))
             .await
             .unwrap();
         assert_eq!(traffic.stats().failures, 0);
         instance.kill().await;
-        until(|seen| seen.failures > 0).await.unwrap();
+        until(|stats| stats.failures > 0).await.unwrap();
         assert!(!traffic.stats().reasons.is_empty());
         traffic.stop().await;
     }

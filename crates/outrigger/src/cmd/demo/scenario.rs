@@ -1,4 +1,4 @@
-//! What happens in the demo, when, and what was seen of it.
+//! The steps of the demo, their times, and the result.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
 
@@ -12,20 +12,20 @@ use super::{
 };
 use crate::App;
 
-/// How often the dead instance's picks are looked at: the error of "how long after".
+/// How often the picks of the killed instance are read: the precision of "how long after".
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How often the table is drawn.
 const DRAW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The instance that is killed, and the one whose weight changes.
+/// The instance that is killed, and the one that changes its weight.
 const KILLED_INSTANCE: usize = 1;
 const REWEIGHTED_INSTANCE: usize = 0;
 
 /// The weight of the first four instances.
 const INITIAL_WEIGHTS: [u16; 4] = [1, 1, 1, 3];
 
-/// What comes next.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ScenarioStep {
     Kill,
@@ -35,7 +35,7 @@ enum ScenarioStep {
 }
 
 impl ScenarioStep {
-    /// When it begins, as a share of the whole: twelfths.
+    /// When the step begins, in twelfths of the length.
     fn at(self, whole: Duration) -> Duration {
         let twelfths = match self {
             Self::Kill => 4,
@@ -47,14 +47,14 @@ impl ScenarioStep {
     }
 }
 
-/// The instances and what has become of them.
+/// The instances and what was observed of them.
 #[derive(Debug)]
 pub(super) struct Scenario {
     registry: SocketAddr,
     instances: Vec<DemoInstance>,
-    /// Failed tries on each instance: the sidecar forgets them with an instance that is not used.
+    /// Failed attempts on each instance. The sidecar forgets them when it drops the instance.
     failed: BTreeMap<String, u64>,
-    death: Option<KillRecord>,
+    kill: Option<KillRecord>,
 }
 
 #[derive(Debug, Clone)]
@@ -63,7 +63,7 @@ struct KillRecord {
     at: Instant,
     after_start: Duration,
     picks: u64,
-    /// When the sidecar last tried it, after its death.
+    /// The last attempt after the kill, as the time since the kill.
     last_attempt: Option<Duration>,
     attempts: u64,
 }
@@ -71,11 +71,11 @@ struct KillRecord {
 impl Scenario {
     /// Starts and registers the first four instances.
     pub(super) async fn start(registry: SocketAddr) -> Result<Self, String> {
-        let mut story = Self { registry, instances: Vec::new(), failed: BTreeMap::new(), death: None };
+        let mut scenario = Self { registry, instances: Vec::new(), failed: BTreeMap::new(), kill: None };
         for weight in INITIAL_WEIGHTS {
-            story.add(weight).await?;
+            scenario.add(weight).await?;
         }
-        Ok(story)
+        Ok(scenario)
     }
 
     async fn add(&mut self, weight: u16) -> Result<String, String> {
@@ -87,7 +87,7 @@ impl Scenario {
         Ok(id)
     }
 
-    /// Sends requests to `outbound` for `length`, and lets things happen meanwhile.
+    /// Sends requests to `outbound` for `length`, and runs the steps meanwhile.
     pub(super) async fn run(
         &mut self,
         app: &App,
@@ -97,18 +97,18 @@ impl Scenario {
     ) -> Result<DemoResult, String> {
         let mut traffic = TrafficGenerator::start(outbound);
         let start = Instant::now();
-        let mut looks = interval(CHECK_INTERVAL);
+        let mut ticks = interval(CHECK_INTERVAL);
         let mut drawn = start;
-        let mut act = ScenarioStep::Kill;
-        while act != ScenarioStep::End || start.elapsed() < length {
-            looks.tick().await;
+        let mut step = ScenarioStep::Kill;
+        while step != ScenarioStep::End || start.elapsed() < length {
+            ticks.tick().await;
             let cluster = orders_cluster(app);
             self.record_picks_after_kill(cluster.as_ref());
             self.record_failed_attempts(cluster.as_ref());
-            if act != ScenarioStep::End && start.elapsed() >= act.at(length) {
-                let (line, next) = self.run_step(act, start, cluster.as_ref()).await?;
+            if step != ScenarioStep::End && start.elapsed() >= step.at(length) {
+                let (line, next) = self.run_step(step, start, cluster.as_ref()).await?;
                 screen.print_line(&format!("{:5.1} s  {line}", start.elapsed().as_secs_f64()));
-                act = next;
+                step = next;
             }
             if drawn.elapsed() >= DRAW_INTERVAL {
                 drawn = Instant::now();
@@ -118,45 +118,45 @@ impl Scenario {
         traffic.stop().await;
         let cluster = orders_cluster(app);
         screen.draw(&self.frame(&traffic, cluster.as_ref(), length, length));
-        let seen = traffic.stats();
+        let stats = traffic.stats();
         Ok(DemoResult {
-            requests: seen.requests,
-            failures: seen.failures,
-            reasons: seen.reasons.iter().map(|(reason, count)| format!("{count} × {reason}")).collect(),
+            requests: stats.requests,
+            failures: stats.failures,
+            reasons: stats.reasons.iter().map(|(reason, count)| format!("{count} × {reason}")).collect(),
             retries: cluster.map_or(0, |cluster| cluster.retries),
             length,
-            death: self.death.clone(),
+            kill: self.kill.clone(),
         })
     }
 
     async fn run_step(
         &mut self,
-        act: ScenarioStep,
+        step: ScenarioStep,
         start: Instant,
         cluster: Option<&ClusterStatus>,
     ) -> Result<(String, ScenarioStep), String> {
-        match act {
+        match step {
             ScenarioStep::Kill => {
-                let Some(victim) = self.instances.get_mut(KILLED_INSTANCE) else {
+                let Some(killed) = self.instances.get_mut(KILLED_INSTANCE) else {
                     return Ok((String::new(), ScenarioStep::Add));
                 };
-                let picks = find_endpoint(cluster, victim.addr).map_or(0, |endpoint| endpoint.picks);
-                victim.kill().await;
-                let instance = victim.id.clone();
+                let picks = find_endpoint(cluster, killed.addr).map_or(0, |endpoint| endpoint.picks);
+                killed.kill().await;
+                let instance = killed.id.clone();
                 let line = format!("{instance} is killed; the registry still lists it until its check fails");
                 let at = Instant::now();
                 let after_start = at - start;
-                self.death =
+                self.kill =
                     Some(KillRecord { instance, at, after_start, picks, last_attempt: None, attempts: 0 });
                 Ok((line, ScenarioStep::Add))
             }
             ScenarioStep::Add => Ok((format!("{} is added", self.add(1).await?), ScenarioStep::ChangeWeight)),
             ScenarioStep::ChangeWeight => {
-                let Some(growing) = self.instances.get(REWEIGHTED_INSTANCE) else {
+                let Some(reweighted) = self.instances.get(REWEIGHTED_INSTANCE) else {
                     return Ok((String::new(), ScenarioStep::End));
                 };
-                growing.register(self.registry, 3).await?;
-                Ok((format!("{} gets weight 3", growing.id), ScenarioStep::End))
+                reweighted.register(self.registry, 3).await?;
+                Ok((format!("{} gets weight 3", reweighted.id), ScenarioStep::End))
             }
             ScenarioStep::End => Ok((String::new(), ScenarioStep::End)),
         }
@@ -171,13 +171,13 @@ impl Scenario {
     }
 
     fn record_picks_after_kill(&mut self, cluster: Option<&ClusterStatus>) {
-        let Some(death) = &mut self.death else { return };
-        let addr = self.instances.get(KILLED_INSTANCE).map(|victim| victim.addr);
+        let Some(kill) = &mut self.kill else { return };
+        let addr = self.instances.get(KILLED_INSTANCE).map(|killed| killed.addr);
         let picks = addr.and_then(|addr| find_endpoint(cluster, addr)).map_or(0, |endpoint| endpoint.picks);
-        if picks > death.picks {
-            death.attempts += picks - death.picks;
-            death.picks = picks;
-            death.last_attempt = Some(death.at.elapsed());
+        if picks > kill.picks {
+            kill.attempts += picks - kill.picks;
+            kill.picks = picks;
+            kill.last_attempt = Some(kill.at.elapsed());
         }
     }
 
@@ -188,12 +188,12 @@ impl Scenario {
         at: Duration,
         of: Duration,
     ) -> TableFrame {
-        let mut seen = traffic.stats();
+        let mut stats = traffic.stats();
         let now = Instant::now();
         let recent: Vec<_> = self
             .instances
             .iter()
-            .map(|instance| match seen.by_instance.get_mut(&instance.id) {
+            .map(|instance| match stats.by_instance.get_mut(&instance.id) {
                 Some(answers) => (answers.recent(now), answers.count),
                 None => (Vec::new(), 0),
             })
@@ -216,9 +216,9 @@ impl Scenario {
             elapsed: at,
             length: of,
             rows: rows.collect(),
-            requests: seen.requests,
+            requests: stats.requests,
             retries: cluster.map_or(0, |cluster| cluster.retries),
-            failures: seen.failures,
+            failures: stats.failures,
         }
     }
 }
@@ -232,7 +232,7 @@ fn find_endpoint(cluster: Option<&ClusterStatus>, addr: SocketAddr) -> Option<&E
     cluster?.endpoints.iter().find(|endpoint| endpoint.address == addr)
 }
 
-/// What was seen, all in all. Displays as the summary.
+/// The result. Displays as the summary.
 #[derive(Debug)]
 pub(super) struct DemoResult {
     requests: u64,
@@ -240,16 +240,16 @@ pub(super) struct DemoResult {
     reasons: Vec<String>,
     retries: u64,
     length: Duration,
-    death: Option<KillRecord>,
+    kill: Option<KillRecord>,
 }
 
 impl DemoResult {
-    /// No request failed, and there were some.
+    /// No request failed, and at least one was sent.
     pub(super) fn is_success(&self) -> bool {
         self.failures == 0 && self.requests > 0
     }
 
-    /// Why it is not good.
+    /// Why the demo failed.
     pub(super) fn failure_text(&self) -> String {
         format!("{} of {} requests failed", self.failures, self.requests)
     }
@@ -263,16 +263,14 @@ impl fmt::Display for DemoResult {
         for reason in &self.reasons {
             write!(f, "\n  failed: {reason}")?;
         }
-        let Some(KillRecord { instance, after_start, last_attempt: last_try, attempts: tries, .. }) =
-            &self.death
-        else {
+        let Some(KillRecord { instance, after_start, last_attempt, attempts, .. }) = &self.kill else {
             return Ok(());
         };
         write!(f, "\n{instance} was killed at {:.1} s; ", after_start.as_secs_f64())?;
-        match last_try {
+        match last_attempt {
             Some(last) => write!(
                 f,
-                "{tries} requests tried it after that, the last one {} ms after the kill.",
+                "{attempts} requests tried it after that, the last one {} ms after the kill.",
                 last.as_millis()
             ),
             None => f.write_str("no request tried it after the kill."),
@@ -291,14 +289,14 @@ mod tests {
             reasons: if failures > 0 { vec!["2 × 502: no_answer".into()] } else { Vec::new() },
             retries: 7,
             length: Duration::from_secs(12),
-            death: None,
+            kill: None,
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_summary_says_what_failed_and_when_the_dead_was_last_tried() {
+    async fn the_summary_has_the_failures_and_the_last_attempt_on_the_killed_instance() {
         let mut good = demo_result(4_800, 0);
-        good.death = Some(KillRecord {
+        good.kill = Some(KillRecord {
             instance: "orders-2".into(),
             at: Instant::now(),
             after_start: Duration::from_secs(4),
@@ -322,10 +320,10 @@ mod tests {
     }
 
     #[test]
-    fn the_acts_come_in_order_within_the_time() {
+    fn the_steps_come_in_order_within_the_length() {
         let whole = Duration::from_secs(12);
         let times = [ScenarioStep::Kill, ScenarioStep::Add, ScenarioStep::ChangeWeight, ScenarioStep::End]
-            .map(|act| act.at(whole));
+            .map(|step| step.at(whole));
         assert!(times.is_sorted() && times[3] == whole, "{times:?}");
         assert_eq!(times[0], whole / 3);
     }

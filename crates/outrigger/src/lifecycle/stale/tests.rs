@@ -8,7 +8,7 @@ use super::{
     super::{
         report::CHECK_OUTPUT,
         status::RegistrationPhase,
-        testing::{AgentCall, FakeAgent},
+        testing::{AgentCall, FakeAgent, test_registration},
     },
     *,
 };
@@ -16,18 +16,8 @@ use super::{
 fn ours() -> Registration {
     let mut meta = BTreeMap::new();
     add_owner_key(&mut meta);
-    Registration {
-        id: "orders-new-8080".into(),
-        name: "orders".into(),
-        address: Some("10.0.0.5".into()),
-        port: 8080,
-        tags: Vec::new(),
-        meta,
-        weights: Weights::default(),
-        ttl: Duration::from_secs(30),
-        deregister_after: Duration::from_secs(60),
-        initial_health: ReportedHealth::Critical,
-    }
+    let id = "orders-new-8080".into();
+    Registration { id, address: Some("10.0.0.5".into()), tags: Vec::new(), meta, ..test_registration() }
 }
 
 /// A registration that an earlier version left.

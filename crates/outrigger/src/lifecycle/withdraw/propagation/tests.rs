@@ -1,26 +1,15 @@
 //! Against a registry that lists what the test says, on a paused clock.
 
 use outrigger_registry::{
-    HealthStatus, Instance, ReportedHealth,
+    HealthStatus, Instance,
     testing::{Listed, ScriptedRegistry, instance},
 };
 use tokio::time::sleep;
 
-use super::*;
+use super::{super::super::testing::test_registration, *};
 
 fn us() -> Registration {
-    Registration {
-        id: "orders-1".into(),
-        name: "Orders".into(),
-        address: None,
-        port: 8080,
-        tags: Vec::new(),
-        meta: Default::default(),
-        weights: Default::default(),
-        ttl: Duration::from_secs(30),
-        deregister_after: Duration::from_secs(60),
-        initial_health: ReportedHealth::Critical,
-    }
+    Registration { name: "Orders".into(), tags: Vec::new(), ..test_registration() }
 }
 
 /// A monitor that watches, and what its registry lists.

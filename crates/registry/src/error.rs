@@ -1,67 +1,67 @@
-//! What can go wrong when a registry is asked.
+//! The errors of a question to a registry.
 
 use std::{io, time::Duration};
 
-/// A failed question. `Display` is one level; `source()` the next.
+/// A failed question. `Display` prints one level; `source()` is the next.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The registry could not be connected to.
     #[error("connect to {address}")]
     Connect {
-        /// Whom.
+        /// The registry's address.
         address: String,
-        /// Why not.
+        /// The error of the operating system or of TLS.
         #[source]
         source: io::Error,
     },
-    /// No answer in time.
+    /// The registry did not answer in time.
     #[error("no answer to {request} within {after:?}")]
     Timeout {
         /// Method and path.
         request: String,
-        /// How long was waited.
+        /// The time that was waited.
         after: Duration,
     },
-    /// Every connection that may be used was taken for the whole time.
+    /// Every connection that the question may use was in use for the whole time.
     #[error("no free connection for {request} within {after:?}, all {limit} are in use")]
     Busy {
         /// Method and path.
         request: String,
-        /// How many connections there are.
+        /// The number of connections that the question may use.
         limit: usize,
-        /// How long was waited.
+        /// The time that was waited.
         after: Duration,
     },
-    /// The connection broke, or the answer was no HTTP.
+    /// The connection broke, or the answer was not HTTP.
     #[error("exchange {request}")]
     Exchange {
         /// Method and path.
         request: String,
-        /// Why.
+        /// The error of the connection.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// An answer with another status than expected.
+    /// An answer with another status than the expected one.
     #[error("{request} answered {status}: {text}{}", hint.map(|h| format!(" ({h})")).unwrap_or_default())]
     Refused {
         /// Method and path.
         request: String,
-        /// Its status.
+        /// The HTTP status.
         status: u16,
-        /// The registry's own words, cut at 300 characters.
+        /// The text of the registry, cut at 300 characters.
         text: String,
-        /// What to do, where that is known.
+        /// What to do about it, where that is known.
         hint: Option<&'static str>,
     },
-    /// The answer's body is not what it should be.
+    /// The answer's body cannot be parsed.
     #[error("{request} answered something unreadable: {reason}")]
     Malformed {
         /// Method and path.
         request: String,
-        /// Where and what.
+        /// Line, column and problem.
         reason: String,
     },
-    /// The answer's body is larger than we read.
+    /// The answer's body is larger than the limit.
     #[error("{request} answered more than {limit} bytes")]
     TooLarge {
         /// Method and path.
@@ -72,15 +72,15 @@ pub enum Error {
     /// A file (token, certificate, static instances) could not be used.
     #[error("use {path}: {reason}")]
     File {
-        /// Which.
+        /// The path; with line and column where a place in the file is wrong.
         path: String,
-        /// Why not.
+        /// What is wrong with the file.
         reason: String,
     },
 }
 
 impl Error {
-    /// The word for metrics: a closed list.
+    /// The metric label of the error: a closed list.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Connect { .. } => "connect",
@@ -96,18 +96,18 @@ impl Error {
         }
     }
 
-    /// The agent does not hold the check that was reported on: the registration is gone, register
-    /// again. Consul says so with 500 (404 in newer versions) and differently with ACLs on.
+    /// The agent does not hold the check that was reported on: the registration is lost and must be made
+    /// again. Consul answers 500 (404 in newer versions), and another text with ACLs on.
     pub fn is_unknown_check(&self) -> bool {
         self.reports_missing(&["does not have associated TTL", "Unknown check"])
     }
 
-    /// The agent does not hold the service that was named.
+    /// The agent does not hold the named service.
     pub fn is_unknown_service(&self) -> bool {
         self.reports_missing(&["Unknown service", "unknown service", "No service registered with ID"])
     }
 
-    /// No server leads the cluster now: reads with [`crate::Consistency::Stale`] may still be answered.
+    /// The cluster has no leader now: reads with [`crate::Consistency::Stale`] may still be answered.
     pub fn is_no_leader(&self) -> bool {
         const WORDS: [&str; 4] = [
             "No cluster leader",

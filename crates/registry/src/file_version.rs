@@ -1,11 +1,11 @@
-//! Tells whether a file is still the one that was read, without reading it.
+//! Detects a changed file without reading it.
 
 use std::{fs::Metadata, os::unix::fs::MetadataExt};
 
-/// What changes when a file is written, replaced or pointed elsewhere.
+/// A value that changes when the file is written, replaced, or a symbolic link to it is moved.
 ///
-/// The time of the last status change is in it because tools that copy a file may set its
-/// modification time back, and nothing can set this one.
+/// It includes the time of the last status change, because tools that copy a file may set its modification
+/// time back, and no tool can set the status change time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileVersion {
     modified: (i64, i64),

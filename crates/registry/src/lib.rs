@@ -1,9 +1,9 @@
-//! Asks a registry one question at a time. No loops, no spawns, no memory of answers (but for the
-//! file's last good content).
+//! Asks a registry one question at a time. The crate runs no loops, spawns no tasks and remembers no
+//! answers, except the last good content of the file registry.
 //!
-//! [`Registry`] is what instances are learned from, [`Registrar`] where the local app is registered.
+//! [`Registry`] is the source of instances; [`Registrar`] is where the local app is registered.
 //! [`consul::Consul`] is both; [`file::FileRegistry`] is a registry of static instances. Asking again,
-//! backing off and keeping the last good answer are the `discovery` crate's.
+//! backing off and keeping the last good answer belong to the `discovery` crate.
 
 pub mod consul;
 mod error;

@@ -7,10 +7,10 @@ use outrigger_config::Weights;
 /// One entry of a registry's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    /// Who it is.
+    /// Its identity.
     pub id: InstanceId,
-    /// Where it is, or why it cannot be reached at all (an impossible port, a host name that does
-    /// not resolve): such an instance is known but not usable.
+    /// Its address, or the reason why the instance has none that can be used (an impossible port, a host
+    /// name that does not resolve).
     pub addr: Result<SocketAddr, Unusable>,
     /// Its tags, in the registry's order.
     pub tags: Arc<[Arc<str>]>,
@@ -18,17 +18,18 @@ pub struct Instance {
     pub meta: Arc<BTreeMap<String, String>>,
     /// Its shares of traffic.
     pub weights: Weights,
-    /// The worst of all its checks, the node's included.
+    /// The worst status of all its checks, the node's checks included.
     pub status: HealthStatus,
-    /// It is critical for one reason alone: the registry has lost sight of its node (Consul:
-    /// `serfHealth`), while its own checks say that it takes traffic. False with any other status.
+    /// True: the instance is critical only because the registry has lost contact with its node (Consul:
+    /// `serfHealth`); its own checks are passing or warning. False with any other status.
     pub node_lost: bool,
-    /// The registry's index of this life's first registration: another one is another life.
+    /// The index of the registry at the first registration of this incarnation. A new index is a new
+    /// incarnation.
     pub create_index: u64,
 }
 
 impl Instance {
-    /// The share of traffic it should get now: 0 when it should get none.
+    /// The share of traffic that the instance should get now; 0: none.
     pub fn weight(&self) -> u32 {
         match (&self.addr, self.status) {
             (Err(_), _) | (_, HealthStatus::Critical | HealthStatus::Maintenance) => 0,
@@ -37,13 +38,13 @@ impl Instance {
         }
     }
 
-    /// Whether it carries every one of `tags`. Consul compares tags without case.
+    /// Whether the instance has every one of `tags`. Consul compares tags without case.
     pub fn has_tags<T: AsRef<str>>(&self, tags: &[T]) -> bool {
         tags.iter().all(|wanted| self.tags.iter().any(|tag| tag.eq_ignore_ascii_case(wanted.as_ref())))
     }
 }
 
-/// An instance's identity: two answers with the same one mean the same instance.
+/// The identity of an instance: equal ids in two answers are the same instance.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId {
     /// Datacenter of the node.
@@ -69,12 +70,12 @@ pub enum HealthStatus {
     Warning,
     /// A check is critical.
     Critical,
-    /// Taken out by hand: a service's or node's maintenance mode.
+    /// Maintenance mode of the service or of its node: an operator has taken it out.
     Maintenance,
 }
 
 impl HealthStatus {
-    /// The lower-case word for pages, metrics and logs.
+    /// The lower-case name for pages, metrics and logs.
     pub fn label(self) -> &'static str {
         match self {
             Self::Passing => "passing",
@@ -85,21 +86,21 @@ impl HealthStatus {
     }
 }
 
-/// Why an entry cannot be called whatever its health.
+/// Why an instance cannot be called whatever its health.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Unusable {
-    /// The registry accepts any port number; this is none.
+    /// The port number is not a TCP port: the registry accepts any number.
     #[error("port {0} is not between 1 and 65535")]
     Port(i64),
     /// Neither the service nor its node has an address.
     #[error("no address")]
     NoAddress,
-    /// A host name that did not resolve.
+    /// The host name does not resolve.
     #[error("host name {host:?} does not resolve: {reason}")]
     Unresolved {
         /// The name.
         host: Arc<str>,
-        /// What the resolver said.
+        /// The error of the resolver.
         reason: Arc<str>,
     },
 }

@@ -1,4 +1,4 @@
-//! The questions that any registry can be asked. The loops that ask them live elsewhere.
+//! The questions that every registry answers. The loops that ask them are in other crates.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -6,10 +6,10 @@ use tokio::sync::watch;
 
 use crate::{Error, Instance};
 
-/// A boxed answer: registries are chosen at run time, off the request's path.
+/// A boxed answer, because the registry is chosen at run time. Not used on the path of a request.
 pub type AnswerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>;
 
-/// Which service is asked about.
+/// The service that a question is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Query {
     /// Its name, lower case.
@@ -30,21 +30,21 @@ impl fmt::Display for Query {
 /// How fresh an answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Consistency {
-    /// The registry's default: Consul's leader answers.
+    /// The registry's default: in Consul the leader answers.
     #[default]
     Default,
-    /// Any server may answer, also while there is no leader.
+    /// Any server may answer, also while the cluster has no leader.
     Stale,
     /// The leader confirms its leadership first.
     Consistent,
 }
 
-/// Where a watch stands. Opaque to everybody but the registry that made it.
+/// The position of a watch. Only the registry that made it can read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cursor(pub(crate) u64);
 
 impl Cursor {
-    /// The cursor of a watch that has seen nothing: the next question is answered at once.
+    /// The cursor of a watch that has no answer yet: its next question is answered at once.
     pub const START: Self = Self(0);
 
     /// The raw index, for a metric.
@@ -52,7 +52,7 @@ impl Cursor {
         self.0
     }
 
-    /// A cursor at `index`, for tests and for other registries.
+    /// A cursor at `index`, for tests and other registries.
     pub fn at(index: u64) -> Self {
         Self(index)
     }
@@ -61,25 +61,25 @@ impl Cursor {
 /// One answer of a watch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WatchAnswer {
-    /// Every instance of the service, the critical ones too.
+    /// Every instance of the service, critical ones included.
     pub instances: Vec<Instance>,
-    /// Where to go on from; [`Cursor::START`] when the index went back or cannot be trusted.
+    /// The cursor of the next question; [`Cursor::START`] when the index went back or cannot be used.
     pub cursor: Cursor,
-    /// The registry's index went back: it was restarted, or another server answered.
+    /// The index of the registry went back: the registry was restarted, or another server answered.
     pub index_went_back: bool,
-    /// How old the answer may be, where the registry says so (Consul: `X-Consul-LastContact` of a
-    /// stale read). `None`: it is current.
+    /// The age of the answer, where the registry states it (Consul: `X-Consul-LastContact` of a stale
+    /// read). `None`: the answer is current.
     pub age: Option<Duration>,
-    /// Consul: whether the answering server knows a leader. `true` elsewhere.
+    /// Consul: whether the server that answered knows a leader. `true` in other registries.
     pub known_leader: bool,
 }
 
 /// A source of instances.
 pub trait Registry: fmt::Debug + Send + Sync + 'static {
-    /// One question: answers when the service's instances may have changed since `cursor`, or after
-    /// about `wait`. Answers at once for [`Cursor::START`]. It never answers later than
-    /// `wait` + `wait`/16 and a margin: a silent registry is an error. Time spent in line for a
-    /// connection counts as waiting; where `wait` ends there, the error is [`Error::Busy`].
+    /// One question. It is answered when the instances of the service may have changed since `cursor`, or
+    /// after about `wait`; at once for [`Cursor::START`]. No answer within `wait` + `wait`/16 and a margin
+    /// is an error. The time spent waiting for a connection counts as `wait`; when `wait` ends there, the
+    /// error is [`Error::Busy`].
     fn watch<'a>(
         &'a self,
         query: &'a Query,
@@ -88,11 +88,11 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
         wait: Duration,
     ) -> AnswerFuture<'a, WatchAnswer>;
 
-    /// The longest `wait` that the watcher should ask for.
+    /// The longest `wait` that a caller should ask for.
     fn longest_wait(&self) -> Duration;
 
-    /// What may be wrong when an answer is empty against expectation, for pages and error bodies.
-    /// `None`: an empty answer means what it says.
+    /// A possible reason for an answer that is empty where instances were expected, for pages and error
+    /// bodies. `None`: an empty answer means that there are no instances.
     fn empty_hint(&self) -> Option<&'static str> {
         None
     }
@@ -100,30 +100,31 @@ pub trait Registry: fmt::Debug + Send + Sync + 'static {
 
 /// A place where the local app is registered.
 pub trait Registrar: fmt::Debug + Send + Sync + 'static {
-    /// Registers `registration`, or corrects the one of the same id. Its check starts critical; one
-    /// that is there already keeps its status. Every other check stays: maintenance mode, and also
-    /// what an earlier registration left ([`Registrar::service_checks`]). The registry goes on to vouch for it
-    /// with the credentials of this call ([`Registrar::watch_credentials`]).
+    /// Registers `registration`, or corrects the registration of the same id. A new check starts with
+    /// [`Registration::initial_health`]; an existing check keeps its status. Every other check stays:
+    /// maintenance mode, and checks that an earlier registration left ([`Registrar::service_checks`]). The
+    /// registry keeps the registration in the catalog with the credentials of this call
+    /// ([`Registrar::watch_credentials`]).
     fn register<'a>(&'a self, registration: &'a Registration) -> AnswerFuture<'a, ()>;
 
-    /// The checks of registration `id`; none for one that is not there.
+    /// The checks of registration `id`; none for an unknown id.
     fn service_checks<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ServiceChecks>;
 
-    /// Removes a check by its own id. One that is not there is no error.
+    /// Removes a check by its own id. An unknown id is not an error.
     fn deregister_check<'a>(&'a self, check: &'a str) -> AnswerFuture<'a, ()>;
 
-    /// Removes a registration and its checks, maintenance mode too. One that is not there is no error.
+    /// Removes a registration and its checks, maintenance mode included. An unknown id is not an error.
     fn deregister<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ()>;
 
-    /// States the health of the check of registration `id`, which also renews its TTL. `output` must
-    /// be constant: a changing one wakes every watcher.
+    /// Reports the health of the check of registration `id`, which also renews its TTL. `output` must be
+    /// constant, because a change of it wakes every watcher.
     fn report<'a>(&'a self, id: &'a str, health: ReportedHealth, output: &'a str) -> AnswerFuture<'a, ()>;
 
-    /// Switches maintenance mode.
+    /// Turns maintenance mode on or off.
     fn set_maintenance<'a>(&'a self, id: &'a str, on: bool, reason: &'a str) -> AnswerFuture<'a, ()>;
 
-    /// What the agent holds under `id`: answers when that changes from `hash`, or after `wait`; at
-    /// once without a hash. `None`: the agent does not know it.
+    /// The registration `id` as the agent holds it: answered when it differs from `hash`, or after `wait`;
+    /// at once without a hash. `None`: the agent does not hold it.
     fn agent_service<'a>(
         &'a self,
         id: &'a str,
@@ -131,8 +132,8 @@ pub trait Registrar: fmt::Debug + Send + Sync + 'static {
         wait: Duration,
     ) -> AnswerFuture<'a, Option<AgentService>>;
 
-    /// What callers find under the name and id of `registration`, on whatever agent: blocks as
-    /// [`Registry::watch`] does. The catalog may have lost what the agent holds.
+    /// What callers find under the name and id of `registration`, on any agent; blocks as
+    /// [`Registry::watch`] does. The catalog may lack what the agent holds.
     fn catalog_entry<'a>(
         &'a self,
         registration: &'a Registration,
@@ -140,12 +141,12 @@ pub trait Registrar: fmt::Debug + Send + Sync + 'static {
         wait: Duration,
     ) -> AnswerFuture<'a, WatchAnswer>;
 
-    /// The ids, ports and addresses of every service that the agent holds.
+    /// Every service that the agent holds, with id, port and address.
     fn agent_services(&self) -> AnswerFuture<'_, Vec<AgentService>>;
 
-    /// A number that changes with the credentials (Consul: a token file that was written anew): what was
-    /// registered with others has to be registered again, for when those end, the registry hears no more
-    /// of it. The change is seen by the next question, whatever it is.
+    /// A number that rises when the credentials change (Consul: the token file has new content). What was
+    /// registered with the old credentials must be registered again, because the agent can no longer update
+    /// the catalog once they expire. A change is seen with the next question of any kind.
     fn watch_credentials(&self) -> watch::Receiver<u64>;
 }
 
@@ -156,7 +157,7 @@ pub struct Registration {
     pub id: String,
     /// The service's name.
     pub name: String,
-    /// Absent: the agent's own address.
+    /// Its address. Absent: the address of the agent.
     pub address: Option<String>,
     /// The app's port.
     pub port: u16,
@@ -166,12 +167,12 @@ pub struct Registration {
     pub meta: std::collections::BTreeMap<String, String>,
     /// Shares of traffic.
     pub weights: outrigger_config::Weights,
-    /// The check turns critical when not renewed for this long.
+    /// The check becomes critical when it is not renewed for this time.
     pub ttl: Duration,
-    /// The registry removes it after it was critical for this long.
+    /// The registry removes the registration when it has been critical for this time.
     pub deregister_after: Duration,
-    /// What its check says from the start, where the agent does not hold it yet: callers would otherwise
-    /// see an app that is well as critical until the first report.
+    /// The status of a check that is new to the agent. Without it callers see a healthy app as critical
+    /// until the first report.
     pub initial_health: ReportedHealth,
 }
 
@@ -182,7 +183,7 @@ pub struct AgentService {
     pub id: String,
     /// The service's name.
     pub name: String,
-    /// Its own address, when it has one.
+    /// Its own address, if it has one.
     pub address: Option<String>,
     /// Its port.
     pub port: i64,
@@ -192,9 +193,9 @@ pub struct AgentService {
     pub meta: std::collections::BTreeMap<String, String>,
     /// Shares of traffic.
     pub weights: outrigger_config::Weights,
-    /// Whether others may change its tags in the catalog.
+    /// Whether tags may be changed in the catalog, from outside this agent.
     pub enable_tag_override: bool,
-    /// Consul's content hash: goes into the next [`Registrar::agent_service`]. Empty from
+    /// The content hash of Consul, for the next [`Registrar::agent_service`]. Empty in an answer of
     /// [`Registrar::agent_services`].
     pub content_hash: String,
 }
@@ -202,36 +203,36 @@ pub struct AgentService {
 /// The checks of one registration, as the agent holds them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServiceChecks {
-    /// The one that [`Registrar::register`] makes, or what somebody put in its place.
+    /// The check that [`Registrar::register`] makes, or a check of the same id that replaced it.
     pub own: Option<OwnCheck>,
-    /// The ids of those that it does not make; they count all the same.
+    /// The ids of all other checks; they count for the status of the service too.
     pub others: Vec<String>,
-    /// Why the registration is in maintenance. `None`: it is not.
+    /// The reason for maintenance mode. `None`: it is off.
     pub maintenance: Option<String>,
 }
 
-/// What is held where our check belongs.
+/// The check that the agent holds under the id of our check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnCheck {
     /// Its id.
     pub id: String,
-    /// It bears the name that [`Registrar::register`] gives.
+    /// It has the name that [`Registrar::register`] gives.
     pub has_our_name: bool,
-    /// What it says.
+    /// Its status.
     pub health: ReportedHealth,
-    /// The text of whoever said so last; empty in the beginning.
+    /// The output of the last report; empty at first.
     pub output: String,
-    /// That was the agent, because nobody renewed it.
+    /// The agent set the status because the TTL was not renewed.
     pub ttl_expired: bool,
 }
 
-/// Health that the sidecar states for its app.
+/// The health of the app, as the sidecar reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReportedHealth {
-    /// It answers well.
+    /// The app is healthy.
     Passing,
-    /// It answers, and asks for less (HTTP 429).
+    /// The app answers, and asks for less traffic (HTTP 429).
     Warning,
-    /// It does not.
+    /// The app is not healthy.
     Critical,
 }

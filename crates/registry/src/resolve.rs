@@ -1,8 +1,8 @@
-//! Turns the host and port that a registry lists into an address, or into the reason why there is none.
+//! Resolves the host and port that a registry lists into an address, or into the reason why there is none.
 //!
-//! A name is asked again with every answer, once however many instances carry it. What it came to is
-//! remembered for two things: an address that is still good is kept, and a resolver that fails does
-//! not take instances away.
+//! A name is looked up with every answer, once however many instances carry it. The last result is kept for
+//! two reasons: an address that is still listed stays in use, and a resolver that fails does not remove
+//! instances.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,42 +20,42 @@ use crate::{Instance, Unusable};
 
 /// Longest wait for one name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest wait for all names of an answer: an answer is not held back for long by its worst entries.
+/// Longest wait for all names of an answer: its slowest names delay an answer by no more than this.
 const ALL_LOOKUPS_TIMEOUT: Duration = Duration::from_secs(3);
-/// Names asked at once: each takes a thread of the blocking pool.
+/// Names that are looked up at the same time: each takes a thread of the blocking pool.
 const MAX_CONCURRENT_LOOKUPS: usize = 32;
 
-/// How long the last address of a name stands in for one that cannot be looked up. Then somebody else
-/// may have the address.
+/// How long the last address of a name is used when the name cannot be looked up. After this time the
+/// address may belong to another host.
 const FALLBACK_TTL: Duration = Duration::from_secs(600);
-/// Most names that are remembered.
+/// Most names that are kept.
 const MAX_REMEMBERED: usize = 4096;
 
-/// An entry as listed: its address is still words.
+/// An instance before its address is resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnresolvedInstance {
     /// IP address or host name; empty where the registry has none.
     pub(crate) host: Arc<str>,
-    /// As listed, possible or not.
+    /// The port as listed, possible or not.
     pub(crate) port: i64,
-    /// Everything else. Its `addr` is filled in by [`resolve`].
+    /// All other fields. [`resolve`] fills in `addr`.
     pub(crate) instance: Instance,
 }
 
-/// What a name came to.
+/// The result of a look-up.
 type LookupResult = Result<IpAddr, Arc<str>>;
 
-/// Asks for every address of a name.
+/// Looks up every address of a name.
 type LookupFn = dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
 
-/// Looks names up.
+/// Resolves names.
 pub(crate) struct Resolver {
     lookup: Box<LookupFn>,
-    // Held for a map operation, never over an await.
+    // Locked for a map operation, never over an await.
     last_addresses: Mutex<HashMap<Arc<str>, LastAddress>>,
 }
 
-/// The address of a name that was given out last, and when it was last found.
+/// The last used address of a name, and when it was last found.
 #[derive(Debug, Clone, Copy)]
 struct LastAddress {
     ip: IpAddr,
@@ -63,7 +63,7 @@ struct LastAddress {
 }
 
 impl Resolver {
-    /// One that asks the system.
+    /// A resolver that asks the system.
     pub(crate) fn new() -> Self {
         Self::with_lookup(|name| {
             Box::pin(async move {
@@ -107,7 +107,7 @@ impl Resolver {
         }
     }
 
-    /// The address to use, in the light of the one that was used last.
+    /// The address to use, which depends on the last used one.
     fn choose_address(&self, name: &Arc<str>, found: Result<Vec<IpAddr>, Arc<str>>) -> LookupResult {
         let now = Instant::now();
         let mut last = self.last_addresses.lock();
@@ -148,9 +148,9 @@ fn is_host_name(host: &str) -> bool {
     !host.is_empty() && host.parse::<IpAddr>().is_err()
 }
 
-/// The one from before while it is still among them: a resolver that lists them in turns must not move
-/// an instance each time. Else IPv4 when there are both: a name with both is most often reachable by
-/// IPv4 only inside a cluster.
+/// The last used address while it is still listed, because a resolver that rotates its list must not move
+/// an instance each time. Else an IPv4 address where there is one: a name with both families is most often
+/// reachable only by IPv4 inside a cluster.
 fn prefer_address(found: &[IpAddr], before: Option<LastAddress>) -> Option<IpAddr> {
     let same = before.map(|known| known.ip).filter(|ip| found.contains(ip));
     same.or_else(|| found.iter().find(|ip| ip.is_ipv4()).or(found.first()).copied())
@@ -175,7 +175,8 @@ fn socket_addr(
         }
         (Err(_), None) => return Err(Unusable::NoAddress),
     };
-    // 0.0.0.0 says "every address of mine": called from here it would be this machine.
+    // 0.0.0.0 stands for every address of the host that registered it; a connection to it from here would
+    // reach this machine.
     if ip.is_unspecified() { Err(Unusable::NoAddress) } else { Ok(SocketAddr::new(ip, port)) }
 }
 
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_that_is_still_listed_is_kept_whatever_the_order() {
+    async fn an_address_that_is_still_listed_stays_in_use_in_any_order() {
         let resolver = resolver_with_answers([
             &["::1", "10.0.0.1", "10.0.0.2"],
             &["10.0.0.2", "10.0.0.1"],
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_resolver_that_fails_takes_nothing_away_for_ten_minutes() {
+    async fn the_last_address_stays_for_ten_minutes_when_the_resolver_fails() {
         let resolver = resolver_with_answers([&["10.0.0.1"], &[]]);
         for _ in 0..3 {
             assert_eq!(look_up(&resolver).await, found("10.0.0.1"));
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_resolver_that_hangs_is_waited_for_one_second() {
+    async fn a_resolver_that_hangs_delays_an_answer_by_one_second() {
         let resolver = Resolver::with_lookup(|_| Box::pin(std::future::pending()));
         let from = Instant::now();
         assert!(look_up(&resolver).await.unwrap_err().contains("in time"));
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_remembered_is_bounded() {
+    async fn the_number_of_kept_names_is_bounded() {
         let resolver = Resolver::with_lookup(|_| Box::pin(async { Ok(vec![IpAddr::from([10, 0, 0, 1])]) }));
         let names = (0..MAX_REMEMBERED + 100).map(|n| format!("name-{n}").into()).collect();
         assert_eq!(resolver.look_up_all(names).await.len(), MAX_REMEMBERED + 100);

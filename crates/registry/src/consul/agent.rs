@@ -1,6 +1,6 @@
-//! What is sent to the agent about the local app. Pure.
+//! The bodies that are sent to the agent about the local app. Pure.
 //!
-//! Consul refuses a body with a field that it does not know, so that only what 1.8 knows is sent.
+//! Consul refuses a body with an unknown field, so only fields of 1.8 are sent.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{Registration, ReportedHealth};
 
-/// The id of the one check of registration `id`: also what Consul would call it by itself.
+/// The id of the check of registration `id`. Consul would choose the same id.
 pub(super) fn check_id(id: &str) -> String {
     format!("service:{id}")
 }
@@ -48,7 +48,7 @@ struct CheckBody {
     #[serde(rename = "CheckID")]
     id: String,
     name: String,
-    /// Of a check that is new to the agent; one that it holds keeps its status.
+    /// The status of a check that is new to the agent; a check that the agent holds keeps its status.
     status: &'static str,
     #[serde(rename = "TTL")]
     ttl: String,
@@ -102,7 +102,7 @@ fn status_text(health: ReportedHealth) -> &'static str {
     }
 }
 
-/// As Go reads one: `45s`, `1500ms`. Never `0s`, which stands for a default of minutes.
+/// A duration as Go parses it: `45s`, `1500ms`. Never `0s`, which stands for a default of minutes.
 pub(super) fn go_duration(duration: Duration) -> String {
     let millis = duration.as_millis().max(1);
     if millis.is_multiple_of(1000) { format!("{}s", millis / 1000) } else { format!("{millis}ms") }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_written_as_go_reads_them() {
+    fn durations_are_written_as_go_parses_them() {
         for (millis, text) in
             [(0, "1ms"), (500, "500ms"), (1500, "1500ms"), (45_000, "45s"), (600_000, "600s")]
         {

@@ -1,5 +1,5 @@
-//! One HTTP exchange with the agent: a place among the connections, the token, the time-out, one
-//! more try where an idle connection had died, and a typed error for everything else.
+//! One HTTP exchange with the agent: connection limit, token, time-out, one repetition where an idle
+//! connection was closed, and a typed error for every other failure.
 
 use std::{error::Error as StdError, fmt, io, time::Duration};
 
@@ -22,33 +22,33 @@ use crate::Error;
 /// Longest body that is read.
 const MAX_BODY: usize = 64 << 20;
 
-/// Everything that a path segment or a query value may not carry as it is.
+/// Every character that must be escaped in a path segment or a query value.
 const RESERVED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
 
-/// One question.
+/// One request to the agent.
 #[derive(Debug)]
 pub(super) struct ApiRequest {
-    /// The word for metrics.
+    /// Its label in metrics.
     pub(super) operation: &'static str,
     pub(super) method: Method,
     /// Path and query, encoded.
     pub(super) target: String,
-    /// JSON, or nothing.
+    /// JSON, or empty.
     pub(super) body: Bytes,
-    /// Longest time from the place to the last byte of the answer.
+    /// Longest time from the slot to the last byte of the answer.
     pub(super) timeout: Duration,
 }
 
 impl ApiRequest {
-    /// Method and path, for errors. What the query says is in the caller's log fields.
+    /// Method and path, for errors. The query is in the log fields of the caller.
     pub(super) fn method_and_path(&self) -> String {
         let path = self.target.split('?').next().unwrap_or_default();
         format!("{} {path}", self.method)
     }
 }
 
-/// The agent, as an HTTP server.
+/// The HTTP client of the agent.
 pub(super) struct ApiClient {
     dialer: Dialer,
     host: HeaderValue,
@@ -58,7 +58,7 @@ pub(super) struct ApiClient {
 }
 
 impl ApiClient {
-    /// Checks the address, the token and the TLS files. Connects to nobody.
+    /// Checks the address, the token and the TLS files. Opens no connection.
     pub(super) fn new(config: &config::ConsulSettings, observer: Observer) -> Result<Self, Error> {
         let config::ConsulAddress { host, port, .. } = &config.address;
         let authority =
@@ -76,45 +76,45 @@ impl ApiClient {
         })
     }
 
-    /// Asks, and has `judge` make something of the whole answer, whatever its status.
+    /// Sends the request; `parse` makes the result from the complete answer, whatever its status.
     pub(super) async fn send<T>(
         &self,
-        place: Slot<'_>,
+        slot: Slot<'_>,
         ask: ApiRequest,
-        judge: impl FnOnce(ApiResponse) -> Result<T, Error>,
+        parse: impl FnOnce(ApiResponse) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut watching = ObservedExchange::new(&self.observer, ask.operation);
-        let result = timeout(ask.timeout, Box::pin(self.exchange(&place, &ask)))
+        let mut observed = ObservedExchange::new(&self.observer, ask.operation);
+        let result = timeout(ask.timeout, Box::pin(self.exchange(&slot, &ask)))
             .await
             .unwrap_or_else(|_| Err(Error::Timeout { request: ask.method_and_path(), after: ask.timeout }))
-            .and_then(judge);
-        watching.set_outcome(&result);
+            .and_then(parse);
+        observed.set_outcome(&result);
         result
     }
 
-    /// A slot of the connection limit `lane`, within `longest`.
+    /// A slot of the connection limit `limit`, within `longest`.
     pub(super) async fn acquire_slot<'a>(
         &self,
-        lane: &'a ConnectionLimit,
+        limit: &'a ConnectionLimit,
         longest: Duration,
         operation: &'static str,
         request: impl FnOnce() -> String,
     ) -> Result<Slot<'a>, Error> {
-        let mut watching = ObservedExchange::new(&self.observer, operation);
-        let result = lane.acquire(longest).await.ok_or_else(|| Error::Busy {
+        let mut observed = ObservedExchange::new(&self.observer, operation);
+        let result = limit.acquire(longest).await.ok_or_else(|| Error::Busy {
             request: request(),
-            limit: lane.limit(),
+            limit: limit.limit(),
             after: longest,
         });
-        watching.set_outcome(&result);
+        observed.set_outcome(&result);
         if result.is_ok() {
-            // The exchange itself is what is told of then.
-            watching.discard();
+            // The exchange is reported instead.
+            observed.discard();
         }
         result
     }
 
-    /// The agent's address, for people.
+    /// The address of the agent, for logs and errors.
     pub(super) fn address(&self) -> String {
         self.dialer.address().to_string()
     }
@@ -124,17 +124,17 @@ impl ApiClient {
         self.token.is_set()
     }
 
-    /// Counts the tokens, where they change.
+    /// A number that rises with every new token.
     pub(super) fn watch_rotations(&self) -> watch::Receiver<u64> {
         self.token.watch_rotations()
     }
 
-    async fn exchange(&self, place: &Slot<'_>, ask: &ApiRequest) -> Result<ApiResponse, Error> {
+    async fn exchange(&self, slot: &Slot<'_>, ask: &ApiRequest) -> Result<ApiResponse, Error> {
         let request = self.build_request(ask).await?;
-        if let Some(conn) = pop_reusable(place).await {
-            match self.exchange_on(conn, place, request.clone()).await {
-                // The agent closed it while the request was on its way. All requests here may be
-                // repeated: reads, and writes that state what should be.
+        if let Some(conn) = pop_reusable(slot).await {
+            match self.exchange_on(conn, slot, request.clone()).await {
+                // The agent closed the connection while the request was in transit. Every request of this
+                // client may be repeated: reads, and writes that state a desired content.
                 Err(ExchangeFailure::Unanswered(_)) => {}
                 other => return other.map_err(|broken| self.exchange_error(ask, broken)),
             }
@@ -143,17 +143,17 @@ impl ApiClient {
         let conn = AgentConnection::new(stream)
             .await
             .map_err(|error| self.dialer.connect_error(io::Error::other(error)))?;
-        self.exchange_on(conn, place, request).await.map_err(|broken| self.exchange_error(ask, broken))
+        self.exchange_on(conn, slot, request).await.map_err(|broken| self.exchange_error(ask, broken))
     }
 
     async fn exchange_on(
         &self,
         mut conn: AgentConnection,
-        place: &Slot<'_>,
+        slot: &Slot<'_>,
         request: Request<Full<Bytes>>,
     ) -> Result<ApiResponse, ExchangeFailure> {
         let reply = conn.exchange(request, self.max_body).await?;
-        place.push_idle(conn);
+        slot.push_idle(conn);
         Ok(reply)
     }
 
@@ -191,9 +191,9 @@ impl ApiClient {
     }
 }
 
-/// The newest idle connection that still lives. Dead ones are closed on the way.
-async fn pop_reusable(place: &Slot<'_>) -> Option<AgentConnection> {
-    while let Some(mut conn) = place.pop_idle() {
+/// The newest idle connection that can be used. Connections that cannot be used are closed.
+async fn pop_reusable(slot: &Slot<'_>) -> Option<AgentConnection> {
+    while let Some(mut conn) = slot.pop_idle() {
         if conn.is_reusable().await {
             return Some(conn);
         }
@@ -206,7 +206,7 @@ pub(super) fn percent_encode(value: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(value, RESERVED)
 }
 
-/// A fresh connection that ended before a byte of the answer.
+/// A new connection that ended before a byte of the answer.
 #[derive(Debug)]
 struct ClosedUnanswered(hyper::Error);
 

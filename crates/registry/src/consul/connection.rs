@@ -1,7 +1,7 @@
-//! One connection to the agent and one exchange at a time on it.
+//! One connection to the agent, with one exchange at a time.
 //!
-//! The connection is driven by whoever waits for the answer, not by a task of its own: letting go of
-//! the future closes the socket, and an idle connection costs nothing but its file descriptor.
+//! The future that waits for an answer also drives the connection; there is no task for it. Dropping the
+//! future closes the socket, and an idle connection costs only its file descriptor.
 
 use std::{
     future::{Future, poll_fn},
@@ -21,12 +21,12 @@ use hyper_util::rt::TokioIo;
 use outrigger_net::{ByteCounts, Stream};
 use tokio::time::Instant;
 
-/// An idle connection older than this is not used again: what stands between may have forgotten it.
+/// An idle connection older than this is not used again: a firewall or NAT in between may have dropped it.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// Memory set aside for a body before its bytes are here.
+/// Memory that is reserved for a body before its bytes arrive.
 const MAX_PREALLOCATED: u64 = 1 << 20;
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug)]
 pub(super) struct ApiResponse {
     pub(super) status: StatusCode,
@@ -34,12 +34,12 @@ pub(super) struct ApiResponse {
     pub(super) body: Vec<u8>,
 }
 
-/// Why there is none.
+/// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum ExchangeFailure {
     /// The connection ended before a byte of the answer.
     Unanswered(hyper::Error),
-    /// It broke, or what came was no HTTP.
+    /// The connection broke within the answer, or the answer was not HTTP.
     Midway(hyper::Error),
     /// The body is longer than the limit.
     TooLarge,
@@ -47,7 +47,7 @@ pub(super) enum ExchangeFailure {
 
 type ConnectionDriver = Pin<Box<Connection<TokioIo<Stream>, Full<Bytes>>>>;
 
-/// A connection that carries one exchange after the other.
+/// A connection that carries exchanges one after the other.
 pub(super) struct AgentConnection {
     sender: SendRequest<Full<Bytes>>,
     // `None` once the connection has ended.
@@ -64,13 +64,13 @@ impl AgentConnection {
         Ok(Self { sender, driver: Some(Box::pin(driver)), counts, idle_since: Instant::now() })
     }
 
-    /// Whether an idle connection can carry another exchange. Looks at the socket.
+    /// Whether an idle connection can carry another exchange. Reads the socket.
     pub(super) async fn is_reusable(&mut self) -> bool {
         self.idle_since.elapsed() < MAX_IDLE
             && drive_until(&mut self.driver, self.sender.ready()).await.is_ok()
     }
 
-    /// Sends `request` and reads its whole answer, of at most `limit` bytes.
+    /// Sends `request` and reads the complete answer, of at most `limit` bytes.
     pub(super) async fn exchange(
         &mut self,
         request: Request<Full<Bytes>>,
@@ -92,13 +92,13 @@ impl AgentConnection {
     }
 }
 
-/// Polls the connection as long as `answer` is waited for.
+/// Polls the connection while `answer` is pending.
 async fn drive_until<F: Future>(driver: &mut Option<ConnectionDriver>, answer: F) -> F::Output {
     let mut answer = pin!(answer);
     poll_fn(|cx| {
         let ended = driver.as_mut().is_some_and(|driver| driver.as_mut().poll(cx).is_ready());
         if ended {
-            // How it ended is told to `answer` as well.
+            // `answer` reports how the connection ended.
             *driver = None;
         }
         answer.as_mut().poll(cx)

@@ -1,5 +1,4 @@
-//! A set of connections with a limit, and how long a watch may keep its place when there are more
-//! watches than places.
+//! Connections with a limit, and the longest wait of a watch when there are more watches than connections.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -14,19 +13,19 @@ use tokio::{
 
 use super::connection::AgentConnection;
 
-/// The shortest wait of a watch, however many others are in line.
+/// The shortest wait of a watch, however many other watches are waiting.
 const MIN_WAIT: Duration = Duration::from_secs(1);
-/// The wait while most places are taken: a newcomer gets its turn soon.
+/// The wait while most slots are taken: a new watch gets a slot soon.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
-/// How long a watch should be without a place between two of its turns.
+/// How long a watch should be without a slot between two of its waits.
 const MAX_WITHOUT_SLOT: Duration = Duration::from_secs(5);
 
-/// Connections of one kind: in use and idle ones together are never more than the limit.
+/// Connections of one kind: those in use and idle ones together are never more than the limit.
 pub(super) struct ConnectionLimit {
     slots: Semaphore,
     limit: usize,
     waiting: AtomicUsize,
-    // Held for a push or a pop, never over an await.
+    // Locked for a push or a pop, never over an await.
     idle: Mutex<Vec<AgentConnection>>,
 }
 
@@ -38,7 +37,7 @@ pub(super) struct Slot<'a> {
 }
 
 impl ConnectionLimit {
-    /// A lane of `limit` connections.
+    /// A limit of `limit` connections.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             slots: Semaphore::new(limit),
@@ -48,7 +47,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// A place, in the order of asking; `None` when there was none for `longest`.
+    /// A slot, in the order of the calls; `None` when there was none for `longest`.
     pub(super) async fn acquire(&self, longest: Duration) -> Option<Slot<'_>> {
         if let Ok(permit) = self.slots.try_acquire() {
             return Some(Slot { connections: self, queued: Duration::ZERO, _permit: permit });
@@ -59,24 +58,23 @@ impl ConnectionLimit {
         Some(Slot { connections: self, queued: since.elapsed(), _permit: permit })
     }
 
-    /// The limit.
     pub(super) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Places taken.
+    /// Slots in use.
     pub(super) fn in_use(&self) -> usize {
         self.limit.saturating_sub(self.slots.available_permits())
     }
 
-    /// How many wait for a place.
+    /// Callers that wait for a slot.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 }
 
 impl Slot<'_> {
-    /// The connection that was used last. The caller checks whether it still lives.
+    /// The connection that was used last. The caller checks whether it can be used.
     pub(super) fn pop_idle(&self) -> Option<AgentConnection> {
         self.connections.idle.lock().pop()
     }
@@ -86,7 +84,7 @@ impl Slot<'_> {
         self.connections.idle.lock().push(conn);
     }
 
-    /// How long a watch may wait that was allowed `wait`, the time in line included.
+    /// How long a watch with the wait `wait` may keep its slot; the time in the queue counts too.
     pub(super) fn fair_wait(&self, wait: Duration) -> Duration {
         let turn =
             fair_wait(wait, self.connections.in_use(), self.connections.waiting(), self.connections.limit);
@@ -94,8 +92,8 @@ impl Slot<'_> {
     }
 }
 
-/// All of it while a quarter of the places is free. Then less; and when others are in line, so much
-/// that none of them is out of turn for longer than about [`MAX_WITHOUT_SLOT`].
+/// The whole wait while a quarter of the slots is free, and less otherwise. While other watches are
+/// waiting, so much less that no watch is without a slot for longer than about [`MAX_WITHOUT_SLOT`].
 fn fair_wait(wait: Duration, in_use: usize, waiting: usize, limit: usize) -> Duration {
     if waiting == 0 {
         return if in_use * 4 <= limit * 3 { wait } else { wait.min(BUSY_WAIT) };
@@ -105,7 +103,7 @@ fn fair_wait(wait: Duration, in_use: usize, waiting: usize, limit: usize) -> Dur
     Duration::from_secs_f64(share).clamp(MIN_WAIT.min(longest), longest)
 }
 
-/// One in line. Drop is one less, also when the caller lets go.
+/// One caller that waits. Dropping it is one less, also when the caller is cancelled.
 struct WaitingGuard<'a>(&'a AtomicUsize);
 
 impl<'a> WaitingGuard<'a> {
@@ -131,19 +129,19 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_waits_as_long_as_it_likes_while_places_are_free() {
+    fn a_watch_waits_for_its_whole_wait_while_slots_are_free() {
         assert_fair_wait(1, 0, 90, 45);
         assert_fair_wait(67, 0, 90, 45);
     }
 
     #[test]
-    fn waits_are_shorter_before_the_places_run_out() {
+    fn waits_are_shorter_before_the_last_slot_is_taken() {
         assert_fair_wait(68, 0, 90, 10);
         assert_fair_wait(90, 0, 90, 10);
     }
 
     #[test]
-    fn the_more_are_in_line_the_shorter_a_turn() {
+    fn the_more_watches_wait_the_shorter_is_each_wait() {
         assert_fair_wait(90, 1, 90, 10);
         assert_fair_wait(90, 90, 90, 5);
         assert_fair_wait(90, 160, 90, 2);
@@ -151,24 +149,24 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_short_already_is_left_alone() {
+    fn a_short_wait_stays_as_it_is() {
         let short = Duration::from_millis(200);
         assert_eq!(fair_wait(short, 1, 100, 1), short);
         assert_eq!(fair_wait(short, 1, 0, 1), short);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_in_line_are_counted_until_they_get_a_place_or_give_up() {
-        let lane = ConnectionLimit::new(1);
-        let place = lane.acquire(Duration::ZERO).await;
-        assert_eq!((lane.in_use(), lane.waiting()), (1, 0));
-        let mut second = std::pin::pin!(lane.acquire(Duration::from_secs(1)));
+    async fn waiting_callers_are_counted_until_they_get_a_slot_or_are_cancelled() {
+        let limit = ConnectionLimit::new(1);
+        let slot = limit.acquire(Duration::ZERO).await;
+        assert_eq!((limit.in_use(), limit.waiting()), (1, 0));
+        let mut second = std::pin::pin!(limit.acquire(Duration::from_secs(1)));
         assert!(futures_util::poll!(second.as_mut()).is_pending());
-        assert_eq!(lane.waiting(), 1);
+        assert_eq!(limit.waiting(), 1);
         assert!(second.await.is_none(), "gave up");
-        assert_eq!(lane.waiting(), 0);
-        drop(place);
-        assert_eq!(lane.in_use(), 0);
-        assert!(lane.acquire(Duration::ZERO).await.is_some());
+        assert_eq!(limit.waiting(), 0);
+        drop(slot);
+        assert_eq!(limit.in_use(), 0);
+        assert!(limit.acquire(Duration::ZERO).await.is_some());
     }
 }

@@ -1,22 +1,22 @@
-//! Where a blocking query goes on from. Pure.
+//! The cursor of the next blocking query. Pure.
 //!
-//! A server that was restarted without its data, or another one, counts from lower numbers. A
-//! query with an index above the server's sleeps through changes until its time is over, so that an
-//! index that went back starts the watch again. Only an answer with status 200 gets here: failed
-//! reads carry an `X-Consul-Index: 1` that means nothing.
+//! A server that was restarted without its data, or another server, counts from lower numbers. A query with
+//! an index above the index of the server sleeps through changes until its wait is over; so an index that
+//! went back starts the watch again. Only the index of an answer with status 200 is used: failed reads
+//! carry a meaningless `X-Consul-Index: 1`.
 
 use crate::Cursor;
 
 /// What the index of an answer means for the watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NextCursor {
-    /// Where to go on from.
+    /// The cursor of the next query.
     pub(super) cursor: Cursor,
     /// The index is lower than the one that was sent.
     pub(super) index_went_back: bool,
 }
 
-/// Judges the `X-Consul-Index` of an answer to a query that was sent with `sent`.
+/// Classifies the `X-Consul-Index` of an answer to a query that was sent with `sent`.
 pub(super) fn next_cursor(sent: Cursor, header: Option<&str>) -> NextCursor {
     match header.and_then(|text| text.parse::<u64>().ok()) {
         Some(index) if index < sent.0 => NextCursor { cursor: Cursor::START, index_went_back: true },
@@ -37,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn the_watch_goes_on_from_the_index_of_the_answer() {
+    fn the_next_query_has_the_index_of_the_answer() {
         assert_next(0, Some("23"), 23, false);
         assert_next(23, Some("24"), 24, false);
         assert_next(23, Some("23"), 23, false);

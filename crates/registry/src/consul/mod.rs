@@ -1,13 +1,13 @@
 //! A Consul agent as [`Registry`](crate::Registry) and [`Registrar`](crate::Registrar).
 //!
-//! Every method is one HTTP exchange. Two kinds of connections are kept apart: agent calls have five
-//! of their own, so that a renewal of a TTL never stands in line behind watches; watches share at most
-//! `max_connections`, a tenth of them for the questions that are answered at once. Where there
-//! are more watches than connections they take turns, with shorter waits: see [`WatchLoad`].
+//! Every method is one HTTP exchange. Agent calls have five connections of their own, so that the renewal
+//! of a TTL never waits for watches. Watches share at most `max_connections` connections; a tenth of them
+//! is kept for questions that are answered at once. Where there are more watches than connections, the
+//! watches share them by shorter waits: see [`WatchLoad`].
 //!
-//! What is known of Consul's behaviour was seen on 1.8.7; newer versions answer the same questions
-//! with more fields. Nothing here remembers an answer (but what host names came to) or asks again, and nothing is logged but a token
-//! file that goes bad.
+//! The described behaviour of Consul was observed on 1.8.7; newer versions answer the same questions with
+//! more fields. The module remembers no answers except resolved host names, asks nothing again, and logs
+//! only a token file that becomes unusable or usable.
 
 mod agent;
 mod api_client;
@@ -40,16 +40,16 @@ use crate::{Error, resolve::Resolver};
 
 pub use observe::{Observation, Observer};
 
-/// Connections of their own for agent calls.
+/// Connections that are kept for agent calls.
 const AGENT_CONNECTIONS: usize = 5;
-/// Agent calls stall for seven seconds while there is no leader, and then succeed.
+/// Agent calls stall for seven seconds while the cluster has no leader, and then succeed.
 const AGENT_CALL_TIMEOUT: Duration = Duration::from_secs(15);
-/// Consul takes longer waits for this one.
+/// Consul shortens longer waits to this one.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
-/// A shorter wait than this is no blocking query.
+/// A blocking query with a shorter wait would not block.
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
-/// A Consul agent. Cheap to make; it connects with its first question.
+/// A Consul agent. It connects with its first question.
 pub struct Consul {
     api: ApiClient,
     resolver: Resolver,
@@ -57,30 +57,30 @@ pub struct Consul {
     wait: Duration,
     agent_connections: ConnectionLimit,
     watch_connections: ConnectionLimit,
-    // `None` where one connection is all there is.
+    // `None` where `max_connections` is 1.
     read_connections: Option<ConnectionLimit>,
 }
 
-/// How full the connections for watches are.
+/// How many of the connections for watches are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WatchLoad {
-    /// Blocking queries and reads under way.
+    /// Blocking queries and reads in progress.
     pub in_use: usize,
-    /// Watches in line for their turn. Above 0 for long: there are more watched services than
-    /// connections, and changes are heard some seconds late.
+    /// Watches that wait for a connection. Above 0 for long: there are more watched services than
+    /// connections, and changes are seen some seconds late.
     pub waiting: usize,
-    /// Most at once: `registry.consul.max_connections`.
+    /// The limit: `registry.consul.max_connections`.
     pub limit: usize,
 }
 
 impl Consul {
-    /// Reads the token's file and the TLS files; one that cannot be used is [`Error::File`]. A token's
-    /// file that goes bad later leaves the last token in use, and is logged.
+    /// Reads the token file and the TLS files. A file that cannot be used is [`Error::File`]. When the
+    /// token file becomes unusable later, the last token stays in use and a warning is logged.
     pub fn new(config: &config::ConsulSettings) -> Result<Self, Error> {
         Self::with_observer(config, Observer::none())
     }
 
-    /// The same, and `observer` is told about every exchange.
+    /// As [`Consul::new`]; `observer` is called with every exchange.
     pub fn with_observer(config: &config::ConsulSettings, observer: Observer) -> Result<Self, Error> {
         let (watches, reads) = split_connections(config.max_connections);
         Ok(Self {
@@ -94,10 +94,10 @@ impl Consul {
         })
     }
 
-    /// How full the connections for watches are, for a metric.
+    /// How many of the connections for watches are in use, for a metric.
     pub fn watch_load(&self) -> WatchLoad {
-        let lanes = [Some(&self.watch_connections), self.read_connections.as_ref()];
-        let sum = |of: fn(&ConnectionLimit) -> usize| lanes.into_iter().flatten().map(of).sum();
+        let limits = [Some(&self.watch_connections), self.read_connections.as_ref()];
+        let sum = |of: fn(&ConnectionLimit) -> usize| limits.into_iter().flatten().map(of).sum();
         WatchLoad {
             in_use: sum(ConnectionLimit::in_use),
             waiting: sum(ConnectionLimit::waiting),
@@ -107,14 +107,14 @@ impl Consul {
 
     async fn acquire_slot<'a>(
         &self,
-        lane: &'a ConnectionLimit,
+        limit: &'a ConnectionLimit,
         ask: &ApiRequest,
         longest: Duration,
     ) -> Result<Slot<'a>, Error> {
-        self.api.acquire_slot(lane, longest, ask.operation, || ask.method_and_path()).await
+        self.api.acquire_slot(limit, longest, ask.operation, || ask.method_and_path()).await
     }
 
-    /// An agent call: its answer's body read by `read`.
+    /// An agent call; `read` parses the body of the answer.
     async fn call_agent<T>(
         &self,
         operation: &'static str,
@@ -134,13 +134,13 @@ impl Consul {
     async fn send_to_agent<T>(
         &self,
         ask: ApiRequest,
-        judge: impl FnOnce(ApiResponse) -> Result<T, Error>,
+        parse: impl FnOnce(ApiResponse) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let place = self.acquire_slot(&self.agent_connections, &ask, AGENT_CALL_TIMEOUT).await?;
-        self.api.send(place, ask, judge).await
+        let slot = self.acquire_slot(&self.agent_connections, &ask, AGENT_CALL_TIMEOUT).await?;
+        self.api.send(slot, ask, parse).await
     }
 
-    /// An agent call that says nothing but yes.
+    /// An agent call; its answer has no content.
     async fn put(&self, operation: &'static str, target: String, body: Bytes) -> Result<(), Error> {
         self.call_agent(operation, Method::PUT, target, body, |_| Ok(())).await
     }
@@ -156,8 +156,8 @@ impl fmt::Debug for Consul {
     }
 }
 
-/// How many connections are for blocking queries, and how many for the questions that are answered
-/// at once: a service's first answer does not stand in line behind watches.
+/// The number of connections for blocking queries, and the number for questions that are answered at once:
+/// the first answer of a service does not wait for watches.
 fn split_connections(max_connections: usize) -> (usize, usize) {
     let all = max_connections.max(1);
     let reads = if all == 1 { 0 } else { (all / 10).max(1) };
@@ -171,7 +171,7 @@ fn expect_ok(reply: ApiResponse, request: &str) -> Result<ApiResponse, Error> {
     Err(refusal::refused_error(request.to_owned(), reply.status.as_u16(), &reply.body))
 }
 
-/// The reason quotes what was found, which may be as long as an answer may be: it is cut.
+/// The reason may quote the answer, which may be large: it is cut.
 fn malformed(request: &str, error: &serde_json::Error) -> Error {
     Error::Malformed { request: request.to_owned(), reason: refusal::one_line(error.to_string().as_bytes()) }
 }

@@ -1,33 +1,33 @@
-//! Tells an observer about every exchange, so that metrics can be kept without this crate knowing how.
+//! Reports every exchange to an observer, so that this crate needs no metrics library.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// One exchange that ended.
+/// An exchange that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
-    /// What was asked, a closed list: `watch` (a blocking query), `read` (the same answered at once),
+    /// The operation, a closed list: `watch` (a blocking query), `read` (a query that is answered at once),
     /// `register`, `checks`, `remove_check`, `deregister`, `report`, `maintenance`, `held`, `listed`,
-    /// `all_held`, `leader`, `self`.
+    /// `all_held`.
     pub operation: &'static str,
-    /// `ok`, a word of [`crate::Error::label`], or `cancelled` when the caller let go.
+    /// `ok`, a label of [`crate::Error::label`], or `cancelled` when the caller dropped the future.
     pub outcome: &'static str,
-    /// From the place among the connections to the end.
+    /// From the connection slot to the end.
     pub latency: Duration,
 }
 
-/// Who is told. Called on the control plane's threads: it must not block.
+/// A function that is called with every exchange, on the threads of the control plane: it must not block.
 #[derive(Clone)]
 pub struct Observer(Arc<dyn Fn(Observation) + Send + Sync>);
 
 impl Observer {
-    /// Tells `told`.
-    pub fn new(told: impl Fn(Observation) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(told))
+    /// Calls `observe`.
+    pub fn new(observe: impl Fn(Observation) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(observe))
     }
 
-    /// Tells nobody.
+    /// Does nothing.
     pub fn none() -> Self {
         Self::new(|_| ())
     }
@@ -39,7 +39,7 @@ impl fmt::Debug for Observer {
     }
 }
 
-/// An exchange under way. Drop tells, by whichever door it is left.
+/// An exchange in progress. Dropping it reports it, however the exchange ended.
 pub(super) struct ObservedExchange<'a> {
     observer: &'a Observer,
     operation: &'static str,
@@ -53,12 +53,12 @@ impl<'a> ObservedExchange<'a> {
         Self { observer, operation, outcome: "cancelled", since: Instant::now(), reported: true }
     }
 
-    /// The outcome to tell.
+    /// Sets the outcome from `result`.
     pub(super) fn set_outcome<T>(&mut self, result: &Result<T, crate::Error>) {
         self.outcome = result.as_ref().map_or_else(crate::Error::label, |_| "ok");
     }
 
-    /// Tells nothing.
+    /// Reports nothing.
     pub(super) fn discard(mut self) {
         self.reported = false;
     }

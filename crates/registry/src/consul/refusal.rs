@@ -1,11 +1,11 @@
-//! What an answer with another status than expected says, and what to do about it. Pure.
+//! The error of an answer with another status than the expected one, and a hint what to do. Pure.
 
 use crate::Error;
 
 /// Most characters of Consul's text that are kept.
 const MAX_TEXT: usize = 300;
 
-/// What each known text of Consul's means to the reader. The first that is contained wins.
+/// A hint for each known text of Consul. The first entry with a contained text is used.
 const HINTS: &[(u16, &str, &str)] = &[
     (
         403,
@@ -41,9 +41,9 @@ pub(super) fn refused_error(request: String, status: u16, body: &[u8]) -> Error 
     Error::Refused { request, status, text, hint }
 }
 
-/// One line of at most [`MAX_TEXT`] characters, fit for a log.
+/// One line of at most [`MAX_TEXT`] characters, without control characters.
 pub(super) fn one_line(body: &[u8]) -> String {
-    // Cut before decoding: an error page may be as long as an answer may be.
+    // Cut before decoding, because an error page may be as large as the limit of an answer.
     let start = &body[..body.len().min(MAX_TEXT * 4)];
     let line: String = String::from_utf8_lossy(start)
         .split(|c: char| c.is_control() || c.is_whitespace())
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn known_texts_come_with_what_to_do() {
+    fn known_texts_have_a_hint() {
         assert_hint(403, "ACL not found", Some("token is unknown"));
         assert_hint(403, "Permission denied", Some("node:read"));
         assert_hint(403, "Permission denied: Missing service:write on web", Some("service:write"));

@@ -1,7 +1,7 @@
 //! A Consul agent as the place where the local app is registered.
 //!
-//! [`Registrar::agent_service`] and [`Registrar::catalog_entry`] keep one of the connections for agent calls each for as
-//! long as they wait: one registration needs two.
+//! [`Registrar::agent_service`] and [`Registrar::catalog_entry`] each keep one of the connections for agent
+//! calls while they wait: one registration needs two.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -24,8 +24,8 @@ impl Registrar for Consul {
     fn register<'a>(&'a self, registration: &'a Registration) -> AnswerFuture<'a, ()> {
         Box::pin(async move {
             let body = to_json(&RegisterBody::from(registration))?;
-            // Not with `replace-existing-checks`: that removes the check of maintenance mode as well, so
-            // that a correction would send traffic to what somebody took out (seen on 1.8.7).
+            // Without `replace-existing-checks`, which also removes the check of maintenance mode: a
+            // correction would send traffic to an app that an operator took out (observed on 1.8.7).
             self.put("register", "/v1/agent/service/register".into(), body).await
         })
     }
@@ -38,7 +38,7 @@ impl Registrar for Consul {
         Box::pin(async move {
             let target = format!("/v1/agent/check/deregister/{}", percent_encode(check));
             match self.put("remove_check", target, Bytes::new()).await {
-                // What the agent says of an unknown id where ACLs are on.
+                // The answer for an unknown id where ACLs are on.
                 Err(error) if error.is_unknown_check() => Ok(()),
                 other => other,
             }
@@ -49,7 +49,7 @@ impl Registrar for Consul {
         Box::pin(async move {
             let target = format!("/v1/agent/service/deregister/{}", percent_encode(id));
             match self.put("deregister", target, Bytes::new()).await {
-                // What the agent says of an unknown id where ACLs are on.
+                // The answer for an unknown id where ACLs are on.
                 Err(error) if error.is_unknown_service() => Ok(()),
                 other => other,
             }
@@ -114,8 +114,8 @@ impl Consul {
         self.send_to_agent(ask, |reply| {
             match (reply.status.as_u16(), wire::parse_agent_health(id, &reply.body)) {
                 (404, _) => Ok(ServiceChecks::default()),
-                // The status says how the service is: 429 is a warning, 503 critical. Unless it comes with
-                // something else than the answer: then it is a refusal.
+                // The status is the health of the service: 429 is a warning, 503 critical. With another
+                // body than the answer it is a refusal.
                 (200 | 429 | 503, Ok(checks)) => Ok(checks),
                 (200, Err(error)) => Err(malformed(&request, &error)),
                 _ => expect_ok(reply, &request).map(|_| ServiceChecks::default()),

@@ -1,8 +1,8 @@
 //! The ACL token that goes with every request. A token file is read again when it changes.
 //!
-//! A file that is missing or bad at start is an error. One that goes missing later, or is empty while
-//! somebody writes it, leaves the last good token in place: a request without one would be answered
-//! with an empty list where ACLs filter, and that would be believed.
+//! A file that is missing or bad at start is an error. When it goes missing later, or is empty while a
+//! process writes it, the last good token stays in use: a request without a token would be answered with an
+//! empty list where ACLs filter, and the list would be taken for the truth.
 
 use std::{
     fs::Metadata,
@@ -17,37 +17,37 @@ use tracing::{info, warn};
 
 use crate::{Error, file_version::FileVersion};
 
-/// A token file longer than this is not a token.
+/// Largest token file, bytes.
 const MAX_FILE_BYTES: u64 = 4096;
 
-/// Where the header's value comes from.
+/// The source of the token.
 pub(super) enum TokenSource {
     /// No token is sent.
     None,
-    /// Always this one.
+    /// A fixed token.
     Fixed(HeaderValue),
-    /// What the file holds.
+    /// The content of a file.
     File(TokenFile),
 }
 
-/// A token file, and what it held when it was last good.
+/// A token file, and its content when it was last good.
 pub(super) struct TokenFile {
     path: PathBuf,
-    // Held for a look and a replacement, never over an await.
+    // Locked for a check and a replacement, never over an await.
     loaded: Mutex<LoadedToken>,
-    /// How often it held another token than before.
+    /// A number that rises with every new token.
     rotations: watch::Sender<u64>,
 }
 
 struct LoadedToken {
     stamp: FileVersion,
     value: HeaderValue,
-    /// It has become unusable since, and that was told.
+    /// The file has become unusable since, and a warning was logged.
     failing: bool,
 }
 
 impl TokenSource {
-    /// Checks a token, and reads the file of one.
+    /// Checks a token; reads the file, if the token is in one.
     pub(super) fn new(token: Option<&Token>) -> Result<Self, Error> {
         match token {
             None => Ok(Self::None),
@@ -71,7 +71,7 @@ impl TokenSource {
         }
     }
 
-    /// Counts the tokens; never changes where there is no file.
+    /// A number that rises with every new token; it never changes without a file.
     pub(super) fn watch_rotations(&self) -> watch::Receiver<u64> {
         match self {
             Self::None | Self::Fixed(_) => watch::channel(0).1,
@@ -86,7 +86,7 @@ impl TokenSource {
 }
 
 impl TokenFile {
-    /// Reads it at start, where a wrong path should be told at once.
+    /// Reads the file at start, where a wrong path is an error.
     fn open(path: &Path) -> Result<Self, Error> {
         let read = || {
             let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
@@ -114,7 +114,8 @@ impl TokenFile {
                     info!(path = %self.path.display(), "the token file holds another token");
                     self.rotations.send_modify(|rotations| *rotations += 1);
                 }
-                // A write between the two looks leaves the older stamp: the next request reads again.
+                // After a write between the two reads the version is the older one: the next request reads
+                // the file again.
                 (read.stamp, read.value) = (stamp, value);
             }
             Err(reason) if !std::mem::replace(&mut read.failing, true) => {
@@ -126,7 +127,7 @@ impl TokenFile {
         read.value.clone()
     }
 
-    /// What it holds, if that may be something new.
+    /// The content of the file, if the file may have changed.
     async fn read_if_changed(&self) -> Result<Option<(FileVersion, HeaderValue)>, String> {
         let metadata = tokio::fs::metadata(&self.path).await.map_err(|error| error.to_string())?;
         let stamp = check_metadata(&metadata)?;
@@ -141,7 +142,7 @@ impl TokenFile {
     }
 }
 
-/// Whether a file may hold a token, before it is read.
+/// Checks a file before it is read.
 fn check_metadata(file: &Metadata) -> Result<FileVersion, String> {
     if !file.is_file() {
         return Err("it is no file".into());

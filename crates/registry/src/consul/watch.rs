@@ -17,9 +17,9 @@ use crate::{
     resolve::UnresolvedInstance,
 };
 
-/// Reads stall for seven seconds while there is no leader, before they fail.
+/// Reads stall for seven seconds while the cluster has no leader, before they fail.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// On top of a blocking query's wait and its jitter of a sixteenth.
+/// Time in addition to the wait of a blocking query and its jitter of a sixteenth.
 const WAIT_MARGIN: Duration = Duration::from_secs(5);
 
 impl Registry for Consul {
@@ -55,30 +55,30 @@ impl Consul {
         wait: Duration,
     ) -> Result<WatchAnswer, Error> {
         let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
-        let (ask, place) = if cursor == Cursor::START {
+        let (ask, slot) = if cursor == Cursor::START {
             let ask = self.read_request(query, consistency);
-            let place = self
+            let slot = self
                 .acquire_slot(self.read_connections.as_ref().unwrap_or(&self.watch_connections), &ask, wait)
                 .await?;
-            (ask, place)
+            (ask, slot)
         } else {
             let ask = self.blocking_request(query, cursor, consistency, wait);
-            let place = self.acquire_slot(&self.watch_connections, &ask, wait).await?;
-            let turn = place.fair_wait(wait).max(SHORTEST_WAIT);
-            (self.blocking_request(query, cursor, consistency, turn), place)
+            let slot = self.acquire_slot(&self.watch_connections, &ask, wait).await?;
+            let turn = slot.fair_wait(wait).max(SHORTEST_WAIT);
+            (self.blocking_request(query, cursor, consistency, turn), slot)
         };
         let request = ask.method_and_path();
         let (listed, watched) = self
             .api
-            .send(place, ask, |reply| {
+            .send(slot, ask, |reply| {
                 parse_watch_answer(&expect_ok(reply, &request)?, cursor, consistency, &request)
             })
             .await?;
         Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
     }
 
-    /// Only what bears the id is sent: the answers to all sidecars of a service would otherwise grow with
-    /// the square of its instances.
+    /// Only entries with this id are sent: the answers to all sidecars of a service would otherwise grow
+    /// with the square of its instances.
     pub(super) async fn fetch_catalog_entry(
         &self,
         registration: &Registration,
@@ -166,13 +166,14 @@ fn blocking_params(cursor: Cursor, wait: Duration) -> [String; 2] {
     [format!("index={}", cursor.index()), format!("wait={}", go_duration(wait))]
 }
 
-/// Consul's filter on an id. None for one that would need escapes: everything is sent then.
+/// The filter expression for an id. `None` for an id that would need escapes: the answer is not filtered
+/// then.
 fn id_filter(id: &str) -> Option<String> {
     let plain = !id.contains(['"', '\\']);
     plain.then(|| format!("filter={}", percent_encode(&format!("Service.ID == \"{id}\""))))
 }
 
-/// The entries of an answer, still to be resolved, and everything else that it says.
+/// An answer, with instances that are not resolved yet.
 fn parse_watch_answer(
     reply: &ApiResponse,
     sent: Cursor,
@@ -186,7 +187,7 @@ fn parse_watch_answer(
         instances: Vec::new(),
         cursor: step.cursor,
         index_went_back: step.index_went_back,
-        // The leader's own answers carry a 0 that says nothing.
+        // The answers of the leader itself carry a meaningless 0.
         age: age.filter(|_| consistency == Consistency::Stale).map(Duration::from_millis),
         known_leader: header_text(&reply.headers, "x-consul-knownleader") != Some("false"),
     };

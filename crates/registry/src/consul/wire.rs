@@ -1,7 +1,7 @@
-//! The shapes of Consul's answers, and what they mean. Pure.
+//! The JSON of the answers of Consul, and their meaning. Pure.
 //!
-//! Consul writes an empty map as `null`, as `{}` or not at all depending on the endpoint, so that
-//! every field but a service's identity may be absent or null. Unknown fields are skipped: newer
+//! Consul writes an empty map as `null`, as `{}` or not at all, depending on the endpoint; so every field
+//! except the identity of a service may be absent or null. Unknown fields are skipped, because newer
 //! versions add some.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -15,29 +15,29 @@ use crate::{
     resolve::UnresolvedInstance,
 };
 
-/// The check by which Consul's servers say whether they hear a node's agent.
+/// The check by which the servers of Consul report the contact with the agent of a node.
 const SERF_HEALTH: &str = "serfHealth";
 
-/// Reads the body of `/v1/health/service/:name`. Where there is nobody, Consul says `[]`: a `null` is
-/// somebody else's, and not to be taken for the loss of everybody.
+/// Parses the body of `/v1/health/service/:name`. For a service without instances Consul answers `[]`:
+/// `null` comes from something else and must not be read as the loss of all instances.
 pub(super) fn parse_health_service(body: &[u8]) -> serde_json::Result<Vec<UnresolvedInstance>> {
     let entries: Vec<RawHealthEntry> = serde_json::from_slice(body)?;
     Ok(entries.into_iter().map(RawHealthEntry::into_unresolved).collect())
 }
 
-/// Reads the body of `/v1/agent/service/:id`.
+/// Parses the body of `/v1/agent/service/:id`.
 pub(super) fn parse_agent_service(body: &[u8]) -> serde_json::Result<AgentService> {
     serde_json::from_slice::<RawService>(body).map(RawService::into_agent_service)
 }
 
-/// Reads the body of `/v1/agent/services`.
+/// Parses the body of `/v1/agent/services`.
 pub(super) fn parse_agent_services(body: &[u8]) -> serde_json::Result<Vec<AgentService>> {
     let services: Option<BTreeMap<String, RawService>> = serde_json::from_slice(body)?;
     Ok(services.unwrap_or_default().into_values().map(RawService::into_agent_service).collect())
 }
 
-/// Reads the body of `/v1/agent/health/service/id/:id`: the checks of service `id`, and its node's, which
-/// are left out. What type a check is of is not said there.
+/// Parses the body of `/v1/agent/health/service/id/:id`: the checks of service `id`. The checks of its node
+/// are in the body too and are left out. The body does not hold the types of the checks.
 pub(super) fn parse_agent_health(id: &str, body: &[u8]) -> serde_json::Result<ServiceChecks> {
     let (own, mut checks) = (check_id(id), ServiceChecks::default());
     let held = serde_json::from_slice::<RawServiceHealth>(body)?.checks;
@@ -148,7 +148,7 @@ struct RawAgentCheck {
     service_name: String,
 }
 
-/// `null` is as good as nothing.
+/// `null` is the default value.
 fn or_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(value: D) -> Result<T, D::Error> {
     Option::deserialize(value).map(Option::unwrap_or_default)
 }
@@ -199,14 +199,14 @@ impl RawWeights {
     }
 }
 
-/// The worst of all checks, the node's included: a dead node turns only its `serfHealth` critical
-/// and leaves the service's own check at what it last said.
+/// The worst status of all checks, those of the node included: a dead node turns only its `serfHealth`
+/// critical and leaves the own check of the service at its last status.
 fn worst_status(checks: &[RawCheck]) -> HealthStatus {
     checks.iter().map(RawCheck::status).max().unwrap_or(HealthStatus::Passing)
 }
 
-/// Whether the node's own health is all that is critical: the servers do not hear its agent, and
-/// nobody has said that the service is unwell.
+/// Whether only the health of the node is critical: the servers have lost contact with its agent, and no
+/// check reports that the service is unhealthy.
 fn is_node_lost(checks: &[RawCheck]) -> bool {
     let (node, others): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.id == SERF_HEALTH);
     node.iter().any(|check| check.status() == HealthStatus::Critical)
@@ -241,7 +241,8 @@ impl RawCheck {
         match self.status.as_str() {
             "passing" => HealthStatus::Passing,
             "warning" => HealthStatus::Warning,
-            // Also what a newer Consul may come up with: not known to be well is not well.
+            // Also an unknown status of a newer Consul: an instance that is not known to be healthy is not
+            // used.
             _ => HealthStatus::Critical,
         }
     }

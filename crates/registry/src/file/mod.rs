@@ -1,9 +1,9 @@
-//! Static instances in a YAML file as [`Registry`], for a laptop, a test or a place without Consul.
+//! Static instances in a YAML file as [`Registry`], for a laptop, a test or an environment without Consul.
 //!
-//! The file is looked at a few times a second while somebody watches, and read again when its time,
-//! size or inode changed. A file that cannot be used leaves the last good content in place, and is
-//! told once in the log with line and column. Nothing can be registered here, and the datacenter of a
-//! query is not looked at. The shape of the file is in `shape`'s documentation and in the manual.
+//! While a watch waits, the file is checked several times a second, and read again when its time, size or
+//! inode has changed. A file that cannot be used leaves the last good content in use; the error is logged
+//! once, with line and column. Nothing can be registered, and the datacenter of a query is ignored. The
+//! shape of the file is described in `shape` and in the manual.
 
 mod raw;
 mod shape;
@@ -24,13 +24,13 @@ use crate::{
     resolve::Resolver,
 };
 
-/// How often a watch looks for a change.
+/// How often a watch checks for a change.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// A look is shared by the watches that would look again within this time.
+/// Watches that would check again within this time share one check.
 const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
-/// A longer file than this is not read.
+/// Largest file that is read, bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
-/// The longest wait: nobody is spared anything by a longer one.
+/// The longest wait: a longer one would save nothing.
 const MAX_WAIT: Duration = Duration::from_secs(45);
 
 /// A file of static instances.
@@ -38,21 +38,21 @@ const MAX_WAIT: Duration = Duration::from_secs(45);
 pub struct FileRegistry {
     path: PathBuf,
     resolver: Resolver,
-    // Held for a look or a replacement, never over an await.
+    // Locked for a check or a replacement, never over an await.
     state: Mutex<FileState>,
 }
 
 #[derive(Debug)]
 struct FileState {
     table: ServiceTable,
-    /// Of the content that was judged last, good or bad. `None`: there was no file.
+    /// The version of the content that was last parsed, good or bad. `None`: there was no file.
     last_read: Option<FileVersion>,
     checked_at: Instant,
 }
 
 impl FileRegistry {
-    /// Reads `path`. A file that is missing or cannot be used is [`Error::File`], whose path is
-    /// `FILE:LINE:COLUMN` where a place in it is to blame.
+    /// Reads `path`. A file that is missing or cannot be used is [`Error::File`]; its path is
+    /// `FILE:LINE:COLUMN` where a place in the file is wrong.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
         let (stamp, text) = read_file(&path).map_err(|reason| file_error(&path, reason))?;
@@ -92,16 +92,16 @@ impl FileRegistry {
         WatchAnswer { instances, cursor, index_went_back: false, age: None, known_leader: true }
     }
 
-    /// Reads the file again if it is another one than the one that was judged last.
+    /// Reads the file again if its version is not the last parsed one.
     async fn refresh(&self) {
         let Some(judged) = self.begin_check() else { return };
         let path = self.path.clone();
         let looked = tokio::task::spawn_blocking(move || read_if_changed(&path, judged)).await;
-        // The look itself cannot fail to end but at the end of the process.
+        // The check cannot fail, except at the end of the process.
         let Ok(Some((stamp, services))) = looked else { return };
         let mut state = self.state.lock();
         if state.last_read == stamp {
-            // Another watch was here first.
+            // Another watch was first.
             return;
         }
         state.last_read = stamp;
@@ -110,11 +110,13 @@ impl FileRegistry {
                 state.table.replace(services);
                 info!(path = %self.path.display(), "static instances read again");
             }
-            Err(error) => warn!(%error, "static instances unusable, the last good ones stay"),
+            Err(error) => {
+                warn!(%error, "the file of static instances cannot be used, keeping the last good content")
+            }
         }
     }
 
-    /// The stamp to compare with, unless somebody has just looked.
+    /// The version to compare with, unless another watch has just checked.
     fn begin_check(&self) -> Option<Option<FileVersion>> {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -142,7 +144,7 @@ impl Registry for FileRegistry {
     }
 }
 
-/// What the file has become, if it is not the one of `judged`.
+/// The new content, if the file does not have the version `judged`.
 fn read_if_changed(
     path: &Path,
     judged: Option<FileVersion>,
@@ -159,7 +161,8 @@ fn read_if_changed(
     }
 }
 
-/// The content, and the stamp that it had before it was read: a write in between is seen next time.
+/// The content, and the version that the file had before it was read: a write in between is found by the
+/// next check.
 fn read_file(path: &Path) -> Result<(FileVersion, String), String> {
     let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if metadata.len() > MAX_FILE_BYTES {

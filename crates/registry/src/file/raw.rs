@@ -1,4 +1,4 @@
-//! The serde shape of the file: the only place here that knows how YAML is read.
+//! The serde types of the file. Only this module depends on the YAML parser.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,7 +10,7 @@ use serde_saphyr::Spanned;
 
 /// Reads a whole file. An empty one is an empty document.
 pub(super) fn parse_document(text: &str) -> Result<RawDocument, serde_saphyr::Error> {
-    // A mark that some editors put first; YAML counts it as nothing, its columns do not.
+    // A byte order mark, which some editors write: YAML ignores it, but it moves the columns.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let document: Option<RawDocument> = serde_saphyr::from_str_with_options(text, parser_options())?;
     Ok(document.unwrap_or_default())
@@ -18,12 +18,12 @@ pub(super) fn parse_document(text: &str) -> Result<RawDocument, serde_saphyr::Er
 
 fn parser_options() -> serde_saphyr::Options {
     let mut options = serde_saphyr::Options::default();
-    // Messages are one line; the place is told apart.
+    // Messages are one line; line and column are reported separately.
     options.with_snippet = false;
     options
 }
 
-/// The instances of a service, each with its place.
+/// The instances of a service, each with its line and column.
 type RawInstances = Vec<Spanned<RawInstance>>;
 
 /// The whole file.
@@ -52,7 +52,7 @@ pub(super) struct FullForm {
     pub(super) status: Option<Spanned<String>>,
 }
 
-/// By hand: serde's untagged enums forget the places.
+/// By hand, because the untagged enums of serde lose line and column.
 impl<'de> Deserialize<'de> for RawInstance {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct EitherForm;

@@ -1,4 +1,4 @@
-//! The shape of a file of static instances, and what is wrong with one. Pure.
+//! The shape of a file of static instances, and the problems that it may have. Pure.
 //!
 //! ```yaml
 //! services:
@@ -7,8 +7,8 @@
 //!     - 127.0.0.1:9002
 //! ```
 //!
-//! Only `address` and `port` are required. Absent: `id` is `address:port`, `weight` 1 (range 1–65535;
-//! a `warning` instance has weight 1 whatever it says, as in Consul), no tags, no meta, `status` passing.
+//! Only `address` and `port` are required. Defaults: `id` is `address:port`, `weight` 1 (range 1–65535; a
+//! `warning` instance always has weight 1, as in Consul), no tags, no meta, `status` passing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,10 +22,10 @@ use serde_saphyr::{Location, Spanned};
 use super::raw::{self, FullForm, RawInstance};
 use crate::HealthStatus;
 
-/// What a file lists: instances by service, whose names are lower case.
+/// The content of a file: instances by service; service names are lower case.
 pub(super) type StaticServices = BTreeMap<String, Vec<StaticInstance>>;
 
-/// One instance as the file states it, checked.
+/// One instance of the file, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct StaticInstance {
     pub(super) id: String,
@@ -38,7 +38,7 @@ pub(super) struct StaticInstance {
     pub(super) status: HealthStatus,
 }
 
-/// What is wrong, and where: line and column count from 1.
+/// A problem with its line and column, which count from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileProblem {
     line: u64,
@@ -58,7 +58,7 @@ impl FileProblem {
         (self.line, self.column)
     }
 
-    /// What is wrong there.
+    /// The problem.
     pub(super) fn reason(&self) -> &str {
         &self.reason
     }
@@ -68,10 +68,10 @@ impl FileProblem {
     }
 }
 
-/// Reads and checks a whole file. The first problem is the answer.
+/// Parses and checks a whole file. The first problem is returned.
 pub(super) fn parse(text: &str) -> Result<StaticServices, FileProblem> {
     let document = raw::parse_document(text).map_err(syntax_problem)?;
-    // A file that is just being written is empty for a moment: that must not read as "no instances".
+    // A file is empty for a moment while it is written: that must not be read as "no instances".
     let Some(listed) = document.services else {
         return Err(FileProblem::at(
             Location::UNKNOWN,
@@ -94,7 +94,7 @@ pub(super) fn parse(text: &str) -> Result<StaticServices, FileProblem> {
     Ok(services)
 }
 
-/// The parser's own words, without the place: ours is in front of them.
+/// The message of the parser without its line and column, which [`FileProblem`] prints first.
 fn syntax_problem(error: serde_saphyr::Error) -> FileProblem {
     let location = error.location().unwrap_or(Location::UNKNOWN);
     let message = error.without_snippet().to_string();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn no_services_at_all_must_be_said() {
+    fn an_empty_file_must_state_that_there_are_no_services() {
         assert_eq!(parse("services: {}\n").unwrap(), StaticServices::new());
         for text in ["", "services:\n", "# nothing\n", "{}"] {
             assert_fails(text, "1:1:", "lists no `services`");
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_says_where_it_is_and_what_is_wrong() {
+    fn a_problem_has_line_column_and_reason() {
         let list = "services:\n  orders:\n    - ";
         assert_fails(&format!("{list}{{address: a, port: 70000}}\n"), "3:26:", "port: 70000 is not between");
         assert_fails(&format!("{list}{{address: a, port: 0}}\n"), "3:26:", "port: 0 is not between");
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_missing_keys_are_problems_with_a_place() {
+    fn unknown_and_missing_keys_are_problems_with_a_line() {
         let list = "services:\n  orders:\n    - ";
         assert_fails(&format!("{list}{{address: a, prot: 1}}\n"), "3:", "prot");
         assert_fails(&format!("{list}{{address: a}}\n"), "3:", "port");

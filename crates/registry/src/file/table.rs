@@ -1,4 +1,4 @@
-//! What the file listed when it was last good, with a version per service. Pure.
+//! The last good content of the file, with a version per service. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,8 @@ pub(super) struct ServiceTable {
     incarnations: u64,
 }
 
-/// One service. It stays, empty, when the file no longer lists it, so that its watchers hear of it.
+/// One service. A service that the file no longer lists stays in the table, empty, so that its watches are
+/// answered.
 #[derive(Debug, Default)]
 struct VersionedService {
     version: u64,
@@ -33,7 +34,7 @@ impl ServiceTable {
         table
     }
 
-    /// Takes over a new content. Only services whose content differs get a new version.
+    /// Replaces the content. Only services with other instances than before get a new version.
     pub(super) fn replace(&mut self, mut services: StaticServices) {
         let names: BTreeSet<String> = self.services.keys().chain(services.keys()).cloned().collect();
         for name in names {
@@ -44,7 +45,7 @@ impl ServiceTable {
         }
     }
 
-    /// Where a watch of `service` stands.
+    /// The cursor of a watch of `service`.
     pub(super) fn cursor(&self, service: &str) -> Cursor {
         Cursor::at(self.services.get(service).map_or(UNLISTED_VERSION, |service| service.version))
     }
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_one_service_leaves_the_others_where_they_were() {
+    fn a_change_of_one_service_leaves_the_versions_of_the_others() {
         let mut table = ServiceTable::new(services("{a: ['x:1'], b: ['x:2']}"));
         let (a, b) = (table.cursor("a"), table.cursor("b"));
         table.replace(services("{a: ['x:1', 'x:3'], b: ['x:2']}"));
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_goes_on_while_id_and_address_do() {
+    fn an_incarnation_lasts_while_id_and_address_stay() {
         let mut table = ServiceTable::new(services("{a: ['x:1', 'x:2']}"));
         let before = incarnations(&table, "a");
         table.replace(services("{a: ['x:2', {address: x, port: 1, weight: 7}]}"));
@@ -143,6 +144,6 @@ mod tests {
         table.replace(services("{a: [{address: y, port: 1, id: 'x:1'}, 'x:2']}"));
         let moved = incarnations(&table, "a");
         assert_eq!(moved[1], before[1]);
-        assert!(!before.contains(&moved[0]), "another address is another life");
+        assert!(!before.contains(&moved[0]), "another address is another incarnation");
     }
 }

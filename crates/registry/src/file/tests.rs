@@ -14,7 +14,7 @@ struct Fixture {
     file: FileRegistry,
 }
 
-/// A registry whose file lists `services`.
+/// A registry with a file of this text.
 fn fixture(services: &str) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("services.yaml");
@@ -65,7 +65,7 @@ async fn an_unknown_service_has_no_instances() {
 }
 
 #[tokio::test]
-async fn a_watch_hears_of_a_changed_file() {
+async fn a_changed_file_answers_a_watch() {
     let registry = fixture("services: {orders: ['127.0.0.1:9001']}\n");
     let first = registry.watch("orders", Cursor::START, LONG).await;
     let second =
@@ -75,7 +75,7 @@ async fn a_watch_hears_of_a_changed_file() {
 }
 
 #[tokio::test]
-async fn a_change_of_another_service_wakes_nobody() {
+async fn a_change_of_another_service_answers_no_watch() {
     let registry = fixture("services: {orders: ['127.0.0.1:9001']}\n");
     let first = registry.watch("orders", Cursor::START, LONG).await;
     let text = "services: {orders: ['127.0.0.1:9001'], users: ['127.0.0.1:1']}\n";
@@ -85,7 +85,7 @@ async fn a_change_of_another_service_wakes_nobody() {
 }
 
 #[tokio::test]
-async fn a_bad_file_leaves_the_last_good_content_until_it_is_mended() {
+async fn a_bad_file_leaves_the_last_good_content_until_it_is_corrected() {
     let registry = fixture("services: {orders: ['127.0.0.1:9001']}\n");
     let first = registry.watch("orders", Cursor::START, LONG).await;
     let during = registry.watch_while("services: [\n", "orders", first.cursor, SHORT).await;
@@ -115,7 +115,7 @@ async fn a_file_put_in_place_by_a_rename_is_seen() {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_at_start_is_an_error_that_says_where() {
+fn a_file_that_cannot_be_used_at_start_is_an_error_with_line_and_column() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("services.yaml");
     let error = FileRegistry::open(&path).unwrap_err();

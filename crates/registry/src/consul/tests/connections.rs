@@ -1,4 +1,4 @@
-//! How many connections there are, which are used again, and who stands in line.
+//! The number of connections, their reuse, and the order of waiting.
 
 use std::sync::{
     Arc, Mutex,
@@ -22,7 +22,7 @@ async fn questions_in_a_row_share_a_connection() {
 
 #[tokio::test]
 async fn an_idle_connection_that_the_agent_closed_is_replaced() {
-    // Every connection carries one answer that does not say that it is the last.
+    // Every connection carries one answer, without a header that announces the close.
     let agent = ScriptedAgent::start(|_, _| AgentAction::SendAndClose(health_response("5", "[]"))).await;
     let consul = client(&agent);
     for _ in 0..5 {
@@ -67,7 +67,7 @@ async fn a_fresh_connection_closed_without_a_byte_is_an_error_that_names_the_lim
 }
 
 #[tokio::test]
-async fn agent_calls_do_not_stand_in_line_behind_watches() {
+async fn agent_calls_do_not_wait_for_watches() {
     let agent = ScriptedAgent::start(|_, text| match text.starts_with("PUT") {
         true => AgentAction::Send(response(200, &[], "")),
         false => AgentAction::Hang,
@@ -88,7 +88,7 @@ async fn agent_calls_do_not_stand_in_line_behind_watches() {
 }
 
 #[tokio::test]
-async fn a_first_question_does_not_stand_in_line_behind_blocked_ones() {
+async fn a_first_question_does_not_wait_for_blocking_queries() {
     let agent = ScriptedAgent::start(|_, text| match text.contains("index=") {
         true => AgentAction::Hang,
         false => AgentAction::Send(health_response("5", "[]")),
@@ -106,7 +106,7 @@ async fn a_first_question_does_not_stand_in_line_behind_blocked_ones() {
 }
 
 #[tokio::test]
-async fn more_watches_than_connections_all_get_their_turn() {
+async fn more_watches_than_connections_all_get_a_connection() {
     let most = Arc::new(Mutex::new((0_usize, 0_usize)));
     let agent = ScriptedAgent::answering(health_response("8", "[]")).await;
     let consul =
@@ -132,7 +132,7 @@ async fn more_watches_than_connections_all_get_their_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_gets_no_turn_is_an_error_in_bounded_time() {
+async fn a_watch_that_gets_no_connection_is_an_error_in_bounded_time() {
     let agent = ScriptedAgent::start(|_, _| AgentAction::Hang).await;
     let consul = Consul::new(&config::ConsulSettings { max_connections: 1, ..settings(&agent) }).unwrap();
     let (held, other) = (query("held"), query("orders"));
@@ -146,7 +146,7 @@ async fn a_watch_that_gets_no_turn_is_an_error_in_bounded_time() {
 }
 
 #[tokio::test]
-async fn letting_go_of_a_watch_frees_its_place_and_is_told() {
+async fn a_cancelled_watch_frees_its_slot_and_is_reported() {
     let agent = ScriptedAgent::start(|_, _| AgentAction::Hang).await;
     let cancelled = Arc::new(AtomicBool::new(false));
     let told = cancelled.clone();

@@ -1,4 +1,4 @@
-//! Whatever an agent sends is an answer or a typed error.
+//! Everything that an agent may send becomes an answer or a typed error.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,11 +8,11 @@ use super::{
 };
 
 #[tokio::test]
-async fn nobody_there_is_an_error_that_names_the_address() {
+async fn a_refused_connection_is_an_error_that_names_the_address() {
     let agent = ScriptedAgent::answering(Vec::new()).await;
     let settings = settings(&agent);
     drop(agent);
-    // The listener's task is aborted soon, not at once.
+    // The task of the listener is aborted soon, not at once.
     let consul = Consul::new(&settings).unwrap();
     let refused = async {
         loop {
@@ -27,7 +27,7 @@ async fn nobody_there_is_an_error_that_names_the_address() {
 }
 
 #[tokio::test]
-async fn broken_json_says_where() {
+async fn broken_json_is_an_error_with_line_and_column() {
     for (body, place) in [
         ("[{", "line 1 column 2"),
         ("[\n{\"Node\":7}]", "line 2 column"),
@@ -64,7 +64,7 @@ async fn an_announced_length_beyond_64_mib_is_refused_before_it_is_read() {
 }
 
 #[tokio::test]
-async fn what_an_unreadable_answer_quotes_is_cut() {
+async fn the_quote_of_an_unreadable_answer_is_cut() {
     let body = format!("[{{\"Node\":\"{}\"}}]", "x".repeat(1 << 20));
     let agent = ScriptedAgent::answering(health_response("5", &body)).await;
     let error = watch(&client(&agent), 0).await.unwrap_err();
@@ -84,7 +84,7 @@ async fn a_body_that_ends_early_is_an_error() {
 }
 
 #[tokio::test]
-async fn something_that_is_no_http_is_an_error() {
+async fn an_answer_that_is_not_http_is_an_error() {
     for bytes in [
         &b"\x15\x03\x01\x00\x02\x02\x16"[..],
         b"SSH-2.0-x\r\n\r\n",
@@ -109,7 +109,7 @@ async fn an_endless_head_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_refusal_carries_consul_s_words_and_what_to_do() {
+async fn a_refusal_has_the_text_of_consul_and_a_hint() {
     let agent = ScriptedAgent::answering(response(403, &[], "ACL not found")).await;
     let error = watch(&client(&agent), 0).await.unwrap_err().to_string();
     assert!(
@@ -119,7 +119,7 @@ async fn a_refusal_carries_consul_s_words_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_lost_leader_can_be_told_from_other_refusals() {
+async fn a_lost_leader_differs_from_other_refusals() {
     for (body, no_leader) in [
         ("No cluster leader", true),
         ("rpc error making call: No cluster leader", true),
@@ -137,7 +137,7 @@ async fn a_lost_leader_can_be_told_from_other_refusals() {
 }
 
 #[tokio::test]
-async fn every_exchange_is_told_with_its_outcome() {
+async fn every_exchange_is_reported_with_its_outcome() {
     let agent = ScriptedAgent::start(|number, _| match number {
         0 => AgentAction::Send(health_response("5", "[]")),
         1 => AgentAction::Send(response(200, &[], "{}")),

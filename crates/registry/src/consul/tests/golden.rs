@@ -1,4 +1,4 @@
-//! Bodies as a real Consul 1.8.7 sent them, and what they mean.
+//! Bodies that a real Consul 1.8.7 sent, and their meaning.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ async fn parse_instance(body: &str) -> Instance {
     all.remove(0)
 }
 
-/// An entry with this service object's fields and these checks, as `id=status`.
+/// An entry with these fields of the service and these checks, as `id=status`.
 async fn instance_with(service: &str, checks: &[(&str, &str)]) -> Instance {
     let checks: Vec<_> =
         checks.iter().map(|(id, status)| format!(r#"{{"CheckID":"{id}","Status":"{status}"}}"#)).collect();
@@ -38,7 +38,7 @@ async fn instance_with(service: &str, checks: &[(&str, &str)]) -> Instance {
 }
 
 #[tokio::test]
-async fn three_instances_are_read_with_address_status_and_life() {
+async fn three_instances_are_read_with_address_status_and_incarnation() {
     let three = parse_instances(THREE).await;
     let seen: Vec<_> = three
         .iter()
@@ -78,7 +78,7 @@ async fn weights_and_metadata_are_read() {
 }
 
 #[tokio::test]
-async fn escapes_and_unicode_are_read_as_they_were_meant() {
+async fn escapes_and_unicode_are_decoded() {
     let instance = parse_instance(ESCAPES).await;
     let tags: Vec<&str> = instance.tags.iter().map(AsRef::as_ref).collect();
     assert_eq!(tags, ["z", "a", "<b>&'\"\\/"]);
@@ -111,7 +111,7 @@ async fn the_worst_check_counts_the_node_s_too() {
 }
 
 #[tokio::test]
-async fn a_lost_node_is_told_from_an_unwell_service() {
+async fn a_lost_node_differs_from_an_unhealthy_service() {
     for (checks, lost) in [
         (&[][..], false),
         (&[("serfHealth", "passing"), ("service:a", "critical")], false),
@@ -126,7 +126,7 @@ async fn a_lost_node_is_told_from_an_unwell_service() {
 }
 
 #[tokio::test]
-async fn impossible_ports_and_addresses_are_known_and_unusable() {
+async fn instances_with_impossible_ports_or_addresses_are_listed_and_unusable() {
     for (service, addr) in [
         (r#","Port":70000"#, Err(Unusable::Port(70_000))),
         (r#","Port":-1"#, Err(Unusable::Port(-1))),
@@ -154,7 +154,7 @@ async fn a_host_name_is_resolved_to_ipv4_first() {
 
 #[tokio::test]
 async fn a_host_name_that_does_not_resolve_is_unusable_with_a_reason() {
-    // A label of 64 characters is refused by every resolver without asking anybody.
+    // Every resolver refuses a label of 64 characters without a query.
     let host = "x".repeat(64);
     let instance = instance_with(&format!(r#","Port":80,"Address":"{host}""#), &[]).await;
     let Err(Unusable::Unresolved { host: named, reason }) = instance.addr else { panic!("{instance:?}") };
@@ -173,7 +173,7 @@ async fn null_and_absent_fields_are_empty_ones() {
 }
 
 #[tokio::test]
-async fn nobody_is_an_empty_list_and_nothing_else() {
+async fn only_an_empty_list_means_no_instances() {
     assert_eq!(parse_instances("[]").await, []);
     for body in ["null", "{}", "", "\"\"", "0", "false", "[null]", "[{}]"] {
         assert!(wire::parse_health_service(body.as_bytes()).is_err(), "{body}");
@@ -181,7 +181,7 @@ async fn nobody_is_an_empty_list_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn odd_weights_are_brought_into_range() {
+async fn weights_out_of_range_are_clamped() {
     for (weights, passing, warning) in [
         (r#"{"Passing":5}"#, 5, 1),
         (r#"{"Passing":0,"Warning":0}"#, 1, 0),
@@ -223,7 +223,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn whatever_bytes_an_agent_sends_the_client_ends(bytes: Vec<u8>, head: bool) {
+    fn the_client_ends_on_any_bytes_of_an_agent(bytes: Vec<u8>, head: bool) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut sent = if head { b"HTTP/1.1 200 OK\r\n\r\n".to_vec() } else { Vec::new() };

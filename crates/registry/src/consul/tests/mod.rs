@@ -1,4 +1,4 @@
-//! The client against an agent that plays given bytes.
+//! The client against an agent that sends given bytes.
 
 mod connections;
 mod errors;
@@ -39,8 +39,8 @@ async fn watch(consul: &Consul, index: u64) -> Result<WatchAnswer, Error> {
     consul.watch(&query("orders"), Cursor::at(index), Consistency::Default, Duration::from_secs(1)).await
 }
 
-/// A client with a connection to an agent that answered once and is silent from now on, and the
-/// clock paused: it runs on only while everybody waits for it.
+/// A client with a connection to an agent that answered once and sends nothing from now on. The clock is
+/// paused: it advances only while all tasks wait.
 async fn client_of_silent_agent() -> (ScriptedAgent, Consul) {
     let agent = ScriptedAgent::start(|number, _| match number {
         0 => scripted_agent::AgentAction::Send(scripted_agent::health_response("5", "[]")),
@@ -48,7 +48,7 @@ async fn client_of_silent_agent() -> (ScriptedAgent, Consul) {
         _ => scripted_agent::AgentAction::Hang,
     })
     .await;
-    // One connection for all watches, so that the one that is there is used.
+    // One connection for all watches, so that the open one is used.
     let consul = Consul::new(&config::ConsulSettings { max_connections: 1, ..settings(&agent) }).unwrap();
     watch(&consul, 0).await.unwrap();
     consul.agent_services().await.unwrap();

@@ -60,7 +60,7 @@ async fn the_checks_of_a_registration_are_ours_maintenance_and_others_whatever_i
 }
 
 #[tokio::test]
-async fn what_somebody_put_in_the_place_of_our_check_is_not_as_we_make_it() {
+async fn a_check_that_replaced_ours_is_recognised() {
     let body = r#"{"Checks":[{"CheckID":"service:orders/1","ServiceID":"orders/1","ServiceName":"orders",
         "Name":"theirs","Status":"critical","Output":"connection refused"}]}"#;
     let agent = ScriptedAgent::answering(response(503, &[], body)).await;
@@ -72,7 +72,7 @@ async fn what_somebody_put_in_the_place_of_our_check_is_not_as_we_make_it() {
 }
 
 #[tokio::test]
-async fn a_service_without_checks_or_without_a_trace_has_none() {
+async fn a_service_without_checks_and_an_unknown_service_have_none() {
     let nothing = r#"{"AggregatedStatus":"critical","Service":null,"Checks":null}"#;
     for (status, body) in [(200, r#"{"Checks":[]}"#), (404, nothing), (404, "unknown service ID")] {
         let agent = ScriptedAgent::answering(response(status, &[], body)).await;
@@ -81,7 +81,7 @@ async fn a_service_without_checks_or_without_a_trace_has_none() {
 }
 
 #[tokio::test]
-async fn a_refusal_to_list_checks_is_not_taken_for_a_list() {
+async fn a_refusal_to_list_checks_is_an_error() {
     for (status, body, label) in [
         (403, "Permission denied", "forbidden"),
         (429, "Your request is rate limited", "rate_limited"),
@@ -95,7 +95,7 @@ async fn a_refusal_to_list_checks_is_not_taken_for_a_list() {
 }
 
 #[tokio::test]
-async fn a_check_is_removed_and_one_that_went_by_itself_is_no_error() {
+async fn a_check_is_removed_and_an_unknown_check_is_no_error() {
     for (status, body) in [(200, ""), (500, r#"Unknown check "own http""#)] {
         let agent = ScriptedAgent::answering(response(status, &[], body)).await;
         client(&agent).deregister_check("own http").await.unwrap();
@@ -104,7 +104,7 @@ async fn a_check_is_removed_and_one_that_went_by_itself_is_no_error() {
 }
 
 #[tokio::test]
-async fn health_is_told_on_the_check_of_the_registration() {
+async fn health_is_reported_on_the_check_of_the_registration() {
     let agent = accepting_agent().await;
     let consul = client(&agent);
     for health in [ReportedHealth::Passing, ReportedHealth::Warning, ReportedHealth::Critical] {
@@ -118,7 +118,7 @@ async fn health_is_told_on_the_check_of_the_registration() {
 }
 
 #[tokio::test]
-async fn a_forgotten_check_can_be_told_from_other_refusals() {
+async fn an_unknown_check_differs_from_other_refusals() {
     for (status, body, unknown) in [
         (500, r#"CheckID "service:orders/1" does not have associated TTL"#, true),
         (500, r#"Unknown check "service:orders/1""#, true),
@@ -151,7 +151,7 @@ async fn a_service_that_is_already_gone_is_no_error() {
 }
 
 #[tokio::test]
-async fn maintenance_says_why() {
+async fn maintenance_has_a_reason() {
     let agent = accepting_agent().await;
     let consul = client(&agent);
     consul.set_maintenance("orders/1", true, "a new disk & more").await.unwrap();
@@ -165,7 +165,7 @@ async fn maintenance_says_why() {
 }
 
 #[tokio::test]
-async fn what_the_agent_holds_is_read_and_watched_by_its_hash() {
+async fn an_agent_service_is_read_and_watched_by_its_hash() {
     let body = r#"{"ID":"ttl-1","Service":"ttlsvc","Tags":[],"Meta":{},"Port":1234,"Address":"","Weights":{"Passing":1,"Warning":1},"EnableTagOverride":false,"ContentHash":"b2df7cd7bc03d93b"}"#;
     let agent =
         ScriptedAgent::answering(response(200, &[("X-Consul-Contenthash", "b2df7cd7bc03d93b")], body)).await;
@@ -185,7 +185,7 @@ async fn a_service_that_the_agent_does_not_hold_is_none() {
 }
 
 #[tokio::test]
-async fn everything_the_agent_holds_is_listed() {
+async fn every_agent_service_is_listed() {
     let body = r#"{"ttl-1":{"ID":"ttl-1","Service":"ttlsvc","Tags":null,"Meta":null,"Port":70000,"Address":"10.0.0.1"},"ttl-2":{"ID":"ttl-2","Service":"ttlsvc"}}"#;
     let agent = ScriptedAgent::start(move |n, _| {
         AgentAction::Send(response(200, &[], if n == 0 { body } else { "{}" }))

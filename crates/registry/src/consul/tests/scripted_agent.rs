@@ -1,4 +1,4 @@
-//! An agent that answers with given bytes, and remembers what it was asked.
+//! An agent that answers with given bytes and records the requests.
 
 use std::{
     net::SocketAddr,
@@ -19,14 +19,14 @@ use tokio_rustls::TlsAcceptor;
 /// More than any test needs.
 pub(super) const LONG: Duration = Duration::from_secs(20);
 
-/// What the agent does with a request.
+/// How the agent reacts to a request.
 #[derive(Clone)]
 pub(super) enum AgentAction {
     /// Sends these bytes and waits for the next request.
     Send(Vec<u8>),
-    /// Sends these bytes and closes; none: closes without a word.
+    /// Sends these bytes, which may be none, and closes the connection.
     SendAndClose(Vec<u8>),
-    /// Says nothing until the client goes.
+    /// Sends nothing until the client closes the connection.
     Hang,
 }
 
@@ -92,7 +92,7 @@ impl ScriptedAgent {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Returns once `count` requests have been asked.
+    /// Returns when `count` requests have arrived.
     pub(super) async fn wait_for_requests(&self, count: usize) {
         let all = async {
             while self.requests().len() < count {
@@ -177,7 +177,7 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8
     }
 }
 
-/// An answer's bytes, as Consul writes them.
+/// The bytes of an answer, as Consul writes them.
 pub(super) fn response(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status} Whatever\r\nVary: Accept-Encoding\r\n");
     for (name, value) in headers {

@@ -39,7 +39,7 @@ impl CertificateAuthority {
         path
     }
 
-    /// Accepts connections as `name`, with a client certificate of this authority if `ask` says so.
+    /// Accepts connections as `name`; requires a client certificate of this authority if `ask` is true.
     fn acceptor(&self, name: &str, ask: bool) -> TlsAcceptor {
         let provider = Arc::new(ring::default_provider());
         let builder =
@@ -60,7 +60,7 @@ impl CertificateAuthority {
         TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
     }
 
-    /// An agent called `name`.
+    /// An agent with a certificate for `name`.
     async fn agent(&self, name: &str, ask: bool) -> ScriptedAgent {
         ScriptedAgent::start_with_tls(Some(self.acceptor(name, ask)), |_, _| {
             AgentAction::Send(health_response("5", "[]"))
@@ -68,12 +68,12 @@ impl CertificateAuthority {
         .await
     }
 
-    /// What trusts this authority.
+    /// Settings that trust this authority.
     fn tls(&self) -> config::Tls {
         config::Tls { ca_file: Some(self.file("ca.pem", &self.issuer.pem())), ..config::Tls::default() }
     }
 
-    /// The same with a certificate of its own.
+    /// The same settings with a client certificate.
     fn tls_with_certificate(&self) -> config::Tls {
         let (cert, key) = self.issue("sidecar");
         config::Tls {
@@ -100,7 +100,7 @@ async fn watch_error(agent: &ScriptedAgent, tls: config::Tls) -> String {
 }
 
 #[tokio::test]
-async fn an_agent_of_a_trusted_authority_is_talked_to() {
+async fn an_agent_of_a_trusted_authority_is_accepted() {
     let authority = CertificateAuthority::new();
     let agent = authority.agent("127.0.0.1", false).await;
     let consul = client_with_tls(&agent, authority.tls()).unwrap();
@@ -131,7 +131,7 @@ async fn the_name_in_the_certificate_must_be_the_expected_one() {
 }
 
 #[tokio::test]
-async fn a_client_certificate_is_shown_where_one_is_asked_for() {
+async fn a_client_certificate_is_sent_where_the_agent_requires_one() {
     let authority = CertificateAuthority::new();
     let agent = authority.agent("127.0.0.1", true).await;
     watch(&client_with_tls(&agent, authority.tls_with_certificate()).unwrap(), 0).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_client_certificate_is_shown_where_one_is_asked_for() {
 }
 
 #[tokio::test]
-async fn rotated_files_hold_for_the_next_connection() {
+async fn rotated_files_are_used_for_the_next_connection() {
     let (old, new) = (CertificateAuthority::new(), CertificateAuthority::new());
     let tls = old.tls();
     let agent = new.agent("127.0.0.1", false).await;
@@ -153,7 +153,7 @@ async fn rotated_files_hold_for_the_next_connection() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_used_is_told_at_start() {
+async fn a_file_that_cannot_be_used_is_an_error_at_start() {
     let authority = CertificateAuthority::new();
     let agent = authority.agent("127.0.0.1", false).await;
     let good = authority.tls_with_certificate();

@@ -51,7 +51,7 @@ async fn a_token_file_is_read_again_when_it_changes() {
 }
 
 #[tokio::test]
-async fn another_token_is_told_with_the_next_question_and_the_same_one_written_again_is_not() {
+async fn a_new_token_is_reported_with_the_next_question_and_an_equal_one_is_not() {
     let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");
@@ -67,7 +67,7 @@ async fn another_token_is_told_with_the_next_question_and_the_same_one_written_a
 }
 
 #[tokio::test]
-async fn a_token_file_that_goes_bad_leaves_the_last_token_in_place() {
+async fn a_token_file_that_becomes_unusable_leaves_the_last_token_in_use() {
     let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("token");

@@ -1,4 +1,4 @@
-//! Blocking queries: what is asked, and what an answer means.
+//! Blocking queries: the request, and the meaning of an answer.
 
 use super::{
     scripted_agent::{health_response, response},
@@ -22,7 +22,7 @@ async fn a_later_question_blocks_from_the_cursor() {
 }
 
 #[tokio::test]
-async fn a_registration_is_looked_for_by_its_id_in_the_agents_own_datacenter() {
+async fn a_registration_is_read_by_its_id_in_the_datacenter_of_the_agent() {
     let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     let settings = config::ConsulSettings { datacenter: Some("dc2".into()), ..settings(&agent) };
     let consul = Consul::new(&settings).unwrap();
@@ -37,14 +37,14 @@ async fn a_registration_is_looked_for_by_its_id_in_the_agents_own_datacenter() {
     let expected = [
         format!("{path}?{filter} HTTP/1.1"),
         format!("{path}?index=7&wait=2s&{filter} HTTP/1.1"),
-        // It could not be written in an expression without escapes.
+        // An expression would need escapes for it.
         format!("{path}?index=7&wait=2s HTTP/1.1"),
     ];
     assert_eq!(agent.request_lines(), expected);
 }
 
 #[tokio::test]
-async fn datacenter_consistency_and_odd_names_are_in_the_question() {
+async fn the_query_has_datacenter_consistency_and_escaped_names() {
     let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     let consul = client(&agent);
     let odd = Query { service: "a b/ü?".into(), datacenter: Some("dc&2".into()) };
@@ -59,7 +59,7 @@ async fn datacenter_consistency_and_odd_names_are_in_the_question() {
 }
 
 #[tokio::test]
-async fn the_configured_datacenter_is_asked_when_the_query_names_none() {
+async fn the_configured_datacenter_is_used_when_the_query_names_none() {
     let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     let settings = config::ConsulSettings { datacenter: Some("dc2".into()), ..settings(&agent) };
     watch(&Consul::new(&settings).unwrap(), 0).await.unwrap();
@@ -71,7 +71,7 @@ async fn a_wait_is_never_sent_as_zero_or_above_ten_minutes() {
     let agent = ScriptedAgent::answering(health_response("24", "[]")).await;
     let consul = client(&agent);
     for wait in [Duration::ZERO, Duration::from_secs(86_400)] {
-        // One connection in use of many: the wait is as long as asked for.
+        // One connection of many is in use: the wait is as long as asked for.
         consul.watch(&query("a"), Cursor::at(1), Consistency::Default, wait).await.unwrap();
     }
     let lines = agent.request_lines();
@@ -107,7 +107,7 @@ async fn the_index_of_a_failed_read_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_stale_answer_says_its_age_and_whether_there_is_a_leader() {
+async fn a_stale_answer_has_its_age_and_whether_there_is_a_leader() {
     let headers =
         [("X-Consul-Index", "14"), ("X-Consul-Knownleader", "false"), ("X-Consul-Lastcontact", "21351")];
     let agent = ScriptedAgent::answering(response(200, &headers, "[]")).await;
@@ -127,7 +127,7 @@ async fn a_stale_answer_says_its_age_and_whether_there_is_a_leader() {
 
 #[tokio::test]
 async fn a_silent_agent_is_an_error_only_after_wait_and_a_sixteenth_and_a_margin() {
-    // The only connection is taken: a wait is 10 s at most.
+    // The only connection is in use: a wait is 10 s at most.
     for (index, millis, expected) in
         [(7, 8_000, 8_500 + 5_000), (7, 160_000, 10_625 + 5_000), (0, 160_000, 10_000)]
     {

@@ -9,17 +9,14 @@ use std::{
     time::Duration,
 };
 
-use outrigger_tests::{load::RequestResults, process, registry::ConsulAgent, wait};
+use outrigger_tests::{client::Client, load::RequestResults, process, registry::ConsulAgent, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use crate::{
     case_report::CaseReport,
-    instance::{Behaviour, InstanceReport},
+    instance::{BEHAVIOUR_FIELD, Behaviour, CONTROL},
     nginx,
 };
 
@@ -43,11 +40,8 @@ pub(crate) fn free_addr() -> SocketAddr {
 /// What an instance is.
 #[derive(Debug, Clone)]
 pub(crate) enum MemberKind {
-    /// Our own server, with a control port.
-    OwnServer {
-        /// Where it takes orders.
-        control: SocketAddr,
-    },
+    /// Our own server.
+    OwnServer,
     /// nginx, with these lines in its `server`.
     Nginx(String),
 }
@@ -71,14 +65,13 @@ impl Member {
     /// `outrigger run -- …`); its standard input may be empty.
     pub(crate) fn command(&self) -> Vec<String> {
         match &self.kind {
-            MemberKind::OwnServer { control } => {
+            MemberKind::OwnServer => {
                 let program = std::env::current_exe().expect("this program's own path");
                 [
                     program.display().to_string(),
                     "instance".into(),
                     format!("--name={}", self.name),
                     format!("--listen={}", self.addr),
-                    format!("--control={control}"),
                     format!("--request-log={}", self.request_log.display()),
                 ]
                 .into()
@@ -92,7 +85,7 @@ impl Member {
         let words = self.command();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        if let MemberKind::OwnServer { .. } = self.kind {
+        if let MemberKind::OwnServer = self.kind {
             command.arg("--stdin").stdin(Stdio::piped());
         }
         self.child = Some(command.spawn().unwrap_or_else(|error| panic!("start {}: {error}", words[0])));
@@ -119,27 +112,22 @@ impl Member {
         process::send_signal(child.id(), name).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// From now on it behaves like this.
-    pub(crate) async fn set_behaviour(&self, manners: &Behaviour) -> InstanceReport {
-        self.send_command(&serde_json::to_string(manners).expect("plain data")).await
+    /// Changes its behaviour.
+    pub(crate) async fn set_behaviour(&self, behaviour: &Behaviour) {
+        let behaviour = serde_json::to_string(behaviour).expect("plain data");
+        self.send_command(&format!("{BEHAVIOUR_FIELD}: {behaviour}\r\n")).await;
     }
 
-    /// What it has seen in this life.
-    pub(crate) async fn report(&self) -> InstanceReport {
+    /// Requests since its start.
+    pub(crate) async fn request_count(&self) -> u64 {
         self.send_command("").await
     }
 
-    async fn send_command(&self, line: &str) -> InstanceReport {
-        let MemberKind::OwnServer { control } = &self.kind else { panic!("{} takes no orders", self.name) };
-        let told = async {
-            let mut stream = TcpStream::connect(control).await?;
-            stream.write_all(format!("{line}\n").as_bytes()).await?;
-            let mut answer = String::new();
-            BufReader::new(stream).read_line(&mut answer).await?;
-            Ok::<_, std::io::Error>(serde_json::from_str(&answer)?)
-        };
-        let told = wait::within(&format!("{} takes an order", self.name), told).await;
-        told.unwrap_or_else(|error| panic!("order {}: {error}", self.name))
+    /// Returns how many requests it has logged since its start.
+    async fn send_command(&self, field: &str) -> u64 {
+        let mut client = Client::connect(self.addr).await;
+        let answer = client.exchange(format!("GET {CONTROL} HTTP/1.1\r\nHost: a\r\n{field}\r\n")).await;
+        answer.text().parse().expect("a number of requests")
     }
 
     /// Requests in its book, of all its lives: method and number.
@@ -195,7 +183,7 @@ impl Fleet {
 
     /// One more of our own, not started.
     pub(crate) fn add_own_server(&mut self) -> &mut Member {
-        self.add(MemberKind::OwnServer { control: free_addr() })
+        self.add(MemberKind::OwnServer)
     }
 
     /// One more, not started.

@@ -55,13 +55,13 @@ impl Instance {
     /// Answers by `script`, on `addr` (port 0: any).
     ///
     /// # Panics
-    /// The address cannot be bound.
+    /// The address is not free in time.
     pub async fn start_on(
         addr: SocketAddr,
         name: &str,
         script: impl Fn(&Request) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = listen(addr).expect("bind the instance's address");
+        let listener = listen_when_free(addr).await;
         let addr = listener.local_addr().expect("the address of a bound socket");
         let shared = Arc::new(InstanceState::new(name, script));
         let instance = Self { addr, shared, listener: Mutex::new(None) };
@@ -174,14 +174,7 @@ impl Instance {
     /// Listens again on the same address, after [`Instance::kill`] or [`Instance::stop_accepting`].
     pub async fn listen_again(&self) {
         self.shared.kill.send_replace(None);
-        // For a moment the port may be a client's of somebody else.
-        wait::until_true("the port is free again", || {
-            listen(self.addr).is_ok_and(|listener| {
-                self.serve(listener);
-                true
-            })
-        })
-        .await;
+        self.serve(listen_when_free(self.addr).await);
     }
 }
 
@@ -199,6 +192,17 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(1024)
+}
+
+/// Listens on `addr`, as soon as no other socket has it: for a moment the port may be a client's.
+async fn listen_when_free(addr: SocketAddr) -> TcpListener {
+    let mut listener = None;
+    wait::until_true(&format!("{addr} is free"), || {
+        listener = listen(addr).ok();
+        listener.is_some()
+    })
+    .await;
+    listener.expect("it listens now")
 }
 
 async fn accept(listener: TcpListener, shared: Arc<InstanceState>) {

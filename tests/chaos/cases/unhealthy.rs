@@ -59,7 +59,7 @@ async fn run_with_unhealthy(
     member.set_behaviour(ill).await;
     let load = Load::start(scene.caller.addr(), plan);
     wait::until("the ill instance is ejected", wait::TIMEOUT, async || scene.ejections().await >= 1.0).await;
-    let out = member.report().await.requests;
+    let out = member.request_count().await;
     load.wait_requests(count).await;
     (load.stop().await, out)
 }

@@ -1,5 +1,5 @@
-//! A registry as it is deployed: three servers, and an agent that is none, which everybody here asks; behind
-//! it instances that are registered by sidecars of their own, and a caller.
+//! A registry as it is deployed: three servers, and an agent in client mode, which all sidecars here ask; three
+//! instances, each registered by a sidecar of its own; and a caller.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(crate) struct ClusterTestbed {
 }
 
 impl ClusterTestbed {
-    /// With everybody passing.
+    /// Returns once all instances are passing.
     pub(crate) async fn start() -> Result<Self, SetupError> {
         let cluster = ConsulCluster::start_three().await?;
         let agent = cluster.start_agent().await?;
@@ -50,7 +50,7 @@ impl ClusterTestbed {
         Ok(Self { running, caller, fleet, agent, cluster })
     }
 
-    /// Whether everybody is registered at the agent, and the servers list everybody as passing.
+    /// Whether all instances are registered at the agent, and the servers list them as passing.
     pub(crate) async fn all_passing(&self) -> bool {
         let at_agent = http::get(self.agent.http_addr(), "/v1/agent/services").await;
         let at_agent = at_agent.map(|answer| String::from_utf8_lossy(answer.body()).into_owned());
@@ -89,7 +89,7 @@ impl ClusterTestbed {
         (took, fewest)
     }
 
-    /// Says on stderr what everybody logged: for a promise that is broken.
+    /// Prints the logs of all sidecars on stderr, for a broken promise.
     pub(crate) fn print_logs(&self) {
         eprintln!("the caller:\n{}", self.caller.process.log());
         for one in &self.running {
@@ -106,7 +106,7 @@ impl ClusterTestbed {
         all
     }
 
-    /// Stops everybody in order, and says what the client got.
+    /// Stops all sidecars in order, and reports the results of the load.
     pub(crate) async fn report(self, tally: &RequestResults) -> CaseReport {
         let retried = self.caller.retried().await;
         stop_all(self.running).await;

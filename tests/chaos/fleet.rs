@@ -61,7 +61,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// The command that serves as this instance, for whoever wants to start it (a sidecar:
+    /// The command that serves as this instance, for a program that starts it (a sidecar:
     /// `outrigger run -- …`); its standard input may be empty.
     pub(crate) fn command(&self) -> Vec<String> {
         match &self.kind {

@@ -1,4 +1,4 @@
-//! A small server process whose behaviour is changed at run time.
+//! A small server process; its behaviour can be changed at run time.
 //!
 //! It logs every request before it answers, in a file that outlives `kill -9`: a request that two instances
 //! have logged was executed twice. A request to [`CONTROL`] is not logged.

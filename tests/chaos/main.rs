@@ -20,7 +20,7 @@
 //! | [`testbed`] | all of these together |
 //! | [`cluster_testbed`] | such instances behind an agent and three servers |
 //! | [`fault`] | what stands between a caller and its registry, and spoils answers |
-//! | [`resource_use`] | a caller whose files, memory and requests in flight are counted |
+//! | [`resource_use`] | a caller under measurement: its files, memory and requests in flight |
 //! | [`case_report`], [`runner`] | what a case came to; one after the other |
 //! | [`guard`] | nothing is left running, however this program ends |
 //!

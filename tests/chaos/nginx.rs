@@ -1,4 +1,4 @@
-//! nginx as an instance: somebody else's server, with its own ideas of when a connection ends.
+//! nginx as an instance: a foreign server, with its own rules for when a connection ends.
 
 use std::{fs, net::SocketAddr, path::Path, path::PathBuf, sync::OnceLock};
 

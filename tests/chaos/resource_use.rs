@@ -1,5 +1,5 @@
-//! A sidecar whose possessions are counted: open files, memory, requests in flight. Looked at from outside,
-//! before, during and after something that it should get over.
+//! A sidecar under measurement: its open files, memory and requests in flight, read from outside before, during
+//! and after a load that it must recover from.
 //!
 //! Its instances come from a file, so that no connection to a registry comes and goes meanwhile: the count
 //! of its files is exact.

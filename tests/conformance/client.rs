@@ -138,9 +138,9 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     consul.deregister_check("service:orders-1").await.unwrap();
 }
 
-/// What the guard over mass losses rests on: whoever leaves, by whichever door, raises the index of its
-/// service for every consistency, while what others do moves it not below. An empty list at the index of
-/// the last listing is therefore no word on anybody's leaving.
+/// The guard against mass losses relies on this: every kind of removal raises the index of the service, in
+/// every consistency mode, and changes of other services never lower it. An empty list at the index of the
+/// last list is therefore no evidence of a removal.
 pub(crate) async fn a_removal_raises_the_index(target: &Target) {
     let consul = client(target);
     let query = Query { service: "orders".into(), datacenter: None };

@@ -20,7 +20,7 @@ pub(crate) fn body(text: &str, words: &[(String, &str)]) -> String {
 /// Masks a header's value.
 pub(crate) fn header(name: &str, value: &str) -> String {
     match name {
-        // Failed reads say 1, which nobody may keep: that counts.
+        // A failed read answers index 1, which a client must not keep: the value matters.
         "x-consul-index" if value != "1" => INDEX.to_owned(),
         "x-consul-contenthash" => "<hash>".to_owned(),
         _ => value.to_owned(),

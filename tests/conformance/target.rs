@@ -96,8 +96,7 @@ fn escape(id: &str) -> String {
         .collect()
 }
 
-/// What checks ask: an HTTP server whose path is the status that it answers, an open port and a
-/// closed one.
+/// The targets of checks: an HTTP server that answers the status in the path, an open port and a closed one.
 struct CheckTargets {
     http: Instance,
     open: Instance,

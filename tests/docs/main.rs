@@ -40,7 +40,7 @@ async fn scraped() -> BTreeSet<String> {
     let process = Process::run(&format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
          service: {{name: orders, port: {}, address: 127.0.0.1}}\n\
-         upstreams: [{{service: payments}}, {{service: nobody}}]\n\
+         upstreams: [{{service: payments}}, {{service: unknown}}]\n\
          discovery: {{max_services: 2}}",
         registry.addr(),
         app.addr().port(),
@@ -49,7 +49,7 @@ async fn scraped() -> BTreeSet<String> {
     process.wait_ready().await;
     let outbound = process.outbound();
     assert_eq!(client::get(outbound, "payments", "/").await.status, 200);
-    assert_eq!(client::get(outbound, "nobody", "/").await.reason(), "unknown_service");
+    assert_eq!(client::get(outbound, "unknown", "/").await.reason(), "unknown_service");
     assert_eq!(client::get(outbound, "one-too-many", "/").await.reason(), "too_many_services");
     // Refused before a service is known.
     let mut broken = Client::connect(outbound).await;

@@ -50,7 +50,7 @@ async fn weights_of_1_2_and_3_are_shares_of_1_2_and_3() {
         .and("orders", &all[2], "weight: 30");
     let sidecar = Sidecar::start("defaults: {balance: weighted}", &services).await;
     assert_eq!(shares(&sidecar, 60).await, expected(&[("a", 10), ("b", 20), ("c", 30)]));
-    // Smooth: within one cycle of six nobody has his whole share in a row.
+    // Smooth: within one cycle of six no instance gets its whole share in a row.
     let mut row = (String::new(), 0);
     for _ in 0..12 {
         let name = sidecar.get("orders", "/").await.instance().to_owned();

@@ -194,7 +194,10 @@ async fn a_slow_reader_stops_the_instance() {
     client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
     instance.wait_requests(1).await;
     let stopped_at = settled("the instance stops writing", || instance.seen()[0].sent()).await;
-    assert!(stopped_at < LARGE / 2, "{stopped_at} bytes were taken from the instance for nobody");
+    assert!(
+        stopped_at < LARGE / 2,
+        "{stopped_at} bytes were taken from the instance after the app had closed"
+    );
     let response = client.response().await;
     assert!(response.body.is_pattern && response.body.len == LARGE && response.body_error.is_none());
 }
@@ -223,7 +226,10 @@ async fn a_slow_instance_stops_the_app() {
     });
     let stopped_at =
         settled("the app stops writing", || written.load(std::sync::atomic::Ordering::Relaxed)).await;
-    assert!(stopped_at < LARGE / 2, "{stopped_at} bytes were taken from the app for nobody");
+    assert!(
+        stopped_at < LARGE / 2,
+        "{stopped_at} bytes were taken from the app after the instance had stopped reading"
+    );
     gate.open();
     let mut client = wait::within("the upload", upload).await.unwrap();
     assert_eq!(client.response().await.status, 200);
@@ -347,7 +353,7 @@ async fn early_answer_arrives(sidecar: &Sidecar) {
 async fn a_refusal_reaches_an_app_that_is_still_sending() {
     let (sidecar, _instance) = with(|_| Answer::ok("ok")).await;
     let mut client = sidecar.client().await;
-    client.send("POST / HTTP/1.1\r\nHost: nobody\r\nContent-Length: 200000\r\n\r\n").await;
+    client.send("POST / HTTP/1.1\r\nHost: unknown\r\nContent-Length: 200000\r\n\r\n").await;
     assert_eq!(client.send_pattern(200_000).await, Ok(()));
     assert_eq!(client.response().await.status, 404);
 }

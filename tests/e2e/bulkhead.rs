@@ -22,7 +22,7 @@ async fn gated() -> (Instance, Gate) {
     (instance, gate)
 }
 
-/// Requests whose answers are not read yet.
+/// Requests with answers that are not read yet.
 async fn sent(sidecar: &Sidecar, count: usize) -> Vec<Client> {
     let mut clients = Vec::new();
     for _ in 0..count {
@@ -87,7 +87,11 @@ async fn one_services_wall_is_not_the_others() {
     stuck.wait_requests(1).await;
     assert_eq!(sidecar.exchange(GET).await.status, 503);
     assert_eq!(sidecar.get("stock", "/").await.status, 200);
-    assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 0.0, "nobody is to blame");
+    assert_eq!(
+        sidecar.metric("outrigger_breaker_trips_total", &[]),
+        0.0,
+        "a rejection is no failure of an instance"
+    );
     gate.open();
 }
 

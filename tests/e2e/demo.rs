@@ -1,4 +1,4 @@
-//! What somebody sees who tries it for the first time.
+//! The output of a first try of Outrigger.
 
 use outrigger_tests::process::run_outrigger;
 

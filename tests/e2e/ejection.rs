@@ -160,7 +160,7 @@ async fn an_instance_that_lets_the_whole_time_out_pass_is_out_after_five() {
     assert_eq!((hung.count(), late, ejected(&sidecar, "soft")), (5, 5, 1.0));
 }
 
-/// A socket that listens and whose queue gets full: then a connection to it is neither accepted nor refused.
+/// A listening socket with a full queue: a connection to it is neither accepted nor refused.
 struct FullBacklog {
     addr: SocketAddr,
     listener: Socket,
@@ -290,7 +290,7 @@ async fn trust_goes_with_a_life_and_outlives_every_other_change() {
     app.shutdown().await;
 }
 
-/// Sends a request that nobody answers within the test's patience, and gives it up when it is dropped.
+/// Sends a request that gets no answer during the test; dropping the future closes its connection.
 async fn hanging(sidecar: &Sidecar, method: &str) -> Client {
     let mut client = sidecar.client().await;
     client.send(format!("{method} /hang HTTP/1.1\r\nHost: orders\r\ncontent-length: 0\r\n\r\n")).await;
@@ -320,7 +320,7 @@ async fn an_instance_that_answers_nobody_is_passed_over_until_it_speaks() {
     .await;
     let before = hung.count();
     all_well(&sidecar, 40).await;
-    assert_eq!(hung.count(), before, "nobody else was sent there");
+    assert_eq!(hung.count(), before, "no other request was sent there");
     assert_eq!(ejected(&sidecar, "soft") + ejected(&sidecar, "hard"), 0.0, "it may only be slow");
 
     gate.open();

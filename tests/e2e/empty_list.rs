@@ -99,7 +99,7 @@ async fn real_traffic_speaks_for_an_instance_that_takes_no_new_connection() {
 
     instance.stop_accepting().await;
     scene.front.set(RegistryMode::EmptyAt(index));
-    // Each look at the suspect finds that nobody listens, and that requests succeed on what is open.
+    // Each probe of the suspect is refused, while requests succeed on the open connections.
     wait::until("it is suspect", wait::TIMEOUT, async || {
         all_well(&mut client, Duration::from_millis(5)).await;
         metric(&app, "outrigger_suspect_instances") == 1.0
@@ -129,7 +129,7 @@ async fn what_went_well_before_does_not_speak_for_an_instance_that_refuses_now()
     .await;
     scene.front.set(RegistryMode::EmptyAt(index));
     wait::until_true("it is gone", || app.clusters()[0].endpoints.len() == 1).await;
-    // An answer speaks for whoever gave it for five seconds.
+    // An answer is evidence that its instance is alive for five seconds.
     assert!(killed.elapsed() < Duration::from_secs(4), "{:?}", killed.elapsed());
     assert_eq!(metric(&app, "outrigger_suspect_instances"), 1.0, "the other one is kept");
     app.shutdown().await;
@@ -170,7 +170,7 @@ async fn a_leaving_is_believed_well_before_the_hold_ends_on_consul() {
     }
 }
 
-/// Both instances on one node, whose own health is `serf`.
+/// Both instances on one node; `serf` is the health of the node itself.
 async fn on_a_node(agent: ConsulAgent, all: &[&Instance], serf: &str) {
     for one in all {
         let service =

@@ -109,7 +109,7 @@ async fn a_request_in_flight_to_a_removed_instance_is_finished() {
     .await;
     gate.open();
     assert_eq!(client.response().await.text(), "finished");
-    // And its connections are not kept for anybody.
+    // Its connections are closed.
     wait::until_true("its connections are closed", || old.open() == 0).await;
 }
 

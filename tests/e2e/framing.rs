@@ -7,7 +7,7 @@ use outrigger_tests::{
     wire::WireError,
 };
 
-/// What would be a second request to whoever frames the first one otherwise.
+/// Bytes that would be a second request for a reader that frames the first one differently.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: orders\r\n\r\n";
 
 async fn orders() -> (Sidecar, Instance) {

@@ -133,7 +133,9 @@ async fn a_refused_request_does_not_ask_for_its_body() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
-    client.send("POST / HTTP/1.1\r\nHost: nobody\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n").await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: unknown\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        .await;
     assert_eq!(client.head().await.unwrap().split_start_line().1, "404");
 }
 

@@ -1,4 +1,4 @@
-//! A second attempt beside a slow one: when it is made, whose answer is taken, what it may cost.
+//! A second attempt beside a slow one: when it is made, which answer is used, what it may cost.
 
 use std::{
     sync::{

@@ -179,7 +179,7 @@ async fn names_beyond_the_quota_of_unknown_ones_are_told_so() {
     assert_eq!(client.get("orders", "/").await.status, 200);
     let mut reasons = Vec::new();
     for nth in 0..12 {
-        let response = client.get(&format!("nobody-{nth}"), "/").await;
+        let response = client.get(&format!("unknown-{nth}"), "/").await;
         reasons.push((response.status, response.reason().to_owned()));
     }
     assert_eq!(reasons[0], (404, "unknown_service".to_owned()));

@@ -128,7 +128,7 @@ async fn an_app_that_died_with_its_sidecar_is_told_critical_by_the_next_one_and_
 
 #[tokio::test]
 async fn checks_that_somebody_put_on_the_app_are_removed_and_what_they_replaced_is_ours_again() {
-    if !consul::available("checks that somebody put on the app are removed") {
+    if !consul::available("foreign checks on the app are removed") {
         return;
     }
     let consul = Consul::dev().await.expect("an agent");
@@ -188,7 +188,7 @@ async fn orphans_are_removed_whatever_their_name_and_neither_the_living_nor_stra
     }
 }
 
-/// A sidecar whose state outlives it in `folder`.
+/// A sidecar that keeps its state in `folder`, which outlives it.
 async fn start_with_state(agent: ConsulAgent, app: &Instance, folder: &Path) -> Process {
     let state = format!("state_dir: {}\n", folder.display());
     let process = Process::run(&(settings(agent.0, "orders", "orders-1", app, "") + &state)).await;
@@ -231,7 +231,7 @@ async fn maintenance_is_what_consul_says_and_an_order_outlives_outages_and_resta
     let folder = tempfile::tempdir().unwrap();
     let process = start_with_state(agent, &app, folder.path()).await;
 
-    // Somebody else's, and somebody else ends ours.
+    // Maintenance that another program began, and ours, which another program ends.
     let theirs = |on| format!("/v1/agent/service/maintenance/orders-1?enable={on}&reason=theirs");
     agent.put(&theirs(true), &Value::Null).await;
     wait_status(&process, "in maintenance: theirs").await;

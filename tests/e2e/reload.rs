@@ -1,4 +1,4 @@
-//! Other settings are followed at once, and cost nobody a connection, a request or what was learned.
+//! A reload applies at once, and costs no connection, no request and nothing of what was learned.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ async fn an_ejected_instance_stays_out() {
         }
         assert_eq!((ill.count(), trust("ejected")), (5, 1.0), "after {settings}");
     }
-    // And is let in by who says that nobody is to be kept out.
+    // The settings without outlier detection admit it again.
     sidecar.apply_settings("defaults: {outlier: off}").await;
     for _ in 0..10 {
         client.get("orders", "/").await;
@@ -243,7 +243,7 @@ async fn limits_towards_the_app_follow() {
     sidecar
         .apply_settings("outbound: {listen: \"127.0.0.1:0\", via: true, x_forwarded: true, limits: {max_connections: 1, max_headers: 10}}")
         .await;
-    assert_eq!(client.get("orders", "/").await.status, 200, "who is there stays");
+    assert_eq!(client.get("orders", "/").await.status, 200, "an open connection stays");
     let head = instance.seen()[1].request.head.clone();
     assert!(head.has("via") && head.has("x-forwarded-for"), "{head:?}");
     assert_eq!(sidecar.get("orders", "/").await.reason(), "too_many_connections");
@@ -266,7 +266,7 @@ async fn an_instance_that_died_before_is_found_out_by_the_new_settings() {
     }
     let ejected = || sidecar.metric("outrigger_ejections_total", &[("service", "orders"), ("kind", "hard")]);
     assert_eq!(ejected(), 1.0);
-    // Probed, and back by itself: the judge knows everybody again.
+    // Probed, and back by itself: the detector tracks all endpoints again.
     dead.listen_again().await;
     wait::until("it is chosen again", Duration::from_secs(20), async || {
         client.get("orders", "/").await;

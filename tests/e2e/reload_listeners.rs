@@ -1,4 +1,4 @@
-//! Listeners come and go with the settings, and nobody's request is cut for it.
+//! A reload adds and removes listeners, and no request is cut.
 
 use outrigger_tests::{
     client::{self, Client},
@@ -123,6 +123,6 @@ async fn an_address_that_is_taken_refuses_all_of_it_and_frees_what_was_held() {
     let loaded = outrigger_config::load(Some(("x", &text)), &none, &Default::default()).unwrap();
     let error = sidecar.proxy.prepare(&loaded.config).unwrap_err();
     assert!(error.to_string().contains(&taken.to_string()), "{error}");
-    assert!(std::net::TcpListener::bind(good).is_ok(), "nobody holds it");
+    assert!(std::net::TcpListener::bind(good).is_ok(), "no socket holds it");
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
 }

@@ -133,7 +133,7 @@ async fn a_bad_file_is_refused_as_a_whole_with_all_its_problems() {
     assert!(is_as_before().await);
     assert_eq!(client::get(rig.process.outbound(), "orders", "/").await.status, 200);
 
-    // Emptied by whoever is about to write it anew.
+    // Emptied by a program that is about to rewrite it.
     rig.process.empty_settings();
     let output = process::run_outrigger(&["reload", "--admin", &admin]).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -189,7 +189,7 @@ async fn what_needs_a_restart_is_named_and_the_rest_applied() {
     assert!(log.contains("needs a restart") && log.contains("workers: 1 → 2"), "{log}");
 }
 
-/// A process whose app is registered by these settings.
+/// A process that registers its app with these settings.
 fn registered(agent: ConsulAgent, app: &Instance, service: &str) -> String {
     let port = app.addr().port();
     format!(

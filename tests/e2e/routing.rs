@@ -6,7 +6,7 @@ use outrigger_tests::{
     sidecar::{Services, Sidecar},
 };
 
-/// Two services whose instances answer with their name; one instance of orders has the tag v2.
+/// Two services; their instances answer with their name; one instance of orders has the tag v2.
 async fn two_services(settings: &str) -> (Sidecar, [Instance; 3]) {
     let all = [Instance::start("o1").await, Instance::start("o2").await, Instance::start("p1").await];
     let services = Services::default()
@@ -133,7 +133,11 @@ async fn an_upstream_with_a_port_of_its_own_takes_any_host() {
         let response = client::get(own, host, "/svc/orders/x").await;
         assert_eq!((response.status, response.instance()), (200, "p1"), "{host}: {response:?}");
     }
-    assert_eq!(instances[2].seen()[0].request.target(), "/svc/orders/x", "a path is nobody's but the app's");
+    assert_eq!(
+        instances[2].seen()[0].request.target(),
+        "/svc/orders/x",
+        "the sidecar does not interpret a path"
+    );
 }
 
 #[tokio::test]
@@ -221,12 +225,12 @@ async fn an_expectation_nobody_knows_is_refused() {
 #[tokio::test]
 async fn an_unknown_service_and_a_path_without_one_are_said_to_be_that() {
     let (sidecar, _instances) = two_services("").await;
-    let unknown = sidecar.get("nobody", "/").await;
+    let unknown = sidecar.get("missing", "/").await;
     refused(&unknown, 404, "unknown_service");
     assert_eq!(unknown.field("content-type"), "application/problem+json");
     let problem = unknown.json();
     assert_eq!(problem["status"], 404);
-    assert!(problem.to_string().contains("nobody"), "{problem}");
+    assert!(problem.to_string().contains("missing"), "{problem}");
 
     // A Host may be empty (RFC 9112 §3.2): it names nothing.
     let empty = sidecar.exchange("GET / HTTP/1.1\r\nHost:\r\n\r\n").await;
@@ -244,7 +248,7 @@ async fn an_unknown_service_and_a_path_without_one_are_said_to_be_that() {
 async fn one_connection_may_call_several_services() {
     let (sidecar, _instances) = two_services("").await;
     let mut client = sidecar.client().await;
-    for (host, expected) in [("payments", "p"), ("orders", "o"), ("nobody", ""), ("payments", "p")] {
+    for (host, expected) in [("payments", "p"), ("orders", "o"), ("unknown", ""), ("payments", "p")] {
         let response = client.get(host, "/").await;
         assert!(response.instance().starts_with(expected), "{host}: {response:?}");
     }

@@ -35,7 +35,7 @@ async fn going_away_cancels(
         wait::until_true("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
         let endpoint = &sidecar.endpoints("orders")[0];
         assert_eq!((endpoint.in_flight, endpoint.failures), (0, 0), "the instance was not at fault");
-        assert_eq!(instance.count(), 1, "nothing was retried for nobody");
+        assert_eq!(instance.count(), 1, "nothing was retried for a client that has closed");
     }
 }
 
@@ -175,7 +175,7 @@ async fn an_instance_that_dies_in_the_middle_of_an_answer_closes_a_new_clients_c
 
 #[tokio::test]
 async fn an_instance_that_dies_in_the_middle_of_an_answer_resets_an_old_clients_connection() {
-    // To a client whose answer ends with the connection, a plain close would look like the end.
+    // Where the answer ends with the connection, a plain close would look like its end.
     for head in [
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",

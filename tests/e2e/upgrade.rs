@@ -128,7 +128,7 @@ async fn a_101_that_nobody_asked_for_is_no_answer() {
     for request in [
         "GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\n\r\n",
-        // h2c is not offered further, so nobody may accept it.
+        // h2c is not offered to the instance, so the instance cannot accept it.
         "GET / HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
     ] {
         let response = sidecar.exchange(request).await;

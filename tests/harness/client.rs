@@ -93,7 +93,7 @@ impl Client {
     /// Writes these bytes.
     ///
     /// # Panics
-    /// The connection is gone, or nobody reads.
+    /// The connection is closed, or the peer does not read.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let written = wait::within("write to the sidecar", self.wire.write(bytes.as_ref())).await;
         written.expect("write to the sidecar");

@@ -230,8 +230,8 @@ impl Drop for DetachedTasks {
 /// # Panics
 /// No socket could be bound.
 pub fn refusing_addr() -> SocketAddr {
-    // Bound and never listening: nobody else gets the port while the test runs, and a connect is
-    // refused. Forgotten on purpose: it must outlive whoever asked.
+    // Bound and never listening: no other socket gets the port while the test runs, and a connect is
+    // refused. Never closed, because the address is used after this function has returned.
     let socket = std::mem::ManuallyDrop::new(
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket"),
     );

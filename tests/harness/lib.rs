@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`instance`] | an HTTP instance that answers by a script, and remembers what it saw |
 //! | [`client`], [`load`] | the app: one raw connection, or steady traffic that is counted |
-//! | [`wire`], [`pattern`] | HTTP/1 as bytes, read strictly; bodies of any size whose bytes are known |
+//! | [`wire`], [`pattern`] | HTTP/1 as bytes, read strictly; bodies of any size with known bytes |
 //! | [`sidecar`] | the data path inside the test's process, on a file of static instances |
 //! | [`process`] | the real binary, with its signals and exit codes |
 //! | [`consul`], [`registry`] | real Consul agents; any agent, spoken to by HTTP |

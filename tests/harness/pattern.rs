@@ -1,4 +1,4 @@
-//! Bodies of any size whose every byte is known: sent without being kept, checked by comparing
+//! Bodies of any size with known bytes: sent without being kept, checked by comparing
 //! slices, so that a gigabyte costs no memory and an unoptimised test build stays fast.
 
 use std::sync::LazyLock;

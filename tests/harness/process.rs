@@ -118,7 +118,7 @@ impl Process {
         self.logged_addr("admin side").unwrap_or_else(|| panic!("no admin side in\n{}", self.log()))
     }
 
-    /// The address in the first log line whose message begins with `message`.
+    /// The address in the first log line with a message that begins with `message`.
     fn logged_addr(&self, message: &str) -> Option<SocketAddr> {
         self.log().lines().find_map(|line| {
             let line: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -133,7 +133,7 @@ impl Process {
         client::get(admin, &admin.to_string(), path).await
     }
 
-    /// `POST path` of the admin side, as somebody who may.
+    /// `POST path` of the admin side, with the right to do so.
     pub async fn admin_post(&self, path: &str) -> Response {
         let admin = self.admin();
         client::exchange(
@@ -151,7 +151,7 @@ impl Process {
             .await;
     }
 
-    /// Replaces its settings file; nobody is told.
+    /// Replaces its settings file, without a reload.
     ///
     /// # Panics
     /// It cannot be written.
@@ -160,7 +160,7 @@ impl Process {
         std::fs::write(file, with_listeners(settings)).expect("write outrigger.yaml");
     }
 
-    /// Empties its settings file, as whoever writes it anew does first.
+    /// Empties its settings file, which is the first step of a program that rewrites it in place.
     ///
     /// # Panics
     /// When the file cannot be written.

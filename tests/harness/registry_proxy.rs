@@ -18,7 +18,7 @@ use crate::wire::Wire;
 pub enum RegistryMode {
     /// It reaches the registry.
     Pass,
-    /// It is reset at once: nobody listens.
+    /// It is reset at once, as if no process listened.
     Refuse,
     /// It is accepted, and nothing is ever answered.
     Hang,

@@ -21,7 +21,7 @@ pub(crate) struct Module {
     pub(crate) items: Vec<String>,
     /// Names that it brings into scope, and the paths that they stand for; public ones are re-exports.
     pub(crate) uses: BTreeMap<String, Import>,
-    /// Paths whose whole content it brings into scope.
+    /// Paths of its glob imports.
     pub(crate) globs: Vec<Vec<String>>,
     /// Every other path that its code names.
     pub(crate) paths: Vec<Vec<String>>,
@@ -50,7 +50,7 @@ pub(crate) struct Crate {
     pub(crate) types: Vec<TypeDefinition>,
 }
 
-/// Reads the crate whose root file is `root`.
+/// Reads the crate with the root file `root`.
 ///
 /// # Errors
 /// When a file cannot be read or is no Rust, or a declared module has no file.

@@ -10,7 +10,7 @@ use crate::crates::{Crate, Module, ModulePath};
 /// More steps than any chain of re-exports has; ends the search in one that leads back to itself.
 const MAX_REEXPORTS: usize = 16;
 
-/// From each file to the files whose items it uses, with the names of these items.
+/// From each file to the files that define the items it uses, with the names of these items.
 pub(crate) type Edges = BTreeMap<usize, BTreeMap<usize, BTreeSet<String>>>;
 
 /// Groups of files, each of at least two, that import each other: the edges within each group.

@@ -9,7 +9,7 @@ set -euo pipefail
 
 runs() { "$1" version; }
 
-# A rename within one file system: nobody sees half a binary.
+# A rename within one file system: no other process sees half a binary.
 place() { mv "$1/usr/bin/consul" "$2"; }
 
 find_or_fetch consul Consul OUTRIGGER_TEST_CONSUL bullseye consul

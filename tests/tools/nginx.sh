@@ -23,7 +23,7 @@ beside="\$(dirname "\$0")/$(basename "$beside")"
 LD_LIBRARY_PATH="$libraries" exec "\$beside/usr/sbin/nginx" "\$@"
 SCRIPT
     chmod +x "$work/wrapper"
-    # A rename within one file system: nobody sees half a script.
+    # A rename within one file system: no other process sees half a script.
     mv "$work/wrapper" "$2"
 }
 

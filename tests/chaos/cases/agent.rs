@@ -19,7 +19,7 @@ use crate::{
 enum AgentLoss {
     /// SIGTERM: it leaves the cluster first, and its node and all its services with it.
     Stopped(Duration),
-    /// SIGKILL: the servers list everybody until they notice.
+    /// SIGKILL: the servers list all instances until they detect the loss.
     Killed(Duration),
 }
 
@@ -52,7 +52,7 @@ pub(super) async fn emptied(form: RunLength) -> CaseResult {
     Ok(row)
 }
 
-/// Loses the agent and its data. How long everybody took to be registered again, from when it answered
+/// Loses the agent and its data. How long it took until all instances were registered again, from when it answered
 /// anything at all, and the fewest that the caller could choose from.
 async fn lose_agent(
     site: &mut ClusterTestbed,

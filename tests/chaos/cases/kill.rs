@@ -57,7 +57,7 @@ async fn at_once(mut scene: Testbed, victims: &[usize], form: RunLength) -> Case
 }
 
 /// Answers take a while, so that many requests are under way wherever the kill falls: at 1,000 a second, enough
-/// to take an instance out for its answers before anybody is refused.
+/// to take an instance out for its answers before a connect is refused.
 fn slow_behaviour() -> Behaviour {
     Behaviour { delay_ms: 60, ..Behaviour::default() }
 }

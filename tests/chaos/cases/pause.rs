@@ -17,7 +17,7 @@ use crate::{
 /// Two tries of 500 ms, the pause between them, and room for a busy machine. One try of a stopped instance
 /// and one of another take half of it.
 const TWO_TRIES: Duration = Duration::from_millis(2 * 500 + 25 + 75);
-/// A second's patience, a second until it is known that nobody is answered, and room for a busy machine.
+/// A second's patience, a second until the stall is detected, and room for a busy machine.
 const MAX_DEFAULT_TIME: Duration = Duration::from_secs(3);
 /// A spell of the ejection that the pause has led to, and the trial after it.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(30);

@@ -34,7 +34,7 @@ pub(super) async fn leader(form: RunLength) -> CaseResult {
     let (passing, times, usable) =
         (site.all_passing().await, site.registrations().await, count_usable(&site.caller.process).await);
     let mut row = site.report(&tally).await;
-    row.require(passing, || "not everybody is passing".to_owned());
+    row.require(passing, || "not all instances are passing".to_owned());
     row.require(times == 3.0, || format!("{times} registrations of three"));
     row.require(usable == 3, || format!("{usable} of three in the table"));
     row.note(format!("the next leader after {}", format_millis(elected)));
@@ -68,7 +68,7 @@ pub(super) async fn stopped(form: RunLength) -> CaseResult {
     site.cluster.start_all().await?;
     site.cluster.join_agent(&site.agent).await?;
     let back = Instant::now();
-    wait::until("everybody is passing", RECOVERY_LIMIT * 3, async || site.all_passing().await).await;
+    wait::until("all instances are passing", RECOVERY_LIMIT * 3, async || site.all_passing().await).await;
     let passing = back.elapsed();
     for process in [&site.caller.process, &other] {
         wait_confirmed(process, back).await;

@@ -102,7 +102,7 @@ async fn run_client(
     count: usize,
 ) -> Result<(), String> {
     let socket = TcpSocket::new_v4().map_err(|error| error.to_string())?;
-    // So that what nobody reads is the sidecar's to hold.
+    // So that the sidecar has to hold the bytes that the client does not read.
     socket.set_recv_buffer_size(16 * 1024).map_err(|error| error.to_string())?;
     let stream = socket.connect(to).await.map_err(|error| format!("connect: {}", error.kind()))?;
     let mut wire = Wire::new(stream);

@@ -1,4 +1,4 @@
-//! Which change moves an index and wakes whom.
+//! Which change moves an index, and which watchers it wakes.
 
 use crate::case::{
     Case, Step, case, deregister, fresh_case, get, outcome, put, register, watch, watch_ahead,
@@ -23,7 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(
             "a service and its watchers",
             all(vec![
-                // A name that nobody has, once some service went.
+                // A name without a service, after a service was removed.
                 vec![register(other), deregister("un-1")],
                 over(lc, register(r#"{"Name":"unrel","ID":"un-1","Port":1}"#)),
                 over(lc, deregister("un-1")),
@@ -87,7 +87,7 @@ pub(crate) fn cases() -> Vec<Case> {
             ]),
         ),
         fresh_case(
-            "names nobody has before the first loss",
+            "names without a service before the first loss",
             all(vec![
                 over(
                     lc,

@@ -122,7 +122,7 @@ impl Answer {
         answer
     }
 
-    /// An HTTP/1.0 answer whose end is the connection's.
+    /// An HTTP/1.0 answer that ends with the connection.
     pub fn http10(body: impl AsRef<[u8]>) -> Self {
         let mut answer = Self::built(200);
         if let AnswerHead::Built { version, .. } = &mut answer.head {
@@ -274,7 +274,7 @@ impl Gate {
         Self(Arc::new(watch::channel(false).0))
     }
 
-    /// Lets everybody through, from now on.
+    /// Opens it for all waits, from now on.
     pub fn open(&self) {
         self.0.send_replace(true);
     }

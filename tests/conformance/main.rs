@@ -34,12 +34,12 @@ async fn consul_itself_answers_as_it_was_recorded() {
 }
 
 #[tokio::test]
-async fn our_client_walks_through_a_life_on_the_dev_registry() {
+async fn our_client_runs_a_whole_lifecycle_on_the_dev_registry() {
     client::run_lifecycle(&Target::dev().await).await;
 }
 
 #[tokio::test]
-async fn our_client_walks_through_a_life_on_consul() {
+async fn our_client_runs_a_whole_lifecycle_on_consul() {
     if consul::available("our client against the real Consul") {
         client::run_lifecycle(&Target::consul().await).await;
     }

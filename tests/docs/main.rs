@@ -25,7 +25,7 @@ fn every_reason_stands_in_errors_md_with_its_status() {
 }
 
 #[test]
-fn errors_md_names_no_reason_that_is_none() {
+fn errors_md_names_only_reasons_that_exist() {
     let (_, table) = ERRORS.split_once("## Every reason").unwrap();
     let reasons: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
     assert_eq!(first_cells(table), reasons);

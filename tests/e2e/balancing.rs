@@ -71,7 +71,7 @@ async fn a_warning_instance_has_its_warning_weight_and_a_critical_one_none() {
 }
 
 #[tokio::test]
-async fn random_leaves_nobody_out() {
+async fn random_uses_every_instance() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     let sidecar = Sidecar::orders("defaults: {balance: random}", &[&all[0], &all[1], &all[2]]).await;
     let shares = shares(&sidecar, 600).await;
@@ -81,7 +81,7 @@ async fn random_leaves_nobody_out() {
 }
 
 #[tokio::test]
-async fn retries_do_not_move_the_turn() {
+async fn retries_do_not_advance_the_rotation() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let broken = Instance::scripted("x", |_| Answer::status(503, "no")).await;
     let sidecar = Sidecar::orders("defaults: {outlier: off}", &[&all[0], &all[1], &broken]).await;
@@ -103,7 +103,7 @@ async fn an_instance_that_is_gone_costs_no_request() {
 }
 
 #[tokio::test]
-async fn each_service_has_its_own_turn() {
+async fn each_service_has_its_own_rotation() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("p").await];
     let services = Services::of("orders", &[&all[0], &all[1]]).and("payments", &all[2], "");
     let sidecar = Sidecar::start("", &services).await;

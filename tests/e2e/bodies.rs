@@ -188,7 +188,7 @@ async fn trailers_of_a_request_pass_to_the_instance() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_stops_the_instance() {
+async fn a_slow_reader_slows_the_instance() {
     let (sidecar, instance) = with(|_| Answer::pattern(LARGE)).await;
     let mut client = Client::connect_small_buffer(sidecar.addr()).await;
     client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
@@ -203,7 +203,7 @@ async fn a_slow_reader_stops_the_instance() {
 }
 
 #[tokio::test]
-async fn a_slow_instance_stops_the_app() {
+async fn a_slow_instance_slows_the_app() {
     let gate = Gate::closed();
     let opened = gate.clone();
     // Waits before it reads the body.

@@ -27,7 +27,7 @@ async fn send(sidecar: &Sidecar, requests: usize) {
 }
 
 #[tokio::test]
-async fn it_opens_says_so_probes_and_closes() {
+async fn the_breaker_opens_reports_it_probes_and_closes() {
     let (sidecar, instance) = failing(503, QUICK).await;
     send(&sidecar, 9).await;
     assert_eq!(state(&sidecar), "closed");
@@ -86,7 +86,7 @@ async fn half_open_lets_one_probe_through_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_probe_whose_client_left_gives_no_verdict_and_its_place_back() {
+async fn a_probe_of_a_client_that_left_gives_no_verdict_and_frees_its_slot() {
     let (sidecar, instance) = failing(503, QUICK).await;
     send(&sidecar, 10).await;
     instance.set_script(|_| Answer::no_answer());
@@ -105,7 +105,7 @@ async fn a_probe_whose_client_left_gives_no_verdict_and_its_place_back() {
 }
 
 #[tokio::test]
-async fn answers_that_are_no_gateways_never_open_it() {
+async fn answers_other_than_gateway_errors_never_open_the_breaker() {
     for status in [500, 404, 429, 501] {
         let (sidecar, instance) = failing(status, QUICK).await;
         send(&sidecar, 60).await;
@@ -114,7 +114,7 @@ async fn answers_that_are_no_gateways_never_open_it() {
 }
 
 #[tokio::test]
-async fn gateway_answers_broken_connections_and_time_outs_open_it() {
+async fn gateway_errors_broken_connections_and_time_outs_open_the_breaker() {
     let settings = &QUICK.replace("defaults: {", "defaults: {timeout: 60ms, ");
     for (what, bad) in [
         ("502", Answer::status(502, "no")),
@@ -133,7 +133,7 @@ async fn gateway_answers_broken_connections_and_time_outs_open_it() {
 }
 
 #[tokio::test]
-async fn clients_that_leave_never_open_it() {
+async fn clients_that_leave_never_open_the_breaker() {
     let (sidecar, instance) = failing(503, QUICK).await;
     instance.set_script(|_| Answer::no_answer());
     for nth in 0..30 {
@@ -147,7 +147,7 @@ async fn clients_that_leave_never_open_it() {
 }
 
 #[tokio::test]
-async fn what_a_retry_saved_does_not_open_it() {
+async fn failures_that_a_retry_made_good_do_not_open_the_breaker() {
     let all = [Instance::start("good").await, Instance::scripted("bad", |_| Answer::status(503, "no")).await];
     let sidecar = Sidecar::orders(
         "defaults: {circuit_breaker: {min_requests: 10, failure_ratio: 0.1}}",
@@ -160,7 +160,7 @@ async fn what_a_retry_saved_does_not_open_it() {
 }
 
 #[tokio::test]
-async fn below_the_ratio_it_stays_closed() {
+async fn below_the_ratio_the_breaker_stays_closed() {
     let instance = Instance::scripted("a", |request| match request.nth % 5 {
         3 | 4 => Answer::status(503, "no"),
         _ => Answer::ok("ok"),
@@ -172,7 +172,7 @@ async fn below_the_ratio_it_stays_closed() {
 }
 
 #[tokio::test]
-async fn one_services_breaker_is_nobody_elses_and_it_can_be_off() {
+async fn each_service_has_its_own_breaker_and_it_can_be_off() {
     let bad = Instance::scripted("bad", |_| Answer::status(503, "no")).await;
     let services = outrigger_tests::sidecar::Services::of("orders", &[&bad]).and("payments", &bad, "");
     let settings = format!("{QUICK}\nupstreams: [{{service: payments, circuit_breaker: off}}]");
@@ -186,7 +186,7 @@ async fn one_services_breaker_is_nobody_elses_and_it_can_be_off() {
 }
 
 #[tokio::test]
-async fn failures_in_a_row_open_it_where_the_settings_say_so() {
+async fn consecutive_failures_open_the_breaker_where_the_settings_say_so() {
     let settings =
         "defaults: {retry: {max_retries: 0}, circuit_breaker: {consecutive_failures: 3, open_for: 5s}}";
     let (sidecar, instance) = failing(503, settings).await;
@@ -195,7 +195,7 @@ async fn failures_in_a_row_open_it_where_the_settings_say_so() {
 }
 
 #[tokio::test]
-async fn an_open_one_does_not_wait_before_it_asks_an_instance_that_joins() {
+async fn an_open_breaker_probes_an_instance_that_joins_at_once() {
     // Without the guard, which would keep the ill one.
     let settings = "discovery: {mass_loss: off}\n\
                     defaults: {circuit_breaker: {min_requests: 10, open_for: 1h, max_open_for: 1h}, retry: off}";

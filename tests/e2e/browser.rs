@@ -8,7 +8,7 @@ async fn orders(settings: &str) -> (Sidecar, Instance) {
 }
 
 #[tokio::test]
-async fn a_page_from_elsewhere_reaches_nothing() {
+async fn a_page_of_another_origin_reaches_nothing() {
     let (sidecar, instance) = orders("").await;
     for mark in [
         "Origin: https://evil.example",
@@ -37,7 +37,7 @@ async fn a_page_from_elsewhere_reaches_nothing() {
 }
 
 #[tokio::test]
-async fn a_preflight_from_elsewhere_is_refused_without_permission() {
+async fn a_preflight_of_another_origin_is_refused() {
     let (sidecar, _instance) = orders("").await;
     let response = sidecar
         .exchange(

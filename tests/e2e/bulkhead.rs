@@ -77,7 +77,7 @@ async fn the_wait_is_bounded_by_its_time_out_and_by_the_apps_deadline() {
 }
 
 #[tokio::test]
-async fn one_services_wall_is_not_the_others() {
+async fn each_service_has_its_own_bulkhead() {
     let (stuck, gate) = gated().await;
     let well = Instance::start("well").await;
     let services = Services::of("orders", &[&stuck]).and("stock", &well, "");
@@ -96,7 +96,7 @@ async fn one_services_wall_is_not_the_others() {
 }
 
 #[tokio::test]
-async fn an_app_that_goes_away_gives_its_place_back() {
+async fn an_app_that_disconnects_frees_its_slot() {
     let (instance, gate) = gated().await;
     let settings = "defaults: {max_in_flight: 1, max_pending: 1, pending_timeout: 20s}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
@@ -113,7 +113,7 @@ async fn an_app_that_goes_away_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn a_place_is_held_to_the_last_byte_of_the_answer() {
+async fn a_slot_is_held_to_the_last_byte_of_the_answer() {
     let gate = Gate::closed();
     let instance = Instance::scripted("a", {
         let gate = gate.clone();

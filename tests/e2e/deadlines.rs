@@ -52,7 +52,7 @@ async fn deadlines_that_are_too_short_do_not_open_the_breaker() {
 }
 
 #[tokio::test]
-async fn the_route_s_time_out_is_not_lengthened() {
+async fn a_requests_time_out_cannot_lengthen_the_routes() {
     let slow = Instance::scripted("slow", |_| Answer::no_answer()).await;
     let sidecar = Sidecar::orders("defaults: {timeout: 200ms}", &[&slow]).await;
     let response = sidecar.exchange(get("x-outrigger-timeout: 1m\r\n")).await;
@@ -60,7 +60,7 @@ async fn the_route_s_time_out_is_not_lengthened() {
 }
 
 #[tokio::test]
-async fn it_holds_over_all_attempts_and_the_pauses_between() {
+async fn the_deadline_holds_over_all_attempts_and_the_pauses_between() {
     let bad =
         Instance::scripted("bad", |_| Answer::status(503, "no").delayed(Duration::from_millis(80))).await;
     let settings = "defaults: {retry: {max_retries: 10, backoff_base: 50ms, backoff_max: 50ms}}";
@@ -74,7 +74,7 @@ async fn it_holds_over_all_attempts_and_the_pauses_between() {
 }
 
 #[tokio::test]
-async fn each_attempt_is_told_what_is_left() {
+async fn each_attempt_carries_the_remaining_deadline() {
     let first = Gate::closed();
     let gate = first.clone();
     let instance = Instance::scripted("a", move |request| match request.nth {
@@ -132,7 +132,7 @@ async fn the_routes_deadline_ends_a_stream() {
 }
 
 #[tokio::test]
-async fn one_that_is_over_sends_nothing_and_one_that_is_none_is_refused() {
+async fn an_expired_deadline_sends_nothing_and_an_invalid_one_is_refused() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let response = sidecar.exchange(get("x-outrigger-timeout: 0\r\n")).await;
@@ -147,7 +147,7 @@ async fn one_that_is_over_sends_nothing_and_one_that_is_none_is_refused() {
 }
 
 #[tokio::test]
-async fn an_answer_that_goes_on_beyond_it_is_cut() {
+async fn an_answer_that_exceeds_the_deadline_is_cut() {
     let gate = Gate::closed();
     let instance = Instance::scripted("a", {
         let gate = gate.clone();
@@ -190,7 +190,7 @@ async fn an_answer_that_the_app_does_not_read_is_cut_too() {
 }
 
 #[tokio::test]
-async fn an_upload_that_stalls_beyond_it_is_cut() {
+async fn an_upload_that_stalls_beyond_the_deadline_is_cut() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
@@ -202,7 +202,7 @@ async fn an_upload_that_stalls_beyond_it_is_cut() {
 }
 
 #[tokio::test]
-async fn retry_after_is_waited_for_when_nobody_else_can_take_it() {
+async fn retry_after_is_waited_for_when_no_other_instance_is_left() {
     let busy = Instance::scripted("busy", |request| match request.nth {
         0 => Answer::status(503, "later").field("retry-after", "1"),
         _ => Answer::ok("x"),
@@ -216,7 +216,7 @@ async fn retry_after_is_waited_for_when_nobody_else_can_take_it() {
 }
 
 #[tokio::test]
-async fn so_it_is_on_any_status_that_is_retried() {
+async fn retry_after_is_waited_for_on_any_status_that_is_retried() {
     let busy = Instance::scripted("busy", |request| match request.nth {
         0 => Answer::status(429, "later").field("retry-after", "1"),
         _ => Answer::ok("x"),
@@ -229,7 +229,7 @@ async fn so_it_is_on_any_status_that_is_retried() {
 }
 
 #[tokio::test]
-async fn who_waits_for_retry_after_holds_no_connection_that_others_could_use() {
+async fn a_request_that_waits_for_retry_after_holds_no_connection() {
     let busy = Instance::scripted("busy", |request| match request.method() {
         "GET" => Answer::status(503, "later").field("retry-after", "30"),
         _ => Answer::ok("x"),
@@ -271,7 +271,7 @@ async fn one_instances_retry_after_does_not_keep_a_request_from_the_others() {
 }
 
 #[tokio::test]
-async fn grpcs_pushback_is_waited_for_or_ends_it() {
+async fn grpc_pushback_delays_the_retry_or_prevents_it() {
     let wait = |millis: &'static str| {
         move |request: &Request| match request.nth {
             0 => Answer::status(503, "later").field("grpc-retry-pushback-ms", millis),

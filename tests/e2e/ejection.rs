@@ -203,7 +203,7 @@ async fn an_instance_that_accepts_nothing_costs_two_attempts_and_no_request() {
 }
 
 #[tokio::test]
-async fn an_instance_that_is_only_slow_is_looked_at_once_a_second_at_most() {
+async fn a_slow_instance_is_probed_once_a_second_at_most() {
     let slow = Instance::scripted("slow", |_| Answer::no_answer()).await;
     let sidecar = Sidecar::orders("defaults: {timeout: 4500ms, retry: {max_retries: 1}}", &[&slow]).await;
     let mut all = Vec::new();
@@ -249,7 +249,7 @@ async fn a_request_leaves_a_host_that_has_vanished_long_before_its_time_is_over(
 }
 
 #[tokio::test]
-async fn trust_goes_with_a_life_and_outlives_every_other_change() {
+async fn ejection_ends_with_a_registration_and_outlives_every_other_change() {
     let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
         .await
         .expect("a registry");
@@ -298,7 +298,7 @@ async fn hanging(sidecar: &Sidecar, method: &str) -> Client {
 }
 
 #[tokio::test]
-async fn an_instance_that_answers_nobody_is_passed_over_until_it_speaks() {
+async fn a_stalled_instance_is_passed_over_until_it_answers() {
     let gate = Gate::closed();
     let hung = Instance::scripted("hung", {
         let gate = gate.clone();
@@ -332,7 +332,7 @@ async fn an_instance_that_answers_nobody_is_passed_over_until_it_speaks() {
 }
 
 #[tokio::test]
-async fn what_waits_for_an_instance_that_answers_nobody_is_answered_by_another() {
+async fn requests_that_wait_for_a_stalled_instance_are_answered_by_another() {
     let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     let well = Instance::start("well").await;
     let settings = "defaults: {timeout: 5s, outlier: {base_ejection_time: 30s}}";
@@ -353,7 +353,7 @@ async fn what_waits_for_an_instance_that_answers_nobody_is_answered_by_another()
 }
 
 #[tokio::test]
-async fn what_is_sent_to_another_as_well_goes_on_to_a_third_when_that_one_fails() {
+async fn when_the_second_attempt_of_a_race_fails_a_third_instance_is_tried() {
     let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     let busy = Instance::scripted("busy", |request| match request.target() {
         "/hang" => Answer::status(503, ""),
@@ -395,7 +395,7 @@ async fn one_hung_instance_does_not_open_the_breaker_of_the_others() {
 }
 
 #[tokio::test]
-async fn one_that_is_only_as_slow_as_ever_is_not_passed_over() {
+async fn an_instance_that_is_as_slow_as_before_is_not_passed_over() {
     let slow = |_: &Request| Answer::ok("x").delayed(Duration::from_millis(1_500));
     let all = [Instance::scripted("a", slow).await, Instance::scripted("b", slow).await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;

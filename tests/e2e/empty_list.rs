@@ -57,7 +57,7 @@ async fn all_well(client: &mut Client, time: Duration) {
 }
 
 #[tokio::test]
-async fn an_empty_list_at_an_unchanged_index_costs_nothing_for_nine_seconds_and_is_told_of_after_that() {
+async fn an_empty_list_at_an_unchanged_index_costs_nothing_for_nine_seconds_and_is_reported_then() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let scene = EmptyListSetup::of(&[&all[0], &all[1]]).await;
     let index = scene.agent().service_index("orders").await;
@@ -89,7 +89,7 @@ async fn an_empty_list_at_an_unchanged_index_costs_nothing_for_nine_seconds_and_
 }
 
 #[tokio::test]
-async fn real_traffic_speaks_for_an_instance_that_takes_no_new_connection() {
+async fn real_traffic_proves_alive_an_instance_that_accepts_no_new_connection() {
     let instance = Instance::start("a").await;
     let scene = EmptyListSetup::of(&[&instance]).await;
     let index = scene.agent().service_index("orders").await;
@@ -111,7 +111,7 @@ async fn real_traffic_speaks_for_an_instance_that_takes_no_new_connection() {
 }
 
 #[tokio::test]
-async fn what_went_well_before_does_not_speak_for_an_instance_that_refuses_now() {
+async fn earlier_successes_do_not_prove_alive_an_instance_that_refuses_now() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let scene = EmptyListSetup::of(&[&all[0], &all[1]]).await;
     let index = scene.agent().service_index("orders").await;
@@ -157,13 +157,13 @@ async fn a_leaving_is_believed_well_before_the_hold_ends(at: std::net::SocketAdd
 }
 
 #[tokio::test]
-async fn a_leaving_is_believed_well_before_the_hold_ends_on_the_dev_registry() {
+async fn a_removal_is_accepted_well_before_the_hold_ends_on_the_dev_registry() {
     let scene = EmptyListSetup::of(&[]).await;
     a_leaving_is_believed_well_before_the_hold_ends(scene.registry.addr()).await;
 }
 
 #[tokio::test]
-async fn a_leaving_is_believed_well_before_the_hold_ends_on_consul() {
+async fn a_removal_is_accepted_well_before_the_hold_ends_on_consul() {
     if consul::available("a leaving is believed well before the hold ends, on the real Consul") {
         let consul = consul::Consul::server().await.expect("a server");
         a_leaving_is_believed_well_before_the_hold_ends(consul.http_addr()).await;
@@ -183,7 +183,7 @@ async fn on_a_node(agent: ConsulAgent, all: &[&Instance], serf: &str) {
 }
 
 #[tokio::test]
-async fn a_node_that_the_registry_lost_is_doubted_where_real_traffic_succeeds_and_only_there() {
+async fn the_loss_of_a_node_is_suspect_only_where_real_traffic_succeeds() {
     for traffic in [true, false] {
         let all = [Instance::start("a").await, Instance::start("b").await];
         let all = [&all[0], &all[1]];

@@ -102,7 +102,7 @@ async fn an_instances_own_error_is_passed_on_as_it_is() {
 }
 
 #[tokio::test]
-async fn each_error_is_counted_under_its_own_word() {
+async fn each_error_is_counted_under_its_own_reason() {
     let services = Services::default().and_at("gone", "gone", refusing_addr(), "");
     let sidecar = Sidecar::start("", &services).await;
     sidecar.get("gone", "/").await;
@@ -117,7 +117,7 @@ async fn each_error_is_counted_under_its_own_word() {
 }
 
 #[tokio::test]
-async fn what_the_app_said_cannot_break_the_body() {
+async fn text_from_the_request_cannot_break_the_problem_body() {
     let sidecar = Sidecar::start("", &Services::default().empty("orders")).await;
     let own = sidecar.addr().to_string();
     let mut ours = 0;

@@ -53,7 +53,7 @@ async fn a_bad_file_keeps_the_last_good_one_until_a_good_one_comes() {
 }
 
 #[tokio::test]
-async fn a_service_that_appears_is_found_and_one_that_vanishes_is_said_to_be_gone() {
+async fn a_service_that_appears_is_found_and_one_that_vanishes_is_unknown() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::start("", &Services::default().empty("other")).await;
     assert_eq!(sidecar.get("orders", "/").await.reason(), "unknown_service");

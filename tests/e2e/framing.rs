@@ -115,7 +115,7 @@ async fn ambiguous_framing_is_refused_with_400_and_the_connection_closed() {
 }
 
 #[tokio::test]
-async fn a_request_line_that_is_none_is_refused() {
+async fn a_malformed_request_line_is_refused() {
     let (sidecar, instance) = orders().await;
     for line in [
         "GET  / HTTP/1.1",
@@ -138,7 +138,7 @@ async fn a_request_line_that_is_none_is_refused() {
 }
 
 #[tokio::test]
-async fn a_chunk_that_is_none_aborts_the_instances_connection_without_a_last_chunk() {
+async fn a_malformed_chunk_aborts_the_instances_connection_without_a_last_chunk() {
     for bad in [
         "zz\r\nxx\r\n",
         "-1\r\nx\r\n",
@@ -209,7 +209,7 @@ async fn empty_lines_before_a_request_are_no_request() {
 }
 
 #[tokio::test]
-async fn bare_line_feeds_do_not_travel_on() {
+async fn bare_line_feeds_are_not_forwarded() {
     let (sidecar, instance) = orders().await;
     for request in [
         "GET /1 HTTP/1.1\nHost: orders\nX-A: 1\n\n",
@@ -225,7 +225,7 @@ async fn bare_line_feeds_do_not_travel_on() {
 }
 
 #[tokio::test]
-async fn chunk_extensions_do_not_travel_on() {
+async fn chunk_extensions_are_not_forwarded() {
     let (sidecar, instance) = orders().await;
     let response = sidecar
         .exchange(
@@ -238,7 +238,7 @@ async fn chunk_extensions_do_not_travel_on() {
 }
 
 #[tokio::test]
-async fn an_answer_that_can_be_read_in_two_ways_is_no_answer() {
+async fn an_ambiguous_answer_is_refused() {
     for raw in [
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",

@@ -14,7 +14,7 @@ async fn seen_of(settings: &str, request: &str) -> outrigger_tests::wire::Head {
 }
 
 #[tokio::test]
-async fn hop_by_hop_fields_and_those_that_connection_names_end_here() {
+async fn hop_by_hop_fields_and_those_that_connection_names_are_removed() {
     let head = seen_of(
         "",
         "GET / HTTP/1.1\r\nHost: orders\r\nConnection: X-Own, keep-alive\r\nX-Own: 1\r\nKeep-Alive: timeout=5\r\n\
@@ -32,7 +32,7 @@ async fn hop_by_hop_fields_and_those_that_connection_names_end_here() {
 }
 
 #[tokio::test]
-async fn connection_cannot_take_away_what_a_message_needs() {
+async fn the_connection_field_cannot_remove_fields_that_a_message_needs() {
     let head = seen_of(
         "",
         "POST / HTTP/1.1\r\nHost: orders\r\nConnection: host, content-length\r\nContent-Length: 2\r\n\r\nhi",
@@ -42,7 +42,7 @@ async fn connection_cannot_take_away_what_a_message_needs() {
 }
 
 #[tokio::test]
-async fn an_answers_hop_by_hop_fields_end_here_too() {
+async fn hop_by_hop_fields_of_an_answer_are_removed() {
     let instance = Instance::scripted("a", |_| {
         Answer::ok("x")
             .field("connection", "x-own")
@@ -62,7 +62,7 @@ async fn an_answers_hop_by_hop_fields_end_here_too() {
 }
 
 #[tokio::test]
-async fn te_trailers_travels_on_and_nothing_else_of_te() {
+async fn only_trailers_of_the_te_field_is_forwarded() {
     let head =
         seen_of("", "GET / HTTP/1.1\r\nHost: orders\r\nConnection: TE\r\nTE: gzip, trailers\r\n\r\n").await;
     assert_eq!(head.get("te"), Some("trailers"));
@@ -88,7 +88,7 @@ async fn nothing_is_added_to_a_request_by_default() {
 }
 
 #[tokio::test]
-async fn nothing_is_added_to_an_answer_but_what_the_hop_itself_says() {
+async fn nothing_is_added_to_an_answer_but_the_fields_of_this_hop() {
     let instance = Instance::scripted("a", |_| Answer::ok("x").field("x-a", "1")).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let response = sidecar.get("orders", "/").await;

@@ -69,7 +69,7 @@ async fn the_second_attempt_answers_and_the_first_is_cancelled() {
 }
 
 #[tokio::test]
-async fn a_put_whose_body_is_there_is_sent_twice_whole() {
+async fn a_put_with_a_complete_body_is_sent_twice_in_full() {
     let (all, _) = pair().await;
     let sidecar = Sidecar::orders(ON, &[&all[0], &all[1]]).await;
     let mut client = sidecar.client().await;
@@ -85,7 +85,7 @@ async fn a_put_whose_body_is_there_is_sent_twice_whole() {
 }
 
 #[tokio::test]
-async fn it_is_never_made_by_default_nor_for_a_post() {
+async fn no_hedge_is_made_by_default_nor_for_a_post() {
     for (settings, method) in [("", "GET"), (ON, "POST")] {
         let (all, _) = pair().await;
         let settings = format!("{settings}\nupstreams: [{{service: orders, timeout: 600ms}}]");
@@ -99,7 +99,7 @@ async fn it_is_never_made_by_default_nor_for_a_post() {
 }
 
 #[tokio::test]
-async fn it_is_paid_for_from_the_budget() {
+async fn a_hedge_takes_from_the_retry_budget() {
     let (all, _) = pair().await;
     let settings = "defaults: {timeout: 600ms, hedge: {min_delay: 50ms}, \
                     retry: {budget: {ratio: 0, min_per_second: 0}}}";

@@ -100,7 +100,7 @@ async fn a_connection_that_either_side_wants_closed_is_closed() {
 }
 
 #[tokio::test]
-async fn an_instance_that_closes_after_each_few_requests_without_a_word_costs_no_get() {
+async fn no_get_fails_when_an_instance_closes_without_notice_after_a_few_requests() {
     let all = [scripted_closer("a", 3).await, scripted_closer("b", 1).await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
     let load = Load::start(sidecar.addr(), LoadPlan::get("orders"));
@@ -109,7 +109,7 @@ async fn an_instance_that_closes_after_each_few_requests_without_a_word_costs_no
 }
 
 #[tokio::test]
-async fn an_instance_that_closes_after_each_few_requests_without_a_word_costs_no_get_even_alone() {
+async fn no_get_fails_when_the_only_instance_closes_without_notice_after_a_few_requests() {
     let only = scripted_closer("a", 2).await;
     let sidecar = Sidecar::orders("", &[&only]).await;
     let load =
@@ -196,7 +196,7 @@ async fn a_408_on_a_reused_connection_is_its_end_and_not_an_answer() {
 }
 
 #[tokio::test]
-async fn idle_connections_to_an_instance_are_closed_before_it_would() {
+async fn idle_connections_to_an_instance_are_closed_before_the_instance_closes_them() {
     let instance = Instance::start("a").await;
     let sidecar =
         Sidecar::orders("defaults: {pool: {idle_timeout: 1s, non_idempotent_max_idle: 500ms}}", &[&instance])

@@ -35,7 +35,7 @@ fn settings(agent: ConsulAgent, app: &Instance, more: &str) -> String {
 }
 
 #[tokio::test]
-async fn it_registers_the_app_as_the_settings_say_and_becomes_ready() {
+async fn the_app_is_registered_as_the_settings_say_and_the_sidecar_becomes_ready() {
     let (_registry, agent) = registry().await;
     let app = Instance::start("app").await;
     let process = Process::run(&settings(agent, &app, "")).await;
@@ -51,7 +51,7 @@ async fn it_registers_the_app_as_the_settings_say_and_becomes_ready() {
 }
 
 #[tokio::test]
-async fn an_app_that_is_not_well_is_not_registered_and_one_that_falls_ill_is_critical_at_once() {
+async fn an_unhealthy_app_is_not_registered_and_one_that_becomes_unhealthy_is_critical_at_once() {
     let (_registry, agent) = registry().await;
     let app = Instance::scripted("app", |_| Answer::status(503, "starting")).await;
     let process = Process::run(&settings(agent, &app, "")).await;
@@ -72,7 +72,7 @@ async fn an_app_that_is_not_well_is_not_registered_and_one_that_falls_ill_is_cri
 }
 
 #[tokio::test]
-async fn a_registry_that_forgot_the_app_is_told_again() {
+async fn the_app_is_registered_again_when_the_registry_has_lost_it() {
     let (registry, agent) = registry().await;
     let app = Instance::start("app").await;
     let process = Process::run(&settings(agent, &app, "")).await;
@@ -90,7 +90,7 @@ async fn a_registry_that_forgot_the_app_is_told_again() {
 }
 
 #[tokio::test]
-async fn a_real_agent_that_was_restarted_without_its_data_is_told_again() {
+async fn the_app_is_registered_again_at_a_real_agent_that_lost_its_data() {
     if !consul::available("a real agent that was restarted without its data is told again") {
         return;
     }
@@ -198,7 +198,7 @@ async fn a_drain_under_load_costs_the_callers_no_request() {
 }
 
 #[tokio::test]
-async fn a_post_to_drain_needs_the_mark_that_no_browser_sets() {
+async fn a_post_to_drain_needs_the_field_that_no_browser_sets() {
     let (_registry, agent) = registry().await;
     let app = Instance::start("app").await;
     let process = Process::run(&settings(agent, &app, "drain: {propagation: 100ms}")).await;

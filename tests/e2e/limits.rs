@@ -108,7 +108,7 @@ async fn the_second_requests_slow_head_is_refused_too() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so_and_closed() {
+async fn a_connection_beyond_the_limit_is_answered_503_and_closed() {
     let (sidecar, instance) = orders("max_connections: 3").await;
     let mut held = Vec::new();
     for _ in 0..3 {
@@ -134,7 +134,7 @@ async fn one_connection_too_many_is_told_so_and_closed() {
 }
 
 #[tokio::test]
-async fn requests_beyond_an_instances_connections_wait_and_those_beyond_the_queue_are_told_so() {
+async fn requests_beyond_an_instances_connections_wait_and_those_beyond_the_queue_are_rejected() {
     let gate = Gate::closed();
     let opened = gate.clone();
     let instance = Instance::scripted("a", move |_| Answer::ok("ok").when(&opened)).await;
@@ -159,7 +159,7 @@ async fn requests_beyond_an_instances_connections_wait_and_those_beyond_the_queu
 }
 
 #[tokio::test]
-async fn a_request_that_waits_for_a_connection_too_long_is_told_so() {
+async fn a_request_that_waits_too_long_for_a_connection_is_rejected() {
     let instance = Instance::scripted("a", |_| Answer::no_answer()).await;
     let settings = "defaults: {timeout: 400ms, pool: {max_connections: 1, max_idle: 1}}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
@@ -172,7 +172,7 @@ async fn a_request_that_waits_for_a_connection_too_long_is_told_so() {
 }
 
 #[tokio::test]
-async fn names_beyond_the_quota_of_unknown_ones_are_told_so() {
+async fn unknown_names_beyond_their_quota_are_refused() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("discovery: {max_unknown: 4}", &[&instance]).await;
     let mut client = sidecar.client().await;

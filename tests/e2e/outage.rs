@@ -95,7 +95,7 @@ async fn no_request_fails_while_the_registrys_answers_do_not_end() {
 }
 
 #[tokio::test]
-async fn a_registry_that_was_restarted_empty_is_filled_again_and_no_request_fails_of_what_is_left() {
+async fn no_request_fails_while_a_registry_that_restarted_empty_is_filled_again() {
     let scene = OutageSetup::new().await;
     let (app, addr) = app::start_router(scene.registry.addr(), "upstreams: [{service: orders}]").await;
     let load = Load::start(addr, LoadPlan::get("orders"));
@@ -114,7 +114,7 @@ async fn a_registry_that_was_restarted_empty_is_filled_again_and_no_request_fail
 }
 
 #[tokio::test]
-async fn before_its_first_answer_a_service_is_said_to_be_not_known_yet() {
+async fn before_its_first_answer_a_service_is_not_known_yet() {
     for mode in [RegistryMode::Refuse, RegistryMode::Hang, RegistryMode::Status(500), RegistryMode::Garbage] {
         let scene = OutageSetup::new().await;
         scene.front.set(mode);
@@ -176,7 +176,7 @@ async fn instances_that_all_moved_during_an_outage_are_found_soon_after_it() {
 }
 
 #[tokio::test]
-async fn a_new_instance_is_used_within_moments_and_a_removed_one_no_more() {
+async fn a_new_instance_is_used_within_moments_and_a_removed_one_is_not() {
     let scene = OutageSetup::new().await;
     let agent = ConsulAgent(scene.registry.addr());
     let (app, addr) = app::start_router(scene.registry.addr(), "").await;

@@ -75,7 +75,7 @@ async fn delete(consul: &Consul, accessor: &str) {
 }
 
 #[tokio::test]
-async fn with_a_rotated_token_the_catalog_hears_of_an_app_that_dies_and_of_the_end() {
+async fn with_a_rotated_token_a_dead_app_and_its_removal_reach_the_catalog() {
     if !consul::available("the catalog hears of an app after its token was rotated") {
         return;
     }
@@ -107,7 +107,7 @@ async fn with_a_rotated_token_the_catalog_hears_of_an_app_that_dies_and_of_the_e
 }
 
 #[tokio::test]
-async fn an_app_that_died_with_its_sidecar_is_told_critical_by_the_next_one_and_taken_back() {
+async fn an_app_that_died_with_its_sidecar_is_critical_until_the_next_sidecar_registers_it() {
     if !consul::available("an app that died with its sidecar is told critical by the next one") {
         return;
     }
@@ -127,7 +127,7 @@ async fn an_app_that_died_with_its_sidecar_is_told_critical_by_the_next_one_and_
 }
 
 #[tokio::test]
-async fn checks_that_somebody_put_on_the_app_are_removed_and_what_they_replaced_is_ours_again() {
+async fn foreign_checks_on_the_app_are_removed_and_the_replaced_ones_restored() {
     if !consul::available("foreign checks on the app are removed") {
         return;
     }
@@ -156,7 +156,7 @@ async fn checks_that_somebody_put_on_the_app_are_removed_and_what_they_replaced_
 }
 
 #[tokio::test]
-async fn orphans_are_removed_whatever_their_name_and_neither_the_living_nor_strangers() {
+async fn stale_registrations_are_removed_and_live_or_foreign_ones_are_kept() {
     if !consul::available("orphans are removed, and neither the living nor strangers") {
         return;
     }

@@ -60,7 +60,7 @@ async fn connections_to_instances_and_of_the_app_are_kept() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_ends_as_it_began() {
+async fn a_request_under_way_keeps_its_settings_to_its_end() {
     const LENGTH: u64 = 8 * 1024 * 1024;
     let gate = Gate::closed();
     let opened = gate.clone();
@@ -137,7 +137,7 @@ async fn an_ejected_instance_stays_out() {
 }
 
 #[tokio::test]
-async fn an_open_breaker_stays_open_and_can_be_turned_off() {
+async fn an_open_breaker_stays_open_over_a_reload_and_can_be_turned_off() {
     let instance = Instance::scripted("a", |_| Answer::status(503, "no")).await;
     let settings = "defaults: {retry: off, outlier: off, circuit_breaker: {open_for: 1h, max_open_for: 1h}}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
@@ -155,7 +155,7 @@ async fn an_open_breaker_stays_open_and_can_be_turned_off() {
 }
 
 #[tokio::test]
-async fn the_most_connections_of_an_instance_follow_also_while_requests_wait_for_one() {
+async fn a_reload_changes_max_connections_also_while_requests_wait_for_one() {
     let gate = Gate::closed();
     let opened = gate.clone();
     let instance = Instance::scripted("a", move |_| Answer::ok("ok").when(&opened)).await;
@@ -217,7 +217,7 @@ async fn a_service_that_is_declared_or_no_longer_keeps_its_connections() {
 }
 
 #[tokio::test]
-async fn a_name_leads_where_the_new_settings_say() {
+async fn a_name_routes_as_the_new_settings_say() {
     let (old, new) = (Instance::start("old").await, Instance::start("new").await);
     let services = Services::default().and("orders", &old, "tags: [v1]").and("orders", &new, "tags: [v2]");
     let narrowed = |tag: &str| format!("upstreams: [{{service: orders, tags: [{tag}]}}]");
@@ -235,7 +235,7 @@ async fn a_name_leads_where_the_new_settings_say() {
 }
 
 #[tokio::test]
-async fn limits_towards_the_app_follow() {
+async fn a_reload_changes_the_limits_towards_the_app() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
@@ -252,7 +252,7 @@ async fn limits_towards_the_app_follow() {
 }
 
 #[tokio::test]
-async fn an_instance_that_died_before_is_found_out_by_the_new_settings() {
+async fn an_instance_that_died_before_the_reload_is_ejected_by_the_new_settings() {
     let (well, dead) = (Instance::start("a").await, Instance::start("b").await);
     let sidecar = Sidecar::orders("defaults: {outlier: off}", &[&well, &dead]).await;
     dead.kill(Kill::Reset).await;

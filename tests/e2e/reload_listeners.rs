@@ -19,7 +19,7 @@ fn own_port(service: &str, addr: std::net::SocketAddr) -> String {
 }
 
 #[tokio::test]
-async fn a_listener_is_added_and_removed_and_who_came_in_by_it_is_served_to_the_end() {
+async fn a_listener_is_added_and_removed_and_its_connections_are_served_to_their_end() {
     let gate = Gate::closed();
     let opened = gate.clone();
     let instance = Instance::scripted("a", move |request| match request.target() {
@@ -97,7 +97,7 @@ async fn the_outbound_listener_can_move_and_its_connections_end_in_order() {
 }
 
 #[tokio::test]
-async fn one_loopback_address_of_two_is_kept_when_the_other_is_given_up() {
+async fn one_loopback_address_of_two_is_kept_when_the_other_is_removed() {
     let instance = Instance::start("a").await;
     let port = free().port();
     let sidecar = Sidecar::orders(&format!("outbound: {{listen: \"localhost:{port}\"}}"), &[&instance]).await;
@@ -110,7 +110,7 @@ async fn one_loopback_address_of_two_is_kept_when_the_other_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_refuses_all_of_it_and_frees_what_was_held() {
+async fn a_taken_address_refuses_the_whole_reload_and_frees_the_new_sockets() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

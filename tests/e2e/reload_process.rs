@@ -55,7 +55,7 @@ impl ReloadSetup {
 }
 
 #[tokio::test]
-async fn the_answer_the_page_the_metrics_and_the_log_say_what_changed() {
+async fn the_reloads_answer_the_page_the_metrics_and_the_log_list_the_changes() {
     let instance = Instance::start("a").await;
     let rig = ReloadSetup::new(&instance, "").await;
     let before = rig.process.metric(HASH).await;
@@ -79,7 +79,7 @@ async fn the_answer_the_page_the_metrics_and_the_log_say_what_changed() {
 }
 
 #[tokio::test]
-async fn sighup_has_the_file_read_again_while_requests_go_on() {
+async fn sighup_reloads_the_file_while_requests_go_on() {
     let instance = Instance::start("a").await;
     let rig = ReloadSetup::new(&instance, "").await;
     let load = Load::start(rig.process.outbound(), LoadPlan::get("orders").methods(&["GET", "POST"]));
@@ -147,7 +147,7 @@ async fn a_bad_file_is_refused_as_a_whole_with_all_its_problems() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_refuses_all_of_the_file() {
+async fn a_taken_address_refuses_the_whole_file() {
     let instance = Instance::start("a").await;
     let rig = ReloadSetup::new(&instance, "").await;
     let hash = rig.process.metric(HASH).await;
@@ -171,7 +171,7 @@ async fn an_address_that_is_taken_refuses_all_of_the_file() {
 }
 
 #[tokio::test]
-async fn what_needs_a_restart_is_named_and_the_rest_applied() {
+async fn settings_that_need_a_restart_are_named_and_the_rest_is_applied() {
     let instance = Instance::start("a").await;
     let rig = ReloadSetup::new(&instance, "workers: 1").await;
     let new = "workers: 2\nlog: {format: text}\nadmin: {listen: \"127.0.0.1:1\"}\ndefaults: {timeout: 5s}";
@@ -239,7 +239,7 @@ async fn changed_in_place(agent: ConsulAgent) {
 }
 
 #[tokio::test]
-async fn another_probe_is_asked_from_the_reload_on() {
+async fn a_reload_changes_the_health_probe() {
     let registry =
         DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
     let agent = ConsulAgent(registry.addr());
@@ -261,7 +261,7 @@ async fn another_probe_is_asked_from_the_reload_on() {
 }
 
 #[tokio::test]
-async fn another_name_leaves_first_and_is_registered_then_and_none_at_all_is_possible() {
+async fn a_renamed_app_is_deregistered_first_and_a_reload_can_remove_the_registration() {
     let registry =
         DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
     let agent = ConsulAgent(registry.addr());
@@ -294,7 +294,7 @@ async fn another_name_leaves_first_and_is_registered_then_and_none_at_all_is_pos
 }
 
 #[tokio::test]
-async fn without_a_file_there_is_nothing_to_read_and_while_leaving_nothing_changes() {
+async fn a_reload_is_refused_without_a_file_and_while_draining() {
     let nowhere: SocketAddr = outrigger_tests::instance::refusing_addr();
     let (app, _) = app::start_router(nowhere, "drain: {propagation: 0s}").await;
     assert_eq!(app.reload().await, Err(ReloadError::NoFile));
@@ -312,7 +312,7 @@ async fn without_a_file_there_is_nothing_to_read_and_while_leaving_nothing_chang
 }
 
 #[tokio::test]
-async fn a_secret_is_in_no_answer_page_or_log() {
+async fn no_secret_is_in_an_answer_a_page_or_a_log() {
     let registry =
         DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
     let settings = |variable: &str| {

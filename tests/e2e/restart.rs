@@ -81,7 +81,7 @@ fn states(folder: &Path) -> usize {
 }
 
 #[tokio::test]
-async fn a_pipe_in_the_state_file_s_place_does_not_keep_a_sidecar_from_starting() {
+async fn a_pipe_instead_of_the_state_file_does_not_keep_a_sidecar_from_starting() {
     let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
         .await
         .expect("a registry");

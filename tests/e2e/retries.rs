@@ -328,7 +328,7 @@ async fn a_sidecars_own_error_from_further_down_is_passed_on_and_not_retried() {
 }
 
 #[tokio::test]
-async fn a_body_the_app_breaks_off_is_not_tried_elsewhere() {
+async fn a_body_that_the_app_breaks_off_is_not_retried() {
     let (sidecar, all) = one_good("", |_| Answer::ok("bad")).await;
     for _ in 0..3 {
         let mut client = sidecar.client().await;
@@ -341,7 +341,7 @@ async fn a_body_the_app_breaks_off_is_not_tried_elsewhere() {
 
 /// What is kept of bodies is bounded for the whole process.
 #[tokio::test]
-async fn a_body_whose_answer_is_on_its_way_keeps_no_other_from_being_sent_again() {
+async fn a_body_with_an_answer_under_way_does_not_keep_another_from_being_retried() {
     let gate = Gate::closed();
     let held = gate.clone();
     let slow = Instance::scripted("slow", move |_| {
@@ -402,7 +402,7 @@ async fn an_instance_that_dies_under_traffic_costs_no_request() {
 }
 
 #[tokio::test]
-async fn a_service_whose_every_instance_is_gone_is_said_to_be_that() {
+async fn a_service_without_instances_has_a_reason_of_its_own() {
     let services = Services::default().and_at("orders", "g1", refusing_addr(), "").and_at(
         "orders",
         "g2",

@@ -181,7 +181,7 @@ async fn connect_is_refused_whatever_it_names() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_missing_doubled_or_none_is_refused_and_the_connection_closed() {
+async fn a_missing_double_or_invalid_host_is_refused_and_the_connection_closed() {
     let (sidecar, instances) = two_services("").await;
     for fields in [
         "",
@@ -213,7 +213,7 @@ async fn an_old_client_without_a_host_can_use_the_absolute_and_no_other_form() {
 }
 
 #[tokio::test]
-async fn an_expectation_nobody_knows_is_refused() {
+async fn an_unknown_expectation_is_refused() {
     let (sidecar, instances) = two_services("").await;
     let response = sidecar
         .exchange("POST / HTTP/1.1\r\nHost: orders\r\nExpect: tea\r\nContent-Length: 2\r\n\r\nhi")
@@ -223,7 +223,7 @@ async fn an_expectation_nobody_knows_is_refused() {
 }
 
 #[tokio::test]
-async fn an_unknown_service_and_a_path_without_one_are_said_to_be_that() {
+async fn an_unknown_service_and_a_path_without_a_service_are_refused_with_their_reasons() {
     let (sidecar, _instances) = two_services("").await;
     let unknown = sidecar.get("missing", "/").await;
     refused(&unknown, 404, "unknown_service");

@@ -198,7 +198,7 @@ async fn an_answer_that_ends_with_a_reset_is_not_whole() {
 }
 
 #[tokio::test]
-async fn an_answer_cut_in_its_body_is_not_asked_for_again() {
+async fn an_answer_cut_in_its_body_is_not_retried() {
     let all = [
         Instance::scripted("a", |_| {
             Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx").then_close()

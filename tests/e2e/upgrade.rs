@@ -90,7 +90,7 @@ async fn a_large_echo_is_whole() {
 }
 
 #[tokio::test]
-async fn a_side_that_stops_sending_can_still_be_sent_to() {
+async fn a_half_closed_tunnel_still_carries_the_other_direction() {
     let answer = Answer::raw(
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nbye",
     )
@@ -122,7 +122,7 @@ async fn a_refused_upgrade_is_an_ordinary_answer_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_101_that_nobody_asked_for_is_no_answer() {
+async fn a_101_without_an_upgrade_request_is_refused() {
     let instance = Instance::scripted("a", |_| Answer::upgrade("websocket")).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     for request in [

@@ -250,7 +250,7 @@ mod tests {
     use crate::{client::Client, wire::WireError};
 
     #[tokio::test]
-    async fn it_answers_by_its_script_and_remembers_what_it_saw() {
+    async fn an_instance_answers_by_its_script_and_records_requests() {
         let instance = Instance::scripted("a", |request| match request.target() {
             "/chunked" => Answer::chunked(&["ab", "c"], &["x-sum: 3"]),
             "/pattern" => Answer::chunked_pattern(100_000, 999),
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_killed_one_resets_what_is_under_way_and_can_be_revived() {
+    async fn a_killed_instance_resets_its_connections_and_can_listen_again() {
         let instance = Instance::scripted("a", |_| Answer::ok("half").then_hang()).await;
         let mut client = Client::connect(instance.addr()).await;
         client.send("GET / HTTP/1.1\r\n\r\n").await;
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_sees_a_client_that_goes_away() {
+    async fn an_instance_records_how_a_client_closed() {
         let instance = Instance::scripted("a", |_| Answer::no_answer()).await;
         for (number, reset) in [(0, false), (1, true)] {
             let mut client = Client::connect(instance.addr()).await;

@@ -26,7 +26,7 @@ async fn a_server_keeps_its_registrations_over_a_restart_and_forgets_them_when_w
 }
 
 #[tokio::test]
-async fn a_dropped_agent_is_gone() {
+async fn a_dropped_agent_ends() {
     if !available("a dropped agent is gone") {
         return;
     }

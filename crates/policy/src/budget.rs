@@ -1,102 +1,86 @@
-//! What a service can afford to spend on retries.
+//! Limits the retries of a service to a share of its traffic.
 //!
-//! Retries help while few requests fail, and harm when most do: three attempts each turn an overload
-//! into three times the overload, in every tier at once. A limit per request does not prevent it, a
-//! share of the traffic does. So each request deposits a fraction of a retry, a retry withdraws a
-//! whole one, and both are forgotten after a window. A service with little traffic would never save up
-//! for one, hence the allowance per second.
+//! Retries help while few requests fail, and harm when most requests fail: three attempts per request
+//! turn an overload into three times the overload, in every tier at once. A limit per request does not
+//! prevent that; a share of the traffic does. Each request deposits a fraction of a retry, a retry
+//! withdraws a whole one, and both expire after a window. An allowance per second serves the services
+//! with little traffic.
 //!
-//! The numbers are those of linkerd2 (`retryRatio` 0.2, `minRetriesPerSecond` 10, `ttl` 10 s). Both parts are worth the same: what is available is
+//! The defaults are those of linkerd2 (`retryRatio` 0.2, `minRetriesPerSecond` 10, `ttl` 10 s).
+//! Available is
 //!
 //! ```text
 //! ratio · requests in the window + min_per_second · window − retries in the window
 //! ```
 //!
-//! Only retries of which something had been sent are charged. One that nobody has seen (connection
-//! refused) adds no load to the instances, and is bounded by the attempts of its request.
+//! A retry is charged only when an attempt had sent something. A refused connection adds no load to the
+//! instances, and the attempts of its request bound it.
 //!
-//! **No lock.** A deposit is on every request's path: it is one compare-and-swap on the current
-//! tenth's word (see the `window` module). A withdrawal takes first and then looks, and puts back what
-//! was too much; so two at the same time can both be refused the last retry, but never both have it.
+//! **No lock.** Every request deposits: one compare-and-swap on the current bucket (see
+//! `sliding_window`). A withdrawal first counts the retry, then compares, and removes the retry when the
+//! budget is exceeded; so two concurrent withdrawals can both fail at the last retry, but never both
+//! succeed.
 //!
-//! **No floats.** A ratio is kept in millionths, so that 100 requests at 29 % are 29 retries and not
+//! **No floats.** A ratio becomes millionths, so that 100 requests at 29 % are 29 retries and not
 //! 28.999….
 //!
-//! **Settings can change under it** ([`RetryBudget::apply_settings`]): they are words that every request reads, never a
-//! lock. What was saved up stays, unless the window has another length: then it begins empty.
+//! **Settings are arguments.** After a reload the deposits count with the new ratio; with another window
+//! the budget begins empty.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use outrigger_config as config;
 
 use crate::sliding_window::{SlidingCounter, WindowClock};
 
-/// Millionths of one retry: the unit all amounts are kept in.
+/// One retry in millionths, the unit of all amounts.
 const ONE_RETRY: u64 = 1_000_000;
 
 /// One service's retry budget.
 #[derive(Debug)]
 pub struct RetryBudget {
     clock: WindowClock,
-    /// What one request adds, in millionths of a retry.
-    deposit: AtomicU64,
-    /// What the window is always worth, in the same unit.
-    reserve: AtomicU64,
     requests: SlidingCounter,
     retries: SlidingCounter,
 }
 
 impl RetryBudget {
-    /// An empty budget: nothing deposited, its reserve available.
-    pub fn new(settings: &config::RetryBudget, now: Instant) -> Self {
+    /// A budget without deposits; the allowance per second is available.
+    pub fn new(now: Instant) -> Self {
         Self {
-            clock: WindowClock::new(now, settings.window),
-            deposit: AtomicU64::new(deposit_per_request(settings)),
-            reserve: AtomicU64::new(reserve_per_window(settings)),
+            clock: WindowClock::new(now),
             requests: SlidingCounter::default(),
             retries: SlidingCounter::default(),
         }
     }
 
-    /// Goes on by other settings, with what was saved up.
-    pub fn apply_settings(&self, settings: &config::RetryBudget) {
-        self.deposit.store(deposit_per_request(settings), Relaxed);
-        self.reserve.store(reserve_per_window(settings), Relaxed);
-        if self.clock.set_window(settings.window) {
-            self.requests.clear();
-            self.retries.clear();
-        }
+    /// Adds one request's share. Call it once per request, not per attempt.
+    pub fn deposit(&self, settings: &config::RetryBudget, now: Instant) {
+        self.requests.add(self.clock.tick(now, settings.window));
     }
 
-    /// A request came. Once per request, however many attempts it takes.
-    pub fn deposit(&self, now: Instant) {
-        self.requests.add(self.clock.tick_at(now));
-    }
-
-    /// Pays for a retry of which something had been sent before; false when there is nothing left.
+    /// Pays for one retry; false when the budget is spent.
     #[must_use]
-    pub fn withdraw(&self, now: Instant) -> bool {
-        let tick = self.clock.tick_at(now);
+    pub fn withdraw(&self, settings: &config::RetryBudget, now: Instant) -> bool {
+        let tick = self.clock.tick(now, settings.window);
         self.retries.add(tick);
-        let affordable = self.earned(tick) >= self.retries.sum(tick).saturating_mul(ONE_RETRY);
+        let affordable = self.earned(settings, tick) >= self.retries.sum(tick).saturating_mul(ONE_RETRY);
         if !affordable {
             self.retries.subtract(tick);
         }
         affordable
     }
 
-    /// How many retries could be paid for now.
-    pub fn available(&self, now: Instant) -> u64 {
-        let tick = self.clock.tick_at(now);
-        self.earned(tick).saturating_sub(self.retries.sum(tick).saturating_mul(ONE_RETRY)) / ONE_RETRY
+    /// The retries that the budget can pay for now.
+    pub fn available(&self, settings: &config::RetryBudget, now: Instant) -> u64 {
+        let tick = self.clock.tick(now, settings.window);
+        let spent = self.retries.sum(tick).saturating_mul(ONE_RETRY);
+        self.earned(settings, tick).saturating_sub(spent) / ONE_RETRY
     }
 
-    fn earned(&self, tick: u32) -> u64 {
-        let deposits = self.requests.sum(tick).saturating_mul(self.deposit.load(Relaxed));
-        deposits.saturating_add(self.reserve.load(Relaxed))
+    fn earned(&self, settings: &config::RetryBudget, tick: u32) -> u64 {
+        let deposits = self.requests.sum(tick).saturating_mul(deposit_per_request(settings));
+        deposits.saturating_add(reserve_per_window(settings))
     }
 }
 
@@ -104,7 +88,7 @@ fn deposit_per_request(settings: &config::RetryBudget) -> u64 {
     (settings.ratio * ONE_RETRY as f64).round() as u64
 }
 
-/// Microseconds are millionths of a second, as amounts are millionths of a retry.
+/// A microsecond is a millionth of a second, as an amount is a millionth of a retry.
 fn reserve_per_window(settings: &config::RetryBudget) -> u64 {
     u64::from(settings.min_per_second).saturating_mul(micros(settings.window))
 }

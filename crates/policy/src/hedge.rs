@@ -1,9 +1,9 @@
-//! How long answers took lately: enough to name a percentile, without a lock.
+//! A percentile of the recent response times of a service, without a lock.
 //!
-//! A histogram whose buckets grow by an eighth of a power of two, so that what it says is at most an
-//! eighth too long; two of them, for the running ten seconds and the ten before, so that what it knows
-//! is ten to twenty seconds old at most. Whoever comes first in a new period empties the older one; a
-//! count that is lost in between changes no percentile that means anything.
+//! The buckets of a histogram grow by an eighth of a power of two, so a percentile is at most an eighth
+//! too long. One histogram holds the current ten seconds and one the ten seconds before, so the data is
+//! at most twenty seconds old. The first response of a period empties the older histogram; a count that
+//! another thread loses meanwhile does not change a percentile noticeably.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -12,22 +12,24 @@ use std::{
 
 use crate::sliding_window::WindowClock;
 
-/// Bits of a duration that tell buckets of one power of two apart.
+/// Bits of a duration that distinguish the buckets of one power of two.
 const FINE_BITS: u32 = 3;
-/// Up to 2²⁷ microseconds, two minutes; longer ones are in the last bucket.
+/// Up to 2²⁷ microseconds, two minutes; the last bucket holds longer times too.
 const BUCKETS: usize = 25 << FINE_BITS;
-/// Ten ticks long: [`WindowClock`] numbers tenths.
+/// Ten periods of ten seconds: [`WindowClock`] numbers tenths of a window.
 const CLOCK_WINDOW: Duration = Duration::from_secs(100);
-/// Fewer answers than this have no percentile.
+/// Fewer responses than this have no percentile.
 const MIN_SAMPLES: u64 = 20;
+/// Cached in place of a bucket when there is no percentile.
+const NO_BUCKET: u16 = u16::MAX;
 
-/// The latencies of one service's recent answers.
+/// The times that a service's recent responses took.
 #[derive(Debug)]
 pub struct LatencyHistogram {
     clock: WindowClock,
     origin: Instant,
     histograms: [PeriodHistogram; 2],
-    /// The percentile as it was last worked out: the tenth of a second it was, and microseconds.
+    /// The percentile that was computed last: see [`percentile`](Self::percentile).
     cached: AtomicU64,
 }
 
@@ -44,19 +46,19 @@ impl PeriodHistogram {
 }
 
 impl LatencyHistogram {
-    /// Nothing is known yet.
+    /// A histogram without responses.
     pub fn new(now: Instant) -> Self {
         Self {
-            clock: WindowClock::new(now, CLOCK_WINDOW),
+            clock: WindowClock::new(now),
             origin: now,
             histograms: [PeriodHistogram::new(), PeriodHistogram::new()],
             cached: AtomicU64::new(0),
         }
     }
 
-    /// An answer's head came after `took`.
+    /// Counts a response head that arrived after `took`.
     pub fn record(&self, took: Duration, now: Instant) {
-        let period = self.clock.tick_at(now);
+        let period = self.clock.tick(now, CLOCK_WINDOW);
         let half = &self.histograms[(period % 2) as usize];
         let before = half.period.load(Relaxed);
         if before != period && half.period.compare_exchange(before, period, Relaxed, Relaxed).is_ok() {
@@ -67,41 +69,40 @@ impl LatencyHistogram {
         half.counts[bucket_index(took)].fetch_add(1, Relaxed);
     }
 
-    /// The time within which `share` of the recent answers came, at most an eighth too long; `None`
-    /// while too few came. Worked out at most ten times a second.
+    /// The time within which `share` of the recent responses came, at most an eighth too long; `None`
+    /// while there were too few. One share is computed at most ten times a second.
     pub fn percentile(&self, share: f64, now: Instant) -> Option<Duration> {
+        // One word: the tenth of a second (from 1), the share in 16 bits, and the bucket.
         let tenth = now.saturating_duration_since(self.origin).as_millis() / 100;
         let tenth = (tenth as u32).wrapping_add(1);
-        let known = self.cached.load(Relaxed);
-        let micros = if (known >> 32) as u32 == tenth {
-            known as u32
+        let key = (u64::from(tenth) << 16) | u64::from((share * f64::from(u16::MAX)) as u16);
+        let cached = self.cached.load(Relaxed);
+        let bucket = if cached >> 16 == key {
+            cached as u16
         } else {
-            let micros = self.compute_percentile(share, now);
-            self.cached.store((u64::from(tenth) << 32) | u64::from(micros), Relaxed);
-            micros
+            let bucket = self.percentile_bucket(share, now).map_or(NO_BUCKET, |bucket| bucket as u16);
+            self.cached.store((key << 16) | u64::from(bucket), Relaxed);
+            bucket
         };
-        (micros > 0).then(|| Duration::from_micros(u64::from(micros)))
+        (bucket != NO_BUCKET).then(|| Duration::from_micros(bucket_ceiling(bucket.into()).into()))
     }
 
-    /// In microseconds; 0 for none.
-    fn compute_percentile(&self, share: f64, now: Instant) -> u32 {
-        let period = self.clock.tick_at(now);
+    fn percentile_bucket(&self, share: f64, now: Instant) -> Option<usize> {
+        let period = self.clock.tick(now, CLOCK_WINDOW);
         let live = |half: &&PeriodHistogram| period.wrapping_sub(half.period.load(Relaxed)) < 2;
         let live: Vec<&PeriodHistogram> = self.histograms.iter().filter(live).collect();
         let count = |at: usize| live.iter().map(|half| u64::from(half.counts[at].load(Relaxed))).sum::<u64>();
         let total: u64 = (0..BUCKETS).map(count).sum();
         if total < MIN_SAMPLES {
-            return 0;
+            return None;
         }
         let rank = (total as f64 * share).ceil() as u64;
         let mut seen = 0;
-        for at in 0..BUCKETS {
-            seen += count(at);
-            if seen >= rank {
-                return bucket_ceiling(at);
-            }
-        }
-        bucket_ceiling(BUCKETS - 1)
+        let reaches_rank = |at: &usize| {
+            seen += count(*at);
+            seen >= rank
+        };
+        (0..BUCKETS).find(reaches_rank).or(Some(BUCKETS - 1))
     }
 }
 

@@ -1,18 +1,21 @@
-//! Whether an attempt that did not succeed is made again.
+//! Decides whether another attempt follows one that did not succeed.
 //!
-//! Safety comes before usefulness. A request of which nothing reached a socket may be made again
-//! whatever it is; one of which something did only when repeating it is harmless (RFC 9110 §9.2.2, an
-//! `Idempotency-Key`, or a word in the configuration). Then come the limits: attempts, the body's
-//! replay, the deadline and, for what was sent, the service's [`RetryBudget`]. The budget is asked last, so
-//! that only a retry that will be made is paid for.
+//! Safety comes before usefulness. A request of which no byte reached a socket may be sent again in any
+//! case; any other request only when repeating it is harmless (RFC 9110 §9.2.2, an `Idempotency-Key`, or
+//! the setting `non_idempotent`). Then come the limits: attempts, the replay of the body, the deadline
+//! and, when something was sent, the service's [`RetryBudget`]. The budget comes last, so that only a
+//! retry that will be made is paid for.
 //!
-//! An instance that fails a request may say when to come back ([`Pushback`]). `Retry-After` is the word
-//! of one instance about itself, so it does not keep the request from another one; when a second one
-//! says it too, or there is no other, it is the service's word and is waited for, up to the deadline.
-//! gRPC's pushback is about the call (gRFC A6), whoever it goes to: it is waited for as it is.
+//! [`RetryEligibility`] is computed once per attempt, before it begins; [`decide_retry`] completes it
+//! with the attempt's end.
 //!
-//! The keep-alive race (a reused connection that closes before any byte of an answer) is not a retry
-//! and is not judged here: the proxy takes another connection, once, at nobody's cost.
+//! An instance that fails a request may say when to retry ([`Pushback`]). `Retry-After` describes one
+//! instance, so another instance is tried at once; when a second instance sends it too, or there is no
+//! other, it describes the service and the retry waits for it, up to the deadline. gRPC's pushback
+//! describes the call (gRFC A6): the retry waits for it at any instance.
+//!
+//! The keep-alive race (a reused connection that closes before the first byte of a response) is not a
+//! retry: the proxy takes another connection, once, and pays nothing.
 
 use std::time::{Duration, Instant};
 
@@ -24,46 +27,120 @@ use crate::{
     outcome::{Outcome, Sent},
 };
 
-/// What of a request matters to whether it may be repeated.
+/// The facts of a request that decide whether it may be repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestTraits {
-    /// Repeating it is harmless: its method is ([`is_idempotent`]), or it has an `Idempotency-Key`.
+    /// Repeating it is harmless: by its method ([`is_idempotent`]) or an `Idempotency-Key`.
     pub idempotent: bool,
     /// The app did not forbid it (`x-outrigger-retry: off`).
     pub allowed: bool,
 }
 
-/// Methods that may be repeated without changing what they mean (RFC 9110 §9.2.2). Case matters, as
-/// in the RFC; a method nobody has heard of is not one of them.
+/// Whether repeating a method has no further effect (RFC 9110 §9.2.2). Case matters, as in the RFC; an
+/// unknown method is not idempotent.
 pub fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
 }
 
-/// The attempt just made, and those before it.
+/// What may follow one attempt: known before the attempt begins.
+#[derive(Debug, Clone, Copy)]
+pub struct RetryEligibility<'a> {
+    settings: &'a RetryPolicy,
+    request: RequestTraits,
+    retries: u32,
+    body_kept: bool,
+}
+
+impl<'a> RetryEligibility<'a> {
+    /// `retries`: counted retries before this attempt. `body_kept`: the whole body fits in the replay
+    /// buffer, or there is none.
+    pub fn new(settings: &'a RetryPolicy, request: RequestTraits, retries: u32, body_kept: bool) -> Self {
+        Self { settings, request, retries, body_kept }
+    }
+
+    /// The request may be sent again although an instance may have acted on it.
+    pub fn is_repeatable(&self) -> bool {
+        (self.request.idempotent || self.settings.non_idempotent) && self.request.allowed
+    }
+
+    /// The request may be sent again after a keep-alive race. `non_idempotent` does not count here.
+    pub fn is_repeatable_after_race(&self) -> bool {
+        self.request.idempotent && self.request.allowed
+    }
+
+    /// The request may take an idle connection of any age: [`is_repeatable_after_race`] with its body.
+    ///
+    /// [`is_repeatable_after_race`]: Self::is_repeatable_after_race
+    pub fn accepts_race(&self) -> bool {
+        self.is_repeatable_after_race() && self.body_kept
+    }
+
+    /// Another attempt can follow a failure of this one, whatever was sent.
+    pub fn allows_retry(&self) -> bool {
+        self.is_repeatable() && self.retries < self.settings.max_retries && self.body_kept
+    }
+
+    /// No other counted attempt can follow.
+    pub fn is_last(&self) -> bool {
+        !self.request.allowed || self.retries >= self.settings.max_retries
+    }
+
+    /// A second attempt may start beside this one because it is slow.
+    pub fn allows_hedge(&self) -> bool {
+        self.retries == 0 && self.is_repeatable()
+    }
+
+    /// A second attempt may start beside this one because its endpoint is stalled.
+    pub fn allows_race_when_stalled(&self) -> bool {
+        self.is_repeatable() && self.settings.max_retries > 0
+    }
+
+    /// The status is one that is retried.
+    pub fn is_retried(&self, outcome: Outcome) -> bool {
+        matches!(outcome, Outcome::Status(status) if self.settings.statuses.contains(&status))
+    }
+
+    /// Why another attempt is not allowed, if it is not. `reason_if_unsafe` is the reason when repeating
+    /// the request could do harm; it comes first, because a reader of the log looks for it.
+    fn reason_not_to_retry(&self, attempt: &LastAttempt, reason_if_unsafe: GiveUp) -> Option<GiveUp> {
+        let idempotent = self.request.idempotent || self.settings.non_idempotent;
+        if attempt.sent != Sent::Nothing && !idempotent {
+            Some(reason_if_unsafe)
+        } else if !self.request.allowed || self.settings.max_retries == 0 {
+            Some(GiveUp::Off)
+        } else if self.is_last() && !attempt.is_uncounted() {
+            Some(GiveUp::Attempts)
+        } else if !attempt.replayable {
+            Some(GiveUp::BodyGone)
+        } else {
+            None
+        }
+    }
+}
+
+/// The end of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastAttempt {
-    /// Attempts made again so far; 0 after the first.
-    pub retries: u32,
-    /// What of the request this attempt had sent.
+    /// The part of the request that the attempt sent.
     pub sent: Sent,
     /// How it ended.
     pub outcome: Outcome,
     /// The body can still be sent from its start, or nothing of it was taken.
     pub replayable: bool,
-    /// When the instance said to come back, if it said so.
+    /// When the instance said to retry, if it did.
     pub pushback: Option<Pushback>,
     /// An instance that this request has not tried could take it.
     pub has_other_instance: bool,
-    /// Another instance has told this request before to come back later.
+    /// Another instance has asked this request before to retry later.
     pub earlier_pushback: bool,
 }
 
 impl LastAttempt {
-    /// Whether the next attempt is not counted as a retry: nobody accepted there, and
-    /// somebody else may. Nothing was sent, nobody has more to do for it, and the dead one is out by
-    /// now; counted, the death of most instances would fail requests that those left could carry.
-    /// Bounded by the deadline, and by the number of instances.
-    pub fn is_uncounted(&self) -> bool {
+    /// The next attempt is not counted as a retry, because no connection was made and another instance may
+    /// accept one. Nothing was sent, the attempt costs no instance anything, and the dead one is ejected by
+    /// now; if it counted, the death of most instances would fail requests that the others could serve.
+    /// The deadline and the number of instances bound such attempts.
+    fn is_uncounted(&self) -> bool {
         let refused = matches!(
             self.outcome,
             Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout
@@ -72,53 +149,52 @@ impl LastAttempt {
     }
 }
 
-/// What an instance that does not carry out a request says about trying again.
+/// When an instance that fails a request asks to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushback {
     /// `Retry-After`: this instance, not before.
     Instance(Duration),
-    /// `grpc-retry-pushback-ms`: nobody, not before.
+    /// `grpc-retry-pushback-ms`: any instance, not before.
     Call(Duration),
-    /// The same, negative or no number: not at all.
+    /// The same header, negative or not a number: not at all.
     Never,
 }
 
-/// What to do after an attempt.
+/// What follows an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// The app gets this answer.
+    /// The app gets this response.
     Done,
     /// Another attempt.
     Retry {
-        /// The pause before it; none when nothing had been sent.
+        /// The pause before it; zero when nothing was sent.
         after: Duration,
-        /// It was paid for from the budget.
-        budgeted: bool,
+        /// It does not count as a retry of the request.
+        uncounted: bool,
     },
-    /// The attempt did not succeed, and there is no other: the app gets the instance's answer if it
-    /// gave one, else an error of ours.
+    /// No other attempt: the app gets the instance's response if there is one, else the sidecar's error.
     GiveUp(GiveUp),
 }
 
 /// Why there is no other attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GiveUp {
-    /// Another attempt could not help, or the instance answered a request that may not be repeated.
+    /// Another attempt could not help, or the instance responded to a request that may not be repeated.
     NotRetryable,
     /// Retries are off: by the app's header, or by `max_retries: 0`.
     Off,
-    /// As many were made as are allowed.
+    /// `max_retries` were made.
     Attempts,
-    /// The service has no retries left to spend.
+    /// The retry budget is spent.
     Budget,
-    /// There is no time for another.
+    /// No time is left for another attempt.
     Deadline,
-    /// More of the body was streamed than is kept.
+    /// More of the body was streamed than the replay buffer holds.
     BodyGone,
-    /// The instance said that the call is not to be made again.
+    /// The instance asked not to retry.
     Pushback,
-    /// Something was sent, no answer came, and the request may not be repeated: the instance may or
-    /// may not have acted on it.
+    /// Something was sent, no response came, and the request may not be repeated: the instance may or may
+    /// not have acted on it.
     SentUnknown,
 }
 
@@ -135,7 +211,7 @@ impl GiveUp {
         Self::SentUnknown,
     ];
 
-    /// The word for it in metrics and log: a closed list.
+    /// The label in metrics and log.
     pub fn label(self) -> &'static str {
         match self {
             Self::NotRetryable => "not_retryable",
@@ -152,38 +228,37 @@ impl GiveUp {
 
 /// Decides what follows an attempt that ended at `now`. `random` is uniform over all of `u64`.
 ///
-/// [`RetryDecision::Retry`] with `budgeted` has already been paid for: make it.
+/// [`RetryDecision::Retry`] is already paid for from the budget, if something was sent.
 pub fn decide_retry(
-    settings: &RetryPolicy,
+    eligibility: &RetryEligibility<'_>,
     budget: &RetryBudget,
-    request: &RequestTraits,
     attempt: &LastAttempt,
     now: Instant,
     deadline: Instant,
     random: u64,
 ) -> RetryDecision {
-    let gave_up = match classify_outcome(settings, attempt.outcome) {
+    let settings = eligibility.settings;
+    let gave_up = match classify_outcome(eligibility, attempt.outcome) {
         Retryability::Done => return RetryDecision::Done,
         Retryability::Never(why) => Some(why),
-        Retryability::RetryableStatus => {
-            reason_not_to_retry(settings, request, attempt, GiveUp::NotRetryable)
-        }
-        Retryability::NoResponse => reason_not_to_retry(settings, request, attempt, GiveUp::SentUnknown),
+        Retryability::RetryableStatus => eligibility.reason_not_to_retry(attempt, GiveUp::NotRetryable),
+        Retryability::NoResponse => eligibility.reason_not_to_retry(attempt, GiveUp::SentUnknown),
     };
     if let Some(why) = gave_up {
         return RetryDecision::GiveUp(why);
     }
     let sent = attempt.sent != Sent::Nothing;
-    let pause = if sent { Backoff::from(settings).pause(attempt.retries, random) } else { Duration::ZERO };
+    let pause =
+        if sent { Backoff::from(settings).pause(eligibility.retries, random) } else { Duration::ZERO };
     let left = deadline.saturating_duration_since(now);
     let after = match attempt.pushback {
         None => pause,
         Some(Pushback::Never) => return RetryDecision::GiveUp(GiveUp::Pushback),
         Some(Pushback::Call(wait)) => wait,
         Some(Pushback::Instance(wait)) => {
-            // Those who were told the same do not come back in the same instant.
+            // Clients with the same `Retry-After` should not return at the same moment.
             let wait = wait.saturating_add(pause);
-            // Alone with its wish, or too long away: the others are asked first.
+            // Only one instance has asked, or for too long: another instance first.
             let use_other_instance =
                 attempt.has_other_instance && (!attempt.earlier_pushback || wait >= left);
             if use_other_instance { pause } else { wait }
@@ -192,29 +267,29 @@ pub fn decide_retry(
     if left <= after {
         return RetryDecision::GiveUp(GiveUp::Deadline);
     }
-    if sent && !budget.withdraw(now) {
+    if sent && !budget.withdraw(&settings.budget, now) {
         return RetryDecision::GiveUp(GiveUp::Budget);
     }
-    RetryDecision::Retry { after, budgeted: sent }
+    RetryDecision::Retry { after, uncounted: attempt.is_uncounted() }
 }
 
 /// What an outcome means for another attempt.
 enum Retryability {
-    /// An answer for the app.
+    /// A response for the app.
     Done,
     /// No other attempt can help.
     Never(GiveUp),
-    /// An answer that says "not here, not now".
+    /// A status that is retried.
     RetryableStatus,
-    /// No answer.
+    /// No response.
     NoResponse,
 }
 
-fn classify_outcome(settings: &RetryPolicy, outcome: Outcome) -> Retryability {
+fn classify_outcome(eligibility: &RetryEligibility<'_>, outcome: Outcome) -> Retryability {
     match outcome {
-        Outcome::Status(status) if settings.statuses.contains(&status) => Retryability::RetryableStatus,
+        Outcome::Status(_) if eligibility.is_retried(outcome) => Retryability::RetryableStatus,
         Outcome::Status(_) | Outcome::SidecarError(_) => Retryability::Done,
-        // Also an unusable answer: nothing of it reached the app, and it may be one instance's alone.
+        // Also an invalid response: none of it reached the app, and another instance may do better.
         Outcome::ConnectRefused
         | Outcome::ConnectTimeout
         | Outcome::ConnectFailed
@@ -222,31 +297,9 @@ fn classify_outcome(settings: &RetryPolicy, outcome: Outcome) -> Retryability {
         | Outcome::ClosedMidHead
         | Outcome::BadResponse
         | Outcome::PerTryTimeout => Retryability::NoResponse,
-        // Another endpoint has its own queue, and its own idle connections and ports.
+        // Another endpoint has its own queue, idle connections and ports.
         Outcome::Overloaded | Outcome::Resource => Retryability::NoResponse,
         Outcome::Timeout | Outcome::Deadline => Retryability::Never(GiveUp::Deadline),
         Outcome::BadRequest | Outcome::ClientGone => Retryability::Never(GiveUp::NotRetryable),
-    }
-}
-
-/// Why another attempt is not allowed, if it is not; `reason_if_unsafe` is the reason when repeating the
-/// request could do harm. That one comes first: it is the fact a person looks for.
-fn reason_not_to_retry(
-    settings: &RetryPolicy,
-    request: &RequestTraits,
-    attempt: &LastAttempt,
-    reason_if_unsafe: GiveUp,
-) -> Option<GiveUp> {
-    let safe = attempt.sent == Sent::Nothing || request.idempotent || settings.non_idempotent;
-    if !safe {
-        Some(reason_if_unsafe)
-    } else if !request.allowed || settings.max_retries == 0 {
-        Some(GiveUp::Off)
-    } else if attempt.retries >= settings.max_retries && !attempt.is_uncounted() {
-        Some(GiveUp::Attempts)
-    } else if !attempt.replayable {
-        Some(GiveUp::BodyGone)
-    } else {
-        None
     }
 }

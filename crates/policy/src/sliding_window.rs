@@ -1,49 +1,46 @@
-//! Counting over the last while, without a lock: ten buckets that forget one after the other.
+//! Counts events over a sliding window without a lock: ten buckets, each for a tenth of the window.
 //!
-//! A bucket is one word, the tick it belongs to beside its count, so that a stale bucket is emptied
-//! and counted into by the same compare-and-swap: no count is lost or kept by mistake, whoever comes
-//! second. What is in the window is therefore exact to a tenth of it.
+//! A bucket is one word: its tick beside its count. One compare-and-swap therefore empties a stale
+//! bucket and counts into it, and concurrent callers neither lose a count nor keep a stale one. The
+//! content of the window is exact to a tenth of its length.
 //!
-//! A window's length can change while others count ([`WindowClock::set_window`]). Ticks numbered by the old
-//! length then lie far from the new ones, ahead or behind, and count for nothing.
+//! The window's length is an argument, and a reload can change it. The tick numbers of a length start
+//! at a value that depends on the length ([`first_tick`]), so ticks of two lengths are not near each
+//! other: counts made with another length are outside the window, and counts with the new length
+//! overwrite them. A late caller with the old length overwrites one bucket at most.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-/// How many buckets a window has.
+/// Buckets of a window.
 const BUCKETS: u32 = 10;
 
-/// Numbers the tenths of a window from a beginning.
+/// Numbers the tenths of windows from one origin.
 #[derive(Debug)]
 pub(crate) struct WindowClock {
     origin: Instant,
-    width: AtomicU64,
 }
 
 impl WindowClock {
-    pub(crate) fn new(origin: Instant, window: Duration) -> Self {
-        Self { origin, width: AtomicU64::new(width(window)) }
+    pub(crate) fn new(origin: Instant) -> Self {
+        Self { origin }
     }
 
-    /// Numbers the tenths of another window from now on; true when it is another. What was counted by
-    /// the old numbers is then to be cleared.
-    pub(crate) fn set_window(&self, window: Duration) -> bool {
-        let width = width(window);
-        self.width.swap(width, Relaxed) != width
-    }
-
-    /// The tick of `now`; 0 before the beginning.
+    /// The number of the tenth of `window` that contains `now`; the first one before the origin.
     ///
-    /// It wraps after 2³² ticks (13 years of a window of one second), which [`SlidingCounter`] does not mind.
-    pub(crate) fn tick_at(&self, now: Instant) -> u32 {
-        (nanos(now.saturating_duration_since(self.origin)) / self.width.load(Relaxed)) as u32
+    /// It wraps after at least 2³¹ ticks (6 years of a window of one second); [`SlidingCounter`] then
+    /// loses part of one window.
+    pub(crate) fn tick(&self, now: Instant, window: Duration) -> u32 {
+        let width = (nanos(window) / u64::from(BUCKETS)).max(1);
+        first_tick(width).wrapping_add((nanos(now.saturating_duration_since(self.origin)) / width) as u32)
     }
 }
 
-fn width(window: Duration) -> u64 {
-    (nanos(window) / u64::from(BUCKETS)).max(1)
+/// The tick number at the origin for buckets of `width` nanoseconds: a multiplicative hash, below 2³¹.
+fn first_tick(width: u64) -> u32 {
+    (width.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as u32
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -52,7 +49,7 @@ fn nanos(duration: Duration) -> u64 {
 
 /// A count over the last ten ticks, the current one included.
 ///
-/// On cache lines of its own: every request writes to it, and what lies beside it is only read.
+/// It has its own cache lines, because every request writes to it while its neighbours are only read.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct SlidingCounter {
@@ -60,7 +57,7 @@ pub(crate) struct SlidingCounter {
 }
 
 impl SlidingCounter {
-    /// Counts one. A caller whose `tick` is a little behind is counted as well.
+    /// Counts one event. A `tick` up to two windows behind the newest one is counted as well.
     pub(crate) fn add(&self, tick: u32) {
         self.update(tick, |bucket| {
             let count = if bucket.holds(tick) { bucket.count } else { 0 };
@@ -69,7 +66,7 @@ impl SlidingCounter {
         });
     }
 
-    /// Takes one back that was counted at `tick`, unless it has been forgotten meanwhile.
+    /// Removes one event that was counted at `tick`, unless its bucket has been emptied since.
     pub(crate) fn subtract(&self, tick: u32) {
         self.update(tick, |bucket| {
             if bucket.holds(tick) {
@@ -80,7 +77,7 @@ impl SlidingCounter {
         });
     }
 
-    /// How many are in the window that ends with `tick`.
+    /// The events in the window that ends with `tick`.
     pub(crate) fn sum(&self, tick: u32) -> u64 {
         self.buckets
             .iter()
@@ -90,7 +87,7 @@ impl SlidingCounter {
             .sum()
     }
 
-    /// Forgets everything.
+    /// Removes all events.
     pub(crate) fn clear(&self) {
         for bucket in &self.buckets {
             bucket.store(0, Relaxed);
@@ -110,7 +107,7 @@ impl SlidingCounter {
     }
 }
 
-/// One bucket's word, taken apart.
+/// The two halves of a bucket's word.
 #[derive(Clone, Copy)]
 struct Bucket {
     tick: u32,
@@ -126,17 +123,17 @@ impl Bucket {
         (u64::from(self.tick) << 32) | u64::from(self.count)
     }
 
-    /// Ticks since it was counted into; negative when `tick` comes from a clock read a little earlier.
+    /// Ticks from the bucket's to `tick`; negative when the clock was read before the bucket was written.
     fn age(self, tick: u32) -> i32 {
         tick.wrapping_sub(self.tick) as i32
     }
 
-    /// It is so far ahead that no slow caller explains it: it was numbered by the tenths of another window.
+    /// The bucket is too far ahead for a slow caller: it belongs to a window of another length.
     fn is_of_another_window(self, tick: u32) -> bool {
         self.age(tick) < -2 * BUCKETS as i32
     }
 
-    /// It is the bucket of `tick`, or of a later one already.
+    /// The bucket belongs to `tick` or to a later tick.
     fn holds(self, tick: u32) -> bool {
         self.age(tick) <= 0 && !self.is_of_another_window(tick)
     }
@@ -152,26 +149,40 @@ mod tests {
     }
 
     #[test]
-    fn a_count_by_the_tenths_of_an_earlier_window_is_not_kept_for_ever() {
-        let (origin, tally) = (origin(), SlidingCounter::default());
-        let ticks = WindowClock::new(origin, Duration::from_secs(1));
-        let now = origin + Duration::from_secs(1000);
-        let late = ticks.tick_at(now);
-        assert!(ticks.set_window(Duration::from_secs(10)) && !ticks.set_window(Duration::from_secs(10)));
-        // Whoever read the tick before counts after everything was cleared.
-        tally.add(late);
-        let tick = ticks.tick_at(now);
-        assert!(tick < late && late.is_multiple_of(BUCKETS) && tick.is_multiple_of(BUCKETS), "one bucket");
-        assert_eq!(tally.sum(tick), 0);
-        tally.add(tick);
-        assert_eq!(tally.sum(tick), 1);
+    fn ticks_of_two_lengths_are_far_apart() {
+        let millis = (1..=600).map(|tenths| tenths * 100).chain((61..=600).map(|seconds| seconds * 1_000));
+        let mut ticks: Vec<u32> = millis.map(|millis| first_tick(millis * 1_000_000 / 10)).collect();
+        ticks.sort_unstable();
+        let nearest = ticks.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap();
+        assert!(nearest > 1_000, "{nearest}");
     }
 
     #[test]
-    fn a_caller_that_is_a_window_late_is_counted_all_the_same() {
-        let tally = SlidingCounter::default();
-        tally.add(30);
-        tally.add(20);
-        assert_eq!(tally.sum(30), 2);
+    fn counts_of_one_length_are_outside_a_window_of_another() {
+        let (start, counter) = (origin(), SlidingCounter::default());
+        let clock = WindowClock::new(start);
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(10));
+        let now = start + Duration::from_secs(1000);
+        for tenth in 0..10 {
+            counter.add(clock.tick(now + tenth * short / 10, short));
+        }
+        let now = now + short;
+        assert_eq!(counter.sum(clock.tick(now, long)), 0);
+        for tenth in 0..10 {
+            counter.add(clock.tick(now + tenth * long / 10, long));
+        }
+        let now = now + 9 * long / 10;
+        assert_eq!(counter.sum(clock.tick(now, long)), 10);
+        // A request that still has the old settings.
+        counter.add(clock.tick(now, short));
+        assert_eq!(counter.sum(clock.tick(now, long)), 9);
+    }
+
+    #[test]
+    fn a_caller_that_is_a_window_late_is_counted() {
+        let counter = SlidingCounter::default();
+        counter.add(30);
+        counter.add(20);
+        assert_eq!(counter.sum(30), 2);
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use http::{Request, Response, Version};
 use hyper::body::Incoming;
-use outrigger_policy::{Deadline, Outcome, Sent, deadline::TimeoutCause};
+use outrigger_policy::{Deadline, Outcome, Sent, deadline::TimeoutCause, retry::RetryEligibility};
 use tokio::{task::coop::unconstrained, time::Instant};
 
 use crate::{
@@ -26,15 +26,15 @@ use crate::{
 
 /// What bounds an attempt.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct Bounds<'a> {
     /// The request's time.
     pub(crate) deadline: Deadline,
     /// When this attempt began.
     pub(crate) begun: Instant,
     /// This attempt's time, counted as the service's time-out is.
     pub(crate) per_try: Option<Duration>,
-    /// No other attempt can follow.
-    pub(crate) last: bool,
+    /// What may follow this attempt.
+    pub(crate) retry: RetryEligibility<'a>,
     /// Longest silence in the request's body.
     pub(crate) body_idle: Duration,
 }
@@ -52,7 +52,7 @@ pub(crate) enum Due {
     Body,
 }
 
-impl Bounds {
+impl Bounds<'_> {
     /// What runs out next, and when.
     pub(crate) fn next(&self, upload: Option<&Upload>) -> (Instant, Due) {
         let progress = upload.map(Upload::progress);
@@ -129,7 +129,7 @@ pub(crate) async fn run(
     mut conn: Box<Conn>,
     request: Request<AttemptBody>,
     upload: Option<&Upload>,
-    bounds: Bounds,
+    bounds: Bounds<'_>,
     timer: &mut LazyTimer,
     got: Instant,
     doubt: impl Fn(Instant) -> bool,

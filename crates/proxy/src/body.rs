@@ -221,8 +221,10 @@ impl Carried {
         let endpoint = &self.ticket.endpoint;
         endpoint.count_failure();
         let Some(Rest { began, mut blame }) = self.rest else { return };
-        if let Some(report) = endpoint.stats.record_body_cut(began, &mut blame, now.into_std()) {
-            self.cluster.ejector.report(&self.cluster, &endpoint.stats, report, now);
+        let settings = self.cluster.view.load().settings.clone();
+        let outlier = settings.policy.outlier.as_ref();
+        if let Some(report) = endpoint.stats.record_body_cut(outlier, began, &mut blame, now.into_std()) {
+            self.cluster.report(endpoint, report, now);
         }
     }
 }
@@ -260,7 +262,9 @@ impl Drop for Carried {
                 self.blame(now);
                 // The head was a success, unless it was counted as none; what the app sees is a failure.
                 let counted = self.exchange.status.is_some_and(|status| matches!(status.as_u16(), 502..=504));
-                if !counted && let Ok(permit) = self.cluster.breaker.admit(now.into_std()) {
+                let settings = self.cluster.view.load().settings.clone();
+                let breaker = settings.policy.circuit_breaker.as_ref();
+                if !counted && let Ok(permit) = self.cluster.breaker.admit(breaker, now.into_std()) {
                     permit.record(now.into_std(), Verdict::Failure);
                 }
                 Some(Reason::UpstreamClosed)

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use outrigger_policy::{
     Deadline, Outcome, Sent, Verdict,
     outlier_detection::{AttemptEpoch, AttemptGuard, FailureAttribution},
-    retry::{self, GiveUp, Pushback, RetryDecision},
+    retry::{self, GiveUp, Pushback, RetryDecision, RetryEligibility},
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -94,7 +94,7 @@ impl Answer {
 pub(crate) struct Try<'e> {
     pub(crate) endpoint: &'e Arc<Endpoint>,
     pub(crate) mark: AttemptGuard<'e>,
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: Bounds<'e>,
 }
 
 /// How an attempt ended.
@@ -179,7 +179,8 @@ impl<'a> Call<'a> {
             return self.too_late(cluster);
         }
         loop {
-            let retryable = self.retryable(retries, upload);
+            let retry = RetryEligibility::new(&policy.retry, self.request, retries, self.fits(upload));
+            let retryable = retry.allows_retry();
             let Some(endpoint) = cluster.pick(&tried, retryable).filter(|_| passed <= PASSED) else {
                 return match before {
                     // The last ones have left meanwhile: what was seen of them is the answer.
@@ -189,7 +190,7 @@ impl<'a> Call<'a> {
                     None => Ended::Refused { refusal: cluster.refuse_pick(), verdict: Verdict::Ignore },
                 };
             };
-            let Some(mark) = endpoint.stats.begin_attempt(retryable) else {
+            let Some(mark) = endpoint.stats.begin_attempt(policy.outlier.as_ref(), retryable) else {
                 passed += 1;
                 continue;
             };
@@ -199,12 +200,12 @@ impl<'a> Call<'a> {
                 deadline: self.deadline,
                 begun,
                 per_try: policy.per_try_timeout,
-                last: !self.request.allowed || retries >= policy.retry.max_retries,
+                retry,
                 body_idle: policy.body_idle,
             };
             begin(&endpoint, exchange);
             let one = Try { endpoint: &endpoint, mark, bounds };
-            let (ended, now, second) = match self.hedge_after(cluster, retries) {
+            let (ended, now, second) = match self.hedge_after(cluster, retry) {
                 Some(after) => {
                     Box::pin(self.hedged(cluster, one, upload, after, &tried, &mut blame, exchange)).await
                 }
@@ -212,7 +213,7 @@ impl<'a> Call<'a> {
                     let mut first = pin!(self.attempt(cluster, &endpoint, upload, bounds, &mut raced));
                     let ended = poll_fn(|cx| match first.as_mut().poll(cx) {
                         Poll::Ready(ended) => Poll::Ready(Ok(ended)),
-                        Poll::Pending => match self.rescue(cluster, &endpoint, upload, &tried) {
+                        Poll::Pending => match self.rescue(cluster, &endpoint, retry, upload, &tried) {
                             Some(other) => Poll::Ready(Err(other)),
                             None => Poll::Pending,
                         },
@@ -229,7 +230,7 @@ impl<'a> Call<'a> {
             };
             let (outcome, sent) = told(&ended);
             let pushback = match &ended {
-                Ok(answer) if self.is_retried(outcome) => pushback::read_pushback(answer.response.headers()),
+                Ok(answer) if retry.is_retried(outcome) => pushback::read_pushback(answer.response.headers()),
                 _ => None,
             };
             // The breaker waits for its probe's word, and everybody for the breaker.
@@ -243,7 +244,6 @@ impl<'a> Call<'a> {
             };
             tried.extend(second);
             let made = retry::LastAttempt {
-                retries,
                 sent,
                 outcome,
                 replayable: upload.is_none_or(Upload::replayable),
@@ -254,14 +254,13 @@ impl<'a> Call<'a> {
             };
             let ends = bounds.ends(upload).into_std();
             let random = fastrand::u64(..);
-            let (settings, budget) = (&policy.retry, &cluster.budget);
-            match retry::decide_retry(settings, budget, &self.request, &made, now.into_std(), ends, random) {
-                RetryDecision::Retry { after, .. } => {
+            match retry::decide_retry(&retry, &cluster.budget, &made, now.into_std(), ends, random) {
+                RetryDecision::Retry { after, uncounted } => {
                     // Whom an instance told to wait holds none of its connections meanwhile: others have use for
                     // them.
-                    before = (after <= settings.backoff_max).then_some(ended);
+                    before = (after <= policy.retry.backoff_max).then_some(ended);
                     self.terms.series.retried.inc();
-                    retries += u32::from(!made.is_uncounted());
+                    retries += u32::from(!uncounted);
                     pushed_before |= matches!(pushback, Some(Pushback::Instance(_)));
                     tried.push(endpoint);
                     if !after.is_zero() {
@@ -306,13 +305,13 @@ impl<'a> Call<'a> {
         }
         self.terms.series.record_attempt(outcome);
         if let Ok(answer) = ended {
-            endpoint.record_response();
-            cluster.record_latency(now - answer.got);
+            endpoint.stall.record_response();
+            cluster.peak_latency.record(now - answer.got);
         }
         match outcome.verdict() {
             Verdict::Failure => endpoint.count_failure(),
             Verdict::Success => {
-                endpoint.record_success(now);
+                endpoint.stall.record_success(now.into_std());
                 if self.terms.policy.hedge.is_some() {
                     cluster.latency.record(now - bounds.begun, now.into_std());
                 }
@@ -328,7 +327,7 @@ impl<'a> Call<'a> {
             _ => mark.record_end(blame, outcome, sent, now.into_std()),
         };
         if let Some(report) = report {
-            cluster.ejector.report(cluster, &endpoint.stats, report, now);
+            cluster.report(endpoint, report, now);
         }
     }
 
@@ -379,7 +378,7 @@ impl<'a> Call<'a> {
         cluster: &Cluster,
         endpoint: &Arc<Endpoint>,
         upload: Option<&Upload>,
-        bounds: Bounds,
+        bounds: Bounds<'_>,
         raced: &mut bool,
     ) -> Attempted {
         let ended = self.once(cluster, endpoint, upload, bounds, false).await;
@@ -391,7 +390,7 @@ impl<'a> Call<'a> {
                 (gave_up && answer.conn.reused(), answer.sent)
             }
         };
-        let safe = sent == Sent::Nothing || (self.request.idempotent && self.request.allowed);
+        let safe = sent == Sent::Nothing || bounds.retry.is_repeatable_after_race();
         if *raced || !race || !safe || !upload.is_none_or(Upload::replayable) {
             return ended;
         }
@@ -406,7 +405,7 @@ impl<'a> Call<'a> {
         cluster: &Cluster,
         endpoint: &Arc<Endpoint>,
         upload: Option<&Upload>,
-        bounds: Bounds,
+        bounds: Bounds<'_>,
         fresh: bool,
     ) -> Attempted {
         let (ticket, conn) = self.connection(endpoint, upload, bounds, fresh).await?;
@@ -415,11 +414,13 @@ impl<'a> Call<'a> {
         let got = Instant::now();
         let head = self.head(body, upload, bounds);
         let ended = attempt::run(conn, head, upload, bounds, timer.get(), got, |now| {
-            if cluster.is_unusually_slow(now - got) {
-                endpoint.record_stall_tick(now);
+            if cluster.peak_latency.is_unusual(now - got) {
+                endpoint.stall.record_tick(now.into_std());
             }
             // Only a request that can go elsewhere gives up for it; a POST waits for as long as it may.
-            cluster.ejector.check_stalled(endpoint, now) && self.repeatable() && !bounds.last
+            cluster.ejector.check_stalled(endpoint, now)
+                && bounds.retry.is_repeatable()
+                && !bounds.retry.is_last()
         });
         let late = got - bounds.begun > HURRY;
         let (response, conn, sent) = ended.await.map_err(|failed| Failed { late, ..failed })?;
@@ -441,7 +442,7 @@ impl<'a> Call<'a> {
         &self,
         endpoint: &Arc<Endpoint>,
         upload: Option<&Upload>,
-        bounds: Bounds,
+        bounds: Bounds<'_>,
         fresh: bool,
     ) -> Result<(InFlight, Box<Conn>), Failed> {
         let ask = CheckoutRequest {
@@ -449,7 +450,7 @@ impl<'a> Call<'a> {
             policy: &self.terms.policy,
             limits: self.session.listener.settings.load().heads,
             series: &self.terms.series,
-            repeatable: self.request.idempotent && self.request.allowed && self.fits(upload),
+            repeatable: bounds.retry.accepts_race(),
             connect_timeout: self.terms.policy.connect_timeout,
             new_only: fresh,
             now: bounds.begun,
@@ -465,7 +466,7 @@ impl<'a> Call<'a> {
         let within = due.saturating_duration_since(bounds.begun);
         let most = ask.connect_timeout;
         // Where another attempt can follow, it is left as much time.
-        let connect_within = if bounds.last { most } else { most.min(within / 2) };
+        let connect_within = if bounds.retry.is_last() { most } else { most.min(within / 2) };
         // Nobody accepted for as long as there was: that is the instance, not the queue.
         let refused = |given: Duration| match given < most.min(HURRY) {
             true => Outcome::PerTryTimeout,
@@ -510,22 +511,6 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Whether another attempt could follow one that fails: such a request may try out an endpoint that
-    /// has lost its trust.
-    fn retryable(&self, retries: u32, upload: Option<&Upload>) -> bool {
-        self.repeatable() && retries < self.terms.policy.retry.max_retries && self.fits(upload)
-    }
-
-    /// Whether the answer is one that another attempt follows, where that is allowed.
-    pub(crate) fn is_retried(&self, outcome: Outcome) -> bool {
-        matches!(outcome, Outcome::Status(status) if self.terms.policy.retry.statuses.contains(&status))
-    }
-
-    /// Whether carrying it out twice does no harm, and the app did not forbid it.
-    pub(crate) fn repeatable(&self) -> bool {
-        (self.request.idempotent || self.terms.policy.retry.non_idempotent) && self.request.allowed
-    }
-
     /// Whether all of the body can be kept for a replay.
     fn fits(&self, upload: Option<&Upload>) -> bool {
         let most = self.terms.policy.retry.max_body as u64;
@@ -535,7 +520,7 @@ impl<'a> Call<'a> {
 
     /// The head of an attempt. Each gets a copy, for the first may not be the last. Where there is a
     /// deadline it says what is left; with a body under way the time-out's end is not known yet.
-    fn head(&self, body: AttemptBody, upload: Option<&Upload>, bounds: Bounds) -> Request<AttemptBody> {
+    fn head(&self, body: AttemptBody, upload: Option<&Upload>, bounds: Bounds<'_>) -> Request<AttemptBody> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();

@@ -60,7 +60,7 @@ pub(crate) async fn handle(
     cluster.mark_used(accepted);
     let terms = cluster.view.load().settings.clone();
     exchange.set_service(&terms.series, &cluster.label);
-    let permit = match cluster.breaker.admit(accepted.into_std()) {
+    let permit = match cluster.breaker.admit(terms.policy.circuit_breaker.as_ref(), accepted.into_std()) {
         Ok(permit) => permit,
         Err(open) => {
             cluster.request_refresh();
@@ -79,7 +79,7 @@ pub(crate) async fn handle(
             Err(refusal) => return Ok(Box::pin(refuse(&refusal, exchange, waits)).await),
         }
     }
-    cluster.budget.deposit(accepted.into_std());
+    cluster.budget.deposit(&terms.policy.retry.budget, accepted.into_std());
     if let Some(upload) = &exchange.upload {
         upload.keep(terms.policy.retry.max_body);
     }

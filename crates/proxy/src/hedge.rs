@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution};
+use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution, retry::RetryEligibility};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -35,9 +35,9 @@ const LATELY: Duration = Duration::from_secs(2);
 
 impl Call<'_> {
     /// How slow the first attempt may be before a second one is made beside it.
-    pub(crate) fn hedge_after(&self, cluster: &Cluster, retries: u32) -> Option<Duration> {
+    pub(crate) fn hedge_after(&self, cluster: &Cluster, retry: RetryEligibility<'_>) -> Option<Duration> {
         let hedge = self.terms.policy.hedge.as_ref()?;
-        if retries > 0 || !self.repeatable() {
+        if !retry.allows_hedge() {
             return None;
         }
         let usual = cluster.latency.percentile(hedge.percentile, Instant::now().into_std())?;
@@ -75,14 +75,15 @@ impl Call<'_> {
         &self,
         cluster: &Cluster,
         endpoint: &Arc<Endpoint>,
+        retry: RetryEligibility<'_>,
         upload: Option<&Upload>,
         tried: &[Arc<Endpoint>],
     ) -> Option<Arc<Endpoint>> {
-        if !endpoint.is_stalled() || !self.repeatable() || self.terms.policy.retry.max_retries == 0 {
+        if !endpoint.is_stalled() || !retry.allows_race_when_stalled() {
             return None;
         }
         let now = Instant::now();
-        if cluster.budget.available(now.into_std()) == 0 {
+        if cluster.budget.available(&self.terms.policy.retry.budget, now.into_std()) == 0 {
             return None;
         }
         let answers = |one: &Arc<Endpoint>| !one.is_stalled() && one.succeeded_within(LATELY, now);
@@ -103,7 +104,8 @@ impl Call<'_> {
         exchange: &mut RequestAccount,
     ) -> Made {
         // Paid for last, when it will be made.
-        let Some(mark) = other.stats.begin_attempt(true).filter(|_| self.pays(cluster)) else {
+        let mark = other.stats.begin_attempt(self.terms.policy.outlier.as_ref(), true);
+        let Some(mark) = mark.filter(|_| self.pays(cluster)) else {
             return self.alone(cluster, first, one.await, blame);
         };
         begin(other, exchange);
@@ -118,7 +120,7 @@ impl Call<'_> {
         let now = Instant::now();
         let (done, rest) = if is_second { (second, first) } else { (first, second) };
         let id = &done.endpoint.id;
-        if self.is_answer(&ended) {
+        if is_answer(&ended, bounds.retry) {
             exchange.set_instance(id);
             self.terms.series.record_hedge(if is_second { HedgeResult::Won } else { HedgeResult::Lost });
             if self.terms.policy.hedge.is_some() {
@@ -141,7 +143,7 @@ impl Call<'_> {
         exchange.set_instance(&rest.endpoint.id);
         let mut ended = if is_second { one.await } else { two.await };
         let now = Instant::now();
-        self.terms.series.record_hedge(match (self.is_answer(&ended), is_second) {
+        self.terms.series.record_hedge(match (is_answer(&ended, bounds.retry), is_second) {
             (true, true) => HedgeResult::Lost,
             (true, false) => HedgeResult::Won,
             (false, _) => HedgeResult::Failed,
@@ -158,7 +160,7 @@ impl Call<'_> {
         second: &Arc<Endpoint>,
         tried: &[Arc<Endpoint>],
     ) -> bool {
-        if !first.endpoint.is_stalled() || first.bounds.last {
+        if !first.endpoint.is_stalled() || first.bounds.retry.is_last() {
             return false;
         }
         let tried = [tried, std::slice::from_ref(second)].concat();
@@ -170,7 +172,7 @@ impl Call<'_> {
         one.endpoint.count_failure();
         let report = one.mark.record_end(blame, Outcome::PerTryTimeout, Sent::Head, now.into_std());
         if let Some(report) = report {
-            cluster.ejector.report(cluster, &one.endpoint.stats, report, now);
+            cluster.report(one.endpoint, report, now);
         }
     }
 
@@ -188,15 +190,15 @@ impl Call<'_> {
     }
 
     fn pays(&self, cluster: &Cluster) -> bool {
-        let paid = cluster.budget.withdraw(Instant::now().into_std());
+        let paid = cluster.budget.withdraw(&self.terms.policy.retry.budget, Instant::now().into_std());
         if !paid {
             self.terms.series.record_hedge(HedgeResult::Budget);
         }
         paid
     }
+}
 
-    /// Whether the app is to have it, and not another attempt.
-    fn is_answer(&self, ended: &Attempted) -> bool {
-        ended.as_ref().is_ok_and(|answer| !self.is_retried(answer.outcome))
-    }
+/// Whether the app is to have it, and not another attempt.
+fn is_answer(ended: &Attempted, retry: RetryEligibility<'_>) -> bool {
+    ended.as_ref().is_ok_and(|answer| !retry.is_retried(answer.outcome))
 }

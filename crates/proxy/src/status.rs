@@ -150,7 +150,7 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
         .map(|instance| {
             let usable = live.get(&instance.id);
             let endpoint = usable.or_else(|| not_serving.get(&instance.id));
-            let ejected = usable.and_then(|one| cluster.ejector.ejection_of(&one.stats));
+            let ejected = usable.and_then(|one| cluster.ejector.ejection_of(one));
             let suspect = suspects.binary_search(&instance.id).is_ok();
             let why_not = match (&instance.addr, usable) {
                 (_, Some(one)) => {
@@ -193,17 +193,18 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
             }
         })
         .collect();
+    let policy = &view.settings.policy;
     ClusterStatus {
         service: cluster.key.service.to_string(),
         datacenter: cluster.key.datacenter.as_deref().map(str::to_owned),
         tags: cluster.key.tags.iter().map(ToString::to_string).collect(),
         declared: cluster.is_declared(),
-        balance: view.settings.policy.balance.as_str(),
+        balance: policy.balance.as_str(),
         answered: view.snapshot.knowledge == Knowledge::Answered,
         version: view.snapshot.version,
-        breaker: breaker_label(cluster.breaker.state(now)),
+        breaker: breaker_label(cluster.breaker.state(policy.circuit_breaker.as_ref(), now)),
         breaker_trips: cluster.breaker.trips(),
-        retry_budget: cluster.budget.available(now),
+        retry_budget: cluster.budget.available(&policy.retry.budget, now),
         requests,
         retries,
         failures,

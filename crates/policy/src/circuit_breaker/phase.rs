@@ -1,13 +1,23 @@
-//! The breaker's life as a plain state machine: who may enter, and what a probe's end changes.
+//! The breaker's state machine: which requests pass, and what the end of a probe changes.
 
 use std::time::{Duration, Instant};
 
 use outrigger_config::CircuitBreaker;
 
-use super::BreakerState;
 use crate::outcome::Verdict;
 
-/// Where a breaker is, with what only that state needs.
+/// The state of a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BreakerState {
+    /// Requests pass.
+    Closed,
+    /// Requests are refused.
+    Open,
+    /// The next requests, a few at a time, are probes.
+    HalfOpen,
+}
+
+/// The state, with the data that only this state needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Phase {
     Closed,
@@ -16,27 +26,27 @@ pub(super) enum Phase {
         pause: Duration,
     },
     HalfOpen {
-        /// Probes without a verdict so far.
+        /// Probes without a verdict.
         probes_in_flight: u32,
         successes: u32,
-        /// How long it had been open: the next spell is twice as long. Zero: it is the first again.
+        /// The last open time; the next one is twice as long. Zero: the next one is the shortest.
         last_pause: Duration,
     },
 }
 
-/// How a request gets in.
+/// How a request is admitted.
 pub(super) enum Admission {
-    /// As every request.
+    /// As any request.
     Ordinary,
-    /// As the probe that ends an open spell.
+    /// As the probe that ends the open time.
     FirstProbe,
-    /// As another probe.
+    /// As a further probe.
     Probe,
-    /// Not at all, for so long.
+    /// Refused for this long.
     Refused(Duration),
 }
 
-/// What a probe's end has changed.
+/// What the end of a probe has changed.
 pub(super) enum ProbeEffect {
     Unchanged,
     Reopened,
@@ -44,7 +54,7 @@ pub(super) enum ProbeEffect {
 }
 
 impl Phase {
-    /// Open for the first time.
+    /// Open, from closed.
     pub(super) fn new_open(now: Instant, settings: &CircuitBreaker) -> Self {
         Self::Open { since: now, pause: settings.open_for.min(settings.max_open_for) }
     }
@@ -53,6 +63,8 @@ impl Phase {
         match *self {
             Self::Closed => Admission::Ordinary,
             Self::Open { since, pause } => {
+                // A reload may have shortened it since it opened.
+                let pause = pause.min(settings.max_open_for);
                 let left = pause.saturating_sub(now.saturating_duration_since(since));
                 if !left.is_zero() {
                     return Admission::Refused(left);
@@ -60,25 +72,25 @@ impl Phase {
                 *self = Self::HalfOpen { probes_in_flight: 1, successes: 0, last_pause: pause };
                 Admission::FirstProbe
             }
-            Self::HalfOpen { probes_in_flight: ref mut out, .. } if *out < settings.probes => {
-                *out += 1;
+            Self::HalfOpen { ref mut probes_in_flight, .. } if *probes_in_flight < settings.probes => {
+                *probes_in_flight += 1;
                 Admission::Probe
             }
             Self::HalfOpen { .. } => Admission::Refused(settings.open_for),
         }
     }
 
-    /// A probe ended with `verdict`.
+    /// Applies the result of a probe.
     pub(super) fn record_probe(
         &mut self,
         now: Instant,
         verdict: Verdict,
         settings: &CircuitBreaker,
     ) -> ProbeEffect {
-        let Self::HalfOpen { probes_in_flight: out, successes, last_pause: paused } = self else {
+        let Self::HalfOpen { probes_in_flight, successes, last_pause } = self else {
             return ProbeEffect::Unchanged;
         };
-        *out = out.saturating_sub(1);
+        *probes_in_flight = probes_in_flight.saturating_sub(1);
         match verdict {
             Verdict::Ignore => ProbeEffect::Unchanged,
             Verdict::Success if *successes + 1 < settings.probes => {
@@ -90,28 +102,21 @@ impl Phase {
                 ProbeEffect::Closed
             }
             Verdict::Failure => {
-                let pause = paused.saturating_mul(2).max(settings.open_for).min(settings.max_open_for);
+                let pause = last_pause.saturating_mul(2).max(settings.open_for).min(settings.max_open_for);
                 *self = Self::Open { since: now, pause };
                 ProbeEffect::Reopened
             }
         }
     }
 
-    /// Ends an open spell before its time; false when there is none.
+    /// From open to half-open before the time; false in any other state.
     pub(super) fn half_open(&mut self) -> bool {
         let Self::Open { pause, .. } = *self else { return false };
         *self = Self::HalfOpen { probes_in_flight: 0, successes: 0, last_pause: pause };
         true
     }
 
-    /// An open spell lasts no longer than this any more.
-    pub(super) fn limit_pause(&mut self, max: Duration) {
-        if let Self::Open { pause, .. } = self {
-            *pause = (*pause).min(max);
-        }
-    }
-
-    /// Half-open as after no spell at all; false when it is closed.
+    /// To half-open without a history; false when closed.
     pub(super) fn restart_half_open(&mut self) -> bool {
         if matches!(self, Self::Closed) {
             return false;
@@ -120,19 +125,21 @@ impl Phase {
         true
     }
 
-    /// A probe ended with nothing to say.
+    /// Frees the slot of a probe without a result.
     pub(super) fn release_probe(&mut self) {
-        if let Self::HalfOpen { probes_in_flight: out, .. } = self {
-            *out = out.saturating_sub(1);
+        if let Self::HalfOpen { probes_in_flight, .. } = self {
+            *probes_in_flight = probes_in_flight.saturating_sub(1);
         }
     }
 
-    /// An open breaker whose time is over is half-open: the next request will be a probe.
-    pub(super) fn state(&self, now: Instant) -> BreakerState {
+    /// An open breaker is half-open when its time is over: the next request will be a probe.
+    pub(super) fn state(&self, now: Instant, settings: &CircuitBreaker) -> BreakerState {
         match *self {
             Self::Closed => BreakerState::Closed,
             Self::HalfOpen { .. } => BreakerState::HalfOpen,
-            Self::Open { since, pause } if now.saturating_duration_since(since) >= pause => {
+            Self::Open { since, pause }
+                if now.saturating_duration_since(since) >= pause.min(settings.max_open_for) =>
+            {
                 BreakerState::HalfOpen
             }
             Self::Open { .. } => BreakerState::Open,

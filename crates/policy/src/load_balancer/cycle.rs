@@ -1,11 +1,11 @@
-//! A cycle of turns, and taking them: what round robin and weighted have in common.
+//! A cycle of turns: the common part of round robin and weighted round robin.
 
 use super::cursor::TurnCounter;
 
-/// How many turns beyond a cycle a pick takes because other threads came first.
+/// Turns beyond one cycle that a pick takes because other threads take turns meanwhile.
 const EXTRA_TURNS: usize = 64;
 
-/// Whose turn it is, over and over.
+/// A repeating sequence of endpoint indexes.
 #[derive(Debug)]
 pub(super) struct Cycle {
     turns: Box<[u32]>,
@@ -23,36 +23,36 @@ impl Cycle {
         &self.turns
     }
 
-    /// Whoever has the next turn and is `ok`.
+    /// The next endpoint in turn that is `usable`.
     #[inline]
     pub(super) fn pick(
         &self,
         counter: &TurnCounter,
         random: u64,
-        ok: impl Fn(usize) -> bool,
+        usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         if self.turns.is_empty() {
             return None;
         }
         let index = self.next_turn(counter);
-        if ok(index) { Some(index) } else { self.pick_next_usable(counter, random, ok) }
+        if usable(index) { Some(index) } else { self.pick_next_usable(counter, random, usable) }
     }
 
-    /// Takes turns until one falls on an endpoint that is `ok`.
+    /// Takes turns until one falls on a `usable` endpoint.
     ///
-    /// A cycle's worth of turns passes everyone, unless other threads keep taking the good ones; after
-    /// a few more any that is `ok` will do. That one is looked for first, so that a View whose endpoints
-    /// have all gone bad costs one look around and no turns.
+    /// One cycle passes every endpoint, unless other threads keep taking the usable turns; after a few
+    /// more turns any usable endpoint is taken. That one is searched first, so that a View without usable
+    /// endpoints costs one search and no turns.
     #[cold]
     fn pick_next_usable(
         &self,
         counter: &TurnCounter,
         random: u64,
-        ok: impl Fn(usize) -> bool,
+        usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let spare = find_usable_from(&self.turns, random, &ok)?;
+        let spare = find_usable_from(&self.turns, random, &usable)?;
         let turns = self.turns.len() + EXTRA_TURNS;
-        (0..turns).map(|_| self.next_turn(counter)).find(|&index| ok(index)).or(Some(spare))
+        (0..turns).map(|_| self.next_turn(counter)).find(|&index| usable(index)).or(Some(spare))
     }
 
     #[inline]
@@ -61,19 +61,19 @@ impl Cycle {
     }
 }
 
-/// The first that is `ok`, from a random place on, all the way round.
-pub(super) fn find_usable_from(turns: &[u32], random: u64, ok: impl Fn(usize) -> bool) -> Option<usize> {
+/// The first `usable` endpoint from a random place on, wrapping around.
+pub(super) fn find_usable_from(turns: &[u32], random: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
     let (before, after) = turns.split_at(random_index(random, turns.len()));
-    after.iter().chain(before).map(|&index| index as usize).find(|&index| ok(index))
+    after.iter().chain(before).map(|&index| index as usize).find(|&index| usable(index))
 }
 
-/// A place below `length`, uniformly to within length/2⁶⁴ (0 when there is none).
+/// An index below `length`, uniform to within length/2⁶⁴; 0 for an empty slice.
 #[inline]
 pub(super) fn random_index(random: u64, length: usize) -> usize {
     ((u128::from(random) * length as u128) >> 64) as usize
 }
 
-/// Remainders by one divisor, without a division: exact for every `u64`.
+/// Remainders by one divisor without a division, exact for every `u64`.
 ///
 /// With c = ⌈2¹²⁸/d⌉, the low 128 bits of c·n are the fraction of n/d, and the fraction times d is the
 /// remainder. Exact while 128 bits hold n and d together, which two `u64` always do: D. Lemire,
@@ -115,14 +115,14 @@ mod tests {
         }
 
         #[test]
-        fn also_by_small_divisors_and_near_their_multiples(divisor in 1..100_000_u64, multiple: u64, off in 0..3_u64) {
+        fn a_remainder_by_a_small_divisor_near_its_multiples_is_the_remainder(divisor in 1..100_000_u64, multiple: u64, off in 0..3_u64) {
             let number = (multiple / divisor * divisor).wrapping_add(off).wrapping_sub(1);
             prop_assert_eq!(Divisor::new(divisor).remainder(number), number % divisor);
         }
     }
 
     #[test]
-    fn a_draw_reaches_both_ends_and_stays_inside() {
+    fn a_random_index_reaches_both_ends_and_stays_inside() {
         assert_eq!((random_index(0, 10), random_index(u64::MAX, 10), random_index(u64::MAX, 0)), (0, 9, 0));
     }
 }

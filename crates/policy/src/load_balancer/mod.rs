@@ -1,16 +1,15 @@
-//! Chooses an endpoint by its place in a View, in constant time and without a lock.
+//! Chooses an endpoint by its index in a View, in constant time and without a lock.
 //!
-//! A [`LoadBalancer`] is built with the View it chooses from and never changes; what does change is the
-//! [`Cursor`], which outlives Views so that an update does not send everybody back to the first
-//! endpoint. It is told which endpoints will not do by a closure and knows nothing else about them: no
-//! health, no load, no addresses.
+//! A [`LoadBalancer`] is built with its View and never changes. The [`Cursor`] changes; it outlives
+//! Views, so that an update does not send all requests back to the first endpoint. A closure says which
+//! endpoints are usable; the balancer knows nothing else about them: no health, no load, no addresses.
 //!
-//! A turn that falls on an endpoint that will not do is forfeited: the pick takes the next turn *of the
-//! cursor*. Going on from there without moving the cursor would be the obvious way, and would give
-//! every forfeited turn to the same neighbour, which then carries twice its share. So the others keep
-//! their shares exactly, and a cycle's forfeited turns cost its picks one increment each.
+//! When a turn falls on an unusable endpoint, the pick takes the next turn *of the cursor*. Taking the
+//! neighbour without moving the cursor would be simpler, and would give every such turn to the same
+//! neighbour, which then gets twice its share. This way the others keep their exact shares, and each
+//! skipped turn costs one increment.
 //!
-//! The kinds are a closed enum: a `match` inlines, and no generic spreads through the callers.
+//! The algorithms are a closed enum: a `match` inlines, and the callers need no generics.
 
 mod cursor;
 mod cycle;
@@ -39,58 +38,40 @@ enum Algorithm {
 }
 
 impl LoadBalancer {
-    /// A balancer over as many endpoints as there are weights, known by their places.
+    /// A balancer over one endpoint per weight; an endpoint is known by its index.
     ///
     /// An endpoint of weight 0 is never chosen. `RoundRobin` and `Random` take every other weight as 1.
-    pub fn new(kind: Balance, weights: &[u32]) -> Self {
-        let kind = match kind {
+    pub fn new(balance: Balance, weights: &[u32]) -> Self {
+        let algorithm = match balance {
             Balance::RoundRobin => Algorithm::RoundRobin(RoundRobin::new(weights)),
             Balance::Random => Algorithm::Random(Random::new(weights)),
             Balance::Weighted => Algorithm::Weighted(Weighted::new(weights)),
         };
-        Self { algorithm: kind }
+        Self { algorithm }
     }
 
-    /// The endpoint for a request's first attempt; `None` when none is `ok`.
+    /// The endpoint for a request's first attempt; `None` when none is `usable`.
     ///
-    /// `ok` should answer the same for every request (is the endpoint trusted?): an endpoint that is
-    /// not loses the turn it would have had. `random` is uniform over all of `u64`.
+    /// `usable` should be the same for every request (is the endpoint ejected?), because an unusable
+    /// endpoint loses its turn. `random` is uniform over all of `u64`.
     #[inline]
-    pub fn pick_first(&self, cursor: &Cursor, random: u64, ok: impl Fn(usize) -> bool) -> Option<usize> {
+    pub fn pick_first(&self, cursor: &Cursor, random: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
         match &self.algorithm {
-            Algorithm::RoundRobin(kind) => kind.pick(cursor.first(), random, ok),
-            Algorithm::Random(kind) => kind.pick(random, ok),
-            Algorithm::Weighted(kind) => kind.pick(cursor.first(), random, ok),
+            Algorithm::RoundRobin(balancer) => balancer.pick(cursor.first(), random, usable),
+            Algorithm::Random(balancer) => balancer.pick(random, usable),
+            Algorithm::Weighted(balancer) => balancer.pick(cursor.first(), random, usable),
         }
     }
 
-    /// The endpoint for another attempt; `ok` also says no to those this request has tried.
+    /// The endpoint for another attempt; `usable` excludes the endpoints that the request has tried.
     ///
-    /// Turns are taken from a cursor of their own, so that retries leave the order of first picks
-    /// alone.
+    /// Retries take their turns from a second counter, so they do not change the order of first picks.
     #[inline]
-    pub fn pick_retry(&self, cursor: &Cursor, random: u64, ok: impl Fn(usize) -> bool) -> Option<usize> {
+    pub fn pick_retry(&self, cursor: &Cursor, random: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
         match &self.algorithm {
-            Algorithm::RoundRobin(kind) => kind.pick(cursor.retry(), random, ok),
-            Algorithm::Random(kind) => kind.pick(random, ok),
-            Algorithm::Weighted(kind) => kind.pick(cursor.retry(), random, ok),
-        }
-    }
-
-    /// The greatest relative error of a share that scaling down has cost; 0 when shares are exact.
-    pub fn weight_error(&self) -> f64 {
-        match &self.algorithm {
-            Algorithm::RoundRobin(_) | Algorithm::Random(_) => 0.0,
-            Algorithm::Weighted(kind) => kind.error(),
-        }
-    }
-
-    /// The kind it was built as.
-    pub fn kind(&self) -> Balance {
-        match &self.algorithm {
-            Algorithm::RoundRobin(_) => Balance::RoundRobin,
-            Algorithm::Random(_) => Balance::Random,
-            Algorithm::Weighted(_) => Balance::Weighted,
+            Algorithm::RoundRobin(balancer) => balancer.pick(cursor.retry(), random, usable),
+            Algorithm::Random(balancer) => balancer.pick(random, usable),
+            Algorithm::Weighted(balancer) => balancer.pick(cursor.retry(), random, usable),
         }
     }
 }

@@ -1,13 +1,11 @@
-//! Uniformly at random: no state that threads share, and no order that sidecars could fall into
-//! together.
+//! Uniformly random: threads share no state, and sidecars do not fall into the same order.
 
 use super::{
     cycle::{find_usable_from, random_index},
     round_robin::usable_indexes,
 };
 
-/// How often one that will not do is drawn again. With half of them bad, one pick in 65,536 comes to
-/// the end of it.
+/// Draws before a linear search. With half of the endpoints unusable, one pick in 65,536 searches.
 const MAX_DRAWS: u32 = 16;
 
 /// The endpoints that may be chosen.
@@ -21,25 +19,25 @@ impl Random {
         Self { endpoints: usable_indexes(weights).into_boxed_slice() }
     }
 
-    /// Draws until one is `ok`, which keeps the rest uniform; looks around when that takes too long.
+    /// Draws until an endpoint is `usable`, which keeps the rest uniform; then searches.
     #[inline]
-    pub(super) fn pick(&self, random: u64, ok: impl Fn(usize) -> bool) -> Option<usize> {
+    pub(super) fn pick(&self, random: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
         if self.endpoints.is_empty() {
             return None;
         }
         let mut random = random;
         for _ in 0..MAX_DRAWS {
             let index = self.endpoints[random_index(random, self.endpoints.len())] as usize;
-            if ok(index) {
+            if usable(index) {
                 return Some(index);
             }
             random = next_random(random);
         }
-        find_usable_from(&self.endpoints, random, ok)
+        find_usable_from(&self.endpoints, random, usable)
     }
 }
 
-/// Another random number from one: the step and output function of SplitMix64 (Steele, Lea and Flood,
+/// The next random number: step and output function of SplitMix64 (Steele, Lea and Flood,
 /// "Fast splittable pseudorandom number generators", 2014).
 fn next_random(random: u64) -> u64 {
     let mut bits = random.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -1,5 +1,5 @@
-//! Each usable endpoint in turn: between two Views, first picks to any two differ by at most one, in
-//! the order in which the cursor was moved, however many threads move it.
+//! Round robin: within one View the first picks of any two endpoints differ by at most one, also when
+//! many threads pick.
 
 use super::{cursor::TurnCounter, cycle::Cycle};
 
@@ -19,13 +19,13 @@ impl RoundRobin {
         &self,
         counter: &TurnCounter,
         random: u64,
-        ok: impl Fn(usize) -> bool,
+        usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        self.cycle.pick(counter, random, ok)
+        self.cycle.pick(counter, random, usable)
     }
 }
 
-/// The places of the endpoints that may be chosen at all.
+/// The indexes of the endpoints with a weight above 0.
 pub(super) fn usable_indexes(weights: &[u32]) -> Vec<u32> {
     (0..).zip(weights).filter(|&(_, &weight)| weight > 0).map(|(index, _)| index).collect()
 }

@@ -1,4 +1,4 @@
-//! One endpoint as its judge knows it: where it stands and since when.
+//! One endpoint's state as the detector keeps it, with its times.
 
 use std::{
     sync::Arc,
@@ -10,64 +10,71 @@ use outrigger_config::OutlierDetection;
 use super::{EjectionReason, EndpointStats, state::EndpointState};
 use crate::backoff::Backoff;
 
-/// Where an endpoint stands.
+/// The state of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ejection {
     Healthy {
         since: Instant,
     },
     Ejected {
-        /// For not accepting connections.
+        /// The endpoint accepts no connections.
         hard: bool,
         reason: EjectionReason,
-        /// When it lost its trust.
+        /// When it stopped being healthy.
         since: Instant,
-        /// The end of its time out.
+        /// When the ejection time ends.
         until: Instant,
         ejection_time: Duration,
     },
     /// A request decides.
     Probation {
-        /// Why it was out, and when it lost its trust.
         reason: EjectionReason,
+        /// When it stopped being healthy.
         since: Instant,
-        /// When that began.
+        /// When the probation began.
         started: Instant,
-        /// Any request does from here on.
+        /// From then on any request decides.
         any_request_from: Instant,
         any_request: bool,
     },
 }
 
-/// Why an endpoint is not trusted, for pages.
+/// Why an endpoint is not healthy, for pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EjectionDetails {
-    /// What it was taken out for, the last time if there were several in a row.
+    /// The reason, of the last ejection if there were several in a row.
     pub reason: EjectionReason,
-    /// When it lost its trust.
+    /// When it stopped being healthy.
     pub since: Instant,
-    /// When it is tried again, or has been since.
+    /// When the ejection time ends, or when the probation began.
     pub until: Instant,
 }
 
+/// An endpoint with its state.
 #[derive(Debug)]
-pub(super) struct Tracked {
-    pub(super) stats: Arc<EndpointStats>,
-    /// The registry lets it be chosen.
+pub(super) struct Tracked<T> {
+    pub(super) endpoint: Arc<T>,
+    /// Its health check lets it be chosen.
     pub(super) eligible: bool,
     pub(super) ejection: Ejection,
-    /// Doublings of its next time out.
+    /// Doublings of the next ejection time.
     doublings: u32,
-    /// When it was last tried by a probe or, before the first, taken out.
+    /// When the last probe began; before the first probe, the ejection.
     pub(super) last_probe: Instant,
-    /// A probe of it is under way.
+    /// A probe is in flight.
     pub(super) probing: bool,
 }
 
-impl Tracked {
-    pub(super) fn new(stats: Arc<EndpointStats>, now: Instant) -> Self {
+impl<T: AsRef<EndpointStats>> Tracked<T> {
+    pub(super) fn stats(&self) -> &EndpointStats {
+        (*self.endpoint).as_ref()
+    }
+}
+
+impl<T> Tracked<T> {
+    pub(super) fn new(endpoint: Arc<T>, now: Instant) -> Self {
         Self {
-            stats,
+            endpoint,
             eligible: true,
             ejection: Ejection::Healthy { since: now },
             doublings: 0,
@@ -76,7 +83,7 @@ impl Tracked {
         }
     }
 
-    /// Takes it out, for longer each time. Returns for how long.
+    /// Ejects the endpoint, for longer each time. Returns how long.
     pub(super) fn eject(
         &mut self,
         reason: EjectionReason,
@@ -106,15 +113,13 @@ impl Tracked {
         ejection_time
     }
 
-    /// Why it is not trusted, since when, and until when it is out.
+    /// Why it is not healthy, since when and until when.
     pub(super) fn details(&self) -> Option<EjectionDetails> {
         match self.ejection {
             Ejection::Healthy { .. } => None,
-            Ejection::Ejected { reason: why, since, until, .. } => {
-                Some(EjectionDetails { reason: why, since, until })
-            }
-            Ejection::Probation { reason: why, since, started: from, .. } => {
-                Some(EjectionDetails { reason: why, since, until: from })
+            Ejection::Ejected { reason, since, until, .. } => Some(EjectionDetails { reason, since, until }),
+            Ejection::Probation { reason, since, started, .. } => {
+                Some(EjectionDetails { reason, since, until: started })
             }
         }
     }
@@ -127,35 +132,34 @@ impl Tracked {
         matches!(self.ejection, Ejection::Healthy { .. })
     }
 
-    /// Out for not accepting connections.
+    /// Ejected because it accepts no connections.
     pub(super) fn is_hard(&self) -> bool {
         matches!(self.ejection, Ejection::Ejected { hard: true, .. })
     }
 
-    /// Out for its answers, or not yet trusted again.
+    /// Ejected for its responses, or on probation.
     pub(super) fn is_soft(&self) -> bool {
         !self.is_healthy() && !self.is_hard()
     }
 
-    /// Lets time pass: after a while in probation any request decides.
+    /// Applies the passing of time: after a while on probation any request decides.
     pub(super) fn advance(&mut self, now: Instant) {
-        if let Ejection::Probation { any_request_from, any_request: any, .. } = &mut self.ejection
+        if let Ejection::Probation { any_request_from, any_request, .. } = &mut self.ejection
             && *any_request_from <= now
         {
-            *any = true;
+            *any_request = true;
         }
     }
 
-    /// It accepts connections; true when its time out was over, and its probation has begun with that.
+    /// A probe has connected: true when the ejection time was over and the probation has begun.
     pub(super) fn begin_probation_if_due(&mut self, now: Instant) -> bool {
-        let Ejection::Ejected { hard: false, reason: why, since, until, ejection_time } = self.ejection
-        else {
+        let Ejection::Ejected { hard: false, reason, since, until, ejection_time } = self.ejection else {
             return false;
         };
         let over = until <= now;
         if over {
             self.ejection = Ejection::Probation {
-                reason: why,
+                reason,
                 since,
                 started: now,
                 any_request_from: now + ejection_time,
@@ -165,7 +169,7 @@ impl Tracked {
         over
     }
 
-    /// When [`advance`](Self::advance) has something to do.
+    /// When [`advance`](Self::advance) changes the state.
     pub(super) fn next_advance(&self) -> Option<Instant> {
         match self.ejection {
             Ejection::Probation { any_request_from, any_request: false, .. } => Some(any_request_from),
@@ -173,7 +177,7 @@ impl Tracked {
         }
     }
 
-    /// What its record is to show.
+    /// The state to publish.
     pub(super) fn state(&self, panic: bool) -> EndpointState {
         match self.ejection {
             Ejection::Healthy { .. } => EndpointState::Healthy,
@@ -186,7 +190,7 @@ impl Tracked {
     }
 }
 
-/// A time out: its ceiling doubles from `base` to `max`, and chance takes up to a half of it away.
+/// An ejection time: its ceiling doubles from the base to the maximum, and chance subtracts up to a half.
 fn ejection_time(settings: &OutlierDetection, doublings: u32, random: u64) -> Duration {
     let ceiling =
         Backoff { base: settings.base_ejection_time, max: settings.max_ejection_time }.max_pause(doublings);

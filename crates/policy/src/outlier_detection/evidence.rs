@@ -1,61 +1,61 @@
-//! What the end of an attempt says about its endpoint alone.
+//! What the end of an attempt says about its endpoint.
 
 use crate::outcome::{Outcome, Sent};
 
-/// Whether a request has blamed an endpoint already. One per request, for all its attempts.
+/// Whether a failure of the request was attributed to an endpoint. One per request, for all its attempts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FailureAttribution {
     attributed: bool,
-    /// An attempt of the request has ended before, or it waited: the time-out is not one instance's alone.
+    /// An attempt has ended before, or the request waited: one instance did not have the whole time-out.
     not_first: bool,
 }
 
 impl FailureAttribution {
-    /// True once.
+    /// Attributes a failure; true for the first one.
     pub(super) fn attribute(&mut self) -> bool {
         !std::mem::replace(&mut self.attributed, true)
     }
 
-    /// What has passed of the request's time so far was nobody's: it waited for its turn.
+    /// The request waited for a slot: its next instance does not have the whole time-out.
     pub fn mark_delayed(&mut self) {
         self.not_first = true;
     }
 
-    /// An attempt ends; whether it is the request's first.
+    /// Ends an attempt; true when the instance had the request's whole time-out.
     pub(super) fn take_first(&mut self) -> bool {
         !std::mem::replace(&mut self.not_first, true)
     }
 }
 
-/// What an attempt's end says about its endpoint.
+/// What the end of an attempt says about its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
-    /// It answered, and not badly.
+    /// A response that is no failure of the endpoint.
     Success,
-    /// It failed the request: a mark in its row, and in its rate.
+    /// A failure: counts in the row and in the success rate.
     Failure,
-    /// It may have failed the request: a mark in its rate, where its siblings are the measure.
+    /// A failure that the request may have caused: counts in the success rate only, which is compared
+    /// with the siblings.
     UncertainFailure,
     /// No connection can be made.
     Unreachable,
-    /// A connection was not made in time.
+    /// A connect timed out.
     ConnectTimeout,
     /// Nothing.
     None,
 }
 
 impl Evidence {
-    /// A 500 may be the request's, and the deadline of a request may have been too short for anybody:
-    /// both only count where they happen much more often than at the siblings. A 501 or 505 is an
-    /// answer to what was asked. Whoever had the whole time-out (the `first` attempt) and let it pass
-    /// failed as if it had been the attempt's own.
+    /// The request may cause a 500, and its deadline may be too short for any instance: both count only
+    /// in the success rate. A 501 or 505 is a proper response. A time-out counts as a failure for the
+    /// `first` attempt, because its instance had the whole time.
     pub(super) fn classify(outcome: Outcome, sent: Sent, first: bool) -> Self {
         match outcome {
             Outcome::Status(502..=504) => Self::Failure,
             Outcome::Status(501 | 505) => Self::Success,
             Outcome::Status(500..=599) => Self::UncertainFailure,
             Outcome::Status(_) => Self::Success,
-            // Before anything was sent it was our queue that took the time.
+            // Nothing was sent: the time was spent in the sidecar's queue.
             Outcome::PerTryTimeout | Outcome::Timeout | Outcome::Deadline if sent == Sent::Nothing => {
                 Self::None
             }

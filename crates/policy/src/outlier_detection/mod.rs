@@ -1,57 +1,61 @@
-//! Stops choosing an instance that fails, ahead of the registry, and finds out when it can be chosen
-//! again.
+//! Stops choosing an instance that fails, earlier than the registry does, and finds out when it can be
+//! chosen again.
 //!
-//! **What it is for.** A registry's health check sees a dead instance after seconds; its callers see it
-//! with the next request. So each endpoint has a [`EndpointStats`] of what its attempts came to, and each
-//! cluster a [`Detector`] that takes endpoints out of the pick and lets them in again.
+//! **Purpose.** A registry's health check sees a dead instance after seconds; a client sees it with the
+//! next request. So each endpoint has [`EndpointStats`] of its attempts, and each cluster a [`Detector`]
+//! that ejects endpoints and brings them back.
 //!
-//! **Two kinds of evidence.** *Hard*: nobody accepts connections there (refused or unreachable: at
-//! once; connect time-outs: two with no answer between). It does not depend on what was asked, so one
-//! proof is enough, and there is no cap: choosing such an instance helps nobody. *Soft*: it answers
-//! badly. `consecutive_failures` requests in a row, or a success rate below `success_rate` that is also
-//! 30 points below the median of two or more siblings. That can be the fault of the requests, hence the
-//! cap: of the endpoints that accept connections, `max_ejected` may be out so, rounded down; the only
-//! one never is.
+//! **Evidence.** *Hard*: the endpoint accepts no connections (refused or unreachable: at once; connect
+//! time-outs: two without a response between them). It does not depend on the request, so one proof is
+//! enough, and no cap applies: choosing such an endpoint never helps. *Soft*: it responds badly,
+//! `consecutive_failures` requests in a row, or a success rate below `success_rate` that is also 30
+//! points below the median of two or more siblings. The requests may be the cause, so a cap applies: of
+//! the endpoints that accept connections at most `max_ejection_percent` are ejected, rounded down; a
+//! single endpoint never is by default.
 //!
-//! **A request blames one endpoint at most**, the first that failed it (see [`FailureAttribution`]). What fails it
-//! after that may be due to the request itself: a request that no instance can answer would otherwise
-//! put a mark against each of them, and the last of a row against all of them in turn. An endpoint that
-//! is bad loses nothing by it: it is the first one often enough, for balancing sees to that. So a row
-//! of five is five requests. Hard evidence is counted always.
+//! **A request counts against one endpoint at most**, the first that failed it ([`FailureAttribution`]).
+//! The request itself may cause its later failures: without this rule a request that no instance can
+//! answer would count against each of them. A bad endpoint is the first one often enough, because load
+//! balancing chooses it in turn. So five failures in a row are five requests. Hard evidence always
+//! counts.
 //!
-//! **Never nobody.** When the last trusted endpoint would go, all that are out may be chosen again
-//! (*panic*): a wrong guess about where to send a request costs less than not sending it. It ends with
-//! the first success, by a request or a probe. The words are written so that there is no moment between
-//! in which nothing can be chosen, not even between two Views.
+//! **Panic mode.** When no endpoint is healthy, all ejected ones may be chosen: a wrong choice costs less
+//! than no attempt. It ends with the first success of a request or a probe. The states are written in an
+//! order that leaves an endpoint to choose at every moment, also between two Views.
 //!
-//! **Coming back.** Out for `base`, doubling up to `max`, each less up to a half by chance, so that
-//! sidecars that saw the same failure do not return at the same time. Then a TCP connection is tried, at
-//! nobody's risk. For an endpoint that could not be connected to, it decides; for one that was out for its
-//! answers, it only shows that it has not died meanwhile (a killed one that had many requests under way is
-//! out for these before anybody is refused), and one request at a time, one on which a retry is allowed,
-//! decides; if none such comes for as long again, any request does. While in panic or with the service's breaker open, no request may come to
-//! find out, so connections are tried every 250 ms, eight at a time. With the breaker open that is done
-//! for those that were out for not accepting, since of others an open port is no news. Each `window` in
-//! trust takes one doubling back, as Envoy does with its multiplier.
+//! **Return.** The ejection time doubles from the base to the maximum; a random part of up to a half is
+//! subtracted, so that sidecars that saw the same failure do not return together. Then a TCP connection
+//! is tried, which risks no request. It decides for an endpoint that accepted no connections. For one
+//! that was ejected for its responses it only shows that the instance has not died meanwhile (a killed
+//! instance fails its requests in flight before it refuses a connection); then one request at a time, on
+//! which a retry is allowed, decides (*probation*). If no such request comes for another ejection time,
+//! any request decides. In panic mode, or while the breaker is open, connections are tried every 250 ms,
+//! eight at a time, because no request may come; with the breaker open only to endpoints that accepted no
+//! connections, because an open port says nothing about the others. Each healthy `window` takes one
+//! doubling back, as Envoy does with its multiplier.
 //!
-//! **Nobody is judged by old evidence.** Each change of an endpoint's standing begins a new generation
-//! of its record, and a [`AttemptGuard`] remembers the one it was begun in; what ends in another is dropped.
+//! **Epochs.** Each change of an endpoint's state begins an epoch, and an [`AttemptGuard`] remembers the
+//! epoch of its begin. The end of an attempt from an earlier epoch is dropped.
 //!
-//! **What it costs.** A success on a trusted endpoint: a few loads and one compare-and-swap, no lock
-//! (15 ns measured, pick and end together; 31 with two workers on the same endpoint).
-//! Only a failure, or an end while not trusted, may say that the judge is to be asked; the judge lives
-//! behind one lock per cluster, so that two workers cannot both take the last two out.
+//! **Cost.** A success on a healthy endpoint takes a few loads and one compare-and-swap, no lock (15 ns
+//! measured, pick and end together; 31 ns with two workers on the same endpoint). Only a failure, or an
+//! end while not healthy, may report to the detector, which has one lock per cluster, so that two workers
+//! cannot both eject the last two endpoints.
 //!
-//! **Numbers.** Rows of 5 as Envoy's; the success rate, its window and the times out (1 s to 60 s,
-//! jitter 0.5) as linkerd2's; 30 points below the median instead of Envoy's deviations, because three
-//! instances have no meaningful deviation.
+//! **Numbers.** 5 failures in a row as in Envoy; the success rate, its window and the ejection times (1 s
+//! to 60 s, jitter 0.5) as in linkerd2; 30 points below the median instead of Envoy's deviations, because
+//! three instances have no meaningful deviation.
 //!
-//! It declines to read clocks, to connect, to log, and to know what the registry says: the proxy lists
-//! to [`Detector::set_members`] who may be chosen at all.
+//! **Settings are arguments**, `None` when outlier detection is off. After a reload the counts stay,
+//! unless the window has another length, and an ejected endpoint keeps its ejection time.
+//!
+//! The module reads no clock, connects to nothing, logs nothing and does not know the registry:
+//! [`Detector::set_members`] gets the endpoints that may be chosen.
 
 mod detector;
 mod ejection;
 mod evidence;
+pub mod stall;
 mod state;
 mod stats;
 mod success_rate;
@@ -62,23 +66,23 @@ pub use evidence::FailureAttribution;
 pub use state::EjectionState;
 pub use stats::{AttemptEpoch, AttemptGuard, EndpointStats, Report};
 
-/// Why an endpoint was taken out.
+/// Why an endpoint was ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EjectionReason {
-    /// Connections to it are refused, or it cannot be reached.
+    /// Connections are refused, or there is no route.
     Unreachable,
-    /// Two connections to it timed out, with no answer between.
+    /// Two connects timed out without a response between them.
     ConnectTimeouts,
-    /// It failed as many requests in a row as are allowed.
+    /// `consecutive_failures` requests in a row failed.
     ConsecutiveFailures,
-    /// Its success rate is low, and much lower than its siblings'.
+    /// The success rate is low, and much lower than the siblings' rates.
     SuccessRate,
-    /// It failed the request that was to show that it is well again.
+    /// The request of a probation failed.
     Probation,
 }
 
 impl EjectionReason {
-    /// Every reason, for metrics that make their series at start.
+    /// Every reason.
     pub const ALL: [Self; 5] = [
         Self::Unreachable,
         Self::ConnectTimeouts,
@@ -87,7 +91,7 @@ impl EjectionReason {
         Self::Probation,
     ];
 
-    /// The word for it in metrics and log.
+    /// The label in metrics and log.
     pub fn label(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
@@ -98,7 +102,7 @@ impl EjectionReason {
         }
     }
 
-    /// Nobody accepts connections there.
+    /// The endpoint accepts no connections.
     pub fn is_hard(self) -> bool {
         match self {
             Self::Unreachable | Self::ConnectTimeouts => true,

@@ -1,28 +1,28 @@
-//! An endpoint's standing as one word that every pick reads: a generation, and what it allows.
+//! An endpoint's epoch and state in one word, which every pick reads.
 
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 
-/// How far an endpoint is trusted.
+/// An endpoint's state, for pages and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EjectionState {
     /// It may be chosen.
     Healthy,
-    /// It may not.
+    /// It may not be chosen.
     Ejected,
-    /// One request at a time may choose it, and decides.
+    /// One request at a time may choose it, and its result decides.
     Probation,
-    /// It is not trusted, but neither is any other: it may be chosen.
+    /// It is not healthy and no other endpoint is: it may be chosen.
     Panic,
 }
 
 impl EjectionState {
-    /// Every value, for metrics that make their series at start.
+    /// Every value.
     pub const ALL: [Self; 4] = [Self::Healthy, Self::Ejected, Self::Probation, Self::Panic];
 
-    /// The word for it in metrics and on pages.
+    /// The label in metrics and on pages.
     pub fn label(self) -> &'static str {
         match self {
             Self::Healthy => "trusted",
@@ -33,25 +33,25 @@ impl EjectionState {
     }
 }
 
-/// What a word allows.
+/// The state in the word: what a pick may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndpointState {
     Healthy,
     Ejected,
-    /// Panic; it was out for its answers.
+    /// Panic mode; ejected for its responses.
     PanicSoft,
-    /// Panic; it was out for not accepting connections.
+    /// Panic mode; it accepts no connections.
     PanicHard,
-    /// For a request on which a retry is allowed.
+    /// A request on which a retry is allowed may decide.
     Probation,
-    /// For any request.
+    /// Any request may decide.
     ProbationAny,
-    /// A request is out that decides.
+    /// The deciding request is in flight.
     ProbationTaken,
 }
 
 impl EndpointState {
-    /// May a request choose it? `retryable`: a retry is allowed on it.
+    /// Whether a request may choose the endpoint. `retryable`: a retry is allowed on the request.
     pub(super) fn admits(self, retryable: bool) -> bool {
         match self {
             Self::Healthy | Self::PanicSoft | Self::PanicHard | Self::ProbationAny => true,
@@ -98,10 +98,10 @@ impl EndpointState {
     }
 }
 
-/// The bits of a word that hold its standing.
+/// Bits of the word that hold the state.
 const STATE_WIDTH: u32 = 3;
 
-/// A word's value.
+/// A value of the word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StateBits(u64);
 
@@ -119,8 +119,8 @@ impl StateBits {
     }
 }
 
-/// The word itself. Generations are begun by the judge alone, under its lock; within one, a probation's
-/// place is taken and given back by whoever comes.
+/// The word. Only the detector begins epochs, under its lock; within an epoch any request takes and frees
+/// the slot of a probation.
 #[derive(Debug)]
 pub(super) struct StateCell(AtomicU64);
 
@@ -134,22 +134,22 @@ impl StateCell {
         StateBits(self.0.load(Acquire))
     }
 
-    /// Begins a generation with this standing.
+    /// Begins an epoch with this state.
     pub(super) fn start_epoch(&self, state: EndpointState) {
         let epoch = StateBits(self.0.load(Relaxed)).epoch() + 1;
         self.0.store((epoch << STATE_WIDTH) | state.bits(), Release);
     }
 
-    /// Takes a probation's place; false when somebody was faster or it has ended.
+    /// Takes the slot of a probation; false when another request has it or the probation has ended.
     pub(super) fn take_probation(&self, seen: StateBits) -> bool {
         self.0
             .compare_exchange(seen.0, seen.with_state(EndpointState::ProbationTaken).0, Relaxed, Relaxed)
             .is_ok()
     }
 
-    /// Gives it back, unless the probation has ended. `seen` is the word from before it was taken.
+    /// Frees the slot, unless the probation has ended. `seen` is the word from before it was taken.
     pub(super) fn release_probation(&self, seen: StateBits) {
-        // It fails when a new generation has begun, to which the place does not belong.
+        // The exchange fails when a new epoch has begun, which has its own slot.
         let _ = self.0.compare_exchange(
             seen.with_state(EndpointState::ProbationTaken).0,
             seen.0,

@@ -1,8 +1,8 @@
-//! What an endpoint's attempts came to. Lock-free: every request writes here.
+//! The results of an endpoint's attempts. Lock-free, because every request writes here.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
-    time::Instant,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
 use outrigger_config::OutlierDetection;
@@ -17,37 +17,34 @@ use crate::{
     sliding_window::{SlidingCounter, WindowClock},
 };
 
-/// Connect time-outs without an answer between that are proof enough.
+/// Connect time-outs without a response between them that eject an endpoint.
 const MAX_CONNECT_TIMEOUTS: u32 = 2;
 
-/// A low rate is shown to the judge at every fourth failure: it compares with all siblings, which
-/// would cost too much at each.
+/// Failures between two comparisons of the success rate: a comparison reads all siblings, which would
+/// cost too much at each failure.
 const RATE_CHECK_INTERVAL: u32 = 4;
 
-/// One endpoint's record: made with the endpoint and, as its load and its connections, not carried
-/// over into another life of it.
+/// One endpoint's results. They belong to the endpoint, as its load and its connections do: an instance
+/// that is registered anew begins with empty ones.
 #[derive(Debug)]
 pub struct EndpointStats {
-    limits: DetectionLimits,
     clock: WindowClock,
     state: StateCell,
-    /// Requests failed since the last success.
+    /// Failed requests since the last success.
     consecutive: AtomicU32,
-    /// Connect time-outs since the last answer.
+    /// Connect time-outs since the last response.
     connect_timeouts: AtomicU32,
-    /// Failures since the judge last compared its rate.
+    /// Failures since the detector last compared the success rate.
     uncompared_failures: AtomicU32,
     ended: SlidingCounter,
     failed: SlidingCounter,
 }
 
 impl EndpointStats {
-    /// The record of an endpoint nothing is known against; without settings it stays so.
-    pub fn new(settings: Option<&OutlierDetection>, now: Instant) -> Self {
-        let window = settings.copied().unwrap_or_default().window;
+    /// A healthy endpoint without results.
+    pub fn new(now: Instant) -> Self {
         Self {
-            limits: DetectionLimits::new(settings),
-            clock: WindowClock::new(now, window),
+            clock: WindowClock::new(now),
             state: StateCell::new(),
             consecutive: AtomicU32::new(0),
             connect_timeouts: AtomicU32::new(0),
@@ -57,36 +54,30 @@ impl EndpointStats {
         }
     }
 
-    /// Goes on by other settings, with what was counted, unless the window has another length. Its
-    /// standing is the judge's business: [`Judge::adopt`](super::Detector::apply_settings).
-    pub fn apply_settings(&self, settings: Option<&OutlierDetection>) {
-        self.limits.apply_settings(settings);
-        if settings.is_some_and(|settings| self.clock.set_window(settings.window)) {
-            self.ended.clear();
-            self.failed.clear();
-        }
-    }
-
-    /// Whether a pick may take it. `retryable`: a retry is allowed on the request, should this attempt
-    /// fail (only such a request is used to try an endpoint out).
+    /// Whether a pick may take the endpoint. `retryable`: a retry may follow if the attempt fails; usually
+    /// only such a request decides a probation.
     #[inline]
     pub fn admits(&self, retryable: bool) -> bool {
         self.state.load().state().admits(retryable)
     }
 
-    /// How far it is trusted, for pages and metrics.
+    /// The state, for pages and metrics.
     pub fn ejection_state(&self) -> EjectionState {
         self.state.load().state().ejection_state()
     }
 
-    /// Begins an attempt, after the pick. `None`: it was to be tried out, and another request is doing
-    /// so already; pick again.
+    /// Begins an attempt after the pick; the guard records its end by `settings`. `None`: the endpoint is
+    /// on probation, and another request decides it already; pick again.
     #[inline]
-    pub fn begin_attempt(&self, retryable: bool) -> Option<AttemptGuard<'_>> {
+    pub fn begin_attempt<'a>(
+        &'a self,
+        settings: Option<&'a OutlierDetection>,
+        retryable: bool,
+    ) -> Option<AttemptGuard<'a>> {
         let seen = self.state.load();
         let probation = match seen.state() {
             EndpointState::Healthy | EndpointState::PanicSoft | EndpointState::PanicHard => false,
-            // Taken out since the pick: as good as an attempt begun a moment ago.
+            // Ejected since the pick: the attempt is like one that began before.
             EndpointState::Ejected => false,
             EndpointState::Probation if !retryable => return None,
             EndpointState::Probation | EndpointState::ProbationAny if self.state.take_probation(seen) => true,
@@ -94,14 +85,14 @@ impl EndpointStats {
                 return None;
             }
         };
-        Some(AttemptGuard { stats: self, at_begin: seen, probation })
+        Some(AttemptGuard { stats: self, settings, at_begin: seen, probation })
     }
 
-    /// Success rate over the window, when it had enough requests to have one.
-    pub(super) fn success_rate(&self, now: Instant, min_requests: u32) -> Option<f64> {
-        let tick = self.clock.tick_at(now);
+    /// The success rate over the window; `None` below `min_requests`.
+    pub(super) fn success_rate(&self, settings: &OutlierDetection, now: Instant) -> Option<f64> {
+        let tick = self.clock.tick(now, settings.window);
         let ended = self.ended.sum(tick);
-        let enough = ended > 0 && ended >= u64::from(min_requests);
+        let enough = ended > 0 && ended >= u64::from(settings.min_requests);
         enough.then(|| ended.saturating_sub(self.failed.sum(tick)) as f64 / ended as f64)
     }
 
@@ -109,7 +100,7 @@ impl EndpointStats {
         self.state.load()
     }
 
-    /// Begins a generation, if its standing is another. What was counted is then forgotten.
+    /// Begins an epoch with empty counts, if the state is another.
     pub(super) fn publish(&self, state: EndpointState) {
         let now = self.state.load().state();
         let is_taken_from = now == EndpointState::ProbationTaken && state.is_probation();
@@ -124,78 +115,86 @@ impl EndpointStats {
         self.failed.clear();
     }
 
-    /// An end while trusted: counts it, and says whether it is reason to ask the judge.
-    fn record_evidence(&self, evidence: Evidence, now: Instant) -> Option<EjectionReason> {
+    /// Counts an end while healthy; with a reason, the detector must decide.
+    fn record_evidence(
+        &self,
+        settings: &OutlierDetection,
+        evidence: Evidence,
+        now: Instant,
+    ) -> Option<EjectionReason> {
         match evidence {
             Evidence::None => None,
             Evidence::Unreachable => Some(EjectionReason::Unreachable),
             Evidence::ConnectTimeout => {
                 let timeouts = self.connect_timeouts.fetch_add(1, Relaxed).saturating_add(1);
-                let rate = self.record_rate_failure(now);
+                let rate = self.record_rate_failure(settings, now);
                 if timeouts >= MAX_CONNECT_TIMEOUTS { Some(EjectionReason::ConnectTimeouts) } else { rate }
             }
             Evidence::Success => {
-                self.record_success(now);
+                self.record_success(settings.window, now);
                 None
             }
-            Evidence::Failure => self.record_failure(now),
-            Evidence::UncertainFailure => self.record_rate_failure(now),
+            Evidence::Failure => self.record_failure(settings, now),
+            Evidence::UncertainFailure => self.record_rate_failure(settings, now),
         }
     }
 
-    fn record_success(&self, now: Instant) {
+    fn record_success(&self, window: Duration, now: Instant) {
         reset_if_set(&self.consecutive);
-        self.ended.add(self.clock.tick_at(now));
+        self.ended.add(self.clock.tick(now, window));
     }
 
-    /// One more in a row, and in the rate.
-    fn record_failure(&self, now: Instant) -> Option<EjectionReason> {
+    /// Counts a failure in the row and in the success rate.
+    fn record_failure(&self, settings: &OutlierDetection, now: Instant) -> Option<EjectionReason> {
         let row = self.consecutive.fetch_add(1, Relaxed).saturating_add(1);
-        let rate = self.record_rate_failure(now);
-        // Again with each further row: the cap may have refused this one.
-        let most = self.limits.max_consecutive.load(Relaxed);
-        if most > 0 && row.is_multiple_of(most) { Some(EjectionReason::ConsecutiveFailures) } else { rate }
+        let rate = self.record_rate_failure(settings, now);
+        // Again with each further row, because the cap may have prevented this ejection.
+        match settings.consecutive_failures {
+            Some(most) if row.is_multiple_of(most) => Some(EjectionReason::ConsecutiveFailures),
+            Some(_) | None => rate,
+        }
     }
 
-    /// The body came to its end, of an answer whose head was counted by [`AttemptGuard::record_head`].
+    /// Counts the complete body of a response whose head [`AttemptGuard::record_head`] recorded.
     #[inline]
     pub fn record_body_end(&self, since: AttemptEpoch, now: Instant) {
-        if self.limits.enabled.load(Relaxed) && self.is_healthy_since(since) {
-            self.record_success(now);
+        if self.is_healthy_since(since) {
+            self.record_success(since.window, now);
         }
     }
 
-    /// The same body was cut, or fell silent: a failure like a connection that ends before the head.
-    /// With a report, the cluster's [`Judge`](super::Detector) is to be asked.
+    /// Counts such a body that was cut or stalled: a failure like a connection that ends before the
+    /// head. A report goes to the cluster's [`Detector`](super::Detector).
     pub fn record_body_cut(
         &self,
+        settings: Option<&OutlierDetection>,
         since: AttemptEpoch,
         blame: &mut FailureAttribution,
         now: Instant,
     ) -> Option<Report> {
-        if !self.limits.enabled.load(Relaxed) || !blame.attribute() || !self.is_healthy_since(since) {
+        let settings = settings?;
+        if !blame.attribute() || !self.is_healthy_since(since) {
             return None;
         }
-        let signal = Signal::Failed(self.record_failure(now)?);
-        Some(Report { epoch: since.0.epoch(), signal })
+        let signal = Signal::Failed(self.record_failure(settings, now)?);
+        Some(Report { epoch: since.state.epoch(), signal })
     }
 
     fn is_healthy_since(&self, since: AttemptEpoch) -> bool {
         let now = self.state.load();
-        now.state() == EndpointState::Healthy && now.epoch() == since.0.epoch()
+        now.state() == EndpointState::Healthy && now.epoch() == since.state.epoch()
     }
 
-    /// Counts a failure in the rate, and says whether the rate is to be compared.
-    fn record_rate_failure(&self, now: Instant) -> Option<EjectionReason> {
-        let tick = self.clock.tick_at(now);
+    /// Counts a failure in the success rate; with a reason, the detector must compare the rate.
+    fn record_rate_failure(&self, settings: &OutlierDetection, now: Instant) -> Option<EjectionReason> {
+        let tick = self.clock.tick(now, settings.window);
         self.ended.add(tick);
         self.failed.add(tick);
-        let least = self.limits.success_rate()?;
+        let least = settings.success_rate?;
         if self.uncompared_failures.fetch_add(1, Relaxed).saturating_add(1) < RATE_CHECK_INTERVAL {
             return None;
         }
-        let enough = self.limits.min_requests.load(Relaxed);
-        let low = self.success_rate(now, enough).is_some_and(|rate| rate < least);
+        let low = self.success_rate(settings, now).is_some_and(|rate| rate < least);
         low.then(|| {
             self.uncompared_failures.store(0, Relaxed);
             EjectionReason::SuccessRate
@@ -203,74 +202,43 @@ impl EndpointStats {
     }
 }
 
-/// The settings that an attempt's end reads: words, so that they can change under it without a lock.
-#[derive(Debug)]
-struct DetectionLimits {
-    /// False: turned off, it is trusted for ever.
-    enabled: AtomicBool,
-    /// 0: rows are not counted.
-    max_consecutive: AtomicU32,
-    /// As bits; not a number: shares are not compared.
-    success_rate: AtomicU64,
-    min_requests: AtomicU32,
-}
-
-impl DetectionLimits {
-    fn new(settings: Option<&OutlierDetection>) -> Self {
-        let limits = Self {
-            enabled: AtomicBool::new(false),
-            max_consecutive: AtomicU32::new(0),
-            success_rate: AtomicU64::new(f64::NAN.to_bits()),
-            min_requests: AtomicU32::new(0),
-        };
-        limits.apply_settings(settings);
-        limits
-    }
-
-    fn apply_settings(&self, settings: Option<&OutlierDetection>) {
-        if let Some(settings) = settings {
-            self.max_consecutive.store(settings.consecutive_failures.unwrap_or(0), Relaxed);
-            self.success_rate.store(settings.success_rate.unwrap_or(f64::NAN).to_bits(), Relaxed);
-            self.min_requests.store(settings.min_requests, Relaxed);
-        }
-        self.enabled.store(settings.is_some(), Relaxed);
-    }
-
-    fn success_rate(&self) -> Option<f64> {
-        Some(f64::from_bits(self.success_rate.load(Relaxed))).filter(|rate| !rate.is_nan())
+impl AsRef<Self> for EndpointStats {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 
-/// Zero without a write when it is zero: the line stays shared between workers.
+/// Does not write a count that is zero, so the cache line stays shared between workers.
 fn reset_if_set(count: &AtomicU32) {
     if count.load(Relaxed) != 0 {
         count.store(0, Relaxed);
     }
 }
 
-/// How far an endpoint was trusted when an attempt began, for what its body says later.
+/// The endpoint's state when an attempt began, and the window of its settings: what the end of the body
+/// is counted with.
 #[derive(Debug, Clone, Copy)]
-pub struct AttemptEpoch(StateBits);
+pub struct AttemptEpoch {
+    state: StateBits,
+    window: Duration,
+}
 
-/// One attempt at an endpoint. Dropped without its end it says nothing, and a probation's place is free
-/// again.
-#[must_use = "a mark dropped at once says nothing about the endpoint"]
+/// One attempt at an endpoint. A guard that is dropped without an end counts nothing, and frees the slot
+/// of a probation.
+#[must_use = "a guard that is dropped at once counts nothing"]
 #[derive(Debug)]
 pub struct AttemptGuard<'a> {
     stats: &'a EndpointStats,
+    /// `None`: outlier detection is off.
+    settings: Option<&'a OutlierDetection>,
     at_begin: StateBits,
-    /// It holds the place of the request that decides.
+    /// The attempt holds the slot of a probation.
     probation: bool,
 }
 
 impl AttemptGuard<'_> {
-    /// It is the request that decides whether the endpoint is trusted again.
-    pub fn is_probation(&self) -> bool {
-        self.probation
-    }
-
-    /// Says how the attempt ended: once per attempt, when its answer is there or cannot come.
-    /// With a report, the cluster's [`Judge`](super::Detector) is to be asked.
+    /// Records the end of the attempt, when its response has arrived or cannot arrive. A report goes to
+    /// the cluster's [`Detector`](super::Detector).
     #[inline]
     pub fn record_end(
         self,
@@ -282,9 +250,9 @@ impl AttemptGuard<'_> {
         self.conclude(blame, outcome, sent, true, now)
     }
 
-    /// The same for an answer whose body is still to come. A good head alone ends no row: with a
-    /// [`AttemptEpoch`], [`EndpointStats::record_body_end`] or [`EndpointStats::record_body_cut`] says the rest. It does end a probation,
-    /// which cannot wait for a body without end.
+    /// The same for a response whose body follows. A good head alone does not end a row of failures: with
+    /// an [`AttemptEpoch`], [`EndpointStats::record_body_end`] or [`EndpointStats::record_body_cut`]
+    /// counts the rest. A good head does end a probation, which cannot wait for an endless body.
     #[inline]
     pub fn record_head(
         self,
@@ -294,9 +262,10 @@ impl AttemptGuard<'_> {
         now: Instant,
     ) -> (Option<Report>, Option<AttemptEpoch>) {
         let is_good = Evidence::classify(outcome, sent, false) == Evidence::Success;
-        let began = (is_good && self.at_begin.state() == EndpointState::Healthy)
-            .then_some(AttemptEpoch(self.at_begin));
-        (self.conclude(blame, outcome, sent, false, now), began)
+        let since = (self.settings)
+            .filter(|_| is_good && self.at_begin.state() == EndpointState::Healthy)
+            .map(|settings| AttemptEpoch { state: self.at_begin, window: settings.window });
+        (self.conclude(blame, outcome, sent, false, now), since)
     }
 
     fn conclude(
@@ -307,9 +276,7 @@ impl AttemptGuard<'_> {
         is_complete: bool,
         now: Instant,
     ) -> Option<Report> {
-        if !self.stats.limits.enabled.load(Relaxed) {
-            return None;
-        }
+        let settings = self.settings?;
         let evidence = Evidence::classify(outcome, sent, blame.take_first());
         if matches!(evidence, Evidence::Failure | Evidence::UncertainFailure) && !blame.attribute() {
             return None;
@@ -324,28 +291,28 @@ impl AttemptGuard<'_> {
             if evidence == Evidence::Success && !is_complete {
                 return None;
             }
-            Signal::Failed(self.stats.record_evidence(evidence, now)?)
+            Signal::Failed(self.stats.record_evidence(settings, evidence, now)?)
         } else {
             self.signal_while_not_healthy(evidence)?
         };
-        // The judge ends the probation, and with it the place.
+        // The detector ends the probation, and with it the slot.
         self.probation = false;
         Some(Report { epoch: self.at_begin.epoch(), signal })
     }
 
-    /// An end while not trusted.
+    /// The signal of an end while not healthy.
     fn signal_while_not_healthy(&self, evidence: Evidence) -> Option<Signal> {
         match (evidence, self.at_begin.state()) {
             (Evidence::None, _) => None,
             (Evidence::Success, _) => Some(Signal::Recovered),
-            // What is known already needs no lock: in panic every request ends like this.
+            // A known state needs no lock: in panic mode every request ends like this.
             (
                 Evidence::Unreachable | Evidence::ConnectTimeout,
                 EndpointState::PanicHard | EndpointState::Ejected,
             ) => None,
             (Evidence::Unreachable, _) => Some(Signal::Failed(EjectionReason::Unreachable)),
             (_, _) if !self.probation => None,
-            // One is enough here: it was out already.
+            // One time-out is enough after an ejection.
             (Evidence::ConnectTimeout, _) => Some(Signal::Failed(EjectionReason::ConnectTimeouts)),
             (Evidence::Failure | Evidence::UncertainFailure, _) => {
                 Some(Signal::Failed(EjectionReason::Probation))
@@ -362,8 +329,8 @@ impl Drop for AttemptGuard<'_> {
     }
 }
 
-/// What the judge is to be told. Old ones are dropped there, so it may be late.
-#[must_use = "the cluster's judge is to be asked"]
+/// What an attempt reports to the detector, which drops reports from earlier epochs.
+#[must_use = "a report must reach the cluster's detector"]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
     pub(super) epoch: u64,
@@ -372,7 +339,7 @@ pub struct Report {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// It answered well while it was not trusted.
+    /// A success while not healthy.
     Recovered,
     Failed(EjectionReason),
 }

@@ -58,23 +58,23 @@ proptest! {
         };
         let mut model = BudgetModel { percent, min_per_second, window, requests: vec![], retries: vec![] };
         let (start, mut now) = (origin(), 0);
-        let budget = RetryBudget::new(&settings, start);
+        let budget = RetryBudget::new(start);
         for event in events {
             match event {
                 BudgetEvent::Pass(millis) => now += millis,
                 BudgetEvent::Requests(count) => for _ in 0..count {
-                    budget.deposit(start + millis(now));
+                    budget.deposit(&settings, start + millis(now));
                     model.requests.push(now);
                 },
                 BudgetEvent::Retry => {
                     let allowed = model.available(now) > 0;
-                    prop_assert_eq!(budget.withdraw(start + millis(now)), allowed);
+                    prop_assert_eq!(budget.withdraw(&settings, start + millis(now)), allowed);
                     if allowed {
                         model.retries.push(now);
                     }
                 }
             }
-            prop_assert_eq!(budget.available(start + millis(now)), model.available(now));
+            prop_assert_eq!(budget.available(&settings, start + millis(now)), model.available(now));
         }
     }
 
@@ -82,20 +82,20 @@ proptest! {
     fn a_clock_that_steps_back_is_no_reason_to_panic_or_to_lose_count(steps in prop::collection::vec(0..2_000_u64, 1..100)) {
         let settings = Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(60) };
         let start = origin() + Duration::from_secs(1);
-        let budget = RetryBudget::new(&settings, start);
+        let budget = RetryBudget::new(start);
         for &step in &steps {
             // From a second before its beginning to a second after it.
-            budget.deposit(start + millis(step) - Duration::from_secs(1));
+            budget.deposit(&settings, start + millis(step) - Duration::from_secs(1));
         }
-        prop_assert_eq!(budget.available(start), steps.len() as u64);
+        prop_assert_eq!(budget.available(&settings, start), steps.len() as u64);
     }
 }
 
 fn spent(settings: Settings, requests: u64) -> u64 {
     let now = origin();
-    let budget = RetryBudget::new(&settings, now);
-    (0..requests).for_each(|_| budget.deposit(now));
-    (0..).take_while(|_| budget.withdraw(now)).count() as u64
+    let budget = RetryBudget::new(now);
+    (0..requests).for_each(|_| budget.deposit(&settings, now));
+    (0..).take_while(|_| budget.withdraw(&settings, now)).count() as u64
 }
 
 #[test]
@@ -116,45 +116,44 @@ fn tenths_of_a_percent_are_exact() {
 #[test]
 fn what_was_deposited_is_forgotten_after_the_window() {
     let now = origin();
-    let budget =
-        RetryBudget::new(&Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(10) }, now);
-    budget.deposit(now);
-    assert_eq!(budget.available(now + millis(9_999)), 1);
-    assert_eq!(budget.available(now + millis(10_000)), 0);
-    assert_eq!(budget.available(now + Duration::from_secs(86_400)), 0);
+    let settings = Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(10) };
+    let budget = RetryBudget::new(now);
+    budget.deposit(&settings, now);
+    assert_eq!(budget.available(&settings, now + millis(9_999)), 1);
+    assert_eq!(budget.available(&settings, now + millis(10_000)), 0);
+    assert_eq!(budget.available(&settings, now + Duration::from_secs(86_400)), 0);
 }
 
 #[test]
 fn threads_together_never_spend_more_than_there_is_and_lose_no_deposit() {
     let now = origin();
-    let budget =
-        RetryBudget::new(&Settings { ratio: 0.5, min_per_second: 0, window: Duration::from_secs(10) }, now);
-    let spend = || (0..5_000).filter(|_| budget.withdraw(now)).count() as u64;
+    let settings = Settings { ratio: 0.5, min_per_second: 0, window: Duration::from_secs(10) };
+    let budget = RetryBudget::new(now);
+    let spend = || (0..5_000).filter(|_| budget.withdraw(&settings, now)).count() as u64;
     thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| (0..5_000).for_each(|_| budget.deposit(now)));
+            scope.spawn(|| (0..5_000).for_each(|_| budget.deposit(&settings, now)));
         }
     });
-    assert_eq!(budget.available(now), 10_000);
+    assert_eq!(budget.available(&settings, now), 10_000);
     let spent: u64 = thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(spend)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     // Two at the same time may both be refused the last one; afterwards whoever asks gets it.
     assert!(spent <= 10_000);
-    assert_eq!(budget.available(now), 10_000 - spent);
+    assert_eq!(budget.available(&settings, now), 10_000 - spent);
 }
 
 #[test]
 fn other_settings_go_on_with_what_was_saved_up() {
     let now = origin();
     let settings = Settings { ratio: 0.1, min_per_second: 0, window: Duration::from_secs(10) };
-    let budget = RetryBudget::new(&settings, now);
-    (0..100).for_each(|_| budget.deposit(now));
-    assert!(budget.withdraw(now));
-    budget.apply_settings(&Settings { ratio: 0.2, min_per_second: 1, ..settings });
-    assert_eq!(budget.available(now), 20 + 10 - 1);
-    // Another window begins with its reserve.
-    budget.apply_settings(&Settings { ratio: 0.2, min_per_second: 1, window: Duration::from_secs(20) });
-    assert_eq!(budget.available(now), 20);
+    let budget = RetryBudget::new(now);
+    (0..100).for_each(|_| budget.deposit(&settings, now));
+    assert!(budget.withdraw(&settings, now));
+    let settings = Settings { ratio: 0.2, min_per_second: 1, ..settings };
+    assert_eq!(budget.available(&settings, now), 20 + 10 - 1);
+    let settings = Settings { window: Duration::from_secs(20), ..settings };
+    assert_eq!(budget.available(&settings, now), 20, "another window begins with its reserve");
 }

@@ -1,4 +1,4 @@
-//! What was slow lately: near enough, forgotten in time, silent while too little is known.
+//! Percentiles of recent response times: their precision, their expiry, and the least number of samples.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ proptest! {
 }
 
 #[test]
-fn too_few_answers_have_no_percentile() {
+fn too_few_responses_have_no_percentile() {
     let now = origin();
     let latency = LatencyHistogram::new(now);
     for n in 0..19 {
@@ -53,9 +53,21 @@ fn what_is_older_than_two_periods_is_forgotten() {
 }
 
 #[test]
-fn an_answer_that_took_for_ever_is_counted_as_the_longest() {
+fn a_duration_beyond_the_last_bucket_counts_as_the_longest() {
     let now = origin();
     let latency = LatencyHistogram::new(now);
     (0..20).for_each(|_| latency.record(Duration::MAX, now));
     assert!(latency.percentile(0.5, now).unwrap() > Duration::from_secs(60));
+}
+
+#[test]
+fn two_shares_at_the_same_moment_have_their_own_percentiles() {
+    let now = origin();
+    let latency = LatencyHistogram::new(now);
+    (0..50).for_each(|_| latency.record(millis(10), now));
+    (0..50).for_each(|_| latency.record(millis(900), now));
+    for _ in 0..2 {
+        assert!(latency.percentile(0.5, now).unwrap() < millis(20));
+        assert!(latency.percentile(0.95, now).unwrap() > millis(900));
+    }
 }

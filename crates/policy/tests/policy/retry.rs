@@ -1,11 +1,14 @@
-//! Who is tried again: what is safe, while it helps, as long as it can be afforded.
+//! Which requests are retried: the safe ones, while a retry helps and the budget pays for it.
 
 use std::time::Duration;
 
 use outrigger_config::{RetryBudget as BudgetSettings, RetryPolicy};
 use outrigger_policy::{
     Outcome, RetryBudget, Sent,
-    retry::{GiveUp, LastAttempt, Pushback, RequestTraits, RetryDecision, decide_retry, is_idempotent},
+    retry::{
+        GiveUp, LastAttempt, Pushback, RequestTraits, RetryDecision, RetryEligibility, decide_retry,
+        is_idempotent,
+    },
 };
 use proptest::prelude::*;
 
@@ -20,7 +23,6 @@ fn affordable(retries: u32) -> BudgetSettings {
 
 fn first_attempt(outcome: Outcome, sent: Sent) -> LastAttempt {
     LastAttempt {
-        retries: 0,
         sent,
         outcome,
         replayable: true,
@@ -30,11 +32,22 @@ fn first_attempt(outcome: Outcome, sent: Sent) -> LastAttempt {
     }
 }
 
-/// With default settings, a full budget and all the time in the world.
-fn decide(request: RequestTraits, tried: LastAttempt) -> RetryDecision {
+/// The decision after a first attempt, with default settings, a full budget and enough time.
+fn decide(request: RequestTraits, attempt: LastAttempt) -> RetryDecision {
+    decide_after(request, 0, attempt)
+}
+
+/// The decision after an attempt that followed `retries` counted ones.
+fn decide_after(request: RequestTraits, retries: u32, attempt: LastAttempt) -> RetryDecision {
     let now = origin();
-    let budget = RetryBudget::new(&BudgetSettings::default(), now);
-    decide_retry(&RetryPolicy::default(), &budget, &request, &tried, now, now + Duration::from_secs(15), 0)
+    let (settings, budget) = (RetryPolicy::default(), RetryBudget::new(now));
+    let before = budget.available(&settings.budget, now);
+    let eligibility = RetryEligibility::new(&settings, request, retries, true);
+    let decision = decide_retry(&eligibility, &budget, &attempt, now, now + Duration::from_secs(15), 0);
+    let paid = before - budget.available(&settings.budget, now);
+    let pays = matches!(decision, RetryDecision::Retry { .. }) && attempt.sent != Sent::Nothing;
+    assert_eq!(paid, u64::from(pays), "{attempt:?}");
+    decision
 }
 
 fn check(request: RequestTraits, cases: &[(Outcome, Sent, RetryDecision)]) {
@@ -43,9 +56,9 @@ fn check(request: RequestTraits, cases: &[(Outcome, Sent, RetryDecision)]) {
     }
 }
 
-const AT_ONCE: RetryDecision = RetryDecision::Retry { after: Duration::ZERO, budgeted: false };
-/// The random number of these cases is 0, and with it the pause.
-const PAID: RetryDecision = RetryDecision::Retry { after: Duration::ZERO, budgeted: true };
+const UNCOUNTED: RetryDecision = RetryDecision::Retry { after: Duration::ZERO, uncounted: true };
+/// The random number of these cases is 0, so the pause is 0.
+const RETRY: RetryDecision = RetryDecision::Retry { after: Duration::ZERO, uncounted: false };
 const fn give_up(why: GiveUp) -> RetryDecision {
     RetryDecision::GiveUp(why)
 }
@@ -56,13 +69,13 @@ fn whatever_it_is_a_request_of_which_nothing_was_sent_is_tried_again_at_once() {
         check(
             request,
             &[
-                (Outcome::ConnectRefused, Sent::Nothing, AT_ONCE),
-                (Outcome::ConnectTimeout, Sent::Nothing, AT_ONCE),
-                (Outcome::ConnectFailed, Sent::Nothing, AT_ONCE),
-                (Outcome::Closed, Sent::Nothing, AT_ONCE),
-                (Outcome::PerTryTimeout, Sent::Nothing, AT_ONCE),
-                (Outcome::Overloaded, Sent::Nothing, AT_ONCE),
-                (Outcome::Resource, Sent::Nothing, AT_ONCE),
+                (Outcome::ConnectRefused, Sent::Nothing, UNCOUNTED),
+                (Outcome::ConnectTimeout, Sent::Nothing, UNCOUNTED),
+                (Outcome::ConnectFailed, Sent::Nothing, UNCOUNTED),
+                (Outcome::Closed, Sent::Nothing, RETRY),
+                (Outcome::PerTryTimeout, Sent::Nothing, RETRY),
+                (Outcome::Overloaded, Sent::Nothing, RETRY),
+                (Outcome::Resource, Sent::Nothing, RETRY),
             ],
         );
     }
@@ -73,15 +86,15 @@ fn an_idempotent_request_is_tried_again_after_a_lost_connection_a_gateway_status
     check(
         GET,
         &[
-            (Outcome::Closed, Sent::Head, PAID),
-            (Outcome::Closed, Sent::Body, PAID),
-            (Outcome::ClosedMidHead, Sent::Head, PAID),
-            (Outcome::BadResponse, Sent::Head, PAID),
-            (Outcome::PerTryTimeout, Sent::Head, PAID),
-            (Outcome::Resource, Sent::Head, PAID),
-            (Outcome::Status(502), Sent::Head, PAID),
-            (Outcome::Status(503), Sent::Body, PAID),
-            (Outcome::Status(504), Sent::Head, PAID),
+            (Outcome::Closed, Sent::Head, RETRY),
+            (Outcome::Closed, Sent::Body, RETRY),
+            (Outcome::ClosedMidHead, Sent::Head, RETRY),
+            (Outcome::BadResponse, Sent::Head, RETRY),
+            (Outcome::PerTryTimeout, Sent::Head, RETRY),
+            (Outcome::Resource, Sent::Head, RETRY),
+            (Outcome::Status(502), Sent::Head, RETRY),
+            (Outcome::Status(503), Sent::Body, RETRY),
+            (Outcome::Status(504), Sent::Head, RETRY),
         ],
     );
 }
@@ -137,26 +150,69 @@ fn the_app_can_forbid_it_and_the_body_can_be_gone() {
     assert_eq!(decide(forbidden, refused), give_up(GiveUp::Off));
     assert_eq!(decide(GET, LastAttempt { replayable: false, ..refused }), give_up(GiveUp::BodyGone));
     let alone = LastAttempt { has_other_instance: false, ..refused };
-    assert_eq!(decide(GET, LastAttempt { retries: 2, ..alone }), give_up(GiveUp::Attempts));
+    assert_eq!(decide_after(GET, 2, alone), give_up(GiveUp::Attempts));
 }
 
 #[test]
 fn a_refused_connection_is_not_counted_while_somebody_else_may_accept() {
     for outcome in [Outcome::ConnectRefused, Outcome::ConnectFailed, Outcome::ConnectTimeout] {
-        let refused = LastAttempt { retries: 2, ..first_attempt(outcome, Sent::Nothing) };
+        let refused = first_attempt(outcome, Sent::Nothing);
+        let alone = LastAttempt { has_other_instance: false, ..refused };
         for request in [GET, POST] {
-            assert_eq!(decide(request, refused), AT_ONCE, "{outcome:?}");
+            assert_eq!(decide_after(request, 2, refused), UNCOUNTED, "{outcome:?}");
+            assert_eq!(decide_after(request, 1, alone), RETRY, "{outcome:?}");
         }
-        assert!(
-            refused.is_uncounted() && !LastAttempt { has_other_instance: false, ..refused }.is_uncounted()
-        );
     }
     for (outcome, sent) in [(Outcome::Closed, Sent::Nothing), (Outcome::Overloaded, Sent::Nothing)] {
-        let other = LastAttempt { retries: 2, ..first_attempt(outcome, sent) };
-        assert_eq!(decide(GET, other), give_up(GiveUp::Attempts), "{outcome:?}");
+        assert_eq!(
+            decide_after(GET, 2, first_attempt(outcome, sent)),
+            give_up(GiveUp::Attempts),
+            "{outcome:?}"
+        );
     }
     let off = RequestTraits { allowed: false, ..GET };
     assert_eq!(decide(off, first_attempt(Outcome::ConnectRefused, Sent::Nothing)), give_up(GiveUp::Off));
+}
+
+/// What [`RetryEligibility`] says, in the order of its methods.
+fn eligibility(settings: &RetryPolicy, request: RequestTraits, retries: u32, body_kept: bool) -> [bool; 7] {
+    let one = RetryEligibility::new(settings, request, retries, body_kept);
+    [
+        one.is_repeatable(),
+        one.is_repeatable_after_race(),
+        one.accepts_race(),
+        one.allows_retry(),
+        one.is_last(),
+        one.allows_hedge(),
+        one.allows_race_when_stalled(),
+    ]
+}
+
+#[test]
+fn what_may_follow_an_attempt_is_known_before_it_begins() {
+    const YES: bool = true;
+    const NO: bool = false;
+    let settings = RetryPolicy::default();
+    let lenient = RetryPolicy { non_idempotent: true, ..settings.clone() };
+    let off = RetryPolicy { max_retries: 0, ..settings.clone() };
+    let forbidden = RequestTraits { allowed: false, ..GET };
+    for (settings, request, retries, body_kept, expected) in [
+        (&settings, GET, 0, YES, [YES, YES, YES, YES, NO, YES, YES]),
+        (&settings, GET, 1, YES, [YES, YES, YES, YES, NO, NO, YES]),
+        (&settings, GET, 2, YES, [YES, YES, YES, NO, YES, NO, YES]),
+        (&settings, GET, 0, NO, [YES, YES, NO, NO, NO, YES, YES]),
+        (&settings, POST, 0, YES, [NO, NO, NO, NO, NO, NO, NO]),
+        (&lenient, POST, 0, YES, [YES, NO, NO, YES, NO, YES, YES]),
+        (&off, GET, 0, YES, [YES, YES, YES, NO, YES, YES, NO]),
+        (&settings, forbidden, 0, YES, [NO, NO, NO, NO, YES, NO, NO]),
+    ] {
+        let case = format!("{request:?}, {retries} retries, body kept {body_kept}");
+        assert_eq!(eligibility(settings, request, retries, body_kept), expected, "{case}");
+    }
+    let one = RetryEligibility::new(&settings, GET, 0, true);
+    let retried = |status| one.is_retried(Outcome::Status(status));
+    assert!([502, 503, 504].into_iter().all(retried) && ![200, 404, 500].into_iter().any(retried));
+    assert!(!one.is_retried(Outcome::SidecarError(503)));
 }
 
 #[test]
@@ -194,9 +250,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 
 fn attempt() -> impl Strategy<Value = LastAttempt> {
     let sent = prop::sample::select(vec![Sent::Nothing, Sent::Head, Sent::Body]);
-    (0..5_u32, sent, outcome(), prop::bool::weighted(0.8), pushback(), any::<bool>(), any::<bool>()).prop_map(
-        |(retries, sent, outcome, replayable, pushback, elsewhere, pushed_before)| LastAttempt {
-            retries,
+    (sent, outcome(), prop::bool::weighted(0.8), pushback(), any::<bool>(), any::<bool>()).prop_map(
+        |(sent, outcome, replayable, pushback, elsewhere, pushed_before)| LastAttempt {
             sent,
             outcome,
             replayable,
@@ -249,22 +304,26 @@ fn could_help(settings: &RetryPolicy, outcome: Outcome) -> bool {
 proptest! {
     #[test]
     fn it_is_tried_again_exactly_when_that_is_safe_helpful_in_time_and_affordable(
-        settings in settings(), request in request(), tried in attempt(),
+        settings in settings(), request in request(), retries in 0..5_u32, tried in attempt(),
         left in 0..1_000_u64, funds in 0..3_u32, random: u64,
     ) {
         let now = origin();
-        let budget = RetryBudget::new(&affordable(funds), now);
+        let settings = RetryPolicy { budget: affordable(funds), ..settings };
+        let budget = RetryBudget::new(now);
         let deadline = now + millis(left);
-        let decision = decide_retry(&settings, &budget, &request, &tried, now, deadline, random);
+        let eligibility = RetryEligibility::new(&settings, request, retries, true);
+        let decision = decide_retry(&eligibility, &budget, &tried, now, deadline, random);
 
         let sent = tried.sent != Sent::Nothing;
         let safe = !sent || request.idempotent || settings.non_idempotent;
-        let left_to_make = tried.retries < settings.max_retries || (tried.is_uncounted() && settings.max_retries > 0);
+        let refused = matches!(tried.outcome, Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout);
+        let is_uncounted = refused && !sent && tried.has_other_instance;
+        let left_to_make = retries < settings.max_retries || (is_uncounted && settings.max_retries > 0);
         let allowed = request.allowed && left_to_make && tried.replayable;
-        let pause = settings.backoff_base.saturating_mul(1 << tried.retries).min(settings.backoff_max);
-        let paid = u64::from(funds) - budget.available(now);
+        let pause = settings.backoff_base.saturating_mul(1 << retries).min(settings.backoff_max);
+        let paid = u64::from(funds) - budget.available(&settings.budget, now);
         match decision {
-            RetryDecision::Retry { after, budgeted } => {
+            RetryDecision::Retry { after, uncounted } => {
                 prop_assert!(safe && allowed && could_help(&settings, tried.outcome));
                 prop_assert!(now + after < deadline);
                 let asked = match tried.pushback {
@@ -274,8 +333,8 @@ proptest! {
                 prop_assert!(tried.pushback != Some(Pushback::Never));
                 let longest = if sent { pause + asked } else { asked };
                 prop_assert!(after <= longest);
-                prop_assert_eq!(budgeted, sent);
-                prop_assert_eq!(paid, u64::from(budgeted));
+                prop_assert_eq!(uncounted, is_uncounted);
+                prop_assert_eq!(paid, u64::from(sent));
             }
             RetryDecision::GiveUp(why) => {
                 prop_assert_eq!(paid, 0);
@@ -283,7 +342,7 @@ proptest! {
                     GiveUp::SentUnknown => !safe,
                     GiveUp::NotRetryable => !safe || !could_help(&settings, tried.outcome),
                     GiveUp::Off => !request.allowed || settings.max_retries == 0,
-                    GiveUp::Attempts => tried.retries >= settings.max_retries,
+                    GiveUp::Attempts => retries >= settings.max_retries,
                     GiveUp::BodyGone => !tried.replayable,
                     GiveUp::Deadline => {
                         let asked = match tried.pushback {
@@ -312,14 +371,15 @@ proptest! {
     ) {
         let start = origin();
         let (mut now, deadline) = (start, start + millis(timeout));
-        let budget = RetryBudget::new(&affordable(100), now);
+        let settings = RetryPolicy { budget: affordable(100), ..settings };
+        let budget = RetryBudget::new(now);
         let mut retries = 0;
         for (tried, took, random) in attempts {
-            let tried = LastAttempt { retries, ..tried };
             now += millis(took);
-            match decide_retry(&settings, &budget, &request, &tried, now, deadline, random) {
-                RetryDecision::Retry { after, .. } => {
-                    retries += u32::from(!tried.is_uncounted());
+            let eligibility = RetryEligibility::new(&settings, request, retries, true);
+            match decide_retry(&eligibility, &budget, &tried, now, deadline, random) {
+                RetryDecision::Retry { after, uncounted } => {
+                    retries += u32::from(!uncounted);
                     now += after;
                     prop_assert!(now < deadline);
                 }
@@ -341,8 +401,9 @@ fn every_reason_to_give_up_has_a_word_of_its_own() {
 #[test]
 fn an_instance_that_asks_for_time_gets_it_unless_another_can_take_the_request() {
     let (now, left) = (origin(), millis(5_000));
-    let budget = RetryBudget::new(&BudgetSettings::default(), now);
-    let again = |after| RetryDecision::Retry { after: millis(after), budgeted: true };
+    let (settings, budget) = (RetryPolicy::default(), RetryBudget::new(now));
+    let eligibility = RetryEligibility::new(&settings, GET, 0, true);
+    let again = |after| RetryDecision::Retry { after: millis(after), uncounted: false };
     let late = give_up(GiveUp::Deadline);
     let instance = |after| Some(Pushback::Instance(millis(after)));
     let call = |after| Some(Pushback::Call(millis(after)));
@@ -365,7 +426,7 @@ fn an_instance_that_asks_for_time_gets_it_unless_another_can_take_the_request() 
         let tried = first_attempt(Outcome::Status(503), Sent::Head);
         let tried =
             LastAttempt { pushback, has_other_instance: elsewhere, earlier_pushback: pushed_before, ..tried };
-        let got = decide_retry(&RetryPolicy::default(), &budget, &GET, &tried, now, now + left, 0);
+        let got = decide_retry(&eligibility, &budget, &tried, now, now + left, 0);
         assert_eq!(got, expected, "{pushback:?}, elsewhere {elsewhere}, before {pushed_before}");
     }
 }

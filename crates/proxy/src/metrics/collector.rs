@@ -106,13 +106,17 @@ impl ClusterFamilies {
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let view = cluster.view.load_full();
         let idle: usize = view.endpoints.iter().chain(&view.not_serving).map(|one| one.pool.idle()).sum();
-        self.state.with_label_values(service).set(match cluster.breaker.state(now) {
+        let policy = &view.settings.policy;
+        let breaker = cluster.breaker.state(policy.circuit_breaker.as_ref(), now);
+        self.state.with_label_values(service).set(match breaker {
             BreakerState::Closed => 0,
             BreakerState::HalfOpen => 1,
             BreakerState::Open => 2,
         });
         self.trips.with_label_values(service).inc_by(cluster.breaker.trips());
-        self.budget.with_label_values(service).set(signed(cluster.budget.available(now)));
+        self.budget
+            .with_label_values(service)
+            .set(signed(cluster.budget.available(&policy.retry.budget, now)));
         self.idle.with_label_values(service).set(signed(idle as u64));
         let pending = view.settings.bulkhead.as_ref().map_or(0, |bulkhead| bulkhead.pending());
         self.pending.with_label_values(service).set(signed(pending as u64));

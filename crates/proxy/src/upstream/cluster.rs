@@ -1,4 +1,4 @@
-//! A service's endpoints as a pick reads them, with what belongs to the service as a whole.
+//! A service's endpoints as a pick reads them, and the state of the service as a whole.
 
 use std::{
     collections::HashSet,
@@ -14,7 +14,9 @@ use arc_swap::ArcSwap;
 use outrigger_config::{self as config, format_coarse_duration};
 use outrigger_discovery::{Follower, Knowledge, Snapshot, WatchReason};
 use outrigger_policy::{
-    Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, circuit_breaker::BreakerState,
+    Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget,
+    circuit_breaker::BreakerState,
+    outlier_detection::{Report, stall::PeakLatency},
 };
 use outrigger_registry::{Instance, InstanceId, Query};
 use tokio::{sync::watch, time::Instant};
@@ -138,11 +140,9 @@ pub(crate) struct Cluster {
     pub(crate) view: ArcSwap<View>,
     pub(crate) breaker: Breaker,
     pub(crate) budget: RetryBudget,
-    /// The longest that an answer took lately, in milliseconds: an eighth is forgotten every second.
-    slowest_ms: AtomicU64,
-    /// How long its answers take; kept only while `hedge` is on.
+    pub(crate) peak_latency: PeakLatency,
+    /// Recent response times; recorded only while `hedge` is on.
     pub(crate) latency: LatencyHistogram,
-    /// Who is not to be chosen for now, and when they are tried again.
     pub(crate) ejector: OutlierEjector,
     cursor: Cursor,
     follower: Follower,
@@ -170,16 +170,17 @@ impl Cluster {
             version: 0,
             learned_at: None,
         });
+        let label: Arc<str> = key.to_string().into();
         let policy = &settings.policy;
         Self {
-            label: key.to_string().into(),
             key,
             declared: AtomicBool::new(declared),
-            breaker: Breaker::new(policy.circuit_breaker.as_ref(), now),
-            budget: RetryBudget::new(&policy.retry.budget, now),
-            slowest_ms: AtomicU64::new(0),
+            breaker: Breaker::new(now),
+            budget: RetryBudget::new(now),
+            peak_latency: PeakLatency::default(),
             latency: LatencyHistogram::new(now),
-            ejector: OutlierEjector::new(policy.outlier.as_ref()),
+            ejector: OutlierEjector::new(label.clone()),
+            label,
             // A fleet that starts at once must not all begin with the same instance.
             cursor: Cursor::new(fastrand::u64(..)),
             view: ArcSwap::from_pointee(View {
@@ -194,18 +195,6 @@ impl Cluster {
             opened_at,
             last_used: AtomicU64::new(0),
             had_instances: AtomicBool::new(false),
-        }
-    }
-
-    /// Goes on by other settings: everything that a cluster holds gets its own here, and keeps what it
-    /// has learned. What a request reads for itself comes with the next View. Called by the cluster's
-    /// one writer, with the View that holds now.
-    pub(crate) fn apply_settings(&self, policy: &config::Policy, view: &View) {
-        self.breaker.apply_settings(policy.circuit_breaker.as_ref());
-        self.budget.apply_settings(&policy.retry.budget);
-        self.ejector.apply_settings(self, policy.outlier.as_ref());
-        for endpoint in view.endpoints.iter().chain(&view.not_serving) {
-            endpoint.apply_settings(policy);
         }
     }
 
@@ -227,28 +216,6 @@ impl Cluster {
         if self.last_used.load(Relaxed) != seconds {
             self.last_used.store(seconds, Relaxed);
         }
-    }
-
-    /// An answer took this long.
-    pub(crate) fn record_latency(&self, time: Duration) {
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        // A load for nearly all of them: the line stays shared between workers.
-        if self.slowest_ms.load(Relaxed) < millis {
-            self.slowest_ms.fetch_max(millis, Relaxed);
-        }
-    }
-
-    /// A second has passed.
-    pub(crate) fn decay(&self) {
-        let slowest = self.slowest_ms.load(Relaxed);
-        if slowest > 0 {
-            self.slowest_ms.store(slowest - slowest.div_ceil(8), Relaxed);
-        }
-    }
-
-    /// Whether a wait of this long is no usual one: twice the longest that was needed lately.
-    pub(crate) fn is_unusually_slow(&self, wait: Duration) -> bool {
-        wait > Duration::from_millis(self.slowest_ms.load(Relaxed).saturating_mul(2))
     }
 
     /// Time since the last request, to the second.
@@ -277,9 +244,7 @@ impl Cluster {
         let old = self.view.swap(view.clone());
         // Only compared when it matters. One that opens this moment has heard of the old ones only, and
         // waits a second more.
-        if self.breaker.state(Instant::now().into_std()) != BreakerState::Closed
-            && view.has_new_endpoint(&old)
-        {
+        if self.breaker_state(Instant::now()) != BreakerState::Closed && view.has_new_endpoint(&old) {
             self.breaker.half_open_for_new_endpoint();
         }
         self.changed.send_replace(version);
@@ -354,7 +319,19 @@ impl Cluster {
         self.follower.status().suspects
     }
 
-    /// A request has failed. It may have opened the breaker, and then only probes can find out.
+    /// The breaker's state, by the settings of the current View.
+    pub(crate) fn breaker_state(&self, now: Instant) -> BreakerState {
+        let view = self.view.load();
+        self.breaker.state(view.settings.policy.circuit_breaker.as_ref(), now.into_std())
+    }
+
+    /// Passes an attempt's report to the detector.
+    pub(crate) fn report(&self, endpoint: &Arc<Endpoint>, report: Report, now: Instant) {
+        let view = self.view.load();
+        self.ejector.report(view.settings.policy.outlier.as_ref(), endpoint, report, now);
+    }
+
+    /// Acts on a failed request: it may have opened the breaker, and then only probes find out.
     pub(crate) fn record_failure(&self) {
         self.ejector.wake();
         self.request_refresh();

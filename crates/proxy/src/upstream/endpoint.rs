@@ -1,17 +1,19 @@
-//! An instance that we call: ours and alive. Load, connections and series belong to it and die with
-//! it.
+//! An instance that the sidecar calls, with its load, its connections and its counts.
 
 use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use outrigger_config as config;
-use outrigger_policy::{Outcome, outlier_detection::EndpointStats};
+use outrigger_policy::{
+    Outcome,
+    outlier_detection::{EndpointStats, stall::Stall},
+};
 use outrigger_registry::InstanceId;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -27,43 +29,37 @@ use crate::{
     },
 };
 
-/// One instance's live side.
+/// One instance. An instance that is registered anew gets a new endpoint.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) id: InstanceId,
     pub(crate) addr: SocketAddr,
     pub(crate) create_index: u64,
     pub(crate) pool: Pool,
-    /// What its attempts came to; the cluster's judge reads it.
-    pub(crate) stats: Arc<EndpointStats>,
-    /// Times it was picked, and attempts that blame it: read when scraped, gone with the endpoint.
+    /// The results of its attempts; the cluster's detector reads them.
+    pub(crate) stats: EndpointStats,
+    pub(crate) stall: Stall,
+    /// Picks, and attempts that count against the instance; read by a scrape.
     pub(crate) picks: AtomicU64,
     pub(crate) failures: AtomicU64,
-    created_at: Instant,
-    /// Seconds since then, plus one, of the last answer; 0: none.
-    last_success: AtomicU64,
     retired: AtomicBool,
-    /// Somebody looks whether it is there.
-    probe_running: AtomicBool,
-    /// Milliseconds since it was made, plus one, of the last time that nobody was there; 0: never.
-    unreachable_at: AtomicU64,
-    /// The same of the last look that found somebody.
-    reachable_at: AtomicU64,
-    /// Looks of requests that wait long for its answer, since it last answered anybody.
-    stall_ticks: AtomicU32,
-    /// Milliseconds since it was made, plus one, of the last of them.
-    last_stall_tick: AtomicU64,
     in_flight: AtomicUsize,
-    /// Most requests under way at once.
+    /// Most requests in flight at once.
     max_permits: AtomicUsize,
-    /// Turns to be kept when they are given back, since fewer are allowed than were given out.
+    /// Permits to withhold when they are released, because a reload has reduced their number.
     excess_permits: AtomicUsize,
     waiting: AtomicUsize,
-    /// One permit for each connection that a request may hold; whoever waits longest gets the next.
+    /// One permit for each connection that a request may hold; the longest waiting request gets the next.
     permits: Semaphore,
 }
 
-/// Why no connection could be had.
+impl AsRef<EndpointStats> for Endpoint {
+    fn as_ref(&self) -> &EndpointStats {
+        &self.stats
+    }
+}
+
+/// Why there is no connection.
 #[derive(Debug)]
 pub(crate) struct CheckoutError {
     pub(crate) outcome: Outcome,
@@ -77,28 +73,18 @@ pub(crate) struct CheckoutRequest<'a> {
     pub(crate) policy: &'a config::Policy,
     pub(crate) limits: HeadLimits,
     pub(crate) series: &'a ServiceSeries,
-    /// May the request be sent again if the connection turns out to be dead?
+    /// Whether the request may be sent again if the connection turns out to be closed.
     pub(crate) repeatable: bool,
     /// Longest time for a new connection.
     pub(crate) connect_timeout: Duration,
-    /// Take no idle connection: the last one raced with its close.
+    /// Use no idle connection, because the last one was closed meanwhile.
     pub(crate) new_only: bool,
     pub(crate) now: Instant,
 }
 
-/// A connection idle for less is not looked at before a request that may be repeated: if it was closed
-/// just now, that is the keep-alive race, and the look costs a system call per request.
+/// A connection that is idle for less is not peeked at before a request that may be repeated: the
+/// keep-alive race covers a close in that time, and a peek costs a system call per request.
 const SKIP_PEEK_WITHIN: Duration = Duration::from_millis(10);
-
-/// Milliseconds for which a look that found somebody is enough. Requests may wait for minutes by intent,
-/// and each look is a connection that the instance accepts in vain.
-const PROBE_INTERVAL: u64 = 1_000;
-
-/// Looks, four a second for each request that has waited for a second, after which nobody is sent to an
-/// endpoint that answers nothing: five requests that wait for a second, or one for two.
-const STALL_TICKS: u32 = 5;
-/// Without another look for this many milliseconds nobody waits any more, and nothing is known.
-const STALL_EXPIRY: u64 = 600;
 
 impl Endpoint {
     pub(crate) fn new(
@@ -108,23 +94,17 @@ impl Endpoint {
         workers: usize,
         policy: &config::Policy,
     ) -> Self {
-        let most = max_permits(policy);
+        let (most, now) = (max_permits(policy), Instant::now().into_std());
         Self {
             id,
             addr,
             create_index,
             pool: Pool::new(workers),
-            stats: Arc::new(EndpointStats::new(policy.outlier.as_ref(), Instant::now().into_std())),
+            stats: EndpointStats::new(now),
+            stall: Stall::new(now),
             picks: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            created_at: Instant::now(),
-            last_success: AtomicU64::new(0),
             retired: AtomicBool::new(false),
-            probe_running: AtomicBool::new(false),
-            unreachable_at: AtomicU64::new(0),
-            reachable_at: AtomicU64::new(0),
-            stall_ticks: AtomicU32::new(0),
-            last_stall_tick: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             max_permits: AtomicUsize::new(most),
             excess_permits: AtomicUsize::new(0),
@@ -133,9 +113,8 @@ impl Endpoint {
         }
     }
 
-    /// Goes on by other settings, with its load and connections. Called by the cluster's one writer.
-    pub(crate) fn apply_settings(&self, policy: &config::Policy) {
-        self.stats.apply_settings(policy.outlier.as_ref());
+    /// Changes the most requests in flight. Called by the cluster's one writer.
+    pub(crate) fn set_max_permits(&self, policy: &config::Policy) {
         let most = max_permits(policy);
         let before = self.max_permits.swap(most, Relaxed);
         if most < before {
@@ -150,7 +129,7 @@ impl Endpoint {
         }
     }
 
-    /// One turn more to be had, unless too many are out.
+    /// Returns a permit, or withholds it when too many are in use.
     fn release_permit(&self) {
         let kept = self.excess_permits.load(Relaxed) > 0
             && self.excess_permits.fetch_update(Relaxed, Relaxed, |excess| excess.checked_sub(1)).is_ok();
@@ -159,99 +138,45 @@ impl Endpoint {
         }
     }
 
-    /// It answered. Whole seconds are enough for the one who asks, and spare a store per request.
-    pub(crate) fn record_success(&self, now: Instant) {
-        let seconds = now.saturating_duration_since(self.created_at).as_secs() + 1;
-        if self.last_success.load(Relaxed) != seconds {
-            self.last_success.store(seconds, Relaxed);
-        }
-    }
-
-    /// A request has waited long for its answer, and waits on.
-    pub(crate) fn record_stall_tick(&self, now: Instant) {
-        self.last_stall_tick.store(self.millis_since_created(now), Relaxed);
-        self.stall_ticks.fetch_add(1, Relaxed);
-    }
-
-    /// It has answered somebody, whatever it said.
-    pub(crate) fn record_response(&self) {
-        if self.stall_ticks.load(Relaxed) != 0 {
-            self.stall_ticks.store(0, Relaxed);
-        }
-    }
-
-    /// Whether requests wait long for it and it answers nobody. Its kernel may accept connections all the
-    /// same: only what waits there shows that a process has stopped.
+    /// Whether requests wait for the instance and it responds to none.
     pub(crate) fn is_stalled(&self) -> bool {
-        if self.stall_ticks.load(Relaxed) < STALL_TICKS {
-            return false;
-        }
-        let now = self.millis_since_created(Instant::now());
-        now.saturating_sub(self.last_stall_tick.load(Relaxed)) < STALL_EXPIRY
+        self.stall.is_stalled(|| Instant::now().into_std())
     }
 
-    /// Whether it answered within `lately`, and nothing since has cost it its trust.
+    /// Whether a request succeeded within `within`, and the endpoint is not ejected.
     pub(crate) fn succeeded_within(&self, within: Duration, now: Instant) -> bool {
-        if !self.stats.admits(true) {
-            return false;
-        }
-        let since = now.saturating_duration_since(self.created_at).as_secs() + 1;
-        let last_success = self.last_success.load(Relaxed);
-        last_success > 0 && since.saturating_sub(last_success) <= within.as_secs()
+        self.stats.admits(true) && self.stall.succeeded_within(within, now.into_std())
     }
 
-    /// True for the one who is to look whether it is there.
-    pub(crate) fn try_begin_probe(&self, now: Instant) -> bool {
-        let last = self.reachable_at.load(Relaxed);
-        let is_recent = last > 0 && self.millis_since_created(now) < last + PROBE_INTERVAL;
-        !is_recent && !self.probe_running.swap(true, Relaxed)
-    }
-
-    /// What the look has shown.
-    pub(crate) fn end_probe(&self, unreachable: bool, now: Instant) {
-        let last = if unreachable { &self.unreachable_at } else { &self.reachable_at };
-        last.store(self.millis_since_created(now), Relaxed);
-        self.probe_running.store(false, Relaxed);
-    }
-
-    /// Whether nobody was there at some time after `since`.
-    pub(crate) fn unreachable_since(&self, since: Instant) -> bool {
-        self.unreachable_at.load(Relaxed) > self.millis_since_created(since)
-    }
-
-    fn millis_since_created(&self, now: Instant) -> u64 {
-        u64::try_from(now.saturating_duration_since(self.created_at).as_millis()).unwrap_or(u64::MAX - 1) + 1
-    }
-
-    /// An attempt failed, and it is to blame.
+    /// Counts a failed attempt against the instance.
     pub(crate) fn count_failure(&self) {
         self.failures.fetch_add(1, Relaxed);
     }
 
-    /// Whether a pick may take it: a View may still list one that has left, or that has lost its trust.
-    /// `retryable`: the request can be tried again, so it may be the one that tries the endpoint out.
+    /// Whether a pick may take the endpoint: a View may list one that has left or is ejected. `retryable`:
+    /// the request can be retried, so it may decide a probation.
     pub(crate) fn is_usable(&self, retryable: bool) -> bool {
         !self.retired.load(Relaxed) && self.stats.admits(retryable)
     }
 
-    /// It has left the registry: flagged first, then its idle connections are closed. What is in
-    /// flight finishes.
+    /// Ends the picks and closes idle connections, because the instance has left the registry. Requests in
+    /// flight finish.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Relaxed);
         self.pool.close();
     }
 
-    /// Requests under way.
+    /// Requests in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)
     }
 
-    /// A turn, when there is one now.
+    /// A permit, if one is free.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<InFlight> {
         self.permits.try_acquire().ok().map(|permit| InFlight::new(self, permit))
     }
 
-    /// Waits for a turn. The ticket is the turn; leaving by any door gives it back.
+    /// Waits for a permit.
     ///
     /// # Errors
     /// [`Outcome::Overloaded`] when `pool.max_waiting` requests wait already.
@@ -284,12 +209,12 @@ impl Endpoint {
             (false, true) => request.policy.pool.idle_timeout,
             (false, false) => request.policy.pool.non_idempotent_max_idle,
         };
-        // A request that may be repeated takes a connection that was in use a moment ago at its word.
         let skip_peek = if request.repeatable { SKIP_PEEK_WITHIN } else { Duration::ZERO };
         self.pool.checkout(request.worker, limit, skip_peek, request.now, || request.series.stale.inc())
     }
 
-    /// A connection for what [`Endpoint::take_idle`] found: itself, a codec for its socket, or a new one.
+    /// A connection from the result of [`Endpoint::take_idle`]: the idle one, a codec for its socket, or a
+    /// new one.
     pub(crate) async fn connect(
         &self,
         checkout: Found,
@@ -308,7 +233,7 @@ impl Endpoint {
             }
             Found::Nothing => {}
         }
-        // Whoever has a turn has room, also where fewer are allowed since it was given.
+        // A permit includes a connection, also when a reload has reduced the number since.
         let most = self.max_permits.load(Relaxed).max(self.in_flight());
         let Some(open) = self.pool.reserve(most) else {
             let detail = format!("{}: pool.max_connections are open", self.id.id);
@@ -325,12 +250,12 @@ impl Endpoint {
     }
 }
 
-/// Turns that a policy allows.
+/// The most permits that a policy allows.
 fn max_permits(policy: &config::Policy) -> usize {
     policy.pool.max_connections.min(Semaphore::MAX_PERMITS)
 }
 
-/// One request's turn at an endpoint: in-flight +1, and −1 when dropped.
+/// One request's permit: counts the request as in flight until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) endpoint: Arc<Endpoint>,

@@ -21,7 +21,7 @@ use crate::{
     reason::{Reason, Refusal},
     upstream::{
         cluster::{Cluster, ClusterKey, ClusterSettings, watch_reason},
-        ejection,
+        probe,
         reconcile::{Reconciler, SettingsUpdate},
     },
 };
@@ -265,9 +265,9 @@ impl ClusterManager {
         let cluster = Arc::new(Cluster::new(key.clone(), declared, settings, cluster_follower));
         let (updates, update_queue) = mpsc::unbounded_channel();
         let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers);
-        let ejections = ejection::run(cluster.clone());
+        let probes = probe::run(cluster.clone());
         let task = self.control.spawn(async move {
-            tokio::join!(reconciler.run(task_follower, update_queue), ejections);
+            tokio::join!(reconciler.run(task_follower, update_queue), probes);
         });
         table.clusters.insert(key, ManagedCluster { cluster: cluster.clone(), task, updates });
         Ok(cluster)
@@ -349,7 +349,7 @@ impl ClusterManager {
             let now = Instant::now();
             self.drop_idle(now);
             for cluster in self.clusters() {
-                cluster.decay();
+                cluster.peak_latency.decay();
                 let view = cluster.view.load_full();
                 for endpoint in view.endpoints.iter().chain(&view.not_serving) {
                     endpoint.pool.sweep(view.settings.policy.pool.idle_timeout, now);

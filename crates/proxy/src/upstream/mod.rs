@@ -1,4 +1,4 @@
-//! The services' side: clusters, their endpoints, and the connections to them.
+//! Clusters, their endpoints, and the connections to these.
 
 pub(crate) mod bulkhead;
 pub(crate) mod cluster;
@@ -7,4 +7,5 @@ pub(crate) mod ejection;
 pub(crate) mod endpoint;
 pub(crate) mod manager;
 pub(crate) mod pool;
+pub(crate) mod probe;
 pub(crate) mod reconcile;

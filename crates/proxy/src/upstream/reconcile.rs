@@ -76,7 +76,9 @@ impl Reconciler {
     /// Makes `policy` what the next request goes by: same endpoints, same connections, same trust.
     fn apply_settings(&mut self, policy: config::Policy) {
         let before = self.cluster.view.load_full();
-        self.cluster.apply_settings(&policy, &before);
+        for endpoint in self.known.values() {
+            endpoint.set_max_permits(&policy);
+        }
         let series = if self.cluster.is_declared() || self.cluster.ever_had_instances() {
             self.metrics.service_series(Some(&self.cluster.label))
         } else {
@@ -124,10 +126,10 @@ impl Reconciler {
                 not_serving.push(endpoint);
             }
         }
-        let listed = endpoints.iter().map(|one| (one.stats.clone(), true));
-        let members = listed.chain(not_serving.iter().map(|one| (one.stats.clone(), false))).collect();
-        // Before the swap, so that no pick meets an endpoint that nobody judges.
-        self.cluster.ejector.set_members(&self.cluster, members);
+        let eligible = endpoints.iter().map(|one| (one.clone(), true));
+        let members = eligible.chain(not_serving.iter().map(|one| (one.clone(), false))).collect();
+        // Before the swap, so that the detector knows every endpoint that a pick may take.
+        self.cluster.ejector.set_members(settings.policy.outlier.as_ref(), members);
         let usable = endpoints.len();
         let view = View {
             balancer: LoadBalancer::new(settings.policy.balance, &weights),

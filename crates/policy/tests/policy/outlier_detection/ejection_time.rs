@@ -5,15 +5,15 @@ use std::time::Duration;
 use outrigger_config::OutlierDetection;
 use outrigger_policy::{
     Outcome, Sent,
-    outlier_detection::{EjectionEvent, EjectionReason, EjectionState, FailureAttribution},
+    outlier_detection::{EjectionReason, EjectionState, FailureAttribution},
 };
 use proptest::prelude::*;
 
-use super::{BAD, GOOD, Rig, SECOND, describe, ejection_time};
+use super::{BAD, Event, GOOD, Rig, SECOND, describe, ejection_time};
 use crate::millis;
 
 /// Takes the first of three out for its answers.
-fn eject_for_answers(rig: &mut Rig) -> Vec<EjectionEvent> {
+fn eject_for_answers(rig: &mut Rig) -> Vec<Event> {
     rig.requests(0, 5, BAD)
 }
 
@@ -159,9 +159,9 @@ fn one_request_at_a_time_is_in_probation_and_only_one_that_may_be_repeated() {
     let rig = in_probation();
     let record = &rig.stats[0];
     assert!(record.admits(true) && !record.admits(false));
-    assert!(record.begin_attempt(false).is_none());
-    let mark = record.begin_attempt(true).unwrap();
-    assert!(mark.is_probation() && !record.admits(true) && record.begin_attempt(true).is_none());
+    assert!(record.begin_attempt(rig.settings, false).is_none());
+    let _guard = record.begin_attempt(rig.settings, true).unwrap();
+    assert!(!record.admits(true) && record.begin_attempt(rig.settings, true).is_none());
     assert_eq!(record.ejection_state(), EjectionState::Probation);
 }
 
@@ -169,7 +169,7 @@ fn one_request_at_a_time_is_in_probation_and_only_one_that_may_be_repeated() {
 fn what_says_nothing_gives_the_place_back() {
     let mut rig = in_probation();
     let record = rig.stats[0].clone();
-    drop(record.begin_attempt(true).unwrap());
+    drop(record.begin_attempt(rig.settings, true).unwrap());
     assert!(record.admits(true));
     for outcome in [Outcome::ClientGone, Outcome::Overloaded, Outcome::Resource, Outcome::SidecarError(503)] {
         assert!(rig.request(0, outcome).is_empty());
@@ -186,7 +186,7 @@ fn what_says_nothing_gives_the_place_back() {
 fn a_place_of_an_old_probation_is_not_given_back_to_a_new_one() {
     let mut rig = in_probation();
     let record = rig.stats[0].clone();
-    let old = record.begin_attempt(true).unwrap();
+    let old = record.begin_attempt(rig.settings, true).unwrap();
     // The other one fails: panic, in which everybody may be chosen; it ends with a success of this.
     rig.request(1, Outcome::ConnectRefused);
     rig.request(0, GOOD);
@@ -196,7 +196,7 @@ fn a_place_of_an_old_probation_is_not_given_back_to_a_new_one() {
     rig.requests(0, 5, BAD);
     rig.advance_and_accept(4 * SECOND);
     assert_eq!(rig.states(), "BT");
-    let new = record.begin_attempt(true).unwrap();
+    let new = record.begin_attempt(rig.settings, true).unwrap();
     drop(old);
     assert!(!record.admits(true), "the new one's place is still taken");
     drop(new);
@@ -211,21 +211,24 @@ fn without_requests_that_may_be_repeated_any_request_decides_after_a_while() {
     assert!(!rig.stats[0].admits(false));
     assert_eq!(rig.advance(SECOND).next, None);
     let record = rig.stats[0].clone();
-    let mark = record.begin_attempt(false).unwrap();
-    assert!(mark.is_probation() && record.begin_attempt(false).is_none());
+    let mark = record.begin_attempt(rig.settings, false).unwrap();
+    assert!(record.begin_attempt(rig.settings, false).is_none());
     drop(mark);
-    assert!(record.begin_attempt(false).is_some(), "still for any");
+    assert!(record.begin_attempt(rig.settings, false).is_some(), "still for any");
 }
 
 #[test]
 fn the_place_stays_taken_when_the_probation_opens_to_any_request() {
     let mut rig = in_probation();
     let record = rig.stats[0].clone();
-    let mark = record.begin_attempt(true).unwrap();
+    let mark = record.begin_attempt(rig.settings, true).unwrap();
     rig.advance(SECOND);
     assert!(!record.admits(true), "one at a time, still");
     let report = mark.record_end(&mut FailureAttribution::default(), GOOD, Sent::Head, rig.now).unwrap();
-    assert_eq!(describe(&rig.detector.report(&record, report, rig.now, 0)), ["returned by request"]);
+    assert_eq!(
+        describe(&rig.detector.report(rig.settings, &record, report, rig.now, 0)),
+        ["returned by request"]
+    );
 }
 
 #[test]

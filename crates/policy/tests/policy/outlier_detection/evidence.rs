@@ -6,7 +6,7 @@ use outrigger_policy::{
     outlier_detection::{EjectionEvent, EjectionState, FailureAttribution},
 };
 
-use super::{BAD, GOOD, Rig, SECOND, describe};
+use super::{BAD, Event, GOOD, Rig, SECOND, describe};
 use crate::millis;
 
 /// How many requests that end with `outcome` take the first of three out; `None`: not even a thousand.
@@ -71,7 +71,7 @@ fn a_request_that_waited_for_its_turn_blames_nobody() {
     let rig = Rig::new(3);
     for _ in 0..100 {
         for outcome in [Outcome::Timeout, Outcome::Deadline, Outcome::PerTryTimeout] {
-            let mark = rig.stats[0].begin_attempt(true).unwrap();
+            let mark = rig.stats[0].begin_attempt(rig.settings, true).unwrap();
             assert_eq!(
                 mark.record_end(&mut FailureAttribution::default(), outcome, Sent::Nothing, rig.now),
                 None
@@ -100,9 +100,9 @@ fn whoever_gets_the_rest_of_a_time_out_is_not_blamed_as_one_who_had_all_of_it() 
 }
 
 /// One answer with a good head, and what becomes of its body.
-fn answer_with_body(rig: &mut Rig, at: usize, cut: bool) -> Vec<EjectionEvent> {
+fn answer_with_body(rig: &mut Rig, at: usize, cut: bool) -> Vec<Event> {
     let record = rig.stats[at].clone();
-    let mark = record.begin_attempt(true).unwrap();
+    let mark = record.begin_attempt(rig.settings, true).unwrap();
     let mut blame = FailureAttribution::default();
     let (report, began) = mark.record_head(&mut blame, GOOD, Sent::Head, rig.now);
     assert_eq!(report, None);
@@ -111,8 +111,8 @@ fn answer_with_body(rig: &mut Rig, at: usize, cut: bool) -> Vec<EjectionEvent> {
         record.record_body_end(began, rig.now);
         return Vec::new();
     }
-    let report = record.record_body_cut(began, &mut blame, rig.now);
-    report.map(|report| rig.detector.report(&record, report, rig.now, 0)).unwrap_or_default()
+    let report = record.record_body_cut(rig.settings, began, &mut blame, rig.now);
+    report.map(|report| rig.detector.report(rig.settings, &record, report, rig.now, 0)).unwrap_or_default()
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_cut_answer_and_a_gateway_status_are_one_row() {
 fn the_body_of_a_bad_answer_says_nothing_more() {
     for outcome in [BAD, Outcome::Status(500), Outcome::SidecarError(503)] {
         let rig = Rig::new(2);
-        let mark = rig.stats[0].begin_attempt(true).unwrap();
+        let mark = rig.stats[0].begin_attempt(rig.settings, true).unwrap();
         assert!(
             mark.record_head(&mut FailureAttribution::default(), outcome, Sent::Head, rig.now).1.is_none(),
             "{outcome:?}"
@@ -160,7 +160,7 @@ fn a_body_that_is_cut_after_its_endpoint_went_out_says_nothing_new() {
     let record = rig.stats[0].clone();
     let begun: Vec<_> = (0..5)
         .map(|_| {
-            let mark = record.begin_attempt(true).unwrap();
+            let mark = record.begin_attempt(rig.settings, true).unwrap();
             mark.record_head(&mut FailureAttribution::default(), GOOD, Sent::Head, rig.now).1.unwrap()
         })
         .collect();
@@ -169,7 +169,10 @@ fn a_body_that_is_cut_after_its_endpoint_went_out_says_nothing_new() {
     rig.request(0, GOOD);
     assert_eq!(rig.states(), "TT");
     for began in begun {
-        assert_eq!(record.record_body_cut(began, &mut FailureAttribution::default(), rig.now), None);
+        assert_eq!(
+            record.record_body_cut(rig.settings, began, &mut FailureAttribution::default(), rig.now),
+            None
+        );
     }
     rig.requests(0, 4, BAD);
     assert_eq!(rig.states(), "TT", "what was cut before counts in no later row");
@@ -244,7 +247,7 @@ fn a_refused_connection_counts_whoever_was_blamed() {
 fn what_was_begun_before_it_went_out_says_nothing_after() {
     let mut rig = Rig::new(2);
     let record = rig.stats[0].clone();
-    let late: Vec<_> = (0..2).map(|_| record.begin_attempt(true).unwrap()).collect();
+    let late: Vec<_> = (0..2).map(|_| record.begin_attempt(rig.settings, true).unwrap()).collect();
     rig.request(0, Outcome::ConnectRefused);
     for (mark, outcome) in late.into_iter().zip([GOOD, Outcome::ConnectRefused]) {
         assert_eq!(
@@ -261,15 +264,15 @@ fn a_report_that_comes_late_changes_nothing() {
     let mut rig = Rig::new(2);
     let record = rig.stats[0].clone();
     let refused = |rig: &Rig| {
-        let mark = record.begin_attempt(true).unwrap();
+        let mark = record.begin_attempt(rig.settings, true).unwrap();
         mark.record_end(&mut FailureAttribution::default(), Outcome::ConnectRefused, Sent::Nothing, rig.now)
             .unwrap()
     };
     let (first, second) = (refused(&rig), refused(&rig));
-    assert_eq!(rig.detector.report(&record, first, rig.now, 0).len(), 1);
+    assert_eq!(rig.detector.report(rig.settings, &record, first, rig.now, 0).len(), 1);
     rig.advance(SECOND);
     rig.report_probe(0, true);
-    assert!(rig.detector.report(&record, second, rig.now, 0).is_empty());
+    assert!(rig.detector.report(rig.settings, &record, second, rig.now, 0).is_empty());
     assert_eq!(rig.states(), "TT");
 }
 

@@ -1,10 +1,11 @@
-//! The trust in a cluster's endpoints, through the calls that the proxy makes.
+//! The states of a cluster's endpoints, through the calls that the proxy makes.
 
 mod ejection_time;
 mod evidence;
 mod model;
 mod probes;
 mod settings;
+mod stall;
 mod table;
 mod threads;
 
@@ -28,12 +29,16 @@ const SECOND: Duration = Duration::from_secs(1);
 const GOOD: Outcome = Outcome::Status(200);
 const BAD: Outcome = Outcome::Status(503);
 
-/// A cluster of `records`, all listed, with a clock.
+type Event = EjectionEvent<EndpointStats>;
+
+/// A cluster of eligible endpoints, with a clock.
 struct Rig {
     now: Instant,
     stats: Vec<Arc<EndpointStats>>,
-    detector: Detector,
-    /// Chance takes nothing of a time out away at 0, and a half at the most.
+    detector: Detector<EndpointStats>,
+    /// Leaked, so that a guard does not borrow the rig.
+    settings: Option<&'static OutlierDetection>,
+    /// 0 subtracts nothing from an ejection time; the greatest value subtracts a half.
     random: u64,
 }
 
@@ -44,78 +49,80 @@ impl Rig {
 
     fn with(count: usize, settings: OutlierDetection) -> Self {
         let now = origin();
-        let records: Vec<_> =
-            (0..count).map(|_| Arc::new(EndpointStats::new(Some(&settings), now))).collect();
-        let mut judge = Detector::new(Some(&settings));
-        let events = judge.set_members(records.iter().map(|one| (one.clone(), true)), now);
+        let settings = Some(&*Box::leak(Box::new(settings)));
+        let stats: Vec<_> = (0..count).map(|_| Arc::new(EndpointStats::new(now))).collect();
+        let mut detector = Detector::default();
+        let events = detector.set_members(settings, stats.iter().map(|one| (one.clone(), true)), now);
         assert!(events.is_empty(), "{events:?}");
-        let due = judge.advance(now, false);
+        let due = detector.advance(now, false);
         assert!(due.events.is_empty() && due.next.is_none(), "{due:?}");
-        Self { now, stats: records, detector: judge, random: 0 }
+        Self { now, stats, detector, settings, random: 0 }
     }
 
-    /// The registry says who may be chosen, and a new View shows it.
-    fn update_view(&mut self, eligible: &[bool]) -> Vec<EjectionEvent> {
+    /// Changes which endpoints are eligible, and publishes a new View.
+    fn update_view(&mut self, eligible: &[bool]) -> Vec<Event> {
         let mut events = self.set_members(eligible);
         events.extend(self.detector.advance(self.now, false).events);
         events
     }
 
-    /// The registry says who may be chosen; the old View is still there.
-    fn set_members(&mut self, eligible: &[bool]) -> Vec<EjectionEvent> {
+    /// Changes which endpoints are eligible; the old View is still there.
+    fn set_members(&mut self, eligible: &[bool]) -> Vec<Event> {
         let known = self.stats.iter().cloned().zip(eligible.iter().copied());
-        self.detector.set_members(known, self.now)
+        self.detector.set_members(self.settings, known, self.now)
     }
 
     /// One request of one attempt, on which a retry is allowed.
-    fn request(&mut self, at: usize, outcome: Outcome) -> Vec<EjectionEvent> {
+    fn request(&mut self, at: usize, outcome: Outcome) -> Vec<Event> {
         self.attempt(at, outcome, &mut FailureAttribution::default())
     }
 
     /// One attempt of the request that `blame` belongs to.
-    fn attempt(&mut self, at: usize, outcome: Outcome, blame: &mut FailureAttribution) -> Vec<EjectionEvent> {
-        let record = &self.stats[at];
-        let Some(mark) = record.begin_attempt(true) else { return Vec::new() };
-        let report = mark.record_end(blame, outcome, Sent::Head, self.now);
-        report.map(|report| self.detector.report(record, report, self.now, self.random)).unwrap_or_default()
+    fn attempt(&mut self, at: usize, outcome: Outcome, blame: &mut FailureAttribution) -> Vec<Event> {
+        let stats = &self.stats[at];
+        let Some(guard) = stats.begin_attempt(self.settings, true) else { return Vec::new() };
+        let report = guard.record_end(blame, outcome, Sent::Head, self.now);
+        report
+            .map(|report| self.detector.report(self.settings, stats, report, self.now, self.random))
+            .unwrap_or_default()
     }
 
-    fn requests(&mut self, at: usize, count: usize, outcome: Outcome) -> Vec<EjectionEvent> {
+    fn requests(&mut self, at: usize, count: usize, outcome: Outcome) -> Vec<Event> {
         (0..count).flat_map(|_| self.request(at, outcome)).collect()
     }
 
-    fn advance(&mut self, time: Duration) -> DueActions {
+    fn advance(&mut self, time: Duration) -> DueActions<EndpointStats> {
         self.now += time;
         self.detector.advance(self.now, false)
     }
 
-    /// Time passes, and whoever is tried then accepts the connection.
-    fn advance_and_accept(&mut self, time: Duration) -> Vec<EjectionEvent> {
+    /// Lets time pass; every probe that is due then connects.
+    fn advance_and_accept(&mut self, time: Duration) -> Vec<Event> {
         let due = self.advance(time);
         let probed = self.indexes(&due.probes).into_iter().flat_map(|at| self.report_probe(at, true));
         let mut events = due.events;
         events.extend(probed);
-        // What begins with that is due now.
+        // Probations that begin now are published by this call.
         self.detector.advance(self.now, false);
         events
     }
 
-    fn report_probe(&mut self, at: usize, connected: bool) -> Vec<EjectionEvent> {
-        self.detector.report_probe(&self.stats[at], connected, self.now, self.random)
+    fn report_probe(&mut self, at: usize, connected: bool) -> Vec<Event> {
+        self.detector.report_probe(self.settings, &self.stats[at], connected, self.now, self.random)
     }
 
-    /// Whom `records` belong to.
-    fn indexes(&self, records: &[Arc<EndpointStats>]) -> Vec<usize> {
-        let place =
+    /// The indexes of endpoints.
+    fn indexes(&self, endpoints: &[Arc<EndpointStats>]) -> Vec<usize> {
+        let index_of =
             |one: &Arc<EndpointStats>| self.stats.iter().position(|own| Arc::ptr_eq(own, one)).unwrap();
-        records.iter().map(place).collect()
+        endpoints.iter().map(index_of).collect()
     }
 
     /// A letter for each endpoint.
     fn states(&self) -> String {
         self.stats
             .iter()
-            .map(|record| match record.ejection_state() {
+            .map(|stats| match stats.ejection_state() {
                 EjectionState::Healthy => 'T',
                 EjectionState::Ejected => 'E',
                 EjectionState::Probation => 'B',
@@ -125,8 +132,8 @@ impl Rig {
     }
 }
 
-fn describe(events: &[EjectionEvent]) -> Vec<String> {
-    let word = |event: &EjectionEvent| match event {
+fn describe(events: &[Event]) -> Vec<String> {
+    let word = |event: &Event| match event {
         EjectionEvent::Ejected { reason: why, .. } => format!("ejected {}", why.label()),
         EjectionEvent::CapReached { reason: why, .. } => format!("spared {}", why.label()),
         EjectionEvent::Probation { .. } => "probation".to_owned(),
@@ -138,8 +145,8 @@ fn describe(events: &[EjectionEvent]) -> Vec<String> {
 }
 
 /// How long the ejection in `events` lasts.
-fn ejection_time(events: &[EjectionEvent]) -> Duration {
-    let ejection_time = |event: &EjectionEvent| match event {
+fn ejection_time(events: &[Event]) -> Duration {
+    let ejection_time = |event: &Event| match event {
         EjectionEvent::Ejected { ejection_time, .. } => Some(*ejection_time),
         _ => None,
     };
@@ -147,25 +154,25 @@ fn ejection_time(events: &[EjectionEvent]) -> Duration {
 }
 
 #[test]
-fn turned_off_everybody_is_trusted() {
+fn turned_off_every_endpoint_is_healthy() {
     let now = origin();
-    let record = Arc::new(EndpointStats::new(None, now));
-    let mut judge = Detector::new(None);
-    assert!(judge.set_members([(record.clone(), true)], now).is_empty());
+    let stats = Arc::new(EndpointStats::new(now));
+    let mut detector = Detector::default();
+    assert!(detector.set_members(None, [(stats.clone(), true)], now).is_empty());
     for _ in 0..100 {
-        let mark = record.begin_attempt(false).unwrap();
+        let guard = stats.begin_attempt(None, false).unwrap();
         assert_eq!(
-            mark.record_end(&mut FailureAttribution::default(), Outcome::ConnectRefused, Sent::Nothing, now),
+            guard.record_end(&mut FailureAttribution::default(), Outcome::ConnectRefused, Sent::Nothing, now),
             None
         );
     }
-    let due = judge.advance(now + SECOND, true);
+    let due = detector.advance(now + SECOND, true);
     assert!(due.events.is_empty() && due.probes.is_empty() && due.next.is_none());
-    assert!(record.admits(false));
+    assert!(stats.admits(false));
 }
 
 #[test]
-fn every_reason_has_a_word_of_its_own() {
+fn every_reason_has_its_own_label() {
     let mut labels: Vec<_> = EjectionReason::ALL.map(EjectionReason::label).to_vec();
     labels.sort_unstable();
     labels.dedup();

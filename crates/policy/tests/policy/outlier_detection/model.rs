@@ -219,11 +219,11 @@ fn apply(rig: &mut Rig, model: &mut DetectorModel, step: &Step) {
             if !record.admits(*retryable) {
                 return;
             }
-            let mark = record.begin_attempt(*retryable).unwrap();
+            let mark = record.begin_attempt(rig.settings, *retryable).unwrap();
             if let Some(report) =
                 mark.record_end(&mut FailureAttribution::default(), *outcome, Sent::Head, rig.now)
             {
-                rig.detector.report(&record, report, rig.now, 0);
+                rig.detector.report(rig.settings, &record, report, rig.now, 0);
             }
             model.request(at, *outcome);
         }

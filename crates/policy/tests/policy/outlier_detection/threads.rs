@@ -18,7 +18,7 @@ use super::{BAD, Rig, SECOND};
 /// Two workers fail an endpoint of their own, of two, at the same time. Whether at each moment one of
 /// the two could be chosen, and what came of it.
 fn race(requests: usize, outcome: Outcome) -> (bool, EjectionCounts) {
-    let Rig { now, stats: records, detector: judge, .. } = Rig::new(2);
+    let Rig { now, stats: records, detector: judge, settings, .. } = Rig::new(2);
     let (judge, start, done) = (Mutex::new(judge), Barrier::new(3), AtomicBool::new(false));
     let ever_nobody = thread::scope(|scope| {
         let watcher = scope.spawn(|| {
@@ -35,11 +35,11 @@ fn race(requests: usize, outcome: Outcome) -> (bool, EjectionCounts) {
                 scope.spawn(|| {
                     start.wait();
                     for _ in 0..requests {
-                        let mark = record.begin_attempt(true).unwrap();
+                        let mark = record.begin_attempt(settings, true).unwrap();
                         if let Some(report) =
                             mark.record_end(&mut FailureAttribution::default(), outcome, Sent::Head, now)
                         {
-                            judge.lock().unwrap().report(record, report, now, 0);
+                            judge.lock().unwrap().report(settings, record, report, now, 0);
                         }
                     }
                 })
@@ -78,12 +78,13 @@ fn of_many_requests_one_has_the_probation() {
         let mut rig = Rig::new(2);
         rig.requests(0, 5, BAD);
         rig.advance_and_accept(SECOND);
-        let (record, start, count) = (&rig.stats[0], Barrier::new(4), AtomicUsize::new(0));
+        let (record, settings) = (&rig.stats[0], rig.settings);
+        let (start, count) = (Barrier::new(4), AtomicUsize::new(0));
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     start.wait();
-                    let mark = record.begin_attempt(true);
+                    let mark = record.begin_attempt(settings, true);
                     count.fetch_add(usize::from(mark.is_some()), Relaxed);
                     // Nobody gives the place back before all have asked for it.
                     start.wait();

@@ -1,0 +1,277 @@
+//! The breaker's words and its lock, and the permit of an admitted request.
+
+use std::{
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+    time::{Duration, Instant},
+};
+
+use outrigger_config::CircuitBreaker;
+use parking_lot::Mutex;
+
+use super::phase::{Admission, BreakerState, Phase, ProbeEffect};
+use crate::{
+    outcome::Verdict,
+    sliding_window::{SlidingCounter, WindowClock},
+};
+
+/// The breaker refused a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("circuit breaker open, next try in {retry_after:?}")]
+pub struct BreakerOpen {
+    /// The rest of the open time; while probes are in flight, the shortest open time.
+    pub retry_after: Duration,
+}
+
+/// One service's circuit breaker.
+#[derive(Debug)]
+pub struct Breaker {
+    clock: WindowClock,
+    /// The epoch, with [`CLOSED_FLAG`] or [`OFF_FLAG`] in its lowest bits: all that an admission reads
+    /// while closed. Written under the lock of `phase`.
+    epoch: AtomicU64,
+    ended: SlidingCounter,
+    failed: SlidingCounter,
+    /// Failures since the last success.
+    consecutive: AtomicU32,
+    trips: AtomicU64,
+    phase: Mutex<Phase>,
+}
+
+/// The breaker is closed in this epoch.
+const CLOSED_FLAG: u64 = 1;
+/// The breaker is turned off in this epoch.
+const OFF_FLAG: u64 = 2;
+/// Bits of the word below the epoch.
+const FLAG_BITS: u32 = 2;
+
+impl Breaker {
+    /// A closed breaker.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            clock: WindowClock::new(now),
+            epoch: AtomicU64::new(CLOSED_FLAG),
+            ended: SlidingCounter::default(),
+            failed: SlidingCounter::default(),
+            consecutive: AtomicU32::new(0),
+            trips: AtomicU64::new(0),
+            phase: Mutex::new(Phase::Closed),
+        }
+    }
+
+    /// Lets a request pass. Without settings every request passes uncounted.
+    ///
+    /// # Errors
+    /// While the breaker is open, or half-open with all probes in flight.
+    #[inline]
+    pub fn admit<'a>(
+        &'a self,
+        settings: Option<&'a CircuitBreaker>,
+        now: Instant,
+    ) -> Result<Permit<'a>, BreakerOpen> {
+        let epoch = self.epoch.load(Acquire);
+        match settings {
+            Some(settings) if epoch & CLOSED_FLAG != 0 => Ok(Permit::counted(self, settings, epoch)),
+            None if epoch & OFF_FLAG != 0 => Ok(Permit::uncounted()),
+            Some(settings) => self.admit_when_not_closed(settings, now),
+            None => Ok(self.turn_off()),
+        }
+    }
+
+    /// What an admission at `now` would meet.
+    pub fn state(&self, settings: Option<&CircuitBreaker>, now: Instant) -> BreakerState {
+        settings.map_or(BreakerState::Closed, |settings| self.phase.lock().state(now, settings))
+    }
+
+    /// Ends the open time at once, because a probe has connected to an instance that could not be
+    /// connected to before. The next requests are probes; if one fails, the next open time is twice as
+    /// long. Changes nothing unless the breaker is open.
+    pub fn half_open(&self) {
+        let mut phase = self.phase.lock();
+        if phase.half_open() {
+            self.start_epoch(0);
+        }
+    }
+
+    /// Ends the open time at once, because an endpoint has joined that had no part in the failures. The
+    /// next requests are probes, and if one fails the next open time is the shortest again: earlier
+    /// probes met other endpoints. Changes nothing while the breaker is closed.
+    pub fn half_open_for_new_endpoint(&self) {
+        let mut phase = self.phase.lock();
+        if phase.restart_half_open() {
+            self.start_epoch(0);
+        }
+    }
+
+    /// How often the breaker has opened from closed. A failed probe is not counted.
+    pub fn trips(&self) -> u64 {
+        self.trips.load(Relaxed)
+    }
+
+    #[cold]
+    fn admit_when_not_closed<'a>(
+        &'a self,
+        settings: &'a CircuitBreaker,
+        now: Instant,
+    ) -> Result<Permit<'a>, BreakerOpen> {
+        let mut phase = self.phase.lock();
+        if self.epoch.load(Relaxed) & OFF_FLAG != 0 {
+            self.clear_counts();
+            return Ok(Permit::counted(self, settings, self.start_epoch(CLOSED_FLAG)));
+        }
+        match phase.admit(now, settings) {
+            // Another thread has closed it since the word was read.
+            Admission::Ordinary => Ok(Permit::counted(self, settings, self.epoch.load(Relaxed))),
+            Admission::FirstProbe => Ok(Permit::probe(self, settings, self.start_epoch(0))),
+            Admission::Probe => Ok(Permit::probe(self, settings, self.epoch.load(Relaxed))),
+            Admission::Refused(retry_after) => Err(BreakerOpen { retry_after }),
+        }
+    }
+
+    #[cold]
+    fn turn_off(&self) -> Permit<'_> {
+        let mut phase = self.phase.lock();
+        if self.epoch.load(Relaxed) & OFF_FLAG == 0 {
+            *phase = Phase::Closed;
+            self.start_epoch(OFF_FLAG);
+        }
+        Permit::uncounted()
+    }
+
+    /// Counts the end of a request that was admitted while closed.
+    fn record_closed(&self, settings: &CircuitBreaker, epoch: u64, now: Instant, verdict: Verdict) {
+        if self.epoch.load(Acquire) != epoch {
+            return;
+        }
+        match verdict {
+            Verdict::Ignore => {}
+            Verdict::Success => {
+                self.ended.add(self.clock.tick(now, settings.window));
+                // A load for nearly all requests: the cache line stays shared between workers.
+                if self.consecutive.load(Relaxed) != 0 {
+                    self.consecutive.store(0, Relaxed);
+                }
+            }
+            Verdict::Failure => {
+                let tick = self.clock.tick(now, settings.window);
+                self.ended.add(tick);
+                self.failed.add(tick);
+                let consecutive = self.consecutive.fetch_add(1, Relaxed).saturating_add(1);
+                if self.should_trip(settings, tick, consecutive) {
+                    self.trip(settings, epoch, now);
+                }
+            }
+        }
+    }
+
+    fn should_trip(&self, settings: &CircuitBreaker, tick: u32, consecutive: u32) -> bool {
+        let (ended, failed) = (self.ended.sum(tick), self.failed.sum(tick));
+        let ratio_reached = ended >= u64::from(settings.min_requests)
+            && failed as f64 >= settings.failure_ratio * ended as f64;
+        ratio_reached || settings.consecutive_failures.is_some_and(|most| consecutive >= most)
+    }
+
+    #[cold]
+    fn trip(&self, settings: &CircuitBreaker, epoch: u64, now: Instant) {
+        let mut phase = self.phase.lock();
+        // Of several threads that saw enough failures, the first one opens the breaker.
+        if self.epoch.load(Relaxed) == epoch {
+            *phase = Phase::new_open(now, settings);
+            self.trips.fetch_add(1, Relaxed);
+            self.start_epoch(0);
+        }
+    }
+
+    fn record_probe(&self, settings: &CircuitBreaker, epoch: u64, now: Instant, verdict: Verdict) {
+        let mut phase = self.phase.lock();
+        if self.epoch.load(Relaxed) != epoch {
+            return;
+        }
+        match phase.record_probe(now, verdict, settings) {
+            ProbeEffect::Unchanged => {}
+            ProbeEffect::Reopened => {
+                self.start_epoch(0);
+            }
+            ProbeEffect::Closed => {
+                self.clear_counts();
+                self.start_epoch(CLOSED_FLAG);
+            }
+        }
+    }
+
+    /// Frees the slot of a probe that ended without a result.
+    fn release_probe(&self, epoch: u64) {
+        let mut phase = self.phase.lock();
+        if self.epoch.load(Relaxed) == epoch {
+            phase.release_probe();
+        }
+    }
+
+    fn clear_counts(&self) {
+        self.ended.clear();
+        self.failed.clear();
+        self.consecutive.store(0, Relaxed);
+    }
+
+    /// Starts an epoch and returns its word. The caller holds the lock of `phase`.
+    fn start_epoch(&self, flag: u64) -> u64 {
+        let epoch = (((self.epoch.load(Relaxed) >> FLAG_BITS) + 1) << FLAG_BITS) | flag;
+        self.epoch.store(epoch, Release);
+        epoch
+    }
+}
+
+/// One admitted request. A request that is retried keeps its permit.
+///
+/// A permit that is dropped without a verdict counts nothing, and frees the slot of a probe.
+#[must_use = "a permit that is dropped at once counts nothing"]
+#[derive(Debug)]
+pub struct Permit<'a> {
+    /// `None`: the breaker is off, or the verdict is recorded.
+    counted_by: Option<(&'a Breaker, &'a CircuitBreaker)>,
+    /// The epoch of the admission.
+    epoch: u64,
+    probe: bool,
+}
+
+impl<'a> Permit<'a> {
+    fn uncounted() -> Self {
+        Self { counted_by: None, epoch: 0, probe: false }
+    }
+
+    fn counted(breaker: &'a Breaker, settings: &'a CircuitBreaker, epoch: u64) -> Self {
+        Self { counted_by: Some((breaker, settings)), epoch, probe: false }
+    }
+
+    fn probe(breaker: &'a Breaker, settings: &'a CircuitBreaker, epoch: u64) -> Self {
+        Self { counted_by: Some((breaker, settings)), epoch, probe: true }
+    }
+
+    /// Records the result that the app sees. Called once per request, after its last attempt.
+    pub fn record(mut self, now: Instant, verdict: Verdict) {
+        match self.counted_by.take() {
+            Some((breaker, settings)) if self.probe => {
+                breaker.record_probe(settings, self.epoch, now, verdict);
+            }
+            Some((breaker, settings)) => breaker.record_closed(settings, self.epoch, now, verdict),
+            None => {}
+        }
+    }
+
+    /// Whether the request is a probe of a half-open breaker.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        if let Some((breaker, _)) = self.counted_by.take()
+            && self.probe
+        {
+            breaker.release_probe(self.epoch);
+        }
+    }
+}

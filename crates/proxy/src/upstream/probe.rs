@@ -1,0 +1,81 @@
+//! One task per cluster: lets time pass for its ejected endpoints, and probes endpoints by connecting.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_policy::{Outcome, Sent, circuit_breaker::BreakerState, outlier_detection::FailureAttribution};
+use tokio::{task::JoinSet, time::Instant};
+use tracing::warn;
+
+use crate::upstream::{cluster::Cluster, connect::connect_outcome, endpoint::Endpoint};
+
+/// How often the breaker's state is checked while anything is due: while it is open, probes are due.
+const BREAKER_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Runs until the cluster manager aborts the task.
+pub(crate) async fn run(cluster: Arc<Cluster>) {
+    let mut probes = JoinSet::new();
+    loop {
+        let now = Instant::now();
+        let open = cluster.breaker_state(now) != BreakerState::Closed;
+        let due = cluster.ejector.advance(now, open);
+        for endpoint in due.ejected {
+            probes.spawn(probe_ejected(cluster.clone(), endpoint));
+        }
+        for endpoint in due.stalled {
+            probes.spawn(probe_stalled(cluster.clone(), endpoint));
+        }
+        let next_check = Instant::now() + BREAKER_CHECK_INTERVAL;
+        let next = due.next.map_or(next_check, |next| next.min(next_check));
+        // With no ejection and a closed breaker, only a notification changes anything.
+        let quiet = due.next.is_none() && !open;
+        tokio::select! {
+            () = cluster.ejector.wakeup.notified() => {}
+            Some(_) = probes.join_next() => {}
+            () = tokio::time::sleep_until(next), if !quiet => {}
+        }
+    }
+}
+
+/// Probes an endpoint that requests wait for. A host that has vanished sends no reset, so each request to
+/// it would wait for its time-out. The result counts as the connect of any attempt: two time-outs without
+/// a response between them eject the endpoint.
+async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
+    let settings = cluster.view.load().settings.clone();
+    let mut timeouts = 0;
+    while timeouts < 2 {
+        let connected = outrigger_net::connect(endpoint.addr, settings.policy.connect_timeout).await;
+        let Err(error) = connected else { break };
+        let outcome = connect_outcome(&error);
+        let now = Instant::now();
+        let guard = endpoint.stats.begin_attempt(settings.policy.outlier.as_ref(), true);
+        let blame = &mut FailureAttribution::default();
+        let report = guard.and_then(|guard| guard.record_end(blame, outcome, Sent::Nothing, now.into_std()));
+        if let Some(report) = report {
+            cluster.report(&endpoint, report, now);
+        }
+        // A refused connection means that the host is there: it may be finishing the requests that it has.
+        if !matches!(outcome, Outcome::ConnectTimeout | Outcome::ConnectFailed) {
+            break;
+        }
+        timeouts += 1;
+    }
+    if timeouts == 2 {
+        warn!(service = %cluster.label, instance = %endpoint.id.id, "instance does not answer, nor accept connections");
+    }
+    endpoint.stall.end_probe(timeouts == 2, Instant::now().into_std());
+}
+
+/// Tries a connection to an ejected endpoint, and closes it at once.
+async fn probe_ejected(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
+    let within = cluster.view.load().settings.policy.connect_timeout;
+    let connected = match outrigger_net::connect(endpoint.addr, within).await {
+        Ok(_) => true,
+        // The sidecar's own shortage says nothing about the instance; the detector asks again.
+        Err(error) if connect_outcome(&error) == Outcome::Resource => return,
+        Err(_) => false,
+    };
+    let settings = cluster.view.load().settings.clone();
+    if cluster.ejector.report_probe(settings.policy.outlier.as_ref(), &endpoint, connected) {
+        cluster.breaker.half_open();
+    }
+}

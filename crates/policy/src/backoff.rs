@@ -1,9 +1,8 @@
-//! How long to wait before trying again: exponential, with full jitter.
+//! The pause before a retry: exponential, with full jitter.
 //!
-//! Full jitter (uniform from nothing to the ceiling) spreads clients that failed together better than
-//! a fixed pause or a jittered remainder, and finishes sooner for the same load; see M. Brooker,
-//! "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015). It does not sleep and does not
-//! count: the caller knows how many pauses there were.
+//! Full jitter (uniform from zero to the ceiling) spreads clients that failed together better than a
+//! fixed pause or partial jitter, and finishes earlier for the same load; see M. Brooker, "Exponential
+//! Backoff And Jitter" (AWS Architecture Blog, 2015). The caller sleeps, and counts the pauses.
 
 use std::time::Duration;
 
@@ -20,17 +19,17 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The pause before the `n`th try again, counted from 0: uniformly in `[0, min(max, base·2ⁿ)]`.
+    /// The pause before retry `n`, counted from 0: uniform in `[0, min(max, base·2ⁿ)]`.
     ///
     /// `random` is uniform over all of `u64`.
     pub fn pause(&self, n: u32, random: u64) -> Duration {
         let ceiling = nanos(self.max_pause(n));
-        // Multiply and shift: the bias of at most one part in 2⁶⁴/ceiling is far below a timer's grain.
+        // Multiply and shift: the bias of one part in 2⁶⁴/ceiling is far below a timer's resolution.
         let pause = (u128::from(random) * (u128::from(ceiling) + 1)) >> 64;
         Duration::from_nanos(pause as u64)
     }
 
-    /// The longest that [`after`](Self::pause) can say for `n`.
+    /// The longest [`pause`](Self::pause) for `n`.
     pub fn max_pause(&self, n: u32) -> Duration {
         let doublings = 1_u32.checked_shl(n).unwrap_or(u32::MAX);
         self.base.saturating_mul(doublings).min(self.max)
@@ -43,7 +42,7 @@ impl From<&RetryPolicy> for Backoff {
     }
 }
 
-/// Nanoseconds, up to 584 years of them.
+/// Nanoseconds, at most 584 years.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

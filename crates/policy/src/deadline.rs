@@ -1,17 +1,17 @@
-//! Until when the app may be kept waiting for a response head.
+//! When the app's wait for a response head ends.
 //!
-//! `timeout` runs from the later of "head accepted" and "last byte of the request body", so a slow
-//! upload is never cut because the instance had no chance to answer yet, and an instance that was
-//! given everything has the whole time-out. A deadline, where the app sent one or the service's settings
-//! have one, is a cap that no body byte moves. It never lengthens the time-out: what an app passes on
-//! from its own caller must not undo what an operator has set for one service.
+//! `timeout` runs from the later of "head accepted" and "last byte of the request body": a slow upload is
+//! not cut before the instance can respond, and an instance that has the whole request has the whole
+//! time-out. A deadline, from the app or from the settings, is a cap that no body byte moves. It never
+//! lengthens the time-out: a deadline that the app passes on from its own client must not override an
+//! operator's setting.
 //!
-//! It starts no timer. A waiter sleeps until [`Deadline::expires_at`], asks again, and gives up only if the
-//! answer has not moved; that costs one timer per request instead of one per chunk.
+//! There is no timer here. The caller sleeps until [`Deadline::expires_at`], calls it again, and stops
+//! only if the result is the same; that is one timer per request instead of one per chunk.
 
 use std::time::{Duration, Instant};
 
-/// The moment after which a request is answered with a time-out.
+/// When a request times out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
     accepted: Instant,
@@ -19,7 +19,7 @@ pub struct Deadline {
     cap: Option<Instant>,
 }
 
-/// Which of the two ends the wait.
+/// What ends the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeoutCause {
     /// The service's `timeout`.
@@ -44,13 +44,13 @@ impl Deadline {
         self
     }
 
-    /// The cap, which bounds everything: attempts, pauses and the answer's body.
+    /// The cap, which bounds attempts, pauses and the response body.
     pub fn cap(&self) -> Option<Instant> {
         self.cap
     }
 
-    /// When the wait ends, as things stand, and by what. `last_byte` is when the last byte of
-    /// the request body came from the app, if one did.
+    /// When the wait ends, and what ends it. `last_byte`: when the app sent the last byte of the request
+    /// body, if any.
     pub fn expires_at(&self, last_byte: Option<Instant>) -> (Instant, TimeoutCause) {
         let started = last_byte.map_or(self.accepted, |last| last.max(self.accepted));
         let at = add_saturating(started, self.timeout);
@@ -61,7 +61,7 @@ impl Deadline {
     }
 }
 
-/// `instant + duration`, and for a sum that no `Instant` can hold a moment that nobody will see.
+/// `instant + duration`; a century from `instant` for a sum that no `Instant` can hold.
 pub fn add_saturating(instant: Instant, duration: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     instant.checked_add(duration).or_else(|| instant.checked_add(CENTURY)).unwrap_or(instant)

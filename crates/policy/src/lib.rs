@@ -1,21 +1,21 @@
-//! Decides: which endpoint takes a request, whether a failed attempt is made again, when an endpoint is
-//! not chosen, when a service is not called at all.
+//! Decides which endpoint takes a request, whether a failed attempt is retried, when an endpoint is
+//! ejected, and when a service is not called at all.
 //!
-//! Nothing here acts. There is no I/O, no clock, no log and no source of randomness: `now` and
-//! `random` are arguments, so every decision can be repeated in a test and explained afterwards.
-//! Settings arrive checked (`outrigger_config`); inside, a value is already right.
+//! There is no I/O, no clock, no log and no source of randomness: `now` and `random` are arguments, so a
+//! test can repeat every decision. Settings are arguments too: a reload changes nothing here. They are
+//! checked by `outrigger_config`.
 //!
-//! | module | its question |
+//! | module | question |
 //! |---|---|
 //! | [`load_balancer`] | which endpoint is next? |
-//! | [`outcome`] | what became of an attempt, and whom does it blame? |
-//! | [`retry`] | is it made again? |
+//! | [`outcome`] | how did an attempt end, and what does that say about the service? |
+//! | [`retry`] | does another attempt follow? |
 //! | [`backoff`] | after how long? |
-//! | [`budget`] | can the service afford it? |
+//! | [`budget`] | does the service have retries left? |
 //! | [`hedge`] | how long does the service usually take? |
-//! | [`deadline`] | until when may the app be kept waiting? |
+//! | [`deadline`] | until when may the app wait? |
 //! | [`circuit_breaker`] | is the service called at all? |
-//! | [`outlier_detection`] | is this endpoint chosen at all? |
+//! | [`outlier_detection`] | may this endpoint be chosen? |
 
 pub mod backoff;
 pub mod budget;

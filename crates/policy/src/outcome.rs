@@ -1,12 +1,12 @@
-//! What became of an attempt, in words that the retry, the breaker, the metrics and the log share.
+//! How an attempt ended, for retries, breaker, outlier detection, metrics and log.
 //!
-//! The proxy observes; here it is only named and judged. Nothing is guessed: what had been sent comes
-//! from counted bytes, and an instance's answer is told from a sidecar's by its header.
+//! The proxy observes the end; this module names and classifies it. Counted bytes say what was sent, and
+//! a header distinguishes a sidecar's error from an instance's response.
 
-/// What of a request had reached the socket when an attempt ended, from counted bytes.
+/// The part of a request that had reached the socket when an attempt ended, from counted bytes.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Sent {
-    /// Not one byte: no instance can have seen the request.
+    /// No byte: no instance has seen the request.
     Nothing,
     /// Some or all of the head.
     Head,
@@ -17,56 +17,56 @@ pub enum Sent {
 /// How one attempt ended.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Outcome {
-    /// The instance answered with this status.
+    /// The instance responded with this status.
     Status(u16),
-    /// The answer carries `x-outrigger-error`: it is a sidecar's further down. Passed on, never
-    /// retried, or each sidecar on the way would multiply the load.
+    /// The response carries `x-outrigger-error`: it comes from a sidecar further down. It is passed on and
+    /// never retried, because each sidecar on the way would multiply the load.
     SidecarError(u16),
-    /// Nobody listens at the instance's address. Nothing was sent.
+    /// The connection was refused. Nothing was sent.
     ConnectRefused,
     /// No connection within `connect_timeout`. Nothing was sent.
     ConnectTimeout,
     /// No connection for another reason (unreachable, TLS). Nothing of the request was sent.
     ConnectFailed,
-    /// The connection ended before any byte of an answer.
+    /// The connection ended before the first byte of a response.
     Closed,
-    /// The connection ended within the answer's head.
+    /// The connection ended within the response head.
     ClosedMidHead,
-    /// What came back is no valid HTTP.
+    /// The response is not valid HTTP.
     BadResponse,
     /// No response head within `per_try_timeout`.
     PerTryTimeout,
     /// No response head within `timeout`.
     Timeout,
-    /// No response head before the deadline, the app's own or a set one, which may have been too short for
-    /// anybody.
+    /// No response head before the deadline of the app or of the settings, which may be too short for any
+    /// instance.
     Deadline,
-    /// The endpoint's own connection limit and queue are full. Nothing was sent, nobody is to blame.
+    /// The endpoint's connection limit and queue are full. Nothing was sent; the instance did not fail.
     Overloaded,
-    /// The sidecar itself lacks something: file descriptors, ports, buffers.
+    /// The sidecar lacks a resource: file descriptors, ports, buffers.
     Resource,
     /// The app's request body was malformed.
     BadRequest,
-    /// The app hung up.
+    /// The app closed its connection.
     ClientGone,
 }
 
 /// What an outcome says about the service, as the app sees it.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Verdict {
-    /// The service did its work, even if the answer is an error of its own.
+    /// The service works, even if the response is an error.
     Success,
     /// The service could not be used.
     Failure,
-    /// It says nothing about the service.
+    /// No evidence about the service.
     Ignore,
 }
 
 impl Outcome {
-    /// What it says about the service.
+    /// The verdict on the service.
     ///
-    /// Gateway-class statuses, transport failures and time-outs count as failures. A 500 and any 4xx
-    /// are answers of a service that works: one endpoint's bug must not cut off all the others.
+    /// Gateway statuses, transport failures and time-outs are failures. A 500 and any 4xx come from a
+    /// service that works: a bug of one endpoint must not stop the requests to all others.
     pub fn verdict(self) -> Verdict {
         match self {
             Self::Status(502..=504) => Verdict::Failure,
@@ -88,7 +88,7 @@ impl Outcome {
         }
     }
 
-    /// The word for it in metrics and log: a closed list, so it is a label with few values.
+    /// The label in metrics and log, of a closed list.
     pub fn label(self) -> &'static str {
         match self {
             Self::Status(100..=199) => "1xx",
@@ -114,7 +114,7 @@ impl Outcome {
         }
     }
 
-    /// The status of the answer, when there was one.
+    /// The status of the response, if there is one.
     pub fn status(self) -> Option<u16> {
         match self {
             Self::Status(status) | Self::SidecarError(status) => Some(status),
@@ -134,7 +134,7 @@ impl Outcome {
         }
     }
 
-    /// Every value that [`label`](Self::label) can have, for metrics that make their series at start.
+    /// Every value of [`label`](Self::label).
     pub const LABELS: [&'static str; 20] = [
         "1xx",
         "2xx",

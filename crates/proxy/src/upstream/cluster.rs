@@ -28,7 +28,7 @@ use crate::{
     upstream::{bulkhead::Bulkhead, ejection::OutlierEjector, endpoint::Endpoint},
 };
 
-/// What makes one cluster another: the service, and what it is narrowed to. All lower case.
+/// The identity of a cluster: the service, a datacenter and tags. All lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ClusterKey {
     pub(crate) service: Arc<str>,
@@ -64,8 +64,8 @@ impl From<&ServiceName<'_>> for ClusterKey {
     }
 }
 
-/// `orders`, `orders[v2]`, `orders@dc2`: the label in metrics and logs. No service's name has brackets
-/// or an `@`, so no two keys share a label.
+/// `orders`, `orders[v2]`, `orders@dc2`: the label in metrics and logs. No service name has brackets or
+/// an `@`, so no two keys share a label.
 impl fmt::Display for ClusterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.service)?;
@@ -79,12 +79,12 @@ impl fmt::Display for ClusterKey {
     }
 }
 
-/// What holds for every request of a cluster until the next swap.
+/// The settings of every request to a cluster, until the next View.
 #[derive(Debug)]
 pub(crate) struct ClusterSettings {
     pub(crate) policy: config::Policy,
     pub(crate) series: Arc<ServiceSeries>,
-    /// `None`: requests under way are not limited.
+    /// `None`: requests in flight are not limited.
     pub(crate) bulkhead: Option<Arc<Bulkhead>>,
 }
 
@@ -93,7 +93,7 @@ impl ClusterSettings {
         Self { bulkhead: Bulkhead::new(&policy), policy, series }
     }
 
-    /// Other terms. A bulkhead whose numbers stay goes on with the places that are taken.
+    /// The settings with another policy. A bulkhead with the same limits keeps its slots.
     pub(crate) fn with_policy(&self, policy: config::Policy, series: Arc<ServiceSeries>) -> Self {
         let numbers = |one: &config::Policy| (one.max_in_flight, one.max_pending, one.pending_timeout);
         if numbers(&self.policy) == numbers(&policy) {
@@ -102,27 +102,27 @@ impl ClusterSettings {
         Self::new(policy, series)
     }
 
-    /// The same terms, counted elsewhere.
+    /// The same settings with other series.
     pub(crate) fn with_series(&self, series: Arc<ServiceSeries>) -> Self {
         Self { policy: self.policy.clone(), series, bulkhead: self.bulkhead.clone() }
     }
 }
 
-/// What a pick reads: facts that agree, behind one swap.
+/// What a pick reads, replaced as a whole.
 #[derive(Debug)]
 pub(crate) struct View {
-    /// The usable ones, in the balancer's order.
+    /// The usable endpoints, in the balancer's order.
     pub(crate) endpoints: Box<[Arc<Endpoint>]>,
-    /// Known, and not usable now: they keep their load and series, and their idle connections age.
+    /// Endpoints that are not usable now: they keep their load and series, and their idle connections age.
     pub(crate) not_serving: Box<[Arc<Endpoint>]>,
     pub(crate) balancer: LoadBalancer,
     pub(crate) settings: Arc<ClusterSettings>,
-    /// What the View was made from.
+    /// The snapshot that the View shows.
     pub(crate) snapshot: Arc<Snapshot>,
 }
 
 impl View {
-    /// Whether one is usable here that was not in the other.
+    /// Whether an endpoint is usable here that is not in `other`.
     fn has_new_endpoint(&self, other: &Self) -> bool {
         let before: HashSet<_> = other.endpoints.iter().map(Arc::as_ptr).collect();
         self.endpoints.iter().any(|one| !before.contains(&Arc::as_ptr(one)))
@@ -133,9 +133,9 @@ impl View {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) key: ClusterKey,
-    /// Its name for people, metrics and logs.
+    /// The name in texts, metrics and logs.
     pub(crate) label: Arc<str>,
-    /// The file names it.
+    /// The configuration names it.
     declared: AtomicBool,
     pub(crate) view: ArcSwap<View>,
     pub(crate) breaker: Breaker,
@@ -146,12 +146,12 @@ pub(crate) struct Cluster {
     pub(crate) ejector: OutlierEjector,
     cursor: Cursor,
     follower: Follower,
-    /// Rung after each new View.
+    /// The version of the View.
     changed: watch::Sender<u64>,
     opened_at: Instant,
-    /// Whole seconds from `opened` to the last request.
+    /// Whole seconds from `opened_at` to the last request.
     last_used: AtomicU64,
-    /// Whether an instance that it takes was ever listed.
+    /// Whether an instance with the cluster's tags was ever listed.
     had_instances: AtomicBool,
 }
 
@@ -181,7 +181,7 @@ impl Cluster {
             latency: LatencyHistogram::new(now),
             ejector: OutlierEjector::new(label.clone()),
             label,
-            // A fleet that starts at once must not all begin with the same instance.
+            // Sidecars that start together must not all begin with the same instance.
             cursor: Cursor::new(fastrand::u64(..)),
             view: ArcSwap::from_pointee(View {
                 endpoints: Box::default(),
@@ -198,12 +198,12 @@ impl Cluster {
         }
     }
 
-    /// Whether the file names it.
+    /// Whether the configuration names it.
     pub(crate) fn is_declared(&self) -> bool {
         self.declared.load(Relaxed)
     }
 
-    /// The file names it from now on, or no longer does.
+    /// Records whether the configuration names it.
     pub(crate) fn set_declared(&self, declared: bool) {
         self.declared.store(declared, Relaxed);
         self.follower.set_reason(watch_reason(declared));
@@ -212,7 +212,7 @@ impl Cluster {
     /// Notes a request.
     pub(crate) fn mark_used(&self, now: Instant) {
         let seconds = now.saturating_duration_since(self.opened_at).as_secs();
-        // A store a second, not a store a request: the line stays shared between workers.
+        // One store a second, not one a request: the cache line stays shared between workers.
         if self.last_used.load(Relaxed) != seconds {
             self.last_used.store(seconds, Relaxed);
         }
@@ -224,26 +224,26 @@ impl Cluster {
         now.saturating_duration_since(used)
     }
 
-    /// Whether any answer ever listed an instance of this cluster.
+    /// Whether an instance of this cluster was ever listed.
     pub(crate) fn ever_had_instances(&self) -> bool {
         self.had_instances.load(Relaxed)
     }
 
-    /// An instance of this cluster was listed.
+    /// Records that an instance of this cluster was listed.
     pub(crate) fn set_had_instances(&self) {
         self.had_instances.store(true, Relaxed);
     }
 
-    /// Swaps in a new View and tells who waits for the first. Returns the old one, which must not be
-    /// dropped by a request.
+    /// Publishes a new View. Returns the old one, which a request must not drop.
     ///
-    /// Whoever joins was not asked when the breaker opened: then its time is not waited for.
+    /// An endpoint that joins had no part in the failures that opened the breaker, so it ends the
+    /// breaker's open time.
     pub(crate) fn swap_view(&self, view: View) -> Arc<View> {
         let version = view.snapshot.version;
         let view = Arc::new(view);
         let old = self.view.swap(view.clone());
-        // Only compared when it matters. One that opens this moment has heard of the old ones only, and
-        // waits a second more.
+        // Compared only when it matters. A breaker that opens at this moment knows the old endpoints only,
+        // and stays open for its time.
         if self.breaker_state(Instant::now()) != BreakerState::Closed && view.has_new_endpoint(&old) {
             self.breaker.half_open_for_new_endpoint();
         }
@@ -251,18 +251,18 @@ impl Cluster {
         old
     }
 
-    /// Whether the View shows an answer of the registry's, be it one from before a restart.
+    /// Whether the View shows an answer of the registry, also one from before a restart.
     pub(crate) fn has_answer(&self) -> bool {
         self.view.load().snapshot.knowledge != Knowledge::Unasked
     }
 
-    /// Resolves when it has. May never: put a time-out around it.
+    /// Resolves at the first answer. Call it with a time-out, because there may be none.
     pub(crate) async fn wait_for_first_answer(&self) {
         // The sender lives as long as self.
         let _ = self.changed.subscribe().wait_for(|version| *version > 0).await;
     }
 
-    /// The end of the time in which a request may wait for the first answer.
+    /// Until when a request may wait for the first answer.
     pub(crate) fn first_answer_deadline(&self, timeout: Duration) -> Instant {
         self.opened_at + timeout
     }
@@ -272,13 +272,13 @@ impl Cluster {
     pub(crate) fn pick(&self, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
         let view = self.view.load();
         self.pick_from(&view, tried, retryable).or_else(|| {
-            // All of them may have retired since the load; then there is a newer View.
+            // All endpoints may have retired since the load; then there is a newer View.
             let newer = self.view.load();
             (!Arc::ptr_eq(&view, &newer)).then(|| self.pick_from(&newer, tried, retryable)).flatten()
         })
     }
 
-    /// An endpoint that is none of these, for a request that can be tried again.
+    /// An endpoint that is not one of these, for a request that can be retried.
     pub(crate) fn pick_other(&self, tried: &[Arc<Endpoint>], now: &Arc<Endpoint>) -> Option<Arc<Endpoint>> {
         let view = self.view.load();
         let other = |at: usize| {
@@ -297,7 +297,7 @@ impl Cluster {
     fn pick_from(&self, view: &View, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
         let random = fastrand::u64(..);
         let usable = |at: usize| view.endpoints[at].is_usable(retryable);
-        // One that answers nobody is passed over, unless there is no other.
+        // A stalled endpoint is used only if there is no other.
         let responsive = |at: usize| usable(at) && !view.endpoints[at].is_stalled();
         let at = if tried.is_empty() {
             view.balancer
@@ -314,7 +314,7 @@ impl Cluster {
         at.and_then(|at| view.endpoints.get(at)).cloned()
     }
 
-    /// Which instances are known although the registry no longer lists them, sorted.
+    /// The instances that are kept although the registry no longer lists them, sorted.
     pub(crate) fn suspects(&self) -> Arc<[InstanceId]> {
         self.follower.status().suspects
     }
@@ -337,12 +337,12 @@ impl Cluster {
         self.request_refresh();
     }
 
-    /// A request has failed, or could not be tried: a registry that was silent is asked for others soon.
+    /// Asks the registry for instances soon, because a request has failed or found no endpoint.
     pub(crate) fn request_refresh(&self) {
         self.follower.request_refresh();
     }
 
-    /// Why there is no endpoint to pick, with what is known.
+    /// The refusal of a request without an endpoint to pick.
     pub(crate) fn refuse_pick(&self) -> Refusal {
         self.request_refresh();
         let view = self.view.load_full();
@@ -394,13 +394,13 @@ impl Cluster {
         }
     }
 
-    /// Whether an instance carries the tags that this cluster is narrowed to.
+    /// Whether an instance has the cluster's tags.
     pub(crate) fn matches(&self, instance: &Instance) -> bool {
         instance.has_tags(&self.key.tags)
     }
 }
 
-/// Why a service is followed.
+/// Why a service is watched.
 pub(crate) fn watch_reason(declared: bool) -> WatchReason {
     if declared { WatchReason::Declared } else { WatchReason::OnDemand }
 }
@@ -410,7 +410,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_label_says_what_it_is_narrowed_to() {
+    fn the_label_names_tags_and_datacenter() {
         let tags = ["V2".to_owned()];
         for (key, label) in [
             (ClusterKey::new("Orders", None, &[]), "orders"),

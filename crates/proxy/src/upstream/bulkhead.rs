@@ -1,10 +1,10 @@
-//! How many requests to one service may be under way: a wall between it and the app's other services.
+//! Limits the requests in flight to one service, so that it cannot block the app's other services.
 //!
-//! A service that hangs holds every request that it is given. Without a limit it ends up holding all of
-//! the app's connections, and with them the services that are well. Whoever finds no place waits, in the
-//! order of arrival, for a bounded time and with a bounded number of others; the rest is refused at once.
+//! A service that hangs keeps every request. Without a limit it would keep all of the app's connections,
+//! and no request could reach a working service. A request that finds no free slot waits in the order of
+//! arrival, for a bounded time and in a bounded queue; further requests are refused at once.
 //!
-//! The breaker is asked first: a service that is not called needs no place.
+//! The breaker comes first: a refused request needs no slot.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::metrics::labels::Rejected;
 
-/// The places of one service. Made anew when its numbers change: a request keeps the place it has.
+/// The slots of one service. A change of its limits makes a new one; a request keeps its slot.
 #[derive(Debug)]
 pub(crate) struct Bulkhead {
     max_in_flight: usize,
@@ -32,7 +32,7 @@ pub(crate) struct Bulkhead {
     pending: AtomicUsize,
 }
 
-/// One request's place. Dropped, the next one's.
+/// One request's slot, free again when dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
     _permit: OwnedSemaphorePermit,
@@ -51,31 +51,31 @@ impl Bulkhead {
         }))
     }
 
-    /// A place, when there is one and nobody waits for it.
+    /// A slot, if one is free and no request waits for it.
     pub(crate) fn try_acquire(&self) -> Option<Slot> {
         self.slots.clone().try_acquire_owned().ok().map(|permit| Slot { _permit: permit })
     }
 
-    /// Waits for a place, `ends` at the latest.
+    /// Waits for a slot until `ends` at the latest.
     ///
     /// # Errors
-    /// With why there is none.
+    /// When the queue is full, or no slot becomes free in time.
     pub(crate) async fn acquire(&self, ends: Instant) -> Result<Slot, Rejected> {
         let _pending = PendingCount::new(&self.pending, self.max_pending).ok_or(Rejected::QueueFull)?;
         let due = ends.min(Instant::now() + self.pending_timeout);
         match timeout_at(due, self.slots.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Slot { _permit: permit }),
-            // Nobody closes it.
+            // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => Err(Rejected::TimedOut),
         }
     }
 
-    /// Requests that wait for a place.
+    /// Requests that wait for a slot.
     pub(crate) fn pending(&self) -> usize {
         self.pending.load(Relaxed)
     }
 
-    /// What to tell whoever was shed.
+    /// The text for a refused request.
     pub(crate) fn explain(&self, rejected: Rejected) -> String {
         let Self { max_in_flight, max_pending, pending_timeout, .. } = self;
         match rejected {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_finds_no_place_waits_for_the_next_one() {
+    async fn a_request_without_a_free_slot_waits_for_the_next_one() {
         let bulkhead = bulkhead_with(1, 1);
         let slot = bulkhead.try_acquire().unwrap();
         assert!(bulkhead.try_acquire().is_none());
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_goes_away_leaves_the_queue() {
+    async fn a_request_that_is_cancelled_leaves_the_queue() {
         let bulkhead = bulkhead_with(1, 1);
         let _slot = bulkhead.try_acquire().unwrap();
         let mut waiting = Box::pin(bulkhead.acquire(far_future()));

@@ -1,4 +1,4 @@
-//! Every cluster by name. Finding one is a lock-free load; opening one is the first request's work.
+//! Every cluster by name. A lookup is a lock-free load; the first request opens a cluster.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -26,17 +26,17 @@ use crate::{
     },
 };
 
-/// How often idle connections and idle clusters are looked for.
+/// How often idle connections are closed and idle clusters dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest wait for the first answers of services that a reload adds. Then they are used all the same.
+/// Longest wait for the first answers of services that a reload adds. Then they are used without.
 const MAX_FIRST_ANSWER_WAIT: Duration = Duration::from_secs(5);
 
-/// Clusters by what they are called.
+/// Clusters by name.
 #[derive(Debug, Default)]
 struct NameIndex {
-    /// By a service's name alone: the usual request makes no key.
+    /// By the service name alone: the usual request needs no key.
     plain: HashMap<Box<str>, Arc<Cluster>>,
-    /// By everything that it is narrowed to.
+    /// By service, datacenter and tags.
     narrowed: HashMap<ClusterKey, Arc<Cluster>>,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct ClusterManager {
     settings: ArcSwap<ManagerSettings>,
 }
 
-/// What holds until the next reload.
+/// The settings until the next reload.
 #[derive(Debug)]
 struct ManagerSettings {
     discovery: config::DiscoverySettings,
@@ -70,7 +70,7 @@ impl ManagerSettings {
         self.upstreams.iter().find(|upstream| upstream_key(upstream) == *key)
     }
 
-    /// An undeclared form of a declared service is called by that service's rules.
+    /// An undeclared form of a declared service has the policy of that service.
     fn policy_for(&self, key: &ClusterKey) -> &config::Policy {
         let same = |upstream: &&config::Upstream| upstream.service.eq_ignore_ascii_case(&key.service);
         let declared = self.find_declared(key).or_else(|| self.upstreams.iter().find(same));
@@ -78,7 +78,7 @@ impl ManagerSettings {
     }
 }
 
-/// What only one thread at a time may change.
+/// The clusters, changed under a lock.
 #[derive(Debug, Default)]
 struct ClusterTable {
     clusters: HashMap<ClusterKey, ManagedCluster>,
@@ -94,7 +94,7 @@ struct ManagedCluster {
 }
 
 impl ManagedCluster {
-    /// Has its writer put these settings in place, unless they hold already; resolves when it has.
+    /// Sends new settings to the writer; the receiver resolves when they are in effect. `None`: no change.
     fn apply_settings(&self, policy: &config::Policy, declared: bool) -> Option<oneshot::Receiver<()>> {
         let same =
             self.cluster.view.load().settings.policy == *policy && self.cluster.is_declared() == declared;
@@ -103,7 +103,7 @@ impl ManagedCluster {
         }
         self.cluster.set_declared(declared);
         let (applied, done) = oneshot::channel();
-        // A writer that has ended has nobody left to write for.
+        // An error: the writer has ended with its cluster.
         let _ = self.updates.send(SettingsUpdate { policy: policy.clone(), applied });
         Some(done)
     }
@@ -142,14 +142,14 @@ impl ClusterManager {
         manager
     }
 
-    /// Goes on by other settings: clusters that stay keep their connections and all that they have
-    /// learned, new ones are opened, and those that the file no longer names are on demand from now on.
-    /// Returns when the next request to each goes by them. A new one is waited for until it has an answer
-    /// of the registry's, [`MAX_FIRST_ANSWER_WAIT`] at most, before its name leads to it.
+    /// Applies other settings. Clusters that stay keep their connections and their state, new ones are
+    /// opened, and those that the configuration no longer names become on demand. Returns when the next
+    /// request to each cluster reads the settings. The name of a new cluster is published after its first
+    /// answer from the registry, or after [`MAX_FIRST_ANSWER_WAIT`].
     pub(crate) async fn apply_settings(&self, config: &config::Config) {
         let (opened, pending) = self.begin_apply(config);
         for one in pending {
-            // An error: it was dropped meanwhile.
+            // An error: the cluster was dropped meanwhile.
             let _ = one.await;
         }
         let answers = async {
@@ -174,8 +174,8 @@ impl ClusterManager {
         (self.open_declared(&mut table), pending)
     }
 
-    /// Opens the declared upstreams that are not open yet: those. Publishes nothing, for every publishing
-    /// copies the names.
+    /// Opens the declared upstreams that are not open yet, and returns them. The caller publishes the
+    /// names, because every publication copies them.
     fn open_declared(&self, table: &mut ClusterTable) -> Vec<Arc<Cluster>> {
         let settings = self.settings.load_full();
         let mut opened = Vec::new();
@@ -184,7 +184,7 @@ impl ClusterManager {
             if table.clusters.contains_key(&key) {
                 continue;
             }
-            // Declared ones are outside the quotas; only a discovery that is shut down refuses.
+            // The quotas do not apply to declared upstreams; only a discovery that is shut down refuses.
             match self.open(table, key, true) {
                 Ok(cluster) => opened.push(cluster),
                 Err(error) => {
@@ -200,8 +200,8 @@ impl ClusterManager {
         self.table.lock().clusters.get(&upstream_key(upstream)).map(|managed| managed.cluster.clone())
     }
 
-    /// The cluster that `name` means, opened if need be; waits for the first answer within
-    /// `discovery.first_answer` of its opening, and never otherwise.
+    /// The cluster of `name`, opened if necessary. Waits for the registry's first answer, at most until
+    /// `discovery.first_answer` after the opening.
     ///
     /// # Errors
     /// When a quota refuses another service.
@@ -212,14 +212,14 @@ impl ClusterManager {
         };
         if !cluster.has_answer() {
             let due = cluster.first_answer_deadline(self.settings.load().discovery.first_answer);
-            // Boxed, for nearly no request waits here and each would carry the room for it. Late or
-            // not, the View says what is known.
+            // Boxed, because few requests wait here and every request would carry the space. After a
+            // time-out the View says what is known.
             let _ = Box::pin(tokio::time::timeout_at(due, cluster.wait_for_first_answer())).await;
         }
         Ok(cluster)
     }
 
-    /// The cluster that `name` means, if it is watched.
+    /// The cluster of `name`, if it is open.
     pub(crate) fn find(&self, name: &ServiceName<'_>) -> Option<Arc<Cluster>> {
         let names = self.names.load();
         if name.tag.is_none() && name.datacenter.is_none() {
@@ -273,15 +273,15 @@ impl ClusterManager {
         Ok(cluster)
     }
 
-    /// Discovery counts what it watches; here every narrowed form counts, for each costs a task and an
-    /// endpoint for each instance, and made-up tags are as easily made up as made-up names.
+    /// Discovery counts watched services; this quota counts every cluster of a service, because each one
+    /// costs a task and an endpoint per instance, and tags can be invented as easily as names.
     fn check_quota(&self, table: &ClusterTable) -> Result<(), FollowError> {
         let settings = self.settings.load().discovery;
         let clusters = table.clusters.values().map(|managed| &managed.cluster);
         let (mut all, mut unknown) = (0, 0);
         for cluster in clusters.filter(|cluster| !cluster.is_declared()) {
             all += 1;
-            // One that the registry has not answered for yet is not known to be unknown.
+            // Before the registry's first answer a service is not unknown.
             unknown += usize::from(cluster.has_answer() && !cluster.ever_had_instances());
         }
         if all >= settings.max_services {
@@ -314,8 +314,8 @@ impl ClusterManager {
         })
     }
 
-    /// Publishes the names: each cluster's own, and for a service that is declared only in a narrowed
-    /// form the plain name too, for there it is what the file means by it.
+    /// Publishes the names: each cluster's own, and the plain name for a service that is declared only with
+    /// tags or a datacenter, because the configuration means that cluster by it.
     fn publish_names(&self, table: &ClusterTable) {
         let mut names = NameIndex::default();
         for (key, ManagedCluster { cluster, .. }) in &table.clusters {
@@ -326,10 +326,10 @@ impl ClusterManager {
             }
         }
         let settings = self.settings.load();
-        // The last one said is put in first, so that of several forms the first one stays.
+        // In reverse, so that the first of several declared forms overwrites the others.
         for upstream in settings.upstreams.iter().rev() {
             let plain = &*upstream_key(upstream).service;
-            // One that was on demand before the file named a form of it is no longer what is meant.
+            // A plain cluster on demand gives way to a declared form of its service.
             let declared = names.plain.get(plain).is_some_and(|cluster| {
                 cluster.is_declared() && cluster.key.tags.is_empty() && cluster.key.datacenter.is_none()
             });
@@ -358,7 +358,7 @@ impl ClusterManager {
         }
     }
 
-    /// Drops the clusters that nobody asked for in a while.
+    /// Drops the on-demand clusters without a recent request.
     pub(crate) fn drop_idle(&self, now: Instant) {
         let settings = self.settings.load().discovery;
         let mut table = self.table.lock();
@@ -387,7 +387,7 @@ impl ClusterManager {
     }
 }
 
-/// What makes an upstream's cluster one.
+/// The cluster key of an upstream.
 pub(crate) fn upstream_key(upstream: &config::Upstream) -> ClusterKey {
     ClusterKey::new(&upstream.service, upstream.datacenter.as_deref(), &upstream.tags)
 }

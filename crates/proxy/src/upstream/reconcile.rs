@@ -1,8 +1,8 @@
-//! Turns a snapshot into a View: the one writer of a cluster.
+//! Builds a View from a snapshot: the one writer of a cluster.
 //!
-//! The same identity at the same address in the same life keeps its endpoint, with its load and its
-//! connections; a new one joins; one that left is retired. It runs on the control plane, so that
-//! neither building a View nor dropping an old one is a request's work.
+//! An instance with the same identity, address and registration keeps its endpoint, with its load and its
+//! connections; a new one gets a new endpoint; the endpoint of one that left is retired. This runs on the
+//! control thread, so that no request builds a View or drops an old one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,14 +25,14 @@ use crate::{
     },
 };
 
-/// Old Views wait this long before they are dropped: no pick holds one longer.
+/// How long an old View is kept: no pick holds one longer.
 const RETIRED_VIEW_TTL: Duration = Duration::from_secs(1);
 
-/// Other settings for a cluster.
+/// New settings for a cluster.
 #[derive(Debug)]
 pub(crate) struct SettingsUpdate {
     pub(crate) policy: config::Policy,
-    /// Told when the next pick reads them. Dropped: there is no such cluster any more.
+    /// Completed when the next pick reads the settings. Dropped: the cluster is gone.
     pub(crate) applied: oneshot::Sender<()>,
 }
 
@@ -51,7 +51,7 @@ impl Reconciler {
         Self { cluster, metrics, workers, known: HashMap::new(), retired_views: VecDeque::new() }
     }
 
-    /// Follows the service until the task is aborted by the directory, which owns it.
+    /// Follows the service until the cluster manager aborts the task.
     pub(crate) async fn run(
         mut self,
         mut follower: Follower,
@@ -63,7 +63,7 @@ impl Reconciler {
                 Some(SettingsUpdate { policy, applied }) = updates.recv() => {
                     follower.set_reason(watch_reason(self.cluster.is_declared()));
                     self.apply_settings(policy);
-                    // Whoever waited may have given up.
+                    // The receiver may have been dropped.
                     let _ = applied.send(());
                 }
                 () = tokio::time::sleep(RETIRED_VIEW_TTL), if !self.retired_views.is_empty() => {
@@ -73,7 +73,7 @@ impl Reconciler {
         }
     }
 
-    /// Makes `policy` what the next request goes by: same endpoints, same connections, same trust.
+    /// Publishes a View with `policy`: same endpoints, same connections, same states.
     fn apply_settings(&mut self, policy: config::Policy) {
         let before = self.cluster.view.load_full();
         for endpoint in self.known.values() {
@@ -88,7 +88,7 @@ impl Reconciler {
         info!(service = %self.cluster.label, "settings changed");
     }
 
-    /// Makes `snapshot` what the next pick reads.
+    /// Publishes a View of `snapshot`.
     pub(crate) fn apply_snapshot(&mut self, snapshot: Arc<Snapshot>) {
         let settings = self.settings_for(&self.cluster.view.load_full(), &snapshot);
         let known = snapshot.instances.len();
@@ -96,7 +96,7 @@ impl Reconciler {
         info!(service = %self.cluster.label, usable, known, left, "instances changed");
     }
 
-    /// Swaps in a View of `snapshot` by these terms: how many are usable, and how many have left.
+    /// Publishes a View; returns the number of usable instances, and of instances that left.
     fn rebuild_view(&mut self, snapshot: Arc<Snapshot>, settings: Arc<ClusterSettings>) -> (usize, usize) {
         let mut left = std::mem::take(&mut self.known);
         let mut replaced = Vec::new();
@@ -140,14 +140,14 @@ impl Reconciler {
         };
         self.retired_views.push_back(self.cluster.swap_view(view));
         self.cluster.ejector.wake();
-        // Not before the swap: a pick in between would find nobody.
+        // After the swap, so that a pick in between finds an endpoint.
         for endpoint in left.values().chain(&replaced) {
             endpoint.retire();
         }
         (usable, left.len())
     }
 
-    /// The terms go on, but for a name that turns out to be a service: it gets series of its own.
+    /// The settings of the next View. A name gets its own series when its first instance is listed.
     fn settings_for(&self, before: &View, snapshot: &Snapshot) -> Arc<ClusterSettings> {
         let seen = self.cluster.ever_had_instances();
         if seen || !snapshot.instances.iter().any(|one| self.cluster.matches(one)) {

@@ -1,4 +1,4 @@
-//! The pause before another try: bounded, spread over all of its range, ever longer up to its limit.
+//! The pause before a retry: within its ceiling, spread over the whole range, longer each time.
 
 use outrigger_config::RetryPolicy;
 use outrigger_policy::Backoff;
@@ -26,7 +26,7 @@ proptest! {
 }
 
 #[test]
-fn retries_pause_up_to_25_ms_then_50_and_in_the_end_250() {
+fn the_ceilings_of_retries_grow_from_25_to_250_ms() {
     let backoff = Backoff::from(&RetryPolicy::default());
     for (n, ceiling) in
         [(0, 25), (1, 50), (2, 100), (3, 200), (4, 250), (31, 250), (32, 250), (u32::MAX, 250)]

@@ -1,4 +1,4 @@
-//! The retry budget, against one that keeps every event in a list.
+//! The retry budget, against a model that keeps every event in a list.
 
 use std::{thread, time::Duration};
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::{millis, origin};
 
-/// In hundred-thousandths of a retry, so that whole percents and milliseconds come out even.
+/// In hundred-thousandths of a retry, so that percents and milliseconds are whole numbers.
 struct BudgetModel {
     percent: u64,
     min_per_second: u64,
@@ -114,7 +114,7 @@ fn tenths_of_a_percent_are_exact() {
 }
 
 #[test]
-fn what_was_deposited_is_forgotten_after_the_window() {
+fn deposits_expire_after_the_window() {
     let now = origin();
     let settings = Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(10) };
     let budget = RetryBudget::new(now);
@@ -140,13 +140,13 @@ fn threads_together_never_spend_more_than_there_is_and_lose_no_deposit() {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(spend)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
-    // Two at the same time may both be refused the last one; afterwards whoever asks gets it.
+    // Two concurrent withdrawals may both fail at the last retry; a later one succeeds.
     assert!(spent <= 10_000);
     assert_eq!(budget.available(&settings, now), 10_000 - spent);
 }
 
 #[test]
-fn other_settings_go_on_with_what_was_saved_up() {
+fn deposits_count_with_the_new_settings() {
     let now = origin();
     let settings = Settings { ratio: 0.1, min_per_second: 0, window: Duration::from_secs(10) };
     let budget = RetryBudget::new(now);

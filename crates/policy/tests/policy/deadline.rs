@@ -1,4 +1,4 @@
-//! The table of "until when", in milliseconds after the head was accepted.
+//! A table of deadlines, in milliseconds after the head was accepted.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use outrigger_policy::deadline::{Deadline, TimeoutCause, add_saturating};
 use crate::{millis, origin};
 
 #[test]
-fn the_time_out_starts_over_with_each_body_byte_and_the_cap_stays() {
+fn each_body_byte_restarts_the_time_out_and_the_cap_stays() {
     let accepted = origin();
     let cases = [
         // time-out, cap, last body byte, ends at, by which
@@ -27,7 +27,7 @@ fn the_time_out_starts_over_with_each_body_byte_and_the_cap_stays() {
 }
 
 #[test]
-fn a_byte_from_before_the_head_moves_nothing() {
+fn a_byte_from_before_the_head_changes_nothing() {
     let accepted = origin() + millis(100);
     let deadline = Deadline::new(accepted, millis(5));
     assert_eq!(deadline.expires_at(Some(accepted - millis(50))).0, accepted + millis(5));
@@ -43,7 +43,7 @@ fn of_several_caps_the_earliest_counts() {
 }
 
 #[test]
-fn a_time_out_beyond_all_clocks_does_not_overflow() {
+fn a_time_out_beyond_every_instant_does_not_overflow() {
     let accepted = origin();
     let (at, _) = Deadline::new(accepted, Duration::MAX).expires_at(None);
     assert!(at > accepted + Duration::from_secs(3600));

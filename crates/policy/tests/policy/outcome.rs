@@ -1,10 +1,10 @@
-//! Whom an outcome blames, and what it is called.
+//! The verdict and the label of each outcome.
 
 use std::collections::BTreeSet;
 
 use outrigger_policy::{Outcome, Verdict};
 
-/// Every outcome with the verdict and the word that are promised for it.
+/// Every outcome with its verdict and its label.
 const OUTCOMES: [(Outcome, Verdict, &str); 27] = [
     (Outcome::Status(101), Verdict::Success, "1xx"),
     (Outcome::Status(200), Verdict::Success, "2xx"),
@@ -36,21 +36,21 @@ const OUTCOMES: [(Outcome, Verdict, &str); 27] = [
 ];
 
 #[test]
-fn only_what_makes_the_service_unusable_counts_against_it() {
+fn every_outcome_has_its_verdict_and_label() {
     for (outcome, verdict, label) in OUTCOMES {
         assert_eq!((outcome.verdict(), outcome.label()), (verdict, label), "{outcome:?}");
     }
 }
 
 #[test]
-fn the_list_of_labels_is_complete_and_has_no_word_twice() {
+fn the_list_of_labels_is_complete_and_has_no_duplicates() {
     let listed = BTreeSet::from(Outcome::LABELS);
     assert_eq!(listed.len(), Outcome::LABELS.len());
     assert_eq!(listed, OUTCOMES.into_iter().map(|(.., label)| label).collect());
 }
 
 #[test]
-fn an_answer_has_a_status_whoever_gave_it() {
+fn every_response_has_a_status() {
     assert_eq!(Outcome::Status(418).status(), Some(418));
     assert_eq!(Outcome::SidecarError(503).status(), Some(503));
     assert_eq!(Outcome::Closed.status(), None);

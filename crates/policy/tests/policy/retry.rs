@@ -64,7 +64,7 @@ const fn give_up(why: GiveUp) -> RetryDecision {
 }
 
 #[test]
-fn whatever_it_is_a_request_of_which_nothing_was_sent_is_tried_again_at_once() {
+fn any_request_of_which_nothing_was_sent_is_retried_at_once() {
     for request in [GET, POST] {
         check(
             request,
@@ -82,7 +82,7 @@ fn whatever_it_is_a_request_of_which_nothing_was_sent_is_tried_again_at_once() {
 }
 
 #[test]
-fn an_idempotent_request_is_tried_again_after_a_lost_connection_a_gateway_status_or_a_per_try_timeout() {
+fn an_idempotent_request_is_retried_after_a_lost_connection_a_gateway_status_or_a_per_try_timeout() {
     check(
         GET,
         &[
@@ -100,7 +100,7 @@ fn an_idempotent_request_is_tried_again_after_a_lost_connection_a_gateway_status
 }
 
 #[test]
-fn a_post_that_was_sent_is_not_repeated_and_the_reason_says_whether_its_fate_is_known() {
+fn a_post_that_was_sent_is_not_repeated_and_the_reason_says_whether_a_response_came() {
     check(
         POST,
         &[
@@ -115,7 +115,7 @@ fn a_post_that_was_sent_is_not_repeated_and_the_reason_says_whether_its_fate_is_
 }
 
 #[test]
-fn an_answer_for_the_app_is_the_end_of_it() {
+fn a_response_for_the_app_is_not_retried() {
     for request in [GET, POST] {
         check(
             request,
@@ -130,7 +130,7 @@ fn an_answer_for_the_app_is_the_end_of_it() {
 }
 
 #[test]
-fn nothing_helps_a_request_whose_time_is_over_or_whose_app_is_gone() {
+fn a_request_without_time_or_without_its_app_is_not_retried() {
     check(
         GET,
         &[
@@ -144,7 +144,7 @@ fn nothing_helps_a_request_whose_time_is_over_or_whose_app_is_gone() {
 }
 
 #[test]
-fn the_app_can_forbid_it_and_the_body_can_be_gone() {
+fn the_app_can_forbid_retries_and_the_body_can_be_gone() {
     let refused = first_attempt(Outcome::ConnectRefused, Sent::Nothing);
     let forbidden = RequestTraits { allowed: false, ..GET };
     assert_eq!(decide(forbidden, refused), give_up(GiveUp::Off));
@@ -154,7 +154,7 @@ fn the_app_can_forbid_it_and_the_body_can_be_gone() {
 }
 
 #[test]
-fn a_refused_connection_is_not_counted_while_somebody_else_may_accept() {
+fn a_refused_connection_is_not_counted_while_another_instance_may_accept() {
     for outcome in [Outcome::ConnectRefused, Outcome::ConnectFailed, Outcome::ConnectTimeout] {
         let refused = first_attempt(outcome, Sent::Nothing);
         let alone = LastAttempt { has_other_instance: false, ..refused };
@@ -303,7 +303,7 @@ fn could_help(settings: &RetryPolicy, outcome: Outcome) -> bool {
 
 proptest! {
     #[test]
-    fn it_is_tried_again_exactly_when_that_is_safe_helpful_in_time_and_affordable(
+    fn a_request_is_retried_exactly_when_that_is_safe_useful_in_time_and_paid_for(
         settings in settings(), request in request(), retries in 0..5_u32, tried in attempt(),
         left in 0..1_000_u64, funds in 0..3_u32, random: u64,
     ) {
@@ -391,7 +391,7 @@ proptest! {
 }
 
 #[test]
-fn every_reason_to_give_up_has_a_word_of_its_own() {
+fn every_reason_to_give_up_has_its_own_label() {
     let words: Vec<&str> = GiveUp::ALL.iter().map(|why| why.label()).collect();
     let expected =
         ["not_retryable", "off", "attempts", "budget", "deadline", "body_gone", "pushback", "sent_unknown"];
@@ -407,9 +407,9 @@ fn an_instance_that_asks_for_time_gets_it_unless_another_can_take_the_request() 
     let late = give_up(GiveUp::Deadline);
     let instance = |after| Some(Pushback::Instance(millis(after)));
     let call = |after| Some(Pushback::Call(millis(after)));
-    // The random number is 0, and with it the usual pause.
+    // The random number is 0, so the usual pause is 0.
     let cases = [
-        // what it says, another could take it, another said so before, decision
+        // pushback, another instance could take it, an earlier pushback, decision
         (None, false, false, again(0)),
         (instance(1_000), false, false, again(1_000)),
         (instance(1_000), true, false, again(0)),

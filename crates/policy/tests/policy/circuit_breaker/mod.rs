@@ -82,7 +82,7 @@ fn half_of_twenty_requests_open_it() {
 }
 
 #[test]
-fn what_blames_nobody_is_not_counted() {
+fn a_result_that_is_no_evidence_is_not_counted() {
     let now = origin();
     let breaker = TestBreaker::new(Some(&CircuitBreaker::default()), now);
     run_requests(&breaker, now, 19, Verdict::Failure);
@@ -92,7 +92,7 @@ fn what_blames_nobody_is_not_counted() {
 }
 
 #[test]
-fn failures_are_forgotten_after_the_window() {
+fn failures_expire_after_the_window() {
     let now = origin();
     let breaker = TestBreaker::new(Some(&CircuitBreaker::default()), now);
     run_requests(&breaker, now, 19, Verdict::Failure);
@@ -103,7 +103,7 @@ fn failures_are_forgotten_after_the_window() {
 }
 
 #[test]
-fn rows_of_failures_count_only_when_asked_for() {
+fn consecutive_failures_count_only_when_configured() {
     let settings = CircuitBreaker { consecutive_failures: Some(3), ..CircuitBreaker::default() };
     let now = origin();
     let breaker = TestBreaker::new(Some(&settings), now);
@@ -116,7 +116,7 @@ fn rows_of_failures_count_only_when_asked_for() {
 }
 
 #[test]
-fn one_good_probe_closes_it_and_the_window_is_forgotten() {
+fn one_good_probe_closes_it_and_clears_the_window() {
     let (breaker, now) = open_breaker();
     let now = now + SECOND;
     assert_eq!(breaker.state(now), BreakerState::HalfOpen);
@@ -147,7 +147,7 @@ fn each_failed_probe_doubles_the_pause_up_to_its_limit() {
 }
 
 #[test]
-fn a_probe_without_a_verdict_gives_its_place_to_the_next() {
+fn a_probe_without_a_verdict_frees_its_slot() {
     let (breaker, now) = open_breaker();
     let now = now + SECOND;
     drop(breaker.admit(now).unwrap());
@@ -167,13 +167,13 @@ fn a_verdict_from_before_it_opened_neither_closes_nor_reopens_it() {
         permit.record(now + SECOND, verdict);
         assert_eq!(breaker.state(now + SECOND), BreakerState::HalfOpen);
     }
-    assert!(breaker.admit(now + SECOND).is_err(), "the one probe is still out");
+    assert!(breaker.admit(now + SECOND).is_err(), "the one probe is still in flight");
     probe.record(now + SECOND, Verdict::Success);
     assert_eq!(breaker.state(now + SECOND), BreakerState::Closed);
 }
 
 #[test]
-fn a_probe_of_an_earlier_spell_has_no_say_in_this_one() {
+fn a_probe_from_an_earlier_epoch_changes_nothing() {
     let (breaker, now) = open_breaker_with(CircuitBreaker { probes: 2, ..CircuitBreaker::default() });
     let now = now + SECOND;
     let (failing, late) = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
@@ -181,7 +181,7 @@ fn a_probe_of_an_earlier_spell_has_no_say_in_this_one() {
     let now = now + 2 * SECOND;
     let _probes = (breaker.admit(now).unwrap(), breaker.admit(now).unwrap());
     drop(late);
-    assert!(breaker.admit(now).is_err(), "a place that is not its own was given back");
+    assert!(breaker.admit(now).is_err(), "a probe freed a slot of another epoch");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn several_probes_must_all_succeed() {
 }
 
 #[test]
-fn without_settings_it_admits_whatever_happens() {
+fn without_settings_it_admits_every_request() {
     let now = origin();
     let breaker = TestBreaker::new(None, now);
     run_requests(&breaker, now, 1_000, Verdict::Failure);
@@ -206,7 +206,7 @@ fn without_settings_it_admits_whatever_happens() {
 }
 
 #[test]
-fn a_clock_that_steps_back_is_no_reason_to_panic() {
+fn a_clock_that_steps_back_causes_no_panic() {
     let start = origin() + 100 * SECOND;
     let breaker = TestBreaker::new(Some(&CircuitBreaker::default()), start);
     run_requests(&breaker, start - SECOND, 20, Verdict::Failure);
@@ -218,7 +218,7 @@ fn a_clock_that_steps_back_is_no_reason_to_panic() {
 }
 
 #[test]
-fn threads_that_see_enough_at_the_same_time_trip_it_once() {
+fn threads_that_see_enough_failures_at_the_same_time_trip_it_once() {
     let settings = CircuitBreaker { min_requests: 1, ..CircuitBreaker::default() };
     let now = origin();
     for _ in 0..500 {
@@ -238,7 +238,7 @@ fn threads_that_see_enough_at_the_same_time_trip_it_once() {
 }
 
 #[test]
-fn threads_together_get_no_more_probes_than_there_are() {
+fn threads_together_get_no_more_probes_than_allowed() {
     let (breaker, now) = open_breaker_with(CircuitBreaker { probes: 5, ..CircuitBreaker::default() });
     let now = now + SECOND;
     let ask = || (0..50).filter_map(|_| breaker.admit(now).ok()).collect::<Vec<_>>();
@@ -251,18 +251,18 @@ fn threads_together_get_no_more_probes_than_there_are() {
 }
 
 #[test]
-fn half_opened_it_lets_probes_pass_before_its_time() {
+fn half_opened_by_its_caller_it_lets_probes_pass_before_its_time() {
     let (breaker, now) = open_breaker();
     breaker.half_open();
     assert_eq!(breaker.state(now), BreakerState::HalfOpen);
     let probe = breaker.admit(now).unwrap();
-    assert!(probe.is_probe() && breaker.admit(now).is_err(), "one at a time, as ever");
+    assert!(probe.is_probe() && breaker.admit(now).is_err(), "one at a time");
     probe.record(now, Verdict::Success);
     assert_eq!((breaker.state(now), breaker.trips()), (BreakerState::Closed, 1));
 }
 
 #[test]
-fn a_probe_that_fails_before_its_time_doubles_the_spell() {
+fn a_probe_that_fails_before_its_time_doubles_the_open_time() {
     let (breaker, now) = open_breaker();
     breaker.half_open();
     breaker.admit(now).unwrap().record(now, Verdict::Failure);
@@ -270,27 +270,27 @@ fn a_probe_that_fails_before_its_time_doubles_the_spell() {
 }
 
 #[test]
-fn half_opening_what_is_not_open_changes_nothing() {
+fn half_opening_changes_nothing_unless_it_is_open() {
     let now = origin();
     let breaker = TestBreaker::new(Some(&CircuitBreaker::default()), now);
     let early = breaker.admit(now).unwrap();
     breaker.half_open();
     assert_eq!(breaker.state(now), BreakerState::Closed);
-    // Its verdict still counts: no new generation has begun.
+    // Its verdict still counts, because no new epoch has begun.
     early.record(now, Verdict::Failure);
     run_requests(&breaker, now, 19, Verdict::Failure);
     assert_eq!(breaker.state(now), BreakerState::Open);
     breaker.half_open();
     let probe = breaker.admit(now).unwrap();
     breaker.half_open();
-    assert!(breaker.admit(now).is_err(), "the place is taken still");
+    assert!(breaker.admit(now).is_err(), "the slot is still taken");
     probe.record(now, Verdict::Success);
     assert_eq!(breaker.state(now), BreakerState::Closed);
     TestBreaker::new(None, now).half_open();
 }
 
 #[test]
-fn other_settings_leave_an_open_breaker_open_for_as_long_as_it_may_be_now() {
+fn other_settings_leave_an_open_breaker_open_for_at_most_the_new_max_open_for() {
     let (mut breaker, now) =
         open_breaker_with(CircuitBreaker { open_for: 20 * SECOND, ..CircuitBreaker::default() });
     breaker.settings =
@@ -301,7 +301,7 @@ fn other_settings_leave_an_open_breaker_open_for_as_long_as_it_may_be_now() {
 }
 
 #[test]
-fn what_was_counted_is_judged_by_the_new_settings() {
+fn counts_are_compared_with_the_new_settings() {
     let now = origin();
     let mut breaker = TestBreaker::new(Some(&CircuitBreaker::default()), now);
     run_requests(&breaker, now, 9, Verdict::Failure);
@@ -320,7 +320,7 @@ fn what_was_counted_is_judged_by_the_new_settings() {
 }
 
 #[test]
-fn a_success_ends_a_row_also_before_rows_are_asked_for() {
+fn a_success_ends_a_row_also_while_consecutive_failures_is_not_set() {
     let now = origin();
     let mut breaker = TestBreaker::new(Some(&CircuitBreaker::default()), now);
     run_requests(&breaker, now, 5, Verdict::Failure);
@@ -333,7 +333,7 @@ fn a_success_ends_a_row_also_before_rows_are_asked_for() {
 }
 
 #[test]
-fn rows_are_counted_from_the_moment_that_they_are_asked_for() {
+fn consecutive_failures_can_be_set_later() {
     let now = origin();
     let mut breaker = TestBreaker::new(Some(&CircuitBreaker::default()), now);
     breaker.settings = Some(CircuitBreaker { consecutive_failures: Some(3), ..Default::default() });
@@ -384,7 +384,7 @@ fn a_probe_from_before_it_was_turned_off_changes_nothing() {
 }
 
 #[test]
-fn somebody_who_joins_is_asked_at_once_and_the_next_spell_is_the_first_again() {
+fn a_new_endpoint_is_tried_at_once_and_the_next_open_time_is_the_shortest() {
     let (breaker, now) = open_breaker();
     for _ in 0..3 {
         breaker.half_open();
@@ -400,7 +400,7 @@ fn somebody_who_joins_is_asked_at_once_and_the_next_spell_is_the_first_again() {
 }
 
 #[test]
-fn somebody_who_joins_does_not_wait_for_the_probe_that_is_out() {
+fn a_new_endpoint_does_not_wait_for_a_probe_in_flight() {
     let (breaker, now) = open_breaker();
     breaker.half_open();
     let hangs = breaker.admit(now).unwrap();
@@ -408,13 +408,13 @@ fn somebody_who_joins_does_not_wait_for_the_probe_that_is_out() {
     breaker.half_open_for_new_endpoint();
     let probe = breaker.admit(now).unwrap();
     hangs.record(now, Verdict::Failure);
-    assert_eq!(breaker.state(now), BreakerState::HalfOpen, "what the others came to says nothing now");
+    assert_eq!(breaker.state(now), BreakerState::HalfOpen, "a probe from an earlier epoch is no evidence");
     probe.record(now, Verdict::Success);
     assert_eq!(breaker.state(now), BreakerState::Closed);
 }
 
 #[test]
-fn a_closed_one_forgets_nothing_when_somebody_joins() {
+fn a_closed_breaker_keeps_its_counts_when_an_endpoint_joins() {
     let now = origin();
     let breaker = TestBreaker::new(Some(&CircuitBreaker::default()), now);
     run_requests(&breaker, now, 19, Verdict::Failure);

@@ -12,8 +12,7 @@ use proptest::prelude::*;
 use super::TestBreaker;
 use crate::{millis, origin};
 
-/// The same promises in the plainest words: a list of all that ended, and no generations but the
-/// moment of the last change.
+/// The same behaviour with a list of all ends, and a count of changes in place of epochs.
 struct BreakerModel {
     settings: CircuitBreaker,
     state: BreakerState,
@@ -48,7 +47,7 @@ impl BreakerModel {
         if over { BreakerState::HalfOpen } else { self.state }
     }
 
-    /// Whether it is a probe; or the pause.
+    /// Whether the request is a probe; an error is the pause.
     fn admit(&mut self, now: Duration) -> Result<bool, Duration> {
         if self.state == BreakerState::Open && self.state(now) == BreakerState::HalfOpen {
             self.change_state(BreakerState::HalfOpen);
@@ -123,7 +122,7 @@ impl BreakerModel {
 enum BreakerEvent {
     Pass(u64),
     Admit,
-    /// One of those in flight ends, or is cancelled.
+    /// A request in flight ends, or is cancelled.
     End(prop::sample::Index, Option<Verdict>),
 }
 
@@ -160,7 +159,7 @@ fn settings() -> impl Strategy<Value = CircuitBreaker> {
 
 proptest! {
     #[test]
-    fn it_lives_as_a_model_that_keeps_every_event(settings in settings(), events in events()) {
+    fn it_behaves_as_a_model_that_keeps_every_event(settings in settings(), events in events()) {
         let start = origin();
         let breaker = TestBreaker::new(Some(&settings), start);
         let mut model = BreakerModel::new(settings);

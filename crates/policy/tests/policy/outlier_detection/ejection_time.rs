@@ -1,4 +1,4 @@
-//! How long an endpoint is out, and how it comes back.
+//! How long an endpoint is ejected, and how it returns.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use proptest::prelude::*;
 use super::{BAD, Event, GOOD, Rig, SECOND, describe, ejection_time};
 use crate::millis;
 
-/// Takes the first of three out for its answers.
+/// Ejects the first of three for its responses.
 fn eject_for_answers(rig: &mut Rig) -> Vec<Event> {
     rig.requests(0, 5, BAD)
 }
 
-/// The first of two, in probation.
+/// Two endpoints; the first one is on probation.
 fn in_probation() -> Rig {
     let mut rig = Rig::new(2);
     eject_for_answers(&mut rig);
@@ -26,7 +26,7 @@ fn in_probation() -> Rig {
 }
 
 #[test]
-fn an_endpoint_that_is_out_says_why_since_when_and_until_when() {
+fn the_details_of_an_ejection_name_the_reason_the_start_and_the_end() {
     let mut rig = Rig::new(3);
     let start = rig.now;
     let told = |rig: &Rig, at: usize| {
@@ -48,7 +48,7 @@ fn an_endpoint_that_is_out_says_why_since_when_and_until_when() {
         "in probation from when that was seen"
     );
     rig.request(0, BAD);
-    assert_eq!(told(&rig, 0), Some((EjectionReason::Probation, 0, 3_100)), "out since it was first out");
+    assert_eq!(told(&rig, 0), Some((EjectionReason::Probation, 0, 3_100)), "since the first ejection");
     rig.advance(millis(100));
     rig.report_probe(1, false);
     assert_eq!(
@@ -64,7 +64,7 @@ fn an_endpoint_that_is_out_says_why_since_when_and_until_when() {
 }
 
 #[test]
-fn in_panic_that_nobody_accepts_there_is_the_better_reason() {
+fn in_panic_mode_hard_evidence_replaces_the_reason() {
     let mut rig = Rig::new(2);
     eject_for_answers(&mut rig);
     rig.request(1, Outcome::ConnectRefused);
@@ -78,7 +78,7 @@ fn in_panic_that_nobody_accepts_there_is_the_better_reason() {
 }
 
 #[test]
-fn each_failed_probation_doubles_the_time_out() {
+fn each_failed_probation_doubles_the_ejection_time() {
     let mut rig = Rig::new(2);
     let mut spells = vec![ejection_time(&eject_for_answers(&mut rig))];
     for _ in 0..8 {
@@ -91,7 +91,7 @@ fn each_failed_probation_doubles_the_time_out() {
 }
 
 #[test]
-fn each_failed_probe_doubles_the_time_out() {
+fn each_failed_probe_doubles_the_ejection_time() {
     let mut rig = Rig::new(2);
     rig.request(0, Outcome::ConnectRefused);
     for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
@@ -104,9 +104,9 @@ fn each_failed_probe_doubles_the_time_out() {
 }
 
 #[test]
-fn a_window_in_trust_takes_one_doubling_back() {
+fn a_healthy_window_takes_one_doubling_back() {
     for (trusted, seconds) in [(0, 8), (9, 8), (10, 4), (29, 2), (30, 1), (1000, 1)] {
-        // Three times in a row with no trust between.
+        // Three times in a row without a healthy window between.
         let mut rig = Rig::new(2);
         for _ in 0..3 {
             rig.request(0, Outcome::ConnectRefused);
@@ -135,7 +135,7 @@ proptest! {
 }
 
 #[test]
-fn the_ends_of_chance_are_a_half_and_the_whole() {
+fn the_ejection_time_is_between_a_half_and_the_whole() {
     for (random, expected) in [(0, 1000), (u64::MAX / 2, 750), (u64::MAX, 500)] {
         let mut rig = Rig::new(2);
         rig.random = random;
@@ -145,17 +145,17 @@ fn the_ends_of_chance_are_a_half_and_the_whole() {
 }
 
 #[test]
-fn one_good_answer_in_probation_is_enough() {
+fn one_success_on_probation_is_enough() {
     let mut rig = in_probation();
     assert_eq!(describe(&rig.request(0, GOOD)), ["returned by request"]);
     assert_eq!(rig.states(), "TT");
-    // And it begins with a clean slate.
+    // Its counts begin empty.
     rig.requests(0, 4, BAD);
     assert_eq!(rig.states(), "TT");
 }
 
 #[test]
-fn one_request_at_a_time_is_in_probation_and_only_one_that_may_be_repeated() {
+fn one_retryable_request_at_a_time_decides_a_probation() {
     let rig = in_probation();
     let record = &rig.stats[0];
     assert!(record.admits(true) && !record.admits(false));
@@ -166,7 +166,7 @@ fn one_request_at_a_time_is_in_probation_and_only_one_that_may_be_repeated() {
 }
 
 #[test]
-fn what_says_nothing_gives_the_place_back() {
+fn an_attempt_without_evidence_frees_the_slot() {
     let mut rig = in_probation();
     let record = rig.stats[0].clone();
     drop(record.begin_attempt(rig.settings, true).unwrap());
@@ -175,7 +175,7 @@ fn what_says_nothing_gives_the_place_back() {
         assert!(rig.request(0, outcome).is_empty());
         assert!(record.admits(true), "{outcome:?}");
     }
-    // A request that another has failed before cannot show that this one is ill.
+    // A request that failed at another endpoint before says nothing about this one.
     let mut blame = FailureAttribution::default();
     rig.attempt(1, BAD, &mut blame);
     assert!(rig.attempt(0, BAD, &mut blame).is_empty());
@@ -183,11 +183,11 @@ fn what_says_nothing_gives_the_place_back() {
 }
 
 #[test]
-fn a_place_of_an_old_probation_is_not_given_back_to_a_new_one() {
+fn the_slot_of_an_old_probation_is_not_freed_in_a_new_one() {
     let mut rig = in_probation();
     let record = rig.stats[0].clone();
     let old = record.begin_attempt(rig.settings, true).unwrap();
-    // The other one fails: panic, in which everybody may be chosen; it ends with a success of this.
+    // The other endpoint fails; panic mode begins, and ends with a success of this endpoint.
     rig.request(1, Outcome::ConnectRefused);
     rig.request(0, GOOD);
     rig.requests(0, 5, BAD);
@@ -198,13 +198,13 @@ fn a_place_of_an_old_probation_is_not_given_back_to_a_new_one() {
     assert_eq!(rig.states(), "BT");
     let new = record.begin_attempt(rig.settings, true).unwrap();
     drop(old);
-    assert!(!record.admits(true), "the new one's place is still taken");
+    assert!(!record.admits(true), "the slot of the new probation is still taken");
     drop(new);
     assert!(record.admits(true));
 }
 
 #[test]
-fn without_requests_that_may_be_repeated_any_request_decides_after_a_while() {
+fn without_retryable_requests_any_request_decides_after_a_while() {
     let mut rig = in_probation();
     let due = rig.detector.advance(rig.now, false);
     assert_eq!(due.next, Some(rig.now + SECOND));
@@ -218,7 +218,7 @@ fn without_requests_that_may_be_repeated_any_request_decides_after_a_while() {
 }
 
 #[test]
-fn the_place_stays_taken_when_the_probation_opens_to_any_request() {
+fn the_slot_stays_taken_when_the_probation_opens_to_any_request() {
     let mut rig = in_probation();
     let record = rig.stats[0].clone();
     let mark = record.begin_attempt(rig.settings, true).unwrap();
@@ -232,7 +232,7 @@ fn the_place_stays_taken_when_the_probation_opens_to_any_request() {
 }
 
 #[test]
-fn a_refused_connection_in_probation_makes_it_a_hard_case() {
+fn a_refused_connection_on_probation_is_hard_evidence() {
     let mut rig = in_probation();
     assert_eq!(describe(&rig.request(0, Outcome::ConnectRefused)), ["ejected unreachable"]);
     let due = rig.advance(2 * SECOND);
@@ -240,7 +240,7 @@ fn a_refused_connection_in_probation_makes_it_a_hard_case() {
 }
 
 #[test]
-fn one_that_has_died_while_it_was_out_for_its_answers_costs_no_request() {
+fn one_that_has_died_during_an_ejection_for_responses_costs_no_request() {
     let mut rig = Rig::new(2);
     eject_for_answers(&mut rig);
     let due = rig.advance(SECOND);

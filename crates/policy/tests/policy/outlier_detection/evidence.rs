@@ -1,4 +1,4 @@
-//! What counts against an endpoint, and how much of it is needed.
+//! Which outcomes eject an endpoint, and how many it takes.
 
 use outrigger_config::OutlierDetection;
 use outrigger_policy::{
@@ -9,7 +9,7 @@ use outrigger_policy::{
 use super::{BAD, Event, GOOD, Rig, SECOND, describe};
 use crate::millis;
 
-/// How many requests that end with `outcome` take the first of three out; `None`: not even a thousand.
+/// How many requests with `outcome` eject the first of three; `None`: more than a thousand.
 fn requests_until_ejected(outcome: Outcome, settings: OutlierDetection) -> Option<usize> {
     let mut rig = Rig::with(3, settings);
     for sibling in [1, 2] {
@@ -22,7 +22,7 @@ fn requests_until_ejected(outcome: Outcome, settings: OutlierDetection) -> Optio
 }
 
 #[test]
-fn each_outcome_blames_as_much_as_it_proves() {
+fn each_outcome_needs_its_own_number_of_requests() {
     let rows = OutlierDetection::default();
     for (outcome, count) in [
         (Outcome::ConnectRefused, Some(1)),
@@ -36,7 +36,7 @@ fn each_outcome_blames_as_much_as_it_proves() {
         (Outcome::BadResponse, Some(5)),
         (Outcome::PerTryTimeout, Some(5)),
         (Outcome::Timeout, Some(5)),
-        // By their share alone, from twenty requests on.
+        // By the success rate alone, from twenty requests on.
         (Outcome::Status(500), Some(20)),
         (Outcome::Status(599), Some(20)),
         (Outcome::Deadline, Some(20)),
@@ -67,7 +67,7 @@ fn without_rows_and_rates_only_hard_evidence_counts() {
 }
 
 #[test]
-fn a_request_that_waited_for_its_turn_blames_nobody() {
+fn a_request_that_waited_for_a_slot_counts_against_no_endpoint() {
     let rig = Rig::new(3);
     for _ in 0..100 {
         for outcome in [Outcome::Timeout, Outcome::Deadline, Outcome::PerTryTimeout] {
@@ -82,7 +82,7 @@ fn a_request_that_waited_for_its_turn_blames_nobody() {
 }
 
 #[test]
-fn whoever_gets_the_rest_of_a_time_out_is_not_blamed_as_one_who_had_all_of_it() {
+fn an_instance_with_a_part_of_the_time_out_is_not_treated_as_one_with_all_of_it() {
     for (before, late, states) in [(false, false, "ET"), (true, false, "TT"), (false, true, "TT")] {
         let mut rig = Rig::new(2);
         for _ in 0..5 {
@@ -99,7 +99,7 @@ fn whoever_gets_the_rest_of_a_time_out_is_not_blamed_as_one_who_had_all_of_it() 
     }
 }
 
-/// One answer with a good head, and what becomes of its body.
+/// One response with a good head and a complete or a cut body.
 fn answer_with_body(rig: &mut Rig, at: usize, cut: bool) -> Vec<Event> {
     let record = rig.stats[at].clone();
     let mark = record.begin_attempt(rig.settings, true).unwrap();
@@ -116,7 +116,7 @@ fn answer_with_body(rig: &mut Rig, at: usize, cut: bool) -> Vec<Event> {
 }
 
 #[test]
-fn five_answers_cut_in_a_row_take_an_endpoint_out_and_a_whole_one_ends_the_row() {
+fn five_cut_bodies_in_a_row_eject_an_endpoint_and_a_complete_one_ends_the_row() {
     let mut rig = Rig::new(2);
     for _ in 0..4 {
         answer_with_body(&mut rig, 0, true);
@@ -131,7 +131,7 @@ fn five_answers_cut_in_a_row_take_an_endpoint_out_and_a_whole_one_ends_the_row()
 }
 
 #[test]
-fn a_cut_answer_and_a_gateway_status_are_one_row() {
+fn a_cut_body_and_a_gateway_status_are_one_row() {
     let mut rig = Rig::new(2);
     for _ in 0..2 {
         answer_with_body(&mut rig, 0, true);
@@ -143,7 +143,7 @@ fn a_cut_answer_and_a_gateway_status_are_one_row() {
 }
 
 #[test]
-fn the_body_of_a_bad_answer_says_nothing_more() {
+fn the_body_of_a_bad_response_is_not_counted() {
     for outcome in [BAD, Outcome::Status(500), Outcome::SidecarError(503)] {
         let rig = Rig::new(2);
         let mark = rig.stats[0].begin_attempt(rig.settings, true).unwrap();
@@ -155,7 +155,7 @@ fn the_body_of_a_bad_answer_says_nothing_more() {
 }
 
 #[test]
-fn a_body_that_is_cut_after_its_endpoint_went_out_says_nothing_new() {
+fn a_body_that_is_cut_after_the_ejection_is_not_counted() {
     let mut rig = Rig::new(2);
     let record = rig.stats[0].clone();
     let begun: Vec<_> = (0..5)
@@ -191,7 +191,7 @@ fn a_success_ends_a_row() {
 }
 
 #[test]
-fn only_an_answer_stands_between_two_connect_time_outs() {
+fn only_a_response_separates_two_connect_time_outs() {
     for (between, states) in [
         (BAD, "TT"),
         (GOOD, "TT"),
@@ -208,7 +208,7 @@ fn only_an_answer_stands_between_two_connect_time_outs() {
 }
 
 #[test]
-fn a_request_that_nobody_can_answer_blames_the_first_who_tried() {
+fn a_request_that_no_instance_can_answer_counts_against_the_first_one() {
     let mut rig = Rig::new(3);
     for at in 0..3 {
         rig.requests(at, 4, BAD);
@@ -218,7 +218,7 @@ fn a_request_that_nobody_can_answer_blames_the_first_who_tried() {
         rig.attempt(at, BAD, &mut blame);
     }
     assert_eq!(rig.states(), "ETT");
-    // Repeated on one endpoint it is one mark, too.
+    // Repeated at one endpoint it is also one failure.
     let mut rig = Rig::new(2);
     let mut blame = FailureAttribution::default();
     for _ in 0..10 {
@@ -228,14 +228,14 @@ fn a_request_that_nobody_can_answer_blames_the_first_who_tried() {
 }
 
 #[test]
-fn a_refused_connection_counts_whoever_was_blamed() {
+fn a_refused_connection_counts_after_any_other_failure() {
     let mut rig = Rig::new(3);
     let mut blame = FailureAttribution::default();
     for (at, outcome) in [(0, BAD), (1, Outcome::ConnectRefused)] {
         rig.attempt(at, outcome, &mut blame);
     }
     assert_eq!(rig.states(), "TET");
-    // And does not count as the request's one blame.
+    // It is not the request's one attributed failure.
     let mut blame = FailureAttribution::default();
     rig.requests(0, 3, BAD);
     rig.attempt(2, Outcome::ConnectTimeout, &mut blame);
@@ -244,7 +244,7 @@ fn a_refused_connection_counts_whoever_was_blamed() {
 }
 
 #[test]
-fn what_was_begun_before_it_went_out_says_nothing_after() {
+fn an_attempt_from_before_the_ejection_is_not_counted_after_it() {
     let mut rig = Rig::new(2);
     let record = rig.stats[0].clone();
     let late: Vec<_> = (0..2).map(|_| record.begin_attempt(rig.settings, true).unwrap()).collect();
@@ -260,7 +260,7 @@ fn what_was_begun_before_it_went_out_says_nothing_after() {
 }
 
 #[test]
-fn a_report_that_comes_late_changes_nothing() {
+fn a_late_report_changes_nothing() {
     let mut rig = Rig::new(2);
     let record = rig.stats[0].clone();
     let refused = |rig: &Rig| {
@@ -276,7 +276,7 @@ fn a_report_that_comes_late_changes_nothing() {
     assert_eq!(rig.states(), "TT");
 }
 
-/// The first of the endpoints after each has had its good and bad answers, in turn.
+/// The state of the first endpoint after each one has had its good and bad responses, in turn.
 fn state_after_answers(answers: &[(usize, usize)]) -> char {
     let mut rig = Rig::with(
         answers.len(),
@@ -290,7 +290,7 @@ fn state_after_answers(answers: &[(usize, usize)]) -> char {
 }
 
 #[test]
-fn a_rate_is_low_only_in_company() {
+fn a_rate_is_low_only_by_comparison_with_siblings() {
     for (answers, states, what) in [
         (&[(10, 20), (30, 0), (30, 0)][..], 'E', "33 % beside 100 %"),
         (&[(10, 20), (30, 0)], 'T', "two have no majority"),
@@ -307,7 +307,7 @@ fn a_rate_is_low_only_in_company() {
 }
 
 #[test]
-fn a_rate_forgets_what_left_the_window() {
+fn a_rate_covers_the_window_only() {
     let mut rig =
         Rig::with(3, OutlierDetection { consecutive_failures: None, ..OutlierDetection::default() });
     rig.requests(0, 19, BAD);
@@ -315,7 +315,7 @@ fn a_rate_forgets_what_left_the_window() {
     for at in [1, 2, 0] {
         rig.requests(at, 30, GOOD);
     }
-    // 11 of 41: with the 19 it were half.
+    // 11 of 41; with the 19 before it would be a half.
     rig.requests(0, 7, BAD);
     assert_eq!(rig.states(), "TTT");
     rig.requests(0, 13, BAD);
@@ -323,7 +323,7 @@ fn a_rate_forgets_what_left_the_window() {
 }
 
 #[test]
-fn one_that_answers_500_is_out_within_a_hundred_of_its_requests() {
+fn one_that_answers_500_is_ejected_within_a_hundred_of_its_requests() {
     for pause in [0, 5, 100] {
         let mut rig = Rig::new(3);
         let mut own = 0;
@@ -339,7 +339,7 @@ fn one_that_answers_500_is_out_within_a_hundred_of_its_requests() {
 }
 
 #[test]
-fn the_cap_spares_and_says_so() {
+fn the_cap_prevents_an_ejection_and_reports_it() {
     let mut rig = Rig::new(2);
     rig.requests(0, 5, BAD);
     let events = rig.requests(1, 12, BAD);
@@ -348,7 +348,7 @@ fn the_cap_spares_and_says_so() {
 }
 
 #[test]
-fn a_larger_cap_may_end_in_panic_but_not_in_nobody() {
+fn a_larger_cap_may_lead_to_panic_mode_which_leaves_an_endpoint_to_choose() {
     let mut rig =
         Rig::with(2, OutlierDetection { max_ejection_percent: 100.0, ..OutlierDetection::default() });
     rig.requests(0, 5, BAD);
@@ -358,7 +358,7 @@ fn a_larger_cap_may_end_in_panic_but_not_in_nobody() {
 }
 
 #[test]
-fn nothing_is_out_for_its_answers_when_none_may_be() {
+fn a_cap_of_zero_prevents_every_ejection_for_responses() {
     let mut rig =
         Rig::with(10, OutlierDetection { max_ejection_percent: 0.0, ..OutlierDetection::default() });
     assert!(rig.requests(0, 5, BAD).iter().all(|event| matches!(event, EjectionEvent::CapReached { .. })));

@@ -1,4 +1,4 @@
-//! Random histories against a model that is slow, plain, and knows neither words nor generations.
+//! Random histories against a slow and simple model without epochs.
 
 use std::time::{Duration, Instant};
 
@@ -25,11 +25,11 @@ fn settings() -> OutlierDetection {
 /// One step of a history.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A request to one endpoint, if it may be chosen for one.
+    /// A request to one endpoint, if the endpoint may be chosen.
     Request { at: usize, outcome: Outcome, retryable: bool },
-    /// Time passes, then whoever is to be tried is: the bits say who accepts connections.
+    /// Time passes, then the due probes run: the bits are the endpoints that accept connections.
     Pass { time: Duration, breaker_open: bool, up: u8 },
-    /// The registry's list changes.
+    /// Other endpoints are eligible.
     List(u8),
 }
 
@@ -50,15 +50,15 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// An endpoint's past, as far as it matters.
+/// An endpoint's state in the model.
 #[derive(Debug, Clone)]
 struct ModelEndpoint {
     eligible: bool,
-    /// Since when it is trusted, if it is.
+    /// Since when it is healthy, if it is.
     healthy_since: Option<Instant>,
     hard: bool,
     until: Instant,
-    /// Since its time out has ended a request decides; from this moment on, any.
+    /// On probation: from this moment on any request decides.
     probation: Option<Instant>,
     /// That moment has passed.
     any: bool,
@@ -122,7 +122,7 @@ impl DetectorModel {
             (Outcome::Resource, _) => {}
             (GOOD, Some(_)) => one.failures.clear(),
             (GOOD, None) => self.mark_healthy(at),
-            // In panic its time out is not made longer, but a probation that was reached is over.
+            // In panic mode the ejection time stays, but a probation ends.
             (Outcome::ConnectRefused, None) if panic && one.probation.is_none() => one.hard = true,
             (Outcome::ConnectRefused, None) => self.eject(at, true),
             (_, None) if panic => {}
@@ -145,7 +145,7 @@ impl DetectorModel {
         }
     }
 
-    /// One more than there are must not be more than half of those that accept connections.
+    /// One more ejection must leave half of the endpoints that accept connections.
     fn is_below_cap(&self) -> bool {
         let out = |one: &&ModelEndpoint| one.eligible && one.healthy_since.is_none();
         let hard = self.all.iter().filter(out).filter(|one| one.hard).count();
@@ -174,7 +174,7 @@ impl DetectorModel {
         one.failures.clear();
     }
 
-    /// Lets time pass; who is to be tried now.
+    /// Lets time pass; returns the endpoints to probe now.
     fn advance(&mut self, breaker_open: bool) -> Vec<usize> {
         let (now, panic) = (self.now, self.panic());
         for one in self.all.iter_mut().filter(|one| one.eligible && !panic) {
@@ -209,7 +209,7 @@ impl DetectorModel {
     }
 }
 
-/// Does a step to both.
+/// Applies a step to both.
 fn apply(rig: &mut Rig, model: &mut DetectorModel, step: &Step) {
     match step {
         Step::Request { at, outcome, retryable } => {
@@ -230,7 +230,7 @@ fn apply(rig: &mut Rig, model: &mut DetectorModel, step: &Step) {
         Step::Pass { time, breaker_open, up } => {
             rig.now += *time;
             model.now += *time;
-            // Who is back may end the panic, and then others are due.
+            // An endpoint that returns may end panic mode, and then other probes are due.
             loop {
                 let due = rig.detector.advance(rig.now, *breaker_open);
                 let mut probes = rig.indexes(&due.probes);
@@ -261,7 +261,7 @@ fn apply(rig: &mut Rig, model: &mut DetectorModel, step: &Step) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
-    fn any_history_is_judged_as_the_model_judges_it(
+    fn any_history_leads_to_the_states_of_the_model(
         count in 1..=4_usize,
         steps in proptest::collection::vec(step(), 1..120),
     ) {
@@ -277,7 +277,7 @@ proptest! {
             let eligible = model.all.iter().filter(|one| one.eligible).count();
             prop_assert_eq!(counts.healthy + counts.ejected + counts.probation, eligible);
             let usable = |at: &usize| model.all[*at].eligible && rig.stats[*at].admits(false);
-            prop_assert!(eligible == 0 || (0..count).any(|at| usable(&at)), "nobody may be chosen");
+            prop_assert!(eligible == 0 || (0..count).any(|at| usable(&at)), "no endpoint may be chosen");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Whom the proxy is asked to try, and when.
+//! Which endpoints are probed, and when.
 
 use outrigger_policy::Outcome;
 
@@ -7,7 +7,7 @@ use crate::millis;
 
 const REFUSED: Outcome = Outcome::ConnectRefused;
 
-/// All of `count` refuse connections.
+/// `count` endpoints that all refuse connections.
 fn all_down(count: usize) -> Rig {
     let mut rig = Rig::new(count);
     for at in 0..count {
@@ -17,14 +17,14 @@ fn all_down(count: usize) -> Rig {
 }
 
 #[test]
-fn with_nobody_out_nothing_is_due() {
+fn without_an_ejection_nothing_is_due() {
     let mut rig = Rig::new(3);
     let due = rig.detector.advance(rig.now, true);
     assert!(due.probes.is_empty() && due.events.is_empty() && due.next.is_none());
 }
 
 #[test]
-fn in_panic_each_is_tried_four_times_a_second() {
+fn in_panic_mode_each_endpoint_is_probed_four_times_a_second() {
     let mut rig = all_down(2);
     let mut count = 0;
     for _ in 0..40 {
@@ -39,20 +39,20 @@ fn in_panic_each_is_tried_four_times_a_second() {
 }
 
 #[test]
-fn the_first_that_accepts_a_connection_comes_back_and_the_others_wait_their_time() {
+fn the_first_that_accepts_a_connection_returns_and_the_others_wait_their_time() {
     let mut rig = all_down(3);
     let due = rig.advance(millis(250));
     assert_eq!(rig.indexes(&due.probes), [0, 1, 2]);
     assert_eq!(describe(&rig.report_probe(1, true)), ["returned by probe", "panic false"]);
     assert_eq!(rig.states(), "ETE");
-    // Those under way may still bring theirs back.
+    // Probes in flight may still bring endpoints back.
     assert_eq!(describe(&rig.report_probe(0, true)), ["returned by probe"]);
     rig.report_probe(2, false);
     assert_eq!(rig.detector.advance(rig.now, false).next, Some(rig.now + millis(750)));
 }
 
 #[test]
-fn one_that_was_out_for_its_answers_comes_back_by_a_connection_only_in_panic() {
+fn one_that_was_ejected_for_its_responses_returns_by_a_connection_only_in_panic_mode() {
     let mut rig = Rig::new(2);
     rig.requests(0, 5, BAD);
     assert!(rig.report_probe(0, true).is_empty());
@@ -66,7 +66,7 @@ fn one_that_was_out_for_its_answers_comes_back_by_a_connection_only_in_panic() {
 }
 
 #[test]
-fn at_most_eight_are_tried_at_once_and_each_has_its_turn() {
+fn at_most_eight_are_probed_at_once_and_each_has_its_turn() {
     let mut rig = all_down(20);
     let mut tried = [0; 20];
     for _ in 0..10 {
@@ -86,7 +86,7 @@ fn at_most_eight_are_tried_at_once_and_each_has_its_turn() {
 }
 
 #[test]
-fn with_all_places_taken_nothing_is_asked_for_until_one_is_free() {
+fn with_all_probe_slots_taken_nothing_is_due_until_one_is_free() {
     let mut rig = all_down(20);
     assert_eq!(rig.advance(millis(250)).probes.len(), 8);
     let due = rig.advance(millis(250));
@@ -104,7 +104,7 @@ fn a_probe_that_never_ends_is_taken_as_lost() {
 }
 
 #[test]
-fn with_the_breaker_open_those_that_did_not_accept_are_tried_often() {
+fn with_the_breaker_open_unreachable_endpoints_are_probed_often() {
     let mut rig = Rig::new(4);
     rig.request(1, REFUSED);
     rig.now += millis(200);
@@ -117,14 +117,14 @@ fn with_the_breaker_open_those_that_did_not_accept_are_tried_often() {
         assert!(rig.report_probe(1, false).is_empty());
         rig.now += millis(250);
     }
-    // The time out goes on as if nobody had tried.
+    // The ejection time is the same as without probes.
     let due = rig.detector.advance(rig.now, false);
     assert_eq!(rig.indexes(&due.probes), [1]);
     assert_eq!(describe(&rig.report_probe(1, true)), ["returned by probe"]);
 }
 
 #[test]
-fn one_that_the_registry_took_off_the_list_is_neither_tried_nor_brought_back() {
+fn one_that_is_not_eligible_is_neither_probed_nor_brought_back() {
     let mut rig = all_down(2);
     rig.update_view(&[true, false]);
     for _ in 0..20 {
@@ -137,7 +137,7 @@ fn one_that_the_registry_took_off_the_list_is_neither_tried_nor_brought_back() {
 }
 
 #[test]
-fn after_panic_those_whose_time_is_over_are_tried_at_once() {
+fn after_panic_mode_endpoints_whose_time_is_over_are_probed_at_once() {
     let mut rig = all_down(2);
     for _ in 0..20 {
         rig.advance(millis(250));

@@ -1,9 +1,9 @@
-//! Settings that change under it: whoever is out stays out, whoever is trusted stays trusted.
+//! Other settings after a reload: endpoints keep their states.
 
 use super::*;
 
 impl Rig {
-    /// What a cluster's one writer does when the settings are others.
+    /// What a cluster's one writer does after a reload.
     fn apply_settings(&mut self, settings: Option<&OutlierDetection>) -> Vec<Event> {
         self.settings = settings.map(|settings| &*Box::leak(Box::new(*settings)));
         self.update_view(&vec![true; self.stats.len()])
@@ -11,7 +11,7 @@ impl Rig {
 }
 
 #[test]
-fn an_ejected_one_stays_out_for_as_long_as_was_said() {
+fn an_ejected_endpoint_keeps_its_ejection_time() {
     let mut rig = Rig::new(3);
     rig.requests(1, 5, BAD);
     assert_eq!(rig.stats[1].ejection_state(), EjectionState::Ejected);
@@ -29,7 +29,7 @@ fn an_ejected_one_stays_out_for_as_long_as_was_said() {
 }
 
 #[test]
-fn a_row_that_has_begun_goes_on_by_the_new_limit() {
+fn a_row_that_has_begun_ends_at_the_new_limit() {
     let mut rig = Rig::new(3);
     rig.requests(0, 2, BAD);
     rig.apply_settings(Some(&OutlierDetection { consecutive_failures: Some(3), ..Default::default() }));
@@ -45,7 +45,7 @@ fn a_row_that_has_begun_goes_on_by_the_new_limit() {
 }
 
 #[test]
-fn turned_off_everybody_is_trusted_and_turned_on_again_it_judges_anew() {
+fn turned_off_every_endpoint_is_healthy_and_turned_on_again_counts_begin_empty() {
     let mut rig = Rig::new(2);
     let refused = Outcome::ConnectRefused;
     rig.request(0, refused);

@@ -1,11 +1,11 @@
-//! Who may be chosen after what, for clusters of one, two and three endpoints, one by one.
+//! A table of states after failures, for all clusters of one, two and three endpoints.
 
 use outrigger_policy::{Outcome, outlier_detection::EjectionCounts};
 
 use super::{BAD, GOOD, Rig, describe};
 
-/// For each endpoint, judged from the left: `-` nothing, `s` five 503 in a row, `h` a refused
-/// connection, `x` not listed. And what each shows then: `T`rusted, `E`jected, `P`anic.
+/// For each endpoint, from the left: `-` nothing, `s` five 503 in a row, `h` a refused connection, `x` not
+/// eligible. And its state then: `T` healthy, `E`jected, `P`anic.
 const TABLE: &[(&str, &str)] = &[
     ("-", "T"),
     ("s", "T"), // the only one is never out for its answers
@@ -46,7 +46,7 @@ const TABLE: &[(&str, &str)] = &[
     ("hsh", "PPP"),
     ("shh", "PPP"),
     ("hhh", "PPP"),
-    // One that the registry does not let be chosen counts for nothing.
+    // An endpoint that is not eligible counts for nothing.
     ("x", "T"),
     ("x-", "TT"),
     ("xs", "TT"),
@@ -59,7 +59,7 @@ const TABLE: &[(&str, &str)] = &[
     ("xxh", "TTP"),
 ];
 
-/// A cluster to which the marks of a row have happened.
+/// A cluster after the failures of a row.
 fn cluster_after(marks: &str) -> Rig {
     let mut rig = Rig::new(marks.len());
     let eligible: Vec<bool> = marks.chars().map(|mark| mark != 'x').collect();
@@ -84,7 +84,7 @@ fn the_table_has_every_combination_of_up_to_three() {
 }
 
 #[test]
-fn who_may_be_chosen_after_what() {
+fn every_row_of_the_table_holds() {
     for (marks, states) in TABLE {
         let rig = cluster_after(marks);
         assert_eq!(rig.states(), *states, "after {marks}");
@@ -105,7 +105,7 @@ fn who_may_be_chosen_after_what() {
 }
 
 #[test]
-fn panic_ends_with_the_first_that_is_well() {
+fn panic_mode_ends_with_the_first_success() {
     for (marks, states) in TABLE.iter().filter(|(_, states)| states.contains('P')) {
         let panicked: Vec<usize> = states.match_indices('P').map(|(at, _)| at).collect();
         for well in panicked.clone() {
@@ -125,7 +125,7 @@ fn panic_ends_with_the_first_that_is_well() {
 }
 
 #[test]
-fn in_panic_failures_change_nothing() {
+fn in_panic_mode_failures_change_nothing() {
     let mut rig = cluster_after("shh");
     for at in 0..3 {
         for outcome in [BAD, Outcome::ConnectTimeout, Outcome::ConnectRefused, Outcome::Resource] {
@@ -136,7 +136,7 @@ fn in_panic_failures_change_nothing() {
 }
 
 #[test]
-fn the_registry_takes_the_last_trusted_one_and_brings_another() {
+fn the_last_healthy_endpoint_leaves_and_another_one_becomes_eligible() {
     let mut rig = cluster_after("h--");
     assert_eq!(rig.states(), "ETT");
     assert_eq!(describe(&rig.update_view(&[true, false, false])), ["panic true"]);
@@ -147,7 +147,7 @@ fn the_registry_takes_the_last_trusted_one_and_brings_another() {
 }
 
 #[test]
-fn trust_survives_an_update_and_a_new_life_begins_without_a_past() {
+fn states_survive_an_update_and_a_new_endpoint_is_healthy() {
     let mut rig = cluster_after("h--");
     rig.update_view(&[false, true, true]);
     rig.update_view(&[true, true, true]);
@@ -159,19 +159,19 @@ fn trust_survives_an_update_and_a_new_life_begins_without_a_past() {
 }
 
 #[test]
-fn while_the_old_view_is_still_there_an_update_takes_nobody_away() {
-    // The only one there was gives way to another.
+fn while_the_old_view_is_still_there_an_update_ejects_no_endpoint() {
+    // The only eligible endpoint is replaced by another one.
     let mut rig = cluster_after("hx");
     assert_eq!(rig.states(), "PT");
     assert!(rig.set_members(&[false, true]).is_empty());
     assert_eq!(rig.states(), "PT");
-    // Not even by somebody else's evidence.
+    // Nor does a report about the other endpoint.
     rig.request(0, Outcome::ConnectRefused);
     rig.request(1, Outcome::ConnectTimeout);
     assert_eq!(rig.states(), "PT");
     assert_eq!(describe(&rig.detector.advance(rig.now, false).events), ["panic false"]);
     assert_eq!(rig.states(), "ET");
-    // The other way round it is panic before the new View is there.
+    // In the other direction panic mode begins before the new View is there.
     let mut rig = cluster_after("h-");
     assert_eq!(describe(&rig.set_members(&[true, false])), ["panic true"]);
     assert_eq!(rig.states(), "PT");

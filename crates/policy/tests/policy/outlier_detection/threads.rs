@@ -1,4 +1,4 @@
-//! What holds when several workers judge at the same time.
+//! What holds when several workers report at the same time.
 
 use std::{
     sync::{
@@ -15,11 +15,11 @@ use outrigger_policy::{
 
 use super::{BAD, Rig, SECOND};
 
-/// Two workers fail an endpoint of their own, of two, at the same time. Whether at each moment one of
-/// the two could be chosen, and what came of it.
+/// Two workers fail one of two endpoints each, at the same time. Returns whether there was a moment
+/// without an endpoint to choose, and the counts at the end.
 fn race(requests: usize, outcome: Outcome) -> (bool, EjectionCounts) {
-    let Rig { now, stats: records, detector: judge, settings, .. } = Rig::new(2);
-    let (judge, start, done) = (Mutex::new(judge), Barrier::new(3), AtomicBool::new(false));
+    let Rig { now, stats: records, detector, settings, .. } = Rig::new(2);
+    let (detector, start, done) = (Mutex::new(detector), Barrier::new(3), AtomicBool::new(false));
     let ever_nobody = thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             start.wait();
@@ -39,7 +39,7 @@ fn race(requests: usize, outcome: Outcome) -> (bool, EjectionCounts) {
                         if let Some(report) =
                             mark.record_end(&mut FailureAttribution::default(), outcome, Sent::Head, now)
                         {
-                            judge.lock().unwrap().report(settings, record, report, now, 0);
+                            detector.lock().unwrap().report(settings, record, report, now, 0);
                         }
                     }
                 })
@@ -51,7 +51,7 @@ fn race(requests: usize, outcome: Outcome) -> (bool, EjectionCounts) {
         done.store(true, Relaxed);
         watcher.join().unwrap()
     });
-    (ever_nobody, judge.into_inner().unwrap().counts())
+    (ever_nobody, detector.into_inner().unwrap().counts())
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn two_workers_cannot_eject_the_last_two() {
 }
 
 #[test]
-fn when_both_refuse_connections_there_is_panic_and_never_nobody() {
+fn when_both_refuse_connections_panic_mode_leaves_an_endpoint_to_choose() {
     for _ in 0..200 {
         let (ever_nobody, counts) = race(1, Outcome::ConnectRefused);
         assert!(!ever_nobody);
@@ -73,7 +73,7 @@ fn when_both_refuse_connections_there_is_panic_and_never_nobody() {
 }
 
 #[test]
-fn of_many_requests_one_has_the_probation() {
+fn of_many_requests_one_takes_the_slot_of_a_probation() {
     for _ in 0..100 {
         let mut rig = Rig::new(2);
         rig.requests(0, 5, BAD);
@@ -86,7 +86,7 @@ fn of_many_requests_one_has_the_probation() {
                     start.wait();
                     let mark = record.begin_attempt(settings, true);
                     count.fetch_add(usize::from(mark.is_some()), Relaxed);
-                    // Nobody gives the place back before all have asked for it.
+                    // The slot is freed only after every thread has tried to take it.
                     start.wait();
                 });
             }

@@ -1,8 +1,8 @@
 //! Reads a service's name out of an authority.
 //!
 //! `orders`, `orders:7070`, `orders.service.consul`, `v2.orders.service.consul` (a tag),
-//! `orders.service.dc2.consul`. Every other name is outside the registry and is refused, because this is
-//! no open proxy.
+//! `orders.service.dc2.consul`. Any other name is outside the registry, unless a
+//! declared service has it.
 
 use std::{borrow::Cow, net::IpAddr};
 

@@ -146,3 +146,33 @@ fn both_given(origin: Origin, written: &str, new: &str, at: Position) -> Problem
         hint: "remove the old one".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{VARIABLES, keys};
+
+    #[test]
+    fn a_new_name_is_a_key_or_a_section_and_an_old_name_is_not() {
+        let keys = keys();
+        for rename in RENAMES {
+            for prefix in ["defaults", "upstreams[0]"] {
+                let section = rename.section.replace('*', prefix);
+                let exists = |name| {
+                    let path = join(&section, name);
+                    keys.iter().any(|key| *key == path || key.starts_with(&format!("{path}.")))
+                };
+                assert!(exists(rename.new) && !exists(rename.old), "{section}.{}", rename.old);
+            }
+        }
+    }
+
+    /// A variable or flag has a name of its own, so an old name of its setting would need a second variable.
+    #[test]
+    fn no_variable_sets_a_renamed_setting() {
+        for (variable, key) in VARIABLES {
+            let is_renamed = |rename: &Rename| *key == join(rename.section, rename.new);
+            assert!(!RENAMES.iter().any(is_renamed), "{variable}");
+        }
+    }
+}

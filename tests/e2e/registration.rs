@@ -107,8 +107,8 @@ async fn with_a_rotated_token_a_dead_app_and_its_removal_reach_the_catalog() {
 }
 
 #[tokio::test]
-async fn an_app_that_died_with_its_sidecar_is_critical_until_the_next_sidecar_registers_it() {
-    if !consul::available("an app that died with its sidecar is told critical by the next one") {
+async fn an_app_that_died_with_its_sidecar_is_reported_critical_by_the_next_one_until_it_is_back() {
+    if !consul::available("an app that died with its sidecar is reported critical by the next one") {
         return;
     }
     let consul = Consul::dev().await.expect("an agent");
@@ -157,7 +157,7 @@ async fn foreign_checks_on_the_app_are_removed_and_the_replaced_ones_restored() 
 
 #[tokio::test]
 async fn stale_registrations_are_removed_and_live_or_foreign_ones_are_kept() {
-    if !consul::available("orphans are removed, and neither the living nor strangers") {
+    if !consul::available("stale registrations are removed, and live or foreign ones are kept") {
         return;
     }
     let consul = Consul::dev().await.expect("an agent");

@@ -402,7 +402,7 @@ async fn an_instance_that_dies_under_traffic_costs_no_request() {
 }
 
 #[tokio::test]
-async fn a_service_without_instances_has_a_reason_of_its_own() {
+async fn the_answer_names_the_failure_when_every_instance_fails() {
     let services = Services::default().and_at("orders", "g1", refusing_addr(), "").and_at(
         "orders",
         "g2",

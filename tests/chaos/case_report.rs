@@ -134,7 +134,7 @@ pub(crate) fn print_head() {
     print_line("|---|--:|---|--:|--:|---|");
 }
 
-/// Nobody is left to tell when stdout is gone.
+/// A failed write is ignored, because the error could not be printed either.
 fn print_line(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }

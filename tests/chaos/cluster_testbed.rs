@@ -20,7 +20,7 @@ use crate::{
     fleet::Fleet,
 };
 
-/// Everybody is registered and passing before this, once the registry is back.
+/// All instances are registered and passing within this time after the registry is back.
 pub(crate) const RECOVERY_LIMIT: Duration = Duration::from_secs(10);
 /// Whatever the registry says of a loss is believed by then: the hold is 10 s.
 const LOSS_BELIEVED_AFTER: Duration = Duration::from_secs(12);

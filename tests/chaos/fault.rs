@@ -34,7 +34,7 @@ pub(crate) enum Fault {
     HalfBody,
     /// A whole answer with JSON that breaks off.
     HalfJson,
-    /// Nobody is there: 200 and an empty list. Only where instances are asked for; the agent's own
+    /// 200 and an empty list. Only where instances are asked for; the agent's own
     /// side goes on working, as it does for a follower that has fallen behind.
     EmptyList(EmptyListIndex),
 }

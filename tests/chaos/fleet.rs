@@ -164,7 +164,7 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// Nobody yet.
+    /// A fleet without instances.
     pub(crate) fn new(service: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("chaos-fleet-").tempdir().expect("a directory");
         Self { service: service.to_owned(), members: Vec::new(), names_given: 0, dir }

@@ -80,7 +80,7 @@ pub(crate) async fn run_lifecycle(target: &Target) {
     assert_eq!(consul.agent_service("orders-1", None, WAIT).await.unwrap(), None);
 }
 
-/// Somebody took the instance out; a correction of its registration, and the clearing up of checks
+/// An operator took the instance out; a correction of its registration, and the clearing up of checks
 /// that another registrar left, do not put it back.
 pub(crate) async fn correct_in_maintenance(target: &Target) {
     let consul = client(target);

@@ -1,4 +1,4 @@
-//! Who gets how much.
+//! The share of the requests that each instance gets.
 
 use std::collections::BTreeMap;
 

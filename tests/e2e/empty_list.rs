@@ -1,4 +1,4 @@
-//! A registry that says by mistake that nobody is there: no request fails for it while the instances
+//! A registry that answers an empty list by mistake: no request fails because of it while the instances
 //! answer, for ten seconds where its index does not rise.
 
 use std::time::Duration;

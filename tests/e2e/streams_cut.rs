@@ -1,4 +1,4 @@
-//! Whoever goes away, the other side is told, and a broken answer never looks whole.
+//! When one side closes, the other side learns it, and a broken answer never looks whole.
 
 use outrigger_tests::{
     client::Client,

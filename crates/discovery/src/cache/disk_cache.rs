@@ -60,7 +60,7 @@ const MAX_SERVICES: usize = 10_000;
 /// The last good answers, on disk.
 #[derive(Debug)]
 pub struct DiskCache {
-    /// `None`: the file cannot be written, and a warning said why. Only a writer holds the lock for long.
+    /// `None`: the file cannot be written; a warning was logged. Only a writer holds the lock for long.
     file: Option<Arc<Mutex<StateFile>>>,
     entries: Mutex<BTreeMap<Query, CacheEntry>>,
     changed: Notify,

@@ -24,8 +24,9 @@
 //! - Consistent answers confirm the loss for more than
 //!   [`confirm_for`](outrigger_config::MassLoss::confirm_for), with no other answer and no error in
 //!   between. This does not apply when no listed instance takes traffic. An agent that is stopped
-//!   deregisters its services, one that is killed is reported as lost with its node, and all servers confirm that for the
-//!   seconds until the agent is back; without the suspects every request would fail.
+//!   deregisters its services, one that is killed is reported as lost with its node, and all servers
+//!   confirm that for the seconds until the agent is back; without the suspects every request would
+//!   fail.
 //! - An answer that is not stale comes after the registry has answered for
 //!   [`hold_for`](outrigger_config::MassLoss::hold_for). While the registry is silent no suspect is
 //!   dropped. After a failure ([`MassLossGuard::record_failure`]) the time starts again, because the
@@ -33,10 +34,11 @@
 //!
 //! An answer confirms a loss when its server knows a leader and its index is higher than when the
 //! instance was last listed. In Consul each removal raises the service's index (the conformance suite
-//! checks that). An empty answer at the same index therefore proves no removal: it comes from a token
+//! checks that). An answer at the same index therefore proves no removal: it comes from a token
 //! that may not read the service, or from something between the proxy and the registry. An answer
 //! after the index went back confirms nothing either: a registry that has lost its data lists nothing,
-//! and the instances need a moment to register again. In both cases the loss is accepted only after `hold_for`.
+//! and the instances need a moment to register again. In both cases the loss is accepted only after
+//! `hold_for`.
 
 use std::{
     collections::BTreeMap,

@@ -45,7 +45,7 @@ fn candidate(instances: Vec<Instance>, index: u64) -> Candidate {
 fn accepted_snapshot(now: Instant, instances: Vec<Instance>) -> Snapshot {
     match admit(&Current { snapshot: &Snapshot::unasked(), index: 0 }, candidate(instances, 1)) {
         Verdict::Accept(instances) => Snapshot::unasked().next(instances, now),
-        verdict => panic!("a first answer was judged {verdict:?}"),
+        verdict => panic!("a first answer was not accepted: {verdict:?}"),
     }
 }
 

@@ -31,7 +31,7 @@ impl AllowedHosts {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         match (bare.parse::<IpAddr>(), self.0) {
             (Ok(ip), _) if ip.is_loopback() => true,
-            (Ok(ip), ListenHost::Ip(ours)) => ours == ip || ours.is_unspecified(),
+            (Ok(ip), ListenHost::Ip(own)) => own == ip || own.is_unspecified(),
             (Ok(_), ListenHost::Localhost) => false,
             (Err(_), _) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
         }

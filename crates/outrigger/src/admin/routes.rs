@@ -101,7 +101,7 @@ fn with_layers(router: Router<AdminState>) -> Router<AdminState> {
     router
         .layer(RequestBodyLimitLayer::new(MAX_BODY))
         .layer(CatchPanicLayer::new())
-        // Its own word for a 5xx is an error; here 503 is the usual answer of `/readyz` while starting.
+        // The layer logs a 5xx as an error by default; here `/readyz` answers 503 during every start.
         .layer(TraceLayer::new_for_http().on_failure(DefaultOnFailure::new().level(Level::DEBUG)))
         .layer(set(header::CACHE_CONTROL, "no-store"))
         .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))

@@ -29,10 +29,10 @@ impl Components {
     /// Why a new listener could not be bound. A wider or narrower form of an address that this sidecar listens
     /// on (`0.0.0.0` and `127.0.0.1`) cannot be bound beside it: the text then names that address.
     fn bind_refusal(&self, error: &BindError) -> ReloadError {
-        let ours = self.proxy.outbound_addrs().into_iter();
-        let mut ours = ours.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr));
+        let own = self.proxy.outbound_addrs().into_iter();
+        let mut own = own.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr));
         let text = error_chain(error);
-        let overlaps = ours.find(|addr| addr.port() == error.addr.port());
+        let overlaps = own.find(|addr| addr.port() == error.addr.port());
         ReloadError::Address(match overlaps {
             Some(addr) => {
                 format!("{text}; this sidecar listens on {addr}: choose another port, or restart it")

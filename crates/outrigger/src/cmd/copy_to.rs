@@ -51,8 +51,8 @@ mod tests {
             run(&arguments).unwrap();
         }
         let copied = fs::metadata(folder.path().join("outrigger")).unwrap();
-        let ours = fs::metadata(std::env::current_exe().unwrap()).unwrap();
-        assert_eq!((copied.len(), copied.permissions()), (ours.len(), ours.permissions()));
+        let original = fs::metadata(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!((copied.len(), copied.permissions()), (original.len(), original.permissions()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -202,8 +202,8 @@ impl ServiceEntry {
 
 impl WatchStatus {
     fn text(&self, out: &mut String) {
-        let heard = self.heard_ago_ms.map(format_ms);
-        let _ = match (self.answered, heard) {
+        let age = self.heard_ago_ms.map(format_ms);
+        let _ = match (self.answered, age) {
             (false, Some(ago)) => writeln!(
                 out,
                 "  remembered from before the restart, {ago} old; the registry has not answered since"

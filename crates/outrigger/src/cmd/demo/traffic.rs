@@ -118,10 +118,10 @@ fn lock_stats(stats: &Mutex<TrafficStats>) -> MutexGuard<'_, TrafficStats> {
 async fn run_client(addr: SocketAddr, stats: Arc<Mutex<TrafficStats>>, stop: CancellationToken) {
     // The clients start at different times, so that the stream is steady.
     tokio::time::sleep(Duration::from_millis(fastrand::u64(0..20))).await;
-    let mut turns = interval(Duration::from_secs(1) * CLIENTS / RATE);
-    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval(Duration::from_secs(1) * CLIENTS / RATE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection = None;
-    while stop.run_until_cancelled(turns.tick()).await.is_some() {
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let started = Instant::now();
         let answer = timeout(RESPONSE_TIMEOUT, send_request(addr, &mut connection)).await;
         let now = Instant::now();

@@ -14,7 +14,7 @@ pub(crate) struct CallerSidecar {
 }
 
 impl CallerSidecar {
-    /// One that asks the Consul agent at `consul` and calls `service`, by the defaults and `settings`
+    /// Starts a sidecar that asks the Consul agent at `consul` and calls `service`, with the defaults and `settings`
     /// (lines of YAML). Waits until it is ready.
     pub(crate) async fn start(consul: SocketAddr, service: &str, settings: &str) -> Self {
         let state = tempfile::Builder::new().prefix("chaos-state-").tempdir().expect("a directory");
@@ -33,12 +33,12 @@ impl CallerSidecar {
         self.process.outbound()
     }
 
-    /// What its metrics say now.
+    /// Its metrics now.
     pub(crate) async fn metrics(&self) -> Scrape {
         Scrape::parse(&self.process.admin_get("/metrics").await.text())
     }
 
-    /// Attempts made again so far.
+    /// Retries so far.
     pub(crate) async fn retried(&self) -> f64 {
         self.metrics().await.sum("outrigger_retries_total", &[("why", "again")])
     }

@@ -1,4 +1,4 @@
-//! What a case came to, in one row of a table.
+//! The result of a case, as one row of a table.
 
 use std::{
     fmt::Write as _,
@@ -19,7 +19,7 @@ pub(crate) enum Verdict {
     Skipped,
 }
 
-/// A row. Without a broken promise it is one that was kept.
+/// A row. Without a broken promise the case is kept.
 #[derive(Debug)]
 pub(crate) struct CaseReport {
     requests: u64,
@@ -32,7 +32,7 @@ pub(crate) struct CaseReport {
 }
 
 impl CaseReport {
-    /// Of what the client got. `retried`: attempts made again, by the sidecar's own count.
+    /// The report of a load. `retried`: retries, as the sidecar counts them.
     pub(crate) fn from_load(tally: &RequestResults, retried: f64) -> Self {
         Self {
             requests: tally.requests(),
@@ -43,12 +43,12 @@ impl CaseReport {
         }
     }
 
-    /// Nothing was counted, because of `why`.
+    /// A case that broke without results, because of `why`.
     pub(crate) fn broken(why: &str) -> Self {
         Self { broken: vec![why.to_owned()], ..Self::empty() }
     }
 
-    /// Nothing was tried, because of `why`.
+    /// A case that was not tried, because of `why`.
     pub(crate) fn skipped(why: &str) -> Self {
         Self { skipped: Some(why.to_owned()), ..Self::empty() }
     }
@@ -65,7 +65,7 @@ impl CaseReport {
         }
     }
 
-    /// A part of the promise, and what was seen instead if it did not hold.
+    /// Checks a part of the promise; `otherwise` describes what happened if it did not hold.
     pub(crate) fn require(&mut self, held: bool, otherwise: impl FnOnce() -> String) {
         if !held {
             self.broken.push(otherwise());
@@ -128,7 +128,7 @@ impl CaseReport {
     }
 }
 
-/// Prints what stands above the rows.
+/// Prints the head of the table.
 pub(crate) fn print_head() {
     print_line("| case | requests | failed | retried | longest | promise |");
     print_line("|---|--:|---|--:|--:|---|");
@@ -139,12 +139,12 @@ fn print_line(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// One line that ends no cell.
+/// The text in one line, without the sign that ends a cell.
 fn table_cell(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/")
 }
 
-/// For people.
+/// The time in whole milliseconds, as text.
 pub(crate) fn format_millis(time: Duration) -> String {
     format!("{} ms", time.as_millis())
 }

@@ -22,7 +22,7 @@ use crate::{
 
 /// All instances are registered and passing within this time after the registry is back.
 pub(crate) const RECOVERY_LIMIT: Duration = Duration::from_secs(10);
-/// Whatever the registry says of a loss is believed by then: the hold is 10 s.
+/// A loss that the registry reports is accepted after this time: the hold is 10 s.
 const LOSS_BELIEVED_AFTER: Duration = Duration::from_secs(12);
 /// Longest wait until a table is confirmed again: the longest pause of a watch is 30 s.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
@@ -60,15 +60,15 @@ impl ClusterTestbed {
         self.running.iter().all(known) && self.all_listed().await
     }
 
-    /// Whether the servers do.
+    /// Whether the servers list all instances as passing.
     pub(crate) async fn all_listed(&self) -> bool {
         let health = ConsulAgent(self.agent.http_addr()).health("orders").await;
         self.running.iter().all(|one| health.contains(&(one.id.clone(), "passing".to_owned())))
     }
 
-    /// Waits until `again` holds, for three times [`RECOVERY_LIMIT`] at most, and then for as long as whatever is believed
-    /// late takes to be believed. How long the first took `since`, and the fewest that the caller could choose
-    /// from meanwhile.
+    /// Waits until `again` holds, for three times [`RECOVERY_LIMIT`] at most, and then until a loss that the
+    /// registry may report late would be accepted. Returns how long the recovery took `since`, and the smallest
+    /// number of instances that the caller could choose from meanwhile.
     pub(crate) async fn observe_recovery(
         &self,
         load: &Load,
@@ -97,7 +97,7 @@ impl ClusterTestbed {
         }
     }
 
-    /// How often the registry took a registration of theirs.
+    /// How many registrations of the instances the registry accepted.
     pub(crate) async fn registrations(&self) -> f64 {
         let mut all = 0.0;
         for one in &self.running {

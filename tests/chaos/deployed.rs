@@ -1,5 +1,5 @@
 //! Instances as they are deployed: each under a sidecar of its own that registers it, `outrigger run --
-//! app`. The app ends at once when it is told to, with whatever it has under way.
+//! app`. The app ends at once on SIGTERM, also with requests under way.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -44,7 +44,7 @@ impl DeployedInstance {
         .await;
     }
 
-    /// What its metrics say now.
+    /// Its metrics now.
     pub(crate) async fn metrics(&self) -> Scrape {
         Scrape::parse(&self.process.admin_get("/metrics").await.text())
     }
@@ -56,7 +56,7 @@ impl DeployedInstance {
     }
 }
 
-/// Stops all of them at once: a sidecar that is only dropped would leave its app behind.
+/// Stops all of them at once: dropping a sidecar would leave its app running.
 pub(crate) async fn stop_all(all: Vec<DeployedInstance>) {
     futures_util::future::join_all(all.into_iter().map(DeployedInstance::stop)).await;
 }

@@ -1,7 +1,7 @@
-//! A fault proxy in front of a registry. Unlike [`outrigger_tests::registry_proxy`] it reads what it carries, so that
-//! it can count the questions, and answer one that is being held already in a way that is wrong.
+//! A fault proxy in front of a registry. Unlike [`outrigger_tests::registry_proxy`] it parses requests, so that
+//! it can count them, and give a wrong answer to a blocking query that is already waiting.
 //!
-//! It plays no registry: what it does not spoil comes from the real one.
+//! It does not imitate a registry: every other answer comes from the real registry.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +19,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-/// What becomes of a question.
+/// The answer to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The registry answers it.
@@ -42,9 +42,9 @@ pub(crate) enum Fault {
 /// The index that an empty list comes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EmptyListIndex {
-    /// The next one: everything was deregistered.
+    /// The next index: everything was deregistered.
     Next,
-    /// A low one: the registry has started over.
+    /// A low index: the registry has started over.
     Back,
     /// None at all.
     Missing,
@@ -91,17 +91,17 @@ impl FaultProxy {
         self.addr
     }
 
-    /// From now on, and also for the questions that are out.
+    /// Sets the fault for new requests and for requests that wait for an answer.
     pub(crate) fn set(&self, fault: Fault) {
         self.shared.fault.send_replace(fault);
     }
 
-    /// Questions that came, so far.
+    /// Requests so far.
     pub(crate) fn query_count(&self) -> u64 {
         self.shared.queries.load(Relaxed)
     }
 
-    /// Questions that were not answered by the registry, so far.
+    /// Requests that the registry did not answer, so far.
     pub(crate) fn spoiled_count(&self) -> u64 {
         self.shared.spoiled.load(Relaxed)
     }
@@ -119,7 +119,7 @@ async fn accept(listener: TcpListener, shared: Arc<FaultProxyState>) {
         while connections.try_join_next().is_some() {}
         let shared = shared.clone();
         connections.spawn(async move {
-            // How it ended is for the sidecar to find out.
+            // The result is the sidecar's concern.
             let _ = serve(Wire::new(stream), &shared).await;
         });
     }
@@ -152,7 +152,7 @@ async fn serve(mut wire: Wire, shared: &FaultProxyState) -> Result<(), WireError
     Ok(())
 }
 
-/// The answer, by the fault that holds when it is there, and whether the connection outlives it.
+/// The answer, by the fault at the time of the answer, and whether the connection stays open after it.
 async fn answer(
     wire: &Wire,
     registry: &mut Option<Wire>,

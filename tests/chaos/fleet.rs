@@ -1,4 +1,4 @@
-//! The instances of a service: processes to kill, stop and make ill.
+//! The instances of a service: processes that a case kills, stops or makes fail.
 
 use std::{
     collections::HashMap,
@@ -98,7 +98,7 @@ impl Member {
         wait::until(&what, wait::TIMEOUT, async || TcpStream::connect(self.addr).await.is_ok()).await;
     }
 
-    /// `kill -9`. It has ended when this returns.
+    /// Kills the process by SIGKILL; the process has ended when this returns.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("kill an instance");
@@ -130,7 +130,7 @@ impl Member {
         answer.text().parse().expect("a number of requests")
     }
 
-    /// Requests in its book, of all its lives: method and number.
+    /// Requests in its log, over all its starts: method and number.
     pub(crate) fn logged_requests(&self) -> Vec<(String, u64)> {
         let text = fs::read_to_string(&self.request_log).unwrap_or_default();
         let line = |line: &str| {
@@ -158,7 +158,7 @@ pub(crate) struct Fleet {
     pub(crate) service: String,
     /// Its instances.
     pub(crate) members: Vec<Member>,
-    /// Names given so far.
+    /// How many names were given so far.
     names_given: usize,
     dir: TempDir,
 }
@@ -181,12 +181,12 @@ impl Fleet {
         fleet
     }
 
-    /// One more of our own, not started.
+    /// Adds one of our own servers, not started.
     pub(crate) fn add_own_server(&mut self) -> &mut Member {
         self.add(MemberKind::OwnServer)
     }
 
-    /// One more, not started.
+    /// Adds an instance, not started.
     pub(crate) fn add(&mut self, kind: MemberKind) -> &mut Member {
         self.names_given += 1;
         let name = format!("{}-{}", self.service, self.names_given);
@@ -206,7 +206,7 @@ impl Fleet {
         .await;
     }
 
-    /// Registers all of them without a check: the agent never notices anything.
+    /// Registers all of them without a check: the agent never detects a failure.
     pub(crate) async fn register_unchecked(&self, agent: ConsulAgent) {
         self.register_by(agent, |_| json!([])).await;
     }
@@ -236,7 +236,7 @@ impl Fleet {
         }
     }
 
-    /// What must hold in every case: no POST was done twice, and what was answered well was done.
+    /// Requires what must hold in every case: no POST was executed twice, and every POST that succeeded was executed.
     pub(crate) fn check_posts(&self, tally: &RequestResults, row: &mut CaseReport) {
         let mut seen: HashMap<u64, u32> = HashMap::new();
         for (method, id) in self.members.iter().flat_map(Member::logged_requests) {

@@ -1,9 +1,9 @@
 //! Nothing is left running, however this program ends.
 //!
-//! The program starts itself once more: the inner one runs the cases, and its children (agents,
-//! sidecars, their apps) inherit a mark in their environment. The outer one waits, and whatever still
-//! carries the mark when the inner one has ended, even by SIGKILL, is killed by its process id. The
-//! inner one ends, in turn, when its standard input does.
+//! The program starts itself a second time: the inner process runs the cases, and its children (agents,
+//! sidecars, their apps) inherit a mark in their environment. The outer process waits, and every process that
+//! still has the mark when the inner process has ended, even by SIGKILL, is killed by its process id. The
+//! inner process ends when its standard input ends.
 
 use std::{
     fs,
@@ -21,16 +21,16 @@ use tokio::{
 
 /// The mark. Not `OUTRIGGER_…`: those are kept from the sidecars.
 const MARK: &str = "CHAOS_RUN";
-/// Longest wait for the inner one after a signal.
+/// Longest wait for the inner process after a signal.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Whether this is the inner one.
+/// Whether this is the inner process.
 pub(crate) fn is_guarded() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
-/// The outer one: runs the inner one, and cleans up after it.
+/// Runs the inner process, and kills what is left of it.
 pub(crate) fn run() -> ExitCode {
     let mark = format!("{}-{:x}", std::process::id(), fastrand::u64(..));
     let inner = Command::new(std::env::current_exe().expect("this program's own path"))
@@ -65,7 +65,7 @@ async fn wait_for_inner(mut inner: Child) -> Option<i32> {
             Err(error) => panic!("wait for the runner: {error}"),
         }
         if kill_at.is_some_and(|at| Instant::now() >= at) {
-            // It is gone by itself when this fails.
+            // A failure means that the process has ended.
             let _ = inner.kill();
         }
         tokio::select! {
@@ -73,13 +73,13 @@ async fn wait_for_inner(mut inner: Child) -> Option<i32> {
             _ = interrupt.recv() => {}
             () = sleep(POLL_INTERVAL) => continue,
         }
-        // The end of its input is the word for it.
+        // The inner process ends when its input ends.
         drop(inner.stdin.take());
         kill_at.get_or_insert(Instant::now() + EXIT_TIMEOUT);
     }
 }
 
-/// Kills what carries the mark, and says what that was.
+/// Kills the processes with the mark, and returns their ids and command lines.
 fn kill_leftovers(mark: &str) -> Vec<String> {
     let mark = format!("{MARK}={mark}");
     let mut left = Vec::new();
@@ -103,14 +103,14 @@ fn processes_with_mark(mark: &str) -> Vec<u32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let carries = |pid: &u32| {
-        // Empty for a zombie, which is dead enough.
+        // The file is empty for a zombie, which needs no signal.
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|byte| *byte == 0).any(|one| one == mark.as_bytes())
     };
     pids.filter(carries).collect()
 }
 
-/// In the inner one: turns true when it is to end, because of a signal or because the outer one has gone.
+/// For the inner process: turns true when it must end, after a signal or after the end of the outer process.
 pub(crate) fn watch_for_end() -> watch::Receiver<bool> {
     let (sender, receiver) = watch::channel(false);
     let by_input = sender.clone();

@@ -1,5 +1,5 @@
 //! Deaths, deploys and outages under a steady load, against the real binary, a real Consul and real
-//! server processes. One row per case: what was promised, and whether it was kept.
+//! server processes. One row per case: the promise, and whether it was kept.
 //!
 //! ```text
 //! make chaos                       every case in full
@@ -8,25 +8,25 @@
 //! chaos --list                     what there is
 //! ```
 //!
-//! It ends with `N kept, N broken, N skipped`; its exit code is 1 when a promise was broken. A case that
-//! this machine cannot run (no Consul, no nginx) is skipped, and the row says why: that is no promise kept.
+//! The last line is `N kept, N broken, N skipped`; the exit code is 1 when a promise was broken. A case that
+//! this machine cannot run (no Consul, no nginx) is skipped, and the row gives the reason; a skipped case does
+//! not count as kept.
 //!
 //! | module | its job |
 //! |---|---|
 //! | [`case`], [`cases`] | what a case is; a file per promise, and the list of all cases |
-//! | [`fleet`], [`instance`], [`nginx`] | the instances: processes of their own, to kill, stop and make ill |
+//! | [`fleet`], [`instance`], [`nginx`] | the instances: separate processes that a case kills, stops or makes fail |
 //! | [`deployed`] | an instance as it is deployed: under a sidecar that registers it and runs it |
 //! | [`caller`] | the binary under test, as a caller beside the app |
-//! | [`testbed`] | all of these together |
+//! | [`testbed`] | Consul, instances and a caller together |
 //! | [`cluster_testbed`] | such instances behind an agent and three servers |
-//! | [`fault`] | what stands between a caller and its registry, and spoils answers |
+//! | [`fault`] | a proxy between a caller and its registry that replaces answers by wrong ones |
 //! | [`resource_use`] | a caller under measurement: its files, memory and requests in flight |
-//! | [`case_report`], [`runner`] | what a case came to; one after the other |
-//! | [`guard`] | nothing is left running, however this program ends |
+//! | [`case_report`], [`runner`] | the result of a case; runs the cases one after the other |
+//! | [`guard`] | kills every process that is left when this program ends |
 //!
-//! Nothing is judged from inside the sidecar: what counts is what the client got, what the instances
-//! wrote down (a POST that two of them have seen is a broken promise in every case) and the sidecar's own
-//! metrics.
+//! The results come from the client's answers, from the request logs of the instances (a POST in two logs is a
+//! broken promise in every case) and from the sidecar's metrics.
 #![allow(clippy::expect_used, clippy::panic, reason = "a case that panics is a promise that was not kept")]
 
 mod caller;

@@ -20,17 +20,17 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Longest wait until all is let go: idle connections to instances are closed after 4 s, and the
+/// Longest wait until all is released: idle connections to instances are closed after 4 s, and the
 /// allocator gives back within a second.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Of memory, what may stay for good: tables have grown, and the allocator keeps some pages.
+/// Memory in bytes that may stay allocated: tables have grown, and the allocator keeps some pages.
 const MAX_RETAINED: u64 = 4 << 20;
 /// Longest exchange.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(100);
-/// Between two looks.
+/// Pause between two measurements.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What it held at one moment.
+/// Files and memory at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResourceUse {
     /// Open files.
@@ -40,7 +40,7 @@ pub(crate) struct ResourceUse {
 }
 
 impl ResourceUse {
-    /// The more of each.
+    /// The larger value of each.
     pub(crate) fn max(self, other: Self) -> Self {
         Self { files: self.files.max(other.files), memory: self.memory.max(other.memory) }
     }
@@ -77,13 +77,13 @@ impl MeasuredSidecar {
         Self { process, _instances: instances, _dir: dir }
     }
 
-    /// What it holds now.
+    /// Its files and memory now.
     pub(crate) fn resource_use(&self) -> ResourceUse {
         let pid = self.process.pid();
         ResourceUse { files: usage::open_files(pid), memory: resident_memory(Some(pid)) }
     }
 
-    /// What it holds once nothing is open or under way, and its memory has come to rest.
+    /// Its files and memory once nothing is open or under way, and its memory is stable.
     pub(crate) async fn wait_idle(&self) -> ResourceUse {
         let mut last = self.resource_use();
         let mut since = Instant::now();
@@ -123,13 +123,13 @@ impl MeasuredSidecar {
         }
     }
 
-    /// Attempts made again so far.
+    /// Retries so far.
     pub(crate) async fn retried(&self) -> f64 {
         let metrics = Scrape::parse(&self.process.admin_get("/metrics").await.text());
         metrics.sum("outrigger_retries_total", &[("why", "again")])
     }
 
-    /// What is still open or under way, by the sidecar's own word; empty when nothing is.
+    /// What is still open or under way, by the sidecar's metrics and admin page; empty when nothing is.
     async fn list_busy(&self) -> Vec<String> {
         let metrics = Scrape::parse(&self.process.admin_get("/metrics").await.text());
         let gauges = [

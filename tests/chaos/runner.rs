@@ -24,7 +24,7 @@ pub(crate) struct RunOptions {
     /// Every case this many times
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) rounds: u32,
-    /// Say what cases there are
+    /// List the cases
     #[arg(long)]
     pub(crate) list: bool,
     /// Only these cases
@@ -46,7 +46,7 @@ pub(crate) fn run(asked: &RunOptions) -> ExitCode {
     if chosen.is_empty() {
         chosen = all.iter().collect();
     }
-    // A panic is told in the row: twice would be noise.
+    // The row of the case shows a panic; the default hook would print it a second time.
     std::panic::set_hook(Box::new(|_| {}));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let cases = LocalSet::new();

@@ -1,4 +1,4 @@
-//! What most cases stand on: a real Consul, a service of three instances, and the sidecar of one that
+//! The setup of most cases: a real Consul, a service of three instances, and the sidecar of an app that
 //! calls it.
 
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::{caller::CallerSidecar, case::SetupError, case_report::CaseReport, fl
 /// The service's name.
 pub(crate) const SERVICE: &str = "orders";
 
-/// All of it. Ends when it is dropped, in this order.
+/// The parts, which end in this order when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Testbed {
     /// The sidecar under test.
@@ -23,14 +23,14 @@ pub(crate) struct Testbed {
 }
 
 impl Testbed {
-    /// Three of our own servers; the sidecar goes by the defaults and `settings` (YAML).
+    /// Three of our own servers; the sidecar has the defaults and `settings` (YAML).
     pub(crate) async fn with_three(settings: &str) -> Result<Self, SetupError> {
         let consul = Consul::server().await?;
         let fleet = Fleet::start_three(SERVICE, ConsulAgent(consul.http_addr())).await;
         Ok(Self::start_caller(consul, fleet, settings).await)
     }
 
-    /// These, not started yet.
+    /// With this fleet, which is not started yet.
     pub(crate) async fn with_fleet(mut fleet: Fleet, settings: &str) -> Result<Self, SetupError> {
         let consul = Consul::server().await?;
         for member in &mut fleet.members {
@@ -46,7 +46,7 @@ impl Testbed {
         Self { caller, fleet, agent, _consul: consul }
     }
 
-    /// Waits until the registry shows every instance as passing, and the sidecar trusts them all.
+    /// Waits until every instance is passing in the registry and trusted by the sidecar.
     pub(crate) async fn wait_all_trusted(&self) {
         self.fleet.wait_passing(self.agent).await;
         self.wait_trusted(self.fleet.members.len(), wait::TIMEOUT).await;
@@ -61,14 +61,14 @@ impl Testbed {
         .await;
     }
 
-    /// Times that an instance was taken out.
+    /// Ejections so far.
     pub(crate) async fn ejections(&self) -> f64 {
         let metrics = self.caller.metrics().await;
         let kind = |kind| metrics.sum("outrigger_ejections_total", &[("kind", kind)]);
         kind("hard") + kind("soft")
     }
 
-    /// The row of a load that has ended, with what must hold in every case.
+    /// The report of a load that has ended, with the checks of every case.
     pub(crate) async fn report(&self, tally: &RequestResults) -> CaseReport {
         let mut row = CaseReport::from_load(tally, self.caller.retried().await);
         self.fleet.check_posts(tally, &mut row);

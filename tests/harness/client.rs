@@ -1,4 +1,4 @@
-//! A raw client: writes the bytes it is told to, and reads answers strictly.
+//! A raw client: writes given bytes, and reads answers strictly.
 #![allow(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 
 use std::net::SocketAddr;
@@ -71,7 +71,7 @@ impl Client {
     /// Connects.
     ///
     /// # Panics
-    /// It cannot.
+    /// The connection cannot be made.
     pub async fn connect(addr: SocketAddr) -> Self {
         let stream = wait::within("connect to the sidecar", TcpStream::connect(addr)).await;
         Self { wire: Wire::new(stream.unwrap_or_else(|error| panic!("connect to {addr}: {error}"))) }
@@ -80,7 +80,7 @@ impl Client {
     /// Connects with a small receive buffer, so that unread bytes soon stop the sender.
     ///
     /// # Panics
-    /// It cannot.
+    /// The connection cannot be made.
     pub async fn connect_small_buffer(addr: SocketAddr) -> Self {
         let socket =
             if addr.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() };

@@ -1,4 +1,4 @@
-//! What the end-to-end and conformance tests stand on: real sockets, real processes, every byte in
+//! The base of the end-to-end and conformance tests: real sockets, real processes, every byte in
 //! the test's hand. Nothing here is shared with the code under test.
 //!
 //! | module | its job |

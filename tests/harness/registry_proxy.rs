@@ -1,4 +1,4 @@
-//! Stands between a sidecar and its registry, and can take the registry away in every way there is.
+//! A proxy between a sidecar and its registry that imitates every kind of registry failure.
 #![allow(clippy::expect_used, reason = "a harness fails its test by panicking")]
 
 use std::{net::SocketAddr, time::Duration};
@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::wire::Wire;
 
-/// What becomes of a connection to the registry.
+/// How a connection to the registry is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RegistryMode {
     /// It reaches the registry.

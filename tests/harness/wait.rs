@@ -1,4 +1,4 @@
-//! Waiting for something to become true, instead of sleeping and hoping.
+//! Waits for a condition, instead of sleeping for a fixed time.
 #![allow(
     clippy::panic,
     reason = "a harness fails its test by panicking, with a text that says what was awaited"
@@ -8,9 +8,9 @@ use std::{future::Future, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 
-/// Generous: reached only by what is broken, also on a busy machine.
+/// Only a broken test reaches this time, also on a busy machine.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause between two looks.
+/// Pause between two checks of a condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Waits until `condition` holds.

@@ -1,4 +1,4 @@
-//! The agent beside the apps loses all that it knew, and is back with nothing.
+//! The agent of the node loses all its data, and starts again empty.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Exchanges that end in the middle: clients that leave while they upload, instances that send half an
-//! answer, answers that come before the upload has ended. Nothing of them stays.
+//! answer, answers that come before the upload has ended. No resource of these exchanges stays in use.
 
 use std::net::SocketAddr;
 
@@ -83,9 +83,9 @@ fn script(request: &Request) -> Answer {
 
 pub(super) async fn cut(form: RunLength) -> CaseResult {
     let count = form.pick([500, 100]);
-    // So that every request meets what it is sent into.
+    // So that every request reaches the failure that it tests.
     let subject = MeasuredSidecar::start("defaults: {circuit_breaker: off, outlier: off}", script).await;
-    // Once through all, so that what is made once is there.
+    // One round before the measurement, so that what is allocated once exists.
     for way in CutKind::ALL {
         run_clients(&subject, way, 20).await;
     }

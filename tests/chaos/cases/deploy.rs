@@ -1,5 +1,5 @@
-//! Rolling deploys. All that is done is what a deploy does: SIGTERM to a sidecar, a new one, the wait until
-//! the registry says that it is passing.
+//! Rolling deploys, with the steps of a real deploy only: SIGTERM to a sidecar, a new sidecar, the wait until
+//! the registry lists it as passing.
 
 use std::time::Duration;
 

@@ -13,11 +13,11 @@ use crate::{
     testbed::{SERVICE, Testbed},
 };
 
-/// Nothing is waited for: the rest is room for a busy machine.
+/// Longest time of a request that fails: nothing is waited for, so the bound is room for a busy machine.
 const MAX_FAILURE_TIME: Duration = Duration::from_millis(500);
 /// From the first instance that accepts and is passing, to the last request that fails.
 const MAX_RECOVERY_TIME: Duration = Duration::from_secs(1);
-/// What may be said while all are down.
+/// The failures that are allowed while all instances are down.
 const ALLOWED_REASONS: [&str; 4] =
     ["502 connect_failed", "503 circuit_open", "503 no_usable_instance", "404 unknown_service"];
 
@@ -38,7 +38,7 @@ pub(super) async fn replaced(form: RunLength) -> CaseResult {
     scene.fleet.deregister(scene.agent).await;
     scene.fleet.register_unchecked(scene.agent).await;
     let mut trial = Outage::start(&mut scene).await;
-    // In the middle of one of the breaker's spells, which double from 1 s.
+    // The breaker is open in the middle of this time; its open times double from 1 s.
     trial.load.run_for(form.pick([Duration::from_secs(10), Duration::from_secs(5)])).await;
     scene.fleet.deregister(scene.agent).await;
     let dead = std::mem::take(&mut scene.fleet.members);
@@ -48,7 +48,7 @@ pub(super) async fn replaced(form: RunLength) -> CaseResult {
     }
     let registered = scene.fleet.register_unchecked(scene.agent);
     ((), trial.back) = tokio::join!(registered, wait_first_back(&scene, &trial.load));
-    // For the audit.
+    // The check of the POSTs needs the logs of all instances.
     scene.fleet.members.extend(dead);
     trial.report(&scene, form).await
 }

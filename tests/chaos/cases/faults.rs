@@ -1,4 +1,4 @@
-//! The registry answers, and wrongly: every kind of nonsense between the sidecar and the real Consul.
+//! The registry gives wrong answers of every kind; a fault proxy stands between the sidecar and the real Consul.
 //!
 //! Two sidecars live through it. One carries the load. The other carries nothing, so that all the CPU time
 //! it uses is what the fault costs, and registers an app, so that it asks all that a sidecar asks.
@@ -29,7 +29,7 @@ const QUERY_BURST: f64 = 15.0;
 const QUERIES_PER_SECOND: f64 = 3.0;
 /// Longest wait until the table is confirmed again: the longest pause is 30 s.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long an empty list is told at a time: for longer than 10 s it would be believed.
+/// How long an empty list is answered at a time: after 10 s it would be accepted.
 const EMPTY_LIST_TIME: Duration = Duration::from_secs(8);
 
 /// What is answered, for how long at a time, and how often.
@@ -122,7 +122,7 @@ pub(super) async fn all(form: RunLength) -> CaseResult {
     Ok(row)
 }
 
-/// What one spell came to.
+/// The result of one phase.
 struct PhaseResult {
     /// Both sidecars got a wrong answer.
     met: bool,
@@ -132,7 +132,7 @@ struct PhaseResult {
     asked: f64,
 }
 
-/// Lets both have it, and looks at the one without load.
+/// Sets the fault for both sidecars, and measures the one without load.
 async fn run_phase(spell: &FaultPhase, idle: &CallerSidecar, proxies: [&FaultProxy; 2]) -> PhaseResult {
     let spoiled = proxies.map(FaultProxy::spoiled_count);
     let (cpu, asked, from) = (usage::cpu_time(idle.process.pid()), proxies[1].query_count(), Instant::now());

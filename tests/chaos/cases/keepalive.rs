@@ -1,4 +1,4 @@
-//! Instances that close a keep-alive connection after ten requests, with a word or without one: then the
+//! Instances that close a keep-alive connection after ten requests, with or without notice; without notice the
 //! next request may be on its way when the close comes.
 
 use crate::{
@@ -47,7 +47,7 @@ async fn run_load(scene: &Testbed, rate: u32, count: u64) -> RequestResults {
     load.stop().await
 }
 
-/// Without a connection for about every ten requests, nothing was tried.
+/// The case tried nothing unless about every ten requests opened a connection.
 async fn require_closes(scene: &Testbed, tally: &RequestResults, row: &mut CaseReport) {
     let metrics = scene.caller.metrics().await;
     let opened = metrics.sum("outrigger_pool_connections_total", &[("event", "opened")]);

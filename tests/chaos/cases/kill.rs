@@ -1,4 +1,4 @@
-//! `kill -9`: an instance dies without a word.
+//! `kill -9`: an instance dies without notice.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// The last attempt on a dead instance comes before this.
 pub(super) const MAX_ATTEMPT_DELAY: Duration = Duration::from_millis(100);
-/// Looks that are further apart show nothing.
+/// Measurements that are further apart show nothing.
 const MAX_POLL_GAP: Duration = Duration::from_millis(250);
 /// For this long its attempts are watched: longer than any back-off, shorter than its first new trial by
 /// a request could be.
@@ -75,9 +75,9 @@ async fn start_load(scene: &Testbed, rate: u32) -> Load {
 /// When a dead instance was picked for the last time, counted from just before its kill.
 #[derive(Debug, Default)]
 struct LastAttempt {
-    /// Not before this: a look that began then did not see it yet.
+    /// Not before this: a measurement that began then did not show it yet.
     earliest: Duration,
-    /// Not after this: a look that ended then saw it.
+    /// Not after this: a measurement that ended then showed it.
     latest: Duration,
 }
 
@@ -88,7 +88,7 @@ impl LastAttempt {
     }
 }
 
-/// Kills these at once, and watches the sidecar's picks of them.
+/// Kills these instances at once, and watches how often the sidecar picks them.
 async fn kill_and_watch(scene: &mut Testbed, victims: &[usize]) -> LastAttempt {
     let names: Vec<String> = victims.iter().map(|at| scene.fleet.members[*at].name.clone()).collect();
     let kill = Instant::now();
@@ -103,7 +103,7 @@ async fn kill_and_watch(scene: &mut Testbed, victims: &[usize]) -> LastAttempt {
         let metrics = scene.caller.metrics().await;
         let picks = |name| metrics.sum("outrigger_instance_picks_total", &[("instance", name)]);
         let now: f64 = names.iter().map(|name| picks(name)).sum();
-        // One that has left the table has no series any more: less is no pick.
+        // An instance that has left the table has no series any more: a lower sum is no pick.
         if now > seen {
             last = LastAttempt { earliest: began_before, latest: kill.elapsed() };
         }

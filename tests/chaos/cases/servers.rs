@@ -1,4 +1,4 @@
-//! The registry's servers go away, the leader or all of them, or forget.
+//! The leader or all servers of the registry stop, or the servers lose a node.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -125,7 +125,7 @@ async fn start_caller(agent: SocketAddr, listen: SocketAddr, state: &Path) -> Pr
     process
 }
 
-/// SIGTERM, and its end.
+/// Stops the process by SIGTERM, and waits for its end.
 async fn stop(mut process: Process) {
     process.signal("TERM");
     process.wait_exit(Duration::from_secs(30)).await;

@@ -1,5 +1,5 @@
-//! Many slow clients at once, a kind after the other: heads that come in drops, bodies that do, and answers
-//! that are read in sips. Each is served in the end; none costs much meanwhile, and nothing stays.
+//! Many slow clients at once, one kind after the other: heads in small pieces, bodies in small pieces, and answers
+//! that are read in small pieces. Each client is served; none costs much memory, and nothing stays in use.
 
 use std::{
     net::SocketAddr,
@@ -53,7 +53,7 @@ pub(super) async fn slow(form: RunLength) -> CaseResult {
     })
     .await;
     let kinds = [SlowKind::Heads, SlowKind::Bodies, SlowKind::Readers];
-    // Once through all, so that what is made once is there.
+    // One round before the measurement, so that what is allocated once exists.
     for kind in kinds {
         run_clients(&subject, kind, 100).await;
     }

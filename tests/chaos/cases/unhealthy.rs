@@ -1,4 +1,4 @@
-//! One of three instances is ill: it answers, and nothing good.
+//! One of three instances fails: it answers errors, or slowly.
 
 use outrigger_tests::{
     load::{Load, LoadPlan, RequestResults},
@@ -47,8 +47,8 @@ pub(super) async fn broken(form: RunLength) -> CaseResult {
     Ok(row)
 }
 
-/// A load with one ill instance: what it came to, and how many requests the ill one had seen when it was
-/// first out.
+/// Runs a load with one failing instance. The results, and how many requests that instance had seen when it was
+/// first ejected.
 async fn run_with_unhealthy(
     scene: &Testbed,
     ill: &Behaviour,

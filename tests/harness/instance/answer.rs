@@ -210,7 +210,7 @@ impl Answer {
         self.field("connection", "close").then(AnswerStep::Close)
     }
 
-    /// The connection is closed after it without a word.
+    /// The connection is closed after it without notice.
     #[must_use]
     pub fn then_close(self) -> Self {
         self.then(AnswerStep::Close)
@@ -264,7 +264,7 @@ impl Answer {
     }
 }
 
-/// A place to wait at until the test opens it. Clones are the same gate.
+/// Steps wait at the gate until the test opens it. Clones are the same gate.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<watch::Sender<bool>>);
 

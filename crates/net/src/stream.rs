@@ -124,10 +124,15 @@ impl Stream {
 
     fn count_written(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(n)) = &polled {
-            self.counts.written.fetch_add(*n as u64, Relaxed);
+            add(&self.counts.written, *n);
         }
         polled
     }
+}
+
+/// Adds to a count. Only the owner of the stream writes it, so no atomic addition is needed.
+fn add(count: &AtomicU64, n: usize) {
+    count.store(count.load(Relaxed) + n as u64, Relaxed);
 }
 
 impl AsyncRead for Stream {
@@ -141,7 +146,9 @@ impl AsyncRead for Stream {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        self.counts.read.fetch_add((buf.filled().len() - before) as u64, Relaxed);
+        if polled.is_ready() {
+            add(&self.counts.read, buf.filled().len() - before);
+        }
         polled
     }
 }

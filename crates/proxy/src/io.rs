@@ -6,18 +6,16 @@
 
 use std::{
     io,
-    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
+use outrigger_net::{ByteCounts, Stream};
 use parking_lot::Mutex;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -29,9 +27,8 @@ const SMALL: usize = 2048;
 /// One TCP connection, with what went over it.
 #[derive(Debug)]
 pub(crate) struct Line {
-    stream: Mutex<TcpStream>,
-    read: AtomicU64,
-    written: AtomicU64,
+    stream: Mutex<Stream>,
+    counts: Arc<ByteCounts>,
     /// The last write found the socket full: bytes are still in somebody's buffer.
     blocked: AtomicBool,
     /// The peer has ended its side.
@@ -42,10 +39,10 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) fn new(stream: TcpStream) -> Arc<Self> {
+        let stream = Stream::from(stream);
         Arc::new(Self {
+            counts: stream.counts().clone(),
             stream: Mutex::new(stream),
-            read: AtomicU64::new(0),
-            written: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
@@ -54,12 +51,12 @@ impl Line {
 
     /// Bytes read so far.
     pub(crate) fn read(&self) -> u64 {
-        self.read.load(Relaxed)
+        self.counts.read()
     }
 
     /// Bytes handed to the socket so far.
     pub(crate) fn written(&self) -> u64 {
-        self.written.load(Relaxed)
+        self.counts.written()
     }
 
     /// Whether the last write had to wait.
@@ -80,19 +77,12 @@ impl Line {
     /// Whether an idle connection is no longer what it was: closed, reset, or with bytes that nobody
     /// asked for. One system call; tokio's own readiness is a cache and would not know.
     pub(crate) fn is_stale(&self) -> bool {
-        let stream = self.stream.lock();
-        let mut byte = [MaybeUninit::uninit()];
-        match SockRef::from(&*stream).peek(&mut byte) {
-            Ok(_) => true,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        }
+        self.stream.lock().is_stale()
     }
 
     /// Makes the close a reset: the only sign of an abort to a reader for whom the close is the end.
     pub(crate) fn reset_on_close(&self) {
-        let stream = self.stream.lock();
-        // A socket that is gone already needs no sign.
-        let _ = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+        self.stream.lock().reset_on_close();
     }
 
     /// Waits until there is something to read, or the peer's end. Cancel safe.
@@ -100,17 +90,14 @@ impl Line {
         std::future::poll_fn(|cx| self.stream.lock().poll_read_ready(cx)).await
     }
 
-    fn with<T>(&self, act: impl FnOnce(Pin<&mut TcpStream>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(Pin<&mut Stream>) -> T) -> T {
         let mut stream = self.stream.lock();
         act(Pin::new(&mut *stream))
     }
 
     fn wrote(&self, result: Poll<io::Result<usize>>, patient: bool, len: usize) -> Poll<io::Result<usize>> {
         match &result {
-            Poll::Ready(Ok(n)) => {
-                self.written.fetch_add(*n as u64, Relaxed);
-                self.blocked.store(false, Relaxed);
-            }
+            Poll::Ready(Ok(_)) => self.blocked.store(false, Relaxed),
             Poll::Ready(Err(error)) if patient && is_gone(error) => {
                 self.deaf.store(true, Relaxed);
                 self.blocked.store(false, Relaxed);
@@ -171,7 +158,6 @@ impl AsyncRead for LineIo {
         let result = self.line.with(|stream| stream.poll_read(cx, buf));
         if let Poll::Ready(Ok(())) = result {
             let n = buf.filled().len() - before;
-            self.line.read.fetch_add(n as u64, Relaxed);
             if n == 0 && room > 0 {
                 self.line.ended.store(true, Relaxed);
             }

@@ -82,15 +82,6 @@ pub enum EjectionReason {
 }
 
 impl EjectionReason {
-    /// Every reason.
-    pub const ALL: [Self; 5] = [
-        Self::Unreachable,
-        Self::ConnectTimeouts,
-        Self::ConsecutiveFailures,
-        Self::SuccessRate,
-        Self::Probation,
-    ];
-
     /// The label in metrics and log.
     pub fn label(self) -> &'static str {
         match self {

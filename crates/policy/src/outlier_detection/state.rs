@@ -19,9 +19,6 @@ pub enum EjectionState {
 }
 
 impl EjectionState {
-    /// Every value.
-    pub const ALL: [Self; 4] = [Self::Healthy, Self::Ejected, Self::Probation, Self::Panic];
-
     /// The label in metrics and on pages.
     pub fn label(self) -> &'static str {
         match self {

@@ -19,10 +19,10 @@ fn each_body_byte_restarts_the_time_out_and_the_cap_stays() {
         (1_000, Some(1_000), None, 1_000, TimeoutCause::Timeout),
         (1_000, Some(0), Some(900), 0, TimeoutCause::Deadline),
     ];
-    for (timeout, cap, last, at, whose) in cases {
+    for (timeout, cap, last, at, cause) in cases {
         let deadline = Deadline::new(accepted, millis(timeout)).capped(cap.map(|cap| accepted + millis(cap)));
         let got = deadline.expires_at(last.map(|last| accepted + millis(last)));
-        assert_eq!(got, (accepted + millis(at), whose), "{timeout} {cap:?} {last:?}");
+        assert_eq!(got, (accepted + millis(at), cause), "{timeout} {cap:?} {last:?}");
     }
 }
 

@@ -20,14 +20,14 @@ use super::{BAD, Rig, SECOND};
 fn race(requests: usize, outcome: Outcome) -> (bool, EjectionCounts) {
     let Rig { now, stats: records, detector, settings, .. } = Rig::new(2);
     let (detector, start, done) = (Mutex::new(detector), Barrier::new(3), AtomicBool::new(false));
-    let ever_nobody = thread::scope(|scope| {
+    let ever_none_usable = thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             start.wait();
-            let mut nobody = false;
+            let mut none_usable = false;
             while !done.load(Relaxed) {
-                nobody |= !records.iter().any(|record| record.admits(false));
+                none_usable |= !records.iter().any(|record| record.admits(false));
             }
-            nobody
+            none_usable
         });
         let workers: Vec<_> = records
             .iter()
@@ -51,14 +51,14 @@ fn race(requests: usize, outcome: Outcome) -> (bool, EjectionCounts) {
         done.store(true, Relaxed);
         watcher.join().unwrap()
     });
-    (ever_nobody, detector.into_inner().unwrap().counts())
+    (ever_none_usable, detector.into_inner().unwrap().counts())
 }
 
 #[test]
 fn two_workers_cannot_eject_the_last_two() {
     for _ in 0..200 {
-        let (ever_nobody, counts) = race(5, BAD);
-        assert!(!ever_nobody);
+        let (ever_none_usable, counts) = race(5, BAD);
+        assert!(!ever_none_usable);
         assert_eq!((counts.healthy, counts.ejected, counts.panic), (1, 1, false));
     }
 }
@@ -66,8 +66,8 @@ fn two_workers_cannot_eject_the_last_two() {
 #[test]
 fn when_both_refuse_connections_panic_mode_leaves_an_endpoint_to_choose() {
     for _ in 0..200 {
-        let (ever_nobody, counts) = race(1, Outcome::ConnectRefused);
-        assert!(!ever_nobody);
+        let (ever_none_usable, counts) = race(1, Outcome::ConnectRefused);
+        assert!(!ever_none_usable);
         assert_eq!((counts.healthy, counts.ejected, counts.panic), (0, 2, true));
     }
 }

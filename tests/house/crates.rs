@@ -53,22 +53,30 @@ pub(crate) struct Crate {
 /// Reads the crate with the root file `root`.
 ///
 /// # Errors
-/// When a file cannot be read or is no Rust, or a declared module has no file.
-pub(crate) fn read(root: &Path) -> Result<Crate, String> {
+/// When a file is no Rust, or a declared module has no file.
+pub(crate) fn read(root: &Path, sources: &Sources) -> Result<Crate, String> {
     let mut found = Crate::default();
     let folder = root.parent().unwrap_or(Path::new("")).to_path_buf();
-    found.read_file(root, Vec::new(), &folder)?;
+    Reader { sources, found: &mut found }.read_file(root, Vec::new(), &folder)?;
     Ok(found)
 }
 
-impl Crate {
+/// The text of every source file, by its path.
+pub(crate) type Sources = BTreeMap<PathBuf, String>;
+
+struct Reader<'a> {
+    sources: &'a Sources,
+    found: &'a mut Crate,
+}
+
+impl Reader<'_> {
     /// `folder` is where the files of the module's children are.
     fn read_file(&mut self, path: &Path, module: ModulePath, folder: &Path) -> Result<(), String> {
         let at = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let text = std::fs::read_to_string(path).map_err(|error| at(&error))?;
-        let parsed = syn::parse_file(&text).map_err(|error| at(&error))?;
-        let file = self.files.len();
-        self.files.push(path.to_path_buf());
+        let text = self.sources.get(path).ok_or_else(|| at(&"no such file"))?;
+        let parsed = syn::parse_file(text).map_err(|error| at(&error))?;
+        let file = self.found.files.len();
+        self.found.files.push(path.to_path_buf());
         self.read_items(&parsed.items, module, file, folder)
     }
 
@@ -79,7 +87,7 @@ impl Crate {
         file: usize,
         folder: &Path,
     ) -> Result<(), String> {
-        self.modules.insert(module.clone(), Module { file, ..Module::default() });
+        self.found.modules.insert(module.clone(), Module { file, ..Module::default() });
         items.iter().try_for_each(|item| self.read_item(item, &module, file, folder))
     }
 
@@ -101,10 +109,10 @@ impl Crate {
                 }
                 None => {
                     let path = match path_attribute(&declared.attrs) {
-                        Some(path) => self.files[file].with_file_name(path),
+                        Some(path) => self.found.files[file].with_file_name(path),
                         None => [folder.join(format!("{name}.rs")), below.join("mod.rs")]
                             .into_iter()
-                            .find(|path| path.exists())
+                            .find(|path| self.sources.contains_key(path))
                             .ok_or_else(|| format!("{}: no file of module {name}", folder.display()))?,
                     };
                     self.read_file(&path, child, &below)
@@ -112,9 +120,9 @@ impl Crate {
             };
         }
         if let Some(name) = type_name(item) {
-            self.types.push(TypeDefinition { name, file });
+            self.found.types.push(TypeDefinition { name, file });
         }
-        let Some(here) = self.modules.get_mut(module) else {
+        let Some(here) = self.found.modules.get_mut(module) else {
             return Ok(());
         };
         match item {

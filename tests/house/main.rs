@@ -1,8 +1,9 @@
 //! Checks the structure of the source: `make lint` runs it.
 //!
-//! Three rules: no two types of one crate share a name, no file has more than 600 lines, and no two
-//! files import each other, directly or through others. A violation that is still allowed stands in
-//! `exceptions.txt`; an exception that is not needed any more is an error, so that the list only shrinks.
+//! Four rules: no two types of one crate share a name, no file has more than 600 lines, no two files import
+//! each other, directly or through others, and no comment and no page uses a pronoun of persons
+//! (words.rs lists them). `exceptions.txt` lists the violations that are allowed; an exception that is not needed any
+//! more is an error, so that the list only shrinks.
 //!
 //! A crate here is what the compiler calls one: a library, a binary, an integration test.
 
@@ -10,6 +11,7 @@ mod crates;
 mod imports;
 mod paths;
 mod report;
+mod words;
 
 use std::{path::Path, process::ExitCode};
 

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{crates, imports};
+use crate::{
+    crates::{self, Sources},
+    imports, words,
+};
 
 /// Most lines of a file.
 const MAX_LINES: usize = 600;
@@ -21,17 +24,26 @@ pub(crate) type Violations = BTreeMap<String, Vec<String>>;
 /// When a file cannot be read or parsed.
 pub(crate) fn violations(root: &Path) -> Result<Violations, String> {
     let mut found = Violations::new();
+    let mut sources = Sources::new();
     for package in PACKAGES {
-        for path in rust_files(&root.join(package))? {
-            let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
-            let lines = text.lines().count();
-            if lines > MAX_LINES {
-                found.insert(format!("long {}", shown(root, &path)), Vec::new());
-            }
+        read_files(&root.join(package), "rs", &mut sources)?;
+    }
+    let mut pages = Sources::new();
+    read_files(root, "md", &mut pages)?;
+    for (path, text) in &sources {
+        if text.lines().count() > MAX_LINES {
+            found.insert(format!("long {}", shown(root, path)), Vec::new());
+        }
+    }
+    for (path, text) in sources.iter().chain(&pages) {
+        let is_rust = sources.contains_key(path);
+        let uses = words::forbidden(text, is_rust);
+        if !uses.is_empty() {
+            found.insert(format!("words {}", shown(root, path)), uses);
         }
     }
     for target in targets(root)? {
-        let read = crates::read(&target)?;
+        let read = crates::read(&target, &sources)?;
         let file = |index: usize| shown(root, &read.files[index]);
         let mut types: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for one in &read.types {
@@ -81,6 +93,7 @@ pub(crate) fn compare(found: &Violations, exceptions: &str) -> Result<(), String
 fn advice(violation: &str) -> &'static str {
     match violation.split(' ').next() {
         Some("long") => "the file has more than 600 lines; split it by what its parts are for",
+        Some("words") => "a comment or a page uses a pronoun of persons; name the thing (docs/glossary)",
         Some("types") => "types of one crate share a name; give one of them a name of two words",
         _ => "these files import each other; move what both need to a file below them",
     }
@@ -108,16 +121,17 @@ fn targets(root: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(targets)
 }
 
-fn rust_files(folder: &Path) -> Result<Vec<PathBuf>, String> {
-    let mut files = Vec::new();
+/// Adds every file below `folder` with this ending.
+fn read_files(folder: &Path, ending: &str, into: &mut Sources) -> Result<(), String> {
     for entry in entries(folder)? {
         if entry.is_dir() {
-            files.extend(rust_files(&entry)?);
-        } else if entry.extension().is_some_and(|ending| ending == "rs") {
-            files.push(entry);
+            read_files(&entry, ending, into)?;
+        } else if entry.extension().is_some_and(|found| found == ending) {
+            let text = std::fs::read_to_string(&entry);
+            into.insert(entry.clone(), text.map_err(|error| format!("{}: {error}", entry.display()))?);
         }
     }
-    Ok(files)
+    Ok(())
 }
 
 /// What a folder holds, sorted, without build output; nothing where there is no such folder.
@@ -127,7 +141,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, String> {
     }
     let read = std::fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let mut paths: Vec<PathBuf> = read.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-    paths.retain(|path| path.file_name().is_some_and(|name| name != "target"));
+    paths.retain(|path| path.file_name().is_some_and(|name| name != "target" && name != ".git"));
     paths.sort();
     Ok(paths)
 }
@@ -167,6 +181,14 @@ mod tests {
     #[test]
     fn two_targets_of_a_package_may_share_names() {
         assert!(found(&[("src/lib.rs", "struct Same;"), ("tests/it.rs", "struct Same;")]).is_empty());
+    }
+
+    #[test]
+    fn a_pronoun_of_persons_is_found_in_comments_and_pages_with_its_line() {
+        let text = "/// Tells\n/// whom it\n/// likes.\npub struct A;";
+        let found = check(&[("src/lib.rs", text), ("README.md", "Nobody\n")]);
+        assert_eq!(found["words crates/one/src/lib.rs"], ["line 2: whom"]);
+        assert_eq!(found["words crates/one/README.md"], ["line 1: Nobody"]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ install_missing() {
     if ! command -v apt-get >/dev/null; then why="there is no apt-get to install it with"; return; fi
     if [[ $(id -u) != 0 ]]; then why="installing it takes root: apt-get install ${missing[*]}"; return; fi
     if [[ -d /run/systemd/system ]]; then
-        # It would also run as a service from then on, which nobody asked for.
+        # It would also run as a service from then on.
         why="installing it here would start a service: apt-get install ${missing[*]}"
         return
     fi

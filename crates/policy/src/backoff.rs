@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use outrigger_config::RetryPolicy;
 
-/// A pause whose ceiling doubles from `base` to `max`.
+/// A random pause; its upper bound doubles from `base` to `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// Ceiling of the first pause. Retries: 25 ms, as Envoy's. Registry watches: 250 ms.

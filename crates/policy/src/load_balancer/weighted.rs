@@ -16,7 +16,7 @@
 
 use super::{cursor::TurnCounter, cycle::Cycle};
 
-/// Most turns in a cycle whose shares are exact.
+/// Most turns of a cycle with exact shares.
 const MAX_TURNS: u64 = 65_536;
 
 /// A cycle with turns by weight.

@@ -155,7 +155,7 @@ impl EndpointStats {
         }
     }
 
-    /// Counts the complete body of a response whose head [`AttemptGuard::record_head`] recorded.
+    /// Counts the complete body of a response, after [`AttemptGuard::record_head`] recorded its head.
     #[inline]
     pub fn record_body_end(&self, since: AttemptEpoch, now: Instant) {
         if self.is_healthy_since(since) {
@@ -250,7 +250,7 @@ impl AttemptGuard<'_> {
         self.conclude(blame, outcome, sent, true, now)
     }
 
-    /// The same for a response whose body follows. A good head alone does not end a row of failures: with
+    /// The same for a response with a body that follows. A good head alone does not end a row of failures: with
     /// an [`AttemptEpoch`], [`EndpointStats::record_body_end`] or [`EndpointStats::record_body_cut`]
     /// counts the rest. A good head does end a probation, which cannot wait for an endless body.
     #[inline]

@@ -1,9 +1,13 @@
 //! The binary under test, as a caller beside the app.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
-use outrigger_tests::{process::Process, scrape::Scrape};
+use outrigger_tests::{process::Process, scrape::Scrape, wait};
 use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// Longest wait until a table is confirmed again: the longest pause of a watch is 30 s.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A sidecar that only routes. Killed when it is dropped.
 #[derive(Debug)]
@@ -42,4 +46,15 @@ impl CallerSidecar {
     pub(crate) async fn retried(&self) -> f64 {
         self.metrics().await.sum("outrigger_retries_total", &[("why", "again")])
     }
+}
+
+/// Waits until the registry has confirmed the process's table after `since`.
+pub(crate) async fn wait_confirmed(process: &Process, since: Instant) {
+    wait::until("the table is confirmed again", CONFIRM_TIMEOUT, async || {
+        let page = process.admin_get("/services").await.json();
+        let watch = &page["services"][0]["registry"];
+        let heard = watch["heard_ago_ms"].as_u64().unwrap_or(u64::MAX);
+        watch["error"].is_null() && u128::from(heard) < since.elapsed().as_millis()
+    })
+    .await;
 }

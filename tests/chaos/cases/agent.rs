@@ -1,4 +1,4 @@
-//! The agent of the node loses all its data, and starts again empty.
+//! The agent of the node loses all its data and restarts empty.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
 /// How the agent ends, and how long it is away.
 #[derive(Debug, Clone, Copy)]
 enum AgentLoss {
-    /// SIGTERM: it leaves the cluster first, and its node and all its services with it.
+    /// SIGTERM: the agent leaves the cluster first, with its node and all its services.
     Stopped(Duration),
     /// SIGKILL: the servers list all instances until they detect the loss.
     Killed(Duration),
@@ -52,8 +52,8 @@ pub(super) async fn emptied(form: RunLength) -> CaseResult {
     Ok(row)
 }
 
-/// Loses the agent and its data. How long it took until all instances were registered again, from when it answered
-/// anything at all, and the fewest that the caller could choose from.
+/// Loses the agent and its data. Returns the time from the agent's first answer until all instances were registered
+/// again, and the smallest number of instances that the caller could choose from meanwhile.
 async fn lose_agent(
     site: &mut ClusterTestbed,
     loss: AgentLoss,

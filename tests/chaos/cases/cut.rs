@@ -1,4 +1,4 @@
-//! Exchanges that end in the middle: clients that leave while they upload, instances that send half an
+//! Exchanges that end in the middle: clients that disconnect during an upload, instances that send half an
 //! answer, answers that come before the upload has ended. No resource of these exchanges stays in use.
 
 use std::net::SocketAddr;
@@ -18,27 +18,27 @@ use crate::{
     resource_use::{MeasuredSidecar, ResourceUse},
 };
 
-/// Of an upload.
+/// Size of an upload, in bytes.
 const UPLOAD: u64 = 1 << 20;
-/// What the client sends before it leaves.
+/// Bytes that the client sends before it disconnects.
 const PART: u64 = 200_000;
 
 /// What ends in the middle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CutKind {
-    /// The client closes while it uploads.
+    /// The client closes its connection during the upload.
     ClientCloses,
-    /// It resets.
+    /// The client resets its connection during the upload.
     ClientResets,
-    /// It leaves while the instance has half an answer to go.
+    /// The client disconnects after half of the answer.
     ClientLeavesAnswer,
     /// The instance closes after half an answer.
     HalfAnswer,
-    /// It resets.
+    /// The instance resets after half an answer.
     HalfAnswerReset,
     /// The instance answers before it has read the upload, and closes.
     Early,
-    /// It answers, and reads on.
+    /// The instance answers before it has read the upload, and reads on.
     EarlyAndOn,
 }
 
@@ -83,73 +83,78 @@ fn script(request: &Request) -> Answer {
 
 pub(super) async fn cut(form: RunLength) -> CaseResult {
     let count = form.pick([500, 100]);
-    // So that every request reaches the failure that it tests.
+    // Breaker and ejection are off, so that every request reaches the failure that it tests.
     let subject = MeasuredSidecar::start("defaults: {circuit_breaker: off, outlier: off}", script).await;
-    // One round before the measurement, so that what is allocated once exists.
-    for way in CutKind::ALL {
-        run_clients(&subject, way, 20).await;
+    // The round before the measurement makes the allocations that happen only once.
+    for kind in CutKind::ALL {
+        run_clients(&subject, kind, 20).await;
     }
     let before = subject.wait_idle().await;
     let mut all = RequestResults::default();
     let (mut broken, mut peak) = (Vec::new(), before);
-    for way in CutKind::ALL {
-        let (tally, held) = run_clients(&subject, way, count).await;
+    for kind in CutKind::ALL {
+        let (tally, held) = run_clients(&subject, kind, count).await;
         peak = peak.max(held);
         if tally.failures().requests() > 0 {
-            broken.push(format!("{way:?}: {}", tally.describe_failures()));
+            broken.push(format!("{kind:?}: {}", tally.describe_failures()));
         }
         all.0.extend(tally.0);
-        // Each look waits until connections to instances have aged out: in short, one for all.
-        if form == RunLength::Full || way == CutKind::EarlyAndOn {
+        // Each check waits until idle connections to instances have expired. A short run checks once, after the
+        // last kind.
+        if form == RunLength::Full || kind == CutKind::EarlyAndOn {
             broken.extend(
-                subject.wait_released(before, peak).await.err().map(|left| format!("{way:?}: {left}")),
+                subject.wait_released(before, peak).await.err().map(|left| format!("{kind:?}: {left}")),
             );
         }
     }
     let mut row = CaseReport::from_load(&all, subject.retried().await);
     row.require(broken.is_empty(), || broken.join("; "));
-    row.note(format!("{count} at once of each of {}", CutKind::ALL.len()));
+    row.note(format!("{count} at once of each of {} kinds", CutKind::ALL.len()));
     Ok(row)
 }
 
-/// So many at once.
-async fn run_clients(subject: &MeasuredSidecar, way: CutKind, count: usize) -> (RequestResults, ResourceUse) {
+/// Runs `count` clients of this kind at once.
+async fn run_clients(
+    subject: &MeasuredSidecar,
+    kind: CutKind,
+    count: usize,
+) -> (RequestResults, ResourceUse) {
     let to = subject.process.outbound();
-    let method = if way.uploads() { "POST" } else { "GET" };
-    subject.run_clients(count, method, || run_client(to, way)).await
+    let method = if kind.uploads() { "POST" } else { "GET" };
+    subject.run_clients(count, method, || run_client(to, kind)).await
 }
 
-/// One exchange that ends in the middle. An error: the client did not see what it should.
-async fn run_client(to: SocketAddr, way: CutKind) -> Result<(), String> {
+/// One exchange that ends in the middle. Returns an error if the client did not get what it should.
+async fn run_client(to: SocketAddr, kind: CutKind) -> Result<(), String> {
     let stream = TcpStream::connect(to).await.map_err(|error| format!("connect: {error}"))?;
     let mut wire = Wire::new(stream);
-    let (method, length) = if way.uploads() { ("POST", UPLOAD) } else { ("GET", 0) };
+    let (method, length) = if kind.uploads() { ("POST", UPLOAD) } else { ("GET", 0) };
     let head =
-        format!("{method} {} HTTP/1.1\r\nHost: orders\r\nContent-Length: {length}\r\n\r\n", way.target());
+        format!("{method} {} HTTP/1.1\r\nHost: orders\r\nContent-Length: {length}\r\n\r\n", kind.target());
     wire.write(head.as_bytes()).await.map_err(|cut| format!("the head: {cut}"))?;
-    match way {
+    match kind {
         CutKind::ClientCloses | CutKind::ClientResets => {
             upload(&mut wire, PART).await.map_err(|cut| format!("the upload: {cut}"))?;
-            if way == CutKind::ClientResets {
+            if kind == CutKind::ClientResets {
                 wire.reset();
             }
             return Ok(());
         }
-        // That it breaks is the point.
+        // The upload is expected to fail.
         CutKind::Early | CutKind::EarlyAndOn => drop(upload(&mut wire, UPLOAD).await),
         CutKind::ClientLeavesAnswer | CutKind::HalfAnswer | CutKind::HalfAnswerReset => {}
     }
     let answer = match wire.read_head().await {
         Ok(Some(answer)) => answer,
-        // The half of the answer may be lost together with the connection: that is no whole one.
-        Ok(None) | Err(_) if matches!(way, CutKind::HalfAnswer | CutKind::HalfAnswerReset) => return Ok(()),
+        // The half of the answer may be lost together with the connection, which is no complete answer.
+        Ok(None) | Err(_) if matches!(kind, CutKind::HalfAnswer | CutKind::HalfAnswerReset) => return Ok(()),
         Ok(None) => return Err("closed".to_owned()),
         Err(cut) => return Err(format!("the answer: {cut}")),
     };
     let (_, status, _) = answer.split_start_line();
     let body = Mutex::new(ReceivedBody::default());
     let framing = answer.framing(Framing::UntilClose).map_err(|cut| cut.to_string())?;
-    match way {
+    match kind {
         CutKind::ClientLeavesAnswer => {
             wire.read_body(Framing::Length(4), &body).await.map_err(|cut| format!("half the body: {cut}"))
         }
@@ -157,7 +162,7 @@ async fn run_client(to: SocketAddr, way: CutKind) -> Result<(), String> {
             Ok(())
         }
         CutKind::HalfAnswer | CutKind::HalfAnswerReset => {
-            Err(format!("half an answer looked whole: {status}"))
+            Err(format!("half an answer looked complete: {status}"))
         }
         _ if status == "413" => Ok(()),
         _ => Err(format!("{status} {}", answer.get("x-outrigger-error").unwrap_or_default())),

@@ -59,7 +59,7 @@ pub(super) async fn one(form: RunLength) -> CaseResult {
     Ok(report(load, &caller, &fleet, vec![only], slowest).await)
 }
 
-/// How long it took to leave.
+/// Stops the instance and returns how long that took.
 async fn stop_and_time(old: DeployedInstance) -> Duration {
     let from = Instant::now();
     old.stop().await;
@@ -77,7 +77,7 @@ async fn report(
     stop_all(running).await;
     let mut row = CaseReport::from_load(&tally, caller.retried().await);
     row.require(tally.failures().requests() == 0, || format!("{} failed", tally.describe_failures()));
-    row.note(format!("the slowest left in {}", format_millis(slowest)));
+    row.note(format!("the slowest stopped within {}", format_millis(slowest)));
     fleet.check_posts(&tally, &mut row);
     row
 }

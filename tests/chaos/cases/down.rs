@@ -1,4 +1,4 @@
-//! Every instance is down, and then back.
+//! All instances are down, and then up again.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::{
     testbed::{SERVICE, Testbed},
 };
 
-/// Longest time of a request that fails: nothing is waited for, so the bound is room for a busy machine.
+/// Longest time of a request that fails. Such a request waits for nothing; the bound is room for a busy machine.
 const MAX_FAILURE_TIME: Duration = Duration::from_millis(500);
-/// From the first instance that accepts and is passing, to the last request that fails.
+/// Longest time from the first instance that accepts connections and is passing to the last request that fails.
 const MAX_RECOVERY_TIME: Duration = Duration::from_secs(1);
 /// The failures that are allowed while all instances are down.
 const ALLOWED_REASONS: [&str; 4] =
@@ -23,51 +23,51 @@ const ALLOWED_REASONS: [&str; 4] =
 
 pub(super) async fn killed(form: RunLength) -> CaseResult {
     let mut scene = Testbed::with_three("").await?;
-    let mut trial = Outage::start(&mut scene).await;
-    trial.load.run_for(form.pick([Duration::from_secs(15), Duration::from_secs(3)])).await;
-    trial.starting = trial.load.elapsed();
+    let mut outage = Outage::start(&mut scene).await;
+    outage.load.run_for(form.pick([Duration::from_secs(15), Duration::from_secs(3)])).await;
+    outage.starting = outage.load.elapsed();
     for member in &mut scene.fleet.members {
         member.start().await;
     }
-    trial.back = wait_first_back(&scene, &trial.load).await;
-    trial.report(&scene, form).await
+    outage.back = wait_first_back(&scene, &outage.load).await;
+    outage.report(&scene, form).await
 }
 
 pub(super) async fn replaced(form: RunLength) -> CaseResult {
     let mut scene = Testbed::with_three("").await?;
     scene.fleet.deregister(scene.agent).await;
     scene.fleet.register_unchecked(scene.agent).await;
-    let mut trial = Outage::start(&mut scene).await;
+    let mut outage = Outage::start(&mut scene).await;
     // The breaker is open in the middle of this time; its open times double from 1 s.
-    trial.load.run_for(form.pick([Duration::from_secs(10), Duration::from_secs(5)])).await;
+    outage.load.run_for(form.pick([Duration::from_secs(10), Duration::from_secs(5)])).await;
     scene.fleet.deregister(scene.agent).await;
     let dead = std::mem::take(&mut scene.fleet.members);
-    trial.starting = trial.load.elapsed();
+    outage.starting = outage.load.elapsed();
     for _ in &dead {
         scene.fleet.add_own_server().start().await;
     }
     let registered = scene.fleet.register_unchecked(scene.agent);
-    ((), trial.back) = tokio::join!(registered, wait_first_back(&scene, &trial.load));
+    ((), outage.back) = tokio::join!(registered, wait_first_back(&scene, &outage.load));
     // The check of the POSTs needs the logs of all instances.
     scene.fleet.members.extend(dead);
-    trial.report(&scene, form).await
+    outage.report(&scene, form).await
 }
 
-/// A load, and what happened when, counted from its beginning.
+/// A load, and the times of the events, counted from its start.
 struct Outage {
     load: Load,
-    /// The killing began.
+    /// The first kill.
     killing: Duration,
-    /// All were dead.
+    /// All instances were dead.
     down: Duration,
-    /// The first one was started again.
+    /// The first instance was started again.
     starting: Duration,
-    /// The first one accepted connections and was passing in Consul.
+    /// The first instance accepted connections and was passing in Consul.
     back: Duration,
 }
 
 impl Outage {
-    /// Kills them all, under a load.
+    /// Kills all instances under a load.
     async fn start(scene: &mut Testbed) -> Self {
         let load = Load::start(scene.caller.addr(), LoadPlan::mixed(SERVICE, 200));
         load.wait_requests(200).await;
@@ -85,23 +85,24 @@ impl Outage {
         let tally = load.stop().await;
         let mut row = scene.report(&tally).await;
 
-        // What was under way at the kill can have been sent, and to a dead one for a moment after it.
+        // A request that was in flight at the kill may have been sent; so may a request to a dead instance shortly
+        // after the kill.
         let at_the_kill = |one: &RequestResult| {
             let cut = one.failed_with("502 sent_unknown") || one.failed_with("502 upstream_closed");
             cut && one.due <= down + MAX_ATTEMPT_DELAY && one.ended() >= killing
         };
         let wrong = tally.filter(|one| {
-            let said = ALLOWED_REASONS.iter().any(|reason| one.failed_with(reason));
-            one.failed.is_some() && !said && !at_the_kill(one)
+            let allowed = ALLOWED_REASONS.iter().any(|reason| one.failed_with(reason));
+            one.failed.is_some() && !allowed && !at_the_kill(one)
         });
         let after = wrong.0.iter().map(|one| one.due.saturating_sub(down)).max().unwrap_or_default();
         row.require(wrong.0.is_empty(), || {
             let wrong = wrong.describe_failures();
-            format!("not the right reason: {wrong}, the last {} after all were killed", format_millis(after))
+            format!("a wrong reason: {wrong}, the last {} after all were killed", format_millis(after))
         });
         let meanwhile = tally.filter(|one| one.due > down && one.ended() < starting);
-        let well = meanwhile.requests() - meanwhile.failures().requests();
-        row.require(well == 0, || format!("{well} were answered although no instance was up"));
+        let answered = meanwhile.requests() - meanwhile.failures().requests();
+        row.require(answered == 0, || format!("{answered} were answered although no instance was up"));
         let longest = meanwhile.longest();
         row.require(longest < MAX_FAILURE_TIME, || format!("a failure took {}", format_millis(longest)));
 
@@ -116,7 +117,7 @@ impl Outage {
     }
 }
 
-/// When the first of them accepts connections and is passing in Consul.
+/// Waits until the first instance accepts connections and is passing in Consul. Returns that time of the load.
 async fn wait_first_back(scene: &Testbed, load: &Load) -> Duration {
     loop {
         let health = scene.agent.health(SERVICE).await;

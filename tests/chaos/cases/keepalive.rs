@@ -1,5 +1,5 @@
-//! Instances that close a keep-alive connection after ten requests, with or without notice; without notice the
-//! next request may be on its way when the close comes.
+//! Instances that close a keep-alive connection after ten requests, with or without notice. Without notice, the
+//! next request may already be sent when the close arrives.
 
 use crate::{
     case::{CaseResult, RunLength},
@@ -36,7 +36,7 @@ pub(super) async fn unannounced(form: RunLength) -> CaseResult {
     require_closes(&scene, &tally, &mut row).await;
     let metrics = scene.caller.metrics().await;
     let races = metrics.sum("outrigger_retries_total", &[("why", "race")]);
-    row.note(format!("{races} requests met a close half-way"));
+    row.note(format!("{races} requests were sent while the instance closed the connection"));
     Ok(row)
 }
 
@@ -47,11 +47,11 @@ async fn run_load(scene: &Testbed, rate: u32, count: u64) -> RequestResults {
     load.stop().await
 }
 
-/// The case tried nothing unless about every ten requests opened a connection.
+/// The case tests something only if about every tenth request opened a connection.
 async fn require_closes(scene: &Testbed, tally: &RequestResults, row: &mut CaseReport) {
     let metrics = scene.caller.metrics().await;
     let opened = metrics.sum("outrigger_pool_connections_total", &[("event", "opened")]);
-    // Of its last request a connection may see the beginning only.
+    // The last request of a connection may be incomplete; 12 instead of 10 allows for that.
     let least = tally.requests() as f64 / 12.0;
     row.require(opened >= least, || format!("only {opened} connections were opened"));
     row.note(format!("{opened} connections"));

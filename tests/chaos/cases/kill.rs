@@ -13,12 +13,12 @@ use crate::{
     testbed::{SERVICE, Testbed},
 };
 
-/// The last attempt on a dead instance comes before this.
+/// Longest time from the kill to the last attempt on a dead instance.
 pub(super) const MAX_ATTEMPT_DELAY: Duration = Duration::from_millis(100);
-/// Measurements that are further apart show nothing.
+/// Longest gap between two measurements. A longer gap makes the result useless.
 const MAX_POLL_GAP: Duration = Duration::from_millis(250);
-/// For this long its attempts are watched: longer than any back-off, shorter than its first new trial by
-/// a request could be.
+/// How long the attempts on a dead instance are watched: longer than any back-off, shorter than the time until the
+/// first probation request can be sent to the instance.
 const WATCH_TIME: Duration = Duration::from_millis(1500);
 
 pub(super) async fn one(form: RunLength) -> CaseResult {
@@ -56,8 +56,8 @@ async fn at_once(mut scene: Testbed, victims: &[usize], form: RunLength) -> Case
     Ok(report(&load.stop().await, &scene, &last).await)
 }
 
-/// Answers take a while, so that many requests are under way wherever the kill falls: at 1,000 a second, enough
-/// to take an instance out for its answers before a connect is refused.
+/// Slow answers, so that many requests are in flight at the kill. At 1,000 requests a second that is enough to eject an
+/// instance for its cut answers before a connect is refused.
 fn slow_behaviour() -> Behaviour {
     Behaviour { delay_ms: 60, ..Behaviour::default() }
 }
@@ -72,12 +72,12 @@ async fn start_load(scene: &Testbed, rate: u32) -> Load {
     load
 }
 
-/// When a dead instance was picked for the last time, counted from just before its kill.
+/// When a dead instance was picked for the last time, counted from just before the kill.
 #[derive(Debug, Default)]
 struct LastAttempt {
-    /// Not before this: a measurement that began then did not show it yet.
+    /// Lower bound: the last measurement without the pick began then.
     earliest: Duration,
-    /// Not after this: a measurement that ended then showed it.
+    /// Upper bound: the first measurement with the pick ended then.
     latest: Duration,
 }
 
@@ -103,7 +103,7 @@ async fn kill_and_watch(scene: &mut Testbed, victims: &[usize]) -> LastAttempt {
         let metrics = scene.caller.metrics().await;
         let picks = |name| metrics.sum("outrigger_instance_picks_total", &[("instance", name)]);
         let now: f64 = names.iter().map(|name| picks(name)).sum();
-        // An instance that has left the table has no series any more: a lower sum is no pick.
+        // The series of an instance ends when the instance leaves the table, so a lower sum is no pick.
         if now > seen {
             last = LastAttempt { earliest: began_before, latest: kill.elapsed() };
         }
@@ -118,10 +118,18 @@ async fn report(tally: &RequestResults, scene: &Testbed, last: &LastAttempt) -> 
     row.require_no_failed_get(tally);
     row.require_only_unknown_posts(tally);
     row.require(last.earliest < MAX_ATTEMPT_DELAY, || {
-        format!("a dead one was tried later than {}", format_millis(last.earliest))
+        format!("a dead instance was tried later than {}", format_millis(last.earliest))
     });
     let seen = last.latest.saturating_sub(last.earliest) < MAX_POLL_GAP;
-    row.require(seen, || format!("the last attempt fell into {} without a look", format_millis(last.latest)));
-    row.note(format!("last attempt on a dead one at most {} after the kill", format_millis(last.latest)));
+    row.require(seen, || {
+        format!(
+            "the last attempt was before {}, after too long a gap between two measurements",
+            format_millis(last.latest)
+        )
+    });
+    row.note(format!(
+        "last attempt on a dead instance at most {} after the kill",
+        format_millis(last.latest)
+    ));
     row
 }

@@ -1,4 +1,4 @@
-//! The cases: a file per promise, and the list of all cases.
+//! The cases: one file per guarantee, and the list of all cases.
 
 use crate::case::{
     Case,
@@ -29,7 +29,7 @@ pub(crate) fn all() -> Vec<Case> {
             [180, 60],
             kill::one,
             "kill -9 of one of three, ten times: no GET fails, a POST only as sent_unknown; \
-             the dead one is not tried later than 100 ms after",
+             no attempt on the dead one later than 100 ms after the kill",
         ),
         Case::new(
             "kill-two",

@@ -1,4 +1,4 @@
-//! SIGSTOP: an instance that accepts, and does not answer. The registry's check goes on passing.
+//! SIGSTOP: an instance that accepts connections and does not answer. Its check in the registry stays passing.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use crate::{
     testbed::{SERVICE, Testbed},
 };
 
-/// Two tries of 500 ms, the pause between them, and room for a busy machine. One try of a stopped instance
-/// and one of another take half of it.
-const TWO_TRIES: Duration = Duration::from_millis(2 * 500 + 25 + 75);
-/// A second's patience, a second until the stall is detected, and room for a busy machine.
+/// Two attempts of 500 ms, the pause between them, and room for a busy machine. An attempt on the stopped instance
+/// and one on another take half of it.
+const MAX_TWO_ATTEMPTS: Duration = Duration::from_millis(2 * 500 + 25 + 75);
+/// One second without an answer, one second until the stall is detected, and room for a busy machine.
 const MAX_DEFAULT_TIME: Duration = Duration::from_secs(3);
-/// A spell of the ejection that the pause has led to, and the trial after it.
+/// Longest time until the instance is trusted again: its ejection time, and the probation request after it.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn with_try_timeout(form: RunLength) -> CaseResult {
-    stop_one(form, "defaults: {per_try_timeout: 500ms}", TWO_TRIES).await
+    stop_one(form, "defaults: {per_try_timeout: 500ms}", MAX_TWO_ATTEMPTS).await
 }
 
 pub(super) async fn with_defaults(form: RunLength) -> CaseResult {

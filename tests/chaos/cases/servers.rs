@@ -12,9 +12,10 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::{
+    caller::wait_confirmed,
     case::{CaseResult, RunLength},
     case_report::format_millis,
-    cluster_testbed::{ClusterTestbed, RECOVERY_LIMIT, count_usable, wait_confirmed},
+    cluster_testbed::{ClusterTestbed, RECOVERY_LIMIT, count_usable},
     fleet::free_addr,
 };
 
@@ -26,7 +27,7 @@ pub(super) async fn leader(form: RunLength) -> CaseResult {
     let at = Instant::now();
     site.cluster.leader().await?;
     let elected = at.elapsed();
-    // Longer than the checks live without being renewed.
+    // In a full run, longer than the TTL of the checks.
     load.run_for(Duration::from_secs(form.pick([40, 5]))).await;
     site.cluster.server(killed).start().await?;
     load.run_for(Duration::from_secs(3)).await;
@@ -46,7 +47,7 @@ pub(super) async fn stopped(form: RunLength) -> CaseResult {
     let load = Load::start(site.caller.addr(), LoadPlan::mixed("orders", form.pick([300, 150])));
     let state = tempfile::Builder::new().prefix("chaos-state-").tempdir()?;
     let (agent, listen) = (site.agent.http_addr(), free_addr());
-    // A second caller, with a load of its own: what is sent to it while it is away would say nothing.
+    // The second caller has its own load, because requests during its restart would fail for another reason.
     let other = start_caller(agent, listen, state.path()).await;
     let before = Load::start(listen, LoadPlan::mixed("orders", 100));
     load.wait_requests(200).await;
@@ -60,7 +61,7 @@ pub(super) async fn stopped(form: RunLength) -> CaseResult {
     let other = start_caller(agent, listen, state.path()).await;
     let after = Load::start(listen, LoadPlan::mixed("orders", 100));
     after.wait_requests(100).await;
-    let recalled = count_usable(&other).await;
+    let from_cache = count_usable(&other).await;
     let away = Duration::from_secs(form.pick([120, 15]));
     load.run_for(away.saturating_sub(gone.elapsed())).await;
     let kept = count_usable(&site.caller.process).await;
@@ -73,7 +74,7 @@ pub(super) async fn stopped(form: RunLength) -> CaseResult {
     for process in [&site.caller.process, &other] {
         wait_confirmed(process, back).await;
     }
-    let heard = back.elapsed();
+    let confirmed = back.elapsed();
     load.run_for(Duration::from_secs(2)).await;
     tally.0.extend(after.stop().await.0);
     tally.0.extend(load.stop().await.0);
@@ -81,13 +82,13 @@ pub(super) async fn stopped(form: RunLength) -> CaseResult {
 
     let mut row = site.report(&tally).await;
     row.require(kept == 3, || format!("{kept} of three in the table"));
-    row.require(recalled == 3, || format!("{recalled} of three in the table of the restarted one"));
+    row.require(from_cache == 3, || format!("{from_cache} of three in the table of the restarted one"));
     row.require(passing < RECOVERY_LIMIT, || format!("passing again only after {}", format_millis(passing)));
     row.note(format!(
-        "nothing was sent to the second caller while it restarted; with the servers back all are passing after {}, \
-         and both tables confirmed after {}",
+        "nothing was sent to the second caller during its restart; all instances were passing {} after the servers \
+         were back, and both tables were confirmed after {}",
         format_millis(passing),
-        format_millis(heard)
+        format_millis(confirmed)
     ));
     Ok(row)
 }
@@ -99,7 +100,7 @@ pub(super) async fn reaped(form: RunLength) -> CaseResult {
     let (mut slowest, mut fewest) = (Duration::ZERO, usize::MAX);
     for _ in 0..form.pick([5, 2]) {
         let leader = site.cluster.leader().await?;
-        // What the leader does to a node that is no member any more.
+        // A leader does this to a node that is no longer a member.
         let server = ConsulAgent(site.cluster.servers()[leader].http_addr());
         server.put("/v1/catalog/deregister", &json!({"Node": "agent1"})).await;
         let lost = Instant::now();
@@ -114,7 +115,7 @@ pub(super) async fn reaped(form: RunLength) -> CaseResult {
     Ok(row)
 }
 
-/// A caller that keeps what it knows in `state`, under the name of the port that it listens on.
+/// Starts a caller that keeps its state files in `state`; the port of `listen` is part of their names.
 async fn start_caller(agent: SocketAddr, listen: SocketAddr, state: &Path) -> Process {
     let process = Process::run(&format!(
         "registry: {{consul: {{address: \"http://{agent}\"}}}}\nstate_dir: {state:?}\n\

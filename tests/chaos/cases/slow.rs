@@ -27,17 +27,17 @@ use crate::{
     resource_use::{MeasuredSidecar, ResourceUse},
 };
 
-/// Most memory that one of them costs.
+/// Most memory that one client may cost.
 const MAX_KIB_EACH: u64 = 200;
-/// Between two drops, or sips.
+/// Pause between two pieces that a client sends or reads.
 const PIECE_INTERVAL: Duration = Duration::from_millis(500);
-/// All of them stay slow for this long once they are.
+/// How long all clients stay half done together.
 const HOLD_TIME: Duration = Duration::from_secs(2);
-/// Of the answer that is read in sips: more than sockets and codecs hold.
+/// Size of the answer that is read in pieces: more than sockets and codecs hold.
 const LARGE_ANSWER: u64 = 4 << 20;
-const BODY: &str = "a body that comes in drops of three bytes each";
+const BODY: &str = "a body that is sent in pieces of three bytes";
 
-/// In which way they are slow.
+/// What a client sends or reads slowly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SlowKind {
     Heads,
@@ -53,7 +53,7 @@ pub(super) async fn slow(form: RunLength) -> CaseResult {
     })
     .await;
     let kinds = [SlowKind::Heads, SlowKind::Bodies, SlowKind::Readers];
-    // One round before the measurement, so that what is allocated once exists.
+    // The round before the measurement makes the allocations that happen only once.
     for kind in kinds {
         run_clients(&subject, kind, 100).await;
     }
@@ -68,9 +68,10 @@ pub(super) async fn slow(form: RunLength) -> CaseResult {
         if each >= MAX_KIB_EACH {
             broken.push(format!("{kind:?} cost {each} KiB each"));
         }
-        // Each is a connection, and two while it waits for an instance.
+        // Each client is one connection, and two while the request waits for an instance.
         if peak.files < before.files + count {
-            broken.push(format!("{kind:?}: no more than {} files, they were not there at once", peak.files));
+            broken
+                .push(format!("{kind:?}: only {} files: not all clients were connected at once", peak.files));
         }
         broken
             .extend(subject.wait_released(before, peak).await.err().map(|left| format!("{kind:?}: {left}")));
@@ -82,7 +83,7 @@ pub(super) async fn slow(form: RunLength) -> CaseResult {
     Ok(row)
 }
 
-/// So many of a kind. They hurry once all are half done and have been for a while.
+/// Runs `count` clients of this kind. They finish without pauses once all have been half done for [`HOLD_TIME`].
 async fn run_clients(
     subject: &MeasuredSidecar,
     kind: SlowKind,
@@ -102,13 +103,13 @@ async fn run_client(
     count: usize,
 ) -> Result<(), String> {
     let socket = TcpSocket::new_v4().map_err(|error| error.to_string())?;
-    // So that the sidecar has to hold the bytes that the client does not read.
+    // A small buffer: the sidecar has to hold the bytes that the client does not read.
     socket.set_recv_buffer_size(16 * 1024).map_err(|error| error.to_string())?;
     let stream = socket.connect(to).await.map_err(|error| format!("connect: {}", error.kind()))?;
     let mut wire = Wire::new(stream);
-    // A head has to be there within 10 s of its first byte.
-    let patience = if kind == SlowKind::Heads { Duration::from_secs(4) } else { Duration::from_secs(40) };
-    let (at_once, in_drops, len) = match kind {
+    // A head must be complete within 10 s of its first byte.
+    let wait_limit = if kind == SlowKind::Heads { Duration::from_secs(4) } else { Duration::from_secs(40) };
+    let (at_once, in_pieces, len) = match kind {
         SlowKind::Heads => (String::new(), "GET / HTTP/1.1\r\nHost: orders\r\n\r\n", 2),
         SlowKind::Bodies => {
             let length = BODY.len();
@@ -118,12 +119,12 @@ async fn run_client(
     };
     let failed = |doing: &'static str| move |cut| format!("{doing}: {cut}");
     wire.write(at_once.as_bytes()).await.map_err(failed("head"))?;
-    let drops = in_drops.as_bytes().chunks(3);
-    let half = drops.len() / 2;
-    for (nth, drop) in drops.enumerate() {
-        wire.write(drop).await.map_err(failed("a drop"))?;
+    let pieces = in_pieces.as_bytes().chunks(3);
+    let half = pieces.len() / 2;
+    for (nth, piece) in pieces.enumerate() {
+        wire.write(piece).await.map_err(failed("a piece"))?;
         if nth == half {
-            wait_all_half_done(&half_done, count, patience).await;
+            wait_all_half_done(&half_done, count, wait_limit).await;
         } else if nth < half {
             sleep(PIECE_INTERVAL).await;
         }
@@ -135,7 +136,7 @@ async fn run_client(
     }
     let read = Mutex::new(ReceivedBody::default());
     if kind == SlowKind::Readers {
-        let sips = async {
+        let read_pieces = async {
             loop {
                 sleep(PIECE_INTERVAL).await;
                 if let Err(cut) = wire.read_body(Framing::Length(500), &read).await {
@@ -144,8 +145,8 @@ async fn run_client(
             }
         };
         tokio::select! {
-            () = wait_all_half_done(&half_done, count, patience) => {}
-            cut = sips => return Err(failed("a sip")(cut)),
+            () = wait_all_half_done(&half_done, count, wait_limit) => {}
+            cut = read_pieces => return Err(failed("a piece")(cut)),
         }
     }
     let left = len - received_so_far(&read).len;
@@ -158,11 +159,11 @@ fn received_so_far(read: &Mutex<ReceivedBody>) -> ReceivedBody {
     read.lock().clone()
 }
 
-/// Waits until all are half done and have been for a while.
-async fn wait_all_half_done(half_done: &AtomicUsize, count: usize, patience: Duration) {
+/// Waits until all clients have been half done for [`HOLD_TIME`].
+async fn wait_all_half_done(half_done: &AtomicUsize, count: usize, wait_limit: Duration) {
     half_done.fetch_add(1, SeqCst);
-    // Whether they came together in the end is judged by the files.
-    let _ = timeout(patience, async {
+    // The caller checks by the number of files whether all clients were connected at once.
+    let _ = timeout(wait_limit, async {
         while half_done.load(SeqCst) < count {
             sleep(PIECE_INTERVAL / 5).await;
         }

@@ -1,4 +1,4 @@
-//! One of three instances fails: it answers errors, or slowly.
+//! One of three instances answers errors, or answers slowly.
 
 use outrigger_tests::{
     load::{Load, LoadPlan, RequestResults},
@@ -36,29 +36,30 @@ pub(super) async fn slow(form: RunLength) -> CaseResult {
 pub(super) async fn broken(form: RunLength) -> CaseResult {
     let scene = Testbed::with_three("").await?;
     let broken = Behaviour { status: 500, ..Behaviour::default() };
-    // The share is of 60 s: in less time it takes as many requests.
+    // The limit is for 60 s at 200 requests a second; a short run has a higher rate.
     let (rate, count) = form.pick([(200, 60 * 200), (800, 4800)]);
     let (tally, out) = run_with_unhealthy(&scene, &broken, LoadPlan::mixed(SERVICE, rate), count).await;
     let mut row = scene.report(&tally).await;
     let share = tally.failed_share();
     row.require(share < 0.01, || format!("{} failed", percent(share)));
-    row.require(out <= 100, || format!("out after {out} of its requests"));
-    row.note(format!("{} failed, out after {out} of its requests", percent(share)));
+    row.require(out <= 100, || format!("ejected after {out} of its requests"));
+    row.note(format!("{} failed, ejected after {out} of its requests", percent(share)));
     Ok(row)
 }
 
-/// Runs a load with one failing instance. The results, and how many requests that instance had seen when it was
-/// first ejected.
+/// Runs a load with one failing instance. Returns the results, and how many requests that instance had received when
+/// it was first ejected.
 async fn run_with_unhealthy(
     scene: &Testbed,
-    ill: &Behaviour,
+    failing: &Behaviour,
     plan: LoadPlan,
     count: u64,
 ) -> (RequestResults, u64) {
     let member = &scene.fleet.members[1];
-    member.set_behaviour(ill).await;
+    member.set_behaviour(failing).await;
     let load = Load::start(scene.caller.addr(), plan);
-    wait::until("the ill instance is ejected", wait::TIMEOUT, async || scene.ejections().await >= 1.0).await;
+    wait::until("the failing instance is ejected", wait::TIMEOUT, async || scene.ejections().await >= 1.0)
+        .await;
     let out = member.request_count().await;
     load.wait_requests(count).await;
     (load.stop().await, out)
@@ -68,7 +69,7 @@ async fn report(scene: &Testbed, tally: &RequestResults, out: u64) -> CaseReport
     let mut row = scene.report(tally).await;
     let share = tally.with_method("GET").failed_share();
     row.require(share < 0.001, || format!("{} of the GETs failed", percent(share)));
-    row.note(format!("{} of the GETs failed, out after {out} of its requests", percent(share)));
+    row.note(format!("{} of the GETs failed, ejected after {out} of its requests", percent(share)));
     row
 }
 

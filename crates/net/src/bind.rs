@@ -46,7 +46,7 @@ pub struct BoundSocket {
     pub addr: SocketAddr,
 }
 
-/// Binds one address. Port 0: the system chooses. An IPv6 socket takes no IPv4 connections.
+/// Binds one address. Port 0: the system chooses. `[::]` accepts IPv4 connections too; every other IPv6 address does not.
 ///
 /// # Errors
 /// When the address cannot be listened on.
@@ -55,7 +55,7 @@ pub fn bind(addr: SocketAddr) -> Result<BoundSocket, BindError> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if addr.is_ipv6() {
-            socket.set_only_v6(true)?;
+            socket.set_only_v6(!addr.ip().is_unspecified())?;
         }
         socket.set_nonblocking(true)?;
         socket.bind(&addr.into())?;
@@ -138,6 +138,13 @@ mod tests {
         assert!(bound[0].is_ipv4());
         assert!(bound.iter().all(|addr| addr.ip().is_loopback() && addr.port() == bound[0].port()));
         assert_eq!(bind_with(Listen::localhost(0), |_| None).unwrap(), addrs(["127.0.0.1:0", "[::1]:4001"]));
+    }
+
+    #[test]
+    fn the_ipv6_wildcard_address_accepts_ipv4_too() {
+        // A machine without IPv6 cannot bind the address.
+        let Ok(bound) = bind((Ipv6Addr::UNSPECIFIED, 0).into()) else { return };
+        std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, bound.addr.port())).unwrap();
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The pages of `docs/` are complete: what a user can meet stands there.
+//! The pages of `docs/` list every error reason and every metric.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -10,14 +10,14 @@ use outrigger_tests::{client, client::Client, instance::Instance, process::Proce
 const ERRORS: &str = include_str!("../../docs/errors.md");
 const METRICS: &str = include_str!("../../docs/metrics.md");
 
-/// The words between backticks in the first cell of each table row.
+/// The texts between backticks in the first cell of each table row.
 fn first_cells(page: &str) -> BTreeSet<&str> {
     let cells = page.lines().filter_map(|line| line.strip_prefix('|')?.split('|').next());
     cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
 }
 
 #[test]
-fn every_reason_stands_in_errors_md_with_its_status() {
+fn errors_md_lists_every_reason_with_its_status() {
     for reason in Reason::ALL {
         let row = format!("| `{}` | {} |", reason.label(), reason.status().as_u16());
         assert!(ERRORS.contains(&row), "{row} is not in docs/errors.md");
@@ -31,7 +31,7 @@ fn errors_md_names_only_reasons_that_exist() {
     assert_eq!(first_cells(table), reasons);
 }
 
-/// The families of a sidecar to which everything has happened that makes one appear.
+/// The metric families of a sidecar after all events that create a family.
 async fn scraped() -> BTreeSet<String> {
     let registry =
         DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
@@ -51,7 +51,7 @@ async fn scraped() -> BTreeSet<String> {
     assert_eq!(client::get(outbound, "payments", "/").await.status, 200);
     assert_eq!(client::get(outbound, "unknown", "/").await.reason(), "unknown_service");
     assert_eq!(client::get(outbound, "one-too-many", "/").await.reason(), "too_many_services");
-    // Refused before a service is known.
+    // This request is refused before its service is known.
     let mut broken = Client::connect(outbound).await;
     assert_eq!(broken.exchange("no HTTP\r\n\r\n").await.status, 400);
     let page = process.admin_get("/metrics").await.text();
@@ -61,15 +61,18 @@ async fn scraped() -> BTreeSet<String> {
         .collect()
 }
 
-/// Made by what cannot be brought about here without a race: a question to the registry that failed.
-const ONLY_IN_TROUBLE: [&str; 1] = ["outrigger_watch_errors_total"];
+/// Created by a failed query of the registry, which this test cannot cause without a race.
+const ONLY_AFTER_ERRORS: [&str; 1] = ["outrigger_watch_errors_total"];
 
 #[tokio::test]
 async fn metrics_md_lists_the_families_of_a_real_scrape_and_no_other() {
     let mut scraped = scraped().await;
-    scraped.extend(ONLY_IN_TROUBLE.map(str::to_owned));
+    scraped.extend(ONLY_AFTER_ERRORS.map(str::to_owned));
     let listed: BTreeSet<_> = first_cells(METRICS).into_iter().map(str::to_owned).collect();
     let unlisted: Vec<_> = scraped.difference(&listed).collect();
-    let made_up: Vec<_> = listed.difference(&scraped).collect();
-    assert!(unlisted.is_empty() && made_up.is_empty(), "unlisted: {unlisted:?}; never seen: {made_up:?}");
+    let unknown: Vec<_> = listed.difference(&scraped).collect();
+    assert!(
+        unlisted.is_empty() && unknown.is_empty(),
+        "not in the page: {unlisted:?}; not scraped: {unknown:?}"
+    );
 }

@@ -1,5 +1,5 @@
-//! Bodies of a gigabyte pass through a sidecar that keeps none of it. A test program of its own: it
-//! measures the memory of a process.
+//! Bodies of a gigabyte pass through a sidecar in bounded memory. A separate test program, because it measures the
+//! memory of a process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -13,11 +13,11 @@ use outrigger_tests::{
 };
 
 const GIB: u64 = 1 << 30;
-/// What the sidecar may grow by: buffers of a few hundred KiB, and what the allocator keeps.
+/// Largest growth of the sidecar: buffers of a few hundred KiB, and memory that the allocator keeps.
 const GROWTH: u64 = 32 << 20;
 
-/// The real binary in front of one instance; the highest of its memory while `body` is under way.
-async fn bounded(instance: &Instance, body: impl AsyncFnOnce(Client)) {
+/// Runs `body` against the real binary in front of one instance, and checks the growth of the binary's memory.
+async fn assert_bounded_memory(instance: &Instance, body: impl AsyncFnOnce(Client)) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("services.yaml");
     std::fs::write(&file, format!("services: {{orders: [\"{}\"]}}", instance.addr())).unwrap();
@@ -30,15 +30,15 @@ async fn bounded(instance: &Instance, body: impl AsyncFnOnce(Client)) {
     let mut highest = before;
     let body = body(client);
     tokio::pin!(body);
-    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
     loop {
         tokio::select! {
             () = &mut body => break,
-            _ = looks.tick() => highest = highest.max(resident_memory(Some(process.pid()))),
+            _ = ticks.tick() => highest = highest.max(resident_memory(Some(process.pid()))),
         }
     }
     let grown = highest - before;
-    assert!(grown < GROWTH, "it grew by {} KiB from {} KiB", grown / 1024, before / 1024);
+    assert!(grown < GROWTH, "the process grew by {} KiB from {} KiB", grown / 1024, before / 1024);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -49,7 +49,7 @@ async fn a_gigabyte_passes_both_ways_in_either_framing_in_bounded_memory() {
         _ => Answer::ok("ok"),
     })
     .await;
-    bounded(&instance, async |mut client| {
+    assert_bounded_memory(&instance, async |mut client| {
         for target in ["/length", "/chunked"] {
             let response = client.get("orders", target).await;
             assert!(response.body.is_pattern && response.body.len == GIB, "{target}: {}", response.body.len);
@@ -57,7 +57,7 @@ async fn a_gigabyte_passes_both_ways_in_either_framing_in_bounded_memory() {
         }
     })
     .await;
-    bounded(&instance, async |mut client| {
+    assert_bounded_memory(&instance, async |mut client| {
         let head = format!("POST /up HTTP/1.1\r\nHost: orders\r\nContent-Length: {GIB}\r\n\r\n");
         client.send(head).await;
         client.send_pattern(GIB).await.unwrap();

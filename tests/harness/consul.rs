@@ -1,7 +1,7 @@
-//! Real Consul agents for tests: one process each, on loopback, on ports of its own, gone when the
-//! handle is dropped.
+//! Real Consul agents for tests: one process each, on loopback and on free ports, killed when the handle is
+//! dropped.
 //!
-//! The binary comes from `tests/tools/consul.sh`. Where there is none, a test says so and ends:
+//! The binary comes from `tests/tools/consul.sh`. Without a binary, a test reports that it is skipped and returns:
 //!
 //! ```no_run
 //! # async fn a_test() -> Result<(), outrigger_tests::consul::Error> {
@@ -15,8 +15,8 @@
 //! # }
 //! ```
 //!
-//! Every wait here is bounded, on the real clock: not for tests with a paused one. It makes no
-//! request about services; a test brings its own client ([`http::exchange`] is a plain one).
+//! Every wait is bounded by the real clock, so a test cannot pause its clock. This module sends no request about
+//! services; a test uses its own client ([`http::exchange`] is a plain one).
 
 use std::{
     fs, io,
@@ -46,13 +46,13 @@ use crate::{process, skip, tool};
 
 /// Longest wait for a leader, and for an agent to come up or to end.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Pause between two looks while waiting.
+/// Pause between two polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How often a start is tried on fresh ports: another process may take one before Consul binds it.
+/// Most start attempts, each on new ports: another process may take a port before Consul binds it.
 const MAX_START_TRIES: usize = 4;
 
-/// Whether there is a Consul. If not, says on stderr that `test` was skipped, and why (past the
-/// test runner's capture).
+/// Whether there is a Consul binary. If not, reports on stderr that `test` was skipped, and why; the test runner does
+/// not capture this report.
 pub fn available(test: &str) -> bool {
     match Consul::find() {
         Ok(_) => true,
@@ -63,42 +63,42 @@ pub fn available(test: &str) -> bool {
     }
 }
 
-/// What went wrong with an agent.
+/// An error of an agent.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no binary: ask [`available`] first.
+    /// There is no binary: call [`available`] first.
     #[error("no consul here: {0}")]
     ToolMissing(ToolMissing),
-    /// The process, its files or its ports.
+    /// An I/O error of the process, its files or its ports.
     #[error("{doing}")]
     Io {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// Why it failed.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// The process ended by itself.
     #[error("consul ended with {status}; its log ends with:\n{log}")]
     Exited {
-        /// How.
+        /// The exit status.
         status: ExitStatus,
         /// The last lines of its log.
         log: String,
     },
-    /// Something did not happen in time.
+    /// An event did not happen in time.
     #[error("{what} did not happen within {after:?}; the log ends with:\n{log}")]
     Timeout {
-        /// What.
+        /// The event.
         what: &'static str,
-        /// How long was waited.
+        /// The time limit.
         after: Duration,
         /// The last lines of its log.
         log: String,
     },
 }
 
-/// A Consul agent: a process of ours.
+/// A Consul agent that runs as a child process.
 #[derive(Debug)]
 pub struct Consul {
     spec: AgentSpec,
@@ -108,27 +108,27 @@ pub struct Consul {
 }
 
 impl Consul {
-    /// The binary, or why there is none. Asked once per process; may take minutes the first time.
+    /// The binary, or why there is none. Searched once per process; may take minutes the first time.
     ///
     /// # Errors
-    /// [`ToolMissing`] with the sentence that `consul.sh` printed.
+    /// [`ToolMissing`] with the text that `consul.sh` printed.
     pub fn find() -> Result<PathBuf, ToolMissing> {
         static FOUND: OnceLock<Result<PathBuf, ToolMissing>> = OnceLock::new();
         FOUND.get_or_init(|| tool::find("consul.sh")).clone()
     }
 
-    /// A dev agent (`-dev`): everything in memory, so that a restart forgets all. Has a leader.
+    /// A dev agent (`-dev`), with a leader. All data are in memory and lost at a restart.
     ///
     /// # Errors
-    /// No binary, or it did not come up.
+    /// No binary, or the agent did not start.
     pub async fn dev() -> Result<Self, Error> {
         Self::launch(AgentSpec { dev: true, ..AgentSpec::new("dev1") }).await
     }
 
-    /// A single server with a data directory and `raft_multiplier = 1`. Has a leader.
+    /// A single server with a data directory and `raft_multiplier = 1`, with a leader.
     ///
     /// # Errors
-    /// No binary, or it did not come up.
+    /// No binary, or the agent did not start.
     pub async fn server() -> Result<Self, Error> {
         Self::server_with("").await
     }
@@ -136,7 +136,7 @@ impl Consul {
     /// As [`Consul::server`], with `extra` configuration (HCL), for example an `acl` block.
     ///
     /// # Errors
-    /// No binary, or it did not come up.
+    /// No binary, or the agent did not start.
     pub async fn server_with(extra: &str) -> Result<Self, Error> {
         Self::launch(AgentSpec { extra: extra.to_owned(), ..AgentSpec::new("lab1") }).await
     }
@@ -154,7 +154,7 @@ impl Consul {
         }
     }
 
-    /// Ports and directories, but no process yet.
+    /// Picks ports and makes the directory; starts no process.
     fn prepare(spec: AgentSpec) -> Result<Self, Error> {
         Self::find().map_err(Error::ToolMissing)?;
         let ports = AgentPorts::pick(spec.ip).map_err(io_error("pick free ports"))?;
@@ -165,7 +165,7 @@ impl Consul {
         Ok(Self { spec, ports, dir, child: None })
     }
 
-    /// Address of the HTTP API. Stays the same over a restart.
+    /// Address of the HTTP API. A restart does not change it.
     pub fn http_addr(&self) -> SocketAddr {
         SocketAddr::new(self.spec.ip, self.ports.http)
     }
@@ -189,7 +189,7 @@ impl Consul {
         &self.spec.node
     }
 
-    /// The agent's log: all its lives, one after the other.
+    /// The agent's log. Each start appends to it.
     pub fn log_path(&self) -> PathBuf {
         self.dir.path().join("consul.log")
     }
@@ -199,17 +199,16 @@ impl Consul {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Starts it (again), with the data and the ports that it had, and waits for a leader. Nothing
-    /// happens to one that runs.
+    /// Starts the agent with its data and ports, and waits for a leader. Does not restart a running agent.
     ///
     /// # Errors
-    /// It did not come up in 60 s, or ended by itself.
+    /// There was no leader within 60 s, or the process ended.
     pub async fn start(&mut self) -> Result<(), Error> {
         self.spawn()?;
         self.wait_until_leader().await
     }
 
-    /// Starts the process and waits for nothing.
+    /// Starts the process without a wait.
     ///
     /// # Errors
     /// The process could not be started.
@@ -234,7 +233,7 @@ impl Consul {
         if self.spec.dev {
             command.arg("-dev");
         }
-        // Its environment may name another Consul or a token.
+        // The environment may name another Consul or a token.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONSUL_"))
         {
             command.env_remove(name);
@@ -244,10 +243,10 @@ impl Consul {
         Ok(())
     }
 
-    /// Waits until the agent answers and knows a leader that has put the node into the catalog.
+    /// Waits until the agent answers and knows a leader, and the catalog has the node.
     ///
     /// # Errors
-    /// Not within 60 s, or the process ended.
+    /// This took longer than 60 s, or the process ended.
     pub async fn wait_until_leader(&mut self) -> Result<(), Error> {
         let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
@@ -262,28 +261,27 @@ impl Consul {
         Err(self.timeout_error("a leader's election"))
     }
 
-    /// A leader is known, has seen this agent's node alive, and the agent has put its own word in: a
-    /// moment before, the node has no id yet.
+    /// Whether a leader is known, the leader has marked this agent's node alive, and the agent has written its node
+    /// entry: without that entry the node has no id yet.
     async fn has_leader(&self) -> bool {
         let addr = self.http_addr();
         let Ok(leader) = http::get(addr, "/v1/status/leader").await else { return false };
         if !leader.status().is_success() || leader.body().len() <= br#""""#.len() + 1 {
             return false;
         }
-        let contains = |path: &'static str, word: &'static str| async move {
+        let contains = |path: &'static str, text: &'static str| async move {
             let path = format!("{path}{}", self.spec.node);
             let answer = http::get(addr, &path).await.ok()?;
-            String::from_utf8_lossy(answer.body()).contains(word).then_some(())
+            String::from_utf8_lossy(answer.body()).contains(text).then_some(())
         };
         contains("/v1/health/node/", "serfHealth").await.is_some()
             && contains("/v1/catalog/node/", "lan_ipv4").await.is_some()
     }
 
-    /// Ends it with SIGTERM, and waits for the end. Its data stay. A server does not leave the
-    /// cluster by that.
+    /// Sends SIGTERM and waits for the end. The data stay, and a server stays a member of the cluster.
     ///
     /// # Errors
-    /// It did not end within 60 s: then it was killed.
+    /// The process did not end within 60 s and was killed.
     pub async fn stop(&mut self) -> Result<(), Error> {
         let Some(child) = &self.child else { return Ok(()) };
         process::send_signal(child.id(), "TERM").map_err(io_error("send SIGTERM to consul"))?;
@@ -300,7 +298,7 @@ impl Consul {
         Err(late)
     }
 
-    /// Ends it with SIGKILL, as a crash would. Its data stay.
+    /// Ends the process with SIGKILL, like a crash. The data stay.
     ///
     /// # Errors
     /// The process could not be killed.
@@ -310,10 +308,10 @@ impl Consul {
         child.wait().map(|_| ()).map_err(io_error("wait for consul's end"))
     }
 
-    /// Stops it, and removes its data: the next [`Consul::start`] is a new node.
+    /// Stops the agent and removes its data: the next [`Consul::start`] makes a new node.
     ///
     /// # Errors
-    /// It could not be stopped, or the data not be removed.
+    /// The agent could not be stopped, or its data could not be removed.
     pub async fn wipe(&mut self) -> Result<(), Error> {
         self.stop().await?;
         let data = self.data_dir();
@@ -326,7 +324,7 @@ impl Consul {
 
     fn exit_status(&mut self) -> Result<Option<ExitStatus>, Error> {
         let Some(child) = &mut self.child else { return Ok(None) };
-        child.try_wait().map_err(io_error("look after consul"))
+        child.try_wait().map_err(io_error("read the state of consul's process"))
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -344,11 +342,11 @@ impl Consul {
 
 impl Drop for Consul {
     fn drop(&mut self) {
-        // Nothing is left to do about a process that cannot be killed.
+        // A process that cannot be killed is ignored.
         let _ = self.kill();
         if std::thread::panicking() {
             self.dir.disable_cleanup(true);
-            eprintln!("consul {} is kept for a look: {}", self.spec.node, self.dir.path().display());
+            eprintln!("the directory of consul {} is kept: {}", self.spec.node, self.dir.path().display());
         }
     }
 }

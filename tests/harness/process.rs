@@ -1,4 +1,4 @@
-//! The real binary as a process of its own: what a user starts, with its signals and exit codes.
+//! The real binary as its own process, with signals and exit codes.
 #![allow(clippy::expect_used, clippy::panic, reason = "a harness fails its test by panicking")]
 
 use std::{
@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::{client, client::Response, wait};
 
-/// The binary: `OUTRIGGER_TEST_BIN`, else the one that cargo builds beside the test. Built once, so that
-/// it is never an old one.
+/// The binary: `OUTRIGGER_TEST_BIN`, else the binary that cargo builds beside the test. It is built once per process, so
+/// that it is never outdated.
 ///
 /// # Panics
 /// It cannot be built.
@@ -52,15 +52,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// `outrigger run` by these settings (YAML). Where they say nothing, the listeners take any free
-    /// port. Waits until it serves.
+    /// Starts `outrigger run` with these settings (YAML) and waits until it serves. A listener without a setting takes a
+    /// free port.
     pub async fn run(settings: &str) -> Self {
         let process = Self::start(settings);
         wait::until_true("the admin side is announced", || process.logged_addr("admin side").is_some()).await;
         process
     }
 
-    /// As [`Process::run`], and waits for nothing.
+    /// As [`Process::run`], without a wait.
     ///
     /// # Panics
     /// It cannot be started.
@@ -68,10 +68,10 @@ impl Process {
         Self::start_with_app(settings, &[])
     }
 
-    /// `outrigger run -- app`, with the app's standard streams at nothing. Waits for nothing.
+    /// Starts `outrigger run -- app`, without a wait.
     ///
-    /// The app outlives a sidecar that is killed, as at the end of this handle: let it look after its
-    /// parent.
+    /// The app outlives a sidecar that is killed, for example by the drop of this handle: the app has to end by itself
+    /// when its parent has ended.
     ///
     /// # Panics
     /// It cannot be started.
@@ -86,7 +86,7 @@ impl Process {
             command.arg("--").args(app);
         }
         remove_environment(&mut command);
-        // Of its own, unless the settings say otherwise: what one test leaves is nothing to another.
+        // Each process has its own state directory, unless the settings name one, so that tests do not share state.
         command.env("XDG_STATE_HOME", dir.path()).env_remove("STATE_DIRECTORY");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         Self { child: child.expect("start outrigger"), dir }
@@ -97,28 +97,28 @@ impl Process {
         self.child.id()
     }
 
-    /// Everything that it logged.
+    /// The whole log.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Where the app sends its requests.
+    /// The outbound address, to which the app sends its requests.
     ///
     /// # Panics
-    /// It has not said so.
+    /// The log does not name it yet.
     pub fn outbound(&self) -> SocketAddr {
         self.logged_addr("carrying requests").unwrap_or_else(|| panic!("no outbound in\n{}", self.log()))
     }
 
-    /// Where the admin side listens.
+    /// The address of the admin side.
     ///
     /// # Panics
-    /// It has not said so.
+    /// The log does not name it yet.
     pub fn admin(&self) -> SocketAddr {
         self.logged_addr("admin side").unwrap_or_else(|| panic!("no admin side in\n{}", self.log()))
     }
 
-    /// The address in the first log line with a message that begins with `message`.
+    /// The address in the first log line with a message that starts with `message`.
     fn logged_addr(&self, message: &str) -> Option<SocketAddr> {
         self.log().lines().find_map(|line| {
             let line: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -133,7 +133,7 @@ impl Process {
         client::get(admin, &admin.to_string(), path).await
     }
 
-    /// `POST path` of the admin side, with the right to do so.
+    /// `POST path` of the admin side, with the header that it requires.
     pub async fn admin_post(&self, path: &str) -> Response {
         let admin = self.admin();
         client::exchange(
@@ -163,12 +163,12 @@ impl Process {
     /// Empties its settings file, which is the first step of a program that rewrites it in place.
     ///
     /// # Panics
-    /// When the file cannot be written.
+    /// It cannot be written.
     pub fn empty_settings(&self) {
         std::fs::write(self.dir.path().join("outrigger.yaml"), "").expect("write outrigger.yaml");
     }
 
-    /// The value of a metric without labels, or of a series as it is printed.
+    /// The value of a metric without labels, or of a series in its printed form.
     ///
     /// # Panics
     /// There is no such series.
@@ -181,12 +181,12 @@ impl Process {
     /// Sends a signal: `TERM`, `INT`, `HUP`, `KILL`, `STOP`, `CONT`.
     ///
     /// # Panics
-    /// There is no such process any more.
+    /// The process has ended.
     pub fn signal(&self, name: &str) {
         send_signal(self.pid(), name).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Waits until it has ended, and says how.
+    /// Waits until the process has ended, and returns its exit status.
     pub async fn wait_exit(&mut self, bound: Duration) -> ExitStatus {
         let mut ended = None;
         wait::until("the process ends", bound, async || {
@@ -200,7 +200,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
@@ -209,7 +209,7 @@ impl Drop for Process {
     }
 }
 
-/// The settings, and any free port for the listeners of which they say nothing.
+/// The settings, with any free port for the listeners that they do not set.
 fn with_listeners(settings: &str) -> String {
     let mut text = settings.to_owned();
     for section in ["outbound", "admin"] {
@@ -225,13 +225,13 @@ fn with_listeners(settings: &str) -> String {
 /// # Errors
 /// There is no such process.
 pub fn send_signal(pid: u32, name: &str) -> io::Result<()> {
-    // The shell's own: the call itself would need `unsafe`.
+    // The kill of the shell, because the system call would need `unsafe`.
     let kill = ["-c", "kill -\"$1\" \"$2\"", "sh", name, &pid.to_string()];
     let status = Command::new("sh").args(kill).stderr(Stdio::null()).status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("kill -{name} {pid}: {status}"))) }
 }
 
-/// Runs `outrigger` with these arguments to its end.
+/// Runs `outrigger` with these arguments and waits for its end.
 ///
 /// # Panics
 /// It cannot be started.
@@ -243,7 +243,7 @@ pub async fn run_outrigger(arguments: &[&str]) -> std::process::Output {
     wait::within("the command ends", run).await.expect("a thread").expect("start outrigger")
 }
 
-/// What the developer's own shell says of Consul is not for tests.
+/// Removes the developer's own settings of Consul and Outrigger.
 fn remove_environment(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();

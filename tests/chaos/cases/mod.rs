@@ -88,7 +88,7 @@ pub(crate) fn all() -> Vec<Case> {
             CONSUL,
             [150, 60],
             unhealthy::broken,
-            "one of three answers 500 to everything: it is out within 100 of its requests, and fewer than 1 % of \
+            "one of three answers 500 to everything: it is ejected within 100 of its requests, and fewer than 1 % of \
              all fail over 60 s",
         ),
         Case::new(
@@ -103,7 +103,7 @@ pub(crate) fn all() -> Vec<Case> {
             CONSUL,
             [120, 60],
             down::killed,
-            "all instances die and come back: requests fail fast and say why meanwhile, and succeed within 1 s \
+            "all instances die and come back: meanwhile requests fail fast with a reason; they succeed within 1 s \
              of the first one accepting and passing in Consul",
         ),
         Case::new(
@@ -171,7 +171,7 @@ pub(crate) fn all() -> Vec<Case> {
             &[],
             [300, 150],
             slow::slow,
-            "1,000 clients that send heads in drops, bodies in drops, or read answers in sips: all are served, \
+            "1,000 clients that send heads or bodies, or read answers, in small pieces: all are served, \
              none costs 200 KiB, and nothing leaks",
         ),
         Case::new(
@@ -179,8 +179,8 @@ pub(crate) fn all() -> Vec<Case> {
             &[],
             [300, 150],
             cut::cut,
-            "clients that leave in the middle, instances that send half an answer, early answers to uploads: \
-             half an answer never looks whole, an early one arrives, and nothing leaks",
+            "clients that disconnect in the middle, instances that send half an answer, early answers to uploads: \
+             half an answer never looks complete, an early one arrives, and nothing leaks",
         ),
     ]
 }

@@ -1,4 +1,4 @@
-//! Registering with the agent, and what is then listed where.
+//! Registrations with the agent, and the endpoints that list them.
 
 use crate::case::{Case, call, case, deregister, get, outcome, part, put, register, watch_hash};
 
@@ -86,7 +86,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 ),
                 get("/v1/health/service/re"),
                 get("/v1/agent/checks"),
-                // Another check beside: the one that is not named stays.
+                // A second check is added; the check that the registration does not name stays.
                 register(r#"{"Name":"re","ID":"re-1","Port":2,"Check":{"CheckID":"own","TTL":"60s"}}"#),
                 get("/v1/agent/checks"),
                 register(r#"{"Name":"re","ID":"re-1","Port":2}"#),
@@ -98,7 +98,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 get("/v1/agent/checks"),
                 put("/v1/agent/service/register?replace-existing-checks", r#"{"Name":"re","ID":"re-1"}"#),
                 get("/v1/agent/checks"),
-                // Gone and back: nothing is kept.
+                // A deregistration removes all checks.
                 deregister("re-1"),
                 register(r#"{"Name":"re","ID":"re-1","Port":1,"Check":{"TTL":"60s"}}"#),
                 get("/v1/health/service/re"),
@@ -123,7 +123,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 watch_hash("/v1/agent/service/h-1"),
                 register(r#"{"Name":"h","ID":"h-1","Port":2}"#),
                 outcome(),
-                // Neither the same again nor a check is a change.
+                // An equal registration changes nothing, nor does an added check.
                 watch_hash("/v1/agent/service/h-1"),
                 register(r#"{"Name":"h","ID":"h-1","Port":2,"Check":{"TTL":"60s"}}"#),
                 outcome(),
@@ -208,7 +208,7 @@ pub(crate) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "letting go",
+            "deregistration",
             vec![
                 register(r#"{"Name":"d","ID":"d-1","Check":{"TTL":"30s"}}"#),
                 put("/v1/agent/service/deregister/d-1", r#"{"junk":"#),

@@ -1,10 +1,10 @@
-//! Which change moves an index, and which watchers it wakes.
+//! The changes that move an index, and the watches that they wake.
 
 use crate::case::{
     Case, Step, case, deregister, fresh_case, get, outcome, put, register, watch, watch_ahead,
 };
 
-/// A watch of `path` over one change.
+/// A watch of `path` during one change.
 fn over(path: &str, change: Step) -> Vec<Step> {
     vec![watch(path), change, outcome()]
 }
@@ -63,7 +63,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 register(plain),
                 watch(lc),
                 register(r#"{"Name":"lcx","ID":"lc-1","Port":1}"#),
-                outcome().differs("wakes the watchers of the old name; Consul forgets them"),
+                outcome().differs("wakes the watches of the old name; Consul does not wake them"),
                 get(lc),
                 get("/v1/health/service/lcx"),
             ],

@@ -1,4 +1,4 @@
-//! Reading the catalog and health, and nodes without an agent.
+//! Reads of the catalog and of health, and nodes without an agent.
 
 use crate::case::{Case, case, fresh_case, get, put, register};
 
@@ -32,10 +32,9 @@ pub(crate) fn cases() -> Vec<Case> {
                 get("/v1/health/service/api?ns=default"),
                 get("/v1/health/service/api?tag=v1&token=abc&bogusparam=1"),
                 get("/v1/health/service/api?pretty&tag=v1"),
-                get("/v1/health/service/api?cached&tag=v1")
-                    .differs("answers ?cached afresh, without X-Cache"),
+                get("/v1/health/service/api?cached&tag=v1").differs("ignores ?cached and sends no X-Cache"),
                 get("/v1/health/service/api?filter=Service.Port==2")
-                    .differs("evaluates no filter expression but one"),
+                    .differs("evaluates only one form of filter expression"),
                 get("/v1/health/service/api?filter=Service.ID+%3D%3D+%22api-2%22"),
                 get("/v1/health/service/api?filter=Service.ID==%22api-2%22&passing"),
                 get("/v1/health/service/api?filter=Service.ID==%22nope%22"),
@@ -117,11 +116,11 @@ pub(crate) fn cases() -> Vec<Case> {
                 get("/v1/catalog/nodes"),
             ],
         ),
-        // Consul's node is odd from then on, until its agent has corrected it.
+        // Afterwards Consul's node entry is wrong until its agent has corrected it.
         fresh_case(
             "a catalog write to the agents own node",
             vec![put("/v1/catalog/register", r#"{"Node":"lab1","Address":"127.0.0.1"}"#).differs(
-                "takes no catalog writes to its agent's own node, which Consul undoes within minutes",
+                "refuses catalog writes to its agent's own node; Consul reverts such writes within minutes",
             )],
         ),
     ]

@@ -1,4 +1,4 @@
-//! Checks: reported, run, and registered on their own.
+//! Checks: status reports, checks that the agent runs, and checks registered on their own.
 
 use crate::case::{Case, case, get, put, register, until};
 
@@ -20,7 +20,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 put("/v1/agent/check/update/ttlc", r#"{"status":"passing","output":"<well>"}"#),
                 get(checks),
                 get("/v1/health/service/cu?passing"),
-                // The output alone is told to the agent, and late to the catalog.
+                // A change of the output alone reaches the agent at once and the catalog late.
                 put("/v1/agent/check/pass/ttlc?note=later", ""),
                 get(checks),
                 get("/v1/health/checks/cu"),
@@ -44,7 +44,7 @@ pub(crate) fn cases() -> Vec<Case> {
             vec![
                 register(r#"{"Name":"t","ID":"t-1","Check":{"TTL":"300ms","Status":"passing"}}"#),
                 until(checks, "TTL expired"),
-                // The catalog hears of it a moment after the agent.
+                // The catalog is updated shortly after the agent.
                 until("/v1/health/service/t", "TTL expired"),
                 put("/v1/agent/check/pass/service:t-1?note=back", ""),
                 until(checks, "TTL expired (last"),
@@ -63,7 +63,7 @@ pub(crate) fn cases() -> Vec<Case> {
                     r#"{"Name":"m","ID":"m-3","Checks":[{"TTL":"30s","CheckID":"dup","Status":"warning"},{"TTL":"30s","CheckID":"dup"}]}"#,
                 ),
                 get(checks),
-                // Taken over by another service, with its status.
+                // Another service takes over the check with its status.
                 register(
                     r#"{"Name":"m","ID":"m-5","Check":{"CheckID":"dup","TTL":"30s","Status":"passing"}}"#,
                 ),
@@ -71,7 +71,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 get("/v1/agent/health/service/id/m-3"),
                 get("/v1/agent/health/service/id/m-5"),
                 get("/v1/health/service/m"),
-                // From several to one: beside them.
+                // One check instead of several gets another id and is added.
                 register(r#"{"Name":"m","ID":"m-1","Checks":[{"TTL":"30s"}]}"#),
                 get(checks),
                 register(r#"{"Name":"m","ID":"empty","Check":{}}"#),

@@ -1,9 +1,9 @@
-//! The HTTP around it all: paths, methods, headers.
+//! The HTTP layer: paths, methods, headers.
 
 use crate::case::{Case, call, case, get, header_names};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let foreign = "answers 501 with a sentence to what it has not";
+    let unsupported = "answers 501 with an explanation for such an endpoint";
     vec![
         case(
             "paths and methods",
@@ -49,16 +49,16 @@ pub(crate) fn cases() -> Vec<Case> {
             ],
         ),
         case(
-            "what the dev registry has not",
+            "endpoints that the dev registry does not have",
             vec![
-                get("/v1/kv/a").differs(foreign),
-                call("PUT", "/v1/session/create", "{}").differs(foreign),
-                get("/v1/event/list").differs(foreign),
-                get("/v1/query").differs(foreign),
-                call("PUT", "/v1/txn", "[]").differs(foreign),
-                get("/v1/acl/tokens").differs(foreign),
-                get("/v1/health/connect/x").differs(foreign),
-                get("/v1/operator/raft/configuration").differs(foreign),
+                get("/v1/kv/a").differs(unsupported),
+                call("PUT", "/v1/session/create", "{}").differs(unsupported),
+                get("/v1/event/list").differs(unsupported),
+                get("/v1/query").differs(unsupported),
+                call("PUT", "/v1/txn", "[]").differs(unsupported),
+                get("/v1/acl/tokens").differs(unsupported),
+                get("/v1/health/connect/x").differs(unsupported),
+                get("/v1/operator/raft/configuration").differs(unsupported),
             ],
         ),
     ]

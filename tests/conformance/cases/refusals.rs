@@ -1,8 +1,8 @@
-//! Registrations that are refused, and in which words.
+//! Registrations that are refused, and the error texts.
 
 use crate::case::{Case, case, get, register};
 
-/// Bodies that both refuse in the same words.
+/// Bodies that Consul and the dev registry refuse with the same text.
 const REFUSED: &[&str] = &[
     r#"{"Name":""}"#,
     r#"{"ID":"x"}"#,
@@ -56,7 +56,7 @@ pub(crate) fn cases() -> Vec<Case> {
     steps.push(register(&pairs(65, "k", "x")));
     steps.push(register(&pairs(1, &"k".repeat(128), "x")));
     steps.push(register(&pairs(1, "k", &"v".repeat(513))));
-    // None of them left anything behind.
+    // No refused registration left an entry.
     steps.push(get("/v1/agent/services"));
     steps.push(get("/v1/agent/checks"));
     vec![
@@ -64,14 +64,14 @@ pub(crate) fn cases() -> Vec<Case> {
         case(
             "registrations that only consul takes",
             vec![
-                register("[]").differs("says less than Go about what a body should have been"),
+                register("[]").differs("gives a shorter error than Go about the type of a body"),
                 register(r#"{"Name":"e","Check":[{"TTL":"5s"}]}"#)
-                    .differs("says less than Go about what a check should have been"),
+                    .differs("gives a shorter error than Go about the type of a check"),
                 register(r#"{"Name":"e","Check":{"GRPC":"127.0.0.1:9","Interval":"10s"}}"#)
                     .differs("runs no gRPC checks"),
                 register(r#"{"Name":"e","Check":{"AliasService":"x"}}"#).differs("runs no alias checks"),
                 register(r#"{"Name":"e","Check":{"HTTP":"https://127.0.0.1:9/","Interval":"10s"}}"#)
-                    .differs("runs HTTP checks without TLS only"),
+                    .differs("runs no HTTP checks with TLS"),
                 register(r#"{"Name":"e","Connect":{"Native":true}}"#).differs("has no Connect"),
                 register(r#"{"Name":"e","Kind":"connect-proxy"}"#).differs("has no Connect"),
             ],

@@ -1,4 +1,4 @@
-//! Three Consul servers that elect a leader, to lose it.
+//! A cluster of three Consul servers, for tests that lose the leader or a quorum.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -16,10 +16,10 @@ pub struct ConsulCluster {
 }
 
 impl ConsulCluster {
-    /// Starts all three and waits until each of them knows the leader.
+    /// Starts the servers and waits until each of them knows the leader.
     ///
     /// # Errors
-    /// No binary, or they did not elect a leader within 60 s.
+    /// No binary, or no leader within 60 s.
     pub async fn start_three() -> Result<Self, Error> {
         let mut tries = 0;
         loop {
@@ -52,11 +52,11 @@ impl ConsulCluster {
         Ok(cluster)
     }
 
-    /// Starts an agent that is no server, on 127.0.0.1: what runs beside an app. It leaves the
-    /// cluster, with all that it registered, when it is stopped with SIGTERM.
+    /// Starts an agent in client mode on 127.0.0.1, like the agent beside an app. After SIGTERM it leaves the cluster
+    /// with all its registrations.
     ///
     /// # Errors
-    /// No binary, or it did not come up.
+    /// No binary, or the agent did not start.
     pub async fn start_agent(&self) -> Result<Consul, Error> {
         Consul::launch(AgentSpec {
             server: false,
@@ -66,18 +66,18 @@ impl ConsulCluster {
         .await
     }
 
-    /// Stops all servers, as a power cut does. Their data stay.
+    /// Kills all servers, like a power cut. Their data stay.
     ///
     /// # Errors
-    /// One could not be killed.
+    /// A server could not be killed.
     pub fn kill_all(&mut self) -> Result<(), Error> {
         self.servers.iter_mut().try_for_each(Consul::kill)
     }
 
-    /// Starts those that do not run, and waits until all know a leader.
+    /// Starts the servers that do not run, and waits until all know a leader.
     ///
     /// # Errors
-    /// They did not elect one within 60 s.
+    /// No leader within 60 s.
     pub async fn start_all(&mut self) -> Result<(), Error> {
         self.servers.iter_mut().try_for_each(Consul::spawn)?;
         for server in &mut self.servers {
@@ -86,11 +86,11 @@ impl ConsulCluster {
         Ok(())
     }
 
-    /// Has every server join `agent`, as an operator would. Servers that were killed remember an agent that
-    /// had come shortly before by luck alone: serf writes such things down late.
+    /// Lets every server join `agent`, like an operator. A restarted server may not know an agent that joined shortly
+    /// before the kill, because serf writes its snapshot late.
     ///
     /// # Errors
-    /// One did not within 60 s.
+    /// A server did not join within 60 s.
     pub async fn join_agent(&self, agent: &Consul) -> Result<(), Error> {
         let path = format!("/v1/agent/join/{}", agent.serf_addr());
         for server in &self.servers {
@@ -105,12 +105,12 @@ impl ConsulCluster {
         Ok(())
     }
 
-    /// The servers; 127.0.0.2 first.
+    /// The servers, in the order of their addresses.
     pub fn servers(&self) -> &[Consul; 3] {
         &self.servers
     }
 
-    /// One of them, to kill, stop or start.
+    /// One server, to kill, stop or start.
     ///
     /// # Panics
     /// On an index above 2.
@@ -118,16 +118,16 @@ impl ConsulCluster {
         &mut self.servers[index]
     }
 
-    /// Which server leads, as the running ones agree.
+    /// The index of the leader on which all running servers agree.
     ///
     /// # Errors
-    /// They do not agree within 60 s.
+    /// The servers do not agree within 60 s.
     pub async fn leader(&mut self) -> Result<usize, Error> {
         self.leader_within(TIMEOUT).await
     }
 
-    async fn leader_within(&mut self, patience: Duration) -> Result<usize, Error> {
-        let end = Instant::now() + patience;
+    async fn leader_within(&mut self, limit: Duration) -> Result<usize, Error> {
+        let end = Instant::now() + limit;
         while Instant::now() < end {
             if let Some(leader) = self.agreed_leader().await {
                 return Ok(leader);
@@ -137,7 +137,7 @@ impl ConsulCluster {
         Err(self.servers[0].timeout_error("an agreement on the leader"))
     }
 
-    /// The leader that every running server names, if it runs itself.
+    /// The leader that every running server names, if that leader runs.
     async fn agreed_leader(&mut self) -> Option<usize> {
         let mut named = Vec::new();
         for server in &mut self.servers {
@@ -152,20 +152,20 @@ impl ConsulCluster {
         (all_agree && self.servers[index].is_running()).then_some(index)
     }
 
-    /// Kills the leader with SIGKILL; gives its index, to start it again.
+    /// Kills the leader with SIGKILL and returns its index.
     ///
     /// # Errors
-    /// There was no leader, or it could not be killed.
+    /// There was no leader, or the leader could not be killed.
     pub async fn kill_leader(&mut self) -> Result<usize, Error> {
         let leader = self.leader().await?;
         self.servers[leader].kill()?;
         Ok(leader)
     }
 
-    /// Stops the leader with SIGTERM; gives its index, to start it again.
+    /// Stops the leader with SIGTERM and returns its index.
     ///
     /// # Errors
-    /// There was no leader, or it did not end.
+    /// There was no leader, or the leader did not end.
     pub async fn stop_leader(&mut self) -> Result<usize, Error> {
         let leader = self.leader().await?;
         self.servers[leader].stop().await?;

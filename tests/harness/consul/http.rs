@@ -1,5 +1,5 @@
-//! One HTTP exchange on a connection of its own: the plainest client, so that a test sees exactly
-//! what the server said. No pool, no redirects, no retries.
+//! One HTTP exchange on its own connection, without pool, redirects and retries: a test sees exactly the answer of
+//! the server.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -10,7 +10,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
 
-/// Longest exchange, unless the caller says otherwise.
+/// Longest exchange, unless the caller gives another limit.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest body that is read.
 const MAX_BODY: usize = 16 << 20;
@@ -18,7 +18,7 @@ const MAX_BODY: usize = 16 << 20;
 /// `GET path`, within 10 s.
 ///
 /// # Errors
-/// No connection, no answer, or not in time.
+/// No connection, no answer, or no answer in time.
 pub async fn get(addr: SocketAddr, path: &str) -> io::Result<Response<Bytes>> {
     call(addr, Method::GET, path, "").await
 }
@@ -26,7 +26,7 @@ pub async fn get(addr: SocketAddr, path: &str) -> io::Result<Response<Bytes>> {
 /// `PUT path` with a body, within 10 s.
 ///
 /// # Errors
-/// No connection, no answer, or not in time.
+/// No connection, no answer, or no answer in time.
 pub async fn put(addr: SocketAddr, path: &str, body: &str) -> io::Result<Response<Bytes>> {
     call(addr, Method::PUT, path, body).await
 }
@@ -34,7 +34,7 @@ pub async fn put(addr: SocketAddr, path: &str, body: &str) -> io::Result<Respons
 /// Any method, within 10 s.
 ///
 /// # Errors
-/// No connection, no answer, or not in time.
+/// No connection, no answer, or no answer in time.
 pub async fn call(addr: SocketAddr, method: Method, path: &str, body: &str) -> io::Result<Response<Bytes>> {
     let request = Request::builder()
         .method(method)
@@ -44,17 +44,17 @@ pub async fn call(addr: SocketAddr, method: Method, path: &str, body: &str) -> i
     exchange(addr, request, TIMEOUT).await
 }
 
-/// Sends `request` to `addr` and reads the whole answer, all within `patience`. `Host` is `addr`
-/// unless the request has one.
+/// Sends `request` to `addr` and reads the whole answer, all within `limit`. `Host` is `addr` unless the request
+/// has one.
 ///
 /// # Errors
-/// No connection, no answer, or not in time.
+/// No connection, no answer, or no answer in time.
 pub async fn exchange(
     addr: SocketAddr,
     request: Request<Bytes>,
-    patience: Duration,
+    limit: Duration,
 ) -> io::Result<Response<Bytes>> {
-    match timeout(patience, send_and_read(addr, request)).await {
+    match timeout(limit, send_and_read(addr, request)).await {
         Ok(answer) => answer,
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("{addr} answered too late"))),
     }
@@ -67,7 +67,7 @@ async fn send_and_read(addr: SocketAddr, mut request: Request<Bytes>) -> io::Res
     }
     let stream = TcpStream::connect(addr).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    // In this task, so that nothing outlives the exchange.
+    // The connection runs in this task, so that it ends with the exchange.
     let answer = async {
         let response = sender.send_request(request.map(Full::new)).await.map_err(io::Error::other)?;
         let (head, body) = response.into_parts();
@@ -77,7 +77,7 @@ async fn send_and_read(addr: SocketAddr, mut request: Request<Bytes>) -> io::Res
     tokio::pin!(connection, answer);
     tokio::select! {
         answer = &mut answer => answer,
-        // The connection may end just before the answer is taken from it.
+        // The connection may end just before the answer is read.
         _ = &mut connection => answer.await,
     }
 }

@@ -1,5 +1,5 @@
-//! Free ports for an agent. Asking the kernel for port 0 is the only honest way; between the
-//! asking and Consul's own bind another process may take one, so a start is tried again.
+//! Free ports for an agent. The kernel assigns them (port 0). Another process may take a port before Consul binds it,
+//! so a start is tried again.
 
 use std::{
     io,
@@ -14,16 +14,16 @@ pub(crate) struct AgentPorts {
     pub(crate) serf_lan: u16,
 }
 
-/// A port held for TCP and UDP: Serf speaks both on one number.
+/// A port bound for TCP and UDP: Serf uses both on one number.
 struct HeldPort {
     tcp: TcpListener,
     _udp: UdpSocket,
 }
 
 impl AgentPorts {
-    /// Three ports of `ip` that were free a moment ago, all different.
+    /// Three different ports of `ip` that were free at the time of the call.
     pub(crate) fn pick(ip: IpAddr) -> io::Result<Self> {
-        // Held together, so that they differ.
+        // All three are bound at the same time, so that they differ.
         let held = [hold_port(ip)?, hold_port(ip)?, hold_port(ip)?];
         let port = |held: &HeldPort| held.tcp.local_addr().map(|addr| addr.port());
         let [http, server, serf_lan] = &held;

@@ -1,4 +1,4 @@
-//! How an agent is started: its configuration file.
+//! The configuration of an agent.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -7,18 +7,18 @@ use std::{
 
 use super::ports::AgentPorts;
 
-/// How an agent is started.
+/// The configuration of an agent.
 #[derive(Debug, Clone)]
 pub(super) struct AgentSpec {
     /// Node name.
     pub(super) node: String,
-    /// Where it listens, and its own address.
+    /// The address that it binds and announces.
     pub(super) ip: IpAddr,
-    /// `-dev`: in memory, pretty-printed JSON, everything gone at a restart.
+    /// `-dev`: all data in memory and lost at a restart, pretty-printed JSON.
     pub(super) dev: bool,
-    /// A server; else an agent that only speaks for its node.
+    /// Whether it is a server; otherwise an agent in client mode.
     pub(super) server: bool,
-    /// How many servers elect the first leader.
+    /// The number of servers that elect the first leader.
     pub(super) expect: usize,
     /// Serf addresses of the other servers.
     pub(super) join: Vec<SocketAddr>,

@@ -1,4 +1,4 @@
-//! The harness keeps its own promises.
+//! Tests of the harness itself.
 
 use super::*;
 
@@ -27,7 +27,7 @@ async fn a_server_keeps_its_registrations_over_a_restart_and_forgets_them_when_w
 
 #[tokio::test]
 async fn a_dropped_agent_ends() {
-    if !available("a dropped agent is gone") {
+    if !available("a dropped agent ends") {
         return;
     }
     let consul = Consul::dev().await.unwrap();

@@ -1,4 +1,4 @@
-//! A whole sidecar inside the test's process, on a registry that speaks Consul's HTTP.
+//! A whole sidecar in the test's process, with a registry that has Consul's HTTP API.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use outrigger_config::{Environment, Overrides, load};
 use outrigger_proxy::Workers;
 use outrigger_tests::wait;
 
-/// Starts one that only routes, and waits until it is ready.
+/// Starts a sidecar that only routes, and waits until it is ready. `more` are lines of YAML.
 pub(crate) async fn start_router(consul: SocketAddr, more: &str) -> (App, SocketAddr) {
     let text = format!(
         "registry: {{consul: {{address: \"http://{consul}\"}}}}\noutbound: {{listen: \"127.0.0.1:0\"}}\n\

@@ -23,14 +23,14 @@ fn expected(list: &[(&str, usize)]) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test]
-async fn round_robin_gives_each_instance_the_same() {
+async fn round_robin_gives_each_instance_the_same_share() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1], &all[2]]).await;
     assert_eq!(shares(&sidecar, 300).await, expected(&[("a", 100), ("b", 100), ("c", 100)]));
 }
 
 #[tokio::test]
-async fn round_robin_takes_them_in_turn() {
+async fn round_robin_picks_the_instances_in_turn() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1], &all[2]]).await;
     let mut order = Vec::new();
@@ -50,7 +50,7 @@ async fn weights_of_1_2_and_3_are_shares_of_1_2_and_3() {
         .and("orders", &all[2], "weight: 30");
     let sidecar = Sidecar::start("defaults: {balance: weighted}", &services).await;
     assert_eq!(shares(&sidecar, 60).await, expected(&[("a", 10), ("b", 20), ("c", 30)]));
-    // Smooth: within one cycle of six no instance gets its whole share in a row.
+    // Smooth weighting: within one cycle of six no instance gets its whole share in a row.
     let mut row = (String::new(), 0);
     for _ in 0..12 {
         let name = sidecar.get("orders", "/").await.instance().to_owned();
@@ -75,7 +75,7 @@ async fn random_uses_every_instance() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     let sidecar = Sidecar::orders("defaults: {balance: random}", &[&all[0], &all[1], &all[2]]).await;
     let shares = shares(&sidecar, 600).await;
-    // Ten standard deviations from 200: never by chance, always when one is left out or preferred.
+    // Ten standard deviations from 200: chance does not exceed them; a missing or preferred instance does.
     assert!(shares.len() == 3 && shares.values().all(|count| (85..=315).contains(count)), "{shares:?}");
     assert!(shares.values().any(|count| *count != 200), "in turn, not at random: {shares:?}");
 }
@@ -89,12 +89,12 @@ async fn retries_do_not_advance_the_rotation() {
     for _ in 0..90 {
         assert_eq!(client.get("orders", "/").await.status, 200);
     }
-    assert_eq!(broken.count(), 30, "its own turns and nothing else");
+    assert_eq!(broken.count(), 30, "only the picks of its own turns");
     assert_eq!(all[0].count() + all[1].count(), 90);
 }
 
 #[tokio::test]
-async fn an_instance_that_is_gone_costs_no_request() {
+async fn an_instance_that_refuses_connections_costs_no_request() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let services = Services::of("orders", &[&all[0], &all[1]]).and_at("orders", "gone", refusing_addr(), "");
     let sidecar = Sidecar::start("", &services).await;

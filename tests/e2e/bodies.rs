@@ -11,7 +11,7 @@ use outrigger_tests::{
     wire::{Framing, WireError},
 };
 
-/// More than every buffer on the way holds.
+/// More than all buffers on the way hold.
 const LARGE: u64 = 64 << 20;
 
 async fn with(
@@ -68,7 +68,7 @@ async fn a_request_body_arrives_byte_for_byte_in_either_framing() {
 }
 
 #[tokio::test]
-async fn a_body_of_any_method_travels() {
+async fn a_body_of_any_method_is_forwarded() {
     let (sidecar, instance) = with(|_| Answer::ok("ok")).await;
     let mut client = sidecar.client().await;
     for (nth, method) in ["GET", "DELETE", "OPTIONS", "PATCH", "PURGE", "HEAD"].into_iter().enumerate() {
@@ -196,7 +196,7 @@ async fn a_slow_reader_slows_the_instance() {
     let stopped_at = settled("the instance stops writing", || instance.seen()[0].sent()).await;
     assert!(
         stopped_at < LARGE / 2,
-        "{stopped_at} bytes were taken from the instance after the app had closed"
+        "{stopped_at} bytes were read from the instance while the app read nothing"
     );
     let response = client.response().await;
     assert!(response.body.is_pattern && response.body.len == LARGE && response.body_error.is_none());
@@ -206,7 +206,7 @@ async fn a_slow_reader_slows_the_instance() {
 async fn a_slow_instance_slows_the_app() {
     let gate = Gate::closed();
     let opened = gate.clone();
-    // Waits before it reads the body.
+    // The instance waits before it reads the body.
     let (sidecar, instance) = with(move |_| Answer::ok("ok").read_body_when(&opened)).await;
     let mut client = sidecar.client().await;
     client.send(format!("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: {LARGE}\r\n\r\n")).await;
@@ -228,7 +228,7 @@ async fn a_slow_instance_slows_the_app() {
         settled("the app stops writing", || written.load(std::sync::atomic::Ordering::Relaxed)).await;
     assert!(
         stopped_at < LARGE / 2,
-        "{stopped_at} bytes were taken from the app after the instance had stopped reading"
+        "{stopped_at} bytes were read from the app while the instance read nothing"
     );
     gate.open();
     let mut client = wait::within("the upload", upload).await.unwrap();
@@ -237,7 +237,7 @@ async fn a_slow_instance_slows_the_app() {
     assert!(body.complete && body.is_pattern && body.len == LARGE);
 }
 
-/// Waits until a counter has moved, and then stands still for half a second.
+/// Waits until the counter is above 0 and has not changed for half a second, and returns its value.
 async fn settled(what: &str, counter: impl Fn() -> u64) -> u64 {
     let mut last = (0, tokio::time::Instant::now());
     wait::until_true(what, || {
@@ -252,9 +252,9 @@ async fn settled(what: &str, counter: impl Fn() -> u64) -> u64 {
 }
 
 #[tokio::test]
-async fn a_dribbled_upload_arrives_as_it_is_sent_and_no_time_out_counts_it() {
+async fn a_slow_upload_is_forwarded_byte_by_byte_and_does_not_count_against_the_time_out() {
     let instance = Instance::start("a").await;
-    // The whole upload takes longer than `timeout`, which counts from the last byte of the body.
+    // The whole upload takes longer than `timeout`, which starts at the last byte of the body.
     let sidecar = Sidecar::orders("defaults: {timeout: 300ms, body_idle: 5s}", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 12\r\n\r\n").await;
@@ -270,7 +270,7 @@ async fn a_dribbled_upload_arrives_as_it_is_sent_and_no_time_out_counts_it() {
 }
 
 #[tokio::test]
-async fn a_dribbled_download_arrives_as_it_is_sent() {
+async fn a_slow_download_is_forwarded_piece_by_piece() {
     let (sidecar, instance) = with(|_| {
         let mut answer = Answer::raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
         for _ in 0..5 {
@@ -281,8 +281,8 @@ async fn a_dribbled_download_arrives_as_it_is_sent() {
     .await;
     let mut client = sidecar.client().await;
     client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-    assert_eq!(client.head().await.unwrap().split_start_line().1, "200", "the head before the body");
-    wait::until("five pieces arrive though the answer has no end", wait::TIMEOUT, async || {
+    assert_eq!(client.head().await.unwrap().split_start_line().1, "200", "the head comes before the body");
+    wait::until("five pieces arrive although the answer has not ended", wait::TIMEOUT, async || {
         client.wire.buffered().iter().filter(|byte| **byte == b'x').count() == 5 || {
             client.wire.fill().await.unwrap();
             false
@@ -294,7 +294,7 @@ async fn a_dribbled_download_arrives_as_it_is_sent() {
 }
 
 #[tokio::test]
-async fn an_app_that_falls_silent_in_its_body_is_given_up() {
+async fn a_request_body_that_stalls_ends_with_408() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("defaults: {body_idle: 200ms}", &[&instance]).await;
     let mut client = sidecar.client().await;
@@ -307,7 +307,7 @@ async fn an_app_that_falls_silent_in_its_body_is_given_up() {
 }
 
 #[tokio::test]
-async fn an_instance_that_falls_silent_in_its_body_is_given_up() {
+async fn an_answer_body_that_stalls_is_cut() {
     let instance = Instance::scripted("a", |_| {
         Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").then_hang()
     })
@@ -315,7 +315,7 @@ async fn an_instance_that_falls_silent_in_its_body_is_given_up() {
     let sidecar = Sidecar::orders("defaults: {body_idle: 200ms}", &[&instance]).await;
     let response = sidecar.get("orders", "/").await;
     assert_eq!((response.status, response.text().as_str()), (200, "half"));
-    assert!(response.body_error.is_some(), "not ended as if it were whole");
+    assert!(response.body_error.is_some(), "a cut answer must not look complete");
     instance.wait_connection_end(0).await;
 }
 
@@ -328,7 +328,7 @@ async fn an_early_answer_reaches_an_app_that_is_still_sending() {
 }
 
 #[tokio::test]
-async fn an_early_answer_reaches_the_app_also_from_an_instance_that_resets_what_it_has_not_read() {
+async fn an_early_answer_reaches_the_app_also_from_an_instance_that_resets_the_unread_body() {
     let (sidecar, instance) =
         with(|_| Answer::status(413, "too much").after_partial_body(1000).closing()).await;
     for _ in 0..5 {
@@ -340,8 +340,7 @@ async fn an_early_answer_reaches_the_app_also_from_an_instance_that_resets_what_
 async fn early_answer_arrives(sidecar: &Sidecar) {
     let mut client = sidecar.client().await;
     client.send(format!("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: {LARGE}\r\n\r\n")).await;
-    // The app goes on for a while: what it writes is discarded, so that the answer is not lost to a
-    // reset.
+    // The app keeps on writing. The sidecar discards these bytes, so that no reset destroys the answer.
     let sent = client.send_pattern(200_000).await;
     assert_eq!(sent, Ok(()), "the app's write must not fail before it can read the answer");
     let response = client.response().await;
@@ -382,11 +381,11 @@ async fn a_body_is_replayed_byte_for_byte_on_a_retry() {
         let got = all[2].seen().last().unwrap().body();
         assert!(got.is_pattern && got.complete && got.len == sizes.iter().sum::<usize>() as u64);
     }
-    assert!(all[0].count() > 0 && all[1].count() > 0, "something was retried");
+    assert!(all[0].count() > 0 && all[1].count() > 0, "no request was retried");
 }
 
 #[tokio::test]
-async fn a_body_too_large_to_be_kept_is_not_retried_and_the_answer_passed_on() {
+async fn a_request_with_a_body_too_large_to_buffer_is_not_retried() {
     let all = [
         Instance::scripted("bad1", |_| Answer::status(503, "no")).await,
         Instance::scripted("bad2", |_| Answer::status(503, "no")).await,
@@ -400,8 +399,8 @@ async fn a_body_too_large_to_be_kept_is_not_retried_and_the_answer_passed_on() {
 }
 
 #[tokio::test]
-async fn an_upload_still_under_way_follows_the_retry() {
-    // The first instance refuses at once, while the app has sent a part only.
+async fn a_retry_continues_an_unfinished_upload() {
+    // The first instance answers at once, when the app has sent only a part of the body.
     let all = [
         Instance::scripted("early1", |_| Answer::status(503, "no").early().closing()).await,
         Instance::scripted("early2", |_| Answer::status(503, "no").early().closing()).await,

@@ -1,4 +1,4 @@
-//! A service that fails is left alone for a while, and taken back when it is well.
+//! The circuit breaker stops requests to a service that fails, and admits them again when the service has recovered.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn send(sidecar: &Sidecar, requests: usize) {
 }
 
 #[tokio::test]
-async fn the_breaker_opens_reports_it_probes_and_closes() {
+async fn the_breaker_opens_reports_its_state_probes_and_closes() {
     let (sidecar, instance) = failing(503, QUICK).await;
     send(&sidecar, 9).await;
     assert_eq!(state(&sidecar), "closed");
@@ -39,9 +39,9 @@ async fn the_breaker_opens_reports_it_probes_and_closes() {
     let seconds: u64 = refused.field("retry-after").parse().expect("Retry-After in seconds");
     assert!((1..=2).contains(&seconds), "{refused:?}");
     assert_eq!(refused.json()["status"], 503);
-    assert_eq!(instance.count(), 10, "the service is left alone");
+    assert_eq!(instance.count(), 10, "an open breaker sends no request");
 
-    // A probe that fails opens it again, for longer.
+    // A failed probe opens the breaker again, for longer.
     wait::until("a probe is let through", wait::TIMEOUT, async || {
         sidecar.get("orders", "/").await.reason().is_empty()
     })
@@ -49,7 +49,8 @@ async fn the_breaker_opens_reports_it_probes_and_closes() {
     assert_eq!((state(&sidecar), instance.count()), ("open", 11));
 
     instance.set_script(|_| Answer::ok("well"));
-    wait::until("it closes", wait::TIMEOUT, async || sidecar.get("orders", "/").await.status == 200).await;
+    wait::until("the breaker closes", wait::TIMEOUT, async || sidecar.get("orders", "/").await.status == 200)
+        .await;
     assert_eq!(state(&sidecar), "closed");
     send(&sidecar, 5).await;
     assert_eq!(instance.count(), 17);
@@ -69,7 +70,7 @@ async fn half_open_lets_one_probe_through_at_a_time() {
         }
         probe = sidecar.client().await;
         probe.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-        // Either it is refused at once, or it is the probe.
+        // The request is either refused at once or admitted as the probe.
         tokio::select! {
             _ = probe.wire.fill() => false,
             () = instance.wait_requests(11) => true,
@@ -82,11 +83,11 @@ async fn half_open_lets_one_probe_through_at_a_time() {
     assert_eq!(instance.count(), 11);
     gate.open();
     assert_eq!(probe.response().await.status, 200);
-    wait::until_true("it is closed", || state(&sidecar) == "closed").await;
+    wait::until_true("the breaker is closed", || state(&sidecar) == "closed").await;
 }
 
 #[tokio::test]
-async fn a_probe_of_a_client_that_left_gives_no_verdict_and_frees_its_slot() {
+async fn a_probe_that_the_client_cancels_does_not_count_and_frees_its_slot() {
     let (sidecar, instance) = failing(503, QUICK).await;
     send(&sidecar, 10).await;
     instance.set_script(|_| Answer::no_answer());
@@ -96,9 +97,9 @@ async fn a_probe_of_a_client_that_left_gives_no_verdict_and_frees_its_slot() {
         tokio::time::timeout(Duration::from_millis(200), probe.wire.fill()).await.is_err()
     })
     .await;
-    wait::until_true("the probe is gone", || sidecar.proxy.in_flight() == 0).await;
+    wait::until_true("the probe has ended", || sidecar.proxy.in_flight() == 0).await;
     instance.set_script(|_| Answer::ok("well"));
-    wait::until("the next probe closes it", wait::TIMEOUT, async || {
+    wait::until("the next probe closes the breaker", wait::TIMEOUT, async || {
         sidecar.get("orders", "/").await.status == 200
     })
     .await;
@@ -133,7 +134,7 @@ async fn gateway_errors_broken_connections_and_time_outs_open_the_breaker() {
 }
 
 #[tokio::test]
-async fn clients_that_leave_never_open_the_breaker() {
+async fn clients_that_disconnect_never_open_the_breaker() {
     let (sidecar, instance) = failing(503, QUICK).await;
     instance.set_script(|_| Answer::no_answer());
     for nth in 0..30 {
@@ -147,7 +148,7 @@ async fn clients_that_leave_never_open_the_breaker() {
 }
 
 #[tokio::test]
-async fn failures_that_a_retry_made_good_do_not_open_the_breaker() {
+async fn failures_before_a_successful_retry_do_not_open_the_breaker() {
     let all = [Instance::start("good").await, Instance::scripted("bad", |_| Answer::status(503, "no")).await];
     let sidecar = Sidecar::orders(
         "defaults: {circuit_breaker: {min_requests: 10, failure_ratio: 0.1}}",
@@ -186,7 +187,7 @@ async fn each_service_has_its_own_breaker_and_it_can_be_off() {
 }
 
 #[tokio::test]
-async fn consecutive_failures_open_the_breaker_where_the_settings_say_so() {
+async fn consecutive_failures_open_the_breaker_where_configured() {
     let settings =
         "defaults: {retry: {max_retries: 0}, circuit_breaker: {consecutive_failures: 3, open_for: 5s}}";
     let (sidecar, instance) = failing(503, settings).await;
@@ -196,16 +197,16 @@ async fn consecutive_failures_open_the_breaker_where_the_settings_say_so() {
 
 #[tokio::test]
 async fn an_open_breaker_probes_an_instance_that_joins_at_once() {
-    // Without the guard, which would keep the ill one.
+    // The mass-loss guard is off, because it would keep the failing instance.
     let settings = "discovery: {mass_loss: off}\n\
                     defaults: {circuit_breaker: {min_requests: 10, open_for: 1h, max_open_for: 1h}, retry: off}";
-    let (sidecar, ill) = failing(503, settings).await;
+    let (sidecar, failing_instance) = failing(503, settings).await;
     send(&sidecar, 10).await;
     assert_eq!(sidecar.get("orders", "/").await.reason(), "circuit_open");
 
-    // Fewer of the same is nothing new.
+    // A change of another service does not lead to a probe.
     let other = Instance::start("b").await;
-    sidecar.write_services(&Services::of("orders", &[&ill]).and("elsewhere", &other, ""));
+    sidecar.write_services(&Services::of("orders", &[&failing_instance]).and("elsewhere", &other, ""));
     wait::until("the list is read", wait::TIMEOUT, async || {
         sidecar.get("elsewhere", "/").await.status == 200
     })
@@ -213,9 +214,9 @@ async fn an_open_breaker_probes_an_instance_that_joins_at_once() {
     assert_eq!(sidecar.get("orders", "/").await.reason(), "circuit_open");
 
     sidecar.write_services(&Services::of("orders", &[&other]));
-    wait::until("the one that joined is asked", wait::TIMEOUT, async || {
+    wait::until("the instance that joined gets a request", wait::TIMEOUT, async || {
         sidecar.get("orders", "/").await.status == 200
     })
     .await;
-    assert_eq!((state(&sidecar), ill.count()), ("closed", 10));
+    assert_eq!((state(&sidecar), failing_instance.count()), ("closed", 10));
 }

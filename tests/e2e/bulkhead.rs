@@ -1,4 +1,4 @@
-//! A service that hangs holds as many requests as it may, and no more.
+//! A service that hangs holds at most the configured number of requests.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ async fn gated() -> (Instance, Gate) {
     (instance, gate)
 }
 
-/// Requests with answers that are not read yet.
-async fn sent(sidecar: &Sidecar, count: usize) -> Vec<Client> {
+/// Sends `count` requests and does not read their answers.
+async fn send_requests(sidecar: &Sidecar, count: usize) -> Vec<Client> {
     let mut clients = Vec::new();
     for _ in 0..count {
         let mut client = sidecar.client().await;
@@ -34,26 +34,31 @@ async fn sent(sidecar: &Sidecar, count: usize) -> Vec<Client> {
 }
 
 #[tokio::test]
-async fn beyond_max_in_flight_requests_wait_and_beyond_max_pending_they_are_shed() {
+async fn requests_beyond_max_in_flight_wait_and_requests_beyond_max_pending_are_rejected() {
     let (instance, gate) = gated().await;
     let settings = "defaults: {max_in_flight: 2, max_pending: 1, pending_timeout: 10s}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
-    let mut clients = sent(&sidecar, 2).await;
+    let mut clients = send_requests(&sidecar, 2).await;
     instance.wait_requests(2).await;
-    clients.extend(sent(&sidecar, 1).await);
-    wait::until_true("one waits", || sidecar.metric("outrigger_pending", &[("service", "orders")]) == 1.0)
-        .await;
-    let shed = sidecar.exchange(GET).await;
-    assert_eq!((shed.status, shed.reason(), shed.field("retry-after")), (503, "bulkhead_full", "1"));
-    assert!(shed.text().contains("max_pending"), "{}", shed.text());
-    assert_eq!(instance.count(), 2, "the service has what it may have");
+    clients.extend(send_requests(&sidecar, 1).await);
+    wait::until_true("one request waits", || {
+        sidecar.metric("outrigger_pending", &[("service", "orders")]) == 1.0
+    })
+    .await;
+    let rejected = sidecar.exchange(GET).await;
+    assert_eq!(
+        (rejected.status, rejected.reason(), rejected.field("retry-after")),
+        (503, "bulkhead_full", "1")
+    );
+    assert!(rejected.text().contains("max_pending"), "{}", rejected.text());
+    assert_eq!(instance.count(), 2, "max_in_flight is not exceeded");
     assert_eq!(sidecar.metric("outrigger_shed_total", &[("why", "max_pending")]), 1.0);
     gate.open();
     for mut client in clients {
         assert_eq!(client.response().await.status, 200);
     }
     assert_eq!(sidecar.metric("outrigger_pending", &[]), 0.0);
-    assert_eq!(sidecar.exchange(GET).await.status, 200, "places are given back");
+    assert_eq!(sidecar.exchange(GET).await.status, 200, "the slots are free again");
 }
 
 #[tokio::test]
@@ -61,16 +66,17 @@ async fn the_wait_is_bounded_by_its_time_out_and_by_the_apps_deadline() {
     let (instance, gate) = gated().await;
     let settings = "defaults: {max_in_flight: 1, pending_timeout: 300ms}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
-    let _held = sent(&sidecar, 1).await;
+    let _held = send_requests(&sidecar, 1).await;
     instance.wait_requests(1).await;
     let since = Instant::now();
-    let shed = sidecar.exchange(GET).await;
-    assert_eq!((shed.status, shed.reason()), (503, "bulkhead_full"), "{shed:?}");
-    assert!(shed.text().contains("pending_timeout"), "{}", shed.text());
+    let rejected = sidecar.exchange(GET).await;
+    assert_eq!((rejected.status, rejected.reason()), (503, "bulkhead_full"), "{rejected:?}");
+    assert!(rejected.text().contains("pending_timeout"), "{}", rejected.text());
     assert!(since.elapsed() >= Duration::from_millis(300));
     let since = Instant::now();
-    let shed = sidecar.exchange("GET / HTTP/1.1\r\nHost: orders\r\nx-outrigger-timeout: 50ms\r\n\r\n").await;
-    assert_eq!((shed.status, shed.reason()), (504, "deadline_exceeded"), "{shed:?}");
+    let rejected =
+        sidecar.exchange("GET / HTTP/1.1\r\nHost: orders\r\nx-outrigger-timeout: 50ms\r\n\r\n").await;
+    assert_eq!((rejected.status, rejected.reason()), (504, "deadline_exceeded"), "{rejected:?}");
     assert!(since.elapsed() < Duration::from_millis(290), "{:?}", since.elapsed());
     assert_eq!(sidecar.metric("outrigger_shed_total", &[("why", "pending_timeout")]), 1.0);
     gate.open();
@@ -79,18 +85,18 @@ async fn the_wait_is_bounded_by_its_time_out_and_by_the_apps_deadline() {
 #[tokio::test]
 async fn each_service_has_its_own_bulkhead() {
     let (stuck, gate) = gated().await;
-    let well = Instance::start("well").await;
-    let services = Services::of("orders", &[&stuck]).and("stock", &well, "");
+    let healthy = Instance::start("healthy").await;
+    let services = Services::of("orders", &[&stuck]).and("stock", &healthy, "");
     let settings = "defaults: {max_in_flight: 1, max_pending: 0}";
     let sidecar = Sidecar::start(settings, &services).await;
-    let _held = sent(&sidecar, 1).await;
+    let _held = send_requests(&sidecar, 1).await;
     stuck.wait_requests(1).await;
     assert_eq!(sidecar.exchange(GET).await.status, 503);
     assert_eq!(sidecar.get("stock", "/").await.status, 200);
     assert_eq!(
         sidecar.metric("outrigger_breaker_trips_total", &[]),
         0.0,
-        "a rejection is no failure of an instance"
+        "a rejection does not count as a failure"
     );
     gate.open();
 }
@@ -100,11 +106,11 @@ async fn an_app_that_disconnects_frees_its_slot() {
     let (instance, gate) = gated().await;
     let settings = "defaults: {max_in_flight: 1, max_pending: 1, pending_timeout: 20s}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
-    let held = sent(&sidecar, 1).await;
+    let held = send_requests(&sidecar, 1).await;
     instance.wait_requests(1).await;
-    let waiting = sent(&sidecar, 1).await;
+    let waiting = send_requests(&sidecar, 1).await;
     let pending = || sidecar.metric("outrigger_pending", &[]);
-    wait::until_true("one waits", || pending() == 1.0).await;
+    wait::until_true("one request waits", || pending() == 1.0).await;
     drop(waiting);
     wait::until_true("no request waits", || pending() == 0.0).await;
     drop(held);
@@ -131,6 +137,6 @@ async fn a_slot_is_held_to_the_last_byte_of_the_answer() {
     assert_eq!(client.head().await.unwrap().split_start_line().1, "200");
     assert_eq!(sidecar.exchange(GET).await.status, 503);
     gate.open();
-    wait::until_true("the place is free", || sidecar.proxy.in_flight() == 0).await;
+    wait::until_true("the slot is free", || sidecar.proxy.in_flight() == 0).await;
     assert_eq!(sidecar.exchange(GET).await.status, 200);
 }

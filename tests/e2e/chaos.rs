@@ -1,6 +1,5 @@
-//! Everything at once: instances that answer, refuse, hang up and die in every way, under traffic.
-//! What must hold however it goes: no answer reaches the wrong request, a request that may not be
-//! repeated is seen once at most, and nothing is left over.
+//! Instances that fail in every way at once, under traffic. No answer reaches the wrong request, a request that must
+//! not be repeated is sent at most once, and nothing stays in use.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,8 +15,8 @@ use tokio::task::JoinSet;
 const CLIENTS: usize = 12;
 const REQUESTS: usize = 250;
 
-/// Mostly well; otherwise ill in a way that depends on the request alone.
-fn ill(request: &Request) -> Answer {
+/// A successful answer to most requests, and a failure that depends only on the request's number to the others.
+fn sometimes_failing(request: &Request) -> Answer {
     let target = request.target().to_owned();
     match request.nth % 17 {
         2 => Answer::status(503, &target),
@@ -33,7 +32,7 @@ fn ill(request: &Request) -> Answer {
     }
 }
 
-/// One client's requests, each with a target of its own; how many were answered with 200.
+/// Sends one client's requests, each with its own target, and returns how many were answered with 200.
 async fn client(sidecar: Arc<Sidecar>, number: usize) -> usize {
     let mut connection: Option<Client> = None;
     let mut answered = 0;
@@ -50,7 +49,7 @@ async fn client(sidecar: Arc<Sidecar>, number: usize) -> usize {
         if open.try_send(head + &body).await.is_err() {
             continue;
         }
-        // A cut answer is an honest failure of what was already on its way.
+        // A cut answer is an allowed failure of an answer that had begun.
         let Ok(response) = open.try_response_to(method).await else { continue };
         if response.body_error.is_some() {
             continue;
@@ -59,10 +58,10 @@ async fn client(sidecar: Arc<Sidecar>, number: usize) -> usize {
             assert_eq!(response.text(), target, "an answer to another request");
         }
         if method != "POST" && !response.reason().is_empty() {
-            let said = response.text();
-            // A refused connection is not counted as one of the three.
+            let body = response.text();
+            // A refused connection does not count as one of the three attempts.
             let attempts = response.json()["attempts"].as_u64().unwrap_or(0);
-            assert!(attempts >= 3 || said.contains("budget"), "given up early: {target}: {said}");
+            assert!(attempts >= 3 || body.contains("budget"), "too few attempts: {target}: {body}");
         }
         answered += usize::from(response.status == 200);
         if !response.field("connection").eq_ignore_ascii_case("close") {
@@ -73,10 +72,10 @@ async fn client(sidecar: Arc<Sidecar>, number: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_mixed_up_or_sent_twice_whatever_the_instances_do() {
+async fn no_answer_is_mixed_up_and_no_post_is_sent_twice_when_instances_fail() {
     let mut all = Vec::new();
     for name in ["a", "b", "c", "d"] {
-        all.push(Instance::scripted(name, ill).await);
+        all.push(Instance::scripted(name, sometimes_failing).await);
     }
     let services = Services::of("orders", &all.iter().collect::<Vec<_>>());
     let settings = "defaults: {circuit_breaker: off, timeout: 5s}";
@@ -86,7 +85,7 @@ async fn nothing_is_mixed_up_or_sent_twice_whatever_the_instances_do() {
         clients.spawn(client(Arc::clone(&sidecar), number));
     }
     let mut answered = 0;
-    let mut deaths = tokio::time::interval(Duration::from_millis(150));
+    let mut kills = tokio::time::interval(Duration::from_millis(150));
     let mut nth: usize = 0;
     loop {
         tokio::select! {
@@ -94,7 +93,7 @@ async fn nothing_is_mixed_up_or_sent_twice_whatever_the_instances_do() {
                 Some(one) => answered += one.unwrap(),
                 None => break,
             },
-            _ = deaths.tick() => {
+            _ = kills.tick() => {
                 nth += 1;
                 let how = if nth.is_multiple_of(2) { Kill::Reset } else { Kill::Fin };
                 all[nth % 4].kill(how).await;
@@ -112,7 +111,7 @@ async fn nothing_is_mixed_up_or_sent_twice_whatever_the_instances_do() {
         seen.iter().filter(|(target, count)| target.starts_with("/POST") && **count > 1).collect();
     assert!(twice.is_empty(), "POSTs seen more than once: {twice:?}");
     assert!(answered > CLIENTS * REQUESTS / 2, "only {answered} were answered");
-    assert!(seen.values().any(|count| *count > 1), "nothing was retried");
+    assert!(seen.values().any(|count| *count > 1), "no request was retried");
     wait::until_true("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
     let left: usize = sidecar.endpoints("orders").iter().map(|endpoint| endpoint.in_flight).sum();
     assert_eq!(left, 0);

@@ -1,4 +1,4 @@
-//! A cluster of three Consul servers loses its leader under traffic, or its quorum for good.
+//! A cluster of three Consul servers loses its leader or its quorum under traffic.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::app;
 
-/// A sidecar that registers `own` and knows `payments` from the start.
+/// Starts a sidecar that registers `own` and declares `payments`.
 async fn registered(agent: ConsulAgent, own: &Instance) -> Process {
     let settings = format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
@@ -31,7 +31,7 @@ async fn registered(agent: ConsulAgent, own: &Instance) -> Process {
     process
 }
 
-/// The value of a metric's one series that begins so.
+/// The value of the first series that starts with `series`.
 async fn metric(process: &Process, series: &str) -> Option<f64> {
     let metrics = process.admin_get("/metrics").await;
     let text = metrics.text();
@@ -53,18 +53,19 @@ async fn a_sidecar_stays_registered_while_the_leader_is_killed_and_loses_no_requ
         agent.register("payments", instance).await;
     }
     let process = registered(agent, &own).await;
-    let life = |entries: serde_json::Value| entries[0]["Service"]["CreateIndex"].as_u64().expect("an index");
-    let born = life(agent.get("/v1/health/service/orders").await);
+    let create_index =
+        |entries: serde_json::Value| entries[0]["Service"]["CreateIndex"].as_u64().expect("an index");
+    let first = create_index(agent.get("/v1/health/service/orders").await);
     let load = Load::start(process.outbound(), LoadPlan::get("payments").methods(&["GET", "POST"]));
     load.wait_successes(200).await;
 
-    assert_eq!(cluster.kill_leader().await.expect("it was killed"), leader);
+    assert_eq!(cluster.kill_leader().await.expect("kill the server"), leader);
     load.wait_successes(200).await;
     let age = metric(&process, "outrigger_table_age_seconds{").await;
     assert!(age.is_some_and(|age| age >= 0.0), "{age:?}");
     cluster.leader().await.expect("another leader");
     load.wait_successes(500).await;
-    // Longer than the TTL of 30 s: a renewal that was missed would show.
+    // Longer than the TTL of 30 s, so that a missed renewal would be seen.
     let end = Instant::now() + Duration::from_secs(35);
     while Instant::now() < end {
         assert_eq!(agent.health("orders").await, [("orders-1".to_owned(), "passing".to_owned())]);
@@ -74,7 +75,7 @@ async fn a_sidecar_stays_registered_while_the_leader_is_killed_and_loses_no_requ
     wait::until("the new instance is used", Duration::from_secs(90), async || all[2].count() > 20).await;
     load.stop().await.assert_clean(900);
 
-    assert_eq!(life(agent.get("/v1/health/service/orders").await), born, "the same life");
+    assert_eq!(create_index(agent.get("/v1/health/service/orders").await), first, "the same registration");
     let times = metric(&process, "outrigger_registrations_total").await;
     assert_eq!(times, Some(1.0), "registered once:\n{}", process.log());
     let age = metric(&process, "outrigger_table_age_seconds{").await;
@@ -83,7 +84,7 @@ async fn a_sidecar_stays_registered_while_the_leader_is_killed_and_loses_no_requ
 }
 
 #[tokio::test]
-async fn sigterm_while_there_is_no_leader_is_bounded_and_the_app_is_gone_once_there_is_one() {
+async fn sigterm_without_a_leader_ends_in_time_and_the_registration_ends_with_the_next_leader() {
     if !consul::available("sigterm while there is no leader is bounded") {
         return;
     }
@@ -94,9 +95,9 @@ async fn sigterm_while_there_is_no_leader_is_bounded_and_the_app_is_gone_once_th
     let mut process = registered(agent, &own).await;
 
     for killed in 1..3 {
-        cluster.server(killed).kill().expect("it was killed");
+        cluster.server(killed).kill().expect("kill the server");
     }
-    wait::until("the last server notices", Duration::from_secs(30), async || {
+    wait::until("the last server knows that there is no leader", Duration::from_secs(30), async || {
         agent.get("/v1/status/leader").await == ""
     })
     .await;
@@ -104,19 +105,25 @@ async fn sigterm_while_there_is_no_leader_is_bounded_and_the_app_is_gone_once_th
     load.wait_successes(50).await;
     process.signal("TERM");
     let from = Instant::now();
-    wait::until_true("it says that it leaves", || process.log().contains("leaving; a second signal")).await;
-    assert_eq!(client::get(process.outbound(), "payments", "/").await.status, 200, "outbound goes on");
+    wait::until_true("the log reports the shutdown", || process.log().contains("leaving; a second signal"))
+        .await;
+    assert_eq!(
+        client::get(process.outbound(), "payments", "/").await.status,
+        200,
+        "the outbound listener still serves"
+    );
     load.stop().await.assert_clean(50);
     let status = process.wait_exit(Duration::from_secs(40)).await;
     assert_eq!(status.code(), Some(0), "{}", process.log());
-    // 3 s for the report and 3 s for the deregistration, the propagation, and a slow machine.
+    // 3 s for the status report, 3 s for the deregistration, the propagation, and room for a slow machine.
     assert!(from.elapsed() < Duration::from_secs(9), "{:?}\n{}", from.elapsed(), process.log());
 
     for back in 1..3 {
-        cluster.server(back).start().await.expect("it comes back");
+        cluster.server(back).start().await.expect("restart the server");
     }
     agent.wait_health("orders", &[]).await;
 }
+
 #[tokio::test]
 async fn a_leader_that_is_killed_under_traffic_costs_no_request() {
     if !consul::available("a leader that is killed under traffic costs no request") {
@@ -135,16 +142,16 @@ async fn a_leader_that_is_killed_under_traffic_costs_no_request() {
     let load = Load::start(addr, LoadPlan::get("orders").methods(&["GET", "POST"]));
     load.wait_successes(200).await;
 
-    assert_eq!(cluster.kill_leader().await.expect("it was killed"), leader);
+    assert_eq!(cluster.kill_leader().await.expect("kill the server"), leader);
     let next = cluster.leader().await.expect("another leader");
     assert_ne!(next, leader);
     load.wait_successes(500).await;
 
-    // It learns from the new leader, too.
+    // The sidecar also gets changes from the new leader.
     agent.register("orders", &all[2]).await;
     wait::until("the new instance is used", Duration::from_secs(90), async || all[2].count() > 20).await;
 
-    cluster.server(leader).start().await.expect("the killed one comes back");
+    cluster.server(leader).start().await.expect("restart the killed server");
     load.wait_successes(500).await;
     load.stop().await.assert_clean(1200);
     app.shutdown().await;

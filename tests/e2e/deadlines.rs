@@ -1,4 +1,4 @@
-//! The app's own deadline holds over everything, and what is left of it travels on.
+//! The app's own deadline limits the whole request, and the remaining time is sent to the instance.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ fn get(fields: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: orders\r\n{fields}\r\n")
 }
 
-/// Milliseconds that an instance was told are left, by its latest request.
-fn told(instance: &Instance, field: &str, unit: &str) -> Option<u64> {
+/// The remaining milliseconds in this field of the instance's latest request.
+fn remaining(instance: &Instance, field: &str, unit: &str) -> Option<u64> {
     let seen = instance.seen();
     let value = seen.last().unwrap().request.head.get(field).unwrap_or_default().to_owned();
     if value.is_empty() {
@@ -67,7 +67,7 @@ async fn the_deadline_holds_over_all_attempts_and_the_pauses_between() {
     let sidecar = Sidecar::orders(settings, &[&bad]).await;
     let since = Instant::now();
     let response = sidecar.exchange(get("x-outrigger-timeout: 300ms\r\n")).await;
-    // Either the last attempt is cut, or there is no time for another pause: the 503 is then the answer.
+    // Either the last attempt is cut, or there is no time for another pause and the 503 is passed on.
     assert!(matches!(response.status, 503 | 504), "{response:?}");
     assert!(since.elapsed() < Duration::from_secs(5));
     assert!(bad.count() >= 2 && bad.count() <= 4, "{} attempts", bad.count());
@@ -86,35 +86,39 @@ async fn each_attempt_carries_the_remaining_deadline() {
     let mut client = sidecar.client().await;
     client.send(get("x-outrigger-timeout: 5s\r\ngrpc-timeout: 4S\r\n")).await;
     instance.wait_requests(1).await;
-    let before = told(&instance, "x-outrigger-timeout", "ms").unwrap();
-    assert!(before <= 4_000, "the shorter one holds: {before}");
-    assert_eq!(told(&instance, "grpc-timeout", "m"), Some(before));
+    let before = remaining(&instance, "x-outrigger-timeout", "ms").unwrap();
+    assert!(before <= 4_000, "the shorter deadline applies: {before}");
+    assert_eq!(remaining(&instance, "grpc-timeout", "m"), Some(before));
     tokio::time::sleep(Duration::from_millis(100)).await;
     first.open();
     assert_eq!(client.response().await.status, 200);
-    let after = told(&instance, "x-outrigger-timeout", "ms").unwrap();
+    let after = remaining(&instance, "x-outrigger-timeout", "ms").unwrap();
     assert!(after <= before - 100, "{after} after {before}");
-    assert_eq!(told(&instance, "grpc-timeout", "m"), Some(after));
+    assert_eq!(remaining(&instance, "grpc-timeout", "m"), Some(after));
 }
 
 #[tokio::test]
-async fn the_routes_deadline_is_passed_on_as_well_and_its_time_out_is_not() {
+async fn the_routes_deadline_is_sent_to_the_instance_and_its_time_out_is_not() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("defaults: {timeout: 3s}", &[&instance]).await;
     sidecar.get("orders", "/").await;
-    assert_eq!(told(&instance, "x-outrigger-timeout", "ms"), None, "nothing is added without a deadline");
+    assert_eq!(
+        remaining(&instance, "x-outrigger-timeout", "ms"),
+        None,
+        "no field is added without a deadline"
+    );
 
     let settings = "defaults: {timeout: 3s, deadline: 5s}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
     sidecar.get("orders", "/").await;
-    let left = told(&instance, "x-outrigger-timeout", "ms").unwrap();
-    assert!(left <= 3_000 && left > 1_000, "the time-out comes first: {left}");
-    assert_eq!(told(&instance, "grpc-timeout", "m"), None);
-    // While a body is under way the end of the time-out is not known.
+    let left = remaining(&instance, "x-outrigger-timeout", "ms").unwrap();
+    assert!(left <= 3_000 && left > 1_000, "the time-out is shorter than the deadline: {left}");
+    assert_eq!(remaining(&instance, "grpc-timeout", "m"), None);
+    // The end of the time-out is unknown until the body has been sent.
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbo").await;
     instance.wait_requests(3).await;
-    let left = told(&instance, "x-outrigger-timeout", "ms").unwrap();
+    let left = remaining(&instance, "x-outrigger-timeout", "ms").unwrap();
     assert!(left <= 5_000 && left > 3_000, "{left}");
     client.send("dy").await;
     assert_eq!(client.response_to("POST").await.status, 200);
@@ -141,7 +145,7 @@ async fn an_expired_deadline_sends_nothing_and_an_invalid_one_is_refused() {
     assert_eq!((response.status, response.reason()), (400, "bad_request"), "{response:?}");
     assert!(response.text().contains("x-outrigger-timeout"), "{response:?}");
     assert_eq!(instance.count(), 0);
-    // Not ours to judge: it goes on as it is.
+    // An invalid grpc-timeout is forwarded unchanged.
     assert_eq!(sidecar.exchange(get("grpc-timeout: soon\r\n")).await.status, 200);
     assert_eq!(instance.only_request().request.head.get("grpc-timeout"), Some("soon"));
 }
@@ -160,31 +164,31 @@ async fn an_answer_that_exceeds_the_deadline_is_cut() {
     let response = client.response().await;
     assert_eq!(response.status, 200);
     assert!(response.body_error.is_some(), "{response:?}");
-    wait::until_true("it is counted", || {
+    wait::until_true("the error is counted", || {
         sidecar.metric("outrigger_errors_total", &[("reason", "deadline_exceeded")]) == 1.0
     })
     .await;
-    assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "that is not the instance's fault");
+    assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "the instance is not at fault");
     gate.open();
 }
 
 #[tokio::test]
 async fn an_answer_that_the_app_does_not_read_is_cut_too() {
-    // More than the sockets in between take up.
+    // More than the buffers of the sockets hold.
     let instance = Instance::scripted("a", |_| Answer::pattern(64 << 20)).await;
     let sidecar = Sidecar::orders("defaults: {deadline: 300ms}", &[&instance]).await;
     let mut client = sidecar.client().await;
     client.send(get("")).await;
-    wait::until_true("it is counted", || {
+    wait::until_true("the error is counted", || {
         sidecar.metric("outrigger_errors_total", &[("reason", "deadline_exceeded")]) == 1.0
     })
     .await;
-    wait::until_true("nothing is held for it", || {
+    wait::until_true("no resource is held for the request", || {
         sidecar.proxy.in_flight() == 0 && instance.in_flight() == 0
     })
     .await;
-    assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "that is not the instance's fault");
-    // The next answer on another connection has a deadline of its own.
+    assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "the instance is not at fault");
+    // The next request on another connection has its own deadline.
     instance.set_script(|_| Answer::ok("x"));
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
 }
@@ -202,7 +206,7 @@ async fn an_upload_that_stalls_beyond_the_deadline_is_cut() {
 }
 
 #[tokio::test]
-async fn retry_after_is_waited_for_when_no_other_instance_is_left() {
+async fn a_retry_waits_for_retry_after_when_no_other_instance_is_left() {
     let busy = Instance::scripted("busy", |request| match request.nth {
         0 => Answer::status(503, "later").field("retry-after", "1"),
         _ => Answer::ok("x"),
@@ -216,7 +220,7 @@ async fn retry_after_is_waited_for_when_no_other_instance_is_left() {
 }
 
 #[tokio::test]
-async fn retry_after_is_waited_for_on_any_status_that_is_retried() {
+async fn a_retry_waits_for_retry_after_on_any_retried_status() {
     let busy = Instance::scripted("busy", |request| match request.nth {
         0 => Answer::status(429, "later").field("retry-after", "1"),
         _ => Answer::ok("x"),
@@ -237,18 +241,18 @@ async fn a_request_that_waits_for_retry_after_holds_no_connection() {
     .await;
     let settings = "defaults: {timeout: 1m, pool: {max_connections: 1, max_idle: 1, max_waiting: 1}}";
     let sidecar = Sidecar::orders(settings, &[&busy]).await;
-    let mut waits = sidecar.client().await;
-    waits.send(get("")).await;
+    let mut waiting = sidecar.client().await;
+    waiting.send(get("")).await;
     busy.wait_requests(1).await;
-    // Well before the thirty seconds are over.
+    // Well before the 30 s of Retry-After have passed.
     let post = sidecar.exchange("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 1\r\n\r\nx");
-    let response = wait::within("another request is carried", post).await;
+    let response = wait::within("another request is answered", post).await;
     assert_eq!(response.status, 200, "{response:?}");
-    assert_eq!(sidecar.proxy.in_flight(), 1, "the first one still waits");
+    assert_eq!(sidecar.proxy.in_flight(), 1, "the first request still waits");
 }
 
 #[tokio::test]
-async fn retry_after_beyond_the_deadline_is_the_apps_to_honour() {
+async fn an_answer_with_a_retry_after_beyond_the_deadline_is_passed_on() {
     let busy = Instance::scripted("busy", |_| Answer::status(503, "later").field("retry-after", "60")).await;
     let sidecar = Sidecar::orders("", &[&busy]).await;
     let response = sidecar.get("orders", "/").await;
@@ -258,7 +262,7 @@ async fn retry_after_beyond_the_deadline_is_the_apps_to_honour() {
 }
 
 #[tokio::test]
-async fn one_instances_retry_after_does_not_keep_a_request_from_the_others() {
+async fn one_instances_retry_after_does_not_delay_a_retry_on_another() {
     let busy = Instance::scripted("busy", |_| Answer::status(503, "later").field("retry-after", "60")).await;
     let good = Instance::start("good").await;
     let sidecar = Sidecar::orders("", &[&busy, &good]).await;
@@ -272,21 +276,21 @@ async fn one_instances_retry_after_does_not_keep_a_request_from_the_others() {
 
 #[tokio::test]
 async fn grpc_pushback_delays_the_retry_or_prevents_it() {
-    let wait = |millis: &'static str| {
+    let pushback = |millis: &'static str| {
         move |request: &Request| match request.nth {
             0 => Answer::status(503, "later").field("grpc-retry-pushback-ms", millis),
             _ => Answer::ok("x"),
         }
     };
-    let busy = Instance::scripted("busy", wait("400")).await;
+    let busy = Instance::scripted("busy", pushback("400")).await;
     let sidecar = Sidecar::orders("", &[&busy]).await;
     let since = Instant::now();
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
     assert!(since.elapsed() >= Duration::from_millis(400));
 
-    let over = Instance::scripted("over", wait("-1")).await;
-    let sidecar = Sidecar::orders("", &[&over]).await;
+    let no_retry = Instance::scripted("no_retry", pushback("-1")).await;
+    let sidecar = Sidecar::orders("", &[&no_retry]).await;
     assert_eq!(sidecar.get("orders", "/").await.status, 503);
-    assert_eq!(over.count(), 1);
+    assert_eq!(no_retry.count(), 1);
     assert_eq!(sidecar.metric("outrigger_retries_total", &[("why", "pushback")]), 1.0);
 }

@@ -1,5 +1,5 @@
-//! An instance that fails is not chosen any more, ahead of the registry, and is chosen again when it is
-//! well. The last one never goes.
+//! Outlier detection: an instance that fails is ejected before the registry reports it, and is chosen again when it has
+//! recovered. The last instance is never ejected.
 
 use std::{
     io::{Read, Write},
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::app;
 
-async fn all_well(sidecar: &Sidecar, requests: usize) {
+async fn assert_all_succeed(sidecar: &Sidecar, requests: usize) {
     let mut client = sidecar.client().await;
     for _ in 0..requests {
         assert_eq!(client.get("orders", "/").await.status, 200);
@@ -39,26 +39,27 @@ fn ejected(sidecar: &Sidecar, kind: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn an_instance_that_refuses_connections_is_tried_once_and_comes_back_by_itself() {
+async fn an_instance_that_refuses_connections_is_ejected_at_once_and_returns() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1], &all[2]]).await;
-    all_well(&sidecar, 9).await;
+    assert_all_succeed(&sidecar, 9).await;
     all[1].kill(Kill::Fin).await;
-    all_well(&sidecar, 60).await;
+    assert_all_succeed(&sidecar, 60).await;
     let refused =
         sidecar.metric("outrigger_attempts_total", &[("service", "orders"), ("outcome", "connect_refused")]);
-    assert!((1.0..=2.0).contains(&refused), "tried {refused} times after its death");
+    assert!((1.0..=2.0).contains(&refused), "{refused} attempts after the kill");
     assert_eq!((ejected(&sidecar, "hard"), trust(&sidecar, "ejected")), (1.0, 1.0));
-    let out: Vec<_> = sidecar.endpoints("orders").into_iter().filter(|one| !one.usable).collect();
-    let [out] = &out[..] else { panic!("{out:?}") };
-    let told = out.why_not.clone().unwrap_or_default();
-    assert!(told.starts_with("ejected ") && told.contains("(it refused connections"), "{told}");
+    let ejected_endpoints: Vec<_> =
+        sidecar.endpoints("orders").into_iter().filter(|one| !one.usable).collect();
+    let [out] = &ejected_endpoints[..] else { panic!("{ejected_endpoints:?}") };
+    let why = out.why_not.clone().unwrap_or_default();
+    assert!(why.starts_with("ejected ") && why.contains("(it refused connections"), "{why}");
     assert_eq!((out.trust, out.ejected.map(|ejected| ejected.why)), ("ejected", Some("unreachable")));
 
     all[1].listen_again().await;
     let before = all[1].count();
-    wait::until("it is chosen again", wait::TIMEOUT, async || {
-        all_well(&sidecar, 3).await;
+    wait::until("the instance is chosen again", wait::TIMEOUT, async || {
+        assert_all_succeed(&sidecar, 3).await;
         all[1].count() > before
     })
     .await;
@@ -66,30 +67,31 @@ async fn an_instance_that_refuses_connections_is_tried_once_and_comes_back_by_it
 }
 
 #[tokio::test]
-async fn an_instance_that_answers_503_is_out_after_five_and_the_last_one_never() {
-    let well = Instance::start("a").await;
-    let ill = Instance::scripted("b", |_| Answer::status(503, "no")).await;
-    let sidecar = Sidecar::orders("defaults: {outlier: {base_ejection_time: 30s}}", &[&well, &ill]).await;
-    all_well(&sidecar, 60).await;
-    assert_eq!((ill.count(), ejected(&sidecar, "soft")), (5, 1.0));
-    let told = sidecar.endpoints("orders").into_iter().find_map(|one| one.why_not).unwrap_or_default();
-    assert!(told.contains("(it failed 5 requests in a row), tried again in "), "{told}");
+async fn an_instance_is_ejected_after_five_503_and_the_last_one_never() {
+    let healthy = Instance::start("a").await;
+    let failing = Instance::scripted("b", |_| Answer::status(503, "no")).await;
+    let sidecar =
+        Sidecar::orders("defaults: {outlier: {base_ejection_time: 30s}}", &[&healthy, &failing]).await;
+    assert_all_succeed(&sidecar, 60).await;
+    assert_eq!((failing.count(), ejected(&sidecar, "soft")), (5, 1.0));
+    let why = sidecar.endpoints("orders").into_iter().find_map(|one| one.why_not).unwrap_or_default();
+    assert!(why.contains("(it failed 5 requests in a row), tried again in "), "{why}");
 
-    let alone = Instance::scripted("x", |_| Answer::status(503, "no")).await;
+    let only = Instance::scripted("x", |_| Answer::status(503, "no")).await;
     let settings = "defaults: {circuit_breaker: off, retry: off}";
-    let sidecar = Sidecar::orders(settings, &[&alone]).await;
+    let sidecar = Sidecar::orders(settings, &[&only]).await;
     let mut client = sidecar.client().await;
     for _ in 0..20 {
         assert_eq!(client.get("orders", "/").await.status, 503);
     }
-    assert_eq!(alone.count(), 20, "the only one is always asked");
+    assert_eq!(only.count(), 20, "the only instance gets every request");
 }
 
 #[tokio::test]
-async fn when_all_were_dead_the_first_one_back_is_used_within_a_second() {
+async fn after_a_loss_of_all_instances_the_first_one_back_is_used_soon() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
-    all_well(&sidecar, 4).await;
+    assert_all_succeed(&sidecar, 4).await;
     for one in &all {
         one.kill(Kill::Reset).await;
     }
@@ -104,55 +106,56 @@ async fn when_all_were_dead_the_first_one_back_is_used_within_a_second() {
         sidecar.get("orders", "/").await.status == 200
     })
     .await;
-    // Probes come every 250 ms; the rest is room for a busy machine.
+    // A probe is sent every 250 ms; the rest is room for a busy machine.
     assert!(back.elapsed() < Duration::from_secs(3), "{:?}", back.elapsed());
 }
 
 #[tokio::test]
-async fn with_ejection_off_an_instance_keeps_its_turns() {
-    let well = Instance::start("a").await;
-    let ill = Instance::scripted("b", |_| Answer::status(503, "no")).await;
-    let sidecar = Sidecar::orders("defaults: {outlier: off}", &[&well, &ill]).await;
-    all_well(&sidecar, 40).await;
-    assert_eq!(ill.count(), 20);
+async fn with_outlier_detection_off_a_failing_instance_keeps_its_share() {
+    let healthy = Instance::start("a").await;
+    let failing = Instance::scripted("b", |_| Answer::status(503, "no")).await;
+    let sidecar = Sidecar::orders("defaults: {outlier: off}", &[&healthy, &failing]).await;
+    assert_all_succeed(&sidecar, 40).await;
+    assert_eq!(failing.count(), 20);
 }
 
 #[tokio::test]
-async fn a_bad_answer_with_a_body_counts_as_one_without() {
-    let well = Instance::start("a").await;
-    let ill = Instance::scripted("b", |_| Answer::status(503, "with a body")).await;
-    let sidecar = Sidecar::orders("defaults: {outlier: {base_ejection_time: 30s}}", &[&well, &ill]).await;
+async fn a_bad_answer_counts_the_same_with_a_body_and_without() {
+    let healthy = Instance::start("a").await;
+    let failing = Instance::scripted("b", |_| Answer::status(503, "with a body")).await;
+    let sidecar =
+        Sidecar::orders("defaults: {outlier: {base_ejection_time: 30s}}", &[&healthy, &failing]).await;
     let mut client = sidecar.client().await;
     for _ in 0..60 {
-        // A POST is not repeated: the answer is carried to its end.
+        // A POST is not repeated, so the whole answer is passed on.
         client.post("orders", "/", "x").await;
     }
-    assert_eq!((ill.count(), ejected(&sidecar, "soft")), (5, 1.0));
+    assert_eq!((failing.count(), ejected(&sidecar, "soft")), (5, 1.0));
 }
 
 #[tokio::test]
-async fn an_instance_that_cuts_its_answers_is_out_after_five() {
-    let well = Instance::start("a").await;
+async fn an_instance_that_cuts_its_answers_is_ejected_after_five() {
+    let healthy = Instance::start("a").await;
     let cut = Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\npart").then_close();
-    let ill = Instance::scripted("b", move |_| cut.clone()).await;
+    let failing = Instance::scripted("b", move |_| cut.clone()).await;
     let settings = "defaults: {outlier: {base_ejection_time: 30s}, circuit_breaker: off}";
-    let sidecar = Sidecar::orders(settings, &[&well, &ill]).await;
+    let sidecar = Sidecar::orders(settings, &[&healthy, &failing]).await;
     let mut broken = 0;
     for _ in 0..60 {
         let mut client = sidecar.client().await;
         client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-        // The cut may come before the head has been passed on.
+        // The answer may be cut before its head has been passed on.
         broken += usize::from(!client.try_response_to("GET").await.is_ok_and(|got| got.body_error.is_none()));
     }
-    assert_eq!((ill.count(), broken, ejected(&sidecar, "soft")), (5, 5, 1.0));
+    assert_eq!((failing.count(), broken, ejected(&sidecar, "soft")), (5, 5, 1.0));
 }
 
 #[tokio::test]
-async fn an_instance_that_lets_the_whole_time_out_pass_is_out_after_five() {
-    let well = Instance::start("a").await;
+async fn an_instance_that_causes_time_outs_is_ejected_after_five() {
+    let healthy = Instance::start("a").await;
     let hung = Instance::scripted("b", |_| Answer::no_answer()).await;
     let settings = "defaults: {timeout: 100ms, outlier: {base_ejection_time: 30s}, circuit_breaker: off}";
-    let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
+    let sidecar = Sidecar::orders(settings, &[&healthy, &hung]).await;
     let mut late = 0;
     for _ in 0..40 {
         late += usize::from(sidecar.get("orders", "/").await.status == 504);
@@ -160,7 +163,7 @@ async fn an_instance_that_lets_the_whole_time_out_pass_is_out_after_five() {
     assert_eq!((hung.count(), late, ejected(&sidecar, "soft")), (5, 5, 1.0));
 }
 
-/// A listening socket with a full queue: a connection to it is neither accepted nor refused.
+/// A listening socket with a full backlog: a connection to it is neither accepted nor refused.
 struct FullBacklog {
     addr: SocketAddr,
     listener: Socket,
@@ -190,13 +193,13 @@ impl FullBacklog {
 }
 
 #[tokio::test]
-async fn an_instance_that_accepts_nothing_costs_two_attempts_and_no_request() {
+async fn an_instance_with_a_full_backlog_costs_two_attempts_and_no_request() {
     for settings in ["", "defaults: {timeout: 600ms}"] {
-        let well = Instance::start("a").await;
+        let healthy = Instance::start("a").await;
         let full = FullBacklog::listening().fill();
-        let services = Services::of("orders", &[&well]).and_at("orders", "full", full.addr, "");
+        let services = Services::of("orders", &[&healthy]).and_at("orders", "full", full.addr, "");
         let sidecar = Sidecar::start(settings, &services).await;
-        all_well(&sidecar, 20).await;
+        assert_all_succeed(&sidecar, 20).await;
         let attempts = sidecar.metric("outrigger_attempts_total", &[("outcome", "connect_timeout")]);
         assert_eq!((attempts, ejected(&sidecar, "hard")), (2.0, 1.0), "{settings:?}");
     }
@@ -215,15 +218,15 @@ async fn a_slow_instance_is_probed_once_a_second_at_most() {
     for mut client in all {
         assert_eq!(client.response().await.status, 504);
     }
-    let looks = slow.accepted() - 3;
-    assert!((1..=4).contains(&looks), "{looks} looks within 3.5 s");
+    let probes = slow.accepted() - 3;
+    assert!((1..=4).contains(&probes), "{probes} probes within 3.5 s");
 }
 
 #[tokio::test]
-async fn a_request_leaves_a_host_that_has_vanished_long_before_its_time_is_over() {
+async fn a_request_to_a_host_that_vanished_is_retried_long_before_its_time_out() {
     let vanishing = FullBacklog::listening();
     let listener = vanishing.listener.try_clone().unwrap();
-    // Answers one request on one connection, and is never heard of again.
+    // Answers one request on one connection, and then nothing.
     let answering = tokio::task::spawn_blocking(move || {
         let (mut socket, _) = listener.accept().unwrap();
         let mut head = [0; 1024];
@@ -240,57 +243,63 @@ async fn a_request_leaves_a_host_that_has_vanished_long_before_its_time_is_over(
 
     let since = Instant::now();
     let mut posts = sidecar.client().await;
-    all_well(&sidecar, 4).await;
+    assert_all_succeed(&sidecar, 4).await;
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
     assert_eq!(ejected(&sidecar, "hard"), 1.0);
     assert_eq!(sidecar.metric("outrigger_attempts_total", &[("outcome", "closed")]), 1.0);
-    // Its idle connection is not believed in, nor is it chosen.
+    // The POST uses neither the idle connection to the vanished host nor that host.
     assert_eq!(posts.post("orders", "/", "x").await.instance(), "good");
 }
 
 #[tokio::test]
-async fn ejection_ends_with_a_registration_and_outlives_every_other_change() {
+async fn an_ejection_ends_with_a_new_registration_and_with_no_other_change() {
     let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
         .await
         .expect("a registry");
     let (agent, front) = (ConsulAgent(registry.addr()), RegistryProxy::start(registry.addr()).await);
-    let well = Instance::start("a").await;
-    let ill = Instance::scripted("b", |_| Answer::status(503, "no")).await;
-    for instance in [&well, &ill] {
+    let healthy = Instance::start("a").await;
+    let failing = Instance::scripted("b", |_| Answer::status(503, "no")).await;
+    for instance in [&healthy, &failing] {
         agent.register("orders", instance).await;
     }
     let settings = "defaults: {outlier: {base_ejection_time: 60s}}\nupstreams: [{service: orders}]";
     let (app, addr) = app::start_router(front.addr(), settings).await;
-    let of_ill = || app.clusters()[0].endpoints.iter().find(|one| one.id == "b").cloned().expect("b");
+    let failing_endpoint =
+        || app.clusters()[0].endpoints.iter().find(|one| one.id == "b").cloned().expect("b");
     let mut client = Client::connect(addr).await;
-    wait::until("b is out", wait::TIMEOUT, async || {
+    wait::until("b is ejected", wait::TIMEOUT, async || {
         assert_eq!(client.get("orders", "/").await.status, 200);
-        of_ill().trust == "ejected"
+        failing_endpoint().trust == "ejected"
     })
     .await;
 
-    // The same life, with other weights: what is known of it stays.
+    // The same registration with other weights: the statistics of the endpoint stay.
     let version = app.clusters()[0].version;
-    let (ip, port) = (ill.addr().ip().to_string(), ill.addr().port());
+    let (ip, port) = (failing.addr().ip().to_string(), failing.addr().port());
     let weights = json!({"Passing": 7, "Warning": 1});
     let changed = json!({"Name": "orders", "ID": "b", "Address": ip, "Port": port, "Weights": weights});
     agent.put("/v1/agent/service/register", &changed).await;
-    wait::until_true("the change is known", || of_ill().weight == 7 && app.clusters()[0].version > version)
-        .await;
-    assert_eq!((of_ill().trust, of_ill().picks > 0), ("ejected", true));
+    wait::until_true("the change is known", || {
+        failing_endpoint().weight == 7 && app.clusters()[0].version > version
+    })
+    .await;
+    assert_eq!((failing_endpoint().trust, failing_endpoint().picks > 0), ("ejected", true));
 
-    // Another life under the same id, at the same address, between two answers of the registry.
+    // A new registration with the same id and address, between two answers of the registry.
     front.set(RegistryMode::Refuse);
     agent.deregister("b").await;
     agent.put("/v1/agent/service/register", &changed).await;
     front.set(RegistryMode::Pass);
-    // Its time out is 30 s at least: nothing else makes it trusted before.
-    wait::until("it begins anew", Duration::from_secs(20), async || of_ill().trust == "trusted").await;
-    assert_eq!(of_ill().picks, 0);
+    // The ejection would last 30 s at least, so only the new registration can end it within 20 s.
+    wait::until("b is trusted again", Duration::from_secs(20), async || {
+        failing_endpoint().trust == "trusted"
+    })
+    .await;
+    assert_eq!(failing_endpoint().picks, 0);
     app.shutdown().await;
 }
 
-/// Sends a request that gets no answer during the test; dropping the future closes its connection.
+/// Sends a request to `/hang`; a drop of the client closes the connection.
 async fn hanging(sidecar: &Sidecar, method: &str) -> Client {
     let mut client = sidecar.client().await;
     client.send(format!("{method} /hang HTTP/1.1\r\nHost: orders\r\ncontent-length: 0\r\n\r\n")).await;
@@ -305,27 +314,31 @@ async fn a_stalled_instance_is_passed_over_until_it_answers() {
         move |_| Answer::ok("late").when(&gate)
     })
     .await;
-    let well = Instance::start("well").await;
-    let sidecar = Sidecar::orders("", &[&well, &hung]).await;
-    // Two clients, so that one of them is on the hung one.
+    let healthy = Instance::start("well").await;
+    let sidecar = Sidecar::orders("", &[&healthy, &hung]).await;
+    // Enough clients, so that two of them wait for the hung instance.
     let mut waiting = Vec::new();
     while hung.count() < 2 {
         waiting.push(hanging(&sidecar, "POST").await);
-        wait::until_true("it has arrived", || hung.count() + well.count() >= waiting.len()).await;
+        wait::until_true("the request has arrived", || hung.count() + healthy.count() >= waiting.len()).await;
     }
-    wait::until_true("it is passed over", || {
+    wait::until_true("the instance is passed over", || {
         let why = |one: outrigger_proxy::EndpointStatus| one.why_not.unwrap_or_default();
         sidecar.endpoints("orders").into_iter().any(|one| why(one).starts_with("passed over"))
     })
     .await;
     let before = hung.count();
-    all_well(&sidecar, 40).await;
-    assert_eq!(hung.count(), before, "no other request was sent there");
-    assert_eq!(ejected(&sidecar, "soft") + ejected(&sidecar, "hard"), 0.0, "it may only be slow");
+    assert_all_succeed(&sidecar, 40).await;
+    assert_eq!(hung.count(), before, "no other request was sent to it");
+    assert_eq!(
+        ejected(&sidecar, "soft") + ejected(&sidecar, "hard"),
+        0.0,
+        "a stall is no reason for an ejection"
+    );
 
     gate.open();
-    wait::until("it is chosen again", wait::TIMEOUT, async || {
-        all_well(&sidecar, 2).await;
+    wait::until("the instance is chosen again", wait::TIMEOUT, async || {
+        assert_all_succeed(&sidecar, 2).await;
         hung.count() > before
     })
     .await;
@@ -334,12 +347,12 @@ async fn a_stalled_instance_is_passed_over_until_it_answers() {
 #[tokio::test]
 async fn requests_that_wait_for_a_stalled_instance_are_answered_by_another() {
     let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
-    let well = Instance::start("well").await;
+    let healthy = Instance::start("well").await;
     let settings = "defaults: {timeout: 5s, outlier: {base_ejection_time: 30s}}";
-    let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
+    let sidecar = Sidecar::orders(settings, &[&healthy, &hung]).await;
     let mut posts = [hanging(&sidecar, "POST").await, hanging(&sidecar, "POST").await];
     let load = Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "PUT", "DELETE"]));
-    wait::until_true("those that wait there count against it", || ejected(&sidecar, "soft") > 0.5).await;
+    wait::until_true("the waiting requests lead to an ejection", || ejected(&sidecar, "soft") > 0.5).await;
     load.wait_successes(100).await;
     load.stop().await.assert_clean(100);
     assert!(sidecar.metric("outrigger_hedges_total", &[("result", "won")]) >= 5.0);
@@ -349,7 +362,7 @@ async fn requests_that_wait_for_a_stalled_instance_are_answered_by_another() {
         late += usize::from(post.response().await.status == 504);
     }
     let sent = |one: &Instance| one.seen().iter().filter(|seen| seen.request.method() == "POST").count();
-    assert_eq!((late, sent(&hung), sent(&well)), (1, 1, 1), "a POST is not repeated");
+    assert_eq!((late, sent(&hung), sent(&healthy)), (1, 1, 1), "a POST is not repeated");
 }
 
 #[tokio::test]
@@ -360,10 +373,10 @@ async fn when_the_second_attempt_of_a_race_fails_a_third_instance_is_tried() {
         _ => Answer::ok("busy"),
     })
     .await;
-    let well = Instance::start("well").await;
+    let healthy = Instance::start("well").await;
     let settings = "defaults: {timeout: 10s, outlier: off, circuit_breaker: off}";
-    let sidecar = Sidecar::orders(settings, &[&hung, &busy, &well]).await;
-    // Others are answered all the time, except by the hung one.
+    let sidecar = Sidecar::orders(settings, &[&hung, &busy, &healthy]).await;
+    // The load gets answers all the time, except from the hung instance.
     let load = Load::start(sidecar.addr(), LoadPlan::get("orders"));
     let mut waiting = Vec::new();
     for _ in 0..12 {
@@ -379,19 +392,19 @@ async fn when_the_second_attempt_of_a_race_fails_a_third_instance_is_tried() {
 #[tokio::test]
 async fn one_hung_instance_does_not_open_the_breaker_of_the_others() {
     let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
-    let well = Instance::start("well").await;
+    let healthy = Instance::start("well").await;
     let settings =
         "defaults: {timeout: 500ms, circuit_breaker: {min_requests: 10}, outlier: {base_ejection_time: 30s}}";
-    let sidecar = Sidecar::orders(settings, &[&well, &hung]).await;
+    let sidecar = Sidecar::orders(settings, &[&healthy, &hung]).await;
     let mut waiting = Vec::new();
     while hung.count() < 20 {
         waiting.push(hanging(&sidecar, "GET").await);
-        wait::until_true("it has arrived", || hung.count() + well.count() >= waiting.len()).await;
+        wait::until_true("the request has arrived", || hung.count() + healthy.count() >= waiting.len()).await;
     }
-    wait::until_true("all of them have ended", || sidecar.proxy.in_flight() == 0).await;
+    wait::until_true("all requests have ended", || sidecar.proxy.in_flight() == 0).await;
     assert_eq!(ejected(&sidecar, "soft"), 1.0);
     assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 0.0);
-    all_well(&sidecar, 10).await;
+    assert_all_succeed(&sidecar, 10).await;
 }
 
 #[tokio::test]
@@ -399,7 +412,7 @@ async fn an_instance_that_is_as_slow_as_before_is_not_passed_over() {
     let slow = |_: &Request| Answer::ok("x").delayed(Duration::from_millis(1_500));
     let all = [Instance::scripted("a", slow).await, Instance::scripted("b", slow).await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
-    all_well(&sidecar, 2).await;
+    assert_all_succeed(&sidecar, 2).await;
     let mut waiting = Vec::new();
     for _ in 0..12 {
         waiting.push(hanging(&sidecar, "GET").await);

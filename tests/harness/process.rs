@@ -15,8 +15,8 @@ use tempfile::TempDir;
 
 use crate::{client, client::Response, wait};
 
-/// The binary: `OUTRIGGER_TEST_BIN`, else the binary that cargo builds beside the test. It is built once per process, so
-/// that it is never outdated.
+/// The binary: `OUTRIGGER_TEST_BIN`, else the binary that cargo builds beside the test. It is built once per
+/// process, so that it is never outdated.
 ///
 /// # Panics
 /// It cannot be built.
@@ -52,8 +52,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `outrigger run` with these settings (YAML) and waits until it serves. A listener without a setting takes a
-    /// free port.
+    /// Starts `outrigger run` with these settings (YAML) and waits until it serves. A listener without a
+    /// setting takes a free port.
     pub async fn run(settings: &str) -> Self {
         let process = Self::start(settings);
         wait::until_true("the admin side is announced", || process.logged_addr("admin side").is_some()).await;

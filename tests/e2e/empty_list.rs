@@ -1,5 +1,5 @@
-//! A registry that answers an empty list by mistake: no request fails because of it while the instances
-//! answer, for ten seconds where its index does not rise.
+//! A registry that answers an empty list by mistake. No request fails because of this list while the instances answer;
+//! if the index does not rise, for ten seconds.
 
 use std::time::Duration;
 
@@ -46,8 +46,8 @@ fn metric(app: &App, name: &str) -> f64 {
     all.map(|metric| metric.get_gauge().get_value() + metric.get_counter().get_value()).sum()
 }
 
-/// One request after the other for this long; every answer is an instance's.
-async fn all_well(client: &mut Client, time: Duration) {
+/// Sends one request after the other for this long. Each must be answered with 200.
+async fn assert_all_succeed(client: &mut Client, time: Duration) {
     let end = Instant::now() + time;
     while Instant::now() < end {
         let answer = client.get("orders", "/").await;
@@ -57,30 +57,30 @@ async fn all_well(client: &mut Client, time: Duration) {
 }
 
 #[tokio::test]
-async fn an_empty_list_at_an_unchanged_index_costs_nothing_for_nine_seconds_and_is_reported_then() {
+async fn an_empty_list_at_an_unchanged_index_costs_no_request_for_nine_seconds() {
     let all = [Instance::start("a").await, Instance::start("b").await];
-    let scene = EmptyListSetup::of(&[&all[0], &all[1]]).await;
-    let index = scene.agent().service_index("orders").await;
-    let (app, addr) = app::start_router(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let setup = EmptyListSetup::of(&[&all[0], &all[1]]).await;
+    let index = setup.agent().service_index("orders").await;
+    let (app, addr) = app::start_router(setup.front.addr(), "upstreams: [{service: orders}]").await;
     let mut client = Client::connect(addr).await;
-    all_well(&mut client, Duration::from_millis(100)).await;
+    assert_all_succeed(&mut client, Duration::from_millis(100)).await;
 
-    scene.front.set(RegistryMode::EmptyAt(index));
-    all_well(&mut client, Duration::from_secs(9)).await;
+    setup.front.set(RegistryMode::EmptyAt(index));
+    assert_all_succeed(&mut client, Duration::from_secs(9)).await;
     assert_eq!(metric(&app, "outrigger_suspect_instances"), 2.0);
     for one in &app.clusters()[0].endpoints {
-        let told = one.why_not.clone().unwrap_or_default();
-        assert!(one.suspect && one.usable && told.starts_with("suspect: "), "{one:?}");
+        let why = one.why_not.clone().unwrap_or_default();
+        assert!(one.suspect && one.usable && why.starts_with("suspect: "), "{one:?}");
     }
     wait::until("the hold ends", wait::TIMEOUT, async || client.get("orders", "/").await.status == 404).await;
     let refused = client.get("orders", "/").await;
     assert_eq!(refused.reason(), "unknown_service");
     assert!(refused.text().contains("2 instances were believed gone "), "{}", refused.text());
 
-    // The right answer has the very index of the wrong one: a blocking question would not hear of it.
-    scene.front.set(RegistryMode::Pass);
+    // The right answer has the same index as the wrong one, so a blocking query would not return it.
+    setup.front.set(RegistryMode::Pass);
     let right = Instant::now();
-    wait::until("they are found again", wait::TIMEOUT, async || {
+    wait::until("the instances are used again", wait::TIMEOUT, async || {
         client.get("orders", "/").await.status == 200
     })
     .await;
@@ -89,89 +89,89 @@ async fn an_empty_list_at_an_unchanged_index_costs_nothing_for_nine_seconds_and_
 }
 
 #[tokio::test]
-async fn real_traffic_proves_alive_an_instance_that_accepts_no_new_connection() {
+async fn successful_requests_keep_an_instance_that_accepts_no_new_connection() {
     let instance = Instance::start("a").await;
-    let scene = EmptyListSetup::of(&[&instance]).await;
-    let index = scene.agent().service_index("orders").await;
-    let (app, addr) = app::start_router(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let setup = EmptyListSetup::of(&[&instance]).await;
+    let index = setup.agent().service_index("orders").await;
+    let (app, addr) = app::start_router(setup.front.addr(), "upstreams: [{service: orders}]").await;
     let mut client = Client::connect(addr).await;
-    all_well(&mut client, Duration::from_millis(50)).await;
+    assert_all_succeed(&mut client, Duration::from_millis(50)).await;
 
     instance.stop_accepting().await;
-    scene.front.set(RegistryMode::EmptyAt(index));
+    setup.front.set(RegistryMode::EmptyAt(index));
     // Each probe of the suspect is refused, while requests succeed on the open connections.
-    wait::until("it is suspect", wait::TIMEOUT, async || {
-        all_well(&mut client, Duration::from_millis(5)).await;
+    wait::until("the instance is suspect", wait::TIMEOUT, async || {
+        assert_all_succeed(&mut client, Duration::from_millis(5)).await;
         metric(&app, "outrigger_suspect_instances") == 1.0
     })
     .await;
-    all_well(&mut client, Duration::from_secs(3)).await;
-    assert_eq!(instance.accepted(), 1, "all on one connection");
+    assert_all_succeed(&mut client, Duration::from_secs(3)).await;
+    assert_eq!(instance.accepted(), 1, "all requests use one connection");
     app.shutdown().await;
 }
 
 #[tokio::test]
-async fn earlier_successes_do_not_prove_alive_an_instance_that_refuses_now() {
+async fn earlier_successes_do_not_keep_an_instance_that_refuses_connections() {
     let all = [Instance::start("a").await, Instance::start("b").await];
-    let scene = EmptyListSetup::of(&[&all[0], &all[1]]).await;
-    let index = scene.agent().service_index("orders").await;
-    let (app, addr) = app::start_router(scene.front.addr(), "upstreams: [{service: orders}]").await;
+    let setup = EmptyListSetup::of(&[&all[0], &all[1]]).await;
+    let index = setup.agent().service_index("orders").await;
+    let (app, addr) = app::start_router(setup.front.addr(), "upstreams: [{service: orders}]").await;
     let mut client = Client::connect(addr).await;
     while all.iter().any(|one| one.count() == 0) {
-        all_well(&mut client, Duration::from_millis(5)).await;
+        assert_all_succeed(&mut client, Duration::from_millis(5)).await;
     }
     all[1].kill(Kill::Fin).await;
     let killed = Instant::now();
-    wait::until("it is ejected", wait::TIMEOUT, async || {
-        all_well(&mut client, Duration::from_millis(5)).await;
+    wait::until("the instance is ejected", wait::TIMEOUT, async || {
+        assert_all_succeed(&mut client, Duration::from_millis(5)).await;
         app.clusters()[0].endpoints.iter().any(|one| one.trust == "ejected")
     })
     .await;
-    scene.front.set(RegistryMode::EmptyAt(index));
-    wait::until_true("it is gone", || app.clusters()[0].endpoints.len() == 1).await;
-    // An answer is evidence that its instance is alive for five seconds.
+    setup.front.set(RegistryMode::EmptyAt(index));
+    wait::until_true("the instance is removed", || app.clusters()[0].endpoints.len() == 1).await;
+    // A successful answer counts as evidence of life for five seconds.
     assert!(killed.elapsed() < Duration::from_secs(4), "{:?}", killed.elapsed());
-    assert_eq!(metric(&app, "outrigger_suspect_instances"), 1.0, "the other one is kept");
+    assert_eq!(metric(&app, "outrigger_suspect_instances"), 1.0, "the other instance is kept");
     app.shutdown().await;
 }
 
-/// Two of three that leave at once by the registry's own word, and go on accepting connections.
-async fn a_leaving_is_believed_well_before_the_hold_ends(at: std::net::SocketAddr) {
+/// Removes two of three instances from the registry at once; they still accept connections.
+async fn assert_removal_is_accepted_before_the_hold_ends(at: std::net::SocketAddr) {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     ConsulAgent(at).register("orders", &all[0]).await;
-    on_a_node(ConsulAgent(at), &[&all[1], &all[2]], "passing").await;
+    register_on_node(ConsulAgent(at), &[&all[1], &all[2]], "passing").await;
     let (app, addr) = app::start_router(at, "upstreams: [{service: orders}]").await;
     let mut client = Client::connect(addr).await;
-    wait::until("each is called", wait::TIMEOUT, async || {
-        all_well(&mut client, Duration::from_millis(50)).await;
+    wait::until("each instance gets a request", wait::TIMEOUT, async || {
+        assert_all_succeed(&mut client, Duration::from_millis(50)).await;
         all.iter().all(|one| one.count() > 0)
     })
     .await;
     ConsulAgent(at).put("/v1/catalog/deregister", &json!({"Node": "far"})).await;
-    let left = Instant::now();
-    wait::until_true("they are gone", || app.clusters()[0].endpoints.len() == 1).await;
+    let removed = Instant::now();
+    wait::until_true("both instances are removed", || app.clusters()[0].endpoints.len() == 1).await;
     assert_eq!(metric(&app, "outrigger_registry_suspect_updates_total"), 1.0);
-    // Four reads in 1.2 s; the hold is 10 s.
-    assert!(left.elapsed() < Duration::from_secs(6), "{:?}", left.elapsed());
+    // Four queries in 1.2 s confirm the removal; the hold is 10 s.
+    assert!(removed.elapsed() < Duration::from_secs(6), "{:?}", removed.elapsed());
     app.shutdown().await;
 }
 
 #[tokio::test]
 async fn a_removal_is_accepted_well_before_the_hold_ends_on_the_dev_registry() {
-    let scene = EmptyListSetup::of(&[]).await;
-    a_leaving_is_believed_well_before_the_hold_ends(scene.registry.addr()).await;
+    let setup = EmptyListSetup::of(&[]).await;
+    assert_removal_is_accepted_before_the_hold_ends(setup.registry.addr()).await;
 }
 
 #[tokio::test]
 async fn a_removal_is_accepted_well_before_the_hold_ends_on_consul() {
-    if consul::available("a leaving is believed well before the hold ends, on the real Consul") {
+    if consul::available("a removal is accepted well before the hold ends on Consul") {
         let consul = consul::Consul::server().await.expect("a server");
-        a_leaving_is_believed_well_before_the_hold_ends(consul.http_addr()).await;
+        assert_removal_is_accepted_before_the_hold_ends(consul.http_addr()).await;
     }
 }
 
-/// Both instances on one node; `serf` is the health of the node itself.
-async fn on_a_node(agent: ConsulAgent, all: &[&Instance], serf: &str) {
+/// Registers the instances on one node; `serf` is the status of the node's own check.
+async fn register_on_node(agent: ConsulAgent, all: &[&Instance], serf: &str) {
     for one in all {
         let service =
             json!({"ID": one.name(), "Service": "orders", "Address": "127.0.0.1", "Port": one.addr().port()});
@@ -183,25 +183,25 @@ async fn on_a_node(agent: ConsulAgent, all: &[&Instance], serf: &str) {
 }
 
 #[tokio::test]
-async fn the_loss_of_a_node_is_suspect_only_where_real_traffic_succeeds() {
+async fn the_loss_of_a_node_is_suspect_only_while_requests_succeed() {
     for traffic in [true, false] {
         let all = [Instance::start("a").await, Instance::start("b").await];
         let all = [&all[0], &all[1]];
-        let scene = EmptyListSetup::of(&[]).await;
-        on_a_node(scene.agent(), &all, "passing").await;
-        let (app, addr) = app::start_router(scene.front.addr(), "upstreams: [{service: orders}]").await;
+        let setup = EmptyListSetup::of(&[]).await;
+        register_on_node(setup.agent(), &all, "passing").await;
+        let (app, addr) = app::start_router(setup.front.addr(), "upstreams: [{service: orders}]").await;
         if traffic {
             let mut client = Client::connect(addr).await;
             while all.iter().any(|one| one.count() == 0) {
-                all_well(&mut client, Duration::from_millis(5)).await;
+                assert_all_succeed(&mut client, Duration::from_millis(5)).await;
             }
         }
-        on_a_node(scene.agent(), &all, "critical").await;
+        register_on_node(setup.agent(), &all, "critical").await;
         let critical =
             || app.clusters()[0].endpoints.iter().filter(|one| one.status == "critical").count() == 2;
-        wait::until_true("the registry's word is believed in the end", critical).await;
-        let doubts = metric(&app, "outrigger_registry_suspect_updates_total");
-        assert_eq!(doubts, if traffic { 1.0 } else { 0.0 }, "traffic: {traffic}");
+        wait::until_true("the registry's status is accepted in the end", critical).await;
+        let suspect_updates = metric(&app, "outrigger_registry_suspect_updates_total");
+        assert_eq!(suspect_updates, if traffic { 1.0 } else { 0.0 }, "traffic: {traffic}");
         app.shutdown().await;
     }
 }

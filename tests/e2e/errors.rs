@@ -1,4 +1,4 @@
-//! An error made by the sidecar is never mistaken for a service's, and says what was known.
+//! An error of the sidecar can be told apart from an answer of a service, and describes its cause.
 
 use outrigger_tests::{
     instance::{Answer, Instance, refusing_addr},
@@ -6,7 +6,7 @@ use outrigger_tests::{
 };
 use serde_json::Value;
 
-/// One refusal of each kind that a request can bring about by itself.
+/// One error of each kind that a single request can cause.
 #[tokio::test]
 async fn each_reason_has_its_status_its_header_and_its_problem_body() {
     let hangs = Instance::scripted("hangs", |_| Answer::no_answer()).await;
@@ -24,7 +24,7 @@ async fn each_reason_has_its_status_its_header_and_its_problem_body() {
     let get = |host: &str| format!("GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let post = |host: &str| format!("POST /x HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\nhi");
     let own = sidecar.addr();
-    for (request, status, reason, says) in [
+    for (request, status, reason, detail) in [
         (get("unheard-of"), 404, "unknown_service", "unheard-of"),
         (get("nothing"), 404, "unknown_service", "nothing"),
         (get(&own.to_string()), 404, "no_route", "/svc/"),
@@ -62,8 +62,8 @@ async fn each_reason_has_its_status_its_header_and_its_problem_body() {
             assert!(problem[key].as_str().is_some_and(|text| !text.is_empty()), "{key} of {problem}");
         }
         assert!(problem.to_string().contains(reason), "the reason in the body: {problem}");
-        assert!(problem.to_string().contains(says), "{says:?} in {problem}");
-        assert!(response.head.has("date"), "an origin of answers has a clock: {:?}", response.head);
+        assert!(problem.to_string().contains(detail), "{detail:?} in {problem}");
+        assert!(response.head.has("date"), "the sidecar's own answer has a Date: {:?}", response.head);
     }
 }
 
@@ -113,25 +113,25 @@ async fn each_error_is_counted_under_its_own_reason() {
     let count = |labels: &[(&str, &str)]| sidecar.metric("outrigger_errors_total", labels);
     assert!((count(&[("service", "gone"), ("reason", "connect_failed")]) - 2.0).abs() < 0.1);
     assert!((count(&[("reason", "unknown_service")]) - 3.0).abs() < 0.1);
-    assert!(count(&[("service", "never-heard-of")]) < 0.1, "an unknown name is no label");
+    assert!(count(&[("service", "never-heard-of")]) < 0.1, "an unknown name must not become a label");
 }
 
 #[tokio::test]
 async fn text_from_the_request_cannot_break_the_problem_body() {
     let sidecar = Sidecar::start("", &Services::default().empty("orders")).await;
     let own = sidecar.addr().to_string();
-    let mut ours = 0;
+    let mut own_errors = 0;
     for target in ["/\"x\"", "/svc/a\"b/", "/<script>", "/\\u0000", "/svc/%22%0a/", "/svc/%00/", "/svc/{}/"] {
         let response = sidecar.get(&own, target).await;
         assert!(response.status >= 400, "{target}");
         if response.reason().is_empty() {
-            // No target at all: refused before a request was known, with nothing to break.
+            // An invalid target: refused before the request was parsed, without a body.
             assert_eq!((response.status, response.body.len), (400, 0), "{target}");
             continue;
         }
-        ours += 1;
+        own_errors += 1;
         assert!(matches!(response.json(), Value::Object(_)), "{target}: {}", response.text());
         assert_ne!(response.field("content-type"), "text/html");
     }
-    assert!(ours >= 3, "only {ours} of them got as far as a body");
+    assert!(own_errors >= 3, "only {own_errors} answers had a problem body");
 }

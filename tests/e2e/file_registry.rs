@@ -1,4 +1,4 @@
-//! Static instances: the file is the registry, and it may change at any time.
+//! Static instances: the file is the registry and may change at any time.
 
 use outrigger_tests::{
     instance::{Answer, Instance, Kill},
@@ -20,16 +20,16 @@ async fn instances_come_and_go_with_the_file_and_no_request_fails() {
 
     sidecar.write_services(&Services::of("orders", &[&all[1], &all[2]]));
     sidecar.wait_endpoints("orders", vec!["b", "c"]).await;
-    wait::until_true("what was in flight to it is finished", || all[0].in_flight() == 0).await;
+    wait::until_true("the requests in flight to it have ended", || all[0].in_flight() == 0).await;
     let last = all[0].count();
     all[0].kill(Kill::Reset).await;
     load.wait_successes(500).await;
-    assert_eq!(all[0].count(), last, "a removed instance gets nothing more");
+    assert_eq!(all[0].count(), last, "a removed instance gets no request");
     load.stop().await.assert_clean(700);
 }
 
 #[tokio::test]
-async fn a_bad_file_keeps_the_last_good_one_until_a_good_one_comes() {
+async fn a_bad_file_is_ignored_until_a_good_one_replaces_it() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let sidecar = Sidecar::orders("", &[&all[0]]).await;
     let load = Load::start(sidecar.addr(), LoadPlan::get("orders"));
@@ -40,7 +40,7 @@ async fn a_bad_file_keeps_the_last_good_one_until_a_good_one_comes() {
         "\0\u{1}",
     ] {
         sidecar.write_services_file(bad);
-        // Several looks of the registry later.
+        // Long enough for several polls of the file.
         tokio::time::sleep(std::time::Duration::from_millis(700)).await;
         assert_eq!(sidecar.get("orders", "/").await.instance(), "a", "{bad:?}");
     }
@@ -61,7 +61,7 @@ async fn a_service_that_appears_is_found_and_one_that_vanishes_is_unknown() {
     wait::until("orders is found", wait::TIMEOUT, async || sidecar.get("orders", "/").await.status == 200)
         .await;
     sidecar.write_services(&Services::default().empty("orders"));
-    wait::until("orders is gone", wait::TIMEOUT, async || sidecar.get("orders", "/").await.status != 200)
+    wait::until("orders is removed", wait::TIMEOUT, async || sidecar.get("orders", "/").await.status != 200)
         .await;
     let response = sidecar.get("orders", "/").await;
     assert!(matches!(response.reason(), "unknown_service" | "no_usable_instance"), "{response:?}");
@@ -103,18 +103,17 @@ async fn a_request_in_flight_to_a_removed_instance_is_finished() {
     client.send("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\n\r\n").await;
     old.wait_requests(1).await;
     sidecar.write_services(&Services::of("orders", &[&new]));
-    wait::until("the new one is used", wait::TIMEOUT, async || {
+    wait::until("the new instance is used", wait::TIMEOUT, async || {
         sidecar.get("orders", "/").await.instance() == "new"
     })
     .await;
     gate.open();
     assert_eq!(client.response().await.text(), "finished");
-    // Its connections are closed.
-    wait::until_true("its connections are closed", || old.open() == 0).await;
+    wait::until_true("the connections to the old instance are closed", || old.open() == 0).await;
 }
 
 #[tokio::test]
-async fn the_series_of_a_removed_instance_go_with_it() {
+async fn the_series_of_a_removed_instance_are_removed() {
     let all = [Instance::start("a").await, Instance::start("b").await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
     for _ in 0..4 {
@@ -123,7 +122,7 @@ async fn the_series_of_a_removed_instance_go_with_it() {
     let instances = || sidecar.label_values("outrigger_instance_picks_total", "instance");
     assert_eq!(instances().len(), 2, "{:?}", instances());
     sidecar.write_services(&Services::of("orders", &[&all[0]]));
-    wait::until_true("the removed one's series are gone", || instances().len() == 1).await;
+    wait::until_true("the series of the removed instance are gone", || instances().len() == 1).await;
     assert_eq!(sidecar.get("orders", "/").await.instance(), "a");
 }
 

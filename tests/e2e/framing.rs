@@ -1,4 +1,4 @@
-//! A message that could be read in two ways never reaches an instance so.
+//! A message with ambiguous framing never reaches an instance.
 
 use outrigger_tests::{
     client::Response,
@@ -7,7 +7,7 @@ use outrigger_tests::{
     wire::WireError,
 };
 
-/// Bytes that would be a second request for a reader that frames the first one differently.
+/// Bytes that a reader with another framing of the first request would take for a second request.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: orders\r\n\r\n";
 
 async fn orders() -> (Sidecar, Instance) {
@@ -18,12 +18,12 @@ async fn orders() -> (Sidecar, Instance) {
 /// Sends the bytes and waits for the end of the connection.
 async fn refused_and_closed(sidecar: &Sidecar, bytes: impl AsRef<[u8]>) -> Response {
     let bytes = bytes.as_ref();
-    let said = String::from_utf8_lossy(bytes).into_owned();
+    let text = String::from_utf8_lossy(bytes).into_owned();
     let mut client = sidecar.client().await;
     client.send(bytes).await;
     let response =
-        client.try_response_to("GET").await.unwrap_or_else(|cut| panic!("no answer but {cut:?} to {said:?}"));
-    assert_eq!(response.status, 400, "{said:?}: {response:?}");
+        client.try_response_to("GET").await.unwrap_or_else(|cut| panic!("no answer but {cut:?} to {text:?}"));
+    assert_eq!(response.status, 400, "{text:?}: {response:?}");
     client.wait_closed().await;
     response
 }
@@ -72,7 +72,7 @@ async fn two_equal_lengths_are_refused_or_sent_as_one() {
 #[tokio::test]
 async fn ambiguous_framing_is_refused_with_400_and_the_connection_closed() {
     let (sidecar, instance) = orders().await;
-    let long_after = format!("0\r\n\r\n{SMUGGLED}");
+    let after_head = format!("0\r\n\r\n{SMUGGLED}");
     for (version, fields) in [
         ("1.1", "Content-Length: 2\r\nContent-Length: 3"),
         ("1.1", "Content-Length: 2, 3"),
@@ -103,7 +103,7 @@ async fn ambiguous_framing_is_refused_with_400_and_the_connection_closed() {
         ("1.0", "Transfer-Encoding: chunked"),
         ("1.0", "Transfer-Encoding: chunked\r\nContent-Length: 3"),
     ] {
-        let request = format!("POST / HTTP/{version}\r\nHost: orders\r\n{fields}\r\n\r\n{long_after}");
+        let request = format!("POST / HTTP/{version}\r\nHost: orders\r\n{fields}\r\n\r\n{after_head}");
         refused_and_closed(&sidecar, request).await;
         assert_eq!(
             instance.count(),
@@ -128,7 +128,7 @@ async fn a_malformed_request_line_is_refused() {
     ] {
         let mut client = sidecar.client().await;
         client.send(format!("{line}\r\nHost: orders\r\n\r\n")).await;
-        // What is not HTTP/1 at all may be closed without a word.
+        // The sidecar may close without an answer if the bytes are no HTTP/1.
         if let Ok(response) = client.try_response_to("GET").await {
             assert!(matches!(response.status, 400 | 505), "{line:?}: {response:?}");
         }
@@ -165,7 +165,7 @@ async fn a_malformed_chunk_aborts_the_instances_connection_without_a_last_chunk(
                 matches!(end, ConnectionEnd::ByPeer(WireError::Closed | WireError::Reset)),
                 "{bad:?}: {end:?}"
             );
-            assert!(!instance.only_request().body().complete, "{bad:?} was ended as if it were whole");
+            assert!(!instance.only_request().body().complete, "{bad:?}: the cut body looks complete");
         }
         assert_eq!(sidecar.endpoints("orders")[0].failures, 0, "the instance was not at fault: {bad:?}");
     }
@@ -201,7 +201,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn empty_lines_before_a_request_are_no_request() {
+async fn empty_lines_before_a_request_are_not_forwarded() {
     let (sidecar, instance) = orders().await;
     let response = sidecar.exchange("\r\n\r\nGET /x HTTP/1.1\r\nHost: orders\r\n\r\n").await;
     assert!(matches!(response.status, 200 | 400), "{response:?}");
@@ -218,7 +218,7 @@ async fn bare_line_feeds_are_not_forwarded() {
         let response = sidecar.exchange(request).await;
         assert!(matches!(response.status, 200 | 400), "{request:?}: {response:?}");
     }
-    // The instance's reader ends its lines with CRLF only: what was passed on was made anew.
+    // The instance accepts only CRLF as a line end, so the forwarded head was written anew.
     for seen in instance.seen() {
         assert_eq!(seen.request.head.get("host"), Some("orders"), "{:?}", seen.request.head);
     }
@@ -233,7 +233,7 @@ async fn chunk_extensions_are_not_forwarded() {
         )
         .await;
     assert_eq!(response.status, 200, "{response:?}");
-    // The instance's reader takes no extension.
+    // The instance accepts no chunk extension.
     assert_eq!(instance.only_request().body().text(), "hello");
 }
 
@@ -259,7 +259,7 @@ async fn an_ambiguous_answer_is_refused() {
 }
 
 #[tokio::test]
-async fn bytes_after_an_answer_are_not_taken_for_the_next_one() {
+async fn bytes_after_an_answer_are_not_used_as_the_next_answer() {
     let instance = Instance::scripted("a", |request| match request.nth_on_connection {
         0 => Answer::ok("first").then_write("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npoisoned"),
         _ => Answer::ok("second"),
@@ -269,6 +269,6 @@ async fn bytes_after_an_answer_are_not_taken_for_the_next_one() {
     let mut client = sidecar.client().await;
     assert_eq!(client.get("orders", "/").await.text(), "first");
     for _ in 0..3 {
-        assert_eq!(client.get("orders", "/").await.text(), "first", "each on a connection of its own");
+        assert_eq!(client.get("orders", "/").await.text(), "first", "each answer on its own connection");
     }
 }

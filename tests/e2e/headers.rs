@@ -1,11 +1,11 @@
-//! What ends at this hop does not travel on, and everything else does, unchanged.
+//! Hop-by-hop fields are removed, and all other fields are forwarded unchanged.
 
 use outrigger_tests::{
     instance::{Answer, Gate, Instance},
     sidecar::Sidecar,
 };
 
-async fn seen_of(settings: &str, request: &str) -> outrigger_tests::wire::Head {
+async fn forwarded_head(settings: &str, request: &str) -> outrigger_tests::wire::Head {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
     let response = sidecar.exchange(request).await;
@@ -15,14 +15,14 @@ async fn seen_of(settings: &str, request: &str) -> outrigger_tests::wire::Head {
 
 #[tokio::test]
 async fn hop_by_hop_fields_and_those_that_connection_names_are_removed() {
-    let head = seen_of(
+    let head = forwarded_head(
         "",
         "GET / HTTP/1.1\r\nHost: orders\r\nConnection: X-Own, keep-alive\r\nX-Own: 1\r\nKeep-Alive: timeout=5\r\n\
          Proxy-Connection: keep-alive\r\nTE: gzip\r\nUpgrade: h2c\r\nX-End-To-End: 2\r\n\r\n",
     )
     .await;
-    for gone in ["x-own", "keep-alive", "proxy-connection", "te", "upgrade"] {
-        assert!(!head.has(gone), "{gone} in {head:?}");
+    for removed in ["x-own", "keep-alive", "proxy-connection", "te", "upgrade"] {
+        assert!(!head.has(removed), "{removed} in {head:?}");
     }
     assert_eq!(head.get("x-end-to-end"), Some("2"));
     assert!(
@@ -33,7 +33,7 @@ async fn hop_by_hop_fields_and_those_that_connection_names_are_removed() {
 
 #[tokio::test]
 async fn the_connection_field_cannot_remove_fields_that_a_message_needs() {
-    let head = seen_of(
+    let head = forwarded_head(
         "",
         "POST / HTTP/1.1\r\nHost: orders\r\nConnection: host, content-length\r\nContent-Length: 2\r\n\r\nhi",
     )
@@ -55,8 +55,8 @@ async fn hop_by_hop_fields_of_an_answer_are_removed() {
     .await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let response = sidecar.get("orders", "/").await;
-    for gone in ["x-own", "keep-alive", "proxy-connection"] {
-        assert!(!response.head.has(gone), "{gone} in {:?}", response.head);
+    for removed in ["x-own", "keep-alive", "proxy-connection"] {
+        assert!(!response.head.has(removed), "{removed} in {:?}", response.head);
     }
     assert_eq!(response.head.values("set-cookie"), ["a=1", "b=2"]);
 }
@@ -64,14 +64,15 @@ async fn hop_by_hop_fields_of_an_answer_are_removed() {
 #[tokio::test]
 async fn only_trailers_of_the_te_field_is_forwarded() {
     let head =
-        seen_of("", "GET / HTTP/1.1\r\nHost: orders\r\nConnection: TE\r\nTE: gzip, trailers\r\n\r\n").await;
+        forwarded_head("", "GET / HTTP/1.1\r\nHost: orders\r\nConnection: TE\r\nTE: gzip, trailers\r\n\r\n")
+            .await;
     assert_eq!(head.get("te"), Some("trailers"));
 }
 
 #[tokio::test]
 async fn the_host_is_kept_as_the_app_sent_it() {
     for host in ["orders", "Orders:7070", "orders.service.consul"] {
-        let head = seen_of("", &format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let head = forwarded_head("", &format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert_eq!(head.get("host"), Some(host));
     }
 }
@@ -79,7 +80,8 @@ async fn the_host_is_kept_as_the_app_sent_it() {
 #[tokio::test]
 async fn nothing_is_added_to_a_request_by_default() {
     let head =
-        seen_of("", "GET /x HTTP/1.1\r\nHost: orders\r\nAccept: */*\r\nX-A: 1\r\nX-A: 2\r\n\r\n").await;
+        forwarded_head("", "GET /x HTTP/1.1\r\nHost: orders\r\nAccept: */*\r\nX-A: 1\r\nX-A: 2\r\n\r\n")
+            .await;
     let mut fields: Vec<_> =
         head.fields.iter().map(|(name, value)| (name.to_lowercase(), value.as_str())).collect();
     fields.sort_unstable();
@@ -88,7 +90,7 @@ async fn nothing_is_added_to_a_request_by_default() {
 }
 
 #[tokio::test]
-async fn nothing_is_added_to_an_answer_but_the_fields_of_this_hop() {
+async fn no_field_is_added_to_an_answer_except_those_of_this_hop() {
     let instance = Instance::scripted("a", |_| Answer::ok("x").field("x-a", "1")).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let response = sidecar.get("orders", "/").await;
@@ -99,9 +101,9 @@ async fn nothing_is_added_to_an_answer_but_the_fields_of_this_hop() {
 }
 
 #[tokio::test]
-async fn forwarded_fields_and_via_are_added_when_asked_for() {
+async fn forwarded_fields_and_via_are_added_when_configured() {
     let settings = "outbound: {listen: \"127.0.0.1:0\", x_forwarded: true, via: true}";
-    let head = seen_of(
+    let head = forwarded_head(
         settings,
         "GET / HTTP/1.1\r\nHost: orders\r\nX-Forwarded-For: 10.0.0.9\r\nVia: 1.0 other\r\n\r\n",
     )
@@ -113,7 +115,7 @@ async fn forwarded_fields_and_via_are_added_when_asked_for() {
 }
 
 #[tokio::test]
-async fn a_body_that_waits_for_100_continue_is_asked_for() {
+async fn the_sidecar_sends_100_continue_for_a_body_that_waits_for_it() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
@@ -124,12 +126,12 @@ async fn a_body_that_waits_for_100_continue_is_asked_for() {
     let seen = instance.only_request();
     assert_eq!(seen.body().text(), "body");
     assert!(!seen.request.head.has("expect"), "{:?}", seen.request.head);
-    // The connection goes on.
+    // The connection can be used again.
     assert_eq!(client.get("orders", "/").await.status, 200);
 }
 
 #[tokio::test]
-async fn a_refused_request_does_not_ask_for_its_body() {
+async fn a_refused_request_gets_no_100_continue() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
@@ -140,7 +142,7 @@ async fn a_refused_request_does_not_ask_for_its_body() {
 }
 
 #[tokio::test]
-async fn an_informational_answer_is_not_taken_for_the_answer() {
+async fn an_informational_answer_is_not_the_final_answer() {
     let gate = Gate::closed();
     let opened = gate.clone();
     let instance = Instance::scripted("a", move |_| {
@@ -158,8 +160,8 @@ async fn an_informational_answer_is_not_taken_for_the_answer() {
 }
 
 #[tokio::test]
-async fn odd_but_valid_values_travel_unchanged() {
-    let head = seen_of(
+async fn unusual_valid_values_are_forwarded_unchanged() {
+    let head = forwarded_head(
         "",
         "GET / HTTP/1.1\r\nHost: orders\r\nX-Bytes: \u{e4}\u{f6}\r\nX-Empty:\r\nX-Tabs: a\tb\r\nx-lower: 1\r\n\r\n",
     )

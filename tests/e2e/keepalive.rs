@@ -1,4 +1,4 @@
-//! Connections are kept on both sides, and no request is lost to one that was closed meanwhile.
+//! Connections are kept open on both sides, and no request is lost on a connection that was closed meanwhile.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn an_idle_app_connection_is_parked_and_works_again() {
         })
         .await;
     }
-    // Half a request while parked is a whole one later.
+    // A request that arrives in two parts on a parked connection is answered.
     client.send("GET / HTTP/1.1\r\nHo").await;
     sleep(Duration::from_millis(50)).await;
     client.send("st: orders\r\n\r\n").await;
@@ -43,7 +43,7 @@ async fn an_idle_app_connection_is_parked_and_works_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_never_asked_for_anything_is_kept_too() {
+async fn a_connection_without_a_request_is_kept_too() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
@@ -51,7 +51,7 @@ async fn a_connection_that_never_asked_for_anything_is_kept_too() {
     assert_eq!(client.get("orders", "/").await.status, 200);
 }
 
-/// hyper's own head time-out would close an idle connection after 30 s, without a word.
+/// hyper's own head time-out would close an idle connection after 30 s without an answer.
 #[tokio::test]
 async fn a_post_after_31_idle_seconds_works() {
     let instance = Instance::start("a").await;
@@ -68,7 +68,7 @@ async fn a_post_after_31_idle_seconds_works() {
 }
 
 #[tokio::test]
-async fn an_app_connection_is_closed_once_it_was_idle_for_as_long_as_the_limit_says() {
+async fn an_app_connection_is_closed_after_the_idle_limit() {
     let instance = Instance::start("a").await;
     let settings = "outbound: {listen: \"127.0.0.1:0\", limits: {idle: 1500ms}}";
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
@@ -80,7 +80,7 @@ async fn an_app_connection_is_closed_once_it_was_idle_for_as_long_as_the_limit_s
 }
 
 #[tokio::test]
-async fn a_connection_that_either_side_wants_closed_is_closed() {
+async fn a_close_by_one_side_does_not_close_the_connection_of_the_other() {
     let instance = Instance::scripted("a", |request| match request.target() {
         "/close" => Answer::ok("bye").closing(),
         _ => Answer::ok("ok"),
@@ -89,14 +89,18 @@ async fn a_connection_that_either_side_wants_closed_is_closed() {
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
     assert_eq!(client.get("orders", "/close").await.text(), "bye");
-    assert_eq!(client.get("orders", "/").await.text(), "ok", "the instance's wish is not the app's");
+    assert_eq!(
+        client.get("orders", "/").await.text(),
+        "ok",
+        "a close by the instance does not close the app's connection"
+    );
     let last = client.exchange("GET / HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n").await;
     assert_eq!(last.text(), "ok");
     client.wait_closed().await;
     assert_eq!(client.wire.buffered(), b"");
     let mut client = sidecar.client().await;
     assert_eq!(client.get("orders", "/").await.text(), "ok");
-    assert_eq!(instance.accepted(), 2, "the app's wish is not the instance's");
+    assert_eq!(instance.accepted(), 2, "a close by the app does not close the instance's connection");
 }
 
 #[tokio::test]
@@ -119,7 +123,7 @@ async fn no_get_fails_when_the_only_instance_closes_without_notice_after_a_few_r
 }
 
 #[tokio::test]
-async fn an_instance_that_says_that_it_closes_costs_nothing_at_all() {
+async fn an_instance_that_announces_its_close_costs_no_request() {
     let only = Instance::scripted("a", |request| match request.nth_on_connection {
         2 => Answer::ok("x").closing(),
         _ => Answer::ok("x"),
@@ -146,13 +150,13 @@ async fn a_post_is_not_sent_on_a_connection_that_the_instance_has_closed() {
     let mut client = sidecar.client().await;
     for nth in 0..10 {
         assert_eq!(client.get("orders", "/").await.status, 200);
-        // Its FIN is there before the POST is sent.
+        // The FIN of the instance has arrived before the POST is sent.
         assert_eq!(instance.wait_connection_end(2 * nth).await, ConnectionEnd::ByScript);
         let response = client.post("orders", "/", "body").await;
         assert_eq!(response.status, 200, "{response:?}");
         assert_eq!(instance.wait_connection_end(2 * nth + 1).await, ConnectionEnd::ByScript);
     }
-    assert_eq!(instance.count(), 20, "nothing was sent twice");
+    assert_eq!(instance.count(), 20, "no request was sent twice");
 }
 
 #[tokio::test]
@@ -166,7 +170,7 @@ async fn a_post_whose_connection_closes_silently_is_reported_and_not_sent_again(
         assert_eq!((response.status, response.reason()), (502, "sent_unknown"), "{response:?}");
         let posts: usize =
             all.iter().flat_map(|one| one.seen()).filter(|seen| seen.request.method() == "POST").count();
-        assert_eq!(posts, nth, "each was sent once");
+        assert_eq!(posts, nth, "each POST was sent once");
     }
 }
 
@@ -179,8 +183,8 @@ async fn silent_on_post(name: &str) -> Instance {
 }
 
 #[tokio::test]
-async fn a_408_on_a_reused_connection_is_its_end_and_not_an_answer() {
-    // Some servers say 408 when an idle connection has become too old for them.
+async fn a_408_on_an_idle_connection_ends_it_and_is_no_answer() {
+    // Some servers send 408 on an idle connection that has become too old.
     let instance = Instance::scripted("a", |request| match request.nth_on_connection {
         0 => Answer::ok("x")
             .then_pause(Duration::from_millis(100))

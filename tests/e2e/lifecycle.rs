@@ -1,4 +1,4 @@
-//! The life of one sidecar as a process: it registers, is kept registered, drains, and leaves.
+//! The lifecycle of one sidecar process: registration, renewal, drain and deregistration.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn registry() -> (DevRegistry, ConsulAgent) {
     (registry, agent)
 }
 
-/// Settings of a sidecar for the app on this instance.
+/// Settings of a sidecar with this instance as its app.
 fn settings(agent: ConsulAgent, app: &Instance, more: &str) -> String {
     format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
@@ -58,9 +58,9 @@ async fn an_unhealthy_app_is_not_registered_and_one_that_becomes_unhealthy_is_cr
     app.wait_requests(3).await;
     assert_eq!(agent.health("orders").await, []);
     assert_eq!(process.admin_get("/readyz").await.status, 503);
-    assert_eq!(process.admin_get("/healthz").await.status, 200, "the sidecar itself is well");
+    assert_eq!(process.admin_get("/healthz").await.status, 200, "the sidecar itself is healthy");
 
-    app.set_script(|_| Answer::ok("well"));
+    app.set_script(|_| Answer::ok("healthy"));
     process.wait_ready().await;
     agent.wait_health("orders", &[("orders-1", "passing")]).await;
     for (status, health) in [(429, "warning"), (500, "critical"), (200, "passing")] {
@@ -82,7 +82,7 @@ async fn the_app_is_registered_again_when_the_registry_has_lost_it() {
 
     registry.shutdown().await;
     let again = DevRegistry::bind(agent.0, DevRegistryOptions::default()).await.expect("the same port");
-    wait::until("it is registered again", Duration::from_secs(40), async || {
+    wait::until("the app is registered again", Duration::from_secs(40), async || {
         agent.health("orders").await == [("orders-1".to_owned(), "passing".to_owned())]
     })
     .await;
@@ -91,7 +91,7 @@ async fn the_app_is_registered_again_when_the_registry_has_lost_it() {
 
 #[tokio::test]
 async fn the_app_is_registered_again_at_a_real_agent_that_lost_its_data() {
-    if !consul::available("a real agent that was restarted without its data is told again") {
+    if !consul::available("the app is registered again at a real agent that lost its data") {
         return;
     }
     let mut consul = Consul::dev().await.expect("an agent");
@@ -100,9 +100,9 @@ async fn the_app_is_registered_again_at_a_real_agent_that_lost_its_data() {
     let process = Process::run(&settings(agent, &app, "")).await;
     process.wait_ready().await;
     agent.wait_health("orders", &[("orders-1", "passing")]).await;
-    consul.stop().await.expect("it stops");
-    consul.start().await.expect("it starts, with nothing");
-    wait::until("it is registered again", Duration::from_secs(40), async || {
+    consul.stop().await.expect("stop the agent");
+    consul.start().await.expect("start the agent without data");
+    wait::until("the app is registered again", Duration::from_secs(40), async || {
         agent.health("orders").await == [("orders-1".to_owned(), "passing".to_owned())]
     })
     .await;
@@ -110,7 +110,7 @@ async fn the_app_is_registered_again_at_a_real_agent_that_lost_its_data() {
 }
 
 #[tokio::test]
-async fn sigterm_leaves_the_registry_first_and_then_ends_with_0() {
+async fn sigterm_deregisters_first_and_then_exits_with_0() {
     let (_registry, agent) = registry().await;
     let app = Instance::start("app").await;
     let mut process = Process::run(&settings(agent, &app, "drain: {propagation: 1s, timeout: 10s}")).await;
@@ -120,10 +120,14 @@ async fn sigterm_leaves_the_registry_first_and_then_ends_with_0() {
     assert_eq!(client::get(process.outbound(), "payments", "/").await.status, 200);
 
     process.signal("TERM");
-    wait::until("it has left the registry", wait::TIMEOUT, async || agent.health("orders").await.is_empty())
+    wait::until("the app is deregistered", wait::TIMEOUT, async || agent.health("orders").await.is_empty())
         .await;
     assert_eq!(process.admin_get("/readyz").await.status, 503);
-    assert_eq!(client::get(process.outbound(), "payments", "/").await.status, 200, "outbound goes on");
+    assert_eq!(
+        client::get(process.outbound(), "payments", "/").await.status,
+        200,
+        "the outbound listener still serves"
+    );
     let status = process.wait_exit(wait::TIMEOUT).await;
     assert_eq!(status.code(), Some(0), "{}", process.log());
 }
@@ -153,7 +157,7 @@ async fn a_request_in_flight_at_sigterm_is_finished() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_process_at_once() {
     let (_registry, agent) = registry().await;
     let app = Instance::start("app").await;
     let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
@@ -164,13 +168,14 @@ async fn a_second_signal_ends_it_at_once() {
     client.send("GET / HTTP/1.1\r\nHost: payments\r\n\r\n").await;
     hung.wait_requests(1).await;
     process.signal("TERM");
-    wait::until("it is leaving", wait::TIMEOUT, async || agent.health("orders").await.is_empty()).await;
+    wait::until("the app is deregistered", wait::TIMEOUT, async || agent.health("orders").await.is_empty())
+        .await;
     process.signal("INT");
     assert_eq!(process.wait_exit(Duration::from_secs(5)).await.code(), Some(1));
 }
 
-/// Callers go through a sidecar of their own; the callee drains, and its app is killed as soon as
-/// that is said to be safe.
+/// The callers use their own sidecar. The callee's sidecar drains, and its app is killed as soon as the drain reports that
+/// this is safe.
 #[tokio::test]
 async fn a_drain_under_load_costs_the_callers_no_request() {
     let (_registry, agent) = registry().await;
@@ -180,10 +185,10 @@ async fn a_drain_under_load_costs_the_callers_no_request() {
     callee.wait_ready().await;
     agent.wait_health("orders", &[("orders-1", "passing"), ("other", "passing")]).await;
     let (app, addr) = app::start_router(agent.0, "upstreams: [{service: orders}]").await;
-    // Three methods over two instances: each gets all of them.
+    // Three methods over two instances: each instance gets each method.
     let load = Load::start(addr, LoadPlan::get("orders").methods(&["GET", "POST", "POST"]));
     load.wait_successes(200).await;
-    assert!(all[0].seen().iter().any(|seen| seen.request.method() == "POST"), "it has its share");
+    assert!(all[0].seen().iter().any(|seen| seen.request.method() == "POST"), "the callee gets its share");
 
     let admin = callee.admin().to_string();
     let drained = process::run_outrigger(&["drain", "--wait", "--admin", &admin]).await;
@@ -192,7 +197,7 @@ async fn a_drain_under_load_costs_the_callers_no_request() {
     all[0].kill(Kill::Reset).await;
     load.wait_successes(300).await;
     load.stop().await.assert_clean(500);
-    // It goes on routing for its own app until it is told to end.
+    // The drained sidecar still routes for its own app until it gets a signal.
     assert_eq!(client::get(callee.outbound(), "orders", "/").await.status, 200);
     app.shutdown().await;
 }
@@ -209,10 +214,11 @@ async fn a_post_to_drain_needs_the_field_that_no_browser_sets() {
     let rebound =
         "POST /drain HTTP/1.1\r\nHost: evil.example\r\nx-outrigger-admin: 1\r\nContent-Length: 0\r\n\r\n";
     assert!(client::exchange(admin, rebound).await.status >= 400);
-    assert_eq!(client::get(admin, &admin.to_string(), "/drain").await.status, 200, "a look changes nothing");
+    assert_eq!(client::get(admin, &admin.to_string(), "/drain").await.status, 200, "a GET changes nothing");
     agent.wait_health("orders", &[("orders-1", "passing")]).await;
     assert!(process.admin_post("/drain").await.status < 300);
-    wait::until("it has left", wait::TIMEOUT, async || agent.health("orders").await.is_empty()).await;
+    wait::until("the app is deregistered", wait::TIMEOUT, async || agent.health("orders").await.is_empty())
+        .await;
 }
 
 #[tokio::test]
@@ -238,7 +244,7 @@ async fn a_crash_leaves_a_check_that_turns_critical_by_itself() {
     agent.wait_health("orders", &[("orders-1", "passing")]).await;
     process.signal("KILL");
     process.wait_exit(wait::TIMEOUT).await;
-    // TTL 30 s.
+    // The TTL is 30 s.
     wait::until("the check turns critical", Duration::from_secs(60), async || {
         agent.health("orders").await == [("orders-1".to_owned(), "critical".to_owned())]
     })
@@ -261,6 +267,6 @@ async fn without_a_file_the_flags_and_the_environment_are_enough() {
     ])
     .await;
     assert!(check.status.success(), "{check:?}");
-    let said = String::from_utf8_lossy(&check.stdout).into_owned();
-    assert!(said.contains("orders") && said.contains(&agent.0.to_string()), "{said}");
+    let output = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(output.contains("orders") && output.contains(&agent.0.to_string()), "{output}");
 }

@@ -1,4 +1,4 @@
-//! Nothing that one side sends can take more than its share, and each refusal says which limit it was.
+//! Limits on what one side can send, and the reason of each refusal.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn a_head_of_more_than_64_kib_is_refused() {
     assert_eq!(sidecar.exchange(with_field_of(60_000)).await.status, 200, "below the limit");
     for bytes in [66_000, 100_000, 300_000] {
         let mut client = sidecar.client().await;
-        // It may be closed before all of it was written.
+        // The sidecar may close the connection before the whole head was written.
         let _ = client.try_send(with_field_of(bytes)).await;
         let response = client.response().await;
         assert_eq!(response.status, 431, "{bytes}: {response:?}");
@@ -69,14 +69,14 @@ async fn an_answers_head_has_the_same_limits() {
 }
 
 #[tokio::test]
-async fn a_slow_head_is_refused_once_its_time_is_over_counted_from_its_first_byte() {
+async fn a_head_that_takes_too_long_from_its_first_byte_is_refused() {
     let (sidecar, instance) = orders("head_timeout: 600ms").await;
     let mut client = sidecar.client().await;
-    // Idle time before the first byte counts nothing.
+    // The idle time before the first byte does not count.
     sleep(Duration::from_millis(900)).await;
     let since = Instant::now();
     client.send("GET / HTTP/1.1\r\n").await;
-    let dribble = async {
+    let slow_head = async {
         let mut ticks = tokio::time::interval(Duration::from_millis(100));
         loop {
             ticks.tick().await;
@@ -85,7 +85,7 @@ async fn a_slow_head_is_refused_once_its_time_is_over_counted_from_its_first_byt
             }
         }
     };
-    dribble.await;
+    slow_head.await;
     let response = client.response().await;
     let took = since.elapsed();
     assert_eq!((response.status, response.reason()), (408, "slow_head"), "{response:?}");
@@ -100,7 +100,7 @@ async fn the_second_requests_slow_head_is_refused_too() {
     let mut client = sidecar.client().await;
     assert_eq!(client.get("orders", "/").await.status, 200);
     sleep(Duration::from_millis(900)).await;
-    assert_eq!(client.get("orders", "/").await.status, 200, "an idle connection is no slow head");
+    assert_eq!(client.get("orders", "/").await.status, 200, "idle time does not count");
     client.send("GET / HTTP/1.1\r\n").await;
     let response = client.response().await;
     assert_eq!((response.status, response.reason()), (408, "slow_head"), "{response:?}");
@@ -121,10 +121,10 @@ async fn a_connection_beyond_the_limit_is_answered_503_and_closed() {
     let response = one_more.response().await;
     assert_eq!((response.status, response.reason()), (503, "too_many_connections"), "{response:?}");
     one_more.wait_closed().await;
-    assert_eq!(held[0].get("orders", "/").await.status, 200, "the others go on");
+    assert_eq!(held[0].get("orders", "/").await.status, 200, "the other connections are still served");
 
     held.pop();
-    wait::until("a freed place can be taken", wait::TIMEOUT, async || {
+    wait::until("a new connection is accepted again", wait::TIMEOUT, async || {
         let mut client = Client::connect(sidecar.addr()).await;
         client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
         client.try_response_to("GET").await.is_ok_and(|response| response.status == 200)
@@ -145,7 +145,7 @@ async fn requests_beyond_an_instances_connections_wait_and_those_beyond_the_queu
         let mut client = sidecar.client().await;
         client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
         instance.wait_requests(nth.min(2)).await;
-        wait::until_true("it is in flight", || sidecar.proxy.in_flight() == nth).await;
+        wait::until_true("the request is in flight", || sidecar.proxy.in_flight() == nth).await;
         held.push(client);
     }
     let response = sidecar.get("orders", "/").await;
@@ -155,7 +155,7 @@ async fn requests_beyond_an_instances_connections_wait_and_those_beyond_the_queu
     for client in &mut held {
         assert_eq!(client.response().await.status, 200);
     }
-    assert_eq!((instance.count(), instance.accepted()), (5, 2), "the waiting ones got their turn");
+    assert_eq!((instance.count(), instance.accepted()), (5, 2), "the waiting requests were sent");
 }
 
 #[tokio::test]
@@ -184,5 +184,5 @@ async fn unknown_names_beyond_their_quota_are_refused() {
     }
     assert_eq!(reasons[0], (404, "unknown_service".to_owned()));
     assert_eq!(reasons.last(), Some(&(503, "too_many_services".to_owned())), "{reasons:?}");
-    assert_eq!(client.get("orders", "/").await.status, 200, "one that is known is still reached");
+    assert_eq!(client.get("orders", "/").await.status, 200, "a known service is still reached");
 }

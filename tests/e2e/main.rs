@@ -1,5 +1,4 @@
-//! What Outrigger promises, from the app's side of the socket: a module per promise, a test per
-//! sentence.
+//! The guarantees of Outrigger, tested from the app's side of the socket: one module per guarantee.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod app;

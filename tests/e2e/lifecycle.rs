@@ -174,8 +174,8 @@ async fn a_second_signal_ends_the_process_at_once() {
     assert_eq!(process.wait_exit(Duration::from_secs(5)).await.code(), Some(1));
 }
 
-/// The callers use their own sidecar. The callee's sidecar drains, and its app is killed as soon as the drain reports that
-/// this is safe.
+/// The callers use their own sidecar. The callee's sidecar drains, and its app is killed as soon as the drain reports
+/// that this is safe.
 #[tokio::test]
 async fn a_drain_under_load_costs_the_callers_no_request() {
     let (_registry, agent) = registry().await;

@@ -1,4 +1,4 @@
-//! A reload applies at once, and costs no connection, no request and nothing of what was learned.
+//! A reload applies at once, and keeps connections, requests and learned state.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use outrigger_tests::{
 const UPGRADE: &str =
     "GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
-/// Settings that differ in everything that a running data path follows.
+/// Settings that change everything that a reload can change in the data path.
 const EVERYTHING: &str = "defaults:\n  timeout: 5s\n  per_try_timeout: 4s\n  connect_timeout: 2s\n  body_idle: 30s\n  \
      balance: random\n  retry: {max_retries: 1, budget: {ratio: 50%, window: 20s}}\n  \
      circuit_breaker: {min_requests: 50, window: 20s}\n  outlier: {consecutive_failures: 9, window: 20s}\n  \
@@ -22,7 +22,7 @@ const EVERYTHING: &str = "defaults:\n  timeout: 5s\n  per_try_timeout: 4s\n  con
      log: {access: true}";
 
 #[tokio::test]
-async fn under_load_nothing_fails_however_often_everything_changes() {
+async fn no_request_fails_while_all_settings_change_repeatedly() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1], &all[2]]).await;
     let load = Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "POST"]));
@@ -55,12 +55,16 @@ async fn connections_to_instances_and_of_the_app_are_kept() {
         assert_eq!((answer.status, answer.field("connection")), (200, ""));
         client.get("orders", "/").await;
     }
-    assert_eq!([all[0].accepted(), all[1].accepted()], [1, 1], "one connection to each, from first to last");
+    assert_eq!(
+        [all[0].accepted(), all[1].accepted()],
+        [1, 1],
+        "one connection to each instance for all requests"
+    );
     assert_eq!(all[0].count() + all[1].count(), 16);
 }
 
 #[tokio::test]
-async fn a_request_under_way_keeps_its_settings_to_its_end() {
+async fn a_request_in_flight_keeps_its_settings() {
     const LENGTH: u64 = 8 * 1024 * 1024;
     let gate = Gate::closed();
     let opened = gate.clone();
@@ -72,7 +76,7 @@ async fn a_request_under_way_keeps_its_settings_to_its_end() {
     })
     .await;
     let sidecar = Sidecar::orders("defaults: {timeout: 15s}", &[&instance]).await;
-    // A reader that stops: the download waits in its middle.
+    // A client that stops reading, so that the download pauses in its middle.
     let mut download = Client::connect_small_buffer(sidecar.addr()).await;
     download.send("GET /down HTTP/1.1\r\nHost: orders\r\n\r\n").await;
     let mut upload = sidecar.client().await;
@@ -85,10 +89,10 @@ async fn a_request_under_way_keeps_its_settings_to_its_end() {
     slow.send("GET /slow HTTP/1.1\r\nHost: orders\r\n\r\n").await;
     instance.wait_requests(4).await;
 
-    // Its time-out would be over at once, were it to hold for the request under way.
+    // With the new time-out, the requests in flight would end at once.
     sidecar.apply_settings("defaults: {timeout: 1ms, body_idle: 10ms}\noutbound: {listen: \"127.0.0.1:0\", limits: {tunnel_idle: 1s}}").await;
     let refused = sidecar.get("orders", "/slow").await;
-    assert_eq!(refused.reason(), "timeout", "the next request goes by the new settings");
+    assert_eq!(refused.reason(), "timeout", "the next request uses the new settings");
     sidecar.apply_settings("").await;
 
     gate.open();
@@ -106,12 +110,12 @@ async fn a_request_under_way_keeps_its_settings_to_its_end() {
 }
 
 #[tokio::test]
-async fn an_ejected_instance_stays_out() {
-    let well = Instance::start("a").await;
-    let ill = Instance::scripted("b", |_| Answer::status(503, "no")).await;
+async fn an_ejected_instance_stays_ejected() {
+    let healthy = Instance::start("a").await;
+    let failing = Instance::scripted("b", |_| Answer::status(503, "no")).await;
     let sidecar = Sidecar::orders(
         "defaults: {outlier: {base_ejection_time: 1h, max_ejection_time: 1h}}",
-        &[&well, &ill],
+        &[&healthy, &failing],
     )
     .await;
     let mut client = sidecar.client().await;
@@ -120,20 +124,20 @@ async fn an_ejected_instance_stays_out() {
     for _ in 0..40 {
         assert_eq!(client.get("orders", "/").await.status, 200);
     }
-    assert_eq!((ill.count(), trust("ejected")), (5, 1.0));
+    assert_eq!((failing.count(), trust("ejected")), (5, 1.0));
     for settings in [EVERYTHING, "", "defaults: {outlier: {base_ejection_time: 1s}}"] {
         sidecar.apply_settings(settings).await;
         for _ in 0..10 {
             assert_eq!(client.get("orders", "/").await.status, 200);
         }
-        assert_eq!((ill.count(), trust("ejected")), (5, 1.0), "after {settings}");
+        assert_eq!((failing.count(), trust("ejected")), (5, 1.0), "after {settings}");
     }
     // The settings without outlier detection admit it again.
     sidecar.apply_settings("defaults: {outlier: off}").await;
     for _ in 0..10 {
         client.get("orders", "/").await;
     }
-    assert!(ill.count() > 5);
+    assert!(failing.count() > 5);
 }
 
 #[tokio::test]
@@ -150,7 +154,7 @@ async fn an_open_breaker_stays_open_over_a_reload_and_can_be_turned_off() {
     assert_eq!(client.get("orders", "/").await.reason(), "circuit_open");
     assert_eq!(sidecar.metric("outrigger_breaker_trips_total", &[]), 1.0);
     sidecar.apply_settings("defaults: {retry: off, outlier: off, circuit_breaker: off}").await;
-    instance.set_script(|_| Answer::ok("well"));
+    instance.set_script(|_| Answer::ok("healthy"));
     assert_eq!(client.get("orders", "/").await.status, 200);
 }
 
@@ -159,7 +163,7 @@ async fn a_reload_changes_max_connections_also_while_requests_wait_for_one() {
     let gate = Gate::closed();
     let opened = gate.clone();
     let instance = Instance::scripted("a", move |_| Answer::ok("ok").when(&opened)).await;
-    let pool = |most: usize| format!("defaults: {{pool: {{max_connections: {most}, max_idle: 1}}}}");
+    let pool = |max: usize| format!("defaults: {{pool: {{max_connections: {max}, max_idle: 1}}}}");
     let sidecar = Sidecar::orders(&pool(1), &[&instance]).await;
     let mut clients = Vec::new();
     for _ in 0..4 {
@@ -168,19 +172,20 @@ async fn a_reload_changes_max_connections_also_while_requests_wait_for_one() {
         clients.push(client);
     }
     instance.wait_requests(1).await;
-    wait::until_true("the others wait", || sidecar.proxy.in_flight() == 4).await;
+    wait::until_true("the other requests wait", || sidecar.proxy.in_flight() == 4).await;
     assert_eq!(instance.count(), 1);
     sidecar.apply_settings(&pool(3)).await;
     instance.wait_requests(3).await;
-    // Fewer again: those under way end, and each that ends makes no room for another until it is due.
+    // With a lower limit, the connections in use are kept, and no new request starts until fewer than the limit are in
+    // use.
     sidecar.apply_settings(&pool(1)).await;
     gate.open();
     for mut client in clients {
         assert_eq!(client.response().await.status, 200);
     }
-    wait::until_true("all have ended", || sidecar.endpoints("orders")[0].in_flight == 0).await;
-    let shut = Gate::closed();
-    let closed = shut.clone();
+    wait::until_true("all requests have ended", || sidecar.endpoints("orders")[0].in_flight == 0).await;
+    let second_gate = Gate::closed();
+    let closed = second_gate.clone();
     instance.set_script(move |_| Answer::ok("ok").when(&closed));
     let mut clients = Vec::new();
     for _ in 0..3 {
@@ -189,16 +194,16 @@ async fn a_reload_changes_max_connections_also_while_requests_wait_for_one() {
         clients.push(client);
     }
     instance.wait_requests(5).await;
-    wait::until_true("the others wait", || sidecar.proxy.in_flight() == 3).await;
+    wait::until_true("the other requests wait", || sidecar.proxy.in_flight() == 3).await;
     assert_eq!((instance.count(), sidecar.endpoints("orders")[0].in_flight), (5, 1));
-    shut.open();
+    second_gate.open();
     for mut client in clients {
         assert_eq!(client.response().await.status, 200);
     }
 }
 
 #[tokio::test]
-async fn a_service_that_is_declared_or_no_longer_keeps_its_connections() {
+async fn a_change_of_the_declared_services_keeps_connections() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
@@ -217,13 +222,13 @@ async fn a_service_that_is_declared_or_no_longer_keeps_its_connections() {
 }
 
 #[tokio::test]
-async fn a_name_routes_as_the_new_settings_say() {
+async fn a_name_is_routed_by_the_new_settings() {
     let (old, new) = (Instance::start("old").await, Instance::start("new").await);
     let services = Services::default().and("orders", &old, "tags: [v1]").and("orders", &new, "tags: [v2]");
     let narrowed = |tag: &str| format!("upstreams: [{{service: orders, tags: [{tag}]}}]");
     let sidecar = Sidecar::start("", &services).await;
     let mut client = sidecar.client().await;
-    // On demand first: the plain name has a cluster of its own.
+    // The first request makes a cluster on demand for the plain name.
     client.get("orders", "/").await;
     for tag in ["v1", "v2", "v1"] {
         sidecar.apply_settings(&narrowed(tag)).await;
@@ -243,7 +248,7 @@ async fn a_reload_changes_the_limits_towards_the_app() {
     sidecar
         .apply_settings("outbound: {listen: \"127.0.0.1:0\", via: true, x_forwarded: true, limits: {max_connections: 1, max_headers: 10}}")
         .await;
-    assert_eq!(client.get("orders", "/").await.status, 200, "an open connection stays");
+    assert_eq!(client.get("orders", "/").await.status, 200, "an open connection is kept");
     let head = instance.seen()[1].request.head.clone();
     assert!(head.has("via") && head.has("x-forwarded-for"), "{head:?}");
     assert_eq!(sidecar.get("orders", "/").await.reason(), "too_many_connections");
@@ -253,12 +258,12 @@ async fn a_reload_changes_the_limits_towards_the_app() {
 
 #[tokio::test]
 async fn an_instance_that_died_before_the_reload_is_ejected_by_the_new_settings() {
-    let (well, dead) = (Instance::start("a").await, Instance::start("b").await);
-    let sidecar = Sidecar::orders("defaults: {outlier: off}", &[&well, &dead]).await;
+    let (healthy, dead) = (Instance::start("a").await, Instance::start("b").await);
+    let sidecar = Sidecar::orders("defaults: {outlier: off}", &[&healthy, &dead]).await;
     dead.kill(Kill::Reset).await;
     let mut client = sidecar.client().await;
     for _ in 0..4 {
-        assert_eq!(client.get("orders", "/").await.status, 200, "a retry saves it");
+        assert_eq!(client.get("orders", "/").await.status, 200, "a retry answers the request");
     }
     sidecar.apply_settings("").await;
     for _ in 0..4 {
@@ -266,9 +271,9 @@ async fn an_instance_that_died_before_the_reload_is_ejected_by_the_new_settings(
     }
     let ejected = || sidecar.metric("outrigger_ejections_total", &[("service", "orders"), ("kind", "hard")]);
     assert_eq!(ejected(), 1.0);
-    // Probed, and back by itself: the detector tracks all endpoints again.
+    // The instance is probed and returns, because the detector tracks all endpoints again.
     dead.listen_again().await;
-    wait::until("it is chosen again", Duration::from_secs(20), async || {
+    wait::until("the instance is chosen again", Duration::from_secs(20), async || {
         client.get("orders", "/").await;
         sidecar.endpoints("orders").iter().all(|one| one.trust == "trusted")
     })

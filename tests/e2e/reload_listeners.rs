@@ -1,4 +1,4 @@
-//! A reload adds and removes listeners, and no request is cut.
+//! A reload adds and removes listeners and cuts no request.
 
 use outrigger_tests::{
     client::{self, Client},
@@ -9,17 +9,17 @@ use outrigger_tests::{
 };
 use tokio::net::TcpStream;
 
-/// An address that was free a moment ago.
-fn free() -> std::net::SocketAddr {
+/// An address that was free at the time of the call.
+fn free_addr() -> std::net::SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn own_port(service: &str, addr: std::net::SocketAddr) -> String {
+fn upstream_listener(service: &str, addr: std::net::SocketAddr) -> String {
     format!("upstreams: [{{service: {service}, listen: \"{addr}\"}}]")
 }
 
 #[tokio::test]
-async fn a_listener_is_added_and_removed_and_its_connections_are_served_to_their_end() {
+async fn a_listener_is_added_and_removed_and_its_connections_end_gracefully() {
     let gate = Gate::closed();
     let opened = gate.clone();
     let instance = Instance::scripted("a", move |request| match request.target() {
@@ -28,9 +28,9 @@ async fn a_listener_is_added_and_removed_and_its_connections_are_served_to_their
     })
     .await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
-    let addr = free();
+    let addr = free_addr();
     assert!(TcpStream::connect(addr).await.is_err());
-    sidecar.apply_settings(&own_port("orders", addr)).await;
+    sidecar.apply_settings(&upstream_listener("orders", addr)).await;
     assert_eq!(sidecar.proxy.upstream_addrs(), [("orders".to_owned(), addr)]);
     let mut idle = Client::connect(addr).await;
     assert_eq!(idle.get("whatever", "/").await.text(), "a");
@@ -40,14 +40,12 @@ async fn a_listener_is_added_and_removed_and_its_connections_are_served_to_their
     instance.wait_requests(2).await;
 
     sidecar.apply_settings("").await;
-    wait::until("no connection is accepted any more", wait::TIMEOUT, async || {
-        TcpStream::connect(addr).await.is_err()
-    })
-    .await;
+    wait::until("no connection is accepted", wait::TIMEOUT, async || TcpStream::connect(addr).await.is_err())
+        .await;
     assert!(sidecar.proxy.upstream_addrs().is_empty());
     gate.open();
     assert_eq!(busy.response().await.text(), "late");
-    // Each is served once more, told that this was it, and only then closed.
+    // Each connection gets one more answer, with `connection: close`, and is then closed.
     for client in [&mut idle, &mut busy, &mut new] {
         let answer = client.get("x", "/").await;
         assert_eq!((answer.text().as_str(), answer.field("connection")), ("a", "close"));
@@ -57,33 +55,37 @@ async fn a_listener_is_added_and_removed_and_its_connections_are_served_to_their
 }
 
 #[tokio::test]
-async fn an_address_that_is_for_another_service_now_keeps_its_socket() {
+async fn an_address_that_changes_its_service_keeps_its_socket() {
     let (a, b) = (Instance::start("a").await, Instance::start("b").await);
-    let addr = free();
+    let addr = free_addr();
     let services = Services::of("orders", &[&a]).and("others", &b, "");
-    let sidecar = Sidecar::start(&own_port("orders", addr), &services).await;
+    let sidecar = Sidecar::start(&upstream_listener("orders", addr), &services).await;
     let mut before = Client::connect(addr).await;
     assert_eq!(before.get("x", "/").await.text(), "a");
-    // Connections one after the other: a moment without a listener would refuse one.
+    // One request per connection: any time without a listener would refuse a connection.
     let plan = LoadPlan { per_connection: 1, connections: 2, ..LoadPlan::get("x") };
     let load = Load::start(addr, plan);
     load.wait_successes(20).await;
     for service in ["others", "orders", "others"] {
-        sidecar.apply_settings(&own_port(service, addr)).await;
+        sidecar.apply_settings(&upstream_listener(service, addr)).await;
         let expected = if service == "orders" { "a" } else { "b" };
         assert_eq!(client::get(addr, "x", "/").await.text(), expected);
         load.wait_successes(20).await;
     }
     load.stop().await.assert_clean(80);
     let answer = before.get("x", "/").await;
-    assert_eq!((answer.text().as_str(), answer.field("connection")), ("a", "close"), "it came in for a");
+    assert_eq!(
+        (answer.text().as_str(), answer.field("connection")),
+        ("a", "close"),
+        "the connection was accepted for a"
+    );
     assert_eq!(Client::connect(addr).await.get("x", "/").await.text(), "b");
 }
 
 #[tokio::test]
-async fn the_outbound_listener_can_move_and_its_connections_end_in_order() {
+async fn the_outbound_listener_can_move_and_its_connections_end_gracefully() {
     let instance = Instance::start("a").await;
-    let (one, other) = (free(), free());
+    let (one, other) = (free_addr(), free_addr());
     let listen = |addr| format!("outbound: {{listen: \"{addr}\"}}");
     let sidecar = Sidecar::orders(&listen(one), &[&instance]).await;
     let mut client = Client::connect(one).await;
@@ -92,20 +94,20 @@ async fn the_outbound_listener_can_move_and_its_connections_end_in_order() {
     assert_eq!(sidecar.proxy.outbound_addrs(), [other]);
     assert_eq!(client::get(other, "orders", "/").await.status, 200);
     assert_eq!(client.get("orders", "/").await.field("connection"), "close");
-    wait::until("the old one is closed", wait::TIMEOUT, async || TcpStream::connect(one).await.is_err())
+    wait::until("the old listener is closed", wait::TIMEOUT, async || TcpStream::connect(one).await.is_err())
         .await;
 }
 
 #[tokio::test]
 async fn one_loopback_address_of_two_is_kept_when_the_other_is_removed() {
     let instance = Instance::start("a").await;
-    let port = free().port();
+    let port = free_addr().port();
     let sidecar = Sidecar::orders(&format!("outbound: {{listen: \"localhost:{port}\"}}"), &[&instance]).await;
     let mut client = Client::connect(([127, 0, 0, 1], port).into()).await;
     client.get("orders", "/").await;
     sidecar.apply_settings(&format!("outbound: {{listen: \"127.0.0.1:{port}\"}}")).await;
     let answer = client.get("orders", "/").await;
-    assert_eq!((answer.status, answer.field("connection")), (200, ""), "nothing has changed for it");
+    assert_eq!((answer.status, answer.field("connection")), (200, ""), "the connection is kept");
     assert_eq!(sidecar.proxy.outbound_addrs(), [([127, 0, 0, 1], port).into()]);
 }
 
@@ -114,7 +116,7 @@ async fn a_taken_address_refuses_the_whole_reload_and_frees_the_new_sockets() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (good, taken) = (free(), taken.local_addr().unwrap());
+    let (good, taken) = (free_addr(), taken.local_addr().unwrap());
     let text = format!(
         "registry: {{file: {:?}}}\nupstreams: [{{service: orders, listen: \"{good}\"}}, {{service: x, listen: \"{taken}\"}}]",
         sidecar.services_file().display().to_string()
@@ -123,6 +125,6 @@ async fn a_taken_address_refuses_the_whole_reload_and_frees_the_new_sockets() {
     let loaded = outrigger_config::load(Some(("x", &text)), &none, &Default::default()).unwrap();
     let error = sidecar.proxy.prepare(&loaded.config).unwrap_err();
     assert!(error.to_string().contains(&taken.to_string()), "{error}");
-    assert!(std::net::TcpListener::bind(good).is_ok(), "no socket holds it");
+    assert!(std::net::TcpListener::bind(good).is_ok(), "no socket holds the address");
     assert_eq!(sidecar.get("orders", "/").await.status, 200);
 }

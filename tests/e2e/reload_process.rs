@@ -1,5 +1,5 @@
-//! A process reads its settings again: by SIGHUP, by its admin side, by the command line. All of a file
-//! is followed, or nothing.
+//! A process reloads its settings on SIGHUP, by its admin side, and by the command line. It applies the whole file or
+//! nothing.
 
 use std::net::SocketAddr;
 
@@ -21,7 +21,7 @@ use crate::app;
 const HASH: &str = "outrigger_config_hash";
 const SUCCESSFUL: &str = "outrigger_config_last_reload_successful";
 
-/// A process that routes `orders` to this instance, by a file of static instances.
+/// A process that routes `orders` to one instance from a file of static instances.
 struct ReloadSetup {
     process: Process,
     instances: tempfile::TempDir,
@@ -46,7 +46,7 @@ impl ReloadSetup {
         self.process.write_settings(&Self::text(&self.instances, settings));
     }
 
-    /// Writes these settings and has them read: status and answer.
+    /// Writes these settings and reloads them. Returns the status and the answer.
     async fn reload(&self, settings: &str) -> (u16, Value) {
         self.write(settings);
         let answer = self.process.admin_post("/reload").await;
@@ -57,42 +57,42 @@ impl ReloadSetup {
 #[tokio::test]
 async fn the_reloads_answer_the_page_the_metrics_and_the_log_list_the_changes() {
     let instance = Instance::start("a").await;
-    let rig = ReloadSetup::new(&instance, "").await;
-    let before = rig.process.metric(HASH).await;
-    let started = rig.process.metric("outrigger_config_last_reload_success_timestamp_seconds").await;
+    let setup = ReloadSetup::new(&instance, "").await;
+    let before = setup.process.metric(HASH).await;
+    let started = setup.process.metric("outrigger_config_last_reload_success_timestamp_seconds").await;
     assert!(started > 1.7e9, "{started}");
-    let (status, answer) = rig.reload("defaults: {timeout: 7s}\nlog: {level: debug}").await;
+    let (status, answer) = setup.reload("defaults: {timeout: 7s}\nlog: {level: debug}").await;
     assert_eq!((status, &answer["applied"]), (200, &json!(true)));
     assert_eq!(answer["changed"], json!(["defaults.timeout: 15s → 7s", "log.level: info → debug"]));
     assert_eq!(answer["needs_restart"], json!([]));
-    assert!(rig.process.admin_get("/config").await.text().contains("timeout: 7s  # "));
-    let hash = rig.process.metric(HASH).await;
+    assert!(setup.process.admin_get("/config").await.text().contains("timeout: 7s  # "));
+    let hash = setup.process.metric(HASH).await;
     assert!(hash != before && answer["config_hash"].as_f64() == Some(hash), "{hash}");
-    assert_eq!(rig.process.metric("outrigger_config_reloads_total{result=\"applied\"}").await, 1.0);
-    let log = rig.process.log();
+    assert_eq!(setup.process.metric("outrigger_config_reloads_total{result=\"applied\"}").await, 1.0);
+    let log = setup.process.log();
     assert!(log.contains("\"change\":\"defaults.timeout: 15s → 7s\""), "{log}");
-    // debug is logged now, and the settings are back as they were.
-    wait::until_true("a debug line", || rig.process.log().contains("\"level\":\"DEBUG\"")).await;
-    assert_eq!(rig.reload("").await.0, 200);
-    assert_eq!(rig.process.metric(HASH).await, before);
-    assert_eq!(rig.reload("").await.1["changed"], json!([]));
+    // Lines of level debug are logged now; then the first settings apply again.
+    wait::until_true("a debug line", || setup.process.log().contains("\"level\":\"DEBUG\"")).await;
+    assert_eq!(setup.reload("").await.0, 200);
+    assert_eq!(setup.process.metric(HASH).await, before);
+    assert_eq!(setup.reload("").await.1["changed"], json!([]));
 }
 
 #[tokio::test]
 async fn sighup_reloads_the_file_while_requests_go_on() {
     let instance = Instance::start("a").await;
-    let rig = ReloadSetup::new(&instance, "").await;
-    let load = Load::start(rig.process.outbound(), LoadPlan::get("orders").methods(&["GET", "POST"]));
+    let setup = ReloadSetup::new(&instance, "").await;
+    let load = Load::start(setup.process.outbound(), LoadPlan::get("orders").methods(&["GET", "POST"]));
     load.wait_successes(50).await;
     for (n, timeout) in ["3s", "4s", "5s"].into_iter().enumerate() {
-        rig.write(&format!("defaults: {{timeout: {timeout}, balance: random}}"));
-        rig.process.signal("HUP");
-        wait::until("it is applied", wait::TIMEOUT, async || {
-            let applied = rig.process.metric("outrigger_config_reloads_total{result=\"applied\"}").await;
+        setup.write(&format!("defaults: {{timeout: {timeout}, balance: random}}"));
+        setup.process.signal("HUP");
+        wait::until("the file is applied", wait::TIMEOUT, async || {
+            let applied = setup.process.metric("outrigger_config_reloads_total{result=\"applied\"}").await;
             applied == (n + 1) as f64
         })
         .await;
-        assert!(rig.process.admin_get("/config").await.text().contains(&format!("timeout: {timeout}  # ")));
+        assert!(setup.process.admin_get("/config").await.text().contains(&format!("timeout: {timeout}  # ")));
         load.wait_successes(50).await;
     }
     load.stop().await.assert_clean(200);
@@ -101,11 +101,11 @@ async fn sighup_reloads_the_file_while_requests_go_on() {
 #[tokio::test]
 async fn a_bad_file_is_refused_as_a_whole_with_all_its_problems() {
     let instance = Instance::start("a").await;
-    let rig = ReloadSetup::new(&instance, "defaults: {timeout: 9s}").await;
-    let (hash, page) = (rig.process.metric(HASH).await, rig.process.admin_get("/config").await.text());
+    let setup = ReloadSetup::new(&instance, "defaults: {timeout: 9s}").await;
+    let (hash, page) = (setup.process.metric(HASH).await, setup.process.admin_get("/config").await.text());
     let bad =
         "defaults: {timeout: 5s, balance: round-robin}\nupstreams: [{service: orders, timeout: 2}]\nadmn: {}";
-    let (status, answer) = rig.reload(bad).await;
+    let (status, answer) = setup.reload(bad).await;
     assert_eq!((status, &answer["applied"]), (422, &json!(false)));
     let problems = answer["problems"].as_array().unwrap();
     let all = ["2:34 defaults.balance", "3:40 upstreams[0].timeout", "4:1 admn"];
@@ -113,83 +113,87 @@ async fn a_bad_file_is_refused_as_a_whole_with_all_its_problems() {
     for part in all {
         assert!(problems.iter().any(|one| one.as_str().unwrap().contains(part)), "{part} in {problems:#?}");
     }
-    let is_as_before = async || {
-        rig.process.metric(HASH).await == hash && rig.process.admin_get("/config").await.text() == page
+    let is_unchanged = async || {
+        setup.process.metric(HASH).await == hash && setup.process.admin_get("/config").await.text() == page
     };
-    assert!(is_as_before().await);
-    assert_eq!(rig.process.metric(SUCCESSFUL).await, 0.0);
-    // The same by the command line, with its exit code.
-    let admin = rig.process.admin().to_string();
+    assert!(is_unchanged().await);
+    assert_eq!(setup.process.metric(SUCCESSFUL).await, 0.0);
+    // The command line prints the same problems.
+    let admin = setup.process.admin().to_string();
     let output = process::run_outrigger(&["reload", "--admin", &admin]).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(all.iter().all(|part| text.contains(part)), "{text}");
-    // And by a signal.
-    rig.process.signal("HUP");
-    wait::until("it is refused", wait::TIMEOUT, async || {
-        rig.process.metric("outrigger_config_reloads_total{result=\"refused\"}").await == 3.0
+    // A signal has the same result.
+    setup.process.signal("HUP");
+    wait::until("the file is refused", wait::TIMEOUT, async || {
+        setup.process.metric("outrigger_config_reloads_total{result=\"refused\"}").await == 3.0
     })
     .await;
-    assert!(is_as_before().await);
-    assert_eq!(client::get(rig.process.outbound(), "orders", "/").await.status, 200);
+    assert!(is_unchanged().await);
+    assert_eq!(client::get(setup.process.outbound(), "orders", "/").await.status, 200);
 
-    // Emptied by a program that is about to rewrite it.
-    rig.process.empty_settings();
+    // An empty file: a program may be about to rewrite it.
+    setup.process.empty_settings();
     let output = process::run_outrigger(&["reload", "--admin", &admin]).await;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && text.contains("sets nothing any more"), "{text}");
-    assert!(is_as_before().await);
+    assert!(is_unchanged().await);
 
-    rig.write("defaults: {timeout: 8s}");
+    setup.write("defaults: {timeout: 8s}");
     let output = process::run_outrigger(&["reload", "--admin", &admin]).await;
     assert_eq!(String::from_utf8_lossy(&output.stdout), "defaults.timeout: 9s → 8s\n");
-    assert_eq!(rig.process.metric(SUCCESSFUL).await, 1.0);
+    assert_eq!(setup.process.metric(SUCCESSFUL).await, 1.0);
 }
 
 #[tokio::test]
 async fn a_taken_address_refuses_the_whole_file() {
     let instance = Instance::start("a").await;
-    let rig = ReloadSetup::new(&instance, "").await;
-    let hash = rig.process.metric(HASH).await;
+    let setup = ReloadSetup::new(&instance, "").await;
+    let hash = setup.process.metric(HASH).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let held = std::net::TcpListener::bind(taken).unwrap();
     for section in [
         format!("upstreams: [{{service: orders, listen: \"{taken}\"}}]"),
         format!("admin: {{listen: \"127.0.0.1:0\", metrics_listen: \"{taken}\"}}"),
     ] {
-        let (status, answer) = rig.reload(&format!("defaults: {{timeout: 5s}}\n{section}")).await;
+        let (status, answer) = setup.reload(&format!("defaults: {{timeout: 5s}}\n{section}")).await;
         assert_eq!(status, 409, "{answer}");
         assert!(answer["error"].as_str().unwrap().contains(&taken.to_string()), "{answer}");
-        assert_eq!(rig.process.metric(HASH).await, hash);
+        assert_eq!(setup.process.metric(HASH).await, hash);
     }
     drop(held);
     let settings = format!("admin: {{listen: \"127.0.0.1:0\", metrics_listen: \"{taken}\"}}");
-    assert_eq!(rig.reload(&settings).await.0, 200);
+    assert_eq!(setup.reload(&settings).await.0, 200);
     assert_eq!(client::get(taken, "x", "/healthz").await.status, 200);
-    assert_eq!(rig.reload("").await.0, 200);
-    assert!(tokio::net::TcpStream::connect(taken).await.is_err(), "and given up again");
+    assert_eq!(setup.reload("").await.0, 200);
+    assert!(tokio::net::TcpStream::connect(taken).await.is_err(), "the listener is closed again");
 }
 
 #[tokio::test]
 async fn settings_that_need_a_restart_are_named_and_the_rest_is_applied() {
     let instance = Instance::start("a").await;
-    let rig = ReloadSetup::new(&instance, "workers: 1").await;
+    let setup = ReloadSetup::new(&instance, "workers: 1").await;
     let new = "workers: 2\nlog: {format: text}\nadmin: {listen: \"127.0.0.1:1\"}\ndefaults: {timeout: 5s}";
-    let (status, answer) = rig.reload(new).await;
+    let (status, answer) = setup.reload(new).await;
     assert_eq!((status, &answer["changed"]), (200, &json!(["defaults.timeout: 15s → 5s"])));
-    let held: Vec<_> = answer["needs_restart"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let needs_restart: Vec<_> =
+        answer["needs_restart"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(
-        held,
+        needs_restart,
         ["admin.listen: 127.0.0.1:0 → 127.0.0.1:1", "workers: 1 → 2", "log.format: json → text"][..2],
         "--log-format wins over the file"
     );
-    let page = rig.process.admin_get("/config").await.text();
-    assert!(page.contains("workers: 1  # ") && page.contains("timeout: 5s  # "), "what really holds: {page}");
-    let log = rig.process.log();
+    let page = setup.process.admin_get("/config").await.text();
+    assert!(
+        page.contains("workers: 1  # ") && page.contains("timeout: 5s  # "),
+        "the page shows the settings in use: {page}"
+    );
+    let log = setup.process.log();
     assert!(log.contains("needs a restart") && log.contains("workers: 1 → 2"), "{log}");
 }
 
-/// A process that registers its app with these settings.
+/// Settings of a process that registers its app; `service` has further fields.
 fn registered(agent: ConsulAgent, app: &Instance, service: &str) -> String {
     let port = app.addr().port();
     format!(
@@ -200,10 +204,10 @@ fn registered(agent: ConsulAgent, app: &Instance, service: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_registration_is_changed_in_place_and_callers_never_miss_it() {
+async fn the_registration_is_changed_in_place_without_a_gap() {
     let registry =
         DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
-    changed_in_place(ConsulAgent(registry.addr())).await;
+    assert_changed_in_place(ConsulAgent(registry.addr())).await;
 }
 
 #[tokio::test]
@@ -212,10 +216,10 @@ async fn the_registration_is_changed_in_place_at_a_real_agent_too() {
         return;
     }
     let consul = Consul::dev().await.expect("an agent");
-    changed_in_place(ConsulAgent(consul.http_addr())).await;
+    assert_changed_in_place(ConsulAgent(consul.http_addr())).await;
 }
 
-async fn changed_in_place(agent: ConsulAgent) {
+async fn assert_changed_in_place(agent: ConsulAgent) {
     let app = Instance::start("app").await;
     let process = Process::run(&registered(agent, &app, "name: orders, id: orders-1")).await;
     process.wait_ready().await;
@@ -226,7 +230,7 @@ async fn changed_in_place(agent: ConsulAgent) {
         let more = format!("name: orders, id: orders-1, tags: [v{weight}], weights: {{passing: {weight}}}");
         process.write_settings(&registered(agent, &app, &more));
         assert_eq!(process.admin_post("/reload").await.status, 200);
-        wait::until("it is registered by the new settings", wait::TIMEOUT, async || {
+        wait::until("the new settings are registered", wait::TIMEOUT, async || {
             assert_eq!(agent.health("orders").await, [("orders-1".to_owned(), "passing".to_owned())]);
             let entry = agent.get("/v1/health/service/orders").await[0]["Service"].clone();
             entry["Weights"]["Passing"] == weight && entry["Tags"] == json!([format!("v{weight}")])
@@ -244,20 +248,20 @@ async fn a_reload_changes_the_health_probe() {
         DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
     let agent = ConsulAgent(registry.addr());
     let app = Instance::scripted("app", |request| match request.target() {
-        "/ill" => Answer::status(503, "no"),
-        _ => Answer::ok("well"),
+        "/failing" => Answer::status(503, "no"),
+        _ => Answer::ok("healthy"),
     })
     .await;
     let settings = registered(agent, &app, "name: orders, id: orders-1");
     let process = Process::run(&settings).await;
     process.wait_ready().await;
-    process.write_settings(&settings.replace("/health,", "/ill,"));
+    process.write_settings(&settings.replace("/health,", "/failing,"));
     assert_eq!(process.admin_post("/reload").await.status, 200);
     agent.wait_health("orders", &[("orders-1", "critical")]).await;
     process.write_settings(&settings);
     assert_eq!(process.admin_post("/reload").await.status, 200);
     agent.wait_health("orders", &[("orders-1", "passing")]).await;
-    assert_eq!(process.metric("outrigger_registrations_total").await, 1.0, "only the probe is another");
+    assert_eq!(process.metric("outrigger_registrations_total").await, 1.0, "only the probe has changed");
 }
 
 #[tokio::test]
@@ -277,17 +281,17 @@ async fn a_renamed_app_is_deregistered_first_and_a_reload_can_remove_the_registr
     agent.wait_health("payments", &[("payments-1", "passing")]).await;
     agent.wait_health("orders", &[]).await;
     assert_eq!(process.admin_get("/readyz").await.status, 200);
-    // Nothing to register, and something again.
+    // The registration is removed and then added again.
     reload(&process, &format!("registry: {{consul: {{address: \"http://{}\"}}}}", agent.0)).await;
     agent.wait_health("payments", &[]).await;
     assert_eq!(
         process.admin_post("/maintenance?enable=true").await.status,
         409,
-        "there is nothing to take out"
+        "without a registration there is no maintenance"
     );
     reload(&process, &registered(agent, &app, "name: payments, id: payments-2")).await;
     agent.wait_health("payments", &[("payments-2", "passing")]).await;
-    // It leaves under the name that it has now.
+    // SIGTERM deregisters the current name.
     process.signal("TERM");
     agent.wait_health("payments", &[]).await;
     assert!(process.wait_exit(wait::TIMEOUT).await.success());
@@ -295,10 +299,10 @@ async fn a_renamed_app_is_deregistered_first_and_a_reload_can_remove_the_registr
 
 #[tokio::test]
 async fn a_reload_is_refused_without_a_file_and_while_draining() {
-    let nowhere: SocketAddr = outrigger_tests::instance::refusing_addr();
-    let (app, _) = app::start_router(nowhere, "drain: {propagation: 0s}").await;
+    let refusing: SocketAddr = outrigger_tests::instance::refusing_addr();
+    let (app, _) = app::start_router(refusing, "drain: {propagation: 0s}").await;
     assert_eq!(app.reload().await, Err(ReloadError::NoFile));
-    let text = format!("registry: {{consul: {{address: \"http://{nowhere}\"}}}}");
+    let text = format!("registry: {{consul: {{address: \"http://{refusing}\"}}}}");
     app.set_reload_source(
         outrigger::reload::ConfigSource::new(move || {
             let none = outrigger_config::Environment::default();
@@ -306,9 +310,9 @@ async fn a_reload_is_refused_without_a_file_and_while_draining() {
         }),
         None,
     );
-    wait::within("it drains", App::drain(&app)).await;
+    wait::within("the app drains", App::drain(&app)).await;
     assert_eq!(app.reload().await, Err(ReloadError::Leaving));
-    wait::within("it stops", app.shutdown()).await;
+    wait::within("the app stops", app.shutdown()).await;
 }
 
 #[tokio::test]
@@ -322,7 +326,7 @@ async fn no_secret_is_in_an_answer_a_page_or_a_log() {
             registry.addr()
         )
     };
-    // Two variables that every process has; to the sidecar they are tokens like any other.
+    // Two variables that exist in every process, used as tokens.
     let process = Process::run(&settings("PATH")).await;
     process.wait_ready().await;
     process.write_settings(&settings("HOME"));

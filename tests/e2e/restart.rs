@@ -1,5 +1,5 @@
-//! A sidecar that is started while the registry is gone carries requests by what it knew, says so, and
-//! goes over to the registry's answers when it is back: with the real binary and its state file.
+//! A sidecar that starts while the registry is down routes by its state file, reports that, and uses the registry's
+//! answers when the registry is back. The tests use the real binary.
 
 use std::{net::TcpListener, path::Path, time::Duration};
 
@@ -12,14 +12,14 @@ async fn readyz(process: &Process) -> (u16, Value) {
     (answer.status, serde_json::from_str(&answer.text()).expect("JSON"))
 }
 
-/// A port for the sidecar, which names the state file: one that the system chooses at each start would
-/// be another file.
-fn a_port() -> u16 {
+/// A fixed port for the sidecar. The port is part of the name of the state file, so a port chosen at each start would
+/// lead to another file.
+fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
 }
 
 #[tokio::test]
-async fn a_sidecar_that_starts_without_its_registry_serves_from_before_and_catches_up() {
+async fn a_sidecar_that_starts_without_its_registry_uses_its_state_file_until_the_registry_is_back() {
     let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
         .await
         .expect("a registry");
@@ -33,15 +33,15 @@ async fn a_sidecar_that_starts_without_its_registry_serves_from_before_and_catch
         "registry: {{consul: {{address: \"http://{at}\"}}}}\nstate_dir: {:?}\nupstreams: [{{service: orders}}]\n\
          outbound: {{listen: \"127.0.0.1:{}\"}}\ndrain: {{timeout: 1s}}",
         folder.path().display().to_string(),
-        a_port(),
+        free_port(),
     );
     let mut first = Process::run(&settings).await;
     first.wait_ready().await;
-    let (_, said) = readyz(&first).await;
-    assert_eq!((&said["registry"]["answered"], said["registry"].get("remembered")), (&true.into(), None));
+    let (_, page) = readyz(&first).await;
+    assert_eq!((&page["registry"]["answered"], page["registry"].get("remembered")), (&true.into(), None));
     first.signal("TERM");
     first.wait_exit(Duration::from_secs(30)).await;
-    assert_eq!(states(folder.path()), 1, "{}", first.log());
+    assert_eq!(count_state_files(folder.path()), 1, "{}", first.log());
 
     registry.shutdown().await;
     let second = Process::run(&settings).await;
@@ -49,17 +49,17 @@ async fn a_sidecar_that_starts_without_its_registry_serves_from_before_and_catch
     for _ in 0..10 {
         assert_eq!(client::get(second.outbound(), "orders", "/").await.status, 200, "{}", second.log());
     }
-    let (status, said) = readyz(&second).await;
-    assert_eq!((status, &said["registry"]["answered"]), (200, &false.into()), "{said}");
-    assert_eq!(said["registry"]["remembered"][0]["service"], "orders");
+    let (status, page) = readyz(&second).await;
+    assert_eq!((status, &page["registry"]["answered"]), (200, &false.into()), "{page}");
+    assert_eq!(page["registry"]["remembered"][0]["service"], "orders");
     assert!(
-        said["registry"]["notes"][0].as_str().is_some_and(|note| note.contains("from before the restart"))
+        page["registry"]["notes"][0].as_str().is_some_and(|note| note.contains("from before the restart"))
     );
     let page = second.admin_get("/services?format=text").await.text();
     assert!(page.contains("remembered from before the restart, "), "{page}");
     assert!(second.log().contains("serving what was known before the restart"), "{}", second.log());
-    let aged = second.admin_get("/metrics").await.text();
-    assert!(aged.contains("outrigger_table_age_seconds{datacenter=\"\",service=\"orders\"}"), "{aged}");
+    let metrics = second.admin_get("/metrics").await.text();
+    assert!(metrics.contains("outrigger_table_age_seconds{datacenter=\"\",service=\"orders\"}"), "{metrics}");
 
     let again = DevRegistry::bind(at, DevRegistryOptions::default()).await.expect("the same port");
     for instance in &all[1..] {
@@ -70,24 +70,24 @@ async fn a_sidecar_that_starts_without_its_registry_serves_from_before_and_catch
         all[2].count() > 0
     })
     .await;
-    let (_, said) = readyz(&second).await;
-    assert_eq!((&said["registry"]["answered"], said["registry"].get("remembered")), (&true.into(), None));
+    let (_, page) = readyz(&second).await;
+    assert_eq!((&page["registry"]["answered"], page["registry"].get("remembered")), (&true.into(), None));
 }
 
-/// How many state files are in a folder.
-fn states(folder: &Path) -> usize {
+/// The number of state files in a folder.
+fn count_state_files(folder: &Path) -> usize {
     let names = std::fs::read_dir(folder).expect("the folder").filter_map(Result::ok);
     names.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "state")).count()
 }
 
 #[tokio::test]
-async fn a_pipe_instead_of_the_state_file_does_not_keep_a_sidecar_from_starting() {
+async fn a_sidecar_starts_with_a_pipe_in_place_of_its_state_file() {
     let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
         .await
         .expect("a registry");
     for ending in ["state", "state.lock"] {
         let folder = tempfile::tempdir().expect("a folder");
-        let port = a_port();
+        let port = free_port();
         let pipe = folder.path().join(format!("table-{port}.{ending}"));
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|made| made.success()));
         let settings = format!(

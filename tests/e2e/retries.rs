@@ -1,4 +1,4 @@
-//! What is tried again, where, and how often; and what never is.
+//! Which requests are retried, on which instances and how often, and which are never retried.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn request(method: &str, more: &str) -> String {
     format!("{method} / HTTP/1.1\r\nHost: orders\r\n{more}{body}")
 }
 
-/// Three instances of which all but one do what `bad` says.
+/// Three instances; two of them answer with `bad`.
 async fn one_good(
     settings: &str,
     bad: impl Fn(&Request) -> Answer + Clone + Send + Sync + 'static,
@@ -35,8 +35,8 @@ fn bad_count(all: &[Instance; 3]) -> usize {
     all[1].count() + all[2].count()
 }
 
-/// Sends until both bad ones have had their turn: every answer is the good one's.
-async fn always_good(sidecar: &Sidecar, all: &[Instance; 3], request: &str) {
+/// Sends six requests. Each must be answered by the good instance, at least two after a retry.
+async fn assert_retried(sidecar: &Sidecar, all: &[Instance; 3], request: &str) {
     let mut client = sidecar.client().await;
     let method = request.split(' ').next().unwrap();
     for nth in 0..6 {
@@ -44,11 +44,17 @@ async fn always_good(sidecar: &Sidecar, all: &[Instance; 3], request: &str) {
         let response = client.response_to(method).await;
         assert_eq!((response.status, response.instance()), (200, "good"), "{nth} {request:?}: {response:?}");
     }
-    assert!(bad_count(all) >= 2, "nothing was retried: {request:?}");
+    assert!(bad_count(all) >= 2, "no request was retried: {request:?}");
 }
 
-/// Every answer that a bad one had to give is `status` and `reason`, and each request was sent once.
-async fn never_again(sidecar: &Sidecar, all: &[Instance; 3], request: &str, status: u16, reason: &str) {
+/// Sends six requests. Each must be sent once, and a bad instance's answer must have this status and reason.
+async fn assert_not_retried(
+    sidecar: &Sidecar,
+    all: &[Instance; 3],
+    request: &str,
+    status: u16,
+    reason: &str,
+) {
     let mut client = sidecar.client().await;
     let method = request.split(' ').next().unwrap();
     let mut failed = 0;
@@ -61,7 +67,7 @@ async fn never_again(sidecar: &Sidecar, all: &[Instance; 3], request: &str, stat
         }
         assert_eq!(all.iter().map(Instance::count).sum::<usize>(), nth, "sent again: {request:?}");
     }
-    assert_eq!(failed, 4, "two of three were bad: {request:?}");
+    assert_eq!(failed, 4, "two of three instances are bad: {request:?}");
     assert_eq!(bad_count(all), 4);
 }
 
@@ -88,7 +94,7 @@ async fn gateway_answers_to_idempotent_requests_are_retried_on_another_instance(
     for status in [502, 503, 504] {
         for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
             let (sidecar, all) = one_good("", move |_| Answer::status(status, "no")).await;
-            always_good(&sidecar, &all, &request(method, "")).await;
+            assert_retried(&sidecar, &all, &request(method, "")).await;
         }
     }
 }
@@ -97,7 +103,7 @@ async fn gateway_answers_to_idempotent_requests_are_retried_on_another_instance(
 async fn a_gateway_answer_to_a_post_is_passed_on() {
     for method in ["POST", "PATCH", "LOCK"] {
         let (sidecar, all) = one_good("", |_| Answer::status(503, "no")).await;
-        never_again(&sidecar, &all, &request(method, ""), 503, "").await;
+        assert_not_retried(&sidecar, &all, &request(method, ""), 503, "").await;
     }
 }
 
@@ -105,7 +111,7 @@ async fn a_gateway_answer_to_a_post_is_passed_on() {
 async fn other_answers_are_never_retried() {
     for status in [400, 404, 429, 500, 501, 505] {
         let (sidecar, all) = one_good("", move |_| Answer::status(status, "no")).await;
-        never_again(&sidecar, &all, &request("GET", ""), status, "").await;
+        assert_not_retried(&sidecar, &all, &request("GET", ""), status, "").await;
     }
 }
 
@@ -117,7 +123,7 @@ async fn a_connection_that_ends_before_the_answer_is_retried_for_idempotent_requ
         for method in ["GET", "PUT", "DELETE"] {
             let bad = bad.clone();
             let (sidecar, all) = one_good("", move |_| bad.clone()).await;
-            always_good(&sidecar, &all, &request(method, "")).await;
+            assert_retried(&sidecar, &all, &request(method, "")).await;
         }
     }
 }
@@ -128,7 +134,7 @@ async fn a_sent_post_is_not_repeated() {
         for method in ["POST", "PATCH"] {
             let bad = bad.clone();
             let (sidecar, all) = one_good("", move |_| bad.clone()).await;
-            never_again(&sidecar, &all, &request(method, ""), 502, "sent_unknown").await;
+            assert_not_retried(&sidecar, &all, &request(method, ""), 502, "sent_unknown").await;
         }
     }
 }
@@ -137,36 +143,36 @@ async fn a_sent_post_is_not_repeated() {
 async fn a_post_with_an_idempotency_key_is_retried() {
     for bad in [Answer::status(503, "no"), Answer::raw("").then_close()] {
         let (sidecar, all) = one_good("", move |_| bad.clone()).await;
-        always_good(&sidecar, &all, &request("POST", "Idempotency-Key: \"k1\"\r\n")).await;
+        assert_retried(&sidecar, &all, &request("POST", "Idempotency-Key: \"k1\"\r\n")).await;
         let seen = all[0].first_with_method("POST");
-        assert_eq!(seen.request.head.get("idempotency-key"), Some("\"k1\""), "the instance needs it");
+        assert_eq!(seen.request.head.get("idempotency-key"), Some("\"k1\""), "the field is forwarded");
     }
 }
 
 #[tokio::test]
-async fn a_post_is_retried_where_the_settings_say_that_it_may_be() {
+async fn a_post_is_retried_where_configured() {
     let settings = "upstreams: [{service: orders, retry: {non_idempotent: true}}]";
     let (sidecar, all) = one_good(settings, |_| Answer::raw("").then_close()).await;
-    always_good(&sidecar, &all, &request("POST", "")).await;
+    assert_retried(&sidecar, &all, &request("POST", "")).await;
 }
 
 #[tokio::test]
 async fn a_request_can_turn_its_retries_off() {
     let (sidecar, all) = one_good("", |_| Answer::status(503, "no")).await;
-    never_again(&sidecar, &all, &request("GET", "x-outrigger-retry: off\r\n"), 503, "").await;
-    assert!(!all[0].seen()[0].request.head.has("x-outrigger-retry"), "it is between the app and us");
+    assert_not_retried(&sidecar, &all, &request("GET", "x-outrigger-retry: off\r\n"), 503, "").await;
+    assert!(!all[0].seen()[0].request.head.has("x-outrigger-retry"), "the field is not forwarded");
 }
 
 #[tokio::test]
 async fn settings_can_turn_retries_off_and_choose_the_statuses() {
     let (sidecar, all) = one_good("defaults: {retry: {max_retries: 0}}", |_| Answer::status(503, "no")).await;
-    never_again(&sidecar, &all, &request("GET", ""), 503, "").await;
+    assert_not_retried(&sidecar, &all, &request("GET", ""), 503, "").await;
     let (sidecar, all) =
         one_good("defaults: {retry: {statuses: [500]}}", |_| Answer::status(500, "no")).await;
-    always_good(&sidecar, &all, &request("GET", "")).await;
+    assert_retried(&sidecar, &all, &request("GET", "")).await;
     let (sidecar, all) =
         one_good("defaults: {retry: {statuses: [500]}}", |_| Answer::status(503, "no")).await;
-    never_again(&sidecar, &all, &request("GET", ""), 503, "").await;
+    assert_not_retried(&sidecar, &all, &request("GET", ""), 503, "").await;
 }
 
 #[tokio::test]
@@ -181,14 +187,14 @@ async fn the_last_answer_is_passed_on_when_every_attempt_failed() {
         Sidecar::orders(&format!("defaults: {{{OFF}}}"), &[&all[0], &all[1], &all[2], &all[3]]).await;
     let response = sidecar.get("orders", "/").await;
     assert_eq!((response.status, response.text().as_str()), (503, "no"));
-    assert_eq!((response.reason(), response.field("retry-after")), ("", "7"), "it is the instance's answer");
+    assert_eq!((response.reason(), response.field("retry-after")), ("", "7"), "the instance's own answer");
     let counts: Vec<_> = all.iter().map(Instance::count).collect();
-    assert_eq!(counts.iter().sum::<usize>(), 3, "one and two more: {counts:?}");
-    assert!(counts.iter().all(|count| *count <= 1), "each on another instance: {counts:?}");
+    assert_eq!(counts.iter().sum::<usize>(), 3, "one attempt and two retries: {counts:?}");
+    assert!(counts.iter().all(|count| *count <= 1), "each attempt on another instance: {counts:?}");
 }
 
 #[tokio::test]
-async fn a_lone_instance_is_tried_again() {
+async fn a_retry_uses_the_same_instance_where_there_is_only_one() {
     let only = Instance::scripted("a", |request| match request.nth % 3 {
         2 => Answer::ok("third"),
         _ => Answer::status(503, "no"),
@@ -200,16 +206,16 @@ async fn a_lone_instance_is_tried_again() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_takes_too_long_is_given_up_and_retried() {
+async fn an_attempt_beyond_per_try_timeout_is_cancelled_and_retried() {
     let (sidecar, all) = one_good("defaults: {per_try_timeout: 150ms}", |_| Answer::no_answer()).await;
-    always_good(&sidecar, &all, &request("GET", "")).await;
+    assert_retried(&sidecar, &all, &request("GET", "")).await;
     assert!(all[1].wait_connection_end(0).await != outrigger_tests::instance::ConnectionEnd::ByScript);
     let (sidecar, all) = one_good("defaults: {per_try_timeout: 150ms}", |_| Answer::no_answer()).await;
-    never_again(&sidecar, &all, &request("POST", ""), 504, "timeout").await;
+    assert_not_retried(&sidecar, &all, &request("POST", ""), 504, "timeout").await;
 }
 
 #[tokio::test]
-async fn a_connect_that_gets_no_answer_is_given_up_and_retried() {
+async fn a_connect_beyond_connect_timeout_is_cancelled_and_retried() {
     // A full backlog drops SYNs: a connect neither succeeds nor fails.
     let (full, _held) = full_backlog().await;
     let good = Instance::start("good").await;
@@ -239,7 +245,7 @@ async fn full_backlog() -> (std::net::SocketAddr, Vec<tokio::task::JoinHandle<()
         tokio::time::timeout(Duration::from_millis(100), connect).await.is_err()
     })
     .await;
-    // Nothing is ever accepted; the listener lives as long as the process.
+    // The listener stays open until the process ends and never accepts.
     std::mem::forget(listener);
     (addr, held)
 }
@@ -291,7 +297,7 @@ async fn an_answer_longer_than_the_time_out_is_not_cut() {
 }
 
 #[tokio::test]
-async fn retries_of_what_was_sent_end_with_their_budget() {
+async fn retries_of_sent_requests_are_limited_by_their_budget() {
     let all = [
         Instance::scripted("a", |_| Answer::status(503, "no")).await,
         Instance::scripted("b", |_| Answer::status(503, "no")).await,
@@ -309,7 +315,7 @@ async fn retries_of_what_was_sent_end_with_their_budget() {
 }
 
 #[tokio::test]
-async fn retries_of_what_was_never_sent_need_no_budget() {
+async fn retries_of_unsent_requests_need_no_budget() {
     let good = Instance::start("good").await;
     let services = Services::of("orders", &[&good]).and_at("orders", "gone", refusing_addr(), "");
     let settings = format!("defaults: {{{OFF}, retry: {{budget: {{ratio: 0, min_per_second: 0}}}}}}");
@@ -321,27 +327,27 @@ async fn retries_of_what_was_never_sent_need_no_budget() {
 }
 
 #[tokio::test]
-async fn a_sidecars_own_error_from_further_down_is_passed_on_and_not_retried() {
+async fn an_error_of_another_sidecar_is_passed_on_and_not_retried() {
     let (sidecar, all) =
         one_good("", |_| Answer::status(503, "{}").field("x-outrigger-error", "circuit_open")).await;
-    never_again(&sidecar, &all, &request("GET", ""), 503, "circuit_open").await;
+    assert_not_retried(&sidecar, &all, &request("GET", ""), 503, "circuit_open").await;
 }
 
 #[tokio::test]
-async fn a_body_that_the_app_breaks_off_is_not_retried() {
+async fn a_request_with_a_cut_body_is_not_retried() {
     let (sidecar, all) = one_good("", |_| Answer::ok("bad")).await;
     for _ in 0..3 {
         let mut client = sidecar.client().await;
         client.send("PUT / HTTP/1.1\r\nHost: orders\r\nContent-Length: 10\r\n\r\nhalf").await;
         drop(client);
     }
-    outrigger_tests::wait::until_true("each attempt is given up", || sidecar.proxy.in_flight() == 0).await;
+    outrigger_tests::wait::until_true("each request has ended", || sidecar.proxy.in_flight() == 0).await;
     assert!(all.iter().map(Instance::count).sum::<usize>() <= 3);
 }
 
-/// What is kept of bodies is bounded for the whole process.
+/// The memory for buffered bodies is limited for the whole process.
 #[tokio::test]
-async fn a_body_with_an_answer_under_way_does_not_keep_another_from_being_retried() {
+async fn a_buffered_body_is_released_when_the_answer_begins() {
     let gate = Gate::closed();
     let held = gate.clone();
     let slow = Instance::scripted("slow", move |_| {
@@ -386,7 +392,7 @@ async fn every_attempt_is_counted_once() {
 }
 
 #[tokio::test]
-async fn an_instance_that_dies_under_traffic_costs_no_request() {
+async fn an_instance_killed_under_traffic_costs_no_request() {
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     let sidecar = Sidecar::orders("", &[&all[0], &all[1], &all[2]]).await;
     let plan = outrigger_tests::load::LoadPlan::get("orders").methods(&["GET", "PUT", "DELETE"]);
@@ -414,8 +420,8 @@ async fn the_answer_names_the_failure_when_every_instance_fails() {
         let response: Response = sidecar.exchange(request(method, "")).await;
         assert_eq!((response.status, response.reason()), (502, "connect_failed"), "{method}: {response:?}");
     }
-    let hung_up = Instance::scripted("a", |_| Answer::raw("").then_close()).await;
-    let sidecar = Sidecar::orders("", &[&hung_up]).await;
+    let closing = Instance::scripted("a", |_| Answer::raw("").then_close()).await;
+    let sidecar = Sidecar::orders("", &[&closing]).await;
     let response = sidecar.exchange(request("GET", "")).await;
     assert_eq!((response.status, response.reason()), (502, "upstream_closed"), "{response:?}");
 }

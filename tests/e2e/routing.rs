@@ -1,4 +1,4 @@
-//! Every way to name a service reaches it, and nothing else is reached.
+//! Every form of a service name reaches the service, and no other address is reached.
 
 use outrigger_tests::{
     client::{self, Client, Response},
@@ -6,7 +6,7 @@ use outrigger_tests::{
     sidecar::{Services, Sidecar},
 };
 
-/// Two services; their instances answer with their name; one instance of orders has the tag v2.
+/// Two services. Each instance answers with its name; one instance of orders has the tag v2.
 async fn two_services(settings: &str) -> (Sidecar, [Instance; 3]) {
     let all = [Instance::start("o1").await, Instance::start("o2").await, Instance::start("p1").await];
     let services = Services::default()
@@ -17,7 +17,7 @@ async fn two_services(settings: &str) -> (Sidecar, [Instance; 3]) {
 }
 
 #[track_caller]
-fn refused(response: &Response, status: u16, reason: &str) {
+fn assert_refused(response: &Response, status: u16, reason: &str) {
     assert_eq!((response.status, response.reason()), (status, reason), "{response:?}");
     assert_eq!(response.body_error, None);
 }
@@ -82,7 +82,7 @@ async fn the_path_form_loses_its_prefix_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_target_goes_out_as_it_came() {
+async fn a_target_is_forwarded_unchanged() {
     let (sidecar, instances) = two_services("").await;
     for target in ["/", "//", "//evil/x", "/a//b/../c/%2e%2e/d?e=%2F&&f#", "/?", "/%00%ff", "/a;b=c,d:e@f"] {
         let target = target.trim_end_matches('#');
@@ -125,7 +125,7 @@ async fn the_absolute_form_of_a_client_with_http_proxy_reaches_its_host() {
 }
 
 #[tokio::test]
-async fn an_upstream_with_a_port_of_its_own_takes_any_host() {
+async fn an_upstream_with_its_own_port_accepts_any_host() {
     let settings = "upstreams: [{service: payments, listen: \"127.0.0.1:0\"}]";
     let (sidecar, instances) = two_services(settings).await;
     let own = sidecar.upstream_addr("payments");
@@ -160,22 +160,22 @@ async fn an_address_or_a_name_outside_the_registry_is_refused() {
         "orders.example.com",
         "a.b.c.d.e.consul",
     ] {
-        refused(&sidecar.get(host, "/").await, 421, "outside_host");
+        assert_refused(&sidecar.get(host, "/").await, 421, "outside_host");
         let absolute = format!("http://{host}/");
-        refused(&sidecar.get("orders", &absolute).await, 421, "outside_host");
+        assert_refused(&sidecar.get("orders", &absolute).await, 421, "outside_host");
     }
     let own = instances[2].addr().to_string();
     let response = sidecar.get(&own, "/").await;
-    assert!(response.status >= 400, "an instance's own address is no way round: {response:?}");
+    assert!(response.status >= 400, "an instance's address is refused too: {response:?}");
     assert!(instances.iter().all(|instance| instance.count() == 0));
 }
 
 #[tokio::test]
-async fn connect_is_refused_whatever_it_names() {
+async fn connect_is_refused_for_every_target() {
     let (sidecar, instances) = two_services("").await;
     for target in ["orders:80", "10.0.0.5:443", &instances[0].addr().to_string()] {
         let response = sidecar.exchange(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
-        refused(&response, 405, "method_not_allowed");
+        assert_refused(&response, 405, "method_not_allowed");
     }
     assert!(instances.iter().all(|instance| instance.accepted() == 0));
 }
@@ -195,7 +195,7 @@ async fn a_missing_double_or_invalid_host_is_refused_and_the_connection_closed()
     ] {
         let mut client = sidecar.client().await;
         let response = client.exchange(format!("GET / HTTP/1.1\r\n{fields}\r\n")).await;
-        refused(&response, 400, "bad_request");
+        assert_refused(&response, 400, "bad_request");
         client.wait_closed().await;
     }
     assert!(instances.iter().all(|instance| instance.count() == 0));
@@ -218,7 +218,7 @@ async fn an_unknown_expectation_is_refused() {
     let response = sidecar
         .exchange("POST / HTTP/1.1\r\nHost: orders\r\nExpect: tea\r\nContent-Length: 2\r\n\r\nhi")
         .await;
-    refused(&response, 417, "expectation_failed");
+    assert_refused(&response, 417, "expectation_failed");
     assert_eq!(instances[0].count() + instances[1].count(), 0);
 }
 
@@ -226,15 +226,15 @@ async fn an_unknown_expectation_is_refused() {
 async fn an_unknown_service_and_a_path_without_a_service_are_refused_with_their_reasons() {
     let (sidecar, _instances) = two_services("").await;
     let unknown = sidecar.get("missing", "/").await;
-    refused(&unknown, 404, "unknown_service");
+    assert_refused(&unknown, 404, "unknown_service");
     assert_eq!(unknown.field("content-type"), "application/problem+json");
     let problem = unknown.json();
     assert_eq!(problem["status"], 404);
     assert!(problem.to_string().contains("missing"), "{problem}");
 
-    // A Host may be empty (RFC 9112 §3.2): it names nothing.
+    // An empty Host is valid (RFC 9112 §3.2) and names no service.
     let empty = sidecar.exchange("GET / HTTP/1.1\r\nHost:\r\n\r\n").await;
-    refused(&empty, 404, "no_route");
+    assert_refused(&empty, 404, "no_route");
 
     let own = sidecar.addr().to_string();
     for target in ["/", "/svc", "/svc/", "/svc//x", "/orders", "/svc/../orders", "/svc/%6frders"] {

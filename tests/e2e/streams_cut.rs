@@ -1,4 +1,4 @@
-//! When one side closes, the other side learns it, and a broken answer never looks whole.
+//! A close of one side closes the other side, and a cut answer never looks complete.
 
 use outrigger_tests::{
     client::Client,
@@ -12,8 +12,8 @@ fn by_peer(end: &ConnectionEnd) -> bool {
     matches!(end, ConnectionEnd::ByPeer(WireError::Closed | WireError::Reset) | ConnectionEnd::Idle)
 }
 
-/// Sends `request`, waits until `reached`, and goes away; then the instance sees its connection end.
-async fn going_away_cancels(
+/// Sends `request`, waits for `reached`, and closes the client's connection. The instance's connection must end.
+async fn assert_close_cancels(
     request: &str,
     script: fn() -> Answer,
     reached: impl AsyncFn(&mut Client, &Instance),
@@ -32,21 +32,21 @@ async fn going_away_cancels(
         }
         let end = instance.wait_connection_end(0).await;
         assert!(by_peer(&end), "reset {reset}: {end:?}");
-        wait::until_true("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
+        wait::until_true("no request is in flight", || sidecar.proxy.in_flight() == 0).await;
         let endpoint = &sidecar.endpoints("orders")[0];
         assert_eq!((endpoint.in_flight, endpoint.failures), (0, 0), "the instance was not at fault");
-        assert_eq!(instance.count(), 1, "nothing was retried for a client that has closed");
+        assert_eq!(instance.count(), 1, "no retry for a client that has closed");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_it_waits_cancels_the_attempt() {
-    going_away_cancels("GET / HTTP/1.1\r\nHost: orders\r\n\r\n", Answer::no_answer, async |_, _| {}).await;
+async fn a_client_that_disconnects_while_it_waits_cancels_the_attempt() {
+    assert_close_cancels("GET / HTTP/1.1\r\nHost: orders\r\n\r\n", Answer::no_answer, async |_, _| {}).await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_of_its_body_cancels_the_attempt() {
-    going_away_cancels(
+async fn a_client_that_disconnects_in_the_middle_of_its_body_cancels_the_attempt() {
+    assert_close_cancels(
         "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 100\r\n\r\nhalf",
         || Answer::ok("ok"),
         async |_, instance| {
@@ -57,8 +57,8 @@ async fn a_client_that_leaves_in_the_middle_of_its_body_cancels_the_attempt() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_of_a_chunked_body_cancels_the_attempt() {
-    going_away_cancels(
+async fn a_client_that_disconnects_in_the_middle_of_a_chunked_body_cancels_the_attempt() {
+    assert_close_cancels(
         "POST / HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         || Answer::ok("ok"),
         async |_, instance| {
@@ -69,8 +69,8 @@ async fn a_client_that_leaves_in_the_middle_of_a_chunked_body_cancels_the_attemp
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_after_its_body_cancels_the_attempt() {
-    going_away_cancels(
+async fn a_client_that_disconnects_after_its_body_cancels_the_attempt() {
+    assert_close_cancels(
         "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 4\r\n\r\nbody",
         Answer::no_answer,
         async |_, instance| {
@@ -81,8 +81,8 @@ async fn a_client_that_leaves_after_its_body_cancels_the_attempt() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_of_an_answer_ends_it() {
-    going_away_cancels(
+async fn a_client_that_disconnects_in_the_middle_of_an_answer_ends_it() {
+    assert_close_cancels(
         "GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
         || Answer::pattern(1 << 30),
         async |client, _| {
@@ -94,8 +94,8 @@ async fn a_client_that_leaves_in_the_middle_of_an_answer_ends_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_during_a_silent_answer_ends_it() {
-    going_away_cancels(
+async fn a_client_that_disconnects_during_a_silent_answer_ends_it() {
+    assert_close_cancels(
         "GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
         || Answer::raw("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").then_hang(),
         async |client, _| {
@@ -105,9 +105,9 @@ async fn a_client_that_leaves_during_a_silent_answer_ends_it() {
     .await;
 }
 
-/// Documented: an app that shuts down its writing side while it waits counts as gone.
+/// As documented, an app that shuts down its writing side while it waits counts as disconnected.
 #[tokio::test]
-async fn a_client_that_half_closes_while_it_waits_counts_as_gone() {
+async fn a_client_that_half_closes_while_it_waits_counts_as_disconnected() {
     let instance = Instance::scripted("a", |_| Answer::no_answer()).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
@@ -119,7 +119,7 @@ async fn a_client_that_half_closes_while_it_waits_counts_as_gone() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_a_retry_waits_ends_the_request() {
+async fn a_client_that_disconnects_while_a_retry_waits_ends_the_request() {
     let dead = outrigger_tests::instance::refusing_addr();
     let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     let services =
@@ -132,11 +132,15 @@ async fn a_client_that_leaves_while_a_retry_waits_ends_the_request() {
         drop(client);
         hung.wait_connection_end(nth).await;
     }
-    wait::until_true("nothing is left in flight", || sidecar.proxy.in_flight() == 0).await;
+    wait::until_true("no request is in flight", || sidecar.proxy.in_flight() == 0).await;
 }
 
-/// The answer breaks off after a part of its body.
-async fn cut(head: &'static str, how: Kill, request: &str) -> (outrigger_tests::client::Response, Client) {
+/// Sends `request` and kills the instance after a part of the answer's body.
+async fn cut_answer(
+    head: &'static str,
+    how: Kill,
+    request: &str,
+) -> (outrigger_tests::client::Response, Client) {
     let gate = Gate::closed();
     let opened = gate.clone();
     let instance = Instance::scripted("a", move |_| Answer::raw(head).then_wait(&opened).then_hang()).await;
@@ -145,8 +149,8 @@ async fn cut(head: &'static str, how: Kill, request: &str) -> (outrigger_tests::
     client.send(request).await;
     instance.wait_requests(1).await;
     let (response, ()) = tokio::join!(client.response(), async {
-        // The head has been passed on when the instance dies: a retry would be too late.
-        wait::until_true("the answer is on its way", || sidecar.proxy.in_flight() == 1).await;
+        // The head has been passed on when the instance dies, so no retry is possible.
+        wait::until_true("the request is in flight", || sidecar.proxy.in_flight() == 1).await;
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         instance.kill(how).await;
     });
@@ -155,18 +159,19 @@ async fn cut(head: &'static str, how: Kill, request: &str) -> (outrigger_tests::
 }
 
 #[tokio::test]
-async fn an_instance_that_dies_in_the_middle_of_an_answer_closes_a_new_clients_connection() {
+async fn an_instance_that_dies_in_the_middle_of_an_answer_closes_an_http_11_clients_connection() {
     for head in [
         "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\nhalf",
     ] {
         for how in [Kill::Fin, Kill::Reset] {
-            let (response, mut client) = cut(head, how, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+            let (response, mut client) =
+                cut_answer(head, how, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
             assert_eq!(response.status, 200, "{head:?}");
             assert!(
                 response.body_error.is_some(),
-                "{head:?} {how:?}: ended as if it were whole: {response:?}"
+                "{head:?} {how:?}: the cut answer looks complete: {response:?}"
             );
             client.wait_closed().await;
         }
@@ -174,26 +179,27 @@ async fn an_instance_that_dies_in_the_middle_of_an_answer_closes_a_new_clients_c
 }
 
 #[tokio::test]
-async fn an_instance_that_dies_in_the_middle_of_an_answer_resets_an_old_clients_connection() {
-    // Where the answer ends with the connection, a plain close would look like its end.
+async fn an_instance_that_dies_in_the_middle_of_an_answer_resets_an_http_10_clients_connection() {
+    // An HTTP/1.0 answer may end with the connection, so a plain close would look like a complete answer.
     for head in [
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
     ] {
         for how in [Kill::Fin, Kill::Reset] {
-            let (response, _client) = cut(head, how, "GET / HTTP/1.0\r\nHost: orders\r\n\r\n").await;
+            let (response, _client) = cut_answer(head, how, "GET / HTTP/1.0\r\nHost: orders\r\n\r\n").await;
             assert!(
                 response.body_error.is_some(),
-                "{head:?} {how:?}: ended as if it were whole: {response:?}"
+                "{head:?} {how:?}: the cut answer looks complete: {response:?}"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_ends_with_a_reset_is_not_whole() {
+async fn an_answer_that_ends_with_a_reset_is_incomplete() {
     let (response, _client) =
-        cut("HTTP/1.1 200 OK\r\n\r\nhalf", Kill::Reset, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+        cut_answer("HTTP/1.1 200 OK\r\n\r\nhalf", Kill::Reset, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n")
+            .await;
     assert!(response.body_error.is_some(), "{response:?}");
 }
 
@@ -212,7 +218,7 @@ async fn an_answer_cut_in_its_body_is_not_retried() {
     let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
     let mut client = sidecar.client().await;
     client.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
-    // The head may be lost with the body.
+    // The head may be lost together with the body.
     if let Ok(response) = client.try_response_to("GET").await {
         assert!(response.body_error.is_some(), "{response:?}");
     }

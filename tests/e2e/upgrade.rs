@@ -1,4 +1,4 @@
-//! A WebSocket, or anything else that both sides agree to upgrade to, passes as a tunnel.
+//! An upgraded connection, such as a WebSocket, is forwarded as a tunnel.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use outrigger_tests::{
     wire::{Framing, WireError},
 };
 
-const ASK: &str = "GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: orders\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 async fn tunnel(settings: &str, answer: Answer) -> (Sidecar, Instance, Client) {
     let instance = Instance::scripted("a", move |_| answer.clone()).await;
     let sidecar = Sidecar::orders(settings, &[&instance]).await;
     let mut client = sidecar.client().await;
-    client.send(ASK).await;
+    client.send(UPGRADE).await;
     let head = client.head().await.unwrap();
     assert_eq!(head.split_start_line().1, "101", "{head:?}");
     assert_eq!(head.get("upgrade"), Some("websocket"), "{head:?}");
@@ -26,7 +26,7 @@ async fn tunnel(settings: &str, answer: Answer) -> (Sidecar, Instance, Client) {
     (sidecar, instance, client)
 }
 
-async fn reads(client: &mut Client, expected: &[u8]) {
+async fn assert_received(client: &mut Client, expected: &[u8]) {
     wait::until("the echo comes back", wait::TIMEOUT, async || {
         client.wire.buffered().len() >= expected.len() || {
             assert!(client.wire.fill().await.unwrap(), "closed after {}", client.wire.buffered().len());
@@ -34,11 +34,11 @@ async fn reads(client: &mut Client, expected: &[u8]) {
         }
     })
     .await;
-    assert!(client.wire.buffered() == expected, "something else came back");
+    assert!(client.wire.buffered() == expected, "other bytes came back");
 }
 
 #[tokio::test]
-async fn bytes_pass_both_ways_and_the_request_asked_for_it() {
+async fn an_upgrade_request_is_forwarded_and_bytes_pass_both_ways() {
     let (sidecar, instance, mut client) = tunnel("", Answer::upgrade("websocket")).await;
     let head = instance.only_request().request.head;
     assert_eq!(head.get("upgrade"), Some("websocket"));
@@ -46,11 +46,11 @@ async fn bytes_pass_both_ways_and_the_request_asked_for_it() {
     assert!(head.has("sec-websocket-key"));
 
     client.send(b"\0\xff\r\n\r\nGET / HTTP/1.1\r\n").await;
-    reads(&mut client, b"\0\xff\r\n\r\nGET / HTTP/1.1\r\n").await;
+    assert_received(&mut client, b"\0\xff\r\n\r\nGET / HTTP/1.1\r\n").await;
     assert_eq!(sidecar.proxy.in_flight(), 1, "a tunnel is in flight");
     drop(client);
     assert!(matches!(instance.wait_connection_end(0).await, ConnectionEnd::ByPeer(_)));
-    wait::until_true("the tunnel is gone", || sidecar.proxy.in_flight() == 0).await;
+    wait::until_true("the tunnel has ended", || sidecar.proxy.in_flight() == 0).await;
 }
 
 #[tokio::test]
@@ -62,9 +62,9 @@ async fn bytes_sent_with_the_request_and_with_the_answer_are_not_lost() {
     let instance = Instance::scripted("a", move |_| answer.clone()).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
-    client.send(format!("{ASK}early")).await;
+    client.send(format!("{UPGRADE}early")).await;
     assert_eq!(client.head().await.unwrap().split_start_line().1, "101");
-    reads(&mut client, b"hello").await;
+    assert_received(&mut client, b"hello").await;
     client.send(" and late").await;
     drop(client);
     instance.wait_connection_end(0).await;
@@ -72,14 +72,14 @@ async fn bytes_sent_with_the_request_and_with_the_answer_are_not_lost() {
 }
 
 #[tokio::test]
-async fn a_large_echo_is_whole() {
+async fn a_large_echo_is_complete() {
     let (_sidecar, _instance, client) = tunnel("", Answer::upgrade("websocket")).await;
     let len = 8 << 20;
     let Client { wire } = client;
     let (mut read, mut write) = wire.stream.into_split();
     let writer = tokio::spawn(async move {
         tokio::io::AsyncWriteExt::write_all(&mut write, &pattern::bytes(len)).await.unwrap();
-        // Half-close: the echo must still come back whole.
+        // After this half-close, the echo must still be complete.
         tokio::io::AsyncWriteExt::shutdown(&mut write).await.unwrap();
         write
     });
@@ -98,7 +98,7 @@ async fn a_half_closed_tunnel_still_carries_the_other_direction() {
     let instance = Instance::scripted("a", move |_| answer.clone()).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
-    client.send(ASK).await;
+    client.send(UPGRADE).await;
     assert_eq!(client.head().await.unwrap().split_start_line().1, "101");
     let rest = parking_lot::Mutex::default();
     wait::within("the instance's end arrives", client.wire.read_body(Framing::UntilClose, &rest))
@@ -112,11 +112,11 @@ async fn a_half_closed_tunnel_still_carries_the_other_direction() {
 }
 
 #[tokio::test]
-async fn a_refused_upgrade_is_an_ordinary_answer_and_the_connection_goes_on() {
+async fn a_refused_upgrade_is_an_ordinary_answer_and_the_connection_is_kept() {
     let instance = Instance::scripted("a", |_| Answer::status(426, "no")).await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let mut client = sidecar.client().await;
-    let response = client.exchange(ASK).await;
+    let response = client.exchange(UPGRADE).await;
     assert_eq!((response.status, response.text().as_str()), (426, "no"));
     assert_eq!(client.get("orders", "/").await.status, 426);
 }
@@ -128,7 +128,7 @@ async fn a_101_without_an_upgrade_request_is_refused() {
     for request in [
         "GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\n\r\n",
-        // h2c is not offered to the instance, so the instance cannot accept it.
+        // The sidecar does not forward the offer of h2c, so the instance cannot accept it.
         "GET / HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
     ] {
         let response = sidecar.exchange(request).await;
@@ -143,19 +143,19 @@ async fn an_instance_that_dies_ends_the_tunnel() {
         instance.kill(how).await;
         client.wait_closed().await;
         drop(client);
-        wait::until_true("the tunnel is gone", || sidecar.proxy.in_flight() == 0).await;
+        wait::until_true("the tunnel has ended", || sidecar.proxy.in_flight() == 0).await;
     }
 }
 
 #[tokio::test]
-async fn a_silent_tunnel_is_closed_once_its_time_is_over_and_not_before() {
+async fn a_tunnel_is_closed_after_tunnel_idle_without_traffic() {
     let settings = "outbound: {listen: \"127.0.0.1:0\", limits: {tunnel_idle: 1500ms}}";
     let (_sidecar, instance, mut client) = tunnel(settings, Answer::upgrade("websocket")).await;
     for _ in 0..4 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         client.send("x").await;
     }
-    reads(&mut client, b"xxxx").await;
+    assert_received(&mut client, b"xxxx").await;
     let since = tokio::time::Instant::now();
     client.wait_closed().await;
     assert!(since.elapsed() > Duration::from_millis(1200), "{:?}", since.elapsed());
@@ -163,7 +163,7 @@ async fn a_silent_tunnel_is_closed_once_its_time_is_over_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_stopping_sidecar_ends_its_tunnels_after_the_grace() {
+async fn a_stopping_sidecar_ends_its_tunnels_after_the_drain_time() {
     let (sidecar, instance, mut client) = tunnel("", Answer::upgrade("websocket")).await;
     let aborted = sidecar.stop(Duration::from_millis(300)).await;
     assert_eq!(aborted, 1);

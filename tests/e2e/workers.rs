@@ -1,4 +1,4 @@
-//! Several workers, each a thread with a runtime of its own, are one sidecar.
+//! Several workers, each a thread with its own runtime, act as one sidecar.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn shares_differ_by_no_more_than_the_number_of_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deaths_and_changes_under_traffic_cost_no_request_on_any_worker() {
+async fn kills_and_changes_under_traffic_cost_no_request_on_any_worker() {
     let all = three().await;
     let services = Services::of("orders", &[&all[0], &all[1], &all[2]]);
     let sidecar = Sidecar::start_on(Workers::Threads(3), "", &services).await;

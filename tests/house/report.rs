@@ -93,7 +93,9 @@ pub(crate) fn compare(found: &Violations, exceptions: &str) -> Result<(), String
 fn advice(violation: &str) -> &'static str {
     match violation.split(' ').next() {
         Some("long") => "the file has more than 600 lines; split it by what its parts are for",
-        Some("words") => "a comment or a page uses a pronoun of persons; name the thing (the glossary of ARCHITECTURE.md)",
+        Some("words") => {
+            "a comment or a page uses a pronoun of persons; name the thing (the glossary of ARCHITECTURE.md)"
+        }
         Some("types") => "types of one crate share a name; give one of them a name of two words",
         _ => "these files import each other; move what both need to a file below them",
     }

@@ -12,7 +12,8 @@ use crate::{
     clock::now,
     metrics::Metrics,
     services::Services,
-    watch::{WatchContext, Watcher},
+    suspects::LivenessProber,
+    watch::{OutageTracker, WatchContext, Watcher},
 };
 
 /// Longest wait for the watchers in [`Discovery::shutdown`]. A watcher stops at its next await; only a
@@ -42,7 +43,7 @@ impl Discovery {
         runtime: Handle,
         metrics: &prometheus::Registry,
     ) -> Result<Arc<Self>, prometheus::Error> {
-        Self::build(registry, settings, runtime, metrics, None)
+        Self::with_cache(registry, settings, runtime, metrics, None)
     }
 
     /// As [`Discovery::new`]; also writes the answers to `cache`, and serves the answers in it while the
@@ -55,21 +56,19 @@ impl Discovery {
         settings: outrigger_config::DiscoverySettings,
         runtime: Handle,
         metrics: &prometheus::Registry,
-        cache: DiskCache,
+        cache: Option<DiskCache>,
     ) -> Result<Arc<Self>, prometheus::Error> {
-        Self::build(registry, settings, runtime, metrics, Some(Arc::new(cache)))
-    }
-
-    fn build(
-        registry: Arc<dyn Registry>,
-        settings: outrigger_config::DiscoverySettings,
-        runtime: Handle,
-        metrics: &prometheus::Registry,
-        cache: Option<Arc<DiskCache>>,
-    ) -> Result<Arc<Self>, prometheus::Error> {
+        let cache = cache.map(Arc::new);
         let services = Arc::new(Services::new(settings));
         let metrics = Metrics::register(metrics, services.clone())?;
-        let context = Arc::new(WatchContext::new(registry, services.clone(), metrics, cache.clone()));
+        let context = Arc::new(WatchContext {
+            registry,
+            services: services.clone(),
+            metrics,
+            outage: OutageTracker::default(),
+            prober: LivenessProber::new(),
+            cache: cache.clone(),
+        });
         let watchers = TaskTracker::new();
         if let Some(cache) = cache {
             watchers.spawn_on(cache.run(services.stop_token()), &runtime);
@@ -87,7 +86,6 @@ impl Discovery {
     /// answers from its next answer on.
     pub fn apply_settings(&self, settings: outrigger_config::DiscoverySettings) {
         self.services.apply_settings(settings);
-        self.context.prober.set_probe_timeout(settings.mass_loss.unwrap_or_default().probe_timeout);
     }
 
     /// Follows `query`: starts a watch, or shares the one that exists. Never waits: [`Follower::snapshot`]

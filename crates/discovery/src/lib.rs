@@ -12,8 +12,6 @@
 //! - when the registry suddenly lists no instances while the known ones still answer (`suspects/`),
 //! - across a restart of the process ([`DiskCache`]).
 //!
-//! Metrics are listed in [`metrics`].
-//!
 //! [`Registry::watch`]: outrigger_registry::Registry::watch
 
 mod cache;
@@ -21,7 +19,7 @@ mod clock;
 mod discovery;
 mod follower;
 mod instances;
-pub mod metrics;
+mod metrics;
 mod service;
 mod services;
 mod snapshot;

@@ -1,34 +1,15 @@
 //! The metrics of discovery.
+//! docs/metrics.md lists them with their labels.
 //!
-//! Per service, computed at each scrape, so that an age is right while the watcher is blocked, and a
-//! series ends with its service. Only services that are declared or ever had an instance have
-//! series: a made-up name never becomes a label. `datacenter` is empty for the registry's default.
-//!
-//! | metric | labels | meaning |
-//! |---|---|---|
-//! | `outrigger_table_age_seconds` | service, datacenter | time since the instances were last confirmed; absent before the first answer |
-//! | `outrigger_table_index` | service, datacenter | the registry's index of the last good answer |
-//! | `outrigger_table_instances` | service, datacenter, status | instances known: `passing`, `warning`, `critical`, `maintenance` |
-//! | `outrigger_suspect_instances` | service, datacenter | instances kept although the registry no longer lists them |
-//! | `outrigger_registry_suspect_updates_total` | service, datacenter, reason | suspect answers: `empty`, `index_went_back`, `collapsed`, `nodes_lost` |
-//! | `outrigger_table_updates_total` | service, datacenter, result | answers: `accepted`, `unchanged` |
-//! | `outrigger_watched_services` | kind | services watched: `declared`, `on_demand` |
-//!
-//! For all watches together:
-//!
-//! | metric | labels | meaning |
-//! |---|---|---|
-//! | `outrigger_watch_errors_total` | error | failed queries, by [`Error::label`](outrigger_registry::Error::label) |
-//! | `outrigger_watch_stale_answers_total` | | answers taken from any server while the leader's failed |
-//! | `outrigger_watch_index_resets_total` | | times an index went back |
-//! | `outrigger_watch_limited_total` | | queries delayed because answers came too fast |
-//! | `outrigger_watch_refused_total` | reason | follows refused: `too_many_services`, `too_many_unknown`, `shutting_down` |
+//! Those per service are computed at each scrape, so that an age is right while the watcher is blocked, and a
+//! series ends with its service. Only services that are declared or ever had an instance have series: a
+//! made-up name never becomes a label.
 
 use std::sync::Arc;
 
 use outrigger_registry::Error;
 use prometheus::{
-    GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    GaugeVec, IntCounter, IntCounterVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
@@ -51,33 +32,36 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn register(registry: &Registry, services: Arc<Services>) -> Result<Self, prometheus::Error> {
+        let family = |name: &str, help: &str, label: &str| {
+            let family = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
         let metrics = Self {
-            errors: IntCounterVec::new(
-                Opts::new("outrigger_watch_errors_total", "Queries to the registry that failed."),
-                &["error"],
+            errors: family("outrigger_watch_errors_total", "Queries to the registry that failed.", "error")?,
+            refused: family(
+                "outrigger_watch_refused_total",
+                "Services that were not watched, by reason.",
+                "reason",
             )?,
-            refused: IntCounterVec::new(
-                Opts::new("outrigger_watch_refused_total", "Services that were not watched, by reason."),
-                &["reason"],
-            )?,
-            stale_answers: IntCounter::new(
+            stale_answers: counter(
                 "outrigger_watch_stale_answers_total",
                 "Answers taken from any server while the leader's failed.",
             )?,
-            index_resets: IntCounter::new(
+            index_resets: counter(
                 "outrigger_watch_index_resets_total",
                 "Times the registry's index went back.",
             )?,
-            limited: IntCounter::new(
+            limited: counter(
                 "outrigger_watch_limited_total",
                 "Queries delayed because answers came too fast.",
             )?,
         };
-        registry.register(Box::new(metrics.errors.clone()))?;
-        registry.register(Box::new(metrics.refused.clone()))?;
-        registry.register(Box::new(metrics.stale_answers.clone()))?;
-        registry.register(Box::new(metrics.index_resets.clone()))?;
-        registry.register(Box::new(metrics.limited.clone()))?;
         let descriptions = Families::new()?.descriptions();
         registry.register(Box::new(ServicesCollector { services, descriptions }))?;
         Ok(metrics)
@@ -118,50 +102,47 @@ impl Collector for ServicesCollector {
 struct Families {
     age: GaugeVec,
     index: GaugeVec,
-    instances: IntGaugeVec,
+    instances: GaugeVec,
     updates: IntCounterVec,
-    suspects: IntGaugeVec,
+    suspects: GaugeVec,
     suspect_updates: IntCounterVec,
-    watched: IntGaugeVec,
+    watched: GaugeVec,
 }
 
 impl Families {
     fn new() -> Result<Self, prometheus::Error> {
+        let gauge = |name, help, labels: &[&str]| GaugeVec::new(Opts::new(name, help), labels);
+        let counter =
+            |name, help, label| IntCounterVec::new(Opts::new(name, help), &["service", "datacenter", label]);
+        let service = &["service", "datacenter"];
         let families = Self {
-            age: GaugeVec::new(
-                Opts::new("outrigger_table_age_seconds", "Time since the instances were last confirmed."),
-                &["service", "datacenter"],
+            age: gauge(
+                "outrigger_table_age_seconds",
+                "Time since the instances were last confirmed.",
+                service,
             )?,
-            index: GaugeVec::new(
-                Opts::new("outrigger_table_index", "The registry's index of the last good answer."),
-                &["service", "datacenter"],
-            )?,
-            instances: IntGaugeVec::new(
-                Opts::new("outrigger_table_instances", "Instances known, by health."),
+            index: gauge("outrigger_table_index", "The registry's index of the last good answer.", service)?,
+            instances: gauge(
+                "outrigger_table_instances",
+                "Instances known, by health.",
                 &["service", "datacenter", "status"],
             )?,
-            updates: IntCounterVec::new(
-                Opts::new("outrigger_table_updates_total", "Answers of the registry, by result."),
-                &["service", "datacenter", "result"],
+            updates: counter(
+                "outrigger_table_updates_total",
+                "Answers of the registry, by result.",
+                "result",
             )?,
-            suspects: IntGaugeVec::new(
-                Opts::new(
-                    "outrigger_suspect_instances",
-                    "Instances kept although the registry no longer lists them.",
-                ),
-                &["service", "datacenter"],
+            suspects: gauge(
+                "outrigger_suspect_instances",
+                "Instances kept although the registry no longer lists them.",
+                service,
             )?,
-            suspect_updates: IntCounterVec::new(
-                Opts::new(
-                    "outrigger_registry_suspect_updates_total",
-                    "Answers of the registry that were not believed at once, by reason.",
-                ),
-                &["service", "datacenter", "reason"],
+            suspect_updates: counter(
+                "outrigger_registry_suspect_updates_total",
+                "Answers of the registry that were not believed at once, by reason.",
+                "reason",
             )?,
-            watched: IntGaugeVec::new(
-                Opts::new("outrigger_watched_services", "Services watched, by reason."),
-                &["kind"],
-            )?,
+            watched: gauge("outrigger_watched_services", "Services watched, by reason.", &["kind"])?,
         };
         for kind in [WatchReason::Declared, WatchReason::OnDemand] {
             families.watched.with_label_values(&[kind.label()]); // so that 0 is shown
@@ -177,14 +158,13 @@ impl Families {
         self.age.with_label_values(&[service, datacenter]).set(age.as_secs_f64());
         self.index.with_label_values(&[service, datacenter]).set(entry.index() as f64);
         for (status, count) in entry.snapshot().counts().by_status() {
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.instances.with_label_values(&[service, datacenter, status.label()]).set(count);
+            self.instances.with_label_values(&[service, datacenter, status.label()]).set(count as f64);
         }
         for (result, count) in row.update_counts() {
             self.updates.with_label_values(&[service, datacenter, result]).inc_by(count);
         }
-        let suspects = i64::try_from(entry.watch_health().suspects.len()).unwrap_or(i64::MAX);
-        self.suspects.with_label_values(&[service, datacenter]).set(suspects);
+        let suspects = entry.watch_health().suspects.len();
+        self.suspects.with_label_values(&[service, datacenter]).set(suspects as f64);
         for (reason, count) in entry.suspect_updates() {
             self.suspect_updates.with_label_values(&[service, datacenter, reason.label()]).inc_by(count);
         }

@@ -37,7 +37,7 @@ pub(crate) struct Service {
 }
 
 /// Facts that change while the instances stay the same.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct WatchHealth {
     /// When the instances were last confirmed; the age that the answer reported is already subtracted.
     pub(crate) confirmed_at: Option<Instant>,
@@ -53,19 +53,10 @@ pub(crate) struct WatchHealth {
 
 impl Service {
     pub(crate) fn new(query: Query) -> Self {
-        let watch_health = WatchHealth {
-            confirmed_at: None,
-            index: 0,
-            error: None,
-            failures: 0,
-            known_leader: true,
-            empty_hint: None,
-            suspects: Arc::from([]),
-            presumed_gone: None,
-        };
+        let watch_health = WatchHealth { known_leader: true, ..WatchHealth::default() };
         Self {
             query,
-            snapshot: ArcSwap::from_pointee(Snapshot::unasked()),
+            snapshot: ArcSwap::default(),
             changed: watch::Sender::new(0),
             watch_health: Mutex::new(watch_health),
             refresh_requested: Notify::new(),

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use outrigger_registry::{HealthStatus, Instance};
 
-/// One accepted answer. It holds the facts that must agree, behind one swap. Facts that change while the
+/// One accepted answer; by default, what is known before the first. It holds the facts that must agree, behind one swap. Facts that change while the
 /// instances stay (the time of the last answer, the last error) are in
 /// [`ServiceStatus`](crate::ServiceStatus), so that an unchanged answer swaps nothing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// Whether the registry has answered: before that, an empty list means nothing.
     pub knowledge: Knowledge,
@@ -23,9 +23,10 @@ pub struct Snapshot {
 }
 
 /// Whether the registry has answered about a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Knowledge {
     /// No answer yet.
+    #[default]
     Unasked,
     /// No answer since the process started; the instances are from the cache and are served while the
     /// registry is silent.
@@ -46,11 +47,6 @@ impl Knowledge {
 }
 
 impl Snapshot {
-    /// What is known before the first answer.
-    pub(crate) fn unasked() -> Self {
-        Self { knowledge: Knowledge::Unasked, instances: Arc::from([]), version: 0, learned_at: None }
-    }
-
     /// The next snapshot, from an answer at `now`.
     pub(crate) fn next(&self, instances: Arc<[Instance]>, now: Instant) -> Self {
         Self { knowledge: Knowledge::Answered, instances, version: self.version + 1, learned_at: Some(now) }

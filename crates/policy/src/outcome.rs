@@ -116,22 +116,8 @@ impl Outcome {
 
     /// The status of the response, if there is one.
     pub fn status(self) -> Option<u16> {
-        match self {
-            Self::Status(status) | Self::SidecarError(status) => Some(status),
-            Self::ConnectRefused
-            | Self::ConnectTimeout
-            | Self::ConnectFailed
-            | Self::Closed
-            | Self::ClosedMidHead
-            | Self::BadResponse
-            | Self::PerTryTimeout
-            | Self::Timeout
-            | Self::Deadline
-            | Self::Overloaded
-            | Self::Resource
-            | Self::BadRequest
-            | Self::ClientGone => None,
-        }
+        let (Self::Status(status) | Self::SidecarError(status)) = self else { return None };
+        Some(status)
     }
 
     /// Every value of [`label`](Self::label).

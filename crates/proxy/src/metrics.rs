@@ -11,7 +11,6 @@ pub(crate) mod labels;
 use std::{
     collections::HashMap,
     fmt,
-    hash::Hash,
     sync::{Arc, OnceLock, Weak},
 };
 
@@ -51,7 +50,8 @@ pub(crate) struct Metrics {
     /// App connections that wait, without a codec, for a first byte.
     pub(crate) parked: IntGauge,
     lag: GaugeVec,
-    services: SeriesTable<String, ServiceSeries>,
+    /// The holders of each service's series.
+    services: Mutex<HashMap<String, Weak<ServiceSeries>>>,
 }
 
 impl Metrics {
@@ -132,21 +132,25 @@ impl Metrics {
             active: connections.with_label_values(&["active"]),
             parked: connections.with_label_values(&["parked"]),
             lag,
-            services: SeriesTable::default(),
+            services: Mutex::default(),
         }))
     }
 
     /// The series of a service; `None`: those of the names that never had an instance.
     pub(crate) fn service_series(self: &Arc<Self>, service: Option<&str>) -> Arc<ServiceSeries> {
-        let name = service.unwrap_or(UNKNOWN_SERVICE).to_owned();
-        self.services.get_or_create(&name, || ServiceSeries::new(self, &name))
+        let name = service.unwrap_or(UNKNOWN_SERVICE);
+        let mut services = self.services.lock();
+        if let Some(shared) = services.get(name).and_then(Weak::upgrade) {
+            return shared;
+        }
+        let made = Arc::new(ServiceSeries::new(self, name));
+        services.insert(name.to_owned(), Arc::downgrade(&made));
+        made
     }
 
     /// Counts a request or connection that was refused before its service was found.
     pub(crate) fn record_refusal(&self, reason: Reason) {
-        if let Some(at) = Reason::ALL.iter().position(|one| *one == reason) {
-            self.refused[at].inc();
-        }
+        self.refused[reason as usize].inc();
     }
 
     /// The gauge of how late a worker's tick was, in seconds.
@@ -220,11 +224,9 @@ impl ServiceSeries {
 
     /// Counts a request that ended with a reason of the sidecar.
     pub(crate) fn record_error(&self, reason: Reason) {
-        let Some(slot) = Reason::ALL.iter().position(|one| *one == reason).and_then(|at| self.errors.get(at))
-        else {
-            return;
-        };
-        slot.get_or_init(|| self.owner.errors.with_label_values(&[&self.name, reason.label()])).inc();
+        self.errors[reason as usize]
+            .get_or_init(|| self.owner.errors.with_label_values(&[&self.name, reason.label()]))
+            .inc();
     }
 
     /// Counts an attempt.
@@ -237,9 +239,7 @@ impl ServiceSeries {
 
     /// Counts a failed attempt that was not repeated.
     pub(crate) fn record_give_up(&self, why: GiveUp) {
-        if let Some(at) = GiveUp::ALL.iter().position(|one| *one == why) {
-            self.gave_up[at].inc();
-        }
+        self.gave_up[why as usize].inc();
     }
 
     /// Counts a second attempt, or that the budget allowed none.
@@ -258,8 +258,7 @@ impl ServiceSeries {
             slots.iter().filter_map(OnceLock::get).map(IntCounter::get).sum()
         };
         // A disconnect of the app is not a failed request.
-        let gone = Reason::ALL.iter().position(|one| *one == Reason::ClientGone);
-        let gone = gone.and_then(|at| self.errors[at].get()).map_or(0, IntCounter::get);
+        let gone = self.errors[Reason::ClientGone as usize].get().map_or(0, IntCounter::get);
         (sum(&self.codes), self.retried.get(), sum(&self.errors) - gone)
     }
 }
@@ -268,71 +267,32 @@ impl Drop for ServiceSeries {
     fn drop(&mut self) {
         let name = self.name.as_str();
         let owner = &self.owner;
-        owner.services.release(&self.name, || {
-            // Removing a series that was never made is an error without consequence.
-            for (at, slot) in self.codes.iter().enumerate() {
-                if slot.get().is_some() {
-                    let _ = owner.requests.remove_label_values(&[name, &code_label(at)]);
-                }
-            }
-            let _ = owner.duration.remove_label_values(&[name]);
-            let _ = owner.in_flight.remove_label_values(&[name]);
-            for outcome in Outcome::LABELS {
-                let _ = owner.attempts.remove_label_values(&[name, outcome]);
-            }
-            for why in GiveUp::ALL.map(GiveUp::label).iter().chain(&["again", "race"]) {
-                let _ = owner.retries.remove_label_values(&[name, why]);
-            }
-            for result in HedgeResult::LABELS {
-                let _ = owner.hedges.remove_label_values(&[name, result]);
-            }
-            for why in Rejected::LABELS {
-                let _ = owner.shed.remove_label_values(&[name, why]);
-            }
-            for reason in Reason::ALL {
-                let _ = owner.errors.remove_label_values(&[name, reason.label()]);
-            }
-            for event in POOL_EVENTS {
-                let _ = owner.pool.remove_label_values(&[name, event]);
-            }
-        });
-    }
-}
-
-/// The holders of each series.
-struct SeriesTable<K, V>(Mutex<HashMap<K, Weak<V>>>);
-
-impl<K, V> Default for SeriesTable<K, V> {
-    fn default() -> Self {
-        Self(Mutex::new(HashMap::new()))
-    }
-}
-
-impl<K, V> fmt::Debug for SeriesTable<K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SeriesTable")
-    }
-}
-
-impl<K: Hash + Eq + Clone, V> SeriesTable<K, V> {
-    fn get_or_create(&self, key: &K, make: impl FnOnce() -> V) -> Arc<V> {
-        let mut map = self.0.lock();
-        if let Some(shared) = map.get(key).and_then(Weak::upgrade) {
-            return shared;
-        }
-        let made = Arc::new(make());
-        map.insert(key.clone(), Arc::downgrade(&made));
-        made
-    }
-
-    /// Called when the last holder is dropped: removes the series unless a new holder has them.
-    fn release(&self, key: &K, remove: impl FnOnce()) {
-        let mut map = self.0.lock();
-        if map.get(key).is_some_and(|shared| shared.strong_count() > 0) {
+        // The last holder removes the series, unless a new holder has them.
+        let mut services = owner.services.lock();
+        if services.get(name).is_some_and(|shared| shared.strong_count() > 0) {
             return;
         }
-        map.remove(key);
-        remove();
+        services.remove(name);
+        // Removing a series that was never made is an error without consequence.
+        for (at, slot) in self.codes.iter().enumerate() {
+            if slot.get().is_some() {
+                let _ = owner.requests.remove_label_values(&[name, &code_label(at)]);
+            }
+        }
+        let _ = owner.duration.remove_label_values(&[name]);
+        let _ = owner.in_flight.remove_label_values(&[name]);
+        let remove = |family: &IntCounterVec, labels: &[&str]| {
+            for label in labels {
+                let _ = family.remove_label_values(&[name, label]);
+            }
+        };
+        remove(&owner.attempts, &Outcome::LABELS);
+        remove(&owner.retries, &GiveUp::ALL.map(GiveUp::label));
+        remove(&owner.retries, &["again", "race"]);
+        remove(&owner.hedges, &HedgeResult::LABELS);
+        remove(&owner.shed, &Rejected::LABELS);
+        remove(&owner.errors, &Reason::ALL.map(Reason::label));
+        remove(&owner.pool, &POOL_EVENTS);
     }
 }
 

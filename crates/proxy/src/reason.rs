@@ -5,209 +5,103 @@
 
 use http::StatusCode;
 
-/// Why the sidecar responded instead of an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
+/// Makes [`Reason`] of the list of all reasons: name, status, label, and title of the problem body.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident: $status:literal, $label:literal, $title:literal;)*) => {
+        /// Why the sidecar responded instead of an instance.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the documentation.
+            pub const ALL: [Self; [$($label),*].len()] = [$(Self::$name),*];
+
+            /// The label for the header, the body, metrics and the log.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$name => $label),* }
+            }
+
+            /// The status of the response. 499 (nginx's number) is never sent; it stands in metrics and logs.
+            pub fn status(self) -> StatusCode {
+                let number = match self { $(Self::$name => $status),* };
+                StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+
+            /// The `title` of the problem body.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$name => $title),* }
+            }
+        }
+    };
+}
+
+reasons! {
     /// The head or the framing of the request is invalid or ambiguous.
-    BadRequest,
+    BadRequest: 400, "bad_request", "The request is invalid or ambiguous";
     /// The body of the request breaks its framing.
-    BadBody,
+    BadBody: 400, "bad_body", "The request body breaks its own framing";
     /// The head did not arrive in time, counted from its first byte.
-    SlowHead,
+    SlowHead: 408, "slow_head", "The request head did not arrive in time";
     /// The head has more bytes or more fields than allowed.
-    HeadTooLarge,
+    HeadTooLarge: 431, "head_too_large", "The request head is too large";
     /// The request target is longer than allowed.
-    UriTooLong,
+    UriTooLong: 414, "uri_too_long", "The request target is too long";
     /// The method is `CONNECT`, which is not offered.
-    MethodNotAllowed,
+    MethodNotAllowed: 405, "method_not_allowed", "CONNECT is not offered here";
     /// `Expect` is not `100-continue`.
-    ExpectationFailed,
+    ExpectationFailed: 417, "expectation_failed", "Only Expect: 100-continue is understood";
     /// The Host is an IP address or a name outside the registry: this is no open proxy.
-    OutsideHost,
+    OutsideHost: 421, "outside_host", "The Host is not a service of the registry";
     /// A browser sent the request from another origin.
-    ForbiddenOrigin,
+    ForbiddenOrigin: 403, "forbidden_origin", "Browser requests from other origins are refused";
     /// The Host is the sidecar's own address, and the path names no service.
-    NoRoute,
+    NoRoute: 404, "no_route", "The path names no service";
     /// The registry answered that no instance has this name.
-    UnknownService,
+    UnknownService: 404, "unknown_service", "The registry knows no instance of this service";
     /// The registry has not answered for this name yet.
-    RegistryUnknown,
+    RegistryUnknown: 503, "registry_unknown", "The registry has not answered for this service yet";
     /// The service has instances, but none is usable.
-    NoUsableInstance,
+    NoUsableInstance: 503, "no_usable_instance", "No instance of the service is usable";
     /// The limit of watched services is reached.
-    TooManyServices,
+    TooManyServices: 503, "too_many_services", "Too many services are in use";
     /// The circuit breaker is open.
-    CircuitOpen,
+    CircuitOpen: 503, "circuit_open", "The service's circuit breaker is open";
     /// The limit of requests that wait for the instance is reached.
-    Overloaded,
+    Overloaded: 503, "overloaded", "Too many requests wait for the instance";
     /// The bulkhead rejected the request: `max_in_flight` requests to the service were in flight.
-    BulkheadFull,
+    BulkheadFull: 503, "bulkhead_full", "Too many requests to the service are under way";
     /// The limit of open app connections is reached.
-    TooManyConnections,
+    TooManyConnections: 503, "too_many_connections", "Too many connections are open";
     /// This machine has no file descriptor, port or memory left.
-    LocalResource,
+    LocalResource: 503, "local_resource", "This machine has run out of a resource";
     /// No connect to an instance succeeded.
-    ConnectFailed,
+    ConnectFailed: 502, "connect_failed", "No connection to an instance could be made";
     /// No instance accepted a connection in time.
-    ConnectTimeout,
+    ConnectTimeout: 504, "connect_timeout", "No instance accepted a connection in time";
     /// The connection ended before a response; a retry was safe, and did not help.
-    UpstreamClosed,
+    UpstreamClosed: 502, "upstream_closed", "The instance closed the connection before it answered";
     /// The connection ended before a response; the request may have been carried out, and must not be
     /// repeated.
-    SentUnknown,
+    SentUnknown: 502, "sent_unknown", "The instance closed the connection; whether it acted is not known";
     /// The response of the instance is no valid HTTP.
-    BadResponse,
+    BadResponse: 502, "bad_response", "The response of the instance is no valid HTTP";
     /// No response head arrived in time.
-    Timeout,
+    Timeout: 504, "timeout", "The service did not answer in time";
     /// The app's own deadline, or the service's `deadline`, has passed.
-    DeadlineExceeded,
+    DeadlineExceeded: 504, "deadline_exceeded", "The request's deadline has passed";
     /// The app stopped sending in the middle of its request body.
-    BodyTimeout,
+    BodyTimeout: 408, "body_timeout", "The request body stopped arriving";
     /// The app disconnected. Never sent; in metrics and logs.
-    ClientGone,
+    ClientGone: 499, "client_gone", "The app disconnected";
     /// The sidecar is stopping, and watches no new service.
-    Drained,
+    Drained: 503, "drained", "The sidecar is stopping";
     /// The sidecar failed.
-    Internal,
+    Internal: 500, "internal", "The sidecar failed";
 }
 
 impl Reason {
-    /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 30] = [
-        Self::BadRequest,
-        Self::BadBody,
-        Self::SlowHead,
-        Self::HeadTooLarge,
-        Self::UriTooLong,
-        Self::MethodNotAllowed,
-        Self::ExpectationFailed,
-        Self::OutsideHost,
-        Self::ForbiddenOrigin,
-        Self::NoRoute,
-        Self::UnknownService,
-        Self::RegistryUnknown,
-        Self::NoUsableInstance,
-        Self::TooManyServices,
-        Self::CircuitOpen,
-        Self::Overloaded,
-        Self::BulkheadFull,
-        Self::TooManyConnections,
-        Self::LocalResource,
-        Self::ConnectFailed,
-        Self::ConnectTimeout,
-        Self::UpstreamClosed,
-        Self::SentUnknown,
-        Self::BadResponse,
-        Self::Timeout,
-        Self::DeadlineExceeded,
-        Self::BodyTimeout,
-        Self::ClientGone,
-        Self::Drained,
-        Self::Internal,
-    ];
-
-    /// The label for the header, the body, metrics and the log.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::BadRequest => "bad_request",
-            Self::BadBody => "bad_body",
-            Self::SlowHead => "slow_head",
-            Self::HeadTooLarge => "head_too_large",
-            Self::UriTooLong => "uri_too_long",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::ExpectationFailed => "expectation_failed",
-            Self::OutsideHost => "outside_host",
-            Self::ForbiddenOrigin => "forbidden_origin",
-            Self::NoRoute => "no_route",
-            Self::UnknownService => "unknown_service",
-            Self::RegistryUnknown => "registry_unknown",
-            Self::NoUsableInstance => "no_usable_instance",
-            Self::TooManyServices => "too_many_services",
-            Self::CircuitOpen => "circuit_open",
-            Self::Overloaded => "overloaded",
-            Self::BulkheadFull => "bulkhead_full",
-            Self::TooManyConnections => "too_many_connections",
-            Self::LocalResource => "local_resource",
-            Self::ConnectFailed => "connect_failed",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::UpstreamClosed => "upstream_closed",
-            Self::SentUnknown => "sent_unknown",
-            Self::BadResponse => "bad_response",
-            Self::Timeout => "timeout",
-            Self::DeadlineExceeded => "deadline_exceeded",
-            Self::BodyTimeout => "body_timeout",
-            Self::ClientGone => "client_gone",
-            Self::Drained => "drained",
-            Self::Internal => "internal",
-        }
-    }
-
-    /// The status of the response. 499 is never sent; it stands in metrics and logs.
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::BadRequest | Self::BadBody => StatusCode::BAD_REQUEST,
-            Self::SlowHead | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::UriTooLong => StatusCode::URI_TOO_LONG,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::ExpectationFailed => StatusCode::EXPECTATION_FAILED,
-            Self::OutsideHost => StatusCode::MISDIRECTED_REQUEST,
-            Self::ForbiddenOrigin => StatusCode::FORBIDDEN,
-            Self::NoRoute | Self::UnknownService => StatusCode::NOT_FOUND,
-            Self::RegistryUnknown
-            | Self::NoUsableInstance
-            | Self::TooManyServices
-            | Self::CircuitOpen
-            | Self::Overloaded
-            | Self::BulkheadFull
-            | Self::TooManyConnections
-            | Self::LocalResource
-            | Self::Drained => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectFailed | Self::UpstreamClosed | Self::SentUnknown | Self::BadResponse => {
-                StatusCode::BAD_GATEWAY
-            }
-            Self::ConnectTimeout | Self::Timeout | Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
-            Self::ClientGone => CLIENT_GONE,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-        }
-    }
-
-    /// The `title` of the problem body.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::BadRequest => "The request is invalid or ambiguous",
-            Self::BadBody => "The request body breaks its own framing",
-            Self::SlowHead => "The request head did not arrive in time",
-            Self::HeadTooLarge => "The request head is too large",
-            Self::UriTooLong => "The request target is too long",
-            Self::MethodNotAllowed => "CONNECT is not offered here",
-            Self::ExpectationFailed => "Only Expect: 100-continue is understood",
-            Self::OutsideHost => "The Host is not a service of the registry",
-            Self::ForbiddenOrigin => "Browser requests from other origins are refused",
-            Self::NoRoute => "The path names no service",
-            Self::UnknownService => "The registry knows no instance of this service",
-            Self::RegistryUnknown => "The registry has not answered for this service yet",
-            Self::NoUsableInstance => "No instance of the service is usable",
-            Self::TooManyServices => "Too many services are in use",
-            Self::CircuitOpen => "The service's circuit breaker is open",
-            Self::Overloaded => "Too many requests wait for the instance",
-            Self::BulkheadFull => "Too many requests to the service are under way",
-            Self::TooManyConnections => "Too many connections are open",
-            Self::LocalResource => "This machine has run out of a resource",
-            Self::ConnectFailed => "No connection to an instance could be made",
-            Self::ConnectTimeout => "No instance accepted a connection in time",
-            Self::UpstreamClosed => "The instance closed the connection before it answered",
-            Self::SentUnknown => "The instance closed the connection; whether it acted is not known",
-            Self::BadResponse => "The response of the instance is no valid HTTP",
-            Self::Timeout => "The service did not answer in time",
-            Self::DeadlineExceeded => "The request's deadline has passed",
-            Self::BodyTimeout => "The request body stopped arriving",
-            Self::ClientGone => "The app disconnected",
-            Self::Drained => "The sidecar is stopping",
-            Self::Internal => "The sidecar failed",
-        }
-    }
-
     /// Whether the app's connection is closed after the response, because the bytes that follow cannot be
     /// parsed reliably or would have to be read first.
     pub(crate) fn closes_connection(self) -> bool {
@@ -226,12 +120,6 @@ impl Reason {
     }
 }
 
-/// The status in logs and metrics when the app disconnected (nginx's number).
-const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
-    Ok(status) => status,
-    Err(_) => StatusCode::REQUEST_TIMEOUT,
-};
-
 /// A reason, with the details for the response.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
@@ -245,6 +133,11 @@ pub(crate) struct Refusal {
 impl Refusal {
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into(), retry_after: None }
+    }
+
+    /// A refusal that may be over in a second.
+    pub(crate) fn for_now(reason: Reason, detail: String) -> Self {
+        Self { reason, detail, retry_after: Some(std::time::Duration::from_secs(1)) }
     }
 }
 

@@ -82,7 +82,11 @@ impl Resolver {
     /// Fills in every address.
     pub(crate) async fn resolve(&self, listed: Vec<UnresolvedInstance>) -> Vec<Instance> {
         let names = self.look_up_all(collect_host_names(&listed)).await;
-        listed.into_iter().map(|entry| with_address(entry, &names)).collect()
+        let with_address = |UnresolvedInstance { host, port, instance }| Instance {
+            addr: socket_addr(&host, port, &names),
+            ..instance
+        };
+        listed.into_iter().map(with_address).collect()
     }
 
     async fn look_up_all(&self, names: Vec<Arc<str>>) -> BTreeMap<Arc<str>, LookupResult> {
@@ -154,11 +158,6 @@ fn is_host_name(host: &str) -> bool {
 fn prefer_address(found: &[IpAddr], before: Option<LastAddress>) -> Option<IpAddr> {
     let same = before.map(|known| known.ip).filter(|ip| found.contains(ip));
     same.or_else(|| found.iter().find(|ip| ip.is_ipv4()).or(found.first()).copied())
-}
-
-fn with_address(entry: UnresolvedInstance, names: &BTreeMap<Arc<str>, LookupResult>) -> Instance {
-    let addr = socket_addr(&entry.host, entry.port, names);
-    Instance { addr, ..entry.instance }
 }
 
 fn socket_addr(

@@ -81,13 +81,14 @@ struct StoredInstance {
     meta: BTreeMap<String, String>,
     /// While passing, and while warning.
     weights: (u16, u16),
-    status: StoredStatus,
+    #[serde(with = "StoredStatus")]
+    status: HealthStatus,
     node_lost: bool,
     create_index: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "HealthStatus", rename_all = "snake_case")]
 enum StoredStatus {
     Passing,
     Warning,
@@ -209,12 +210,7 @@ impl StoredInstance {
             tags: instance.tags.to_vec(),
             meta: (*instance.meta).clone(),
             weights: (instance.weights.passing, instance.weights.warning),
-            status: match instance.status {
-                HealthStatus::Passing => StoredStatus::Passing,
-                HealthStatus::Warning => StoredStatus::Warning,
-                HealthStatus::Critical => StoredStatus::Critical,
-                HealthStatus::Maintenance => StoredStatus::Maintenance,
-            },
+            status: instance.status,
             node_lost: instance.node_lost,
             create_index: instance.create_index,
         })
@@ -228,12 +224,7 @@ impl StoredInstance {
             tags: self.tags.into(),
             meta: Arc::new(self.meta),
             weights: Weights { passing: passing.max(1), warning },
-            status: match self.status {
-                StoredStatus::Passing => HealthStatus::Passing,
-                StoredStatus::Warning => HealthStatus::Warning,
-                StoredStatus::Critical => HealthStatus::Critical,
-                StoredStatus::Maintenance => HealthStatus::Maintenance,
-            },
+            status: self.status,
             node_lost: self.node_lost,
             create_index: self.create_index,
         }

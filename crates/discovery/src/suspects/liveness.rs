@@ -1,18 +1,7 @@
 //! Signs of life of an instance that the registry no longer lists: it accepts a connection, or requests
 //! to it succeed. What follows from them is decided in `guard.rs`.
 
-use std::{
-    fmt,
-    future::Future,
-    io,
-    net::SocketAddr,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{fmt, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use outrigger_registry::InstanceId;
@@ -82,23 +71,11 @@ pub(crate) struct LivenessProber {
     /// Replaced once by the proxy, which is created after discovery.
     liveness: Mutex<Arc<dyn Liveness>>,
     permits: Semaphore,
-    /// In milliseconds.
-    probe_timeout: AtomicU64,
 }
 
 impl LivenessProber {
-    pub(crate) fn new(probe: Duration) -> Self {
-        let probe = AtomicU64::new(millis(probe));
-        Self {
-            liveness: Mutex::new(Arc::new(ConnectProbe)),
-            permits: Semaphore::new(MAX_CONCURRENT_PROBES),
-            probe_timeout: probe,
-        }
-    }
-
-    /// Applies from the next probe on.
-    pub(crate) fn set_probe_timeout(&self, probe: Duration) {
-        self.probe_timeout.store(millis(probe), Relaxed);
+    pub(crate) fn new() -> Self {
+        Self { liveness: Mutex::new(Arc::new(ConnectProbe)), permits: Semaphore::new(MAX_CONCURRENT_PROBES) }
     }
 
     pub(crate) fn set_liveness(&self, liveness: Arc<dyn Liveness>) {
@@ -115,6 +92,7 @@ impl LivenessProber {
         &self,
         service: &str,
         mut suspects: Vec<(InstanceId, SocketAddr, bool)>,
+        probe_timeout: Duration,
     ) -> Vec<InstanceId> {
         // So that each round probes others, when there are more suspects than fit into one round.
         fastrand::shuffle(&mut suspects);
@@ -125,7 +103,7 @@ impl LivenessProber {
                 let liveness = liveness.clone();
                 async move {
                     let alive = liveness.recently_served(service, &id)
-                        || !only_traffic && self.probe(&*liveness, addr).await;
+                        || !only_traffic && self.probe(&*liveness, addr, probe_timeout).await;
                     (!alive).then_some(id)
                 }
             })
@@ -137,20 +115,15 @@ impl LivenessProber {
         silent
     }
 
-    async fn probe(&self, liveness: &dyn Liveness, addr: SocketAddr) -> bool {
+    async fn probe(&self, liveness: &dyn Liveness, addr: SocketAddr, longest: Duration) -> bool {
         // Never closed; if it were, that would be no evidence against the instance.
         let Ok(_permit) = self.permits.acquire().await else { return true };
-        let probe = Duration::from_millis(self.probe_timeout.load(Relaxed));
-        timeout(probe, liveness.accepts_connection(addr)).await.unwrap_or(false)
+        timeout(longest, liveness.accepts_connection(addr)).await.unwrap_or(false)
     }
 
     fn liveness(&self) -> Arc<dyn Liveness> {
         self.liveness.lock().clone()
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ impl Rig {
     fn with_cache(cache: DiskCache) -> Self {
         let settings = outrigger_config::DiscoverySettings::default();
         Self::of(|registry, metrics| {
-            Discovery::with_cache(registry, settings, Handle::current(), metrics, cache)
+            Discovery::with_cache(registry, settings, Handle::current(), metrics, Some(cache))
         })
     }
 

@@ -30,4 +30,5 @@ mod recheck;
 mod watcher;
 
 pub(crate) use context::WatchContext;
+pub(crate) use outage::OutageTracker;
 pub(crate) use watcher::Watcher;

@@ -92,7 +92,8 @@ impl SuspectRecheck {
     /// that changes them.
     pub(super) async fn drop_silent(&mut self) -> Option<Arc<[Instance]>> {
         let (prober, service) = (&self.context.prober, &self.service.query.service);
-        let silent = prober.find_silent(service, self.guard.suspects_to_probe()).await;
+        let probe_timeout = self.context.services.settings().mass_loss.unwrap_or_default().probe_timeout;
+        let silent = prober.find_silent(service, self.guard.suspects_to_probe(), probe_timeout).await;
         if silent.is_empty() {
             return None;
         }

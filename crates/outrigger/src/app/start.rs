@@ -107,12 +107,8 @@ impl App {
             source: Box::new(error),
         })?;
         let runtime = tokio::runtime::Handle::current();
-        let discovery = match registry::open_disk_cache(&config, origins) {
-            Some(cache) => {
-                Discovery::with_cache(opened.registry, config.discovery, runtime, &metrics, cache)?
-            }
-            None => Discovery::new(opened.registry, config.discovery, runtime, &metrics)?,
-        };
+        let cache = registry::open_disk_cache(&config, origins);
+        let discovery = Discovery::with_cache(opened.registry, config.discovery, runtime, &metrics, cache)?;
 
         let admin = bind_admin("the admin side", &config.admin.listen)?;
         let metrics_listeners = config.admin.metrics_listen.as_ref().map(bind_metrics).transpose()?;

@@ -61,6 +61,11 @@ impl Cycle {
     }
 }
 
+/// The indexes of the endpoints with a weight above 0.
+pub(super) fn usable_indexes(weights: &[u32]) -> Vec<u32> {
+    (0..).zip(weights).filter(|&(_, &weight)| weight > 0).map(|(index, _)| index).collect()
+}
+
 /// The first `usable` endpoint from a random place on, wrapping around.
 pub(super) fn find_usable_from(turns: &[u32], random: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
     let (before, after) = turns.split_at(random_index(random, turns.len()));

@@ -14,15 +14,13 @@
 mod cursor;
 mod cycle;
 mod random;
-mod round_robin;
 mod weighted;
 
 use outrigger_config::Balance;
 
 pub use cursor::Cursor;
+use cycle::Cycle;
 use random::Random;
-use round_robin::RoundRobin;
-use weighted::Weighted;
 
 /// Chooses among the endpoints of one View.
 #[derive(Debug)]
@@ -32,9 +30,8 @@ pub struct LoadBalancer {
 
 #[derive(Debug)]
 enum Algorithm {
-    RoundRobin(RoundRobin),
+    Cycle(Cycle),
     Random(Random),
-    Weighted(Weighted),
 }
 
 impl LoadBalancer {
@@ -43,9 +40,11 @@ impl LoadBalancer {
     /// An endpoint of weight 0 is never chosen. `RoundRobin` and `Random` take every other weight as 1.
     pub fn new(balance: Balance, weights: &[u32]) -> Self {
         let algorithm = match balance {
-            Balance::RoundRobin => Algorithm::RoundRobin(RoundRobin::new(weights)),
+            // One turn each: within one View the first picks of any two endpoints differ by at most one,
+            // also when many threads pick.
+            Balance::RoundRobin => Algorithm::Cycle(Cycle::new(cycle::usable_indexes(weights))),
             Balance::Random => Algorithm::Random(Random::new(weights)),
-            Balance::Weighted => Algorithm::Weighted(Weighted::new(weights)),
+            Balance::Weighted => Algorithm::Cycle(weighted::turns_by_weight(weights)),
         };
         Self { algorithm }
     }
@@ -57,9 +56,8 @@ impl LoadBalancer {
     #[inline]
     pub fn pick_first(&self, cursor: &Cursor, random: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
         match &self.algorithm {
-            Algorithm::RoundRobin(balancer) => balancer.pick(cursor.first(), random, usable),
+            Algorithm::Cycle(cycle) => cycle.pick(cursor.first(), random, usable),
             Algorithm::Random(balancer) => balancer.pick(random, usable),
-            Algorithm::Weighted(balancer) => balancer.pick(cursor.first(), random, usable),
         }
     }
 
@@ -69,9 +67,8 @@ impl LoadBalancer {
     #[inline]
     pub fn pick_retry(&self, cursor: &Cursor, random: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
         match &self.algorithm {
-            Algorithm::RoundRobin(balancer) => balancer.pick(cursor.retry(), random, usable),
+            Algorithm::Cycle(cycle) => cycle.pick(cursor.retry(), random, usable),
             Algorithm::Random(balancer) => balancer.pick(random, usable),
-            Algorithm::Weighted(balancer) => balancer.pick(cursor.retry(), random, usable),
         }
     }
 }

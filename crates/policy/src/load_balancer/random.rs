@@ -1,9 +1,6 @@
 //! Uniformly random: threads share no state, and sidecars do not fall into the same order.
 
-use super::{
-    cycle::{find_usable_from, random_index},
-    round_robin::usable_indexes,
-};
+use super::cycle::{find_usable_from, random_index, usable_indexes};
 
 /// Draws before a linear search. With half of the endpoints unusable, one pick in 65,536 searches.
 const MAX_DRAWS: u32 = 16;

@@ -14,34 +14,16 @@
 //! **Bounded.** A cycle has at most 65,536 turns (256 KiB), or as many as there are endpoints. Greater
 //! weights are scaled down to this sum and rounded, to at least one turn each.
 
-use super::{cursor::TurnCounter, cycle::Cycle};
+use super::cycle::Cycle;
 
 /// Most turns of a cycle with exact shares.
 const MAX_TURNS: u64 = 65_536;
 
 /// A cycle with turns by weight.
-#[derive(Debug)]
-pub(super) struct Weighted {
-    cycle: Cycle,
-}
-
-impl Weighted {
-    pub(super) fn new(weights: &[u32]) -> Self {
-        let exact = divide_by_gcd(weights);
-        let total: u64 = exact.iter().sum();
-        let turns = if total <= MAX_TURNS { exact } else { scale_down(&exact, total) };
-        Self { cycle: Cycle::new(build_cycle(&turns)) }
-    }
-
-    #[inline]
-    pub(super) fn pick(
-        &self,
-        counter: &TurnCounter,
-        random: u64,
-        usable: impl Fn(usize) -> bool,
-    ) -> Option<usize> {
-        self.cycle.pick(counter, random, usable)
-    }
+pub(super) fn turns_by_weight(weights: &[u32]) -> Cycle {
+    let exact = divide_by_gcd(weights);
+    let total: u64 = exact.iter().sum();
+    Cycle::new(build_cycle(&if total <= MAX_TURNS { exact } else { scale_down(&exact, total) }))
 }
 
 /// The weights divided by their greatest common divisor.
@@ -104,7 +86,7 @@ mod tests {
 
     fn cycle(weights: &[u32]) -> String {
         let names = |&index: &u32| char::from(b'A' + index as u8);
-        Weighted::new(weights).cycle.turns().iter().map(names).collect()
+        turns_by_weight(weights).turns().iter().map(names).collect()
     }
 
     #[test]
@@ -149,8 +131,8 @@ mod tests {
         fn scaling_down_rounds_each_share_to_the_nearest_turn_but_none_to_zero(
             weights in prop::collection::vec(prop_oneof![Just(0), 1..10_u32, 1..=u32::MAX], 1..50),
         ) {
-            let weighted = Weighted::new(&weights);
-            let turns = weighted.cycle.turns();
+            let weighted = turns_by_weight(&weights);
+            let turns = weighted.turns();
             prop_assert!(turns.len() as u64 <= MAX_TURNS + weights.len() as u64);
             let mut counts = vec![0_u64; weights.len()];
             turns.iter().for_each(|&turn| counts[turn as usize] += 1);
@@ -166,18 +148,18 @@ mod tests {
 
     #[test]
     fn shares_that_fit_are_exact() {
-        let turns = |weights| Weighted::new(weights).cycle.turns().len();
+        let turns = |weights| turns_by_weight(weights).turns().len();
         assert_eq!((turns(&[65_535, 1]), turns(&[u32::MAX, u32::MAX])), (65_536, 2));
-        let scaled = Weighted::new(&[131_071, 1]);
-        assert_eq!(scaled.cycle.turns().iter().filter(|&&turn| turn == 1).count(), 1);
-        assert_eq!(scaled.cycle.turns().len(), 65_537);
+        let scaled = turns_by_weight(&[131_071, 1]);
+        assert_eq!(scaled.turns().iter().filter(|&&turn| turn == 1).count(), 1);
+        assert_eq!(scaled.turns().len(), 65_537);
     }
 
     #[test]
     fn more_endpoints_than_turns_get_one_each() {
         let many: Vec<u32> = (1..=70_000).collect();
-        let weighted = Weighted::new(&many);
-        let mut turns = weighted.cycle.turns().to_vec();
+        let weighted = turns_by_weight(&many);
+        let mut turns = weighted.turns().to_vec();
         turns.sort_unstable();
         turns.dedup();
         assert_eq!(turns.len(), many.len());

@@ -30,21 +30,21 @@ impl EjectionState {
     }
 }
 
-/// The state in the word: what a pick may do.
+/// The state in the word, by its number: what a pick may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum EndpointState {
-    Healthy,
-    Ejected,
+    Healthy = 0,
+    Ejected = 1,
     /// Panic mode; ejected for its responses.
-    PanicSoft,
+    PanicSoft = 2,
     /// Panic mode; it accepts no connections.
-    PanicHard,
+    PanicHard = 3,
     /// A request on which a retry is allowed may decide.
-    Probation,
+    Probation = 4,
     /// Any request may decide.
-    ProbationAny,
+    ProbationAny = 5,
     /// The deciding request is in flight.
-    ProbationTaken,
+    ProbationTaken = 6,
 }
 
 impl EndpointState {
@@ -81,18 +81,6 @@ impl EndpointState {
             _ => Self::Ejected,
         }
     }
-
-    fn bits(self) -> u64 {
-        match self {
-            Self::Healthy => 0,
-            Self::Ejected => 1,
-            Self::PanicSoft => 2,
-            Self::PanicHard => 3,
-            Self::Probation => 4,
-            Self::ProbationAny => 5,
-            Self::ProbationTaken => 6,
-        }
-    }
 }
 
 /// Bits of the word that hold the state.
@@ -112,7 +100,7 @@ impl StateBits {
     }
 
     fn with_state(self, state: EndpointState) -> Self {
-        Self((self.epoch() << STATE_WIDTH) | state.bits())
+        Self((self.epoch() << STATE_WIDTH) | state as u64)
     }
 }
 
@@ -123,7 +111,7 @@ pub(super) struct StateCell(AtomicU64);
 
 impl StateCell {
     pub(super) fn new() -> Self {
-        Self(AtomicU64::new(EndpointState::Healthy.bits()))
+        Self(AtomicU64::new(EndpointState::Healthy as u64))
     }
 
     #[inline]
@@ -134,7 +122,7 @@ impl StateCell {
     /// Begins an epoch with this state.
     pub(super) fn start_epoch(&self, state: EndpointState) {
         let epoch = StateBits(self.0.load(Relaxed)).epoch() + 1;
-        self.0.store((epoch << STATE_WIDTH) | state.bits(), Release);
+        self.0.store((epoch << STATE_WIDTH) | state as u64, Release);
     }
 
     /// Takes the slot of a probation; false when another request has it or the probation has ended.

@@ -176,7 +176,7 @@ impl WorkerTask {
                 tasks.spawn(run_acceptor(bound, self.context.clone(), assign));
             }
             Command::Serve(accepted) => {
-                let guard = ConnectionGuard::new(&self.worker, &self.context);
+                let guard = ConnectionGuard { worker: self.worker.clone(), context: self.context.clone() };
                 let peer = accepted.peer;
                 match self.create_session(accepted) {
                     Ok(session) => {
@@ -214,12 +214,6 @@ fn assign_to_worker(workers: &[Arc<Worker>], accepted: AcceptedConnection) -> bo
 struct ConnectionGuard {
     worker: Arc<Worker>,
     context: Arc<ProxyContext>,
-}
-
-impl ConnectionGuard {
-    fn new(worker: &Arc<Worker>, context: &Arc<ProxyContext>) -> Self {
-        Self { worker: worker.clone(), context: context.clone() }
-    }
 }
 
 impl Drop for ConnectionGuard {

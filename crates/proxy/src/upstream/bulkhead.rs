@@ -33,10 +33,7 @@ pub(crate) struct Bulkhead {
 }
 
 /// One request's slot, free again when dropped.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    _permit: OwnedSemaphorePermit,
-}
+pub(crate) type Slot = OwnedSemaphorePermit;
 
 impl Bulkhead {
     /// `None`: requests are not counted.
@@ -53,7 +50,7 @@ impl Bulkhead {
 
     /// A slot, if one is free and no request waits for it.
     pub(crate) fn try_acquire(&self) -> Option<Slot> {
-        self.slots.clone().try_acquire_owned().ok().map(|permit| Slot { _permit: permit })
+        self.slots.clone().try_acquire_owned().ok()
     }
 
     /// Waits for a slot until `ends` at the latest.
@@ -64,7 +61,7 @@ impl Bulkhead {
         let _pending = PendingCount::new(&self.pending, self.max_pending).ok_or(Rejected::QueueFull)?;
         let due = ends.min(Instant::now() + self.pending_timeout);
         match timeout_at(due, self.slots.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(Slot { _permit: permit }),
+            Ok(Ok(slot)) => Ok(slot),
             // The semaphore is never closed.
             Ok(Err(_)) | Err(_) => Err(Rejected::TimedOut),
         }
@@ -92,11 +89,12 @@ impl Bulkhead {
     }
 }
 
-/// One request in the queue.
-struct PendingCount<'a>(&'a AtomicUsize);
+/// One request in a queue.
+pub(super) struct PendingCount<'a>(&'a AtomicUsize);
 
 impl<'a> PendingCount<'a> {
-    fn new(count: &'a AtomicUsize, most: usize) -> Option<Self> {
+    /// `None`: `most` requests are in the queue.
+    pub(super) fn new(count: &'a AtomicUsize, most: usize) -> Option<Self> {
         let join = |before| (before < most).then_some(before + 1);
         count.fetch_update(Relaxed, Relaxed, join).is_ok().then(|| Self(count))
     }

@@ -164,12 +164,6 @@ impl Cluster {
     ) -> Self {
         let opened_at = Instant::now();
         let now = opened_at.into_std();
-        let snapshot = Arc::new(Snapshot {
-            knowledge: Knowledge::Unasked,
-            instances: Arc::from([]),
-            version: 0,
-            learned_at: None,
-        });
         let label: Arc<str> = key.to_string().into();
         let policy = &settings.policy;
         Self {
@@ -188,7 +182,7 @@ impl Cluster {
                 not_serving: Box::default(),
                 balancer: LoadBalancer::new(policy.balance, &[]),
                 settings: Arc::new(settings),
-                snapshot,
+                snapshot: Arc::default(),
             }),
             follower,
             changed: watch::Sender::new(0),
@@ -347,27 +341,19 @@ impl Cluster {
         self.request_refresh();
         let view = self.view.load_full();
         let status = self.follower.status();
-        let heard = match status.confirmed_ago {
+        let mut heard = match status.confirmed_ago {
             Some(ago) => format!("registry last heard {} ago", format_coarse_duration(ago)),
             None => "registry never heard".to_owned(),
         };
-        let heard = match status.presumed_gone {
-            Some((instances, ago)) => {
-                let ago = format_coarse_duration(ago);
-                format!("{heard}; {instances} instances were believed gone {ago} ago")
-            }
-            None => heard,
-        };
+        if let Some((instances, ago)) = status.presumed_gone {
+            let ago = format_coarse_duration(ago);
+            heard.push_str(&format!("; {instances} instances were believed gone {ago} ago"));
+        }
         let label = &self.label;
         if view.snapshot.knowledge == Knowledge::Unasked {
             let error = status.error.map(|error| format!(": {error}")).unwrap_or_default();
-            return Refusal {
-                retry_after: Some(Duration::from_secs(1)),
-                ..Refusal::new(
-                    Reason::RegistryUnknown,
-                    format!("{label}: no answer from the registry yet{error}"),
-                )
-            };
+            let detail = format!("{label}: no answer from the registry yet{error}");
+            return Refusal::for_now(Reason::RegistryUnknown, detail);
         }
         let counts = view.snapshot.counts();
         if counts.total() == 0 {
@@ -388,10 +374,7 @@ impl Cluster {
             let tagged = view.snapshot.instances.iter().filter(|one| self.matches(one)).count();
             known.push_str(&format!(", {tagged} with the tags asked for"));
         }
-        Refusal {
-            retry_after: Some(Duration::from_secs(1)),
-            ..Refusal::new(Reason::NoUsableInstance, format!("{known}; {heard}"))
-        }
+        Refusal::for_now(Reason::NoUsableInstance, format!("{known}; {heard}"))
     }
 
     /// Whether an instance has the cluster's tags.

@@ -24,6 +24,7 @@ use crate::{
     io::Line,
     metrics::ServiceSeries,
     upstream::{
+        bulkhead::PendingCount,
         connect::connect_outcome,
         pool::{Conn, Found, HeadLimits, Pool},
     },
@@ -184,8 +185,7 @@ impl Endpoint {
         self: &Arc<Self>,
         policy: &config::Policy,
     ) -> Result<InFlight, CheckoutError> {
-        let waiting = WaitingCount::new(&self.waiting);
-        if waiting.before >= policy.pool.max_waiting {
+        let Some(_waiting) = PendingCount::new(&self.waiting, policy.pool.max_waiting) else {
             let detail = format!(
                 "{}: {} requests are under way and {} wait, the most that pool.max_connections and \
                  pool.max_waiting allow",
@@ -194,7 +194,7 @@ impl Endpoint {
                 policy.pool.max_waiting
             );
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
-        }
+        };
         let permit = self.permits.acquire().await.map_err(|closed| CheckoutError {
             outcome: Outcome::Overloaded,
             detail: format!("{}: {closed}", self.id.id),
@@ -273,23 +273,5 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.endpoint.in_flight.fetch_sub(1, Relaxed);
         self.endpoint.release_permit();
-    }
-}
-
-/// One request in the queue.
-struct WaitingCount<'a> {
-    count: &'a AtomicUsize,
-    before: usize,
-}
-
-impl<'a> WaitingCount<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        Self { count, before: count.fetch_add(1, Relaxed) }
-    }
-}
-
-impl Drop for WaitingCount<'_> {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Relaxed);
     }
 }

@@ -397,5 +397,5 @@ fn quota_refusal(refused: FollowError) -> Refusal {
         FollowError::TooManyServices { .. } | FollowError::TooManyUnknown { .. } => Reason::TooManyServices,
         FollowError::ShuttingDown => Reason::Drained,
     };
-    Refusal { retry_after: Some(Duration::from_secs(1)), ..Refusal::new(reason, refused.to_string()) }
+    Refusal::for_now(reason, refused.to_string())
 }

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, header};
 use http_body_util::Full;
 use outrigger_config as config;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     connection::{AgentConnection, ApiResponse, ExchangeFailure},
@@ -41,6 +41,11 @@ pub(super) struct ApiRequest {
 }
 
 impl ApiRequest {
+    /// A request without a body.
+    pub(super) fn get(operation: &'static str, target: String, timeout: Duration) -> Self {
+        Self { operation, method: Method::GET, target, body: Bytes::new(), timeout }
+    }
+
     /// Method and path, for errors. The query is in the log fields of the caller.
     pub(super) fn method_and_path(&self) -> String {
         let path = self.target.split('?').next().unwrap_or_default();
@@ -50,9 +55,9 @@ impl ApiRequest {
 
 /// The HTTP client of the agent.
 pub(super) struct ApiClient {
-    dialer: Dialer,
+    pub(super) dialer: Dialer,
     host: HeaderValue,
-    token: TokenSource,
+    pub(super) token: TokenSource,
     observer: Observer,
     max_body: usize,
 }
@@ -103,7 +108,7 @@ impl ApiClient {
         let mut observed = ObservedExchange::new(&self.observer, operation);
         let result = limit.acquire(longest).await.ok_or_else(|| Error::Busy {
             request: request(),
-            limit: limit.limit(),
+            limit: limit.limit,
             after: longest,
         });
         observed.set_outcome(&result);
@@ -112,21 +117,6 @@ impl ApiClient {
             observed.discard();
         }
         result
-    }
-
-    /// The address of the agent, for logs and errors.
-    pub(super) fn address(&self) -> String {
-        self.dialer.address().to_string()
-    }
-
-    /// Whether a token is configured.
-    pub(super) fn sends_token(&self) -> bool {
-        self.token.is_set()
-    }
-
-    /// A number that rises with every new token.
-    pub(super) fn watch_rotations(&self) -> watch::Receiver<u64> {
-        self.token.watch_rotations()
     }
 
     async fn exchange(&self, slot: &Slot<'_>, ask: &ApiRequest) -> Result<ApiResponse, Error> {

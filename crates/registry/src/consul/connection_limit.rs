@@ -23,7 +23,7 @@ const MAX_WITHOUT_SLOT: Duration = Duration::from_secs(5);
 /// Connections of one kind: those in use and idle ones together are never more than the limit.
 pub(super) struct ConnectionLimit {
     slots: Semaphore,
-    limit: usize,
+    pub(super) limit: usize,
     waiting: AtomicUsize,
     // Locked for a push or a pop, never over an await.
     idle: Mutex<Vec<AgentConnection>>,
@@ -56,10 +56,6 @@ impl ConnectionLimit {
         let since = Instant::now();
         let permit = timeout(longest, self.slots.acquire()).await.ok()?.ok()?;
         Some(Slot { connections: self, queued: since.elapsed(), _permit: permit })
-    }
-
-    pub(super) fn limit(&self) -> usize {
-        self.limit
     }
 
     /// Slots in use.

@@ -7,21 +7,13 @@
 
 use crate::Cursor;
 
-/// What the index of an answer means for the watch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NextCursor {
-    /// The cursor of the next query.
-    pub(super) cursor: Cursor,
-    /// The index is lower than the one that was sent.
-    pub(super) index_went_back: bool,
-}
-
-/// Classifies the `X-Consul-Index` of an answer to a query that was sent with `sent`.
-pub(super) fn next_cursor(sent: Cursor, header: Option<&str>) -> NextCursor {
+/// The cursor after an answer with this `X-Consul-Index` to a query that was sent with `sent`, and whether
+/// the index went back.
+pub(super) fn next_cursor(sent: Cursor, header: Option<&str>) -> (Cursor, bool) {
     match header.and_then(|text| text.parse::<u64>().ok()) {
-        Some(index) if index < sent.0 => NextCursor { cursor: Cursor::START, index_went_back: true },
-        Some(index) => NextCursor { cursor: Cursor(index), index_went_back: false },
-        None => NextCursor { cursor: Cursor::START, index_went_back: false },
+        Some(index) if index < sent.0 => (Cursor::START, true),
+        Some(index) => (Cursor(index), false),
+        None => (Cursor::START, false),
     }
 }
 
@@ -32,8 +24,11 @@ mod tests {
     use super::*;
 
     fn assert_next(sent: u64, header: Option<&str>, cursor: u64, went_back: bool) {
-        let expected = NextCursor { cursor: Cursor(cursor), index_went_back: went_back };
-        assert_eq!(next_cursor(Cursor(sent), header), expected, "sent {sent}, header {header:?}");
+        assert_eq!(
+            next_cursor(Cursor(sent), header),
+            (Cursor(cursor), went_back),
+            "sent {sent}, header {header:?}"
+        );
     }
 
     #[test]
@@ -66,10 +61,10 @@ mod tests {
     proptest! {
         #[test]
         fn the_next_query_never_asks_above_the_server_s_index(sent: u64, index: u64) {
-            let step = next_cursor(Cursor(sent), Some(&index.to_string()));
-            prop_assert!(step.cursor.index() <= index);
-            prop_assert_eq!(step.index_went_back, index < sent);
-            prop_assert!(!step.index_went_back || step.cursor == Cursor::START);
+            let (cursor, went_back) = next_cursor(Cursor(sent), Some(&index.to_string()));
+            prop_assert!(cursor.index() <= index);
+            prop_assert_eq!(went_back, index < sent);
+            prop_assert!(!went_back || cursor == Cursor::START);
         }
 
         #[test]

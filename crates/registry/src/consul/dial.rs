@@ -16,7 +16,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The agent's address and the TLS settings for it.
 pub(super) struct Dialer {
-    address: ConsulAddress,
+    pub(super) address: ConsulAddress,
     tls: Option<Tls>,
 }
 
@@ -30,11 +30,6 @@ impl Dialer {
             tls::server_name(tls, &config.address.host).map_err(file_error)?;
         }
         Ok(Self { address: config.address.clone(), tls })
-    }
-
-    /// The agent's address, for logs and errors.
-    pub(super) fn address(&self) -> &ConsulAddress {
-        &self.address
     }
 
     /// A new connection.

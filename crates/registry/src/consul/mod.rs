@@ -101,7 +101,7 @@ impl Consul {
         WatchLoad {
             in_use: sum(ConnectionLimit::in_use),
             waiting: sum(ConnectionLimit::waiting),
-            limit: sum(ConnectionLimit::limit),
+            limit: sum(|connections| connections.limit),
         }
     }
 
@@ -149,7 +149,7 @@ impl Consul {
 impl fmt::Debug for Consul {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consul")
-            .field("address", &self.api.address())
+            .field("address", &self.api.dialer.address.to_string())
             .field("datacenter", &self.datacenter)
             .field("load", &self.watch_load())
             .finish_non_exhaustive()

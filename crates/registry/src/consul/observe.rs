@@ -43,32 +43,32 @@ impl fmt::Debug for Observer {
 pub(super) struct ObservedExchange<'a> {
     observer: &'a Observer,
     operation: &'static str,
-    outcome: &'static str,
+    /// `None`: nothing is reported.
+    outcome: Option<&'static str>,
     since: Instant,
-    reported: bool,
 }
 
 impl<'a> ObservedExchange<'a> {
     pub(super) fn new(observer: &'a Observer, operation: &'static str) -> Self {
-        Self { observer, operation, outcome: "cancelled", since: Instant::now(), reported: true }
+        Self { observer, operation, outcome: Some("cancelled"), since: Instant::now() }
     }
 
     /// Sets the outcome from `result`.
     pub(super) fn set_outcome<T>(&mut self, result: &Result<T, crate::Error>) {
-        self.outcome = result.as_ref().map_or_else(crate::Error::label, |_| "ok");
+        self.outcome = Some(result.as_ref().map_or_else(crate::Error::label, |_| "ok"));
     }
 
     /// Reports nothing.
     pub(super) fn discard(mut self) {
-        self.reported = false;
+        self.outcome = None;
     }
 }
 
 impl Drop for ObservedExchange<'_> {
     fn drop(&mut self) {
-        let Self { observer, operation, outcome, since, reported: told } = self;
-        if *told {
-            (observer.0)(Observation { operation, outcome, latency: since.elapsed() });
+        if let Some(outcome) = self.outcome {
+            let latency = self.since.elapsed();
+            (self.observer.0)(Observation { operation: self.operation, outcome, latency });
         }
     }
 }

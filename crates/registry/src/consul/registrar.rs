@@ -96,20 +96,14 @@ impl Registrar for Consul {
     }
 
     fn watch_credentials(&self) -> watch::Receiver<u64> {
-        self.api.watch_rotations()
+        self.api.token.watch_rotations()
     }
 }
 
 impl Consul {
     async fn fetch_service_checks(&self, id: &str) -> Result<ServiceChecks, Error> {
         let target = format!("/v1/agent/health/service/id/{}", percent_encode(id));
-        let ask = ApiRequest {
-            operation: "checks",
-            method: Method::GET,
-            target,
-            body: Bytes::new(),
-            timeout: AGENT_CALL_TIMEOUT,
-        };
+        let ask = ApiRequest::get("checks", target, AGENT_CALL_TIMEOUT);
         let request = ask.method_and_path();
         self.send_to_agent(ask, |reply| {
             match (reply.status.as_u16(), wire::parse_agent_health(id, &reply.body)) {
@@ -138,13 +132,7 @@ impl Consul {
             let _ = write!(target, "?hash={}&wait={}", percent_encode(hash), go_duration(wait));
             longest = wait + wait / 16 + AGENT_CALL_TIMEOUT;
         }
-        let ask = ApiRequest {
-            operation: "held",
-            method: Method::GET,
-            target,
-            body: Bytes::new(),
-            timeout: longest,
-        };
+        let ask = ApiRequest::get("held", target, longest);
         let request = ask.method_and_path();
         self.send_to_agent(ask, |reply| {
             if reply.status == StatusCode::NOT_FOUND {

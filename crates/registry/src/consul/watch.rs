@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use ::http::{HeaderMap, Method};
-use bytes::Bytes;
+use ::http::HeaderMap;
 
 use super::{
     Consul, LONGEST_WAIT, SHORTEST_WAIT,
@@ -38,7 +37,7 @@ impl Registry for Consul {
     }
 
     fn empty_hint(&self) -> Option<&'static str> {
-        Some(if self.api.sends_token() {
+        Some(if self.api.token.is_set() {
             "if Consul's ACLs are on, the token may lack node:read: lists are then empty without an error"
         } else {
             "if Consul's ACLs are on, no token is set: lists are then empty without an error"
@@ -56,16 +55,17 @@ impl Consul {
     ) -> Result<WatchAnswer, Error> {
         let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
         let (ask, slot) = if cursor == Cursor::START {
-            let ask = self.read_request(query, consistency);
-            let slot = self
-                .acquire_slot(self.read_connections.as_ref().unwrap_or(&self.watch_connections), &ask, wait)
-                .await?;
+            let ask = ApiRequest::get("read", self.health_target(query, consistency, None), READ_TIMEOUT);
+            let connections = self.read_connections.as_ref().unwrap_or(&self.watch_connections);
+            let slot = self.acquire_slot(connections, &ask, wait).await?;
             (ask, slot)
         } else {
-            let ask = self.blocking_request(query, cursor, consistency, wait);
-            let slot = self.acquire_slot(&self.watch_connections, &ask, wait).await?;
-            let turn = slot.fair_wait(wait).max(SHORTEST_WAIT);
-            (self.blocking_request(query, cursor, consistency, turn), slot)
+            let blocking = |wait| {
+                let target = self.health_target(query, consistency, Some((cursor, wait)));
+                ApiRequest::get("watch", target, blocking_timeout(wait))
+            };
+            let slot = self.acquire_slot(&self.watch_connections, &blocking(wait), wait).await?;
+            (blocking(slot.fair_wait(wait).max(SHORTEST_WAIT)), slot)
         };
         let request = ask.method_and_path();
         let (listed, watched) = self
@@ -93,41 +93,12 @@ impl Consul {
         }
         options.extend(id_filter(&registration.id));
         let target = health_path(&registration.name, &options);
-        let ask = ApiRequest {
-            operation: "listed",
-            method: Method::GET,
-            target,
-            body: Bytes::new(),
-            timeout: longest,
-        };
+        let ask = ApiRequest::get("listed", target, longest);
         let request = ask.method_and_path();
         let judge =
             |reply| parse_watch_answer(&expect_ok(reply, &request)?, cursor, Consistency::Default, &request);
         let (listed, watched) = self.send_to_agent(ask, judge).await?;
         Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
-    }
-
-    fn read_request(&self, query: &Query, consistency: Consistency) -> ApiRequest {
-        let target = self.health_target(query, consistency, None);
-        ApiRequest {
-            operation: "read",
-            method: Method::GET,
-            target,
-            body: Bytes::new(),
-            timeout: READ_TIMEOUT,
-        }
-    }
-
-    fn blocking_request(
-        &self,
-        query: &Query,
-        cursor: Cursor,
-        consistency: Consistency,
-        wait: Duration,
-    ) -> ApiRequest {
-        let target = self.health_target(query, consistency, Some((cursor, wait)));
-        let longest = blocking_timeout(wait);
-        ApiRequest { operation: "watch", method: Method::GET, target, body: Bytes::new(), timeout: longest }
     }
 
     fn health_target(
@@ -181,12 +152,12 @@ fn parse_watch_answer(
     request: &str,
 ) -> Result<(Vec<UnresolvedInstance>, WatchAnswer), Error> {
     let listed = wire::parse_health_service(&reply.body).map_err(|error| malformed(request, &error))?;
-    let step = cursor::next_cursor(sent, header_text(&reply.headers, "x-consul-index"));
+    let (cursor, index_went_back) = cursor::next_cursor(sent, header_text(&reply.headers, "x-consul-index"));
     let age = header_text(&reply.headers, "x-consul-lastcontact").and_then(|text| text.parse().ok());
     let watched = WatchAnswer {
         instances: Vec::new(),
-        cursor: step.cursor,
-        index_went_back: step.index_went_back,
+        cursor,
+        index_went_back,
         // The answers of the leader itself carry a meaningless 0.
         age: age.filter(|_| consistency == Consistency::Stale).map(Duration::from_millis),
         known_leader: header_text(&reply.headers, "x-consul-knownleader") != Some("false"),

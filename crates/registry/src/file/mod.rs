@@ -56,7 +56,7 @@ impl FileRegistry {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
         let (stamp, text) = read_file(&path).map_err(|reason| file_error(&path, reason))?;
-        let services = shape::parse(&text).map_err(|wrong| file_error_at(&path, &wrong))?;
+        let services = shape::parse(&text).map_err(|wrong| file_error_at(&path, wrong))?;
         let state = FileState {
             table: ServiceTable::new(services),
             last_read: Some(stamp),
@@ -155,7 +155,7 @@ fn read_if_changed(
     }
     match read_file(path) {
         Ok((stamp, text)) => {
-            Some((Some(stamp), shape::parse(&text).map_err(|wrong| file_error_at(path, &wrong))))
+            Some((Some(stamp), shape::parse(&text).map_err(|wrong| file_error_at(path, wrong))))
         }
         Err(reason) => Some((stamp, Err(file_error(path, reason)))),
     }
@@ -177,9 +177,9 @@ fn file_error(path: &Path, reason: String) -> Error {
 }
 
 /// `use services.yaml:3:26: port: ...`.
-fn file_error_at(path: &Path, wrong: &shape::FileProblem) -> Error {
-    let (line, column) = wrong.position();
-    Error::File { path: format!("{}:{line}:{column}", path.display()), reason: wrong.reason().to_owned() }
+fn file_error_at(path: &Path, wrong: shape::FileProblem) -> Error {
+    let shape::FileProblem { line, column, reason } = wrong;
+    Error::File { path: format!("{}:{line}:{column}", path.display()), reason }
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::IpAddr,
 };
 
@@ -39,30 +38,14 @@ pub(super) struct StaticInstance {
 }
 
 /// A problem with its line and column, which count from 1.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct FileProblem {
-    line: u64,
-    column: u64,
-    reason: String,
-}
-
-impl fmt::Display for FileProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.reason)
-    }
+    pub(super) line: u64,
+    pub(super) column: u64,
+    pub(super) reason: String,
 }
 
 impl FileProblem {
-    /// Line and column.
-    pub(super) fn position(&self) -> (u64, u64) {
-        (self.line, self.column)
-    }
-
-    /// The problem.
-    pub(super) fn reason(&self) -> &str {
-        &self.reason
-    }
-
     fn at(location: Location, what: impl Into<String>) -> Self {
         Self { line: location.line().max(1), column: location.column().max(1), reason: what.into() }
     }
@@ -220,7 +203,8 @@ mod tests {
     use super::*;
 
     fn assert_fails(text: &str, place: &str, words: &str) {
-        let wrong = parse(text).expect_err(text).to_string();
+        let FileProblem { line, column, reason } = parse(text).expect_err(text);
+        let wrong = format!("{line}:{column}: {reason}");
         assert!(wrong.starts_with(place) && wrong.contains(words), "{text:?}: {wrong}");
         assert!(!wrong.contains('\n'), "{wrong:?}");
     }

@@ -43,8 +43,8 @@ fn candidate(instances: Vec<Instance>, index: u64) -> Candidate {
 
 /// The first snapshot, with `instances`.
 fn accepted_snapshot(now: Instant, instances: Vec<Instance>) -> Snapshot {
-    match admit(&Current { snapshot: &Snapshot::unasked(), index: 0 }, candidate(instances, 1)) {
-        Verdict::Accept(instances) => Snapshot::unasked().next(instances, now),
+    match admit(&Current { snapshot: &Snapshot::default(), index: 0 }, candidate(instances, 1)) {
+        Verdict::Accept(instances) => Snapshot::default().next(instances, now),
         verdict => panic!("a first answer was not accepted: {verdict:?}"),
     }
 }
@@ -56,7 +56,7 @@ fn now() -> Instant {
 proptest! {
     #[test]
     fn every_first_answer_is_accepted(offered in instances(), index: u64, stale: bool, at: u64) {
-        let current = Current { snapshot: &Snapshot::unasked(), index: at };
+        let current = Current { snapshot: &Snapshot::default(), index: at };
         let verdict = admit(&current, Candidate { instances: offered, index, stale });
         prop_assert!(matches!(verdict, Verdict::Accept(_)));
     }

@@ -71,7 +71,7 @@ impl Discovery {
         });
         let watchers = TaskTracker::new();
         if let Some(cache) = cache {
-            watchers.spawn_on(cache.run(services.stop_token()), &runtime);
+            watchers.spawn_on(cache.run(services.stop.clone()), &runtime);
         }
         Ok(Arc::new(Self { services, context, runtime, watchers }))
     }

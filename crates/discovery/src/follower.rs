@@ -24,7 +24,7 @@ pub struct Follower {
 impl Follower {
     /// A follower that [`Services::add_follower`] has already counted.
     pub(crate) fn new(service: Arc<Service>, services: Arc<Services>, reason: WatchReason) -> Self {
-        let versions = service.subscribe();
+        let versions = service.changed.subscribe();
         Self { service, services, reason: Mutex::new(reason), versions, seen: 0 }
     }
 
@@ -61,7 +61,7 @@ impl Follower {
     /// Resolves once the registry has answered, also with an empty list, or once the cached answer is
     /// served. That may never happen: use a timeout.
     pub async fn first_answer(&self) {
-        if self.service.subscribe().wait_for(|version| *version > 0).await.is_err() {
+        if self.service.changed.subscribe().wait_for(|version| *version > 0).await.is_err() {
             pending().await
         }
     }
@@ -75,7 +75,7 @@ impl Follower {
     /// Call this when a request failed because no instance of the service answers: while the registry does
     /// not answer either, it is asked again within 1 s. Cheap; never waits.
     pub fn request_refresh(&self) {
-        self.service.request_refresh();
+        self.service.refresh_requested.notify_one();
     }
 
     /// The state of the watch.

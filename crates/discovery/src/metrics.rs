@@ -1,11 +1,10 @@
-//! The metrics of discovery.
-//! docs/metrics.md lists them with their labels.
+//! The metrics of discovery; docs/metrics.md lists them with their labels.
 //!
 //! Those per service are computed at each scrape, so that an age is right while the watcher is blocked, and a
 //! series ends with its service. Only services that are declared or ever had an instance have series: a
 //! made-up name never becomes a label.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use outrigger_registry::Error;
 use prometheus::{
@@ -160,8 +159,8 @@ impl Families {
         for (status, count) in entry.snapshot().counts().by_status() {
             self.instances.with_label_values(&[service, datacenter, status.label()]).set(count as f64);
         }
-        for (result, count) in row.update_counts() {
-            self.updates.with_label_values(&[service, datacenter, result]).inc_by(count);
+        for (result, count) in [("accepted", &entry.accepted), ("unchanged", &entry.unchanged)] {
+            self.updates.with_label_values(&[service, datacenter, result]).inc_by(count.load(Relaxed));
         }
         let suspects = entry.watch_health().suspects.len();
         self.suspects.with_label_values(&[service, datacenter]).set(suspects as f64);

@@ -25,10 +25,10 @@ pub(crate) struct Service {
     snapshot: ArcSwap<Snapshot>,
     /// Sends the new version after each swap. It carries no content: `snapshot` is the one place to read
     /// it from.
-    changed: watch::Sender<u64>,
+    pub(crate) changed: watch::Sender<u64>,
     watch_health: Mutex<WatchHealth>,
     /// Notified when a request fails because no instance of the service answers.
-    refresh_requested: Notify,
+    pub(crate) refresh_requested: Notify,
     ever_had_instances: AtomicBool,
     pub(crate) accepted: AtomicU64,
     pub(crate) unchanged: AtomicU64,
@@ -69,10 +69,6 @@ impl Service {
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
-    }
-
-    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
     }
 
     pub(crate) fn ever_had_instances(&self) -> bool {
@@ -123,16 +119,6 @@ impl Service {
             .into_iter()
             .zip(&self.suspect_counts)
             .map(|(reason, count)| (reason, count.load(Relaxed)))
-    }
-
-    /// See [`Follower::request_refresh`](crate::Follower::request_refresh).
-    pub(crate) fn request_refresh(&self) {
-        self.refresh_requested.notify_one();
-    }
-
-    /// Resolves when a refresh is requested, or was since this last resolved.
-    pub(crate) async fn refresh_requested(&self) {
-        self.refresh_requested.notified().await;
     }
 
     pub(crate) fn watch_health(&self) -> WatchHealth {

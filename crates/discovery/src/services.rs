@@ -6,7 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::Instant,
 };
 
@@ -53,8 +53,8 @@ impl FollowError {
 #[derive(Debug)]
 pub(crate) struct Services {
     settings: Mutex<outrigger_config::DiscoverySettings>,
-    /// Parent of every watcher's token.
-    stop: CancellationToken,
+    /// Parent of every watcher's token; [`Services::close`] cancels it.
+    pub(crate) stop: CancellationToken,
     state: Mutex<ServicesState>,
 }
 
@@ -172,11 +172,6 @@ impl Services {
         self.stop.cancel();
     }
 
-    /// Cancelled by [`Services::close`].
-    pub(crate) fn stop_token(&self) -> CancellationToken {
-        self.stop.clone()
-    }
-
     /// Every watched service, unordered.
     pub(crate) fn rows(&self) -> Vec<ServiceRow> {
         self.state.lock().slots.values().map(Slot::row).collect()
@@ -250,13 +245,6 @@ impl ServiceRow {
     /// Whether the name may be a metric label: a made-up name may not.
     pub(crate) fn may_be_metric_label(&self) -> bool {
         self.reason == WatchReason::Declared || self.service.ever_had_instances()
-    }
-
-    pub(crate) fn update_counts(&self) -> [(&'static str, u64); 2] {
-        [
-            ("accepted", self.service.accepted.load(Relaxed)),
-            ("unchanged", self.service.unchanged.load(Relaxed)),
-        ]
     }
 
     pub(crate) fn status(&self, now: Instant) -> ServiceStatus {

@@ -2,11 +2,8 @@
 //!
 //! Retries help while few requests fail, and harm when most requests fail: three attempts per request
 //! turn an overload into three times the overload, in every tier at once. A limit per request does not
-//! prevent that; a share of the traffic does. Each request deposits a fraction of a retry, a retry
-//! withdraws a whole one, and both expire after a window. An allowance per second serves the services
-//! with little traffic.
-//!
-//! The defaults are those of linkerd2 (`retryRatio` 0.2, `minRetriesPerSecond` 10, `ttl` 10 s).
+//! prevent that; a share of the traffic does. An allowance per second serves the services with little
+//! traffic. The defaults are those of linkerd2 (`retryRatio` 0.2, `minRetriesPerSecond` 10, `ttl` 10 s).
 //! Available is
 //!
 //! ```text
@@ -23,9 +20,6 @@
 //!
 //! **No floats.** A ratio becomes millionths, so that 100 requests at 29 % are 29 retries and not
 //! 28.999….
-//!
-//! **Settings are arguments.** After a reload the deposits count with the new ratio; with another window
-//! the budget begins empty.
 
 use std::time::{Duration, Instant};
 

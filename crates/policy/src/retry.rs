@@ -199,7 +199,7 @@ pub enum GiveUp {
 }
 
 impl GiveUp {
-    /// Every reason.
+    /// Every reason, in the order of the discriminants.
     pub const ALL: [Self; 8] = [
         Self::NotRetryable,
         Self::Off,

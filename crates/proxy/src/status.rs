@@ -141,7 +141,7 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let view = cluster.view.load_full();
     let (requests, retries, failures) = view.settings.series.totals();
     let live: HashMap<_, &Arc<Endpoint>> = view.endpoints.iter().map(|one| (&one.id, one)).collect();
-    let suspects = cluster.suspects();
+    let suspects = cluster.follower.status().suspects;
     let not_serving: HashMap<_, &Arc<Endpoint>> = view.not_serving.iter().map(|one| (&one.id, one)).collect();
     let endpoints = view
         .snapshot

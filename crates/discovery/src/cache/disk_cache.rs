@@ -5,15 +5,10 @@
 //! update the ages; and at shutdown. It is used only while the registry does not answer
 //! (`watch/cached.rs`), and an answer that contradicts it is reviewed like any other.
 //!
-//! Instances that are presumed gone are kept for a while too ([`PresumedGone`]), so that a sidecar
-//! that restarts while the registry is wrong suspects the loss again.
-//!
 //! Answers that were not confirmed for a week are not used: a week is the longest outage that the
 //! design covers, and an older address may belong to another service. A file that is damaged, of
 //! another version or about another registry is renamed with a warning. No error of the cache stops
 //! a sidecar or keeps it from starting.
-//!
-//! [`PresumedGone`]: crate::suspects::PresumedGone
 
 use std::{
     collections::BTreeMap,

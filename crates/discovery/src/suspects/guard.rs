@@ -1,10 +1,8 @@
 //! Keeps instances that an answer loses in a mass, as suspects. Pure: `now` and the liveness of
 //! instances are arguments.
 //!
-//! A registry may list no instances by mistake: Consul answers `200 []` when the server does not yet
-//! know a token, when a follower has fallen behind, and when an agent or a cluster has lost its data.
-//! The answer is the same when the instances really are gone. The difference is whether the
-//! instances still answer.
+//! A registry may list no instances by mistake (docs/decisions/mass-loss.md). The answer is the same when the
+//! instances really are gone; the difference is whether they still answer.
 //!
 //! | in an answer | believed |
 //! |---|---|
@@ -32,13 +30,10 @@
 //!   dropped. After a failure ([`MassLossGuard::record_failure`]) the time starts again, because the
 //!   instances that must register again see the registry return no earlier than this process does.
 //!
-//! An answer confirms a loss when its server knows a leader and its index is higher than when the
-//! instance was last listed. In Consul each removal raises the service's index (the conformance suite
-//! checks that). An answer at the same index therefore proves no removal: it comes from a token
-//! that may not read the service, or from something between the proxy and the registry. An answer
-//! after the index went back confirms nothing either: a registry that has lost its data lists nothing,
-//! and the instances need a moment to register again. In both cases the loss is accepted only after
-//! `hold_for`.
+//! An answer confirms a loss when its server knows a leader and its index is higher than when the instance was
+//! last listed: in Consul each removal raises the service's index (the conformance suite checks that). An
+//! answer after the index went back confirms nothing either: a registry that has lost its data lists nothing,
+//! and the instances need a moment to register again.
 
 use std::{
     collections::BTreeMap,

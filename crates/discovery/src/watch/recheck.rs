@@ -33,7 +33,7 @@ const RECHECK_INTERVAL: Duration = Duration::from_millis(400);
 pub(super) struct SuspectRecheck {
     context: Arc<WatchContext>,
     service: Arc<Service>,
-    guard: MassLossGuard,
+    pub(super) guard: MassLossGuard,
     /// A suspect answer that is not yet logged: why, and how many instances it lost.
     unreported: Option<(SuspectReason, usize)>,
     /// When the registry is asked again.
@@ -53,15 +53,6 @@ impl SuspectRecheck {
     pub(super) fn new(context: Arc<WatchContext>, service: Arc<Service>) -> Self {
         let guard = MassLossGuard::new(context.services.settings().mass_loss);
         Self { context, service, guard, unreported: None, recheck_at: now() }
-    }
-
-    pub(super) fn has_suspects(&self) -> bool {
-        self.guard.has_suspects()
-    }
-
-    /// See [`MassLossGuard::record_failure`].
-    pub(super) fn record_failure(&mut self) {
-        self.guard.record_failure();
     }
 
     /// Decides how much of `answer` is believed.

@@ -106,7 +106,7 @@ impl Watcher {
         }
         loop {
             self.check_suspects().await;
-            if !self.suspects.has_suspects() {
+            if !self.suspects.guard.has_suspects() {
                 self.wait_for_token().await;
             }
             let query = self.next_query();
@@ -121,7 +121,7 @@ impl Watcher {
     /// Probes the suspects, publishes the instances that are left, and waits until the registry is to be
     /// asked again. Returns at once without suspects.
     async fn check_suspects(&mut self) {
-        if !self.suspects.has_suspects() {
+        if !self.suspects.guard.has_suspects() {
             return;
         }
         if let Some(known) = self.suspects.drop_silent().await {
@@ -141,7 +141,7 @@ impl Watcher {
 
     fn next_query(&mut self) -> BlockingQuery {
         let now = now();
-        let has_suspects = self.suspects.has_suspects();
+        let has_suspects = self.suspects.guard.has_suspects();
         if now >= self.reread_at || has_suspects {
             self.cursor = Cursor::START;
         }
@@ -183,7 +183,7 @@ impl Watcher {
         // The answer to a query without a cursor is current, whatever its index.
         self.cursor = if went_back && query.cursor != Cursor::START { Cursor::START } else { answer.cursor };
         self.record_recovery(query.asked_at, now);
-        let had_suspects = self.suspects.has_suspects();
+        let had_suspects = self.suspects.guard.has_suspects();
         let changed = self.apply(answer, query.consistency, went_back, now);
         // The rate limiter does not apply while there are suspects.
         if !had_suspects {
@@ -197,7 +197,7 @@ impl Watcher {
     /// Records an error, tries another server where that may help, and backs off.
     async fn on_error(&mut self, query: BlockingQuery, error: Error) {
         self.cursor = Cursor::START;
-        self.suspects.record_failure();
+        self.suspects.guard.record_failure();
         self.cached.serve();
         // The re-read after each error returns at once and unchanged. When the failed query lasted for a
         // proper wait, the registry blocks as it should, and the re-read must not count as early.
@@ -218,7 +218,7 @@ impl Watcher {
         let early = async {
             sleep(MIN_RETRY_PAUSE).await;
             tokio::select! {
-                () = self.service.refresh_requested() => {}
+                () = self.service.refresh_requested.notified() => {}
                 // An error means that discovery is gone.
                 _ = self.outage_ended.changed() => sleep(START_JITTER.mul_f64(fastrand::f64())).await,
             }

@@ -73,7 +73,7 @@ impl Breaker {
     ) -> Result<Permit<'a>, BreakerOpen> {
         let epoch = self.epoch.load(Acquire);
         match settings {
-            Some(settings) if epoch & CLOSED_FLAG != 0 => Ok(Permit::counted(self, settings, epoch)),
+            Some(settings) if epoch & CLOSED_FLAG != 0 => Ok(Permit::counted(self, settings, epoch, false)),
             None if epoch & OFF_FLAG != 0 => Ok(Permit::uncounted()),
             Some(settings) => self.admit_when_not_closed(settings, now),
             None => Ok(self.turn_off()),
@@ -119,13 +119,13 @@ impl Breaker {
         let mut phase = self.phase.lock();
         if self.epoch.load(Relaxed) & OFF_FLAG != 0 {
             self.clear_counts();
-            return Ok(Permit::counted(self, settings, self.start_epoch(CLOSED_FLAG)));
+            return Ok(Permit::counted(self, settings, self.start_epoch(CLOSED_FLAG), false));
         }
         match phase.admit(now, settings) {
             // Another thread has closed it since the word was read.
-            Admission::Ordinary => Ok(Permit::counted(self, settings, self.epoch.load(Relaxed))),
-            Admission::FirstProbe => Ok(Permit::probe(self, settings, self.start_epoch(0))),
-            Admission::Probe => Ok(Permit::probe(self, settings, self.epoch.load(Relaxed))),
+            Admission::Ordinary => Ok(Permit::counted(self, settings, self.epoch.load(Relaxed), false)),
+            Admission::FirstProbe => Ok(Permit::counted(self, settings, self.start_epoch(0), true)),
+            Admission::Probe => Ok(Permit::counted(self, settings, self.epoch.load(Relaxed), true)),
             Admission::Refused(retry_after) => Err(BreakerOpen { retry_after }),
         }
     }
@@ -241,12 +241,8 @@ impl<'a> Permit<'a> {
         Self { counted_by: None, epoch: 0, probe: false }
     }
 
-    fn counted(breaker: &'a Breaker, settings: &'a CircuitBreaker, epoch: u64) -> Self {
-        Self { counted_by: Some((breaker, settings)), epoch, probe: false }
-    }
-
-    fn probe(breaker: &'a Breaker, settings: &'a CircuitBreaker, epoch: u64) -> Self {
-        Self { counted_by: Some((breaker, settings)), epoch, probe: true }
+    fn counted(breaker: &'a Breaker, settings: &'a CircuitBreaker, epoch: u64, probe: bool) -> Self {
+        Self { counted_by: Some((breaker, settings)), epoch, probe }
     }
 
     /// Records the result that the app sees. Called once per request, after its last attempt.

@@ -5,31 +5,24 @@
 //! It counts *requests*, by the result that the app sees, not attempts: a failure that a retry repaired
 //! is none, and the load balancer and outlier detection avoid a single bad instance.
 //!
-//! **States.** *Closed*: every request passes and is counted. The breaker opens when at least
-//! `min_requests` ended in the window and `failure_ratio` of them failed, or after
-//! `consecutive_failures`. *Open*: no request passes for `open_for`. *Half-open*: afterwards up to
-//! `probes` requests pass at once; as many successes close the breaker and clear the window, one failure
-//! opens it for twice as long, at most `max_open_for`. Only a failure can open it.
+//! **States.** The breaker opens when at least `min_requests` ended in the window and `failure_ratio` of
+//! them failed, or after `consecutive_failures`. After `open_for` up to `probes` requests pass at once; as
+//! many successes close the breaker and clear the window, one failure opens it for twice as long, at most
+//! `max_open_for`. Only a failure can open it.
 //!
 //! **Epochs.** Each change of state starts an epoch, and a [`Permit`] remembers the epoch of its
 //! admission. The result of a request from an earlier epoch says nothing about the service now, and is
 //! dropped. A probe's slot becomes free with its result, with [`Verdict::Ignore`](crate::Verdict::Ignore)
 //! and with the drop of its permit.
 //!
-//! **Cost.** While closed: one load per admission and one compare-and-swap per end; only a failure sums
-//! the window. Epoch and state share one word for that reason. A lock guards everything else; it is held
-//! for a few instructions, to open and while not closed. The lock leaves one race: a thread that passes
-//! the epoch check and then stops for a whole open period counts its result in the new window. That is
-//! one count among `min_requests`.
+//! **Cost.** While closed: one load per admission and one compare-and-swap per end. Epoch and state share
+//! one word for that reason; a lock guards everything else. That leaves one race: a thread that passes the
+//! epoch check and then stops for a whole open period counts its result in the new window, one count among
+//! `min_requests`.
 //!
 //! **Numbers.** Window, ratio and count are those of Hystrix (10 s, 50 %, 20 requests). The open time
 //! grows as in linkerd2's failure accrual (from 1 s, doubling; there to 60 s, here to 30 s, because a
 //! probe is one request).
-//!
-//! **Settings are arguments.** An admission decides by the settings that it is given, and the permit
-//! records by the same ones. After a reload the counts stay, unless the window has another length; an
-//! open breaker stays open, at most for the new `max_open_for`. An admission without settings turns the
-//! breaker off: closed, with nothing counted when it is turned on again.
 //!
 //! The module knows no endpoints, counts no attempts and starts no timers: an open breaker becomes
 //! half-open at the first admission after its time, or when a caller reports a reason not to wait.

@@ -1,9 +1,8 @@
 //! Stops choosing an instance that fails, earlier than the registry does, and finds out when it can be
 //! chosen again.
 //!
-//! **Purpose.** A registry's health check sees a dead instance after seconds; a client sees it with the
-//! next request. So each endpoint has [`EndpointStats`] of its attempts, and each cluster a [`Detector`]
-//! that ejects endpoints and brings them back.
+//! Each endpoint has [`EndpointStats`] of its attempts, and each cluster a [`Detector`] that ejects
+//! endpoints and brings them back.
 //!
 //! **Evidence.** *Hard*: the endpoint accepts no connections (refused or unreachable: at once; connect
 //! time-outs: two without a response between them). It does not depend on the request, so one proof is
@@ -34,23 +33,19 @@
 //! connections, because an open port says nothing about the others. Each healthy `window` takes one
 //! doubling back, as Envoy does with its multiplier.
 //!
-//! **Epochs.** Each change of an endpoint's state begins an epoch, and an [`AttemptGuard`] remembers the
-//! epoch of its begin. The end of an attempt from an earlier epoch is dropped.
+//! **Epochs.** As in the [`circuit_breaker`](crate::circuit_breaker): the end of an attempt from an earlier
+//! epoch of its endpoint is dropped.
 //!
-//! **Cost.** A success on a healthy endpoint takes a few loads and one compare-and-swap, no lock (15 ns
-//! measured, pick and end together; 31 ns with two workers on the same endpoint). Only a failure, or an
-//! end while not healthy, may report to the detector, which has one lock per cluster, so that two workers
-//! cannot both eject the last two endpoints.
+//! **Cost.** A success on a healthy endpoint takes a few loads and one compare-and-swap, no lock. Only a
+//! failure, or an end while not healthy, may report to the detector, which has one lock per cluster, so
+//! that two workers cannot both eject the last two endpoints.
 //!
 //! **Numbers.** 5 failures in a row as in Envoy; the success rate, its window and the ejection times (1 s
 //! to 60 s, jitter 0.5) as in linkerd2; 30 points below the median instead of Envoy's deviations, because
 //! three instances have no meaningful deviation.
 //!
-//! **Settings are arguments**, `None` when outlier detection is off. After a reload the counts stay,
-//! unless the window has another length, and an ejected endpoint keeps its ejection time.
-//!
-//! The module reads no clock, connects to nothing, logs nothing and does not know the registry:
-//! [`Detector::set_members`] gets the endpoints that may be chosen.
+//! Settings are `None` when outlier detection is off. After a reload an ejected endpoint keeps its
+//! ejection time.
 
 mod detector;
 mod ejection;

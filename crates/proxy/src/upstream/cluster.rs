@@ -145,10 +145,10 @@ pub(crate) struct Cluster {
     pub(crate) latency: LatencyHistogram,
     pub(crate) ejector: OutlierEjector,
     cursor: Cursor,
-    follower: Follower,
+    pub(crate) follower: Follower,
     /// The version of the View.
     changed: watch::Sender<u64>,
-    opened_at: Instant,
+    pub(crate) opened_at: Instant,
     /// Whole seconds from `opened_at` to the last request.
     last_used: AtomicU64,
     /// Whether an instance with the cluster's tags was ever listed.
@@ -256,11 +256,6 @@ impl Cluster {
         let _ = self.changed.subscribe().wait_for(|version| *version > 0).await;
     }
 
-    /// Until when a request may wait for the first answer.
-    pub(crate) fn first_answer_deadline(&self, timeout: Duration) -> Instant {
-        self.opened_at + timeout
-    }
-
     /// An endpoint that this request has not tried, or any usable one when it has tried all.
     /// `retryable`: the request can be tried again if this attempt fails.
     pub(crate) fn pick(&self, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
@@ -308,11 +303,6 @@ impl Cluster {
         at.and_then(|at| view.endpoints.get(at)).cloned()
     }
 
-    /// The instances that are kept although the registry no longer lists them, sorted.
-    pub(crate) fn suspects(&self) -> Arc<[InstanceId]> {
-        self.follower.status().suspects
-    }
-
     /// The breaker's state, by the settings of the current View.
     pub(crate) fn breaker_state(&self, now: Instant) -> BreakerState {
         let view = self.view.load();
@@ -327,7 +317,7 @@ impl Cluster {
 
     /// Acts on a failed request: it may have opened the breaker, and then only probes find out.
     pub(crate) fn record_failure(&self) {
-        self.ejector.wake();
+        self.ejector.wakeup.notify_one();
         self.request_refresh();
     }
 

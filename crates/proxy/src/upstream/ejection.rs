@@ -27,9 +27,8 @@ pub(crate) struct OutlierEjector {
     to_probe: Mutex<Vec<Arc<Endpoint>>>,
     /// Notified when something is due earlier than before.
     pub(super) wakeup: Notify,
-    hard_ejections: AtomicU64,
-    soft_ejections: AtomicU64,
-    capped_ejections: AtomicU64,
+    /// Ejections so far: hard, soft, and those that the cap prevented.
+    totals: [AtomicU64; 3],
 }
 
 /// The endpoints to probe now.
@@ -48,15 +47,8 @@ impl OutlierEjector {
             detector: Mutex::default(),
             to_probe: Mutex::default(),
             wakeup: Notify::new(),
-            hard_ejections: AtomicU64::new(0),
-            soft_ejections: AtomicU64::new(0),
-            capped_ejections: AtomicU64::new(0),
+            totals: Default::default(),
         }
-    }
-
-    /// Checks again what is due, because the breaker may have opened.
-    pub(crate) fn wake(&self) {
-        self.wakeup.notify_one();
     }
 
     /// Checks an endpoint for which a request waits long. True when a recent probe could not connect;
@@ -85,11 +77,7 @@ impl OutlierEjector {
 
     /// Ejections so far: hard, soft, and those that the cap prevented.
     pub(crate) fn ejection_totals(&self) -> [u64; 3] {
-        [
-            self.hard_ejections.load(Relaxed),
-            self.soft_ejections.load(Relaxed),
-            self.capped_ejections.load(Relaxed),
-        ]
+        self.totals.each_ref().map(|total| total.load(Relaxed))
     }
 
     /// Sets the known endpoints; true beside the ones that the registry lets be chosen.
@@ -149,13 +137,12 @@ impl OutlierEjector {
         for event in events {
             match event {
                 EjectionEvent::Ejected { endpoint, reason, ejection_time } => {
-                    let count = if reason.is_hard() { &self.hard_ejections } else { &self.soft_ejections };
-                    count.fetch_add(1, Relaxed);
+                    self.totals[usize::from(!reason.is_hard())].fetch_add(1, Relaxed);
                     let (instance, why) = (&endpoint.id.id, reason.label());
                     warn!(%service, %instance, why, for_at_least = ?ejection_time, "instance ejected");
                 }
                 EjectionEvent::CapReached { endpoint, reason } => {
-                    self.capped_ejections.fetch_add(1, Relaxed);
+                    self.totals[2].fetch_add(1, Relaxed);
                     let (instance, why) = (&endpoint.id.id, reason.label());
                     warn!(%service, %instance, why, "instance not ejected: max_ejection_percent is reached");
                 }

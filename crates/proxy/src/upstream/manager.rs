@@ -211,7 +211,7 @@ impl ClusterManager {
             None => self.open_on_demand(ClusterKey::from(name)).map_err(quota_refusal)?,
         };
         if !cluster.has_answer() {
-            let due = cluster.first_answer_deadline(self.settings.load().discovery.first_answer);
+            let due = cluster.opened_at + self.settings.load().discovery.first_answer;
             // Boxed, because few requests wait here and every request would carry the space. After a
             // time-out the View says what is known.
             let _ = Box::pin(tokio::time::timeout_at(due, cluster.wait_for_first_answer())).await;

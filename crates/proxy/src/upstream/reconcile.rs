@@ -139,7 +139,7 @@ impl Reconciler {
             snapshot,
         };
         self.retired_views.push_back(self.cluster.swap_view(view));
-        self.cluster.ejector.wake();
+        self.cluster.ejector.wakeup.notify_one();
         // After the swap, so that a pick in between finds an endpoint.
         for endpoint in left.values().chain(&replaced) {
             endpoint.retire();
@@ -149,12 +149,12 @@ impl Reconciler {
 
     /// The settings of the next View. A name gets its own series when its first instance is listed.
     fn settings_for(&self, before: &View, snapshot: &Snapshot) -> Arc<ClusterSettings> {
-        let seen = self.cluster.ever_had_instances();
-        if seen || !snapshot.instances.iter().any(|one| self.cluster.matches(one)) {
-            return before.settings.clone();
+        let is_first = !self.cluster.ever_had_instances()
+            && snapshot.instances.iter().any(|one| self.cluster.matches(one));
+        if is_first {
+            self.cluster.set_had_instances();
         }
-        self.cluster.set_had_instances();
-        if self.cluster.is_declared() {
+        if !is_first || self.cluster.is_declared() {
             return before.settings.clone();
         }
         Arc::new(before.settings.with_series(self.metrics.service_series(Some(&self.cluster.label))))

@@ -52,7 +52,8 @@ impl ConnectionLimit {
         if let Ok(permit) = self.slots.try_acquire() {
             return Some(Slot { connections: self, queued: Duration::ZERO, _permit: permit });
         }
-        let _counted = WaitingGuard::new(&self.waiting);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _counted = WaitingGuard(&self.waiting);
         let since = Instant::now();
         let permit = timeout(longest, self.slots.acquire()).await.ok()?.ok()?;
         Some(Slot { connections: self, queued: since.elapsed(), _permit: permit })
@@ -101,13 +102,6 @@ fn fair_wait(wait: Duration, in_use: usize, waiting: usize, limit: usize) -> Dur
 
 /// One caller that waits. Dropping it is one less, also when the caller is cancelled.
 struct WaitingGuard<'a>(&'a AtomicUsize);
-
-impl<'a> WaitingGuard<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
 
 impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {

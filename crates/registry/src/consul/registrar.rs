@@ -31,7 +31,22 @@ impl Registrar for Consul {
     }
 
     fn service_checks<'a>(&'a self, id: &'a str) -> AnswerFuture<'a, ServiceChecks> {
-        Box::pin(self.fetch_service_checks(id))
+        Box::pin(async move {
+            let target = format!("/v1/agent/health/service/id/{}", percent_encode(id));
+            let ask = ApiRequest::get("checks", target, AGENT_CALL_TIMEOUT);
+            let request = ask.method_and_path();
+            self.send_to_agent(ask, |reply| {
+                match (reply.status.as_u16(), wire::parse_agent_health(id, &reply.body)) {
+                    (404, _) => Ok(ServiceChecks::default()),
+                    // The status is the health of the service: 429 is a warning, 503 critical. With another
+                    // body than the answer it is a refusal.
+                    (200 | 429 | 503, Ok(checks)) => Ok(checks),
+                    (200, Err(error)) => Err(malformed(&request, &error)),
+                    _ => expect_ok(reply, &request).map(|_| ServiceChecks::default()),
+                }
+            })
+            .await
+        })
     }
 
     fn deregister_check<'a>(&'a self, check: &'a str) -> AnswerFuture<'a, ()> {
@@ -78,7 +93,26 @@ impl Registrar for Consul {
         hash: Option<&'a str>,
         wait: Duration,
     ) -> AnswerFuture<'a, Option<AgentService>> {
-        Box::pin(self.fetch_agent_service(id, hash, wait))
+        Box::pin(async move {
+            let mut target = format!("/v1/agent/service/{}", percent_encode(id));
+            let mut longest = AGENT_CALL_TIMEOUT;
+            if let Some(hash) = hash.filter(|hash| !hash.is_empty()) {
+                let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+                // Writing to a `String` cannot fail.
+                let _ = write!(target, "?hash={}&wait={}", percent_encode(hash), go_duration(wait));
+                longest = wait + wait / 16 + AGENT_CALL_TIMEOUT;
+            }
+            let ask = ApiRequest::get("held", target, longest);
+            let request = ask.method_and_path();
+            self.send_to_agent(ask, |reply| {
+                if reply.status == StatusCode::NOT_FOUND {
+                    return Ok(None);
+                }
+                let reply = expect_ok(reply, &request)?;
+                wire::parse_agent_service(&reply.body).map(Some).map_err(|error| malformed(&request, &error))
+            })
+            .await
+        })
     }
 
     fn catalog_entry<'a>(
@@ -97,51 +131,6 @@ impl Registrar for Consul {
 
     fn watch_credentials(&self) -> watch::Receiver<u64> {
         self.api.token.watch_rotations()
-    }
-}
-
-impl Consul {
-    async fn fetch_service_checks(&self, id: &str) -> Result<ServiceChecks, Error> {
-        let target = format!("/v1/agent/health/service/id/{}", percent_encode(id));
-        let ask = ApiRequest::get("checks", target, AGENT_CALL_TIMEOUT);
-        let request = ask.method_and_path();
-        self.send_to_agent(ask, |reply| {
-            match (reply.status.as_u16(), wire::parse_agent_health(id, &reply.body)) {
-                (404, _) => Ok(ServiceChecks::default()),
-                // The status is the health of the service: 429 is a warning, 503 critical. With another
-                // body than the answer it is a refusal.
-                (200 | 429 | 503, Ok(checks)) => Ok(checks),
-                (200, Err(error)) => Err(malformed(&request, &error)),
-                _ => expect_ok(reply, &request).map(|_| ServiceChecks::default()),
-            }
-        })
-        .await
-    }
-
-    async fn fetch_agent_service(
-        &self,
-        id: &str,
-        hash: Option<&str>,
-        wait: Duration,
-    ) -> Result<Option<AgentService>, Error> {
-        let mut target = format!("/v1/agent/service/{}", percent_encode(id));
-        let mut longest = AGENT_CALL_TIMEOUT;
-        if let Some(hash) = hash.filter(|hash| !hash.is_empty()) {
-            let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
-            // Writing to a `String` cannot fail.
-            let _ = write!(target, "?hash={}&wait={}", percent_encode(hash), go_duration(wait));
-            longest = wait + wait / 16 + AGENT_CALL_TIMEOUT;
-        }
-        let ask = ApiRequest::get("held", target, longest);
-        let request = ask.method_and_path();
-        self.send_to_agent(ask, |reply| {
-            if reply.status == StatusCode::NOT_FOUND {
-                return Ok(None);
-            }
-            let reply = expect_ok(reply, &request)?;
-            wire::parse_agent_service(&reply.body).map(Some).map_err(|error| malformed(&request, &error))
-        })
-        .await
     }
 }
 

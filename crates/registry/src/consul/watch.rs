@@ -29,7 +29,30 @@ impl Registry for Consul {
         consistency: Consistency,
         wait: Duration,
     ) -> AnswerFuture<'a, WatchAnswer> {
-        Box::pin(self.fetch_instances(query, cursor, consistency, wait))
+        Box::pin(async move {
+            let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
+            let (ask, slot) = if cursor == Cursor::START {
+                let ask = ApiRequest::get("read", self.health_target(query, consistency, None), READ_TIMEOUT);
+                let connections = self.read_connections.as_ref().unwrap_or(&self.watch_connections);
+                let slot = self.acquire_slot(connections, &ask, wait).await?;
+                (ask, slot)
+            } else {
+                let blocking = |wait| {
+                    let target = self.health_target(query, consistency, Some((cursor, wait)));
+                    ApiRequest::get("watch", target, blocking_timeout(wait))
+                };
+                let slot = self.acquire_slot(&self.watch_connections, &blocking(wait), wait).await?;
+                (blocking(slot.fair_wait(wait).max(SHORTEST_WAIT)), slot)
+            };
+            let request = ask.method_and_path();
+            let (listed, watched) = self
+                .api
+                .send(slot, ask, |reply| {
+                    parse_watch_answer(&expect_ok(reply, &request)?, cursor, consistency, &request)
+                })
+                .await?;
+            Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
+        })
     }
 
     fn longest_wait(&self) -> Duration {
@@ -46,37 +69,6 @@ impl Registry for Consul {
 }
 
 impl Consul {
-    async fn fetch_instances(
-        &self,
-        query: &Query,
-        cursor: Cursor,
-        consistency: Consistency,
-        wait: Duration,
-    ) -> Result<WatchAnswer, Error> {
-        let wait = wait.clamp(SHORTEST_WAIT, LONGEST_WAIT);
-        let (ask, slot) = if cursor == Cursor::START {
-            let ask = ApiRequest::get("read", self.health_target(query, consistency, None), READ_TIMEOUT);
-            let connections = self.read_connections.as_ref().unwrap_or(&self.watch_connections);
-            let slot = self.acquire_slot(connections, &ask, wait).await?;
-            (ask, slot)
-        } else {
-            let blocking = |wait| {
-                let target = self.health_target(query, consistency, Some((cursor, wait)));
-                ApiRequest::get("watch", target, blocking_timeout(wait))
-            };
-            let slot = self.acquire_slot(&self.watch_connections, &blocking(wait), wait).await?;
-            (blocking(slot.fair_wait(wait).max(SHORTEST_WAIT)), slot)
-        };
-        let request = ask.method_and_path();
-        let (listed, watched) = self
-            .api
-            .send(slot, ask, |reply| {
-                parse_watch_answer(&expect_ok(reply, &request)?, cursor, consistency, &request)
-            })
-            .await?;
-        Ok(WatchAnswer { instances: self.resolver.resolve(listed).await, ..watched })
-    }
-
     /// Only entries with this id are sent: the answers to all sidecars of a service would otherwise grow
     /// with the square of its instances.
     pub(super) async fn fetch_catalog_entry(

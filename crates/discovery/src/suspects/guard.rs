@@ -31,9 +31,10 @@
 //!   instances that must register again see the registry return no earlier than this process does.
 //!
 //! An answer confirms a loss when its server knows a leader and its index is higher than when the instance was
-//! last listed: in Consul each removal raises the service's index (the conformance suite checks that). An
-//! answer after the index went back confirms nothing either: a registry that has lost its data lists nothing,
-//! and the instances need a moment to register again.
+//! last listed: in Consul each removal raises the service's index (the conformance suite checks that), so an
+//! answer at the same index (to a token that may not read the service) proves no removal. An answer after the
+//! index went back confirms nothing either: a registry that has lost its data lists nothing, and the instances
+//! need a moment to register again.
 
 use std::{
     collections::BTreeMap,

@@ -18,7 +18,7 @@ use outrigger_policy::{
     circuit_breaker::BreakerState,
     outlier_detection::{Report, stall::PeakLatency},
 };
-use outrigger_registry::{Instance, InstanceId, Query};
+use outrigger_registry::{Instance, Query};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{

@@ -192,8 +192,8 @@ impl Fleet {
         let name = format!("{}-{}", self.service, self.names_given);
         let dir = self.dir.path().join(&name);
         fs::create_dir(&dir).expect("a directory");
-        let book = dir.join("book");
-        self.members.push(Member { name, addr: free_addr(), kind, request_log: book, dir, child: None });
+        let request_log = dir.join("requests");
+        self.members.push(Member { name, addr: free_addr(), kind, request_log, dir, child: None });
         self.members.last_mut().expect("just added")
     }
 

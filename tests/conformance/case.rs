@@ -1,28 +1,28 @@
-//! What a case is made of.
+//! The parts of a case.
 
-/// A few requests in order. A registry is swept clean after each.
+/// A list of requests. All entries are removed from the registry after each case.
 pub(crate) struct Case {
-    /// Also the name of its recording.
+    /// The name, also of its recording.
     pub(crate) name: &'static str,
-    /// It needs a registry in which nothing has ever been.
+    /// Whether the case needs a new registry.
     pub(crate) fresh: bool,
     pub(crate) steps: Vec<Step>,
 }
 
-/// A case on the registry that others use, too.
+/// A case on the shared registry.
 pub(crate) fn case(name: &'static str, steps: Vec<Step>) -> Case {
     Case { name, fresh: false, steps }
 }
 
-/// A case on a registry of its own.
+/// A case on a new registry.
 pub(crate) fn fresh_case(name: &'static str, steps: Vec<Step>) -> Case {
     Case { name, fresh: true, steps }
 }
 
-/// One thing done; what is seen of it is compared.
+/// One action; its result is compared with the recording.
 pub(crate) struct Step {
     pub(crate) action: Action,
-    /// Why the dev registry answers otherwise.
+    /// Why the dev registry answers differently.
     pub(crate) differs: Option<&'static str>,
 }
 
@@ -32,12 +32,12 @@ pub(crate) enum Action {
         path: String,
         body: String,
     },
-    /// `GET` again and again until the body has this in it; the last answer counts.
+    /// Repeats `GET` until the body contains this text; the last answer is the result.
     Until {
         path: String,
         has: &'static str,
     },
-    /// The part of a JSON answer under this pointer.
+    /// The part of a JSON answer at this pointer.
     Part {
         path: &'static str,
         pointer: &'static str,
@@ -47,21 +47,21 @@ pub(crate) enum Action {
         method: &'static str,
         path: &'static str,
     },
-    /// Learns the path's index, then asks with it, in the background.
+    /// Reads the path's index, then starts a blocking query with it in the background.
     Watch {
         path: String,
         offset: i64,
     },
-    /// How the question in the background was answered: woken or slept to its end, and what.
+    /// The answer of the query in the background, and whether a change woke it or its wait ended.
     Outcome,
-    /// Learns a service's hash, then asks with it, in the background.
+    /// Reads a service's hash, then starts a blocking query with it in the background.
     WatchHash {
         path: String,
     },
 }
 
 impl Step {
-    /// The dev registry answers this otherwise, on purpose.
+    /// Marks a step that the dev registry answers differently on purpose.
     pub(crate) fn differs(mut self, why: &'static str) -> Self {
         self.differs = Some(why);
         self

@@ -1,10 +1,10 @@
 //! One list of cases against two registries: the real Consul 1.8.7, and the dev registry.
 //!
-//! Every case is a list of requests. What Consul answered stands in `recorded/`, masked where it
-//! cannot be the same twice (indexes, UUIDs, ports); both must answer that, to the letter. So the
-//! dev registry is held against the real one also where there is none, and a recording that went
-//! wrong is found where there is one. Where the dev registry differs on purpose, the step says why;
-//! the differences are printed, and one that is gone must be taken out of the list.
+//! Every case is a list of requests. The answers of Consul are in `recorded/`; values that differ at each run
+//! (indexes, UUIDs, ports) are masked. Both registries must give exactly the recorded answers. So the dev registry is
+//! compared with Consul also on a machine without Consul, and a wrong recording is found on a machine with Consul.
+//! Where the dev registry differs on purpose, the step gives the reason; the differences are printed, and a difference
+//! that no longer exists must be removed from the list.
 //!
 //! After a change of the cases: `OUTRIGGER_RECORD=1 cargo test -p outrigger-tests --test
 //! conformance consul_itself`, and read the diff.

@@ -1,7 +1,7 @@
-//! Takes out of an answer what cannot be the same twice. On the text, so that the order of fields
-//! and every space still count.
+//! Masks the values of an answer that differ at each run. It works on the text, so that the order of fields and every
+//! space are still compared.
 
-/// What stands for an index.
+/// The replacement of an index.
 const INDEX: &str = "#";
 
 /// Masks a body: indexes other than 0, UUIDs, content hashes, and the target's own `words`.

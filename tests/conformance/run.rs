@@ -1,4 +1,4 @@
-//! Runs cases against a target, and compares what is seen with what was recorded.
+//! Runs cases against a target, and compares the results with the recording.
 
 use std::{
     fs,
@@ -26,12 +26,12 @@ use crate::{
 
 /// How long a watch blocks when nothing wakes it.
 const WAIT: Duration = Duration::from_millis(1500);
-/// Time for a watch to arrive before the next request: there is no way to see that it has.
+/// Time for a watch to reach the registry before the next request; its arrival cannot be observed.
 const ARRIVAL: Duration = Duration::from_millis(150);
-/// Longest wait for anything.
+/// Longest wait for any result.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Runs every case; says all that is wrong at the end.
+/// Runs every case, and reports all differences at the end.
 pub(crate) async fn run_all<F: Future<Output = Target>>(start: impl Fn() -> F) {
     let shared = start().await;
     let mut wrong = Vec::new();
@@ -58,7 +58,7 @@ fn recording(case: &Case) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "conformance", "recorded", &file].iter().collect()
 }
 
-/// The steps that were not seen as recorded.
+/// The steps with a result that differs from the recording.
 fn compare(target: &Target, case: &Case, seen: &[String]) -> Vec<String> {
     let text = fs::read_to_string(recording(case)).unwrap_or_default();
     let recorded: Vec<&str> = text.trim_end().split("\n\n").collect();
@@ -76,7 +76,7 @@ fn compare(target: &Target, case: &Case, seen: &[String]) -> Vec<String> {
             }
             Some(why) => {
                 let first = seen.lines().next().unwrap_or_default();
-                // Past the test runner's capture: they are to be seen in every run.
+                // Not captured by the test runner, so that every run shows the differences.
                 let _ = writeln!(io::stderr(), "known difference: {}: {why} [{first}]", case.name);
             }
         }
@@ -84,7 +84,7 @@ fn compare(target: &Target, case: &Case, seen: &[String]) -> Vec<String> {
     wrong
 }
 
-/// What a question in the background was asked with, and its answer.
+/// A query in the background: its index, start and answer.
 struct BackgroundQuery {
     index: u64,
     begun: Instant,
@@ -210,7 +210,7 @@ fn sort_tags(answer: Response<Bytes>) -> Response<Bytes> {
     })
 }
 
-/// As written on the wire, without those that every server writes in its own way.
+/// The headers as written on the wire, without those that each server writes differently.
 async fn header_names(target: &Target, method: &str, path: &str) -> String {
     let addr = target.addr();
     let mut stream = TcpStream::connect(addr).await.unwrap();

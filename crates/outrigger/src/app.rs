@@ -12,7 +12,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use outrigger_config::{Config, OnAppExit};
+use outrigger_config::Config;
 use outrigger_proxy::ClusterStatus;
 use prometheus::IntCounter;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -69,12 +69,7 @@ impl App {
 
     /// The settings that are in place.
     pub fn config(&self) -> Config {
-        self.components.active_config().loaded.config.clone()
-    }
-
-    /// What the sidecar does when the app ends by itself.
-    pub fn on_app_exit(&self) -> OnAppExit {
-        self.components.active_config().loaded.config.on_app_exit
+        self.components.active_config.lock().loaded.config.clone()
     }
 
     /// Where the app sends its requests.
@@ -94,12 +89,12 @@ impl App {
 
     /// Every address of the admin side.
     pub fn admin_addrs(&self) -> &[SocketAddr] {
-        self.admin.addrs()
+        &self.admin.addrs
     }
 
     /// The addresses that serve metrics and health alone; empty without `admin.metrics_listen`.
     pub fn metrics_addrs(&self) -> Vec<SocketAddr> {
-        self.metrics_server.lock().as_ref().map_or_else(Vec::new, |server| server.addrs().to_vec())
+        self.metrics_server.lock().as_ref().map_or_else(Vec::new, |server| server.addrs.clone())
     }
 
     /// The lifecycle state of the process.

@@ -1,24 +1,19 @@
 //! Opens the registry that the `registry` settings name, and its registrar where it has one.
-//!
-//! | metric | labels | meaning |
-//! |---|---|---|
-//! | `outrigger_registry_requests_total` | `operation`, `outcome` | exchanges that have ended |
-//! | `outrigger_registry_request_duration_seconds` | `operation` | their duration, with the wait of a blocking query |
-//! | `outrigger_registry_watch_connections` | `state` | connections for watches: `in_use`, `waiting`, `limit`; a lasting `waiting` above 0 means that watches share connections and that changes arrive late |
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use outrigger_config as config;
 use outrigger_discovery::DiskCache;
 use outrigger_registry::{
-    Error, Registrar, Registry,
+    Registrar, Registry,
     consul::{Consul, Observation, Observer},
     file::FileRegistry,
 };
 use prometheus::{
-    HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts,
+    IntGaugeVec, Opts,
     core::{Collector, Desc},
     proto::MetricFamily,
+    register_histogram_vec_with_registry, register_int_counter_vec_with_registry,
 };
 use tracing::warn;
 
@@ -35,26 +30,17 @@ pub(crate) struct OpenedRegistry {
     pub(crate) registrar: Option<Arc<dyn Registrar>>,
 }
 
-/// Why a registry cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
-    #[error(transparent)]
-    Registry(#[from] Error),
-    #[error(transparent)]
-    Metrics(#[from] prometheus::Error),
-}
-
 /// Opens the registry. Connects to nothing.
 pub(crate) fn open(
     settings: &config::Registry,
     metrics: &prometheus::Registry,
-) -> Result<OpenedRegistry, OpenError> {
+) -> Result<OpenedRegistry, Box<dyn std::error::Error + Send + Sync>> {
     match settings {
         config::Registry::File(path) => {
             Ok(OpenedRegistry { registry: Arc::new(FileRegistry::open(path)?), registrar: None })
         }
         config::Registry::Consul(settings) => {
-            let observer = RegistryMetrics::register(metrics)?.observer();
+            let observer = Observer::new(exchange_recorder(metrics)?);
             let consul = Arc::new(Consul::with_observer(settings, observer)?);
             metrics.register(Box::new(WatchConnections::new(consul.clone())?))?;
             Ok(OpenedRegistry { registry: consul.clone(), registrar: Some(consul) })
@@ -105,51 +91,32 @@ pub(crate) fn location(settings: &config::Registry) -> String {
 }
 
 /// Counts and times the exchanges.
-#[derive(Debug)]
-struct RegistryMetrics {
-    requests: IntCounterVec,
-    durations: HistogramVec,
-}
-
-impl RegistryMetrics {
-    fn register(metrics: &prometheus::Registry) -> Result<Self, prometheus::Error> {
-        let requests = IntCounterVec::new(
-            Opts::new("outrigger_registry_requests_total", "Exchanges with the registry that ended."),
-            &["operation", "outcome"],
-        )?;
-        let durations = HistogramVec::new(
-            HistogramOpts::new(
-                "outrigger_registry_request_duration_seconds",
-                "Time from the question to the registry's answer, with the wait of a blocking query.",
-            )
-            .buckets(DURATIONS.to_vec()),
-            &["operation"],
-        )?;
-        metrics.register(Box::new(requests.clone()))?;
-        metrics.register(Box::new(durations.clone()))?;
-        Ok(Self { requests, durations })
-    }
-
-    fn record(&self, Observation { operation, outcome, latency }: Observation) {
-        self.requests.with_label_values(&[operation, outcome]).inc();
-        self.durations.with_label_values(&[operation]).observe(latency.as_secs_f64());
-    }
-
-    fn observer(self) -> Observer {
-        Observer::new(move |observation| self.record(observation))
-    }
+fn exchange_recorder(
+    metrics: &prometheus::Registry,
+) -> Result<impl Fn(Observation) + use<>, prometheus::Error> {
+    let requests = register_int_counter_vec_with_registry!(
+        "outrigger_registry_requests_total",
+        "Exchanges with the registry that ended.",
+        &["operation", "outcome"],
+        metrics
+    )?;
+    let durations = register_histogram_vec_with_registry!(
+        "outrigger_registry_request_duration_seconds",
+        "Time from the question to the registry's answer, with the wait of a blocking query.",
+        &["operation"],
+        DURATIONS.to_vec(),
+        metrics
+    )?;
+    Ok(move |Observation { operation, outcome, latency }: Observation| {
+        requests.with_label_values(&[operation, outcome]).inc();
+        durations.with_label_values(&[operation]).observe(latency.as_secs_f64());
+    })
 }
 
 /// The load of the connections for watches, read at each scrape.
 struct WatchConnections {
     consul: Arc<Consul>,
     gauge: IntGaugeVec,
-}
-
-impl fmt::Debug for WatchConnections {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WatchConnections").finish_non_exhaustive()
-    }
 }
 
 impl WatchConnections {
@@ -208,11 +175,7 @@ mod tests {
     fn exchanges_are_counted_by_operation_and_outcome() {
         let metrics = prometheus::Registry::new();
         let latency = Duration::from_secs(3);
-        RegistryMetrics::register(&metrics).unwrap().record(Observation {
-            operation: "watch",
-            outcome: "ok",
-            latency,
-        });
+        exchange_recorder(&metrics).unwrap()(Observation { operation: "watch", outcome: "ok", latency });
         let text = text(&metrics);
         for line in [
             "outrigger_registry_requests_total{operation=\"watch\",outcome=\"ok\"} 1",

@@ -4,18 +4,14 @@
 //! [`crate::app`] puts them in place. A file with a problem changes nothing. A setting that only a restart can
 //! change keeps its value, and the log and the answer name it; the rest is applied, because a corrected
 //! timeout should not wait for a restart.
-//!
-//! | metric | labels | meaning |
-//! |---|---|---|
-//! | `outrigger_config_hash` | – | a number that is equal for equal settings |
-//! | `outrigger_config_last_reload_successful` | – | 1, or 0 when the last reload was refused |
-//! | `outrigger_config_last_reload_success_timestamp_seconds` | – | when settings were last put in place, at the start or by a reload |
-//! | `outrigger_config_reloads_total` | `result` | reloads: `applied`, `refused` |
 
 use std::{fmt, future::Future, sync::Arc};
 
 use outrigger_config::{Config, LoadedConfig, Problems, SettingChange, fingerprint};
-use prometheus::{Gauge, IntCounterVec, IntGauge, Opts};
+use prometheus::{
+    Gauge, IntCounterVec, IntGauge, register_gauge_with_registry, register_int_counter_vec_with_registry,
+    register_int_gauge_with_registry,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
@@ -170,24 +166,28 @@ impl ReloadMetrics {
         config: &Config,
     ) -> Result<Self, prometheus::Error> {
         let reload_metrics = Self {
-            hash: Gauge::new("outrigger_config_hash", "A number that is equal for equal settings.")?,
-            successful: IntGauge::new(
+            hash: register_gauge_with_registry!(
+                "outrigger_config_hash",
+                "A number that is equal for equal settings.",
+                metrics
+            )?,
+            successful: register_int_gauge_with_registry!(
                 "outrigger_config_last_reload_successful",
                 "1, or 0 when the last reload was refused.",
+                metrics
             )?,
-            at: Gauge::new(
+            at: register_gauge_with_registry!(
                 "outrigger_config_last_reload_success_timestamp_seconds",
                 "When settings were last put in place, at the start or by a reload.",
+                metrics
             )?,
-            reloads: IntCounterVec::new(
-                Opts::new("outrigger_config_reloads_total", "Reloads that have ended."),
+            reloads: register_int_counter_vec_with_registry!(
+                "outrigger_config_reloads_total",
+                "Reloads that have ended.",
                 &["result"],
+                metrics
             )?,
         };
-        metrics.register(Box::new(reload_metrics.hash.clone()))?;
-        metrics.register(Box::new(reload_metrics.successful.clone()))?;
-        metrics.register(Box::new(reload_metrics.at.clone()))?;
-        metrics.register(Box::new(reload_metrics.reloads.clone()))?;
         for result in ["applied", "refused"] {
             reload_metrics.reloads.with_label_values(&[result]).reset();
         }

@@ -1,17 +1,12 @@
 //! Log lines on stderr, and the metrics of the process as a whole.
 //!
-//! | metric | labels | meaning |
-//! |---|---|---|
-//! | `outrigger_build_info` | `version`, `commit` | always 1 |
-//! | `process_*` | – | CPU, memory, open files, threads |
-//!
 //! Each part registers its own metrics beside these; no metric is global.
 
 use std::io::IsTerminal;
 
 pub use outrigger_config::error_chain;
 use outrigger_config::{Log, LogFormat};
-use prometheus::{IntGaugeVec, Opts};
+use prometheus::register_int_gauge_vec_with_registry;
 use tracing::warn;
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
@@ -91,12 +86,13 @@ pub(crate) fn unix_time() -> f64 {
 /// Never in practice: when two metrics have one name.
 pub fn new_metrics_registry() -> Result<prometheus::Registry, prometheus::Error> {
     let metrics = prometheus::Registry::new();
-    let build = IntGaugeVec::new(
-        Opts::new("outrigger_build_info", "Version and commit of this process; always 1."),
+    let build = register_int_gauge_vec_with_registry!(
+        "outrigger_build_info",
+        "Version and commit of this process; always 1.",
         &["version", "commit"],
+        metrics
     )?;
     build.with_label_values(&[VERSION, COMMIT]).set(1);
-    metrics.register(Box::new(build))?;
     #[cfg(target_os = "linux")]
     metrics.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
     Ok(metrics)

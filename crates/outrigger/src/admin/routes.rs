@@ -174,7 +174,7 @@ async fn drain(State(state): State<AdminState>) -> Json<DrainStatus> {
 
 async fn begin_drain(State(state): State<AdminState>) -> Response {
     info!("drain requested");
-    state.lifecycle.begin_drain();
+    state.lifecycle.drain().requested.cancel();
     let status = DrainStatus::of(&state.lifecycle, state.backend.in_flight());
     (StatusCode::ACCEPTED, Json(status)).into_response()
 }

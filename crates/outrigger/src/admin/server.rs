@@ -8,7 +8,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use outrigger_config::Listen;
+use outrigger_config::{Listen, error_chain};
 use outrigger_net::{BindError, bind, bind_listen};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -34,39 +34,29 @@ const MAX_HEAD: usize = 64 * 1024;
 /// Longest wait at the stop for the answers under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why the admin side cannot listen on an address.
-#[derive(Debug, thiserror::Error)]
-#[error("{what} cannot {source}")]
-pub(crate) struct ListenError {
-    what: &'static str,
-    source: BindError,
-}
-
 /// Bound listeners that do not accept yet.
 #[derive(Debug)]
 pub(crate) struct BoundListeners(Vec<TcpListener>);
 
 impl BoundListeners {
     /// Binds every address of `listen`. `what` names the listener in errors.
-    pub(crate) fn bind(what: &'static str, listen: &Listen) -> Result<Self, ListenError> {
+    pub(crate) fn bind(what: &'static str, listen: &Listen) -> Result<Self, String> {
         let bind_one = |_, addr| {
             let bound = bind(addr)?;
             let listener =
                 TcpListener::from_std(bound.socket).map_err(|source| BindError { addr, source })?;
             Ok((listener, bound.addr))
         };
-        bind_listen(listen, bind_one).map(Self).map_err(|source| ListenError { what, source })
-    }
-
-    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
-        self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        bind_listen(listen, bind_one)
+            .map(Self)
+            .map_err(|error| format!("{what} cannot {}", error_chain(&error)))
     }
 }
 
 /// A running server. Dropping it closes every connection at once; [`AdminServer::stop`] lets answers end.
 #[derive(Debug)]
 pub(crate) struct AdminServer {
-    addrs: Vec<SocketAddr>,
+    pub(crate) addrs: Vec<SocketAddr>,
     stop: CancellationToken,
     accept_tasks: JoinSet<()>,
 }
@@ -74,17 +64,13 @@ pub(crate) struct AdminServer {
 impl AdminServer {
     /// Serves `router` on the listeners of `bound`.
     pub(crate) fn start(bound: BoundListeners, router: Router) -> Self {
-        let addrs = bound.addrs();
+        let addrs = bound.0.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let stop = CancellationToken::new();
         let mut accepting = JoinSet::new();
         for listener in bound.0 {
             accepting.spawn(accept_connections(listener, router.clone(), stop.clone()));
         }
         Self { addrs, stop, accept_tasks: accepting }
-    }
-
-    pub(crate) fn addrs(&self) -> &[SocketAddr] {
-        &self.addrs
     }
 
     /// Stops accepting, lets the answers under way end (2 s at most), and returns when every connection has
@@ -174,8 +160,8 @@ mod tests {
     #[tokio::test]
     async fn localhost_is_served_on_each_loopback_address_with_one_port() {
         let server = start(Listen::localhost(0));
-        assert!(server.addrs().iter().all(|addr| addr.port() == server.addrs()[0].port()));
-        for addr in server.addrs() {
+        assert!(server.addrs.iter().all(|addr| addr.port() == server.addrs[0].port()));
+        for addr in &server.addrs {
             let answer = ask(*addr, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
             assert!(answer.ends_with("hello"), "{answer}");
         }
@@ -185,16 +171,15 @@ mod tests {
     #[tokio::test]
     async fn an_occupied_port_is_an_error_that_names_it_and_says_what_to_do() {
         let server = start(Listen::localhost(0));
-        let taken = server.addrs()[0];
+        let taken = server.addrs[0];
         let error = BoundListeners::bind("the admin side", &taken.into()).unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains(&taken.to_string()) && text.contains("choose another port"), "{text}");
+        assert!(error.contains(&taken.to_string()) && error.contains("choose another port"), "{error}");
     }
 
     #[tokio::test]
     async fn stopping_ends_idle_connections_and_frees_the_port() {
         let server = start(Listen::localhost(0));
-        let addr = server.addrs()[0];
+        let addr = server.addrs[0];
         let mut idle = TcpStream::connect(addr).await.unwrap();
         idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut byte = [0];
@@ -209,7 +194,7 @@ mod tests {
     async fn a_head_that_is_too_large_is_refused() {
         let server = start(Listen::localhost(0));
         let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(70_000));
-        assert!(ask(server.addrs()[0], &head).await.starts_with("HTTP/1.1 431"));
+        assert!(ask(server.addrs[0], &head).await.starts_with("HTTP/1.1 431"));
         server.stop().await;
     }
 }

@@ -51,10 +51,10 @@ impl Components {
             Some(source) => source.read().await?,
             None => return Err(ReloadError::NoFile),
         };
-        if self.lifecycle.handle().is_draining() {
+        if self.lifecycle.handle().drain().requested.is_cancelled() {
             return Err(ReloadError::Leaving);
         }
-        let running = self.active_config().loaded.clone();
+        let running = self.active_config.lock().loaded.clone();
         // A program that rewrites a file empties it first. An empty file would deregister the app.
         if let (Some(file), None) = (settings_file(&running), settings_file(&read)) {
             return Err(ReloadError::Problems(vec![format!(
@@ -67,7 +67,7 @@ impl Components {
         let moves = old != new;
         let bound = match new {
             Some(listen) if moves => {
-                Some(bind_metrics(listen).map_err(|error| ReloadError::Address(error_chain(&error)))?)
+                Some(bind_metrics(listen).map_err(|error| ReloadError::Address(error.to_string()))?)
             }
             Some(_) | None => None,
         };
@@ -95,7 +95,7 @@ impl Components {
             }
         }
         let hash = outrigger_config::fingerprint(&next.config);
-        *self.active_config() = ActiveConfig::new(next);
+        *self.active_config.lock() = ActiveConfig::new(next);
         Ok(AppliedReload { changed, needs_restart, hash })
     }
 }

@@ -10,7 +10,7 @@ use outrigger_config::{Config, LoadedConfig};
 use outrigger_discovery::{Discovery, ServiceStatus};
 use outrigger_proxy::{ClusterStatus, Proxy};
 use outrigger_registry::Registrar;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -53,14 +53,7 @@ impl ActiveConfig {
 
 /// The listener for the network, with metrics and health alone. It is not a field of [`Components`], because
 /// its pages hold the components, so that it would keep itself alive.
-#[derive(Debug, Clone)]
-pub(super) struct MetricsServer(pub(super) Arc<Mutex<Option<AdminServer>>>);
-
-impl MetricsServer {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Option<AdminServer>> {
-        self.0.lock()
-    }
-}
+pub(super) type MetricsServer = Arc<Mutex<Option<AdminServer>>>;
 
 /// The parts of a running sidecar.
 #[derive(Debug)]
@@ -73,13 +66,7 @@ pub(super) struct Components {
     pub(super) reload_handle: ReloadHandle,
     pub(super) config_source: OnceLock<ConfigSource>,
     pub(super) log_control: OnceLock<LogControl>,
-    pub(super) active: Mutex<ActiveConfig>,
-}
-
-impl Components {
-    pub(super) fn active_config(&self) -> MutexGuard<'_, ActiveConfig> {
-        self.active.lock()
-    }
+    pub(super) active_config: Mutex<ActiveConfig>,
 }
 
 impl AdminBackend for Components {
@@ -96,7 +83,7 @@ impl AdminBackend for Components {
     }
 
     fn config(&self) -> Arc<str> {
-        self.active_config().page.clone()
+        self.active_config.lock().page.clone()
     }
 
     fn reload(&self) -> Pin<Box<dyn Future<Output = ReloadResult> + Send>> {

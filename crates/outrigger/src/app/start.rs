@@ -10,28 +10,18 @@ use outrigger_config::{Config, Listen, LoadedConfig, Origins, WorkerThreads};
 use outrigger_discovery::Discovery;
 use outrigger_proxy::{Proxy, Workers};
 use parking_lot::Mutex;
-use prometheus::IntCounter;
+use prometheus::register_int_counter_with_registry;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     App,
-    components::{ActiveConfig, Components, MetricsServer, registration_plan},
+    components::{ActiveConfig, Components, registration_plan},
 };
 use crate::{
     admin::{self, AdminServer, AdminState, AllowedHosts, BoundListeners},
     lifecycle::{Lifecycle, PropagationMonitor},
-    limits, registry, reload,
-    telemetry::{self, error_chain},
+    limits, registry, reload, telemetry,
 };
-
-/// What starts the local app.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LocalApp {
-    /// Another process, before or after the sidecar.
-    External,
-    /// The sidecar, once it routes.
-    Child,
-}
 
 /// Why a sidecar could not start.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +68,9 @@ impl App {
     /// # Errors
     /// When a port is occupied, or a file that the settings name cannot be used.
     pub fn start(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
-        Self::start_with(config, origins, workers, LocalApp::External)
+        let app = Self::start_before_app(config, origins, workers)?;
+        app.app_started.cancel();
+        Ok(app)
     }
 
     /// As [`App::start`], for an app that the caller starts later: the app is not probed, and so not
@@ -87,24 +79,17 @@ impl App {
     /// # Errors
     /// As [`App::start`].
     pub fn start_before_app(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
-        Self::start_with(config, origins, workers, LocalApp::Child)
-    }
-
-    fn start_with(
-        config: Config,
-        origins: &Origins,
-        workers: Workers,
-        app: LocalApp,
-    ) -> Result<Self, StartError> {
         limits::warn_when_low();
         let metrics = telemetry::new_metrics_registry()?;
-        let app_starts =
-            IntCounter::new("outrigger_app_starts_total", "How often the sidecar started the app.")?;
-        metrics.register(Box::new(app_starts.clone()))?;
+        let app_starts = register_int_counter_with_registry!(
+            "outrigger_app_starts_total",
+            "How often the sidecar started the app.",
+            metrics
+        )?;
         let reload_metrics = reload::ReloadMetrics::register(&metrics, &config)?;
         let opened = registry::open(&config.registry, &metrics).map_err(|error| StartError::Registry {
             place: registry::location(&config.registry),
-            source: Box::new(error),
+            source: error,
         })?;
         let runtime = tokio::runtime::Handle::current();
         let cache = registry::open_disk_cache(&config, origins);
@@ -116,18 +101,13 @@ impl App {
         discovery.set_liveness(proxy.liveness());
 
         proxy.start();
-        let first_answers = {
-            let proxy = proxy.clone();
-            async move { proxy.wait_for_first_answers().await }
-        };
         let app_started = CancellationToken::new();
-        if app == LocalApp::External {
-            app_started.cancel();
-        }
         let registrar = opened.registrar;
         let plan = registration_plan(&config, registrar.as_ref(), &app_started);
-        let lifecycle =
-            Lifecycle::start(first_answers, plan, PropagationMonitor::new(config.drain, discovery.clone()));
+        let learner = proxy.clone();
+        let first_answers = async move { learner.wait_for_first_answers().await };
+        let propagation = PropagationMonitor::new(config.drain, discovery.clone());
+        let lifecycle = Lifecycle::start(first_answers, plan, propagation);
         lifecycle.register_metrics(&metrics)?;
 
         let (reload_handle, reload_worker) = reload::reload_channel();
@@ -142,7 +122,7 @@ impl App {
             reload_handle,
             config_source: OnceLock::new(),
             log_control: OnceLock::new(),
-            active: Mutex::new(ActiveConfig::new(loaded)),
+            active_config: Mutex::new(ActiveConfig::new(loaded)),
         });
         let state = AdminState {
             lifecycle: components.lifecycle.handle().clone(),
@@ -151,7 +131,7 @@ impl App {
         };
         let metrics_server =
             metrics_listeners.map(|bound| AdminServer::start(bound, admin::metrics_router(state.clone())));
-        let metrics_server = MetricsServer(Arc::new(Mutex::new(metrics_server)));
+        let metrics_server = Arc::new(Mutex::new(metrics_server));
         let admin = AdminServer::start(admin, admin::admin_router(state.clone(), allowed_hosts));
         let reloads = {
             let (components, metrics_server) = (components.clone(), metrics_server.clone());
@@ -164,7 +144,7 @@ impl App {
 }
 
 fn bind_admin(what: &'static str, listen: &Listen) -> Result<BoundListeners, StartError> {
-    BoundListeners::bind(what, listen).map_err(|error| StartError::Admin(error_chain(&error)))
+    BoundListeners::bind(what, listen).map_err(StartError::Admin)
 }
 
 pub(super) fn bind_metrics(listen: &Listen) -> Result<BoundListeners, StartError> {

@@ -1,12 +1,12 @@
 //! The way out: callers are drained, listeners close, requests in flight end.
 
-use std::{future::Future, time::Duration};
+use std::future::Future;
 
 use outrigger_config::{Config, Service};
 use tracing::warn;
 
-use super::{App, components::Components};
-use crate::lifecycle::{ServedTraffic, wait_until_port_closed};
+use super::App;
+use crate::lifecycle::wait_until_port_closed;
 
 /// What the stop cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ impl App {
     /// Ends every wait for callers while the sidecar leaves: the app has ended for good, or a second signal asks
     /// for it.
     pub fn skip_waits(&self) {
-        self.components.lifecycle.handle().skip_waits();
+        self.components.lifecycle.handle().drain().skip_waits.cancel();
     }
 
     /// Resolves when no process listens on the app's port any more, after `drain.timeout` at most; at once
@@ -47,7 +47,11 @@ impl App {
     /// when every task and thread has ended.
     pub async fn shutdown(self) -> ShutdownSummary {
         let grace = self.config().drain.timeout;
-        let aborted = self.components.lifecycle.drain_and_stop(&*self.components, grace).await;
+        let stop_traffic = async {
+            self.components.proxy.close_listeners();
+            self.components.proxy.shutdown(grace).await.aborted
+        };
+        let aborted = self.components.lifecycle.drain_and_stop(stop_traffic).await;
         // A reload could open a listener that is closed here.
         self.reload_task.abort();
         let _ = self.reload_task.await;
@@ -58,15 +62,5 @@ impl App {
         }
         self.components.discovery.shutdown().await;
         ShutdownSummary { aborted }
-    }
-}
-
-impl ServedTraffic for Components {
-    fn close_listeners(&self) {
-        self.proxy.close_listeners();
-    }
-
-    async fn drain_requests(&self, grace: Duration) -> usize {
-        self.proxy.shutdown(grace).await.aborted
     }
 }

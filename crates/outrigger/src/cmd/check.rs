@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &CheckArguments) -> Result<(), CommandError> {
 /// Why the registry could not be opened: its token, certificates and static instances are files.
 fn registry_open_error(settings: &outrigger_config::Registry) -> Option<String> {
     let opened = registry::open(settings, &prometheus::Registry::new());
-    opened.err().map(|error| error_chain(&error))
+    opened.err().map(|error| error_chain(&*error))
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ mod tests {
         let router = Router::new().route("/drain", post(page.clone()).get(page));
         let bound = BoundListeners::bind("test", &outrigger_config::Listen::localhost(0)).unwrap();
         let server = AdminServer::start(bound, router);
-        (format!("localhost:{}", server.addrs()[0].port()), server)
+        (format!("localhost:{}", server.addrs[0].port()), server)
     }
 
     async fn drain(admin: &str, wait: bool, timeout: Duration) -> Result<(), CommandError> {

@@ -131,7 +131,7 @@ mod tests {
             crate::admin::BoundListeners::bind("test", &outrigger_config::Listen::localhost(0)).unwrap();
         let page = axum::routing::get(|| async { "hello" });
         let server = crate::admin::AdminServer::start(bound, axum::Router::new().route("/readyz", page));
-        let failure = wait(server.addrs()[0], Duration::from_secs(20)).await.unwrap_err().to_string();
+        let failure = wait(server.addrs[0], Duration::from_secs(20)).await.unwrap_err().to_string();
         assert!(failure.contains("hello"), "{failure}");
     }
 }

@@ -30,27 +30,28 @@ const CONNECT_BACKOFF: Backoff =
 pub(super) struct CallError {
     /// The error with its causes.
     pub(super) text: String,
-    /// The agent refused the connection.
-    refused_connection: bool,
+    /// Absent: the time ran out.
+    pub(super) error: Option<Error>,
 }
 
 impl CallError {
     /// The pause before the next try, after `failures` earlier failures.
     pub(super) fn retry_pause(&self, failures: u32) -> Duration {
-        let backoff = if self.refused_connection { CONNECT_BACKOFF } else { RETRY_BACKOFF };
+        let refused = matches!(self.error, Some(Error::Connect { .. }));
+        let backoff = if refused { CONNECT_BACKOFF } else { RETRY_BACKOFF };
         backoff.pause(failures, fastrand::u64(..))
     }
 }
 
 impl From<Error> for CallError {
     fn from(error: Error) -> Self {
-        Self { text: error_chain(&error), refused_connection: matches!(error, Error::Connect { .. }) }
+        Self { text: error_chain(&error), error: Some(error) }
     }
 }
 
 impl From<String> for CallError {
     fn from(text: String) -> Self {
-        Self { text, refused_connection: false }
+        Self { text, error: None }
     }
 }
 

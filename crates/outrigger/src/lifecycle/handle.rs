@@ -45,7 +45,7 @@ impl LifecycleHandle {
         Self(Arc::new(LifecycleShared {
             state,
             registration,
-            drain: DrainControl::new(),
+            drain: DrainControl::default(),
             maintenance_file,
             settings,
         }))
@@ -97,21 +97,6 @@ impl LifecycleHandle {
         }
     }
 
-    /// Whether a drain was requested.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.0.drain.is_requested()
-    }
-
-    /// Skips the waits for callers in a drain: the app has ended, or a second signal came.
-    pub(crate) fn skip_waits(&self) {
-        self.0.drain.skip_waits();
-    }
-
-    /// Requests a drain; returns at once.
-    pub(crate) fn begin_drain(&self) {
-        self.0.drain.request();
-    }
-
     /// Probes the app at once instead of when the next probe is due.
     pub(crate) fn request_probe(&self) {
         self.0.registration.request_probe();
@@ -124,20 +109,16 @@ impl LifecycleHandle {
     }
 
     pub(super) fn apply_event(&self, event: LifecycleEvent) {
-        let mut next = None;
-        self.0.state.send_if_modified(|state| {
-            let after = state.next(event);
-            let changed = after != *state;
-            *state = after;
-            next = changed.then_some(after);
-            changed
+        let changed = self.0.state.send_if_modified(|state| {
+            let next = state.next(event);
+            std::mem::replace(state, next) != next
         });
-        if let Some(state) = next {
-            info!(state = state.label(), "state changed");
+        if changed {
+            info!(state = self.state().label(), "state changed");
         }
     }
 
-    pub(super) fn drain(&self) -> &DrainControl {
+    pub(crate) fn drain(&self) -> &DrainControl {
         &self.0.drain
     }
 

@@ -116,12 +116,8 @@ async fn probe_loopback(probe: &Probe, port: u16, limit: Duration) -> ProbeResul
 
 /// `Err`: no connection, so the other address is tried.
 async fn probe_tcp(addr: SocketAddr) -> Result<ProbeResult, String> {
-    match TcpStream::connect(addr).await {
-        Ok(_) => {
-            Ok(ProbeResult { health: ReportedHealth::Passing, detail: format!("{addr} accepts connections") })
-        }
-        Err(error) => Err(format!("connect to {addr}: {error}")),
-    }
+    TcpStream::connect(addr).await.map_err(|error| format!("connect to {addr}: {error}"))?;
+    Ok(ProbeResult { health: ReportedHealth::Passing, detail: format!("{addr} accepts connections") })
 }
 
 async fn probe_http(addr: SocketAddr, path: &str, limit: Duration) -> Result<ProbeResult, String> {

@@ -1,14 +1,4 @@
 //! The lifecycle as gauges: one series per state, 1 for the current state.
-//!
-//! | metric | labels | meaning |
-//! |---|---|---|
-//! | `outrigger_lifecycle_state` | `state` | 1 for the state of the process |
-//! | `outrigger_registration_state` | `state` | 1 for the state of the app's registration |
-//! | `outrigger_registrations_total` | – | how often the registry took the registration |
-//! | `outrigger_maintenance` | – | 1 while the app is in maintenance, requested here or at the registry |
-//! | `outrigger_app_health` | `health` | 1 for the health last reported to the registry |
-
-use std::fmt;
 
 use outrigger_registry::ReportedHealth;
 use parking_lot::Mutex;
@@ -30,12 +20,6 @@ struct LifecycleMetrics {
     registrations: Mutex<IntCounter>,
     health: IntGaugeVec,
     maintenance: IntGauge,
-}
-
-impl fmt::Debug for LifecycleMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LifecycleMetrics").field("handle", &self.handle).finish_non_exhaustive()
-    }
 }
 
 pub(super) fn register(

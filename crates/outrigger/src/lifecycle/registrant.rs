@@ -8,10 +8,10 @@ use outrigger_policy::backoff::Backoff;
 use outrigger_registry::{Registrar, Registration, ReportedHealth};
 use tokio::{
     sync::watch,
-    task::JoinHandle,
+    task::JoinSet,
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -63,10 +63,9 @@ pub(super) struct Registrant {
     /// Longest wait for each try of the deregistration.
     deregister_timeout: Duration,
     stop: CancellationToken,
-    report_task: JoinHandle<()>,
-    register_task: JoinHandle<()>,
-    stale_task: JoinHandle<()>,
-    catalog_task: JoinHandle<()>,
+    register_task: AbortOnDropHandle<()>,
+    /// Reports, removes stale registrations, and checks the catalog.
+    other_tasks: JoinSet<()>,
 }
 
 /// The task that probes the app. A reload may change its settings.
@@ -77,7 +76,7 @@ pub(super) struct ProbeTask {
     pub(super) settings: Health,
     /// The last result.
     pub(super) results: watch::Sender<Option<ReportedHealth>>,
-    pub(super) task: JoinHandle<()>,
+    pub(super) task: AbortOnDropHandle<()>,
 }
 
 impl ProbeTask {
@@ -95,7 +94,7 @@ impl ProbeTask {
                 health::run_probes(settings, port, results, state).await;
             }
         });
-        Self { app_started: started, settings, results, task }
+        Self { app_started: started, settings, results, task: AbortOnDropHandle::new(task) }
     }
 
     /// Replaces the settings; the last result stays.
@@ -129,10 +128,10 @@ impl Registrant {
         let (refused, unlisted) = (report::GenerationSender::new(0), report::GenerationSender::new(0));
         let stop = CancellationToken::new();
         let credentials = registrar.watch_credentials();
-        let report =
-            tokio::spawn(report::run(registrar.clone(), state.clone(), health.clone(), refused.clone()));
-        let stale_task = tokio::spawn(stale::run(registrar.clone(), registration.subscribe(), state.clone()));
-        let catalog_task = tokio::spawn(catalog_check::run(
+        let mut other_tasks = JoinSet::new();
+        other_tasks.spawn(report::run(registrar.clone(), state.clone(), health.clone(), refused.clone()));
+        other_tasks.spawn(stale::run(registrar.clone(), registration.subscribe(), state.clone()));
+        other_tasks.spawn(catalog_check::run(
             registrar.clone(),
             registration.subscribe(),
             state.clone(),
@@ -149,20 +148,17 @@ impl Registrant {
             credentials: credentials.clone(),
             stop: stop.clone(),
         };
-        let register = tokio::spawn(register.run());
-        let deregister_timeout = CALL_TIMEOUT;
+        let register_task = AbortOnDropHandle::new(tokio::spawn(register.run()));
         Self {
             registrar,
             registration,
             state,
             probe_task: probing,
             credentials,
-            deregister_timeout,
+            deregister_timeout: CALL_TIMEOUT,
             stop,
-            report_task: report,
-            register_task: register,
-            stale_task,
-            catalog_task,
+            register_task,
+            other_tasks,
         }
     }
 
@@ -199,9 +195,7 @@ impl Registrant {
     /// True when the app was (or may have been) registered, by this run or an earlier one. Takes 11 s at most.
     pub(super) async fn stop_tasks(&mut self) -> bool {
         self.probe_task.task.abort();
-        self.report_task.abort();
-        self.stale_task.abort();
-        self.catalog_task.abort();
+        self.other_tasks.abort_all();
         self.stop.cancel();
         if timeout(CALL_TIMEOUT, &mut self.register_task).await.is_err() {
             self.register_task.abort();
@@ -303,16 +297,6 @@ impl Registrant {
         }
         warn!(id, "could not deregister the app; the registry removes it after deregister_after");
         false
-    }
-}
-
-impl Drop for Registrant {
-    fn drop(&mut self) {
-        self.probe_task.task.abort();
-        self.report_task.abort();
-        self.register_task.abort();
-        self.stale_task.abort();
-        self.catalog_task.abort();
     }
 }
 

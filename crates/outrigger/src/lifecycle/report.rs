@@ -12,14 +12,13 @@ use std::{sync::Arc, time::Duration};
 
 use outrigger_policy::backoff::Backoff;
 use outrigger_registry::{Error, Registrar, ReportedHealth};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::{sync::watch, time::sleep};
 use tracing::{info, warn};
 
-use super::status::{RegistrationState, RegistrationStatus};
-use crate::telemetry::error_chain;
+use super::{
+    agent_calls::with_timeout,
+    status::{RegistrationState, RegistrationStatus},
+};
 
 /// Pause between two renewals: three fit into the TTL of [`super::identity::TTL`].
 pub(super) const RENEW_INTERVAL: Duration = Duration::from_secs(10);
@@ -60,7 +59,7 @@ pub(super) async fn run(
             continue;
         };
         let result = tokio::select! {
-            result = send_report(&*registrar, &id, now) => result,
+            result = with_timeout(REPORT_TIMEOUT, registrar.report(&id, now, CHECK_OUTPUT)) => result,
             // The new health is sent at once: the report in flight is outdated.
             changed = health.changed() => if changed.is_ok() { continue } else { return },
         };
@@ -77,16 +76,15 @@ pub(super) async fn run(
                 if state.record_failure(failure.text.clone()) {
                     warn!(id, error = failure.text, "could not report the app's health to the registry");
                 }
-                if failure.refused {
+                if failure.error.as_ref().is_some_and(may_be_forgotten) {
                     refused_generation.send_replace(generation);
                 }
                 failures += 1;
                 RETRY_BACKOFF.pause(failures - 1, fastrand::u64(..))
             }
         };
-        let next = Instant::now() + pause;
         tokio::select! {
-            () = sleep_until(next) => {}
+            () = sleep(pause) => {}
             changed = health.changed() => if changed.is_err() { return },
             () = wait_for_newer(&mut status, generation) => {}
         }
@@ -106,26 +104,7 @@ async fn wait_for_newer(status: &mut watch::Receiver<RegistrationStatus>, genera
     }
 }
 
-/// A report that did not arrive.
-struct ReportError {
-    text: String,
-    /// The agent refused the report: it may not know the check.
-    refused: bool,
-}
-
-async fn send_report(registrar: &dyn Registrar, id: &str, health: ReportedHealth) -> Result<(), ReportError> {
-    match timeout(REPORT_TIMEOUT, registrar.report(id, health, CHECK_OUTPUT)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(ReportError { refused: may_be_forgotten(&error), text: error_chain(&error) }),
-        Err(_) => Err(ReportError { text: format!("no answer within {REPORT_TIMEOUT:?}"), refused: false }),
-    }
-}
-
 /// Every refusal except 429 and a missing leader: agents use different texts for an unknown check.
 fn may_be_forgotten(error: &Error) -> bool {
-    match error {
-        Error::Refused { status: 429, .. } => false,
-        Error::Refused { .. } => !error.is_no_leader(),
-        _ => false,
-    }
+    matches!(error, Error::Refused { status, .. } if *status != 429) && !error.is_no_leader()
 }

@@ -6,9 +6,10 @@ use outrigger_registry::ReportedHealth;
 use tokio::sync::{Notify, watch};
 
 /// The phase of the registration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RegistrationPhase {
     /// There is nothing to register: no `service:`, or a registry of static instances.
+    #[default]
     Off,
     /// The app has not been healthy yet.
     AwaitingApp,
@@ -41,7 +42,7 @@ impl RegistrationPhase {
 }
 
 /// The registration at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct RegistrationStatus {
     /// The phase.
     pub phase: RegistrationPhase,
@@ -89,13 +90,7 @@ impl RegistrationStatus {
 
     /// Whether the registry has taken the registration, so that health can be reported.
     pub(super) fn is_accepted(&self) -> bool {
-        match self.phase {
-            RegistrationPhase::Registered | RegistrationPhase::Lost => true,
-            RegistrationPhase::Off
-            | RegistrationPhase::AwaitingApp
-            | RegistrationPhase::Registering
-            | RegistrationPhase::Left => false,
-        }
+        matches!(self.phase, RegistrationPhase::Registered | RegistrationPhase::Lost)
     }
 }
 
@@ -105,19 +100,7 @@ pub(super) struct RegistrationState(Arc<watch::Sender<RegistrationStatus>>, Arc<
 
 impl RegistrationState {
     pub(super) fn new(phase: RegistrationPhase, id: &str) -> Self {
-        let status = RegistrationStatus {
-            phase,
-            id: id.to_owned(),
-            sent: false,
-            generation: 0,
-            probe_detail: String::new(),
-            reported: None,
-            error: None,
-            maintenance: None,
-            pending_request: None,
-            request_count: 0,
-            credentials: 0,
-        };
+        let status = RegistrationStatus { phase, id: id.to_owned(), ..RegistrationStatus::default() };
         Self(Arc::new(watch::Sender::new(status)), Arc::default())
     }
 

@@ -8,11 +8,12 @@ use std::{
 };
 
 use outrigger_registry::ReportedHealth;
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{
-    drain::{self, DrainPhase, ServedTraffic},
+    drain::DrainPhase,
     handle::LifecycleHandle,
     metrics,
     plan::{LifecycleSettings, RegistrationPlan},
@@ -30,7 +31,7 @@ const LEARN_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Lifecycle {
     handle: LifecycleHandle,
-    task: JoinHandle<()>,
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Lifecycle {
@@ -44,7 +45,7 @@ impl Lifecycle {
         let handle = LifecycleHandle::new(plan);
         info!(state = handle.state().label(), "state changed");
         let task = tokio::spawn(run(handle.clone(), first_answers, propagation));
-        Self { handle, task }
+        Self { handle, _task: AbortOnDropHandle::new(task) }
     }
 
     pub(crate) fn handle(&self) -> &LifecycleHandle {
@@ -59,15 +60,16 @@ impl Lifecycle {
     /// Withdraws the app from the registry and returns when the app may be stopped. Requests are routed
     /// meanwhile.
     pub(crate) async fn drain(&self) {
-        self.handle.begin_drain();
+        self.handle.drain().requested.cancel();
         self.handle.drain().wait_safe().await;
     }
 
-    /// Drains, closes the listeners and waits `grace` at most for the requests in flight. Returns how many
-    /// requests were aborted.
-    pub(crate) async fn drain_and_stop(&self, traffic: &impl ServedTraffic, grace: Duration) -> usize {
+    /// Drains, then runs `stop_traffic`, which closes the listeners, ends the requests in flight, and returns
+    /// how many were aborted.
+    pub(crate) async fn drain_and_stop(&self, stop_traffic: impl Future<Output = usize>) -> usize {
         self.drain().await;
-        let aborted = drain::stop_traffic(self.handle.drain(), traffic, grace).await;
+        self.handle.drain().set_phase(DrainPhase::Closing);
+        let aborted = stop_traffic.await;
         self.handle.apply_event(LifecycleEvent::Ended);
         self.handle.drain().set_phase(DrainPhase::Gone);
         aborted
@@ -76,12 +78,6 @@ impl Lifecycle {
     /// Registers the gauges of the lifecycle.
     pub(crate) fn register_metrics(&self, metrics: &prometheus::Registry) -> Result<(), prometheus::Error> {
         metrics::register(metrics, self.handle.clone())
-    }
-}
-
-impl Drop for Lifecycle {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -100,7 +96,7 @@ async fn run(
         drain.into_iter().for_each(|drain| propagation.apply_settings(drain));
         apply_registration(&handle, plan.as_ref(), &mut registrant).await;
         tokio::select! {
-            () = handle.drain().wait_requested() => break,
+            () = handle.drain().requested.cancelled() => break,
             () = start_up(&handle, &mut first_answers, plan, &mut registrant) => {}
             // Never an error: `handle` holds the sender.
             _ = settings.changed() => {}
@@ -110,7 +106,7 @@ async fn run(
     handle.apply_event(LifecycleEvent::Drain);
     let drain = handle.drain();
     if let Some(registrant) = registrant {
-        withdraw::run_steps(registrant, &mut propagation, drain, drain.skip_waits_token()).await;
+        withdraw::run_steps(registrant, &mut propagation, drain).await;
     }
     drain.set_phase(DrainPhase::Safe);
 }

@@ -387,7 +387,7 @@ pub(super) fn start_registrant_at(
         app_started: CancellationToken::new(),
         settings: Health::default(),
         results: sender.clone(),
-        task: tokio::spawn(std::future::pending()),
+        task: tokio_util::task::AbortOnDropHandle::new(tokio::spawn(std::future::pending())),
     };
     let maintenance = Maintenance::load(agent.clone(), state.clone(), file);
     let registrant = Registrant::start_with_probe(test_registration(), probing, maintenance.clone());
@@ -408,14 +408,8 @@ impl RegistrantFixture {
 
 /// Runs every step of the withdrawal without waiting for callers. True: a registration had been sent.
 pub(super) async fn withdraw_at_once(registrant: Registrant, state: &RegistrationState) -> bool {
-    let drain = super::drain::DrainControl::new();
-    withdraw::run_steps(
-        registrant,
-        &mut PropagationMonitor::fixed(Duration::ZERO),
-        &drain,
-        &CancellationToken::new(),
-    )
-    .await;
+    let drain = super::drain::DrainControl::default();
+    withdraw::run_steps(registrant, &mut PropagationMonitor::fixed(Duration::ZERO), &drain).await;
     state.current().sent
 }
 

@@ -104,7 +104,7 @@ impl Supervisor<'_> {
         let mut state = ProcessState::Running;
         while state != ProcessState::Finished {
             let event = self.next_event(state).await;
-            let (next, actions) = state.transition(event, self.sidecar.on_app_exit());
+            let (next, actions) = state.transition(event, self.sidecar.config().on_app_exit);
             debug!(?state, ?event, ?next, "app state");
             state = next;
             for action in actions {

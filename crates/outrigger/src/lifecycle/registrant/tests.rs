@@ -186,14 +186,8 @@ async fn the_unobserved_wait_includes_the_time_of_failed_calls() {
         fixture.agent.change(fault);
         let mut propagation = PropagationMonitor::unobserved_for(Duration::from_secs(5));
         let from = Instant::now();
-        let drain = super::super::drain::DrainControl::new();
-        super::super::withdraw::run_steps(
-            fixture.registrant,
-            &mut propagation,
-            &drain,
-            &CancellationToken::new(),
-        )
-        .await;
+        let drain = super::super::drain::DrainControl::default();
+        super::super::withdraw::run_steps(fixture.registrant, &mut propagation, &drain).await;
         assert_eq!(from.elapsed().as_secs(), seconds, "{:?}", from.elapsed());
     }
 }

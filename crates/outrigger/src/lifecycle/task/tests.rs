@@ -24,18 +24,11 @@ use super::{
 
 const PROPAGATION: Duration = Duration::from_secs(2);
 
-struct RecordedTraffic(Arc<FakeAgent>);
-
-impl ServedTraffic for RecordedTraffic {
-    fn close_listeners(&self) {
-        self.0.events.push("listeners closed");
-    }
-
-    async fn drain_requests(&self, grace: Duration) -> usize {
-        sleep(grace / 2).await;
-        self.0.events.push("in-flight ended");
-        0
-    }
+async fn stop_recorded_traffic(agent: Arc<FakeAgent>) -> usize {
+    agent.events.push("listeners closed");
+    sleep(Duration::from_secs(4)).await;
+    agent.events.push("in-flight ended");
+    0
 }
 
 struct LifecycleFixture {
@@ -131,8 +124,7 @@ async fn a_drain_reports_critical_deregisters_routes_on_and_closes_in_this_order
     let (fixture, lifecycle) = start(PROPAGATION).await;
     wait_until_ready(&lifecycle).await;
     tokio::time::pause();
-    let aborted =
-        lifecycle.drain_and_stop(&RecordedTraffic(fixture.agent.clone()), Duration::from_secs(8)).await;
+    let aborted = lifecycle.drain_and_stop(stop_recorded_traffic(fixture.agent.clone())).await;
     assert_eq!(aborted, 0);
     let lines = fixture.events().lines();
     assert_eq!(
@@ -151,15 +143,15 @@ async fn a_requested_drain_stays_safe_and_routes_until_the_process_stops() {
     let (fixture, lifecycle) = start(PROPAGATION).await;
     wait_until_ready(&lifecycle).await;
     tokio::time::pause();
-    lifecycle.handle().begin_drain();
-    lifecycle.handle().begin_drain();
+    lifecycle.handle().drain().requested.cancel();
+    lifecycle.handle().drain().requested.cancel();
     lifecycle.drain().await;
     sleep(Duration::from_secs(3600)).await;
     assert_eq!(fixture.events().lines(), ["register", "passing", "critical", "deregister"]);
     assert_eq!(lifecycle.handle().drain_phase(), DrainPhase::Safe);
     assert_eq!(lifecycle.handle().state(), LifecycleState::Draining);
 
-    lifecycle.drain_and_stop(&RecordedTraffic(fixture.agent.clone()), Duration::from_secs(8)).await;
+    lifecycle.drain_and_stop(stop_recorded_traffic(fixture.agent.clone())).await;
     assert_eq!(fixture.events().lines()[4..], ["listeners closed", "in-flight ended"]);
 }
 
@@ -225,7 +217,7 @@ async fn skipped_waits_still_report_critical_and_deregister() {
     let (fixture, lifecycle) = start(Duration::from_secs(300)).await;
     wait_until_ready(&lifecycle).await;
     tokio::time::pause();
-    lifecycle.handle().skip_waits();
+    lifecycle.handle().drain().skip_waits.cancel();
     let from = Instant::now();
     lifecycle.drain().await;
     assert!(from.elapsed() < Duration::from_secs(1), "{:?}", from.elapsed());

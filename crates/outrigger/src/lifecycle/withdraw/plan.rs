@@ -45,18 +45,6 @@ pub(super) enum StepResult {
 }
 
 impl WithdrawStep {
-    /// Every step, in order.
-    #[cfg(test)]
-    pub(super) const ALL: [Self; 7] = [
-        Self::ReportCritical,
-        Self::AwaitCritical,
-        Self::Deregister,
-        Self::AwaitRemoved,
-        Self::WaitMargin,
-        Self::WaitUnobserved,
-        Self::Safe,
-    ];
-
     /// The step that follows this one.
     pub(super) fn next(self, result: StepResult) -> Self {
         match (self, result) {
@@ -90,6 +78,17 @@ impl WithdrawStep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Every step, in order.
+    const STEPS: [WithdrawStep; 7] = [
+        WithdrawStep::ReportCritical,
+        WithdrawStep::AwaitCritical,
+        WithdrawStep::Deregister,
+        WithdrawStep::AwaitRemoved,
+        WithdrawStep::WaitMargin,
+        WithdrawStep::WaitUnobserved,
+        WithdrawStep::Safe,
+    ];
 
     const RESULTS: [StepResult; 4] =
         [StepResult::Done, StepResult::Failed, StepResult::TimedOut, StepResult::Skipped];
@@ -176,7 +175,7 @@ mod tests {
         // Every combination of results of the six steps before Safe.
         for n in 0..RESULTS.len().pow(6) {
             let results = |step: WithdrawStep| {
-                let index = WithdrawStep::ALL.iter().position(|each| *each == step).unwrap();
+                let index = STEPS.iter().position(|each| *each == step).unwrap();
                 RESULTS[n / RESULTS.len().pow(index as u32) % RESULTS.len()]
             };
             let steps = walk(results);
@@ -188,7 +187,7 @@ mod tests {
 
     #[test]
     fn only_waits_can_be_skipped() {
-        for step in WithdrawStep::ALL {
+        for step in STEPS {
             let is_call =
                 matches!(step, WithdrawStep::ReportCritical | WithdrawStep::Deregister | WithdrawStep::Safe);
             assert_eq!(step.is_skippable(), !is_call, "{step:?}");

@@ -42,20 +42,6 @@ impl PropagationMonitor {
         self.settings = settings;
     }
 
-    /// A fixed `wait`, without a watch.
-    #[cfg(test)]
-    pub(crate) fn fixed(wait: Duration) -> Self {
-        let settings = Drain { propagation: Propagation::Fixed(wait), ..Drain::default() };
-        Self { settings, discovery: None, own_watch: None, first_report: Instant::now() }
-    }
-
-    /// A watch that shows nothing, so that `wait` holds.
-    #[cfg(test)]
-    pub(crate) fn unobserved_for(wait: Duration) -> Self {
-        let settings = Drain { unobserved_wait: wait, ..Drain::default() };
-        Self { settings, discovery: None, own_watch: None, first_report: Instant::now() }
-    }
-
     /// Starts the watch; returns at once.
     pub(super) fn start_watch(&mut self, registration: &Registration) {
         let Some(discovery) = self.discovery.as_ref().filter(|_| self.is_measured()) else { return };
@@ -82,16 +68,9 @@ impl PropagationMonitor {
     /// deregistration follows.
     pub(super) async fn wait_until_critical(&mut self) -> StepResult {
         let until = self.first_report + self.settings.max_propagation / 2;
-        match &mut self.own_watch {
-            Some(watch) => {
-                watch
-                    .wait_until(until, |presence| {
-                        matches!(presence, CatalogPresence::NotServing | CatalogPresence::Removed)
-                    })
-                    .await
-            }
-            None => StepResult::Failed,
-        }
+        let Some(watch) = &mut self.own_watch else { return StepResult::Failed };
+        let is = |presence| matches!(presence, CatalogPresence::NotServing | CatalogPresence::Removed);
+        watch.wait_until(until, is).await
     }
 
     /// Waits until callers see the app no more: up to `drain.max_propagation`.
@@ -146,10 +125,8 @@ impl OwnServiceWatch {
             if is(presence) {
                 return StepResult::Done;
             }
-            let (never, limit) = (
-                presence == CatalogPresence::NeverListed,
-                if presence == CatalogPresence::NeverListed { first_listing.min(until) } else { until },
-            );
+            let never = presence == CatalogPresence::NeverListed;
+            let limit = if never { first_listing.min(until) } else { until };
             // A change after `snapshot` is not missed: the versions are compared.
             let changed = async { while self.follower.changed().await.version <= snapshot.version {} };
             if timeout_at(limit, changed).await.is_err() {

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::super::{
@@ -29,7 +28,6 @@ pub(in super::super) async fn run_steps(
     mut registrant: Registrant,
     propagation: &mut PropagationMonitor,
     drain: &DrainControl,
-    skip_waits: &CancellationToken,
 ) {
     let until = Instant::now() + WITHDRAW_TIMEOUT;
     drain.set_phase(DrainPhase::Leaving);
@@ -45,10 +43,10 @@ pub(in super::super) async fn run_steps(
         drain.set_phase(step.drain_phase());
         let result = tokio::select! {
             biased;
-            () = skip_waits.cancelled(), if step.is_skippable() => StepResult::Skipped,
+            () = drain.skip_waits.cancelled(), if step.is_skippable() => StepResult::Skipped,
             result = run_step(step, &mut registrant, propagation, until) => result,
         };
-        let skipped = skip_waits.is_cancelled() && step == WithdrawStep::Deregister;
+        let skipped = drain.skip_waits.is_cancelled() && step == WithdrawStep::Deregister;
         step = step.next(if skipped { StepResult::Skipped } else { result });
     }
 }

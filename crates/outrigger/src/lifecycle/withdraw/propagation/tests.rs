@@ -8,6 +8,20 @@ use tokio::time::sleep;
 
 use super::{super::super::testing::test_registration, *};
 
+impl PropagationMonitor {
+    /// A fixed `wait`, without a watch.
+    pub(crate) fn fixed(wait: Duration) -> Self {
+        let settings = Drain { propagation: Propagation::Fixed(wait), ..Drain::default() };
+        Self { settings, discovery: None, own_watch: None, first_report: Instant::now() }
+    }
+
+    /// A watch that shows nothing, so that `wait` holds.
+    pub(crate) fn unobserved_for(wait: Duration) -> Self {
+        let settings = Drain { unobserved_wait: wait, ..Drain::default() };
+        Self { settings, discovery: None, own_watch: None, first_report: Instant::now() }
+    }
+}
+
 fn us() -> Registration {
     Registration { name: "Orders".into(), tags: Vec::new(), ..test_registration() }
 }

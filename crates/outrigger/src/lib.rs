@@ -12,7 +12,7 @@
 //! | [`telemetry`] | logs, and the metrics of the process itself |
 //! | `log_writer` | writes log lines without blocking: a line that finds no room is lost and counted |
 //! | `limits` | warns when few files may be opened |
-//! | [`signal`] | SIGTERM, SIGINT and SIGHUP |
+//! | [`signal`] | SIGTERM and SIGINT |
 //! | [`cmd`] | the command line: `run`, `check`, `wait`, `drain`, `maintenance`, `reload`, `dev-registry`, ... |
 //!
 //! It carries no request (`outrigger_proxy` does) and decides nothing about one (`outrigger_policy` does).

@@ -1,4 +1,4 @@
-//! The signals that end a process, SIGTERM and SIGINT (Ctrl-C), and the signal for a reload, SIGHUP.
+//! The signals that end a process, SIGTERM and SIGINT (Ctrl-C).
 
 use std::io;
 
@@ -26,27 +26,6 @@ impl TerminationSignals {
             Some(()) = self.terminate.recv() => "SIGTERM",
             Some(()) = self.interrupt.recv() => "SIGINT",
             else => std::future::pending().await,
-        }
-    }
-}
-
-/// Catches SIGHUP: it does not kill the process any more, not even when the terminal closes.
-#[derive(Debug)]
-pub struct Hangup(Signal);
-
-impl Hangup {
-    /// Starts to listen. Needs a tokio runtime with I/O.
-    ///
-    /// # Errors
-    /// When the system refuses to install a handler.
-    pub fn listen() -> io::Result<Self> {
-        signal(SignalKind::hangup()).map(Self)
-    }
-
-    /// Waits for the next SIGHUP; several at once may count as one. Cancel-safe.
-    pub async fn next(&mut self) {
-        if self.0.recv().await.is_none() {
-            std::future::pending().await // unreachable while the runtime lives
         }
     }
 }

@@ -12,20 +12,16 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use outrigger_config::{Listen, ListenHost};
+use outrigger_config::ListenHost;
 
 /// The header that every change needs, and its value.
 pub(crate) const CHANGE_HEADER: (&str, &str) = ("x-outrigger-admin", "1");
 
 /// The hosts that count as this listener's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AllowedHosts(ListenHost);
+pub(crate) struct AllowedHosts(pub(crate) ListenHost);
 
 impl AllowedHosts {
-    pub(crate) fn new(listen: &Listen) -> Self {
-        Self(listen.host)
-    }
-
     /// The only allowed name is `localhost`, because DNS can make any other name point here.
     fn allows(self, host: &str) -> bool {
         let bare = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,15 +1,4 @@
-//! The routes of the admin side.
-//!
-//! | page | what it does |
-//! |---|---|
-//! | `GET /metrics` | Prometheus' text format |
-//! | `GET /healthz` | 200 while the process is alive |
-//! | `GET /readyz` | 200 when ready, else 503, with what is missing; and the state of the registry's answers |
-//! | `GET /services` | the state of each service, its calls and its instances; text with `?format=text` |
-//! | `GET /config` | every setting and where it comes from, secrets hidden |
-//! | `POST /maintenance?enable=true&reason=..` | take the app out of service; `enable=false` back; `GET` shows the state |
-//! | `POST /reload` | read the settings again: what changed, or every problem (422) |
-//! | `POST /drain` | leave the registry, keep routing; `GET /drain` shows the progress |
+//! The routes of the admin side. docs/operations.md describes the pages.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -142,7 +131,7 @@ async fn healthz() -> &'static str {
 
 async fn readyz(State(state): State<AdminState>) -> Response {
     let readiness = Readiness::of(&state.lifecycle, &state.backend.services());
-    let status = if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }
 

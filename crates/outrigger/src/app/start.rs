@@ -111,7 +111,7 @@ impl App {
         lifecycle.register_metrics(&metrics)?;
 
         let (reload_handle, reload_worker) = reload::reload_channel();
-        let allowed_hosts = AllowedHosts::new(&config.admin.listen);
+        let allowed_hosts = AllowedHosts(config.admin.listen.host);
         let loaded = LoadedConfig { config, origins: origins.clone(), warnings: Vec::new() };
         let components = Arc::new(Components {
             proxy,

@@ -5,7 +5,8 @@ use std::{convert::Infallible, ffi::OsString, process::ExitCode};
 use clap::Args;
 use outrigger_config::{AwaitApp, Config, Environment, LoadedConfig, Origins, Probe};
 use outrigger_proxy::Workers;
-use tracing::{error, info, warn};
+use tokio::signal::unix::{self, SignalKind};
+use tracing::{info, warn};
 
 use super::{
     report::CommandError,
@@ -15,10 +16,8 @@ use super::{
 use crate::{
     App, StartError,
     app::proxy_workers,
-    process::{self, AppExit},
-    registry,
+    process, registry,
     reload::ConfigSource,
-    signal::Hangup,
     telemetry::{self, COMMIT, LogControl, VERSION, error_chain},
 };
 
@@ -94,7 +93,8 @@ impl StartInputs {
 /// Runs a sidecar for an app that is started by other means.
 async fn run_without_app(inputs: StartInputs) -> Result<(), CommandError> {
     let mut signals = listen_for_termination()?;
-    let mut hangup = Hangup::listen().map_err(signal_error)?;
+    // SIGHUP does not kill the process any more, not even when the terminal closes.
+    let mut hangup = unix::signal(SignalKind::hangup()).map_err(signal_error)?;
     let app = inputs.start(App::start)?;
 
     let signal = tokio::select! {
@@ -124,12 +124,12 @@ async fn run_without_app(inputs: StartInputs) -> Result<(), CommandError> {
 }
 
 /// Reads the settings again at each SIGHUP. The reload logs its result.
-async fn reload_on_hangup(app: &App, hangup: &mut Hangup) -> Infallible {
-    loop {
-        hangup.next().await;
+async fn reload_on_hangup(app: &App, hangup: &mut unix::Signal) -> Infallible {
+    while hangup.recv().await.is_some() {
         info!(signal = "SIGHUP", "reload requested");
         let _ = app.reload().await;
     }
+    std::future::pending().await // unreachable while the runtime lives
 }
 
 /// With `auto`: only as process 1. Then the sidecar has its own container, and the app's container is being
@@ -145,15 +145,8 @@ fn should_await_app(setting: AwaitApp) -> bool {
 /// Runs a sidecar and its app: the app starts after the sidecar and ends before it.
 async fn run_with_app(inputs: StartInputs, command: &[OsString]) -> Result<ExitCode, CommandError> {
     let app = inputs.start(App::start_before_app)?;
-    let ended = process::supervise(&app, command).await.map_err(signal_error)?;
+    let code = process::supervise(&app, command).await.map_err(signal_error)?;
     app.skip_waits();
-    let code = match ended {
-        AppExit::Code(code) => code,
-        AppExit::SpawnFailed(error) => {
-            error!(error = error_chain(&error), "the app could not be started");
-            error.exit_code()
-        }
-    };
     // Only now, so that a signal from before does not count.
     let mut signals = listen_for_termination()?;
     tokio::select! {

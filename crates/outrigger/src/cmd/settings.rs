@@ -95,30 +95,25 @@ impl SettingsFlags {
     }
 
     fn overrides(&self) -> Overrides {
-        let Self { service, port, address, id, tags, health_http, .. } = self.clone();
-        let Self { consul, datacenter, token_file, registry_file, .. } = self.clone();
-        let Self {
-            listen, admin_listen, metrics_listen, workers, drain, on_app_exit, log, log_format, ..
-        } = self.clone();
         Overrides {
-            service,
-            port,
-            address,
-            id,
-            tags,
-            health_http,
-            consul,
-            datacenter,
-            token_file,
-            registry_file,
-            listen,
-            admin_listen,
-            metrics_listen,
-            workers,
-            drain,
-            on_app_exit,
-            log,
-            log_format,
+            service: self.service.clone(),
+            port: self.port.clone(),
+            address: self.address.clone(),
+            id: self.id.clone(),
+            tags: self.tags.clone(),
+            health_http: self.health_http.clone(),
+            consul: self.consul.clone(),
+            datacenter: self.datacenter.clone(),
+            token_file: self.token_file.clone(),
+            registry_file: self.registry_file.clone(),
+            listen: self.listen.clone(),
+            admin_listen: self.admin_listen.clone(),
+            metrics_listen: self.metrics_listen.clone(),
+            workers: self.workers.clone(),
+            drain: self.drain.clone(),
+            on_app_exit: self.on_app_exit.clone(),
+            log: self.log.clone(),
+            log_format: self.log_format.clone(),
             access_log: self.access_log.then_some(true),
         }
     }

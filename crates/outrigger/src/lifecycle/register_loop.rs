@@ -185,29 +185,22 @@ impl RegisterLoop {
 
 fn log_registered(registration: &Registration, reason: RegisterReason) {
     let Registration { id, name, port, .. } = registration;
+    let what = match reason {
+        RegisterReason::First => "registered the app",
+        RegisterReason::FoundExisting => "took over the registration of an earlier run",
+        RegisterReason::Forgotten => "the registry had forgotten the app, registered again",
+        RegisterReason::Changed => "another client changed the registration, corrected it",
+        RegisterReason::ReportRefused => "the registry refused a report, registered again",
+        RegisterReason::Unlisted => "the catalog did not list the app, registered again",
+        RegisterReason::NewCredentials => "the token was replaced, registered again with it",
+        RegisterReason::NewSettings => "registered the app with its new settings",
+    };
     match reason {
-        RegisterReason::First => info!(id, service = name, port, "registered the app"),
-        RegisterReason::FoundExisting => {
-            info!(id, service = name, port, "took over the registration of an earlier run")
+        RegisterReason::First | RegisterReason::FoundExisting | RegisterReason::NewSettings => {
+            info!(id, service = name, port, "{what}");
         }
-        RegisterReason::Forgotten => {
-            warn!(id, service = name, "the registry had forgotten the app, registered again")
-        }
-        RegisterReason::Changed => {
-            warn!(id, service = name, "another client changed the registration, corrected it")
-        }
-        RegisterReason::ReportRefused => {
-            warn!(id, service = name, "the registry refused a report, registered again")
-        }
-        RegisterReason::Unlisted => {
-            warn!(id, service = name, "the catalog did not list the app, registered again")
-        }
-        RegisterReason::NewCredentials => {
-            info!(id, service = name, "the token was replaced, registered again with it")
-        }
-        RegisterReason::NewSettings => {
-            info!(id, service = name, port, "registered the app with its new settings")
-        }
+        RegisterReason::NewCredentials => info!(id, service = name, "{what}"),
+        _ => warn!(id, service = name, "{what}"),
     }
 }
 

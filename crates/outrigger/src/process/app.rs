@@ -47,16 +47,12 @@ impl AppCommand {
 /// The app, until its end is collected: until then no other process can get its id.
 #[derive(Debug)]
 pub(super) struct AppProcess {
-    pid: Pid,
+    pub(super) pid: Pid,
     /// Not waited for: [`super::reaper`] collects its end.
     _child: Child,
 }
 
 impl AppProcess {
-    pub(super) fn pid(&self) -> Pid {
-        self.pid
-    }
-
     /// Sends a signal. An app that has just ended is no error, because its end is not yet collected.
     pub(super) fn send(&self, signal: Signal) {
         if let Err(error) = kill_process(self.pid, signal) {

@@ -6,7 +6,7 @@ use outrigger_config::OnAppExit;
 use outrigger_policy::backoff::Backoff;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     app::{AppCommand, AppProcess, SpawnError, exit_code},
@@ -14,7 +14,7 @@ use super::{
     signals::{self, SignalAction, SignalListener},
     state::{ProcessAction, ProcessEvent, ProcessState},
 };
-use crate::App;
+use crate::{App, telemetry::error_chain};
 
 /// Pauses before the app is started again. At least half of each longest pause is waited, so that an app that
 /// ends at once does not use a whole core.
@@ -26,33 +26,28 @@ const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// Longest wait for the end of an app that was sent SIGKILL.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the app ended.
-#[derive(Debug)]
-pub(crate) enum AppExit {
-    /// The exit code of the app; 0 when the sidecar was asked to leave before the app started.
-    Code(u8),
-    /// The app could not be started.
-    SpawnFailed(SpawnError),
-}
-
 /// Starts the app once `sidecar` carries requests, and supervises it until it has ended for good. The sidecar
 /// still runs then: the caller shuts it down.
 ///
-/// An app that was asked to end has `drain.timeout` to do so.
+/// An app that was asked to end has `drain.timeout` to do so. Returns the exit code of the app, 0 when the sidecar
+/// was asked to leave before the app started, or that of [`SpawnError::exit_code`].
 ///
 /// # Errors
 /// When the system refuses to install a signal handler.
-pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result<AppExit> {
+pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result<u8> {
     let (mut signals, reaper) = (SignalListener::listen()?, Reaper::listen()?);
-    let Some((path, arguments)) = command.split_first() else { return Ok(AppExit::Code(0)) };
+    let Some((path, arguments)) = command.split_first() else { return Ok(0) };
     let program = AppCommand { path: path.clone(), arguments: arguments.to_vec() };
     if let Some(signal) = signal_before_start(sidecar, &mut signals).await {
         info!(signal = signals::signal_name(signal), "leaving before the app was started");
-        return Ok(AppExit::Code(0));
+        return Ok(0);
     }
     let first = match program.spawn() {
         Ok(process) => process,
-        Err(error) => return Ok(AppExit::SpawnFailed(error)),
+        Err(error) => {
+            error!(error = error_chain(&error), "the app could not be started");
+            return Ok(error.exit_code());
+        }
     };
     let mut supervisor = Supervisor {
         sidecar,
@@ -66,7 +61,7 @@ pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result
         short_runs: 0,
     };
     supervisor.record_start(first);
-    Ok(AppExit::Code(supervisor.run().await))
+    Ok(supervisor.run().await)
 }
 
 /// Waits until the sidecar carries requests. `Some`: a signal asked to leave before that.
@@ -121,7 +116,7 @@ impl Supervisor<'_> {
 
     async fn next_event(&mut self, state: ProcessState) -> ProcessEvent {
         loop {
-            let app = self.app.as_ref().map(|(process, _)| process.pid());
+            let app = self.app.as_ref().map(|(process, _)| process.pid);
             let limit = self.deadline;
             let timer = async { sleep_until(limit.unwrap_or_else(Instant::now)).await };
             tokio::select! {

@@ -17,7 +17,7 @@ use crate::{
 /// `/readyz`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Readiness {
-    ready: bool,
+    pub(crate) ready: bool,
     state: &'static str,
     /// What is missing, as sentences.
     missing: Vec<String>,
@@ -60,10 +60,6 @@ impl Readiness {
             registration,
             registry: RegistryStatus::of(services),
         }
-    }
-
-    pub(crate) fn is_ready(&self) -> bool {
-        self.ready
     }
 }
 
@@ -159,7 +155,7 @@ impl DrainStatus {
 }
 
 /// The answer to `POST /reload`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct ReloadStatus {
     applied: bool,
     /// As `defaults.timeout: 15s → 5s`.
@@ -182,28 +178,20 @@ pub(crate) struct ReloadStatus {
 impl ReloadStatus {
     pub(crate) fn of(outcome: &ReloadResult) -> Self {
         let lines = |changes: &[SettingChange]| Some(changes.iter().map(ToString::to_string).collect());
-        let refused = Self {
-            applied: false,
-            changed: None,
-            needs_restart: None,
-            config_hash: None,
-            error: None,
-            problems: Vec::new(),
-        };
         match outcome {
             Ok(applied) => Self {
                 applied: true,
                 changed: lines(&applied.changed),
                 needs_restart: lines(&applied.needs_restart),
                 config_hash: Some(applied.hash),
-                ..refused
+                ..Self::default()
             },
             Err(reload::ReloadError::Problems(problems)) => Self {
                 error: Some("the settings are wrong, going on as before".to_owned()),
                 problems: problems.clone(),
-                ..refused
+                ..Self::default()
             },
-            Err(error) => Self { error: Some(error.to_string()), ..refused },
+            Err(error) => Self { error: Some(error.to_string()), ..Self::default() },
         }
     }
 }

@@ -127,7 +127,7 @@ fn admin_with(outcome: ReloadResult) -> TestAdmin {
     life.register_metrics(&metrics).unwrap();
     let pages =
         AdminState { lifecycle: life.handle().clone(), metrics, backend: Arc::new(TestBackend(outcome)) };
-    let main = admin_router(pages.clone(), AllowedHosts::new(&Listen::localhost(7079)));
+    let main = admin_router(pages.clone(), AllowedHosts(Listen::localhost(7079).host));
     TestAdmin { life, main, metrics_only: metrics_router(pages) }
 }
 

@@ -10,9 +10,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
     time::{sleep, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::http_client;
 
@@ -33,7 +34,7 @@ const MAX_CONNECTIONS: usize = 1024;
 pub(super) struct DemoInstance {
     pub(super) id: String,
     pub(super) addr: SocketAddr,
-    task: JoinHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl DemoInstance {
@@ -42,7 +43,7 @@ impl DemoInstance {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
         let task = tokio::spawn(accept_connections(listener, id.into()));
-        Ok(Self { id: id.to_owned(), addr, task })
+        Ok(Self { id: id.to_owned(), addr, task: AbortOnDropHandle::new(task) })
     }
 
     /// Closes its listener and every connection at once, as a crash does. It does not deregister.
@@ -77,12 +78,6 @@ impl DemoInstance {
             .map_err(|error| crate::telemetry::error_chain(&error))?;
         let text = String::from_utf8_lossy(answer.body());
         if answer.status() == StatusCode::OK { Ok(()) } else { Err(format!("{}: {text}", answer.status())) }
-    }
-}
-
-impl Drop for DemoInstance {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -25,25 +25,18 @@ const REWEIGHTED_INSTANCE: usize = 0;
 /// The weight of the first four instances.
 const INITIAL_WEIGHTS: [u16; 4] = [1, 1, 1, 3];
 
-/// The next step.
+/// The next step, with its begin in twelfths of the length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ScenarioStep {
-    Kill,
-    Add,
-    ChangeWeight,
-    End,
+    Kill = 4,
+    Add = 7,
+    ChangeWeight = 9,
+    End = 12,
 }
 
 impl ScenarioStep {
-    /// When the step begins, in twelfths of the length.
     fn at(self, whole: Duration) -> Duration {
-        let twelfths = match self {
-            Self::Kill => 4,
-            Self::Add => 7,
-            Self::ChangeWeight => 9,
-            Self::End => 12,
-        };
-        whole * twelfths / 12
+        whole * self as u32 / 12
     }
 }
 

@@ -101,7 +101,7 @@ impl TrafficGenerator {
     }
 
     pub(super) fn stats(&self) -> MutexGuard<'_, TrafficStats> {
-        lock_stats(&self.stats)
+        self.stats.lock()
     }
 
     /// Sends no more requests, and waits for the answers under way, which count.
@@ -109,10 +109,6 @@ impl TrafficGenerator {
         self.stop_token.cancel();
         while self.clients.join_next().await.is_some() {}
     }
-}
-
-fn lock_stats(stats: &Mutex<TrafficStats>) -> MutexGuard<'_, TrafficStats> {
-    stats.lock()
 }
 
 async fn run_client(addr: SocketAddr, stats: Arc<Mutex<TrafficStats>>, stop: CancellationToken) {
@@ -125,7 +121,7 @@ async fn run_client(addr: SocketAddr, stats: Arc<Mutex<TrafficStats>>, stop: Can
         let started = Instant::now();
         let answer = timeout(RESPONSE_TIMEOUT, send_request(addr, &mut connection)).await;
         let now = Instant::now();
-        let mut stats = lock_stats(&stats);
+        let mut stats = stats.lock();
         stats.requests += 1;
         match answer.unwrap_or_else(|_| Err(format!("no answer within {RESPONSE_TIMEOUT:?}"))) {
             Ok(instance) => {
@@ -218,7 +214,7 @@ mod tests {
         let until = |is: fn(&TrafficStats) -> bool| {
             let stats = traffic.stats.clone();
             timeout(Duration::from_secs(20), async move {
-                while !is(&lock_stats(&stats)) {
+                while !is(&stats.lock()) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             })

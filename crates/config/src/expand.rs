@@ -4,7 +4,7 @@
 //! variable is an error and an empty one is an empty text. `$$` is one dollar; a dollar before
 //! anything but `{` or `$` stays. Keys and comments are not expanded, and a default holds no variable.
 
-use crate::layers::Environment;
+use crate::{error::InvalidValue, layers::Environment};
 
 /// A value after its variables were replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,40 +14,11 @@ pub(crate) struct Expanded {
     pub(crate) from_environment: bool,
 }
 
-/// Why a value could not be expanded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ExpandError {
-    Missing(String),
-    Unclosed,
-    BadName(String),
-    Nested(String),
-}
-
-impl ExpandError {
-    pub(crate) fn what(&self) -> String {
-        match self {
-            Self::Missing(name) => format!("environment variable {name} is not set"),
-            Self::Unclosed => "\"${\" has no closing \"}\"".to_owned(),
-            Self::BadName(name) => format!("{name:?} is not a variable's name"),
-            Self::Nested(name) => format!("the default of ${{{name}}} holds another variable"),
-        }
-    }
-
-    pub(crate) fn hint(&self) -> String {
-        match self {
-            Self::Missing(name) => format!("set it, or give a default: ${{{name}:-value}}"),
-            Self::Unclosed => "write ${NAME}, or $${ for a plain \"${\"".to_owned(),
-            Self::BadName(_) => "letters, digits and _ only, as ${NAME} or ${NAME:-default}".to_owned(),
-            Self::Nested(_) => "a default is plain text".to_owned(),
-        }
-    }
-}
-
 /// Replaces every variable.
 ///
 /// # Errors
 /// All problems of the variables.
-pub(crate) fn expand(text: &str, env: &Environment) -> Result<Expanded, Vec<ExpandError>> {
+pub(crate) fn expand(text: &str, env: &Environment) -> Result<Expanded, Vec<InvalidValue>> {
     let mut out = Expanded { text: String::with_capacity(text.len()), from_environment: false };
     let mut errors = Vec::new();
     let mut rest = text;
@@ -59,7 +30,8 @@ pub(crate) fn expand(text: &str, env: &Environment) -> Result<Expanded, Vec<Expa
             rest = after;
         } else if let Some(inside) = rest.strip_prefix('{') {
             let Some((reference, after)) = inside.split_once('}') else {
-                errors.push(ExpandError::Unclosed);
+                let hint = "write ${NAME}, or $${ for a plain \"${\"";
+                errors.push(InvalidValue::new("\"${\" has no closing \"}\"", hint));
                 return Err(errors);
             };
             out.from_environment = true;
@@ -77,21 +49,26 @@ pub(crate) fn expand(text: &str, env: &Environment) -> Result<Expanded, Vec<Expa
 }
 
 /// The value of `${reference}`.
-fn resolve(reference: &str, env: &Environment) -> Result<String, ExpandError> {
+fn resolve(reference: &str, env: &Environment) -> Result<String, InvalidValue> {
     let (name, default) = match reference.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (reference, None),
     };
     if !is_name(name) {
-        return Err(ExpandError::BadName(name.to_owned()));
+        let hint = "letters, digits and _ only, as ${NAME} or ${NAME:-default}";
+        return Err(InvalidValue::new(format!("{name:?} is not a variable's name"), hint));
     }
     if default.is_some_and(|default| default.contains("${")) {
-        return Err(ExpandError::Nested(name.to_owned()));
+        let what = format!("the default of ${{{name}}} holds another variable");
+        return Err(InvalidValue::new(what, "a default is plain text"));
     }
     match (env.get(name), default) {
         (Some(""), Some(default)) | (None, Some(default)) => Ok(default.to_owned()),
         (Some(value), _) => Ok(value.to_owned()),
-        (None, None) => Err(ExpandError::Missing(name.to_owned())),
+        (None, None) => {
+            let hint = format!("set it, or give a default: ${{{name}:-value}}");
+            Err(InvalidValue::new(format!("environment variable {name} is not set"), hint))
+        }
     }
 }
 
@@ -130,9 +107,14 @@ mod tests {
         [("HOST", "db-1"), ("PORT", "8080"), ("EMPTY", "")].into_iter().collect()
     }
 
-    fn check(text: &str, expected: Result<&str, &[ExpandError]>) {
+    fn check(text: &str, expected: Result<&str, &[&str]>) {
         let got = expand(text, &env()).map(|expanded| expanded.text);
-        assert_eq!(got, expected.map(str::to_owned).map_err(<[_]>::to_vec), "for {text:?}");
+        let got = got.map_err(|errors| errors.into_iter().map(|error| error.what).collect::<Vec<_>>());
+        assert_eq!(
+            got.as_deref().map_err(|errors| errors.iter().map(|what| &**what).collect()),
+            expected.map_err(<[_]>::to_vec),
+            "for {text:?}"
+        );
     }
 
     #[test]
@@ -158,11 +140,11 @@ mod tests {
 
     #[test]
     fn every_missing_variable_is_named() {
-        check("${A} ${B}", Err(&[ExpandError::Missing("A".into()), ExpandError::Missing("B".into())]));
-        check("${A", Err(&[ExpandError::Unclosed]));
-        check("${}", Err(&[ExpandError::BadName(String::new())]));
-        check("${a-b}", Err(&[ExpandError::BadName("a-b".into())]));
-        check("${A:-${B}}", Err(&[ExpandError::Nested("A".into())]));
+        check("${A} ${B}", Err(&["environment variable A is not set", "environment variable B is not set"]));
+        check("${A", Err(&["\"${\" has no closing \"}\""]));
+        check("${}", Err(&["\"\" is not a variable's name"]));
+        check("${a-b}", Err(&["\"a-b\" is not a variable's name"]));
+        check("${A:-${B}}", Err(&["the default of ${A} holds another variable"]));
     }
 
     #[test]

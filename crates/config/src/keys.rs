@@ -20,160 +20,72 @@ pub(crate) enum KeyKind {
     Sections(&'static [KeySpec]),
 }
 
-const fn value(name: &'static str) -> KeySpec {
-    KeySpec { name, kind: KeyKind::Value }
+/// Names of keys. Braces hold the keys of a section; `[LIST]` names them, `[..LIST]` those of a list of
+/// sections.
+macro_rules! keys {
+    (@kind) => { KeyKind::Value };
+    (@kind { $($section:tt)* }) => { KeyKind::Section(keys!($($section)*)) };
+    (@kind [..$list:expr]) => { KeyKind::Sections($list) };
+    (@kind [$section:expr]) => { KeyKind::Section($section) };
+    ($($name:ident $({ $($section:tt)* })? $([$($list:tt)*])?)*) => {
+        &[$(KeySpec { name: stringify!($name), kind: keys!(@kind $({ $($section)* })? $([$($list)*])?) }),*]
+    };
 }
 
-const fn section(name: &'static str, keys: &'static [KeySpec]) -> KeySpec {
-    KeySpec { name, kind: KeyKind::Section(keys) }
-}
-
-pub(crate) const ROOT: &[KeySpec] = &[
-    section("service", SERVICE),
-    section("registry", REGISTRY),
-    section("discovery", DISCOVERY),
-    value("state_dir"),
-    section("outbound", OUTBOUND),
-    section("defaults", POLICY),
-    KeySpec { name: "upstreams", kind: KeyKind::Sections(UPSTREAM) },
-    section("admin", ADMIN),
-    section("drain", DRAIN),
-    value("on_app_exit"),
-    value("workers"),
-    section("log", LOG),
-];
-
-const SERVICE: &[KeySpec] = &[
-    value("name"),
-    value("port"),
-    value("address"),
-    value("id"),
-    value("tags"),
-    value("meta"),
-    section("weights", &[value("passing"), value("warning")]),
-    section("health", &[value("http"), value("tcp"), value("interval"), value("timeout")]),
-    value("deregister_after"),
-];
-
-const REGISTRY: &[KeySpec] = &[section("consul", CONSUL), value("file")];
-
-const CONSUL: &[KeySpec] = &[
-    value("address"),
-    value("datacenter"),
-    value("token"),
-    value("token_file"),
-    section("tls", &[value("ca_file"), value("cert_file"), value("key_file"), value("server_name")]),
-    value("wait"),
-    value("max_connections"),
-];
-
-const DISCOVERY: &[KeySpec] = &[
-    value("first_answer"),
-    value("idle"),
-    value("max_services"),
-    value("max_unknown"),
-    value("unknown_ttl"),
-    section("mass_loss", &[value("confirm_for"), value("hold_for"), value("probe_timeout")]),
-];
-
-const OUTBOUND: &[KeySpec] =
-    &[value("listen"), value("x_forwarded"), value("via"), value("allow_origins"), section("limits", LIMITS)];
-
-const LIMITS: &[KeySpec] = &[
-    value("max_header_bytes"),
-    value("max_headers"),
-    value("head_timeout"),
-    value("idle"),
-    value("max_connections"),
-    value("tunnel_idle"),
-];
+pub(crate) const ROOT: &[KeySpec] = keys! {
+    service {
+        name port address id tags meta
+        weights { passing warning }
+        health { http tcp interval timeout }
+        deregister_after
+    }
+    registry {
+        consul {
+            address datacenter token token_file
+            tls { ca_file cert_file key_file server_name }
+            wait max_connections
+        }
+        file
+    }
+    discovery {
+        first_answer idle max_services max_unknown unknown_ttl
+        mass_loss { confirm_for hold_for probe_timeout }
+    }
+    state_dir
+    outbound {
+        listen x_forwarded via allow_origins
+        limits { max_header_bytes max_headers head_timeout idle max_connections tunnel_idle }
+    }
+    defaults [POLICY]
+    upstreams [..UPSTREAM]
+    admin { listen metrics_listen }
+    drain { timeout propagation margin max_propagation unobserved_wait await_app }
+    on_app_exit
+    workers
+    log { level format access }
+};
 
 /// The keys of `defaults`: those of an upstream without its own four.
 const POLICY: &[KeySpec] = UPSTREAM.split_at(4).1;
 
-const UPSTREAM: &[KeySpec] = &[
-    value("service"),
-    value("listen"),
-    value("tags"),
-    value("datacenter"),
-    value("balance"),
-    value("timeout"),
-    value("per_try_timeout"),
-    value("deadline"),
-    value("connect_timeout"),
-    value("body_idle"),
-    value("max_in_flight"),
-    value("max_pending"),
-    value("pending_timeout"),
-    RETRY,
-    HEDGE,
-    CIRCUIT_BREAKER,
-    OUTLIER,
-    POOL,
-];
-
-const RETRY: KeySpec = section(
-    "retry",
-    &[
-        value("max_retries"),
-        value("backoff_base"),
-        value("backoff_max"),
-        value("statuses"),
-        value("non_idempotent"),
-        value("max_body"),
-        section("budget", &[value("ratio"), value("min_per_second"), value("window")]),
-    ],
-);
-
-const HEDGE: KeySpec = section("hedge", &[value("percentile"), value("min_delay")]);
-
-const CIRCUIT_BREAKER: KeySpec = section(
-    "circuit_breaker",
-    &[
-        value("failure_ratio"),
-        value("window"),
-        value("min_requests"),
-        value("consecutive_failures"),
-        value("open_for"),
-        value("max_open_for"),
-        value("probes"),
-    ],
-);
-
-const OUTLIER: KeySpec = section(
-    "outlier",
-    &[
-        value("consecutive_failures"),
-        value("success_rate"),
-        value("window"),
-        value("min_requests"),
-        value("max_ejection_percent"),
-        value("base_ejection_time"),
-        value("max_ejection_time"),
-    ],
-);
-
-const POOL: KeySpec = section(
-    "pool",
-    &[
-        value("idle_timeout"),
-        value("non_idempotent_max_idle"),
-        value("max_idle"),
-        value("max_connections"),
-        value("max_waiting"),
-    ],
-);
-
-const ADMIN: &[KeySpec] = &[value("listen"), value("metrics_listen")];
-const DRAIN: &[KeySpec] = &[
-    value("timeout"),
-    value("propagation"),
-    value("margin"),
-    value("max_propagation"),
-    value("unobserved_wait"),
-    value("await_app"),
-];
-const LOG: &[KeySpec] = &[value("level"), value("format"), value("access")];
+const UPSTREAM: &[KeySpec] = keys! {
+    service listen tags datacenter
+    balance timeout per_try_timeout deadline connect_timeout body_idle
+    max_in_flight max_pending pending_timeout
+    retry {
+        max_retries backoff_base backoff_max statuses non_idempotent max_body
+        budget { ratio min_per_second window }
+    }
+    hedge { percentile min_delay }
+    circuit_breaker {
+        failure_ratio window min_requests consecutive_failures open_for max_open_for probes
+    }
+    outlier {
+        consecutive_failures success_rate window min_requests
+        max_ejection_percent base_ejection_time max_ejection_time
+    }
+    pool { idle_timeout non_idempotent_max_idle max_idle max_connections max_waiting }
+};
 
 /// Every key that holds a value, dotted, in the order of a settings file; the items of a list are
 /// numbered 0 (`upstreams[0].timeout`).

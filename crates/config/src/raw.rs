@@ -95,11 +95,9 @@ enum Tree {
     Text(String),
     Typed(String),
     Seq(Vec<Spanned<Tree>>),
-    Map(Vec<(Spanned<KeyText>, Spanned<Tree>)>),
+    /// A key is text, also where YAML reads a number.
+    Map(Vec<(Spanned<String>, Spanned<Tree>)>),
 }
-
-/// A key as text, also where YAML reads a number.
-struct KeyText(String);
 
 fn build_node(tree: Spanned<Tree>, source: &str) -> Node {
     let place = tree.defined;
@@ -112,8 +110,8 @@ fn build_node(tree: Spanned<Tree>, source: &str) -> Node {
             entries
                 .into_iter()
                 .map(|(key, value)| {
-                    let name = key.value.0;
-                    (KeyNode { at: position_of(&key.defined), name }, build_node(value, source))
+                    let at = position_of(&key.defined);
+                    (KeyNode { at, name: key.value }, build_node(value, source))
                 })
                 .collect(),
         ),
@@ -166,6 +164,14 @@ impl<'de> Deserialize<'de> for Tree {
 
 struct TreeVisitor;
 
+macro_rules! visit_typed {
+    ($($visit:ident: $type:ty,)*) => {
+        $(fn $visit<E>(self, value: $type) -> Result<Tree, E> {
+            Ok(Tree::Typed(value.to_string()))
+        })*
+    };
+}
+
 impl<'de> Visitor<'de> for TreeVisitor {
     type Value = Tree;
 
@@ -185,32 +191,13 @@ impl<'de> Visitor<'de> for TreeVisitor {
         Ok(Tree::Text(text.to_owned()))
     }
 
-    fn visit_string<E>(self, text: String) -> Result<Tree, E> {
-        Ok(Tree::Text(text))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
-        Ok(Tree::Typed(value.to_string()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
-        Ok(Tree::Typed(value.to_string()))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Tree, E> {
-        Ok(Tree::Typed(value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
-        Ok(Tree::Typed(value.to_string()))
-    }
-
-    fn visit_u128<E>(self, value: u128) -> Result<Tree, E> {
-        Ok(Tree::Typed(value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
-        Ok(Tree::Typed(value.to_string()))
+    visit_typed! {
+        visit_bool: bool,
+        visit_i64: i64,
+        visit_i128: i128,
+        visit_u64: u64,
+        visit_u128: u128,
+        visit_f64: f64,
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tree, A::Error> {
@@ -227,12 +214,6 @@ impl<'de> Visitor<'de> for TreeVisitor {
             entries.push(entry);
         }
         Ok(Tree::Map(entries))
-    }
-}
-
-impl<'de> Deserialize<'de> for KeyText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(KeyText)
     }
 }
 

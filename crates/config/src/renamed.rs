@@ -97,10 +97,15 @@ impl RenamedKeys {
                             Origin::File { file: Arc::clone(file), line: key.at.line, col: key.at.col };
                         let new = join(path, rename.new);
                         if let Some((_, at)) = given.iter().find(|(name, _)| name == rename.new) {
-                            self.problems.push(both_given(origin, &written, &new, *at));
+                            let place = format!("line {}, column {}", at.line, at.col);
+                            let what = format!("is the old name of {new}, which is given on {place}");
+                            let hint = "remove the old one".to_owned();
+                            self.problems.push(Problem { origin, key: written, what, hint });
                             return false;
                         }
-                        self.warnings.push(old_name(origin, &written, &new));
+                        let what = format!("has a new name: {new}");
+                        let hint = "the old name works until the next minor release".to_owned();
+                        self.warnings.push(Problem { origin, key: written.clone(), what, hint });
                         self.written.insert(new, (written.clone(), rename.convert));
                         rename.new.clone_into(&mut key.name);
                     }
@@ -126,24 +131,6 @@ impl RenamedKeys {
         if let (Origin::File { .. }, Some(written)) = (&problem.origin, written) {
             problem.key = written;
         }
-    }
-}
-
-fn old_name(origin: Origin, written: &str, new: &str) -> Problem {
-    Problem {
-        origin,
-        key: written.to_owned(),
-        what: format!("has a new name: {new}"),
-        hint: "the old name works until the next minor release".to_owned(),
-    }
-}
-
-fn both_given(origin: Origin, written: &str, new: &str, at: Position) -> Problem {
-    Problem {
-        origin,
-        key: written.to_owned(),
-        what: format!("is the old name of {new}, which is given on line {}, column {}", at.line, at.col),
-        hint: "remove the old one".to_owned(),
     }
 }
 

@@ -99,6 +99,10 @@ impl SettingList {
         }
     }
 
+    fn text_or_off(&mut self, key: impl Into<String>, text: Option<impl ToString>) {
+        self.text(key, text.map_or_else(|| "off".to_owned(), |text| text.to_string()));
+    }
+
     fn list(&mut self, key: impl Into<String>, items: &[impl ToString]) {
         self.push(key, DisplayValue::List(items.iter().map(ToString::to_string).collect()));
     }
@@ -153,10 +157,7 @@ impl SettingList {
             }
             None => self.text("discovery.mass_loss", "off"),
         }
-        match &config.state_dir {
-            Some(folder) => self.text("state_dir", folder.display()),
-            None => self.text("state_dir", "off"),
-        }
+        self.text_or_off("state_dir", config.state_dir.as_ref().map(|folder| folder.display()));
     }
 
     fn outbound(&mut self, config: &Config) {
@@ -189,12 +190,11 @@ impl SettingList {
         let mut all = Self(Vec::new());
         all.text(join(path, "balance"), Balance::as_str(*balance));
         all.text(join(path, "timeout"), format_duration(*timeout));
-        all.text(join(path, "per_try_timeout"), per_try_timeout.map_or("off".to_owned(), format_duration));
-        all.text(join(path, "deadline"), policy.deadline.map_or("off".to_owned(), format_duration));
+        all.text_or_off(join(path, "per_try_timeout"), per_try_timeout.map(format_duration));
+        all.text_or_off(join(path, "deadline"), policy.deadline.map(format_duration));
         all.text(join(path, "connect_timeout"), format_duration(*connect_timeout));
         all.text(join(path, "body_idle"), format_duration(*body_idle));
-        let limit = policy.max_in_flight;
-        all.text(join(path, "max_in_flight"), limit.map_or("off".to_owned(), |limit| limit.to_string()));
+        all.text_or_off(join(path, "max_in_flight"), policy.max_in_flight);
         all.text(join(path, "max_pending"), policy.max_pending);
         all.text(join(path, "pending_timeout"), format_duration(policy.pending_timeout));
         all.retry(&join(path, "retry"), &policy.retry);
@@ -235,24 +235,15 @@ impl SettingList {
         self.text(join(path, "failure_ratio"), breaker.failure_ratio);
         self.text(join(path, "window"), format_duration(breaker.window));
         self.text(join(path, "min_requests"), breaker.min_requests);
-        let count = breaker.consecutive_failures;
-        self.text(
-            join(path, "consecutive_failures"),
-            count.map_or("off".to_owned(), |count| count.to_string()),
-        );
+        self.text_or_off(join(path, "consecutive_failures"), breaker.consecutive_failures);
         self.text(join(path, "open_for"), format_duration(breaker.open_for));
         self.text(join(path, "max_open_for"), format_duration(breaker.max_open_for));
         self.text(join(path, "probes"), breaker.probes);
     }
 
     fn outlier(&mut self, path: &str, outlier: &OutlierDetection) {
-        let count = outlier.consecutive_failures;
-        self.text(
-            join(path, "consecutive_failures"),
-            count.map_or("off".to_owned(), |count| count.to_string()),
-        );
-        let rate = outlier.success_rate;
-        self.text(join(path, "success_rate"), rate.map_or("off".to_owned(), |rate| rate.to_string()));
+        self.text_or_off(join(path, "consecutive_failures"), outlier.consecutive_failures);
+        self.text_or_off(join(path, "success_rate"), outlier.success_rate);
         self.text(join(path, "window"), format_duration(outlier.window));
         self.text(join(path, "min_requests"), outlier.min_requests);
         self.text(join(path, "max_ejection_percent"), format!("{}%", outlier.max_ejection_percent));
@@ -303,34 +294,22 @@ impl fmt::Display for Propagation {
     }
 }
 
-impl AwaitApp {
-    /// Its name in a settings file.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::On => "on",
-            Self::Off => "off",
+/// The variants of a type, and their names in a settings file.
+macro_rules! name_variants {
+    ($type:ident { $($variant:ident: $name:literal),+ }) => {
+        impl $type {
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// Its name in a settings file.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name),+
+                }
+            }
         }
-    }
+    };
 }
 
-impl OnAppExit {
-    /// Its name in a settings file.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Exit => "exit",
-            Self::Restart => "restart",
-        }
-    }
-}
-
-impl LogFormat {
-    /// Its name in a settings file.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Text => "text",
-            Self::Json => "json",
-        }
-    }
-}
+name_variants!(AwaitApp { Auto: "auto", On: "on", Off: "off" });
+name_variants!(OnAppExit { Exit: "exit", Restart: "restart" });
+name_variants!(LogFormat { Auto: "auto", Text: "text", Json: "json" });

@@ -182,14 +182,14 @@ fn in_range<T: PartialOrd + Copy>(
 }
 
 /// One of these, by its name.
-pub(crate) fn one_of<T: Copy, const N: usize>(
-    all: [T; N],
+pub(crate) fn one_of<T: Copy>(
+    all: &[T],
     word: fn(T) -> &'static str,
 ) -> impl Fn(&str) -> Result<T, InvalidValue> {
     move |text| {
-        all.into_iter().find(|one| word(*one) == text).ok_or_else(|| {
-            let words = all.map(word);
-            let nearest = keys::nearest(text, words.into_iter());
+        all.iter().copied().find(|one| word(*one) == text).ok_or_else(|| {
+            let words: Vec<_> = all.iter().copied().map(word).collect();
+            let nearest = keys::nearest(text, words.iter().copied());
             let meant = nearest.map(|word| format!("did you mean {word}? ")).unwrap_or_default();
             let allowed = format!("{meant}allowed: {}", words.join(", "));
             InvalidValue::new("is not a value of this setting", allowed)

@@ -23,7 +23,7 @@ pub(crate) use context::HttpContext;
 use query::QueryParams;
 use reply::{HttpResponse, Reply};
 use request::ApiRequest;
-use route::{Endpoint, Route};
+use route::{Handler, Route};
 
 /// Largest body of a request.
 const BODY_MAX: usize = 512 * 1024;
@@ -48,8 +48,8 @@ async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Re
     if let Some(path) = route::add_missing_slash(&path) {
         return Err(Reply::moved_to(&path, &head.method));
     }
-    let Some(Route { endpoint, methods, rest }) = route::find_route(&path) else {
-        return Err(Reply::unknown_path());
+    let Some(Route { handler, methods, rest }) = route::find_route(&path) else {
+        return Err(Reply::bare(StatusCode::NOT_FOUND));
     };
     if head.method == Method::OPTIONS {
         return Ok(Reply::empty().with_allow(methods));
@@ -76,43 +76,11 @@ async fn handle_request(context: &HttpContext, request: Request<Incoming>) -> Re
     let plain = head.headers.get(http::header::ACCEPT).is_some_and(|accept| accept == "text/plain");
     let call =
         ApiRequest { path_rest: rest.to_owned(), query, body: body.to_bytes(), accepts_plain_text: plain };
-    // The futures of blocking queries are large; one allocation per request is cheap here.
-    Box::pin(dispatch(context, endpoint, &call)).await
-}
-
-async fn dispatch(context: &HttpContext, endpoint: Endpoint, call: &ApiRequest) -> Result<Reply, Reply> {
-    match endpoint {
-        Endpoint::Root => Ok(Reply::root()),
-        Endpoint::AgentSelf => agent::agent_self(context, call),
-        Endpoint::AgentMembers => agent::members(context, call),
-        Endpoint::AgentServices => agent::services(context, call),
-        Endpoint::AgentService => agent::service(context, call).await,
-        Endpoint::AgentChecks => agent::checks(context, call),
-        Endpoint::AgentRegister => agent::register(context, call),
-        Endpoint::AgentDeregister => agent::deregister(context, call),
-        Endpoint::AgentServiceMaintenance => agent::set_service_maintenance(context, call),
-        Endpoint::AgentMaintenance => agent::set_node_maintenance(context, call),
-        Endpoint::CheckRegister => agent::register_check(context, call),
-        Endpoint::CheckDeregister => agent::deregister_check(context, call),
-        Endpoint::CheckReport(status) => agent::report(context, call, status),
-        Endpoint::CheckUpdate => agent::update(context, call),
-        Endpoint::AgentHealthByName => agent_health::by_name(context, call),
-        Endpoint::AgentHealthById => agent_health::by_id(context, call),
-        Endpoint::Datacenters => catalog::datacenters(context, call),
-        Endpoint::Nodes => catalog::nodes(context, call).await,
-        Endpoint::Node => catalog::node(context, call).await,
-        Endpoint::NodeServices => catalog::node_services(context, call).await,
-        Endpoint::Services => catalog::services(context, call).await,
-        Endpoint::Instances => catalog::instances(context, call).await,
-        Endpoint::CatalogRegister => catalog::register(context, call),
-        Endpoint::CatalogDeregister => catalog::deregister(context, call),
-        Endpoint::HealthService => health::service(context, call).await,
-        Endpoint::HealthChecks => health::checks(context, call).await,
-        Endpoint::HealthState => health::state(context, call).await,
-        Endpoint::HealthNode => health::node(context, call).await,
-        Endpoint::Leader => catalog::leader(context, call),
-        Endpoint::Peers => catalog::peers(context, call),
-        Endpoint::Unsupported(what) => {
+    match handler {
+        Handler::Plain(answer) => answer(context, &call),
+        // The futures of blocking queries are large; one allocation per request is cheap here.
+        Handler::Blocking(answer) => answer(context, &call).await,
+        Handler::Unsupported(what) => {
             Err(Reply::text(StatusCode::NOT_IMPLEMENTED, &format!("The dev registry has no {what}")))
         }
     }

@@ -11,7 +11,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use agent::{NODE_MAINTENANCE, NotTtlCheck, SERVICE_MAINTENANCE, UnknownService};
+pub(crate) use agent::{NODE_MAINTENANCE, SERVICE_MAINTENANCE};
 pub(crate) use index::{Topic, TopicIndex};
 pub(crate) use model::{
     Check, CheckKind, NewCheck, NewService, Node, NodeInfo, Probe, ProbeTarget, Row, Service, Status,

@@ -45,12 +45,8 @@ fn warn_unsupported(r: &mut Reader<'_>) {
     }
     if matches!(r.env.non_empty(SSL_VERIFY), Some("0" | "f" | "F" | "false" | "FALSE" | "False")) {
         let hint = "name the authority to trust: CONSUL_CACERT";
-        r.warn(
-            Origin::Environment(SSL_VERIFY.into()),
-            "",
-            "is ignored: certificates are always verified",
-            hint,
-        );
+        let what = "is ignored: certificates are always verified";
+        r.warn(Origin::Environment(SSL_VERIFY.into()), "", what, hint);
     }
 }
 

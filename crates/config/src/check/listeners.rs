@@ -1,7 +1,7 @@
 //! Two listeners cannot share an address, and no listener may use the app's port.
 
 use super::reader::Reader;
-use crate::{Config, Listen, Origin, address, error::InvalidValue};
+use crate::{Config, Listen, Origin, address};
 
 pub(super) fn check(r: &mut Reader<'_>, config: &Config) {
     let listeners = list_listeners(config);
@@ -16,9 +16,8 @@ pub(super) fn check(r: &mut Reader<'_>, config: &Config) {
         {
             // The health probe would ask the sidecar, and one of the two could not bind.
             let reported = if *r.origins.get(key) == Origin::Default { "service.port" } else { key };
-            let at = r.origins.get(reported).clone();
             let what = format!("{} is the port of both the app and {key}", service.port);
-            r.report(&at, reported, InvalidValue::new(what, "choose another port"));
+            r.report_set(reported, what, "choose another port");
         }
     }
 }
@@ -27,9 +26,8 @@ pub(super) fn check(r: &mut Reader<'_>, config: &Config) {
 fn report_overlap(r: &mut Reader<'_>, later: (&str, &Listen), earlier: (&str, &Listen)) {
     let (reported, other) =
         if *r.origins.get(later.0) == Origin::Default { (earlier, later) } else { (later, earlier) };
-    let at = r.origins.get(reported.0).clone();
     let what = format!("{} overlaps with {} ({})", reported.1, other.0, other.1);
-    r.report(&at, reported.0, InvalidValue::new(what, "choose another port"));
+    r.report_set(reported.0, what, "choose another port");
 }
 
 fn list_listeners(config: &Config) -> Vec<(String, &Listen)> {

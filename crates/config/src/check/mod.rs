@@ -22,8 +22,8 @@ use reader::Reader;
 use section::Section;
 
 use crate::{
-    Admin, AwaitApp, Config, DiscoverySettings, Drain, Environment, Limits, Log, LogFormat, MassLoss,
-    OnAppExit, Origins, Outbound, Problem, Propagation, WorkerThreads, address,
+    AwaitApp, Config, DiscoverySettings, Drain, Environment, Limits, Log, LogFormat, MassLoss, OnAppExit,
+    Origins, Outbound, Problem, Propagation, WorkerThreads, address,
     error::InvalidValue,
     layers::Overlay,
     names,
@@ -64,10 +64,10 @@ pub(crate) fn check(
     config.defaults = policy::read_policy(&mut r, &section, &config.defaults);
     config.upstreams = upstreams::read_upstreams(&mut r, &root, &config.defaults);
     let section = r.section(&root, "admin");
-    read_admin(&mut r, &section, &mut config.admin);
+    r.set(&section, "listen", &mut config.admin.listen, address::listen_address);
+    config.admin.metrics_listen = r.get(&section, "metrics_listen", address::listen_address);
     read_drain(&mut r, &root, &mut config.drain);
-    let endings = one_of([OnAppExit::Exit, OnAppExit::Restart], OnAppExit::as_str);
-    r.set(&root, "on_app_exit", &mut config.on_app_exit, endings);
+    r.set(&root, "on_app_exit", &mut config.on_app_exit, one_of(OnAppExit::ALL, OnAppExit::as_str));
     r.set(&root, "workers", &mut config.workers, parse_workers);
     let section = r.section(&root, "log");
     read_log(&mut r, &section, &mut config.log);
@@ -124,11 +124,6 @@ fn read_limits(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Limits) {
     r.set(s, "tunnel_idle", &mut out.tunnel_idle, duration_in(SECOND..=7 * DAY));
 }
 
-fn read_admin(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Admin) {
-    r.set(s, "listen", &mut out.listen, address::listen_address);
-    r.set_some(s, "metrics_listen", &mut out.metrics_listen, address::listen_address);
-}
-
 /// `drain: 30s` is short for `drain: {timeout: 30s}`.
 fn read_drain(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Drain) {
     let timeout = duration_in(Duration::ZERO..=HOUR);
@@ -138,7 +133,7 @@ fn read_drain(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Drain) {
     r.set(&section, "margin", &mut out.margin, duration_in(Duration::ZERO..=MINUTE));
     r.set(&section, "max_propagation", &mut out.max_propagation, duration_in(Duration::ZERO..=5 * MINUTE));
     r.set(&section, "unobserved_wait", &mut out.unobserved_wait, duration_in(Duration::ZERO..=5 * MINUTE));
-    let ways = one_of([AwaitApp::Auto, AwaitApp::On, AwaitApp::Off], AwaitApp::as_str);
+    let ways = one_of(AwaitApp::ALL, AwaitApp::as_str);
     r.set(&section, "await_app", &mut out.await_app, |text| match text {
         // YAML 1.1 and the other switches of a settings file accept both.
         "true" => Ok(AwaitApp::On),
@@ -167,7 +162,6 @@ fn parse_workers(text: &str) -> Result<WorkerThreads, InvalidValue> {
 
 fn read_log(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Log) {
     r.set(s, "level", &mut out.level, names::log_filter);
-    let formats = one_of([LogFormat::Auto, LogFormat::Text, LogFormat::Json], LogFormat::as_str);
-    r.set(s, "format", &mut out.format, formats);
+    r.set(s, "format", &mut out.format, one_of(LogFormat::ALL, LogFormat::as_str));
     r.set(s, "access", &mut out.access, switch);
 }

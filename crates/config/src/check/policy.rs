@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{reader::Reader, section::Section, service::check_not_above};
 use crate::{
     Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy,
-    error::InvalidValue,
     units::{
         DAY, HOUR, MIB, MINUTE, MS, SECOND, duration_in, integer, one_of, percent, ratio_in, size_in, switch,
     },
@@ -14,7 +13,7 @@ use crate::{
 /// `base`, overridden by the settings of the section.
 pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) -> Policy {
     let mut out = base.clone();
-    r.set(s, "balance", &mut out.balance, one_of(Balance::ALL, Balance::as_str));
+    r.set(s, "balance", &mut out.balance, one_of(&Balance::ALL, Balance::as_str));
     r.set(s, "timeout", &mut out.timeout, duration_in(MS..=HOUR));
     r.set_or_off(s, "per_try_timeout", &mut out.per_try_timeout, duration_in(MS..=HOUR));
     if let Some(per_try) = out.per_try_timeout {
@@ -28,8 +27,8 @@ pub(super) fn read_policy(r: &mut Reader<'_>, s: &Section<'_>, base: &Policy) ->
     r.set(s, "pending_timeout", &mut out.pending_timeout, duration_in(MS..=HOUR));
     read_retry(r, s, &mut out.retry);
     read_optional_section(r, s, "hedge", &mut out.hedge, read_hedge_section);
-    read_circuit_breaker(r, s, &mut out.circuit_breaker);
-    read_outlier(r, s, &mut out.outlier);
+    read_optional_section(r, s, "circuit_breaker", &mut out.circuit_breaker, read_breaker_section);
+    read_optional_section(r, s, "outlier", &mut out.outlier, read_outlier_section);
     let section = r.section(s, "pool");
     read_pool(r, &section, &mut out.pool);
     out
@@ -68,16 +67,6 @@ fn read_budget(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryBudget) {
     r.set(s, "ratio", &mut out.ratio, ratio_in(0.0..=1.0));
     r.set(s, "min_per_second", &mut out.min_per_second, integer(0..=10_000));
     r.set(s, "window", &mut out.window, duration_in(SECOND..=MINUTE));
-}
-
-/// `circuit_breaker: off` turns it off; a mapping (or `on`) turns it on.
-fn read_circuit_breaker(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<CircuitBreaker>) {
-    read_optional_section(r, parent, "circuit_breaker", out, read_breaker_section);
-}
-
-/// `outlier: off` turns it off; a mapping (or `on`) turns it on.
-fn read_outlier(r: &mut Reader<'_>, parent: &Section<'_>, out: &mut Option<OutlierDetection>) {
-    read_optional_section(r, parent, "outlier", out, read_outlier_section);
 }
 
 /// A section that may be `off`; a mapping (or `on`) turns it on.
@@ -146,12 +135,8 @@ fn read_pool(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Pool) {
         out.max_idle = out.max_idle.min(out.max_connections);
     }
     let too_many = out.max_idle > out.max_connections;
-    if too_many && let Some((at, key)) = r.first_set_of(s, &["max_idle", "max_connections"]) {
+    if too_many && let Some(key) = r.first_set_of(s, &["max_idle", "max_connections"]) {
         let what = format!("max_idle {} is above max_connections {}", out.max_idle, out.max_connections);
-        r.report(
-            &at,
-            &key,
-            InvalidValue::new(what, "an idle connection is one of the connections; lower max_idle"),
-        );
+        r.report_set(&key, what, "an idle connection is one of the connections; lower max_idle");
     }
 }

@@ -62,6 +62,11 @@ impl<'a> Reader<'a> {
         self.warnings.push(Problem { origin, key: key.to_owned(), what: what.into(), hint: hint.into() });
     }
 
+    /// Reports a value that is wrong beside others, at the place of the value.
+    pub(super) fn report_set(&mut self, key: &str, what: impl Into<String>, hint: impl Into<String>) {
+        self.report(&self.origins.get(key).clone(), key, InvalidValue::new(what, hint));
+    }
+
     pub(super) fn origin_at(&self, at: Position) -> Origin {
         Origin::File { file: Arc::clone(&self.file), line: at.line, col: at.col }
     }
@@ -79,20 +84,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// As [`Reader::set`], for a setting that may be absent.
-    pub(super) fn set_some<T>(
-        &mut self,
-        section: &Section<'_>,
-        name: &str,
-        target: &mut Option<T>,
-        parse: impl Fn(&str) -> Result<T, InvalidValue>,
-    ) {
-        if let Some(value) = self.get(section, name, parse) {
-            *target = Some(value);
-        }
-    }
-
-    /// As [`Reader::set_some`], for a setting that inherits a value: `off` removes it.
+    /// As [`Reader::set`], for a setting that inherits a value: `off` removes it.
     pub(super) fn set_or_off<T>(
         &mut self,
         section: &Section<'_>,
@@ -100,7 +92,8 @@ impl<'a> Reader<'a> {
         target: &mut Option<T>,
         parse: impl Fn(&str) -> Result<T, InvalidValue>,
     ) {
-        let parse = |text: &str| if is_off(text) { Ok(None) } else { parse(text).map(Some) };
+        let parse =
+            |text: &str| if units::switch(text) == Ok(false) { Ok(None) } else { parse(text).map(Some) };
         self.set(section, name, target, parse);
     }
 
@@ -182,7 +175,7 @@ impl<'a> Reader<'a> {
             Err(errors) => {
                 for error in errors {
                     if !lost {
-                        self.report(&origin, key, InvalidValue::new(error.what(), error.hint()));
+                        self.report(&origin, key, error);
                     }
                 }
                 None
@@ -316,13 +309,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The place of a contradiction: the first of these keys that is set.
-    pub(super) fn first_set_of(&self, section: &Section<'_>, names: &[&str]) -> Option<(Origin, String)> {
-        let mut keys = names.iter().map(|name| section.key(name));
-        let key = keys.find(|key| self.origins.is_set(key))?;
-        Some((self.origins.get(&key).clone(), key))
+    pub(super) fn first_set_of(&self, section: &Section<'_>, names: &[&str]) -> Option<String> {
+        names.iter().map(|name| section.key(name)).find(|key| self.origins.is_set(key))
     }
-}
-
-fn is_off(text: &str) -> bool {
-    units::switch(text) == Ok(false)
 }

@@ -25,11 +25,8 @@ pub(super) fn read_registry(r: &mut Reader<'_>, root: &Section<'_>) -> Registry 
     let both_flags = matches!((&file_at, &consul_at), (Origin::Flag(_), Origin::Flag(_)));
     let both_in_file = matches!(file_at, Origin::File { .. }) && s.node("consul").is_some();
     if both_flags || both_in_file {
-        let wrong = InvalidValue::new(
-            "contradicts registry.consul",
-            "instances come from one place; keep one of them",
-        );
-        r.report(&file_at, "registry.file", wrong);
+        let hint = "instances come from one place; keep one of them";
+        r.report_set("registry.file", "contradicts registry.consul", hint);
     }
     // `--consul` on the command line wins over `registry.file` in the file.
     if matches!(consul_at, Origin::Flag(_)) { Registry::Consul(consul) } else { Registry::File(file) }
@@ -38,7 +35,7 @@ pub(super) fn read_registry(r: &mut Reader<'_>, root: &Section<'_>) -> Registry 
 fn read_consul(r: &mut Reader<'_>, s: &Section<'_>) -> ConsulSettings {
     let mut out = ConsulSettings::default();
     out.address = read_consul_address(r, s, out.address);
-    r.set_some(s, "datacenter", &mut out.datacenter, names::datacenter);
+    out.datacenter = r.get(s, "datacenter", names::datacenter);
     out.token = read_token(r, s);
     let section = r.section(s, "tls");
     out.tls = read_tls(r, &section);
@@ -67,12 +64,8 @@ fn read_consul_address(r: &mut Reader<'_>, s: &Section<'_>, default: ConsulAddre
     if wanted && !given.address.tls && !(by_flag && given.has_scheme) {
         given.address.tls = true;
         if given.has_scheme {
-            r.warn(
-                origin,
-                "registry.consul.address",
-                "turns the http:// address into https://",
-                "write https://",
-            );
+            let what = "turns the http:// address into https://";
+            r.warn(origin, "registry.consul.address", what, "write https://");
         }
     }
     given.address
@@ -87,18 +80,13 @@ fn read_token(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
     let set_outside = !r.overlay.get(&file_key).is_empty();
     let file = read_path(r, s, "token_file");
     if literal.is_some() && s.node("token_file").is_some() {
-        let at = r.origins.get(&value_key).clone();
-        r.report(&at, &value_key, InvalidValue::new("contradicts token_file", "keep one of them"));
+        r.report_set(&value_key, "contradicts token_file", "keep one of them");
     }
     match (file, value, set_outside) {
         (Some(file), value, true) => {
             if let Some(value) = value {
-                r.warn(
-                    value.origin,
-                    &value_key,
-                    "is not used: a token file was given too",
-                    "unset one of them",
-                );
+                let what = "is not used: a token file was given too";
+                r.warn(value.origin, &value_key, what, "unset one of them");
             }
             Some(Token::File(file))
         }
@@ -128,7 +116,7 @@ fn read_token_of_file(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
     match r.env.get(name) {
         Some(secret) if !secret.is_empty() => {
             r.origins.set(key.clone(), at.clone());
-            self::check_secret(r, &at, &key, secret)
+            check_secret(r, &at, &key, secret)
         }
         _ if given_otherwise => None,
         _ => {
@@ -156,18 +144,15 @@ fn read_tls(r: &mut Reader<'_>, s: &Section<'_>) -> Tls {
         key_file: read_path(r, s, "key_file"),
         server_name: None,
     };
-    r.set_some(s, "server_name", &mut out.server_name, names::host);
+    out.server_name = r.get(s, "server_name", names::host);
     for (has, lacks, missing) in [
         ("cert_file", "key_file", out.key_file.is_none()),
         ("key_file", "cert_file", out.cert_file.is_none()),
     ] {
         let lacking = missing && !r.origins.is_set(&s.key(lacks));
-        if lacking && let Some((at, key)) = r.first_set_of(s, &[has]) {
-            r.report(
-                &at,
-                &key,
-                InvalidValue::new(format!("needs {lacks} too"), "a certificate and its key go together"),
-            );
+        if lacking && let Some(key) = r.first_set_of(s, &[has]) {
+            let hint = "a certificate and its key go together";
+            r.report_set(&key, format!("needs {lacks} too"), hint);
         }
     }
     out
@@ -192,11 +177,7 @@ pub(super) fn resolve_path(r: &Reader<'_>, key: &str, path: PathBuf) -> Option<P
 pub(super) fn check_service(r: &mut Reader<'_>, config: &Config) {
     if let (Some(_), Registry::File(_)) = (&config.service, &config.registry) {
         let at = r.origins.get("service.name").clone();
-        r.warn(
-            at,
-            "service",
-            "is not registered: the registry is a file",
-            "use registry.consul to register it",
-        );
+        let what = "is not registered: the registry is a file";
+        r.warn(at, "service", what, "use registry.consul to register it");
     }
 }

@@ -30,15 +30,15 @@ pub(super) fn read_service(r: &mut Reader<'_>, root: &Section<'_>) -> Option<Ser
         health: Health::default(),
         deregister_after: MINUTE,
     };
-    r.set_some(&s, "address", &mut out.address, names::reachable_host);
-    r.set_some(&s, "id", &mut out.id, names::id);
+    out.address = r.get(&s, "address", names::reachable_host);
+    out.id = r.get(&s, "id", names::id);
     r.set_list(&s, "tags", &mut out.tags, names::tag);
     r.set_map(&s, "meta", &mut out.meta, names::meta_key, names::meta_value);
     if out.meta.len() > MAX_META
-        && let Some((at, key)) = r.first_set_of(&s, &["meta"])
+        && let Some(key) = r.first_set_of(&s, &["meta"])
     {
         let what = format!("has {} pairs", out.meta.len());
-        r.report(&at, &key, InvalidValue::new(what, format!("Consul allows at most {MAX_META}")));
+        r.report_set(&key, what, format!("Consul allows at most {MAX_META}"));
     }
     let section = r.section(&s, "weights");
     r.set(&section, "passing", &mut out.weights.passing, integer(1..=u16::MAX));
@@ -84,17 +84,11 @@ fn read_health(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Health) {
     let same_rank = matches!(r.origins.get(&http_key), Origin::File { .. });
     match (http, tcp) {
         (Some(_), Some(true)) if same_rank => {
-            let at = r.origins.get(&tcp_key).clone();
-            r.report(&at, &tcp_key, InvalidValue::new("contradicts http", "keep one of them"));
+            r.report_set(&tcp_key, "contradicts http", "keep one of them");
         }
         (Some(path), _) => out.probe = Probe::Http(path),
         (None, Some(false)) if !r.origins.is_set(&http_key) => {
-            let at = r.origins.get(&tcp_key).clone();
-            r.report(
-                &at,
-                &tcp_key,
-                InvalidValue::new("leaves nothing to probe", "set http: /path, or remove the key"),
-            );
+            r.report_set(&tcp_key, "leaves nothing to probe", "set http: /path, or remove the key");
         }
         (None, _) => {}
     }
@@ -114,18 +108,12 @@ pub(super) fn check_not_above(
     if low.1 <= high.1 {
         return;
     }
-    let Some((at, key)) = r.first_set_of(s, &[low.0, high.0]) else { return };
+    let Some(key) = r.first_set_of(s, &[low.0, high.0]) else { return };
     let (l, h) = (format_duration(low.1), format_duration(high.1));
-    let wrong = if key == s.key(low.0) {
-        InvalidValue::new(
-            format!("{l} is above {} ({h})", high.0),
-            format!("at most {h}, or raise {}", high.0),
-        )
+    let (what, hint) = if key == s.key(low.0) {
+        (format!("{l} is above {} ({h})", high.0), format!("at most {h}, or raise {}", high.0))
     } else {
-        InvalidValue::new(
-            format!("{h} is below {} ({l})", low.0),
-            format!("at least {l}, or set {} too", low.0),
-        )
+        (format!("{h} is below {} ({l})", low.0), format!("at least {l}, or set {} too", low.0))
     };
-    r.report(&at, &key, wrong);
+    r.report_set(&key, what, hint);
 }

@@ -15,8 +15,7 @@ pub(super) fn read_upstreams(r: &mut Reader<'_>, root: &Section<'_>, defaults: &
             let key = s.key("service");
             let what = format!("{} is declared twice, first as upstreams[{first}]", upstream.service);
             let hint = "merge the two, or tell them apart by tags or datacenter";
-            let at = r.origins.get(&key).clone();
-            r.report(&at, &key, InvalidValue::new(what, hint));
+            r.report_set(&key, what, hint);
         }
         out.push(upstream);
     }
@@ -31,9 +30,9 @@ fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upst
         datacenter: None,
         policy: defaults.clone(),
     };
-    r.set_some(s, "listen", &mut out.listen, address::listen_address);
+    out.listen = r.get(s, "listen", address::listen_address);
     r.set_list(s, "tags", &mut out.tags, names::tag);
-    r.set_some(s, "datacenter", &mut out.datacenter, names::datacenter);
+    out.datacenter = r.get(s, "datacenter", names::datacenter);
     out.policy = read_policy(r, s, defaults);
     out
 }

@@ -9,7 +9,7 @@ use super::{context::HttpContext, read, reply::Reply, request::ApiRequest};
 use crate::{
     blocking,
     options::CONSUL_VERSION,
-    store::{self, NotTtlCheck, Status, Store, UnknownService},
+    store::{self, Status, Store},
     wire::{
         request,
         response::{AgentService, CheckJson},
@@ -24,7 +24,7 @@ pub(super) fn agent_self(context: &HttpContext, call: &ApiRequest) -> Result<Rep
         let id = own_node_id(store);
         json!({
             "Config": {
-                "Datacenter": context.options.datacenter, "NodeName": store.own_node(), "NodeID": id,
+                "Datacenter": context.options.datacenter, "NodeName": &store.own_node, "NodeID": id,
                 "Revision": "", "Server": true, "Version": CONSUL_VERSION,
             },
             "DebugConfig": {},
@@ -46,13 +46,13 @@ pub(super) fn members(context: &HttpContext, call: &ApiRequest) -> Result<Reply,
 }
 
 fn own_node_id(store: &Store) -> &str {
-    store.node(store.own_node()).map_or("", |node| &node.info.id)
+    store.node(&store.own_node).map_or("", |node| &node.info.id)
 }
 
 fn member_json(context: &HttpContext, store: &Store) -> Value {
-    let address = store.node(store.own_node()).map_or("", |node| &node.info.address);
+    let address = store.node(&store.own_node).map_or("", |node| &node.info.address);
     json!({
-        "Name": store.own_node(), "Addr": address, "Port": context.addr.port(),
+        "Name": &store.own_node, "Addr": address, "Port": context.addr.port(),
         "Tags": {
             "acls": "0", "bootstrap": "1", "build": format!("{CONSUL_VERSION}:"),
             "dc": context.options.datacenter, "ft_fs": "1", "id": own_node_id(store),
@@ -68,8 +68,8 @@ fn member_json(context: &HttpContext, store: &Store) -> Value {
 pub(super) fn services(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     read::reject_filter(call)?;
     Ok(context.store.read(|store| {
-        let services: BTreeMap<&str, AgentService<'_>> =
-            store.agent_services().map(|service| (service.id.as_str(), service.into())).collect();
+        let services: BTreeMap<&str, &store::Service> =
+            store.agent_services().map(|service| (service.id.as_str(), service)).collect();
         Reply::json(&services, call)
     }))
 }
@@ -88,8 +88,7 @@ pub(super) async fn service(context: &HttpContext, call: &ApiRequest) -> Result<
             return Err(Reply::text(StatusCode::NOT_FOUND, &format!("unknown service ID: {id}")));
         };
         let hash = content_hash(service);
-        let mut shown = AgentService::from(service);
-        shown.content_hash = Some(hash.clone());
+        let shown = AgentService { service, content_hash: &hash };
         Ok(Reply::json(&shown, call).with_header(CONTENT_HASH, &hash))
     })
 }
@@ -111,7 +110,7 @@ pub(super) fn checks(context: &HttpContext, call: &ApiRequest) -> Result<Reply, 
         let held: Vec<store::Check> = store.agent_checks().collect();
         let checks: BTreeMap<&str, CheckJson<'_>> = held
             .iter()
-            .map(|check| (check.id.as_str(), CheckJson::from_check(store.own_node(), check)))
+            .map(|check| (check.id.as_str(), CheckJson::from_check(&store.own_node, check)))
             .collect();
         Reply::json(&checks, call)
     }))
@@ -138,7 +137,7 @@ pub(super) fn deregister(context: &HttpContext, call: &ApiRequest) -> Result<Rep
 pub(super) fn register_check(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
     let (new, service) = request::parse_check_registration(&call.body)?;
     let result = context.store.write(|store, now| store.register_check(new, service.as_deref(), now));
-    result.map(|()| Reply::empty()).map_err(|UnknownService| {
+    result.map(|()| Reply::empty()).ok_or_else(|| {
         let text = format!("ServiceID {:?} does not exist", service.unwrap_or_default());
         Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
     })
@@ -171,7 +170,7 @@ fn report_status(
     output: &str,
 ) -> Result<Reply, Reply> {
     let result = context.store.write(|store, now| store.report(&call.path_rest, status, output, now));
-    result.map(|()| Reply::empty()).map_err(|NotTtlCheck| {
+    result.map(|()| Reply::empty()).ok_or_else(|| {
         let text = format!("CheckID {:?} does not have associated TTL", call.path_rest);
         Reply::text(StatusCode::INTERNAL_SERVER_ERROR, &text)
     })
@@ -185,9 +184,7 @@ pub(super) fn set_service_maintenance(context: &HttpContext, call: &ApiRequest) 
         .store
         .write(|store, _| store.set_service_maintenance(id, reason))
         .map(|()| Reply::empty())
-        .map_err(|UnknownService| {
-            Reply::text(StatusCode::NOT_FOUND, &format!("No service registered with ID {id:?}"))
-        })
+        .ok_or_else(|| Reply::text(StatusCode::NOT_FOUND, &format!("No service registered with ID {id:?}")))
 }
 
 /// `agent/maintenance`

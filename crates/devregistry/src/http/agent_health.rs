@@ -123,9 +123,9 @@ fn agent_health<'a>(
 ) -> AgentHealth<'a> {
     AgentHealth {
         aggregated_status: AggregatedStatus::worst_of(checks).label(),
-        service: Some(service.into()),
+        service: Some(service),
         checks: Some(
-            checks.iter().map(|check| CheckJson::for_agent_health(store.own_node(), check)).collect(),
+            checks.iter().map(|check| CheckJson::for_agent_health(&store.own_node, check)).collect(),
         ),
     }
 }

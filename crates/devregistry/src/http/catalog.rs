@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use http::StatusCode;
-
 use super::{context::HttpContext, health, read, reply::Reply, request::ApiRequest};
 use crate::{
     store::{self, SERVER_PORT, Store, Topic},
@@ -88,8 +86,7 @@ pub(super) async fn instances(context: &HttpContext, call: &ApiRequest) -> Resul
 
 /// `catalog/register`: nodes without an agent.
 pub(super) fn register(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    let request::CatalogRegistration { node, service, checks } =
-        request::parse_catalog_registration(&call.body)?;
+    let (node, service, checks) = request::parse_catalog_registration(&call.body)?;
     context.store.write(|store, _| {
         reject_own_node(store, &node.name)?;
         store.catalog_register(node, service, checks);
@@ -109,7 +106,7 @@ pub(super) fn deregister(context: &HttpContext, call: &ApiRequest) -> Result<Rep
 
 /// Consul accepts a write to an agent's node and reverts it within minutes; this registry refuses it.
 fn reject_own_node(store: &store::Store, node: &str) -> Result<(), Reply> {
-    if node.to_lowercase() != store.own_node().to_lowercase() {
+    if node.to_lowercase() != store.own_node.to_lowercase() {
         return Ok(());
     }
     let Refusal(status, text) =
@@ -124,12 +121,12 @@ pub(super) fn leader(context: &HttpContext, call: &ApiRequest) -> Result<Reply, 
 
 /// `status/peers`
 pub(super) fn peers(context: &HttpContext, call: &ApiRequest) -> Result<Reply, Reply> {
-    Ok(Reply::json(&[server_address(context)], call).with_status(StatusCode::OK))
+    Ok(Reply::json(&[server_address(context)], call))
 }
 
 fn server_address(context: &HttpContext) -> String {
     context.store.read(|store| {
-        let own = store.node(store.own_node());
+        let own = store.node(&store.own_node);
         let ip = own.map_or("127.0.0.1", |node| &node.info.address);
         if ip.contains(':') { format!("[{ip}]:{SERVER_PORT}") } else { format!("{ip}:{SERVER_PORT}") }
     })

@@ -15,14 +15,6 @@ const INDEX: HeaderName = HeaderName::from_static("x-consul-index");
 const KNOWN_LEADER: HeaderName = HeaderName::from_static("x-consul-knownleader");
 const LAST_CONTACT: HeaderName = HeaderName::from_static("x-consul-lastcontact");
 
-/// The validated parameters of a read.
-#[derive(Debug)]
-struct ReadParams {
-    consistency: &'static str,
-    index: u64,
-    wait: Option<GoDuration>,
-}
-
 /// Blocks as the request asks, then answers with `show`.
 pub(super) async fn blocking_read<F>(
     context: &HttpContext,
@@ -33,19 +25,18 @@ pub(super) async fn blocking_read<F>(
 where
     F: Fn(&Store) -> Reply,
 {
-    let parameters = ReadParams::parse(context, call)?;
+    let (consistency, index, wait) = parse_read_params(context, call)?;
     if !matches!(topic, Topic::Health(_)) {
         reject_filter(call)?;
     }
-    let _slot = match parameters.index {
+    let _slot = match index {
         0 => None,
         _ => Some(acquire_blocking_slot(context)?),
     };
-    let longest = blocking::block_time(parameters.wait);
-    let (reply, at) =
-        blocking::wait_past_index(&context.store, &topic, parameters.index, longest, show).await;
+    let longest = blocking::block_time(wait);
+    let (reply, at) = blocking::wait_past_index(&context.store, &topic, index, longest, show).await;
     Ok(reply
-        .with_header(CONSISTENCY, parameters.consistency)
+        .with_header(CONSISTENCY, consistency)
         .with_header(INDEX, &at.index.max(1).to_string())
         .with_header(KNOWN_LEADER, "true")
         .with_header(LAST_CONTACT, "0"))
@@ -59,39 +50,45 @@ pub(super) fn acquire_blocking_slot(context: &HttpContext) -> Result<SemaphorePe
     })
 }
 
-impl ReadParams {
-    fn parse(context: &HttpContext, call: &ApiRequest) -> Result<Self, Reply> {
-        let bad = |text: &str| Reply::text(StatusCode::BAD_REQUEST, text);
-        let query = &call.query;
-        let consistency = match (query.has("stale"), query.has("consistent")) {
-            (true, true) => {
-                return Err(bad("Cannot specify ?stale with ?consistent, conflicting semantics."));
-            }
-            (true, false) => "stale",
-            (false, true) => "consistent",
-            (false, false) => "leader",
-        };
-        if query.has("cached") && query.has("consistent") {
-            return Err(bad("Cannot specify ?cached with ?consistent, conflicting semantics."));
+/// The validated parameters of a read: its consistency, `index` and `wait`.
+fn parse_read_params(
+    context: &HttpContext,
+    call: &ApiRequest,
+) -> Result<(&'static str, u64, Option<GoDuration>), Reply> {
+    let bad = |text: &str| Reply::text(StatusCode::BAD_REQUEST, text);
+    let query = &call.query;
+    let consistency = match (query.has("stale"), query.has("consistent")) {
+        (true, true) => {
+            return Err(bad("Cannot specify ?stale with ?consistent, conflicting semantics."));
         }
-        if let Some(max) = query.first("max_stale").filter(|max| !max.is_empty())
-            && duration::parse(max).is_err()
-        {
-            return Err(bad(&format!("Invalid max_stale value {max:?}")));
-        }
-        let wait = parse_wait(call)?;
-        let index = match query.first("index") {
-            None | Some("") => 0,
-            Some(index) => Some(index)
-                .filter(|index| index.bytes().all(|byte| byte.is_ascii_digit()))
-                .and_then(|index| index.parse().ok())
-                .ok_or_else(|| bad("Invalid index"))?,
-        };
-        if query.first("dc").is_some_and(|dc| !dc.is_empty() && dc != context.options.datacenter) {
-            return Err(failed_read(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter"));
-        }
-        Ok(Self { consistency, index, wait })
+        (true, false) => "stale",
+        (false, true) => "consistent",
+        (false, false) => "leader",
+    };
+    if query.has("cached") && query.has("consistent") {
+        return Err(bad("Cannot specify ?cached with ?consistent, conflicting semantics."));
     }
+    if let Some(max) = query.first("max_stale").filter(|max| !max.is_empty())
+        && duration::parse(max).is_err()
+    {
+        return Err(bad(&format!("Invalid max_stale value {max:?}")));
+    }
+    let wait = parse_wait(call)?;
+    let index = match query.first("index") {
+        None | Some("") => 0,
+        Some(index) => Some(index)
+            .filter(|index| index.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|index| index.parse().ok())
+            .ok_or_else(|| bad("Invalid index"))?,
+    };
+    if query.first("dc").is_some_and(|dc| !dc.is_empty() && dc != context.options.datacenter) {
+        // Clients must not keep the index of a failed read.
+        return Err(Reply::text(StatusCode::INTERNAL_SERVER_ERROR, "No path to datacenter")
+            .with_header(INDEX, "1")
+            .with_header(KNOWN_LEADER, "false")
+            .with_header(LAST_CONTACT, "0"));
+    }
+    Ok((consistency, index, wait))
 }
 
 /// The `wait` parameter.
@@ -127,14 +124,6 @@ fn filter_param(call: &ApiRequest) -> Option<&str> {
 fn unsupported_filter() -> Reply {
     let text = "The dev registry evaluates no filter expressions but Service.ID == \"ID\" on health/service";
     Reply::text(StatusCode::NOT_IMPLEMENTED, text)
-}
-
-/// A failed read. Clients must not keep its index.
-fn failed_read(status: StatusCode, text: &str) -> Reply {
-    Reply::text(status, text)
-        .with_header(INDEX, "1")
-        .with_header(KNOWN_LEADER, "false")
-        .with_header(LAST_CONTACT, "0")
 }
 
 /// Whether a node has what `node-meta` parameters ask for.

@@ -39,22 +39,14 @@ impl Reply {
 
     /// A text without a line end, as in Consul.
     pub(super) fn text(status: StatusCode, text: &str) -> Self {
-        Self {
-            status,
-            headers: vec![VARY],
-            is_plain_text: true,
-            body: Bytes::copy_from_slice(text.as_bytes()),
-        }
+        let body = Bytes::copy_from_slice(text.as_bytes());
+        Self { status, headers: vec![VARY], is_plain_text: true, body }
     }
 
     /// One of the plain values of `agent/health`.
     pub(super) fn plain_value(value: &str) -> Self {
-        Self {
-            status: StatusCode::OK,
-            headers: vec![(header::CONTENT_TYPE, HeaderValue::from_static("text/plain")), VARY],
-            is_plain_text: false,
-            body: Bytes::copy_from_slice(value.as_bytes()),
-        }
+        let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        Self { headers: vec![kind, VARY], is_plain_text: false, ..Self::text(StatusCode::OK, value) }
     }
 
     /// 200 without a body.
@@ -70,11 +62,6 @@ impl Reply {
     /// The answer to `/`.
     pub(super) fn root() -> Self {
         Self { headers: Vec::new(), ..Self::text(StatusCode::OK, "Consul Agent") }
-    }
-
-    /// 404.
-    pub(super) fn unknown_path() -> Self {
-        Self::bare(StatusCode::NOT_FOUND)
     }
 
     /// A redirect to `to`.

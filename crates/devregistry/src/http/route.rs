@@ -1,48 +1,26 @@
 //! Which path is which endpoint, and with which methods.
 
+use std::pin::Pin;
+
+use Handler::{Blocking, Plain, Unsupported};
+
+use super::{agent, agent_health, catalog, context::HttpContext, health, reply::Reply, request::ApiRequest};
 use crate::store::Status;
 
-/// The endpoint of a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Endpoint {
-    Root,
-    AgentSelf,
-    AgentMembers,
-    AgentServices,
-    AgentService,
-    AgentChecks,
-    AgentRegister,
-    AgentDeregister,
-    AgentServiceMaintenance,
-    AgentMaintenance,
-    CheckRegister,
-    CheckDeregister,
-    CheckReport(Status),
-    CheckUpdate,
-    AgentHealthByName,
-    AgentHealthById,
-    Datacenters,
-    Nodes,
-    Node,
-    NodeServices,
-    Services,
-    Instances,
-    CatalogRegister,
-    CatalogDeregister,
-    HealthService,
-    HealthChecks,
-    HealthState,
-    HealthNode,
-    Leader,
-    Peers,
+/// What answers a call.
+#[derive(Clone, Copy)]
+pub(super) enum Handler {
+    Plain(fn(&HttpContext, &ApiRequest) -> Result<Reply, Reply>),
+    Blocking(for<'a> fn(&'a HttpContext, &'a ApiRequest) -> BlockingReply<'a>),
     /// An endpoint of Consul that this registry does not have; the name of the feature.
     Unsupported(&'static str),
 }
 
+pub(super) type BlockingReply<'a> = Pin<Box<dyn Future<Output = Result<Reply, Reply>> + Send + 'a>>;
+
 /// A path that was found.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route<'a> {
-    pub(super) endpoint: Endpoint,
+    pub(super) handler: Handler,
     pub(super) methods: &'static [&'static str],
     /// What follows the endpoint's path.
     pub(super) rest: &'a str,
@@ -54,76 +32,76 @@ const ANY: &[&str] = &["GET", "PUT", "POST", "DELETE"];
 
 /// A path that ends in `/` matches every path that begins with it.
 #[rustfmt::skip]
-const PATHS: &[(&str, &[&str], Endpoint)] = &[
-    ("/v1/agent/self", GET, Endpoint::AgentSelf),
-    ("/v1/agent/members", GET, Endpoint::AgentMembers),
-    ("/v1/agent/services", GET, Endpoint::AgentServices),
-    ("/v1/agent/service/", GET, Endpoint::AgentService),
-    ("/v1/agent/checks", GET, Endpoint::AgentChecks),
-    ("/v1/agent/service/register", PUT, Endpoint::AgentRegister),
-    ("/v1/agent/service/deregister/", PUT, Endpoint::AgentDeregister),
-    ("/v1/agent/service/maintenance/", PUT, Endpoint::AgentServiceMaintenance),
-    ("/v1/agent/maintenance", PUT, Endpoint::AgentMaintenance),
-    ("/v1/agent/check/register", PUT, Endpoint::CheckRegister),
-    ("/v1/agent/check/deregister/", PUT, Endpoint::CheckDeregister),
-    ("/v1/agent/check/pass/", PUT, Endpoint::CheckReport(Status::Passing)),
-    ("/v1/agent/check/warn/", PUT, Endpoint::CheckReport(Status::Warning)),
-    ("/v1/agent/check/fail/", PUT, Endpoint::CheckReport(Status::Critical)),
-    ("/v1/agent/check/update/", PUT, Endpoint::CheckUpdate),
-    ("/v1/agent/health/service/name/", GET, Endpoint::AgentHealthByName),
-    ("/v1/agent/health/service/id/", GET, Endpoint::AgentHealthById),
-    ("/v1/catalog/datacenters", GET, Endpoint::Datacenters),
-    ("/v1/catalog/nodes", GET, Endpoint::Nodes),
-    ("/v1/catalog/node/", GET, Endpoint::Node),
-    ("/v1/catalog/node-services/", GET, Endpoint::NodeServices),
-    ("/v1/catalog/services", GET, Endpoint::Services),
-    ("/v1/catalog/service/", GET, Endpoint::Instances),
-    ("/v1/catalog/register", PUT, Endpoint::CatalogRegister),
-    ("/v1/catalog/deregister", PUT, Endpoint::CatalogDeregister),
-    ("/v1/health/service/", GET, Endpoint::HealthService),
-    ("/v1/health/checks/", GET, Endpoint::HealthChecks),
-    ("/v1/health/state/", GET, Endpoint::HealthState),
-    ("/v1/health/node/", GET, Endpoint::HealthNode),
-    ("/v1/status/leader", GET, Endpoint::Leader),
-    ("/v1/status/peers", GET, Endpoint::Peers),
-    ("/v1/kv/", ANY, Endpoint::Unsupported("key-value store")),
-    ("/v1/session/", ANY, Endpoint::Unsupported("sessions")),
-    ("/v1/event/", ANY, Endpoint::Unsupported("events")),
-    ("/v1/query", ANY, Endpoint::Unsupported("prepared queries")),
-    ("/v1/query/", ANY, Endpoint::Unsupported("prepared queries")),
-    ("/v1/txn", ANY, Endpoint::Unsupported("transactions")),
-    ("/v1/acl/", ANY, Endpoint::Unsupported("ACLs")),
-    ("/v1/config", ANY, Endpoint::Unsupported("configuration entries")),
-    ("/v1/config/", ANY, Endpoint::Unsupported("configuration entries")),
-    ("/v1/connect/", ANY, Endpoint::Unsupported("Connect")),
-    ("/v1/discovery-chain/", ANY, Endpoint::Unsupported("Connect")),
-    ("/v1/agent/connect/", ANY, Endpoint::Unsupported("Connect")),
-    ("/v1/catalog/connect/", ANY, Endpoint::Unsupported("Connect")),
-    ("/v1/catalog/gateway-services/", ANY, Endpoint::Unsupported("Connect")),
-    ("/v1/health/connect/", ANY, Endpoint::Unsupported("Connect")),
-    ("/v1/health/ingress/", ANY, Endpoint::Unsupported("Connect")),
-    ("/v1/coordinate/", ANY, Endpoint::Unsupported("network coordinates")),
-    ("/v1/operator/", ANY, Endpoint::Unsupported("operator endpoints")),
-    ("/v1/snapshot", ANY, Endpoint::Unsupported("snapshots")),
-    ("/v1/agent/join/", ANY, Endpoint::Unsupported("cluster to join")),
-    ("/v1/agent/leave", ANY, Endpoint::Unsupported("cluster to leave")),
-    ("/v1/agent/force-leave/", ANY, Endpoint::Unsupported("cluster to leave")),
-    ("/v1/agent/reload", ANY, Endpoint::Unsupported("configuration to reload")),
-    ("/v1/agent/host", ANY, Endpoint::Unsupported("facts of its host")),
-    ("/v1/agent/metrics", ANY, Endpoint::Unsupported("metrics")),
-    ("/v1/agent/monitor", ANY, Endpoint::Unsupported("log to follow")),
-    ("/v1/agent/token/", ANY, Endpoint::Unsupported("ACLs")),
+const PATHS: &[(&str, &[&str], Handler)] = &[
+    ("/v1/agent/self", GET, Plain(agent::agent_self)),
+    ("/v1/agent/members", GET, Plain(agent::members)),
+    ("/v1/agent/services", GET, Plain(agent::services)),
+    ("/v1/agent/service/", GET, Blocking(|c, r| Box::pin(agent::service(c, r)))),
+    ("/v1/agent/checks", GET, Plain(agent::checks)),
+    ("/v1/agent/service/register", PUT, Plain(agent::register)),
+    ("/v1/agent/service/deregister/", PUT, Plain(agent::deregister)),
+    ("/v1/agent/service/maintenance/", PUT, Plain(agent::set_service_maintenance)),
+    ("/v1/agent/maintenance", PUT, Plain(agent::set_node_maintenance)),
+    ("/v1/agent/check/register", PUT, Plain(agent::register_check)),
+    ("/v1/agent/check/deregister/", PUT, Plain(agent::deregister_check)),
+    ("/v1/agent/check/pass/", PUT, Plain(|c, r| agent::report(c, r, Status::Passing))),
+    ("/v1/agent/check/warn/", PUT, Plain(|c, r| agent::report(c, r, Status::Warning))),
+    ("/v1/agent/check/fail/", PUT, Plain(|c, r| agent::report(c, r, Status::Critical))),
+    ("/v1/agent/check/update/", PUT, Plain(agent::update)),
+    ("/v1/agent/health/service/name/", GET, Plain(agent_health::by_name)),
+    ("/v1/agent/health/service/id/", GET, Plain(agent_health::by_id)),
+    ("/v1/catalog/datacenters", GET, Plain(catalog::datacenters)),
+    ("/v1/catalog/nodes", GET, Blocking(|c, r| Box::pin(catalog::nodes(c, r)))),
+    ("/v1/catalog/node/", GET, Blocking(|c, r| Box::pin(catalog::node(c, r)))),
+    ("/v1/catalog/node-services/", GET, Blocking(|c, r| Box::pin(catalog::node_services(c, r)))),
+    ("/v1/catalog/services", GET, Blocking(|c, r| Box::pin(catalog::services(c, r)))),
+    ("/v1/catalog/service/", GET, Blocking(|c, r| Box::pin(catalog::instances(c, r)))),
+    ("/v1/catalog/register", PUT, Plain(catalog::register)),
+    ("/v1/catalog/deregister", PUT, Plain(catalog::deregister)),
+    ("/v1/health/service/", GET, Blocking(|c, r| Box::pin(health::service(c, r)))),
+    ("/v1/health/checks/", GET, Blocking(|c, r| Box::pin(health::checks(c, r)))),
+    ("/v1/health/state/", GET, Blocking(|c, r| Box::pin(health::state(c, r)))),
+    ("/v1/health/node/", GET, Blocking(|c, r| Box::pin(health::node(c, r)))),
+    ("/v1/status/leader", GET, Plain(catalog::leader)),
+    ("/v1/status/peers", GET, Plain(catalog::peers)),
+    ("/v1/kv/", ANY, Unsupported("key-value store")),
+    ("/v1/session/", ANY, Unsupported("sessions")),
+    ("/v1/event/", ANY, Unsupported("events")),
+    ("/v1/query", ANY, Unsupported("prepared queries")),
+    ("/v1/query/", ANY, Unsupported("prepared queries")),
+    ("/v1/txn", ANY, Unsupported("transactions")),
+    ("/v1/acl/", ANY, Unsupported("ACLs")),
+    ("/v1/config", ANY, Unsupported("configuration entries")),
+    ("/v1/config/", ANY, Unsupported("configuration entries")),
+    ("/v1/connect/", ANY, Unsupported("Connect")),
+    ("/v1/discovery-chain/", ANY, Unsupported("Connect")),
+    ("/v1/agent/connect/", ANY, Unsupported("Connect")),
+    ("/v1/catalog/connect/", ANY, Unsupported("Connect")),
+    ("/v1/catalog/gateway-services/", ANY, Unsupported("Connect")),
+    ("/v1/health/connect/", ANY, Unsupported("Connect")),
+    ("/v1/health/ingress/", ANY, Unsupported("Connect")),
+    ("/v1/coordinate/", ANY, Unsupported("network coordinates")),
+    ("/v1/operator/", ANY, Unsupported("operator endpoints")),
+    ("/v1/snapshot", ANY, Unsupported("snapshots")),
+    ("/v1/agent/join/", ANY, Unsupported("cluster to join")),
+    ("/v1/agent/leave", ANY, Unsupported("cluster to leave")),
+    ("/v1/agent/force-leave/", ANY, Unsupported("cluster to leave")),
+    ("/v1/agent/reload", ANY, Unsupported("configuration to reload")),
+    ("/v1/agent/host", ANY, Unsupported("facts of its host")),
+    ("/v1/agent/metrics", ANY, Unsupported("metrics")),
+    ("/v1/agent/monitor", ANY, Unsupported("log to follow")),
+    ("/v1/agent/token/", ANY, Unsupported("ACLs")),
 ];
 
 /// The endpoint of a decoded path: the longest match.
 pub(super) fn find_route(path: &str) -> Option<Route<'_>> {
     if path == "/" {
-        return Some(Route { endpoint: Endpoint::Root, methods: &["GET", "HEAD"], rest: "" });
+        return Some(Route { handler: Plain(|_, _| Ok(Reply::root())), methods: &["GET", "HEAD"], rest: "" });
     }
     let fits = |known: &str| if known.ends_with('/') { path.starts_with(known) } else { path == known };
-    let (known, methods, endpoint) =
+    let (known, methods, handler) =
         PATHS.iter().filter(|(known, ..)| fits(known)).max_by_key(|(known, ..)| known.len())?;
-    Some(Route { endpoint: *endpoint, methods, rest: path.strip_prefix(known).unwrap_or_default() })
+    Some(Route { handler: *handler, methods, rest: path.strip_prefix(known).unwrap_or_default() })
 }
 
 /// The path with a final `/`, if the path exists only with it.
@@ -161,16 +139,17 @@ mod tests {
     #[test]
     fn the_longest_match_is_the_endpoint() {
         let cases = [
-            ("/v1/agent/service/register", Some((Endpoint::AgentRegister, ""))),
-            ("/v1/agent/service/register/", Some((Endpoint::AgentService, "register/"))),
-            ("/v1/agent/service/deregister/a/b", Some((Endpoint::AgentDeregister, "a/b"))),
-            ("/v1/health/service/", Some((Endpoint::HealthService, ""))),
+            ("/v1/agent/service/register", Some("")),
+            ("/v1/agent/service/register/", Some("register/")),
+            ("/v1/agent/service/deregister/a/b", Some("a/b")),
+            ("/v1/health/service/", Some("")),
             ("/v1/agent/services/", None),
             ("/V1/agent/services", None),
             ("/v1/agent/version", None),
         ];
         for (path, expected) in cases {
-            assert_eq!(find_route(path).map(|route| (route.endpoint, route.rest)), expected, "{path}");
+            // What is left tells which path matched.
+            assert_eq!(find_route(path).map(|route| route.rest), expected, "{path}");
         }
     }
 

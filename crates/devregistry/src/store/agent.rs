@@ -21,14 +21,6 @@ pub(crate) const NODE_MAINTENANCE: &str = "_node_maintenance";
 /// The prefix of the id of the check that stands for service maintenance.
 pub(crate) const SERVICE_MAINTENANCE: &str = "_service_maintenance:";
 
-/// The check cannot be reported on.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct NotTtlCheck;
-
-/// No such service on this agent.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct UnknownService;
-
 impl Store {
     /// The services that clients registered on the agent, by id.
     pub(crate) fn agent_services(&self) -> impl Iterator<Item = &Service> {
@@ -105,47 +97,29 @@ impl Store {
             status: listed.as_ref().map_or(new.status.unwrap_or(Status::Critical), |old| old.status),
             notes: new.notes,
             output: listed.map(|old| old.output).unwrap_or_default(),
-            service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
-            service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
-            service_tags: service.map(|service| service.tags.clone()).unwrap_or_default(),
             kind: new.kind.label(),
-            id: id.clone(),
+            ..Check::of(service, id.clone())
         };
-        let held = AgentCheckState {
-            output: held_output.unwrap_or_default(),
-            tags: check.service_tags.clone(),
-            output_sync_due: None,
-            source: self.status_source(new.kind, new.successes, new.failures, now),
-            deregister_after: new.deregister_after,
-            critical_since: None,
-        };
-        self.agent.checks.insert(id, held);
-        self.put_check(&self.own_node.clone(), check, at);
-    }
-
-    fn status_source(
-        &mut self,
-        kind: CheckKind,
-        successes: u32,
-        failures: u32,
-        now: Instant,
-    ) -> StatusSource {
-        match kind {
+        let source = match new.kind {
             CheckKind::Ttl(ttl) => StatusSource::Ttl { ttl, expires: now.checked_add(ttl) },
             CheckKind::Probe(probe) => {
                 self.agent.generation += 1;
-                let generation = self.agent.generation;
                 StatusSource::Probe {
-                    generation,
+                    generation: self.agent.generation,
                     probe,
-                    successes,
-                    failures,
+                    successes: new.successes,
+                    failures: new.failures,
                     succeeded: 0,
                     failed: 0,
                     awaits_first_result: true,
                 }
             }
-        }
+        };
+        let mut held = AgentCheckState::new(&check, source);
+        held.output = held_output.unwrap_or_default();
+        held.deregister_after = new.deregister_after;
+        self.agent.checks.insert(id, held);
+        self.put_check(&self.own_node.clone(), check, at);
     }
 
     /// Removes a service and its checks. An unknown id is no error.
@@ -165,21 +139,21 @@ impl Store {
         }
     }
 
-    /// Starts a check of a service, or without a service a check of the node.
+    /// Starts a check of a service, or without a service a check of the node. `None`: no such service.
     pub(crate) fn register_check(
         &mut self,
         new: NewCheck,
         service: Option<&str>,
         now: Instant,
-    ) -> Result<(), UnknownService> {
+    ) -> Option<()> {
         let service = match service {
-            Some(id) => Some(self.agent_service(id).cloned().ok_or(UnknownService)?),
+            Some(id) => Some(self.agent_service(id).cloned()?),
             None => None,
         };
         let id = new.id.clone().unwrap_or_else(|| new.name.clone());
         let at = self.next_index();
         self.put_agent_check(id, new, service.as_ref(), at, now);
-        Ok(())
+        Some(())
     }
 
     /// Stops a check. An unknown id is no error.
@@ -190,22 +164,16 @@ impl Store {
         }
     }
 
-    /// A client reports the status of a TTL check, which also renews it.
-    pub(crate) fn report(
-        &mut self,
-        id: &str,
-        status: Status,
-        output: &str,
-        now: Instant,
-    ) -> Result<(), NotTtlCheck> {
+    /// A client reports the status of a TTL check, which also renews it. `None`: no such check.
+    pub(crate) fn report(&mut self, id: &str, status: Status, output: &str, now: Instant) -> Option<()> {
         let Some(AgentCheckState { source: StatusSource::Ttl { ttl, expires }, .. }) =
             self.agent.checks.get_mut(id)
         else {
-            return Err(NotTtlCheck);
+            return None;
         };
         *expires = now.checked_add(*ttl);
         self.update_status(id, status, truncate_output(output), now);
-        Ok(())
+        Some(())
     }
 
     /// A probe of the agent ended. A probe of an older registration is ignored.
@@ -271,16 +239,12 @@ impl Store {
         self.put_check(&self.own_node.clone(), Check { output, ..listed }, at);
     }
 
-    /// Begins maintenance of a service with a reason, or ends it with `None`.
-    pub(crate) fn set_service_maintenance(
-        &mut self,
-        id: &str,
-        reason: Option<&str>,
-    ) -> Result<(), UnknownService> {
-        let service = self.agent_service(id).cloned().ok_or(UnknownService)?;
+    /// Begins maintenance of a service with a reason, or ends it without one. `None`: no such service.
+    pub(crate) fn set_service_maintenance(&mut self, id: &str, reason: Option<&str>) -> Option<()> {
+        let service = self.agent_service(id).cloned()?;
         let check = format!("{SERVICE_MAINTENANCE}{id}");
         self.set_maintenance(check, "service", Some(&service), reason);
-        Ok(())
+        Some(())
     }
 
     /// Begins maintenance of the node with a reason, or ends it with `None`.
@@ -300,25 +264,13 @@ impl Store {
         let notes = if reason.is_empty() { default } else { reason.to_owned() };
         let title = if service.is_some() { "Service Maintenance Mode" } else { "Node Maintenance Mode" };
         let check = Check {
-            id: id.clone(),
             name: title.to_owned(),
             status: Status::Critical,
             notes,
-            output: String::new(),
-            service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
-            service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
-            service_tags: service.map(|service| service.tags.clone()).unwrap_or_default(),
             kind: "maintenance",
+            ..Check::of(service, id.clone())
         };
-        let held = AgentCheckState {
-            output: String::new(),
-            tags: check.service_tags.clone(),
-            output_sync_due: None,
-            source: StatusSource::Maintenance,
-            deregister_after: None,
-            critical_since: None,
-        };
-        self.agent.checks.insert(id, held);
+        self.agent.checks.insert(id, AgentCheckState::new(&check, StatusSource::Maintenance));
         let at = self.next_index();
         self.put_check(&self.own_node.clone(), check, at);
     }
@@ -334,10 +286,6 @@ impl Store {
     pub(super) fn listed_check(&self, id: &str) -> Option<&Check> {
         let row: &Row<Check> = self.nodes.get(&self.own_node)?.checks.get(id)?;
         Some(&row.value)
-    }
-
-    pub(super) fn last_output(&self, id: &str) -> &str {
-        self.agent.checks.get(id).map_or("", |held| &held.output)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::model::Probe;
+use super::model::{Check, Probe};
 
 /// The services and checks of the agent.
 #[derive(Debug, Default)]
@@ -32,6 +32,20 @@ pub(super) struct AgentCheckState {
     pub(super) deregister_after: Option<Duration>,
     /// Since when the check is critical, counted from its first update, not from its registration.
     pub(super) critical_since: Option<Instant>,
+}
+
+impl AgentCheckState {
+    /// A check that was never updated.
+    pub(super) fn new(check: &Check, source: StatusSource) -> Self {
+        Self {
+            output: String::new(),
+            tags: check.service_tags.clone(),
+            output_sync_due: None,
+            source,
+            deregister_after: None,
+            critical_since: None,
+        }
+    }
 }
 
 /// Where a check's status comes from.

@@ -34,11 +34,11 @@ impl Store {
                 && expires.is_some_and(|expires| expires <= now)
             {
                 *expires = None;
-                due.push(id.clone());
+                due.push((id.clone(), held.output.clone()));
             }
         }
-        for id in due {
-            let output = match self.last_output(&id) {
+        for (id, last) in due {
+            let output = match last.as_str() {
                 "" => "TTL expired".to_owned(),
                 last => format!("TTL expired (last output before timeout follows): {last}"),
             };

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::Serialize;
+
 /// Health of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Status {
@@ -58,30 +60,36 @@ pub(crate) struct NodeInfo {
     pub(crate) meta: BTreeMap<String, String>,
 }
 
-/// One instance of a service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One instance of a service. The JSON is that of `agent/services`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub(crate) struct Service {
+    #[serde(rename = "ID")]
     pub(crate) id: String,
+    #[serde(rename = "Service")]
     pub(crate) name: String,
     pub(crate) tags: Vec<String>,
-    pub(crate) address: String,
-    pub(crate) tagged_addresses: BTreeMap<String, TaggedAddress>,
     pub(crate) meta: BTreeMap<String, String>,
     /// Any number: Consul validates none.
     pub(crate) port: i64,
+    pub(crate) address: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) tagged_addresses: BTreeMap<String, TaggedAddress>,
     pub(crate) weights: Weights,
     pub(crate) enable_tag_override: bool,
 }
 
 /// An address with a name: `lan`, `wan`, `lan_ipv4`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub(crate) struct TaggedAddress {
     pub(crate) address: String,
     pub(crate) port: i64,
 }
 
 /// The weights of an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub(crate) struct Weights {
     pub(crate) passing: i64,
     pub(crate) warning: i64,
@@ -100,6 +108,23 @@ pub(crate) struct Check {
     pub(crate) service_tags: Vec<String>,
     /// `ttl`, `http`, `tcp`, `maintenance`, or empty.
     pub(crate) kind: &'static str,
+}
+
+impl Check {
+    /// A critical check with this id, of a service or of the node. The other fields are empty.
+    pub(super) fn of(service: Option<&Service>, id: String) -> Self {
+        Self {
+            id,
+            name: String::new(),
+            status: Status::Critical,
+            notes: String::new(),
+            output: String::new(),
+            service_id: service.map(|service| service.id.clone()).unwrap_or_default(),
+            service_name: service.map(|service| service.name.clone()).unwrap_or_default(),
+            service_tags: service.map(|service| service.tags.clone()).unwrap_or_default(),
+            kind: "",
+        }
+    }
 }
 
 /// A service as a client registers it.

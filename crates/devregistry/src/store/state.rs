@@ -22,7 +22,7 @@ pub(crate) struct Store {
     /// The index of the last write.
     pub(super) index: u64,
     /// The name of the agent's own node.
-    pub(super) own_node: String,
+    pub(crate) own_node: String,
     pub(super) nodes: BTreeMap<String, Node>,
     pub(super) tables: TableIndexes,
     pub(super) agent: Agent,
@@ -54,11 +54,6 @@ impl Store {
         store.put_service(&options.node_name, consul_service(), at);
         store.put_check(&options.node_name, serf_health(), at);
         store
-    }
-
-    /// The name of the agent's own node.
-    pub(crate) fn own_node(&self) -> &str {
-        &self.own_node
     }
 }
 
@@ -102,15 +97,10 @@ fn consul_service() -> Service {
 /// The check that every node with an agent has.
 fn serf_health() -> Check {
     Check {
-        id: "serfHealth".to_owned(),
         name: "Serf Health Status".to_owned(),
         status: Status::Passing,
-        notes: String::new(),
         output: "Agent alive and reachable".to_owned(),
-        service_id: String::new(),
-        service_name: String::new(),
-        service_tags: Vec::new(),
-        kind: "",
+        ..Check::of(None, "serfHealth".to_owned())
     }
 }
 

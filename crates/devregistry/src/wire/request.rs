@@ -287,16 +287,10 @@ impl RawCheck {
     }
 }
 
-/// The body of `catalog/register`.
-#[derive(Debug)]
-pub(crate) struct CatalogRegistration {
-    pub(crate) node: NodeInfo,
-    pub(crate) service: Option<Service>,
-    pub(crate) checks: Vec<Check>,
-}
-
-/// Decodes and validates the body of `catalog/register`.
-pub(crate) fn parse_catalog_registration(body: &[u8]) -> Result<CatalogRegistration, Refusal> {
+/// The body of `catalog/register`: a node, and optionally a service and checks of it.
+pub(crate) fn parse_catalog_registration(
+    body: &[u8],
+) -> Result<(NodeInfo, Option<Service>, Vec<Check>), Refusal> {
     let mut fields = JsonFields::parse(body)?;
     let node = NodeInfo {
         id: fields.string("ID")?,
@@ -320,7 +314,7 @@ pub(crate) fn parse_catalog_registration(body: &[u8]) -> Result<CatalogRegistrat
     }
     let service = service.map(parse_catalog_service).transpose()?;
     let checks = check.into_iter().chain(checks).map(parse_catalog_check).collect::<Result<_, _>>()?;
-    Ok(CatalogRegistration { node, service, checks })
+    Ok((node, service, checks))
 }
 
 fn parse_catalog_service(mut fields: JsonFields) -> Result<Service, Refusal> {

@@ -5,66 +5,18 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::store::{self, Row};
+use crate::store::{self, Row, TaggedAddress, Weights};
 
 type StringMap<'a> = &'a BTreeMap<String, String>;
+type TaggedAddresses<'a> = &'a BTreeMap<String, TaggedAddress>;
 
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct WeightsJson {
-    passing: i64,
-    warning: i64,
-}
-
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct TaggedAddressJson<'a> {
-    address: &'a str,
-    port: i64,
-}
-
-type TaggedAddresses<'a> = BTreeMap<&'a str, TaggedAddressJson<'a>>;
-
-/// A service as the agent shows it.
+/// A service as `agent/service` shows it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct AgentService<'a> {
-    #[serde(rename = "ID")]
-    id: &'a str,
-    #[serde(rename = "Service")]
-    name: &'a str,
-    #[serde(rename = "Tags")]
-    tags: &'a [String],
-    #[serde(rename = "Meta")]
-    meta: StringMap<'a>,
-    #[serde(rename = "Port")]
-    port: i64,
-    #[serde(rename = "Address")]
-    address: &'a str,
-    #[serde(rename = "TaggedAddresses", skip_serializing_if = "BTreeMap::is_empty")]
-    tagged_addresses: TaggedAddresses<'a>,
-    #[serde(rename = "Weights")]
-    weights: WeightsJson,
-    #[serde(rename = "EnableTagOverride")]
-    enable_tag_override: bool,
-    #[serde(rename = "ContentHash", skip_serializing_if = "Option::is_none")]
-    pub(crate) content_hash: Option<String>,
-}
-
-impl<'a> From<&'a store::Service> for AgentService<'a> {
-    fn from(service: &'a store::Service) -> Self {
-        Self {
-            id: &service.id,
-            name: &service.name,
-            tags: &service.tags,
-            meta: &service.meta,
-            port: service.port,
-            address: &service.address,
-            tagged_addresses: tagged_addresses(service),
-            weights: weights(service),
-            enable_tag_override: service.enable_tag_override,
-            content_hash: None,
-        }
-    }
+    #[serde(flatten)]
+    pub(crate) service: &'a store::Service,
+    #[serde(rename = "ContentHash")]
+    pub(crate) content_hash: &'a str,
 }
 
 /// The fields of Connect, always empty.
@@ -82,32 +34,22 @@ const NO_PROXY: EmptyProxy = EmptyProxy { mesh_gateway: EmptyObject {}, expose: 
 
 /// A service as `health/service` and `catalog/node` show it.
 #[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub(crate) struct NodeService<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
-    #[serde(rename = "Service")]
-    name: &'a str,
-    #[serde(rename = "Tags")]
+    service: &'a str,
     tags: &'a [String],
-    #[serde(rename = "Address")]
     address: &'a str,
-    #[serde(rename = "TaggedAddresses", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tagged_addresses: TaggedAddresses<'a>,
-    #[serde(rename = "Meta")]
     meta: Option<StringMap<'a>>,
-    #[serde(rename = "Port")]
     port: i64,
-    #[serde(rename = "Weights")]
-    weights: WeightsJson,
-    #[serde(rename = "EnableTagOverride")]
+    weights: Weights,
     enable_tag_override: bool,
-    #[serde(rename = "Proxy")]
     proxy: EmptyProxy,
-    #[serde(rename = "Connect")]
     connect: EmptyObject,
-    #[serde(rename = "CreateIndex")]
     create_index: u64,
-    #[serde(rename = "ModifyIndex")]
     modify_index: u64,
 }
 
@@ -116,13 +58,13 @@ impl<'a> From<&'a Row<store::Service>> for NodeService<'a> {
         let service = &row.value;
         Self {
             id: &service.id,
-            name: &service.name,
+            service: &service.name,
             tags: &service.tags,
             address: &service.address,
-            tagged_addresses: tagged_addresses(service),
+            tagged_addresses: &service.tagged_addresses,
             meta: Some(&service.meta).filter(|meta| !meta.is_empty()),
             port: service.port,
-            weights: weights(service),
+            weights: service.weights,
             enable_tag_override: service.enable_tag_override,
             proxy: NO_PROXY,
             connect: EmptyObject {},
@@ -134,22 +76,16 @@ impl<'a> From<&'a Row<store::Service>> for NodeService<'a> {
 
 /// A node.
 #[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub(crate) struct NodeJson<'a> {
     #[serde(rename = "ID")]
     id: &'a str,
-    #[serde(rename = "Node")]
-    name: &'a str,
-    #[serde(rename = "Address")]
+    node: &'a str,
     address: &'a str,
-    #[serde(rename = "Datacenter")]
     datacenter: &'a str,
-    #[serde(rename = "TaggedAddresses")]
     tagged_addresses: Option<StringMap<'a>>,
-    #[serde(rename = "Meta")]
     meta: Option<StringMap<'a>>,
-    #[serde(rename = "CreateIndex")]
     create_index: u64,
-    #[serde(rename = "ModifyIndex")]
     modify_index: u64,
 }
 
@@ -157,7 +93,7 @@ impl<'a> NodeJson<'a> {
     pub(crate) fn new(node: &'a store::Node, datacenter: &'a str) -> Self {
         Self {
             id: &node.info.id,
-            name: &node.info.name,
+            node: &node.info.name,
             address: &node.info.address,
             datacenter,
             tagged_addresses: node.info.tagged_addresses.as_ref(),
@@ -170,32 +106,23 @@ impl<'a> NodeJson<'a> {
 
 /// A check, as the catalog and the agent's list show it.
 #[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub(crate) struct CheckJson<'a> {
-    #[serde(rename = "Node")]
     node: &'a str,
     #[serde(rename = "CheckID")]
     id: &'a str,
-    #[serde(rename = "Name")]
     name: &'a str,
-    #[serde(rename = "Status")]
     status: &'static str,
-    #[serde(rename = "Notes")]
     notes: &'a str,
-    #[serde(rename = "Output")]
     output: &'a str,
     #[serde(rename = "ServiceID")]
     service_id: &'a str,
-    #[serde(rename = "ServiceName")]
     service_name: &'a str,
-    #[serde(rename = "ServiceTags")]
     service_tags: Option<&'a [String]>,
     #[serde(rename = "Type")]
     kind: &'a str,
-    #[serde(rename = "Definition")]
     definition: CheckDefinition,
-    #[serde(rename = "CreateIndex")]
     create_index: u64,
-    #[serde(rename = "ModifyIndex")]
     modify_index: u64,
 }
 
@@ -244,20 +171,15 @@ impl<'a> CheckJson<'a> {
 #[serde(untagged)]
 enum CheckDefinition {
     Absent {},
+    #[serde(rename_all = "PascalCase")]
     Blank {
-        #[serde(rename = "Interval")]
         interval: &'static str,
-        #[serde(rename = "Timeout")]
         timeout: &'static str,
-        #[serde(rename = "DeregisterCriticalServiceAfter")]
-        deregister_after: &'static str,
+        deregister_critical_service_after: &'static str,
         #[serde(rename = "HTTP")]
         http: &'static str,
-        #[serde(rename = "Header")]
         header: Option<EmptyObject>,
-        #[serde(rename = "Method")]
         method: &'static str,
-        #[serde(rename = "Body")]
         body: &'static str,
         #[serde(rename = "TLSSkipVerify")]
         tls_skip_verify: bool,
@@ -270,7 +192,7 @@ impl CheckDefinition {
     const BLANK: Self = Self::Blank {
         interval: "0s",
         timeout: "0s",
-        deregister_after: "0s",
+        deregister_critical_service_after: "0s",
         http: "",
         header: None,
         method: "",
@@ -291,46 +213,30 @@ pub(crate) struct HealthEntry<'a> {
 
 /// An entry of `catalog/service`.
 #[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub(crate) struct CatalogServiceEntry<'a> {
     #[serde(rename = "ID")]
     node_id: &'a str,
-    #[serde(rename = "Node")]
     node: &'a str,
-    #[serde(rename = "Address")]
     address: &'a str,
-    #[serde(rename = "Datacenter")]
     datacenter: &'a str,
-    #[serde(rename = "TaggedAddresses")]
     tagged_addresses: Option<StringMap<'a>>,
-    #[serde(rename = "NodeMeta")]
     node_meta: Option<StringMap<'a>>,
-    #[serde(rename = "ServiceKind")]
-    kind: &'static str,
+    service_kind: &'static str,
     #[serde(rename = "ServiceID")]
-    id: &'a str,
-    #[serde(rename = "ServiceName")]
-    name: &'a str,
-    #[serde(rename = "ServiceTags")]
-    tags: &'a [String],
-    #[serde(rename = "ServiceAddress")]
+    service_id: &'a str,
+    service_name: &'a str,
+    service_tags: &'a [String],
     service_address: &'a str,
-    #[serde(rename = "ServiceTaggedAddresses", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     service_tagged_addresses: TaggedAddresses<'a>,
-    #[serde(rename = "ServiceWeights")]
-    weights: WeightsJson,
-    #[serde(rename = "ServiceMeta")]
-    meta: StringMap<'a>,
-    #[serde(rename = "ServicePort")]
-    port: i64,
-    #[serde(rename = "ServiceEnableTagOverride")]
-    enable_tag_override: bool,
-    #[serde(rename = "ServiceProxy")]
-    proxy: EmptyProxy,
-    #[serde(rename = "ServiceConnect")]
-    connect: EmptyObject,
-    #[serde(rename = "CreateIndex")]
+    service_weights: Weights,
+    service_meta: StringMap<'a>,
+    service_port: i64,
+    service_enable_tag_override: bool,
+    service_proxy: EmptyProxy,
+    service_connect: EmptyObject,
     create_index: u64,
-    #[serde(rename = "ModifyIndex")]
     modify_index: u64,
 }
 
@@ -344,18 +250,18 @@ impl<'a> CatalogServiceEntry<'a> {
             datacenter,
             tagged_addresses: node.info.tagged_addresses.as_ref(),
             node_meta: Some(&node.info.meta).filter(|meta| !meta.is_empty()),
-            kind: "",
-            id: &service.id,
-            name: &service.name,
-            tags: &service.tags,
+            service_kind: "",
+            service_id: &service.id,
+            service_name: &service.name,
+            service_tags: &service.tags,
             service_address: &service.address,
-            service_tagged_addresses: tagged_addresses(service),
-            weights: weights(service),
-            meta: &service.meta,
-            port: service.port,
-            enable_tag_override: service.enable_tag_override,
-            proxy: NO_PROXY,
-            connect: EmptyObject {},
+            service_tagged_addresses: &service.tagged_addresses,
+            service_weights: service.weights,
+            service_meta: &service.meta,
+            service_port: service.port,
+            service_enable_tag_override: service.enable_tag_override,
+            service_proxy: NO_PROXY,
+            service_connect: EmptyObject {},
             create_index: row.create_index,
             modify_index: row.modify_index,
         }
@@ -383,18 +289,6 @@ pub(crate) struct NodeServiceList<'a> {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct AgentHealth<'a> {
     pub(crate) aggregated_status: &'static str,
-    pub(crate) service: Option<AgentService<'a>>,
+    pub(crate) service: Option<&'a store::Service>,
     pub(crate) checks: Option<Vec<CheckJson<'a>>>,
-}
-
-fn tagged_addresses(service: &store::Service) -> TaggedAddresses<'_> {
-    service
-        .tagged_addresses
-        .iter()
-        .map(|(name, to)| (name.as_str(), TaggedAddressJson { address: &to.address, port: to.port }))
-        .collect()
-}
-
-fn weights(service: &store::Service) -> WeightsJson {
-    WeightsJson { passing: service.weights.passing, warning: service.weights.warning }
 }

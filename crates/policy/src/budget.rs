@@ -20,6 +20,9 @@
 //!
 //! **No floats.** A ratio becomes millionths, so that 100 requests at 29 % are 29 retries and not
 //! 28.999….
+//!
+//! **Settings are arguments.** After a reload the deposits count with the new ratio; with another window
+//! the budget begins empty at the next request.
 
 use std::time::{Duration, Instant};
 
@@ -50,13 +53,16 @@ impl RetryBudget {
 
     /// Adds one request's share. Call it once per request, not per attempt.
     pub fn deposit(&self, settings: &config::RetryBudget, now: Instant) {
-        self.requests.add(self.clock.tick(now, settings.window));
+        self.set_window(settings);
+        self.requests.add(self.clock.tick(now));
     }
 
     /// Pays for one retry; false when the budget is spent.
     #[must_use]
     pub fn withdraw(&self, settings: &config::RetryBudget, now: Instant) -> bool {
-        let tick = self.clock.tick(now, settings.window);
+        // A request that began before a reload changes no window.
+        self.clock.set_first_window(settings.window);
+        let tick = self.clock.tick(now);
         self.retries.add(tick);
         let affordable = self.earned(settings, tick) >= self.retries.sum(tick).saturating_mul(ONE_RETRY);
         if !affordable {
@@ -67,9 +73,14 @@ impl RetryBudget {
 
     /// The retries that the budget can pay for now.
     pub fn available(&self, settings: &config::RetryBudget, now: Instant) -> u64 {
-        let tick = self.clock.tick(now, settings.window);
+        self.set_window(settings);
+        let tick = self.clock.tick(now);
         let spent = self.retries.sum(tick).saturating_mul(ONE_RETRY);
         self.earned(settings, tick).saturating_sub(spent) / ONE_RETRY
+    }
+
+    fn set_window(&self, settings: &config::RetryBudget) {
+        self.clock.set_window(settings.window, &[&self.requests, &self.retries]);
     }
 
     fn earned(&self, settings: &config::RetryBudget, tick: u32) -> u64 {

@@ -48,8 +48,10 @@ impl PeriodHistogram {
 impl LatencyHistogram {
     /// A histogram without responses.
     pub fn new(now: Instant) -> Self {
+        let clock = WindowClock::new(now);
+        clock.set_window(CLOCK_WINDOW, &[]);
         Self {
-            clock: WindowClock::new(now),
+            clock,
             origin: now,
             histograms: [PeriodHistogram::new(), PeriodHistogram::new()],
             cached: AtomicU64::new(0),
@@ -58,7 +60,7 @@ impl LatencyHistogram {
 
     /// Counts a response head that arrived after `took`.
     pub fn record(&self, took: Duration, now: Instant) {
-        let period = self.clock.tick(now, CLOCK_WINDOW);
+        let period = self.clock.tick(now);
         let half = &self.histograms[(period % 2) as usize];
         let before = half.period.load(Relaxed);
         if before != period && half.period.compare_exchange(before, period, Relaxed, Relaxed).is_ok() {
@@ -88,7 +90,7 @@ impl LatencyHistogram {
     }
 
     fn percentile_bucket(&self, share: f64, now: Instant) -> Option<usize> {
-        let period = self.clock.tick(now, CLOCK_WINDOW);
+        let period = self.clock.tick(now);
         let live = |half: &&PeriodHistogram| period.wrapping_sub(half.period.load(Relaxed)) < 2;
         let live: Vec<&PeriodHistogram> = self.histograms.iter().filter(live).collect();
         let count = |at: usize| live.iter().map(|half| u64::from(half.counts[at].load(Relaxed))).sum::<u64>();

@@ -4,10 +4,9 @@
 //! bucket and counts into it, and concurrent callers neither lose a count nor keep a stale one. The
 //! content of the window is exact to a tenth of its length.
 //!
-//! The window's length is an argument, and a reload can change it. The tick numbers of a length start
-//! at a value that depends on the length ([`first_tick`]), so ticks of two lengths are not near each
-//! other: counts made with another length are outside the window, and counts with the new length
-//! overwrite them. A late caller with the old length overwrites one bucket at most.
+//! A reload can change the window's length. The clock holds the length of the requests that begin now;
+//! where that changes, the counters of the clock are cleared together, because the counts of two lengths
+//! do not compare. What ends later is counted with the new length.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,30 +16,45 @@ use std::{
 /// Buckets of a window.
 const BUCKETS: u32 = 10;
 
-/// Numbers the tenths of windows from one origin.
+/// Numbers the tenths of a window from an origin.
 #[derive(Debug)]
 pub(crate) struct WindowClock {
     origin: Instant,
+    /// A tenth of the window, nanoseconds; 0 before the first request.
+    width: AtomicU64,
 }
 
 impl WindowClock {
     pub(crate) fn new(origin: Instant) -> Self {
-        Self { origin }
+        Self { origin, width: AtomicU64::new(0) }
     }
 
-    /// The number of the tenth of `window` that contains `now`; the first one before the origin.
+    /// Sets the window of the requests that begin now. Clears `counters`, which count by this clock, where
+    /// it is another window than before.
+    #[inline]
+    pub(crate) fn set_window(&self, window: Duration, counters: &[&SlidingCounter]) {
+        let width = width(window);
+        if self.width.load(Relaxed) != width && self.width.swap(width, Relaxed) != width {
+            counters.iter().for_each(|counter| counter.clear());
+        }
+    }
+
+    /// Sets the window if none is set yet.
+    pub(crate) fn set_first_window(&self, window: Duration) {
+        let _ = self.width.compare_exchange(0, width(window), Relaxed, Relaxed);
+    }
+
+    /// The number of the tenth that contains `now`; 0 before the origin.
     ///
-    /// It wraps after at least 2³¹ ticks (6 years of a window of one second); [`SlidingCounter`] then
-    /// loses part of one window.
-    pub(crate) fn tick(&self, now: Instant, window: Duration) -> u32 {
-        let width = (nanos(window) / u64::from(BUCKETS)).max(1);
-        first_tick(width).wrapping_add((nanos(now.saturating_duration_since(self.origin)) / width) as u32)
+    /// It wraps after 2³² ticks (13 years of a window of one second); [`SlidingCounter`] then loses part
+    /// of one window.
+    pub(crate) fn tick(&self, now: Instant) -> u32 {
+        (nanos(now.saturating_duration_since(self.origin)) / self.width.load(Relaxed).max(1)) as u32
     }
 }
 
-/// The tick number at the origin for buckets of `width` nanoseconds: a multiplicative hash, below 2³¹.
-fn first_tick(width: u64) -> u32 {
-    (width.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as u32
+fn width(window: Duration) -> u64 {
+    (nanos(window) / u64::from(BUCKETS)).max(1)
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -149,33 +163,20 @@ mod tests {
     }
 
     #[test]
-    fn ticks_of_two_lengths_are_far_apart() {
-        let millis = (1..=600).map(|tenths| tenths * 100).chain((61..=600).map(|seconds| seconds * 1_000));
-        let mut ticks: Vec<u32> = millis.map(|millis| first_tick(millis * 1_000_000 / 10)).collect();
-        ticks.sort_unstable();
-        let nearest = ticks.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap();
-        assert!(nearest > 1_000, "{nearest}");
-    }
-
-    #[test]
-    fn counts_of_one_length_are_outside_a_window_of_another() {
-        let (start, counter) = (origin(), SlidingCounter::default());
+    fn another_window_empties_every_counter_of_the_clock() {
+        let (start, ended, failed) = (origin(), SlidingCounter::default(), SlidingCounter::default());
         let clock = WindowClock::new(start);
-        let (short, long) = (Duration::from_secs(1), Duration::from_secs(10));
+        let (short, long) = (Duration::from_secs(1), Duration::from_secs(600));
         let now = start + Duration::from_secs(1000);
-        for tenth in 0..10 {
-            counter.add(clock.tick(now + tenth * short / 10, short));
+        for window in [short, long, short, long] {
+            clock.set_window(window, &[&ended, &failed]);
+            assert_eq!((ended.sum(clock.tick(now)), failed.sum(clock.tick(now))), (0, 0), "{window:?}");
+            for counter in [&ended, &failed] {
+                counter.add(clock.tick(now));
+            }
+            clock.set_window(window, &[&ended, &failed]);
+            assert_eq!((ended.sum(clock.tick(now)), failed.sum(clock.tick(now))), (1, 1), "{window:?}");
         }
-        let now = now + short;
-        assert_eq!(counter.sum(clock.tick(now, long)), 0);
-        for tenth in 0..10 {
-            counter.add(clock.tick(now + tenth * long / 10, long));
-        }
-        let now = now + 9 * long / 10;
-        assert_eq!(counter.sum(clock.tick(now, long)), 10);
-        // A request that still has the old settings.
-        counter.add(clock.tick(now, short));
-        assert_eq!(counter.sum(clock.tick(now, long)), 9);
     }
 
     #[test]

@@ -61,6 +61,15 @@ impl Breaker {
         }
     }
 
+    /// Turns the breaker off: it is closed, and begins empty at the first request with settings.
+    pub fn turn_off(&self) {
+        let mut phase = self.phase.lock();
+        if self.epoch.load(Relaxed) & OFF_FLAG == 0 {
+            *phase = Phase::Closed;
+            self.start_epoch(OFF_FLAG);
+        }
+    }
+
     /// Lets a request pass. Without settings every request passes uncounted.
     ///
     /// # Errors
@@ -73,10 +82,16 @@ impl Breaker {
     ) -> Result<Permit<'a>, BreakerOpen> {
         let epoch = self.epoch.load(Acquire);
         match settings {
-            Some(settings) if epoch & CLOSED_FLAG != 0 => Ok(Permit::counted(self, settings, epoch, false)),
+            Some(settings) if epoch & CLOSED_FLAG != 0 => {
+                self.clock.set_window(settings.window, &[&self.ended, &self.failed]);
+                Ok(Permit::counted(self, settings, epoch, false))
+            }
             None if epoch & OFF_FLAG != 0 => Ok(Permit::uncounted()),
             Some(settings) => self.admit_when_not_closed(settings, now),
-            None => Ok(self.turn_off()),
+            None => {
+                self.turn_off();
+                Ok(Permit::uncounted())
+            }
         }
     }
 
@@ -130,16 +145,6 @@ impl Breaker {
         }
     }
 
-    #[cold]
-    fn turn_off(&self) -> Permit<'_> {
-        let mut phase = self.phase.lock();
-        if self.epoch.load(Relaxed) & OFF_FLAG == 0 {
-            *phase = Phase::Closed;
-            self.start_epoch(OFF_FLAG);
-        }
-        Permit::uncounted()
-    }
-
     /// Counts the end of a request that was admitted while closed.
     fn record_closed(&self, settings: &CircuitBreaker, epoch: u64, now: Instant, verdict: Verdict) {
         if self.epoch.load(Acquire) != epoch {
@@ -148,14 +153,14 @@ impl Breaker {
         match verdict {
             Verdict::Ignore => {}
             Verdict::Success => {
-                self.ended.add(self.clock.tick(now, settings.window));
+                self.ended.add(self.clock.tick(now));
                 // A load for nearly all requests: the cache line stays shared between workers.
                 if self.consecutive.load(Relaxed) != 0 {
                     self.consecutive.store(0, Relaxed);
                 }
             }
             Verdict::Failure => {
-                let tick = self.clock.tick(now, settings.window);
+                let tick = self.clock.tick(now);
                 self.ended.add(tick);
                 self.failed.add(tick);
                 let consecutive = self.consecutive.fetch_add(1, Relaxed).saturating_add(1);

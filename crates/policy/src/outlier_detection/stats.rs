@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use outrigger_config::OutlierDetection;
@@ -85,12 +85,20 @@ impl EndpointStats {
                 return None;
             }
         };
+        if let Some(settings) = settings {
+            self.set_window(settings);
+        }
         Some(AttemptGuard { stats: self, settings, at_begin: seen, probation })
+    }
+
+    fn set_window(&self, settings: &OutlierDetection) {
+        self.clock.set_window(settings.window, &[&self.ended, &self.failed]);
     }
 
     /// The success rate over the window; `None` below `min_requests`.
     pub(super) fn success_rate(&self, settings: &OutlierDetection, now: Instant) -> Option<f64> {
-        let tick = self.clock.tick(now, settings.window);
+        self.set_window(settings);
+        let tick = self.clock.tick(now);
         let ended = self.ended.sum(tick);
         let enough = ended > 0 && ended >= u64::from(settings.min_requests);
         enough.then(|| ended.saturating_sub(self.failed.sum(tick)) as f64 / ended as f64)
@@ -131,7 +139,7 @@ impl EndpointStats {
                 if timeouts >= MAX_CONNECT_TIMEOUTS { Some(EjectionReason::ConnectTimeouts) } else { rate }
             }
             Evidence::Success => {
-                self.record_success(settings.window, now);
+                self.record_success(now);
                 None
             }
             Evidence::Failure => self.record_failure(settings, now),
@@ -139,9 +147,9 @@ impl EndpointStats {
         }
     }
 
-    fn record_success(&self, window: Duration, now: Instant) {
+    fn record_success(&self, now: Instant) {
         reset_if_set(&self.consecutive);
-        self.ended.add(self.clock.tick(now, window));
+        self.ended.add(self.clock.tick(now));
     }
 
     /// Counts a failure in the row and in the success rate.
@@ -159,7 +167,7 @@ impl EndpointStats {
     #[inline]
     pub fn record_body_end(&self, since: AttemptEpoch, now: Instant) {
         if self.is_healthy_since(since) {
-            self.record_success(since.window, now);
+            self.record_success(now);
         }
     }
 
@@ -177,17 +185,17 @@ impl EndpointStats {
             return None;
         }
         let signal = Signal::Failed(self.record_failure(settings, now)?);
-        Some(Report { epoch: since.state.epoch(), signal })
+        Some(Report { epoch: since.0.epoch(), signal })
     }
 
     fn is_healthy_since(&self, since: AttemptEpoch) -> bool {
         let now = self.state.load();
-        now.state() == EndpointState::Healthy && now.epoch() == since.state.epoch()
+        now.state() == EndpointState::Healthy && now.epoch() == since.0.epoch()
     }
 
     /// Counts a failure in the success rate; with a reason, the detector must compare the rate.
     fn record_rate_failure(&self, settings: &OutlierDetection, now: Instant) -> Option<EjectionReason> {
-        let tick = self.clock.tick(now, settings.window);
+        let tick = self.clock.tick(now);
         self.ended.add(tick);
         self.failed.add(tick);
         let least = settings.success_rate?;
@@ -215,13 +223,9 @@ fn reset_if_set(count: &AtomicU32) {
     }
 }
 
-/// The endpoint's state when an attempt began, and the window of its settings: what the end of the body
-/// is counted with.
+/// The endpoint's state when an attempt began: what the end of the body is counted with.
 #[derive(Debug, Clone, Copy)]
-pub struct AttemptEpoch {
-    state: StateBits,
-    window: Duration,
-}
+pub struct AttemptEpoch(StateBits);
 
 /// One attempt at an endpoint. A guard that is dropped without an end counts nothing, and frees the slot
 /// of a probation.
@@ -264,7 +268,7 @@ impl AttemptGuard<'_> {
         let is_good = Evidence::classify(outcome, sent, false) == Evidence::Success;
         let since = (self.settings)
             .filter(|_| is_good && self.at_begin.state() == EndpointState::Healthy)
-            .map(|settings| AttemptEpoch { state: self.at_begin, window: settings.window });
+            .map(|_| AttemptEpoch(self.at_begin));
         (self.conclude(blame, outcome, sent, false, now), since)
     }
 

@@ -320,6 +320,31 @@ fn counts_are_compared_with_the_new_settings() {
 }
 
 #[test]
+fn failures_of_one_window_are_not_compared_with_successes_of_another() {
+    let now = origin();
+    let long = CircuitBreaker { window: 600 * SECOND, ..CircuitBreaker::default() };
+    let short = CircuitBreaker { window: SECOND, ..CircuitBreaker::default() };
+    let mut breaker = TestBreaker::new(Some(&long), now);
+    run_requests(&breaker, now, 40, Verdict::Success);
+    run_requests(&breaker, now, 20, Verdict::Failure);
+    for settings in [short, long] {
+        breaker.settings = Some(settings);
+        run_requests(&breaker, now, 30, Verdict::Success);
+    }
+    run_requests(&breaker, now, 1, Verdict::Failure);
+    assert_eq!(breaker.state(now), BreakerState::Closed);
+}
+
+#[test]
+fn a_breaker_that_is_turned_off_is_closed_also_without_a_request() {
+    let (breaker, now) = open_breaker();
+    breaker.breaker.turn_off();
+    assert!(breaker.admit(now).is_ok());
+    run_requests(&breaker, now, 19, Verdict::Failure);
+    assert_eq!(breaker.state(now), BreakerState::Closed, "it begins empty");
+}
+
+#[test]
 fn a_success_ends_a_row_also_while_consecutive_failures_is_not_set() {
     let now = origin();
     let mut breaker = TestBreaker::new(Some(&CircuitBreaker::default()), now);

@@ -29,7 +29,7 @@ pub struct BindError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "another process, perhaps another sidecar, has this address; stop that process or choose another port"
+            "the address is taken, perhaps by another sidecar; choose another port or end its owner"
         }
         io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose a higher port",
         io::ErrorKind::AddrNotAvailable => "this machine has no such address; choose another address",

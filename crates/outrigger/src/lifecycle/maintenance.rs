@@ -145,7 +145,7 @@ impl Maintenance {
         if self.state.record_maintenance(before, maintenance.clone()) {
             let id = &before.id;
             match maintenance {
-                Some(reason) => info!(id, reason, "another client put the app into maintenance"),
+                Some(reason) => info!(id, reason, "the app is in maintenance at the registry"),
                 None => info!(id, "another client ended maintenance"),
             }
             self.write_file().await;

@@ -1,0 +1,149 @@
+//! The proxies that the table is run through.
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use outrigger_tests::process::Process;
+use tempfile::TempDir;
+
+/// A proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proxy {
+    Outrigger,
+    Nginx,
+    Haproxy,
+}
+
+impl Proxy {
+    /// A head without the field lines that this proxy adds or replaces by design. Outrigger's heads are compared exactly.
+    pub(crate) fn normalized(self, head: &[u8]) -> Vec<u8> {
+        let own: &[&str] = match self {
+            Self::Outrigger => return head.to_vec(),
+            Self::Nginx => &["server:", "date:", "connection:"],
+            Self::Haproxy => &["connection:", "keep-alive:"],
+        };
+        let keeps = |line: &&[u8]| {
+            let lower = line.to_ascii_lowercase();
+            !own.iter().any(|name| lower.starts_with(name.as_bytes()))
+        };
+        // HAProxy writes names in lower case by design: compare without case for peers.
+        head.split_inclusive(|byte| *byte == b'\n')
+            .filter(keeps)
+            .flatten()
+            .map(u8::to_ascii_lowercase)
+            .collect()
+    }
+}
+
+/// A running proxy with a listener for each service.
+#[derive(Debug)]
+pub(crate) enum Running {
+    Outrigger { _process: Process },
+    Peer { child: Child, _dir: TempDir },
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Self::Peer { child, .. } = self {
+            // SIGTERM, because the workers of an nginx that is killed go on.
+            if let Some(pid) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A service: its name, where the proxy listens for it, and its one instance.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) listen: SocketAddr,
+    pub(crate) instance: SocketAddr,
+}
+
+/// Starts `proxy`; `None` where the program is not installed.
+pub(crate) async fn start(proxy: Proxy, services: &[Service]) -> Option<Running> {
+    let dir = tempfile::tempdir().expect("a directory");
+    match proxy {
+        Proxy::Outrigger => {
+            let file = dir.path().join("services.yaml");
+            let mut text = "services:\n".to_owned();
+            let mut upstreams = String::new();
+            for Service { name, listen, instance } in services {
+                let _ = writeln!(text, "  {name}: [\"{instance}\"]");
+                let _ = writeln!(upstreams, "  - {{service: {name}, listen: \"{listen}\"}}");
+            }
+            std::fs::write(&file, text).expect("a file");
+            let process = Process::run(&format!(
+                "registry: {{file: {:?}}}\nstate_dir: off\ndefaults: {{retry: {{max_retries: 0}}}}\nupstreams:\n{upstreams}",
+                file.display().to_string()
+            ))
+            .await;
+            process.wait_ready().await;
+            // The process has read the file, and reads it again only when it changes.
+            std::mem::forget(dir);
+            Some(Running::Outrigger { _process: process })
+        }
+        Proxy::Nginx => {
+            let program = find("nginx")?;
+            let path = dir.path().display();
+            let mut text = format!(
+                "daemon off; pid {path}/pid; error_log {path}/error.log; events {{ worker_connections 4096; }} http {{ access_log off;"
+            );
+            for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+                let _ = write!(text, " {kind}_temp_path {path}/{kind};");
+            }
+            for Service { name, listen, instance } in services {
+                let _ = write!(
+                    text,
+                    "\nupstream {name} {{ server {instance}; keepalive 4; }} server {{ listen {listen}; \
+                     large_client_header_buffers 4 64k; location / {{ proxy_pass http://{name}; proxy_http_version 1.1; \
+                     proxy_set_header Host $http_host; proxy_set_header Connection \"\"; proxy_request_buffering off; \
+                     proxy_buffering off; proxy_next_upstream off; }} }}"
+                );
+            }
+            text.push('}');
+            let file = dir.path().join("nginx.conf");
+            std::fs::write(&file, text).expect("a file");
+            let mut command = Command::new(program);
+            command.arg("-p").arg(dir.path()).arg("-c").arg(&file);
+            Some(Running::Peer { child: spawn(command), _dir: dir })
+        }
+        Proxy::Haproxy => {
+            let program = find("haproxy")?;
+            let mut text = "global\n  maxconn 4096\ndefaults\n  mode http\n  http-reuse always\n  retries 0\n  timeout connect 5s\n  \
+                            timeout client 10s\n  timeout server 10s\n  timeout tunnel 10s\n"
+                .to_owned();
+            for Service { name, listen, instance } in services {
+                let _ = writeln!(text, "listen {name}\n  bind {listen}\n  server s {instance}");
+            }
+            let file = dir.path().join("haproxy.cfg");
+            std::fs::write(&file, text).expect("a file");
+            let mut command = Command::new(program);
+            command.arg("-db").arg("-f").arg(&file);
+            Some(Running::Peer { child: spawn(command), _dir: dir })
+        }
+    }
+}
+
+fn spawn(mut command: Command) -> Child {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts")
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders)
+        .chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|path: &PathBuf| Path::is_file(path))
+}

@@ -75,7 +75,7 @@ async fn an_empty_list_at_an_unchanged_index_costs_no_request_for_nine_seconds()
     wait::until("the hold ends", wait::TIMEOUT, async || client.get("orders", "/").await.status == 404).await;
     let refused = client.get("orders", "/").await;
     assert_eq!(refused.reason(), "unknown_service");
-    assert!(refused.text().contains("2 instances were believed gone "), "{}", refused.text());
+    assert!(refused.text().contains("2 instances were presumed gone "), "{}", refused.text());
 
     // The right answer has the same index as the wrong one, so a blocking query would not return it.
     setup.front.set(RegistryMode::Pass);

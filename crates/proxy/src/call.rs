@@ -426,7 +426,7 @@ impl<'a> Call<'a> {
         let (response, conn, sent) = ended.await.map_err(|failed| Failed { late, ..failed })?;
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS && !self.switches(&response) {
-            let detail = "the instance switched to a protocol that nobody asked for".to_owned();
+            let detail = "the instance switched to a protocol that was not asked for".to_owned();
             return Err(Failed { sent: Sent::Head, ..Failed::unsent(Outcome::BadResponse, detail) });
         }
         let outcome = if response.headers().contains_key(headers::ERROR) {

@@ -93,7 +93,7 @@ impl SuspectRecheck {
             service = %self.service.query,
             instances = silent.len(),
             kept = self.guard.suspects().len(),
-            "instances that the registry no longer lists do not answer either, believing it"
+            "instances that the registry no longer lists do not answer either, removing them"
         );
         self.publish_suspects();
         let known = self.guard.known();
@@ -169,7 +169,7 @@ impl SuspectRecheck {
         }
         if findings.accepted > 0 {
             // A warning, because these instances still answer: only the registry says that they are gone.
-            warn!(%service, instances = findings.accepted, "the registry insists that suspect instances are gone, believing it");
+            warn!(%service, instances = findings.accepted, "the registry has confirmed that suspect instances are gone, removing them");
         }
     }
 

@@ -337,7 +337,7 @@ impl Cluster {
         };
         if let Some((instances, ago)) = status.presumed_gone {
             let ago = format_coarse_duration(ago);
-            heard.push_str(&format!("; {instances} instances were believed gone {ago} ago"));
+            heard.push_str(&format!("; {instances} instances were presumed gone {ago} ago"));
         }
         let label = &self.label;
         if view.snapshot.knowledge == Knowledge::Unasked {

@@ -147,13 +147,17 @@ impl OutlierEjector {
                     warn!(%service, %instance, why, "instance not ejected: max_ejection_percent is reached");
                 }
                 EjectionEvent::Probation { endpoint } => {
-                    info!(%service, instance = %endpoint.id.id, "instance is tried out again");
+                    info!(%service, instance = %endpoint.id.id, "instance is on probation");
                 }
                 EjectionEvent::Returned { endpoint, by } => {
-                    info!(%service, instance = %endpoint.id.id, by = ?by, "instance trusted again");
+                    info!(%service, instance = %endpoint.id.id, by = ?by, "instance is healthy again");
                 }
-                EjectionEvent::Panic(true) => warn!(%service, "no instance is trusted: all may be chosen"),
-                EjectionEvent::Panic(false) => info!(%service, "an instance is trusted again"),
+                EjectionEvent::Panic(true) => {
+                    warn!(%service, "panic mode: no healthy instance, so all may be picked")
+                }
+                EjectionEvent::Panic(false) => {
+                    info!(%service, "panic mode ends: an instance is healthy again")
+                }
             }
         }
     }

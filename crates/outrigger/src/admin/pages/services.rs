@@ -232,7 +232,7 @@ impl WatchStatus {
             let ago = format_ms(ago_ms);
             let _ = writeln!(
                 out,
-                "  {instances} instances were believed gone {ago} ago; they answered until then"
+                "  {instances} instances were presumed gone {ago} ago; they answered until then"
             );
         }
     }

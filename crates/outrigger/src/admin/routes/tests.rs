@@ -242,7 +242,7 @@ async fn services_have_a_text_form() {
         "  not used: its check is critical",
         "         1  ejected 3s ago, the next request decides; suspect",
         "1 suspects, which the registry no longer lists, kept while they answer: orders-3",
-        "2 instances were believed gone 3s ago; they answered until then",
+        "2 instances were presumed gone 3s ago; they answered until then",
         "remembered from before the restart, 2s old; the registry has not answered since",
         "2s ago\n",
         "2s ago, and had no leader then",

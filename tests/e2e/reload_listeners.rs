@@ -99,6 +99,21 @@ async fn the_outbound_listener_can_move_and_its_connections_end_gracefully() {
 }
 
 #[tokio::test]
+async fn a_connection_of_a_removed_listener_follows_a_later_reload() {
+    let instance = Instance::start("a").await;
+    let (one, other) = (free_addr(), free_addr());
+    let settings = |addr, origins| format!("outbound: {{listen: \"{addr}\", allow_origins: [{origins}]}}");
+    let sidecar = Sidecar::orders(&settings(one, ""), &[&instance]).await;
+    let mut client = Client::connect(one).await;
+    assert_eq!(client.get("orders", "/").await.status, 200);
+    sidecar.apply_settings(&settings(other, "")).await;
+    sidecar.apply_settings(&settings(other, "\"https://app.example\"")).await;
+    let request = "GET / HTTP/1.1\r\nHost: orders\r\nOrigin: https://app.example\r\n\r\n";
+    let answer = client.exchange(request).await;
+    assert_eq!((answer.status, answer.field("connection")), (200, "close"));
+}
+
+#[tokio::test]
 async fn one_loopback_address_of_two_is_kept_when_the_other_is_removed() {
     let instance = Instance::start("a").await;
     let port = free_addr().port();

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Liveness};
 use outrigger_net::BindError;
@@ -24,7 +25,7 @@ use tracing::info;
 use crate::{
     context::ProxyContext,
     listener::{
-        kind::{BoundListener, Listener},
+        kind::{BoundListener, DownstreamSettings, Listener},
         set::{ListenerChange, ListenerPlan},
         worker::{Command, WorkerPool},
     },
@@ -78,6 +79,8 @@ pub struct Proxy {
     /// Sockets that no acceptor serves yet.
     bound: Mutex<Vec<BoundListener>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
+    /// What the connections of every listener follow.
+    downstream: Arc<ArcSwap<DownstreamSettings>>,
     /// Each task ends the connections of a retired listener.
     retirements: Mutex<JoinSet<()>>,
     control: Handle,
@@ -122,7 +125,8 @@ impl Proxy {
         let workers = WorkerPool::start(threads, &context).map_err(StartError::Worker)?;
         let sweep = control.spawn(clusters.sweep());
         let (bound, listeners, retirements) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let proxy = Self { context, workers, bound, listeners, retirements, control, sweep };
+        let downstream = Arc::new(ArcSwap::from_pointee(DownstreamSettings::new(config)));
+        let proxy = Self { context, workers, bound, listeners, downstream, retirements, control, sweep };
         let opened = proxy.replace_listeners(plan, config);
         proxy.bound.lock().extend(opened);
         Ok(proxy)
@@ -177,6 +181,7 @@ impl Proxy {
     pub async fn apply_settings(&self, prepared: PreparedSettings) {
         let PreparedSettings { config, listeners: plan } = prepared;
         self.context.clusters.apply_settings(&config).await;
+        self.downstream.store(Arc::new(DownstreamSettings::new(&config)));
         let opened = self.replace_listeners(plan, &config);
         for BoundListener { listener, .. } in &opened {
             info!(addr = %listener.addr, service = listener.service(), "listening");
@@ -189,7 +194,8 @@ impl Proxy {
         let before = self.listeners.lock().clone();
         let token = || self.workers.drain.child_token();
         let declared = |upstream: &config::Upstream| self.context.clusters.declared_cluster(upstream);
-        let ListenerChange { listeners, opened, retired } = plan.apply(config, &before, declared, token);
+        let ListenerChange { listeners, opened, retired } =
+            plan.apply(config, &before, &self.downstream, declared, token);
         *self.listeners.lock() = listeners;
         let mut retirements = self.retirements.lock();
         while retirements.try_join_next().is_some() {}

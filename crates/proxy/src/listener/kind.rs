@@ -71,8 +71,8 @@ impl DownstreamSettings {
 #[derive(Debug)]
 pub(crate) struct ListenerState {
     pub(crate) kind: ListenerKind,
-    /// A reload replaces them; connections and requests under way see the new ones.
-    pub(crate) settings: ArcSwap<DownstreamSettings>,
+    /// Shared with every other state, so that a reload also reaches the connections of retired ones.
+    pub(crate) settings: Arc<ArcSwap<DownstreamSettings>>,
     /// Cancelled: the connections end, idle ones at once, the others with their request.
     pub(crate) connections_shutdown: CancellationToken,
     retired: AtomicBool,
@@ -81,10 +81,9 @@ pub(crate) struct ListenerState {
 impl ListenerState {
     pub(crate) fn new(
         kind: ListenerKind,
-        settings: Arc<DownstreamSettings>,
+        settings: Arc<ArcSwap<DownstreamSettings>>,
         connections_shutdown: CancellationToken,
     ) -> Arc<Self> {
-        let settings = ArcSwap::new(settings);
         Arc::new(Self { kind, settings, connections_shutdown, retired: AtomicBool::new(false) })
     }
 

@@ -88,19 +88,17 @@ impl ListenerPlan {
         Ok(())
     }
 
-    /// Makes the planned listeners, and stops those of `before` that are not among them. `cluster` finds
-    /// the cluster of an upstream; `token` makes a token that is cancelled when the proxy drains.
+    /// Makes the planned listeners, and stops those of `before` that are not among them. `settings` is what
+    /// their connections follow; `cluster` finds the cluster of an upstream; `token` makes a token that is
+    /// cancelled when the proxy drains.
     pub(crate) fn apply(
         self,
         config: &Config,
         before: &[Arc<Listener>],
+        settings: &Arc<ArcSwap<DownstreamSettings>>,
         cluster: impl Fn(&Upstream) -> Option<Arc<Cluster>>,
         token: impl Fn() -> CancellationToken,
     ) -> ListenerChange {
-        let settings = Arc::new(DownstreamSettings::new(config));
-        for listener in before {
-            listener.state.load().settings.store(settings.clone());
-        }
         let mut change = ListenerChange::default();
         for PlannedListener { configured_addr, upstream, socket } in self.0 {
             let upstream = upstream.and_then(|n| config.upstreams.get(n));

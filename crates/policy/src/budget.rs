@@ -43,9 +43,9 @@ pub struct RetryBudget {
 
 impl RetryBudget {
     /// A budget without deposits; the allowance per second is available.
-    pub fn new(now: Instant) -> Self {
+    pub fn new(settings: &config::RetryBudget, now: Instant) -> Self {
         Self {
-            clock: WindowClock::new(now),
+            clock: WindowClock::new(now, settings.window),
             requests: SlidingCounter::default(),
             retries: SlidingCounter::default(),
         }
@@ -60,8 +60,6 @@ impl RetryBudget {
     /// Pays for one retry; false when the budget is spent.
     #[must_use]
     pub fn withdraw(&self, settings: &config::RetryBudget, now: Instant) -> bool {
-        // A request that began before a reload changes no window.
-        self.clock.set_first_window(settings.window);
         let tick = self.clock.tick(now);
         self.retries.add(tick);
         let affordable = self.earned(settings, tick) >= self.retries.sum(tick).saturating_mul(ONE_RETRY);

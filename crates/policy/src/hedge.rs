@@ -48,10 +48,8 @@ impl PeriodHistogram {
 impl LatencyHistogram {
     /// A histogram without responses.
     pub fn new(now: Instant) -> Self {
-        let clock = WindowClock::new(now);
-        clock.set_window(CLOCK_WINDOW, &[]);
         Self {
-            clock,
+            clock: WindowClock::new(now, CLOCK_WINDOW),
             origin: now,
             histograms: [PeriodHistogram::new(), PeriodHistogram::new()],
             cached: AtomicU64::new(0),

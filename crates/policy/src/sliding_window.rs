@@ -20,13 +20,13 @@ const BUCKETS: u32 = 10;
 #[derive(Debug)]
 pub(crate) struct WindowClock {
     origin: Instant,
-    /// A tenth of the window, nanoseconds; 0 before the first request.
+    /// A tenth of the window, nanoseconds.
     width: AtomicU64,
 }
 
 impl WindowClock {
-    pub(crate) fn new(origin: Instant) -> Self {
-        Self { origin, width: AtomicU64::new(0) }
+    pub(crate) fn new(origin: Instant, window: Duration) -> Self {
+        Self { origin, width: AtomicU64::new(width(window)) }
     }
 
     /// Sets the window of the requests that begin now. Clears `counters`, which count by this clock, where
@@ -39,17 +39,12 @@ impl WindowClock {
         }
     }
 
-    /// Sets the window if none is set yet.
-    pub(crate) fn set_first_window(&self, window: Duration) {
-        let _ = self.width.compare_exchange(0, width(window), Relaxed, Relaxed);
-    }
-
     /// The number of the tenth that contains `now`; 0 before the origin.
     ///
     /// It wraps after 2³² ticks (13 years of a window of one second); [`SlidingCounter`] then loses part
     /// of one window.
     pub(crate) fn tick(&self, now: Instant) -> u32 {
-        (nanos(now.saturating_duration_since(self.origin)) / self.width.load(Relaxed).max(1)) as u32
+        (nanos(now.saturating_duration_since(self.origin)) / self.width.load(Relaxed)) as u32
     }
 }
 
@@ -165,8 +160,8 @@ mod tests {
     #[test]
     fn another_window_empties_every_counter_of_the_clock() {
         let (start, ended, failed) = (origin(), SlidingCounter::default(), SlidingCounter::default());
-        let clock = WindowClock::new(start);
         let (short, long) = (Duration::from_secs(1), Duration::from_secs(600));
+        let clock = WindowClock::new(start, long);
         let now = start + Duration::from_secs(1000);
         for window in [short, long, short, long] {
             clock.set_window(window, &[&ended, &failed]);

@@ -51,7 +51,8 @@ impl Breaker {
     /// A closed breaker.
     pub fn new(now: Instant) -> Self {
         Self {
-            clock: WindowClock::new(now),
+            // The first request sets the window.
+            clock: WindowClock::new(now, Duration::ZERO),
             epoch: AtomicU64::new(CLOSED_FLAG),
             ended: SlidingCounter::default(),
             failed: SlidingCounter::default(),

@@ -2,7 +2,7 @@
 
 use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use outrigger_config::OutlierDetection;
@@ -44,7 +44,8 @@ impl EndpointStats {
     /// A healthy endpoint without results.
     pub fn new(now: Instant) -> Self {
         Self {
-            clock: WindowClock::new(now),
+            // The first request sets the window.
+            clock: WindowClock::new(now, Duration::ZERO),
             state: StateCell::new(),
             consecutive: AtomicU32::new(0),
             connect_timeouts: AtomicU32::new(0),

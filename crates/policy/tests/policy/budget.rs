@@ -58,7 +58,7 @@ proptest! {
         };
         let mut model = BudgetModel { percent, min_per_second, window, requests: vec![], retries: vec![] };
         let (start, mut now) = (origin(), 0);
-        let budget = RetryBudget::new(start);
+        let budget = RetryBudget::new(&settings, start);
         for event in events {
             match event {
                 BudgetEvent::Pass(millis) => now += millis,
@@ -82,7 +82,7 @@ proptest! {
     fn a_clock_that_steps_back_is_no_reason_to_panic_or_to_lose_count(steps in prop::collection::vec(0..2_000_u64, 1..100)) {
         let settings = Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(60) };
         let start = origin() + Duration::from_secs(1);
-        let budget = RetryBudget::new(start);
+        let budget = RetryBudget::new(&settings, start);
         for &step in &steps {
             // From a second before its beginning to a second after it.
             budget.deposit(&settings, start + millis(step) - Duration::from_secs(1));
@@ -93,7 +93,7 @@ proptest! {
 
 fn spent(settings: Settings, requests: u64) -> u64 {
     let now = origin();
-    let budget = RetryBudget::new(now);
+    let budget = RetryBudget::new(&settings, now);
     (0..requests).for_each(|_| budget.deposit(&settings, now));
     (0..).take_while(|_| budget.withdraw(&settings, now)).count() as u64
 }
@@ -117,7 +117,7 @@ fn tenths_of_a_percent_are_exact() {
 fn deposits_expire_after_the_window() {
     let now = origin();
     let settings = Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(10) };
-    let budget = RetryBudget::new(now);
+    let budget = RetryBudget::new(&settings, now);
     budget.deposit(&settings, now);
     assert_eq!(budget.available(&settings, now + millis(9_999)), 1);
     assert_eq!(budget.available(&settings, now + millis(10_000)), 0);
@@ -128,7 +128,7 @@ fn deposits_expire_after_the_window() {
 fn threads_together_never_spend_more_than_there_is_and_lose_no_deposit() {
     let now = origin();
     let settings = Settings { ratio: 0.5, min_per_second: 0, window: Duration::from_secs(10) };
-    let budget = RetryBudget::new(now);
+    let budget = RetryBudget::new(&settings, now);
     let spend = || (0..5_000).filter(|_| budget.withdraw(&settings, now)).count() as u64;
     thread::scope(|scope| {
         for _ in 0..4 {
@@ -149,7 +149,7 @@ fn threads_together_never_spend_more_than_there_is_and_lose_no_deposit() {
 fn deposits_count_with_the_new_settings() {
     let now = origin();
     let settings = Settings { ratio: 0.1, min_per_second: 0, window: Duration::from_secs(10) };
-    let budget = RetryBudget::new(now);
+    let budget = RetryBudget::new(&settings, now);
     (0..100).for_each(|_| budget.deposit(&settings, now));
     assert!(budget.withdraw(&settings, now));
     let settings = Settings { ratio: 0.2, min_per_second: 1, ..settings };

@@ -40,7 +40,8 @@ fn decide(request: RequestTraits, attempt: LastAttempt) -> RetryDecision {
 /// The decision after an attempt that followed `retries` counted ones.
 fn decide_after(request: RequestTraits, retries: u32, attempt: LastAttempt) -> RetryDecision {
     let now = origin();
-    let (settings, budget) = (RetryPolicy::default(), RetryBudget::new(now));
+    let settings = RetryPolicy::default();
+    let budget = RetryBudget::new(&settings.budget, now);
     let before = budget.available(&settings.budget, now);
     let eligibility = RetryEligibility::new(&settings, request, retries, true);
     let decision = decide_retry(&eligibility, &budget, &attempt, now, now + Duration::from_secs(15), 0);
@@ -309,7 +310,7 @@ proptest! {
     ) {
         let now = origin();
         let settings = RetryPolicy { budget: affordable(funds), ..settings };
-        let budget = RetryBudget::new(now);
+        let budget = RetryBudget::new(&settings.budget, now);
         let deadline = now + millis(left);
         let eligibility = RetryEligibility::new(&settings, request, retries, true);
         let decision = decide_retry(&eligibility, &budget, &tried, now, deadline, random);
@@ -372,7 +373,7 @@ proptest! {
         let start = origin();
         let (mut now, deadline) = (start, start + millis(timeout));
         let settings = RetryPolicy { budget: affordable(100), ..settings };
-        let budget = RetryBudget::new(now);
+        let budget = RetryBudget::new(&settings.budget, now);
         let mut retries = 0;
         for (tried, took, random) in attempts {
             now += millis(took);
@@ -401,7 +402,8 @@ fn every_reason_to_give_up_has_its_own_label() {
 #[test]
 fn an_instance_that_asks_for_time_gets_it_unless_another_can_take_the_request() {
     let (now, left) = (origin(), millis(5_000));
-    let (settings, budget) = (RetryPolicy::default(), RetryBudget::new(now));
+    let settings = RetryPolicy::default();
+    let budget = RetryBudget::new(&settings.budget, now);
     let eligibility = RetryEligibility::new(&settings, GET, 0, true);
     let again = |after| RetryDecision::Retry { after: millis(after), uncounted: false };
     let late = give_up(GiveUp::Deadline);

@@ -170,7 +170,7 @@ impl Cluster {
             key,
             declared: AtomicBool::new(declared),
             breaker: Breaker::new(now),
-            budget: RetryBudget::new(now),
+            budget: RetryBudget::new(&policy.retry.budget, now),
             peak_latency: PeakLatency::default(),
             latency: LatencyHistogram::new(now),
             ejector: OutlierEjector::new(label.clone()),

@@ -2,8 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use outrigger_config::Weights;
-use outrigger_registry::HealthStatus;
+use outrigger_registry::{HealthStatus, testing};
 use proptest::{
     collection::{btree_map, vec},
     prelude::*,
@@ -20,16 +19,7 @@ fn id(id: u8) -> InstanceId {
 }
 
 fn instance(n: u8, status: HealthStatus) -> Instance {
-    Instance {
-        id: id(n),
-        addr: Ok(([127, 0, 0, n], 80).into()),
-        tags: Arc::from([]),
-        meta: Arc::default(),
-        weights: Weights::default(),
-        status,
-        node_lost: false,
-        create_index: 1,
-    }
+    Instance { addr: Ok(([127, 0, 0, n], 80).into()), ..testing::instance("n1", &id(n).id, status) }
 }
 
 fn passing(ids: &[u8]) -> Vec<Instance> {

@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use outrigger_config::Weights;
-use outrigger_registry::{HealthStatus, InstanceId};
+use outrigger_registry::{HealthStatus, testing};
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::*;
@@ -14,16 +13,7 @@ fn admit(current: &Current<'_>, candidate: Candidate) -> Verdict {
 }
 
 fn instance(id: u8, status: HealthStatus) -> Instance {
-    Instance {
-        id: InstanceId { datacenter: "dc1".into(), node: "n1".into(), id: id.to_string().into() },
-        addr: Ok(([127, 0, 0, id], 80).into()),
-        tags: Arc::from([]),
-        meta: Arc::default(),
-        weights: Weights::default(),
-        status,
-        node_lost: false,
-        create_index: 1,
-    }
+    Instance { addr: Ok(([127, 0, 0, id], 80).into()), ..testing::instance("n1", &id.to_string(), status) }
 }
 
 fn instances() -> impl Strategy<Value = Vec<Instance>> {

@@ -3,11 +3,14 @@
 use std::{
     fmt::Write as _,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
-use outrigger_tests::process::Process;
+use outrigger_tests::{
+    process::{Process, send_signal},
+    tool,
+};
 use tempfile::TempDir;
 
 /// A proxy.
@@ -42,17 +45,15 @@ impl Proxy {
 /// A running proxy with a listener for each service.
 #[derive(Debug)]
 pub(crate) enum Running {
-    Outrigger { _process: Process },
+    Outrigger { _process: Process, _dir: TempDir },
     Peer { child: Child, _dir: TempDir },
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if let Self::Peer { child, .. } = self {
-            // SIGTERM, because the workers of an nginx that is killed go on.
-            if let Some(pid) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            }
+            // TERM, because the workers of an nginx that is killed go on.
+            let _ = send_signal(child.id(), "TERM");
             let _ = child.wait();
         }
     }
@@ -85,12 +86,10 @@ pub(crate) async fn start(proxy: Proxy, services: &[Service]) -> Option<Running>
             ))
             .await;
             process.wait_ready().await;
-            // The process has read the file, and reads it again only when it changes.
-            std::mem::forget(dir);
-            Some(Running::Outrigger { _process: process })
+            Some(Running::Outrigger { _process: process, _dir: dir })
         }
         Proxy::Nginx => {
-            let program = find("nginx")?;
+            let program = tool::find("nginx.sh").ok()?;
             let path = dir.path().display();
             let mut text = format!(
                 "daemon off; pid {path}/pid; error_log {path}/error.log; events {{ worker_connections 4096; }} http {{ access_log off;"
@@ -115,7 +114,7 @@ pub(crate) async fn start(proxy: Proxy, services: &[Service]) -> Option<Running>
             Some(Running::Peer { child: spawn(command), _dir: dir })
         }
         Proxy::Haproxy => {
-            let program = find("haproxy")?;
+            let program = find_haproxy()?;
             let mut text = "global\n  maxconn 4096\ndefaults\n  mode http\n  http-reuse always\n  retries 0\n  timeout connect 5s\n  \
                             timeout client 10s\n  timeout server 10s\n  timeout tunnel 10s\n"
                 .to_owned();
@@ -140,10 +139,8 @@ fn spawn(mut command: Command) -> Child {
         .expect("the program starts")
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+fn find_haproxy() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&folders)
-        .chain(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from))
-        .map(|folder| folder.join(program))
-        .find(|path: &PathBuf| Path::is_file(path))
+    let folders = std::env::split_paths(&folders).chain([PathBuf::from("/usr/sbin")]);
+    folders.map(|folder| folder.join("haproxy")).find(|path| path.is_file())
 }

@@ -2,8 +2,9 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use outrigger_tests::wire::Wire;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
@@ -20,50 +21,44 @@ const BETWEEN_WRITES: Duration = Duration::from_millis(30);
 /// How long bytes that must not come are waited for.
 const QUIET: Duration = Duration::from_millis(150);
 
-/// One end of a connection, with what was read and not yet compared.
+/// One end of a connection.
 #[derive(Debug)]
-struct End {
-    stream: TcpStream,
-    unread: Vec<u8>,
-}
+struct End(Wire);
 
 impl End {
-    fn new(stream: TcpStream) -> Self {
-        let _ = stream.set_nodelay(true);
-        Self { stream, unread: Vec::new() }
+    /// Reads more. False: the other side closed or reset the connection.
+    async fn more(&mut self, wait: Duration) -> Result<bool, String> {
+        match timeout(wait, self.0.fill()).await {
+            Ok(read) => Ok(read.unwrap_or(false)),
+            Err(_) => Err(format!("no more bytes within {wait:?}; so far {}", shown(self.0.buffered()))),
+        }
     }
 
-    /// Reads more. 0: the other side closed or reset the connection.
-    async fn more(&mut self, wait: Duration) -> Result<usize, String> {
-        let mut buffer = vec![0; 16 * 1024];
-        match timeout(wait, self.stream.read(&mut buffer)).await {
-            Err(_) => Err(format!("no more bytes within {wait:?}; so far {}", shown(&self.unread))),
-            Ok(Err(_)) => Ok(0),
-            Ok(Ok(n)) => {
-                self.unread.extend_from_slice(&buffer[..n]);
-                Ok(n)
+    /// Reads until `len` finds the end of a part in the bytes, and takes the part.
+    async fn take_part(&mut self, len: impl Fn(&[u8]) -> Option<usize>) -> Result<Vec<u8>, String> {
+        loop {
+            if let Some(len) = len(self.0.buffered()) {
+                let part = self.0.buffered()[..len].to_vec();
+                self.0.consume(len);
+                return Ok(part);
+            }
+            if !self.more(WAIT).await? {
+                return Err(format!("closed after {}", shown(self.0.buffered())));
             }
         }
     }
 
     async fn take(&mut self, n: usize) -> Result<Vec<u8>, String> {
-        while self.unread.len() < n {
-            if self.more(WAIT).await? == 0 {
-                return Err(format!("closed after {}", shown(&self.unread)));
-            }
-        }
-        Ok(self.unread.drain(..n).collect())
+        self.take_part(|bytes| (bytes.len() >= n).then_some(n)).await
     }
 
     async fn take_head(&mut self) -> Result<Vec<u8>, String> {
-        loop {
-            if let Some(at) = find(&self.unread, b"\r\n\r\n") {
-                return Ok(self.unread.drain(..at + 4).collect());
-            }
-            if self.more(WAIT).await? == 0 {
-                return Err(format!("closed after {}", shown(&self.unread)));
-            }
-        }
+        self.take_part(|bytes| find(bytes, b"\r\n\r\n").map(|at| at + 4)).await
+    }
+
+    async fn read_to_end(&mut self) -> Result<(), String> {
+        while self.more(WAIT).await? {}
+        Ok(())
     }
 
     /// Compares what comes with `expected`, message by message: heads as `proxy` may write them, bodies exactly.
@@ -90,12 +85,10 @@ impl End {
     }
 
     async fn expect_end(&mut self) -> Result<(), String> {
-        let before = self.unread.len();
-        while self.more(WAIT).await? > 0 {}
-        if before == 0 && self.unread.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("more than expected: {}", shown(&self.unread)))
+        self.read_to_end().await?;
+        match self.0.buffered() {
+            [] => Ok(()),
+            more => Err(format!("more than expected: {}", shown(more))),
         }
     }
 }
@@ -125,9 +118,9 @@ pub(crate) async fn run(
     }
     for (side, end) in [("app", &exchange.app), ("instance", &exchange.instance)] {
         if let Some(end) = end
-            && !end.unread.is_empty()
+            && !end.0.buffered().is_empty()
         {
-            return Err(format!("the {side} got more: {}", shown(&end.unread)));
+            return Err(format!("the {side} got more: {}", shown(end.0.buffered())));
         }
     }
     Ok(())
@@ -138,7 +131,7 @@ impl Exchange<'_> {
         let proxy = self.proxy;
         match step {
             Step::App(bytes) => {
-                let written = self.app().await?.stream.write_all(bytes).await;
+                let written = self.app().await?.0.stream.write_all(bytes).await;
                 sleep(BETWEEN_WRITES).await;
                 // A proxy that refuses may close before it has read everything.
                 written.or_else(|error| if is_closed(&error) { Ok(()) } else { Err(error.to_string()) })
@@ -149,7 +142,7 @@ impl Exchange<'_> {
                 self.instance().await?.expect(proxy, &text, is_head).await
             }
             Step::Says(bytes) => {
-                let written = self.instance().await?.stream.write_all(bytes).await;
+                let written = self.instance().await?.0.stream.write_all(bytes).await;
                 sleep(BETWEEN_WRITES).await;
                 written.map_err(|error| error.to_string())
             }
@@ -172,15 +165,11 @@ impl Exchange<'_> {
                 }
             }
             Step::Closed => self.app().await?.expect_end().await,
-            Step::GetsEnd => {
-                let instance = self.instance().await?;
-                while instance.more(WAIT).await? > 0 {}
-                Ok(())
-            }
+            Step::GetsEnd => self.instance().await?.read_to_end().await,
             Step::Cut => self.expect_cut().await,
-            Step::End => self.app().await?.stream.shutdown().await.map_err(|error| error.to_string()),
+            Step::End => self.app().await?.0.stream.shutdown().await.map_err(|error| error.to_string()),
             Step::SaysEnd => {
-                self.instance().await?.stream.shutdown().await.map_err(|error| error.to_string())
+                self.instance().await?.0.stream.shutdown().await.map_err(|error| error.to_string())
             }
             Step::Reset => {
                 reset(self.app.take());
@@ -196,7 +185,7 @@ impl Exchange<'_> {
     async fn app(&mut self) -> Result<&mut End, String> {
         if self.app.is_none() {
             let stream = TcpStream::connect(self.addr).await.map_err(|error| format!("connect: {error}"))?;
-            self.app = Some(End::new(stream));
+            self.app = Some(End(Wire::new(stream)));
         }
         self.app.as_mut().ok_or_else(|| "no connection".to_owned())
     }
@@ -206,7 +195,7 @@ impl Exchange<'_> {
             let accepted = timeout(WAIT, self.listener.accept()).await;
             let (stream, _) =
                 accepted.map_err(|_| "no connection to the instance")?.map_err(|error| error.to_string())?;
-            self.instance = Some(End::new(stream));
+            self.instance = Some(End(Wire::new(stream)));
         }
         self.instance.as_mut().ok_or_else(|| "no connection".to_owned())
     }
@@ -216,7 +205,7 @@ impl Exchange<'_> {
         let app = self.app().await?;
         let head = match app.take_head().await {
             Ok(head) => head,
-            Err(_) if proxy != Proxy::Outrigger && app.unread.is_empty() => return Ok(()),
+            Err(_) if proxy != Proxy::Outrigger && app.0.buffered().is_empty() => return Ok(()),
             Err(wrong) => return Err(wrong),
         };
         let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
@@ -226,7 +215,7 @@ impl Exchange<'_> {
         let body = app.take(length.unwrap_or(0)).await?;
         if proxy != Proxy::Outrigger {
             let is_refused = status >= 400 || status == error.status;
-            app.unread.clear();
+            drop(app.0.take_buffered());
             return if is_refused { Ok(()) } else { Err(format!("carried: {status}")) };
         }
         let has_reason =
@@ -245,16 +234,17 @@ impl Exchange<'_> {
         if self.instance.is_none()
             && let Ok(Ok((stream, _))) = timeout(QUIET, self.listener.accept()).await
         {
-            self.instance = Some(End::new(stream));
+            self.instance = Some(End(Wire::new(stream)));
         }
         let Some(mut instance) = self.instance.take() else { return Ok(()) };
-        while instance.more(QUIET).await.is_ok_and(|n| n > 0) {}
-        let is_part = error.reason == "bad_body" && find(&instance.unread, b"\r\n0\r\n\r\n").is_none();
-        let requests = instance.unread.windows(9).filter(|window| window == b" HTTP/1.1").count();
-        if instance.unread.is_empty() || is_part && requests < 2 {
+        while instance.more(QUIET).await == Ok(true) {}
+        let got = instance.0.buffered();
+        let is_part = error.reason == "bad_body" && find(got, b"\r\n0\r\n\r\n").is_none();
+        let requests = got.windows(9).filter(|window| window == b" HTTP/1.1").count();
+        if got.is_empty() || is_part && requests < 2 {
             Ok(())
         } else {
-            Err(format!("the instance got {}", shown(&instance.unread)))
+            Err(format!("the instance got {}", shown(got)))
         }
     }
 
@@ -262,17 +252,17 @@ impl Exchange<'_> {
     async fn exchange_again(&mut self) -> Result<bool, String> {
         let proxy = self.proxy;
         let request = b"GET /again HTTP/1.1\r\nHost: o\r\n\r\n";
-        self.app().await?.stream.write_all(request).await.map_err(|error| format!("write: {error}"))?;
+        self.app().await?.0.stream.write_all(request).await.map_err(|error| format!("write: {error}"))?;
         let mut is_reused = false;
         let mut instance = match self.instance.take() {
             None => accept(&self.listener).await?,
             Some(mut before) => tokio::select! {
                 more = before.more(WAIT) => {
-                    if more? == 0 {
-                        accept(&self.listener).await?
-                    } else {
+                    if more? {
                         is_reused = true;
                         before
+                    } else {
+                        accept(&self.listener).await?
                     }
                 }
                 fresh = accept(&self.listener) => fresh?,
@@ -280,7 +270,7 @@ impl Exchange<'_> {
         };
         instance.expect(proxy, request, true).await?;
         let answer = unescape(OK);
-        instance.stream.write_all(&answer).await.map_err(|error| format!("answer: {error}"))?;
+        instance.0.stream.write_all(&answer).await.map_err(|error| format!("answer: {error}"))?;
         self.instance = Some(instance);
         self.app().await?.expect(proxy, &answer, true).await?;
         Ok(is_reused)
@@ -288,8 +278,8 @@ impl Exchange<'_> {
 
     async fn expect_cut(&mut self) -> Result<(), String> {
         let app = self.app().await?;
-        while app.more(WAIT).await? > 0 {}
-        let got = std::mem::take(&mut app.unread);
+        app.read_to_end().await?;
+        let got = app.0.take_buffered();
         let text = String::from_utf8_lossy(&got).to_ascii_lowercase();
         if text.starts_with("http/1.1 502") {
             return Ok(());
@@ -304,12 +294,12 @@ impl Exchange<'_> {
 
 async fn accept(listener: &TcpListener) -> Result<End, String> {
     let accepted = timeout(WAIT, listener.accept()).await.map_err(|_| "no connection to the instance")?;
-    accepted.map(|(stream, _)| End::new(stream)).map_err(|error| error.to_string())
+    accepted.map(|(stream, _)| End(Wire::new(stream))).map_err(|error| error.to_string())
 }
 
 fn reset(end: Option<End>) {
-    if let Some(end) = end {
-        let _ = socket2::SockRef::from(&end.stream).set_linger(Some(Duration::ZERO));
+    if let Some(End(wire)) = end {
+        wire.reset();
     }
 }
 

@@ -217,7 +217,8 @@ impl Wire {
         all
     }
 
-    fn consume(&mut self, len: usize) {
+    /// Drops the first `len` bytes of [`Wire::buffered`], which has as many.
+    pub fn consume(&mut self, len: usize) {
         self.position += len;
         if self.position == self.buffer.len() {
             self.buffer.clear();

@@ -67,15 +67,18 @@ pub(crate) struct Service {
     pub(crate) instance: SocketAddr,
 }
 
-/// Starts `proxy`; `None` where the program is not installed.
-pub(crate) async fn start(proxy: Proxy, services: &[Service]) -> Option<Running> {
+/// Starts `proxy`, and sets where it listens for each service; `None` where the program is not installed.
+pub(crate) async fn start(proxy: Proxy, services: &mut [Service]) -> Option<Running> {
     let dir = tempfile::tempdir().expect("a directory");
+    if proxy != Proxy::Outrigger {
+        choose_ports(services);
+    }
     match proxy {
         Proxy::Outrigger => {
             let file = dir.path().join("services.yaml");
             let mut text = "services:\n".to_owned();
             let mut upstreams = String::new();
-            for Service { name, listen, instance } in services {
+            for Service { name, listen, instance } in &*services {
                 let _ = writeln!(text, "  {name}: [\"{instance}\"]");
                 let _ = writeln!(upstreams, "  - {{service: {name}, listen: \"{listen}\"}}");
             }
@@ -86,6 +89,9 @@ pub(crate) async fn start(proxy: Proxy, services: &[Service]) -> Option<Running>
             ))
             .await;
             process.wait_ready().await;
+            for service in services {
+                service.listen = process.upstream(&service.name);
+            }
             Some(Running::Outrigger { _process: process, _dir: dir })
         }
         Proxy::Nginx => {
@@ -128,6 +134,16 @@ pub(crate) async fn start(proxy: Proxy, services: &[Service]) -> Option<Running>
             Some(Running::Peer { child: spawn(command), _dir: dir })
         }
     }
+}
+
+/// Ports that are free now, for programs that cannot choose their own. All are held until the last is chosen.
+fn choose_ports(services: &mut [Service]) {
+    let bind = |service: &mut Service| {
+        let held = std::net::TcpListener::bind(service.listen).expect("a port");
+        service.listen = held.local_addr().expect("its address");
+        held
+    };
+    drop(services.iter_mut().map(bind).collect::<Vec<_>>());
 }
 
 fn spawn(mut command: Command) -> Child {

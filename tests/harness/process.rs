@@ -119,11 +119,26 @@ impl Process {
     }
 
     /// The address in the first log line with a message that starts with `message`.
+    /// Where the app sends its requests for `service`, which has a listener of its own.
+    ///
+    /// # Panics
+    /// It has not said so.
+    pub fn upstream(&self, service: &str) -> SocketAddr {
+        self.find_addr(|line| {
+            line["service"] == service && has_message(line, "carrying requests to one service")
+        })
+        .unwrap_or_else(|| panic!("no listener of {service} in\n{}", self.log()))
+    }
+
     fn logged_addr(&self, message: &str) -> Option<SocketAddr> {
+        self.find_addr(|line| has_message(line, message))
+    }
+
+    /// The address in the first line of the log that `is_wanted` accepts.
+    fn find_addr(&self, is_wanted: impl Fn(&serde_json::Value) -> bool) -> Option<SocketAddr> {
         self.log().lines().find_map(|line| {
             let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            line["message"].as_str()?.starts_with(message).then_some(())?;
-            line["addr"].as_str()?.parse().ok()
+            is_wanted(&line).then(|| line["addr"].as_str()?.parse().ok())?
         })
     }
 
@@ -207,6 +222,11 @@ impl Drop for Process {
             let _ = writeln!(std::io::stderr(), "log of outrigger {}:\n{}", self.child.id(), self.log());
         }
     }
+}
+
+/// Whether the message of a line of the log starts with `message`.
+fn has_message(line: &serde_json::Value, message: &str) -> bool {
+    line["message"].as_str().is_some_and(|text| text.starts_with(message))
 }
 
 /// The settings, with any free port for the listeners that they do not set.

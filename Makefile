@@ -44,6 +44,10 @@ lint: ## Format, structure, clippy, documentation, shell scripts: warnings are e
 bench: ## Measurements, not tests; the table is in benches/README.md
 	$(CARGO) run --release --package outrigger-benches
 
+.PHONY: fuzz
+fuzz: ## Fuzz the HTTP/1 codec, a minute for each target; needs a nightly compiler
+	@fuzz/run.sh 60
+
 .PHONY: check
 check: lint test ## Everything that CI runs; chaos in its short form
 	@$(MAKE) --no-print-directory chaos ARGS=--short

@@ -1,0 +1,256 @@
+//! Inbox → pieces of a body.
+
+use crate::{
+    framing::Framing,
+    head::Field,
+    inbox::Inbox,
+    parser::{HeadKind, check_value, field_line},
+    refusal::{Refusal, quoted},
+};
+
+/// Most bytes of all chunk extensions of a body.
+const MAX_EXTENSIONS: usize = 16 * 1024;
+/// Most bytes of a trailer section.
+const MAX_TRAILERS: usize = 16 * 1024;
+/// Most fields of a trailer section.
+const MAX_TRAILER_FIELDS: usize = 100;
+/// Most digits of a chunk's size; leading zeros count.
+const MAX_SIZE_DIGITS: u8 = 16;
+
+/// A piece of a body.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// The first so many bytes of the inbox are data. The caller carries some or all of them, and consumes as many by
+    /// [`BodyDecoder::consume`].
+    Data(usize),
+    /// More bytes are needed.
+    NeedMore,
+    /// The body has ended; trailers are in [`BodyDecoder::trailers`].
+    End,
+}
+
+/// Decodes one body.
+///
+/// Inside a chunked body every line end is CRLF, or the message is broken: a receiver that takes a bare LF for one, beside one
+/// that does not, is how requests are smuggled.
+#[derive(Debug)]
+pub struct BodyDecoder {
+    state: State,
+    extensions: usize,
+    trailers: Vec<u8>,
+    trailer_fields: usize,
+    trailer_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Length(u64),
+    UntilClose,
+    /// Digits of a chunk's size.
+    Size {
+        size: u64,
+        digits: u8,
+    },
+    /// White space behind the size.
+    SizeSpace {
+        size: u64,
+    },
+    Extension {
+        size: u64,
+    },
+    SizeLf {
+        size: u64,
+    },
+    Chunk(u64),
+    ChunkCr,
+    ChunkLf,
+    Trailers,
+    End,
+}
+
+impl BodyDecoder {
+    /// A decoder for a body of this framing. [`Framing::Tunnel`] has no body: what follows belongs to another protocol.
+    pub fn new(framing: Framing) -> Self {
+        let state = match framing {
+            Framing::None | Framing::Tunnel | Framing::Length(0) => State::End,
+            Framing::Length(length) => State::Length(length),
+            Framing::Chunked => State::Size { size: 0, digits: 0 },
+            Framing::UntilClose => State::UntilClose,
+        };
+        Self { state, extensions: 0, trailers: Vec::new(), trailer_fields: 0, trailer_bytes: 0 }
+    }
+
+    /// Whether the whole body was decoded.
+    pub fn is_end(&self) -> bool {
+        self.state == State::End
+    }
+
+    /// Data bytes that are certainly still to come before the next boundary: of the body, or of the current chunk.
+    pub fn remaining(&self) -> Option<u64> {
+        match self.state {
+            State::Length(left) | State::Chunk(left) => Some(left),
+            State::End => Some(0),
+            _ => None,
+        }
+    }
+
+    /// The trailer fields that may be passed on, as lines that end in CRLF, in order.
+    pub fn trailers(&self) -> &[u8] {
+        &self.trailers
+    }
+
+    /// The next piece. Consumes chunk framing from the inbox, never data.
+    ///
+    /// # Errors
+    /// Framing that is broken or out of bounds. The decoder is not used again.
+    pub fn decode(&mut self, inbox: &mut Inbox) -> Result<Piece, Refusal> {
+        loop {
+            match self.state {
+                State::End => return Ok(Piece::End),
+                State::Length(left) | State::Chunk(left) => return Ok(available(inbox, left)),
+                State::UntilClose => return Ok(available(inbox, u64::MAX)),
+                State::Trailers => match self.trailer_line(inbox)? {
+                    true => {}
+                    false => return Ok(Piece::NeedMore),
+                },
+                _ => {
+                    let Some(&byte) = inbox.data().first() else { return Ok(Piece::NeedMore) };
+                    self.state = self.framing_byte(byte)?;
+                    inbox.consume(1);
+                }
+            }
+        }
+    }
+
+    /// Consumes `n` bytes of data, at most those of the last [`Piece::Data`].
+    pub fn consume(&mut self, inbox: &mut Inbox, n: usize) {
+        let n = n.min(inbox.len());
+        inbox.consume(n);
+        let n = n as u64;
+        self.state = match self.state {
+            State::Length(left) if left <= n => State::End,
+            State::Length(left) => State::Length(left - n),
+            State::Chunk(left) if left <= n => State::ChunkCr,
+            State::Chunk(left) => State::Chunk(left - n),
+            other => other,
+        };
+    }
+
+    /// The sender closed its side.
+    ///
+    /// # Errors
+    /// The body has not ended: it is cut.
+    pub fn close(&mut self) -> Result<(), Refusal> {
+        match self.state {
+            State::UntilClose | State::End => {
+                self.state = State::End;
+                Ok(())
+            }
+            State::Length(left) => Err(Refusal::body(format!("the body ended {left} bytes too early"))),
+            _ => Err(Refusal::body("the body ended before its last chunk")),
+        }
+    }
+
+    fn framing_byte(&mut self, byte: u8) -> Result<State, Refusal> {
+        let refuse =
+            |due: &str| Err(Refusal::body(format!("the byte {} stands where {due} is due", quoted(&[byte]))));
+        match (self.state, byte) {
+            (State::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                if digits == MAX_SIZE_DIGITS {
+                    return Err(Refusal::body("the size of a chunk has more than 16 digits"));
+                }
+                let digit = (byte as char).to_digit(16).unwrap_or(0);
+                Ok(State::Size { size: size << 4 | u64::from(digit), digits: digits + 1 })
+            }
+            (State::Size { digits: 0, .. }, _) => refuse("the size of a chunk"),
+            (State::Size { size, .. } | State::SizeSpace { size } | State::Extension { size }, b'\r') => {
+                Ok(State::SizeLf { size })
+            }
+            (State::Size { size, .. } | State::SizeSpace { size }, b' ' | b'\t') => {
+                self.count_extension()?;
+                Ok(State::SizeSpace { size })
+            }
+            (State::Size { size, .. } | State::SizeSpace { size }, b';') => {
+                self.count_extension()?;
+                Ok(State::Extension { size })
+            }
+            (State::Size { .. } | State::SizeSpace { .. }, _) => refuse("the end of a chunk's size"),
+            (State::Extension { .. }, 0..=8 | 10..=31 | 127) => refuse("a chunk extension"),
+            (State::Extension { size }, _) => {
+                self.count_extension()?;
+                Ok(State::Extension { size })
+            }
+            (State::SizeLf { size: 0 }, b'\n') => Ok(State::Trailers),
+            (State::SizeLf { size }, b'\n') => Ok(State::Chunk(size)),
+            (State::ChunkCr, b'\r') => Ok(State::ChunkLf),
+            (State::ChunkLf, b'\n') => Ok(State::Size { size: 0, digits: 0 }),
+            (State::ChunkCr, _) => refuse("the end of a chunk"),
+            _ => refuse("a line feed"),
+        }
+    }
+
+    fn count_extension(&mut self) -> Result<(), Refusal> {
+        self.extensions += 1;
+        if self.extensions > MAX_EXTENSIONS {
+            return Err(Refusal::body(format!("the chunk extensions have more than {MAX_EXTENSIONS} bytes")));
+        }
+        Ok(())
+    }
+
+    /// Reads one line of the trailer section. False: it is not complete.
+    fn trailer_line(&mut self, inbox: &mut Inbox) -> Result<bool, Refusal> {
+        let data = inbox.data();
+        let Some(end) = memchr::memchr(b'\n', data) else {
+            return if self.trailer_bytes + data.len() > MAX_TRAILERS {
+                Err(trailers_too_large())
+            } else {
+                Ok(false)
+            };
+        };
+        let next = end + 1;
+        self.trailer_bytes += next;
+        if self.trailer_bytes > MAX_TRAILERS {
+            return Err(trailers_too_large());
+        }
+        if end == 0 || data[end - 1] != b'\r' {
+            return Err(Refusal::body("a line of the trailer section ends in a bare LF"));
+        }
+        if end == 1 {
+            self.state = State::End;
+        } else {
+            let as_body = |refusal: Refusal| Refusal::body(format!("in the trailer section: {refusal}"));
+            let field = field_line(data, HeadKind::Request, 0..end - 1, next, true).map_err(as_body)?;
+            let has_controls = check_value(data, &field).map_err(as_body)?;
+            if has_controls {
+                return Err(Refusal::body("a control character stands in the trailer section"));
+            }
+            self.trailer_fields += 1;
+            if self.trailer_fields > MAX_TRAILER_FIELDS {
+                return Err(Refusal::body(format!(
+                    "the trailer section has more than {MAX_TRAILER_FIELDS} fields"
+                )));
+            }
+            self.keep_trailer(&data[..next], field);
+        }
+        inbox.consume(next);
+        Ok(true)
+    }
+
+    fn keep_trailer(&mut self, line: &[u8], field: Field) {
+        if !field.known.is_forbidden_in_trailers() {
+            self.trailers.extend_from_slice(line);
+        }
+    }
+}
+
+fn trailers_too_large() -> Refusal {
+    Refusal::body(format!("the trailer section has more than {MAX_TRAILERS} bytes"))
+}
+
+fn available(inbox: &Inbox, left: u64) -> Piece {
+    let most = usize::try_from(left).unwrap_or(usize::MAX);
+    match inbox.len().min(most) {
+        0 => Piece::NeedMore,
+        n => Piece::Data(n),
+    }
+}

@@ -1,0 +1,208 @@
+//! What holds for any input. Used by the fuzz targets (`fuzz/`) and by the test that replays their corpus.
+
+use outrigger_http1::{
+    BodyDecoder, Edits, Framing, Head, HeadKind, HeadLimits, HeadParser, Inbox, Name, Outbox, Piece, Refusal,
+    RefusalKind, request_framing, response_framing, writer,
+};
+
+/// The first byte chooses limits and splits; the rest is the message.
+fn settings(input: &[u8]) -> Option<(HeadLimits, usize, &[u8])> {
+    let (&first, message) = input.split_first()?;
+    let limits = if first & 1 == 0 {
+        HeadLimits { bytes: 16 * 1024, fields: 100, target: 8 * 1024 }
+    } else {
+        HeadLimits { bytes: 96, fields: 4, target: 16 }
+    };
+    Some((limits, usize::from(first >> 1).max(1), message))
+}
+
+fn feed(inbox: &mut Inbox, part: &[u8]) {
+    if inbox.space().len() < part.len() {
+        inbox.give_buffer(vec![0; inbox.len() + part.len() + 64]);
+    }
+    inbox.space()[..part.len()].copy_from_slice(part);
+    inbox.advance(part.len());
+}
+
+fn parse(
+    kind: HeadKind,
+    limits: HeadLimits,
+    step: usize,
+    message: &[u8],
+) -> Result<Option<(Head, Vec<u8>)>, Refusal> {
+    let mut inbox = Inbox::new();
+    let mut parser = HeadParser::new(kind, limits, Vec::new());
+    let mut head = None;
+    for part in message.chunks(step) {
+        feed(&mut inbox, part);
+        if head.is_none() {
+            head = parser.parse(&mut inbox, Vec::new)?;
+        }
+    }
+    Ok(head.map(|head| (head, inbox.data().to_vec())))
+}
+
+fn fields(head: &Head) -> Vec<(Vec<u8>, Vec<u8>)> {
+    head.fields().iter().map(|field| (head.name(field).to_vec(), head.value(field).to_vec())).collect()
+}
+
+/// A head is the same however it arrives; what is written is read again as the same message.
+fn head(kind: HeadKind, input: &[u8]) -> Option<Head> {
+    let (limits, step, message) = settings(input)?;
+    let whole = parse(kind, limits, usize::MAX, message);
+    let parts = parse(kind, limits, step, message);
+    match (&whole, &parts) {
+        (Ok(Some((one, left))), Ok(Some((other, other_left)))) => {
+            assert_eq!((fields(one), left), (fields(other), other_left), "split into reads of {step}");
+        }
+        (Ok(None), Ok(None)) => {}
+        (Err(one), Err(other)) => assert_eq!(one.kind, other.kind, "split into reads of {step}"),
+        _ => panic!("split into reads of {step}: {whole:?} and {parts:?}"),
+    }
+    let (head, _) = whole.ok()??;
+    for field in head.fields() {
+        assert!(!head.value(field).iter().any(|byte| matches!(byte, b'\r' | b'\n' | b'\0')));
+        assert_eq!(field.known, Name::recognize(head.name(field)));
+    }
+    let mut outbox = Outbox::new();
+    writer::write_head(&head, &Edits::default(), Framing::None, &mut outbox);
+    let again = parse(
+        kind,
+        HeadLimits { bytes: 1 << 20, fields: 200, target: 1 << 20 },
+        usize::MAX,
+        outbox.pending(),
+    );
+    let (again, rest) = again.expect("what is written is valid").expect("and complete");
+    assert!(rest.is_empty(), "nothing stands behind a written head");
+    assert!(!again.fields().iter().any(|field| field.is_hop_by_hop), "hop-by-hop fields end here");
+    assert_eq!(
+        (again.method(), again.target(), again.status()),
+        (head.method(), head.target(), head.status())
+    );
+    Some(head)
+}
+
+/// A request: one framing or a refusal; what httparse accepts is read alike.
+pub(crate) fn request(input: &[u8]) {
+    let Some(head) = head(HeadKind::Request, input) else { return };
+    if let Ok(framing) = request_framing(&head) {
+        let has_length = head.first(Name::ContentLength).is_some();
+        let has_coding = head.first(Name::TransferEncoding).is_some();
+        assert!(!(has_length && has_coding), "both passed");
+        assert_eq!(framing == Framing::Chunked, has_coding);
+        assert_ne!(framing, Framing::UntilClose, "a request never ends with its connection");
+    }
+    let message = &input[1..];
+    let mut list = [httparse::EMPTY_HEADER; 128];
+    let mut other = httparse::Request::new(&mut list);
+    if let Ok(httparse::Status::Complete(_)) = other.parse(message) {
+        assert_eq!(other.method.map(str::as_bytes), Some(head.method()));
+        assert_eq!(other.path.map(str::as_bytes), Some(head.target()));
+        let theirs: Vec<_> = other
+            .headers
+            .iter()
+            .map(|field| (field.name.as_bytes().to_vec(), field.value.to_vec()))
+            .collect();
+        assert_eq!(theirs, fields(&head));
+    }
+}
+
+/// A response: one framing or a refusal.
+pub(crate) fn response(input: &[u8]) {
+    let Some(head) = head(HeadKind::Response, input) else { return };
+    for is_head in [false, true] {
+        if let Ok(found) = response_framing(&head, is_head) {
+            assert!(!found.is_odd || found.framing == Framing::Chunked);
+            assert!(!is_head || matches!(found.framing, Framing::None | Framing::Tunnel));
+        }
+    }
+}
+
+/// A chunked body against a model that reads it in one piece.
+pub(crate) fn chunked(input: &[u8]) {
+    let Some((_, step, message)) = settings(input) else { return };
+    let whole = decode(message, usize::MAX);
+    let parts = decode(message, step);
+    assert_eq!(whole, parts, "split into reads of {step}");
+    match (whole, model(message)) {
+        (Ok(Some((data, left))), Some((expected, expected_left))) => {
+            assert_eq!((data, left), (expected, expected_left));
+        }
+        (Ok(Some(_)), None) => panic!("accepted what the model refuses"),
+        (Err(refusal), Some(_)) => {
+            // Bounds, and trailers that are no fields, are not the model's.
+            let is_bound = refusal.contains("more than") || refusal.contains("trailer section");
+            assert!(is_bound, "refused what the model accepts: {refusal}");
+        }
+        (Ok(None), Some(_)) => panic!("wants more where the model is complete"),
+        (Ok(None) | Err(_), None) => {}
+    }
+}
+
+/// Data, and what follows the body.
+type Decoded = (Vec<u8>, Vec<u8>);
+
+fn decode(message: &[u8], step: usize) -> Result<Option<Decoded>, String> {
+    let mut inbox = Inbox::new();
+    let mut decoder = BodyDecoder::new(Framing::Chunked);
+    let (mut data, mut ended) = (Vec::new(), false);
+    for part in message.chunks(step) {
+        feed(&mut inbox, part);
+        while !ended {
+            match decoder.decode(&mut inbox) {
+                Ok(Piece::Data(n)) => {
+                    // Not always all of it: the other side may take less.
+                    let n = n.min(7);
+                    data.extend_from_slice(&inbox.data()[..n]);
+                    decoder.consume(&mut inbox, n);
+                }
+                Ok(Piece::NeedMore) => break,
+                Ok(Piece::End) => ended = true,
+                Err(refusal) => {
+                    assert_eq!(refusal.kind, RefusalKind::Body);
+                    return Err(refusal.detail);
+                }
+            }
+        }
+    }
+    Ok(ended.then(|| (data, inbox.data().to_vec())))
+}
+
+/// RFC 9112 §7.1 with CRLF alone as line end; `None`: broken or incomplete.
+fn model(mut rest: &[u8]) -> Option<Decoded> {
+    let mut data = Vec::new();
+    loop {
+        let line = take_line(&mut rest)?;
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        if digits == 0 || digits > 16 {
+            return None;
+        }
+        let size = u64::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()?;
+        let behind = &line[digits..];
+        let spaces = behind.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        match &behind[spaces..] {
+            [] => {}
+            [b';', extension @ ..] if !extension.iter().any(|byte| matches!(byte, 0..=8 | 10..=31 | 127)) => {
+            }
+            _ => return None,
+        }
+        if size == 0 {
+            while !take_line(&mut rest)?.is_empty() {}
+            return Some((data, rest.to_vec()));
+        }
+        let size = usize::try_from(size).ok()?;
+        if rest.len() < size.checked_add(2)? || &rest[size..size + 2] != b"\r\n" {
+            return None;
+        }
+        data.extend_from_slice(&rest[..size]);
+        rest = &rest[size + 2..];
+    }
+}
+
+/// The bytes up to the next CRLF; a bare LF is broken.
+fn take_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let end = rest.iter().position(|byte| *byte == b'\n')?;
+    let line = rest[..end].strip_suffix(b"\r")?;
+    *rest = &rest[end + 1..];
+    Some(line)
+}

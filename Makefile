@@ -6,7 +6,7 @@ CARGO ?= cargo
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The development profile: dependencies are optimised, and the build takes a third of the time of a release build.
 .PHONY: demo
@@ -41,8 +41,15 @@ lint: ## Format, structure, clippy, documentation, shell scripts: warnings are e
 	else echo "shellcheck is not installed: scripts are not checked"; fi
 
 .PHONY: bench
-bench: ## Measurements, not tests; the table is in benches/README.md
-	$(CARGO) run --release --package outrigger-benches
+bench: ## Measurements, not tests; writes benches/results
+	$(CARGO) run --release --package outrigger-benches -- all $(ARGS)
+
+# The bench itself in the development profile: what it measures here are other processes. Arguments:
+# make bench-quick OUTRIGGER_BIN=path ARGS="get-1k post-64k".
+.PHONY: bench-quick
+bench-quick: ## Two minutes beside nginx and HAProxy; prints the table, writes nothing
+	$(CARGO) run --quiet --package outrigger-benches -- peers --quick \
+	    $(if $(OUTRIGGER_BIN),--outrigger $(OUTRIGGER_BIN)) $(ARGS)
 
 .PHONY: fuzz
 fuzz: ## Fuzz the HTTP/1 codec, a minute for each target; needs a nightly compiler

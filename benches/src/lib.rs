@@ -7,11 +7,12 @@
 //! | [`peers`] | what does a request cost, beside nginx, HAProxy and Envoy? |
 //! | [`propagation`] | how soon does a change in Consul reach a follower? |
 //! | [`stats`], [`clock`], [`machine`] | medians; wall time and processor time; the machine and the load of other processes |
-//! | [`report`] | the tables, and their place in `benches/README.md` |
+//! | [`report`], [`chart`] | the tables, and the chart |
 //!
 //! A missed target is a line in the table, not a failure. The benches send traffic to loopback only,
 //! and end only processes that they started.
 
+pub mod chart;
 pub mod clock;
 mod error;
 pub mod machine;
@@ -27,7 +28,7 @@ pub use error::Error;
 /// How thoroughly to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Enough to check that the measurement works: takes seconds, and the figures mean nothing.
+    /// Few and short rounds. The peers' ratios are good to a few percent; the figures of the other parts mean nothing.
     Quick,
     /// Enough rounds for a median.
     Full,

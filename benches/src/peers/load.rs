@@ -2,6 +2,8 @@
 
 use clap::{ValueEnum, builder::PossibleValue};
 
+use crate::Effort;
+
 /// A kind of traffic, measured by its processor time per request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Load {
@@ -28,6 +30,14 @@ pub(super) enum BackendGroup {
     Answers,
     /// The bench: reads bodies to their end.
     Uploads,
+}
+
+/// How long a load is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LoadLength {
+    Seconds(u64),
+    /// So that no request is cut at the end, which matters where a second has only a few requests.
+    Requests(u64),
 }
 
 /// How a load generator makes a load.
@@ -62,6 +72,15 @@ impl Load {
             Self::Steady => "steady",
             Self::Post64k => "post-64k",
             Self::Post16m => "post-16m",
+        }
+    }
+
+    /// The processor time has a resolution of 10 ms: a load that does not use a whole core takes longer.
+    pub(super) fn length(self, effort: Effort) -> LoadLength {
+        match self {
+            Self::Steady => LoadLength::Seconds(effort.choose(3, 2)),
+            Self::Post16m => LoadLength::Requests(effort.choose(200, 48)),
+            _ => LoadLength::Seconds(effort.choose(3, 1)),
         }
     }
 

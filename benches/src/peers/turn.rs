@@ -1,6 +1,6 @@
 //! One turn of one proxy: every load, and the processor time that it took.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use super::{
     backends::{Backends, free_address},
@@ -63,7 +63,7 @@ impl PeerSetup<'_> {
             let generators = self.generators(place);
             generators.requests(WARM_UP, loads.peek().map_or(1, |load| load.shape().connections))?;
             for &load in loads {
-                costs.insert(load, self.cost(&process, || generators.run(load, self.time(load)))?);
+                costs.insert(load, self.cost(&process, || generators.run(load, self.effort))?);
             }
         }
         Ok(costs)
@@ -88,12 +88,6 @@ impl PeerSetup<'_> {
 
     pub(super) fn generators(&self, to: SocketAddr) -> LoadGenerators<'_> {
         LoadGenerators { wrk: self.wrk, h2load: self.h2load, core: self.other_core, to, dir: self.dir }
-    }
-
-    /// The processor time has a resolution of 10 ms: a load that does not use a whole core takes longer.
-    fn time(&self, load: Load) -> Duration {
-        let quick = if load.shape().rate.is_some() { 2 } else { 1 };
-        Duration::from_secs(self.effort.choose(3, quick))
     }
 
     /// Runs a load and measures the processor time of the proxy.

@@ -4,7 +4,7 @@ use crate::{
     framing::Framing,
     head::Field,
     inbox::Inbox,
-    parser::{HeadKind, check_value, field_line},
+    line::{check_value, field_line},
     refusal::{Refusal, quoted},
 };
 
@@ -219,7 +219,7 @@ impl BodyDecoder {
             self.state = State::End;
         } else {
             let as_body = |refusal: Refusal| Refusal::body(format!("in the trailer section: {refusal}"));
-            let field = field_line(data, HeadKind::Request, 0..end - 1, next, true).map_err(as_body)?;
+            let field = field_line(data, false, 0..end - 1, next, true).map_err(as_body)?;
             let has_controls = check_value(data, &field).map_err(as_body)?;
             if has_controls {
                 return Err(Refusal::body("a control character stands in the trailer section"));

@@ -32,8 +32,8 @@ impl Framing {
 pub struct ResponseFraming {
     /// How its body ends.
     pub framing: Framing,
-    /// The response was tolerated although it is ambiguous: it had `Content-Length` and `chunked`. Its `Content-Length`
-    /// is dropped, and its connection is not used again (RFC 9112 §6.3).
+    /// The response was tolerated although it is ambiguous: it had `Content-Length` and `Transfer-Encoding`. Its
+    /// `Content-Length` is dropped, and its connection is not used again (RFC 9112 §6.3).
     pub is_odd: bool,
 }
 
@@ -44,7 +44,7 @@ pub struct ResponseFraming {
 /// transfer coding other than exactly one `chunked`: 501.
 pub fn request_framing(head: &Head) -> Result<Framing, Refusal> {
     let length = content_length(head, false)?;
-    match (transfer_coding(head)?, length) {
+    match (transfer_coding(head), length) {
         (Coding::Absent, None) => Ok(Framing::None),
         (Coding::Absent, Some(length)) => Ok(Framing::of_length(length)),
         (_, Some(_)) => Err(Refusal::malformed(
@@ -66,29 +66,29 @@ pub fn request_framing(head: &Head) -> Result<Framing, Refusal> {
 /// # Errors
 /// A transfer coding other than exactly one `chunked`, or one in HTTP/1.0; lengths that differ or are not numbers.
 pub fn response_framing(head: &Head, is_head: bool) -> Result<ResponseFraming, Refusal> {
-    let plain = |framing| ResponseFraming { framing, is_odd: false };
     let status = head.status();
     if status == 101 {
-        return Ok(plain(Framing::Tunnel));
+        return Ok(ResponseFraming { framing: Framing::Tunnel, is_odd: false });
     }
-    let has_no_body = is_head || matches!(status, 100..=199 | 204 | 304);
-    let length = content_length(head, true);
-    match transfer_coding(head)? {
+    let is_odd = head.has(Name::ContentLength) && head.has(Name::TransferEncoding);
+    if is_head || matches!(status, 100..=199 | 204 | 304) {
         // What a response without a body says of its framing is information only (RFC 9110 §8.6).
-        _ if has_no_body => Ok(plain(Framing::None)),
-        Coding::Absent => Ok(plain(length?.map_or(Framing::UntilClose, Framing::of_length))),
-        _ if head.minor() == 0 => {
-            Err(Refusal::malformed("an HTTP/1.0 response has Transfer-Encoding (RFC 9112 §6.1)"))
-        }
-        Coding::Chunked => Ok(ResponseFraming {
-            framing: Framing::Chunked,
-            is_odd: head.first(Name::ContentLength).is_some(),
-        }),
-        Coding::Other(value) => Err(Refusal::new(
-            RefusalKind::TransferCoding,
-            format!("Transfer-Encoding is {}; only exactly one `chunked` is supported", quoted(&value)),
-        )),
+        return Ok(ResponseFraming { framing: Framing::None, is_odd });
     }
+    let framing = match transfer_coding(head) {
+        Coding::Absent => content_length(head, true)?.map_or(Framing::UntilClose, Framing::of_length),
+        _ if head.minor() == 0 => {
+            return Err(Refusal::malformed("an HTTP/1.0 response has Transfer-Encoding (RFC 9112 §6.1)"));
+        }
+        Coding::Chunked => Framing::Chunked,
+        Coding::Other(value) => {
+            return Err(Refusal::new(
+                RefusalKind::TransferCoding,
+                format!("Transfer-Encoding is {}; only exactly one `chunked` is supported", quoted(&value)),
+            ));
+        }
+    };
+    Ok(ResponseFraming { framing, is_odd })
 }
 
 enum Coding {
@@ -97,26 +97,37 @@ enum Coding {
     Other(Vec<u8>),
 }
 
-fn transfer_coding(head: &Head) -> Result<Coding, Refusal> {
+fn transfer_coding(head: &Head) -> Coding {
     let mut lines = head.values(Name::TransferEncoding);
     match (lines.next(), lines.next()) {
-        (None, _) => Ok(Coding::Absent),
-        (Some(one), None) if one.eq_ignore_ascii_case(b"chunked") => Ok(Coding::Chunked),
+        (None, _) => Coding::Absent,
+        (Some(one), None) if one.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
         (Some(first), second) => {
             let rest = second.into_iter().chain(lines);
-            Ok(Coding::Other(rest.fold(first.to_vec(), |mut all, line| {
+            Coding::Other(rest.fold(first.to_vec(), |mut all, line| {
                 all.extend_from_slice(b", ");
                 all.extend_from_slice(line);
                 all
-            })))
+            }))
         }
     }
 }
 
+/// Whether the transfer coding is exactly one `chunked`.
+pub(crate) fn is_chunked(head: &Head) -> bool {
+    matches!(transfer_coding(head), Coding::Chunked)
+}
+
 /// The length that all `Content-Length` lines agree on. `lists`: a list of equal numbers in one line is one, too.
-fn content_length(head: &Head, lists: bool) -> Result<Option<u64>, Refusal> {
+pub(crate) fn content_length(head: &Head, lists: bool) -> Result<Option<u64>, Refusal> {
     let mut agreed = None;
     for line in head.values(Name::ContentLength) {
+        if let Some(length) = decimal(line)
+            && agreed.is_none_or(|before| before == length)
+        {
+            agreed = Some(length);
+            continue;
+        }
         let is_list = line.contains(&b',');
         if is_list && !lists {
             return Err(Refusal::malformed(format!("Content-Length is the list {}", quoted(line))));
@@ -143,13 +154,18 @@ fn content_length(head: &Head, lists: bool) -> Result<Option<u64>, Refusal> {
     Ok(agreed)
 }
 
-/// `1*DIGIT`, and nothing else: no sign, no space.
-fn decimal(bytes: &[u8]) -> Option<u64> {
+/// `1*DIGIT`, and nothing else: no sign, no space. `None` also above 64 bits.
+pub(crate) fn decimal(bytes: &[u8]) -> Option<u64> {
     if bytes.is_empty() {
         return None;
     }
-    bytes.iter().try_fold(0_u64, |number, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
+    let mut number = 0_u64;
+    for byte in bytes {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
+    }
+    Some(number)
 }

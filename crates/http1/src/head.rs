@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::name::Name;
+use crate::name::{Name, is_same};
 
 /// A range of a head's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -12,10 +12,10 @@ pub struct Span {
 }
 
 impl Span {
-    /// The span of `range`. A head is bounded far below 4 GiB; larger positions saturate.
+    /// The span of `range`. A head is bounded below 4 GiB ([`crate::HeadParser::new`]).
     pub(crate) fn new(range: Range<usize>) -> Self {
-        let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        Self { start: narrow(range.start), end: narrow(range.end) }
+        debug_assert!(u32::try_from(range.end).is_ok(), "a head is bounded below 4 GiB");
+        Self { start: range.start as u32, end: range.end as u32 }
     }
 
     pub(crate) fn range(self) -> Range<usize> {
@@ -46,6 +46,12 @@ pub enum StartLine {
     },
 }
 
+impl Default for StartLine {
+    fn default() -> Self {
+        Self::Response { status: 0, reason: Span::default(), minor: 0 }
+    }
+}
+
 /// One field line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Field {
@@ -66,12 +72,45 @@ pub struct Field {
 pub struct Head {
     pub(crate) bytes: Vec<u8>,
     pub(crate) base: usize,
-    pub(crate) line: StartLine,
-    pub(crate) fields: Vec<Field>,
-    pub(crate) has_controls: bool,
+    pub(crate) parts: Parts,
 }
 
+/// What a parser found of a head.
+#[derive(Debug, Default)]
+pub(crate) struct Parts {
+    pub(crate) line: StartLine,
+    /// Where the start line ends, with its line end, if it may be copied as it is: it ends in CRLF, its version is one that
+    /// is written, and a response's has the space before the reason phrase. Else 0.
+    pub(crate) clean_start: u32,
+    pub(crate) fields: Vec<Field>,
+    /// A bit for each name that occurs ([`Name::bit`]).
+    pub(crate) seen: u64,
+    pub(crate) has_controls: bool,
+    pub(crate) connection: Connection,
+}
+
+/// What `Connection` says (RFC 9110 §7.6.1).
+#[derive(Debug, Default)]
+pub(crate) struct Connection {
+    pub(crate) says_close: bool,
+    pub(crate) says_keep_alive: bool,
+    /// It may name fields.
+    pub(crate) names_fields: bool,
+}
+
+pub(crate) const CLOSE: &[u8] = b"close";
+pub(crate) const KEEP_ALIVE: &[u8] = b"keep-alive";
+
 impl Head {
+    /// A head of `parts`; its first byte is `bytes[base]`.
+    pub(crate) fn new(bytes: Vec<u8>, base: usize, parts: Parts) -> Self {
+        let mut head = Self { bytes, base, parts };
+        if head.parts.connection.names_fields {
+            head.mark_named_fields();
+        }
+        head
+    }
+
     pub(crate) fn slice(&self, span: Span) -> &[u8] {
         let Range { start, end } = span.range();
         self.bytes.get(self.base + start..self.base + end).unwrap_or_default()
@@ -79,12 +118,12 @@ impl Head {
 
     /// The first line.
     pub fn start_line(&self) -> StartLine {
-        self.line
+        self.parts.line
     }
 
     /// A request's method; empty for a response.
     pub fn method(&self) -> &[u8] {
-        match self.line {
+        match self.parts.line {
             StartLine::Request { method, .. } => self.slice(method),
             StartLine::Response { .. } => b"",
         }
@@ -92,7 +131,7 @@ impl Head {
 
     /// A request's target as received; empty for a response.
     pub fn target(&self) -> &[u8] {
-        match self.line {
+        match self.parts.line {
             StartLine::Request { target, .. } => self.slice(target),
             StartLine::Response { .. } => b"",
         }
@@ -100,7 +139,7 @@ impl Head {
 
     /// A response's status; 0 for a request.
     pub fn status(&self) -> u16 {
-        match self.line {
+        match self.parts.line {
             StartLine::Request { .. } => 0,
             StartLine::Response { status, .. } => status,
         }
@@ -108,7 +147,7 @@ impl Head {
 
     /// A response's reason phrase; empty for a request.
     pub fn reason(&self) -> &[u8] {
-        match self.line {
+        match self.parts.line {
             StartLine::Request { .. } => b"",
             StartLine::Response { reason, .. } => self.slice(reason),
         }
@@ -116,14 +155,14 @@ impl Head {
 
     /// The minor version: 0 for HTTP/1.0, 1 for HTTP/1.1 and above.
     pub fn minor(&self) -> u8 {
-        match self.line {
+        match self.parts.line {
             StartLine::Request { minor, .. } | StartLine::Response { minor, .. } => minor,
         }
     }
 
     /// The fields in order.
     pub fn fields(&self) -> &[Field] {
-        &self.fields
+        &self.parts.fields
     }
 
     /// A field's name, case as received.
@@ -136,9 +175,15 @@ impl Head {
         self.slice(field.value)
     }
 
+    /// Whether there is a field of this name. It costs one comparison, however many fields there are.
+    pub fn has(&self, name: Name) -> bool {
+        self.parts.seen & name.bit() != 0
+    }
+
     /// The values of all fields of this name, in order.
     pub fn values(&self, name: Name) -> impl Iterator<Item = &[u8]> {
-        self.fields.iter().filter(move |field| field.known == name).map(|field| self.value(field))
+        let fields = if self.has(name) { self.parts.fields.as_slice() } else { &[] };
+        fields.iter().filter(move |field| field.known == name).map(|field| self.value(field))
     }
 
     /// The value of the first field of this name.
@@ -153,43 +198,52 @@ impl Head {
 
     /// Whether a value holds a control character that RFC 9110 §5.5 does not allow and that was tolerated.
     pub fn has_controls(&self) -> bool {
-        self.has_controls
+        self.parts.has_controls
     }
 
     /// Whether the sender closes the connection after this message: `Connection: close`, or HTTP/1.0 without
     /// `keep-alive` (RFC 9112 §9.3).
     pub fn wants_close(&self) -> bool {
-        self.has_token(Name::Connection, b"close")
-            || self.minor() == 0 && !self.has_token(Name::Connection, b"keep-alive")
+        let Connection { says_close, says_keep_alive, .. } = self.parts.connection;
+        says_close || self.minor() == 0 && !says_keep_alive
+    }
+
+    /// The names of fields that `Connection` names: what is not `close` or `keep-alive`.
+    pub fn connection_names(&self) -> impl Iterator<Item = &[u8]> {
+        self.values(Name::Connection)
+            .flat_map(list_members)
+            .filter(|member| !is_same(member, CLOSE) && !is_same(member, KEEP_ALIVE))
     }
 
     /// Takes the head apart, so that its buffer and its list of fields are used again.
     pub fn into_parts(mut self) -> (Vec<u8>, Vec<Field>) {
-        self.fields.clear();
-        (self.bytes, self.fields)
+        self.parts.fields.clear();
+        (self.bytes, self.parts.fields)
     }
 
-    /// Marks the fields that end at this hop. `Connection` cannot take away what routes or frames the message.
-    pub(crate) fn mark_hop_by_hop(&mut self) {
-        let mut named: Vec<Span> = Vec::new();
-        for field in self.fields.iter().filter(|field| field.known == Name::Connection) {
-            let mut at = field.value.range().start;
-            for part in self.slice(field.value).split(|byte| *byte == b',') {
-                let member = trim(part);
-                let is_option =
-                    member.eq_ignore_ascii_case(b"close") || member.eq_ignore_ascii_case(b"keep-alive");
-                if !member.is_empty() && !is_option {
-                    let start = at + part.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-                    named.push(Span::new(start..start + member.len()));
+    /// Marks the fields that `Connection` names. It cannot take away what routes or frames the message.
+    #[cold]
+    fn mark_named_fields(&mut self) {
+        let Self { bytes, base, parts: Parts { fields, connection, .. } } = self;
+        let slice = |span: Span| {
+            let Range { start, end } = span.range();
+            bytes.get(*base + start..*base + end).unwrap_or_default()
+        };
+        let mut named: Vec<&[u8]> = Vec::new();
+        for field in fields.iter().filter(|field| field.known == Name::Connection) {
+            for member in list_members(slice(field.value)) {
+                if is_same(member, CLOSE) {
+                    connection.says_close = true;
+                } else if is_same(member, KEEP_ALIVE) {
+                    connection.says_keep_alive = true;
+                } else {
+                    named.push(member);
                 }
-                at += part.len() + 1;
             }
         }
-        for at in 0..self.fields.len() {
-            let field = self.fields[at];
-            let is_named = !matches!(field.known, Name::Host | Name::ContentLength)
-                && named.iter().any(|span| self.slice(*span).eq_ignore_ascii_case(self.slice(field.name)));
-            self.fields[at].is_hop_by_hop = field.known.is_hop_by_hop() || is_named;
+        for field in fields.iter_mut() {
+            field.is_hop_by_hop |= !matches!(field.known, Name::Host | Name::ContentLength)
+                && named.iter().any(|name| name.eq_ignore_ascii_case(slice(field.name)));
         }
     }
 }

@@ -10,7 +10,7 @@
 //! | [`outbox`] | bytes that are to be written |
 //! | [`head`] | a head: start line, fields, spans |
 //! | [`name`] | the field names that matter to a proxy |
-//! | [`parser`] | inbox → head, incrementally |
+//! | [`parser`] | inbox → head, incrementally; `line`: the grammar of one line; `scan`: search for bytes |
 //! | [`framing`] | head → how the body ends |
 //! | [`body`] | inbox → pieces of a body |
 //! | [`writer`] | head with changes → outbox; chunks |
@@ -23,18 +23,21 @@ pub mod body;
 pub mod framing;
 pub mod head;
 pub mod inbox;
+mod line;
 pub mod name;
 pub mod outbox;
 pub mod parser;
 pub mod refusal;
+mod scan;
 pub mod writer;
 
 pub use body::{BodyDecoder, Piece};
 pub use framing::{Framing, ResponseFraming, request_framing, response_framing};
 pub use head::{Field, Head, Span, StartLine};
 pub use inbox::Inbox;
+pub use line::HeadLimits;
 pub use name::Name;
 pub use outbox::Outbox;
-pub use parser::{HeadKind, HeadLimits, HeadParser};
+pub use parser::{HeadKind, HeadParser};
 pub use refusal::{Refusal, RefusalKind};
 pub use writer::Edits;

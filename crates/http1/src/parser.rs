@@ -14,25 +14,19 @@
 //! | control characters in a value | tolerated and reported, as nginx and HAProxy do; refused where [`Name::is_strict`] | the same |
 //! | reason phrase | | opaque, may be absent |
 
-use memchr::memchr;
+use std::ops::Range;
 
 use crate::{
-    head::{Field, Head, Span, StartLine, trim},
+    head::{CLOSE, Connection, Field, Head, KEEP_ALIVE, Parts, Span},
     inbox::Inbox,
-    name::Name,
+    line::{
+        HeadLimits, check_reason, check_value, clean_field, clean_request_line, clean_status_line,
+        field_line, is_space, method_and_target, request_line, status_line, target_too_long, trim_range,
+    },
+    name::{Name, is_same},
     refusal::{Refusal, RefusalKind, quoted},
+    scan::{is_token_byte, line_end},
 };
-
-/// Bounds of a head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadLimits {
-    /// Most bytes, with all line ends.
-    pub bytes: usize,
-    /// Most field lines.
-    pub fields: usize,
-    /// Most bytes of a request's target.
-    pub target: usize,
-}
 
 /// Which kind of head is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,36 +37,68 @@ pub enum HeadKind {
     Response,
 }
 
-/// The first line of the preface with which an HTTP/2 connection begins (RFC 9113 §3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// Empty lines that are skipped before a request.
 const MAX_EMPTY_LINES: u8 = 2;
 
 /// Parses one head from an inbox.
+///
+/// There are two ways through the bytes. Lines as nearly all are (complete, in CRLF, clean) are taken in one pass
+/// (`clean_lines`). Every other line is first searched for its end, over several reads if need be, and then judged
+/// (`lines`); this way alone decides what is refused. Tests and fuzzing compare them: the same bytes in one read and in
+/// small ones must give the same head.
 #[derive(Debug)]
 pub struct HeadParser {
     kind: HeadKind,
     limits: HeadLimits,
-    /// Where the next line begins, from the start of the inbox's data.
+    /// Where the line that is looked at begins, from the start of the inbox's data.
     at: usize,
-    /// Up to where a line end was looked for.
+    /// Up to where its end was looked for.
     searched: usize,
+    /// A control character was seen in it.
+    line_has_controls: bool,
+    /// Length of an unfinished request line from which its target is measured again.
+    measure_at: usize,
     empty_lines: u8,
-    line: Option<StartLine>,
-    fields: Vec<Field>,
-    has_controls: bool,
+    has_line: bool,
+    /// Members of the `Connection` fields.
+    options: usize,
+    parts: Parts,
+}
+
+/// Why the lines that are there are left.
+enum Step {
+    NeedMore,
+    /// An empty line before the start line ends here.
+    EmptyLine(usize),
+    /// The head ends here.
+    Complete(usize),
+    /// A line that begins with white space.
+    Folded(Range<usize>),
 }
 
 impl HeadParser {
-    /// A parser for the next head. `fields` is an earlier head's list, to be used again ([`Head::into_parts`]).
+    /// A parser for the next head. `fields` is an earlier head's list, to be used again ([`Head::into_parts`]). A head has less
+    /// than 4 GiB, whatever the limits say.
     pub fn new(kind: HeadKind, limits: HeadLimits, mut fields: Vec<Field>) -> Self {
         fields.clear();
-        Self { kind, limits, at: 0, searched: 0, empty_lines: 0, line: None, fields, has_controls: false }
+        let limits = HeadLimits { bytes: limits.bytes.min(u32::MAX as usize), ..limits };
+        Self {
+            kind,
+            limits,
+            at: 0,
+            searched: 0,
+            line_has_controls: false,
+            measure_at: limits.target,
+            empty_lines: 0,
+            has_line: false,
+            options: 0,
+            parts: Parts { fields, ..Parts::default() },
+        }
     }
 
     /// Whether a byte of the head was seen that is not part of an empty line before it.
     pub fn has_begun(&self, inbox: &Inbox) -> bool {
-        self.line.is_some()
+        self.has_line
             || inbox
                 .data()
                 .get(self.at..)
@@ -93,9 +119,35 @@ impl HeadParser {
         spare: impl FnOnce() -> Vec<u8>,
     ) -> Result<Option<Head>, Refusal> {
         loop {
-            let data = inbox.data();
-            if self.line.is_none()
-                && let Some(&first) = data.get(self.at)
+            match self.lines(inbox.data())? {
+                Step::NeedMore => return Ok(None),
+                Step::EmptyLine(end) => {
+                    inbox.consume(end);
+                    (self.at, self.searched) = (0, 0);
+                }
+                Step::Folded(line) => self.unfold(inbox, line)?,
+                Step::Complete(end) => {
+                    (self.at, self.searched, self.options) = (0, 0, 0);
+                    (self.has_line, self.empty_lines, self.measure_at) = (false, 0, self.limits.target);
+                    let parts = std::mem::take(&mut self.parts);
+                    let (bytes, base) = inbox.split_front(end, spare);
+                    return Ok(Some(Head::new(bytes, base, parts)));
+                }
+            }
+        }
+    }
+
+    /// Parses the lines that are there.
+    fn lines(&mut self, data: &[u8]) -> Result<Step, Refusal> {
+        loop {
+            if self.searched == self.at
+                && let Some(end) = self.clean_lines(data)
+            {
+                return Ok(Step::Complete(end));
+            }
+            let start = self.at;
+            if !self.has_line
+                && let Some(&first) = data.get(start)
                 && !is_token_byte(first)
                 && !matches!(first, b'\r' | b'\n')
             {
@@ -104,85 +156,134 @@ impl HeadParser {
                     quoted(&[first])
                 )));
             }
-            let Some(found) = memchr(b'\n', data.get(self.searched..).unwrap_or_default()) else {
-                self.searched = data.len();
+            let found = line_end(data, self.searched);
+            self.searched = found.searched;
+            self.line_has_controls |= found.has_controls;
+            let Some(lf) = found.lf else {
                 self.check_size(data)?;
-                return Ok(None);
+                return Ok(Step::NeedMore);
             };
-            let next = self.searched + found + 1;
+            let next = lf + 1;
             if next > self.limits.bytes {
                 return Err(self.too_large(data));
             }
-            let end = next - 1;
-            let is_crlf = end > self.at && data.get(end - 1) == Some(&b'\r');
-            let (start, end) = (self.at, if is_crlf { end - 1 } else { end });
             self.at = next;
-            self.searched = next;
-            let Some(line) = self.line else {
-                if start == end {
+            let has_controls = std::mem::take(&mut self.line_has_controls);
+            let is_crlf = lf > start && data[lf - 1] == b'\r';
+            let line = start..lf - usize::from(is_crlf);
+            if !self.has_line {
+                if line.is_empty() {
                     self.skip_empty_line()?;
-                    inbox.consume(next);
-                    self.at = 0;
-                    self.searched = 0;
-                    continue;
+                    return Ok(Step::EmptyLine(next));
                 }
-                self.line = Some(self.start_line(data, start, end)?);
-                continue;
-            };
-            if start == end {
-                let (bytes, base) = inbox.split_front(next, spare);
-                self.at = 0;
-                self.searched = 0;
-                self.empty_lines = 0;
-                self.line = None;
-                let fields = std::mem::take(&mut self.fields);
-                let has_controls = std::mem::take(&mut self.has_controls);
-                let mut head = Head { bytes, base, line, fields, has_controls };
-                head.mark_hop_by_hop();
-                return Ok(Some(head));
-            }
-            if matches!(data.get(start), Some(b' ' | b'\t')) {
-                self.unfold(inbox, start, next, end)?;
+                self.start_line(data, line, is_crlf, has_controls)?;
                 continue;
             }
-            if self.fields.len() >= self.limits.fields {
+            if line.is_empty() {
+                return Ok(Step::Complete(next));
+            }
+            if is_space(data[start]) {
+                return Ok(Step::Folded(start..next));
+            }
+            if self.parts.fields.len() >= self.limits.fields {
                 return Err(Refusal::new(
                     RefusalKind::HeadTooLarge,
                     format!("the head has more than {} fields", self.limits.fields),
                 ));
             }
-            let field = field_line(data, self.kind, start..end, next, is_crlf)?;
-            self.has_controls |= check_value(data, &field)?;
-            self.fields.push(field);
+            let field = field_line(data, self.kind == HeadKind::Response, line, next, is_crlf)?;
+            if has_controls {
+                self.parts.has_controls |= check_value(data, &field)?;
+            }
+            if field.known == Name::Connection {
+                self.read_connection(&data[field.value.range()])?;
+            }
+            self.parts.seen |= field.known.bit();
+            self.parts.fields.push(field);
         }
     }
 
-    fn check_size(&self, data: &[u8]) -> Result<(), Refusal> {
-        if self.line.is_none() && self.kind == HeadKind::Request {
-            let line = data.get(self.at..).unwrap_or_default();
-            let (method_len, target_len) = method_and_target(line);
-            if line.get(method_len) == Some(&b' ') && target_len > self.limits.target {
-                return Err(self.target_too_long());
-            }
+    /// Takes the lines that are as nearly all are, and nothing that [`Self::lines`] would read differently. The end of the head,
+    /// when it is reached.
+    fn clean_lines(&mut self, data: &[u8]) -> Option<usize> {
+        let data = &data[..data.len().min(self.limits.bytes)];
+        if !self.has_line {
+            let line = data.get(self.at..)?;
+            let (line, len) = match self.kind {
+                HeadKind::Request => clean_request_line(line, self.at, self.limits.target)?,
+                HeadKind::Response => clean_status_line(line, self.at)?,
+            };
+            self.parts.line = line;
+            self.at += len;
+            self.parts.clean_start = self.at as u32;
+            self.has_line = true;
         }
-        if data.len() >= self.limits.bytes { Err(self.too_large(data)) } else { Ok(()) }
+        let mut at = self.at;
+        let end = loop {
+            let Some(line) = data.get(at..) else { break None };
+            let has_room = self.parts.fields.len() < self.limits.fields;
+            let Some((field, len)) = has_room.then(|| clean_field(line, at)).flatten() else {
+                break line.starts_with(b"\r\n").then_some(at + 2);
+            };
+            if field.known == Name::Connection && self.read_connection(&data[field.value.range()]).is_err() {
+                break None;
+            }
+            self.parts.seen |= field.known.bit();
+            self.parts.fields.push(field);
+            at += len;
+        };
+        self.at = at;
+        self.searched = at;
+        end
+    }
+
+    /// Reads a value of `Connection`. Bounds its members, because each may be compared with each field.
+    #[inline(never)]
+    fn read_connection(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        let connection = &mut self.parts.connection;
+        if is_same(value, KEEP_ALIVE) {
+            connection.says_keep_alive = true;
+        } else if is_same(value, CLOSE) {
+            connection.says_close = true;
+        } else {
+            connection.names_fields = true;
+            self.options += 1 + value.iter().filter(|byte| **byte == b',').count();
+        }
+        if self.options <= self.limits.fields {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            RefusalKind::HeadTooLarge,
+            format!("Connection has more than {} members", self.limits.fields),
+        ))
+    }
+
+    /// Refuses what can be refused before the end of a line is there.
+    fn check_size(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        if data.len() >= self.limits.bytes {
+            return Err(self.too_large(data));
+        }
+        // Measured at twice the length each time, so that a line that comes byte by byte costs no more than its length.
+        if !self.has_line && self.kind == HeadKind::Request && data.len() - self.at > self.measure_at {
+            let (method_len, target_len) = method_and_target(&data[self.at..]);
+            if data.get(self.at + method_len) == Some(&b' ') && target_len > self.limits.target {
+                return Err(target_too_long(&self.limits));
+            }
+            self.measure_at = (data.len() - self.at) * 2;
+        }
+        Ok(())
     }
 
     fn too_large(&self, data: &[u8]) -> Refusal {
         // Only bytes within the limit decide, so that the reason does not depend on how much was read behind it.
         let line = data.get(self.at..self.limits.bytes.min(data.len())).unwrap_or_default();
-        let in_target = self.line.is_none()
+        let in_target = !self.has_line
             && self.kind == HeadKind::Request
             && line.get(method_and_target(line).0) == Some(&b' ');
         if in_target {
-            return self.target_too_long();
+            return target_too_long(&self.limits);
         }
         Refusal::new(RefusalKind::HeadTooLarge, format!("the head has more than {} bytes", self.limits.bytes))
-    }
-
-    fn target_too_long(&self) -> Refusal {
-        let most = self.limits.target.min(self.limits.bytes);
-        Refusal::new(RefusalKind::TargetTooLong, format!("the target has more than {most} bytes"))
     }
 
     fn skip_empty_line(&mut self) -> Result<(), Refusal> {
@@ -195,216 +296,68 @@ impl HeadParser {
         }
     }
 
-    fn start_line(&self, data: &[u8], start: usize, end: usize) -> Result<StartLine, Refusal> {
-        let line = &data[start..end];
-        match self.kind {
-            HeadKind::Request => self.request_line(line, start),
-            HeadKind::Response => response_line(line, start),
-        }
+    fn start_line(
+        &mut self,
+        data: &[u8],
+        line: Range<usize>,
+        is_crlf: bool,
+        has_controls: bool,
+    ) -> Result<(), Refusal> {
+        let (start, end) = (line.start, line.end);
+        let bytes = &data[line];
+        let (line, is_clean) = match self.kind {
+            HeadKind::Request => {
+                let line = request_line(bytes, start, &self.limits)?;
+                (line, matches!(bytes.last(), Some(b'0' | b'1')))
+            }
+            HeadKind::Response => {
+                let line = status_line(bytes, start)?;
+                self.parts.has_controls |= has_controls && check_reason(bytes)?;
+                (line, matches!(bytes.get(7), Some(b'0' | b'1')) && bytes.len() > 12)
+            }
+        };
+        self.has_line = true;
+        self.parts.line = line;
+        self.parts.clean_start = if is_clean && is_crlf { (end + 2) as u32 } else { 0 };
+        Ok(())
     }
 
-    fn request_line(&self, line: &[u8], base: usize) -> Result<StartLine, Refusal> {
-        if line == HTTP2_PREFACE {
-            return Err(Refusal::new(
-                RefusalKind::Http2Preface,
-                "the connection begins with the preface of HTTP/2",
-            ));
-        }
-        let (method_len, target_len) = method_and_target(line);
-        if line.get(method_len) != Some(&b' ') {
-            let detail = match line.get(method_len) {
-                None => format!("the request line {} has no target", quoted(line)),
-                Some(byte) => format!("the method holds the byte {}", quoted(&[*byte])),
-            };
-            return Err(Refusal::malformed(detail));
-        }
-        let rest = &line[method_len + 1..];
-        if target_len > self.limits.target {
-            return Err(self.target_too_long());
-        }
-        match rest.get(target_len) {
-            None => return Err(Refusal::malformed("the request line has no version")),
-            Some(b' ') if target_len == 0 => {
-                return Err(Refusal::malformed("the request line has no target, or two spaces before it"));
-            }
-            Some(b' ') => {}
-            Some(byte) => {
-                return Err(Refusal::malformed(format!("the target holds the byte {}", quoted(&[*byte]))));
-            }
-        }
-        let minor = version(&rest[target_len + 1..])?;
-        let target = base + method_len + 1;
-        Ok(StartLine::Request {
-            method: Span::new(base..base + method_len),
-            target: Span::new(target..target + target_len),
-            minor,
-        })
-    }
-
-    /// Joins a folded line to the field before it, by spaces in place of the line end.
-    fn unfold(&mut self, inbox: &mut Inbox, start: usize, next: usize, end: usize) -> Result<(), Refusal> {
+    /// Joins a folded line to the field before it, by spaces in place of the line end. `line` is with its line end.
+    fn unfold(&mut self, inbox: &mut Inbox, line: Range<usize>) -> Result<(), Refusal> {
         if self.kind == HeadKind::Request {
             return Err(Refusal::malformed("a field is folded over two lines (RFC 9112 §5.2)"));
         }
-        let Some(field) = self.fields.last_mut() else {
+        let Some(field) = self.parts.fields.last().copied() else {
             return Err(Refusal::malformed("the line after the status line begins with white space"));
         };
-        for at in field.value.range().end..start {
-            inbox.overwrite(at, b' ');
-        }
+        // Only the new part is looked at, so that many folds cost no more than their bytes.
         let data = inbox.data();
-        let from = field.value.range().start;
-        let joined = &data[from..end];
-        let value = trim(joined);
-        let lead = joined
-            .iter()
-            .take_while(|byte| matches!(byte, b' ' | b'\t'))
-            .count()
-            .min(joined.len() - value.len());
-        field.value = Span::new(from + lead..from + lead + value.len());
-        field.line = Span::new(field.line.range().start..next);
-        field.is_clean = false;
-        let field = *field;
-        self.has_controls |= check_value(data, &field)?;
+        let end = line.end - 1;
+        let end = end - usize::from(data[end - 1] == b'\r');
+        let more = trim_range(data, line.start..end);
+        let value = field.value.range();
+        self.parts.has_controls |= check_value(data, &Field { value: Span::new(more.clone()), ..field })?;
+        if field.known == Name::Connection {
+            self.read_connection(&data[more.clone()])?;
+            // Folded or not, its members are read from the whole value.
+            self.parts.connection =
+                Connection { says_close: false, says_keep_alive: false, names_fields: true };
+        }
+        let joined = match (value.is_empty(), more.is_empty()) {
+            (_, true) => value,
+            (true, false) => more,
+            (false, false) => value.start..more.end,
+        };
+        if let Some(field) = self.parts.fields.last_mut() {
+            field.value = Span::new(joined);
+            field.line = Span::new(field.line.range().start..line.end);
+            field.is_clean = false;
+        }
+        let before = line.start.saturating_sub(2);
+        if data[before] == b'\r' {
+            inbox.overwrite(before, b' ');
+        }
+        inbox.overwrite(line.start - 1, b' ');
         Ok(())
     }
-}
-
-/// The lengths of the method and of the target behind it in what is there of a request line.
-fn method_and_target(line: &[u8]) -> (usize, usize) {
-    let method_len = line.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(line.len());
-    let rest = line.get(method_len + 1..).unwrap_or_default();
-    (method_len, rest.iter().position(|byte| *byte <= b' ' || *byte == 0x7f).unwrap_or(rest.len()))
-}
-
-fn response_line(line: &[u8], base: usize) -> Result<StartLine, Refusal> {
-    let (version_part, rest) = line.split_at(line.len().min(8));
-    let minor = version(version_part)?;
-    let digits = match rest {
-        [b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', tail @ ..] if !matches!(tail, [first, ..] if *first != b' ') => {
-            [*a, *b, *c]
-        }
-        _ => {
-            return Err(Refusal::malformed(format!(
-                "the status line {} has no status of three digits",
-                quoted(line)
-            )));
-        }
-    };
-    let status = digits.iter().fold(0, |status, digit| status * 10 + u16::from(digit - b'0'));
-    let from = line.len().min(13);
-    let reason = &line[from..];
-    if let Some(byte) = reason.iter().find(|byte| matches!(byte, b'\0' | b'\r')) {
-        return Err(Refusal::malformed(format!("the reason phrase holds the byte {}", quoted(&[*byte]))));
-    }
-    Ok(StartLine::Response { status, reason: Span::new(base + from..base + line.len()), minor })
-}
-
-/// `HTTP/1.x` → 0 or 1.
-fn version(bytes: &[u8]) -> Result<u8, Refusal> {
-    match bytes {
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'9'] => Ok(u8::from(*minor != b'0')),
-        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
-            Err(Refusal::new(RefusalKind::Version, format!("the version {} is not HTTP/1", quoted(bytes))))
-        }
-        _ => Err(Refusal::malformed(format!("{} is not a version such as HTTP/1.1", quoted(bytes)))),
-    }
-}
-
-/// Parses one field line, which is `data[line]`; `next` is where the next line begins.
-pub(crate) fn field_line(
-    data: &[u8],
-    kind: HeadKind,
-    line: std::ops::Range<usize>,
-    next: usize,
-    is_crlf: bool,
-) -> Result<Field, Refusal> {
-    let (start, bytes) = (line.start, &data[line]);
-    let name_len = bytes.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(bytes.len());
-    let spaces = bytes[name_len..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-    let (name, colon) = (&bytes[..name_len], name_len + spaces);
-    match bytes.get(colon) {
-        Some(b':') if name_len == 0 => {
-            return Err(Refusal::malformed("a field line has no name before its colon"));
-        }
-        Some(b':') if spaces > 0 && kind == HeadKind::Request => {
-            return Err(Refusal::malformed(format!(
-                "white space stands between the field name {} and its colon (RFC 9112 §5.1)",
-                quoted(name)
-            )));
-        }
-        Some(b':') => {}
-        None => return Err(Refusal::malformed(format!("the field line {} has no colon", quoted(bytes)))),
-        Some(byte) => {
-            let byte = if spaces > 0 { b' ' } else { *byte };
-            return Err(Refusal::malformed(format!("a field name holds the byte {}", quoted(&[byte]))));
-        }
-    }
-    let raw = &bytes[colon + 1..];
-    let value = trim(raw);
-    let lead =
-        raw.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count().min(raw.len() - value.len());
-    let from = start + colon + 1 + lead;
-    Ok(Field {
-        name: Span::new(start..start + name_len),
-        value: Span::new(from..from + value.len()),
-        line: Span::new(start..next),
-        known: Name::recognize(name),
-        is_clean: is_crlf && spaces == 0,
-        is_hop_by_hop: false,
-    })
-}
-
-/// Refuses CR and NUL in a value, and any control character where the field frames, routes or steers. Whether a control
-/// character was tolerated.
-pub(crate) fn check_value(data: &[u8], field: &Field) -> Result<bool, Refusal> {
-    let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
-    let value = &data[field.value.range()];
-    if !value.iter().any(is_control) {
-        return Ok(false);
-    }
-    let is_strict = field.known.is_strict();
-    let refused =
-        value.iter().find(|byte| matches!(byte, b'\0' | b'\r' | b'\n') || is_strict && is_control(byte));
-    match refused {
-        None => Ok(true),
-        Some(byte) => Err(Refusal::malformed(format!(
-            "the value of {} holds the byte {}",
-            quoted(&data[field.name.range()]),
-            quoted(&[*byte])
-        ))),
-    }
-}
-
-/// Bytes of a token (RFC 9110 §5.6.2).
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut at = 0;
-    while at < 256 {
-        let byte = at as u8;
-        table[at] = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'!' | b'#'
-                    | b'$'
-                    | b'%'
-                    | b'&'
-                    | b'\''
-                    | b'*'
-                    | b'+'
-                    | b'-'
-                    | b'.'
-                    | b'^'
-                    | b'_'
-                    | b'`'
-                    | b'|'
-                    | b'~'
-            );
-        at += 1;
-    }
-    table
-};
-
-pub(crate) fn is_token_byte(byte: u8) -> bool {
-    TOKEN[byte as usize]
 }

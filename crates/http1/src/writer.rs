@@ -1,7 +1,9 @@
 //! Head with changes → outbox; chunks.
 
+use std::ops::Range;
+
 use crate::{
-    framing::Framing,
+    framing::{Framing, content_length, decimal, is_chunked},
     head::{Field, Head, StartLine},
     name::Name,
     outbox::Outbox,
@@ -10,14 +12,15 @@ use crate::{
 /// What of a head is written differently from how it was received.
 ///
 /// Hop-by-hop fields never pass. `Content-Length` passes where the framing is a length or where there is no body (a response to
-/// HEAD, a 304), and is written once; `Transfer-Encoding` is written anew from the framing.
+/// HEAD, a 304), and is written once, as one number; never in 1xx and 204, nor beside `Transfer-Encoding`. `Transfer-Encoding` is
+/// written anew: from the framing, and where a response to HEAD or a 304 announces it.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Edits<'a> {
     /// A request's target in place of the one received.
     pub target: Option<&'a [u8]>,
     /// A request's `Host` in place of the one received, at its place; or added in front when there was none.
     pub host: Option<&'a [u8]>,
-    /// Names that do not pass, beside the hop-by-hop ones.
+    /// Names that do not pass, beside the hop-by-hop ones. [`Name::Other`] is ignored.
     pub drop: &'a [Name],
     /// Lines that are added at the end, each with its CRLF.
     pub add: &'a [u8],
@@ -27,68 +30,109 @@ pub struct Edits<'a> {
 
 /// Writes a head: kept lines are copied in runs, in their order, byte by byte as received.
 pub fn write_head(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut Outbox) {
-    write_start_line(head, edits, outbox);
-    let mut host = edits.host;
-    if host.is_some() && head.first(Name::Host).is_none() {
-        write_host(host.take(), outbox);
+    let minor = edits.minor.unwrap_or_else(|| head.minor());
+    // Lines that follow each other and are written as they came are one run, and one copy.
+    let mut run = 0..0;
+    if head.parts.clean_start > 0 && edits.target.is_none() && minor == head.minor() {
+        run.end = head.parts.clean_start as usize;
+    } else {
+        write_start_line(head, edits.target, minor, outbox);
     }
+    let mut host = edits.host;
+    if !head.has(Name::Host)
+        && let Some(value) = host.take()
+    {
+        copy(head, std::mem::take(&mut run), outbox);
+        write_field(b"Host", value, outbox);
+    }
+    let dropped = edits.drop.iter().fold(0, |set, name| set | name.bit()) & !Name::Other.bit();
     let mut has_length = false;
-    // Clean lines that follow each other are one run, and one copy.
-    let mut run: Option<std::ops::Range<usize>> = None;
     for field in head.fields() {
-        let is_length = field.known == Name::ContentLength;
-        let passes = !field.is_hop_by_hop
-            && !edits.drop.contains(&field.known)
-            && !(is_length && (has_length || !keeps_length(framing)));
-        has_length |= is_length && passes;
-        let is_replaced = field.known == Name::Host && edits.host.is_some();
-        if passes && field.is_clean && !is_replaced {
-            let line = field.line.range();
-            match &mut run {
-                Some(run) if run.end == line.start => run.end = line.end,
-                _ => {
-                    flush(head, &mut run, outbox);
-                    run = Some(line);
+        let line = match field.known {
+            known if field.is_hop_by_hop || dropped & known.bit() != 0 => Line::Dropped,
+            Name::Host if edits.host.is_some() => host.take().map_or(Line::Dropped, Line::Host),
+            Name::ContentLength => length_line(head, field, framing, &mut has_length),
+            _ => Line::AsReceived,
+        };
+        match line {
+            Line::Dropped => {}
+            Line::AsReceived if field.is_clean => {
+                let range = field.line.range();
+                if run.end != range.start {
+                    copy(head, run.clone(), outbox);
+                    run.start = range.start;
+                }
+                run.end = range.end;
+            }
+            _ => {
+                copy(head, std::mem::take(&mut run), outbox);
+                let name = head.name(field);
+                match line {
+                    Line::Host(value) => write_field(name, value, outbox),
+                    Line::Length(length) => write_length(name, length, outbox),
+                    Line::AsReceived | Line::Dropped => write_field(name, head.value(field), outbox),
                 }
             }
-            continue;
-        }
-        flush(head, &mut run, outbox);
-        if !passes {
-            continue;
-        }
-        if is_replaced {
-            write_host(host.take(), outbox);
-        } else {
-            write_field(head, field, outbox);
         }
     }
-    flush(head, &mut run, outbox);
+    copy(head, run, outbox);
     match framing {
-        Framing::Chunked => outbox.push(b"Transfer-Encoding: chunked\r\n"),
-        Framing::Length(length) if !has_length => {
-            outbox.push(b"Content-Length: ");
-            outbox.push(length.to_string().as_bytes());
-            outbox.push(b"\r\n");
-        }
+        Framing::Chunked => outbox.push(CHUNKED),
+        Framing::None if announces_chunks(head) && minor > 0 => outbox.push(CHUNKED),
+        Framing::Length(length) if !has_length => write_length(b"Content-Length", length, outbox),
         _ => {}
     }
     outbox.push(edits.add);
     outbox.push(b"\r\n");
 }
 
-fn keeps_length(framing: Framing) -> bool {
-    matches!(framing, Framing::Length(_) | Framing::None)
+const CHUNKED: &[u8] = b"Transfer-Encoding: chunked\r\n";
+
+/// How a field line is written.
+enum Line<'a> {
+    Dropped,
+    AsReceived,
+    Host(&'a [u8]),
+    Length(u64),
 }
 
-fn write_start_line(head: &Head, edits: &Edits<'_>, outbox: &mut Outbox) {
-    let minor = edits.minor.unwrap_or_else(|| head.minor());
+/// One `Content-Length` line passes, where it holds, with one number.
+fn length_line<'a>(head: &Head, field: &Field, framing: Framing, has_length: &mut bool) -> Line<'a> {
+    if *has_length {
+        return Line::Dropped;
+    }
+    let length = match framing {
+        Framing::Length(length) => length,
+        Framing::None if has_no_length(head) => return Line::Dropped,
+        Framing::None => match content_length(head, true) {
+            Ok(Some(length)) if head.status() > 0 || length == 0 => length,
+            _ => return Line::Dropped,
+        },
+        Framing::Chunked | Framing::UntilClose | Framing::Tunnel => return Line::Dropped,
+    };
+    *has_length = true;
+    if decimal(head.value(field)) == Some(length) { Line::AsReceived } else { Line::Length(length) }
+}
+
+/// Whether a message without a body may not have a length at all: 1xx and 204 (RFC 9110 §8.6), or beside
+/// `Transfer-Encoding` (RFC 9112 §6.1).
+fn has_no_length(head: &Head) -> bool {
+    matches!(head.status(), 100..=199 | 204) || head.has(Name::TransferEncoding)
+}
+
+/// Whether a response without a body, to HEAD or 304, says that its body would be chunked (RFC 9112 §6.1).
+fn announces_chunks(head: &Head) -> bool {
+    let may_announce = head.has(Name::TransferEncoding) && !matches!(head.status(), 0..=199 | 204);
+    may_announce && head.minor() > 0 && is_chunked(head)
+}
+
+fn write_start_line(head: &Head, target: Option<&[u8]>, minor: u8, outbox: &mut Outbox) {
     let version: &[u8] = if minor == 0 { b"HTTP/1.0" } else { b"HTTP/1.1" };
     match head.start_line() {
         StartLine::Request { .. } => {
             outbox.push(head.method());
             outbox.push(b" ");
-            outbox.push(edits.target.unwrap_or_else(|| head.target()));
+            outbox.push(target.unwrap_or_else(|| head.target()));
             outbox.push(b" ");
             outbox.push(version);
         }
@@ -102,24 +146,30 @@ fn write_start_line(head: &Head, edits: &Edits<'_>, outbox: &mut Outbox) {
     outbox.push(b"\r\n");
 }
 
-fn write_host(host: Option<&[u8]>, outbox: &mut Outbox) {
-    if let Some(host) = host {
-        outbox.push(b"Host: ");
-        outbox.push(host);
-        outbox.push(b"\r\n");
-    }
-}
-
-fn write_field(head: &Head, field: &Field, outbox: &mut Outbox) {
-    outbox.push(head.name(field));
+fn write_field(name: &[u8], value: &[u8], outbox: &mut Outbox) {
+    outbox.push(name);
     outbox.push(b": ");
-    outbox.push(head.value(field));
+    outbox.push(value);
     outbox.push(b"\r\n");
 }
 
-fn flush(head: &Head, run: &mut Option<std::ops::Range<usize>>, outbox: &mut Outbox) {
-    if let Some(range) = run.take() {
-        outbox.push(head.slice(crate::head::Span::new(range)));
+fn write_length(name: &[u8], length: u64, outbox: &mut Outbox) {
+    let mut digits = [0; 20];
+    let (mut at, mut left) = (digits.len(), length);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    write_field(name, &digits[at..], outbox);
+}
+
+fn copy(head: &Head, run: Range<usize>, outbox: &mut Outbox) {
+    if !run.is_empty() {
+        outbox.push(head.bytes.get(head.base + run.start..head.base + run.end).unwrap_or_default());
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     },
     name::{Name, is_same},
     refusal::{Refusal, RefusalKind, quoted},
-    scan::{is_token_byte, line_end},
+    scan::{is_token_byte, len_before, line_end, token_len},
 };
 
 /// Which kind of head is expected.
@@ -56,8 +56,10 @@ pub struct HeadParser {
     searched: usize,
     /// A control character was seen in it.
     line_has_controls: bool,
-    /// Length of an unfinished request line from which its target is measured again.
-    measure_at: usize,
+    /// Up to where the method and the target of an unfinished request line were measured.
+    measured: usize,
+    /// Where its target begins; 0 when that is not known yet.
+    target_at: usize,
     empty_lines: u8,
     has_line: bool,
     /// Members of the `Connection` fields.
@@ -88,7 +90,8 @@ impl HeadParser {
             at: 0,
             searched: 0,
             line_has_controls: false,
-            measure_at: limits.target,
+            measured: 0,
+            target_at: 0,
             empty_lines: 0,
             has_line: false,
             options: 0,
@@ -127,9 +130,8 @@ impl HeadParser {
                 }
                 Step::Folded(line) => self.unfold(inbox, line)?,
                 Step::Complete(end) => {
-                    (self.at, self.searched, self.options) = (0, 0, 0);
-                    (self.has_line, self.empty_lines, self.measure_at) = (false, 0, self.limits.target);
                     let parts = std::mem::take(&mut self.parts);
+                    *self = Self::new(self.kind, self.limits, Vec::new());
                     let (bytes, base) = inbox.split_front(end, spare);
                     return Ok(Some(Head::new(bytes, base, parts)));
                 }
@@ -263,13 +265,25 @@ impl HeadParser {
         if data.len() >= self.limits.bytes {
             return Err(self.too_large(data));
         }
-        // Measured at twice the length each time, so that a line that comes byte by byte costs no more than its length.
-        if !self.has_line && self.kind == HeadKind::Request && data.len() - self.at > self.measure_at {
-            let (method_len, target_len) = method_and_target(&data[self.at..]);
-            if data.get(self.at + method_len) == Some(&b' ') && target_len > self.limits.target {
-                return Err(target_too_long(&self.limits));
+        if !self.has_line && self.kind == HeadKind::Request {
+            self.measure_target(data)?;
+        }
+        Ok(())
+    }
+
+    /// Measures the target of an unfinished request line, each byte once.
+    fn measure_target(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        if self.target_at == 0 {
+            self.measured += token_len(&data[self.measured..]);
+            if data.get(self.measured) != Some(&b' ') {
+                return Ok(());
             }
-            self.measure_at = (data.len() - self.at) * 2;
+            self.measured += 1;
+            self.target_at = self.measured;
+        }
+        self.measured += len_before::<{ b' ' + 1 }>(&data[self.measured..]);
+        if self.measured - self.target_at > self.limits.target {
+            return Err(target_too_long(&self.limits));
         }
         Ok(())
     }

@@ -2,14 +2,16 @@
 
 use crate::{
     framing::Framing,
-    head::Field,
+    head::{Field, Head},
     inbox::Inbox,
     line::{check_value, field_line},
+    name::Name,
     refusal::{Refusal, quoted},
 };
 
-/// Most bytes of all chunk extensions of a body.
-const MAX_EXTENSIONS: usize = 16 * 1024;
+/// Most bytes of chunk extensions, and of white space before them, beyond one for each byte of data before. A body of any length
+/// may have short ones; extensions without data are how a receiver is kept busy.
+const MAX_EXTENSIONS: u64 = 16 * 1024;
 /// Most bytes of a trailer section.
 const MAX_TRAILERS: usize = 16 * 1024;
 /// Most fields of a trailer section.
@@ -36,7 +38,9 @@ pub enum Piece {
 #[derive(Debug)]
 pub struct BodyDecoder {
     state: State,
-    extensions: usize,
+    extensions: u64,
+    /// Names of fields that end at this hop, because `Connection` named them.
+    dropped: Vec<Vec<u8>>,
     trailers: Vec<u8>,
     trailer_fields: usize,
     trailer_bytes: usize,
@@ -77,7 +81,24 @@ impl BodyDecoder {
             Framing::Chunked => State::Size { size: 0, digits: 0 },
             Framing::UntilClose => State::UntilClose,
         };
-        Self { state, extensions: 0, trailers: Vec::new(), trailer_fields: 0, trailer_bytes: 0 }
+        Self {
+            state,
+            extensions: 0,
+            dropped: Vec::new(),
+            trailers: Vec::new(),
+            trailer_fields: 0,
+            trailer_bytes: 0,
+        }
+    }
+
+    /// A decoder for the body behind `head`. Of a chunked body's trailers it also drops those that the head's `Connection` names
+    /// (RFC 9110 §7.6.1).
+    pub fn behind(head: &Head, framing: Framing) -> Self {
+        let mut decoder = Self::new(framing);
+        if framing == Framing::Chunked {
+            decoder.dropped = head.connection_names().map(<[u8]>::to_vec).collect();
+        }
+        decoder
     }
 
     /// Whether the whole body was decoded.
@@ -99,7 +120,8 @@ impl BodyDecoder {
         &self.trailers
     }
 
-    /// The next piece. Consumes chunk framing from the inbox, never data.
+    /// The next piece. Consumes chunk framing from the inbox, never data. A line of the trailer section is taken when it is
+    /// complete: the inbox needs room for 16 KiB.
     ///
     /// # Errors
     /// Framing that is broken or out of bounds. The decoder is not used again.
@@ -130,8 +152,10 @@ impl BodyDecoder {
         self.state = match self.state {
             State::Length(left) if left <= n => State::End,
             State::Length(left) => State::Length(left - n),
-            State::Chunk(left) if left <= n => State::ChunkCr,
-            State::Chunk(left) => State::Chunk(left - n),
+            State::Chunk(left) => {
+                self.extensions = self.extensions.saturating_sub(n.min(left));
+                if left <= n { State::ChunkCr } else { State::Chunk(left - n) }
+            }
             other => other,
         };
     }
@@ -201,7 +225,7 @@ impl BodyDecoder {
     fn trailer_line(&mut self, inbox: &mut Inbox) -> Result<bool, Refusal> {
         let data = inbox.data();
         let Some(end) = memchr::memchr(b'\n', data) else {
-            return if self.trailer_bytes + data.len() > MAX_TRAILERS {
+            return if self.trailer_bytes + data.len() >= MAX_TRAILERS {
                 Err(trailers_too_large())
             } else {
                 Ok(false)
@@ -230,15 +254,19 @@ impl BodyDecoder {
                     "the trailer section has more than {MAX_TRAILER_FIELDS} fields"
                 )));
             }
-            self.keep_trailer(&data[..next], field);
+            self.keep_trailer(data, field);
         }
         inbox.consume(next);
         Ok(true)
     }
 
-    fn keep_trailer(&mut self, line: &[u8], field: Field) {
-        if !field.known.is_forbidden_in_trailers() {
-            self.trailers.extend_from_slice(line);
+    fn keep_trailer(&mut self, data: &[u8], field: Field) {
+        let name = &data[field.name.range()];
+        let is_dropped = field.known.is_forbidden_in_trailers()
+            || Name::has_strict_prefix(name)
+            || self.dropped.iter().any(|dropped| name.eq_ignore_ascii_case(dropped));
+        if !is_dropped {
+            self.trailers.extend_from_slice(&data[field.line.range()]);
         }
     }
 }

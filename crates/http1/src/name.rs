@@ -165,8 +165,8 @@ impl Name {
         )
     }
 
-    /// Whether the field may not stand in a trailer section, because it frames, routes or authenticates the message
-    /// (RFC 9110 §6.5.1). Such a trailer field is dropped.
+    /// Whether the field may not stand in a trailer section, because it frames, routes, steers or authenticates the message
+    /// (RFC 9110 §6.5.1). Such a trailer field is dropped; those of the families `Proxy-…` and `X-Outrigger-…`, too.
     pub fn is_forbidden_in_trailers(self) -> bool {
         self.is_strict()
             || self.is_hop_by_hop()
@@ -184,6 +184,12 @@ impl Name {
                     | Self::Origin
                     | Self::SecFetchSite
                     | Self::RetryAfter
+                    | Self::Via
+                    | Self::XForwardedFor
+                    | Self::XForwardedProto
+                    | Self::XForwardedHost
+                    | Self::GrpcTimeout
+                    | Self::IdempotencyKey
             )
     }
 }

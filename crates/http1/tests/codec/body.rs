@@ -1,8 +1,8 @@
 //! Bodies.
 
-use outrigger_http1::{Framing, RefusalKind};
+use outrigger_http1::{BodyDecoder, Framing, Inbox, Piece, RefusalKind};
 
-use crate::support::decode_in;
+use crate::support::{decode_in, request};
 
 #[test]
 fn chunked_bodies_are_read_to_their_last_byte() {
@@ -12,6 +12,53 @@ fn chunked_bodies_are_read_to_their_last_byte() {
     assert_eq!(data, b"hello0123456789");
     assert_eq!(trailers, b"X-Sum: 1\r\nx-b:2\r\n", "Host frames and is dropped");
     assert_eq!(rest, b"GET");
+}
+
+#[test]
+fn trailers_that_frame_route_or_authenticate_are_dropped() {
+    let input =
+        b"0\r\nContent-Length: 5\r\ntransfer-encoding: chunked\r\nAuthorization: a\r\nSet-Cookie: a\r\n\
+        Proxy-Own: a\r\nX-Outrigger-Own: a\r\nX-Forwarded-For: a\r\nVia: a\r\nTE: a\r\ngrpc-status: 0\r\n\
+        grpc-retry-pushback-ms: 5\r\nETag: \"a\"\r\n\r\n";
+    let (_, trailers, _) = decode_in(Framing::Chunked, input, &[]).unwrap().unwrap();
+    let kept = "grpc-status: 0\r\ngrpc-retry-pushback-ms: 5\r\nETag: \"a\"\r\n";
+    assert_eq!(trailers.escape_ascii().to_string(), kept.escape_default().to_string());
+}
+
+#[test]
+fn trailers_that_connection_names_are_dropped() {
+    let head = request(b"POST / HTTP/1.1\r\nConnection: close, x-own\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .unwrap();
+    let mut inbox = Inbox::from(&b"0\r\nX-Own: 1\r\nX-Sum: 2\r\n\r\n"[..]);
+    let mut decoder = BodyDecoder::behind(&head, Framing::Chunked);
+    assert_eq!(decoder.decode(&mut inbox).unwrap(), Piece::End);
+    assert_eq!(decoder.trailers(), b"X-Sum: 2\r\n");
+}
+
+#[test]
+fn chunk_extensions_are_paid_for_by_data() {
+    // 64 bytes of data and of extension, a thousand times: more extensions than are allowed without data.
+    let chunk = format!("40;{}\r\n{}\r\n", "x".repeat(63), "d".repeat(64));
+    let (data, ..) = decode_in(Framing::Chunked, format!("{}0\r\n\r\n", chunk.repeat(1000)).as_bytes(), &[])
+        .unwrap()
+        .unwrap();
+    assert_eq!(data.len(), 64_000);
+    let chunk = format!("1;{}\r\nd\r\n", "x".repeat(63));
+    let refusal =
+        decode_in(Framing::Chunked, format!("{}0\r\n\r\n", chunk.repeat(1000)).as_bytes(), &[]).unwrap_err();
+    assert!(refusal.detail.contains("the chunk extensions have more than"), "{refusal}");
+}
+
+#[test]
+fn a_trailer_section_that_is_too_large_is_refused_before_it_fills_the_inbox() {
+    let line = |len: usize| format!("A:{}\r\n", "x".repeat(len - 4));
+    let fits = format!("0\r\n{}\r\n", line(16 * 1024 - 2));
+    assert!(decode_in(Framing::Chunked, fits.as_bytes(), &[3000]).unwrap().is_some());
+    // All of it but the line end.
+    let endless = format!("0\r\nA:{}", "x".repeat(16 * 1024 - 2));
+    assert!(decode_in(Framing::Chunked, endless.as_bytes(), &[3000]).is_err());
+    let too_large = format!("0\r\n{}\r\n", line(16 * 1024 - 1));
+    assert!(decode_in(Framing::Chunked, too_large.as_bytes(), &[3000]).is_err());
 }
 
 #[test]

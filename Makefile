@@ -37,7 +37,7 @@ lint: ## Format, structure, clippy, documentation, shell scripts: warnings are e
 	$(CARGO) run --quiet --package outrigger-tests --bin house
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --quiet
-	@if command -v shellcheck >/dev/null; then shellcheck tests/tools/*.sh .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck tests/tools/*.sh fuzz/*.sh .ci/run; \
 	else echo "shellcheck is not installed: scripts are not checked"; fi
 
 .PHONY: bench

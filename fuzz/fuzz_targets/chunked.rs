@@ -1,6 +1,6 @@
 #![no_main]
 
-#[path = "../../crates/http1/tests/checks/mod.rs"]
+#[path = "../../crates/http1/tests/hostile/checks/mod.rs"]
 #[allow(dead_code, reason = "each target uses one of the checks")]
 mod checks;
 

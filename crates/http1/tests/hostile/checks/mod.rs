@@ -1,9 +1,18 @@
-//! What holds for any input. Used by the fuzz targets (`fuzz/`) and by the test that replays their corpus.
+//! What holds for any input. Used by the fuzz targets (`fuzz/`) and by the tests that replay their corpus.
+
+pub(crate) mod peer;
+pub(crate) mod relay;
+pub(crate) mod strict;
 
 use outrigger_http1::{
     BodyDecoder, Edits, Field, Framing, Head, HeadKind, HeadLimits, HeadParser, Inbox, Name, Outbox, Piece,
     Refusal, RefusalKind, request_framing, response_framing, writer,
 };
+
+use relay::{Message, Relayed, feed};
+
+/// A request that follows an input on its connection: it arrives whole, or not at all.
+pub(crate) const CANARY: &[u8] = b"GET /canary HTTP/1.1\r\nHost: canary\r\n\r\n";
 
 /// The first byte chooses limits and splits; the rest is the message.
 fn settings(input: &[u8]) -> Option<(HeadLimits, usize, &[u8])> {
@@ -14,14 +23,6 @@ fn settings(input: &[u8]) -> Option<(HeadLimits, usize, &[u8])> {
         HeadLimits { bytes: 96, fields: 4, target: 16 }
     };
     Some((limits, usize::from(first >> 1).max(1), message))
-}
-
-fn feed(inbox: &mut Inbox, part: &[u8]) {
-    if inbox.space().len() < part.len() {
-        inbox.give_buffer(vec![0; inbox.len() + part.len() + 64]);
-    }
-    inbox.space()[..part.len()].copy_from_slice(part);
-    inbox.advance(part.len());
 }
 
 fn parse(
@@ -85,7 +86,10 @@ fn head(kind: HeadKind, input: &[u8]) -> Option<Head> {
 }
 
 /// A request: one framing or a refusal; what httparse accepts is read alike.
-pub(crate) fn request(input: &[u8]) {
+pub(crate) fn request(input: &[u8], with_hyper: bool) {
+    if let Some((limits, step, message)) = settings(input) {
+        requests(limits, step, &[message, CANARY].concat(), with_hyper);
+    }
     let Some(head) = head(HeadKind::Request, input) else { return };
     if let Ok(framing) = request_framing(&head) {
         let has_length = head.first(Name::ContentLength).is_some();
@@ -109,16 +113,88 @@ pub(crate) fn request(input: &[u8]) {
     }
 }
 
-/// A response: one framing or a refusal.
-pub(crate) fn response(input: &[u8]) {
-    let Some(head) = head(HeadKind::Response, input) else { return };
-    for is_head in [false, true] {
-        if let Ok(found) = response_framing(&head, is_head) {
-            let has_both = head.has(Name::ContentLength) && head.has(Name::TransferEncoding);
-            assert_eq!(found.is_odd, has_both && found.framing != Framing::Tunnel);
-            assert!(!is_head || matches!(found.framing, Framing::None | Framing::Tunnel));
+/// A response: one framing or a refusal; what is passed on is read alike by a strict reader and by hyper.
+pub(crate) fn response(input: &[u8], with_hyper: bool) {
+    if let Some(head) = head(HeadKind::Response, input) {
+        for is_head in [false, true] {
+            if let Ok(found) = response_framing(&head, is_head) {
+                let has_both = head.has(Name::ContentLength) && head.has(Name::TransferEncoding);
+                assert_eq!(found.is_odd, has_both && found.framing != Framing::Tunnel);
+                assert!(!is_head || matches!(found.framing, Framing::None | Framing::Tunnel));
+            }
         }
     }
+    let Some((limits, step, message)) = settings(input) else { return };
+    let is_head = input.len().is_multiple_of(8);
+    let relayed = relay::relay(HeadKind::Response, limits, step, message, is_head);
+    passes_on_exactly(&relayed, false, is_head);
+    if with_hyper {
+        responses_are_read_alike(message, &relayed, is_head);
+    }
+}
+
+/// Requests, and a canary behind them, on one connection: what is passed on is read alike by a strict reader and by hyper.
+pub(crate) fn requests(limits: HeadLimits, step: usize, input: &[u8], with_hyper: bool) -> Relayed {
+    let relayed = relay::relay(HeadKind::Request, limits, step, input, false);
+    passes_on_exactly(&relayed, true, false);
+    if with_hyper {
+        requests_are_read_alike(input, &relayed);
+    }
+    relayed
+}
+
+/// What is written says the same messages in the plainest form, and nothing more.
+fn passes_on_exactly(relayed: &Relayed, is_request: bool, is_head: bool) {
+    let (messages, rest) = strict::read(is_request, is_head, &relayed.out);
+    assert_eq!(messages, relayed.messages);
+    assert_eq!(rest.is_empty(), !relayed.is_cut, "{}", rest.escape_ascii());
+}
+
+/// hyper reads the input as it is read here, as far as both accept it; and what is written as the same messages.
+fn requests_are_read_alike(input: &[u8], relayed: &Relayed) {
+    let theirs = peer::requests(input);
+    for (ours, theirs) in relayed.messages.iter().zip(&theirs) {
+        assert!(is_same(ours, theirs), "{ours:?} is {theirs:?} for hyper");
+    }
+    assert!(
+        relayed.refusal.is_some() || theirs.len() <= relayed.messages.len(),
+        "hyper sees {theirs:?}, where {:?} is all",
+        relayed.messages
+    );
+    let theirs = peer::requests(&relayed.out);
+    assert!(theirs.len() <= relayed.messages.len(), "hyper sees more in what is written: {theirs:?}");
+    for (ours, theirs) in relayed.messages.iter().zip(&theirs) {
+        assert!(is_same(ours, theirs), "{ours:?} is written, and is {theirs:?} for hyper");
+    }
+}
+
+/// The same of responses: of their first final one.
+fn responses_are_read_alike(input: &[u8], relayed: &Relayed, is_head: bool) {
+    let Some(ours) = relayed.messages.iter().find(|message| !message.start.starts_with(b"1")) else { return };
+    for (bytes, what) in [(input, "is"), (relayed.out.as_slice(), "is written, and is")] {
+        if let Some(theirs) = peer::response(bytes, is_head) {
+            assert!(is_same(ours, &theirs), "{ours:?} {what} {theirs:?} for hyper");
+        }
+    }
+}
+
+/// Whether hyper's message is this one. It knows no order of fields of different names, no case of names, and of the target it
+/// keeps what is valid; fields of one hop and those that frame the body are not compared.
+fn is_same(ours: &Message, theirs: &Message) -> bool {
+    let comparable = |message: &Message| {
+        let mut fields: Vec<_> = message
+            .fields
+            .iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
+            .filter(|(name, _)| ours.fields.iter().any(|(our, _)| our.eq_ignore_ascii_case(name)))
+            .filter(|(name, _)| !matches!(name.as_slice(), b"content-length" | b"transfer-encoding"))
+            .collect();
+        fields.sort();
+        fields
+    };
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b' ' | b'?' | b'=');
+    let is_same_start = ours.start == theirs.start || !ours.start.iter().all(is_plain);
+    is_same_start && ours.body == theirs.body && comparable(ours) == comparable(theirs)
 }
 
 /// A chunked body against a model that reads it in one piece.

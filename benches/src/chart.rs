@@ -2,9 +2,9 @@
 
 use std::fmt::{self, Write as _};
 
-const WIDTH: f64 = 820.0;
+const WIDTH: f64 = 900.0;
 /// Where the bars begin; the names of the groups are to the left of it.
-const LEFT: f64 = 250.0;
+const LEFT: f64 = 320.0;
 /// Room for the figure behind the longest bar.
 const RIGHT: f64 = 60.0;
 const TOP: f64 = 74.0;
@@ -59,7 +59,7 @@ impl fmt::Display for Chart {
         text(f, (12.0, 22.0), "start", "font-size=\"15\" font-weight=\"bold\"", &self.title)?;
         text(f, (12.0, 41.0), "start", "fill=\"#495057\"", &self.subtitle)?;
         for (n, (name, color)) in self.series.iter().zip(COLORS).enumerate() {
-            let left = LEFT + n as f64 * 150.0;
+            let left = LEFT + n as f64 * 195.0;
             writeln!(f, "<rect x=\"{left}\" y=\"53\" width=\"11\" height=\"11\" fill=\"{color}\"/>")?;
             text(f, (left + 16.0, 63.0), "start", "", name)?;
         }
@@ -140,13 +140,13 @@ mod tests {
             groups: vec![group("one", [0.5, 1.0, 2.0]), group("two", [0.5, 0.5, 0.5])],
         };
         let text = chart.to_string();
-        // The scale ends at the greatest quartile, 2, after 820 - 250 - 60 = 510 units.
+        // The scale ends at the greatest quartile, 2, after 900 - 320 - 60 = 520 units.
         let widths: Vec<&str> = text
             .lines()
-            .filter(|line| line.contains("fill=\"#d9480f\"") && line.starts_with("<rect x=\"250\" y"))
+            .filter(|line| line.contains("fill=\"#d9480f\"") && line.starts_with("<rect x=\"320\" y"))
             .filter_map(|line| line.split("width=\"").nth(1)?.split('"').next())
             .collect();
-        assert_eq!(widths, ["11", "255.0", "127.5"], "the mark of the legend, and two bars: {text}");
+        assert_eq!(widths, ["11", "260.0", "130.0"], "the mark of the legend, and two bars: {text}");
         assert!(text.contains("a &lt; b") && !text.contains("NaN"), "{text}");
     }
 }

@@ -1,7 +1,7 @@
 //! Head → how the body ends. One total function per direction.
 
 use crate::{
-    head::{Head, list_members},
+    head::{Head, Length, list_members},
     name::Name,
     refusal::{Refusal, RefusalKind, quoted},
 };
@@ -120,14 +120,17 @@ pub(crate) fn is_chunked(head: &Head) -> bool {
 
 /// The length that all `Content-Length` lines agree on. `lists`: a list of equal numbers in one line is one, too.
 pub(crate) fn content_length(head: &Head, lists: bool) -> Result<Option<u64>, Refusal> {
+    match head.parts.length {
+        Length::Absent => Ok(None),
+        Length::Agreed(length) => Ok(Some(length)),
+        Length::Odd => odd_length(head, lists),
+    }
+}
+
+#[cold]
+fn odd_length(head: &Head, lists: bool) -> Result<Option<u64>, Refusal> {
     let mut agreed = None;
     for line in head.values(Name::ContentLength) {
-        if let Some(length) = decimal(line)
-            && agreed.is_none_or(|before| before == length)
-        {
-            agreed = Some(length);
-            continue;
-        }
         let is_list = line.contains(&b',');
         if is_list && !lists {
             return Err(Refusal::malformed(format!("Content-Length is the list {}", quoted(line))));

@@ -79,14 +79,28 @@ pub struct Head {
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
     pub(crate) line: StartLine,
-    /// Where the start line ends, with its line end, if it may be copied as it is: it ends in CRLF, its version is one that
-    /// is written, and a response's has the space before the reason phrase. Else 0.
-    pub(crate) clean_start: u32,
+    /// Where the start line ends, with its line end; the first field line follows.
+    pub(crate) start_end: u32,
+    /// The start line may be copied as it is: it ends in CRLF, its version is one that is written, and a response's has the
+    /// space before the reason phrase.
+    pub(crate) is_clean_start: bool,
     pub(crate) fields: Vec<Field>,
     /// A bit for each name that occurs ([`Name::bit`]).
     pub(crate) seen: u64,
     pub(crate) has_controls: bool,
     pub(crate) connection: Connection,
+    pub(crate) length: Length,
+}
+
+/// What the `Content-Length` fields say.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) enum Length {
+    #[default]
+    Absent,
+    /// Each field is this number.
+    Agreed(u64),
+    /// Numbers that differ, a list, or no number: the framing judges.
+    Odd,
 }
 
 /// What `Connection` says (RFC 9110 §7.6.1).

@@ -164,27 +164,25 @@ fn status(digits: [u8; 3]) -> u16 {
 
 /// A field line that begins at `at`, and its length: complete, in CRLF, without white space before its colon, without a
 /// control character.
-#[inline]
+#[inline(always)]
 pub(crate) fn clean_field(line: &[u8], at: usize) -> Option<(Field, usize)> {
     let name_len = token_len(line);
-    let (name, [b':', rest @ ..]) = line.split_at_checked(name_len)? else { return None };
+    let rest = line.get(name_len + 1..)?;
     let value_len = len_before::<b' '>(rest);
-    let (mut value, [b'\r', b'\n', ..]) = rest.split_at_checked(value_len)? else { return None };
-    if name_len == 0 {
+    if name_len == 0 || line[name_len] != b':' || rest.get(value_len..value_len + 2) != Some(b"\r\n") {
         return None;
     }
-    while let [b' ', behind @ ..] = value {
-        value = behind;
-    }
-    let value_at = at + name_len + 1 + value_len - value.len();
-    while let [before @ .., b' '] = value {
-        value = before;
-    }
-    let known = Name::recognize(name);
+    let value = match &rest[..value_len] {
+        [b' ', b' ', ..] | [.., b' '] => trim_range(rest, 0..value_len),
+        [b' ', ..] => 1..value_len,
+        _ => 0..value_len,
+    };
+    let known = Name::recognize(&line[..name_len]);
+    let value_at = at + name_len + 1;
     let len = name_len + 1 + value_len + 2;
     let field = Field {
         name: Span::new(at..at + name_len),
-        value: Span::new(value_at..value_at + value.len()),
+        value: Span::new(value_at + value.start..value_at + value.end),
         line: Span::new(at..at + len),
         known,
         is_clean: true,
@@ -239,6 +237,7 @@ fn spaced_colon(data: &[u8], may_space: bool, line: Range<usize>, name_end: usiz
 }
 
 /// `range` without the spaces and tabs at its ends.
+#[inline(never)]
 pub(crate) fn trim_range(data: &[u8], range: Range<usize>) -> Range<usize> {
     let Range { mut start, mut end } = range;
     while start < end && is_space(data[start]) {

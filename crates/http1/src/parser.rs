@@ -17,7 +17,8 @@
 use std::ops::Range;
 
 use crate::{
-    head::{CLOSE, Connection, Field, Head, KEEP_ALIVE, Parts, Span},
+    framing::decimal,
+    head::{CLOSE, Connection, Field, Head, KEEP_ALIVE, Length, Parts, Span},
     inbox::Inbox,
     line::{
         HeadLimits, check_reason, check_value, clean_field, clean_request_line, clean_status_line,
@@ -37,6 +38,8 @@ pub enum HeadKind {
     Response,
 }
 
+/// The names of fields that are read as soon as they are there.
+const STEERING: u64 = Name::Connection.bit() | Name::ContentLength.bit();
 /// Empty lines that are skipped before a request.
 const MAX_EMPTY_LINES: u8 = 2;
 
@@ -44,7 +47,7 @@ const MAX_EMPTY_LINES: u8 = 2;
 ///
 /// There are two ways through the bytes. Lines as nearly all are (complete, in CRLF, clean) are taken in one pass
 /// (`clean_lines`). Every other line is first searched for its end, over several reads if need be, and then judged
-/// (`lines`); this way alone decides what is refused. Tests and fuzzing compare them: the same bytes in one read and in
+/// (`line`); this way alone decides what is refused. Tests and fuzzing compare them: the same bytes in one read and in
 /// small ones must give the same head.
 #[derive(Debug)]
 pub struct HeadParser {
@@ -67,8 +70,10 @@ pub struct HeadParser {
     parts: Parts,
 }
 
-/// Why the lines that are there are left.
+/// What follows a line.
 enum Step {
+    /// The next line.
+    Next,
     NeedMore,
     /// An empty line before the start line ends here.
     EmptyLine(usize),
@@ -122,7 +127,18 @@ impl HeadParser {
         spare: impl FnOnce() -> Vec<u8>,
     ) -> Result<Option<Head>, Refusal> {
         loop {
-            match self.lines(inbox.data())? {
+            let data = inbox.data();
+            let mut step = Step::Next;
+            if self.searched == self.at
+                && let Some(end) = self.clean_lines(data)
+            {
+                step = Step::Complete(end);
+            }
+            if matches!(step, Step::Next) {
+                step = self.line(data)?;
+            }
+            match step {
+                Step::Next => {}
                 Step::NeedMore => return Ok(None),
                 Step::EmptyLine(end) => {
                     inbox.consume(end);
@@ -139,74 +155,70 @@ impl HeadParser {
         }
     }
 
-    /// Parses the lines that are there.
-    fn lines(&mut self, data: &[u8]) -> Result<Step, Refusal> {
-        loop {
-            if self.searched == self.at
-                && let Some(end) = self.clean_lines(data)
-            {
-                return Ok(Step::Complete(end));
-            }
-            let start = self.at;
-            if !self.has_line
-                && let Some(&first) = data.get(start)
-                && !is_token_byte(first)
-                && !matches!(first, b'\r' | b'\n')
-            {
-                return Err(Refusal::malformed(format!(
-                    "the message begins with the byte {}, which begins no HTTP/1 message",
-                    quoted(&[first])
-                )));
-            }
-            let found = line_end(data, self.searched);
-            self.searched = found.searched;
-            self.line_has_controls |= found.has_controls;
-            let Some(lf) = found.lf else {
-                self.check_size(data)?;
-                return Ok(Step::NeedMore);
-            };
-            let next = lf + 1;
-            if next > self.limits.bytes {
-                return Err(self.too_large(data));
-            }
-            self.at = next;
-            let has_controls = std::mem::take(&mut self.line_has_controls);
-            let is_crlf = lf > start && data[lf - 1] == b'\r';
-            let line = start..lf - usize::from(is_crlf);
-            if !self.has_line {
-                if line.is_empty() {
-                    self.skip_empty_line()?;
-                    return Ok(Step::EmptyLine(next));
-                }
-                self.start_line(data, line, is_crlf, has_controls)?;
-                continue;
-            }
-            if line.is_empty() {
-                return Ok(Step::Complete(next));
-            }
-            if is_space(data[start]) {
-                return Ok(Step::Folded(start..next));
-            }
-            if self.parts.fields.len() >= self.limits.fields {
-                return Err(Refusal::new(
-                    RefusalKind::HeadTooLarge,
-                    format!("the head has more than {} fields", self.limits.fields),
-                ));
-            }
-            let field = field_line(data, self.kind == HeadKind::Response, line, next, is_crlf)?;
-            if has_controls {
-                self.parts.has_controls |= check_value(data, &field)?;
-            }
-            if field.known == Name::Connection {
-                self.read_connection(&data[field.value.range()])?;
-            }
-            self.parts.seen |= field.known.bit();
-            self.parts.fields.push(field);
+    /// Searches for the end of one line, and judges it.
+    #[inline(never)]
+    fn line(&mut self, data: &[u8]) -> Result<Step, Refusal> {
+        let start = self.at;
+        if !self.has_line
+            && let Some(&first) = data.get(start)
+            && !is_token_byte(first)
+            && !matches!(first, b'\r' | b'\n')
+        {
+            return Err(Refusal::malformed(format!(
+                "the message begins with the byte {}, which begins no HTTP/1 message",
+                quoted(&[first])
+            )));
         }
+        let found = line_end(data, self.searched);
+        self.searched = found.searched;
+        self.line_has_controls |= found.has_controls;
+        let Some(lf) = found.lf else {
+            self.check_size(data)?;
+            return Ok(Step::NeedMore);
+        };
+        let next = lf + 1;
+        if next > self.limits.bytes {
+            return Err(self.too_large(data));
+        }
+        self.at = next;
+        let has_controls = std::mem::take(&mut self.line_has_controls);
+        let is_crlf = lf > start && data[lf - 1] == b'\r';
+        let line = start..lf - usize::from(is_crlf);
+        if !self.has_line {
+            if line.is_empty() {
+                self.skip_empty_line()?;
+                return Ok(Step::EmptyLine(next));
+            }
+            self.start_line(data, line, is_crlf, has_controls)?;
+            return Ok(Step::Next);
+        }
+        if line.is_empty() {
+            return Ok(Step::Complete(next));
+        }
+        if is_space(data[start]) {
+            return Ok(Step::Folded(start..next));
+        }
+        if self.parts.fields.len() >= self.limits.fields {
+            return Err(Refusal::new(
+                RefusalKind::HeadTooLarge,
+                format!("the head has more than {} fields", self.limits.fields),
+            ));
+        }
+        let field = field_line(data, self.kind == HeadKind::Response, line, next, is_crlf)?;
+        if has_controls {
+            self.parts.has_controls |= check_value(data, &field)?;
+        }
+        if STEERING & field.known.bit() != 0 {
+            self.read_steering(field.known, &data[field.value.range()])?;
+        }
+        self.parts.seen |= field.known.bit();
+        self.parts.fields.push(field);
+        Ok(Step::Next)
     }
 
-    /// Takes the lines that are as nearly all are, and nothing that [`Self::lines`] would read differently. The end of the head,
+    /// Takes the lines that are as nearly all are, and nothing that [`Self::line`] would read differently. The end of the head,
     /// when it is reached.
+    #[inline(never)]
     fn clean_lines(&mut self, data: &[u8]) -> Option<usize> {
         let data = &data[..data.len().min(self.limits.bytes)];
         if !self.has_line {
@@ -217,30 +229,47 @@ impl HeadParser {
             };
             self.parts.line = line;
             self.at += len;
-            self.parts.clean_start = self.at as u32;
+            self.parts.start_end = self.at as u32;
+            self.parts.is_clean_start = true;
             self.has_line = true;
         }
         let mut at = self.at;
-        let end = loop {
-            let Some(line) = data.get(at..) else { break None };
-            let has_room = self.parts.fields.len() < self.limits.fields;
-            let Some((field, len)) = has_room.then(|| clean_field(line, at)).flatten() else {
-                break line.starts_with(b"\r\n").then_some(at + 2);
-            };
-            if field.known == Name::Connection && self.read_connection(&data[field.value.range()]).is_err() {
-                break None;
+        let mut fields = std::mem::take(&mut self.parts.fields);
+        let mut seen = 0;
+        while fields.len() < self.limits.fields
+            && let Some((field, len)) = data.get(at..).and_then(|line| clean_field(line, at))
+        {
+            if STEERING & field.known.bit() != 0
+                && self.read_steering(field.known, &data[field.value.range()]).is_err()
+            {
+                break;
             }
-            self.parts.seen |= field.known.bit();
-            self.parts.fields.push(field);
+            seen |= field.known.bit();
+            fields.push(field);
             at += len;
-        };
+        }
+        self.parts.fields = fields;
+        self.parts.seen |= seen;
         self.at = at;
         self.searched = at;
-        end
+        data.get(at..)?.starts_with(b"\r\n").then_some(at + 2)
+    }
+
+    /// Reads a value that says what becomes of the message.
+    #[inline(never)]
+    fn read_steering(&mut self, name: Name, value: &[u8]) -> Result<(), Refusal> {
+        if name == Name::Connection {
+            return self.read_connection(value);
+        }
+        self.parts.length = match (self.parts.length, decimal(value)) {
+            (Length::Absent, Some(length)) => Length::Agreed(length),
+            (Length::Agreed(before), Some(length)) if before == length => Length::Agreed(length),
+            _ => Length::Odd,
+        };
+        Ok(())
     }
 
     /// Reads a value of `Connection`. Bounds its members, because each may be compared with each field.
-    #[inline(never)]
     fn read_connection(&mut self, value: &[u8]) -> Result<(), Refusal> {
         let connection = &mut self.parts.connection;
         if is_same(value, KEEP_ALIVE) {
@@ -317,7 +346,7 @@ impl HeadParser {
         is_crlf: bool,
         has_controls: bool,
     ) -> Result<(), Refusal> {
-        let (start, end) = (line.start, line.end);
+        let start = line.start;
         let bytes = &data[line];
         let (line, is_clean) = match self.kind {
             HeadKind::Request => {
@@ -332,7 +361,8 @@ impl HeadParser {
         };
         self.has_line = true;
         self.parts.line = line;
-        self.parts.clean_start = if is_clean && is_crlf { (end + 2) as u32 } else { 0 };
+        self.parts.start_end = self.at as u32;
+        self.parts.is_clean_start = is_clean && is_crlf;
         Ok(())
     }
 
@@ -351,6 +381,9 @@ impl HeadParser {
         let more = trim_range(data, line.start..end);
         let value = field.value.range();
         self.parts.has_controls |= check_value(data, &Field { value: Span::new(more.clone()), ..field })?;
+        if field.known == Name::ContentLength {
+            self.parts.length = Length::Odd;
+        }
         if field.known == Name::Connection {
             self.read_connection(&data[more.clone()])?;
             // Folded or not, its members are read from the whole value.

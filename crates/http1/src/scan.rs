@@ -5,7 +5,7 @@ const ONES: u64 = u64::MAX / 255;
 /// The highest bit of each byte.
 const HIGHS: u64 = ONES << 7;
 /// The length of `data` before its first byte that is below `BELOW` or is DEL.
-#[inline]
+#[inline(always)]
 pub(crate) fn len_before<const BELOW: u8>(data: &[u8]) -> usize {
     // Four words without a loop: most lines end in them.
     let Some((start, rest)) = data.split_first_chunk::<32>() else { return len_before_in_end::<BELOW>(data) };
@@ -70,31 +70,32 @@ fn hits<const BELOW: u8>(word: u64) -> u64 {
 #[inline]
 pub(crate) fn token_len(data: &[u8]) -> usize {
     // Sixteen bytes without a loop: most names end in them.
-    let mut known = 0;
-    if let Some(start) = data.first_chunk::<16>() {
-        let ends = |at: usize| !is_token_byte(start[at]);
-        match () {
-            () if ends(0) => return 0,
-            () if ends(1) => return 1,
-            () if ends(2) => return 2,
-            () if ends(3) => return 3,
-            () if ends(4) => return 4,
-            () if ends(5) => return 5,
-            () if ends(6) => return 6,
-            () if ends(7) => return 7,
-            () if ends(8) => return 8,
-            () if ends(9) => return 9,
-            () if ends(10) => return 10,
-            () if ends(11) => return 11,
-            () if ends(12) => return 12,
-            () if ends(13) => return 13,
-            () if ends(14) => return 14,
-            () if ends(15) => return 15,
-            () => known = 16,
-        }
+    let Some((start, rest)) = data.split_first_chunk::<16>() else { return token_len_in_rest(data) };
+    let ends = |at: usize| !is_token_byte(start[at]);
+    match () {
+        () if ends(0) => 0,
+        () if ends(1) => 1,
+        () if ends(2) => 2,
+        () if ends(3) => 3,
+        () if ends(4) => 4,
+        () if ends(5) => 5,
+        () if ends(6) => 6,
+        () if ends(7) => 7,
+        () if ends(8) => 8,
+        () if ends(9) => 9,
+        () if ends(10) => 10,
+        () if ends(11) => 11,
+        () if ends(12) => 12,
+        () if ends(13) => 13,
+        () if ends(14) => 14,
+        () if ends(15) => 15,
+        () => 16 + token_len_in_rest(rest),
     }
-    let rest = data.get(known..).unwrap_or_default();
-    known + rest.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(rest.len())
+}
+
+/// The same byte by byte.
+fn token_len_in_rest(data: &[u8]) -> usize {
+    data.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(data.len())
 }
 
 /// Bytes of a token.

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use crate::{
-    framing::{Framing, content_length, decimal, is_chunked},
-    head::{Field, Head, StartLine},
+    framing::{Framing, content_length, is_chunked},
+    head::{Head, Length, StartLine},
     name::Name,
     outbox::Outbox,
 };
@@ -31,51 +31,52 @@ pub struct Edits<'a> {
 /// Writes a head: kept lines are copied in runs, in their order, byte by byte as received.
 pub fn write_head(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut Outbox) {
     let minor = edits.minor.unwrap_or_else(|| head.minor());
-    // Lines that follow each other and are written as they came are one run, and one copy.
-    let mut run = 0..0;
-    if head.parts.clean_start > 0 && edits.target.is_none() && minor == head.minor() {
-        run.end = head.parts.clean_start as usize;
-    } else {
+    let start_end = head.parts.start_end as usize;
+    // Lines follow each other without a gap; from here on they are not written yet.
+    let mut from = 0;
+    if !head.parts.is_clean_start || edits.target.is_some() || minor != head.minor() {
         write_start_line(head, edits.target, minor, outbox);
+        from = start_end;
     }
     let mut host = edits.host;
     if !head.has(Name::Host)
         && let Some(value) = host.take()
     {
-        copy(head, std::mem::take(&mut run), outbox);
+        copy(head, from..start_end, outbox);
+        from = start_end;
         write_field(b"Host", value, outbox);
     }
     let dropped = edits.drop.iter().fold(0, |set, name| set | name.bit()) & !Name::Other.bit();
+    let replaced = if edits.host.is_some() { Name::Host.bit() } else { 0 };
+    let looked_at = dropped | replaced | Name::ContentLength.bit();
     let mut has_length = false;
+    let mut end = start_end;
     for field in head.fields() {
-        let line = match field.known {
-            known if field.is_hop_by_hop || dropped & known.bit() != 0 => Line::Dropped,
-            Name::Host if edits.host.is_some() => host.take().map_or(Line::Dropped, Line::Host),
-            Name::ContentLength => length_line(head, field, framing, &mut has_length),
-            _ => Line::AsReceived,
+        let line = field.line.range();
+        end = line.end;
+        if field.is_clean && !field.is_hop_by_hop && looked_at & field.known.bit() == 0 {
+            continue;
+        }
+        let change = match field.known {
+            known if field.is_hop_by_hop || dropped & known.bit() != 0 => Change::Dropped,
+            Name::Host if edits.host.is_some() => host.take().map_or(Change::Dropped, Change::Host),
+            Name::ContentLength => length_change(head, framing, &mut has_length),
+            _ => Change::None,
         };
-        match line {
-            Line::Dropped => {}
-            Line::AsReceived if field.is_clean => {
-                let range = field.line.range();
-                if run.end != range.start {
-                    copy(head, run.clone(), outbox);
-                    run.start = range.start;
-                }
-                run.end = range.end;
-            }
-            _ => {
-                copy(head, std::mem::take(&mut run), outbox);
-                let name = head.name(field);
-                match line {
-                    Line::Host(value) => write_field(name, value, outbox),
-                    Line::Length(length) => write_length(name, length, outbox),
-                    Line::AsReceived | Line::Dropped => write_field(name, head.value(field), outbox),
-                }
-            }
+        if field.is_clean && matches!(change, Change::None) {
+            continue;
+        }
+        copy(head, from..line.start, outbox);
+        from = line.end;
+        let name = head.name(field);
+        match change {
+            Change::Dropped => {}
+            Change::None => write_field(name, head.value(field), outbox),
+            Change::Host(value) => write_field(name, value, outbox),
+            Change::Length(length) => write_length(name, length, outbox),
         }
     }
-    copy(head, run, outbox);
+    copy(head, from..end, outbox);
     match framing {
         Framing::Chunked => outbox.push(CHUNKED),
         Framing::None if announces_chunks(head) && minor > 0 => outbox.push(CHUNKED),
@@ -88,30 +89,33 @@ pub fn write_head(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut
 
 const CHUNKED: &[u8] = b"Transfer-Encoding: chunked\r\n";
 
-/// How a field line is written.
-enum Line<'a> {
+/// How a field line is written differently.
+enum Change<'a> {
+    None,
     Dropped,
-    AsReceived,
     Host(&'a [u8]),
     Length(u64),
 }
 
 /// One `Content-Length` line passes, where it holds, with one number.
-fn length_line<'a>(head: &Head, field: &Field, framing: Framing, has_length: &mut bool) -> Line<'a> {
+fn length_change<'a>(head: &Head, framing: Framing, has_length: &mut bool) -> Change<'a> {
     if *has_length {
-        return Line::Dropped;
+        return Change::Dropped;
     }
     let length = match framing {
         Framing::Length(length) => length,
-        Framing::None if has_no_length(head) => return Line::Dropped,
+        Framing::None if has_no_length(head) => return Change::Dropped,
         Framing::None => match content_length(head, true) {
             Ok(Some(length)) if head.status() > 0 || length == 0 => length,
-            _ => return Line::Dropped,
+            _ => return Change::Dropped,
         },
-        Framing::Chunked | Framing::UntilClose | Framing::Tunnel => return Line::Dropped,
+        Framing::Chunked | Framing::UntilClose | Framing::Tunnel => return Change::Dropped,
     };
     *has_length = true;
-    if decimal(head.value(field)) == Some(length) { Line::AsReceived } else { Line::Length(length) }
+    match head.parts.length {
+        Length::Agreed(agreed) if agreed == length => Change::None,
+        _ => Change::Length(length),
+    }
 }
 
 /// Whether a message without a body may not have a length at all: 1xx and 204 (RFC 9110 §8.6), or beside

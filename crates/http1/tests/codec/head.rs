@@ -25,6 +25,39 @@ fn a_request_keeps_case_order_and_bytes() {
 }
 
 #[test]
+fn white_space_around_a_value_is_not_a_part_of_it() {
+    let head =
+        request(b"GET / HTTP/1.1\r\nA: b \r\nB:c\r\nC:  d  \r\nD:\t e\t\r\nE: \r\nF: a b\r\n\r\n").unwrap();
+    let values: Vec<_> = lines(&head).into_iter().map(|(_, value)| value).collect();
+    assert_eq!(values, ["b", "c", "d", "e", "", "a b"]);
+}
+
+#[test]
+fn a_sender_says_whether_it_closes() {
+    let table: &[(&str, bool)] = &[
+        ("1.1\r\n", false),
+        ("1.0\r\n", true),
+        ("1.1\r\nConnection: close\r\n", true),
+        ("1.1\r\nConnection: x, CLOSE\r\n", true),
+        ("1.1\r\nConnection: keep-alive\r\nConnection: x,close\r\n", true),
+        ("1.1\r\nConnection: closed\r\n", false),
+        ("1.1\r\nX: close\r\n", false),
+        ("1.0\r\nConnection: Keep-Alive\r\n", false),
+        ("1.0\r\nConnection: x , keep-alive\r\n", false),
+        ("1.0\r\nConnection: keep-alive, close\r\n", true),
+    ];
+    for (text, expected) in table {
+        let head = request(format!("GET / HTTP/{text}\r\n").as_bytes()).unwrap();
+        assert_eq!(head.wants_close(), *expected, "{text}");
+    }
+    // Of a folded field the whole value counts.
+    let folded = response(b"HTTP/1.1 200 OK\r\nConnection: close\r\n d\r\n\r\n").unwrap();
+    assert!(!folded.wants_close());
+    let folded = response(b"HTTP/1.1 200 OK\r\nConnection: x,\r\n close\r\n\r\n").unwrap();
+    assert!(folded.wants_close());
+}
+
+#[test]
 fn bytes_behind_a_head_stay_in_the_inbox() {
     let input = b"\r\n\nGET / HTTP/1.0\nA: b\n\nbody";
     let (head, rest) = parse_in(HeadKind::Request, input, &[]).unwrap().unwrap();

@@ -35,6 +35,8 @@ fn a_head_is_written_as_it_came_without_what_ends_at_this_hop() {
     // Start lines that are written anew.
     let newer = request(b"GET /x HTTP/1.2\r\nA: 1\r\n\r\n").unwrap();
     assert_eq!(written(&newer, &Edits::default(), Framing::None), "GET /x HTTP/1.1\nA: 1\n\n");
+    let newer = response(b"HTTP/1.2 200 OK\r\nA: 1\r\n\r\n").unwrap();
+    assert_eq!(written(&newer, &Edits::default(), Framing::UntilClose), "HTTP/1.1 200 OK\nA: 1\n\n");
     let bare_lf = request(b"GET /x HTTP/1.1\nA: 1\n\n").unwrap();
     assert_eq!(written(&bare_lf, &Edits::default(), Framing::None), "GET /x HTTP/1.1\nA: 1\n\n");
     let short = response(b"HTTP/1.1 200\r\nA : 1\r\nFold: 1\r\n 2\r\n\r\n").unwrap();
@@ -99,6 +101,13 @@ fn lengths_are_written_once_and_only_where_they_hold() {
     let old = Edits { minor: Some(0), ..Edits::default() };
     let announced = response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
     assert_eq!(written(&announced, &old, Framing::None), "HTTP/1.0 200 OK\n\n");
+    let anew = Edits { minor: Some(1), ..Edits::default() };
+    let announced = response(b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+    assert_eq!(written(&announced, &anew, Framing::None), "HTTP/1.1 200 OK\n\n");
+    let without = request(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n").unwrap();
+    assert_eq!(written(&without, &Edits::default(), Framing::None), "POST / HTTP/1.1\n\n");
+    let empty = request(b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n").unwrap();
+    assert_eq!(written(&empty, &Edits::default(), Framing::None), "POST / HTTP/1.1\nContent-Length: 0\n\n");
     let unmodified = response(b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n").unwrap();
     assert_eq!(
         written(&unmodified, &Edits::default(), Framing::None),

@@ -97,7 +97,12 @@ enum Coding {
     Other(Vec<u8>),
 }
 
+#[inline]
 fn transfer_coding(head: &Head) -> Coding {
+    if head.has(Name::TransferEncoding) { given_coding(head) } else { Coding::Absent }
+}
+
+fn given_coding(head: &Head) -> Coding {
     let mut lines = head.values(Name::TransferEncoding);
     match (lines.next(), lines.next()) {
         (None, _) => Coding::Absent,

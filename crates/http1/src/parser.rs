@@ -209,7 +209,9 @@ impl HeadParser {
             self.parts.has_controls |= check_value(data, &field)?;
         }
         if STEERING & field.known.bit() != 0 {
-            self.read_steering(field.known, &data[field.value.range()])?;
+            if !self.read_steering(field.known, &data[field.value.range()]) {
+                return Err(self.too_many_options());
+            }
         }
         self.parts.seen |= field.known.bit();
         self.parts.fields.push(field);
@@ -240,7 +242,7 @@ impl HeadParser {
             && let Some((field, len)) = data.get(at..).and_then(|line| clean_field(line, at))
         {
             if STEERING & field.known.bit() != 0
-                && self.read_steering(field.known, &data[field.value.range()]).is_err()
+                && !self.read_steering(field.known, &data[field.value.range()])
             {
                 break;
             }
@@ -255,9 +257,9 @@ impl HeadParser {
         data.get(at..)?.starts_with(b"\r\n").then_some(at + 2)
     }
 
-    /// Reads a value that says what becomes of the message.
+    /// Reads a value that says what becomes of the message. False: `Connection` has too many members.
     #[inline(never)]
-    fn read_steering(&mut self, name: Name, value: &[u8]) -> Result<(), Refusal> {
+    fn read_steering(&mut self, name: Name, value: &[u8]) -> bool {
         if name == Name::Connection {
             return self.read_connection(value);
         }
@@ -266,11 +268,11 @@ impl HeadParser {
             (Length::Agreed(before), Some(length)) if before == length => Length::Agreed(length),
             _ => Length::Odd,
         };
-        Ok(())
+        true
     }
 
-    /// Reads a value of `Connection`. Bounds its members, because each may be compared with each field.
-    fn read_connection(&mut self, value: &[u8]) -> Result<(), Refusal> {
+    /// Reads a value of `Connection`. False: it has too many members, of which each may be compared with each field.
+    fn read_connection(&mut self, value: &[u8]) -> bool {
         let connection = &mut self.parts.connection;
         if is_same(value, KEEP_ALIVE) {
             connection.says_keep_alive = true;
@@ -280,13 +282,14 @@ impl HeadParser {
             connection.names_fields = true;
             self.options += 1 + value.iter().filter(|byte| **byte == b',').count();
         }
-        if self.options <= self.limits.fields {
-            return Ok(());
-        }
-        Err(Refusal::new(
+        self.options <= self.limits.fields
+    }
+
+    fn too_many_options(&self) -> Refusal {
+        Refusal::new(
             RefusalKind::HeadTooLarge,
             format!("Connection has more than {} members", self.limits.fields),
-        ))
+        )
     }
 
     /// Refuses what can be refused before the end of a line is there.
@@ -385,7 +388,9 @@ impl HeadParser {
             self.parts.length = Length::Odd;
         }
         if field.known == Name::Connection {
-            self.read_connection(&data[more.clone()])?;
+            if !self.read_connection(&data[more.clone()]) {
+                return Err(self.too_many_options());
+            }
             // Folded or not, its members are read from the whole value.
             self.parts.connection =
                 Connection { says_close: false, says_keep_alive: false, names_fields: true };

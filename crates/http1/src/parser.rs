@@ -208,10 +208,8 @@ impl HeadParser {
         if has_controls {
             self.parts.has_controls |= check_value(data, &field)?;
         }
-        if STEERING & field.known.bit() != 0 {
-            if !self.read_steering(field.known, &data[field.value.range()]) {
-                return Err(self.too_many_options());
-            }
+        if STEERING & field.known.bit() != 0 && !self.read_steering(field.known, &data[field.value.range()]) {
+            return Err(self.too_many_options());
         }
         self.parts.seen |= field.known.bit();
         self.parts.fields.push(field);

@@ -82,7 +82,40 @@ fn head(kind: HeadKind, input: &[u8]) -> Option<Head> {
         (again.method(), again.target(), again.status()),
         (head.method(), head.target(), head.status())
     );
+    if kind == HeadKind::Request {
+        edits_are_written(&head);
+    }
     Some(head)
+}
+
+/// Of an edited head the changes are written, each once, and nothing else is changed.
+fn edits_are_written(head: &Head) {
+    let edits = Edits {
+        target: Some(b"/t"),
+        host: Some(b"o"),
+        drop: &[Name::Via, Name::Expect],
+        add: b"Via: 1.1 o\r\n",
+        minor: Some(1),
+    };
+    let mut outbox = Outbox::new();
+    writer::write_head(head, &edits, Framing::Length(7), &mut outbox);
+    let limits = HeadLimits { bytes: 1 << 20, fields: 200, target: 1 << 20 };
+    let (again, rest) = parse(HeadKind::Request, limits, usize::MAX, outbox.pending()).unwrap().unwrap();
+    assert!(rest.is_empty());
+    assert_eq!((again.method(), again.target(), again.minor()), (head.method(), &b"/t"[..], 1));
+    assert_eq!(again.values(Name::Host).collect::<Vec<_>>(), [b"o"]);
+    assert_eq!(again.values(Name::Via).collect::<Vec<_>>(), [b"1.1 o"]);
+    assert_eq!(request_framing(&again), Ok(Framing::Length(7)));
+    let edited = [Name::Host, Name::Via, Name::Expect, Name::ContentLength];
+    let others = |head: &Head| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let passing = |field: &&Field| !field.is_hop_by_hop && !edited.contains(&field.known);
+        head.fields()
+            .iter()
+            .filter(passing)
+            .map(|field| (head.name(field).to_vec(), head.value(field).to_vec()))
+            .collect()
+    };
+    assert_eq!(others(&again), others(head));
 }
 
 /// A request: one framing or a refusal; what httparse accepts is read alike.

@@ -1,6 +1,6 @@
 //! What is written.
 
-use outrigger_http1::{Edits, Framing, Name, Outbox};
+use outrigger_http1::{Edits, Framing, Name};
 
 use crate::support::{request, response, written};
 
@@ -113,18 +113,4 @@ fn lengths_are_written_once_and_only_where_they_hold() {
         written(&unmodified, &Edits::default(), Framing::None),
         "HTTP/1.1 304 Not Modified\nContent-Length: 5\n\n"
     );
-}
-
-#[test]
-fn an_outbox_counts_what_was_accepted() {
-    let mut outbox = Outbox::new();
-    outbox.push(b"abc");
-    outbox.advance(2);
-    outbox.push(b"de");
-    assert_eq!(outbox.pending(), b"cde");
-    outbox.give_buffer(Vec::with_capacity(64));
-    assert_eq!(outbox.pending(), b"cde");
-    assert!(outbox.take_buffer().is_none());
-    outbox.advance(9);
-    assert!(outbox.is_empty() && outbox.take_buffer().is_some());
 }

@@ -1,9 +1,10 @@
-//! A connection, plain or encrypted, that counts its bytes.
+//! A connection, plain or encrypted, that counts its bytes on request.
 
 use std::{
     future::poll_fn,
     io,
     mem::MaybeUninit,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -47,7 +48,8 @@ impl ByteCounts {
 #[derive(Debug)]
 pub struct Stream {
     transport: Transport,
-    counts: Arc<ByteCounts>,
+    /// `None`: bytes are not counted, because [`Stream::counts`] was not called.
+    counts: Option<Arc<ByteCounts>>,
 }
 
 #[derive(Debug)]
@@ -59,7 +61,7 @@ enum Transport {
 
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Self { transport: Transport::Tcp(stream), counts: Arc::default() }
+        Self { transport: Transport::Tcp(stream), counts: None }
     }
 }
 
@@ -74,21 +76,35 @@ impl Stream {
         name: ServerName<'static>,
     ) -> io::Result<Self> {
         let tls = TlsConnector::from(config).connect(name, stream).await?;
-        Ok(Self { transport: Transport::Tls(Box::new(tls)), counts: Arc::default() })
+        Ok(Self { transport: Transport::Tls(Box::new(tls)), counts: None })
     }
 
-    /// The counts of this stream; they stay readable after the stream is closed.
-    pub fn counts(&self) -> &Arc<ByteCounts> {
-        &self.counts
+    /// The counts of this stream, from the first call on; they stay readable after the stream is closed.
+    pub fn counts(&mut self) -> Arc<ByteCounts> {
+        self.counts.get_or_insert_default().clone()
+    }
+
+    /// The address of this side.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp().local_addr()
     }
 
     /// Whether an idle stream cannot carry another request: the peer has closed it, or has sent bytes
-    /// that were not asked for. A plain stream asks the kernel, because tokio's readiness is a cache. A
+    /// that were not asked for. Of a plain stream, tokio's readiness is asked; it is a cache that can prove
+    /// a stream stale and never fresh, so `ask_kernel` asks the kernel too, by one system call. A
     /// TLS stream is read until nothing is left, because a session ticket is data on the socket and no
     /// sign of an end.
-    pub fn is_stale(&mut self) -> bool {
+    pub fn is_stale(&mut self, ask_kernel: bool) -> bool {
+        // Unconstrained: tokio's budget would answer Pending without looking at the socket.
         match &mut self.transport {
             Transport::Tcp(stream) => {
+                let ready = pin!(unconstrained(poll_fn(|cx| stream.poll_read_ready(cx).map(drop))));
+                if ready.poll(&mut Context::from_waker(Waker::noop())).is_pending() && !ask_kernel {
+                    return false;
+                }
                 let mut byte = [MaybeUninit::uninit()];
                 match SockRef::from(&*stream).peek(&mut byte) {
                     Ok(_) => true,
@@ -96,7 +112,6 @@ impl Stream {
                 }
             }
             Transport::Tls(stream) => {
-                // Unconstrained: tokio's budget would answer Pending without looking at the socket.
                 let read = unconstrained(poll_fn(|cx| Pin::new(&mut **stream).poll_fill_buf(cx).map(drop)));
                 pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_ready()
             }
@@ -123,8 +138,8 @@ impl Stream {
     }
 
     fn count_written(&self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(n)) = &polled {
-            add(&self.counts.written, *n);
+        if let (Poll::Ready(Ok(n)), Some(counts)) = (&polled, &self.counts) {
+            add(&counts.written, *n);
         }
         polled
     }
@@ -146,8 +161,8 @@ impl AsyncRead for Stream {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
-        if polled.is_ready() {
-            add(&self.counts.read, buf.filled().len() - before);
+        if let (true, Some(counts)) = (polled.is_ready(), &self.counts) {
+            add(&counts.read, buf.filled().len() - before);
         }
         polled
     }

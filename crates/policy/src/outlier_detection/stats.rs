@@ -1,6 +1,7 @@
 //! The results of an endpoint's attempts. Lock-free, because every request writes here.
 
 use std::{
+    ops::Deref,
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -67,29 +68,14 @@ impl EndpointStats {
         self.state.load().state().ejection_state()
     }
 
-    /// Begins an attempt after the pick; the guard records its end by `settings`. `None`: the endpoint is
-    /// on probation, and another request decides it already; pick again.
+    /// [`AttemptGuard::begin`] for borrowed statistics.
     #[inline]
-    pub fn begin_attempt<'a>(
-        &'a self,
-        settings: Option<&'a OutlierDetection>,
+    pub fn begin_attempt(
+        &self,
+        settings: Option<&OutlierDetection>,
         retryable: bool,
-    ) -> Option<AttemptGuard<'a>> {
-        let seen = self.state.load();
-        let probation = match seen.state() {
-            EndpointState::Healthy | EndpointState::PanicSoft | EndpointState::PanicHard => false,
-            // Ejected since the pick: the attempt is like one that began before.
-            EndpointState::Ejected => false,
-            EndpointState::Probation if !retryable => return None,
-            EndpointState::Probation | EndpointState::ProbationAny if self.state.take_probation(seen) => true,
-            EndpointState::Probation | EndpointState::ProbationAny | EndpointState::ProbationTaken => {
-                return None;
-            }
-        };
-        if let Some(settings) = settings {
-            self.set_window(settings);
-        }
-        Some(AttemptGuard { stats: self, settings, at_begin: seen, probation })
+    ) -> Option<AttemptGuard<&Self>> {
+        AttemptGuard::begin(self, settings, retryable)
     }
 
     fn set_window(&self, settings: &OutlierDetection) {
@@ -229,30 +215,59 @@ fn reset_if_set(count: &AtomicU32) {
 pub struct AttemptEpoch(StateBits);
 
 /// One attempt at an endpoint. A guard that is dropped without an end counts nothing, and frees the slot
-/// of a probation.
+/// of a probation. `T` holds the endpoint or borrows it.
 #[must_use = "a guard that is dropped at once counts nothing"]
 #[derive(Debug)]
-pub struct AttemptGuard<'a> {
-    stats: &'a EndpointStats,
-    /// `None`: outlier detection is off.
-    settings: Option<&'a OutlierDetection>,
+pub struct AttemptGuard<T: Deref<Target: AsRef<EndpointStats>>> {
+    endpoint: T,
     at_begin: StateBits,
     /// The attempt holds the slot of a probation.
     probation: bool,
 }
 
-impl AttemptGuard<'_> {
-    /// Records the end of the attempt, when its response has arrived or cannot arrive. A report goes to
-    /// the cluster's [`Detector`](super::Detector).
+impl<T: Deref<Target: AsRef<EndpointStats>>> AttemptGuard<T> {
+    /// Begins an attempt after the pick; the guard records its end. `retryable`: a retry may follow.
+    /// `None`: the endpoint is on probation, and another request decides it already; pick again.
+    #[inline]
+    pub fn begin(endpoint: T, settings: Option<&OutlierDetection>, retryable: bool) -> Option<Self> {
+        let stats = endpoint.as_ref();
+        let seen = stats.state.load();
+        let probation = match seen.state() {
+            EndpointState::Healthy | EndpointState::PanicSoft | EndpointState::PanicHard => false,
+            // Ejected since the pick: the attempt is like one that began before.
+            EndpointState::Ejected => false,
+            EndpointState::Probation if !retryable => return None,
+            EndpointState::Probation | EndpointState::ProbationAny if stats.state.take_probation(seen) => {
+                true
+            }
+            EndpointState::Probation | EndpointState::ProbationAny | EndpointState::ProbationTaken => {
+                return None;
+            }
+        };
+        if let Some(settings) = settings {
+            stats.set_window(settings);
+        }
+        Some(Self { endpoint, at_begin: seen, probation })
+    }
+
+    /// The endpoint of the attempt.
+    pub fn endpoint(&self) -> &T {
+        &self.endpoint
+    }
+
+    /// Records the end of the attempt, when its response has arrived or cannot arrive. `settings`: those of
+    /// the begin; `None`: outlier detection is off. A report goes to the cluster's
+    /// [`Detector`](super::Detector).
     #[inline]
     pub fn record_end(
         self,
+        settings: Option<&OutlierDetection>,
         blame: &mut FailureAttribution,
         outcome: Outcome,
         sent: Sent,
         now: Instant,
     ) -> Option<Report> {
-        self.conclude(blame, outcome, sent, true, now)
+        self.conclude(settings, blame, outcome, sent, true, now)
     }
 
     /// The same for a response with a body that follows. A good head alone does not end a row of failures: with
@@ -261,42 +276,45 @@ impl AttemptGuard<'_> {
     #[inline]
     pub fn record_head(
         self,
+        settings: Option<&OutlierDetection>,
         blame: &mut FailureAttribution,
         outcome: Outcome,
         sent: Sent,
         now: Instant,
     ) -> (Option<Report>, Option<AttemptEpoch>) {
         let is_good = Evidence::classify(outcome, sent, false) == Evidence::Success;
-        let since = (self.settings)
+        let since = settings
             .filter(|_| is_good && self.at_begin.state() == EndpointState::Healthy)
             .map(|_| AttemptEpoch(self.at_begin));
-        (self.conclude(blame, outcome, sent, false, now), since)
+        (self.conclude(settings, blame, outcome, sent, false, now), since)
     }
 
     fn conclude(
         mut self,
+        settings: Option<&OutlierDetection>,
         blame: &mut FailureAttribution,
         outcome: Outcome,
         sent: Sent,
         is_complete: bool,
         now: Instant,
     ) -> Option<Report> {
-        let settings = self.settings?;
+        let settings = settings?;
+        let stats = self.endpoint.as_ref();
         let evidence = Evidence::classify(outcome, sent, blame.take_first());
         if matches!(evidence, Evidence::Failure | Evidence::UncertainFailure) && !blame.attribute() {
             return None;
         }
-        if self.stats.state.load().epoch() != self.at_begin.epoch() {
+        if stats.state.load().epoch() != self.at_begin.epoch() {
             return None;
         }
         let signal = if self.at_begin.state() == EndpointState::Healthy {
             if outcome.status().is_some() {
-                reset_if_set(&self.stats.connect_timeouts);
+                reset_if_set(&stats.connect_timeouts);
             }
             if evidence == Evidence::Success && !is_complete {
                 return None;
             }
-            Signal::Failed(self.stats.record_evidence(settings, evidence, now)?)
+            Signal::Failed(stats.record_evidence(settings, evidence, now)?)
         } else {
             self.signal_while_not_healthy(evidence)?
         };
@@ -326,10 +344,10 @@ impl AttemptGuard<'_> {
     }
 }
 
-impl Drop for AttemptGuard<'_> {
+impl<T: Deref<Target: AsRef<EndpointStats>>> Drop for AttemptGuard<T> {
     fn drop(&mut self) {
         if self.probation {
-            self.stats.state.release_probation(self.at_begin);
+            self.endpoint.as_ref().state.release_probation(self.at_begin);
         }
     }
 }

@@ -58,8 +58,8 @@ pub(super) struct AgentConnection {
 
 impl AgentConnection {
     /// Speaks HTTP over `stream`.
-    pub(super) async fn new(stream: Stream) -> hyper::Result<Self> {
-        let counts = stream.counts().clone();
+    pub(super) async fn new(mut stream: Stream) -> hyper::Result<Self> {
+        let counts = stream.counts();
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
         Ok(Self { sender, driver: Some(Box::pin(driver)), counts, idle_since: Instant::now() })
     }

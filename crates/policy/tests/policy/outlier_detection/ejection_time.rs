@@ -224,7 +224,8 @@ fn the_slot_stays_taken_when_the_probation_opens_to_any_request() {
     let mark = record.begin_attempt(rig.settings, true).unwrap();
     rig.advance(SECOND);
     assert!(!record.admits(true), "one at a time, still");
-    let report = mark.record_end(&mut FailureAttribution::default(), GOOD, Sent::Head, rig.now).unwrap();
+    let report =
+        mark.record_end(rig.settings, &mut FailureAttribution::default(), GOOD, Sent::Head, rig.now).unwrap();
     assert_eq!(
         describe(&rig.detector.report(rig.settings, &record, report, rig.now, 0)),
         ["returned by request"]

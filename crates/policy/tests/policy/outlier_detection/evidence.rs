@@ -73,7 +73,13 @@ fn a_request_that_waited_for_a_slot_counts_against_no_endpoint() {
         for outcome in [Outcome::Timeout, Outcome::Deadline, Outcome::PerTryTimeout] {
             let mark = rig.stats[0].begin_attempt(rig.settings, true).unwrap();
             assert_eq!(
-                mark.record_end(&mut FailureAttribution::default(), outcome, Sent::Nothing, rig.now),
+                mark.record_end(
+                    rig.settings,
+                    &mut FailureAttribution::default(),
+                    outcome,
+                    Sent::Nothing,
+                    rig.now
+                ),
                 None
             );
         }
@@ -104,7 +110,7 @@ fn answer_with_body(rig: &mut Rig, at: usize, cut: bool) -> Vec<Event> {
     let record = rig.stats[at].clone();
     let mark = record.begin_attempt(rig.settings, true).unwrap();
     let mut blame = FailureAttribution::default();
-    let (report, began) = mark.record_head(&mut blame, GOOD, Sent::Head, rig.now);
+    let (report, began) = mark.record_head(rig.settings, &mut blame, GOOD, Sent::Head, rig.now);
     assert_eq!(report, None);
     let began = began.unwrap();
     if !cut {
@@ -148,7 +154,9 @@ fn the_body_of_a_bad_response_is_not_counted() {
         let rig = Rig::new(2);
         let mark = rig.stats[0].begin_attempt(rig.settings, true).unwrap();
         assert!(
-            mark.record_head(&mut FailureAttribution::default(), outcome, Sent::Head, rig.now).1.is_none(),
+            mark.record_head(rig.settings, &mut FailureAttribution::default(), outcome, Sent::Head, rig.now)
+                .1
+                .is_none(),
             "{outcome:?}"
         );
     }
@@ -161,7 +169,9 @@ fn a_body_that_is_cut_after_the_ejection_is_not_counted() {
     let begun: Vec<_> = (0..5)
         .map(|_| {
             let mark = record.begin_attempt(rig.settings, true).unwrap();
-            mark.record_head(&mut FailureAttribution::default(), GOOD, Sent::Head, rig.now).1.unwrap()
+            mark.record_head(rig.settings, &mut FailureAttribution::default(), GOOD, Sent::Head, rig.now)
+                .1
+                .unwrap()
         })
         .collect();
     rig.requests(0, 5, BAD);
@@ -251,7 +261,7 @@ fn an_attempt_from_before_the_ejection_is_not_counted_after_it() {
     rig.request(0, Outcome::ConnectRefused);
     for (mark, outcome) in late.into_iter().zip([GOOD, Outcome::ConnectRefused]) {
         assert_eq!(
-            mark.record_end(&mut FailureAttribution::default(), outcome, Sent::Head, rig.now),
+            mark.record_end(rig.settings, &mut FailureAttribution::default(), outcome, Sent::Head, rig.now),
             None,
             "{outcome:?}"
         );
@@ -265,8 +275,14 @@ fn a_late_report_changes_nothing() {
     let record = rig.stats[0].clone();
     let refused = |rig: &Rig| {
         let mark = record.begin_attempt(rig.settings, true).unwrap();
-        mark.record_end(&mut FailureAttribution::default(), Outcome::ConnectRefused, Sent::Nothing, rig.now)
-            .unwrap()
+        mark.record_end(
+            rig.settings,
+            &mut FailureAttribution::default(),
+            Outcome::ConnectRefused,
+            Sent::Nothing,
+            rig.now,
+        )
+        .unwrap()
     };
     let (first, second) = (refused(&rig), refused(&rig));
     assert_eq!(rig.detector.report(rig.settings, &record, first, rig.now, 0).len(), 1);

@@ -81,7 +81,7 @@ impl Rig {
     fn attempt(&mut self, at: usize, outcome: Outcome, blame: &mut FailureAttribution) -> Vec<Event> {
         let stats = &self.stats[at];
         let Some(guard) = stats.begin_attempt(self.settings, true) else { return Vec::new() };
-        let report = guard.record_end(blame, outcome, Sent::Head, self.now);
+        let report = guard.record_end(self.settings, blame, outcome, Sent::Head, self.now);
         report
             .map(|report| self.detector.report(self.settings, stats, report, self.now, self.random))
             .unwrap_or_default()
@@ -162,7 +162,13 @@ fn turned_off_every_endpoint_is_healthy() {
     for _ in 0..100 {
         let guard = stats.begin_attempt(None, false).unwrap();
         assert_eq!(
-            guard.record_end(&mut FailureAttribution::default(), Outcome::ConnectRefused, Sent::Nothing, now),
+            guard.record_end(
+                None,
+                &mut FailureAttribution::default(),
+                Outcome::ConnectRefused,
+                Sent::Nothing,
+                now
+            ),
             None
         );
     }

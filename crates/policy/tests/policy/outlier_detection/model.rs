@@ -220,9 +220,13 @@ fn apply(rig: &mut Rig, model: &mut DetectorModel, step: &Step) {
                 return;
             }
             let mark = record.begin_attempt(rig.settings, *retryable).unwrap();
-            if let Some(report) =
-                mark.record_end(&mut FailureAttribution::default(), *outcome, Sent::Head, rig.now)
-            {
+            if let Some(report) = mark.record_end(
+                rig.settings,
+                &mut FailureAttribution::default(),
+                *outcome,
+                Sent::Head,
+                rig.now,
+            ) {
                 rig.detector.report(rig.settings, &record, report, rig.now, 0);
             }
             model.request(at, *outcome);

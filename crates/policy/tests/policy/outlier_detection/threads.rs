@@ -36,9 +36,13 @@ fn race(requests: usize, outcome: Outcome) -> (bool, EjectionCounts) {
                     start.wait();
                     for _ in 0..requests {
                         let mark = record.begin_attempt(settings, true).unwrap();
-                        if let Some(report) =
-                            mark.record_end(&mut FailureAttribution::default(), outcome, Sent::Head, now)
-                        {
+                        if let Some(report) = mark.record_end(
+                            settings,
+                            &mut FailureAttribution::default(),
+                            outcome,
+                            Sent::Head,
+                            now,
+                        ) {
                             detector.lock().unwrap().report(settings, record, report, now, 0);
                         }
                     }

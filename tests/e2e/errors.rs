@@ -40,11 +40,12 @@ async fn each_reason_has_its_status_its_header_and_its_problem_body() {
         ("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n".to_owned(), 405, "method_not_allowed", ""),
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, "bad_request", "Host"),
         (
-            "GET / HTTP/1.1\r\nHost: gone\r\nExpect: x\r\n\r\n".to_owned(),
-            417,
-            "expectation_failed",
-            "100-continue",
+            "POST / HTTP/1.1\r\nHost: gone\r\nTransfer-Encoding: gzip\r\n\r\n".to_owned(),
+            501,
+            "unsupported_coding",
+            "gzip",
         ),
+        ("GET / HTTP/3.0\r\nHost: gone\r\n\r\n".to_owned(), 505, "unsupported_version", "HTTP/3.0"),
         (
             "GET / HTTP/1.1\r\nHost: gone\r\nOrigin: http://evil\r\n\r\n".to_owned(),
             403,

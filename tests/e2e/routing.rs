@@ -213,16 +213,6 @@ async fn an_old_client_without_a_host_can_use_the_absolute_and_no_other_form() {
 }
 
 #[tokio::test]
-async fn an_unknown_expectation_is_refused() {
-    let (sidecar, instances) = two_services("").await;
-    let response = sidecar
-        .exchange("POST / HTTP/1.1\r\nHost: orders\r\nExpect: tea\r\nContent-Length: 2\r\n\r\nhi")
-        .await;
-    assert_refused(&response, 417, "expectation_failed");
-    assert_eq!(instances[0].count() + instances[1].count(), 0);
-}
-
-#[tokio::test]
 async fn an_unknown_service_and_a_path_without_a_service_are_refused_with_their_reasons() {
     let (sidecar, _instances) = two_services("").await;
     let unknown = sidecar.get("missing", "/").await;

@@ -130,6 +130,26 @@ impl Head {
         self.bytes.get(self.base + start..self.base + end).unwrap_or_default()
     }
 
+    /// Number of bytes of the buffer that the head takes.
+    #[expect(clippy::len_without_is_empty, reason = "a head is never empty")]
+    pub fn len(&self) -> usize {
+        self.fields().last().map_or(self.line_end(), |field| field.line.range().end)
+    }
+
+    fn line_end(&self) -> usize {
+        match self.start_line() {
+            StartLine::Request { target, .. } => target.range().end,
+            StartLine::Response { reason, .. } => reason.range().end,
+        }
+    }
+
+    /// Lets the fields of this name pass, although they end at a hop: what this hop says is what was received.
+    pub fn keep(&mut self, name: Name) {
+        for field in self.parts.fields.iter_mut().filter(|field| field.known == name) {
+            field.is_hop_by_hop = false;
+        }
+    }
+
     /// The first line.
     pub fn start_line(&self) -> StartLine {
         self.parts.line

@@ -90,6 +90,16 @@ impl Inbox {
         let n = n.min(self.len());
         let (start, rest) = (self.start, self.start + n..self.end);
         let mut next = Self::new();
+        if rest.len() > n {
+            // A short head before much of a body: the head is copied.
+            let mut head = spare();
+            if head.len() < n {
+                head.resize(n, 0);
+            }
+            head[..n].copy_from_slice(&self.buffer[start..rest.start]);
+            self.consume(n);
+            return (head, 0);
+        }
         if !rest.is_empty() {
             next.buffer = spare();
             if next.buffer.len() < rest.len() {

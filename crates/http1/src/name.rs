@@ -23,6 +23,7 @@ names! {
     Te = "te",
     Via = "via",
     Host = "host",
+    Date = "date",
     Upgrade = "upgrade",
     Trailer = "trailer",
     Expect = "expect",
@@ -65,6 +66,7 @@ impl Name {
         let candidate = match (bytes.len(), first | 0x20, last | 0x20) {
             (2, b't', _) => Self::Te,
             (3, b'v', _) => Self::Via,
+            (4, b'd', _) => Self::Date,
             (4, b'h', _) => Self::Host,
             (6, b'c', _) => Self::Cookie,
             (6, b'e', _) => Self::Expect,

@@ -25,6 +25,11 @@ impl Outbox {
         self.written == self.buffer.len()
     }
 
+    /// Capacity of the buffer; 0 when there is none.
+    pub fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Appends `bytes`.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.is_empty() {

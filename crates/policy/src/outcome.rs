@@ -90,27 +90,28 @@ impl Outcome {
 
     /// The label in metrics and log, of a closed list.
     pub fn label(self) -> &'static str {
+        Self::LABELS[self.label_index()]
+    }
+
+    /// The index of [`label`](Self::label) in [`LABELS`](Self::LABELS).
+    pub fn label_index(self) -> usize {
         match self {
-            Self::Status(100..=199) => "1xx",
-            Self::Status(200..=299) => "2xx",
-            Self::Status(300..=399) => "3xx",
-            Self::Status(400..=499) => "4xx",
-            Self::Status(500..=599) => "5xx",
-            Self::Status(_) => "other_status",
-            Self::SidecarError(_) => "sidecar_error",
-            Self::ConnectRefused => "connect_refused",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::ConnectFailed => "connect_failed",
-            Self::Closed => "closed",
-            Self::ClosedMidHead => "closed_mid_head",
-            Self::BadResponse => "bad_response",
-            Self::PerTryTimeout => "per_try_timeout",
-            Self::Timeout => "timeout",
-            Self::Deadline => "deadline",
-            Self::Overloaded => "overloaded",
-            Self::Resource => "resource",
-            Self::BadRequest => "bad_request",
-            Self::ClientGone => "client_gone",
+            Self::Status(status @ 100..=599) => usize::from(status / 100) - 1,
+            Self::Status(_) => 5,
+            Self::SidecarError(_) => 6,
+            Self::ConnectRefused => 7,
+            Self::ConnectTimeout => 8,
+            Self::ConnectFailed => 9,
+            Self::Closed => 10,
+            Self::ClosedMidHead => 11,
+            Self::BadResponse => 12,
+            Self::PerTryTimeout => 13,
+            Self::Timeout => 14,
+            Self::Deadline => 15,
+            Self::Overloaded => 16,
+            Self::Resource => 17,
+            Self::BadRequest => 18,
+            Self::ClientGone => 19,
         }
     }
 

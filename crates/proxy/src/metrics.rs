@@ -14,7 +14,6 @@ use std::{
     sync::{Arc, OnceLock, Weak},
 };
 
-use http::StatusCode;
 use outrigger_policy::{Outcome, retry::GiveUp};
 use parking_lot::Mutex;
 use prometheus::{
@@ -159,7 +158,23 @@ impl Metrics {
     }
 }
 
-/// The slot of statuses above 599, which HTTP does not define and hyper accepts.
+/// Counts in a gauge for as long as it lives.
+pub(crate) struct GaugeGuard<'a>(&'a IntGauge);
+
+impl<'a> GaugeGuard<'a> {
+    pub(crate) fn new(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for GaugeGuard<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The slot of statuses above 599, which HTTP does not define.
 const OTHER_CODES: usize = 500;
 
 fn code_label(at: usize) -> String {
@@ -215,8 +230,8 @@ impl ServiceSeries {
     }
 
     /// Counts a response to the app.
-    pub(crate) fn record_answer(&self, status: StatusCode) {
-        let at = usize::from(status.as_u16()).wrapping_sub(100).min(OTHER_CODES);
+    pub(crate) fn record_answer(&self, status: u16) {
+        let at = usize::from(status).wrapping_sub(100).min(OTHER_CODES);
         self.codes[at]
             .get_or_init(|| self.owner.requests.with_label_values(&[&self.name, &code_label(at)]))
             .inc();
@@ -231,10 +246,7 @@ impl ServiceSeries {
 
     /// Counts an attempt.
     pub(crate) fn record_attempt(&self, outcome: Outcome) {
-        let label = outcome.label();
-        if let Some(at) = Outcome::LABELS.iter().position(|one| *one == label) {
-            self.attempts[at].inc();
-        }
+        self.attempts[outcome.label_index()].inc();
     }
 
     /// Counts a failed attempt that was not repeated.
@@ -310,7 +322,7 @@ mod tests {
         let metrics = Metrics::register(&registry).unwrap();
         let old = metrics.service_series(Some("orders"));
         let new = metrics.service_series(Some("orders"));
-        new.record_answer(StatusCode::OK);
+        new.record_answer(200);
         drop(old);
         assert!(text(&registry).contains("service=\"orders\""));
     }
@@ -320,7 +332,7 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::register(&registry).unwrap();
         let series = metrics.service_series(Some("orders"));
-        series.record_answer(StatusCode::OK);
+        series.record_answer(200);
         series.record_error(Reason::Timeout);
         series.record_attempt(Outcome::Closed);
         series.record_give_up(GiveUp::Budget);

@@ -201,9 +201,11 @@ impl Proxy {
         while retirements.try_join_next().is_some() {}
         for state in retired {
             state.retire();
+            let wake = self.workers.waker();
             let shut_down = async move {
                 tokio::time::sleep(RETIRED_CONNECTION_TTL).await;
                 state.connections_shutdown.cancel();
+                wake();
             };
             retirements.spawn_on(shut_down, &self.control);
         }
@@ -238,6 +240,7 @@ impl Proxy {
     /// Closes the listeners and the idle app connections; the other connections end with their request.
     pub fn close_listeners(&self) {
         self.workers.drain.cancel();
+        self.workers.waker()();
         self.bound.lock().clear();
     }
 

@@ -1,9 +1,9 @@
 //! The closed list of reasons for which the sidecar itself responds.
 //!
 //! The same labels stand in `x-outrigger-error`, in the problem body, in metrics and in the log. This file
-//! only names the reasons: `respond` makes a response of one.
+//! only names the reasons: `request/reject.rs` makes a response of one.
 
-use http::StatusCode;
+use outrigger_http1::RefusalKind;
 
 /// Makes [`Reason`] of the list of all reasons: name, status, label, and title of the problem body.
 macro_rules! reasons {
@@ -24,9 +24,8 @@ macro_rules! reasons {
             }
 
             /// The status of the response. 499 (nginx's number) is never sent; it stands in metrics and logs.
-            pub fn status(self) -> StatusCode {
-                let number = match self { $(Self::$name => $status),* };
-                StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            pub fn status(self) -> u16 {
+                match self { $(Self::$name => $status),* }
             }
 
             /// The `title` of the problem body.
@@ -50,8 +49,10 @@ reasons! {
     UriTooLong: 414, "uri_too_long", "The request target is too long";
     /// The method is `CONNECT`, which is not offered.
     MethodNotAllowed: 405, "method_not_allowed", "CONNECT is not offered here";
-    /// `Expect` is not `100-continue`.
-    ExpectationFailed: 417, "expectation_failed", "Only Expect: 100-continue is understood";
+    /// The transfer coding is not exactly one `chunked`.
+    UnsupportedCoding: 501, "unsupported_coding", "Only the transfer coding chunked is supported";
+    /// The version is not HTTP/1.
+    UnsupportedVersion: 505, "unsupported_version", "Only HTTP/1 is spoken here";
     /// The Host is an IP address or a name outside the registry: this is no open proxy.
     OutsideHost: 421, "outside_host", "The Host is not a service of the registry";
     /// A browser sent the request from another origin.
@@ -102,6 +103,27 @@ reasons! {
 }
 
 impl Reason {
+    /// The reason phrase of its status (RFC 9110 §15).
+    pub(crate) fn phrase(self) -> &'static str {
+        match self.status() {
+            400 => "Bad Request",
+            403 => "Forbidden",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            408 => "Request Timeout",
+            414 => "URI Too Long",
+            421 => "Misdirected Request",
+            431 => "Request Header Fields Too Large",
+            500 => "Internal Server Error",
+            501 => "Not Implemented",
+            502 => "Bad Gateway",
+            503 => "Service Unavailable",
+            504 => "Gateway Timeout",
+            505 => "HTTP Version Not Supported",
+            _ => "Error",
+        }
+    }
+
     /// Whether the app's connection is closed after the response, because the bytes that follow cannot be
     /// parsed reliably or would have to be read first.
     pub(crate) fn closes_connection(self) -> bool {
@@ -113,7 +135,8 @@ impl Reason {
                 | Self::HeadTooLarge
                 | Self::UriTooLong
                 | Self::MethodNotAllowed
-                | Self::ExpectationFailed
+                | Self::UnsupportedCoding
+                | Self::UnsupportedVersion
                 | Self::TooManyConnections
                 | Self::BodyTimeout
         )
@@ -141,6 +164,20 @@ impl Refusal {
     }
 }
 
+impl From<outrigger_http1::Refusal> for Refusal {
+    fn from(refusal: outrigger_http1::Refusal) -> Self {
+        let reason = match refusal.kind {
+            RefusalKind::Malformed | RefusalKind::Http2Preface => Reason::BadRequest,
+            RefusalKind::HeadTooLarge => Reason::HeadTooLarge,
+            RefusalKind::TargetTooLong => Reason::UriTooLong,
+            RefusalKind::Version => Reason::UnsupportedVersion,
+            RefusalKind::TransferCoding => Reason::UnsupportedCoding,
+            RefusalKind::Body => Reason::BadBody,
+        };
+        Self::new(reason, refusal.detail)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -156,7 +193,7 @@ mod tests {
     #[test]
     fn every_reason_has_an_error_status() {
         for reason in Reason::ALL {
-            assert!(reason.status().as_u16() >= 400, "{}", reason.label());
+            assert!(reason.status() >= 400, "{}", reason.label());
         }
     }
 }

@@ -13,10 +13,9 @@ use tracing::warn;
 
 use crate::{
     context::ProxyContext,
-    io::Line,
+    downstream::connection::reject_connection,
     listener::kind::{BoundListener, ListenerState},
     reason::Reason,
-    serve,
 };
 
 /// Pause after an accept that failed because file descriptors or memory ran out.
@@ -30,6 +29,8 @@ const MAX_REJECTIONS_UNDER_WAY: usize = 64;
 pub(crate) struct AcceptedConnection {
     pub(crate) stream: std::net::TcpStream,
     pub(crate) peer: SocketAddr,
+    /// The address of the listener.
+    pub(crate) listener_addr: SocketAddr,
     pub(crate) state: Arc<ListenerState>,
 }
 
@@ -44,8 +45,9 @@ pub(crate) async fn run_acceptor(
         Ok(socket) => socket,
         Err(error) => return warn!(%error, "a listening socket could not be set up"),
     };
+    let listener_addr = listener.addr;
     let hand_over = |stream: io::Result<std::net::TcpStream>, peer, state| {
-        if !stream.is_ok_and(|stream| assign(AcceptedConnection { stream, peer, state })) {
+        if !stream.is_ok_and(|stream| assign(AcceptedConnection { stream, peer, listener_addr, state })) {
             context.connections.fetch_sub(1, Relaxed);
         }
     };
@@ -64,7 +66,7 @@ pub(crate) async fn run_acceptor(
                     Err(most) => {
                         context.metrics.record_refusal(Reason::TooManyConnections);
                         if rejections.len() < MAX_REJECTIONS_UNDER_WAY {
-                            rejections.spawn(serve::turn_away(Line::new(stream), most));
+                            rejections.spawn(reject_connection(stream.into(), most));
                         }
                     }
                 }

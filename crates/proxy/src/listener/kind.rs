@@ -11,9 +11,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
+use outrigger_http1::HeadLimits;
 use tokio_util::sync::CancellationToken;
 
-use crate::upstream::{cluster::Cluster, pool::HeadLimits};
+use crate::upstream::cluster::Cluster;
 
 /// What a listener accepts connections for.
 #[derive(Debug)]
@@ -42,11 +43,17 @@ impl ListenerKind {
     }
 }
 
+/// Fields that a response may have within the bytes of a head, also where the app's heads may have fewer.
+const MAX_RESPONSE_FIELDS: usize = 1000;
+
 /// Settings of the connections of one listener.
 #[derive(Debug)]
 pub(crate) struct DownstreamSettings {
     pub(crate) outbound: config::Outbound,
-    pub(crate) heads: HeadLimits,
+    /// Limits of the app's heads.
+    pub(crate) request_heads: HeadLimits,
+    /// Limits of the instances' heads.
+    pub(crate) response_heads: HeadLimits,
     /// Longest time that the app may leave an answer unread.
     pub(crate) unread: Duration,
     /// Whether the log gets one line per request.
@@ -56,10 +63,16 @@ pub(crate) struct DownstreamSettings {
 impl DownstreamSettings {
     pub(crate) fn new(config: &config::Config) -> Self {
         let limits = &config.outbound.limits;
+        let bytes = limits.max_header_bytes;
         let idle = config.upstreams.iter().map(|upstream| upstream.policy.body_idle);
         Self {
             outbound: config.outbound.clone(),
-            heads: HeadLimits { bytes: limits.max_header_bytes, fields: limits.max_headers },
+            request_heads: HeadLimits { bytes, fields: limits.max_headers, target: bytes },
+            response_heads: HeadLimits {
+                bytes,
+                fields: limits.max_headers.max(MAX_RESPONSE_FIELDS),
+                target: bytes,
+            },
             unread: idle.fold(config.defaults.body_idle, Duration::max),
             access_log: config.log.access,
         }

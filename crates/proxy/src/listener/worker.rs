@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_net::Stream;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
@@ -25,13 +26,16 @@ use tracing::warn;
 
 use crate::{
     context::ProxyContext,
-    io::Line,
+    downstream::{
+        connection::serve,
+        info::{ConnectionInfo, WorkerContext},
+        table::ConnectionTable,
+    },
     listener::{
         accept::{AcceptedConnection, run_acceptor},
         kind::BoundListener,
     },
-    serve,
-    session::Session,
+    reason::Reason,
 };
 
 /// How often a worker measures the lag of its runtime.
@@ -43,6 +47,8 @@ pub(crate) enum Command {
     Listen(BoundListener),
     /// Serve this connection.
     Serve(AcceptedConnection),
+    /// Wake every connection: one of their drain signals is given.
+    Wake,
 }
 
 /// A worker, as the acceptors see it.
@@ -84,7 +90,7 @@ struct WorkerTask {
     worker: Arc<Worker>,
     workers: Arc<[Arc<Worker>]>,
     commands: UnboundedReceiver<Command>,
-    context: Arc<ProxyContext>,
+    shared: Arc<WorkerContext>,
     kill: CancellationToken,
 }
 
@@ -109,7 +115,11 @@ impl WorkerPool {
                 worker: worker.clone(),
                 workers: workers.clone(),
                 commands,
-                context: context.clone(),
+                shared: Arc::new(WorkerContext {
+                    context: context.clone(),
+                    index: worker.index,
+                    table: ConnectionTable::default(),
+                }),
                 kill: kill.clone(),
             };
             handles.push(if threads == 0 {
@@ -122,6 +132,16 @@ impl WorkerPool {
             });
         }
         Ok(Self { workers, drain, kill, handles: Mutex::new(handles) })
+    }
+
+    /// Wakes every connection, so that each sees whether its drain signal is given.
+    pub(crate) fn waker(&self) -> impl Fn() + Send + use<> {
+        let workers = self.workers.clone();
+        move || {
+            for worker in &*workers {
+                worker.send(Command::Wake);
+            }
+        }
     }
 
     /// Ends every worker, and waits at most `bound` in total.
@@ -153,15 +173,23 @@ impl Drop for WorkerPool {
 impl WorkerTask {
     async fn run(mut self) {
         let mut tasks = JoinSet::new();
-        let lag = self.context.metrics.worker_lag(self.worker.index);
+        let lag = self.shared.context.metrics.worker_lag(self.worker.index);
         let mut tick = tokio::time::interval(LAG_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let kill = self.kill.clone();
         loop {
             tokio::select! {
                 () = kill.cancelled() => break,
-                at = tick.tick() => lag.set((Instant::now() - at).as_secs_f64()),
-                Some(_) = tasks.join_next() => {}
+                at = tick.tick() => {
+                    let now = Instant::now();
+                    lag.set((now - at).as_secs_f64());
+                    self.shared.table.wake_idle(now);
+                }
+                Some(ended) = tasks.join_next() => {
+                    if ended.is_err_and(|error| error.is_panic()) {
+                        self.shared.context.metrics.record_refusal(Reason::Internal);
+                    }
+                }
                 Some(command) = self.commands.recv() => self.run_command(command, &mut tasks),
             }
         }
@@ -173,32 +201,33 @@ impl WorkerTask {
             Command::Listen(bound) => {
                 let workers = self.workers.clone();
                 let assign = move |accepted| assign_to_worker(&workers, accepted);
-                tasks.spawn(run_acceptor(bound, self.context.clone(), assign));
+                tasks.spawn(run_acceptor(bound, self.shared.context.clone(), assign));
             }
             Command::Serve(accepted) => {
-                let guard = ConnectionGuard { worker: self.worker.clone(), context: self.context.clone() };
+                let guard =
+                    ConnectionGuard { worker: self.worker.clone(), context: self.shared.context.clone() };
                 let peer = accepted.peer;
-                match self.create_session(accepted) {
-                    Ok(session) => {
-                        let shutdown = session.listener.connections_shutdown.clone();
+                match self.set_up(accepted) {
+                    Ok((info, stream)) => {
                         tasks.spawn(async move {
-                            serve::serve(session, shutdown).await;
+                            serve(info, stream).await;
                             drop(guard);
                         });
                     }
                     Err(error) => warn!(%peer, %error, "an app connection could not be set up"),
                 }
             }
+            Command::Wake => self.shared.table.wake_all(),
         }
     }
 
-    fn create_session(&self, accepted: AcceptedConnection) -> io::Result<Arc<Session>> {
-        let AcceptedConnection { stream, peer, state } = accepted;
+    fn set_up(&self, accepted: AcceptedConnection) -> io::Result<(ConnectionInfo, Stream)> {
+        let AcceptedConnection { stream, peer, listener_addr, state } = accepted;
         let stream = TcpStream::from_std(stream)?;
         stream.set_nodelay(true)?;
-        let local = stream.local_addr()?;
-        let line = Line::new(stream);
-        Ok(Session::new(self.context.clone(), state, self.worker.index, peer, local, line))
+        // Only a listener on every address of the machine leaves open which one was called.
+        let local = if listener_addr.ip().is_unspecified() { stream.local_addr()? } else { listener_addr };
+        Ok((ConnectionInfo { worker: self.shared.clone(), listener: state, peer, local }, stream.into()))
     }
 }
 

@@ -2,28 +2,27 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
-use http::{Method, StatusCode};
+use outrigger_http1::Head;
 use outrigger_registry::InstanceId;
 use tokio::time::Instant;
 use tracing::info;
 
 use crate::{
-    metrics::ServiceSeries, reason::Reason, session::Session, upload::Upload, upstream::bulkhead::Slot,
+    downstream::info::ConnectionInfo, metrics::ServiceSeries, reason::Reason, upstream::bulkhead::Slot,
 };
 
 /// Counted and logged when dropped. Without a status at that time, the app disconnected.
 #[derive(Debug)]
-pub(crate) struct RequestAccount {
-    session: Arc<Session>,
+pub(crate) struct RequestAccount<'r> {
+    info: &'r ConnectionInfo,
     pub(crate) started: Instant,
     /// When the response head was ready.
     pub(crate) answered_at: Option<Instant>,
     /// When the last byte of the response was passed on; `None`: when the account is dropped.
     pub(crate) ended_at: Option<Instant>,
-    pub(crate) status: Option<StatusCode>,
+    pub(crate) status: Option<u16>,
     pub(crate) reason: Option<Reason>,
     pub(crate) attempts: u32,
-    pub(crate) upload: Option<Upload>,
     /// The place in the service's bulkhead, held to the end.
     pub(crate) slot: Option<Slot>,
     series: Option<Arc<ServiceSeries>>,
@@ -33,45 +32,38 @@ pub(crate) struct RequestAccount {
 /// Fields that only the access log needs.
 #[derive(Debug)]
 struct AccessLogEntry {
-    method: Method,
+    method: String,
     path: String,
     service: Option<Arc<str>>,
     instance: Option<InstanceId>,
 }
 
-impl RequestAccount {
-    pub(crate) fn new(session: &Arc<Session>, started: Instant, method: &Method, path: &str) -> Self {
-        session.begin();
-        let entry = session.listener.settings.load().access_log.then(|| {
+impl<'r> RequestAccount<'r> {
+    pub(crate) fn new(info: &'r ConnectionInfo, is_logged: bool, started: Instant, head: &Head) -> Self {
+        info.context().in_flight.fetch_add(1, Relaxed);
+        let entry = is_logged.then(|| {
+            let target = head.target();
+            let end = target.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(target.len());
             Box::new(AccessLogEntry {
-                method: method.clone(),
-                path: escape_path(path),
+                // Control characters are escaped, because logs are shown in terminals.
+                method: head.method().escape_ascii().to_string(),
+                path: target[..end].escape_ascii().to_string(),
                 service: None,
                 instance: None,
             })
         });
         Self {
-            session: session.clone(),
+            info,
             started,
             answered_at: None,
             ended_at: None,
             status: None,
             reason: None,
             attempts: 0,
-            upload: None,
             slot: None,
             series: None,
             log_entry: entry,
         }
-    }
-
-    pub(crate) fn session(&self) -> &Arc<Session> {
-        &self.session
-    }
-
-    /// Whether a part of the app's body has not been read.
-    pub(crate) fn has_unread_body(&self) -> bool {
-        self.upload.as_ref().is_some_and(|upload| !upload.ended())
     }
 
     /// Begins to count the request for its service.
@@ -90,20 +82,20 @@ impl RequestAccount {
     }
 
     /// Records the response to the app, and when its head was ready.
-    pub(crate) fn record_answer(&mut self, status: StatusCode, reason: Option<Reason>) {
-        self.answered_at.get_or_insert_with(Instant::now);
+    pub(crate) fn record_answer(&mut self, status: u16, reason: Option<Reason>, now: Instant) {
+        self.answered_at.get_or_insert(now);
         self.status = Some(status);
         self.reason = reason;
     }
 
-    fn log(&self, entry: &AccessLogEntry, status: StatusCode, reason: Option<Reason>, now: Instant) {
+    fn log(&self, entry: &AccessLogEntry, status: u16, reason: Option<Reason>, now: Instant) {
         info!(
             target: "outrigger::access",
             method = %entry.method,
             path = %entry.path,
             service = entry.service.as_deref().unwrap_or("-"),
             instance = entry.instance.as_ref().map_or("-", |id| &id.id),
-            status = status.as_u16(),
+            status,
             reason = reason.map_or("-", Reason::label),
             attempts = self.attempts,
             head_ms = self.answered_at.map_or(0.0, |at| to_millis(at - self.started)),
@@ -113,24 +105,14 @@ impl RequestAccount {
     }
 }
 
-/// The path with control characters escaped, because logs are shown in terminals.
-fn escape_path(path: &str) -> String {
-    if path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        path.to_owned()
-    } else {
-        path.escape_default().to_string()
-    }
-}
-
 fn to_millis(duration: std::time::Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-impl Drop for RequestAccount {
+impl Drop for RequestAccount<'_> {
     fn drop(&mut self) {
         let now = self.ended_at.unwrap_or_else(Instant::now);
-        let gone = self.status.is_none();
-        if gone && self.reason.is_none() {
+        if self.status.is_none() && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
         }
         let status = self.status.unwrap_or(Reason::ClientGone.status());
@@ -142,18 +124,11 @@ impl Drop for RequestAccount {
             series.duration.observe(now.saturating_duration_since(self.started).as_secs_f64());
             series.in_flight.dec();
         } else if let Some(reason) = self.reason {
-            self.session.shared.metrics.record_refusal(reason);
+            self.info.context().metrics.record_refusal(reason);
         }
         if let Some(entry) = &self.log_entry {
             self.log(entry, status, self.reason, now);
         }
-        if let Some(upload) = &self.upload {
-            // After an early response, the upload of the app must not go on.
-            upload.stop();
-            if !upload.ended() {
-                self.session.unread_body.store(true, Relaxed);
-            }
-        }
-        self.session.end();
+        self.info.context().in_flight.fetch_sub(1, Relaxed);
     }
 }

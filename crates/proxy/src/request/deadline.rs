@@ -8,15 +8,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use outrigger_http1::Name;
 use tokio::time::Instant;
 
 use crate::reason::{Reason, Refusal};
-
-/// How long the app waits for the whole response.
-pub(crate) const TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-outrigger-timeout");
-/// The same, in gRPC's format.
-pub(crate) const GRPC_TIMEOUT_HEADER: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// The deadline that the app sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,17 +28,19 @@ impl ClientDeadline {
     /// # Errors
     /// When `x-outrigger-timeout` is no duration. An invalid `grpc-timeout` is ignored and forwarded, because
     /// the instance may read it.
-    pub(crate) fn read_field(&mut self, name: &HeaderName, value: &HeaderValue) -> Result<(), Refusal> {
-        let timeout = if name == TIMEOUT_HEADER {
-            let text = String::from_utf8_lossy(value.as_bytes());
-            let wrong = |what| Refusal::new(Reason::BadRequest, format!("{TIMEOUT_HEADER}: {what}"));
-            Some(outrigger_config::parse_duration(text.trim()).map_err(wrong)?)
-        } else if name == GRPC_TIMEOUT_HEADER {
-            let timeout = parse_grpc_timeout(value.as_bytes());
-            self.from_grpc |= timeout.is_some();
-            timeout
-        } else {
-            None
+    pub(crate) fn read_field(&mut self, name: Name, value: &[u8]) -> Result<(), Refusal> {
+        let timeout = match name {
+            Name::OutriggerTimeout => {
+                let text = String::from_utf8_lossy(value);
+                let wrong = |what| Refusal::new(Reason::BadRequest, format!("{}: {what}", name.as_str()));
+                Some(outrigger_config::parse_duration(text.trim()).map_err(wrong)?)
+            }
+            Name::GrpcTimeout => {
+                let timeout = parse_grpc_timeout(value);
+                self.from_grpc |= timeout.is_some();
+                timeout
+            }
+            _ => None,
         };
         self.timeout = match (self.timeout, timeout) {
             (Some(before), Some(timeout)) => Some(before.min(timeout)),
@@ -52,19 +49,21 @@ impl ClientDeadline {
         Ok(())
     }
 
-    /// Writes the time that is left until `ends`.
-    pub(crate) fn write_headers(self, headers: &mut HeaderMap, ends: Instant, now: Instant) {
+    /// Writes the time that is left until `ends`, as field lines.
+    pub(crate) fn write_fields(self, lines: &mut Vec<u8>, ends: Instant, now: Instant) {
         let left = ends.saturating_duration_since(now);
         // Rounded down, but at least 1 ms, because the app still waits.
         let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
-        if let Ok(value) = HeaderValue::try_from(format!("{millis}ms")) {
-            headers.insert(TIMEOUT_HEADER, value);
+        lines.extend_from_slice(format!("{}: {millis}ms\r\n", Name::OutriggerTimeout.as_str()).as_bytes());
+        if self.from_grpc {
+            let line = format!("{}: {}\r\n", Name::GrpcTimeout.as_str(), format_grpc_timeout(millis));
+            lines.extend_from_slice(line.as_bytes());
         }
-        if self.from_grpc
-            && let Ok(value) = HeaderValue::try_from(format_grpc_timeout(millis))
-        {
-            headers.insert(GRPC_TIMEOUT_HEADER, value);
-        }
+    }
+
+    /// The fields of the app that [`ClientDeadline::write_fields`] replaces.
+    pub(crate) fn replaced(self) -> &'static [Name] {
+        if self.from_grpc { &[Name::OutriggerTimeout, Name::GrpcTimeout] } else { &[Name::OutriggerTimeout] }
     }
 }
 
@@ -102,7 +101,7 @@ mod tests {
     fn read_deadline(fields: &[(&'static str, &'static str)]) -> Result<ClientDeadline, Refusal> {
         let mut deadline = ClientDeadline::default();
         for (name, value) in fields {
-            deadline.read_field(&HeaderName::from_static(name), &HeaderValue::from_static(value))?;
+            deadline.read_field(Name::recognize(name.as_bytes()), value.as_bytes())?;
         }
         Ok(deadline)
     }
@@ -138,18 +137,23 @@ mod tests {
     fn the_remaining_time_is_forwarded_in_the_fields_of_the_request() {
         let now = Instant::now();
         let written = |deadline: ClientDeadline, left| {
-            let mut map = HeaderMap::new();
-            deadline.write_headers(&mut map, now + left, now);
-            let text = |name| map.get(name).map(|value: &HeaderValue| value.to_str().unwrap().to_owned());
-            (text(TIMEOUT_HEADER), text(GRPC_TIMEOUT_HEADER))
+            let mut lines = Vec::new();
+            deadline.write_fields(&mut lines, now + left, now);
+            String::from_utf8(lines).unwrap()
         };
         let plain = ClientDeadline::default();
         let grpc = read_deadline(&[("grpc-timeout", "1S")]).unwrap();
-        let some = |text: &str| Some(text.to_owned());
-        assert_eq!(written(plain, Duration::from_micros(250_900)), (some("250ms"), None));
-        assert_eq!(written(plain, Duration::ZERO), (some("1ms"), None));
-        assert_eq!(written(grpc, Duration::from_millis(250)), (some("250ms"), some("250m")));
-        let long = Duration::from_secs(200_000);
-        assert_eq!(written(grpc, long), (some("200000000ms"), some("200000S")));
+        for (deadline, left, expected) in [
+            (plain, Duration::from_micros(250_900), "x-outrigger-timeout: 250ms\r\n"),
+            (plain, Duration::ZERO, "x-outrigger-timeout: 1ms\r\n"),
+            (grpc, Duration::from_millis(250), "x-outrigger-timeout: 250ms\r\ngrpc-timeout: 250m\r\n"),
+            (
+                grpc,
+                Duration::from_secs(200_000),
+                "x-outrigger-timeout: 200000000ms\r\ngrpc-timeout: 200000S\r\n",
+            ),
+        ] {
+            assert_eq!(written(deadline, left), expected);
+        }
     }
 }

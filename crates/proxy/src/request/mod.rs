@@ -1,6 +1,16 @@
-//! What the sidecar reads from a request and from its response, and the account that it keeps of the request.
+//! One request: what is read from its head, its attempts, its response, and the account that is kept of it.
 
 pub(crate) mod account;
+pub(crate) mod attempt;
+pub(crate) mod attempts;
+pub(crate) mod bounds;
+pub(crate) mod call;
 pub(crate) mod deadline;
+pub(crate) mod downstream;
+pub(crate) mod fields;
+pub(crate) mod handle;
 pub(crate) mod pushback;
+pub(crate) mod race;
+pub(crate) mod reject;
+pub(crate) mod respond;
 pub(crate) mod route;

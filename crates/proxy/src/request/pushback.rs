@@ -6,26 +6,22 @@
 
 use std::time::Duration;
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue,
-    header::{DATE, RETRY_AFTER},
-};
+use outrigger_http1::{Head, Name};
 use outrigger_policy::retry::Pushback;
 
-const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
-
 /// The wait that the head of a response asks for.
-pub(crate) fn read_pushback(headers: &HeaderMap) -> Option<Pushback> {
-    if let Some(value) = headers.get(GRPC_PUSHBACK) {
-        let millis = value.to_str().ok().and_then(|text| text.trim().parse::<i64>().ok());
+pub(crate) fn read_pushback(head: &Head) -> Option<Pushback> {
+    let text_of = |value| std::str::from_utf8(value).ok().map(str::trim);
+    if let Some(value) = head.first(Name::GrpcRetryPushback) {
+        let millis = text_of(value).and_then(|text| text.parse::<i64>().ok());
         let millis = millis.and_then(|millis| u64::try_from(millis).ok());
         return Some(millis.map_or(Pushback::Never, |millis| Pushback::Call(Duration::from_millis(millis))));
     }
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let text = text_of(head.first(Name::RetryAfter)?)?;
     let wait = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
-            let date = headers.get(DATE).map(HeaderValue::to_str)?.ok()?;
+            let date = text_of(head.first(Name::Date)?)?;
             let (then, now) = (httpdate::parse_http_date(text).ok()?, httpdate::parse_http_date(date).ok()?);
             then.duration_since(now).unwrap_or_default()
         }
@@ -35,7 +31,15 @@ pub(crate) fn read_pushback(headers: &HeaderMap) -> Option<Pushback> {
 
 #[cfg(test)]
 mod tests {
+    use outrigger_http1::{HeadKind, HeadLimits, HeadParser, Inbox};
+
     use super::*;
+
+    fn response_head(text: &str) -> Head {
+        let limits = HeadLimits { bytes: 65_536, fields: 100, target: 65_536 };
+        let mut parser = HeadParser::new(HeadKind::Response, limits, Vec::new());
+        parser.parse(&mut Inbox::from(text.as_bytes()), Vec::new).unwrap().unwrap()
+    }
 
     #[test]
     fn seconds_dates_and_grpc_milliseconds_are_read() {
@@ -58,11 +62,9 @@ mod tests {
             (&[("grpc-retry-pushback-ms", "x")], Some(Pushback::Never)),
         ];
         for (fields, expected) in cases {
-            let map = fields
-                .iter()
-                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-                .collect();
-            assert_eq!(read_pushback(&map), expected, "{fields:?}");
+            let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+            let head = response_head(&format!("HTTP/1.1 503 Service Unavailable\r\n{lines}\r\n"));
+            assert_eq!(read_pushback(&head), expected, "{fields:?}");
         }
     }
 }

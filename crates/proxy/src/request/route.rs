@@ -6,151 +6,171 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::{
-    HeaderMap, HeaderValue, Uri,
-    header::HOST,
-    uri::{PathAndQuery, Scheme},
-};
+use outrigger_http1::{Head, Name};
 
 use crate::{
-    headers,
+    downstream::info::ConnectionInfo,
     host::{self, ParsedHost, ServiceName},
+    listener::kind::DownstreamSettings,
     reason::{Reason, Refusal},
-    session::Session,
+    request::fields::{self, RequestFacts},
     upstream::cluster::Cluster,
 };
 
-/// The service of a request, and the changes to its head.
-#[derive(Debug)]
-pub(crate) struct Route {
-    pub(crate) cluster: Arc<Cluster>,
-    /// The target for the instance, where it differs from the app's.
-    pub(crate) uri: Option<Uri>,
-    /// The Host for the instance, where it differs from the app's.
-    pub(crate) host: Option<HeaderValue>,
-}
-
 /// The path prefix before a service's name, when the Host is the sidecar's own address.
-const PATH_PREFIX: &str = "/svc/";
+const PATH_PREFIX: &[u8] = b"/svc/";
 
-/// Finds the service. Waits, within a limit, only for the registry's first answer for it.
+/// Finds the service, and notes in `facts` where the instance gets another target or Host than the app wrote. Waits, within a
+/// limit, only for the registry's first answer for the service.
 ///
 /// # Errors
 /// When the request names no service that it may reach; the refusal says what to do instead.
-pub(crate) async fn find(session: &Session, uri: &Uri, headers: &HeaderMap) -> Result<Route, Refusal> {
-    if headers::from_browser(headers) {
+pub(crate) async fn find(
+    info: &ConnectionInfo,
+    settings: &DownstreamSettings,
+    head: &Head,
+    facts: &mut RequestFacts,
+) -> Result<Arc<Cluster>, Refusal> {
+    if facts.is_from_browser {
         // Another port of this machine is another origin.
-        let own = |authority: &str| {
-            is_own_authority(session, authority) && authority_port(authority) == session.local.port()
+        let is_own = |authority: &str| {
+            is_own_authority(info, authority) && authority_port(authority) == info.local_port()
         };
-        headers::judge_origin(headers, &session.listener.settings.load().outbound.allow_origins, own)?;
+        fields::check_origin(head, &settings.outbound.allow_origins, is_own)?;
     }
-    if uri.scheme().is_some() {
-        return route_absolute_form(session, uri).await;
-    }
-    let host = match headers.get(HOST).map(HeaderValue::to_str) {
+    let host = match head.first(Name::Host).map(std::str::from_utf8) {
         None => "",
         Some(Ok(host)) => host,
         Some(Err(_)) => return Err(invalid_host("not text")),
     };
-    if let Some(cluster) = session.listener.kind.cluster() {
-        return route_by_listener(cluster, headers, host);
+    let target = head.target();
+    if target.first() != Some(&b'/') && target != b"*" {
+        return route_absolute_form(info, target, host, facts).await;
+    }
+    if let Some(cluster) = info.listener.kind.cluster() {
+        return route_by_listener(cluster, facts, host);
     }
     if host.is_empty() {
-        return route_by_path(session, uri).await;
+        return route_by_path(info, target, facts).await;
     }
     match host::parse(host) {
-        ParsedHost::Service(name) => {
-            let cluster = session.shared.clusters.find_or_open(&name).await?;
-            Ok(Route { cluster, uri: None, host: None })
-        }
-        ParsedHost::Local => route_by_path(session, uri).await,
-        ParsedHost::Outside if is_own_authority(session, host) => route_by_path(session, uri).await,
+        ParsedHost::Service(name) => info.clusters().find_or_open(&name).await,
+        ParsedHost::Local => route_by_path(info, target, facts).await,
+        ParsedHost::Outside if is_own_authority(info, host) => route_by_path(info, target, facts).await,
         // A declared service's name may have dots.
-        ParsedHost::Outside => match find_dotted_service(session, host) {
-            Some(cluster) => Ok(Route { cluster, uri: None, host: None }),
-            None => Err(outside_host(host)),
-        },
+        ParsedHost::Outside => find_dotted_service(info, host).ok_or_else(|| outside_host(host)),
         ParsedHost::Invalid => Err(invalid_host(host)),
     }
 }
 
-/// The listener names the service, so the Host is left as it is.
-fn route_by_listener(cluster: &Arc<Cluster>, headers: &HeaderMap, host: &str) -> Result<Route, Refusal> {
+/// The listener names the service, so the Host is left as it is; HTTP/1.0 may leave it out, and HTTP/1.1, which the instance
+/// gets, may not.
+fn route_by_listener(
+    cluster: &Arc<Cluster>,
+    facts: &mut RequestFacts,
+    host: &str,
+) -> Result<Arc<Cluster>, Refusal> {
     match host::parse(host) {
         // A page from a name that resolves to this machine (DNS rebinding) must not reach a service.
-        ParsedHost::Outside if headers::from_browser(headers) => Err(Refusal::new(
-            Reason::ForbiddenOrigin,
-            format!("a browser's request for {host:?} may not reach a service"),
-        )),
-        ParsedHost::Invalid if !host.is_empty() => Err(invalid_host(host)),
-        _ => Ok(Route { cluster: cluster.clone(), uri: None, host: None }),
+        ParsedHost::Outside if facts.is_from_browser => {
+            return Err(Refusal::new(
+                Reason::ForbiddenOrigin,
+                format!("a browser's request for {host:?} may not reach a service"),
+            ));
+        }
+        ParsedHost::Invalid if !host.is_empty() => return Err(invalid_host(host)),
+        _ => {}
     }
+    if !facts.has_host {
+        facts.changes.host = Some(cluster.key.service.as_bytes().to_vec());
+    }
+    Ok(cluster.clone())
 }
 
 /// `/svc/NAME/rest`: the prefix is removed, the rest is left as it is.
-async fn route_by_path(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
-    let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+async fn route_by_path(
+    info: &ConnectionInfo,
+    target: &[u8],
+    facts: &mut RequestFacts,
+) -> Result<Arc<Cluster>, Refusal> {
     let Some(rest) = target.strip_prefix(PATH_PREFIX) else {
         return Err(Refusal::new(
             Reason::NoRoute,
             "name the service in the Host field (`Host: orders`) or in the path (`/svc/orders/...`)",
         ));
     };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     let (service, rest) = rest.split_at(end);
-    if !host::is_service_name(service) {
-        return Err(Refusal::new(Reason::NoRoute, format!("{service:?} cannot be a service's name")));
-    }
+    let Some(service) = std::str::from_utf8(service).ok().filter(|name| host::is_service_name(name)) else {
+        let detail = format!("`{}` cannot be a service's name", service.escape_ascii());
+        return Err(Refusal::new(Reason::NoRoute, detail));
+    };
     let name = ServiceName { service: host::lowercase(service), tag: None, datacenter: None };
-    let cluster = session.shared.clusters.find_or_open(&name).await?;
-    let rest = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-    let path = PathAndQuery::try_from(rest).map_err(|error| {
-        Refusal::new(Reason::BadRequest, format!("the target without its prefix: {error}"))
-    })?;
-    let host = HeaderValue::from_str(service)
-        .map_err(|_| Refusal::new(Reason::NoRoute, format!("{service:?} cannot be a Host")))?;
-    Ok(Route { cluster, uri: Some(Uri::from(path)), host: Some(host) })
+    let cluster = info.clusters().find_or_open(&name).await?;
+    facts.changes.target = Some(with_slash(rest));
+    facts.changes.host = Some(service.as_bytes().to_vec());
+    Ok(cluster)
 }
 
 /// The target is in absolute form, names the host, and replaces the Host field (RFC 9112 §3.2.2).
-async fn route_absolute_form(session: &Session, uri: &Uri) -> Result<Route, Refusal> {
-    let authority = uri.authority().map_or("", http::uri::Authority::as_str);
-    if uri.scheme() != Some(&Scheme::HTTP) {
-        return Err(Refusal::new(Reason::OutsideHost, format!("only http:// is carried, not {uri}")));
+async fn route_absolute_form(
+    info: &ConnectionInfo,
+    target: &[u8],
+    host: &str,
+    facts: &mut RequestFacts,
+) -> Result<Arc<Cluster>, Refusal> {
+    let separator = target.windows(3).position(|part| part == b"://").unwrap_or(0);
+    let (scheme, rest) = target.split_at(separator);
+    if !scheme.eq_ignore_ascii_case(b"http") {
+        let detail = format!("only http:// is carried, not {}", target.escape_ascii());
+        return Err(Refusal::new(Reason::OutsideHost, detail));
     }
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let origin = Uri::from(path);
-    if session.listener.kind.cluster().is_none() && is_own_authority(session, authority) {
-        return route_by_path(session, &origin).await;
+    if facts.has_host && !host.is_empty() && host::parse(host) == ParsedHost::Invalid {
+        return Err(invalid_host(host));
     }
-    let cluster = match (session.listener.kind.cluster(), host::parse(authority)) {
-        (Some(cluster), ParsedHost::Service(_) | ParsedHost::Local) => cluster.clone(),
-        (None, ParsedHost::Service(name)) => session.shared.clusters.find_or_open(&name).await?,
-        (None, ParsedHost::Outside) => {
-            find_dotted_service(session, authority).ok_or_else(|| outside_host(authority))?
-        }
+    let rest = rest.get(3..).unwrap_or_default();
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let Ok(authority) = std::str::from_utf8(authority) else { return Err(invalid_host("not text")) };
+    // The asterisk form of a proxy's client (RFC 9112 §3.2.4) is no special case: OPTIONS of an empty path is for the server.
+    let path = with_slash(path);
+    let by_listener = info.listener.kind.cluster();
+    if by_listener.is_none() && is_own_authority(info, authority) {
+        return route_by_path(info, &path, facts).await;
+    }
+    let cluster = match (by_listener, host::parse(authority)) {
         (_, ParsedHost::Invalid) => return Err(invalid_host(authority)),
-        (_, ParsedHost::Outside | ParsedHost::Local) => return Err(outside_host(authority)),
+        (Some(cluster), _) => route_by_listener(cluster, facts, authority)?,
+        (None, ParsedHost::Service(name)) => info.clusters().find_or_open(&name).await?,
+        (None, ParsedHost::Outside) => {
+            find_dotted_service(info, authority).ok_or_else(|| outside_host(authority))?
+        }
+        (None, ParsedHost::Local) => return Err(outside_host(authority)),
     };
-    let host = HeaderValue::from_str(authority).map_err(|_| invalid_host(authority))?;
-    Ok(Route { cluster, uri: Some(origin), host: Some(host) })
+    facts.changes.target = Some(path);
+    facts.changes.host = Some(authority.as_bytes().to_vec());
+    Ok(cluster)
+}
+
+/// A path behind an authority or a prefix: it begins with a slash.
+fn with_slash(rest: &[u8]) -> Vec<u8> {
+    if rest.first() == Some(&b'/') { rest.to_vec() } else { [b"/", rest].concat() }
 }
 
 /// A declared service with dots in its name, which in a Host looks like a name outside the registry.
-fn find_dotted_service(session: &Session, authority: &str) -> Option<Arc<Cluster>> {
+fn find_dotted_service(info: &ConnectionInfo, authority: &str) -> Option<Arc<Cluster>> {
     let service = host::lowercase(host::host_of(authority)?);
     let name = ServiceName { service, tag: None, datacenter: None };
-    session.shared.clusters.find(&name).filter(|cluster| cluster.is_declared())
+    info.clusters().find(&name).filter(|cluster| cluster.is_declared())
 }
 
 /// Whether the host of an authority is a loopback address or the local address of this connection.
-fn is_own_authority(session: &Session, authority: &str) -> bool {
+fn is_own_authority(info: &ConnectionInfo, authority: &str) -> bool {
     host::is_loopback(authority)
         || host::host_of(authority)
             .map(|host| host.trim_matches(['[', ']']))
             .and_then(|host| host.parse::<IpAddr>().ok())
-            .is_some_and(|ip| ip.to_canonical() == session.local.ip().to_canonical())
+            .is_some_and(|ip: IpAddr| Some(ip.to_canonical()) == info.local_ip())
 }
 
 /// The port of an authority; 80 where it has none.

@@ -14,8 +14,8 @@ use arc_swap::ArcSwap;
 use outrigger_config::{self as config, format_coarse_duration};
 use outrigger_discovery::{Follower, Knowledge, Snapshot, WatchReason};
 use outrigger_policy::{
-    Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget,
-    circuit_breaker::BreakerState,
+    Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, Verdict,
+    circuit_breaker::{BreakerState, Permit},
     outlier_detection::{Report, stall::PeakLatency},
 };
 use outrigger_registry::{Instance, Query};
@@ -313,6 +313,14 @@ impl Cluster {
     pub(crate) fn report(&self, endpoint: &Arc<Endpoint>, report: Report, now: Instant) {
         let view = self.view.load();
         self.ejector.report(view.settings.policy.outlier.as_ref(), endpoint, report, now);
+    }
+
+    /// Records for the breaker what the app sees of a request.
+    pub(crate) fn record_verdict(&self, permit: Permit<'_>, verdict: Verdict, now: Instant) {
+        permit.record(now.into_std(), verdict);
+        if verdict == Verdict::Failure {
+            self.record_failure();
+        }
     }
 
     /// Acts on a failed request: it may have opened the breaker, and then only probes find out.

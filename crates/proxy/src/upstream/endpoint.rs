@@ -21,13 +21,9 @@ use tokio::{
 };
 
 use crate::{
-    io::Line,
     metrics::ServiceSeries,
-    upstream::{
-        bulkhead::PendingCount,
-        connect::connect_outcome,
-        pool::{Conn, Found, HeadLimits, Pool},
-    },
+    transport::pool::{Connection, ConnectionPool},
+    upstream::{bulkhead::PendingCount, connect::connect_outcome},
 };
 
 /// One instance. An instance that is registered anew gets a new endpoint.
@@ -36,7 +32,7 @@ pub(crate) struct Endpoint {
     pub(crate) id: InstanceId,
     pub(crate) addr: SocketAddr,
     pub(crate) create_index: u64,
-    pub(crate) pool: Pool,
+    pub(crate) pool: ConnectionPool,
     /// The results of its attempts; the cluster's detector reads them.
     pub(crate) stats: EndpointStats,
     pub(crate) stall: Stall,
@@ -67,19 +63,14 @@ pub(crate) struct CheckoutError {
     pub(crate) detail: String,
 }
 
-/// What a checkout needs to know.
+/// Which idle connections a request may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CheckoutRequest<'a> {
     pub(crate) worker: usize,
     pub(crate) policy: &'a config::Policy,
-    pub(crate) limits: HeadLimits,
     pub(crate) series: &'a ServiceSeries,
     /// Whether the request may be sent again if the connection turns out to be closed.
-    pub(crate) repeatable: bool,
-    /// Longest time for a new connection.
-    pub(crate) connect_timeout: Duration,
-    /// Use no idle connection, because the last one was closed meanwhile.
-    pub(crate) new_only: bool,
+    pub(crate) is_repeatable: bool,
     pub(crate) now: Instant,
 }
 
@@ -100,7 +91,7 @@ impl Endpoint {
             id,
             addr,
             create_index,
-            pool: Pool::new(workers),
+            pool: ConnectionPool::new(workers),
             stats: EndpointStats::new(now),
             stall: Stall::new(now),
             picks: AtomicU64::new(0),
@@ -203,50 +194,37 @@ impl Endpoint {
     }
 
     /// An idle connection that is still good.
-    pub(crate) fn take_idle(&self, request: &CheckoutRequest<'_>) -> Found {
-        let limit = match (request.new_only, request.repeatable) {
-            (true, _) => return Found::Nothing,
-            (false, true) => request.policy.pool.idle_timeout,
-            (false, false) => request.policy.pool.non_idempotent_max_idle,
+    pub(crate) fn take_idle(&self, request: &CheckoutRequest<'_>) -> Option<Connection> {
+        let pool = &request.policy.pool;
+        let (limit, skip_peek) = if request.is_repeatable {
+            (pool.idle_timeout, SKIP_PEEK_WITHIN)
+        } else {
+            (pool.non_idempotent_max_idle, Duration::ZERO)
         };
-        let skip_peek = if request.repeatable { SKIP_PEEK_WITHIN } else { Duration::ZERO };
-        self.pool.checkout(request.worker, limit, skip_peek, request.now, || request.series.stale.inc())
+        let stale = || request.series.stale.inc();
+        let connection = self.pool.checkout(request.worker, limit, skip_peek, request.now, stale)?;
+        request.series.reused.inc();
+        Some(connection)
     }
 
-    /// A connection from the result of [`Endpoint::take_idle`]: the idle one, a codec for its socket, or a
-    /// new one.
+    /// A new connection, made within `timeout`.
     pub(crate) async fn connect(
         &self,
-        checkout: Found,
-        request: &CheckoutRequest<'_>,
-    ) -> Result<Box<Conn>, CheckoutError> {
-        match checkout {
-            Found::Ready(conn) => {
-                request.series.reused.inc();
-                return Ok(conn);
-            }
-            Found::Socket(line, open) => {
-                if let Ok(conn) = Conn::new(line, true, open, request.limits).await {
-                    request.series.reused.inc();
-                    return Ok(conn);
-                }
-            }
-            Found::Nothing => {}
-        }
+        series: &ServiceSeries,
+        timeout: Duration,
+    ) -> Result<Connection, CheckoutError> {
         // A permit includes a connection, also when a reload has reduced the number since.
         let most = self.max_permits.load(Relaxed).max(self.in_flight());
         let Some(open) = self.pool.reserve(most) else {
             let detail = format!("{}: pool.max_connections are open", self.id.id);
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
-        let stream = outrigger_net::connect(self.addr, request.connect_timeout).await.map_err(|error| {
-            CheckoutError { outcome: connect_outcome(&error), detail: format!("{error}: {}", error.source) }
+        let stream = outrigger_net::connect(self.addr, timeout).await.map_err(|error| CheckoutError {
+            outcome: connect_outcome(&error),
+            detail: format!("{error}: {}", error.source),
         })?;
-        request.series.opened.inc();
-        Conn::new(Line::new(stream), false, open, request.limits).await.map_err(|error| CheckoutError {
-            outcome: Outcome::ConnectFailed,
-            detail: format!("connect to {}: {error}", self.addr),
-        })
+        series.opened.inc();
+        Ok(Connection::new(stream.into(), open))
     }
 }
 

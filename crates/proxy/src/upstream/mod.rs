@@ -5,7 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod connect;
 pub(crate) mod ejection;
 pub(crate) mod endpoint;
+pub(crate) mod lease;
 pub(crate) mod manager;
-pub(crate) mod pool;
 pub(crate) mod probe;
 pub(crate) mod reconcile;

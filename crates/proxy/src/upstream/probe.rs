@@ -49,7 +49,9 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
         let now = Instant::now();
         let guard = endpoint.stats.begin_attempt(settings.policy.outlier.as_ref(), true);
         let blame = &mut FailureAttribution::default();
-        let report = guard.and_then(|guard| guard.record_end(blame, outcome, Sent::Nothing, now.into_std()));
+        let outlier = settings.policy.outlier.as_ref();
+        let report =
+            guard.and_then(|guard| guard.record_end(outlier, blame, outcome, Sent::Nothing, now.into_std()));
         if let Some(report) = report {
             cluster.report(&endpoint, report, now);
         }

@@ -1,0 +1,153 @@
+//! An active period of an HTTP/1 connection: heads are read and handled one after the other.
+
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use outrigger_http1::{Head, HeadKind, HeadParser, RefusalKind};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::{
+    downstream::info::ConnectionInfo,
+    metrics::GaugeGuard,
+    reason::{Reason, Refusal},
+    request::{
+        downstream::AfterRequest,
+        handle::handle,
+        reject::{RejectionStyle, write_rejection},
+    },
+    transport::{
+        buffers::{self, SMALL},
+        channel::Channel,
+        timer::LazyTimer,
+    },
+};
+
+/// A connection without a request for one to two of these is parked.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+
+/// What follows an active period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// No request came for a while.
+    Park,
+    /// The connection ends in order.
+    Close,
+    /// The connection ends, and the app may still be sending.
+    Linger,
+    /// A reset tells the app that the response is not complete.
+    Reset,
+}
+
+/// What a wait for a head brings.
+enum HeadRead {
+    Head(Head),
+    /// No byte of a head came for a while.
+    Idle,
+    /// The app has closed, or broke the connection.
+    Closed,
+    /// The head is invalid, too large or too slow.
+    Refused(outrigger_http1::Refusal),
+    Slow,
+}
+
+/// Serves requests until the connection ends or is idle. `is_last`: a drain ends the connection, and bytes of a head have
+/// arrived that the reactor does not know yet.
+pub(crate) async fn run(info: &ConnectionInfo, channel: &mut Channel, is_last: bool) -> Next {
+    let _gauge = GaugeGuard::new(&info.context().metrics.active);
+    let mut timer = LazyTimer::new();
+    loop {
+        let mut reader = HeadReader::new(info, is_last);
+        match poll_fn(|cx| reader.poll(channel, &mut timer, cx)).await {
+            HeadRead::Head(head) => match handle(info, channel, &mut timer, head).await {
+                AfterRequest::KeepAlive => {}
+                AfterRequest::Close => return Next::Close,
+                AfterRequest::Linger => return Next::Linger,
+                AfterRequest::Reset => return Next::Reset,
+            },
+            HeadRead::Idle => return Next::Park,
+            HeadRead::Closed => return Next::Close,
+            HeadRead::Refused(refusal) => return refuse(info, channel, refusal),
+            HeadRead::Slow => {
+                let limit = info.listener.settings.load().outbound.limits.head_timeout;
+                let detail = format!("the head did not end within {limit:?}");
+                info.context().metrics.record_refusal(Reason::SlowHead);
+                let refusal = Refusal::new(Reason::SlowHead, detail);
+                channel.queue(|outbox| write_rejection(&refusal, RejectionStyle::CLOSING, outbox));
+                return Next::Linger;
+            }
+        }
+    }
+}
+
+/// Answers a head that is none.
+fn refuse(info: &ConnectionInfo, channel: &mut Channel, refusal: outrigger_http1::Refusal) -> Next {
+    // The preface of HTTP/2 is closed without an answer that its sender could not read.
+    let is_preface = refusal.kind == RefusalKind::Http2Preface;
+    let refusal = Refusal::from(refusal);
+    let reason = refusal.reason;
+    info.context().metrics.record_refusal(reason);
+    if info.listener.settings.load().access_log {
+        let (peer, reason) = (info.peer, reason.label());
+        info!(target: "outrigger::access", %peer, reason, "request refused before it was one");
+    }
+    debug!(peer = %info.peer, reason = reason.label(), detail = refusal.detail, "request head refused");
+    if !is_preface {
+        channel.queue(|outbox| write_rejection(&refusal, RejectionStyle::CLOSING, outbox));
+    }
+    Next::Linger
+}
+
+/// Reads one head.
+struct HeadReader<'a> {
+    info: &'a ConnectionInfo,
+    parser: HeadParser,
+    is_last: bool,
+    /// Since when the connection waits; `None`: the time is not read yet.
+    idle_since: Option<Instant>,
+    /// When the first byte of the head was seen.
+    begun: Option<Instant>,
+}
+
+impl<'a> HeadReader<'a> {
+    fn new(info: &'a ConnectionInfo, is_last: bool) -> Self {
+        let limits = info.listener.settings.load().request_heads;
+        let parser = HeadParser::new(HeadKind::Request, limits, buffers::take_fields());
+        Self { info, parser, is_last, idle_since: None, begun: None }
+    }
+
+    fn poll(&mut self, channel: &mut Channel, timer: &mut LazyTimer, cx: &mut Context<'_>) -> Poll<HeadRead> {
+        loop {
+            if !channel.inbox.is_empty() {
+                match self.parser.parse(&mut channel.inbox, || buffers::take_incoming(SMALL)) {
+                    Ok(Some(head)) => return Poll::Ready(HeadRead::Head(head)),
+                    Ok(None) => {}
+                    Err(refusal) => return Poll::Ready(HeadRead::Refused(refusal)),
+                }
+            }
+            match channel.poll_fill(usize::MAX, cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(HeadRead::Closed),
+                Poll::Pending => break,
+            }
+        }
+        if self.begun.is_none() && self.parser.has_begun(&channel.inbox) {
+            self.begun = Some(Instant::now());
+        }
+        let since = *self.idle_since.get_or_insert_with(Instant::now);
+        let listener = &self.info.listener;
+        let due = match self.begun {
+            Some(begun) => begun + listener.settings.load().outbound.limits.head_timeout,
+            // Between requests a drain ends the connection; bytes that the kernel has are still served.
+            None if !self.is_last && listener.connections_shutdown.is_cancelled() => {
+                return Poll::Ready(HeadRead::Idle);
+            }
+            None => since + PARK_AFTER,
+        };
+        std::task::ready!(timer.poll_until(due, cx));
+        Poll::Ready(if self.begun.is_some() { HeadRead::Slow } else { HeadRead::Idle })
+    }
+}

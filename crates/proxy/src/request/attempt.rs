@@ -1,0 +1,354 @@
+//! One attempt: a permit and a connection, then the exchange up to the head of the response.
+//!
+//! The keep-alive race is settled inside: a reused connection that closes before any byte of a response is no failure of the
+//! instance, once per request.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use outrigger_http1::Framing;
+use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution};
+use tokio::time::Instant;
+
+use crate::{
+    request::{
+        bounds::{AttemptResult, Bound, Bounds, Failed, outcome_of},
+        call::Call,
+    },
+    transport::{
+        channel::Channel,
+        exchange::{Exchange, ExchangeError, ResponseHead},
+        pool::Connection,
+        upload::{BrokenUpload, Upload},
+    },
+    upstream::{
+        endpoint::{CheckoutError, CheckoutRequest, Endpoint, InFlight},
+        lease::{Lease, LeaseEnd},
+    },
+};
+
+/// A connection that was given less time than this, and `connect_timeout`, says nothing about the instance: the request was in
+/// a hurry. (A handshake within a datacenter takes a hundredth of it; a lost first packet, five times as long.) A request
+/// that was given to the instance later than this has spent its time elsewhere.
+const HURRY: Duration = Duration::from_millis(200);
+/// How long a response may be waited for before the instance is checked, and the time between two checks.
+const STALL_CHECK_AFTER: Duration = Duration::from_secs(1);
+const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What the attempts of a request share and change.
+#[derive(Debug, Default)]
+pub(crate) struct AttemptState {
+    pub(crate) tried: Vec<Arc<Endpoint>>,
+    /// A keep-alive race was settled.
+    pub(crate) has_raced: bool,
+    pub(crate) blame: FailureAttribution,
+}
+
+/// One attempt at one endpoint.
+pub(crate) struct Attempt<'r> {
+    pub(crate) lease: Lease,
+    pub(crate) bounds: Bounds<'r>,
+    stage: Stage,
+    given_at: Option<Instant>,
+    check_stall_at: Instant,
+}
+
+#[expect(clippy::large_enum_variant, reason = "boxing the exchange would allocate for every request")]
+enum Stage {
+    /// Waits for a permit or a connection. Boxed, because the usual attempt takes an idle connection at once.
+    Opening(Box<Opening>),
+    Exchanging(Exchange),
+    Ended,
+}
+
+/// A permit and a connection, to come.
+type Opened = Pin<Box<dyn Future<Output = Result<(InFlight, Connection), CheckoutError>> + Send>>;
+
+struct Opening {
+    opened: Opened,
+    due: Instant,
+    bound: Bound,
+    /// Since when a connection is being made.
+    connecting: Arc<OnceLock<Instant>>,
+    connect_within: Duration,
+}
+
+impl<'r> Attempt<'r> {
+    /// Begins an attempt: with an idle connection if there is one, else it waits for a permit and a new connection.
+    pub(crate) fn new(lease: Lease, bounds: Bounds<'r>, call: &Call<'r>, upload: &mut Upload) -> Self {
+        let mut attempt = Self {
+            lease,
+            bounds,
+            stage: Stage::Ended,
+            given_at: None,
+            check_stall_at: bounds.begun + STALL_CHECK_AFTER,
+        };
+        let endpoint = attempt.lease.endpoint();
+        let checkout = call.checkout(&bounds, bounds.begun);
+        let permit = endpoint.try_acquire();
+        let idle = permit.as_ref().and_then(|_| endpoint.take_idle(&checkout));
+        match (permit, idle) {
+            (Some(permit), Some(connection)) => {
+                attempt.begin_exchange(permit, connection, call, upload, bounds.begun);
+            }
+            (permit, _) => attempt.stage = attempt.open(permit, call, upload),
+        }
+        attempt
+    }
+
+    /// A permit, where `permit` is none, and a connection.
+    fn open(&self, permit: Option<InFlight>, call: &Call<'r>, upload: &Upload) -> Stage {
+        let (due, bound) = self.bounds.opening(upload);
+        let within = due.saturating_duration_since(self.bounds.begun);
+        let most = call.settings.policy.connect_timeout;
+        // Where another attempt can follow, it is left as much time.
+        let connect_within = if self.bounds.retry.is_last() { most } else { most.min(within / 2) };
+        let connecting = Arc::new(OnceLock::new());
+        let opened = Box::pin({
+            let (endpoint, settings) = (self.lease.endpoint().clone(), call.settings.clone());
+            let (connecting, worker) = (connecting.clone(), call.worker);
+            let is_repeatable = self.bounds.retry.accepts_race();
+            async move {
+                let permit = match permit {
+                    Some(permit) => permit,
+                    None => {
+                        let permit = endpoint.acquire(&settings.policy).await?;
+                        // The request that gave the permit back has given its connection back before.
+                        let checkout = CheckoutRequest {
+                            worker,
+                            policy: &settings.policy,
+                            series: &settings.series,
+                            is_repeatable,
+                            now: Instant::now(),
+                        };
+                        if let Some(connection) = endpoint.take_idle(&checkout) {
+                            return Ok((permit, connection));
+                        }
+                        permit
+                    }
+                };
+                let _ = connecting.set(Instant::now());
+                let connection = endpoint.connect(&settings.series, connect_within).await?;
+                Ok((permit, connection))
+            }
+        });
+        Stage::Opening(Box::new(Opening { opened, due, bound, connecting, connect_within }))
+    }
+
+    fn begin_exchange(
+        &mut self,
+        permit: InFlight,
+        connection: Connection,
+        call: &Call<'r>,
+        upload: &mut Upload,
+        now: Instant,
+    ) {
+        self.lease.in_flight = Some(permit);
+        self.given_at = Some(now);
+        self.check_stall_at = now + STALL_CHECK_AFTER;
+        upload.restart_hold(now);
+        self.stage = Stage::Exchanging(call.exchange(connection, &self.bounds, upload, now));
+    }
+
+    /// Ends the exchange.
+    pub(crate) fn take_exchange(&mut self) -> Option<Exchange> {
+        match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Exchanging(exchange) => Some(exchange),
+            Stage::Opening(_) | Stage::Ended => None,
+        }
+    }
+
+    /// The part of the request that the system accepted.
+    pub(crate) fn sent(&self) -> Sent {
+        match &self.stage {
+            Stage::Exchanging(exchange) => exchange.sent(),
+            Stage::Opening(_) | Stage::Ended => Sent::Nothing,
+        }
+    }
+
+    /// What the lease records of this end.
+    pub(crate) fn end(&self, result: &AttemptResult) -> LeaseEnd {
+        let (sent, has_body) = match result {
+            Ok(response) => {
+                (self.sent().max(Sent::Head), !matches!(response.framing, Framing::None | Framing::Tunnel))
+            }
+            Err(failed) => (failed.sent, false),
+        };
+        LeaseEnd {
+            outcome: outcome_of(result),
+            sent,
+            given_at: self.given_at,
+            has_body,
+            is_late: result.is_err() && self.given_at.is_some_and(|at| at - self.bounds.begun > HURRY),
+        }
+    }
+
+    /// Moves the attempt. `interim`: interim responses are passed on to the app.
+    pub(crate) fn poll(
+        &mut self,
+        call: &Call<'r>,
+        app: &mut Channel,
+        upload: &mut Upload,
+        interim: bool,
+        has_raced: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<AttemptResult> {
+        loop {
+            match &mut self.stage {
+                Stage::Opening(opening) => match ready!(opening.opened.as_mut().poll(cx)) {
+                    Ok((permit, connection)) => {
+                        let now = Instant::now();
+                        if now >= opening.due {
+                            // Nothing is sent at the last moment.
+                            let failed = opening.expired(call, true);
+                            return Poll::Ready(Err(failed));
+                        }
+                        self.begin_exchange(permit, connection, call, upload, now);
+                    }
+                    Err(error) => {
+                        let outcome = match error.outcome {
+                            Outcome::ConnectTimeout => refused_within(opening.connect_within, call),
+                            outcome => outcome,
+                        };
+                        return Poll::Ready(Err(Failed::unsent(outcome, error.detail)));
+                    }
+                },
+                Stage::Exchanging(exchange) => match ready!(exchange.poll_head(app, upload, cx)) {
+                    Ok(ResponseHead::Interim(head)) => call.pass_interim(head, app, upload, interim),
+                    Ok(ResponseHead::Final(head, framing)) => {
+                        let is_close = head.status() == 408;
+                        let ended = call.judge_response(head, framing, exchange);
+                        // A server that ends an idle connection says so with a 408 that no request asked for.
+                        if !(is_close && exchange.is_reused() && self.race(call, upload, has_raced)) {
+                            return Poll::Ready(ended);
+                        }
+                    }
+                    Err(error) => {
+                        let failed = failure(&error, exchange);
+                        let races = exchange.is_reused() && failed.outcome == Outcome::Closed;
+                        if !(races && self.race(call, upload, has_raced)) {
+                            return Poll::Ready(Err(failed));
+                        }
+                    }
+                },
+                Stage::Ended => return Poll::Ready(Err(Failed::unsent(Outcome::Closed, String::new()))),
+            }
+        }
+    }
+
+    /// Takes another connection, if the request may be sent once more after a keep-alive race.
+    fn race(&mut self, call: &Call<'r>, upload: &mut Upload, has_raced: &mut bool) -> bool {
+        let is_safe = self.sent() == Sent::Nothing || self.bounds.retry.is_repeatable_after_race();
+        if *has_raced || !is_safe || !upload.is_replayable() {
+            return false;
+        }
+        *has_raced = true;
+        call.settings.series.raced.inc();
+        let permit = self.lease.in_flight.take();
+        self.stage = self.open(permit, call, upload);
+        true
+    }
+
+    /// When [`Attempt::expire`] is to be called.
+    pub(crate) fn due(&self, upload: &Upload) -> Instant {
+        match &self.stage {
+            Stage::Opening(opening) => opening.due,
+            Stage::Exchanging(exchange) => {
+                self.bounds.next(upload, exchange.is_upload_done()).0.min(self.check_stall_at)
+            }
+            Stage::Ended => self.check_stall_at,
+        }
+    }
+
+    /// Ends the attempt when its time is over; checks whether the instance answers at all.
+    pub(crate) fn expire(&mut self, call: &Call<'r>, upload: &Upload, now: Instant) -> Option<Failed> {
+        let exchange = match &mut self.stage {
+            Stage::Opening(opening) => return (opening.due <= now).then(|| opening.expired(call, false)),
+            Stage::Exchanging(exchange) => exchange,
+            Stage::Ended => return None,
+        };
+        let (at, bound) = self.bounds.next(upload, exchange.is_upload_done());
+        if at <= now {
+            return Some(expired(bound, exchange));
+        }
+        if self.check_stall_at > now {
+            return None;
+        }
+        if bound == Bound::BodyIdle {
+            // While the app still sends, it is not the instance's turn.
+            self.check_stall_at = now + STALL_CHECK_AFTER;
+            return None;
+        }
+        self.check_stall_at = now + STALL_CHECK_INTERVAL;
+        let endpoint = self.lease.endpoint();
+        let given_at = self.given_at.unwrap_or(self.bounds.begun);
+        if call.cluster.peak_latency.is_unusual(now - given_at) {
+            endpoint.stall.record_tick(now.into_std());
+        }
+        // Only a request that can go elsewhere gives up; a POST waits for as long as it may.
+        let is_lost = call.cluster.ejector.check_stalled(endpoint, now)
+            && self.bounds.retry.is_repeatable()
+            && !self.bounds.retry.is_last();
+        is_lost.then(|| {
+            let detail = "no answer, and the instance accepts no connections any more".to_owned();
+            Failed { outcome: closed(exchange), sent: exchange.sent(), detail, is_body_timeout: false }
+        })
+    }
+}
+
+impl Opening {
+    /// `connected`: a connection came at the last moment.
+    fn expired(&self, call: &Call<'_>, connected: bool) -> Failed {
+        let outcome = match self.bound {
+            Bound::PerTry => match self.connecting.get() {
+                Some(at) if !connected => refused_within(self.due.saturating_duration_since(*at), call),
+                _ => Outcome::PerTryTimeout,
+            },
+            Bound::Deadline => Outcome::Deadline,
+            Bound::Timeout | Bound::BodyIdle => Outcome::Timeout,
+        };
+        Failed::unsent(outcome, "no permit or no connection in time".to_owned())
+    }
+}
+
+/// The instance accepted no connection within `given`. Only for as long as it usually takes does that say something of it.
+fn refused_within(given: Duration, call: &Call<'_>) -> Outcome {
+    match given < call.settings.policy.connect_timeout.min(HURRY) {
+        true => Outcome::PerTryTimeout,
+        false => Outcome::ConnectTimeout,
+    }
+}
+
+fn closed(exchange: &Exchange) -> Outcome {
+    if exchange.has_answered() { Outcome::ClosedMidHead } else { Outcome::Closed }
+}
+
+fn failure(error: &ExchangeError, exchange: &Exchange) -> Failed {
+    let (outcome, detail) = match error {
+        ExchangeError::Closed(detail) => (closed(exchange), detail.clone()),
+        ExchangeError::Invalid(detail) => (Outcome::BadResponse, detail.clone()),
+        ExchangeError::Upload(BrokenUpload::BadFraming(detail)) => (Outcome::BadRequest, detail.clone()),
+        ExchangeError::Upload(BrokenUpload::Gone) => {
+            (Outcome::ClientGone, "the app disconnected within its body".to_owned())
+        }
+    };
+    Failed { outcome, sent: exchange.sent(), detail, is_body_timeout: false }
+}
+
+fn expired(bound: Bound, exchange: &Exchange) -> Failed {
+    let (outcome, detail, is_body_timeout) = match bound {
+        Bound::Timeout => (Outcome::Timeout, "no answer in time", false),
+        Bound::Deadline => (Outcome::Deadline, "no answer before the deadline", false),
+        Bound::PerTry => (Outcome::PerTryTimeout, "no answer within per_try_timeout", false),
+        // Full buffers towards the instance: the instance does not read.
+        Bound::BodyIdle if exchange.is_write_blocked() => {
+            (Outcome::Timeout, "the instance stopped reading the body", false)
+        }
+        Bound::BodyIdle => (Outcome::ClientGone, "the request body stopped arriving", true),
+    };
+    Failed { outcome, sent: exchange.sent(), detail: detail.to_owned(), is_body_timeout }
+}

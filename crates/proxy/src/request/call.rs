@@ -1,0 +1,133 @@
+//! What every attempt of one request shares: the head and how it is written, the settings, the deadline.
+
+use std::sync::Arc;
+
+use outrigger_http1::{Edits, Framing, Head, HeadLimits, Name, writer::write_head};
+use outrigger_policy::{
+    Deadline, Outcome, Sent,
+    retry::{self, RequestTraits},
+};
+use tokio::time::Instant;
+
+use crate::{
+    request::{
+        bounds::{AttemptResult, Bounds, Failed, Response},
+        deadline::ClientDeadline,
+        fields::HeadChanges,
+    },
+    transport::{channel::Channel, exchange::Exchange, pool::Connection, upload::Upload},
+    upstream::{
+        cluster::{Cluster, ClusterSettings},
+        endpoint::CheckoutRequest,
+    },
+};
+
+/// Names that an attempt without `Expect` drops beside those that every attempt drops.
+const DROPPED: &[Name] = &[Name::OutriggerRetry, Name::Http2Settings];
+const DROPPED_EXPECT: &[Name] = &[Name::OutriggerRetry, Name::Http2Settings, Name::Expect];
+
+/// One request on its way through its attempts.
+#[derive(Debug)]
+pub(crate) struct Call<'r> {
+    pub(crate) cluster: &'r Arc<Cluster>,
+    pub(crate) settings: &'r Arc<ClusterSettings>,
+    pub(crate) worker: usize,
+    pub(crate) head: &'r Head,
+    pub(crate) changes: HeadChanges,
+    pub(crate) traits: RequestTraits,
+    pub(crate) client_deadline: ClientDeadline,
+    pub(crate) deadline: Deadline,
+    /// The request finds out for the breaker whether the service is there again.
+    pub(crate) is_probe: bool,
+    pub(crate) response_limits: HeadLimits,
+}
+
+impl<'r> Call<'r> {
+    /// Which idle connections the request may take.
+    pub(crate) fn checkout(&self, bounds: &Bounds<'_>, now: Instant) -> CheckoutRequest<'r> {
+        CheckoutRequest {
+            worker: self.worker,
+            policy: &self.settings.policy,
+            series: &self.settings.series,
+            is_repeatable: bounds.retry.accepts_race(),
+            now,
+        }
+    }
+
+    /// An exchange on `connection`, with the head as the instance gets it. Where there is a deadline, the head says what is left
+    /// of it; with a body that is still being read, the end of the time-out is not known yet.
+    pub(crate) fn exchange(
+        &self,
+        connection: Connection,
+        bounds: &Bounds<'_>,
+        upload: &Upload,
+        now: Instant,
+    ) -> Exchange {
+        let mut drop =
+            if self.changes.keeps_expect && (!self.changes.expects_continue || upload.expects_continue()) {
+                DROPPED
+            } else {
+                DROPPED_EXPECT
+            };
+        let (mut more_dropped, mut added);
+        let mut add: &[u8] = &self.changes.add;
+        if !self.changes.drop.is_empty() {
+            more_dropped = drop.to_vec();
+            more_dropped.extend_from_slice(&self.changes.drop);
+            drop = &more_dropped;
+        }
+        if let Some(cap) = self.deadline.cap() {
+            let ends = if upload.is_ended() { bounds.ends(upload) } else { cap.into() };
+            added = self.changes.add.clone();
+            self.client_deadline.write_fields(&mut added, ends, now);
+            add = &added;
+            more_dropped = drop.to_vec();
+            more_dropped.extend_from_slice(self.client_deadline.replaced());
+            drop = &more_dropped;
+        }
+        let edits = Edits {
+            target: self.changes.target.as_deref(),
+            host: self.changes.host.as_deref(),
+            drop,
+            add,
+            minor: Some(1),
+        };
+        Exchange::new(connection, self.head, &edits, upload, self.response_limits, now)
+    }
+
+    /// What a final head means.
+    pub(crate) fn judge_response(&self, head: Head, framing: Framing, exchange: &Exchange) -> AttemptResult {
+        let status = head.status();
+        if framing == Framing::Tunnel && !self.changes.accepts_upgrade(self.head, &head) {
+            let detail = "the instance switched to a protocol that was not asked for".to_owned();
+            let sent = exchange.sent().max(Sent::Head);
+            return Err(Failed { sent, ..Failed::unsent(Outcome::BadResponse, detail) });
+        }
+        let outcome = if head.first(Name::OutriggerError).is_some() {
+            Outcome::SidecarError(status)
+        } else {
+            Outcome::Status(status)
+        };
+        Ok(Response { head, framing, outcome })
+    }
+
+    /// Passes an interim response on, or drops it: an app of HTTP/1.0 does not know them, and of two exchanges beside each other
+    /// neither may speak. A 100 reaches the app only if it asked for one, and once.
+    pub(crate) fn pass_interim(&self, head: Head, app: &mut Channel, upload: &mut Upload, passes: bool) {
+        let is_wanted = if head.status() == 100 { upload.release(true, Instant::now()) } else { true };
+        if is_wanted && passes && self.head.minor() == 1 {
+            let edits = Edits { minor: Some(1), ..Edits::default() };
+            app.queue(|outbox| write_head(&head, &edits, Framing::None, outbox));
+        }
+        crate::transport::buffers::give_head(head);
+    }
+
+    /// Whether the request may be sent again, by its method and its fields.
+    pub(crate) fn traits_of(head: &Head, changes: &HeadChanges) -> RequestTraits {
+        let method = std::str::from_utf8(head.method()).unwrap_or_default();
+        RequestTraits {
+            idempotent: changes.has_idempotency_key || retry::is_idempotent(method),
+            allowed: changes.allows_retries,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The app's side of one request.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use outrigger_http1::{Framing, Head};
+use tokio::time::Instant;
+
+use crate::{
+    downstream::info::ConnectionInfo,
+    listener::kind::DownstreamSettings,
+    reason::Refusal,
+    request::{
+        account::RequestAccount,
+        reject::{RejectionStyle, write_end_of_forwarding, write_rejection},
+    },
+    transport::{buffers, channel::Channel, timer::LazyTimer, upload::Upload},
+};
+
+/// What becomes of the app's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AfterRequest {
+    KeepAlive,
+    Close,
+    /// The app may still be sending.
+    Linger,
+    /// Only a reset shows the app that the response is not complete.
+    Reset,
+}
+
+/// The longest body that is read only to keep a connection, and how long for.
+const SHORT_BODY: u64 = 64 * 1024;
+const SHORT_WAIT: Duration = Duration::from_millis(50);
+
+/// The app's side of one request.
+pub(crate) struct Downstream<'r> {
+    pub(crate) info: &'r ConnectionInfo,
+    pub(crate) settings: Arc<DownstreamSettings>,
+    pub(crate) channel: &'r mut Channel,
+    pub(crate) timer: &'r mut LazyTimer,
+    pub(crate) upload: Upload,
+    /// The app wants the connection closed after the response, or the listener was retired before the request.
+    is_last: bool,
+    /// The app speaks HTTP/1.0.
+    is_http10: bool,
+    is_head: bool,
+}
+
+impl<'r> Downstream<'r> {
+    pub(crate) fn new(
+        info: &'r ConnectionInfo,
+        settings: Arc<DownstreamSettings>,
+        channel: &'r mut Channel,
+        timer: &'r mut LazyTimer,
+        head: &Head,
+        upload: Upload,
+    ) -> Self {
+        Self {
+            info,
+            settings,
+            channel,
+            timer,
+            upload,
+            is_last: head.wants_close() || info.listener.is_retired(),
+            is_http10: head.minor() == 0,
+            is_head: head.method() == b"HEAD",
+        }
+    }
+
+    /// Waits for `future`, and for the end of the app's connection. `None`: the app is gone.
+    pub(crate) async fn unless_gone<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        // Boxed: few requests wait, and every request would carry the room.
+        let mut future = Box::pin(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => self.poll_gone(cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// Ready: the app has closed its side or broken the connection. Reads ahead up to the bound of the inbox, where that is no
+    /// part of a body that is passed on.
+    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_idle =
+            self.upload.is_ended() || self.upload.held_since().is_some() || !self.upload.has_begun();
+        while is_idle && self.channel.inbox.len() < buffers::SMALL {
+            match std::task::ready!(self.channel.poll_fill(buffers::SMALL, cx)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Answers with a refusal. A short body is read first, so that the app's connection can go on.
+    pub(crate) async fn refuse(
+        &mut self,
+        refusal: &Refusal,
+        mut account: RequestAccount<'_>,
+    ) -> AfterRequest {
+        account.record_answer(refusal.reason.status(), Some(refusal.reason), Instant::now());
+        let closes = refusal.reason.closes_connection() || !self.discard_short_body().await;
+        let is_unread = !self.upload.is_ended();
+        let style = RejectionStyle {
+            attempts: account.attempts,
+            is_head: self.is_head,
+            closes: self.closes(closes),
+            says_keep_alive: self.is_http10,
+        };
+        self.channel.queue(|outbox| write_rejection(refusal, style, outbox));
+        self.finish(style.closes, is_unread || refusal.reason.closes_connection()).await
+    }
+
+    /// Answers a TRACE or OPTIONS that may be forwarded no further.
+    pub(crate) async fn end_forwarding(&mut self, mut account: RequestAccount<'_>) -> AfterRequest {
+        account.record_answer(200, None, Instant::now());
+        let closes = !self.discard_short_body().await;
+        let (closes, says_keep_alive) = (self.closes(closes), self.is_http10);
+        self.channel.queue(|outbox| write_end_of_forwarding(closes, says_keep_alive, outbox));
+        self.finish(closes, !self.upload.is_ended()).await
+    }
+
+    /// Whether the connection ends after the response. `must`: because of the response itself.
+    pub(crate) fn closes(&self, must: bool) -> bool {
+        must || self.is_last || self.info.listener.connections_shutdown.is_cancelled()
+    }
+
+    pub(crate) fn is_http10(&self) -> bool {
+        self.is_http10
+    }
+
+    /// Reads and forgets a short body. False: a part of it is not read.
+    async fn discard_short_body(&mut self) -> bool {
+        let is_short = match self.upload.framing() {
+            Framing::None => return true,
+            Framing::Length(length) => length <= SHORT_BODY,
+            _ => false,
+        };
+        // A body that waits for a 100 is not asked for only to be thrown away.
+        if is_short && self.upload.held_since().is_none() {
+            let read = poll_fn(|cx| self.upload.poll_discard(self.channel, cx));
+            // Late or broken, what is left is told by how far it got.
+            let _ = tokio::time::timeout(SHORT_WAIT, read).await;
+        }
+        self.upload.is_ended()
+    }
+
+    /// Writes what is queued, and says what becomes of the connection.
+    pub(crate) async fn finish(&mut self, closes: bool, lingers: bool) -> AfterRequest {
+        if closes && lingers {
+            // Written while lingering.
+            return AfterRequest::Linger;
+        }
+        let due = Instant::now() + self.settings.unread;
+        let flushed = poll_fn(|cx| {
+            let mut written = 0;
+            if let Poll::Ready(flushed) = self.channel.poll_flush(&mut written, cx) {
+                return Poll::Ready(flushed.is_ok());
+            }
+            self.timer.poll_until(due, cx).map(|()| false)
+        });
+        match flushed.await {
+            false => AfterRequest::Reset,
+            true if closes => AfterRequest::Close,
+            true => AfterRequest::KeepAlive,
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! What of a head is passed on, and what is written anew.
+//!
+//! Hop-by-hop fields end here (RFC 9110 §7.6.1), also those that `Connection` names; the codec drops them and writes the framing
+//! from what the body is. No routing, no decisions about services.
+
+use std::net::IpAddr;
+
+use outrigger_http1::{Field, Framing, Head, Name, head::list_members, request_framing};
+
+use crate::{
+    reason::{Reason, Refusal},
+    request::deadline::ClientDeadline,
+};
+
+/// The field that marks a response as one of a sidecar.
+pub(crate) const ERROR: &str = "x-outrigger-error";
+
+/// How the head that the instance gets differs from the app's.
+#[derive(Debug, Default)]
+pub(crate) struct HeadChanges {
+    /// The target, where it differs.
+    pub(crate) target: Option<Vec<u8>>,
+    /// The Host, where it differs.
+    pub(crate) host: Option<Vec<u8>>,
+    /// Lines that are added.
+    pub(crate) add: Vec<u8>,
+    /// Names that do not pass.
+    pub(crate) drop: Vec<Name>,
+    /// `Expect` passes.
+    pub(crate) keeps_expect: bool,
+    /// The app waits for a `100 (Continue)`.
+    pub(crate) expects_continue: bool,
+    /// The request asks for another protocol.
+    pub(crate) upgrades: bool,
+    /// Retries are allowed.
+    pub(crate) allows_retries: bool,
+    /// The app says that repeating the request is safe.
+    pub(crate) has_idempotency_key: bool,
+}
+
+/// What a request's head says to this hop.
+#[derive(Debug)]
+pub(crate) struct RequestFacts {
+    pub(crate) framing: Framing,
+    pub(crate) deadline: ClientDeadline,
+    pub(crate) changes: HeadChanges,
+    /// The request carries a mark that only browsers set.
+    pub(crate) is_from_browser: bool,
+    /// The value of the first Host field.
+    pub(crate) has_host: bool,
+    /// The last proxy that a TRACE or OPTIONS may reach is this one (RFC 9110 §7.6.2).
+    pub(crate) ends_here: bool,
+}
+
+/// Refuses what could be read in two ways, and what is not offered; reads what the request asks of this hop.
+///
+/// One pass over the fields: most requests carry none of those that matter.
+pub(crate) fn read_request(head: &mut Head) -> Result<RequestFacts, Refusal> {
+    let method = head.method();
+    if method == b"CONNECT" {
+        return Err(Refusal::new(
+            Reason::MethodNotAllowed,
+            "CONNECT is not offered: send the request itself",
+        ));
+    }
+    let target = head.target();
+    let is_asterisk = target == b"*";
+    if is_asterisk && method != b"OPTIONS" || !is_asterisk && is_authority_form(target) {
+        let (target, method) = (target.escape_ascii(), method.escape_ascii());
+        let detail = format!("{target} is no target of {method} (RFC 9112 §3.2)");
+        return Err(Refusal::new(Reason::BadRequest, detail));
+    }
+    let framing = request_framing(head)?;
+    let mut facts = RequestFacts {
+        framing,
+        deadline: ClientDeadline::default(),
+        changes: HeadChanges { allows_retries: true, ..HeadChanges::default() },
+        is_from_browser: false,
+        has_host: false,
+        ends_here: false,
+    };
+    let mut seen = Seen::default();
+    for field in head.fields() {
+        if field.known != Name::Other {
+            facts.read_field(head, field, &mut seen)?;
+        }
+    }
+    if !facts.has_host && head.minor() == 1 {
+        return Err(Refusal::new(Reason::BadRequest, "no Host field (RFC 9112 §3.2)"));
+    }
+    facts.finish(head, &seen);
+    Ok(facts)
+}
+
+/// Fields that mean something only together with another one.
+#[derive(Default)]
+struct Seen {
+    te: bool,
+    upgrade: bool,
+    expect: bool,
+    max_forwards: Option<u64>,
+}
+
+impl RequestFacts {
+    fn read_field(&mut self, head: &Head, field: &Field, seen: &mut Seen) -> Result<(), Refusal> {
+        let value = head.value(field);
+        match field.known {
+            Name::Host => {
+                if self.has_host {
+                    return Err(Refusal::new(Reason::BadRequest, "more than one Host field (RFC 9112 §3.2)"));
+                }
+                self.has_host = true;
+            }
+            Name::Expect => seen.expect = true,
+            Name::Te => seen.te = true,
+            Name::Upgrade => seen.upgrade = true,
+            Name::Origin | Name::SecFetchSite => self.is_from_browser = true,
+            // A page of plain http is no trustworthy origin: its GET then has neither of the two.
+            Name::UserAgent => self.is_from_browser |= value.starts_with(b"Mozilla/"),
+            Name::IdempotencyKey => self.changes.has_idempotency_key = true,
+            Name::OutriggerRetry => self.changes.allows_retries &= !value.eq_ignore_ascii_case(b"off"),
+            Name::OutriggerTimeout | Name::GrpcTimeout => self.deadline.read_field(field.known, value)?,
+            Name::MaxForwards if matches!(head.method(), b"TRACE" | b"OPTIONS") => {
+                let digits = std::str::from_utf8(value).ok().filter(|text| !text.starts_with('+'));
+                seen.max_forwards = digits.and_then(|text| text.parse().ok());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, head: &mut Head, seen: &Seen) {
+        let changes = &mut self.changes;
+        if seen.expect {
+            changes.keeps_expect = head.minor() == 1;
+            changes.expects_continue = changes.keeps_expect && head.has_token(Name::Expect, b"100-continue");
+        }
+        if seen.te && head.has_token(Name::Te, b"trailers") {
+            // TE is the next hop's own, and says so (RFC 9110 §10.1.4).
+            if head.values(Name::Te).all(|value| value.eq_ignore_ascii_case(b"trailers")) {
+                head.keep(Name::Te);
+            } else {
+                changes.add.extend_from_slice(b"TE: trailers\r\n");
+            }
+            changes.add.extend_from_slice(b"Connection: te\r\n");
+        }
+        if seen.upgrade
+            && head.minor() == 1
+            && head.has_token(Name::Connection, b"upgrade")
+            // HTTP/2 is not spoken on this side.
+            && !head.has_token(Name::Upgrade, b"h2c")
+        {
+            changes.upgrades = true;
+            head.keep(Name::Upgrade);
+            changes.add.extend_from_slice(b"Connection: upgrade\r\n");
+        }
+        if let Some(left) = seen.max_forwards {
+            self.ends_here = left == 0;
+            let changes = &mut self.changes;
+            changes.drop.push(Name::MaxForwards);
+            changes.add.extend_from_slice(format!("Max-Forwards: {}\r\n", left.saturating_sub(1)).as_bytes());
+        }
+    }
+}
+
+impl HeadChanges {
+    /// Adds this hop to `X-Forwarded-*`, behind what is there.
+    pub(crate) fn add_forwarded(&mut self, head: &Head, peer: IpAddr) {
+        self.add.extend_from_slice(b"X-Forwarded-For: ");
+        for value in head.values(Name::XForwardedFor) {
+            self.add.extend_from_slice(value);
+            self.add.extend_from_slice(b", ");
+        }
+        self.add.extend_from_slice(format!("{peer}\r\n").as_bytes());
+        self.drop.push(Name::XForwardedFor);
+        if head.first(Name::XForwardedProto).is_none() {
+            self.add.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
+        }
+        if let (None, Some(host)) = (head.first(Name::XForwardedHost), head.first(Name::Host)) {
+            self.add.extend_from_slice(b"X-Forwarded-Host: ");
+            self.add.extend_from_slice(host);
+            self.add.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Adds this hop to `Via` (RFC 9110 §7.6.3).
+    pub(crate) fn add_via(&mut self, head: &Head) {
+        let minor = head.minor();
+        self.add.extend_from_slice(format!("Via: 1.{minor} outrigger\r\n").as_bytes());
+    }
+
+    /// Whether a 101 is the one that was asked for.
+    pub(crate) fn accepts_upgrade(&self, request: &Head, response: &Head) -> bool {
+        self.upgrades
+            && response.first(Name::Upgrade).is_some_and(|got| {
+                let is_asked = |one: &[u8]| request.has_token(Name::Upgrade, one);
+                list_members(got).next().is_some() && list_members(got).all(is_asked)
+            })
+    }
+}
+
+/// Keeps the fields of a response that tell the app which protocol to use: "use another protocol" says nothing without it
+/// (RFC 9110 §15.5.22). What is to be added to the head.
+pub(crate) fn keep_upgrade(head: &mut Head) -> &'static [u8] {
+    if matches!(head.status(), 101 | 426) && head.first(Name::Upgrade).is_some() {
+        head.keep(Name::Upgrade);
+        b"Connection: upgrade\r\n"
+    } else {
+        b""
+    }
+}
+
+/// Refuses a request that a browser sent from a page of another origin. `is_own` tells whether an authority is this
+/// listener's own. A request from this machine is not trusted for that: any page can make a browser send one.
+pub(crate) fn check_origin(
+    head: &Head,
+    allowed: &[String],
+    is_own: impl Fn(&str) -> bool,
+) -> Result<(), Refusal> {
+    let refused = |what: String| {
+        Err(Refusal::new(
+            Reason::ForbiddenOrigin,
+            format!("{what}; name the origin in outbound.allow_origins to allow it"),
+        ))
+    };
+    if let Some(origin) = head.first(Name::Origin) {
+        let text = String::from_utf8_lossy(origin);
+        let is_listed = allowed.iter().any(|one| one.eq_ignore_ascii_case(&text));
+        let is_local = text.split_once("://").is_some_and(|(_, authority)| is_own(authority));
+        if is_listed || is_local {
+            return Ok(());
+        }
+        return refused(format!("Origin {text:?} is not allowed"));
+    }
+    match head.first(Name::SecFetchSite) {
+        None | Some(b"none" | b"same-origin") => Ok(()),
+        Some(site) => {
+            refused(format!("Sec-Fetch-Site {:?} comes from another site", String::from_utf8_lossy(site)))
+        }
+    }
+}
+
+/// Neither a path nor a URI: `orders:80`, which only CONNECT has.
+fn is_authority_form(target: &[u8]) -> bool {
+    target.first() != Some(&b'/') && !target.windows(3).any(|part| part == b"://")
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_http1::{Edits, HeadKind, HeadLimits, HeadParser, Inbox, Outbox, writer::write_head};
+
+    use super::*;
+
+    fn request(text: &str) -> Head {
+        let limits = HeadLimits { bytes: 65_536, fields: 100, target: 65_536 };
+        let mut inbox = Inbox::from(text.replace('\n', "\r\n").as_bytes());
+        HeadParser::new(HeadKind::Request, limits, Vec::new()).parse(&mut inbox, Vec::new).unwrap().unwrap()
+    }
+
+    /// The head that the instance gets.
+    fn passed_on(text: &str) -> String {
+        let mut head = request(text);
+        let facts = read_request(&mut head).unwrap();
+        let mut outbox = Outbox::new();
+        let edits = Edits { add: &facts.changes.add, drop: &facts.changes.drop, ..Edits::default() };
+        write_head(&head, &edits, facts.framing, &mut outbox);
+        String::from_utf8(outbox.pending().to_vec()).unwrap().replace("\r\n", "\n")
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here_and_what_the_next_hop_needs_is_written_anew() {
+        let start = "GET / HTTP/1.1\nHost: o\n";
+        for (fields, expected) in [
+            ("Connection: x-a, close, host\nX-A: 1\nx-b: 2\n", "x-b: 2\n"),
+            ("TE: gzip, trailers;q=0.5, trailers\n", "TE: trailers\nConnection: te\n"),
+            ("te: trailers\n", "te: trailers\nConnection: te\n"),
+            ("TE: gzip\n", ""),
+            ("Connection: Upgrade\nUpgrade: websocket\n", "Upgrade: websocket\nConnection: upgrade\n"),
+            ("Upgrade: websocket\n", ""),
+            ("Connection: Upgrade\nUpgrade: h2c\n", ""),
+        ] {
+            assert_eq!(passed_on(&format!("{start}{fields}\n")), format!("{start}{expected}\n"), "{fields}");
+        }
+    }
+
+    #[test]
+    fn ambiguous_requests_are_refused() {
+        for (text, is_fine) in [
+            ("GET / HTTP/1.1\nHost: o\n\n", true),
+            ("GET / HTTP/1.0\n\n", true),
+            ("GET / HTTP/1.1\n\n", false),
+            ("GET / HTTP/1.1\nHost: o\nHost: o\n\n", false),
+            ("POST / HTTP/1.1\nHost: o\nTransfer-Encoding: chunked\n\n", true),
+            ("POST / HTTP/1.1\nHost: o\nTransfer-Encoding: gzip, chunked\n\n", false),
+            ("POST / HTTP/1.1\nHost: o\nExpect: 100-continue\nContent-Length: 1\n\n", true),
+            ("GET * HTTP/1.1\nHost: o\n\n", false),
+            ("OPTIONS * HTTP/1.1\nHost: o\n\n", true),
+            ("GET o:80 HTTP/1.1\nHost: o\n\n", false),
+            ("CONNECT o:80 HTTP/1.1\nHost: o:80\n\n", false),
+        ] {
+            assert_eq!(read_request(&mut request(text)).is_ok(), is_fine, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_origin_is_refused_unless_the_origin_is_allowed() {
+        let is_own = |authority: &str| authority == "localhost:7070";
+        let allowed = ["https://app.example".to_owned()];
+        for (fields, is_fine) in [
+            ("", true),
+            ("Origin: http://localhost:7070\n", true),
+            ("Origin: https://app.example\nSec-Fetch-Site: cross-site\n", true),
+            ("Origin: https://evil.example\n", false),
+            ("Origin: null\n", false),
+            ("Sec-Fetch-Site: cross-site\n", false),
+            ("Sec-Fetch-Site: same-site\n", false),
+            ("Sec-Fetch-Site: none\n", true),
+        ] {
+            let head = request(&format!("GET / HTTP/1.1\nHost: o\n{fields}\n"));
+            assert_eq!(check_origin(&head, &allowed, is_own).is_ok(), is_fine, "{fields}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A request's walk: read, route, admit, attempt, respond.
+//!
+//! One function read downward. The attempts are made by [`attempts`](super::attempts); a response is passed on by
+//! [`respond`](super::respond); a refusal becomes a response in [`reject`](super::reject).
+
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use outrigger_http1::{Framing, Head};
+use outrigger_policy::{Deadline, deadline::add_saturating};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    downstream::info::ConnectionInfo,
+    metrics::labels::Rejected,
+    reason::{Reason, Refusal},
+    request::{
+        account::RequestAccount,
+        attempts::{AttemptsEnd, make_attempts},
+        call::Call,
+        deadline::ClientDeadline,
+        downstream::{AfterRequest, Downstream},
+        fields::{RequestFacts, read_request},
+        respond::respond,
+        route,
+    },
+    transport::{buffers, channel::Channel, timer::LazyTimer, upload::Upload},
+    upstream::{
+        bulkhead::{Bulkhead, Slot},
+        cluster::Cluster,
+    },
+};
+
+/// Carries one request.
+pub(crate) async fn handle(
+    info: &ConnectionInfo,
+    channel: &mut Channel,
+    timer: &mut LazyTimer,
+    mut head: Head,
+) -> AfterRequest {
+    let accepted = Instant::now();
+    let settings = info.listener.settings.load_full();
+    let account = RequestAccount::new(info, settings.access_log, accepted, &head);
+    let facts = read_request(&mut head);
+    let (framing, expects) = match &facts {
+        Ok(facts) => (facts.framing, facts.changes.expects_continue),
+        // What follows cannot be read, and the connection ends.
+        Err(_) => (Framing::None, false),
+    };
+    let upload = Upload::new(framing, expects, accepted);
+    let mut app = Downstream::new(info, settings, channel, timer, &head, upload);
+    let after = match facts {
+        Err(refusal) => app.refuse(&refusal, account).await,
+        Ok(facts) if facts.ends_here => app.end_forwarding(account).await,
+        Ok(facts) => app.carry(&head, facts, account).await,
+    };
+    buffers::give_head(head);
+    after
+}
+
+impl Downstream<'_> {
+    async fn carry(
+        &mut self,
+        head: &Head,
+        mut facts: RequestFacts,
+        mut account: RequestAccount<'_>,
+    ) -> AfterRequest {
+        let accepted = account.started;
+        let client_deadline = facts.deadline;
+        let cap = client_ends(client_deadline, accepted);
+        let cluster = match self.find_cluster(head, &mut facts, cap).await {
+            Some(Ok(cluster)) => cluster,
+            Some(Err(refusal)) => return self.refuse(&refusal, account).await,
+            None => return AfterRequest::Close,
+        };
+        cluster.mark_used(accepted);
+        let settings = cluster.view.load().settings.clone();
+        account.set_service(&settings.series, &cluster.label);
+        let policy = &settings.policy;
+        let permit = match cluster.breaker.admit(policy.circuit_breaker.as_ref(), accepted.into_std()) {
+            Ok(permit) => permit,
+            Err(open) => {
+                cluster.request_refresh();
+                let detail = format!("{}: the circuit breaker is open", cluster.label);
+                let retry_after = Some(open.retry_after);
+                let refusal = Refusal { retry_after, ..Refusal::new(Reason::CircuitOpen, detail) };
+                return self.refuse(&refusal, account).await;
+            }
+        };
+        let limit = policy.deadline.map(|limit| add_saturating(accepted.into_std(), limit));
+        let deadline = Deadline::new(accepted.into_std(), policy.timeout).capped(cap).capped(limit);
+        if let Some(bulkhead) = &settings.bulkhead {
+            match self.find_slot(bulkhead, &cluster, deadline).await {
+                Some(Ok(slot)) => account.slot = Some(slot),
+                Some(Err(refusal)) => return self.refuse(&refusal, account).await,
+                None => return AfterRequest::Close,
+            }
+        }
+        cluster.budget.deposit(&policy.retry.budget, accepted.into_std());
+        self.upload.keep_up_to(policy.retry.max_body);
+        let outbound = &self.settings.outbound;
+        if outbound.x_forwarded {
+            facts.changes.add_forwarded(head, self.info.peer.ip());
+        }
+        if outbound.via {
+            facts.changes.add_via(head);
+        }
+        let call = Call {
+            cluster: &cluster,
+            settings: &settings,
+            worker: self.info.worker.index,
+            head,
+            traits: Call::traits_of(head, &facts.changes),
+            changes: facts.changes,
+            client_deadline,
+            deadline,
+            is_probe: permit.is_probe(),
+            response_limits: self.settings.response_heads,
+        };
+        match make_attempts(&call, self, &mut account).await {
+            AttemptsEnd::Answered(attempt, response) => {
+                respond(&call, self, attempt, response, permit, account).await
+            }
+            AttemptsEnd::Gone { verdict } => {
+                permit.record(Instant::now().into_std(), verdict);
+                AfterRequest::Close
+            }
+            AttemptsEnd::Refused { refusal, verdict } => {
+                let now = *account.answered_at.get_or_insert_with(Instant::now);
+                cluster.record_verdict(permit, verdict, now);
+                self.refuse(&refusal, account).await
+            }
+        }
+    }
+
+    /// The service, within the app's own deadline. `None`: the app is gone.
+    async fn find_cluster(
+        &mut self,
+        head: &Head,
+        facts: &mut RequestFacts,
+        cap: Option<std::time::Instant>,
+    ) -> Option<Result<Arc<Cluster>, Refusal>> {
+        let (info, settings) = (self.info, self.settings.clone());
+        let mut found = pin!(route::find(info, &settings, head, facts));
+        // The usual service is known, and nothing is waited for.
+        let first = poll_fn(|cx| Poll::Ready(found.as_mut().poll(cx))).await;
+        match (first, cap) {
+            (Poll::Ready(found), _) => Some(found),
+            (Poll::Pending, None) => self.unless_gone(found).await,
+            (Poll::Pending, Some(cap)) => {
+                let found = self.unless_gone(timeout_at(cap.into(), found)).await?;
+                Some(found.unwrap_or_else(|_| {
+                    let detail = "the app's own deadline passed before the registry answered for the service";
+                    Err(Refusal::new(Reason::DeadlineExceeded, detail))
+                }))
+            }
+        }
+    }
+
+    /// A place in the service's bulkhead. `None`: the app is gone.
+    async fn find_slot(
+        &mut self,
+        bulkhead: &Bulkhead,
+        cluster: &Cluster,
+        deadline: Deadline,
+    ) -> Option<Result<Slot, Refusal>> {
+        if let Some(slot) = bulkhead.try_acquire() {
+            return Some(Ok(slot));
+        }
+        let (ends, _) = deadline.expires_at(None);
+        let acquired = self.unless_gone(bulkhead.acquire(ends.into())).await?;
+        Some(acquired.map_err(|rejected| {
+            let is_late = deadline.cap().is_some_and(|cap| Instant::now() >= cap.into());
+            if rejected == Rejected::TimedOut && is_late {
+                let detail = format!("{}: no place in max_in_flight before the deadline", cluster.label);
+                return Refusal::new(Reason::DeadlineExceeded, detail);
+            }
+            cluster.view.load().settings.series.record_rejection(rejected);
+            let detail = format!("{}: {}", cluster.label, bulkhead.explain(rejected));
+            let retry_after = Some(Duration::from_secs(1));
+            Refusal { retry_after, ..Refusal::new(Reason::BulkheadFull, detail) }
+        }))
+    }
+}
+
+/// When the app's own deadline passes.
+fn client_ends(deadline: ClientDeadline, accepted: Instant) -> Option<std::time::Instant> {
+    deadline.timeout.map(|timeout| add_saturating(accepted.into_std(), timeout))
+}

@@ -1,0 +1,101 @@
+//! The only place where a reason becomes a response.
+
+use outrigger_http1::Outbox;
+use serde_json::json;
+
+use crate::{
+    reason::{Reason, Refusal},
+    request::fields,
+};
+
+/// What a response of the sidecar itself depends on, beside its reason.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RejectionStyle {
+    /// Attempts that were made.
+    pub(crate) attempts: u32,
+    /// The request's method is HEAD.
+    pub(crate) is_head: bool,
+    /// The connection is closed after the response.
+    pub(crate) closes: bool,
+    /// The app speaks HTTP/1.0 and wants to keep the connection.
+    pub(crate) says_keep_alive: bool,
+}
+
+impl RejectionStyle {
+    /// For a connection that is closed without a request.
+    pub(crate) const CLOSING: Self =
+        Self { attempts: 0, is_head: false, closes: true, says_keep_alive: false };
+}
+
+/// The problem body of RFC 9457. `type` names the reason; `detail` says what was known.
+fn problem(refusal: &Refusal, attempts: u32) -> String {
+    let mut body = json!({
+        "type": format!("urn:outrigger:{}", refusal.reason.label()),
+        "title": refusal.reason.title(),
+        "status": refusal.reason.status(),
+        "reason": refusal.reason.label(),
+        "detail": refusal.detail,
+    });
+    if attempts > 0 {
+        body["attempts"] = attempts.into();
+    }
+    let mut text = body.to_string();
+    text.push('\n');
+    text
+}
+
+/// Writes the response of a refusal.
+pub(crate) fn write_rejection(refusal: &Refusal, style: RejectionStyle, outbox: &mut Outbox) {
+    let reason = refusal.reason;
+    let body = problem(refusal, style.attempts);
+    let mut head = format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n{}: {}\r\n\
+         content-length: {}\r\ndate: {}\r\n",
+        reason.status(),
+        reason.phrase(),
+        fields::ERROR,
+        reason.label(),
+        body.len(),
+        http_date(),
+    );
+    if let Some(after) = refusal.retry_after {
+        // Whole seconds, rounded up: a client that comes back too early is refused again.
+        let seconds = after.as_millis().div_ceil(1000).max(1);
+        head.push_str(&format!("retry-after: {seconds}\r\n"));
+    }
+    if reason == Reason::MethodNotAllowed {
+        head.push_str("allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
+    }
+    head.push_str(connection_line(style.closes, style.says_keep_alive));
+    head.push_str("\r\n");
+    outbox.push(head.as_bytes());
+    if !style.is_head {
+        outbox.push(body.as_bytes());
+    }
+}
+
+/// Writes the response to a TRACE or OPTIONS with `Max-Forwards: 0` (RFC 9110 §7.6.2). A TRACE is not echoed, because its
+/// head may hold credentials (§9.3.8).
+pub(crate) fn write_end_of_forwarding(closes: bool, says_keep_alive: bool, outbox: &mut Outbox) {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nallow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\ncontent-length: 0\r\n\
+         date: {}\r\n{}\r\n",
+        http_date(),
+        connection_line(closes, says_keep_alive),
+    );
+    outbox.push(head.as_bytes());
+}
+
+/// The `Connection` field that tells the app what becomes of its connection; none where that is the rule of HTTP/1.1.
+pub(crate) fn connection_line(closes: bool, says_keep_alive: bool) -> &'static str {
+    match (closes, says_keep_alive) {
+        (true, _) => "Connection: close\r\n",
+        (false, true) => "Connection: keep-alive\r\n",
+        (false, false) => "",
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the Date field is wall time for the app (RFC 9110 §6.6.1)")]
+fn http_date() -> String {
+    httpdate::fmt_http_date(std::time::SystemTime::now())
+}

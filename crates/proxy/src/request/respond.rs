@@ -1,0 +1,221 @@
+//! The response's way to the app: its head, then its body, or a tunnel.
+//!
+//! The upload goes on beside it until the response ends. The breaker hears of the request once: at the head when it is a
+//! failure or when the request is the breaker's probe, else at the end of the body.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use outrigger_http1::{Edits, Framing, Head, writer::write_head};
+use outrigger_policy::{Verdict, circuit_breaker::Permit};
+use tokio::time::Instant;
+
+use crate::{
+    reason::Reason,
+    request::{
+        account::RequestAccount,
+        attempt::Attempt,
+        bounds::Response,
+        call::Call,
+        downstream::{AfterRequest, Downstream},
+        fields::keep_upgrade,
+        reject::connection_line,
+    },
+    transport::{
+        buffers,
+        exchange::{DownloadError, Exchange},
+        tunnel,
+        upload::BrokenUpload,
+    },
+    upstream::cluster::ClusterSettings,
+};
+
+/// How the body ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum BodyEnd {
+    /// Written to its last byte.
+    Complete,
+    /// The instance cut it, or was silent for too long.
+    Cut,
+    /// The app is gone.
+    AppGone,
+    /// The app left it unread for too long.
+    Unread,
+    /// The deadline passed.
+    Late,
+}
+
+/// Passes a response on.
+pub(crate) async fn respond(
+    call: &Call<'_>,
+    app: &mut Downstream<'_>,
+    mut attempt: Attempt<'_>,
+    response: Response,
+    permit: Permit<'_>,
+    mut account: RequestAccount<'_>,
+) -> AfterRequest {
+    let now = account.answered_at.unwrap_or_else(Instant::now);
+    let Response { mut head, framing, outcome } = response;
+    account.record_answer(head.status(), None, now);
+    let verdict = outcome.verdict();
+    let has_body = !matches!(framing, Framing::None | Framing::Tunnel);
+    // The head of a probe, or of a failure, is its verdict; any other request may still be cut.
+    let mut permit = Some(permit);
+    if (verdict == Verdict::Failure || call.is_probe || !has_body)
+        && let Some(permit) = permit.take()
+    {
+        call.cluster.record_verdict(permit, verdict, now);
+    }
+    let Some(mut exchange) = attempt.take_exchange() else { return AfterRequest::Close };
+    app.upload.keep_no_more(exchange.position());
+    let is_early = !app.upload.is_ended();
+    let is_tunnel = framing == Framing::Tunnel;
+    let outgoing = match framing {
+        Framing::Chunked | Framing::UntilClose if app.is_http10() => Framing::UntilClose,
+        Framing::UntilClose => Framing::Chunked,
+        framing => framing,
+    };
+    let closes = !is_tunnel && app.closes(is_early || outgoing == Framing::UntilClose);
+    write_response(&mut head, app, outgoing, closes);
+    exchange.begin_download(outgoing, now);
+    if is_tunnel {
+        let idle = app.settings.outbound.limits.tunnel_idle;
+        buffers::give_head(head);
+        tunnel::run(app.channel, &mut exchange, &mut app.upload, app.timer, idle).await;
+        return AfterRequest::Close;
+    }
+    let mut relay = Relay::new(call.settings, call.deadline.cap().map(Instant::from_std), now);
+    let end = poll_fn(|cx| relay.poll(app, &mut exchange, cx)).await;
+    buffers::give_head(head);
+    let now = relay.ended_at(&exchange, now);
+    account.ended_at = Some(now);
+    let is_clean = end == BodyEnd::Complete;
+    // That an app leaves in the middle says nothing against the instance: what came was good.
+    if is_clean || (matches!(end, BodyEnd::AppGone | BodyEnd::Unread) && relay.written > 0) {
+        attempt.lease.record_body_end(now);
+    }
+    account.reason = reason_of(&end, &app.upload);
+    let is_cut = account.reason == Some(Reason::UpstreamClosed);
+    if is_cut {
+        attempt.lease.record_body_cut(call.cluster, call.settings, now);
+    }
+    if let Some(permit) = permit.take() {
+        let verdict = if is_cut { Verdict::Failure } else { verdict };
+        call.cluster.record_verdict(permit, verdict, now);
+    }
+    let is_unread = !app.upload.is_ended();
+    if is_clean && let Some(connection) = exchange.into_reusable() {
+        let max_idle = call.settings.policy.pool.max_idle;
+        attempt.lease.endpoint().pool.check_in(call.worker, connection, max_idle, now);
+    }
+    // The permit is given back after the connection, so that the next request finds it.
+    drop(attempt);
+    match end {
+        BodyEnd::Complete if closes && is_unread => AfterRequest::Linger,
+        BodyEnd::Complete if closes => AfterRequest::Close,
+        BodyEnd::Complete => AfterRequest::KeepAlive,
+        BodyEnd::Unread => AfterRequest::Reset,
+        // To an app for which the close is the end, only a reset shows that it is not.
+        BodyEnd::Cut | BodyEnd::Late if outgoing == Framing::UntilClose => AfterRequest::Reset,
+        BodyEnd::Cut | BodyEnd::Late if is_unread => AfterRequest::Linger,
+        BodyEnd::Cut | BodyEnd::Late | BodyEnd::AppGone => AfterRequest::Close,
+    }
+}
+
+fn write_response(head: &mut Head, app: &mut Downstream<'_>, framing: Framing, closes: bool) {
+    let upgrade = keep_upgrade(head);
+    let line = connection_line(closes, app.is_http10());
+    let both;
+    let add = if upgrade.is_empty() {
+        line.as_bytes()
+    } else if line.is_empty() {
+        upgrade
+    } else {
+        both = [upgrade, line.as_bytes()].concat();
+        &both
+    };
+    let edits = Edits { add, minor: Some(1), ..Edits::default() };
+    app.channel.queue(|outbox| write_head(head, &edits, framing, outbox));
+}
+
+/// What the account says of the end.
+fn reason_of(end: &BodyEnd, upload: &crate::transport::upload::Upload) -> Option<Reason> {
+    match (end, upload.broken()) {
+        (BodyEnd::Complete, _) => None,
+        (BodyEnd::Cut, Some(BrokenUpload::BadFraming(_))) => Some(Reason::BadBody),
+        (BodyEnd::Cut, Some(BrokenUpload::Gone)) | (BodyEnd::AppGone | BodyEnd::Unread, _) => {
+            Some(Reason::ClientGone)
+        }
+        (BodyEnd::Cut, None) => Some(Reason::UpstreamClosed),
+        (BodyEnd::Late, _) => Some(Reason::DeadlineExceeded),
+    }
+}
+
+/// Moves a body, within its bounds.
+struct Relay<'r> {
+    settings: &'r Arc<ClusterSettings>,
+    /// The deadline: a response is of no use to the app after it.
+    ends: Option<Instant>,
+    /// Bytes that the app's side has accepted, now and when the bound was set.
+    written: u64,
+    written_before: u64,
+    /// Since when no byte was accepted, as far as it was noticed.
+    written_at: Instant,
+    has_waited: bool,
+}
+
+impl<'r> Relay<'r> {
+    fn new(settings: &'r Arc<ClusterSettings>, ends: Option<Instant>, now: Instant) -> Self {
+        Self { settings, ends, written: 0, written_before: 0, written_at: now, has_waited: false }
+    }
+
+    /// When the body ended: the time of the head, where all of it had come with the head.
+    fn ended_at(&self, exchange: &Exchange, head_at: Instant) -> Instant {
+        if self.has_waited { Instant::now() } else { exchange.last_received.max(head_at) }
+    }
+
+    fn poll(
+        &mut self,
+        app: &mut Downstream<'_>,
+        exchange: &mut Exchange,
+        cx: &mut Context<'_>,
+    ) -> Poll<BodyEnd> {
+        if let Poll::Ready(Err(_)) = exchange.poll_upload(app.channel, &mut app.upload, cx) {
+            return Poll::Ready(BodyEnd::Cut);
+        }
+        match exchange.poll_download(app.channel, &mut self.written, cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(BodyEnd::Complete),
+            Poll::Ready(Err(DownloadError::AppGone)) => return Poll::Ready(BodyEnd::AppGone),
+            Poll::Ready(Err(DownloadError::Cut(detail))) => {
+                tracing::debug!(detail, "the instance cut its response");
+                return Poll::Ready(BodyEnd::Cut);
+            }
+            Poll::Pending => self.has_waited = true,
+        }
+        if app.poll_gone(cx).is_ready() {
+            return Poll::Ready(BodyEnd::AppGone);
+        }
+        let body_idle = self.settings.policy.body_idle;
+        loop {
+            let is_blocked = !app.channel.outbox.is_empty() || exchange.is_download_blocked();
+            if self.written != self.written_before {
+                (self.written_before, self.written_at) = (self.written, Instant::now());
+            }
+            // An instance that is still being told something may well be silent.
+            let heard = exchange.last_received.max(app.upload.last_byte());
+            let bound = if is_blocked { self.written_at + app.settings.unread } else { heard + body_idle };
+            let due = self.ends.map_or(bound, |ends| ends.min(bound));
+            std::task::ready!(app.timer.poll_until(due, cx));
+            let now = Instant::now();
+            if self.ends.is_some_and(|ends| ends <= now) {
+                return Poll::Ready(BodyEnd::Late);
+            }
+            if bound <= now {
+                return Poll::Ready(if is_blocked { BodyEnd::Unread } else { BodyEnd::Cut });
+            }
+        }
+    }
+}

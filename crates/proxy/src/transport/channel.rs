@@ -1,0 +1,167 @@
+//! A stream with its inbox and its outbox: one side of an exchange.
+//!
+//! Nothing else holds the stream. All reads go into the inbox and all writes come from the outbox, or from bytes that are passed
+//! with the call, so that it is always known what the system has accepted.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use outrigger_http1::{Inbox, Outbox};
+use outrigger_net::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::transport::buffers::{self, LARGE, SMALL};
+
+/// Bytes up to which data is copied behind what waits in the outbox, for one plain write. More data is written from where it
+/// is, by a vectored write, which takes a longer way through the kernel.
+const COPY_BELOW: usize = 8 * 1024;
+/// Reads in a row that fill the buffer before a larger one is taken.
+const FULL_READS: u8 = 2;
+
+/// One side of an exchange.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) stream: Stream,
+    pub(crate) inbox: Inbox,
+    pub(crate) outbox: Outbox,
+    full_reads: u8,
+    /// The peer has ended its side.
+    pub(crate) is_ended: bool,
+}
+
+impl Channel {
+    pub(crate) fn new(stream: Stream) -> Self {
+        Self { stream, inbox: Inbox::new(), outbox: Outbox::new(), full_reads: 0, is_ended: false }
+    }
+
+    /// Reads once into the inbox: the number of bytes, 0 at the end of the stream. Takes a buffer when there is something to
+    /// read; a full inbox gets a larger one, up to `most` bytes. Ready with an error of the kind `OutOfMemory` when the inbox
+    /// is full with `most` bytes: the caller bounds what it leaves there.
+    pub(crate) fn poll_fill(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.is_ended {
+            return Poll::Ready(Ok(0));
+        }
+        if self.inbox.capacity() == 0 {
+            ready!(self.stream.poll_read_ready(cx))?;
+            let len = if self.full_reads >= FULL_READS { LARGE } else { SMALL };
+            self.inbox.give_buffer(buffers::take_incoming(len));
+        } else if self.inbox.space().is_empty() {
+            let len = self.inbox.capacity();
+            if len >= most {
+                return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+            }
+            let larger = if len < LARGE { LARGE } else { most.min(len * 2) };
+            buffers::give_incoming(self.inbox.give_buffer(buffers::take_incoming(larger)));
+        }
+        let space = self.inbox.space();
+        let room = space.len();
+        let mut buffer = ReadBuf::new(space);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) => {
+                let n = buffer.filled().len();
+                self.inbox.advance(n);
+                self.is_ended = n == 0;
+                self.full_reads = if n == room { self.full_reads.saturating_add(1) } else { 0 };
+                Poll::Ready(Ok(n))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                self.release_inbox();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Appends bytes for the peer, of which `write` makes the text.
+    pub(crate) fn queue(&mut self, write: impl FnOnce(&mut Outbox)) {
+        if self.outbox.capacity() == 0 {
+            self.outbox.give_buffer(buffers::take_outgoing());
+        }
+        write(&mut self.outbox);
+    }
+
+    /// Takes some of `data` behind what is queued: by a copy when it is little, else by a write. The number of bytes that were
+    /// taken, at least 1; the count of bytes that the system accepted is added to `written`.
+    pub(crate) fn poll_take(
+        &mut self,
+        data: &[u8],
+        written: &mut u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let queued = self.outbox.pending().len();
+        if queued > 0 && queued + data.len() <= COPY_BELOW {
+            self.outbox.push(data);
+            return Poll::Ready(Ok(data.len()));
+        }
+        let stream = Pin::new(&mut self.stream);
+        let polled = if queued == 0 {
+            stream.poll_write(cx, data)
+        } else {
+            let parts = [io::IoSlice::new(self.outbox.pending()), io::IoSlice::new(data)];
+            stream.poll_write_vectored(cx, &parts)
+        };
+        let n = match polled {
+            Poll::Ready(written) => written?,
+            Poll::Pending => {
+                self.full_reads = 0;
+                return Poll::Pending;
+            }
+        };
+        if n == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        *written += n as u64;
+        self.outbox.advance(n.min(queued));
+        self.release_outbox();
+        match n.saturating_sub(queued) {
+            // The outbox alone was written, or a part of it.
+            0 => self.poll_take(data, written, cx),
+            taken => Poll::Ready(Ok(taken)),
+        }
+    }
+
+    /// Writes everything that is queued.
+    pub(crate) fn poll_flush(&mut self, written: &mut u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outbox.is_empty() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, self.outbox.pending()))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *written += n as u64;
+            self.outbox.advance(n);
+        }
+        self.release_outbox();
+        // A plain socket has nothing to flush; a TLS session may hold records.
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// Ends this side of the stream.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    /// Gives the buffer of an empty inbox back.
+    pub(crate) fn release_inbox(&mut self) {
+        if let Some(buffer) = self.inbox.take_buffer() {
+            buffers::give_incoming(buffer);
+        }
+    }
+
+    fn release_outbox(&mut self) {
+        if let Some(buffer) = self.outbox.take_buffer() {
+            buffers::give_outgoing(buffer);
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.inbox.consume(usize::MAX);
+        self.release_inbox();
+        self.outbox.advance(usize::MAX);
+        self.release_outbox();
+    }
+}

@@ -1,0 +1,411 @@
+//! One HTTP/1 exchange on a connection to an instance: the request out, the response in.
+//!
+//! It is driven by the task of the request; each poll moves what can be moved. It knows what the system has accepted and
+//! whether anything came back, because that decides whether the request may be sent again. No retries, no time-outs.
+
+use std::{
+    io,
+    task::{Context, Poll, ready},
+};
+
+use outrigger_http1::{
+    BodyDecoder, Edits, Framing, Head, HeadKind, HeadLimits, HeadParser, Piece, response_framing,
+    writer::{write_chunk_end, write_chunk_start, write_head, write_last_chunk},
+};
+use outrigger_policy::Sent;
+use tokio::time::Instant;
+
+use crate::transport::{
+    buffers::{self, LARGE, SMALL},
+    channel::Channel,
+    pool::Connection,
+    upload::{BrokenUpload, Upload},
+};
+
+/// Most bytes that a body moves in one poll, so that the other connections of the worker get their turn.
+const MAX_MOVED: usize = 256 * 1024;
+/// Most interim responses of one request, and most bytes of their heads.
+const MAX_INTERIM: u32 = 32;
+const MAX_INTERIM_BYTES: usize = 64 * 1024;
+
+/// A head from the instance.
+#[derive(Debug)]
+pub(crate) enum ResponseHead {
+    /// 1xx, except 101.
+    Interim(Head),
+    /// The response, and how its body ends.
+    Final(Head, Framing),
+}
+
+/// Why no head came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ExchangeError {
+    /// The connection ended.
+    Closed(String),
+    /// The response is no valid HTTP.
+    Invalid(String),
+    /// The app's body broke.
+    Upload(BrokenUpload),
+}
+
+/// Why a body that was being passed on was cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DownloadError {
+    /// The instance ended it early, or broke its framing.
+    Cut(String),
+    /// The app takes no more bytes.
+    AppGone,
+}
+
+/// One request on one connection.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    connection: Connection,
+    parser: HeadParser,
+    /// Whether a response to the request has no body because the method is HEAD.
+    is_head: bool,
+    /// Bytes of the request that the system accepted.
+    written: u64,
+    /// The attempt's position in the kept part of the body.
+    position: usize,
+    /// Whether bytes of the body were taken.
+    has_body_begun: bool,
+    outgoing: Outgoing,
+    /// The request was written to its last byte.
+    is_sent: bool,
+    /// The instance takes no more bytes. What it said before may still be there to be read.
+    is_deaf: bool,
+    /// The last write found the socket full.
+    is_blocked: bool,
+    /// Bytes have come back.
+    has_answered: bool,
+    /// The connection carries no other request.
+    is_single: bool,
+    interim: u32,
+    interim_bytes: usize,
+    body: BodyDecoder,
+    incoming: Outgoing,
+    /// Bytes of data at the front of the inbox that are framed for the app.
+    direct: usize,
+    /// When the response's last bytes came.
+    pub(crate) last_received: Instant,
+}
+
+/// How a body is framed for its receiver, and how far that is.
+#[derive(Debug, Default)]
+struct Outgoing {
+    is_chunked: bool,
+    /// Bytes of data that are missing in the chunk that was begun.
+    chunk_left: usize,
+    is_end_queued: bool,
+}
+
+impl Outgoing {
+    fn new(framing: Framing) -> Self {
+        Self { is_chunked: framing == Framing::Chunked, ..Self::default() }
+    }
+
+    /// Begins a chunk where one is due; the part of `data` that belongs to the chunk.
+    fn begin<'a>(&mut self, data: &'a [u8], to: &mut Channel) -> &'a [u8] {
+        if !self.is_chunked {
+            return data;
+        }
+        if self.chunk_left == 0 {
+            self.chunk_left = data.len();
+            to.queue(|outbox| write_chunk_start(data.len(), outbox));
+        }
+        &data[..data.len().min(self.chunk_left)]
+    }
+
+    fn took(&mut self, n: usize, to: &mut Channel) {
+        if self.is_chunked {
+            self.chunk_left -= n;
+            if self.chunk_left == 0 {
+                to.queue(write_chunk_end);
+            }
+        }
+    }
+
+    fn end(&mut self, trailers: &[u8], to: &mut Channel) {
+        if self.is_chunked && !self.is_end_queued {
+            to.queue(|outbox| write_last_chunk(trailers, outbox));
+        }
+        self.is_end_queued = true;
+    }
+}
+
+impl Exchange {
+    /// Queues the head of a request. `edits`: how it differs from the app's.
+    pub(crate) fn new(
+        connection: Connection,
+        head: &Head,
+        edits: &Edits<'_>,
+        upload: &Upload,
+        limits: HeadLimits,
+        now: Instant,
+    ) -> Self {
+        let mut exchange = Self {
+            connection,
+            parser: HeadParser::new(HeadKind::Response, limits, buffers::take_fields()),
+            is_head: head.method() == b"HEAD",
+            written: 0,
+            position: 0,
+            has_body_begun: false,
+            outgoing: Outgoing::new(upload.framing()),
+            is_sent: false,
+            is_deaf: false,
+            is_blocked: false,
+            has_answered: false,
+            is_single: false,
+            interim: 0,
+            interim_bytes: 0,
+            body: BodyDecoder::new(Framing::None),
+            incoming: Outgoing::default(),
+            direct: 0,
+            last_received: now,
+        };
+        let framing = upload.framing();
+        exchange.connection.channel.queue(|outbox| write_head(head, edits, framing, outbox));
+        exchange
+    }
+
+    /// Whether another request used the connection before.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.connection.is_reused
+    }
+
+    /// The part of the request that the system accepted.
+    pub(crate) fn sent(&self) -> Sent {
+        if self.written == 0 {
+            Sent::Nothing
+        } else if self.has_body_begun {
+            Sent::Body
+        } else {
+            Sent::Head
+        }
+    }
+
+    /// Whether bytes of a response came.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.has_answered
+    }
+
+    /// Whether the request was written to its last byte, or cannot be.
+    pub(crate) fn is_upload_done(&self) -> bool {
+        self.is_sent || self.is_deaf
+    }
+
+    /// Whether the instance, not the app, keeps the upload waiting.
+    pub(crate) fn is_write_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
+    /// Moves the request, and reads the next head of the response.
+    pub(crate) fn poll_head(
+        &mut self,
+        app: &mut Channel,
+        upload: &mut Upload,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ResponseHead, ExchangeError>> {
+        if let Poll::Ready(Err(broken)) = self.poll_upload(app, upload, cx) {
+            return Poll::Ready(Err(ExchangeError::Upload(broken)));
+        }
+        let channel = &mut self.connection.channel;
+        loop {
+            if !channel.inbox.is_empty() {
+                let spare = if channel.inbox.len() > SMALL { LARGE } else { SMALL };
+                match self.parser.parse(&mut channel.inbox, || buffers::take_incoming(spare)) {
+                    Ok(Some(head)) => return Poll::Ready(self.take_head(head)),
+                    Ok(None) => {}
+                    Err(refusal) => return Poll::Ready(Err(ExchangeError::Invalid(refusal.detail))),
+                }
+            }
+            // The parser refuses a head before the inbox has grown to twice its limit.
+            match ready!(channel.poll_fill(usize::MAX, cx)) {
+                Ok(1..) => self.has_answered = true,
+                Ok(0) => return Poll::Ready(Err(ExchangeError::Closed("the connection ended".to_owned()))),
+                Err(error) => return Poll::Ready(Err(ExchangeError::Closed(error.to_string()))),
+            }
+        }
+    }
+
+    fn take_head(&mut self, head: Head) -> Result<ResponseHead, ExchangeError> {
+        let invalid = |detail: String| Err(ExchangeError::Invalid(detail));
+        if matches!(head.status(), 100 | 102..=199) {
+            self.interim += 1;
+            self.interim_bytes += head.len();
+            if self.interim > MAX_INTERIM || self.interim_bytes > MAX_INTERIM_BYTES {
+                return invalid(format!(
+                    "more than {MAX_INTERIM} interim responses, or more than {MAX_INTERIM_BYTES} bytes of them"
+                ));
+            }
+            return Ok(ResponseHead::Interim(head));
+        }
+        let framed = match response_framing(&head, self.is_head) {
+            Ok(framed) => framed,
+            Err(refusal) => return invalid(refusal.detail),
+        };
+        self.is_single |= framed.is_odd || head.wants_close() || head.minor() == 0;
+        self.body = BodyDecoder::new(framed.framing);
+        // A framing error that has come with the head is found while the response can still be replaced.
+        if framed.framing == Framing::Chunked && !self.connection.channel.inbox.is_empty() {
+            match self.body.decode(&mut self.connection.channel.inbox) {
+                Ok(Piece::Data(n)) => self.direct = n,
+                Ok(Piece::NeedMore | Piece::End) => {}
+                Err(refusal) => return invalid(refusal.detail),
+            }
+        }
+        Ok(ResponseHead::Final(head, framed.framing))
+    }
+
+    /// Moves the request. Ready: it was written to its last byte, or the instance takes no more.
+    ///
+    /// # Errors
+    /// The app's body broke.
+    pub(crate) fn poll_upload(
+        &mut self,
+        app: &mut Channel,
+        upload: &mut Upload,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BrokenUpload>> {
+        if self.is_upload_done() {
+            return Poll::Ready(Ok(()));
+        }
+        let channel = &mut self.connection.channel;
+        let mut moved = 0;
+        self.is_blocked = true;
+        let failed = loop {
+            let data = upload.available(self.position, app);
+            if !data.is_empty() {
+                let data = self.outgoing.begin(data, channel);
+                let taken = match ready!(channel.poll_take(data, &mut self.written, cx)) {
+                    Ok(taken) => taken,
+                    Err(error) => break error,
+                };
+                self.outgoing.took(taken, channel);
+                self.has_body_begun = true;
+                upload.take(&mut self.position, taken, app);
+                moved += taken;
+                if moved >= MAX_MOVED {
+                    self.is_blocked = false;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                continue;
+            }
+            let is_held = upload.held_since().is_some();
+            if !is_held && upload.is_ended() {
+                self.outgoing.end(upload.trailers(), channel);
+                match ready!(channel.poll_flush(&mut self.written, cx)) {
+                    Ok(()) => {
+                        (self.is_sent, self.is_blocked) = (true, false);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Err(error) => break error,
+                }
+            }
+            if !is_held && upload.decode(app)? {
+                continue;
+            }
+            if let Err(error) = ready!(channel.poll_flush(&mut self.written, cx)) {
+                break error;
+            }
+            self.is_blocked = false;
+            if is_held {
+                return Poll::Pending;
+            }
+            ready!(upload.poll_read(app, cx))?;
+            self.is_blocked = true;
+        };
+        tracing::trace!(error = %failed, "the instance takes no more of the request");
+        // An instance that answers early and closes makes the next write fail, and its response is in the receive queue.
+        self.is_deaf = true;
+        channel.outbox.advance(usize::MAX);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Frames the response body for the app.
+    pub(crate) fn begin_download(&mut self, framing: Framing, now: Instant) {
+        self.incoming = Outgoing::new(framing);
+        self.last_received = now;
+    }
+
+    /// Whether the app keeps the response body waiting: some of it is here and not taken.
+    pub(crate) fn is_download_blocked(&self) -> bool {
+        self.direct > 0
+    }
+
+    /// Moves the response body to the app. Ready: all of it was written.
+    ///
+    /// # Errors
+    /// The instance cut it, or the app is gone.
+    pub(crate) fn poll_download(
+        &mut self,
+        app: &mut Channel,
+        written: &mut u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), DownloadError>> {
+        let gone = |_: io::Error| DownloadError::AppGone;
+        let cut = |detail: String| Poll::Ready(Err(DownloadError::Cut(detail)));
+        let channel = &mut self.connection.channel;
+        let mut moved = 0;
+        loop {
+            while self.direct > 0 {
+                let data = self.incoming.begin(&channel.inbox.data()[..self.direct], app);
+                let taken = ready!(app.poll_take(data, written, cx)).map_err(gone)?;
+                self.incoming.took(taken, app);
+                self.body.consume(&mut channel.inbox, taken);
+                self.direct -= taken;
+                moved += taken;
+            }
+            match self.body.decode(&mut channel.inbox) {
+                Ok(Piece::Data(n)) => {
+                    self.direct = n;
+                    continue;
+                }
+                Ok(Piece::End) => {
+                    self.incoming.end(self.body.trailers(), app);
+                    return app.poll_flush(written, cx).map_err(gone);
+                }
+                Ok(Piece::NeedMore) => {}
+                Err(refusal) => return cut(refusal.detail),
+            }
+            channel.release_inbox();
+            ready!(app.poll_flush(written, cx)).map_err(gone)?;
+            if moved >= MAX_MOVED {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match ready!(channel.poll_fill(LARGE, cx)) {
+                Ok(1..) => self.last_received = Instant::now(),
+                // A close without an error is the end of a body that lasts until the close.
+                Ok(0) => match self.body.close() {
+                    Ok(()) => self.is_single = true,
+                    Err(refusal) => return cut(refusal.detail),
+                },
+                Err(error) => return cut(error.to_string()),
+            }
+        }
+    }
+
+    /// The position of the attempt in the kept part of the request body.
+    pub(crate) fn position(&self) -> usize {
+        self.position
+    }
+
+    /// The connection, for another request; `None`: it cannot carry one, and is closed.
+    pub(crate) fn into_reusable(self) -> Option<Connection> {
+        let reusable = self.is_sent
+            && !self.is_deaf
+            && !self.is_single
+            && self.body.is_end()
+            && self.connection.channel.inbox.is_empty()
+            && !self.connection.channel.is_ended;
+        reusable.then_some(self.connection)
+    }
+
+    /// The connection's channel, for a tunnel.
+    pub(crate) fn channel(&mut self) -> &mut Channel {
+        &mut self.connection.channel
+    }
+}

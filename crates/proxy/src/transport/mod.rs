@@ -1,0 +1,9 @@
+//! Connections below the requests: buffered streams, and one exchange on a connection to an instance.
+
+pub(crate) mod buffers;
+pub(crate) mod channel;
+pub(crate) mod exchange;
+pub(crate) mod pool;
+pub(crate) mod timer;
+pub(crate) mod tunnel;
+pub(crate) mod upload;

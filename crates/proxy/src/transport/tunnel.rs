@@ -1,0 +1,103 @@
+//! An upgraded connection: bytes both ways.
+//!
+//! The request's body is carried to its end first (RFC 9110 §7.8). Each direction ends by itself; the tunnel ends when both have
+//! ended, when either side breaks, or when both have been silent for the tunnel's time-out. Nothing that goes through is
+//! looked at.
+
+use std::{
+    future::poll_fn,
+    io,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::transport::{
+    buffers::LARGE, channel::Channel, exchange::Exchange, timer::LazyTimer, upload::Upload,
+};
+
+/// Most bytes that one direction moves in one poll.
+const MAX_MOVED: u64 = 256 * 1024;
+
+/// Carries bytes until an end.
+pub(crate) async fn run(
+    app: &mut Channel,
+    exchange: &mut Exchange,
+    upload: &mut Upload,
+    timer: &mut LazyTimer,
+    idle: Duration,
+) {
+    let (mut up, mut down) = (Direction::default(), Direction::default());
+    let mut moved_before = 0;
+    let mut moved_at = Instant::now();
+    let ended: io::Result<()> = poll_fn(|cx| {
+        let sent = exchange.poll_upload(app, upload, cx);
+        if let Poll::Ready(Err(_)) = sent {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let instance = exchange.channel();
+        let upwards = match sent {
+            Poll::Ready(_) => up.poll(app, instance, cx)?,
+            Poll::Pending => Poll::Pending,
+        };
+        let downwards = down.poll(instance, app, cx)?;
+        if upwards.is_ready() && downwards.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            let moved = up.moved + down.moved;
+            if moved != moved_before {
+                (moved_before, moved_at) = (moved, Instant::now());
+            }
+            ready!(timer.poll_until(moved_at + idle, cx));
+            if moved_at.elapsed() >= idle {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+    })
+    .await;
+    if let Err(error) = ended {
+        debug!(%error, "tunnel ended");
+    }
+}
+
+/// One direction of a tunnel.
+#[derive(Debug, Default)]
+struct Direction {
+    moved: u64,
+    is_shut: bool,
+}
+
+impl Direction {
+    /// Ready: the direction has ended.
+    fn poll(&mut self, from: &mut Channel, to: &mut Channel, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
+        let start = self.moved;
+        let mut step = || -> Poll<io::Result<()>> {
+            loop {
+                ready!(to.poll_flush(&mut self.moved, cx))?;
+                while !from.inbox.is_empty() {
+                    let taken = ready!(to.poll_take(from.inbox.data(), &mut self.moved, cx))?;
+                    from.inbox.consume(taken);
+                }
+                from.release_inbox();
+                if self.is_shut {
+                    return Poll::Ready(Ok(()));
+                }
+                if self.moved - start >= MAX_MOVED {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                if ready!(from.poll_fill(LARGE, cx))? == 0 {
+                    ready!(to.poll_shutdown(cx))?;
+                    self.is_shut = true;
+                }
+            }
+        };
+        match step() {
+            Poll::Ready(result) => result.map(Poll::Ready),
+            Poll::Pending => Ok(Poll::Pending),
+        }
+    }
+}

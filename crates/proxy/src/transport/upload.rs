@@ -1,0 +1,300 @@
+//! The request body: read from the app once, and sent by each attempt from its start.
+//!
+//! Up to a limit, what was read is kept, so that another attempt can send it again. Beyond the limit, or beyond [`MAX_KEPT`]
+//! bytes in the whole process, the body streams on and cannot be sent again. A body of which no byte was read needs
+//! nothing kept.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    task::{Context, Poll, ready},
+};
+
+use outrigger_http1::{BodyDecoder, Framing, Piece};
+use tokio::time::Instant;
+
+use crate::transport::{buffers::LARGE, channel::Channel};
+
+/// Most bytes that are kept for another attempt, in the whole process.
+const MAX_KEPT: usize = 16 * 1024 * 1024;
+
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+/// Why the app's body ended before its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BrokenUpload {
+    /// Its framing is invalid: the sentence of the codec.
+    BadFraming(String),
+    /// The app disconnected.
+    Gone,
+}
+
+/// Whether the app waits for a `100 (Continue)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expectation {
+    /// No 100 was asked for.
+    None,
+    /// The body is not read yet, since that time.
+    Held(Instant),
+    /// The body is read; no 100 has gone to the app.
+    Released,
+    /// A 100 has gone to the app.
+    Continued,
+}
+
+/// The body of one request.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    framing: Framing,
+    decoder: BodyDecoder,
+    kept: Vec<u8>,
+    limit: usize,
+    /// Not everything that was read is kept.
+    is_lossy: bool,
+    /// Bytes of data at the front of the app's inbox that are not kept.
+    direct: usize,
+    has_begun: bool,
+    broken: Option<BrokenUpload>,
+    expectation: Expectation,
+    /// When its last byte was read, or sent on.
+    last_byte: Instant,
+}
+
+impl Upload {
+    /// A body of this framing. `expects_continue`: it is not read before [`Upload::release`], or before its first byte.
+    pub(crate) fn new(framing: Framing, expects_continue: bool, now: Instant) -> Self {
+        let holds = expects_continue && framing != Framing::None;
+        Self {
+            framing,
+            decoder: BodyDecoder::new(framing),
+            kept: Vec::new(),
+            limit: 0,
+            is_lossy: false,
+            direct: 0,
+            has_begun: false,
+            broken: None,
+            expectation: if holds { Expectation::Held(now) } else { Expectation::None },
+            last_byte: now,
+        }
+    }
+
+    /// Keeps up to `limit` bytes for another attempt from here on.
+    pub(crate) fn keep_up_to(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Whether there is a body.
+    pub(crate) fn exists(&self) -> bool {
+        self.framing != Framing::None
+    }
+
+    /// How the body ends.
+    pub(crate) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Whether all of it was read from the app.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.decoder.is_end() && self.direct == 0
+    }
+
+    /// Whether a byte of it was read.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Whether another attempt could send all of it.
+    pub(crate) fn is_replayable(&self) -> bool {
+        !self.is_lossy && self.broken.is_none()
+    }
+
+    /// Whether all of it can be kept, whatever is still to come.
+    pub(crate) fn fits(&self, limit: usize) -> bool {
+        match self.framing {
+            Framing::None => true,
+            Framing::Length(length) => self.is_replayable() && length <= limit as u64,
+            _ => self.is_replayable() && self.decoder.is_end(),
+        }
+    }
+
+    /// Why it broke, if it did.
+    pub(crate) fn broken(&self) -> Option<&BrokenUpload> {
+        self.broken.as_ref()
+    }
+
+    /// When its last byte was read or sent on; the time of the head when there was none.
+    pub(crate) fn last_byte(&self) -> Instant {
+        self.last_byte
+    }
+
+    /// Since when the body is not read because the app waits for a 100.
+    pub(crate) fn held_since(&self) -> Option<Instant> {
+        match self.expectation {
+            Expectation::Held(since) => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Whether the next attempt asks the instance for a 100.
+    pub(crate) fn expects_continue(&self) -> bool {
+        self.expectation != Expectation::None && !self.has_begun
+    }
+
+    /// The time from which the app's wait for a 100 is counted.
+    pub(crate) fn restart_hold(&mut self, now: Instant) {
+        if let Expectation::Held(since) = &mut self.expectation {
+            *since = now;
+        }
+    }
+
+    /// Reads the body from here on. `continues`: a 100 is sent to the app now. True: the caller must send it.
+    pub(crate) fn release(&mut self, continues: bool, now: Instant) -> bool {
+        if self.held_since().is_some() {
+            self.last_byte = now;
+        }
+        let sends = continues && !matches!(self.expectation, Expectation::None | Expectation::Continued);
+        self.expectation = match self.expectation {
+            Expectation::None => Expectation::None,
+            _ if sends => Expectation::Continued,
+            Expectation::Continued => Expectation::Continued,
+            _ => Expectation::Released,
+        };
+        sends
+    }
+
+    /// The bytes that an attempt at `position` can send now.
+    pub(crate) fn available<'a>(&'a self, position: usize, app: &'a Channel) -> &'a [u8] {
+        match self.kept.get(position..) {
+            Some(kept) if !kept.is_empty() => kept,
+            _ => &app.inbox.data()[..self.direct],
+        }
+    }
+
+    /// The attempt at `position` has taken `n` of these bytes.
+    pub(crate) fn take(&mut self, position: &mut usize, n: usize, app: &mut Channel) {
+        if *position < self.kept.len() {
+            *position += n;
+            if self.is_lossy && *position >= self.kept.len() {
+                self.forget();
+            }
+        } else {
+            self.decoder.consume(&mut app.inbox, n);
+            self.direct -= n.min(self.direct);
+            app.release_inbox();
+        }
+    }
+
+    /// Decodes what the app's inbox holds. True: something is available, or the body has ended.
+    ///
+    /// # Errors
+    /// The framing is invalid.
+    pub(crate) fn decode(&mut self, app: &mut Channel) -> Result<bool, BrokenUpload> {
+        if self.direct > 0 || self.decoder.is_end() {
+            return Ok(true);
+        }
+        let piece = self.decoder.decode(&mut app.inbox).map_err(|refusal| {
+            let broken = BrokenUpload::BadFraming(refusal.detail);
+            self.broken = Some(broken.clone());
+            broken
+        })?;
+        match piece {
+            Piece::Data(n) => {
+                self.has_begun = true;
+                if self.keep(&app.inbox.data()[..n]) {
+                    self.decoder.consume(&mut app.inbox, n);
+                } else {
+                    self.direct = n;
+                }
+                app.release_inbox();
+                Ok(true)
+            }
+            Piece::End => {
+                app.release_inbox();
+                Ok(true)
+            }
+            Piece::NeedMore => {
+                app.release_inbox();
+                Ok(false)
+            }
+        }
+    }
+
+    /// Reads more from the app. Ready: [`Upload::decode`] may give something.
+    ///
+    /// # Errors
+    /// The app disconnected.
+    pub(crate) fn poll_read(
+        &mut self,
+        app: &mut Channel,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BrokenUpload>> {
+        match ready!(app.poll_fill(LARGE, cx)) {
+            Ok(1..) => {
+                self.last_byte = Instant::now();
+                Poll::Ready(Ok(()))
+            }
+            Ok(0) | Err(_) => {
+                self.broken = Some(BrokenUpload::Gone);
+                Poll::Ready(Err(BrokenUpload::Gone))
+            }
+        }
+    }
+
+    /// Reads and forgets the body. Ready: it has ended, or breaks.
+    pub(crate) fn poll_discard(&mut self, app: &mut Channel, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.is_ended() {
+            match self.decoder.decode(&mut app.inbox) {
+                Ok(Piece::Data(n)) => self.decoder.consume(&mut app.inbox, n),
+                Ok(Piece::End) => {}
+                Ok(Piece::NeedMore) => match ready!(app.poll_fill(LARGE, cx)) {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return Poll::Ready(()),
+                },
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        app.release_inbox();
+        Poll::Ready(())
+    }
+
+    /// The trailer fields that may be passed on, as lines; complete at the body's end.
+    pub(crate) fn trailers(&self) -> &[u8] {
+        self.decoder.trailers()
+    }
+
+    /// No other attempt follows, and the current one has sent everything before `position`: what was kept is freed when
+    /// nothing of it is still to be sent.
+    pub(crate) fn keep_no_more(&mut self, position: usize) {
+        self.is_lossy |= !self.kept.is_empty();
+        self.limit = 0;
+        if position >= self.kept.len() {
+            self.forget();
+        }
+    }
+
+    fn keep(&mut self, data: &[u8]) -> bool {
+        if self.is_lossy {
+            return false;
+        }
+        let fits = self.kept.len() + data.len() <= self.limit;
+        if fits && KEPT.fetch_add(data.len(), Relaxed) + data.len() <= MAX_KEPT {
+            self.kept.extend_from_slice(data);
+            return true;
+        }
+        if fits {
+            KEPT.fetch_sub(data.len(), Relaxed);
+        }
+        self.is_lossy = true;
+        false
+    }
+
+    fn forget(&mut self) {
+        KEPT.fetch_sub(self.kept.len(), Relaxed);
+        self.kept = Vec::new();
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}

@@ -1,0 +1,149 @@
+//! One attempt at one endpoint, and the only place where its course is recorded.
+//!
+//! A lease begins with the pick. Its head or its end is recorded once, for metrics, latency, outlier detection and stall detection;
+//! then the end of its body. A lease that is dropped before was cancelled, and counts nothing.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use outrigger_policy::{
+    Outcome, Sent, Verdict,
+    outlier_detection::{AttemptEpoch, AttemptGuard, FailureAttribution},
+};
+use tokio::time::Instant;
+
+use crate::upstream::{
+    cluster::{Cluster, ClusterSettings},
+    endpoint::{Endpoint, InFlight},
+};
+
+/// An attempt at an endpoint.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    endpoint: Arc<Endpoint>,
+    /// `None`: the head or the end is recorded.
+    guard: Option<AttemptGuard<Arc<Endpoint>>>,
+    /// The permit; `None` before it was given.
+    pub(crate) in_flight: Option<InFlight>,
+    pub(crate) begun: Instant,
+    /// How the end of the body is counted; `None`: everything is counted.
+    body: Option<(AttemptEpoch, FailureAttribution)>,
+}
+
+/// The head of a response, or an end without one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LeaseEnd {
+    pub(crate) outcome: Outcome,
+    pub(crate) sent: Sent,
+    /// When the instance was given the request; `None`: it was not.
+    pub(crate) given_at: Option<Instant>,
+    /// A response came, and its body follows.
+    pub(crate) has_body: bool,
+    /// The instance got the request late: the time that passed was not its own.
+    pub(crate) is_late: bool,
+}
+
+impl Lease {
+    /// Begins an attempt. `None`: another request decides the endpoint's probation; pick again.
+    pub(crate) fn begin(
+        settings: &ClusterSettings,
+        endpoint: Arc<Endpoint>,
+        retryable: bool,
+        now: Instant,
+    ) -> Option<Self> {
+        let guard = AttemptGuard::begin(endpoint.clone(), settings.policy.outlier.as_ref(), retryable)?;
+        Some(Self { endpoint, guard: Some(guard), in_flight: None, begun: now, body: None })
+    }
+
+    /// The endpoint of the attempt.
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// Counts the attempt as one that was made.
+    pub(crate) fn count_pick(&self) {
+        self.endpoint.picks.fetch_add(1, Relaxed);
+    }
+
+    /// Records the response's head, or the end without one. A second call records nothing.
+    pub(crate) fn record(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        settings: &ClusterSettings,
+        end: &LeaseEnd,
+        blame: &mut FailureAttribution,
+        now: Instant,
+    ) {
+        let Some(guard) = self.guard.take() else { return };
+        let LeaseEnd { outcome, sent, .. } = *end;
+        let endpoint = &self.endpoint;
+        if end.is_late {
+            blame.mark_delayed();
+        }
+        settings.series.record_attempt(outcome);
+        if let (Some(_), Some(given_at)) = (outcome.status(), end.given_at) {
+            endpoint.stall.record_response();
+            cluster.peak_latency.record(now - given_at);
+        }
+        match outcome.verdict() {
+            Verdict::Failure => endpoint.count_failure(),
+            Verdict::Success => {
+                endpoint.stall.record_success(now.into_std());
+                if settings.policy.hedge.is_some() {
+                    cluster.latency.record(now - self.begun, now.into_std());
+                }
+            }
+            Verdict::Ignore => {}
+        }
+        let outlier = settings.policy.outlier.as_ref();
+        let report = if end.has_body {
+            let (report, epoch) = guard.record_head(outlier, blame, outcome, sent, now.into_std());
+            self.body = epoch.map(|epoch| (epoch, *blame));
+            report
+        } else {
+            guard.record_end(outlier, blame, outcome, sent, now.into_std())
+        };
+        if let Some(report) = report {
+            cluster.report(endpoint, report, now);
+        }
+    }
+
+    /// Records that the attempt was left because the endpoint answers no request and another one answered this one.
+    pub(crate) fn record_left(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        settings: &ClusterSettings,
+        blame: &mut FailureAttribution,
+        now: Instant,
+    ) {
+        let Some(guard) = self.guard.take() else { return };
+        self.endpoint.count_failure();
+        let outlier = settings.policy.outlier.as_ref();
+        let report = guard.record_end(outlier, blame, Outcome::PerTryTimeout, Sent::Head, now.into_std());
+        if let Some(report) = report {
+            cluster.report(&self.endpoint, report, now);
+        }
+    }
+
+    /// Records that the response's body was passed on, as far as the app read it.
+    pub(crate) fn record_body_end(&mut self, now: Instant) {
+        if let Some((epoch, _)) = self.body.take() {
+            self.endpoint.stats.record_body_end(epoch, now.into_std());
+        }
+    }
+
+    /// Records that the instance cut the response's body.
+    pub(crate) fn record_body_cut(
+        &mut self,
+        cluster: &Arc<Cluster>,
+        settings: &ClusterSettings,
+        now: Instant,
+    ) {
+        self.endpoint.count_failure();
+        let Some((epoch, mut blame)) = self.body.take() else { return };
+        let outlier = settings.policy.outlier.as_ref();
+        let report = self.endpoint.stats.record_body_cut(outlier, epoch, &mut blame, now.into_std());
+        if let Some(report) = report {
+            cluster.report(&self.endpoint, report, now);
+        }
+    }
+}

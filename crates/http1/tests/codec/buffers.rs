@@ -59,6 +59,18 @@ fn a_head_takes_the_buffer_and_leaves_what_follows_in_a_spare_one() {
 }
 
 #[test]
+fn a_head_before_much_of_a_body_is_copied_and_leaves_the_buffer() {
+    let mut inbox = Inbox::new();
+    inbox.give_buffer(vec![0; 256]);
+    read(&mut inbox, b"POST / HTTP/1.1\r\nA: b\r\n\r\n");
+    read(&mut inbox, &[b'x'; 100]);
+    let mut parser = HeadParser::new(HeadKind::Request, LIMITS, Vec::new());
+    let head = parser.parse(&mut inbox, || vec![0; 8]).unwrap().unwrap();
+    assert_eq!((head.method(), head.value(&head.fields()[0])), (&b"POST"[..], &b"b"[..]));
+    assert_eq!((inbox.data(), inbox.capacity()), (&[b'x'; 100][..], 256));
+}
+
+#[test]
 fn an_outbox_counts_what_was_accepted() {
     let mut outbox = Outbox::new();
     outbox.push(b"abc");

@@ -309,36 +309,4 @@ impl Drop for ServiceSeries {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(registry: &Registry) -> String {
-        prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap()
-    }
-
-    #[test]
-    fn a_service_that_returns_while_its_old_requests_are_in_flight_keeps_its_series() {
-        let registry = Registry::new();
-        let metrics = Metrics::register(&registry).unwrap();
-        let old = metrics.service_series(Some("orders"));
-        let new = metrics.service_series(Some("orders"));
-        new.record_answer(200);
-        drop(old);
-        assert!(text(&registry).contains("service=\"orders\""));
-    }
-
-    #[test]
-    fn every_series_of_a_service_is_removed_with_its_last_holder() {
-        let registry = Registry::new();
-        let metrics = Metrics::register(&registry).unwrap();
-        let series = metrics.service_series(Some("orders"));
-        series.record_answer(200);
-        series.record_error(Reason::Timeout);
-        series.record_attempt(Outcome::Closed);
-        series.record_give_up(GiveUp::Budget);
-        series.duration.observe(0.1);
-        assert!(text(&registry).contains("service=\"orders\""));
-        drop(series);
-        assert!(!text(&registry).contains("service=\"orders\""), "{}", text(&registry));
-    }
-}
+mod tests;

@@ -241,6 +241,8 @@ impl Upload {
 
     /// Reads and forgets the body. Ready: it has ended, or breaks.
     pub(crate) fn poll_discard(&mut self, app: &mut Channel, cx: &mut Context<'_>) -> Poll<()> {
+        // What an attempt was offered and has not taken.
+        self.decoder.consume(&mut app.inbox, std::mem::take(&mut self.direct));
         while !self.is_ended() {
             match self.decoder.decode(&mut app.inbox) {
                 Ok(Piece::Data(n)) => self.decoder.consume(&mut app.inbox, n),
@@ -296,5 +298,55 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         self.forget();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::{
+        io::AsyncWriteExt,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    async fn channel_with(bytes: &[u8]) -> (Channel, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (app, accepted) =
+            tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let mut app = app.unwrap();
+        app.write_all(bytes).await.unwrap();
+        let mut channel = Channel::new(accepted.unwrap().0.into());
+        assert_eq!(poll_fn(|cx| channel.poll_fill(LARGE, cx)).await.unwrap(), bytes.len());
+        (channel, app)
+    }
+
+    /// An attempt that failed between the offer and the write leaves such bytes. On a thread of its own, because a poll that does
+    /// not return is beyond a time-out of the same thread.
+    #[test]
+    fn bytes_that_an_attempt_was_offered_and_did_not_take_are_discarded_too() {
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                for (framing, body) in [
+                    (Framing::Length(10), &b"0123456789"[..]),
+                    (Framing::Chunked, b"4\r\n0123\r\n2\r\n45\r\n0\r\n\r\n"),
+                ] {
+                    let (mut channel, _app) = channel_with(body).await;
+                    let mut upload = Upload::new(framing, false, Instant::now());
+                    assert_eq!(upload.decode(&mut channel), Ok(true));
+                    assert!(!upload.available(0, &channel).is_empty() && !upload.is_ended());
+                    poll_fn(|cx| upload.poll_discard(&mut channel, cx)).await;
+                    assert!(upload.is_ended() && channel.inbox.is_empty(), "{framing:?}");
+                    done.send(()).unwrap();
+                }
+            });
+        });
+        for _ in 0..2 {
+            is_done.recv_timeout(Duration::from_secs(20)).expect("the body is discarded");
+        }
     }
 }

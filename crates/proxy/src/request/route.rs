@@ -38,13 +38,20 @@ pub(crate) async fn find(
         };
         fields::check_origin(head, &settings.outbound.allow_origins, is_own)?;
     }
-    let host = match head.first(Name::Host).map(std::str::from_utf8) {
+    let host_bytes = head.first(Name::Host);
+    if target_is_path(head.target())
+        && info.listener.kind.cluster().is_none()
+        && let Some(cluster) = host_bytes.and_then(|host| info.clusters().find_by_host(host))
+    {
+        return Ok(cluster);
+    }
+    let host = match host_bytes.map(std::str::from_utf8) {
         None => "",
         Some(Ok(host)) => host,
         Some(Err(_)) => return Err(invalid_host("not text")),
     };
     let target = head.target();
-    if target.first() != Some(&b'/') && target != b"*" {
+    if !target_is_path(target) {
         return route_absolute_form(info, target, host, facts).await;
     }
     if let Some(cluster) = info.listener.kind.cluster() {
@@ -61,6 +68,11 @@ pub(crate) async fn find(
         ParsedHost::Outside => find_dotted_service(info, host).ok_or_else(|| outside_host(host)),
         ParsedHost::Invalid => Err(invalid_host(host)),
     }
+}
+
+/// Whether a target is in origin form or in asterisk form, and not in absolute form.
+fn target_is_path(target: &[u8]) -> bool {
+    target.first() == Some(&b'/') || target == b"*"
 }
 
 /// The listener names the service, so the Host is left as it is; HTTP/1.0 may leave it out, and HTTP/1.1, which the instance

@@ -2,9 +2,13 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -15,10 +19,7 @@ use outrigger_policy::{
     outlier_detection::{EndpointStats, stall::Stall},
 };
 use outrigger_registry::InstanceId;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     metrics::ServiceSeries,
@@ -40,14 +41,14 @@ pub(crate) struct Endpoint {
     pub(crate) picks: AtomicU64,
     pub(crate) failures: AtomicU64,
     retired: AtomicBool,
+    /// Permits in use: one for each connection that a request may hold.
     in_flight: AtomicUsize,
-    /// Most requests in flight at once.
+    /// Most permits.
     max_permits: AtomicUsize,
-    /// Permits to withhold when they are released, because a reload has reduced their number.
-    excess_permits: AtomicUsize,
+    /// Requests that wait for a permit.
     waiting: AtomicUsize,
-    /// One permit for each connection that a request may hold; the longest waiting request gets the next.
-    permits: Semaphore,
+    /// Notified once for each permit that is given back while requests wait: the longest waiting request is first.
+    released: Notify,
 }
 
 impl AsRef<EndpointStats> for Endpoint {
@@ -99,34 +100,17 @@ impl Endpoint {
             retired: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             max_permits: AtomicUsize::new(most),
-            excess_permits: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            permits: Semaphore::new(most),
+            released: Notify::new(),
         }
     }
 
-    /// Changes the most requests in flight. Called by the cluster's one writer.
+    /// Changes the most requests in flight. Permits beyond it stay with their requests.
     pub(crate) fn set_max_permits(&self, policy: &config::Policy) {
         let most = max_permits(policy);
-        let before = self.max_permits.swap(most, Relaxed);
-        if most < before {
-            let fewer = before - most;
-            self.excess_permits.fetch_add(fewer - self.permits.forget_permits(fewer), Relaxed);
-        } else {
-            let more = most - before;
-            let kept = self
-                .excess_permits
-                .fetch_update(Relaxed, Relaxed, |excess| Some(excess.saturating_sub(more)));
-            self.permits.add_permits(more - kept.unwrap_or(0).min(more));
-        }
-    }
-
-    /// Returns a permit, or withholds it when too many are in use.
-    fn release_permit(&self) {
-        let kept = self.excess_permits.load(Relaxed) > 0
-            && self.excess_permits.fetch_update(Relaxed, Relaxed, |excess| excess.checked_sub(1)).is_ok();
-        if !kept {
-            self.permits.add_permits(1);
+        let before = self.max_permits.swap(most, SeqCst);
+        for _ in before..most.min(before.saturating_add(self.waiting.load(SeqCst))) {
+            self.released.notify_one();
         }
     }
 
@@ -163,9 +147,23 @@ impl Endpoint {
         self.in_flight.load(Relaxed)
     }
 
-    /// A permit, if one is free.
+    /// A permit, if one is free and no request waits for it.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<InFlight> {
-        self.permits.try_acquire().ok().map(|permit| InFlight::new(self, permit))
+        if self.waiting.load(SeqCst) > 0 { None } else { self.take_permit() }
+    }
+
+    fn take_permit(self: &Arc<Self>) -> Option<InFlight> {
+        let most = self.max_permits.load(Relaxed);
+        // Never above the limit, not even for a moment: a waiting request would see no free permit and wait on.
+        let taken = self.in_flight.fetch_update(SeqCst, SeqCst, |used| (used < most).then_some(used + 1));
+        taken.is_ok().then(|| InFlight { endpoint: self.clone() })
+    }
+
+    fn give_permit_back(&self) {
+        self.in_flight.fetch_sub(1, SeqCst);
+        if self.waiting.load(SeqCst) > 0 {
+            self.released.notify_one();
+        }
     }
 
     /// Waits for a permit.
@@ -186,11 +184,15 @@ impl Endpoint {
             );
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
-        let permit = self.permits.acquire().await.map_err(|closed| CheckoutError {
-            outcome: Outcome::Overloaded,
-            detail: format!("{}: {closed}", self.id.id),
-        })?;
-        Ok(InFlight::new(self, permit))
+        loop {
+            let mut released = pin!(self.released.notified());
+            // Enabled before the look, so that a permit that is given back in between is not missed.
+            released.as_mut().enable();
+            if let Some(permit) = self.take_permit() {
+                return Ok(permit);
+            }
+            released.await;
+        }
     }
 
     /// An idle connection that is still good.
@@ -230,7 +232,7 @@ impl Endpoint {
 
 /// The most permits that a policy allows.
 fn max_permits(policy: &config::Policy) -> usize {
-    policy.pool.max_connections.min(Semaphore::MAX_PERMITS)
+    policy.pool.max_connections.max(1)
 }
 
 /// One request's permit: counts the request as in flight until it is dropped.
@@ -239,17 +241,62 @@ pub(crate) struct InFlight {
     pub(crate) endpoint: Arc<Endpoint>,
 }
 
-impl InFlight {
-    fn new(endpoint: &Arc<Endpoint>, permit: SemaphorePermit<'_>) -> Self {
-        permit.forget();
-        endpoint.in_flight.fetch_add(1, Relaxed);
-        Self { endpoint: endpoint.clone() }
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.endpoint.give_permit_back();
     }
 }
 
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.endpoint.in_flight.fetch_sub(1, Relaxed);
-        self.endpoint.release_permit();
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, task::Poll};
+
+    use super::*;
+
+    fn endpoint(most: usize) -> (Arc<Endpoint>, config::Policy) {
+        let mut policy = config::Policy::default();
+        policy.pool.max_connections = most;
+        policy.pool.max_waiting = 3;
+        let id = InstanceId { datacenter: "dc1".into(), node: "n".into(), id: "a".into() };
+        (Arc::new(Endpoint::new(id, "127.0.0.1:1".parse().unwrap(), 1, 1, &policy)), policy)
+    }
+
+    #[tokio::test]
+    async fn permits_are_given_in_the_order_of_arrival_and_never_beyond_the_limit() {
+        let (endpoint, policy) = endpoint(1);
+        let held = endpoint.try_acquire().unwrap();
+        assert!(endpoint.try_acquire().is_none());
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(endpoint.acquire(&policy))).collect();
+        for one in &mut waiting {
+            assert!(poll_fn(|cx| Poll::Ready(one.as_mut().poll(cx).is_pending())).await);
+        }
+        assert!(endpoint.acquire(&policy).await.is_err(), "max_waiting");
+        drop(held);
+        assert!(endpoint.try_acquire().is_none(), "the first of the waiting requests comes first");
+        // A request that stops waiting passes its turn on.
+        drop(waiting.remove(0));
+        let second = waiting.remove(0).await.unwrap();
+        assert!(poll_fn(|cx| Poll::Ready(waiting[0].as_mut().poll(cx).is_pending())).await);
+        assert_eq!(endpoint.in_flight(), 1);
+        drop(second);
+        assert!(waiting.remove(0).await.is_ok());
+        assert_eq!(endpoint.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_limit_that_is_raised_lets_waiting_requests_go_on() {
+        let (endpoint, policy) = endpoint(1);
+        let held = endpoint.try_acquire().unwrap();
+        let mut waiting = Box::pin(endpoint.acquire(&policy));
+        assert!(poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
+        let mut more = policy.clone();
+        more.pool.max_connections = 2;
+        endpoint.set_max_permits(&more);
+        let second = waiting.await.unwrap();
+        endpoint.set_max_permits(&policy);
+        drop(held);
+        assert!(endpoint.try_acquire().is_none(), "one of one is in use");
+        drop(second);
+        assert!(endpoint.try_acquire().is_some());
     }
 }

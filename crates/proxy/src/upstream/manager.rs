@@ -1,6 +1,11 @@
 //! Every cluster by name. A lookup is a lock-free load; the first request opens a cluster.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
@@ -35,9 +40,36 @@ const MAX_FIRST_ANSWER_WAIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 struct NameIndex {
     /// By the service name alone: the usual request needs no key.
-    plain: HashMap<Box<str>, Arc<Cluster>>,
+    plain: HashMap<Box<[u8]>, Arc<Cluster>, BuildHasherDefault<NameHasher>>,
     /// By service, datacenter and tags.
     narrowed: HashMap<ClusterKey, Arc<Cluster>>,
+}
+
+/// FNV-1a (Fowler, Noll, Vo), which costs least for names of a few bytes. The names are those of clusters that are open, and
+/// settings bound their number, so that colliding names cannot slow requests down.
+#[derive(Debug, Clone, Copy)]
+struct NameHasher(u64);
+
+impl Default for NameHasher {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn write_usize(&mut self, _: usize) {
+        // The length of a slice adds nothing to a hash of all of its bytes.
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Owns every cluster and its reconcile task.
@@ -223,9 +255,26 @@ impl ClusterManager {
     pub(crate) fn find(&self, name: &ServiceName<'_>) -> Option<Arc<Cluster>> {
         let names = self.names.load();
         if name.tag.is_none() && name.datacenter.is_none() {
-            return names.plain.get(name.service.as_ref()).cloned();
+            return names.plain.get(name.service.as_bytes()).cloned();
         }
         names.narrowed.get(&ClusterKey::from(name)).cloned()
+    }
+
+    /// The cluster that a Host means which is a service's name as it stands: in lower case, without a dot, perhaps with a
+    /// port. `None`: the Host is to be parsed, or the registry has not answered for the service.
+    pub(crate) fn find_by_host(&self, host: &[u8]) -> Option<Arc<Cluster>> {
+        let is_name = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
+        let end = host.iter().position(|byte| !is_name(byte));
+        let (name, port) = host.split_at(end.unwrap_or(host.len()));
+        let is_port =
+            matches!(port, [b':', digits @ ..] if digits.len() < 5 && digits.iter().all(u8::is_ascii_digit));
+        // Only a text that begins with a digit can be an address.
+        let is_name = name.first().is_some_and(u8::is_ascii_lowercase) && name != b"localhost";
+        if !is_name || !(port.is_empty() || is_port) {
+            return None;
+        }
+        let cluster = self.names.load().plain.get(name)?.clone();
+        cluster.has_answer().then_some(cluster)
     }
 
     /// Every cluster, by label.
@@ -304,14 +353,16 @@ impl ClusterManager {
     ) -> bool {
         let names = self.names.load();
         let narrowed = names.narrowed.iter().filter(|(key, _)| *key.service == *service);
-        names.plain.get(service).into_iter().chain(narrowed.map(|(_, cluster)| cluster)).any(|cluster| {
-            let view = cluster.view.load();
-            // Both lists keep the order of the snapshot, which is sorted by identity.
-            [&view.endpoints, &view.not_serving].into_iter().any(|sorted| {
-                let found = sorted.binary_search_by(|one| one.id.cmp(id)).ok();
-                found.is_some_and(|at| sorted[at].succeeded_within(within, now))
-            })
-        })
+        names.plain.get(service.as_bytes()).into_iter().chain(narrowed.map(|(_, cluster)| cluster)).any(
+            |cluster| {
+                let view = cluster.view.load();
+                // Both lists keep the order of the snapshot, which is sorted by identity.
+                [&view.endpoints, &view.not_serving].into_iter().any(|sorted| {
+                    let found = sorted.binary_search_by(|one| one.id.cmp(id)).ok();
+                    found.is_some_and(|at| sorted[at].succeeded_within(within, now))
+                })
+            },
+        )
     }
 
     /// Publishes the names: each cluster's own, and the plain name for a service that is declared only with
@@ -320,7 +371,7 @@ impl ClusterManager {
         let mut names = NameIndex::default();
         for (key, ManagedCluster { cluster, .. }) in &table.clusters {
             if key.tags.is_empty() && key.datacenter.is_none() {
-                names.plain.insert(Box::from(&*key.service), cluster.clone());
+                names.plain.insert(key.service.as_bytes().into(), cluster.clone());
             } else {
                 names.narrowed.insert(key.clone(), cluster.clone());
             }
@@ -328,12 +379,13 @@ impl ClusterManager {
         let settings = self.settings.load();
         // In reverse, so that the first of several declared forms overwrites the others.
         for upstream in settings.upstreams.iter().rev() {
-            let plain = &*upstream_key(upstream).service;
+            let key = upstream_key(upstream);
+            let plain = key.service.as_bytes();
             // A plain cluster on demand gives way to a declared form of its service.
             let declared = names.plain.get(plain).is_some_and(|cluster| {
                 cluster.is_declared() && cluster.key.tags.is_empty() && cluster.key.datacenter.is_none()
             });
-            if !declared && let Some(managed) = table.clusters.get(&upstream_key(upstream)) {
+            if !declared && let Some(managed) = table.clusters.get(&key) {
                 names.plain.insert(plain.into(), managed.cluster.clone());
             }
         }

@@ -54,7 +54,7 @@ impl ResourceUse {
 /// The sidecar, and three instances of `orders`.
 pub(crate) struct MeasuredSidecar {
     pub(crate) process: Process,
-    _instances: Vec<Instance>,
+    pub(crate) instances: Vec<Instance>,
     _dir: TempDir,
 }
 
@@ -74,7 +74,7 @@ impl MeasuredSidecar {
         ))
         .await;
         process.wait_ready().await;
-        Self { process, _instances: instances, _dir: dir }
+        Self { process, instances, _dir: dir }
     }
 
     /// Its files and memory now.

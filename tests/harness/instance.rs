@@ -94,6 +94,11 @@ impl Instance {
         self.shared.seen.lock().clone()
     }
 
+    /// Every request seen since the last call, in order; the instance forgets them.
+    pub fn take_seen(&self) -> Vec<SeenRequest> {
+        std::mem::take(&mut self.shared.seen.lock())
+    }
+
     /// The only request seen.
     ///
     /// # Panics

@@ -15,6 +15,8 @@ mod kill;
 mod pause;
 mod servers;
 mod slow;
+mod soak;
+mod traffic;
 mod unhealthy;
 
 const CONSUL: &[Requirement] = &[Consul];
@@ -181,6 +183,15 @@ pub(crate) fn all() -> Vec<Case> {
             cut::cut,
             "clients that disconnect in the middle, instances that send half an answer, early answers to uploads: \
              half an answer never looks complete, an early one arrives, and nothing leaks",
+        ),
+        Case::new(
+            "soak",
+            &[],
+            [400, 120],
+            soak::soak,
+            "traffic of nine kinds at once while one of three instances after the other is killed: only what the death of its \
+             instance leaves no other end for fails, no POST is executed twice, the metrics count what was seen, and \
+             afterwards nothing leaks and nothing runs",
         ),
     ]
 }

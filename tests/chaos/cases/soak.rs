@@ -1,0 +1,181 @@
+//! Traffic of every kind at once, through instances that are killed and come back. A request fails only where the death of its
+//! instance leaves no other end, no POST is executed twice, the metrics count what the clients saw, and afterwards nothing
+//! is held and nothing runs.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use outrigger_tests::{
+    instance::{Answer, Instance, Kill, Request, SeenRequest},
+    load::{RequestResult, RequestResults},
+    scrape::Scrape,
+    usage,
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use super::traffic::{BODY, Kind, Traffic};
+use crate::{
+    case::{CaseResult, RunLength},
+    case_report::{CaseReport, format_millis},
+    resource_use::MeasuredSidecar,
+};
+
+/// Time between two kills.
+const KILL_INTERVAL: Duration = Duration::from_millis(1500);
+/// How long a killed instance is away.
+const DOWN_TIME: Duration = Duration::from_millis(400);
+/// How long the idle process is watched, and most CPU time that it may take meanwhile.
+const IDLE_TIME: Duration = Duration::from_secs(5);
+const MAX_IDLE_CPU: Duration = Duration::from_millis(150);
+
+/// An instance's answers.
+fn script(request: &Request) -> Answer {
+    match request.target() {
+        "/slow" => Answer::ok("late").delayed(Duration::from_millis(100)),
+        "/download" => Answer::pattern(1 << 20),
+        "/events" => {
+            let head = Answer::without_body(200).field("transfer-encoding", "chunked");
+            let events = (0..20).fold(head, |stream, _| {
+                stream.then_pause(Duration::from_millis(50)).then_write("7\r\nevent\n\n\r\n")
+            });
+            events.then_write("0\r\n\r\n")
+        }
+        "/tunnel" => Answer::upgrade("echo"),
+        _ => Answer::ok("ok"),
+    }
+}
+
+pub(super) async fn soak(form: RunLength) -> CaseResult {
+    let subject = MeasuredSidecar::start("", script).await;
+    let mut audit = Audit::default();
+    // The traffic before the measurement makes the allocations that happen only once.
+    let mut results = run(&subject, &mut audit, form.pick([15, 4])).await;
+    let before = subject.wait_idle().await;
+    let measured = run(&subject, &mut audit, form.pick([120, 10])).await;
+    results.extend(measured);
+    // Twice: what was seen last is checked by the next look.
+    audit.look(&subject.instances);
+    audit.look(&subject.instances);
+    // No more than before: what the growth meanwhile left is no excuse.
+    let released = subject.wait_released(before, before).await;
+    let cpu = usage::cpu_time(subject.process.pid());
+    sleep(IDLE_TIME).await;
+    let idle_cpu = usage::cpu_time(subject.process.pid()).saturating_sub(cpu);
+
+    let all = RequestResults(results);
+    let mut row = CaseReport::from_load(&all, subject.retried().await);
+    let failed = all.filter(|one| one.failed.as_ref().is_some_and(|why| !why.ends_with(Traffic::EXCUSED)));
+    row.require(failed.0.is_empty(), || format!("failed: {}", failed.describe_failures()));
+    for kind in Kind::ALL {
+        let done = all.filter(|one| one.method == kind.label() && one.failed.is_none()).requests();
+        row.require(done > 0, || format!("no {} succeeded", kind.label()));
+    }
+    row.require(audit.broken.is_empty(), || audit.broken.join("; "));
+    row.require(audit.twice().is_empty(), || format!("POSTs executed twice: {:?}", audit.twice()));
+    row.require(released.is_ok(), || released.clone().err().unwrap_or_default());
+    row.require(idle_cpu <= MAX_IDLE_CPU, || {
+        format!("{} of CPU time in {IDLE_TIME:?} without a request", format_millis(idle_cpu))
+    });
+    let metrics = Scrape::parse(&subject.process.admin_get("/metrics").await.text());
+    for (what, metric, labels, seen) in [
+        ("requests", "outrigger_requests_total", &[][..], all.filter(Traffic::is_request).requests()),
+        ("502", "outrigger_requests_total", &[("code", "502")], count(&all, "502")),
+        (
+            "sent_unknown",
+            "outrigger_errors_total",
+            &[("reason", "sent_unknown")],
+            count(&all, "sent_unknown"),
+        ),
+        (
+            "durations",
+            "outrigger_request_duration_seconds_count",
+            &[],
+            all.filter(Traffic::is_request).requests(),
+        ),
+    ] {
+        let counted = metrics.sum(metric, labels);
+        row.require(counted == seen as f64, || format!("{what}: {counted} counted, {seen} seen"));
+    }
+    let after = subject.resource_use();
+    row.note(format!(
+        "{} kills, {} KiB before and {} after, {} files, {} of CPU time in {IDLE_TIME:?} of rest",
+        audit.kills,
+        before.memory / 1024,
+        after.memory / 1024,
+        after.files,
+        format_millis(idle_cpu)
+    ));
+    Ok(row)
+}
+
+fn count(all: &RequestResults, word: &str) -> u64 {
+    all.filter(|one| one.failed.as_ref().is_some_and(|why| why.split(' ').any(|part| part == word)))
+        .requests()
+}
+
+/// Runs the traffic for so many seconds, while one instance after the other is killed and comes back.
+async fn run(subject: &MeasuredSidecar, audit: &mut Audit, seconds: u64) -> Vec<RequestResult> {
+    let traffic = Arc::new(Traffic::new(subject.process.outbound()));
+    let mut workers = JoinSet::new();
+    for kind in Kind::ALL {
+        for _ in 0..kind.workers() {
+            workers.spawn(Arc::clone(&traffic).run_worker(kind));
+        }
+    }
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        sleep(KILL_INTERVAL).await;
+        let instance = &subject.instances[audit.kills % subject.instances.len()];
+        let how = if audit.kills.is_multiple_of(2) { Kill::Reset } else { Kill::Fin };
+        audit.kills += 1;
+        let kill = traffic.begin_kill(instance.name());
+        instance.kill(how).await;
+        traffic.end_kill(kill);
+        sleep(DOWN_TIME).await;
+        instance.listen_again().await;
+        audit.look(&subject.instances);
+    }
+    traffic.stop();
+    while let Some(ended) = workers.join_next().await {
+        ended.expect("a client does not panic");
+    }
+    traffic.take_results()
+}
+
+/// What the instances saw.
+#[derive(Default)]
+struct Audit {
+    kills: usize,
+    /// How often each POST was seen, by its number.
+    posts: HashMap<String, u32>,
+    /// Requests of the last look, with bodies that may still have been on their way then.
+    last: Vec<SeenRequest>,
+    broken: Vec<String>,
+}
+
+impl Audit {
+    /// Takes what the instances have seen, and checks the bodies of the look before.
+    fn look(&mut self, instances: &[Instance]) {
+        let seen: Vec<_> = instances.iter().flat_map(Instance::take_seen).collect();
+        for id in seen
+            .iter()
+            .filter(|one| one.request.method() == "POST")
+            .filter_map(|one| one.request.head.get("x-load-id"))
+        {
+            *self.posts.entry(id.to_owned()).or_default() += 1;
+        }
+        for one in std::mem::replace(&mut self.last, seen) {
+            let body = one.body();
+            let is_whole = one.request.method() != "POST" || body.len == BODY as u64;
+            if body.complete && !(is_whole && body.is_pattern) {
+                self.broken.push(format!("a body arrived as {} bytes, or with others", body.len));
+            }
+        }
+    }
+
+    fn twice(&self) -> Vec<&str> {
+        self.posts.iter().filter(|(_, count)| **count > 1).map(|(id, _)| id.as_str()).collect()
+    }
+}

@@ -121,6 +121,8 @@ pub(crate) async fn respond(
         // To an app for which the close is the end, only a reset shows that it is not.
         BodyEnd::Cut | BodyEnd::Late if outgoing == Framing::UntilClose => AfterRequest::Reset,
         BodyEnd::Cut | BodyEnd::Late if is_unread => AfterRequest::Linger,
+        // What is queued shows the app that the response had begun.
+        BodyEnd::Cut if !app.channel.outbox.is_empty() => AfterRequest::Linger,
         BodyEnd::Cut | BodyEnd::Late | BodyEnd::AppGone => AfterRequest::Close,
     }
 }

@@ -35,7 +35,7 @@ pub enum Piece {
 ///
 /// Inside a chunked body every line end is CRLF, or the message is broken: a receiver that takes a bare LF for one, beside one
 /// that does not, is how requests are smuggled.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BodyDecoder {
     state: State,
     extensions: u64,
@@ -126,21 +126,53 @@ impl BodyDecoder {
     /// # Errors
     /// Framing that is broken or out of bounds. The decoder is not used again.
     pub fn decode(&mut self, inbox: &mut Inbox) -> Result<Piece, Refusal> {
+        let (framing, piece) = self.next(inbox.data())?;
+        inbox.consume(framing);
+        Ok(piece)
+    }
+
+    /// Looks at everything that the inbox holds of the body, without consuming it.
+    ///
+    /// # Errors
+    /// [`BodyDecoder::decode`] would fail further on in the inbox.
+    pub fn check(&self, inbox: &Inbox) -> Result<(), Refusal> {
+        let mut ahead = self.clone();
+        let mut data = inbox.data();
         loop {
-            match self.state {
-                State::End => return Ok(Piece::End),
-                State::Length(left) | State::Chunk(left) => return Ok(available(inbox, left)),
-                State::UntilClose => return Ok(available(inbox, u64::MAX)),
-                State::Trailers => match self.trailer_line(inbox)? {
-                    true => {}
-                    false => return Ok(Piece::NeedMore),
+            let (framing, piece) = ahead.next(data)?;
+            data = &data[framing..];
+            let Piece::Data(n) = piece else { return Ok(()) };
+            ahead.take(n as u64);
+            data = &data[n..];
+        }
+    }
+
+    /// The next piece of `data`, behind so many bytes of framing.
+    fn next(&mut self, data: &[u8]) -> Result<(usize, Piece), Refusal> {
+        let mut at = 0;
+        loop {
+            let rest = &data[at..];
+            let piece = match self.state {
+                State::End => Piece::End,
+                State::Length(left) | State::Chunk(left) => available(rest.len(), left),
+                State::UntilClose => available(rest.len(), u64::MAX),
+                State::Trailers => match self.trailer_line(rest)? {
+                    Some(len) => {
+                        at += len;
+                        continue;
+                    }
+                    None => Piece::NeedMore,
                 },
-                _ => {
-                    let Some(&byte) = inbox.data().first() else { return Ok(Piece::NeedMore) };
-                    self.state = self.framing_byte(byte)?;
-                    inbox.consume(1);
-                }
-            }
+                _ => match rest.first() {
+                    Some(&byte) => {
+                        self.state = self.framing_byte(byte)?;
+                        at += 1;
+                        continue;
+                    }
+                    None => Piece::NeedMore,
+                },
+            };
+            return Ok((at, piece));
         }
     }
 
@@ -148,7 +180,11 @@ impl BodyDecoder {
     pub fn consume(&mut self, inbox: &mut Inbox, n: usize) {
         let n = n.min(inbox.len());
         inbox.consume(n);
-        let n = n as u64;
+        self.take(n as u64);
+    }
+
+    /// `n` bytes of data were taken.
+    fn take(&mut self, n: u64) {
         self.state = match self.state {
             State::Length(left) if left <= n => State::End,
             State::Length(left) => State::Length(left - n),
@@ -221,14 +257,13 @@ impl BodyDecoder {
         Ok(())
     }
 
-    /// Reads one line of the trailer section. False: it is not complete.
-    fn trailer_line(&mut self, inbox: &mut Inbox) -> Result<bool, Refusal> {
-        let data = inbox.data();
+    /// Reads one line of the trailer section, and gives its length. `None`: it is not complete.
+    fn trailer_line(&mut self, data: &[u8]) -> Result<Option<usize>, Refusal> {
         let Some(end) = memchr::memchr(b'\n', data) else {
             return if self.trailer_bytes + data.len() >= MAX_TRAILERS {
                 Err(trailers_too_large())
             } else {
-                Ok(false)
+                Ok(None)
             };
         };
         let next = end + 1;
@@ -256,8 +291,7 @@ impl BodyDecoder {
             }
             self.keep_trailer(data, field);
         }
-        inbox.consume(next);
-        Ok(true)
+        Ok(Some(next))
     }
 
     fn keep_trailer(&mut self, data: &[u8], field: Field) {
@@ -275,9 +309,9 @@ fn trailers_too_large() -> Refusal {
     Refusal::body(format!("the trailer section has more than {MAX_TRAILERS} bytes"))
 }
 
-fn available(inbox: &Inbox, left: u64) -> Piece {
+fn available(len: usize, left: u64) -> Piece {
     let most = usize::try_from(left).unwrap_or(usize::MAX);
-    match inbox.len().min(most) {
+    match len.min(most) {
         0 => Piece::NeedMore,
         n => Piece::Data(n),
     }

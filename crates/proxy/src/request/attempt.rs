@@ -218,7 +218,12 @@ impl<'r> Attempt<'r> {
                     }
                 },
                 Stage::Exchanging(exchange) => match ready!(exchange.poll_head(app, upload, cx)) {
-                    Ok(ResponseHead::Interim(head)) => call.pass_interim(head, app, upload, interim),
+                    Ok(ResponseHead::Interim(head)) => {
+                        // The instance is at work: neither it nor the request is stalled.
+                        self.lease.endpoint().stall.record_response();
+                        self.check_stall_at = Instant::now() + STALL_CHECK_AFTER;
+                        call.pass_interim(head, app, upload, interim);
+                    }
                     Ok(ResponseHead::Final(head, framing)) => {
                         let is_close = head.status() == 408;
                         let ended = call.judge_response(head, framing, exchange);

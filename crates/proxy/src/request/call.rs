@@ -114,8 +114,9 @@ impl<'r> Call<'r> {
     /// Passes an interim response on, or drops it: an app of HTTP/1.0 does not know them, and of two exchanges beside each other
     /// neither may speak. A 100 reaches the app only if it asked for one, and once.
     pub(crate) fn pass_interim(&self, head: Head, app: &mut Channel, upload: &mut Upload, passes: bool) {
-        let is_wanted = if head.status() == 100 { upload.release(true, Instant::now()) } else { true };
-        if is_wanted && passes && self.head.minor() == 1 {
+        let passes = passes && self.head.minor() == 1;
+        let is_wanted = if head.status() == 100 { upload.release(passes, Instant::now()) } else { true };
+        if is_wanted && passes {
             let edits = Edits { minor: Some(1), ..Edits::default() };
             app.queue(|outbox| write_head(&head, &edits, Framing::None, outbox));
         }

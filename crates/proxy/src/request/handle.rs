@@ -46,7 +46,7 @@ pub(crate) async fn handle(
         // What follows cannot be read, and the connection ends.
         Err(_) => (Framing::None, false),
     };
-    let upload = Upload::new(framing, expects, accepted);
+    let upload = Upload::new(&head, framing, expects, accepted);
     let mut app = Downstream::new(info, settings, channel, timer, &head, upload);
     let after = match facts {
         Err(refusal) => app.refuse(&refusal, account).await,

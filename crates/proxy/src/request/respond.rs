@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use outrigger_http1::{Edits, Framing, Head, writer::write_head};
+use outrigger_http1::{Edits, Framing, Head, Name, writer::write_head};
 use outrigger_policy::{Verdict, circuit_breaker::Permit};
 use tokio::time::Instant;
 
@@ -80,16 +80,17 @@ pub(crate) async fn respond(
     };
     let closes = !is_tunnel && app.closes(is_early || outgoing == Framing::UntilClose);
     write_response(&mut head, app, outgoing, closes);
+    buffers::give_head(head);
     exchange.begin_download(outgoing, now);
     if is_tunnel {
         let idle = app.settings.outbound.limits.tunnel_idle;
-        buffers::give_head(head);
+        // A switch of protocols answers the expectation, too (RFC 9110 §7.8).
+        app.upload.release(false, now);
         tunnel::run(app.channel, &mut exchange, &mut app.upload, app.timer, idle).await;
         return AfterRequest::Close;
     }
     let mut relay = Relay::new(call.settings, call.deadline.cap().map(Instant::from_std), now);
     let end = poll_fn(|cx| relay.poll(app, &mut exchange, cx)).await;
-    buffers::give_head(head);
     let now = relay.ended_at(&exchange, now);
     account.ended_at = Some(now);
     let is_clean = end == BodyEnd::Complete;
@@ -140,6 +141,9 @@ fn write_response(head: &mut Head, app: &mut Downstream<'_>, framing: Framing, c
         &both
     };
     let edits = Edits { add, minor: Some(1), ..Edits::default() };
+    // A response to HEAD announces no coding that its receiver does not know (RFC 9112 §6.1).
+    let is_unknown = framing == Framing::None && app.is_http10() && head.has(Name::TransferEncoding);
+    let framing = if is_unknown { Framing::UntilClose } else { framing };
     app.channel.queue(|outbox| write_head(head, &edits, framing, outbox));
 }
 

@@ -52,7 +52,7 @@ pub(crate) async fn find(
     };
     let target = head.target();
     if !target_is_path(target) {
-        return route_absolute_form(info, target, host, facts).await;
+        return route_absolute_form(info, head, host, facts).await;
     }
     if let Some(cluster) = info.listener.kind.cluster() {
         return route_by_listener(cluster, facts, host);
@@ -127,10 +127,11 @@ async fn route_by_path(
 /// The target is in absolute form, names the host, and replaces the Host field (RFC 9112 §3.2.2).
 async fn route_absolute_form(
     info: &ConnectionInfo,
-    target: &[u8],
+    head: &Head,
     host: &str,
     facts: &mut RequestFacts,
 ) -> Result<Arc<Cluster>, Refusal> {
+    let target = head.target();
     let separator = target.windows(3).position(|part| part == b"://").unwrap_or(0);
     let (scheme, rest) = target.split_at(separator);
     if !scheme.eq_ignore_ascii_case(b"http") {
@@ -144,8 +145,8 @@ async fn route_absolute_form(
     let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     let Ok(authority) = std::str::from_utf8(authority) else { return Err(invalid_host("not text")) };
-    // The asterisk form of a proxy's client (RFC 9112 §3.2.4) is no special case: OPTIONS of an empty path is for the server.
-    let path = with_slash(path);
+    // OPTIONS of an empty path is for the server as a whole (RFC 9112 §3.2.4).
+    let path = if path.is_empty() && head.method() == b"OPTIONS" { b"*".to_vec() } else { with_slash(path) };
     let by_listener = info.listener.kind.cluster();
     if by_listener.is_none() && is_own_authority(info, authority) {
         return route_by_path(info, &path, facts).await;

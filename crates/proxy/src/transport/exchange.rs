@@ -246,13 +246,17 @@ impl Exchange {
             Err(refusal) => return invalid(refusal.detail),
         };
         self.is_single |= framed.is_odd || head.wants_close() || head.minor() == 0;
-        self.body = BodyDecoder::new(framed.framing);
+        self.body = BodyDecoder::behind(&head, framed.framing);
         // A framing error that has come with the head is found while the response can still be replaced.
-        if framed.framing == Framing::Chunked && !self.connection.channel.inbox.is_empty() {
-            match self.body.decode(&mut self.connection.channel.inbox) {
-                Ok(Piece::Data(n)) => self.direct = n,
-                Ok(Piece::NeedMore | Piece::End) => {}
-                Err(refusal) => return invalid(refusal.detail),
+        let inbox = &mut self.connection.channel.inbox;
+        if framed.framing == Framing::Chunked && !inbox.is_empty() {
+            let checked = self.body.decode(inbox).and_then(|piece| {
+                let Piece::Data(n) = piece else { return Ok(()) };
+                self.direct = n;
+                if inbox.len() > n { self.body.check(inbox) } else { Ok(()) }
+            });
+            if let Err(refusal) = checked {
+                return invalid(refusal.detail);
             }
         }
         Ok(ResponseHead::Final(head, framed.framing))

@@ -9,7 +9,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use outrigger_http1::{BodyDecoder, Framing, Piece};
+use outrigger_http1::{BodyDecoder, Framing, Head, Piece};
 use tokio::time::Instant;
 
 use crate::transport::{buffers::LARGE, channel::Channel};
@@ -60,19 +60,25 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// A body of this framing. `expects_continue`: it is not read before [`Upload::release`], or before its first byte.
-    pub(crate) fn new(framing: Framing, expects_continue: bool, now: Instant) -> Self {
-        let holds = expects_continue && framing != Framing::None;
+    /// The body behind `head`, of this framing. `expects_continue`: it is not read before [`Upload::release`], or before its
+    /// first byte.
+    pub(crate) fn new(head: &Head, framing: Framing, expects_continue: bool, now: Instant) -> Self {
+        let expectation = match (expects_continue, framing) {
+            (false, _) => Expectation::None,
+            // Nothing is held back, and the instance is asked all the same.
+            (true, Framing::None) => Expectation::Released,
+            (true, _) => Expectation::Held(now),
+        };
         Self {
             framing,
-            decoder: BodyDecoder::new(framing),
+            decoder: BodyDecoder::behind(head, framing),
             kept: Vec::new(),
             limit: 0,
             is_lossy: false,
             direct: 0,
             has_begun: false,
             broken: None,
-            expectation: if holds { Expectation::Held(now) } else { Expectation::None },
+            expectation,
             last_byte: now,
         }
     }
@@ -310,6 +316,8 @@ mod tests {
         net::{TcpListener, TcpStream},
     };
 
+    use outrigger_http1::{HeadKind, HeadLimits, HeadParser, Inbox};
+
     use super::*;
 
     async fn channel_with(bytes: &[u8]) -> (Channel, TcpStream) {
@@ -321,6 +329,12 @@ mod tests {
         let mut channel = Channel::new(accepted.unwrap().0.into());
         assert_eq!(poll_fn(|cx| channel.poll_fill(LARGE, cx)).await.unwrap(), bytes.len());
         (channel, app)
+    }
+
+    fn head() -> Head {
+        let limits = HeadLimits { bytes: 1000, fields: 10, target: 100 };
+        let mut inbox = Inbox::from(&b"POST / HTTP/1.1\r\nHost: o\r\n\r\n"[..]);
+        HeadParser::new(HeadKind::Request, limits, Vec::new()).parse(&mut inbox, Vec::new).unwrap().unwrap()
     }
 
     /// An attempt that failed between the offer and the write leaves such bytes. On a thread of its own, because a poll that does
@@ -336,7 +350,7 @@ mod tests {
                     (Framing::Chunked, b"4\r\n0123\r\n2\r\n45\r\n0\r\n\r\n"),
                 ] {
                     let (mut channel, _app) = channel_with(body).await;
-                    let mut upload = Upload::new(framing, false, Instant::now());
+                    let mut upload = Upload::new(&head(), framing, false, Instant::now());
                     assert_eq!(upload.decode(&mut channel), Ok(true));
                     assert!(!upload.available(0, &channel).is_empty() && !upload.is_ended());
                     poll_fn(|cx| upload.poll_discard(&mut channel, cx)).await;

@@ -2,10 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -29,7 +26,7 @@ use crate::{
         set::{ListenerChange, ListenerPlan},
         worker::{Command, WorkerPool},
     },
-    metrics::{Metrics, collector},
+    metrics::{Metrics, collector, families},
     status::{self, ClusterStatus},
     upstream::manager::ClusterManager,
 };
@@ -111,17 +108,13 @@ impl Proxy {
             Workers::Threads(count) => count.max(1),
         };
         let plan = ListenerPlan::bind(config, &[])?;
-        let families = Metrics::register(metrics)?;
+        let families = Metrics::new(threads)?;
+        families::register(metrics, &families)?;
         let control = Handle::current();
         let clusters =
             ClusterManager::new(config, discovery, families.clone(), control.clone(), threads.max(1));
         collector::register(metrics, &clusters)?;
-        let context = Arc::new(ProxyContext {
-            clusters: clusters.clone(),
-            metrics: families,
-            connections: AtomicUsize::new(0),
-            in_flight: AtomicUsize::new(0),
-        });
+        let context = Arc::new(ProxyContext { clusters: clusters.clone(), metrics: families });
         let workers = WorkerPool::start(threads, &context).map_err(StartError::Worker)?;
         let sweep = control.spawn(clusters.sweep());
         let (bound, listeners, retirements) = (Mutex::default(), Mutex::default(), Mutex::default());
@@ -234,7 +227,8 @@ impl Proxy {
 
     /// Requests and tunnels in flight.
     pub fn in_flight(&self) -> usize {
-        self.context.in_flight.load(Relaxed)
+        let requests = self.context.metrics.workers.sum(|cells| &cells.in_flight);
+        usize::try_from(requests).unwrap_or(usize::MAX)
     }
 
     /// Closes the listeners and the idle app connections; the other connections end with their request.
@@ -248,7 +242,7 @@ impl Proxy {
     pub async fn shutdown(&self, grace: Duration) -> ShutdownReport {
         self.close_listeners();
         let done = async {
-            while self.in_flight() > 0 || self.context.connections.load(Relaxed) > 0 {
+            while self.in_flight() > 0 || self.workers.connections() > 0 {
                 tokio::time::sleep(DRAIN_POLL_INTERVAL).await;
             }
         };

@@ -19,7 +19,6 @@ use crate::{
         linger::linger,
         table::Place,
     },
-    metrics::GaugeGuard,
     reason::{Reason, Refusal},
     request::reject::{RejectionStyle, write_rejection},
     transport::channel::Channel,
@@ -64,8 +63,8 @@ struct Parked<'a> {
 impl Parked<'_> {
     /// Waits for a first byte, or for the end of the connection.
     async fn wait(&mut self, channel: &mut Channel) -> Wakeup {
-        let metrics = &self.info.context().metrics;
-        let _gauge = GaugeGuard::new(&metrics.parked);
+        let cells = self.info.worker.cells();
+        let _gauge = cells.gauge_guard(&cells.parked);
         let since = Instant::now();
         let wakeup = poll_fn(|cx| self.poll_wait(channel, since, cx)).await;
         if let Some(place) = self.place {

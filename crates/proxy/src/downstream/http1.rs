@@ -12,7 +12,6 @@ use tracing::{debug, info};
 
 use crate::{
     downstream::info::ConnectionInfo,
-    metrics::GaugeGuard,
     reason::{Reason, Refusal},
     request::{
         downstream::AfterRequest,
@@ -57,7 +56,8 @@ enum HeadRead {
 /// Serves requests until the connection ends or is idle. `is_last`: a drain ends the connection, and bytes of a head have
 /// arrived that the reactor does not know yet.
 pub(crate) async fn run(info: &ConnectionInfo, channel: &mut Channel, is_last: bool) -> Next {
-    let _gauge = GaugeGuard::new(&info.context().metrics.active);
+    let cells = info.worker.cells();
+    let _gauge = cells.gauge_guard(&cells.active);
     let mut timer = LazyTimer::new();
     loop {
         let mut reader = HeadReader::new(info, is_last);
@@ -74,7 +74,7 @@ pub(crate) async fn run(info: &ConnectionInfo, channel: &mut Channel, is_last: b
             HeadRead::Slow => {
                 let limit = info.listener.settings.load().outbound.limits.head_timeout;
                 let detail = format!("the head did not end within {limit:?}");
-                info.context().metrics.record_refusal(Reason::SlowHead);
+                cells.record_refusal(Reason::SlowHead);
                 let refusal = Refusal::new(Reason::SlowHead, detail);
                 channel.queue(|outbox| write_rejection(&refusal, RejectionStyle::CLOSING, outbox));
                 return Next::Linger;
@@ -89,7 +89,7 @@ fn refuse(info: &ConnectionInfo, channel: &mut Channel, refusal: outrigger_http1
     let is_preface = refusal.kind == RefusalKind::Http2Preface;
     let refusal = Refusal::from(refusal);
     let reason = refusal.reason;
-    info.context().metrics.record_refusal(reason);
+    info.worker.cells().record_refusal(reason);
     if info.listener.settings.load().access_log {
         let (peer, reason) = (info.peer, reason.label());
         info!(target: "outrigger::access", %peer, reason, "request refused before it was one");

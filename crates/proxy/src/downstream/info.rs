@@ -6,7 +6,10 @@ use std::{
 };
 
 use crate::{
-    context::ProxyContext, downstream::table::ConnectionTable, listener::kind::ListenerState,
+    context::ProxyContext,
+    downstream::table::ConnectionTable,
+    listener::kind::ListenerState,
+    metrics::cells::{Block, WorkerCells},
     upstream::manager::ClusterManager,
 };
 
@@ -16,6 +19,13 @@ pub(crate) struct WorkerContext {
     pub(crate) context: Arc<ProxyContext>,
     pub(crate) index: usize,
     pub(crate) table: ConnectionTable,
+}
+
+impl WorkerContext {
+    /// The worker's cells.
+    pub(crate) fn cells(&self) -> &Block<WorkerCells> {
+        self.context.metrics.workers.at(self.index)
+    }
 }
 
 /// What the requests of one connection share.
@@ -29,10 +39,6 @@ pub(crate) struct ConnectionInfo {
 }
 
 impl ConnectionInfo {
-    pub(crate) fn context(&self) -> &ProxyContext {
-        &self.worker.context
-    }
-
     pub(crate) fn clusters(&self) -> &Arc<ClusterManager> {
         &self.worker.context.clusters
     }

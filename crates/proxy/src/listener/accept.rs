@@ -1,19 +1,13 @@
 //! Accepts connections of the app, up to the limit.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use outrigger_net::is_own_shortage;
 use tokio::net::TcpListener;
 use tracing::warn;
 
 use crate::{
-    context::ProxyContext,
-    downstream::connection::reject_connection,
+    downstream::{connection::reject_connection, info::WorkerContext},
     listener::kind::{BoundListener, ListenerState},
     reason::Reason,
 };
@@ -34,11 +28,12 @@ pub(crate) struct AcceptedConnection {
     pub(crate) state: Arc<ListenerState>,
 }
 
-/// Accepts until the listener stops. `assign` gives a connection to a worker; false: no worker takes it.
+/// Accepts until the listener stops. `open`: how many connections the workers have. `assign` gives them one more.
 pub(crate) async fn run_acceptor(
     bound: BoundListener,
-    context: Arc<ProxyContext>,
-    assign: impl Fn(AcceptedConnection) -> bool,
+    worker: Arc<WorkerContext>,
+    open: impl Fn() -> usize,
+    assign: impl Fn(AcceptedConnection),
 ) {
     let BoundListener { socket, listener } = bound;
     let socket = match TcpListener::from_std(socket) {
@@ -47,9 +42,14 @@ pub(crate) async fn run_acceptor(
     };
     let listener_addr = listener.addr;
     let hand_over = |stream: io::Result<std::net::TcpStream>, peer, state| {
-        if !stream.is_ok_and(|stream| assign(AcceptedConnection { stream, peer, listener_addr, state })) {
-            context.connections.fetch_sub(1, Relaxed);
+        if let Ok(stream) = stream {
+            assign(AcceptedConnection { stream, peer, listener_addr, state });
         }
+    };
+    // Acceptors share a worker, so that none adds a connection between this and `assign`.
+    let check_room = |state: &ListenerState| {
+        let most = state.settings.load().outbound.limits.max_connections;
+        if open() < most { Ok(()) } else { Err(most) }
     };
     let mut rejections = tokio::task::JoinSet::new();
     loop {
@@ -61,10 +61,10 @@ pub(crate) async fn run_acceptor(
         match accepted {
             Ok((stream, peer)) => {
                 let state = listener.state.load_full();
-                match try_count_connection(&context, &state) {
+                match check_room(&state) {
                     Ok(()) => hand_over(stream.into_std(), peer, state),
                     Err(most) => {
-                        context.metrics.record_refusal(Reason::TooManyConnections);
+                        worker.cells().record_refusal(Reason::TooManyConnections);
                         if rejections.len() < MAX_REJECTIONS_UNDER_WAY {
                             rejections.spawn(reject_connection(stream.into(), most));
                         }
@@ -83,23 +83,10 @@ pub(crate) async fn run_acceptor(
     if let Ok(socket) = socket.into_std() {
         while let Ok((stream, peer)) = socket.accept() {
             let state = listener.state.load_full();
-            if try_count_connection(&context, &state).is_ok() {
+            if check_room(&state).is_ok() {
                 hand_over(stream.set_nonblocking(true).map(|()| stream), peer, state);
             }
         }
     }
     rejections.shutdown().await;
-}
-
-/// Counts one more connection.
-///
-/// # Errors
-/// With the limit, when as many are open.
-fn try_count_connection(context: &ProxyContext, state: &ListenerState) -> Result<(), usize> {
-    let most = state.settings.load().outbound.limits.max_connections;
-    if context.connections.fetch_add(1, Relaxed) < most {
-        return Ok(());
-    }
-    context.connections.fetch_sub(1, Relaxed);
-    Err(most)
 }

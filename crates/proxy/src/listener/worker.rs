@@ -134,6 +134,11 @@ impl WorkerPool {
         Ok(Self { workers, drain, kill, handles: Mutex::new(handles) })
     }
 
+    /// Open connections.
+    pub(crate) fn connections(&self) -> usize {
+        open_connections(&self.workers)
+    }
+
     /// Wakes every connection, so that each sees whether its drain signal is given.
     pub(crate) fn waker(&self) -> impl Fn() + Send + use<> {
         let workers = self.workers.clone();
@@ -187,7 +192,7 @@ impl WorkerTask {
                 }
                 Some(ended) = tasks.join_next() => {
                     if ended.is_err_and(|error| error.is_panic()) {
-                        self.shared.context.metrics.record_refusal(Reason::Internal);
+                        self.shared.cells().record_refusal(Reason::Internal);
                     }
                 }
                 Some(command) = self.commands.recv() => self.run_command(command, &mut tasks),
@@ -199,13 +204,13 @@ impl WorkerTask {
     fn run_command(&self, command: Command, tasks: &mut JoinSet<()>) {
         match command {
             Command::Listen(bound) => {
-                let workers = self.workers.clone();
+                let (workers, counted) = (self.workers.clone(), self.workers.clone());
+                let open = move || open_connections(&counted);
                 let assign = move |accepted| assign_to_worker(&workers, accepted);
-                tasks.spawn(run_acceptor(bound, self.shared.context.clone(), assign));
+                tasks.spawn(run_acceptor(bound, self.shared.clone(), open, assign));
             }
             Command::Serve(accepted) => {
-                let guard =
-                    ConnectionGuard { worker: self.worker.clone(), context: self.shared.context.clone() };
+                let guard = ConnectionGuard(self.worker.clone());
                 let peer = accepted.peer;
                 match self.set_up(accepted) {
                     Ok((info, stream)) => {
@@ -231,23 +236,25 @@ impl WorkerTask {
     }
 }
 
-/// Gives a connection to the worker with the fewest. False: the worker has stopped.
-fn assign_to_worker(workers: &[Arc<Worker>], accepted: AcceptedConnection) -> bool {
-    workers.iter().min_by_key(|worker| worker.connections.load(Relaxed)).is_some_and(|worker| {
-        worker.connections.fetch_add(1, Relaxed);
-        worker.send(Command::Serve(accepted))
-    })
+/// Open connections of all workers.
+fn open_connections(workers: &[Arc<Worker>]) -> usize {
+    workers.iter().map(|worker| worker.connections.load(Relaxed)).sum()
 }
 
-/// Counts a connection for its worker and for the limit, until it is dropped.
-struct ConnectionGuard {
-    worker: Arc<Worker>,
-    context: Arc<ProxyContext>,
+/// Gives a connection to the worker with the fewest, or closes it when that has stopped.
+fn assign_to_worker(workers: &[Arc<Worker>], accepted: AcceptedConnection) {
+    let Some(worker) = workers.iter().min_by_key(|worker| worker.connections.load(Relaxed)) else { return };
+    worker.connections.fetch_add(1, Relaxed);
+    if !worker.send(Command::Serve(accepted)) {
+        worker.connections.fetch_sub(1, Relaxed);
+    }
 }
+
+/// Counts a connection for its worker, until it is dropped.
+struct ConnectionGuard(Arc<Worker>);
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.worker.connections.fetch_sub(1, Relaxed);
-        self.context.connections.fetch_sub(1, Relaxed);
+        self.0.connections.fetch_sub(1, Relaxed);
     }
 }

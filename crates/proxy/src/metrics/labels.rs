@@ -31,3 +31,19 @@ impl Rejected {
     /// The settings that name the limits, in the order of the discriminants.
     pub(crate) const LABELS: [&str; 2] = ["max_pending", "pending_timeout"];
 }
+
+/// What became of a connection to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PoolEvent {
+    /// It was made.
+    Opened,
+    /// It carries another request.
+    Reused,
+    /// It had ended while it was idle.
+    Stale,
+}
+
+impl PoolEvent {
+    /// In the order of the discriminants.
+    pub(crate) const LABELS: [&str; 3] = ["opened", "reused", "stale"];
+}

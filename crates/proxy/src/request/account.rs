@@ -1,6 +1,6 @@
 //! The account of one request, from its head to its end: it is counted and logged once, however it ends.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 use outrigger_http1::Head;
 use outrigger_registry::InstanceId;
@@ -8,7 +8,13 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::{
-    downstream::info::ConnectionInfo, metrics::ServiceSeries, reason::Reason, upstream::bulkhead::Slot,
+    downstream::info::ConnectionInfo,
+    metrics::{
+        ServiceSeries,
+        cells::{Block, WorkerCells},
+    },
+    reason::Reason,
+    upstream::bulkhead::Slot,
 };
 
 /// Counted and logged when dropped. Without a status at that time, the app disconnected.
@@ -25,6 +31,7 @@ pub(crate) struct RequestAccount<'r> {
     pub(crate) attempts: u32,
     /// The place in the service's bulkhead, held to the end.
     pub(crate) slot: Option<Slot>,
+    worker_cells: &'r Block<WorkerCells>,
     series: Option<Arc<ServiceSeries>>,
     log_entry: Option<Box<AccessLogEntry>>,
 }
@@ -40,7 +47,8 @@ struct AccessLogEntry {
 
 impl<'r> RequestAccount<'r> {
     pub(crate) fn new(info: &'r ConnectionInfo, is_logged: bool, started: Instant, head: &Head) -> Self {
-        info.context().in_flight.fetch_add(1, Relaxed);
+        let worker_cells = info.worker.cells();
+        worker_cells.inc(&worker_cells.in_flight);
         let entry = is_logged.then(|| {
             let target = head.target();
             let end = target.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(target.len());
@@ -61,6 +69,7 @@ impl<'r> RequestAccount<'r> {
             reason: None,
             attempts: 0,
             slot: None,
+            worker_cells,
             series: None,
             log_entry: entry,
         }
@@ -68,7 +77,8 @@ impl<'r> RequestAccount<'r> {
 
     /// Begins to count the request for its service.
     pub(crate) fn set_service(&mut self, series: &Arc<ServiceSeries>, label: &Arc<str>) {
-        series.in_flight.inc();
+        let cells = series.at(self.info.worker.index);
+        cells.inc(&cells.in_flight);
         self.series = Some(series.clone());
         if let Some(entry) = &mut self.log_entry {
             entry.service = Some(label.clone());
@@ -117,18 +127,19 @@ impl Drop for RequestAccount<'_> {
         }
         let status = self.status.unwrap_or(Reason::ClientGone.status());
         if let Some(series) = &self.series {
-            series.record_answer(status);
+            let cells = series.at(self.info.worker.index);
+            cells.record_answer(status);
             if let Some(reason) = self.reason {
-                series.record_error(reason);
+                cells.record_error(reason);
             }
-            series.duration.observe(now.saturating_duration_since(self.started).as_secs_f64());
-            series.in_flight.dec();
+            cells.record_duration(now.saturating_duration_since(self.started));
+            cells.dec(&cells.in_flight);
         } else if let Some(reason) = self.reason {
-            self.info.context().metrics.record_refusal(reason);
+            self.worker_cells.record_refusal(reason);
         }
         if let Some(entry) = &self.log_entry {
             self.log(entry, status, self.reason, now);
         }
-        self.info.context().in_flight.fetch_sub(1, Relaxed);
+        self.worker_cells.dec(&self.worker_cells.in_flight);
     }
 }

@@ -113,6 +113,7 @@ impl<'r> Attempt<'r> {
             let (connecting, worker) = (connecting.clone(), call.worker);
             let is_repeatable = self.bounds.retry.accepts_race();
             async move {
+                let cells = settings.series.at(worker);
                 let permit = match permit {
                     Some(permit) => permit,
                     None => {
@@ -121,7 +122,7 @@ impl<'r> Attempt<'r> {
                         let checkout = CheckoutRequest {
                             worker,
                             policy: &settings.policy,
-                            series: &settings.series,
+                            cells,
                             is_repeatable,
                             now: Instant::now(),
                         };
@@ -132,7 +133,7 @@ impl<'r> Attempt<'r> {
                     }
                 };
                 let _ = connecting.set(Instant::now());
-                let connection = endpoint.connect(&settings.series, connect_within).await?;
+                let connection = endpoint.connect(cells, connect_within).await?;
                 Ok((permit, connection))
             }
         });
@@ -252,7 +253,8 @@ impl<'r> Attempt<'r> {
             return false;
         }
         *has_raced = true;
-        call.settings.series.raced.inc();
+        let cells = call.cells();
+        cells.inc(&cells.raced);
         let permit = self.lease.in_flight.take();
         self.stage = self.open(permit, call, upload);
         true

@@ -132,7 +132,8 @@ pub(crate) async fn make_attempts<'r>(
             RetryDecision::Retry { after, uncounted } => {
                 // An instance that asked to wait is left without a connection to it meanwhile: others have use for it.
                 before = (after <= policy.retry.backoff_max).then_some((attempt, result));
-                call.settings.series.retried.inc();
+                let cells = call.cells();
+                cells.inc(&cells.retried);
                 retries += u32::from(!uncounted);
                 pushed_before |= matches!(pushback, Some(Pushback::Instance(_)));
                 state.tried.push(endpoint);
@@ -172,7 +173,7 @@ fn decided<'r>(
 ) -> AttemptsEnd<'r> {
     let gave_up = match decision {
         RetryDecision::GiveUp(why) => {
-            call.settings.series.record_give_up(why);
+            call.cells().record_give_up(why);
             Some(why)
         }
         RetryDecision::Done | RetryDecision::Retry { .. } => None,

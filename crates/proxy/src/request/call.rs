@@ -10,6 +10,7 @@ use outrigger_policy::{
 use tokio::time::Instant;
 
 use crate::{
+    metrics::cells::{Block, ServiceCells},
     request::{
         bounds::{AttemptResult, Bounds, Failed, Response},
         deadline::ClientDeadline,
@@ -43,12 +44,17 @@ pub(crate) struct Call<'r> {
 }
 
 impl<'r> Call<'r> {
+    /// The worker's cells of the service.
+    pub(crate) fn cells(&self) -> &'r Block<ServiceCells> {
+        self.settings.series.at(self.worker)
+    }
+
     /// Which idle connections the request may take.
     pub(crate) fn checkout(&self, bounds: &Bounds<'_>, now: Instant) -> CheckoutRequest<'r> {
         CheckoutRequest {
             worker: self.worker,
             policy: &self.settings.policy,
-            series: &self.settings.series,
+            cells: self.cells(),
             is_repeatable: bounds.retry.accepts_race(),
             now,
         }

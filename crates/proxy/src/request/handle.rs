@@ -174,7 +174,7 @@ impl Downstream<'_> {
                 let detail = format!("{}: no place in max_in_flight before the deadline", cluster.label);
                 return Refusal::new(Reason::DeadlineExceeded, detail);
             }
-            cluster.view.load().settings.series.record_rejection(rejected);
+            cluster.view.load().settings.series.at(self.info.worker.index).record_rejection(rejected);
             let detail = format!("{}: {}", cluster.label, bulkhead.explain(rejected));
             let retry_after = Some(Duration::from_secs(1));
             Refusal { retry_after, ..Refusal::new(Reason::BulkheadFull, detail) }

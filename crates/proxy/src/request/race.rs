@@ -195,7 +195,7 @@ impl<'r> Race<'r> {
             Side::Second => *self.second.take()?,
         };
         let end = attempt.end(&result);
-        attempt.lease.record(call.cluster, call.settings, &end, &mut state.blame, now);
+        attempt.lease.record(call.cluster, call.settings, call.cells(), &end, &mut state.blame, now);
         let Some(other) = self.other.clone() else {
             return Some(RaceEnd { attempt, result, now, other: None });
         };
@@ -207,7 +207,7 @@ impl<'r> Race<'r> {
         let is_second = side == Side::Second;
         let Some(rest) = rest else {
             // The other one has failed before.
-            call.settings.series.record_hedge(match (is_answer, is_second) {
+            call.cells().record_hedge(match (is_answer, is_second) {
                 (true, true) => HedgeResult::Won,
                 (true, false) => HedgeResult::Lost,
                 (false, _) => HedgeResult::Failed,
@@ -217,7 +217,7 @@ impl<'r> Race<'r> {
         };
         if is_answer {
             account.set_instance(&attempt.lease.endpoint().id);
-            call.settings.series.record_hedge(if is_second { HedgeResult::Won } else { HedgeResult::Lost });
+            call.cells().record_hedge(if is_second { HedgeResult::Won } else { HedgeResult::Lost });
             if call.settings.policy.hedge.is_some() {
                 // The other one took at least this long: without it, only the quick ones would be remembered.
                 call.cluster.latency.record(now - rest.bounds.begun, now.into_std());
@@ -229,7 +229,7 @@ impl<'r> Race<'r> {
         }
         // Not what the app waits for; the other one may bring it, unless its endpoint answers no request.
         if is_second && has_third(call, rest, &other, state) {
-            call.settings.series.record_hedge(HedgeResult::Failed);
+            call.cells().record_hedge(HedgeResult::Failed);
             return Some(RaceEnd { attempt, result, now, other: Some(other) });
         }
         account.set_instance(&rest.lease.endpoint().id);
@@ -284,7 +284,7 @@ impl<'r> Race<'r> {
         let Some(lease) = Lease::begin(call.settings, other.clone(), true, now) else { return };
         // Paid for last, when it will be made.
         if !call.cluster.budget.withdraw(&call.settings.policy.retry.budget, now.into_std()) {
-            call.settings.series.record_hedge(HedgeResult::Budget);
+            call.cells().record_hedge(HedgeResult::Budget);
             return;
         }
         account.attempts += 1;

@@ -22,7 +22,10 @@ use outrigger_registry::InstanceId;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    metrics::ServiceSeries,
+    metrics::{
+        cells::{Block, ServiceCells},
+        labels::PoolEvent,
+    },
     transport::pool::{Connection, ConnectionPool},
     upstream::{bulkhead::PendingCount, connect::connect_outcome},
 };
@@ -69,7 +72,7 @@ pub(crate) struct CheckoutError {
 pub(crate) struct CheckoutRequest<'a> {
     pub(crate) worker: usize,
     pub(crate) policy: &'a config::Policy,
-    pub(crate) series: &'a ServiceSeries,
+    pub(crate) cells: &'a Block<ServiceCells>,
     /// Whether the request may be sent again if the connection turns out to be closed.
     pub(crate) is_repeatable: bool,
     pub(crate) now: Instant,
@@ -203,16 +206,16 @@ impl Endpoint {
         } else {
             (pool.non_idempotent_max_idle, Duration::ZERO)
         };
-        let stale = || request.series.stale.inc();
+        let stale = || request.cells.record_pool_event(PoolEvent::Stale);
         let connection = self.pool.checkout(request.worker, limit, skip_peek, request.now, stale)?;
-        request.series.reused.inc();
+        request.cells.record_pool_event(PoolEvent::Reused);
         Some(connection)
     }
 
     /// A new connection, made within `timeout`.
     pub(crate) async fn connect(
         &self,
-        series: &ServiceSeries,
+        cells: &Block<ServiceCells>,
         timeout: Duration,
     ) -> Result<Connection, CheckoutError> {
         // A permit includes a connection, also when a reload has reduced the number since.
@@ -225,7 +228,7 @@ impl Endpoint {
             outcome: connect_outcome(&error),
             detail: format!("{error}: {}", error.source),
         })?;
-        series.opened.inc();
+        cells.record_pool_event(PoolEvent::Opened);
         Ok(Connection::new(stream.into(), open))
     }
 }

@@ -11,9 +11,12 @@ use outrigger_policy::{
 };
 use tokio::time::Instant;
 
-use crate::upstream::{
-    cluster::{Cluster, ClusterSettings},
-    endpoint::{Endpoint, InFlight},
+use crate::{
+    metrics::cells::{Block, ServiceCells},
+    upstream::{
+        cluster::{Cluster, ClusterSettings},
+        endpoint::{Endpoint, InFlight},
+    },
 };
 
 /// An attempt at an endpoint.
@@ -69,6 +72,7 @@ impl Lease {
         &mut self,
         cluster: &Arc<Cluster>,
         settings: &ClusterSettings,
+        cells: &Block<ServiceCells>,
         end: &LeaseEnd,
         blame: &mut FailureAttribution,
         now: Instant,
@@ -79,7 +83,7 @@ impl Lease {
         if end.is_late {
             blame.mark_delayed();
         }
-        settings.series.record_attempt(outcome);
+        cells.record_attempt(outcome);
         if let (Some(_), Some(given_at)) = (outcome.status(), end.given_at) {
             endpoint.stall.record_response();
             cluster.peak_latency.record(now - given_at);

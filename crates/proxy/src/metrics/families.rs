@@ -1,0 +1,223 @@
+//! A scrape of what requests count: the sums of the workers' cells, as the crate prometheus' own counters would show them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use outrigger_policy::{Outcome, retry::GiveUp};
+use prometheus::{
+    Registry,
+    core::{Collector, Desc},
+    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+};
+
+use crate::{
+    metrics::{
+        Metrics, ServiceSeries,
+        cells::{BOUNDS, Cell, ServiceCells},
+        labels::{HedgeResult, PoolEvent, Rejected},
+    },
+    reason::Reason,
+};
+
+/// A family of counters of each service.
+struct ServiceCounters {
+    name: &'static str,
+    help: &'static str,
+    /// The label beside `service`.
+    label: &'static str,
+    /// The values of the label, and the counts.
+    counts: fn(&ServiceSeries) -> Vec<(String, u64)>,
+}
+
+const SERVICE_COUNTERS: [ServiceCounters; 7] = [
+    ServiceCounters {
+        name: "outrigger_requests_total",
+        help: "Responses to the app, by status; 499: the app disconnected.",
+        label: "code",
+        counts: |series| series.cells.codes(),
+    },
+    ServiceCounters {
+        name: "outrigger_attempts_total",
+        help: "Attempts at an instance, by outcome.",
+        label: "outcome",
+        counts: |series| labelled(series, Outcome::LABELS, |cells| &cells.attempts),
+    },
+    ServiceCounters {
+        name: "outrigger_retries_total",
+        help: "Retries (again, race), or why a failed attempt was not repeated.",
+        label: "why",
+        counts: |series| {
+            let mut counts = labelled(series, GiveUp::ALL.map(GiveUp::label), |cells| &cells.gave_up);
+            counts.push(("again".to_owned(), series.cells.sum(|cells| &cells.retried)));
+            counts.push(("race".to_owned(), series.cells.sum(|cells| &cells.raced)));
+            counts
+        },
+    },
+    ServiceCounters {
+        name: "outrigger_errors_total",
+        help: "Requests that ended with a reason of the sidecar, by reason.",
+        label: "reason",
+        counts: |series| {
+            let mut counts = labelled(series, Reason::ALL.map(Reason::label), |cells| &cells.errors);
+            counts.retain(|(_, count)| *count > 0);
+            counts
+        },
+    },
+    ServiceCounters {
+        name: "outrigger_hedges_total",
+        help: "Second attempts beside a slow one, by result; budget: the retry budget allowed none.",
+        label: "result",
+        counts: |series| labelled(series, HedgeResult::LABELS, |cells| &cells.hedges),
+    },
+    ServiceCounters {
+        name: "outrigger_shed_total",
+        help: "Requests that the bulkhead rejected, by limit.",
+        label: "why",
+        counts: |series| labelled(series, Rejected::LABELS, |cells| &cells.shed),
+    },
+    ServiceCounters {
+        name: "outrigger_pool_connections_total",
+        help: "Connections to instances, by event.",
+        label: "event",
+        counts: |series| labelled(series, PoolEvent::LABELS, |cells| &cells.pool),
+    },
+];
+
+/// The sums of an array of cells, with its labels.
+fn labelled<const N: usize>(
+    series: &ServiceSeries,
+    labels: [&str; N],
+    cells: fn(&ServiceCells) -> &[Cell; N],
+) -> Vec<(String, u64)> {
+    let sums = (0..N).map(|at| series.cells.sum(|block| &cells(block)[at]));
+    labels.into_iter().map(str::to_owned).zip(sums).collect()
+}
+
+/// Registers the metrics that requests count.
+///
+/// # Errors
+/// When `registry` has a metric of the same name.
+pub(crate) fn register(registry: &Registry, metrics: &Arc<Metrics>) -> Result<(), prometheus::Error> {
+    let descs = families(metrics).into_iter().map(|(family, labels)| {
+        let labels = labels.iter().map(|&label| label.to_owned()).collect();
+        Desc::new(family.name().to_owned(), family.help().to_owned(), labels, HashMap::new())
+    });
+    let descs = descs.collect::<Result<_, _>>()?;
+    registry.register(Box::new(RequestCollector { metrics: metrics.clone(), descs }))?;
+    registry.register(Box::new(metrics.lag.clone()))
+}
+
+struct RequestCollector {
+    metrics: Arc<Metrics>,
+    descs: Vec<Desc>,
+}
+
+impl Collector for RequestCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        families(&self.metrics).into_iter().map(|(family, _)| family).collect()
+    }
+}
+
+/// Every family, with the names of its labels.
+fn families(metrics: &Metrics) -> Vec<(MetricFamily, Vec<&'static str>)> {
+    let services = metrics.services();
+    let of_services = |metric: fn(&ServiceSeries) -> Metric| services.iter().map(|one| metric(one)).collect();
+    let mut families: Vec<_> = SERVICE_COUNTERS
+        .iter()
+        .map(|&ServiceCounters { name, help, label, counts }| {
+            let counters = services.iter().flat_map(|series| {
+                let counts = counts(series).into_iter();
+                counts.map(|(value, count)| counter(&[(label, &value), ("service", &series.name)], count))
+            });
+            (family(name, help, MetricType::COUNTER, counters.collect()), vec!["service", label])
+        })
+        .collect();
+    let help = "Seconds from a request's head to the last byte of its response.";
+    let all = of_services(duration);
+    let duration = family("outrigger_request_duration_seconds", help, MetricType::HISTOGRAM, all);
+    let all =
+        of_services(|series| gauge("service", &series.name, series.cells.sum(|cells| &cells.in_flight)));
+    let in_flight = family("outrigger_in_flight", "Requests and tunnels in flight.", MetricType::GAUGE, all);
+    let all = Reason::ALL.map(|reason| {
+        counter(&[("reason", reason.label())], metrics.workers.sum(|cells| &cells.refused[reason as usize]))
+    });
+    let help = "Requests and connections refused before a service was found, by reason.";
+    let refused = family("outrigger_refused_total", help, MetricType::COUNTER, all.into());
+    let all = vec![
+        gauge("state", "active", metrics.workers.sum(|cells| &cells.active)),
+        gauge("state", "parked", metrics.workers.sum(|cells| &cells.parked)),
+    ];
+    let connections =
+        family("outrigger_app_connections", "App connections, by state.", MetricType::GAUGE, all);
+    families.extend([
+        (duration, vec!["service"]),
+        (in_flight, vec!["service"]),
+        (refused, vec!["reason"]),
+        (connections, vec!["state"]),
+    ]);
+    families
+}
+
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+/// A series without a value. A scrape shows labels in the order of their names.
+fn labelled_metric(labels: &[(&str, &str)]) -> Metric {
+    let mut pairs: Vec<_> = labels
+        .iter()
+        .map(|&(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name(name.to_owned());
+            pair.set_value(value.to_owned());
+            pair
+        })
+        .collect();
+    pairs.sort_by(|one, other| one.name().cmp(other.name()));
+    Metric::from_label(pairs)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus knows only floats")]
+fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
+    let (mut metric, mut value) = (labelled_metric(labels), Counter::default());
+    value.set_value(count as f64);
+    metric.set_counter(value);
+    metric
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus knows only floats")]
+fn gauge(label: &str, label_value: &str, count: u64) -> Metric {
+    let (mut metric, mut value) = (labelled_metric(&[(label, label_value)]), Gauge::default());
+    value.set_value(count as f64);
+    metric.set_gauge(value);
+    metric
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus knows only floats")]
+fn duration(series: &ServiceSeries) -> Metric {
+    let seconds = |nanos: u64| nanos as f64 / 1e9;
+    let mut count = 0;
+    let mut buckets = Vec::with_capacity(BOUNDS.len());
+    for (at, most) in BOUNDS.into_iter().enumerate() {
+        count += series.cells.sum(|cells| &cells.duration_buckets[at]);
+        let mut bucket = Bucket::default();
+        bucket.set_cumulative_count(count);
+        bucket.set_upper_bound(seconds(most));
+        buckets.push(bucket);
+    }
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(count + series.cells.sum(|cells| &cells.duration_buckets[BOUNDS.len()]));
+    histogram.set_sample_sum(seconds(series.cells.sum(|cells| &cells.duration_sum)));
+    let mut metric = labelled_metric(&[("service", &series.name)]);
+    metric.set_histogram(histogram);
+    metric
+}

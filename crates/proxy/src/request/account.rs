@@ -8,11 +8,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use crate::{
-    downstream::info::ConnectionInfo,
-    metrics::{
-        ServiceSeries,
-        cells::{Block, WorkerCells},
-    },
+    metrics::cells::{Block, ServiceCells, WorkerCells},
     reason::Reason,
     upstream::bulkhead::Slot,
 };
@@ -20,7 +16,7 @@ use crate::{
 /// Counted and logged when dropped. Without a status at that time, the app disconnected.
 #[derive(Debug)]
 pub(crate) struct RequestAccount<'r> {
-    info: &'r ConnectionInfo,
+    worker_cells: &'r Block<WorkerCells>,
     pub(crate) started: Instant,
     /// When the response head was ready.
     pub(crate) answered_at: Option<Instant>,
@@ -31,8 +27,8 @@ pub(crate) struct RequestAccount<'r> {
     pub(crate) attempts: u32,
     /// The place in the service's bulkhead, held to the end.
     pub(crate) slot: Option<Slot>,
-    worker_cells: &'r Block<WorkerCells>,
-    series: Option<Arc<ServiceSeries>>,
+    /// The worker's cells of the service.
+    service_cells: Option<&'r Block<ServiceCells>>,
     log_entry: Option<Box<AccessLogEntry>>,
 }
 
@@ -46,8 +42,12 @@ struct AccessLogEntry {
 }
 
 impl<'r> RequestAccount<'r> {
-    pub(crate) fn new(info: &'r ConnectionInfo, is_logged: bool, started: Instant, head: &Head) -> Self {
-        let worker_cells = info.worker.cells();
+    pub(crate) fn new(
+        worker_cells: &'r Block<WorkerCells>,
+        is_logged: bool,
+        started: Instant,
+        head: &Head,
+    ) -> Self {
         worker_cells.inc(&worker_cells.in_flight);
         let entry = is_logged.then(|| {
             let target = head.target();
@@ -61,7 +61,7 @@ impl<'r> RequestAccount<'r> {
             })
         });
         Self {
-            info,
+            worker_cells,
             started,
             answered_at: None,
             ended_at: None,
@@ -69,17 +69,15 @@ impl<'r> RequestAccount<'r> {
             reason: None,
             attempts: 0,
             slot: None,
-            worker_cells,
-            series: None,
+            service_cells: None,
             log_entry: entry,
         }
     }
 
     /// Begins to count the request for its service.
-    pub(crate) fn set_service(&mut self, series: &Arc<ServiceSeries>, label: &Arc<str>) {
-        let cells = series.at(self.info.worker.index);
+    pub(crate) fn set_service(&mut self, cells: &'r Block<ServiceCells>, label: &Arc<str>) {
         cells.inc(&cells.in_flight);
-        self.series = Some(series.clone());
+        self.service_cells = Some(cells);
         if let Some(entry) = &mut self.log_entry {
             entry.service = Some(label.clone());
         }
@@ -126,8 +124,7 @@ impl Drop for RequestAccount<'_> {
             self.reason = Some(Reason::ClientGone);
         }
         let status = self.status.unwrap_or(Reason::ClientGone.status());
-        if let Some(series) = &self.series {
-            let cells = series.at(self.info.worker.index);
+        if let Some(cells) = self.service_cells {
             cells.record_answer(status);
             if let Some(reason) = self.reason {
                 cells.record_error(reason);

@@ -39,7 +39,7 @@ pub(crate) async fn handle(
 ) -> AfterRequest {
     let accepted = Instant::now();
     let settings = info.listener.settings.load_full();
-    let account = RequestAccount::new(info, settings.access_log, accepted, &head);
+    let account = RequestAccount::new(info.worker.cells(), settings.access_log, accepted, &head);
     let facts = read_request(&mut head);
     let (framing, expects) = match &facts {
         Ok(facts) => (facts.framing, facts.changes.expects_continue),
@@ -62,7 +62,7 @@ impl Downstream<'_> {
         &mut self,
         head: &Head,
         mut facts: RequestFacts,
-        mut account: RequestAccount<'_>,
+        account: RequestAccount<'_>,
     ) -> AfterRequest {
         let accepted = account.started;
         let client_deadline = facts.deadline;
@@ -74,7 +74,9 @@ impl Downstream<'_> {
         };
         cluster.mark_used(accepted);
         let settings = cluster.view.load().settings.clone();
-        account.set_service(&settings.series, &cluster.label);
+        // Moved, so that it ends before the settings, whose cells it counts in.
+        let mut account = account;
+        account.set_service(settings.series.at(self.info.worker.index), &cluster.label);
         let policy = &settings.policy;
         let permit = match cluster.breaker.admit(policy.circuit_breaker.as_ref(), accepted.into_std()) {
             Ok(permit) => permit,

@@ -74,7 +74,7 @@ impl Downstream<'_> {
         };
         cluster.mark_used(accepted);
         let settings = cluster.view.load().settings.clone();
-        // Moved, so that it ends before the settings, whose cells it counts in.
+        // Moved: it ends before the settings, because it counts in their cells.
         let mut account = account;
         account.set_service(settings.series.at(self.info.worker.index), &cluster.label);
         let policy = &settings.policy;

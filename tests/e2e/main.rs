@@ -22,6 +22,7 @@ mod keepalive;
 mod lifecycle;
 mod limits;
 mod outage;
+mod read_ahead;
 mod registration;
 mod reload;
 mod reload_listeners;

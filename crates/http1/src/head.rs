@@ -67,8 +67,8 @@ pub struct Field {
     pub is_hop_by_hop: bool,
 }
 
-/// A complete head.
-#[derive(Debug)]
+/// A complete head. The default is an empty one, which holds no memory.
+#[derive(Debug, Default)]
 pub struct Head {
     pub(crate) bytes: Vec<u8>,
     pub(crate) base: usize,

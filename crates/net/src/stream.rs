@@ -18,7 +18,7 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
     task::coop::unconstrained,
 };
@@ -115,6 +115,28 @@ impl Stream {
                 let read = unconstrained(poll_fn(|cx| Pin::new(&mut **stream).poll_fill_buf(cx).map(drop)));
                 pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_ready()
             }
+        }
+    }
+
+    /// Whether the peer has ended its side or broken the connection, as far as the reactor knows; whether there are bytes to read
+    /// does not matter.
+    pub fn is_read_closed(&self) -> bool {
+        pin!(self.read_closed()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// Waits until the peer has ended its side or broken the connection. Reads nothing.
+    pub async fn read_closed(&self) {
+        // The interest in priority data stands for "read closed, and not readable", which has no interest of its own.
+        #[cfg(target_os = "linux")]
+        let interest = Interest::PRIORITY | Interest::ERROR;
+        #[cfg(not(target_os = "linux"))]
+        let interest = Interest::ERROR;
+        while let Ok(ready) = self.tcp().ready(interest).await
+            && !ready.is_read_closed()
+            && !ready.is_error()
+        {
+            let cleared = self.tcp().try_io(interest, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            debug_assert!(cleared.is_err());
         }
     }
 

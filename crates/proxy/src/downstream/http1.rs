@@ -64,6 +64,8 @@ pub(crate) async fn run(info: &ConnectionInfo, channel: &mut Channel, is_last: b
         match poll_fn(|cx| reader.poll(channel, &mut timer, cx)).await {
             HeadRead::Head(head) => match handle(info, channel, &mut timer, head).await {
                 AfterRequest::KeepAlive => {}
+                // A close with unread bytes resets the connection, and destroys a response on its way.
+                AfterRequest::Close if channel.has_more() => return Next::Linger,
                 AfterRequest::Close => return Next::Close,
                 AfterRequest::Linger => return Next::Linger,
                 AfterRequest::Reset => return Next::Reset,

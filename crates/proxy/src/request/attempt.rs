@@ -264,9 +264,7 @@ impl<'r> Attempt<'r> {
     pub(crate) fn due(&self, upload: &Upload) -> Instant {
         match &self.stage {
             Stage::Opening(opening) => opening.due,
-            Stage::Exchanging(exchange) => {
-                self.bounds.next(upload, exchange.is_upload_done()).0.min(self.check_stall_at)
-            }
+            Stage::Exchanging(exchange) => self.bounds.next(upload, exchange).0.min(self.check_stall_at),
             Stage::Ended => self.check_stall_at,
         }
     }
@@ -278,7 +276,7 @@ impl<'r> Attempt<'r> {
             Stage::Exchanging(exchange) => exchange,
             Stage::Ended => return None,
         };
-        let (at, bound) = self.bounds.next(upload, exchange.is_upload_done());
+        let (at, bound) = self.bounds.next(upload, exchange);
         if at <= now {
             return Some(expired(bound, exchange));
         }

@@ -6,7 +6,7 @@ use outrigger_http1::{Framing, Head};
 use outrigger_policy::{Deadline, Outcome, Sent, deadline::TimeoutCause, retry::RetryEligibility};
 use tokio::time::Instant;
 
-use crate::transport::upload::Upload;
+use crate::transport::{exchange::Exchange, upload::Upload};
 
 /// What bounds an attempt.
 #[derive(Debug, Clone, Copy)]
@@ -37,17 +37,18 @@ pub(crate) enum Bound {
 }
 
 impl Bounds<'_> {
-    /// The bound that is reached next, and when.
-    pub(crate) fn next(&self, upload: &Upload, is_upload_done: bool) -> (Instant, Bound) {
+    /// The bound that `exchange` reaches next, and when.
+    pub(crate) fn next(&self, upload: &Upload, exchange: &Exchange) -> (Instant, Bound) {
+        let last = exchange.last_upload(upload);
         // While a body is held back nothing of it is waited for.
-        if !is_upload_done && upload.exists() && upload.held_since().is_none() {
-            let idle = upload.last_byte() + self.body_idle;
+        if !exchange.is_upload_done() && upload.exists() && upload.held_since().is_none() {
+            let idle = last.max(self.begun) + self.body_idle;
             return match self.deadline.cap().map(Instant::from_std) {
                 Some(cap) if cap < idle => (cap, Bound::Deadline),
                 _ => (idle, Bound::BodyIdle),
             };
         }
-        let last = last_byte(upload);
+        let last = last_byte(upload).map(|_| last);
         let from = last.map_or(self.begun, |last| last.max(self.begun));
         self.sooner(self.whole(last), from)
     }

@@ -33,7 +33,8 @@ pub(crate) struct Call<'r> {
     pub(crate) cluster: &'r Arc<Cluster>,
     pub(crate) settings: &'r Arc<ClusterSettings>,
     pub(crate) worker: usize,
-    pub(crate) head: &'r Head,
+    /// Taken away when a response was chosen.
+    pub(crate) head: Head,
     pub(crate) changes: HeadChanges,
     pub(crate) traits: RequestTraits,
     pub(crate) client_deadline: ClientDeadline,
@@ -98,13 +99,13 @@ impl<'r> Call<'r> {
             add,
             minor: Some(1),
         };
-        Exchange::new(connection, self.head, &edits, upload, self.response_limits, now)
+        Exchange::new(connection, &self.head, &edits, upload, self.response_limits, now)
     }
 
     /// What a final head means.
     pub(crate) fn judge_response(&self, head: Head, framing: Framing, exchange: &Exchange) -> AttemptResult {
         let status = head.status();
-        if framing == Framing::Tunnel && !self.changes.accepts_upgrade(self.head, &head) {
+        if framing == Framing::Tunnel && !self.changes.accepts_upgrade(&self.head, &head) {
             let detail = "the instance switched to a protocol that was not asked for".to_owned();
             let sent = exchange.sent().max(Sent::Head);
             return Err(Failed { sent, ..Failed::unsent(Outcome::BadResponse, detail) });

@@ -35,6 +35,8 @@ pub(crate) enum AfterRequest {
 /// The longest body that is read only to keep a connection, and how long for.
 const SHORT_BODY: u64 = 64 * 1024;
 const SHORT_WAIT: Duration = Duration::from_millis(50);
+/// How often an exchange looks for the end of a connection from which nothing more is read.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The app's side of one request.
 pub(crate) struct Downstream<'r> {
@@ -75,25 +77,55 @@ impl<'r> Downstream<'r> {
     pub(crate) async fn unless_gone<F: Future>(&mut self, future: F) -> Option<F::Output> {
         // Boxed: few requests wait, and every request would carry the room.
         let mut future = Box::pin(future);
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(Some(output)));
+            }
+            match self.poll_gone(cx) {
+                Poll::Ready(()) => Poll::Ready(Some(None)),
+                Poll::Pending if self.has_read_ahead() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        if let Some(ended) = ended {
+            return ended;
+        }
+        let mut closed = Box::pin(self.channel.stream.read_closed());
         poll_fn(|cx| match future.as_mut().poll(cx) {
             Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => self.poll_gone(cx).map(|()| None),
+            Poll::Pending => closed.as_mut().poll(cx).map(|()| None),
         })
         .await
     }
 
-    /// Ready: the app has closed its side or broken the connection. Reads ahead up to the bound of the inbox, where that is no
-    /// part of a body that is passed on.
+    /// Ready: the app has closed its side or broken the connection. Reads ahead up to the bound of the inbox; then the end of the
+    /// connection is seen by each call, and wakes no task: [`Downstream::watch_until`].
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_idle =
-            self.upload.is_ended() || self.upload.held_since().is_some() || !self.upload.has_begun();
-        while is_idle && self.channel.inbox.len() < buffers::SMALL {
-            match std::task::ready!(self.channel.poll_fill(buffers::SMALL, cx)) {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => return Poll::Ready(()),
+        let before = self.channel.inbox.len();
+        while !self.has_read_ahead() {
+            match self.channel.poll_fill(buffers::SMALL, cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Pending => break,
             }
         }
-        Poll::Pending
+        if self.channel.inbox.len() != before && !self.upload.is_ended() {
+            // A part of a body that an exchange may be waiting for.
+            cx.waker().wake_by_ref();
+        }
+        let is_gone = self.has_read_ahead() && self.channel.stream.is_read_closed();
+        if is_gone { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Whether nothing more is read before what was read is used.
+    fn has_read_ahead(&self) -> bool {
+        self.channel.inbox.len() >= buffers::SMALL
+    }
+
+    /// When to call [`Downstream::poll_gone`] again, at `due` at the latest.
+    pub(crate) fn watch_until(&self, due: Instant) -> Instant {
+        if self.has_read_ahead() { due.min(Instant::now() + WATCH_INTERVAL) } else { due }
     }
 
     /// Answers with a refusal. A short body is read first, so that the app's connection can go on.

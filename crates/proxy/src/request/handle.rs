@@ -51,7 +51,7 @@ pub(crate) async fn handle(
     let after = match facts {
         Err(refusal) => app.refuse(&refusal, account).await,
         Ok(facts) if facts.ends_here => app.end_forwarding(account).await,
-        Ok(facts) => app.carry(&head, facts, account).await,
+        Ok(facts) => app.carry(&mut head, facts, account).await,
     };
     buffers::give_head(head);
     after
@@ -60,7 +60,7 @@ pub(crate) async fn handle(
 impl Downstream<'_> {
     async fn carry(
         &mut self,
-        head: &Head,
+        head: &mut Head,
         mut facts: RequestFacts,
         account: RequestAccount<'_>,
     ) -> AfterRequest {
@@ -106,21 +106,21 @@ impl Downstream<'_> {
         if outbound.via {
             facts.changes.add_via(head);
         }
-        let call = Call {
+        let mut call = Call {
             cluster: &cluster,
             settings: &settings,
             worker: self.info.worker.index,
-            head,
             traits: Call::traits_of(head, &facts.changes),
+            head: std::mem::take(head),
             changes: facts.changes,
             client_deadline,
             deadline,
             is_probe: permit.is_probe(),
             response_limits: self.settings.response_heads,
         };
-        match make_attempts(&call, self, &mut account).await {
+        let after = match make_attempts(&call, self, &mut account).await {
             AttemptsEnd::Answered(attempt, response) => {
-                respond(&call, self, attempt, response, permit, account).await
+                return respond(&mut call, self, attempt, response, permit, account).await;
             }
             AttemptsEnd::Gone { verdict } => {
                 permit.record(Instant::now().into_std(), verdict);
@@ -131,7 +131,9 @@ impl Downstream<'_> {
                 cluster.record_verdict(permit, verdict, now);
                 self.refuse(&refusal, account).await
             }
-        }
+        };
+        buffers::give_head(call.head);
+        after
     }
 
     /// The service, within the app's own deadline. `None`: the app is gone.

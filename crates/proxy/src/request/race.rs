@@ -117,7 +117,7 @@ impl<'r> Race<'r> {
             if let Some(since) = held_since {
                 due = due.min(since + CONTINUE_AFTER);
             }
-            std::task::ready!(app.timer.poll_until(due, cx));
+            std::task::ready!(app.timer.poll_until(app.watch_until(due), cx));
             let now = Instant::now();
             if let Some(ended) = self.expire(call, app, state, account, now) {
                 return Poll::Ready(Some(ended));

@@ -50,7 +50,7 @@ enum BodyEnd {
 
 /// Passes a response on.
 pub(crate) async fn respond(
-    call: &Call<'_>,
+    call: &mut Call<'_>,
     app: &mut Downstream<'_>,
     mut attempt: Attempt<'_>,
     response: Response,
@@ -69,6 +69,8 @@ pub(crate) async fn respond(
     {
         call.cluster.record_verdict(permit, verdict, now);
     }
+    // No attempt follows. An event stream or a tunnel holds no buffer.
+    buffers::give_head(std::mem::take(&mut call.head));
     let Some(mut exchange) = attempt.take_exchange() else { return AfterRequest::Close };
     app.upload.keep_no_more(exchange.position());
     let is_early = !app.upload.is_ended();
@@ -201,20 +203,20 @@ impl<'r> Relay<'r> {
             }
             Poll::Pending => self.has_waited = true,
         }
-        if app.poll_gone(cx).is_ready() {
-            return Poll::Ready(BodyEnd::AppGone);
-        }
         let body_idle = self.settings.policy.body_idle;
         loop {
+            if app.poll_gone(cx).is_ready() {
+                return Poll::Ready(BodyEnd::AppGone);
+            }
             let is_blocked = !app.channel.outbox.is_empty() || exchange.is_download_blocked();
             if self.written != self.written_before {
                 (self.written_before, self.written_at) = (self.written, Instant::now());
             }
             // An instance that is still being told something may well be silent.
-            let heard = exchange.last_received.max(app.upload.last_byte());
+            let heard = exchange.last_received.max(exchange.last_upload(&app.upload));
             let bound = if is_blocked { self.written_at + app.settings.unread } else { heard + body_idle };
             let due = self.ends.map_or(bound, |ends| ends.min(bound));
-            std::task::ready!(app.timer.poll_until(due, cx));
+            std::task::ready!(app.timer.poll_until(app.watch_until(due), cx));
             let now = Instant::now();
             if self.ends.is_some_and(|ends| ends <= now) {
                 return Poll::Ready(BodyEnd::Late);

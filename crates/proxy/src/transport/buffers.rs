@@ -98,7 +98,7 @@ pub(crate) fn give_head(head: outrigger_http1::Head) {
     let (bytes, fields) = head.into_parts();
     give_incoming(bytes);
     give(|pool| {
-        if pool.fields.len() < MAX_LISTS && fields.capacity() <= MAX_LIST {
+        if pool.fields.len() < MAX_LISTS && (1..=MAX_LIST).contains(&fields.capacity()) {
             pool.fields.push(fields);
         }
     });

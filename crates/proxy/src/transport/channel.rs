@@ -105,10 +105,7 @@ impl Channel {
         };
         let n = match polled {
             Poll::Ready(written) => written?,
-            Poll::Pending => {
-                self.full_reads = 0;
-                return Poll::Pending;
-            }
+            Poll::Pending => return Poll::Pending,
         };
         if n == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -141,6 +138,16 @@ impl Channel {
     /// Ends this side of the stream.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    /// Whether the peer has sent more than was used, as far as it is known without a system call.
+    pub(crate) fn has_more(&mut self) -> bool {
+        !self.is_ended && (!self.inbox.is_empty() || self.stream.is_stale(false))
+    }
+
+    /// The next buffer is a small one, because what was read waits for its receiver.
+    pub(crate) fn read_less(&mut self) {
+        self.full_reads = 0;
     }
 
     /// Gives the buffer of an empty inbox back.

@@ -64,8 +64,11 @@ pub(crate) struct Exchange {
     parser: HeadParser,
     /// Whether a response to the request has no body because the method is HEAD.
     is_head: bool,
-    /// Bytes of the request that the system accepted.
+    /// Bytes of the request that the system accepted, now and when `sent_at` was set.
     written: u64,
+    noted: u64,
+    /// When it last accepted bytes of a request with a body.
+    sent_at: Option<Instant>,
     /// The attempt's position in the kept part of the body.
     position: usize,
     /// Whether bytes of the body were taken.
@@ -149,6 +152,8 @@ impl Exchange {
             parser: HeadParser::new(HeadKind::Response, limits, buffers::take_fields()),
             is_head: head.method() == b"HEAD",
             written: 0,
+            noted: 0,
+            sent_at: None,
             position: 0,
             has_body_begun: false,
             outgoing: Outgoing::new(upload.framing()),
@@ -193,6 +198,11 @@ impl Exchange {
     /// Whether the request was written to its last byte, or cannot be.
     pub(crate) fn is_upload_done(&self) -> bool {
         self.is_sent || self.is_deaf
+    }
+
+    /// When the last byte of the request body came from the app, or was accepted for the instance; the later of the two.
+    pub(crate) fn last_upload(&self, upload: &Upload) -> Instant {
+        self.sent_at.map_or(upload.last_byte(), |at| at.max(upload.last_byte()))
     }
 
     /// Whether the instance, not the app, keeps the upload waiting.
@@ -275,6 +285,21 @@ impl Exchange {
         if self.is_upload_done() {
             return Poll::Ready(Ok(()));
         }
+        let polled = self.move_upload(app, upload, cx);
+        // What is sent at once was sent when its last byte came from the app.
+        if self.written != self.noted && (self.noted > 0 || polled.is_pending()) && upload.exists() {
+            self.noted = self.written;
+            self.sent_at = Some(Instant::now());
+        }
+        polled
+    }
+
+    fn move_upload(
+        &mut self,
+        app: &mut Channel,
+        upload: &mut Upload,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BrokenUpload>> {
         let channel = &mut self.connection.channel;
         let mut moved = 0;
         self.is_blocked = true;
@@ -282,7 +307,11 @@ impl Exchange {
             let data = upload.available(self.position, app);
             if !data.is_empty() {
                 let data = self.outgoing.begin(data, channel);
-                let taken = match ready!(channel.poll_take(data, &mut self.written, cx)) {
+                let polled = channel.poll_take(data, &mut self.written, cx);
+                if polled.is_pending() {
+                    app.read_less();
+                }
+                let taken = match ready!(polled) {
                     Ok(taken) => taken,
                     Err(error) => break error,
                 };
@@ -356,7 +385,11 @@ impl Exchange {
         loop {
             while self.direct > 0 {
                 let data = self.incoming.begin(&channel.inbox.data()[..self.direct], app);
-                let taken = ready!(app.poll_take(data, written, cx)).map_err(gone)?;
+                let polled = app.poll_take(data, written, cx);
+                if polled.is_pending() {
+                    channel.read_less();
+                }
+                let taken = ready!(polled).map_err(gone)?;
                 self.incoming.took(taken, app);
                 self.body.consume(&mut channel.inbox, taken);
                 self.direct -= taken;

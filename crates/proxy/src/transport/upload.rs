@@ -55,7 +55,7 @@ pub(crate) struct Upload {
     has_begun: bool,
     broken: Option<BrokenUpload>,
     expectation: Expectation,
-    /// When its last byte was read, or sent on.
+    /// When its last byte was read.
     last_byte: Instant,
 }
 
@@ -103,11 +103,6 @@ impl Upload {
         self.decoder.is_end() && self.direct == 0
     }
 
-    /// Whether a byte of it was read.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.has_begun
-    }
-
     /// Whether another attempt could send all of it.
     pub(crate) fn is_replayable(&self) -> bool {
         !self.is_lossy && self.broken.is_none()
@@ -127,7 +122,7 @@ impl Upload {
         self.broken.as_ref()
     }
 
-    /// When its last byte was read or sent on; the time of the head when there was none.
+    /// When its last byte was read from the app; the time of the head when there was none.
     pub(crate) fn last_byte(&self) -> Instant {
         self.last_byte
     }

@@ -110,3 +110,19 @@ pub(crate) async fn reject_connection(stream: Stream, most: usize) {
     channel.queue(|outbox| write_rejection(&refusal, RejectionStyle::CLOSING, outbox));
     linger(&mut channel).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_serve<F: Future>(_: impl FnOnce(ConnectionInfo, Stream) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands of connections are idle: each is this future, and its socket.
+    #[test]
+    fn an_idle_connection_is_a_small_future() {
+        let len = size_of_serve(serve);
+        assert!(len <= 512, "{len} bytes");
+    }
+}

@@ -8,7 +8,10 @@ use tracing::warn;
 
 use crate::{
     downstream::{connection::reject_connection, info::WorkerContext},
-    listener::kind::{BoundListener, ListenerState},
+    listener::{
+        end_on_panic::EndOnPanic,
+        kind::{BoundListener, ListenerState},
+    },
     reason::Reason,
 };
 
@@ -35,6 +38,7 @@ pub(crate) async fn run_acceptor(
     open: impl Fn() -> usize,
     assign: impl Fn(AcceptedConnection),
 ) {
+    let _guard = EndOnPanic("the acceptor of a listener");
     let BoundListener { socket, listener } = bound;
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,

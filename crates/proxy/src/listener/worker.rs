@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -33,8 +33,10 @@ use crate::{
     },
     listener::{
         accept::{AcceptedConnection, run_acceptor},
+        end_on_panic::EndOnPanic,
         kind::BoundListener,
     },
+    metrics::cells::{Block, WorkerCells},
     reason::Reason,
 };
 
@@ -127,7 +129,10 @@ impl WorkerPool {
             } else {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let name = format!("worker-{}", worker.index);
-                let body = move || runtime.block_on(task.run());
+                let body = move || {
+                    let _guard = EndOnPanic("a worker");
+                    runtime.block_on(task.run());
+                };
                 WorkerHandle::Thread(std::thread::Builder::new().name(name).spawn(body)?)
             });
         }
@@ -190,11 +195,7 @@ impl WorkerTask {
                     lag.set((now - at).as_secs_f64());
                     self.shared.table.wake_idle(now);
                 }
-                Some(ended) = tasks.join_next() => {
-                    if ended.is_err_and(|error| error.is_panic()) {
-                        self.shared.cells().record_refusal(Reason::Internal);
-                    }
-                }
+                Some(ended) = tasks.join_next() => count_panic(ended, self.shared.cells()),
                 Some(command) = self.commands.recv() => self.run_command(command, &mut tasks),
             }
         }
@@ -236,6 +237,13 @@ impl WorkerTask {
     }
 }
 
+/// Counts a connection's task that panicked. The panic has ended that connection alone.
+fn count_panic(ended: Result<(), JoinError>, cells: &Block<WorkerCells>) {
+    if ended.is_err_and(|error| error.is_panic()) {
+        cells.record_refusal(Reason::Internal);
+    }
+}
+
 /// Open connections of all workers.
 fn open_connections(workers: &[Arc<Worker>]) -> usize {
     workers.iter().map(|worker| worker.connections.load(Relaxed)).sum()
@@ -256,5 +264,25 @@ struct ConnectionGuard(Arc<Worker>);
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn a_panic_in_a_connections_task_is_counted_and_ends_no_other() {
+        let metrics = Metrics::new(0).unwrap();
+        let mut tasks = JoinSet::new();
+        let (release, released) = tokio::sync::oneshot::channel::<()>();
+        tasks.spawn(async { panic!("a fault of the sidecar") });
+        tasks.spawn(async { released.await.unwrap() });
+        count_panic(tasks.join_next().await.unwrap(), metrics.workers.at(0));
+        assert_eq!(metrics.workers.sum(|cells| cells.refusals(Reason::Internal)), 1);
+        release.send(()).unwrap();
+        count_panic(tasks.join_next().await.unwrap(), metrics.workers.at(0));
+        assert_eq!(metrics.workers.sum(|cells| cells.refusals(Reason::Internal)), 1);
     }
 }

@@ -122,6 +122,13 @@ pub(crate) struct WorkerCells {
     pub(super) refused: [Cell; Reason::ALL.len()],
 }
 
+#[cfg(test)]
+impl WorkerCells {
+    pub(crate) fn refusals(&self, reason: Reason) -> &Cell {
+        &self.refused[reason as usize]
+    }
+}
+
 impl Default for WorkerCells {
     fn default() -> Self {
         let refused = [const { Cell::new() }; _];

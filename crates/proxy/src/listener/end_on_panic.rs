@@ -1,0 +1,50 @@
+//! A panic that cannot be contained ends the process.
+
+use std::io::{self, Write as _};
+
+use tracing::error;
+
+/// Ends the process when a panic drops it. Without the loop of a worker, or without an acceptor, connections would be left
+/// without an answer, and nothing would say so.
+pub(crate) struct EndOnPanic(pub(crate) &'static str);
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!("{} panicked: the process ends", self.0);
+            // The log may be written by another task; the standard error is not.
+            let _ = writeln!(io::stderr(), "outrigger: {} panicked: the process ends", self.0);
+            std::process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in the process that this test starts: itself once more.
+    const IN_CHILD: &str = "OUTRIGGER_TEST_PANIC";
+
+    #[tokio::test]
+    async fn a_panic_in_a_worker_or_in_accept_ends_the_process_with_a_message() {
+        if std::env::var_os(IN_CHILD).is_some() {
+            let task = tokio::spawn(async {
+                let _guard = EndOnPanic("the acceptor of a listener");
+                panic!("a fault of the sidecar");
+            });
+            let _ = task.await;
+            // Reached only when the process goes on.
+            return;
+        }
+        let name =
+            "listener::end_on_panic::tests::a_panic_in_a_worker_or_in_accept_ends_the_process_with_a_message";
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let ended = child.args(["--exact", name, "--nocapture"]).env(IN_CHILD, "1").output().unwrap();
+        assert!(!ended.status.success());
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(said.contains("the acceptor of a listener panicked: the process ends"), "{said}");
+    }
+}

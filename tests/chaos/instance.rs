@@ -64,6 +64,7 @@ impl Default for Behaviour {
 }
 
 struct ServerState {
+    name: String,
     request_log: Mutex<File>,
     behaviour: Mutex<Behaviour>,
     requests: AtomicU64,
@@ -80,6 +81,7 @@ pub(crate) fn run(options: &InstanceOptions) -> ExitCode {
     }
     let log = File::options().create(true).append(true).open(&options.request_log);
     let server = Arc::new(ServerState {
+        name: options.name.clone(),
         request_log: Mutex::new(log.expect("open the request log")),
         behaviour: Mutex::default(),
         requests: AtomicU64::new(0),
@@ -102,7 +104,10 @@ fn answer(server: &Arc<ServerState>, request: &Request) -> Answer {
     let behaviour = server.behaviour.lock().clone();
     let line = format!("{} {}\n", request.method(), request.head.get("x-load-id").unwrap_or("-"));
     let logging = Arc::clone(server);
-    let answer = Answer::status(behaviour.status, "done")
+    // In one write: a kill between two would leave half an answer, which no sidecar can repeat.
+    let (status, name) = (behaviour.status, &server.name);
+    let text = format!("HTTP/1.1 {status} Scripted\r\nx-instance: {name}\r\ncontent-length: 4\r\n\r\ndone");
+    let answer = Answer::raw(text)
         .calling(move || logging.log(&line))
         .delayed(Duration::from_millis(behaviour.delay_ms));
     if behaviour.close_after > 0 && request.nth_on_connection + 1 >= behaviour.close_after {

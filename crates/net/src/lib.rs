@@ -11,6 +11,8 @@
 
 mod bind;
 mod dial;
+#[cfg(feature = "testing")]
+mod memory;
 mod stream;
 pub mod tls;
 

@@ -24,6 +24,9 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+#[cfg(feature = "testing")]
+use crate::memory::MemoryStream;
+
 /// Bytes that a stream has carried, readable while another owner drives the stream. Of an encrypted
 /// stream these are the bytes within the encryption.
 #[derive(Debug, Default)]
@@ -57,6 +60,8 @@ enum Transport {
     Tcp(TcpStream),
     // Boxed: the state of a TLS session is much larger than a socket.
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(feature = "testing")]
+    Memory(MemoryStream),
 }
 
 impl From<TcpStream> for Stream {
@@ -79,6 +84,14 @@ impl Stream {
         Ok(Self { transport: Transport::Tls(Box::new(tls)), counts: None })
     }
 
+    /// Two ends of one connection in memory, for tests. `capacity`: the bytes of one direction that may be unread, at least 1.
+    #[cfg(feature = "testing")]
+    pub fn in_memory(capacity: usize) -> (Self, Self) {
+        let (near, far) = MemoryStream::pair(capacity);
+        let stream = |end| Self { transport: Transport::Memory(end), counts: None };
+        (stream(near), stream(far))
+    }
+
     /// The counts of this stream, from the first call on; they stay readable after the stream is closed.
     pub fn counts(&mut self) -> Arc<ByteCounts> {
         self.counts.get_or_insert_default().clone()
@@ -89,7 +102,12 @@ impl Stream {
     /// # Errors
     /// When the connection is gone.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp().local_addr()
+        match &self.transport {
+            Transport::Tcp(stream) => stream.local_addr(),
+            Transport::Tls(stream) => stream.get_ref().0.local_addr(),
+            #[cfg(feature = "testing")]
+            Transport::Memory(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Whether an idle stream cannot carry another request: the peer has closed it, or has sent bytes
@@ -115,47 +133,63 @@ impl Stream {
                 let read = unconstrained(poll_fn(|cx| Pin::new(&mut **stream).poll_fill_buf(cx).map(drop)));
                 pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_ready()
             }
+            #[cfg(feature = "testing")]
+            Transport::Memory(stream) => stream.is_readable(),
         }
     }
 
     /// Whether the peer has ended its side or broken the connection, as far as the reactor knows; whether there are bytes to read
     /// does not matter.
     pub fn is_read_closed(&self) -> bool {
+        #[cfg(feature = "testing")]
+        if let Transport::Memory(stream) = &self.transport {
+            return stream.is_read_closed();
+        }
         pin!(self.read_closed()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     /// Waits until the peer has ended its side or broken the connection. Reads nothing.
     pub async fn read_closed(&self) {
+        let socket = match &self.transport {
+            Transport::Tcp(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref().0,
+            #[cfg(feature = "testing")]
+            Transport::Memory(stream) => return poll_fn(|cx| stream.poll_read_closed(cx)).await,
+        };
         // The interest in priority data stands for "read closed, and not readable", which has no interest of its own.
         #[cfg(target_os = "linux")]
         let interest = Interest::PRIORITY | Interest::ERROR;
         #[cfg(not(target_os = "linux"))]
         let interest = Interest::ERROR;
-        while let Ok(ready) = self.tcp().ready(interest).await
+        while let Ok(ready) = socket.ready(interest).await
             && !ready.is_read_closed()
             && !ready.is_error()
         {
-            let cleared = self.tcp().try_io(interest, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            let cleared = socket.try_io(interest, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
             debug_assert!(cleared.is_err());
         }
     }
 
     /// Closing the stream resets the connection instead of ending it in order.
     pub fn reset_on_close(&self) {
+        let socket = match &self.transport {
+            Transport::Tcp(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref().0,
+            #[cfg(feature = "testing")]
+            Transport::Memory(stream) => return stream.reset_on_close(),
+        };
         // An error means that the connection is gone already.
-        let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
     }
 
     /// Waits until the socket has bytes or has ended. Readiness is the socket's: a TLS stream may have
     /// decrypted bytes without it.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tcp().poll_read_ready(cx)
-    }
-
-    fn tcp(&self) -> &TcpStream {
         match &self.transport {
-            Transport::Tcp(stream) => stream,
-            Transport::Tls(stream) => stream.get_ref().0,
+            Transport::Tcp(stream) => stream.poll_read_ready(cx),
+            Transport::Tls(stream) => stream.get_ref().0.poll_read_ready(cx),
+            #[cfg(feature = "testing")]
+            Transport::Memory(stream) => stream.poll_read_ready(cx),
         }
     }
 
@@ -182,6 +216,8 @@ impl AsyncRead for Stream {
         let polled = match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            #[cfg(feature = "testing")]
+            Transport::Memory(stream) => Pin::new(stream).poll_read(cx, buf),
         };
         if let (true, Some(counts)) = (polled.is_ready(), &self.counts) {
             add(&counts.read, buf.filled().len() - before);
@@ -195,6 +231,8 @@ impl AsyncWrite for Stream {
         let polled = match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            #[cfg(feature = "testing")]
+            Transport::Memory(stream) => Pin::new(stream).poll_write(cx, buf),
         };
         self.count_written(polled)
     }
@@ -207,6 +245,8 @@ impl AsyncWrite for Stream {
         let polled = match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            #[cfg(feature = "testing")]
+            Transport::Memory(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         };
         self.count_written(polled)
     }
@@ -219,6 +259,8 @@ impl AsyncWrite for Stream {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            #[cfg(feature = "testing")]
+            Transport::Memory(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -226,6 +268,8 @@ impl AsyncWrite for Stream {
         match &mut self.transport {
             Transport::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(feature = "testing")]
+            Transport::Memory(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

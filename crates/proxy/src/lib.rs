@@ -22,6 +22,8 @@ mod proxy;
 mod reason;
 mod request;
 mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transport;
 mod upstream;
 

@@ -1,0 +1,83 @@
+//! The data path without listeners and sockets (feature `testing`): the guard of `benches` counts what a request costs on it.
+//!
+//! The caller's task is the one worker. No endpoint is connected to: a request finds the idle connections that the caller
+//! gave to the endpoints.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use outrigger_config as config;
+use outrigger_discovery::Discovery;
+use outrigger_net::Stream;
+use tokio::{runtime::Handle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    context::ProxyContext,
+    downstream::{
+        connection::serve,
+        info::{ConnectionInfo, WorkerContext},
+        table::ConnectionTable,
+    },
+    listener::kind::{DownstreamSettings, ListenerKind, ListenerState},
+    metrics::Metrics,
+    proxy::StartError,
+    transport::pool::Connection,
+    upstream::manager::ClusterManager,
+};
+
+/// One worker that serves streams of the caller, at which each request names its service.
+#[derive(Debug)]
+pub struct StreamProxy {
+    worker: Arc<WorkerContext>,
+    listener: Arc<ListenerState>,
+}
+
+impl StreamProxy {
+    /// Opens the declared upstreams. Their views are kept up to date on the current runtime.
+    ///
+    /// # Errors
+    /// When the name of a metric is invalid.
+    pub fn new(config: &config::Config, discovery: Arc<Discovery>) -> Result<Self, StartError> {
+        let metrics = Metrics::new(1)?;
+        let clusters = ClusterManager::new(config, discovery, metrics.clone(), Handle::current(), 1);
+        let context = Arc::new(ProxyContext { clusters, metrics });
+        let settings = Arc::new(ArcSwap::from_pointee(DownstreamSettings::new(config)));
+        let listener = ListenerState::new(ListenerKind::ByName, settings, CancellationToken::new());
+        Ok(Self {
+            worker: Arc::new(WorkerContext { context, index: 0, table: ConnectionTable::default() }),
+            listener,
+        })
+    }
+
+    /// Resolves when the registry has answered for every declared upstream.
+    pub async fn wait_for_first_answers(&self) {
+        for cluster in self.worker.context.clusters.clusters() {
+            cluster.wait_for_first_answer().await;
+        }
+    }
+
+    /// Gives every endpoint of every cluster one more idle connection. `connect` makes the stream to an endpoint's address.
+    pub fn give_idle(&self, mut connect: impl FnMut(SocketAddr) -> Stream) {
+        for cluster in self.worker.context.clusters.clusters() {
+            let view = cluster.view.load();
+            let pool = &view.settings.policy.pool;
+            for endpoint in &view.endpoints {
+                if let Some(open) = endpoint.pool.reserve(pool.max_connections) {
+                    let connection = Connection::new(connect(endpoint.addr), open);
+                    endpoint.pool.check_in(self.worker.index, connection, pool.max_idle, Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Serves an app connection to its end.
+    pub fn serve(&self, stream: Stream) -> impl Future<Output = ()> + Send + use<> {
+        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let (worker, listener) = (self.worker.clone(), self.listener.clone());
+        serve(ConnectionInfo { worker, listener, peer: loopback(1), local: loopback(2) }, stream)
+    }
+}

@@ -125,4 +125,14 @@ mod tests {
         let len = size_of_serve(serve);
         assert!(len <= 512, "{len} bytes");
     }
+    fn size_of_run<'a, F: Future>(_: impl FnOnce(&'a ConnectionInfo, &'a mut Channel, bool) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What an active connection allocates beside its buffers.
+    #[test]
+    fn an_active_connection_is_a_future_of_bounded_size() {
+        let len = size_of_run(http1::run);
+        assert!(len <= 7 * 1024, "{len} bytes");
+    }
 }

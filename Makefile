@@ -1,6 +1,7 @@
 # Everything that is done with this checkout. `make` alone lists the targets.
 
 CARGO ?= cargo
+RUSTC ?= rustc
 
 .DEFAULT_GOAL := help
 
@@ -51,12 +52,20 @@ bench-quick: ## Two minutes beside nginx and HAProxy; prints the table, writes n
 	$(CARGO) run --quiet --package outrigger-benches -- peers --quick \
 	    $(if $(OUTRIGGER_BIN),--outrigger $(OUTRIGGER_BIN)) $(ARGS)
 
+# Streams in memory, one thread, a clock that stands still: other load on the machine changes nothing. Arguments:
+# make guard ARGS=--rebase.
+.PHONY: guard
+guard: ## What a request costs, exactly, against the committed figure; installs valgrind
+	$(CARGO) build --quiet --profile guard --package outrigger-guard
+	@target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && \
+	    CARGO_TARGET_DIR="$$target" RUSTC="$(RUSTC)" "$$target/guard/outrigger-guard" $(ARGS)
+
 .PHONY: fuzz
 fuzz: ## Fuzz the HTTP/1 codec, a minute for each target; needs a nightly compiler
 	@fuzz/run.sh 60
 
 .PHONY: check
-check: lint test ## Everything that CI runs; chaos in its short form
+check: lint test guard ## Everything that CI runs; chaos in its short form
 	@$(MAKE) --no-print-directory chaos ARGS=--short
 
 .PHONY: doc

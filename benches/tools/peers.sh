@@ -6,6 +6,8 @@
 # Prints a line for each, fields separated by tabs: its name and path, or its name, a `-` and a
 # sentence that says why it is not there. What is said on the way goes to stderr. Always exits 0:
 # a program that is not there is left out of the table. Takes at most about ten minutes, once.
+#
+# Arguments are the programs that are wanted, for example: benches/tools/peers.sh valgrind
 set -uo pipefail
 
 envoy_version=1.40.0
@@ -24,6 +26,11 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 declare -A packages=([nginx]=nginx-light [haproxy]=haproxy [wrk]=wrk [h2load]=nghttp2-client
     [valgrind]=valgrind [vgdb]=valgrind [strace]=strace)
 programs=(nginx haproxy wrk h2load valgrind vgdb strace)
+wants_envoy=yes
+if [[ $# != 0 ]]; then
+    programs=("$@")
+    wants_envoy=no
+fi
 
 why=""
 install_missing() {
@@ -82,5 +89,6 @@ for program in "${programs[@]}"; do
         printf '%s\t-\t%s\n' "$program" "${why:-it could not be installed}"
     fi
 done
+if [[ $wants_envoy == no ]]; then exit 0; fi
 if said=$(install_envoy); then printf 'envoy\t%s\n' "$said"; else printf 'envoy\t-\t%s\n' "$said"; fi
 exit 0

@@ -315,6 +315,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "the test writes as the app, not as the proxy")]
     async fn channel_with(bytes: &[u8]) -> (Channel, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (app, accepted) =

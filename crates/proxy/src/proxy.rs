@@ -20,10 +20,9 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    context::ProxyContext,
+    context::{DownstreamSettings, ProxyContext},
     listener::{
-        kind::{BoundListener, DownstreamSettings, Listener},
-        set::{ListenerChange, ListenerPlan},
+        set::{BoundListener, Listener, ListenerChange, ListenerPlan},
         worker::{Command, WorkerPool},
     },
     metrics::{Metrics, collector, families},

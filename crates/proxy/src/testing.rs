@@ -16,13 +16,8 @@ use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    context::ProxyContext,
-    downstream::{
-        connection::serve,
-        info::{ConnectionInfo, WorkerContext},
-        table::ConnectionTable,
-    },
-    listener::kind::{DownstreamSettings, ListenerKind, ListenerState},
+    context::{ConnectionInfo, DownstreamSettings, ListenerKind, ListenerState, ProxyContext, WorkerContext},
+    downstream::{connection::serve, table::ConnectionTable},
     metrics::Metrics,
     proxy::StartError,
     transport::pool::Connection,

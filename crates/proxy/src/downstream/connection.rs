@@ -13,9 +13,9 @@ use outrigger_net::Stream;
 use tokio::time::Instant;
 
 use crate::{
+    context::ConnectionInfo,
     downstream::{
         http1::{self, Next},
-        info::ConnectionInfo,
         linger::linger,
         table::Place,
     },

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::{
-    downstream::info::ConnectionInfo,
+    context::ConnectionInfo,
     reason::{Reason, Refusal},
     request::{
         downstream::AfterRequest,

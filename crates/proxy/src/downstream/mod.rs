@@ -2,6 +2,5 @@
 
 pub(crate) mod connection;
 pub(crate) mod http1;
-pub(crate) mod info;
 pub(crate) mod linger;
 pub(crate) mod table;

@@ -7,11 +7,9 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 use crate::{
-    downstream::{connection::reject_connection, info::WorkerContext},
-    listener::{
-        end_on_panic::EndOnPanic,
-        kind::{BoundListener, ListenerState},
-    },
+    context::{ListenerState, WorkerContext},
+    downstream::connection::reject_connection,
+    listener::{end_on_panic::EndOnPanic, set::BoundListener},
     reason::Reason,
 };
 

@@ -2,6 +2,5 @@
 
 pub(crate) mod accept;
 pub(crate) mod end_on_panic;
-pub(crate) mod kind;
 pub(crate) mod set;
 pub(crate) mod worker;

@@ -16,9 +16,35 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    listener::kind::{BoundListener, DownstreamSettings, Listener, ListenerKind, ListenerState},
+    context::{DownstreamSettings, ListenerKind, ListenerState},
     upstream::{cluster::Cluster, manager::upstream_key},
 };
+
+/// An address that the proxy listens on.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// The address of the settings; with port 0 the system chose the port of `addr`.
+    pub(crate) configured_addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
+    /// For the connections that it accepts from now on.
+    pub(crate) state: ArcSwap<ListenerState>,
+    /// Cancelled: the listener accepts nothing more.
+    pub(crate) stop_accepting: CancellationToken,
+}
+
+impl Listener {
+    /// The name of the service that every request goes to; `None`: each request names its own.
+    pub(crate) fn service(&self) -> Option<String> {
+        self.state.load().kind.cluster().map(|cluster| cluster.key.service.to_string())
+    }
+}
+
+/// A listener with its socket, which no acceptor has yet.
+#[derive(Debug)]
+pub(crate) struct BoundListener {
+    pub(crate) socket: TcpListener,
+    pub(crate) listener: Arc<Listener>,
+}
 
 /// An address of new settings, with the listener that has it already or a new socket.
 #[derive(Debug)]

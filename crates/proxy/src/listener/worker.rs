@@ -25,16 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    context::ProxyContext,
-    downstream::{
-        connection::serve,
-        info::{ConnectionInfo, WorkerContext},
-        table::ConnectionTable,
-    },
+    context::{ConnectionInfo, ProxyContext, WorkerContext},
+    downstream::{connection::serve, table::ConnectionTable},
     listener::{
         accept::{AcceptedConnection, run_acceptor},
         end_on_panic::EndOnPanic,
-        kind::BoundListener,
+        set::BoundListener,
     },
     metrics::cells::{Block, WorkerCells},
     reason::Reason,

@@ -11,8 +11,7 @@ use outrigger_http1::{Framing, Head};
 use tokio::time::Instant;
 
 use crate::{
-    downstream::info::ConnectionInfo,
-    listener::kind::DownstreamSettings,
+    context::{ConnectionInfo, DownstreamSettings},
     reason::Refusal,
     request::{
         account::RequestAccount,

@@ -10,7 +10,7 @@ use outrigger_policy::{Deadline, deadline::add_saturating};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    downstream::info::ConnectionInfo,
+    context::ConnectionInfo,
     metrics::labels::Rejected,
     reason::{Reason, Refusal},
     request::{

@@ -9,9 +9,8 @@ use std::{net::IpAddr, sync::Arc};
 use outrigger_http1::{Head, Name};
 
 use crate::{
-    downstream::info::ConnectionInfo,
+    context::{ConnectionInfo, DownstreamSettings},
     host::{self, ParsedHost, ServiceName},
-    listener::kind::DownstreamSettings,
     reason::{Reason, Refusal},
     request::fields::{self, RequestFacts},
     upstream::cluster::Cluster,
@@ -34,7 +33,7 @@ pub(crate) async fn find(
     if facts.is_from_browser {
         // Another port of this machine is another origin.
         let is_own = |authority: &str| {
-            is_own_authority(info, authority) && authority_port(authority) == info.local_port()
+            is_own_authority(info, authority) && authority_port(authority) == info.local.port()
         };
         fields::check_origin(head, &settings.outbound.allow_origins, is_own)?;
     }
@@ -183,7 +182,7 @@ fn is_own_authority(info: &ConnectionInfo, authority: &str) -> bool {
         || host::host_of(authority)
             .map(|host| host.trim_matches(['[', ']']))
             .and_then(|host| host.parse::<IpAddr>().ok())
-            .is_some_and(|ip: IpAddr| Some(ip.to_canonical()) == info.local_ip())
+            .is_some_and(|ip: IpAddr| ip.to_canonical() == info.local.ip().to_canonical())
 }
 
 /// The port of an authority; 80 where it has none.

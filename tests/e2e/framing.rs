@@ -272,3 +272,16 @@ async fn bytes_after_an_answer_are_not_used_as_the_next_answer() {
         assert_eq!(client.get("orders", "/").await.text(), "first", "each answer on its own connection");
     }
 }
+
+#[tokio::test]
+async fn what_is_carried_although_the_rfcs_do_not_allow_it_is_counted() {
+    let odd = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\ntransfer-encoding: chunked\r\nx: a\u{1}b\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    let instance = Instance::scripted("a", move |_| Answer::raw(odd)).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    let response = sidecar.exchange("GET / HTTP/1.1\r\nHost: orders\r\nX: \u{2}\r\n\r\n").await;
+    assert_eq!((response.status, response.text().as_str()), (200, "ok"));
+    for what in ["framing", "request_controls", "response_controls"] {
+        let labels = [("service", "orders"), ("what", what)];
+        assert_eq!(sidecar.metric("outrigger_tolerated_total", &labels), 1.0, "{what}");
+    }
+}

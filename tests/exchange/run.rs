@@ -165,6 +165,10 @@ impl Exchange<'_> {
                 }
             }
             Step::Closed => self.app().await?.expect_end().await,
+            Step::Next => {
+                self.instance = None;
+                Ok(())
+            }
             Step::GetsEnd => self.instance().await?.read_to_end().await,
             Step::Cut => self.expect_cut().await,
             Step::End => self.app().await?.0.stream.shutdown().await.map_err(|error| error.to_string()),
@@ -334,6 +338,7 @@ fn name_of(step: &Step) -> &'static str {
         Step::Refuse(_) => "refuse",
         Step::Error(_) => "error",
         Step::Again => "again",
+        Step::Next => "next",
         Step::Closed => "closed",
         Step::Cut => "cut",
         Step::End => "end",

@@ -88,6 +88,8 @@ reasons! {
     SentUnknown: 502, "sent_unknown", "The instance closed the connection; whether it acted is not known";
     /// The response of the instance is no valid HTTP.
     BadResponse: 502, "bad_response", "The response of the instance is no valid HTTP";
+    /// The body has no length, is too long to be kept, and the instance speaks HTTP/1.0, which has no chunks.
+    LengthUnknown: 502, "length_unknown", "The instance takes no body of an unknown length";
     /// No response head arrived in time.
     Timeout: 504, "timeout", "The service did not answer in time";
     /// The app's own deadline, or the service's `deadline`, has passed.
@@ -131,6 +133,7 @@ impl Reason {
             self,
             Self::BadRequest
                 | Self::BadBody
+                | Self::LengthUnknown
                 | Self::SlowHead
                 | Self::HeadTooLarge
                 | Self::UriTooLong

@@ -23,7 +23,7 @@ use outrigger_policy::{Outcome, retry::GiveUp};
 use parking_lot::Mutex;
 
 use crate::{
-    metrics::labels::{HedgeResult, PoolEvent, Rejected},
+    metrics::labels::{HedgeResult, PoolEvent, Rejected, Tolerated},
     reason::Reason,
 };
 
@@ -216,6 +216,7 @@ pub(crate) struct ServiceCells {
     pub(super) gave_up: [Cell; GiveUp::ALL.len()],
     pub(super) hedges: [Cell; HedgeResult::LABELS.len()],
     pub(super) shed: [Cell; Rejected::LABELS.len()],
+    pub(super) tolerated: [Cell; Tolerated::LABELS.len()],
     /// Retries.
     pub(crate) retried: Cell,
     /// Requests that were sent again after a keep-alive race.
@@ -236,6 +237,7 @@ impl Default for ServiceCells {
             gave_up: Default::default(),
             hedges: Default::default(),
             shed: Default::default(),
+            tolerated: Default::default(),
             retried: Cell::new(),
             raced: Cell::new(),
         }
@@ -285,6 +287,11 @@ impl Block<ServiceCells> {
     /// Counts a second attempt, or that the budget allowed none.
     pub(crate) fn record_hedge(&self, result: HedgeResult) {
         self.inc(&self.hedges[result as usize]);
+    }
+
+    /// Counts a message that was carried although the RFCs do not allow it.
+    pub(crate) fn record_tolerated(&self, what: Tolerated) {
+        self.inc(&self.tolerated[what as usize]);
     }
 
     /// Counts a request that the bulkhead rejected.

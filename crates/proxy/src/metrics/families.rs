@@ -13,7 +13,7 @@ use crate::{
     metrics::{
         Metrics, ServiceSeries,
         cells::{BOUNDS, Cell, ServiceCells},
-        labels::{HedgeResult, PoolEvent, Rejected},
+        labels::{HedgeResult, PoolEvent, Rejected, Tolerated},
     },
     reason::Reason,
 };
@@ -28,7 +28,7 @@ struct ServiceCounters {
     counts: fn(&ServiceSeries) -> Vec<(String, u64)>,
 }
 
-const SERVICE_COUNTERS: [ServiceCounters; 7] = [
+const SERVICE_COUNTERS: [ServiceCounters; 8] = [
     ServiceCounters {
         name: "outrigger_requests_total",
         help: "Responses to the app, by status; 499: the app disconnected.",
@@ -73,6 +73,12 @@ const SERVICE_COUNTERS: [ServiceCounters; 7] = [
         help: "Requests that the bulkhead rejected, by limit.",
         label: "why",
         counts: |series| labelled(series, Rejected::LABELS, |cells| &cells.shed),
+    },
+    ServiceCounters {
+        name: "outrigger_tolerated_total",
+        help: "Messages that were carried although the RFCs do not allow them, by what is wrong.",
+        label: "what",
+        counts: |series| labelled(series, Tolerated::LABELS, |cells| &cells.tolerated),
     },
     ServiceCounters {
         name: "outrigger_pool_connections_total",

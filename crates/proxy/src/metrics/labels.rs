@@ -32,6 +32,22 @@ impl Rejected {
     pub(crate) const LABELS: [&str; 2] = ["max_pending", "pending_timeout"];
 }
 
+/// What was carried although the RFCs do not allow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tolerated {
+    /// A response with `Content-Length` and `Transfer-Encoding` (RFC 9112 §6.3).
+    Framing,
+    /// A control character in a field value of a request (RFC 9110 §5.5).
+    RequestControls,
+    /// A control character in a field value or in the reason phrase of a response.
+    ResponseControls,
+}
+
+impl Tolerated {
+    /// In the order of the discriminants.
+    pub(crate) const LABELS: [&str; 3] = ["framing", "request_controls", "response_controls"];
+}
+
 /// What became of a connection to an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PoolEvent {

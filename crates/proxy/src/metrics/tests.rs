@@ -4,7 +4,7 @@ use outrigger_policy::{Outcome, retry::GiveUp};
 use prometheus::Registry;
 
 use super::*;
-use labels::{HedgeResult, PoolEvent, Rejected};
+use labels::{HedgeResult, PoolEvent, Rejected, Tolerated};
 
 fn register(registry: &Registry, threads: usize) -> Arc<Metrics> {
     let metrics = Metrics::new(threads).unwrap();
@@ -73,6 +73,7 @@ fn a_scrape_has_the_text_of_the_crates_own_counters() {
     first.record_give_up(GiveUp::Budget);
     first.record_hedge(HedgeResult::Lost);
     first.record_rejection(Rejected::TimedOut);
+    first.record_tolerated(Tolerated::Framing);
     first.inc(&first.retried);
     second.inc(&second.raced);
     first.record_pool_event(PoolEvent::Opened);

@@ -38,6 +38,8 @@ const HURRY: Duration = Duration::from_millis(200);
 /// How long a response may be waited for before the instance is checked, and the time between two checks.
 const STALL_CHECK_AFTER: Duration = Duration::from_secs(1);
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// The interim response that asks for a body.
+pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What the attempts of a request share and change.
 #[derive(Debug, Default)]
@@ -59,6 +61,8 @@ pub(crate) struct Attempt<'r> {
 
 #[expect(clippy::large_enum_variant, reason = "boxing the exchange would allocate for every request")]
 enum Stage {
+    /// Reads all of the body, because the instance takes no chunks.
+    Buffering,
     /// Waits for a permit or a connection. Boxed, because the usual attempt takes an idle connection at once.
     Opening(Box<Opening>),
     Exchanging(Exchange),
@@ -87,17 +91,26 @@ impl<'r> Attempt<'r> {
             given_at: None,
             check_stall_at: bounds.begun + STALL_CHECK_AFTER,
         };
-        let endpoint = attempt.lease.endpoint();
-        let checkout = call.checkout(&bounds, bounds.begun);
+        if upload.lacks_length() && attempt.lease.endpoint().is_http10() {
+            attempt.stage = Stage::Buffering;
+        } else {
+            attempt.begin(call, upload, bounds.begun);
+        }
+        attempt
+    }
+
+    /// Takes an idle connection, or waits for a permit and a new one.
+    fn begin(&mut self, call: &Call<'r>, upload: &mut Upload, now: Instant) {
+        let endpoint = self.lease.endpoint();
+        let checkout = call.checkout(&self.bounds, now);
         let permit = endpoint.try_acquire();
         let idle = permit.as_ref().and_then(|_| endpoint.take_idle(&checkout));
         match (permit, idle) {
             (Some(permit), Some(connection)) => {
-                attempt.begin_exchange(permit, connection, call, upload, bounds.begun);
+                self.begin_exchange(permit, connection, call, upload, now);
             }
-            (permit, _) => attempt.stage = attempt.open(permit, call, upload),
+            (permit, _) => self.stage = self.open(permit, call, upload),
         }
-        attempt
     }
 
     /// A permit, where `permit` is none, and a connection.
@@ -152,14 +165,15 @@ impl<'r> Attempt<'r> {
         self.given_at = Some(now);
         self.check_stall_at = now + STALL_CHECK_AFTER;
         upload.restart_hold(now);
-        self.stage = Stage::Exchanging(call.exchange(connection, &self.bounds, upload, now));
+        let is_http10 = self.lease.endpoint().is_http10();
+        self.stage = Stage::Exchanging(call.exchange(connection, &self.bounds, upload, is_http10, now));
     }
 
     /// Ends the exchange.
     pub(crate) fn take_exchange(&mut self) -> Option<Exchange> {
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Exchanging(exchange) => Some(exchange),
-            Stage::Opening(_) | Stage::Ended => None,
+            Stage::Buffering | Stage::Opening(_) | Stage::Ended => None,
         }
     }
 
@@ -167,7 +181,7 @@ impl<'r> Attempt<'r> {
     pub(crate) fn sent(&self) -> Sent {
         match &self.stage {
             Stage::Exchanging(exchange) => exchange.sent(),
-            Stage::Opening(_) | Stage::Ended => Sent::Nothing,
+            Stage::Buffering | Stage::Opening(_) | Stage::Ended => Sent::Nothing,
         }
     }
 
@@ -198,8 +212,25 @@ impl<'r> Attempt<'r> {
         has_raced: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<AttemptResult> {
+        // An instance of HTTP/1.0 sends no 100: the app gets one from here.
+        if upload.held_since().is_some()
+            && self.lease.endpoint().is_http10()
+            && upload.release(true, Instant::now())
+        {
+            app.queue(|outbox| outbox.push(CONTINUE));
+        }
         loop {
             match &mut self.stage {
+                Stage::Buffering => match ready!(upload.poll_keep_all(app, cx)) {
+                    Ok(true) => self.begin(call, upload, Instant::now()),
+                    Ok(false) => {
+                        return Poll::Ready(Err(Failed::without_length(call.settings.policy.retry.max_body)));
+                    }
+                    Err(broken) => {
+                        let (outcome, detail) = upload_failure(&broken);
+                        return Poll::Ready(Err(Failed::unsent(outcome, detail)));
+                    }
+                },
                 Stage::Opening(opening) => match ready!(opening.opened.as_mut().poll(cx)) {
                     Ok((permit, connection)) => {
                         let now = Instant::now();
@@ -220,12 +251,14 @@ impl<'r> Attempt<'r> {
                 },
                 Stage::Exchanging(exchange) => match ready!(exchange.poll_head(app, upload, cx)) {
                     Ok(ResponseHead::Interim(head)) => {
+                        self.lease.endpoint().note_version(head.minor());
                         // The instance is at work: neither it nor the request is stalled.
                         self.lease.endpoint().stall.record_response();
                         self.check_stall_at = Instant::now() + STALL_CHECK_AFTER;
                         call.pass_interim(head, app, upload, interim);
                     }
                     Ok(ResponseHead::Final(head, framing)) => {
+                        self.lease.endpoint().note_version(head.minor());
                         let is_close = head.status() == 408;
                         let ended = call.judge_response(head, framing, exchange);
                         // A server that ends an idle connection says so with a 408 that no request asked for.
@@ -260,9 +293,15 @@ impl<'r> Attempt<'r> {
         true
     }
 
+    /// The bound of a body that is read before it is sent.
+    fn buffering(&self, upload: &Upload) -> (Instant, Bound) {
+        self.bounds.moving(upload.last_byte().max(self.bounds.begun))
+    }
+
     /// When [`Attempt::expire`] is to be called.
     pub(crate) fn due(&self, upload: &Upload) -> Instant {
         match &self.stage {
+            Stage::Buffering => self.buffering(upload).0,
             Stage::Opening(opening) => opening.due,
             Stage::Exchanging(exchange) => self.bounds.next(upload, exchange).0.min(self.check_stall_at),
             Stage::Ended => self.check_stall_at,
@@ -272,13 +311,17 @@ impl<'r> Attempt<'r> {
     /// Ends the attempt when its time is over; checks whether the instance answers at all.
     pub(crate) fn expire(&mut self, call: &Call<'r>, upload: &Upload, now: Instant) -> Option<Failed> {
         let exchange = match &mut self.stage {
+            Stage::Buffering => {
+                let (at, bound) = self.buffering(upload);
+                return (at <= now).then(|| expired(bound, false, Sent::Nothing));
+            }
             Stage::Opening(opening) => return (opening.due <= now).then(|| opening.expired(call, false)),
             Stage::Exchanging(exchange) => exchange,
             Stage::Ended => return None,
         };
         let (at, bound) = self.bounds.next(upload, exchange);
         if at <= now {
-            return Some(expired(bound, exchange));
+            return Some(expired(bound, exchange.is_write_blocked(), exchange.sent()));
         }
         if self.check_stall_at > now {
             return None;
@@ -300,7 +343,13 @@ impl<'r> Attempt<'r> {
             && !self.bounds.retry.is_last();
         is_lost.then(|| {
             let detail = "no answer, and the instance accepts no connections any more".to_owned();
-            Failed { outcome: closed(exchange), sent: exchange.sent(), detail, is_body_timeout: false }
+            Failed {
+                outcome: closed(exchange),
+                sent: exchange.sent(),
+                detail,
+                is_body_timeout: false,
+                lacks_length: false,
+            }
         })
     }
 }
@@ -336,24 +385,28 @@ fn failure(error: &ExchangeError, exchange: &Exchange) -> Failed {
     let (outcome, detail) = match error {
         ExchangeError::Closed(detail) => (closed(exchange), detail.clone()),
         ExchangeError::Invalid(detail) => (Outcome::BadResponse, detail.clone()),
-        ExchangeError::Upload(BrokenUpload::BadFraming(detail)) => (Outcome::BadRequest, detail.clone()),
-        ExchangeError::Upload(BrokenUpload::Gone) => {
-            (Outcome::ClientGone, "the app disconnected within its body".to_owned())
-        }
+        ExchangeError::Upload(broken) => upload_failure(broken),
     };
-    Failed { outcome, sent: exchange.sent(), detail, is_body_timeout: false }
+    Failed { outcome, sent: exchange.sent(), detail, is_body_timeout: false, lacks_length: false }
 }
 
-fn expired(bound: Bound, exchange: &Exchange) -> Failed {
+fn upload_failure(broken: &BrokenUpload) -> (Outcome, String) {
+    match broken {
+        BrokenUpload::BadFraming(detail) => (Outcome::BadRequest, detail.clone()),
+        BrokenUpload::Gone => (Outcome::ClientGone, "the app disconnected within its body".to_owned()),
+    }
+}
+
+fn expired(bound: Bound, is_write_blocked: bool, sent: Sent) -> Failed {
     let (outcome, detail, is_body_timeout) = match bound {
         Bound::Timeout => (Outcome::Timeout, "no answer in time", false),
         Bound::Deadline => (Outcome::Deadline, "no answer before the deadline", false),
         Bound::PerTry => (Outcome::PerTryTimeout, "no answer within per_try_timeout", false),
         // Full buffers towards the instance: the instance does not read.
-        Bound::BodyIdle if exchange.is_write_blocked() => {
+        Bound::BodyIdle if is_write_blocked => {
             (Outcome::Timeout, "the instance stopped reading the body", false)
         }
         Bound::BodyIdle => (Outcome::ClientGone, "the request body stopped arriving", true),
     };
-    Failed { outcome, sent: exchange.sent(), detail: detail.to_owned(), is_body_timeout }
+    Failed { outcome, sent, detail: detail.to_owned(), is_body_timeout, lacks_length: false }
 }

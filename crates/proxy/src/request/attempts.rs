@@ -206,6 +206,7 @@ fn reason(failed: &Failed, gave_up: Option<GiveUp>) -> Reason {
         Outcome::Deadline => Reason::DeadlineExceeded,
         Outcome::Overloaded => Reason::Overloaded,
         Outcome::Resource => Reason::LocalResource,
+        Outcome::BadRequest if failed.lacks_length => Reason::LengthUnknown,
         Outcome::BadRequest => Reason::BadBody,
         Outcome::ClientGone if failed.is_body_timeout => Reason::BodyTimeout,
         Outcome::ClientGone => Reason::ClientGone,

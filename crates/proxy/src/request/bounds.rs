@@ -42,15 +42,20 @@ impl Bounds<'_> {
         let last = exchange.last_upload(upload);
         // While a body is held back nothing of it is waited for.
         if !exchange.is_upload_done() && upload.exists() && upload.held_since().is_none() {
-            let idle = last.max(self.begun) + self.body_idle;
-            return match self.deadline.cap().map(Instant::from_std) {
-                Some(cap) if cap < idle => (cap, Bound::Deadline),
-                _ => (idle, Bound::BodyIdle),
-            };
+            return self.moving(last.max(self.begun));
         }
         let last = last_byte(upload).map(|_| last);
         let from = last.map_or(self.begun, |last| last.max(self.begun));
         self.sooner(self.whole(last), from)
+    }
+
+    /// The bound of a body that moves, of which the last byte moved at `last`.
+    pub(crate) fn moving(&self, last: Instant) -> (Instant, Bound) {
+        let idle = last + self.body_idle;
+        match self.deadline.cap().map(Instant::from_std) {
+            Some(cap) if cap < idle => (cap, Bound::Deadline),
+            _ => (idle, Bound::BodyIdle),
+        }
     }
 
     /// Until when a permit and a connection may be waited for.
@@ -101,6 +106,8 @@ pub(crate) struct Failed {
     pub(crate) detail: String,
     /// The app, not the instance, fell silent.
     pub(crate) is_body_timeout: bool,
+    /// The body can be sent to no instance that speaks as this one does.
+    pub(crate) lacks_length: bool,
 }
 
 /// How an attempt ended.
@@ -115,8 +122,16 @@ pub(crate) fn outcome_of(result: &AttemptResult) -> Outcome {
 }
 
 impl Failed {
+    /// The instance takes no chunks, and the body is longer than what is kept to learn its length.
+    pub(crate) fn without_length(most: usize) -> Self {
+        let detail = format!(
+            "the instance speaks HTTP/1.0, and the chunked body is longer than the {most} bytes that are kept of it"
+        );
+        Self { lacks_length: true, ..Self::unsent(Outcome::BadRequest, detail) }
+    }
+
     /// Nothing of the request was sent.
     pub(crate) fn unsent(outcome: Outcome, detail: String) -> Self {
-        Self { outcome, sent: Sent::Nothing, detail, is_body_timeout: false }
+        Self { outcome, sent: Sent::Nothing, detail, is_body_timeout: false, lacks_length: false }
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::{
     metrics::cells::{Block, ServiceCells},
+    metrics::labels::Tolerated,
     request::{
         bounds::{AttemptResult, Bounds, Failed, Response},
         deadline::ClientDeadline,
@@ -61,21 +62,23 @@ impl<'r> Call<'r> {
         }
     }
 
-    /// An exchange on `connection`, with the head as the instance gets it. Where there is a deadline, the head says what is left
+    /// An exchange on `connection`, with the head as the instance gets it; `is_http10`: it speaks HTTP/1.0. Where there is a deadline, the head says what is left
     /// of it; with a body that is still being read, the end of the time-out is not known yet.
     pub(crate) fn exchange(
         &self,
         connection: Connection,
         bounds: &Bounds<'_>,
         upload: &Upload,
+        is_http10: bool,
         now: Instant,
     ) -> Exchange {
-        let mut drop =
-            if self.changes.keeps_expect && (!self.changes.expects_continue || upload.expects_continue()) {
-                DROPPED
-            } else {
-                DROPPED_EXPECT
-            };
+        let mut drop = if self.changes.keeps_expect
+            && (!self.changes.expects_continue || upload.expects_continue() && !is_http10)
+        {
+            DROPPED
+        } else {
+            DROPPED_EXPECT
+        };
         let (mut more_dropped, mut added);
         let mut add: &[u8] = &self.changes.add;
         if !self.changes.drop.is_empty() {
@@ -99,12 +102,14 @@ impl<'r> Call<'r> {
             add,
             minor: Some(1),
         };
-        Exchange::new(connection, &self.head, &edits, upload, self.response_limits, now)
+        let framing = if is_http10 { upload.framing_with_length() } else { upload.framing() };
+        Exchange::new(connection, &self.head, &edits, framing, self.response_limits, now)
     }
 
     /// What a final head means.
     pub(crate) fn judge_response(&self, head: Head, framing: Framing, exchange: &Exchange) -> AttemptResult {
         let status = head.status();
+        self.count_tolerated(&head);
         if framing == Framing::Tunnel && !self.changes.accepts_upgrade(&self.head, &head) {
             let detail = "the instance switched to a protocol that was not asked for".to_owned();
             let sent = exchange.sent().max(Sent::Head);
@@ -116,6 +121,16 @@ impl<'r> Call<'r> {
             Outcome::Status(status)
         };
         Ok(Response { head, framing, outcome })
+    }
+
+    fn count_tolerated(&self, head: &Head) {
+        let cells = self.settings.series.at(self.worker);
+        if head.has_controls() {
+            cells.record_tolerated(Tolerated::ResponseControls);
+        }
+        if head.has(Name::TransferEncoding) && head.has(Name::ContentLength) {
+            cells.record_tolerated(Tolerated::Framing);
+        }
     }
 
     /// Passes an interim response on, or drops it: an app of HTTP/1.0 does not know them, and of two exchanges beside each other

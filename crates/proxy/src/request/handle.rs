@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     context::ConnectionInfo,
-    metrics::labels::Rejected,
+    metrics::labels::{Rejected, Tolerated},
     reason::{Reason, Refusal},
     request::{
         account::RequestAccount,
@@ -77,6 +77,9 @@ impl Downstream<'_> {
         // Moved: it ends before the settings, because it counts in their cells.
         let mut account = account;
         account.set_service(settings.series.at(self.info.worker.index), &cluster.label);
+        if head.has_controls() {
+            settings.series.at(self.info.worker.index).record_tolerated(Tolerated::RequestControls);
+        }
         let policy = &settings.policy;
         let permit = match cluster.breaker.admit(policy.circuit_breaker.as_ref(), accepted.into_std()) {
             Ok(permit) => permit,

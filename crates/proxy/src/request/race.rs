@@ -23,7 +23,7 @@ use crate::{
     metrics::labels::HedgeResult,
     request::{
         account::RequestAccount,
-        attempt::{Attempt, AttemptState},
+        attempt::{Attempt, AttemptState, CONTINUE},
         bounds::{AttemptResult, Bounds},
         call::Call,
         downstream::Downstream,
@@ -124,7 +124,7 @@ impl<'r> Race<'r> {
             }
             if held_since.is_some_and(|since| since + CONTINUE_AFTER <= now) && app.upload.release(true, now)
             {
-                app.channel.queue(|outbox| outbox.push(b"HTTP/1.1 100 Continue\r\n\r\n"));
+                app.channel.queue(|outbox| outbox.push(CONTINUE));
             }
             if self.hedge_at.is_some_and(|at| at <= now) {
                 self.hedge_at = None;

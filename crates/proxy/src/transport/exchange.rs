@@ -138,12 +138,12 @@ impl Outgoing {
 }
 
 impl Exchange {
-    /// Queues the head of a request. `edits`: how it differs from the app's.
+    /// Queues the head of a request. `edits`: how it differs from the app's; `framing`: how its body is sent.
     pub(crate) fn new(
         connection: Connection,
         head: &Head,
         edits: &Edits<'_>,
-        upload: &Upload,
+        framing: Framing,
         limits: HeadLimits,
         now: Instant,
     ) -> Self {
@@ -156,7 +156,7 @@ impl Exchange {
             sent_at: None,
             position: 0,
             has_body_begun: false,
-            outgoing: Outgoing::new(upload.framing()),
+            outgoing: Outgoing::new(framing),
             is_sent: false,
             is_deaf: false,
             is_blocked: false,
@@ -169,7 +169,6 @@ impl Exchange {
             direct: 0,
             last_received: now,
         };
-        let framing = upload.framing();
         exchange.connection.channel.queue(|outbox| write_head(head, edits, framing, outbox));
         exchange
     }

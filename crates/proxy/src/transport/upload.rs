@@ -98,6 +98,36 @@ impl Upload {
         self.framing
     }
 
+    /// How the body ends for an instance that takes no chunks: with its length, once all of it is kept.
+    pub(crate) fn framing_with_length(&self) -> Framing {
+        match self.framing {
+            Framing::Chunked if self.is_ended() && !self.is_lossy => Framing::Length(self.kept.len() as u64),
+            framing => framing,
+        }
+    }
+
+    /// Whether its length is not known yet.
+    pub(crate) fn lacks_length(&self) -> bool {
+        self.framing == Framing::Chunked && (self.is_lossy || !self.is_ended())
+    }
+
+    /// Reads and keeps all of it. Ready with false: it is longer than what may be kept.
+    ///
+    /// # Errors
+    /// The framing is invalid, or the app disconnected.
+    pub(crate) fn poll_keep_all(
+        &mut self,
+        app: &mut Channel,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, BrokenUpload>> {
+        while !self.is_lossy && !self.is_ended() {
+            if !self.decode(app)? {
+                ready!(self.poll_read(app, cx))?;
+            }
+        }
+        Poll::Ready(Ok(!self.is_lossy))
+    }
+
     /// Whether all of it was read from the app.
     pub(crate) fn is_ended(&self) -> bool {
         self.decoder.is_end() && self.direct == 0

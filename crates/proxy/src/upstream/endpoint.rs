@@ -43,6 +43,8 @@ pub(crate) struct Endpoint {
     /// Picks, and attempts that count against the instance; read by a scrape.
     pub(crate) picks: AtomicU64,
     pub(crate) failures: AtomicU64,
+    /// Its last response was one of HTTP/1.0.
+    is_http10: AtomicBool,
     retired: AtomicBool,
     /// Permits in use: one for each connection that a request may hold.
     in_flight: AtomicUsize,
@@ -100,6 +102,7 @@ impl Endpoint {
             stall: Stall::new(now),
             picks: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            is_http10: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             max_permits: AtomicUsize::new(most),
@@ -125,6 +128,19 @@ impl Endpoint {
     /// Whether a request succeeded within `within`, and the endpoint is not ejected.
     pub(crate) fn succeeded_within(&self, within: Duration, now: Instant) -> bool {
         self.stats.admits(true) && self.stall.succeeded_within(within, now.into_std())
+    }
+
+    /// Whether it last spoke HTTP/1.0: it takes no chunks, and sends no interim responses.
+    pub(crate) fn is_http10(&self) -> bool {
+        self.is_http10.load(Relaxed)
+    }
+
+    /// Notes the version of a response.
+    pub(crate) fn note_version(&self, minor: u8) {
+        let is_http10 = minor == 0;
+        if self.is_http10() != is_http10 {
+            self.is_http10.store(is_http10, Relaxed);
+        }
     }
 
     /// Counts a failed attempt against the instance.

@@ -9,8 +9,8 @@ use crate::{
     refusal::{Refusal, quoted},
 };
 
-/// Most bytes of chunk extensions, and of white space before them, beyond one for each byte of data before. A body of any length
-/// may have short ones; extensions without data are how a receiver is kept busy.
+/// Most bytes of chunk extensions, and of white space before them, in one body. Each byte of data takes one off the count, so that a body
+/// of any length may have short extensions; many bytes of extensions without data only keep the receiver busy.
 const MAX_EXTENSIONS: u64 = 16 * 1024;
 /// Most bytes of a trailer section.
 const MAX_TRAILERS: usize = 16 * 1024;

@@ -71,6 +71,7 @@ pub struct Field {
 #[derive(Debug, Default)]
 pub struct Head {
     pub(crate) bytes: Vec<u8>,
+    /// Where the head begins in `bytes`; spans count from here.
     pub(crate) base: usize,
     pub(crate) parts: Parts,
 }
@@ -143,7 +144,7 @@ impl Head {
         }
     }
 
-    /// Lets the fields of this name pass, although they end at a hop: what this hop says is what was received.
+    /// Lets the fields of this hop-by-hop name pass as they were received.
     pub fn keep(&mut self, name: Name) {
         for field in self.parts.fields.iter_mut().filter(|field| field.known == name) {
             field.is_hop_by_hop = false;

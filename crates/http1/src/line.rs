@@ -22,6 +22,7 @@ pub struct HeadLimits {
 
 /// The first line of the preface with which an HTTP/2 connection begins (RFC 9113 §3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
 /// The lengths of the method and of the target behind it in what is there of a request line.
 pub(crate) fn method_and_target(line: &[u8]) -> (usize, usize) {
     let method_len = token_len(line);

@@ -4,6 +4,7 @@
 const ONES: u64 = u64::MAX / 255;
 /// The highest bit of each byte.
 const HIGHS: u64 = ONES << 7;
+
 /// The length of `data` before its first byte that is below `BELOW` or is DEL.
 #[inline(always)]
 pub(crate) fn len_before<const BELOW: u8>(data: &[u8]) -> usize {

@@ -1,4 +1,5 @@
-//! Every metric of the data path: `cells` holds what requests count, `families` sums it for a scrape; `collector` has what is read from the clusters. docs/metrics.md lists them with their labels.
+//! Every metric of the data path: `cells` holds what requests count, `families` sums it for a scrape; `collector` has what is
+//! read from the clusters. docs/metrics.md lists the metrics with their labels.
 //!
 //! A cluster gets the cells of its service when it is made, so that a request looks none up. The series of a
 //! service are shared, because the service may return while requests of its earlier cluster are in flight;
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use prometheus::{GaugeVec, Opts};
 
 use crate::reason::Reason;
-use cells::{Block, PerWorker, ServiceCells, WorkerCells};
+use cells::{PerWorker, ServiceCells, WorkerCells};
 
 /// The label of service names that never had an instance.
 const UNKNOWN_SERVICE: &str = "(unknown)";
@@ -76,15 +77,10 @@ impl Metrics {
 pub(crate) struct ServiceSeries {
     name: String,
     owner: Arc<Metrics>,
-    cells: PerWorker<ServiceCells>,
+    pub(crate) cells: PerWorker<ServiceCells>,
 }
 
 impl ServiceSeries {
-    /// The cells of a worker, for that worker alone.
-    pub(crate) fn at(&self, worker: usize) -> &Block<ServiceCells> {
-        self.cells.at(worker)
-    }
-
     /// Responses, retries and failed requests, for the status page.
     pub(crate) fn totals(&self) -> (u64, u64, u64) {
         let responses = self.cells.codes().into_iter().map(|(_, count)| count).sum();

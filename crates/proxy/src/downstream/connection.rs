@@ -1,8 +1,8 @@
 //! The life of one app connection.
 //!
 //! An idle connection is a parked socket: no buffer, no timer, no codec. Its first byte begins an active period
-//! ([`http1`](super::http1)), which ends after a second without a request. So the app is the side that closes an idle connection,
-//! for an hour at least, and the time-out of a head begins at the head's first byte.
+//! ([`http1`](super::http1)), which ends after a second without a request. The app is the side that closes an
+//! idle connection, unless it is idle for `outbound.limits.idle`, and the time-out of a head begins at the head's first byte.
 
 use std::{
     future::poll_fn,
@@ -48,7 +48,7 @@ pub(crate) async fn serve(info: ConnectionInfo, stream: Stream) {
 enum Wakeup {
     /// Something is to be read.
     Readable,
-    /// The kernel has something to be read, and a drain ends the connection behind it.
+    /// Something is to be read, and a drain ends the connection after the request that it belongs to.
     Last,
     /// The time for idle connections is over, or a drain ends the connection.
     End,
@@ -101,7 +101,7 @@ impl Drop for Parked<'_> {
     }
 }
 
-/// Rejects a connection that is one too many.
+/// Answers a connection above the limit, `most`, with 503, and closes it.
 pub(crate) async fn reject_connection(stream: Stream, most: usize) {
     let mut channel = Channel::new(stream);
     let detail =

@@ -48,8 +48,9 @@ enum HeadRead {
     Idle,
     /// The app has closed, or broke the connection.
     Closed,
-    /// The head is invalid, too large or too slow.
+    /// The head is invalid or too large.
     Refused(outrigger_http1::Refusal),
+    /// The head did not end within `head_timeout`.
     Slow,
 }
 
@@ -85,7 +86,7 @@ pub(crate) async fn run(info: &ConnectionInfo, channel: &mut Channel, is_last: b
     }
 }
 
-/// Answers a head that is none.
+/// Answers bytes that are no valid head.
 fn refuse(info: &ConnectionInfo, channel: &mut Channel, refusal: outrigger_http1::Refusal) -> Next {
     // The preface of HTTP/2 is closed without an answer that its sender could not read.
     let is_preface = refusal.kind == RefusalKind::Http2Preface;
@@ -94,7 +95,7 @@ fn refuse(info: &ConnectionInfo, channel: &mut Channel, refusal: outrigger_http1
     info.worker.cells().record_refusal(reason);
     if info.listener.settings.load().access_log {
         let (peer, reason) = (info.peer, reason.label());
-        info!(target: "outrigger::access", %peer, reason, "request refused before it was one");
+        info!(target: "outrigger::access", %peer, reason, "request head refused");
     }
     debug!(peer = %info.peer, reason = reason.label(), detail = refusal.detail, "request head refused");
     if !is_preface {

@@ -4,6 +4,7 @@ use outrigger_policy::{Outcome, retry::GiveUp};
 use prometheus::Registry;
 
 use super::*;
+use cells::Block;
 use labels::{HedgeResult, PoolEvent, Rejected, Tolerated};
 
 fn register(registry: &Registry, threads: usize) -> Arc<Metrics> {
@@ -22,7 +23,7 @@ fn a_service_that_returns_while_its_old_requests_are_in_flight_keeps_its_series(
     let metrics = register(&registry, 1);
     let old = metrics.service_series(Some("orders"));
     let new = metrics.service_series(Some("orders"));
-    new.at(0).record_answer(200);
+    new.cells.at(0).record_answer(200);
     drop(old);
     assert!(text(&registry).contains("service=\"orders\""));
 }
@@ -32,7 +33,7 @@ fn every_series_of_a_service_is_removed_with_its_last_holder() {
     let registry = Registry::new();
     let metrics = register(&registry, 1);
     let series = metrics.service_series(Some("orders"));
-    count_one_of_each(series.at(0));
+    count_one_of_each(series.cells.at(0));
     assert!(text(&registry).contains("service=\"orders\""));
     drop(series);
     assert!(!text(&registry).contains("service=\"orders\""), "{}", text(&registry));
@@ -61,7 +62,7 @@ fn a_scrape_has_the_text_of_the_crates_own_counters() {
     let registry = Registry::new();
     let metrics = register(&registry, 2);
     let series = metrics.service_series(Some("orders"));
-    let (first, second) = (series.at(0), series.at(1));
+    let (first, second) = (series.cells.at(0), series.cells.at(1));
     for status in [200, 200, 204, 404, 429, 503, 100, 299, 599, 600, 999, 499] {
         first.record_answer(status);
     }
@@ -104,7 +105,7 @@ fn count_on_threads(series: &ServiceSeries, worker_of: fn(usize) -> usize, mut m
     thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|thread| {
-                let (cells, begin) = (series.at(worker_of(thread)), &begin);
+                let (cells, begin) = (series.cells.at(worker_of(thread)), &begin);
                 scope.spawn(move || {
                     begin.wait();
                     for _ in 0..ROUNDS {
@@ -182,7 +183,7 @@ fn every_status_has_the_label_that_it_was_counted_with() {
     let counts = |status: u16| if (100..600).contains(&status) { u64::from(status) } else { 1 };
     for status in 99..602 {
         for _ in 0..counts(status) {
-            series.at(0).record_answer(status);
+            series.cells.at(0).record_answer(status);
         }
     }
     let mut expected: Vec<_> = (100..600).map(|status: u16| (status.to_string(), counts(status))).collect();
@@ -196,7 +197,7 @@ fn every_status_has_the_label_that_it_was_counted_with() {
 fn a_second_thread_that_writes_to_a_workers_cells_is_noticed() {
     let metrics = Metrics::new(1).unwrap();
     let series = metrics.service_series(Some("orders"));
-    let cells = series.at(0);
+    let cells = series.cells.at(0);
     thread::scope(|scope| scope.spawn(|| cells.record_answer(200)).join()).unwrap();
     cells.record_answer(200);
 }

@@ -17,13 +17,17 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct RequestAccount<'r> {
     worker_cells: &'r Block<WorkerCells>,
+    /// When the head was accepted.
     pub(crate) started: Instant,
     /// When the response head was ready.
     pub(crate) answered_at: Option<Instant>,
     /// When the last byte of the response was passed on; `None`: when the account is dropped.
     pub(crate) ended_at: Option<Instant>,
+    /// The status that the app got.
     pub(crate) status: Option<u16>,
+    /// Why the sidecar answered itself, or why the response ended early.
     pub(crate) reason: Option<Reason>,
+    /// Attempts that were begun.
     pub(crate) attempts: u32,
     /// The place in the service's bulkhead, held to the end.
     pub(crate) slot: Option<Slot>,
@@ -42,6 +46,7 @@ struct AccessLogEntry {
 }
 
 impl<'r> RequestAccount<'r> {
+    /// Begins an account. `is_logged`: the access log gets an entry of the request.
     pub(crate) fn new(
         worker_cells: &'r Block<WorkerCells>,
         is_logged: bool,
@@ -83,6 +88,7 @@ impl<'r> RequestAccount<'r> {
         }
     }
 
+    /// Notes the instance of the attempt, for the access log.
     pub(crate) fn set_instance(&mut self, id: &InstanceId) {
         if let Some(entry) = &mut self.log_entry {
             entry.instance = Some(id.clone());
@@ -123,7 +129,7 @@ impl Drop for RequestAccount<'_> {
         if self.status.is_none() && self.reason.is_none() {
             self.reason = Some(Reason::ClientGone);
         }
-        let status = self.status.unwrap_or(Reason::ClientGone.status());
+        let status = self.status.unwrap_or_else(|| Reason::ClientGone.status());
         if let Some(cells) = self.service_cells {
             cells.record_answer(status);
             if let Some(reason) = self.reason {

@@ -44,9 +44,11 @@ pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// What the attempts of a request share and change.
 #[derive(Debug, Default)]
 pub(crate) struct AttemptState {
+    /// The endpoints of earlier attempts.
     pub(crate) tried: Vec<Arc<Endpoint>>,
     /// A keep-alive race was settled.
     pub(crate) has_raced: bool,
+    /// Whether a failure of the request was attributed to an endpoint.
     pub(crate) blame: FailureAttribution,
 }
 
@@ -55,7 +57,9 @@ pub(crate) struct Attempt<'r> {
     pub(crate) lease: Lease,
     pub(crate) bounds: Bounds<'r>,
     stage: Stage,
+    /// When the instance was given the request; `None`: it was not.
     given_at: Option<Instant>,
+    /// When to check next whether the instance is stalled.
     check_stall_at: Instant,
 }
 
@@ -126,7 +130,7 @@ impl<'r> Attempt<'r> {
             let (connecting, worker) = (connecting.clone(), call.worker);
             let is_repeatable = self.bounds.retry.accepts_race();
             async move {
-                let cells = settings.series.at(worker);
+                let cells = settings.cells(worker);
                 let permit = match permit {
                     Some(permit) => permit,
                     None => {
@@ -202,7 +206,8 @@ impl<'r> Attempt<'r> {
         }
     }
 
-    /// Moves the attempt. `interim`: interim responses are passed on to the app.
+    /// Moves the attempt. `interim`: interim responses are passed on to the app. `has_raced`: a keep-alive race of the request was
+    /// settled before.
     pub(crate) fn poll(
         &mut self,
         call: &Call<'r>,

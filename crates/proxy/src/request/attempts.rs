@@ -48,7 +48,8 @@ pub(crate) async fn make_attempts<'r>(
     let (cluster, policy) = (call.cluster, &call.settings.policy);
     let mut state = AttemptState::default();
     let mut retries = 0;
-    // An attempt's time does not begin before the attempt, whatever was waited for.
+    // The time of an attempt begins with the attempt. Where nothing was waited for since the head, that is the head's time, and
+    // the clock is not read again.
     let mut begun = if account.slot.is_some() || policy.per_try_timeout.is_some() {
         Instant::now()
     } else {
@@ -80,7 +81,7 @@ pub(crate) async fn make_attempts<'r>(
             passed += 1;
             continue;
         };
-        // Its permit is given back before another is asked for: there may be only one.
+        // The attempt before holds its endpoint's permit: dropped before another permit is asked for, which may be the same.
         drop(before.take());
         let bounds = Bounds {
             deadline: call.deadline,
@@ -130,7 +131,7 @@ pub(crate) async fn make_attempts<'r>(
         let random = if is_decided { 0 } else { fastrand::u64(..) };
         match retry::decide_retry(&retry, &cluster.budget, &last, now.into_std(), ends, random) {
             RetryDecision::Retry { after, uncounted } => {
-                // An instance that asked to wait is left without a connection to it meanwhile: others have use for it.
+                // For a long wait the attempt is dropped, so that its permit and its connection are free for other requests.
                 before = (after <= policy.retry.backoff_max).then_some((attempt, result));
                 let cells = call.cells();
                 cells.inc(&cells.retried);

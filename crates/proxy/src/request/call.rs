@@ -34,13 +34,13 @@ pub(crate) struct Call<'r> {
     pub(crate) cluster: &'r Arc<Cluster>,
     pub(crate) settings: &'r Arc<ClusterSettings>,
     pub(crate) worker: usize,
-    /// Taken away when a response was chosen.
+    /// The app's head; empty once a response was chosen, because no other attempt needs it.
     pub(crate) head: Head,
     pub(crate) changes: HeadChanges,
     pub(crate) traits: RequestTraits,
     pub(crate) client_deadline: ClientDeadline,
     pub(crate) deadline: Deadline,
-    /// The request finds out for the breaker whether the service is there again.
+    /// The request is a probe of the half-open circuit breaker.
     pub(crate) is_probe: bool,
     pub(crate) response_limits: HeadLimits,
 }
@@ -48,7 +48,7 @@ pub(crate) struct Call<'r> {
 impl<'r> Call<'r> {
     /// The worker's cells of the service.
     pub(crate) fn cells(&self) -> &'r Block<ServiceCells> {
-        self.settings.series.at(self.worker)
+        self.settings.cells(self.worker)
     }
 
     /// Which idle connections the request may take.
@@ -124,7 +124,7 @@ impl<'r> Call<'r> {
     }
 
     fn count_tolerated(&self, head: &Head) {
-        let cells = self.settings.series.at(self.worker);
+        let cells = self.cells();
         if head.has_controls() {
             cells.record_tolerated(Tolerated::ResponseControls);
         }

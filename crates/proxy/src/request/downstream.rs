@@ -15,17 +15,19 @@ use crate::{
     reason::Refusal,
     request::{
         account::RequestAccount,
-        reject::{RejectionStyle, write_end_of_forwarding, write_rejection},
+        reject::{CLOSE_LINE, RejectionStyle, write_end_of_forwarding, write_rejection},
     },
     transport::{buffers, channel::Channel, timer::LazyTimer, upload::Upload},
 };
 
-/// What becomes of the app's connection.
+/// What becomes of the app's connection after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AfterRequest {
+    /// The next head is read.
     KeepAlive,
+    /// It is closed; everything for the app is written.
     Close,
-    /// The app may still be sending.
+    /// It is closed, and the app may still be sending ([`linger`](crate::downstream::linger)).
     Linger,
     /// Only a reset shows the app that the response is not complete.
     Reset,
@@ -48,10 +50,12 @@ pub(crate) struct Downstream<'r> {
     is_last: bool,
     /// The app speaks HTTP/1.0.
     is_http10: bool,
+    /// The method is HEAD.
     is_head: bool,
 }
 
 impl<'r> Downstream<'r> {
+    /// The side of the request that `head` begins.
     pub(crate) fn new(
         info: &'r ConnectionInfo,
         settings: Arc<DownstreamSettings>,
@@ -117,7 +121,7 @@ impl<'r> Downstream<'r> {
         if is_gone { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Whether nothing more is read before what was read is used.
+    /// Whether the inbox holds as much as may be read ahead: nothing more is read before some of it is used.
     fn has_read_ahead(&self) -> bool {
         self.channel.inbox.len() >= buffers::SMALL
     }
@@ -136,22 +140,23 @@ impl<'r> Downstream<'r> {
         account.record_answer(refusal.reason.status(), Some(refusal.reason), Instant::now());
         let closes = refusal.reason.closes_connection() || !self.discard_short_body().await;
         let is_unread = !self.upload.is_ended();
+        let closes = self.closes(closes);
         let style = RejectionStyle {
             attempts: account.attempts,
             is_head: self.is_head,
-            closes: self.closes(closes),
-            says_keep_alive: self.is_http10,
+            connection_line: self.connection_line(closes),
         };
         self.channel.queue(|outbox| write_rejection(refusal, style, outbox));
-        self.finish(style.closes, is_unread || refusal.reason.closes_connection()).await
+        self.finish(closes, is_unread || refusal.reason.closes_connection()).await
     }
 
     /// Answers a TRACE or OPTIONS that may be forwarded no further.
     pub(crate) async fn end_forwarding(&mut self, mut account: RequestAccount<'_>) -> AfterRequest {
         account.record_answer(200, None, Instant::now());
         let closes = !self.discard_short_body().await;
-        let (closes, says_keep_alive) = (self.closes(closes), self.is_http10);
-        self.channel.queue(|outbox| write_end_of_forwarding(closes, says_keep_alive, outbox));
+        let closes = self.closes(closes);
+        let line = self.connection_line(closes);
+        self.channel.queue(|outbox| write_end_of_forwarding(line, outbox));
         self.finish(closes, !self.upload.is_ended()).await
     }
 
@@ -160,6 +165,16 @@ impl<'r> Downstream<'r> {
         must || self.is_last || self.info.listener.connections_shutdown.is_cancelled()
     }
 
+    /// The `Connection` field line that tells the app what becomes of its connection; empty where HTTP/1.1 keeps it without one.
+    pub(crate) fn connection_line(&self, closes: bool) -> &'static str {
+        match (closes, self.is_http10) {
+            (true, _) => CLOSE_LINE,
+            (false, true) => "Connection: keep-alive\r\n",
+            (false, false) => "",
+        }
+    }
+
+    /// Whether the app speaks HTTP/1.0: it knows neither chunks nor interim responses.
     pub(crate) fn is_http10(&self) -> bool {
         self.is_http10
     }

@@ -46,9 +46,9 @@ pub(crate) struct RequestFacts {
     pub(crate) changes: HeadChanges,
     /// The request carries a mark that only browsers set.
     pub(crate) is_from_browser: bool,
-    /// The value of the first Host field.
+    /// There is a Host field.
     pub(crate) has_host: bool,
-    /// The last proxy that a TRACE or OPTIONS may reach is this one (RFC 9110 §7.6.2).
+    /// `Max-Forwards` of a TRACE or OPTIONS is 0: this proxy answers the request itself (RFC 9110 §7.6.2).
     pub(crate) ends_here: bool,
 }
 
@@ -115,7 +115,7 @@ impl RequestFacts {
             Name::Te => seen.te = true,
             Name::Upgrade => seen.upgrade = true,
             Name::Origin | Name::SecFetchSite => self.is_from_browser = true,
-            // A page of plain http is no trustworthy origin: its GET then has neither of the two.
+            // A browser's GET from a page of plain http carries neither Origin nor Sec-Fetch-Site.
             Name::UserAgent => self.is_from_browser |= value.starts_with(b"Mozilla/"),
             Name::IdempotencyKey => self.changes.has_idempotency_key = true,
             Name::OutriggerRetry => self.changes.allows_retries &= !value.eq_ignore_ascii_case(b"off"),

@@ -43,7 +43,7 @@ pub(crate) async fn handle(
     let facts = read_request(&mut head);
     let (framing, expects) = match &facts {
         Ok(facts) => (facts.framing, facts.changes.expects_continue),
-        // What follows cannot be read, and the connection ends.
+        // Where the body ends is not known: nothing behind the head is read, and the connection ends.
         Err(_) => (Framing::None, false),
     };
     let upload = Upload::new(&head, framing, expects, accepted);
@@ -58,6 +58,7 @@ pub(crate) async fn handle(
 }
 
 impl Downstream<'_> {
+    /// Routes and admits the request, makes its attempts, and answers.
     async fn carry(
         &mut self,
         head: &mut Head,
@@ -74,11 +75,11 @@ impl Downstream<'_> {
         };
         cluster.mark_used(accepted);
         let settings = cluster.view.load().settings.clone();
-        // Moved: it ends before the settings, because it counts in their cells.
+        // Moved into a local that is dropped before `settings`, because the account counts in the cells of `settings`.
         let mut account = account;
-        account.set_service(settings.series.at(self.info.worker.index), &cluster.label);
+        account.set_service(settings.cells(self.info.worker.index), &cluster.label);
         if head.has_controls() {
-            settings.series.at(self.info.worker.index).record_tolerated(Tolerated::RequestControls);
+            settings.cells(self.info.worker.index).record_tolerated(Tolerated::RequestControls);
         }
         let policy = &settings.policy;
         let permit = match cluster.breaker.admit(policy.circuit_breaker.as_ref(), accepted.into_std()) {
@@ -181,7 +182,7 @@ impl Downstream<'_> {
                 let detail = format!("{}: no place in max_in_flight before the deadline", cluster.label);
                 return Refusal::new(Reason::DeadlineExceeded, detail);
             }
-            cluster.view.load().settings.series.at(self.info.worker.index).record_rejection(rejected);
+            cluster.view.load().settings.cells(self.info.worker.index).record_rejection(rejected);
             let detail = format!("{}: {}", cluster.label, bulkhead.explain(rejected));
             let retry_after = Some(Duration::from_secs(1));
             Refusal { retry_after, ..Refusal::new(Reason::BulkheadFull, detail) }

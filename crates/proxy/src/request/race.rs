@@ -1,4 +1,5 @@
-//! One attempt, and perhaps a second one beside it: the first response is taken, the other attempt is cancelled.
+//! Moves the attempt of a request, and perhaps a second one beside it: the first response is taken, the other attempt is
+//! cancelled. Nearly every race has one attempt alone.
 //!
 //! There are two triggers. With `hedge`, the first attempt takes longer than a percentile of the service's recent response
 //! times ("The Tail at Scale", J. Dean, L. A. Barroso, CACM 2013: a twentieth more requests takes the slowest ones' time away).
@@ -31,7 +32,8 @@ use crate::{
     upstream::{endpoint::Endpoint, lease::Lease},
 };
 
-/// An instance that answered within this answers: in whole seconds, as [`Endpoint::succeeded_within`] counts.
+/// A second attempt goes only to an instance on which a request succeeded within this time; in whole seconds, as
+/// [`Endpoint::succeeded_within`] counts.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 /// How long the app waits for a `100 (Continue)` of the instance before it gets one from here.
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
@@ -45,7 +47,7 @@ pub(crate) struct Race<'r> {
     hedge_at: Option<Instant>,
     /// The endpoint of the second attempt, once there was one.
     other: Option<Arc<Endpoint>>,
-    /// A second attempt is not to be made any more.
+    /// No second attempt is begun from here on: there was one, or the time for it has passed.
     is_settled: bool,
 }
 
@@ -227,7 +229,7 @@ impl<'r> Race<'r> {
             }
             return Some(RaceEnd { attempt, result, now, other: Some(other) });
         }
-        // Not what the app waits for; the other one may bring it, unless its endpoint answers no request.
+        // The app waits on for the other attempt, unless the endpoint of that one is stalled and a third endpoint may answer.
         if is_second && has_third(call, rest, &other, state) {
             call.cells().record_hedge(HedgeResult::Failed);
             return Some(RaceEnd { attempt, result, now, other: Some(other) });
@@ -282,7 +284,7 @@ impl<'r> Race<'r> {
     ) {
         let Some(first) = &self.first else { return };
         let Some(lease) = Lease::begin(call.settings, other.clone(), true, now) else { return };
-        // Paid for last, when it will be made.
+        // The budget comes last, so that only a second attempt that is made is paid for.
         if !call.cluster.budget.withdraw(&call.settings.policy.retry.budget, now.into_std()) {
             call.cells().record_hedge(HedgeResult::Budget);
             return;

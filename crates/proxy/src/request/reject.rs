@@ -15,16 +15,16 @@ pub(crate) struct RejectionStyle {
     pub(crate) attempts: u32,
     /// The request's method is HEAD.
     pub(crate) is_head: bool,
-    /// The connection is closed after the response.
-    pub(crate) closes: bool,
-    /// The app speaks HTTP/1.0 and wants to keep the connection.
-    pub(crate) says_keep_alive: bool,
+    /// The `Connection` field line, with its CRLF; may be empty.
+    pub(crate) connection_line: &'static str,
 }
 
+/// The field line that announces the end of the connection (RFC 9112 §9.6).
+pub(crate) const CLOSE_LINE: &str = "Connection: close\r\n";
+
 impl RejectionStyle {
-    /// For a connection that is closed without a request.
-    pub(crate) const CLOSING: Self =
-        Self { attempts: 0, is_head: false, closes: true, says_keep_alive: false };
+    /// For a connection that is closed because no request could be read from it.
+    pub(crate) const CLOSING: Self = Self { attempts: 0, is_head: false, connection_line: CLOSE_LINE };
 }
 
 /// The problem body of RFC 9457. `type` names the reason; `detail` says what was known.
@@ -66,7 +66,7 @@ pub(crate) fn write_rejection(refusal: &Refusal, style: RejectionStyle, outbox: 
     if reason == Reason::MethodNotAllowed {
         head.push_str("allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n");
     }
-    head.push_str(connection_line(style.closes, style.says_keep_alive));
+    head.push_str(style.connection_line);
     head.push_str("\r\n");
     outbox.push(head.as_bytes());
     if !style.is_head {
@@ -75,24 +75,14 @@ pub(crate) fn write_rejection(refusal: &Refusal, style: RejectionStyle, outbox: 
 }
 
 /// Writes the response to a TRACE or OPTIONS with `Max-Forwards: 0` (RFC 9110 §7.6.2). A TRACE is not echoed, because its
-/// head may hold credentials (§9.3.8).
-pub(crate) fn write_end_of_forwarding(closes: bool, says_keep_alive: bool, outbox: &mut Outbox) {
+/// head may hold credentials (§9.3.8). `connection_line` is as in [`RejectionStyle`].
+pub(crate) fn write_end_of_forwarding(connection_line: &str, outbox: &mut Outbox) {
     let head = format!(
         "HTTP/1.1 200 OK\r\nallow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\ncontent-length: 0\r\n\
-         date: {}\r\n{}\r\n",
+         date: {}\r\n{connection_line}\r\n",
         http_date(),
-        connection_line(closes, says_keep_alive),
     );
     outbox.push(head.as_bytes());
-}
-
-/// The `Connection` field that tells the app what becomes of its connection; none where that is the rule of HTTP/1.1.
-pub(crate) fn connection_line(closes: bool, says_keep_alive: bool) -> &'static str {
-    match (closes, says_keep_alive) {
-        (true, _) => "Connection: close\r\n",
-        (false, true) => "Connection: keep-alive\r\n",
-        (false, false) => "",
-    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the Date field is wall time for the app (RFC 9110 §6.6.1)")]

@@ -1,7 +1,7 @@
 //! The response's way to the app: its head, then its body, or a tunnel.
 //!
-//! The upload goes on beside it until the response ends. The breaker hears of the request once: at the head when it is a
-//! failure or when the request is the breaker's probe, else at the end of the body.
+//! The upload goes on beside it until the response ends. The breaker's permit is recorded once: at the head when the head is a
+//! failure, when the request is the breaker's probe, or when no body follows; else at the end of the body.
 
 use std::{
     future::poll_fn,
@@ -22,7 +22,6 @@ use crate::{
         call::Call,
         downstream::{AfterRequest, Downstream},
         fields::keep_upgrade,
-        reject::connection_line,
     },
     transport::{
         buffers,
@@ -48,7 +47,7 @@ enum BodyEnd {
     Late,
 }
 
-/// Passes a response on.
+/// Passes a response on. `permit`: the breaker's, of this request.
 pub(crate) async fn respond(
     call: &mut Call<'_>,
     app: &mut Downstream<'_>,
@@ -69,7 +68,7 @@ pub(crate) async fn respond(
     {
         call.cluster.record_verdict(permit, verdict, now);
     }
-    // No attempt follows. An event stream or a tunnel holds no buffer.
+    // No other attempt follows, so the request's head is not needed again: an event stream or a tunnel would hold its buffer.
     buffers::give_head(std::mem::take(&mut call.head));
     let Some(mut exchange) = attempt.take_exchange() else { return AfterRequest::Close };
     app.upload.keep_no_more(exchange.position());
@@ -96,7 +95,7 @@ pub(crate) async fn respond(
     let now = relay.ended_at(&exchange, now);
     account.ended_at = Some(now);
     let is_clean = end == BodyEnd::Complete;
-    // That an app leaves in the middle says nothing against the instance: what came was good.
+    // An app that leaves in the middle of a body is no failure of the instance.
     if is_clean || (matches!(end, BodyEnd::AppGone | BodyEnd::Unread) && relay.written > 0) {
         attempt.lease.record_body_end(now);
     }
@@ -114,14 +113,15 @@ pub(crate) async fn respond(
         let max_idle = call.settings.policy.pool.max_idle;
         attempt.lease.endpoint().pool.check_in(call.worker, connection, max_idle, now);
     }
-    // The permit is given back after the connection, so that the next request finds it.
+    // The attempt holds the endpoint's permit: dropped after the check-in, so that the next request with a permit finds the
+    // connection idle.
     drop(attempt);
     match end {
         BodyEnd::Complete if closes && is_unread => AfterRequest::Linger,
         BodyEnd::Complete if closes => AfterRequest::Close,
         BodyEnd::Complete => AfterRequest::KeepAlive,
         BodyEnd::Unread => AfterRequest::Reset,
-        // To an app for which the close is the end, only a reset shows that it is not.
+        // Where the close ends the body, only a reset tells the app that the body is not complete.
         BodyEnd::Cut | BodyEnd::Late if outgoing == Framing::UntilClose => AfterRequest::Reset,
         BodyEnd::Cut | BodyEnd::Late if is_unread => AfterRequest::Linger,
         // What is queued shows the app that the response had begun.
@@ -132,7 +132,7 @@ pub(crate) async fn respond(
 
 fn write_response(head: &mut Head, app: &mut Downstream<'_>, framing: Framing, closes: bool) {
     let upgrade = keep_upgrade(head);
-    let line = connection_line(closes, app.is_http10());
+    let line = app.connection_line(closes);
     let both;
     let add = if upgrade.is_empty() {
         line.as_bytes()
@@ -212,7 +212,7 @@ impl<'r> Relay<'r> {
             if self.written != self.written_before {
                 (self.written_before, self.written_at) = (self.written, Instant::now());
             }
-            // An instance that is still being told something may well be silent.
+            // While the request body is still being sent, the instance may be silent.
             let heard = exchange.last_received.max(exchange.last_upload(&app.upload));
             let bound = if is_blocked { self.written_at + app.settings.unread } else { heard + body_idle };
             let due = self.ends.map_or(bound, |ends| ends.min(bound));

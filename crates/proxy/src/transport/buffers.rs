@@ -104,7 +104,7 @@ pub(crate) fn give_head(head: outrigger_http1::Head) {
     });
 }
 
-/// A stream may be dropped while its thread ends and the pool is gone: the buffer is then freed.
+/// Puts something into the pool of this thread. While the thread ends, its pool may be gone: the buffer is then freed.
 fn give(keep: impl FnOnce(&mut BufferPool)) {
     let _ = POOL.try_with(|pool| keep(&mut pool.borrow_mut()));
 }

@@ -23,7 +23,10 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     host::ServiceName,
-    metrics::ServiceSeries,
+    metrics::{
+        ServiceSeries,
+        cells::{Block, ServiceCells},
+    },
     reason::{Reason, Refusal},
     upstream::{bulkhead::Bulkhead, ejection::OutlierEjector, endpoint::Endpoint},
 };
@@ -100,6 +103,11 @@ impl ClusterSettings {
             return Self { bulkhead: self.bulkhead.clone(), policy, series };
         }
         Self::new(policy, series)
+    }
+
+    /// The cells in which `worker` counts for the service.
+    pub(crate) fn cells(&self, worker: usize) -> &Block<ServiceCells> {
+        self.series.cells.at(worker)
     }
 
     /// The same settings with other series.

@@ -106,15 +106,6 @@ impl BodyDecoder {
         self.state == State::End
     }
 
-    /// Data bytes that are certainly still to come before the next boundary: of the body, or of the current chunk.
-    pub fn remaining(&self) -> Option<u64> {
-        match self.state {
-            State::Length(left) | State::Chunk(left) => Some(left),
-            State::End => Some(0),
-            _ => None,
-        }
-    }
-
     /// The trailer fields that may be passed on, as lines that end in CRLF, in order.
     pub fn trailers(&self) -> &[u8] {
         &self.trailers

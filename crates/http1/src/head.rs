@@ -244,7 +244,7 @@ impl Head {
     }
 
     /// The names of fields that `Connection` names: what is not `close` or `keep-alive`.
-    pub fn connection_names(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn connection_names(&self) -> impl Iterator<Item = &[u8]> {
         self.values(Name::Connection)
             .flat_map(list_members)
             .filter(|member| !is_same(member, CLOSE) && !is_same(member, KEEP_ALIVE))

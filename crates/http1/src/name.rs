@@ -155,7 +155,7 @@ impl Name {
     }
 
     /// Whether the field is always that of one hop (RFC 9110 §7.6.1), whatever `Connection` names.
-    pub fn is_hop_by_hop(self) -> bool {
+    pub(crate) fn is_hop_by_hop(self) -> bool {
         matches!(
             self,
             Self::Connection
@@ -169,7 +169,7 @@ impl Name {
 
     /// Whether the field may not stand in a trailer section, because it frames, routes, steers or authenticates the message
     /// (RFC 9110 §6.5.1). Such a trailer field is dropped; those of the families `Proxy-…` and `X-Outrigger-…`, too.
-    pub fn is_forbidden_in_trailers(self) -> bool {
+    pub(crate) fn is_forbidden_in_trailers(self) -> bool {
         self.is_strict()
             || self.is_hop_by_hop()
             || matches!(

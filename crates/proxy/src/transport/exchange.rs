@@ -64,30 +64,35 @@ pub(crate) struct Exchange {
     parser: HeadParser,
     /// Whether a response to the request has no body because the method is HEAD.
     is_head: bool,
-    /// Bytes of the request that the system accepted, now and when `sent_at` was set.
+    /// Bytes of the request that the system accepted.
     written: u64,
+    /// The value of `written` when `sent_at` was set last.
     noted: u64,
-    /// When it last accepted bytes of a request with a body.
+    /// When the system last accepted bytes of a request with a body.
     sent_at: Option<Instant>,
     /// The attempt's position in the kept part of the body.
     position: usize,
     /// Whether bytes of the body were taken.
     has_body_begun: bool,
-    outgoing: Outgoing,
+    /// Frames the request body for the instance.
+    to_instance: BodyFramer,
     /// The request was written to its last byte.
     is_sent: bool,
-    /// The instance takes no more bytes. What it said before may still be there to be read.
+    /// The instance takes no more bytes; a response that it sent before may still be read.
     is_deaf: bool,
     /// The last write found the socket full.
     is_blocked: bool,
     /// Bytes have come back.
     has_answered: bool,
-    /// The connection carries no other request.
+    /// The connection is not used again: the response says so, or ends with it, or has framing that was only tolerated.
     is_single: bool,
+    /// Interim responses that came, and the bytes of their heads.
     interim: u32,
     interim_bytes: usize,
+    /// Decodes the response body.
     body: BodyDecoder,
-    incoming: Outgoing,
+    /// Frames it for the app.
+    to_app: BodyFramer,
     /// Bytes of data at the front of the inbox that are framed for the app.
     direct: usize,
     /// When the response's last bytes came.
@@ -96,14 +101,14 @@ pub(crate) struct Exchange {
 
 /// How a body is framed for its receiver, and how far that is.
 #[derive(Debug, Default)]
-struct Outgoing {
+struct BodyFramer {
     is_chunked: bool,
     /// Bytes of data that are missing in the chunk that was begun.
     chunk_left: usize,
     is_end_queued: bool,
 }
 
-impl Outgoing {
+impl BodyFramer {
     fn new(framing: Framing) -> Self {
         Self { is_chunked: framing == Framing::Chunked, ..Self::default() }
     }
@@ -120,6 +125,7 @@ impl Outgoing {
         &data[..data.len().min(self.chunk_left)]
     }
 
+    /// Counts `n` bytes of data as passed on, and ends the chunk when that was all of it.
     fn took(&mut self, n: usize, to: &mut Channel) {
         if self.is_chunked {
             self.chunk_left -= n;
@@ -129,6 +135,7 @@ impl Outgoing {
         }
     }
 
+    /// Ends the body, once.
     fn end(&mut self, trailers: &[u8], to: &mut Channel) {
         if self.is_chunked && !self.is_end_queued {
             to.queue(|outbox| write_last_chunk(trailers, outbox));
@@ -156,7 +163,7 @@ impl Exchange {
             sent_at: None,
             position: 0,
             has_body_begun: false,
-            outgoing: Outgoing::new(framing),
+            to_instance: BodyFramer::new(framing),
             is_sent: false,
             is_deaf: false,
             is_blocked: false,
@@ -165,7 +172,7 @@ impl Exchange {
             interim: 0,
             interim_bytes: 0,
             body: BodyDecoder::new(Framing::None),
-            incoming: Outgoing::default(),
+            to_app: BodyFramer::default(),
             direct: 0,
             last_received: now,
         };
@@ -285,7 +292,7 @@ impl Exchange {
             return Poll::Ready(Ok(()));
         }
         let polled = self.move_upload(app, upload, cx);
-        // What is sent at once was sent when its last byte came from the app.
+        // A body that the first call sends whole has no time of its own: it counts as sent when its last byte came from the app.
         if self.written != self.noted && (self.noted > 0 || polled.is_pending()) && upload.exists() {
             self.noted = self.written;
             self.sent_at = Some(Instant::now());
@@ -305,7 +312,7 @@ impl Exchange {
         let failed = loop {
             let data = upload.available(self.position, app);
             if !data.is_empty() {
-                let data = self.outgoing.begin(data, channel);
+                let data = self.to_instance.begin(data, channel);
                 let polled = channel.poll_take(data, &mut self.written, cx);
                 if polled.is_pending() {
                     app.read_less();
@@ -314,7 +321,7 @@ impl Exchange {
                     Ok(taken) => taken,
                     Err(error) => break error,
                 };
-                self.outgoing.took(taken, channel);
+                self.to_instance.took(taken, channel);
                 self.has_body_begun = true;
                 upload.take(&mut self.position, taken, app);
                 moved += taken;
@@ -327,7 +334,7 @@ impl Exchange {
             }
             let is_held = upload.held_since().is_some();
             if !is_held && upload.is_ended() {
-                self.outgoing.end(upload.trailers(), channel);
+                self.to_instance.end(upload.trailers(), channel);
                 match ready!(channel.poll_flush(&mut self.written, cx)) {
                     Ok(()) => {
                         (self.is_sent, self.is_blocked) = (true, false);
@@ -358,7 +365,7 @@ impl Exchange {
 
     /// Frames the response body for the app.
     pub(crate) fn begin_download(&mut self, framing: Framing, now: Instant) {
-        self.incoming = Outgoing::new(framing);
+        self.to_app = BodyFramer::new(framing);
         self.last_received = now;
     }
 
@@ -383,13 +390,13 @@ impl Exchange {
         let mut moved = 0;
         loop {
             while self.direct > 0 {
-                let data = self.incoming.begin(&channel.inbox.data()[..self.direct], app);
+                let data = self.to_app.begin(&channel.inbox.data()[..self.direct], app);
                 let polled = app.poll_take(data, written, cx);
                 if polled.is_pending() {
                     channel.read_less();
                 }
                 let taken = ready!(polled).map_err(gone)?;
-                self.incoming.took(taken, app);
+                self.to_app.took(taken, app);
                 self.body.consume(&mut channel.inbox, taken);
                 self.direct -= taken;
                 moved += taken;
@@ -400,7 +407,7 @@ impl Exchange {
                     continue;
                 }
                 Ok(Piece::End) => {
-                    self.incoming.end(self.body.trailers(), app);
+                    self.to_app.end(self.body.trailers(), app);
                     return app.poll_flush(written, cx).map_err(gone);
                 }
                 Ok(Piece::NeedMore) => {}

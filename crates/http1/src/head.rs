@@ -18,6 +18,7 @@ impl Span {
         Self { start: range.start as u32, end: range.end as u32 }
     }
 
+    /// The range, from the first byte of the head.
     pub(crate) fn range(self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
@@ -113,7 +114,9 @@ pub(crate) struct Connection {
     pub(crate) names_fields: bool,
 }
 
+/// The member of `Connection` with which a sender announces the end of the connection (RFC 9112 §9.6).
 pub(crate) const CLOSE: &[u8] = b"close";
+/// The member of `Connection` with which HTTP/1.0 keeps the connection (RFC 9112 §9.3).
 pub(crate) const KEEP_ALIVE: &[u8] = b"keep-alive";
 
 impl Head {
@@ -126,6 +129,7 @@ impl Head {
         head
     }
 
+    /// The bytes of a span.
     pub(crate) fn slice(&self, span: Span) -> &[u8] {
         let Range { start, end } = span.range();
         self.bytes.get(self.base + start..self.base + end).unwrap_or_default()

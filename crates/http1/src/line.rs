@@ -68,6 +68,7 @@ pub(crate) fn request_line(line: &[u8], base: usize, limits: &HeadLimits) -> Res
     })
 }
 
+/// The refusal of a target above its limit.
 pub(crate) fn target_too_long(limits: &HeadLimits) -> Refusal {
     let most = limits.target.min(limits.bytes);
     Refusal::new(RefusalKind::TargetTooLong, format!("the target has more than {most} bytes"))
@@ -272,6 +273,7 @@ pub(crate) fn check_value(data: &[u8], field: &Field) -> Result<bool, Refusal> {
     }
 }
 
+/// White space within a line (RFC 9110 §5.6.3).
 pub(crate) fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }

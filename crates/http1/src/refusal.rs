@@ -35,10 +35,12 @@ impl Refusal {
         Self { kind, detail: detail.into() }
     }
 
+    /// Of the kind [`RefusalKind::Malformed`].
     pub(crate) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(RefusalKind::Malformed, detail)
     }
 
+    /// Of the kind [`RefusalKind::Body`].
     pub(crate) fn body(detail: impl Into<String>) -> Self {
         Self::new(RefusalKind::Body, detail)
     }

@@ -128,6 +128,7 @@ const TOKEN: [bool; 256] = {
     table
 };
 
+/// Whether a byte may stand in a token (RFC 9110 §5.6.2).
 pub(crate) fn is_token_byte(byte: u8) -> bool {
     TOKEN[byte as usize]
 }

@@ -136,6 +136,7 @@ fn describe_ejection(
     Some(format!("ejected {ago} ago ({}), {next}", describe_reason(ejected.reason, settings)))
 }
 
+/// The state of one cluster now.
 pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let now = Instant::now().into_std();
     let view = cluster.view.load_full();

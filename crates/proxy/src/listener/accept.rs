@@ -22,10 +22,13 @@ const MAX_REJECTIONS_UNDER_WAY: usize = 64;
 /// An accepted connection, which is counted among the open ones.
 #[derive(Debug)]
 pub(crate) struct AcceptedConnection {
+    /// Without a runtime: the worker that gets the connection registers the socket with its own.
     pub(crate) stream: std::net::TcpStream,
+    /// The app's address.
     pub(crate) peer: SocketAddr,
     /// The address of the listener.
     pub(crate) listener_addr: SocketAddr,
+    /// The state of the listener at the accept.
     pub(crate) state: Arc<ListenerState>,
 }
 

@@ -123,6 +123,7 @@ impl<'r> Call<'r> {
         Ok(Response { head, framing, outcome })
     }
 
+    /// Counts what was tolerated in the head of a response.
     fn count_tolerated(&self, head: &Head) {
         let cells = self.cells();
         if head.has_controls() {

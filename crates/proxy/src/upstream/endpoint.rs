@@ -254,7 +254,7 @@ fn max_permits(policy: &config::Policy) -> usize {
     policy.pool.max_connections.max(1)
 }
 
-/// One request's permit: counts the request as in flight until it is dropped.
+/// One attempt's permit: counts a request as in flight at the endpoint until it is dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) endpoint: Arc<Endpoint>,

@@ -25,8 +25,9 @@ pub(crate) struct Lease {
     endpoint: Arc<Endpoint>,
     /// `None`: the head or the end is recorded.
     guard: Option<AttemptGuard<Arc<Endpoint>>>,
-    /// The permit; `None` before it was given.
+    /// The endpoint's permit ([`Endpoint::try_acquire`]); `None` before it was given.
     pub(crate) in_flight: Option<InFlight>,
+    /// When the attempt began.
     pub(crate) begun: Instant,
     /// How the end of the body is counted; `None`: everything is counted.
     body: Option<(AttemptEpoch, FailureAttribution)>,

@@ -1,7 +1,7 @@
 //! The life of one app connection.
 //!
 //! An idle connection is a parked socket: no buffer, no timer, no codec. Its first byte begins an active period
-//! ([`http1`](super::http1)), which ends after a second without a request. The app is the side that closes an
+//! ([`http1`]), which ends after a second without a request. The app is the side that closes an
 //! idle connection, unless it is idle for `outbound.limits.idle`, and the time-out of a head begins at the head's first byte.
 
 use std::{

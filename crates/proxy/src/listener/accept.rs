@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::{
     context::{ListenerState, WorkerContext},
     downstream::connection::reject_connection,
-    listener::{end_on_panic::EndOnPanic, set::BoundListener},
+    listener::set::BoundListener,
     reason::Reason,
 };
 
@@ -39,7 +39,6 @@ pub(crate) async fn run_acceptor(
     open: impl Fn() -> usize,
     assign: impl Fn(AcceptedConnection),
 ) {
-    let _guard = EndOnPanic("the acceptor of a listener");
     let BoundListener { socket, listener } = bound;
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) => socket,

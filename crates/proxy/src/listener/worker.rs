@@ -29,7 +29,7 @@ use crate::{
     downstream::{connection::serve, table::ConnectionTable},
     listener::{
         accept::{AcceptedConnection, run_acceptor},
-        end_on_panic::EndOnPanic,
+        end_on_panic::{EndOnPanic, end_on_panic},
         set::BoundListener,
     },
     metrics::cells::{Block, WorkerCells},
@@ -204,7 +204,8 @@ impl WorkerTask {
                 let (workers, counted) = (self.workers.clone(), self.workers.clone());
                 let open = move || open_connections(&counted);
                 let assign = move |accepted| assign_to_worker(&workers, accepted);
-                tasks.spawn(run_acceptor(bound, self.shared.clone(), open, assign));
+                let acceptor = run_acceptor(bound, self.shared.clone(), open, assign);
+                tasks.spawn(end_on_panic("the acceptor of a listener", acceptor));
             }
             Command::Serve(accepted) => {
                 let guard = ConnectionGuard(self.worker.clone());

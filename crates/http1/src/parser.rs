@@ -104,6 +104,14 @@ impl HeadParser {
         }
     }
 
+    /// Prepares for the next head. Call it on a new parser, or after a complete head: what was read of a head would be lost.
+    /// `fields` is an earlier head's list.
+    pub fn begin(&mut self, limits: HeadLimits, mut fields: Vec<Field>) {
+        fields.clear();
+        self.limits = HeadLimits { bytes: limits.bytes.min(u32::MAX as usize), ..limits };
+        self.parts.fields = fields;
+    }
+
     /// Whether a byte of the head was seen that is not part of an empty line before it.
     pub fn has_begun(&self, inbox: &Inbox) -> bool {
         self.has_line
@@ -147,7 +155,8 @@ impl HeadParser {
                 Step::Folded(line) => self.unfold(inbox, line)?,
                 Step::Complete(end) => {
                     let parts = std::mem::take(&mut self.parts);
-                    *self = Self::new(self.kind, self.limits, Vec::new());
+                    (self.at, self.searched, self.measured, self.target_at, self.options) = (0, 0, 0, 0, 0);
+                    (self.line_has_controls, self.has_line, self.empty_lines) = (false, false, 0);
                     let (bytes, base) = inbox.split_front(end, spare);
                     return Ok(Some(Head::new(bytes, base, parts)));
                 }

@@ -58,6 +58,8 @@ pub fn bind(addr: SocketAddr) -> Result<BoundSocket, BindError> {
             socket.set_only_v6(!addr.ip().is_unspecified())?;
         }
         socket.set_nonblocking(true)?;
+        // Accepted connections inherit it.
+        socket.set_tcp_nodelay(true)?;
         socket.bind(&addr.into())?;
         socket.listen(BACKLOG)?;
         let socket: TcpListener = socket.into();

@@ -9,6 +9,7 @@
 //! is taken on ::1 is an error. Where the system chooses the port (port 0), another port is tried, up to
 //! 20 times.
 
+mod accept;
 mod bind;
 mod dial;
 #[cfg(feature = "testing")]
@@ -16,6 +17,7 @@ mod memory;
 mod stream;
 pub mod tls;
 
+pub use accept::Acceptor;
 pub use bind::{BindError, BoundSocket, bind, bind_listen};
 pub use dial::{DialError, DialStage, connect, connect_host, is_own_shortage};
 pub use stream::{ByteCounts, Stream};

@@ -38,8 +38,8 @@ pub struct RequestTraits {
 
 /// Whether repeating a method has no further effect (RFC 9110 §9.2.2). Case matters, as in the RFC; an
 /// unknown method is not idempotent.
-pub fn is_idempotent(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE")
+pub fn is_idempotent(method: &[u8]) -> bool {
+    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 
 /// What may follow one attempt: known before the attempt begins.

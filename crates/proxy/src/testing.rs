@@ -20,7 +20,7 @@ use crate::{
     downstream::{connection::serve, table::ConnectionTable},
     metrics::Metrics,
     proxy::StartError,
-    transport::pool::Connection,
+    transport::{channel::Channel, connection::Connection, exchange::Exchange},
     upstream::manager::ClusterManager,
 };
 
@@ -62,8 +62,9 @@ impl StreamProxy {
             let pool = &view.settings.policy.pool;
             for endpoint in &view.endpoints {
                 if let Some(open) = endpoint.pool.reserve(pool.max_connections) {
-                    let connection = Connection::new(connect(endpoint.addr), open);
-                    endpoint.pool.check_in(self.worker.index, connection, pool.max_idle, Instant::now());
+                    let now = Instant::now();
+                    let idle = Exchange::new(Connection::new(connect(endpoint.addr), open), now);
+                    endpoint.pool.check_in(self.worker.index, idle, pool.max_idle, now);
                 }
             }
         }
@@ -73,6 +74,7 @@ impl StreamProxy {
     pub fn serve(&self, stream: Stream) -> impl Future<Output = ()> + Send + use<> {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (worker, listener) = (self.worker.clone(), self.listener.clone());
-        serve(ConnectionInfo { worker, listener, peer: loopback(1), local: loopback(2) }, stream)
+        let info = ConnectionInfo { worker, listener, peer: loopback(1), local: loopback(2) };
+        serve(info, Channel::new(stream), ())
     }
 }

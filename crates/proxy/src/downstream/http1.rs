@@ -6,12 +6,14 @@ use std::{
     time::Duration,
 };
 
-use outrigger_http1::{Head, HeadKind, HeadParser, RefusalKind};
+use arc_swap::Cache;
+use outrigger_http1::{Head, HeadKind, HeadLimits, HeadParser, RefusalKind};
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::{
     context::ConnectionInfo,
+    context::DownstreamSettings,
     reason::{Reason, Refusal},
     request::{
         downstream::AfterRequest,
@@ -60,22 +62,30 @@ pub(crate) async fn run(info: &ConnectionInfo, channel: &mut Channel, is_last: b
     let cells = info.worker.cells();
     let _gauge = cells.gauge_guard(&cells.active);
     let mut timer = LazyTimer::new();
+    let mut settings = Cache::new(&*info.listener.settings);
+    let mut is_woken = true;
+    let heads = HeadLimits { bytes: 0, fields: 0, target: 0 };
+    let mut parser = HeadParser::new(HeadKind::Request, heads, Vec::new());
     loop {
-        let mut reader = HeadReader::new(info, is_last);
-        match poll_fn(|cx| reader.poll(channel, &mut timer, cx)).await {
-            HeadRead::Head(head) => match handle(info, channel, &mut timer, head).await {
-                AfterRequest::KeepAlive => {}
-                // A close with unread bytes resets the connection, and destroys a response on its way.
-                AfterRequest::Close if channel.has_more() => return Next::Linger,
-                AfterRequest::Close => return Next::Close,
-                AfterRequest::Linger => return Next::Linger,
-                AfterRequest::Reset => return Next::Reset,
-            },
+        let mut reader = HeadReader::new(info, settings.load(), &mut parser, is_last, is_woken);
+        is_woken = false;
+        let read = poll_fn(|cx| reader.poll(channel, &mut timer, cx)).await;
+        match read {
+            HeadRead::Head(head) => {
+                match handle(info, settings.load().clone(), channel, &mut timer, head).await {
+                    AfterRequest::KeepAlive => {}
+                    // A close with unread bytes resets the connection, and destroys a response on its way.
+                    AfterRequest::Close if channel.has_more() => return Next::Linger,
+                    AfterRequest::Close => return Next::Close,
+                    AfterRequest::Linger => return Next::Linger,
+                    AfterRequest::Reset => return Next::Reset,
+                }
+            }
             HeadRead::Idle => return Next::Park,
             HeadRead::Closed => return Next::Close,
             HeadRead::Refused(refusal) => return refuse(info, channel, refusal),
             HeadRead::Slow => {
-                let limit = info.listener.settings.load().outbound.limits.head_timeout;
+                let limit = settings.load().outbound.limits.head_timeout;
                 let detail = format!("the head did not end within {limit:?}");
                 cells.record_refusal(Reason::SlowHead);
                 let refusal = Refusal::new(Reason::SlowHead, detail);
@@ -107,8 +117,11 @@ fn refuse(info: &ConnectionInfo, channel: &mut Channel, refusal: outrigger_http1
 /// Reads one head.
 struct HeadReader<'a> {
     info: &'a ConnectionInfo,
-    parser: HeadParser,
+    parser: &'a mut HeadParser,
     is_last: bool,
+    /// Bytes are likely to be there: the reader was woken, or the connection was parked before.
+    is_woken: bool,
+    settings: &'a DownstreamSettings,
     /// Since when the connection waits; `None`: the time is not read yet.
     idle_since: Option<Instant>,
     /// When the first byte of the head was seen.
@@ -116,10 +129,15 @@ struct HeadReader<'a> {
 }
 
 impl<'a> HeadReader<'a> {
-    fn new(info: &'a ConnectionInfo, is_last: bool) -> Self {
-        let limits = info.listener.settings.load().request_heads;
-        let parser = HeadParser::new(HeadKind::Request, limits, buffers::take_fields());
-        Self { info, parser, is_last, idle_since: None, begun: None }
+    fn new(
+        info: &'a ConnectionInfo,
+        settings: &'a DownstreamSettings,
+        parser: &'a mut HeadParser,
+        is_last: bool,
+        is_woken: bool,
+    ) -> Self {
+        parser.begin(settings.request_heads, buffers::take_fields());
+        Self { info, parser, is_last, is_woken, settings, idle_since: None, begun: None }
     }
 
     fn poll(&mut self, channel: &mut Channel, timer: &mut LazyTimer, cx: &mut Context<'_>) -> Poll<HeadRead> {
@@ -131,10 +149,13 @@ impl<'a> HeadReader<'a> {
                     Err(refusal) => return Poll::Ready(HeadRead::Refused(refusal)),
                 }
             }
-            match channel.poll_fill(usize::MAX, cx) {
+            match channel.poll_fill(usize::MAX, self.is_woken, cx) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(HeadRead::Closed),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.is_woken = true;
+                    break;
+                }
             }
         }
         if self.begun.is_none() && self.parser.has_begun(&channel.inbox) {
@@ -143,7 +164,7 @@ impl<'a> HeadReader<'a> {
         let since = *self.idle_since.get_or_insert_with(Instant::now);
         let listener = &self.info.listener;
         let due = match self.begun {
-            Some(begun) => begun + listener.settings.load().outbound.limits.head_timeout,
+            Some(begun) => begun + self.settings.outbound.limits.head_timeout,
             // Between requests a drain ends the connection; bytes that the kernel has are still served.
             None if !self.is_last && listener.connections_shutdown.is_cancelled() => {
                 return Poll::Ready(HeadRead::Idle);

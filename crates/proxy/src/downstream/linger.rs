@@ -37,7 +37,7 @@ pub(crate) async fn linger(channel: &mut Channel) {
             if read > LINGER_BYTES {
                 return Poll::Ready(());
             }
-            match ready!(channel.poll_fill(usize::MAX, cx)) {
+            match ready!(channel.poll_fill(usize::MAX, true, cx)) {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }

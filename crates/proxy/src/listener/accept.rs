@@ -1,9 +1,9 @@
 //! Accepts connections of the app, up to the limit.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use outrigger_net::is_own_shortage;
-use tokio::net::TcpListener;
+use outrigger_net::{Acceptor, is_own_shortage};
+use tokio::net::TcpStream;
 use tracing::warn;
 
 use crate::{
@@ -40,16 +40,12 @@ pub(crate) async fn run_acceptor(
     assign: impl Fn(AcceptedConnection),
 ) {
     let BoundListener { socket, listener } = bound;
-    let socket = match TcpListener::from_std(socket) {
+    let socket = match Acceptor::new(socket) {
         Ok(socket) => socket,
         Err(error) => return warn!(%error, "a listening socket could not be set up"),
     };
     let listener_addr = listener.addr;
-    let hand_over = |stream: io::Result<std::net::TcpStream>, peer, state| {
-        if let Ok(stream) = stream {
-            assign(AcceptedConnection { stream, peer, listener_addr, state });
-        }
-    };
+    let hand_over = |stream, peer, state| assign(AcceptedConnection { stream, peer, listener_addr, state });
     // Acceptors share a worker, so that none adds a connection between this and `assign`.
     let check_room = |state: &ListenerState| {
         let most = state.settings.load().outbound.limits.max_connections;
@@ -66,10 +62,12 @@ pub(crate) async fn run_acceptor(
             Ok((stream, peer)) => {
                 let state = listener.state.load_full();
                 match check_room(&state) {
-                    Ok(()) => hand_over(stream.into_std(), peer, state),
+                    Ok(()) => hand_over(stream, peer, state),
                     Err(most) => {
                         worker.cells().record_refusal(Reason::TooManyConnections);
-                        if rejections.len() < MAX_REJECTIONS_UNDER_WAY {
+                        if rejections.len() < MAX_REJECTIONS_UNDER_WAY
+                            && let Ok(stream) = TcpStream::from_std(stream)
+                        {
                             rejections.spawn(reject_connection(stream.into(), most));
                         }
                     }
@@ -84,13 +82,12 @@ pub(crate) async fn run_acceptor(
         }
     }
     // A connection that the kernel has accepted already is served, not reset.
-    if let Ok(socket) = socket.into_std() {
-        while let Ok((stream, peer)) = socket.accept() {
-            let state = listener.state.load_full();
-            if check_room(&state).is_ok() {
-                hand_over(stream.set_nonblocking(true).map(|()| stream), peer, state);
-            }
+    while let Ok((stream, peer)) = socket.accept_queued() {
+        let state = listener.state.load_full();
+        if check_room(&state).is_ok() {
+            hand_over(stream, peer, state);
         }
     }
+    drop(socket);
     rejections.shutdown().await;
 }

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use outrigger_net::Stream;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
@@ -34,6 +33,7 @@ use crate::{
     },
     metrics::cells::{Block, WorkerCells},
     reason::Reason,
+    transport::channel::Channel,
 };
 
 /// How often a worker measures the lag of its runtime.
@@ -211,12 +211,7 @@ impl WorkerTask {
                 let guard = ConnectionGuard(self.worker.clone());
                 let peer = accepted.peer;
                 match self.set_up(accepted) {
-                    Ok((info, stream)) => {
-                        tasks.spawn(async move {
-                            serve(info, stream).await;
-                            drop(guard);
-                        });
-                    }
+                    Ok((info, channel)) => drop(tasks.spawn(serve(info, channel, guard))),
                     Err(error) => warn!(%peer, %error, "an app connection could not be set up"),
                 }
             }
@@ -224,13 +219,13 @@ impl WorkerTask {
         }
     }
 
-    fn set_up(&self, accepted: AcceptedConnection) -> io::Result<(ConnectionInfo, Stream)> {
+    fn set_up(&self, accepted: AcceptedConnection) -> io::Result<(ConnectionInfo, Channel)> {
         let AcceptedConnection { stream, peer, listener_addr, state } = accepted;
         let stream = TcpStream::from_std(stream)?;
-        stream.set_nodelay(true)?;
         // Only a listener on every address of the machine leaves open which one was called.
         let local = if listener_addr.ip().is_unspecified() { stream.local_addr()? } else { listener_addr };
-        Ok((ConnectionInfo { worker: self.shared.clone(), listener: state, peer, local }, stream.into()))
+        let info = ConnectionInfo { worker: self.shared.clone(), listener: state, peer, local };
+        Ok((info, Channel::new(stream.into())))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_http1::Framing;
+use outrigger_http1::{Framing, Head};
 use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution};
 use tokio::time::Instant;
 
@@ -22,7 +22,6 @@ use crate::{
     transport::{
         channel::Channel,
         exchange::{Exchange, ExchangeError, ResponseHead},
-        pool::Connection,
         upload::{BrokenUpload, Upload},
     },
     upstream::{
@@ -63,18 +62,17 @@ pub(crate) struct Attempt<'r> {
     check_stall_at: Instant,
 }
 
-#[expect(clippy::large_enum_variant, reason = "boxing the exchange would allocate for every request")]
 enum Stage {
     /// Reads all of the body, because the instance takes no chunks.
     Buffering,
     /// Waits for a permit or a connection. Boxed, because the usual attempt takes an idle connection at once.
     Opening(Box<Opening>),
-    Exchanging(Exchange),
+    Exchanging(Box<Exchange>),
     Ended,
 }
 
 /// A permit and a connection, to come.
-type Opened = Pin<Box<dyn Future<Output = Result<(InFlight, Connection), CheckoutError>> + Send>>;
+type Opened = Pin<Box<dyn Future<Output = Result<(InFlight, Box<Exchange>), CheckoutError>> + Send>>;
 
 struct Opening {
     opened: Opened,
@@ -110,8 +108,8 @@ impl<'r> Attempt<'r> {
         let permit = endpoint.try_acquire();
         let idle = permit.as_ref().and_then(|_| endpoint.take_idle(&checkout));
         match (permit, idle) {
-            (Some(permit), Some(connection)) => {
-                self.begin_exchange(permit, connection, call, upload, now);
+            (Some(permit), Some(exchange)) => {
+                self.begin_exchange(permit, exchange, call, upload, now);
             }
             (permit, _) => self.stage = self.open(permit, call, upload),
         }
@@ -143,15 +141,15 @@ impl<'r> Attempt<'r> {
                             is_repeatable,
                             now: Instant::now(),
                         };
-                        if let Some(connection) = endpoint.take_idle(&checkout) {
-                            return Ok((permit, connection));
+                        if let Some(exchange) = endpoint.take_idle(&checkout) {
+                            return Ok((permit, exchange));
                         }
                         permit
                     }
                 };
                 let _ = connecting.set(Instant::now());
-                let connection = endpoint.connect(cells, connect_within).await?;
-                Ok((permit, connection))
+                let exchange = endpoint.connect(cells, connect_within).await?;
+                Ok((permit, exchange))
             }
         });
         Stage::Opening(Box::new(Opening { opened, due, bound, connecting, connect_within }))
@@ -160,7 +158,7 @@ impl<'r> Attempt<'r> {
     fn begin_exchange(
         &mut self,
         permit: InFlight,
-        connection: Connection,
+        mut exchange: Box<Exchange>,
         call: &Call<'r>,
         upload: &mut Upload,
         now: Instant,
@@ -170,13 +168,22 @@ impl<'r> Attempt<'r> {
         self.check_stall_at = now + STALL_CHECK_AFTER;
         upload.restart_hold(now);
         let is_http10 = self.lease.endpoint().is_http10();
-        self.stage = Stage::Exchanging(call.exchange(connection, &self.bounds, upload, is_http10, now));
+        call.begin(&mut exchange, &self.bounds, upload, is_http10, now);
+        self.stage = Stage::Exchanging(exchange);
     }
 
     /// Ends the exchange.
-    pub(crate) fn take_exchange(&mut self) -> Option<Exchange> {
+    pub(crate) fn take_exchange(&mut self) -> Option<Box<Exchange>> {
         match std::mem::replace(&mut self.stage, Stage::Ended) {
             Stage::Exchanging(exchange) => Some(exchange),
+            Stage::Buffering | Stage::Opening(_) | Stage::Ended => None,
+        }
+    }
+
+    /// The head of the response that the attempt brought.
+    pub(crate) fn response(&self) -> Option<&Head> {
+        match &self.stage {
+            Stage::Exchanging(exchange) => exchange.response(),
             Stage::Buffering | Stage::Opening(_) | Stage::Ended => None,
         }
     }
@@ -237,14 +244,14 @@ impl<'r> Attempt<'r> {
                     }
                 },
                 Stage::Opening(opening) => match ready!(opening.opened.as_mut().poll(cx)) {
-                    Ok((permit, connection)) => {
+                    Ok((permit, exchange)) => {
                         let now = Instant::now();
                         if now >= opening.due {
                             // Nothing is sent at the last moment.
                             let failed = opening.expired(call, true);
                             return Poll::Ready(Err(failed));
                         }
-                        self.begin_exchange(permit, connection, call, upload, now);
+                        self.begin_exchange(permit, exchange, call, upload, now);
                     }
                     Err(error) => {
                         let outcome = match error.outcome {
@@ -255,18 +262,18 @@ impl<'r> Attempt<'r> {
                     }
                 },
                 Stage::Exchanging(exchange) => match ready!(exchange.poll_head(app, upload, cx)) {
-                    Ok(ResponseHead::Interim(head)) => {
-                        self.lease.endpoint().note_version(head.minor());
+                    Ok(ResponseHead::Interim) => {
+                        note_version(&self.lease, exchange);
                         // The instance is at work: neither it nor the request is stalled.
                         self.lease.endpoint().stall.record_response();
                         self.check_stall_at = Instant::now() + STALL_CHECK_AFTER;
-                        call.pass_interim(head, app, upload, interim);
+                        call.pass_interim(exchange, app, upload, interim);
                     }
-                    Ok(ResponseHead::Final(head, framing)) => {
-                        self.lease.endpoint().note_version(head.minor());
-                        let is_close = head.status() == 408;
-                        let ended = call.judge_response(head, framing, exchange);
+                    Ok(ResponseHead::Final(framing)) => {
+                        note_version(&self.lease, exchange);
+                        let ended = call.judge_response(framing, exchange);
                         // A server that ends an idle connection says so with a 408 that no request asked for.
+                        let is_close = exchange.response().is_some_and(|head| head.status() == 408);
                         if !(is_close && exchange.is_reused() && self.race(call, upload, has_raced)) {
                             return Poll::Ready(ended);
                         }
@@ -379,6 +386,13 @@ fn refused_within(given: Duration, call: &Call<'_>) -> Outcome {
     match given < call.settings.policy.connect_timeout.min(HURRY) {
         true => Outcome::PerTryTimeout,
         false => Outcome::ConnectTimeout,
+    }
+}
+
+/// Remembers which version the instance speaks.
+fn note_version(lease: &Lease, exchange: &Exchange) {
+    if let Some(head) = exchange.response() {
+        lease.endpoint().note_version(head.minor());
     }
 }
 

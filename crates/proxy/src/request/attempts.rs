@@ -58,7 +58,7 @@ pub(crate) async fn make_attempts<'r>(
     let mut pushed_before = false;
     // Endpoints on probation that other requests decide: passed over, not tried.
     let mut passed = 0;
-    let mut before: Option<(Attempt<'r>, AttemptResult)> = None;
+    let mut before: Option<Box<(Attempt<'r>, AttemptResult)>> = None;
     if call.deadline.cap().is_some_and(|ends| Instant::now() >= ends.into()) {
         let detail = format!("{}: the deadline had passed, nothing was sent", cluster.label);
         let refusal = Refusal::new(Reason::DeadlineExceeded, detail);
@@ -71,7 +71,8 @@ pub(crate) async fn make_attempts<'r>(
         let Some(endpoint) = cluster.pick(&state.tried, retryable).filter(|_| passed <= MAX_PASSED) else {
             return match before {
                 // The last endpoints have left meanwhile: what they answered is the answer.
-                Some((attempt, result)) => {
+                Some(last) => {
+                    let (attempt, result) = *last;
                     decided(call, attempt, result, RetryDecision::GiveUp(GiveUp::Attempts), false)
                 }
                 None => AttemptsEnd::Refused { refusal: cluster.refuse_pick(), verdict: Verdict::Ignore },
@@ -101,9 +102,10 @@ pub(crate) async fn make_attempts<'r>(
             None => return AttemptsEnd::Gone { verdict: Verdict::Ignore },
         };
         let outcome = outcome_of(&result);
+        let is_retried = retry.is_retried(outcome);
         let sent = attempt_sent(&attempt, &result);
         let pushback = match &result {
-            Ok(response) if retry.is_retried(outcome) => pushback::read_pushback(&response.head),
+            Ok(_) if is_retried => attempt.response().and_then(pushback::read_pushback),
             _ => None,
         };
         // The breaker waits for its probe, and every request waits for the breaker.
@@ -116,7 +118,7 @@ pub(crate) async fn make_attempts<'r>(
             asked => asked,
         };
         state.tried.extend(other);
-        let is_decided = outcome.status().is_some() && !retry.is_retried(outcome);
+        let is_decided = outcome.status().is_some() && !is_retried;
         let last = retry::LastAttempt {
             sent,
             outcome,
@@ -132,7 +134,7 @@ pub(crate) async fn make_attempts<'r>(
         match retry::decide_retry(&retry, &cluster.budget, &last, now.into_std(), ends, random) {
             RetryDecision::Retry { after, uncounted } => {
                 // For a long wait the attempt is dropped, so that its permit and its connection are free for other requests.
-                before = (after <= policy.retry.backoff_max).then_some((attempt, result));
+                before = (after <= policy.retry.backoff_max).then(|| Box::new((attempt, result)));
                 let cells = call.cells();
                 cells.inc(&cells.retried);
                 retries += u32::from(!uncounted);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outrigger_http1::{Framing, Head};
+use outrigger_http1::Framing;
 use outrigger_policy::{Deadline, Outcome, Sent, deadline::TimeoutCause, retry::RetryEligibility};
 use tokio::time::Instant;
 
@@ -90,10 +90,9 @@ fn last_byte(upload: &Upload) -> Option<Instant> {
     (upload.exists() && upload.held_since().is_none()).then(|| upload.last_byte())
 }
 
-/// A response that an attempt brought.
-#[derive(Debug)]
+/// A response that an attempt brought; the exchange has its head.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Response {
-    pub(crate) head: Head,
     pub(crate) framing: Framing,
     pub(crate) outcome: Outcome,
 }

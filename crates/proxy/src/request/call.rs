@@ -17,7 +17,7 @@ use crate::{
         deadline::ClientDeadline,
         fields::HeadChanges,
     },
-    transport::{channel::Channel, exchange::Exchange, pool::Connection, upload::Upload},
+    transport::{buffers, channel::Channel, exchange::Exchange, upload::Upload},
     upstream::{
         cluster::{Cluster, ClusterSettings},
         endpoint::CheckoutRequest,
@@ -36,7 +36,7 @@ pub(crate) struct Call<'r> {
     pub(crate) worker: usize,
     /// The app's head; empty once a response was chosen, because no other attempt needs it.
     pub(crate) head: Head,
-    pub(crate) changes: HeadChanges,
+    pub(crate) changes: &'r HeadChanges,
     pub(crate) traits: RequestTraits,
     pub(crate) client_deadline: ClientDeadline,
     pub(crate) deadline: Deadline,
@@ -62,16 +62,17 @@ impl<'r> Call<'r> {
         }
     }
 
-    /// An exchange on `connection`, with the head as the instance gets it; `is_http10`: it speaks HTTP/1.0. Where there is a deadline, the head says what is left
-    /// of it; with a body that is still being read, the end of the time-out is not known yet.
-    pub(crate) fn exchange(
+    /// Begins the request on `exchange`, with the head as the instance gets it; `is_http10`: the instance speaks HTTP/1.0. Where
+    /// there is a deadline, the head says what is left of it; with a body that is still being read, the end of the time-out is
+    /// not known yet.
+    pub(crate) fn begin(
         &self,
-        connection: Connection,
+        exchange: &mut Exchange,
         bounds: &Bounds<'_>,
         upload: &Upload,
         is_http10: bool,
         now: Instant,
-    ) -> Exchange {
+    ) {
         let mut drop = if self.changes.keeps_expect
             && (!self.changes.expects_continue || upload.expects_continue() && !is_http10)
         {
@@ -103,24 +104,26 @@ impl<'r> Call<'r> {
             minor: Some(1),
         };
         let framing = if is_http10 { upload.framing_with_length() } else { upload.framing() };
-        Exchange::new(connection, &self.head, &edits, framing, self.response_limits, now)
+        exchange.begin(&self.head, &edits, framing, self.response_limits, now);
     }
 
-    /// What a final head means.
-    pub(crate) fn judge_response(&self, head: Head, framing: Framing, exchange: &Exchange) -> AttemptResult {
-        let status = head.status();
-        self.count_tolerated(&head);
-        if framing == Framing::Tunnel && !self.changes.accepts_upgrade(&self.head, &head) {
-            let detail = "the instance switched to a protocol that was not asked for".to_owned();
+    /// What the final head of an exchange means.
+    pub(crate) fn judge_response(&self, framing: Framing, exchange: &Exchange) -> AttemptResult {
+        let invalid = |detail: &str| {
             let sent = exchange.sent().max(Sent::Head);
-            return Err(Failed { sent, ..Failed::unsent(Outcome::BadResponse, detail) });
-        }
-        let outcome = if head.first(Name::OutriggerError).is_some() {
-            Outcome::SidecarError(status)
-        } else {
-            Outcome::Status(status)
+            Err(Failed { sent, ..Failed::unsent(Outcome::BadResponse, detail.to_owned()) })
         };
-        Ok(Response { head, framing, outcome })
+        let Some(head) = exchange.response() else { return invalid("no head came") };
+        self.count_tolerated(head);
+        if framing == Framing::Tunnel && !self.changes.accepts_upgrade(&self.head, head) {
+            return invalid("the instance switched to a protocol that was not asked for");
+        }
+        let outcome = if head.has(Name::OutriggerError) {
+            Outcome::SidecarError(head.status())
+        } else {
+            Outcome::Status(head.status())
+        };
+        Ok(Response { framing, outcome })
     }
 
     /// Counts what was tolerated in the head of a response.
@@ -136,21 +139,27 @@ impl<'r> Call<'r> {
 
     /// Passes an interim response on, or drops it: an app of HTTP/1.0 does not know them, and of two exchanges beside each other
     /// neither may speak. A 100 reaches the app only if it asked for one, and once.
-    pub(crate) fn pass_interim(&self, head: Head, app: &mut Channel, upload: &mut Upload, passes: bool) {
+    pub(crate) fn pass_interim(
+        &self,
+        exchange: &mut Exchange,
+        app: &mut Channel,
+        upload: &mut Upload,
+        passes: bool,
+    ) {
+        let Some(head) = exchange.take_response() else { return };
         let passes = passes && self.head.minor() == 1;
         let is_wanted = if head.status() == 100 { upload.release(passes, Instant::now()) } else { true };
         if is_wanted && passes {
             let edits = Edits { minor: Some(1), ..Edits::default() };
             app.queue(|outbox| write_head(&head, &edits, Framing::None, outbox));
         }
-        crate::transport::buffers::give_head(head);
+        buffers::give_head(head);
     }
 
     /// Whether the request may be sent again, by its method and its fields.
     pub(crate) fn traits_of(head: &Head, changes: &HeadChanges) -> RequestTraits {
-        let method = std::str::from_utf8(head.method()).unwrap_or_default();
         RequestTraits {
-            idempotent: changes.has_idempotency_key || retry::is_idempotent(method),
+            idempotent: changes.has_idempotency_key || retry::is_idempotent(head.method()),
             allowed: changes.allows_retries,
         }
     }

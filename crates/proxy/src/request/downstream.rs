@@ -107,7 +107,7 @@ impl<'r> Downstream<'r> {
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let before = self.channel.inbox.len();
         while !self.has_read_ahead() {
-            match self.channel.poll_fill(buffers::SMALL, cx) {
+            match self.channel.poll_fill(buffers::SMALL, false, cx) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
                 Poll::Pending => break,
@@ -135,7 +135,7 @@ impl<'r> Downstream<'r> {
     pub(crate) async fn refuse(
         &mut self,
         refusal: &Refusal,
-        mut account: RequestAccount<'_>,
+        account: &mut RequestAccount<'_>,
     ) -> AfterRequest {
         account.record_answer(refusal.reason.status(), Some(refusal.reason), Instant::now());
         let closes = refusal.reason.closes_connection() || !self.discard_short_body().await;
@@ -151,7 +151,7 @@ impl<'r> Downstream<'r> {
     }
 
     /// Answers a TRACE or OPTIONS that may be forwarded no further.
-    pub(crate) async fn end_forwarding(&mut self, mut account: RequestAccount<'_>) -> AfterRequest {
+    pub(crate) async fn end_forwarding(&mut self, account: &mut RequestAccount<'_>) -> AfterRequest {
         account.record_answer(200, None, Instant::now());
         let closes = !self.discard_short_body().await;
         let closes = self.closes(closes);

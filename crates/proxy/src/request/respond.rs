@@ -48,85 +48,89 @@ enum BodyEnd {
 }
 
 /// Passes a response on. `permit`: the breaker's, of this request.
-pub(crate) async fn respond(
+#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+pub(crate) fn respond(
     call: &mut Call<'_>,
     app: &mut Downstream<'_>,
     mut attempt: Attempt<'_>,
     response: Response,
     permit: Permit<'_>,
-    mut account: RequestAccount<'_>,
-) -> AfterRequest {
-    let now = account.answered_at.unwrap_or_else(Instant::now);
-    let Response { mut head, framing, outcome } = response;
-    account.record_answer(head.status(), None, now);
-    let verdict = outcome.verdict();
-    let has_body = !matches!(framing, Framing::None | Framing::Tunnel);
-    // The head of a probe, or of a failure, is its verdict; any other request may still be cut.
-    let mut permit = Some(permit);
-    if (verdict == Verdict::Failure || call.is_probe || !has_body)
-        && let Some(permit) = permit.take()
-    {
-        call.cluster.record_verdict(permit, verdict, now);
-    }
-    // No other attempt follows, so the request's head is not needed again: an event stream or a tunnel would hold its buffer.
-    buffers::give_head(std::mem::take(&mut call.head));
-    let Some(mut exchange) = attempt.take_exchange() else { return AfterRequest::Close };
-    app.upload.keep_no_more(exchange.position());
-    let is_early = !app.upload.is_ended();
-    let is_tunnel = framing == Framing::Tunnel;
-    let outgoing = match framing {
-        Framing::Chunked | Framing::UntilClose if app.is_http10() => Framing::UntilClose,
-        Framing::UntilClose => Framing::Chunked,
-        framing => framing,
-    };
-    let closes = !is_tunnel && app.closes(is_early || outgoing == Framing::UntilClose);
-    write_response(&mut head, app, outgoing, closes);
-    buffers::give_head(head);
-    exchange.begin_download(outgoing, now);
-    if is_tunnel {
-        let idle = app.settings.outbound.limits.tunnel_idle;
-        // A switch of protocols answers the expectation, too (RFC 9110 §7.8).
-        app.upload.release(false, now);
-        tunnel::run(app.channel, &mut exchange, &mut app.upload, app.timer, idle).await;
-        return AfterRequest::Close;
-    }
-    let mut relay = Relay::new(call.settings, call.deadline.cap().map(Instant::from_std), now);
-    let end = poll_fn(|cx| relay.poll(app, &mut exchange, cx)).await;
-    let now = relay.ended_at(&exchange, now);
-    account.ended_at = Some(now);
-    let is_clean = end == BodyEnd::Complete;
-    // An app that leaves in the middle of a body is no failure of the instance.
-    if is_clean || (matches!(end, BodyEnd::AppGone | BodyEnd::Unread) && relay.written > 0) {
-        attempt.lease.record_body_end(now);
-    }
-    account.reason = reason_of(&end, &app.upload);
-    let is_cut = account.reason == Some(Reason::UpstreamClosed);
-    if is_cut {
-        attempt.lease.record_body_cut(call.cluster, call.settings, now);
-    }
-    if let Some(permit) = permit.take() {
-        let verdict = if is_cut { Verdict::Failure } else { verdict };
-        call.cluster.record_verdict(permit, verdict, now);
-    }
-    let is_unread = !app.upload.is_ended();
-    if is_clean && let Some(connection) = exchange.into_reusable() {
-        let max_idle = call.settings.policy.pool.max_idle;
-        attempt.lease.endpoint().pool.check_in(call.worker, connection, max_idle, now);
-    }
-    // The attempt holds the endpoint's permit: dropped after the check-in, so that the next request with a permit finds the
-    // connection idle.
-    drop(attempt);
-    match end {
-        BodyEnd::Complete if closes && is_unread => AfterRequest::Linger,
-        BodyEnd::Complete if closes => AfterRequest::Close,
-        BodyEnd::Complete => AfterRequest::KeepAlive,
-        BodyEnd::Unread => AfterRequest::Reset,
-        // Where the close ends the body, only a reset tells the app that the body is not complete.
-        BodyEnd::Cut | BodyEnd::Late if outgoing == Framing::UntilClose => AfterRequest::Reset,
-        BodyEnd::Cut | BodyEnd::Late if is_unread => AfterRequest::Linger,
-        // What is queued shows the app that the response had begun.
-        BodyEnd::Cut if !app.channel.outbox.is_empty() => AfterRequest::Linger,
-        BodyEnd::Cut | BodyEnd::Late | BodyEnd::AppGone => AfterRequest::Close,
+    account: &mut RequestAccount<'_>,
+) -> impl Future<Output = AfterRequest> + Send {
+    async move {
+        let now = account.answered_at.unwrap_or_else(Instant::now);
+        let Response { framing, outcome } = response;
+        let Some(mut exchange) = attempt.take_exchange() else { return AfterRequest::Close };
+        let Some(mut head) = exchange.take_response() else { return AfterRequest::Close };
+        account.record_answer(head.status(), None, now);
+        let verdict = outcome.verdict();
+        let has_body = !matches!(framing, Framing::None | Framing::Tunnel);
+        // The head of a probe, or of a failure, is its verdict; any other request may still be cut.
+        let mut permit = Some(permit);
+        if (verdict == Verdict::Failure || call.is_probe || !has_body)
+            && let Some(permit) = permit.take()
+        {
+            call.cluster.record_verdict(permit, verdict, now);
+        }
+        // No other attempt follows, so the request's head is not needed again: an event stream or a tunnel would hold its buffer.
+        buffers::give_head(std::mem::take(&mut call.head));
+        app.upload.keep_no_more(exchange.position());
+        let is_early = !app.upload.is_ended();
+        let is_tunnel = framing == Framing::Tunnel;
+        let outgoing = match framing {
+            Framing::Chunked | Framing::UntilClose if app.is_http10() => Framing::UntilClose,
+            Framing::UntilClose => Framing::Chunked,
+            framing => framing,
+        };
+        let closes = !is_tunnel && app.closes(is_early || outgoing == Framing::UntilClose);
+        write_response(&mut head, app, outgoing, closes);
+        buffers::give_head(head);
+        exchange.begin_download(outgoing, now);
+        if is_tunnel {
+            let idle = app.settings.outbound.limits.tunnel_idle;
+            // A switch of protocols answers the expectation, too (RFC 9110 §7.8).
+            app.upload.release(false, now);
+            tunnel::run(app.channel, &mut exchange, &mut app.upload, app.timer, idle).await;
+            return AfterRequest::Close;
+        }
+        let mut relay = Relay::new(call.settings, call.deadline.cap().map(Instant::from_std), now);
+        let end = poll_fn(|cx| relay.poll(app, &mut exchange, cx)).await;
+        let now = relay.ended_at(&exchange, now);
+        account.ended_at = Some(now);
+        let is_clean = end == BodyEnd::Complete;
+        // An app that leaves in the middle of a body is no failure of the instance.
+        if is_clean || (matches!(end, BodyEnd::AppGone | BodyEnd::Unread) && relay.written > 0) {
+            attempt.lease.record_body_end(now);
+        }
+        account.reason = reason_of(&end, &app.upload);
+        let is_cut = account.reason == Some(Reason::UpstreamClosed);
+        if is_cut {
+            attempt.lease.record_body_cut(call.cluster, call.settings, now);
+        }
+        if let Some(permit) = permit.take() {
+            let verdict = if is_cut { Verdict::Failure } else { verdict };
+            call.cluster.record_verdict(permit, verdict, now);
+        }
+        let is_unread = !app.upload.is_ended();
+        if is_clean && exchange.settle() {
+            let max_idle = call.settings.policy.pool.max_idle;
+            attempt.lease.endpoint().pool.check_in(call.worker, exchange, max_idle, now);
+        }
+        // The attempt holds the endpoint's permit: dropped after the check-in, so that the next request with a permit finds the
+        // connection idle.
+        drop(attempt);
+        match end {
+            BodyEnd::Complete if closes && is_unread => AfterRequest::Linger,
+            BodyEnd::Complete if closes => AfterRequest::Close,
+            BodyEnd::Complete => AfterRequest::KeepAlive,
+            BodyEnd::Unread => AfterRequest::Reset,
+            // Where the close ends the body, only a reset tells the app that the body is not complete.
+            BodyEnd::Cut | BodyEnd::Late if outgoing == Framing::UntilClose => AfterRequest::Reset,
+            BodyEnd::Cut | BodyEnd::Late if is_unread => AfterRequest::Linger,
+            // What is queued shows the app that the response had begun.
+            BodyEnd::Cut if !app.channel.outbox.is_empty() => AfterRequest::Linger,
+            BodyEnd::Cut | BodyEnd::Late | BodyEnd::AppGone => AfterRequest::Close,
+        }
     }
 }
 

@@ -18,8 +18,10 @@ use crate::transport::buffers::{self, LARGE, SMALL};
 /// Bytes up to which data is copied behind what waits in the outbox, for one plain write. More data is written from where it
 /// is, by a vectored write, which takes a longer way through the kernel.
 const COPY_BELOW: usize = 8 * 1024;
-/// Reads in a row that fill the buffer before a larger one is taken.
-const FULL_READS: u8 = 2;
+/// From this fullness on a stream gets the larger buffer. A read that fills its buffer counts 2, a read that the usual buffer
+/// would have held takes 1 away: a stream of messages that are just too large for the usual buffer keeps the larger one.
+const LARGE_FROM: u8 = 3;
+const MAX_FULLNESS: u8 = 6;
 
 /// One side of an exchange.
 #[derive(Debug)]
@@ -27,26 +29,34 @@ pub(crate) struct Channel {
     pub(crate) stream: Stream,
     pub(crate) inbox: Inbox,
     pub(crate) outbox: Outbox,
-    full_reads: u8,
+    fullness: u8,
     /// The peer has ended its side.
     pub(crate) is_ended: bool,
 }
 
 impl Channel {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, inbox: Inbox::new(), outbox: Outbox::new(), full_reads: 0, is_ended: false }
+        Self { stream, inbox: Inbox::new(), outbox: Outbox::new(), fullness: 0, is_ended: false }
     }
 
     /// Reads once into the inbox: the number of bytes, 0 at the end of the stream. Takes a buffer when there is something to
     /// read; a full inbox gets a larger one, up to `most` bytes. Ready with an error of the kind `OutOfMemory` when the inbox
-    /// is full with `most` bytes: the caller bounds what it leaves there.
-    pub(crate) fn poll_fill(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// is full with `most` bytes: the caller bounds what it leaves there. `expected`: bytes are likely to be there, so that a
+    /// buffer is taken before the stream is asked.
+    pub(crate) fn poll_fill(
+        &mut self,
+        most: usize,
+        expected: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         if self.is_ended {
             return Poll::Ready(Ok(0));
         }
         if self.inbox.capacity() == 0 {
-            ready!(self.stream.poll_read_ready(cx))?;
-            let len = if self.full_reads >= FULL_READS { LARGE } else { SMALL };
+            if !expected {
+                ready!(self.stream.poll_read_ready(cx))?;
+            }
+            let len = if self.fullness >= LARGE_FROM { LARGE } else { SMALL };
             self.inbox.give_buffer(buffers::take_incoming(len));
         } else if self.inbox.space().is_empty() {
             let len = self.inbox.capacity();
@@ -64,7 +74,11 @@ impl Channel {
                 let n = buffer.filled().len();
                 self.inbox.advance(n);
                 self.is_ended = n == 0;
-                self.full_reads = if n == room { self.full_reads.saturating_add(1) } else { 0 };
+                if n == room {
+                    self.fullness = (self.fullness + 2).min(MAX_FULLNESS);
+                } else if n <= SMALL {
+                    self.fullness = self.fullness.saturating_sub(1);
+                }
                 Poll::Ready(Ok(n))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -105,7 +119,10 @@ impl Channel {
         };
         let n = match polled {
             Poll::Ready(written) => written?,
-            Poll::Pending => return Poll::Pending,
+            Poll::Pending => {
+                self.fullness = 0;
+                return Poll::Pending;
+            }
         };
         if n == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -147,7 +164,7 @@ impl Channel {
 
     /// The next buffer is a small one, because what was read waits for its receiver.
     pub(crate) fn read_less(&mut self) {
-        self.full_reads = 0;
+        self.fullness = 0;
     }
 
     /// Gives the buffer of an empty inbox back.

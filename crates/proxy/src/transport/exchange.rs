@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::transport::{
     buffers::{self, LARGE, SMALL},
     channel::Channel,
-    pool::Connection,
+    connection::Connection,
     upload::{BrokenUpload, Upload},
 };
 
@@ -28,13 +28,13 @@ const MAX_MOVED: usize = 256 * 1024;
 const MAX_INTERIM: u32 = 32;
 const MAX_INTERIM_BYTES: usize = 64 * 1024;
 
-/// A head from the instance.
-#[derive(Debug)]
+/// A head from the instance, which [`Exchange::take_response`] gives.
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum ResponseHead {
     /// 1xx, except 101.
-    Interim(Head),
+    Interim,
     /// The response, and how its body ends.
-    Final(Head, Framing),
+    Final(Framing),
 }
 
 /// Why no head came.
@@ -62,6 +62,8 @@ pub(crate) enum DownloadError {
 pub(crate) struct Exchange {
     connection: Connection,
     parser: HeadParser,
+    /// The last head that came.
+    response: Option<Head>,
     /// Whether a response to the request has no body because the method is HEAD.
     is_head: bool,
     /// Bytes of the request that the system accepted.
@@ -145,25 +147,23 @@ impl BodyFramer {
 }
 
 impl Exchange {
-    /// Queues the head of a request. `edits`: how it differs from the app's; `framing`: how its body is sent.
-    pub(crate) fn new(
-        connection: Connection,
-        head: &Head,
-        edits: &Edits<'_>,
-        framing: Framing,
-        limits: HeadLimits,
-        now: Instant,
-    ) -> Self {
-        let mut exchange = Self {
+    /// A connection on which no request was sent yet.
+    pub(crate) fn new(connection: Connection, now: Instant) -> Box<Self> {
+        Box::new(Self {
             connection,
-            parser: HeadParser::new(HeadKind::Response, limits, buffers::take_fields()),
-            is_head: head.method() == b"HEAD",
+            parser: HeadParser::new(
+                HeadKind::Response,
+                HeadLimits { bytes: 0, fields: 0, target: 0 },
+                Vec::new(),
+            ),
+            response: None,
+            is_head: false,
             written: 0,
             noted: 0,
             sent_at: None,
             position: 0,
             has_body_begun: false,
-            to_instance: BodyFramer::new(framing),
+            to_instance: BodyFramer::default(),
             is_sent: false,
             is_deaf: false,
             is_blocked: false,
@@ -175,9 +175,47 @@ impl Exchange {
             to_app: BodyFramer::default(),
             direct: 0,
             last_received: now,
-        };
-        exchange.connection.channel.queue(|outbox| write_head(head, edits, framing, outbox));
-        exchange
+        })
+    }
+
+    /// Queues the head of a request, behind which nothing of an earlier exchange is left. `edits`: how the head differs from
+    /// the app's; `framing`: how the body is sent.
+    pub(crate) fn begin(
+        &mut self,
+        head: &Head,
+        edits: &Edits<'_>,
+        framing: Framing,
+        limits: HeadLimits,
+        now: Instant,
+    ) {
+        self.parser.begin(limits, buffers::take_fields());
+        self.is_head = head.method() == b"HEAD";
+        self.written = 0;
+        self.position = 0;
+        self.has_body_begun = false;
+        self.to_instance = BodyFramer::new(framing);
+        self.is_sent = false;
+        self.has_answered = false;
+        self.interim = 0;
+        self.interim_bytes = 0;
+        self.direct = 0;
+        self.last_received = now;
+        self.connection.channel.queue(|outbox| write_head(head, edits, framing, outbox));
+    }
+
+    /// The last head that came.
+    pub(crate) fn response(&self) -> Option<&Head> {
+        self.response.as_ref()
+    }
+
+    /// The last head that came, once.
+    pub(crate) fn take_response(&mut self) -> Option<Head> {
+        self.response.take()
+    }
+
+    /// The connection.
+    pub(crate) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
     }
 
     /// Whether another request used the connection before.
@@ -223,6 +261,8 @@ impl Exchange {
         upload: &mut Upload,
         cx: &mut Context<'_>,
     ) -> Poll<Result<ResponseHead, ExchangeError>> {
+        // No response is there at the moment when the request was written.
+        let was_sent = self.is_upload_done();
         if let Poll::Ready(Err(broken)) = self.poll_upload(app, upload, cx) {
             return Poll::Ready(Err(ExchangeError::Upload(broken)));
         }
@@ -231,13 +271,13 @@ impl Exchange {
             if !channel.inbox.is_empty() {
                 let spare = if channel.inbox.len() > SMALL { LARGE } else { SMALL };
                 match self.parser.parse(&mut channel.inbox, || buffers::take_incoming(spare)) {
-                    Ok(Some(head)) => return Poll::Ready(self.take_head(head)),
+                    Ok(Some(head)) => return Poll::Ready(self.accept_head(head)),
                     Ok(None) => {}
                     Err(refusal) => return Poll::Ready(Err(ExchangeError::Invalid(refusal.detail))),
                 }
             }
             // The parser refuses a head before the inbox has grown to twice its limit.
-            match ready!(channel.poll_fill(usize::MAX, cx)) {
+            match ready!(channel.poll_fill(usize::MAX, was_sent, cx)) {
                 Ok(1..) => self.has_answered = true,
                 Ok(0) => return Poll::Ready(Err(ExchangeError::Closed("the connection ended".to_owned()))),
                 Err(error) => return Poll::Ready(Err(ExchangeError::Closed(error.to_string()))),
@@ -245,7 +285,7 @@ impl Exchange {
         }
     }
 
-    fn take_head(&mut self, head: Head) -> Result<ResponseHead, ExchangeError> {
+    fn accept_head(&mut self, head: Head) -> Result<ResponseHead, ExchangeError> {
         let invalid = |detail: String| Err(ExchangeError::Invalid(detail));
         if matches!(head.status(), 100 | 102..=199) {
             self.interim += 1;
@@ -255,7 +295,8 @@ impl Exchange {
                     "more than {MAX_INTERIM} interim responses, or more than {MAX_INTERIM_BYTES} bytes of them"
                 ));
             }
-            return Ok(ResponseHead::Interim(head));
+            self.response = Some(head);
+            return Ok(ResponseHead::Interim);
         }
         let framed = match response_framing(&head, self.is_head) {
             Ok(framed) => framed,
@@ -275,7 +316,8 @@ impl Exchange {
                 return invalid(refusal.detail);
             }
         }
-        Ok(ResponseHead::Final(head, framed.framing))
+        self.response = Some(head);
+        Ok(ResponseHead::Final(framed.framing))
     }
 
     /// Moves the request. Ready: it was written to its last byte, or the instance takes no more.
@@ -419,7 +461,7 @@ impl Exchange {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            match ready!(channel.poll_fill(LARGE, cx)) {
+            match ready!(channel.poll_fill(LARGE, true, cx)) {
                 Ok(1..) => self.last_received = Instant::now(),
                 // A close without an error is the end of a body that lasts until the close.
                 Ok(0) => match self.body.close() {
@@ -436,15 +478,16 @@ impl Exchange {
         self.position
     }
 
-    /// The connection, for another request; `None`: it cannot carry one, and is closed.
-    pub(crate) fn into_reusable(self) -> Option<Connection> {
-        let reusable = self.is_sent
+    /// Whether the connection can carry another request.
+    pub(crate) fn settle(&mut self) -> bool {
+        self.connection.is_reused = true;
+        self.connection.channel.release_inbox();
+        self.is_sent
             && !self.is_deaf
             && !self.is_single
             && self.body.is_end()
             && self.connection.channel.inbox.is_empty()
-            && !self.connection.channel.is_ended;
-        reusable.then_some(self.connection)
+            && !self.connection.channel.is_ended
     }
 
     /// The connection's channel, for a tunnel.

@@ -2,6 +2,7 @@
 
 pub(crate) mod buffers;
 pub(crate) mod channel;
+pub(crate) mod connection;
 pub(crate) mod exchange;
 pub(crate) mod pool;
 pub(crate) mod timer;

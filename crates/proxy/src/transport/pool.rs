@@ -12,45 +12,13 @@ use std::{
     time::Duration,
 };
 
-use outrigger_net::Stream;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use crate::transport::channel::Channel;
-
-/// A connection to an instance.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) channel: Channel,
-    /// Another request used it before.
-    pub(crate) is_reused: bool,
-    _open: OpenConnection,
-}
-
-impl Connection {
-    pub(crate) fn new(stream: Stream, open: OpenConnection) -> Self {
-        Self { channel: Channel::new(stream), is_reused: false, _open: open }
-    }
-
-    /// Whether it cannot carry another request: bytes that were not asked for have come, or it has ended. `ask_kernel`: a
-    /// system call makes sure; otherwise an end of the last moment may be missed.
-    fn is_stale(&mut self, ask_kernel: bool) -> bool {
-        !self.channel.inbox.is_empty() || self.channel.is_ended || self.channel.stream.is_stale(ask_kernel)
-    }
-}
-
-/// Counts as an open connection for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct OpenConnection(Arc<AtomicUsize>);
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
+use crate::transport::{connection::OpenConnection, exchange::Exchange};
 
 struct Idle {
-    connection: Connection,
+    exchange: Box<Exchange>,
     since: Instant,
 }
 
@@ -102,34 +70,30 @@ impl ConnectionPool {
         ask_after: Duration,
         now: Instant,
         stale: impl Fn(),
-    ) -> Option<Connection> {
+    ) -> Option<Box<Exchange>> {
         loop {
-            let Idle { mut connection, since } = self.pop(worker, limit, now)?;
-            if connection.is_stale(now.saturating_duration_since(since) >= ask_after) {
-                stale();
-                continue;
+            let (mut exchange, idle) = self.pop(worker, limit, now)?;
+            if !exchange.connection().is_stale(idle >= ask_after) {
+                return Some(exchange);
             }
-            connection.is_reused = true;
-            return Some(connection);
+            stale();
         }
     }
 
-    fn pop(&self, worker: usize, limit: Duration, now: Instant) -> Option<Idle> {
+    /// The youngest one, if it is younger than `limit`, and how long it was idle. If it is too old, all are, and the sweep
+    /// takes them.
+    fn pop(&self, worker: usize, limit: Duration, now: Instant) -> Option<(Box<Exchange>, Duration)> {
         let mut shard = self.shard(worker);
-        // The last is the youngest: when it is too old, all are, and the sweep takes them.
-        let is_young = shard.last().is_some_and(|idle| now.saturating_duration_since(idle.since) < limit);
-        if is_young { shard.pop() } else { None }
+        let idle = now.saturating_duration_since(shard.last()?.since);
+        if idle < limit { shard.pop().map(|one| (one.exchange, idle)) } else { None }
     }
 
     /// Room for one more open connection, made by closing an idle one where necessary.
     pub(crate) fn reserve(&self, most: usize) -> Option<OpenConnection> {
         loop {
-            let open = self.open.fetch_add(1, Relaxed);
-            let reserved = OpenConnection(self.open.clone());
-            if open < most {
+            if let Some(reserved) = OpenConnection::reserve(&self.open, most) {
                 return Some(reserved);
             }
-            drop(reserved);
             let oldest = (0..self.shards.len()).find_map(|worker| {
                 let mut shard = self.shard(worker);
                 (!shard.is_empty()).then(|| shard.remove(0))
@@ -139,14 +103,14 @@ impl ConnectionPool {
     }
 
     /// Takes a connection back. It is closed instead when its instance is gone, or when enough are idle.
-    pub(crate) fn check_in(&self, worker: usize, connection: Connection, most_idle: usize, now: Instant) {
+    pub(crate) fn check_in(&self, worker: usize, exchange: Box<Exchange>, most_idle: usize, now: Instant) {
         if self.closed.load(Relaxed) {
             return;
         }
         let mut shard = self.shard(worker);
         if shard.len() < most_idle {
             // Newest last, so that the oldest age out and the pool shrinks by itself.
-            shard.push(Idle { connection, since: now });
+            shard.push(Idle { exchange, since: now });
         }
         drop(shard);
         if self.closed.load(Relaxed) {

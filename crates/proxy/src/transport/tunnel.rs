@@ -89,7 +89,7 @@ impl Direction {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                if ready!(from.poll_fill(LARGE, cx))? == 0 {
+                if ready!(from.poll_fill(LARGE, false, cx))? == 0 {
                     ready!(to.poll_shutdown(cx))?;
                     self.is_shut = true;
                 }

@@ -12,10 +12,16 @@ use std::{
 use outrigger_http1::{BodyDecoder, Framing, Head, Piece};
 use tokio::time::Instant;
 
-use crate::transport::{buffers::LARGE, channel::Channel};
+use crate::transport::{
+    buffers::{self, LARGE},
+    channel::Channel,
+};
 
 /// Most bytes that are kept for another attempt, in the whole process.
 const MAX_KEPT: usize = 16 * 1024 * 1024;
+
+/// Longest body that takes no buffer of the pool.
+const SHORT: usize = 4 * 1024;
 
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
@@ -258,7 +264,7 @@ impl Upload {
         app: &mut Channel,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), BrokenUpload>> {
-        match ready!(app.poll_fill(LARGE, cx)) {
+        match ready!(app.poll_fill(LARGE, true, cx)) {
             Ok(1..) => {
                 self.last_byte = Instant::now();
                 Poll::Ready(Ok(()))
@@ -278,7 +284,7 @@ impl Upload {
             match self.decoder.decode(&mut app.inbox) {
                 Ok(Piece::Data(n)) => self.decoder.consume(&mut app.inbox, n),
                 Ok(Piece::End) => {}
-                Ok(Piece::NeedMore) => match ready!(app.poll_fill(LARGE, cx)) {
+                Ok(Piece::NeedMore) => match ready!(app.poll_fill(LARGE, true, cx)) {
                     Ok(1..) => {}
                     Ok(0) | Err(_) => return Poll::Ready(()),
                 },
@@ -310,6 +316,15 @@ impl Upload {
         }
         let fits = self.kept.len() + data.len() <= self.limit;
         if fits && KEPT.fetch_add(data.len(), Relaxed) + data.len() <= MAX_KEPT {
+            if self.kept.capacity() == 0 {
+                // A short body waits for its response in a buffer of its own size.
+                let length = match self.framing {
+                    Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX).min(self.limit),
+                    _ => data.len(),
+                };
+                self.kept = if length > SHORT { buffers::take_outgoing() } else { Vec::new() };
+                self.kept.reserve_exact(length);
+            }
             self.kept.extend_from_slice(data);
             return true;
         }
@@ -321,8 +336,11 @@ impl Upload {
     }
 
     fn forget(&mut self) {
-        KEPT.fetch_sub(self.kept.len(), Relaxed);
-        self.kept = Vec::new();
+        if self.kept.capacity() > 0 {
+            KEPT.fetch_sub(self.kept.len(), Relaxed);
+            self.kept.clear();
+            buffers::give_outgoing(std::mem::take(&mut self.kept));
+        }
     }
 }
 
@@ -353,7 +371,7 @@ mod tests {
         let mut app = app.unwrap();
         app.write_all(bytes).await.unwrap();
         let mut channel = Channel::new(accepted.unwrap().0.into());
-        assert_eq!(poll_fn(|cx| channel.poll_fill(LARGE, cx)).await.unwrap(), bytes.len());
+        assert_eq!(poll_fn(|cx| channel.poll_fill(LARGE, true, cx)).await.unwrap(), bytes.len());
         (channel, app)
     }
 

@@ -26,7 +26,7 @@ use crate::{
         cells::{Block, ServiceCells},
         labels::PoolEvent,
     },
-    transport::pool::{Connection, ConnectionPool},
+    transport::{connection::Connection, exchange::Exchange, pool::ConnectionPool},
     upstream::{bulkhead::PendingCount, connect::connect_outcome},
 };
 
@@ -215,7 +215,7 @@ impl Endpoint {
     }
 
     /// An idle connection that is still good.
-    pub(crate) fn take_idle(&self, request: &CheckoutRequest<'_>) -> Option<Connection> {
+    pub(crate) fn take_idle(&self, request: &CheckoutRequest<'_>) -> Option<Box<Exchange>> {
         let pool = &request.policy.pool;
         let (limit, skip_peek) = if request.is_repeatable {
             (pool.idle_timeout, SKIP_PEEK_WITHIN)
@@ -223,9 +223,9 @@ impl Endpoint {
             (pool.non_idempotent_max_idle, Duration::ZERO)
         };
         let stale = || request.cells.record_pool_event(PoolEvent::Stale);
-        let connection = self.pool.checkout(request.worker, limit, skip_peek, request.now, stale)?;
+        let idle = self.pool.checkout(request.worker, limit, skip_peek, request.now, stale)?;
         request.cells.record_pool_event(PoolEvent::Reused);
-        Some(connection)
+        Some(idle)
     }
 
     /// A new connection, made within `timeout`.
@@ -233,7 +233,7 @@ impl Endpoint {
         &self,
         cells: &Block<ServiceCells>,
         timeout: Duration,
-    ) -> Result<Connection, CheckoutError> {
+    ) -> Result<Box<Exchange>, CheckoutError> {
         // A permit includes a connection, also when a reload has reduced the number since.
         let most = self.max_permits.load(Relaxed).max(self.in_flight());
         let Some(open) = self.pool.reserve(most) else {
@@ -245,7 +245,7 @@ impl Endpoint {
             detail: format!("{error}: {}", error.source),
         })?;
         cells.record_pool_event(PoolEvent::Opened);
-        Ok(Connection::new(stream.into(), open))
+        Ok(Exchange::new(Connection::new(stream.into(), open), Instant::now()))
     }
 }
 

@@ -1,0 +1,74 @@
+//! Accepting connections that belong to no reactor yet.
+//!
+//! tokio's listener registers each connection in the reactor of the task that accepts. A connection that another worker serves would
+//! be registered, taken out and registered again: three system calls more for each connection.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+};
+
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// A listening socket of which the connections are taken as they come from the kernel.
+#[derive(Debug)]
+pub struct Acceptor(AsyncFd<TcpListener>);
+
+impl Acceptor {
+    /// Registers `socket`, which must be non-blocking, in the reactor of the current task.
+    ///
+    /// # Errors
+    /// When the reactor cannot take it.
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; the socket is owned, and open as long as its registration"
+    )]
+    pub fn new(socket: TcpListener) -> io::Result<Self> {
+        AsyncFd::with_interest(socket, Interest::READABLE).map(Self)
+    }
+
+    /// The next connection, non-blocking, and its peer. Cancel safe.
+    ///
+    /// # Errors
+    /// Those of accept(2).
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.0.async_io(Interest::READABLE, accept_now).await
+    }
+
+    /// A connection that the kernel has queued, without waiting.
+    ///
+    /// # Errors
+    /// Those of accept(2); `WouldBlock` when the queue is empty.
+    pub fn accept_queued(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        accept_now(self.0.get_ref())
+    }
+}
+
+fn accept_now(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (accepted, peer) = acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let stream = TcpStream::from(accepted);
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    let peer = peer.map_or_else(|| stream.peer_addr(), Ok)?;
+    Ok((stream, peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_non_blocking_and_sends_without_delay() {
+        let bound = crate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let acceptor = Acceptor::new(bound.socket).unwrap();
+        assert_eq!(acceptor.accept_queued().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let (first, second) =
+            (TcpStream::connect(bound.addr).unwrap(), TcpStream::connect(bound.addr).unwrap());
+        let (accepted, peer) = acceptor.accept().await.unwrap();
+        assert_eq!(peer, first.local_addr().unwrap());
+        assert!(accepted.nodelay().unwrap());
+        let read = io::Read::read(&mut &accepted, &mut [0; 1]);
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(acceptor.accept_queued().unwrap().1, second.local_addr().unwrap());
+    }
+}

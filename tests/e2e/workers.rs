@@ -9,6 +9,7 @@ use outrigger_tests::{
     load::{Load, LoadPlan},
     sidecar::{Services, Sidecar},
 };
+use tokio::time::Instant;
 
 async fn three() -> [Instance; 3] {
     [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await]
@@ -70,4 +71,38 @@ async fn a_stop_ends_every_worker_and_closes_idle_connections() {
     }
     assert!(tokio::net::TcpStream::connect(addr).await.is_err());
     outrigger_tests::wait::until_true("connections to the instance are closed", || all[0].open() == 0).await;
+}
+
+/// The median time of a GET.
+async fn median_get(client: &mut Client) -> Duration {
+    let mut times = Vec::new();
+    for _ in 0..101 {
+        let begun = Instant::now();
+        assert_eq!(client.get("orders", "/get").await.status, 200);
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    times[50]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_endless_upload_leaves_the_other_connections_of_its_worker_their_turn() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::start_on(Workers::Threads(1), "", &Services::of("orders", &[&instance])).await;
+    let mut client = sidecar.client().await;
+    let alone = median_get(&mut client).await;
+    let mut uploader = sidecar.client().await;
+    let upload = tokio::spawn(async move {
+        uploader.send("POST /up HTTP/1.1\r\nHost: orders\r\nContent-Length: 1000000000000\r\n\r\n").await;
+        let _ = uploader.send_pattern(1_000_000_000_000).await;
+    });
+    instance.wait_requests(102).await;
+    let received = || instance.first_with_method("POST").body().len;
+    let before = received();
+    let beside = median_get(&mut client).await;
+    assert!(received() > before, "the upload has not gone on");
+    upload.abort();
+    // A worker that moves one upload for as long as there is some of it would answer no GET at all. The bound leaves room for the
+    // client, the instance and the upload of this test, which share their threads.
+    assert!(beside < Duration::from_millis(50) + 10 * alone, "{beside:?} beside the upload, {alone:?} alone");
 }

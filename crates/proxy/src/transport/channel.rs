@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
@@ -179,6 +179,12 @@ impl Channel {
             buffers::give_outgoing(buffer);
         }
     }
+}
+
+/// Gives the other connections of the worker their turn: the task is woken when the runtime has asked the system for events. A task
+/// that wakes itself keeps the runtime from that for 61 turns, which are 16 MiB of a body.
+pub(crate) fn yield_turn(cx: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
 impl Drop for Channel {

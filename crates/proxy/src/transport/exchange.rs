@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::transport::{
     buffers::{self, LARGE, SMALL},
-    channel::Channel,
+    channel::{Channel, yield_turn},
     connection::Connection,
     upload::{BrokenUpload, Upload},
 };
@@ -369,7 +369,7 @@ impl Exchange {
                 moved += taken;
                 if moved >= MAX_MOVED {
                     self.is_blocked = false;
-                    cx.waker().wake_by_ref();
+                    yield_turn(cx);
                     return Poll::Pending;
                 }
                 continue;
@@ -458,7 +458,7 @@ impl Exchange {
             channel.release_inbox();
             ready!(app.poll_flush(written, cx)).map_err(gone)?;
             if moved >= MAX_MOVED {
-                cx.waker().wake_by_ref();
+                yield_turn(cx);
                 return Poll::Pending;
             }
             match ready!(channel.poll_fill(LARGE, true, cx)) {

@@ -15,7 +15,11 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::transport::{
-    buffers::LARGE, channel::Channel, exchange::Exchange, timer::LazyTimer, upload::Upload,
+    buffers::LARGE,
+    channel::{Channel, yield_turn},
+    exchange::Exchange,
+    timer::LazyTimer,
+    upload::Upload,
 };
 
 /// Most bytes that one direction moves in one poll.
@@ -86,7 +90,7 @@ impl Direction {
                     return Poll::Ready(Ok(()));
                 }
                 if self.moved - start >= MAX_MOVED {
-                    cx.waker().wake_by_ref();
+                    yield_turn(cx);
                     return Poll::Pending;
                 }
                 if ready!(from.poll_fill(LARGE, false, cx))? == 0 {

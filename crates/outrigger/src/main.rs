@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Each request allocates a few times, and a burst of connections should give its memory back. The settings
+/// A burst of connections should give its memory back; the usual request allocates nothing. The settings
 /// are in `.cargo/config.toml`; docs/decisions has the comparison.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -394,12 +394,20 @@ async fn one_hung_instance_does_not_open_the_breaker_of_the_others() {
     let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
     let healthy = Instance::start("well").await;
     let settings =
-        "defaults: {timeout: 500ms, circuit_breaker: {min_requests: 10}, outlier: {base_ejection_time: 30s}}";
+        "defaults: {timeout: 800ms, circuit_breaker: {min_requests: 10}, outlier: {base_ejection_time: 30s}}";
     let sidecar = Sidecar::orders(settings, &[&healthy, &hung]).await;
     let mut waiting = Vec::new();
     while hung.count() < 20 {
+        // A time-out ejects it, and it gets no more.
+        assert!(waiting.len() < 500, "only {} requests reached it before a time-out", hung.count());
         waiting.push(hanging(&sidecar, "GET").await);
-        wait::until_true("the request has arrived", || hung.count() + healthy.count() >= waiting.len()).await;
+        // In short steps: all requests must arrive before the first one times out.
+        wait::within("the request arrives", async {
+            while hung.count() + healthy.count() < waiting.len() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
     }
     wait::until_true("all requests have ended", || sidecar.proxy.in_flight() == 0).await;
     assert_eq!(ejected(&sidecar, "soft"), 1.0);

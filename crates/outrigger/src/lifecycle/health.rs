@@ -213,9 +213,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_app_on_one_of_the_two_loopback_addresses_is_found() {
-        for ip in ["127.0.0.1", "::1"] {
+        for (ip, other) in [("127.0.0.1", "::1"), ("::1", "127.0.0.1")] {
             // The machine may have no IPv6.
-            let Some((port, task)) = app(ip, 200).await else { continue };
+            let Some((mut port, mut task)) = app(ip, 200).await else { continue };
+            // The system may choose a port that another program has on the other address.
+            while tokio::net::TcpStream::connect((other, port)).await.is_ok() {
+                task.abort();
+                (port, task) = app(ip, 200).await.unwrap();
+            }
             for kind in [Probe::Tcp, Probe::Http("/".into())] {
                 let finding = probe(&settings(kind), port).await;
                 assert_eq!(finding.health, ReportedHealth::Passing, "{ip}: {finding:?}");

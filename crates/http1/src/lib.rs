@@ -36,7 +36,7 @@ pub use framing::{Framing, ResponseFraming, request_framing, response_framing};
 pub use head::{Field, Head, Span, StartLine};
 pub use inbox::Inbox;
 pub use line::HeadLimits;
-pub use name::Name;
+pub use name::{Name, NameSet};
 pub use outbox::Outbox;
 pub use parser::{HeadKind, HeadParser};
 pub use refusal::{Refusal, RefusalKind};

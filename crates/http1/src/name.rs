@@ -58,6 +58,39 @@ names! {
     GrpcRetryPushback = "grpc-retry-pushback-ms",
 }
 
+/// A set of names that are recognised; [`Name::Other`] is in none.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct NameSet(u64);
+
+impl NameSet {
+    /// The set of these names.
+    pub const fn of<const N: usize>(names: [Name; N]) -> Self {
+        let (mut set, mut at) = (Self(0), 0);
+        while at < N {
+            set = set.with(names[at]);
+            at += 1;
+        }
+        set
+    }
+
+    /// The set with one more name.
+    #[must_use]
+    pub const fn with(self, name: Name) -> Self {
+        Self((self.0 | name.bit()) & !Name::Other.bit())
+    }
+
+    /// The names of both sets.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the name is in the set.
+    pub const fn contains(self, name: Name) -> bool {
+        self.0 & name.bit() != 0
+    }
+}
+
 impl Name {
     /// The name of `bytes`, whatever their case.
     pub fn recognize(bytes: &[u8]) -> Self {

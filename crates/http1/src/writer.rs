@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::{
     framing::{Framing, content_length, is_chunked},
     head::{Head, Length, StartLine},
-    name::Name,
+    name::{Name, NameSet},
     outbox::Outbox,
 };
 
@@ -20,8 +20,8 @@ pub struct Edits<'a> {
     pub target: Option<&'a [u8]>,
     /// A request's `Host` in place of the one received, at its place; or added in front when there was none.
     pub host: Option<&'a [u8]>,
-    /// Names that do not pass, beside the hop-by-hop ones. [`Name::Other`] is ignored.
-    pub drop: &'a [Name],
+    /// Names that do not pass, beside the hop-by-hop ones.
+    pub drop: NameSet,
     /// Lines that are added at the end, each with its CRLF.
     pub add: &'a [u8],
     /// The minor version to write.
@@ -46,19 +46,20 @@ pub fn write_head(head: &Head, edits: &Edits<'_>, framing: Framing, outbox: &mut
         from = start_end;
         write_field(b"Host", value, outbox);
     }
-    let dropped = edits.drop.iter().fold(0, |set, name| set | name.bit()) & !Name::Other.bit();
-    let replaced = if edits.host.is_some() { Name::Host.bit() } else { 0 };
-    let looked_at = dropped | replaced | Name::ContentLength.bit();
+    let mut looked_at = edits.drop.with(Name::ContentLength);
+    if edits.host.is_some() {
+        looked_at = looked_at.with(Name::Host);
+    }
     let mut has_length = false;
     let mut end = start_end;
     for field in head.fields() {
         let line = field.line.range();
         end = line.end;
-        if field.is_clean && !field.is_hop_by_hop && looked_at & field.known.bit() == 0 {
+        if field.is_clean && !field.is_hop_by_hop && !looked_at.contains(field.known) {
             continue;
         }
         let change = match field.known {
-            known if field.is_hop_by_hop || dropped & known.bit() != 0 => Change::Dropped,
+            known if field.is_hop_by_hop || edits.drop.contains(known) => Change::Dropped,
             Name::Host if edits.host.is_some() => host.take().map_or(Change::Dropped, Change::Host),
             Name::ContentLength => length_change(head, framing, &mut has_length),
             _ => Change::None,

@@ -1,6 +1,6 @@
 //! What is written.
 
-use outrigger_http1::{Edits, Framing, Name};
+use outrigger_http1::{Edits, Framing, Name, NameSet};
 
 use crate::support::{request, response, written};
 
@@ -18,7 +18,7 @@ fn a_head_is_written_as_it_came_without_what_ends_at_this_hop() {
     let edits = Edits {
         target: Some(b"/y"),
         host: Some(b"orders"),
-        drop: &[Name::Expect],
+        drop: NameSet::of([Name::Expect]),
         add: b"Via: 1.1 o\r\n",
         minor: Some(0),
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_http1::{Edits, Framing, Head, HeadLimits, Name, writer::write_head};
+use outrigger_http1::{Edits, Framing, Head, HeadLimits, Name, NameSet, writer::write_head};
 use outrigger_policy::{
     Deadline, Outcome, Sent,
     retry::{self, RequestTraits},
@@ -24,9 +24,8 @@ use crate::{
     },
 };
 
-/// Names that an attempt without `Expect` drops beside those that every attempt drops.
-const DROPPED: &[Name] = &[Name::OutriggerRetry, Name::Http2Settings];
-const DROPPED_EXPECT: &[Name] = &[Name::OutriggerRetry, Name::Http2Settings, Name::Expect];
+/// Names that no attempt passes on.
+const DROPPED: NameSet = NameSet::of([Name::OutriggerRetry, Name::Http2Settings]);
 
 /// One request on its way through its attempts.
 #[derive(Debug)]
@@ -73,28 +72,19 @@ impl<'r> Call<'r> {
         is_http10: bool,
         now: Instant,
     ) {
-        let mut drop = if self.changes.keeps_expect
-            && (!self.changes.expects_continue || upload.expects_continue() && !is_http10)
-        {
-            DROPPED
-        } else {
-            DROPPED_EXPECT
-        };
-        let (mut more_dropped, mut added);
-        let mut add: &[u8] = &self.changes.add;
-        if !self.changes.drop.is_empty() {
-            more_dropped = drop.to_vec();
-            more_dropped.extend_from_slice(&self.changes.drop);
-            drop = &more_dropped;
+        let mut drop = DROPPED.union(self.changes.drop);
+        let asks = !self.changes.expects_continue || upload.expects_continue() && !is_http10;
+        if !(self.changes.keeps_expect && asks) {
+            drop = drop.with(Name::Expect);
         }
+        let mut add: &[u8] = &self.changes.add;
+        let mut with_deadline;
         if let Some(cap) = self.deadline.cap() {
             let ends = if upload.is_ended() { bounds.ends(upload) } else { cap.into() };
-            added = self.changes.add.clone();
-            self.client_deadline.write_fields(&mut added, ends, now);
-            add = &added;
-            more_dropped = drop.to_vec();
-            more_dropped.extend_from_slice(self.client_deadline.replaced());
-            drop = &more_dropped;
+            with_deadline = self.changes.add.clone();
+            self.client_deadline.write_fields(&mut with_deadline, ends, now);
+            add = &with_deadline;
+            drop = drop.union(self.client_deadline.replaced());
         }
         let edits = Edits {
             target: self.changes.target.as_deref(),

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use outrigger_http1::Name;
+use outrigger_http1::{Name, NameSet};
 use tokio::time::Instant;
 
 use crate::reason::{Reason, Refusal};
@@ -62,8 +62,9 @@ impl ClientDeadline {
     }
 
     /// The fields of the app that [`ClientDeadline::write_fields`] replaces.
-    pub(crate) fn replaced(self) -> &'static [Name] {
-        if self.from_grpc { &[Name::OutriggerTimeout, Name::GrpcTimeout] } else { &[Name::OutriggerTimeout] }
+    pub(crate) fn replaced(self) -> NameSet {
+        let replaced = NameSet::of([Name::OutriggerTimeout]);
+        if self.from_grpc { replaced.with(Name::GrpcTimeout) } else { replaced }
     }
 }
 

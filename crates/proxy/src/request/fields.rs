@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use outrigger_http1::{Field, Framing, Head, Name, head::list_members, request_framing};
+use outrigger_http1::{Field, Framing, Head, Name, NameSet, head::list_members, request_framing};
 
 use crate::{
     reason::{Reason, Refusal},
@@ -25,7 +25,7 @@ pub(crate) struct HeadChanges {
     /// Lines that are added.
     pub(crate) add: Vec<u8>,
     /// Names that do not pass.
-    pub(crate) drop: Vec<Name>,
+    pub(crate) drop: NameSet,
     /// `Expect` passes.
     pub(crate) keeps_expect: bool,
     /// The app waits for a `100 (Continue)`.
@@ -157,7 +157,7 @@ impl RequestFacts {
         if let Some(left) = seen.max_forwards {
             self.ends_here = left == 0;
             let changes = &mut self.changes;
-            changes.drop.push(Name::MaxForwards);
+            changes.drop = changes.drop.with(Name::MaxForwards);
             changes.add.extend_from_slice(format!("Max-Forwards: {}\r\n", left.saturating_sub(1)).as_bytes());
         }
     }
@@ -172,7 +172,7 @@ impl HeadChanges {
             self.add.extend_from_slice(b", ");
         }
         self.add.extend_from_slice(format!("{peer}\r\n").as_bytes());
-        self.drop.push(Name::XForwardedFor);
+        self.drop = self.drop.with(Name::XForwardedFor);
         if head.first(Name::XForwardedProto).is_none() {
             self.add.extend_from_slice(b"X-Forwarded-Proto: http\r\n");
         }
@@ -262,7 +262,7 @@ mod tests {
         let mut head = request(text);
         let facts = read_request(&mut head).unwrap();
         let mut outbox = Outbox::new();
-        let edits = Edits { add: &facts.changes.add, drop: &facts.changes.drop, ..Edits::default() };
+        let edits = Edits { add: &facts.changes.add, drop: facts.changes.drop, ..Edits::default() };
         write_head(&head, &edits, facts.framing, &mut outbox);
         String::from_utf8(outbox.pending().to_vec()).unwrap().replace("\r\n", "\n")
     }

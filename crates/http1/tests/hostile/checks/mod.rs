@@ -5,8 +5,8 @@ pub(crate) mod relay;
 pub(crate) mod strict;
 
 use outrigger_http1::{
-    BodyDecoder, Edits, Field, Framing, Head, HeadKind, HeadLimits, HeadParser, Inbox, Name, Outbox, Piece,
-    Refusal, RefusalKind, request_framing, response_framing, writer,
+    BodyDecoder, Edits, Field, Framing, Head, HeadKind, HeadLimits, HeadParser, Inbox, Name, NameSet, Outbox,
+    Piece, Refusal, RefusalKind, request_framing, response_framing, writer,
 };
 
 use relay::{Message, Relayed, feed};
@@ -93,7 +93,7 @@ fn edits_are_written(head: &Head) {
     let edits = Edits {
         target: Some(b"/t"),
         host: Some(b"o"),
-        drop: &[Name::Via, Name::Expect],
+        drop: NameSet::of([Name::Via, Name::Expect]),
         add: b"Via: 1.1 o\r\n",
         minor: Some(1),
     };

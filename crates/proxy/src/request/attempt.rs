@@ -15,8 +15,9 @@ use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution};
 use tokio::time::Instant;
 
 use crate::{
+    reason::Reason,
     request::{
-        bounds::{AttemptResult, Bound, Bounds, Failed, outcome_of},
+        bounds::{AttemptResult, Bound, Bounds, Failed, Response, outcome_of},
         call::Call,
     },
     transport::{
@@ -189,26 +190,29 @@ impl<'r> Attempt<'r> {
     }
 
     /// The part of the request that the system accepted.
-    pub(crate) fn sent(&self) -> Sent {
+    fn sent(&self) -> Sent {
         match &self.stage {
             Stage::Exchanging(exchange) => exchange.sent(),
             Stage::Buffering | Stage::Opening(_) | Stage::Ended => Sent::Nothing,
         }
     }
 
+    /// The part that the system had accepted when the attempt ended so.
+    pub(crate) fn sent_with(&self, result: &AttemptResult) -> Sent {
+        match result {
+            Ok(_) => self.sent().max(Sent::Head),
+            Err(failed) => failed.sent,
+        }
+    }
+
     /// What the lease records of this end.
     pub(crate) fn end(&self, result: &AttemptResult) -> LeaseEnd {
-        let (sent, has_body) = match result {
-            Ok(response) => {
-                (self.sent().max(Sent::Head), !matches!(response.framing, Framing::None | Framing::Tunnel))
-            }
-            Err(failed) => (failed.sent, false),
-        };
+        let has_body = |response: &Response| !matches!(response.framing, Framing::None | Framing::Tunnel);
         LeaseEnd {
             outcome: outcome_of(result),
-            sent,
+            sent: self.sent_with(result),
             given_at: self.given_at,
-            has_body,
+            has_body: result.as_ref().is_ok_and(has_body),
             is_late: result.is_err() && self.given_at.is_some_and(|at| at - self.bounds.begun > HURRY),
         }
     }
@@ -355,13 +359,7 @@ impl<'r> Attempt<'r> {
             && !self.bounds.retry.is_last();
         is_lost.then(|| {
             let detail = "no answer, and the instance accepts no connections any more".to_owned();
-            Failed {
-                outcome: closed(exchange),
-                sent: exchange.sent(),
-                detail,
-                is_body_timeout: false,
-                lacks_length: false,
-            }
+            Failed { outcome: closed(exchange), sent: exchange.sent(), detail, reason: None }
         })
     }
 }
@@ -406,7 +404,7 @@ fn failure(error: &ExchangeError, exchange: &Exchange) -> Failed {
         ExchangeError::Invalid(detail) => (Outcome::BadResponse, detail.clone()),
         ExchangeError::Upload(broken) => upload_failure(broken),
     };
-    Failed { outcome, sent: exchange.sent(), detail, is_body_timeout: false, lacks_length: false }
+    Failed { outcome, sent: exchange.sent(), detail, reason: None }
 }
 
 fn upload_failure(broken: &BrokenUpload) -> (Outcome, String) {
@@ -417,15 +415,17 @@ fn upload_failure(broken: &BrokenUpload) -> (Outcome, String) {
 }
 
 fn expired(bound: Bound, is_write_blocked: bool, sent: Sent) -> Failed {
-    let (outcome, detail, is_body_timeout) = match bound {
-        Bound::Timeout => (Outcome::Timeout, "no answer in time", false),
-        Bound::Deadline => (Outcome::Deadline, "no answer before the deadline", false),
-        Bound::PerTry => (Outcome::PerTryTimeout, "no answer within per_try_timeout", false),
+    let (outcome, detail, reason) = match bound {
+        Bound::Timeout => (Outcome::Timeout, "no answer in time", None),
+        Bound::Deadline => (Outcome::Deadline, "no answer before the deadline", None),
+        Bound::PerTry => (Outcome::PerTryTimeout, "no answer within per_try_timeout", None),
         // Full buffers towards the instance: the instance does not read.
         Bound::BodyIdle if is_write_blocked => {
-            (Outcome::Timeout, "the instance stopped reading the body", false)
+            (Outcome::Timeout, "the instance stopped reading the body", None)
         }
-        Bound::BodyIdle => (Outcome::ClientGone, "the request body stopped arriving", true),
+        Bound::BodyIdle => {
+            (Outcome::ClientGone, "the request body stopped arriving", Some(Reason::BodyTimeout))
+        }
     };
-    Failed { outcome, sent, detail: detail.to_owned(), is_body_timeout, lacks_length: false }
+    Failed { outcome, sent, detail: detail.to_owned(), reason }
 }

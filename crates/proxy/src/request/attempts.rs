@@ -103,7 +103,7 @@ pub(crate) async fn make_attempts<'r>(
         };
         let outcome = outcome_of(&result);
         let is_retried = retry.is_retried(outcome);
-        let sent = attempt_sent(&attempt, &result);
+        let sent = attempt.sent_with(&result);
         let pushback = match &result {
             Ok(_) if is_retried => attempt.response().and_then(pushback::read_pushback),
             _ => None,
@@ -154,13 +154,6 @@ pub(crate) async fn make_attempts<'r>(
     }
 }
 
-fn attempt_sent(attempt: &Attempt<'_>, result: &AttemptResult) -> Sent {
-    match result {
-        Ok(_) => attempt.sent().max(Sent::Head),
-        Err(failed) => failed.sent,
-    }
-}
-
 /// Whether an instance is ejected by now while others are not: its failure says nothing of the service.
 fn is_out(cluster: &Cluster, endpoint: &Arc<Endpoint>) -> bool {
     !endpoint.stats.admits(true) && cluster.pick_other(&[], endpoint).is_some()
@@ -185,7 +178,7 @@ fn decided<'r>(
         Ok(response) => AttemptsEnd::Answered(attempt, response),
         Err(failed) => {
             let verdict = if is_out { Verdict::Ignore } else { failed.outcome.verdict() };
-            if failed.outcome == Outcome::ClientGone && !failed.is_body_timeout {
+            if failed.outcome == Outcome::ClientGone && failed.reason.is_none() {
                 return AttemptsEnd::Gone { verdict };
             }
             let why = gave_up.map_or("", GiveUp::label);
@@ -197,6 +190,9 @@ fn decided<'r>(
 
 /// The reason that the app gets when no attempt brought a response.
 fn reason(failed: &Failed, gave_up: Option<GiveUp>) -> Reason {
+    if let Some(reason) = failed.reason {
+        return reason;
+    }
     match failed.outcome {
         Outcome::ConnectRefused | Outcome::ConnectFailed => Reason::ConnectFailed,
         Outcome::ConnectTimeout => Reason::ConnectTimeout,
@@ -209,9 +205,7 @@ fn reason(failed: &Failed, gave_up: Option<GiveUp>) -> Reason {
         Outcome::Deadline => Reason::DeadlineExceeded,
         Outcome::Overloaded => Reason::Overloaded,
         Outcome::Resource => Reason::LocalResource,
-        Outcome::BadRequest if failed.lacks_length => Reason::LengthUnknown,
         Outcome::BadRequest => Reason::BadBody,
-        Outcome::ClientGone if failed.is_body_timeout => Reason::BodyTimeout,
         Outcome::ClientGone => Reason::ClientGone,
         Outcome::Status(_) | Outcome::SidecarError(_) => Reason::Internal,
     }

@@ -6,7 +6,10 @@ use outrigger_http1::Framing;
 use outrigger_policy::{Deadline, Outcome, Sent, deadline::TimeoutCause, retry::RetryEligibility};
 use tokio::time::Instant;
 
-use crate::transport::{exchange::Exchange, upload::Upload};
+use crate::{
+    reason::Reason,
+    transport::{exchange::Exchange, upload::Upload},
+};
 
 /// What bounds an attempt.
 #[derive(Debug, Clone, Copy)]
@@ -103,10 +106,8 @@ pub(crate) struct Failed {
     pub(crate) outcome: Outcome,
     pub(crate) sent: Sent,
     pub(crate) detail: String,
-    /// The app, not the instance, fell silent.
-    pub(crate) is_body_timeout: bool,
-    /// The body can be sent to no instance that speaks as this one does.
-    pub(crate) lacks_length: bool,
+    /// The reason that the app gets, where the outcome does not tell it.
+    pub(crate) reason: Option<Reason>,
 }
 
 /// How an attempt ended.
@@ -126,11 +127,11 @@ impl Failed {
         let detail = format!(
             "the instance speaks HTTP/1.0, and the chunked body is longer than the {most} bytes that are kept of it"
         );
-        Self { lacks_length: true, ..Self::unsent(Outcome::BadRequest, detail) }
+        Self { reason: Some(Reason::LengthUnknown), ..Self::unsent(Outcome::BadRequest, detail) }
     }
 
     /// Nothing of the request was sent.
     pub(crate) fn unsent(outcome: Outcome, detail: String) -> Self {
-        Self { outcome, sent: Sent::Nothing, detail, is_body_timeout: false, lacks_length: false }
+        Self { outcome, sent: Sent::Nothing, detail, reason: None }
     }
 }

@@ -13,6 +13,8 @@
 
 pub mod baseline;
 pub mod callgrind;
+// The benches' error: that package would bring all of its dependencies along.
+#[path = "../../src/error.rs"]
 mod error;
 pub mod path;
 

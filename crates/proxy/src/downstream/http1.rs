@@ -72,7 +72,7 @@ pub(crate) async fn run(info: &ConnectionInfo, channel: &mut Channel, is_last: b
         let read = poll_fn(|cx| reader.poll(channel, &mut timer, cx)).await;
         match read {
             HeadRead::Head(head) => {
-                match handle(info, settings.load().clone(), channel, &mut timer, head).await {
+                match handle(info, settings.load(), channel, &mut timer, head).await {
                     AfterRequest::KeepAlive => {}
                     // A close with unread bytes resets the connection, and destroys a response on its way.
                     AfterRequest::Close if channel.has_more() => return Next::Linger,

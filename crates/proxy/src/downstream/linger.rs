@@ -21,11 +21,8 @@ pub(crate) async fn linger(channel: &mut Channel) {
     let mut is_shut = false;
     let drained = poll_fn(|cx| {
         if !is_shut {
-            let mut written = 0;
-            if ready!(channel.poll_flush(&mut written, cx)).is_err() {
-                return Poll::Ready(());
-            }
-            if ready!(channel.poll_shutdown(cx)).is_err() {
+            let is_flushed = ready!(channel.poll_flush(cx)).is_ok();
+            if !is_flushed || ready!(channel.poll_shutdown(cx)).is_err() {
                 return Poll::Ready(());
             }
             is_shut = true;

@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -42,7 +41,7 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// The app's side of one request.
 pub(crate) struct Downstream<'r> {
     pub(crate) info: &'r ConnectionInfo,
-    pub(crate) settings: Arc<DownstreamSettings>,
+    pub(crate) settings: &'r DownstreamSettings,
     pub(crate) channel: &'r mut Channel,
     pub(crate) timer: &'r mut LazyTimer,
     pub(crate) upload: Upload,
@@ -58,7 +57,7 @@ impl<'r> Downstream<'r> {
     /// The side of the request that `head` begins.
     pub(crate) fn new(
         info: &'r ConnectionInfo,
-        settings: Arc<DownstreamSettings>,
+        settings: &'r DownstreamSettings,
         channel: &'r mut Channel,
         timer: &'r mut LazyTimer,
         head: &Head,
@@ -203,8 +202,7 @@ impl<'r> Downstream<'r> {
         }
         let due = Instant::now() + self.settings.unread;
         let flushed = poll_fn(|cx| {
-            let mut written = 0;
-            if let Poll::Ready(flushed) = self.channel.poll_flush(&mut written, cx) {
+            if let Poll::Ready(flushed) = self.channel.poll_flush(cx) {
                 return Poll::Ready(flushed.is_ok());
             }
             self.timer.poll_until(due, cx).map(|()| false)

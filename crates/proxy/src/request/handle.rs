@@ -10,8 +10,7 @@ use outrigger_policy::{Deadline, deadline::add_saturating};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    context::ConnectionInfo,
-    context::DownstreamSettings,
+    context::{ConnectionInfo, DownstreamSettings},
     metrics::labels::{Rejected, Tolerated},
     reason::{Reason, Refusal},
     request::{
@@ -35,7 +34,7 @@ use crate::{
 #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
 pub(crate) fn handle(
     info: &ConnectionInfo,
-    settings: Arc<DownstreamSettings>,
+    settings: &DownstreamSettings,
     channel: &mut Channel,
     timer: &mut LazyTimer,
     mut head: Head,
@@ -154,8 +153,7 @@ impl Downstream<'_> {
         facts: &mut RequestFacts,
         cap: Option<std::time::Instant>,
     ) -> Option<Result<Arc<Cluster>, Refusal>> {
-        let (info, settings) = (self.info, self.settings.clone());
-        let mut found = pin!(route::find(info, &settings, head, facts));
+        let mut found = pin!(route::find(self.info, self.settings, head, facts));
         // The usual service is known, and nothing is waited for.
         let first = poll_fn(|cx| Poll::Ready(found.as_mut().poll(cx))).await;
         match (first, cap) {

@@ -98,7 +98,7 @@ impl<'r> Race<'r> {
             }
             if !app.channel.outbox.is_empty() {
                 // Interim responses. That the app takes no more is found by the next write.
-                let _ = app.channel.poll_flush(&mut 0, cx);
+                let _ = app.channel.poll_flush(cx);
             }
             if app.poll_gone(cx).is_ready() {
                 return Poll::Ready(None);

@@ -5,8 +5,8 @@
 
 use std::{
     future::poll_fn,
-    sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use outrigger_http1::{Edits, Framing, Head, Name, writer::write_head};
@@ -27,9 +27,8 @@ use crate::{
         buffers,
         exchange::{DownloadError, Exchange},
         tunnel,
-        upload::BrokenUpload,
+        upload::{BrokenUpload, Upload},
     },
-    upstream::cluster::ClusterSettings,
 };
 
 /// How the body ended.
@@ -93,13 +92,17 @@ pub(crate) fn respond(
             tunnel::run(app.channel, &mut exchange, &mut app.upload, app.timer, idle).await;
             return AfterRequest::Close;
         }
-        let mut relay = Relay::new(call.settings, call.deadline.cap().map(Instant::from_std), now);
+        let ends = call.deadline.cap().map(Instant::from_std);
+        let mut relay = Relay::new(call.settings.policy.body_idle, ends, app.channel.written, now);
         let end = poll_fn(|cx| relay.poll(app, &mut exchange, cx)).await;
         let now = relay.ended_at(&exchange, now);
         account.ended_at = Some(now);
         let is_clean = end == BodyEnd::Complete;
         // An app that leaves in the middle of a body is no failure of the instance.
-        if is_clean || (matches!(end, BodyEnd::AppGone | BodyEnd::Unread) && relay.written > 0) {
+        if is_clean
+            || (matches!(end, BodyEnd::AppGone | BodyEnd::Unread)
+                && app.channel.written > relay.written_first)
+        {
             attempt.lease.record_body_end(now);
         }
         account.reason = reason_of(&end, &app.upload);
@@ -154,7 +157,7 @@ fn write_response(head: &mut Head, app: &mut Downstream<'_>, framing: Framing, c
 }
 
 /// What the account says of the end.
-fn reason_of(end: &BodyEnd, upload: &crate::transport::upload::Upload) -> Option<Reason> {
+fn reason_of(end: &BodyEnd, upload: &Upload) -> Option<Reason> {
     match (end, upload.broken()) {
         (BodyEnd::Complete, _) => None,
         (BodyEnd::Cut, Some(BrokenUpload::BadFraming(_))) => Some(Reason::BadBody),
@@ -167,26 +170,28 @@ fn reason_of(end: &BodyEnd, upload: &crate::transport::upload::Upload) -> Option
 }
 
 /// Moves a body, within its bounds.
-struct Relay<'r> {
-    settings: &'r Arc<ClusterSettings>,
+struct Relay {
+    /// Longest silence of the instance.
+    body_idle: Duration,
     /// The deadline: a response is of no use to the app after it.
     ends: Option<Instant>,
-    /// Bytes that the app's side has accepted, now and when the bound was set.
-    written: u64,
+    /// Bytes that the app's side had accepted before the response, and when the bound was set.
+    written_first: u64,
     written_before: u64,
     /// Since when no byte was accepted, as far as it was noticed.
     written_at: Instant,
     has_waited: bool,
 }
 
-impl<'r> Relay<'r> {
-    fn new(settings: &'r Arc<ClusterSettings>, ends: Option<Instant>, now: Instant) -> Self {
-        Self { settings, ends, written: 0, written_before: 0, written_at: now, has_waited: false }
+impl Relay {
+    fn new(body_idle: Duration, ends: Option<Instant>, written: u64, now: Instant) -> Self {
+        let (written_first, written_before) = (written, written);
+        Self { body_idle, ends, written_first, written_before, written_at: now, has_waited: false }
     }
 
     /// When the body ended: the time of the head, where all of it had come with the head.
     fn ended_at(&self, exchange: &Exchange, head_at: Instant) -> Instant {
-        if self.has_waited { Instant::now() } else { exchange.last_received.max(head_at) }
+        if self.has_waited { Instant::now() } else { exchange.last_received().max(head_at) }
     }
 
     fn poll(
@@ -198,7 +203,7 @@ impl<'r> Relay<'r> {
         if let Poll::Ready(Err(_)) = exchange.poll_upload(app.channel, &mut app.upload, cx) {
             return Poll::Ready(BodyEnd::Cut);
         }
-        match exchange.poll_download(app.channel, &mut self.written, cx) {
+        match exchange.poll_download(app.channel, cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(BodyEnd::Complete),
             Poll::Ready(Err(DownloadError::AppGone)) => return Poll::Ready(BodyEnd::AppGone),
             Poll::Ready(Err(DownloadError::Cut(detail))) => {
@@ -207,18 +212,18 @@ impl<'r> Relay<'r> {
             }
             Poll::Pending => self.has_waited = true,
         }
-        let body_idle = self.settings.policy.body_idle;
         loop {
             if app.poll_gone(cx).is_ready() {
                 return Poll::Ready(BodyEnd::AppGone);
             }
             let is_blocked = !app.channel.outbox.is_empty() || exchange.is_download_blocked();
-            if self.written != self.written_before {
-                (self.written_before, self.written_at) = (self.written, Instant::now());
+            if app.channel.written != self.written_before {
+                (self.written_before, self.written_at) = (app.channel.written, Instant::now());
             }
             // While the request body is still being sent, the instance may be silent.
-            let heard = exchange.last_received.max(exchange.last_upload(&app.upload));
-            let bound = if is_blocked { self.written_at + app.settings.unread } else { heard + body_idle };
+            let heard = exchange.last_received().max(exchange.last_upload(&app.upload));
+            let bound =
+                if is_blocked { self.written_at + app.settings.unread } else { heard + self.body_idle };
             let due = self.ends.map_or(bound, |ends| ends.min(bound));
             std::task::ready!(app.timer.poll_until(app.watch_until(due), cx));
             let now = Instant::now();

@@ -23,12 +23,17 @@ const COPY_BELOW: usize = 8 * 1024;
 const LARGE_FROM: u8 = 3;
 const MAX_FULLNESS: u8 = 6;
 
+/// Most bytes that one direction moves in one poll, so that the other connections of the worker get their turn.
+pub(crate) const MAX_MOVED: usize = 256 * 1024;
+
 /// One side of an exchange.
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) stream: Stream,
     pub(crate) inbox: Inbox,
     pub(crate) outbox: Outbox,
+    /// Bytes that the system has accepted for the peer.
+    pub(crate) written: u64,
     fullness: u8,
     /// The peer has ended its side.
     pub(crate) is_ended: bool,
@@ -36,7 +41,7 @@ pub(crate) struct Channel {
 
 impl Channel {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, inbox: Inbox::new(), outbox: Outbox::new(), fullness: 0, is_ended: false }
+        Self { stream, inbox: Inbox::new(), outbox: Outbox::new(), written: 0, fullness: 0, is_ended: false }
     }
 
     /// Reads once into the inbox: the number of bytes, 0 at the end of the stream. Takes a buffer when there is something to
@@ -98,13 +103,8 @@ impl Channel {
     }
 
     /// Takes some of `data` behind what is queued: by a copy when it is little, else by a write. The number of bytes that were
-    /// taken, at least 1; the count of bytes that the system accepted is added to `written`.
-    pub(crate) fn poll_take(
-        &mut self,
-        data: &[u8],
-        written: &mut u64,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    /// taken, at least 1.
+    pub(crate) fn poll_take(&mut self, data: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let queued = self.outbox.pending().len();
         if queued > 0 && queued + data.len() <= COPY_BELOW {
             self.outbox.push(data);
@@ -120,31 +120,31 @@ impl Channel {
         let n = match polled {
             Poll::Ready(written) => written?,
             Poll::Pending => {
-                self.fullness = 0;
+                self.read_less();
                 return Poll::Pending;
             }
         };
         if n == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
-        *written += n as u64;
+        self.written += n as u64;
         self.outbox.advance(n.min(queued));
         self.release_outbox();
         match n.saturating_sub(queued) {
             // The outbox alone was written, or a part of it.
-            0 => self.poll_take(data, written, cx),
+            0 => self.poll_take(data, cx),
             taken => Poll::Ready(Ok(taken)),
         }
     }
 
     /// Writes everything that is queued.
-    pub(crate) fn poll_flush(&mut self, written: &mut u64, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outbox.is_empty() {
             let n = ready!(Pin::new(&mut self.stream).poll_write(cx, self.outbox.pending()))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            *written += n as u64;
+            self.written += n as u64;
             self.outbox.advance(n);
         }
         self.release_outbox();

@@ -17,13 +17,11 @@ use tokio::time::Instant;
 
 use crate::transport::{
     buffers::{self, LARGE, SMALL},
-    channel::{Channel, yield_turn},
+    channel::{Channel, MAX_MOVED, yield_turn},
     connection::Connection,
     upload::{BrokenUpload, Upload},
 };
 
-/// Most bytes that a body moves in one poll, so that the other connections of the worker get their turn.
-const MAX_MOVED: usize = 256 * 1024;
 /// Most interim responses of one request, and most bytes of their heads.
 const MAX_INTERIM: u32 = 32;
 const MAX_INTERIM_BYTES: usize = 64 * 1024;
@@ -57,18 +55,24 @@ pub(crate) enum DownloadError {
     AppGone,
 }
 
-/// One request on one connection.
+/// A connection, and one request at a time on it.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     connection: Connection,
     parser: HeadParser,
+    state: ExchangeState,
+}
+
+/// The state of one request. The next request on the connection begins with a new one.
+#[derive(Debug)]
+struct ExchangeState {
     /// The last head that came.
     response: Option<Head>,
     /// Whether a response to the request has no body because the method is HEAD.
     is_head: bool,
-    /// Bytes of the request that the system accepted.
-    written: u64,
-    /// The value of `written` when `sent_at` was set last.
+    /// What the channel had written before the request.
+    written_before: u64,
+    /// The bytes of the request that were written when `sent_at` was set last.
     noted: u64,
     /// When the system last accepted bytes of a request with a body.
     sent_at: Option<Instant>,
@@ -98,7 +102,33 @@ pub(crate) struct Exchange {
     /// Bytes of data at the front of the inbox that are framed for the app.
     direct: usize,
     /// When the response's last bytes came.
-    pub(crate) last_received: Instant,
+    last_received: Instant,
+}
+
+impl ExchangeState {
+    fn new(is_head: bool, framing: Framing, written_before: u64, now: Instant) -> Self {
+        Self {
+            response: None,
+            is_head,
+            written_before,
+            noted: 0,
+            sent_at: None,
+            position: 0,
+            has_body_begun: false,
+            to_instance: BodyFramer::new(framing),
+            is_sent: false,
+            is_deaf: false,
+            is_blocked: false,
+            has_answered: false,
+            is_single: false,
+            interim: 0,
+            interim_bytes: 0,
+            body: BodyDecoder::new(Framing::None),
+            to_app: BodyFramer::default(),
+            direct: 0,
+            last_received: now,
+        }
+    }
 }
 
 /// How a body is framed for its receiver, and how far that is.
@@ -149,37 +179,15 @@ impl BodyFramer {
 impl Exchange {
     /// A connection on which no request was sent yet.
     pub(crate) fn new(connection: Connection, now: Instant) -> Box<Self> {
+        let limits = HeadLimits { bytes: 0, fields: 0, target: 0 };
         Box::new(Self {
             connection,
-            parser: HeadParser::new(
-                HeadKind::Response,
-                HeadLimits { bytes: 0, fields: 0, target: 0 },
-                Vec::new(),
-            ),
-            response: None,
-            is_head: false,
-            written: 0,
-            noted: 0,
-            sent_at: None,
-            position: 0,
-            has_body_begun: false,
-            to_instance: BodyFramer::default(),
-            is_sent: false,
-            is_deaf: false,
-            is_blocked: false,
-            has_answered: false,
-            is_single: false,
-            interim: 0,
-            interim_bytes: 0,
-            body: BodyDecoder::new(Framing::None),
-            to_app: BodyFramer::default(),
-            direct: 0,
-            last_received: now,
+            parser: HeadParser::new(HeadKind::Response, limits, Vec::new()),
+            state: ExchangeState::new(false, Framing::None, 0, now),
         })
     }
 
-    /// Queues the head of a request, behind which nothing of an earlier exchange is left. `edits`: how the head differs from
-    /// the app's; `framing`: how the body is sent.
+    /// Queues the head of a request. `edits`: how the head differs from the app's; `framing`: how the body is sent.
     pub(crate) fn begin(
         &mut self,
         head: &Head,
@@ -188,29 +196,20 @@ impl Exchange {
         limits: HeadLimits,
         now: Instant,
     ) {
+        let channel = &mut self.connection.channel;
         self.parser.begin(limits, buffers::take_fields());
-        self.is_head = head.method() == b"HEAD";
-        self.written = 0;
-        self.position = 0;
-        self.has_body_begun = false;
-        self.to_instance = BodyFramer::new(framing);
-        self.is_sent = false;
-        self.has_answered = false;
-        self.interim = 0;
-        self.interim_bytes = 0;
-        self.direct = 0;
-        self.last_received = now;
-        self.connection.channel.queue(|outbox| write_head(head, edits, framing, outbox));
+        self.state = ExchangeState::new(head.method() == b"HEAD", framing, channel.written, now);
+        channel.queue(|outbox| write_head(head, edits, framing, outbox));
     }
 
     /// The last head that came.
     pub(crate) fn response(&self) -> Option<&Head> {
-        self.response.as_ref()
+        self.state.response.as_ref()
     }
 
     /// The last head that came, once.
     pub(crate) fn take_response(&mut self) -> Option<Head> {
-        self.response.take()
+        self.state.response.take()
     }
 
     /// The connection.
@@ -223,11 +222,16 @@ impl Exchange {
         self.connection.is_reused
     }
 
+    /// Bytes of the request that the system accepted.
+    fn written(&self) -> u64 {
+        self.connection.channel.written - self.state.written_before
+    }
+
     /// The part of the request that the system accepted.
     pub(crate) fn sent(&self) -> Sent {
-        if self.written == 0 {
+        if self.written() == 0 {
             Sent::Nothing
-        } else if self.has_body_begun {
+        } else if self.state.has_body_begun {
             Sent::Body
         } else {
             Sent::Head
@@ -236,22 +240,27 @@ impl Exchange {
 
     /// Whether bytes of a response came.
     pub(crate) fn has_answered(&self) -> bool {
-        self.has_answered
+        self.state.has_answered
     }
 
     /// Whether the request was written to its last byte, or cannot be.
     pub(crate) fn is_upload_done(&self) -> bool {
-        self.is_sent || self.is_deaf
+        self.state.is_sent || self.state.is_deaf
     }
 
     /// When the last byte of the request body came from the app, or was accepted for the instance; the later of the two.
     pub(crate) fn last_upload(&self, upload: &Upload) -> Instant {
-        self.sent_at.map_or(upload.last_byte(), |at| at.max(upload.last_byte()))
+        self.state.sent_at.map_or(upload.last_byte(), |at| at.max(upload.last_byte()))
+    }
+
+    /// When the response's last bytes came.
+    pub(crate) fn last_received(&self) -> Instant {
+        self.state.last_received
     }
 
     /// Whether the instance, not the app, keeps the upload waiting.
     pub(crate) fn is_write_blocked(&self) -> bool {
-        self.is_blocked
+        self.state.is_blocked
     }
 
     /// Moves the request, and reads the next head of the response.
@@ -278,7 +287,7 @@ impl Exchange {
             }
             // The parser refuses a head before the inbox has grown to twice its limit.
             match ready!(channel.poll_fill(usize::MAX, was_sent, cx)) {
-                Ok(1..) => self.has_answered = true,
+                Ok(1..) => self.state.has_answered = true,
                 Ok(0) => return Poll::Ready(Err(ExchangeError::Closed("the connection ended".to_owned()))),
                 Err(error) => return Poll::Ready(Err(ExchangeError::Closed(error.to_string()))),
             }
@@ -288,35 +297,35 @@ impl Exchange {
     fn accept_head(&mut self, head: Head) -> Result<ResponseHead, ExchangeError> {
         let invalid = |detail: String| Err(ExchangeError::Invalid(detail));
         if matches!(head.status(), 100 | 102..=199) {
-            self.interim += 1;
-            self.interim_bytes += head.len();
-            if self.interim > MAX_INTERIM || self.interim_bytes > MAX_INTERIM_BYTES {
+            self.state.interim += 1;
+            self.state.interim_bytes += head.len();
+            if self.state.interim > MAX_INTERIM || self.state.interim_bytes > MAX_INTERIM_BYTES {
                 return invalid(format!(
                     "more than {MAX_INTERIM} interim responses, or more than {MAX_INTERIM_BYTES} bytes of them"
                 ));
             }
-            self.response = Some(head);
+            self.state.response = Some(head);
             return Ok(ResponseHead::Interim);
         }
-        let framed = match response_framing(&head, self.is_head) {
+        let framed = match response_framing(&head, self.state.is_head) {
             Ok(framed) => framed,
             Err(refusal) => return invalid(refusal.detail),
         };
-        self.is_single |= framed.is_odd || head.wants_close() || head.minor() == 0;
-        self.body = BodyDecoder::behind(&head, framed.framing);
+        self.state.is_single |= framed.is_odd || head.wants_close() || head.minor() == 0;
+        self.state.body = BodyDecoder::behind(&head, framed.framing);
         // A framing error that has come with the head is found while the response can still be replaced.
         let inbox = &mut self.connection.channel.inbox;
         if framed.framing == Framing::Chunked && !inbox.is_empty() {
-            let checked = self.body.decode(inbox).and_then(|piece| {
+            let checked = self.state.body.decode(inbox).and_then(|piece| {
                 let Piece::Data(n) = piece else { return Ok(()) };
-                self.direct = n;
-                if inbox.len() > n { self.body.check(inbox) } else { Ok(()) }
+                self.state.direct = n;
+                if inbox.len() > n { self.state.body.check(inbox) } else { Ok(()) }
             });
             if let Err(refusal) = checked {
                 return invalid(refusal.detail);
             }
         }
-        self.response = Some(head);
+        self.state.response = Some(head);
         Ok(ResponseHead::Final(framed.framing))
     }
 
@@ -335,9 +344,10 @@ impl Exchange {
         }
         let polled = self.move_upload(app, upload, cx);
         // A body that the first call sends whole has no time of its own: it counts as sent when its last byte came from the app.
-        if self.written != self.noted && (self.noted > 0 || polled.is_pending()) && upload.exists() {
-            self.noted = self.written;
-            self.sent_at = Some(Instant::now());
+        let (written, noted) = (self.written(), self.state.noted);
+        if written != noted && (noted > 0 || polled.is_pending()) && upload.exists() {
+            self.state.noted = written;
+            self.state.sent_at = Some(Instant::now());
         }
         polled
     }
@@ -350,12 +360,12 @@ impl Exchange {
     ) -> Poll<Result<(), BrokenUpload>> {
         let channel = &mut self.connection.channel;
         let mut moved = 0;
-        self.is_blocked = true;
+        self.state.is_blocked = true;
         let failed = loop {
-            let data = upload.available(self.position, app);
+            let data = upload.available(self.state.position, app);
             if !data.is_empty() {
-                let data = self.to_instance.begin(data, channel);
-                let polled = channel.poll_take(data, &mut self.written, cx);
+                let data = self.state.to_instance.begin(data, channel);
+                let polled = channel.poll_take(data, cx);
                 if polled.is_pending() {
                     app.read_less();
                 }
@@ -363,12 +373,12 @@ impl Exchange {
                     Ok(taken) => taken,
                     Err(error) => break error,
                 };
-                self.to_instance.took(taken, channel);
-                self.has_body_begun = true;
-                upload.take(&mut self.position, taken, app);
+                self.state.to_instance.took(taken, channel);
+                self.state.has_body_begun = true;
+                upload.take(&mut self.state.position, taken, app);
                 moved += taken;
                 if moved >= MAX_MOVED {
-                    self.is_blocked = false;
+                    self.state.is_blocked = false;
                     yield_turn(cx);
                     return Poll::Pending;
                 }
@@ -376,10 +386,10 @@ impl Exchange {
             }
             let is_held = upload.held_since().is_some();
             if !is_held && upload.is_ended() {
-                self.to_instance.end(upload.trailers(), channel);
-                match ready!(channel.poll_flush(&mut self.written, cx)) {
+                self.state.to_instance.end(upload.trailers(), channel);
+                match ready!(channel.poll_flush(cx)) {
                     Ok(()) => {
-                        (self.is_sent, self.is_blocked) = (true, false);
+                        (self.state.is_sent, self.state.is_blocked) = (true, false);
                         return Poll::Ready(Ok(()));
                     }
                     Err(error) => break error,
@@ -388,32 +398,32 @@ impl Exchange {
             if !is_held && upload.decode(app)? {
                 continue;
             }
-            if let Err(error) = ready!(channel.poll_flush(&mut self.written, cx)) {
+            if let Err(error) = ready!(channel.poll_flush(cx)) {
                 break error;
             }
-            self.is_blocked = false;
+            self.state.is_blocked = false;
             if is_held {
                 return Poll::Pending;
             }
             ready!(upload.poll_read(app, cx))?;
-            self.is_blocked = true;
+            self.state.is_blocked = true;
         };
         tracing::trace!(error = %failed, "the instance takes no more of the request");
         // An instance that answers early and closes makes the next write fail, and its response is in the receive queue.
-        self.is_deaf = true;
+        self.state.is_deaf = true;
         channel.outbox.advance(usize::MAX);
         Poll::Ready(Ok(()))
     }
 
     /// Frames the response body for the app.
     pub(crate) fn begin_download(&mut self, framing: Framing, now: Instant) {
-        self.to_app = BodyFramer::new(framing);
-        self.last_received = now;
+        self.state.to_app = BodyFramer::new(framing);
+        self.state.last_received = now;
     }
 
     /// Whether the app keeps the response body waiting: some of it is here and not taken.
     pub(crate) fn is_download_blocked(&self) -> bool {
-        self.direct > 0
+        self.state.direct > 0
     }
 
     /// Moves the response body to the app. Ready: all of it was written.
@@ -423,7 +433,6 @@ impl Exchange {
     pub(crate) fn poll_download(
         &mut self,
         app: &mut Channel,
-        written: &mut u64,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), DownloadError>> {
         let gone = |_: io::Error| DownloadError::AppGone;
@@ -431,41 +440,41 @@ impl Exchange {
         let channel = &mut self.connection.channel;
         let mut moved = 0;
         loop {
-            while self.direct > 0 {
-                let data = self.to_app.begin(&channel.inbox.data()[..self.direct], app);
-                let polled = app.poll_take(data, written, cx);
+            while self.state.direct > 0 {
+                let data = self.state.to_app.begin(&channel.inbox.data()[..self.state.direct], app);
+                let polled = app.poll_take(data, cx);
                 if polled.is_pending() {
                     channel.read_less();
                 }
                 let taken = ready!(polled).map_err(gone)?;
-                self.to_app.took(taken, app);
-                self.body.consume(&mut channel.inbox, taken);
-                self.direct -= taken;
+                self.state.to_app.took(taken, app);
+                self.state.body.consume(&mut channel.inbox, taken);
+                self.state.direct -= taken;
                 moved += taken;
             }
-            match self.body.decode(&mut channel.inbox) {
+            match self.state.body.decode(&mut channel.inbox) {
                 Ok(Piece::Data(n)) => {
-                    self.direct = n;
+                    self.state.direct = n;
                     continue;
                 }
                 Ok(Piece::End) => {
-                    self.to_app.end(self.body.trailers(), app);
-                    return app.poll_flush(written, cx).map_err(gone);
+                    self.state.to_app.end(self.state.body.trailers(), app);
+                    return app.poll_flush(cx).map_err(gone);
                 }
                 Ok(Piece::NeedMore) => {}
                 Err(refusal) => return cut(refusal.detail),
             }
             channel.release_inbox();
-            ready!(app.poll_flush(written, cx)).map_err(gone)?;
+            ready!(app.poll_flush(cx)).map_err(gone)?;
             if moved >= MAX_MOVED {
                 yield_turn(cx);
                 return Poll::Pending;
             }
             match ready!(channel.poll_fill(LARGE, true, cx)) {
-                Ok(1..) => self.last_received = Instant::now(),
+                Ok(1..) => self.state.last_received = Instant::now(),
                 // A close without an error is the end of a body that lasts until the close.
-                Ok(0) => match self.body.close() {
-                    Ok(()) => self.is_single = true,
+                Ok(0) => match self.state.body.close() {
+                    Ok(()) => self.state.is_single = true,
                     Err(refusal) => return cut(refusal.detail),
                 },
                 Err(error) => return cut(error.to_string()),
@@ -475,17 +484,17 @@ impl Exchange {
 
     /// The position of the attempt in the kept part of the request body.
     pub(crate) fn position(&self) -> usize {
-        self.position
+        self.state.position
     }
 
     /// Whether the connection can carry another request.
     pub(crate) fn settle(&mut self) -> bool {
         self.connection.is_reused = true;
         self.connection.channel.release_inbox();
-        self.is_sent
-            && !self.is_deaf
-            && !self.is_single
-            && self.body.is_end()
+        self.state.is_sent
+            && !self.state.is_deaf
+            && !self.state.is_single
+            && self.state.body.is_end()
             && self.connection.channel.inbox.is_empty()
             && !self.connection.channel.is_ended
     }

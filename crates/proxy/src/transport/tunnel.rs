@@ -16,14 +16,11 @@ use tracing::debug;
 
 use crate::transport::{
     buffers::LARGE,
-    channel::{Channel, yield_turn},
+    channel::{Channel, MAX_MOVED, yield_turn},
     exchange::Exchange,
     timer::LazyTimer,
     upload::Upload,
 };
-
-/// Most bytes that one direction moves in one poll.
-const MAX_MOVED: u64 = 256 * 1024;
 
 /// Carries bytes until an end.
 pub(crate) async fn run(
@@ -51,7 +48,7 @@ pub(crate) async fn run(
             return Poll::Ready(Ok(()));
         }
         loop {
-            let moved = up.moved + down.moved;
+            let moved = app.written + instance.written;
             if moved != moved_before {
                 (moved_before, moved_at) = (moved, Instant::now());
             }
@@ -70,38 +67,31 @@ pub(crate) async fn run(
 /// One direction of a tunnel.
 #[derive(Debug, Default)]
 struct Direction {
-    moved: u64,
     is_shut: bool,
 }
 
 impl Direction {
     /// Ready: the direction has ended.
-    fn poll(&mut self, from: &mut Channel, to: &mut Channel, cx: &mut Context<'_>) -> io::Result<Poll<()>> {
-        let start = self.moved;
-        let mut step = || -> Poll<io::Result<()>> {
-            loop {
-                ready!(to.poll_flush(&mut self.moved, cx))?;
-                while !from.inbox.is_empty() {
-                    let taken = ready!(to.poll_take(from.inbox.data(), &mut self.moved, cx))?;
-                    from.inbox.consume(taken);
-                }
-                from.release_inbox();
-                if self.is_shut {
-                    return Poll::Ready(Ok(()));
-                }
-                if self.moved - start >= MAX_MOVED {
-                    yield_turn(cx);
-                    return Poll::Pending;
-                }
-                if ready!(from.poll_fill(LARGE, false, cx))? == 0 {
-                    ready!(to.poll_shutdown(cx))?;
-                    self.is_shut = true;
-                }
+    fn poll(&mut self, from: &mut Channel, to: &mut Channel, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let start = to.written;
+        loop {
+            ready!(to.poll_flush(cx))?;
+            while !from.inbox.is_empty() {
+                let taken = ready!(to.poll_take(from.inbox.data(), cx))?;
+                from.inbox.consume(taken);
             }
-        };
-        match step() {
-            Poll::Ready(result) => result.map(Poll::Ready),
-            Poll::Pending => Ok(Poll::Pending),
+            from.release_inbox();
+            if self.is_shut {
+                return Poll::Ready(Ok(()));
+            }
+            if to.written - start >= MAX_MOVED as u64 {
+                yield_turn(cx);
+                return Poll::Pending;
+            }
+            if ready!(from.poll_fill(LARGE, false, cx))? == 0 {
+                ready!(to.poll_shutdown(cx))?;
+                self.is_shut = true;
+            }
         }
     }
 }

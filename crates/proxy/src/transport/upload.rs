@@ -136,7 +136,7 @@ impl Upload {
 
     /// Whether all of it was read from the app.
     pub(crate) fn is_ended(&self) -> bool {
-        self.decoder.is_end() && self.direct == 0
+        self.decoder.is_end()
     }
 
     /// Whether another attempt could send all of it.
@@ -233,26 +233,16 @@ impl Upload {
             self.broken = Some(broken.clone());
             broken
         })?;
-        match piece {
-            Piece::Data(n) => {
-                self.has_begun = true;
-                if self.keep(&app.inbox.data()[..n]) {
-                    self.decoder.consume(&mut app.inbox, n);
-                } else {
-                    self.direct = n;
-                }
-                app.release_inbox();
-                Ok(true)
-            }
-            Piece::End => {
-                app.release_inbox();
-                Ok(true)
-            }
-            Piece::NeedMore => {
-                app.release_inbox();
-                Ok(false)
+        if let Piece::Data(n) = piece {
+            self.has_begun = true;
+            if self.keep(&app.inbox.data()[..n]) {
+                self.decoder.consume(&mut app.inbox, n);
+            } else {
+                self.direct = n;
             }
         }
+        app.release_inbox();
+        Ok(piece != Piece::NeedMore)
     }
 
     /// Reads more from the app. Ready: [`Upload::decode`] may give something.
@@ -278,17 +268,12 @@ impl Upload {
 
     /// Reads and forgets the body. Ready: it has ended, or breaks.
     pub(crate) fn poll_discard(&mut self, app: &mut Channel, cx: &mut Context<'_>) -> Poll<()> {
-        // What an attempt was offered and has not taken.
-        self.decoder.consume(&mut app.inbox, std::mem::take(&mut self.direct));
+        self.is_lossy = true;
         while !self.is_ended() {
-            match self.decoder.decode(&mut app.inbox) {
-                Ok(Piece::Data(n)) => self.decoder.consume(&mut app.inbox, n),
-                Ok(Piece::End) => {}
-                Ok(Piece::NeedMore) => match ready!(app.poll_fill(LARGE, true, cx)) {
-                    Ok(1..) => {}
-                    Ok(0) | Err(_) => return Poll::Ready(()),
-                },
-                Err(_) => return Poll::Ready(()),
+            match self.decode(app) {
+                Ok(true) => self.decoder.consume(&mut app.inbox, std::mem::take(&mut self.direct)),
+                Ok(false) if ready!(self.poll_read(app, cx)).is_ok() => {}
+                Ok(false) | Err(_) => break,
             }
         }
         app.release_inbox();

@@ -6,7 +6,7 @@
 //! | `context`, `reason`, `host` | what all connections share; why the sidecar responds itself; names of services |
 //! | `metrics/`, `status` | counts for scrapes; the state of clusters for the status pages |
 //! | `listener/` | the addresses, the acceptors, and the worker threads that own the connections |
-//! | `downstream/` | one app connection: parked, active, lingering |
+//! | `downstream` | one app connection: parked, active, lingering |
 //! | `request/` | **one request from its head to its response** (`handle`), its attempts, its account |
 //! | `transport/` | buffered streams, one exchange with an instance, idle connections, tunnels |
 //! | `upstream/` | clusters, endpoints and attempts at them (leases), and how a snapshot becomes a `View` |

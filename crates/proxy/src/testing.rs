@@ -16,8 +16,11 @@ use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    context::{ConnectionInfo, DownstreamSettings, ListenerKind, ListenerState, ProxyContext, WorkerContext},
-    downstream::{connection::serve, table::ConnectionTable},
+    context::{
+        ConnectionInfo, ConnectionTable, DownstreamSettings, ListenerKind, ListenerState, ProxyContext,
+        WorkerContext,
+    },
+    downstream::serve,
     metrics::Metrics,
     proxy::StartError,
     transport::{channel::Channel, connection::Connection, exchange::Exchange},

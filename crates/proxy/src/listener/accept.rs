@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::{
     context::{ListenerState, WorkerContext},
-    downstream::connection::reject_connection,
+    downstream::reject_connection,
     listener::set::BoundListener,
     reason::Reason,
 };

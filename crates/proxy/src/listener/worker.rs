@@ -24,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    context::{ConnectionInfo, ProxyContext, WorkerContext},
-    downstream::{connection::serve, table::ConnectionTable},
+    context::{ConnectionInfo, ConnectionTable, ProxyContext, WorkerContext},
+    downstream::serve,
     listener::{
         accept::{AcceptedConnection, run_acceptor},
         end_on_panic::{EndOnPanic, end_on_panic},

@@ -14,11 +14,10 @@ use tokio::time::{Instant, sleep};
 use crate::{
     reason::{Reason, Refusal},
     request::{
-        account::RequestAccount,
+        app::{Downstream, RequestAccount},
         attempt::{Attempt, AttemptState},
         bounds::{AttemptResult, Bounds, Failed, Response, outcome_of},
         call::Call,
-        downstream::Downstream,
         pushback,
         race::{Race, RaceEnd},
     },

@@ -14,11 +14,10 @@ use crate::{
     metrics::labels::{Rejected, Tolerated},
     reason::{Reason, Refusal},
     request::{
-        account::RequestAccount,
+        app::{AfterRequest, Downstream, RequestAccount},
         attempts::{AttemptsEnd, make_attempts},
         call::Call,
         deadline::ClientDeadline,
-        downstream::{AfterRequest, Downstream},
         fields::{RequestFacts, read_request},
         respond::respond,
         route,

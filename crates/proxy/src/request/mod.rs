@@ -1,12 +1,11 @@
 //! One request: what is read from its head, its attempts, its response, and the account that is kept of it.
 
-pub(crate) mod account;
+pub(crate) mod app;
 pub(crate) mod attempt;
 pub(crate) mod attempts;
 pub(crate) mod bounds;
 pub(crate) mod call;
 pub(crate) mod deadline;
-pub(crate) mod downstream;
 pub(crate) mod fields;
 pub(crate) mod handle;
 pub(crate) mod pushback;

@@ -23,11 +23,10 @@ use tokio::time::Instant;
 use crate::{
     metrics::labels::HedgeResult,
     request::{
-        account::RequestAccount,
+        app::{Downstream, RequestAccount},
         attempt::{Attempt, AttemptState, CONTINUE},
         bounds::{AttemptResult, Bounds},
         call::Call,
-        downstream::Downstream,
     },
     upstream::{endpoint::Endpoint, lease::Lease},
 };

@@ -16,11 +16,10 @@ use tokio::time::Instant;
 use crate::{
     reason::Reason,
     request::{
-        account::RequestAccount,
+        app::{AfterRequest, Downstream, RequestAccount},
         attempt::Attempt,
         bounds::Response,
         call::Call,
-        downstream::{AfterRequest, Downstream},
         fields::keep_upgrade,
     },
     transport::{

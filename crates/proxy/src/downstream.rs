@@ -1,22 +1,30 @@
-//! An active period of an HTTP/1 connection: heads are read and handled one after the other.
+//! The life of one app connection: parked, active, lingering.
+//!
+//! An idle connection is a parked socket: no buffer, no timer, no codec. Its first byte begins an active period ([`run`]), in
+//! which heads are read and handled one after the other, and which ends after a second without a request. The app is the side
+//! that closes an idle connection, unless it is idle for `outbound.limits.idle`, and the time-out of a head begins at the
+//! head's first byte.
+//!
+//! A close with unread bytes resets the connection, and a reset destroys the response on its way. So where the app may still be
+//! sending, the writing side is ended first, and what still comes is read and thrown away, for a bounded time (RFC 9112 §9.6).
 
 use std::{
     future::poll_fn,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use arc_swap::Cache;
 use outrigger_http1::{Head, HeadKind, HeadLimits, HeadParser, RefusalKind};
+use outrigger_net::Stream;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::{
-    context::ConnectionInfo,
-    context::DownstreamSettings,
+    context::{ConnectionInfo, DownstreamSettings, Place},
     reason::{Reason, Refusal},
     request::{
-        downstream::AfterRequest,
+        app::AfterRequest,
         handle::handle,
         reject::{RejectionStyle, write_rejection},
     },
@@ -29,6 +37,93 @@ use crate::{
 
 /// A connection without a request for one to two of these is parked.
 const PARK_AFTER: Duration = Duration::from_secs(1);
+/// Longest time, and most bytes, that are read and thrown away before a close.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// Serves a connection until either side ends it. `guard` is dropped at the end.
+#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+pub(crate) fn serve(
+    info: ConnectionInfo,
+    mut channel: Channel,
+    guard: impl Send,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let _guard = &guard;
+        let mut parked = Parked { info: &info, place: None };
+        loop {
+            let wakeup = parked.wait(&mut channel).await;
+            if wakeup == Wakeup::End {
+                return;
+            }
+            // Boxed: an idle connection does not carry the room of a request.
+            match Box::pin(run(&info, &mut channel, wakeup == Wakeup::Last)).await {
+                Next::Park => {}
+                Next::Close => return,
+                Next::Linger => return Box::pin(linger(&mut channel)).await,
+                Next::Reset => return channel.stream.reset_on_close(),
+            }
+        }
+    }
+}
+
+/// Why a parked connection goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wakeup {
+    /// Something is to be read.
+    Readable,
+    /// Something is to be read, and a drain ends the connection after the request that it belongs to.
+    Last,
+    /// The time for idle connections is over, or a drain ends the connection.
+    End,
+}
+
+/// A connection's place in the worker's table.
+struct Parked<'a> {
+    info: &'a ConnectionInfo,
+    place: Option<Place>,
+}
+
+impl Parked<'_> {
+    /// Waits for a first byte, or for the end of the connection.
+    async fn wait(&mut self, channel: &mut Channel) -> Wakeup {
+        let cells = self.info.worker.cells();
+        let _gauge = cells.gauge_guard(&cells.parked);
+        let since = Instant::now();
+        let wakeup = poll_fn(|cx| self.poll_wait(channel, since, cx)).await;
+        if let Some(place) = self.place {
+            self.info.worker.table.unpark(place);
+        }
+        wakeup
+    }
+
+    fn poll_wait(&mut self, channel: &mut Channel, since: Instant, cx: &mut Context<'_>) -> Poll<Wakeup> {
+        if channel.stream.poll_read_ready(cx).is_ready() {
+            // An error is found by the read.
+            return Poll::Ready(Wakeup::Readable);
+        }
+        let listener = &self.info.listener;
+        if listener.connections_shutdown.is_cancelled() {
+            // What the kernel has and the reactor does not know yet is still served.
+            let has_bytes = channel.stream.is_stale(true);
+            return Poll::Ready(if has_bytes { Wakeup::Last } else { Wakeup::End });
+        }
+        let until = since + listener.settings.load().outbound.limits.idle;
+        if Instant::now() >= until {
+            return Poll::Ready(Wakeup::End);
+        }
+        self.place = Some(self.info.worker.table.park(self.place, cx.waker(), until));
+        Poll::Pending
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.info.worker.table.remove(place);
+        }
+    }
+}
 
 /// What follows an active period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +266,73 @@ impl<'a> HeadReader<'a> {
             }
             None => since + PARK_AFTER,
         };
-        std::task::ready!(timer.poll_until(due, cx));
+        ready!(timer.poll_until(due, cx));
         Poll::Ready(if self.begun.is_some() { HeadRead::Slow } else { HeadRead::Idle })
+    }
+}
+
+/// Writes what is queued, ends the writing side, and reads until the app ends its side.
+pub(crate) async fn linger(channel: &mut Channel) {
+    let mut read = 0;
+    let mut is_shut = false;
+    let drained = poll_fn(|cx| {
+        if !is_shut {
+            let is_flushed = ready!(channel.poll_flush(cx)).is_ok();
+            if !is_flushed || ready!(channel.poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            is_shut = true;
+        }
+        loop {
+            read += channel.inbox.len();
+            channel.inbox.consume(usize::MAX);
+            channel.release_inbox();
+            if read > LINGER_BYTES {
+                return Poll::Ready(());
+            }
+            match ready!(channel.poll_fill(usize::MAX, true, cx)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(()),
+            }
+        }
+    });
+    // An app that reads or sends for longer is left.
+    let _ = tokio::time::timeout(LINGER, drained).await;
+}
+
+/// Answers a connection above the limit, `most`, with 503, and closes it.
+pub(crate) async fn reject_connection(stream: Stream, most: usize) {
+    let mut channel = Channel::new(stream);
+    let detail =
+        format!("{most} app connections are open, the most that outbound.limits.max_connections allows");
+    let refusal = Refusal::new(Reason::TooManyConnections, detail);
+    channel.queue(|outbox| write_rejection(&refusal, RejectionStyle::CLOSING, outbox));
+    linger(&mut channel).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_serve<F: Future>(_: impl FnOnce(ConnectionInfo, Channel, [usize; 1]) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Thousands of connections are idle: each is this future, and its socket.
+    #[test]
+    fn an_idle_connection_is_a_small_future() {
+        let len = size_of_serve(serve);
+        assert!(len <= 352, "{len} bytes");
+    }
+
+    fn size_of_run<'a, F: Future>(_: impl FnOnce(&'a ConnectionInfo, &'a mut Channel, bool) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What an active connection allocates beside its buffers.
+    #[test]
+    fn an_active_connection_is_a_future_of_bounded_size() {
+        let len = size_of_run(run);
+        assert!(len <= 3600, "{len} bytes");
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -22,20 +22,6 @@ use crate::{
 
 /// Pause of a loop that watches something closely.
 pub(crate) const FINE_POLL_INTERVAL: Duration = Duration::from_millis(5);
-
-/// Below the ports that the kernel gives to outgoing connections: those of a killed instance stay free.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
-
-/// A port of 127.0.0.1 that was free a moment ago, and is not given out by the kernel.
-pub(crate) fn free_addr() -> SocketAddr {
-    for _ in 0..1000 {
-        let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), fastrand::u16(PORTS));
-        if std::net::TcpListener::bind(addr).is_ok() {
-            return addr;
-        }
-    }
-    panic!("no free port in {PORTS:?}")
-}
 
 /// What an instance is.
 #[derive(Debug, Clone)]
@@ -193,7 +179,14 @@ impl Fleet {
         let dir = self.dir.path().join(&name);
         fs::create_dir(&dir).expect("a directory");
         let request_log = dir.join("requests");
-        self.members.push(Member { name, addr: free_addr(), kind, request_log, dir, child: None });
+        self.members.push(Member {
+            name,
+            addr: outrigger_net::reserve_addr(),
+            kind,
+            request_log,
+            dir,
+            child: None,
+        });
         self.members.last_mut().expect("just added")
     }
 

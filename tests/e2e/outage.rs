@@ -24,7 +24,7 @@ struct OutageSetup {
 
 impl OutageSetup {
     async fn new() -> Self {
-        let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
+        let registry = DevRegistry::bind(outrigger_net::reserve_addr(), DevRegistryOptions::default())
             .await
             .expect("a registry");
         let front = RegistryProxy::start(registry.addr()).await;

@@ -1,5 +1,8 @@
 //! A reload adds and removes listeners and cuts no request.
 
+use std::net::SocketAddr;
+
+use outrigger_net::reserve_addr;
 use outrigger_tests::{
     client::{self, Client},
     instance::{Answer, Gate, Instance},
@@ -9,12 +12,7 @@ use outrigger_tests::{
 };
 use tokio::net::TcpStream;
 
-/// An address that was free at the time of the call.
-fn free_addr() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-fn upstream_listener(service: &str, addr: std::net::SocketAddr) -> String {
+fn upstream_listener(service: &str, addr: SocketAddr) -> String {
     format!("upstreams: [{{service: {service}, listen: \"{addr}\"}}]")
 }
 
@@ -28,7 +26,7 @@ async fn a_listener_is_added_and_removed_and_its_connections_end_gracefully() {
     })
     .await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
-    let addr = free_addr();
+    let addr = reserve_addr();
     assert!(TcpStream::connect(addr).await.is_err());
     sidecar.apply_settings(&upstream_listener("orders", addr)).await;
     assert_eq!(sidecar.proxy.upstream_addrs(), [("orders".to_owned(), addr)]);
@@ -57,7 +55,7 @@ async fn a_listener_is_added_and_removed_and_its_connections_end_gracefully() {
 #[tokio::test]
 async fn an_address_that_changes_its_service_keeps_its_socket() {
     let (a, b) = (Instance::start("a").await, Instance::start("b").await);
-    let addr = free_addr();
+    let addr = reserve_addr();
     let services = Services::of("orders", &[&a]).and("others", &b, "");
     let sidecar = Sidecar::start(&upstream_listener("orders", addr), &services).await;
     let mut before = Client::connect(addr).await;
@@ -85,7 +83,7 @@ async fn an_address_that_changes_its_service_keeps_its_socket() {
 #[tokio::test]
 async fn the_outbound_listener_can_move_and_its_connections_end_gracefully() {
     let instance = Instance::start("a").await;
-    let (one, other) = (free_addr(), free_addr());
+    let (one, other) = (reserve_addr(), reserve_addr());
     let listen = |addr| format!("outbound: {{listen: \"{addr}\"}}");
     let sidecar = Sidecar::orders(&listen(one), &[&instance]).await;
     let mut client = Client::connect(one).await;
@@ -101,7 +99,7 @@ async fn the_outbound_listener_can_move_and_its_connections_end_gracefully() {
 #[tokio::test]
 async fn a_connection_of_a_removed_listener_follows_a_later_reload() {
     let instance = Instance::start("a").await;
-    let (one, other) = (free_addr(), free_addr());
+    let (one, other) = (reserve_addr(), reserve_addr());
     let settings = |addr, origins| format!("outbound: {{listen: \"{addr}\", allow_origins: [{origins}]}}");
     let sidecar = Sidecar::orders(&settings(one, ""), &[&instance]).await;
     let mut client = Client::connect(one).await;
@@ -116,7 +114,7 @@ async fn a_connection_of_a_removed_listener_follows_a_later_reload() {
 #[tokio::test]
 async fn one_loopback_address_of_two_is_kept_when_the_other_is_removed() {
     let instance = Instance::start("a").await;
-    let port = free_addr().port();
+    let port = reserve_addr().port();
     let sidecar = Sidecar::orders(&format!("outbound: {{listen: \"localhost:{port}\"}}"), &[&instance]).await;
     let mut client = Client::connect(([127, 0, 0, 1], port).into()).await;
     client.get("orders", "/").await;
@@ -131,7 +129,7 @@ async fn a_taken_address_refuses_the_whole_reload_and_frees_the_new_sockets() {
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::orders("", &[&instance]).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (good, taken) = (free_addr(), taken.local_addr().unwrap());
+    let (good, taken) = (reserve_addr(), taken.local_addr().unwrap());
     let text = format!(
         "registry: {{file: {:?}}}\nupstreams: [{{service: orders, listen: \"{good}\"}}, {{service: x, listen: \"{taken}\"}}]",
         sidecar.services_file().display().to_string()

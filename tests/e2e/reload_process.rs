@@ -151,7 +151,7 @@ async fn a_taken_address_refuses_the_whole_file() {
     let instance = Instance::start("a").await;
     let setup = ReloadSetup::new(&instance, "").await;
     let hash = setup.process.metric(HASH).await;
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let taken = outrigger_net::reserve_addr();
     let held = std::net::TcpListener::bind(taken).unwrap();
     for section in [
         format!("upstreams: [{{service: orders, listen: \"{taken}\"}}]"),

@@ -1,9 +1,10 @@
 //! A sidecar that starts while the registry is down routes by its state file, reports that, and uses the registry's
 //! answers when the registry is back. The tests use the real binary.
 
-use std::{net::TcpListener, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
+use outrigger_net::reserve_addr;
 use outrigger_tests::{client, instance::Instance, process::Process, registry::ConsulAgent, wait};
 use serde_json::Value;
 
@@ -12,17 +13,10 @@ async fn readyz(process: &Process) -> (u16, Value) {
     (answer.status, serde_json::from_str(&answer.text()).expect("JSON"))
 }
 
-/// A fixed port for the sidecar. The port is part of the name of the state file, so a port chosen at each start would
-/// lead to another file.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").port()
-}
-
 #[tokio::test]
 async fn a_sidecar_that_starts_without_its_registry_uses_its_state_file_until_the_registry_is_back() {
-    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
-        .await
-        .expect("a registry");
+    let registry =
+        DevRegistry::bind(reserve_addr(), DevRegistryOptions::default()).await.expect("a registry");
     let at = registry.addr();
     let all = [Instance::start("a").await, Instance::start("b").await, Instance::start("c").await];
     for instance in &all[..2] {
@@ -33,7 +27,7 @@ async fn a_sidecar_that_starts_without_its_registry_uses_its_state_file_until_th
         "registry: {{consul: {{address: \"http://{at}\"}}}}\nstate_dir: {:?}\nupstreams: [{{service: orders}}]\n\
          outbound: {{listen: \"127.0.0.1:{}\"}}\ndrain: {{timeout: 1s}}",
         folder.path().display().to_string(),
-        free_port(),
+        reserve_addr().port(),
     );
     let mut first = Process::run(&settings).await;
     first.wait_ready().await;
@@ -82,12 +76,11 @@ fn count_state_files(folder: &Path) -> usize {
 
 #[tokio::test]
 async fn a_sidecar_starts_with_a_pipe_in_place_of_its_state_file() {
-    let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
-        .await
-        .expect("a registry");
+    let registry =
+        DevRegistry::bind(reserve_addr(), DevRegistryOptions::default()).await.expect("a registry");
     for ending in ["state", "state.lock"] {
         let folder = tempfile::tempdir().expect("a folder");
-        let port = free_port();
+        let port = reserve_addr().port();
         let pipe = folder.path().join(format!("table-{port}.{ending}"));
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|made| made.success()));
         let settings = format!(

@@ -48,8 +48,6 @@ use crate::{process, skip, tool};
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause between two polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Most start attempts, each on new ports: another process may take a port before Consul binds it.
-const MAX_START_TRIES: usize = 4;
 
 /// Whether there is a Consul binary. If not, reports on stderr that `test` was skipped, and why; the test runner does
 /// not capture this report.
@@ -142,22 +140,15 @@ impl Consul {
     }
 
     async fn launch(spec: AgentSpec) -> Result<Self, Error> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let mut consul = Self::prepare(spec.clone())?;
-            match consul.start().await {
-                Ok(()) => return Ok(consul),
-                Err(Error::Exited { .. }) if tries < MAX_START_TRIES => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let mut consul = Self::prepare(spec)?;
+        consul.start().await?;
+        Ok(consul)
     }
 
     /// Picks ports and makes the directory; starts no process.
     fn prepare(spec: AgentSpec) -> Result<Self, Error> {
         Self::find().map_err(Error::ToolMissing)?;
-        let ports = AgentPorts::pick(spec.ip).map_err(io_error("pick free ports"))?;
+        let ports = AgentPorts::reserve();
         let dir = tempfile::Builder::new()
             .prefix("outrigger-consul-")
             .tempdir()

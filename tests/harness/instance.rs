@@ -49,7 +49,7 @@ impl Instance {
 
     /// Answers by `script`, on 127.0.0.1.
     pub async fn scripted(name: &str, script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), name, script).await
+        Self::start_on(outrigger_net::reserve_addr(), name, script).await
     }
 
     /// Answers by `script`, on `addr` (port 0: any).

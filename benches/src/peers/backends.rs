@@ -1,10 +1,6 @@
 //! The servers behind the proxies.
 
-use std::{
-    fs,
-    net::{Ipv4Addr, SocketAddr},
-    path::Path,
-};
+use std::{fs, net::SocketAddr, path::Path};
 
 use super::{
     client,
@@ -14,6 +10,8 @@ use super::{
     template::{BACKENDS, Template, Words},
     uploads,
 };
+use outrigger_net::reserve_addr;
+
 use crate::{Error, error::doing};
 
 const TEMPLATE: Template =
@@ -30,7 +28,7 @@ pub(super) struct Backends {
 impl Backends {
     /// Starts them; nginx may need some time until it answers.
     pub(super) fn start(nginx: &Path, dir: &Path, core: usize) -> Result<Self, Error> {
-        let answers: Vec<SocketAddr> = (0..BACKENDS).map(|_| free_address()).collect::<Result<_, _>>()?;
+        let answers: Vec<SocketAddr> = (0..BACKENDS).map(|_| reserve_addr()).collect();
         let files = dir.join("files");
         fs::create_dir_all(&files).map_err(doing(format!("make {}", files.display())))?;
         for (name, size) in [("16k", 16 << 10), ("1m", 1 << 20)] {
@@ -62,10 +60,4 @@ impl Backends {
     pub(super) fn pid(&self) -> u32 {
         self.nginx.pid()
     }
-}
-
-/// A loopback address that was free a moment ago, because proxies accept no port 0.
-pub(super) fn free_address() -> Result<SocketAddr, Error> {
-    let held = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(doing("find a free port"))?;
-    held.local_addr().map_err(doing("find a free port"))
 }

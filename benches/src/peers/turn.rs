@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use super::{
-    backends::{Backends, free_address},
+    backends::Backends,
     client,
     generator::{LoadGenerators, LoadResult},
     load::{BackendGroup, Load},
@@ -75,7 +75,7 @@ impl PeerSetup<'_> {
         group: BackendGroup,
         start: impl FnOnce(ProxySetup<'_>) -> Result<PinnedProcess, Error>,
     ) -> Result<(PinnedProcess, SocketAddr), Error> {
-        let addr = free_address()?;
+        let addr = outrigger_net::reserve_addr();
         let process = start(ProxySetup {
             dir: self.dir,
             core: self.core,

@@ -14,10 +14,14 @@ mod bind;
 mod dial;
 #[cfg(feature = "testing")]
 mod memory;
+#[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
+mod reserved;
 mod stream;
 pub mod tls;
 
 pub use accept::Acceptor;
 pub use bind::{BindError, BoundSocket, bind, bind_listen};
 pub use dial::{DialError, DialStage, connect, connect_host, is_own_shortage};
+#[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
+pub use reserved::reserve_addr;
 pub use stream::{ByteCounts, Stream};

@@ -124,9 +124,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_a_connect_error_that_names_the_port() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        drop(listener);
+        let addr = outrigger_net::reserve_addr();
         let request = Request::get("/").body(Full::default()).unwrap();
         let error = exchange(addr, request, LONG).await.unwrap_err();
         assert!(matches!(error, Error::Connect { .. }), "{error:?}");

@@ -16,7 +16,6 @@ use crate::{
     case::{CaseResult, RunLength},
     case_report::format_millis,
     cluster_testbed::{ClusterTestbed, RECOVERY_LIMIT, count_usable},
-    fleet::free_addr,
 };
 
 pub(super) async fn leader(form: RunLength) -> CaseResult {
@@ -46,7 +45,7 @@ pub(super) async fn stopped(form: RunLength) -> CaseResult {
     let mut site = ClusterTestbed::start().await?;
     let load = Load::start(site.caller.addr(), LoadPlan::mixed("orders", form.pick([300, 150])));
     let state = tempfile::Builder::new().prefix("chaos-state-").tempdir()?;
-    let (agent, listen) = (site.agent.http_addr(), free_addr());
+    let (agent, listen) = (site.agent.http_addr(), outrigger_net::reserve_addr());
     // The second caller has its own load, because requests during its restart would fail for another reason.
     let other = start_caller(agent, listen, state.path()).await;
     let before = Load::start(listen, LoadPlan::mixed("orders", 100));

@@ -118,10 +118,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_wait_for_a_missing_sidecar_is_bounded() {
-        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = free.local_addr().unwrap();
-        drop(free);
-        let failure = wait(addr, Duration::from_millis(300)).await.unwrap_err().to_string();
+        let failure =
+            wait(outrigger_net::reserve_addr(), Duration::from_millis(300)).await.unwrap_err().to_string();
         assert!(failure.contains("300ms") && failure.contains("--admin"), "{failure}");
     }
 

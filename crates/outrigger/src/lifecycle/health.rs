@@ -231,9 +231,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_critical_and_says_so() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        let port = outrigger_net::reserve_addr().port();
         for kind in [Probe::Tcp, Probe::Http("/".into())] {
             let finding = probe(&settings(kind), port).await;
             assert_eq!(finding.health, ReportedHealth::Critical);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
+use outrigger_net::reserve_addr;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -84,11 +85,6 @@ pub(crate) async fn wait_until_listed(registry: &DevRegistry, wanted: &[(&str, &
     .await;
 }
 
-/// A port that is free now.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Builds a sidecar process.
 pub(crate) struct SidecarBuilder {
     pub(crate) dir: TempDir,
@@ -104,7 +100,8 @@ impl SidecarBuilder {
     /// A sidecar of the service `orders` with the instance `orders-1`; `more` has further settings in YAML.
     pub(crate) fn new(registry: &DevRegistry, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (port, outbound, admin, registry) = (free_port(), free_port(), free_port(), registry.addr());
+        let [port, outbound, admin] = std::array::from_fn(|_| reserve_addr().port());
+        let registry = registry.addr();
         let settings = format!(
             "registry: {{consul: {{address: \"http://{registry}\"}}}}\n\
              service: {{name: orders, id: orders-1, port: {port}, address: 127.0.0.1, \

@@ -13,7 +13,7 @@ fn a_lack_of_local_resources_is_no_evidence_against_an_instance() {
 
 #[tokio::test]
 async fn a_listener_answers_and_a_closed_port_does_not() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = std::net::TcpListener::bind(outrigger_net::reserve_addr()).unwrap();
     let addr = listener.local_addr().unwrap();
     assert!(ConnectProbe.accepts_connection(addr).await);
     drop(listener);

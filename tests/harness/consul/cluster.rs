@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{Consul, Error, MAX_START_TRIES, POLL_INTERVAL, TIMEOUT, http, spec::AgentSpec};
+use super::{Consul, Error, POLL_INTERVAL, TIMEOUT, http, spec::AgentSpec};
 
 /// Three servers on 127.0.0.2, 127.0.0.3 and 127.0.0.4, `raft_multiplier = 1`.
 #[derive(Debug)]
@@ -21,17 +21,6 @@ impl ConsulCluster {
     /// # Errors
     /// No binary, or no leader within 60 s.
     pub async fn start_three() -> Result<Self, Error> {
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match Self::launch().await {
-                Err(Error::Exited { .. }) if tries < MAX_START_TRIES => {}
-                other => return other,
-            }
-        }
-    }
-
-    async fn launch() -> Result<Self, Error> {
         let prepare = |last: u8| {
             let mut spec = AgentSpec::new(&format!("server{last}"));
             spec.ip = IpAddr::V4(Ipv4Addr::new(127, 0, 0, last));

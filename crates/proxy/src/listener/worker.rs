@@ -1,10 +1,15 @@
-//! Data-plane threads: each has a current-thread runtime and owns its connections.
+//! Data-plane threads: each has a current-thread runtime, accepts connections of the app, up to the limit, and owns those
+//! that it was given.
 //!
 //! A worker gets sockets that no runtime has registered, because a registered socket cannot change its runtime.
-//! Its connections are tasks that it owns: stopping the worker ends them.
+//! Its connections are tasks that it owns: stopping the worker ends them. A panic ends one connection; in the loop of a worker
+//! or in an acceptor it cannot be contained, and ends the process.
 
 use std::{
-    io,
+    future::poll_fn,
+    io::{self, Write as _},
+    net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -13,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_net::{Acceptor, is_own_shortage};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
@@ -21,16 +27,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::{
-    context::{ConnectionInfo, ConnectionTable, ProxyContext, WorkerContext},
-    downstream::serve,
-    listener::{
-        accept::{AcceptedConnection, run_acceptor},
-        end_on_panic::{EndOnPanic, end_on_panic},
-        set::BoundListener,
-    },
+    context::{ConnectionInfo, ConnectionTable, ListenerState, ProxyContext, WorkerContext},
+    downstream::{reject_connection, serve},
+    listener::set::BoundListener,
     metrics::cells::{Block, WorkerCells},
     reason::Reason,
     transport::channel::Channel,
@@ -38,6 +40,11 @@ use crate::{
 
 /// How often a worker measures the lag of its runtime.
 const LAG_TICK: Duration = Duration::from_secs(1);
+/// Pause after an accept that failed because file descriptors or memory ran out.
+const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
+/// Connections above the limit that are rejected with a response at the same time; further ones are closed
+/// without a response.
+const MAX_REJECTIONS_UNDER_WAY: usize = 64;
 
 /// A command to a worker.
 pub(crate) enum Command {
@@ -229,6 +236,79 @@ impl WorkerTask {
     }
 }
 
+/// An accepted connection, which is counted among the open ones.
+#[derive(Debug)]
+pub(crate) struct AcceptedConnection {
+    /// Without a runtime: the worker that gets the connection registers the socket with its own.
+    pub(crate) stream: std::net::TcpStream,
+    /// The app's address.
+    pub(crate) peer: SocketAddr,
+    /// The address of the listener.
+    pub(crate) listener_addr: SocketAddr,
+    /// The state of the listener at the accept.
+    pub(crate) state: Arc<ListenerState>,
+}
+
+/// Accepts until the listener stops. `open`: how many connections the workers have. `assign` gives them one more.
+async fn run_acceptor(
+    bound: BoundListener,
+    worker: Arc<WorkerContext>,
+    open: impl Fn() -> usize,
+    assign: impl Fn(AcceptedConnection),
+) {
+    let BoundListener { socket, listener } = bound;
+    let socket = match Acceptor::new(socket) {
+        Ok(socket) => socket,
+        Err(error) => return warn!(%error, "a listening socket could not be set up"),
+    };
+    let listener_addr = listener.addr;
+    let hand_over = |stream, peer, state| assign(AcceptedConnection { stream, peer, listener_addr, state });
+    // Acceptors share a worker, so that none adds a connection between this and `assign`.
+    let check_room = |state: &ListenerState| {
+        let most = state.settings.load().outbound.limits.max_connections;
+        if open() < most { Ok(()) } else { Err(most) }
+    };
+    let mut rejections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            Some(_) = rejections.join_next() => continue,
+            () = listener.stop_accepting.cancelled() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let state = listener.state.load_full();
+                match check_room(&state) {
+                    Ok(()) => hand_over(stream, peer, state),
+                    Err(most) => {
+                        worker.cells().record_refusal(Reason::TooManyConnections);
+                        if rejections.len() < MAX_REJECTIONS_UNDER_WAY
+                            && let Ok(stream) = TcpStream::from_std(stream)
+                        {
+                            rejections.spawn(reject_connection(stream.into(), most));
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                warn!(%error, "accept failed");
+                if is_own_shortage(&error) {
+                    tokio::time::sleep(ACCEPT_ERROR_PAUSE).await;
+                }
+            }
+        }
+    }
+    // A connection that the kernel has accepted already is served, not reset.
+    while let Ok((stream, peer)) = socket.accept_queued() {
+        let state = listener.state.load_full();
+        if check_room(&state).is_ok() {
+            hand_over(stream, peer, state);
+        }
+    }
+    drop(socket);
+    rejections.shutdown().await;
+}
+
 /// Counts a connection's task that panicked. The panic has ended that connection alone.
 fn count_panic(ended: Result<(), JoinError>, cells: &Block<WorkerCells>) {
     if ended.is_err_and(|error| error.is_panic()) {
@@ -259,10 +339,71 @@ impl Drop for ConnectionGuard {
     }
 }
 
+/// Ends the process when a panic drops it. Without the loop of a worker, or without an acceptor, connections would be left
+/// without an answer, and nothing would say so.
+struct EndOnPanic(&'static str);
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!("{} panicked: the process ends", self.0);
+            // The log may be written by another task; the standard error is not.
+            let _ = writeln!(io::stderr(), "outrigger: {} panicked: the process ends", self.0);
+            std::process::abort();
+        }
+    }
+}
+
+/// Runs `future`; a panic of it ends the process. A future that is dropped because another one on its thread panicked has not
+/// panicked itself.
+async fn end_on_panic<F: Future>(what: &'static str, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let _guard = EndOnPanic(what);
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
+
+    /// Set in the process that this test starts: itself once more.
+    const IN_CHILD: &str = "OUTRIGGER_TEST_PANIC";
+
+    #[tokio::test]
+    async fn a_panic_in_a_worker_or_in_accept_ends_the_process_with_a_message() {
+        if std::env::var_os(IN_CHILD).is_some() {
+            let fault = async { panic!("a fault of the sidecar") };
+            let task = tokio::spawn(end_on_panic("the acceptor of a listener", fault));
+            let _ = task.await;
+            // Reached only when the process goes on.
+            return;
+        }
+        let name =
+            "listener::worker::tests::a_panic_in_a_worker_or_in_accept_ends_the_process_with_a_message";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let ended = child.args(["--exact", name, "--nocapture"]).env(IN_CHILD, "1").output().unwrap();
+        assert!(!ended.status.success());
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(said.contains("the acceptor of a listener panicked: the process ends"), "{said}");
+    }
+
+    /// A runtime that a panic drops is a test's; a process that ended here would not say which test has failed.
+    #[test]
+    fn an_acceptor_that_the_panic_of_another_task_drops_does_not_end_the_process() {
+        let thread = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                tokio::spawn(end_on_panic("the acceptor of a listener", std::future::pending::<()>()));
+                tokio::task::yield_now().await;
+                panic!("a fault of a test");
+            });
+        });
+        assert!(thread.join().is_err());
+    }
 
     #[tokio::test]
     async fn a_panic_in_a_connections_task_is_counted_and_ends_no_other() {

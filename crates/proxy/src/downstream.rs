@@ -29,8 +29,7 @@ use crate::{
         reject::{RejectionStyle, write_rejection},
     },
     transport::{
-        buffers::{self, SMALL},
-        channel::Channel,
+        channel::{Channel, SMALL, take_fields, take_incoming},
         timer::LazyTimer,
     },
 };
@@ -231,14 +230,14 @@ impl<'a> HeadReader<'a> {
         is_last: bool,
         is_woken: bool,
     ) -> Self {
-        parser.begin(settings.request_heads, buffers::take_fields());
+        parser.begin(settings.request_heads, take_fields());
         Self { info, parser, is_last, is_woken, settings, idle_since: None, begun: None }
     }
 
     fn poll(&mut self, channel: &mut Channel, timer: &mut LazyTimer, cx: &mut Context<'_>) -> Poll<HeadRead> {
         loop {
             if !channel.inbox.is_empty() {
-                match self.parser.parse(&mut channel.inbox, || buffers::take_incoming(SMALL)) {
+                match self.parser.parse(&mut channel.inbox, || take_incoming(SMALL)) {
                     Ok(Some(head)) => return Poll::Ready(HeadRead::Head(head)),
                     Ok(None) => {}
                     Err(refusal) => return Poll::Ready(HeadRead::Refused(refusal)),

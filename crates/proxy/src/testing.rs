@@ -23,7 +23,7 @@ use crate::{
     downstream::serve,
     metrics::Metrics,
     proxy::StartError,
-    transport::{channel::Channel, connection::Connection, exchange::Exchange},
+    transport::{channel::Channel, exchange::Exchange},
     upstream::manager::ClusterManager,
 };
 
@@ -66,7 +66,7 @@ impl StreamProxy {
             for endpoint in &view.endpoints {
                 if let Some(open) = endpoint.pool.reserve(pool.max_connections) {
                     let now = Instant::now();
-                    let idle = Exchange::new(Connection::new(connect(endpoint.addr), open), now);
+                    let idle = Exchange::new(connect(endpoint.addr), open, now);
                     endpoint.pool.check_in(self.worker.index, idle, pool.max_idle, now);
                 }
             }

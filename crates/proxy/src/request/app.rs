@@ -19,7 +19,11 @@ use crate::{
     metrics::cells::{Block, ServiceCells, WorkerCells},
     reason::{Reason, Refusal},
     request::reject::{CLOSE_LINE, RejectionStyle, write_end_of_forwarding, write_rejection},
-    transport::{buffers, channel::Channel, timer::LazyTimer, upload::Upload},
+    transport::{
+        channel::{Channel, SMALL},
+        timer::LazyTimer,
+        upload::Upload,
+    },
     upstream::bulkhead::Slot,
 };
 
@@ -110,7 +114,7 @@ impl<'r> Downstream<'r> {
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let before = self.channel.inbox.len();
         while !self.has_read_ahead() {
-            match self.channel.poll_fill(buffers::SMALL, false, cx) {
+            match self.channel.poll_fill(SMALL, false, cx) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
                 Poll::Pending => break,
@@ -126,7 +130,7 @@ impl<'r> Downstream<'r> {
 
     /// Whether the inbox holds as much as may be read ahead: nothing more is read before some of it is used.
     fn has_read_ahead(&self) -> bool {
-        self.channel.inbox.len() >= buffers::SMALL
+        self.channel.inbox.len() >= SMALL
     }
 
     /// When to call [`Downstream::poll_gone`] again, at `due` at the latest.

@@ -17,7 +17,11 @@ use crate::{
         deadline::ClientDeadline,
         fields::HeadChanges,
     },
-    transport::{buffers, channel::Channel, exchange::Exchange, upload::Upload},
+    transport::{
+        channel::{Channel, give_head},
+        exchange::Exchange,
+        upload::Upload,
+    },
     upstream::{
         cluster::{Cluster, ClusterSettings},
         endpoint::CheckoutRequest,
@@ -143,7 +147,7 @@ impl<'r> Call<'r> {
             let edits = Edits { minor: Some(1), ..Edits::default() };
             app.queue(|outbox| write_head(&head, &edits, Framing::None, outbox));
         }
-        buffers::give_head(head);
+        give_head(head);
     }
 
     /// Whether the request may be sent again, by its method and its fields.

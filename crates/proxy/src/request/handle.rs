@@ -22,7 +22,11 @@ use crate::{
         respond::respond,
         route,
     },
-    transport::{buffers, channel::Channel, timer::LazyTimer, upload::Upload},
+    transport::{
+        channel::{Channel, give_head},
+        timer::LazyTimer,
+        upload::Upload,
+    },
     upstream::{
         bulkhead::{Bulkhead, Slot},
         cluster::Cluster,
@@ -54,7 +58,7 @@ pub(crate) fn handle(
             Ok(facts) if facts.ends_here => app.end_forwarding(&mut account).await,
             Ok(facts) => app.carry(&mut head, facts, account).await,
         };
-        buffers::give_head(head);
+        give_head(head);
         after
     }
 }
@@ -140,7 +144,7 @@ impl Downstream<'_> {
                     self.refuse(&refusal, &mut account).await
                 }
             };
-            buffers::give_head(call.head);
+            give_head(call.head);
             after
         }
     }

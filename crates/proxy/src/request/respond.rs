@@ -23,7 +23,7 @@ use crate::{
         fields::keep_upgrade,
     },
     transport::{
-        buffers,
+        channel::give_head,
         exchange::{DownloadError, Exchange},
         tunnel,
         upload::{BrokenUpload, Upload},
@@ -71,7 +71,7 @@ pub(crate) fn respond(
             call.cluster.record_verdict(permit, verdict, now);
         }
         // No other attempt follows, so the request's head is not needed again: an event stream or a tunnel would hold its buffer.
-        buffers::give_head(std::mem::take(&mut call.head));
+        give_head(std::mem::take(&mut call.head));
         app.upload.keep_no_more(exchange.position());
         let is_early = !app.upload.is_ended();
         let is_tunnel = framing == Framing::Tunnel;
@@ -82,7 +82,7 @@ pub(crate) fn respond(
         };
         let closes = !is_tunnel && app.closes(is_early || outgoing == Framing::UntilClose);
         write_response(&mut head, app, outgoing, closes);
-        buffers::give_head(head);
+        give_head(head);
         exchange.begin_download(outgoing, now);
         if is_tunnel {
             let idle = app.settings.outbound.limits.tunnel_idle;

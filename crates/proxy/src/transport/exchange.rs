@@ -5,6 +5,10 @@
 
 use std::{
     io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -12,13 +16,12 @@ use outrigger_http1::{
     BodyDecoder, Edits, Framing, Head, HeadKind, HeadLimits, HeadParser, Piece, response_framing,
     writer::{write_chunk_end, write_chunk_start, write_head, write_last_chunk},
 };
+use outrigger_net::Stream;
 use outrigger_policy::Sent;
 use tokio::time::Instant;
 
 use crate::transport::{
-    buffers::{self, LARGE, SMALL},
-    channel::{Channel, MAX_MOVED, yield_turn},
-    connection::Connection,
+    channel::{Channel, LARGE, MAX_MOVED, SMALL, take_fields, take_incoming, yield_turn},
     upload::{BrokenUpload, Upload},
 };
 
@@ -55,12 +58,33 @@ pub(crate) enum DownloadError {
     AppGone,
 }
 
-/// A connection, and one request at a time on it.
+/// A connection to an instance, and one request at a time on it.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    connection: Connection,
+    channel: Channel,
+    /// Another request used the connection before.
+    is_reused: bool,
+    _open: OpenConnection,
     parser: HeadParser,
     state: ExchangeState,
+}
+
+/// Counts as an open connection for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Arc<AtomicUsize>);
+
+impl OpenConnection {
+    /// Counts one more connection; `None`: `most` are open.
+    pub(crate) fn reserve(open: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let reserved = Self(open.clone());
+        (open.fetch_add(1, Relaxed) < most).then_some(reserved)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The state of one request. The next request on the connection begins with a new one.
@@ -178,10 +202,12 @@ impl BodyFramer {
 
 impl Exchange {
     /// A connection on which no request was sent yet.
-    pub(crate) fn new(connection: Connection, now: Instant) -> Box<Self> {
+    pub(crate) fn new(stream: Stream, open: OpenConnection, now: Instant) -> Box<Self> {
         let limits = HeadLimits { bytes: 0, fields: 0, target: 0 };
         Box::new(Self {
-            connection,
+            channel: Channel::new(stream),
+            is_reused: false,
+            _open: open,
             parser: HeadParser::new(HeadKind::Response, limits, Vec::new()),
             state: ExchangeState::new(false, Framing::None, 0, now),
         })
@@ -196,8 +222,8 @@ impl Exchange {
         limits: HeadLimits,
         now: Instant,
     ) {
-        let channel = &mut self.connection.channel;
-        self.parser.begin(limits, buffers::take_fields());
+        let channel = &mut self.channel;
+        self.parser.begin(limits, take_fields());
         self.state = ExchangeState::new(head.method() == b"HEAD", framing, channel.written, now);
         channel.queue(|outbox| write_head(head, edits, framing, outbox));
     }
@@ -212,19 +238,20 @@ impl Exchange {
         self.state.response.take()
     }
 
-    /// The connection.
-    pub(crate) fn connection(&mut self) -> &mut Connection {
-        &mut self.connection
+    /// Whether the connection cannot carry another request: bytes that were not asked for have come, or it has ended.
+    /// `ask_kernel`: a system call makes sure; otherwise an end of the last moment may be missed.
+    pub(crate) fn is_stale(&mut self, ask_kernel: bool) -> bool {
+        !self.channel.inbox.is_empty() || self.channel.is_ended || self.channel.stream.is_stale(ask_kernel)
     }
 
     /// Whether another request used the connection before.
     pub(crate) fn is_reused(&self) -> bool {
-        self.connection.is_reused
+        self.is_reused
     }
 
     /// Bytes of the request that the system accepted.
     fn written(&self) -> u64 {
-        self.connection.channel.written - self.state.written_before
+        self.channel.written - self.state.written_before
     }
 
     /// The part of the request that the system accepted.
@@ -275,11 +302,11 @@ impl Exchange {
         if let Poll::Ready(Err(broken)) = self.poll_upload(app, upload, cx) {
             return Poll::Ready(Err(ExchangeError::Upload(broken)));
         }
-        let channel = &mut self.connection.channel;
+        let channel = &mut self.channel;
         loop {
             if !channel.inbox.is_empty() {
                 let spare = if channel.inbox.len() > SMALL { LARGE } else { SMALL };
-                match self.parser.parse(&mut channel.inbox, || buffers::take_incoming(spare)) {
+                match self.parser.parse(&mut channel.inbox, || take_incoming(spare)) {
                     Ok(Some(head)) => return Poll::Ready(self.accept_head(head)),
                     Ok(None) => {}
                     Err(refusal) => return Poll::Ready(Err(ExchangeError::Invalid(refusal.detail))),
@@ -314,7 +341,7 @@ impl Exchange {
         self.state.is_single |= framed.is_odd || head.wants_close() || head.minor() == 0;
         self.state.body = BodyDecoder::behind(&head, framed.framing);
         // A framing error that has come with the head is found while the response can still be replaced.
-        let inbox = &mut self.connection.channel.inbox;
+        let inbox = &mut self.channel.inbox;
         if framed.framing == Framing::Chunked && !inbox.is_empty() {
             let checked = self.state.body.decode(inbox).and_then(|piece| {
                 let Piece::Data(n) = piece else { return Ok(()) };
@@ -358,7 +385,7 @@ impl Exchange {
         upload: &mut Upload,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), BrokenUpload>> {
-        let channel = &mut self.connection.channel;
+        let channel = &mut self.channel;
         let mut moved = 0;
         self.state.is_blocked = true;
         let failed = loop {
@@ -437,7 +464,7 @@ impl Exchange {
     ) -> Poll<Result<(), DownloadError>> {
         let gone = |_: io::Error| DownloadError::AppGone;
         let cut = |detail: String| Poll::Ready(Err(DownloadError::Cut(detail)));
-        let channel = &mut self.connection.channel;
+        let channel = &mut self.channel;
         let mut moved = 0;
         loop {
             while self.state.direct > 0 {
@@ -489,18 +516,18 @@ impl Exchange {
 
     /// Whether the connection can carry another request.
     pub(crate) fn settle(&mut self) -> bool {
-        self.connection.is_reused = true;
-        self.connection.channel.release_inbox();
+        self.is_reused = true;
+        self.channel.release_inbox();
         self.state.is_sent
             && !self.state.is_deaf
             && !self.state.is_single
             && self.state.body.is_end()
-            && self.connection.channel.inbox.is_empty()
-            && !self.connection.channel.is_ended
+            && self.channel.inbox.is_empty()
+            && !self.channel.is_ended
     }
 
     /// The connection's channel, for a tunnel.
     pub(crate) fn channel(&mut self) -> &mut Channel {
-        &mut self.connection.channel
+        &mut self.channel
     }
 }

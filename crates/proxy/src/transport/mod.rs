@@ -1,8 +1,6 @@
 //! Connections below the requests: buffered streams, and one exchange on a connection to an instance.
 
-pub(crate) mod buffers;
 pub(crate) mod channel;
-pub(crate) mod connection;
 pub(crate) mod exchange;
 pub(crate) mod pool;
 pub(crate) mod timer;

@@ -15,7 +15,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use crate::transport::{connection::OpenConnection, exchange::Exchange};
+use crate::transport::exchange::{Exchange, OpenConnection};
 
 struct Idle {
     exchange: Box<Exchange>,
@@ -73,7 +73,7 @@ impl ConnectionPool {
     ) -> Option<Box<Exchange>> {
         loop {
             let (mut exchange, idle) = self.pop(worker, limit, now)?;
-            if !exchange.connection().is_stale(idle >= ask_after) {
+            if !exchange.is_stale(idle >= ask_after) {
                 return Some(exchange);
             }
             stale();

@@ -15,8 +15,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::transport::{
-    buffers::LARGE,
-    channel::{Channel, MAX_MOVED, yield_turn},
+    channel::{Channel, LARGE, MAX_MOVED, yield_turn},
     exchange::Exchange,
     timer::LazyTimer,
     upload::Upload,

@@ -12,10 +12,7 @@ use std::{
 use outrigger_http1::{BodyDecoder, Framing, Head, Piece};
 use tokio::time::Instant;
 
-use crate::transport::{
-    buffers::{self, LARGE},
-    channel::Channel,
-};
+use crate::transport::channel::{Channel, LARGE, give_outgoing, take_outgoing};
 
 /// Most bytes that are kept for another attempt, in the whole process.
 const MAX_KEPT: usize = 16 * 1024 * 1024;
@@ -307,7 +304,7 @@ impl Upload {
                     Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX).min(self.limit),
                     _ => data.len(),
                 };
-                self.kept = if length > SHORT { buffers::take_outgoing() } else { Vec::new() };
+                self.kept = if length > SHORT { take_outgoing() } else { Vec::new() };
                 self.kept.reserve_exact(length);
             }
             self.kept.extend_from_slice(data);
@@ -324,7 +321,7 @@ impl Upload {
         if self.kept.capacity() > 0 {
             KEPT.fetch_sub(self.kept.len(), Relaxed);
             self.kept.clear();
-            buffers::give_outgoing(std::mem::take(&mut self.kept));
+            give_outgoing(std::mem::take(&mut self.kept));
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::{
         cells::{Block, ServiceCells},
         labels::PoolEvent,
     },
-    transport::{connection::Connection, exchange::Exchange, pool::ConnectionPool},
+    transport::{exchange::Exchange, pool::ConnectionPool},
     upstream::{bulkhead::PendingCount, connect::connect_outcome},
 };
 
@@ -245,7 +245,7 @@ impl Endpoint {
             detail: format!("{error}: {}", error.source),
         })?;
         cells.record_pool_event(PoolEvent::Opened);
-        Ok(Exchange::new(Connection::new(stream.into(), open), Instant::now()))
+        Ok(Exchange::new(stream.into(), open, Instant::now()))
     }
 }
 

@@ -16,10 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     reason::Reason,
-    request::{
-        bounds::{AttemptResult, Bound, Bounds, Failed, Response, outcome_of},
-        call::Call,
-    },
+    request::call::{AttemptResult, Bound, Bounds, Call, Failed, Response, outcome_of},
     transport::{
         channel::Channel,
         exchange::{Exchange, ExchangeError, ResponseHead},

@@ -1,12 +1,22 @@
 //! A request's walk: read, route, admit, attempt, respond.
 //!
-//! One function read downward. The attempts are made by [`attempts`](super::attempts); a response is passed on by
-//! [`respond`](super::respond); a refusal becomes a response in [`reject`](super::reject).
+//! [`handle`] is read downward. The service is found by [`route`](super::route), the attempts are made by
+//! [`attempts`](super::attempts), and a refusal becomes a response in [`reject`](super::reject).
+//!
+//! The response's way to the app is its head, then its body, or a tunnel; the upload goes on beside it until the response ends.
+//! The breaker's permit is recorded once: at the head when the head is a failure, when the request is the breaker's probe, or
+//! when no body follows; else at the end of the body.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use outrigger_http1::{Framing, Head};
-use outrigger_policy::{Deadline, deadline::add_saturating};
+use outrigger_http1::{Edits, Framing, Head, Name, writer::write_head};
+use outrigger_policy::{Deadline, Verdict, circuit_breaker::Permit, deadline::add_saturating};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -15,17 +25,19 @@ use crate::{
     reason::{Reason, Refusal},
     request::{
         app::{AfterRequest, Downstream, RequestAccount},
+        attempt::Attempt,
         attempts::{AttemptsEnd, make_attempts},
-        call::Call,
+        call::{Call, Response},
         deadline::ClientDeadline,
-        fields::{RequestFacts, read_request},
-        respond::respond,
+        fields::{RequestFacts, keep_upgrade, read_request},
         route,
     },
     transport::{
         channel::{Channel, give_head},
+        exchange::{DownloadError, Exchange},
         timer::LazyTimer,
-        upload::Upload,
+        tunnel,
+        upload::{BrokenUpload, Upload},
     },
     upstream::{
         bulkhead::{Bulkhead, Slot},
@@ -201,4 +213,210 @@ impl Downstream<'_> {
 /// When the app's own deadline passes.
 fn client_ends(deadline: ClientDeadline, accepted: Instant) -> Option<std::time::Instant> {
     deadline.timeout.map(|timeout| add_saturating(accepted.into_std(), timeout))
+}
+
+/// How the body ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum BodyEnd {
+    /// Written to its last byte.
+    Complete,
+    /// The instance cut it, or was silent for too long.
+    Cut,
+    /// The app is gone.
+    AppGone,
+    /// The app left it unread for too long.
+    Unread,
+    /// The deadline passed.
+    Late,
+}
+
+/// Passes a response on. `permit`: the breaker's, of this request.
+#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+fn respond(
+    call: &mut Call<'_>,
+    app: &mut Downstream<'_>,
+    mut attempt: Attempt<'_>,
+    response: Response,
+    permit: Permit<'_>,
+    account: &mut RequestAccount<'_>,
+) -> impl Future<Output = AfterRequest> + Send {
+    async move {
+        let now = account.answered_at.unwrap_or_else(Instant::now);
+        let Response { framing, outcome } = response;
+        let Some(mut exchange) = attempt.take_exchange() else { return AfterRequest::Close };
+        let Some(mut head) = exchange.take_response() else { return AfterRequest::Close };
+        account.record_answer(head.status(), None, now);
+        let verdict = outcome.verdict();
+        let has_body = !matches!(framing, Framing::None | Framing::Tunnel);
+        // The head of a probe, or of a failure, is its verdict; any other request may still be cut.
+        let mut permit = Some(permit);
+        if (verdict == Verdict::Failure || call.is_probe || !has_body)
+            && let Some(permit) = permit.take()
+        {
+            call.cluster.record_verdict(permit, verdict, now);
+        }
+        // No other attempt follows, so the request's head is not needed again: an event stream or a tunnel would hold its buffer.
+        give_head(std::mem::take(&mut call.head));
+        app.upload.keep_no_more(exchange.position());
+        let is_early = !app.upload.is_ended();
+        let is_tunnel = framing == Framing::Tunnel;
+        let outgoing = match framing {
+            Framing::Chunked | Framing::UntilClose if app.is_http10() => Framing::UntilClose,
+            Framing::UntilClose => Framing::Chunked,
+            framing => framing,
+        };
+        let closes = !is_tunnel && app.closes(is_early || outgoing == Framing::UntilClose);
+        write_response(&mut head, app, outgoing, closes);
+        give_head(head);
+        exchange.begin_download(outgoing, now);
+        if is_tunnel {
+            let idle = app.settings.outbound.limits.tunnel_idle;
+            // A switch of protocols answers the expectation, too (RFC 9110 §7.8).
+            app.upload.release(false, now);
+            tunnel::run(app.channel, &mut exchange, &mut app.upload, app.timer, idle).await;
+            return AfterRequest::Close;
+        }
+        let ends = call.deadline.cap().map(Instant::from_std);
+        let mut relay = Relay::new(call.settings.policy.body_idle, ends, app.channel.written, now);
+        let end = poll_fn(|cx| relay.poll(app, &mut exchange, cx)).await;
+        let now = relay.ended_at(&exchange, now);
+        account.ended_at = Some(now);
+        let is_clean = end == BodyEnd::Complete;
+        // An app that leaves in the middle of a body is no failure of the instance.
+        if is_clean
+            || (matches!(end, BodyEnd::AppGone | BodyEnd::Unread)
+                && app.channel.written > relay.written_first)
+        {
+            attempt.lease.record_body_end(now);
+        }
+        account.reason = reason_of(&end, &app.upload);
+        let is_cut = account.reason == Some(Reason::UpstreamClosed);
+        if is_cut {
+            attempt.lease.record_body_cut(call.cluster, call.settings, now);
+        }
+        if let Some(permit) = permit.take() {
+            let verdict = if is_cut { Verdict::Failure } else { verdict };
+            call.cluster.record_verdict(permit, verdict, now);
+        }
+        let is_unread = !app.upload.is_ended();
+        if is_clean && exchange.settle() {
+            let max_idle = call.settings.policy.pool.max_idle;
+            attempt.lease.endpoint().pool.check_in(call.worker, exchange, max_idle, now);
+        }
+        // The attempt holds the endpoint's permit: dropped after the check-in, so that the next request with a permit finds the
+        // connection idle.
+        drop(attempt);
+        match end {
+            BodyEnd::Complete if closes && is_unread => AfterRequest::Linger,
+            BodyEnd::Complete if closes => AfterRequest::Close,
+            BodyEnd::Complete => AfterRequest::KeepAlive,
+            BodyEnd::Unread => AfterRequest::Reset,
+            // Where the close ends the body, only a reset tells the app that the body is not complete.
+            BodyEnd::Cut | BodyEnd::Late if outgoing == Framing::UntilClose => AfterRequest::Reset,
+            BodyEnd::Cut | BodyEnd::Late if is_unread => AfterRequest::Linger,
+            // What is queued shows the app that the response had begun.
+            BodyEnd::Cut if !app.channel.outbox.is_empty() => AfterRequest::Linger,
+            BodyEnd::Cut | BodyEnd::Late | BodyEnd::AppGone => AfterRequest::Close,
+        }
+    }
+}
+
+fn write_response(head: &mut Head, app: &mut Downstream<'_>, framing: Framing, closes: bool) {
+    let upgrade = keep_upgrade(head);
+    let line = app.connection_line(closes);
+    let both;
+    let add = if upgrade.is_empty() {
+        line.as_bytes()
+    } else if line.is_empty() {
+        upgrade
+    } else {
+        both = [upgrade, line.as_bytes()].concat();
+        &both
+    };
+    let edits = Edits { add, minor: Some(1), ..Edits::default() };
+    // A response to HEAD announces no coding that its receiver does not know (RFC 9112 §6.1).
+    let is_unknown = framing == Framing::None && app.is_http10() && head.has(Name::TransferEncoding);
+    let framing = if is_unknown { Framing::UntilClose } else { framing };
+    app.channel.queue(|outbox| write_head(head, &edits, framing, outbox));
+}
+
+/// What the account says of the end.
+fn reason_of(end: &BodyEnd, upload: &Upload) -> Option<Reason> {
+    match (end, upload.broken()) {
+        (BodyEnd::Complete, _) => None,
+        (BodyEnd::Cut, Some(BrokenUpload::BadFraming(_))) => Some(Reason::BadBody),
+        (BodyEnd::Cut, Some(BrokenUpload::Gone)) | (BodyEnd::AppGone | BodyEnd::Unread, _) => {
+            Some(Reason::ClientGone)
+        }
+        (BodyEnd::Cut, None) => Some(Reason::UpstreamClosed),
+        (BodyEnd::Late, _) => Some(Reason::DeadlineExceeded),
+    }
+}
+
+/// Moves a body, within its bounds.
+struct Relay {
+    /// Longest silence of the instance.
+    body_idle: Duration,
+    /// The deadline: a response is of no use to the app after it.
+    ends: Option<Instant>,
+    /// Bytes that the app's side had accepted before the response, and when the bound was set.
+    written_first: u64,
+    written_before: u64,
+    /// Since when no byte was accepted, as far as it was noticed.
+    written_at: Instant,
+    has_waited: bool,
+}
+
+impl Relay {
+    fn new(body_idle: Duration, ends: Option<Instant>, written: u64, now: Instant) -> Self {
+        let (written_first, written_before) = (written, written);
+        Self { body_idle, ends, written_first, written_before, written_at: now, has_waited: false }
+    }
+
+    /// When the body ended: the time of the head, where all of it had come with the head.
+    fn ended_at(&self, exchange: &Exchange, head_at: Instant) -> Instant {
+        if self.has_waited { Instant::now() } else { exchange.last_received().max(head_at) }
+    }
+
+    fn poll(
+        &mut self,
+        app: &mut Downstream<'_>,
+        exchange: &mut Exchange,
+        cx: &mut Context<'_>,
+    ) -> Poll<BodyEnd> {
+        if let Poll::Ready(Err(_)) = exchange.poll_upload(app.channel, &mut app.upload, cx) {
+            return Poll::Ready(BodyEnd::Cut);
+        }
+        match exchange.poll_download(app.channel, cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(BodyEnd::Complete),
+            Poll::Ready(Err(DownloadError::AppGone)) => return Poll::Ready(BodyEnd::AppGone),
+            Poll::Ready(Err(DownloadError::Cut(detail))) => {
+                tracing::debug!(detail, "the instance cut its response");
+                return Poll::Ready(BodyEnd::Cut);
+            }
+            Poll::Pending => self.has_waited = true,
+        }
+        loop {
+            if app.poll_gone(cx).is_ready() {
+                return Poll::Ready(BodyEnd::AppGone);
+            }
+            let is_blocked = !app.channel.outbox.is_empty() || exchange.is_download_blocked();
+            if app.channel.written != self.written_before {
+                (self.written_before, self.written_at) = (app.channel.written, Instant::now());
+            }
+            // While the request body is still being sent, the instance may be silent.
+            let heard = exchange.last_received().max(exchange.last_upload(&app.upload));
+            let bound =
+                if is_blocked { self.written_at + app.settings.unread } else { heard + self.body_idle };
+            let due = self.ends.map_or(bound, |ends| ends.min(bound));
+            ready!(app.timer.poll_until(app.watch_until(due), cx));
+            let now = Instant::now();
+            if self.ends.is_some_and(|ends| ends <= now) {
+                return Poll::Ready(BodyEnd::Late);
+            }
+            if bound <= now {
+                return Poll::Ready(if is_blocked { BodyEnd::Unread } else { BodyEnd::Cut });
+            }
+        }
+    }
 }

@@ -3,13 +3,10 @@
 pub(crate) mod app;
 pub(crate) mod attempt;
 pub(crate) mod attempts;
-pub(crate) mod bounds;
 pub(crate) mod call;
 pub(crate) mod deadline;
 pub(crate) mod fields;
 pub(crate) mod handle;
 pub(crate) mod pushback;
-pub(crate) mod race;
 pub(crate) mod reject;
-pub(crate) mod respond;
 pub(crate) mod route;

@@ -1,11 +1,17 @@
 //! Several workers, each a thread with its own runtime, act as one sidecar.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use outrigger_proxy::Workers;
 use outrigger_tests::{
     client::Client,
-    instance::{Instance, Kill},
+    instance::{Answer, Instance, Kill},
     load::{Load, LoadPlan},
     sidecar::{Services, Sidecar},
 };
@@ -73,16 +79,33 @@ async fn a_stop_ends_every_worker_and_closes_idle_connections() {
     outrigger_tests::wait::until_true("connections to the instance are closed", || all[0].open() == 0).await;
 }
 
-/// The median time of a GET.
-async fn median_get(client: &mut Client) -> Duration {
+/// The median of the times of 201 GETs, and the time that 99 % of them were below.
+async fn time_gets(client: &mut Client) -> [Duration; 2] {
     let mut times = Vec::new();
-    for _ in 0..101 {
+    for _ in 0..201 {
         let begun = Instant::now();
         assert_eq!(client.get("orders", "/get").await.status, 200);
         times.push(begun.elapsed());
     }
     times.sort();
-    times[50]
+    [times[100], times[198]]
+}
+
+/// GETs beside `pump`, which `moved` counts, on the one worker. The client, the instance and the pump's ends share the processors
+/// with the worker, and a debug build is slow: the quietest of a few rounds counts, and a worker that starves the GETs has none.
+async fn assert_quick_beside_pump(name: &str, client: &mut Client, moved: impl Fn() -> u64) {
+    let mut quietest = [Duration::MAX; 2];
+    for _ in 0..10 {
+        let before = moved();
+        let round = time_gets(client).await;
+        assert!(moved() > before, "the {name} has not gone on");
+        quietest = quietest.min(round);
+        if quietest[0] < Duration::from_millis(5) && quietest[1] < Duration::from_millis(50) {
+            println!("beside an endless {name}: median {:?}, 99 % below {:?}", quietest[0], quietest[1]);
+            return;
+        }
+    }
+    panic!("beside an endless {name}: {quietest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -90,19 +113,36 @@ async fn an_endless_upload_leaves_the_other_connections_of_its_worker_their_turn
     let instance = Instance::start("a").await;
     let sidecar = Sidecar::start_on(Workers::Threads(1), "", &Services::of("orders", &[&instance])).await;
     let mut client = sidecar.client().await;
-    let alone = median_get(&mut client).await;
     let mut uploader = sidecar.client().await;
     let upload = tokio::spawn(async move {
         uploader.send("POST /up HTTP/1.1\r\nHost: orders\r\nContent-Length: 1000000000000\r\n\r\n").await;
         let _ = uploader.send_pattern(1_000_000_000_000).await;
     });
-    instance.wait_requests(102).await;
-    let received = || instance.first_with_method("POST").body().len;
-    let before = received();
-    let beside = median_get(&mut client).await;
-    assert!(received() > before, "the upload has not gone on");
+    instance.wait_requests(1).await;
+    let upload_seen = instance.first_with_method("POST");
+    assert_quick_beside_pump("upload", &mut client, || upload_seen.body_len()).await;
     upload.abort();
-    // A worker that moves one upload for as long as there is some of it would answer no GET at all. The bound leaves room for the
-    // client, the instance and the upload of this test, which share their threads.
-    assert!(beside < Duration::from_millis(50) + 10 * alone, "{beside:?} beside the upload, {alone:?} alone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_endless_download_in_large_chunks_leaves_the_other_connections_of_its_worker_their_turn() {
+    let instance = Instance::scripted("a", |request| match request.target() {
+        "/down" => Answer::chunked_pattern(1_000_000_000_000, 1024 * 1024),
+        _ => Answer::ok("ok"),
+    })
+    .await;
+    let sidecar = Sidecar::start_on(Workers::Threads(1), "", &Services::of("orders", &[&instance])).await;
+    let mut client = sidecar.client().await;
+    let mut reader = sidecar.client().await;
+    let read = Arc::new(AtomicU64::new(0));
+    let counted = read.clone();
+    let download = tokio::spawn(async move {
+        reader.send("GET /down HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+        while reader.wire.fill().await == Ok(true) {
+            counted.fetch_add(reader.wire.take_buffered().len() as u64, Relaxed);
+        }
+    });
+    instance.wait_requests(1).await;
+    assert_quick_beside_pump("download", &mut client, || read.load(Relaxed)).await;
+    download.abort();
 }

@@ -86,8 +86,13 @@ impl ServiceSeries {
         let responses = self.cells.codes().into_iter().map(|(_, count)| count).sum();
         // A disconnect of the app is not a failed request.
         let failures = Reason::ALL.into_iter().filter(|reason| *reason != Reason::ClientGone);
-        let failures = failures.map(|reason| self.cells.sum(|cells| &cells.errors[reason as usize])).sum();
+        let failures = failures.map(|reason| self.errors(reason)).sum();
         (responses, self.cells.sum(|cells| &cells.retried), failures)
+    }
+
+    /// Requests that ended for `reason`.
+    pub(crate) fn errors(&self, reason: Reason) -> u64 {
+        self.cells.sum(|cells| &cells.errors[reason as usize])
     }
 }
 

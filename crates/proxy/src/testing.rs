@@ -23,8 +23,10 @@ use crate::{
     downstream::serve,
     metrics::Metrics,
     proxy::StartError,
+    reason::Reason,
+    status::{ClusterStatus, cluster_status},
     transport::{channel::Channel, exchange::Exchange},
-    upstream::manager::ClusterManager,
+    upstream::{cluster::Cluster, manager::ClusterManager},
 };
 
 /// One worker that serves streams of the caller, at which each request names its service.
@@ -71,6 +73,19 @@ impl StreamProxy {
                 }
             }
         }
+    }
+
+    /// The state of every service.
+    pub fn status(&self) -> Vec<ClusterStatus> {
+        self.worker.context.clusters.clusters().iter().map(|cluster| cluster_status(cluster)).collect()
+    }
+
+    /// How many requests ended for `reason`.
+    pub fn errors(&self, reason: Reason) -> u64 {
+        let clusters = self.worker.context.clusters.clusters();
+        let refusals = self.worker.context.metrics.workers.sum(|cells| cells.refusals(reason));
+        let errors = |cluster: &Arc<Cluster>| cluster.view.load().settings.series.errors(reason);
+        refusals + clusters.iter().map(errors).sum::<u64>()
     }
 
     /// Serves an app connection to its end.

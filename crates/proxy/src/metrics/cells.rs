@@ -122,7 +122,7 @@ pub(crate) struct WorkerCells {
     pub(super) refused: [Cell; Reason::ALL.len()],
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 impl WorkerCells {
     pub(crate) fn refusals(&self, reason: Reason) -> &Cell {
         &self.refused[reason as usize]

@@ -35,8 +35,9 @@ const COPY_BELOW: usize = 8 * 1024;
 const LARGE_FROM: u8 = 3;
 const MAX_FULLNESS: u8 = 6;
 
-/// Most bytes that one direction moves in one poll, so that the other connections of the worker get their turn.
-pub(crate) const MAX_MOVED: usize = 256 * 1024;
+/// Most bytes that one direction moves in one poll, and most reads, which bound the work for a body of tiny chunks.
+const MAX_MOVED: usize = 256 * 1024;
+const MAX_READS: u32 = 16;
 
 /// One side of an exchange.
 #[derive(Debug)]
@@ -193,10 +194,37 @@ impl Channel {
     }
 }
 
-/// Gives the other connections of the worker their turn: the task is woken when the runtime has asked the system for events. A task
-/// that wakes itself keeps the runtime from that for 61 turns, which are 16 MiB of a body.
-pub(crate) fn yield_turn(cx: &mut Context<'_>) {
-    let _ = pin!(tokio::task::yield_now()).poll(cx);
+/// What one direction has moved in this poll. It is bounded, so that the other connections of the worker get their turn.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    moved: usize,
+    reads: u32,
+}
+
+impl Turn {
+    /// Pending: the turn is over. The task is woken when the runtime has run what is ready and has asked the system for events,
+    /// because a task that wakes itself keeps a current-thread runtime from that for up to 61 polls.
+    pub(crate) fn poll_more(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.moved < MAX_MOVED && self.reads < MAX_READS {
+            return Poll::Ready(());
+        }
+        pin!(tokio::task::yield_now()).poll(cx)
+    }
+
+    /// The part of `data` that may still be moved; some of it after [`Turn::poll_more`] was ready.
+    pub(crate) fn part<'a>(&self, data: &'a [u8]) -> &'a [u8] {
+        &data[..data.len().min(MAX_MOVED - self.moved)]
+    }
+
+    /// Counts `n` bytes of a [`Turn::part`] as moved.
+    pub(crate) fn moved(&mut self, n: usize) {
+        self.moved += n;
+    }
+
+    /// Counts a read.
+    pub(crate) fn read(&mut self) {
+        self.reads += 1;
+    }
 }
 
 impl Drop for Channel {

@@ -21,7 +21,7 @@ use outrigger_policy::Sent;
 use tokio::time::Instant;
 
 use crate::transport::{
-    channel::{Channel, LARGE, MAX_MOVED, SMALL, take_fields, take_incoming, yield_turn},
+    channel::{Channel, LARGE, SMALL, Turn, take_fields, take_incoming},
     upload::{BrokenUpload, Upload},
 };
 
@@ -386,10 +386,14 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), BrokenUpload>> {
         let channel = &mut self.channel;
-        let mut moved = 0;
+        let mut turn = Turn::default();
         self.state.is_blocked = true;
         let failed = loop {
-            let data = upload.available(self.state.position, app);
+            if turn.poll_more(cx).is_pending() {
+                self.state.is_blocked = false;
+                return Poll::Pending;
+            }
+            let data = turn.part(upload.available(self.state.position, app));
             if !data.is_empty() {
                 let data = self.state.to_instance.begin(data, channel);
                 let polled = channel.poll_take(data, cx);
@@ -403,12 +407,7 @@ impl Exchange {
                 self.state.to_instance.took(taken, channel);
                 self.state.has_body_begun = true;
                 upload.take(&mut self.state.position, taken, app);
-                moved += taken;
-                if moved >= MAX_MOVED {
-                    self.state.is_blocked = false;
-                    yield_turn(cx);
-                    return Poll::Pending;
-                }
+                turn.moved(taken);
                 continue;
             }
             let is_held = upload.held_since().is_some();
@@ -433,6 +432,7 @@ impl Exchange {
                 return Poll::Pending;
             }
             ready!(upload.poll_read(app, cx))?;
+            turn.read();
             self.state.is_blocked = true;
         };
         tracing::trace!(error = %failed, "the instance takes no more of the request");
@@ -465,10 +465,12 @@ impl Exchange {
         let gone = |_: io::Error| DownloadError::AppGone;
         let cut = |detail: String| Poll::Ready(Err(DownloadError::Cut(detail)));
         let channel = &mut self.channel;
-        let mut moved = 0;
+        let mut turn = Turn::default();
         loop {
             while self.state.direct > 0 {
-                let data = self.state.to_app.begin(&channel.inbox.data()[..self.state.direct], app);
+                ready!(turn.poll_more(cx));
+                let data = turn.part(&channel.inbox.data()[..self.state.direct]);
+                let data = self.state.to_app.begin(data, app);
                 let polled = app.poll_take(data, cx);
                 if polled.is_pending() {
                     channel.read_less();
@@ -477,7 +479,7 @@ impl Exchange {
                 self.state.to_app.took(taken, app);
                 self.state.body.consume(&mut channel.inbox, taken);
                 self.state.direct -= taken;
-                moved += taken;
+                turn.moved(taken);
             }
             match self.state.body.decode(&mut channel.inbox) {
                 Ok(Piece::Data(n)) => {
@@ -493,10 +495,8 @@ impl Exchange {
             }
             channel.release_inbox();
             ready!(app.poll_flush(cx)).map_err(gone)?;
-            if moved >= MAX_MOVED {
-                yield_turn(cx);
-                return Poll::Pending;
-            }
+            ready!(turn.poll_more(cx));
+            turn.read();
             match ready!(channel.poll_fill(LARGE, true, cx)) {
                 Ok(1..) => self.state.last_received = Instant::now(),
                 // A close without an error is the end of a body that lasts until the close.

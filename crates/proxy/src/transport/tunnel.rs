@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::transport::{
-    channel::{Channel, LARGE, MAX_MOVED, yield_turn},
+    channel::{Channel, LARGE, Turn},
     exchange::Exchange,
     timer::LazyTimer,
     upload::Upload,
@@ -72,21 +72,21 @@ struct Direction {
 impl Direction {
     /// Ready: the direction has ended.
     fn poll(&mut self, from: &mut Channel, to: &mut Channel, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let start = to.written;
+        let mut turn = Turn::default();
         loop {
             ready!(to.poll_flush(cx))?;
             while !from.inbox.is_empty() {
-                let taken = ready!(to.poll_take(from.inbox.data(), cx))?;
+                ready!(turn.poll_more(cx));
+                let taken = ready!(to.poll_take(turn.part(from.inbox.data()), cx))?;
                 from.inbox.consume(taken);
+                turn.moved(taken);
             }
             from.release_inbox();
             if self.is_shut {
                 return Poll::Ready(Ok(()));
             }
-            if to.written - start >= MAX_MOVED as u64 {
-                yield_turn(cx);
-                return Poll::Pending;
-            }
+            ready!(turn.poll_more(cx));
+            turn.read();
             if ready!(from.poll_fill(LARGE, false, cx))? == 0 {
                 ready!(to.poll_shutdown(cx))?;
                 self.is_shut = true;

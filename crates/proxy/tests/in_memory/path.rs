@@ -1,0 +1,187 @@
+//! Apps, the proxy, and two instances of the service `orders`, joined by streams in memory.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker, ready},
+};
+
+use outrigger_config as config;
+use outrigger_discovery::Discovery;
+use outrigger_net::Stream;
+use outrigger_proxy::testing::StreamProxy;
+use outrigger_registry::{
+    HealthStatus,
+    testing::{Listed, ScriptedRegistry, instance},
+};
+use tokio::{
+    io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
+    runtime::Handle,
+    task::yield_now,
+};
+
+/// Instances of the service.
+const INSTANCES: u16 = 2;
+/// Unread bytes in one direction of a stream, about as many as a socket takes.
+pub(crate) const CAPACITY: usize = 64 * 1024;
+
+/// How a peer of the proxy saw its connection end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Closed,
+    Reset,
+}
+
+/// The other end of one of the proxy's connections.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// `None`: the peer has closed it.
+    stream: Option<Stream>,
+    pub(crate) got: Vec<u8>,
+    pub(crate) end: Option<End>,
+}
+
+impl Peer {
+    fn new(stream: Stream) -> Self {
+        Self { stream: Some(stream), got: Vec::new(), end: None }
+    }
+
+    /// Writes as much of `bytes` as has room: how much that was.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> usize {
+        let Some(stream) = &mut self.stream else { return 0 };
+        match Pin::new(stream).poll_write(&mut Context::from_waker(Waker::noop()), bytes) {
+            Poll::Ready(written) => written.unwrap_or(0),
+            Poll::Pending => 0,
+        }
+    }
+
+    /// Writes all of it. A connection that the proxy has closed takes nothing.
+    pub(crate) fn say(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        let n = self.write(bytes);
+        assert!(n == bytes.len() || n == 0, "{n} of {} bytes had room", bytes.len());
+    }
+
+    /// Reads what is there. True: something was.
+    pub(crate) fn read(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut has_read = false;
+        while self.poll_more(&mut cx) == Poll::Ready(true) {
+            has_read = true;
+        }
+        has_read
+    }
+
+    /// Reads once. Ready with false: the connection has ended.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(stream) = self.stream.as_mut().filter(|_| self.end.is_none()) else {
+            return Poll::Ready(false);
+        };
+        let mut buffer = vec![0; CAPACITY];
+        let mut read = ReadBuf::new(&mut buffer);
+        match ready!(Pin::new(stream).poll_read(cx, &mut read)) {
+            Ok(()) if read.filled().is_empty() => self.end = Some(End::Closed),
+            Ok(()) => self.got.extend_from_slice(read.filled()),
+            Err(_) => self.end = Some(End::Reset),
+        }
+        Poll::Ready(self.end.is_none())
+    }
+
+    /// Whether bytes or an end are to be read.
+    pub(crate) fn is_readable(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.stream.as_ref().is_some_and(|stream| stream.poll_read_ready(&mut cx).is_ready())
+    }
+}
+
+/// The tasks of the app's connections that were polled, in order, by the number of the connection.
+type Polled = Arc<Mutex<Vec<usize>>>;
+
+/// The proxy, and the instances' ends of its connections.
+#[derive(Debug)]
+pub(crate) struct Path {
+    proxy: StreamProxy,
+    /// The oldest first; the proxy takes the newest of an instance first.
+    pub(crate) instances: Vec<Peer>,
+    polled: Polled,
+    apps: usize,
+    _listed: Listed,
+}
+
+impl Path {
+    /// With `idle` connections to each instance, on which `capacity` bytes have room in one direction. No other can be made.
+    pub(crate) async fn new(idle: usize, capacity: usize, set: impl FnOnce(&mut config::Config)) -> Self {
+        fastrand::seed(1);
+        let (registry, listed) = ScriptedRegistry::listing();
+        let all = (1..=INSTANCES).map(|n| {
+            let mut one = instance("node", &format!("orders-{n}"), HealthStatus::Passing);
+            one.addr = Ok(([127, 0, 0, 1], n).into());
+            one
+        });
+        listed.set(all.collect::<Vec<_>>());
+        let mut config = config::Config::default();
+        config.upstreams.push(config::Upstream {
+            service: "orders".to_owned(),
+            listen: None,
+            tags: Vec::new(),
+            datacenter: None,
+            policy: config::Policy::default(),
+        });
+        set(&mut config);
+        let discovery =
+            Discovery::new(registry, config.discovery, Handle::current(), &prometheus::Registry::new());
+        let proxy = StreamProxy::new(&config, discovery.unwrap()).unwrap();
+        proxy.wait_for_first_answers().await;
+        let mut instances = Vec::new();
+        for _ in 0..idle {
+            proxy.give_idle(|_| {
+                let (near, far) = Stream::in_memory(capacity);
+                instances.push(Peer::new(far));
+                near
+            });
+        }
+        Self { proxy, instances, polled: Polled::default(), apps: 0, _listed: listed }
+    }
+
+    /// A connection of the app.
+    pub(crate) fn connect(&mut self) -> Peer {
+        self.connect_with(CAPACITY)
+    }
+
+    /// A connection of the app, on which `capacity` bytes have room in one direction.
+    pub(crate) fn connect_with(&mut self, capacity: usize) -> Peer {
+        let (near, far) = Stream::in_memory(capacity);
+        let (mut serve, polled, number) = (Box::pin(self.proxy.serve(near)), self.polled.clone(), self.apps);
+        self.apps += 1;
+        tokio::spawn(poll_fn(move |cx| {
+            polled.lock().unwrap().push(number);
+            serve.as_mut().poll(cx)
+        }));
+        Peer::new(far)
+    }
+
+    /// The connections with a task that was polled since the last call, in order.
+    pub(crate) fn take_polled(&self) -> Vec<usize> {
+        std::mem::take(&mut self.polled.lock().unwrap())
+    }
+
+    /// Lets the tasks run until none has anything to do at this time.
+    pub(crate) async fn settle(&self) {
+        let mut quiet = 0;
+        while quiet < 5 {
+            let before = self.polled.lock().unwrap().len();
+            yield_now().await;
+            quiet = if self.polled.lock().unwrap().len() == before { quiet + 1 } else { 0 };
+        }
+    }
+
+    /// The instances' connections on which something is to be read or was read.
+    pub(crate) fn used(&self) -> Vec<usize> {
+        let is_used = |at: &usize| {
+            let peer = &self.instances[*at];
+            !peer.got.is_empty() || peer.stream.is_some() && peer.end.is_none() && peer.is_readable()
+        };
+        (0..self.instances.len()).filter(is_used).collect()
+    }
+}

@@ -2,5 +2,7 @@
 //! takes the same course each time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod bounds;
 mod fairness;
 mod path;
+mod phases;

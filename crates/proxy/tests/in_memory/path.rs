@@ -1,6 +1,7 @@
 //! Apps, the proxy, and two instances of the service `orders`, joined by streams in memory.
 
 use std::{
+    collections::BTreeMap,
     future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -10,7 +11,7 @@ use std::{
 use outrigger_config as config;
 use outrigger_discovery::Discovery;
 use outrigger_net::Stream;
-use outrigger_proxy::testing::StreamProxy;
+use outrigger_proxy::{EndpointStatus, Reason, testing::StreamProxy};
 use outrigger_registry::{
     HealthStatus,
     testing::{Listed, ScriptedRegistry, instance},
@@ -88,10 +89,42 @@ impl Peer {
         Poll::Ready(self.end.is_none())
     }
 
+    /// Reads, while the clock goes on, until `is_done` or the end of the connection.
+    pub(crate) async fn read_until(&mut self, is_done: impl Fn(&[u8]) -> bool) {
+        poll_fn(|cx| {
+            while !is_done(&self.got) && ready!(self.poll_more(cx)) {}
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// Whether bytes or an end are to be read.
     pub(crate) fn is_readable(&self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
         self.stream.as_ref().is_some_and(|stream| stream.poll_read_ready(&mut cx).is_ready())
+    }
+
+    /// Whether the peer itself has left.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    pub(crate) fn half_close(&mut self) {
+        if let Some(stream) = &mut self.stream {
+            let _ = Pin::new(stream).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+
+    /// Closes in order: with unread bytes, a close would be a reset.
+    pub(crate) fn close(&mut self) {
+        self.read();
+        self.stream = None;
+    }
+
+    pub(crate) fn reset(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.reset_on_close();
+        }
     }
 }
 
@@ -183,5 +216,16 @@ impl Path {
             !peer.got.is_empty() || peer.stream.is_some() && peer.end.is_none() && peer.is_readable()
         };
         (0..self.instances.len()).filter(is_used).collect()
+    }
+
+    /// What the proxy knows of the instances.
+    pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
+        self.proxy.status().remove(0).endpoints
+    }
+
+    /// The reasons for which requests ended, with their number.
+    pub(crate) fn reasons(&self) -> BTreeMap<&'static str, u64> {
+        let counts = Reason::ALL.into_iter().map(|reason| (reason.label(), self.proxy.errors(reason)));
+        counts.filter(|(_, count)| *count > 0).collect()
     }
 }

@@ -1,6 +1,7 @@
 //! Instructions per request, counted by callgrind within the polls of the connections' tasks.
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -56,6 +57,8 @@ impl Callgrind {
         output.push(profile);
         let mut command = Command::new(&self.valgrind);
         command.arg("--tool=callgrind").arg(output).arg("--toggle-collect=*poll_data_path*");
+        // Names and lines as they are, for [`files_entered`].
+        command.args(["--compress-strings=no", "--compress-pos=no"]);
         command.arg(&self.program).args(["run", &connections.to_string(), &requests.to_string()]);
         // Nothing of the environment moves the stack.
         let said = command.env_clear().stdin(Stdio::null()).output().map_err(doing("run valgrind"))?;
@@ -77,9 +80,42 @@ fn total_of(profile: &str) -> Option<u64> {
     profile.lines().rev().find_map(|line| line.strip_prefix("totals:"))?.trim().parse().ok()
 }
 
+/// The files below `root`, a part of their paths, of which a profile holds instructions. A file counts that a line of code was
+/// executed from, also where the compiler has put the line into a function of another file; line 0 is code of no line.
+pub fn files_entered(profile: &str, root: &str) -> BTreeSet<String> {
+    let mut files = BTreeSet::new();
+    let mut file = None;
+    let mut is_call = false;
+    for line in profile.lines() {
+        if let Some(path) = ["fl=", "fi=", "fe="].iter().find_map(|key| line.strip_prefix(key)) {
+            file = path.split_once(root).map(|(_, file)| file);
+        } else if line.starts_with("calls=") {
+            // The next line is what the callee took, and the line of the call.
+            is_call = true;
+        } else if let Some((at, _)) = line.split_once(' ')
+            && let Ok(at) = at.parse::<u32>()
+        {
+            if let Some(file) = file.filter(|_| at > 0 && !is_call) {
+                files.insert(file.to_owned());
+            }
+            is_call = false;
+        }
+    }
+    files
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_entered_where_a_line_of_it_was_executed() {
+        let profile = "events: Ir\n\nfl=/w/crates/one/src/a.rs\nfn=a\n10 3\nfi=/w/crates/one/src/b/c.rs\n7 1\nfe=/w/crates/one/src/a.rs\n\
+                       11 1\ncfi=/w/crates/one/src/d.rs\ncfn=d\ncalls=1 5\n11 40\nfi=/w/crates/one/src/lib.rs\n0 2\n\
+                       \nfl=/w/crates/two/src/e.rs\nfn=e\n5 40\n";
+        let entered: Vec<_> = files_entered(profile, "crates/one/src/").into_iter().collect();
+        assert_eq!(entered, ["a.rs", "b/c.rs"]);
+    }
 
     #[test]
     fn the_total_of_a_profile_is_read() {

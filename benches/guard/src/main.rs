@@ -1,7 +1,7 @@
 //! `make guard`: counts what a request costs, and compares it with what is committed. Exit 0: no ceiling was exceeded.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -10,7 +10,7 @@ use std::{
 use outrigger_guard::{
     Error,
     baseline::{Baseline, CEILING, Comparison, Conditions},
-    callgrind::Callgrind,
+    callgrind::{Callgrind, files_entered},
     path::{self, Scenario},
 };
 
@@ -22,6 +22,11 @@ const USAGE: &str = "usage: guard [--rebase]\n\
     --rebase  writes the counted figures into benches/guard/baseline.txt";
 /// Connections of the app in each measurement.
 const MEASUREMENTS: [usize; 2] = [16, 1];
+/// The sources whose files are counted, and the file of the accept, which streams in memory do not pass.
+const SOURCES: &str = "crates/proxy/src/";
+const ACCEPT: &str = "listener/worker.rs";
+/// Most files that a GET enters, from the accept to the last byte of the response.
+const MAX_FILES: usize = 20;
 /// Requests of a measurement of allocations, after as many that are not counted.
 const REQUESTS: u64 = 3_200;
 
@@ -86,10 +91,13 @@ fn guard(rebase: bool) -> Result<ExitCode, Error> {
         }
     }
     match Callgrind::find() {
-        Ok(callgrind) => instructions(&callgrind, rebase, &mut tally)?,
+        Ok(callgrind) => {
+            instructions(&callgrind, rebase, &mut tally)?;
+            files(&mut tally)?;
+        }
         Err(error) => {
-            println!("skipped: instructions: {}", outrigger_config::error_chain(&error));
-            tally.skipped += MEASUREMENTS.len() as u32;
+            println!("skipped: instructions and files: {}", outrigger_config::error_chain(&error));
+            tally.skipped += MEASUREMENTS.len() as u32 + 1;
         }
     }
     let Tally { held, exceeded, skipped } = tally;
@@ -144,6 +152,39 @@ fn instructions(callgrind: &Callgrind, rebase: bool, tally: &mut Tally) -> Resul
         );
     }
     Ok(())
+}
+
+/// Compares the files that a GET entered with the list in ARCHITECTURE.md and with their bound.
+fn files(tally: &mut Tally) -> Result<(), Error> {
+    let read = |path: &Path| {
+        fs::read_to_string(path).map_err(|error| Error::at(format!("read {}", path.display()), error))
+    };
+    let mut entered = files_entered(&read(&profile(1))?, SOURCES);
+    // Feature `testing`: what carries the streams in memory.
+    entered.remove("testing.rs");
+    entered.insert(ACCEPT.to_owned());
+    println!("a GET enters {} files of {SOURCES}", entered.len());
+    let text = read(&manifest().join("../../ARCHITECTURE.md"))?;
+    let listed: BTreeSet<String> = text.lines().filter_map(listed_file).collect();
+    let missing: Vec<_> = entered.difference(&listed).collect();
+    let left: Vec<_> = listed.difference(&entered).collect();
+    if entered.len() <= MAX_FILES && missing.is_empty() && left.is_empty() {
+        tally.held += 1;
+        return Ok(());
+    }
+    tally.exceeded += 1;
+    println!(
+        "   exceeded: at most {MAX_FILES}, and those that ARCHITECTURE.md lists. Not listed: {missing:?}; not entered: {left:?}"
+    );
+    Ok(())
+}
+
+/// The file of a line of the list in ARCHITECTURE.md: "1. `path`: what it does".
+fn listed_file(line: &str) -> Option<String> {
+    let (number, rest) = line.split_once(". `")?;
+    number.parse::<u32>().ok()?;
+    let (file, _) = rest.split_once('`')?;
+    file.ends_with(".rs").then(|| file.to_owned())
 }
 
 fn label(connections: usize) -> String {

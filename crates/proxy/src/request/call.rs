@@ -17,7 +17,7 @@ use crate::{
     metrics::cells::{Block, ServiceCells},
     metrics::labels::Tolerated,
     reason::Reason,
-    request::{deadline::ClientDeadline, fields::HeadChanges},
+    request::fields::{ClientDeadline, HeadChanges},
     transport::{
         channel::{Channel, give_head},
         exchange::Exchange,

@@ -28,8 +28,7 @@ use crate::{
         attempt::Attempt,
         attempts::{AttemptsEnd, make_attempts},
         call::{Call, Response},
-        deadline::ClientDeadline,
-        fields::{RequestFacts, keep_upgrade, read_request},
+        fields::{ClientDeadline, RequestFacts, keep_upgrade, read_request},
         route,
     },
     transport::{

@@ -4,7 +4,6 @@ pub(crate) mod app;
 pub(crate) mod attempt;
 pub(crate) mod attempts;
 pub(crate) mod call;
-pub(crate) mod deadline;
 pub(crate) mod fields;
 pub(crate) mod handle;
 pub(crate) mod pushback;

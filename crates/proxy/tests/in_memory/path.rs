@@ -104,6 +104,13 @@ impl Peer {
         self.stream.as_ref().is_some_and(|stream| stream.poll_read_ready(&mut cx).is_ready())
     }
 
+    /// Whether a write is refused, because the proxy has closed the connection for good.
+    pub(crate) fn is_reset(&mut self) -> bool {
+        let Some(stream) = &mut self.stream else { return true };
+        let written = Pin::new(stream).poll_write(&mut Context::from_waker(Waker::noop()), b"x");
+        matches!(written, Poll::Ready(Err(_)))
+    }
+
     /// Whether the peer itself has left.
     pub(crate) fn is_gone(&self) -> bool {
         self.stream.is_none()

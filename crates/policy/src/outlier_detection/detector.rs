@@ -1,7 +1,6 @@
 //! Decides for all endpoints of a cluster together: which are ejected, which return, which are probed.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -135,11 +134,13 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
             }
             return events;
         }
-        let mut before: HashMap<_, _> = before.map(|one| (Arc::as_ptr(&one.endpoint), one)).collect();
+        let mut before: Vec<Option<Tracked<T>>> = before.map(Some).collect();
         for (endpoint, eligible) in members {
-            let old = before.remove(&Arc::as_ptr(&endpoint));
+            let place = before.get_mut((*endpoint).as_ref().member());
+            let old = place.and_then(|one| one.take_if(|one| Arc::ptr_eq(&one.endpoint, &endpoint)));
             let mut member = old.unwrap_or_else(|| Tracked::new(endpoint, now));
             member.eligible = eligible;
+            member.stats().set_member(self.members.len());
             self.members.push(member);
         }
         self.view_pending = true;
@@ -252,7 +253,8 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
     }
 
     fn find(&self, endpoint: &Arc<T>) -> Option<usize> {
-        self.members.iter().position(|member| Arc::ptr_eq(&member.endpoint, endpoint))
+        let at = (**endpoint).as_ref().member();
+        self.members.get(at).is_some_and(|one| Arc::ptr_eq(&one.endpoint, endpoint)).then_some(at)
     }
 
     fn eligible(&self) -> impl Iterator<Item = &Tracked<T>> {

@@ -2,7 +2,7 @@
 
 use std::{
     ops::Deref,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -39,6 +39,8 @@ pub struct EndpointStats {
     uncompared_failures: AtomicU32,
     ended: SlidingCounter,
     failed: SlidingCounter,
+    /// The endpoint's place in its detector, which alone reads and writes it.
+    member: AtomicUsize,
 }
 
 impl EndpointStats {
@@ -53,7 +55,18 @@ impl EndpointStats {
             uncompared_failures: AtomicU32::new(0),
             ended: SlidingCounter::default(),
             failed: SlidingCounter::default(),
+            member: AtomicUsize::new(0),
         }
+    }
+
+    /// The place that [`set_member`](Self::set_member) noted; any place before.
+    pub(super) fn member(&self) -> usize {
+        self.member.load(Relaxed)
+    }
+
+    /// Notes the endpoint's place in its detector.
+    pub(super) fn set_member(&self, at: usize) {
+        self.member.store(at, Relaxed);
     }
 
     /// Whether a pick may take the endpoint. `retryable`: a retry may follow if the attempt fails; usually

@@ -91,8 +91,8 @@ impl Endpoint {
         create_index: u64,
         workers: usize,
         policy: &config::Policy,
+        now: std::time::Instant,
     ) -> Self {
-        let (most, now) = (max_permits(policy), Instant::now().into_std());
         Self {
             id,
             addr,
@@ -105,7 +105,7 @@ impl Endpoint {
             is_http10: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
-            max_permits: AtomicUsize::new(most),
+            max_permits: AtomicUsize::new(max_permits(policy)),
             waiting: AtomicUsize::new(0),
             released: Notify::new(),
         }
@@ -277,7 +277,8 @@ mod tests {
         policy.pool.max_connections = most;
         policy.pool.max_waiting = 3;
         let id = InstanceId { datacenter: "dc1".into(), node: "n".into(), id: "a".into() };
-        (Arc::new(Endpoint::new(id, "127.0.0.1:1".parse().unwrap(), 1, 1, &policy)), policy)
+        let now = Instant::now().into_std();
+        (Arc::new(Endpoint::new(id, "127.0.0.1:1".parse().unwrap(), 1, 1, &policy, now)), policy)
     }
 
     #[tokio::test]

@@ -4,17 +4,16 @@
 //! connections; a new one gets a new endpoint; the endpoint of one that left is retired. This runs on the
 //! control thread, so that no request builds a View or drops an old one.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cmp::Ordering, collections::VecDeque, iter::Peekable, sync::Arc, time::Duration, vec};
 
 use outrigger_config as config;
 use outrigger_discovery::{Follower, Snapshot};
 use outrigger_policy::LoadBalancer;
 use outrigger_registry::InstanceId;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tracing::info;
 
 use crate::{
@@ -42,13 +41,14 @@ pub(crate) struct Reconciler {
     cluster: Arc<Cluster>,
     metrics: Arc<Metrics>,
     workers: usize,
-    known: HashMap<InstanceId, Arc<Endpoint>>,
+    /// The endpoints of the current View, sorted by identity as the instances of a snapshot are.
+    known: Vec<Arc<Endpoint>>,
     retired_views: VecDeque<Arc<View>>,
 }
 
 impl Reconciler {
     pub(crate) fn new(cluster: Arc<Cluster>, metrics: Arc<Metrics>, workers: usize) -> Self {
-        Self { cluster, metrics, workers, known: HashMap::new(), retired_views: VecDeque::new() }
+        Self { cluster, metrics, workers, known: Vec::new(), retired_views: VecDeque::new() }
     }
 
     /// Follows the service until the cluster manager aborts the task.
@@ -76,7 +76,7 @@ impl Reconciler {
     /// Publishes a View with `policy`: same endpoints, same connections, same states.
     fn apply_settings(&mut self, policy: config::Policy) {
         let before = self.cluster.view.load_full();
-        for endpoint in self.known.values() {
+        for endpoint in &self.known {
             endpoint.set_max_permits(&policy);
         }
         let series = if self.cluster.is_declared() || self.cluster.ever_had_instances() {
@@ -102,14 +102,15 @@ impl Reconciler {
 
     /// Publishes a View; returns the number of usable instances, and of instances that left.
     fn rebuild_view(&mut self, snapshot: Arc<Snapshot>, settings: Arc<ClusterSettings>) -> (usize, usize) {
-        let mut left = std::mem::take(&mut self.known);
-        let mut replaced = Vec::new();
+        let mut before = std::mem::take(&mut self.known).into_iter().peekable();
+        let now = Instant::now().into_std();
+        let (mut left, mut replaced) = (Vec::new(), Vec::new());
         let mut endpoints = Vec::new();
         let mut not_serving = Vec::new();
         let mut weights = Vec::new();
         for instance in snapshot.instances.iter().filter(|one| self.cluster.matches(one)) {
             let Ok(addr) = instance.addr else { continue };
-            let endpoint = match left.remove(&instance.id) {
+            let endpoint = match take_known(&mut before, &instance.id, &mut left) {
                 Some(old) if old.addr == addr && old.create_index == instance.create_index => old,
                 other => {
                     replaced.extend(other);
@@ -119,10 +120,11 @@ impl Reconciler {
                         instance.create_index,
                         self.workers,
                         &settings.policy,
+                        now,
                     ))
                 }
             };
-            self.known.insert(instance.id.clone(), endpoint.clone());
+            self.known.push(endpoint.clone());
             if instance.weight() > 0 {
                 endpoints.push(endpoint);
                 weights.push(instance.weight());
@@ -130,6 +132,7 @@ impl Reconciler {
                 not_serving.push(endpoint);
             }
         }
+        left.extend(before);
         let eligible = endpoints.iter().map(|one| (one.clone(), true));
         let members = eligible.chain(not_serving.iter().map(|one| (one.clone(), false))).collect();
         // Before the swap, so that the detector knows every endpoint that a pick may take.
@@ -145,7 +148,7 @@ impl Reconciler {
         self.retired_views.push_back(self.cluster.swap_view(view));
         self.cluster.ejector.wakeup.notify_one();
         // After the swap, so that a pick in between finds an endpoint.
-        for endpoint in left.values().chain(&replaced) {
+        for endpoint in left.iter().chain(&replaced) {
             endpoint.retire();
         }
         (usable, left.len())
@@ -162,5 +165,20 @@ impl Reconciler {
             return before.settings.clone();
         }
         Arc::new(before.settings.with_series(self.metrics.service_series(Some(&self.cluster.label))))
+    }
+}
+
+/// Takes the endpoint with `id` from the `known` ones, which are sorted, and moves those that precede it to `left`.
+fn take_known(
+    known: &mut Peekable<vec::IntoIter<Arc<Endpoint>>>,
+    id: &InstanceId,
+    left: &mut Vec<Arc<Endpoint>>,
+) -> Option<Arc<Endpoint>> {
+    loop {
+        match known.peek()?.id.cmp(id) {
+            Ordering::Less => left.extend(known.next()),
+            Ordering::Equal => return known.next(),
+            Ordering::Greater => return None,
+        }
     }
 }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use rustix::net::{SocketFlags, acceptfrom_with};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::io::{
+    Interest,
+    unix::{AsyncFd, AsyncFdReadyGuard},
+};
 
 /// A listening socket of which the connections are taken as they come from the kernel.
 #[derive(Debug)]
@@ -28,12 +31,12 @@ impl Acceptor {
         AsyncFd::with_interest(socket, Interest::READABLE).map(Self)
     }
 
-    /// The next connection, non-blocking, and its peer. Cancel safe.
+    /// Waits until connections are queued. Cancel safe.
     ///
     /// # Errors
-    /// Those of accept(2).
-    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.0.async_io(Interest::READABLE, accept_now).await
+    /// When the reactor has ended.
+    pub async fn queue(&self) -> io::Result<Queue<'_>> {
+        self.0.readable().await.map(Queue)
     }
 
     /// A connection that the kernel has queued, without waiting.
@@ -42,6 +45,20 @@ impl Acceptor {
     /// Those of accept(2); `WouldBlock` when the queue is empty.
     pub fn accept_queued(&self) -> io::Result<(TcpStream, SocketAddr)> {
         accept_now(self.0.get_ref())
+    }
+}
+
+/// The connections that the kernel has queued.
+#[derive(Debug)]
+pub struct Queue<'a>(AsyncFdReadyGuard<'a, TcpListener>);
+
+impl Queue<'_> {
+    /// The next connection, non-blocking, and its peer. `None`: the queue is empty, and [`Acceptor::queue`] waits again.
+    ///
+    /// # Errors
+    /// Those of accept(2).
+    pub fn accept(&mut self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        self.0.try_io(|socket| accept_now(socket.get_ref())).ok()
     }
 }
 
@@ -64,11 +81,16 @@ mod tests {
         assert_eq!(acceptor.accept_queued().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let (first, second) =
             (TcpStream::connect(bound.addr).unwrap(), TcpStream::connect(bound.addr).unwrap());
-        let (accepted, peer) = acceptor.accept().await.unwrap();
+        let mut queue = acceptor.queue().await.unwrap();
+        let (accepted, peer) = queue.accept().unwrap().unwrap();
         assert_eq!(peer, first.local_addr().unwrap());
         assert!(accepted.nodelay().unwrap());
         let read = io::Read::read(&mut &accepted, &mut [0; 1]);
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        assert_eq!(acceptor.accept_queued().unwrap().1, second.local_addr().unwrap());
+        assert_eq!(queue.accept().unwrap().unwrap().1, second.local_addr().unwrap());
+        assert!(queue.accept().is_none());
+        let third = TcpStream::connect(bound.addr).unwrap();
+        let (_, peer) = acceptor.queue().await.unwrap().accept().unwrap().unwrap();
+        assert_eq!(peer, third.local_addr().unwrap());
     }
 }

@@ -2,8 +2,9 @@
 //! that it was given.
 //!
 //! A worker gets sockets that no runtime has registered, because a registered socket cannot change its runtime.
-//! Its connections are tasks that it owns: stopping the worker ends them. A panic ends one connection; in the loop of a worker
-//! or in an acceptor it cannot be contained, and ends the process.
+//! Its connections are tasks of its runtime: stopping the worker ends them. Nothing waits for such a task, so that the worker's loop
+//! does not run at the begin and at the end of each connection. A panic ends one connection; in the loop of a worker or in an
+//! acceptor it cannot be contained, and ends the process.
 
 use std::{
     future::poll_fn,
@@ -23,10 +24,10 @@ use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::{JoinError, JoinSet},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
 
 use crate::{
@@ -45,6 +46,8 @@ const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Connections above the limit that are rejected with a response at the same time; further ones are closed
 /// without a response.
 const MAX_REJECTIONS_UNDER_WAY: usize = 64;
+/// Connections that are accepted before those that are open get their turn.
+const ACCEPTS_PER_TURN: usize = 32;
 
 /// A command to a worker.
 pub(crate) enum Command {
@@ -92,11 +95,18 @@ enum WorkerHandle {
 
 /// The loop of one worker.
 struct WorkerTask {
-    worker: Arc<Worker>,
+    own: Arc<OwnWorker>,
     workers: Arc<[Arc<Worker>]>,
     commands: UnboundedReceiver<Command>,
-    shared: Arc<WorkerContext>,
     kill: CancellationToken,
+}
+
+/// A worker, as the tasks on its runtime see it.
+struct OwnWorker {
+    worker: Arc<Worker>,
+    shared: Arc<WorkerContext>,
+    /// What ends the connections' tasks, and waits for their end, where the runtime is not the worker's own.
+    lent: Option<(CancellationToken, TaskTracker)>,
 }
 
 impl WorkerPool {
@@ -116,17 +126,16 @@ impl WorkerPool {
         let workers: Arc<[_]> = workers.into();
         let mut handles = Vec::new();
         for (worker, commands) in workers.iter().zip(queues) {
-            let task = WorkerTask {
+            let own = Arc::new(OwnWorker {
                 worker: worker.clone(),
-                workers: workers.clone(),
-                commands,
                 shared: Arc::new(WorkerContext {
                     context: context.clone(),
                     index: worker.index,
                     table: ConnectionTable::default(),
                 }),
-                kill: kill.clone(),
-            };
+                lent: (threads == 0).then(|| (kill.child_token(), TaskTracker::new())),
+            });
+            let task = WorkerTask { own, workers: workers.clone(), commands, kill: kill.clone() };
             handles.push(if threads == 0 {
                 WorkerHandle::Task(tokio::spawn(task.run()))
             } else {
@@ -185,44 +194,70 @@ impl Drop for WorkerPool {
 
 impl WorkerTask {
     async fn run(mut self) {
-        let mut tasks = JoinSet::new();
-        let lag = self.shared.context.metrics.worker_lag(self.worker.index);
+        let mut acceptors = JoinSet::new();
+        let shared = self.own.shared.clone();
+        let lag = shared.context.metrics.worker_lag(shared.index);
         let mut tick = tokio::time::interval(LAG_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let kill = self.kill.clone();
+        let mut killed = pin!(kill.cancelled());
         loop {
             tokio::select! {
-                () = kill.cancelled() => break,
+                () = &mut killed => break,
                 at = tick.tick() => {
                     let now = Instant::now();
                     lag.set((now - at).as_secs_f64());
-                    self.shared.table.wake_idle(now);
+                    shared.table.wake_idle(now);
                 }
-                Some(ended) = tasks.join_next() => count_panic(ended, self.shared.cells()),
-                Some(command) = self.commands.recv() => self.run_command(command, &mut tasks),
+                Some(_) = acceptors.join_next() => {}
+                Some(command) = self.commands.recv() => self.run_command(command, &mut acceptors),
             }
         }
-        tasks.shutdown().await;
+        acceptors.shutdown().await;
+        self.own.end_connections().await;
     }
 
-    fn run_command(&self, command: Command, tasks: &mut JoinSet<()>) {
+    fn run_command(&self, command: Command, acceptors: &mut JoinSet<()>) {
         match command {
             Command::Listen(bound) => {
-                let (workers, counted) = (self.workers.clone(), self.workers.clone());
+                let (own, workers, counted) = (self.own.clone(), self.workers.clone(), self.workers.clone());
                 let open = move || open_connections(&counted);
-                let assign = move |accepted| assign_to_worker(&workers, accepted);
-                let acceptor = run_acceptor(bound, self.shared.clone(), open, assign);
-                tasks.spawn(end_on_panic("the acceptor of a listener", acceptor));
+                let assign = move |accepted| assign_to_worker(&workers, &own, accepted);
+                let acceptor = run_acceptor(bound, self.own.shared.clone(), open, assign);
+                acceptors.spawn(end_on_panic("the acceptor of a listener", acceptor));
             }
-            Command::Serve(accepted) => {
-                let guard = ConnectionGuard(self.worker.clone());
-                let peer = accepted.peer;
-                match self.set_up(accepted) {
-                    Ok((info, channel)) => drop(tasks.spawn(serve(info, channel, guard))),
-                    Err(error) => warn!(%peer, %error, "an app connection could not be set up"),
-                }
+            Command::Serve(accepted) => self.own.serve(accepted),
+            Command::Wake => self.own.shared.table.wake_all(),
+        }
+    }
+}
+
+impl OwnWorker {
+    /// Serves a connection that is counted for this worker.
+    fn serve(self: &Arc<Self>, accepted: AcceptedConnection) {
+        let guard = ConnectionGuard(self.clone());
+        let peer = accepted.peer;
+        match self.set_up(accepted) {
+            Ok((info, channel)) => self.spawn(serve(info, channel, guard)),
+            Err(error) => warn!(%peer, %error, "an app connection could not be set up"),
+        }
+    }
+
+    fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
+        match &self.lent {
+            None => drop(tokio::spawn(connection)),
+            Some((kill, tracker)) => {
+                tracker.spawn(kill.clone().run_until_cancelled_owned(connection));
             }
-            Command::Wake => self.shared.table.wake_all(),
+        }
+    }
+
+    /// Ends the connections' tasks on a runtime that goes on; one of the worker's own ends with it, and so do its tasks.
+    async fn end_connections(&self) {
+        if let Some((kill, tracker)) = &self.lent {
+            kill.cancel();
+            tracker.close();
+            tracker.wait().await;
         }
     }
 
@@ -270,32 +305,46 @@ async fn run_acceptor(
     };
     let mut rejections = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = socket.accept() => accepted,
+        let mut queue = tokio::select! {
+            queue = socket.queue() => match queue {
+                Ok(queue) => queue,
+                Err(error) => return warn!(%error, "a listening socket left its reactor"),
+            },
             Some(_) = rejections.join_next() => continue,
             () = listener.stop_accepting.cancelled() => break,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                let state = listener.state.load_full();
-                match check_room(&state) {
-                    Ok(()) => hand_over(stream, peer, state),
-                    Err(most) => {
-                        worker.cells().record_refusal(Reason::TooManyConnections);
-                        if rejections.len() < MAX_REJECTIONS_UNDER_WAY
-                            && let Ok(stream) = TcpStream::from_std(stream)
-                        {
-                            rejections.spawn(reject_connection(stream.into(), most));
+        let mut left = ACCEPTS_PER_TURN;
+        while left > 0
+            && let Some(accepted) = queue.accept()
+        {
+            left -= 1;
+            match accepted {
+                Ok((stream, peer)) => {
+                    let state = listener.state.load_full();
+                    match check_room(&state) {
+                        Ok(()) => hand_over(stream, peer, state),
+                        Err(most) => {
+                            worker.cells().record_refusal(Reason::TooManyConnections);
+                            if rejections.len() < MAX_REJECTIONS_UNDER_WAY
+                                && let Ok(stream) = TcpStream::from_std(stream)
+                            {
+                                rejections.spawn(reject_connection(stream.into(), most));
+                            }
                         }
                     }
                 }
-            }
-            Err(error) => {
-                warn!(%error, "accept failed");
-                if is_own_shortage(&error) {
-                    tokio::time::sleep(ACCEPT_ERROR_PAUSE).await;
+                Err(error) => {
+                    warn!(%error, "accept failed");
+                    if is_own_shortage(&error) {
+                        tokio::time::sleep(ACCEPT_ERROR_PAUSE).await;
+                    }
+                    break;
                 }
             }
+        }
+        if left == 0 {
+            // More may be queued; the connections get their turn first.
+            tokio::task::yield_now().await;
         }
     }
     // A connection that the kernel has accepted already is served, not reset.
@@ -309,33 +358,36 @@ async fn run_acceptor(
     rejections.shutdown().await;
 }
 
-/// Counts a connection's task that panicked. The panic has ended that connection alone.
-fn count_panic(ended: Result<(), JoinError>, cells: &Block<WorkerCells>) {
-    if ended.is_err_and(|error| error.is_panic()) {
-        cells.record_refusal(Reason::Internal);
-    }
-}
-
 /// Open connections of all workers.
 fn open_connections(workers: &[Arc<Worker>]) -> usize {
     workers.iter().map(|worker| worker.connections.load(Relaxed)).sum()
 }
 
-/// Gives a connection to the worker with the fewest, or closes it when that has stopped.
-fn assign_to_worker(workers: &[Arc<Worker>], accepted: AcceptedConnection) {
+/// Gives a connection to the worker with the fewest, or closes it when that has stopped. `own`: the worker that accepts.
+fn assign_to_worker(workers: &[Arc<Worker>], own: &Arc<OwnWorker>, accepted: AcceptedConnection) {
     let Some(worker) = workers.iter().min_by_key(|worker| worker.connections.load(Relaxed)) else { return };
     worker.connections.fetch_add(1, Relaxed);
-    if !worker.send(Command::Serve(accepted)) {
+    if Arc::ptr_eq(worker, &own.worker) {
+        own.serve(accepted);
+    } else if !worker.send(Command::Serve(accepted)) {
         worker.connections.fetch_sub(1, Relaxed);
     }
 }
 
 /// Counts a connection for its worker, until it is dropped.
-struct ConnectionGuard(Arc<Worker>);
+struct ConnectionGuard(Arc<OwnWorker>);
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Relaxed);
+        count_end(&self.0.worker.connections, self.0.shared.cells());
+    }
+}
+
+/// Called when a connection's task drops what it holds, which may be because it panicked. A panic ends that connection alone.
+fn count_end(open: &AtomicUsize, cells: &Block<WorkerCells>) {
+    open.fetch_sub(1, Relaxed);
+    if std::thread::panicking() {
+        cells.record_refusal(Reason::Internal);
     }
 }
 
@@ -405,17 +457,34 @@ mod tests {
         assert!(thread.join().is_err());
     }
 
+    struct Guard(Arc<Metrics>, Arc<AtomicUsize>);
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            count_end(&self.1, self.0.workers.at(0));
+        }
+    }
+
     #[tokio::test]
     async fn a_panic_in_a_connections_task_is_counted_and_ends_no_other() {
         let metrics = Metrics::new(0).unwrap();
-        let mut tasks = JoinSet::new();
+        let open = Arc::new(AtomicUsize::new(2));
+        let guard = || Guard(metrics.clone(), open.clone());
+        let panics = || metrics.workers.sum(|cells| cells.refusals(Reason::Internal));
         let (release, released) = tokio::sync::oneshot::channel::<()>();
-        tasks.spawn(async { panic!("a fault of the sidecar") });
-        tasks.spawn(async { released.await.unwrap() });
-        count_panic(tasks.join_next().await.unwrap(), metrics.workers.at(0));
-        assert_eq!(metrics.workers.sum(|cells| cells.refusals(Reason::Internal)), 1);
+        let (faulty, sound) = (guard(), guard());
+        let faulty = tokio::spawn(async move {
+            let _guard = faulty;
+            panic!("a fault of the sidecar")
+        });
+        let sound = tokio::spawn(async move {
+            let _guard = sound;
+            released.await.unwrap();
+        });
+        assert!(faulty.await.is_err_and(|error| error.is_panic()));
+        assert_eq!((open.load(Relaxed), panics()), (1, 1));
         release.send(()).unwrap();
-        count_panic(tasks.join_next().await.unwrap(), metrics.workers.at(0));
-        assert_eq!(metrics.workers.sum(|cells| cells.refusals(Reason::Internal)), 1);
+        sound.await.unwrap();
+        assert_eq!((open.load(Relaxed), panics()), (0, 1));
     }
 }

@@ -71,6 +71,9 @@ struct Entry {
     idle_until: Option<Instant>,
 }
 
+/// Up to this many places, an empty table keeps its memory, so that connections that come and go do not allocate it again and again.
+const KEPT_PLACES: usize = 256;
+
 impl ConnectionTable {
     /// Parks a connection, which `waker` wakes at `until` or at a drain. Gives its place: `place`, when it has one.
     pub(crate) fn park(&self, place: Option<Place>, waker: &Waker, until: Instant) -> Place {
@@ -107,7 +110,11 @@ impl ConnectionTable {
             table.free.push(place);
         }
         if table.free.len() == table.places.len() {
-            *table = Places::default();
+            if table.places.len() > KEPT_PLACES {
+                *table = Places::default();
+            }
+            table.places.clear();
+            table.free.clear();
         }
     }
 

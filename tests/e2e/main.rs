@@ -11,6 +11,7 @@ mod chaos;
 mod cluster;
 mod deadlines;
 mod demo;
+mod drain;
 mod ejection;
 mod empty_list;
 mod errors;

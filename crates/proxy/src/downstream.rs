@@ -55,8 +55,10 @@ pub(crate) fn serve(
             if wakeup == Wakeup::End {
                 return;
             }
-            // Boxed: an idle connection does not carry the room of a request.
-            match Box::pin(run(&info, &mut channel, wakeup == Wakeup::Last)).await {
+            // Boxed: an idle connection does not carry the room of a request. The box comes first, so that the future is made in it.
+            let room = Box::new_uninit();
+            let period = Box::into_pin(Box::write(room, run(&info, &mut channel, wakeup == Wakeup::Last)));
+            match period.await {
                 Next::Park => {}
                 Next::Close => return,
                 Next::Linger => return Box::pin(linger(&mut channel)).await,
@@ -89,7 +91,15 @@ impl Parked<'_> {
         let cells = self.info.worker.cells();
         let _gauge = cells.gauge_guard(&cells.parked);
         let since = Instant::now();
-        let wakeup = poll_fn(|cx| self.poll_wait(channel, since, cx)).await;
+        let wakeup = poll_fn(|cx| {
+            let wakeup = self.poll_wait(channel, since, cx);
+            // A connection with bytes at once gets a place too, so that a drain wakes it.
+            if wakeup.is_ready() && self.place.is_none() {
+                self.place = Some(self.info.worker.table.park(None, cx.waker(), since));
+            }
+            wakeup
+        })
+        .await;
         if let Some(place) = self.place {
             self.info.worker.table.unpark(place);
         }

@@ -95,4 +95,10 @@ impl StreamProxy {
         let info = ConnectionInfo { worker, listener, peer: loopback(1), local: loopback(2) };
         serve(info, Channel::new(stream), ())
     }
+
+    /// Drains: a connection between two requests ends, each other one with its request.
+    pub fn drain(&self) {
+        self.listener.connections_shutdown.cancel();
+        self.worker.table.wake_all();
+    }
 }

@@ -8,7 +8,14 @@ pub use outrigger_config::error_chain;
 use outrigger_config::{Log, LogFormat};
 use prometheus::register_int_gauge_vec_with_registry;
 use tracing::warn;
-use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Registry,
+    filter::{LevelFilter, ParseError, Targets},
+    fmt,
+    layer::SubscriberExt,
+    reload,
+    util::SubscriberInitExt,
+};
 
 use crate::log_writer::LogWriter;
 
@@ -21,14 +28,14 @@ pub const COMMIT: &str = env!("OUTRIGGER_COMMIT");
 /// Changes the log filter of the running process.
 #[derive(Debug, Clone)]
 pub struct LogControl {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     lines: LogWriter,
 }
 
 impl LogControl {
     /// Sets the filter. A filter that does not parse changes nothing and is logged.
     pub fn set_level(&self, level: &str) {
-        let Ok(filter) = EnvFilter::try_new(level) else {
+        let Ok(filter) = parse_filter(level) else {
             return warn!(filter = level, "log.level is no valid filter, logging as before");
         };
         if let Err(error) = self.filter.reload(filter) {
@@ -47,9 +54,9 @@ impl LogControl {
 
 /// Starts to log to stderr. A second call in one process (tests) changes nothing and gives `None`.
 pub fn init_logging(settings: &Log) -> Option<LogControl> {
-    let (filter, wrong) = match EnvFilter::try_new(&settings.level) {
+    let (filter, wrong) = match parse_filter(&settings.level) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new("info"), Some(error)),
+        Err(error) => (Targets::new().with_default(LevelFilter::INFO), Some(error)),
     };
     let json = match settings.format {
         LogFormat::Json => true,
@@ -70,6 +77,17 @@ pub fn init_logging(settings: &Log) -> Option<LogControl> {
         warn!(filter = settings.level, %error, "log.level is no valid filter, logging at info");
     }
     Some(LogControl { filter: handle, lines: to })
+}
+
+/// The filter of `log.level`: levels, and levels of modules (`warn,outrigger_proxy=debug`). An empty one logs errors.
+///
+/// `Targets` instead of `EnvFilter`: no filter here names a field of a span, for which `EnvFilter` brings a regex engine.
+fn parse_filter(level: &str) -> Result<Targets, ParseError> {
+    let parts: Vec<&str> = level.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() {
+        return Ok(Targets::new().with_default(LevelFilter::ERROR));
+    }
+    parts.join(",").parse()
 }
 
 /// Seconds since 1970, for metrics and pages that show a time.
@@ -100,6 +118,8 @@ pub fn new_metrics_registry() -> Result<prometheus::Registry, prometheus::Error>
 
 #[cfg(test)]
 mod tests {
+    use tracing::Level;
+
     use super::*;
 
     fn text(metrics: &prometheus::Registry) -> String {
@@ -112,6 +132,21 @@ mod tests {
         let line = format!("outrigger_build_info{{commit=\"{COMMIT}\",version=\"{VERSION}\"}} 1");
         assert!(text.contains(&line), "{line} in\n{text}");
         assert!(!COMMIT.is_empty());
+    }
+
+    #[test]
+    fn a_level_holds_for_every_module_that_has_none_of_its_own() {
+        let shown = |level: &str| {
+            let filter = parse_filter(level).unwrap();
+            [("outrigger_proxy::request", Level::DEBUG), ("hyper", Level::INFO), ("hyper", Level::ERROR)]
+                .map(|(target, level)| filter.would_enable(target, &level))
+        };
+        assert_eq!(shown("warn,outrigger_proxy=debug"), [true, false, true]);
+        assert_eq!(shown(" INFO , outrigger_proxy=off,"), [false, true, true]);
+        assert_eq!(shown("outrigger_proxy"), [true, false, false]);
+        assert_eq!(shown("off"), [false; 3]);
+        assert_eq!(shown(""), [false, false, true]);
+        assert!(parse_filter("outrigger_proxy=loud").is_err());
     }
 
     #[cfg(target_os = "linux")]

@@ -55,10 +55,8 @@ pub(crate) fn serve(
             if wakeup == Wakeup::End {
                 return;
             }
-            // Boxed: an idle connection does not carry the room of a request. The box comes first, so that the future is made in it.
-            let room = Box::new_uninit();
-            let period = Box::into_pin(Box::write(room, run(&info, &mut channel, wakeup == Wakeup::Last)));
-            match period.await {
+            // Boxed: an idle connection does not carry the room of a request.
+            match Box::pin(run(&info, &mut channel, wakeup == Wakeup::Last)).await {
                 Next::Park => {}
                 Next::Close => return,
                 Next::Linger => return Box::pin(linger(&mut channel)).await,

@@ -22,7 +22,7 @@ const USAGE: &str = "usage: guard [--rebase]\n\
     --rebase  writes the counted figures into benches/guard/baseline.txt";
 /// Connections of the app in each measurement.
 const MEASUREMENTS: [usize; 2] = [16, 1];
-/// The sources whose files are counted, and the file of the accept, which streams in memory do not pass.
+/// The directory of the files that are counted, and the file of the accept, which streams in memory do not pass.
 const SOURCES: &str = "crates/proxy/src/";
 const ACCEPT: &str = "listener/worker.rs";
 /// Most files that a GET enters, from the accept to the last byte of the response.

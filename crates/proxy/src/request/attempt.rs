@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_http1::{Framing, Head};
+use outrigger_http1::Framing;
 use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution};
 use tokio::time::Instant;
 
@@ -67,6 +67,15 @@ enum Stage {
     Opening(Box<Opening>),
     Exchanging(Box<Exchange>),
     Ended,
+}
+
+/// What is left of an attempt that has ended.
+pub(crate) struct EndedAttempt {
+    /// The connection, if the request was given to one. Dropped before the lease, which holds the endpoint's permit.
+    pub(crate) exchange: Option<Box<Exchange>>,
+    pub(crate) lease: Lease,
+    /// The part of the request that the system accepted.
+    pub(crate) sent: Sent,
 }
 
 /// A permit and a connection, to come.
@@ -166,24 +175,17 @@ impl<'r> Attempt<'r> {
         self.check_stall_at = now + STALL_CHECK_AFTER;
         upload.restart_hold(now);
         let is_http10 = self.lease.endpoint().is_http10();
-        call.begin(&mut exchange, &self.bounds, upload, is_http10, now);
+        call.begin(&mut exchange, upload, is_http10, now);
         self.stage = Stage::Exchanging(exchange);
     }
 
-    /// Ends the exchange.
-    pub(crate) fn take_exchange(&mut self) -> Option<Box<Exchange>> {
-        match std::mem::replace(&mut self.stage, Stage::Ended) {
+    /// What is left of the attempt. `sent`: the part of the request that the system accepted.
+    pub(crate) fn into_ended(self, sent: Sent) -> EndedAttempt {
+        let exchange = match self.stage {
             Stage::Exchanging(exchange) => Some(exchange),
             Stage::Buffering | Stage::Opening(_) | Stage::Ended => None,
-        }
-    }
-
-    /// The head of the response that the attempt brought.
-    pub(crate) fn response(&self) -> Option<&Head> {
-        match &self.stage {
-            Stage::Exchanging(exchange) => exchange.response(),
-            Stage::Buffering | Stage::Opening(_) | Stage::Ended => None,
-        }
+        };
+        EndedAttempt { exchange, lease: self.lease, sent }
     }
 
     /// The part of the request that the system accepted.
@@ -194,20 +196,15 @@ impl<'r> Attempt<'r> {
         }
     }
 
-    /// The part that the system had accepted when the attempt ended so.
-    pub(crate) fn sent_with(&self, result: &AttemptResult) -> Sent {
-        match result {
-            Ok(_) => self.sent().max(Sent::Head),
-            Err(failed) => failed.sent,
-        }
-    }
-
     /// What the lease records of this end.
     pub(crate) fn end(&self, result: &AttemptResult) -> LeaseEnd {
         let has_body = |response: &Response| !matches!(response.framing, Framing::None | Framing::Tunnel);
         LeaseEnd {
             outcome: outcome_of(result),
-            sent: self.sent_with(result),
+            sent: match result {
+                Ok(_) => self.sent().max(Sent::Head),
+                Err(failed) => failed.sent,
+            },
             given_at: self.given_at,
             has_body: result.as_ref().is_ok_and(has_body),
             is_late: result.is_err() && self.given_at.is_some_and(|at| at - self.bounds.begun > HURRY),

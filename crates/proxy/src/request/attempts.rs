@@ -32,7 +32,7 @@ use crate::{
     reason::{Reason, Refusal},
     request::{
         app::{Downstream, RequestAccount},
-        attempt::{Attempt, AttemptState, CONTINUE},
+        attempt::{Attempt, AttemptState, CONTINUE, EndedAttempt},
         call::{AttemptResult, Bounds, Call, Failed, Response, outcome_of},
         pushback,
     },
@@ -48,10 +48,9 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 
 /// How the attempts ended.
-#[expect(clippy::large_enum_variant, reason = "boxing the response would allocate for every request")]
-pub(crate) enum AttemptsEnd<'r> {
+pub(crate) enum AttemptsEnd {
     /// With a response for the app.
-    Answered(Attempt<'r>, Response),
+    Answered(EndedAttempt, Response),
     /// With none.
     Refused { refusal: Refusal, verdict: Verdict },
     /// The app is gone.
@@ -63,68 +62,126 @@ pub(crate) async fn make_attempts<'r>(
     call: &Call<'r>,
     app: &mut Downstream<'_>,
     account: &mut RequestAccount<'_>,
-) -> AttemptsEnd<'r> {
-    let (cluster, policy) = (call.cluster, &call.settings.policy);
-    let mut state = AttemptState::default();
-    let mut retries = 0;
+) -> AttemptsEnd {
     // The time of an attempt begins with the attempt. Where nothing was waited for since the head, that is the head's time, and
     // the clock is not read again.
-    let mut begun = if account.slot.is_some() || policy.per_try_timeout.is_some() {
-        Instant::now()
-    } else {
-        account.started
+    let has_waited = account.slot.is_some() || call.settings.policy.per_try_timeout.is_some();
+    let begun = if has_waited { Instant::now() } else { account.started };
+    let mut attempts = Attempts {
+        call,
+        state: AttemptState::default(),
+        retries: 0,
+        retry: eligibility(call, app, 0),
+        begun,
+        pushed_before: false,
+        before: None,
     };
-    let mut pushed_before = false;
-    // Endpoints on probation that other requests decide: passed over, not tried.
-    let mut passed = 0;
-    let mut before: Option<Box<(Attempt<'r>, AttemptResult)>> = None;
     if call.deadline.cap().is_some_and(|ends| Instant::now() >= ends.into()) {
-        let detail = format!("{}: the deadline had passed, nothing was sent", cluster.label);
+        let detail = format!("{}: the deadline had passed, nothing was sent", call.cluster.label);
         let refusal = Refusal::new(Reason::DeadlineExceeded, detail);
         return AttemptsEnd::Refused { refusal, verdict: Verdict::Ignore };
     }
     loop {
-        let fits = app.upload.fits(policy.retry.max_body);
-        let retry = RetryEligibility::new(&policy.retry, call.traits, retries, fits);
-        let retryable = retry.allows_retry();
-        let Some(endpoint) = cluster.pick(&state.tried, retryable).filter(|_| passed <= MAX_PASSED) else {
-            return match before {
-                // The last endpoints have left meanwhile: what they answered is the answer.
-                Some(last) => {
-                    let (attempt, result) = *last;
-                    decided(call, attempt, result, RetryDecision::GiveUp(GiveUp::Attempts), false)
-                }
-                None => AttemptsEnd::Refused { refusal: cluster.refuse_pick(), verdict: Verdict::Ignore },
+        // In a block: during a pause there is no room for a race.
+        let ended = {
+            let mut race = match attempts.begin(app, account) {
+                Ok(race) => race,
+                Err(end) => return end,
             };
+            poll_fn(|cx| race.poll(call, app, &mut attempts.state, account, cx)).await
         };
-        let Some(lease) = Lease::begin(call.settings, endpoint.clone(), retryable, begun) else {
+        let pause = match attempts.decide(ended, app, account) {
+            Ok(pause) => pause,
+            Err(end) => return end,
+        };
+        if !pause.is_zero() && app.unless_gone(sleep(pause)).await.is_none() {
+            return AttemptsEnd::Gone { verdict: Verdict::Ignore };
+        }
+        attempts.begun = Instant::now();
+    }
+}
+
+/// The attempts so far.
+struct Attempts<'c, 'r> {
+    call: &'c Call<'r>,
+    state: AttemptState,
+    /// Retries that count.
+    retries: u32,
+    /// What may follow the attempt that is under way, or the next one.
+    retry: RetryEligibility<'r>,
+    /// When the next attempt begins.
+    begun: Instant,
+    /// An instance asked for a pause before.
+    pushed_before: bool,
+    /// The last attempt, which answers the app when no other one can be made.
+    before: Option<Box<(EndedAttempt, AttemptResult)>>,
+}
+
+impl<'r> Attempts<'_, 'r> {
+    /// Picks an endpoint and begins an attempt at it. `Err`: there is none.
+    fn begin(
+        &mut self,
+        app: &mut Downstream<'_>,
+        account: &mut RequestAccount<'_>,
+    ) -> Result<Race<'r>, AttemptsEnd> {
+        let (call, begun) = (self.call, self.begun);
+        let retry = self.retry;
+        let retryable = retry.allows_retry();
+        // Endpoints on probation that other requests decide: passed over, not tried.
+        let mut passed = 0;
+        let lease = loop {
+            let picked = call.cluster.pick(&self.state.tried, retryable).filter(|_| passed <= MAX_PASSED);
+            let Some(endpoint) = picked else {
+                return Err(match self.before.take() {
+                    // The last endpoints have left meanwhile: what they answered is the answer.
+                    Some(last) => {
+                        let (attempt, result) = *last;
+                        decided(call, attempt, result, RetryDecision::GiveUp(GiveUp::Attempts), false)
+                    }
+                    None => {
+                        let refusal = call.cluster.refuse_pick();
+                        AttemptsEnd::Refused { refusal, verdict: Verdict::Ignore }
+                    }
+                });
+            };
+            if let Some(lease) = Lease::begin(call.settings, endpoint, retryable, begun) {
+                break lease;
+            }
             passed += 1;
-            continue;
         };
         // The attempt before holds its endpoint's permit: dropped before another permit is asked for, which may be the same.
-        drop(before.take());
-        let bounds = Bounds {
-            deadline: call.deadline,
-            begun,
-            per_try: policy.per_try_timeout,
-            retry,
-            body_idle: policy.body_idle,
-        };
+        drop(self.before.take());
+        let bounds = Bounds { deadline: call.deadline, begun, retry, policy: &call.settings.policy };
         account.attempts += 1;
-        account.set_instance(&endpoint.id);
+        account.set_instance(&lease.endpoint().id);
         lease.count_pick();
         let first = Attempt::new(lease, bounds, call, &mut app.upload);
-        let mut race = Race::new(call, first, retry);
-        let ended = poll_fn(|cx| race.poll(call, app, &mut state, account, cx)).await;
-        let RaceEnd { attempt, result, now, other } = match ended {
-            Some(ended) => ended,
-            None => return AttemptsEnd::Gone { verdict: Verdict::Ignore },
+        Ok(Race::new(call, first, retry))
+    }
+
+    /// Whether there is another attempt, and after which pause. `ended`: `None` when the app is gone. `Err`: there is none.
+    fn decide(
+        &mut self,
+        ended: Option<RaceEnd>,
+        app: &Downstream<'_>,
+        account: &mut RequestAccount<'_>,
+    ) -> Result<Duration, AttemptsEnd> {
+        let Some(RaceEnd { attempt, result, now, both }) = ended else {
+            return Err(AttemptsEnd::Gone { verdict: Verdict::Ignore });
         };
+        let (first, second) = match both {
+            Some([first, second]) => (first, Some(second)),
+            None => (attempt.lease.endpoint().clone(), None),
+        };
+        let (call, policy) = (self.call, &self.call.settings.policy);
+        let retry = self.retry;
         let outcome = outcome_of(&result);
         let is_retried = retry.is_retried(outcome);
-        let sent = attempt.sent_with(&result);
+        let sent = attempt.sent;
         let pushback = match &result {
-            Ok(_) if is_retried => attempt.response().and_then(pushback::read_pushback),
+            Ok(_) if is_retried => {
+                attempt.exchange.as_ref().and_then(|one| pushback::read_pushback(one.response()?))
+            }
             _ => None,
         };
         // The breaker waits for its probe, and every request waits for the breaker.
@@ -136,7 +193,7 @@ pub(crate) async fn make_attempts<'r>(
             }
             asked => asked,
         };
-        state.tried.extend(other);
+        self.state.tried.extend(second);
         let is_decided = outcome.status().is_some() && !is_retried;
         let last = retry::LastAttempt {
             sent,
@@ -145,32 +202,36 @@ pub(crate) async fn make_attempts<'r>(
             pushback,
             has_other_instance: !is_decided
                 && (pushback.is_some() || sent == Sent::Nothing)
-                && cluster.pick_other(&state.tried, &endpoint).is_some(),
-            earlier_pushback: pushed_before,
+                && call.cluster.pick_other(&self.state.tried, &first).is_some(),
+            earlier_pushback: self.pushed_before,
         };
-        let ends = bounds.ends(&app.upload).into_std();
+        let ends = call.ends(&app.upload).into_std();
         let random = if is_decided { 0 } else { fastrand::u64(..) };
-        match retry::decide_retry(&retry, &cluster.budget, &last, now.into_std(), ends, random) {
+        match retry::decide_retry(&retry, &call.cluster.budget, &last, now.into_std(), ends, random) {
             RetryDecision::Retry { after, uncounted } => {
                 // For a long wait the attempt is dropped, so that its permit and its connection are free for other requests.
-                before = (after <= policy.retry.backoff_max).then(|| Box::new((attempt, result)));
+                self.before = (after <= policy.retry.backoff_max).then(|| Box::new((attempt, result)));
                 let cells = call.cells();
                 cells.inc(&cells.retried);
-                retries += u32::from(!uncounted);
-                pushed_before |= matches!(pushback, Some(Pushback::Instance(_)));
-                state.tried.push(endpoint);
-                if !after.is_zero() && app.unless_gone(sleep(after)).await.is_none() {
-                    return AttemptsEnd::Gone { verdict: Verdict::Ignore };
-                }
-                begun = Instant::now();
+                self.retries += u32::from(!uncounted);
+                self.pushed_before |= matches!(pushback, Some(Pushback::Instance(_)));
+                self.state.tried.push(first);
+                self.retry = eligibility(call, app, self.retries);
+                Ok(after)
             }
             decision => {
                 account.answered_at = Some(now);
-                let is_out = is_out(cluster, &endpoint);
-                return decided(call, attempt, result, decision, is_out);
+                let is_out = is_out(call.cluster, &first);
+                Err(decided(call, attempt, result, decision, is_out))
             }
         }
     }
+}
+
+/// What may follow the next attempt, after `retries` retries that count.
+fn eligibility<'r>(call: &Call<'r>, app: &Downstream<'_>, retries: u32) -> RetryEligibility<'r> {
+    let settings = &call.settings.policy.retry;
+    RetryEligibility::new(settings, call.traits, retries, app.upload.fits(settings.max_body))
 }
 
 /// Whether an instance is ejected by now while others are not: its failure says nothing of the service.
@@ -179,13 +240,13 @@ fn is_out(cluster: &Cluster, endpoint: &Arc<Endpoint>) -> bool {
 }
 
 /// The response, or what to say when there is none.
-fn decided<'r>(
-    call: &Call<'r>,
-    attempt: Attempt<'r>,
+fn decided(
+    call: &Call<'_>,
+    attempt: EndedAttempt,
     result: AttemptResult,
     decision: RetryDecision,
     is_out: bool,
-) -> AttemptsEnd<'r> {
+) -> AttemptsEnd {
     let gave_up = match decision {
         RetryDecision::GiveUp(why) => {
             call.cells().record_give_up(why);
@@ -237,19 +298,19 @@ struct Race<'r> {
     retry: RetryEligibility<'r>,
     /// When a second attempt is made beside a slow first one.
     hedge_at: Option<Instant>,
-    /// The endpoint of the second attempt, once there was one.
-    other: Option<Arc<Endpoint>>,
+    /// The endpoints of the first and the second attempt, once there was a second one.
+    both: Option<[Arc<Endpoint>; 2]>,
     /// No second attempt is begun from here on: there was one, or the time for it has passed.
     is_settled: bool,
 }
 
 /// How the attempts ended.
-struct RaceEnd<'r> {
-    attempt: Attempt<'r>,
+struct RaceEnd {
+    attempt: EndedAttempt,
     result: AttemptResult,
     now: Instant,
-    /// The other endpoint that was tried.
-    other: Option<Arc<Endpoint>>,
+    /// The endpoints of both attempts, if there were two.
+    both: Option<[Arc<Endpoint>; 2]>,
 }
 
 /// One of the two attempts.
@@ -267,7 +328,7 @@ impl<'r> Race<'r> {
                 let usual = call.cluster.latency.percentile(hedge.percentile, now.into_std())?;
                 Some(now + usual.max(hedge.min_delay))
             });
-        Self { first: Some(first), second: None, retry, hedge_at, other: None, is_settled: false }
+        Self { first: Some(first), second: None, retry, hedge_at, both: None, is_settled: false }
     }
 
     /// Moves the attempts. Ready with `None`: the app is gone.
@@ -278,7 +339,7 @@ impl<'r> Race<'r> {
         state: &mut AttemptState,
         account: &mut RequestAccount<'_>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<RaceEnd<'r>>> {
+    ) -> Poll<Option<RaceEnd>> {
         loop {
             for side in [Side::First, Side::Second] {
                 if let Poll::Ready(result) = self.poll_side(side, call, app, state, cx) {
@@ -363,7 +424,7 @@ impl<'r> Race<'r> {
         state: &mut AttemptState,
         account: &mut RequestAccount<'_>,
         now: Instant,
-    ) -> Option<RaceEnd<'r>> {
+    ) -> Option<RaceEnd> {
         for side in [Side::First, Side::Second] {
             if let Some(failed) = self.side(side).and_then(|one| one.expire(call, &app.upload, now))
                 && let Some(ended) = self.conclude(side, Err(failed), call, state, account, now)
@@ -383,15 +444,16 @@ impl<'r> Race<'r> {
         state: &mut AttemptState,
         account: &mut RequestAccount<'_>,
         now: Instant,
-    ) -> Option<RaceEnd<'r>> {
-        let mut attempt = match side {
-            Side::First => self.first.take()?,
-            Side::Second => *self.second.take()?,
-        };
+    ) -> Option<RaceEnd> {
+        let attempt = self.side(side)?;
         let end = attempt.end(&result);
         attempt.lease.record(call.cluster, call.settings, call.cells(), &end, &mut state.blame, now);
-        let Some(other) = self.other.clone() else {
-            return Some(RaceEnd { attempt, result, now, other: None });
+        let attempt = match side {
+            Side::First => self.first.take()?.into_ended(end.sent),
+            Side::Second => self.second.take()?.into_ended(end.sent),
+        };
+        let Some(both) = self.both.clone() else {
+            return Some(RaceEnd { attempt, result, now, both: None });
         };
         let is_answer = result.as_ref().is_ok_and(|response| !self.retry.is_retried(response.outcome));
         let rest = match side {
@@ -407,7 +469,7 @@ impl<'r> Race<'r> {
                 (false, _) => HedgeResult::Failed,
             });
             account.set_instance(&attempt.lease.endpoint().id);
-            return Some(RaceEnd { attempt, result, now, other: Some(other) });
+            return Some(RaceEnd { attempt, result, now, both: Some(both) });
         };
         if is_answer {
             account.set_instance(&attempt.lease.endpoint().id);
@@ -419,12 +481,12 @@ impl<'r> Race<'r> {
             if is_second && rest.lease.endpoint().is_stalled() {
                 rest.lease.record_left(call.cluster, call.settings, &mut state.blame, now);
             }
-            return Some(RaceEnd { attempt, result, now, other: Some(other) });
+            return Some(RaceEnd { attempt, result, now, both: Some(both) });
         }
         // The app waits on for the other attempt, unless the endpoint of that one is stalled and a third endpoint may answer.
-        if is_second && has_third(call, rest, &other, state) {
+        if is_second && has_third(call, rest, &both[1], state) {
             call.cells().record_hedge(HedgeResult::Failed);
-            return Some(RaceEnd { attempt, result, now, other: Some(other) });
+            return Some(RaceEnd { attempt, result, now, both: Some(both) });
         }
         account.set_instance(&rest.lease.endpoint().id);
         None
@@ -485,8 +547,9 @@ impl<'r> Race<'r> {
         account.set_instance(&other.id);
         lease.count_pick();
         let bounds = Bounds { begun: now, ..first.bounds };
+        let both = [first.lease.endpoint().clone(), other];
         self.second = Some(Box::new(Attempt::new(lease, bounds, call, &mut app.upload)));
-        self.other = Some(other);
+        self.both = Some(both);
     }
 }
 

@@ -3,8 +3,9 @@
 //! A [`Call`] has the head and how it is written, the settings and the deadline. [`Bounds`] are those of an attempt;
 //! [`AttemptResult`] says how it can end.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
+use outrigger_config as config;
 use outrigger_http1::{Edits, Framing, Head, HeadLimits, Name, NameSet, writer::write_head};
 use outrigger_policy::{
     Deadline, Outcome, Sent,
@@ -39,20 +40,25 @@ pub(crate) struct Call<'r> {
     pub(crate) settings: &'r Arc<ClusterSettings>,
     pub(crate) worker: usize,
     /// The app's head; empty once a response was chosen, because no other attempt needs it.
-    pub(crate) head: Head,
+    pub(crate) head: &'r mut Head,
     pub(crate) changes: &'r HeadChanges,
     pub(crate) traits: RequestTraits,
-    pub(crate) client_deadline: ClientDeadline,
+    pub(crate) client_deadline: &'r ClientDeadline,
     pub(crate) deadline: Deadline,
     /// The request is a probe of the half-open circuit breaker.
     pub(crate) is_probe: bool,
-    pub(crate) response_limits: HeadLimits,
+    pub(crate) response_limits: &'r HeadLimits,
 }
 
 impl<'r> Call<'r> {
     /// The worker's cells of the service.
     pub(crate) fn cells(&self) -> &'r Block<ServiceCells> {
         self.settings.cells(self.worker)
+    }
+
+    /// The end of the request's time, as far as it is known now.
+    pub(crate) fn ends(&self, upload: &Upload) -> Instant {
+        self.deadline.expires_at(last_byte(upload).map(Instant::into_std)).0.into()
     }
 
     /// Which idle connections the request may take.
@@ -69,14 +75,7 @@ impl<'r> Call<'r> {
     /// Begins the request on `exchange`, with the head as the instance gets it; `is_http10`: the instance speaks HTTP/1.0. Where
     /// there is a deadline, the head says what is left of it; with a body that is still being read, the end of the time-out is
     /// not known yet.
-    pub(crate) fn begin(
-        &self,
-        exchange: &mut Exchange,
-        bounds: &Bounds<'_>,
-        upload: &Upload,
-        is_http10: bool,
-        now: Instant,
-    ) {
+    pub(crate) fn begin(&self, exchange: &mut Exchange, upload: &Upload, is_http10: bool, now: Instant) {
         let mut drop = DROPPED.union(self.changes.drop);
         let asks = !self.changes.expects_continue || upload.expects_continue() && !is_http10;
         if !(self.changes.keeps_expect && asks) {
@@ -85,7 +84,7 @@ impl<'r> Call<'r> {
         let mut add: &[u8] = &self.changes.add;
         let mut with_deadline;
         if let Some(cap) = self.deadline.cap() {
-            let ends = if upload.is_ended() { bounds.ends(upload) } else { cap.into() };
+            let ends = if upload.is_ended() { self.ends(upload) } else { cap.into() };
             with_deadline = self.changes.add.clone();
             self.client_deadline.write_fields(&mut with_deadline, ends, now);
             add = &with_deadline;
@@ -99,7 +98,7 @@ impl<'r> Call<'r> {
             minor: Some(1),
         };
         let framing = if is_http10 { upload.framing_with_length() } else { upload.framing() };
-        exchange.begin(&self.head, &edits, framing, self.response_limits, now);
+        exchange.begin(self.head, &edits, framing, *self.response_limits, now);
     }
 
     /// What the final head of an exchange means.
@@ -110,7 +109,7 @@ impl<'r> Call<'r> {
         };
         let Some(head) = exchange.response() else { return invalid("no head came") };
         self.count_tolerated(head);
-        if framing == Framing::Tunnel && !self.changes.accepts_upgrade(&self.head, head) {
+        if framing == Framing::Tunnel && !self.changes.accepts_upgrade(self.head, head) {
             return invalid("the instance switched to a protocol that was not asked for");
         }
         let outcome = if head.has(Name::OutriggerError) {
@@ -167,12 +166,10 @@ pub(crate) struct Bounds<'a> {
     pub(crate) deadline: Deadline,
     /// When this attempt began.
     pub(crate) begun: Instant,
-    /// This attempt's time, counted as the service's time-out is.
-    pub(crate) per_try: Option<Duration>,
     /// What may follow this attempt.
     pub(crate) retry: RetryEligibility<'a>,
-    /// Longest silence in the request's body.
-    pub(crate) body_idle: Duration,
+    /// The attempt's own time, counted as the service's time-out is, and the longest silence in the request's body.
+    pub(crate) policy: &'a config::Policy,
 }
 
 /// The bound that is reached first.
@@ -203,7 +200,7 @@ impl Bounds<'_> {
 
     /// The bound of a body that moves, of which the last byte moved at `last`.
     pub(crate) fn moving(&self, last: Instant) -> (Instant, Bound) {
-        let idle = last + self.body_idle;
+        let idle = last + self.policy.body_idle;
         match self.deadline.cap().map(Instant::from_std) {
             Some(cap) if cap < idle => (cap, Bound::Deadline),
             _ => (idle, Bound::BodyIdle),
@@ -213,11 +210,6 @@ impl Bounds<'_> {
     /// Until when a permit and a connection may be waited for.
     pub(crate) fn opening(&self, upload: &Upload) -> (Instant, Bound) {
         self.sooner(self.whole(last_byte(upload)), self.begun)
-    }
-
-    /// The end of the request's time, as far as it is known now.
-    pub(crate) fn ends(&self, upload: &Upload) -> Instant {
-        self.whole(last_byte(upload)).0
     }
 
     fn whole(&self, last_byte: Option<Instant>) -> (Instant, Bound) {
@@ -231,7 +223,7 @@ impl Bounds<'_> {
 
     /// The attempt's end, when its own time is over before `whole`.
     fn sooner(&self, whole: (Instant, Bound), from: Instant) -> (Instant, Bound) {
-        match self.per_try.map(|limit| from + limit) {
+        match self.policy.per_try_timeout.map(|limit| from + limit) {
             Some(one) if one < whole.0 => (one, Bound::PerTry),
             _ => whole,
         }

@@ -25,11 +25,11 @@ use crate::{
     reason::{Reason, Refusal},
     request::{
         app::{AfterRequest, Downstream, RequestAccount},
-        attempt::Attempt,
+        attempt::EndedAttempt,
         attempts::{AttemptsEnd, make_attempts},
         call::{Call, Response},
         fields::{ClientDeadline, RequestFacts, keep_upgrade, read_request},
-        route,
+        route::{self, Destination},
     },
     transport::{
         channel::{Channel, give_head},
@@ -40,9 +40,16 @@ use crate::{
     },
     upstream::{
         bulkhead::{Bulkhead, Slot},
-        cluster::Cluster,
+        cluster::{Cluster, ClusterSettings},
+        lease::Lease,
     },
 };
+
+/// The service of a request, as it was when the request found it.
+struct RoutedService {
+    cluster: Arc<Cluster>,
+    settings: Arc<ClusterSettings>,
+}
 
 /// Carries one request.
 #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
@@ -55,6 +62,8 @@ pub(crate) fn handle(
 ) -> impl Future<Output = AfterRequest> + Send {
     async move {
         let accepted = Instant::now();
+        // Dropped behind the account, which counts in the cells of the service.
+        let mut service = None;
         let mut account = RequestAccount::new(info.worker.cells(), settings.access_log, accepted, &head);
         let mut facts = read_request(&mut head);
         let (framing, expects) = match &facts {
@@ -67,7 +76,10 @@ pub(crate) fn handle(
         let after = match &mut facts {
             Err(refusal) => app.refuse(refusal, &mut account).await,
             Ok(facts) if facts.ends_here => app.end_forwarding(&mut account).await,
-            Ok(facts) => app.carry(&mut head, facts, account).await,
+            Ok(facts) => match app.carry(&mut head, facts, &mut account, &mut service).await {
+                Ok(after) => after,
+                Err(refusal) => app.refuse(&refusal, &mut account).await,
+            },
         };
         give_head(head);
         after
@@ -77,50 +89,40 @@ pub(crate) fn handle(
 impl Downstream<'_> {
     /// Routes and admits the request, makes its attempts, and answers.
     #[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
-    fn carry(
+    fn carry<'s>(
         &mut self,
         head: &mut Head,
         facts: &mut RequestFacts,
-        account: RequestAccount<'_>,
-    ) -> impl Future<Output = AfterRequest> + Send {
+        account: &mut RequestAccount<'s>,
+        service: &'s mut Option<RoutedService>,
+    ) -> impl Future<Output = Result<AfterRequest, Refusal>> + Send {
         async move {
-            let accepted = account.started;
-            let client_deadline = facts.deadline;
-            let cap = client_ends(client_deadline, accepted);
-            let cluster = match self.find_cluster(head, facts, cap).await {
-                Some(Ok(cluster)) => cluster,
-                Some(Err(refusal)) => return self.refuse(&refusal, &mut { account }).await,
-                None => return AfterRequest::Close,
+            let Some(cluster) = self.find_cluster(head, facts, account.started).await? else {
+                return Ok(AfterRequest::Close);
             };
+            let accepted = account.started;
             cluster.mark_used(accepted);
             let settings = cluster.view.load().settings.clone();
-            // Moved into a local that is dropped before `settings`, because the account counts in the cells of `settings`.
-            let mut account = account;
+            let RoutedService { cluster, settings } = &*service.insert(RoutedService { cluster, settings });
             account.set_service(settings.cells(self.info.worker.index), &cluster.label);
             if head.has_controls() {
                 settings.cells(self.info.worker.index).record_tolerated(Tolerated::RequestControls);
             }
             let policy = &settings.policy;
-            let permit = match cluster.breaker.admit(policy.circuit_breaker.as_ref(), accepted.into_std()) {
-                Ok(permit) => permit,
-                Err(open) => {
-                    cluster.request_refresh();
-                    let detail = format!("{}: the circuit breaker is open", cluster.label);
-                    let retry_after = Some(open.retry_after);
-                    let refusal = Refusal { retry_after, ..Refusal::new(Reason::CircuitOpen, detail) };
-                    return self.refuse(&refusal, &mut account).await;
-                }
-            };
+            let permit = cluster
+                .breaker
+                .admit(policy.circuit_breaker.as_ref(), accepted.into_std())
+                .map_err(|open| refuse_open(cluster, open.retry_after))?;
             let limit = policy.deadline.map(|limit| add_saturating(accepted.into_std(), limit));
+            let cap = client_ends(facts.deadline, accepted);
             let deadline = Deadline::new(accepted.into_std(), policy.timeout).capped(cap).capped(limit);
             if let Some(bulkhead) = &settings.bulkhead {
-                match self.find_slot(bulkhead, &cluster, deadline).await {
-                    Some(Ok(slot)) => account.slot = Some(slot),
-                    Some(Err(refusal)) => return self.refuse(&refusal, &mut account).await,
-                    None => return AfterRequest::Close,
+                match self.find_slot(bulkhead, cluster, deadline).await? {
+                    Some(slot) => account.slot = Some(slot),
+                    None => return Ok(AfterRequest::Close),
                 }
             }
-            cluster.budget.deposit(&policy.retry.budget, accepted.into_std());
+            cluster.budget.deposit(&policy.retry.budget, account.started.into_std());
             self.upload.keep_up_to(policy.retry.max_body);
             let outbound = &self.settings.outbound;
             if outbound.x_forwarded {
@@ -130,57 +132,67 @@ impl Downstream<'_> {
                 facts.changes.add_via(head);
             }
             let mut call = Call {
-                cluster: &cluster,
-                settings: &settings,
+                cluster,
+                settings,
                 worker: self.info.worker.index,
                 traits: Call::traits_of(head, &facts.changes),
-                head: std::mem::take(head),
+                head,
                 changes: &facts.changes,
-                client_deadline,
+                client_deadline: &facts.deadline,
                 deadline,
                 is_probe: permit.is_probe(),
-                response_limits: self.settings.response_heads,
+                response_limits: &self.settings.response_heads,
             };
-            let after = match make_attempts(&call, self, &mut account).await {
+            let response = match make_attempts(&call, self, account).await {
                 AttemptsEnd::Answered(attempt, response) => {
-                    return respond(&mut call, self, attempt, response, permit, &mut account).await;
+                    match self.begin_response(&mut call, attempt, response, permit, account) {
+                        Some(response) => response,
+                        None => return Ok(AfterRequest::Close),
+                    }
                 }
                 AttemptsEnd::Gone { verdict } => {
                     permit.record(Instant::now().into_std(), verdict);
-                    AfterRequest::Close
+                    return Ok(AfterRequest::Close);
                 }
                 AttemptsEnd::Refused { refusal, verdict } => {
                     let now = *account.answered_at.get_or_insert_with(Instant::now);
                     cluster.record_verdict(permit, verdict, now);
-                    self.refuse(&refusal, &mut account).await
+                    return Err(refusal);
                 }
             };
-            give_head(call.head);
-            after
+            Ok(respond(&call, self, response, account).await)
         }
     }
 
-    /// The service, within the app's own deadline. `None`: the app is gone.
+    /// The service, within the app's own deadline. Waits only for the registry's first answer for it. `None`: the app is gone.
     async fn find_cluster(
         &mut self,
         head: &Head,
         facts: &mut RequestFacts,
-        cap: Option<std::time::Instant>,
-    ) -> Option<Result<Arc<Cluster>, Refusal>> {
-        let mut found = pin!(route::find(self.info, self.settings, head, facts));
+        accepted: Instant,
+    ) -> Result<Option<Arc<Cluster>>, Refusal> {
+        let name = match route::find(self.info, self.settings, head, facts)? {
+            Destination::Cluster(cluster) => return Ok(Some(cluster)),
+            Destination::Service(name) => name,
+        };
+        let mut found = pin!(self.info.clusters().find_or_open(&name));
         // The usual service is known, and nothing is waited for.
         let first = poll_fn(|cx| Poll::Ready(found.as_mut().poll(cx))).await;
-        match (first, cap) {
+        let found = match (first, client_ends(facts.deadline, accepted)) {
             (Poll::Ready(found), _) => Some(found),
-            (Poll::Pending, None) => self.unless_gone(found).await,
+            (Poll::Pending, None) => Box::pin(self.unless_gone(found)).await,
             (Poll::Pending, Some(cap)) => {
-                let found = self.unless_gone(timeout_at(cap.into(), found)).await?;
-                Some(found.unwrap_or_else(|_| {
-                    let detail = "the app's own deadline passed before the registry answered for the service";
-                    Err(Refusal::new(Reason::DeadlineExceeded, detail))
-                }))
+                let found = Box::pin(self.unless_gone(timeout_at(cap.into(), found))).await;
+                found.map(|found| {
+                    found.unwrap_or_else(|_| {
+                        let detail =
+                            "the app's own deadline passed before the registry answered for the service";
+                        Err(Refusal::new(Reason::DeadlineExceeded, detail))
+                    })
+                })
             }
-        }
+        };
+        found.transpose()
     }
 
     /// A place in the service's bulkhead. `None`: the app is gone.
@@ -189,13 +201,13 @@ impl Downstream<'_> {
         bulkhead: &Bulkhead,
         cluster: &Cluster,
         deadline: Deadline,
-    ) -> Option<Result<Slot, Refusal>> {
+    ) -> Result<Option<Slot>, Refusal> {
         if let Some(slot) = bulkhead.try_acquire() {
-            return Some(Ok(slot));
+            return Ok(Some(slot));
         }
         let (ends, _) = deadline.expires_at(None);
-        let acquired = self.unless_gone(bulkhead.acquire(ends.into())).await?;
-        Some(acquired.map_err(|rejected| {
+        let acquired = Box::pin(self.unless_gone(bulkhead.acquire(ends.into()))).await.transpose();
+        acquired.map_err(|rejected| {
             let is_late = deadline.cap().is_some_and(|cap| Instant::now() >= cap.into());
             if rejected == Rejected::TimedOut && is_late {
                 let detail = format!("{}: no place in max_in_flight before the deadline", cluster.label);
@@ -205,8 +217,15 @@ impl Downstream<'_> {
             let detail = format!("{}: {}", cluster.label, bulkhead.explain(rejected));
             let retry_after = Some(Duration::from_secs(1));
             Refusal { retry_after, ..Refusal::new(Reason::BulkheadFull, detail) }
-        }))
+        })
     }
+}
+
+/// The refusal of a request that the circuit breaker does not admit.
+fn refuse_open(cluster: &Cluster, retry_after: Duration) -> Refusal {
+    cluster.request_refresh();
+    let detail = format!("{}: the circuit breaker is open", cluster.label);
+    Refusal { retry_after: Some(retry_after), ..Refusal::new(Reason::CircuitOpen, detail) }
 }
 
 /// When the app's own deadline passes.
@@ -229,21 +248,35 @@ enum BodyEnd {
     Late,
 }
 
-/// Passes a response on. `permit`: the breaker's, of this request.
-#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
-fn respond(
-    call: &mut Call<'_>,
-    app: &mut Downstream<'_>,
-    mut attempt: Attempt<'_>,
-    response: Response,
-    permit: Permit<'_>,
-    account: &mut RequestAccount<'_>,
-) -> impl Future<Output = AfterRequest> + Send {
-    async move {
+/// A response of which the head is queued for the app.
+struct OpenResponse<'r> {
+    // Dropped before the lease, which holds the endpoint's permit: the next request with a permit finds the connection closed.
+    exchange: Box<Exchange>,
+    lease: Lease,
+    /// The breaker's; `None`: the verdict is recorded.
+    permit: Option<Permit<'r>>,
+    verdict: Verdict,
+    /// How the app sees the end of the body.
+    framing: Framing,
+    /// The app's connection ends after the response.
+    closes: bool,
+    relay: Relay,
+}
+
+impl Downstream<'_> {
+    /// Queues the head of a response. `permit`: the breaker's, of this request. `None`: there is no response.
+    fn begin_response<'r>(
+        &mut self,
+        call: &mut Call<'_>,
+        attempt: EndedAttempt,
+        response: Response,
+        permit: Permit<'r>,
+        account: &mut RequestAccount<'_>,
+    ) -> Option<OpenResponse<'r>> {
         let now = account.answered_at.unwrap_or_else(Instant::now);
         let Response { framing, outcome } = response;
-        let Some(mut exchange) = attempt.take_exchange() else { return AfterRequest::Close };
-        let Some(mut head) = exchange.take_response() else { return AfterRequest::Close };
+        let mut exchange = attempt.exchange?;
+        let mut head = exchange.take_response()?;
         account.record_answer(head.status(), None, now);
         let verdict = outcome.verdict();
         let has_body = !matches!(framing, Framing::None | Framing::Tunnel);
@@ -255,63 +288,91 @@ fn respond(
             call.cluster.record_verdict(permit, verdict, now);
         }
         // No other attempt follows, so the request's head is not needed again: an event stream or a tunnel would hold its buffer.
-        give_head(std::mem::take(&mut call.head));
-        app.upload.keep_no_more(exchange.position());
-        let is_early = !app.upload.is_ended();
-        let is_tunnel = framing == Framing::Tunnel;
-        let outgoing = match framing {
-            Framing::Chunked | Framing::UntilClose if app.is_http10() => Framing::UntilClose,
+        give_head(std::mem::take(call.head));
+        self.upload.keep_no_more(exchange.position());
+        let is_early = !self.upload.is_ended();
+        let framing = match framing {
+            Framing::Chunked | Framing::UntilClose if self.is_http10() => Framing::UntilClose,
             Framing::UntilClose => Framing::Chunked,
             framing => framing,
         };
-        let closes = !is_tunnel && app.closes(is_early || outgoing == Framing::UntilClose);
-        write_response(&mut head, app, outgoing, closes);
+        let closes = framing != Framing::Tunnel && self.closes(is_early || framing == Framing::UntilClose);
+        write_response(&mut head, self, framing, closes);
         give_head(head);
-        exchange.begin_download(outgoing, now);
-        if is_tunnel {
+        exchange.begin_download(framing, now);
+        let ends = call.deadline.cap().map(Instant::from_std);
+        let relay = Relay::new(call.settings.policy.body_idle, ends, self.channel.written, now);
+        Some(OpenResponse { lease: attempt.lease, exchange, permit, verdict, framing, closes, relay })
+    }
+}
+
+/// Passes a response on.
+#[expect(clippy::manual_async_fn, reason = "an async fn holds its arguments twice")]
+fn respond(
+    call: &Call<'_>,
+    app: &mut Downstream<'_>,
+    mut response: OpenResponse<'_>,
+    account: &mut RequestAccount<'_>,
+) -> impl Future<Output = AfterRequest> + Send {
+    async move {
+        if response.framing == Framing::Tunnel {
             let idle = app.settings.outbound.limits.tunnel_idle;
             // A switch of protocols answers the expectation, too (RFC 9110 §7.8).
-            app.upload.release(false, now);
-            tunnel::run(app.channel, &mut exchange, &mut app.upload, app.timer, idle).await;
+            app.upload.release(false, response.relay.written_at);
+            tunnel::run(app.channel, &mut response.exchange, &mut app.upload, app.timer, idle).await;
             return AfterRequest::Close;
         }
-        let ends = call.deadline.cap().map(Instant::from_std);
-        let mut relay = Relay::new(call.settings.policy.body_idle, ends, app.channel.written, now);
-        let end = poll_fn(|cx| relay.poll(app, &mut exchange, cx)).await;
-        let now = relay.ended_at(&exchange, now);
+        let end = poll_fn(|cx| response.relay.poll(app, &mut response.exchange, cx)).await;
+        response.end(&end, call, app, account)
+    }
+}
+
+impl OpenResponse<'_> {
+    /// Records how the body ended, and says what becomes of the app's connection.
+    fn end(
+        self,
+        end: &BodyEnd,
+        call: &Call<'_>,
+        app: &Downstream<'_>,
+        account: &mut RequestAccount<'_>,
+    ) -> AfterRequest {
+        let Self { mut lease, mut exchange, permit, verdict, framing, closes, relay } = self;
+        let now = relay.ended_at(&exchange);
         account.ended_at = Some(now);
-        let is_clean = end == BodyEnd::Complete;
+        let is_clean = *end == BodyEnd::Complete;
         // An app that leaves in the middle of a body is no failure of the instance.
         if is_clean
             || (matches!(end, BodyEnd::AppGone | BodyEnd::Unread)
                 && app.channel.written > relay.written_first)
         {
-            attempt.lease.record_body_end(now);
+            lease.record_body_end(now);
         }
-        account.reason = reason_of(&end, &app.upload);
+        account.reason = reason_of(end, &app.upload);
         let is_cut = account.reason == Some(Reason::UpstreamClosed);
         if is_cut {
-            attempt.lease.record_body_cut(call.cluster, call.settings, now);
+            lease.record_body_cut(call.cluster, call.settings, now);
         }
-        if let Some(permit) = permit.take() {
+        if let Some(permit) = permit {
             let verdict = if is_cut { Verdict::Failure } else { verdict };
             call.cluster.record_verdict(permit, verdict, now);
         }
         let is_unread = !app.upload.is_ended();
         if is_clean && exchange.settle() {
             let max_idle = call.settings.policy.pool.max_idle;
-            attempt.lease.endpoint().pool.check_in(call.worker, exchange, max_idle, now);
+            lease.endpoint().pool.check_in(call.worker, exchange, max_idle, now);
+        } else {
+            drop(exchange);
         }
-        // The attempt holds the endpoint's permit: dropped after the check-in, so that the next request with a permit finds the
-        // connection idle.
-        drop(attempt);
+        // The lease holds the endpoint's permit: dropped last, so that the next request with a permit finds the connection idle,
+        // or closed.
+        drop(lease);
         match end {
             BodyEnd::Complete if closes && is_unread => AfterRequest::Linger,
             BodyEnd::Complete if closes => AfterRequest::Close,
             BodyEnd::Complete => AfterRequest::KeepAlive,
             BodyEnd::Unread => AfterRequest::Reset,
             // Where the close ends the body, only a reset tells the app that the body is not complete.
-            BodyEnd::Cut | BodyEnd::Late if outgoing == Framing::UntilClose => AfterRequest::Reset,
+            BodyEnd::Cut | BodyEnd::Late if framing == Framing::UntilClose => AfterRequest::Reset,
             BodyEnd::Cut | BodyEnd::Late if is_unread => AfterRequest::Linger,
             // What is queued shows the app that the response had begun.
             BodyEnd::Cut if !app.channel.outbox.is_empty() => AfterRequest::Linger,
@@ -373,8 +434,9 @@ impl Relay {
     }
 
     /// When the body ended: the time of the head, where all of it had come with the head.
-    fn ended_at(&self, exchange: &Exchange, head_at: Instant) -> Instant {
-        if self.has_waited { Instant::now() } else { exchange.last_received().max(head_at) }
+    fn ended_at(&self, exchange: &Exchange) -> Instant {
+        // Without a wait, `written_at` is the time of the head.
+        if self.has_waited { Instant::now() } else { exchange.last_received().max(self.written_at) }
     }
 
     fn poll(

@@ -19,17 +19,27 @@ use crate::{
 /// The path prefix before a service's name, when the Host is the sidecar's own address.
 const PATH_PREFIX: &[u8] = b"/svc/";
 
-/// Finds the service, and notes in `facts` where the instance gets another target or Host than the app wrote. Waits, within a
-/// limit, only for the registry's first answer for the service.
+/// Where a request goes.
+#[derive(Debug)]
+pub(crate) enum Destination<'h> {
+    /// A cluster that is open.
+    Cluster(Arc<Cluster>),
+    /// A service, of which the cluster may have to be opened ([`ClusterManager::find_or_open`]).
+    ///
+    /// [`ClusterManager::find_or_open`]: crate::upstream::manager::ClusterManager::find_or_open
+    Service(ServiceName<'h>),
+}
+
+/// Finds the service, and notes in `facts` where the instance gets another target or Host than the app wrote.
 ///
 /// # Errors
 /// When the request names no service that it may reach; the refusal says what to do instead.
-pub(crate) async fn find(
+pub(crate) fn find<'h>(
     info: &ConnectionInfo,
     settings: &DownstreamSettings,
-    head: &Head,
+    head: &'h Head,
     facts: &mut RequestFacts,
-) -> Result<Arc<Cluster>, Refusal> {
+) -> Result<Destination<'h>, Refusal> {
     if facts.is_from_browser {
         // Another port of this machine is another origin.
         let is_own = |authority: &str| {
@@ -42,7 +52,7 @@ pub(crate) async fn find(
         && info.listener.kind.cluster().is_none()
         && let Some(cluster) = host_bytes.and_then(|host| info.clusters().find_by_host(host))
     {
-        return Ok(cluster);
+        return Ok(Destination::Cluster(cluster));
     }
     let host = match host_bytes.map(std::str::from_utf8) {
         None => "",
@@ -51,20 +61,23 @@ pub(crate) async fn find(
     };
     let target = head.target();
     if !target_is_path(target) {
-        return route_absolute_form(info, head, host, facts).await;
+        return route_absolute_form(info, head, host, facts);
     }
     if let Some(cluster) = info.listener.kind.cluster() {
-        return route_by_listener(cluster, facts, host);
+        return route_by_listener(cluster, facts, host).map(Destination::Cluster);
     }
     if host.is_empty() {
-        return route_by_path(info, target, facts).await;
+        return route_by_path(target, facts);
     }
     match host::parse(host) {
-        ParsedHost::Service(name) => info.clusters().find_or_open(&name).await,
-        ParsedHost::Local => route_by_path(info, target, facts).await,
-        ParsedHost::Outside if is_own_authority(info, host) => route_by_path(info, target, facts).await,
+        ParsedHost::Service(name) => Ok(Destination::Service(name)),
+        ParsedHost::Local => route_by_path(target, facts),
+        ParsedHost::Outside if is_own_authority(info, host) => route_by_path(target, facts),
         // A declared service's name may have dots.
-        ParsedHost::Outside => find_dotted_service(info, host).ok_or_else(|| outside_host(host)),
+        ParsedHost::Outside => {
+            let cluster = find_dotted_service(info, host).ok_or_else(|| outside_host(host))?;
+            Ok(Destination::Cluster(cluster))
+        }
         ParsedHost::Invalid => Err(invalid_host(host)),
     }
 }
@@ -99,11 +112,7 @@ fn route_by_listener(
 }
 
 /// `/svc/NAME/rest`: the prefix is removed, the rest is left as it is.
-async fn route_by_path(
-    info: &ConnectionInfo,
-    target: &[u8],
-    facts: &mut RequestFacts,
-) -> Result<Arc<Cluster>, Refusal> {
+fn route_by_path<'h>(target: &'h [u8], facts: &mut RequestFacts) -> Result<Destination<'h>, Refusal> {
     let Some(rest) = target.strip_prefix(PATH_PREFIX) else {
         return Err(Refusal::new(
             Reason::NoRoute,
@@ -117,19 +126,18 @@ async fn route_by_path(
         return Err(Refusal::new(Reason::NoRoute, detail));
     };
     let name = ServiceName { service: host::lowercase(service), tag: None, datacenter: None };
-    let cluster = info.clusters().find_or_open(&name).await?;
     facts.changes.target = Some(with_slash(rest));
     facts.changes.host = Some(service.as_bytes().to_vec());
-    Ok(cluster)
+    Ok(Destination::Service(name))
 }
 
 /// The target is in absolute form, names the host, and replaces the Host field (RFC 9112 §3.2.2).
-async fn route_absolute_form(
+fn route_absolute_form<'h>(
     info: &ConnectionInfo,
-    head: &Head,
+    head: &'h Head,
     host: &str,
     facts: &mut RequestFacts,
-) -> Result<Arc<Cluster>, Refusal> {
+) -> Result<Destination<'h>, Refusal> {
     let target = head.target();
     let separator = target.windows(3).position(|part| part == b"://").unwrap_or(0);
     let (scheme, rest) = target.split_at(separator);
@@ -144,24 +152,24 @@ async fn route_absolute_form(
     let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     let Ok(authority) = std::str::from_utf8(authority) else { return Err(invalid_host("not text")) };
-    // OPTIONS of an empty path is for the server as a whole (RFC 9112 §3.2.4).
-    let path = if path.is_empty() && head.method() == b"OPTIONS" { b"*".to_vec() } else { with_slash(path) };
     let by_listener = info.listener.kind.cluster();
     if by_listener.is_none() && is_own_authority(info, authority) {
-        return route_by_path(info, &path, facts).await;
+        return route_by_path(path, facts);
     }
-    let cluster = match (by_listener, host::parse(authority)) {
+    let destination = match (by_listener, host::parse(authority)) {
         (_, ParsedHost::Invalid) => return Err(invalid_host(authority)),
-        (Some(cluster), _) => route_by_listener(cluster, facts, authority)?,
-        (None, ParsedHost::Service(name)) => info.clusters().find_or_open(&name).await?,
+        (Some(cluster), _) => Destination::Cluster(route_by_listener(cluster, facts, authority)?),
+        (None, ParsedHost::Service(name)) => Destination::Service(name),
         (None, ParsedHost::Outside) => {
-            find_dotted_service(info, authority).ok_or_else(|| outside_host(authority))?
+            Destination::Cluster(find_dotted_service(info, authority).ok_or_else(|| outside_host(authority))?)
         }
         (None, ParsedHost::Local) => return Err(outside_host(authority)),
     };
-    facts.changes.target = Some(path);
+    // OPTIONS of an empty path is for the server as a whole (RFC 9112 §3.2.4).
+    let is_server = path.is_empty() && head.method() == b"OPTIONS";
+    facts.changes.target = Some(if is_server { b"*".to_vec() } else { with_slash(path) });
     facts.changes.host = Some(authority.as_bytes().to_vec());
-    Ok(cluster)
+    Ok(destination)
 }
 
 /// A path behind an authority or a prefix: it begins with a slash.

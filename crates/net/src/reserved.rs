@@ -33,22 +33,19 @@ pub fn reserve_addr() -> SocketAddr {
     let count = u32::from(highest.saturating_sub(LOWEST));
     // Each process begins elsewhere, so that a port is seldom used again soon.
     let start = std::process::id().wrapping_mul(97);
-    let ports =
-        (0..count).map(|step| LOWEST + u16::try_from((start.wrapping_add(step)) % count).unwrap_or(0));
-    for port in ports {
-        let name = format!("outrigger-test-port-{port}");
-        let Ok(reservation) =
-            UnixAddr::from_abstract_name(name).and_then(|name| UnixListener::bind_addr(&name))
-        else {
-            continue;
-        };
-        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(addr).is_ok() {
-            held.push(reservation);
-            return addr;
-        }
-    }
-    panic!("no port between {LOWEST} and {highest} is free");
+    let mut ports =
+        (0..count).map(|step| LOWEST + u16::try_from(start.wrapping_add(step) % count).unwrap_or(0));
+    let (addr, reservation) = ports.find_map(reserve).expect("a free port below those of the kernel");
+    held.push(reservation);
+    addr
+}
+
+/// `None`: the port is reserved already, or in use.
+fn reserve(port: u16) -> Option<(SocketAddr, UnixListener)> {
+    let name = UnixAddr::from_abstract_name(format!("outrigger-test-port-{port}")).ok()?;
+    let reservation = UnixListener::bind_addr(&name).ok()?;
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpListener::bind(addr).is_ok().then_some((addr, reservation))
 }
 
 /// The first port that the kernel assigns by itself (`ip_local_port_range`), or 32768, its default.

@@ -27,6 +27,7 @@ static HELD: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 ///
 /// When no port is left.
 #[must_use]
+#[expect(clippy::expect_used, reason = "only tests call it, and a test cannot go on without a port")]
 pub fn reserve_addr() -> SocketAddr {
     let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     let highest = lowest_port_of_the_kernel();

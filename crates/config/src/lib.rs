@@ -15,6 +15,7 @@
 //! | `check` | tree and overrides → [`Config`]; collects all problems instead of stopping at the first |
 //! | `units`, `address`, `names` | parsers of single values: durations, sizes, listen addresses, service names |
 //! | `settings` | [`Config`] → flat list of keys and values, for `render`, `summary` and `diff` |
+//! | `small_file` | reads the small files of other crates too: regular files only, within a limit |
 //! | `diff` | running and new settings → what runs next, and what changes |
 //!
 //! The crate does not open the files that settings point at (certificates, token files, instance files),
@@ -35,6 +36,7 @@ mod raw;
 mod renamed;
 mod render;
 mod settings;
+mod small_file;
 mod summary;
 mod units;
 
@@ -46,5 +48,6 @@ pub use load::{LoadedConfig, MAX_FILE_BYTES, load, load_path};
 pub use model::*;
 pub use origin::{Origin, Origins};
 pub use render::render;
+pub use small_file::{SmallFile, check_own_folder, check_regular};
 pub use summary::summarize;
 pub use units::{format_coarse_duration, format_duration, format_size, parse_duration};

@@ -1,9 +1,9 @@
 //! The entry points: a file's text, the environment and flags → settings, or all problems.
 
-use std::{io::Read as _, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use crate::{
-    Config, Environment, Origin, Origins, Overrides, Problem, Problems,
+    Config, Environment, Origin, Origins, Overrides, Problem, Problems, SmallFile,
     check::{CheckOutcome, check},
     layers::Overlay,
     raw,
@@ -60,15 +60,15 @@ pub fn load(
 ///
 /// # Errors
 ///
-/// As [`load`]; also when the file cannot be read, is larger than [`MAX_FILE_BYTES`], or is not UTF-8.
+/// As [`load`]; also when the file cannot be read, is no regular file, is larger than [`MAX_FILE_BYTES`], or is not UTF-8.
 pub fn load_path(path: &Path, env: &Environment, overrides: &Overrides) -> Result<LoadedConfig, Problems> {
     let name = path.to_string_lossy();
     let file: Arc<str> = (&*name).into();
-    let bytes =
-        read_limited(path).map_err(|error| file_problem(&file, format!("cannot be read: {error}"), ""))?;
-    if bytes.len() > MAX_FILE_BYTES {
-        return Err(too_large(&file));
-    }
+    let bytes = match SmallFile::read(path, MAX_FILE_BYTES) {
+        Ok(read) => read.bytes,
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => return Err(too_large(&file)),
+        Err(error) => return Err(file_problem(&file, format!("cannot be read: {error}"), "")),
+    };
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
         let line = 1 + good.iter().filter(|b| **b == b'\n').count();
@@ -79,14 +79,6 @@ pub fn load_path(path: &Path, env: &Environment, overrides: &Overrides) -> Resul
         single_problem(origin, "is not UTF-8", "save the file as UTF-8")
     })?;
     load(Some((&name, &text)), env, overrides)
-}
-
-/// At most one byte more than [`MAX_FILE_BYTES`]: enough to know that the file is too large.
-fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
-    std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn too_large(file: &Arc<str>) -> Problems {

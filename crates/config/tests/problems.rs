@@ -481,6 +481,18 @@ fn a_file_that_cannot_be_read_is_named() {
         problems.to_string().replace(path.to_str().unwrap(), "FILE")
     };
     assert_eq!(problem("none", None), "FILE: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(problem(".", None), "FILE: cannot be read: it is a folder, not a regular file");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        folder.path().join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    assert_eq!(problem("pipe", None), "FILE: cannot be read: it is a pipe, not a regular file");
+    std::os::unix::fs::symlink("/dev/zero", folder.path().join("zero")).unwrap();
+    assert_eq!(problem("zero", None), "FILE: cannot be read: it is a device, not a regular file");
     assert_eq!(
         problem("latin1", Some(b"workers: 1\nlog: {level: \xe9}\n")),
         "FILE:2:14: is not UTF-8; save the file as UTF-8"

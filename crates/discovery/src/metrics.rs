@@ -14,7 +14,7 @@ use prometheus::{
 };
 
 use crate::{
-    FollowError, WatchReason,
+    FollowError, Knowledge, WatchReason,
     clock::now,
     services::{ServiceRow, Services},
 };
@@ -152,9 +152,14 @@ impl Families {
     fn add(&self, row: &ServiceRow) {
         self.watched.with_label_values(&[row.reason.label()]).inc();
         let (entry, query) = (&row.service, &row.service.query);
-        let Some(age) = entry.confirmed_ago(now()).filter(|_| row.may_be_metric_label()) else { return };
+        if !row.may_be_metric_label() || entry.snapshot().knowledge == Knowledge::Unasked {
+            return;
+        }
         let (service, datacenter) = (&*query.service, query.datacenter.as_deref().unwrap_or_default());
-        self.age.with_label_values(&[service, datacenter]).set(age.as_secs_f64());
+        // A cached answer may be of unknown age.
+        if let Some(age) = entry.confirmed_ago(now()) {
+            self.age.with_label_values(&[service, datacenter]).set(age.as_secs_f64());
+        }
         self.index.with_label_values(&[service, datacenter]).set(entry.index() as f64);
         for (status, count) in entry.snapshot().counts().by_status() {
             self.instances.with_label_values(&[service, datacenter, status.label()]).set(count as f64);

@@ -86,7 +86,7 @@ impl Service {
         &self,
         instances: Arc<[Instance]>,
         index: u64,
-        confirmed_at: Instant,
+        confirmed_at: Option<Instant>,
     ) -> Option<Arc<Snapshot>> {
         let current = self.snapshot();
         if current.knowledge != Knowledge::Unasked {
@@ -94,7 +94,7 @@ impl Service {
         }
         self.update_watch_health(|health| {
             health.index = index;
-            health.confirmed_at = Some(confirmed_at);
+            health.confirmed_at = confirmed_at;
         });
         Some(self.swap(current.remembered(instances, confirmed_at)))
     }

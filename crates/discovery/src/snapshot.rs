@@ -18,7 +18,7 @@ pub struct Snapshot {
     /// 0 while unasked, then one more with each change. Comparable within one watch only: a service that
     /// was dropped and is followed again starts at 0.
     pub version: u64,
-    /// When the registry gave these instances. `None` while unasked.
+    /// When the registry gave these instances. `None` while unasked, and of a cached answer of unknown age.
     pub learned_at: Option<Instant>,
 }
 
@@ -53,8 +53,8 @@ impl Snapshot {
     }
 
     /// The next snapshot, from a cached answer of `learned_at`.
-    pub(crate) fn remembered(&self, instances: Arc<[Instance]>, learned_at: Instant) -> Self {
-        Self { knowledge: Knowledge::Remembered, ..self.next(instances, learned_at) }
+    pub(crate) fn remembered(&self, instances: Arc<[Instance]>, learned_at: Option<Instant>) -> Self {
+        Self { knowledge: Knowledge::Remembered, instances, version: self.version + 1, learned_at }
     }
 
     /// Counts the instances by health.

@@ -6,9 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_config::Tls;
+use outrigger_config::{SmallFile, Tls};
 use rustls::{ClientConfig, RootCertStore, client::WebPkiServerVerifier, crypto::ring};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+
+/// Largest file that is read: a bundle of every public root has a quarter of it.
+const MAX_FILE_BYTES: usize = 1 << 20;
 
 /// TLS settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,11 +35,11 @@ impl TlsFiles {
     /// Reads them. Blocks the thread; for the start of the process.
     ///
     /// # Errors
-    /// When a file cannot be read.
+    /// When a file cannot be read, is no regular file, or has more than 1 MiB.
     pub fn read_blocking(tls: &Tls) -> Result<Self, TlsError> {
         let read = |path: Option<&Path>| {
-            let read = path.map(|path| std::fs::read(path).map_err(|error| invalid(Some(path), &error)));
-            read.transpose()
+            let read = |path| SmallFile::read(path, MAX_FILE_BYTES).map(|read| read.bytes);
+            path.map(|path| read(path).map_err(|error| invalid(Some(path), &error))).transpose()
         };
         Ok(Self {
             ca: read(tls.ca_file.as_deref())?,

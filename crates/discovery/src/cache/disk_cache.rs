@@ -76,8 +76,8 @@ enum CacheEntry {
 pub(crate) struct CachedAnswer {
     pub(crate) instances: Arc<[Instance]>,
     pub(crate) index: u64,
-    /// When the registry last confirmed it.
-    pub(crate) confirmed_at: Instant,
+    /// When the registry last confirmed it; `None`: not known.
+    pub(crate) confirmed_at: Option<Instant>,
 }
 
 impl DiskCache {
@@ -120,9 +120,8 @@ impl DiskCache {
     pub(crate) fn load_cached(&self, query: &Query, now: Instant) -> Option<CachedAnswer> {
         let unix_now = unix_time();
         let record = self.entries.lock().get(query)?.to_record(unix_now, now)?;
-        let ago = unix_now.saturating_sub(record.confirmed);
-        // Where `Instant` cannot go back that far the age is 0; the content is right all the same.
-        let confirmed_at = now.checked_sub(ago).unwrap_or(now);
+        // Where `Instant` cannot go back that far the age is unknown too.
+        let confirmed_at = record.age(unix_now).and_then(|ago| now.checked_sub(ago));
         let (instances, index) = record.instances_to_serve(unix_now);
         Some(CachedAnswer { instances, index, confirmed_at })
     }

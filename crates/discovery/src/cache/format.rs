@@ -29,6 +29,9 @@ pub(super) enum ContentError {
         /// The version in the header.
         found: String,
     },
+    /// This process is out of files or memory, which is no fault of the file.
+    #[error("it cannot be read now: {0}")]
+    Unread(String),
     /// The file is valid, but not of this registry or not safe to use.
     #[error("it is foreign: {0}")]
     Foreign(String),
@@ -42,6 +45,7 @@ impl ContentError {
             Self::Damaged(_) => "damaged",
             Self::Version { .. } => "version",
             Self::Foreign(_) => "foreign",
+            Self::Unread(_) => "unread",
         }
     }
 }

@@ -34,6 +34,12 @@ impl ServiceRecord {
         !self.instances.is_empty() || self.fresh_presumed_gone(unix_now).is_some()
     }
 
+    /// How long ago the registry last confirmed it. `None`: its time lies in the future, because a clock was set, so the age is
+    /// not known.
+    pub(super) fn age(&self, unix_now: Duration) -> Option<Duration> {
+        unix_now.checked_sub(self.confirmed)
+    }
+
     /// The instances, together with those presumed gone in the last
     /// [`PRESUMED_GONE_TTL`], and an index at which the registry listed all of them.
     pub(super) fn instances_to_serve(&self, unix_now: Duration) -> (Arc<[Instance]>, u64) {
@@ -44,6 +50,10 @@ impl ServiceRecord {
     }
 
     fn fresh_presumed_gone(&self, unix_now: Duration) -> Option<&PresumedGoneRecord> {
-        self.presumed_gone.as_ref().filter(|lost| unix_now.saturating_sub(lost.at) <= PRESUMED_GONE_TTL)
+        // Of an unknown age: not fresh.
+        let is_fresh = |lost: &&PresumedGoneRecord| {
+            unix_now.checked_sub(lost.at).is_some_and(|age| age <= PRESUMED_GONE_TTL)
+        };
+        self.presumed_gone.as_ref().filter(is_fresh)
     }
 }

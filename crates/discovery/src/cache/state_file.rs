@@ -5,15 +5,17 @@
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use outrigger_config::error_chain;
+use outrigger_config::{SmallFile, check_own_folder, error_chain};
+use outrigger_net::is_own_shortage;
 use outrigger_registry::{Instance, Query};
+use rustix::{fs::OFlags, io::Errno};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -26,8 +28,8 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Only this user may read and write it: its content decides where the app's requests go.
 const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
-/// Without it, opening a pipe in the file's place would wait for the other end of the pipe for ever.
-const NONBLOCKING: i32 = libc::O_NONBLOCK;
+/// Opening a pipe does not wait for its other end, and a link is not followed.
+const LOCK_FLAGS: OFlags = OFlags::NONBLOCK.union(OFlags::NOFOLLOW);
 
 /// The file and what was last written to it.
 #[derive(Debug)]
@@ -65,8 +67,14 @@ pub(super) enum StateFileError {
         #[source]
         source: io::Error,
     },
-    #[error("{} is no plain file", path.display())]
+    #[error("{} is no regular file", path.display())]
     NotAFile { path: PathBuf },
+    #[error("the folder {}", path.display())]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{} is in use by another sidecar; give each a state_dir of its own", path.display())]
     InUse { path: PathBuf },
     #[error("{size} bytes are more than the limit of {MAX_BYTES}")]
@@ -88,6 +96,8 @@ impl StateFile {
             .mode(FOLDER_MODE)
             .create(folder)
             .map_err(io_error("create the folder", folder))?;
+        check_own_folder(folder)
+            .map_err(|source| StateFileError::Folder { path: folder.to_owned(), source })?;
         let path = state_path(folder, name);
         let lock_path = with_suffix(&path, ".lock");
         // Read and write, because a pipe can be opened that way without its other end, and is then refused.
@@ -97,9 +107,14 @@ impl StateFile {
             .read(true)
             .write(true)
             .mode(FILE_MODE)
-            .custom_flags(NONBLOCKING)
+            .custom_flags(LOCK_FLAGS.bits().cast_signed())
             .open(&lock_path)
-            .map_err(io_error("open", &lock_path))?;
+            .map_err(|error| match error.raw_os_error() {
+                Some(number) if number == Errno::LOOP.raw_os_error() => {
+                    StateFileError::NotAFile { path: lock_path.clone() }
+                }
+                _ => io_error("open", &lock_path)(error),
+            })?;
         if !lock.metadata().map_err(io_error("read the metadata of", &lock_path))?.is_file() {
             return Err(StateFileError::NotAFile { path: lock_path });
         }
@@ -151,7 +166,8 @@ impl StateFile {
     ) -> Vec<ServiceRecord> {
         let all = records.len();
         records.retain(|record| {
-            record.lists_any(unix_now) && unix_now.saturating_sub(record.confirmed) <= max_age
+            // A time in the future makes the age unknown, not long.
+            record.lists_any(unix_now) && record.age(unix_now).is_none_or(|age| age <= max_age)
         });
         let dropped = all - records.len();
         if dropped > 0 {
@@ -161,32 +177,25 @@ impl StateFile {
     }
 
     fn read(&self) -> Result<Option<Vec<ServiceRecord>>, ContentError> {
-        let damaged = |error: io::Error| ContentError::Damaged(error.to_string());
-        let file = match OpenOptions::new().read(true).custom_flags(NONBLOCKING).open(&self.path) {
-            Ok(file) => file,
+        let bytes = match SmallFile::read_own(&self.path, MAX_BYTES) {
+            Ok(read) => read.bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(damaged(error)),
+            Err(error) if error.kind() == io::ErrorKind::Other => {
+                return Err(ContentError::Foreign(error.to_string()));
+            }
+            Err(error) if is_own_shortage(&error) => return Err(ContentError::Unread(error.to_string())),
+            Err(error) => return Err(ContentError::Damaged(error.to_string())),
         };
-        let metadata = file.metadata().map_err(damaged)?;
-        if !metadata.is_file() {
-            return Err(ContentError::Foreign("it is no plain file".to_owned()));
-        }
-        let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o022 != 0 {
-            return Err(ContentError::Foreign(format!("others may write it (mode {mode:03o})")));
-        }
-        let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX);
-        let mut bytes = Vec::new();
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(damaged)?;
-        if bytes.len() > MAX_BYTES {
-            return Err(ContentError::Damaged(format!("it has more than {MAX_BYTES} bytes")));
-        }
         format::decode(&self.registry, &bytes).map(Some)
     }
 
     fn set_aside(&self, bad: &ContentError) {
         let aside = with_suffix(&self.path, &format!(".bad-{}", bad.label()));
         let (file, reason) = (self.path.display(), bad.to_string());
+        if let ContentError::Unread(_) = bad {
+            warn!(%file, reason, "starting without the state file");
+            return;
+        }
         match std::fs::rename(&self.path, &aside) {
             Ok(()) => {
                 warn!(%file, reason, aside = %aside.display(), "the state file cannot be used, starting without it")

@@ -4,6 +4,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use outrigger_config::format_coarse_duration;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -51,12 +52,13 @@ impl CachedFallback {
         };
         self.context.services.mark_known(&self.service.query);
         let instances = snapshot.instances.len();
-        let age = self.service.confirmed_ago(now()).unwrap_or_default();
+        let age = self.service.confirmed_ago(now());
+        let age = age.map_or_else(|| "unknown".to_owned(), format_coarse_duration);
         let service = &self.service.query;
         if self.context.cache.as_ref().is_some_and(|cache| cache.is_first_use()) {
-            warn!(%service, instances, ?age, "the registry does not answer, serving what was known before the restart");
+            warn!(%service, instances, age, "the registry does not answer, serving what was known before the restart");
         } else {
-            debug!(%service, instances, ?age, "serving what was known before the restart");
+            debug!(%service, instances, age, "serving what was known before the restart");
         }
     }
 

@@ -1,8 +1,8 @@
 //! The registration of the local app. Its id is the same after every restart.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use outrigger_config::Service;
+use outrigger_config::{Service, SmallFile};
 use outrigger_registry::{Registration, ReportedHealth};
 
 use super::stale;
@@ -10,6 +10,9 @@ use super::stale;
 /// The check turns critical after this long without a report: three missed renewals (`report` renews every
 /// 10 s).
 pub(super) const TTL: Duration = Duration::from_secs(30);
+
+/// Largest file with a host name, bytes.
+const MAX_NAME: usize = 4096;
 
 /// The registration of `service` on the machine called `host`.
 pub(crate) fn build_registration(service: &Service, host: &str) -> Registration {
@@ -38,7 +41,8 @@ fn build_id(name: &str, host: &str, port: u16) -> String {
 pub(crate) fn host_name() -> String {
     ["/proc/sys/kernel/hostname", "/etc/hostname"]
         .into_iter()
-        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .filter_map(|path| SmallFile::read_text(Path::new(path), MAX_NAME).ok())
+        .map(|(name, _)| name)
         .chain(std::env::var("HOSTNAME").ok())
         .map(|name| name.trim().to_owned())
         .find(|name| !name.is_empty() && name != "(none)")

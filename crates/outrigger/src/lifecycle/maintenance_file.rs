@@ -3,17 +3,18 @@
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use outrigger_config::SmallFile;
 use tokio::sync::Mutex;
 use tracing::warn;
 
 /// Most bytes that are read; a reason is shorter.
-const MAX_BYTES: u64 = 4096;
+const MAX_BYTES: usize = 4096;
 
 /// The path of the file for service `name` on `port`, in `folder`.
 pub(crate) fn maintenance_path(folder: &Path, name: &str, port: u16) -> PathBuf {
@@ -96,13 +97,7 @@ fn write_or_warn(path: &Path, reason: Option<&str>) {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    // Checked before it is opened: opening a FIFO blocks until a writer opens it.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a plain file"));
-    }
-    let mut text = String::new();
-    fs::File::open(path)?.take(MAX_BYTES).read_to_string(&mut text)?;
-    Ok(text)
+    SmallFile::read_own(path, MAX_BYTES)?.into_text().map(|(text, _)| text)
 }
 
 /// Writes the whole file or nothing.
@@ -172,6 +167,26 @@ mod tests {
         assert_eq!(moved("payments", Some("theirs"), Some("ours")).await, are([None, Some("ours")]));
         assert_eq!(moved("orders", None, None).await, are([None, None]));
         file.move_to(at("orders"), |_| unreachable!("the path is the same")).await;
+    }
+
+    #[test]
+    fn a_link_a_pipe_or_what_others_may_write_is_no_reason() {
+        use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| maintenance_path(folder.path(), name, 8080);
+        fs::write(path("open"), "disk").unwrap();
+        fs::set_permissions(path("open"), fs::Permissions::from_mode(0o666)).unwrap();
+        symlink(path("open"), path("link")).unwrap();
+        symlink("/dev/zero", path("zero")).unwrap();
+        mknodat(CWD, path("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        for name in ["open", "link", "zero", "pipe"] {
+            assert_eq!(MaintenanceFile::new(Some(path(name))).read(), None, "{name}");
+        }
+        fs::set_permissions(path("open"), fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(MaintenanceFile::new(Some(path("open"))).read().as_deref(), Some("disk"));
     }
 
     #[test]

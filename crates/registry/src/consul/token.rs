@@ -4,13 +4,10 @@
 //! process writes it, the last good token stays in use: a request without a token would be answered with an
 //! empty list where ACLs filter, and the list would be taken for the truth.
 
-use std::{
-    fs::Metadata,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use http::HeaderValue;
-use outrigger_config::Token;
+use outrigger_config::{SmallFile, Token, check_regular};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -18,7 +15,7 @@ use tracing::{info, warn};
 use crate::{Error, file_version::FileVersion};
 
 /// Largest token file, bytes.
-const MAX_FILE_BYTES: u64 = 4096;
+const MAX_FILE_BYTES: usize = 4096;
 
 /// The source of the token.
 pub(super) enum TokenSource {
@@ -88,17 +85,12 @@ impl TokenSource {
 impl TokenFile {
     /// Reads the file at start, where a wrong path is an error.
     fn open(path: &Path) -> Result<Self, Error> {
-        let read = || {
-            let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
-            let stamp = check_metadata(&metadata)?;
-            let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-            Ok(LoadedToken { stamp, value: parse_token(&text)?, failing: false })
-        };
-        let read = read().map_err(|reason: String| Error::File {
+        let (stamp, value) = read_token(path).map_err(|reason| Error::File {
             path: path.display().to_string(),
             reason: format!("{reason}; the token's file must be there at start"),
         })?;
-        Ok(Self { path: path.to_owned(), loaded: Mutex::new(read), rotations: watch::Sender::new(0) })
+        let loaded = LoadedToken { stamp, value, failing: false };
+        Ok(Self { path: path.to_owned(), loaded: Mutex::new(loaded), rotations: watch::Sender::new(0) })
     }
 
     async fn header(&self) -> HeaderValue {
@@ -114,8 +106,8 @@ impl TokenFile {
                     info!(path = %self.path.display(), "the token file holds another token");
                     self.rotations.send_modify(|rotations| *rotations += 1);
                 }
-                // After a write between the two reads the version is the older one: the next request reads
-                // the file again.
+                // After a write during the read the version is the older one: the next request reads the file
+                // again.
                 (read.stamp, read.value) = (stamp, value);
             }
             Err(reason) if !std::mem::replace(&mut read.failing, true) => {
@@ -130,27 +122,25 @@ impl TokenFile {
     /// The content of the file, if the file may have changed.
     async fn read_if_changed(&self) -> Result<Option<(FileVersion, HeaderValue)>, String> {
         let metadata = tokio::fs::metadata(&self.path).await.map_err(|error| error.to_string())?;
-        let stamp = check_metadata(&metadata)?;
+        check_regular(&metadata).map_err(|error| error.to_string())?;
         {
             let read = self.loaded.lock();
-            if read.stamp == stamp && !read.failing {
+            if read.stamp == FileVersion::from(&metadata) && !read.failing {
                 return Ok(None);
             }
         }
-        let text = tokio::fs::read_to_string(&self.path).await.map_err(|error| error.to_string())?;
-        Ok(Some((stamp, parse_token(&text)?)))
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || read_token(&path)).await;
+        // The reader cannot fail, except at the end of the process.
+        read.unwrap_or_else(|error| Err(error.to_string())).map(Some)
     }
 }
 
-/// Checks a file before it is read.
-fn check_metadata(file: &Metadata) -> Result<FileVersion, String> {
-    if !file.is_file() {
-        return Err("it is no file".into());
-    }
-    if file.len() > MAX_FILE_BYTES {
-        return Err(format!("{} bytes are no token", file.len()));
-    }
-    Ok(FileVersion::from(file))
+/// The token in the file, and the version that the file had before it was read.
+fn read_token(path: &Path) -> Result<(FileVersion, HeaderValue), String> {
+    let read = SmallFile::read_text(path, MAX_FILE_BYTES);
+    let (text, metadata) = read.map_err(|error| error.to_string())?;
+    Ok((FileVersion::from(&metadata), parse_token(&text)?))
 }
 
 fn parse_token(text: &str) -> Result<HeaderValue, String> {

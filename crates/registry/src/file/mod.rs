@@ -10,10 +10,13 @@ mod shape;
 mod table;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use outrigger_config::SmallFile;
+use outrigger_net::is_own_shortage;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
@@ -29,7 +32,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Watches that would check again within this time share one check.
 const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Largest file that is read, bytes.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+const MAX_FILE_BYTES: usize = 16 << 20;
 /// The longest wait: a longer one would save nothing.
 const MAX_WAIT: Duration = Duration::from_secs(45);
 
@@ -55,7 +58,7 @@ impl FileRegistry {
     /// `FILE:LINE:COLUMN` where a place in the file is wrong.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
-        let (stamp, text) = read_file(&path).map_err(|reason| file_error(&path, reason))?;
+        let (stamp, text) = read_file(&path).map_err(|error| file_error(&path, error.to_string()))?;
         let services = shape::parse(&text).map_err(|wrong| file_error_at(&path, wrong))?;
         let state = FileState {
             table: ServiceTable::new(services),
@@ -157,18 +160,16 @@ fn read_if_changed(
         Ok((stamp, text)) => {
             Some((Some(stamp), shape::parse(&text).map_err(|wrong| file_error_at(path, wrong))))
         }
-        Err(reason) => Some((stamp, Err(file_error(path, reason)))),
+        // No fault of the file: the next check reads it again.
+        Err(error) if is_own_shortage(&error) => None,
+        Err(error) => Some((stamp, Err(file_error(path, error.to_string())))),
     }
 }
 
 /// The content, and the version that the file had before it was read: a write in between is found by the
 /// next check.
-fn read_file(path: &Path) -> Result<(FileVersion, String), String> {
-    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
-    if metadata.len() > MAX_FILE_BYTES {
-        return Err(format!("{} bytes are more than the {MAX_FILE_BYTES} that are read", metadata.len()));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+fn read_file(path: &Path) -> io::Result<(FileVersion, String)> {
+    let (text, metadata) = SmallFile::read_text(path, MAX_FILE_BYTES)?;
     Ok((FileVersion::from(&metadata), text))
 }
 

@@ -104,6 +104,24 @@ async fn a_file_that_is_gone_leaves_the_last_good_content() {
 }
 
 #[tokio::test]
+async fn a_pipe_or_a_device_in_the_files_place_leaves_the_last_good_content_and_blocks_nothing() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let registry = fixture("services: {orders: ['127.0.0.1:9001']}\n");
+    let first = registry.watch("orders", Cursor::START, LONG).await;
+    fs::remove_file(&registry.path).unwrap();
+    mknodat(CWD, &registry.path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let asked = tokio::time::timeout(LONG, registry.watch("orders", first.cursor, SHORT));
+    assert_eq!(asked.await.expect("no wait for the other end"), first);
+    let error = FileRegistry::open(&registry.path).unwrap_err().to_string();
+    assert!(error.contains("it is a pipe"), "{error}");
+    fs::remove_file(&registry.path).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &registry.path).unwrap();
+    assert_eq!(registry.watch("orders", first.cursor, SHORT).await, first);
+    let error = FileRegistry::open("/dev/zero").unwrap_err().to_string();
+    assert!(error.contains("it is a device"), "{error}");
+}
+
+#[tokio::test]
 async fn a_file_put_in_place_by_a_rename_is_seen() {
     let registry = fixture("services: {orders: ['127.0.0.1:9001']}\n");
     let first = registry.watch("orders", Cursor::START, LONG).await;

@@ -132,6 +132,20 @@ fn an_answer_not_confirmed_for_a_week_is_not_used() {
 }
 
 #[test]
+fn an_answer_from_the_future_is_used_and_its_age_is_unknown() {
+    let tomorrow = unix_time() + DAY;
+    let gone = PresumedGoneRecord { instances: Arc::from([instance("b")]), index: 3, at: tomorrow };
+    let orders = ServiceRecord { presumed_gone: Some(gone), ..record("orders", &["a"], tomorrow) };
+    let place = TestFolder::with(vec![orders.clone(), record("payments", &["p"], unix_time())]);
+    let cache = DiskCache::open(place.folder.path(), "table", HERE);
+    let cached = cache.load_cached(&orders.query, now()).unwrap();
+    assert_eq!(cached.confirmed_at, None);
+    assert_eq!(cached.instances, orders.instances, "whether \"b\" is gone for long is not known either");
+    let payments = Query { service: "payments".into(), ..orders.query.clone() };
+    assert!(cache.load_cached(&payments, now()).unwrap().confirmed_at.is_some());
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_renamed_and_the_next_write_succeeds() {
     let good = format::encode(HERE, &[record("orders", &["a"], DAY)]).unwrap();
     let text = String::from_utf8(good.clone()).unwrap();
@@ -169,6 +183,56 @@ fn a_file_that_others_may_write_and_a_folder_in_its_place_are_foreign() {
     fs::create_dir(place.path()).unwrap();
     assert_eq!(place.open().load(DAY, MAX_AGE), []);
     assert_eq!(place.names(), ["table.state.bad-foreign"]);
+}
+
+#[test]
+fn a_link_in_the_place_of_the_file_is_foreign_and_is_not_followed() {
+    let elsewhere = TestFolder::with(vec![record("orders", &["a"], DAY)]);
+    for target in [elsewhere.path(), "/dev/zero".into(), "/no/such/file".into()] {
+        let place = TestFolder::new();
+        std::os::unix::fs::symlink(&target, place.path()).unwrap();
+        assert_eq!(place.open().load(DAY, MAX_AGE), [], "{target:?}");
+        assert_eq!(place.names(), ["table.state.bad-foreign"], "{target:?}");
+    }
+    assert_eq!(elsewhere.open().load(DAY, MAX_AGE).len(), 1, "it was left alone");
+}
+
+#[test]
+fn a_link_in_the_place_of_the_lock_is_refused() {
+    let place = TestFolder::new();
+    let victim = place.folder.path().join("victim");
+    for exists in [false, true] {
+        if exists {
+            fs::write(&victim, "precious").unwrap();
+        }
+        let lock = place.folder.path().join("table.state.lock");
+        let _ = fs::remove_file(&lock);
+        std::os::unix::fs::symlink(&victim, lock).unwrap();
+        let opened = StateFile::open(place.folder.path(), "table", HERE);
+        assert!(matches!(opened, Err(StateFileError::NotAFile { .. })), "{opened:?}");
+        assert_eq!(victim.exists(), exists, "nothing was created where the link points");
+    }
+}
+
+#[test]
+fn a_folder_in_which_others_may_replace_the_file_is_not_used() {
+    let place = TestFolder::with(vec![record("orders", &["a"], unix_time())]);
+    let folder = place.folder.path();
+    for (mode, used) in [(0o755, true), (0o1777, true), (0o777, false)] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        let cache = DiskCache::open(folder, "table", HERE);
+        assert_eq!(cache.file.is_some(), used, "{mode:o}");
+        assert_eq!(cache.entries.lock().len(), usize::from(used), "{mode:o}");
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    // Only root can give a file away.
+    if std::os::unix::fs::chown(place.path(), Some(54_321), None).is_ok() {
+        assert_eq!(place.open().load(DAY, MAX_AGE), []);
+        assert_eq!(place.names(), ["table.state.bad-foreign"], "a file of another user");
+        std::os::unix::fs::chown(folder, Some(54_321), None).unwrap();
+        let opened = StateFile::open(folder, "table", HERE);
+        assert!(matches!(opened, Err(StateFileError::Folder { .. })), "{opened:?}");
+    }
 }
 
 /// The result of `work`. Fails after 30 s: opening a pipe may wait for its other end for ever.

@@ -24,8 +24,8 @@ pub(crate) struct RegistryStatus {
 #[derive(Debug, Serialize)]
 struct CachedService {
     service: String,
-    /// Time since the registry last confirmed it.
-    age_ms: u128,
+    /// Time since the registry last confirmed it; `null`: not known, because a clock was set.
+    age_ms: Option<u128>,
 }
 
 impl RegistryStatus {
@@ -35,12 +35,17 @@ impl RegistryStatus {
         let error = services.iter().find_map(|service| service.error.clone());
         let suffix = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         let mut notes = Vec::new();
-        if let Some(oldest) =
-            with_knowledge(services, Knowledge::Remembered).filter_map(|one| one.confirmed_ago).max()
-        {
-            let (count, age) = (remembered.len(), format_coarse_duration(oldest));
+        if !remembered.is_empty() {
+            let ages = with_knowledge(services, Knowledge::Remembered).map(|one| one.confirmed_ago);
+            // `None` where one of them is not known.
+            let oldest = ages.collect::<Option<Vec<_>>>().and_then(|ages| ages.into_iter().max());
+            let age = match oldest {
+                Some(oldest) => format!("{} old", format_coarse_duration(oldest)),
+                None => "of unknown age".to_owned(),
+            };
+            let count = remembered.len();
             notes.push(format!(
-                "{count} services are served from before the restart, the oldest {age} old; \
+                "{count} services are served from before the restart, the oldest {age}; \
                  the registry does not answer{suffix}"
             ));
         }
@@ -67,7 +72,7 @@ fn with_knowledge(
 fn cached_service(service: &ServiceStatus) -> CachedService {
     CachedService {
         service: service.query.to_string(),
-        age_ms: service.confirmed_ago.unwrap_or_default().as_millis(),
+        age_ms: service.confirmed_ago.map(|ago| ago.as_millis()),
     }
 }
 
@@ -126,6 +131,15 @@ mod tests {
         let note = "2 services are served from before the restart, the oldest 12s old; the registry does not \
                     answer: connect to 127.0.0.1:8500: refused";
         assert_eq!(status["notes"], serde_json::json!([note]));
+    }
+
+    #[test]
+    fn an_unknown_age_is_not_said_to_be_none() {
+        let unknown = ServiceStatus { confirmed_ago: None, ..service("orders", Knowledge::Remembered, 0, 0) };
+        let status = status_json(&[service("payments", Knowledge::Remembered, 900, 0), unknown]);
+        assert_eq!(status["remembered"][1], serde_json::json!({"service": "orders", "age_ms": null}));
+        let note = status["notes"][0].as_str().unwrap();
+        assert!(note.contains("the oldest of unknown age; the registry"), "{note}");
     }
 
     #[test]

@@ -212,6 +212,10 @@ impl WatchStatus {
                 let leader = if self.known_leader { "" } else { ", and had no leader then" };
                 writeln!(out, "  registry last heard {ago} ago{leader}")
             }
+            (false, None) if self.knowledge == Knowledge::Remembered.label() => writeln!(
+                out,
+                "  remembered from before the restart, of unknown age; the registry has not answered since"
+            ),
             (_, None) => writeln!(out, "  the registry has not answered yet"),
         };
         if let Some(error) = &self.error {

@@ -86,6 +86,31 @@ async fn a_token_file_that_becomes_unusable_leaves_the_last_token_in_use() {
     assert_eq!(sent_tokens(&agent)[5], Some("better".into()));
 }
 
+fn make_pipe(path: &std::path::Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+}
+
+#[tokio::test]
+async fn a_pipe_that_replaces_the_token_file_does_not_block_requests() {
+    let agent = ScriptedAgent::answering(health_response("5", "[]")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    fs::write(&path, "good").unwrap();
+    let consul = client_with_token(&agent, config::Token::File(path.clone()));
+    for is_pipe in [true, false] {
+        fs::remove_file(&path).unwrap();
+        if is_pipe {
+            make_pipe(&path);
+        } else {
+            std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        }
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(30), watch(&consul, 0));
+        asked.await.expect("no wait for the other end").unwrap();
+    }
+    assert_eq!(sent_tokens(&agent), [Some("good".into()), Some("good".into())]);
+}
+
 #[test]
 fn a_token_file_that_cannot_be_used_at_start_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -101,6 +126,11 @@ fn a_token_file_that_cannot_be_used_at_start_is_an_error_that_names_it() {
     };
     fails(&path);
     fails(dir.path());
+    // Neither blocks, nor fills the memory.
+    fails(std::path::Path::new("/dev/zero"));
+    let pipe = dir.path().join("pipe");
+    make_pipe(&pipe);
+    fails(&pipe);
     for content in ["", " \n", "two\nlines", &"x".repeat(5000)] {
         fs::write(&path, content).unwrap();
         fails(&path);

@@ -16,7 +16,9 @@ pub use listeners::{Admin, Limits, Listen, ListenHost, Outbound};
 pub use policy::{
     Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, Upstream,
 };
-pub use process::{AwaitApp, Drain, Log, LogFormat, OnAppExit, Propagation, WorkerThreads};
+pub use process::{
+    AppProcess, AwaitApp, Drain, InheritedToken, Log, LogFormat, OnAppExit, Propagation, WorkerThreads,
+};
 pub use registry::{
     ConsulAddress, ConsulSettings, DiscoverySettings, MassLoss, Registry, Secret, Tls, Token,
 };
@@ -46,6 +48,8 @@ pub struct Config {
     pub admin: Admin,
     /// How long the drain may take.
     pub drain: Drain,
+    /// The app that the sidecar starts.
+    pub app: AppProcess,
     /// What the sidecar does when the app that it started (`outrigger run -- app`) ends by itself. Default
     /// `exit`. Without effect when another process started the app.
     pub on_app_exit: OnAppExit,
@@ -67,6 +71,7 @@ impl Default for Config {
             upstreams: Vec::new(),
             admin: Admin { listen: Listen::localhost(7079), metrics_listen: None },
             drain: Drain::default(),
+            app: AppProcess { consul_token: InheritedToken::Pass },
             on_app_exit: OnAppExit::Exit,
             workers: WorkerThreads::Auto,
             log: Log { level: "info".into(), format: LogFormat::Auto, access: false },

@@ -22,8 +22,8 @@ use reader::Reader;
 use section::Section;
 
 use crate::{
-    AwaitApp, Config, DiscoverySettings, Drain, Environment, Limits, Log, LogFormat, MassLoss, OnAppExit,
-    Origins, Outbound, Problem, Propagation, WorkerThreads, address,
+    AwaitApp, Config, DiscoverySettings, Drain, Environment, InheritedToken, Limits, Log, LogFormat,
+    MassLoss, OnAppExit, Origins, Outbound, Problem, Propagation, WorkerThreads, address,
     error::InvalidValue,
     layers::Overlay,
     names,
@@ -67,6 +67,9 @@ pub(crate) fn check(
     r.set(&section, "listen", &mut config.admin.listen, address::listen_address);
     config.admin.metrics_listen = r.get(&section, "metrics_listen", address::listen_address);
     read_drain(&mut r, &root, &mut config.drain);
+    let section = r.section(&root, "app");
+    let ways = one_of(InheritedToken::ALL, InheritedToken::as_str);
+    r.set(&section, "consul_token", &mut config.app.consul_token, ways);
     r.set(&root, "on_app_exit", &mut config.on_app_exit, one_of(OnAppExit::ALL, OnAppExit::as_str));
     r.set(&root, "workers", &mut config.workers, parse_workers);
     let section = r.section(&root, "log");

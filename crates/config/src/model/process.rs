@@ -60,6 +60,24 @@ pub enum AwaitApp {
     Off,
 }
 
+/// The app that the sidecar starts (`outrigger run -- app`). Without effect when another process starts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppProcess {
+    /// Whether the app inherits the sidecar's Consul token: the environment variables `CONSUL_HTTP_TOKEN` and
+    /// `CONSUL_HTTP_TOKEN_FILE`, and each one with the token's text. Default `pass`, with a warning at start. A change
+    /// applies from the app's next start.
+    pub consul_token: InheritedToken,
+}
+
+/// Whether the app inherits the sidecar's Consul token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InheritedToken {
+    /// The app gets it, as every other variable.
+    Pass,
+    /// The app's environment is without it.
+    Drop,
+}
+
 /// What the sidecar does when its app ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnAppExit {

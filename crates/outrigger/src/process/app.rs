@@ -35,8 +35,12 @@ impl SpawnError {
 impl AppCommand {
     /// Starts the app with the sidecar's standard streams, folder, environment and process group. Signal
     /// handling is at its defaults, and no socket of the sidecar is open in the app.
-    pub(super) fn spawn(&self) -> Result<AppProcess, SpawnError> {
+    /// Of the environment, `dropped` is left out.
+    pub(super) fn spawn(&self, dropped: &[OsString]) -> Result<AppProcess, SpawnError> {
         let mut command = Command::new(&self.path);
+        for name in dropped {
+            command.env_remove(name);
+        }
         let child = command.args(&self.arguments).spawn();
         let child = child.map_err(|source| SpawnError { program: self.path.clone(), source })?;
         info!(pid = child.id(), program = ?self.path, "started the app");

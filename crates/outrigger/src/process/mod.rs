@@ -5,6 +5,7 @@
 //! | `state` | the states from the start to the exit code: a pure table |
 //! | `supervise` | the loop that runs the table |
 //! | `app` | one run of the app: start, signals, exit code |
+//! | `token` | the sidecar's Consul token in the app's environment |
 //! | `reaper` | collects ended processes: the app, and as process 1 every orphan |
 //! | `signals` | the signals that the sidecar gets, and which of them the app gets |
 //!
@@ -15,5 +16,7 @@ mod reaper;
 mod signals;
 mod state;
 mod supervise;
+mod token;
 
 pub(crate) use supervise::supervise;
+pub(crate) use token::warn_of_inherited_token;

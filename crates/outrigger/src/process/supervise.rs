@@ -13,6 +13,7 @@ use super::{
     reaper::Reaper,
     signals::{self, SignalAction, SignalListener},
     state::{ProcessAction, ProcessEvent, ProcessState},
+    token::dropped_variables,
 };
 use crate::{App, telemetry::error_chain};
 
@@ -42,7 +43,7 @@ pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result
         info!(signal = signals::signal_name(signal), "leaving before the app was started");
         return Ok(0);
     }
-    let first = match program.spawn() {
+    let first = match program.spawn(&dropped_variables(&sidecar.config())) {
         Ok(process) => process,
         Err(error) => {
             error!(error = error_chain(&error), "the app could not be started");
@@ -160,7 +161,7 @@ impl Supervisor<'_> {
             }
             ProcessAction::BackOff => self.schedule_restart(),
             ProcessAction::Start => {
-                let process = self.program.spawn()?;
+                let process = self.program.spawn(&dropped_variables(&self.sidecar.config()))?;
                 self.record_start(process);
             }
         }

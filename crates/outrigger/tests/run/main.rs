@@ -8,3 +8,4 @@ mod ends;
 mod harness;
 mod order;
 mod signals;
+mod token;

@@ -147,6 +147,33 @@ async fn a_bad_file_is_refused_as_a_whole_with_all_its_problems() {
 }
 
 #[tokio::test]
+async fn old_names_are_in_the_answer_to_a_reload_also_beside_problems() {
+    let instance = Instance::start("a").await;
+    let setup = ReloadSetup::new(&instance, "").await;
+    let old = "drain: {blind: 2s}";
+    let (status, answer) = setup.reload(old).await;
+    let warnings = |answer: &serde_json::Value| answer["warnings"].to_string();
+    assert_eq!((status, &answer["applied"]), (200, &json!(true)));
+    assert!(warnings(&answer).contains("drain.unobserved_wait"), "{answer}");
+    let (status, answer) = setup.reload(&format!("{old}\nworkers: many")).await;
+    assert_eq!(status, 422);
+    assert!(warnings(&answer).contains("drain.unobserved_wait"), "{answer}");
+    let admin = format!("http://{}", setup.process.admin());
+    let output = process::run_outrigger(&["reload", "--admin", &admin]).await;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && text.contains("workers"), "{text}");
+    let warned = text.lines().any(|line| line.starts_with("warning: ") && line.contains("unobserved_wait"));
+    assert!(warned, "{text}");
+    setup.write(old);
+    let output = process::run_outrigger(&["reload", "--admin", &admin]).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && text.contains("warning: ") && text.contains("unobserved_wait"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn a_taken_address_refuses_the_whole_file() {
     let instance = Instance::start("a").await;
     let setup = ReloadSetup::new(&instance, "").await;

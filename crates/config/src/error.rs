@@ -56,25 +56,34 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems: flags and environment first, then in the order of the file. Never empty.
+/// All problems: flags and environment first, then in the order of the file. Never empty. Displays as the
+/// problems alone, one per line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(Vec<Problem>);
+pub struct Problems {
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
 
 impl Problems {
-    pub(crate) fn new(mut problems: Vec<Problem>) -> Self {
+    pub(crate) fn new(mut problems: Vec<Problem>, warnings: Vec<Problem>) -> Self {
         problems.sort_by(|a, b| (&a.origin, &a.key).cmp(&(&b.origin, &b.key)));
-        Self(problems)
+        Self { problems, warnings }
     }
 
     /// The problems, in order.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
-        self.0.iter()
+        self.problems.iter()
+    }
+
+    /// What is suspicious beside the problems. May be empty.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
     }
 
     /// Their number.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.problems.len()
     }
 }
 
@@ -89,7 +98,7 @@ impl<'a> IntoIterator for &'a Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, problem) in self.0.iter().enumerate() {
+        for (n, problem) in self.problems.iter().enumerate() {
             if n > 0 {
                 f.write_str("\n")?;
             }

@@ -114,7 +114,7 @@ pub(crate) fn join(prefix: &str, name: &str) -> String {
 
 /// The hint for a key that is not one of `keys`.
 pub(crate) fn suggest(unknown: &str, keys: &[KeySpec]) -> String {
-    if let Some(name) = nearest(unknown, keys.iter().map(|key| key.name)) {
+    if let Some(name) = nearest_key(unknown, keys) {
         return format!("did you mean {name}?");
     }
     let mut elsewhere = self::keys();
@@ -126,6 +126,11 @@ pub(crate) fn suggest(unknown: &str, keys: &[KeySpec]) -> String {
         return format!("it belongs at {}", elsewhere.join(" or "));
     }
     format!("valid here: {}", keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", "))
+}
+
+/// The nearest of these keys, if it is near enough to be the one that was meant.
+pub(crate) fn nearest_key(unknown: &str, keys: &[KeySpec]) -> Option<&'static str> {
+    nearest(unknown, keys.iter().map(|key| key.name))
 }
 
 /// The nearest name, if it is near enough to be the one that was meant.

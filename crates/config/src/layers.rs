@@ -80,8 +80,11 @@ impl Overrides {
 }
 
 /// Every environment variable that sets a key, with the key. `CONSUL_*` as in Consul's own tools (which have
-/// none for the datacenter); the others are Outrigger's. An empty variable counts as unset.
+/// none for the datacenter); the others are Outrigger's, one for each flag. An empty variable counts as unset.
+/// Of two variables of one key the first of this list wins: Outrigger's own before Consul's.
 pub const VARIABLES: &[(&str, &str)] = &[
+    (CONSUL_VARIABLE, "registry.consul.address"),
+    ("OUTRIGGER_TOKEN_FILE", "registry.consul.token_file"),
     ("CONSUL_HTTP_ADDR", "registry.consul.address"),
     ("CONSUL_HTTP_TOKEN", "registry.consul.token"),
     ("CONSUL_HTTP_TOKEN_FILE", "registry.consul.token_file"),
@@ -94,12 +97,13 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OUTRIGGER_ADDRESS", "service.address"),
     ("OUTRIGGER_ID", "service.id"),
     ("OUTRIGGER_TAGS", "service.tags"),
+    ("OUTRIGGER_TAG", "service.tags"),
     ("OUTRIGGER_HEALTH_HTTP", "service.health.http"),
     ("OUTRIGGER_DATACENTER", "registry.consul.datacenter"),
-    ("OUTRIGGER_REGISTRY_FILE", "registry.file"),
+    (REGISTRY_FILE_VARIABLE, "registry.file"),
     ("OUTRIGGER_STATE_DIR", "state_dir"),
     ("OUTRIGGER_LISTEN", "outbound.listen"),
-    ("OUTRIGGER_ADMIN_LISTEN", "admin.listen"),
+    (ADMIN_LISTEN_VARIABLE, "admin.listen"),
     ("OUTRIGGER_METRICS_LISTEN", "admin.metrics_listen"),
     ("OUTRIGGER_WORKERS", "workers"),
     ("OUTRIGGER_DRAIN", "drain.timeout"),
@@ -111,8 +115,16 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("OUTRIGGER_ACCESS_LOG", "log.access"),
 ];
 
-/// Variables of Outrigger that set no key: the command line reads them itself.
-pub(crate) const OTHER_VARIABLES: &[&str] = &["OUTRIGGER_CONFIG"];
+/// The variable of the settings file: it sets no key, and the command line reads it itself.
+pub const CONFIG_VARIABLE: &str = "OUTRIGGER_CONFIG";
+
+/// The variable of `admin.listen`. The commands that ask a running sidecar find its admin side by it.
+pub const ADMIN_LISTEN_VARIABLE: &str = "OUTRIGGER_ADMIN_LISTEN";
+
+/// The variables that choose the registry, as `--consul` and `--registry-file` do. `CONSUL_HTTP_ADDR` chooses
+/// none, because it may be there for other tools.
+pub(crate) const CONSUL_VARIABLE: &str = "OUTRIGGER_CONSUL";
+pub(crate) const REGISTRY_FILE_VARIABLE: &str = "OUTRIGGER_REGISTRY_FILE";
 
 /// Variables of Consul's own tools that are not supported, and what to do instead.
 pub(crate) const UNSUPPORTED_VARIABLES: &[(&str, &str)] = &[
@@ -122,13 +134,28 @@ pub(crate) const UNSUPPORTED_VARIABLES: &[(&str, &str)] = &[
     ("CONSUL_PARTITION", "the default partition is used"),
 ];
 
-/// A variable that Kubernetes sets in every pod when a Service is called `outrigger`; it is not a setting.
+/// A variable that Kubernetes sets in every pod of a namespace that has a Service called `outrigger` or
+/// `outrigger-…`: `…_SERVICE_HOST`, `…_SERVICE_PORT[_NAME]`, `…_PORT` (a URL) and `…_PORT_80_TCP[_PROTO | _PORT |
+/// _ADDR]`. It is not a setting.
 pub(crate) fn is_kubernetes_service_link(name: &str, text: &str) -> bool {
-    let digit = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
-    name.starts_with("OUTRIGGER_SERVICE_HOST")
-        || name.starts_with("OUTRIGGER_SERVICE_PORT")
-        || name.strip_prefix("OUTRIGGER_PORT_").is_some_and(digit)
-        || (name == "OUTRIGGER_PORT" && text.starts_with("tcp://"))
+    let Some(rest) = name.strip_prefix("OUTRIGGER").filter(|rest| rest.starts_with('_')) else {
+        return false;
+    };
+    let is_url = || ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
+    rest.ends_with("_SERVICE_HOST")
+        || rest.ends_with("_SERVICE_PORT")
+        || rest.contains("_SERVICE_PORT_")
+        || (rest.ends_with("_PORT") && is_url())
+        || rest.match_indices("_PORT_").any(|(at, port)| is_port_link(&rest[at + port.len()..]))
+}
+
+/// `80_TCP`, `80_TCP_PROTO`, `80_TCP_PORT` or `80_TCP_ADDR`.
+fn is_port_link(text: &str) -> bool {
+    let mut parts = text.split('_');
+    let number = parts.next().is_some_and(|part| part.parse::<u16>().is_ok());
+    let protocol = parts.next().is_some_and(|part| ["TCP", "UDP", "SCTP"].contains(&part));
+    let rest = parts.next().is_none_or(|part| ["PROTO", "PORT", "ADDR"].contains(&part));
+    number && protocol && rest && parts.next().is_none()
 }
 
 /// The variables of a process, as a value: nothing else in this crate reads the process environment.
@@ -147,8 +174,8 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
-    /// The value of a variable that is set and not empty.
-    pub(crate) fn non_empty(&self, name: &str) -> Option<&str> {
+    /// The value of a variable that is set and not empty: an empty variable counts as unset.
+    pub fn non_empty(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|value| !value.is_empty())
     }
 

@@ -43,7 +43,7 @@ mod units;
 pub use diff::{RESTART_ONLY, ReloadPlan, SettingChange, fingerprint, plan_reload};
 pub use error::{Problem, Problems, error_chain};
 pub use keys::keys;
-pub use layers::{Environment, Overrides, VARIABLES};
+pub use layers::{ADMIN_LISTEN_VARIABLE, CONFIG_VARIABLE, Environment, Overrides, VARIABLES};
 pub use load::{LoadedConfig, MAX_FILE_BYTES, load, load_path};
 pub use model::*;
 pub use origin::{Origin, Origins};

@@ -52,7 +52,7 @@ pub fn load(
     if problems.is_empty() {
         Ok(LoadedConfig { config, origins, warnings })
     } else {
-        Err(Problems::new(problems))
+        Err(Problems::new(problems, warnings))
     }
 }
 
@@ -90,5 +90,6 @@ fn file_problem(file: &Arc<str>, what: impl Into<String>, hint: &str) -> Problem
 }
 
 fn single_problem(origin: Origin, what: impl Into<String>, hint: &str) -> Problems {
-    Problems::new(vec![Problem { origin, key: String::new(), what: what.into(), hint: hint.to_owned() }])
+    let problem = Problem { origin, key: String::new(), what: what.into(), hint: hint.to_owned() };
+    Problems::new(vec![problem], Vec::new())
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     Origin, Problem,
     error::InvalidValue,
-    keys::join,
+    keys::{self, join},
     raw::{Node, NodeValue, Position},
     units::ratio_in,
 };
@@ -59,6 +59,22 @@ impl Rename {
             None => path == self.section,
         }
     }
+}
+
+/// The hint for a key that does not exist in this section (by its present path): a key with an old name that is near;
+/// else where a key of exactly this old name is now.
+pub(crate) fn suggest(path: &str, unknown: &str) -> Option<String> {
+    let here: Vec<_> = RENAMES.iter().filter(|rename| rename.is_in(path)).collect();
+    if let Some(old) = keys::nearest(unknown, here.iter().map(|rename| rename.old)) {
+        let rename = here.into_iter().find(|rename| rename.old == old)?;
+        return Some(format!("did you mean {}, formerly {old}?", rename.new));
+    }
+    // A word that is also a present key (`idle`) says nothing.
+    let is_key = keys::keys().iter().any(|path| path.rsplit('.').next() == Some(unknown));
+    let mut elsewhere = RENAMES.iter().filter(|rename| rename.old == unknown);
+    let rename = elsewhere.next().filter(|_| !is_key && elsewhere.next().is_none())?;
+    let section = rename.section.replace('*', "defaults");
+    Some(format!("it belongs at {}, formerly {}", join(&section, rename.new), join(&section, rename.old)))
 }
 
 /// The settings of a file with an old name, and their problems and warnings.

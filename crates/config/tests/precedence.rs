@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use outrigger_config::{
-    ConsulSettings, Environment, LoadedConfig, Origin, OutlierDetection, Overrides, Probe, Propagation,
-    Registry, Token, load, render, summarize,
+    Config, ConsulSettings, Environment, LoadedConfig, Origin, OutlierDetection, Overrides, Probe,
+    Propagation, Registry, Token, load, render, summarize,
 };
 
 fn loaded(text: &str, env: &[(&str, &str)], overrides: &Overrides) -> LoadedConfig {
@@ -195,6 +195,127 @@ fn variables_without_effect_cause_a_warning() {
             "CONSUL_HTTP_SSL_VERIFY: is ignored: certificates are always verified; name the authority to trust: CONSUL_CACERT",
         ]
     );
+}
+
+#[test]
+fn the_hint_for_an_unknown_variable_is_the_nearest_one_or_the_key_that_it_spells() {
+    for (name, hint) in [
+        ("OUTRIGGER_SERVISE", "did you mean OUTRIGGER_SERVICE?"),
+        ("OUTRIGGER_ADMINLISTEN", "did you mean OUTRIGGER_ADMIN_LISTEN?"),
+        ("OUTRIGGER_LOG_LEVEL", "did you mean OUTRIGGER_LOG?"),
+        ("OUTRIGGER_TOKEN", "did you mean OUTRIGGER_TOKEN_FILE?"),
+        ("OUTRIGGER_CONSUL_ADDRESS", "did you mean OUTRIGGER_CONSUL?"),
+        ("OUTRIGGER_OUTBOUND_LISTEN", "did you mean OUTRIGGER_LISTEN?"),
+        (
+            "OUTRIGGER_DEFAULTS_TIMEOUT",
+            "it is ignored: no variable sets defaults.timeout; write it in the file",
+        ),
+        ("OUTRIGGER_ADMIN", "did you mean OUTRIGGER_ADMIN_LISTEN?"),
+        ("OUTRIGGER_COLOUR", "it is ignored"),
+    ] {
+        assert_eq!(warnings(&in_env(&[(name, "1")])), [format!("{name}: unknown variable; {hint}")]);
+    }
+}
+
+#[test]
+fn the_variables_of_a_kubernetes_service_are_no_settings() {
+    // As the kubelet sets them for the Services outrigger and outrigger-admin.
+    let mut all = Vec::new();
+    for prefix in ["OUTRIGGER", "OUTRIGGER_ADMIN"] {
+        for (suffix, text) in [
+            ("_SERVICE_HOST", "10.0.0.11"),
+            ("_SERVICE_PORT", "7079"),
+            ("_SERVICE_PORT_HTTP_ADMIN", "7079"),
+            ("_PORT", "tcp://10.0.0.11:7079"),
+            ("_PORT_7079_TCP", "tcp://10.0.0.11:7079"),
+            ("_PORT_7079_TCP_PROTO", "tcp"),
+            ("_PORT_7079_TCP_PORT", "7079"),
+            ("_PORT_7079_TCP_ADDR", "10.0.0.11"),
+            ("_PORT_53_UDP", "udp://10.0.0.11:53"),
+            ("_PORT_53_UDP_PROTO", "udp"),
+        ] {
+            all.push((format!("{prefix}{suffix}"), text));
+        }
+    }
+    let all: Vec<_> = all.iter().map(|(name, text)| (name.as_str(), *text)).collect();
+    let got = in_env(&all);
+    assert_eq!(warnings(&got), [] as [&str; 0]);
+    assert_eq!(got.config, Config::default());
+    let own = in_env(&[("OUTRIGGER_SERVICE", "orders"), ("OUTRIGGER_PORT", "8080"), all[0], all[1]]);
+    assert_eq!(own.config.service.map(|service| (service.name, service.port)), Some(("orders".into(), 8080)));
+    let near = in_env(&[("OUTRIGGER_PORT_ALL", "1"), ("OUTRIGGER_PORT_80_HTTP", "1")]);
+    assert_eq!(near.warnings.len(), 2, "{:?}", near.warnings);
+}
+
+#[test]
+fn the_variable_of_a_registry_wins_as_its_flag_does() {
+    let consul = |got: &LoadedConfig| match &got.config.registry {
+        Registry::Consul(consul) => consul.address.to_string(),
+        Registry::File(file) => file.display().to_string(),
+    };
+    let own = ("OUTRIGGER_CONSUL", "http://10.0.0.1:8501");
+    let others = ("CONSUL_HTTP_ADDR", "http://10.0.0.2:8501");
+    assert_eq!(consul(&in_env(&[others, own])), "http://10.0.0.1:8501");
+    assert_eq!(
+        consul(&loaded("registry: {file: s.yaml}\n", &[own], &Overrides::default())),
+        "http://10.0.0.1:8501"
+    );
+    let flags = Overrides { registry_file: Some("s.yaml".into()), ..Overrides::default() };
+    assert_eq!(consul(&loaded("{}\n", &[own], &flags)), "s.yaml");
+    assert_eq!(consul(&in_env(&[own, ("CONSUL_HTTP_SSL", "true")])), "http://10.0.0.1:8501");
+    let both: Environment = [own, ("OUTRIGGER_REGISTRY_FILE", "s.yaml")].into_iter().collect();
+    let refused = load(None, &both, &Overrides::default()).unwrap_err().to_string();
+    assert!(refused.contains("contradicts registry.consul"), "{refused}");
+}
+
+#[test]
+fn an_admin_side_that_the_network_reaches_causes_a_warning() {
+    for (listen, warned) in [
+        ("localhost:7079", false),
+        ("127.0.0.2:7079", false),
+        ("\"[::1]:7079\"", false),
+        ("0.0.0.0:7079", true),
+        ("\"[::]:7079\"", true),
+        ("\"[::ffff:0.0.0.0]:7079\"", true),
+        ("10.0.0.5:7079", true),
+    ] {
+        let got = loaded(&format!("admin: {{listen: {listen}}}\n"), &[], &Overrides::default());
+        let warnings = warnings(&got);
+        assert_eq!(warnings.len(), usize::from(warned), "{listen}: {warnings:?}");
+        assert!(!warned || warnings[0].contains("admin.metrics_listen"), "{warnings:?}");
+    }
+    let got = in_env(&[("OUTRIGGER_ADMIN_LISTEN", "0.0.0.0:7079")]);
+    assert_eq!(
+        warnings(&got),
+        [
+            "OUTRIGGER_ADMIN_LISTEN: 0.0.0.0:7079 listens on all addresses: whatever reaches it may drain or reload this sidecar; keep it on localhost; admin.metrics_listen opens metrics and health alone"
+        ]
+    );
+}
+
+#[test]
+fn a_key_x_at_the_top_holds_anchors() {
+    let text = "x-slow: &slow {timeout: 30s, outlier: {max: 2m}}\nx-list: [1, {a: b}]\n\
+                upstreams:\n- {service: a, <<: *slow}\n- {service: b, <<: *slow, timeout: 9s}\nx-pool: ~\n";
+    let got = loaded(text, &[], &Overrides::default());
+    let timeouts: Vec<_> = got.config.upstreams.iter().map(|up| up.policy.timeout.as_secs()).collect();
+    assert_eq!(timeouts, [30, 9]);
+    assert_eq!(got.warnings.len(), 2, "an old name behind an anchor: {:?}", got.warnings);
+    for (text, problem) in [
+        ("xslow: 1\n", "conf/o.yaml:1:1 xslow: unknown key;"),
+        (
+            "outbound: {x-forwarded: on}\n",
+            "conf/o.yaml:1:12 outbound.x-forwarded: unknown key; did you mean x_forwarded?",
+        ),
+        (
+            "defaults: {x-slow: 1}\n",
+            "conf/o.yaml:1:12 defaults.x-slow: unknown key; a key x-… for anchors belongs at the top of the file",
+        ),
+    ] {
+        let problems = load(Some(("conf/o.yaml", text)), &Environment::default(), &Overrides::default());
+        let problems = problems.unwrap_err().to_string();
+        assert!(problems.starts_with(problem), "{problems}");
+    }
 }
 
 #[test]

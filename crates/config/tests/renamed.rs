@@ -183,3 +183,52 @@ fn a_name_that_is_old_in_one_section_is_not_old_in_another() {
     let Origin::File { line, .. } = got.origins.get("discovery.idle") else { panic!("not from the file") };
     assert_eq!(*line, 1);
 }
+
+#[test]
+fn a_typing_error_in_an_old_name_gets_the_new_name_as_its_hint() {
+    for (text, expected) in [
+        (
+            "drain: {blnid: 2s}",
+            "o.yaml:1:9 drain.blnid: unknown key; did you mean unobserved_wait, formerly blind?",
+        ),
+        (
+            "discovery: {gaurd: off}",
+            "o.yaml:1:13 discovery.gaurd: unknown key; did you mean mass_loss, formerly guard?",
+        ),
+        (
+            "discovery: {mass_loss: {confrim: 2s}}",
+            "o.yaml:1:25 discovery.mass_loss.confrim: unknown key; did you mean confirm_for, formerly confirm?",
+        ),
+        (
+            "defaults: {outlier: {max-ejectd: 0.3}}",
+            "o.yaml:1:22 defaults.outlier.max-ejectd: unknown key; did you mean max_ejection_percent, formerly max_ejected?",
+        ),
+        (
+            "upstreams: [{service: a, pool: {frehs: 1s}}]",
+            "o.yaml:1:33 upstreams[0].pool.frehs: unknown key; did you mean non_idempotent_max_idle, formerly fresh?",
+        ),
+        (
+            "guard: off",
+            "o.yaml:1:1 guard: unknown key; it belongs at discovery.mass_loss, formerly discovery.guard",
+        ),
+        (
+            "defaults: {open: 2s}",
+            "o.yaml:1:12 defaults.open: unknown key; it belongs at defaults.circuit_breaker.open_for, formerly defaults.circuit_breaker.open",
+        ),
+        // A present name that is as near comes first.
+        (
+            "defaults: {circuit_breaker: {open_fro: 2s}}",
+            "o.yaml:1:30 defaults.circuit_breaker.open_fro: unknown key; did you mean open_for?",
+        ),
+    ] {
+        assert_eq!(refused(&format!("{text}\n")), expected);
+    }
+}
+
+#[test]
+fn problems_carry_the_warnings_about_old_names() {
+    let problems = read("workers: many\ndrain: {cap: 9s}\ndefaults: {pool: {idle: 1s}}\n").unwrap_err();
+    assert_eq!(problems.len(), 1);
+    let keys: Vec<_> = problems.warnings().iter().map(|warning| warning.key.as_str()).collect();
+    assert_eq!(keys, ["drain.cap", "defaults.pool.idle"]);
+}

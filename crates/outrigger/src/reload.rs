@@ -53,6 +53,8 @@ pub struct AppliedReload {
     pub changed: Vec<SettingChange>,
     /// Settings that keep their value until a restart.
     pub needs_restart: Vec<SettingChange>,
+    /// What is suspicious in the settings, as old names.
+    pub warnings: Vec<String>,
     /// As `outrigger_config_hash`.
     pub hash: u64,
 }
@@ -63,9 +65,14 @@ pub enum ReloadError {
     /// The sidecar was started without a file.
     #[error("there is no file to read again: this sidecar was started without one (-c FILE)")]
     NoFile,
-    /// The settings are wrong: every problem with its place.
-    #[error("{}", .0.join("\n"))]
-    Problems(Vec<String>),
+    /// The settings are wrong: every problem with its place, and what is suspicious beside.
+    #[error("{}", .problems.join("\n"))]
+    Problems {
+        /// What is wrong.
+        problems: Vec<String>,
+        /// What is not wrong, but suspicious.
+        warnings: Vec<String>,
+    },
     /// The settings are right, but one of their addresses cannot be bound.
     #[error("{0}")]
     Address(String),
@@ -79,7 +86,10 @@ pub enum ReloadError {
 
 impl ReloadError {
     pub(crate) fn problems(problems: &Problems) -> Self {
-        Self::Problems(problems.iter().map(ToString::to_string).collect())
+        Self::Problems {
+            problems: problems.iter().map(ToString::to_string).collect(),
+            warnings: problems.warnings().iter().map(ToString::to_string).collect(),
+        }
     }
 }
 
@@ -130,7 +140,8 @@ impl ReloadWorker {
 
 fn log_result(outcome: &ReloadResult) {
     match outcome {
-        Ok(AppliedReload { changed, needs_restart, hash }) => {
+        Ok(AppliedReload { changed, needs_restart, warnings, hash }) => {
+            log_warnings(warnings);
             for change in changed {
                 info!(%change, "setting changed");
             }
@@ -140,13 +151,20 @@ fn log_result(outcome: &ReloadResult) {
             let (changed, needs_restart) = (changed.len(), needs_restart.len());
             info!(changed, needs_restart, hash, "settings reloaded");
         }
-        Err(ReloadError::Problems(problems)) => {
+        Err(ReloadError::Problems { problems, warnings }) => {
+            log_warnings(warnings);
             for problem in problems {
                 warn!(problem, "settings");
             }
             warn!(problems = problems.len(), "reload refused, going on as before");
         }
         Err(refused) => warn!(reason = %refused, "reload refused, going on as before"),
+    }
+}
+
+fn log_warnings(warnings: &[String]) {
+    for warning in warnings {
+        warn!(%warning, "settings");
     }
 }
 
@@ -253,6 +271,7 @@ mod tests {
         reload_metrics.record_result(&Ok(AppliedReload {
             changed: Vec::new(),
             needs_restart: Vec::new(),
+            warnings: Vec::new(),
             hash: 7,
         }));
         assert_eq!(value(&metrics, "outrigger_config_hash"), 7.0);

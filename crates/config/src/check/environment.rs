@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::reader::Reader;
 use crate::{
     Origin, expand, keys,
-    layers::{OTHER_VARIABLES, UNSUPPORTED_VARIABLES, VARIABLES, is_kubernetes_service_link},
+    layers::{CONFIG_VARIABLE, UNSUPPORTED_VARIABLES, VARIABLES, is_kubernetes_service_link},
     raw::{Node, NodeValue},
 };
 
@@ -17,24 +17,48 @@ pub(super) fn check(r: &mut Reader<'_>, tree: Option<&Node>) {
     if let Some(tree) = tree {
         collect_referenced(tree, &mut used);
     }
-    let ours = || VARIABLES.iter().map(|(name, _)| *name).chain(OTHER_VARIABLES.iter().copied());
     let unknown: Vec<_> = r
         .env
         .iter()
         .filter(|(name, text)| name.starts_with(PREFIX) && !is_kubernetes_service_link(name, text))
-        .filter(|(name, _)| !used.contains(*name) && !ours().any(|known| known == *name))
+        .filter(|(name, _)| !used.contains(*name) && !own_variables().any(|known| known == *name))
         .map(|(name, _)| name.to_owned())
         .collect();
     for name in unknown {
-        let suffix = |name: &str| name.strip_prefix(PREFIX).unwrap_or_default().to_owned();
-        let suffixes: Vec<_> = ours().filter(|name| name.starts_with(PREFIX)).map(suffix).collect();
-        let hint = match keys::nearest(&suffix(&name), suffixes.iter().map(String::as_str)) {
-            Some(near) => format!("did you mean {PREFIX}{near}?"),
-            None => "it is ignored".to_owned(),
-        };
+        let hint = suggest_variable(&name);
         r.warn(Origin::Environment(name.as_str().into()), "", "unknown variable", hint);
     }
     warn_unsupported(r);
+}
+
+fn own_variables() -> impl Iterator<Item = &'static str> {
+    let own = VARIABLES.iter().map(|(name, _)| *name).filter(|name| name.starts_with(PREFIX));
+    own.chain([CONFIG_VARIABLE])
+}
+
+/// The hint for a variable that sets nothing: the nearest variable; else the variable or the place of the key
+/// that its name spells (`OUTRIGGER_OUTBOUND_LISTEN`); else a variable with a name that is longer or shorter by
+/// whole words (`OUTRIGGER_LOG_LEVEL`).
+fn suggest_variable(name: &str) -> String {
+    let suffix = name.strip_prefix(PREFIX).unwrap_or_default();
+    let known: Vec<_> = own_variables().filter_map(|name| name.strip_prefix(PREFIX)).collect();
+    if let Some(near) = keys::nearest(suffix, known.iter().copied()) {
+        return format!("did you mean {PREFIX}{near}?");
+    }
+    let spelled = |key: &String| key.replace(['.', '_'], "").eq_ignore_ascii_case(&suffix.replace('_', ""));
+    if let Some(key) = keys::keys().into_iter().find(spelled) {
+        return match VARIABLES.iter().find(|(_, sets)| *sets == key) {
+            Some((variable, _)) => format!("did you mean {variable}?"),
+            None => format!("it is ignored: no variable sets {key}; write it in the file"),
+        };
+    }
+    let extends =
+        |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with('_'));
+    let by_words = known.iter().filter(|known| extends(known, suffix) || extends(suffix, known));
+    match by_words.max_by_key(|known| known.len()) {
+        Some(near) => format!("did you mean {PREFIX}{near}?"),
+        None => "it is ignored".to_owned(),
+    }
 }
 
 fn warn_unsupported(r: &mut Reader<'_>) {

@@ -1,9 +1,11 @@
-//! Two listeners cannot share an address, and no listener may use the app's port.
+//! Two listeners cannot share an address, and no listener may use the app's port. An admin side that the network
+//! reaches causes a warning.
 
 use super::reader::Reader;
-use crate::{Config, Listen, Origin, address};
+use crate::{Config, Listen, ListenHost, Origin, address};
 
 pub(super) fn check(r: &mut Reader<'_>, config: &Config) {
+    warn_open_admin(r, &config.admin.listen);
     let listeners = list_listeners(config);
     for (n, (key, listen)) in listeners.iter().enumerate() {
         if let Some((other, taken)) =
@@ -39,4 +41,16 @@ fn list_listeners(config: &Config) -> Vec<(String, &Listen)> {
     let own = config.upstreams.iter().enumerate();
     all.extend(own.filter_map(|(n, up)| up.listen.as_ref().map(|l| (format!("upstreams[{n}].listen"), l))));
     all
+}
+
+/// The admin side changes things and has no password: whatever reaches its address may drain this sidecar.
+fn warn_open_admin(r: &mut Reader<'_>, listen: &Listen) {
+    let what = match listen.host {
+        ListenHost::Ip(ip) if ip.to_canonical().is_unspecified() => "listens on all addresses",
+        ListenHost::Ip(ip) if !ip.to_canonical().is_loopback() => "listens beyond this machine",
+        ListenHost::Ip(_) | ListenHost::Localhost => return,
+    };
+    let what = format!("{listen} {what}: whatever reaches it may drain or reload this sidecar");
+    let hint = "keep it on localhost; admin.metrics_listen opens metrics and health alone";
+    r.warn(r.origins.get("admin.listen").clone(), "admin.listen", what, hint);
 }

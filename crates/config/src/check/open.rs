@@ -6,6 +6,7 @@ use crate::{
     error::InvalidValue,
     keys::{self, KeySpec},
     raw::{Node, NodeValue, Position},
+    renamed,
 };
 
 impl Reader<'_> {
@@ -73,7 +74,9 @@ impl Reader<'_> {
             NodeValue::Null => {}
             NodeValue::Map(entries) => {
                 for (key, value) in entries {
-                    self.add_entry(&mut section, key.at, &key.name, value);
+                    if !is_extension(&section, &key.name) {
+                        self.add_entry(&mut section, key.at, &key.name, value);
+                    }
                 }
             }
             other => {
@@ -89,7 +92,7 @@ impl Reader<'_> {
     fn add_entry<'n>(&mut self, section: &mut Section<'n>, at: Position, name: &str, value: &'n Node) {
         let path = section.key(&sanitize(name));
         let Some(key) = section.keys.iter().find(|key| key.name == name) else {
-            let wrong = InvalidValue::new("unknown key", keys::suggest(name, section.keys));
+            let wrong = InvalidValue::new("unknown key", suggest_key(name, section));
             return self.report(&self.origin_at(at), &path, wrong);
         };
         match section.entries.iter().find(|(known, ..)| *known == name) {
@@ -108,4 +111,22 @@ impl Reader<'_> {
             (origin, _) => origin.clone(),
         }
     }
+}
+
+/// A key at the top of the file that holds what other keys refer to (`x-slow: &slow {timeout: 30s}`), as in
+/// compose files. Below the top it is more likely a mistake: `x-forwarded` for `x_forwarded`.
+fn is_extension(section: &Section<'_>, name: &str) -> bool {
+    section.path.is_empty() && name.starts_with("x-")
+}
+
+/// The hint for a key that does not exist: the nearest key, also by its old name.
+fn suggest_key(name: &str, section: &Section<'_>) -> String {
+    let by_old_name = renamed::suggest(&section.path, name);
+    if let (None, Some(hint)) = (keys::nearest_key(name, section.keys), by_old_name) {
+        return hint;
+    }
+    if name.starts_with("x-") && keys::nearest_key(name, section.keys).is_none() {
+        return "a key x-… for anchors belongs at the top of the file".to_owned();
+    }
+    keys::suggest(name, section.keys)
 }

@@ -7,7 +7,9 @@ use crate::{
     Config, ConsulAddress, ConsulSettings, Origin, Registry, Secret, Tls, Token,
     address::{self, ParsedConsulAddress},
     error::InvalidValue,
-    expand, names,
+    expand,
+    layers::{CONSUL_VARIABLE, REGISTRY_FILE_VARIABLE},
+    names,
     raw::NodeValue,
     units::{MINUTE, SECOND, duration_in, integer},
 };
@@ -22,14 +24,38 @@ pub(super) fn read_registry(r: &mut Reader<'_>, root: &Section<'_>) -> Registry 
     let Some(file) = file else { return Registry::Consul(consul) };
     let file_at = r.origins.get("registry.file").clone();
     let consul_at = r.origins.get("registry.consul.address").clone();
-    let both_flags = matches!((&file_at, &consul_at), (Origin::Flag(_), Origin::Flag(_)));
+    let (by_file, by_consul) = (choice(&file_at), choice(&consul_at));
+    let same_layer = by_file == by_consul && by_file >= Choice::Environment;
     let both_in_file = matches!(file_at, Origin::File { .. }) && s.node("consul").is_some();
-    if both_flags || both_in_file {
+    if same_layer || both_in_file {
         let hint = "instances come from one place; keep one of them";
         r.report_set("registry.file", "contradicts registry.consul", hint);
     }
-    // `--consul` on the command line wins over `registry.file` in the file.
-    if matches!(consul_at, Origin::Flag(_)) { Registry::Consul(consul) } else { Registry::File(file) }
+    // `--consul` wins over OUTRIGGER_REGISTRY_FILE, and OUTRIGGER_CONSUL over `registry.file` in the file.
+    let consul_wins = by_consul >= Choice::Environment && by_consul > by_file;
+    if consul_wins { Registry::Consul(consul) } else { Registry::File(file) }
+}
+
+/// How strongly a setting chooses the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Choice {
+    /// A default, or `CONSUL_HTTP_ADDR`, which may be there for other tools.
+    None,
+    File,
+    Environment,
+    Flag,
+}
+
+fn choice(origin: &Origin) -> Choice {
+    match origin {
+        Origin::Default => Choice::None,
+        Origin::File { .. } => Choice::File,
+        Origin::Environment(name) if [CONSUL_VARIABLE, REGISTRY_FILE_VARIABLE].contains(&&**name) => {
+            Choice::Environment
+        }
+        Origin::Environment(_) => Choice::None,
+        Origin::Flag(_) => Choice::Flag,
+    }
 }
 
 fn read_consul(r: &mut Reader<'_>, s: &Section<'_>) -> ConsulSettings {
@@ -45,7 +71,7 @@ fn read_consul(r: &mut Reader<'_>, s: &Section<'_>) -> ConsulSettings {
 }
 
 /// `CONSUL_HTTP_SSL=true` turns TLS on as in Consul's own tools, also for an `http://` from environment, file
-/// or default, but not for an `http://` from a flag.
+/// or default, but not for an `http://` from a flag or its variable.
 fn read_consul_address(r: &mut Reader<'_>, s: &Section<'_>, default: ConsulAddress) -> ConsulAddress {
     let mut given = ParsedConsulAddress { address: default, has_scheme: false };
     r.set(s, "address", &mut given, address::consul_address);
@@ -60,8 +86,8 @@ fn read_consul_address(r: &mut Reader<'_>, s: &Section<'_>, default: ConsulAddre
             return given.address;
         }
     };
-    let by_flag = matches!(r.origins.get(&s.key("address")), Origin::Flag(_));
-    if wanted && !given.address.tls && !(by_flag && given.has_scheme) {
+    let is_explicit = choice(r.origins.get(&s.key("address"))) >= Choice::Environment;
+    if wanted && !given.address.tls && !(is_explicit && given.has_scheme) {
         given.address.tls = true;
         if given.has_scheme {
             let what = "turns the http:// address into https://";

@@ -208,7 +208,7 @@ async fn reload(State(state): State<AdminState>) -> Response {
     let outcome = state.backend.reload().await;
     let status = match &outcome {
         Ok(_) => StatusCode::OK,
-        Err(ReloadError::Problems(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+        Err(ReloadError::Problems { .. }) => StatusCode::UNPROCESSABLE_ENTITY,
         Err(ReloadError::NoFile | ReloadError::Address(_) | ReloadError::Leaving) => StatusCode::CONFLICT,
         Err(ReloadError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
     };

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use outrigger_config::{LoadedConfig, Origin};
 use outrigger_net::BindError;
-use tracing::warn;
 
 use super::{
     components::{ActiveConfig, Components, MetricsServer, registration_plan},
@@ -57,9 +56,8 @@ impl Components {
         let running = self.active_config.lock().loaded.clone();
         // A program that rewrites a file empties it first. An empty file would deregister the app.
         if let (Some(file), None) = (settings_file(&running), settings_file(&read)) {
-            return Err(ReloadError::Problems(vec![format!(
-                "{file}: sets nothing any more; if that is meant, restart the sidecar"
-            )]));
+            let problem = format!("{file}: sets nothing any more; if that is meant, restart the sidecar");
+            return Err(ReloadError::Problems { problems: vec![problem], warnings: Vec::new() });
         }
         let outrigger_config::ReloadPlan { next, changed, needs_restart } =
             outrigger_config::plan_reload(&running, read);
@@ -73,9 +71,6 @@ impl Components {
         };
         let prepared = self.proxy.prepare(&next.config).map_err(|error| self.bind_refusal(&error))?;
 
-        for warning in &next.warnings {
-            warn!(%warning, "settings");
-        }
         if let Some(logs) =
             self.log_control.get().filter(|_| running.config.log.level != next.config.log.level)
         {
@@ -95,7 +90,8 @@ impl Components {
             }
         }
         let hash = outrigger_config::fingerprint(&next.config);
+        let warnings = next.warnings.iter().map(ToString::to_string).collect();
         *self.active_config.lock() = ActiveConfig::new(next);
-        Ok(AppliedReload { changed, needs_restart, hash })
+        Ok(AppliedReload { changed, needs_restart, warnings, hash })
     }
 }

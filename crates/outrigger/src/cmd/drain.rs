@@ -157,6 +157,8 @@ mod tests {
         let failure = drain(&admin, true, LONG).await.unwrap_err();
         assert!(failure.to_string().contains("--admin"), "{failure}");
         let failure = drain("nowhere", true, LONG).await.unwrap_err();
-        assert!(failure.to_string().contains("--admin localhost:7079"), "{failure}");
+        assert!(failure.to_string().contains("--admin: \"nowhere\" has no port"), "{failure}");
+        let (_, server) = test_sidecar(0);
+        drain(&format!("http://127.0.0.1:{}/", server.addrs[0].port()), false, LONG).await.unwrap();
     }
 }

@@ -29,6 +29,7 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use report::print_line;
 use runtime::run_on_runtime;
 
 /// Version and commit.
@@ -37,7 +38,7 @@ const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("OUTRIGGER_C
 /// A sidecar that registers your app, finds the services it calls, and carries its requests to a healthy
 /// instance.
 #[derive(Debug, Parser)]
-#[command(name = "outrigger", version = VERSION, max_term_width = 100)]
+#[command(name = "outrigger", version = VERSION, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Example:\n  outrigger run --service orders --port 8080\n  \
                         curl -H 'Host: payments' localhost:7070/\n\nStart with: outrigger demo")]
 struct CommandLine {
@@ -56,6 +57,9 @@ enum Command {
     DevRegistry(dev_registry::DevRegistryArguments),
     Demo(demo::DemoArguments),
     CopyTo(copy_to::CopyToArguments),
+    /// Print the version and the commit, as -V does
+    #[command(after_help = "Example:\n  outrigger version")]
+    Version,
 }
 
 /// Parses the command line, runs the command, and returns its exit code.
@@ -74,6 +78,10 @@ pub fn main() -> ExitCode {
         Command::DevRegistry(arguments) => run_on_runtime(dev_registry::run(arguments)),
         Command::Demo(arguments) => run_on_runtime(demo::run(arguments)),
         Command::CopyTo(arguments) => copy_to::run(&arguments),
+        Command::Version => {
+            print_line(format_args!("outrigger {VERSION}"));
+            Ok(())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -107,7 +115,7 @@ mod tests {
         let mut root = CommandLine::command();
         root.build();
         let commands: Vec<_> = root.get_subcommands().filter(|c| c.get_name() != "help").cloned().collect();
-        assert_eq!(commands.len(), 9);
+        assert_eq!(commands.len(), 10);
         for mut command in commands.into_iter().chain([root]) {
             let name = command.get_name().to_owned();
             for help in [command.render_help().to_string(), command.render_long_help().to_string()] {
@@ -123,6 +131,15 @@ mod tests {
         let (version, commit) = version.trim().rsplit_once(' ').unwrap();
         assert_eq!(version, format!("outrigger {}", env!("CARGO_PKG_VERSION")));
         assert!(commit.len() > 2 && commit.starts_with('(') && commit.ends_with(')'), "{commit}");
+    }
+
+    #[test]
+    fn each_command_prints_the_version_with_either_flag() {
+        for line in ["outrigger -V", "outrigger --version", "outrigger run -V", "outrigger drain --version"] {
+            let shown = parse(line).unwrap_err();
+            assert_eq!(shown.kind(), clap::error::ErrorKind::DisplayVersion, "{line}");
+            assert!(shown.to_string().trim().ends_with(VERSION), "{line}: {shown}");
+        }
     }
 
     #[test]
@@ -147,6 +164,8 @@ mod tests {
             "outrigger drain --wait --admin localhost:7079 --timeout 25s",
             "outrigger demo --stay --duration 12s --plain",
             "outrigger copy-to /shared",
+            "outrigger reload --admin http://localhost:7079/",
+            "outrigger version",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }

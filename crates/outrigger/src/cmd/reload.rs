@@ -40,11 +40,13 @@ fn report_lines(page: &Value) -> Result<Vec<String>, CommandError> {
         let items = page[key].as_array().into_iter().flatten();
         items.filter_map(|item| item.as_str().map(str::to_owned)).collect()
     };
+    let warnings = list("warnings").into_iter().map(|warning| format!("warning: {warning}"));
     if page["applied"] != true {
-        let problems = list("problems");
+        let mut problems = list("problems");
         return Err(if problems.is_empty() {
             CommandError::running(page["error"].as_str().unwrap_or("the reload was refused"))
         } else {
+            problems.extend(warnings);
             CommandError::Settings(problems.join("\n"))
         });
     }
@@ -53,6 +55,7 @@ fn report_lines(page: &Value) -> Result<Vec<String>, CommandError> {
         lines.push("nothing has changed".to_owned());
     }
     lines.extend(list("needs_restart").into_iter().map(|change| format!("needs a restart: {change}")));
+    lines.extend(warnings);
     Ok(lines)
 }
 
@@ -66,6 +69,8 @@ mod tests {
     fn what_changed_is_printed_and_what_needs_a_restart_is_marked() {
         let page = json!({"applied": true, "changed": ["a: 1 → 2"], "needs_restart": ["workers: 1 → 2"]});
         assert_eq!(report_lines(&page).unwrap(), ["a: 1 → 2", "needs a restart: workers: 1 → 2"]);
+        let page = json!({"applied": true, "changed": ["a: 1 → 2"], "warnings": ["b: has a new name"]});
+        assert_eq!(report_lines(&page).unwrap(), ["a: 1 → 2", "warning: b: has a new name"]);
         let page = json!({"applied": true, "changed": [], "needs_restart": []});
         assert_eq!(report_lines(&page).unwrap(), ["nothing has changed"]);
     }
@@ -75,6 +80,10 @@ mod tests {
         let page = json!({"applied": false, "error": "wrong", "problems": ["x: is wrong", "y: is wrong"]});
         assert!(
             matches!(report_lines(&page), Err(CommandError::Settings(text)) if text == "x: is wrong\ny: is wrong")
+        );
+        let page = json!({"applied": false, "problems": ["x: is wrong"], "warnings": ["y: has a new name"]});
+        assert!(
+            matches!(report_lines(&page), Err(CommandError::Settings(text)) if text == "x: is wrong\nwarning: y: has a new name")
         );
         let page = json!({"applied": false, "error": "it is leaving"});
         assert!(matches!(report_lines(&page), Err(CommandError::Running(text)) if text == "it is leaving"));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    admin_client::AdminClient,
+    admin_client::{AdminClient, AdminError},
     report::{CommandError, print_line},
 };
 
@@ -55,7 +55,8 @@ pub(super) async fn run(arguments: WaitArguments) -> Result<(), CommandError> {
         let limit = RESPONSE_TIMEOUT.min(until.saturating_duration_since(Instant::now()).max(POLL_INTERVAL));
         let check = match arguments.sidecar.request(&Method::GET, "/readyz", limit).await {
             Ok(answer) => classify_readiness(&arguments.sidecar.parse_json(&answer)?, arguments.registered),
-            Err(error) => ReadinessCheck::Pending(error.to_string()),
+            Err(error @ AdminError::Address { .. }) => return Err(error.into()),
+            Err(error @ AdminError::NoAnswer { .. }) => ReadinessCheck::Pending(error.to_string()),
         };
         match check {
             ReadinessCheck::Ready => {
@@ -121,6 +122,14 @@ mod tests {
         let failure =
             wait(outrigger_net::reserve_addr(), Duration::from_millis(300)).await.unwrap_err().to_string();
         assert!(failure.contains("300ms") && failure.contains("--admin"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_cannot_be_used_is_not_waited_for() {
+        let sidecar = AdminClient::at("https://localhost:7079");
+        let long = Duration::from_secs(600);
+        let failure = run(WaitArguments { registered: false, sidecar, timeout: long }).await.unwrap_err();
+        assert!(matches!(&failure, CommandError::Settings(text) if text.contains("no TLS")), "{failure}");
     }
 
     #[tokio::test]

@@ -32,6 +32,41 @@ async fn wait_returns_when_the_sidecar_routes_and_with_registered_when_the_app_i
 }
 
 #[tokio::test]
+async fn every_command_finds_the_admin_side_by_its_variable_and_by_a_url() {
+    let registry = registry().await;
+    let sidecar = SidecarBuilder::new(&registry, "").start();
+    let run = async |line: &str, variable: String| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        command.args(line.split_whitespace()).env("OUTRIGGER_ADMIN_LISTEN", variable);
+        stdout(&tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+    };
+    let admin = sidecar.admin;
+    // As for a listener on all addresses.
+    let variable = || format!("0.0.0.0:{}", admin.port());
+    assert_eq!(run("wait --timeout 60s", variable()).await, "ready\n");
+    assert_eq!(run("reload", variable()).await, "nothing has changed\n");
+    assert!(run("maintenance status", variable()).await.starts_with("not in maintenance"));
+    // The flag wins, and a URL is one of its forms.
+    let line = format!("reload --admin http://localhost:{}/", admin.port());
+    assert_eq!(run(&line, "localhost:1".to_owned()).await, "nothing has changed\n");
+    assert!(run("drain", variable()).await.contains("\"phase\""));
+}
+
+#[tokio::test]
+async fn version_is_a_command_and_a_flag() {
+    let print = async |argument: &'static str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outrigger"));
+        command.arg(argument);
+        stdout(&tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+    };
+    let version = print("version").await;
+    assert!(version.starts_with(concat!("outrigger ", env!("CARGO_PKG_VERSION"))), "{version}");
+    for flag in ["-V", "--version"] {
+        assert_eq!(print(flag).await, version);
+    }
+}
+
+#[tokio::test]
 async fn maintenance_survives_a_lost_registration_until_it_is_turned_off() {
     let registry = registry().await;
     let sidecar = SidecarBuilder::new(&registry, "").start();

@@ -173,6 +173,9 @@ pub(crate) struct ReloadStatus {
     /// Every problem in the settings, each with its place.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
+    /// What is suspicious in the settings, each with its place.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 impl ReloadStatus {
@@ -184,11 +187,13 @@ impl ReloadStatus {
                 changed: lines(&applied.changed),
                 needs_restart: lines(&applied.needs_restart),
                 config_hash: Some(applied.hash),
+                warnings: applied.warnings.clone(),
                 ..Self::default()
             },
-            Err(reload::ReloadError::Problems(problems)) => Self {
+            Err(reload::ReloadError::Problems { problems, warnings }) => Self {
                 error: Some("the settings are wrong, going on as before".to_owned()),
                 problems: problems.clone(),
+                warnings: warnings.clone(),
                 ..Self::default()
             },
             Err(error) => Self { error: Some(error.to_string()), ..Self::default() },

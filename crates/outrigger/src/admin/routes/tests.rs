@@ -299,6 +299,7 @@ async fn a_reload_lists_its_changes_or_every_problem() {
     let applied = crate::reload::AppliedReload {
         changed: vec![change("defaults.timeout", "15s", "5s")],
         needs_restart: vec![change("workers", "1", "2")],
+        warnings: Vec::new(),
         hash: 42,
     };
     let problems = vec!["a.yaml:1:2 x: is wrong".to_owned(), "a.yaml:3:4 y: is wrong".to_owned()];
@@ -314,12 +315,16 @@ async fn a_reload_lists_its_changes_or_every_problem() {
             }),
         ),
         (
-            Err(ReloadError::Problems(problems.clone())),
+            Err(ReloadError::Problems {
+                problems: problems.clone(),
+                warnings: vec!["a: old name".to_owned()],
+            }),
             422,
             serde_json::json!({
                 "applied": false,
                 "error": "the settings are wrong, going on as before",
                 "problems": problems,
+                "warnings": ["a: old name"],
             }),
         ),
         (

@@ -47,7 +47,7 @@ async fn each_reason_has_its_status_its_header_and_its_problem_body() {
         ),
         ("GET / HTTP/3.0\r\nHost: gone\r\n\r\n".to_owned(), 505, "unsupported_version", "HTTP/3.0"),
         (
-            "GET / HTTP/1.1\r\nHost: gone\r\nOrigin: http://evil\r\n\r\n".to_owned(),
+            format!("GET / HTTP/1.1\r\nHost: gone:{}\r\nOrigin: http://evil\r\n\r\n", own.port()),
             403,
             "forbidden_origin",
             "evil",

@@ -106,7 +106,8 @@ async fn a_connection_of_a_removed_listener_follows_a_later_reload() {
     assert_eq!(client.get("orders", "/").await.status, 200);
     sidecar.apply_settings(&settings(other, "")).await;
     sidecar.apply_settings(&settings(other, "\"https://app.example\"")).await;
-    let request = "GET / HTTP/1.1\r\nHost: orders\r\nOrigin: https://app.example\r\n\r\n";
+    let host = format!("orders:{}", one.port());
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nOrigin: https://app.example\r\n\r\n");
     let answer = client.exchange(request).await;
     assert_eq!((answer.status, answer.field("connection")), (200, "close"));
 }

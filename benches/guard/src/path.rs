@@ -73,6 +73,7 @@ impl Scenario {
         let orders = config::Upstream {
             service: "orders".to_owned(),
             listen: None,
+            hosts: Vec::new(),
             tags: Vec::new(),
             datacenter: None,
             policy: config::Policy::default(),

@@ -126,6 +126,7 @@ fn config(services: u32) -> config::Config {
     let upstream = |service: String| config::Upstream {
         service,
         listen: None,
+        hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,
         policy: config::Policy { balance: config::Balance::Weighted, ..config::Policy::default() },

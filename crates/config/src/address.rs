@@ -1,8 +1,8 @@
-//! Addresses: listen addresses, the address of Consul, and browser origins.
+//! Addresses: listen addresses, the address of Consul, and the origins of browser pages.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::{ConsulAddress, Listen, ListenHost, error::InvalidValue, names};
+use crate::{AllowedOrigin, ConsulAddress, Listen, ListenHost, error::InvalidValue, names};
 
 /// `localhost:7070` (both loopbacks), `127.0.0.1:9101`, `[::1]:80`.
 pub(crate) fn listen_address(text: &str) -> Result<Listen, InvalidValue> {
@@ -99,28 +99,47 @@ fn host_and_port(authority: &str) -> Option<(String, u16)> {
     names::host(host).ok().filter(|host| !host.contains(':')).map(|host| (host, port))
 }
 
-/// `https://app.example[:port]`, as a browser writes it in `Origin`: lower case, no default port.
-pub(crate) fn browser_origin(text: &str) -> Result<String, InvalidValue> {
-    let wrong =
-        || InvalidValue::new("is not an origin", "write https://app.example or http://localhost:3000");
+/// `https://app.example[:port]`, `https://*.example[:port]`, `*`, `null`.
+pub(crate) fn allowed_origin(text: &str) -> Result<AllowedOrigin, InvalidValue> {
     let lower = text.to_ascii_lowercase();
-    let (scheme, rest) = lower.split_once("://").ok_or_else(wrong)?;
+    let origin = match lower.as_str() {
+        "*" => return Ok(AllowedOrigin::Any),
+        "null" => return Ok(AllowedOrigin::Null),
+        text => text.split_once("://"),
+    };
+    let wrong = || {
+        let hint = "write https://app.example, http://localhost:3000, https://*.example, * or null";
+        InvalidValue::new("is not an origin", hint)
+    };
+    let (scheme, rest) = origin.ok_or_else(wrong)?;
     let default_port = match scheme {
         "http" => ":80",
         "https" => ":443",
         _ => return Err(wrong()),
     };
     let authority = rest.strip_suffix('/').unwrap_or(rest);
-    let with_port = host_and_port(authority).is_some();
-    let without = authority
-        .strip_prefix('[')
-        .and_then(|inner| inner.strip_suffix(']'))
-        .map_or_else(|| names::host(authority).is_ok(), |inner| inner.parse::<Ipv6Addr>().is_ok());
-    if !with_port && !without {
+    let parent = authority.strip_prefix("*.");
+    let host = parent.unwrap_or(authority);
+    // An address has no subdomains.
+    let is_address =
+        || host_and_port(host).map_or(host.to_owned(), |(host, _)| host).parse::<IpAddr>().is_ok();
+    if !is_authority(host) || parent.is_some() && (host.starts_with('[') || is_address()) {
         return Err(wrong());
     }
-    let authority = authority.strip_suffix(default_port).unwrap_or(authority);
-    Ok(format!("{scheme}://{authority}"))
+    let host = host.strip_suffix(default_port).unwrap_or(host);
+    Ok(match parent {
+        Some(_) => AllowedOrigin::Subdomains { scheme: scheme.to_owned(), suffix: format!(".{host}") },
+        None => AllowedOrigin::Exact(format!("{scheme}://{host}")),
+    })
+}
+
+/// A host, with a port or without.
+fn is_authority(text: &str) -> bool {
+    let is_host = text.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).map_or_else(
+        || names::host(text).is_ok_and(|host| !host.contains(':')),
+        |inner| inner.parse::<Ipv6Addr>().is_ok(),
+    );
+    is_host || host_and_port(text).is_some()
 }
 
 #[cfg(test)]
@@ -212,19 +231,75 @@ mod tests {
             ("https://app.example:443/", "https://app.example"),
             ("http://localhost:3000", "http://localhost:3000"),
             ("http://[::1]", "http://[::1]"),
+            ("*", "*"),
+            ("NULL", "null"),
+            ("https://*.App.Example:443", "https://*.app.example"),
+            ("http://*.example:3000/", "http://*.example:3000"),
         ];
         for (text, expected) in cases {
-            assert_eq!(browser_origin(text).as_deref(), Ok(expected));
+            assert_eq!(allowed_origin(text).map(|origin| origin.to_string()).as_deref(), Ok(expected));
         }
-        for text in ["*", "null", "app.example", "ftp://x", "https://", "https://a/b", "https://a b"] {
-            assert!(browser_origin(text).is_err(), "for {text:?}");
+        for text in [
+            "app.example",
+            "ftp://x",
+            "https://",
+            "https://a/b",
+            "https://a b",
+            "https://::1",
+            "https://*",
+            "https://*.",
+            "https://*example",
+            "https://a.*.example",
+            "https://*.*.example",
+            "https://*.10.0.0.1",
+            "https://*.10.0.0.1:80",
+            "https://a.example:443:443",
+            "https://*.[::1]",
+            "*.example",
+            "**",
+        ] {
+            assert!(allowed_origin(text).is_err(), "for {text:?}");
+        }
+    }
+
+    #[test]
+    fn an_entry_allows_what_it_names_and_nothing_else() {
+        for (entry, origin, expected) in [
+            ("*", "https://a.example", true),
+            ("*", "null", true),
+            ("null", "null", true),
+            ("null", "https://null", false),
+            ("https://app.example", "https://app.example", true),
+            ("https://app.example", "HTTPS://APP.example", true),
+            ("https://app.example", "http://app.example", false),
+            ("https://app.example", "https://app.example:444", false),
+            ("https://app.example", "https://app.example.evil", false),
+            ("https://app.example", "null", false),
+            ("https://*.example", "https://app.example", true),
+            ("https://*.example", "https://a.b.Example", true),
+            ("https://*.example", "https://example", false),
+            ("https://*.example", "https://.example", false),
+            ("https://*.example", "https://a..example", false),
+            ("https://*.example", "https://evilexample", false),
+            ("https://*.example", "http://app.example", false),
+            ("https://*.example", "https://app.example:8443", false),
+            ("https://*.example", "https://app.example.evil", false),
+            ("https://*.example", "https://evil.org/x.example", false),
+            ("https://*.example", "https://evil.org:1.example", false),
+            ("https://*.example", "https://me@app.example", false),
+            ("https://*.example", "https://\u{e9}.example", false),
+            ("https://*.example", "null", false),
+            ("http://*.example:3000", "http://a.example:3000", true),
+            ("http://*.example:3000", "http://a.example", false),
+        ] {
+            assert_eq!(allowed_origin(entry).unwrap().allows(origin), expected, "{entry} and {origin}");
         }
     }
 
     proptest! {
         #[test]
         fn no_text_makes_a_parser_panic(text in ".*") {
-            let _ = (listen_address(&text), consul_address(&text), browser_origin(&text));
+            let _ = (listen_address(&text), consul_address(&text), allowed_origin(&text));
         }
 
         #[test]

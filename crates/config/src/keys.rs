@@ -66,11 +66,11 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     log { level format access }
 };
 
-/// The keys of `defaults`: those of an upstream without its own four.
-const POLICY: &[KeySpec] = UPSTREAM.split_at(4).1;
+/// The keys of `defaults`: those of an upstream without its own five.
+const POLICY: &[KeySpec] = UPSTREAM.split_at(5).1;
 
 const UPSTREAM: &[KeySpec] = keys! {
-    service listen tags datacenter
+    service listen hosts tags datacenter
     balance timeout per_try_timeout deadline connect_timeout body_idle
     max_in_flight max_pending pending_timeout
     retry {

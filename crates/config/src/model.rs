@@ -4,6 +4,7 @@
 //! Nothing here reads files or uses serde: `raw` has the shape of the file, `check` makes a [`Config`] of
 //! it. A reload applies every setting that is not documented to need a restart.
 
+mod allowed_origin;
 mod listeners;
 mod policy;
 mod process;
@@ -12,6 +13,7 @@ mod service;
 
 use std::path::PathBuf;
 
+pub use allowed_origin::AllowedOrigin;
 pub use listeners::{Admin, Limits, Listen, ListenHost, Outbound};
 pub use policy::{
     Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy, Upstream,

@@ -84,6 +84,20 @@ pub(crate) fn reachable_host(text: &str) -> Result<String, InvalidValue> {
     host(text)
 }
 
+/// A host of the `Host` fields of browsers, in lower case and without a final dot: not one that every page can name, as
+/// `localhost`.
+pub(crate) fn public_host(text: &str) -> Result<String, InvalidValue> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let host = reachable_host(bare.strip_suffix('.').unwrap_or(bare)).map_err(|_| {
+        InvalidValue::new("is not a host", "write a name or an address without a port, as app.example")
+    })?;
+    if host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
+        let hint = "pages of any site can send requests to it; name the pages in outbound.allow_origins";
+        return Err(InvalidValue::new("is this machine", hint));
+    }
+    Ok(host.to_ascii_lowercase())
+}
+
 /// A path that starts with `/`, with or without a query.
 pub(crate) fn path(text: &str) -> Result<String, InvalidValue> {
     let valid = text.starts_with('/')
@@ -180,6 +194,22 @@ mod tests {
             &["", "a..b", "1.2.3", "[::1]", "a:80", "a b"],
         );
         check(reachable_host, &["10.0.0.5"], &["0.0.0.0", "::"]);
+        check(
+            public_host,
+            &["app.example", "App.Example.", "10.0.0.5", "[2001:db8::1]", "2001:db8::1"],
+            &[
+                "",
+                "app.example:80",
+                "localhost",
+                "LOCALHOST.",
+                "127.0.0.1",
+                "[::1]",
+                "0.0.0.0",
+                "*.example",
+                "a b",
+            ],
+        );
+        assert_eq!(public_host("App.Example.").as_deref(), Ok("app.example"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) struct Node {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NodeValue {
-    /// Nothing after the colon, `~` or `null`.
+    /// Nothing after the colon or in an item of a list, `~`, or `null` outside a list.
     Null,
     /// Text as written, without its quotes.
     Scalar(String),
@@ -105,7 +105,7 @@ fn build_node(tree: Spanned<Tree>, source: &str) -> Node {
         Tree::Null => NodeValue::Null,
         Tree::Text(text) => NodeValue::Scalar(text),
         Tree::Typed(text) => NodeValue::Scalar(source_text(&place, source).unwrap_or(text)),
-        Tree::Seq(items) => NodeValue::Seq(items.into_iter().map(|item| build_node(item, source)).collect()),
+        Tree::Seq(items) => NodeValue::Seq(items.into_iter().map(|item| build_item(item, source)).collect()),
         Tree::Map(entries) => NodeValue::Map(
             entries
                 .into_iter()
@@ -117,6 +117,18 @@ fn build_node(tree: Spanned<Tree>, source: &str) -> Node {
         ),
     };
     Node { at: position_of(&place), value }
+}
+
+/// An item of a list. A word of the file is text there, `null` too: it is an origin of browser pages, and may be a tag.
+fn build_item(tree: Spanned<Tree>, source: &str) -> Node {
+    let written = source_text(&tree.defined, source);
+    let mut node = build_node(tree, source);
+    if node.value == NodeValue::Null
+        && let Some(word) = written.filter(|word| word.eq_ignore_ascii_case("null"))
+    {
+        node.value = NodeValue::Scalar(word);
+    }
+    node
 }
 
 /// The number or boolean as the file spells it: `0.20`, `off`, `1e3`.

@@ -177,6 +177,9 @@ impl SettingList {
     fn upstream(&mut self, path: &str, upstream: &Upstream, wanted: impl Fn(&str) -> bool) {
         self.text(join(path, "service"), &upstream.service);
         self.text_if_some(&join(path, "listen"), upstream.listen.as_ref());
+        if !upstream.hosts.is_empty() {
+            self.list(join(path, "hosts"), &upstream.hosts);
+        }
         if !upstream.tags.is_empty() {
             self.list(join(path, "tags"), &upstream.tags);
         }

@@ -330,6 +330,28 @@ fn an_app_with_a_registry_file_causes_a_warning() {
 }
 
 #[test]
+fn origins_that_any_page_can_send_and_hosts_without_a_listener_cause_a_warning() {
+    for origin in ["\"*\"", "null", "\"null\""] {
+        let got = loaded(&format!("outbound: {{allow_origins: [{origin}]}}\n"), &[], &Overrides::default());
+        let shown = origin.trim_matches('"');
+        let expected = format!(
+            "conf/o.yaml:1:27 outbound.allow_origins: \"{shown}\" lets any page in a browser on this machine send requests; \
+             name the pages, as https://app.example or https://*.example"
+        );
+        assert_eq!(warnings(&got), [expected]);
+    }
+    let got = loaded("outbound: {allow_origins: ['https://*.example']}\n", &[], &Overrides::default());
+    assert_eq!(warnings(&got), [""; 0]);
+    let got = loaded("upstreams: [{service: a, hosts: [app.example]}]\n", &[], &Overrides::default());
+    assert_eq!(
+        warnings(&got),
+        [
+            "conf/o.yaml:1:33 upstreams[0].hosts: is not used: the upstream has no listener of its own; set listen too"
+        ]
+    );
+}
+
+#[test]
 fn no_secret_is_shown_anywhere() {
     let got = in_env(&[("CONSUL_HTTP_TOKEN", "s3cret")]);
     let page = render(&got.config, &got.origins);

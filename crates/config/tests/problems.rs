@@ -137,9 +137,21 @@ fn the_hint_for_a_value_that_cannot_be_parsed_has_an_example_or_the_range() {
         &["o.yaml:1:17 outbound.via: \"maybe\" is neither true nor false; write true or false"],
     );
     check(
-        "outbound: {allow_origins: ['*']}\n",
+        "outbound: {allow_origins: ['app.example']}\n",
         &[
-            "o.yaml:1:28 outbound.allow_origins: \"*\" is not an origin; write https://app.example or http://localhost:3000",
+            "o.yaml:1:28 outbound.allow_origins: \"app.example\" is not an origin; write https://app.example, http://localhost:3000, https://*.example, * or null",
+        ],
+    );
+    check("outbound: {allow_origins: ['*', null, 'null', 'https://*.example']}\n", &[]);
+    check(
+        "outbound: {allow_origins: [~]}\n",
+        &["o.yaml:1:28 outbound.allow_origins[0]: has no value; give one, or remove the key"],
+    );
+    check(
+        "upstreams: [{service: a, listen: 'localhost:1', hosts: ['app.example:80', localhost]}]\n",
+        &[
+            "o.yaml:1:57 upstreams[0].hosts: \"app.example:80\" is not a host; write a name or an address without a port, as app.example",
+            "o.yaml:1:75 upstreams[0].hosts: \"localhost\" is this machine; pages of any site can send requests to it; name the pages in outbound.allow_origins",
         ],
     );
     check(

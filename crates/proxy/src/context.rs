@@ -22,7 +22,10 @@ use crate::{
         Metrics,
         cells::{Block, WorkerCells},
     },
-    upstream::{cluster::Cluster, manager::ClusterManager},
+    upstream::{
+        cluster::{Cluster, ClusterKey},
+        manager::{ClusterManager, upstream_key},
+    },
 };
 
 /// One proxy's clusters and metrics.
@@ -179,6 +182,8 @@ pub(crate) struct DownstreamSettings {
     pub(crate) unread: Duration,
     /// Whether the log gets one line per request.
     pub(crate) access_log: bool,
+    /// The setting `hosts` of each service that has it.
+    hosts: Vec<(ClusterKey, Vec<String>)>,
 }
 
 impl DownstreamSettings {
@@ -196,7 +201,18 @@ impl DownstreamSettings {
             },
             unread: idle.fold(config.defaults.body_idle, Duration::max),
             access_log: config.log.access,
+            hosts: config
+                .upstreams
+                .iter()
+                .filter(|upstream| !upstream.hosts.is_empty())
+                .map(|upstream| (upstream_key(upstream), upstream.hosts.clone()))
+                .collect(),
         }
+    }
+
+    /// The setting `hosts` of a service.
+    pub(crate) fn hosts_of(&self, key: &ClusterKey) -> &[String] {
+        self.hosts.iter().find(|(of, _)| of == key).map_or(&[], |(_, hosts)| hosts)
     }
 }
 

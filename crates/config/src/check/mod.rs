@@ -113,7 +113,13 @@ fn read_outbound(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outbound) {
     r.set(s, "listen", &mut out.listen, address::listen_address);
     r.set(s, "x_forwarded", &mut out.x_forwarded, switch);
     r.set(s, "via", &mut out.via, switch);
-    r.set_list(s, "allow_origins", &mut out.allow_origins, address::browser_origin);
+    r.set_list(s, "allow_origins", &mut out.allow_origins, address::allowed_origin);
+    if let Some(origin) = out.allow_origins.iter().find(|origin| origin.allows_any_page()) {
+        let key = s.key("allow_origins");
+        let what = format!("\"{origin}\" lets any page in a browser on this machine send requests");
+        let hint = "name the pages, as https://app.example or https://*.example";
+        r.warn(r.origins.get(&key).clone(), &key, what, hint);
+    }
     let section = r.section(s, "limits");
     read_limits(r, &section, &mut out.limits);
 }

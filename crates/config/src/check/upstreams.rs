@@ -26,11 +26,17 @@ fn read_upstream(r: &mut Reader<'_>, s: &Section<'_>, defaults: &Policy) -> Upst
     let mut out = Upstream {
         service: read_required(r, s, "service", names::service).unwrap_or_default(),
         listen: None,
+        hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,
         policy: defaults.clone(),
     };
     out.listen = r.get(s, "listen", address::listen_address);
+    r.set_list(s, "hosts", &mut out.hosts, names::public_host);
+    if out.listen.is_none() && !out.hosts.is_empty() {
+        let at = r.origins.get(&s.key("hosts")).clone();
+        r.warn(at, &s.key("hosts"), "is not used: the upstream has no listener of its own", "set listen too");
+    }
     r.set_list(s, "tags", &mut out.tags, names::tag);
     out.datacenter = r.get(s, "datacenter", names::datacenter);
     out.policy = read_policy(r, s, defaults);

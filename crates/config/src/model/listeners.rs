@@ -2,6 +2,8 @@
 
 use std::{fmt, net::IpAddr, net::SocketAddr, time::Duration};
 
+use super::AllowedOrigin;
+
 /// An address to listen on: `localhost` stands for 127.0.0.1 and ::1 with one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
@@ -51,8 +53,8 @@ pub struct Outbound {
     pub x_forwarded: bool,
     /// Add `Via`. Default false.
     pub via: bool,
-    /// Browsers may send requests from these origins (`https://host[:port]`). Default none.
-    pub allow_origins: Vec<String>,
+    /// Pages of these origins may make a browser send requests. Default none: only pages that this listener served.
+    pub allow_origins: Vec<AllowedOrigin>,
     /// Limits towards the app.
     pub limits: Limits,
 }

@@ -11,6 +11,10 @@ pub struct Upstream {
     pub service: String,
     /// A listener of its own. Absent: reached by name only.
     pub listen: Option<Listen>,
+    /// Hosts under which browsers reach that listener on its own port, in lower case and without a port. Requests for them are
+    /// carried without a check of where they come from. Default none: on its own port only the addresses of this machine and
+    /// names of services are carried for a browser.
+    pub hosts: Vec<String>,
     /// Only instances with all these tags. Default: every instance.
     pub tags: Vec<String>,
     /// Datacenter asked for. Absent: `registry.consul.datacenter`, else the agent's own.

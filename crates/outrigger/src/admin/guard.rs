@@ -1,6 +1,7 @@
 //! Refuses requests of foreign web pages. A page in a browser can reach localhost, and by DNS rebinding even
-//! read from it. So `Host` and `Origin` must be addresses of this listener, and a change needs a header that a
-//! page cannot send without permission (CORS).
+//! read from it. So `Host` and `Origin` must be addresses of this listener, a browser may not say that the request
+//! comes from another site (`Sec-Fetch-Site`), not even by a link, and a change needs a header that a page cannot
+//! send without permission (CORS).
 //!
 //! The listener for metrics and health does not check this: it serves the network, and changes nothing.
 
@@ -8,7 +9,7 @@ use std::net::IpAddr;
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, Uri, header, uri::Authority},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -37,9 +38,15 @@ impl AllowedHosts {
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AdminRefusal {
-    #[error("the Host header must be localhost or the address this page listens on")]
+    #[error(
+        "the Host header must be localhost or the address of admin.listen; metrics and health alone are served on \
+         admin.metrics_listen"
+    )]
     ForeignHost,
-    #[error("requests from pages of other origins are refused")]
+    #[error(
+        "requests from pages of other origins and links from other sites are refused here, and no setting allows them; \
+         enter the address in the browser"
+    )]
     ForeignOrigin,
     #[error(
         "a change needs the header 'x-outrigger-admin: 1', as in: curl -X POST -H 'x-outrigger-admin: 1'"
@@ -71,6 +78,10 @@ fn validate_request(
         return Err(AdminRefusal::ForeignHost);
     }
     if headers.get_all(header::ORIGIN).iter().any(|origin| !same_origin(origin.as_bytes(), &host)) {
+        return Err(AdminRefusal::ForeignOrigin);
+    }
+    let is_same_site = |site: &HeaderValue| matches!(site.as_bytes(), b"none" | b"same-origin");
+    if !headers.get_all("sec-fetch-site").iter().all(is_same_site) {
         return Err(AdminRefusal::ForeignOrigin);
     }
     let reads = matches!(*method, Method::GET | Method::HEAD);
@@ -151,6 +162,22 @@ mod tests {
         ] {
             let result = validate(LOCAL, "GET", &[("host", "localhost:7079"), ("origin", origin)]);
             assert_eq!(result.is_ok(), expected, "{origin}");
+        }
+    }
+
+    #[test]
+    fn links_from_other_sites_are_refused_too() {
+        for (site, expected) in
+            [("none", true), ("same-origin", true), ("same-site", false), ("cross-site", false), ("", false)]
+        {
+            let link = [
+                ("host", "localhost:7079"),
+                ("sec-fetch-site", site),
+                ("sec-fetch-mode", "navigate"),
+                ("sec-fetch-dest", "document"),
+            ];
+            let expected = if expected { Ok(()) } else { Err(AdminRefusal::ForeignOrigin) };
+            assert_eq!(validate(LOCAL, "GET", &link), expected, "{site:?}");
         }
     }
 

@@ -213,36 +213,6 @@ pub(crate) fn keep_upgrade(head: &mut Head) -> &'static [u8] {
     }
 }
 
-/// Refuses a request that a browser sent from a page of another origin. `is_own` tells whether an authority is this
-/// listener's own. A request from this machine is not trusted for that: any page can make a browser send one.
-pub(crate) fn check_origin(
-    head: &Head,
-    allowed: &[String],
-    is_own: impl Fn(&str) -> bool,
-) -> Result<(), Refusal> {
-    let refused = |what: String| {
-        Err(Refusal::new(
-            Reason::ForbiddenOrigin,
-            format!("{what}; name the origin in outbound.allow_origins to allow it"),
-        ))
-    };
-    if let Some(origin) = head.first(Name::Origin) {
-        let text = String::from_utf8_lossy(origin);
-        let is_listed = allowed.iter().any(|one| one.eq_ignore_ascii_case(&text));
-        let is_local = text.split_once("://").is_some_and(|(_, authority)| is_own(authority));
-        if is_listed || is_local {
-            return Ok(());
-        }
-        return refused(format!("Origin {text:?} is not allowed"));
-    }
-    match head.first(Name::SecFetchSite) {
-        None | Some(b"none" | b"same-origin") => Ok(()),
-        Some(site) => {
-            refused(format!("Sec-Fetch-Site {:?} comes from another site", String::from_utf8_lossy(site)))
-        }
-    }
-}
-
 /// Neither a path nor a URI: `orders:80`, which only CONNECT has.
 fn is_authority_form(target: &[u8]) -> bool {
     target.first() != Some(&b'/') && !target.windows(3).any(|part| part == b"://")
@@ -384,25 +354,6 @@ mod tests {
             ("CONNECT o:80 HTTP/1.1\nHost: o:80\n\n", false),
         ] {
             assert_eq!(read_request(&mut request(text)).is_ok(), is_fine, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_page_of_another_origin_is_refused_unless_the_origin_is_allowed() {
-        let is_own = |authority: &str| authority == "localhost:7070";
-        let allowed = ["https://app.example".to_owned()];
-        for (fields, is_fine) in [
-            ("", true),
-            ("Origin: http://localhost:7070\n", true),
-            ("Origin: https://app.example\nSec-Fetch-Site: cross-site\n", true),
-            ("Origin: https://evil.example\n", false),
-            ("Origin: null\n", false),
-            ("Sec-Fetch-Site: cross-site\n", false),
-            ("Sec-Fetch-Site: same-site\n", false),
-            ("Sec-Fetch-Site: none\n", true),
-        ] {
-            let head = request(&format!("GET / HTTP/1.1\nHost: o\n{fields}\n"));
-            assert_eq!(check_origin(&head, &allowed, is_own).is_ok(), is_fine, "{fields}");
         }
     }
 

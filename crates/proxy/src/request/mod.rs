@@ -3,6 +3,7 @@
 pub(crate) mod app;
 pub(crate) mod attempt;
 pub(crate) mod attempts;
+pub(crate) mod browser;
 pub(crate) mod call;
 pub(crate) mod fields;
 pub(crate) mod handle;

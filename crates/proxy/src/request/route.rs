@@ -4,7 +4,7 @@
 //! of a request in absolute form, or by the listener. A request for an address or for a name outside the
 //! registry is refused; such a name is never looked up.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use outrigger_http1::{Head, Name};
 
@@ -12,7 +12,10 @@ use crate::{
     context::{ConnectionInfo, DownstreamSettings},
     host::{self, ParsedHost, ServiceName},
     reason::{Reason, Refusal},
-    request::fields::{self, RequestFacts},
+    request::{
+        browser::{self, is_own_authority},
+        fields::RequestFacts,
+    },
     upstream::cluster::Cluster,
 };
 
@@ -40,14 +43,16 @@ pub(crate) fn find<'h>(
     head: &'h Head,
     facts: &mut RequestFacts,
 ) -> Result<Destination<'h>, Refusal> {
-    if facts.is_from_browser {
-        // Another port of this machine is another origin.
-        let is_own = |authority: &str| {
-            is_own_authority(info, authority) && authority_port(authority) == info.local.port()
-        };
-        fields::check_origin(head, &settings.outbound.allow_origins, is_own)?;
-    }
     let host_bytes = head.first(Name::Host);
+    if facts.is_from_browser {
+        let target = head.target();
+        let authority =
+            absolute_parts(target).map_or(host_bytes.unwrap_or_default(), |(_, authority, _)| authority);
+        // What is no text is refused for that below.
+        if let Ok(authority) = std::str::from_utf8(authority) {
+            browser::check_page(info, settings, head, authority, !target_is_path(target))?;
+        }
+    }
     if target_is_path(head.target())
         && info.listener.kind.cluster().is_none()
         && let Some(cluster) = host_bytes.and_then(|host| info.clusters().find_by_host(host))
@@ -82,6 +87,19 @@ pub(crate) fn find<'h>(
     }
 }
 
+/// Scheme, authority and the rest of a target in absolute form; `None`: it is in another form.
+fn absolute_parts(target: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    if target_is_path(target) {
+        return None;
+    }
+    let separator = target.windows(3).position(|part| part == b"://")?;
+    let (scheme, rest) = target.split_at(separator);
+    let rest = rest.get(3..).unwrap_or_default();
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    Some((scheme, authority, path))
+}
+
 /// Whether a target is in origin form or in asterisk form, and not in absolute form.
 fn target_is_path(target: &[u8]) -> bool {
     target.first() == Some(&b'/') || target == b"*"
@@ -94,16 +112,8 @@ fn route_by_listener(
     facts: &mut RequestFacts,
     host: &str,
 ) -> Result<Arc<Cluster>, Refusal> {
-    match host::parse(host) {
-        // A page from a name that resolves to this machine (DNS rebinding) must not reach a service.
-        ParsedHost::Outside if facts.is_from_browser => {
-            return Err(Refusal::new(
-                Reason::ForbiddenOrigin,
-                format!("a browser's request for {host:?} may not reach a service"),
-            ));
-        }
-        ParsedHost::Invalid if !host.is_empty() => return Err(invalid_host(host)),
-        _ => {}
+    if !host.is_empty() && host::parse(host) == ParsedHost::Invalid {
+        return Err(invalid_host(host));
     }
     if !facts.has_host {
         facts.changes.host = Some(cluster.key.service.as_bytes().to_vec());
@@ -139,8 +149,7 @@ fn route_absolute_form<'h>(
     facts: &mut RequestFacts,
 ) -> Result<Destination<'h>, Refusal> {
     let target = head.target();
-    let separator = target.windows(3).position(|part| part == b"://").unwrap_or(0);
-    let (scheme, rest) = target.split_at(separator);
+    let (scheme, authority, path) = absolute_parts(target).unwrap_or_default();
     if !scheme.eq_ignore_ascii_case(b"http") {
         let detail = format!("only http:// is carried, not {}", target.escape_ascii());
         return Err(Refusal::new(Reason::OutsideHost, detail));
@@ -148,9 +157,6 @@ fn route_absolute_form<'h>(
     if facts.has_host && !host.is_empty() && host::parse(host) == ParsedHost::Invalid {
         return Err(invalid_host(host));
     }
-    let rest = rest.get(3..).unwrap_or_default();
-    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
     let Ok(authority) = std::str::from_utf8(authority) else { return Err(invalid_host("not text")) };
     let by_listener = info.listener.kind.cluster();
     if by_listener.is_none() && is_own_authority(info, authority) {
@@ -182,21 +188,6 @@ fn find_dotted_service(info: &ConnectionInfo, authority: &str) -> Option<Arc<Clu
     let service = host::lowercase(host::host_of(authority)?);
     let name = ServiceName { service, tag: None, datacenter: None };
     info.clusters().find(&name).filter(|cluster| cluster.is_declared())
-}
-
-/// Whether the host of an authority is a loopback address or the local address of this connection.
-fn is_own_authority(info: &ConnectionInfo, authority: &str) -> bool {
-    host::is_loopback(authority)
-        || host::host_of(authority)
-            .map(|host| host.trim_matches(['[', ']']))
-            .and_then(|host| host.parse::<IpAddr>().ok())
-            .is_some_and(|ip: IpAddr| ip.to_canonical() == info.local.ip().to_canonical())
-}
-
-/// The port of an authority; 80 where it has none.
-fn authority_port(authority: &str) -> u16 {
-    let after = authority.rfind(']').map_or(0, |end| end + 1);
-    authority[after..].rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(80)
 }
 
 fn outside_host(host: &str) -> Refusal {

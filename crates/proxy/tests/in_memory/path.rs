@@ -164,6 +164,7 @@ impl Path {
         config.upstreams.push(config::Upstream {
             service: "orders".to_owned(),
             listen: None,
+            hosts: Vec::new(),
             tags: Vec::new(),
             datacenter: None,
             policy: config::Policy::default(),

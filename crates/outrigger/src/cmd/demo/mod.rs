@@ -157,6 +157,7 @@ fn demo_config(registry: SocketAddr) -> Config {
     let orders = Upstream {
         service: SERVICE.to_owned(),
         listen: None,
+        hosts: Vec::new(),
         tags: Vec::new(),
         datacenter: None,
         policy: policy.clone(),

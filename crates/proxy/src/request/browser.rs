@@ -1,0 +1,251 @@
+//! Refuses what a page of another site makes a browser send.
+//!
+//! Every page can make a browser send requests to this machine, so a request that comes from this machine is not trusted for
+//! that. A browser marks such a request: `Origin` names the page's origin, and `Sec-Fetch-Site` says that it is another one (W3C
+//! Fetch Metadata). No page can change the two.
+//!
+//! A gateway in front of the app passes the same marks on, of its own visitors, and those are for the app to judge. The two are
+//! told apart by what a browser cannot avoid: aimed at this listener it writes the listener's port into `Host` (none for 80),
+//! and by a proxy setting an absolute target. So the marks count when the host is an address of this machine, when it bears the
+//! listener's own port, and when the target is in absolute form.
+//!
+//! A name that resolves to this machine only since its page was loaded (DNS rebinding) makes that page one of the same origin,
+//! without a mark. The listener of one service, which accepts any host, so refuses a browser's request for a host outside the
+//! registry on its own port, unless the setting `hosts` names the host.
+
+use std::net::IpAddr;
+
+use outrigger_config::AllowedOrigin;
+use outrigger_http1::{Head, Name};
+
+use crate::{
+    context::{ConnectionInfo, DownstreamSettings},
+    host::{self, ParsedHost},
+    reason::{Reason, Refusal},
+};
+
+/// Names that only matter here; they are searched for only where a request would be refused.
+const SEC_FETCH_MODE: &[u8] = b"sec-fetch-mode";
+const SEC_FETCH_DEST: &[u8] = b"sec-fetch-dest";
+
+/// Checks a request that a browser may have sent. `authority`: its Host, or that of its target; `is_absolute`: the target is in
+/// absolute form.
+///
+/// # Errors
+/// [`Reason::ForbiddenOrigin`]; the refusal names the setting that allows the request.
+pub(crate) fn check_page(
+    info: &ConnectionInfo,
+    settings: &DownstreamSettings,
+    head: &Head,
+    authority: &str,
+    is_absolute: bool,
+) -> Result<(), Refusal> {
+    // HTTP/1.0 may have no Host, and then the path names the service.
+    let is_own_host = authority.is_empty() || is_own_authority(info, authority);
+    let has_own_port = authority_port(authority) == info.local.port();
+    if !is_own_host && !has_own_port && !is_absolute {
+        return Ok(());
+    }
+    if let Some(cluster) = info.listener.kind.cluster()
+        && !is_own_host
+    {
+        let is_listed = settings.hosts_of(&cluster.key).iter().any(|listed| is_host(authority, listed));
+        if is_listed && !is_absolute {
+            return Ok(());
+        }
+        if !is_listed && host::parse(authority) == ParsedHost::Outside {
+            return Err(rebinding_refusal(&cluster.label, authority));
+        }
+    }
+    // Another port of this machine is another origin.
+    let is_own =
+        |authority: &str| is_own_authority(info, authority) && authority_port(authority) == info.local.port();
+    check_marks(head, &settings.outbound.allow_origins, is_own)
+}
+
+/// Judges the marks. `is_own` tells whether an authority is this listener's own.
+fn check_marks(head: &Head, allowed: &[AllowedOrigin], is_own: impl Fn(&str) -> bool) -> Result<(), Refusal> {
+    let is_fine = |origin: &[u8]| {
+        std::str::from_utf8(origin).is_ok_and(|origin| {
+            allowed.iter().any(|one| one.allows(origin))
+                || origin.strip_prefix("http://").is_some_and(|authority| is_own(authority))
+        })
+    };
+    let refusal = if head.has(Name::Origin) {
+        match head.values(Name::Origin).find(|origin| !is_fine(origin)) {
+            None => return Ok(()),
+            Some(origin) => origin_refusal(&String::from_utf8_lossy(origin)),
+        }
+    } else {
+        let is_mark = |site: &&[u8]| !matches!(*site, b"none" | b"same-origin");
+        match head.values(Name::SecFetchSite).find(is_mark) {
+            None => return Ok(()),
+            Some(_) if allowed.contains(&AllowedOrigin::Any) => return Ok(()),
+            Some(site) => site_refusal(&String::from_utf8_lossy(site)),
+        }
+    };
+    if is_navigation(head) { Ok(()) } else { Err(refusal) }
+}
+
+/// Whether the user followed a link or entered an address: the page with the link cannot read the response.
+fn is_navigation(head: &Head) -> bool {
+    let says = |name: &[u8], value: &[u8]| {
+        let mut fields = head.fields().iter().filter(|field| head.name(field).eq_ignore_ascii_case(name));
+        fields.next().is_some_and(|field| head.value(field) == value) && fields.next().is_none()
+    };
+    matches!(head.method(), b"GET" | b"HEAD")
+        && says(SEC_FETCH_MODE, b"navigate")
+        && says(SEC_FETCH_DEST, b"document")
+}
+
+fn origin_refusal(origin: &str) -> Refusal {
+    let cure = match origin.split_once("://") {
+        Some(("http" | "https", _)) => "add it there to allow its pages".to_owned(),
+        _ if origin == "null" => {
+            "add \"null\" there to allow pages without an origin, which any page can be".to_owned()
+        }
+        _ => "only \"*\" there allows it".to_owned(),
+    };
+    let detail = format!("the page's origin {origin:?} is not in outbound.allow_origins; {cure}");
+    Refusal::new(Reason::ForbiddenOrigin, detail)
+}
+
+fn site_refusal(site: &str) -> Refusal {
+    let detail = format!(
+        "a page of another site sent this request (Sec-Fetch-Site: {site}) without an Origin, so that of \
+         outbound.allow_origins only \"*\" allows it; fetch() sends an Origin, and a link is followed with GET"
+    );
+    Refusal::new(Reason::ForbiddenOrigin, detail)
+}
+
+fn rebinding_refusal(service: &str, authority: &str) -> Refusal {
+    let host = host::host_of(authority).unwrap_or(authority);
+    let detail = format!(
+        "a browser's request for {authority:?}, a name outside the registry, on the port of {service}; add {host:?} to \
+         upstreams.{service}.hosts to carry it"
+    );
+    Refusal::new(Reason::ForbiddenOrigin, detail)
+}
+
+/// Whether the host of an authority is a loopback address or the local address of this connection.
+pub(crate) fn is_own_authority(info: &ConnectionInfo, authority: &str) -> bool {
+    host::is_loopback(authority)
+        || host::host_of(authority)
+            .map(|host| host.trim_matches(['[', ']']))
+            .and_then(|host| host.parse::<IpAddr>().ok())
+            .is_some_and(|ip: IpAddr| ip.to_canonical() == info.local.ip().to_canonical())
+}
+
+/// Whether the host of an authority is `listed`, an entry of `hosts`.
+fn is_host(authority: &str, listed: &str) -> bool {
+    let Some(host) = host::host_of(authority) else { return false };
+    let host = host.trim_matches(['[', ']']);
+    host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(listed)
+        || matches!((host.parse::<IpAddr>(), listed.parse::<IpAddr>()), (Ok(one), Ok(other)) if one == other)
+}
+
+/// The port of an authority; 80 where it has none.
+fn authority_port(authority: &str) -> u16 {
+    let after = authority.rfind(']').map_or(0, |end| end + 1);
+    authority[after..].rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(80)
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_http1::{HeadKind, HeadLimits, HeadParser, Inbox};
+
+    use super::*;
+
+    fn request(method: &str, fields: &str) -> Head {
+        let text = format!("{method} / HTTP/1.1\nHost: o\n{fields}\n\n").replace("\n\n\n", "\n\n");
+        let limits = HeadLimits { bytes: 65_536, fields: 100, target: 65_536 };
+        let mut inbox = Inbox::from(text.replace('\n', "\r\n").as_bytes());
+        HeadParser::new(HeadKind::Request, limits, Vec::new()).parse(&mut inbox, Vec::new).unwrap().unwrap()
+    }
+
+    fn check(method: &str, allowed: &[AllowedOrigin], fields: &str) -> Result<(), String> {
+        let is_own = |authority: &str| authority == "localhost:7070";
+        check_marks(&request(method, fields), allowed, is_own).map_err(|refusal| refusal.detail)
+    }
+
+    #[test]
+    fn a_page_of_another_origin_is_refused_unless_the_origin_is_allowed() {
+        let app = AllowedOrigin::Exact("https://app.example".to_owned());
+        for (fields, is_fine) in [
+            ("", true),
+            ("Origin: http://localhost:7070", true),
+            ("Origin: https://localhost:7070", false),
+            ("Origin: https://app.example\nSec-Fetch-Site: cross-site", true),
+            ("Origin: https://app.example\nOrigin: https://evil.example", false),
+            ("Origin: https://evil.example", false),
+            ("Origin: null", false),
+            ("Origin: \u{e9}", false),
+            ("Sec-Fetch-Site: cross-site", false),
+            ("Sec-Fetch-Site: same-site", false),
+            ("Sec-Fetch-Site: none\nSec-Fetch-Site: cross-site", false),
+            ("Sec-Fetch-Site: none", true),
+        ] {
+            assert_eq!(check("GET", std::slice::from_ref(&app), fields).is_ok(), is_fine, "{fields}");
+        }
+        for fields in ["Origin: null", "Origin: https://evil.example", "Sec-Fetch-Site: cross-site"] {
+            assert_eq!(check("GET", &[AllowedOrigin::Any], fields), Ok(()), "{fields}");
+        }
+        assert_eq!(check("GET", &[AllowedOrigin::Null], "Origin: null"), Ok(()));
+        assert!(check("GET", &[AllowedOrigin::Null], "Sec-Fetch-Site: cross-site").is_err());
+    }
+
+    #[test]
+    fn only_a_navigation_of_a_whole_page_passes() {
+        let mode = "Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: navigate\n";
+        for (method, fields, is_fine) in [
+            ("GET", "Sec-Fetch-Dest: document", true),
+            ("HEAD", "sec-fetch-dest: document", true),
+            ("POST", "Sec-Fetch-Dest: document", false),
+            ("GET", "Sec-Fetch-Dest: iframe", false),
+            ("GET", "Sec-Fetch-Dest: document\nSec-Fetch-Dest: iframe", false),
+            ("GET", "", false),
+        ] {
+            assert_eq!(check(method, &[], &format!("{mode}{fields}")).is_ok(), is_fine, "{method} {fields}");
+        }
+        let cors = "Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: cors\nSec-Fetch-Dest: document";
+        assert!(check("GET", &[], cors).is_err());
+    }
+
+    #[test]
+    fn every_refusal_names_the_setting_that_allows_the_request() {
+        for (fields, expected) in [
+            ("Origin: https://evil.example", "add it there"),
+            ("Origin: null", "add \"null\" there"),
+            ("Origin: chrome-extension://abc", "only \"*\" there allows it"),
+            ("Sec-Fetch-Site: cross-site", "only \"*\" allows it"),
+        ] {
+            let detail = check("POST", &[], fields).unwrap_err();
+            assert!(detail.contains("outbound.allow_origins") && detail.contains(expected), "{detail}");
+        }
+        let detail = rebinding_refusal("orders", "evil.example:9201").detail;
+        assert!(detail.contains("add \"evil.example\" to upstreams.orders.hosts"), "{detail}");
+    }
+
+    #[test]
+    fn a_listed_host_is_found_whatever_its_case_and_port() {
+        for (authority, listed, expected) in [
+            ("App.Example:9201", "app.example", true),
+            ("app.example.", "app.example", true),
+            ("x.app.example", "app.example", false),
+            ("[2001:DB8::1]:9201", "2001:db8:0::1", true),
+            ("10.0.0.5", "10.0.0.5", true),
+            ("10.0.0.6", "10.0.0.5", false),
+        ] {
+            assert_eq!(is_host(authority, listed), expected, "{authority} {listed}");
+        }
+    }
+
+    #[test]
+    fn the_port_of_an_authority_is_80_without_one() {
+        for (authority, port) in
+            [("orders", 80), ("orders:7070", 7070), ("[::1]", 80), ("[::1]:7070", 7070), ("orders:", 80)]
+        {
+            assert_eq!(authority_port(authority), port, "{authority}");
+        }
+    }
+}

@@ -23,11 +23,7 @@ use std::{
 use outrigger_config::error_chain;
 use outrigger_registry::{Instance, Query};
 use parking_lot::Mutex;
-use tokio::{
-    sync::Notify,
-    task::spawn_blocking,
-    time::{sleep, sleep_until},
-};
+use tokio::{sync::Notify, task::spawn_blocking, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -146,20 +142,26 @@ impl DiskCache {
     /// the file is closed.
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let Some(file) = self.file.clone() else { return };
-        let mut rest = REFRESH_INTERVAL;
-        while let Some(refresh) = stop.run_until_cancelled(self.wait_for_change(rest)).await {
+        // A fixed time: changes that end where they began are written as no change, and must not put it off.
+        let mut refresh_at = tokio::time::Instant::now() + REFRESH_INTERVAL;
+        while stop.run_until_cancelled(self.wait_for_change(refresh_at)).await.is_some() {
             let began = tokio::time::Instant::now();
-            rest = if self.write(&file, refresh).await { REFRESH_INTERVAL } else { RETRY_INTERVAL };
+            let refresh = began >= refresh_at;
+            if !self.write(&file, refresh).await {
+                refresh_at = refresh_at.min(began + RETRY_INTERVAL);
+            } else if refresh {
+                refresh_at = began + REFRESH_INTERVAL;
+            }
             stop.run_until_cancelled(sleep_until(began + MIN_WRITE_INTERVAL)).await;
         }
         self.write(&file, true).await;
     }
 
-    /// Waits for a change, or for `rest`. Returns whether `rest` has passed.
-    async fn wait_for_change(&self, rest: Duration) -> bool {
+    /// Waits for a change, or until `refresh_at`.
+    async fn wait_for_change(&self, refresh_at: tokio::time::Instant) {
         tokio::select! {
-            () = self.changed.notified() => false,
-            () = sleep(rest) => true,
+            () = self.changed.notified() => {}
+            () = sleep_until(refresh_at) => {}
         }
     }
 

@@ -5,11 +5,12 @@
 //! them as suspects again, instead of knowing no instances. They take no traffic.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use outrigger_registry::Instance;
+use outrigger_registry::{Instance, InstanceId};
 
 use crate::instances::{find, union};
 
@@ -26,15 +27,26 @@ pub(crate) struct PresumedGone {
     pub(crate) index: u64,
     /// When the last of them was presumed gone.
     pub(crate) at: Instant,
+    /// When each of them was, so that one loss after the other does not keep the first ones for ever.
+    since: Arc<BTreeMap<InstanceId, Instant>>,
 }
 
 impl PresumedGone {
     /// Adds `more`, last listed at `index` and lost at `now`, to those of `before` that are still fresh.
     pub(crate) fn merge(before: Option<&Self>, more: Vec<Instance>, index: u64, now: Instant) -> Self {
-        let before = before.filter(|lost| lost.is_fresh(now));
-        let index = before.map_or(index, |lost| lost.index.min(index));
+        let is_fresh = |at: Instant| now.saturating_duration_since(at) <= PRESUMED_GONE_TTL;
+        let mut since: BTreeMap<_, _> = before
+            .map(|lost| &*lost.since)
+            .into_iter()
+            .flatten()
+            .filter(|(_, at)| is_fresh(**at))
+            .map(|(id, at)| (id.clone(), *at))
+            .collect();
         let older = before.map_or(&[][..], |lost| &lost.instances);
-        Self { instances: union(&more, older), index, at: now }
+        let older: Vec<_> = older.iter().filter(|one| since.contains_key(&one.id)).cloned().collect();
+        let index = before.filter(|_| !older.is_empty()).map_or(index, |lost| lost.index.min(index));
+        since.extend(more.iter().map(|one| (one.id.clone(), now)));
+        Self { instances: union(&more, &older), index, at: now, since: Arc::new(since) }
     }
 
     /// Without the instances of `listed`; `None` when no instance is left.
@@ -46,5 +58,28 @@ impl PresumedGone {
 
     pub(crate) fn is_fresh(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.at) <= PRESUMED_GONE_TTL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_registry::{HealthStatus, testing::instance};
+
+    use super::*;
+
+    #[test]
+    fn one_loss_after_the_other_keeps_each_for_its_own_time() {
+        let start = tokio::time::Instant::now().into_std();
+        let lose = |before: Option<&PresumedGone>, n: u32| {
+            let one = instance("n1", &format!("a{n:03}"), HealthStatus::Passing);
+            PresumedGone::merge(before, vec![one], u64::from(n), start + PRESUMED_GONE_TTL / 4 * n)
+        };
+        let mut lost = lose(None, 1);
+        for n in 2..100 {
+            lost = lose(Some(&lost), n);
+            assert!(lost.instances.len() <= 5, "{} after {n} losses", lost.instances.len());
+        }
+        assert_eq!((lost.instances.len(), lost.since.len()), (5, 5), "those of the last 10 minutes");
+        assert!(lost.index <= 95, "{}", lost.index);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use outrigger_registry::ReportedHealth;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
@@ -89,6 +89,8 @@ async fn run(
     let _end = PanicGuard(handle.clone());
     let first_answers = pin!(first_answers);
     let mut first_answers = Some(first_answers);
+    // A fixed time, which reloads do not put off.
+    let learn_until = Instant::now() + LEARN_TIMEOUT;
     let mut settings = handle.subscribe_settings();
     let mut registrant = None;
     loop {
@@ -97,7 +99,7 @@ async fn run(
         apply_registration(&handle, plan.as_ref(), &mut registrant).await;
         tokio::select! {
             () = handle.drain().requested.cancelled() => break,
-            () = start_up(&handle, &mut first_answers, plan, &mut registrant) => {}
+            () = start_up(&handle, &mut first_answers, learn_until, plan, &mut registrant) => {}
             // Never an error: `handle` holds the sender.
             _ = settings.changed() => {}
         }
@@ -155,11 +157,12 @@ impl Drop for PanicGuard {
 async fn start_up<F: Future<Output = ()>>(
     handle: &LifecycleHandle,
     first_answers: &mut Option<Pin<&mut F>>,
+    learn_until: Instant,
     plan: Option<RegistrationPlan>,
     registrant: &mut Option<Registrant>,
 ) {
     if let Some(answers) = first_answers {
-        if timeout(LEARN_TIMEOUT, answers.as_mut()).await.is_err() {
+        if timeout_at(learn_until, answers.as_mut()).await.is_err() {
             warn!(after = ?LEARN_TIMEOUT, "the registry has not answered for every declared service, starting without");
         }
         *first_answers = None;

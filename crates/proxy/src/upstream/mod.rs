@@ -9,3 +9,4 @@ pub(crate) mod lease;
 pub(crate) mod manager;
 pub(crate) mod probe;
 pub(crate) mod reconcile;
+pub(crate) mod retired_views;

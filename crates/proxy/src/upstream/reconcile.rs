@@ -4,7 +4,7 @@
 //! connections; a new one gets a new endpoint; the endpoint of one that left is retired. This runs on the
 //! control thread, so that no request builds a View or drops an old one.
 
-use std::{cmp::Ordering, collections::VecDeque, iter::Peekable, sync::Arc, time::Duration, vec};
+use std::{cmp::Ordering, iter::Peekable, sync::Arc, vec};
 
 use outrigger_config as config;
 use outrigger_discovery::{Follower, Snapshot};
@@ -12,7 +12,7 @@ use outrigger_policy::LoadBalancer;
 use outrigger_registry::InstanceId;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 use tracing::info;
 
@@ -21,11 +21,9 @@ use crate::{
     upstream::{
         cluster::{Cluster, ClusterSettings, View, watch_reason},
         endpoint::Endpoint,
+        retired_views::RetiredViews,
     },
 };
-
-/// How long an old View is kept: no pick holds one longer.
-const RETIRED_VIEW_TTL: Duration = Duration::from_secs(1);
 
 /// New settings for a cluster.
 #[derive(Debug)]
@@ -43,12 +41,12 @@ pub(crate) struct Reconciler {
     workers: usize,
     /// The endpoints of the current View, sorted by identity as the instances of a snapshot are.
     known: Vec<Arc<Endpoint>>,
-    retired_views: VecDeque<Arc<View>>,
+    retired_views: RetiredViews<View>,
 }
 
 impl Reconciler {
     pub(crate) fn new(cluster: Arc<Cluster>, metrics: Arc<Metrics>, workers: usize) -> Self {
-        Self { cluster, metrics, workers, known: Vec::new(), retired_views: VecDeque::new() }
+        Self { cluster, metrics, workers, known: Vec::new(), retired_views: RetiredViews::default() }
     }
 
     /// Follows the service until the cluster manager aborts the task.
@@ -58,6 +56,8 @@ impl Reconciler {
         mut updates: mpsc::UnboundedReceiver<SettingsUpdate>,
     ) {
         loop {
+            // A fixed time, and not a sleep that each change would begin anew.
+            let due = self.retired_views.next_check();
             tokio::select! {
                 snapshot = follower.changed() => self.apply_snapshot(snapshot),
                 Some(SettingsUpdate { policy, applied }) = updates.recv() => {
@@ -66,8 +66,8 @@ impl Reconciler {
                     // The receiver may have been dropped.
                     let _ = applied.send(());
                 }
-                () = tokio::time::sleep(RETIRED_VIEW_TTL), if !self.retired_views.is_empty() => {
-                    self.retired_views.retain(|view| Arc::strong_count(view) > 1);
+                () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
+                    self.retired_views.drop_unused(Instant::now());
                 }
             }
         }
@@ -145,7 +145,7 @@ impl Reconciler {
             settings,
             snapshot,
         };
-        self.retired_views.push_back(self.cluster.swap_view(view));
+        self.retired_views.push(self.cluster.swap_view(view), Instant::now());
         self.cluster.ejector.wakeup.notify_one();
         // After the swap, so that a pick in between finds an endpoint.
         for endpoint in left.iter().chain(&replaced) {
@@ -182,3 +182,6 @@ fn take_known(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

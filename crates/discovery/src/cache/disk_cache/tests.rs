@@ -294,6 +294,31 @@ fn unchanged_content_is_written_again_only_to_refresh_its_ages() {
     assert_eq!(file.load(DAY, MAX_AGE), [], "an empty content is written");
 }
 
+#[tokio::test(start_paused = true)]
+async fn changes_that_end_where_they_began_do_not_put_the_refresh_off() {
+    let place = TestFolder::new();
+    let cache = Arc::new(DiskCache::open(place.folder.path(), "table", HERE));
+    let service = Arc::new(Service::new(Query { service: "orders".into(), datacenter: None }));
+    service.update_watch_health(|health| health.confirmed_at = Some(now()));
+    service.publish(Arc::from([instance("a")]), now());
+    cache.record_change(&service);
+    let (stop, path) = (CancellationToken::new(), place.path());
+    let task = tokio::spawn(cache.clone().run(stop.clone()));
+    tokio::time::sleep(MIN_WRITE_INTERVAL * 2).await;
+    let first = fs::read(&path).unwrap();
+    let mut elapsed = Duration::ZERO;
+    while elapsed <= REFRESH_INTERVAL {
+        let pause = REFRESH_INTERVAL / 4;
+        tokio::time::sleep(pause).await;
+        elapsed += pause;
+        cache.record_change(&service);
+    }
+    tokio::time::sleep(MIN_WRITE_INTERVAL * 2).await;
+    assert_ne!(fs::read(&path).unwrap(), first, "the ages are those of the last write");
+    stop.cancel();
+    task.await.unwrap();
+}
+
 #[test]
 fn a_write_that_fails_keeps_the_old_file_and_the_next_write_succeeds() {
     let place = TestFolder::with(vec![record("orders", &["a"], DAY)]);

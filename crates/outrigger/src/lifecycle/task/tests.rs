@@ -179,6 +179,17 @@ async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reloads_do_not_put_off_the_start_at_a_silent_registry() {
+    let lifecycle = Lifecycle::start(std::future::pending(), None, PropagationMonitor::fixed(Duration::ZERO));
+    let from = Instant::now();
+    while !lifecycle.handle().state().is_ready() {
+        assert!(from.elapsed() < LEARN_TIMEOUT * 2, "{:?}", lifecycle.handle().state());
+        lifecycle.apply_settings(None, Drain::default());
+        sleep(LEARN_TIMEOUT / 5).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_while_learning_ends_at_once() {
     let lifecycle = Lifecycle::start(std::future::pending(), None, PropagationMonitor::fixed(PROPAGATION));
     let from = Instant::now();

@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, fmt};
 use crate::{
     Config, LoadedConfig, Origins, Registry, Token, Upstream,
     settings::{HIDDEN, Setting, list_every_setting, list_settings},
+    tag_list,
 };
 
 /// Settings, or sections of them, that only a restart changes.
@@ -140,7 +141,7 @@ fn settings_by_upstream(loaded: &LoadedConfig) -> Vec<Setting> {
 fn upstream_label(upstream: &Upstream) -> String {
     let mut tags = upstream.tags.clone();
     tags.sort();
-    let tags = if tags.is_empty() { String::new() } else { format!("[{}]", tags.join(",")) };
+    let tags = tag_list(&tags);
     let datacenter = upstream.datacenter.as_ref().map(|name| format!("@{name}")).unwrap_or_default();
     format!("{}{tags}{datacenter}", upstream.service)
 }

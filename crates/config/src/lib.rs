@@ -14,6 +14,7 @@
 //! | `layers` | flags and environment variables, and the key that each one sets |
 //! | `check` | tree and overrides → [`Config`]; collects all problems instead of stopping at the first |
 //! | `units`, `address`, `names` | parsers of single values: durations, sizes, listen addresses, service names |
+//! | `text` | parts of texts that users read: numbers of things, labels, escaped text of others |
 //! | `settings` | [`Config`] → flat list of keys and values, for `render`, `summary` and `diff` |
 //! | `small_file` | reads the small files of other crates too: regular files only, within a limit |
 //! | `diff` | running and new settings → what runs next, and what changes |
@@ -38,6 +39,7 @@ mod render;
 mod settings;
 mod small_file;
 mod summary;
+mod text;
 mod units;
 
 pub use diff::{RESTART_ONLY, ReloadPlan, SettingChange, fingerprint, plan_reload};
@@ -50,4 +52,5 @@ pub use origin::{Origin, Origins};
 pub use render::render;
 pub use small_file::{SmallFile, check_own_folder, check_regular};
 pub use summary::summarize;
+pub use text::{breaks_line, count, escape_control, tag_list};
 pub use units::{format_coarse_duration, format_duration, format_size, parse_duration};

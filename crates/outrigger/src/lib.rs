@@ -11,6 +11,7 @@ pub mod cmd;
 mod http_client;
 mod lifecycle;
 mod limits;
+mod log_format;
 mod log_writer;
 mod process;
 mod registry;

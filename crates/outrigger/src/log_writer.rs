@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use outrigger_config::breaks_line;
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use rustix::{
@@ -62,7 +63,7 @@ impl LogWriter {
         Self::new(io::stderr().as_fd().try_clone_to_owned()?)
     }
 
-    fn new(out: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(out: OwnedFd) -> io::Result<Self> {
         let out = reopen_nonblocking(&out).unwrap_or(out);
         let lost = IntCounter::new(
             "outrigger_log_lines_lost_total",
@@ -136,13 +137,35 @@ fn reopen_nonblocking(out: &OwnedFd) -> Option<OwnedFd> {
 /// The subscriber writes one whole line at a time.
 impl Write for &LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write_line(line);
+        self.0.write_line(&escape_unicode_breaks(line));
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Escapes the characters that JSON leaves as they are, and that a reader may take for the end of a line or a terminal for a
+/// command: DEL, C1, and the line and paragraph separators of Unicode. They are inside of strings, and lines of text have none.
+fn escape_unicode_breaks(line: &[u8]) -> Cow<'_, [u8]> {
+    let is_first_byte = |byte: &u8| matches!(byte, 0x7f | 0xc2 | 0xe2);
+    let Some(text) = line.iter().any(is_first_byte).then(|| str::from_utf8(line).ok()).flatten() else {
+        return Cow::Borrowed(line);
+    };
+    let is_left = |one: char| breaks_line(one) && !one.is_ascii() || one == '\u{7f}';
+    if !text.contains(is_left) {
+        return Cow::Borrowed(line);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for one in text.chars() {
+        if is_left(one) {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(one)));
+        } else {
+            escaped.push(one);
+        }
+    }
+    Cow::Owned(escaped.into_bytes())
 }
 
 impl<'a> MakeWriter<'a> for LogWriter {

@@ -11,13 +11,11 @@ use tracing::warn;
 use tracing_subscriber::{
     Registry,
     filter::{LevelFilter, ParseError, Targets},
-    fmt,
-    layer::SubscriberExt,
     reload,
     util::SubscriberInitExt,
 };
 
-use crate::log_writer::LogWriter;
+use crate::{log_format, log_writer::LogWriter};
 
 /// The version, as in `Cargo.toml`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -64,15 +62,8 @@ pub fn init_logging(settings: &Log) -> Option<LogControl> {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
     let to = LogWriter::stderr().ok()?;
-    let lines = fmt::layer().with_writer(to.clone());
     let (filter, handle) = reload::Layer::new(filter);
-    let subscriber = tracing_subscriber::registry().with(filter);
-    let started = if json {
-        subscriber.with(lines.json().flatten_event(true)).try_init()
-    } else {
-        subscriber.with(lines.with_target(false).with_ansi(std::io::stderr().is_terminal())).try_init()
-    };
-    started.ok()?;
+    log_format::subscriber(filter, json, std::io::stderr().is_terminal(), to.clone()).try_init().ok()?;
     if let Some(error) = wrong {
         warn!(filter = settings.level, %error, "log.level is no valid filter, logging at info");
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use http::{Method, StatusCode};
+use outrigger_config::escape_control;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
@@ -87,7 +88,8 @@ fn describe_maintenance(page: &Value) -> String {
         (None, Some(error)) => format!(" (as last seen; the registry does not answer: {error})"),
         (None, None) => String::new(),
     };
-    format!("{current}{pending} (registration: {registration})")
+    // A reason may come from another client of the registry.
+    escape_control(&format!("{current}{pending} (registration: {registration})")).into_owned()
 }
 
 #[cfg(test)]
@@ -102,6 +104,7 @@ mod tests {
         for (reason, ordered, error, expected) in [
             (Some("disk"), Value::Null, None, "in maintenance: disk (registration: registered)"),
             (None, Value::Null, None, "not in maintenance (registration: registered)"),
+            (Some("a\nb"), Value::Null, None, "in maintenance: a\\nb (registration: registered)"),
             (
                 None,
                 on,

@@ -13,7 +13,10 @@ use prometheus::{
 };
 use tokio::time::Instant;
 
-use crate::upstream::{cluster::Cluster, manager::ClusterManager};
+use crate::{
+    metrics::labels::instance_label,
+    upstream::{cluster::Cluster, manager::ClusterManager},
+};
 
 /// Registers the metrics that are read from `clusters`.
 ///
@@ -131,7 +134,8 @@ impl ClusterFamilies {
             self.ejections.with_label_values(&[&*cluster.label, kind]).inc_by(count);
         }
         for endpoint in view.endpoints.iter().chain(&view.not_serving) {
-            let instance = &[&*cluster.label, &*endpoint.id.id];
+            let id = instance_label(&endpoint.id.id);
+            let instance = &[&*cluster.label, &*id];
             self.picks.with_label_values(instance).inc_by(endpoint.picks.load(Relaxed));
             self.failures.with_label_values(instance).inc_by(endpoint.failures.load(Relaxed));
         }

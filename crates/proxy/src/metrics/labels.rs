@@ -1,4 +1,17 @@
-//! Labels of metrics that other parts of the data path choose.
+//! Labels of metrics that other parts of the data path choose, and the label that the registry's text becomes.
+
+use std::borrow::Cow;
+
+use outrigger_config::{breaks_line, escape_control};
+
+/// The id of an instance as a label. The text format of Prometheus escapes a line feed and no other control character, and
+/// readers of lines end one at others too. No two ids share a label, because backslashes are doubled.
+pub(crate) fn instance_label(id: &str) -> Cow<'_, str> {
+    if !id.contains(|one: char| one == '\\' || breaks_line(one)) {
+        return Cow::Borrowed(id);
+    }
+    Cow::Owned(escape_control(&id.replace('\\', "\\\\")).into_owned())
+}
 
 /// How a second attempt beside a slow one ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,4 +75,18 @@ pub(crate) enum PoolEvent {
 impl PoolEvent {
     /// In the order of the discriminants.
     pub(crate) const LABELS: [&str; 3] = ["opened", "reused", "stale"];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_one_line_and_no_two_ids_share_a_label() {
+        let ids = ["orders-1", "a\nb", "a\\nb", "a\\\nb", "a\rb", "a\u{85}b", "a\u{2028}b", "a b", "a\"} 1"];
+        let labels: std::collections::BTreeSet<_> = ids.iter().map(|id| instance_label(id)).collect();
+        assert_eq!(labels.len(), ids.len(), "{labels:?}");
+        assert!(labels.iter().all(|label| !label.contains(breaks_line)), "{labels:?}");
+        assert!(labels.contains("orders-1"));
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use outrigger_config::{self as config, format_coarse_duration};
+use outrigger_config::{self as config, format_coarse_duration, tag_list};
 use outrigger_discovery::{Follower, Knowledge, Snapshot, WatchReason};
 use outrigger_policy::{
     Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, Verdict,
@@ -69,13 +69,10 @@ impl From<&ServiceName<'_>> for ClusterKey {
 }
 
 /// `orders`, `orders[v2]`, `orders@dc2`: the label in metrics and logs. No service name has brackets or
-/// an `@`, so no two keys share a label.
+/// an `@`, and tags that have some are quoted, so no two keys share a label.
 impl fmt::Display for ClusterKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.service)?;
-        if !self.tags.is_empty() {
-            write!(f, "[{}]", self.tags.join(","))?;
-        }
+        write!(f, "{}{}", self.service, tag_list(&self.tags))?;
         match &self.datacenter {
             Some(datacenter) => write!(f, "@{datacenter}"),
             None => Ok(()),
@@ -402,7 +399,11 @@ mod tests {
     #[test]
     fn the_label_names_tags_and_datacenter() {
         let tags = ["V2".to_owned()];
+        let two = ["b".to_owned(), "a".to_owned()];
+        let one = ["a,b".to_owned()];
         for (key, label) in [
+            (ClusterKey::new("orders", None, &two), "orders[a,b]"),
+            (ClusterKey::new("orders", None, &one), "orders[\"a,b\"]"),
             (ClusterKey::new("Orders", None, &[]), "orders"),
             (ClusterKey::new("orders", None, &tags), "orders[v2]"),
             (ClusterKey::new("orders", Some("DC2"), &tags), "orders[v2]@dc2"),

@@ -91,6 +91,6 @@ async fn a_sidecar_starts_with_a_pipe_in_place_of_its_state_file() {
         );
         let process = Process::run(&settings).await;
         process.wait_ready().await;
-        assert!(process.log().contains("no plain file"), "{ending}: {}", process.log());
+        assert!(process.log().contains("regular file"), "{ending}: {}", process.log());
     }
 }

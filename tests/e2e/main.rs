@@ -23,6 +23,7 @@ mod keepalive;
 mod lifecycle;
 mod limits;
 mod outage;
+mod path_form;
 mod read_ahead;
 mod registration;
 mod reload;

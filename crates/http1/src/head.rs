@@ -155,6 +155,18 @@ impl Head {
         }
     }
 
+    /// Gives a field another value: its line is written with it, at its place. For fields that neither frame nor steer the
+    /// message: what was read from those stays. `index` counts as in [`Head::fields`]; `value` has no line end.
+    pub fn replace_value(&mut self, index: usize, value: &[u8]) {
+        debug_assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n')), "a value is one line");
+        let Some(field) = self.parts.fields.get_mut(index) else { return };
+        // Behind the head, so that the spans of the other lines stay.
+        let start = self.bytes.len() - self.base;
+        self.bytes.extend_from_slice(value);
+        field.value = Span::new(start..start + value.len());
+        field.is_clean = false;
+    }
+
     /// The first line.
     pub fn start_line(&self) -> StartLine {
         self.parts.line

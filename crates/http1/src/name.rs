@@ -52,6 +52,7 @@ names! {
     XForwardedFor = "x-forwarded-for",
     XForwardedProto = "x-forwarded-proto",
     XForwardedHost = "x-forwarded-host",
+    XForwardedPrefix = "x-forwarded-prefix",
     OutriggerRetry = "x-outrigger-retry",
     OutriggerTimeout = "x-outrigger-timeout",
     OutriggerError = "x-outrigger-error",
@@ -130,6 +131,7 @@ impl Name {
             (17, b'x', b'r') => Self::OutriggerError,
             (17, b'x', b'y') => Self::OutriggerRetry,
             (18, b'p', _) => Self::ProxyAuthenticate,
+            (18, b'x', _) => Self::XForwardedPrefix,
             (19, b'p', _) => Self::ProxyAuthorization,
             (19, b'x', _) => Self::OutriggerTimeout,
             (22, b'g', _) => Self::GrpcRetryPushback,
@@ -223,6 +225,7 @@ impl Name {
                     | Self::XForwardedFor
                     | Self::XForwardedProto
                     | Self::XForwardedHost
+                    | Self::XForwardedPrefix
                     | Self::GrpcTimeout
                     | Self::IdempotencyKey
             )

@@ -113,6 +113,7 @@ fn read_outbound(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outbound) {
     r.set(s, "listen", &mut out.listen, address::listen_address);
     r.set(s, "x_forwarded", &mut out.x_forwarded, switch);
     r.set(s, "via", &mut out.via, switch);
+    r.set(s, "rewrite_cookie_path", &mut out.rewrite_cookie_path, switch);
     r.set_list(s, "allow_origins", &mut out.allow_origins, address::allowed_origin);
     if let Some(origin) = out.allow_origins.iter().find(|origin| origin.allows_any_page()) {
         let key = s.key("allow_origins");

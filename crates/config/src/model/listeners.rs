@@ -53,6 +53,9 @@ pub struct Outbound {
     pub x_forwarded: bool,
     /// Add `Via`. Default false.
     pub via: bool,
+    /// In the path form (`/svc/NAME/…`), `Path` of an instance's cookies gets the prefix in front. Default true; false: the
+    /// cookies are passed on as they are.
+    pub rewrite_cookie_path: bool,
     /// Pages of these origins may make a browser send requests. Default none: only pages that this listener served.
     pub allow_origins: Vec<AllowedOrigin>,
     /// Limits towards the app.
@@ -65,6 +68,7 @@ impl Default for Outbound {
             listen: Listen::localhost(7070),
             x_forwarded: false,
             via: false,
+            rewrite_cookie_path: true,
             allow_origins: Vec::new(),
             limits: Limits::default(),
         }

@@ -52,6 +52,25 @@ fn a_head_is_written_as_it_came_without_what_ends_at_this_hop() {
 }
 
 #[test]
+fn a_field_with_another_value_keeps_its_place_and_its_name() {
+    let bytes = b"HTTP/1.1 302 Found\r\nA: 1\r\nlocation:/x\r\nB: 2\r\nLocation: /y\n\r\n";
+    let mut head = response(bytes).unwrap();
+    let len = head.len();
+    head.replace_value(1, b"/svc/orders/x");
+    head.replace_value(3, b"");
+    head.replace_value(4, b"beyond");
+    assert_eq!(head.value(&head.fields()[1]), b"/svc/orders/x");
+    assert_eq!(head.len(), len);
+    assert_eq!(
+        written(&head, &Edits::default(), Framing::UntilClose),
+        "HTTP/1.1 302 Found\nA: 1\nlocation: /svc/orders/x\nB: 2\nLocation: \n\n"
+    );
+    // The buffer is used again for another head.
+    let (buffer, fields) = head.into_parts();
+    assert!(buffer.len() > bytes.len() && fields.is_empty());
+}
+
+#[test]
 fn lengths_are_written_once_and_only_where_they_hold() {
     let twice =
         response(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nA: b\r\ncontent-length: 5\r\n\r\n").unwrap();

@@ -13,7 +13,10 @@ use std::{net::IpAddr, time::Duration};
 use outrigger_http1::{Field, Framing, Head, Name, NameSet, head::list_members, request_framing};
 use tokio::time::Instant;
 
-use crate::reason::{Reason, Refusal};
+use crate::{
+    reason::{Reason, Refusal},
+    request::path_form::PathForm,
+};
 
 /// The field that marks a response as one of a sidecar.
 pub(crate) const ERROR: &str = "x-outrigger-error";
@@ -22,13 +25,15 @@ pub(crate) const ERROR: &str = "x-outrigger-error";
 #[derive(Debug, Default)]
 pub(crate) struct HeadChanges {
     /// The target, where it differs.
-    pub(crate) target: Option<Vec<u8>>,
+    pub(crate) target: Option<Box<[u8]>>,
     /// The Host, where it differs.
-    pub(crate) host: Option<Vec<u8>>,
+    pub(crate) host: Option<Box<[u8]>>,
     /// Lines that are added.
     pub(crate) add: Vec<u8>,
     /// Names that do not pass.
     pub(crate) drop: NameSet,
+    /// The prefix that the path form took from the target, and that the response gets back.
+    pub(crate) path_form: Option<Box<PathForm>>,
     /// `Expect` passes.
     pub(crate) keeps_expect: bool,
     /// The app waits for a `100 (Continue)`.

@@ -289,6 +289,9 @@ impl Downstream<'_> {
         }
         // No other attempt follows, so the request's head is not needed again: an event stream or a tunnel would hold its buffer.
         give_head(std::mem::take(call.head));
+        if let Some(form) = &call.changes.path_form {
+            form.restore_prefix(&mut head, attempt.lease.endpoint().addr);
+        }
         self.upload.keep_no_more(exchange.position());
         let is_early = !self.upload.is_ended();
         let framing = match framing {

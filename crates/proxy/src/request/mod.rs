@@ -7,6 +7,7 @@ pub(crate) mod browser;
 pub(crate) mod call;
 pub(crate) mod fields;
 pub(crate) mod handle;
+pub(crate) mod path_form;
 pub(crate) mod pushback;
 pub(crate) mod reject;
 pub(crate) mod route;

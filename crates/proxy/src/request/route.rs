@@ -15,12 +15,10 @@ use crate::{
     request::{
         browser::{self, is_own_authority},
         fields::RequestFacts,
+        path_form::{PATH_PREFIX, PathForm},
     },
     upstream::cluster::Cluster,
 };
-
-/// The path prefix before a service's name, when the Host is the sidecar's own address.
-const PATH_PREFIX: &[u8] = b"/svc/";
 
 /// Where a request goes.
 #[derive(Debug)]
@@ -66,18 +64,18 @@ pub(crate) fn find<'h>(
     };
     let target = head.target();
     if !target_is_path(target) {
-        return route_absolute_form(info, head, host, facts);
+        return route_absolute_form(info, settings, head, host, facts);
     }
     if let Some(cluster) = info.listener.kind.cluster() {
         return route_by_listener(cluster, facts, host).map(Destination::Cluster);
     }
     if host.is_empty() {
-        return route_by_path(target, facts);
+        return route_by_path(target, settings, head, facts);
     }
     match host::parse(host) {
         ParsedHost::Service(name) => Ok(Destination::Service(name)),
-        ParsedHost::Local => route_by_path(target, facts),
-        ParsedHost::Outside if is_own_authority(info, host) => route_by_path(target, facts),
+        ParsedHost::Local => route_by_path(target, settings, head, facts),
+        ParsedHost::Outside if is_own_authority(info, host) => route_by_path(target, settings, head, facts),
         // A declared service's name may have dots.
         ParsedHost::Outside => {
             let cluster = find_dotted_service(info, host).ok_or_else(|| outside_host(host))?;
@@ -116,13 +114,18 @@ fn route_by_listener(
         return Err(invalid_host(host));
     }
     if !facts.has_host {
-        facts.changes.host = Some(cluster.key.service.as_bytes().to_vec());
+        facts.changes.host = Some(cluster.key.service.as_bytes().into());
     }
     Ok(cluster.clone())
 }
 
-/// `/svc/NAME/rest`: the prefix is removed, the rest is left as it is.
-fn route_by_path<'h>(target: &'h [u8], facts: &mut RequestFacts) -> Result<Destination<'h>, Refusal> {
+/// `/svc/NAME/rest`: the prefix is removed, the rest is left as it is, and the instance is told the prefix.
+fn route_by_path<'h>(
+    target: &'h [u8],
+    settings: &DownstreamSettings,
+    head: &Head,
+    facts: &mut RequestFacts,
+) -> Result<Destination<'h>, Refusal> {
     let Some(rest) = target.strip_prefix(PATH_PREFIX) else {
         return Err(Refusal::new(
             Reason::NoRoute,
@@ -136,14 +139,22 @@ fn route_by_path<'h>(target: &'h [u8], facts: &mut RequestFacts) -> Result<Desti
         return Err(Refusal::new(Reason::NoRoute, detail));
     };
     let name = ServiceName { service: host::lowercase(service), tag: None, datacenter: None };
-    facts.changes.target = Some(with_slash(rest));
-    facts.changes.host = Some(service.as_bytes().to_vec());
+    let changes = &mut facts.changes;
+    changes.target = Some(with_slash(rest).into());
+    changes.host = Some(service.as_bytes().into());
+    let outbound = &settings.outbound;
+    let (adds_host, rewrites_cookies) = (outbound.x_forwarded, outbound.rewrite_cookie_path);
+    let form = PathForm::new(head, service.as_bytes(), rest, adds_host, rewrites_cookies);
+    form.write_field(head, &mut changes.add);
+    changes.drop = changes.drop.with(Name::XForwardedPrefix);
+    changes.path_form = Some(Box::new(form));
     Ok(Destination::Service(name))
 }
 
 /// The target is in absolute form, names the host, and replaces the Host field (RFC 9112 §3.2.2).
 fn route_absolute_form<'h>(
     info: &ConnectionInfo,
+    settings: &DownstreamSettings,
     head: &'h Head,
     host: &str,
     facts: &mut RequestFacts,
@@ -160,7 +171,7 @@ fn route_absolute_form<'h>(
     let Ok(authority) = std::str::from_utf8(authority) else { return Err(invalid_host("not text")) };
     let by_listener = info.listener.kind.cluster();
     if by_listener.is_none() && is_own_authority(info, authority) {
-        return route_by_path(path, facts);
+        return route_by_path(path, settings, head, facts);
     }
     let destination = match (by_listener, host::parse(authority)) {
         (_, ParsedHost::Invalid) => return Err(invalid_host(authority)),
@@ -173,8 +184,8 @@ fn route_absolute_form<'h>(
     };
     // OPTIONS of an empty path is for the server as a whole (RFC 9112 §3.2.4).
     let is_server = path.is_empty() && head.method() == b"OPTIONS";
-    facts.changes.target = Some(if is_server { b"*".to_vec() } else { with_slash(path) });
-    facts.changes.host = Some(authority.as_bytes().to_vec());
+    facts.changes.target = Some(if is_server { Box::from(*b"*") } else { with_slash(path).into() });
+    facts.changes.host = Some(authority.as_bytes().into());
     Ok(destination)
 }
 

@@ -32,6 +32,7 @@ mod reload_process;
 mod restart;
 mod retries;
 mod routing;
+mod slow_probes;
 mod streams_cut;
 mod upgrade;
 mod workers;

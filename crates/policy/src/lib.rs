@@ -25,8 +25,10 @@ pub mod hedge;
 pub mod load_balancer;
 pub mod outcome;
 pub mod outlier_detection;
+mod probe_slot;
 pub mod retry;
 mod sliding_window;
+mod sync;
 
 pub use backoff::Backoff;
 pub use budget::RetryBudget;

@@ -9,9 +9,11 @@
 //! do not compare. What ends later is counted with the new length.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
+
+use crate::sync::AtomicU64;
 
 /// Buckets of a window.
 const BUCKETS: u32 = 10;
@@ -145,40 +147,5 @@ impl Bucket {
     /// The bucket belongs to `tick` or to a later tick.
     fn holds(self, tick: u32) -> bool {
         self.age(tick) <= 0 && !self.is_of_another_window(tick)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn origin() -> Instant {
-        #[expect(clippy::disallowed_methods, reason = "an `Instant` has no other source")]
-        Instant::now()
-    }
-
-    #[test]
-    fn another_window_empties_every_counter_of_the_clock() {
-        let (start, ended, failed) = (origin(), SlidingCounter::default(), SlidingCounter::default());
-        let (short, long) = (Duration::from_secs(1), Duration::from_secs(600));
-        let clock = WindowClock::new(start, long);
-        let now = start + Duration::from_secs(1000);
-        for window in [short, long, short, long] {
-            clock.set_window(window, &[&ended, &failed]);
-            assert_eq!((ended.sum(clock.tick(now)), failed.sum(clock.tick(now))), (0, 0), "{window:?}");
-            for counter in [&ended, &failed] {
-                counter.add(clock.tick(now));
-            }
-            clock.set_window(window, &[&ended, &failed]);
-            assert_eq!((ended.sum(clock.tick(now)), failed.sum(clock.tick(now))), (1, 1), "{window:?}");
-        }
-    }
-
-    #[test]
-    fn a_caller_that_is_a_window_late_is_counted() {
-        let counter = SlidingCounter::default();
-        counter.add(30);
-        counter.add(20);
-        assert_eq!(counter.sum(30), 2);
     }
 }

@@ -202,7 +202,8 @@ pub struct CircuitBreaker {
     /// Longest time it stays open. Default 30s, range 10ms–1h.
     pub max_open_for: Duration,
     /// Requests let through at once while half-open, and successes that close it. Default 1,
-    /// range 1–100.
+    /// range 1–100. One without a result makes room for another after a second, then after twice as long each
+    /// time, up to 16 s.
     pub probes: u32,
 }
 

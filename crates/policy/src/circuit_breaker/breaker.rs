@@ -1,27 +1,24 @@
 //! The breaker's words and its lock, and the permit of an admitted request.
 
 use std::{
-    sync::atomic::{
-        AtomicU32, AtomicU64,
-        Ordering::{Acquire, Relaxed, Release},
-    },
+    sync::atomic::Ordering::{Acquire, Relaxed, Release},
     time::{Duration, Instant},
 };
 
 use outrigger_config::CircuitBreaker;
-use parking_lot::Mutex;
 
 use super::phase::{Admission, BreakerState, Phase, ProbeEffect};
 use crate::{
     outcome::Verdict,
     sliding_window::{SlidingCounter, WindowClock},
+    sync::{AtomicU32, AtomicU64, Mutex},
 };
 
 /// The breaker refused a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("circuit breaker open, next try in {retry_after:?}")]
 pub struct BreakerOpen {
-    /// The rest of the open time; while probes are in flight, the shortest open time.
+    /// The rest of the open time; while probes are in flight, the time until one of their slots passes on.
     pub retry_after: Duration,
 }
 
@@ -74,7 +71,7 @@ impl Breaker {
     /// Lets a request pass. Without settings every request passes uncounted.
     ///
     /// # Errors
-    /// While the breaker is open, or half-open with all probes in flight.
+    /// While the breaker is open, or half-open with all slots of its probes held.
     #[inline]
     pub fn admit<'a>(
         &'a self,
@@ -85,7 +82,7 @@ impl Breaker {
         match settings {
             Some(settings) if epoch & CLOSED_FLAG != 0 => {
                 self.clock.set_window(settings.window, &[&self.ended, &self.failed]);
-                Ok(Permit::counted(self, settings, epoch, false))
+                Ok(Permit::counted(self, settings, epoch, None))
             }
             None if epoch & OFF_FLAG != 0 => Ok(Permit::uncounted()),
             Some(settings) => self.admit_when_not_closed(settings, now),
@@ -135,13 +132,17 @@ impl Breaker {
         let mut phase = self.phase.lock();
         if self.epoch.load(Relaxed) & OFF_FLAG != 0 {
             self.clear_counts();
-            return Ok(Permit::counted(self, settings, self.start_epoch(CLOSED_FLAG), false));
+            return Ok(Permit::counted(self, settings, self.start_epoch(CLOSED_FLAG), None));
         }
         match phase.admit(now, settings) {
             // Another thread has closed it since the word was read.
-            Admission::Ordinary => Ok(Permit::counted(self, settings, self.epoch.load(Relaxed), false)),
-            Admission::FirstProbe => Ok(Permit::counted(self, settings, self.start_epoch(0), true)),
-            Admission::Probe => Ok(Permit::counted(self, settings, self.epoch.load(Relaxed), true)),
+            Admission::Ordinary => Ok(Permit::counted(self, settings, self.epoch.load(Relaxed), None)),
+            Admission::FirstProbe(number) => {
+                Ok(Permit::counted(self, settings, self.start_epoch(0), Some(number)))
+            }
+            Admission::Probe(number) => {
+                Ok(Permit::counted(self, settings, self.epoch.load(Relaxed), Some(number)))
+            }
             Admission::Refused(retry_after) => Err(BreakerOpen { retry_after }),
         }
     }
@@ -190,12 +191,19 @@ impl Breaker {
         }
     }
 
-    fn record_probe(&self, settings: &CircuitBreaker, epoch: u64, now: Instant, verdict: Verdict) {
+    fn record_probe(
+        &self,
+        settings: &CircuitBreaker,
+        epoch: u64,
+        number: u32,
+        now: Instant,
+        verdict: Verdict,
+    ) {
         let mut phase = self.phase.lock();
         if self.epoch.load(Relaxed) != epoch {
             return;
         }
-        match phase.record_probe(now, verdict, settings) {
+        match phase.record_probe(number, now, verdict, settings) {
             ProbeEffect::Unchanged => {}
             ProbeEffect::Reopened => {
                 self.start_epoch(0);
@@ -208,10 +216,10 @@ impl Breaker {
     }
 
     /// Frees the slot of a probe that ended without a result.
-    fn release_probe(&self, epoch: u64) {
+    fn release_probe(&self, epoch: u64, number: u32) {
         let mut phase = self.phase.lock();
         if self.epoch.load(Relaxed) == epoch {
-            phase.release_probe();
+            phase.release_probe(number);
         }
     }
 
@@ -239,41 +247,38 @@ pub struct Permit<'a> {
     counted_by: Option<(&'a Breaker, &'a CircuitBreaker)>,
     /// The epoch of the admission.
     epoch: u64,
-    probe: bool,
+    /// The number of a probe.
+    probe: Option<u32>,
 }
 
 impl<'a> Permit<'a> {
     fn uncounted() -> Self {
-        Self { counted_by: None, epoch: 0, probe: false }
+        Self { counted_by: None, epoch: 0, probe: None }
     }
 
-    fn counted(breaker: &'a Breaker, settings: &'a CircuitBreaker, epoch: u64, probe: bool) -> Self {
+    fn counted(breaker: &'a Breaker, settings: &'a CircuitBreaker, epoch: u64, probe: Option<u32>) -> Self {
         Self { counted_by: Some((breaker, settings)), epoch, probe }
     }
 
     /// Records the result that the app sees. Called once per request, after its last attempt.
     pub fn record(mut self, now: Instant, verdict: Verdict) {
-        match self.counted_by.take() {
-            Some((breaker, settings)) if self.probe => {
-                breaker.record_probe(settings, self.epoch, now, verdict);
-            }
-            Some((breaker, settings)) => breaker.record_closed(settings, self.epoch, now, verdict),
-            None => {}
+        let Some((breaker, settings)) = self.counted_by.take() else { return };
+        match self.probe {
+            Some(number) => breaker.record_probe(settings, self.epoch, number, now, verdict),
+            None => breaker.record_closed(settings, self.epoch, now, verdict),
         }
     }
 
     /// Whether the request is a probe of a half-open breaker.
     pub fn is_probe(&self) -> bool {
-        self.probe
+        self.probe.is_some()
     }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        if let Some((breaker, _)) = self.counted_by.take()
-            && self.probe
-        {
-            breaker.release_probe(self.epoch);
+        if let (Some((breaker, _)), Some(number)) = (self.counted_by.take(), self.probe) {
+            breaker.release_probe(self.epoch, number);
         }
     }
 }

@@ -15,6 +15,12 @@
 //! dropped. A probe's slot becomes free with its result, with [`Verdict::Ignore`](crate::Verdict::Ignore)
 //! and with the drop of its permit.
 //!
+//! **Slow probes.** A probe may be a slow upload or a long poll, and have no result for minutes. So its slot
+//! passes on to the next request after one second, then after two, up to 16 s. The breaker closes or opens
+//! with the first result of any probe of this half-open period; the results of the others then belong to an
+//! earlier epoch. Beside a success, with `probes` above 1, the failure of a probe that has lost its slot is
+//! dropped.
+//!
 //! **Cost.** While closed: one load per admission and one compare-and-swap per end. Epoch and state share
 //! one word for that reason; a lock guards everything else. That leaves one race: a thread that passes the
 //! epoch check and then stops for a whole open period counts its result in the new window, one count among
@@ -29,6 +35,7 @@
 
 mod breaker;
 mod phase;
+mod slots;
 
 pub use breaker::{Breaker, BreakerOpen, Permit};
 pub use phase::BreakerState;

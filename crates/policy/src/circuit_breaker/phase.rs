@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use outrigger_config::CircuitBreaker;
 
+use super::slots::ProbeSlots;
 use crate::outcome::Verdict;
 
 /// The state of a breaker.
@@ -18,7 +19,7 @@ pub enum BreakerState {
 }
 
 /// The state, with the data that only this state needs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum Phase {
     Closed,
     Open {
@@ -26,8 +27,8 @@ pub(super) enum Phase {
         pause: Duration,
     },
     HalfOpen {
-        /// Probes without a verdict.
-        probes_in_flight: u32,
+        /// Those of the probes without a verdict.
+        slots: ProbeSlots,
         successes: u32,
         /// The last open time; the next one is twice as long. Zero: the next one is the shortest.
         last_pause: Duration,
@@ -38,10 +39,10 @@ pub(super) enum Phase {
 pub(super) enum Admission {
     /// As any request.
     Ordinary,
-    /// As the probe that ends the open time.
-    FirstProbe,
+    /// As the probe of this number that ends the open time.
+    FirstProbe(u32),
     /// As a further probe.
-    Probe,
+    Probe(u32),
     /// Refused for this long.
     Refused(Duration),
 }
@@ -60,41 +61,47 @@ impl Phase {
     }
 
     pub(super) fn admit(&mut self, now: Instant, settings: &CircuitBreaker) -> Admission {
-        match *self {
+        match self {
             Self::Closed => Admission::Ordinary,
             Self::Open { since, pause } => {
                 // A reload may have shortened it since it opened.
-                let pause = pause.min(settings.max_open_for);
+                let (since, pause) = (*since, (*pause).min(settings.max_open_for));
                 let left = pause.saturating_sub(now.saturating_duration_since(since));
                 if !left.is_zero() {
                     return Admission::Refused(left);
                 }
-                *self = Self::HalfOpen { probes_in_flight: 1, successes: 0, last_pause: pause };
-                Admission::FirstProbe
+                let mut slots = ProbeSlots::default();
+                let taken = slots.take(settings.probes, now);
+                *self = Self::HalfOpen { slots, successes: 0, last_pause: pause };
+                taken.map_or_else(Admission::Refused, Admission::FirstProbe)
             }
-            Self::HalfOpen { ref mut probes_in_flight, .. } if *probes_in_flight < settings.probes => {
-                *probes_in_flight += 1;
-                Admission::Probe
+            Self::HalfOpen { slots, .. } => {
+                slots.take(settings.probes, now).map_or_else(Admission::Refused, Admission::Probe)
             }
-            Self::HalfOpen { .. } => Admission::Refused(settings.open_for),
         }
     }
 
     /// Applies the result of a probe.
+    ///
+    /// Where its slot has passed on, a success is as good as another one: the service answers now. A failure
+    /// counts only while no other probe has succeeded.
     pub(super) fn record_probe(
         &mut self,
+        number: u32,
         now: Instant,
         verdict: Verdict,
         settings: &CircuitBreaker,
     ) -> ProbeEffect {
-        let Self::HalfOpen { probes_in_flight, successes, last_pause } = self else {
+        let Self::HalfOpen { slots, successes, last_pause } = self else {
             return ProbeEffect::Unchanged;
         };
-        *probes_in_flight = probes_in_flight.saturating_sub(1);
+        let held_slot = slots.free(number);
         match verdict {
             Verdict::Ignore => ProbeEffect::Unchanged,
+            Verdict::Failure if !held_slot && *successes > 0 => ProbeEffect::Unchanged,
             Verdict::Success if *successes + 1 < settings.probes => {
                 *successes += 1;
+                slots.record_success();
                 ProbeEffect::Unchanged
             }
             Verdict::Success => {
@@ -112,7 +119,7 @@ impl Phase {
     /// From open to half-open before the time; false in any other state.
     pub(super) fn half_open(&mut self) -> bool {
         let Self::Open { pause, .. } = *self else { return false };
-        *self = Self::HalfOpen { probes_in_flight: 0, successes: 0, last_pause: pause };
+        *self = Self::HalfOpen { slots: ProbeSlots::default(), successes: 0, last_pause: pause };
         true
     }
 
@@ -121,14 +128,14 @@ impl Phase {
         if matches!(self, Self::Closed) {
             return false;
         }
-        *self = Self::HalfOpen { probes_in_flight: 0, successes: 0, last_pause: Duration::ZERO };
+        *self = Self::HalfOpen { slots: ProbeSlots::default(), successes: 0, last_pause: Duration::ZERO };
         true
     }
 
     /// Frees the slot of a probe without a result.
-    pub(super) fn release_probe(&mut self) {
-        if let Self::HalfOpen { probes_in_flight, .. } = self {
-            *probes_in_flight = probes_in_flight.saturating_sub(1);
+    pub(super) fn release_probe(&mut self, number: u32) {
+        if let Self::HalfOpen { slots, .. } = self {
+            slots.free(number);
         }
     }
 

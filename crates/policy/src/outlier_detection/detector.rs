@@ -163,8 +163,11 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
         let mut events = Vec::new();
         let Some(settings) = settings else { return events };
         let Some(at) = self.find(endpoint) else { return events };
-        // Another report has changed the state meanwhile.
-        if self.members[at].stats().state_bits().epoch() != report.epoch {
+        // Another report has changed the state meanwhile. That a slot passed on does not end the probation.
+        let member = &self.members[at];
+        let is_current = member.stats().state_bits().epoch() == report.epoch
+            || report.probation && member.is_in_probation_since(report.epoch);
+        if !is_current {
             return events;
         }
         match report.signal {
@@ -188,6 +191,7 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
                 member.advance(now);
                 if matches!(member.ejection, Ejection::Probation { .. }) {
                     member.stats().publish(member.state(false));
+                    member.pass_probation_on(now);
                 }
             }
         }

@@ -8,7 +8,10 @@ use std::{
 use outrigger_config::OutlierDetection;
 
 use super::{EjectionReason, EndpointStats, state::EndpointState};
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, probe_slot::slot_time};
+
+/// Pause between two looks at the slot of a probation. A request takes it without a word to the detector.
+const SLOT_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The state of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +39,21 @@ pub(super) enum Ejection {
         /// From then on any request decides.
         any_request_from: Instant,
         any_request: bool,
+        slot: ProbationSlot,
     },
+}
+
+/// The slot of a probation, as the detector sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ProbationSlot {
+    /// The first epoch of the probation.
+    first_epoch: u64,
+    /// The number of the request that holds the slot, and when the detector saw it first.
+    holder: Option<(u32, Instant)>,
+    /// How often the slot has passed on.
+    passed: u32,
+    /// When to look again.
+    check_at: Instant,
 }
 
 /// Why an endpoint is not healthy, for pages.
@@ -68,6 +85,60 @@ pub(super) struct Tracked<T> {
 impl<T: AsRef<EndpointStats>> Tracked<T> {
     pub(super) fn stats(&self) -> &EndpointStats {
         (*self.endpoint).as_ref()
+    }
+
+    /// A probe has connected: true when the ejection time was over and the probation has begun.
+    pub(super) fn begin_probation_if_due(&mut self, now: Instant) -> bool {
+        let Ejection::Ejected { hard: false, reason, since, until, ejection_time } = self.ejection else {
+            return false;
+        };
+        let over = until <= now;
+        if over {
+            let first_epoch = self.stats().state_bits().epoch() + 1;
+            self.ejection = Ejection::Probation {
+                reason,
+                since,
+                started: now,
+                any_request_from: now + ejection_time,
+                any_request: false,
+                slot: ProbationSlot {
+                    first_epoch,
+                    holder: None,
+                    passed: 0,
+                    check_at: now + SLOT_CHECK_INTERVAL,
+                },
+            };
+        }
+        over
+    }
+
+    /// Whether a request that began in `epoch` held the slot of the probation that still goes on.
+    pub(super) fn is_in_probation_since(&self, epoch: u64) -> bool {
+        matches!(self.ejection, Ejection::Probation { slot, .. } if slot.first_epoch <= epoch)
+    }
+
+    /// Passes the slot of a probation on, when its holder has had no verdict for too long.
+    pub(super) fn pass_probation_on(&mut self, now: Instant) {
+        let state = self.state(false);
+        let seen = self.stats().probation_holder();
+        let Ejection::Probation { slot, .. } = &mut self.ejection else { return };
+        slot.check_at = now + SLOT_CHECK_INTERVAL;
+        let Some((taken, number)) = seen else {
+            slot.holder = None;
+            return;
+        };
+        let since = match slot.holder {
+            Some((held_by, since)) if held_by == number => since,
+            _ => now,
+        };
+        slot.holder = Some((number, since));
+        if now.saturating_duration_since(since) < slot_time(slot.passed) {
+            return;
+        }
+        if (*self.endpoint).as_ref().pass_probation_on(taken, state) {
+            slot.passed = slot.passed.saturating_add(1);
+            slot.holder = None;
+        }
     }
 }
 
@@ -151,29 +222,14 @@ impl<T> Tracked<T> {
         }
     }
 
-    /// A probe has connected: true when the ejection time was over and the probation has begun.
-    pub(super) fn begin_probation_if_due(&mut self, now: Instant) -> bool {
-        let Ejection::Ejected { hard: false, reason, since, until, ejection_time } = self.ejection else {
-            return false;
-        };
-        let over = until <= now;
-        if over {
-            self.ejection = Ejection::Probation {
-                reason,
-                since,
-                started: now,
-                any_request_from: now + ejection_time,
-                any_request: false,
-            };
-        }
-        over
-    }
-
-    /// When [`advance`](Self::advance) changes the state.
+    /// When [`advance`](Self::advance) may change the state, or the slot of a probation may pass on.
     pub(super) fn next_advance(&self) -> Option<Instant> {
         match self.ejection {
-            Ejection::Probation { any_request_from, any_request: false, .. } => Some(any_request_from),
-            Ejection::Healthy { .. } | Ejection::Ejected { .. } | Ejection::Probation { .. } => None,
+            Ejection::Probation { any_request_from, any_request: false, slot, .. } => {
+                Some(any_request_from.min(slot.check_at))
+            }
+            Ejection::Probation { slot, .. } => Some(slot.check_at),
+            Ejection::Healthy { .. } | Ejection::Ejected { .. } => None,
         }
     }
 

@@ -28,13 +28,16 @@
 //! that was ejected for its responses it only shows that the instance has not died meanwhile (a killed
 //! instance fails its requests in flight before it refuses a connection); then one request at a time, on
 //! which a retry is allowed, decides (*probation*). If no such request comes for another ejection time,
-//! any request decides. In panic mode, or while the breaker is open, connections are tried every 250 ms,
-//! eight at a time, because no request may come; with the breaker open only to endpoints that accepted no
-//! connections, because an open port says nothing about the others. Each healthy `window` takes one
-//! doubling back, as Envoy does with its multiplier.
+//! any request decides. A request without a verdict (a slow upload, a long poll) does not hold the slot for
+//! ever: it passes on after a second, then after two, up to 16 s, and the first of their verdicts decides.
+//!
+//! In panic mode, or while the breaker is open, connections are tried every 250 ms, eight at a time, because
+//! no request may come; with the breaker open only to endpoints that accepted no connections, because an open
+//! port says nothing about the others. Each healthy `window` takes one doubling back, as Envoy does with its
+//! multiplier.
 //!
 //! **Epochs.** As in the [`circuit_breaker`](crate::circuit_breaker): the end of an attempt from an earlier
-//! epoch of its endpoint is dropped.
+//! epoch of its endpoint is dropped. A slot that passes on begins an epoch within its probation.
 //!
 //! **Cost.** A success on a healthy endpoint takes a few loads and one compare-and-swap, no lock. Only a
 //! failure, or an end while not healthy, may report to the detector, which has one lock per cluster, so

@@ -1,9 +1,8 @@
 //! An endpoint's epoch and state in one word, which every pick reads.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{Acquire, Relaxed, Release},
-};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use crate::sync::AtomicU64;
 
 /// An endpoint's state, for pages and metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,9 +126,16 @@ impl StateCell {
 
     /// Takes the slot of a probation; false when another request has it or the probation has ended.
     pub(super) fn take_probation(&self, seen: StateBits) -> bool {
+        // A load that sees it taken also sees the number of the take.
         self.0
-            .compare_exchange(seen.0, seen.with_state(EndpointState::ProbationTaken).0, Relaxed, Relaxed)
+            .compare_exchange(seen.0, seen.with_state(EndpointState::ProbationTaken).0, Release, Relaxed)
             .is_ok()
+    }
+
+    /// Begins an epoch with a free slot, unless the word has changed since it was `taken`.
+    pub(super) fn pass_probation_on(&self, taken: StateBits, state: EndpointState) -> bool {
+        let next = ((taken.epoch() + 1) << STATE_WIDTH) | state as u64;
+        self.0.compare_exchange(taken.0, next, Release, Relaxed).is_ok()
     }
 
     /// Frees the slot, unless the probation has ended. `seen` is the word from before it was taken.

@@ -2,7 +2,7 @@
 
 use std::{
     ops::Deref,
-    sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     outcome::{Outcome, Sent},
     sliding_window::{SlidingCounter, WindowClock},
+    sync::AtomicU32,
 };
 
 /// Connect time-outs without a response between them that eject an endpoint.
@@ -31,6 +32,8 @@ const RATE_CHECK_INTERVAL: u32 = 4;
 pub struct EndpointStats {
     clock: WindowClock,
     state: StateCell,
+    /// How often a request has asked for the slot of a probation: tells its holders apart.
+    probation_takes: AtomicU32,
     /// Failed requests since the last success.
     consecutive: AtomicU32,
     /// Connect time-outs since the last response.
@@ -50,6 +53,7 @@ impl EndpointStats {
             // The first request sets the window.
             clock: WindowClock::new(now, Duration::ZERO),
             state: StateCell::new(),
+            probation_takes: AtomicU32::new(0),
             consecutive: AtomicU32::new(0),
             connect_timeouts: AtomicU32::new(0),
             uncompared_failures: AtomicU32::new(0),
@@ -106,6 +110,23 @@ impl EndpointStats {
 
     pub(super) fn state_bits(&self) -> StateBits {
         self.state.load()
+    }
+
+    /// The state and the number of the holder, while a request holds the slot of a probation.
+    pub(super) fn probation_holder(&self) -> Option<(StateBits, u32)> {
+        let seen = self.state.load();
+        (seen.state() == EndpointState::ProbationTaken).then(|| (seen, self.probation_takes.load(Relaxed)))
+    }
+
+    /// Gives the slot of a probation to the next request: `state` says which. The holder has lost it.
+    pub(super) fn pass_probation_on(&self, taken: StateBits, state: EndpointState) -> bool {
+        self.state.pass_probation_on(taken, state)
+    }
+
+    fn take_probation(&self, seen: StateBits) -> bool {
+        // Before the take, so that the number belongs to the holder or to a later request that failed to take it.
+        self.probation_takes.fetch_add(1, Relaxed);
+        self.state.take_probation(seen)
     }
 
     /// Begins an epoch with empty counts, if the state is another.
@@ -185,7 +206,7 @@ impl EndpointStats {
             return None;
         }
         let signal = Signal::Failed(self.record_failure(settings, now)?);
-        Some(Report { epoch: since.0.epoch(), signal })
+        Some(Report { epoch: since.0.epoch(), probation: false, signal })
     }
 
     fn is_healthy_since(&self, since: AttemptEpoch) -> bool {
@@ -250,9 +271,7 @@ impl<T: Deref<Target: AsRef<EndpointStats>>> AttemptGuard<T> {
             // Ejected since the pick: the attempt is like one that began before.
             EndpointState::Ejected => false,
             EndpointState::Probation if !retryable => return None,
-            EndpointState::Probation | EndpointState::ProbationAny if stats.state.take_probation(seen) => {
-                true
-            }
+            EndpointState::Probation | EndpointState::ProbationAny if stats.take_probation(seen) => true,
             EndpointState::Probation | EndpointState::ProbationAny | EndpointState::ProbationTaken => {
                 return None;
             }
@@ -317,7 +336,8 @@ impl<T: Deref<Target: AsRef<EndpointStats>>> AttemptGuard<T> {
         if matches!(evidence, Evidence::Failure | Evidence::UncertainFailure) && !blame.attribute() {
             return None;
         }
-        if stats.state.load().epoch() != self.at_begin.epoch() {
+        // Of a probation the detector decides: its slot may have passed on, which began an epoch.
+        if !self.probation && stats.state.load().epoch() != self.at_begin.epoch() {
             return None;
         }
         let signal = if self.at_begin.state() == EndpointState::Healthy {
@@ -332,8 +352,8 @@ impl<T: Deref<Target: AsRef<EndpointStats>>> AttemptGuard<T> {
             self.signal_while_not_healthy(evidence)?
         };
         // The detector ends the probation, and with it the slot.
-        self.probation = false;
-        Some(Report { epoch: self.at_begin.epoch(), signal })
+        let probation = std::mem::take(&mut self.probation);
+        Some(Report { epoch: self.at_begin.epoch(), probation, signal })
     }
 
     /// The signal of an end while not healthy.
@@ -365,11 +385,13 @@ impl<T: Deref<Target: AsRef<EndpointStats>>> Drop for AttemptGuard<T> {
     }
 }
 
-/// What an attempt reports to the detector, which drops reports from earlier epochs.
+/// What an attempt reports to the detector, which drops reports from earlier epochs and earlier probations.
 #[must_use = "a report must reach the cluster's detector"]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
     pub(super) epoch: u64,
+    /// The attempt held the slot of a probation.
+    pub(super) probation: bool,
     pub(super) signal: Signal,
 }
 

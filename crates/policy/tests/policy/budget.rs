@@ -157,3 +157,30 @@ fn deposits_count_with_the_new_settings() {
     let settings = Settings { window: Duration::from_secs(20), ..settings };
     assert_eq!(budget.available(&settings, now), 20, "another window begins with its reserve");
 }
+
+#[test]
+fn another_window_empties_the_deposits_and_the_withdrawals() {
+    let start = origin();
+    let with = |seconds| Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(seconds) };
+    let budget = RetryBudget::new(&with(60), start);
+    let now = start + Duration::from_secs(1_000);
+    for window in [1, 60, 1, 60] {
+        assert_eq!(budget.available(&with(window), now), 0, "{window} s");
+        for _ in 0..2 {
+            budget.deposit(&with(window), now);
+        }
+        assert!(budget.withdraw(&with(window), now));
+        assert_eq!(budget.available(&with(window), now), 1, "{window} s");
+    }
+}
+
+#[test]
+fn a_deposit_by_a_clock_that_is_a_window_late_is_counted() {
+    let start = origin();
+    let settings = Settings { ratio: 1.0, min_per_second: 0, window: Duration::from_secs(10) };
+    let budget = RetryBudget::new(&settings, start);
+    for seconds in [30, 20] {
+        budget.deposit(&settings, start + Duration::from_secs(seconds));
+    }
+    assert_eq!(budget.available(&settings, start + Duration::from_secs(30)), 2);
+}

@@ -1,6 +1,7 @@
 //! The breaker's states, in single steps and against a model that keeps every event.
 
 mod model;
+mod slots;
 
 use std::{
     sync::Barrier,

@@ -20,7 +20,12 @@ struct BreakerModel {
     ended: Vec<(u128, bool)>,
     since: Duration,
     pause: Duration,
-    out: u32,
+    /// The probes that hold a slot, since when, and for how long.
+    slots: Vec<(u32, Duration, Duration)>,
+    /// Slots have passed on this often since a success.
+    passed: u32,
+    /// Requests that were admitted.
+    admitted: u32,
     successes: u32,
     changes: u32,
     trips: u64,
@@ -35,7 +40,9 @@ impl BreakerModel {
             ended: vec![],
             since,
             pause,
-            out: 0,
+            slots: vec![],
+            passed: 0,
+            admitted: 0,
             successes: 0,
             changes: 0,
             trips: 0,
@@ -47,24 +54,37 @@ impl BreakerModel {
         if over { BreakerState::HalfOpen } else { self.state }
     }
 
-    /// Whether the request is a probe; an error is the pause.
-    fn admit(&mut self, now: Duration) -> Result<bool, Duration> {
+    /// The request's number and whether it is a probe; an error is the pause.
+    fn admit(&mut self, now: Duration) -> Result<(u32, bool), Duration> {
         if self.state == BreakerState::Open && self.state(now) == BreakerState::HalfOpen {
             self.change_state(BreakerState::HalfOpen);
         }
         match self.state {
-            BreakerState::Closed => Ok(false),
-            BreakerState::Open => Err(self.since + self.pause - now),
-            BreakerState::HalfOpen if self.out == self.settings.probes => Err(self.settings.open_for),
-            BreakerState::HalfOpen => {
-                self.out += 1;
-                Ok(true)
-            }
+            BreakerState::Open => return Err(self.since + self.pause - now),
+            BreakerState::Closed => {}
+            BreakerState::HalfOpen => self.take_slot(now)?,
         }
+        self.admitted += 1;
+        Ok((self.admitted, self.state == BreakerState::HalfOpen))
+    }
+
+    fn take_slot(&mut self, now: Duration) -> Result<(), Duration> {
+        let is_over = |since: Duration, time: Duration| now >= since + time;
+        let most = self.settings.probes as usize;
+        if self.slots.len() == most && self.slots.iter().any(|&(_, since, time)| is_over(since, time)) {
+            self.slots.retain(|&(_, since, time)| !is_over(since, time));
+            self.passed += 1;
+        }
+        if self.slots.len() == most {
+            return Err(self.slots.iter().map(|(_, since, time)| *since + *time - now).min().unwrap());
+        }
+        let time = Duration::from_secs(16.min(1 << self.passed.min(10)));
+        self.slots.push((self.admitted + 1, now, time));
+        Ok(())
     }
 
     /// `changes` as it was when the request was admitted; no verdict for one that was cancelled.
-    fn end(&mut self, changes: u32, now: Duration, verdict: Option<Verdict>) {
+    fn end(&mut self, number: u32, changes: u32, now: Duration, verdict: Option<Verdict>) {
         if changes != self.changes {
             return;
         }
@@ -73,7 +93,9 @@ impl BreakerModel {
             Some(Verdict::Failure) => Some(true),
             Some(Verdict::Ignore) | None => None,
         };
-        self.out -= u32::from(self.state == BreakerState::HalfOpen);
+        let slots = self.slots.len();
+        self.slots.retain(|slot| slot.0 != number);
+        let is_late = self.slots.len() == slots;
         match (self.state, failed) {
             (BreakerState::Closed, Some(failed)) => {
                 self.ended.push((now.as_nanos() / (self.settings.window.as_nanos() / 10), failed));
@@ -84,13 +106,14 @@ impl BreakerModel {
                     self.change_state(BreakerState::Open);
                 }
             }
+            (BreakerState::HalfOpen, Some(true)) if is_late && self.successes > 0 => {}
             (BreakerState::HalfOpen, Some(true)) => {
                 self.pause = (self.pause * 2).min(self.settings.max_open_for);
                 self.since = now;
                 self.change_state(BreakerState::Open);
             }
             (BreakerState::HalfOpen, Some(false)) => {
-                self.successes += 1;
+                (self.successes, self.passed) = (self.successes + 1, 0);
                 if self.successes == self.settings.probes {
                     self.ended.clear();
                     self.change_state(BreakerState::Closed);
@@ -114,7 +137,8 @@ impl BreakerModel {
     fn change_state(&mut self, state: BreakerState) {
         self.state = state;
         self.changes += 1;
-        (self.out, self.successes) = (0, 0);
+        self.slots.clear();
+        (self.passed, self.successes) = (0, 0);
     }
 }
 
@@ -164,25 +188,25 @@ proptest! {
         let breaker = TestBreaker::new(Some(&settings), start);
         let mut model = BreakerModel::new(settings);
         let mut now = Duration::ZERO;
-        let mut in_flight: Vec<(Permit<'_>, u32)> = vec![];
+        let mut in_flight: Vec<(Permit<'_>, u32, u32)> = vec![];
         for event in events {
             match event {
                 BreakerEvent::Pass(time) => now += millis(time),
                 BreakerEvent::Admit => match (breaker.admit(start + now), model.admit(now)) {
-                    (Ok(permit), Ok(probe)) => {
+                    (Ok(permit), Ok((number, probe))) => {
                         prop_assert_eq!(permit.is_probe(), probe);
-                        in_flight.push((permit, model.changes));
+                        in_flight.push((permit, number, model.changes));
                     }
                     (Err(open), Err(pause)) => prop_assert_eq!(open.retry_after, pause),
                     (admitted, expected) => prop_assert!(false, "{:?} where {:?} was due", admitted, expected),
                 },
                 BreakerEvent::End(which, verdict) if !in_flight.is_empty() => {
-                    let (permit, changes) = in_flight.swap_remove(which.index(in_flight.len()));
+                    let (permit, number, changes) = in_flight.swap_remove(which.index(in_flight.len()));
                     match verdict {
                         Some(verdict) => permit.record(start + now, verdict),
                         None => drop(permit),
                     }
-                    model.end(changes, now, verdict);
+                    model.end(number, changes, now, verdict);
                 }
                 BreakerEvent::End(..) => {}
             }

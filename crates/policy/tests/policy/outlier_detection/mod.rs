@@ -5,6 +5,7 @@ mod evidence;
 mod model;
 mod probes;
 mod settings;
+mod slots;
 mod stall;
 mod table;
 mod threads;

@@ -22,6 +22,7 @@ mod hedging;
 mod keepalive;
 mod lifecycle;
 mod limits;
+mod lost_instance;
 mod outage;
 mod path_form;
 mod read_ahead;

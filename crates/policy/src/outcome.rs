@@ -20,7 +20,8 @@ pub enum Outcome {
     /// The instance responded with this status.
     Status(u16),
     /// The response carries `x-outrigger-error`: it comes from a sidecar further down. It is passed on and
-    /// never retried, because each sidecar on the way would multiply the load.
+    /// never retried, because each sidecar on the way would multiply the load. Outlier detection compares the
+    /// instance with its siblings by it.
     SidecarError(u16),
     /// The connection was refused. Nothing was sent.
     ConnectRefused,

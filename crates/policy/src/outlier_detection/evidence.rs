@@ -46,15 +46,18 @@ pub(super) enum Evidence {
 }
 
 impl Evidence {
-    /// The request may cause a 500, and its deadline may be too short for any instance: both count only
-    /// in the success rate. A 501 or 505 is a proper response. A time-out counts as a failure for the
+    /// The request may cause a 500 or the error of a sidecar further down, and its deadline may be too short
+    /// for any instance: they count only in the success rate. All instances have the same services behind them,
+    /// so an instance with many more such errors than its siblings is at fault, or its sidecar is. A 501 or 505
+    /// is a proper response. A time-out counts as a failure for the
     /// `first` attempt, because its instance had the whole time.
     pub(super) fn classify(outcome: Outcome, sent: Sent, first: bool) -> Self {
         match outcome {
             Outcome::Status(502..=504) => Self::Failure,
             Outcome::Status(501 | 505) => Self::Success,
             Outcome::Status(500..=599) => Self::UncertainFailure,
-            Outcome::Status(_) => Self::Success,
+            Outcome::SidecarError(400..) => Self::UncertainFailure,
+            Outcome::Status(_) | Outcome::SidecarError(_) => Self::Success,
             // Nothing was sent: the time was spent in the sidecar's queue.
             Outcome::PerTryTimeout | Outcome::Timeout | Outcome::Deadline if sent == Sent::Nothing => {
                 Self::None
@@ -66,11 +69,7 @@ impl Evidence {
             Outcome::Timeout | Outcome::Deadline => Self::UncertainFailure,
             Outcome::ConnectRefused | Outcome::ConnectFailed => Self::Unreachable,
             Outcome::ConnectTimeout => Self::ConnectTimeout,
-            Outcome::SidecarError(_)
-            | Outcome::Overloaded
-            | Outcome::Resource
-            | Outcome::BadRequest
-            | Outcome::ClientGone => Self::None,
+            Outcome::Overloaded | Outcome::Resource | Outcome::BadRequest | Outcome::ClientGone => Self::None,
         }
     }
 }

@@ -40,12 +40,14 @@ fn each_outcome_needs_its_own_number_of_requests() {
         (Outcome::Status(500), Some(20)),
         (Outcome::Status(599), Some(20)),
         (Outcome::Deadline, Some(20)),
+        (Outcome::SidecarError(503), Some(20)),
+        (Outcome::SidecarError(404), Some(20)),
+        (Outcome::SidecarError(200), None),
         (Outcome::Status(200), None),
         (Outcome::Status(404), None),
         (Outcome::Status(429), None),
         (Outcome::Status(501), None),
         (Outcome::Status(505), None),
-        (Outcome::SidecarError(503), None),
         (Outcome::Overloaded, None),
         (Outcome::Resource, None),
         (Outcome::BadRequest, None),
@@ -352,6 +354,31 @@ fn one_that_answers_500_is_ejected_within_a_hundred_of_its_requests() {
         }
         assert!(own <= 24, "{own} with {pause} ms between");
     }
+}
+
+#[test]
+fn errors_of_a_sidecar_further_down_that_all_instances_pass_on_eject_none() {
+    let mut rig = Rig::new(3);
+    for _ in 0..100 {
+        for at in 0..3 {
+            rig.request(at, Outcome::SidecarError(503));
+            rig.request(at, GOOD);
+        }
+    }
+    assert_eq!(rig.states(), "TTT");
+}
+
+#[test]
+fn an_error_of_a_sidecar_further_down_fails_a_probation_and_is_in_no_row() {
+    let mut rig = Rig::new(2);
+    rig.requests(0, 4, BAD);
+    rig.requests(0, 10, Outcome::SidecarError(502));
+    assert_eq!(rig.states(), "TT", "ten errors in a row, and two instances have no majority");
+    rig.request(0, BAD);
+    assert_eq!(rig.states(), "ET", "nor do they end a row");
+    rig.advance_and_accept(SECOND);
+    assert_eq!(rig.states(), "BT");
+    assert_eq!(describe(&rig.request(0, Outcome::SidecarError(502))), ["ejected probation"]);
 }
 
 #[test]

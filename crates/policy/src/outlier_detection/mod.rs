@@ -53,6 +53,7 @@
 mod detector;
 mod ejection;
 mod evidence;
+mod loss;
 pub mod stall;
 mod state;
 mod stats;
@@ -61,6 +62,7 @@ mod success_rate;
 pub use detector::{Detector, DueActions, EjectionCounts, EjectionEvent, ReturnedBy};
 pub use ejection::EjectionDetails;
 pub use evidence::FailureAttribution;
+pub use loss::LossEvent;
 pub use state::EjectionState;
 pub use stats::{AttemptEpoch, AttemptGuard, EndpointStats, Report};
 

@@ -192,16 +192,19 @@ impl EndpointStats {
         }
     }
 
-    /// Counts such a body that was cut or stalled: a failure like a connection that ends before the
-    /// head. A report goes to the cluster's [`Detector`](super::Detector).
+    /// Counts such a body that was cut or stalled after it had flowed for this long: a failure like a
+    /// connection that ends before the head. One that flowed for a whole window counts nothing: the window has
+    /// newer evidence, and streams end by a cut as a habit. A report goes to the cluster's
+    /// [`Detector`](super::Detector).
     pub fn record_body_cut(
         &self,
         settings: Option<&OutlierDetection>,
         since: AttemptEpoch,
         blame: &mut FailureAttribution,
+        flowed: Duration,
         now: Instant,
     ) -> Option<Report> {
-        let settings = settings?;
+        let settings = settings.filter(|settings| flowed < settings.window)?;
         if !blame.attribute() || !self.is_healthy_since(since) {
             return None;
         }

@@ -36,7 +36,7 @@ use crate::{
         call::{AttemptResult, Bounds, Call, Failed, Response, outcome_of},
         pushback,
     },
-    upstream::{cluster::Cluster, endpoint::Endpoint, lease::Lease},
+    upstream::{endpoint::Endpoint, lease::Lease},
 };
 
 /// Picks in a row that may fall on endpoints on probation that other requests decide.
@@ -136,7 +136,8 @@ impl<'r> Attempts<'_, 'r> {
                     // The last endpoints have left meanwhile: what they answered is the answer.
                     Some(last) => {
                         let (attempt, result) = *last;
-                        decided(call, attempt, result, RetryDecision::GiveUp(GiveUp::Attempts), false)
+                        let decision = RetryDecision::GiveUp(GiveUp::Attempts);
+                        decided(call, attempt, result, decision, Instant::now())
                     }
                     None => {
                         let refusal = call.cluster.refuse_pick();
@@ -221,8 +222,7 @@ impl<'r> Attempts<'_, 'r> {
             }
             decision => {
                 account.answered_at = Some(now);
-                let is_out = is_out(call.cluster, &first);
-                Err(decided(call, attempt, result, decision, is_out))
+                Err(decided(call, attempt, result, decision, now))
             }
         }
     }
@@ -234,18 +234,13 @@ fn eligibility<'r>(call: &Call<'r>, app: &Downstream<'_>, retries: u32) -> Retry
     RetryEligibility::new(settings, call.traits, retries, app.upload.fits(settings.max_body))
 }
 
-/// Whether an instance is ejected by now while others are not: its failure says nothing of the service.
-fn is_out(cluster: &Cluster, endpoint: &Arc<Endpoint>) -> bool {
-    !endpoint.stats.admits(true) && cluster.pick_other(&[], endpoint).is_some()
-}
-
 /// The response, or what to say when there is none.
 fn decided(
     call: &Call<'_>,
     attempt: EndedAttempt,
     result: AttemptResult,
     decision: RetryDecision,
-    is_out: bool,
+    now: Instant,
 ) -> AttemptsEnd {
     let gave_up = match decision {
         RetryDecision::GiveUp(why) => {
@@ -257,7 +252,7 @@ fn decided(
     match result {
         Ok(response) => AttemptsEnd::Answered(attempt, response),
         Err(failed) => {
-            let verdict = if is_out { Verdict::Ignore } else { failed.outcome.verdict() };
+            let verdict = attempt.lease.verdict(call.cluster, failed.outcome, now);
             if failed.outcome == Outcome::ClientGone && failed.reason.is_none() {
                 return AttemptsEnd::Gone { verdict };
             }

@@ -238,8 +238,10 @@ fn client_ends(deadline: ClientDeadline, accepted: Instant) -> Option<std::time:
 enum BodyEnd {
     /// Written to its last byte.
     Complete,
-    /// The instance cut it, or was silent for too long.
+    /// The instance cut it.
     Cut,
+    /// The instance was silent for too long.
+    Silent,
     /// The app is gone.
     AppGone,
     /// The app left it unread for too long.
@@ -278,11 +280,11 @@ impl Downstream<'_> {
         let mut exchange = attempt.exchange?;
         let mut head = exchange.take_response()?;
         account.record_answer(head.status(), None, now);
-        let verdict = outcome.verdict();
+        let verdict = attempt.lease.verdict(call.cluster, outcome, now);
         let has_body = !matches!(framing, Framing::None | Framing::Tunnel);
         // The head of a probe, or of a failure, is its verdict; any other request may still be cut.
         let mut permit = Some(permit);
-        if (verdict == Verdict::Failure || call.is_probe || !has_body)
+        if (outcome.verdict() == Verdict::Failure || call.is_probe || !has_body)
             && let Some(permit) = permit.take()
         {
             call.cluster.record_verdict(permit, verdict, now);
@@ -352,12 +354,14 @@ impl OpenResponse<'_> {
         }
         account.reason = reason_of(end, &app.upload);
         let is_cut = account.reason == Some(Reason::UpstreamClosed);
-        if is_cut {
-            lease.record_body_cut(call.cluster, call.settings, now);
-        }
+        let cut = is_cut.then(|| {
+            let head_at = account.answered_at.unwrap_or(now);
+            // Of a silent body, the silence is the news.
+            let until = if *end == BodyEnd::Silent { exchange.last_received() } else { now };
+            lease.record_body_cut(call.cluster, call.settings, until.saturating_duration_since(head_at), now)
+        });
         if let Some(permit) = permit {
-            let verdict = if is_cut { Verdict::Failure } else { verdict };
-            call.cluster.record_verdict(permit, verdict, now);
+            call.cluster.record_verdict(permit, cut.unwrap_or(verdict), now);
         }
         let is_unread = !app.upload.is_ended();
         if is_clean && exchange.settle() {
@@ -375,11 +379,13 @@ impl OpenResponse<'_> {
             BodyEnd::Complete => AfterRequest::KeepAlive,
             BodyEnd::Unread => AfterRequest::Reset,
             // Where the close ends the body, only a reset tells the app that the body is not complete.
-            BodyEnd::Cut | BodyEnd::Late if framing == Framing::UntilClose => AfterRequest::Reset,
-            BodyEnd::Cut | BodyEnd::Late if is_unread => AfterRequest::Linger,
+            BodyEnd::Cut | BodyEnd::Silent | BodyEnd::Late if framing == Framing::UntilClose => {
+                AfterRequest::Reset
+            }
+            BodyEnd::Cut | BodyEnd::Silent | BodyEnd::Late if is_unread => AfterRequest::Linger,
             // What is queued shows the app that the response had begun.
-            BodyEnd::Cut if !app.channel.outbox.is_empty() => AfterRequest::Linger,
-            BodyEnd::Cut | BodyEnd::Late | BodyEnd::AppGone => AfterRequest::Close,
+            BodyEnd::Cut | BodyEnd::Silent if !app.channel.outbox.is_empty() => AfterRequest::Linger,
+            BodyEnd::Cut | BodyEnd::Silent | BodyEnd::Late | BodyEnd::AppGone => AfterRequest::Close,
         }
     }
 }
@@ -407,11 +413,10 @@ fn write_response(head: &mut Head, app: &mut Downstream<'_>, framing: Framing, c
 fn reason_of(end: &BodyEnd, upload: &Upload) -> Option<Reason> {
     match (end, upload.broken()) {
         (BodyEnd::Complete, _) => None,
-        (BodyEnd::Cut, Some(BrokenUpload::BadFraming(_))) => Some(Reason::BadBody),
-        (BodyEnd::Cut, Some(BrokenUpload::Gone)) | (BodyEnd::AppGone | BodyEnd::Unread, _) => {
-            Some(Reason::ClientGone)
-        }
-        (BodyEnd::Cut, None) => Some(Reason::UpstreamClosed),
+        (BodyEnd::Cut | BodyEnd::Silent, Some(BrokenUpload::BadFraming(_))) => Some(Reason::BadBody),
+        (BodyEnd::Cut | BodyEnd::Silent, Some(BrokenUpload::Gone))
+        | (BodyEnd::AppGone | BodyEnd::Unread, _) => Some(Reason::ClientGone),
+        (BodyEnd::Cut | BodyEnd::Silent, None) => Some(Reason::UpstreamClosed),
         (BodyEnd::Late, _) => Some(Reason::DeadlineExceeded),
     }
 }
@@ -479,7 +484,7 @@ impl Relay {
                 return Poll::Ready(BodyEnd::Late);
             }
             if bound <= now {
-                return Poll::Ready(if is_blocked { BodyEnd::Unread } else { BodyEnd::Cut });
+                return Poll::Ready(if is_blocked { BodyEnd::Unread } else { BodyEnd::Silent });
             }
         }
     }

@@ -309,6 +309,16 @@ impl Cluster {
         at.and_then(|at| view.endpoints.get(at)).cloned()
     }
 
+    /// Whether the View lists an endpoint, and it is healthy.
+    pub(crate) fn is_in(&self, endpoint: &Arc<Endpoint>) -> bool {
+        endpoint.is_healthy() && self.view.load().endpoints.iter().any(|one| Arc::ptr_eq(one, endpoint))
+    }
+
+    /// Whether another endpoint is in.
+    pub(crate) fn has_other_in(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.view.load().endpoints.iter().any(|one| !Arc::ptr_eq(one, endpoint) && one.is_healthy())
+    }
+
     /// The breaker's state, by the settings of the current View.
     pub(crate) fn breaker_state(&self, now: Instant) -> BreakerState {
         let view = self.view.load();

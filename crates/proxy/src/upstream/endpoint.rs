@@ -16,7 +16,7 @@ use std::{
 use outrigger_config as config;
 use outrigger_policy::{
     Outcome,
-    outlier_detection::{EndpointStats, stall::Stall},
+    outlier_detection::{EjectionState, EndpointStats, LossEvent, stall::Stall},
 };
 use outrigger_registry::InstanceId;
 use tokio::{sync::Notify, time::Instant};
@@ -40,6 +40,7 @@ pub(crate) struct Endpoint {
     /// The results of its attempts; the cluster's detector reads them.
     pub(crate) stats: EndpointStats,
     pub(crate) stall: Stall,
+    pub(crate) losses: LossEvent,
     /// Picks, and attempts that count against the instance; read by a scrape.
     pub(crate) picks: AtomicU64,
     pub(crate) failures: AtomicU64,
@@ -100,6 +101,7 @@ impl Endpoint {
             pool: ConnectionPool::new(workers),
             stats: EndpointStats::new(now),
             stall: Stall::new(now),
+            losses: LossEvent::new(now),
             picks: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             is_http10: AtomicBool::new(false),
@@ -152,6 +154,11 @@ impl Endpoint {
     /// the request can be retried, so it may decide a probation.
     pub(crate) fn is_usable(&self, retryable: bool) -> bool {
         !self.retired.load(Relaxed) && self.stats.admits(retryable)
+    }
+
+    /// Whether it is neither ejected, nor on probation, nor has it left. In panic mode no endpoint is.
+    pub(crate) fn is_healthy(&self) -> bool {
+        !self.retired.load(Relaxed) && self.stats.ejection_state() == EjectionState::Healthy
     }
 
     /// Ends the picks and closes idle connections, because the instance has left the registry. Requests in

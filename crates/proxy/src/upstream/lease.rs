@@ -3,7 +3,10 @@
 //! A lease begins with the pick. Its head or its end is recorded once, for metrics, latency, outlier detection and stall detection;
 //! then the end of its body. A lease that is dropped before was cancelled, and counts nothing.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use outrigger_policy::{
     Outcome, Sent, Verdict,
@@ -136,19 +139,47 @@ impl Lease {
         }
     }
 
-    /// Records that the instance cut the response's body.
+    /// Records that the instance cut the response's body after it had flowed for this long, and returns what that says about
+    /// the service.
+    ///
+    /// A body that had flowed for a whole window of the breaker says nothing: since its head the service was used by others.
     pub(crate) fn record_body_cut(
         &mut self,
         cluster: &Arc<Cluster>,
         settings: &ClusterSettings,
+        flowed: Duration,
         now: Instant,
-    ) {
+    ) -> Verdict {
         self.endpoint.count_failure();
-        let Some((epoch, mut blame)) = self.body.take() else { return };
-        let outlier = settings.policy.outlier.as_ref();
-        let report = self.endpoint.stats.record_body_cut(outlier, epoch, &mut blame, now.into_std());
-        if let Some(report) = report {
-            cluster.report(&self.endpoint, report, now);
+        // The instance may be gone, whatever the cut says about the others.
+        cluster.request_refresh();
+        if let Some((epoch, mut blame)) = self.body.take() {
+            let outlier = settings.policy.outlier.as_ref();
+            let stats = &self.endpoint.stats;
+            let report = stats.record_body_cut(outlier, epoch, &mut blame, flowed, now.into_std());
+            if let Some(report) = report {
+                cluster.report(&self.endpoint, report, now);
+            }
         }
+        let breaker = settings.policy.circuit_breaker.as_ref();
+        let is_old = breaker.is_some_and(|breaker| flowed >= breaker.window);
+        if is_old || self.is_local(cluster, true, now) { Verdict::Ignore } else { Verdict::Failure }
+    }
+
+    /// What an attempt that ended so says about the service, after it was [recorded](Self::record).
+    pub(crate) fn verdict(&self, cluster: &Cluster, outcome: Outcome, now: Instant) -> Verdict {
+        let verdict = outcome.verdict();
+        let is_loss = matches!(outcome, Outcome::Closed | Outcome::ClosedMidHead);
+        let is_ignored = verdict == Verdict::Failure && self.is_local(cluster, is_loss, now);
+        if is_ignored { Verdict::Ignore } else { verdict }
+    }
+
+    /// Whether a failure says nothing about the service: another endpoint is in, and this one is out, or it lost all its
+    /// connections at this moment and one of them was counted.
+    fn is_local(&self, cluster: &Cluster, is_loss: bool, now: Instant) -> bool {
+        let endpoint = &self.endpoint;
+        cluster.has_other_in(endpoint)
+            && (!cluster.is_in(endpoint)
+                || is_loss && endpoint.losses.record(self.begun.into_std(), now.into_std()))
     }
 }

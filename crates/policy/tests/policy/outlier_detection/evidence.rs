@@ -3,7 +3,7 @@
 use outrigger_config::OutlierDetection;
 use outrigger_policy::{
     Outcome, Sent,
-    outlier_detection::{EjectionEvent, EjectionState, FailureAttribution},
+    outlier_detection::{EjectionEvent, EjectionState, FailureAttribution, LossEvent},
 };
 
 use super::{BAD, Event, GOOD, Rig, SECOND, describe};
@@ -119,7 +119,7 @@ fn answer_with_body(rig: &mut Rig, at: usize, cut: bool) -> Vec<Event> {
         record.record_body_end(began, rig.now);
         return Vec::new();
     }
-    let report = record.record_body_cut(rig.settings, began, &mut blame, rig.now);
+    let report = record.record_body_cut(rig.settings, began, &mut blame, SECOND, rig.now);
     report.map(|report| rig.detector.report(rig.settings, &record, report, rig.now, 0)).unwrap_or_default()
 }
 
@@ -136,6 +136,42 @@ fn five_cut_bodies_in_a_row_eject_an_endpoint_and_a_complete_one_ends_the_row() 
     assert_eq!(rig.states(), "TT");
     answer_with_body(&mut rig, 0, true);
     assert_eq!(rig.states(), "ET");
+}
+
+#[test]
+fn a_body_that_flowed_for_a_whole_window_is_not_counted_when_it_is_cut() {
+    for (flowed, states) in [(millis(9_999), "ETT"), (10 * SECOND, "TTT"), (3600 * SECOND, "TTT")] {
+        let mut rig = Rig::new(3);
+        for sibling in [1, 2] {
+            rig.requests(sibling, 30, GOOD);
+        }
+        let record = rig.stats[0].clone();
+        for _ in 0..100 {
+            let mark = record.begin_attempt(rig.settings, true).unwrap();
+            let mut blame = FailureAttribution::default();
+            let (_, began) = mark.record_head(rig.settings, &mut blame, GOOD, Sent::Head, rig.now);
+            let Some(began) = began else { break };
+            if let Some(report) = record.record_body_cut(rig.settings, began, &mut blame, flowed, rig.now) {
+                rig.detector.report(rig.settings, &record, report, rig.now, 0);
+            }
+        }
+        assert_eq!(rig.states(), states, "{flowed:?}");
+    }
+}
+
+#[test]
+fn what_an_instance_loses_at_one_moment_is_one_event() {
+    let start = crate::origin();
+    let losses = LossEvent::new(start);
+    let at = |time| start + millis(time);
+    assert!(!losses.record(at(0), at(5_000)), "the first loss");
+    assert!(losses.record(at(4_999), at(5_000)) && losses.record(at(0), at(5_999)), "of the same event");
+    assert!(!losses.record(at(0), at(6_000)), "a second later");
+    assert!(!losses.record(at(6_001), at(6_100)), "a request from after the event");
+    assert!(losses.record(at(6_001), at(6_200)));
+    // A service that closes each connection by itself, one request after the other.
+    let counted = (10..20).filter(|nth| !losses.record(at(nth * 1_000 + 1), at(nth * 1_000 + 20))).count();
+    assert_eq!(counted, 10);
 }
 
 #[test]
@@ -182,7 +218,7 @@ fn a_body_that_is_cut_after_the_ejection_is_not_counted() {
     assert_eq!(rig.states(), "TT");
     for began in begun {
         assert_eq!(
-            record.record_body_cut(rig.settings, began, &mut FailureAttribution::default(), rig.now),
+            record.record_body_cut(rig.settings, began, &mut FailureAttribution::default(), SECOND, rig.now),
             None
         );
     }

@@ -66,6 +66,42 @@ async fn an_instance_that_refuses_connections_is_ejected_at_once_and_returns() {
     assert_eq!(trust(&sidecar, "trusted"), 3.0);
 }
 
+/// No connection can be made to a multicast address: ENETUNREACH, from this machine.
+const NO_WAY: std::net::SocketAddr =
+    std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(224, 0, 0, 1)), 80);
+
+#[tokio::test]
+async fn an_instance_to_which_this_machine_has_no_way_is_passed_over_and_shown_as_such() {
+    let (a, b) = (Instance::start("a").await, Instance::start("b").await);
+    let services = Services::of("orders", &[&a, &b]).and_at("orders", "far", NO_WAY, "");
+    let sidecar = Sidecar::start("defaults: {outlier: {base_ejection_time: 30s}}", &services).await;
+    assert_all_succeed(&sidecar, 30).await;
+    let attempts = |outcome: &str| {
+        sidecar.metric("outrigger_attempts_total", &[("service", "orders"), ("outcome", outcome)])
+    };
+    assert!(
+        (1.0..=2.0).contains(&attempts("unreachable_from_here")),
+        "{}",
+        attempts("unreachable_from_here")
+    );
+    let endpoints = sidecar.endpoints("orders");
+    let far = endpoints.iter().find(|one| one.id.contains("far")).unwrap();
+    assert_eq!(far.ejected.map(|ejected| ejected.why), Some("unreachable_from_here"));
+    assert_eq!(far.failures, 0, "it may serve others well");
+    let why = far.why_not.clone().unwrap_or_default();
+    assert!(why.contains("this machine has no way to it"), "{why}");
+}
+
+#[tokio::test]
+async fn a_machine_that_has_no_way_to_the_only_instance_opens_no_breaker() {
+    let services = Services::default().and_at("orders", "far", NO_WAY, "");
+    let sidecar = Sidecar::start("", &services).await;
+    for _ in 0..40 {
+        let answer = sidecar.get("orders", "/").await;
+        assert!(matches!(answer.reason(), "connect_failed" | "local_resource"), "{answer:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_instance_is_ejected_after_five_503_and_the_last_one_never() {
     let healthy = Instance::start("a").await;

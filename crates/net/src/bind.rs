@@ -2,10 +2,11 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
 };
 
 use outrigger_config::{Listen, ListenHost};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
@@ -67,6 +68,18 @@ pub fn bind(addr: SocketAddr) -> Result<BoundSocket, BindError> {
         Ok(BoundSocket { socket, addr })
     };
     open().map_err(|source| BindError { addr, source })
+}
+
+/// Whether this machine has the address `ip`. True where that cannot be found out.
+pub fn has_address(ip: IpAddr) -> bool {
+    // A datagram socket, because the ports of TCP may be used up.
+    match UdpSocket::bind((ip, 0)) {
+        Ok(_) => true,
+        Err(error) => {
+            error.kind() != io::ErrorKind::AddrNotAvailable
+                && error.raw_os_error() != Some(Errno::AFNOSUPPORT.raw_os_error())
+        }
+    }
 }
 
 /// Binds every address that `listen` stands for. `localhost` is both loopback addresses with one port;
@@ -140,6 +153,13 @@ mod tests {
         assert!(bound[0].is_ipv4());
         assert!(bound.iter().all(|addr| addr.ip().is_loopback() && addr.port() == bound[0].port()));
         assert_eq!(bind_with(Listen::localhost(0), |_| None).unwrap(), addrs(["127.0.0.1:0", "[::1]:4001"]));
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_none_of_ours() {
+        for (ip, expected) in [("127.0.0.1", true), ("127.9.9.9", true), ("192.0.2.1", false)] {
+            assert_eq!(has_address(ip.parse().unwrap()), expected, "{ip}");
+        }
     }
 
     #[test]

@@ -2,10 +2,16 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    net::{TcpStream, ToSocketAddrs},
+    net::{TcpSocket, TcpStream, lookup_host},
     time::timeout,
+};
+
+use crate::{
+    fault::{Fault, RECENT_CONNECTS},
+    files::is_held_back,
 };
 
 /// A silent peer is probed after this time, then every [`KEEPALIVE_INTERVAL`].
@@ -22,6 +28,8 @@ pub struct DialError {
     pub peer: String,
     /// What failed.
     pub stage: DialStage,
+    /// What the failure is about.
+    pub fault: Fault,
     /// The error of the operating system.
     #[source]
     pub source: io::Error,
@@ -38,14 +46,42 @@ pub enum DialStage {
     Configure,
 }
 
+/// Why an instance is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// For requests: the files that are held back ([`crate::hold_back_files`]) are left to others.
+    Traffic,
+    /// To find out whether it accepts connections.
+    Probe,
+}
+
 /// Connects to `addr` in at most `within`, and sets what a long-lived connection needs: no delay of
 /// small writes, TCP keep-alive, and an end after 30 s of unacknowledged bytes.
 ///
 /// # Errors
 /// When there is no connection.
 pub async fn connect(addr: SocketAddr, within: Duration) -> Result<TcpStream, DialError> {
-    let failed = |(stage, source)| DialError { peer: addr.to_string(), stage, source };
-    dial(addr, within).await.map_err(failed)
+    let dialled = timeout(within, async { dial(open(addr, true), addr).await }).await;
+    let dialled = dialled.unwrap_or_else(|_| Err(timed_out(within)));
+    dialled.map_err(|failed| failed.at(addr.to_string(), Fault::of))
+}
+
+/// As [`connect`], to an instance of a service. Its failures are compared with those of other instances ([`Fault`]).
+///
+/// # Errors
+/// When there is no connection; EMFILE also where a request finds only files that are held back.
+pub async fn connect_to_instance(
+    addr: SocketAddr,
+    within: Duration,
+    purpose: Purpose,
+) -> Result<TcpStream, DialError> {
+    let may_use_held_back = purpose == Purpose::Probe;
+    let dialled = timeout(within, async { dial(open(addr, may_use_held_back), addr).await }).await;
+    let dialled = dialled.unwrap_or_else(|_| Err(timed_out(within)));
+    if dialled.is_ok() {
+        RECENT_CONNECTS.record_connected(addr);
+    }
+    dialled.map_err(|failed| failed.at(addr.to_string(), |source| RECENT_CONNECTS.judge(addr, source)))
 }
 
 /// As [`connect`], to a host name or an IP address as text. The addresses of a name are tried in turn.
@@ -53,18 +89,62 @@ pub async fn connect(addr: SocketAddr, within: Duration) -> Result<TcpStream, Di
 /// # Errors
 /// When the name has no address, or none of its addresses can be connected to.
 pub async fn connect_host(host: &str, port: u16, within: Duration) -> Result<TcpStream, DialError> {
-    let failed = |(stage, source)| DialError { peer: format!("{host}:{port}"), stage, source };
-    dial((host, port), within).await.map_err(failed)
+    let dialled = timeout(within, dial_host(host, port)).await.unwrap_or_else(|_| Err(timed_out(within)));
+    dialled.map_err(|failed| failed.at(format!("{host}:{port}"), Fault::of))
 }
 
-async fn dial(to: impl ToSocketAddrs, within: Duration) -> Result<TcpStream, (DialStage, io::Error)> {
-    let stream = timeout(within, TcpStream::connect(to)).await.map_err(|_| {
-        let source = io::Error::new(io::ErrorKind::TimedOut, format!("not within {within:?}"));
-        (DialStage::TimedOut, source)
-    })?;
-    let stream = stream.map_err(|source| (DialStage::Connect, source))?;
-    configure(&stream).map_err(|source| (DialStage::Configure, source))?;
+/// What [`DialError`] says, without the peer.
+struct Failed {
+    stage: DialStage,
+    source: io::Error,
+}
+
+impl Failed {
+    fn at(self, peer: String, judge: impl FnOnce(&io::Error) -> Fault) -> DialError {
+        let Self { stage, source } = self;
+        let fault = match stage {
+            DialStage::TimedOut => Fault::Peer,
+            DialStage::Connect => judge(&source),
+            DialStage::Configure => Fault::OwnShortage,
+        };
+        DialError { peer, stage, fault, source }
+    }
+}
+
+fn timed_out(within: Duration) -> Failed {
+    let source = io::Error::new(io::ErrorKind::TimedOut, format!("not within {within:?}"));
+    Failed { stage: DialStage::TimedOut, source }
+}
+
+async fn dial_host(host: &str, port: u16) -> Result<TcpStream, Failed> {
+    let failed = |source| Failed { stage: DialStage::Connect, source };
+    let mut last = None;
+    for addr in lookup_host((host, port)).await.map_err(failed)? {
+        match dial(open(addr, true), addr).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = Some(error),
+        }
+    }
+    let no_address = || failed(io::Error::new(io::ErrorKind::InvalidInput, "the name has no address"));
+    Err(last.unwrap_or_else(no_address))
+}
+
+async fn dial(socket: io::Result<TcpSocket>, addr: SocketAddr) -> Result<TcpStream, Failed> {
+    let connected = match socket {
+        Ok(socket) => socket.connect(addr).await,
+        Err(error) => Err(error),
+    };
+    let stream = connected.map_err(|source| Failed { stage: DialStage::Connect, source })?;
+    configure(&stream).map_err(|source| Failed { stage: DialStage::Configure, source })?;
     Ok(stream)
+}
+
+fn open(addr: SocketAddr, may_use_held_back: bool) -> io::Result<TcpSocket> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if !may_use_held_back && is_held_back(&socket) {
+        return Err(Errno::MFILE.into());
+    }
+    Ok(socket)
 }
 
 fn configure(stream: &TcpStream) -> io::Result<()> {
@@ -76,12 +156,6 @@ fn configure(stream: &TcpStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     Ok(())
-}
-
-/// Whether `error` is about this machine and not about the peer: EMFILE, ENFILE, EADDRNOTAVAIL,
-/// ENOBUFS, ENOMEM, and EPERM and EACCES, which a local firewall causes (Linux numbers).
-pub fn is_own_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(24 | 23 | 99 | 105 | 12 | 1 | 13))
 }
 
 #[cfg(test)]
@@ -116,12 +190,5 @@ mod tests {
         let error = connect(bound.addr, Duration::ZERO).await.unwrap_err();
         assert_eq!((error.stage, error.source.kind()), (DialStage::TimedOut, io::ErrorKind::TimedOut));
         assert_eq!(error.source.to_string(), "not within 0ns");
-    }
-
-    #[test]
-    fn shortages_of_this_machine_differ_from_failures_of_the_peer() {
-        for (number, own) in [(24, true), (99, true), (1, true), (13, true), (111, false), (110, false)] {
-            assert_eq!(is_own_shortage(&io::Error::from_raw_os_error(number)), own, "{number}");
-        }
     }
 }

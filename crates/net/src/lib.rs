@@ -12,6 +12,8 @@
 mod accept;
 mod bind;
 mod dial;
+mod fault;
+mod files;
 #[cfg(feature = "testing")]
 mod memory;
 #[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
@@ -20,8 +22,10 @@ mod stream;
 pub mod tls;
 
 pub use accept::Acceptor;
-pub use bind::{BindError, BoundSocket, bind, bind_listen};
-pub use dial::{DialError, DialStage, connect, connect_host, is_own_shortage};
+pub use bind::{BindError, BoundSocket, bind, bind_listen, has_address};
+pub use dial::{DialError, DialStage, Purpose, connect, connect_host, connect_to_instance};
+pub use fault::{Fault, is_caused_by_own_shortage, is_own_shortage};
+pub use files::{hold_back_files, is_held_back, leave_held_back};
 #[cfg(all(any(test, feature = "testing"), target_os = "linux"))]
 pub use reserved::reserve_addr;
 pub use stream::{ByteCounts, Stream};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use outrigger_net::DialStage;
+use outrigger_net::{DialStage, Fault};
 use tokio::time::timeout;
 
 /// Largest answer that is read, bytes.
@@ -19,6 +19,7 @@ pub(crate) enum Error {
     #[error("connect to {addr}")]
     Connect {
         addr: SocketAddr,
+        fault: Fault,
         #[source]
         source: io::Error,
     },
@@ -52,7 +53,9 @@ async fn connect_and_exchange(
 ) -> Result<Response<Bytes>, Error> {
     let stream = outrigger_net::connect(addr, limit).await.map_err(|error| match error.stage {
         DialStage::TimedOut => Error::Timeout { addr, after: limit },
-        DialStage::Connect | DialStage::Configure => Error::Connect { addr, source: error.source },
+        DialStage::Connect | DialStage::Configure => {
+            Error::Connect { addr, fault: error.fault, source: error.source }
+        }
     })?;
     let exchange = |source| Error::Exchange { addr, source };
     let (mut sender, connection) =

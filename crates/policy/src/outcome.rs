@@ -44,8 +44,11 @@ pub enum Outcome {
     Deadline,
     /// The endpoint's connection limit and queue are full. Nothing was sent; the instance did not fail.
     Overloaded,
-    /// The sidecar lacks a resource: file descriptors, ports, buffers.
+    /// The sidecar or its machine lacks a resource that every connection needs: file descriptors, ports, buffers.
     Resource,
+    /// This machine has no way to the instance, although it reaches others: no route, no local address, a local firewall
+    /// rule. Nothing was sent. The instance is of no use from here, and may serve others well.
+    UnreachableFromHere,
     /// The app's request body was malformed.
     BadRequest,
     /// The app closed its connection.
@@ -84,6 +87,7 @@ impl Outcome {
             | Self::Deadline
             | Self::Overloaded
             | Self::Resource
+            | Self::UnreachableFromHere
             | Self::BadRequest
             | Self::ClientGone => Verdict::Ignore,
         }
@@ -113,6 +117,7 @@ impl Outcome {
             Self::Resource => 17,
             Self::BadRequest => 18,
             Self::ClientGone => 19,
+            Self::UnreachableFromHere => 20,
         }
     }
 
@@ -123,7 +128,7 @@ impl Outcome {
     }
 
     /// Every value of [`label`](Self::label).
-    pub const LABELS: [&'static str; 20] = [
+    pub const LABELS: [&'static str; 21] = [
         "1xx",
         "2xx",
         "3xx",
@@ -144,5 +149,6 @@ impl Outcome {
         "resource",
         "bad_request",
         "client_gone",
+        "unreachable_from_here",
     ];
 }

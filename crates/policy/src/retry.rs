@@ -143,7 +143,10 @@ impl LastAttempt {
     fn is_uncounted(&self) -> bool {
         let refused = matches!(
             self.outcome,
-            Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout
+            Outcome::ConnectRefused
+                | Outcome::ConnectFailed
+                | Outcome::ConnectTimeout
+                | Outcome::UnreachableFromHere
         );
         refused && self.sent == Sent::Nothing && self.has_other_instance
     }
@@ -293,6 +296,7 @@ fn classify_outcome(eligibility: &RetryEligibility<'_>, outcome: Outcome) -> Ret
         Outcome::ConnectRefused
         | Outcome::ConnectTimeout
         | Outcome::ConnectFailed
+        | Outcome::UnreachableFromHere
         | Outcome::Closed
         | Outcome::ClosedMidHead
         | Outcome::BadResponse

@@ -107,6 +107,9 @@ fn breaker_label(state: BreakerState) -> &'static str {
 fn describe_reason(why: EjectionReason, settings: &ClusterSettings) -> String {
     match why {
         EjectionReason::Unreachable => "it refused connections or could not be reached".to_owned(),
+        EjectionReason::UnreachableFromHere => {
+            "this machine has no way to it, while it reaches other instances".to_owned()
+        }
         EjectionReason::ConnectTimeouts => "connections to it timed out".to_owned(),
         EjectionReason::ConsecutiveFailures => {
             let most = settings.policy.outlier.and_then(|outlier| outlier.consecutive_failures);

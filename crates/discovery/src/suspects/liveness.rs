@@ -1,13 +1,13 @@
 //! Signs of life of an instance that the registry no longer lists: it accepts a connection, or requests
 //! to it succeed. What follows from them is decided in `guard.rs`.
 
-use std::{fmt, future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
+use outrigger_net::{Fault, Purpose, connect_to_instance};
 use outrigger_registry::InstanceId;
 use parking_lot::Mutex;
 use tokio::{
-    net::TcpStream,
     sync::Semaphore,
     time::{Instant, timeout, timeout_at},
 };
@@ -23,9 +23,9 @@ pub type ProbeFuture<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 /// Reports whether an instance is alive. The defaults need no proxy.
 pub trait Liveness: fmt::Debug + Send + Sync + 'static {
     /// Whether a process at `addr` accepts a connection; cancelled after
-    /// [`probe_timeout`](outrigger_config::MassLoss::probe_timeout), which counts as no. When a lack of
-    /// local resources (file descriptors, ports) prevents the attempt, the result is yes: that is no
-    /// evidence against the instance.
+    /// [`probe_timeout`](outrigger_config::MassLoss::probe_timeout), which counts as no. When this side
+    /// prevents the attempt (file descriptors, ports, no route), the result is yes: that is no evidence
+    /// against the instance.
     fn accepts_connection(&self, addr: SocketAddr) -> ProbeFuture<'_> {
         Box::pin(try_connect(addr))
     }
@@ -43,26 +43,11 @@ pub(crate) struct ConnectProbe;
 impl Liveness for ConnectProbe {}
 
 async fn try_connect(addr: SocketAddr) -> bool {
-    match TcpStream::connect(addr).await {
+    match connect_to_instance(addr, ROUND_TIMEOUT, Purpose::Probe).await {
         Ok(_) => true,
-        Err(error) => !is_evidence_of_absence(error.kind()),
+        // A fault of this side is no news of the instance.
+        Err(error) => error.fault != Fault::Peer,
     }
-}
-
-/// Whether the error is about the instance or its network, and not about a lack of local resources.
-fn is_evidence_of_absence(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{
-        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
-    };
-    matches!(
-        kind,
-        ConnectionAborted
-            | ConnectionRefused
-            | ConnectionReset
-            | HostUnreachable
-            | NetworkUnreachable
-            | TimedOut
-    )
 }
 
 /// Probes instances, a few at a time.

@@ -79,7 +79,7 @@ impl App {
     /// # Errors
     /// As [`App::start`].
     pub fn start_before_app(config: Config, origins: &Origins, workers: Workers) -> Result<Self, StartError> {
-        limits::warn_when_low();
+        limits::raise_open_files();
         let metrics = telemetry::new_metrics_registry()?;
         let app_starts = register_int_counter_with_registry!(
             "outrigger_app_starts_total",

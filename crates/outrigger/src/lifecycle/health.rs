@@ -3,6 +3,7 @@
 
 use std::{
     future::Future,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
@@ -11,9 +12,10 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use outrigger_config::{Health, Probe};
+use outrigger_net::{Fault, has_address, is_caused_by_own_shortage};
 use outrigger_registry::ReportedHealth;
+use parking_lot::Mutex;
 use tokio::{
-    net::TcpStream,
     sync::watch,
     time::{Instant, sleep_until, timeout},
 };
@@ -32,7 +34,8 @@ pub(super) const LOOPBACK_ADDRESSES: [IpAddr; 2] =
 /// The result of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ProbeResult {
-    pub(super) health: ReportedHealth,
+    /// `None`: the sidecar could not probe, which is no news of the app.
+    pub(super) health: Option<ReportedHealth>,
     pub(super) detail: String,
 }
 
@@ -44,7 +47,8 @@ pub(super) async fn run_probes(
     state: RegistrationState,
 ) {
     let pause = probe_pause(settings.interval, settings.timeout);
-    probe_repeatedly(pause, results, &state, || probe(&settings, port)).await;
+    let prober = Prober { settings, port, answered_at: Mutex::new(None) };
+    probe_repeatedly(pause, results, &state, || prober.probe()).await;
 }
 
 /// From the begin of a probe to the begin of the next one. `timeout` is subtracted, so that an app that hangs is
@@ -64,16 +68,25 @@ async fn probe_repeatedly<F, Fut>(
     Fut: Future<Output = ProbeResult>,
 {
     let mut ever_healthy = false;
+    let mut is_blind = false;
     loop {
         let began = Instant::now();
         let ProbeResult { health, detail: why } = probe().await;
         state.record_probe(&why);
-        ever_healthy |= health != ReportedHealth::Critical;
-        let changed = results.send_if_modified(|last| last.replace(health) != Some(health));
-        if changed && health == ReportedHealth::Critical {
-            warn!(%why, "the local app is not healthy");
-        } else if changed {
-            info!(%why, health = health_label(health), "the local app answers");
+        if std::mem::replace(&mut is_blind, health.is_none()) != health.is_none() {
+            match health {
+                None => warn!(%why, "the app cannot be probed: its last health stays"),
+                Some(_) => info!(%why, "the app can be probed again"),
+            }
+        }
+        if let Some(health) = health {
+            ever_healthy |= health != ReportedHealth::Critical;
+            let changed = results.send_if_modified(|last| last.replace(health) != Some(health));
+            if changed && health == ReportedHealth::Critical {
+                warn!(%why, "the local app is not healthy");
+            } else if changed {
+                info!(%why, health = health_label(health), "the local app answers");
+            }
         }
         tokio::select! {
             () = sleep_until(began + if ever_healthy { pause } else { pause.min(STARTUP_INTERVAL) }) => {}
@@ -91,36 +104,80 @@ pub(crate) fn health_label(health: ReportedHealth) -> &'static str {
     }
 }
 
-/// One probe of both loopback addresses, within one time-out.
-async fn probe(settings: &Health, port: u16) -> ProbeResult {
-    timeout(settings.timeout, probe_loopback(&settings.probe, port, settings.timeout))
-        .await
-        .unwrap_or_else(|_| critical(format!("no answer on port {port} within {:?}", settings.timeout)))
+/// What probes share.
+struct Prober {
+    settings: Health,
+    port: u16,
+    /// The loopback address at which the app last answered.
+    answered_at: Mutex<Option<IpAddr>>,
 }
 
-async fn probe_loopback(probe: &Probe, port: u16, limit: Duration) -> ProbeResult {
-    let mut refused = Vec::new();
-    for ip in LOOPBACK_ADDRESSES {
-        let addr = SocketAddr::new(ip, port);
-        let found = match probe {
-            Probe::Tcp => probe_tcp(addr).await,
-            Probe::Http(path) => probe_http(addr, path, limit).await,
-        };
-        match found {
-            Ok(finding) => return finding,
-            Err(why) => refused.push(why),
+/// No connection to one address of the app, so the other one is tried.
+struct NoConnection {
+    ip: IpAddr,
+    why: String,
+    /// `None`: the machine does not have the address, so no app listens there.
+    fault: Option<Fault>,
+}
+
+impl NoConnection {
+    fn new(addr: SocketAddr, fault: Fault, source: &io::Error) -> Self {
+        let fault = has_address(addr.ip()).then_some(fault);
+        Self { ip: addr.ip(), why: format!("connect to {addr}: {source}"), fault }
+    }
+}
+
+impl Prober {
+    /// One probe of both loopback addresses, within one time-out.
+    async fn probe(&self) -> ProbeResult {
+        let (port, limit) = (self.port, self.settings.timeout);
+        timeout(limit, self.probe_loopback())
+            .await
+            .unwrap_or_else(|_| critical(format!("no answer on port {port} within {limit:?}")))
+    }
+
+    async fn probe_loopback(&self) -> ProbeResult {
+        let limit = self.settings.timeout;
+        let mut refused = Vec::new();
+        for ip in LOOPBACK_ADDRESSES {
+            let addr = SocketAddr::new(ip, self.port);
+            let found = match &self.settings.probe {
+                Probe::Tcp => probe_tcp(addr, limit).await,
+                Probe::Http(path) => probe_http(addr, path, limit).await,
+            };
+            match found {
+                Ok(finding) => {
+                    *self.answered_at.lock() = Some(ip);
+                    return finding;
+                }
+                Err(no_connection) => refused.push(no_connection),
+            }
+        }
+        let why = refused.iter().map(|one| one.why.as_str()).collect::<Vec<_>>().join("; ");
+        if is_news(&refused, *self.answered_at.lock()) { critical(why) } else { no_news(why) }
+    }
+}
+
+/// Whether these failures say that the app does not listen. The address at which it last answered decides; before its first
+/// answer, a shortage at either address leaves the question open.
+fn is_news(refused: &[NoConnection], answered_at: Option<IpAddr>) -> bool {
+    match refused.iter().find(|one| Some(one.ip) == answered_at) {
+        Some(there) => there.fault == Some(Fault::Peer),
+        None => {
+            let any = |fault| refused.iter().any(|one| one.fault == Some(fault));
+            any(Fault::Peer) && !any(Fault::OwnShortage)
         }
     }
-    critical(refused.join("; "))
 }
 
-/// `Err`: no connection, so the other address is tried.
-async fn probe_tcp(addr: SocketAddr) -> Result<ProbeResult, String> {
-    TcpStream::connect(addr).await.map_err(|error| format!("connect to {addr}: {error}"))?;
-    Ok(ProbeResult { health: ReportedHealth::Passing, detail: format!("{addr} accepts connections") })
+async fn probe_tcp(addr: SocketAddr, limit: Duration) -> Result<ProbeResult, NoConnection> {
+    outrigger_net::connect(addr, limit)
+        .await
+        .map_err(|error| NoConnection::new(addr, error.fault, &error.source))?;
+    Ok(ProbeResult { health: Some(ReportedHealth::Passing), detail: format!("{addr} accepts connections") })
 }
 
-async fn probe_http(addr: SocketAddr, path: &str, limit: Duration) -> Result<ProbeResult, String> {
+async fn probe_http(addr: SocketAddr, path: &str, limit: Duration) -> Result<ProbeResult, NoConnection> {
     let request = Request::get(path)
         .header(header::HOST, format!("localhost:{}", addr.port()))
         .header(header::USER_AGENT, concat!("outrigger-health/", env!("CARGO_PKG_VERSION")))
@@ -132,8 +189,13 @@ async fn probe_http(addr: SocketAddr, path: &str, limit: Duration) -> Result<Pro
     };
     match http_client::exchange(addr, request, limit).await {
         Ok(answer) => Ok(classify_status(addr, path, answer.status())),
-        Err(http_client::Error::Connect { addr, source }) => Err(format!("connect to {addr}: {source}")),
-        Err(error) => Ok(critical(crate::telemetry::error_chain(&error))),
+        Err(http_client::Error::Connect { addr, fault, source }) => {
+            Err(NoConnection::new(addr, fault, &source))
+        }
+        Err(error) => {
+            let detail = crate::telemetry::error_chain(&error);
+            Ok(if is_caused_by_own_shortage(&error) { no_news(detail) } else { critical(detail) })
+        }
     }
 }
 
@@ -144,11 +206,15 @@ fn classify_status(addr: SocketAddr, path: &str, status: StatusCode) -> ProbeRes
         StatusCode::TOO_MANY_REQUESTS => ReportedHealth::Warning,
         _ => ReportedHealth::Critical,
     };
-    ProbeResult { health, detail: format!("GET http://{addr}{path} answered {status}") }
+    ProbeResult { health: Some(health), detail: format!("GET http://{addr}{path} answered {status}") }
 }
 
 fn critical(why: String) -> ProbeResult {
-    ProbeResult { health: ReportedHealth::Critical, detail: why }
+    ProbeResult { health: Some(ReportedHealth::Critical), detail: why }
+}
+
+fn no_news(why: String) -> ProbeResult {
+    ProbeResult { health: None, detail: why }
 }
 
 #[cfg(test)]
@@ -167,6 +233,10 @@ mod tests {
 
     fn settings(probe: Probe) -> Health {
         Health { probe, interval: Duration::from_secs(2), timeout: Duration::from_secs(10) }
+    }
+
+    async fn probe(settings: &Health, port: u16) -> ProbeResult {
+        Prober { settings: settings.clone(), port, answered_at: Mutex::new(None) }.probe().await
     }
 
     /// An app that answers every request with `status`; bound to `ip`.
@@ -205,7 +275,7 @@ mod tests {
         ] {
             let (port, task) = app("127.0.0.1", status).await.unwrap();
             let finding = probe(&settings(Probe::Http("/healthz".into())), port).await;
-            assert_eq!(finding.health, health, "{finding:?}");
+            assert_eq!(finding.health, Some(health), "{finding:?}");
             assert!(finding.detail.contains(&status.to_string()), "{finding:?}");
             task.abort();
         }
@@ -223,7 +293,7 @@ mod tests {
             }
             for kind in [Probe::Tcp, Probe::Http("/".into())] {
                 let finding = probe(&settings(kind), port).await;
-                assert_eq!(finding.health, ReportedHealth::Passing, "{ip}: {finding:?}");
+                assert_eq!(finding.health, Some(ReportedHealth::Passing), "{ip}: {finding:?}");
             }
             task.abort();
         }
@@ -234,9 +304,44 @@ mod tests {
         let port = outrigger_net::reserve_addr().port();
         for kind in [Probe::Tcp, Probe::Http("/".into())] {
             let finding = probe(&settings(kind), port).await;
-            assert_eq!(finding.health, ReportedHealth::Critical);
+            assert_eq!(finding.health, Some(ReportedHealth::Critical));
             assert!(finding.detail.contains(&format!("127.0.0.1:{port}")), "{finding:?}");
         }
+    }
+
+    #[test]
+    fn a_fault_of_this_side_is_no_news_of_the_app() {
+        use Fault::{OwnShortage, Peer, UnreachableFromHere};
+        let [v4, v6] = LOOPBACK_ADDRESSES;
+        for (faults, answered_at, news) in [
+            ([Peer, Peer], None, true),
+            ([OwnShortage, OwnShortage], None, false),
+            ([OwnShortage, Peer], None, false),
+            ([Peer, OwnShortage], None, false),
+            // The app listens at neither address that can be connected to.
+            ([Peer, UnreachableFromHere], None, true),
+            ([UnreachableFromHere, UnreachableFromHere], None, false),
+            // Where it answered before, it cannot be asked now.
+            ([UnreachableFromHere, Peer], Some(v4), false),
+            ([OwnShortage, Peer], Some(v4), false),
+            ([Peer, UnreachableFromHere], Some(v6), false),
+            ([Peer, OwnShortage], Some(v4), true),
+            ([Peer, UnreachableFromHere], Some(v4), true),
+        ] {
+            let refused = [(v4, faults[0]), (v6, faults[1])];
+            let refused =
+                refused.map(|(ip, fault)| NoConnection { ip, why: String::new(), fault: Some(fault) });
+            assert_eq!(is_news(&refused, answered_at), news, "{faults:?}, {answered_at:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_the_machine_does_not_have_is_not_where_the_app_listens() {
+        let error = io::Error::from_raw_os_error(99);
+        let at =
+            |addr: &str| NoConnection::new(addr.parse().unwrap(), Fault::UnreachableFromHere, &error).fault;
+        assert_eq!(at("192.0.2.1:8080"), None);
+        assert_eq!(at("127.0.0.1:8080"), Some(Fault::UnreachableFromHere));
     }
 
     #[tokio::test]
@@ -245,7 +350,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let silent = Health { timeout: Duration::from_millis(50), ..settings(Probe::Http("/".into())) };
         let finding = probe(&silent, port).await;
-        assert_eq!(finding.health, ReportedHealth::Critical);
+        assert_eq!(finding.health, Some(ReportedHealth::Critical));
         assert!(finding.detail.contains("50ms"), "{finding:?}");
     }
 
@@ -263,7 +368,7 @@ mod tests {
                     most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_secs(5)).await; // slower than the interval
                     running.fetch_sub(1, Ordering::SeqCst);
-                    ProbeResult { health: ReportedHealth::Passing, detail: String::new() }
+                    ProbeResult { health: Some(ReportedHealth::Passing), detail: String::new() }
                 }
             }
         }));
@@ -286,7 +391,7 @@ mod tests {
             let task = tokio::spawn(async move {
                 probe_repeatedly(probe_pause(settings.interval, limit), results, &state, || async move {
                     if Instant::now() < hangs {
-                        return ProbeResult { health: ReportedHealth::Passing, detail: String::new() };
+                        return ProbeResult { health: Some(ReportedHealth::Passing), detail: String::new() };
                     }
                     tokio::time::sleep(limit).await;
                     critical("hung".into())
@@ -312,15 +417,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_changes_are_published() {
+    async fn only_changes_are_published_and_a_sidecar_that_cannot_probe_publishes_none() {
         let (results, mut received) = watch::channel(None);
         let probes = Arc::new(AtomicUsize::new(0));
         let task = tokio::spawn(run_every_second(results, {
             let probes = probes.clone();
             move || {
                 let health = match probes.fetch_add(1, Ordering::SeqCst) {
-                    0..3 => ReportedHealth::Critical,
-                    _ => ReportedHealth::Passing,
+                    0..3 => Some(ReportedHealth::Critical),
+                    // The sidecar cannot probe.
+                    7..9 => None,
+                    _ => Some(ReportedHealth::Passing),
                 };
                 async move { ProbeResult { health, detail: String::new() } }
             }

@@ -3,8 +3,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::time::timeout;
-use tokio::{net::TcpStream, time::sleep};
+use outrigger_net::{DialStage, Fault, connect, has_address};
+use tokio::time::sleep;
 
 use super::health::LOOPBACK_ADDRESSES;
 
@@ -23,9 +23,10 @@ pub(crate) async fn wait_until_port_closed(port: u16) {
 
 async fn is_open(port: u16) -> bool {
     for ip in LOOPBACK_ADDRESSES {
-        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(SocketAddr::new(ip, port))).await;
-        // An error: refused, or a machine without that address family.
-        if connected.map_or(true, |connected| connected.is_ok()) {
+        let Err(error) = connect(SocketAddr::new(ip, port), CONNECT_TIMEOUT).await else { return true };
+        // A fault of this side says nothing of the port, unless the machine has no such address.
+        let is_unknown = error.fault != Fault::Peer && has_address(ip);
+        if is_unknown || error.stage == DialStage::TimedOut {
             return true;
         }
     }
@@ -34,7 +35,7 @@ async fn is_open(port: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::{net::TcpListener, time::timeout};
 
     use super::*;
 

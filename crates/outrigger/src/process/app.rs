@@ -9,6 +9,8 @@ use std::{
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 use tracing::{info, warn};
 
+use crate::limits;
+
 /// The command line of the app.
 #[derive(Debug, Clone)]
 pub(super) struct AppCommand {
@@ -34,14 +36,14 @@ impl SpawnError {
 
 impl AppCommand {
     /// Starts the app with the sidecar's standard streams, folder, environment and process group. Signal
-    /// handling is at its defaults, and no socket of the sidecar is open in the app.
+    /// handling is at its defaults, the limit of open files is that of the sidecar's start, and no socket of the sidecar is open in the app.
     /// Of the environment, `dropped` is left out.
     pub(super) fn spawn(&self, dropped: &[OsString]) -> Result<AppProcess, SpawnError> {
         let mut command = Command::new(&self.path);
         for name in dropped {
             command.env_remove(name);
         }
-        let child = command.args(&self.arguments).spawn();
+        let child = limits::with_initial_open_files(|| command.args(&self.arguments).spawn());
         let child = child.map_err(|source| SpawnError { program: self.path.clone(), source })?;
         info!(pid = child.id(), program = ?self.path, "started the app");
         Ok(AppProcess { pid: Pid::from_child(&child), _child: child })

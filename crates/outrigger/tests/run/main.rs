@@ -5,6 +5,7 @@
 mod admin;
 mod app;
 mod ends;
+mod files;
 mod harness;
 mod order;
 mod signals;

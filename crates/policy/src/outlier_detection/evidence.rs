@@ -39,6 +39,8 @@ pub(super) enum Evidence {
     UncertainFailure,
     /// No connection can be made.
     Unreachable,
+    /// This machine has no way to it.
+    UnreachableFromHere,
     /// A connect timed out.
     ConnectTimeout,
     /// Nothing.
@@ -68,6 +70,7 @@ impl Evidence {
             Outcome::Timeout if first => Self::Failure,
             Outcome::Timeout | Outcome::Deadline => Self::UncertainFailure,
             Outcome::ConnectRefused | Outcome::ConnectFailed => Self::Unreachable,
+            Outcome::UnreachableFromHere => Self::UnreachableFromHere,
             Outcome::ConnectTimeout => Self::ConnectTimeout,
             Outcome::Overloaded | Outcome::Resource | Outcome::BadRequest | Outcome::ClientGone => Self::None,
         }

@@ -5,7 +5,7 @@
 //! endpoints and brings them back.
 //!
 //! **Evidence.** *Hard*: the endpoint accepts no connections (refused or unreachable: at once; connect
-//! time-outs: two without a response between them). It does not depend on the request, so one proof is
+//! time-outs: two without a response between them; this machine has no way to it: at once). It does not depend on the request, so one proof is
 //! enough, and no cap applies: choosing such an endpoint never helps. *Soft*: it responds badly,
 //! `consecutive_failures` requests in a row, or a success rate below `success_rate` that is also 30
 //! points below the median of two or more siblings. The requests may be the cause, so a cap applies: of
@@ -69,8 +69,10 @@ pub use stats::{AttemptEpoch, AttemptGuard, EndpointStats, Report};
 /// Why an endpoint was ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EjectionReason {
-    /// Connections are refused, or there is no route.
+    /// Connections are refused, or its host cannot be reached.
     Unreachable,
+    /// This machine has no way to it, although it reaches others.
+    UnreachableFromHere,
     /// Two connects timed out without a response between them.
     ConnectTimeouts,
     /// `consecutive_failures` requests in a row failed.
@@ -86,6 +88,7 @@ impl EjectionReason {
     pub fn label(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
+            Self::UnreachableFromHere => "unreachable_from_here",
             Self::ConnectTimeouts => "connect_timeouts",
             Self::ConsecutiveFailures => "consecutive_failures",
             Self::SuccessRate => "success_rate",
@@ -96,7 +99,7 @@ impl EjectionReason {
     /// The endpoint accepts no connections.
     pub fn is_hard(self) -> bool {
         match self {
-            Self::Unreachable | Self::ConnectTimeouts => true,
+            Self::Unreachable | Self::UnreachableFromHere | Self::ConnectTimeouts => true,
             Self::ConsecutiveFailures | Self::SuccessRate | Self::Probation => false,
         }
     }

@@ -154,6 +154,7 @@ impl EndpointStats {
         match evidence {
             Evidence::None => None,
             Evidence::Unreachable => Some(EjectionReason::Unreachable),
+            Evidence::UnreachableFromHere => Some(EjectionReason::UnreachableFromHere),
             Evidence::ConnectTimeout => {
                 let timeouts = self.connect_timeouts.fetch_add(1, Relaxed).saturating_add(1);
                 let rate = self.record_rate_failure(settings, now);
@@ -366,10 +367,11 @@ impl<T: Deref<Target: AsRef<EndpointStats>>> AttemptGuard<T> {
             (Evidence::Success, _) => Some(Signal::Recovered),
             // A known state needs no lock: in panic mode every request ends like this.
             (
-                Evidence::Unreachable | Evidence::ConnectTimeout,
+                Evidence::Unreachable | Evidence::UnreachableFromHere | Evidence::ConnectTimeout,
                 EndpointState::PanicHard | EndpointState::Ejected,
             ) => None,
             (Evidence::Unreachable, _) => Some(Signal::Failed(EjectionReason::Unreachable)),
+            (Evidence::UnreachableFromHere, _) => Some(Signal::Failed(EjectionReason::UnreachableFromHere)),
             (_, _) if !self.probation => None,
             // One time-out is enough after an ejection.
             (Evidence::ConnectTimeout, _) => Some(Signal::Failed(EjectionReason::ConnectTimeouts)),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use outrigger_policy::{Outcome, Verdict};
 
 /// Every outcome with its verdict and its label.
-const OUTCOMES: [(Outcome, Verdict, &str); 27] = [
+const OUTCOMES: [(Outcome, Verdict, &str); 28] = [
     (Outcome::Status(101), Verdict::Success, "1xx"),
     (Outcome::Status(200), Verdict::Success, "2xx"),
     (Outcome::Status(304), Verdict::Success, "3xx"),
@@ -31,6 +31,7 @@ const OUTCOMES: [(Outcome, Verdict, &str); 27] = [
     (Outcome::Deadline, Verdict::Ignore, "deadline"),
     (Outcome::Overloaded, Verdict::Ignore, "overloaded"),
     (Outcome::Resource, Verdict::Ignore, "resource"),
+    (Outcome::UnreachableFromHere, Verdict::Ignore, "unreachable_from_here"),
     (Outcome::BadRequest, Verdict::Ignore, "bad_request"),
     (Outcome::ClientGone, Verdict::Ignore, "client_gone"),
 ];

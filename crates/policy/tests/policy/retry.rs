@@ -73,6 +73,7 @@ fn any_request_of_which_nothing_was_sent_is_retried_at_once() {
                 (Outcome::ConnectRefused, Sent::Nothing, UNCOUNTED),
                 (Outcome::ConnectTimeout, Sent::Nothing, UNCOUNTED),
                 (Outcome::ConnectFailed, Sent::Nothing, UNCOUNTED),
+                (Outcome::UnreachableFromHere, Sent::Nothing, UNCOUNTED),
                 (Outcome::Closed, Sent::Nothing, RETRY),
                 (Outcome::PerTryTimeout, Sent::Nothing, RETRY),
                 (Outcome::Overloaded, Sent::Nothing, RETRY),
@@ -156,7 +157,12 @@ fn the_app_can_forbid_retries_and_the_body_can_be_gone() {
 
 #[test]
 fn a_refused_connection_is_not_counted_while_another_instance_may_accept() {
-    for outcome in [Outcome::ConnectRefused, Outcome::ConnectFailed, Outcome::ConnectTimeout] {
+    for outcome in [
+        Outcome::ConnectRefused,
+        Outcome::ConnectFailed,
+        Outcome::ConnectTimeout,
+        Outcome::UnreachableFromHere,
+    ] {
         let refused = first_attempt(outcome, Sent::Nothing);
         let alone = LastAttempt { has_other_instance: false, ..refused };
         for request in [GET, POST] {
@@ -243,6 +249,7 @@ fn outcome() -> impl Strategy<Value = Outcome> {
             Outcome::Deadline,
             Outcome::Overloaded,
             Outcome::Resource,
+            Outcome::UnreachableFromHere,
             Outcome::BadRequest,
             Outcome::ClientGone,
         ]),
@@ -317,7 +324,8 @@ proptest! {
 
         let sent = tried.sent != Sent::Nothing;
         let safe = !sent || request.idempotent || settings.non_idempotent;
-        let refused = matches!(tried.outcome, Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout);
+        let refused = matches!(tried.outcome, Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::ConnectTimeout
+            | Outcome::UnreachableFromHere);
         let is_uncounted = refused && !sent && tried.has_other_instance;
         let left_to_make = retries < settings.max_retries || (is_uncounted && settings.max_retries > 0);
         let allowed = request.allowed && left_to_make && tried.replayable;

@@ -304,6 +304,7 @@ async fn run_acceptor(
         if open() < most { Ok(()) } else { Err(most) }
     };
     let mut rejections = JoinSet::new();
+    let mut was_short = false;
     loop {
         let mut queue = tokio::select! {
             queue = socket.queue() => match queue {
@@ -320,6 +321,8 @@ async fn run_acceptor(
             left -= 1;
             match accepted {
                 Ok((stream, peer)) => {
+                    was_short = false;
+                    let stream = leave_held_back_files(stream, &listener.stop_accepting).await;
                     let state = listener.state.load_full();
                     match check_room(&state) {
                         Ok(()) => hand_over(stream, peer, state),
@@ -334,8 +337,13 @@ async fn run_acceptor(
                     }
                 }
                 Err(error) => {
-                    warn!(%error, "accept failed");
-                    if is_own_shortage(&error) {
+                    let is_short = is_own_shortage(&error);
+                    // While files are short, every accept fails: one line for the row.
+                    if !(is_short && was_short) {
+                        warn!(%error, "accept failed");
+                    }
+                    was_short = is_short;
+                    if is_short {
                         tokio::time::sleep(ACCEPT_ERROR_PAUSE).await;
                     }
                     break;
@@ -356,6 +364,28 @@ async fn run_acceptor(
     }
     drop(socket);
     rejections.shutdown().await;
+}
+
+/// Waits until the connection needs no file that is held back for probes, the agent and the admin side. Meanwhile nothing else
+/// is accepted: connections wait in the kernel's queue.
+async fn leave_held_back_files(
+    mut stream: std::net::TcpStream,
+    stop: &CancellationToken,
+) -> std::net::TcpStream {
+    let mut waits = false;
+    loop {
+        stream = match outrigger_net::leave_held_back(stream) {
+            Ok(stream) => return stream,
+            Err(stream) => stream,
+        };
+        if !std::mem::replace(&mut waits, true) {
+            warn!("out of files: app connections wait until others end; raise the limit (ulimit -n)");
+        }
+        // When the listener closes, the connection is served all the same.
+        if stop.run_until_cancelled(tokio::time::sleep(ACCEPT_ERROR_PAUSE)).await.is_none() {
+            return stream;
+        }
+    }
 }
 
 /// Open connections of all workers.

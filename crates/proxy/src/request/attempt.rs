@@ -395,6 +395,7 @@ fn closed(exchange: &Exchange) -> Outcome {
 fn failure(error: &ExchangeError, exchange: &Exchange) -> Failed {
     let (outcome, detail) = match error {
         ExchangeError::Closed(detail) => (closed(exchange), detail.clone()),
+        ExchangeError::OwnShortage(detail) => (Outcome::Resource, detail.clone()),
         ExchangeError::Invalid(detail) => (Outcome::BadResponse, detail.clone()),
         ExchangeError::Upload(broken) => upload_failure(broken),
     };

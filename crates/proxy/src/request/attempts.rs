@@ -269,9 +269,13 @@ fn reason(failed: &Failed, gave_up: Option<GiveUp>) -> Reason {
         return reason;
     }
     match failed.outcome {
-        Outcome::ConnectRefused | Outcome::ConnectFailed => Reason::ConnectFailed,
+        Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::UnreachableFromHere => {
+            Reason::ConnectFailed
+        }
         Outcome::ConnectTimeout => Reason::ConnectTimeout,
-        Outcome::Closed | Outcome::ClosedMidHead if gave_up == Some(GiveUp::SentUnknown) => {
+        Outcome::Closed | Outcome::ClosedMidHead | Outcome::Resource
+            if gave_up == Some(GiveUp::SentUnknown) =>
+        {
             Reason::SentUnknown
         }
         Outcome::Closed | Outcome::ClosedMidHead => Reason::UpstreamClosed,

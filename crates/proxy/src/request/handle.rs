@@ -242,6 +242,8 @@ enum BodyEnd {
     Cut,
     /// The instance was silent for too long.
     Silent,
+    /// The sidecar lacked a resource.
+    OwnShortage,
     /// The app is gone.
     AppGone,
     /// The app left it unread for too long.
@@ -379,13 +381,21 @@ impl OpenResponse<'_> {
             BodyEnd::Complete => AfterRequest::KeepAlive,
             BodyEnd::Unread => AfterRequest::Reset,
             // Where the close ends the body, only a reset tells the app that the body is not complete.
-            BodyEnd::Cut | BodyEnd::Silent | BodyEnd::Late if framing == Framing::UntilClose => {
+            BodyEnd::Cut | BodyEnd::OwnShortage | BodyEnd::Silent | BodyEnd::Late
+                if framing == Framing::UntilClose =>
+            {
                 AfterRequest::Reset
             }
-            BodyEnd::Cut | BodyEnd::Silent | BodyEnd::Late if is_unread => AfterRequest::Linger,
+            BodyEnd::Cut | BodyEnd::OwnShortage | BodyEnd::Silent | BodyEnd::Late if is_unread => {
+                AfterRequest::Linger
+            }
             // What is queued shows the app that the response had begun.
-            BodyEnd::Cut | BodyEnd::Silent if !app.channel.outbox.is_empty() => AfterRequest::Linger,
-            BodyEnd::Cut | BodyEnd::Silent | BodyEnd::Late | BodyEnd::AppGone => AfterRequest::Close,
+            BodyEnd::Cut | BodyEnd::OwnShortage | BodyEnd::Silent if !app.channel.outbox.is_empty() => {
+                AfterRequest::Linger
+            }
+            BodyEnd::Cut | BodyEnd::OwnShortage | BodyEnd::Silent | BodyEnd::Late | BodyEnd::AppGone => {
+                AfterRequest::Close
+            }
         }
     }
 }
@@ -417,6 +427,7 @@ fn reason_of(end: &BodyEnd, upload: &Upload) -> Option<Reason> {
         (BodyEnd::Cut | BodyEnd::Silent, Some(BrokenUpload::Gone))
         | (BodyEnd::AppGone | BodyEnd::Unread, _) => Some(Reason::ClientGone),
         (BodyEnd::Cut | BodyEnd::Silent, None) => Some(Reason::UpstreamClosed),
+        (BodyEnd::OwnShortage, _) => Some(Reason::LocalResource),
         (BodyEnd::Late, _) => Some(Reason::DeadlineExceeded),
     }
 }
@@ -462,6 +473,10 @@ impl Relay {
             Poll::Ready(Err(DownloadError::Cut(detail))) => {
                 tracing::debug!(detail, "the instance cut its response");
                 return Poll::Ready(BodyEnd::Cut);
+            }
+            Poll::Ready(Err(DownloadError::OwnShortage(detail))) => {
+                tracing::warn!(detail, "a response was cut: this process lacks memory or buffers");
+                return Poll::Ready(BodyEnd::OwnShortage);
             }
             Poll::Pending => self.has_waited = true,
         }

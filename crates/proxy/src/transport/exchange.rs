@@ -16,7 +16,7 @@ use outrigger_http1::{
     BodyDecoder, Edits, Framing, Head, HeadKind, HeadLimits, HeadParser, Piece, response_framing,
     writer::{write_chunk_end, write_chunk_start, write_head, write_last_chunk},
 };
-use outrigger_net::Stream;
+use outrigger_net::{Stream, is_own_shortage};
 use outrigger_policy::Sent;
 use tokio::time::Instant;
 
@@ -43,6 +43,8 @@ pub(crate) enum ResponseHead {
 pub(crate) enum ExchangeError {
     /// The connection ended.
     Closed(String),
+    /// This process is out of memory or buffers.
+    OwnShortage(String),
     /// The response is no valid HTTP.
     Invalid(String),
     /// The app's body broke.
@@ -54,6 +56,8 @@ pub(crate) enum ExchangeError {
 pub(crate) enum DownloadError {
     /// The instance ended it early, or broke its framing.
     Cut(String),
+    /// This process is out of memory or buffers.
+    OwnShortage(String),
     /// The app takes no more bytes.
     AppGone,
 }
@@ -110,6 +114,8 @@ struct ExchangeState {
     is_sent: bool,
     /// The instance takes no more bytes; a response that it sent before may still be read.
     is_deaf: bool,
+    /// The last write failed for want of memory or buffers in this process.
+    is_short: bool,
     /// The last write found the socket full.
     is_blocked: bool,
     /// Bytes have come back.
@@ -142,6 +148,7 @@ impl ExchangeState {
             to_instance: BodyFramer::new(framing),
             is_sent: false,
             is_deaf: false,
+            is_short: false,
             is_blocked: false,
             has_answered: false,
             is_single: false,
@@ -302,6 +309,10 @@ impl Exchange {
         if let Poll::Ready(Err(broken)) = self.poll_upload(app, upload, cx) {
             return Poll::Ready(Err(ExchangeError::Upload(broken)));
         }
+        if self.state.is_short {
+            let detail = "out of memory or buffers while the request was sent".to_owned();
+            return Poll::Ready(Err(ExchangeError::OwnShortage(detail)));
+        }
         let channel = &mut self.channel;
         loop {
             if !channel.inbox.is_empty() {
@@ -316,6 +327,9 @@ impl Exchange {
             match ready!(channel.poll_fill(usize::MAX, was_sent, cx)) {
                 Ok(1..) => self.state.has_answered = true,
                 Ok(0) => return Poll::Ready(Err(ExchangeError::Closed("the connection ended".to_owned()))),
+                Err(error) if is_own_shortage(&error) => {
+                    return Poll::Ready(Err(ExchangeError::OwnShortage(error.to_string())));
+                }
                 Err(error) => return Poll::Ready(Err(ExchangeError::Closed(error.to_string()))),
             }
         }
@@ -436,6 +450,7 @@ impl Exchange {
             self.state.is_blocked = true;
         };
         tracing::trace!(error = %failed, "the instance takes no more of the request");
+        self.state.is_short = is_own_shortage(&failed);
         // An instance that answers early and closes makes the next write fail, and its response is in the receive queue.
         self.state.is_deaf = true;
         channel.outbox.advance(usize::MAX);
@@ -504,6 +519,9 @@ impl Exchange {
                     Ok(()) => self.state.is_single = true,
                     Err(refusal) => return cut(refusal.detail),
                 },
+                Err(error) if is_own_shortage(&error) => {
+                    return Poll::Ready(Err(DownloadError::OwnShortage(error.to_string())));
+                }
                 Err(error) => return cut(error.to_string()),
             }
         }

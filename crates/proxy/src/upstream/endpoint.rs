@@ -14,6 +14,7 @@ use std::{
 };
 
 use outrigger_config as config;
+use outrigger_net::{Purpose, connect_to_instance};
 use outrigger_policy::{
     Outcome,
     outlier_detection::{EjectionState, EndpointStats, LossEvent, stall::Stall},
@@ -247,9 +248,8 @@ impl Endpoint {
             let detail = format!("{}: pool.max_connections are open", self.id.id);
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
-        let stream = outrigger_net::connect(self.addr, timeout).await.map_err(|error| CheckoutError {
-            outcome: connect_outcome(&error),
-            detail: format!("{error}: {}", error.source),
+        let stream = connect_to_instance(self.addr, timeout, Purpose::Traffic).await.map_err(|error| {
+            CheckoutError { outcome: connect_outcome(&error), detail: format!("{error}: {}", error.source) }
         })?;
         cells.record_pool_event(PoolEvent::Opened);
         Ok(Exchange::new(stream.into(), open, Instant::now()))

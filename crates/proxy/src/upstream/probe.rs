@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use outrigger_net::{Purpose, connect_to_instance};
 use outrigger_policy::{Outcome, Sent, circuit_breaker::BreakerState, outlier_detection::FailureAttribution};
 use tokio::{task::JoinSet, time::Instant};
 use tracing::warn;
@@ -42,8 +43,9 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
 async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     let settings = cluster.view.load().settings.clone();
     let mut timeouts = 0;
+    let within = settings.policy.connect_timeout;
     while timeouts < 2 {
-        let connected = outrigger_net::connect(endpoint.addr, settings.policy.connect_timeout).await;
+        let connected = connect_to_instance(endpoint.addr, within, Purpose::Probe).await;
         let Err(error) = connected else { break };
         let outcome = connect_outcome(&error);
         let now = Instant::now();
@@ -70,7 +72,7 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
 /// Tries a connection to an ejected endpoint, and closes it at once.
 async fn probe_ejected(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     let within = cluster.view.load().settings.policy.connect_timeout;
-    let connected = match outrigger_net::connect(endpoint.addr, within).await {
+    let connected = match connect_to_instance(endpoint.addr, within, Purpose::Probe).await {
         Ok(_) => true,
         // The sidecar's own shortage says nothing about the instance; the detector asks again.
         Err(error) if connect_outcome(&error) == Outcome::Resource => return,

@@ -182,6 +182,7 @@ fn turned_off_every_endpoint_is_healthy() {
 fn every_reason_has_its_own_label() {
     let reasons = [
         EjectionReason::Unreachable,
+        EjectionReason::UnreachableFromHere,
         EjectionReason::ConnectTimeouts,
         EjectionReason::ConsecutiveFailures,
         EjectionReason::SuccessRate,

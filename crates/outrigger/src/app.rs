@@ -18,7 +18,7 @@ use prometheus::IntCounter;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    admin::AdminServer,
+    admin::{AdminServer, AdminThread},
     lifecycle::{LifecycleState, RegistrationStatus},
     reload::{ConfigSource, ReloadResult},
     telemetry::LogControl,
@@ -40,6 +40,7 @@ pub struct App {
     metrics: prometheus::Registry,
     admin: AdminServer,
     metrics_server: MetricsServer,
+    _admin_thread: AdminThread,
     /// Runs the requested reloads, one at a time.
     reload_task: AbortOnDropHandle<()>,
     /// `outrigger_app_starts_total`

@@ -6,6 +6,7 @@
 //! | `guard` | which requests are refused: a browser can reach localhost, so a local request is not trusted |
 //! | `routes` | which path shows which page |
 //! | `pages` | what each page shows |
+//! | `scrape` | the text of `/metrics` |
 //!
 //! Three pages change something: `POST /drain` begins the drain, `POST /maintenance` orders
 //! maintenance, `POST /reload` orders a reload.
@@ -13,8 +14,9 @@
 mod guard;
 mod pages;
 mod routes;
+mod scrape;
 mod server;
 
 pub(crate) use guard::{AllowedHosts, CHANGE_HEADER};
 pub(crate) use routes::{AdminBackend, AdminState, admin_router, metrics_router};
-pub(crate) use server::{AdminServer, BoundListeners};
+pub(crate) use server::{AdminServer, AdminThread, BoundListeners};

@@ -4,15 +4,17 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::{Query, RawQuery, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware,
     response::{Html, IntoResponse, Response},
     routing::{get, post},
 };
+use outrigger_config::error_chain;
 use outrigger_discovery::ServiceStatus;
 use outrigger_proxy::ClusterStatus;
-use prometheus::{TEXT_FORMAT, TextEncoder};
+use prometheus::TEXT_FORMAT;
 use serde::Deserialize;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -25,6 +27,7 @@ use tracing::{Level, error, info};
 use super::{
     guard::{AllowedHosts, check_request},
     pages::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus, ServicesPage},
+    scrape::{ScrapeError, SharedScrape, gather},
 };
 use crate::{
     lifecycle::{self, LifecycleHandle, MaintenanceRequest},
@@ -62,6 +65,8 @@ pub(crate) struct AdminState {
 /// All pages, for this machine.
 pub(crate) fn admin_router(state: AdminState, allowed: AllowedHosts) -> Router {
     let router = common_routes()
+        .route("/metrics", get(metrics))
+        .route("/readyz", get(readyz))
         .route("/", get(index))
         .route("/services", get(services))
         .route("/config", get(config))
@@ -72,17 +77,20 @@ pub(crate) fn admin_router(state: AdminState, allowed: AllowedHosts) -> Router {
     with_layers(router).with_state(state)
 }
 
-/// Metrics and health, for the network.
+/// Metrics and health, for the network: under any Host, and without the texts of errors, which may hold addresses.
 pub(crate) fn metrics_router(state: AdminState) -> Router {
-    with_layers(common_routes()).with_state(state)
+    let shared = Arc::new(SharedScrape::new(state.metrics.clone()));
+    let shared_metrics = move || {
+        let shared = shared.clone();
+        async move { metrics_response(shared.text().await) }
+    };
+    let router =
+        common_routes().route("/metrics", get(shared_metrics)).route("/readyz", get(readyz_for_network));
+    with_layers(router).with_state(state)
 }
 
 fn common_routes() -> Router<AdminState> {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .fallback(not_found)
+    Router::new().route("/healthz", get(healthz)).fallback(not_found)
 }
 
 fn with_layers(router: Router<AdminState>) -> Router<AdminState> {
@@ -116,11 +124,15 @@ async fn index() -> Html<&'static str> {
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {
-    match TextEncoder::new().encode_to_string(&state.metrics.gather()) {
+    metrics_response(gather(&state.metrics).await)
+}
+
+fn metrics_response(text: Result<Bytes, ScrapeError>) -> Response {
+    match text {
         Ok(text) => ([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response(),
         Err(error) => {
-            error!(%error, "the metrics could not be encoded");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be encoded\n").into_response()
+            error!(error = error_chain(&error), "the metrics could not be gathered");
+            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be gathered\n").into_response()
         }
     }
 }
@@ -130,7 +142,14 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(state): State<AdminState>) -> Response {
-    let readiness = Readiness::of(&state.lifecycle, &state.backend.services());
+    readiness_response(Readiness::of(&state.lifecycle, &state.backend.services()))
+}
+
+async fn readyz_for_network(State(state): State<AdminState>) -> Response {
+    readiness_response(Readiness::for_network(&state.lifecycle, state.backend.services()))
+}
+
+fn readiness_response(readiness: Readiness) -> Response {
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }

@@ -1,26 +1,51 @@
-//! Listeners and connections of the admin side: their limits, timeouts and stop.
+//! Listeners and connections of the admin side: their thread, limits, time-outs and stop.
+//!
+//! **A thread of its own** ([`AdminThread`]): a scraper that takes long delays neither the renewal of the app's health nor a
+//! watch.
+//!
+//! **A new connection is always accepted.** Where a listener, or one peer, has as many as it may have, the connection
+//! that has been without a request for longest is closed. So idle and slow peers keep no health check waiting.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use axum::Router;
+use axum::{Router, extract::Request};
+use hyper::{
+    body::Incoming,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use outrigger_config::{Listen, error_chain};
-use outrigger_net::{BindError, bind, bind_listen};
+use outrigger_net::{BindError, bind, bind_listen, is_held_back, is_own_shortage};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-    time::{sleep, timeout},
+    runtime::{Handle, Runtime},
+    task::{AbortHandle, Id, JoinSet},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// Most connections at once, per listener. Others wait in the kernel's queue.
+/// Most connections at once, per listener.
 const MAX_CONNECTIONS: usize = 128;
+
+/// Most of them from one peer. Less than all, so that no single peer can close those of all others.
+const MAX_PER_PEER: usize = 64;
+
+/// Most connections, per listener, while the process is short of files.
+const MAX_WHEN_SHORT: usize = 4;
 
 /// Longest time for the head of a request, and longest idle time of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,21 +59,60 @@ const MAX_HEAD: usize = 64 * 1024;
 /// Longest wait at the stop for the answers under way.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The thread of the admin side. Dropping it ends every task on it.
+#[derive(Debug)]
+pub(crate) struct AdminThread {
+    handle: Handle,
+    /// Taken when it is dropped.
+    runtime: Option<Runtime>,
+}
+
+impl AdminThread {
+    pub(crate) fn start() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            // For metrics, and for the file that keeps the maintenance.
+            .max_blocking_threads(4)
+            .thread_name("outrigger-admin")
+            .enable_all()
+            .build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    /// Where its tasks are started.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for AdminThread {
+    fn drop(&mut self) {
+        // Without waiting, because the thread that drops it may be one of another runtime.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Bound listeners that do not accept yet.
 #[derive(Debug)]
-pub(crate) struct BoundListeners(Vec<TcpListener>);
+pub(crate) struct BoundListeners {
+    listeners: Vec<TcpListener>,
+    thread: Handle,
+}
 
 impl BoundListeners {
-    /// Binds every address of `listen`. `what` names the listener in errors.
-    pub(crate) fn bind(what: &'static str, listen: &Listen) -> Result<Self, String> {
+    /// Binds every address of `listen`, to be served on `thread`. `what` names the listener in errors.
+    pub(crate) fn bind(what: &'static str, listen: &Listen, thread: &Handle) -> Result<Self, String> {
         let bind_one = |_, addr| {
             let bound = bind(addr)?;
+            let _entered = thread.enter();
             let listener =
                 TcpListener::from_std(bound.socket).map_err(|source| BindError { addr, source })?;
             Ok((listener, bound.addr))
         };
         bind_listen(listen, bind_one)
-            .map(Self)
+            .map(|listeners| Self { listeners, thread: thread.clone() })
             .map_err(|error| format!("{what} cannot {}", error_chain(&error)))
     }
 }
@@ -64,11 +128,12 @@ pub(crate) struct AdminServer {
 impl AdminServer {
     /// Serves `router` on the listeners of `bound`.
     pub(crate) fn start(bound: BoundListeners, router: Router) -> Self {
-        let addrs = bound.0.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let BoundListeners { listeners, thread } = bound;
+        let addrs = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let stop = CancellationToken::new();
         let mut accepting = JoinSet::new();
-        for listener in bound.0 {
-            accepting.spawn(accept_connections(listener, router.clone(), stop.clone()));
+        for listener in listeners {
+            accepting.spawn_on(accept_connections(listener, router.clone(), stop.clone()), &thread);
         }
         Self { addrs, stop, accept_tasks: accepting }
     }
@@ -82,48 +147,177 @@ impl AdminServer {
 }
 
 async fn accept_connections(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::new();
     loop {
-        let next = async {
-            let permit = permits.clone().acquire_owned().await;
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            Some(_) = connections.join_next() => continue,
-            next = next => next,
+            () = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
         };
-        match (accepted, permit) {
-            (Ok((stream, _)), Ok(permit)) => {
-                connections.spawn(serve_connection(stream, router.clone(), &graceful, permit));
+        match accepted {
+            Ok((stream, peer)) => {
+                let most = if is_held_back(&stream) { MAX_WHEN_SHORT } else { MAX_CONNECTIONS };
+                let peer = PeerKey::from(peer.ip());
+                connections.make_room(peer, most);
+                let activity = Arc::new(Activity::new(connections.started));
+                let served = serve_connection(stream, router.clone(), &graceful, activity.clone());
+                connections.add(peer, activity, served);
             }
-            (Err(error), _) => {
+            Err(error) => {
                 warn!(%error, "the admin listener could not accept");
-                // Most likely no file descriptor is free: another accept at once would only use CPU.
+                if is_own_shortage(&error) {
+                    connections.close_idle_until(MAX_WHEN_SHORT);
+                }
+                // Another accept at once would only use CPU.
                 sleep(Duration::from_millis(100)).await;
             }
-            (_, Err(_)) => break, // never: the semaphore is not closed
         }
     }
     drop(listener);
     let _ = timeout(STOP_TIMEOUT, graceful.shutdown()).await;
-    connections.shutdown().await;
+    connections.tasks.shutdown().await;
+}
+
+/// The peer of a connection: an IPv4 address, or an IPv6 network, of which one peer has every address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PeerKey(IpAddr);
+
+impl From<IpAddr> for PeerKey {
+    fn from(ip: IpAddr) -> Self {
+        Self(match ip.to_canonical() {
+            IpAddr::V4(ip) => ip.into(),
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        })
+    }
+}
+
+/// The open connections of one listener.
+struct Connections {
+    started: Instant,
+    tasks: JoinSet<()>,
+    open: HashMap<Id, OpenConnection>,
+}
+
+struct OpenConnection {
+    peer: PeerKey,
+    activity: Arc<Activity>,
+    task: AbortHandle,
+}
+
+impl Connections {
+    fn new() -> Self {
+        Self { started: Instant::now(), tasks: JoinSet::new(), open: HashMap::new() }
+    }
+
+    /// Waits for the end of a connection; for ever while there is none.
+    async fn join_next(&mut self) {
+        let id = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => id,
+            Some(Err(error)) => error.id(),
+            None => return std::future::pending().await,
+        };
+        self.open.remove(&id);
+    }
+
+    fn add(
+        &mut self,
+        peer: PeerKey,
+        activity: Arc<Activity>,
+        served: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let task = self.tasks.spawn(served);
+        self.open.insert(task.id(), OpenConnection { peer, activity, task });
+    }
+
+    /// Closes connections until there is room for one more of `peer`, among `most`.
+    fn make_room(&mut self, peer: PeerKey, most: usize) {
+        if self.open.values().filter(|one| one.peer == peer).count() >= MAX_PER_PEER {
+            self.close_idlest(|one| one.peer == peer);
+        }
+        self.close_idle_until(most.saturating_sub(1));
+    }
+
+    fn close_idle_until(&mut self, most: usize) {
+        while self.open.len() > most {
+            self.close_idlest(|_| true);
+        }
+    }
+
+    /// Closes the connection without a request for longest; where each has one under way, the one that has it for longest.
+    fn close_idlest(&mut self, wanted: impl Fn(&OpenConnection) -> bool) {
+        let candidates = self.open.iter().filter(|(_, one)| wanted(one));
+        let Some((&id, one)) = candidates.min_by_key(|(_, one)| one.activity.order()) else { return };
+        debug!(peer = %one.peer.0, "closed an admin connection for another one");
+        one.task.abort();
+        self.open.remove(&id);
+    }
+}
+
+/// What a connection does.
+#[derive(Debug)]
+struct Activity {
+    started: Instant,
+    /// When it was accepted, or its last request began: milliseconds since `started`.
+    last: AtomicU64,
+    /// A request is being answered. An answer that its peer does not read does not count.
+    is_busy: AtomicBool,
+}
+
+impl Activity {
+    fn new(started: Instant) -> Self {
+        let activity = Self { started, last: AtomicU64::new(0), is_busy: AtomicBool::new(false) };
+        activity.touch();
+        activity
+    }
+
+    fn touch(&self) {
+        self.last.store(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// The order in which connections are closed.
+    fn order(&self) -> (bool, u64) {
+        (self.is_busy.load(Relaxed), self.last.load(Relaxed))
+    }
+
+    fn begin_request(self: &Arc<Self>) -> BusyGuard {
+        self.touch();
+        self.is_busy.store(true, Relaxed);
+        BusyGuard(self.clone())
+    }
+}
+
+/// A request that is being answered, until it is dropped.
+struct BusyGuard(Arc<Activity>);
+
+impl Drop for BusyGuard {
+    fn drop(&mut self) {
+        self.0.is_busy.store(false, Relaxed);
+    }
 }
 
 fn serve_connection(
     stream: TcpStream,
     router: Router,
     graceful: &GracefulShutdown,
-    permit: OwnedSemaphorePermit,
+    activity: Arc<Activity>,
 ) -> impl Future<Output = ()> + Send + 'static {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let busy = activity.begin_request();
+        let answer = router.call(request);
+        async move {
+            let answer = answer.await;
+            drop(busy);
+            answer
+        }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_header_size(MAX_HEAD)
         .max_buf_size(MAX_HEAD + 16 * 1024)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let connection = graceful.watch(connection);
     async move {
         match timeout(MAX_CONNECTION_AGE, connection).await {
@@ -131,22 +325,55 @@ fn serve_connection(
             Ok(Err(error)) => debug!(%error, "an admin connection ended with an error"),
             Err(_) => debug!("closed an admin connection at its longest age"),
         }
-        drop(permit);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use axum::{body::Bytes, routing::get};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpSocket,
+    };
 
     use super::*;
 
     const LONG: Duration = Duration::from_secs(20);
 
     fn start(listen: Listen) -> AdminServer {
-        let router = Router::new().route("/", get(|| async { "hello" }));
-        AdminServer::start(BoundListeners::bind("test", &listen).unwrap(), router)
+        // More than the buffers of a connection hold.
+        let large = Bytes::from(vec![b'x'; 16 << 20]);
+        let large = move || {
+            let large = large.clone();
+            async move { large }
+        };
+        let router = Router::new()
+            .route("/", get(|| async { "hello" }))
+            .route("/large", get(large))
+            .route("/slow", get(std::future::pending::<&str>));
+        AdminServer::start(bind(&listen).unwrap(), router)
+    }
+
+    fn bind(listen: &Listen) -> Result<BoundListeners, String> {
+        BoundListeners::bind("test", listen, &Handle::current())
+    }
+
+    const ASK: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+    /// A connection from `from` that has sent `text`.
+    async fn connect_from(from: &str, to: SocketAddr, text: &str) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(to).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn read_to_end(mut stream: TcpStream) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // A reset is an end too.
+        let _ = timeout(LONG, stream.read_to_end(&mut rest)).await.expect("closed");
+        rest
     }
 
     async fn ask(addr: SocketAddr, text: &str) -> String {
@@ -172,7 +399,7 @@ mod tests {
     async fn an_occupied_port_is_an_error_that_names_it_and_says_what_to_do() {
         let server = start(Listen::localhost(0));
         let taken = server.addrs[0];
-        let error = BoundListeners::bind("the admin side", &taken.into()).unwrap_err();
+        let error = BoundListeners::bind("the admin side", &taken.into(), &Handle::current()).unwrap_err();
         assert!(error.contains(&taken.to_string()) && error.contains("choose another port"), "{error}");
     }
 
@@ -187,7 +414,7 @@ mod tests {
         timeout(LONG, server.stop()).await.unwrap();
         let mut rest = Vec::new();
         timeout(LONG, idle.read_to_end(&mut rest)).await.unwrap().unwrap();
-        BoundListeners::bind("test", &addr.into()).unwrap();
+        bind(&addr.into()).unwrap();
     }
 
     #[tokio::test]
@@ -196,5 +423,55 @@ mod tests {
         let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(70_000));
         assert!(ask(server.addrs[0], &head).await.starts_with("HTTP/1.1 431"));
         server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn idle_and_slow_peers_keep_no_request_waiting_and_the_idlest_is_closed_first() {
+        let server = start(Listen::from(SocketAddr::from(([127, 0, 0, 1], 0))));
+        let addr = server.addrs[0];
+        // Half a head, an answer that is not read, a request that is not answered: each from many peers.
+        let texts = [
+            "",
+            "GET / HTT",
+            "GET /large HTTP/1.1\r\nhost: x\r\n\r\n",
+            "GET /slow HTTP/1.1\r\nhost: x\r\n\r\n",
+        ];
+        let mut slow = Vec::new();
+        for nth in 0..2 * MAX_CONNECTIONS {
+            let from = format!("127.0.1.{}", nth % 200 + 1);
+            slow.push(connect_from(&from, addr, texts[nth % texts.len()]).await);
+        }
+        for _ in 0..3 {
+            assert!(ask(addr, ASK).await.ends_with("hello"));
+        }
+        // The first of them was idle for longest.
+        assert_eq!(read_to_end(slow.remove(0)).await, b"");
+        timeout(LONG, server.stop()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_peer_closes_its_own_connections_and_none_of_another() {
+        let server = start(Listen::from(SocketAddr::from(([127, 0, 0, 1], 0))));
+        let addr = server.addrs[0];
+        let quiet = connect_from("127.0.0.2", addr, "GET / HTTP/1.1\r\nhost: x\r\n").await;
+        let mut greedy = Vec::new();
+        for _ in 0..2 * MAX_CONNECTIONS {
+            greedy.push(connect_from("127.0.0.3", addr, "").await);
+        }
+        assert_eq!(read_to_end(greedy.remove(0)).await, b"");
+        assert!(ask(addr, ASK).await.ends_with("hello"));
+        let mut quiet = quiet;
+        quiet.write_all(b"connection: close\r\n\r\n").await.unwrap();
+        assert!(read_to_end(quiet).await.ends_with(b"hello"));
+        timeout(LONG, server.stop()).await.unwrap();
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_peer() {
+        let key = |ip: &str| PeerKey::from(ip.parse::<IpAddr>().unwrap());
+        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:2"));
+        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+        assert_eq!(key("::ffff:10.0.0.1"), key("10.0.0.1"));
+        assert_ne!(key("10.0.0.1"), key("10.0.0.2"));
     }
 }

@@ -65,7 +65,8 @@ impl Components {
         let moves = old != new;
         let bound = match new {
             Some(listen) if moves => {
-                Some(bind_metrics(listen).map_err(|error| ReloadError::Address(error.to_string()))?)
+                let bound = bind_metrics(listen, &self.admin_thread);
+                Some(bound.map_err(|error| ReloadError::Address(error.to_string()))?)
             }
             Some(_) | None => None,
         };

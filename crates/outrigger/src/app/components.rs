@@ -11,6 +11,7 @@ use outrigger_discovery::{Discovery, ServiceStatus};
 use outrigger_proxy::{ClusterStatus, Proxy};
 use outrigger_registry::Registrar;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -63,6 +64,8 @@ pub(super) struct Components {
     pub(super) lifecycle: Lifecycle,
     pub(super) registrar: Option<Arc<dyn Registrar>>,
     pub(super) app_started: CancellationToken,
+    /// Where the listeners of the admin side are served.
+    pub(super) admin_thread: Handle,
     pub(super) reload_handle: ReloadHandle,
     pub(super) config_source: OnceLock<ConfigSource>,
     pub(super) log_control: OnceLock<LogControl>,

@@ -11,6 +11,7 @@ use outrigger_discovery::Discovery;
 use outrigger_proxy::{Proxy, Workers};
 use parking_lot::Mutex;
 use prometheus::register_int_counter_with_registry;
+use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     components::{ActiveConfig, Components, registration_plan},
 };
 use crate::{
-    admin::{self, AdminServer, AdminState, AllowedHosts, BoundListeners},
+    admin::{self, AdminServer, AdminState, AdminThread, AllowedHosts, BoundListeners},
     lifecycle::{Lifecycle, PropagationMonitor},
     limits, registry, reload, telemetry,
 };
@@ -41,6 +42,9 @@ pub enum StartError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The thread of the admin side could not be started.
+    #[error("start the thread of the admin side")]
+    Thread(#[source] std::io::Error),
     /// Two metrics have one name: a bug.
     #[error("set up the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -91,12 +95,15 @@ impl App {
             place: registry::location(&config.registry),
             source: error,
         })?;
-        let runtime = tokio::runtime::Handle::current();
+        let runtime = Handle::current();
         let cache = registry::open_disk_cache(&config, origins);
         let discovery = Discovery::with_cache(opened.registry, config.discovery, runtime, &metrics, cache)?;
 
-        let admin = bind_admin("the admin side", &config.admin.listen)?;
-        let metrics_listeners = config.admin.metrics_listen.as_ref().map(bind_metrics).transpose()?;
+        let admin_thread = AdminThread::start().map_err(StartError::Thread)?;
+        let admin = bind_admin("the admin side", &config.admin.listen, admin_thread.handle())?;
+        let metrics_listeners = config.admin.metrics_listen.as_ref();
+        let metrics_listeners =
+            metrics_listeners.map(|listen| bind_metrics(listen, admin_thread.handle())).transpose()?;
         let proxy = Arc::new(Proxy::bind(&config, discovery.clone(), &metrics, workers)?);
         discovery.set_liveness(proxy.liveness());
 
@@ -119,6 +126,7 @@ impl App {
             lifecycle,
             registrar,
             app_started: app_started.clone(),
+            admin_thread: admin_thread.handle().clone(),
             reload_handle,
             config_source: OnceLock::new(),
             log_control: OnceLock::new(),
@@ -139,14 +147,24 @@ impl App {
                 .run(reload_metrics, move || components.clone().reload(metrics_server.clone(), state.clone()))
         };
         let reload_task = AbortOnDropHandle::new(tokio::spawn(reloads));
-        Ok(Self { components, metrics, admin, metrics_server, reload_task, app_starts, app_started })
+        Ok(Self {
+            components,
+            metrics,
+            admin,
+            metrics_server,
+            _admin_thread: admin_thread,
+            reload_task,
+            app_starts,
+            app_started,
+        })
     }
 }
 
-fn bind_admin(what: &'static str, listen: &Listen) -> Result<BoundListeners, StartError> {
-    BoundListeners::bind(what, listen).map_err(StartError::Admin)
+fn bind_admin(what: &'static str, listen: &Listen, thread: &Handle) -> Result<BoundListeners, StartError> {
+    BoundListeners::bind(what, listen, thread).map_err(StartError::Admin)
 }
 
-pub(super) fn bind_metrics(listen: &Listen) -> Result<BoundListeners, StartError> {
-    bind_admin("the metrics listener", listen)
+/// Binds the listener for the network, to be served on `thread`.
+pub(super) fn bind_metrics(listen: &Listen, thread: &Handle) -> Result<BoundListeners, StartError> {
+    bind_admin("the metrics listener", listen, thread)
 }

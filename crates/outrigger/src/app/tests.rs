@@ -199,6 +199,55 @@ async fn readyz_names_the_app_that_does_not_listen() {
     timeout(LONG, app.shutdown()).await.unwrap();
 }
 
+/// A blocking exchange, on the thread of the control plane: while it lasts, nothing else runs there.
+fn get_while_the_control_plane_is_blocked(addr: SocketAddr, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut socket = std::net::TcpStream::connect(addr).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn the_admin_side_has_a_thread_of_its_own() {
+    let registry = registry().await;
+    let mut config = config(registry.addr());
+    config.admin.metrics_listen = Some(Listen::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
+    let app = start(config).unwrap();
+    for addr in [app.admin_addr().unwrap(), app.metrics_addrs()[0]] {
+        for path in ["/healthz", "/metrics"] {
+            let answer = get_while_the_control_plane_is_blocked(addr, path);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{addr} {path}: {answer}");
+        }
+    }
+    timeout(LONG, app.shutdown()).await.unwrap();
+    registry.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_network_is_not_told_where_the_app_was_looked_for() {
+    let registry = registry().await;
+    let mut config = config(registry.addr());
+    config.admin.metrics_listen = Some(Listen::from(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
+    let port = outrigger_net::reserve_addr().port();
+    config.service = Some(orders(port));
+    let app = start(config).unwrap();
+    let told = timeout(LONG, async {
+        while !get(app.admin_addr().unwrap(), "GET /readyz").await.1.contains("Connection refused") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        get(app.metrics_addrs()[0], "GET /readyz").await
+    });
+    let (status, body) = told.await.unwrap();
+    assert_eq!(status, 503);
+    assert!(body.contains("the local app is not healthy yet: see /readyz of the admin side"), "{body}");
+    assert!(!body.contains(&format!(":{port}")), "{body}");
+    timeout(LONG, app.shutdown()).await.unwrap();
+    registry.shutdown().await;
+}
+
 #[tokio::test]
 async fn an_occupied_port_is_named_for_every_listener() {
     let registry = registry().await;

@@ -100,7 +100,8 @@ mod tests {
             async move { Json(json!({"phase": "propagating", "safe_to_stop": safe})) }
         };
         let router = Router::new().route("/drain", post(page.clone()).get(page));
-        let bound = BoundListeners::bind("test", &outrigger_config::Listen::localhost(0)).unwrap();
+        let thread = tokio::runtime::Handle::current();
+        let bound = BoundListeners::bind("test", &outrigger_config::Listen::localhost(0), &thread).unwrap();
         let server = AdminServer::start(bound, router);
         (format!("localhost:{}", server.addrs[0].port()), server)
     }

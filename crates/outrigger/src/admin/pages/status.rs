@@ -14,6 +14,9 @@ use crate::{
     reload::{self, ReloadResult},
 };
 
+/// What the network is shown in place of an error's text.
+const ELSEWHERE: &str = "see /readyz of the admin side on this machine";
+
 /// `/readyz`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Readiness {
@@ -43,7 +46,28 @@ struct RegistrationSummary {
 
 impl Readiness {
     pub(crate) fn of(lifecycle: &LifecycleHandle, services: &[ServiceStatus]) -> Self {
-        let (state, status) = (lifecycle.state(), lifecycle.registration_status());
+        Self::from_status(lifecycle.state(), lifecycle.registration_status(), services)
+    }
+
+    /// The same without the texts of errors: they name addresses of this machine and of its registry.
+    pub(crate) fn for_network(lifecycle: &LifecycleHandle, mut services: Vec<ServiceStatus>) -> Self {
+        let (state, mut status) = (lifecycle.state(), lifecycle.registration_status());
+        let hide = |text: &mut String| {
+            if !text.is_empty() {
+                ELSEWHERE.clone_into(text);
+            }
+        };
+        if state.is_ready() {
+            status.probe_detail.clear();
+        } else {
+            hide(&mut status.probe_detail);
+        }
+        status.error.iter_mut().for_each(hide);
+        services.iter_mut().filter_map(|service| service.error.as_mut()).for_each(hide);
+        Self::from_status(state, status, &services)
+    }
+
+    fn from_status(state: LifecycleState, status: RegistrationStatus, services: &[ServiceStatus]) -> Self {
         let missing = missing_reason(state, &status);
         let registration = RegistrationSummary {
             state: status.phase.label(),

@@ -86,8 +86,8 @@ impl AdminBackend for TestBackend {
                 learned_ago: Some(Duration::from_secs(7)),
                 confirmed_ago: Some(Duration::from_secs(2)),
                 index: 99,
-                error: None,
-                failures: 0,
+                error: (service == "orders").then(|| "connect to 10.9.9.9:8500: refused".to_owned()),
+                failures: u32::from(service == "orders"),
                 known_leader: service == "orders",
                 suspects: if service == "orders" { suspects() } else { Arc::from([]) },
                 presumed_gone: (service == "payments").then_some((2, Duration::from_millis(3_000))),
@@ -177,6 +177,17 @@ async fn the_network_listener_has_metrics_and_health_alone_under_any_name() {
         assert_eq!(status, expected, "{page}");
     }
     assert_eq!(send(&admin.metrics_only, "POST /drain", &[LOCAL, CHANGE]).await.0, 404);
+}
+
+#[tokio::test]
+async fn the_texts_of_errors_are_for_the_local_side_alone() {
+    let admin = admin();
+    let (status, local) = send(&admin.main, "GET /readyz", &[LOCAL]).await;
+    assert!(local.contains("10.9.9.9:8500"), "{local}");
+    let (network_status, network) = send(&admin.metrics_only, "GET /readyz", &[("host", "pod")]).await;
+    assert_eq!(network_status, status);
+    assert!(!network.contains("10.9.9.9"), "{network}");
+    assert!(network.contains("the registry does not answer now: see /readyz of the admin side"), "{network}");
 }
 
 #[tokio::test]

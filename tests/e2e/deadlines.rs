@@ -239,7 +239,8 @@ async fn a_request_that_waits_for_retry_after_holds_no_connection() {
         _ => Answer::ok("x"),
     })
     .await;
-    let settings = "defaults: {timeout: 1m, pool: {max_connections: 1, max_idle: 1, max_waiting: 1}}";
+    let settings = "defaults: {timeout: 1m, retry: {max_retry_after: 30s}, \
+                    pool: {max_connections: 1, max_idle: 1, max_waiting: 1}}";
     let sidecar = Sidecar::orders(settings, &[&busy]).await;
     let mut waiting = sidecar.client().await;
     waiting.send(get("")).await;
@@ -254,11 +255,42 @@ async fn a_request_that_waits_for_retry_after_holds_no_connection() {
 #[tokio::test]
 async fn an_answer_with_a_retry_after_beyond_the_deadline_is_passed_on() {
     let busy = Instance::scripted("busy", |_| Answer::status(503, "later").field("retry-after", "60")).await;
-    let sidecar = Sidecar::orders("", &[&busy]).await;
+    let sidecar = Sidecar::orders("defaults: {retry: {max_retry_after: 2m}}", &[&busy]).await;
     let response = sidecar.get("orders", "/").await;
     assert_eq!((response.status, response.field("retry-after")), (503, "60"));
     assert_eq!(busy.count(), 1);
     assert_eq!(sidecar.metric("outrigger_retries_total", &[("why", "deadline")]), 1.0);
+}
+
+/// Each within the request's 15 s: without the limit, the request would be held for 3 to 10 s.
+#[tokio::test]
+async fn a_response_that_asks_for_more_than_max_retry_after_goes_to_the_app_at_once() {
+    const DATE: &[(&str, &str)] =
+        &[("date", "Thu, 01 Jan 2026 00:00:00 GMT"), ("retry-after", "Thu, 01 Jan 2026 00:00:05 GMT")];
+    let cases: [(&'static [(&'static str, &'static str)], usize); 5] = [
+        (&[("retry-after", "10")], 1),
+        (&[("retry-after", "3")], 2),
+        (DATE, 1),
+        (&[("grpc-retry-pushback-ms", "4000")], 1),
+        // The call is pushed back at every instance.
+        (&[("grpc-retry-pushback-ms", "4000")], 2),
+    ];
+    for (fields, instances) in cases {
+        let answer = move |_: &Request| {
+            let answer = Answer::status(503, "later");
+            fields.iter().fold(answer, |answer, (name, value)| answer.field(name, value))
+        };
+        let all = [Instance::scripted("a", answer).await, Instance::scripted("b", answer).await];
+        let used: Vec<&Instance> = all.iter().take(instances).collect();
+        let sidecar = Sidecar::orders("", &used).await;
+        let since = Instant::now();
+        let response = sidecar.get("orders", "/").await;
+        assert!(since.elapsed() < Duration::from_millis(2_500), "{fields:?}: {:?}", since.elapsed());
+        assert_eq!((response.status, response.text().as_str()), (503, "later"), "{fields:?}");
+        let (name, value) = fields[fields.len() - 1];
+        assert_eq!((response.reason(), response.field(name)), ("", value), "the instance's own answer");
+        assert_eq!(sidecar.metric("outrigger_retries_total", &[("why", "pushback")]), 1.0, "{fields:?}");
+    }
 }
 
 #[tokio::test]

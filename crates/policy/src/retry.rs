@@ -11,8 +11,9 @@
 //!
 //! An instance that fails a request may say when to retry ([`Pushback`]). `Retry-After` describes one
 //! instance, so another instance is tried at once; when a second instance sends it too, or there is no
-//! other, it describes the service and the retry waits for it, up to the deadline. gRPC's pushback
-//! describes the call (gRFC A6): the retry waits for it at any instance.
+//! other, it describes the service and the retry waits for it. gRPC's pushback describes the call (gRFC
+//! A6): the retry waits for it at any instance. No retry waits for more than `max_retry_after`, nor
+//! beyond the deadline: the app gets the response, and can do something better than wait.
 //!
 //! The keep-alive race (a reused connection that closes before the first byte of a response) is not a
 //! retry: the proxy takes another connection, once, and pays nothing.
@@ -194,7 +195,7 @@ pub enum GiveUp {
     Deadline,
     /// More of the body was streamed than the replay buffer holds.
     BodyGone,
-    /// The instance asked not to retry.
+    /// The instance asked not to retry, or not within `max_retry_after`.
     Pushback,
     /// Something was sent, no response came, and the request may not be repeated: the instance may or may
     /// not have acted on it.
@@ -254,17 +255,24 @@ pub fn decide_retry(
     let pause =
         if sent { Backoff::from(settings).pause(eligibility.retries, random) } else { Duration::ZERO };
     let left = deadline.saturating_duration_since(now);
+    let is_too_long = |wait: Duration| wait > settings.max_retry_after;
     let after = match attempt.pushback {
         None => pause,
         Some(Pushback::Never) => return RetryDecision::GiveUp(GiveUp::Pushback),
+        Some(Pushback::Call(wait)) if is_too_long(wait) => return RetryDecision::GiveUp(GiveUp::Pushback),
         Some(Pushback::Call(wait)) => wait,
-        Some(Pushback::Instance(wait)) => {
+        Some(Pushback::Instance(asked)) => {
             // Clients with the same `Retry-After` should not return at the same moment.
-            let wait = wait.saturating_add(pause);
+            let wait = asked.saturating_add(pause);
             // Only one instance has asked, or for too long: another instance first.
-            let use_other_instance =
-                attempt.has_other_instance && (!attempt.earlier_pushback || wait >= left);
-            if use_other_instance { pause } else { wait }
+            let is_first_choice = !attempt.earlier_pushback || is_too_long(asked) || wait >= left;
+            if attempt.has_other_instance && is_first_choice {
+                pause
+            } else if is_too_long(asked) {
+                return RetryDecision::GiveUp(GiveUp::Pushback);
+            } else {
+                wait
+            }
         }
     };
     if left <= after {

@@ -58,6 +58,7 @@ fn read_retry_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryPolicy
     check_not_above(r, s, ("backoff_base", out.backoff_base), ("backoff_max", out.backoff_max));
     r.set_list(s, "statuses", &mut out.statuses, integer(400..=599));
     r.set(s, "non_idempotent", &mut out.non_idempotent, switch);
+    r.set(s, "max_retry_after", &mut out.max_retry_after, duration_in(Duration::ZERO..=HOUR));
     r.set(s, "max_body", &mut out.max_body, size_in(0..=MIB));
     let section = r.section(s, "budget");
     read_budget(r, &section, &mut out.budget);

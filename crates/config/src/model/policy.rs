@@ -130,6 +130,9 @@ pub struct RetryPolicy {
     /// Treat every method as safe to repeat. Default false: idempotent methods (RFC 9110 §9.2.2) and
     /// requests with an `Idempotency-Key` only.
     pub non_idempotent: bool,
+    /// Longest wait that a response may ask for before a retry (`Retry-After`, `grpc-retry-pushback-ms`). Default
+    /// 1s, range 0s–1h. A response that asks for more goes to the app.
+    pub max_retry_after: Duration,
     /// Most bytes of a request body kept for a replay. Default 64KiB, range 0–1MiB.
     pub max_body: usize,
     /// Limits the retries of requests that were partly or wholly sent.
@@ -144,6 +147,7 @@ impl Default for RetryPolicy {
             backoff_max: Duration::from_millis(250),
             statuses: vec![502, 503, 504],
             non_idempotent: false,
+            max_retry_after: Duration::from_secs(1),
             max_body: 64 * 1024,
             budget: RetryBudget::default(),
         }

@@ -274,8 +274,8 @@ fn pushback() -> impl Strategy<Value = Option<Pushback>> {
     prop_oneof![
         4 => Just(None),
         1 => Just(Some(Pushback::Never)),
-        1 => (0..1_500_u64).prop_map(|n| Some(Pushback::Call(millis(n)))),
-        1 => (0..1_500_u64).prop_map(|n| Some(Pushback::Instance(millis(n)))),
+        2 => (0..1_500_u64).prop_map(|n| Some(Pushback::Call(millis(n)))),
+        2 => (0..1_500_u64).prop_map(|n| Some(Pushback::Instance(millis(n)))),
     ]
 }
 
@@ -285,12 +285,13 @@ fn request() -> impl Strategy<Value = RequestTraits> {
 }
 
 fn settings() -> impl Strategy<Value = RetryPolicy> {
-    (0..5_u32, 0..100_u64, 0..500_u64, prop::bool::weighted(0.2)).prop_map(
-        |(max_retries, base, max, non_idempotent)| RetryPolicy {
+    (0..5_u32, 0..100_u64, 0..500_u64, prop::bool::weighted(0.2), 0..1_500_u64).prop_map(
+        |(max_retries, base, max, non_idempotent, max_retry_after)| RetryPolicy {
             max_retries,
             backoff_base: millis(base),
             backoff_max: millis(max),
             non_idempotent,
+            max_retry_after: millis(max_retry_after),
             ..RetryPolicy::default()
         },
     )
@@ -342,6 +343,7 @@ proptest! {
                 prop_assert!(tried.pushback != Some(Pushback::Never));
                 let longest = if sent { pause + asked } else { asked };
                 prop_assert!(after <= longest);
+                prop_assert!(after <= settings.max_retry_after + pause);
                 prop_assert_eq!(uncounted, is_uncounted);
                 prop_assert_eq!(paid, u64::from(sent));
             }
@@ -361,7 +363,14 @@ proptest! {
                         matches!(tried.outcome, Outcome::Timeout | Outcome::Deadline)
                             || millis(left) <= pause + asked
                     }
-                    GiveUp::Pushback => tried.pushback == Some(Pushback::Never),
+                    GiveUp::Pushback => match tried.pushback {
+                        Some(Pushback::Never) => true,
+                        Some(Pushback::Call(asked)) => asked > settings.max_retry_after,
+                        Some(Pushback::Instance(asked)) => {
+                            asked > settings.max_retry_after && !tried.has_other_instance
+                        }
+                        None => false,
+                    },
                     GiveUp::Budget => sent && funds == 0,
                 };
                 prop_assert!(reason, "{}", why.label());
@@ -409,34 +418,55 @@ fn every_reason_to_give_up_has_its_own_label() {
 
 #[test]
 fn an_instance_that_asks_for_time_gets_it_unless_another_can_take_the_request() {
-    let (now, left) = (origin(), millis(5_000));
-    let settings = RetryPolicy::default();
-    let budget = RetryBudget::new(&settings.budget, now);
-    let eligibility = RetryEligibility::new(&settings, GET, 0, true);
+    // The settings allow a wait of 1 s, unless the case says otherwise. The random number is 0, so the usual pause is 0.
     let again = |after| RetryDecision::Retry { after: millis(after), uncounted: false };
-    let late = give_up(GiveUp::Deadline);
+    let (late, no_wait) = (give_up(GiveUp::Deadline), give_up(GiveUp::Pushback));
     let instance = |after| Some(Pushback::Instance(millis(after)));
     let call = |after| Some(Pushback::Call(millis(after)));
-    // The random number is 0, so the usual pause is 0.
     let cases = [
-        // pushback, another instance could take it, an earlier pushback, decision
-        (None, false, false, again(0)),
-        (instance(1_000), false, false, again(1_000)),
-        (instance(1_000), true, false, again(0)),
-        (instance(1_000), true, true, again(1_000)),
-        (instance(1_000), false, true, again(1_000)),
-        (instance(60_000), true, true, again(0)),
-        (instance(60_000), false, false, late),
-        (call(1_000), true, false, again(1_000)),
-        (call(0), false, false, again(0)),
-        (call(60_000), true, false, late),
-        (Some(Pushback::Never), true, false, give_up(GiveUp::Pushback)),
+        // pushback, another instance could take it, an earlier pushback, time left, decision
+        (None, false, false, 5_000, again(0)),
+        (instance(1_000), false, false, 5_000, again(1_000)),
+        (instance(1_000), true, false, 5_000, again(0)),
+        (instance(1_000), true, true, 5_000, again(1_000)),
+        (instance(1_000), false, true, 5_000, again(1_000)),
+        (instance(1_001), false, false, 60_000, no_wait),
+        (instance(1_001), false, true, 60_000, no_wait),
+        (instance(1_001), true, true, 60_000, again(0)),
+        (instance(u64::MAX), false, false, 5_000, no_wait),
+        (instance(u64::MAX), true, false, 5_000, again(0)),
+        (instance(900), false, false, 800, late),
+        (instance(900), true, true, 800, again(0)),
+        (call(1_000), true, false, 5_000, again(1_000)),
+        (call(0), false, false, 5_000, again(0)),
+        (call(1_001), true, false, 60_000, no_wait),
+        (call(900), true, false, 800, late),
+        (Some(Pushback::Never), true, false, 5_000, no_wait),
     ];
-    for (pushback, elsewhere, pushed_before, expected) in cases {
-        let tried = first_attempt(Outcome::Status(503), Sent::Head);
-        let tried =
-            LastAttempt { pushback, has_other_instance: elsewhere, earlier_pushback: pushed_before, ..tried };
-        let got = decide_retry(&eligibility, &budget, &tried, now, now + left, 0);
+    for (pushback, elsewhere, pushed_before, left, expected) in cases {
+        let got = decide_pushed_back(&RetryPolicy::default(), pushback, elsewhere, pushed_before, left);
         assert_eq!(got, expected, "{pushback:?}, elsewhere {elsewhere}, before {pushed_before}");
     }
+    let patient = RetryPolicy { max_retry_after: millis(10_000), ..RetryPolicy::default() };
+    assert_eq!(decide_pushed_back(&patient, instance(10_000), false, false, 15_000), again(10_000));
+    let never = RetryPolicy { max_retry_after: Duration::ZERO, ..RetryPolicy::default() };
+    assert_eq!(decide_pushed_back(&never, instance(1), false, false, 5_000), no_wait);
+    assert_eq!(decide_pushed_back(&never, instance(0), false, false, 5_000), again(0));
+}
+
+/// The decision after a 503 with `pushback`, with `left` milliseconds to the deadline.
+fn decide_pushed_back(
+    settings: &RetryPolicy,
+    pushback: Option<Pushback>,
+    elsewhere: bool,
+    pushed_before: bool,
+    left: u64,
+) -> RetryDecision {
+    let now = origin();
+    let budget = RetryBudget::new(&settings.budget, now);
+    let eligibility = RetryEligibility::new(settings, GET, 0, true);
+    let tried = first_attempt(Outcome::Status(503), Sent::Head);
+    let tried =
+        LastAttempt { pushback, has_other_instance: elsewhere, earlier_pushback: pushed_before, ..tried };
+    decide_retry(&eligibility, &budget, &tried, now, now + millis(left), 0)
 }

@@ -18,8 +18,11 @@ pub(crate) fn read_pushback(head: &Head) -> Option<Pushback> {
         return Some(millis.map_or(Pushback::Never, |millis| Pushback::Call(Duration::from_millis(millis))));
     }
     let text = text_of(head.first(Name::RetryAfter)?)?;
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let wait = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),
+        // More seconds than a number can count.
+        Err(_) if is_number => Duration::MAX,
         Err(_) => {
             let date = text_of(head.first(Name::Date)?)?;
             let (then, now) = (httpdate::parse_http_date(text).ok()?, httpdate::parse_http_date(date).ok()?);
@@ -46,9 +49,11 @@ mod tests {
         let instance = |seconds| Some(Pushback::Instance(Duration::from_secs(seconds)));
         let date = ("date", "Thu, 01 Jan 2026 00:00:00 GMT");
         type PushbackCase<'a> = (&'a [(&'static str, &'static str)], Option<Pushback>);
-        let cases: [PushbackCase; 10] = [
+        let cases: [PushbackCase; 12] = [
             (&[], None),
             (&[("retry-after", "3")], instance(3)),
+            (&[("retry-after", "99999999999999999999")], Some(Pushback::Instance(Duration::MAX))),
+            (&[("retry-after", "")], None),
             (&[("retry-after", "soon")], None),
             (&[("retry-after", "-1")], None),
             (&[("retry-after", "Thu, 01 Jan 2026 00:01:00 GMT"), date], instance(60)),

@@ -360,7 +360,7 @@ async fn a_stalled_instance_is_passed_over_until_it_answers() {
     }
     wait::until_true("the instance is passed over", || {
         let why = |one: outrigger_proxy::EndpointStatus| one.why_not.unwrap_or_default();
-        sidecar.endpoints("orders").into_iter().any(|one| why(one).starts_with("passed over"))
+        sidecar.endpoints("orders").into_iter().any(|one| why(one).starts_with("stalled: "))
     })
     .await;
     let before = hung.count();
@@ -387,11 +387,15 @@ async fn requests_that_wait_for_a_stalled_instance_are_answered_by_another() {
     let settings = "defaults: {timeout: 5s, outlier: {base_ejection_time: 30s}}";
     let sidecar = Sidecar::orders(settings, &[&healthy, &hung]).await;
     let mut posts = [hanging(&sidecar, "POST").await, hanging(&sidecar, "POST").await];
-    let load = Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "PUT", "DELETE"]));
+    let load = Load::start(sidecar.addr(), LoadPlan::get("orders").methods(&["GET", "HEAD", "OPTIONS"]));
     wait::until_true("the waiting requests lead to an ejection", || ejected(&sidecar, "soft") > 0.5).await;
     load.wait_successes(100).await;
     load.stop().await.assert_clean(100);
-    assert!(sidecar.metric("outrigger_hedges_total", &[("result", "won")]) >= 5.0);
+    let won = sidecar.metric("outrigger_stalled_attempts_total", &[("result", "won")]);
+    assert!(won >= 5.0, "{won}");
+    let shown = sidecar.proxy.status()[0].beside_stalled;
+    assert!(shown >= 5, "{shown} of them in /services");
+    assert_eq!(sidecar.metric("outrigger_hedges_total", &[]), 0.0, "hedging is off");
 
     let mut late = 0;
     for post in &mut posts {
@@ -399,6 +403,93 @@ async fn requests_that_wait_for_a_stalled_instance_are_answered_by_another() {
     }
     let sent = |one: &Instance| one.seen().iter().filter(|seen| seen.request.method() == "POST").count();
     assert_eq!((late, sent(&hung), sent(&healthy)), (1, 1, 1), "a POST is not repeated");
+}
+
+/// Whether an instance of `orders` is shown as stalled.
+fn is_one_stalled(sidecar: &Sidecar) -> bool {
+    let why = |one: &outrigger_proxy::EndpointStatus| one.why_not.clone().unwrap_or_default();
+    sidecar.endpoints("orders").iter().any(|one| why(one).starts_with("stalled: "))
+}
+
+#[tokio::test]
+async fn a_request_that_changes_something_waits_at_a_stalled_instance_unless_hedging_is_on() {
+    // No request is hedged because it is slow, before a minute has passed.
+    for (settings, method, is_sent_twice) in [
+        ("", "PUT", false),
+        ("", "DELETE", false),
+        ("retry: {non_idempotent: true}", "POST", false),
+        ("", "GET", true),
+        ("", "OPTIONS", true),
+        ("retry: {stalled: off}", "GET", false),
+        ("hedge: {min_delay: 1m}", "PUT", true),
+        ("hedge: {min_delay: 1m}, retry: {stalled: off}", "PUT", false),
+    ] {
+        let case = format!("{method} with {{{settings}}}");
+        let hung = Instance::scripted("hung", |_| Answer::no_answer()).await;
+        let healthy = Instance::start("well").await;
+        let sidecar = Sidecar::orders(&format!("defaults: {{{settings}}}"), &[&healthy, &hung]).await;
+        // In turn: two for each instance.
+        let mut clients = Vec::new();
+        while clients.len() < 4 {
+            clients.push(hanging(&sidecar, method).await);
+            wait::until_true("the request has arrived", || hung.count() + healthy.count() >= clients.len())
+                .await;
+        }
+        assert_eq!((hung.count(), healthy.count()), (2, 2), "{case}");
+        let made = || sidecar.proxy.status()[0].beside_stalled;
+        if is_sent_twice {
+            for client in &mut clients {
+                assert_eq!(client.response_to(method).await.status, 200, "{case}");
+            }
+            assert_eq!((hung.count(), healthy.count(), made()), (2, 4, 2), "{case}");
+        } else {
+            wait::until_true("the instance is stalled", || is_one_stalled(&sidecar)).await;
+            // Each waiting request looks four times a second whether it may go to the other instance, which answers.
+            let until = Instant::now() + Duration::from_millis(750);
+            let mut others = 0;
+            while Instant::now() < until {
+                assert_eq!(sidecar.get("orders", "/").await.status, 200, "{case}");
+                others += 1;
+            }
+            assert_eq!((hung.count(), healthy.count(), made()), (2, 2 + others, 0), "{case}");
+        }
+        assert_eq!(sidecar.metric("outrigger_hedges_total", &[]), 0.0, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_request_is_sent_once_while_its_instance_answers_others() {
+    let gate = Gate::closed();
+    let script = || {
+        let gate = gate.clone();
+        move |request: &Request| match request.target() {
+            "/hang" => Answer::ok("late").when(&gate),
+            _ => Answer::ok("x"),
+        }
+    };
+    let all = [Instance::scripted("a", script()).await, Instance::scripted("b", script()).await];
+    let sidecar = Sidecar::orders("", &[&all[0], &all[1]]).await;
+    let slow = |one: &Instance| one.seen().iter().filter(|seen| seen.request.target() == "/hang").count();
+    // Many, so that their checks between two answers of the instance are enough to call it stalled.
+    let mut waiting = Vec::new();
+    for _ in 0..24 {
+        waiting.push(hanging(&sidecar, "GET").await);
+    }
+    wait::until_true("all of them wait", || slow(&all[0]) + slow(&all[1]) == 24).await;
+    let until = Instant::now() + Duration::from_millis(2_500);
+    while Instant::now() < until {
+        for _ in 0..2 {
+            assert_eq!(sidecar.get("orders", "/").await.status, 200);
+        }
+        assert!(!is_one_stalled(&sidecar), "both instances answer");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(slow(&all[0]) + slow(&all[1]), 24);
+    gate.open();
+    for client in &mut waiting {
+        assert_eq!(client.response().await.status, 200);
+    }
+    assert_eq!(sidecar.metric("outrigger_stalled_attempts_total", &[]), 0.0);
 }
 
 #[tokio::test]

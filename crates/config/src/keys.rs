@@ -74,7 +74,7 @@ const UPSTREAM: &[KeySpec] = keys! {
     balance timeout per_try_timeout deadline connect_timeout body_idle
     max_in_flight max_pending pending_timeout
     retry {
-        max_retries backoff_base backoff_max statuses non_idempotent max_retry_after max_body
+        max_retries backoff_base backoff_max statuses non_idempotent max_retry_after stalled max_body
         budget { ratio min_per_second window }
     }
     hedge { percentile min_delay }

@@ -225,6 +225,7 @@ impl SettingList {
         self.list(join(path, "statuses"), &retry.statuses);
         self.text(join(path, "non_idempotent"), retry.non_idempotent);
         self.text(join(path, "max_retry_after"), format_duration(retry.max_retry_after));
+        self.text(join(path, "stalled"), if retry.stalled { "on" } else { "off" });
         self.text(join(path, "max_body"), format_size(retry.max_body));
         self.text(join(path, "budget.ratio"), retry.budget.ratio);
         self.text(join(path, "budget.min_per_second"), retry.budget.min_per_second);

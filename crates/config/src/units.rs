@@ -206,6 +206,11 @@ pub(crate) fn switch(text: &str) -> Result<bool, InvalidValue> {
     }
 }
 
+/// `on`, `off`; `true` and `false` as well, because YAML 1.1 reads the words as these.
+pub(crate) fn on_or_off(text: &str) -> Result<bool, InvalidValue> {
+    switch(text).map_err(|_| InvalidValue::new("is neither on nor off", "write on or off"))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

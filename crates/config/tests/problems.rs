@@ -141,6 +141,10 @@ fn the_hint_for_a_value_that_cannot_be_parsed_has_an_example_or_the_range() {
         &["o.yaml:1:37 defaults.retry.max_retry_after: \"2h\" is out of range; allowed: 0s to 1h"],
     );
     check(
+        "defaults: {retry: {stalled: maybe}}\n",
+        &["o.yaml:1:29 defaults.retry.stalled: \"maybe\" is neither on nor off; write on or off"],
+    );
+    check(
         "outbound: {allow_origins: ['app.example']}\n",
         &[
             "o.yaml:1:28 outbound.allow_origins: \"app.example\" is not an origin; write https://app.example, http://localhost:3000, https://*.example, * or null",

@@ -33,6 +33,8 @@ use crate::{
 pub struct RequestTraits {
     /// Repeating it is harmless: by its method ([`is_idempotent`]) or an `Idempotency-Key`.
     pub idempotent: bool,
+    /// It may be sent to two instances at once: by its method ([`is_safe`]).
+    pub safe: bool,
     /// The app did not forbid it (`x-outrigger-retry: off`).
     pub allowed: bool,
 }
@@ -41,6 +43,12 @@ pub struct RequestTraits {
 /// unknown method is not idempotent.
 pub fn is_idempotent(method: &[u8]) -> bool {
     matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+}
+
+/// Whether a request of this method changes nothing, so that two instances may execute it at once (RFC 9110
+/// §9.2.1). TRACE is not for instances, and not one of them.
+pub fn is_safe(method: &[u8]) -> bool {
+    matches!(method, b"GET" | b"HEAD" | b"OPTIONS")
 }
 
 /// What may follow one attempt: known before the attempt begins.
@@ -91,9 +99,12 @@ impl<'a> RetryEligibility<'a> {
         self.retries == 0 && self.is_repeatable()
     }
 
-    /// A second attempt may start beside this one because its endpoint is stalled.
-    pub fn allows_race_when_stalled(&self) -> bool {
-        self.is_repeatable() && self.settings.max_retries > 0
+    /// A second attempt may start beside this one because its endpoint is stalled. A slow endpoint may be taken for a
+    /// stalled one, and then two instances execute the request at once: only a safe request, or one of a service for
+    /// which that was allowed (`hedges`: its `hedge` is on).
+    pub fn allows_race_when_stalled(&self, hedges: bool) -> bool {
+        let may_run_twice = self.request.safe || hedges;
+        self.settings.stalled && may_run_twice && self.is_repeatable() && self.settings.max_retries > 0
     }
 
     /// The status is one that is retried.

@@ -20,6 +20,7 @@ use prometheus::{GaugeVec, Opts};
 
 use crate::reason::Reason;
 use cells::{PerWorker, ServiceCells, WorkerCells};
+use labels::HedgeResult;
 
 /// The label of service names that never had an instance.
 const UNKNOWN_SERVICE: &str = "(unknown)";
@@ -88,6 +89,12 @@ impl ServiceSeries {
         let failures = Reason::ALL.into_iter().filter(|reason| *reason != Reason::ClientGone);
         let failures = failures.map(|reason| self.errors(reason)).sum();
         (responses, self.cells.sum(|cells| &cells.retried), failures)
+    }
+
+    /// Requests that were sent to a second instance too, because the first one was stalled.
+    pub(crate) fn beside_stalled(&self) -> u64 {
+        let made = [HedgeResult::Won, HedgeResult::Lost, HedgeResult::Failed];
+        made.into_iter().map(|result| self.cells.sum(|cells| &cells.stalled[result as usize])).sum()
     }
 
     /// Requests that ended for `reason`.

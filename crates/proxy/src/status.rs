@@ -46,6 +46,8 @@ pub struct ClusterStatus {
     pub requests: u64,
     /// Retries.
     pub retries: u64,
+    /// Requests that were sent to a second instance too, because the first one was stalled, and that have ended.
+    pub beside_stalled: u64,
     /// Requests that the sidecar refused, failed or cut; not when the app disconnected.
     pub failures: u64,
     /// Every known instance.
@@ -165,7 +167,9 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
                             .to_owned()
                     });
                     let stalled = one.is_stalled().then(|| {
-                        "passed over: requests have waited for it for more than a second, and it answers none".to_owned()
+                        "stalled: requests have waited for it for more than a second, and it answers none; passed \
+                         over while another answers"
+                            .to_owned()
                     });
                     let all: Vec<_> = ejection.into_iter().chain(suspicion).chain(stalled).collect();
                     (!all.is_empty()).then(|| all.join("; "))
@@ -211,6 +215,7 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
         retry_budget: cluster.budget.available(&policy.retry.budget, now),
         requests,
         retries,
+        beside_stalled: view.settings.series.beside_stalled(),
         failures,
         endpoints,
     }

@@ -6,7 +6,8 @@ use super::{reader::Reader, section::Section, service::check_not_above};
 use crate::{
     Balance, CircuitBreaker, HedgePolicy, OutlierDetection, Policy, Pool, RetryBudget, RetryPolicy,
     units::{
-        DAY, HOUR, MIB, MINUTE, MS, SECOND, duration_in, integer, one_of, percent, ratio_in, size_in, switch,
+        DAY, HOUR, MIB, MINUTE, MS, SECOND, duration_in, integer, on_or_off, one_of, percent, ratio_in,
+        size_in, switch,
     },
 };
 
@@ -59,6 +60,7 @@ fn read_retry_section(r: &mut Reader<'_>, s: &Section<'_>, out: &mut RetryPolicy
     r.set_list(s, "statuses", &mut out.statuses, integer(400..=599));
     r.set(s, "non_idempotent", &mut out.non_idempotent, switch);
     r.set(s, "max_retry_after", &mut out.max_retry_after, duration_in(Duration::ZERO..=HOUR));
+    r.set(s, "stalled", &mut out.stalled, on_or_off);
     r.set(s, "max_body", &mut out.max_body, size_in(0..=MIB));
     let section = r.section(s, "budget");
     read_budget(r, &section, &mut out.budget);

@@ -31,6 +31,8 @@ pub struct Stall {
     created_at: Instant,
     /// Whole seconds from `created_at`, plus one, of the last success; 0: none.
     last_success: AtomicU64,
+    /// Responses so far; wraps.
+    responses: AtomicU32,
     /// Checks of waiting requests since the last response.
     ticks: AtomicU32,
     /// Milliseconds from `created_at`, plus one, of the last check.
@@ -48,6 +50,7 @@ impl Stall {
         Self {
             created_at: now,
             last_success: AtomicU64::new(0),
+            responses: AtomicU32::new(0),
             ticks: AtomicU32::new(0),
             last_tick: AtomicU64::new(0),
             probe_running: AtomicBool::new(false),
@@ -70,14 +73,25 @@ impl Stall {
         last_success > 0 && self.seconds(now).saturating_sub(last_success) <= within.as_secs()
     }
 
-    /// Records that a request has waited unusually long and still waits.
-    pub fn record_tick(&self, now: Instant) {
+    /// The responses so far, modulo 2³².
+    pub fn responses(&self) -> u32 {
+        self.responses.load(Relaxed)
+    }
+
+    /// Records that a request has waited unusually long and still waits. `responses`: what [`Stall::responses`] was
+    /// when the endpoint got the request. An endpoint that has responded to another request since then is at work,
+    /// and the request is slow: it is no evidence.
+    pub fn record_tick(&self, responses: u32, now: Instant) {
+        if self.responses() != responses {
+            return;
+        }
         self.last_tick.store(self.millis(now), Relaxed);
         self.ticks.fetch_add(1, Relaxed);
     }
 
     /// Records a response of any status.
     pub fn record_response(&self) {
+        self.responses.fetch_add(1, Relaxed);
         if self.ticks.load(Relaxed) != 0 {
             self.ticks.store(0, Relaxed);
         }

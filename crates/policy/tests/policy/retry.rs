@@ -7,15 +7,16 @@ use outrigger_policy::{
     Outcome, RetryBudget, Sent,
     retry::{
         GiveUp, LastAttempt, Pushback, RequestTraits, RetryDecision, RetryEligibility, decide_retry,
-        is_idempotent,
+        is_idempotent, is_safe,
     },
 };
 use proptest::prelude::*;
 
 use crate::{millis, origin};
 
-const GET: RequestTraits = RequestTraits { idempotent: true, allowed: true };
-const POST: RequestTraits = RequestTraits { idempotent: false, allowed: true };
+const GET: RequestTraits = RequestTraits { idempotent: true, safe: true, allowed: true };
+const PUT: RequestTraits = RequestTraits { safe: false, ..GET };
+const POST: RequestTraits = RequestTraits { idempotent: false, safe: false, allowed: true };
 
 fn affordable(retries: u32) -> BudgetSettings {
     BudgetSettings { ratio: 0.0, min_per_second: retries, window: Duration::from_secs(1) }
@@ -182,7 +183,7 @@ fn a_refused_connection_is_not_counted_while_another_instance_may_accept() {
 }
 
 /// What [`RetryEligibility`] says, in the order of its methods.
-fn eligibility(settings: &RetryPolicy, request: RequestTraits, retries: u32, body_kept: bool) -> [bool; 7] {
+fn eligibility(settings: &RetryPolicy, request: RequestTraits, retries: u32, body_kept: bool) -> [bool; 8] {
     let one = RetryEligibility::new(settings, request, retries, body_kept);
     [
         one.is_repeatable(),
@@ -191,7 +192,8 @@ fn eligibility(settings: &RetryPolicy, request: RequestTraits, retries: u32, bod
         one.allows_retry(),
         one.is_last(),
         one.allows_hedge(),
-        one.allows_race_when_stalled(),
+        one.allows_race_when_stalled(false),
+        one.allows_race_when_stalled(true),
     ]
 }
 
@@ -202,16 +204,19 @@ fn what_may_follow_an_attempt_is_known_before_it_begins() {
     let settings = RetryPolicy::default();
     let lenient = RetryPolicy { non_idempotent: true, ..settings.clone() };
     let off = RetryPolicy { max_retries: 0, ..settings.clone() };
+    let alone = RetryPolicy { stalled: false, ..settings.clone() };
     let forbidden = RequestTraits { allowed: false, ..GET };
     for (settings, request, retries, body_kept, expected) in [
-        (&settings, GET, 0, YES, [YES, YES, YES, YES, NO, YES, YES]),
-        (&settings, GET, 1, YES, [YES, YES, YES, YES, NO, NO, YES]),
-        (&settings, GET, 2, YES, [YES, YES, YES, NO, YES, NO, YES]),
-        (&settings, GET, 0, NO, [YES, YES, NO, NO, NO, YES, YES]),
-        (&settings, POST, 0, YES, [NO, NO, NO, NO, NO, NO, NO]),
-        (&lenient, POST, 0, YES, [YES, NO, NO, YES, NO, YES, YES]),
-        (&off, GET, 0, YES, [YES, YES, YES, NO, YES, YES, NO]),
-        (&settings, forbidden, 0, YES, [NO, NO, NO, NO, YES, NO, NO]),
+        (&settings, GET, 0, YES, [YES, YES, YES, YES, NO, YES, YES, YES]),
+        (&settings, GET, 1, YES, [YES, YES, YES, YES, NO, NO, YES, YES]),
+        (&settings, GET, 2, YES, [YES, YES, YES, NO, YES, NO, YES, YES]),
+        (&settings, GET, 0, NO, [YES, YES, NO, NO, NO, YES, YES, YES]),
+        (&settings, PUT, 0, YES, [YES, YES, YES, YES, NO, YES, NO, YES]),
+        (&settings, POST, 0, YES, [NO, NO, NO, NO, NO, NO, NO, NO]),
+        (&lenient, POST, 0, YES, [YES, NO, NO, YES, NO, YES, NO, YES]),
+        (&off, GET, 0, YES, [YES, YES, YES, NO, YES, YES, NO, NO]),
+        (&alone, GET, 0, YES, [YES, YES, YES, YES, NO, YES, NO, NO]),
+        (&settings, forbidden, 0, YES, [NO, NO, NO, NO, YES, NO, NO, NO]),
     ] {
         let case = format!("{request:?}, {retries} retries, body kept {body_kept}");
         assert_eq!(eligibility(settings, request, retries, body_kept), expected, "{case}");
@@ -229,6 +234,16 @@ fn idempotent_methods_are_those_of_rfc_9110() {
     }
     for method in ["POST", "PATCH", "CONNECT", "get", "", "PROPFIND"] {
         assert!(!is_idempotent(method.as_bytes()), "{method}");
+    }
+}
+
+#[test]
+fn only_a_request_that_changes_nothing_may_run_at_two_instances_at_once() {
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        assert!(is_safe(method.as_bytes()), "{method}");
+    }
+    for method in ["PUT", "DELETE", "POST", "PATCH", "TRACE", "CONNECT", "get", ""] {
+        assert!(!is_safe(method.as_bytes()), "{method}");
     }
 }
 
@@ -280,8 +295,9 @@ fn pushback() -> impl Strategy<Value = Option<Pushback>> {
 }
 
 fn request() -> impl Strategy<Value = RequestTraits> {
-    (any::<bool>(), prop::bool::weighted(0.8))
-        .prop_map(|(idempotent, allowed)| RequestTraits { idempotent, allowed })
+    (any::<bool>(), any::<bool>(), prop::bool::weighted(0.8)).prop_map(|(idempotent, safe, allowed)| {
+        RequestTraits { idempotent, safe: idempotent && safe, allowed }
+    })
 }
 
 fn settings() -> impl Strategy<Value = RetryPolicy> {

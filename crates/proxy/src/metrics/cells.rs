@@ -23,7 +23,7 @@ use outrigger_policy::{Outcome, retry::GiveUp};
 use parking_lot::Mutex;
 
 use crate::{
-    metrics::labels::{HedgeResult, PoolEvent, Rejected, Tolerated},
+    metrics::labels::{HedgeResult, PoolEvent, Rejected, SecondAttempt, Tolerated},
     reason::Reason,
 };
 
@@ -215,6 +215,7 @@ pub(crate) struct ServiceCells {
     /// Failed attempts that were not repeated.
     pub(super) gave_up: [Cell; GiveUp::ALL.len()],
     pub(super) hedges: [Cell; HedgeResult::LABELS.len()],
+    pub(super) stalled: [Cell; HedgeResult::LABELS.len()],
     pub(super) shed: [Cell; Rejected::LABELS.len()],
     pub(super) tolerated: [Cell; Tolerated::LABELS.len()],
     /// Retries.
@@ -236,6 +237,7 @@ impl Default for ServiceCells {
             errors: [const { Cell::new() }; _],
             gave_up: Default::default(),
             hedges: Default::default(),
+            stalled: Default::default(),
             shed: Default::default(),
             tolerated: Default::default(),
             retried: Cell::new(),
@@ -285,8 +287,12 @@ impl Block<ServiceCells> {
     }
 
     /// Counts a second attempt, or that the budget allowed none.
-    pub(crate) fn record_hedge(&self, result: HedgeResult) {
-        self.inc(&self.hedges[result as usize]);
+    pub(crate) fn record_second(&self, why: SecondAttempt, result: HedgeResult) {
+        let counts = match why {
+            SecondAttempt::Hedge => &self.hedges,
+            SecondAttempt::Stalled => &self.stalled,
+        };
+        self.inc(&counts[result as usize]);
     }
 
     /// Counts a message that was carried although the RFCs do not allow it.

@@ -28,7 +28,7 @@ struct ServiceCounters {
     counts: fn(&ServiceSeries) -> Vec<(String, u64)>,
 }
 
-const SERVICE_COUNTERS: [ServiceCounters; 8] = [
+const SERVICE_COUNTERS: [ServiceCounters; 9] = [
     ServiceCounters {
         name: "outrigger_requests_total",
         help: "Responses to the app, by status; 499: the app disconnected.",
@@ -67,6 +67,12 @@ const SERVICE_COUNTERS: [ServiceCounters; 8] = [
         help: "Second attempts beside a slow one, by result; budget: the retry budget allowed none.",
         label: "result",
         counts: |series| labelled(series, HedgeResult::LABELS, |cells| &cells.hedges),
+    },
+    ServiceCounters {
+        name: "outrigger_stalled_attempts_total",
+        help: "Second attempts beside one at a stalled instance, by result; budget: the retry budget allowed none.",
+        label: "result",
+        counts: |series| labelled(series, HedgeResult::LABELS, |cells| &cells.stalled),
     },
     ServiceCounters {
         name: "outrigger_shed_total",

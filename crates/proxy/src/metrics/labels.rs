@@ -13,7 +13,16 @@ pub(crate) fn instance_label(id: &str) -> Cow<'_, str> {
     Cow::Owned(escape_control(&id.replace('\\', "\\\\")).into_owned())
 }
 
-/// How a second attempt beside a slow one ended.
+/// Why a second attempt is made beside the first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SecondAttempt {
+    /// `hedge` is on, and the first one takes longer than usual.
+    Hedge,
+    /// The first one waits at a stalled instance.
+    Stalled,
+}
+
+/// How a second attempt beside the first one ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HedgeResult {
     /// The second attempt answered first.

@@ -5,7 +5,7 @@ use prometheus::Registry;
 
 use super::*;
 use cells::Block;
-use labels::{HedgeResult, PoolEvent, Rejected, Tolerated};
+use labels::{HedgeResult, PoolEvent, Rejected, SecondAttempt, Tolerated};
 
 fn register(registry: &Registry, threads: usize) -> Arc<Metrics> {
     let metrics = Metrics::new(threads).unwrap();
@@ -46,7 +46,7 @@ fn count_one_of_each(cells: &Block<ServiceCells>) {
     cells.record_error(Reason::Timeout);
     cells.record_attempt(Outcome::Closed);
     cells.record_give_up(GiveUp::Budget);
-    cells.record_hedge(HedgeResult::Lost);
+    cells.record_second(SecondAttempt::Hedge, HedgeResult::Lost);
     cells.record_rejection(Rejected::TimedOut);
     cells.record_pool_event(PoolEvent::Reused);
     cells.record_duration(Duration::from_millis(100));
@@ -72,7 +72,7 @@ fn a_scrape_has_the_text_of_the_crates_own_counters() {
         second.record_attempt(outcome);
     }
     first.record_give_up(GiveUp::Budget);
-    first.record_hedge(HedgeResult::Lost);
+    first.record_second(SecondAttempt::Hedge, HedgeResult::Lost);
     first.record_rejection(Rejected::TimedOut);
     first.record_tolerated(Tolerated::Framing);
     first.inc(&first.retried);

@@ -56,6 +56,8 @@ pub(crate) struct Attempt<'r> {
     stage: Stage,
     /// When the instance was given the request; `None`: it was not.
     given_at: Option<Instant>,
+    /// The responses of the instance before it was given the request, or up to its last interim response.
+    responses: u32,
     /// When to check next whether the instance is stalled.
     check_stall_at: Instant,
 }
@@ -98,6 +100,7 @@ impl<'r> Attempt<'r> {
             bounds,
             stage: Stage::Ended,
             given_at: None,
+            responses: 0,
             check_stall_at: bounds.begun + STALL_CHECK_AFTER,
         };
         if upload.lacks_length() && attempt.lease.endpoint().is_http10() {
@@ -172,6 +175,7 @@ impl<'r> Attempt<'r> {
     ) {
         self.lease.in_flight = Some(permit);
         self.given_at = Some(now);
+        self.responses = self.lease.endpoint().stall.responses();
         self.check_stall_at = now + STALL_CHECK_AFTER;
         upload.restart_hold(now);
         let is_http10 = self.lease.endpoint().is_http10();
@@ -263,7 +267,9 @@ impl<'r> Attempt<'r> {
                     Ok(ResponseHead::Interim) => {
                         note_version(&self.lease, exchange);
                         // The instance is at work: neither it nor the request is stalled.
-                        self.lease.endpoint().stall.record_response();
+                        let stall = &self.lease.endpoint().stall;
+                        stall.record_response();
+                        self.responses = stall.responses();
                         self.check_stall_at = Instant::now() + STALL_CHECK_AFTER;
                         call.pass_interim(exchange, app, upload, interim);
                     }
@@ -345,7 +351,7 @@ impl<'r> Attempt<'r> {
         let endpoint = self.lease.endpoint();
         let given_at = self.given_at.unwrap_or(self.bounds.begun);
         if call.cluster.peak_latency.is_unusual(now - given_at) {
-            endpoint.stall.record_tick(now.into_std());
+            endpoint.stall.record_tick(self.responses, now.into_std());
         }
         // Only a request that can go elsewhere gives up; a POST waits for as long as it may.
         let is_lost = call.cluster.ejector.check_stalled(endpoint, now)

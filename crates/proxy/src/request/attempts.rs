@@ -6,9 +6,9 @@
 //!
 //! There are two triggers. With `hedge`, the first attempt takes longer than a percentile of the service's recent response
 //! times ("The Tail at Scale", J. Dean, L. A. Barroso, CACM 2013: a twentieth more requests takes the slowest ones' time away).
-//! Without it, the instance is stalled: it answers no request while others answer. A stopped process keeps its connections
-//! open, and nothing else would tell it from a slow one before the request's time is over; the first attempt goes on, because
-//! it may be slow all the same.
+//! With or without it, the instance is stalled: it answers no request while others answer. A stopped process keeps its
+//! connections open, and nothing else would tell it from a slow one before the request's time is over; the first attempt goes
+//! on, because it may be slow all the same. For that reason only safe requests are sent twice without `hedge`.
 //!
 //! The second attempt goes to another instance, is paid for from the retry budget, and is made only when the body is
 //! whole and can be sent again. Hedging is off by default: whether a response's latency is worth more load is for the
@@ -28,7 +28,7 @@ use outrigger_policy::{
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    metrics::labels::HedgeResult,
+    metrics::labels::{HedgeResult, SecondAttempt},
     reason::{Reason, Refusal},
     request::{
         app::{Downstream, RequestAccount},
@@ -157,7 +157,7 @@ impl<'r> Attempts<'_, 'r> {
         account.set_instance(&lease.endpoint().id);
         lease.count_pick();
         let first = Attempt::new(lease, bounds, call, &mut app.upload);
-        Ok(Race::new(call, first, retry))
+        Ok(Race::new(call, first))
     }
 
     /// Whether there is another attempt, and after which pause. `ended`: `None` when the app is gone. `Err`: there is none.
@@ -294,9 +294,12 @@ fn reason(failed: &Failed, gave_up: Option<GiveUp>) -> Reason {
 struct Race<'r> {
     first: Option<Attempt<'r>>,
     second: Option<Box<Attempt<'r>>>,
-    retry: RetryEligibility<'r>,
     /// When a second attempt is made beside a slow first one.
     hedge_at: Option<Instant>,
+    /// Why a second attempt was made, once there was one.
+    why: SecondAttempt,
+    /// A second attempt at a stalled instance was counted as one that the budget did not allow.
+    is_budget_counted: bool,
     /// The endpoints of the first and the second attempt, once there was a second one.
     both: Option<[Arc<Endpoint>; 2]>,
     /// No second attempt is begun from here on: there was one, or the time for it has passed.
@@ -320,14 +323,22 @@ enum Side {
 }
 
 impl<'r> Race<'r> {
-    fn new(call: &Call<'r>, first: Attempt<'r>, retry: RetryEligibility<'r>) -> Self {
-        let hedge_at =
-            call.settings.policy.hedge.as_ref().filter(|_| retry.allows_hedge()).and_then(|hedge| {
-                let now = Instant::now();
-                let usual = call.cluster.latency.percentile(hedge.percentile, now.into_std())?;
-                Some(now + usual.max(hedge.min_delay))
-            });
-        Self { first: Some(first), second: None, retry, hedge_at, both: None, is_settled: false }
+    fn new(call: &Call<'r>, first: Attempt<'r>) -> Self {
+        let may_hedge = first.bounds.retry.allows_hedge();
+        let hedge_at = call.settings.policy.hedge.as_ref().filter(|_| may_hedge).and_then(|hedge| {
+            let now = Instant::now();
+            let usual = call.cluster.latency.percentile(hedge.percentile, now.into_std())?;
+            Some(now + usual.max(hedge.min_delay))
+        });
+        Self {
+            first: Some(first),
+            second: None,
+            hedge_at,
+            why: SecondAttempt::Hedge,
+            is_budget_counted: false,
+            both: None,
+            is_settled: false,
+        }
     }
 
     /// Moves the attempts. Ready with `None`: the app is gone.
@@ -361,7 +372,7 @@ impl<'r> Race<'r> {
                 app.upload.release(false, Instant::now());
                 continue;
             }
-            if self.hedge_at.is_none() && self.second.is_none() && !self.is_settled {
+            if self.second.is_none() && !self.is_settled {
                 self.begin_beside_stalled(call, app, state, account);
                 if self.second.is_some() {
                     continue;
@@ -384,7 +395,7 @@ impl<'r> Race<'r> {
                 self.hedge_at = None;
                 self.is_settled = true;
                 if let Some(other) = self.find_other(call, app, state) {
-                    self.begin_second(other, call, app, account, now);
+                    self.begin_second(SecondAttempt::Hedge, other, call, app, account, now);
                 }
             }
         }
@@ -445,7 +456,7 @@ impl<'r> Race<'r> {
         now: Instant,
     ) -> Option<RaceEnd> {
         let attempt = self.side(side)?;
-        let end = attempt.end(&result);
+        let (retry, end) = (attempt.bounds.retry, attempt.end(&result));
         attempt.lease.record(call.cluster, call.settings, call.cells(), &end, &mut state.blame, now);
         let attempt = match side {
             Side::First => self.first.take()?.into_ended(end.sent),
@@ -454,7 +465,7 @@ impl<'r> Race<'r> {
         let Some(both) = self.both.clone() else {
             return Some(RaceEnd { attempt, result, now, both: None });
         };
-        let is_answer = result.as_ref().is_ok_and(|response| !self.retry.is_retried(response.outcome));
+        let is_answer = result.as_ref().is_ok_and(|response| !retry.is_retried(response.outcome));
         let rest = match side {
             Side::First => self.second.as_deref_mut(),
             Side::Second => self.first.as_mut(),
@@ -462,17 +473,21 @@ impl<'r> Race<'r> {
         let is_second = side == Side::Second;
         let Some(rest) = rest else {
             // The other one has failed before.
-            call.cells().record_hedge(match (is_answer, is_second) {
-                (true, true) => HedgeResult::Won,
-                (true, false) => HedgeResult::Lost,
-                (false, _) => HedgeResult::Failed,
-            });
+            call.cells().record_second(
+                self.why,
+                match (is_answer, is_second) {
+                    (true, true) => HedgeResult::Won,
+                    (true, false) => HedgeResult::Lost,
+                    (false, _) => HedgeResult::Failed,
+                },
+            );
             account.set_instance(&attempt.lease.endpoint().id);
             return Some(RaceEnd { attempt, result, now, both: Some(both) });
         };
         if is_answer {
             account.set_instance(&attempt.lease.endpoint().id);
-            call.cells().record_hedge(if is_second { HedgeResult::Won } else { HedgeResult::Lost });
+            call.cells()
+                .record_second(self.why, if is_second { HedgeResult::Won } else { HedgeResult::Lost });
             if call.settings.policy.hedge.is_some() {
                 // The other one took at least this long: without it, only the quick ones would be remembered.
                 call.cluster.latency.record(now - rest.bounds.begun, now.into_std());
@@ -484,7 +499,7 @@ impl<'r> Race<'r> {
         }
         // The app waits on for the other attempt, unless the endpoint of that one is stalled and a third endpoint may answer.
         if is_second && has_third(call, rest, &both[1], state) {
-            call.cells().record_hedge(HedgeResult::Failed);
+            call.cells().record_second(self.why, HedgeResult::Failed);
             return Some(RaceEnd { attempt, result, now, both: Some(both) });
         }
         account.set_instance(&rest.lease.endpoint().id);
@@ -501,18 +516,24 @@ impl<'r> Race<'r> {
         account: &mut RequestAccount<'_>,
     ) {
         let Some(first) = &self.first else { return };
-        if !first.lease.endpoint().is_stalled() || !self.retry.allows_race_when_stalled() {
+        let policy = &call.settings.policy;
+        if !first.lease.endpoint().is_stalled()
+            || !first.bounds.retry.allows_race_when_stalled(policy.hedge.is_some())
+        {
             return;
         }
         let now = Instant::now();
-        if call.cluster.budget.available(&call.settings.policy.retry.budget, now.into_std()) == 0 {
+        let answers = |one: &Arc<Endpoint>| !one.is_stalled() && one.succeeded_within(ANSWERED_WITHIN, now);
+        let Some(other) = self.find_other(call, app, state).filter(answers) else { return };
+        if call.cluster.budget.available(&policy.retry.budget, now.into_std()) == 0 {
+            // The request is looked at again, and may be sent when the budget allows it.
+            if !std::mem::replace(&mut self.is_budget_counted, true) {
+                call.cells().record_second(SecondAttempt::Stalled, HedgeResult::Budget);
+            }
             return;
         }
-        let answers = |one: &Arc<Endpoint>| !one.is_stalled() && one.succeeded_within(ANSWERED_WITHIN, now);
-        if let Some(other) = self.find_other(call, app, state).filter(answers) {
-            self.is_settled = true;
-            self.begin_second(other, call, app, account, now);
-        }
+        (self.is_settled, self.hedge_at) = (true, None);
+        self.begin_second(SecondAttempt::Stalled, other, call, app, account, now);
     }
 
     /// The endpoint of a second attempt, if one can be made: the body is read by one attempt only, until it is whole.
@@ -529,6 +550,7 @@ impl<'r> Race<'r> {
 
     fn begin_second(
         &mut self,
+        why: SecondAttempt,
         other: Arc<Endpoint>,
         call: &Call<'r>,
         app: &mut Downstream<'_>,
@@ -539,9 +561,10 @@ impl<'r> Race<'r> {
         let Some(lease) = Lease::begin(call.settings, other.clone(), true, now) else { return };
         // The budget comes last, so that only a second attempt that is made is paid for.
         if !call.cluster.budget.withdraw(&call.settings.policy.retry.budget, now.into_std()) {
-            call.cells().record_hedge(HedgeResult::Budget);
+            call.cells().record_second(why, HedgeResult::Budget);
             return;
         }
+        self.why = why;
         account.attempts += 1;
         account.set_instance(&other.id);
         lease.count_pick();

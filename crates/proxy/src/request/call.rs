@@ -154,6 +154,7 @@ impl<'r> Call<'r> {
     pub(crate) fn traits_of(head: &Head, changes: &HeadChanges) -> RequestTraits {
         RequestTraits {
             idempotent: changes.has_idempotency_key || retry::is_idempotent(head.method()),
+            safe: retry::is_safe(head.method()),
             allowed: changes.allows_retries,
         }
     }

@@ -36,6 +36,8 @@ struct CallStats {
     retry_budget: u64,
     requests: u64,
     retries: u64,
+    /// Requests that were sent to a second instance too, because the first one was stalled.
+    beside_stalled: u64,
     failures: u64,
     /// The version of the registry's answer that is in use.
     version: u64,
@@ -129,6 +131,7 @@ impl ServicesPage {
                 retry_budget: cluster.retry_budget,
                 requests: cluster.requests,
                 retries: cluster.retries,
+                beside_stalled: cluster.beside_stalled,
                 failures: cluster.failures,
                 version: cluster.version,
             }),
@@ -164,11 +167,12 @@ impl ServiceEntry {
             let _ = write!(out, " with {}", self.tags.join(", "));
         }
         if let Some(calls) = &self.calls {
-            let CallStats { balance, breaker, requests, retries, failures, .. } = calls;
-            let _ = write!(
-                out,
-                ": {balance}, breaker {breaker}, {requests} requests, {retries} retries, {failures} failures"
-            );
+            let CallStats { balance, breaker, requests, retries, beside_stalled, failures, .. } = calls;
+            let _ = write!(out, ": {balance}, breaker {breaker}, {requests} requests, {retries} retries");
+            if *beside_stalled > 0 {
+                let _ = write!(out, ", {beside_stalled} sent to a second instance (first one stalled)");
+            }
+            let _ = write!(out, ", {failures} failures");
         }
         out.push('\n');
         if let Some(watch) = &self.registry {

@@ -55,6 +55,7 @@ impl AdminBackend for TestBackend {
             retry_budget: 12,
             requests: 80,
             retries: 2,
+            beside_stalled: 1,
             failures: 0,
             endpoints: vec![
                 endpoint("dc1/n/orders-1", true),

@@ -11,15 +11,29 @@ use crate::{millis, origin};
 fn five_checks_without_a_response_are_a_stall_for_as_long_as_checks_go_on() {
     let now = origin();
     let stall = Stall::new(now);
-    (0..4).for_each(|_| stall.record_tick(now));
+    (0..4).for_each(|_| stall.record_tick(0, now));
     assert!(!stall.is_stalled(|| panic!("below the count the clock is not read")));
-    stall.record_tick(now + SECOND);
+    stall.record_tick(0, now + SECOND);
     assert!(stall.is_stalled(|| now + SECOND + millis(599)));
     assert!(!stall.is_stalled(|| now + SECOND + millis(600)));
-    stall.record_tick(now + 10 * SECOND);
+    stall.record_tick(0, now + 10 * SECOND);
     assert!(stall.is_stalled(|| now + 10 * SECOND));
     stall.record_response();
     assert!(!stall.is_stalled(|| now + 10 * SECOND));
+}
+
+#[test]
+fn a_request_that_waits_while_others_are_answered_is_no_evidence() {
+    let now = origin();
+    let stall = Stall::new(now);
+    let given = stall.responses();
+    stall.record_response();
+    (0..100).for_each(|_| stall.record_tick(given, now));
+    assert!(!stall.is_stalled(|| now));
+    // The requests that the endpoint got since then show that it has stopped.
+    let given = stall.responses();
+    (0..5).for_each(|_| stall.record_tick(given, now));
+    assert!(stall.is_stalled(|| now));
 }
 
 #[test]

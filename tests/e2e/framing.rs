@@ -259,6 +259,32 @@ async fn an_ambiguous_answer_is_refused() {
 }
 
 #[tokio::test]
+async fn an_instance_that_speaks_another_protocol_is_told_by_its_name() {
+    for (bytes, protocol) in [
+        (&b"\x15\x03\x01\x00\x02\x02\x46"[..], "TLS"),
+        (b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76", "TLS"),
+        (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64", "HTTP/2"),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "SSH"),
+        (b"220 mail.example ESMTP\r\n", "SMTP"),
+        (b"-ERR unknown command 'GET'\r\n", "Redis"),
+        // Without an end of line: known when the connection ends.
+        (b"AMQP\x00\x00\x09\x01", "AMQP"),
+    ] {
+        let instance = Instance::scripted("a", move |_| Answer::raw(bytes).then_close()).await;
+        let sidecar = Sidecar::orders("", &[&instance]).await;
+        for request in [
+            "GET / HTTP/1.1\r\nHost: orders\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 2\r\n\r\nhi",
+        ] {
+            let response = sidecar.exchange(request).await;
+            assert_eq!((response.status, response.reason()), (502, "bad_response"), "{response:?}");
+            let text = response.text();
+            assert!(text.contains("the instance speaks ") && text.contains(protocol), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn bytes_after_an_answer_are_not_used_as_the_next_answer() {
     let instance = Instance::scripted("a", |request| match request.nth_on_connection {
         0 => Answer::ok("first").then_write("HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npoisoned"),

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::transport::{
     channel::{Channel, LARGE, SMALL, Turn, take_fields, take_incoming},
+    foreign::foreign_protocol,
     upload::{BrokenUpload, Upload},
 };
 
@@ -320,18 +321,29 @@ impl Exchange {
                 match self.parser.parse(&mut channel.inbox, || take_incoming(spare)) {
                     Ok(Some(head)) => return Poll::Ready(self.accept_head(head)),
                     Ok(None) => {}
-                    Err(refusal) => return Poll::Ready(Err(ExchangeError::Invalid(refusal.detail))),
+                    Err(refusal) => {
+                        let detail = foreign_protocol(channel.inbox.data()).unwrap_or(refusal.detail);
+                        return Poll::Ready(Err(ExchangeError::Invalid(detail)));
+                    }
                 }
             }
             // The parser refuses a head before the inbox has grown to twice its limit.
             match ready!(channel.poll_fill(usize::MAX, was_sent, cx)) {
                 Ok(1..) => self.state.has_answered = true,
-                Ok(0) => return Poll::Ready(Err(ExchangeError::Closed("the connection ended".to_owned()))),
+                Ok(0) => return Poll::Ready(Err(self.closed("the connection ended".to_owned()))),
                 Err(error) if is_own_shortage(&error) => {
                     return Poll::Ready(Err(ExchangeError::OwnShortage(error.to_string())));
                 }
-                Err(error) => return Poll::Ready(Err(ExchangeError::Closed(error.to_string()))),
+                Err(error) => return Poll::Ready(Err(self.closed(error.to_string()))),
             }
+        }
+    }
+
+    /// The end of the connection within a head, or before it.
+    fn closed(&self, detail: String) -> ExchangeError {
+        match foreign_protocol(self.channel.inbox.data()) {
+            Some(foreign) => ExchangeError::Invalid(foreign),
+            None => ExchangeError::Closed(detail),
         }
     }
 

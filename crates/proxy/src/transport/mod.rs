@@ -2,6 +2,7 @@
 
 pub(crate) mod channel;
 pub(crate) mod exchange;
+pub(crate) mod foreign;
 pub(crate) mod pool;
 pub(crate) mod timer;
 pub(crate) mod tunnel;

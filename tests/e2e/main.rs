@@ -22,6 +22,7 @@ mod hedging;
 mod keepalive;
 mod lifecycle;
 mod limits;
+mod loops;
 mod lost_instance;
 mod outage;
 mod path_form;

@@ -53,7 +53,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
     }
     state_dir
     outbound {
-        listen x_forwarded via rewrite_cookie_path allow_origins
+        listen x_forwarded via loop_guard rewrite_cookie_path allow_origins
         limits { max_header_bytes max_headers head_timeout idle max_connections tunnel_idle }
     }
     defaults [POLICY]

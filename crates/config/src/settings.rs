@@ -165,6 +165,7 @@ impl SettingList {
         self.text("outbound.listen", &outbound.listen);
         self.text("outbound.x_forwarded", outbound.x_forwarded);
         self.text("outbound.via", outbound.via);
+        self.text("outbound.loop_guard", if outbound.loop_guard { "on" } else { "off" });
         self.text("outbound.rewrite_cookie_path", outbound.rewrite_cookie_path);
         self.list("outbound.allow_origins", &outbound.allow_origins);
         self.text("outbound.limits.max_header_bytes", format_size(limits.max_header_bytes));

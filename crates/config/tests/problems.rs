@@ -145,6 +145,10 @@ fn the_hint_for_a_value_that_cannot_be_parsed_has_an_example_or_the_range() {
         &["o.yaml:1:29 defaults.retry.stalled: \"maybe\" is neither on nor off; write on or off"],
     );
     check(
+        "outbound: {loop_guard: maybe}\n",
+        &["o.yaml:1:24 outbound.loop_guard: \"maybe\" is neither on nor off; write on or off"],
+    );
+    check(
         "outbound: {allow_origins: ['app.example']}\n",
         &[
             "o.yaml:1:28 outbound.allow_origins: \"app.example\" is not an origin; write https://app.example, http://localhost:3000, https://*.example, * or null",

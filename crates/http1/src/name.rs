@@ -53,6 +53,7 @@ names! {
     XForwardedProto = "x-forwarded-proto",
     XForwardedHost = "x-forwarded-host",
     XForwardedPrefix = "x-forwarded-prefix",
+    OutriggerVia = "x-outrigger-via",
     OutriggerRetry = "x-outrigger-retry",
     OutriggerTimeout = "x-outrigger-timeout",
     OutriggerError = "x-outrigger-error",
@@ -121,7 +122,8 @@ impl Name {
             (14, b'h', _) => Self::Http2Settings,
             (14, b's', _) => Self::SecFetchSite,
             (15, b'i', _) => Self::IdempotencyKey,
-            (15, b'x', _) => Self::XForwardedFor,
+            (15, b'x', b'a') => Self::OutriggerVia,
+            (15, b'x', b'r') => Self::XForwardedFor,
             (16, b'c', _) => Self::ContentEncoding,
             (16, b'p', _) => Self::ProxyConnection,
             (16, b'w', _) => Self::WwwAuthenticate,
@@ -175,6 +177,7 @@ impl Name {
                 | Self::ProxyConnection
                 | Self::ProxyAuthenticate
                 | Self::ProxyAuthorization
+                | Self::OutriggerVia
                 | Self::OutriggerRetry
                 | Self::OutriggerTimeout
                 | Self::OutriggerError

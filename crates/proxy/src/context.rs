@@ -33,6 +33,14 @@ use crate::{
 pub(crate) struct ProxyContext {
     pub(crate) clusters: Arc<ClusterManager>,
     pub(crate) metrics: Arc<Metrics>,
+    /// A random name, by which the proxy knows a request that it has carried before (`outbound.loop_guard`).
+    pub(crate) loop_id: Box<str>,
+}
+
+impl ProxyContext {
+    pub(crate) fn new(clusters: Arc<ClusterManager>, metrics: Arc<Metrics>) -> Self {
+        Self { clusters, metrics, loop_id: format!("{:016x}", fastrand::u64(..)).into() }
+    }
 }
 
 /// What the connections of one worker share.

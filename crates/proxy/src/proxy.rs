@@ -1,6 +1,7 @@
 //! The handle of a proxy: bind, start, reload, status, shut down.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Weak},
     time::Duration,
@@ -22,6 +23,7 @@ use tracing::info;
 use crate::{
     context::{DownstreamSettings, ProxyContext},
     listener::{
+        own::OwnListeners,
         set::{BoundListener, Listener, ListenerChange, ListenerPlan},
         worker::{Command, WorkerPool},
     },
@@ -75,6 +77,8 @@ pub struct Proxy {
     /// Sockets that no acceptor serves yet.
     bound: Mutex<Vec<BoundListener>>,
     listeners: Mutex<Vec<Arc<Listener>>>,
+    /// Where other servers of this process listen, by their name.
+    other_listeners: Mutex<BTreeMap<&'static str, Vec<SocketAddr>>>,
     /// What the connections of every listener follow.
     downstream: Arc<ArcSwap<DownstreamSettings>>,
     /// Each task ends the connections of a retired listener.
@@ -113,15 +117,36 @@ impl Proxy {
         let clusters =
             ClusterManager::new(config, discovery, families.clone(), control.clone(), threads.max(1));
         collector::register(metrics, &clusters)?;
-        let context = Arc::new(ProxyContext { clusters: clusters.clone(), metrics: families });
+        let context = Arc::new(ProxyContext::new(clusters.clone(), families));
         let workers = WorkerPool::start(threads, &context).map_err(StartError::Worker)?;
         let sweep = control.spawn(clusters.sweep());
-        let (bound, listeners, retirements) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let downstream = Arc::new(ArcSwap::from_pointee(DownstreamSettings::new(config)));
-        let proxy = Self { context, workers, bound, listeners, downstream, retirements, control, sweep };
+        let proxy = Self {
+            context,
+            workers,
+            bound: Mutex::default(),
+            listeners: Mutex::default(),
+            other_listeners: Mutex::default(),
+            downstream: Arc::new(ArcSwap::from_pointee(DownstreamSettings::new(config))),
+            retirements: Mutex::default(),
+            control,
+            sweep,
+        };
         let opened = proxy.replace_listeners(plan, config);
         proxy.bound.lock().extend(opened);
         Ok(proxy)
+    }
+
+    /// Sets the addresses on which another server of this process, `name`, listens. As the proxy's own, they are no
+    /// instances of a service.
+    pub fn set_other_listeners(&self, name: &'static str, addrs: Vec<SocketAddr>) {
+        self.other_listeners.lock().insert(name, addrs);
+        self.publish_own_listeners();
+    }
+
+    fn publish_own_listeners(&self) {
+        let mut own: Vec<_> = self.listeners.lock().iter().map(|listener| listener.addr).collect();
+        own.extend(self.other_listeners.lock().values().flatten());
+        self.context.clusters.set_own_listeners(OwnListeners::from_iter(own));
     }
 
     /// The addresses of the listeners where each request names its service.
@@ -189,6 +214,7 @@ impl Proxy {
         let ListenerChange { listeners, opened, retired } =
             plan.apply(config, &before, &self.downstream, declared, token);
         *self.listeners.lock() = listeners;
+        self.publish_own_listeners();
         let mut retirements = self.retirements.lock();
         while retirements.try_join_next().is_some() {}
         for state in retired {

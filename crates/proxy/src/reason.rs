@@ -59,6 +59,8 @@ reasons! {
     ForbiddenOrigin: 403, "forbidden_origin", "Browser requests from other origins are refused";
     /// The Host is the sidecar's own address, and the path names no service.
     NoRoute: 404, "no_route", "The path names no service";
+    /// The request has passed through this sidecar before.
+    LoopDetected: 508, "loop_detected", "The request came back to this sidecar";
     /// The registry answered that no instance has this name.
     UnknownService: 404, "unknown_service", "The registry knows no instance of this service";
     /// The registry has not answered for this name yet.
@@ -122,6 +124,7 @@ impl Reason {
             503 => "Service Unavailable",
             504 => "Gateway Timeout",
             505 => "HTTP Version Not Supported",
+            508 => "Loop Detected",
             _ => "Error",
         }
     }

@@ -175,6 +175,9 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
                     (!all.is_empty()).then(|| all.join("; "))
                 }
                 (Err(unusable), None) => Some(unusable.to_string()),
+                (Ok(_), None) if view.own.contains(&instance.id) => {
+                    Some("this sidecar: it listens on that address, and does not call itself".to_owned())
+                }
                 (Ok(_), None) if !cluster.matches(instance) => Some("lacks a tag that is asked for".to_owned()),
                 (Ok(_), None) if instance.weight() > 0 => Some("joins".to_owned()),
                 (Ok(_), None) => Some(format!("{} in the registry", instance.status.label())),

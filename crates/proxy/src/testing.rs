@@ -44,7 +44,7 @@ impl StreamProxy {
     pub fn new(config: &config::Config, discovery: Arc<Discovery>) -> Result<Self, StartError> {
         let metrics = Metrics::new(1)?;
         let clusters = ClusterManager::new(config, discovery, metrics.clone(), Handle::current(), 1);
-        let context = Arc::new(ProxyContext { clusters, metrics });
+        let context = Arc::new(ProxyContext::new(clusters, metrics));
         let settings = Arc::new(ArcSwap::from_pointee(DownstreamSettings::new(config)));
         let listener = ListenerState::new(ListenerKind::ByName, settings, CancellationToken::new());
         Ok(Self {

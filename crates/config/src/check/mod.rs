@@ -29,7 +29,9 @@ use crate::{
     names,
     raw::Node,
     renamed::RenamedKeys,
-    units::{DAY, HOUR, KIB, MIB, MINUTE, MS, SECOND, duration_in, integer, one_of, size_in, switch},
+    units::{
+        DAY, HOUR, KIB, MIB, MINUTE, MS, SECOND, duration_in, integer, on_or_off, one_of, size_in, switch,
+    },
 };
 
 /// The result; `config` is valid only when `problems` is empty.
@@ -113,6 +115,7 @@ fn read_outbound(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outbound) {
     r.set(s, "listen", &mut out.listen, address::listen_address);
     r.set(s, "x_forwarded", &mut out.x_forwarded, switch);
     r.set(s, "via", &mut out.via, switch);
+    r.set(s, "loop_guard", &mut out.loop_guard, on_or_off);
     r.set(s, "rewrite_cookie_path", &mut out.rewrite_cookie_path, switch);
     r.set_list(s, "allow_origins", &mut out.allow_origins, address::allowed_origin);
     if let Some(origin) = out.allow_origins.iter().find(|origin| origin.allows_any_page()) {

@@ -53,6 +53,9 @@ pub struct Outbound {
     pub x_forwarded: bool,
     /// Add `Via`. Default false.
     pub via: bool,
+    /// Add `x-outrigger-via` with a random id of this process, and end a request that has it already with 508. Default
+    /// off.
+    pub loop_guard: bool,
     /// In the path form (`/svc/NAME/…`), `Path` of an instance's cookies gets the prefix in front. Default true; false: the
     /// cookies are passed on as they are.
     pub rewrite_cookie_path: bool,
@@ -68,6 +71,7 @@ impl Default for Outbound {
             listen: Listen::localhost(7070),
             x_forwarded: false,
             via: false,
+            loop_guard: false,
             rewrite_cookie_path: true,
             allow_origins: Vec::new(),
             limits: Limits::default(),

@@ -40,6 +40,12 @@ impl Components {
         })
     }
 
+    /// Tells the proxy where the server for metrics listens, which is no instance of a service.
+    pub(super) fn set_metrics_listeners(&self, server: Option<&AdminServer>) {
+        let addrs = server.map(|server| server.addrs.clone()).unwrap_or_default();
+        self.proxy.set_other_listeners("metrics", addrs);
+    }
+
     /// One reload: first every step that can fail, then every step that cannot.
     pub(super) async fn reload(
         self: Arc<Self>,
@@ -85,6 +91,7 @@ impl Components {
         );
         if moves {
             let server = bound.map(|bound| AdminServer::start(bound, admin::metrics_router(state)));
+            self.set_metrics_listeners(server.as_ref());
             let before = std::mem::replace(&mut *metrics_server.lock(), server);
             if let Some(server) = before {
                 server.stop().await;

@@ -139,8 +139,10 @@ impl App {
         };
         let metrics_server =
             metrics_listeners.map(|bound| AdminServer::start(bound, admin::metrics_router(state.clone())));
-        let metrics_server = Arc::new(Mutex::new(metrics_server));
         let admin = AdminServer::start(admin, admin::admin_router(state.clone(), allowed_hosts));
+        components.proxy.set_other_listeners("admin", admin.addrs.clone());
+        components.set_metrics_listeners(metrics_server.as_ref());
+        let metrics_server = Arc::new(Mutex::new(metrics_server));
         let reloads = {
             let (components, metrics_server) = (components.clone(), metrics_server.clone());
             reload_worker

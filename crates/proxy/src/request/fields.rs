@@ -197,6 +197,11 @@ impl HeadChanges {
         self.add.extend_from_slice(format!("Via: 1.{minor} outrigger\r\n").as_bytes());
     }
 
+    /// Adds this sidecar to `x-outrigger-via`, behind what is there.
+    pub(crate) fn add_loop_id(&mut self, id: &str) {
+        self.add.extend_from_slice(format!("x-outrigger-via: {id}\r\n").as_bytes());
+    }
+
     /// Whether a 101 is the one that was asked for.
     pub(crate) fn accepts_upgrade(&self, request: &Head, response: &Head) -> bool {
         self.upgrades
@@ -205,6 +210,11 @@ impl HeadChanges {
                 list_members(got).next().is_some() && list_members(got).all(is_asked)
             })
     }
+}
+
+/// Whether the request has passed through the sidecar with this id before.
+pub(crate) fn has_passed(head: &Head, id: &str) -> bool {
+    head.values(Name::OutriggerVia).any(|value| list_members(value).any(|member| member == id.as_bytes()))
 }
 
 /// Keeps the fields of a response that tell the app which protocol to use: "use another protocol" says nothing without it

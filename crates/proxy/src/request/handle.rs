@@ -28,7 +28,7 @@ use crate::{
         attempt::EndedAttempt,
         attempts::{AttemptsEnd, make_attempts},
         call::{Call, Response},
-        fields::{ClientDeadline, RequestFacts, keep_upgrade, read_request},
+        fields::{ClientDeadline, RequestFacts, has_passed, keep_upgrade, read_request},
         route::{self, Destination},
     },
     transport::{
@@ -131,6 +131,9 @@ impl Downstream<'_> {
             if outbound.via {
                 facts.changes.add_via(head);
             }
+            if outbound.loop_guard {
+                facts.changes.add_loop_id(&self.info.worker.context.loop_id);
+            }
             let mut call = Call {
                 cluster,
                 settings,
@@ -171,6 +174,11 @@ impl Downstream<'_> {
         facts: &mut RequestFacts,
         accepted: Instant,
     ) -> Result<Option<Arc<Cluster>>, Refusal> {
+        if self.settings.outbound.loop_guard && has_passed(head, &self.info.worker.context.loop_id) {
+            let detail = "this sidecar has carried the request before: an instance on its way is a sidecar that \
+                          sends it back; look for registrations with the address of a sidecar";
+            return Err(Refusal::new(Reason::LoopDetected, detail));
+        }
         let name = match route::find(self.info, self.settings, head, facts)? {
             Destination::Cluster(cluster) => return Ok(Some(cluster)),
             Destination::Service(name) => name,

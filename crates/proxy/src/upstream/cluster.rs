@@ -18,7 +18,7 @@ use outrigger_policy::{
     circuit_breaker::{BreakerState, Permit},
     outlier_detection::{Report, stall::PeakLatency},
 };
-use outrigger_registry::{Instance, Query};
+use outrigger_registry::{Instance, InstanceId, Query};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -121,6 +121,8 @@ pub(crate) struct View {
     pub(crate) endpoints: Box<[Arc<Endpoint>]>,
     /// Endpoints that are not usable now: they keep their load and series, and their idle connections age.
     pub(crate) not_serving: Box<[Arc<Endpoint>]>,
+    /// Instances at addresses that this sidecar listens on: without an endpoint, because it would call itself.
+    pub(crate) own: Vec<InstanceId>,
     pub(crate) balancer: LoadBalancer,
     pub(crate) settings: Arc<ClusterSettings>,
     /// The snapshot that the View shows.
@@ -186,6 +188,7 @@ impl Cluster {
             view: ArcSwap::from_pointee(View {
                 endpoints: Box::default(),
                 not_serving: Box::default(),
+                own: Vec::new(),
                 balancer: LoadBalancer::new(policy.balance, &[]),
                 settings: Arc::new(settings),
                 snapshot: Arc::default(),
@@ -383,6 +386,9 @@ impl Cluster {
         }
         if counts.unusable > 0 {
             known.push_str(&format!(", {} without a usable address", counts.unusable));
+        }
+        if !view.own.is_empty() {
+            known.push_str(&format!(", {} at an address of this sidecar", view.own.len()));
         }
         if !self.key.tags.is_empty() {
             let tagged = view.snapshot.instances.iter().filter(|one| self.matches(one)).count();

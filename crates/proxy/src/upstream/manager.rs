@@ -14,7 +14,7 @@ use outrigger_registry::InstanceId;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, timeout},
 };
@@ -22,6 +22,7 @@ use tracing::debug;
 
 use crate::{
     host::ServiceName,
+    listener::own::OwnListeners,
     metrics::Metrics,
     reason::{Reason, Refusal},
     upstream::{
@@ -82,6 +83,8 @@ pub(crate) struct ClusterManager {
     control: Handle,
     workers: usize,
     settings: ArcSwap<ManagerSettings>,
+    /// Where this sidecar listens: no cluster has an endpoint there.
+    own_listeners: watch::Sender<OwnListeners>,
 }
 
 /// The settings until the next reload.
@@ -166,12 +169,22 @@ impl ClusterManager {
             control,
             workers,
             settings: ArcSwap::from_pointee(ManagerSettings::new(config)),
+            own_listeners: watch::Sender::default(),
         });
         let mut table = manager.table.lock();
         manager.open_declared(&mut table);
         manager.publish_names(&table);
         drop(table);
         manager
+    }
+
+    /// Sets where this sidecar listens. Each cluster drops the endpoints at these addresses soon.
+    pub(crate) fn set_own_listeners(&self, own: OwnListeners) {
+        self.own_listeners.send_if_modified(|before| {
+            let is_changed = *before != own;
+            *before = own;
+            is_changed
+        });
     }
 
     /// Applies other settings. Clusters that stay keep their connections and their state, new ones are
@@ -313,7 +326,8 @@ impl ClusterManager {
         let settings = ClusterSettings::new(self.settings.load().policy_for(&key).clone(), series);
         let cluster = Arc::new(Cluster::new(key.clone(), declared, settings, cluster_follower));
         let (updates, update_queue) = mpsc::unbounded_channel();
-        let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers);
+        let own_listeners = self.own_listeners.subscribe();
+        let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers, own_listeners);
         let probes = probe::run(cluster.clone());
         let task = self.control.spawn(async move {
             tokio::join!(reconciler.run(task_follower, update_queue), probes);

@@ -11,12 +11,13 @@ use outrigger_discovery::{Follower, Snapshot};
 use outrigger_policy::LoadBalancer;
 use outrigger_registry::InstanceId;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
+    listener::own::OwnListeners,
     metrics::Metrics,
     upstream::{
         cluster::{Cluster, ClusterSettings, View, watch_reason},
@@ -39,14 +40,22 @@ pub(crate) struct Reconciler {
     cluster: Arc<Cluster>,
     metrics: Arc<Metrics>,
     workers: usize,
+    /// Where this sidecar listens.
+    own_listeners: watch::Receiver<OwnListeners>,
     /// The endpoints of the current View, sorted by identity as the instances of a snapshot are.
     known: Vec<Arc<Endpoint>>,
     retired_views: RetiredViews<View>,
 }
 
 impl Reconciler {
-    pub(crate) fn new(cluster: Arc<Cluster>, metrics: Arc<Metrics>, workers: usize) -> Self {
-        Self { cluster, metrics, workers, known: Vec::new(), retired_views: RetiredViews::default() }
+    pub(crate) fn new(
+        cluster: Arc<Cluster>,
+        metrics: Arc<Metrics>,
+        workers: usize,
+        own_listeners: watch::Receiver<OwnListeners>,
+    ) -> Self {
+        let (known, retired_views) = (Vec::new(), RetiredViews::default());
+        Self { cluster, metrics, workers, own_listeners, known, retired_views }
     }
 
     /// Follows the service until the cluster manager aborts the task.
@@ -65,6 +74,10 @@ impl Reconciler {
                     self.apply_settings(policy);
                     // The receiver may have been dropped.
                     let _ = applied.send(());
+                }
+                Ok(()) = self.own_listeners.changed() => {
+                    let view = self.cluster.view.load_full();
+                    self.rebuild_view(view.snapshot.clone(), view.settings.clone());
                 }
                 () = async { sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {
                     self.retired_views.drop_unused(Instant::now());
@@ -108,8 +121,14 @@ impl Reconciler {
         let mut endpoints = Vec::new();
         let mut not_serving = Vec::new();
         let mut weights = Vec::new();
+        let mut own = Vec::new();
+        let own_listeners = self.own_listeners.borrow_and_update().clone();
         for instance in snapshot.instances.iter().filter(|one| self.cluster.matches(one)) {
             let Ok(addr) = instance.addr else { continue };
+            if own_listeners.are_reached_at(addr) {
+                own.push(instance.id.clone());
+                continue;
+            }
             let endpoint = match take_known(&mut before, &instance.id, &mut left) {
                 Some(old) if old.addr == addr && old.create_index == instance.create_index => old,
                 other => {
@@ -138,10 +157,16 @@ impl Reconciler {
         // Before the swap, so that the detector knows every endpoint that a pick may take.
         self.cluster.ejector.set_members(settings.policy.outlier.as_ref(), members);
         let usable = endpoints.len();
+        if !own.is_empty() && own != self.cluster.view.load().own {
+            let (service, instances) =
+                (&self.cluster.label, own.iter().map(|id| &*id.id).collect::<Vec<_>>());
+            warn!(%service, ?instances, "the registry lists addresses that this sidecar listens on: they are not called");
+        }
         let view = View {
             balancer: LoadBalancer::new(settings.policy.balance, &weights),
             endpoints: endpoints.into(),
             not_serving: not_serving.into(),
+            own,
             settings,
             snapshot,
         };

@@ -26,7 +26,8 @@ async fn a_service_that_changes_all_the_time_piles_up_no_views() {
     let cluster =
         Arc::new(Cluster::new(ClusterKey::new("orders", None, &[]), false, cluster_settings, follow()));
     let (_updates, update_queue) = mpsc::unbounded_channel();
-    tokio::spawn(Reconciler::new(cluster.clone(), metrics, 1).run(follow(), update_queue));
+    let own_listeners = watch::Sender::default().subscribe();
+    tokio::spawn(Reconciler::new(cluster.clone(), metrics, 1, own_listeners).run(follow(), update_queue));
 
     let mut views: Vec<Weak<View>> = Vec::new();
     for n in 0..100 {

@@ -135,6 +135,11 @@ async fn dial(socket: io::Result<TcpSocket>, addr: SocketAddr) -> Result<TcpStre
         Err(error) => Err(error),
     };
     let stream = connected.map_err(|source| Failed { stage: DialStage::Connect, source })?;
+    if is_own_peer(&stream) {
+        // Reset, because a port in the state TIME-WAIT would be kept from the program that it belongs to.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        return Err(Failed { stage: DialStage::Connect, source: Errno::CONNREFUSED.into() });
+    }
     configure(&stream).map_err(|source| Failed { stage: DialStage::Configure, source })?;
     Ok(stream)
 }
@@ -145,6 +150,12 @@ fn open(addr: SocketAddr, may_use_held_back: bool) -> io::Result<TcpSocket> {
         return Err(Errno::MFILE.into());
     }
     Ok(socket)
+}
+
+/// Whether the socket is connected to itself. That happens on this machine where nothing listens on the peer's port and the system
+/// gives the same port to the socket: two sides that connect to each other at the same time (RFC 9293 §3.5) are here one.
+fn is_own_peer(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
 }
 
 fn configure(stream: &TcpStream) -> io::Result<()> {
@@ -173,6 +184,16 @@ mod tests {
             (DialStage::Connect, io::ErrorKind::ConnectionRefused)
         );
         assert_eq!(error.to_string(), format!("connect to {free}"));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_connected_to_itself_is_recognised() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let own = socket.local_addr().unwrap();
+        assert!(is_own_peer(&socket.connect(own).await.unwrap()));
+        let bound = crate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        assert!(!is_own_peer(&connect(bound.addr, LONG).await.unwrap()));
     }
 
     #[tokio::test]

@@ -53,6 +53,9 @@ pub(crate) struct Downstream<'r> {
     pub(crate) channel: &'r mut Channel,
     pub(crate) timer: &'r mut LazyTimer,
     pub(crate) upload: Upload,
+    /// The time after the request's last wait, or that of its head: the one clock for what follows without a wait. A time from
+    /// before a wait would take a connection for younger than it is, and count for a window that is over.
+    pub(crate) now: Instant,
     /// The app wants the connection closed after the response, or the listener was retired before the request.
     is_last: bool,
     /// The app speaks HTTP/1.0.
@@ -62,7 +65,7 @@ pub(crate) struct Downstream<'r> {
 }
 
 impl<'r> Downstream<'r> {
-    /// The side of the request that `head` begins.
+    /// The side of the request that `head` begins; `now`: when the head was accepted.
     pub(crate) fn new(
         info: &'r ConnectionInfo,
         settings: &'r DownstreamSettings,
@@ -70,6 +73,7 @@ impl<'r> Downstream<'r> {
         timer: &'r mut LazyTimer,
         head: &Head,
         upload: Upload,
+        now: Instant,
     ) -> Self {
         Self {
             info,
@@ -77,13 +81,14 @@ impl<'r> Downstream<'r> {
             channel,
             timer,
             upload,
+            now,
             is_last: head.wants_close() || info.listener.is_retired(),
             is_http10: head.minor() == 0,
             is_head: head.method() == b"HEAD",
         }
     }
 
-    /// Waits for `future`, and for the end of the app's connection. `None`: the app is gone.
+    /// Waits for `future`, and for the end of the app's connection. `None`: the app is gone. Sets [`Downstream::now`].
     pub(crate) async fn unless_gone<F: Future>(&mut self, future: F) -> Option<F::Output> {
         // Boxed: few requests wait, and every request would carry the room.
         let mut future = Box::pin(future);
@@ -98,15 +103,19 @@ impl<'r> Downstream<'r> {
             }
         })
         .await;
-        if let Some(ended) = ended {
-            return ended;
-        }
-        let mut closed = Box::pin(self.channel.stream.read_closed());
-        poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => closed.as_mut().poll(cx).map(|()| None),
-        })
-        .await
+        let output = match ended {
+            Some(output) => output,
+            None => {
+                let mut closed = Box::pin(self.channel.stream.read_closed());
+                poll_fn(|cx| match future.as_mut().poll(cx) {
+                    Poll::Ready(output) => Poll::Ready(Some(output)),
+                    Poll::Pending => closed.as_mut().poll(cx).map(|()| None),
+                })
+                .await
+            }
+        };
+        self.now = Instant::now();
+        output
     }
 
     /// Ready: the app has closed its side or broken the connection. Reads ahead up to the bound of the inbox; then the end of the
@@ -122,6 +131,7 @@ impl<'r> Downstream<'r> {
         }
         if self.channel.inbox.len() != before && !self.upload.is_ended() {
             // A part of a body that an exchange may be waiting for.
+            self.upload.note_arrival(Instant::now());
             cx.waker().wake_by_ref();
         }
         let is_gone = self.has_read_ahead() && self.channel.stream.is_read_closed();

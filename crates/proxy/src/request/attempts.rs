@@ -63,20 +63,15 @@ pub(crate) async fn make_attempts<'r>(
     app: &mut Downstream<'_>,
     account: &mut RequestAccount<'_>,
 ) -> AttemptsEnd {
-    // The time of an attempt begins with the attempt. Where nothing was waited for since the head, that is the head's time, and
-    // the clock is not read again.
-    let has_waited = account.slot.is_some() || call.settings.policy.per_try_timeout.is_some();
-    let begun = if has_waited { Instant::now() } else { account.started };
     let mut attempts = Attempts {
         call,
         state: AttemptState::default(),
         retries: 0,
         retry: eligibility(call, app, 0),
-        begun,
         pushed_before: false,
         before: None,
     };
-    if call.deadline.cap().is_some_and(|ends| Instant::now() >= ends.into()) {
+    if call.deadline.cap().is_some_and(|ends| app.now >= ends.into()) {
         let detail = format!("{}: the deadline had passed, nothing was sent", call.cluster.label);
         let refusal = Refusal::new(Reason::DeadlineExceeded, detail);
         return AttemptsEnd::Refused { refusal, verdict: Verdict::Ignore };
@@ -97,7 +92,6 @@ pub(crate) async fn make_attempts<'r>(
         if !pause.is_zero() && app.unless_gone(sleep(pause)).await.is_none() {
             return AttemptsEnd::Gone { verdict: Verdict::Ignore };
         }
-        attempts.begun = Instant::now();
     }
 }
 
@@ -109,8 +103,6 @@ struct Attempts<'c, 'r> {
     retries: u32,
     /// What may follow the attempt that is under way, or the next one.
     retry: RetryEligibility<'r>,
-    /// When the next attempt begins.
-    begun: Instant,
     /// An instance asked for a pause before.
     pushed_before: bool,
     /// The last attempt, which answers the app when no other one can be made.
@@ -124,7 +116,8 @@ impl<'r> Attempts<'_, 'r> {
         app: &mut Downstream<'_>,
         account: &mut RequestAccount<'_>,
     ) -> Result<Race<'r>, AttemptsEnd> {
-        let (call, begun) = (self.call, self.begun);
+        // Where nothing was waited for since the head, that is the head's time, and the clock is not read again.
+        let (call, begun) = (self.call, app.now);
         let retry = self.retry;
         let retryable = retry.allows_retry();
         // Endpoints on probation that other requests decide: passed over, not tried.
@@ -164,12 +157,13 @@ impl<'r> Attempts<'_, 'r> {
     fn decide(
         &mut self,
         ended: Option<RaceEnd>,
-        app: &Downstream<'_>,
+        app: &mut Downstream<'_>,
         account: &mut RequestAccount<'_>,
     ) -> Result<Duration, AttemptsEnd> {
         let Some(RaceEnd { attempt, result, now, both }) = ended else {
             return Err(AttemptsEnd::Gone { verdict: Verdict::Ignore });
         };
+        app.now = now;
         let (first, second) = match both {
             Some([first, second]) => (first, Some(second)),
             None => (attempt.lease.endpoint().clone(), None),

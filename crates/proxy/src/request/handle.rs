@@ -72,7 +72,7 @@ pub(crate) fn handle(
             Err(_) => (Framing::None, false),
         };
         let upload = Upload::new(&head, framing, expects, accepted);
-        let mut app = Downstream::new(info, settings, channel, timer, &head, upload);
+        let mut app = Downstream::new(info, settings, channel, timer, &head, upload, accepted);
         let after = match &mut facts {
             Err(refusal) => app.refuse(refusal, &mut account).await,
             Ok(facts) if facts.ends_here => app.end_forwarding(&mut account).await,
@@ -101,7 +101,7 @@ impl Downstream<'_> {
                 return Ok(AfterRequest::Close);
             };
             let accepted = account.started;
-            cluster.mark_used(accepted);
+            cluster.mark_used(self.now);
             let settings = cluster.view.load().settings.clone();
             let RoutedService { cluster, settings } = &*service.insert(RoutedService { cluster, settings });
             account.set_service(settings.cells(self.info.worker.index), &cluster.label);
@@ -111,7 +111,7 @@ impl Downstream<'_> {
             let policy = &settings.policy;
             let permit = cluster
                 .breaker
-                .admit(policy.circuit_breaker.as_ref(), accepted.into_std())
+                .admit(policy.circuit_breaker.as_ref(), self.now.into_std())
                 .map_err(|open| refuse_open(cluster, open.retry_after))?;
             let limit = policy.deadline.map(|limit| add_saturating(accepted.into_std(), limit));
             let cap = client_ends(facts.deadline, accepted);
@@ -122,7 +122,7 @@ impl Downstream<'_> {
                     None => return Ok(AfterRequest::Close),
                 }
             }
-            cluster.budget.deposit(&policy.retry.budget, account.started.into_std());
+            cluster.budget.deposit(&policy.retry.budget, self.now.into_std());
             self.upload.keep_up_to(policy.retry.max_body);
             let outbound = &self.settings.outbound;
             if outbound.x_forwarded {

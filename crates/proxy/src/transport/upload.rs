@@ -160,6 +160,11 @@ impl Upload {
         self.last_byte
     }
 
+    /// Notes that bytes of the body were read from the app into its inbox, by another reader than [`Upload::poll_read`].
+    pub(crate) fn note_arrival(&mut self, now: Instant) {
+        self.last_byte = now;
+    }
+
     /// Since when the body is not read because the app waits for a 100.
     pub(crate) fn held_since(&self) -> Option<Instant> {
         match self.expectation {

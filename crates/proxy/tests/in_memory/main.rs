@@ -8,3 +8,4 @@ mod fairness;
 mod interim;
 mod path;
 mod phases;
+mod waits;

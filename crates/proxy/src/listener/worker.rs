@@ -49,6 +49,10 @@ const MAX_REJECTIONS_UNDER_WAY: usize = 64;
 /// Connections that are accepted before those that are open get their turn.
 const ACCEPTS_PER_TURN: usize = 32;
 
+/// What the message of a process that a panic ends says.
+const WORKER: &str = "a worker";
+const ACCEPTOR: &str = "the acceptor of a listener";
+
 /// A command to a worker.
 pub(crate) enum Command {
     /// Accept on this socket, and give the connections to the workers.
@@ -57,6 +61,9 @@ pub(crate) enum Command {
     Serve(AcceptedConnection),
     /// Wake every connection: one of their drain signals is given.
     Wake,
+    /// Panic, in the loop or in the task of a connection.
+    #[cfg(test)]
+    Panic { in_loop: bool },
 }
 
 /// A worker, as the acceptors see it.
@@ -137,12 +144,12 @@ impl WorkerPool {
             });
             let task = WorkerTask { own, workers: workers.clone(), commands, kill: kill.clone() };
             handles.push(if threads == 0 {
-                WorkerHandle::Task(tokio::spawn(task.run()))
+                WorkerHandle::Task(tokio::spawn(end_on_panic(WORKER, task.run())))
             } else {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 let name = format!("worker-{}", worker.index);
                 let body = move || {
-                    let _guard = EndOnPanic("a worker");
+                    let _guard = EndOnPanic(WORKER);
                     runtime.block_on(task.run());
                 };
                 WorkerHandle::Thread(std::thread::Builder::new().name(name).spawn(body)?)
@@ -224,10 +231,21 @@ impl WorkerTask {
                 let open = move || open_connections(&counted);
                 let assign = move |accepted| assign_to_worker(&workers, &own, accepted);
                 let acceptor = run_acceptor(bound, self.own.shared.clone(), open, assign);
-                acceptors.spawn(end_on_panic("the acceptor of a listener", acceptor));
+                acceptors.spawn(end_on_panic(ACCEPTOR, acceptor));
             }
             Command::Serve(accepted) => self.own.serve(accepted),
             Command::Wake => self.own.shared.table.wake_all(),
+            #[cfg(test)]
+            Command::Panic { in_loop: true } => panic!("a fault of the loop"),
+            #[cfg(test)]
+            Command::Panic { in_loop: false } => {
+                self.own.worker.connections.fetch_add(1, Relaxed);
+                let guard = ConnectionGuard(self.own.clone());
+                self.own.spawn(async move {
+                    let _guard = guard;
+                    panic!("a fault of a connection")
+                });
+            }
         }
     }
 }
@@ -311,7 +329,12 @@ async fn run_acceptor(
                 Ok(queue) => queue,
                 Err(error) => return warn!(%error, "a listening socket left its reactor"),
             },
-            Some(_) = rejections.join_next() => continue,
+            Some(ended) = rejections.join_next() => {
+                if ended.is_err_and(|error| error.is_panic()) {
+                    worker.cells().record_refusal(Reason::Internal);
+                }
+                continue;
+            }
             () = listener.stop_accepting.cancelled() => break,
         };
         let mut left = ACCEPTS_PER_TURN;
@@ -449,28 +472,63 @@ async fn end_on_panic<F: Future>(what: &'static str, future: F) -> F::Output {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::metrics::Metrics;
+    use std::{
+        io::{Read as _, Write as _},
+        net::{Ipv4Addr, Shutdown},
+    };
 
-    /// Set in the process that this test starts: itself once more.
+    use arc_swap::ArcSwap;
+    use outrigger_config::Config;
+    use outrigger_discovery::Discovery;
+    use outrigger_registry::testing::ScriptedRegistry;
+
+    use super::*;
+    use crate::{
+        context::{DownstreamSettings, ListenerKind},
+        metrics::Metrics,
+        upstream::manager::ClusterManager,
+    };
+
+    /// Set in the process that a test starts, which is the test itself once more: where it is to panic.
     const IN_CHILD: &str = "OUTRIGGER_TEST_PANIC";
 
-    #[tokio::test]
+    /// A worker on a thread of its own, and what it shares with others.
+    async fn start_worker() -> (WorkerPool, Arc<ProxyContext>) {
+        let (registry, _listed) = ScriptedRegistry::listing();
+        let (config, control) = (Config::default(), tokio::runtime::Handle::current());
+        let discovery =
+            Discovery::new(registry, config.discovery, control.clone(), &prometheus::Registry::new());
+        let metrics = Metrics::new(1).unwrap();
+        let clusters = ClusterManager::new(&config, discovery.unwrap(), metrics.clone(), control, 1);
+        let context = Arc::new(ProxyContext::new(clusters, metrics));
+        (WorkerPool::start(1, &context).unwrap(), context)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_panic_in_a_worker_or_in_accept_ends_the_process_with_a_message() {
-        if std::env::var_os(IN_CHILD).is_some() {
-            let fault = async { panic!("a fault of the sidecar") };
-            let task = tokio::spawn(end_on_panic("the acceptor of a listener", fault));
-            let _ = task.await;
-            // Reached only when the process goes on.
-            return;
-        }
         let name =
             "listener::worker::tests::a_panic_in_a_worker_or_in_accept_ends_the_process_with_a_message";
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-        let ended = child.args(["--exact", name, "--nocapture"]).env(IN_CHILD, "1").output().unwrap();
-        assert!(!ended.status.success());
-        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert!(said.contains("the acceptor of a listener panicked: the process ends"), "{said}");
+        match std::env::var(IN_CHILD).ok().as_deref() {
+            Some(ACCEPTOR) => {
+                let task = tokio::spawn(end_on_panic(ACCEPTOR, async { panic!("a fault of the sidecar") }));
+                // Returns only when the process goes on.
+                return drop(task.await);
+            }
+            Some(_) => {
+                let (pool, _context) = start_worker().await;
+                pool.workers[0].send(Command::Panic { in_loop: true });
+                return pool.stop(Duration::from_secs(20)).await;
+            }
+            None => {}
+        }
+        for what in [WORKER, ACCEPTOR] {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", name, "--nocapture"]).env(IN_CHILD, what);
+            let ended = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
+            assert!(!ended.status.success(), "{what}: the process goes on");
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            assert!(said.contains(&format!("{what} panicked: the process ends")), "{said}");
+        }
     }
 
     /// A runtime that a panic drops is a test's; a process that ended here would not say which test has failed.
@@ -479,7 +537,7 @@ mod tests {
         let thread = std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
-                tokio::spawn(end_on_panic("the acceptor of a listener", std::future::pending::<()>()));
+                tokio::spawn(end_on_panic(ACCEPTOR, std::future::pending::<()>()));
                 tokio::task::yield_now().await;
                 panic!("a fault of a test");
             });
@@ -487,34 +545,44 @@ mod tests {
         assert!(thread.join().is_err());
     }
 
-    struct Guard(Arc<Metrics>, Arc<AtomicUsize>);
-
-    impl Drop for Guard {
-        fn drop(&mut self) {
-            count_end(&self.1, self.0.workers.at(0));
+    async fn wait_until(is_so: impl Fn() -> bool) {
+        let due = Instant::now() + Duration::from_secs(20);
+        while !is_so() {
+            assert!(Instant::now() < due, "not in time");
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    #[tokio::test]
+    /// A connection to the worker, from which the app's end has sent a request for nothing.
+    fn accepted_connection() -> (std::net::TcpStream, AcceptedConnection) {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listener_addr = listener.local_addr().unwrap();
+        let mut app = std::net::TcpStream::connect(listener_addr).unwrap();
+        app.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
+        app.shutdown(Shutdown::Write).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let settings = Arc::new(ArcSwap::from_pointee(DownstreamSettings::new(&Config::default())));
+        let state = ListenerState::new(ListenerKind::ByName, settings, CancellationToken::new());
+        (app, AcceptedConnection { stream, peer, listener_addr, state })
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_panic_in_a_connections_task_is_counted_and_ends_no_other() {
-        let metrics = Metrics::new(0).unwrap();
-        let open = Arc::new(AtomicUsize::new(2));
-        let guard = || Guard(metrics.clone(), open.clone());
-        let panics = || metrics.workers.sum(|cells| cells.refusals(Reason::Internal));
-        let (release, released) = tokio::sync::oneshot::channel::<()>();
-        let (faulty, sound) = (guard(), guard());
-        let faulty = tokio::spawn(async move {
-            let _guard = faulty;
-            panic!("a fault of the sidecar")
-        });
-        let sound = tokio::spawn(async move {
-            let _guard = sound;
-            released.await.unwrap();
-        });
-        assert!(faulty.await.is_err_and(|error| error.is_panic()));
-        assert_eq!((open.load(Relaxed), panics()), (1, 1));
-        release.send(()).unwrap();
-        sound.await.unwrap();
-        assert_eq!((open.load(Relaxed), panics()), (0, 1));
+        let (pool, context) = start_worker().await;
+        let worker = &pool.workers[0];
+        let panics = || context.metrics.workers.sum(|cells| cells.refusals(Reason::Internal));
+        for count in 1..=3 {
+            assert!(worker.send(Command::Panic { in_loop: false }));
+            let (mut app, accepted) = accepted_connection();
+            worker.connections.fetch_add(1, Relaxed);
+            assert!(worker.send(Command::Serve(accepted)), "the worker goes on");
+            let mut answer = String::new();
+            app.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+            wait_until(|| panics() == count).await;
+        }
+        wait_until(|| pool.connections() == 0).await;
+        pool.stop(Duration::from_secs(20)).await;
     }
 }

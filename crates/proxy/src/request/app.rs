@@ -346,10 +346,14 @@ fn to_millis(duration: Duration) -> f64 {
 impl Drop for RequestAccount<'_> {
     fn drop(&mut self) {
         let now = self.ended_at.unwrap_or_else(Instant::now);
-        if self.status.is_none() && self.reason.is_none() {
-            self.reason = Some(Reason::ClientGone);
+        if self.reason.is_none() {
+            if std::thread::panicking() {
+                self.reason = Some(Reason::Internal);
+            } else if self.status.is_none() {
+                self.reason = Some(Reason::ClientGone);
+            }
         }
-        let status = self.status.unwrap_or_else(|| Reason::ClientGone.status());
+        let status = self.status.or(self.reason.map(Reason::status)).unwrap_or_default();
         if let Some(cells) = self.service_cells {
             cells.record_answer(status);
             if let Some(reason) = self.reason {
@@ -364,5 +368,40 @@ impl Drop for RequestAccount<'_> {
             self.log(entry, status, self.reason, now);
         }
         self.worker_cells.dec(&self.worker_cells.in_flight);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn a_request_that_a_panic_ends_is_counted_as_internal_and_one_without_an_answer_as_client_gone() {
+        let metrics = Metrics::new(0).unwrap();
+        let series = metrics.service_series(Some("orders"));
+        let account = || {
+            let head = Head::default();
+            let mut account = RequestAccount::new(metrics.workers.at(0), false, Instant::now(), &head);
+            account.set_service(series.cells.at(0), &"orders".into());
+            account
+        };
+        drop(account());
+        let counts = || (series.errors(Reason::ClientGone), series.errors(Reason::Internal));
+        assert_eq!(counts(), (1, 0));
+        for has_begun in [false, true] {
+            let unwound = catch_unwind(AssertUnwindSafe(|| {
+                let mut account = account();
+                if has_begun {
+                    account.record_answer(200, None, Instant::now());
+                }
+                panic!("a fault of the sidecar");
+            }));
+            assert!(unwound.is_err());
+            assert_eq!(counts(), (1, 1 + u64::from(has_begun)));
+        }
+        assert_eq!(metrics.workers.sum(|cells| &cells.in_flight), 0);
     }
 }

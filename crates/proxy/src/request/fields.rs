@@ -126,6 +126,8 @@ impl RequestFacts {
             // A browser's GET from a page of plain http carries neither Origin nor Sec-Fetch-Site.
             Name::UserAgent => self.is_from_browser |= value.starts_with(b"Mozilla/"),
             Name::IdempotencyKey => self.changes.has_idempotency_key = true,
+            // The app's credentials for its proxy are no business of the instance (RFC 9110 §11.7.2).
+            Name::ProxyAuthorization => self.changes.drop = self.changes.drop.with(Name::ProxyAuthorization),
             Name::OutriggerRetry => self.changes.allows_retries &= !value.eq_ignore_ascii_case(b"off"),
             Name::OutriggerTimeout | Name::GrpcTimeout => self.deadline.read_field(field.known, value)?,
             Name::MaxForwards if matches!(head.method(), b"TRACE" | b"OPTIONS") => {
@@ -348,6 +350,7 @@ mod tests {
             ("Connection: Upgrade\nUpgrade: websocket\n", "Upgrade: websocket\nConnection: upgrade\n"),
             ("Upgrade: websocket\n", ""),
             ("Connection: Upgrade\nUpgrade: h2c\n", ""),
+            ("Proxy-Authorization: Basic YTpi\nAuthorization: Basic YTpi\n", "Authorization: Basic YTpi\n"),
         ] {
             assert_eq!(passed_on(&format!("{start}{fields}\n")), format!("{start}{expected}\n"), "{fields}");
         }

@@ -78,11 +78,15 @@ pub fn format_duration(value: Duration) -> String {
     out
 }
 
-/// The duration in whole seconds, below one second in whole milliseconds, for logs and pages: `2s`, `350ms`,
+/// The duration rounded to whole seconds, below one second to whole milliseconds, for logs and pages: `2s`, `350ms`,
 /// `1m30s`.
 pub fn format_coarse_duration(value: Duration) -> String {
-    let seconds = value.as_secs();
-    format_duration(if seconds == 0 { value } else { Duration::from_secs(seconds) })
+    let rounded = |unit: Duration| {
+        let units = (value.as_nanos() + unit.as_nanos() / 2) / unit.as_nanos();
+        unit.saturating_mul(u32::try_from(units).unwrap_or(u32::MAX))
+    };
+    let millis = rounded(MS);
+    format_duration(if millis < SECOND { millis } else { rounded(SECOND) })
 }
 
 /// `64KiB`, `1MiB`, or plain bytes.
@@ -229,6 +233,23 @@ mod tests {
             assert_eq!(format_coarse_duration(Duration::from_millis(millis)), expected);
         }
         assert_eq!(format_coarse_duration(Duration::from_nanos(999)), "0s");
+    }
+
+    #[test]
+    fn a_coarse_duration_is_rounded_and_not_cut_off() {
+        for (micros, expected) in [
+            (1_600, "2ms"),
+            (999_400, "999ms"),
+            (999_600, "1s"),
+            (1_499_999, "1s"),
+            (1_500_000, "2s"),
+            (59_700_000, "1m"),
+            (3_599_900_000, "1h"),
+        ] {
+            assert_eq!(format_coarse_duration(Duration::from_micros(micros)), expected, "{micros} µs");
+        }
+        // Far beyond any age.
+        assert!(format_coarse_duration(Duration::MAX).ends_with('s'));
     }
 
     #[test]

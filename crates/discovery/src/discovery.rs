@@ -8,8 +8,9 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::{
-    DiskCache, FollowError, Follower, Liveness, ServiceStatus, WatchReason,
+    DiskCache, FollowError, Follower, Liveness, RegistryContact, ServiceStatus, WatchReason,
     clock::now,
+    contact::{self, ContactState},
     metrics::Metrics,
     services::Services,
     suspects::LivenessProber,
@@ -66,6 +67,7 @@ impl Discovery {
             services: services.clone(),
             metrics,
             outage: OutageTracker::default(),
+            contact: ContactState::default(),
             prober: LivenessProber::new(),
             cache: cache.clone(),
         });
@@ -111,6 +113,19 @@ impl Discovery {
         let mut services: Vec<_> = self.services.rows().iter().map(|row| row.status(now)).collect();
         services.sort_by(|a, b| a.query.cmp(&b.query));
         services
+    }
+
+    /// Asks the registry from now on also while no service is watched, so that [`Discovery::contact`] and the log say at the
+    /// start whether it answers. Call it once.
+    pub fn start_contact_check(&self) {
+        let (context, stop) = (self.context.clone(), self.services.stop.clone());
+        let check = async move { _ = stop.run_until_cancelled(contact::check_forever(context)).await };
+        self.watchers.spawn_on(check, &self.runtime);
+    }
+
+    /// Whether the registry answers, as found by [`Discovery::start_contact_check`].
+    pub fn contact(&self) -> RegistryContact {
+        self.context.contact.current(now())
     }
 
     /// Stops every watcher, writes the cache, and returns when that is done, after 5 s at most.

@@ -16,6 +16,7 @@
 
 mod cache;
 mod clock;
+mod contact;
 mod discovery;
 mod follower;
 mod instances;
@@ -36,6 +37,6 @@ pub use discovery::Discovery;
 pub use follower::Follower;
 pub use services::FollowError;
 pub use snapshot::{InstanceCounts, Knowledge, Snapshot};
-pub use status::ServiceStatus;
+pub use status::{RegistryContact, ServiceStatus};
 pub use suspects::{Liveness, ProbeFuture};
 pub use watch_reason::WatchReason;

@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use outrigger_config::count;
 use outrigger_registry::Query;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -20,14 +21,14 @@ use crate::{Knowledge, ServiceStatus, WatchReason, service::Service};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FollowError {
     /// As many services are watched as `discovery.max_services` allows.
-    #[error("{limit} services are watched already, the most that discovery.max_services allows")]
+    #[error("{} in use already, the most that discovery.max_services allows", count(*limit, "service"))]
     TooManyServices {
         /// The setting.
         limit: usize,
     },
     /// As many names without any instance are watched as `discovery.max_unknown` allows.
     #[error(
-        "{limit} names without any instance are watched already, the most that discovery.max_unknown allows"
+        "{} without any instance in use already, the most that discovery.max_unknown allows", count(*limit, "name")
     )]
     TooManyUnknown {
         /// The setting.
@@ -170,6 +171,11 @@ impl Services {
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.stop.cancel();
+    }
+
+    /// Whether any service is watched.
+    pub(crate) fn is_any_watched(&self) -> bool {
+        !self.state.lock().slots.is_empty()
     }
 
     /// Every watched service, unordered.

@@ -6,6 +6,15 @@ use outrigger_registry::{InstanceId, Query};
 
 use crate::{InstanceCounts, Knowledge, WatchReason};
 
+/// Whether the registry answers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RegistryContact {
+    /// Time since it last answered any query. `None`: not since the process started.
+    pub answered_ago: Option<Duration>,
+    /// Why the last query failed, with its causes. `None`: it did not fail, or none has ended yet.
+    pub error: Option<String>,
+}
+
 /// The state of one service's watch at the moment of the call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceStatus {

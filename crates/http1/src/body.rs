@@ -197,7 +197,10 @@ impl BodyDecoder {
                 self.state = State::End;
                 Ok(())
             }
-            State::Length(left) => Err(Refusal::body(format!("the body ended {left} bytes too early"))),
+            State::Length(left) => {
+                let bytes = if left == 1 { "byte" } else { "bytes" };
+                Err(Refusal::body(format!("the body ended {left} {bytes} too early")))
+            }
             _ => Err(Refusal::body("the body ended before its last chunk")),
         }
     }

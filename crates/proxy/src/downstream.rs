@@ -322,8 +322,8 @@ pub(crate) async fn linger(channel: &mut Channel) {
 /// Answers a connection above the limit, `most`, with 503, and closes it.
 pub(crate) async fn reject_connection(stream: Stream, most: usize) {
     let mut channel = Channel::new(stream);
-    let detail =
-        format!("{most} app connections are open, the most that outbound.limits.max_connections allows");
+    let open = outrigger_config::count(most, "app connection");
+    let detail = format!("{open} in use, the most that outbound.limits.max_connections allows");
     let refusal = Refusal::new(Reason::TooManyConnections, detail);
     channel.queue(|outbox| write_rejection(&refusal, RejectionStyle::CLOSING, outbox));
     linger(&mut channel).await;

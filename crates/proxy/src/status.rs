@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::format_coarse_duration;
+use outrigger_config::{count, format_coarse_duration};
 use outrigger_discovery::Knowledge;
 use outrigger_policy::{
     circuit_breaker::BreakerState,
@@ -115,7 +115,7 @@ fn describe_reason(why: EjectionReason, settings: &ClusterSettings) -> String {
         EjectionReason::ConnectTimeouts => "connections to it timed out".to_owned(),
         EjectionReason::ConsecutiveFailures => {
             let most = settings.policy.outlier.and_then(|outlier| outlier.consecutive_failures);
-            format!("it failed {} requests in a row", most.unwrap_or_default())
+            format!("it failed {} in a row", count(most.unwrap_or_default(), "request"))
         }
         EjectionReason::SuccessRate => "it failed far more requests than the others".to_owned(),
         EjectionReason::Probation => "failed its probation request".to_owned(),

@@ -1,6 +1,7 @@
 //! Discovery with a registry that is scripted by the test, on tokio's paused clock.
 
 mod cached;
+mod contact;
 mod limits;
 mod log_capture;
 mod logs;

@@ -56,7 +56,7 @@ impl CachedFallback {
         let age = age.map_or_else(|| "unknown".to_owned(), format_coarse_duration);
         let service = &self.service.query;
         if self.context.cache.as_ref().is_some_and(|cache| cache.is_first_use()) {
-            warn!(%service, instances, age, "the registry does not answer, serving what was known before the restart");
+            warn!(%service, instances, age, "the registry has not answered yet, serving what was known before the restart");
         } else {
             debug!(%service, instances, age, "serving what was known before the restart");
         }

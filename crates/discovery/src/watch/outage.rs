@@ -4,9 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use outrigger_registry::Error;
+use outrigger_config::{error_chain, format_coarse_duration};
+use outrigger_registry::{Error, Query};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tracing::warn;
+
+use crate::clock::now;
 
 /// The end of a shorter outage ends no back-off: back-offs are still short, and a query that fails for
 /// its own reasons must not be repeated with each answer to another query.
@@ -51,6 +55,32 @@ impl OutageTracker {
         let is_new = since.is_none();
         since.get_or_insert(now);
         is_new
+    }
+
+    /// Records a failure of the registry as a whole, and logs the first one of an outage. `answered_ago`: the age of what is known
+    /// of `service`, or of the last answer to any query. Returns whether it was logged.
+    pub(crate) fn warn_of_failure(
+        &self,
+        error: &Error,
+        answered_ago: Option<Duration>,
+        service: Option<&Query>,
+    ) -> bool {
+        if !self.record_failure(now()) {
+            return false;
+        }
+        let (error, service) = (error_chain(error), service.map(tracing::field::display));
+        match answered_ago.map(format_coarse_duration) {
+            Some(answered_ago) => {
+                warn!(
+                    service,
+                    error,
+                    answered_ago,
+                    "the registry gives no usable answer, going on with its last answers"
+                );
+            }
+            None => warn!(service, error, "the registry has given no usable answer since the start"),
+        }
+        true
     }
 
     /// Records an answer to a query of `asked_at`. Returns how long the registry was gone, if the answer

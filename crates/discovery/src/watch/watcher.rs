@@ -331,21 +331,26 @@ impl Watcher {
     /// Counts an error, puts it into the status, and logs it when it is new.
     fn record_error(&mut self, error: &Error) {
         self.context.metrics.count_error(error);
-        let (service, text, now) = (&self.service.query, error_chain(error), now());
-        let stale_for =
-            self.service.confirmed_ago(now).map_or("never answered".to_owned(), format_coarse_duration);
+        let (service, text) = (&self.service.query, error_chain(error));
+        let answered_ago = self.service.confirmed_ago(now());
         let scope = FailureScope::of(error);
         let is_new = self.failure_scope.replace(scope) != Some(scope);
-        match scope {
-            FailureScope::Registry if is_new && self.context.outage.record_failure(now) => {
-                warn!(%service, error = text, %stale_for, "registry gives no answer, serving last snapshots");
+        let is_logged = match (scope, answered_ago.map(format_coarse_duration)) {
+            _ if !is_new => false,
+            (FailureScope::Registry, _) => {
+                self.context.outage.warn_of_failure(error, answered_ago, Some(service))
             }
-            FailureScope::Service if is_new => {
-                warn!(%service, error = text, %stale_for, "answer cannot be read, serving last snapshot");
+            (FailureScope::Service, Some(answered_ago)) => {
+                warn!(%service, error = text, answered_ago, "the registry's answer cannot be read, going on with its last one");
+                true
             }
-            FailureScope::Registry | FailureScope::Service => {
-                debug!(%service, error = text, %stale_for, "watch failed");
+            (FailureScope::Service, None) => {
+                warn!(%service, error = text, "the registry's answer cannot be read, and none was read before");
+                true
             }
+        };
+        if !is_logged {
+            debug!(%service, error = text, "watch failed");
         }
         self.service.update_watch_health(|health| {
             health.error = Some(text);
@@ -356,7 +361,8 @@ impl Watcher {
     /// Resets the failures after a good answer.
     fn record_recovery(&mut self, asked_at: Instant, now: Instant) {
         if let Some(gone_for) = self.context.outage.record_answer(asked_at, now) {
-            info!(service = %self.service.query, ?gone_for, "registry answers again");
+            let gone_for = format_coarse_duration(gone_for);
+            info!(service = %self.service.query, gone_for, "the registry answers again");
         }
         let Some(scope) = self.failure_scope.take() else { return };
         if scope == FailureScope::Service {

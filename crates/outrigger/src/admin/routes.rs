@@ -12,7 +12,7 @@ use axum::{
     routing::{get, post},
 };
 use outrigger_config::error_chain;
-use outrigger_discovery::ServiceStatus;
+use outrigger_discovery::{RegistryContact, ServiceStatus};
 use outrigger_proxy::ClusterStatus;
 use prometheus::TEXT_FORMAT;
 use serde::Deserialize;
@@ -46,6 +46,8 @@ pub(crate) trait AdminBackend: fmt::Debug + Send + Sync + 'static {
     fn clusters(&self) -> Vec<ClusterStatus>;
     /// The state of each watched service.
     fn services(&self) -> Vec<ServiceStatus>;
+    /// Whether the registry answers.
+    fn registry_contact(&self) -> RegistryContact;
     /// Requests under way.
     fn in_flight(&self) -> usize;
     /// The text of `/config`.
@@ -142,11 +144,13 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(state): State<AdminState>) -> Response {
-    readiness_response(Readiness::of(&state.lifecycle, &state.backend.services()))
+    let (services, contact) = (state.backend.services(), state.backend.registry_contact());
+    readiness_response(Readiness::of(&state.lifecycle, &services, &contact))
 }
 
 async fn readyz_for_network(State(state): State<AdminState>) -> Response {
-    readiness_response(Readiness::for_network(&state.lifecycle, state.backend.services()))
+    let (services, contact) = (state.backend.services(), state.backend.registry_contact());
+    readiness_response(Readiness::for_network(&state.lifecycle, services, contact))
 }
 
 fn readiness_response(readiness: Readiness) -> Response {

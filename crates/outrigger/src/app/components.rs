@@ -7,7 +7,7 @@ use std::{
 };
 
 use outrigger_config::{Config, LoadedConfig};
-use outrigger_discovery::{Discovery, ServiceStatus};
+use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus};
 use outrigger_proxy::{ClusterStatus, Proxy};
 use outrigger_registry::Registrar;
 use parking_lot::Mutex;
@@ -79,6 +79,10 @@ impl AdminBackend for Components {
 
     fn services(&self) -> Vec<ServiceStatus> {
         self.discovery.services()
+    }
+
+    fn registry_contact(&self) -> RegistryContact {
+        self.discovery.contact()
     }
 
     fn in_flight(&self) -> usize {

@@ -106,6 +106,7 @@ impl App {
             metrics_listeners.map(|listen| bind_metrics(listen, admin_thread.handle())).transpose()?;
         let proxy = Arc::new(Proxy::bind(&config, discovery.clone(), &metrics, workers)?);
         discovery.set_liveness(proxy.liveness());
+        discovery.start_contact_check();
 
         proxy.start();
         let app_started = CancellationToken::new();

@@ -27,6 +27,9 @@ use crate::http_client;
 /// From the begin of one probe to the next while the app starts, that is, until its first healthy probe.
 const STARTUP_INTERVAL: Duration = Duration::from_millis(500);
 
+/// An app that was never healthy is reported in the log after this time. Until then it is starting.
+const STARTUP_WARNING_AFTER: Duration = Duration::from_secs(10);
+
 /// The loopback addresses, in the order in which they are tried. An app may listen on only one of them.
 pub(super) const LOOPBACK_ADDRESSES: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -67,8 +70,10 @@ async fn probe_repeatedly<F, Fut>(
     F: FnMut() -> Fut,
     Fut: Future<Output = ProbeResult>,
 {
-    let mut ever_healthy = false;
-    let mut is_blind = false;
+    let (mut ever_healthy, mut is_blind) = (false, false);
+    let first = Instant::now();
+    // A reload begins the probes anew; then the app is not starting.
+    let mut is_starting = results.borrow().is_none();
     loop {
         let began = Instant::now();
         let ProbeResult { health, detail: why } = probe().await;
@@ -82,10 +87,25 @@ async fn probe_repeatedly<F, Fut>(
         if let Some(health) = health {
             ever_healthy |= health != ReportedHealth::Critical;
             let changed = results.send_if_modified(|last| last.replace(health) != Some(health));
-            if changed && health == ReportedHealth::Critical {
-                warn!(%why, "the local app is not healthy");
-            } else if changed {
-                info!(%why, health = health_label(health), "the local app answers");
+            match health {
+                // An app that was started a moment ago does not listen yet: that is no fault.
+                ReportedHealth::Critical if is_starting && first.elapsed() < STARTUP_WARNING_AFTER => {
+                    if changed {
+                        info!(%why, "waiting for the local app to be healthy");
+                    }
+                }
+                ReportedHealth::Critical if is_starting => {
+                    is_starting = false;
+                    warn!(%why, "the local app has not been healthy since it was started");
+                }
+                ReportedHealth::Critical if changed => warn!(%why, "the local app is not healthy"),
+                ReportedHealth::Critical => {}
+                ReportedHealth::Passing | ReportedHealth::Warning => {
+                    is_starting = false;
+                    if changed {
+                        info!(%why, health = health_label(health), "the local app answers");
+                    }
+                }
             }
         }
         tokio::select! {

@@ -95,3 +95,30 @@ async fn another_process_on_the_apps_port_is_not_registered_before_the_app_start
     );
     drop(earlier);
 }
+
+#[tokio::test]
+async fn the_first_start_of_the_app_is_no_warning() {
+    let registry = registry().await;
+    let sidecar = SidecarBuilder::new(&registry, "").with_test_app(&[]).start();
+    sidecar.wait_until_ready().await;
+    let log = sidecar.log();
+    let warnings: Vec<_> =
+        log.lines().filter(|line| line.contains("\"WARN\"") && line.contains("the local app")).collect();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert!(log.contains("the local app answers"), "{log}");
+}
+
+#[tokio::test]
+async fn an_app_that_is_never_healthy_is_a_warning_after_a_while() {
+    let registry = registry().await;
+    let mut sidecar = SidecarBuilder::new(&registry, "").with_app(&["sleep", "600"]).start();
+    wait_until("it is probed", async || sidecar.log().contains("waiting for the local app to be healthy"))
+        .await;
+    wait_until("it is reported", async || {
+        sidecar.log().contains("the local app has not been healthy since it was started")
+    })
+    .await;
+    // The app ends, too.
+    sidecar.signal(Signal::TERM);
+    sidecar.wait_for_exit().await;
+}

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config as config;
+use outrigger_config::{self as config, count, format_duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -77,13 +77,13 @@ impl Bulkhead {
         let Self { max_in_flight, max_pending, pending_timeout, .. } = self;
         match rejected {
             Rejected::QueueFull => {
-                format!(
-                    "{max_in_flight} requests are under way (max_in_flight), {max_pending} wait (max_pending)"
-                )
+                let under_way = count(*max_in_flight, "request");
+                format!("{under_way} under way (max_in_flight), {max_pending} waiting (max_pending)")
             }
             Rejected::TimedOut => format!(
-                "{max_in_flight} requests are under way (max_in_flight), and none ended within pending_timeout \
-                 ({pending_timeout:?}) or the request's own time"
+                "{} under way (max_in_flight), and none ended within pending_timeout ({}) or the request's own time",
+                count(*max_in_flight, "request"),
+                format_duration(*pending_timeout)
             ),
         }
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use outrigger_config::{self as config, format_coarse_duration, tag_list};
+use outrigger_config::{self as config, count, format_coarse_duration, tag_list};
 use outrigger_discovery::{Follower, Knowledge, Snapshot, WatchReason};
 use outrigger_policy::{
     Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, Verdict,
@@ -360,11 +360,12 @@ impl Cluster {
         let status = self.follower.status();
         let mut heard = match status.confirmed_ago {
             Some(ago) => format!("registry last heard {} ago", format_coarse_duration(ago)),
-            None => "registry never heard".to_owned(),
+            None => "the registry has not answered yet".to_owned(),
         };
         if let Some((instances, ago)) = status.presumed_gone {
             let ago = format_coarse_duration(ago);
-            heard.push_str(&format!("; {instances} instances were presumed gone {ago} ago"));
+            let were = if instances == 1 { "was" } else { "were" };
+            heard.push_str(&format!("; {} {were} presumed gone {ago} ago", count(instances, "instance")));
         }
         let label = &self.label;
         if view.snapshot.knowledge == Knowledge::Unasked {
@@ -378,7 +379,7 @@ impl Cluster {
             let detail = format!("{label}: no instance is registered; {heard}{hint}");
             return Refusal::new(Reason::UnknownService, detail);
         }
-        let mut known = format!("{label}: {} instances known", counts.total());
+        let mut known = format!("{label}: {} known", count(counts.total(), "instance"));
         for (status, count) in counts.by_status() {
             if count > 0 {
                 known.push_str(&format!(", {count} {}", status.label()));

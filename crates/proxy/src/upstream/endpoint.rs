@@ -203,10 +203,9 @@ impl Endpoint {
     ) -> Result<InFlight, CheckoutError> {
         let Some(_waiting) = PendingCount::new(&self.waiting, policy.pool.max_waiting) else {
             let detail = format!(
-                "{}: {} requests are under way and {} wait, the most that pool.max_connections and \
-                 pool.max_waiting allow",
+                "{}: {} under way and {} waiting, the most that pool.max_connections and pool.max_waiting allow",
                 self.id.id,
-                self.max_permits.load(Relaxed),
+                config::count(self.max_permits.load(Relaxed), "request"),
                 policy.pool.max_waiting
             );
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });

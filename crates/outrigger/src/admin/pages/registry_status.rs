@@ -2,19 +2,21 @@
 //! or from before the registry stopped answering. None of this makes a sidecar less ready, because it carries
 //! requests with the instances that it knows.
 
-use outrigger_config::format_coarse_duration;
-use outrigger_discovery::{Knowledge, ServiceStatus};
+use std::time::Duration;
+
+use outrigger_config::{count, format_coarse_duration};
+use outrigger_discovery::{Knowledge, RegistryContact, ServiceStatus};
 use serde::Serialize;
 
 /// The registry's part of `/readyz`.
 #[derive(Debug, Serialize)]
 pub(crate) struct RegistryStatus {
-    /// The registry has answered for every watched service since the process started.
+    /// The registry has answered for every watched service since the process started; where none is watched, it has answered.
     answered: bool,
     /// Services that still have the instances from before the restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     remembered: Vec<CachedService>,
-    /// Why the last query for a service failed; the first such service.
+    /// Why the last query failed; with several services, that for the first of them.
     error: Option<String>,
     /// The same as sentences.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -29,37 +31,83 @@ struct CachedService {
 }
 
 impl RegistryStatus {
-    pub(crate) fn of(services: &[ServiceStatus]) -> Self {
+    pub(crate) fn of(services: &[ServiceStatus], contact: &RegistryContact) -> Self {
+        if services.is_empty() {
+            return Self::without_services(contact);
+        }
         let remembered: Vec<_> =
             with_knowledge(services, Knowledge::Remembered).map(cached_service).collect();
         let error = services.iter().find_map(|service| service.error.clone());
-        let suffix = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         let mut notes = Vec::new();
-        if !remembered.is_empty() {
-            let ages = with_knowledge(services, Knowledge::Remembered).map(|one| one.confirmed_ago);
-            // `None` where one of them is not known.
-            let oldest = ages.collect::<Option<Vec<_>>>().and_then(|ages| ages.into_iter().max());
-            let age = match oldest {
-                Some(oldest) => format!("{} old", format_coarse_duration(oldest)),
-                None => "of unknown age".to_owned(),
+        if let Some((number, _, why)) = summarize(with_knowledge(services, Knowledge::Unasked)) {
+            let (services, why) = (count(number, "service"), why.map(|error| format!(": {error}")));
+            let why = why.unwrap_or_default();
+            notes.push(format!("no instance is known of {services}: the registry has not answered yet{why}"));
+        }
+        if let Some((number, age, why)) = summarize(with_knowledge(services, Knowledge::Remembered)) {
+            let why = match why {
+                Some(error) => format!("the registry does not answer: {error}"),
+                None => "the registry has not answered yet".to_owned(),
             };
-            let count = remembered.len();
             notes.push(format!(
-                "{count} services are served from before the restart, the oldest {age}; \
-                 the registry does not answer{suffix}"
+                "{} from before the restart, {}; {why}",
+                are_served(number),
+                describe_age(number, age)
             ));
         }
         let failing = with_knowledge(services, Knowledge::Answered).filter(|service| service.failures > 0);
-        if let Some(longest) = failing.clone().filter_map(|service| service.confirmed_ago).max() {
-            let (count, age) = (failing.count(), format_coarse_duration(longest));
+        if let Some((number, age, why)) = summarize(failing) {
+            let (served, age) = (are_served(number), describe_age(number, age));
+            let why = why.unwrap_or("it says nothing");
             notes.push(format!(
-                "{count} services are served from the last answers, the oldest {age} old; \
-                 the registry does not answer now{suffix}"
+                "{served} from the last answers, {age}; the registry does not answer now: {why}"
             ));
         }
         let answered = services.iter().all(|service| service.knowledge == Knowledge::Answered);
         Self { answered, remembered, error, notes }
     }
+
+    fn without_services(contact: &RegistryContact) -> Self {
+        let ago = contact.answered_ago.map(format_coarse_duration);
+        let note = match (&contact.error, ago) {
+            (Some(error), Some(ago)) => {
+                Some(format!("the registry does not answer now: {error}; it last answered {ago} ago"))
+            }
+            (Some(error), None) => Some(format!("the registry has not answered since the start: {error}")),
+            (None, None) => Some("the registry has not answered yet".to_owned()),
+            (None, Some(_)) => None,
+        };
+        Self {
+            answered: contact.answered_ago.is_some(),
+            remembered: Vec::new(),
+            error: contact.error.clone(),
+            notes: note.into_iter().collect(),
+        }
+    }
+}
+
+/// How many there are, the longest time since one was confirmed (`None`: that of one of them is not known), and the first error.
+/// `None`: there are none.
+fn summarize<'a>(
+    services: impl Iterator<Item = &'a ServiceStatus> + Clone,
+) -> Option<(usize, Option<Duration>, Option<&'a str>)> {
+    let number = services.clone().count();
+    let ages = services.clone().map(|one| one.confirmed_ago).collect::<Option<Vec<_>>>();
+    let oldest = ages.and_then(|ages| ages.into_iter().max());
+    let error = services.clone().find_map(|one| one.error.as_deref());
+    (number > 0).then_some((number, oldest, error))
+}
+
+fn are_served(services: usize) -> String {
+    format!("{} {} served", count(services, "service"), if services == 1 { "is" } else { "are" })
+}
+
+fn describe_age(services: usize, oldest: Option<Duration>) -> String {
+    let age = match oldest {
+        Some(oldest) => format!("{} old", format_coarse_duration(oldest)),
+        None => "of unknown age".to_owned(),
+    };
+    if services == 1 { age } else { format!("the oldest {age}") }
 }
 
 fn with_knowledge(
@@ -106,14 +154,56 @@ mod tests {
     }
 
     fn status_json(services: &[ServiceStatus]) -> serde_json::Value {
-        serde_json::to_value(RegistryStatus::of(services)).unwrap()
+        serde_json::to_value(RegistryStatus::of(services, &RegistryContact::default())).unwrap()
+    }
+
+    fn idle_json(answered_ago: Option<u64>, error: Option<&str>) -> serde_json::Value {
+        let answered_ago = answered_ago.map(Duration::from_millis);
+        let contact = RegistryContact { answered_ago, error: error.map(str::to_owned) };
+        serde_json::to_value(RegistryStatus::of(&[], &contact)).unwrap()
+    }
+
+    #[test]
+    fn without_services_the_last_contact_counts_and_nothing_is_claimed_before_it() {
+        let refused = Some("connect to 127.0.0.1:8500: refused");
+        for (contact, answered, note) in [
+            (idle_json(None, None), false, Some("the registry has not answered yet")),
+            (
+                idle_json(None, refused),
+                false,
+                Some("the registry has not answered since the start: connect to 127.0.0.1:8500: refused"),
+            ),
+            (
+                idle_json(Some(61_600), refused),
+                true,
+                Some(
+                    "the registry does not answer now: connect to 127.0.0.1:8500: refused; it last answered 1m2s ago",
+                ),
+            ),
+            (idle_json(Some(9), None), true, None),
+        ] {
+            assert_eq!(
+                (&contact["answered"], contact["notes"][0].as_str()),
+                (&answered.into(), note),
+                "{contact}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_service_that_the_registry_has_not_answered_for_has_a_note() {
+        let mut waiting = service("orders", Knowledge::Unasked, 0, 2);
+        waiting.confirmed_ago = None;
+        let status = status_json(&[waiting.clone(), service("search", Knowledge::Answered, 9, 0)]);
+        let note = "no instance is known of 1 service: the registry has not answered yet: connect to \
+                    127.0.0.1:8500: refused";
+        assert_eq!((&status["answered"], &status["notes"]), (&false.into(), &serde_json::json!([note])));
     }
 
     #[test]
     fn a_registry_that_answers_has_no_notes() {
-        for services in [&[][..], &[service("orders", Knowledge::Answered, 9, 0)]] {
-            assert_eq!(status_json(services), serde_json::json!({"answered": true, "error": null}));
-        }
+        let services = [service("orders", Knowledge::Answered, 9, 0)];
+        assert_eq!(status_json(&services), serde_json::json!({"answered": true, "error": null}));
     }
 
     #[test]
@@ -150,6 +240,6 @@ mod tests {
         ]);
         assert_eq!((&status["answered"], status.get("remembered")), (&true.into(), None));
         let note = status["notes"][0].as_str().unwrap();
-        assert!(note.starts_with("1 services are served from the last answers, the oldest 1m old"), "{note}");
+        assert!(note.starts_with("1 service is served from the last answers, 1m old; "), "{note}");
     }
 }

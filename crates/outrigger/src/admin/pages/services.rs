@@ -1,8 +1,8 @@
 //! `/services`: each service, its calls, and why an instance is not used; as JSON and as text.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, time::Duration};
 
-use outrigger_config::format_coarse_duration;
+use outrigger_config::{count, escape_control, format_coarse_duration, tag_list};
 use outrigger_discovery::{Knowledge, ServiceStatus, WatchReason};
 use outrigger_proxy::{ClusterStatus, EndpointStatus};
 use serde::Serialize;
@@ -56,7 +56,8 @@ struct WatchStatus {
     warning: usize,
     critical: usize,
     maintenance: usize,
-    known_leader: bool,
+    /// Absent before the registry has answered.
+    known_leader: Option<bool>,
     /// Queries in a row that failed.
     failed: u32,
     /// Why the last one failed.
@@ -150,7 +151,7 @@ impl ServicesPage {
             service.text(&mut text);
         }
         if text.is_empty() {
-            text.push_str("no service has been called or declared yet\n");
+            text.push_str("no service is in use: none is declared, and none was called lately\n");
         }
         text
     }
@@ -161,29 +162,35 @@ impl ServiceEntry {
     fn text(&self, out: &mut String) {
         out.push_str(&self.service);
         if let Some(datacenter) = &self.datacenter {
-            let _ = write!(out, " in {datacenter}");
+            let _ = write!(out, " in {}", escape_control(datacenter));
         }
-        if !self.tags.is_empty() {
-            let _ = write!(out, " with {}", self.tags.join(", "));
+        let tags = tag_list(&self.tags);
+        if let Some(tags) = tags.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            let _ = write!(out, " with {tags}");
         }
         if let Some(calls) = &self.calls {
             let CallStats { balance, breaker, requests, retries, beside_stalled, failures, .. } = calls;
-            let _ = write!(out, ": {balance}, breaker {breaker}, {requests} requests, {retries} retries");
+            let (requests, retries) = (count(*requests, "request"), count(*retries, "retry"));
+            let _ = write!(out, ": {balance}, breaker {breaker}, {requests}, {retries}");
             if *beside_stalled > 0 {
                 let _ = write!(out, ", {beside_stalled} sent to a second instance (first one stalled)");
             }
-            let _ = write!(out, ", {failures} failures");
+            let _ = write!(out, ", {}", count(*failures, "failure"));
         }
         out.push('\n');
         if let Some(watch) = &self.registry {
             watch.text(out);
         }
         if self.instances.is_empty() {
-            out.push_str("  no instances\n");
+            // Before an answer nothing is known of instances.
+            if self.registry.as_ref().is_none_or(|watch| watch.knowledge != Knowledge::Unasked.label()) {
+                out.push_str("  no instances\n");
+            }
             return;
         }
+        let width = |text: &str| escape_control(text).chars().count();
         let widest =
-            |of: fn(&InstanceEntry) -> &str| self.instances.iter().map(|i| of(i).len()).max().unwrap_or(0);
+            |of: fn(&InstanceEntry) -> &str| self.instances.iter().map(|i| width(of(i))).max().unwrap_or(0);
         let (ids, addresses) = (widest(|i| &i.id).max(8), widest(|i| &i.address).max(7));
         let _ = writeln!(
             out,
@@ -192,12 +199,14 @@ impl ServiceEntry {
         );
         for instance in &self.instances {
             let InstanceEntry { id, address, status, weight, in_flight, picks, failures, .. } = instance;
+            let id = escape_control(id);
             let _ = write!(
                 out,
                 "  {id:ids$}  {address:addresses$}  {status:11}  {weight:>6}  {in_flight:>9}  {picks:>10}  {failures:>8}"
             );
             if let Some(why) = &instance.why_not {
-                let _ = write!(out, "  {}{why}", if instance.usable { "" } else { "not used: " });
+                let label = if instance.usable { "" } else { "not used: " };
+                let _ = write!(out, "  {label}{}", escape_control(why));
             }
             out.push('\n');
         }
@@ -213,7 +222,7 @@ impl WatchStatus {
                 "  remembered from before the restart, {ago} old; the registry has not answered since"
             ),
             (true, Some(ago)) => {
-                let leader = if self.known_leader { "" } else { ", and had no leader then" };
+                let leader = if self.known_leader == Some(false) { ", and had no leader then" } else { "" };
                 writeln!(out, "  registry last heard {ago} ago{leader}")
             }
             (false, None) if self.knowledge == Knowledge::Remembered.label() => writeln!(
@@ -223,25 +232,24 @@ impl WatchStatus {
             (_, None) => writeln!(out, "  the registry has not answered yet"),
         };
         if let Some(error) = &self.error {
-            let _ = writeln!(out, "  registry: {error}");
+            let _ = writeln!(out, "  registry: {}", escape_control(error));
         }
         if let Some(hint) = self.hint {
             let _ = writeln!(out, "  registry: {hint}");
         }
         if !self.suspects.is_empty() {
-            let _ = writeln!(
-                out,
-                "  {} suspects, which the registry no longer lists, kept while they answer: {}",
-                self.suspects.len(),
-                self.suspects.join(", ")
-            );
+            let ids: Vec<Cow<'_, str>> = self.suspects.iter().map(|id| escape_control(id)).collect();
+            let (suspects, they) =
+                (count(ids.len(), "suspect"), if ids.len() == 1 { "it answers" } else { "they answer" });
+            let ids = ids.join(", ");
+            let _ =
+                writeln!(out, "  {suspects}, which the registry no longer lists, kept while {they}: {ids}");
         }
         if let Some(PresumedGoneStatus { instances, ago_ms }) = self.believed_gone {
             let ago = format_ms(ago_ms);
-            let _ = writeln!(
-                out,
-                "  {instances} instances were presumed gone {ago} ago; they answered until then"
-            );
+            let (were, they) = if instances == 1 { ("was", "it") } else { ("were", "they") };
+            let instances = count(instances, "instance");
+            let _ = writeln!(out, "  {instances} {were} presumed gone {ago} ago; {they} answered until then");
         }
     }
 }
@@ -274,7 +282,7 @@ fn watch_status(status: &ServiceStatus) -> WatchStatus {
         warning: status.instances.warning,
         critical: status.instances.critical,
         maintenance: status.instances.maintenance,
-        known_leader: status.known_leader,
+        known_leader: (status.knowledge == Knowledge::Answered).then_some(status.known_leader),
         failed: status.failures,
         error: status.error.clone(),
         hint: status.empty_hint,

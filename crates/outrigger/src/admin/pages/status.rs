@@ -1,7 +1,7 @@
 //! The pages `/readyz`, `/maintenance`, `/drain` and `/reload`.
 
 use outrigger_config::SettingChange;
-use outrigger_discovery::ServiceStatus;
+use outrigger_discovery::{RegistryContact, ServiceStatus};
 use outrigger_registry::ReportedHealth;
 use serde::Serialize;
 
@@ -45,12 +45,20 @@ struct RegistrationSummary {
 }
 
 impl Readiness {
-    pub(crate) fn of(lifecycle: &LifecycleHandle, services: &[ServiceStatus]) -> Self {
-        Self::from_status(lifecycle.state(), lifecycle.registration_status(), services)
+    pub(crate) fn of(
+        lifecycle: &LifecycleHandle,
+        services: &[ServiceStatus],
+        contact: &RegistryContact,
+    ) -> Self {
+        Self::from_status(lifecycle.state(), lifecycle.registration_status(), services, contact)
     }
 
     /// The same without the texts of errors: they name addresses of this machine and of its registry.
-    pub(crate) fn for_network(lifecycle: &LifecycleHandle, mut services: Vec<ServiceStatus>) -> Self {
+    pub(crate) fn for_network(
+        lifecycle: &LifecycleHandle,
+        mut services: Vec<ServiceStatus>,
+        mut contact: RegistryContact,
+    ) -> Self {
         let (state, mut status) = (lifecycle.state(), lifecycle.registration_status());
         let hide = |text: &mut String| {
             if !text.is_empty() {
@@ -64,10 +72,16 @@ impl Readiness {
         }
         status.error.iter_mut().for_each(hide);
         services.iter_mut().filter_map(|service| service.error.as_mut()).for_each(hide);
-        Self::from_status(state, status, &services)
+        contact.error.iter_mut().for_each(hide);
+        Self::from_status(state, status, &services, &contact)
     }
 
-    fn from_status(state: LifecycleState, status: RegistrationStatus, services: &[ServiceStatus]) -> Self {
+    fn from_status(
+        state: LifecycleState,
+        status: RegistrationStatus,
+        services: &[ServiceStatus],
+        contact: &RegistryContact,
+    ) -> Self {
         let missing = missing_reason(state, &status);
         let registration = RegistrationSummary {
             state: status.phase.label(),
@@ -82,7 +96,7 @@ impl Readiness {
             state: state.label(),
             missing: missing.into_iter().collect(),
             registration,
-            registry: RegistryStatus::of(services),
+            registry: RegistryStatus::of(services, contact),
         }
     }
 }
@@ -98,12 +112,10 @@ fn missing_reason(state: LifecycleState, status: &RegistrationStatus) -> Option<
             Some("the registry has not answered for every declared service yet".into())
         }
         LifecycleState::Waiting if status.phase == RegistrationPhase::AwaitingApp => {
-            let why = if status.probe_detail.is_empty() {
-                "the first probe has not ended"
-            } else {
-                &status.probe_detail
-            };
-            Some(format!("the local app is not healthy yet: {why}"))
+            Some(match &*status.probe_detail {
+                "" => "the local app has not been probed yet".to_owned(),
+                why => format!("the local app is not healthy yet: {why}"),
+            })
         }
         LifecycleState::Waiting => Some(with_error("the registry has not accepted the registration yet")),
         // The registration is one of an earlier run.

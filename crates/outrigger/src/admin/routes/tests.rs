@@ -97,6 +97,10 @@ impl AdminBackend for TestBackend {
             .into()
     }
 
+    fn registry_contact(&self) -> RegistryContact {
+        RegistryContact::default()
+    }
+
     fn in_flight(&self) -> usize {
         7
     }
@@ -253,7 +257,7 @@ async fn services_have_a_text_form() {
         "dc1/n/orders-2",
         "  not used: its check is critical",
         "         1  ejected 3s ago, the next request decides; suspect",
-        "1 suspects, which the registry no longer lists, kept while they answer: orders-3",
+        "1 suspect, which the registry no longer lists, kept while it answers: orders-3",
         "2 instances were presumed gone 3s ago; they answered until then",
         "remembered from before the restart, 2s old; the registry has not answered since",
         "2s ago\n",
@@ -262,6 +266,50 @@ async fn services_have_a_text_form() {
     ] {
         assert!(by_query.contains(part), "{part} in\n{by_query}");
     }
+}
+
+#[tokio::test]
+async fn text_of_the_registry_forges_no_line_of_the_text_form() {
+    let hostile = "a\n  b\r\u{85}\u{1b}[2K";
+    let endpoint = EndpointStatus {
+        id: hostile.into(),
+        why_not: Some(hostile.into()),
+        usable: false,
+        ..TestBackend(Err(ReloadError::NoFile)).clusters()[0].endpoints[0].clone()
+    };
+    let cluster = ClusterStatus {
+        tags: vec!["a,b".into(), "c".into()],
+        datacenter: Some(hostile.into()),
+        endpoints: vec![endpoint],
+        ..TestBackend(Err(ReloadError::NoFile)).clusters()[0].clone()
+    };
+    let watch = ServiceStatus {
+        query: Query { service: "orders".into(), datacenter: Some(hostile.into()) },
+        error: Some(hostile.into()),
+        suspects: Arc::from([InstanceId { id: hostile.into(), ..suspects()[0].clone() }]),
+        presumed_gone: Some((1, Duration::from_millis(2_600))),
+        ..TestBackend(Err(ReloadError::NoFile)).services()[0].clone()
+    };
+    let text = ServicesPage::merge(vec![cluster], vec![watch]).to_text();
+    assert!(text.lines().all(|line| !line.contains(outrigger_config::breaks_line)), "{text:?}");
+    assert_eq!(text.lines().count(), 8, "{text}");
+    assert!(text.contains("with \"a,b\",c"), "{text}");
+    assert!(text.contains("1 instance was presumed gone 3s ago; it answered until then"), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_not_claimed() {
+    let watch = ServiceStatus {
+        knowledge: Knowledge::Unasked,
+        confirmed_ago: None,
+        empty_hint: None,
+        presumed_gone: None,
+        ..TestBackend(Err(ReloadError::NoFile)).services()[0].clone()
+    };
+    let page = ServicesPage::merge(Vec::new(), vec![watch]);
+    assert_eq!(serde_json::to_value(&page).unwrap()["services"][0]["registry"]["known_leader"], Value::Null);
+    let text = page.to_text();
+    assert!(text.contains("has not answered yet") && !text.contains("no instances"), "{text}");
 }
 
 #[tokio::test]

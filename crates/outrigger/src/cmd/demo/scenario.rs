@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, time::Duration};
 
+use outrigger_config::count;
 use outrigger_proxy::{ClusterStatus, EndpointStatus};
 use tokio::time::{Instant, interval};
 
@@ -244,15 +245,16 @@ impl DemoResult {
 
     /// Why the demo failed.
     pub(super) fn failure_text(&self) -> String {
-        format!("{} of {} requests failed", self.failures, self.requests)
+        format!("{} of {} failed", self.failures, count(self.requests, "request"))
     }
 }
 
 impl fmt::Display for DemoResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { requests, failures, retries, length, .. } = self;
-        write!(f, "\n{requests} requests in {:.0} s, {failures} failed; ", length.as_secs_f64())?;
-        write!(f, "{retries} attempts were repeated on another instance.")?;
+        let requests = count(*requests, "request");
+        write!(f, "\n{requests} in {:.0} s, {failures} failed; ", length.as_secs_f64())?;
+        write!(f, "{} repeated on another instance.", count(*retries, "attempt"))?;
         for reason in &self.reasons {
             write!(f, "\n  failed: {reason}")?;
         }
@@ -263,8 +265,9 @@ impl fmt::Display for DemoResult {
         match last_attempt {
             Some(last) => write!(
                 f,
-                "{attempts} requests tried it after that, the last one {} ms after the kill.",
-                last.as_millis()
+                "{} tried it after that, the last one {:.0} ms after the kill.",
+                count(*attempts, "request"),
+                last.as_secs_f64() * 1_000.0
             ),
             None => f.write_str("no request tried it after the kill."),
         }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crossterm::{cursor, queue, style::Stylize, terminal};
+use outrigger_config::count;
 
 /// The state of one instance.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,11 +52,11 @@ impl TableFrame {
             )
         }));
         lines.push(format!(
-            "{:4.1} s of {:.0} s: {} requests, {} retries, {} failed",
+            "{:4.1} s of {:.0} s: {}, {}, {} failed",
             self.elapsed.as_secs_f64(),
             self.length.as_secs_f64(),
-            self.requests,
-            self.retries,
+            count(self.requests, "request"),
+            count(self.retries, "retry"),
             self.failures
         ));
         lines
@@ -69,10 +70,10 @@ impl TableFrame {
             .map(|row| format!("{} {} {:.0} %", row.instance, row.state, row.share * 100.0))
             .collect();
         format!(
-            "{:5.1} s  {} requests, {} retries, {} failed | {}",
+            "{:5.1} s  {}, {}, {} failed | {}",
             self.elapsed.as_secs_f64(),
-            self.requests,
-            self.retries,
+            count(self.requests, "request"),
+            count(self.retries, "retry"),
             self.failures,
             rows.join(", ")
         )

@@ -1,0 +1,72 @@
+//! A sidecar that declares no service says whether its registry can be used, from the start on.
+
+use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
+use outrigger_tests::{
+    client,
+    process::Process,
+    registry_proxy::{RegistryMode, RegistryProxy},
+    wait,
+};
+use serde_json::Value;
+
+async fn registry_page(process: &Process) -> Value {
+    let text = process.admin_get("/readyz").await.text();
+    let page: Value = serde_json::from_str(&text).unwrap();
+    page["registry"].clone()
+}
+
+/// Waits until `/readyz` shows an error with this text, and checks what it and the log say.
+async fn assert_reported(process: &Process, text: &str) {
+    wait::until("the error is shown", wait::TIMEOUT, async || {
+        registry_page(process).await["error"].as_str().is_some_and(|error| error.contains(text))
+    })
+    .await;
+    let page = registry_page(process).await;
+    assert_eq!(page["answered"], false, "{page}");
+    assert!(page["notes"][0].as_str().unwrap().contains("has not answered since the start"), "{page}");
+    wait::until_true("it is logged", || process.log().contains("has given no usable answer since the start"))
+        .await;
+    let log = process.log();
+    let warnings: Vec<_> =
+        log.lines().filter(|line| line.contains("\"WARN\"") && line.contains(text)).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(!warnings[0].contains("never"), "{}", warnings[0]);
+}
+
+#[tokio::test]
+async fn a_registry_that_refuses_connections_is_reported_at_the_start() {
+    let addr = outrigger_net::reserve_addr();
+    let process = Process::run(&format!("registry: {{consul: {{address: \"http://{addr}\"}}}}")).await;
+    assert_reported(&process, "refused").await;
+    // Requests say the same.
+    let response = client::get(process.outbound(), "orders", "/").await;
+    assert_eq!(response.reason(), "registry_unknown", "{response:?}");
+}
+
+#[tokio::test]
+async fn a_registry_that_refuses_the_token_is_reported_until_it_takes_it() {
+    let registry = DevRegistry::bind(outrigger_net::reserve_addr(), DevRegistryOptions::default())
+        .await
+        .expect("a registry");
+    let front = RegistryProxy::start(registry.addr()).await;
+    front.set(RegistryMode::Status(403));
+    let process =
+        Process::run(&format!("registry: {{consul: {{address: \"http://{}\"}}}}", front.addr())).await;
+    assert_reported(&process, "403").await;
+    front.set(RegistryMode::Pass);
+    wait::until("it answers", wait::TIMEOUT, async || {
+        let page = registry_page(&process).await;
+        page["answered"] == true && page["error"].is_null() && page.get("notes").is_none()
+    })
+    .await;
+    wait::until_true("it is logged", || process.log().contains("the registry answers again")).await;
+
+    // It is asked while it answers, too.
+    front.set(RegistryMode::Refuse);
+    wait::until("the outage is shown", wait::TIMEOUT, async || {
+        let page = registry_page(&process).await;
+        page["answered"] == true
+            && page["notes"][0].as_str().is_some_and(|note| note.contains("does not answer now"))
+    })
+    .await;
+}

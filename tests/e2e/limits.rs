@@ -172,17 +172,17 @@ async fn a_request_that_waits_too_long_for_a_connection_is_rejected() {
 }
 
 #[tokio::test]
-async fn unknown_names_beyond_their_quota_are_refused() {
+async fn unknown_names_beyond_their_quota_take_the_place_of_older_ones_and_refuse_no_service() {
     let instance = Instance::start("a").await;
-    let sidecar = Sidecar::orders("discovery: {max_unknown: 4}", &[&instance]).await;
-    let mut client = sidecar.client().await;
-    assert_eq!(client.get("orders", "/").await.status, 200);
-    let mut reasons = Vec::new();
-    for nth in 0..12 {
-        let response = client.get(&format!("unknown-{nth}"), "/").await;
-        reasons.push((response.status, response.reason().to_owned()));
+    for quota in ["max_unknown: 4", "max_services: 4"] {
+        let sidecar = Sidecar::orders(&format!("discovery: {{{quota}}}"), &[&instance]).await;
+        let mut client = sidecar.client().await;
+        for nth in 0..20 {
+            let response = client.get(&format!("unknown-{nth}"), "/").await;
+            assert_eq!((response.status, response.reason()), (404, "unknown_service"), "{quota}: {nth}");
+        }
+        assert_eq!(client.get("orders", "/").await.status, 200, "{quota}: the first request to a service");
+        assert_eq!(client.get("unknown-0", "/").await.reason(), "unknown_service", "it takes a place again");
+        assert_eq!(client.get("orders", "/").await.status, 200);
     }
-    assert_eq!(reasons[0], (404, "unknown_service".to_owned()));
-    assert_eq!(reasons.last(), Some(&(503, "too_many_services".to_owned())), "{reasons:?}");
-    assert_eq!(client.get("orders", "/").await.status, 200, "a known service is still reached");
 }

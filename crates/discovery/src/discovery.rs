@@ -107,6 +107,14 @@ impl Discovery {
         Ok(Follower::new(service, self.services.clone(), reason))
     }
 
+    /// Stops the watch of a service that no follower declares, although it has followers: another service takes its place in a
+    /// quota. Its followers keep the last snapshot; [`Discovery::follow`] starts a new watch.
+    pub fn forget(&self, query: &Query) {
+        if self.services.forget(query) {
+            self.context.metrics.evicted.inc();
+        }
+    }
+
     /// Every watched service, sorted by name.
     pub fn services(&self) -> Vec<ServiceStatus> {
         let now = now();

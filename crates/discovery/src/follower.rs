@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::{ServiceStatus, Snapshot, WatchReason, clock::now, service::Service, services::Services};
 
 /// Keeps a service watched. When the last follower of a query is dropped, the watcher stops and the
-/// service's metric series end.
+/// service's metric series end. After [`Discovery::forget`](crate::Discovery::forget) it keeps the last snapshot.
 ///
 /// Every method may be called from any thread and any runtime.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Follower {
     pub fn set_reason(&self, reason: WatchReason) {
         let mut now = self.reason.lock();
         let before = std::mem::replace(&mut *now, reason);
-        self.services.change_reason(&self.service.query, before, reason);
+        self.services.change_reason(&self.service, before, reason);
     }
 
     /// The current snapshot. One atomic load; never waits.
@@ -87,6 +87,6 @@ impl Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         let reason = *self.reason.get_mut();
-        self.services.remove_follower(&self.service.query, reason);
+        self.services.remove_follower(&self.service, reason);
     }
 }

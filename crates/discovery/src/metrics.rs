@@ -24,6 +24,7 @@ use crate::{
 pub(crate) struct Metrics {
     errors: IntCounterVec,
     refused: IntCounterVec,
+    pub(crate) evicted: IntCounter,
     pub(crate) stale_answers: IntCounter,
     pub(crate) index_resets: IntCounter,
     pub(crate) limited: IntCounter,
@@ -47,6 +48,10 @@ impl Metrics {
                 "outrigger_watch_refused_total",
                 "Services that were not watched, by reason.",
                 "reason",
+            )?,
+            evicted: counter(
+                "outrigger_watch_evicted_total",
+                "Watches that ended because another service took their place in a quota.",
             )?,
             stale_answers: counter(
                 "outrigger_watch_stale_answers_total",

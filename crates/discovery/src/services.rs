@@ -139,16 +139,23 @@ impl Services {
     }
 
     /// One follower has another reason from now on.
-    pub(crate) fn change_reason(&self, query: &Query, from: WatchReason, to: WatchReason) {
-        self.state.lock().update_slot(query, |slot| {
+    pub(crate) fn change_reason(&self, service: &Arc<Service>, from: WatchReason, to: WatchReason) {
+        let mut state = self.state.lock();
+        if !state.has_slot_of(service) {
+            return;
+        }
+        state.update_slot(&service.query, |slot| {
             slot.declared -= usize::from(from == WatchReason::Declared);
             slot.declared += usize::from(to == WatchReason::Declared);
         });
     }
 
     /// Removes one follower; with the last one, removes the service and stops its watcher.
-    pub(crate) fn remove_follower(&self, query: &Query, reason: WatchReason) {
-        let mut state = self.state.lock();
+    pub(crate) fn remove_follower(&self, service: &Arc<Service>, reason: WatchReason) {
+        let (mut state, query) = (self.state.lock(), &service.query);
+        if !state.has_slot_of(service) {
+            return;
+        }
         let left = state.update_slot(query, |slot| {
             slot.followers -= 1;
             slot.declared -= usize::from(reason == WatchReason::Declared);
@@ -160,6 +167,22 @@ impl Services {
             slot.stop.cancel();
         }
         drop(state); // before `removed`, which may be large
+    }
+
+    /// Removes a service that is not declared, with its followers, and stops its watcher. The followers keep the last snapshot.
+    /// Returns whether it was removed.
+    pub(crate) fn forget(&self, query: &Query) -> bool {
+        let mut state = self.state.lock();
+        let removed = match state.slots.get(query) {
+            Some(slot) if slot.declared == 0 => state.slots.remove(query),
+            _ => None,
+        };
+        if let Some(slot) = &removed {
+            state.unknown -= usize::from(slot.unknown);
+            slot.stop.cancel();
+        }
+        drop(state); // before `removed`, which may be large
+        removed.is_some()
     }
 
     /// A service has its first instance: it no longer counts as unknown.
@@ -217,6 +240,11 @@ impl Services {
 }
 
 impl ServicesState {
+    /// Whether `service` is watched: another one may be watched for the same query by now.
+    fn has_slot_of(&self, service: &Arc<Service>) -> bool {
+        self.slots.get(&service.query).is_some_and(|slot| Arc::ptr_eq(&slot.service, service))
+    }
+
     /// Applies `change` to a slot and updates the count of unknown names.
     fn update_slot<T>(&mut self, query: &Query, change: impl FnOnce(&mut Slot) -> T) -> Option<T> {
         let slot = self.slots.get_mut(query)?;

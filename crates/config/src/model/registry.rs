@@ -117,9 +117,10 @@ pub struct DiscoverySettings {
     pub first_answer: Duration,
     /// An undeclared service is dropped after this long without requests. Default 10m, range 1s–24h.
     pub idle: Duration,
-    /// Most services watched at once. Default 256, range 1–10000; not below the declared ones.
+    /// Most services watched at once. Default 256, range 1–10000; not below the declared ones. The next one takes the place of
+    /// one that is not declared: first of one that never had an instance, then of the one not called for the longest time.
     pub max_services: usize,
-    /// Most names watched that never had an instance. Default 64, range 1–10000.
+    /// Most names watched that never had an instance. Default 64, range 1–10000. The next one takes the oldest's place.
     pub max_unknown: usize,
     /// How long such a name is kept. Default 30s, range 1s–1h.
     pub unknown_ttl: Duration,

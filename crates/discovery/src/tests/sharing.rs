@@ -50,6 +50,33 @@ async fn the_drop_of_the_last_follower_stops_the_watcher() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_forgotten_service_is_not_watched_and_its_old_followers_do_not_count_for_a_new_watch() {
+    let mut rig = Rig::with(quotas(1, 1));
+    let (old, mut asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
+    rig.discovery.forget(&query("orders"));
+    timeout(Duration::from_secs(1), asked.cancelled()).await.expect("the query is dropped");
+    assert_eq!((ids(&old), rig.discovery.services().len()), (vec!["a".to_owned()], 0));
+    let (new, asked) = rig.follow_and_answer("orders", list(8, &["b"])).await;
+    old.set_reason(WatchReason::Declared);
+    drop(old);
+    settle().await;
+    assert!(!asked.is_cancelled(), "the new follower is left");
+    assert_eq!((new.status().followers, new.status().reason), (1, WatchReason::OnDemand));
+    assert_eq!(rig.metric("outrigger_watch_evicted_total"), Some(1.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_declared_service_is_not_forgotten() {
+    let rig = Rig::new();
+    let _declared = rig.declare("orders");
+    for service in ["orders", "unknown"] {
+        rig.discovery.forget(&query(service));
+    }
+    assert_eq!(rig.discovery.services().len(), 1);
+    assert_eq!(rig.metric("outrigger_watch_evicted_total"), Some(0.0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_followed_again_starts_unasked() {
     let mut rig = Rig::new();
     let (first, asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;

@@ -221,10 +221,14 @@ impl Cluster {
         }
     }
 
+    /// When the last request came, to the second.
+    pub(crate) fn last_used_at(&self) -> Instant {
+        self.opened_at + Duration::from_secs(self.last_used.load(Relaxed))
+    }
+
     /// Time since the last request, to the second.
     pub(crate) fn idle_for(&self, now: Instant) -> Duration {
-        let used = self.opened_at + Duration::from_secs(self.last_used.load(Relaxed));
-        now.saturating_duration_since(used)
+        now.saturating_duration_since(self.last_used_at())
     }
 
     /// Whether an instance of this cluster was ever listed.

@@ -1,7 +1,7 @@
 //! Every cluster by name. A lookup is a lock-free load; the first request opens a cluster.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasherDefault, Hasher},
     sync::Arc,
     time::Duration,
@@ -9,7 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
-use outrigger_discovery::{Discovery, FollowError};
+use outrigger_discovery::{Discovery, FollowError, Knowledge};
 use outrigger_registry::InstanceId;
 use parking_lot::Mutex;
 use tokio::{
@@ -141,6 +141,78 @@ impl ManagedCluster {
         // An error: the writer has ended with its cluster.
         let _ = self.updates.send(SettingsUpdate { policy: policy.clone(), applied });
         Some(done)
+    }
+}
+
+/// A quota that is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quota {
+    /// `discovery.max_services`
+    Services,
+    /// `discovery.max_unknown`
+    Unknown,
+}
+
+impl Quota {
+    /// The quota that refuses a service.
+    fn of(refused: FollowError) -> Option<Self> {
+        match refused {
+            FollowError::TooManyServices { .. } => Some(Self::Services),
+            FollowError::TooManyUnknown { .. } => Some(Self::Unknown),
+            FollowError::ShuttingDown => None,
+        }
+    }
+}
+
+/// Which clusters go first where a quota is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum EvictionRank {
+    /// The registry has answered, and never listed an instance: most likely a mistyped or made-up name.
+    NeverListed,
+    /// The registry has not answered yet.
+    Unasked,
+    /// An instance was listed.
+    Listed,
+}
+
+impl EvictionRank {
+    fn of(cluster: &Cluster) -> Self {
+        // Not from the View, which comes a moment later.
+        let snapshot = cluster.follower.snapshot();
+        let is_listed = || snapshot.instances.iter().any(|one| cluster.matches(one));
+        match snapshot.knowledge {
+            _ if cluster.ever_had_instances() || is_listed() => Self::Listed,
+            Knowledge::Unasked => Self::Unasked,
+            Knowledge::Remembered | Knowledge::Answered => Self::NeverListed,
+        }
+    }
+}
+
+impl ClusterTable {
+    /// The quota that leaves no room for `key`. Discovery counts watched services, declared ones included; here every cluster on
+    /// demand counts too, because each costs a task and an endpoint per instance, and tags can be invented as easily as names.
+    fn reached_quota(&self, key: &ClusterKey, settings: &config::DiscoverySettings) -> Option<Quota> {
+        let on_demand = || self.clusters.values().map(|one| &one.cluster).filter(|one| !one.is_declared());
+        let watched: HashSet<_> = self.clusters.keys().map(ClusterKey::query).collect();
+        let is_watched = watched.contains(&key.query());
+        if on_demand().count() >= settings.max_services
+            || !is_watched && watched.len() >= settings.max_services
+        {
+            return Some(Quota::Services);
+        }
+        let unknown = on_demand().filter(|one| EvictionRank::of(one) == EvictionRank::NeverListed).count();
+        (unknown >= settings.max_unknown).then_some(Quota::Unknown)
+    }
+
+    /// The cluster on demand that makes room in a quota: one that never had an instance before others, then the one with the
+    /// oldest last request.
+    fn oldest_on_demand(&self, quota: Quota) -> Option<ClusterKey> {
+        let ranked = self.clusters.iter().filter(|(_, one)| !one.cluster.is_declared()).map(|(key, one)| {
+            ((EvictionRank::of(&one.cluster), one.cluster.last_used_at(), one.cluster.opened_at), key)
+        });
+        let is_in_quota = |rank: EvictionRank| quota == Quota::Services || rank == EvictionRank::NeverListed;
+        let oldest = ranked.filter(|((rank, ..), _)| is_in_quota(*rank)).min_by_key(|(age, _)| *age);
+        oldest.map(|(_, key)| key.clone())
     }
 }
 
@@ -303,10 +375,21 @@ impl ClusterManager {
         if let Some(managed) = table.clusters.get(&key) {
             return Ok(managed.cluster.clone());
         }
-        self.check_quota(&table)?;
-        let cluster = self.open(&mut table, key, false)?;
-        self.publish_names(&table);
-        Ok(cluster)
+        loop {
+            self.make_room(&mut table, &key);
+            let refused = match self.open(&mut table, key.clone(), false) {
+                Ok(cluster) => {
+                    self.publish_names(&table);
+                    return Ok(cluster);
+                }
+                Err(refused) => refused,
+            };
+            // An answer that came since has changed the count, or declared services use the whole quota.
+            let evicted = Quota::of(refused).is_some_and(|quota| self.evict_oldest(&mut table, quota));
+            if !evicted {
+                return Err(refused);
+            }
+        }
     }
 
     fn open(
@@ -336,24 +419,28 @@ impl ClusterManager {
         Ok(cluster)
     }
 
-    /// Discovery counts watched services; this quota counts every cluster of a service, because each one
-    /// costs a task and an endpoint per instance, and tags can be invented as easily as names.
-    fn check_quota(&self, table: &ClusterTable) -> Result<(), FollowError> {
+    /// Ends clusters on demand until the quotas allow one more, for `key`.
+    fn make_room(&self, table: &mut ClusterTable, key: &ClusterKey) {
         let settings = self.settings.load().discovery;
-        let clusters = table.clusters.values().map(|managed| &managed.cluster);
-        let (mut all, mut unknown) = (0, 0);
-        for cluster in clusters.filter(|cluster| !cluster.is_declared()) {
-            all += 1;
-            // Before the registry's first answer a service is not unknown.
-            unknown += usize::from(cluster.has_answer() && !cluster.ever_had_instances());
+        while let Some(quota) = table.reached_quota(key, &settings) {
+            if !self.evict_oldest(table, quota) {
+                return;
+            }
         }
-        if all >= settings.max_services {
-            return Err(FollowError::TooManyServices { limit: settings.max_services });
+    }
+
+    /// Ends the cluster on demand that goes first where `quota` is used up. False: there is none.
+    fn evict_oldest(&self, table: &mut ClusterTable, quota: Quota) -> bool {
+        let Some(oldest) = table.oldest_on_demand(quota) else { return false };
+        if let Some(ManagedCluster { task, .. }) = table.clusters.remove(&oldest) {
+            task.abort();
         }
-        if unknown >= settings.max_unknown {
-            return Err(FollowError::TooManyUnknown { limit: settings.max_unknown });
+        debug!(service = %oldest, "no longer watched: another service takes its place in the quota");
+        let query = oldest.query();
+        if !table.clusters.keys().any(|other| other.query() == query) {
+            self.discovery.forget(&query);
         }
-        Ok(())
+        true
     }
 
     /// Whether a request to this instance of `service` succeeded within `within`. Looks only at the
@@ -465,3 +552,6 @@ fn quota_refusal(refused: FollowError) -> Refusal {
     };
     Refusal::for_now(reason, refused.to_string())
 }
+
+#[cfg(test)]
+mod tests;

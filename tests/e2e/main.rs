@@ -13,6 +13,7 @@ mod contact;
 mod deadlines;
 mod demo;
 mod drain;
+mod draining;
 mod ejection;
 mod empty_list;
 mod errors;

@@ -48,6 +48,7 @@ fn instance(n: u32, name: &str, status: HealthStatus) -> Instance {
         weights: Weights::default(),
         status,
         node_lost: false,
+        draining: false,
         create_index: 7,
     }
 }

@@ -63,7 +63,7 @@ pub struct EndpointStatus {
     pub address: String,
     /// Its health in the registry.
     pub status: &'static str,
-    /// Whether it may be picked: the registry lists it as usable, and it is not ejected.
+    /// Whether it may be picked: the registry lists it as usable, and it is not ejected; or it drains, and no other may be picked.
     pub usable: bool,
     /// Why it is not picked, or is picked only because no other is better.
     pub why_not: Option<String>,
@@ -141,6 +141,15 @@ fn describe_ejection(
     Some(format!("ejected {ago} ago ({}), {next}", describe_reason(ejected.reason, settings)))
 }
 
+/// Why an instance that leaves is used or not. `last_resort`: it is used.
+fn describe_draining(last_resort: bool, endpoint: Option<&&Arc<Endpoint>>) -> &'static str {
+    match endpoint {
+        _ if last_resort => "draining: in use, because no other instance is usable",
+        Some(one) if one.is_last_resort() => "draining: used only while no other instance is usable",
+        _ => "draining, and it refuses connections",
+    }
+}
+
 /// The state of one cluster now.
 pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let now = Instant::now().into_std();
@@ -148,6 +157,7 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
     let (requests, retries, failures) = view.settings.series.totals();
     let live: HashMap<_, &Arc<Endpoint>> = view.endpoints.iter().map(|one| (&one.id, one)).collect();
     let suspects = cluster.follower.status().suspects;
+    let has_healthy = view.has_healthy_endpoint();
     let not_serving: HashMap<_, &Arc<Endpoint>> = view.not_serving.iter().map(|one| (&one.id, one)).collect();
     let endpoints = view
         .snapshot
@@ -157,6 +167,8 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
             let usable = live.get(&instance.id);
             let endpoint = usable.or_else(|| not_serving.get(&instance.id));
             let ejected = usable.and_then(|one| cluster.ejector.ejection_of(one));
+            let last_resort = !has_healthy
+                && endpoint.is_some_and(|one| one.is_last_resort() && one.is_usable(true));
             let suspect = suspects.binary_search(&instance.id).is_ok();
             let why_not = match (&instance.addr, usable) {
                 (_, Some(one)) => {
@@ -180,13 +192,15 @@ pub(crate) fn cluster_status(cluster: &Cluster) -> ClusterStatus {
                 }
                 (Ok(_), None) if !cluster.matches(instance) => Some("lacks a tag that is asked for".to_owned()),
                 (Ok(_), None) if instance.weight() > 0 => Some("joins".to_owned()),
+                (Ok(_), None) if instance.draining => Some(describe_draining(last_resort, endpoint).to_owned()),
                 (Ok(_), None) => Some(format!("{} in the registry", instance.status.label())),
             };
             EndpointStatus {
                 id: instance.id.id.to_string(),
                 address: instance.addr.as_ref().map_or_else(|_| "-".to_owned(), ToString::to_string),
                 status: instance.status.label(),
-                usable: usable.is_some_and(|one| one.stats.ejection_state() != EjectionState::Ejected),
+                usable: last_resort
+                    || usable.is_some_and(|one| one.stats.ejection_state() != EjectionState::Ejected),
                 why_not,
                 suspect,
                 trust: endpoint.map_or("-", |one| one.stats.ejection_state().label()),

@@ -16,7 +16,7 @@ mod resolve;
 pub mod testing;
 
 pub use error::Error;
-pub use model::{HealthStatus, Instance, InstanceId, Unusable};
+pub use model::{DRAINING_MARK, HealthStatus, Instance, InstanceId, Unusable};
 pub use registry::{
     AgentService, AnswerFuture, Consistency, Cursor, OwnCheck, Query, Registrar, Registration, Registry,
     ReportedHealth, ServiceChecks, WatchAnswer,

@@ -4,6 +4,10 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 
 use outrigger_config::Weights;
 
+/// The mark in a check's output by which a sidecar says that its app is critical because it leaves. Sidecars of other versions
+/// read it, so it must not change.
+pub const DRAINING_MARK: &str = "draining";
+
 /// One entry of a registry's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -23,6 +27,9 @@ pub struct Instance {
     /// True: the instance is critical only because the registry has lost contact with its node (Consul:
     /// `serfHealth`); its own checks are passing or warning. False with any other status.
     pub node_lost: bool,
+    /// True: the instance is critical only because it leaves, and still takes requests: each of its critical checks has the
+    /// [`DRAINING_MARK`]. False with any other status.
+    pub draining: bool,
     /// The index of the registry at the first registration of this incarnation. A new index is a new
     /// incarnation.
     pub create_index: u64,
@@ -36,6 +43,12 @@ impl Instance {
             (Ok(_), HealthStatus::Passing) => u32::from(self.weights.passing),
             (Ok(_), HealthStatus::Warning) => u32::from(self.weights.warning),
         }
+    }
+
+    /// The share of traffic that the instance gets where no instance has a [`weight`](Self::weight): the one that it had before
+    /// it drained. 0: it is not draining, or has no usable address.
+    pub fn last_resort_weight(&self) -> u32 {
+        if self.draining && self.addr.is_ok() { u32::from(self.weights.passing) } else { 0 }
     }
 
     /// Whether the instance has every one of `tags`. Consul compares tags without case.

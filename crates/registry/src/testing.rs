@@ -182,6 +182,7 @@ pub fn instance(node: &str, id: &str, status: HealthStatus) -> Instance {
         weights: Default::default(),
         status,
         node_lost: false,
+        draining: false,
         create_index: 1,
     }
 }

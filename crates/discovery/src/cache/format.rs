@@ -88,6 +88,8 @@ struct StoredInstance {
     #[serde(with = "StoredStatus")]
     status: HealthStatus,
     node_lost: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    draining: bool,
     create_index: u64,
 }
 
@@ -216,6 +218,7 @@ impl StoredInstance {
             weights: (instance.weights.passing, instance.weights.warning),
             status: instance.status,
             node_lost: instance.node_lost,
+            draining: instance.draining,
             create_index: instance.create_index,
         })
     }
@@ -230,6 +233,7 @@ impl StoredInstance {
             weights: Weights { passing: passing.max(1), warning },
             status: self.status,
             node_lost: self.node_lost,
+            draining: self.draining,
             create_index: self.create_index,
         }
     }

@@ -16,7 +16,7 @@ use tracing::warn;
 use super::{
     agent_calls::{CallError, call_agent, query_agent_service},
     register_loop::{RegisterLoop, RegisterReason},
-    report::{CHECK_OUTPUT, LIVENESS_CHALLENGE},
+    report::{CHECK_OUTPUT, DRAIN_OUTPUT, LIVENESS_CHALLENGE},
 };
 
 /// Least time between two queries, because an agent may answer each one at once.
@@ -144,7 +144,7 @@ fn is_own_check(own: &OwnCheck, reported: Option<ReportedHealth>) -> bool {
     own.has_our_name
         && (reported.is_none()
             || own.ttl_expired
-            || [CHECK_OUTPUT, LIVENESS_CHALLENGE].contains(&&*own.output))
+            || [CHECK_OUTPUT, DRAIN_OUTPUT, LIVENESS_CHALLENGE].contains(&&*own.output))
 }
 
 /// Whether the agent holds `registration`. What the agent adds (its address) is no change.

@@ -186,7 +186,7 @@ impl Registrant {
     /// Deregisters the app without waiting for callers, because a reload replaced or removed the registration.
     pub(super) async fn withdraw_now(mut self) {
         if self.stop_tasks().await {
-            self.report_critical().await;
+            self.report_critical(true).await;
             self.deregister().await;
         }
     }
@@ -210,9 +210,12 @@ impl Registrant {
         matches!(timeout(REPORT_TIMEOUT, held).await, Ok(Ok(Some(_))))
     }
 
-    /// Reports the app as critical. True: the registry took the report. The app is deregistered in either case.
-    pub(super) async fn report_critical(&mut self) -> bool {
-        let reported = self.send_critical_report().await;
+    /// Reports the app as critical; where `is_running` and the app is healthy, with the mark that it drains. True: the registry
+    /// took the report. The app is deregistered in either case.
+    pub(super) async fn report_critical(&mut self, is_running: bool) -> bool {
+        let healthy = self.health_while_leaving().filter(|_| is_running);
+        let output = if healthy.is_some() { report::DRAIN_OUTPUT } else { report::CHECK_OUTPUT };
+        let reported = self.send_critical_report(output).await;
         let again = match reported {
             // The agent takes a report with the new token, but with the replaced token of the registration it cannot
             // update the catalog.
@@ -221,15 +224,23 @@ impl Registrant {
             CriticalReport::NotRegistered => true,
             CriticalReport::Failed => false,
         };
-        if again && self.register_again().await {
-            return self.send_critical_report().await == CriticalReport::Accepted;
+        if again && self.register_again(healthy.unwrap_or(ReportedHealth::Critical)).await {
+            return self.send_critical_report(output).await == CriticalReport::Accepted;
         }
         reported == CriticalReport::Accepted
     }
 
-    /// Registers the app as critical, with the current credentials.
-    async fn register_again(&self) -> bool {
-        let registration = Registration { initial_health: ReportedHealth::Critical, ..self.registration() };
+    /// The health by which callers still use the app. `None`: it is ill or in maintenance, or was never probed.
+    fn health_while_leaving(&self) -> Option<ReportedHealth> {
+        let in_service = self.state.current().desired_maintenance().is_none();
+        let health = *self.probe_task.results.borrow();
+        health.filter(|health| in_service && *health != ReportedHealth::Critical)
+    }
+
+    /// Registers the app with the current credentials. `health`: that of a check that the agent does not hold. A healthy app is
+    /// registered as healthy, because the agent tells the catalog at once only of a change of the status, not of the output.
+    async fn register_again(&self, health: ReportedHealth) -> bool {
+        let registration = Registration { initial_health: health, ..self.registration() };
         let Err(failure) =
             agent_calls::with_timeout(REPORT_TIMEOUT, self.registrar.register(&registration)).await
         else {
@@ -243,9 +254,9 @@ impl Registrant {
         false
     }
 
-    async fn send_critical_report(&mut self) -> CriticalReport {
+    async fn send_critical_report(&mut self, output: &'static str) -> CriticalReport {
         let id = &self.registration().id;
-        let report = self.registrar.report(id, ReportedHealth::Critical, report::CHECK_OUTPUT);
+        let report = self.registrar.report(id, ReportedHealth::Critical, output);
         match timeout(REPORT_TIMEOUT, report).await {
             Ok(Ok(())) => {
                 self.state.record_reported(self.state.current().generation, ReportedHealth::Critical);

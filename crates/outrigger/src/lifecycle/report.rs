@@ -26,6 +26,10 @@ pub(super) const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 /// The check's output. Constant, because a changing output wakes every watcher of the service.
 pub(super) const CHECK_OUTPUT: &str = "outrigger: reported by the sidecar";
 
+/// The output of the report that the app is critical because it leaves, and still works: with the mark that callers know
+/// ([`outrigger_registry::DRAINING_MARK`]). Where no other instance is left they use it until it is gone.
+pub(super) const DRAIN_OUTPUT: &str = "outrigger: draining";
+
 /// The output that tests whether another process renews a check: see [`super::stale`]. Sidecars of other versions
 /// compare the text, so it must not change.
 pub(super) const LIVENESS_CHALLENGE: &str = "outrigger: does anybody renew this?";

@@ -16,7 +16,7 @@ use outrigger_discovery::{Follower, Knowledge, Snapshot, WatchReason};
 use outrigger_policy::{
     Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, Verdict,
     circuit_breaker::{BreakerState, Permit},
-    outlier_detection::{Report, stall::PeakLatency},
+    outlier_detection::{EjectionState, Report, stall::PeakLatency},
 };
 use outrigger_registry::{Instance, InstanceId, Query};
 use tokio::{sync::watch, time::Instant};
@@ -124,12 +124,20 @@ pub(crate) struct View {
     /// Instances at addresses that this sidecar listens on: without an endpoint, because it would call itself.
     pub(crate) own: Vec<InstanceId>,
     pub(crate) balancer: LoadBalancer,
+    /// Those of `not_serving` that leave and still take requests, in the order of their balancer.
+    pub(crate) draining: Box<[Arc<Endpoint>]>,
+    pub(crate) draining_balancer: LoadBalancer,
     pub(crate) settings: Arc<ClusterSettings>,
     /// The snapshot that the View shows.
     pub(crate) snapshot: Arc<Snapshot>,
 }
 
 impl View {
+    /// Whether an endpoint is in service and not ejected, so that none that drains is picked.
+    pub(crate) fn has_healthy_endpoint(&self) -> bool {
+        self.endpoints.iter().any(|one| is_healthy(one, true))
+    }
+
     /// Whether an endpoint is usable here that is not in `other`.
     fn has_new_endpoint(&self, other: &Self) -> bool {
         let before: HashSet<_> = other.endpoints.iter().map(Arc::as_ptr).collect();
@@ -190,6 +198,8 @@ impl Cluster {
                 not_serving: Box::default(),
                 own: Vec::new(),
                 balancer: LoadBalancer::new(policy.balance, &[]),
+                draining: Box::default(),
+                draining_balancer: LoadBalancer::new(policy.balance, &[]),
                 settings: Arc::new(settings),
                 snapshot: Arc::default(),
             }),
@@ -293,27 +303,56 @@ impl Cluster {
             view.balancer.pick_retry(&self.cursor, fastrand::u64(..), wanted)
         };
         let at = retry(&|at| other(at) && !view.endpoints[at].is_stalled()).or_else(|| retry(&other));
-        at.and_then(|at| view.endpoints.get(at)).cloned()
+        at.and_then(|at| view.endpoints.get(at)).cloned().or_else(|| {
+            let is_tried =
+                |one: &Arc<Endpoint>| tried.iter().chain([now]).any(|other| Arc::ptr_eq(one, other));
+            view.draining.iter().find(|one| is_usable_while_draining(one, true) && !is_tried(one)).cloned()
+        })
     }
 
     fn pick_from(&self, view: &View, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
+        let usable = |one: &Endpoint| one.is_usable(retryable);
+        if view.draining.is_empty() {
+            return self.pick_among(&view.endpoints, &view.balancer, tried, usable);
+        }
+        // An endpoint that leaves comes after those that are healthy, and before those that panic mode picks: it is known to work.
+        let pick_draining = |untried: bool| {
+            let is_wanted = |one: &Endpoint| {
+                let is_tried = tried.iter().any(|other| std::ptr::eq(one, &**other));
+                is_usable_while_draining(one, retryable) && !(untried && is_tried)
+            };
+            self.pick_among(&view.draining, &view.draining_balancer, tried, is_wanted)
+        };
+        self.pick_among(&view.endpoints, &view.balancer, tried, |one| is_healthy(one, retryable))
+            .or_else(|| pick_draining(true))
+            .or_else(|| self.pick_among(&view.endpoints, &view.balancer, tried, usable))
+            .or_else(|| pick_draining(false))
+    }
+
+    /// A usable one of these: one that was not tried, if there is any; one that is stalled only if there is no other.
+    #[inline]
+    fn pick_among(
+        &self,
+        endpoints: &[Arc<Endpoint>],
+        balancer: &LoadBalancer,
+        tried: &[Arc<Endpoint>],
+        is_usable: impl Fn(&Endpoint) -> bool,
+    ) -> Option<Arc<Endpoint>> {
         let random = fastrand::u64(..);
-        let usable = |at: usize| view.endpoints[at].is_usable(retryable);
-        // A stalled endpoint is used only if there is no other.
-        let responsive = |at: usize| usable(at) && !view.endpoints[at].is_stalled();
+        let usable = |at: usize| is_usable(&endpoints[at]);
+        let responsive = |at: usize| usable(at) && !endpoints[at].is_stalled();
         let at = if tried.is_empty() {
-            view.balancer
+            balancer
                 .pick_first(&self.cursor, random, responsive)
-                .or_else(|| view.balancer.pick_first(&self.cursor, random, usable))
+                .or_else(|| balancer.pick_first(&self.cursor, random, usable))
         } else {
-            let untried = |at: usize| !tried.iter().any(|one| Arc::ptr_eq(one, &view.endpoints[at]));
-            let retry =
-                |wanted: &dyn Fn(usize) -> bool| view.balancer.pick_retry(&self.cursor, random, wanted);
+            let untried = |at: usize| !tried.iter().any(|one| Arc::ptr_eq(one, &endpoints[at]));
+            let retry = |wanted: &dyn Fn(usize) -> bool| balancer.pick_retry(&self.cursor, random, wanted);
             retry(&|at| responsive(at) && untried(at))
                 .or_else(|| retry(&|at| usable(at) && untried(at)))
                 .or_else(|| retry(&usable))
         };
-        at.and_then(|at| view.endpoints.get(at)).cloned()
+        at.and_then(|at| endpoints.get(at)).cloned()
     }
 
     /// Whether the View lists an endpoint, and it is healthy.
@@ -389,6 +428,10 @@ impl Cluster {
                 known.push_str(&format!(", {count} {}", status.label()));
             }
         }
+        let draining = view.snapshot.instances.iter().filter(|one| one.draining).count();
+        if draining > 0 {
+            known.push_str(&format!(", {draining} draining and not accepting connections"));
+        }
         if counts.unusable > 0 {
             known.push_str(&format!(", {} without a usable address", counts.unusable));
         }
@@ -406,6 +449,16 @@ impl Cluster {
     pub(crate) fn matches(&self, instance: &Instance) -> bool {
         instance.has_tags(&self.key.tags)
     }
+}
+
+/// Whether a pick may take the endpoint, and not only because panic mode lets it take any.
+fn is_healthy(one: &Endpoint, retryable: bool) -> bool {
+    one.is_usable(retryable) && one.stats.ejection_state() != EjectionState::Panic
+}
+
+/// Whether a pick may take an endpoint that leaves.
+fn is_usable_while_draining(one: &Endpoint, retryable: bool) -> bool {
+    one.is_last_resort() && one.is_usable(retryable)
 }
 
 /// Why a service is watched.

@@ -48,6 +48,10 @@ pub(crate) struct Endpoint {
     /// Its last response was one of HTTP/1.0.
     is_http10: AtomicBool,
     retired: AtomicBool,
+    /// The registry lists it as draining.
+    draining: AtomicBool,
+    /// It has refused a connection since it drains.
+    refused: AtomicBool,
     /// Permits in use: one for each connection that a request may hold.
     in_flight: AtomicUsize,
     /// Most permits.
@@ -107,6 +111,8 @@ impl Endpoint {
             failures: AtomicU64::new(0),
             is_http10: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             max_permits: AtomicUsize::new(max_permits(policy)),
             waiting: AtomicUsize::new(0),
@@ -160,6 +166,26 @@ impl Endpoint {
     /// Whether it is neither ejected, nor on probation, nor has it left. In panic mode no endpoint is.
     pub(crate) fn is_healthy(&self) -> bool {
         !self.retired.load(Relaxed) && self.stats.ejection_state() == EjectionState::Healthy
+    }
+
+    /// Notes whether the registry lists it as draining.
+    pub(crate) fn set_draining(&self, draining: bool) {
+        if self.draining.swap(draining, Relaxed) != draining {
+            self.refused.store(false, Relaxed);
+        }
+    }
+
+    /// Notes the outcome of an attempt: an endpoint that drains is used until it refuses a connection.
+    pub(crate) fn note_outcome(&self, outcome: Outcome) {
+        let refuses = matches!(outcome, Outcome::ConnectRefused | Outcome::ConnectFailed);
+        if refuses && self.draining.load(Relaxed) {
+            self.refused.store(true, Relaxed);
+        }
+    }
+
+    /// Whether it drains and has refused no connection since.
+    pub(crate) fn is_last_resort(&self) -> bool {
+        self.draining.load(Relaxed) && !self.refused.load(Relaxed)
     }
 
     /// Ends the picks and closes idle connections, because the instance has left the registry. Requests in

@@ -88,6 +88,7 @@ impl Lease {
             blame.mark_delayed();
         }
         cells.record_attempt(outcome);
+        endpoint.note_outcome(outcome);
         if let (Some(_), Some(given_at)) = (outcome.status(), end.given_at) {
             endpoint.stall.record_response();
             cluster.peak_latency.record(now - given_at);

@@ -123,6 +123,7 @@ impl Reconciler {
         let mut weights = Vec::new();
         let mut own = Vec::new();
         let own_listeners = self.own_listeners.borrow_and_update().clone();
+        let (mut draining, mut draining_weights) = (Vec::new(), Vec::new());
         for instance in snapshot.instances.iter().filter(|one| self.cluster.matches(one)) {
             let Ok(addr) = instance.addr else { continue };
             if own_listeners.are_reached_at(addr) {
@@ -144,6 +145,11 @@ impl Reconciler {
                 }
             };
             self.known.push(endpoint.clone());
+            endpoint.set_draining(instance.draining);
+            if instance.last_resort_weight() > 0 {
+                draining.push(endpoint.clone());
+                draining_weights.push(instance.last_resort_weight());
+            }
             if instance.weight() > 0 {
                 endpoints.push(endpoint);
                 weights.push(instance.weight());
@@ -167,6 +173,8 @@ impl Reconciler {
             endpoints: endpoints.into(),
             not_serving: not_serving.into(),
             own,
+            draining_balancer: LoadBalancer::new(settings.policy.balance, &draining_weights),
+            draining: draining.into(),
             settings,
             snapshot,
         };

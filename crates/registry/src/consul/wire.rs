@@ -11,12 +11,15 @@ use serde::{Deserialize, Deserializer};
 
 use super::agent::{check_id, check_name};
 use crate::{
-    AgentService, HealthStatus, Instance, InstanceId, OwnCheck, ReportedHealth, ServiceChecks, Unusable,
-    resolve::UnresolvedInstance,
+    AgentService, DRAINING_MARK, HealthStatus, Instance, InstanceId, OwnCheck, ReportedHealth, ServiceChecks,
+    Unusable, resolve::UnresolvedInstance,
 };
 
 /// The check by which the servers of Consul report the contact with the agent of a node.
 const SERF_HEALTH: &str = "serfHealth";
+
+/// How the output of a check begins that Consul has set to critical because its TTL passed.
+const TTL_EXPIRED: &str = "TTL expired";
 
 /// Parses the body of `/v1/health/service/:name`. For a service without instances Consul answers `[]`:
 /// `null` comes from something else and must not be read as the loss of all instances.
@@ -119,6 +122,8 @@ struct RawCheck {
     status: String,
     #[serde(rename = "Type", default, deserialize_with = "or_default")]
     kind: String,
+    #[serde(default, deserialize_with = "or_default")]
+    output: String,
 }
 
 #[derive(Deserialize)]
@@ -157,6 +162,7 @@ impl RawHealthEntry {
     fn into_unresolved(self) -> UnresolvedInstance {
         let status = worst_status(&self.checks);
         let node_lost = is_node_lost(&self.checks);
+        let draining = status == HealthStatus::Critical && is_draining(&self.checks);
         let service = self.service;
         let host = if service.address.is_empty() { self.node.address } else { service.address };
         let id = InstanceId { datacenter: self.node.datacenter, node: self.node.node, id: service.id };
@@ -168,6 +174,7 @@ impl RawHealthEntry {
             weights: service.weights.clamp_weights(),
             status,
             node_lost,
+            draining,
             create_index: service.create_index,
         };
         UnresolvedInstance { host, port: service.port, instance }
@@ -213,6 +220,19 @@ fn is_node_lost(checks: &[RawCheck]) -> bool {
         && others.iter().all(|check| check.status() <= HealthStatus::Warning)
 }
 
+/// Whether each critical check says that the service leaves.
+fn is_draining(checks: &[RawCheck]) -> bool {
+    let mut critical = checks.iter().filter(|check| check.status() == HealthStatus::Critical).peekable();
+    critical.peek().is_some() && critical.all(|check| has_draining_mark(&check.output))
+}
+
+/// Whether the output has the mark as a word. A check that is not renewed says nothing any more: Consul quotes its last output.
+fn has_draining_mark(output: &str) -> bool {
+    let is_word_part = |one: char| one.is_alphanumeric() || matches!(one, '_' | '-');
+    !output.starts_with(TTL_EXPIRED)
+        && output.split(|one| !is_word_part(one)).any(|word| word == DRAINING_MARK)
+}
+
 impl RawAgentCheck {
     fn into_own_check(self) -> OwnCheck {
         OwnCheck {
@@ -223,7 +243,7 @@ impl RawAgentCheck {
                 _ => ReportedHealth::Critical,
             },
             id: self.id,
-            ttl_expired: self.output.starts_with("TTL expired"),
+            ttl_expired: self.output.starts_with(TTL_EXPIRED),
             output: self.output,
         }
     }

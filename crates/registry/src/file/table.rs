@@ -96,6 +96,7 @@ fn unresolved_instance(entry: &StaticInstance, life: u64) -> UnresolvedInstance 
         weights: entry.weights,
         status: entry.status,
         node_lost: false,
+        draining: false,
         create_index: life,
     };
     UnresolvedInstance { host: entry.host.as_str().into(), port: entry.port.into(), instance }

@@ -27,6 +27,7 @@ fn instance(id: &str) -> Instance {
         weights: Weights { passing: 3, warning: 0 },
         status: HealthStatus::Warning,
         node_lost: false,
+        draining: false,
         create_index: 7,
     }
 }
@@ -367,6 +368,7 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
         weights: Weights { passing: weight.max(1), warning: weight },
         status,
         node_lost: lost,
+        draining: lost && status == HealthStatus::Critical,
         create_index: life,
         ..instance(&id)
     });

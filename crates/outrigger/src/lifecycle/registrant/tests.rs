@@ -100,9 +100,63 @@ async fn a_withdrawal_reports_critical_then_deregisters_and_no_call_follows() {
     let calls: Vec<_> = fixture.agent.state().calls[before..].iter().map(|(_, call)| call.clone()).collect();
     assert_eq!(
         calls,
-        [AgentCall::Report(ReportedHealth::Critical, report::CHECK_OUTPUT.into()), AgentCall::Deregister]
+        [AgentCall::Report(ReportedHealth::Critical, report::DRAIN_OUTPUT.into()), AgentCall::Deregister]
     );
     assert_eq!(fixture.state.current().phase, RegistrationPhase::Left);
+}
+
+/// What the last report before the deregistration says.
+fn last_output(fixture_agent: &FakeAgent) -> String {
+    let calls = &fixture_agent.state().calls;
+    let reports = calls.iter().filter_map(|(_, call)| match call {
+        AgentCall::Report(ReportedHealth::Critical, output) => Some(output.clone()),
+        _ => None,
+    });
+    reports.last().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_healthy_app_that_runs_is_shown_as_draining() {
+    // An app that is ill.
+    let ill = start_registrant(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    ill.health.send_replace(Some(ReportedHealth::Critical));
+    sleep(Duration::from_secs(1)).await;
+    withdraw_at_once(ill.registrant, &ill.state).await;
+    assert_eq!(last_output(&ill.agent), report::CHECK_OUTPUT);
+
+    // An app that has ended, or a second signal.
+    let ended = start_registrant(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    let drain = super::super::drain::DrainControl::default();
+    drain.skip_waits.cancel();
+    let mut propagation = PropagationMonitor::fixed(Duration::ZERO);
+    super::super::withdraw::run_steps(ended.registrant, &mut propagation, &drain).await;
+    assert_eq!(last_output(&ended.agent), report::CHECK_OUTPUT);
+
+    // An app in maintenance.
+    let maintained = start_registrant(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    let request = super::super::status::MaintenanceRequest::On("repair".into());
+    maintained.maintenance.request(request).await.unwrap();
+    withdraw_at_once(maintained.registrant, &maintained.state).await;
+    assert_eq!(last_output(&maintained.agent), report::CHECK_OUTPUT);
+
+    // An app that the settings no longer name.
+    let removed = start_registrant(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    removed.registrant.withdraw_now().await;
+    assert_eq!(last_output(&removed.agent), report::DRAIN_OUTPUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_lost_the_app_is_told_of_it_as_healthy_first_so_that_callers_see_the_mark() {
+    let fixture = start_registrant(PASSING);
+    sleep(Duration::from_secs(15)).await;
+    fixture.agent.forget();
+    withdraw_at_once(fixture.registrant, &fixture.state).await;
+    assert_eq!(fixture.agent.state().initial, Some(ReportedHealth::Passing));
+    assert_eq!(last_output(&fixture.agent), report::DRAIN_OUTPUT);
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,7 +221,7 @@ async fn with_a_new_token_or_at_an_agent_that_lost_the_app_the_withdrawal_regist
         assert!(withdraw_at_once(fixture.registrant, &fixture.state).await);
         let calls: Vec<_> =
             fixture.agent.state().calls[before..].iter().map(|(_, call)| call.clone()).collect();
-        let critical = AgentCall::Report(ReportedHealth::Critical, report::CHECK_OUTPUT.into());
+        let critical = AgentCall::Report(ReportedHealth::Critical, report::DRAIN_OUTPUT.into());
         assert_eq!(calls, [critical.clone(), AgentCall::Register, critical, AgentCall::Deregister]);
     }
 }

@@ -44,7 +44,7 @@ pub(in super::super) async fn run_steps(
         let result = tokio::select! {
             biased;
             () = drain.skip_waits.cancelled(), if step.is_skippable() => StepResult::Skipped,
-            result = run_step(step, &mut registrant, propagation, until) => result,
+            result = run_step(step, &mut registrant, propagation, drain, until) => result,
         };
         let skipped = drain.skip_waits.is_cancelled() && step == WithdrawStep::Deregister;
         step = step.next(if skipped { StepResult::Skipped } else { result });
@@ -55,12 +55,17 @@ async fn run_step(
     step: WithdrawStep,
     registrant: &mut Registrant,
     propagation: &mut PropagationMonitor,
+    drain: &DrainControl,
     until: Instant,
 ) -> StepResult {
     let result_of = |done: bool| if done { StepResult::Done } else { StepResult::Failed };
     match step {
         WithdrawStep::ReportCritical => {
-            timeout_at(until, registrant.report_critical()).await.map_or(StepResult::TimedOut, result_of)
+            // An app that has ended takes no requests.
+            let is_running = !drain.skip_waits.is_cancelled();
+            timeout_at(until, registrant.report_critical(is_running))
+                .await
+                .map_or(StepResult::TimedOut, result_of)
         }
         WithdrawStep::AwaitCritical => {
             let result =

@@ -38,6 +38,47 @@ async fn instance_with(service: &str, checks: &[(&str, &str)]) -> Instance {
 }
 
 #[tokio::test]
+async fn an_instance_drains_when_each_of_its_critical_checks_says_so() {
+    let own = "outrigger: draining";
+    for (checks, draining) in [
+        (vec![("a", "critical", own)], true),
+        (vec![("a", "critical", "draining")], true),
+        (
+            vec![("a", "critical", "HTTP GET http://x/health: 503 Output: {\\\"state\\\":\\\"draining\\\"}")],
+            true,
+        ),
+        (vec![("a", "critical", own), ("b", "warning", ""), ("c", "passing", "")], true),
+        (vec![("a", "critical", own), ("b", "critical", "disk full")], false),
+        (vec![("a", "critical", own), ("serfHealth", "critical", "Agent not live or unreachable")], false),
+        (vec![("a", "critical", own), ("_service_maintenance:a", "critical", own)], false),
+        (
+            vec![("a", "critical", "TTL expired (last output before timeout follows): outrigger: draining")],
+            false,
+        ),
+        (vec![("a", "critical", "undraining")], false),
+        (vec![("a", "critical", "not-draining")], false),
+        (vec![("a", "critical", "")], false),
+        (vec![("a", "warning", own)], false),
+        (vec![("a", "passing", own)], false),
+        (vec![], false),
+    ] {
+        let body: Vec<_> = checks
+            .iter()
+            .map(|(id, status, output)| {
+                format!(r#"{{"CheckID":"{id}","Status":"{status}","Output":"{output}"}}"#)
+            })
+            .collect();
+        let node = r#"{"Node":"n","Address":"10.0.0.1","Datacenter":"dc1"}"#;
+        let body =
+            format!(r#"[{{"Node":{node},"Service":{{"ID":"a","Port":80}},"Checks":[{}]}}]"#, body.join(","));
+        let instance = parse_instance(&body).await;
+        assert_eq!(instance.draining, draining, "{checks:?}");
+        assert_eq!(instance.last_resort_weight(), u32::from(draining), "{checks:?}");
+        assert!(!draining || instance.weight() == 0, "{checks:?}");
+    }
+}
+
+#[tokio::test]
 async fn three_instances_are_read_with_address_status_and_incarnation() {
     let three = parse_instances(THREE).await;
     let seen: Vec<_> = three

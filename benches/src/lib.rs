@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`picks`] | how long does choosing an instance take? |
 //! | [`update`] | how long does an update take, and does it matter how many services there are? |
+//! | [`scrape`] | how long does a scrape of many services take, and how large is it? |
 //! | [`peers`] | what does a request cost, beside nginx, HAProxy and Envoy? |
 //! | [`propagation`] | how soon does a change in Consul reach a follower? |
 //! | [`stats`], [`clock`], [`machine`] | medians; wall time and processor time; the machine and the load of other processes |
@@ -20,6 +21,7 @@ pub mod peers;
 pub mod picks;
 pub mod propagation;
 pub mod report;
+pub mod scrape;
 pub mod stats;
 pub mod update;
 

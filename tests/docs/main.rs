@@ -5,7 +5,13 @@ use std::collections::BTreeSet;
 
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_proxy::Reason;
-use outrigger_tests::{client, client::Client, instance::Instance, process::Process, registry::ConsulAgent};
+use outrigger_tests::{
+    client,
+    client::Client,
+    instance::{Instance, Kill},
+    process::Process,
+    registry::ConsulAgent,
+};
 
 const ERRORS: &str = include_str!("../../docs/errors.md");
 const METRICS: &str = include_str!("../../docs/metrics.md");
@@ -37,11 +43,14 @@ async fn scraped() -> BTreeSet<String> {
         DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default()).await.unwrap();
     let app = Instance::start("app").await;
     ConsulAgent(registry.addr()).register("payments", &app).await;
+    let dead = Instance::start("dead").await;
+    ConsulAgent(registry.addr()).register("broken", &dead).await;
+    dead.kill(Kill::Reset).await;
     let process = Process::run(&format!(
         "registry: {{consul: {{address: \"http://{}\"}}}}\n\
          service: {{name: orders, port: {}, address: 127.0.0.1}}\n\
-         upstreams: [{{service: payments}}, {{service: unknown}}]\n\
-         discovery: {{max_services: 2}}",
+         upstreams: [{{service: payments, max_in_flight: 10}}, {{service: unknown}}, {{service: broken}}]\n\
+         discovery: {{max_services: 3}}",
         registry.addr(),
         app.addr().port(),
     ))
@@ -49,6 +58,7 @@ async fn scraped() -> BTreeSet<String> {
     process.wait_ready().await;
     let outbound = process.outbound();
     assert_eq!(client::get(outbound, "payments", "/").await.status, 200);
+    assert_eq!(client::get(outbound, "broken", "/").await.reason(), "connect_failed");
     assert_eq!(client::get(outbound, "unknown", "/").await.reason(), "unknown_service");
     assert_eq!(client::get(outbound, "one-too-many", "/").await.reason(), "too_many_services");
     // This request is refused before its service is known.
@@ -61,13 +71,22 @@ async fn scraped() -> BTreeSet<String> {
         .collect()
 }
 
-/// Created by a failed query of the registry, which this test cannot cause without a race.
-const ONLY_AFTER_ERRORS: [&str; 1] = ["outrigger_watch_errors_total"];
+/// Created by events that this test cannot cause without a race, or only with many requests.
+const ONLY_AFTER_EVENTS: [&str; 8] = [
+    "outrigger_watch_errors_total",
+    "outrigger_registry_suspect_updates_total",
+    "outrigger_hedges_total",
+    "outrigger_stalled_attempts_total",
+    "outrigger_shed_total",
+    "outrigger_tolerated_total",
+    "outrigger_breaker_trips_total",
+    "outrigger_ejections_total",
+];
 
 #[tokio::test]
 async fn metrics_md_lists_the_families_of_a_real_scrape_and_no_other() {
     let mut scraped = scraped().await;
-    scraped.extend(ONLY_AFTER_ERRORS.map(str::to_owned));
+    scraped.extend(ONLY_AFTER_EVENTS.map(str::to_owned));
     let listed: BTreeSet<_> = first_cells(METRICS).into_iter().map(str::to_owned).collect();
     let unlisted: Vec<_> = scraped.difference(&listed).collect();
     let unknown: Vec<_> = listed.difference(&scraped).collect();

@@ -26,6 +26,7 @@ mod lifecycle;
 mod limits;
 mod loops;
 mod lost_instance;
+mod metrics;
 mod outage;
 mod path_form;
 mod read_ahead;

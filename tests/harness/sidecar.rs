@@ -214,6 +214,14 @@ impl Sidecar {
             .sum()
     }
 
+    /// A page of its metrics, as `/metrics` shows it.
+    ///
+    /// # Panics
+    /// The metrics cannot be encoded.
+    pub fn scrape(&self) -> String {
+        prometheus::TextEncoder::new().encode_to_string(&self.metrics.gather()).expect("a page")
+    }
+
     /// The values that a label has in a metric's series.
     pub fn label_values(&self, name: &str, label: &str) -> BTreeSet<String> {
         let families = self.metrics.gather();

@@ -14,10 +14,10 @@ use outrigger_benches::{
     peers::{self, Figure, PeerOptions},
     picks, propagation,
     report::{Section, Summary},
-    update,
+    scrape, update,
 };
 
-/// Measures picks, table updates, requests beside other proxies, and the way from Consul to the table.
+/// Measures picks, table updates, scrapes, requests beside other proxies, and the way from Consul to the table.
 #[derive(Debug, Parser)]
 #[command(after_help = "Example: bench peers --quick get-1k post-64k")]
 struct Arguments {
@@ -47,6 +47,8 @@ enum Part {
     Picks,
     /// An update of 10,000 instances.
     Update,
+    /// A scrape of /metrics at 256 services.
+    Scrape,
     /// Requests through Outrigger, nginx, HAProxy and Envoy.
     Peers,
     /// From a change in Consul to the table.
@@ -68,7 +70,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Error> {
     let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
     let parts = match arguments.part {
-        Part::All => vec![Part::Picks, Part::Update, Part::Propagation, Part::Peers],
+        Part::All => vec![Part::Picks, Part::Update, Part::Scrape, Part::Propagation, Part::Peers],
         part => vec![part],
     };
     if !parts.contains(&Part::Peers) && !arguments.figures.is_empty() {
@@ -135,6 +137,7 @@ fn measure(part: Part, arguments: &Arguments, effort: Effort) -> Result<Section,
     match part {
         Part::Picks => picks::run(effort),
         Part::Update => update::run(effort),
+        Part::Scrape => scrape::run(effort),
         Part::Propagation => propagation::run(effort),
         Part::Peers | Part::All => {
             let options = PeerOptions {

@@ -170,12 +170,12 @@ impl Families {
             self.instances.with_label_values(&[service, datacenter, status.label()]).set(count as f64);
         }
         for (result, count) in [("accepted", &entry.accepted), ("unchanged", &entry.unchanged)] {
-            self.updates.with_label_values(&[service, datacenter, result]).inc_by(count.load(Relaxed));
+            add(&self.updates, &[service, datacenter, result], count.load(Relaxed));
         }
         let suspects = entry.watch_health().suspects.len();
         self.suspects.with_label_values(&[service, datacenter]).set(suspects as f64);
         for (reason, count) in entry.suspect_updates() {
-            self.suspect_updates.with_label_values(&[service, datacenter, reason.label()]).inc_by(count);
+            add(&self.suspect_updates, &[service, datacenter, reason.label()], count);
         }
     }
 
@@ -197,5 +197,12 @@ impl Families {
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.collectors().iter().flat_map(|metric| metric.collect()).collect()
+    }
+}
+
+/// A counter appears with its first event, so that a sidecar of many services is cheap to scrape.
+fn add(family: &IntCounterVec, labels: &[&str], count: u64) {
+    if count > 0 {
+        family.with_label_values(labels).inc_by(count);
     }
 }

@@ -116,28 +116,32 @@ impl ClusterFamilies {
             BreakerState::HalfOpen => 1,
             BreakerState::Open => 2,
         });
-        self.trips.with_label_values(service).inc_by(cluster.breaker.trips());
+        add(&self.trips, service, cluster.breaker.trips());
         self.budget
             .with_label_values(service)
             .set(signed(cluster.budget.available(&policy.retry.budget, now)));
         self.idle.with_label_values(service).set(signed(idle as u64));
-        let pending = view.settings.bulkhead.as_ref().map_or(0, |bulkhead| bulkhead.pending());
-        self.pending.with_label_values(service).set(signed(pending as u64));
-        let counts = cluster.ejector.counts();
+        if let Some(bulkhead) = &view.settings.bulkhead {
+            self.pending.with_label_values(service).set(signed(bulkhead.pending() as u64));
+        }
+        let (counts, totals) = (cluster.ejector.counts(), cluster.ejector.ejection_totals());
         let states =
             [("trusted", counts.healthy), ("ejected", counts.ejected), ("probation", counts.probation)];
-        for (trust, count) in states {
+        // Until the first ejection all are trusted.
+        let any = totals.iter().any(|total| *total > 0) || counts.ejected + counts.probation > 0;
+        let shown = if any { states.len() } else { 1 };
+        for (trust, count) in states.into_iter().take(shown) {
             self.trust.with_label_values(&[&*cluster.label, trust]).set(signed(count as u64));
         }
         self.panic.with_label_values(service).set(i64::from(counts.panic));
-        for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(cluster.ejector.ejection_totals()) {
-            self.ejections.with_label_values(&[&*cluster.label, kind]).inc_by(count);
+        for (kind, count) in ["hard", "soft", "spared"].into_iter().zip(totals) {
+            add(&self.ejections, &[&*cluster.label, kind], count);
         }
         for endpoint in view.endpoints.iter().chain(&view.not_serving) {
             let id = instance_label(&endpoint.id.id);
             let instance = &[&*cluster.label, &*id];
-            self.picks.with_label_values(instance).inc_by(endpoint.picks.load(Relaxed));
-            self.failures.with_label_values(instance).inc_by(endpoint.failures.load(Relaxed));
+            add(&self.picks, instance, endpoint.picks.load(Relaxed));
+            add(&self.failures, instance, endpoint.failures.load(Relaxed));
         }
     }
 
@@ -154,6 +158,13 @@ impl ClusterFamilies {
             &self.panic,
             &self.ejections,
         ]
+    }
+}
+
+/// A counter appears with its first event.
+fn add(family: &IntCounterVec, labels: &[&str], count: u64) {
+    if count > 0 {
+        family.with_label_values(labels).inc_by(count);
     }
 }
 

@@ -1,6 +1,12 @@
 //! A scrape of what requests count: the sums of the workers' cells, as the crate prometheus' own counters would show them.
+//!
+//! A service has few series before its first request: those with a rate or a level that has a meaning at 0. All others
+//! appear with the first event and stay, so that a sidecar of many services is cheap to scrape.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use outrigger_policy::{Outcome, retry::GiveUp};
 use prometheus::{
@@ -28,12 +34,18 @@ struct ServiceCounters {
     counts: fn(&ServiceSeries) -> Vec<(String, u64)>,
 }
 
-const SERVICE_COUNTERS: [ServiceCounters; 9] = [
+const SERVICE_COUNTERS: [ServiceCounters; 10] = [
     ServiceCounters {
         name: "outrigger_requests_total",
         help: "Responses to the app, by status; 499: the app disconnected.",
         label: "code",
         counts: |series| series.cells.codes(),
+    },
+    ServiceCounters {
+        name: "outrigger_responses_total",
+        help: "Responses to the app, by class of the status.",
+        label: "class",
+        counts: |series| classes(&series.cells.codes()),
     },
     ServiceCounters {
         name: "outrigger_attempts_total",
@@ -49,6 +61,7 @@ const SERVICE_COUNTERS: [ServiceCounters; 9] = [
             let mut counts = labelled(series, GiveUp::ALL.map(GiveUp::label), |cells| &cells.gave_up);
             counts.push(("again".to_owned(), series.cells.sum(|cells| &cells.retried)));
             counts.push(("race".to_owned(), series.cells.sum(|cells| &cells.raced)));
+            counts.retain(|(_, count)| *count > 0);
             counts
         },
     },
@@ -56,11 +69,7 @@ const SERVICE_COUNTERS: [ServiceCounters; 9] = [
         name: "outrigger_errors_total",
         help: "Requests that ended with a reason of the sidecar, by reason.",
         label: "reason",
-        counts: |series| {
-            let mut counts = labelled(series, Reason::ALL.map(Reason::label), |cells| &cells.errors);
-            counts.retain(|(_, count)| *count > 0);
-            counts
-        },
+        counts: |series| labelled(series, Reason::ALL.map(Reason::label), |cells| &cells.errors),
     },
     ServiceCounters {
         name: "outrigger_hedges_total",
@@ -94,14 +103,35 @@ const SERVICE_COUNTERS: [ServiceCounters; 9] = [
     },
 ];
 
-/// The sums of an array of cells, with its labels.
+/// The classes that a service has from its start, so that the rate of the first error is not lost.
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+/// Sums of statuses by their class: those of [`CLASSES`], and the others once they were counted.
+fn classes(codes: &[(String, u64)]) -> Vec<(String, u64)> {
+    let class_of = |code: &str| match code.as_bytes() {
+        [first @ b'1'..=b'5', _, _] => format!("{}xx", char::from(*first)),
+        _ => "other".to_owned(),
+    };
+    let mut classes: BTreeMap<String, u64> = CLASSES.map(|class| (class.to_owned(), 0)).into();
+    for (code, count) in codes {
+        *classes.entry(class_of(code)).or_default() += count;
+    }
+    classes.into_iter().collect()
+}
+
+/// The sums of an array of cells that are not 0, with its labels.
 fn labelled<const N: usize>(
     series: &ServiceSeries,
     labels: [&str; N],
     cells: fn(&ServiceCells) -> &[Cell; N],
 ) -> Vec<(String, u64)> {
     let sums = (0..N).map(|at| series.cells.sum(|block| &cells(block)[at]));
-    labels.into_iter().map(str::to_owned).zip(sums).collect()
+    labels
+        .into_iter()
+        .zip(sums)
+        .filter(|(_, sum)| *sum > 0)
+        .map(|(label, sum)| (label.to_owned(), sum))
+        .collect()
 }
 
 /// Registers the metrics that requests count.
@@ -148,16 +178,18 @@ fn families(metrics: &Metrics) -> Vec<(MetricFamily, Vec<&'static str>)> {
         })
         .collect();
     let help = "Seconds from a request's head to the last byte of its response.";
-    let all = of_services(duration);
+    let all = services.iter().filter_map(|series| duration(series)).collect();
     let duration = family("outrigger_request_duration_seconds", help, MetricType::HISTOGRAM, all);
     let all =
         of_services(|series| gauge("service", &series.name, series.cells.sum(|cells| &cells.in_flight)));
     let in_flight = family("outrigger_in_flight", "Requests and tunnels in flight.", MetricType::GAUGE, all);
-    let all = Reason::ALL.map(|reason| {
-        counter(&[("reason", reason.label())], metrics.workers.sum(|cells| &cells.refused[reason as usize]))
+    let all = Reason::ALL.into_iter().filter_map(|reason| {
+        let count = metrics.workers.sum(|cells| &cells.refused[reason as usize]);
+        (count > 0).then(|| counter(&[("reason", reason.label())], count))
     });
+    let all = all.collect();
     let help = "Requests and connections refused before a service was found, by reason.";
-    let refused = family("outrigger_refused_total", help, MetricType::COUNTER, all.into());
+    let refused = family("outrigger_refused_total", help, MetricType::COUNTER, all);
     let all = vec![
         gauge("state", "active", metrics.workers.sum(|cells| &cells.active)),
         gauge("state", "parked", metrics.workers.sum(|cells| &cells.parked)),
@@ -213,8 +245,9 @@ fn gauge(label: &str, label_value: &str, count: u64) -> Metric {
     metric
 }
 
+/// `None` before the first request, because a histogram has many series.
 #[expect(clippy::cast_precision_loss, reason = "Prometheus knows only floats")]
-fn duration(series: &ServiceSeries) -> Metric {
+fn duration(series: &ServiceSeries) -> Option<Metric> {
     let seconds = |nanos: u64| nanos as f64 / 1e9;
     let mut count = 0;
     let mut buckets = Vec::with_capacity(BOUNDS.len());
@@ -225,11 +258,15 @@ fn duration(series: &ServiceSeries) -> Metric {
         bucket.set_upper_bound(seconds(most));
         buckets.push(bucket);
     }
+    count += series.cells.sum(|cells| &cells.duration_buckets[BOUNDS.len()]);
+    if count == 0 {
+        return None;
+    }
     let mut histogram = Histogram::default();
     histogram.set_bucket(buckets);
-    histogram.set_sample_count(count + series.cells.sum(|cells| &cells.duration_buckets[BOUNDS.len()]));
+    histogram.set_sample_count(count);
     histogram.set_sample_sum(seconds(series.cells.sum(|cells| &cells.duration_sum)));
     let mut metric = labelled_metric(&[("service", &series.name)]);
     metric.set_histogram(histogram);
-    metric
+    Some(metric)
 }

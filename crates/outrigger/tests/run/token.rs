@@ -2,7 +2,7 @@
 
 use crate::harness::{SidecarBuilder, registry, wait_until};
 
-/// The app's variables whose names begin with `CONSUL_` or `MY_`, and the warning in the log, with these settings.
+/// The app's variables with a name in `CONSUL_` or `MY_`, and the warning in the log, with these settings.
 async fn inherited(settings: &str, more: &[(&str, &str)]) -> (Vec<String>, bool) {
     let registry = registry().await;
     let mut sidecar = SidecarBuilder::new(&registry, settings);

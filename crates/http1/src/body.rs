@@ -2,7 +2,7 @@
 
 use crate::{
     framing::Framing,
-    head::{Field, Head},
+    head::Head,
     inbox::Inbox,
     line::{check_value, field_line},
     name::Name,
@@ -39,11 +39,19 @@ pub enum Piece {
 pub struct BodyDecoder {
     state: State,
     extensions: u64,
+    /// Boxed: few bodies have one, and a silent connection holds a decoder for each direction.
+    trailers: Option<Box<TrailerSection>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct TrailerSection {
     /// Names of fields that end at this hop, because `Connection` named them.
     dropped: Vec<Vec<u8>>,
-    trailers: Vec<u8>,
-    trailer_fields: usize,
-    trailer_bytes: usize,
+    /// The lines that may be passed on.
+    lines: Vec<u8>,
+    /// Fields and bytes that were read.
+    fields: usize,
+    bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,14 +89,7 @@ impl BodyDecoder {
             Framing::Chunked => State::Size { size: 0, digits: 0 },
             Framing::UntilClose => State::UntilClose,
         };
-        Self {
-            state,
-            extensions: 0,
-            dropped: Vec::new(),
-            trailers: Vec::new(),
-            trailer_fields: 0,
-            trailer_bytes: 0,
-        }
+        Self { state, extensions: 0, trailers: None }
     }
 
     /// A decoder for the body behind `head`. Of a chunked body's trailers it also drops those that the head's `Connection` names
@@ -96,7 +97,10 @@ impl BodyDecoder {
     pub fn behind(head: &Head, framing: Framing) -> Self {
         let mut decoder = Self::new(framing);
         if framing == Framing::Chunked {
-            decoder.dropped = head.connection_names().map(<[u8]>::to_vec).collect();
+            let dropped: Vec<_> = head.connection_names().map(<[u8]>::to_vec).collect();
+            if !dropped.is_empty() {
+                decoder.trailers = Some(Box::new(TrailerSection { dropped, ..TrailerSection::default() }));
+            }
         }
         decoder
     }
@@ -108,7 +112,7 @@ impl BodyDecoder {
 
     /// The trailer fields that may be passed on, as lines that end in CRLF, in order.
     pub fn trailers(&self) -> &[u8] {
-        &self.trailers
+        self.trailers.as_ref().map_or(&[], |section| &section.lines)
     }
 
     /// The next piece. Consumes chunk framing from the inbox, never data. A line of the trailer section is taken when it is
@@ -253,16 +257,12 @@ impl BodyDecoder {
 
     /// Reads one line of the trailer section, and gives its length. `None`: it is not complete.
     fn trailer_line(&mut self, data: &[u8]) -> Result<Option<usize>, Refusal> {
+        let before = self.trailers.as_ref().map_or(0, |section| section.bytes);
         let Some(end) = memchr::memchr(b'\n', data) else {
-            return if self.trailer_bytes + data.len() >= MAX_TRAILERS {
-                Err(trailers_too_large())
-            } else {
-                Ok(None)
-            };
+            return if before + data.len() >= MAX_TRAILERS { Err(trailers_too_large()) } else { Ok(None) };
         };
         let next = end + 1;
-        self.trailer_bytes += next;
-        if self.trailer_bytes > MAX_TRAILERS {
+        if before + next > MAX_TRAILERS {
             return Err(trailers_too_large());
         }
         if end == 0 || data[end - 1] != b'\r' {
@@ -271,31 +271,36 @@ impl BodyDecoder {
         if end == 1 {
             self.state = State::End;
         } else {
-            let as_body = |refusal: Refusal| Refusal::body(format!("in the trailer section: {refusal}"));
-            let field = field_line(data, false, 0..end - 1, next, true).map_err(as_body)?;
-            let has_controls = check_value(data, &field).map_err(as_body)?;
-            if has_controls {
-                return Err(Refusal::body("a control character stands in the trailer section"));
-            }
-            self.trailer_fields += 1;
-            if self.trailer_fields > MAX_TRAILER_FIELDS {
-                return Err(Refusal::body(format!(
-                    "the trailer section has more than {MAX_TRAILER_FIELDS} fields"
-                )));
-            }
-            self.keep_trailer(data, field);
+            self.trailers.get_or_insert_default().read(data, end - 1, next)?;
         }
         Ok(Some(next))
     }
+}
 
-    fn keep_trailer(&mut self, data: &[u8], field: Field) {
+impl TrailerSection {
+    /// Reads the line of `data` that ends at `end`, and with its line end at `next`.
+    fn read(&mut self, data: &[u8], end: usize, next: usize) -> Result<(), Refusal> {
+        let as_body = |refusal: Refusal| Refusal::body(format!("in the trailer section: {refusal}"));
+        let field = field_line(data, false, 0..end, next, true).map_err(as_body)?;
+        let has_controls = check_value(data, &field).map_err(as_body)?;
+        if has_controls {
+            return Err(Refusal::body("a control character stands in the trailer section"));
+        }
+        self.bytes += next;
+        self.fields += 1;
+        if self.fields > MAX_TRAILER_FIELDS {
+            return Err(Refusal::body(format!(
+                "the trailer section has more than {MAX_TRAILER_FIELDS} fields"
+            )));
+        }
         let name = &data[field.name.range()];
         let is_dropped = field.known.is_forbidden_in_trailers()
             || Name::has_strict_prefix(name)
             || self.dropped.iter().any(|dropped| name.eq_ignore_ascii_case(dropped));
         if !is_dropped {
-            self.trailers.extend_from_slice(&data[field.line.range()]);
+            self.lines.extend_from_slice(&data[field.line.range()]);
         }
+        Ok(())
     }
 }
 

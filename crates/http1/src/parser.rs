@@ -104,14 +104,6 @@ impl HeadParser {
         }
     }
 
-    /// Prepares for the next head. Call it on a new parser, or after a complete head: what was read of a head would be lost.
-    /// `fields` is an earlier head's list.
-    pub fn begin(&mut self, limits: HeadLimits, mut fields: Vec<Field>) {
-        fields.clear();
-        self.limits = HeadLimits { bytes: limits.bytes.min(u32::MAX as usize), ..limits };
-        self.parts.fields = fields;
-    }
-
     /// Whether a byte of the head was seen that is not part of an empty line before it.
     pub fn has_begun(&self, inbox: &Inbox) -> bool {
         self.has_line

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::debug;
 
 /// Connections that the kernel queues between two accepts.
-const BACKLOG: i32 = 1024;
+pub const BACKLOG: i32 = 1024;
 
 /// Attempts to find a port that is free on both loopback addresses, where the system chooses it.
 const PORT_ATTEMPTS: usize = 20;

@@ -22,7 +22,7 @@ mod stream;
 pub mod tls;
 
 pub use accept::Acceptor;
-pub use bind::{BindError, BoundSocket, bind, bind_listen, has_address};
+pub use bind::{BACKLOG, BindError, BoundSocket, bind, bind_listen, has_address};
 pub use dial::{DialError, DialStage, Purpose, connect, connect_host, connect_to_instance};
 pub use fault::{Fault, is_caused_by_own_shortage, is_own_shortage};
 pub use files::{hold_back_files, is_held_back, leave_held_back};

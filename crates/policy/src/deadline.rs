@@ -44,6 +44,11 @@ impl Deadline {
         self
     }
 
+    /// When the head was accepted.
+    pub fn accepted(&self) -> Instant {
+        self.accepted
+    }
+
     /// The cap, which bounds attempts, pauses and the response body.
     pub fn cap(&self) -> Option<Instant> {
         self.cap

@@ -2,8 +2,8 @@
 //! that it was given.
 //!
 //! A worker gets sockets that no runtime has registered, because a registered socket cannot change its runtime.
-//! Its connections are tasks of its runtime: stopping the worker ends them. Nothing waits for such a task, so that the worker's loop
-//! does not run at the begin and at the end of each connection. A panic ends one connection; in the loop of a worker or in an
+//! Its connections are tasks of its runtime: stopping the worker ends them. The worker's loop does not join them:
+//! that would wake it at the begin and at the end of each connection. A panic ends one connection; in the loop of a worker or in an
 //! acceptor it cannot be contained, and ends the process.
 
 use std::{
@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use outrigger_net::{Acceptor, is_own_shortage};
+use outrigger_net::{Acceptor, BACKLOG, is_own_shortage};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
@@ -233,7 +233,7 @@ impl WorkerTask {
                 let acceptor = run_acceptor(bound, self.own.shared.clone(), open, assign);
                 acceptors.spawn(end_on_panic(ACCEPTOR, acceptor));
             }
-            Command::Serve(accepted) => self.own.serve(accepted),
+            Command::Serve(accepted) => self.own.begin_connection(accepted),
             Command::Wake => self.own.shared.table.wake_all(),
             #[cfg(test)]
             Command::Panic { in_loop: true } => panic!("a fault of the loop"),
@@ -252,7 +252,7 @@ impl WorkerTask {
 
 impl OwnWorker {
     /// Serves a connection that is counted for this worker.
-    fn serve(self: &Arc<Self>, accepted: AcceptedConnection) {
+    fn begin_connection(self: &Arc<Self>, accepted: AcceptedConnection) {
         let guard = ConnectionGuard(self.clone());
         let peer = accepted.peer;
         match self.set_up(accepted) {
@@ -315,14 +315,22 @@ async fn run_acceptor(
         Err(error) => return warn!(%error, "a listening socket could not be set up"),
     };
     let listener_addr = listener.addr;
-    let hand_over = |stream, peer, state| assign(AcceptedConnection { stream, peer, listener_addr, state });
-    // Acceptors share a worker, so that none adds a connection between this and `assign`.
-    let check_room = |state: &ListenerState| {
-        let most = state.settings.load().outbound.limits.max_connections;
-        if open() < most { Ok(()) } else { Err(most) }
-    };
     let mut rejections = JoinSet::new();
     let mut was_short = false;
+    // Acceptors share a worker, so that none adds a connection between the look at `open` and `assign`.
+    let take = |stream: std::net::TcpStream, peer, rejections: &mut JoinSet<()>| {
+        let state = listener.state.load_full();
+        let most = state.settings.load().outbound.limits.max_connections;
+        if open() < most {
+            return assign(AcceptedConnection { stream, peer, listener_addr, state });
+        }
+        worker.cells().record_refusal(Reason::TooManyConnections);
+        if rejections.len() < MAX_REJECTIONS_UNDER_WAY
+            && let Ok(stream) = TcpStream::from_std(stream)
+        {
+            rejections.spawn(reject_connection(stream.into(), most));
+        }
+    };
     loop {
         let mut queue = tokio::select! {
             queue = socket.queue() => match queue {
@@ -346,18 +354,7 @@ async fn run_acceptor(
                 Ok((stream, peer)) => {
                     was_short = false;
                     let stream = leave_held_back_files(stream, &listener.stop_accepting).await;
-                    let state = listener.state.load_full();
-                    match check_room(&state) {
-                        Ok(()) => hand_over(stream, peer, state),
-                        Err(most) => {
-                            worker.cells().record_refusal(Reason::TooManyConnections);
-                            if rejections.len() < MAX_REJECTIONS_UNDER_WAY
-                                && let Ok(stream) = TcpStream::from_std(stream)
-                            {
-                                rejections.spawn(reject_connection(stream.into(), most));
-                            }
-                        }
-                    }
+                    take(stream, peer, &mut rejections);
                 }
                 Err(error) => {
                     let is_short = is_own_shortage(&error);
@@ -378,15 +375,20 @@ async fn run_acceptor(
             tokio::task::yield_now().await;
         }
     }
-    // A connection that the kernel has accepted already is served, not reset.
-    while let Ok((stream, peer)) = socket.accept_queued() {
-        let state = listener.state.load_full();
-        if check_room(&state).is_ok() {
-            hand_over(stream, peer, state);
+    // A connection that the kernel has accepted already is served, not reset. New ones may come meanwhile.
+    for _ in 0..BACKLOG {
+        match socket.accept_queued() {
+            Ok((stream, peer)) => take(stream, peer, &mut rejections),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => {
+                warn!(%error, "accept failed; what is still queued is reset");
+                break;
+            }
         }
     }
     drop(socket);
-    rejections.shutdown().await;
+    // Each ends within the time that it lingers.
+    while rejections.join_next().await.is_some() {}
 }
 
 /// Waits until the connection needs no file that is held back for probes, the agent and the admin side. Meanwhile nothing else
@@ -421,7 +423,7 @@ fn assign_to_worker(workers: &[Arc<Worker>], own: &Arc<OwnWorker>, accepted: Acc
     let Some(worker) = workers.iter().min_by_key(|worker| worker.connections.load(Relaxed)) else { return };
     worker.connections.fetch_add(1, Relaxed);
     if Arc::ptr_eq(worker, &own.worker) {
-        own.serve(accepted);
+        own.begin_connection(accepted);
     } else if !worker.send(Command::Serve(accepted)) {
         worker.connections.fetch_sub(1, Relaxed);
     }

@@ -51,9 +51,11 @@ pub(crate) struct AttemptState {
 
 /// One attempt at one endpoint.
 pub(crate) struct Attempt<'r> {
+    // Has the connection. Dropped before the lease, which holds the endpoint's permit: a request that waits for the permit
+    // finds the connection closed.
+    stage: Stage,
     pub(crate) lease: Lease,
     pub(crate) bounds: Bounds<'r>,
-    stage: Stage,
     /// When the instance was given the request; `None`: it was not.
     given_at: Option<Instant>,
     /// The responses of the instance before it was given the request, or up to its last interim response.
@@ -201,7 +203,9 @@ impl<'r> Attempt<'r> {
     }
 
     /// What the lease records of this end.
-    pub(crate) fn end(&self, result: &AttemptResult) -> LeaseEnd {
+    pub(crate) fn lease_end(&self, result: &AttemptResult) -> LeaseEnd {
+        // The time-out of the request has run since then, also while it waited for a slot, a permit or the registry.
+        let accepted = Instant::from_std(self.bounds.deadline.accepted());
         let has_body = |response: &Response| !matches!(response.framing, Framing::None | Framing::Tunnel);
         LeaseEnd {
             outcome: outcome_of(result),
@@ -211,7 +215,7 @@ impl<'r> Attempt<'r> {
             },
             given_at: self.given_at,
             has_body: result.as_ref().is_ok_and(has_body),
-            is_late: result.is_err() && self.given_at.is_some_and(|at| at - self.bounds.begun > HURRY),
+            is_late: result.is_err() && self.given_at.is_some_and(|at| at - accepted > HURRY),
         }
     }
 
@@ -263,33 +267,35 @@ impl<'r> Attempt<'r> {
                         return Poll::Ready(Err(Failed::unsent(outcome, error.detail)));
                     }
                 },
-                Stage::Exchanging(exchange) => match ready!(exchange.poll_head(app, upload, cx)) {
-                    Ok(ResponseHead::Interim) => {
-                        note_version(&self.lease, exchange);
-                        // The instance is at work: neither it nor the request is stalled.
-                        let stall = &self.lease.endpoint().stall;
-                        stall.record_response();
-                        self.responses = stall.responses();
-                        self.check_stall_at = Instant::now() + STALL_CHECK_AFTER;
-                        call.pass_interim(exchange, app, upload, interim);
-                    }
-                    Ok(ResponseHead::Final(framing)) => {
-                        note_version(&self.lease, exchange);
-                        let ended = call.judge_response(framing, exchange);
-                        // A server that ends an idle connection says so with a 408 that no request asked for.
-                        let is_close = exchange.response().is_some_and(|head| head.status() == 408);
-                        if !(is_close && exchange.is_reused() && self.race(call, upload, has_raced)) {
-                            return Poll::Ready(ended);
+                Stage::Exchanging(exchange) => {
+                    match ready!(exchange.poll_head(*call.response_limits, app, upload, cx)) {
+                        Ok(ResponseHead::Interim) => {
+                            note_version(&self.lease, exchange);
+                            // The instance is at work: neither it nor the request is stalled.
+                            let stall = &self.lease.endpoint().stall;
+                            stall.record_response();
+                            self.responses = stall.responses();
+                            self.check_stall_at = Instant::now() + STALL_CHECK_AFTER;
+                            call.pass_interim(exchange, app, upload, interim);
+                        }
+                        Ok(ResponseHead::Final(framing)) => {
+                            note_version(&self.lease, exchange);
+                            let ended = call.judge_response(framing, exchange);
+                            // A server that ends an idle connection says so with a 408 that no request asked for.
+                            let is_close = exchange.response().is_some_and(|head| head.status() == 408);
+                            if !(is_close && exchange.is_reused() && self.race(call, upload, has_raced)) {
+                                return Poll::Ready(ended);
+                            }
+                        }
+                        Err(error) => {
+                            let failed = failure(&error, exchange);
+                            let races = exchange.is_reused() && failed.outcome == Outcome::Closed;
+                            if !(races && self.race(call, upload, has_raced)) {
+                                return Poll::Ready(Err(failed));
+                            }
                         }
                     }
-                    Err(error) => {
-                        let failed = failure(&error, exchange);
-                        let races = exchange.is_reused() && failed.outcome == Outcome::Closed;
-                        if !(races && self.race(call, upload, has_raced)) {
-                            return Poll::Ready(Err(failed));
-                        }
-                    }
-                },
+                }
                 Stage::Ended => return Poll::Ready(Err(Failed::unsent(Outcome::Closed, String::new()))),
             }
         }

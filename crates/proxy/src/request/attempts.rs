@@ -450,7 +450,7 @@ impl<'r> Race<'r> {
         now: Instant,
     ) -> Option<RaceEnd> {
         let attempt = self.side(side)?;
-        let (retry, end) = (attempt.bounds.retry, attempt.end(&result));
+        let (retry, end) = (attempt.bounds.retry, attempt.lease_end(&result));
         attempt.lease.record(call.cluster, call.settings, call.cells(), &end, &mut state.blame, now);
         let attempt = match side {
             Side::First => self.first.take()?.into_ended(end.sent),

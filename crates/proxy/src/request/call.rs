@@ -98,7 +98,7 @@ impl<'r> Call<'r> {
             minor: Some(1),
         };
         let framing = if is_http10 { upload.framing_with_length() } else { upload.framing() };
-        exchange.begin(self.head, &edits, framing, *self.response_limits, now);
+        exchange.begin(self.head, &edits, framing, now);
     }
 
     /// What the final head of an exchange means.

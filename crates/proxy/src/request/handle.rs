@@ -254,6 +254,8 @@ enum BodyEnd {
     OwnShortage,
     /// The app is gone.
     AppGone,
+    /// The app sent no more of the request's body, which the instance may be waiting for.
+    AppSilent,
     /// The app left it unread for too long.
     Unread,
     /// The deadline passed.
@@ -388,22 +390,14 @@ impl OpenResponse<'_> {
             BodyEnd::Complete if closes => AfterRequest::Close,
             BodyEnd::Complete => AfterRequest::KeepAlive,
             BodyEnd::Unread => AfterRequest::Reset,
+            BodyEnd::AppGone => AfterRequest::Close,
             // Where the close ends the body, only a reset tells the app that the body is not complete.
-            BodyEnd::Cut | BodyEnd::OwnShortage | BodyEnd::Silent | BodyEnd::Late
-                if framing == Framing::UntilClose =>
-            {
-                AfterRequest::Reset
-            }
-            BodyEnd::Cut | BodyEnd::OwnShortage | BodyEnd::Silent | BodyEnd::Late if is_unread => {
-                AfterRequest::Linger
-            }
+            _ if framing == Framing::UntilClose => AfterRequest::Reset,
+            _ if is_unread => AfterRequest::Linger,
+            BodyEnd::Late => AfterRequest::Close,
             // What is queued shows the app that the response had begun.
-            BodyEnd::Cut | BodyEnd::OwnShortage | BodyEnd::Silent if !app.channel.outbox.is_empty() => {
-                AfterRequest::Linger
-            }
-            BodyEnd::Cut | BodyEnd::OwnShortage | BodyEnd::Silent | BodyEnd::Late | BodyEnd::AppGone => {
-                AfterRequest::Close
-            }
+            _ if !app.channel.outbox.is_empty() => AfterRequest::Linger,
+            _ => AfterRequest::Close,
         }
     }
 }
@@ -436,6 +430,7 @@ fn reason_of(end: &BodyEnd, upload: &Upload) -> Option<Reason> {
         | (BodyEnd::AppGone | BodyEnd::Unread, _) => Some(Reason::ClientGone),
         (BodyEnd::Cut | BodyEnd::Silent, None) => Some(Reason::UpstreamClosed),
         (BodyEnd::OwnShortage, _) => Some(Reason::LocalResource),
+        (BodyEnd::AppSilent, _) => Some(Reason::BodyTimeout),
         (BodyEnd::Late, _) => Some(Reason::DeadlineExceeded),
     }
 }
@@ -507,7 +502,13 @@ impl Relay {
                 return Poll::Ready(BodyEnd::Late);
             }
             if bound <= now {
-                return Poll::Ready(if is_blocked { BodyEnd::Unread } else { BodyEnd::Silent });
+                let waits_for_app =
+                    !app.upload.is_ended() && !exchange.is_upload_done() && !exchange.is_write_blocked();
+                return Poll::Ready(match is_blocked {
+                    true => BodyEnd::Unread,
+                    false if waits_for_app => BodyEnd::AppSilent,
+                    false => BodyEnd::Silent,
+                });
             }
         }
     }

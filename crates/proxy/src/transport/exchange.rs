@@ -28,7 +28,7 @@ use crate::transport::{
 
 /// Most interim responses of one request, and most bytes of their heads.
 const MAX_INTERIM: u32 = 32;
-const MAX_INTERIM_BYTES: usize = 64 * 1024;
+const MAX_INTERIM_BYTES: u32 = 64 * 1024;
 
 /// A head from the instance, which [`Exchange::take_response`] gives.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +70,7 @@ pub(crate) struct Exchange {
     /// Another request used the connection before.
     is_reused: bool,
     _open: OpenConnection,
-    parser: HeadParser,
+    /// The state of one request. The next request on the connection begins with a new one.
     state: ExchangeState,
 }
 
@@ -92,11 +92,20 @@ impl Drop for OpenConnection {
     }
 }
 
-/// The state of one request. The next request on the connection begins with a new one.
+/// What there is of a head of the response. A parser and a head are large, and never needed at the same time.
+#[derive(Debug)]
+enum Incoming {
+    /// Nothing was read, or the last head was taken.
+    Nothing,
+    /// A part.
+    Part(HeadParser),
+    /// All of it.
+    Head(Head),
+}
+
 #[derive(Debug)]
 struct ExchangeState {
-    /// The last head that came.
-    response: Option<Head>,
+    incoming: Incoming,
     /// Whether a response to the request has no body because the method is HEAD.
     is_head: bool,
     /// What the channel had written before the request.
@@ -125,7 +134,7 @@ struct ExchangeState {
     is_single: bool,
     /// Interim responses that came, and the bytes of their heads.
     interim: u32,
-    interim_bytes: usize,
+    interim_bytes: u32,
     /// Decodes the response body.
     body: BodyDecoder,
     /// Frames it for the app.
@@ -139,7 +148,7 @@ struct ExchangeState {
 impl ExchangeState {
     fn new(is_head: bool, framing: Framing, written_before: u64, now: Instant) -> Self {
         Self {
-            response: None,
+            incoming: Incoming::Nothing,
             is_head,
             written_before,
             noted: 0,
@@ -211,39 +220,35 @@ impl BodyFramer {
 impl Exchange {
     /// A connection on which no request was sent yet.
     pub(crate) fn new(stream: Stream, open: OpenConnection, now: Instant) -> Box<Self> {
-        let limits = HeadLimits { bytes: 0, fields: 0, target: 0 };
         Box::new(Self {
             channel: Channel::new(stream),
             is_reused: false,
             _open: open,
-            parser: HeadParser::new(HeadKind::Response, limits, Vec::new()),
             state: ExchangeState::new(false, Framing::None, 0, now),
         })
     }
 
     /// Queues the head of a request. `edits`: how the head differs from the app's; `framing`: how the body is sent.
-    pub(crate) fn begin(
-        &mut self,
-        head: &Head,
-        edits: &Edits<'_>,
-        framing: Framing,
-        limits: HeadLimits,
-        now: Instant,
-    ) {
+    pub(crate) fn begin(&mut self, head: &Head, edits: &Edits<'_>, framing: Framing, now: Instant) {
         let channel = &mut self.channel;
-        self.parser.begin(limits, take_fields());
         self.state = ExchangeState::new(head.method() == b"HEAD", framing, channel.written, now);
         channel.queue(|outbox| write_head(head, edits, framing, outbox));
     }
 
     /// The last head that came.
     pub(crate) fn response(&self) -> Option<&Head> {
-        self.state.response.as_ref()
+        match &self.state.incoming {
+            Incoming::Head(head) => Some(head),
+            Incoming::Nothing | Incoming::Part(_) => None,
+        }
     }
 
     /// The last head that came, once.
     pub(crate) fn take_response(&mut self) -> Option<Head> {
-        self.state.response.take()
+        match std::mem::replace(&mut self.state.incoming, Incoming::Nothing) {
+            Incoming::Head(head) => Some(head),
+            Incoming::Nothing | Incoming::Part(_) => None,
+        }
     }
 
     /// Whether the connection cannot carry another request: bytes that were not asked for have come, or it has ended.
@@ -298,9 +303,10 @@ impl Exchange {
         self.state.is_blocked
     }
 
-    /// Moves the request, and reads the next head of the response.
+    /// Moves the request, and reads the next head of the response, within `limits`.
     pub(crate) fn poll_head(
         &mut self,
+        limits: HeadLimits,
         app: &mut Channel,
         upload: &mut Upload,
         cx: &mut Context<'_>,
@@ -315,10 +321,15 @@ impl Exchange {
             return Poll::Ready(Err(ExchangeError::OwnShortage(detail)));
         }
         let channel = &mut self.channel;
+        let incoming = &mut self.state.incoming;
         loop {
             if !channel.inbox.is_empty() {
                 let spare = if channel.inbox.len() > SMALL { LARGE } else { SMALL };
-                match self.parser.parse(&mut channel.inbox, || take_incoming(spare)) {
+                if !matches!(incoming, Incoming::Part(_)) {
+                    *incoming = Incoming::Part(HeadParser::new(HeadKind::Response, limits, take_fields()));
+                }
+                let Incoming::Part(parser) = incoming else { continue };
+                match parser.parse(&mut channel.inbox, || take_incoming(spare)) {
                     Ok(Some(head)) => return Poll::Ready(self.accept_head(head)),
                     Ok(None) => {}
                     Err(refusal) => {
@@ -351,13 +362,13 @@ impl Exchange {
         let invalid = |detail: String| Err(ExchangeError::Invalid(detail));
         if matches!(head.status(), 100 | 102..=199) {
             self.state.interim += 1;
-            self.state.interim_bytes += head.len();
+            self.state.interim_bytes += u32::try_from(head.len()).unwrap_or(MAX_INTERIM_BYTES + 1);
             if self.state.interim > MAX_INTERIM || self.state.interim_bytes > MAX_INTERIM_BYTES {
                 return invalid(format!(
                     "more than {MAX_INTERIM} interim responses, or more than {MAX_INTERIM_BYTES} bytes of them"
                 ));
             }
-            self.state.response = Some(head);
+            self.state.incoming = Incoming::Head(head);
             return Ok(ResponseHead::Interim);
         }
         let framed = match response_framing(&head, self.state.is_head) {
@@ -378,7 +389,7 @@ impl Exchange {
                 return invalid(refusal.detail);
             }
         }
-        self.state.response = Some(head);
+        self.state.incoming = Incoming::Head(head);
         Ok(ResponseHead::Final(framed.framing))
     }
 

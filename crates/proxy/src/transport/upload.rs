@@ -1,7 +1,8 @@
-//! The request body: read from the app once, and sent by each attempt from its start.
+//! The request body: read from the app once, and sent by each attempt from its start. Each attempt has its own position in what
+//! is kept.
 //!
-//! Up to a limit, what was read is kept, so that another attempt can send it again. Beyond the limit, or beyond [`MAX_KEPT`]
-//! bytes in the whole process, the body streams on and cannot be sent again. A body of which no byte was read needs
+//! Up to a limit (`retry.max_body`, 64 KiB by default), what was read is kept, so that another attempt can send it again. Beyond
+//! the limit, or beyond [`MAX_KEPT`] bytes in the whole process, the body streams on and cannot be sent again. A body of which no byte was read needs
 //! nothing kept.
 
 use std::{

@@ -227,7 +227,7 @@ impl Endpoint {
         self: &Arc<Self>,
         policy: &config::Policy,
     ) -> Result<InFlight, CheckoutError> {
-        let Some(_waiting) = PendingCount::new(&self.waiting, policy.pool.max_waiting) else {
+        let Some(waiting) = PendingCount::new(&self.waiting, policy.pool.max_waiting) else {
             let detail = format!(
                 "{}: {} under way and {} waiting, the most that pool.max_connections and pool.max_waiting allow",
                 self.id.id,
@@ -236,15 +236,24 @@ impl Endpoint {
             );
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
-        loop {
+        // The queue is in the order of arrival: a request that finds others waiting takes no permit before them.
+        let mut is_turn = waiting.is_first();
+        let permit = loop {
             let mut released = pin!(self.released.notified());
             // Enabled before the look, so that a permit that is given back in between is not missed.
             released.as_mut().enable();
-            if let Some(permit) = self.take_permit() {
-                return Ok(permit);
+            if is_turn && let Some(permit) = self.take_permit() {
+                break permit;
             }
             released.await;
+            is_turn = true;
+        };
+        drop(waiting);
+        // Two permits may have been given back before anything waited for them.
+        if self.waiting.load(SeqCst) > 0 && self.in_flight() < self.max_permits.load(Relaxed) {
+            self.released.notify_one();
         }
+        Ok(permit)
     }
 
     /// An idle connection that is still good.
@@ -325,8 +334,11 @@ mod tests {
         assert!(endpoint.acquire(&policy).await.is_err(), "max_waiting");
         drop(held);
         assert!(endpoint.try_acquire().is_none(), "the first of the waiting requests comes first");
-        // A request that stops waiting passes its turn on.
+        // A request that stops waiting passes its turn on, and one that comes later does not take it.
         drop(waiting.remove(0));
+        let mut late = Box::pin(endpoint.acquire(&policy));
+        assert!(poll_fn(|cx| Poll::Ready(late.as_mut().poll(cx).is_pending())).await);
+        drop(late);
         let second = waiting.remove(0).await.unwrap();
         assert!(poll_fn(|cx| Poll::Ready(waiting[0].as_mut().poll(cx).is_pending())).await);
         assert_eq!(endpoint.in_flight(), 1);

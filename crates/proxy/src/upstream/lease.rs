@@ -1,7 +1,8 @@
 //! One attempt at one endpoint, and the only place where its course is recorded.
 //!
-//! A lease begins with the pick. Its head or its end is recorded once, for metrics, latency, outlier detection and stall detection;
-//! then the end of its body. A lease that is dropped before was cancelled, and counts nothing.
+//! A lease begins with the pick. The response's head, or the attempt's end without one, is recorded once, for metrics, latency,
+//! outlier detection and stall detection; then the end of the body. A lease that is dropped before was cancelled: only its pick
+//! is counted.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},

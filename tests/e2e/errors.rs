@@ -136,3 +136,122 @@ async fn text_from_the_request_cannot_break_the_problem_body() {
     }
     assert!(own_errors >= 3, "only {own_errors} answers had a problem body");
 }
+
+#[tokio::test]
+async fn a_limit_is_named_with_its_value_and_its_key_and_a_last_attempt_with_its_reason() {
+    let hangs = Instance::scripted("hangs", |_| Answer::no_answer()).await;
+    let closes = Instance::scripted("closes", |_| Answer::raw("").then_close()).await;
+    let wordy = Instance::scripted("wordy", |_| {
+        (0..1001).fold(Answer::ok("x"), |answer, n| answer.field(&format!("x-{n}"), "1"))
+    })
+    .await;
+    let large = Instance::scripted("large", |_| Answer::ok("x").field("x", &"y".repeat(70_000))).await;
+    let services = Services::default()
+        .and("hangs", &hangs, "")
+        .and("late", &hangs, "")
+        .and("tries", &hangs, "")
+        .and("closes", &closes, "")
+        .and("wordy", &wordy, "")
+        .and("large", &large, "");
+    let settings = "defaults: {timeout: 300ms}\nupstreams: [{service: late, deadline: 150ms}, \
+                    {service: tries, per_try_timeout: 50ms, timeout: 10s}]";
+    let sidecar = Sidecar::start(settings, &services).await;
+    let get = |host: &str, fields: &str| format!("GET /x HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n");
+    let many: String = (0..100).map(|n| format!("X-{n}: 1\r\n")).collect();
+    for (request, reason, expected) in [
+        (
+            get("hangs", ""),
+            "timeout",
+            &["hangs: no answer in time; timeout: 300ms (upstreams.hangs.timeout); no time is left"][..],
+        ),
+        (
+            get("hangs", "x-outrigger-timeout: 100ms\r\n"),
+            "deadline_exceeded",
+            &["within 100ms (x-outrigger-timeout or grpc-timeout)"],
+        ),
+        (get("late", ""), "deadline_exceeded", &["deadline: 150ms (upstreams.late.deadline)"]),
+        (
+            get("tries", ""),
+            "timeout",
+            &[
+                "per_try_timeout: 50ms (upstreams.tries.per_try_timeout)",
+                "attempt 3 was the last one; max_retries: 2 (upstreams.tries.retry.max_retries)",
+            ],
+        ),
+        (
+            "POST /x HTTP/1.1\r\nHost: closes\r\nContent-Length: 2\r\n\r\nhi".to_owned(),
+            "sent_unknown",
+            &[
+                "POST may not be repeated without an Idempotency-Key",
+                "non_idempotent: false (upstreams.closes.retry.non_idempotent)",
+            ],
+        ),
+        (get("closes", "x-outrigger-retry: off\r\n"), "upstream_closed", &["x-outrigger-retry: off"]),
+        (get("wordy", ""), "bad_response", &["max_headers: 1000 (outbound.limits.max_headers"]),
+        (get("large", ""), "bad_response", &["max_header_bytes: 64KiB (outbound.limits.max_header_bytes)"]),
+        (get("wordy", &many), "head_too_large", &["max_headers: 100 (outbound.limits.max_headers)"]),
+        (
+            get("wordy", &format!("x: {}\r\n", "y".repeat(70_000))),
+            "head_too_large",
+            &["max_header_bytes: 64KiB (outbound.limits.max_header_bytes)"],
+        ),
+        (
+            format!("GET /{} HTTP/1.1\r\nHost: wordy\r\n\r\n", "y".repeat(70_000)),
+            "uri_too_long",
+            &["max_header_bytes: 64KiB (outbound.limits.max_header_bytes)"],
+        ),
+    ] {
+        let response = sidecar.exchange(&request).await;
+        let start = request.get(..60).unwrap_or(&request);
+        assert_eq!(response.reason(), reason, "{start:?}: {response:?}");
+        let problem = response.json();
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        for part in expected {
+            assert!(detail.contains(part), "{part:?} in {detail:?} of {start:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_stops_is_told_its_limit() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("defaults: {body_idle: 100ms}", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 9\r\n\r\nhalf").await;
+    let response = client.response_to("POST").await;
+    assert_eq!((response.status, response.reason()), (408, "body_timeout"));
+    assert!(response.text().contains("body_idle: 100ms (upstreams.orders.body_idle)"), "{}", response.text());
+}
+
+#[tokio::test]
+async fn a_path_without_a_service_is_told_its_host_and_the_forms() {
+    let sidecar = Sidecar::start("", &Services::default().empty("orders")).await;
+    let own = sidecar.addr().to_string();
+    let absolute = format!("http://{own}/items");
+    for (host, target, shown) in [
+        (
+            own.as_str(),
+            "/items",
+            format!("the Host `{own}` is this sidecar's own address, and the path `/items`"),
+        ),
+        ("localhost:3000", "/", "the Host `localhost:3000` is".to_owned()),
+        ("", "/items", "there is no Host, or an empty one".to_owned()),
+        ("orders", &absolute, format!("the Host `{own}` is")),
+        (&own, "/svc/a b?", String::new()),
+        (&own, "/svc//x", "`` cannot be a service's name".to_owned()),
+    ] {
+        let response = sidecar.get(host, target).await;
+        if target.contains(' ') {
+            assert_eq!(response.status, 400);
+            continue;
+        }
+        assert_eq!((response.status, response.reason()), (404, "no_route"), "{host} {target}: {response:?}");
+        let problem = response.json();
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        for part in [&shown, "`Host: orders`", "`/svc/orders/...`", "`http_proxy`"] {
+            assert!(detail.contains(part), "{part:?} in {detail:?}");
+        }
+    }
+    let response = sidecar.get(&own, &format!("/{}", "y".repeat(1000))).await;
+    assert!(response.body.len < 1000, "a long path is cut: {}", response.text());
+}

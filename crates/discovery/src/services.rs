@@ -10,7 +10,6 @@ use std::{
     time::Instant,
 };
 
-use outrigger_config::count;
 use outrigger_registry::Query;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -21,14 +20,14 @@ use crate::{Knowledge, ServiceStatus, WatchReason, service::Service};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FollowError {
     /// As many services are watched as `discovery.max_services` allows.
-    #[error("{} in use already, the most that discovery.max_services allows", count(*limit, "service"))]
+    #[error("as many services are watched as may be; max_services: {limit} (discovery.max_services)")]
     TooManyServices {
         /// The setting.
         limit: usize,
     },
     /// As many names without any instance are watched as `discovery.max_unknown` allows.
     #[error(
-        "{} without any instance in use already, the most that discovery.max_unknown allows", count(*limit, "name")
+        "as many names without an instance are watched as may be; max_unknown: {limit} (discovery.max_unknown)"
     )]
     TooManyUnknown {
         /// The setting.

@@ -201,7 +201,7 @@ impl HeadParser {
         }
         if self.parts.fields.len() >= self.limits.fields {
             return Err(Refusal::new(
-                RefusalKind::HeadTooLarge,
+                RefusalKind::TooManyFields,
                 format!("the head has more than {} fields", self.limits.fields),
             ));
         }
@@ -286,7 +286,7 @@ impl HeadParser {
 
     fn too_many_options(&self) -> Refusal {
         Refusal::new(
-            RefusalKind::HeadTooLarge,
+            RefusalKind::TooManyFields,
             format!("Connection has more than {} members", self.limits.fields),
         )
     }

@@ -7,8 +7,10 @@ use std::{error::Error, fmt};
 pub enum RefusalKind {
     /// The head or its framing is invalid or ambiguous. A request: 400.
     Malformed,
-    /// The head has more bytes or more fields than allowed. A request: 431.
+    /// The head has more bytes than allowed. A request: 431.
     HeadTooLarge,
+    /// The head has more fields than allowed, or `Connection` more members. A request: 431.
+    TooManyFields,
     /// The target alone is longer than allowed. A request: 414.
     TargetTooLong,
     /// The version is not HTTP/1. A request: 505.

@@ -23,6 +23,75 @@ pub struct TlsError {
     pub reason: String,
 }
 
+/// What a failed handshake says of the two sides. With TLS 1.3 a refusal by the peer comes after the handshake, in place of an
+/// answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFault {
+    /// The authority of the peer's certificate is not one that is trusted here.
+    UnknownIssuer,
+    /// The peer's certificate is for other names.
+    WrongName,
+    /// The time of the peer's certificate is over, or has not begun.
+    OutOfTime,
+    /// The peer does not speak TLS.
+    NotTls,
+    /// The peer wants a certificate of an authority that it trusts.
+    ClientCertificate,
+}
+
+impl TlsFault {
+    /// The fault that an error or one of its causes names. `None`: it is another one, or none of TLS.
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            // An `io::Error` is no source of the error that it holds.
+            let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            let tls = match held {
+                Some(held) => held.downcast_ref(),
+                None => error.downcast_ref(),
+            };
+            if let Some(tls) = tls {
+                return Self::of_tls(tls);
+            }
+            next = match held {
+                Some(held) => Some(held),
+                None => error.source(),
+            };
+        }
+        None
+    }
+
+    fn of_tls(error: &rustls::Error) -> Option<Self> {
+        use rustls::{AlertDescription as Alert, CertificateError as Certificate};
+        Some(match error {
+            // A bad signature: the authority has the name of one that is trusted, and another key.
+            rustls::Error::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
+                Self::UnknownIssuer
+            }
+            rustls::Error::InvalidCertificate(
+                Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+            ) => Self::WrongName,
+            rustls::Error::InvalidCertificate(
+                Certificate::Expired
+                | Certificate::ExpiredContext { .. }
+                | Certificate::NotValidYet
+                | Certificate::NotValidYetContext { .. },
+            ) => Self::OutOfTime,
+            rustls::Error::InvalidMessage(_) => Self::NotTls,
+            rustls::Error::AlertReceived(
+                Alert::CertificateRequired
+                | Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied,
+            ) => Self::ClientCertificate,
+            _ => return None,
+        })
+    }
+}
+
 /// The content of every file that a [`Tls`] names.
 #[derive(Debug)]
 pub struct TlsFiles {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    limit::MIN_ANSWER_FIELDS,
     metrics::{
         Metrics,
         cells::{Block, WorkerCells},
@@ -174,9 +175,6 @@ impl ListenerKind {
     }
 }
 
-/// Fields that a response may have within the bytes of a head, also where the app's heads may have fewer.
-const MAX_RESPONSE_FIELDS: usize = 1000;
-
 /// Settings of the connections of one listener.
 #[derive(Debug)]
 pub(crate) struct DownstreamSettings {
@@ -204,7 +202,7 @@ impl DownstreamSettings {
             request_heads: HeadLimits { bytes, fields: limits.max_headers, target: bytes },
             response_heads: HeadLimits {
                 bytes,
-                fields: limits.max_headers.max(MAX_RESPONSE_FIELDS),
+                fields: limits.max_headers.max(MIN_ANSWER_FIELDS),
                 target: bytes,
             },
             unread: idle.fold(config.defaults.body_idle, Duration::max),

@@ -15,6 +15,7 @@ use std::{
 };
 
 use arc_swap::Cache;
+use outrigger_config::format_duration;
 use outrigger_http1::{Head, HeadKind, HeadParser, RefusalKind};
 use outrigger_net::Stream;
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use tracing::{debug, info};
 
 use crate::{
     context::{ConnectionInfo, DownstreamSettings, Place},
+    limit,
     reason::{Reason, Refusal},
     request::{
         app::AfterRequest,
@@ -199,10 +201,11 @@ fn unless_head(
         HeadRead::Head(head) => return Ok(head),
         HeadRead::Idle => Next::Park,
         HeadRead::Closed => Next::Close,
-        HeadRead::Refused(refusal) => refuse(info, channel, refusal),
+        HeadRead::Refused(refusal) => refuse(info, settings, channel, refusal),
         HeadRead::Slow => {
-            let limit = settings.outbound.limits.head_timeout;
-            let detail = format!("the head did not end within {limit:?}");
+            let most = settings.outbound.limits.head_timeout;
+            let limit = limit::limit("outbound.limits", "head_timeout", format_duration(most));
+            let detail = format!("the head did not end in time, counted from its first byte; {limit}");
             info.worker.cells().record_refusal(Reason::SlowHead);
             let refusal = Refusal::new(Reason::SlowHead, detail);
             channel.queue(|outbox| write_rejection(&refusal, RejectionStyle::CLOSING, outbox));
@@ -212,10 +215,16 @@ fn unless_head(
 }
 
 /// Answers bytes that are no valid head.
-fn refuse(info: &ConnectionInfo, channel: &mut Channel, refusal: outrigger_http1::Refusal) -> Next {
+fn refuse(
+    info: &ConnectionInfo,
+    settings: &DownstreamSettings,
+    channel: &mut Channel,
+    refusal: outrigger_http1::Refusal,
+) -> Next {
     // The preface of HTTP/2 is closed without an answer that its sender could not read.
     let is_preface = refusal.kind == RefusalKind::Http2Preface;
-    let refusal = Refusal::from(refusal);
+    let detail = limit::refused_head(&refusal, &settings.request_heads, false);
+    let refusal = Refusal { detail, ..Refusal::from(refusal) };
     let reason = refusal.reason;
     info.worker.cells().record_refusal(reason);
     if info.listener.settings.load().access_log {
@@ -322,8 +331,8 @@ pub(crate) async fn linger(channel: &mut Channel) {
 /// Answers a connection above the limit, `most`, with 503, and closes it.
 pub(crate) async fn reject_connection(stream: Stream, most: usize) {
     let mut channel = Channel::new(stream);
-    let open = outrigger_config::count(most, "app connection");
-    let detail = format!("{open} in use, the most that outbound.limits.max_connections allows");
+    let limit = limit::limit("outbound.limits", "max_connections", most);
+    let detail = format!("as many app connections are open as may be; {limit}");
     let refusal = Refusal::new(Reason::TooManyConnections, detail);
     channel.queue(|outbox| write_rejection(&refusal, RejectionStyle::CLOSING, outbox));
     linger(&mut channel).await;

@@ -3,7 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`proxy`](Proxy) | the handle: bind, start, reload, status, shut down |
-//! | `context`, `reason`, `host` | what all connections share; why the sidecar responds itself; names of services |
+//! | `context`, `reason`, `limit`, `host` | what all connections share; why the sidecar responds itself; limits in its responses; names of services |
 //! | `metrics/`, `status` | counts for scrapes; the state of clusters for the status pages |
 //! | `listener/` | the addresses, the acceptors, and the worker threads that own the connections |
 //! | `downstream` | one app connection: parked, active, lingering |
@@ -16,6 +16,7 @@
 mod context;
 mod downstream;
 mod host;
+mod limit;
 mod listener;
 mod metrics;
 mod proxy;
@@ -27,6 +28,7 @@ pub mod testing;
 mod transport;
 mod upstream;
 
+pub use listener::set::{ListenError, ListenErrors};
 pub use proxy::{PreparedSettings, Proxy, ShutdownReport, StartError, Workers};
 pub use reason::Reason;
 pub use status::{ClusterStatus, EjectedStatus, EndpointStatus};

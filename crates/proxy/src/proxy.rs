@@ -10,7 +10,6 @@ use std::{
 use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Liveness};
-use outrigger_net::BindError;
 use outrigger_registry::InstanceId;
 use parking_lot::Mutex;
 use tokio::{
@@ -24,7 +23,7 @@ use crate::{
     context::{DownstreamSettings, ProxyContext},
     listener::{
         own::OwnListeners,
-        set::{BoundListener, Listener, ListenerChange, ListenerPlan},
+        set::{BoundListener, ListenErrors, Listener, ListenerChange, ListenerPlan},
         worker::{Command, WorkerPool},
     },
     metrics::{Metrics, collector, families},
@@ -51,9 +50,9 @@ pub enum Workers {
 /// Why the proxy could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A socket could not be bound.
+    /// Listeners could not be opened.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Listen(#[from] ListenErrors),
     /// The registry of metrics has a metric of the same name.
     #[error("register metrics")]
     Metrics(#[from] prometheus::Error),
@@ -99,7 +98,7 @@ impl Proxy {
     /// the control plane run on the current runtime.
     ///
     /// # Errors
-    /// When an address cannot be bound, a thread cannot be started, or a metric's name is taken.
+    /// When an address cannot be bound (all that cannot are named), a thread cannot be started, or a metric's name is taken.
     pub fn bind(
         config: &config::Config,
         discovery: Arc<Discovery>,
@@ -185,8 +184,8 @@ impl Proxy {
     /// result undoes it. No other call of `prepare` may come between this one and `apply_settings`.
     ///
     /// # Errors
-    /// When an address cannot be bound.
-    pub fn prepare(&self, config: &config::Config) -> Result<PreparedSettings, BindError> {
+    /// When an address cannot be bound: all that cannot.
+    pub fn prepare(&self, config: &config::Config) -> Result<PreparedSettings, ListenErrors> {
         let open = self.listeners.lock().clone();
         Ok(PreparedSettings { listeners: ListenerPlan::bind(config, &open)?, config: config.clone() })
     }

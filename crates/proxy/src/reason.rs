@@ -174,7 +174,7 @@ impl From<outrigger_http1::Refusal> for Refusal {
     fn from(refusal: outrigger_http1::Refusal) -> Self {
         let reason = match refusal.kind {
             RefusalKind::Malformed | RefusalKind::Http2Preface => Reason::BadRequest,
-            RefusalKind::HeadTooLarge => Reason::HeadTooLarge,
+            RefusalKind::HeadTooLarge | RefusalKind::TooManyFields => Reason::HeadTooLarge,
             RefusalKind::TargetTooLong => Reason::UriTooLong,
             RefusalKind::Version => Reason::UnsupportedVersion,
             RefusalKind::TransferCoding => Reason::UnsupportedCoding,

@@ -130,7 +130,7 @@ fn read_outbound(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Outbound) {
 
 fn read_limits(r: &mut Reader<'_>, s: &Section<'_>, out: &mut Limits) {
     r.set(s, "max_header_bytes", &mut out.max_header_bytes, size_in(8 * KIB..=MIB));
-    r.set(s, "max_headers", &mut out.max_headers, integer(10..=1_000));
+    r.set(s, "max_headers", &mut out.max_headers, integer(10..=5_000));
     r.set(s, "head_timeout", &mut out.head_timeout, duration_in(100 * MS..=10 * MINUTE));
     r.set(s, "idle", &mut out.idle, duration_in(SECOND..=DAY));
     r.set(s, "max_connections", &mut out.max_connections, integer(1..=1_000_000));

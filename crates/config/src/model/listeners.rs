@@ -84,7 +84,7 @@ impl Default for Outbound {
 pub struct Limits {
     /// Most bytes of the head of a request or response. Default 64KiB, range 8KiB–1MiB.
     pub max_header_bytes: usize,
-    /// Most header fields of a head. Default 100, range 10–1000.
+    /// Most header fields of a request's head; a response may have at least 1000. Default 100, range 10–5000.
     pub max_headers: usize,
     /// Longest time from a head's first byte to its last. Default 10s, range 100ms–10m. Then 408.
     pub head_timeout: Duration,

@@ -66,7 +66,7 @@ fn bytes_behind_a_head_stay_in_the_inbox() {
 
 #[test]
 fn what_is_wrong_with_a_request_is_named() {
-    use RefusalKind::{HeadTooLarge, Http2Preface, Malformed, TargetTooLong, Version};
+    use RefusalKind::{HeadTooLarge, Http2Preface, Malformed, TargetTooLong, TooManyFields, Version};
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(2048));
     let endless = format!("GET /{}", "a".repeat(3000));
     let large = format!("GET / HTTP/1.1\r\nA: {}", "a".repeat(4096));
@@ -99,12 +99,12 @@ fn what_is_wrong_with_a_request_is_named() {
         (b"GET / HTTP/1.1\r\nTransfer-Encoding: \x0bchunked\r\n\r\n", Malformed, "holds the byte `\\x0b`"),
         (b"GET / HTTP/1.1\r\nProxy-Own: a\x01\r\n\r\n", Malformed, "the value of `Proxy-Own` holds the byte"),
         (b"GET / HTTP/1.1\r\nX-Outrigger-Own: \x7f\r\n\r\n", Malformed, "holds the byte `\\x7f`"),
-        (connection.as_bytes(), HeadTooLarge, "Connection has more than 20 members"),
-        (connections.as_bytes(), HeadTooLarge, "Connection has more than 20 members"),
+        (connection.as_bytes(), TooManyFields, "Connection has more than 20 members"),
+        (connections.as_bytes(), TooManyFields, "Connection has more than 20 members"),
         (long.as_bytes(), TargetTooLong, "more than 2048 bytes"),
         (endless.as_bytes(), TargetTooLong, "more than 2048 bytes"),
         (large.as_bytes(), HeadTooLarge, "more than 4096 bytes"),
-        (many.as_bytes(), HeadTooLarge, "more than 20 fields"),
+        (many.as_bytes(), TooManyFields, "more than 20 fields"),
     ];
     for (input, kind, detail) in table {
         let refusal = parse_in(HeadKind::Request, input, &[]).expect_err(&input.escape_ascii().to_string());

@@ -27,7 +27,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use outrigger_config::{Listen, error_chain};
+use outrigger_config::Listen;
 use outrigger_net::{BindError, bind, bind_listen, is_held_back, is_own_shortage};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -102,8 +102,8 @@ pub(crate) struct BoundListeners {
 }
 
 impl BoundListeners {
-    /// Binds every address of `listen`, to be served on `thread`. `what` names the listener in errors.
-    pub(crate) fn bind(what: &'static str, listen: &Listen, thread: &Handle) -> Result<Self, String> {
+    /// Binds every address of `listen`, to be served on `thread`.
+    pub(crate) fn bind(listen: &Listen, thread: &Handle) -> Result<Self, BindError> {
         let bind_one = |_, addr| {
             let bound = bind(addr)?;
             let _entered = thread.enter();
@@ -111,9 +111,7 @@ impl BoundListeners {
                 TcpListener::from_std(bound.socket).map_err(|source| BindError { addr, source })?;
             Ok((listener, bound.addr))
         };
-        bind_listen(listen, bind_one)
-            .map(|listeners| Self { listeners, thread: thread.clone() })
-            .map_err(|error| format!("{what} cannot {}", error_chain(&error)))
+        bind_listen(listen, bind_one).map(|listeners| Self { listeners, thread: thread.clone() })
     }
 }
 
@@ -354,8 +352,8 @@ mod tests {
         AdminServer::start(bind(&listen).unwrap(), router)
     }
 
-    fn bind(listen: &Listen) -> Result<BoundListeners, String> {
-        BoundListeners::bind("test", listen, &Handle::current())
+    fn bind(listen: &Listen) -> Result<BoundListeners, BindError> {
+        BoundListeners::bind(listen, &Handle::current())
     }
 
     const ASK: &str = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
@@ -399,7 +397,7 @@ mod tests {
     async fn an_occupied_port_is_an_error_that_names_it_and_says_what_to_do() {
         let server = start(Listen::localhost(0));
         let taken = server.addrs[0];
-        let error = BoundListeners::bind("the admin side", &taken.into(), &Handle::current()).unwrap_err();
+        let error = bind(&taken.into()).unwrap_err().to_string();
         assert!(error.contains(&taken.to_string()) && error.contains("choose another port"), "{error}");
     }
 

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use outrigger_config::{LoadedConfig, Origin};
-use outrigger_net::BindError;
+use outrigger_proxy::{ListenError, ListenErrors};
 
 use super::{
     components::{ActiveConfig, Components, MetricsServer, registration_plan},
-    start::bind_metrics,
+    start::METRICS_LISTEN,
 };
 use crate::{
-    admin::{self, AdminServer, AdminState},
+    admin::{self, AdminServer, AdminState, BoundListeners},
     reload::{AppliedReload, ReloadError, ReloadResult},
     telemetry::error_chain,
 };
@@ -25,19 +25,21 @@ fn settings_file(loaded: &LoadedConfig) -> Option<&str> {
 }
 
 impl Components {
-    /// Why a new listener could not be bound. A wider or narrower form of an address that this sidecar listens
+    /// Why new listeners could not be bound. A wider or narrower form of an address that this sidecar listens
     /// on (`0.0.0.0` and `127.0.0.1`) cannot be bound beside it: the text then names that address.
-    fn bind_refusal(&self, error: &BindError) -> ReloadError {
+    fn bind_refusal(&self, errors: &ListenErrors) -> ReloadError {
         let own = self.proxy.outbound_addrs().into_iter();
-        let mut own = own.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr));
-        let text = error_chain(error);
-        let overlaps = own.find(|addr| addr.port() == error.addr.port());
-        ReloadError::Address(match overlaps {
-            Some(addr) => {
-                format!("{text}; this sidecar listens on {addr}: choose another port, or restart it")
+        let own: Vec<_> = own.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr)).collect();
+        let describe = |error: &ListenError| {
+            let text = error_chain(error);
+            match own.iter().find(|addr| addr.port() == error.source.addr.port()) {
+                Some(addr) => {
+                    format!("{text}; this sidecar listens on {addr}: choose another port, or restart it")
+                }
+                None => text,
             }
-            None => text,
-        })
+        };
+        ReloadError::Address(errors.0.iter().map(describe).collect::<Vec<_>>().join("\n"))
     }
 
     /// Tells the proxy where the server for metrics listens, which is no instance of a service.
@@ -71,8 +73,9 @@ impl Components {
         let moves = old != new;
         let bound = match new {
             Some(listen) if moves => {
-                let bound = bind_metrics(listen, &self.admin_thread);
-                Some(bound.map_err(|error| ReloadError::Address(error.to_string()))?)
+                let refusal =
+                    |error| ReloadError::Address(format!("{METRICS_LISTEN}: {}", error_chain(&error)));
+                Some(BoundListeners::bind(listen, &self.admin_thread).map_err(refusal)?)
             }
             Some(_) | None => None,
         };

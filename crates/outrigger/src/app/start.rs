@@ -6,8 +6,9 @@ use std::{
     thread,
 };
 
-use outrigger_config::{Config, Listen, LoadedConfig, Origins, WorkerThreads};
+use outrigger_config::{Config, LoadedConfig, Origins, WorkerThreads, error_chain};
 use outrigger_discovery::Discovery;
+use outrigger_net::BindError;
 use outrigger_proxy::{Proxy, Workers};
 use parking_lot::Mutex;
 use prometheus::register_int_counter_with_registry;
@@ -27,12 +28,12 @@ use crate::{
 /// Why a sidecar could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The data plane could not start: most likely a port is occupied.
+    /// The data plane could not start.
     #[error(transparent)]
-    Outbound(#[from] outrigger_proxy::StartError),
-    /// A listener of the admin side could not be bound.
-    #[error("{0}")]
-    Admin(String),
+    Outbound(outrigger_proxy::StartError),
+    /// Listeners could not be opened: a line for each, with its flag and its key.
+    #[error("{}", .0.join("\n"))]
+    Listen(Vec<String>),
     /// The settings of the registry name something that cannot be used.
     #[error("open the registry {place}")]
     Registry {
@@ -53,7 +54,7 @@ pub enum StartError {
 impl StartError {
     /// Whether a start on another port might succeed.
     pub fn is_bind_error(&self) -> bool {
-        matches!(self, Self::Outbound(outrigger_proxy::StartError::Bind(_)) | Self::Admin(_))
+        matches!(self, Self::Listen(_))
     }
 }
 
@@ -100,11 +101,12 @@ impl App {
         let discovery = Discovery::with_cache(opened.registry, config.discovery, runtime, &metrics, cache)?;
 
         let admin_thread = AdminThread::start().map_err(StartError::Thread)?;
-        let admin = bind_admin("the admin side", &config.admin.listen, admin_thread.handle())?;
-        let metrics_listeners = config.admin.metrics_listen.as_ref();
-        let metrics_listeners =
-            metrics_listeners.map(|listen| bind_metrics(listen, admin_thread.handle())).transpose()?;
-        let proxy = Arc::new(Proxy::bind(&config, discovery.clone(), &metrics, workers)?);
+        let bind = |listen| BoundListeners::bind(listen, admin_thread.handle());
+        let admin = bind(&config.admin.listen);
+        let metrics_listeners = config.admin.metrics_listen.as_ref().map(bind).transpose();
+        let proxy = Proxy::bind(&config, discovery.clone(), &metrics, workers);
+        let (admin, metrics_listeners, proxy) = every_listener(admin, metrics_listeners, proxy)?;
+        let proxy = Arc::new(proxy);
         discovery.set_liveness(proxy.liveness());
         discovery.start_contact_check();
 
@@ -163,11 +165,44 @@ impl App {
     }
 }
 
-fn bind_admin(what: &'static str, listen: &Listen, thread: &Handle) -> Result<BoundListeners, StartError> {
-    BoundListeners::bind(what, listen, thread).map_err(StartError::Admin)
+/// What was opened, or why each listener that could not be opened could not.
+fn every_listener<M>(
+    admin: Result<BoundListeners, BindError>,
+    metrics: Result<M, BindError>,
+    proxy: Result<Proxy, outrigger_proxy::StartError>,
+) -> Result<(BoundListeners, M, Proxy), StartError> {
+    let mut errors = Vec::new();
+    let mut note = |key: &str, error: &BindError| {
+        let flag = listen_flag(key).map(|flag| format!("{flag} ({key})")).unwrap_or_else(|| key.to_owned());
+        errors.push(format!("{flag}: {}", error_chain(error)));
+    };
+    if let Err(outrigger_proxy::StartError::Listen(refused)) = &proxy {
+        refused.0.iter().for_each(|one| note(&one.key, &one.source));
+    }
+    if let Err(error) = &admin {
+        note("admin.listen", error);
+    }
+    if let Err(error) = &metrics {
+        note(METRICS_LISTEN, error);
+    }
+    match (admin, metrics, proxy) {
+        (_, _, Err(error)) if !matches!(error, outrigger_proxy::StartError::Listen(_)) => {
+            Err(StartError::Outbound(error))
+        }
+        (Ok(admin), Ok(metrics), Ok(proxy)) => Ok((admin, metrics, proxy)),
+        _ => Err(StartError::Listen(errors)),
+    }
 }
 
-/// Binds the listener for the network, to be served on `thread`.
-pub(super) fn bind_metrics(listen: &Listen, thread: &Handle) -> Result<BoundListeners, StartError> {
-    bind_admin("the metrics listener", listen, thread)
+/// The key of the listener for the network.
+pub(super) const METRICS_LISTEN: &str = "admin.metrics_listen";
+
+/// The flag that sets the address of a listener; a service's own listener has none.
+fn listen_flag(key: &str) -> Option<&'static str> {
+    match key {
+        "outbound.listen" => Some("--listen"),
+        "admin.listen" => Some("--admin-listen"),
+        METRICS_LISTEN => Some("--metrics-listen"),
+        _ => None,
+    }
 }

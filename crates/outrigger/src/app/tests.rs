@@ -249,23 +249,46 @@ async fn the_network_is_not_told_where_the_app_was_looked_for() {
 }
 
 #[tokio::test]
-async fn an_occupied_port_is_named_for_every_listener() {
+async fn every_occupied_port_is_named_at_once_with_the_flag_of_its_listener() {
     let registry = registry().await;
-    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = taken.local_addr().unwrap();
-    let cases: [fn(&mut Config, Listen); 3] = [
-        |config, listen| config.outbound.listen = listen,
-        |config, listen| config.admin.listen = listen,
-        |config, listen| config.admin.metrics_listen = Some(listen),
-    ];
-    for case in cases {
-        let mut config = config(registry.addr());
-        case(&mut config, addr.into());
-        let error = start(config).unwrap_err();
-        assert!(error.is_bind_error(), "{error:?}");
-        let text = error_chain(&error);
-        assert!(text.contains(&addr.to_string()) && text.contains("another port"), "{text}");
+    let mut taken = Vec::new();
+    for _ in 0..4 {
+        taken.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
     }
+    let addrs: Vec<_> = taken.iter().map(|one| one.local_addr().unwrap()).collect();
+    let mut all = config(registry.addr());
+    all.outbound.listen = addrs[0].into();
+    all.admin.listen = addrs[1].into();
+    all.admin.metrics_listen = Some(addrs[2].into());
+    all.upstreams.push(outrigger_config::Upstream {
+        service: "reports".to_owned(),
+        listen: Some(addrs[3].into()),
+        hosts: Vec::new(),
+        tags: vec!["v2".to_owned()],
+        datacenter: None,
+        policy: outrigger_config::Policy::default(),
+    });
+    let error = start(all).unwrap_err();
+    assert!(error.is_bind_error(), "{error:?}");
+    let text = error_chain(&error);
+    for (name, addr) in [
+        "--listen (outbound.listen)",
+        "--admin-listen (admin.listen)",
+        "--metrics-listen (admin.metrics_listen)",
+        "upstreams.reports[v2].listen",
+    ]
+    .into_iter()
+    .zip([addrs[0], addrs[1], addrs[2], addrs[3]])
+    {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name}: listen on {addr}")));
+        assert!(line.is_some_and(|line| line.contains("choose another port")), "{name} {addr} in {text}");
+    }
+    assert_eq!(text.lines().count(), 4, "{text}");
+
+    let mut one = config(registry.addr());
+    one.admin.metrics_listen = Some(addrs[2].into());
+    let text = error_chain(&start(one).unwrap_err());
+    assert!(text.starts_with("--metrics-listen") && text.lines().count() == 1, "{text}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use outrigger_config::{Config, Listen, Upstream};
+use outrigger_config::{Config, Listen, Upstream, error_chain};
 use outrigger_net::{BindError, bind, bind_listen};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -19,6 +19,22 @@ use crate::{
     context::{DownstreamSettings, ListenerKind, ListenerState},
     upstream::{cluster::Cluster, manager::upstream_key},
 };
+
+/// A listener that could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}")]
+pub struct ListenError {
+    /// Its setting: `outbound.listen`, `upstreams.orders.listen`.
+    pub key: String,
+    /// The address, and why.
+    #[source]
+    pub source: BindError,
+}
+
+/// Every listener that could not be opened; at least one.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(|error| error_chain(error)).collect::<Vec<_>>().join("\n"))]
+pub struct ListenErrors(pub Vec<ListenError>);
 
 /// An address that the proxy listens on.
 #[derive(Debug)]
@@ -79,16 +95,24 @@ impl ListenerPlan {
     /// Finds a listener of `open` for every address of `config`, or binds a socket.
     ///
     /// # Errors
-    /// When an address cannot be bound.
-    pub(crate) fn bind(config: &Config, open: &[Arc<Listener>]) -> Result<Self, BindError> {
+    /// When an address cannot be bound: all that cannot.
+    pub(crate) fn bind(config: &Config, open: &[Arc<Listener>]) -> Result<Self, ListenErrors> {
         let mut plan = Self(Vec::new());
-        plan.plan_address(&config.outbound.listen, None, None, open)?;
+        let mut errors = Vec::new();
+        if let Err(source) = plan.plan_address(&config.outbound.listen, None, None, open) {
+            errors.push(ListenError { key: "outbound.listen".to_owned(), source });
+        }
         for (n, upstream) in config.upstreams.iter().enumerate() {
-            if let Some(listen) = &upstream.listen {
-                plan.plan_address(listen, Some(n), Some(upstream), open)?;
+            if let Some(listen) = &upstream.listen
+                && let Err(source) = plan.plan_address(listen, Some(n), Some(upstream), open)
+            {
+                errors.push(ListenError {
+                    key: format!("upstreams.{}.listen", upstream_key(upstream)),
+                    source,
+                });
             }
         }
-        Ok(plan)
+        if errors.is_empty() { Ok(plan) } else { Err(ListenErrors(errors)) }
     }
 
     /// Plans the addresses of one `listen` setting.

@@ -16,7 +16,10 @@ use tokio::time::Instant;
 
 use crate::{
     reason::Reason,
-    request::call::{AttemptResult, Bound, Bounds, Call, Failed, Response, outcome_of},
+    request::{
+        call::{AttemptResult, Bound, Bounds, Call, Failed, Response, outcome_of},
+        explain,
+    },
     transport::{
         channel::Channel,
         exchange::{Exchange, ExchangeError, ResponseHead},
@@ -242,7 +245,7 @@ impl<'r> Attempt<'r> {
                 Stage::Buffering => match ready!(upload.poll_keep_all(app, cx)) {
                     Ok(true) => self.begin(call, upload, Instant::now()),
                     Ok(false) => {
-                        return Poll::Ready(Err(Failed::without_length(call.settings.policy.retry.max_body)));
+                        return Poll::Ready(Err(Failed::without_length(call)));
                     }
                     Err(broken) => {
                         let (outcome, detail) = upload_failure(&broken);
@@ -264,7 +267,16 @@ impl<'r> Attempt<'r> {
                             Outcome::ConnectTimeout => refused_within(opening.connect_within, call),
                             outcome => outcome,
                         };
-                        return Poll::Ready(Err(Failed::unsent(outcome, error.detail)));
+                        let detail = match error.outcome {
+                            Outcome::ConnectTimeout => {
+                                format!("{}; {}", error.detail, explain::connect_limit(call))
+                            }
+                            Outcome::Overloaded => {
+                                format!("{}; {}", error.detail, explain::pool_limits(call))
+                            }
+                            _ => error.detail,
+                        };
+                        return Poll::Ready(Err(Failed::unsent(outcome, detail)));
                     }
                 },
                 Stage::Exchanging(exchange) => {
@@ -335,7 +347,7 @@ impl<'r> Attempt<'r> {
         let exchange = match &mut self.stage {
             Stage::Buffering => {
                 let (at, bound) = self.buffering(upload);
-                return (at <= now).then(|| expired(bound, false, Sent::Nothing));
+                return (at <= now).then(|| expired(call, bound, false, Sent::Nothing));
             }
             Stage::Opening(opening) => return (opening.due <= now).then(|| opening.expired(call, false)),
             Stage::Exchanging(exchange) => exchange,
@@ -343,7 +355,7 @@ impl<'r> Attempt<'r> {
         };
         let (at, bound) = self.bounds.next(upload, exchange);
         if at <= now {
-            return Some(expired(bound, exchange.is_write_blocked(), exchange.sent()));
+            return Some(expired(call, bound, exchange.is_write_blocked(), exchange.sent()));
         }
         if self.check_stall_at > now {
             return None;
@@ -381,7 +393,15 @@ impl Opening {
             Bound::Deadline => Outcome::Deadline,
             Bound::Timeout | Bound::BodyIdle => Outcome::Timeout,
         };
-        Failed::unsent(outcome, "no permit or no connection in time".to_owned())
+        let limit = match outcome {
+            Outcome::ConnectTimeout => explain::connect_limit(call),
+            _ => explain::time_limit(call, self.bound),
+        };
+        let detail = match self.connecting.get() {
+            Some(_) => "the instance accepted no connection in time",
+            None => "no connection to the instance became free in time",
+        };
+        Failed::unsent(outcome, format!("{detail}; {limit}"))
     }
 }
 
@@ -421,11 +441,11 @@ fn upload_failure(broken: &BrokenUpload) -> (Outcome, String) {
     }
 }
 
-fn expired(bound: Bound, is_write_blocked: bool, sent: Sent) -> Failed {
+fn expired(call: &Call<'_>, bound: Bound, is_write_blocked: bool, sent: Sent) -> Failed {
     let (outcome, detail, reason) = match bound {
         Bound::Timeout => (Outcome::Timeout, "no answer in time", None),
         Bound::Deadline => (Outcome::Deadline, "no answer before the deadline", None),
-        Bound::PerTry => (Outcome::PerTryTimeout, "no answer within per_try_timeout", None),
+        Bound::PerTry => (Outcome::PerTryTimeout, "no answer within the time of an attempt", None),
         // Full buffers towards the instance: the instance does not read.
         Bound::BodyIdle if is_write_blocked => {
             (Outcome::Timeout, "the instance stopped reading the body", None)
@@ -434,5 +454,6 @@ fn expired(bound: Bound, is_write_blocked: bool, sent: Sent) -> Failed {
             (Outcome::ClientGone, "the request body stopped arriving", Some(Reason::BodyTimeout))
         }
     };
-    Failed { outcome, sent, detail: detail.to_owned(), reason }
+    let detail = format!("{detail}; {}", explain::time_limit(call, bound));
+    Failed { outcome, sent, detail, reason }
 }

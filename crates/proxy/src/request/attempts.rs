@@ -33,8 +33,8 @@ use crate::{
     request::{
         app::{Downstream, RequestAccount},
         attempt::{Attempt, AttemptState, CONTINUE, EndedAttempt},
-        call::{AttemptResult, Bounds, Call, Failed, Response, outcome_of},
-        pushback,
+        call::{AttemptResult, Bound, Bounds, Call, Failed, Response, outcome_of},
+        explain, pushback,
     },
     upstream::{endpoint::Endpoint, lease::Lease},
 };
@@ -72,7 +72,8 @@ pub(crate) async fn make_attempts<'r>(
         before: None,
     };
     if call.deadline.cap().is_some_and(|ends| app.now >= ends.into()) {
-        let detail = format!("{}: the deadline had passed, nothing was sent", call.cluster.label);
+        let limit = explain::time_limit(call, Bound::Deadline);
+        let detail = format!("{}: the deadline had passed, nothing was sent; {limit}", call.cluster.label);
         let refusal = Refusal::new(Reason::DeadlineExceeded, detail);
         return AttemptsEnd::Refused { refusal, verdict: Verdict::Ignore };
     }
@@ -130,10 +131,10 @@ impl<'r> Attempts<'_, 'r> {
                     Some(last) => {
                         let (attempt, result) = *last;
                         let decision = RetryDecision::GiveUp(GiveUp::Attempts);
-                        decided(call, attempt, result, decision, Instant::now())
+                        decided(call, attempt, result, decision, account.attempts, Instant::now())
                     }
                     None => {
-                        let refusal = call.cluster.refuse_pick();
+                        let refusal = call.cluster.refuse_pick(app.info.clusters().first_answer());
                         AttemptsEnd::Refused { refusal, verdict: Verdict::Ignore }
                     }
                 });
@@ -216,7 +217,7 @@ impl<'r> Attempts<'_, 'r> {
             }
             decision => {
                 account.answered_at = Some(now);
-                Err(decided(call, attempt, result, decision, now))
+                Err(decided(call, attempt, result, decision, account.attempts, now))
             }
         }
     }
@@ -234,6 +235,7 @@ fn decided(
     attempt: EndedAttempt,
     result: AttemptResult,
     decision: RetryDecision,
+    attempts: u32,
     now: Instant,
 ) -> AttemptsEnd {
     let gave_up = match decision {
@@ -250,9 +252,15 @@ fn decided(
             if failed.outcome == Outcome::ClientGone && failed.reason.is_none() {
                 return AttemptsEnd::Gone { verdict };
             }
-            let why = gave_up.map_or("", GiveUp::label);
-            let detail = format!("{}: {}; not tried again: {why}", call.cluster.label, failed.detail);
-            AttemptsEnd::Refused { refusal: Refusal::new(reason(&failed, gave_up), detail), verdict }
+            let mut detail = format!("{}: {}", call.cluster.label, failed.detail);
+            if let Some(why) = gave_up {
+                detail.push_str(&format!("; {}", explain::give_up(call, why, attempts)));
+            }
+            let reason = reason(&failed, gave_up);
+            if reason == Reason::LocalResource {
+                detail.push_str("; see `ulimit -n` for the most files that this process may open");
+            }
+            AttemptsEnd::Refused { refusal: Refusal::new(reason, detail), verdict }
         }
     }
 }

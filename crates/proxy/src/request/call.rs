@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use outrigger_config as config;
+use outrigger_config::{self as config, format_size};
 use outrigger_http1::{Edits, Framing, Head, HeadLimits, Name, NameSet, writer::write_head};
 use outrigger_policy::{
     Deadline, Outcome, Sent,
@@ -15,6 +15,7 @@ use outrigger_policy::{
 use tokio::time::Instant;
 
 use crate::{
+    limit::service_limit,
     metrics::cells::{Block, ServiceCells},
     metrics::labels::Tolerated,
     reason::Reason,
@@ -265,9 +266,11 @@ pub(crate) fn outcome_of(result: &AttemptResult) -> Outcome {
 
 impl Failed {
     /// The instance takes no chunks, and the body is longer than what is kept to learn its length.
-    pub(crate) fn without_length(most: usize) -> Self {
+    pub(crate) fn without_length(call: &Call<'_>) -> Self {
+        let most = format_size(call.settings.policy.retry.max_body);
         let detail = format!(
-            "the instance speaks HTTP/1.0, and the chunked body is longer than the {most} bytes that are kept of it"
+            "the instance speaks HTTP/1.0, and the chunked body is longer than what is kept of it; {}",
+            service_limit(&call.cluster.label, "retry.max_body", most)
         );
         Self { reason: Some(Reason::LengthUnknown), ..Self::unsent(Outcome::BadRequest, detail) }
     }

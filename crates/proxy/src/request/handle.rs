@@ -15,12 +15,14 @@ use std::{
     time::Duration,
 };
 
+use outrigger_config::{self as config, format_coarse_duration};
 use outrigger_http1::{Edits, Framing, Head, Name, writer::write_head};
 use outrigger_policy::{Deadline, Verdict, circuit_breaker::Permit, deadline::add_saturating};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     context::{ConnectionInfo, DownstreamSettings},
+    limit::service_limit,
     metrics::labels::{Rejected, Tolerated},
     reason::{Reason, Refusal},
     request::{
@@ -28,6 +30,7 @@ use crate::{
         attempt::EndedAttempt,
         attempts::{AttemptsEnd, make_attempts},
         call::{Call, Response},
+        explain::own_deadline,
         fields::{ClientDeadline, RequestFacts, has_passed, keep_upgrade, read_request},
         route::{self, Destination},
     },
@@ -112,7 +115,7 @@ impl Downstream<'_> {
             let permit = cluster
                 .breaker
                 .admit(policy.circuit_breaker.as_ref(), self.now.into_std())
-                .map_err(|open| refuse_open(cluster, open.retry_after))?;
+                .map_err(|open| refuse_open(cluster, policy, open.retry_after))?;
             let limit = policy.deadline.map(|limit| add_saturating(accepted.into_std(), limit));
             let cap = client_ends(facts.deadline, accepted);
             let deadline = Deadline::new(accepted.into_std(), policy.timeout).capped(cap).capped(limit);
@@ -190,11 +193,11 @@ impl Downstream<'_> {
             (Poll::Ready(found), _) => Some(found),
             (Poll::Pending, None) => Box::pin(self.unless_gone(found)).await,
             (Poll::Pending, Some(cap)) => {
+                let limit = own_deadline(facts.deadline.timeout.unwrap_or_default());
                 let found = Box::pin(self.unless_gone(timeout_at(cap.into(), found))).await;
                 found.map(|found| {
                     found.unwrap_or_else(|_| {
-                        let detail =
-                            "the app's own deadline passed before the registry answered for the service";
+                        let detail = format!("the registry has not answered for the service yet; {limit}");
                         Err(Refusal::new(Reason::DeadlineExceeded, detail))
                     })
                 })
@@ -218,11 +221,15 @@ impl Downstream<'_> {
         acquired.map_err(|rejected| {
             let is_late = deadline.cap().is_some_and(|cap| Instant::now() >= cap.into());
             if rejected == Rejected::TimedOut && is_late {
-                let detail = format!("{}: no place in max_in_flight before the deadline", cluster.label);
+                let detail = format!(
+                    "{}: the deadline passed while the request waited for others to end; {}",
+                    cluster.label,
+                    bulkhead.limit(&cluster.label)
+                );
                 return Refusal::new(Reason::DeadlineExceeded, detail);
             }
             cluster.view.load().settings.cells(self.info.worker.index).record_rejection(rejected);
-            let detail = format!("{}: {}", cluster.label, bulkhead.explain(rejected));
+            let detail = format!("{}: {}", cluster.label, bulkhead.explain(&cluster.label, rejected));
             let retry_after = Some(Duration::from_secs(1));
             Refusal { retry_after, ..Refusal::new(Reason::BulkheadFull, detail) }
         })
@@ -230,9 +237,17 @@ impl Downstream<'_> {
 }
 
 /// The refusal of a request that the circuit breaker does not admit.
-fn refuse_open(cluster: &Cluster, retry_after: Duration) -> Refusal {
+fn refuse_open(cluster: &Cluster, policy: &config::Policy, retry_after: Duration) -> Refusal {
     cluster.request_refresh();
-    let detail = format!("{}: the circuit breaker is open", cluster.label);
+    let label = &cluster.label;
+    let mut detail = format!(
+        "{label}: the circuit breaker is open, because too many requests failed, and lets the next one through in {}",
+        format_coarse_duration(retry_after)
+    );
+    if let Some(breaker) = &policy.circuit_breaker {
+        let ratio = service_limit(label, "circuit_breaker.failure_ratio", breaker.failure_ratio);
+        detail.push_str(&format!("; {ratio}"));
+    }
     Refusal { retry_after: Some(retry_after), ..Refusal::new(Reason::CircuitOpen, detail) }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod attempt;
 pub(crate) mod attempts;
 pub(crate) mod browser;
 pub(crate) mod call;
+pub(crate) mod explain;
 pub(crate) mod fields;
 pub(crate) mod handle;
 pub(crate) mod path_form;

@@ -70,12 +70,14 @@ pub(crate) fn find<'h>(
         return route_by_listener(cluster, facts, host).map(Destination::Cluster);
     }
     if host.is_empty() {
-        return route_by_path(target, settings, head, facts);
+        return route_by_path(target, host, settings, head, facts);
     }
     match host::parse(host) {
         ParsedHost::Service(name) => Ok(Destination::Service(name)),
-        ParsedHost::Local => route_by_path(target, settings, head, facts),
-        ParsedHost::Outside if is_own_authority(info, host) => route_by_path(target, settings, head, facts),
+        ParsedHost::Local => route_by_path(target, host, settings, head, facts),
+        ParsedHost::Outside if is_own_authority(info, host) => {
+            route_by_path(target, host, settings, head, facts)
+        }
         // A declared service's name may have dots.
         ParsedHost::Outside => {
             let cluster = find_dotted_service(info, host).ok_or_else(|| outside_host(host))?;
@@ -122,21 +124,18 @@ fn route_by_listener(
 /// `/svc/NAME/rest`: the prefix is removed, the rest is left as it is, and the instance is told the prefix.
 fn route_by_path<'h>(
     target: &'h [u8],
+    host: &str,
     settings: &DownstreamSettings,
     head: &Head,
     facts: &mut RequestFacts,
 ) -> Result<Destination<'h>, Refusal> {
     let Some(rest) = target.strip_prefix(PATH_PREFIX) else {
-        return Err(Refusal::new(
-            Reason::NoRoute,
-            "name the service in the Host field (`Host: orders`) or in the path (`/svc/orders/...`)",
-        ));
+        return Err(no_route(host, &format!("the path {} names no service", shown(target))));
     };
     let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     let (service, rest) = rest.split_at(end);
     let Some(service) = std::str::from_utf8(service).ok().filter(|name| host::is_service_name(name)) else {
-        let detail = format!("`{}` cannot be a service's name", service.escape_ascii());
-        return Err(Refusal::new(Reason::NoRoute, detail));
+        return Err(no_route(host, &format!("{} cannot be a service's name", shown(service))));
     };
     let name = ServiceName { service: host::lowercase(service), tag: None, datacenter: None };
     let changes = &mut facts.changes;
@@ -171,7 +170,7 @@ fn route_absolute_form<'h>(
     let Ok(authority) = std::str::from_utf8(authority) else { return Err(invalid_host("not text")) };
     let by_listener = info.listener.kind.cluster();
     if by_listener.is_none() && is_own_authority(info, authority) {
-        return route_by_path(path, settings, head, facts);
+        return route_by_path(path, authority, settings, head, facts);
     }
     let destination = match (by_listener, host::parse(authority)) {
         (_, ParsedHost::Invalid) => return Err(invalid_host(authority)),
@@ -201,13 +200,35 @@ fn find_dotted_service(info: &ConnectionInfo, authority: &str) -> Option<Arc<Clu
     info.clusters().find(&name).filter(|cluster| cluster.is_declared())
 }
 
+/// Most bytes of a path or a Host that a problem body shows.
+const MAX_SHOWN: usize = 100;
+
+/// Text of a request for a problem body, quoted, without bytes that are not printable ASCII.
+fn shown(bytes: &[u8]) -> String {
+    let (start, rest) = bytes.split_at(bytes.len().min(MAX_SHOWN));
+    let dots = if rest.is_empty() { "" } else { "…" };
+    format!("`{}{dots}`", start.escape_ascii())
+}
+
+/// Of a request for `host` that names no service. `what` is wrong with its path.
+fn no_route(host: &str, what: &str) -> Refusal {
+    let host = match host {
+        "" => "there is no Host, or an empty one".to_owned(),
+        host => format!("the Host {} is this sidecar's own address", shown(host.as_bytes())),
+    };
+    let detail = format!(
+        "{host}, and {what}; name the service in the Host (`Host: orders`), in the path (`/svc/orders/...`), or by a \
+         proxy setting (`http_proxy`, which sends `GET http://orders/`)"
+    );
+    Refusal::new(Reason::NoRoute, detail)
+}
+
 fn outside_host(host: &str) -> Refusal {
-    Refusal::new(
-        Reason::OutsideHost,
-        format!(
-            "{host:?} is no service of the registry, and this is no open proxy; use the name of a service"
-        ),
-    )
+    let detail = format!(
+        "{host:?} is no service of the registry, and this is no open proxy; use the name of a service (`Host: orders`), \
+         or give the service a listener of its own (upstreams[].listen), which takes any Host"
+    );
+    Refusal::new(Reason::OutsideHost, detail)
 }
 
 fn invalid_host(host: &str) -> Refusal {

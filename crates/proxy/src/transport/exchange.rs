@@ -20,10 +20,13 @@ use outrigger_net::{Stream, is_own_shortage};
 use outrigger_policy::Sent;
 use tokio::time::Instant;
 
-use crate::transport::{
-    channel::{Channel, LARGE, SMALL, Turn, take_fields, take_incoming},
-    foreign::foreign_protocol,
-    upload::{BrokenUpload, Upload},
+use crate::{
+    limit::refused_head,
+    transport::{
+        channel::{Channel, LARGE, SMALL, Turn, take_fields, take_incoming},
+        foreign::foreign_protocol,
+        upload::{BrokenUpload, Upload},
+    },
 };
 
 /// Most interim responses of one request, and most bytes of their heads.
@@ -333,7 +336,8 @@ impl Exchange {
                     Ok(Some(head)) => return Poll::Ready(self.accept_head(head)),
                     Ok(None) => {}
                     Err(refusal) => {
-                        let detail = foreign_protocol(channel.inbox.data()).unwrap_or(refusal.detail);
+                        let detail = foreign_protocol(channel.inbox.data())
+                            .unwrap_or_else(|| refused_head(&refusal, &limits, true));
                         return Poll::Ready(Err(ExchangeError::Invalid(detail)));
                     }
                 }

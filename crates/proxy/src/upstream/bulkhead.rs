@@ -17,13 +17,13 @@ use std::{
     time::Duration,
 };
 
-use outrigger_config::{self as config, count, format_duration};
+use outrigger_config::{self as config, format_duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
 
-use crate::metrics::labels::Rejected;
+use crate::{limit::service_limit, metrics::labels::Rejected};
 
 /// The slots of one service. A change of its limits makes a new one; a request keeps its slot.
 #[derive(Debug)]
@@ -75,20 +75,26 @@ impl Bulkhead {
         self.pending.load(Relaxed)
     }
 
-    /// The text for a refused request.
-    pub(crate) fn explain(&self, rejected: Rejected) -> String {
-        let Self { max_in_flight, max_pending, pending_timeout, .. } = self;
-        match rejected {
-            Rejected::QueueFull => {
-                let under_way = count(*max_in_flight, "request");
-                format!("{under_way} under way (max_in_flight), {max_pending} waiting (max_pending)")
+    /// The limit of the requests in flight, as a problem body of the service names it.
+    pub(crate) fn limit(&self, label: &str) -> String {
+        service_limit(label, "max_in_flight", self.max_in_flight)
+    }
+
+    /// The text for a refused request of the service.
+    pub(crate) fn explain(&self, label: &str, rejected: Rejected) -> String {
+        let of_wait = match rejected {
+            Rejected::QueueFull => service_limit(label, "max_pending", self.max_pending),
+            Rejected::TimedOut => {
+                service_limit(label, "pending_timeout", format_duration(self.pending_timeout))
             }
-            Rejected::TimedOut => format!(
-                "{} under way (max_in_flight), and none ended within pending_timeout ({}) or the request's own time",
-                count(*max_in_flight, "request"),
-                format_duration(*pending_timeout)
-            ),
-        }
+        };
+        let what = match rejected {
+            Rejected::QueueFull => "as many requests are under way, and as many wait, as may",
+            Rejected::TimedOut => {
+                "as many requests are under way as may, and none ended within pending_timeout or the request's own time"
+            }
+        };
+        format!("{what}; {}, {of_wait}", self.limit(label))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use outrigger_config::{self as config, count, format_coarse_duration, tag_list};
+use outrigger_config::{self as config, count, format_coarse_duration, format_duration, tag_list};
 use outrigger_discovery::{Follower, Knowledge, Snapshot, WatchReason};
 use outrigger_policy::{
     Breaker, Cursor, LatencyHistogram, LoadBalancer, RetryBudget, Verdict,
@@ -23,6 +23,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     host::ServiceName,
+    limit::limit,
     metrics::{
         ServiceSeries,
         cells::{Block, ServiceCells},
@@ -396,8 +397,8 @@ impl Cluster {
         self.follower.request_refresh();
     }
 
-    /// The refusal of a request without an endpoint to pick.
-    pub(crate) fn refuse_pick(&self) -> Refusal {
+    /// The refusal of a request without an endpoint to pick. `first_answer`: the setting `discovery.first_answer`.
+    pub(crate) fn refuse_pick(&self, first_answer: Duration) -> Refusal {
         self.request_refresh();
         let view = self.view.load_full();
         let status = self.follower.status();
@@ -413,7 +414,8 @@ impl Cluster {
         let label = &self.label;
         if view.snapshot.knowledge == Knowledge::Unasked {
             let error = status.error.map(|error| format!(": {error}")).unwrap_or_default();
-            let detail = format!("{label}: no answer from the registry yet{error}");
+            let limit = limit("discovery", "first_answer", format_duration(first_answer));
+            let detail = format!("{label}: no answer from the registry yet{error}; {limit}");
             return Refusal::for_now(Reason::RegistryUnknown, detail);
         }
         let counts = view.snapshot.counts();

@@ -336,6 +336,11 @@ impl ClusterManager {
         Ok(cluster)
     }
 
+    /// How long the first request to a service waits for the registry.
+    pub(crate) fn first_answer(&self) -> Duration {
+        self.settings.load().discovery.first_answer
+    }
+
     /// The cluster of `name`, if it is open.
     pub(crate) fn find(&self, name: &ServiceName<'_>) -> Option<Arc<Cluster>> {
         let names = self.names.load();

@@ -168,10 +168,14 @@ impl ApiClient {
         let request = ask.method_and_path();
         match broken {
             ExchangeFailure::TooLarge => Error::TooLarge { request, limit: self.max_body },
-            ExchangeFailure::Midway(source) => Error::Exchange { request, source: source.into() },
-            ExchangeFailure::Unanswered(source) => {
-                Error::Exchange { request, source: ClosedUnanswered(source).into() }
-            }
+            ExchangeFailure::Midway(source) => match self.dialer.exchange_hint(&source, source.is_parse()) {
+                Some(hint) => Error::Exchange { request, source: HintedError { source, hint }.into() },
+                None => Error::Exchange { request, source: source.into() },
+            },
+            ExchangeFailure::Unanswered(source) => match self.dialer.exchange_hint(&source, false) {
+                Some(hint) => Error::Exchange { request, source: HintedError { source, hint }.into() },
+                None => Error::Exchange { request, source: ClosedUnanswered(source).into() },
+            },
         }
     }
 
@@ -194,6 +198,14 @@ async fn pop_reusable(slot: &Slot<'_>) -> Option<AgentConnection> {
 /// Escapes one path segment or query value.
 pub(super) fn percent_encode(value: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(value, RESERVED)
+}
+
+/// A broken exchange, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}; {hint}")]
+struct HintedError {
+    source: hyper::Error,
+    hint: &'static str,
 }
 
 /// A new connection that ended before a byte of the answer.

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use outrigger_config::{ConsulAddress, ConsulSettings, Tls};
 use outrigger_net::{
     Stream, connect_host,
-    tls::{self, TlsError, TlsFiles},
+    tls::{self, TlsError, TlsFault, TlsFiles},
 };
 use tokio::time::timeout;
 
@@ -55,7 +55,56 @@ impl Dialer {
         let files = TlsFiles::read(tls).await.map_err(file_error)?;
         let config = tls::client_config(tls, &files).map_err(file_error)?;
         let name = tls::server_name(tls, host).map_err(file_error)?;
-        Stream::connect_tls(stream, Arc::new(config), name).await.map_err(|error| self.connect_error(error))
+        Stream::connect_tls(stream, Arc::new(config), name)
+            .await
+            .map_err(|error| self.connect_error(with_hint(error)))
+    }
+
+    /// What to do about an error of an exchange that an error of TLS caused. `is_not_http`: what came is no HTTP.
+    pub(super) fn exchange_hint(
+        &self,
+        error: &(dyn std::error::Error + 'static),
+        is_not_http: bool,
+    ) -> Option<&'static str> {
+        TlsFault::of(error)
+            .map(tls_hint)
+            .or_else(|| (is_not_http && self.tls.is_none()).then_some(WRITE_HTTPS))
+    }
+}
+
+/// For an agent that speaks TLS where it was asked in plain HTTP.
+pub(super) const WRITE_HTTPS: &str = "if the agent speaks TLS on this port, write https:// in CONSUL_HTTP_ADDR or \
+    registry.consul.address (or set CONSUL_HTTP_SSL=true), and name its authority: CONSUL_CACERT or registry.consul.tls.ca_file";
+
+/// The error of a handshake, with what to do about it.
+fn with_hint(error: io::Error) -> io::Error {
+    let hint = match TlsFault::of(&error) {
+        Some(fault) => tls_hint(fault),
+        // A server of plain HTTP may close the connection without a word.
+        None if error.kind() == io::ErrorKind::UnexpectedEof => tls_hint(TlsFault::NotTls),
+        None => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}; {hint}"))
+}
+
+/// The setting that mends a fault.
+fn tls_hint(fault: TlsFault) -> &'static str {
+    match fault {
+        TlsFault::UnknownIssuer => {
+            "name the authority of the agent's certificate: CONSUL_CACERT or registry.consul.tls.ca_file"
+        }
+        TlsFault::WrongName => {
+            "name a host of the agent's certificate: CONSUL_TLS_SERVER_NAME or registry.consul.tls.server_name"
+        }
+        TlsFault::OutOfTime => "renew the agent's certificate, or set the clock of this machine",
+        TlsFault::NotTls => {
+            "if the agent speaks plain HTTP on this port, write http:// in CONSUL_HTTP_ADDR or registry.consul.address, \
+             or the port of its TLS listener"
+        }
+        TlsFault::ClientCertificate => {
+            "the agent wants a client certificate that it trusts: CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY, or \
+             registry.consul.tls.cert_file and key_file"
+        }
     }
 }
 

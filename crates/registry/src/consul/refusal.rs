@@ -1,5 +1,6 @@
 //! The error of an answer with another status than the expected one, and a hint what to do. Pure.
 
+use super::dial::WRITE_HTTPS;
 use crate::Error;
 
 /// Most characters of Consul's text that are kept.
@@ -17,6 +18,9 @@ const HINTS: &[(u16, &str, &str)] = &[
         "",
         "the token's policy must allow service:read and node:read to discover, service:write to register",
     ),
+    // What Go's server and nginx say on a TLS port.
+    (400, "HTTP request to an HTTPS server", WRITE_HTTPS),
+    (400, "plain HTTP request was sent to HTTPS port", WRITE_HTTPS),
     (429, "", "the agent limits the rate of requests: see its `limits` settings"),
     (500, "No path to datacenter", "no such datacenter, or it is not joined: check `datacenter`"),
     (500, "No known Consul servers", "the agent has not joined a cluster: check its retry_join"),
@@ -81,6 +85,12 @@ mod tests {
         assert_hint(500, "rpc error making call: EOF", Some("server"));
         assert_hint(500, "CheckID \"service:a\" does not have associated TTL", Some("register again"));
         assert_hint(500, "Unknown check \"service:a\"", Some("register again"));
+        assert_hint(400, "Client sent an HTTP request to an HTTPS server.", Some("write https://"));
+        assert_hint(
+            400,
+            "<center>The plain HTTP request was sent to HTTPS port</center>",
+            Some("CONSUL_CACERT"),
+        );
         assert_hint(429, "Your request is rate limited", Some("limits"));
         assert_hint(500, "something new", None);
         assert_hint(418, "", None);

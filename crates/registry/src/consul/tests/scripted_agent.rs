@@ -73,6 +73,26 @@ impl ScriptedAgent {
         Self { addr, shared, task }
     }
 
+    /// Answers the first bytes of each connection, whatever they are, with `answer`, and closes it.
+    pub(super) async fn answering_anything(answer: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let shared = Arc::new(AgentShared {
+            script: Box::new(|_, _| AgentAction::Hang),
+            tls: None,
+            requests: Mutex::default(),
+            connections: AtomicUsize::new(0),
+        });
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 16_384]).await;
+                let _ = stream.write_all(answer).await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        Self { addr, shared, task }
+    }
+
     pub(super) fn addr(&self) -> SocketAddr {
         self.addr
     }

@@ -115,6 +115,7 @@ async fn an_agent_of_another_authority_is_refused() {
     let agent = authority.agent("127.0.0.1", false).await;
     let told = watch_error(&agent, CertificateAuthority::new().tls()).await;
     assert!(told.starts_with("connect:") && told.contains("invalid peer certificate"), "{told}");
+    assert!(told.contains("CONSUL_CACERT or registry.consul.tls.ca_file"), "{told}");
     let told = watch_error(&agent, config::Tls::default()).await;
     assert!(told.contains("UnknownIssuer"), "the built-in roots do not know it either: {told}");
     assert!(agent.requests().is_empty());
@@ -126,6 +127,7 @@ async fn the_name_in_the_certificate_must_be_the_expected_one() {
     let agent = authority.agent("server.dc1.consul", false).await;
     let told = watch_error(&agent, authority.tls()).await;
     assert!(told.starts_with("connect:") && told.contains("not valid for name"), "{told}");
+    assert!(told.contains("CONSUL_TLS_SERVER_NAME or registry.consul.tls.server_name"), "{told}");
     let tls = config::Tls { server_name: Some("server.dc1.consul".into()), ..authority.tls() };
     watch(&client_with_tls(&agent, tls).unwrap(), 0).await.unwrap();
 }
@@ -138,7 +140,32 @@ async fn a_client_certificate_is_sent_where_the_agent_requires_one() {
     // With TLS 1.3 the refusal comes after the handshake, in place of the answer.
     let told = watch_error(&agent, authority.tls()).await;
     assert!(told.starts_with("exchange:") || told.starts_with("connect:"), "{told}");
+    assert!(told.contains("CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY"), "{told}");
     assert_eq!(agent.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_agent_that_speaks_plain_http_is_asked_with_http() {
+    for answer in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b""] {
+        let agent = ScriptedAgent::answering_anything(answer).await;
+        let told = watch_error(&agent, config::Tls::default()).await;
+        assert!(told.starts_with("connect:") && told.contains("write http:// in CONSUL_HTTP_ADDR"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_speaks_tls_is_asked_with_https() {
+    // From Go's server, and from one that answers with an alert.
+    let go = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    for answer in [&go[..], b"\x15\x03\x03\x00\x02\x02\x32"] {
+        let agent = ScriptedAgent::start(|_, _| AgentAction::SendAndClose(answer.to_vec())).await;
+        let error = watch(&client(&agent), 0).await.unwrap_err();
+        let told = outrigger_config::error_chain(&error);
+        assert!(
+            told.contains("write https:// in CONSUL_HTTP_ADDR") && told.contains("CONSUL_CACERT"),
+            "{told}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -32,6 +32,12 @@ chaos: ## The promises under load: killed instances, deploys, registry outages
 	@target=$$(cd "$${CARGO_TARGET_DIR:-target}" && pwd) && \
 	    OUTRIGGER_TEST_BIN="$$target/debug/outrigger" "$$target/debug/chaos" $(ARGS)
 
+# The chaos row `soak` for longer: make soak MINUTES=60.
+.PHONY: soak
+MINUTES ?= 10
+soak: ## Churn, kills, reloads and slow clients together, for 10 minutes
+	@$(MAKE) --no-print-directory chaos ARGS="--minutes $(MINUTES) soak"
+
 .PHONY: lint
 lint: ## Format, structure, clippy, documentation, shell scripts: warnings are errors
 	$(CARGO) fmt --all --check

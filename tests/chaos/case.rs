@@ -57,14 +57,24 @@ pub(crate) enum RunLength {
     Full,
     /// Fewer requests and less time.
     Short,
+    /// All, and the soak for so many minutes.
+    Minutes(u64),
 }
 
 impl RunLength {
     /// The value for this length: in full, and in short.
     pub(crate) fn pick<T>(self, [full, short]: [T; 2]) -> T {
         match self {
-            Self::Full => full,
+            Self::Full | Self::Minutes(_) => full,
             Self::Short => short,
+        }
+    }
+
+    /// The minutes that were asked for, if any, in seconds.
+    pub(crate) fn asked_seconds(self) -> Option<u64> {
+        match self {
+            Self::Minutes(minutes) => Some(minutes * 60),
+            Self::Full | Self::Short => None,
         }
     }
 }

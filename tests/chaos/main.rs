@@ -5,6 +5,7 @@
 //! make chaos                       every case in full
 //! chaos --short                    fewer requests and less time, the same promises: what CI runs
 //! chaos --rounds 5 CASE ...        these cases, five times over
+//! chaos --minutes 60 soak          the soak for an hour
 //! chaos --list                     what there is
 //! ```
 //!

@@ -4,9 +4,10 @@
 //! Its instances come from a file, so that no connection to a registry comes and goes meanwhile: the count
 //! of its files is exact.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, net::SocketAddr, time::Duration};
 
 use outrigger_tests::{
+    client::Response,
     instance::{Answer, Instance, Request},
     load::{RequestResult, RequestResults},
     memory::resident_memory,
@@ -20,6 +21,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+/// The file that lists the instances.
+const SERVICES_FILE: &str = "services.yaml";
 /// Longest wait until all is released: idle connections to instances are closed after 4 s, and the
 /// allocator gives back within a second.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,7 +58,9 @@ impl ResourceUse {
 pub(crate) struct MeasuredSidecar {
     pub(crate) process: Process,
     pub(crate) instances: Vec<Instance>,
-    _dir: TempDir,
+    /// Its settings, without the lines of the case.
+    settings: String,
+    dir: TempDir,
 }
 
 impl MeasuredSidecar {
@@ -66,15 +71,22 @@ impl MeasuredSidecar {
             instances.push(Instance::scripted(name, script).await);
         }
         let dir = tempfile::Builder::new().prefix("chaos-held-").tempdir().expect("a directory");
-        let file = dir.path().join("services.yaml");
-        let list: Vec<_> = instances.iter().map(|one| one.addr().to_string()).collect();
-        std::fs::write(&file, format!("services: {{orders: {list:?}}}")).expect("write the instances");
-        let process = Process::run(&format!(
-            "registry: {{file: {file:?}}}\nupstreams: [{{service: orders}}]\n{settings}"
-        ))
-        .await;
+        write_instances(&dir, &instances, &[]);
+        let own = format!("registry: {{file: {:?}}}\n", dir.path().join(SERVICES_FILE));
+        let process = Process::run(&format!("{own}upstreams: [{{service: orders}}]\n{settings}")).await;
         process.wait_ready().await;
-        Self { process, instances, _dir: dir }
+        Self { process, instances, settings: own, dir }
+    }
+
+    /// Lists its instances, and others by their id.
+    pub(crate) fn list_instances(&self, others: &[(String, SocketAddr)]) {
+        write_instances(&self.dir, &self.instances, others);
+    }
+
+    /// Reloads other settings (lines of YAML), and returns the answer.
+    pub(crate) async fn reload(&self, settings: &str) -> Response {
+        self.process.write_settings(&format!("{}{settings}", self.settings));
+        self.process.admin_post("/reload").await
     }
 
     /// Its files and memory now.
@@ -147,7 +159,9 @@ impl MeasuredSidecar {
             .flatten()
             .flat_map(|service| service["instances"].as_array().into_iter().flatten())
             .collect();
-        assert_eq!(instances.len(), 3, "the page shows all instances: {services}");
+        if instances.len() != self.instances.len() {
+            busy.push(format!("the page shows {} instances", instances.len()));
+        }
         for one in instances.iter().filter(|one| one["in_flight"] != 0 || one["connections"] != 0) {
             busy.push(format!("{}: {} in flight on {}", one["id"], one["in_flight"], one["connections"]));
         }
@@ -187,4 +201,16 @@ impl MeasuredSidecar {
         }
         (RequestResults(answers), peak)
     }
+}
+
+/// Replaces the list of instances at once.
+fn write_instances(dir: &TempDir, instances: &[Instance], others: &[(String, SocketAddr)]) {
+    let own = instances.iter().map(|one| one.addr().to_string());
+    let others =
+        others.iter().map(|(id, at)| format!("{{id: {id}, address: {}, port: {}}}", at.ip(), at.port()));
+    let list: Vec<_> = own.chain(others).collect();
+    let new = dir.path().join("services.yaml.new");
+    std::fs::write(&new, format!("services: {{orders: [{}]}}", list.join(", ")))
+        .expect("write the instances");
+    std::fs::rename(new, dir.path().join(SERVICES_FILE)).expect("replace the instances");
 }

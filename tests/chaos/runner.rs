@@ -21,6 +21,9 @@ pub(crate) struct RunOptions {
     /// Fewer requests and less time; the promises are the same
     #[arg(long)]
     pub(crate) short: bool,
+    /// How long the soak's measured part takes. Default: 2 minutes, 10 s with --short
+    #[arg(long, value_name = "MINUTES", conflicts_with = "short")]
+    pub(crate) minutes: Option<u64>,
     /// Every case this many times
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) rounds: u32,
@@ -56,7 +59,11 @@ pub(crate) fn run(asked: &RunOptions) -> ExitCode {
 
 async fn run_cases(asked: &RunOptions, chosen: &[&Case]) -> u8 {
     let mut end = guard::watch_for_end();
-    let form = if asked.short { RunLength::Short } else { RunLength::Full };
+    let form = match asked.minutes {
+        Some(minutes) => RunLength::Minutes(minutes),
+        None if asked.short => RunLength::Short,
+        None => RunLength::Full,
+    };
     let (mut kept, mut broken, mut skipped) = (0, 0, 0);
     case_report::print_head();
     for round in 1..=asked.rounds {
@@ -96,7 +103,7 @@ fn missing_tool(case: &Case) -> Option<String> {
 
 /// Runs a case in a task of its own, so that all it has started ends with it. `None`: interrupted.
 async fn run_case(case: &Case, form: RunLength, end: &mut watch::Receiver<bool>) -> Option<CaseReport> {
-    let limit = form.pick(case.limit);
+    let limit = form.pick(case.limit) + Duration::from_secs(form.asked_seconds().unwrap_or_default());
     let mut task = tokio::task::spawn_local((case.run)(form));
     let ended = tokio::select! {
         ended = tokio::time::timeout(limit, &mut task) => ended,

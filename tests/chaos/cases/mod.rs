@@ -189,9 +189,10 @@ pub(crate) fn all() -> Vec<Case> {
             &[],
             [400, 120],
             soak::soak,
-            "traffic of nine kinds at once while one of three instances after the other is killed: only what the death of its \
-             instance leaves no other end for fails, no POST is executed twice, the metrics count what was seen, and \
-             afterwards nothing leaks and nothing runs",
+            "traffic of ten kinds at once, slow clients among them, while one of three instances after the other is killed, the \
+             registry lists others twice a second and the settings are reloaded: only what the death of its instance leaves no \
+             other end for fails, no POST is executed twice, the metrics count what was seen, and afterwards nothing leaks \
+             and nothing runs",
         ),
     ]
 }

@@ -25,6 +25,11 @@ use tokio::{
 pub(super) const BODY: usize = 64 * 1024;
 /// Longest exchange.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Size of a download, bytes.
+const DOWNLOAD: u64 = 1 << 20;
+/// In how many pieces a slow client sends or reads, and its pause after each.
+const PIECES: usize = 8;
+const PIECE_INTERVAL: Duration = Duration::from_millis(150);
 /// Messages through one tunnel.
 const MESSAGES: usize = 8;
 
@@ -49,10 +54,12 @@ pub(super) enum Kind {
     Leaver,
     /// A client that leaves before there is a request.
     Scanner,
+    /// A client that sends its head or its body, or reads its answer, in small pieces.
+    Slow,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Get,
         Self::Connection,
         Self::Length,
@@ -62,6 +69,7 @@ impl Kind {
         Self::Tunnel,
         Self::Leaver,
         Self::Scanner,
+        Self::Slow,
     ];
 
     pub(super) fn label(self) -> &'static str {
@@ -75,6 +83,7 @@ impl Kind {
             Self::Tunnel => "tunnel",
             Self::Leaver => "leaver",
             Self::Scanner => "scanner",
+            Self::Slow => "slow",
         }
     }
 
@@ -83,6 +92,7 @@ impl Kind {
         match self {
             Self::Get => 8,
             Self::Events | Self::Tunnel => 6,
+            Self::Slow => 12,
             _ => 3,
         }
     }
@@ -204,6 +214,10 @@ impl Traffic {
             Kind::Download | Kind::Events | Kind::Tunnel => {
                 failed.why == "cut" && failed.instance.as_deref().is_some_and(|instance| died(Some(instance)))
             }
+            Kind::Slow => {
+                (failed.why == "502 sent_unknown" && died(None))
+                    || (failed.why == "cut" && failed.instance.as_deref().is_some_and(|one| died(Some(one))))
+            }
             Kind::Get | Kind::Connection | Kind::Leaver | Kind::Scanner => false,
         }
     }
@@ -230,7 +244,7 @@ impl Traffic {
             }
             Kind::Download => {
                 client.wire.write(head("GET /download", "").as_bytes()).await?;
-                keeps &= read_answer(&mut client, 1 << 20).await?;
+                keeps &= read_answer(&mut client, DOWNLOAD).await?;
             }
             Kind::Events => {
                 client.wire.write(head("GET /events", "").as_bytes()).await?;
@@ -255,6 +269,7 @@ impl Traffic {
                 run_tunnel(&mut client, nth).await?;
                 keeps = false;
             }
+            Kind::Slow => keeps &= run_slowly(&mut client, head, nth).await?,
             Kind::Leaver => {
                 leave(client, head, nth).await?;
                 return Ok(());
@@ -285,7 +300,7 @@ async fn read_answer(client: &mut Client, len: u64) -> Result<bool, Failed> {
     if answer.body_error.is_some() {
         return Err(Failed::cut(answer.instance()));
     }
-    if answer.body.len != len || (len == 1 << 20 && !answer.body.is_pattern) {
+    if answer.body.len != len || (len == DOWNLOAD && !answer.body.is_pattern) {
         return Err(Failed {
             why: format!("a body of {} bytes, not {len}", answer.body.len),
             instance: None,
@@ -354,4 +369,54 @@ async fn leave(mut client: Client, head: impl Fn(&str, &str) -> String, nth: u64
         }
     }
     Ok(())
+}
+
+/// Sends a head or an upload, or reads an answer, in pieces. Whether the connection can be used again.
+async fn run_slowly(
+    client: &mut Client,
+    head: impl Fn(&str, &str) -> String,
+    nth: u64,
+) -> Result<bool, Failed> {
+    match nth % 3 {
+        0 => {
+            let head = head("GET /", "");
+            for piece in head.as_bytes().chunks(head.len().div_ceil(PIECES)) {
+                client.wire.write(piece).await?;
+                sleep(PIECE_INTERVAL).await;
+            }
+            read_answer(client, 2).await
+        }
+        1 => {
+            client.wire.write(head("POST /", &format!("Content-Length: {BODY}\r\n")).as_bytes()).await?;
+            for piece in pattern::bytes(BODY).chunks(BODY / PIECES) {
+                // An answer may come before the end of the upload.
+                if client.wire.write(piece).await.is_err() {
+                    break;
+                }
+                sleep(PIECE_INTERVAL).await;
+            }
+            read_answer(client, 2).await
+        }
+        _ => {
+            client.wire.write(head("GET /download", "").as_bytes()).await?;
+            let head = client.wire.read_head().await?.ok_or(WireError::Closed)?;
+            let (_, status, _) = head.split_start_line();
+            if status != "200" {
+                let why = format!("{status} {}", head.get("x-outrigger-error").unwrap_or_default());
+                return Err(Failed { why, instance: None });
+            }
+            let instance = head.get("x-instance").unwrap_or_default().to_owned();
+            let read = Mutex::new(ReceivedBody::default());
+            for _ in 0..PIECES {
+                let piece = Framing::Length(DOWNLOAD / PIECES as u64);
+                client.wire.read_body(piece, &read).await.map_err(|_| Failed::cut(&instance))?;
+                sleep(PIECE_INTERVAL).await;
+            }
+            let read = read.lock();
+            if read.len != DOWNLOAD || !read.is_pattern {
+                return Err(Failed { why: format!("a wrong body of {} bytes", read.len), instance: None });
+            }
+            Ok(false)
+        }
+    }
 }

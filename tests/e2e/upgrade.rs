@@ -54,6 +54,25 @@ async fn an_upgrade_request_is_forwarded_and_bytes_pass_both_ways() {
 }
 
 #[tokio::test]
+async fn a_websocket_through_a_proxy_setting_may_have_its_own_scheme() {
+    let instance = Instance::scripted("a", |_| Answer::upgrade("websocket")).await;
+    let sidecar = Sidecar::orders("", &[&instance]).await;
+    for (nth, scheme) in ["ws", "WS", "http"].into_iter().enumerate() {
+        let mut client = sidecar.client().await;
+        client.send(UPGRADE.replace("GET /chat", &format!("GET {scheme}://orders/chat"))).await;
+        assert_eq!(client.head().await.unwrap().split_start_line().1, "101", "{scheme}");
+        assert_eq!(instance.seen()[nth].request.target(), "/chat");
+    }
+    // Without an upgrade it is no request that could be carried; wss would need TLS.
+    for request in [
+        "GET ws://orders/ HTTP/1.1\r\nHost: orders\r\n\r\n".to_owned(),
+        UPGRADE.replace("GET /chat", "GET wss://orders/chat"),
+    ] {
+        assert_eq!(sidecar.exchange(request).await.reason(), "outside_host");
+    }
+}
+
+#[tokio::test]
 async fn bytes_sent_with_the_request_and_with_the_answer_are_not_lost() {
     let answer = Answer::raw(
         "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello",

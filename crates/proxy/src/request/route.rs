@@ -160,7 +160,9 @@ fn route_absolute_form<'h>(
 ) -> Result<Destination<'h>, Refusal> {
     let target = head.target();
     let (scheme, authority, path) = absolute_parts(target).unwrap_or_default();
-    if !scheme.eq_ignore_ascii_case(b"http") {
+    // Some clients write the scheme of their WebSocket to the proxy (RFC 6455 §4.1 asks for http).
+    let is_websocket = scheme.eq_ignore_ascii_case(b"ws") && facts.changes.upgrades;
+    if !scheme.eq_ignore_ascii_case(b"http") && !is_websocket {
         let detail = format!("only http:// is carried, not {}", target.escape_ascii());
         return Err(Refusal::new(Reason::OutsideHost, detail));
     }

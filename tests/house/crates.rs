@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use syn::{Attribute, Expr, ExprLit, Item, Lit, Meta, UseTree};
@@ -108,13 +108,16 @@ impl Reader<'_> {
                     self.read_items(items, child, file, &below)
                 }
                 None => {
-                    let path = match path_attribute(&declared.attrs) {
-                        Some(path) => self.found.files[file].with_file_name(path),
-                        None => [folder.join(format!("{name}.rs")), below.join("mod.rs")]
-                            .into_iter()
-                            .find(|path| self.sources.contains_key(path))
-                            .ok_or_else(|| format!("{}: no file of module {name}", folder.display()))?,
-                    };
+                    if let Some(path) = path_attribute(&declared.attrs) {
+                        let path = beside(&self.found.files[file], &path);
+                        // The files of its children are in its folder, whatever its name is.
+                        let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+                        return self.read_file(&path, child, &folder);
+                    }
+                    let path = [folder.join(format!("{name}.rs")), below.join("mod.rs")]
+                        .into_iter()
+                        .find(|path| self.sources.contains_key(path))
+                        .ok_or_else(|| format!("{}: no file of module {name}", folder.display()))?;
                     self.read_file(&path, child, &below)
                 }
             };
@@ -137,6 +140,20 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+/// The file that the path `relative` names in the file `from`.
+fn beside(from: &Path, relative: &str) -> PathBuf {
+    let mut path = from.parent().unwrap_or(Path::new("")).to_path_buf();
+    for part in Path::new(relative).components() {
+        match part {
+            Component::ParentDir => {
+                path.pop();
+            }
+            _ => path.push(part),
+        }
+    }
+    path
 }
 
 fn path_attribute(attributes: &[Attribute]) -> Option<String> {

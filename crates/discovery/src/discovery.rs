@@ -10,11 +10,11 @@ use tracing::warn;
 use crate::{
     DiskCache, FollowError, Follower, Liveness, RegistryContact, ServiceStatus, WatchReason,
     clock::now,
-    contact::{self, ContactState},
+    contact::ContactState,
     metrics::Metrics,
     services::Services,
     suspects::LivenessProber,
-    watch::{OutageTracker, WatchContext, Watcher},
+    watch::{OutageTracker, WatchContext, Watcher, check_contact_forever},
 };
 
 /// Longest wait for the watchers in [`Discovery::shutdown`]. A watcher stops at its next await; only a
@@ -127,7 +127,7 @@ impl Discovery {
     /// start whether it answers. Call it once.
     pub fn start_contact_check(&self) {
         let (context, stop) = (self.context.clone(), self.services.stop.clone());
-        let check = async move { _ = stop.run_until_cancelled(contact::check_forever(context)).await };
+        let check = async move { _ = stop.run_until_cancelled(check_contact_forever(context)).await };
         self.watchers.spawn_on(check, &self.runtime);
     }
 

@@ -1,5 +1,5 @@
 //! The formats of log lines: text for a terminal or a file, JSON for a collector. One event is one line, whatever text of others it
-//! holds: ids, tags, node names and check outputs come from the registry, and anyone who may register there can write them.
+//! holds: ids, tags, node names and check outputs come from the registry, and every client that may register there can write them.
 
 use std::fmt::{self, Write};
 

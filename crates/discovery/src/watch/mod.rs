@@ -23,12 +23,14 @@
 
 mod admit;
 mod cached;
+mod contact_check;
 mod context;
 mod outage;
 mod rate_limiter;
 mod recheck;
 mod watcher;
 
+pub(crate) use contact_check::check_contact_forever;
 pub(crate) use context::WatchContext;
 pub(crate) use outage::OutageTracker;
 pub(crate) use watcher::Watcher;

@@ -23,6 +23,7 @@ mod proxy;
 mod reason;
 mod request;
 mod status;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transport;

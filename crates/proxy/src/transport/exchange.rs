@@ -5,10 +5,6 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
     task::{Context, Poll, ready},
 };
 
@@ -25,6 +21,7 @@ use crate::{
     transport::{
         channel::{Channel, LARGE, SMALL, Turn, take_fields, take_incoming},
         foreign::foreign_protocol,
+        pool::OpenConnection,
         upload::{BrokenUpload, Upload},
     },
 };
@@ -75,24 +72,6 @@ pub(crate) struct Exchange {
     _open: OpenConnection,
     /// The state of one request. The next request on the connection begins with a new one.
     state: ExchangeState,
-}
-
-/// Counts as an open connection for as long as it lives.
-#[derive(Debug)]
-pub(crate) struct OpenConnection(Arc<AtomicUsize>);
-
-impl OpenConnection {
-    /// Counts one more connection; `None`: `most` are open.
-    pub(crate) fn reserve(open: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
-        let reserved = Self(open.clone());
-        (open.fetch_add(1, Relaxed) < most).then_some(reserved)
-    }
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
 }
 
 /// What there is of a head of the response. A parser and a head are large, and never needed at the same time.

@@ -37,7 +37,7 @@ pub(crate) struct Endpoint {
     pub(crate) id: InstanceId,
     pub(crate) addr: SocketAddr,
     pub(crate) create_index: u64,
-    pub(crate) pool: ConnectionPool,
+    pub(crate) pool: ConnectionPool<Box<Exchange>>,
     /// The results of its attempts; the cluster's detector reads them.
     pub(crate) stats: EndpointStats,
     pub(crate) stall: Stall,
@@ -264,8 +264,9 @@ impl Endpoint {
         } else {
             (pool.non_idempotent_max_idle, Duration::ZERO)
         };
+        let is_stale = |idle: &mut Box<Exchange>, asks| idle.is_stale(asks);
         let stale = || request.cells.record_pool_event(PoolEvent::Stale);
-        let idle = self.pool.checkout(request.worker, limit, skip_peek, request.now, stale)?;
+        let idle = self.pool.checkout(request.worker, limit, skip_peek, request.now, is_stale, stale)?;
         request.cells.record_pool_event(PoolEvent::Reused);
         Some(idle)
     }

@@ -68,7 +68,7 @@ fn check_marks(head: &Head, allowed: &[AllowedOrigin], is_own: impl Fn(&str) -> 
     let is_fine = |origin: &[u8]| {
         std::str::from_utf8(origin).is_ok_and(|origin| {
             allowed.iter().any(|one| one.allows(origin))
-                || origin.strip_prefix("http://").is_some_and(|authority| is_own(authority))
+                || origin.strip_prefix("http://").is_some_and(&is_own)
         })
     };
     let refusal = if head.has(Name::Origin) {

@@ -112,7 +112,7 @@ fn last_output(fixture_agent: &FakeAgent) -> String {
         AgentCall::Report(ReportedHealth::Critical, output) => Some(output.clone()),
         _ => None,
     });
-    reports.last().unwrap()
+    reports.next_back().unwrap()
 }
 
 #[tokio::test(start_paused = true)]

@@ -108,7 +108,7 @@ async fn a_withdrawal_reports_critical_then_deregisters_and_no_call_follows() {
 /// What the last report before the deregistration says.
 fn last_output(fixture_agent: &FakeAgent) -> String {
     let calls = &fixture_agent.state().calls;
-    let reports = calls.iter().filter_map(|(_, call)| match call {
+    let mut reports = calls.iter().filter_map(|(_, call)| match call {
         AgentCall::Report(ReportedHealth::Critical, output) => Some(output.clone()),
         _ => None,
     });

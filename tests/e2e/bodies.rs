@@ -10,6 +10,10 @@ use outrigger_tests::{
     wait,
     wire::{Framing, WireError},
 };
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 /// More than all buffers on the way hold.
 const LARGE: u64 = 64 << 20;
@@ -418,5 +422,21 @@ async fn a_retry_continues_an_unfinished_upload() {
         assert_eq!(response.instance(), "good", "{response:?}");
         let body = all[2].seen()[before].body();
         assert!(body.is_pattern && body.complete && body.len == 2000);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_the_app_reads_slowly_is_no_body_that_stands_still() {
+    const READ: usize = 10_000;
+    let instance = Instance::scripted("a", |_| Answer::ok(vec![b'x'; 32 << 20])).await;
+    // In this time the app reads far less than the part of the system's buffer that must be free before the reactor reports room.
+    let sidecar = Sidecar::orders("defaults: {body_idle: 1s}", &[&instance]).await;
+    let mut app = TcpStream::connect(sidecar.addr()).await.unwrap();
+    app.write_all(b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await.unwrap();
+    let mut part = vec![0; READ];
+    // The pace is what is tested: 200 kB a second, for four times `body_idle`.
+    for _ in 0..80 {
+        app.read_exact(&mut part).await.expect("the response goes on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

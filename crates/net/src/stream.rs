@@ -138,6 +138,20 @@ impl Stream {
         }
     }
 
+    /// Writes some of `data` without asking the reactor, which reports room only when a third of the system's buffer is free: with a
+    /// large buffer and a slow peer that may take minutes. Through TLS nothing is written so.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the buffer is full; else those of send(2).
+    pub fn write_past_reactor(&self, data: &[u8]) -> io::Result<usize> {
+        match &self.transport {
+            Transport::Tcp(stream) => SockRef::from(stream).send(data),
+            Transport::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
+            #[cfg(feature = "testing")]
+            Transport::Memory(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
     /// Whether the peer has ended its side or broken the connection, as far as the reactor knows; whether there are bytes to read
     /// does not matter.
     pub fn is_read_closed(&self) -> bool {

@@ -519,7 +519,9 @@ mod tests {
             Some(_) => {
                 let (pool, _context) = start_worker().await;
                 pool.workers[0].send(Command::Panic { in_loop: true });
-                return pool.stop(Duration::from_secs(20)).await;
+                // Returns only when the process goes on. A stop could come before the command.
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                return drop(pool);
             }
             None => {}
         }

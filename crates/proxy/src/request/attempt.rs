@@ -355,6 +355,9 @@ impl<'r> Attempt<'r> {
         };
         let (at, bound) = self.bounds.next(upload, exchange);
         if at <= now {
+            if bound == Bound::BodyIdle && exchange.asks_kernel() {
+                return None;
+            }
             return Some(expired(call, bound, exchange.is_write_blocked(), exchange.sent()));
         }
         if self.check_stall_at > now {

@@ -50,11 +50,21 @@ pub(crate) struct Channel {
     fullness: u8,
     /// The peer has ended its side.
     pub(crate) is_ended: bool,
+    /// The next write does not ask the reactor first ([`Channel::ask_kernel`]).
+    asks_kernel: bool,
 }
 
 impl Channel {
     pub(crate) fn new(stream: Stream) -> Self {
-        Self { stream, inbox: Inbox::new(), outbox: Outbox::new(), written: 0, fullness: 0, is_ended: false }
+        Self {
+            stream,
+            inbox: Inbox::new(),
+            outbox: Outbox::new(),
+            written: 0,
+            fullness: 0,
+            is_ended: false,
+            asks_kernel: false,
+        }
     }
 
     /// Reads once into the inbox: the number of bytes, 0 at the end of the stream. Takes a buffer when there is something to
@@ -123,14 +133,8 @@ impl Channel {
             self.outbox.push(data);
             return Poll::Ready(Ok(data.len()));
         }
-        let stream = Pin::new(&mut self.stream);
-        let polled = if queued == 0 {
-            stream.poll_write(cx, data)
-        } else {
-            let parts = [io::IoSlice::new(self.outbox.pending()), io::IoSlice::new(data)];
-            stream.poll_write_vectored(cx, &parts)
-        };
-        let n = match polled {
+        let asks_kernel = std::mem::take(&mut self.asks_kernel);
+        let n = match self.poll_write(asks_kernel, data, cx) {
             Poll::Ready(written) => written?,
             Poll::Pending => {
                 self.read_less();
@@ -150,10 +154,41 @@ impl Channel {
         }
     }
 
+    /// Writes some of what is queued and of `data`.
+    fn poll_write(
+        &mut self,
+        asks_kernel: bool,
+        data: &[u8],
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let queued = self.outbox.pending();
+        if asks_kernel {
+            match self.stream.write_past_reactor(if queued.is_empty() { data } else { queued }) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+        let stream = Pin::new(&mut self.stream);
+        if queued.is_empty() {
+            stream.poll_write(cx, data)
+        } else if data.is_empty() {
+            stream.poll_write(cx, queued)
+        } else {
+            stream.poll_write_vectored(cx, &[io::IoSlice::new(queued), io::IoSlice::new(data)])
+        }
+    }
+
+    /// Lets the next write try the system's buffer itself, past the reactor: whether the peer takes bytes at all is about to be
+    /// judged.
+    pub(crate) fn ask_kernel(&mut self) {
+        self.asks_kernel = true;
+    }
+
     /// Writes everything that is queued.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outbox.is_empty() {
-            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, self.outbox.pending()))?;
+            let asks_kernel = std::mem::take(&mut self.asks_kernel);
+            let n = ready!(self.poll_write(asks_kernel, &[], cx))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

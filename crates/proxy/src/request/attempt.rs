@@ -355,7 +355,7 @@ impl<'r> Attempt<'r> {
         };
         let (at, bound) = self.bounds.next(upload, exchange);
         if at <= now {
-            if bound == Bound::BodyIdle && exchange.asks_kernel() {
+            if bound == Bound::BodyIdle && exchange.ask_kernel() {
                 return None;
             }
             return Some(expired(call, bound, exchange.is_write_blocked(), exchange.sent()));

@@ -461,23 +461,13 @@ struct Relay {
     written_before: u64,
     /// Since when no byte was accepted, as far as it was noticed.
     written_at: Instant,
-    /// The kernel was asked whether the app takes bytes, and no byte was accepted since.
-    has_asked: bool,
     has_waited: bool,
 }
 
 impl Relay {
     fn new(body_idle: Duration, ends: Option<Instant>, written: u64, now: Instant) -> Self {
         let (written_first, written_before) = (written, written);
-        Self {
-            body_idle,
-            ends,
-            written_first,
-            written_before,
-            written_at: now,
-            has_asked: false,
-            has_waited: false,
-        }
+        Self { body_idle, ends, written_first, written_before, written_at: now, has_waited: false }
     }
 
     /// When the body ended: the time of the head, where all of it had come with the head.
@@ -515,7 +505,6 @@ impl Relay {
             let is_blocked = !app.channel.outbox.is_empty() || exchange.is_download_blocked();
             if app.channel.written != self.written_before {
                 (self.written_before, self.written_at) = (app.channel.written, Instant::now());
-                self.has_asked = false;
             }
             // While the request body is still being sent, the instance may be silent.
             let heard = exchange.last_received().max(exchange.last_upload(&app.upload));
@@ -529,12 +518,8 @@ impl Relay {
             }
             if bound <= now {
                 // A body that moves slowly is not one that stands still.
-                let is_asked = std::mem::replace(&mut self.has_asked, true);
-                if is_blocked && !is_asked {
-                    app.channel.ask_kernel();
-                    return self.poll(app, exchange, cx);
-                }
-                if !is_blocked && exchange.asks_kernel() {
+                let asks = if is_blocked { app.channel.ask_kernel() } else { exchange.ask_kernel() };
+                if asks {
                     return self.poll(app, exchange, cx);
                 }
                 let waits_for_app =

@@ -50,8 +50,18 @@ pub(crate) struct Channel {
     fullness: u8,
     /// The peer has ended its side.
     pub(crate) is_ended: bool,
-    /// The next write does not ask the reactor first ([`Channel::ask_kernel`]).
-    asks_kernel: bool,
+    kernel_check: KernelCheck,
+}
+
+/// How far [`Channel::ask_kernel`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KernelCheck {
+    /// Not asked since bytes were accepted last.
+    None,
+    /// The next write tries the system's buffer itself.
+    Due,
+    /// It was tried, and no byte was accepted since.
+    Done,
 }
 
 impl Channel {
@@ -63,7 +73,7 @@ impl Channel {
             written: 0,
             fullness: 0,
             is_ended: false,
-            asks_kernel: false,
+            kernel_check: KernelCheck::None,
         }
     }
 
@@ -133,19 +143,13 @@ impl Channel {
             self.outbox.push(data);
             return Poll::Ready(Ok(data.len()));
         }
-        let asks_kernel = std::mem::take(&mut self.asks_kernel);
-        let n = match self.poll_write(asks_kernel, data, cx) {
+        let n = match self.poll_write(data, cx) {
             Poll::Ready(written) => written?,
             Poll::Pending => {
                 self.read_less();
                 return Poll::Pending;
             }
         };
-        if n == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        self.written += n as u64;
-        self.outbox.advance(n.min(queued));
         self.release_outbox();
         match n.saturating_sub(queued) {
             // The outbox alone was written, or a part of it.
@@ -154,15 +158,22 @@ impl Channel {
         }
     }
 
-    /// Writes some of what is queued and of `data`.
-    fn poll_write(
-        &mut self,
-        asks_kernel: bool,
-        data: &[u8],
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    /// Writes some of what is queued and of `data`, and counts it: the number of bytes of both, at least 1.
+    fn poll_write(&mut self, data: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let n = ready!(self.poll_write_stream(data, cx))?;
+        if n == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.kernel_check = KernelCheck::None;
+        self.written += n as u64;
+        self.outbox.advance(n.min(self.outbox.pending().len()));
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_stream(&mut self, data: &[u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let queued = self.outbox.pending();
-        if asks_kernel {
+        if self.kernel_check == KernelCheck::Due {
+            self.kernel_check = KernelCheck::Done;
             match self.stream.write_past_reactor(if queued.is_empty() { data } else { queued }) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
@@ -178,22 +189,20 @@ impl Channel {
         }
     }
 
-    /// Lets the next write try the system's buffer itself, past the reactor: whether the peer takes bytes at all is about to be
-    /// judged.
-    pub(crate) fn ask_kernel(&mut self) {
-        self.asks_kernel = true;
+    /// Before a peer that takes no bytes is judged: the next write tries the system's buffer itself, past the reactor. False: that
+    /// was tried already, and no byte was accepted since.
+    pub(crate) fn ask_kernel(&mut self) -> bool {
+        let asks = self.kernel_check == KernelCheck::None;
+        if asks {
+            self.kernel_check = KernelCheck::Due;
+        }
+        asks
     }
 
     /// Writes everything that is queued.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outbox.is_empty() {
-            let asks_kernel = std::mem::take(&mut self.asks_kernel);
-            let n = ready!(self.poll_write(asks_kernel, &[], cx))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.written += n as u64;
-            self.outbox.advance(n);
+            ready!(self.poll_write(&[], cx))?;
         }
         self.release_outbox();
         // A plain socket has nothing to flush; a TLS session may hold records.

@@ -110,8 +110,6 @@ struct ExchangeState {
     is_short: bool,
     /// The last write found the socket full.
     is_blocked: bool,
-    /// The kernel was asked whether there is room all the same, and no byte was accepted since.
-    has_asked: bool,
     /// Bytes have come back.
     has_answered: bool,
     /// The connection is not used again: the response says so, or ends with it, or has framing that was only tolerated.
@@ -144,7 +142,6 @@ impl ExchangeState {
             is_deaf: false,
             is_short: false,
             is_blocked: false,
-            has_asked: false,
             has_answered: false,
             is_single: false,
             interim: 0,
@@ -288,14 +285,9 @@ impl Exchange {
         self.state.is_blocked
     }
 
-    /// Before an instance that takes no bytes is judged: the next write asks the kernel itself. False: it was asked already, and no
-    /// byte was accepted since.
-    pub(crate) fn asks_kernel(&mut self) -> bool {
-        let asks = self.state.is_blocked && !std::mem::replace(&mut self.state.has_asked, true);
-        if asks {
-            self.channel.ask_kernel();
-        }
-        asks
+    /// [`Channel::ask_kernel`] of the instance's side, where the instance keeps the upload waiting.
+    pub(crate) fn ask_kernel(&mut self) -> bool {
+        self.state.is_blocked && self.channel.ask_kernel()
     }
 
     /// Moves the request, and reads the next head of the response, within `limits`.
@@ -405,9 +397,6 @@ impl Exchange {
         let polled = self.move_upload(app, upload, cx);
         // A body that the first call sends whole has no time of its own: it counts as sent when its last byte came from the app.
         let (written, noted) = (self.written(), self.state.noted);
-        if written != noted {
-            self.state.has_asked = false;
-        }
         if written != noted && (noted > 0 || polled.is_pending()) && upload.exists() {
             self.state.noted = written;
             self.state.sent_at = Some(Instant::now());

@@ -97,6 +97,11 @@ pub(crate) fn host_of(authority: &str) -> Option<&str> {
     }
 }
 
+/// The IP address that a host is, with brackets or without.
+pub(crate) fn ip_of(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
+}
+
 /// Whether the host of an authority is a loopback address or `localhost`.
 pub(crate) fn is_loopback(authority: &str) -> bool {
     matches!(parse(authority), ParsedHost::Local)

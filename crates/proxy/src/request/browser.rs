@@ -13,8 +13,6 @@
 //! without a mark. The listener of one service, which accepts any host, so refuses a browser's request for a host outside the
 //! registry on its own port, unless the setting `hosts` names the host.
 
-use std::net::IpAddr;
-
 use outrigger_config::AllowedOrigin;
 use outrigger_http1::{Head, Name};
 
@@ -131,17 +129,15 @@ fn rebinding_refusal(service: &str, authority: &str) -> Refusal {
 pub(crate) fn is_own_authority(info: &ConnectionInfo, authority: &str) -> bool {
     host::is_loopback(authority)
         || host::host_of(authority)
-            .map(|host| host.trim_matches(['[', ']']))
-            .and_then(|host| host.parse::<IpAddr>().ok())
-            .is_some_and(|ip: IpAddr| ip.to_canonical() == info.local.ip().to_canonical())
+            .and_then(host::ip_of)
+            .is_some_and(|ip| ip.to_canonical() == info.local.ip().to_canonical())
 }
 
 /// Whether the host of an authority is `listed`, an entry of `hosts`.
 fn is_host(authority: &str, listed: &str) -> bool {
     let Some(host) = host::host_of(authority) else { return false };
-    let host = host.trim_matches(['[', ']']);
     host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(listed)
-        || matches!((host.parse::<IpAddr>(), listed.parse::<IpAddr>()), (Ok(one), Ok(other)) if one == other)
+        || host::ip_of(host).is_some_and(|ip| listed.parse() == Ok(ip))
 }
 
 /// The port of an authority; 80 where it has none.

@@ -21,10 +21,9 @@ pub(crate) struct PathForm {
     prefix: Vec<u8>,
     /// The prefixes of all hops, ours at the end.
     whole_prefix: Vec<u8>,
-    /// The path that the instance got, without its query.
+    /// The app's path behind the prefix, without its query. Empty, it is bare: what is relative for the app is not so for the
+    /// instance, which got `/`.
     path: Vec<u8>,
-    /// The app's path ended with the prefix, without a slash: what is relative for the app is not so for the instance.
-    is_bare: bool,
     /// Authorities under which the instance knows the app's side: `X-Forwarded-Host`.
     forwarded_hosts: Vec<Vec<u8>>,
     /// The app's side is https (`X-Forwarded-Proto`).
@@ -50,12 +49,10 @@ impl PathForm {
         let host =
             if adds_host && !head.has(Name::XForwardedHost) { Name::Host } else { Name::XForwardedHost };
         let hosts = head.values(host).flat_map(list_members);
-        let end = rest.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(rest.len());
         Self {
             prefix,
             whole_prefix,
-            path: rest[..end].to_vec(),
-            is_bare: end == 0,
+            path: rest[..path_end(rest)].to_vec(),
             forwarded_hosts: hosts.map(<[u8]>::to_vec).collect(),
             is_https: head.has_token(Name::XForwardedProto, b"https"),
             rewrites_cookies,
@@ -120,14 +117,14 @@ impl PathForm {
         let authority_text = std::str::from_utf8(authority).ok()?;
         if self.is_service(authority_text, instance) {
             // The app knows the listener under a name that need not be known here.
-            let path = if path.first() == Some(&b'/') { path.to_vec() } else { [b"/", path].concat() };
+            let path = with_slash(path);
             return Some(self.restore_path(&path).unwrap_or(path));
         }
         let is_app_side = self.forwarded_hosts.iter().any(|host| host.eq_ignore_ascii_case(authority));
         if !is_app_side || self.has_prefix(path) {
             return None;
         }
-        let path = if path.first() == Some(&b'/') { path.to_vec() } else { [b"/", path].concat() };
+        let path = with_slash(path);
         let separator: &[u8] = if scheme.is_empty() { b"//" } else { b"://" };
         Some([scheme, separator, authority, &self.restore_path(&path).unwrap_or(path)].concat())
     }
@@ -148,7 +145,7 @@ impl PathForm {
         if path.is_empty() {
             return None;
         }
-        if self.is_bare {
+        if self.path.is_empty() {
             let path = [b"/", path].concat();
             let path = resolve_climb(b"/", &path[1..]).unwrap_or(path);
             return Some([&self.prefix, path.as_slice(), rest].concat());
@@ -228,10 +225,7 @@ impl PathForm {
         let service = self.prefix.get(PATH_PREFIX.len()..).unwrap_or_default();
         let is_instance = match authority.parse::<SocketAddr>() {
             Ok(addr) => addr == instance,
-            Err(_) => {
-                let host = authority.trim_matches(['[', ']']);
-                instance.port() == 80 && host.parse() == Ok(instance.ip())
-            }
+            Err(_) => instance.port() == 80 && host::ip_of(authority) == Some(instance.ip()),
         };
         let host = host::host_of(authority).unwrap_or_default();
         let is_name = match host::parse(authority) {
@@ -248,13 +242,18 @@ impl PathForm {
     }
 }
 
+/// A path behind an authority or a prefix: it begins with a slash.
+pub(super) fn with_slash(rest: &[u8]) -> Vec<u8> {
+    if rest.first() == Some(&b'/') { rest.to_vec() } else { [b"/", rest].concat() }
+}
+
 /// Where the path ends: at the query, the fragment, or the end.
-fn path_end(reference: &[u8]) -> usize {
+pub(super) fn path_end(reference: &[u8]) -> usize {
     reference.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(reference.len())
 }
 
-/// Where the authority ends.
-fn path_start(reference: &[u8]) -> usize {
+/// Where an authority, or the first segment of a path, ends.
+pub(super) fn path_start(reference: &[u8]) -> usize {
     reference.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(reference.len())
 }
 

@@ -15,7 +15,7 @@ use crate::{
     request::{
         browser::{self, is_own_authority},
         fields::RequestFacts,
-        path_form::{PATH_PREFIX, PathForm},
+        path_form::{PATH_PREFIX, PathForm, path_start, with_slash},
     },
     upstream::cluster::Cluster,
 };
@@ -95,8 +95,7 @@ fn absolute_parts(target: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let separator = target.windows(3).position(|part| part == b"://")?;
     let (scheme, rest) = target.split_at(separator);
     let rest = rest.get(3..).unwrap_or_default();
-    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
+    let (authority, path) = rest.split_at(path_start(rest));
     Some((scheme, authority, path))
 }
 
@@ -132,8 +131,7 @@ fn route_by_path<'h>(
     let Some(rest) = target.strip_prefix(PATH_PREFIX) else {
         return Err(no_route(host, &format!("the path {} names no service", shown(target))));
     };
-    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#')).unwrap_or(rest.len());
-    let (service, rest) = rest.split_at(end);
+    let (service, rest) = rest.split_at(path_start(rest));
     let Some(service) = std::str::from_utf8(service).ok().filter(|name| host::is_service_name(name)) else {
         return Err(no_route(host, &format!("{} cannot be a service's name", shown(service))));
     };
@@ -188,11 +186,6 @@ fn route_absolute_form<'h>(
     facts.changes.target = Some(if is_server { Box::from(*b"*") } else { with_slash(path).into() });
     facts.changes.host = Some(authority.as_bytes().into());
     Ok(destination)
-}
-
-/// A path behind an authority or a prefix: it begins with a slash.
-fn with_slash(rest: &[u8]) -> Vec<u8> {
-    if rest.first() == Some(&b'/') { rest.to_vec() } else { [b"/", rest].concat() }
 }
 
 /// A declared service with dots in its name, which in a Host looks like a name outside the registry.

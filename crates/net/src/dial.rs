@@ -61,8 +61,7 @@ pub enum Purpose {
 /// # Errors
 /// When there is no connection.
 pub async fn connect(addr: SocketAddr, within: Duration) -> Result<TcpStream, DialError> {
-    let dialled = timeout(within, async { dial(open(addr, true), addr).await }).await;
-    let dialled = dialled.unwrap_or_else(|_| Err(timed_out(within)));
+    let dialled = bounded(within, dial(addr, true)).await;
     dialled.map_err(|failed| failed.at(addr.to_string(), Fault::of))
 }
 
@@ -75,9 +74,7 @@ pub async fn connect_to_instance(
     within: Duration,
     purpose: Purpose,
 ) -> Result<TcpStream, DialError> {
-    let may_use_held_back = purpose == Purpose::Probe;
-    let dialled = timeout(within, async { dial(open(addr, may_use_held_back), addr).await }).await;
-    let dialled = dialled.unwrap_or_else(|_| Err(timed_out(within)));
+    let dialled = bounded(within, dial(addr, purpose == Purpose::Probe)).await;
     if dialled.is_ok() {
         RECENT_CONNECTS.record_connected(addr);
     }
@@ -89,7 +86,7 @@ pub async fn connect_to_instance(
 /// # Errors
 /// When the name has no address, or none of its addresses can be connected to.
 pub async fn connect_host(host: &str, port: u16, within: Duration) -> Result<TcpStream, DialError> {
-    let dialled = timeout(within, dial_host(host, port)).await.unwrap_or_else(|_| Err(timed_out(within)));
+    let dialled = bounded(within, dial_host(host, port)).await;
     dialled.map_err(|failed| failed.at(format!("{host}:{port}"), Fault::of))
 }
 
@@ -111,16 +108,21 @@ impl Failed {
     }
 }
 
-fn timed_out(within: Duration) -> Failed {
-    let source = io::Error::new(io::ErrorKind::TimedOut, format!("not within {within:?}"));
-    Failed { stage: DialStage::TimedOut, source }
+async fn bounded(
+    within: Duration,
+    dialled: impl Future<Output = Result<TcpStream, Failed>>,
+) -> Result<TcpStream, Failed> {
+    timeout(within, dialled).await.unwrap_or_else(|_| {
+        let source = io::Error::new(io::ErrorKind::TimedOut, format!("not within {within:?}"));
+        Err(Failed { stage: DialStage::TimedOut, source })
+    })
 }
 
 async fn dial_host(host: &str, port: u16) -> Result<TcpStream, Failed> {
     let failed = |source| Failed { stage: DialStage::Connect, source };
     let mut last = None;
     for addr in lookup_host((host, port)).await.map_err(failed)? {
-        match dial(open(addr, true), addr).await {
+        match dial(addr, true).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),
         }
@@ -129,8 +131,8 @@ async fn dial_host(host: &str, port: u16) -> Result<TcpStream, Failed> {
     Err(last.unwrap_or_else(no_address))
 }
 
-async fn dial(socket: io::Result<TcpSocket>, addr: SocketAddr) -> Result<TcpStream, Failed> {
-    let connected = match socket {
+async fn dial(addr: SocketAddr, may_use_held_back: bool) -> Result<TcpStream, Failed> {
+    let connected = match open(addr, may_use_held_back) {
         Ok(socket) => socket.connect(addr).await,
         Err(error) => Err(error),
     };

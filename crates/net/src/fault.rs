@@ -46,17 +46,18 @@ pub fn is_own_shortage(error: &io::Error) -> bool {
 
 /// [`is_own_shortage`] of the error of the operating system that caused `error`, however deep it lies.
 pub fn is_caused_by_own_shortage(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let io = error.downcast_ref::<io::Error>();
-        if io.is_some_and(is_own_shortage) {
-            return true;
-        }
-        // The source of an error of another library inside an `io::Error` is the source of that one.
-        let inner = io.and_then(io::Error::get_ref).map(|inner| inner as &(dyn Error + 'static));
-        next = inner.or_else(|| error.source());
-    }
-    false
+    causes(error).any(|error| error.downcast_ref::<io::Error>().is_some_and(is_own_shortage))
+}
+
+/// `error` and its causes.
+pub(crate) fn causes<'e>(
+    error: &'e (dyn Error + 'static),
+) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        // An `io::Error` is no source of the error that it holds: its own source is the source of that one.
+        let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        held.map(|held| held as &(dyn Error + 'static)).or_else(|| error.source())
+    })
 }
 
 /// Whether `error` is this side's, and perhaps about one peer alone.

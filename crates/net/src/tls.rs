@@ -10,6 +10,8 @@ use outrigger_config::{SmallFile, Tls};
 use rustls::{ClientConfig, RootCertStore, client::WebPkiServerVerifier, crypto::ring};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 
+use crate::fault::causes;
+
 /// Largest file that is read: a bundle of every public root has a quarter of it.
 const MAX_FILE_BYTES: usize = 1 << 20;
 
@@ -42,23 +44,7 @@ pub enum TlsFault {
 impl TlsFault {
     /// The fault that an error or one of its causes names. `None`: it is another one, or none of TLS.
     pub fn of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            // An `io::Error` is no source of the error that it holds.
-            let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            let tls = match held {
-                Some(held) => held.downcast_ref(),
-                None => error.downcast_ref(),
-            };
-            if let Some(tls) = tls {
-                return Self::of_tls(tls);
-            }
-            next = match held {
-                Some(held) => Some(held),
-                None => error.source(),
-            };
-        }
-        None
+        causes(error).find_map(|error| error.downcast_ref()).and_then(Self::of_tls)
     }
 
     fn of_tls(error: &rustls::Error) -> Option<Self> {

@@ -14,17 +14,12 @@ use std::{
 };
 
 use outrigger_config as config;
-use outrigger_discovery::Discovery;
 use outrigger_net::Stream;
 use outrigger_proxy::testing::StreamProxy;
-use outrigger_registry::{
-    HealthStatus,
-    testing::{Listed, ScriptedRegistry, instance},
-};
 use tikv_jemalloc_ctl::thread::{ThreadLocal, allocatedp};
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    runtime::{Builder, Handle},
+    runtime::Builder,
     time::advance,
 };
 
@@ -150,25 +145,14 @@ struct DataPath {
     counts: Arc<Counts>,
     future: usize,
     buffer: Vec<u8>,
-    /// Keep the service's view.
+    /// Keeps the service's view.
     _proxy: StreamProxy,
-    _listed: Listed,
 }
 
 impl DataPath {
     async fn new(scenario: &Scenario) -> Result<Self, Error> {
-        let (registry, listed) = ScriptedRegistry::listing();
-        let instances = (1..=ENDPOINTS).map(|n| {
-            let mut one = instance("node", &format!("orders-{n}"), HealthStatus::Passing);
-            one.addr = Ok(([127, 0, 0, 1], n).into());
-            one
-        });
-        listed.set(instances.collect::<Vec<_>>());
         let Scenario { connections, config, .. } = scenario;
-        let discovery =
-            Discovery::new(registry, config.discovery, Handle::current(), &prometheus::Registry::new())
-                .map_err(doing("set up discovery"))?;
-        let proxy = StreamProxy::new(config, discovery).map_err(doing("set up the proxy"))?;
+        let proxy = StreamProxy::new(config, ENDPOINTS).map_err(doing("set up the proxy"))?;
         proxy.wait_for_first_answers().await;
         let mut endpoints = Vec::new();
         for _ in 0..*connections {
@@ -188,7 +172,7 @@ impl DataPath {
             tokio::spawn(CountedTask { future: Box::pin(serve), counts: counts.clone() });
         }
         let buffer = vec![0; CAPACITY];
-        Ok(Self { apps, endpoints, counts, future, buffer, _proxy: proxy, _listed: listed })
+        Ok(Self { apps, endpoints, counts, future, buffer, _proxy: proxy })
     }
 
     /// Sends a request on each of the app's connections, and takes the answers.

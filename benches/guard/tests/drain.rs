@@ -3,23 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use outrigger_config::Config;
-use outrigger_discovery::Discovery;
 use outrigger_net::Stream;
 use outrigger_proxy::testing::StreamProxy;
-use outrigger_registry::testing::ScriptedRegistry;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    runtime::Handle,
     time::Instant,
 };
 
 /// Bytes with which the connection begins, and what the proxy answers before the drain.
 async fn drain_after(first: &[u8], answered: impl Fn(&[u8]) -> bool) {
-    let (registry, _listed) = ScriptedRegistry::listing();
-    let config = Config::default();
-    let discovery =
-        Discovery::new(registry, config.discovery, Handle::current(), &prometheus::Registry::new()).unwrap();
-    let proxy = StreamProxy::new(&config, discovery).unwrap();
+    let proxy = StreamProxy::new(&Config::default(), 0).unwrap();
     let (near, mut far) = Stream::in_memory(64 * 1024);
     // The connection finds bytes when it is polled for the first time, and does not wait for a first one.
     far.write_all(first).await.unwrap();

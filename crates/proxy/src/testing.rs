@@ -12,6 +12,10 @@ use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::Discovery;
 use outrigger_net::Stream;
+use outrigger_registry::{
+    HealthStatus,
+    testing::{Listed, ScriptedRegistry, instance},
+};
 use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -34,14 +38,26 @@ use crate::{
 pub struct StreamProxy {
     worker: Arc<WorkerContext>,
     listener: Arc<ListenerState>,
+    /// Keeps the services' views.
+    _listed: Listed,
 }
 
 impl StreamProxy {
-    /// Opens the declared upstreams. Their views are kept up to date on the current runtime.
+    /// Opens the declared upstreams, for each of which the registry lists the same `instances` healthy instances: `orders-1` at
+    /// 127.0.0.1:1, and so on. Their views are kept up to date on the current runtime.
     ///
     /// # Errors
     /// When the name of a metric is invalid.
-    pub fn new(config: &config::Config, discovery: Arc<Discovery>) -> Result<Self, StartError> {
+    pub fn new(config: &config::Config, instances: u16) -> Result<Self, StartError> {
+        let (registry, listed) = ScriptedRegistry::listing();
+        let instances = (1..=instances).map(|n| {
+            let mut one = instance("node", &format!("orders-{n}"), HealthStatus::Passing);
+            one.addr = Ok((Ipv4Addr::LOCALHOST, n).into());
+            one
+        });
+        listed.set(instances.collect::<Vec<_>>());
+        let discovery =
+            Discovery::new(registry, config.discovery, Handle::current(), &prometheus::Registry::new())?;
         let metrics = Metrics::new(1)?;
         let clusters = ClusterManager::new(config, discovery, metrics.clone(), Handle::current(), 1);
         let context = Arc::new(ProxyContext::new(clusters, metrics));
@@ -50,6 +66,7 @@ impl StreamProxy {
         Ok(Self {
             worker: Arc::new(WorkerContext { context, index: 0, table: ConnectionTable::default() }),
             listener,
+            _listed: listed,
         })
     }
 

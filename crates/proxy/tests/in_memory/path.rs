@@ -9,16 +9,10 @@ use std::{
 };
 
 use outrigger_config as config;
-use outrigger_discovery::Discovery;
 use outrigger_net::Stream;
 use outrigger_proxy::{EndpointStatus, Reason, testing::StreamProxy};
-use outrigger_registry::{
-    HealthStatus,
-    testing::{Listed, ScriptedRegistry, instance},
-};
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    runtime::Handle,
     task::yield_now,
 };
 
@@ -146,20 +140,12 @@ pub(crate) struct Path {
     pub(crate) instances: Vec<Peer>,
     polled: Polled,
     apps: usize,
-    _listed: Listed,
 }
 
 impl Path {
     /// With `idle` connections to each instance, on which `capacity` bytes have room in one direction. No other can be made.
     pub(crate) async fn new(idle: usize, capacity: usize, set: impl FnOnce(&mut config::Config)) -> Self {
         fastrand::seed(1);
-        let (registry, listed) = ScriptedRegistry::listing();
-        let all = (1..=INSTANCES).map(|n| {
-            let mut one = instance("node", &format!("orders-{n}"), HealthStatus::Passing);
-            one.addr = Ok(([127, 0, 0, 1], n).into());
-            one
-        });
-        listed.set(all.collect::<Vec<_>>());
         let mut config = config::Config::default();
         config.upstreams.push(config::Upstream {
             service: "orders".to_owned(),
@@ -170,9 +156,7 @@ impl Path {
             policy: config::Policy::default(),
         });
         set(&mut config);
-        let discovery =
-            Discovery::new(registry, config.discovery, Handle::current(), &prometheus::Registry::new());
-        let proxy = StreamProxy::new(&config, discovery.unwrap()).unwrap();
+        let proxy = StreamProxy::new(&config, INSTANCES).unwrap();
         proxy.wait_for_first_answers().await;
         let mut instances = Vec::new();
         for _ in 0..idle {
@@ -182,7 +166,7 @@ impl Path {
                 near
             });
         }
-        Self { proxy, instances, polled: Polled::default(), apps: 0, _listed: listed }
+        Self { proxy, instances, polled: Polled::default(), apps: 0 }
     }
 
     /// A connection of the app.

@@ -133,7 +133,7 @@ struct Prober {
 }
 
 /// No connection to one address of the app, so the other one is tried.
-struct NoConnection {
+pub(super) struct NoConnection {
     ip: IpAddr,
     why: String,
     /// `None`: the machine does not have the address, so no app listens there.
@@ -141,7 +141,7 @@ struct NoConnection {
 }
 
 impl NoConnection {
-    fn new(addr: SocketAddr, fault: Fault, source: &io::Error) -> Self {
+    pub(super) fn new(addr: SocketAddr, fault: Fault, source: &io::Error) -> Self {
         let fault = has_address(addr.ip()).then_some(fault);
         Self { ip: addr.ip(), why: format!("connect to {addr}: {source}"), fault }
     }
@@ -179,13 +179,14 @@ impl Prober {
 }
 
 /// Whether these failures say that the app does not listen. The address at which it last answered decides; before its first
-/// answer, a shortage at either address leaves the question open.
-fn is_news(refused: &[NoConnection], answered_at: Option<IpAddr>) -> bool {
+/// answer, or where that is not known, a shortage at either address leaves the question open.
+pub(super) fn is_news(refused: &[NoConnection], answered_at: Option<IpAddr>) -> bool {
     match refused.iter().find(|one| Some(one.ip) == answered_at) {
         Some(there) => there.fault == Some(Fault::Peer),
         None => {
             let any = |fault| refused.iter().any(|one| one.fault == Some(fault));
-            any(Fault::Peer) && !any(Fault::OwnShortage)
+            let has_no_address = refused.iter().all(|one| one.fault.is_none());
+            (any(Fault::Peer) || has_no_address) && !any(Fault::OwnShortage)
         }
     }
 }

@@ -3,10 +3,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use outrigger_net::{DialStage, Fault, connect, has_address};
+use outrigger_net::{DialStage, connect};
 use tokio::time::sleep;
 
-use super::health::LOOPBACK_ADDRESSES;
+use super::health::{LOOPBACK_ADDRESSES, NoConnection, is_news};
 
 /// Pause between two attempts.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -22,22 +22,55 @@ pub(crate) async fn wait_until_port_closed(port: u16) {
 }
 
 async fn is_open(port: u16) -> bool {
+    let mut refused = Vec::new();
     for ip in LOOPBACK_ADDRESSES {
-        let Err(error) = connect(SocketAddr::new(ip, port), CONNECT_TIMEOUT).await else { return true };
-        // A fault of this side says nothing of the port, unless the machine has no such address.
-        let is_unknown = error.fault != Fault::Peer && has_address(ip);
-        if is_unknown || error.stage == DialStage::TimedOut {
-            return true;
+        let addr = SocketAddr::new(ip, port);
+        match connect(addr, CONNECT_TIMEOUT).await {
+            Ok(_) => return true,
+            Err(error) if error.stage == DialStage::TimedOut => return true,
+            Err(error) => refused.push(NoConnection::new(addr, error.fault, &error.source)),
         }
     }
-    false
+    may_listen(&refused)
+}
+
+/// Whether an app may listen although neither address was connected to: the judgement of a probe.
+fn may_listen(refused: &[NoConnection]) -> bool {
+    !is_news(refused, None)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use outrigger_net::Fault;
     use tokio::{net::TcpListener, time::timeout};
 
     use super::*;
+
+    #[test]
+    fn a_firewall_rule_at_one_address_keeps_no_port_open() {
+        use Fault::{OwnShortage, Peer, UnreachableFromHere};
+        for (faults, open) in [
+            ([Peer, Peer], false),
+            ([Peer, UnreachableFromHere], false),
+            ([UnreachableFromHere, Peer], false),
+            // Neither address could be asked.
+            ([UnreachableFromHere, UnreachableFromHere], true),
+            ([OwnShortage, Peer], true),
+            ([Peer, OwnShortage], true),
+        ] {
+            let error = io::Error::from(io::ErrorKind::PermissionDenied);
+            // 127.0.0.1 twice, because the machine may have no IPv6.
+            let refused = faults.map(|fault| NoConnection::new(([127, 0, 0, 1], 80).into(), fault, &error));
+            assert_eq!(may_listen(&refused), open, "{faults:?}");
+        }
+        // An address for documentation, which no machine has: no app listens there.
+        let at = |fault| {
+            NoConnection::new(([192, 0, 2, 1], 80).into(), fault, &io::ErrorKind::AddrNotAvailable.into())
+        };
+        assert!(!may_listen(&[at(UnreachableFromHere), at(UnreachableFromHere)]));
+    }
 
     #[tokio::test]
     async fn a_port_is_closed_when_its_listener_is_dropped() {

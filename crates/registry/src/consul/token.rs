@@ -4,13 +4,17 @@
 //! process writes it, the last good token stays in use: a request without a token would be answered with an
 //! empty list where ACLs filter, and the list would be taken for the truth.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use http::HeaderValue;
-use outrigger_config::{SmallFile, Token, check_regular};
+use outrigger_config::{SmallFile, Token};
+use outrigger_net::is_own_shortage;
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::{Error, file_version::FileVersion};
 
@@ -95,6 +99,11 @@ impl TokenFile {
 
     async fn header(&self) -> HeaderValue {
         let news = self.read_if_changed().await;
+        self.adopt(news)
+    }
+
+    /// Takes over what was read, if it is good. Returns the token to send.
+    fn adopt(&self, news: io::Result<Option<(FileVersion, HeaderValue)>>) -> HeaderValue {
         let mut read = self.loaded.lock();
         match news {
             Ok(None) => {}
@@ -110,9 +119,14 @@ impl TokenFile {
                 // again.
                 (read.stamp, read.value) = (stamp, value);
             }
-            Err(reason) if !std::mem::replace(&mut read.failing, true) => {
+            // No fault of the file: the next request reads it again.
+            Err(error) if is_own_shortage(&error) => {
                 let path = self.path.display();
-                warn!(%path, reason, "the token file cannot be used any more, keeping the last token");
+                debug!(%path, %error, "the token file cannot be read now, keeping the last token");
+            }
+            Err(error) if !std::mem::replace(&mut read.failing, true) => {
+                let path = self.path.display();
+                warn!(%path, reason = %error, "the token file cannot be used any more, keeping the last token");
             }
             Err(_) => {}
         }
@@ -120,9 +134,8 @@ impl TokenFile {
     }
 
     /// The content of the file, if the file may have changed.
-    async fn read_if_changed(&self) -> Result<Option<(FileVersion, HeaderValue)>, String> {
-        let metadata = tokio::fs::metadata(&self.path).await.map_err(|error| error.to_string())?;
-        check_regular(&metadata).map_err(|error| error.to_string())?;
+    async fn read_if_changed(&self) -> io::Result<Option<(FileVersion, HeaderValue)>> {
+        let metadata = tokio::fs::metadata(&self.path).await?;
         {
             let read = self.loaded.lock();
             if read.stamp == FileVersion::from(&metadata) && !read.failing {
@@ -132,19 +145,18 @@ impl TokenFile {
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || read_token(&path)).await;
         // The reader cannot fail, except at the end of the process.
-        read.unwrap_or_else(|error| Err(error.to_string())).map(Some)
+        read.unwrap_or_else(|error| Err(io::Error::other(error))).map(Some)
     }
 }
 
 /// The token in the file, and the version that the file had before it was read.
-fn read_token(path: &Path) -> Result<(FileVersion, HeaderValue), String> {
-    let read = SmallFile::read_text(path, MAX_FILE_BYTES);
-    let (text, metadata) = read.map_err(|error| error.to_string())?;
-    Ok((FileVersion::from(&metadata), parse_token(&text)?))
+fn read_token(path: &Path) -> io::Result<(FileVersion, HeaderValue)> {
+    let (text, metadata) = SmallFile::read_text(path, MAX_FILE_BYTES)?;
+    Ok((FileVersion::from(&metadata), parse_token(&text).map_err(io::Error::other)?))
 }
 
-fn parse_token(text: &str) -> Result<HeaderValue, String> {
-    token_header(text)?.ok_or_else(|| "it is empty".into())
+fn parse_token(text: &str) -> Result<HeaderValue, &'static str> {
+    token_header(text)?.ok_or("it is empty")
 }
 
 fn token_header(text: &str) -> Result<Option<HeaderValue>, &'static str> {
@@ -156,4 +168,27 @@ fn token_header(text: &str) -> Result<Option<HeaderValue>, &'static str> {
         HeaderValue::from_str(token).map_err(|_| "a token is one line of visible ASCII characters")?;
     value.set_sensitive(true);
     Ok(Some(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_lack_of_files_or_memory_is_no_fault_of_the_token_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "good").unwrap();
+        let file = TokenFile::open(&path).unwrap();
+        for (errno, failing) in
+            [(Errno::MFILE, false), (Errno::NFILE, false), (Errno::NOMEM, false), (Errno::ACCESS, true)]
+        {
+            assert_eq!(file.adopt(Err(errno.into())), "good");
+            assert_eq!(file.loaded.lock().failing, failing, "{errno:?}");
+        }
+        assert_eq!(file.adopt(read_token(&path).map(Some)), "good");
+        assert!(!file.loaded.lock().failing);
+    }
 }

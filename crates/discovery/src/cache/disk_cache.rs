@@ -148,7 +148,9 @@ impl DiskCache {
             let began = tokio::time::Instant::now();
             let refresh = began >= refresh_at;
             if !self.write(&file, refresh).await {
-                refresh_at = refresh_at.min(began + RETRY_INTERVAL);
+                let retry_at = began + RETRY_INTERVAL;
+                // A refresh that failed is due already: the time of the next one is not before its retry.
+                refresh_at = if refresh { retry_at } else { refresh_at.min(retry_at) };
             } else if refresh {
                 refresh_at = began + REFRESH_INTERVAL;
             }

@@ -295,29 +295,65 @@ fn unchanged_content_is_written_again_only_to_refresh_its_ages() {
     assert_eq!(file.load(DAY, MAX_AGE), [], "an empty content is written");
 }
 
+/// A cache that runs and has written the one service that it has.
+struct RunningCache {
+    cache: Arc<DiskCache>,
+    service: Arc<Service>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl RunningCache {
+    async fn start(place: &TestFolder) -> Self {
+        let cache = Arc::new(DiskCache::open(place.folder.path(), "table", HERE));
+        let service = Arc::new(Service::new(Query { service: "orders".into(), datacenter: None }));
+        service.update_watch_health(|health| health.confirmed_at = Some(now()));
+        service.publish(Arc::from([instance("a")]), now());
+        cache.record_change(&service);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(cache.clone().run(stop.clone()));
+        tokio::time::sleep(MIN_WRITE_INTERVAL * 2).await;
+        Self { cache, service, stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn changes_that_end_where_they_began_do_not_put_the_refresh_off() {
     let place = TestFolder::new();
-    let cache = Arc::new(DiskCache::open(place.folder.path(), "table", HERE));
-    let service = Arc::new(Service::new(Query { service: "orders".into(), datacenter: None }));
-    service.update_watch_health(|health| health.confirmed_at = Some(now()));
-    service.publish(Arc::from([instance("a")]), now());
-    cache.record_change(&service);
-    let (stop, path) = (CancellationToken::new(), place.path());
-    let task = tokio::spawn(cache.clone().run(stop.clone()));
-    tokio::time::sleep(MIN_WRITE_INTERVAL * 2).await;
+    let running = RunningCache::start(&place).await;
+    let path = place.path();
     let first = fs::read(&path).unwrap();
     let mut elapsed = Duration::ZERO;
     while elapsed <= REFRESH_INTERVAL {
         let pause = REFRESH_INTERVAL / 4;
         tokio::time::sleep(pause).await;
         elapsed += pause;
-        cache.record_change(&service);
+        running.cache.record_change(&running.service);
     }
     tokio::time::sleep(MIN_WRITE_INTERVAL * 2).await;
     assert_ne!(fs::read(&path).unwrap(), first, "the ages are those of the last write");
-    stop.cancel();
-    task.await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_fails_is_tried_again_after_a_minute_and_not_each_second() {
+    let place = TestFolder::new();
+    let running = RunningCache::start(&place).await;
+    let (first, blocked) = (fs::read(place.path()).unwrap(), place.folder.path().join("table.state.tmp"));
+    fs::create_dir(&blocked).unwrap();
+    tokio::time::sleep(REFRESH_INTERVAL).await;
+    assert_eq!(fs::read(place.path()).unwrap(), first, "the refresh failed");
+    fs::remove_dir(&blocked).unwrap();
+    tokio::time::sleep(RETRY_INTERVAL / 2).await;
+    assert_eq!(fs::read(place.path()).unwrap(), first);
+    tokio::time::sleep(RETRY_INTERVAL).await;
+    assert_ne!(fs::read(place.path()).unwrap(), first);
+    running.stop().await;
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub use load::{LoadedConfig, MAX_FILE_BYTES, load, load_path};
 pub use model::*;
 pub use origin::{Origin, Origins};
 pub use render::render;
-pub use small_file::{SmallFile, check_own_folder, check_regular};
+pub use small_file::{SmallFile, check_own_folder};
 pub use summary::summarize;
 pub use text::{breaks_line, count, escape_control, tag_list};
 pub use units::{format_coarse_duration, format_duration, format_size, parse_duration};

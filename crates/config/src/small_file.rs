@@ -30,22 +30,19 @@ impl SmallFile {
         Self::read_open(&open(path, OFlags::empty())?, limit)
     }
 
-    /// As [`SmallFile::read`], for a file that this program wrote itself: no link is followed, the owner is this user or
-    /// root, and no other user may write it.
+    /// As [`SmallFile::read`], for a file that this program wrote itself: no link is followed, and [`check_own_folder`]'s
+    /// rule holds for the file.
     ///
     /// # Errors
     /// As [`SmallFile::read`]; also when `path` is a link, or another user owns the file or may write it. The kind of these
     /// errors is [`io::ErrorKind::Other`].
     pub fn read_own(path: &Path, limit: usize) -> io::Result<Self> {
+        // Checked before it is opened too: a file of another user may be one that this user cannot open.
         let named = std::fs::symlink_metadata(path)?;
         check_regular(&named)?;
+        check_own(&named)?;
         let file = open(path, OFlags::NOFOLLOW)?;
-        let metadata = file.metadata()?;
-        check_owner(&metadata)?;
-        let mode = metadata.mode() & 0o777;
-        if mode & 0o022 != 0 {
-            return Err(io::Error::other(format!("others may write it (mode {mode:03o})")));
-        }
+        check_own(&file.metadata()?)?;
         Self::read_open(&file, limit)
     }
 
@@ -93,10 +90,7 @@ fn open(path: &Path, more: OFlags) -> io::Result<File> {
 }
 
 /// That `file` is a regular file.
-///
-/// # Errors
-/// When it is not; the text says what it is.
-pub fn check_regular(file: &Metadata) -> io::Result<()> {
+fn check_regular(file: &Metadata) -> io::Result<()> {
     let kind = file.file_type();
     let what = if kind.is_file() {
         return Ok(());
@@ -114,39 +108,53 @@ pub fn check_regular(file: &Metadata) -> io::Result<()> {
     Err(io::Error::other(format!("it is {what}, not a regular file")))
 }
 
-/// That this user or root owns `file`, so that no other user decides what is in it.
-fn check_owner(file: &Metadata) -> io::Result<()> {
-    let own = geteuid().as_raw();
-    match file.uid() {
-        0 => Ok(()),
-        uid if uid == own => Ok(()),
-        uid => Err(io::Error::other(format!("user {uid} owns it, not user {own}"))),
-    }
-}
-
-/// That no other user can put a file of its own into `folder`: this user or root owns it, and where it is this user's, others
-/// may not write it, or may not replace the files of each other (the sticky bit, as of `/tmp`). A folder of root that all may
-/// write is what Kubernetes gives (`emptyDir`).
+/// That this program's files in `folder` are its own: this user or root owns the folder, and not every user may write it.
+/// One rule for the folder and for each file ([`SmallFile::read_own`]); members of the group may write both, because the
+/// administrator chooses them (a volume with an `fsGroup` in Kubernetes is writable for its group, and so are its files).
+///
+/// Every user may write a folder that has the sticky bit (`/tmp`), or that root owns (an `emptyDir` of Kubernetes is root's
+/// and has mode 0777). There another user can remove a file or put one of its own in its place, which is not read because of
+/// its owner.
 ///
 /// # Errors
-/// When another user can; also when `folder` is no folder or cannot be examined.
+/// When another user owns the folder or may write it; also when `folder` is no folder or cannot be examined.
 pub fn check_own_folder(folder: &Path) -> io::Result<()> {
     let metadata = std::fs::metadata(folder)?;
     if !metadata.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    check_owner(&metadata)?;
-    match is_open_to_others(metadata.uid(), geteuid().as_raw(), metadata.mode()) {
-        false => Ok(()),
-        true => {
-            let mode = metadata.mode() & 0o7777;
-            Err(io::Error::other(format!("others may replace its files (mode {mode:03o}): chmod o-w")))
-        }
-    }
+    check_own(&metadata)
 }
 
-fn is_open_to_others(owner: u32, own: u32, mode: u32) -> bool {
-    owner == own && mode & 0o002 != 0 && mode & 0o1000 == 0
+fn check_own(file: &Metadata) -> io::Result<()> {
+    Ownership::of(file).check(geteuid().as_raw())
+}
+
+/// What decides which users determine the content of a file or folder.
+#[derive(Debug, Clone, Copy)]
+struct Ownership {
+    owner: u32,
+    mode: u32,
+    is_folder: bool,
+}
+
+impl Ownership {
+    fn of(file: &Metadata) -> Self {
+        Self { owner: file.uid(), mode: file.mode() & 0o7777, is_folder: file.is_dir() }
+    }
+
+    /// The rule of [`check_own_folder`] for user `own`.
+    fn check(self, own: u32) -> io::Result<()> {
+        let Self { owner, mode, is_folder } = self;
+        if owner != 0 && owner != own {
+            return Err(io::Error::other(format!("user {owner} owns it, not user {own}")));
+        }
+        let is_shared_folder = is_folder && (owner == 0 || mode & 0o1000 != 0);
+        if mode & 0o002 != 0 && !is_shared_folder {
+            return Err(io::Error::other(format!("every user may write it (mode {mode:03o}): chmod o-w")));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -222,18 +230,20 @@ mod tests {
             let error = read(name).unwrap_err();
             assert!(error.contains(why), "{name}: {error}");
         }
-        for mode in [0o620, 0o602, 0o666] {
+        for (mode, is_read) in [(0o640, true), (0o660, true), (0o602, false), (0o666, false)] {
             std::fs::set_permissions(path("good"), std::fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(read("good"), Err(format!("others may write it (mode {mode:03o})")));
+            let expected = match is_read {
+                true => Ok("0123456789".to_owned()),
+                false => Err(format!("every user may write it (mode {mode:03o}): chmod o-w")),
+            };
+            assert_eq!(read("good"), expected);
         }
     }
 
     #[test]
-    fn this_user_and_root_are_the_only_owners() {
+    fn a_file_of_another_user_is_refused_for_its_owner() {
         let folder = folder();
         let path = folder.path().join("good");
-        check_owner(&std::fs::metadata(&path).unwrap()).unwrap();
-        check_owner(&std::fs::metadata("/").unwrap()).unwrap();
         // Only root can give a file away.
         if std::os::unix::fs::chown(&path, Some(54_321), None).is_ok() {
             let error = SmallFile::read_own(&path, LIMIT).unwrap_err().to_string();
@@ -242,24 +252,43 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_which_others_may_replace_files_is_refused() {
-        for (owner, own, mode, expected) in [
-            (1000, 1000, 0o700, false),
-            (1000, 1000, 0o775, false),
-            (1000, 1000, 0o777, true),
-            (1000, 1000, 0o1777, false),
-            (0, 0, 0o777, true),
-            // An `emptyDir`.
-            (0, 65_532, 0o777, false),
-        ] {
-            assert_eq!(is_open_to_others(owner, own, mode), expected, "{owner} {own} {mode:o}");
+    fn one_rule_holds_for_files_and_folders() {
+        const SIDECAR: u32 = 65_532;
+        let check = |(owner, mode, is_folder): (u32, u32, bool), own| {
+            Ownership { owner, mode, is_folder }.check(own).is_ok()
+        };
+        for own in [0, SIDECAR] {
+            for (ownership, expected) in [
+                ((own, 0o700, true), true),
+                ((own, 0o600, false), true),
+                ((0, 0o644, false), true),
+                // An `emptyDir`, and one with an `fsGroup`.
+                ((0, 0o777, true), true),
+                ((0, 0o2777, true), true),
+                // Another volume with an `fsGroup`: Kubernetes lets the group write what is in it.
+                ((0, 0o2775, true), true),
+                ((own, 0o2775, true), true),
+                ((own, 0o660, false), true),
+                // `/tmp`.
+                ((0, 0o1777, true), true),
+                ((own, 0o1777, true), true),
+                // Every user may change the content.
+                ((own, 0o602, false), false),
+                ((own, 0o666, false), false),
+                ((0, 0o666, false), false),
+                // The owner may, whatever the mode says.
+                ((1000, 0o700, true), false),
+                ((1000, 0o1777, true), false),
+                ((1000, 0o600, false), false),
+            ] {
+                assert_eq!(check(ownership, own), expected, "{ownership:?} for {own}");
+            }
         }
+        assert!(!check((SIDECAR, 0o777, true), SIDECAR), "its owner opened it to every user");
         let folder = folder();
         check_own_folder(folder.path()).unwrap();
+        check_own_folder(Path::new("/")).unwrap();
         assert!(check_own_folder(&folder.path().join("good")).is_err());
-        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        let error = check_own_folder(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("mode 777"), "{error}");
     }
 
     /// What `/proc` shows has no length before it is read.

@@ -29,7 +29,7 @@ pub(super) enum ContentError {
         /// The version in the header.
         found: String,
     },
-    /// This process is out of files or memory, which is no fault of the file.
+    /// This process may not read the file, or is out of files or memory: nothing is known of the content.
     #[error("it cannot be read now: {0}")]
     Unread(String),
     /// The file is valid, but not of this registry or not safe to use.

@@ -183,7 +183,10 @@ impl StateFile {
             Err(error) if error.kind() == io::ErrorKind::Other => {
                 return Err(ContentError::Foreign(error.to_string()));
             }
-            Err(error) if is_own_shortage(&error) => return Err(ContentError::Unread(error.to_string())),
+            // Not the content: this process may not read what is not its own, or is out of files.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied || is_own_shortage(&error) => {
+                return Err(ContentError::Unread(error.to_string()));
+            }
             Err(error) => return Err(ContentError::Damaged(error.to_string())),
         };
         format::decode(&self.registry, &bytes).map(Some)

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use outrigger_config::SmallFile;
+use outrigger_config::{SmallFile, check_own_folder};
 use tokio::sync::Mutex;
 use tracing::warn;
 
@@ -97,7 +97,16 @@ fn write_or_warn(path: &Path, reason: Option<&str>) {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    SmallFile::read_own(path, MAX_BYTES)?.into_text().map(|(text, _)| text)
+    let (text, _) = SmallFile::read_own(path, MAX_BYTES)?.into_text()?;
+    check_folder(path)?;
+    Ok(text)
+}
+
+/// That no other user could have put the file there.
+fn check_folder(path: &Path) -> io::Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    check_own_folder(folder)
+        .map_err(|error| io::Error::new(error.kind(), format!("the folder {}: {error}", folder.display())))
 }
 
 /// Writes the whole file or nothing.
@@ -111,6 +120,7 @@ fn write(path: &Path, reason: Option<&str>) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
+    check_folder(path)?;
     let temporary = path.with_extension("tmp");
     let _ = fs::remove_file(&temporary); // of a run that was cut off
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
@@ -187,6 +197,23 @@ mod tests {
         }
         fs::set_permissions(path("open"), fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(MaintenanceFile::new(Some(path("open"))).read().as_deref(), Some("disk"));
+    }
+
+    #[test]
+    fn a_folder_of_another_user_holds_no_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = maintenance_path(folder.path(), "orders", 8080);
+        write(&path, Some("disk")).unwrap();
+        assert_eq!(read(&path).unwrap(), "disk");
+        // Only root can give a folder away.
+        if std::os::unix::fs::chown(folder.path(), Some(54_321), None).is_ok() {
+            for result in [read(&path).map(|_| ()), write(&path, Some("a new disk"))] {
+                let error = result.unwrap_err().to_string();
+                assert!(error.contains("the folder") && error.contains("user 54321 owns it"), "{error}");
+            }
+            write(&path, None).unwrap();
+            assert!(!path.exists());
+        }
     }
 
     #[test]

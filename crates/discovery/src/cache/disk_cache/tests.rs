@@ -1,6 +1,10 @@
 //! The file: its format, its mode, and the handling of files that cannot be used.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::PathBuf,
+};
 
 use outrigger_config::Weights;
 use outrigger_registry::{HealthStatus, InstanceId, Unusable};
@@ -219,13 +223,18 @@ fn a_link_in_the_place_of_the_lock_is_refused() {
 fn a_folder_in_which_others_may_replace_the_file_is_not_used() {
     let place = TestFolder::with(vec![record("orders", &["a"], unix_time())]);
     let folder = place.folder.path();
-    for (mode, used) in [(0o755, true), (0o1777, true), (0o777, false)] {
+    // A folder of root that every user may write is an `emptyDir` of Kubernetes.
+    let is_root_s = fs::metadata(folder).unwrap().uid() == 0;
+    for (mode, used) in [(0o755, true), (0o2775, true), (0o1777, true), (0o777, is_root_s)] {
         fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
         let cache = DiskCache::open(folder, "table", HERE);
         assert_eq!(cache.file.is_some(), used, "{mode:o}");
         assert_eq!(cache.entries.lock().len(), usize::from(used), "{mode:o}");
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    // As Kubernetes leaves the files of a volume with an `fsGroup`.
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o660)).unwrap();
+    assert_eq!(place.open().load(DAY, MAX_AGE).len(), 1);
     // Only root can give a file away.
     if std::os::unix::fs::chown(place.path(), Some(54_321), None).is_ok() {
         assert_eq!(place.open().load(DAY, MAX_AGE), []);

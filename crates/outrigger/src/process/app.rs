@@ -20,17 +20,17 @@ pub(super) struct AppCommand {
 
 /// Why the app cannot be started.
 #[derive(Debug, thiserror::Error)]
-#[error("start {program:?}: {source}; does it exist, and is it executable?")]
+#[error("start {program:?}: {cause}; does it exist, and is it executable?")]
 pub(crate) struct SpawnError {
     program: OsString,
-    /// Part of the sentence: the hint follows it.
-    source: io::Error,
+    /// Part of the sentence, because the hint follows it, and so no source: a chain would repeat it.
+    cause: io::Error,
 }
 
 impl SpawnError {
     /// As a shell does: 127 for a program that does not exist, 126 for one that cannot be executed.
     pub(crate) fn exit_code(&self) -> u8 {
-        if self.source.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
+        if self.cause.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
     }
 }
 
@@ -44,7 +44,7 @@ impl AppCommand {
             command.env_remove(name);
         }
         let child = limits::with_initial_open_files(|| command.args(&self.arguments).spawn());
-        let child = child.map_err(|source| SpawnError { program: self.path.clone(), source })?;
+        let child = child.map_err(|cause| SpawnError { program: self.path.clone(), cause })?;
         info!(pid = child.id(), program = ?self.path, "started the app");
         Ok(AppProcess { pid: Pid::from_child(&child), _child: child })
     }
@@ -75,4 +75,20 @@ pub(super) fn exit_code(status: WaitStatus) -> u8 {
         (None, None) => 1,
     };
     u8::try_from(code).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::error_chain;
+
+    #[test]
+    fn a_program_that_does_not_exist_is_named_with_its_cause_once() {
+        let command = AppCommand { path: "/no/such/program".into(), arguments: Vec::new() };
+        let error = command.spawn(&[]).unwrap_err();
+        assert_eq!(error.exit_code(), 127);
+        let told = error_chain(&error);
+        assert_eq!(told.matches("No such file").count(), 1, "{told}");
+        assert!(told.starts_with("start \"/no/such/program\": ") && told.ends_with("executable?"), "{told}");
+    }
 }

@@ -169,11 +169,11 @@ impl ApiClient {
         match broken {
             ExchangeFailure::TooLarge => Error::TooLarge { request, limit: self.max_body },
             ExchangeFailure::Midway(source) => match self.dialer.exchange_hint(&source, source.is_parse()) {
-                Some(hint) => Error::Exchange { request, source: HintedError { source, hint }.into() },
+                Some(hint) => Error::Exchange { request, source: HintedError::new(&source, hint).into() },
                 None => Error::Exchange { request, source: source.into() },
             },
             ExchangeFailure::Unanswered(source) => match self.dialer.exchange_hint(&source, false) {
-                Some(hint) => Error::Exchange { request, source: HintedError { source, hint }.into() },
+                Some(hint) => Error::Exchange { request, source: HintedError::new(&source, hint).into() },
                 None => Error::Exchange { request, source: ClosedUnanswered(source).into() },
             },
         }
@@ -200,12 +200,18 @@ pub(super) fn percent_encode(value: &str) -> impl fmt::Display + '_ {
     utf8_percent_encode(value, RESERVED)
 }
 
-/// A broken exchange, with what to do about it.
+/// A broken exchange, with what to do about it. It has no source, because its text holds the causes.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}; {hint}")]
+#[error("{causes}; {hint}")]
 struct HintedError {
-    source: hyper::Error,
+    causes: String,
     hint: &'static str,
+}
+
+impl HintedError {
+    fn new(error: &hyper::Error, hint: &'static str) -> Self {
+        Self { causes: config::error_chain(error), hint }
+    }
 }
 
 /// A new connection that ended before a byte of the answer.

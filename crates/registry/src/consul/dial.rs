@@ -72,9 +72,26 @@ impl Dialer {
     }
 }
 
+/// The settings of the agent's address.
+macro_rules! address_settings {
+    () => {
+        "the address (--consul, OUTRIGGER_CONSUL, CONSUL_HTTP_ADDR or registry.consul.address)"
+    };
+}
+
 /// For an agent that speaks TLS where it was asked in plain HTTP.
-pub(super) const WRITE_HTTPS: &str = "if the agent speaks TLS on this port, write https:// in CONSUL_HTTP_ADDR or \
-    registry.consul.address (or set CONSUL_HTTP_SSL=true), and name its authority: CONSUL_CACERT or registry.consul.tls.ca_file";
+pub(super) const WRITE_HTTPS: &str = concat!(
+    "if the agent speaks TLS on this port, write https:// in ",
+    address_settings!(),
+    ", and name its authority: CONSUL_CACERT or registry.consul.tls.ca_file"
+);
+
+/// For an agent that speaks plain HTTP where it was asked with TLS.
+const WRITE_HTTP: &str = concat!(
+    "if the agent speaks plain HTTP on this port, write http:// in ",
+    address_settings!(),
+    ", or the port of its TLS listener"
+);
 
 /// The error of a handshake, with what to do about it.
 fn with_hint(error: io::Error) -> io::Error {
@@ -97,10 +114,7 @@ fn tls_hint(fault: TlsFault) -> &'static str {
             "name a host of the agent's certificate: CONSUL_TLS_SERVER_NAME or registry.consul.tls.server_name"
         }
         TlsFault::OutOfTime => "renew the agent's certificate, or set the clock of this machine",
-        TlsFault::NotTls => {
-            "if the agent speaks plain HTTP on this port, write http:// in CONSUL_HTTP_ADDR or registry.consul.address, \
-             or the port of its TLS listener"
-        }
+        TlsFault::NotTls => WRITE_HTTP,
         TlsFault::ClientCertificate => {
             "the agent wants a client certificate that it trusts: CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY, or \
              registry.consul.tls.cert_file and key_file"

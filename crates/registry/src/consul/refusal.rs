@@ -11,7 +11,8 @@ const HINTS: &[(u16, &str, &str)] = &[
     (
         403,
         "ACL not found",
-        "the token is unknown or was deleted: check CONSUL_HTTP_TOKEN or registry.consul.token_file",
+        "the token is unknown or was deleted: check it (--token-file, OUTRIGGER_TOKEN_FILE, CONSUL_HTTP_TOKEN, \
+         CONSUL_HTTP_TOKEN_FILE or registry.consul.token_file)",
     ),
     (
         403,

@@ -149,7 +149,8 @@ async fn an_agent_that_speaks_plain_http_is_asked_with_http() {
     for answer in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b""] {
         let agent = ScriptedAgent::answering_anything(answer).await;
         let told = watch_error(&agent, config::Tls::default()).await;
-        assert!(told.starts_with("connect:") && told.contains("write http:// in CONSUL_HTTP_ADDR"), "{told}");
+        assert!(told.starts_with("connect:") && told.contains("write http:// in the address"), "{told}");
+        assert_names_each_address_setting(&told);
     }
 }
 
@@ -161,11 +162,29 @@ async fn an_agent_that_speaks_tls_is_asked_with_https() {
         let agent = ScriptedAgent::start(|_, _| AgentAction::SendAndClose(answer.to_vec())).await;
         let error = watch(&client(&agent), 0).await.unwrap_err();
         let told = outrigger_config::error_chain(&error);
-        assert!(
-            told.contains("write https:// in CONSUL_HTTP_ADDR") && told.contains("CONSUL_CACERT"),
-            "{told}"
-        );
+        assert!(told.contains("write https:// in the address") && told.contains("CONSUL_CACERT"), "{told}");
+        assert_names_each_address_setting(&told);
     }
+}
+
+/// Only the one that is in use has an effect, so each is named.
+fn assert_names_each_address_setting(told: &str) {
+    for setting in ["--consul", "OUTRIGGER_CONSUL", "CONSUL_HTTP_ADDR", "registry.consul.address"] {
+        assert!(told.contains(setting), "{setting}: {told}");
+    }
+    assert!(!told.contains("CONSUL_HTTP_SSL"), "it counts only for an address without a scheme: {told}");
+}
+
+#[tokio::test]
+async fn the_cause_of_a_broken_exchange_is_said_once() {
+    // An alert, which is no HTTP.
+    let answer = b"\x15\x03\x03\x00\x02\x02\x32".to_vec();
+    let agent = ScriptedAgent::start(move |_, _| AgentAction::SendAndClose(answer.clone())).await;
+    let told = outrigger_config::error_chain(&watch(&client(&agent), 0).await.unwrap_err());
+    let (causes, hint) = told.split_once("; ").expect("a hint");
+    assert!(hint.ends_with("registry.consul.tls.ca_file"), "nothing follows the hint: {told}");
+    let cause = causes.rsplit(": ").next().unwrap();
+    assert_eq!(told.matches(cause).count(), 1, "{cause:?} in {told}");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The text of `/metrics`. It is made on a thread for blocking work, so that no other page waits for it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::body::Bytes;
 use prometheus::TextEncoder;
@@ -21,8 +21,11 @@ pub(super) enum ScrapeError {
 /// The metrics as they are now.
 pub(super) async fn gather(metrics: &prometheus::Registry) -> Result<Bytes, ScrapeError> {
     let metrics = metrics.clone();
-    let text = spawn_blocking(move || TextEncoder::new().encode_to_string(&metrics.gather())).await??;
-    Ok(text.into())
+    spawn_blocking(move || encode(&metrics)).await?
+}
+
+fn encode(metrics: &prometheus::Registry) -> Result<Bytes, ScrapeError> {
+    Ok(TextEncoder::new().encode_to_string(&metrics.gather())?.into())
 }
 
 /// The metrics as they were at most a second ago: however many scrapers ask, they are gathered once a second.
@@ -30,34 +33,35 @@ pub(super) async fn gather(metrics: &prometheus::Registry) -> Result<Bytes, Scra
 pub(super) struct SharedScrape {
     metrics: prometheus::Registry,
     /// Locked while they are gathered, so that all that ask meanwhile get the same text.
-    last: Mutex<Option<(Instant, Bytes)>>,
+    last: Arc<Mutex<Option<(Instant, Bytes)>>>,
 }
 
 impl SharedScrape {
     pub(super) fn new(metrics: prometheus::Registry) -> Self {
-        Self { metrics, last: Mutex::default() }
+        Self { metrics, last: Arc::default() }
     }
 
     pub(super) async fn text(&self) -> Result<Bytes, ScrapeError> {
-        let mut last = self.last.lock().await;
+        let mut last = self.last.clone().lock_owned().await;
         if let Some((at, text)) = &*last
             && at.elapsed() < SHARED_FOR
         {
             return Ok(text.clone());
         }
-        let began = Instant::now();
-        let text = gather(&self.metrics).await?;
-        *last = Some((began, text.clone()));
-        Ok(text)
+        let (began, metrics) = (Instant::now(), self.metrics.clone());
+        // The thread keeps the lock and stores the text: a scraper that closes its connection ends only its own wait.
+        spawn_blocking(move || {
+            let text = encode(&metrics)?;
+            *last = Some((began, text.clone()));
+            Ok(text)
+        })
+        .await?
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use prometheus::{
         core::{Collector, Desc},
@@ -78,6 +82,19 @@ mod tests {
             self.0.fetch_add(1, Ordering::SeqCst);
             Vec::new()
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn scrapers_that_close_their_connection_share_the_gather_that_they_began() {
+        let (metrics, gathered) = (prometheus::Registry::new(), Arc::new(AtomicUsize::new(0)));
+        metrics.register(Box::new(Gathered(gathered.clone()))).unwrap();
+        let shared = SharedScrape::new(metrics);
+        for _ in 0..50 {
+            // Dropped while the metrics are gathered, as hyper drops the handler of a closed connection.
+            let _ = tokio::time::timeout(Duration::ZERO, shared.text()).await;
+        }
+        shared.text().await.unwrap();
+        assert_eq!(gathered.load(Ordering::SeqCst), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -63,9 +63,9 @@ pub enum AwaitApp {
 /// The app that the sidecar starts (`outrigger run -- app`). Without effect when another process starts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppProcess {
-    /// Whether the app inherits the sidecar's Consul token: the environment variables `CONSUL_HTTP_TOKEN` and
-    /// `CONSUL_HTTP_TOKEN_FILE`, and each one with the token's text. Default `pass`, with a warning at start. A change
-    /// applies from the app's next start.
+    /// Whether the app inherits the sidecar's Consul token: the environment variables `CONSUL_HTTP_TOKEN`,
+    /// `CONSUL_HTTP_TOKEN_FILE` and `OUTRIGGER_TOKEN_FILE`, and each one with the token's text or the path of its file. Default
+    /// `pass`, with a warning at start. A change applies from the app's next start.
     pub consul_token: InheritedToken,
 }
 

@@ -2,11 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 
-use outrigger_config::{Config, InheritedToken, Registry, Token};
+use outrigger_config::{Config, ConsulSettings, InheritedToken, Registry, Token};
 use tracing::warn;
 
 const TOKEN: &str = "CONSUL_HTTP_TOKEN";
-const TOKEN_FILE: &str = "CONSUL_HTTP_TOKEN_FILE";
+/// The variables that name a file with the token.
+const TOKEN_FILES: [&str; 2] = ["CONSUL_HTTP_TOKEN_FILE", "OUTRIGGER_TOKEN_FILE"];
 
 /// The variables that the app does not get.
 pub(super) fn dropped_variables(config: &Config) -> Vec<OsString> {
@@ -14,10 +15,28 @@ pub(super) fn dropped_variables(config: &Config) -> Vec<OsString> {
         InheritedToken::Pass => Vec::new(),
         InheritedToken::Drop => {
             let mut names = variables_with_token(config, std::env::vars_os());
-            names.push(TOKEN_FILE.into());
+            names.extend(variables_with_token_file(config, std::env::vars_os()));
             names
         }
     }
+}
+
+/// The variables that name the file with the token: those of the settings, and each one with the path in use.
+fn variables_with_token_file(
+    config: &Config,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Vec<OsString> {
+    let path = match &config.registry {
+        Registry::Consul(ConsulSettings { token: Some(Token::File(path)), .. }) => Some(path.as_os_str()),
+        Registry::Consul(_) | Registry::File(_) => None,
+    };
+    let is_known = |name: &OsString| TOKEN_FILES.iter().any(|known| name == known);
+    let names_file = |(name, value): &(OsString, OsString)| {
+        is_known(name) || path.is_some_and(|path| !path.is_empty() && value == path)
+    };
+    let mut names: Vec<_> = environment.filter(names_file).map(|(name, _)| name).collect();
+    names.sort();
+    names
 }
 
 /// Warns that the app inherits a token, unless `is_chosen`: the settings say so themselves.
@@ -56,15 +75,41 @@ fn variables_with_token(
 
 #[cfg(test)]
 mod tests {
-    use outrigger_config::{ConsulSettings, Secret};
+    use outrigger_config::Secret;
 
     use super::*;
 
-    fn names(token: Option<Token>, environment: &[(&str, &str)]) -> Vec<OsString> {
+    fn config_with(token: Option<Token>) -> Config {
         let registry = Registry::Consul(ConsulSettings { token, ..ConsulSettings::default() });
-        let config = Config { registry, ..Config::default() };
-        let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        variables_with_token(&config, environment)
+        Config { registry, ..Config::default() }
+    }
+
+    fn variables<'a>(
+        environment: &'a [(&'a str, &'a str)],
+    ) -> impl Iterator<Item = (OsString, OsString)> + use<'a> {
+        environment.iter().map(|(name, value)| ((*name).into(), (*value).into()))
+    }
+
+    fn names(token: Option<Token>, environment: &[(&str, &str)]) -> Vec<OsString> {
+        variables_with_token(&config_with(token), variables(environment))
+    }
+
+    #[test]
+    fn the_variables_that_name_the_file_with_the_token_are_dropped_too() {
+        let environment = [
+            ("PATH", "/bin"),
+            ("OUTRIGGER_TOKEN_FILE", "/run/token"),
+            ("CONSUL_HTTP_TOKEN_FILE", "/run/other"),
+            ("MY_TOKEN_FILE", "/run/token"),
+        ];
+        let names = |token| {
+            variables_with_token_file(&config_with(token), variables(&environment)).join(OsStr::new(" "))
+        };
+        assert_eq!(names(None), "CONSUL_HTTP_TOKEN_FILE OUTRIGGER_TOKEN_FILE");
+        assert_eq!(
+            names(Some(Token::File("/run/token".into()))),
+            "CONSUL_HTTP_TOKEN_FILE MY_TOKEN_FILE OUTRIGGER_TOKEN_FILE"
+        );
     }
 
     #[test]

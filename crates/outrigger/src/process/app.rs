@@ -43,7 +43,7 @@ impl AppCommand {
         for name in dropped {
             command.env_remove(name);
         }
-        let child = limits::with_initial_open_files(|| command.args(&self.arguments).spawn());
+        let child = limits::spawn_with_initial_open_files(command.args(&self.arguments));
         let child = child.map_err(|cause| SpawnError { program: self.path.clone(), cause })?;
         info!(pid = child.id(), program = ?self.path, "started the app");
         Ok(AppProcess { pid: Pid::from_child(&child), _child: child })

@@ -267,10 +267,12 @@ async fn an_answer_with_a_retry_after_beyond_the_deadline_is_passed_on() {
 async fn a_response_that_asks_for_more_than_max_retry_after_goes_to_the_app_at_once() {
     const DATE: &[(&str, &str)] =
         &[("date", "Thu, 01 Jan 2026 00:00:00 GMT"), ("retry-after", "Thu, 01 Jan 2026 00:00:05 GMT")];
-    let cases: [(&'static [(&'static str, &'static str)], usize); 5] = [
+    let cases: [(&'static [(&'static str, &'static str)], usize); 6] = [
         (&[("retry-after", "10")], 1),
         (&[("retry-after", "3")], 2),
         (DATE, 1),
+        // Without a Date, by the clock of this machine: a time that is far away.
+        (&[("retry-after", "Fri, 31 Dec 9999 23:59:59 GMT")], 1),
         (&[("grpc-retry-pushback-ms", "4000")], 1),
         // The call is pushed back at every instance.
         (&[("grpc-retry-pushback-ms", "4000")], 2),

@@ -239,7 +239,8 @@ pub struct OutlierDetection {
     /// 1–1000000. Default 5. Absent (`off`): not counted.
     pub consecutive_failures: Option<u32>,
     /// An instance is ejected when its share of successes is below this and also 30 points below the median
-    /// of at least two other instances; a 500 is a failure here, and so is an error with `x-outrigger-error`.
+    /// of the other instances; with one other instance, also by more than chance explains (three standard
+    /// errors of the difference). A 500 is a failure here, and so is an error with `x-outrigger-error`.
     /// Default 0.8, range 0.01–1. Absent (`off`): not compared.
     pub success_rate: Option<f64>,
     /// The window of that share. Default 10s, range 1s–10m. Each time as long without an ejection takes

@@ -12,7 +12,7 @@ use super::{
     ejection::{Ejection, EjectionDetails, Tracked},
     state::EndpointState,
     stats::Signal,
-    success_rate,
+    success_rate::{self, RateSample},
 };
 
 /// Pause between two probes of an endpoint in panic mode, or with the breaker open.
@@ -309,14 +309,14 @@ impl<T: AsRef<EndpointStats>> Detector<T> {
     }
 
     fn is_outlier(&self, at: usize, settings: &OutlierDetection, now: Instant) -> bool {
-        let rate = |member: &Tracked<T>| member.stats().success_rate(settings, now);
-        let Some((least, own)) = settings.success_rate.zip(rate(&self.members[at])) else { return false };
+        let sample = |member: &Tracked<T>| member.stats().rate_sample(settings, now);
+        let Some((least, own)) = settings.success_rate.zip(sample(&self.members[at])) else { return false };
         let siblings = self
             .members
             .iter()
             .enumerate()
             .filter(|(other, member)| *other != at && member.eligible && member.is_healthy());
-        let mut siblings: Vec<f64> = siblings.filter_map(|(_, member)| rate(member)).collect();
+        let mut siblings: Vec<RateSample> = siblings.filter_map(|(_, member)| sample(member)).collect();
         success_rate::is_outlier(own, least, &mut siblings)
     }
 

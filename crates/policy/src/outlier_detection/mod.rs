@@ -8,9 +8,9 @@
 //! time-outs: two without a response between them; this machine has no way to it: at once). It does not depend on the request, so one proof is
 //! enough, and no cap applies: choosing such an endpoint never helps. *Soft*: it responds badly,
 //! `consecutive_failures` requests in a row, or a success rate below `success_rate` that is also 30
-//! points below the median of two or more siblings. The requests may be the cause, so a cap applies: of
-//! the endpoints that accept connections at most `max_ejection_percent` are ejected, rounded down; a
-//! single endpoint never is by default.
+//! points below the median of its siblings; with one sibling, also by more than chance explains. The
+//! requests may be the cause, so a cap applies: of the endpoints that accept connections at most
+//! `max_ejection_percent` are ejected, rounded down; a single endpoint never is by default.
 //!
 //! **A request counts against one endpoint at most**, the first that failed it ([`FailureAttribution`]).
 //! The request itself may cause its later failures: without this rule a request that no instance can

@@ -12,6 +12,7 @@ use super::{
     EjectionReason, EjectionState, FailureAttribution,
     evidence::Evidence,
     state::{EndpointState, StateBits, StateCell},
+    success_rate::RateSample,
 };
 use crate::{
     outcome::{Outcome, Sent},
@@ -99,13 +100,13 @@ impl EndpointStats {
         self.clock.set_window(settings.window, &[&self.ended, &self.failed]);
     }
 
-    /// The success rate over the window; `None` below `min_requests`.
-    pub(super) fn success_rate(&self, settings: &OutlierDetection, now: Instant) -> Option<f64> {
+    /// The attempts in the window; `None` below `min_requests`.
+    pub(super) fn rate_sample(&self, settings: &OutlierDetection, now: Instant) -> Option<RateSample> {
         self.set_window(settings);
         let tick = self.clock.tick(now);
         let ended = self.ended.sum(tick);
         let enough = ended > 0 && ended >= u64::from(settings.min_requests);
-        enough.then(|| ended.saturating_sub(self.failed.sum(tick)) as f64 / ended as f64)
+        enough.then(|| RateSample { ended, failed: self.failed.sum(tick) })
     }
 
     pub(super) fn state_bits(&self) -> StateBits {
@@ -227,7 +228,7 @@ impl EndpointStats {
         if self.uncompared_failures.fetch_add(1, Relaxed).saturating_add(1) < RATE_CHECK_INTERVAL {
             return None;
         }
-        let low = self.success_rate(settings, now).is_some_and(|rate| rate < least);
+        let low = self.rate_sample(settings, now).is_some_and(|sample| sample.rate() < least);
         low.then(|| {
             self.uncompared_failures.store(0, Relaxed);
             EjectionReason::SuccessRate

@@ -348,8 +348,16 @@ fn state_after_answers(answers: &[(usize, usize)]) -> char {
 fn a_rate_is_low_only_by_comparison_with_siblings() {
     for (answers, states, what) in [
         (&[(10, 20), (30, 0), (30, 0)][..], 'E', "33 % beside 100 %"),
-        (&[(10, 20), (30, 0)], 'T', "two have no majority"),
-        (&[(10, 20), (30, 0), (10, 0)], 'T', "a sibling with too few requests is no company"),
+        (&[(0, 20), (20, 0)], 'E', "of two, one fails all and the other none"),
+        (&[(10, 12), (22, 0)], 'E', "of two, one fails more than half"),
+        (&[(48, 32), (80, 0)], 'E', "of two, 40 points below"),
+        (&[(60, 40), (90, 10)], 'E', "of two, 30 points below, with many requests"),
+        (&[(12, 12), (20, 4)], 'T', "of two, 33 points below, with few requests: by chance"),
+        (&[(60, 40), (80, 20)], 'T', "of two, 20 points below"),
+        (&[(0, 40), (0, 40)], 'T', "of two, both fail all"),
+        (&[(10, 20), (10, 0)], 'T', "of two, the other one has too few requests"),
+        (&[(10, 20)], 'T', "alone"),
+        (&[(10, 20), (30, 0), (10, 0)], 'E', "of three, one has too few requests"),
         (&[(16, 4), (30, 0), (30, 0)], 'T', "80 % is enough"),
         (&[(60, 40), (80, 20), (80, 20)], 'T', "20 points below"),
         (&[(60, 40), (90, 10), (90, 10)], 'E', "30 points below"),
@@ -406,11 +414,43 @@ fn errors_of_a_sidecar_further_down_that_all_instances_pass_on_eject_none() {
 }
 
 #[test]
+fn of_two_instances_the_one_that_passes_on_errors_of_a_sidecar_behind_it_is_ejected() {
+    for outcome in
+        [Outcome::SidecarError(503), Outcome::SidecarError(404), Outcome::Status(500), Outcome::Deadline]
+    {
+        let mut rig = Rig::new(2);
+        let mut own = 0;
+        while rig.states() == "TT" && own < 1000 {
+            own += 1;
+            rig.request(0, outcome);
+            rig.request(1, GOOD);
+        }
+        assert_eq!(rig.states(), "ET", "{outcome:?}");
+        assert!(own <= 24, "{outcome:?}: {own}");
+    }
+}
+
+#[test]
+fn of_two_instances_that_fail_equally_often_neither_is_ejected() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut rig = Rig::new(2);
+    let mut ejected = 0;
+    for _ in 0..2_000 {
+        for at in [0, 1] {
+            let outcome = if random.bool() { Outcome::Status(500) } else { GOOD };
+            ejected += usize::from(!rig.request(at, outcome).is_empty());
+        }
+        rig.advance(millis(10));
+    }
+    assert_eq!(ejected, 0);
+}
+
+#[test]
 fn an_error_of_a_sidecar_further_down_fails_a_probation_and_is_in_no_row() {
     let mut rig = Rig::new(2);
     rig.requests(0, 4, BAD);
     rig.requests(0, 10, Outcome::SidecarError(502));
-    assert_eq!(rig.states(), "TT", "ten errors in a row, and two instances have no majority");
+    assert_eq!(rig.states(), "TT", "ten errors in a row, and none to compare them with");
     rig.request(0, BAD);
     assert_eq!(rig.states(), "ET", "nor do they end a row");
     rig.advance_and_accept(SECOND);

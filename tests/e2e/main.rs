@@ -38,6 +38,7 @@ mod restart;
 mod retries;
 mod routing;
 mod slow_probes;
+mod stalls;
 mod streams_cut;
 mod upgrade;
 mod workers;

@@ -133,8 +133,8 @@ pub struct RetryPolicy {
     /// Longest wait that a response may ask for before a retry (`Retry-After`, `grpc-retry-pushback-ms`). Default
     /// 1s, range 0s–1h. A response that asks for more goes to the app.
     pub max_retry_after: Duration,
-    /// A safe request (GET, HEAD, OPTIONS; with [`Policy::hedge`] every request that may be repeated) that waits at an
-    /// instance which answers no request meanwhile is sent to another instance too. Default on.
+    /// A safe request (GET, HEAD, OPTIONS; with [`Policy::hedge`] every request that may be repeated) that waits with others
+    /// at an instance which answers none of them is sent to another instance too. Default on.
     pub stalled: bool,
     /// Most bytes of a request body kept for a replay. Default 64KiB, range 0–1MiB.
     pub max_body: usize,

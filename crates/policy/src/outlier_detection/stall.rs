@@ -1,7 +1,8 @@
 //! Finds endpoints that accept requests and answer none: a stopped process, a vanished host.
 //!
-//! Neither fails a request before its time-out. The evidence is requests that wait unusually long
-//! ([`PeakLatency`]) while the endpoint responds to none ([`Stall`]), and a probe that cannot connect.
+//! Neither fails a request before its time-out. The evidence is two requests or more that wait unusually long
+//! ([`PeakLatency`]) at the same time while the endpoint responds to none ([`Stall`]), and a probe that cannot connect. One
+//! request that waits alone is no evidence: a slow report looks the same.
 //! The words are separate: readers see each one's last value, and no decision needs two that agree.
 
 use std::{
@@ -18,8 +19,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_RESULT_TTL: Duration = Duration::from_secs(1);
 
 /// Checks of waiting requests, after which an endpoint that responds to none is stalled. A request that
-/// has waited for a second checks four times a second: five requests that wait for a second, or one
-/// for two.
+/// has waited for a second checks four times a second: five requests that wait for a second, two for one and a half, or one for
+/// two while another one waits for one.
 const STALL_TICKS: u32 = 5;
 
 /// Without another check for this long no request waits any more, and nothing is known.
@@ -33,8 +34,12 @@ pub struct Stall {
     last_success: AtomicU64,
     /// Responses so far; wraps.
     responses: AtomicU32,
-    /// Checks of waiting requests since the last response.
+    /// Checks of waiting requests since the last response. Those of one request alone stay below [`STALL_TICKS`].
     ticks: AtomicU32,
+    /// Requests that have checked so far; wraps, and is never 0 after the first.
+    waits: AtomicU32,
+    /// The number of the request that alone has checked since the last response; 0: none has.
+    lone_wait: AtomicU32,
     /// Milliseconds from `created_at`, plus one, of the last check.
     last_tick: AtomicU64,
     probe_running: AtomicBool,
@@ -42,6 +47,15 @@ pub struct Stall {
     unreachable_at: AtomicU64,
     /// The same of the last probe that connected.
     reachable_at: AtomicU64,
+}
+
+/// One request that waits for a response of an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct StallWait {
+    /// [`Stall::responses`] when the endpoint got the request.
+    responses: u32,
+    /// Tells the waiting requests apart; 0: it has not checked yet.
+    number: u32,
 }
 
 impl Stall {
@@ -52,6 +66,8 @@ impl Stall {
             last_success: AtomicU64::new(0),
             responses: AtomicU32::new(0),
             ticks: AtomicU32::new(0),
+            waits: AtomicU32::new(0),
+            lone_wait: AtomicU32::new(0),
             last_tick: AtomicU64::new(0),
             probe_running: AtomicBool::new(false),
             unreachable_at: AtomicU64::new(0),
@@ -73,28 +89,45 @@ impl Stall {
         last_success > 0 && self.seconds(now).saturating_sub(last_success) <= within.as_secs()
     }
 
-    /// The responses so far, modulo 2³².
-    pub fn responses(&self) -> u32 {
-        self.responses.load(Relaxed)
+    /// A request that the endpoint gets now, or that has got an interim response.
+    pub fn begin_wait(&self) -> StallWait {
+        StallWait { responses: self.responses.load(Relaxed), number: 0 }
     }
 
-    /// Records that a request has waited unusually long and still waits. `responses`: what [`Stall::responses`] was
-    /// when the endpoint got the request. An endpoint that has responded to another request since then is at work,
-    /// and the request is slow: it is no evidence.
-    pub fn record_tick(&self, responses: u32, now: Instant) {
-        if self.responses() != responses {
+    /// Records that a request has waited unusually long and still waits. An endpoint that has responded to another request
+    /// since it got this one is at work, and the request is slow: it is no evidence. Nor is a request that waits alone.
+    pub fn record_tick(&self, wait: &mut StallWait, now: Instant) {
+        if self.responses.load(Relaxed) != wait.responses {
             return;
         }
+        if wait.number == 0 {
+            wait.number = self.waits.fetch_add(1, Relaxed).wrapping_add(1).max(1);
+        }
+        if self.time_since(&self.last_tick, now) >= STALL_EXPIRY {
+            // The requests that checked before have left, perhaps without a response.
+            self.forget_ticks();
+        }
         self.last_tick.store(self.millis(now), Relaxed);
-        self.ticks.fetch_add(1, Relaxed);
+        let is_alone = match self.lone_wait.compare_exchange(0, wait.number, Relaxed, Relaxed) {
+            Ok(_) => true,
+            Err(first) => first == wait.number,
+        };
+        let counted = |ticks: u32| (!is_alone || ticks < STALL_TICKS - 1).then(|| ticks.saturating_add(1));
+        // An error: the request waits alone, and its checks count for no more.
+        let _ = self.ticks.fetch_update(Relaxed, Relaxed, counted);
     }
 
     /// Records a response of any status.
     pub fn record_response(&self) {
         self.responses.fetch_add(1, Relaxed);
         if self.ticks.load(Relaxed) != 0 {
-            self.ticks.store(0, Relaxed);
+            self.forget_ticks();
         }
+    }
+
+    fn forget_ticks(&self) {
+        self.ticks.store(0, Relaxed);
+        self.lone_wait.store(0, Relaxed);
     }
 
     /// Whether requests wait for the endpoint and it responds to none. Its kernel may still accept

@@ -11,7 +11,10 @@ use std::{
 };
 
 use outrigger_http1::Framing;
-use outrigger_policy::{Outcome, Sent, outlier_detection::FailureAttribution};
+use outrigger_policy::{
+    Outcome, Sent,
+    outlier_detection::{FailureAttribution, stall::StallWait},
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -61,8 +64,8 @@ pub(crate) struct Attempt<'r> {
     pub(crate) bounds: Bounds<'r>,
     /// When the instance was given the request; `None`: it was not.
     given_at: Option<Instant>,
-    /// The responses of the instance before it was given the request, or up to its last interim response.
-    responses: u32,
+    /// The wait for the instance, from when it was given the request or from its last interim response.
+    wait: StallWait,
     /// When to check next whether the instance is stalled.
     check_stall_at: Instant,
 }
@@ -101,11 +104,11 @@ impl<'r> Attempt<'r> {
     /// Begins an attempt: with an idle connection if there is one, else it waits for a permit and a new connection.
     pub(crate) fn new(lease: Lease, bounds: Bounds<'r>, call: &Call<'r>, upload: &mut Upload) -> Self {
         let mut attempt = Self {
+            wait: lease.endpoint().stall.begin_wait(),
             lease,
             bounds,
             stage: Stage::Ended,
             given_at: None,
-            responses: 0,
             check_stall_at: bounds.begun + STALL_CHECK_AFTER,
         };
         if upload.lacks_length() && attempt.lease.endpoint().is_http10() {
@@ -180,7 +183,7 @@ impl<'r> Attempt<'r> {
     ) {
         self.lease.in_flight = Some(permit);
         self.given_at = Some(now);
-        self.responses = self.lease.endpoint().stall.responses();
+        self.wait = self.lease.endpoint().stall.begin_wait();
         self.check_stall_at = now + STALL_CHECK_AFTER;
         upload.restart_hold(now);
         let is_http10 = self.lease.endpoint().is_http10();
@@ -286,7 +289,7 @@ impl<'r> Attempt<'r> {
                             // The instance is at work: neither it nor the request is stalled.
                             let stall = &self.lease.endpoint().stall;
                             stall.record_response();
-                            self.responses = stall.responses();
+                            self.wait = stall.begin_wait();
                             self.check_stall_at = Instant::now() + STALL_CHECK_AFTER;
                             call.pass_interim(exchange, app, upload, interim);
                         }
@@ -372,7 +375,7 @@ impl<'r> Attempt<'r> {
         let endpoint = self.lease.endpoint();
         let given_at = self.given_at.unwrap_or(self.bounds.begun);
         if call.cluster.peak_latency.is_unusual(now - given_at) {
-            endpoint.stall.record_tick(self.responses, now.into_std());
+            endpoint.stall.record_tick(&mut self.wait, now.into_std());
         }
         // Only a request that can go elsewhere gives up; a POST waits for as long as it may.
         let is_lost = call.cluster.ejector.check_stalled(endpoint, now)

@@ -6,9 +6,10 @@
 //!
 //! There are two triggers. With `hedge`, the first attempt takes longer than a percentile of the service's recent response
 //! times ("The Tail at Scale", J. Dean, L. A. Barroso, CACM 2013: a twentieth more requests takes the slowest ones' time away).
-//! With or without it, the instance is stalled: it answers no request while others answer. A stopped process keeps its
-//! connections open, and nothing else would tell it from a slow one before the request's time is over; the first attempt goes
-//! on, because it may be slow all the same. For that reason only safe requests are sent twice without `hedge`.
+//! With or without it, the instance is stalled: two requests or more wait there and none is answered, while other instances
+//! answer. A stopped process keeps its connections open, and nothing else would tell it from a slow one before the request's time
+//! is over; the first attempt goes on, because it may be slow all the same. For that reason only safe requests are sent twice
+//! without `hedge`.
 //!
 //! The second attempt goes to another instance, is paid for from the retry budget, and is made only when the body is
 //! whole and can be sent again. Hedging is off by default: whether a response's latency is worth more load is for the

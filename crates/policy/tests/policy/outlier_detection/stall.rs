@@ -11,28 +11,64 @@ use crate::{millis, origin};
 fn five_checks_without_a_response_are_a_stall_for_as_long_as_checks_go_on() {
     let now = origin();
     let stall = Stall::new(now);
-    (0..4).for_each(|_| stall.record_tick(0, now));
+    let mut waits = [stall.begin_wait(), stall.begin_wait()];
+    (0..4).for_each(|at| stall.record_tick(&mut waits[at % 2], now));
     assert!(!stall.is_stalled(|| panic!("below the count the clock is not read")));
-    stall.record_tick(0, now + SECOND);
-    assert!(stall.is_stalled(|| now + SECOND + millis(599)));
-    assert!(!stall.is_stalled(|| now + SECOND + millis(600)));
-    stall.record_tick(0, now + 10 * SECOND);
-    assert!(stall.is_stalled(|| now + 10 * SECOND));
+    stall.record_tick(&mut waits[0], now + millis(500));
+    assert!(!stall.is_stalled(|| now), "the first one's further checks count as those of one alone");
+    stall.record_tick(&mut waits[1], now + millis(500));
+    assert!(stall.is_stalled(|| now + millis(500 + 599)));
+    assert!(!stall.is_stalled(|| now + millis(500 + 600)));
     stall.record_response();
-    assert!(!stall.is_stalled(|| now + 10 * SECOND));
+    assert!(!stall.is_stalled(|| now + millis(500)));
+}
+
+#[test]
+fn one_request_that_waits_alone_is_no_evidence_and_a_second_one_is_at_once() {
+    let now = origin();
+    let stall = Stall::new(now);
+    let (mut lone, mut other) = (stall.begin_wait(), stall.begin_wait());
+    for check in 0..100 {
+        stall.record_tick(&mut lone, now + check * millis(250));
+        assert!(!stall.is_stalled(|| now + check * millis(250)), "after {check} checks");
+    }
+    let now = now + 100 * millis(250);
+    stall.record_tick(&mut other, now);
+    assert!(stall.is_stalled(|| now));
+    // A response to either of them is news of both.
+    stall.record_response();
+    stall.record_tick(&mut lone, now);
+    stall.record_tick(&mut other, now);
+    assert!(!stall.is_stalled(|| now));
+}
+
+#[test]
+fn slow_requests_that_follow_each_other_each_wait_alone() {
+    let stall = Stall::new(origin());
+    let mut now = origin();
+    // Each is given up by its app after a while, as a long poll; the next one checks when it has waited for a second.
+    for _ in 0..10 {
+        let mut lone = stall.begin_wait();
+        now += SECOND;
+        for _ in 0..8 {
+            stall.record_tick(&mut lone, now);
+            assert!(!stall.is_stalled(|| now));
+            now += millis(250);
+        }
+    }
 }
 
 #[test]
 fn a_request_that_waits_while_others_are_answered_is_no_evidence() {
     let now = origin();
     let stall = Stall::new(now);
-    let given = stall.responses();
+    let mut before = [stall.begin_wait(), stall.begin_wait()];
     stall.record_response();
-    (0..100).for_each(|_| stall.record_tick(given, now));
+    (0..100).for_each(|at| stall.record_tick(&mut before[at % 2], now));
     assert!(!stall.is_stalled(|| now));
     // The requests that the endpoint got since then show that it has stopped.
-    let given = stall.responses();
-    (0..5).for_each(|_| stall.record_tick(given, now));
+    let mut since = [stall.begin_wait(), stall.begin_wait()];
+    (0..6).for_each(|at| stall.record_tick(&mut since[at % 2], now));
     assert!(stall.is_stalled(|| now));
 }
 

@@ -186,3 +186,27 @@ async fn unknown_names_beyond_their_quota_take_the_place_of_older_ones_and_refus
         assert_eq!(client.get("orders", "/").await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn new_names_beyond_their_rate_are_refused_and_known_services_are_served() {
+    let instance = Instance::start("a").await;
+    let sidecar = Sidecar::orders("discovery: {max_new_per_second: 1}", &[&instance]).await;
+    let mut client = sidecar.client().await;
+    let mut refused = Vec::new();
+    for nth in 0..400 {
+        let response = client.get(&format!("unknown-{nth}"), "/").await;
+        match response.status {
+            404 => assert_eq!(response.reason(), "unknown_service", "{nth}"),
+            _ => refused.push(response),
+        }
+    }
+    assert!(refused.len() >= 50, "{} of 400 were refused", refused.len());
+    for response in &refused {
+        assert_eq!((response.status, response.reason()), (503, "too_many_services"));
+        assert_eq!(response.field("retry-after"), "1");
+        let limit = "max_new_per_second: 1 (discovery.max_new_per_second)";
+        assert!(response.text().contains(limit), "{}", response.text());
+    }
+    let counted = sidecar.metric("outrigger_watch_refused_total", &[("reason", "too_many_new")]);
+    assert_eq!(counted, refused.len() as f64);
+}

@@ -48,7 +48,7 @@ pub(crate) const ROOT: &[KeySpec] = keys! {
         file
     }
     discovery {
-        first_answer idle max_services max_unknown unknown_ttl
+        first_answer idle max_services max_new_per_second max_unknown unknown_ttl
         mass_loss { confirm_for hold_for probe_timeout }
     }
     state_dir

@@ -147,6 +147,7 @@ impl SettingList {
         self.text("discovery.first_answer", format_duration(discovery.first_answer));
         self.text("discovery.idle", format_duration(discovery.idle));
         self.text("discovery.max_services", discovery.max_services);
+        self.text("discovery.max_new_per_second", discovery.max_new_per_second);
         self.text("discovery.max_unknown", discovery.max_unknown);
         self.text("discovery.unknown_ttl", format_duration(discovery.unknown_ttl));
         match &discovery.mass_loss {

@@ -107,6 +107,15 @@ impl Discovery {
         Ok(Follower::new(service, self.services.clone(), reason))
     }
 
+    /// Counts a name that no configuration declares and that is about to be followed for the first time, or anew.
+    ///
+    /// # Errors
+    /// When there are more of them than `discovery.max_new_per_second` allows.
+    pub fn admit_new_name(&self) -> Result<(), FollowError> {
+        let admitted = self.services.admit_new_name(now());
+        admitted.inspect_err(|refused| self.context.metrics.count_refusal(*refused))
+    }
+
     /// Stops the watch of a service that no follower declares, although it has followers: another service takes its place in a
     /// quota. Its followers keep the last snapshot; [`Discovery::follow`] starts a new watch.
     pub fn forget(&self, query: &Query) {

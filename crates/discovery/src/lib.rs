@@ -21,6 +21,7 @@ mod discovery;
 mod follower;
 mod instances;
 mod metrics;
+mod new_names;
 mod service;
 mod services;
 mod snapshot;

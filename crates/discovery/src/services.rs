@@ -14,7 +14,7 @@ use outrigger_registry::Query;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Knowledge, ServiceStatus, WatchReason, service::Service};
+use crate::{Knowledge, ServiceStatus, WatchReason, clock::now, new_names::NewNames, service::Service};
 
 /// Why a service cannot be followed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +33,15 @@ pub enum FollowError {
         /// The setting.
         limit: usize,
     },
+    /// More new names are asked for than `discovery.max_new_per_second` allows.
+    #[error(
+        "more new names are asked for than may be, and the registry is not asked for each; max_new_per_second: {limit} \
+         (discovery.max_new_per_second)"
+    )]
+    TooManyNew {
+        /// The setting.
+        limit: usize,
+    },
     /// [`Discovery::shutdown`](crate::Discovery::shutdown) was called.
     #[error("discovery is shutting down")]
     ShuttingDown,
@@ -44,6 +53,7 @@ impl FollowError {
         match self {
             Self::TooManyServices { .. } => "too_many_services",
             Self::TooManyUnknown { .. } => "too_many_unknown",
+            Self::TooManyNew { .. } => "too_many_new",
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -56,6 +66,7 @@ pub(crate) struct Services {
     /// Parent of every watcher's token; [`Services::close`] cancels it.
     pub(crate) stop: CancellationToken,
     state: Mutex<ServicesState>,
+    new_names: Mutex<NewNames>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +91,12 @@ struct Slot {
 
 impl Services {
     pub(crate) fn new(settings: outrigger_config::DiscoverySettings) -> Self {
-        Self { settings: Mutex::new(settings), stop: CancellationToken::new(), state: Mutex::default() }
+        Self {
+            settings: Mutex::new(settings),
+            stop: CancellationToken::new(),
+            state: Mutex::default(),
+            new_names: Mutex::new(NewNames::new(now())),
+        }
     }
 
     pub(crate) fn settings(&self) -> outrigger_config::DiscoverySettings {
@@ -90,6 +106,13 @@ impl Services {
     /// Replaces the settings. Watched services stay: a lower quota refuses new ones.
     pub(crate) fn apply_settings(&self, settings: outrigger_config::DiscoverySettings) {
         *self.settings.lock() = settings;
+    }
+
+    /// Counts a new name that is not declared.
+    pub(crate) fn admit_new_name(&self, now: Instant) -> Result<(), FollowError> {
+        let outrigger_config::DiscoverySettings { max_new_per_second, max_services, .. } = self.settings();
+        let is_admitted = self.new_names.lock().take(max_new_per_second, max_services, now);
+        is_admitted.then_some(()).ok_or(FollowError::TooManyNew { limit: max_new_per_second })
     }
 
     /// Counts one more follower of `query`. For the first follower, calls `start` under the lock to start

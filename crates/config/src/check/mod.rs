@@ -89,6 +89,7 @@ fn read_discovery(r: &mut Reader<'_>, s: &Section<'_>, out: &mut DiscoverySettin
     r.set(s, "first_answer", &mut out.first_answer, duration_in(MS..=MINUTE));
     r.set(s, "idle", &mut out.idle, duration_in(SECOND..=DAY));
     r.set(s, "max_services", &mut out.max_services, integer(1..=10_000));
+    r.set(s, "max_new_per_second", &mut out.max_new_per_second, integer(1..=10_000));
     r.set(s, "max_unknown", &mut out.max_unknown, integer(1..=10_000));
     r.set(s, "unknown_ttl", &mut out.unknown_ttl, duration_in(SECOND..=HOUR));
     out.mass_loss = read_mass_loss(r, s);

@@ -120,6 +120,10 @@ pub struct DiscoverySettings {
     /// Most services watched at once. Default 256, range 1–10000; not below the declared ones. The next one takes the place of
     /// one that is not declared: first of one that never had an instance, then of the one not called for the longest time.
     pub max_services: usize,
+    /// Most names that are not declared and not watched yet, per second, so that made-up names do not ask the registry at the
+    /// rate of their requests. 256 of them, or `max_services` if that is more, may come at once. Default 10, range 1–10000. The
+    /// others get 503.
+    pub max_new_per_second: usize,
     /// Most names watched that never had an instance. Default 64, range 1–10000. The next one takes the oldest's place.
     pub max_unknown: usize,
     /// How long such a name is kept. Default 30s, range 1s–1h.
@@ -135,6 +139,7 @@ impl Default for DiscoverySettings {
             first_answer: Duration::from_secs(1),
             idle: Duration::from_secs(600),
             max_services: 256,
+            max_new_per_second: 10,
             max_unknown: 64,
             unknown_ttl: Duration::from_secs(30),
             mass_loss: Some(MassLoss::default()),

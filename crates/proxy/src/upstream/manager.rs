@@ -159,7 +159,7 @@ impl Quota {
         match refused {
             FollowError::TooManyServices { .. } => Some(Self::Services),
             FollowError::TooManyUnknown { .. } => Some(Self::Unknown),
-            FollowError::ShuttingDown => None,
+            FollowError::TooManyNew { .. } | FollowError::ShuttingDown => None,
         }
     }
 }
@@ -321,7 +321,7 @@ impl ClusterManager {
     /// `discovery.first_answer` after the opening.
     ///
     /// # Errors
-    /// When a quota refuses another service.
+    /// When a quota refuses another service, or too many new names were asked for just now.
     pub(crate) async fn find_or_open(&self, name: &ServiceName<'_>) -> Result<Arc<Cluster>, Refusal> {
         let cluster = match self.find(name) {
             Some(cluster) => cluster,
@@ -380,6 +380,8 @@ impl ClusterManager {
         if let Some(managed) = table.clusters.get(&key) {
             return Ok(managed.cluster.clone());
         }
+        // First, so that a name that is refused ends no other watch.
+        self.discovery.admit_new_name()?;
         loop {
             self.make_room(&mut table, &key);
             let refused = match self.open(&mut table, key.clone(), false) {
@@ -552,7 +554,9 @@ pub(crate) fn upstream_key(upstream: &config::Upstream) -> ClusterKey {
 
 fn quota_refusal(refused: FollowError) -> Refusal {
     let reason = match refused {
-        FollowError::TooManyServices { .. } | FollowError::TooManyUnknown { .. } => Reason::TooManyServices,
+        FollowError::TooManyServices { .. }
+        | FollowError::TooManyUnknown { .. }
+        | FollowError::TooManyNew { .. } => Reason::TooManyServices,
         FollowError::ShuttingDown => Reason::Drained,
     };
     Refusal::for_now(reason, refused.to_string())

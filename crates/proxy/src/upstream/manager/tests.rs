@@ -6,6 +6,8 @@ use outrigger_registry::{
 };
 use tokio::time::sleep;
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use super::*;
 
 /// A registry with one instance of each service that is called `real` something; it does not answer for names that begin with
@@ -13,15 +15,20 @@ use super::*;
 struct Rig {
     manager: Arc<ClusterManager>,
     discovery: Arc<Discovery>,
+    /// Names that the registry was asked for.
+    asked: Arc<AtomicUsize>,
 }
 
 impl Rig {
     fn new(max_services: usize, max_unknown: usize, declared: &[&str]) -> Self {
         let (registry, mut questions) = ScriptedRegistry::new();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
         tokio::spawn(async move {
             let mut unanswered = Vec::new();
             while let Some(question) = questions.recv().await {
                 let name = &*question.query.service;
+                count.fetch_add(usize::from(question.cursor == Cursor::START), Relaxed);
                 if question.cursor != Cursor::START || name.starts_with("silent") {
                     unanswered.push(question);
                     continue;
@@ -41,7 +48,7 @@ impl Rig {
         let discovery = Discovery::new(registry, config.discovery, Handle::current(), &registered).unwrap();
         let metrics = Metrics::new(1).unwrap();
         let manager = ClusterManager::new(&config, discovery.clone(), metrics, Handle::current(), 1);
-        Self { manager, discovery }
+        Self { manager, discovery, asked }
     }
 
     /// The reason of a refusal, if the request to `name` is refused.
@@ -120,4 +127,51 @@ async fn a_watch_that_two_clusters_share_stays_with_the_second() {
     assert_eq!(rig.watched(), ["other", "real"], "no instance has the tag");
     drop(first);
     assert_eq!(rig.watched(), ["other", "real"], "a follower that was dropped late counts no more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_made_up_names_asks_the_registry_at_a_bounded_rate() {
+    const SECONDS: usize = 20;
+    let rig = Rig::new(256, 64, &["declared"]);
+    assert_eq!(rig.request("real-1").await, None);
+    let before = rig.asked.load(Relaxed);
+    let mut refused = 0;
+    for n in 0..SECONDS * 1000 {
+        // Also tags and datacenters can be made up.
+        let (tag, datacenter) = match n % 3 {
+            0 => (None, None),
+            1 => (Some("v2".into()), None),
+            _ => (None, Some("dc9".into())),
+        };
+        let name = ServiceName { service: format!("made-up-{n}").into(), tag, datacenter };
+        if let Err(refusal) = rig.manager.find_or_open(&name).await {
+            assert_eq!(refusal.reason, Reason::TooManyServices);
+            assert!(
+                refusal.detail.contains("max_new_per_second: 10 (discovery.max_new_per_second)"),
+                "{refusal:?}"
+            );
+            assert!(refusal.retry_after.is_some());
+            refused += 1;
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    let asked = rig.asked.load(Relaxed) - before;
+    assert!((200 + 10 * SECONDS..=256 + 10 * (SECONDS + 1)).contains(&asked), "{asked} names");
+    assert_eq!(refused + asked, SECONDS * 1000, "each name is asked for once, or refused");
+    assert_eq!(rig.request("real-1").await, None, "what is in use stays");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(rig.request("real-2").await, None, "and a new service is served after the flood");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_requests_of_an_app_to_all_its_services_are_served_at_once() {
+    let rig = Rig::new(256, 64, &[]);
+    for n in 0..256 {
+        let name = ServiceName { service: format!("real-{n}").into(), tag: None, datacenter: None };
+        assert!(rig.manager.find_or_open(&name).await.is_ok(), "{n}");
+    }
+    let name = ServiceName { service: "real-256".into(), tag: None, datacenter: None };
+    assert!(rig.manager.find_or_open(&name).await.is_err());
+    sleep(Duration::from_millis(100)).await;
+    assert!(rig.manager.find_or_open(&name).await.is_ok(), "a tenth of a second later");
 }

@@ -16,7 +16,7 @@ use tracing::warn;
 use super::{
     agent_calls::{CallError, call_agent, query_agent_service},
     register_loop::{RegisterLoop, RegisterReason},
-    report::{CHECK_OUTPUT, DRAIN_OUTPUT, LIVENESS_CHALLENGE},
+    report::is_own_output,
 };
 
 /// Least time between two queries, because an agent may answer each one at once.
@@ -141,10 +141,7 @@ async fn wait_for_change<T>(value: &mut watch::Receiver<T>) {
 /// Whether the own check is as this sidecar made it, with an output of this sidecar. Before the first report every
 /// output counts.
 fn is_own_check(own: &OwnCheck, reported: Option<ReportedHealth>) -> bool {
-    own.has_our_name
-        && (reported.is_none()
-            || own.ttl_expired
-            || [CHECK_OUTPUT, DRAIN_OUTPUT, LIVENESS_CHALLENGE].contains(&&*own.output))
+    own.has_our_name && (reported.is_none() || own.ttl_expired || is_own_output(&own.output))
 }
 
 /// Whether the agent holds `registration`. What the agent adds (its address) is no change.

@@ -30,6 +30,13 @@ const STARTUP_INTERVAL: Duration = Duration::from_millis(500);
 /// An app that was never healthy is reported in the log after this time. Until then it is starting.
 const STARTUP_WARNING_AFTER: Duration = Duration::from_secs(10);
 
+/// After this long without a probe that told the health of the app, because the sidecar lacks what a probe needs, the health is
+/// unknown. As long as Consul lets a health stand that is not renewed.
+const UNKNOWN_AFTER: Duration = super::identity::TTL;
+
+/// Probes that must have failed so, where they are rarer.
+const MIN_UNKNOWN_PROBES: u32 = 3;
+
 /// The loopback addresses, in the order in which they are tried. An app may listen on only one of them.
 pub(super) const LOOPBACK_ADDRESSES: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -72,6 +79,8 @@ async fn probe_repeatedly<F, Fut>(
 {
     let (mut ever_healthy, mut is_blind) = (false, false);
     let first = Instant::now();
+    let mut last_news = first;
+    let unknown_after = UNKNOWN_AFTER.max(pause * MIN_UNKNOWN_PROBES);
     // A reload begins the probes anew; then the app is not starting.
     let mut is_starting = results.borrow().is_none();
     loop {
@@ -83,6 +92,12 @@ async fn probe_repeatedly<F, Fut>(
                 None => warn!(%why, "the app cannot be probed: its last health stays"),
                 Some(_) => info!(%why, "the app can be probed again"),
             }
+        }
+        if health.is_some() {
+            last_news = Instant::now();
+            state.record_unprobed(None);
+        } else if last_news.elapsed() >= unknown_after && state.record_unprobed(Some(&why)) {
+            warn!(%why, "the app's health is unknown: it cannot be probed from here; the registry keeps its last health");
         }
         if let Some(health) = health {
             ever_healthy |= health != ReportedHealth::Critical;
@@ -242,7 +257,7 @@ fn no_news(why: String) -> ProbeResult {
 mod tests {
     use std::sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     };
 
     use tokio::{
@@ -434,6 +449,44 @@ mod tests {
         let seconds = Duration::from_secs;
         for (interval, timeout, expected) in [(10, 1, 9), (10, 5, 5), (10, 9, 5), (2, 2, 1)] {
             assert_eq!(probe_pause(seconds(interval), seconds(timeout)), seconds(expected));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_health_of_an_app_that_cannot_be_probed_is_unknown_after_a_while_and_stays() {
+        let second = Duration::from_secs(1);
+        for (pause, known_for) in [(second, 30 * second), (20 * second, 60 * second)] {
+            for health in [ReportedHealth::Passing, ReportedHealth::Critical] {
+                let (results, received) = watch::channel(None);
+                let state =
+                    RegistrationState::new(super::super::status::RegistrationPhase::AwaitingApp, "orders-1");
+                let can_probe = Arc::new(AtomicBool::new(true));
+                let task = tokio::spawn({
+                    let (state, can_probe) = (state.clone(), can_probe.clone());
+                    async move {
+                        probe_repeatedly(pause, results, &state, || async {
+                            match can_probe.load(Ordering::SeqCst) {
+                                true => ProbeResult { health: Some(health), detail: "well".into() },
+                                false => no_news("Too many open files".into()),
+                            }
+                        })
+                        .await;
+                    }
+                });
+                tokio::time::sleep(100 * second).await;
+                assert_eq!(state.current().unprobed, None);
+                can_probe.store(false, Ordering::SeqCst);
+                tokio::time::sleep(known_for - pause - second / 2).await;
+                assert_eq!(state.current().unprobed, None, "{pause:?}");
+                tokio::time::sleep(pause + second).await;
+                assert_eq!(state.current().unprobed.as_deref(), Some("Too many open files"), "{pause:?}");
+                tokio::time::sleep(3600 * second).await;
+                assert_eq!(*received.borrow(), Some(health), "the last health stays");
+                can_probe.store(true, Ordering::SeqCst);
+                tokio::time::sleep(pause + second).await;
+                assert_eq!(state.current().unprobed, None);
+                task.abort();
+            }
         }
     }
 

@@ -19,6 +19,7 @@ struct LifecycleMetrics {
     /// Raised to the current generation at each scrape.
     registrations: Mutex<IntCounter>,
     health: IntGaugeVec,
+    unprobed: IntGauge,
     maintenance: IntGauge,
 }
 
@@ -48,6 +49,10 @@ pub(super) fn register(
             "1 for the health of the local app that was last reported to the registry.",
             "health",
         )?,
+        unprobed: IntGauge::new(
+            "outrigger_app_unprobed",
+            "1 while the health of the local app is unknown, because it cannot be probed from here.",
+        )?,
     }))
 }
 
@@ -68,6 +73,7 @@ impl Collector for LifecycleMetrics {
             let is = status.reported == Some(each);
             self.health.with_label_values(&[health_label(each)]).set(is.into());
         }
+        self.unprobed.set(status.unprobed.is_some().into());
         self.maintenance.set(status.maintenance.is_some().into());
         let registrations = self.registrations.lock();
         registrations.inc_by(status.generation.saturating_sub(registrations.get()));
@@ -75,6 +81,7 @@ impl Collector for LifecycleMetrics {
             self.state.collect(),
             self.registration.collect(),
             self.health.collect(),
+            self.unprobed.collect(),
             self.maintenance.collect(),
             registrations.collect(),
         ]

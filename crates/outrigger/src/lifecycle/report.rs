@@ -26,6 +26,17 @@ pub(super) const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 /// The check's output. Constant, because a changing output wakes every watcher of the service.
 pub(super) const CHECK_OUTPUT: &str = "outrigger: reported by the sidecar";
 
+/// How the output begins while the app cannot be probed from here ([`RegistrationStatus::unprobed`]); the cause follows. It does
+/// not change until a probe tells the health again. The health stays the last one that a probe told: a shortage of the sidecar must
+/// not take an app out that may work, nor bring one back that does not.
+const UNPROBED_OUTPUT: &str =
+    "outrigger: health unknown, the last one stays; the app cannot be probed from here: ";
+
+/// Whether a running sidecar has written the check's output.
+pub(super) fn is_own_output(output: &str) -> bool {
+    [CHECK_OUTPUT, DRAIN_OUTPUT, LIVENESS_CHALLENGE].contains(&output) || output.starts_with(UNPROBED_OUTPUT)
+}
+
 /// The output of the report that the app is critical because it leaves, and still works: with the mark that callers know
 /// ([`outrigger_registry::DRAINING_MARK`]). Where no other instance is left they use it until it is gone.
 pub(super) const DRAIN_OUTPUT: &str = "outrigger: draining";
@@ -62,8 +73,11 @@ pub(super) async fn run(
             }
             continue;
         };
+        let unprobed = state.current().unprobed;
+        let output = unprobed.as_ref().map(|why| format!("{UNPROBED_OUTPUT}{why}"));
+        let output = output.as_deref().unwrap_or(CHECK_OUTPUT);
         let result = tokio::select! {
-            result = with_timeout(REPORT_TIMEOUT, registrar.report(&id, now, CHECK_OUTPUT)) => result,
+            result = with_timeout(REPORT_TIMEOUT, registrar.report(&id, now, output)) => result,
             // The new health is sent at once: the report in flight is outdated.
             changed = health.changed() => if changed.is_ok() { continue } else { return },
         };
@@ -90,7 +104,7 @@ pub(super) async fn run(
         tokio::select! {
             () = sleep(pause) => {}
             changed = health.changed() => if changed.is_err() { return },
-            () = wait_for_newer(&mut status, generation) => {}
+            () = wait_for_other(&mut status, generation, &unprobed) => {}
         }
     }
 }
@@ -101,9 +115,15 @@ async fn wait_for_registration(status: &mut watch::Receiver<RegistrationStatus>)
     Some((status.id.clone(), status.generation))
 }
 
-/// Resolves once there is a registration newer than `generation`.
-async fn wait_for_newer(status: &mut watch::Receiver<RegistrationStatus>, generation: u64) {
-    if status.wait_for(|status| status.generation > generation).await.is_err() {
+/// Resolves once there is a registration newer than `generation`, or the app can, or cannot, be probed any more.
+async fn wait_for_other(
+    status: &mut watch::Receiver<RegistrationStatus>,
+    generation: u64,
+    unprobed: &Option<String>,
+) {
+    let is_other =
+        |status: &RegistrationStatus| status.generation > generation || status.unprobed != *unprobed;
+    if status.wait_for(is_other).await.is_err() {
         std::future::pending().await
     }
 }

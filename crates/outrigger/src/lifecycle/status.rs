@@ -54,6 +54,9 @@ pub struct RegistrationStatus {
     pub generation: u64,
     /// The result of the last probe of the app. Empty before the first probe.
     pub probe_detail: String,
+    /// Why the health of the app is unknown: it could not be probed from here for so long that the last result says nothing of
+    /// now. The registry keeps the last health. `None`: a probe has told it not long ago.
+    pub unprobed: Option<String>,
     /// The health last reported to the registry in the current generation.
     pub reported: Option<ReportedHealth>,
     /// Why the last call failed, with its causes. `None`: it succeeded.
@@ -125,6 +128,7 @@ impl RegistrationState {
                 status.phase = phase;
                 status.sent = false;
                 status.probe_detail.clear();
+                status.unprobed = None;
                 status.reported = None;
                 status.error = None;
             }
@@ -151,6 +155,18 @@ impl RegistrationState {
             }
             changed
         });
+    }
+
+    /// Records why the app could not be probed for long; the first reason stays, so that the text does not change with each probe.
+    /// `None`: it was probed. True: that is a change.
+    pub(super) fn record_unprobed(&self, why: Option<&str>) -> bool {
+        self.0.send_if_modified(|status| {
+            let changed = status.unprobed.is_some() != why.is_some();
+            if changed {
+                status.unprobed = why.map(str::to_owned);
+            }
+            changed
+        })
     }
 
     /// Records a request until the registry has taken it.

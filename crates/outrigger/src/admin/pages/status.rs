@@ -36,6 +36,9 @@ struct RegistrationSummary {
     /// The result of the last probe of the app.
     #[serde(skip_serializing_if = "String::is_empty")]
     app: String,
+    /// Why the health of the app is unknown; absent where a probe has told it not long ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unprobed: Option<String>,
     /// The health that the registry was last sent.
     told: Option<&'static str>,
     error: Option<String>,
@@ -70,7 +73,7 @@ impl Readiness {
         } else {
             hide(&mut status.probe_detail);
         }
-        status.error.iter_mut().for_each(hide);
+        status.error.iter_mut().chain(&mut status.unprobed).for_each(hide);
         services.iter_mut().filter_map(|service| service.error.as_mut()).for_each(hide);
         contact.error.iter_mut().for_each(hide);
         Self::from_status(state, status, &services, &contact)
@@ -87,6 +90,7 @@ impl Readiness {
             state: status.phase.label(),
             id: status.id,
             app: status.probe_detail,
+            unprobed: status.unprobed.map(|why| format!("cannot be probed from here: {why}")),
             told: status.reported.map(health_label),
             error: status.error,
             maintenance: status.maintenance,
@@ -106,21 +110,21 @@ fn missing_reason(state: LifecycleState, status: &RegistrationStatus) -> Option<
         Some(error) => format!("{what}: {error}"),
         None => what.to_owned(),
     };
+    let not_healthy = || match (&*status.probe_detail, &status.unprobed) {
+        (_, Some(why)) => format!("the local app cannot be probed from here: {why}"),
+        ("", None) => "the local app has not been probed yet".to_owned(),
+        (why, None) => format!("the local app is not healthy yet: {why}"),
+    };
     match state {
         LifecycleState::Ready => None,
         LifecycleState::Learning => {
             Some("the registry has not answered for every declared service yet".into())
         }
-        LifecycleState::Waiting if status.phase == RegistrationPhase::AwaitingApp => {
-            Some(match &*status.probe_detail {
-                "" => "the local app has not been probed yet".to_owned(),
-                why => format!("the local app is not healthy yet: {why}"),
-            })
-        }
+        LifecycleState::Waiting if status.phase == RegistrationPhase::AwaitingApp => Some(not_healthy()),
         LifecycleState::Waiting => Some(with_error("the registry has not accepted the registration yet")),
         // The registration is one of an earlier run.
         LifecycleState::Registered if status.reported == Some(ReportedHealth::Critical) => {
-            Some(format!("the local app is not healthy yet: {}", status.probe_detail))
+            Some(not_healthy())
         }
         LifecycleState::Registered => {
             Some(with_error("the registry has not yet received that the app is healthy"))
@@ -234,5 +238,39 @@ impl ReloadStatus {
             },
             Err(error) => Self { error: Some(error.to_string()), ..Self::default() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_that_cannot_be_probed_is_no_app_that_is_not_healthy() {
+        const CAUSE: &str = "connect to 127.0.0.1:8080: Too many open files (os error 24)";
+        let status = |unprobed: bool, phase| RegistrationStatus {
+            phase,
+            probe_detail: CAUSE.to_owned(),
+            unprobed: unprobed.then(|| CAUSE.to_owned()),
+            reported: Some(ReportedHealth::Critical),
+            ..RegistrationStatus::default()
+        };
+        for (state, phase) in [
+            (LifecycleState::Waiting, RegistrationPhase::AwaitingApp),
+            (LifecycleState::Registered, RegistrationPhase::Registered),
+        ] {
+            for (unprobed, expected) in [
+                (true, format!("the local app cannot be probed from here: {CAUSE}")),
+                (false, format!("the local app is not healthy yet: {CAUSE}")),
+            ] {
+                assert_eq!(missing_reason(state, &status(unprobed, phase)), Some(expected), "{state:?}");
+            }
+        }
+        let contact = RegistryContact::default();
+        let status = status(true, RegistrationPhase::Registered);
+        let page = Readiness::from_status(LifecycleState::Ready, status, &[], &contact);
+        assert!(page.ready);
+        let page = serde_json::to_value(page).unwrap();
+        assert_eq!(page["registration"]["unprobed"], format!("cannot be probed from here: {CAUSE}"));
     }
 }

@@ -48,6 +48,41 @@ async fn the_ttl_is_renewed_every_ten_seconds_with_a_constant_output() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_app_that_cannot_be_probed_keeps_its_status_and_its_check_says_why() {
+    const CAUSE: &str = "connect to 127.0.0.1:8080: Too many open files (os error 24)";
+    for health in [ReportedHealth::Passing, ReportedHealth::Critical] {
+        let fixture = start_registrant(PASSING);
+        sleep(Duration::from_secs(15)).await;
+        fixture.health.send_replace(Some(health));
+        sleep(Duration::from_secs(1)).await;
+        let last = || {
+            fixture.agent.state().calls.iter().rev().find_map(|(_, call)| match call {
+                AgentCall::Report(health, output) => Some((*health, output.clone())),
+                _ => None,
+            })
+        };
+        fixture.state.record_unprobed(Some(CAUSE));
+        sleep(Duration::from_secs(1)).await;
+        let (reported, output) = last().unwrap();
+        assert_eq!(reported, health);
+        assert!(output.contains("health unknown") && output.ends_with(CAUSE), "{output}");
+
+        let since = Instant::now();
+        sleep(Duration::from_secs(3600)).await;
+        let renewals = fixture.agent.call_times(is_report);
+        let renewals: Vec<_> = renewals.into_iter().filter(|at| *at > since).collect();
+        assert!(renewals.windows(2).all(|pair| pair[1] - pair[0] <= RENEW_AND_A_TICK), "its TTL is renewed");
+        assert!(renewals.len() >= 359, "{}", renewals.len());
+        assert_eq!(last().unwrap(), (health, output), "the text is constant");
+        assert_eq!(fixture.agent.register_calls(), 1, "the output is one of this sidecar");
+
+        fixture.state.record_unprobed(None);
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(last().unwrap(), (health, report::CHECK_OUTPUT.to_owned()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stalled_query_or_registration_delays_no_renewal() {
     let fixture = start_registrant(PASSING);
     fixture.wait_until(|agent| agent.calls.len() >= 2).await;

@@ -184,6 +184,28 @@ async fn an_allowed_origin_and_a_direct_visit_pass() {
 }
 
 #[tokio::test]
+async fn a_page_of_the_service_itself_may_send_requests_to_it() {
+    let settings = "upstreams: [{service: orders, listen: \"127.0.0.1:0\", hosts: [shop.example]}]";
+    let (sidecar, _instance) = orders(settings).await;
+    let (addr, own) = (sidecar.addr(), sidecar.upstream_addr("orders"));
+    let named = format!("orders:{}", addr.port());
+    for (addr, target, host, origin, expected) in [
+        (addr, "/", &*named, &*named, 200),
+        (addr, "http://orders/", "orders", "orders", 200),
+        (addr, "http://orders:80/", "orders:80", "orders", 200),
+        (own, "http://shop.example/", "shop.example", "shop.example", 200),
+        // A page of another service, of another port, and of a name that can have been turned to this machine.
+        (addr, "/", &*named, "payments", 403),
+        (addr, "http://orders/", "orders", "orders:8080", 403),
+        (own, "http://evil.example/", "evil.example", "evil.example", 403),
+    ] {
+        let fields = format!("Origin: http://{origin}\nSec-Fetch-Site: same-origin\nUser-Agent: Mozilla/5.0");
+        let response = ask(addr, "POST", target, host, &fields).await;
+        assert_eq!(response.status, expected, "{target} {host} {origin}: {response:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_star_allows_every_page_and_null_those_without_an_origin() {
     let every = |entry: &str| format!("outbound: {{listen: \"127.0.0.1:0\", allow_origins: [{entry}]}}");
     for (entry, expected) in [("\"*\"", [200, 200, 200]), ("null", [403, 200, 403])] {

@@ -44,6 +44,7 @@ pub(crate) fn check_page(
     if !is_own_host && !has_own_port && !is_absolute {
         return Ok(());
     }
+    let mut is_known = host::parse(authority) != ParsedHost::Outside;
     if let Some(cluster) = info.listener.kind.cluster()
         && !is_own_host
     {
@@ -51,13 +52,17 @@ pub(crate) fn check_page(
         if is_listed && !is_absolute {
             return Ok(());
         }
-        if !is_listed && host::parse(authority) == ParsedHost::Outside {
+        if !is_listed && !is_known {
             return Err(rebinding_refusal(&cluster.label, authority));
         }
+        is_known |= is_listed;
     }
-    // Another port of this machine is another origin.
-    let is_own =
-        |authority: &str| is_own_authority(info, authority) && authority_port(authority) == info.local.port();
+    // Another port of this machine is another origin. A page that has the request's own authority is one of the service
+    // itself, unless the name can have been turned to this machine.
+    let is_own = |origin: &str| {
+        is_own_authority(info, origin) && authority_port(origin) == info.local.port()
+            || is_known && is_same_authority(origin, authority)
+    };
     check_marks(head, &settings.outbound.allow_origins, is_own)
 }
 
@@ -138,6 +143,14 @@ fn is_host(authority: &str, listed: &str) -> bool {
     let Some(host) = host::host_of(authority) else { return false };
     host.strip_suffix('.').unwrap_or(host).eq_ignore_ascii_case(listed)
         || host::ip_of(host).is_some_and(|ip| listed.parse() == Ok(ip))
+}
+
+/// Whether the authority of an origin, which is in lower case and has no port 80, is that of a request.
+fn is_same_authority(origin: &str, authority: &str) -> bool {
+    let (of_page, of_request) = (host::host_of(origin), host::host_of(authority));
+    of_page.is_some_and(|host| {
+        !host.is_empty() && of_request.is_some_and(|other| host.eq_ignore_ascii_case(other))
+    }) && authority_port(origin) == authority_port(authority)
 }
 
 /// The port of an authority; 80 where it has none.
@@ -233,6 +246,23 @@ mod tests {
             ("10.0.0.6", "10.0.0.5", false),
         ] {
             assert_eq!(is_host(authority, listed), expected, "{authority} {listed}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_the_service_itself_has_the_authority_of_the_request() {
+        for (origin, authority, expected) in [
+            ("orders:7070", "orders:7070", true),
+            ("orders", "Orders:80", true),
+            ("[2001:db8::1]:7070", "[2001:DB8::1]:7070", true),
+            ("orders", "orders:7070", false),
+            ("orders:7071", "orders:7070", false),
+            ("payments:7070", "orders:7070", false),
+            ("x@orders:7070", "orders:7070", false),
+            ("orders:7070/", "orders:7070", false),
+            ("", "", false),
+        ] {
+            assert_eq!(is_same_authority(origin, authority), expected, "{origin} {authority}");
         }
     }
 

@@ -24,6 +24,10 @@ struct DrainSetup {
 
 impl DrainSetup {
     async fn new(instances: &[&Instance]) -> Self {
+        Self::with_settings(instances, "upstreams: [{service: orders}]").await
+    }
+
+    async fn with_settings(instances: &[&Instance], settings: &str) -> Self {
         let registry = DevRegistry::bind("127.0.0.1:0".parse().unwrap(), DevRegistryOptions::default())
             .await
             .expect("a registry");
@@ -31,7 +35,7 @@ impl DrainSetup {
         for instance in instances {
             register(agent, instance).await;
         }
-        let (app, addr) = app::start_router(registry.addr(), "upstreams: [{service: orders}]").await;
+        let (app, addr) = app::start_router(registry.addr(), settings).await;
         Self { _registry: registry, agent, app, addr }
     }
 
@@ -136,6 +140,25 @@ async fn a_draining_instance_gets_nothing_while_another_is_healthy_and_all_when_
         assert_eq!(setup.get().await.status, 200);
     }
     assert!(leaving.count() >= before + 20);
+}
+
+/// Without outlier detection nothing takes the instance out that refuses connections, and each request is to find the other one.
+#[tokio::test]
+async fn a_draining_instance_is_used_when_the_other_one_refuses_and_is_not_ejected() {
+    let (refusing, leaving) = (Instance::start("refusing").await, Instance::start("leaving").await);
+    let settings = "upstreams: [{service: orders, outlier: off, timeout: 5s}]";
+    let setup = DrainSetup::with_settings(&[&refusing, &leaving], settings).await;
+    setup.report(&leaving, "critical", "outrigger: draining").await;
+    refusing.kill(Kill::Reset).await;
+    let before = leaving.count();
+    let picks = || setup.app.clusters()[0].endpoints.iter().map(|one| one.picks).sum::<u64>();
+    for method in ["GET", "POST"] {
+        let picks_before = picks();
+        let request = format!("{method} / HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\n\r\n");
+        let response = client::exchange(setup.addr, request).await;
+        assert_eq!((response.status, picks() - picks_before), (200, 2), "{method}: {response:?}");
+    }
+    assert_eq!(leaving.count(), before + 2);
 }
 
 /// A sidecar of the app that drains, and one of a caller.

@@ -192,14 +192,17 @@ impl<'r> Attempts<'_, 'r> {
         };
         self.state.tried.extend(second);
         let is_decided = outcome.status().is_some() && !is_retried;
+        // What the next pick may take, if it is made: only after a pushback does the attempt count as a retry all the same.
+        let has_other = || {
+            let next = eligibility(call, app, self.retries + u32::from(pushback.is_some()));
+            call.cluster.pick_other(&self.state.tried, &first, next.allows_retry()).is_some()
+        };
         let last = retry::LastAttempt {
             sent,
             outcome,
             replayable: app.upload.is_replayable(),
             pushback,
-            has_other_instance: !is_decided
-                && (pushback.is_some() || sent == Sent::Nothing)
-                && call.cluster.pick_other(&self.state.tried, &first).is_some(),
+            has_other_instance: !is_decided && (pushback.is_some() || sent == Sent::Nothing) && has_other(),
             earlier_pushback: self.pushed_before,
         };
         let ends = call.ends(&app.upload).into_std();
@@ -548,7 +551,7 @@ impl<'r> Race<'r> {
     ) -> Option<Arc<Endpoint>> {
         let first = self.first.as_ref()?;
         let is_whole = app.upload.is_ended() && app.upload.is_replayable() && !call.changes.upgrades;
-        is_whole.then(|| call.cluster.pick_other(&state.tried, first.lease.endpoint())).flatten()
+        is_whole.then(|| call.cluster.pick_other(&state.tried, first.lease.endpoint(), true)).flatten()
     }
 
     fn begin_second(
@@ -584,5 +587,5 @@ fn has_third(call: &Call<'_>, first: &Attempt<'_>, second: &Arc<Endpoint>, state
         return false;
     }
     let tried = [&state.tried[..], std::slice::from_ref(second)].concat();
-    call.cluster.pick_other(&tried, first.lease.endpoint()).is_some_and(|one| !one.is_stalled())
+    call.cluster.pick_other(&tried, first.lease.endpoint(), true).is_some_and(|one| !one.is_stalled())
 }

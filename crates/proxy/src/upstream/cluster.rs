@@ -146,6 +146,19 @@ impl View {
     }
 }
 
+/// The endpoints that a request has tried: those of earlier attempts, and that of the last one.
+struct Tried<'a>(&'a [Arc<Endpoint>], Option<&'a Arc<Endpoint>>);
+
+impl Tried<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty() && self.1.is_none()
+    }
+
+    fn contains(&self, endpoint: &Endpoint) -> bool {
+        self.0.iter().chain(self.1).any(|one| std::ptr::eq(&**one, endpoint))
+    }
+}
+
 /// One service's endpoints.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -291,67 +304,63 @@ impl Cluster {
         })
     }
 
-    /// An endpoint that is not one of these, for a request that can be retried.
-    pub(crate) fn pick_other(&self, tried: &[Arc<Endpoint>], now: &Arc<Endpoint>) -> Option<Arc<Endpoint>> {
-        let view = self.view.load();
-        let other = |at: usize| {
-            let one = &view.endpoints[at];
-            one.is_usable(true)
-                && !Arc::ptr_eq(one, now)
-                && !tried.iter().any(|other| Arc::ptr_eq(one, other))
-        };
-        let retry = |wanted: &dyn Fn(usize) -> bool| {
-            view.balancer.pick_retry(&self.cursor, fastrand::u64(..), wanted)
-        };
-        let at = retry(&|at| other(at) && !view.endpoints[at].is_stalled()).or_else(|| retry(&other));
-        at.and_then(|at| view.endpoints.get(at)).cloned().or_else(|| {
-            let is_tried =
-                |one: &Arc<Endpoint>| tried.iter().chain([now]).any(|other| Arc::ptr_eq(one, other));
-            view.draining.iter().find(|one| is_usable_while_draining(one, true) && !is_tried(one)).cloned()
-        })
+    /// An endpoint that is neither in `tried` nor `now`. [`Cluster::pick`] with the same `retryable`, after `now` was tried,
+    /// gives such an endpoint whenever this does.
+    pub(crate) fn pick_other(
+        &self,
+        tried: &[Arc<Endpoint>],
+        now: &Arc<Endpoint>,
+        retryable: bool,
+    ) -> Option<Arc<Endpoint>> {
+        self.pick_untried(&self.view.load(), &Tried(tried, Some(now)), retryable)
     }
 
     fn pick_from(&self, view: &View, tried: &[Arc<Endpoint>], retryable: bool) -> Option<Arc<Endpoint>> {
-        let usable = |one: &Endpoint| one.is_usable(retryable);
-        if view.draining.is_empty() {
-            return self.pick_among(&view.endpoints, &view.balancer, tried, usable);
+        let untried = self.pick_untried(view, &Tried(tried, None), retryable);
+        if untried.is_some() || tried.is_empty() {
+            return untried;
         }
-        // An endpoint that leaves comes after those that are healthy, and before those that panic mode picks: it is known to work.
-        let pick_draining = |untried: bool| {
-            let is_wanted = |one: &Endpoint| {
-                let is_tried = tried.iter().any(|other| std::ptr::eq(one, &**other));
-                is_usable_while_draining(one, retryable) && !(untried && is_tried)
-            };
-            self.pick_among(&view.draining, &view.draining_balancer, tried, is_wanted)
-        };
-        self.pick_among(&view.endpoints, &view.balancer, tried, |one| is_healthy(one, retryable))
-            .or_else(|| pick_draining(true))
-            .or_else(|| self.pick_among(&view.endpoints, &view.balancer, tried, usable))
-            .or_else(|| pick_draining(false))
+        self.pick_among(&view.endpoints, &view.balancer, false, |one| one.is_usable(retryable)).or_else(
+            || {
+                let usable = |one: &Endpoint| is_usable_while_draining(one, retryable);
+                self.pick_among(&view.draining, &view.draining_balancer, false, usable)
+            },
+        )
     }
 
-    /// A usable one of these: one that was not tried, if there is any; one that is stalled only if there is no other.
+    fn pick_untried(&self, view: &View, tried: &Tried<'_>, retryable: bool) -> Option<Arc<Endpoint>> {
+        let is_first = tried.is_empty();
+        let usable = |one: &Endpoint| one.is_usable(retryable) && !tried.contains(one);
+        if view.draining.is_empty() {
+            return self.pick_among(&view.endpoints, &view.balancer, is_first, usable);
+        }
+        // An endpoint that leaves comes after those that are healthy, and before those that panic mode picks: it is known to work.
+        let healthy = |one: &Endpoint| is_healthy(one, retryable) && !tried.contains(one);
+        let draining = |one: &Endpoint| is_usable_while_draining(one, retryable) && !tried.contains(one);
+        self.pick_among(&view.endpoints, &view.balancer, is_first, healthy)
+            .or_else(|| self.pick_among(&view.draining, &view.draining_balancer, is_first, draining))
+            .or_else(|| self.pick_among(&view.endpoints, &view.balancer, is_first, usable))
+    }
+
+    /// A usable one of these; one that is stalled only if there is no other. `is_first`: for the first attempt of a request.
     #[inline]
     fn pick_among(
         &self,
         endpoints: &[Arc<Endpoint>],
         balancer: &LoadBalancer,
-        tried: &[Arc<Endpoint>],
+        is_first: bool,
         is_usable: impl Fn(&Endpoint) -> bool,
     ) -> Option<Arc<Endpoint>> {
         let random = fastrand::u64(..);
         let usable = |at: usize| is_usable(&endpoints[at]);
         let responsive = |at: usize| usable(at) && !endpoints[at].is_stalled();
-        let at = if tried.is_empty() {
+        let at = if is_first {
             balancer
                 .pick_first(&self.cursor, random, responsive)
                 .or_else(|| balancer.pick_first(&self.cursor, random, usable))
         } else {
-            let untried = |at: usize| !tried.iter().any(|one| Arc::ptr_eq(one, &endpoints[at]));
             let retry = |wanted: &dyn Fn(usize) -> bool| balancer.pick_retry(&self.cursor, random, wanted);
-            retry(&|at| responsive(at) && untried(at))
-                .or_else(|| retry(&|at| usable(at) && untried(at)))
-                .or_else(|| retry(&usable))
+            retry(&responsive).or_else(|| retry(&usable))
         };
         at.and_then(|at| endpoints.get(at)).cloned()
     }
@@ -469,22 +478,4 @@ pub(crate) fn watch_reason(declared: bool) -> WatchReason {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_label_names_tags_and_datacenter() {
-        let tags = ["V2".to_owned()];
-        let two = ["b".to_owned(), "a".to_owned()];
-        let one = ["a,b".to_owned()];
-        for (key, label) in [
-            (ClusterKey::new("orders", None, &two), "orders[a,b]"),
-            (ClusterKey::new("orders", None, &one), "orders[\"a,b\"]"),
-            (ClusterKey::new("Orders", None, &[]), "orders"),
-            (ClusterKey::new("orders", None, &tags), "orders[v2]"),
-            (ClusterKey::new("orders", Some("DC2"), &tags), "orders[v2]@dc2"),
-        ] {
-            assert_eq!(key.to_string(), label);
-        }
-    }
-}
+mod tests;

@@ -9,8 +9,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use outrigger_config as config;
-use outrigger_discovery::{Discovery, FollowError, Knowledge};
-use outrigger_registry::InstanceId;
+use outrigger_discovery::{Discovery, FollowError, Knowledge, WatchReason};
+use outrigger_registry::{InstanceId, Query};
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
@@ -382,6 +382,7 @@ impl ClusterManager {
         }
         // First, so that a name that is refused ends no other watch.
         self.discovery.admit_new_name()?;
+        let before = table.clusters.len();
         loop {
             self.make_room(&mut table, &key);
             let refused = match self.open(&mut table, key.clone(), false) {
@@ -391,9 +392,13 @@ impl ClusterManager {
                 }
                 Err(refused) => refused,
             };
-            // An answer that came since has changed the count, or declared services use the whole quota.
-            let evicted = Quota::of(refused).is_some_and(|quota| self.evict_oldest(&mut table, quota));
+            // An answer that came since has changed the count, or another part of the sidecar follows a service.
+            let evicted = Quota::of(refused).is_some_and(|quota| self.evict_oldest(&mut table, quota, &key));
             if !evicted {
+                if table.clusters.len() < before {
+                    // A cluster that has ended is found by no request: nothing updates its View any more.
+                    self.publish_names(&table);
+                }
                 return Err(refused);
             }
         }
@@ -430,14 +435,17 @@ impl ClusterManager {
     fn make_room(&self, table: &mut ClusterTable, key: &ClusterKey) {
         let settings = self.settings.load().discovery;
         while let Some(quota) = table.reached_quota(key, &settings) {
-            if !self.evict_oldest(table, quota) {
+            if !self.evict_oldest(table, quota, key) {
                 return;
             }
         }
     }
 
-    /// Ends the cluster on demand that goes first where `quota` is used up. False: there is none.
-    fn evict_oldest(&self, table: &mut ClusterTable, quota: Quota) -> bool {
+    /// Ends the cluster on demand that goes first where `quota` is used up. False: none can make room for `key`.
+    fn evict_oldest(&self, table: &mut ClusterTable, quota: Quota, key: &ClusterKey) -> bool {
+        if quota == Quota::Services && self.is_full_without_evictions(&key.query()) {
+            return false;
+        }
         let Some(oldest) = table.oldest_on_demand(quota) else { return false };
         if let Some(ManagedCluster { task, .. }) = table.clusters.remove(&oldest) {
             task.abort();
@@ -448,6 +456,14 @@ impl ClusterManager {
             self.discovery.forget(&query);
         }
         true
+    }
+
+    /// Whether services that no eviction ends use all of `discovery.max_services`, and `query` is none of them.
+    fn is_full_without_evictions(&self, query: &Query) -> bool {
+        let services = self.discovery.services();
+        let stay = services.iter().filter(|one| one.reason == WatchReason::Declared).map(|one| &one.query);
+        let stay: Vec<_> = stay.collect();
+        stay.len() >= self.settings.load().discovery.max_services && !stay.contains(&query)
     }
 
     /// Whether a request to this instance of `service` succeeded within `within`. Looks only at the

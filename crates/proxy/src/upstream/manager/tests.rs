@@ -175,3 +175,52 @@ async fn the_first_requests_of_an_app_to_all_its_services_are_served_at_once() {
     sleep(Duration::from_millis(100)).await;
     assert!(rig.manager.find_or_open(&name).await.is_ok(), "a tenth of a second later");
 }
+
+/// The clusters that requests find are those that a task updates.
+fn assert_found_clusters_are_updated(rig: &Rig, names: &[&ServiceName<'_>]) {
+    let open = rig.manager.clusters();
+    for name in names {
+        if let Some(found) = rig.manager.find(name) {
+            assert!(open.iter().any(|one| Arc::ptr_eq(one, &found)), "{}", found.label);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_for_which_no_room_can_be_made_ends_no_other_cluster() {
+    let plain = |service: &'static str| ServiceName { service: service.into(), tag: None, datacenter: None };
+    // A narrowed form of a declared service needs no watch of its own.
+    let rig = Rig::new(1, 1, &["real"]);
+    let tagged = ServiceName { service: "real".into(), tag: Some("v2".into()), datacenter: None };
+    let cluster = rig.manager.find_or_open(&tagged).await.unwrap();
+    for name in ["other-1", "other-2"] {
+        assert_eq!(rig.request(name).await, Some(Reason::TooManyServices));
+        assert!(rig.manager.find(&tagged).is_some_and(|found| Arc::ptr_eq(&found, &cluster)));
+        assert_found_clusters_are_updated(&rig, &[&tagged, &plain("real")]);
+    }
+
+    // Another part of the sidecar follows a service of its own, and it is no cluster.
+    let rig = Rig::new(2, 2, &["real-1"]);
+    assert_eq!(rig.request("real-2").await, None);
+    let own = Query { service: "own".into(), datacenter: None };
+    let _follower = rig.discovery.follow(own, WatchReason::Declared).unwrap();
+    assert_eq!(rig.request("real-3").await, Some(Reason::TooManyServices));
+    assert!(rig.manager.find(&plain("real-2")).is_some());
+    assert_found_clusters_are_updated(&rig, &[&plain("real-1"), &plain("real-2")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_has_ended_is_found_no_more_although_no_other_took_its_place() {
+    let names = ["real-1", "real-2"].map(|service| ServiceName {
+        service: service.into(),
+        tag: None,
+        datacenter: None,
+    });
+    let rig = Rig::new(2, 2, &[]);
+    for name in &names {
+        assert_eq!(rig.request(&name.service).await, None);
+    }
+    rig.discovery.shutdown().await;
+    assert_eq!(rig.request("real-3").await, Some(Reason::Drained));
+    assert_found_clusters_are_updated(&rig, &names.each_ref());
+}

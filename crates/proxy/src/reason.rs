@@ -100,7 +100,7 @@ reasons! {
     BodyTimeout: 408, "body_timeout", "The request body stopped arriving";
     /// The app disconnected. Never sent; in metrics and logs.
     ClientGone: 499, "client_gone", "The app disconnected";
-    /// The sidecar is stopping, and watches no new service.
+    /// The sidecar is stopping: it watches no new service, or it has ended the request, which is then not sent.
     Drained: 503, "drained", "The sidecar is stopping";
     /// The sidecar failed.
     Internal: 500, "internal", "The sidecar failed";

@@ -233,7 +233,8 @@ impl<'r> Downstream<'r> {
     }
 }
 
-/// Counted and logged when dropped. Without a status at that time, the app disconnected.
+/// Counted and logged when dropped. Dropped before [`RequestAccount::complete`], it is of a request that a panic ended, or the stop
+/// of the sidecar; completed without a status, of one that the app left.
 #[derive(Debug)]
 pub(crate) struct RequestAccount<'r> {
     worker_cells: &'r Block<WorkerCells>,
@@ -254,6 +255,7 @@ pub(crate) struct RequestAccount<'r> {
     /// The worker's cells of the service.
     service_cells: Option<&'r Block<ServiceCells>>,
     log_entry: Option<Box<AccessLogEntry>>,
+    is_complete: bool,
 }
 
 /// Fields that only the access log needs.
@@ -296,7 +298,13 @@ impl<'r> RequestAccount<'r> {
             slot: None,
             service_cells: None,
             log_entry: entry,
+            is_complete: false,
         }
+    }
+
+    /// The request has ended by itself: its task was not ended before.
+    pub(crate) fn complete(&mut self) {
+        self.is_complete = true;
     }
 
     /// Begins to count the request for its service.
@@ -349,6 +357,8 @@ impl Drop for RequestAccount<'_> {
         if self.reason.is_none() {
             if std::thread::panicking() {
                 self.reason = Some(Reason::Internal);
+            } else if !self.is_complete {
+                self.reason = Some(Reason::Drained);
             } else if self.status.is_none() {
                 self.reason = Some(Reason::ClientGone);
             }
@@ -379,7 +389,7 @@ mod tests {
     use crate::metrics::Metrics;
 
     #[test]
-    fn a_request_that_a_panic_ends_is_counted_as_internal_and_one_without_an_answer_as_client_gone() {
+    fn the_reason_of_a_request_without_one_tells_whether_the_app_the_stop_or_a_panic_ended_it() {
         let metrics = Metrics::new(0).unwrap();
         let series = metrics.service_series(Some("orders"));
         let account = || {
@@ -388,9 +398,20 @@ mod tests {
             account.set_service(series.cells.at(0), &"orders".into());
             account
         };
+        let reasons = [Reason::ClientGone, Reason::Drained, Reason::Internal];
+        let counts = || reasons.map(|reason| series.errors(reason));
+        account().complete();
+        assert_eq!(counts(), [1, 0, 0]);
+        let answered = || {
+            let mut account = account();
+            account.record_answer(200, None, Instant::now());
+            account
+        };
+        answered().complete();
+        assert_eq!(counts(), [1, 0, 0]);
         drop(account());
-        let counts = || (series.errors(Reason::ClientGone), series.errors(Reason::Internal));
-        assert_eq!(counts(), (1, 0));
+        drop(answered());
+        assert_eq!(counts(), [1, 2, 0]);
         for has_begun in [false, true] {
             let unwound = catch_unwind(AssertUnwindSafe(|| {
                 let mut account = account();
@@ -400,7 +421,7 @@ mod tests {
                 panic!("a fault of the sidecar");
             }));
             assert!(unwound.is_err());
-            assert_eq!(counts(), (1, 1 + u64::from(has_begun)));
+            assert_eq!(counts(), [1, 2, 1 + u64::from(has_begun)]);
         }
         assert_eq!(metrics.workers.sum(|cells| &cells.in_flight), 0);
     }

@@ -85,6 +85,7 @@ pub(crate) fn handle(
             },
         };
         give_head(head);
+        account.complete();
         after
     }
 }

@@ -8,4 +8,5 @@ mod fairness;
 mod interim;
 mod path;
 mod phases;
+mod stop;
 mod waits;

@@ -13,7 +13,7 @@ use outrigger_net::Stream;
 use outrigger_proxy::{EndpointStatus, Reason, testing::StreamProxy};
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    task::yield_now,
+    task::{JoinHandle, yield_now},
 };
 
 /// Instances of the service.
@@ -139,7 +139,8 @@ pub(crate) struct Path {
     /// The oldest first; the proxy takes the newest of an instance first.
     pub(crate) instances: Vec<Peer>,
     polled: Polled,
-    apps: usize,
+    /// The task of each connection of the app.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Path {
@@ -166,7 +167,7 @@ impl Path {
                 near
             });
         }
-        Self { proxy, instances, polled: Polled::default(), apps: 0 }
+        Self { proxy, instances, polled: Polled::default(), tasks: Vec::new() }
     }
 
     /// A connection of the app.
@@ -177,13 +178,21 @@ impl Path {
     /// A connection of the app, on which `capacity` bytes have room in one direction.
     pub(crate) fn connect_with(&mut self, capacity: usize) -> Peer {
         let (near, far) = Stream::in_memory(capacity);
-        let (mut serve, polled, number) = (Box::pin(self.proxy.serve(near)), self.polled.clone(), self.apps);
-        self.apps += 1;
-        tokio::spawn(poll_fn(move |cx| {
+        let (mut serve, polled, number) =
+            (Box::pin(self.proxy.serve(near)), self.polled.clone(), self.tasks.len());
+        self.tasks.push(tokio::spawn(poll_fn(move |cx| {
             polled.lock().unwrap().push(number);
             serve.as_mut().poll(cx)
-        }));
+        })));
         Peer::new(far)
+    }
+
+    /// Ends the tasks of the app's connections, as at the end of `drain.timeout`.
+    pub(crate) async fn stop(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+            let _ = task.await;
+        }
     }
 
     /// The connections with a task that was polled since the last call, in order.

@@ -69,6 +69,13 @@ impl RetryBudget {
         affordable
     }
 
+    /// Gives back what was paid at `paid_at` for a retry that was not made. What was paid before the window counts no more.
+    pub fn refund(&self, paid_at: Instant, now: Instant) {
+        if self.clock.is_in_window(paid_at, now) {
+            self.retries.subtract(self.clock.tick(paid_at));
+        }
+    }
+
     /// The retries that the budget can pay for now.
     pub fn available(&self, settings: &config::RetryBudget, now: Instant) -> u64 {
         self.set_window(settings);

@@ -243,7 +243,8 @@ impl GiveUp {
 
 /// Decides what follows an attempt that ended at `now`. `random` is uniform over all of `u64`.
 ///
-/// [`RetryDecision::Retry`] is already paid for from the budget, if something was sent.
+/// [`RetryDecision::Retry`] is already paid for from the budget, at `now`, if something was sent: [`RetryBudget::refund`] when it
+/// is not made.
 pub fn decide_retry(
     eligibility: &RetryEligibility<'_>,
     budget: &RetryBudget,

@@ -48,6 +48,11 @@ impl WindowClock {
     pub(crate) fn tick(&self, now: Instant) -> u32 {
         (nanos(now.saturating_duration_since(self.origin)) / self.width.load(Relaxed)) as u32
     }
+
+    /// Whether the window that ends with the tick of `now` contains `at`.
+    pub(crate) fn is_in_window(&self, at: Instant, now: Instant) -> bool {
+        self.tick(now).wrapping_sub(self.tick(at)) < BUCKETS
+    }
 }
 
 fn width(window: Duration) -> u64 {

@@ -13,7 +13,7 @@ use outrigger_config as config;
 use outrigger_discovery::Discovery;
 use outrigger_net::Stream;
 use outrigger_registry::{
-    HealthStatus,
+    HealthStatus, Instance,
     testing::{Listed, ScriptedRegistry, instance},
 };
 use tokio::{runtime::Handle, time::Instant};
@@ -38,8 +38,7 @@ use crate::{
 pub struct StreamProxy {
     worker: Arc<WorkerContext>,
     listener: Arc<ListenerState>,
-    /// Keeps the services' views.
-    _listed: Listed,
+    listed: Listed,
 }
 
 impl StreamProxy {
@@ -50,12 +49,7 @@ impl StreamProxy {
     /// When the name of a metric is invalid.
     pub fn new(config: &config::Config, instances: u16) -> Result<Self, StartError> {
         let (registry, listed) = ScriptedRegistry::listing();
-        let instances = (1..=instances).map(|n| {
-            let mut one = instance("node", &format!("orders-{n}"), HealthStatus::Passing);
-            one.addr = Ok((Ipv4Addr::LOCALHOST, n).into());
-            one
-        });
-        listed.set(instances.collect::<Vec<_>>());
+        listed.set(healthy(instances));
         let discovery =
             Discovery::new(registry, config.discovery, Handle::current(), &prometheus::Registry::new())?;
         let metrics = Metrics::new(1)?;
@@ -66,8 +60,13 @@ impl StreamProxy {
         Ok(Self {
             worker: Arc::new(WorkerContext { context, index: 0, table: ConnectionTable::default() }),
             listener,
-            _listed: listed,
+            listed,
         })
+    }
+
+    /// Lists the first `instances` from now on.
+    pub fn list(&self, instances: u16) {
+        self.listed.set(healthy(instances));
     }
 
     /// Resolves when the registry has answered for every declared upstream.
@@ -118,4 +117,13 @@ impl StreamProxy {
         self.listener.connections_shutdown.cancel();
         self.worker.table.wake_all();
     }
+}
+
+fn healthy(instances: u16) -> Vec<Instance> {
+    (1..=instances)
+        .map(|n| Instance {
+            addr: Ok((Ipv4Addr::LOCALHOST, n).into()),
+            ..instance("node", &format!("orders-{n}"), HealthStatus::Passing)
+        })
+        .collect()
 }

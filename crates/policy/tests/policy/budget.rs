@@ -35,6 +35,8 @@ enum BudgetEvent {
     Pass(u64),
     Requests(u8),
     Retry,
+    /// The oldest retry that was not refunded was not made.
+    Refund,
 }
 
 fn events() -> impl Strategy<Value = Vec<BudgetEvent>> {
@@ -43,6 +45,7 @@ fn events() -> impl Strategy<Value = Vec<BudgetEvent>> {
         1 => (10_000..100_000_u64).prop_map(BudgetEvent::Pass),
         4 => any::<u8>().prop_map(BudgetEvent::Requests),
         8 => Just(BudgetEvent::Retry),
+        2 => Just(BudgetEvent::Refund),
     ];
     prop::collection::vec(event, 0..300)
 }
@@ -73,6 +76,9 @@ proptest! {
                         model.retries.push(now);
                     }
                 }
+                BudgetEvent::Refund => if !model.retries.is_empty() {
+                    budget.refund(start + millis(model.retries.remove(0)), start + millis(now));
+                },
             }
             prop_assert_eq!(budget.available(&settings, start + millis(now)), model.available(now));
         }

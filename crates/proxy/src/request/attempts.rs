@@ -34,7 +34,7 @@ use crate::{
     request::{
         app::{Downstream, RequestAccount},
         attempt::{Attempt, AttemptState, CONTINUE, EndedAttempt},
-        call::{AttemptResult, Bound, Bounds, Call, Failed, Response, outcome_of},
+        call::{AttemptResult, Bound, Bounds, Call, Response, outcome_of},
         explain, pushback,
     },
     upstream::{endpoint::Endpoint, lease::Lease},
@@ -70,6 +70,7 @@ pub(crate) async fn make_attempts<'r>(
         retries: 0,
         retry: eligibility(call, app, 0),
         pushed_before: false,
+        paid_at: None,
         before: None,
     };
     if call.deadline.cap().is_some_and(|ends| app.now >= ends.into()) {
@@ -92,6 +93,7 @@ pub(crate) async fn make_attempts<'r>(
             Err(end) => return end,
         };
         if !pause.is_zero() && app.unless_gone(sleep(pause)).await.is_none() {
+            attempts.refund();
             return AttemptsEnd::Gone { verdict: Verdict::Ignore };
         }
     }
@@ -107,6 +109,8 @@ struct Attempts<'c, 'r> {
     retry: RetryEligibility<'r>,
     /// An instance asked for a pause before.
     pushed_before: bool,
+    /// When the retry that comes next was paid for; `None`: it costs nothing, or was made.
+    paid_at: Option<Instant>,
     /// The last attempt, which answers the app when no other one can be made.
     before: Option<Box<(EndedAttempt, AttemptResult)>>,
 }
@@ -127,6 +131,7 @@ impl<'r> Attempts<'_, 'r> {
         let lease = loop {
             let picked = call.cluster.pick(&self.state.tried, retryable).filter(|_| passed <= MAX_PASSED);
             let Some(endpoint) = picked else {
+                self.refund();
                 return Err(match self.before.take() {
                     // The last endpoints have left meanwhile: what they answered is the answer.
                     Some(last) => {
@@ -148,11 +153,23 @@ impl<'r> Attempts<'_, 'r> {
         // The attempt before holds its endpoint's permit: dropped before another permit is asked for, which may be the same.
         drop(self.before.take());
         let bounds = Bounds { deadline: call.deadline, begun, retry, policy: &call.settings.policy };
+        if account.attempts > 0 {
+            let cells = call.cells();
+            cells.inc(&cells.retried);
+            self.paid_at = None;
+        }
         account.attempts += 1;
         account.set_instance(&lease.endpoint().id);
         lease.count_pick();
         let first = Attempt::new(lease, bounds, call, &mut app.upload);
         Ok(Race::new(call, first))
+    }
+
+    /// Takes back what was paid for a retry that is not made.
+    fn refund(&mut self) {
+        if let Some(paid_at) = self.paid_at.take() {
+            self.call.cluster.budget.refund(paid_at.into_std(), Instant::now().into_std());
+        }
     }
 
     /// Whether there is another attempt, and after which pause. `ended`: `None` when the app is gone. `Err`: there is none.
@@ -211,8 +228,7 @@ impl<'r> Attempts<'_, 'r> {
             RetryDecision::Retry { after, uncounted } => {
                 // For a long wait the attempt is dropped, so that its permit and its connection are free for other requests.
                 self.before = (after <= policy.retry.backoff_max).then(|| Box::new((attempt, result)));
-                let cells = call.cells();
-                cells.inc(&cells.retried);
+                self.paid_at = (sent != Sent::Nothing).then_some(now);
                 self.retries += u32::from(!uncounted);
                 self.pushed_before |= matches!(pushback, Some(Pushback::Instance(_)));
                 self.state.tried.push(first);
@@ -260,39 +276,12 @@ fn decided(
             if let Some(why) = gave_up {
                 detail.push_str(&format!("; {}", explain::give_up(call, why, attempts)));
             }
-            let reason = reason(&failed, gave_up);
+            let reason = failed.reason_for_app(gave_up);
             if reason == Reason::LocalResource {
                 detail.push_str("; see `ulimit -n` for the most files that this process may open");
             }
             AttemptsEnd::Refused { refusal: Refusal::new(reason, detail), verdict }
         }
-    }
-}
-
-/// The reason that the app gets when no attempt brought a response.
-fn reason(failed: &Failed, gave_up: Option<GiveUp>) -> Reason {
-    if let Some(reason) = failed.reason {
-        return reason;
-    }
-    match failed.outcome {
-        Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::UnreachableFromHere => {
-            Reason::ConnectFailed
-        }
-        Outcome::ConnectTimeout => Reason::ConnectTimeout,
-        Outcome::Closed | Outcome::ClosedMidHead | Outcome::Resource
-            if gave_up == Some(GiveUp::SentUnknown) =>
-        {
-            Reason::SentUnknown
-        }
-        Outcome::Closed | Outcome::ClosedMidHead => Reason::UpstreamClosed,
-        Outcome::BadResponse => Reason::BadResponse,
-        Outcome::PerTryTimeout | Outcome::Timeout => Reason::Timeout,
-        Outcome::Deadline => Reason::DeadlineExceeded,
-        Outcome::Overloaded => Reason::Overloaded,
-        Outcome::Resource => Reason::LocalResource,
-        Outcome::BadRequest => Reason::BadBody,
-        Outcome::ClientGone => Reason::ClientGone,
-        Outcome::Status(_) | Outcome::SidecarError(_) => Reason::Internal,
     }
 }
 

@@ -10,7 +10,7 @@ use outrigger_http1::{Edits, Framing, Head, HeadLimits, Name, NameSet, writer::w
 use outrigger_policy::{
     Deadline, Outcome, Sent,
     deadline::TimeoutCause,
-    retry::{self, RequestTraits, RetryEligibility},
+    retry::{self, GiveUp, RequestTraits, RetryEligibility},
 };
 use tokio::time::Instant;
 
@@ -273,6 +273,33 @@ impl Failed {
             service_limit(&call.cluster.label, "retry.max_body", most)
         );
         Self { reason: Some(Reason::LengthUnknown), ..Self::unsent(Outcome::BadRequest, detail) }
+    }
+
+    /// The reason that the app gets when no attempt brought a response; `gave_up`: why there was no other attempt.
+    pub(crate) fn reason_for_app(&self, gave_up: Option<GiveUp>) -> Reason {
+        if let Some(reason) = self.reason {
+            return reason;
+        }
+        match self.outcome {
+            Outcome::ConnectRefused | Outcome::ConnectFailed | Outcome::UnreachableFromHere => {
+                Reason::ConnectFailed
+            }
+            Outcome::ConnectTimeout => Reason::ConnectTimeout,
+            Outcome::Closed | Outcome::ClosedMidHead | Outcome::Resource
+                if gave_up == Some(GiveUp::SentUnknown) =>
+            {
+                Reason::SentUnknown
+            }
+            Outcome::Closed | Outcome::ClosedMidHead => Reason::UpstreamClosed,
+            Outcome::BadResponse => Reason::BadResponse,
+            Outcome::PerTryTimeout | Outcome::Timeout => Reason::Timeout,
+            Outcome::Deadline => Reason::DeadlineExceeded,
+            Outcome::Overloaded => Reason::Overloaded,
+            Outcome::Resource => Reason::LocalResource,
+            Outcome::BadRequest => Reason::BadBody,
+            Outcome::ClientGone => Reason::ClientGone,
+            Outcome::Status(_) | Outcome::SidecarError(_) => Reason::Internal,
+        }
     }
 
     /// Nothing of the request was sent.

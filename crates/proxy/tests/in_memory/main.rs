@@ -8,5 +8,6 @@ mod fairness;
 mod interim;
 mod path;
 mod phases;
+mod retries;
 mod stop;
 mod waits;

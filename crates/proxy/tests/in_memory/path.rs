@@ -10,7 +10,7 @@ use std::{
 
 use outrigger_config as config;
 use outrigger_net::Stream;
-use outrigger_proxy::{EndpointStatus, Reason, testing::StreamProxy};
+use outrigger_proxy::{ClusterStatus, EndpointStatus, Reason, testing::StreamProxy};
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
     task::{JoinHandle, yield_now},
@@ -219,9 +219,19 @@ impl Path {
         (0..self.instances.len()).filter(is_used).collect()
     }
 
+    /// What the proxy knows of the service.
+    pub(crate) fn service(&self) -> ClusterStatus {
+        self.proxy.status().remove(0)
+    }
+
     /// What the proxy knows of the instances.
     pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
-        self.proxy.status().remove(0).endpoints
+        self.service().endpoints
+    }
+
+    /// The registry lists no instance any more.
+    pub(crate) fn list_none(&self) {
+        self.proxy.list(0);
     }
 
     /// The reasons for which requests ended, with their number.

@@ -90,6 +90,8 @@ struct ExchangeState {
     incoming: Incoming,
     /// Whether a response to the request has no body because the method is HEAD.
     is_head: bool,
+    /// The response has no body because of the method or of its status (HEAD, 204, 304).
+    is_bodiless: bool,
     /// What the channel had written before the request.
     written_before: u64,
     /// The bytes of the request that were written when `sent_at` was set last.
@@ -132,6 +134,7 @@ impl ExchangeState {
         Self {
             incoming: Incoming::Nothing,
             is_head,
+            is_bodiless: false,
             written_before,
             noted: 0,
             sent_at: None,
@@ -234,9 +237,12 @@ impl Exchange {
     }
 
     /// Whether the connection cannot carry another request: bytes that were not asked for have come, or it has ended.
-    /// `ask_kernel`: a system call makes sure; otherwise an end of the last moment may be missed.
+    /// `ask_kernel`: a system call makes sure; otherwise an end of the last moment may be missed. It is always made after a
+    /// response that has no body whatever its head says: a wrong instance sends one all the same, perhaps a moment later, and its
+    /// bytes would be taken for the next response.
     pub(crate) fn is_stale(&mut self, ask_kernel: bool) -> bool {
-        !self.channel.inbox.is_empty() || self.channel.is_ended || self.channel.stream.is_stale(ask_kernel)
+        let asks = ask_kernel || self.state.is_bodiless;
+        !self.channel.inbox.is_empty() || self.channel.is_ended || self.channel.stream.is_stale(asks)
     }
 
     /// Whether another request used the connection before.
@@ -364,6 +370,7 @@ impl Exchange {
             Err(refusal) => return invalid(refusal.detail),
         };
         self.state.is_single |= framed.is_odd || head.wants_close() || head.minor() == 0;
+        self.state.is_bodiless = self.state.is_head || matches!(head.status(), 204 | 304);
         self.state.body = BodyDecoder::behind(&head, framed.framing);
         // A framing error that has come with the head is found while the response can still be replaced.
         let inbox = &mut self.channel.inbox;
@@ -560,3 +567,6 @@ impl Exchange {
         &mut self.channel
     }
 }
+
+#[cfg(test)]
+mod tests;

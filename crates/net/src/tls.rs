@@ -35,6 +35,8 @@ pub enum TlsFault {
     WrongName,
     /// The time of the peer's certificate is over, or has not begun.
     OutOfTime,
+    /// The peer's certificate is none that a server may have: an authority's own, of version 1, for another purpose, revoked.
+    UnfitCertificate,
     /// The peer does not speak TLS.
     NotTls,
     /// The peer wants a certificate of an authority that it trusts.
@@ -63,6 +65,7 @@ impl TlsFault {
                 | Certificate::NotValidYet
                 | Certificate::NotValidYetContext { .. },
             ) => Self::OutOfTime,
+            rustls::Error::InvalidCertificate(_) => Self::UnfitCertificate,
             rustls::Error::InvalidMessage(_) => Self::NotTls,
             rustls::Error::AlertReceived(
                 Alert::CertificateRequired

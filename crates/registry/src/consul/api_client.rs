@@ -174,7 +174,10 @@ impl ApiClient {
             },
             ExchangeFailure::Unanswered(source) => match self.dialer.exchange_hint(&source, false) {
                 Some(hint) => Error::Exchange { request, source: HintedError::new(&source, hint).into() },
-                None => Error::Exchange { request, source: ClosedUnanswered(source).into() },
+                None => {
+                    let hint = self.dialer.unanswered_hint();
+                    Error::Exchange { request, source: ClosedUnanswered { source, hint }.into() }
+                }
             },
         }
     }
@@ -216,19 +219,24 @@ impl HintedError {
 
 /// A new connection that ended before a byte of the answer.
 #[derive(Debug)]
-struct ClosedUnanswered(hyper::Error);
+struct ClosedUnanswered {
+    source: hyper::Error,
+    /// What else it may mean, and what to do then.
+    hint: Option<&'static str>,
+}
 
 impl fmt::Display for ClosedUnanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "closed without a byte of an answer: the agent stopped, or this address holds all the \
              connections that it allows (limits.http_max_conns_per_client, 200)",
-        )
+        )?;
+        self.hint.map_or(Ok(()), |hint| write!(f, "; {hint}"))
     }
 }
 
 impl StdError for ClosedUnanswered {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.0)
+        Some(&self.source)
     }
 }

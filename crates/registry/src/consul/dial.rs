@@ -7,7 +7,7 @@ use outrigger_net::{
     Stream, connect_host,
     tls::{self, TlsError, TlsFault, TlsFiles},
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::Error;
 
@@ -34,7 +34,8 @@ impl Dialer {
 
     /// A new connection.
     pub(super) async fn connect(&self) -> Result<Stream, Error> {
-        timeout(CONNECT_TIMEOUT, self.open_stream()).await.unwrap_or_else(|_| {
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        timeout_at(deadline, self.open_stream(deadline)).await.unwrap_or_else(|_| {
             let source = io::Error::new(io::ErrorKind::TimedOut, format!("not within {CONNECT_TIMEOUT:?}"));
             Err(self.connect_error(source))
         })
@@ -45,7 +46,7 @@ impl Dialer {
         Error::Connect { address: self.address.to_string(), source }
     }
 
-    async fn open_stream(&self) -> Result<Stream, Error> {
+    async fn open_stream(&self, deadline: Instant) -> Result<Stream, Error> {
         let ConsulAddress { host, port, .. } = &self.address;
         let stream = connect_host(host, *port, CONNECT_TIMEOUT)
             .await
@@ -55,9 +56,15 @@ impl Dialer {
         let files = TlsFiles::read(tls).await.map_err(file_error)?;
         let config = tls::client_config(tls, &files).map_err(file_error)?;
         let name = tls::server_name(tls, host).map_err(file_error)?;
-        Stream::connect_tls(stream, Arc::new(config), name)
-            .await
+        let handshake = timeout_at(deadline, Stream::connect_tls(stream, Arc::new(config), name)).await;
+        handshake
+            .unwrap_or_else(|_| Err(silent_handshake()))
             .map_err(|error| self.connect_error(with_hint(error)))
+    }
+
+    /// What to do when a new connection ended before a byte of the answer, beside what else it may mean.
+    pub(super) fn unanswered_hint(&self) -> Option<&'static str> {
+        self.tls.is_none().then_some(WRITE_HTTPS)
     }
 
     /// What to do about an error of an exchange that an error of TLS caused. `is_not_http`: what came is no HTTP.
@@ -97,11 +104,23 @@ const WRITE_HTTP: &str = concat!(
 fn with_hint(error: io::Error) -> io::Error {
     let hint = match TlsFault::of(&error) {
         Some(fault) => tls_hint(fault),
-        // A server of plain HTTP may close the connection without a word.
-        None if error.kind() == io::ErrorKind::UnexpectedEof => tls_hint(TlsFault::NotTls),
+        // A server of plain HTTP may wait for the end of a head, or close the connection without a word.
+        None if is_end(&error) || error.kind() == io::ErrorKind::TimedOut => tls_hint(TlsFault::NotTls),
         None => return error,
     };
     io::Error::new(error.kind(), format!("{error}; {hint}"))
+}
+
+/// A handshake that takes longer than a connection may. The peer accepted the connection.
+fn silent_handshake() -> io::Error {
+    let text = format!("accepted, but no TLS handshake within {CONNECT_TIMEOUT:?}");
+    io::Error::new(io::ErrorKind::TimedOut, text)
+}
+
+/// Whether the peer ended the connection.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
 /// The setting that mends a fault.
@@ -114,6 +133,10 @@ fn tls_hint(fault: TlsFault) -> &'static str {
             "name a host of the agent's certificate: CONSUL_TLS_SERVER_NAME or registry.consul.tls.server_name"
         }
         TlsFault::OutOfTime => "renew the agent's certificate, or set the clock of this machine",
+        TlsFault::UnfitCertificate => {
+            "give the agent a certificate for a server, signed by an authority that CONSUL_CACERT or \
+             registry.consul.tls.ca_file names, as `consul tls cert create -server` makes it"
+        }
         TlsFault::NotTls => WRITE_HTTP,
         TlsFault::ClientCertificate => {
             "the agent wants a client certificate that it trusts: CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY, or \

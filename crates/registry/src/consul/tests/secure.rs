@@ -41,11 +41,15 @@ impl CertificateAuthority {
 
     /// Accepts connections as `name`; requires a client certificate of this authority if `ask` is true.
     fn acceptor(&self, name: &str, ask: bool) -> TlsAcceptor {
+        let (cert, key) = self.issue(name);
+        self.acceptor_with(&cert, &key, ask)
+    }
+
+    fn acceptor_with(&self, cert: &str, key: &str, ask: bool) -> TlsAcceptor {
         let provider = Arc::new(ring::default_provider());
         let builder =
             ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
         let builder = builder.unwrap();
-        let (cert, key) = self.issue(name);
         let chain = vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()];
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
         let builder = if ask {
@@ -133,6 +137,23 @@ async fn the_name_in_the_certificate_must_be_the_expected_one() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_is_none_of_a_server_is_refused_with_what_to_do() {
+    // As `openssl req -x509` makes it: an authority's own certificate.
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let cert = params.self_signed(&key).unwrap().pem();
+    let authority = CertificateAuthority::new();
+    let acceptor = authority.acceptor_with(&cert, &key.serialize_pem(), false);
+    let agent = ScriptedAgent::start_with_tls(Some(acceptor), |_, _| AgentAction::Hang).await;
+    let trusting = config::Tls { ca_file: Some(authority.file("own.pem", &cert)), ..config::Tls::default() };
+    for tls in [trusting, config::Tls::default()] {
+        let told = watch_error(&agent, tls).await;
+        assert!(told.contains("certificate for a server") && told.contains("CONSUL_CACERT"), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_certificate_is_sent_where_the_agent_requires_one() {
     let authority = CertificateAuthority::new();
     let agent = authority.agent("127.0.0.1", true).await;
@@ -152,13 +173,17 @@ async fn an_agent_that_speaks_plain_http_is_asked_with_http() {
         assert!(told.starts_with("connect:") && told.contains("write http:// in the address"), "{told}");
         assert_names_each_address_setting(&told);
     }
+    // A server that waits for the end of a request's head.
+    let agent = ScriptedAgent::start(|_, _| AgentAction::Hang).await;
+    let told = watch_error(&agent, config::Tls::default()).await;
+    assert!(told.contains("no TLS handshake") && told.contains("write http:// in"), "{told}");
 }
 
 #[tokio::test]
 async fn an_agent_that_speaks_tls_is_asked_with_https() {
-    // From Go's server, and from one that answers with an alert.
+    // From Go's server, from one that answers with an alert, and from one that closes the connection.
     let go = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
-    for answer in [&go[..], b"\x15\x03\x03\x00\x02\x02\x32"] {
+    for answer in [&go[..], b"\x15\x03\x03\x00\x02\x02\x32", b""] {
         let agent = ScriptedAgent::start(|_, _| AgentAction::SendAndClose(answer.to_vec())).await;
         let error = watch(&client(&agent), 0).await.unwrap_err();
         let told = outrigger_config::error_chain(&error);

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    fault::{Fault, RECENT_CONNECTS},
+    fault::{self, Fault, RECENT_CONNECTS},
     files::is_held_back,
 };
 
@@ -33,6 +33,13 @@ pub struct DialError {
     /// The error of the operating system.
     #[source]
     pub source: io::Error,
+}
+
+impl DialError {
+    /// What to do about it on this machine; `None`: it is the peer's or the network's.
+    pub fn cure(&self) -> Option<&'static str> {
+        fault::cure(&self.source)
+    }
 }
 
 /// The part of connecting that failed.

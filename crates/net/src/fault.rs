@@ -80,6 +80,29 @@ fn has_number(error: &io::Error, numbers: &[Errno]) -> bool {
     error.raw_os_error().is_some_and(|number| numbers.iter().any(|one| one.raw_os_error() == number))
 }
 
+/// What to do about an error of this side; `None`: it is the peer's or the network's.
+pub(crate) fn cure(error: &io::Error) -> Option<&'static str> {
+    Some(match Errno::from_io_error(error)? {
+        Errno::MFILE => "raise the limit of open files of this process (`ulimit -n`, LimitNOFILE)",
+        Errno::NFILE => "raise the limit of open files of this machine (fs.file-max)",
+        Errno::NOMEM | Errno::NOBUFS => "this machine is out of memory or socket buffers",
+        Errno::NOSPC => "raise the limit of watched files of this user (fs.epoll.max_user_watches)",
+        Errno::ADDRNOTAVAIL | Errno::ADDRINUSE | Errno::AGAIN => {
+            "no local address or port is free for it: see `ip address` and net.ipv4.ip_local_port_range"
+        }
+        Errno::ACCESS | Errno::PERM => {
+            "a firewall rule or a route of this machine forbids it: see `ip route` and the rules"
+        }
+        Errno::INVAL => {
+            "the address cannot be connected to from here, as one that needs a network interface beside it"
+        }
+        Errno::NETUNREACH | Errno::NETDOWN | Errno::AFNOSUPPORT => {
+            "this machine has no route to it: see `ip route` and `ip -6 route`"
+        }
+        _ => return None,
+    })
+}
+
 impl Fault {
     /// The fault of a connection that is compared with no other.
     pub(crate) fn of(error: &io::Error) -> Self {
@@ -174,6 +197,19 @@ mod tests {
             assert!(is_own_shortage(&error(errno)), "{errno:?}");
             assert_eq!(recent.judge(addr("10.0.0.1:1"), &error(errno)), Fault::OwnShortage, "{errno:?}");
         }
+    }
+
+    #[test]
+    fn every_error_of_this_side_has_a_cure_of_its_own_and_no_other_one_has() {
+        let own = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC];
+        for errno in own.into_iter().chain(LOCAL) {
+            let told = cure(&error(errno)).unwrap_or_else(|| panic!("{errno:?} has no cure"));
+            assert_eq!(told.contains("ulimit"), errno == Errno::MFILE, "{errno:?}: {told}");
+        }
+        for errno in [Errno::CONNREFUSED, Errno::CONNRESET, Errno::TIMEDOUT, Errno::HOSTUNREACH] {
+            assert_eq!(cure(&error(errno)), None, "{errno:?}");
+        }
+        assert_eq!(cure(&io::Error::other("no address")), None);
     }
 
     #[test]

@@ -78,7 +78,7 @@ reasons! {
     /// The limit of open app connections is reached.
     TooManyConnections: 503, "too_many_connections", "Too many connections are open";
     /// This machine has no file descriptor, port or memory left.
-    LocalResource: 503, "local_resource", "This machine has run out of a resource";
+    LocalResource: 503, "local_resource", "This machine lacks a resource, or a way to the instances";
     /// No connect to an instance succeeded.
     ConnectFailed: 502, "connect_failed", "No connection to an instance could be made";
     /// No instance accepted a connection in time.

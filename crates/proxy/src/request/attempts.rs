@@ -277,9 +277,6 @@ fn decided(
                 detail.push_str(&format!("; {}", explain::give_up(call, why, attempts)));
             }
             let reason = failed.reason_for_app(gave_up);
-            if reason == Reason::LocalResource {
-                detail.push_str("; see `ulimit -n` for the most files that this process may open");
-            }
             AttemptsEnd::Refused { refusal: Refusal::new(reason, detail), verdict }
         }
     }

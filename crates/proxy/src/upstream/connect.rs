@@ -19,6 +19,12 @@ pub(crate) fn connect_outcome(error: &DialError) -> Outcome {
     }
 }
 
+/// The error as the app reads it, with what to do about it.
+pub(crate) fn connect_detail(error: &DialError) -> String {
+    let cure = error.cure().map(|cure| format!("; {cure}")).unwrap_or_default();
+    format!("{error}: {}{cure}", error.source)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,6 +43,20 @@ mod tests {
             let source = io::Error::from_raw_os_error(number);
             let error = DialError { peer: String::new(), stage, fault, source };
             assert_eq!(connect_outcome(&error), expected, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn the_text_names_what_mends_the_error() {
+        for (number, expected) in
+            [(24, Some("ulimit -n")), (99, Some("ip_local_port_range")), (13, Some("firewall")), (111, None)]
+        {
+            let source = io::Error::from_raw_os_error(number);
+            let (stage, fault) = (DialStage::Connect, Fault::OwnShortage);
+            let told = connect_detail(&DialError { peer: "10.0.0.1:80".into(), stage, fault, source });
+            assert!(told.starts_with("connect to 10.0.0.1:80: "), "{told}");
+            assert!(expected.is_none_or(|cure| told.contains(cure)), "{told}");
+            assert_eq!(told.contains(';'), expected.is_some(), "{told}");
         }
     }
 }

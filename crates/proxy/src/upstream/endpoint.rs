@@ -28,7 +28,10 @@ use crate::{
         labels::PoolEvent,
     },
     transport::{exchange::Exchange, pool::ConnectionPool},
-    upstream::{bulkhead::PendingCount, connect::connect_outcome},
+    upstream::{
+        bulkhead::PendingCount,
+        connect::{connect_detail, connect_outcome},
+    },
 };
 
 /// One instance. An instance that is registered anew gets a new endpoint.
@@ -284,7 +287,7 @@ impl Endpoint {
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
         let stream = connect_to_instance(self.addr, timeout, Purpose::Traffic).await.map_err(|error| {
-            CheckoutError { outcome: connect_outcome(&error), detail: format!("{error}: {}", error.source) }
+            CheckoutError { outcome: connect_outcome(&error), detail: connect_detail(&error) }
         })?;
         cells.record_pool_event(PoolEvent::Opened);
         Ok(Exchange::new(stream.into(), open, Instant::now()))

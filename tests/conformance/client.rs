@@ -1,12 +1,13 @@
 //! Outrigger's own Consul client through one life of a registration: register, watch, report,
 //! maintenance, deregister.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use outrigger_config::{ConsulAddress, ConsulSettings as Settings, Tls, Weights};
 use outrigger_registry::{
-    Consistency, Cursor, HealthStatus, Query, Registrar as _, Registration, Registry as _, ReportedHealth,
-    ServiceChecks, WatchAnswer, consul::Consul,
+    Consistency, Cursor, Drift, HealthStatus, Query, Registrar as _, Registration, Registry as _, Report,
+    ReportedHealth, Seen, WatchAnswer,
+    consul::{AgentApi as _, Consul, ServiceChecks},
 };
 use outrigger_tests::consul::http as plain;
 
@@ -43,7 +44,7 @@ pub(crate) async fn run_lifecycle(target: &Target) {
     ];
     let mut cursor = known.cursor;
     for (reported, expected) in steps {
-        consul.report("orders-1", reported, "told by a test").await.unwrap();
+        consul.update_check("orders-1", reported, "told by a test").await.unwrap();
         cursor = watch_until(&consul, &query, cursor, expected, life).await;
     }
     consul.set_maintenance("orders-1", true, "a test").await.unwrap();
@@ -90,7 +91,7 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
     let put = plain::put(target.addr(), "/v1/agent/service/register", left).await.unwrap();
     assert_eq!(put.status(), 200);
     consul.register(&registration(8080)).await.unwrap();
-    consul.report("orders-1", ReportedHealth::Passing, "told by a test").await.unwrap();
+    consul.update_check("orders-1", ReportedHealth::Passing, "told by a test").await.unwrap();
     let mut cursor = watch_until(&consul, &query, Cursor::START, HealthStatus::Passing, None).await;
 
     consul.set_maintenance("orders-1", true, "a new disk").await.unwrap();
@@ -102,7 +103,7 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
         for other in &others {
             consul.deregister_check(other).await.unwrap();
         }
-        consul.report("orders-1", ReportedHealth::Passing, "told by a test").await.unwrap();
+        consul.update_check("orders-1", ReportedHealth::Passing, "told by a test").await.unwrap();
         consul.register(&registration(8082)).await.unwrap();
     };
     let watch = async {
@@ -136,6 +137,51 @@ pub(crate) async fn correct_in_maintenance(target: &Target) {
         "nothing is there"
     );
     consul.deregister_check("service:orders-1").await.unwrap();
+}
+
+/// The five verbs, and every answer of `drift` that needs no outage.
+pub(crate) async fn keep_announced(target: &Target) {
+    let consul = Arc::new(client(target));
+    let ours = registration(8080);
+    let mut seen = Seen::default();
+    let drift = async |ours: &Registration, seen: &mut Seen| {
+        tokio::time::timeout(WAIT, consul.clone().drift(ours, seen)).await.expect("an answer").unwrap()
+    };
+    assert_eq!(drift(&ours, &mut seen).await, Drift::Forgotten, "before the announcement");
+    consul.announce(&ours, &mut seen).await.unwrap();
+    consul.report("orders-1", Report::Health(ReportedHealth::Passing)).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(drift(&ours, &mut seen).await, Drift::None, "at once, and after a wait");
+    }
+    assert!(!seen.has_new_credentials());
+
+    consul.maintain("orders-1", Some("a new disk")).await.unwrap();
+    let maintenance = Drift::Maintenance(Some("a new disk".into()));
+    for seen in [&mut Seen::default(), &mut seen] {
+        assert_eq!(drift(&ours, seen).await, maintenance);
+    }
+    seen.maintenance = Some("a new disk".into());
+    consul.maintain("orders-1", None).await.unwrap();
+    assert_eq!(drift(&ours, &mut seen).await, Drift::Maintenance(None));
+    seen.maintenance = None;
+
+    // Another client replaces the registration, while the question waits.
+    seen.ask_at_once();
+    assert_eq!(drift(&ours, &mut seen).await, Drift::None);
+    let theirs = r#"{"Name":"orders","ID":"orders-1","Port":9}"#;
+    let (changed, ()) =
+        tokio::join!(drift(&ours, &mut seen), put(target, "/v1/agent/service/register", theirs));
+    assert_eq!(changed, Drift::Changed);
+    consul.announce(&ours, &mut seen).await.unwrap();
+    assert_eq!(drift(&ours, &mut seen).await, Drift::None);
+
+    consul.report("orders-1", Report::Draining).await.unwrap();
+    let checks = consul.service_checks("orders-1").await.unwrap();
+    assert_eq!(checks.own.map(|own| own.health), Some(ReportedHealth::Critical));
+    let (gone, withdrawn) = tokio::join!(drift(&ours, &mut seen), consul.withdraw("orders-1"));
+    withdrawn.unwrap();
+    assert_eq!(gone, Drift::Forgotten);
+    consul.withdraw("orders-1").await.unwrap();
 }
 
 /// The guard against mass losses relies on this: every kind of removal raises the index of the service, in

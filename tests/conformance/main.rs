@@ -46,6 +46,18 @@ async fn our_client_runs_a_whole_lifecycle_on_consul() {
 }
 
 #[tokio::test]
+async fn an_app_is_kept_announced_at_the_dev_registry() {
+    client::keep_announced(&Target::dev().await).await;
+}
+
+#[tokio::test]
+async fn an_app_is_kept_announced_at_consul() {
+    if consul::available("the five verbs of a registrar, on the real Consul") {
+        client::keep_announced(&Target::consul().await).await;
+    }
+}
+
+#[tokio::test]
 async fn a_correction_does_not_end_maintenance_on_the_dev_registry() {
     client::correct_in_maintenance(&Target::dev().await).await;
 }

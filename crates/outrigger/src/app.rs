@@ -14,12 +14,12 @@ use std::{net::SocketAddr, sync::Arc};
 
 use outrigger_config::Config;
 use outrigger_proxy::ClusterStatus;
+use outrigger_registration::{LifecycleState, RegistrationStatus};
 use prometheus::IntCounter;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     admin::{AdminServer, AdminThread},
-    lifecycle::{LifecycleState, RegistrationStatus},
     reload::{ConfigSource, ReloadResult},
     telemetry::LogControl,
 };
@@ -45,7 +45,7 @@ pub struct App {
     reload_task: AbortOnDropHandle<()>,
     /// `outrigger_app_starts_total`
     app_starts: IntCounter,
-    /// See [`RegistrationPlan::app_started`](crate::lifecycle::RegistrationPlan::app_started).
+    /// See [`RegistrationPlan::app_started`](outrigger_registration::RegistrationPlan::app_started).
     app_started: CancellationToken,
 }
 

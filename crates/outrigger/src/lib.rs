@@ -8,8 +8,6 @@
 mod admin;
 pub mod app;
 pub mod cmd;
-mod http_client;
-mod lifecycle;
 mod limits;
 mod log_format;
 mod log_writer;
@@ -20,4 +18,4 @@ pub mod signal;
 pub mod telemetry;
 
 pub use app::{App, ShutdownSummary, StartError};
-pub use lifecycle::{LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus};
+pub use outrigger_registration::{LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus};

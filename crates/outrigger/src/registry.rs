@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use outrigger_config as config;
 use outrigger_discovery::DiskCache;
+use outrigger_registration::maintenance_path;
 use outrigger_registry::{
     Registrar, Registry,
     consul::{Consul, Observation, Observer},
@@ -16,8 +17,6 @@ use prometheus::{
     register_histogram_vec_with_registry, register_int_counter_vec_with_registry,
 };
 use tracing::warn;
-
-use crate::lifecycle::maintenance_path;
 
 /// Bounds of the durations, seconds: from a local answer to the longest blocking query.
 const DURATIONS: &[f64] = &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 30.0, 60.0, 300.0];

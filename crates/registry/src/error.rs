@@ -118,6 +118,12 @@ impl Error {
         matches!(self, Self::Refused { status: 500, text, .. } if WORDS.iter().any(|words| text.contains(words)))
     }
 
+    /// Whether a report was refused because the registry may no longer hold the registration: every refusal except 429
+    /// and a missing leader, because agents use different texts for an unknown check.
+    pub fn may_mean_forgotten(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if *status != 429) && !self.is_no_leader()
+    }
+
     fn reports_missing(&self, words: &[&str]) -> bool {
         matches!(self, Self::Refused { status: 404 | 500, text, .. } if words.iter().any(|words| text.contains(words)))
     }

@@ -1,23 +1,25 @@
-//! Asks a registry one question at a time. The crate runs no loops, spawns no tasks and remembers no
-//! answers, except the last good content of the file registry.
+//! Asks a registry one question at a time. The crate spawns no tasks and remembers no answers, except the last good
+//! content of the file registry, and what a caller keeps for it ([`Cursor`], [`Seen`]).
 //!
 //! [`Registry`] is the source of instances; [`Registrar`] is where the local app is registered.
 //! [`consul::Consul`] is both; [`file::FileRegistry`] is a registry of static instances. Asking again,
-//! backing off and keeping the last good answer belong to the `discovery` crate.
+//! backing off and keeping the last good answer belong to the `discovery` crate; announcing again to the
+//! `registration` crate.
 
 pub mod consul;
 mod error;
 pub mod file;
 mod file_version;
 mod model;
+mod registrar;
 mod registry;
 mod resolve;
-#[cfg(feature = "testing")]
+mod self_lookup;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use error::Error;
 pub use model::{DRAINING_MARK, HealthStatus, Instance, InstanceId, Unusable};
-pub use registry::{
-    AgentService, AnswerFuture, Consistency, Cursor, OwnCheck, Query, Registrar, Registration, Registry,
-    ReportedHealth, ServiceChecks, WatchAnswer,
-};
+pub use registrar::{Drift, Registrar, Registration, Report, ReportedHealth, Seen};
+pub use registry::{AnswerFuture, Consistency, Cursor, Query, Registry, WatchAnswer};
+pub use self_lookup::{CatalogPresence, SelfLookup};

@@ -14,6 +14,7 @@ use axum::{
 use outrigger_config::error_chain;
 use outrigger_discovery::{RegistryContact, ServiceStatus};
 use outrigger_proxy::ClusterStatus;
+use outrigger_registration::{LifecycleHandle, MaintenanceError, MaintenanceRequest};
 use prometheus::TEXT_FORMAT;
 use serde::Deserialize;
 use tower_http::{
@@ -29,10 +30,7 @@ use super::{
     pages::{DrainStatus, MaintenanceStatus, Readiness, ReloadStatus, ServicesPage},
     scrape::{ScrapeError, SharedScrape, gather},
 };
-use crate::{
-    lifecycle::{self, LifecycleHandle, MaintenanceRequest},
-    reload::{ReloadError, ReloadResult},
-};
+use crate::reload::{ReloadError, ReloadResult};
 
 /// Largest request body, bytes. No page reads one.
 const MAX_BODY: usize = 64 * 1024;
@@ -217,10 +215,8 @@ async fn set_maintenance(State(state): State<AdminState>, Query(query): Query<Ma
     let refused = state.lifecycle.request_maintenance(request).await.err();
     let status = match &refused {
         None => StatusCode::OK,
-        Some(lifecycle::MaintenanceError::NothingToRegister | lifecycle::MaintenanceError::Leaving) => {
-            StatusCode::CONFLICT
-        }
-        Some(lifecycle::MaintenanceError::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
+        Some(MaintenanceError::NothingToRegister | MaintenanceError::Leaving) => StatusCode::CONFLICT,
+        Some(MaintenanceError::Unconfirmed(_)) => StatusCode::BAD_GATEWAY,
     };
     (status, Json(MaintenanceStatus::of(&state.lifecycle, refused.map(|refused| refused.to_string()))))
         .into_response()

@@ -9,6 +9,7 @@ use std::{
 use outrigger_config::{Config, LoadedConfig};
 use outrigger_discovery::{Discovery, RegistryContact, ServiceStatus};
 use outrigger_proxy::{ClusterStatus, Proxy};
+use outrigger_registration::{Lifecycle, RegistrationPlan, build_registration, host_name};
 use outrigger_registry::Registrar;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -16,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{AdminBackend, AdminServer},
-    lifecycle::{Lifecycle, RegistrationPlan, build_registration, host_name},
     registry,
     reload::{ConfigSource, ReloadHandle, ReloadResult},
     telemetry::LogControl,

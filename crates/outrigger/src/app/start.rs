@@ -10,6 +10,7 @@ use outrigger_config::{Config, LoadedConfig, Origins, WorkerThreads, error_chain
 use outrigger_discovery::Discovery;
 use outrigger_net::BindError;
 use outrigger_proxy::{Proxy, Workers};
+use outrigger_registration::{Lifecycle, PropagationMonitor};
 use parking_lot::Mutex;
 use prometheus::register_int_counter_with_registry;
 use tokio::runtime::Handle;
@@ -21,7 +22,6 @@ use super::{
 };
 use crate::{
     admin::{self, AdminServer, AdminState, AdminThread, AllowedHosts, BoundListeners},
-    lifecycle::{Lifecycle, PropagationMonitor},
     limits, registry, reload, telemetry,
 };
 
@@ -116,7 +116,7 @@ impl App {
         let plan = registration_plan(&config, registrar.as_ref(), &app_started);
         let learner = proxy.clone();
         let first_answers = async move { learner.wait_for_first_answers().await };
-        let propagation = PropagationMonitor::new(config.drain, discovery.clone());
+        let propagation = PropagationMonitor::new(config.drain, Some(discovery.clone()));
         let lifecycle = Lifecycle::start(first_answers, plan, propagation);
         lifecycle.register_metrics(&metrics)?;
 

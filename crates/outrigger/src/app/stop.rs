@@ -3,10 +3,10 @@
 use std::future::Future;
 
 use outrigger_config::{Config, Service};
+use outrigger_registration::wait_until_port_closed;
 use tracing::warn;
 
 use super::App;
-use crate::lifecycle::wait_until_port_closed;
 
 /// What the stop cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

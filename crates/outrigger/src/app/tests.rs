@@ -9,13 +9,14 @@ use outrigger_config::{
 };
 use outrigger_devregistry::{DevRegistry, DevRegistryOptions};
 use outrigger_proxy::Workers;
+use outrigger_registration::http_client::exchange;
 use tokio::{
     net::TcpListener,
     time::{Instant, timeout},
 };
 
 use super::*;
-use crate::{http_client::exchange, telemetry::error_chain};
+use crate::telemetry::error_chain;
 
 const LONG: Duration = Duration::from_secs(20);
 

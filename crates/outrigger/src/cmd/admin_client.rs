@@ -11,11 +11,12 @@ use clap::Args;
 use http::{Method, Request, Response};
 use http_body_util::Full;
 use outrigger_config::{ADMIN_LISTEN_VARIABLE, Environment};
+use outrigger_registration::http_client;
 use serde_json::Value;
 use tokio::time::timeout;
 
 use super::report::CommandError;
-use crate::{admin::CHANGE_HEADER, http_client, telemetry::error_chain};
+use crate::{admin::CHANGE_HEADER, telemetry::error_chain};
 
 /// Where a sidecar without settings has its admin side.
 const DEFAULT_ADMIN: &str = "localhost:7079";

@@ -8,6 +8,26 @@ use serde::Serialize;
 
 use crate::{Registration, ReportedHealth};
 
+/// The output of a check. Constant, because a changing output wakes every watcher of the service.
+pub(super) const CHECK_OUTPUT: &str = "outrigger: reported by the sidecar";
+
+/// The output of a check that is critical because the app leaves and still works: with the mark that callers know
+/// ([`DRAINING_MARK`](crate::DRAINING_MARK)).
+pub(super) const DRAIN_OUTPUT: &str = "outrigger: draining";
+
+/// The output that tests whether another process renews a check: see [`super::stale`]. Sidecars of other versions
+/// compare the text, so it must not change.
+pub(super) const LIVENESS_CHALLENGE: &str = "outrigger: does anybody renew this?";
+
+/// How the output begins while the app cannot be probed; the cause follows.
+pub(super) const UNPROBED_OUTPUT: &str =
+    "outrigger: health unknown, the last one stays; the app cannot be probed from here: ";
+
+/// Whether a running sidecar has written the output of the check.
+pub(super) fn is_own_output(output: &str) -> bool {
+    [CHECK_OUTPUT, DRAIN_OUTPUT, LIVENESS_CHALLENGE].contains(&output) || output.starts_with(UNPROBED_OUTPUT)
+}
+
 /// The id of the check of registration `id`. Consul would choose the same id.
 pub(super) fn check_id(id: &str) -> String {
     format!("service:{id}")

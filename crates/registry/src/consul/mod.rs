@@ -1,23 +1,31 @@
 //! A Consul agent as [`Registry`](crate::Registry) and [`Registrar`](crate::Registrar).
 //!
-//! Every method is one HTTP exchange. Agent calls have five connections of their own, so that the renewal
+//! Every method of `Registry` and of [`AgentApi`] is one HTTP exchange; `registrar` makes the five verbs of
+//! `Registrar` of them. `drift` compares agent and catalog with what was announced. Agent calls have five connections of their own, so that the renewal
 //! of a TTL never waits for watches. Watches share at most `max_connections` connections; a tenth of them
 //! is kept for questions that are answered at once. Where there are more watches than connections, the
 //! watches share them by shorter waits: see [`WatchLoad`].
 //!
 //! The described behaviour of Consul was observed on 1.8.7; newer versions answer the same questions with
-//! more fields. The module remembers no answers except resolved host names, asks nothing again, and logs
-//! only a token file that becomes unusable or usable.
+//! more fields. The module remembers no answers except resolved host names and, in [`Seen`](crate::Seen), what `drift`
+//! needs. It logs only what it corrects itself, and a token file that becomes unusable or usable.
 
 mod agent;
+mod agent_api;
+mod agent_calls;
 mod api_client;
+mod catalog_watch;
 mod connection;
 mod connection_limit;
 mod cursor;
 mod dial;
+mod drift;
 mod observe;
 mod refusal;
 mod registrar;
+mod stale;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod token;
 mod watch;
 mod wire;
@@ -38,6 +46,7 @@ use self::{
 };
 use crate::{Error, resolve::Resolver};
 
+pub use agent_api::{AgentApi, AgentService, OwnCheck, ServiceChecks};
 pub use observe::{Observation, Observer};
 
 /// Connections that are kept for agent calls.

@@ -9,10 +9,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use outrigger_config::Weights;
 use serde::{Deserialize, Deserializer};
 
-use super::agent::{check_id, check_name};
+use super::{
+    agent::{check_id, check_name},
+    agent_api::{AgentService, OwnCheck, ServiceChecks},
+};
 use crate::{
-    AgentService, DRAINING_MARK, HealthStatus, Instance, InstanceId, OwnCheck, ReportedHealth, ServiceChecks,
-    Unusable, resolve::UnresolvedInstance,
+    DRAINING_MARK, HealthStatus, Instance, InstanceId, ReportedHealth, Unusable, resolve::UnresolvedInstance,
 };
 
 /// The check by which the servers of Consul report the contact with the agent of a node.

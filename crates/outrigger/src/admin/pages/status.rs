@@ -2,17 +2,14 @@
 
 use outrigger_config::SettingChange;
 use outrigger_discovery::{RegistryContact, ServiceStatus};
+use outrigger_registration::{
+    LifecycleHandle, LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus, health_label,
+};
 use outrigger_registry::ReportedHealth;
 use serde::Serialize;
 
 use super::registry_status::RegistryStatus;
-use crate::{
-    lifecycle::{
-        LifecycleHandle, LifecycleState, MaintenanceRequest, RegistrationPhase, RegistrationStatus,
-        health_label,
-    },
-    reload::{self, ReloadResult},
-};
+use crate::reload::{self, ReloadResult};
 
 /// What the network is shown in place of an error's text.
 const ELSEWHERE: &str = "see /readyz of the admin side on this machine";

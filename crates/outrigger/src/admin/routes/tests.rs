@@ -1,20 +1,18 @@
 //! Every page, without a socket.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{body::Body, http::Request};
 use http_body_util::BodyExt;
-use outrigger_config::Listen;
+use outrigger_config::{Drain, Listen, Propagation};
 use outrigger_discovery::{InstanceCounts, Knowledge, WatchReason};
 use outrigger_proxy::EndpointStatus;
-use std::sync::Arc;
-
+use outrigger_registration::{Lifecycle, PropagationMonitor};
 use outrigger_registry::{InstanceId, Query};
 use serde_json::Value;
 use tower::ServiceExt;
 
 use super::*;
-use crate::lifecycle::{Lifecycle, PropagationMonitor};
 
 fn suspects() -> Arc<[InstanceId]> {
     Arc::from([InstanceId { datacenter: "dc1".into(), node: "n".into(), id: "orders-3".into() }])
@@ -126,8 +124,8 @@ fn admin() -> TestAdmin {
 }
 
 fn admin_with(outcome: ReloadResult) -> TestAdmin {
-    let life =
-        Lifecycle::start(std::future::pending(), None, PropagationMonitor::fixed(Duration::from_secs(2)));
+    let settings = Drain { propagation: Propagation::Fixed(Duration::from_secs(2)), ..Drain::default() };
+    let life = Lifecycle::start(std::future::pending(), None, PropagationMonitor::new(settings, None));
     let metrics = crate::telemetry::new_metrics_registry().unwrap();
     life.register_metrics(&metrics).unwrap();
     let pages =

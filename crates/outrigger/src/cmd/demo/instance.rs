@@ -7,6 +7,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use outrigger_registration::http_client;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -14,8 +15,6 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
-
-use crate::http_client;
 
 /// The service of the demo's instances.
 pub(super) const SERVICE: &str = "orders";

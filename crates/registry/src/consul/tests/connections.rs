@@ -81,7 +81,7 @@ async fn agent_calls_do_not_wait_for_watches() {
         watches.spawn(async move { watch(&consul, index).await.map(drop) });
     }
     agent.wait_for_requests(2).await;
-    let reported = consul.report("orders-1", ReportedHealth::Passing, "well");
+    let reported = consul.update_check("orders-1", ReportedHealth::Passing, "well");
     tokio::time::timeout(LONG, reported).await.expect("stands in line").unwrap();
     assert_eq!(agent.connections(), 3);
     assert_eq!(consul.watch_load(), WatchLoad { in_use: 2, waiting: 3, limit: 2 });

@@ -16,10 +16,7 @@ use scripted_agent::{LONG, ScriptedAgent};
 use tokio::time::Instant;
 
 use super::*;
-use crate::{
-    Consistency, Cursor, OwnCheck, Query, Registrar, Registration, Registry, ReportedHealth, ServiceChecks,
-    WatchAnswer,
-};
+use crate::{Consistency, Cursor, Query, Registration, Registry, ReportedHealth, WatchAnswer};
 
 fn settings(agent: &ScriptedAgent) -> config::ConsulSettings {
     let address = config::ConsulAddress { tls: false, host: "127.0.0.1".into(), port: agent.addr().port() };

@@ -108,7 +108,7 @@ async fn health_is_reported_on_the_check_of_the_registration() {
     let agent = accepting_agent().await;
     let consul = client(&agent);
     for health in [ReportedHealth::Passing, ReportedHealth::Warning, ReportedHealth::Critical] {
-        consul.report("orders/1", health, "seen").await.unwrap();
+        consul.update_check("orders/1", health, "seen").await.unwrap();
     }
     let asked = agent.requests();
     for (text, status) in asked.iter().zip(["passing", "warning", "critical"]) {
@@ -131,7 +131,7 @@ async fn an_unknown_check_differs_from_other_refusals() {
         (403, "ACL not found", false),
     ] {
         let agent = ScriptedAgent::answering(response(status, &[], body)).await;
-        let error = client(&agent).report("orders/1", ReportedHealth::Passing, "").await.unwrap_err();
+        let error = client(&agent).update_check("orders/1", ReportedHealth::Passing, "").await.unwrap_err();
         assert_eq!(error.is_unknown_check(), unknown, "{error}");
     }
 }

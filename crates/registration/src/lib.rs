@@ -1,0 +1,41 @@
+//! Keeps the app announced at the registry, and takes it out: the lifecycle of one process.
+//!
+//! | module | its job |
+//! |---|---|
+//! | `lifecycle` | learn the services, register the app, be ready, drain: `state` is the table, `handle` the view for pages |
+//! | `plan`, `identity` | what is registered |
+//! | `registrant` | owns the tasks of one registration |
+//! | `health` | probes the app; `report` sends its health and renews the check |
+//! | `keeper` | announces the app, and again when the registry differs |
+//! | `maintenance` | takes the app out of service on request |
+//! | `drain`, `withdraw` | the phases of a drain, and the steps that take the app out of the registry |
+//!
+//! The crate opens no listener and carries no request, and it knows no registry: it has the five verbs of
+//! [`outrigger_registry::Registrar`].
+
+mod calls;
+mod drain;
+mod health;
+pub mod http_client;
+mod identity;
+mod keeper;
+mod lifecycle;
+mod maintenance;
+mod plan;
+mod port;
+mod registrant;
+mod report;
+mod status;
+#[cfg(test)]
+mod testing;
+mod withdraw;
+
+pub use drain::{DrainControl, DrainPhase};
+pub use health::health_label;
+pub use identity::{build_registration, host_name};
+pub use lifecycle::{Lifecycle, LifecycleHandle, LifecycleState};
+pub use maintenance::{MaintenanceError, maintenance_path};
+pub use plan::RegistrationPlan;
+pub use port::wait_until_port_closed;
+pub use status::{MaintenanceRequest, RegistrationPhase, RegistrationStatus};
+pub use withdraw::PropagationMonitor;

@@ -1,0 +1,140 @@
+//! What the admin pages, the metrics and the app see of the lifecycle, and what they may ask of it.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::info;
+
+use super::state::{LifecycleEvent, LifecycleState};
+use crate::{
+    drain::{DrainControl, DrainPhase},
+    maintenance::{Maintenance, MaintenanceError, MaintenanceFile},
+    plan::{LifecycleSettings, RegistrationPlan},
+    status::{MaintenanceRequest, RegistrationPhase, RegistrationState, RegistrationStatus},
+};
+
+/// The handle to the lifecycle. Clones share one state.
+#[derive(Debug, Clone)]
+pub struct LifecycleHandle(Arc<LifecycleShared>);
+
+#[derive(Debug)]
+struct LifecycleShared {
+    state: watch::Sender<LifecycleState>,
+    registration: RegistrationState,
+    drain: DrainControl,
+    maintenance_file: MaintenanceFile,
+    settings: watch::Sender<LifecycleSettings>,
+}
+
+impl LifecycleHandle {
+    pub(super) fn new(plan: Option<RegistrationPlan>) -> Self {
+        let registration = match &plan {
+            Some(plan) => RegistrationState::new(RegistrationPhase::AwaitingApp, &plan.registration.id),
+            None => RegistrationState::new(RegistrationPhase::Off, ""),
+        };
+        let maintenance_file =
+            MaintenanceFile::new(plan.as_ref().and_then(|plan| plan.maintenance_file.clone()));
+        let settings = watch::Sender::new(LifecycleSettings { plan, drain: None });
+        let handle = Self(Arc::new(LifecycleShared {
+            state: watch::Sender::new(LifecycleState::Learning),
+            registration,
+            drain: DrainControl::default(),
+            maintenance_file,
+            settings,
+        }));
+        // Only for its effect: the reason that an earlier run saved becomes part of the state.
+        handle.maintenance().map(Maintenance::load);
+        handle
+    }
+
+    /// `None`: there is nothing to register.
+    fn maintenance(&self) -> Option<Maintenance> {
+        Some(self.maintenance_with(self.0.settings.borrow().plan.as_ref()?))
+    }
+
+    /// A reload changes registrar and registration: the state and the file are those of the process.
+    pub(super) fn maintenance_with(&self, plan: &RegistrationPlan) -> Maintenance {
+        Maintenance {
+            registrar: plan.registrar.clone(),
+            registration: plan.registration.clone(),
+            state: self.0.registration.clone(),
+            file: self.0.maintenance_file.clone(),
+        }
+    }
+
+    /// The state of the process.
+    pub fn state(&self) -> LifecycleState {
+        *self.0.state.borrow()
+    }
+
+    /// The state of the registration.
+    pub fn registration_status(&self) -> RegistrationStatus {
+        self.0.registration.current()
+    }
+
+    /// How far the drain has come.
+    pub fn drain_phase(&self) -> DrainPhase {
+        self.0.drain.phase()
+    }
+
+    /// Takes the app out of service, or puts it back.
+    ///
+    /// # Errors
+    /// Nothing is registered, the app is being withdrawn, or the registry did not confirm the request.
+    pub async fn request_maintenance(&self, request: MaintenanceRequest) -> Result<(), MaintenanceError> {
+        let maintenance = self.maintenance().ok_or(MaintenanceError::NothingToRegister)?;
+        if self.drain_phase() != DrainPhase::Serving {
+            return Err(MaintenanceError::Leaving);
+        }
+        maintenance.request(request).await
+    }
+
+    /// Asks the registry whether the app is in maintenance.
+    ///
+    /// # Errors
+    /// When the registry does not answer; the last known state stays.
+    pub async fn refresh_maintenance(&self) -> Result<(), String> {
+        match self.maintenance() {
+            Some(maintenance) => maintenance.refresh().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Probes the app at once instead of when the next probe is due.
+    pub fn request_probe(&self) {
+        self.0.registration.request_probe();
+    }
+
+    /// Resolves once the state fulfils `wanted`.
+    pub async fn wait_for_state(&self, wanted: impl FnMut(&LifecycleState) -> bool) {
+        // Never an error: `self` holds the sender.
+        let _ = self.0.state.subscribe().wait_for(wanted).await;
+    }
+
+    pub(super) fn apply_event(&self, event: LifecycleEvent) {
+        let changed = self.0.state.send_if_modified(|state| {
+            let next = state.next(event);
+            std::mem::replace(state, next) != next
+        });
+        if changed {
+            info!(state = self.state().label(), "state changed");
+        }
+    }
+
+    /// The drain of the process.
+    pub fn drain(&self) -> &DrainControl {
+        &self.0.drain
+    }
+
+    pub(super) fn registration(&self) -> &RegistrationState {
+        &self.0.registration
+    }
+
+    pub(super) fn subscribe_settings(&self) -> watch::Receiver<LifecycleSettings> {
+        self.0.settings.subscribe()
+    }
+
+    pub(super) fn replace_settings(&self, settings: LifecycleSettings) {
+        self.0.settings.send_replace(settings);
+    }
+}

@@ -1,0 +1,354 @@
+//! The whole lifecycle against an agent in memory, an app that accepts connections, and recorded traffic: what
+//! happens in which order, and what a reload changes.
+
+use std::{path::PathBuf, sync::Arc};
+
+use outrigger_config::{Drain, Health};
+use outrigger_registry::Registration;
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    maintenance::{MaintenanceError, MaintenanceFile, maintenance_path},
+    status::MaintenanceRequest,
+    testing::*,
+};
+
+const PROPAGATION: Duration = Duration::from_secs(2);
+
+async fn stop_recorded_traffic(agent: Arc<FakeAgent>) -> usize {
+    agent.events.push("listeners closed");
+    sleep(Duration::from_secs(4)).await;
+    agent.events.push("in-flight ended");
+    0
+}
+
+struct LifecycleFixture {
+    agent: Arc<FakeAgent>,
+    folder: tempfile::TempDir,
+    app: TcpListener,
+    started: CancellationToken,
+}
+
+impl LifecycleFixture {
+    async fn new() -> Self {
+        let started = CancellationToken::new();
+        started.cancel();
+        let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { agent: Arc::default(), folder: tempfile::tempdir().unwrap(), app, started }
+    }
+
+    fn file_path(&self, name: &str) -> PathBuf {
+        maintenance_path(self.folder.path(), name, self.app.local_addr().unwrap().port())
+    }
+
+    /// The maintenance reason that the next run would read.
+    fn saved_reason(&self, name: &str) -> Option<String> {
+        MaintenanceFile::new(Some(self.file_path(name))).read()
+    }
+
+    /// Registers the app as service `name`.
+    fn plan(&self, name: &str) -> RegistrationPlan {
+        let port = self.app.local_addr().unwrap().port();
+        RegistrationPlan {
+            app_started: self.started.clone(),
+            registrar: self.agent.clone(),
+            registration: Registration {
+                id: format!("{name}-1"),
+                name: name.into(),
+                port,
+                ..test_registration()
+            },
+            probe: Health::default(),
+            maintenance_file: Some(self.file_path(name)),
+        }
+    }
+
+    fn events(&self) -> &EventLog {
+        &self.agent.events
+    }
+
+    fn start(&self, plan: Option<RegistrationPlan>, propagation: Duration) -> Lifecycle {
+        let lifecycle = Lifecycle::start(std::future::ready(()), plan, fixed_propagation(propagation));
+        let handle = lifecycle.handle().clone();
+        self.events().observe(move || handle.state().is_ready());
+        lifecycle
+    }
+
+    fn start_at_once(&self, plan: Option<RegistrationPlan>) -> Lifecycle {
+        self.start(plan, Duration::ZERO)
+    }
+
+    async fn until(&self, what: &str, is: impl Fn(&AgentState) -> bool) {
+        let is = async {
+            while !is(&self.agent.state()) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(timeout(Duration::from_secs(20), is).await.is_ok(), "{what}: {:?}", self.agent.state());
+    }
+
+    /// Waits until `name` is registered, reported passing, and in maintenance for this reason.
+    async fn until_registered(&self, name: &str, maintenance: Option<&str>) {
+        self.until(name, |agent| {
+            agent.held.as_ref().is_some_and(|held| held.name == name)
+                && agent.checks.own.as_ref().is_some_and(|own| own.health == ReportedHealth::Passing)
+                && agent.checks.maintenance.as_deref() == maintenance
+        })
+        .await;
+    }
+}
+
+async fn start(propagation: Duration) -> (LifecycleFixture, Lifecycle) {
+    let fixture = LifecycleFixture::new().await;
+    let lifecycle = fixture.start(Some(fixture.plan("orders")), propagation);
+    (fixture, lifecycle)
+}
+
+async fn wait_until_ready(lifecycle: &Lifecycle) {
+    timeout(Duration::from_secs(20), lifecycle.handle().wait_for_state(|state| state.is_ready()))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_reports_critical_deregisters_routes_on_and_closes_in_this_order() {
+    let (fixture, lifecycle) = start(PROPAGATION).await;
+    wait_until_ready(&lifecycle).await;
+    tokio::time::pause();
+    let aborted = lifecycle.drain_and_stop(stop_recorded_traffic(fixture.agent.clone())).await;
+    assert_eq!(aborted, 0);
+    let lines = fixture.events().lines();
+    assert_eq!(
+        lines,
+        ["register", "passing", "critical", "deregister", "listeners closed", "in-flight ended"],
+        "none of the last four while ready"
+    );
+    let at = |line| fixture.events().at(line).unwrap();
+    let routed_on = at("listeners closed") - at("deregister");
+    assert!(routed_on >= PROPAGATION, "{routed_on:?}");
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Gone);
+    assert_eq!(lifecycle.handle().drain_phase(), DrainPhase::Gone);
+}
+
+#[tokio::test]
+async fn a_requested_drain_stays_safe_and_routes_until_the_process_stops() {
+    let (fixture, lifecycle) = start(PROPAGATION).await;
+    wait_until_ready(&lifecycle).await;
+    tokio::time::pause();
+    lifecycle.handle().drain().requested.cancel();
+    lifecycle.handle().drain().requested.cancel();
+    lifecycle.drain().await;
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(fixture.events().lines(), ["register", "passing", "critical", "deregister"]);
+    assert_eq!(lifecycle.handle().drain_phase(), DrainPhase::Safe);
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Draining);
+
+    lifecycle.drain_and_stop(stop_recorded_traffic(fixture.agent.clone())).await;
+    assert_eq!(fixture.events().lines()[4..], ["listeners closed", "in-flight ended"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_app_it_is_ready_at_once_and_drains_without_a_wait() {
+    let lifecycle = Lifecycle::start(std::future::ready(()), None, fixed_propagation(PROPAGATION));
+    timeout(Duration::from_secs(1), lifecycle.handle().wait_for_state(|state| state.is_ready()))
+        .await
+        .unwrap();
+    assert_eq!(lifecycle.handle().registration_status().phase, RegistrationPhase::Off);
+    let from = Instant::now();
+    lifecycle.drain().await;
+    assert!(from.elapsed() < PROPAGATION);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_registry_delays_the_start_but_does_not_prevent_it() {
+    let from = Instant::now();
+    let lifecycle = Lifecycle::start(std::future::pending(), None, fixed_propagation(PROPAGATION));
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Learning);
+    timeout(Duration::from_secs(60), lifecycle.handle().wait_for_state(|state| state.is_ready()))
+        .await
+        .unwrap();
+    assert_eq!(from.elapsed(), LEARN_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reloads_do_not_put_off_the_start_at_a_silent_registry() {
+    let lifecycle = Lifecycle::start(std::future::pending(), None, fixed_propagation(Duration::ZERO));
+    let from = Instant::now();
+    while !lifecycle.handle().state().is_ready() {
+        assert!(from.elapsed() < LEARN_TIMEOUT * 2, "{:?}", lifecycle.handle().state());
+        lifecycle.apply_settings(None, Drain::default());
+        sleep(LEARN_TIMEOUT / 5).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_while_learning_ends_at_once() {
+    let lifecycle = Lifecycle::start(std::future::pending(), None, fixed_propagation(PROPAGATION));
+    let from = Instant::now();
+    lifecycle.drain().await;
+    assert!(from.elapsed() < LEARN_TIMEOUT);
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifecycle_whose_task_panicked_can_still_be_drained() {
+    let lifecycle = Lifecycle::start(async { panic!("on purpose") }, None, fixed_propagation(PROPAGATION));
+    timeout(Duration::from_secs(60), lifecycle.drain()).await.unwrap();
+    assert_eq!(lifecycle.handle().state(), LifecycleState::Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_gauge_shows_one_state() {
+    let metrics = prometheus::Registry::new();
+    let lifecycle = Lifecycle::start(std::future::ready(()), None, fixed_propagation(PROPAGATION));
+    lifecycle.register_metrics(&metrics).unwrap();
+    lifecycle.handle().wait_for_state(|state| state.is_ready()).await;
+    let text = prometheus::TextEncoder::new().encode_to_string(&metrics.gather()).unwrap();
+    for line in [
+        "outrigger_lifecycle_state{state=\"ready\"} 1",
+        "outrigger_lifecycle_state{state=\"learning\"} 0",
+        "outrigger_registration_state{state=\"off\"} 1",
+        "outrigger_registrations_total 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn skipped_waits_still_report_critical_and_deregister() {
+    let (fixture, lifecycle) = start(Duration::from_secs(300)).await;
+    wait_until_ready(&lifecycle).await;
+    tokio::time::pause();
+    lifecycle.handle().drain().skip_waits.cancel();
+    let from = Instant::now();
+    lifecycle.drain().await;
+    assert!(from.elapsed() < Duration::from_secs(1), "{:?}", from.elapsed());
+    assert_eq!(fixture.events().lines(), ["register", "passing", "critical", "deregister"]);
+}
+
+#[tokio::test]
+async fn an_app_that_is_still_to_be_started_is_not_probed_and_not_registered() {
+    let fixture = LifecycleFixture { started: CancellationToken::new(), ..LifecycleFixture::new().await };
+    let lifecycle = fixture.start(Some(fixture.plan("orders")), PROPAGATION);
+    timeout(
+        Duration::from_secs(20),
+        lifecycle.handle().wait_for_state(|state| *state == LifecycleState::Waiting),
+    )
+    .await
+    .unwrap();
+    // The port is open, as that of an earlier run may be.
+    let probed = timeout(Duration::from_millis(300), fixture.app.accept()).await;
+    assert!(probed.is_err() && fixture.events().lines().is_empty(), "{:?}", fixture.events().lines());
+    fixture.started.cancel();
+    wait_until_ready(&lifecycle).await;
+    assert_eq!(fixture.events().lines(), ["register", "passing"]);
+}
+
+#[tokio::test]
+async fn maintenance_stays_when_a_reload_registers_the_app_under_another_name() {
+    let fixture = LifecycleFixture::new().await;
+    let lifecycle = fixture.start_at_once(Some(fixture.plan("orders")));
+    fixture.until_registered("orders", None).await;
+    lifecycle.handle().request_maintenance(MaintenanceRequest::On("disk".into())).await.unwrap();
+    fixture.until_registered("orders", Some("disk")).await;
+    assert_eq!(fixture.saved_reason("orders").as_deref(), Some("disk"));
+
+    let before = fixture.agent.state().calls.len();
+    lifecycle.apply_settings(Some(fixture.plan("payments")), Drain::default());
+    fixture.until_registered("payments", Some("disk")).await;
+    let calls: Vec<_> = fixture.agent.state().calls[before..].iter().map(|(_, call)| call.clone()).collect();
+    let gone = calls.iter().position(|call| *call == AgentCall::Deregister).unwrap();
+    assert!(
+        matches!(
+            calls[gone + 1..],
+            [AgentCall::Register, AgentCall::Maintenance(true), AgentCall::Report(..), ..]
+        ),
+        "{calls:?}"
+    );
+    assert_eq!(
+        (fixture.saved_reason("orders"), fixture.saved_reason("payments").as_deref()),
+        (None, Some("disk"))
+    );
+
+    lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await.unwrap();
+    fixture.until_registered("payments", None).await;
+    assert_eq!((fixture.saved_reason("orders"), fixture.saved_reason("payments")), (None, None));
+}
+
+#[tokio::test]
+async fn maintenance_stays_when_one_reload_removes_the_app_and_another_adds_it_again() {
+    let fixture = LifecycleFixture::new().await;
+    let lifecycle = fixture.start_at_once(Some(fixture.plan("orders")));
+    lifecycle.handle().request_maintenance(MaintenanceRequest::On("disk".into())).await.unwrap();
+    fixture.until_registered("orders", Some("disk")).await;
+
+    lifecycle.apply_settings(None, Drain::default());
+    fixture.until("gone", |agent| agent.held.is_none()).await;
+    let refused = lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await;
+    assert_eq!(refused, Err(MaintenanceError::NothingToRegister));
+    assert_eq!(lifecycle.handle().refresh_maintenance().await, Ok(()));
+    assert_eq!(fixture.saved_reason("orders").as_deref(), Some("disk"), "a restart reads it, too");
+
+    lifecycle.apply_settings(Some(fixture.plan("payments")), Drain::default());
+    fixture.until_registered("payments", Some("disk")).await;
+    assert_eq!(
+        (fixture.saved_reason("orders"), fixture.saved_reason("payments").as_deref()),
+        (None, Some("disk"))
+    );
+}
+
+#[tokio::test]
+async fn the_first_registration_after_a_reload_restores_the_saved_maintenance_and_takes_requests() {
+    let fixture = LifecycleFixture::new().await;
+    MaintenanceFile::new(Some(fixture.file_path("orders"))).write(|| Some("disk".into())).await;
+    let lifecycle = fixture.start_at_once(None);
+    wait_until_ready(&lifecycle).await;
+    let refused = lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await;
+    assert_eq!(refused, Err(MaintenanceError::NothingToRegister));
+
+    lifecycle.apply_settings(Some(fixture.plan("orders")), Drain::default());
+    fixture.until_registered("orders", Some("disk")).await;
+    assert_eq!(lifecycle.handle().registration_status().maintenance.as_deref(), Some("disk"));
+    lifecycle.handle().request_maintenance(MaintenanceRequest::Off).await.unwrap();
+    fixture.until_registered("orders", None).await;
+    assert_eq!(fixture.saved_reason("orders"), None);
+}
+
+#[tokio::test]
+async fn a_reload_does_not_probe_an_app_that_is_still_to_be_started() {
+    let fixture = LifecycleFixture { started: CancellationToken::new(), ..LifecycleFixture::new().await };
+    let lifecycle = fixture.start_at_once(Some(fixture.plan("orders")));
+    timeout(
+        Duration::from_secs(20),
+        lifecycle.handle().wait_for_state(|state| *state == LifecycleState::Waiting),
+    )
+    .await
+    .unwrap();
+    let probe = Health { interval: Duration::from_secs(1), ..Health::default() };
+    lifecycle.apply_settings(Some(RegistrationPlan { probe, ..fixture.plan("orders") }), Drain::default());
+    let probed = timeout(Duration::from_millis(300), fixture.app.accept()).await;
+    assert!(probed.is_err() && fixture.agent.register_calls() == 0);
+    fixture.started.cancel();
+    fixture.until_registered("orders", None).await;
+}
+
+#[tokio::test]
+async fn a_reload_replaces_the_settings_of_the_probe() {
+    let fixture = LifecycleFixture::new().await;
+    let slow = Health { interval: Duration::from_secs(3600), ..Health::default() };
+    let fast = Health { interval: Duration::from_millis(100), ..Health::default() };
+    let lifecycle = fixture.start_at_once(Some(RegistrationPlan { probe: slow, ..fixture.plan("orders") }));
+    fixture.until_registered("orders", None).await;
+    lifecycle
+        .apply_settings(Some(RegistrationPlan { probe: fast, ..fixture.plan("orders") }), Drain::default());
+    // More connections than the probes of the first settings make.
+    for _ in 0..5 {
+        timeout(Duration::from_secs(20), fixture.app.accept()).await.unwrap().unwrap();
+    }
+    assert_eq!(fixture.agent.register_calls(), 1, "new probe settings need no registration");
+}

@@ -1,0 +1,303 @@
+//! Owns the tasks around one registration: probe, announce and keep announced, report. Then makes the calls that
+//! withdraw the app, in the order of [`crate::withdraw`].
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_config::{Health, error_chain};
+use outrigger_policy::backoff::Backoff;
+use outrigger_registry::{Registrar, Registration, Report, ReportedHealth, Seen};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{debug, info, warn};
+
+use crate::{
+    calls::within,
+    health,
+    keeper::{Keeper, is_held},
+    maintenance::Maintenance,
+    plan::RegistrationPlan,
+    report,
+    status::{RegistrationPhase, RegistrationState},
+};
+
+/// Longest wait for the last report. An agent that stalls has acted on the report when the call began.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longest wait for the registration in flight, and for each deregistration. Above the 7 s for which an agent stalls
+/// without a leader.
+const CALL_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Longest wait for the deregistration when the report before it stalled, or the own watch did not see the report:
+/// then there is no leader, and the deregistration would stall, too. It is sent without waiting for its answer: the
+/// agent has forgotten the app when the call begins, and updates the catalog when there is a leader (seen on Consul
+/// 1.8.7).
+const STALLED_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Most tries of the deregistration.
+const MAX_TRIES: u32 = 3;
+
+/// Pauses between those tries.
+const RETRY_BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(1) };
+
+/// The result of the last report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CriticalReport {
+    Accepted,
+    Failed,
+    /// The registry does not hold the app.
+    NotRegistered,
+}
+
+/// Owns the tasks that register the app and keep it registered.
+#[derive(Debug)]
+pub(crate) struct Registrant {
+    registrar: Arc<dyn Registrar>,
+    registration: watch::Sender<Registration>,
+    state: RegistrationState,
+    probe_task: ProbeTask,
+    /// Longest wait for each try of the deregistration.
+    deregister_timeout: Duration,
+    stop: CancellationToken,
+    keeper_task: AbortOnDropHandle<Seen>,
+    report_task: AbortOnDropHandle<()>,
+    /// From the end of the keeper's task.
+    seen: Seen,
+}
+
+/// The task that probes the app. A reload may change its settings.
+#[derive(Debug)]
+pub(crate) struct ProbeTask {
+    /// See [`RegistrationPlan::app_started`].
+    pub(crate) app_started: CancellationToken,
+    pub(crate) settings: Health,
+    /// The last result.
+    pub(crate) results: watch::Sender<Option<ReportedHealth>>,
+    pub(crate) task: AbortOnDropHandle<()>,
+}
+
+impl ProbeTask {
+    fn start(
+        started: CancellationToken,
+        settings: Health,
+        port: u16,
+        results: watch::Sender<Option<ReportedHealth>>,
+        state: RegistrationState,
+    ) -> Self {
+        let task = tokio::spawn({
+            let (started, settings, results) = (started.clone(), settings.clone(), results.clone());
+            async move {
+                started.cancelled().await;
+                health::run_probes(settings, port, results, state).await;
+            }
+        });
+        Self { app_started: started, settings, results, task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Replaces the settings; the last result stays.
+    fn apply_settings(&mut self, settings: Health, port: u16, state: RegistrationState) {
+        if self.settings != settings {
+            self.task.abort();
+            *self = Self::start(self.app_started.clone(), settings, port, self.results.clone(), state);
+        }
+    }
+}
+
+impl Registrant {
+    /// Starts to probe the app, and registers it once it is healthy.
+    pub(crate) fn start(plan: RegistrationPlan, maintenance: Maintenance) -> Self {
+        let RegistrationPlan { app_started: started, registration, probe, .. } = plan;
+        let reported = watch::Sender::new(None);
+        let probing =
+            ProbeTask::start(started, probe, registration.port, reported, maintenance.state.clone());
+        Self::start_with_probe(registration, probing, maintenance)
+    }
+
+    /// The same with the caller's probe.
+    pub(crate) fn start_with_probe(
+        registration: Registration,
+        probing: ProbeTask,
+        maintenance: Maintenance,
+    ) -> Self {
+        let Maintenance { registrar, state, .. } = maintenance.clone();
+        state.set_phase(RegistrationPhase::AwaitingApp);
+        let (health, registration) = (probing.results.subscribe(), watch::Sender::new(registration));
+        let refused = watch::Sender::new(0);
+        let stop = CancellationToken::new();
+        let keeper = Keeper {
+            registrar: registrar.clone(),
+            registration: registration.subscribe(),
+            state: state.clone(),
+            maintenance,
+            health: health.clone(),
+            refused_generation: refused.subscribe(),
+            stop: stop.clone(),
+            seen: Seen::default(),
+        };
+        let reports = report::run(registrar.clone(), state.clone(), health, refused);
+        Self {
+            registrar,
+            registration,
+            state,
+            probe_task: probing,
+            deregister_timeout: CALL_TIMEOUT,
+            stop,
+            keeper_task: AbortOnDropHandle::new(tokio::spawn(keeper.run())),
+            report_task: AbortOnDropHandle::new(tokio::spawn(reports)),
+            seen: Seen::default(),
+        }
+    }
+
+    /// The registration.
+    pub(crate) fn registration(&self) -> Registration {
+        self.registration.borrow().clone()
+    }
+
+    /// Whether `other` can replace the registration in place: for callers it is the same instance.
+    pub(crate) fn is_same_instance(&self, other: &Registration) -> bool {
+        let registration = self.registration.borrow();
+        (&registration.id, &registration.name, registration.port) == (&other.id, &other.name, other.port)
+    }
+
+    /// Replaces the registration in place, and the settings of the probe.
+    pub(crate) fn apply_settings(&mut self, registration: Registration, probe: Health) {
+        self.probe_task.apply_settings(probe, registration.port, self.state.clone());
+        self.registration.send_if_modified(|now| {
+            let changed = *now != registration;
+            *now = registration;
+            changed
+        });
+    }
+
+    /// Deregisters the app without waiting for callers, because a reload replaced or removed the registration.
+    pub(crate) async fn withdraw_now(mut self) {
+        if self.stop_tasks().await {
+            self.report_critical(true).await;
+            self.deregister().await;
+        }
+    }
+
+    /// Ends the tasks, but waits for a registration in flight: aborted, it could arrive after the deregistration.
+    /// True when the app was (or may have been) registered, by this run or an earlier one. Takes 11 s at most.
+    pub(crate) async fn stop_tasks(&mut self) -> bool {
+        self.probe_task.task.abort();
+        self.report_task.abort();
+        self.stop.cancel();
+        match timeout(CALL_TIMEOUT, &mut self.keeper_task).await {
+            Ok(ended) => self.seen = ended.unwrap_or_default(),
+            Err(_) => self.keeper_task.abort(),
+        }
+        self.state.current().sent || self.is_held().await
+    }
+
+    /// Whether the registry holds the app from an earlier run: this run may end before its first question.
+    async fn is_held(&mut self) -> bool {
+        let registration = self.registration();
+        let held = is_held(&self.registrar, &registration);
+        matches!(timeout(REPORT_TIMEOUT, held).await, Ok(Ok(true)))
+    }
+
+    /// Reports the app as critical; where `is_running` and the app is healthy, with the mark that it drains. True: the registry
+    /// took the report. The app is deregistered in either case.
+    pub(crate) async fn report_critical(&mut self, is_running: bool) -> bool {
+        let healthy = self.health_while_leaving().filter(|_| is_running);
+        let report =
+            if healthy.is_some() { Report::Draining } else { Report::Health(ReportedHealth::Critical) };
+        let reported = self.send_last_report(report).await;
+        let again = match reported {
+            // The agent takes a report with the new token, but with the replaced token of the registration it cannot
+            // update the catalog.
+            CriticalReport::Accepted => self.seen.has_new_credentials(),
+            // An agent that has lost the app does not remove it from the catalog.
+            CriticalReport::NotRegistered => true,
+            CriticalReport::Failed => false,
+        };
+        if again && self.announce_again(healthy.unwrap_or(ReportedHealth::Critical)).await {
+            return self.send_last_report(report).await == CriticalReport::Accepted;
+        }
+        reported == CriticalReport::Accepted
+    }
+
+    /// The health by which callers still use the app. `None`: it is ill or in maintenance, or was never probed.
+    fn health_while_leaving(&self) -> Option<ReportedHealth> {
+        let in_service = self.state.current().desired_maintenance().is_none();
+        let health = *self.probe_task.results.borrow();
+        health.filter(|health| in_service && *health != ReportedHealth::Critical)
+    }
+
+    /// Registers the app with the current credentials. `health`: that of a check that the agent does not hold. A healthy app is
+    /// registered as healthy, because the agent tells the catalog at once only of a change of the status, not of the output.
+    async fn announce_again(&mut self, health: ReportedHealth) -> bool {
+        let registration = Registration { initial_health: health, ..self.registration() };
+        let call = self.registrar.announce(&registration, &mut self.seen);
+        let Err(failure) = within(REPORT_TIMEOUT, call).await else {
+            return true;
+        };
+        warn!(
+            id = registration.id,
+            error = failure.text,
+            "could not register the app again before the deregistration"
+        );
+        false
+    }
+
+    async fn send_last_report(&mut self, report: Report<'_>) -> CriticalReport {
+        let id = &self.registration().id;
+        match timeout(REPORT_TIMEOUT, self.registrar.report(id, report)).await {
+            Ok(Ok(())) => {
+                self.state.record_reported(self.state.current().generation, ReportedHealth::Critical);
+                return CriticalReport::Accepted;
+            }
+            Ok(Err(error)) if error.is_unknown_check() => {
+                debug!(
+                    id,
+                    error = error_chain(&error),
+                    "the agent does not know the check, nothing to report"
+                );
+                return CriticalReport::NotRegistered;
+            }
+            Ok(Err(error)) => warn!(id, error = error_chain(&error), "could not report critical"),
+            Err(_) => {
+                self.expect_stall();
+                warn!(id, "could not report critical within {REPORT_TIMEOUT:?}");
+            }
+        }
+        CriticalReport::Failed
+    }
+
+    /// Expects that the deregistration stalls: see [`STALLED_TIMEOUT`].
+    pub(crate) fn expect_stall(&mut self) {
+        self.deregister_timeout = STALLED_TIMEOUT;
+    }
+
+    /// Deregisters the app. True: the registry has confirmed it.
+    pub(crate) async fn deregister(&mut self) -> bool {
+        let (id, within) = (&self.registration().id, self.deregister_timeout);
+        for n in 0..MAX_TRIES {
+            let error = match timeout(within, self.registrar.withdraw(id)).await {
+                Ok(Ok(())) => {
+                    self.state.set_phase(RegistrationPhase::Left);
+                    info!(id, "deregistered the app");
+                    return true;
+                }
+                Ok(Err(error)) => error_chain(&error),
+                Err(_) => {
+                    // No further try: see [`STALLED_TIMEOUT`].
+                    self.state.record_failure(format!("no answer within {within:?}"));
+                    warn!(id, "the registry has not confirmed the deregistration within {within:?}");
+                    return false;
+                }
+            };
+            warn!(id, error, attempt = n + 1, "could not deregister the app");
+            self.state.record_failure(error);
+            sleep(RETRY_BACKOFF.pause(n, fastrand::u64(..))).await;
+        }
+        warn!(id, "could not deregister the app; the registry removes it after deregister_after");
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! The status of the registration: for `/readyz`, the metrics and the tasks that maintain it.
+
+use std::sync::Arc;
+
+use outrigger_registry::ReportedHealth;
+use tokio::sync::{Notify, watch};
+
+/// The phase of the registration.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RegistrationPhase {
+    /// There is nothing to register: no `service:`, or a registry of static instances.
+    #[default]
+    Off,
+    /// The app has not been healthy yet.
+    AwaitingApp,
+    /// The first registration is being sent.
+    Registering,
+    /// The registry has taken the registration.
+    Registered,
+    /// The registry forgot or changed the registration; the app is being registered again.
+    Lost,
+    /// The app was deregistered by this process.
+    Left,
+}
+
+impl RegistrationPhase {
+    /// Every phase.
+    pub const ALL: [Self; 6] =
+        [Self::Off, Self::AwaitingApp, Self::Registering, Self::Registered, Self::Lost, Self::Left];
+
+    /// The name on pages, in metrics and in logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::AwaitingApp => "awaiting_app",
+            Self::Registering => "registering",
+            Self::Registered => "registered",
+            Self::Lost => "lost",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// The registration at one moment.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct RegistrationStatus {
+    /// The phase.
+    pub phase: RegistrationPhase,
+    /// The instance id; empty when there is nothing to register.
+    pub id: String,
+    /// A registration was sent at least once. The registry may hold it even if no answer came.
+    pub sent: bool,
+    /// How often the registry took a registration. Each one needs new reports.
+    pub generation: u64,
+    /// The result of the last probe of the app. Empty before the first probe.
+    pub probe_detail: String,
+    /// Why the health of the app is unknown: it could not be probed from here for so long that the last result says nothing of
+    /// now. The registry keeps the last health. `None`: a probe has told it not long ago.
+    pub unprobed: Option<String>,
+    /// The health last reported to the registry in the current generation.
+    pub reported: Option<ReportedHealth>,
+    /// Why the last call failed, with its causes. `None`: it succeeded.
+    pub error: Option<String>,
+    /// Why the app is in maintenance, from this process or another client: as last seen at the registry, or as
+    /// it will be restored with the next registration. `None`: not in maintenance.
+    pub maintenance: Option<String>,
+    /// The last request made to this process, until the registry has taken it.
+    pub pending_request: Option<MaintenanceRequest>,
+    /// How many requests were made to this process.
+    pub request_count: u64,
+}
+
+/// A request to begin maintenance, or to end it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MaintenanceRequest {
+    /// Begin, for this reason.
+    On(String),
+    /// End.
+    Off,
+}
+
+impl RegistrationStatus {
+    /// The maintenance reason once every request is carried out. `None`: not in maintenance.
+    pub fn desired_maintenance(&self) -> Option<&str> {
+        match &self.pending_request {
+            Some(MaintenanceRequest::On(reason)) => Some(reason),
+            Some(MaintenanceRequest::Off) => None,
+            None => self.maintenance.as_deref(),
+        }
+    }
+
+    /// Whether the registry has taken the registration, so that health can be reported.
+    pub(crate) fn is_accepted(&self) -> bool {
+        matches!(self.phase, RegistrationPhase::Registered | RegistrationPhase::Lost)
+    }
+}
+
+/// The shared status. The `Notify` carries requests for a probe.
+#[derive(Debug, Clone)]
+pub(crate) struct RegistrationState(Arc<watch::Sender<RegistrationStatus>>, Arc<Notify>);
+
+impl RegistrationState {
+    pub(crate) fn new(phase: RegistrationPhase, id: &str) -> Self {
+        let status = RegistrationStatus { phase, id: id.to_owned(), ..RegistrationStatus::default() };
+        Self(Arc::new(watch::Sender::new(status)), Arc::default())
+    }
+
+    pub(crate) fn current(&self) -> RegistrationStatus {
+        self.0.borrow().clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<RegistrationStatus> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn set_phase(&self, phase: RegistrationPhase) {
+        self.0.send_if_modified(|status| std::mem::replace(&mut status.phase, phase) != phase);
+    }
+
+    /// Starts another registration, or none (an empty id). Maintenance stays, because the app is the same.
+    pub(crate) fn start_registration(&self, phase: RegistrationPhase, id: &str) {
+        self.0.send_if_modified(|status| {
+            let changed = status.id != id || status.phase != phase;
+            if changed {
+                id.clone_into(&mut status.id);
+                status.phase = phase;
+                status.sent = false;
+                status.probe_detail.clear();
+                status.unprobed = None;
+                status.reported = None;
+                status.error = None;
+            }
+            changed
+        });
+    }
+
+    /// Requests a probe at once.
+    pub(crate) fn request_probe(&self) {
+        self.1.notify_one();
+    }
+
+    /// Resolves when a probe is requested.
+    pub(crate) async fn wait_probe_request(&self) {
+        self.1.notified().await;
+    }
+
+    /// Records the result of a probe.
+    pub(crate) fn record_probe(&self, why: &str) {
+        self.0.send_if_modified(|status| {
+            let changed = status.probe_detail != why;
+            if changed {
+                why.clone_into(&mut status.probe_detail);
+            }
+            changed
+        });
+    }
+
+    /// Records why the app could not be probed for long; the first reason stays, so that the text does not change with each probe.
+    /// `None`: it was probed. True: that is a change.
+    pub(crate) fn record_unprobed(&self, why: Option<&str>) -> bool {
+        self.0.send_if_modified(|status| {
+            let changed = status.unprobed.is_some() != why.is_some();
+            if changed {
+                status.unprobed = why.map(str::to_owned);
+            }
+            changed
+        })
+    }
+
+    /// Records a request until the registry has taken it.
+    pub(crate) fn request_maintenance(&self, request: MaintenanceRequest) {
+        self.0.send_modify(|status| {
+            status.pending_request = Some(request);
+            status.request_count += 1;
+        });
+    }
+
+    /// The registry has taken the maintenance that was desired at `before`. False: another request came since,
+    /// or another registration was started.
+    pub(crate) fn confirm_maintenance(&self, before: &RegistrationStatus) -> bool {
+        let mut last = false;
+        self.0.send_if_modified(|status| {
+            last = (status.request_count, &status.id) == (before.request_count, &before.id);
+            if last {
+                status.maintenance = status.desired_maintenance().map(str::to_owned);
+            }
+            last && status.pending_request.take().is_some()
+        });
+        last
+    }
+
+    /// Records the maintenance seen in an answer to a query that was sent at `before`. True: it is a change. The
+    /// answer may be older than a request that came meanwhile, or than a registration that restores maintenance;
+    /// both stay.
+    pub(crate) fn record_maintenance(
+        &self,
+        before: &RegistrationStatus,
+        maintenance: Option<String>,
+    ) -> bool {
+        self.0.send_if_modified(|status| {
+            let settled = before.pending_request.is_none()
+                && (before.request_count, before.generation) == (status.request_count, status.generation)
+                && status.phase == RegistrationPhase::Registered;
+            settled && std::mem::replace(&mut status.maintenance, maintenance.clone()) != maintenance
+        })
+    }
+
+    /// Sets the reason that an earlier run saved.
+    pub(crate) fn load_maintenance(&self, maintenance: Option<String>) {
+        self.0.send_modify(|status| status.maintenance = maintenance);
+    }
+
+    /// A registration is about to be sent.
+    pub(crate) fn record_sent(&self) {
+        self.0.send_if_modified(|status| !std::mem::replace(&mut status.sent, true));
+    }
+
+    /// The registry took a registration.
+    pub(crate) fn record_registered(&self) {
+        self.0.send_modify(|status| {
+            status.phase = RegistrationPhase::Registered;
+            status.generation += 1;
+            status.reported = None;
+            status.error = None;
+        });
+    }
+
+    /// `health` of registration `generation` was reported to the registry.
+    pub(crate) fn record_reported(&self, generation: u64, health: ReportedHealth) {
+        self.0.send_if_modified(|status| {
+            let changed = status.generation == generation
+                && (status.reported != Some(health) || status.error.is_some());
+            if changed {
+                status.reported = Some(health);
+                status.error = None;
+            }
+            changed
+        });
+    }
+
+    /// Records a failed call. True when the call before it succeeded: only then is it logged.
+    pub(crate) fn record_failure(&self, error: String) -> bool {
+        let mut first = false;
+        self.0.send_if_modified(|status| {
+            first = status.error.is_none();
+            status.error.replace(error.clone()) != Some(error)
+        });
+        first
+    }
+}

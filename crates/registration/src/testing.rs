@@ -1,0 +1,96 @@
+//! The test harness: a registration that runs against an agent in memory, with the real code of Consul's registrar.
+
+use std::{sync::Arc, time::Duration};
+
+use outrigger_config::{Drain, Health, Propagation};
+use outrigger_registry::ReportedHealth;
+pub(crate) use outrigger_registry::consul::testing::{
+    AgentCall, AgentState, CHECK_OUTPUT, DRAIN_OUTPUT, EventLog, FakeAgent, LIVENESS_CHALLENGE, own_check,
+    registration as test_registration,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    drain::DrainControl,
+    maintenance::{Maintenance, MaintenanceFile},
+    registrant::{ProbeTask, Registrant},
+    status::{RegistrationPhase, RegistrationState},
+    withdraw::{self, PropagationMonitor},
+};
+
+pub(crate) fn is_report(call: &AgentCall) -> bool {
+    matches!(call, AgentCall::Report(..))
+}
+
+/// Waits for callers for a fixed time, without a watch.
+pub(crate) fn fixed_propagation(wait: Duration) -> PropagationMonitor {
+    PropagationMonitor::new(Drain { propagation: Propagation::Fixed(wait), ..Drain::default() }, None)
+}
+
+/// A watch that shows nothing, so that `wait` holds.
+pub(crate) fn unobserved_propagation(wait: Duration) -> PropagationMonitor {
+    PropagationMonitor::new(Drain { unobserved_wait: wait, ..Drain::default() }, None)
+}
+
+pub(crate) struct RegistrantFixture {
+    pub(crate) agent: Arc<FakeAgent>,
+    pub(crate) health: watch::Sender<Option<ReportedHealth>>,
+    pub(crate) state: RegistrationState,
+    pub(crate) maintenance: Maintenance,
+    pub(crate) registrant: Registrant,
+    pub(crate) started_at: Instant,
+}
+
+/// A registrant. Its app has this health from the start.
+pub(crate) fn start_registrant(health: Option<ReportedHealth>) -> RegistrantFixture {
+    start_registrant_at(FakeAgent::default(), health, MaintenanceFile::default())
+}
+
+/// The same with this agent and this maintenance file.
+pub(crate) fn start_registrant_at(
+    agent: FakeAgent,
+    health: Option<ReportedHealth>,
+    file: MaintenanceFile,
+) -> RegistrantFixture {
+    let agent = Arc::new(agent);
+    let sender = watch::Sender::new(health);
+    let state = RegistrationState::new(RegistrationPhase::AwaitingApp, "orders-1");
+    let probing = ProbeTask {
+        app_started: CancellationToken::new(),
+        settings: Health::default(),
+        results: sender.clone(),
+        task: tokio_util::task::AbortOnDropHandle::new(tokio::spawn(std::future::pending())),
+    };
+    let registration = test_registration();
+    let maintenance =
+        Maintenance { registrar: agent.clone(), registration, state: state.clone(), file }.load();
+    let registrant = Registrant::start_with_probe(test_registration(), probing, maintenance.clone());
+    RegistrantFixture { agent, health: sender, state, maintenance, registrant, started_at: Instant::now() }
+}
+
+impl RegistrantFixture {
+    /// Waits on the paused clock until `is` holds. Returns how long it took.
+    pub(crate) async fn wait_until(&self, is: impl Fn(&AgentState) -> bool) -> Duration {
+        let from = Instant::now();
+        while !is(&self.agent.state()) {
+            assert!(from.elapsed() < Duration::from_secs(300), "never true: {:?}", self.agent.state());
+            sleep(Duration::from_millis(10)).await;
+        }
+        from.elapsed()
+    }
+}
+
+/// Runs every step of the withdrawal without waiting for callers. True: a registration had been sent.
+pub(crate) async fn withdraw_at_once(registrant: Registrant, state: &RegistrationState) -> bool {
+    let drain = DrainControl::default();
+    withdraw::run_steps(registrant, &mut fixed_propagation(Duration::ZERO), &drain).await;
+    state.current().sent
+}
+
+pub(crate) const PASSING: Option<ReportedHealth> = Some(ReportedHealth::Passing);
+
+pub(crate) const RENEW_AND_A_TICK: Duration = Duration::from_millis(10_010);

@@ -1,0 +1,103 @@
+//! Runs the steps that withdraw the app: see [`super::plan`] for their order. [`crate::drain`] says what
+//! follows.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::warn;
+
+use super::{
+    plan::{StepResult, WithdrawStep},
+    propagation::PropagationMonitor,
+};
+use crate::{
+    drain::{DrainControl, DrainPhase},
+    registrant::Registrant,
+};
+
+/// Longest time until the app is deregistered. After it, the registry removes the app after `deregister_after`.
+pub(crate) const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the app stays registered after the own watch has seen it critical; at most `drain.margin`. Without this
+/// time, a caller with a late watch would see the app vanish without having seen it critical.
+const MIN_CRITICAL_TIME: Duration = Duration::from_millis(500);
+
+/// Runs every step up to `Safe`. Bounded: [`WITHDRAW_TIMEOUT`], then `drain.max_propagation` or
+/// `drain.unobserved_wait`.
+pub(crate) async fn run_steps(
+    mut registrant: Registrant,
+    propagation: &mut PropagationMonitor,
+    drain: &DrainControl,
+) {
+    let until = Instant::now() + WITHDRAW_TIMEOUT;
+    drain.set_phase(DrainPhase::Leaving);
+    // Before the report, so that the watch sees the app healthy first.
+    propagation.start_watch(&registrant.registration());
+    let stopped = timeout_at(until, registrant.stop_tasks()).await;
+    if let Ok(false) = stopped {
+        return; // never registered
+    }
+    propagation.start_clock();
+    let mut step = WithdrawStep::ReportCritical;
+    while step != WithdrawStep::Safe {
+        drain.set_phase(step.drain_phase());
+        let result = tokio::select! {
+            biased;
+            () = drain.skip_waits.cancelled(), if step.is_skippable() => StepResult::Skipped,
+            result = run_step(step, &mut registrant, propagation, drain, until) => result,
+        };
+        let skipped = drain.skip_waits.is_cancelled() && step == WithdrawStep::Deregister;
+        step = step.next(if skipped { StepResult::Skipped } else { result });
+    }
+}
+
+async fn run_step(
+    step: WithdrawStep,
+    registrant: &mut Registrant,
+    propagation: &mut PropagationMonitor,
+    drain: &DrainControl,
+    until: Instant,
+) -> StepResult {
+    let result_of = |done: bool| if done { StepResult::Done } else { StepResult::Failed };
+    match step {
+        WithdrawStep::ReportCritical => {
+            // An app that has ended takes no requests.
+            let is_running = !drain.skip_waits.is_cancelled();
+            timeout_at(until, registrant.report_critical(is_running))
+                .await
+                .map_or(StepResult::TimedOut, result_of)
+        }
+        WithdrawStep::AwaitCritical => {
+            let result =
+                timeout_at(until, propagation.wait_until_critical()).await.unwrap_or(StepResult::TimedOut);
+            match result {
+                StepResult::Done => sleep(MIN_CRITICAL_TIME.min(propagation.remaining_margin())).await,
+                // The agent took the report and the watch has not seen it: there may be no leader.
+                StepResult::Failed | StepResult::TimedOut if propagation.is_measured() => {
+                    registrant.expect_stall()
+                }
+                StepResult::Failed | StepResult::TimedOut | StepResult::Skipped => {}
+            }
+            result
+        }
+        WithdrawStep::Deregister => match timeout_at(until, registrant.deregister()).await {
+            Ok(done) => result_of(done),
+            Err(_) => {
+                warn!(
+                    "gave up deregistering the app after {WITHDRAW_TIMEOUT:?}; the registry removes it after deregister_after"
+                );
+                StepResult::TimedOut
+            }
+        },
+        WithdrawStep::AwaitRemoved => propagation.wait_until_removed().await,
+        WithdrawStep::WaitMargin => {
+            sleep(propagation.remaining_margin()).await;
+            StepResult::Done
+        }
+        WithdrawStep::WaitUnobserved => {
+            sleep(propagation.unobserved_wait()).await;
+            StepResult::Done
+        }
+        WithdrawStep::Safe => StepResult::Done,
+    }
+}

@@ -1,0 +1,145 @@
+//! How Consul differs from what was announced: [`Registrar::drift`](crate::Registrar::drift).
+//!
+//! Consul holds a registration twice, at the agent and in the catalog of the servers, so one question asks both. The
+//! agent's blocking query on the content hash shows a change within milliseconds, and a restart of the agent with the
+//! next question. Checks have no such query, so they are read after each query. [`super::catalog_watch`] asks the
+//! servers. Besides, [`super::stale`] removes what earlier runs left.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::{
+    agent::is_own_output,
+    agent_api::{AgentApi, AgentService, OwnCheck},
+    catalog_watch::CatalogWatch,
+    stale::{self, StaleRemoval},
+};
+use crate::{Drift, Error, Registration, Seen};
+
+/// Longest wait of one query, and so the longest time that a foreign check stays.
+const MAX_QUERY_WAIT: Duration = Duration::from_secs(5);
+
+/// What is kept between two questions.
+#[derive(Default)]
+struct AgentMemory {
+    copy: AgentCopy,
+    catalog: CatalogWatch,
+    stale: StaleRemoval,
+}
+
+/// What the agent holds.
+#[derive(Default)]
+struct AgentCopy {
+    /// The content hash of a copy that matched. Absent: the next query is answered at once.
+    hash: Option<String>,
+    /// The check had an output of this program.
+    reported: bool,
+}
+
+/// The registration was announced (again).
+pub(super) fn begin_anew(seen: &mut Seen) {
+    let memory: &mut AgentMemory = seen.memory();
+    memory.copy = AgentCopy::default();
+    memory.catalog.begin_anew();
+}
+
+/// One question.
+pub(super) async fn ask<A: AgentApi>(
+    agent: Arc<A>,
+    registration: &Registration,
+    seen: &mut Seen,
+) -> Result<Drift, Error> {
+    let known = seen.maintenance.clone();
+    let Some(mut credentials) = seen.credentials.clone() else {
+        return look(&*agent, &registration.id, known).await;
+    };
+    let at_once = std::mem::take(&mut seen.at_once);
+    let AgentMemory { copy, catalog, stale } = seen.memory();
+    if at_once {
+        copy.hash = None;
+    }
+    let registration = &stale::with_mark(registration);
+    tokio::select! {
+        biased;
+        () = replaced(&mut credentials) => Ok(Drift::Credentials),
+        () = catalog.wait_until_unlisted(&agent, registration) => Ok(Drift::Unlisted),
+        never = stale.run(&agent, registration) => match never {},
+        drift = copy.compare(&*agent, registration, known) => drift,
+    }
+}
+
+/// The answer before the first announcement.
+async fn look(agent: &impl AgentApi, id: &str, known: Option<String>) -> Result<Drift, Error> {
+    if agent.agent_service(id, None, MAX_QUERY_WAIT).await?.is_none() {
+        return Ok(Drift::Forgotten);
+    }
+    let checks = agent.service_checks(id).await?;
+    // Without the own check it is no registration of this program, and neither is its maintenance.
+    let differs = checks.own.is_some() && checks.maintenance != known;
+    Ok(if differs { Drift::Maintenance(checks.maintenance) } else { Drift::None })
+}
+
+/// Resolves when the credentials are replaced.
+async fn replaced(credentials: &mut watch::Receiver<u64>) {
+    if credentials.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+impl AgentCopy {
+    /// Compares the agent's copy with `registration`, and removes the checks that are not this program's.
+    async fn compare(
+        &mut self,
+        agent: &impl AgentApi,
+        registration: &Registration,
+        known: Option<String>,
+    ) -> Result<Drift, Error> {
+        let id = &registration.id;
+        let hash = self.hash.take();
+        let Some(held) = agent.agent_service(id, hash.as_deref(), MAX_QUERY_WAIT).await? else {
+            return Ok(Drift::Forgotten);
+        };
+        let checks = agent.service_checks(id).await?;
+        let Some(own) = checks.own else { return Ok(Drift::Forgotten) };
+        for check in &checks.others {
+            agent.deregister_check(check).await?;
+            warn!(id, check, "removed a check of the app that is not the sidecar's");
+        }
+        if !self.is_own_check(&own) {
+            // Before the registration: Consul would keep a foreign HTTP check under the id of the own check.
+            warn!(id, output = own.output, "another client sets the app's check, replacing it");
+            agent.deregister_check(&own.id).await?;
+            return Ok(Drift::Changed);
+        }
+        if !matches_registration(&held, registration) {
+            return Ok(Drift::Changed);
+        }
+        self.hash = Some(held.content_hash).filter(|hash| !hash.is_empty());
+        let differs = checks.maintenance != known;
+        Ok(if differs { Drift::Maintenance(checks.maintenance) } else { Drift::None })
+    }
+
+    /// Whether the own check is as this program made it, with an output of this program. Before the first one every
+    /// output counts, because no report has replaced the output of an earlier run yet.
+    fn is_own_check(&mut self, own: &OwnCheck) -> bool {
+        let is_ours = is_own_output(&own.output);
+        self.reported |= is_ours;
+        own.has_our_name && (!self.reported || own.ttl_expired || is_ours)
+    }
+}
+
+/// Whether the agent holds `registration`. What the agent adds (its address) is no change.
+fn matches_registration(held: &AgentService, registration: &Registration) -> bool {
+    held.name == registration.name
+        && held.port == i64::from(registration.port)
+        && held.has_address(registration.address.as_deref())
+        && held.tags == registration.tags
+        && held.meta == registration.meta
+        && held.weights == registration.weights
+        && !held.enable_tag_override
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,9 +6,10 @@
 //! (`watch/cached.rs`), and an answer that contradicts it is reviewed like any other.
 //!
 //! Answers that were not confirmed for a week are not used: a week is the longest outage that the
-//! design covers, and an older address may belong to another service. A file that is damaged, of
-//! another version or about another registry is renamed with a warning. No error of the cache stops
-//! a sidecar or keeps it from starting.
+//! design covers, and an older address may belong to another service. An answer with a time in the
+//! future is of unknown age: its week begins when it is first read, and the file keeps that time. A
+//! file that is damaged, of another version or about another registry is renamed with a warning. No
+//! error of the cache stops a sidecar or keeps it from starting.
 
 use std::{
     collections::BTreeMap,
@@ -91,7 +92,7 @@ impl DiskCache {
             served: AtomicBool::new(false),
         };
         let age = (unix_time(), MAX_AGE);
-        let (file, records) = match StateFile::open(folder, name, registry) {
+        let (file, mut records) = match StateFile::open(folder, name, registry) {
             Ok(mut file) => {
                 let records = file.load(age.0, age.1);
                 (Some(file), records)
@@ -106,6 +107,14 @@ impl DiskCache {
             let file = state_path(folder, name);
             info!(file = %file.display(), services = records.len(), "read what was known before the restart");
         }
+        let mut is_settled = false;
+        for record in &mut records {
+            is_settled |= record.estimate_age(age.0);
+        }
+        if is_settled {
+            // Before the next restart, which would estimate a later time.
+            cache.changed.notify_one();
+        }
         let known = records.into_iter().map(|record| (record.query.clone(), CacheEntry::Stored(record)));
         cache.entries = Mutex::new(known.collect());
         cache.file = file.map(|file| Arc::new(Mutex::new(file)));
@@ -115,7 +124,11 @@ impl DiskCache {
     /// The answer for `query` that was last confirmed before this watch.
     pub(crate) fn load_cached(&self, query: &Query, now: Instant) -> Option<CachedAnswer> {
         let unix_now = unix_time();
-        let record = self.entries.lock().get(query)?.to_record(unix_now, now)?;
+        let record = self.entries.lock().get_mut(query)?.to_record(unix_now, now)?;
+        // The process may have run for a week since it read the file.
+        if record.is_expired(unix_now, MAX_AGE) {
+            return None;
+        }
         // Where `Instant` cannot go back that far the age is unknown too.
         let confirmed_at = record.age(unix_now).and_then(|ago| now.checked_sub(ago));
         let (instances, index) = record.instances_to_serve(unix_now);
@@ -198,9 +211,12 @@ impl DiskCache {
 
 impl CacheEntry {
     /// `unix_now` and `now` are the same moment.
-    fn to_record(&self, unix_now: Duration, now: Instant) -> Option<ServiceRecord> {
+    fn to_record(&mut self, unix_now: Duration, now: Instant) -> Option<ServiceRecord> {
         match self {
-            Self::Stored(record) => Some(record.clone()),
+            Self::Stored(record) => {
+                record.estimate_age(unix_now);
+                Some(record.clone())
+            }
             Self::Live(service) => {
                 let instances = service.snapshot().instances.clone();
                 let confirmed = unix_now.saturating_sub(service.confirmed_ago(now)?);
@@ -214,6 +230,7 @@ impl CacheEntry {
                     instances,
                     index: service.index(),
                     confirmed,
+                    is_estimate: false,
                     presumed_gone: lost,
                 })
             }

@@ -63,6 +63,8 @@ struct StoredService {
     datacenter: Option<Arc<str>>,
     index: u64,
     heard_unix_ms: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    heard_is_estimate: bool,
     instances: Vec<StoredInstance>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     lost: Option<StoredPresumedGone>,
@@ -167,6 +169,7 @@ impl StoredService {
             datacenter: record.query.datacenter.clone(),
             index: record.index,
             heard_unix_ms: millis(record.confirmed),
+            heard_is_estimate: record.is_estimate,
             instances: to_stored(&record.instances),
             lost: record.presumed_gone.as_ref().map(|lost| StoredPresumedGone {
                 index: lost.index,
@@ -182,6 +185,7 @@ impl StoredService {
             instances: from_stored(self.instances),
             index: self.index,
             confirmed: Duration::from_millis(self.heard_unix_ms),
+            is_estimate: self.heard_is_estimate,
             presumed_gone: self.lost.map(|gone| PresumedGoneRecord {
                 instances: from_stored(gone.instances),
                 index: gone.index,

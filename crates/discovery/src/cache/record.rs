@@ -14,6 +14,8 @@ pub(super) struct ServiceRecord {
     pub(super) index: u64,
     /// When the registry last confirmed it: time since 1970.
     pub(super) confirmed: Duration,
+    /// The age is not known, and `confirmed` is an estimate for the expiry alone ([`ServiceRecord::estimate_age`]).
+    pub(super) is_estimate: bool,
     /// Instances that were presumed gone.
     pub(super) presumed_gone: Option<PresumedGoneRecord>,
 }
@@ -34,10 +36,29 @@ impl ServiceRecord {
         !self.instances.is_empty() || self.fresh_presumed_gone(unix_now).is_some()
     }
 
-    /// How long ago the registry last confirmed it. `None`: its time lies in the future, because a clock was set, so the age is
-    /// not known.
+    /// Settles times that lie in the future, because a clock was set. The age of the answer is then not known: for the expiry it
+    /// counts as confirmed at `unix_now`, or it would be used for ever while the registry is silent. Instances that were
+    /// presumed gone are given up, or they would return when that time comes. Returns whether anything was settled.
+    pub(super) fn estimate_age(&mut self, unix_now: Duration) -> bool {
+        let is_lost_later = self.presumed_gone.as_ref().is_some_and(|lost| lost.at > unix_now);
+        if is_lost_later {
+            self.presumed_gone = None;
+        }
+        let is_later = self.confirmed > unix_now;
+        if is_later {
+            (self.confirmed, self.is_estimate) = (unix_now, true);
+        }
+        is_later || is_lost_later
+    }
+
+    /// Whether the answer was not confirmed for longer than `max_age`.
+    pub(super) fn is_expired(&self, unix_now: Duration, max_age: Duration) -> bool {
+        unix_now.saturating_sub(self.confirmed) > max_age
+    }
+
+    /// How long ago the registry last confirmed it. `None`: not known.
     pub(super) fn age(&self, unix_now: Duration) -> Option<Duration> {
-        unix_now.checked_sub(self.confirmed)
+        unix_now.checked_sub(self.confirmed).filter(|_| !self.is_estimate)
     }
 
     /// The instances, together with those presumed gone in the last
@@ -50,7 +71,6 @@ impl ServiceRecord {
     }
 
     fn fresh_presumed_gone(&self, unix_now: Duration) -> Option<&PresumedGoneRecord> {
-        // Of an unknown age: not fresh.
         let is_fresh = |lost: &&PresumedGoneRecord| {
             unix_now.checked_sub(lost.at).is_some_and(|age| age <= PRESUMED_GONE_TTL)
         };

@@ -165,10 +165,7 @@ impl StateFile {
         max_age: Duration,
     ) -> Vec<ServiceRecord> {
         let all = records.len();
-        records.retain(|record| {
-            // A time in the future makes the age unknown, not long.
-            record.lists_any(unix_now) && record.age(unix_now).is_none_or(|age| age <= max_age)
-        });
+        records.retain(|record| record.lists_any(unix_now) && !record.is_expired(unix_now, max_age));
         let dropped = all - records.len();
         if dropped > 0 {
             info!(file = %self.path.display(), services = dropped, "some of what was known before is too old to be used");

@@ -43,6 +43,7 @@ fn record(service: &str, ids: &[&str], confirmed: Duration) -> ServiceRecord {
         instances: ids.iter().map(|id| instance(id)).collect(),
         index: 9,
         confirmed,
+        is_estimate: false,
         presumed_gone: None,
     }
 }
@@ -148,6 +149,54 @@ fn an_answer_from_the_future_is_used_and_its_age_is_unknown() {
     assert_eq!(cached.instances, orders.instances, "whether \"b\" is gone for long is not known either");
     let payments = Query { service: "payments".into(), ..orders.query.clone() };
     assert!(cache.load_cached(&payments, now()).unwrap().confirmed_at.is_some());
+}
+
+/// Opens the cache, lets it write what it has to, and closes it.
+async fn run_once(place: &TestFolder, query: &Query) -> CachedAnswer {
+    let cache = Arc::new(DiskCache::open(place.folder.path(), "table", HERE));
+    let cached = cache.load_cached(query, now()).unwrap();
+    let (stop, written) = (CancellationToken::new(), fs::read(place.path()).unwrap());
+    let task = tokio::spawn(cache.clone().run(stop.clone()));
+    // At once, because a crash writes nothing.
+    let until = now() + Duration::from_secs(20);
+    while fs::read(place.path()).unwrap() == written {
+        assert!(now() < until, "nothing is written");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stop.cancel();
+    task.await.unwrap();
+    cached
+}
+
+#[tokio::test]
+async fn an_answer_from_the_future_expires_a_week_after_it_was_first_read() {
+    let (before, far) = (unix_time(), unix_time() + 1000 * DAY);
+    let gone = PresumedGoneRecord { instances: Arc::from([instance("b")]), index: 3, at: far };
+    let orders = ServiceRecord { presumed_gone: Some(gone), ..record("orders", &["a"], far) };
+    let place = TestFolder::with(vec![orders.clone()]);
+    assert_eq!(run_once(&place, &orders.query).await.instances, orders.instances);
+    let after = unix_time();
+    let load = |unix_now| place.open().load(unix_now, MAX_AGE);
+    let [kept] = &load(before + MAX_AGE)[..] else { panic!("one record") };
+    assert!((before.as_millis()..=after.as_millis()).contains(&kept.confirmed.as_millis()), "{kept:?}");
+    assert_eq!(load(after + MAX_AGE + Duration::from_millis(1)), []);
+    // An instance that was presumed gone does not come back when that time comes.
+    assert_eq!(kept.instances_to_serve(far).0, orders.instances);
+    // The age stays unknown, and its week is not begun anew.
+    let cache = DiskCache::open(place.folder.path(), "table", HERE);
+    assert_eq!(cache.load_cached(&orders.query, now()).unwrap().confirmed_at, None);
+    assert_eq!(cache.records()[0].confirmed, kept.confirmed);
+}
+
+#[test]
+fn an_answer_that_becomes_too_old_while_the_process_runs_is_not_used_for_a_new_watch() {
+    let orders = record("orders", &["a"], unix_time() - MAX_AGE + DAY);
+    let place = TestFolder::with(vec![orders.clone()]);
+    let cache = DiskCache::open(place.folder.path(), "table", HERE);
+    assert!(cache.load_cached(&orders.query, now()).is_some());
+    let older = ServiceRecord { confirmed: unix_time() - MAX_AGE - DAY, ..orders.clone() };
+    cache.entries.lock().insert(orders.query.clone(), CacheEntry::Stored(older));
+    assert!(cache.load_cached(&orders.query, now()).is_none());
 }
 
 #[test]
@@ -427,6 +476,7 @@ fn records() -> impl Strategy<Value = Vec<ServiceRecord>> {
                 instances,
                 index,
                 confirmed: Duration::from_millis(ms.into()),
+                is_estimate: ms % 2 == 0,
                 presumed_gone: lost,
             }
         });

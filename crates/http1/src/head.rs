@@ -155,6 +155,30 @@ impl Head {
         }
     }
 
+    /// Lets the members of this hop-by-hop list pass for which `passes` holds, each in its field. A field of which no member is left
+    /// does not pass; one of which all are left passes as it was received. Returns whether any member passes.
+    pub fn keep_members(&mut self, name: Name, passes: impl Fn(&[u8]) -> bool) -> bool {
+        let mut any_passes = false;
+        for index in 0..self.parts.fields.len() {
+            let field = self.parts.fields[index];
+            if field.known != name {
+                continue;
+            }
+            let value = self.value(&field);
+            let kept: Vec<&[u8]> = list_members(value).filter(|member| passes(member)).collect();
+            if kept.is_empty() {
+                continue;
+            }
+            any_passes = true;
+            let changed = (kept.len() < list_members(value).count()).then(|| kept.join(&b", "[..]));
+            self.parts.fields[index].is_hop_by_hop = false;
+            if let Some(value) = changed {
+                self.replace_value(index, &value);
+            }
+        }
+        any_passes
+    }
+
     /// Gives a field another value: its line is written with it, at its place. For fields that neither frame nor steer the
     /// message: what was read from those stays. `index` counts as in [`Head::fields`]; `value` has no line end.
     pub fn replace_value(&mut self, index: usize, value: &[u8]) {

@@ -122,6 +122,8 @@ impl RequestFacts {
             Name::Expect => seen.expect = true,
             Name::Te => seen.te = true,
             Name::Upgrade => seen.upgrade = true,
+            // It means something only together with `h2c`.
+            Name::Http2Settings => self.changes.drop = self.changes.drop.with(Name::Http2Settings),
             Name::Origin | Name::SecFetchSite => self.is_from_browser = true,
             // A browser's GET from a page of plain http carries neither Origin nor Sec-Fetch-Site.
             Name::UserAgent => self.is_from_browser |= value.starts_with(b"Mozilla/"),
@@ -157,11 +159,9 @@ impl RequestFacts {
         if seen.upgrade
             && head.minor() == 1
             && head.has_token(Name::Connection, b"upgrade")
-            // HTTP/2 is not spoken on this side.
-            && !head.has_token(Name::Upgrade, b"h2c")
+            && head.keep_members(Name::Upgrade, |member| !is_h2c(member))
         {
             changes.upgrades = true;
-            head.keep(Name::Upgrade);
             changes.add.extend_from_slice(b"Connection: upgrade\r\n");
         }
         if let Some(left) = seen.max_forwards {
@@ -208,10 +208,17 @@ impl HeadChanges {
     pub(crate) fn accepts_upgrade(&self, request: &Head, response: &Head) -> bool {
         self.upgrades
             && response.first(Name::Upgrade).is_some_and(|got| {
-                let is_asked = |one: &[u8]| request.has_token(Name::Upgrade, one);
+                let is_asked = |one: &[u8]| request.has_token(Name::Upgrade, one) && !is_h2c(one);
                 list_members(got).next().is_some() && list_members(got).all(is_asked)
             })
     }
+}
+
+/// Whether a member of `Upgrade` is HTTP/2, which is not spoken on this side: the other members are for the instance. A protocol may
+/// have a version behind its name (RFC 9110 §7.8).
+fn is_h2c(member: &[u8]) -> bool {
+    let name = member.split(|byte| *byte == b'/').next().unwrap_or_default();
+    name.eq_ignore_ascii_case(b"h2c")
 }
 
 /// Whether the request has passed through the sidecar with this id before.
@@ -350,9 +357,60 @@ mod tests {
             ("Connection: Upgrade\nUpgrade: websocket\n", "Upgrade: websocket\nConnection: upgrade\n"),
             ("Upgrade: websocket\n", ""),
             ("Connection: Upgrade\nUpgrade: h2c\n", ""),
+            ("Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c\nHTTP2-Settings: AAM\n", ""),
+            (
+                "Connection: Upgrade, HTTP2-Settings\nUpgrade: h2c, websocket\nHTTP2-Settings: AAM\n",
+                "Upgrade: websocket\nConnection: upgrade\n",
+            ),
+            // A field that Connection should have named.
+            (
+                "Connection: upgrade\nHTTP2-Settings: AAM\nUpgrade: foo/2,H2C ,\tbar\n",
+                "Upgrade: foo/2, bar\nConnection: upgrade\n",
+            ),
+            (
+                "Upgrade: h2c\nConnection: UPGRADE\nUpgrade: websocket\nx-b: 2\nupgrade: foo,,bar , h2c\n",
+                "Upgrade: websocket\nx-b: 2\nupgrade: foo, bar\nConnection: upgrade\n",
+            ),
+            // What is left as it was received, byte by byte.
+            ("Connection: upgrade\nUpgrade: foo ,,bar\n", "Upgrade: foo ,,bar\nConnection: upgrade\n"),
+            ("Connection: upgrade\nUpgrade: h2c, H2C\nUpgrade: h2c/1\n", ""),
+            (
+                "Connection: upgrade\nUpgrade: h2, h2c-17, h2cx\n",
+                "Upgrade: h2, h2c-17, h2cx\nConnection: upgrade\n",
+            ),
+            ("Connection: upgrade\nUpgrade: ,\n", ""),
+            ("Connection: HTTP2-Settings\nUpgrade: h2c, websocket\nHTTP2-Settings: AAM\n", ""),
+            ("Upgrade: h2c, websocket\n", ""),
             ("Proxy-Authorization: Basic YTpi\nAuthorization: Basic YTpi\n", "Authorization: Basic YTpi\n"),
         ] {
             assert_eq!(passed_on(&format!("{start}{fields}\n")), format!("{start}{expected}\n"), "{fields}");
+        }
+    }
+
+    #[test]
+    fn a_101_switches_only_to_what_the_instance_was_asked_for() {
+        let head = |text: &str, kind| {
+            let limits = HeadLimits { bytes: 65_536, fields: 100, target: 65_536 };
+            let mut inbox = Inbox::from(text.replace('\n', "\r\n").as_bytes());
+            HeadParser::new(kind, limits, Vec::new()).parse(&mut inbox, Vec::new).unwrap().unwrap()
+        };
+        for (asked, switched, is_asked) in [
+            ("h2c, websocket", "websocket", true),
+            ("h2c, websocket", "WebSocket", true),
+            ("h2c, websocket", "h2c", false),
+            ("h2c, websocket", "h2c, websocket", false),
+            ("h2c\nUpgrade: foo/2, bar", "foo/2", true),
+            ("h2c\nUpgrade: foo/2, bar", "foo/2, bar", true),
+            ("h2c\nUpgrade: foo/2, bar", "h2c", false),
+            ("h2c\nUpgrade: foo/2, bar", "baz", false),
+            ("h2c", "h2c", false),
+        ] {
+            let text = format!("GET / HTTP/1.1\nHost: o\nConnection: upgrade\nUpgrade: {asked}\n\n");
+            let mut request = head(&text, HeadKind::Request);
+            let facts = read_request(&mut request).unwrap();
+            let text = format!("HTTP/1.1 101 Switching Protocols\nUpgrade: {switched}\n\n");
+            let response = head(&text, HeadKind::Response);
+            assert_eq!(facts.changes.accepts_upgrade(&request, &response), is_asked, "{asked}: {switched}");
         }
     }
 

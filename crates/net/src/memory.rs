@@ -205,6 +205,10 @@ impl AsyncWrite for MemoryStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // As shutdown(2) of a connection that its peer has reset.
+        if self.incoming.lock().is_broken {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        }
         self.outgoing.lock().end();
         Poll::Ready(Ok(()))
     }

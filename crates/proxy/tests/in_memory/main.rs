@@ -10,4 +10,5 @@ mod path;
 mod phases;
 mod retries;
 mod stop;
+mod tunnels;
 mod waits;

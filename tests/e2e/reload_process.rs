@@ -198,6 +198,62 @@ async fn a_taken_address_refuses_the_whole_file() {
 }
 
 #[tokio::test]
+async fn every_taken_address_of_a_file_is_named_at_once() {
+    let instance = Instance::start("a").await;
+    let setup = ReloadSetup::new(&instance, "").await;
+    let held: Vec<_> = (0..4)
+        .map(|_| {
+            let addr = outrigger_net::reserve_addr();
+            (addr, std::net::TcpListener::bind(addr).unwrap())
+        })
+        .collect();
+    let [outbound, upstream, admin, metrics] = [0, 1, 2, 3].map(|n| held[n].0);
+    let settings = |upstream: &str| {
+        format!(
+            "outbound: {{listen: \"{outbound}\"}}\nadmin: {{listen: \"{admin}\", metrics_listen: \"{metrics}\"}}\n\
+             upstreams: [{{service: orders, listen: \"{upstream}\"}}]"
+        )
+    };
+    let (status, answer) = setup.reload(&settings(&upstream.to_string())).await;
+    let text = answer["error"].as_str().unwrap().to_owned();
+    assert_eq!(status, 409, "{text}");
+    let lines = [
+        ("--metrics-listen (admin.metrics_listen)", metrics),
+        ("--listen (outbound.listen)", outbound),
+        ("upstreams.orders.listen", upstream),
+        ("--admin-listen (admin.listen)", admin),
+    ];
+    for (name, addr) in lines {
+        assert!(
+            text.lines().any(|line| line.starts_with(&format!("{name}: listen on {addr}: "))),
+            "{name} in {text}"
+        );
+    }
+    assert_eq!(text.lines().count(), lines.len(), "{text}");
+    // Both addresses of localhost.
+    let port = upstream.port();
+    let _v6 = std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, port)).unwrap();
+    let (_, answer) = setup.reload(&settings(&format!("localhost:{port}"))).await;
+    let text = answer["error"].as_str().unwrap();
+    for addr in [format!("127.0.0.1:{port}"), format!("[::1]:{port}")] {
+        assert!(text.contains(&format!("upstreams.orders.listen: listen on {addr}: ")), "{text}");
+    }
+    // An address that this sidecar holds itself is named as such, whichever of its listeners has it.
+    let own = setup.process.admin();
+    let (status, answer) =
+        setup.reload(&format!("upstreams: [{{service: orders, listen: \"{own}\"}}]")).await;
+    let text = answer["error"].as_str().unwrap();
+    assert!(status == 409 && text.contains(&format!("this sidecar listens on {own}")), "{text}");
+    // The admin side moves at a restart only: the rest is applied, and the address is named.
+    let (status, answer) =
+        setup.reload(&format!("admin: {{listen: \"{admin}\"}}\ndefaults: {{timeout: 5s}}")).await;
+    assert_eq!((status, &answer["changed"]), (200, &json!(["defaults.timeout: 15s → 5s"])));
+    let warned = answer["warnings"].to_string();
+    assert!(warned.contains(&format!("--admin-listen (admin.listen): listen on {admin}: ")), "{warned}");
+    assert!(warned.contains("it is needed after a restart"), "{warned}");
+}
+
+#[tokio::test]
 async fn settings_that_need_a_restart_are_named_and_the_rest_is_applied() {
     let instance = Instance::start("a").await;
     let setup = ReloadSetup::new(&instance, "workers: 1").await;

@@ -90,23 +90,30 @@ pub fn has_address(ip: IpAddr) -> bool {
 /// already) and where that listens.
 ///
 /// # Errors
-/// When an address cannot be listened on.
+/// When an address cannot be listened on: each one that is taken.
 pub fn bind_listen<T>(
     listen: &Listen,
     mut bind_one: impl FnMut(SocketAddr, SocketAddr) -> Result<(T, SocketAddr), BindError>,
-) -> Result<Vec<T>, BindError> {
+) -> Result<Vec<T>, Vec<BindError>> {
     let port = listen.port;
     let v4 = match listen.host {
         ListenHost::Ip(ip) => {
             let addr = SocketAddr::new(ip, port);
-            return Ok(vec![bind_one(addr, addr)?.0]);
+            return bind_one(addr, addr).map(|(bound, _)| vec![bound]).map_err(|error| vec![error]);
         }
         ListenHost::Localhost => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
     };
     let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
     let mut attempts = if port == 0 { PORT_ATTEMPTS } else { 1 };
     loop {
-        let (first, bound) = bind_one(v4, v4)?;
+        let (first, bound) = match bind_one(v4, v4) {
+            Ok(bound) => bound,
+            Err(error) => {
+                let is_taken = |error: &BindError| error.source.kind() == io::ErrorKind::AddrInUse;
+                let also = if is_taken(&error) && port != 0 { bind_one(v6, v6).err() } else { None };
+                return Err([Some(error), also.filter(is_taken)].into_iter().flatten().collect());
+            }
+        };
         attempts -= 1;
         match bind_one(v6, SocketAddr::new(v6.ip(), bound.port())) {
             Ok((second, _)) => return Ok(vec![first, second]),
@@ -114,7 +121,7 @@ pub fn bind_listen<T>(
                 debug!(%error, "no IPv6 loopback address, listening on 127.0.0.1 alone");
                 return Ok(vec![first]);
             }
-            Err(error) if attempts == 0 => return Err(error),
+            Err(error) if attempts == 0 => return Err(vec![error]),
             Err(_) => {}
         }
     }
@@ -129,7 +136,7 @@ mod tests {
     fn bind_with(
         listen: Listen,
         mut error: impl FnMut(SocketAddr) -> Option<io::ErrorKind>,
-    ) -> Result<Vec<SocketAddr>, BindError> {
+    ) -> Result<Vec<SocketAddr>, Vec<BindError>> {
         let mut chosen = 4000;
         bind_listen(&listen, |_, addr| {
             if let Some(kind) = error(addr) {
@@ -204,7 +211,23 @@ mod tests {
     fn a_configured_port_that_is_taken_on_ipv6_is_an_error() {
         let bound =
             bind_with(Listen::localhost(80), |addr| addr.is_ipv6().then_some(io::ErrorKind::AddrInUse));
-        assert_eq!(bound.unwrap_err().addr, addrs(["[::1]:80"])[0]);
+        assert_eq!(failed(bound), addrs(["[::1]:80"]));
+    }
+
+    fn failed(bound: Result<Vec<SocketAddr>, Vec<BindError>>) -> Vec<SocketAddr> {
+        bound.unwrap_err().into_iter().map(|error| error.addr).collect()
+    }
+
+    #[test]
+    fn a_configured_port_that_is_taken_on_both_is_named_with_both() {
+        let error = |kind| bind_with(Listen::localhost(80), move |_| Some(kind));
+        assert_eq!(failed(error(io::ErrorKind::AddrInUse)), addrs(["127.0.0.1:80", "[::1]:80"]));
+        // Each address would say the same.
+        assert_eq!(failed(error(io::ErrorKind::PermissionDenied)), addrs(["127.0.0.1:80"]));
+        let mixed = |addr: SocketAddr| {
+            Some(if addr.is_ipv6() { io::ErrorKind::AddrNotAvailable } else { io::ErrorKind::AddrInUse })
+        };
+        assert_eq!(failed(bind_with(Listen::localhost(80), mixed)), addrs(["127.0.0.1:80"]));
     }
 
     #[test]

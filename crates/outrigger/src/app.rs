@@ -27,6 +27,7 @@ use components::{Components, MetricsServer};
 
 mod apply;
 mod components;
+mod listen;
 mod start;
 mod stop;
 

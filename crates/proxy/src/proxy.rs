@@ -143,9 +143,14 @@ impl Proxy {
     }
 
     fn publish_own_listeners(&self) {
+        self.context.clusters.set_own_listeners(OwnListeners::from_iter(self.own_addrs()));
+    }
+
+    /// Every address on which this process listens: the proxy's, and those of [`Proxy::set_other_listeners`].
+    pub fn own_addrs(&self) -> Vec<SocketAddr> {
         let mut own: Vec<_> = self.listeners.lock().iter().map(|listener| listener.addr).collect();
         own.extend(self.other_listeners.lock().values().flatten());
-        self.context.clusters.set_own_listeners(OwnListeners::from_iter(own));
+        own
     }
 
     /// The addresses of the listeners where each request names its service.

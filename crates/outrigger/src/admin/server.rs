@@ -103,7 +103,7 @@ pub(crate) struct BoundListeners {
 
 impl BoundListeners {
     /// Binds every address of `listen`, to be served on `thread`.
-    pub(crate) fn bind(listen: &Listen, thread: &Handle) -> Result<Self, BindError> {
+    pub(crate) fn bind(listen: &Listen, thread: &Handle) -> Result<Self, Vec<BindError>> {
         let bind_one = |_, addr| {
             let bound = bind(addr)?;
             let _entered = thread.enter();
@@ -352,7 +352,7 @@ mod tests {
         AdminServer::start(bind(&listen).unwrap(), router)
     }
 
-    fn bind(listen: &Listen) -> Result<BoundListeners, BindError> {
+    fn bind(listen: &Listen) -> Result<BoundListeners, Vec<BindError>> {
         BoundListeners::bind(listen, &Handle::current())
     }
 
@@ -397,7 +397,7 @@ mod tests {
     async fn an_occupied_port_is_an_error_that_names_it_and_says_what_to_do() {
         let server = start(Listen::localhost(0));
         let taken = server.addrs[0];
-        let error = bind(&taken.into()).unwrap_err().to_string();
+        let error = bind(&taken.into()).unwrap_err()[0].to_string();
         assert!(error.contains(&taken.to_string()) && error.contains("choose another port"), "{error}");
     }
 

@@ -4,16 +4,14 @@
 use std::sync::Arc;
 
 use outrigger_config::{LoadedConfig, Origin};
-use outrigger_proxy::{ListenError, ListenErrors};
 
 use super::{
     components::{ActiveConfig, Components, MetricsServer, registration_plan},
-    start::METRICS_LISTEN,
+    listen::{ListenFailures, METRICS_LISTEN, admin_failures_after_restart},
 };
 use crate::{
     admin::{self, AdminServer, AdminState, BoundListeners},
     reload::{AppliedReload, ReloadError, ReloadResult},
-    telemetry::error_chain,
 };
 
 /// The file that some of these settings come from, if there is one.
@@ -25,23 +23,6 @@ fn settings_file(loaded: &LoadedConfig) -> Option<&str> {
 }
 
 impl Components {
-    /// Why new listeners could not be bound. A wider or narrower form of an address that this sidecar listens
-    /// on (`0.0.0.0` and `127.0.0.1`) cannot be bound beside it: the text then names that address.
-    fn bind_refusal(&self, errors: &ListenErrors) -> ReloadError {
-        let own = self.proxy.outbound_addrs().into_iter();
-        let own: Vec<_> = own.chain(self.proxy.upstream_addrs().into_iter().map(|(_, addr)| addr)).collect();
-        let describe = |error: &ListenError| {
-            let text = error_chain(error);
-            match own.iter().find(|addr| addr.port() == error.source.addr.port()) {
-                Some(addr) => {
-                    format!("{text}; this sidecar listens on {addr}: choose another port, or restart it")
-                }
-                None => text,
-            }
-        };
-        ReloadError::Address(errors.0.iter().map(describe).collect::<Vec<_>>().join("\n"))
-    }
-
     /// Tells the proxy where the server for metrics listens, which is no instance of a service.
     pub(super) fn set_metrics_listeners(&self, server: Option<&AdminServer>) {
         let addrs = server.map(|server| server.addrs.clone()).unwrap_or_default();
@@ -67,19 +48,25 @@ impl Components {
             let problem = format!("{file}: sets nothing any more; if that is meant, restart the sidecar");
             return Err(ReloadError::Problems { problems: vec![problem], warnings: Vec::new() });
         }
+        let own = self.proxy.own_addrs();
+        // The admin side keeps its address until a restart, which then should not fail.
+        let admin_failures = if read.config.admin.listen == running.config.admin.listen {
+            Vec::new()
+        } else {
+            admin_failures_after_restart(&read.config.admin.listen, &own)
+        };
         let outrigger_config::ReloadPlan { next, changed, needs_restart } =
             outrigger_config::plan_reload(&running, read);
         let (old, new) = (&running.config.admin.metrics_listen, &next.config.admin.metrics_listen);
         let moves = old != new;
-        let bound = match new {
-            Some(listen) if moves => {
-                let refusal =
-                    |error| ReloadError::Address(format!("{METRICS_LISTEN}: {}", error_chain(&error)));
-                Some(BoundListeners::bind(listen, &self.admin_thread).map_err(refusal)?)
-            }
-            Some(_) | None => None,
+        let mut failures = ListenFailures::new(&own);
+        let bound = new.as_ref().filter(|_| moves).and_then(|listen| {
+            failures.note(METRICS_LISTEN, BoundListeners::bind(listen, &self.admin_thread))
+        });
+        let prepared = self.proxy.prepare(&next.config).map_err(|refused| failures.note_proxy(&refused)).ok();
+        let Some(prepared) = prepared.filter(|_| failures.lines.is_empty()) else {
+            return Err(ReloadError::Address([failures.lines, admin_failures].concat().join("\n")));
         };
-        let prepared = self.proxy.prepare(&next.config).map_err(|error| self.bind_refusal(&error))?;
 
         if let Some(logs) =
             self.log_control.get().filter(|_| running.config.log.level != next.config.log.level)
@@ -101,7 +88,7 @@ impl Components {
             }
         }
         let hash = outrigger_config::fingerprint(&next.config);
-        let warnings = next.warnings.iter().map(ToString::to_string).collect();
+        let warnings = next.warnings.iter().map(ToString::to_string).chain(admin_failures).collect();
         *self.active_config.lock() = ActiveConfig::new(next);
         Ok(AppliedReload { changed, needs_restart, warnings, hash })
     }

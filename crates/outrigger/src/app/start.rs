@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use outrigger_config::{Config, LoadedConfig, Origins, WorkerThreads, error_chain};
+use outrigger_config::{Config, LoadedConfig, Origins, WorkerThreads};
 use outrigger_discovery::Discovery;
 use outrigger_net::BindError;
 use outrigger_proxy::{Proxy, Workers};
@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     App,
     components::{ActiveConfig, Components, registration_plan},
+    listen::{ADMIN_LISTEN, ListenFailures, METRICS_LISTEN},
 };
 use crate::{
     admin::{self, AdminServer, AdminState, AdminThread, AllowedHosts, BoundListeners},
@@ -167,42 +168,22 @@ impl App {
 
 /// What was opened, or why each listener that could not be opened could not.
 fn every_listener<M>(
-    admin: Result<BoundListeners, BindError>,
-    metrics: Result<M, BindError>,
+    admin: Result<BoundListeners, Vec<BindError>>,
+    metrics: Result<M, Vec<BindError>>,
     proxy: Result<Proxy, outrigger_proxy::StartError>,
 ) -> Result<(BoundListeners, M, Proxy), StartError> {
-    let mut errors = Vec::new();
-    let mut note = |key: &str, error: &BindError| {
-        let flag = listen_flag(key).map(|flag| format!("{flag} ({key})")).unwrap_or_else(|| key.to_owned());
-        errors.push(format!("{flag}: {}", error_chain(error)));
-    };
-    if let Err(outrigger_proxy::StartError::Listen(refused)) = &proxy {
-        refused.0.iter().for_each(|one| note(&one.key, &one.source));
-    }
-    if let Err(error) = &admin {
-        note("admin.listen", error);
-    }
-    if let Err(error) = &metrics {
-        note(METRICS_LISTEN, error);
-    }
-    match (admin, metrics, proxy) {
-        (_, _, Err(error)) if !matches!(error, outrigger_proxy::StartError::Listen(_)) => {
-            Err(StartError::Outbound(error))
+    let mut failures = ListenFailures::new(&[]);
+    let proxy = match proxy {
+        Ok(proxy) => Some(proxy),
+        Err(outrigger_proxy::StartError::Listen(refused)) => {
+            failures.note_proxy(&refused);
+            None
         }
-        (Ok(admin), Ok(metrics), Ok(proxy)) => Ok((admin, metrics, proxy)),
-        _ => Err(StartError::Listen(errors)),
-    }
-}
-
-/// The key of the listener for the network.
-pub(super) const METRICS_LISTEN: &str = "admin.metrics_listen";
-
-/// The flag that sets the address of a listener; a service's own listener has none.
-fn listen_flag(key: &str) -> Option<&'static str> {
-    match key {
-        "outbound.listen" => Some("--listen"),
-        "admin.listen" => Some("--admin-listen"),
-        METRICS_LISTEN => Some("--metrics-listen"),
-        _ => None,
+        Err(error) => return Err(StartError::Outbound(error)),
+    };
+    let (admin, metrics) = (failures.note(ADMIN_LISTEN, admin), failures.note(METRICS_LISTEN, metrics));
+    match (admin, metrics, proxy) {
+        (Some(admin), Some(metrics), Some(proxy)) => Ok((admin, metrics, proxy)),
+        _ => Err(StartError::Listen(failures.lines)),
     }
 }

@@ -99,17 +99,17 @@ impl ListenerPlan {
     pub(crate) fn bind(config: &Config, open: &[Arc<Listener>]) -> Result<Self, ListenErrors> {
         let mut plan = Self(Vec::new());
         let mut errors = Vec::new();
-        if let Err(source) = plan.plan_address(&config.outbound.listen, None, None, open) {
-            errors.push(ListenError { key: "outbound.listen".to_owned(), source });
+        let mut note = |key: &str, failed: Vec<BindError>| {
+            errors.extend(failed.into_iter().map(|source| ListenError { key: key.to_owned(), source }));
+        };
+        if let Err(failed) = plan.plan_address(&config.outbound.listen, None, None, open) {
+            note("outbound.listen", failed);
         }
         for (n, upstream) in config.upstreams.iter().enumerate() {
             if let Some(listen) = &upstream.listen
-                && let Err(source) = plan.plan_address(listen, Some(n), Some(upstream), open)
+                && let Err(failed) = plan.plan_address(listen, Some(n), Some(upstream), open)
             {
-                errors.push(ListenError {
-                    key: format!("upstreams.{}.listen", upstream_key(upstream)),
-                    source,
-                });
+                note(&format!("upstreams.{}.listen", upstream_key(upstream)), failed);
             }
         }
         if errors.is_empty() { Ok(plan) } else { Err(ListenErrors(errors)) }
@@ -122,7 +122,7 @@ impl ListenerPlan {
         upstream: Option<usize>,
         of: Option<&Upstream>,
         open: &[Arc<Listener>],
-    ) -> Result<(), BindError> {
+    ) -> Result<(), Vec<BindError>> {
         let planned = bind_listen(listen, |configured_addr, addr| {
             let existing = open.iter().find(|listener| is_reusable(listener, configured_addr, of));
             let (socket, addr) = match existing {

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     crates::{self, Sources},
-    imports, words,
+    imports, tasks, words,
 };
 
 /// Most lines of a file.
@@ -40,6 +40,13 @@ pub(crate) fn violations(root: &Path) -> Result<Violations, String> {
         let uses = words::forbidden(text, is_rust);
         if !uses.is_empty() {
             found.insert(format!("words {}", shown(root, path)), uses);
+        }
+    }
+    for (path, text) in &sources {
+        let inner = path.strip_prefix(root).unwrap_or(path);
+        let starts = if tasks::is_checked(inner) { tasks::unguarded(text) } else { Vec::new() };
+        if !starts.is_empty() {
+            found.insert(format!("task {}", shown(root, path)), starts);
         }
     }
     for target in targets(root)? {
@@ -95,6 +102,10 @@ fn advice(violation: &str) -> &'static str {
         Some("long") => "the file has more than 600 lines; split it by what its parts are for",
         Some("words") => {
             "a comment or a page uses a pronoun of persons; name the thing (the glossary of ARCHITECTURE.md)"
+        }
+        Some("task") => {
+            "a panic of this task would end it without notice; start it through `essential` of crate `task`, or say above it \
+             in a comment `Contained: ` and why its panic harms nothing else"
         }
         Some("types") => "types of one crate share a name; give one of them a name of two words",
         _ => "these files import each other; move what both need to a file below them",
@@ -191,6 +202,14 @@ mod tests {
         let found = check(&[("src/lib.rs", text), ("README.md", "Nobody\n")]);
         assert_eq!(found["words crates/one/src/lib.rs"], ["line 2: whom"]);
         assert_eq!(found["words crates/one/README.md"], ["line 1: Nobody"]);
+    }
+
+    #[test]
+    fn a_task_that_is_not_essential_is_found_in_the_sources_of_crates() {
+        let text = "fn start() {\n    tokio::spawn(run());\n}";
+        let found = check(&[("src/lib.rs", text), ("tests/it.rs", text)]);
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["task crates/one/src/lib.rs"]);
+        assert_eq!(found["task crates/one/src/lib.rs"], ["line 2: tokio::spawn(run());"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use outrigger_task::essential;
 use tokio::{
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep, sleep_until},
@@ -53,7 +54,13 @@ pub(crate) async fn run_probes(store: Arc<SharedStore>) {
         });
         for (id, (generation, probe)) in wanted {
             running.entry(id.clone()).or_insert_with(|| {
-                (generation, tasks.spawn(probe_forever(Arc::clone(&store), id, generation, probe)))
+                (
+                    generation,
+                    tasks.spawn(essential(
+                        format!("the check {id}"),
+                        probe_forever(Arc::clone(&store), id, generation, probe),
+                    )),
+                )
             });
         }
         tokio::select! {

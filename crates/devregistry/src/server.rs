@@ -10,6 +10,7 @@ use std::{
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -53,9 +54,12 @@ impl DevRegistry {
         let store = Arc::new(SharedStore::new(&options, addr));
         let context = Arc::new(HttpContext::new(Arc::clone(&store), options, addr));
         let tasks = vec![
-            tokio::spawn(accept_connections(listener, Arc::clone(&context))),
-            tokio::spawn(checks::run_clock(Arc::clone(&store))),
-            tokio::spawn(checks::run_probes(store)),
+            tokio::spawn(essential(
+                "the acceptor of the registry",
+                accept_connections(listener, Arc::clone(&context)),
+            )),
+            tokio::spawn(essential("the clock of the registry", checks::run_clock(Arc::clone(&store)))),
+            tokio::spawn(essential("the checks of the registry", checks::run_probes(store))),
         ];
         Ok(Self { context, tasks })
     }
@@ -134,6 +138,7 @@ async fn accept_connections(listener: TcpListener, context: Arc<HttpContext>) {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => match ConnectionSlot::acquire(&open, peer.ip()) {
+                    // Contained: a panic ends one connection.
                     Some(slot) => drop(connections.spawn(serve_connection(stream, Arc::clone(&context), slot))),
                     None => debug!(%peer, "too many connections of this client, closed"),
                 },

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use outrigger_registry::{Query, Registry};
+use outrigger_task::essential;
 use tokio::{runtime::Handle, time::timeout};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -12,6 +13,7 @@ use crate::{
     clock::now,
     contact::ContactState,
     metrics::Metrics,
+    service::Service,
     services::Services,
     suspects::LivenessProber,
     watch::{OutageTracker, WatchContext, Watcher, check_contact_forever},
@@ -73,7 +75,10 @@ impl Discovery {
         });
         let watchers = TaskTracker::new();
         if let Some(cache) = cache {
-            watchers.spawn_on(cache.run(services.stop.clone()), &runtime);
+            watchers.spawn_on(
+                essential("the writer of the state file", cache.run(services.stop.clone())),
+                &runtime,
+            );
         }
         Ok(Arc::new(Self { services, context, runtime, watchers }))
     }
@@ -97,9 +102,10 @@ impl Discovery {
     /// When a quota is used up (only [`WatchReason::OnDemand`], and only for a service not yet watched),
     /// or after [`Discovery::shutdown`].
     pub fn follow(&self, query: Query, reason: WatchReason) -> Result<Follower, FollowError> {
-        let start = |service, stop| {
+        let start = |service: Arc<Service>, stop| {
+            let name = format!("the watch of {}", service.query);
             let watcher = Watcher::new(self.context.clone(), service, reason);
-            self.watchers.spawn_on(watcher.run(stop), &self.runtime);
+            self.watchers.spawn_on(essential(name, watcher.run(stop)), &self.runtime);
         };
         let service = self.services.add_follower(query, reason, start).inspect_err(|refused| {
             self.context.metrics.count_refusal(*refused);
@@ -137,7 +143,7 @@ impl Discovery {
     pub fn start_contact_check(&self) {
         let (context, stop) = (self.context.clone(), self.services.stop.clone());
         let check = async move { _ = stop.run_until_cancelled(check_contact_forever(context)).await };
-        self.watchers.spawn_on(check, &self.runtime);
+        self.watchers.spawn_on(essential("the check of the registry's contact", check), &self.runtime);
     }
 
     /// Whether the registry answers, as found by [`Discovery::start_contact_check`].

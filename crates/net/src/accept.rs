@@ -6,6 +6,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
 };
 
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -16,18 +17,18 @@ use tokio::io::{
 
 /// A listening socket of which the connections are taken as they come from the kernel.
 #[derive(Debug)]
-pub struct Acceptor(AsyncFd<TcpListener>);
+pub struct Acceptor(AsyncFd<Arc<TcpListener>>);
 
 impl Acceptor {
-    /// Registers `socket`, which must be non-blocking, in the reactor of the current task.
+    /// Registers `socket`, which must be non-blocking, in the reactor of the current task. One acceptor at a time.
     ///
     /// # Errors
-    /// When the reactor cannot take it.
+    /// When the reactor cannot take it, as for want of memory (epoll_ctl(2)); the socket still listens.
     #[expect(
         deprecated,
         reason = "its successor is unsafe; the socket is owned, and open as long as its registration"
     )]
-    pub fn new(socket: TcpListener) -> io::Result<Self> {
+    pub fn new(socket: Arc<TcpListener>) -> io::Result<Self> {
         AsyncFd::with_interest(socket, Interest::READABLE).map(Self)
     }
 
@@ -38,19 +39,11 @@ impl Acceptor {
     pub async fn queue(&self) -> io::Result<Queue<'_>> {
         self.0.readable().await.map(Queue)
     }
-
-    /// A connection that the kernel has queued, without waiting.
-    ///
-    /// # Errors
-    /// Those of accept(2); `WouldBlock` when the queue is empty.
-    pub fn accept_queued(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        accept_now(self.0.get_ref())
-    }
 }
 
 /// The connections that the kernel has queued.
 #[derive(Debug)]
-pub struct Queue<'a>(AsyncFdReadyGuard<'a, TcpListener>);
+pub struct Queue<'a>(AsyncFdReadyGuard<'a, Arc<TcpListener>>);
 
 impl Queue<'_> {
     /// The next connection, non-blocking, and its peer. `None`: the queue is empty, and [`Acceptor::queue`] waits again.
@@ -58,11 +51,15 @@ impl Queue<'_> {
     /// # Errors
     /// Those of accept(2).
     pub fn accept(&mut self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-        self.0.try_io(|socket| accept_now(socket.get_ref())).ok()
+        self.0.try_io(|socket| accept_queued(socket.get_ref())).ok()
     }
 }
 
-fn accept_now(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+/// A connection that the kernel has queued on `socket`, without waiting.
+///
+/// # Errors
+/// Those of accept(2); `WouldBlock` when the queue is empty.
+pub fn accept_queued(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (accepted, peer) = acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     let stream = TcpStream::from(accepted);
     let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
@@ -77,8 +74,9 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_non_blocking_and_sends_without_delay() {
         let bound = crate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let acceptor = Acceptor::new(bound.socket).unwrap();
-        assert_eq!(acceptor.accept_queued().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let socket = Arc::new(bound.socket);
+        let acceptor = Acceptor::new(socket.clone()).unwrap();
+        assert_eq!(accept_queued(&socket).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let (first, second) =
             (TcpStream::connect(bound.addr).unwrap(), TcpStream::connect(bound.addr).unwrap());
         let mut queue = acceptor.queue().await.unwrap();

@@ -21,7 +21,7 @@ mod reserved;
 mod stream;
 pub mod tls;
 
-pub use accept::Acceptor;
+pub use accept::{Acceptor, accept_queued};
 pub use bind::{BACKLOG, BindError, BoundSocket, bind, bind_listen, has_address};
 pub use dial::{DialError, DialStage, Purpose, connect, connect_host, connect_to_instance};
 pub use fault::{Fault, is_caused_by_own_shortage, is_own_shortage};

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, Liveness};
 use outrigger_registry::InstanceId;
+use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
@@ -117,8 +118,12 @@ impl Proxy {
             ClusterManager::new(config, discovery, families.clone(), control.clone(), threads.max(1));
         collector::register(metrics, &clusters)?;
         let context = Arc::new(ProxyContext::new(clusters.clone(), families));
-        let workers = WorkerPool::start(threads, &context).map_err(StartError::Worker)?;
-        let sweep = control.spawn(clusters.sweep());
+        let workers = WorkerPool::start(threads, &context).map_err(|error| {
+            // Else its tasks would go on.
+            clusters.close();
+            StartError::Worker(error)
+        })?;
+        let sweep = control.spawn(essential("the sweep of idle connections and clusters", clusters.sweep()));
         let proxy = Self {
             context,
             workers,
@@ -229,7 +234,7 @@ impl Proxy {
                 state.connections_shutdown.cancel();
                 wake();
             };
-            retirements.spawn_on(shut_down, &self.control);
+            retirements.spawn_on(essential("the end of a retired listener", shut_down), &self.control);
         }
         opened
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use outrigger_registry::ReportedHealth;
+use outrigger_task::essential;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -50,7 +51,7 @@ impl Lifecycle {
     ) -> Self {
         let handle = LifecycleHandle::new(plan);
         info!(state = handle.state().label(), "state changed");
-        let task = tokio::spawn(run(handle.clone(), first_answers, propagation));
+        let task = tokio::spawn(essential("the lifecycle", run(handle.clone(), first_answers, propagation)));
         Self { handle, _task: AbortOnDropHandle::new(task) }
     }
 
@@ -96,7 +97,6 @@ async fn run(
     first_answers: impl Future<Output = ()> + Send + 'static,
     mut propagation: PropagationMonitor,
 ) {
-    let _end = PanicGuard(handle.clone());
     let first_answers = pin!(first_answers);
     let mut first_answers = Some(first_answers);
     // A fixed time, which reloads do not put off.
@@ -149,18 +149,6 @@ async fn apply_registration(
     };
     handle.registration().start_registration(RegistrationPhase::AwaitingApp, &plan.registration.id);
     handle.maintenance_with(plan).move_to(plan.maintenance_file.clone()).await;
-}
-
-/// Ends the drain when the task panics, so that `wait_safe` returns.
-struct PanicGuard(LifecycleHandle);
-
-impl Drop for PanicGuard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.apply_event(LifecycleEvent::Drain);
-            self.0.drain().set_phase(DrainPhase::Safe);
-        }
-    }
 }
 
 /// Advances the state to Ready, then pends: the caller drops the future.

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use outrigger_config::{Health, error_chain};
 use outrigger_policy::backoff::Backoff;
 use outrigger_registry::{Registrar, Registration, Report, ReportedHealth, Seen};
+use outrigger_task::essential;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -86,13 +87,14 @@ impl ProbeTask {
         results: watch::Sender<Option<ReportedHealth>>,
         state: RegistrationState,
     ) -> Self {
-        let task = tokio::spawn({
+        let probe = {
             let (started, settings, results) = (started.clone(), settings.clone(), results.clone());
             async move {
                 started.cancelled().await;
                 health::run_probes(settings, port, results, state).await;
             }
-        });
+        };
+        let task = tokio::spawn(essential("the probe of the app", probe));
         Self { app_started: started, settings, results, task: AbortOnDropHandle::new(task) }
     }
 
@@ -144,8 +146,11 @@ impl Registrant {
             probe_task: probing,
             deregister_timeout: CALL_TIMEOUT,
             stop,
-            keeper_task: AbortOnDropHandle::new(tokio::spawn(keeper.run())),
-            report_task: AbortOnDropHandle::new(tokio::spawn(reports)),
+            keeper_task: AbortOnDropHandle::new(tokio::spawn(essential("the registration", keeper.run()))),
+            report_task: AbortOnDropHandle::new(tokio::spawn(essential(
+                "the report of the app's health",
+                reports,
+            ))),
             seen: Seen::default(),
         }
     }

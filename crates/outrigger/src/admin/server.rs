@@ -29,6 +29,7 @@ use hyper_util::{
 };
 use outrigger_config::Listen;
 use outrigger_net::{BindError, bind, bind_listen, is_held_back, is_own_shortage};
+use outrigger_task::essential;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Handle, Runtime},
@@ -131,7 +132,8 @@ impl AdminServer {
         let stop = CancellationToken::new();
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            accepting.spawn_on(accept_connections(listener, router.clone(), stop.clone()), &thread);
+            let accepted = accept_connections(listener, router.clone(), stop.clone());
+            accepting.spawn_on(essential("the acceptor of an admin listener", accepted), &thread);
         }
         Self { addrs, stop, accept_tasks: accepting }
     }
@@ -224,6 +226,7 @@ impl Connections {
         activity: Arc<Activity>,
         served: impl Future<Output = ()> + Send + 'static,
     ) {
+        // Contained: a panic ends one connection.
         let task = self.tasks.spawn(served);
         self.open.insert(task.id(), OpenConnection { peer, activity, task });
     }

@@ -11,6 +11,7 @@ use outrigger_discovery::Discovery;
 use outrigger_net::BindError;
 use outrigger_proxy::{Proxy, Workers};
 use outrigger_registration::{Lifecycle, PropagationMonitor};
+use outrigger_task::essential;
 use parking_lot::Mutex;
 use prometheus::register_int_counter_with_registry;
 use tokio::runtime::Handle;
@@ -152,7 +153,7 @@ impl App {
             reload_worker
                 .run(reload_metrics, move || components.clone().reload(metrics_server.clone(), state.clone()))
         };
-        let reload_task = AbortOnDropHandle::new(tokio::spawn(reloads));
+        let reload_task = AbortOnDropHandle::new(tokio::spawn(essential("the reloads", reloads)));
         Ok(Self {
             components,
             metrics,

@@ -38,7 +38,7 @@ impl AppCommand {
     /// Starts the app with the sidecar's standard streams, folder, environment and process group. Signal
     /// handling is at its defaults, the limit of open files is that of the sidecar's start, and no socket of the sidecar is open in the app.
     /// Of the environment, `dropped` is left out.
-    pub(super) fn spawn(&self, dropped: &[OsString]) -> Result<AppProcess, SpawnError> {
+    pub(super) fn start(&self, dropped: &[OsString]) -> Result<AppProcess, SpawnError> {
         let mut command = Command::new(&self.path);
         for name in dropped {
             command.env_remove(name);
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn a_program_that_does_not_exist_is_named_with_its_cause_once() {
         let command = AppCommand { path: "/no/such/program".into(), arguments: Vec::new() };
-        let error = command.spawn(&[]).unwrap_err();
+        let error = command.start(&[]).unwrap_err();
         assert_eq!(error.exit_code(), 127);
         let told = error_chain(&error);
         assert_eq!(told.matches("No such file").count(), 1, "{told}");

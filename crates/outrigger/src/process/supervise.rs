@@ -43,7 +43,7 @@ pub(crate) async fn supervise(sidecar: &App, command: &[OsString]) -> io::Result
         info!(signal = signals::signal_name(signal), "leaving before the app was started");
         return Ok(0);
     }
-    let first = match program.spawn(&dropped_variables(&sidecar.config())) {
+    let first = match program.start(&dropped_variables(&sidecar.config())) {
         Ok(process) => process,
         Err(error) => {
             error!(error = error_chain(&error), "the app could not be started");
@@ -161,7 +161,7 @@ impl Supervisor<'_> {
             }
             ProcessAction::BackOff => self.schedule_restart(),
             ProcessAction::Start => {
-                let process = self.program.spawn(&dropped_variables(&self.sidecar.config()))?;
+                let process = self.program.start(&dropped_variables(&self.sidecar.config()))?;
                 self.record_start(process);
             }
         }

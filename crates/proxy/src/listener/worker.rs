@@ -4,12 +4,14 @@
 //! A worker gets sockets that no runtime has registered, because a registered socket cannot change its runtime.
 //! Its connections are tasks of its runtime: stopping the worker ends them. The worker's loop does not join them:
 //! that would wake it at the begin and at the end of each connection. A panic ends one connection; in the loop of a worker or in an
-//! acceptor it cannot be contained, and ends the process.
+//! acceptor it cannot be contained, and ends the process (crate `task`).
+//!
+//! An acceptor that fails is no reason to end: its socket listens on, the kernel queues connections, and what is missing (memory,
+//! files) comes back. It is tried again, after pauses of at most [`SET_UP_BACKOFF`].
 
 use std::{
-    future::poll_fn,
-    io::{self, Write as _},
-    net::SocketAddr,
+    io,
+    net::{SocketAddr, TcpListener},
     pin::pin,
     sync::{
         Arc,
@@ -19,7 +21,9 @@ use std::{
     time::Duration,
 };
 
-use outrigger_net::{Acceptor, BACKLOG, is_own_shortage};
+use outrigger_net::{Acceptor, BACKLOG, accept_queued};
+use outrigger_policy::Backoff;
+use outrigger_task::{EndOnPanic, essential};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpStream,
@@ -28,7 +32,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, warn};
+use tracing::{info, warn};
 
 use crate::{
     context::{ConnectionInfo, ConnectionTable, ListenerState, ProxyContext, WorkerContext},
@@ -41,8 +45,11 @@ use crate::{
 
 /// How often a worker measures the lag of its runtime.
 const LAG_TICK: Duration = Duration::from_secs(1);
-/// Pause after an accept that failed because file descriptors or memory ran out.
+/// Pause after an accept that failed: because file descriptors or memory ran out, or for a reason that the next accept would find
+/// again. A connection that ended before it was accepted needs none.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
+/// Pauses after which a socket that could not be set up is tried again.
+const SET_UP_BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), max: Duration::from_secs(5) };
 /// Connections above the limit that are rejected with a response at the same time; further ones are closed
 /// without a response.
 const MAX_REJECTIONS_UNDER_WAY: usize = 64;
@@ -122,8 +129,16 @@ impl WorkerPool {
     /// # Errors
     /// When a thread or its runtime cannot be created.
     pub(crate) fn start(threads: usize, context: &Arc<ProxyContext>) -> io::Result<Self> {
-        let drain = CancellationToken::new();
-        let kill = CancellationToken::new();
+        Self::start_with(threads, context, start_worker)
+    }
+
+    /// As [`WorkerPool::start`]; `start_worker` starts a worker on a thread of its own, or on the caller's runtime.
+    fn start_with(
+        threads: usize,
+        context: &Arc<ProxyContext>,
+        start_worker: impl Fn(WorkerTask, bool) -> io::Result<WorkerHandle>,
+    ) -> io::Result<Self> {
+        let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
         let (workers, queues): (Vec<_>, Vec<_>) = (0..threads.max(1))
             .map(|index| {
                 let (commands, queue) = unbounded_channel();
@@ -143,17 +158,15 @@ impl WorkerPool {
                 lent: (threads == 0).then(|| (kill.child_token(), TaskTracker::new())),
             });
             let task = WorkerTask { own, workers: workers.clone(), commands, kill: kill.clone() };
-            handles.push(if threads == 0 {
-                WorkerHandle::Task(tokio::spawn(end_on_panic(WORKER, task.run())))
-            } else {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let name = format!("worker-{}", worker.index);
-                let body = move || {
-                    let _guard = EndOnPanic(WORKER);
-                    runtime.block_on(task.run());
-                };
-                WorkerHandle::Thread(std::thread::Builder::new().name(name).spawn(body)?)
-            });
+            match start_worker(task, threads > 0) {
+                Ok(handle) => handles.push(handle),
+                Err(error) => {
+                    kill.cancel();
+                    // None has a connection yet, so each ends at once.
+                    handles.into_iter().for_each(WorkerHandle::join);
+                    return Err(error);
+                }
+            }
         }
         Ok(Self { workers, drain, kill, handles: Mutex::new(handles) })
     }
@@ -189,6 +202,30 @@ impl WorkerPool {
         };
         if tokio::time::timeout(bound, joined).await.is_err() {
             warn!(?bound, "a worker did not stop in time and is abandoned");
+        }
+    }
+}
+
+fn start_worker(task: WorkerTask, on_thread: bool) -> io::Result<WorkerHandle> {
+    if !on_thread {
+        return Ok(WorkerHandle::Task(tokio::spawn(essential(WORKER, task.run()))));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let name = format!("worker-{}", task.own.worker.index);
+    let body = move || {
+        let _guard = EndOnPanic::new(WORKER);
+        runtime.block_on(task.run());
+    };
+    // Contained: `body` ends the process itself.
+    Ok(WorkerHandle::Thread(std::thread::Builder::new().name(name).spawn(body)?))
+}
+
+impl WorkerHandle {
+    /// Waits for the end of a thread that was told to end. A task ends with the caller's runtime.
+    fn join(self) {
+        if let Self::Thread(thread) = self {
+            // A panic has ended the process.
+            let _ = thread.join();
         }
     }
 }
@@ -231,7 +268,7 @@ impl WorkerTask {
                 let open = move || open_connections(&counted);
                 let assign = move |accepted| assign_to_worker(&workers, &own, accepted);
                 let acceptor = run_acceptor(bound, self.own.shared.clone(), open, assign);
-                acceptors.spawn(end_on_panic(ACCEPTOR, acceptor));
+                acceptors.spawn(essential(ACCEPTOR, acceptor));
             }
             Command::Serve(accepted) => self.own.begin_connection(accepted),
             Command::Wake => self.own.shared.table.wake_all(),
@@ -241,6 +278,7 @@ impl WorkerTask {
             Command::Panic { in_loop: false } => {
                 self.own.worker.connections.fetch_add(1, Relaxed);
                 let guard = ConnectionGuard(self.own.clone());
+                // Contained: as a connection.
                 self.own.spawn(async move {
                     let _guard = guard;
                     panic!("a fault of a connection")
@@ -256,6 +294,7 @@ impl OwnWorker {
         let guard = ConnectionGuard(self.clone());
         let peer = accepted.peer;
         match self.set_up(accepted) {
+            // Contained: a panic ends one connection.
             Ok((info, channel)) => self.spawn(serve(info, channel, guard)),
             Err(error) => warn!(%peer, %error, "an app connection could not be set up"),
         }
@@ -263,8 +302,10 @@ impl OwnWorker {
 
     fn spawn(&self, connection: impl Future<Output = ()> + Send + 'static) {
         match &self.lent {
+            // Contained: a panic ends one connection.
             None => drop(tokio::spawn(connection)),
             Some((kill, tracker)) => {
+                // Contained: a panic ends one connection.
                 tracker.spawn(kill.clone().run_until_cancelled_owned(connection));
             }
         }
@@ -310,13 +351,10 @@ async fn run_acceptor(
     assign: impl Fn(AcceptedConnection),
 ) {
     let BoundListener { socket, listener } = bound;
-    let socket = match Acceptor::new(socket) {
-        Ok(socket) => socket,
-        Err(error) => return warn!(%error, "a listening socket could not be set up"),
-    };
-    let listener_addr = listener.addr;
+    let (socket, listener_addr) = (Arc::new(socket), listener.addr);
+    let mut acceptor = None;
     let mut rejections = JoinSet::new();
-    let mut was_short = false;
+    let mut is_failing = false;
     // Acceptors share a worker, so that none adds a connection between the look at `open` and `assign`.
     let take = |stream: std::net::TcpStream, peer, rejections: &mut JoinSet<()>| {
         let state = listener.state.load_full();
@@ -328,14 +366,28 @@ async fn run_acceptor(
         if rejections.len() < MAX_REJECTIONS_UNDER_WAY
             && let Ok(stream) = TcpStream::from_std(stream)
         {
+            // Contained: a panic ends one connection, and is counted.
             rejections.spawn(reject_connection(stream.into(), most));
         }
     };
     loop {
+        let Some(registered) = &acceptor else {
+            let set_up = set_up(&socket, listener_addr, Acceptor::new);
+            acceptor = listener.stop_accepting.run_until_cancelled(set_up).await;
+            if acceptor.is_none() {
+                break;
+            }
+            continue;
+        };
         let mut queue = tokio::select! {
-            queue = socket.queue() => match queue {
+            queue = registered.queue() => match queue {
                 Ok(queue) => queue,
-                Err(error) => return warn!(%error, "a listening socket left its reactor"),
+                Err(error) => {
+                    warn!(addr = %listener_addr, %error, "a listening socket left its reactor, setting it up again");
+                    tokio::time::sleep(ACCEPT_ERROR_PAUSE).await;
+                    acceptor = None;
+                    continue;
+                }
             },
             Some(ended) = rejections.join_next() => {
                 if ended.is_err_and(|error| error.is_panic()) {
@@ -352,18 +404,18 @@ async fn run_acceptor(
             left -= 1;
             match accepted {
                 Ok((stream, peer)) => {
-                    was_short = false;
+                    is_failing = false;
                     let stream = leave_held_back_files(stream, &listener.stop_accepting).await;
                     take(stream, peer, &mut rejections);
                 }
                 Err(error) => {
-                    let is_short = is_own_shortage(&error);
+                    let is_aborted = error.kind() == io::ErrorKind::ConnectionAborted;
                     // While files are short, every accept fails: one line for the row.
-                    if !(is_short && was_short) {
-                        warn!(%error, "accept failed");
+                    if is_aborted || !is_failing {
+                        warn!(addr = %listener_addr, %error, "accept failed");
                     }
-                    was_short = is_short;
-                    if is_short {
+                    if !is_aborted {
+                        is_failing = true;
                         tokio::time::sleep(ACCEPT_ERROR_PAUSE).await;
                     }
                     break;
@@ -377,7 +429,7 @@ async fn run_acceptor(
     }
     // A connection that the kernel has accepted already is served, not reset. New ones may come meanwhile.
     for _ in 0..BACKLOG {
-        match socket.accept_queued() {
+        match accept_queued(&socket) {
             Ok((stream, peer)) => take(stream, peer, &mut rejections),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => {
@@ -386,9 +438,35 @@ async fn run_acceptor(
             }
         }
     }
-    drop(socket);
+    drop((acceptor, socket));
     // Each ends within the time that it lingers.
     while rejections.join_next().await.is_some() {}
+}
+
+/// Sets a listening socket up with `register`, at some time.
+async fn set_up<T>(
+    socket: &Arc<TcpListener>,
+    addr: SocketAddr,
+    register: impl Fn(Arc<TcpListener>) -> io::Result<T>,
+) -> T {
+    let mut failures = 0;
+    loop {
+        match register(socket.clone()) {
+            Ok(registered) => {
+                if failures > 0 {
+                    info!(%addr, "accepting connections");
+                }
+                return registered;
+            }
+            Err(error) => {
+                if failures == 0 {
+                    warn!(%addr, %error, "a listening socket could not be set up; its connections wait until it can");
+                }
+                tokio::time::sleep(SET_UP_BACKOFF.pause(failures, fastrand::u64(..))).await;
+                failures = failures.saturating_add(1);
+            }
+        }
+    }
 }
 
 /// Waits until the connection needs no file that is held back for probes, the agent and the admin side. Meanwhile nothing else
@@ -446,147 +524,5 @@ fn count_end(open: &AtomicUsize, cells: &Block<WorkerCells>) {
     }
 }
 
-/// Ends the process when a panic drops it. Without the loop of a worker, or without an acceptor, connections would be left
-/// without an answer, and nothing would say so.
-struct EndOnPanic(&'static str);
-
-impl Drop for EndOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            error!("{} panicked: the process ends", self.0);
-            // The log may be written by another task; the standard error is not.
-            let _ = writeln!(io::stderr(), "outrigger: {} panicked: the process ends", self.0);
-            std::process::abort();
-        }
-    }
-}
-
-/// Runs `future`; a panic of it ends the process. A future that is dropped because another one on its thread panicked has not
-/// panicked itself.
-async fn end_on_panic<F: Future>(what: &'static str, future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        let _guard = EndOnPanic(what);
-        future.as_mut().poll(cx)
-    })
-    .await
-}
-
 #[cfg(test)]
-mod tests {
-    use std::{
-        io::{Read as _, Write as _},
-        net::{Ipv4Addr, Shutdown},
-    };
-
-    use arc_swap::ArcSwap;
-    use outrigger_config::Config;
-    use outrigger_discovery::Discovery;
-    use outrigger_registry::testing::ScriptedRegistry;
-
-    use super::*;
-    use crate::{
-        context::{DownstreamSettings, ListenerKind},
-        metrics::Metrics,
-        upstream::manager::ClusterManager,
-    };
-
-    /// Set in the process that a test starts, which is the test itself once more: where it is to panic.
-    const IN_CHILD: &str = "OUTRIGGER_TEST_PANIC";
-
-    /// A worker on a thread of its own, and what it shares with others.
-    async fn start_worker() -> (WorkerPool, Arc<ProxyContext>) {
-        let (registry, _listed) = ScriptedRegistry::listing();
-        let (config, control) = (Config::default(), tokio::runtime::Handle::current());
-        let discovery =
-            Discovery::new(registry, config.discovery, control.clone(), &prometheus::Registry::new());
-        let metrics = Metrics::new(1).unwrap();
-        let clusters = ClusterManager::new(&config, discovery.unwrap(), metrics.clone(), control, 1);
-        let context = Arc::new(ProxyContext::new(clusters, metrics));
-        (WorkerPool::start(1, &context).unwrap(), context)
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_panic_in_a_worker_or_in_accept_ends_the_process_with_a_message() {
-        let name =
-            "listener::worker::tests::a_panic_in_a_worker_or_in_accept_ends_the_process_with_a_message";
-        match std::env::var(IN_CHILD).ok().as_deref() {
-            Some(ACCEPTOR) => {
-                let task = tokio::spawn(end_on_panic(ACCEPTOR, async { panic!("a fault of the sidecar") }));
-                // Returns only when the process goes on.
-                return drop(task.await);
-            }
-            Some(_) => {
-                let (pool, _context) = start_worker().await;
-                pool.workers[0].send(Command::Panic { in_loop: true });
-                // Returns only when the process goes on. A stop could come before the command.
-                tokio::time::sleep(Duration::from_secs(60)).await;
-                return drop(pool);
-            }
-            None => {}
-        }
-        for what in [WORKER, ACCEPTOR] {
-            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-            child.args(["--exact", name, "--nocapture"]).env(IN_CHILD, what);
-            let ended = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
-            assert!(!ended.status.success(), "{what}: the process goes on");
-            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-            assert!(said.contains(&format!("{what} panicked: the process ends")), "{said}");
-        }
-    }
-
-    /// A runtime that a panic drops is a test's; a process that ended here would not say which test has failed.
-    #[test]
-    fn an_acceptor_that_the_panic_of_another_task_drops_does_not_end_the_process() {
-        let thread = std::thread::spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(async {
-                tokio::spawn(end_on_panic(ACCEPTOR, std::future::pending::<()>()));
-                tokio::task::yield_now().await;
-                panic!("a fault of a test");
-            });
-        });
-        assert!(thread.join().is_err());
-    }
-
-    async fn wait_until(is_so: impl Fn() -> bool) {
-        let due = Instant::now() + Duration::from_secs(20);
-        while !is_so() {
-            assert!(Instant::now() < due, "not in time");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    }
-
-    /// A connection to the worker, from which the app's end has sent a request for nothing.
-    fn accepted_connection() -> (std::net::TcpStream, AcceptedConnection) {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let listener_addr = listener.local_addr().unwrap();
-        let mut app = std::net::TcpStream::connect(listener_addr).unwrap();
-        app.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").unwrap();
-        app.shutdown(Shutdown::Write).unwrap();
-        let (stream, peer) = listener.accept().unwrap();
-        stream.set_nonblocking(true).unwrap();
-        let settings = Arc::new(ArcSwap::from_pointee(DownstreamSettings::new(&Config::default())));
-        let state = ListenerState::new(ListenerKind::ByName, settings, CancellationToken::new());
-        (app, AcceptedConnection { stream, peer, listener_addr, state })
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_panic_in_a_connections_task_is_counted_and_ends_no_other() {
-        let (pool, context) = start_worker().await;
-        let worker = &pool.workers[0];
-        let panics = || context.metrics.workers.sum(|cells| cells.refusals(Reason::Internal));
-        for count in 1..=3 {
-            assert!(worker.send(Command::Panic { in_loop: false }));
-            let (mut app, accepted) = accepted_connection();
-            worker.connections.fetch_add(1, Relaxed);
-            assert!(worker.send(Command::Serve(accepted)), "the worker goes on");
-            let mut answer = String::new();
-            app.read_to_string(&mut answer).unwrap();
-            assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
-            wait_until(|| panics() == count).await;
-        }
-        wait_until(|| pool.connections() == 0).await;
-        pool.stop(Duration::from_secs(20)).await;
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use outrigger_config as config;
 use outrigger_discovery::{Discovery, FollowError, Knowledge, WatchReason};
 use outrigger_registry::{InstanceId, Query};
+use outrigger_task::essential;
 use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
@@ -424,9 +425,10 @@ impl ClusterManager {
         let own_listeners = self.own_listeners.subscribe();
         let reconciler = Reconciler::new(cluster.clone(), self.metrics.clone(), self.workers, own_listeners);
         let probes = probe::run(cluster.clone());
-        let task = self.control.spawn(async move {
+        let run = async move {
             tokio::join!(reconciler.run(task_follower, update_queue), probes);
-        });
+        };
+        let task = self.control.spawn(essential(format!("the cluster {key}"), run));
         table.clusters.insert(key, ManagedCluster { cluster: cluster.clone(), task, updates });
         Ok(cluster)
     }

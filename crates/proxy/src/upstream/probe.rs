@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use outrigger_net::{Purpose, connect_to_instance};
 use outrigger_policy::{Outcome, Sent, circuit_breaker::BreakerState, outlier_detection::FailureAttribution};
+use outrigger_task::essential;
 use tokio::{task::JoinSet, time::Instant};
 use tracing::warn;
 
@@ -12,7 +13,7 @@ use crate::upstream::{cluster::Cluster, connect::connect_outcome, endpoint::Endp
 /// How often the breaker's state is checked while anything is due: while it is open, probes are due.
 const BREAKER_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Runs until the cluster manager aborts the task.
+/// Runs until the cluster manager aborts the task. A probe without a result would keep its endpoint out for ever.
 pub(crate) async fn run(cluster: Arc<Cluster>) {
     let mut probes = JoinSet::new();
     loop {
@@ -20,10 +21,16 @@ pub(crate) async fn run(cluster: Arc<Cluster>) {
         let open = cluster.breaker_state(now) != BreakerState::Closed;
         let due = cluster.ejector.advance(now, open);
         for endpoint in due.ejected {
-            probes.spawn(probe_ejected(cluster.clone(), endpoint));
+            probes.spawn(essential(
+                "the probe of an ejected instance",
+                probe_ejected(cluster.clone(), endpoint),
+            ));
         }
         for endpoint in due.stalled {
-            probes.spawn(probe_stalled(cluster.clone(), endpoint));
+            probes.spawn(essential(
+                "the probe of a stalled instance",
+                probe_stalled(cluster.clone(), endpoint),
+            ));
         }
         let next_check = Instant::now() + BREAKER_CHECK_INTERVAL;
         let next = due.next.map_or(next_check, |next| next.min(next_check));

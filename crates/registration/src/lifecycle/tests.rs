@@ -196,10 +196,21 @@ async fn a_drain_while_learning_ends_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lifecycle_whose_task_panicked_can_still_be_drained() {
-    let lifecycle = Lifecycle::start(async { panic!("on purpose") }, None, fixed_propagation(PROPAGATION));
-    timeout(Duration::from_secs(60), lifecycle.drain()).await.unwrap();
-    assert_eq!(lifecycle.handle().state(), LifecycleState::Draining);
+async fn a_panic_of_the_lifecycle_ends_the_process_with_a_message() {
+    const IN_CHILD: &str = "OUTRIGGER_TEST_LIFECYCLE_PANIC";
+    if std::env::var_os(IN_CHILD).is_some() {
+        let fault = async { panic!("on purpose") };
+        let lifecycle = Lifecycle::start(fault, None, fixed_propagation(PROPAGATION));
+        // Returns only when the process goes on.
+        sleep(Duration::from_secs(60)).await;
+        return drop(lifecycle);
+    }
+    let name = "lifecycle::tests::a_panic_of_the_lifecycle_ends_the_process_with_a_message";
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let ended = child.args(["--exact", name, "--nocapture"]).env(IN_CHILD, "1").output().unwrap();
+    assert!(!ended.status.success(), "the process goes on");
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert!(said.contains("outrigger: the lifecycle panicked: the process ends"), "{said}");
 }
 
 #[tokio::test(start_paused = true)]

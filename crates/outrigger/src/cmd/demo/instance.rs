@@ -8,6 +8,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use outrigger_registration::http_client;
+use outrigger_task::essential;
 use serde_json::json;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -41,7 +42,8 @@ impl DemoInstance {
     pub(super) async fn start(id: &str) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let task = tokio::spawn(accept_connections(listener, id.into()));
+        let task =
+            tokio::spawn(essential("an instance of the demo", accept_connections(listener, id.into())));
         Ok(Self { id: id.to_owned(), addr, task: AbortOnDropHandle::new(task) })
     }
 
@@ -87,6 +89,7 @@ async fn accept_connections(listener: TcpListener, id: Arc<str>) {
         tokio::select! {
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                // Contained: a panic ends one connection.
                 Ok((stream, _)) => drop(connections.spawn(serve_connection(stream, id.clone()))),
                 Err(_) => sleep(Duration::from_millis(100)).await,
             },

@@ -12,6 +12,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
+use outrigger_task::essential;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     net::TcpStream,
@@ -95,7 +96,7 @@ impl TrafficGenerator {
         let stop = CancellationToken::new();
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
-            clients.spawn(run_client(addr, stats.clone(), stop.clone()));
+            clients.spawn(essential("a client of the demo", run_client(addr, stats.clone(), stop.clone())));
         }
         Self { stats, stop_token: stop, clients }
     }
@@ -165,6 +166,7 @@ async fn connect(addr: SocketAddr) -> Result<ClientConnection, String> {
         .await
         .map_err(|error| error.to_string())?;
     let mut driver = JoinSet::new();
+    // Contained: a panic ends one connection, and the next request makes another one.
     driver.spawn(async move { drop(connection.await) });
     Ok(ClientConnection { sender, _driver: driver })
 }

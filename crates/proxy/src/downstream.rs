@@ -338,75 +338,10 @@ pub(crate) async fn reject_connection(stream: Stream, most: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{
-            Arc, Barrier, Condvar, Mutex,
-            atomic::{AtomicBool, Ordering::SeqCst},
-        },
-        task::{Wake, Waker},
-    };
-
-    use outrigger_config::Config;
     use tokio::time::Sleep;
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{testing::StreamProxy, transport::exchange::Exchange};
-
-    #[derive(Default)]
-    struct Woken(AtomicBool);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, SeqCst);
-        }
-    }
-
-    /// Woken with the table of connections locked. Begins the drain when the connection has looked for it and waits for the table.
-    struct HoldUp {
-        is_locked: Barrier,
-        connection: Arc<Woken>,
-        connections_shutdown: CancellationToken,
-    }
-
-    impl Wake for HoldUp {
-        fn wake(self: Arc<Self>) {
-            self.is_locked.wait();
-            // The fourth is that of the stream: the look at the drain comes next.
-            while Arc::strong_count(&self.connection) < 4 {
-                std::thread::yield_now();
-            }
-            // A drain that began before the look would be seen by it, and this test would show nothing.
-            let lock = Mutex::new(());
-            drop(Condvar::new().wait_timeout(lock.lock().unwrap(), Duration::from_millis(50)));
-            self.connections_shutdown.cancel();
-        }
-    }
-
-    #[tokio::test]
-    async fn a_drain_that_begins_while_a_connection_takes_its_place_in_the_table_ends_it() {
-        let proxy = StreamProxy::new(&Config::default(), 1).unwrap();
-        let info = proxy.connection();
-        let (near, _far) = Stream::in_memory(10);
-        let (mut channel, woken) = (Channel::new(near), Arc::new(Woken::default()));
-        let hold_up = Arc::new(HoldUp {
-            is_locked: Barrier::new(2),
-            connection: woken.clone(),
-            connections_shutdown: info.listener.connections_shutdown.clone(),
-        });
-        info.worker.table.park(None, &Waker::from(hold_up.clone()), Instant::now());
-        let worker = info.worker.clone();
-        let drain = std::thread::spawn(move || worker.table.wake_all());
-        hold_up.is_locked.wait();
-        let mut parked = Parked { info: &info, place: None };
-        let waker = Waker::from(woken.clone());
-        let polled = parked.poll_wait(&mut channel, Instant::now(), &mut Context::from_waker(&waker));
-        drain.join().unwrap();
-        assert!(
-            polled.is_ready() || woken.0.load(SeqCst),
-            "the connection waits on, and nothing will wake it"
-        );
-    }
+    use crate::transport::exchange::Exchange;
 
     fn size_of_serve<F: Future>(_: impl FnOnce(ConnectionInfo, Channel, [usize; 1]) -> F) -> usize {
         size_of::<F>()

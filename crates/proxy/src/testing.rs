@@ -106,14 +106,10 @@ impl StreamProxy {
 
     /// Serves an app connection to its end.
     pub fn serve(&self, stream: Stream) -> impl Future<Output = ()> + Send + use<> {
-        serve(self.connection(), Channel::new(stream), ())
-    }
-
-    /// What the requests of an app connection share.
-    pub(crate) fn connection(&self) -> ConnectionInfo {
         let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let (worker, listener) = (self.worker.clone(), self.listener.clone());
-        ConnectionInfo { worker, listener, peer: loopback(1), local: loopback(2) }
+        let info = ConnectionInfo { worker, listener, peer: loopback(1), local: loopback(2) };
+        serve(info, Channel::new(stream), ())
     }
 
     /// Drains: a connection between two requests ends, each other one with its request.

@@ -113,12 +113,13 @@ impl Discovery {
         Ok(Follower::new(service, self.services.clone(), reason))
     }
 
-    /// Counts a name that no configuration declares and that is about to be followed for the first time, or anew.
+    /// Counts a name that no configuration declares and that is about to be followed for the first time, or anew. Returns how long
+    /// it is to wait for its turn, at most `longest_wait`.
     ///
     /// # Errors
-    /// When there are more of them than `discovery.max_new_per_second` allows.
-    pub fn admit_new_name(&self) -> Result<(), FollowError> {
-        let admitted = self.services.admit_new_name(now());
+    /// When there are more of them than `discovery.max_new_per_second` allows within that time.
+    pub fn admit_new_name(&self, longest_wait: Duration) -> Result<Duration, FollowError> {
+        let admitted = self.services.admit_new_name(longest_wait, now());
         admitted.inspect_err(|refused| self.context.metrics.count_refusal(*refused))
     }
 

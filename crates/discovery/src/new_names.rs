@@ -22,17 +22,25 @@ impl NewNames {
         Self { full_at: now }
     }
 
-    /// Takes a token. False: there is none. `per_second` comes back each second, at least one; the bucket holds [`BURST`], or as
-    /// many as `max_services` where that is more.
-    pub(crate) fn take(&mut self, per_second: usize, max_services: usize, now: Instant) -> bool {
+    /// Takes a token. `Some`: how long the name is to wait for it, in the order in which names ask; `None`: longer than
+    /// `longest_wait`, and nothing is taken. `per_second` come back each second, at least one; the bucket holds [`BURST`], or as many
+    /// as `max_services` where that is more.
+    pub(crate) fn take(
+        &mut self,
+        per_second: usize,
+        max_services: usize,
+        longest_wait: Duration,
+        now: Instant,
+    ) -> Option<Duration> {
         let interval = Duration::from_secs(1) / u32::try_from(per_second.max(1)).unwrap_or(u32::MAX);
         let burst = u32::try_from(BURST.max(max_services)).unwrap_or(u32::MAX);
         let full_at = self.full_at.max(now) + interval;
-        let is_taken = full_at.saturating_duration_since(now) <= interval.saturating_mul(burst);
-        if is_taken {
-            self.full_at = full_at;
+        let wait = full_at.saturating_duration_since(now).saturating_sub(interval.saturating_mul(burst));
+        if wait > longest_wait {
+            return None;
         }
-        is_taken
+        self.full_at = full_at;
+        Some(wait)
     }
 }
 
@@ -46,7 +54,7 @@ mod tests {
         (per_second, max_services): (usize, usize),
         now: Instant,
     ) -> usize {
-        (0..asked).filter(|_| names.take(per_second, max_services, now)).count()
+        (0..asked).filter(|_| names.take(per_second, max_services, Duration::ZERO, now).is_some()).count()
     }
 
     #[test]
@@ -60,6 +68,19 @@ mod tests {
             let much_later = start + Duration::from_secs(3600);
             assert_eq!(taken(&mut names, 10_000, settings, much_later), burst, "{settings:?}");
         }
+    }
+
+    #[test]
+    fn without_a_token_names_wait_in_turn_and_those_beyond_the_longest_wait_take_none() {
+        let start = crate::clock::now();
+        let mut names = NewNames::new(start);
+        assert_eq!(taken(&mut names, 1000, (10, 1), start), BURST);
+        let longest = Duration::from_millis(350);
+        let mut ask = |now| names.take(10, 1, longest, now).map(|wait| wait.as_millis());
+        assert_eq!([(); 5].map(|()| ask(start)), [Some(100), Some(200), Some(300), None, None]);
+        let later = start + Duration::from_millis(100);
+        assert_eq!([(); 2].map(|()| ask(later)), [Some(300), None], "one has had its turn");
+        assert_eq!(ask(start + Duration::from_secs(1)), Some(0));
     }
 
     #[test]

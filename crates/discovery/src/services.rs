@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use outrigger_registry::Query;
@@ -108,11 +108,15 @@ impl Services {
         *self.settings.lock() = settings;
     }
 
-    /// Counts a new name that is not declared.
-    pub(crate) fn admit_new_name(&self, now: Instant) -> Result<(), FollowError> {
+    /// Counts a new name that is not declared, and returns how long it is to wait for its turn.
+    pub(crate) fn admit_new_name(
+        &self,
+        longest_wait: Duration,
+        now: Instant,
+    ) -> Result<Duration, FollowError> {
         let outrigger_config::DiscoverySettings { max_new_per_second, max_services, .. } = self.settings();
-        let is_admitted = self.new_names.lock().take(max_new_per_second, max_services, now);
-        is_admitted.then_some(()).ok_or(FollowError::TooManyNew { limit: max_new_per_second })
+        let wait = self.new_names.lock().take(max_new_per_second, max_services, longest_wait, now);
+        wait.ok_or(FollowError::TooManyNew { limit: max_new_per_second })
     }
 
     /// Counts one more follower of `query`. For the first follower, calls `start` under the lock to start

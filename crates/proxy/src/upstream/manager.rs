@@ -324,17 +324,28 @@ impl ClusterManager {
     /// # Errors
     /// When a quota refuses another service, or too many new names were asked for just now.
     pub(crate) async fn find_or_open(&self, name: &ServiceName<'_>) -> Result<Arc<Cluster>, Refusal> {
-        let cluster = match self.find(name) {
-            Some(cluster) => cluster,
-            None => self.open_on_demand(ClusterKey::from(name)).map_err(quota_refusal)?,
+        let (cluster, waited) = match self.find(name) {
+            Some(cluster) => (cluster, Duration::ZERO),
+            // Boxed, because few requests wait here and every request would carry the space.
+            None => Box::pin(self.open_in_turn(ClusterKey::from(name))).await.map_err(quota_refusal)?,
         };
         if !cluster.has_answer() {
-            let due = cluster.opened_at + self.settings.load().discovery.first_answer;
-            // Boxed, because few requests wait here and every request would carry the space. After a
-            // time-out the View says what is known.
+            let due = cluster.opened_at + self.first_answer().saturating_sub(waited);
+            // Boxed for the same reason. After a time-out the View says what is known.
             let _ = Box::pin(tokio::time::timeout_at(due, cluster.wait_for_first_answer())).await;
         }
         Ok(cluster)
+    }
+
+    /// Opens the cluster of a new name, and says how long the name waited for its turn: for half of `first_answer` at most, so that
+    /// there is time for the answer.
+    async fn open_in_turn(&self, key: ClusterKey) -> Result<(Arc<Cluster>, Duration), FollowError> {
+        // Before room is made, so that a name that is refused ends no other watch.
+        let wait = self.discovery.admit_new_name(self.first_answer() / 2)?;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok((self.open_on_demand(key)?, wait))
     }
 
     /// How long the first request to a service waits for the registry.
@@ -381,8 +392,6 @@ impl ClusterManager {
         if let Some(managed) = table.clusters.get(&key) {
             return Ok(managed.cluster.clone());
         }
-        // First, so that a name that is refused ends no other watch.
-        self.discovery.admit_new_name()?;
         let before = table.clusters.len();
         loop {
             self.make_room(&mut table, &key);

@@ -135,45 +135,73 @@ async fn a_flood_of_made_up_names_asks_the_registry_at_a_bounded_rate() {
     let rig = Rig::new(256, 64, &["declared"]);
     assert_eq!(rig.request("real-1").await, None);
     let before = rig.asked.load(Relaxed);
-    let mut refused = 0;
+    let mut requests = tokio::task::JoinSet::new();
     for n in 0..SECONDS * 1000 {
-        // Also tags and datacenters can be made up.
-        let (tag, datacenter) = match n % 3 {
-            0 => (None, None),
-            1 => (Some("v2".into()), None),
-            _ => (None, Some("dc9".into())),
-        };
-        let name = ServiceName { service: format!("made-up-{n}").into(), tag, datacenter };
-        if let Err(refusal) = rig.manager.find_or_open(&name).await {
-            assert_eq!(refusal.reason, Reason::TooManyServices);
-            assert!(
-                refusal.detail.contains("max_new_per_second: 10 (discovery.max_new_per_second)"),
-                "{refusal:?}"
-            );
-            assert!(refusal.retry_after.is_some());
-            refused += 1;
-        }
+        let manager = rig.manager.clone();
+        requests.spawn(async move {
+            // Also tags and datacenters can be made up.
+            let (tag, datacenter) = match n % 3 {
+                0 => (None, None),
+                1 => (Some("v2".into()), None),
+                _ => (None, Some("dc9".into())),
+            };
+            let name = ServiceName { service: format!("made-up-{n}").into(), tag, datacenter };
+            manager.find_or_open(&name).await.err()
+        });
         sleep(Duration::from_millis(1)).await;
+    }
+    let mut refused = 0;
+    while let Some(ended) = requests.join_next().await {
+        let Some(refusal) = ended.unwrap() else { continue };
+        assert_eq!(refusal.reason, Reason::TooManyServices);
+        let limit = "max_new_per_second: 10 (discovery.max_new_per_second)";
+        assert!(refusal.detail.contains(limit) && refusal.retry_after.is_some(), "{refusal:?}");
+        refused += 1;
     }
     let asked = rig.asked.load(Relaxed) - before;
     assert!((200 + 10 * SECONDS..=256 + 10 * (SECONDS + 1)).contains(&asked), "{asked} names");
     assert_eq!(refused + asked, SECONDS * 1000, "each name is asked for once, or refused");
     assert_eq!(rig.request("real-1").await, None, "what is in use stays");
-    sleep(Duration::from_secs(1)).await;
-    assert_eq!(rig.request("real-2").await, None, "and a new service is served after the flood");
+    assert_eq!(rig.request("real-2").await, None, "and a new service is served after the flood, at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_service_gets_its_turn_beside_clients_that_make_names_up() {
+    let rig = Rig::new(256, 64, &[]);
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..3 {
+        let manager = rig.manager.clone();
+        clients.spawn(async move {
+            for n in 0.. {
+                let service = format!("made-up-{client}-{n}").into();
+                let name = ServiceName { service, tag: None, datacenter: None };
+                assert!(manager.find_or_open(&name).await.is_ok(), "{name:?}");
+            }
+        });
+    }
+    sleep(Duration::from_secs(30)).await;
+    for n in 0..20 {
+        let asked_at = tokio::time::Instant::now();
+        let name = ServiceName { service: format!("real-{n}").into(), tag: None, datacenter: None };
+        assert!(rig.manager.find_or_open(&name).await.is_ok_and(|cluster| cluster.has_answer()));
+        assert!(asked_at.elapsed() <= Duration::from_millis(450), "{:?}", asked_at.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_first_requests_of_an_app_to_all_its_services_are_served_at_once() {
     let rig = Rig::new(256, 64, &[]);
-    for n in 0..256 {
+    let began = tokio::time::Instant::now();
+    for n in 0..=256 {
         let name = ServiceName { service: format!("real-{n}").into(), tag: None, datacenter: None };
         assert!(rig.manager.find_or_open(&name).await.is_ok(), "{n}");
+        let waits = n == 256;
+        assert_eq!(
+            began.elapsed() >= Duration::from_millis(100),
+            waits,
+            "{n}: a tenth of a second for the last"
+        );
     }
-    let name = ServiceName { service: "real-256".into(), tag: None, datacenter: None };
-    assert!(rig.manager.find_or_open(&name).await.is_err());
-    sleep(Duration::from_millis(100)).await;
-    assert!(rig.manager.find_or_open(&name).await.is_ok(), "a tenth of a second later");
 }
 
 /// The clusters that requests find are those that a task updates.

@@ -1,17 +1,24 @@
-//! Idle connections to one instance: newest first, per worker.
+//! The connections to one instance: the permits to have one, and the idle ones, newest first, per worker.
 //!
-//! An idle connection lies in the shard of the worker that has its socket in its reactor, and holds no buffer. A stale one is found at
-//! checkout; an old one by [`ConnectionPool::sweep`]. No picking, no retrying.
+//! A request needs a permit ([`Permits`]), then takes an idle connection ([`ConnectionPool`]) or opens one. An idle connection lies
+//! in the shard of the worker that has its socket in its reactor, and holds no buffer. A stale one is found at checkout; an old one
+//! by [`ConnectionPool::sweep`]. No picking, no retrying.
 
 use std::{
+    collections::BTreeMap,
     fmt,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::Ordering::{AcqRel, Acquire, Relaxed},
+    },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use crate::sync::{AtomicBool, AtomicUsize, Mutex};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex};
 
 struct Idle<T> {
     connection: T,
@@ -153,5 +160,199 @@ impl<T> ConnectionPool<T> {
             let idle = std::mem::take(&mut *self.shard(worker).lock());
             drop(idle);
         }
+    }
+}
+
+/// The permits of one instance: a request holds one for as long as it may have a connection. Requests that find none free wait in
+/// the order of their arrival.
+///
+/// The permits in use, the limit and the number of the waiting requests are one word, so that each change is before or after each
+/// other one: a request that begins to wait sees the permit that is given back, or its giver sees the request. A free permit is
+/// given to the request that has waited for the longest time before any other can take it.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    counts: AtomicU64,
+    /// Changed together with the number of the waiting requests in `counts`, under this lock.
+    queue: Mutex<Queue>,
+}
+
+/// The requests that wait for a permit.
+#[derive(Debug, Default)]
+struct Queue {
+    /// The number of the next one.
+    next: u64,
+    /// By number: the one that came first is first. `None`: it has not been polled yet.
+    waiting: BTreeMap<u64, Option<Waker>>,
+}
+
+/// The numbers in the word of [`Permits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PermitCounts {
+    used: usize,
+    most: usize,
+    waiting: usize,
+}
+
+impl PermitCounts {
+    /// Bits of each number. Settings allow 100,000 at most.
+    const WIDTH: u32 = 21;
+    /// The greatest number.
+    const MAX: usize = (1 << Self::WIDTH) - 1;
+    const ONE_USED: u64 = 1;
+    const ONE_WAITING: u64 = 1 << (2 * Self::WIDTH);
+
+    fn unpack(word: u64) -> Self {
+        let part = |at: u32| (word >> (at * Self::WIDTH)) as usize & Self::MAX;
+        Self { used: part(0), most: part(1), waiting: part(2) }
+    }
+
+    fn pack(self) -> u64 {
+        let part = |number: usize, at: u32| (number.min(Self::MAX) as u64) << (at * Self::WIDTH);
+        part(self.used, 0) | part(self.most, 1) | part(self.waiting, 2)
+    }
+
+    fn has_free(self) -> bool {
+        self.used < self.most
+    }
+
+    /// Whether a request that comes now may take a permit: one is free, and no request waits for it.
+    fn admits_newcomer(self) -> bool {
+        self.has_free() && self.waiting == 0
+    }
+}
+
+impl Permits {
+    /// `most` permits, all free.
+    pub(crate) fn new(most: usize) -> Self {
+        let counts = PermitCounts { used: 0, most, waiting: 0 };
+        Self { counts: AtomicU64::new(counts.pack()), queue: Mutex::new(Queue::default()) }
+    }
+
+    /// Permits in use.
+    pub(crate) fn used(&self) -> usize {
+        self.counts().used
+    }
+
+    /// The limit.
+    pub(crate) fn most(&self) -> usize {
+        self.counts().most
+    }
+
+    /// Changes the limit. Permits beyond it stay with their requests.
+    pub(crate) fn set_most(&self, most: usize) {
+        let set = |word| Some(PermitCounts { most, ..PermitCounts::unpack(word) }.pack());
+        if self.change(set).is_some_and(|before| before.waiting > 0) {
+            self.grant();
+        }
+    }
+
+    /// Takes a permit, if one is free and no request waits for it. [`Permits::give_back`] must follow.
+    pub(crate) fn try_take(&self) -> bool {
+        let take =
+            |word| PermitCounts::unpack(word).admits_newcomer().then_some(word + PermitCounts::ONE_USED);
+        self.change(take).is_some()
+    }
+
+    /// Gives a permit back.
+    pub(crate) fn give_back(&self) {
+        let before = PermitCounts::unpack(self.counts.fetch_sub(PermitCounts::ONE_USED, AcqRel));
+        if before.waiting > 0 {
+            self.grant();
+        }
+    }
+
+    /// Waits for a permit, after the requests that wait already. The permit is taken when the [`PermitTurn`] is ready, and
+    /// [`Permits::give_back`] must follow. `None`: `max_waiting` requests wait already.
+    pub(crate) fn wait(&self, max_waiting: usize) -> Option<PermitTurn<'_>> {
+        let max_waiting = max_waiting.min(PermitCounts::MAX);
+        let mut queue = self.queue.lock();
+        let join = |word| {
+            let counts = PermitCounts::unpack(word);
+            match counts.admits_newcomer() {
+                true => Some(word + PermitCounts::ONE_USED),
+                false => (counts.waiting < max_waiting).then_some(word + PermitCounts::ONE_WAITING),
+            }
+        };
+        let before = self.change(join)?;
+        let number = queue.next;
+        queue.next += 1;
+        if !before.admits_newcomer() {
+            queue.waiting.insert(number, None);
+        }
+        Some(PermitTurn { permits: self, number, is_taken: false })
+    }
+
+    /// Gives free permits to the requests that have waited for the longest time.
+    fn grant(&self) {
+        loop {
+            let mut queue = self.queue.lock();
+            let Some(first) = queue.waiting.first_entry() else { return };
+            // Never above the limit, not even for a moment: the next one would see no free permit.
+            let pass_on = |word| {
+                let has_free = PermitCounts::unpack(word).has_free();
+                has_free.then_some(word + PermitCounts::ONE_USED - PermitCounts::ONE_WAITING)
+            };
+            if self.change(pass_on).is_none() {
+                return;
+            }
+            let waker = first.remove();
+            drop(queue);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    fn counts(&self) -> PermitCounts {
+        PermitCounts::unpack(self.counts.load(Acquire))
+    }
+
+    /// The counts from before the change; `None`: there was none.
+    fn change(&self, change: impl FnMut(u64) -> Option<u64>) -> Option<PermitCounts> {
+        self.counts.fetch_update(AcqRel, Acquire, change).ok().map(PermitCounts::unpack)
+    }
+}
+
+/// One request that waits for a permit; ready when it has one. Dropped before, it leaves the queue, or gives the permit on.
+#[derive(Debug)]
+#[must_use = "a turn that is dropped leaves the queue"]
+pub(crate) struct PermitTurn<'a> {
+    permits: &'a Permits,
+    number: u64,
+    is_taken: bool,
+}
+
+impl Future for PermitTurn<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let permits = self.permits;
+        let mut queue = permits.queue.lock();
+        match queue.waiting.get_mut(&self.number) {
+            Some(waker) => {
+                *waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            // Out of the queue: a permit was given to this request.
+            None => {
+                self.is_taken = true;
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+impl Drop for PermitTurn<'_> {
+    fn drop(&mut self) {
+        if self.is_taken {
+            return;
+        }
+        let mut queue = self.permits.queue.lock();
+        if queue.waiting.remove(&self.number).is_some() {
+            self.permits.counts.fetch_sub(PermitCounts::ONE_WAITING, AcqRel);
+            return;
+        }
+        drop(queue);
+        self.permits.give_back();
     }
 }

@@ -9,10 +9,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{
-            AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -99,29 +96,19 @@ impl Bulkhead {
 }
 
 /// One request in a queue.
-pub(super) struct PendingCount<'a> {
-    count: &'a AtomicUsize,
-    is_first: bool,
-}
+struct PendingCount<'a>(&'a AtomicUsize);
 
 impl<'a> PendingCount<'a> {
     /// `None`: `most` requests are in the queue.
-    pub(super) fn new(count: &'a AtomicUsize, most: usize) -> Option<Self> {
+    fn new(count: &'a AtomicUsize, most: usize) -> Option<Self> {
         let join = |before| (before < most).then_some(before + 1);
-        // In one order with the counts of permits: a permit that is given back sees the request, or the request sees it.
-        let before = count.fetch_update(SeqCst, SeqCst, join).ok()?;
-        Some(Self { count, is_first: before == 0 })
-    }
-
-    /// Whether the queue was empty when the request joined it.
-    pub(super) fn is_first(&self) -> bool {
-        self.is_first
+        count.fetch_update(Relaxed, Relaxed, join).is_ok().then(|| Self(count))
     }
 }
 
 impl Drop for PendingCount<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, SeqCst);
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -2,13 +2,9 @@
 
 use std::{
     net::SocketAddr,
-    pin::pin,
     sync::{
         Arc,
-        atomic::{
-            AtomicBool, AtomicU64, AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -20,18 +16,18 @@ use outrigger_policy::{
     outlier_detection::{EjectionState, EndpointStats, LossEvent, stall::Stall},
 };
 use outrigger_registry::InstanceId;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     metrics::{
         cells::{Block, ServiceCells},
         labels::PoolEvent,
     },
-    transport::{exchange::Exchange, pool::ConnectionPool},
-    upstream::{
-        bulkhead::PendingCount,
-        connect::{connect_detail, connect_outcome},
+    transport::{
+        exchange::Exchange,
+        pool::{ConnectionPool, Permits},
     },
+    upstream::connect::{connect_detail, connect_outcome},
 };
 
 /// One instance. An instance that is registered anew gets a new endpoint.
@@ -55,14 +51,8 @@ pub(crate) struct Endpoint {
     draining: AtomicBool,
     /// It has refused a connection since it drains.
     refused: AtomicBool,
-    /// Permits in use: one for each connection that a request may hold.
-    in_flight: AtomicUsize,
-    /// Most permits.
-    max_permits: AtomicUsize,
-    /// Requests that wait for a permit.
-    waiting: AtomicUsize,
-    /// Notified once for each permit that is given back while requests wait: the longest waiting request is first.
-    released: Notify,
+    /// One permit for each connection that a request may hold.
+    permits: Permits,
 }
 
 impl AsRef<EndpointStats> for Endpoint {
@@ -116,20 +106,13 @@ impl Endpoint {
             retired: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             refused: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
-            max_permits: AtomicUsize::new(max_permits(policy)),
-            waiting: AtomicUsize::new(0),
-            released: Notify::new(),
+            permits: Permits::new(max_permits(policy)),
         }
     }
 
     /// Changes the most requests in flight. Permits beyond it stay with their requests.
     pub(crate) fn set_max_permits(&self, policy: &config::Policy) {
-        let most = max_permits(policy);
-        let before = self.max_permits.swap(most, SeqCst);
-        for _ in before..most.min(before.saturating_add(self.waiting.load(SeqCst))) {
-            self.released.notify_one();
-        }
+        self.permits.set_most(max_permits(policy));
     }
 
     /// Whether requests wait for the instance and it responds to none.
@@ -200,29 +183,15 @@ impl Endpoint {
 
     /// Requests in flight.
     pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.load(Relaxed)
+        self.permits.used()
     }
 
     /// A permit, if one is free and no request waits for it.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<InFlight> {
-        if self.waiting.load(SeqCst) > 0 { None } else { self.take_permit() }
+        self.permits.try_take().then(|| InFlight { endpoint: self.clone() })
     }
 
-    fn take_permit(self: &Arc<Self>) -> Option<InFlight> {
-        let most = self.max_permits.load(Relaxed);
-        // Never above the limit, not even for a moment: a waiting request would see no free permit and wait on.
-        let taken = self.in_flight.fetch_update(SeqCst, SeqCst, |used| (used < most).then_some(used + 1));
-        taken.is_ok().then(|| InFlight { endpoint: self.clone() })
-    }
-
-    fn give_permit_back(&self) {
-        self.in_flight.fetch_sub(1, SeqCst);
-        if self.waiting.load(SeqCst) > 0 {
-            self.released.notify_one();
-        }
-    }
-
-    /// Waits for a permit.
+    /// Waits for a permit, after the requests that wait already.
     ///
     /// # Errors
     /// [`Outcome::Overloaded`] when `pool.max_waiting` requests wait already.
@@ -230,33 +199,17 @@ impl Endpoint {
         self: &Arc<Self>,
         policy: &config::Policy,
     ) -> Result<InFlight, CheckoutError> {
-        let Some(waiting) = PendingCount::new(&self.waiting, policy.pool.max_waiting) else {
+        let Some(turn) = self.permits.wait(policy.pool.max_waiting) else {
             let detail = format!(
                 "{}: {} under way and {} waiting, the most that pool.max_connections and pool.max_waiting allow",
                 self.id.id,
-                config::count(self.max_permits.load(Relaxed), "request"),
+                config::count(self.permits.most(), "request"),
                 policy.pool.max_waiting
             );
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
-        // The queue is in the order of arrival: a request that finds others waiting takes no permit before them.
-        let mut is_turn = waiting.is_first();
-        let permit = loop {
-            let mut released = pin!(self.released.notified());
-            // Enabled before the look, so that a permit that is given back in between is not missed.
-            released.as_mut().enable();
-            if is_turn && let Some(permit) = self.take_permit() {
-                break permit;
-            }
-            released.await;
-            is_turn = true;
-        };
-        drop(waiting);
-        // Two permits may have been given back before anything waited for them.
-        if self.waiting.load(SeqCst) > 0 && self.in_flight() < self.max_permits.load(Relaxed) {
-            self.released.notify_one();
-        }
-        Ok(permit)
+        turn.await;
+        Ok(InFlight { endpoint: self.clone() })
     }
 
     /// An idle connection that is still good.
@@ -281,7 +234,7 @@ impl Endpoint {
         timeout: Duration,
     ) -> Result<Box<Exchange>, CheckoutError> {
         // A permit includes a connection, also when a reload has reduced the number since.
-        let most = self.max_permits.load(Relaxed).max(self.in_flight());
+        let most = self.permits.most().max(self.in_flight());
         let Some(open) = self.pool.reserve(most) else {
             let detail = format!("{}: pool.max_connections are open", self.id.id);
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
@@ -307,7 +260,7 @@ pub(crate) struct InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.endpoint.give_permit_back();
+        self.endpoint.permits.give_back();
     }
 }
 

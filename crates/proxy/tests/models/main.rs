@@ -1,4 +1,4 @@
-//! What several workers do to the idle connections of one endpoint at the same time, in every order: loom, a model checker, runs
+//! What several workers do to the connections and permits of one endpoint at the same time, in every order: loom, a model checker, runs
 //! each test once for each order of their steps, and with each value that the memory model lets a load see.
 //!
 //! The file under test is the crate's, compiled once more with loom's atomics and lock in `crate::sync`. Loom's own bound: orders
@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod close;
+mod permits;
 mod sync;
 
 #[path = "../../src/transport/pool.rs"]

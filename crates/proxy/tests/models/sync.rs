@@ -1,7 +1,7 @@
 //! What `src/sync.rs` has, of loom.
 
 use loom::sync::MutexGuard;
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicUsize};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 /// A lock that is never poisoned, as parking_lot's.
 #[derive(Debug)]

@@ -124,7 +124,7 @@ impl DiskCache {
     /// The answer for `query` that was last confirmed before this watch.
     pub(crate) fn load_cached(&self, query: &Query, now: Instant) -> Option<CachedAnswer> {
         let unix_now = unix_time();
-        let record = self.entries.lock().get_mut(query)?.to_record(unix_now, now)?;
+        let record = self.entries.lock().get_mut(query)?.current_record(unix_now, now)?;
         // The process may have run for a week since it read the file.
         if record.is_expired(unix_now, MAX_AGE) {
             return None;
@@ -194,7 +194,7 @@ impl DiskCache {
         let mut entries = self.entries.lock();
         let mut records = Vec::new();
         entries.retain(|_, one| {
-            let record = one.to_record(unix_now, now).filter(|record| record.lists_any(unix_now));
+            let record = one.current_record(unix_now, now).filter(|record| record.lists_any(unix_now));
             let keep = record.is_some();
             records.extend(record);
             keep
@@ -211,7 +211,7 @@ impl DiskCache {
 
 impl CacheEntry {
     /// `unix_now` and `now` are the same moment.
-    fn to_record(&mut self, unix_now: Duration, now: Instant) -> Option<ServiceRecord> {
+    fn current_record(&mut self, unix_now: Duration, now: Instant) -> Option<ServiceRecord> {
         match self {
             Self::Stored(record) => {
                 record.estimate_age(unix_now);

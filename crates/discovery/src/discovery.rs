@@ -11,7 +11,6 @@ use tracing::warn;
 use crate::{
     DiskCache, FollowError, Follower, Liveness, RegistryContact, ServiceStatus, WatchReason,
     clock::now,
-    contact::ContactState,
     metrics::Metrics,
     service::Service,
     services::Services,
@@ -69,7 +68,6 @@ impl Discovery {
             services: services.clone(),
             metrics,
             outage: OutageTracker::default(),
-            contact: ContactState::default(),
             prober: LivenessProber::new(),
             cache: cache.clone(),
         });
@@ -147,9 +145,9 @@ impl Discovery {
         self.watchers.spawn_on(essential("the check of the registry's contact", check), &self.runtime);
     }
 
-    /// Whether the registry answers, as found by [`Discovery::start_contact_check`].
+    /// Whether the registry answers, as found by the last queries of all watches and of [`Discovery::start_contact_check`].
     pub fn contact(&self) -> RegistryContact {
-        self.context.contact.current(now())
+        self.context.outage.current(now())
     }
 
     /// Stops every watcher, writes the cache, and returns when that is done, after 5 s at most.

@@ -16,7 +16,6 @@
 
 mod cache;
 mod clock;
-mod contact;
 mod discovery;
 mod follower;
 mod instances;

@@ -11,7 +11,8 @@ use crate::{InstanceCounts, Knowledge, WatchReason};
 pub struct RegistryContact {
     /// Time since it last answered any query. `None`: not since the process started.
     pub answered_ago: Option<Duration>,
-    /// Why the last query failed, with its causes. `None`: it did not fail, or none has ended yet.
+    /// The last failure, with its causes, while the registry as a whole gives no usable answer. `None`: it does, or no query has
+    /// ended yet.
     pub error: Option<String>,
 }
 

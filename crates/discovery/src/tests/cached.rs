@@ -56,8 +56,11 @@ async fn the_cache_is_served_as_soon_as_the_first_query_fails() {
     assert!(follower.ever_had_instances() && status.confirmed_ago.is_some() && status.learned_ago.is_some());
     assert!(rig.metric("outrigger_table_age_seconds{datacenter=\"\",service=\"orders\"}").is_some());
     let logged = log_capture::take();
-    let lines = logged.iter().filter(|line| line.contains("serving what was known before the restart"));
-    assert_eq!(lines.count(), 1, "{logged:?}");
+    let count = |text: &str| logged.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("serving what was known before the restart"), 1, "{logged:?}");
+    // The answers from before the restart are none of this process's registry.
+    assert_eq!(count("the registry has given no usable answer since the start"), 1, "{logged:?}");
+    assert_eq!(count("going on with its last answers"), 0, "{logged:?}");
 }
 
 #[tokio::test(start_paused = true)]

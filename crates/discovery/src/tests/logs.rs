@@ -42,6 +42,23 @@ async fn an_outage_of_many_services_is_one_line_and_so_is_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_outage_that_a_new_name_finds_begins_after_the_answers_to_others() {
+    let mut rig = Rig::new();
+    let (_orders, _asked) = rig.follow_and_answer("orders", list(7, &["a"])).await;
+    sleep(Duration::from_secs(3600)).await;
+    take();
+    // In use, but without an answer of its own.
+    let _new = rig.follow("new");
+    rig.next().await.fail(unreachable());
+    settle().await;
+    let logged = take();
+    let [line] = &logged[..] else { panic!("not one line: {logged:?}") };
+    let message = "the registry gives no usable answer, going on with its last answers";
+    assert!(line.contains(message) && line.contains("service=new"), "{line}");
+    assert!(line.contains("answered_ago=\"1h\""), "{line}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_change_is_one_line_with_its_counts_and_an_unchanged_answer_none() {
     take();
     let mut rig = Rig::new();

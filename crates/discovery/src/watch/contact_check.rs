@@ -32,7 +32,6 @@ pub(crate) async fn check_contact_forever(context: Arc<WatchContext>) {
     let (mut cursor, mut failures) = (Cursor::START, 0_u32);
     loop {
         while context.services.is_any_watched() {
-            context.contact.copy_from_watches(&context.services);
             (cursor, failures) = (Cursor::START, 0);
             sleep(POLL_INTERVAL).await;
         }
@@ -55,21 +54,16 @@ pub(crate) async fn check_contact_forever(context: Arc<WatchContext>) {
 
 /// Returns the cursor of the next query.
 fn record_answer(context: &WatchContext, answer: &WatchAnswer, asked_at: Instant) -> Cursor {
-    let now = now();
-    if let Some(gone_for) = context.outage.record_answer(asked_at, now) {
+    if let Some(gone_for) = context.outage.record_answer(asked_at, now()) {
         let gone_for = format_coarse_duration(gone_for);
         info!(gone_for, "the registry answers again");
     }
-    context.contact.record_answer(now);
     if answer.index_went_back { Cursor::START } else { answer.cursor }
 }
 
 fn record_error(context: &WatchContext, error: &Error) {
     context.metrics.count_error(error);
-    let text = error_chain(error);
-    let answered_ago = context.contact.current(now()).answered_ago;
-    if !context.outage.warn_of_failure(error, answered_ago, None) {
-        debug!(error = text, "the registry was asked and gave no usable answer");
+    if !context.outage.warn_of_failure(error, None) {
+        debug!(error = error_chain(error), "the registry was asked and gave no usable answer");
     }
-    context.contact.record_error(text);
 }

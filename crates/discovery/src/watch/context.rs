@@ -5,9 +5,7 @@ use std::sync::Arc;
 use outrigger_registry::Registry;
 
 use super::outage::OutageTracker;
-use crate::{
-    cache::DiskCache, contact::ContactState, metrics::Metrics, services::Services, suspects::LivenessProber,
-};
+use crate::{cache::DiskCache, metrics::Metrics, services::Services, suspects::LivenessProber};
 
 /// What all watchers share.
 #[derive(Debug)]
@@ -16,7 +14,6 @@ pub(crate) struct WatchContext {
     pub(crate) services: Arc<Services>,
     pub(crate) metrics: Metrics,
     pub(crate) outage: OutageTracker,
-    pub(crate) contact: ContactState,
     pub(crate) prober: LivenessProber,
     pub(crate) cache: Option<Arc<DiskCache>>,
 }

@@ -232,7 +232,9 @@ impl Watcher {
         match self.run_query(query).await {
             Ok(answer) => {
                 self.context.metrics.stale_answers.inc();
-                self.apply(answer, query.consistency, false, now());
+                let now = now();
+                self.context.outage.record_stale_answer(now);
+                self.apply(answer, query.consistency, false, now);
             }
             Err(error) => {
                 self.context.metrics.count_error(&error);
@@ -337,9 +339,7 @@ impl Watcher {
         let is_new = self.failure_scope.replace(scope) != Some(scope);
         let is_logged = match (scope, answered_ago.map(format_coarse_duration)) {
             _ if !is_new => false,
-            (FailureScope::Registry, _) => {
-                self.context.outage.warn_of_failure(error, answered_ago, Some(service))
-            }
+            (FailureScope::Registry, _) => self.context.outage.warn_of_failure(error, Some(service)),
             (FailureScope::Service, Some(answered_ago)) => {
                 warn!(%service, error = text, answered_ago, "the registry's answer cannot be read, going on with its last one");
                 true

@@ -413,7 +413,7 @@ impl Cluster {
         let status = self.follower.status();
         let mut heard = match status.confirmed_ago {
             Some(ago) => format!("registry last heard {} ago", format_coarse_duration(ago)),
-            None => "the registry has not answered yet".to_owned(),
+            None => "the registry has not answered for it yet".to_owned(),
         };
         if let Some((instances, ago)) = status.presumed_gone {
             let ago = format_coarse_duration(ago);

@@ -40,14 +40,14 @@ impl RegistryStatus {
         let error = services.iter().find_map(|service| service.error.clone());
         let mut notes = Vec::new();
         if let Some((number, _, why)) = summarize(with_knowledge(services, Knowledge::Unasked)) {
-            let (services, why) = (count(number, "service"), why.map(|error| format!(": {error}")));
-            let why = why.unwrap_or_default();
-            notes.push(format!("no instance is known of {services}: the registry has not answered yet{why}"));
+            let why = why.map(|error| format!(": {error}")).unwrap_or_default();
+            let (have, answer) = (have_no_instance(number), no_answer_yet(number));
+            notes.push(format!("{have}: {answer}{why}"));
         }
         if let Some((number, age, why)) = summarize(with_knowledge(services, Knowledge::Remembered)) {
             let why = match why {
                 Some(error) => format!("the registry does not answer: {error}"),
-                None => "the registry has not answered yet".to_owned(),
+                None => no_answer_yet(number),
             };
             notes.push(format!(
                 "{} from before the restart, {}; {why}",
@@ -58,7 +58,7 @@ impl RegistryStatus {
         let failing = with_knowledge(services, Knowledge::Answered).filter(|service| service.failures > 0);
         if let Some((number, age, why)) = summarize(failing) {
             let (served, age) = (are_served(number), describe_age(number, age));
-            let why = why.unwrap_or("it says nothing");
+            let why = why.unwrap_or("no reason known");
             notes.push(format!(
                 "{served} from the last answers, {age}; the registry does not answer now: {why}"
             ));
@@ -96,6 +96,15 @@ fn summarize<'a>(
     let oldest = ages.and_then(|ages| ages.into_iter().max());
     let error = services.clone().find_map(|one| one.error.as_deref());
     (number > 0).then_some((number, oldest, error))
+}
+
+fn have_no_instance(services: usize) -> String {
+    format!("{} {} no known instance", count(services, "service"), if services == 1 { "has" } else { "have" })
+}
+
+/// It may have answered for other services.
+fn no_answer_yet(services: usize) -> String {
+    format!("the registry has not answered for {} yet", if services == 1 { "it" } else { "them" })
 }
 
 fn are_served(services: usize) -> String {
@@ -195,9 +204,13 @@ mod tests {
         let mut waiting = service("orders", Knowledge::Unasked, 0, 2);
         waiting.confirmed_ago = None;
         let status = status_json(&[waiting.clone(), service("search", Knowledge::Answered, 9, 0)]);
-        let note = "no instance is known of 1 service: the registry has not answered yet: connect to \
+        let note = "1 service has no known instance: the registry has not answered for it yet: connect to \
                     127.0.0.1:8500: refused";
         assert_eq!((&status["answered"], &status["notes"]), (&false.into(), &serde_json::json!([note])));
+        let status = status_json(&[waiting.clone(), waiting]);
+        let note = "2 services have no known instance: the registry has not answered for them yet: connect to \
+                    127.0.0.1:8500: refused";
+        assert_eq!(status["notes"], serde_json::json!([note]));
     }
 
     #[test]

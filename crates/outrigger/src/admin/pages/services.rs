@@ -219,7 +219,7 @@ impl WatchStatus {
         let _ = match (self.answered, age) {
             (false, Some(ago)) => writeln!(
                 out,
-                "  remembered from before the restart, {ago} old; the registry has not answered since"
+                "  remembered from before the restart, {ago} old; the registry has not answered for it since"
             ),
             (true, Some(ago)) => {
                 let leader = if self.known_leader == Some(false) { ", and had no leader then" } else { "" };
@@ -227,9 +227,9 @@ impl WatchStatus {
             }
             (false, None) if self.knowledge == Knowledge::Remembered.label() => writeln!(
                 out,
-                "  remembered from before the restart, of unknown age; the registry has not answered since"
+                "  remembered from before the restart, of unknown age; the registry has not answered for it since"
             ),
-            (_, None) => writeln!(out, "  the registry has not answered yet"),
+            (_, None) => writeln!(out, "  the registry has not answered for it yet"),
         };
         if let Some(error) = &self.error {
             let _ = writeln!(out, "  registry: {}", escape_control(error));

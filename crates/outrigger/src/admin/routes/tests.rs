@@ -257,7 +257,7 @@ async fn services_have_a_text_form() {
         "         1  ejected 3s ago, the next request decides; suspect",
         "1 suspect, which the registry no longer lists, kept while it answers: orders-3",
         "2 instances were presumed gone 3s ago; they answered until then",
-        "remembered from before the restart, 2s old; the registry has not answered since",
+        "remembered from before the restart, 2s old; the registry has not answered for it since",
         "2s ago\n",
         "2s ago, and had no leader then",
         "registry: the token may lack node:read",
@@ -307,7 +307,7 @@ async fn what_is_not_known_is_not_claimed() {
     let page = ServicesPage::merge(Vec::new(), vec![watch]);
     assert_eq!(serde_json::to_value(&page).unwrap()["services"][0]["registry"]["known_leader"], Value::Null);
     let text = page.to_text();
-    assert!(text.contains("has not answered yet") && !text.contains("no instances"), "{text}");
+    assert!(text.contains("has not answered for it yet") && !text.contains("no instances"), "{text}");
 }
 
 #[tokio::test]

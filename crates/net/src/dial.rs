@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpSocket, TcpStream, lookup_host},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -72,7 +72,9 @@ pub async fn connect(addr: SocketAddr, within: Duration) -> Result<TcpStream, Di
     dialled.map_err(|failed| failed.at(addr.to_string(), Fault::of))
 }
 
-/// As [`connect`], to an instance of a service. Its failures are compared with those of other instances ([`Fault`]).
+/// As [`connect`], to an instance of a service. Its failures are compared with the connections to other instances ([`Fault`]).
+/// `reaches_another`: whether the caller can use another instance in its place. It is asked when this machine has no way to this
+/// one, and has not connected to another one lately.
 ///
 /// # Errors
 /// When there is no connection; EMFILE also where a request finds only files that are held back.
@@ -80,12 +82,16 @@ pub async fn connect_to_instance(
     addr: SocketAddr,
     within: Duration,
     purpose: Purpose,
+    reaches_another: impl FnOnce() -> bool,
 ) -> Result<TcpStream, DialError> {
     let dialled = bounded(within, dial(addr, purpose == Purpose::Probe)).await;
-    if dialled.is_ok() {
-        RECENT_CONNECTS.record_connected(addr);
+    let now = Instant::now();
+    if let Ok(stream) = &dialled {
+        RECENT_CONNECTS.record_connected(addr, stream.local_addr().ok().map(|own| own.ip()), now);
     }
-    dialled.map_err(|failed| failed.at(addr.to_string(), |source| RECENT_CONNECTS.judge(addr, source)))
+    dialled.map_err(|failed| {
+        failed.at(addr.to_string(), |source| RECENT_CONNECTS.judge(addr, source, now, reaches_another))
+    })
 }
 
 /// As [`connect`], to a host name or an IP address as text. The addresses of a name are tried in turn.

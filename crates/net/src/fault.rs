@@ -7,9 +7,12 @@
 //! **By comparison.** EADDRNOTAVAIL (also: no free port towards this peer), EADDRINUSE, EAGAIN, EACCES and EPERM (a local
 //! firewall rule), EINVAL (an address that needs a scope), ENETUNREACH, ENETDOWN and EAFNOSUPPORT are this side's too,
 //! but may concern one peer alone. While other instances can be connected to, that peer is of no use from here
-//! ([`Fault::UnreachableFromHere`]); else it is the whole machine that is cut off ([`Fault::OwnShortage`]). Only instances
-//! of services are compared with each other: the app and, usually, the agent are on this machine, and are reached without a
-//! network.
+//! ([`Fault::UnreachableFromHere`]); else it is the whole machine that is cut off ([`Fault::OwnShortage`]). Two things say
+//! that others can be connected to:
+//!
+//! - Another instance of any service was reached within [`RECENT`], and is not on this machine, because what is on this machine
+//!   is reached without a network. For the same reason the app and the agent are not compared.
+//! - The caller knows of another instance that can be used instead, wherever it is ([`crate::connect_to_instance`]).
 //!
 //! Everything else (refused, reset, timed out, host unreachable) is the peer's or the network's.
 
@@ -17,14 +20,21 @@ use std::{
     collections::VecDeque,
     error::Error,
     io,
-    net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    net::{IpAddr, SocketAddr},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rustix::io::Errno;
+use tokio::time::Instant;
 
-/// Peers of which the last result is kept.
+use crate::bind::has_address;
+
+/// Most peers that are kept: those that were reached last.
 const MAX_PEERS: usize = 32;
+
+/// How long a connection tells that this machine has a network.
+const RECENT: Duration = Duration::from_secs(10);
 
 /// What a failed connection is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,9 +126,9 @@ impl Fault {
     }
 }
 
-/// The last result of connecting to each of the last [`MAX_PEERS`] instances.
+/// When each of the last [`MAX_PEERS`] instances outside this machine was reached, the newest first.
 #[derive(Debug)]
-pub(crate) struct RecentConnects(Mutex<VecDeque<(SocketAddr, bool)>>);
+pub(crate) struct RecentConnects(Mutex<VecDeque<(SocketAddr, Instant)>>);
 
 /// Those of this process: what they tell is a fact of its machine.
 pub(crate) static RECENT_CONNECTS: RecentConnects = RecentConnects::new();
@@ -128,41 +138,62 @@ impl RecentConnects {
         Self(Mutex::new(VecDeque::new()))
     }
 
-    /// `peer` was connected to.
-    pub(crate) fn record_connected(&self, peer: SocketAddr) {
-        self.record(peer, true);
+    /// `peer` was connected to, from the address `own` of this machine.
+    pub(crate) fn record_connected(&self, peer: SocketAddr, own: Option<IpAddr>, now: Instant) {
+        // A connection to an address of this machine has that address at both ends.
+        if own != Some(peer.ip()) && !is_local_address(peer.ip()) {
+            self.record_reached(peer, now);
+        }
     }
 
-    /// `peer` could not be connected to, because of `error`.
-    pub(crate) fn judge(&self, peer: SocketAddr, error: &io::Error) -> Fault {
-        let fault = Fault::of(error);
-        match fault {
-            Fault::OwnShortage => {}
-            Fault::UnreachableFromHere => self.record(peer, false),
+    /// `peer` could not be connected to, because of `error`. `reaches_another`: whether another instance can be used in its
+    /// place; it is asked only where the answer decides.
+    pub(crate) fn judge(
+        &self,
+        peer: SocketAddr,
+        error: &io::Error,
+        now: Instant,
+        reaches_another: impl FnOnce() -> bool,
+    ) -> Fault {
+        match Fault::of(error) {
+            Fault::UnreachableFromHere => {
+                let has_network = self.forget_and_look(peer, now);
+                if has_network || reaches_another() { Fault::UnreachableFromHere } else { Fault::OwnShortage }
+            }
             // A refusal has come all the way.
-            Fault::Peer if error.kind() == io::ErrorKind::ConnectionRefused => self.record(peer, true),
-            Fault::Peer => {}
+            Fault::Peer if error.kind() == io::ErrorKind::ConnectionRefused => {
+                if !is_local_address(peer.ip()) && !has_address(peer.ip()) {
+                    self.record_reached(peer, now);
+                }
+                Fault::Peer
+            }
+            fault @ (Fault::OwnShortage | Fault::Peer) => fault,
         }
-        if fault == Fault::UnreachableFromHere && !self.reaches_another_than(peer) {
-            return Fault::OwnShortage;
-        }
-        fault
     }
 
-    fn reaches_another_than(&self, peer: SocketAddr) -> bool {
-        let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        peers.iter().any(|(other, is_reached)| *is_reached && *other != peer)
+    /// Removes `peer`. Returns whether another one was reached lately.
+    fn forget_and_look(&self, peer: SocketAddr, now: Instant) -> bool {
+        let mut reached = self.lock();
+        reached.retain(|(other, _)| *other != peer);
+        reached.iter().any(|(_, at)| now.saturating_duration_since(*at) <= RECENT)
     }
 
-    fn record(&self, peer: SocketAddr, is_reached: bool) {
-        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = peers.iter_mut().find(|(other, _)| *other == peer) {
-            known.1 = is_reached;
-            return;
-        }
-        peers.truncate(MAX_PEERS - 1);
-        peers.push_front((peer, is_reached));
+    fn record_reached(&self, peer: SocketAddr, now: Instant) {
+        let mut reached = self.lock();
+        reached.retain(|(other, _)| *other != peer);
+        reached.truncate(MAX_PEERS - 1);
+        reached.push_front((peer, now));
     }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(SocketAddr, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether every machine has the address, for itself.
+fn is_local_address(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || ip.is_unspecified()
 }
 
 #[cfg(test)]
@@ -189,13 +220,37 @@ mod tests {
         Errno::AFNOSUPPORT,
     ];
 
+    /// The connections of a machine, and its clock. No address of these tests is one of this machine.
+    struct Machine {
+        recent: RecentConnects,
+        now: Instant,
+    }
+
+    impl Machine {
+        fn new() -> Self {
+            Self { recent: RecentConnects::new(), now: Instant::now() }
+        }
+
+        fn reach(&self, peer: &str) {
+            self.recent.record_connected(addr(peer), Some([203, 0, 113, 9].into()), self.now);
+        }
+
+        fn judge(&self, peer: &str, errno: Errno) -> Fault {
+            self.recent.judge(addr(peer), &error(errno), self.now, || false)
+        }
+    }
+
+    const A: &str = "203.0.113.1:1";
+    const B: &str = "203.0.113.2:1";
+
     #[test]
     fn a_shortage_is_ours_whatever_else_can_be_connected_to() {
-        let recent = RecentConnects::new();
-        recent.record_connected(addr("10.0.0.2:1"));
+        let machine = Machine::new();
+        machine.reach(B);
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC] {
             assert!(is_own_shortage(&error(errno)), "{errno:?}");
-            assert_eq!(recent.judge(addr("10.0.0.1:1"), &error(errno)), Fault::OwnShortage, "{errno:?}");
+            let fault = machine.recent.judge(addr(A), &error(errno), machine.now, || true);
+            assert_eq!(fault, Fault::OwnShortage, "{errno:?}");
         }
     }
 
@@ -215,40 +270,83 @@ mod tests {
     #[test]
     fn a_local_error_is_ours_until_another_peer_is_reached() {
         for errno in LOCAL {
-            let recent = RecentConnects::new();
-            let (a, b) = (addr("10.0.0.1:1"), addr("10.0.0.2:1"));
+            let machine = Machine::new();
             assert!(!is_own_shortage(&error(errno)));
-            assert_eq!(recent.judge(a, &error(errno)), Fault::OwnShortage, "{errno:?}");
-            recent.record_connected(a);
-            assert_eq!(recent.judge(a, &error(errno)), Fault::OwnShortage, "its own past is no other peer");
-            recent.record_connected(b);
-            assert_eq!(recent.judge(a, &error(errno)), Fault::UnreachableFromHere, "{errno:?}");
-            assert_eq!(recent.judge(b, &error(errno)), Fault::OwnShortage, "neither can be reached");
-            assert_eq!(recent.judge(a, &error(errno)), Fault::OwnShortage, "neither can be reached");
-            assert_eq!(recent.judge(b, &error(Errno::CONNREFUSED)), Fault::Peer);
-            assert_eq!(recent.judge(a, &error(errno)), Fault::UnreachableFromHere, "a refusal came from b");
+            assert_eq!(machine.judge(A, errno), Fault::OwnShortage, "{errno:?}");
+            machine.reach(A);
+            assert_eq!(machine.judge(A, errno), Fault::OwnShortage, "its own past is no other peer");
+            machine.reach(B);
+            assert_eq!(machine.judge(A, errno), Fault::UnreachableFromHere, "{errno:?}");
+            assert_eq!(machine.judge(B, errno), Fault::OwnShortage, "neither can be reached");
+            assert_eq!(machine.judge(A, errno), Fault::OwnShortage, "neither can be reached");
+            assert_eq!(machine.judge(B, Errno::CONNREFUSED), Fault::Peer);
+            assert_eq!(machine.judge(A, errno), Fault::UnreachableFromHere, "a refusal came from b");
+        }
+    }
+
+    #[test]
+    fn what_was_reached_long_ago_says_nothing_of_the_network() {
+        let mut machine = Machine::new();
+        machine.reach(B);
+        machine.now += RECENT;
+        assert_eq!(machine.judge(A, Errno::NETUNREACH), Fault::UnreachableFromHere);
+        machine.now += Duration::from_millis(1);
+        assert_eq!(machine.judge(A, Errno::NETUNREACH), Fault::OwnShortage);
+        machine.reach(B);
+        assert_eq!(machine.judge(A, Errno::NETUNREACH), Fault::UnreachableFromHere, "reached once more");
+    }
+
+    #[test]
+    fn what_is_on_this_machine_says_nothing_of_the_network() {
+        for peer in
+            ["127.0.0.1:1", "127.9.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "0.0.0.0:1", "203.0.113.9:1"]
+        {
+            let machine = Machine::new();
+            machine.reach(peer);
+            assert_eq!(machine.judge(A, Errno::NETUNREACH), Fault::OwnShortage, "{peer}");
+        }
+        let machine = Machine::new();
+        machine.judge("127.0.0.1:1", Errno::CONNREFUSED);
+        assert_eq!(machine.judge(A, Errno::NETUNREACH), Fault::OwnShortage);
+    }
+
+    #[test]
+    fn another_instance_that_can_be_used_instead_decides_wherever_it_is() {
+        let machine = Machine::new();
+        for (errno, expected) in [
+            (Errno::NETUNREACH, Fault::UnreachableFromHere),
+            (Errno::MFILE, Fault::OwnShortage),
+            (Errno::CONNRESET, Fault::Peer),
+        ] {
+            let fault = machine.recent.judge(addr(A), &error(errno), machine.now, || true);
+            assert_eq!(fault, expected, "{errno:?}");
         }
     }
 
     #[test]
     fn what_the_peer_or_the_network_does_is_the_peers() {
-        let recent = RecentConnects::new();
+        let machine = Machine::new();
         let numbers =
             [Errno::CONNREFUSED, Errno::CONNRESET, Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::PIPE];
         for errno in numbers {
-            assert_eq!(recent.judge(addr("10.0.0.1:1"), &error(errno)), Fault::Peer, "{errno:?}");
+            assert_eq!(machine.judge(A, errno), Fault::Peer, "{errno:?}");
         }
         let unnumbered = io::Error::other("no address");
-        assert_eq!(recent.judge(addr("10.0.0.1:1"), &unnumbered), Fault::Peer);
+        assert_eq!(machine.recent.judge(addr(A), &unnumbered, machine.now, || true), Fault::Peer);
     }
 
     #[test]
-    fn few_peers_are_kept() {
-        let recent = RecentConnects::new();
+    fn the_peers_that_were_reached_last_are_kept() {
+        let machine = Machine::new();
+        machine.reach(A);
         for port in 1..=1000 {
-            recent.record_connected(SocketAddr::from(([10, 0, 0, 1], port)));
+            machine.reach(&format!("203.0.113.3:{port}"));
+            machine.reach(A);
         }
-        assert_eq!(recent.0.lock().unwrap().len(), MAX_PEERS);
+        let reached = machine.recent.lock();
+        assert_eq!(reached.len(), MAX_PEERS);
+        assert_eq!(reached[0].0, addr(A));
+        assert_eq!(reached.iter().filter(|(peer, _)| *peer == addr(A)).count(), 1);
     }
 
     #[test]

@@ -22,12 +22,12 @@ async fn the_data_path_leaves_the_highest_files_to_probes_agent_and_admin() {
     hold_back_files(limit);
     assert!(!is_held_back(&lowest));
 
-    let last = connect_to_instance(bound.addr, LONG, Purpose::Traffic).await.unwrap();
-    let refused = connect_to_instance(bound.addr, LONG, Purpose::Traffic).await.unwrap_err();
+    let last = connect_to_instance(bound.addr, LONG, Purpose::Traffic, || false).await.unwrap();
+    let refused = connect_to_instance(bound.addr, LONG, Purpose::Traffic, || false).await.unwrap_err();
     assert_eq!((refused.fault, refused.source.raw_os_error()), (Fault::OwnShortage, Some(24)));
     let held_back = connect(bound.addr, LONG).await.unwrap();
     assert!(is_held_back(&held_back));
-    assert!(is_held_back(&connect_to_instance(bound.addr, LONG, Purpose::Probe).await.unwrap()));
+    assert!(is_held_back(&connect_to_instance(bound.addr, LONG, Purpose::Probe, || false).await.unwrap()));
 
     let waiting = leave_held_back(TcpStream::connect(bound.addr).unwrap()).unwrap_err();
     drop(last);
@@ -36,5 +36,5 @@ async fn the_data_path_leaves_the_highest_files_to_probes_agent_and_admin() {
     assert!(!is_held_back(&lower));
     assert_eq!(lower.local_addr().unwrap(), peer, "the same connection");
     drop(lower);
-    connect_to_instance(bound.addr, LONG, Purpose::Traffic).await.unwrap();
+    connect_to_instance(bound.addr, LONG, Purpose::Traffic, || false).await.unwrap();
 }

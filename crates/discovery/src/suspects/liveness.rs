@@ -43,7 +43,7 @@ pub(crate) struct ConnectProbe;
 impl Liveness for ConnectProbe {}
 
 async fn try_connect(addr: SocketAddr) -> bool {
-    match connect_to_instance(addr, ROUND_TIMEOUT, Purpose::Probe).await {
+    match connect_to_instance(addr, ROUND_TIMEOUT, Purpose::Probe, || false).await {
         Ok(_) => true,
         // A fault of this side is no news of the instance.
         Err(error) => error.fault != Fault::Peer,

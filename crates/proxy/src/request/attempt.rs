@@ -143,6 +143,7 @@ impl<'r> Attempt<'r> {
         let connecting = Arc::new(OnceLock::new());
         let opened = Box::pin({
             let (endpoint, settings) = (self.lease.endpoint().clone(), call.settings.clone());
+            let cluster = call.cluster.clone();
             let (connecting, worker) = (connecting.clone(), call.worker);
             let is_repeatable = self.bounds.retry.accepts_race();
             async move {
@@ -166,7 +167,8 @@ impl<'r> Attempt<'r> {
                     }
                 };
                 let _ = connecting.set(Instant::now());
-                let exchange = endpoint.connect(cells, connect_within).await?;
+                let reaches_another = || cluster.serves_besides(&endpoint);
+                let exchange = endpoint.connect(cells, connect_within, reaches_another).await?;
                 Ok((permit, exchange))
             }
         });

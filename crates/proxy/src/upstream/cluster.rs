@@ -32,6 +32,9 @@ use crate::{
     upstream::{bulkhead::Bulkhead, ejection::OutlierEjector, endpoint::Endpoint},
 };
 
+/// How recent a response is evidence that an endpoint can be used in another one's place.
+const RECENT_SUCCESS: Duration = Duration::from_secs(10);
+
 /// The identity of a cluster: the service, a datacenter and tags. All lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ClusterKey {
@@ -373,6 +376,13 @@ impl Cluster {
     /// Whether another endpoint is in.
     pub(crate) fn has_other_in(&self, endpoint: &Arc<Endpoint>) -> bool {
         self.view.load().endpoints.iter().any(|one| !Arc::ptr_eq(one, endpoint) && one.is_healthy())
+    }
+
+    /// Whether another endpoint has answered a request lately, and is not ejected.
+    pub(crate) fn serves_besides(&self, endpoint: &Arc<Endpoint>) -> bool {
+        let now = Instant::now();
+        let serves = |one: &Arc<Endpoint>| one.succeeded_within(RECENT_SUCCESS, now);
+        self.view.load().endpoints.iter().any(|one| !Arc::ptr_eq(one, endpoint) && serves(one))
     }
 
     /// The breaker's state, by the settings of the current View.

@@ -227,11 +227,12 @@ impl Endpoint {
         Some(idle)
     }
 
-    /// A new connection, made within `timeout`.
+    /// A new connection, made within `timeout`. `reaches_another`: as of [`connect_to_instance`].
     pub(crate) async fn connect(
         &self,
         cells: &Block<ServiceCells>,
         timeout: Duration,
+        reaches_another: impl FnOnce() -> bool,
     ) -> Result<Box<Exchange>, CheckoutError> {
         // A permit includes a connection, also when a reload has reduced the number since.
         let most = self.permits.most().max(self.in_flight());
@@ -239,8 +240,10 @@ impl Endpoint {
             let detail = format!("{}: pool.max_connections are open", self.id.id);
             return Err(CheckoutError { outcome: Outcome::Overloaded, detail });
         };
-        let stream = connect_to_instance(self.addr, timeout, Purpose::Traffic).await.map_err(|error| {
-            CheckoutError { outcome: connect_outcome(&error), detail: connect_detail(&error) }
+        let connected = connect_to_instance(self.addr, timeout, Purpose::Traffic, reaches_another).await;
+        let stream = connected.map_err(|error| CheckoutError {
+            outcome: connect_outcome(&error),
+            detail: connect_detail(&error),
         })?;
         cells.record_pool_event(PoolEvent::Opened);
         Ok(Exchange::new(stream.into(), open, Instant::now()))

@@ -52,7 +52,9 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     let mut timeouts = 0;
     let within = settings.policy.connect_timeout;
     while timeouts < 2 {
-        let connected = connect_to_instance(endpoint.addr, within, Purpose::Probe).await;
+        let connected =
+            connect_to_instance(endpoint.addr, within, Purpose::Probe, || cluster.serves_besides(&endpoint))
+                .await;
         let Err(error) = connected else { break };
         let outcome = connect_outcome(&error);
         let now = Instant::now();
@@ -79,7 +81,11 @@ async fn probe_stalled(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
 /// Tries a connection to an ejected endpoint, and closes it at once.
 async fn probe_ejected(cluster: Arc<Cluster>, endpoint: Arc<Endpoint>) {
     let within = cluster.view.load().settings.policy.connect_timeout;
-    let connected = match connect_to_instance(endpoint.addr, within, Purpose::Probe).await {
+    let connected = match connect_to_instance(endpoint.addr, within, Purpose::Probe, || {
+        cluster.serves_besides(&endpoint)
+    })
+    .await
+    {
         Ok(_) => true,
         // The sidecar's own shortage says nothing about the instance; the detector asks again.
         Err(error) if connect_outcome(&error) == Outcome::Resource => return,

@@ -63,11 +63,16 @@ fn resolve(reference: &str, env: &Environment) -> Result<String, InvalidValue> {
         return Err(InvalidValue::new(what, "a default is plain text"));
     }
     match (env.get(name), default) {
+        // A default is for a variable that is unset, not for one that cannot be used.
+        _ if env.is_not_utf8(name) => {
+            let what = format!("environment variable {name} {}", env.why_absent(name));
+            Err(InvalidValue::new(what, "set it to UTF-8 text"))
+        }
         (Some(""), Some(default)) | (None, Some(default)) => Ok(default.to_owned()),
         (Some(value), _) => Ok(value.to_owned()),
         (None, None) => {
             let hint = format!("set it, or give a default: ${{{name}:-value}}");
-            Err(InvalidValue::new(format!("environment variable {name} is not set"), hint))
+            Err(InvalidValue::new(format!("environment variable {name} {}", env.why_absent(name)), hint))
         }
     }
 }

@@ -1,6 +1,11 @@
 //! Flags and environment variables, and the key that each of them sets.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    fmt,
+    sync::Arc,
+};
 
 use crate::Origin;
 
@@ -160,18 +165,44 @@ fn is_port_link(text: &str) -> bool {
 
 /// The variables of a process, as a value: nothing else in this crate reads the process environment.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment {
+    values: BTreeMap<String, String>,
+    /// The variables with a value that is not UTF-8: they have no value, and are not taken for unset.
+    not_utf8: BTreeSet<String>,
+}
 
 impl Environment {
-    /// The environment of this process. Variables that are not UTF-8 are left out.
+    /// The environment of this process.
     pub fn from_process() -> Self {
-        let text = |s: std::ffi::OsString| s.into_string().ok();
-        Self(std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect())
+        Self::from_os(std::env::vars_os())
     }
 
-    /// The variable's value; it may be empty.
+    /// The environment with these variables. One with a name that is not UTF-8 is no setting, and is left out.
+    pub fn from_os(variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        let mut environment = Self::default();
+        for (name, value) in variables {
+            let Ok(name) = name.into_string() else { continue };
+            match value.into_string() {
+                Ok(value) => _ = environment.values.insert(name, value),
+                Err(_) => _ = environment.not_utf8.insert(name),
+            }
+        }
+        environment
+    }
+
+    /// The variable's value; it may be empty. `None`: it is unset, or not UTF-8 ([`Environment::is_not_utf8`]).
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// Whether the variable is set to a value that is not UTF-8, and so cannot be used.
+    pub fn is_not_utf8(&self, name: &str) -> bool {
+        self.not_utf8.contains(name)
+    }
+
+    /// Why a variable that was asked for has no value, as the end of a sentence.
+    pub(crate) fn why_absent(&self, name: &str) -> &'static str {
+        if self.is_not_utf8(name) { "is not UTF-8" } else { "is not set" }
     }
 
     /// The value of a variable that is set and not empty: an empty variable counts as unset.
@@ -179,21 +210,27 @@ impl Environment {
         self.get(name).filter(|value| !value.is_empty())
     }
 
+    /// The names of the variables that are not UTF-8.
+    pub(crate) fn not_utf8(&self) -> impl Iterator<Item = &str> {
+        self.not_utf8.iter().map(String::as_str)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+        self.values.iter().map(|(name, text)| (name.as_str(), text.as_str()))
     }
 }
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
-        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        let values = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self { values, not_utf8: BTreeSet::new() }
     }
 }
 
 impl fmt::Debug for Environment {
     // A value may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.values.keys().chain(&self.not_utf8)).finish()
     }
 }
 

@@ -197,6 +197,34 @@ fn variables_without_effect_cause_a_warning() {
     );
 }
 
+/// An environment in which each of these variables is not UTF-8.
+fn not_utf8(names: &[&str]) -> Environment {
+    use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
+    Environment::from_os(names.iter().map(|name| ((*name).into(), OsString::from_vec(b"a\xff".to_vec()))))
+}
+
+#[test]
+fn a_variable_that_is_not_utf8_is_a_problem_where_it_would_set_something_and_else_a_warning() {
+    let known = outrigger_config::VARIABLES.iter().map(|(name, _)| *name);
+    for name in known.chain(["OUTRIGGER_CONFIG", "CONSUL_HTTP_SSL"]) {
+        let problems = load(None, &not_utf8(&[name]), &Overrides::default()).expect_err(name).to_string();
+        assert!(problems.contains(name) && problems.contains("is not UTF-8"), "{name}: {problems}");
+        assert!(!problems.contains("a\u{fffd}"), "no value is shown: {problems}");
+    }
+    let got = load(None, &not_utf8(&["OUTRIGGER_PROT", "PATH", "LS_COLORS"]), &Overrides::default()).unwrap();
+    assert_eq!(
+        warnings(&got),
+        ["OUTRIGGER_PROT: is not UTF-8, and an unknown variable; did you mean OUTRIGGER_PORT?"]
+    );
+    let got = load(None, &not_utf8(&["STATE_DIRECTORY"]), &Overrides::default()).unwrap();
+    assert!(warnings(&got)[0].starts_with("STATE_DIRECTORY: is not UTF-8, and not used"), "{got:?}");
+    for text in ["workers: ${MINE}\n", "workers: ${MINE:-3}\n", "registry: {consul: {token: \"${MINE}\"}}\n"]
+    {
+        let problems = load(Some(("o.yaml", text)), &not_utf8(&["MINE"]), &Overrides::default()).unwrap_err();
+        assert!(problems.to_string().contains("environment variable MINE is not UTF-8"), "{problems}");
+    }
+}
+
 #[test]
 fn the_hint_for_an_unknown_variable_is_the_nearest_one_or_the_key_that_it_spells() {
     for (name, hint) in [

@@ -1,10 +1,12 @@
-//! Warnings about variables that have no effect although their names suggest one.
+//! Variables that have no effect although their names suggest one: a warning, or a problem where the value of a setting is lost.
 
 use std::collections::BTreeSet;
 
 use super::reader::Reader;
 use crate::{
-    Origin, expand, keys,
+    Origin,
+    error::InvalidValue,
+    expand, keys,
     layers::{CONFIG_VARIABLE, UNSUPPORTED_VARIABLES, VARIABLES, is_kubernetes_service_link},
     raw::{Node, NodeValue},
 };
@@ -28,7 +30,25 @@ pub(super) fn check(r: &mut Reader<'_>, tree: Option<&Node>) {
         let hint = suggest_variable(&name);
         r.warn(Origin::Environment(name.as_str().into()), "", "unknown variable", hint);
     }
+    report_not_utf8(r, &used);
     warn_unsupported(r);
+}
+
+/// A variable that is not UTF-8 has no value. One that would set something is a problem, because the setting would be missing
+/// without a word. One that the file refers to (`used`) is reported at its place there.
+fn report_not_utf8(r: &mut Reader<'_>, used: &BTreeSet<String>) {
+    const HINT: &str = "set it to UTF-8 text, or unset it";
+    let read_by_name = [CONFIG_VARIABLE, super::registry::SSL];
+    let env = r.env;
+    for name in env.not_utf8() {
+        let origin = Origin::Environment(name.into());
+        let key = VARIABLES.iter().find(|(known, _)| *known == name).map(|(_, key)| *key);
+        if key.is_some() || read_by_name.contains(&name) {
+            r.report(&origin, key.unwrap_or_default(), InvalidValue::new("is not UTF-8", HINT));
+        } else if name.starts_with(PREFIX) && !used.contains(name) && !is_kubernetes_service_link(name, "") {
+            r.warn(origin, "", "is not UTF-8, and an unknown variable", suggest_variable(name));
+        }
+    }
 }
 
 fn own_variables() -> impl Iterator<Item = &'static str> {

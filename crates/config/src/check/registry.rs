@@ -14,7 +14,8 @@ use crate::{
     units::{MINUTE, SECOND, duration_in, integer},
 };
 
-const SSL: &str = "CONSUL_HTTP_SSL";
+/// The variable that turns TLS on.
+pub(super) const SSL: &str = "CONSUL_HTTP_SSL";
 
 pub(super) fn read_registry(r: &mut Reader<'_>, root: &Section<'_>) -> Registry {
     let s = r.section(root, "registry");
@@ -146,7 +147,7 @@ fn read_token_of_file(r: &mut Reader<'_>, s: &Section<'_>) -> Option<Token> {
         }
         _ if given_otherwise => None,
         _ => {
-            let what = format!("environment variable {name} is not set");
+            let what = format!("environment variable {name} {}", r.env.why_absent(name));
             r.report(&at, &key, InvalidValue::new(what, "set it, or remove the key to send no token"));
             None
         }

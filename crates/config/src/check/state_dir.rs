@@ -10,6 +10,10 @@ use crate::{Environment, Origin, names};
 
 const KEY: &str = "state_dir";
 
+/// The variables that imply a folder, in the order in which they count, and the folder below theirs.
+const IMPLYING: [(&str, &str); 3] =
+    [("STATE_DIRECTORY", ""), ("XDG_STATE_HOME", "outrigger"), ("HOME", ".local/state/outrigger")];
+
 pub(super) fn read_state_dir(r: &mut Reader<'_>, root: &Section<'_>, out: &mut Option<PathBuf>) {
     let parse = |text: &str| match text {
         "off" => Ok(None),
@@ -19,6 +23,10 @@ pub(super) fn read_state_dir(r: &mut Reader<'_>, root: &Section<'_>, out: &mut O
         Some(set) => *out = set.and_then(|path| resolve_path(r, KEY, path)),
         None if r.origins.is_set(KEY) => {} // a wrong value, which was reported
         None => {
+            for name in IMPLYING.map(|(name, _)| name).into_iter().filter(|name| r.env.is_not_utf8(name)) {
+                let hint = "name the folder for the state: state_dir";
+                r.warn(Origin::Environment(name.into()), KEY, "is not UTF-8, and not used", hint);
+            }
             if let Some((variable, path)) = implied_folder(r.env) {
                 r.origins.set(KEY.to_owned(), Origin::Environment(variable.into()));
                 *out = Some(path);
@@ -36,9 +44,7 @@ fn implied_folder(env: &Environment) -> Option<(&'static str, PathBuf)> {
         let path = PathBuf::from(first);
         path.is_absolute().then(|| if below.is_empty() { path } else { path.join(below) })
     };
-    [("STATE_DIRECTORY", ""), ("XDG_STATE_HOME", "outrigger"), ("HOME", ".local/state/outrigger")]
-        .into_iter()
-        .find_map(|(name, below)| folder(name, below).map(|path| (name, path)))
+    IMPLYING.into_iter().find_map(|(name, below)| folder(name, below).map(|path| (name, path)))
 }
 
 #[cfg(test)]

@@ -39,6 +39,9 @@ pub(super) enum AdminError {
     /// Another attempt cannot help.
     #[error("{origin}: {text:?} {reason}; write {DEFAULT_ADMIN} or http://{DEFAULT_ADMIN}")]
     Address { origin: &'static str, text: String, reason: &'static str },
+    /// As [`AdminError::Address`], of the variable; the default would be another sidecar.
+    #[error("{ADMIN_LISTEN_VARIABLE}: is not UTF-8; write {DEFAULT_ADMIN} or http://{DEFAULT_ADMIN}")]
+    NotUtf8,
     #[error(
         "no sidecar answers at {admin}: {reason}; is it running, and is that its admin.listen? --admin or \
          {ADMIN_LISTEN_VARIABLE} names another address"
@@ -54,7 +57,7 @@ pub(super) enum AdminError {
 impl From<AdminError> for CommandError {
     fn from(error: AdminError) -> Self {
         match error {
-            AdminError::Address { .. } => Self::Settings(format!("outrigger: {error}")),
+            AdminError::Address { .. } | AdminError::NotUtf8 => Self::Settings(format!("outrigger: {error}")),
             AdminError::NoAnswer { .. } => Self::running(error.to_string()),
         }
     }
@@ -128,6 +131,9 @@ impl AdminClient {
         let (origin, text) = match (&self.admin, environment.non_empty(ADMIN_LISTEN_VARIABLE)) {
             (Some(text), _) => ("--admin", text.as_str()),
             (None, Some(text)) => (ADMIN_LISTEN_VARIABLE, text),
+            (None, None) if environment.is_not_utf8(ADMIN_LISTEN_VARIABLE) => {
+                return Err(AdminError::NotUtf8);
+            }
             (None, None) => ("default", DEFAULT_ADMIN),
         };
         AdminAddress::parse(text).map_err(|reason| AdminError::Address {
@@ -199,6 +205,18 @@ mod tests {
         let client = AdminClient { admin: flag.map(str::to_owned) };
         let environment = [(ADMIN_LISTEN_VARIABLE, variable)].into_iter().collect();
         client.address(&environment).map(|address| address.to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_variable_that_is_not_utf8_is_no_default() {
+        use std::{ffi::OsString, os::unix::ffi::OsStringExt as _};
+
+        let variable = (ADMIN_LISTEN_VARIABLE.into(), OsString::from_vec(b"localhost:70\xff".to_vec()));
+        let environment = Environment::from_os([variable].into_iter());
+        let told = AdminClient { admin: None }.address(&environment).unwrap_err().to_string();
+        assert!(told.starts_with("OUTRIGGER_ADMIN_LISTEN: is not UTF-8"), "{told}");
+        let flag = AdminClient { admin: Some("localhost:7073".into()) };
+        assert_eq!(flag.address(&environment).unwrap().to_string(), "localhost:7073");
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(super) async fn run(arguments: WaitArguments) -> Result<(), CommandError> {
         let limit = RESPONSE_TIMEOUT.min(until.saturating_duration_since(Instant::now()).max(POLL_INTERVAL));
         let check = match arguments.sidecar.request(&Method::GET, "/readyz", limit).await {
             Ok(answer) => classify_readiness(&arguments.sidecar.parse_json(&answer)?, arguments.registered),
-            Err(error @ AdminError::Address { .. }) => return Err(error.into()),
+            Err(error @ (AdminError::Address { .. } | AdminError::NotUtf8)) => return Err(error.into()),
             Err(error @ AdminError::NoAnswer { .. }) => ReadinessCheck::Pending(error.to_string()),
         };
         match check {

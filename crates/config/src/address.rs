@@ -99,7 +99,8 @@ fn host_and_port(authority: &str) -> Option<(String, u16)> {
     names::host(host).ok().filter(|host| !host.contains(':')).map(|host| (host, port))
 }
 
-/// `https://app.example[:port]`, `https://*.example[:port]`, `*`, `null`.
+/// `https://app.example[:port]`, `https://*.example[:port]`, `*`, `null`. In YAML the star needs quotes: without them it begins
+/// an alias.
 pub(crate) fn allowed_origin(text: &str) -> Result<AllowedOrigin, InvalidValue> {
     let lower = text.to_ascii_lowercase();
     let origin = match lower.as_str() {
@@ -108,7 +109,8 @@ pub(crate) fn allowed_origin(text: &str) -> Result<AllowedOrigin, InvalidValue> 
         text => text.split_once("://"),
     };
     let wrong = || {
-        let hint = "write https://app.example, http://localhost:3000, https://*.example, * or null";
+        let hint =
+            "write https://app.example, http://localhost:3000, https://*.example, \"*\" (in quotes) or null";
         InvalidValue::new("is not an origin", hint)
     };
     let (scheme, rest) = origin.ok_or_else(wrong)?;

@@ -156,8 +156,20 @@ fn describe_error(error: &Error) -> String {
         Error::NullIntoString { .. } | Error::Unexpected { expected: "string scalar", .. } => {
             "a key must be a word".to_owned()
         }
-        other => first_line(&other.to_string()),
+        other => explain_star(first_line(&other.to_string())),
     }
+}
+
+/// A text with a star in front, as `*` in `allow_origins`, is an alias for YAML.
+fn explain_star(message: String) -> String {
+    if message.contains("scanning an anchor or alias") {
+        return "* begins an alias and & an anchor, and no name follows; a text needs quotes: \"*\""
+            .to_owned();
+    }
+    if message == "alias references unknown anchor" {
+        return format!("{message}; a text that begins with * needs quotes");
+    }
+    message
 }
 
 /// The first line of the parser's message, without the place (`Problem` shows it).
@@ -303,7 +315,15 @@ mod tests {
     fn syntax_errors_have_a_place() {
         check("a: [1, 2\nb: 3\n", "2:2 illegal placement of ':' indicator");
         check("a: 1\n\tb: 2\n", "1:4 while scanning a plain scalar, found a tab");
-        check("a: *nope\n", "1:4 alias references unknown anchor");
+        let quotes = "; a text that begins with * needs quotes";
+        check("a: *nope\n", &format!("1:4 alias references unknown anchor{quotes}"));
+        check("a: [*.example]\n", &format!("1:5 alias references unknown anchor{quotes}"));
+        let quotes = "* begins an alias and & an anchor, and no name follows; a text needs quotes: \"*\"";
+        for (text, at) in
+            [("a: *\n", "1:4"), ("a: [*]\n", "1:5"), ("a:\n- *\n", "2:3"), ("a: [*, b]\n", "1:5")]
+        {
+            check(text, &format!("{at} {quotes}"));
+        }
         check("a: !weird 1\n", "1:11 unsupported tag `!weird`");
         check("a: 1\n---\nb: 2\n", "3:1 a second document starts, but settings are one document");
         check("? [a, b]\n: 1\n", "1:3 a key must be a word");

@@ -151,7 +151,7 @@ fn the_hint_for_a_value_that_cannot_be_parsed_has_an_example_or_the_range() {
     check(
         "outbound: {allow_origins: ['app.example']}\n",
         &[
-            "o.yaml:1:28 outbound.allow_origins: \"app.example\" is not an origin; write https://app.example, http://localhost:3000, https://*.example, * or null",
+            "o.yaml:1:28 outbound.allow_origins: \"app.example\" is not an origin; write https://app.example, http://localhost:3000, https://*.example, \"*\" (in quotes) or null",
         ],
     );
     check("outbound: {allow_origins: ['*', null, 'null', 'https://*.example']}\n", &[]);

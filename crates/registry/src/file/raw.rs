@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{self, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_saphyr::Spanned;
 
@@ -26,11 +26,67 @@ fn parser_options() -> serde_saphyr::Options {
 /// The instances of a service, each with its line and column.
 type RawInstances = Vec<Spanned<RawInstance>>;
 
-/// The whole file.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The whole file. Keys `x-…` hold what other keys refer to, as at the top of the settings.
+#[derive(Default)]
 pub(super) struct RawDocument {
     pub(super) services: Option<BTreeMap<String, Spanned<Option<RawInstances>>>>,
+}
+
+/// A key at the top of the file.
+enum TopKey {
+    Services,
+    Extension,
+}
+
+impl<'de> Deserialize<'de> for TopKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+
+        impl Visitor<'_> for KeyVisitor {
+            type Value = TopKey;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`services`, or a key `x-…` for anchors")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<TopKey, E> {
+                match name {
+                    "services" => Ok(TopKey::Services),
+                    name if name.starts_with("x-") => Ok(TopKey::Extension),
+                    name => Err(E::unknown_field(name, &["services"])),
+                }
+            }
+        }
+
+        deserializer.deserialize_identifier(KeyVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawDocument {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TopVisitor;
+
+        impl<'de> Visitor<'de> for TopVisitor {
+            type Value = RawDocument;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map with `services`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawDocument, A::Error> {
+                let mut document = RawDocument::default();
+                while let Some(key) = map.next_key()? {
+                    match key {
+                        TopKey::Services => document.services = map.next_value()?,
+                        TopKey::Extension => _ = map.next_value::<IgnoredAny>()?,
+                    }
+                }
+                Ok(document)
+            }
+        }
+
+        deserializer.deserialize_map(TopVisitor)
+    }
 }
 
 /// One instance, in either form.

@@ -7,7 +7,7 @@
 //!     - 127.0.0.1:9002
 //! ```
 //!
-//! Only `address` and `port` are required. Defaults: `id` is `address:port`, `weight` 1 (range 1–65535; a
+//! A key `x-…` beside `services` may hold anything, for YAML anchors. Only `address` and `port` are required. Defaults: `id` is `address:port`, `weight` 1 (range 1–65535; a
 //! `warning` instance always has weight 1, as in Consul), no tags, no meta, `status` passing.
 
 use std::{
@@ -267,6 +267,23 @@ mod tests {
         assert_fails("servces: {}\n", "1:1:", "servces");
         assert_fails("services:\n  orders: 7\n", "2:", "");
         assert_fails("services: [\n", "", "");
+    }
+
+    #[test]
+    fn keys_for_anchors_are_skipped_at_the_top_and_nowhere_else() {
+        let services = parse(
+            "x-local: &local {address: 127.0.0.1, weight: 3}\nx-empty:\nservices:\n  orders:\n    - {<<: *local, port: 9001}\n",
+        )
+        .unwrap();
+        let orders = StaticInstance {
+            weights: Weights { passing: 3, warning: 1 },
+            ..default_instance("127.0.0.1".into(), 9001)
+        };
+        assert_eq!(services["orders"], [orders]);
+        assert_fails("x-local: {}\n", "1:1:", "lists no `services`");
+        assert_fails("services: {}\nx_local: {}\n", "2:1:", "x_local");
+        assert_fails("services: {}\nservices: {}\n", "2:1:", "services");
+        assert_fails("services:\n  orders:\n    - {address: a, port: 1, x-a: 1}\n", "3:", "x-a");
     }
 
     proptest::proptest! {

@@ -20,15 +20,13 @@ use crate::{Knowledge, ServiceStatus, WatchReason, clock::now, new_names::NewNam
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FollowError {
     /// As many services are watched as `discovery.max_services` allows.
-    #[error("as many services are watched as may be; max_services: {limit} (discovery.max_services)")]
+    #[error("no more services can be watched; max_services: {limit} (discovery.max_services)")]
     TooManyServices {
         /// The setting.
         limit: usize,
     },
     /// As many names without any instance are watched as `discovery.max_unknown` allows.
-    #[error(
-        "as many names without an instance are watched as may be; max_unknown: {limit} (discovery.max_unknown)"
-    )]
+    #[error("no more names without an instance can be watched; max_unknown: {limit} (discovery.max_unknown)")]
     TooManyUnknown {
         /// The setting.
         limit: usize,
